@@ -1,0 +1,36 @@
+# The service as one image: `docker run -p 8000:8000 -v rlvo:/data IMAGE`. CPU only; research use only.
+# The root file system may be read-only (--read-only --tmpfs /tmp): all that is kept, caches too, lies in /data.
+
+FROM docker.io/library/python:3.11-slim-bookworm AS build
+RUN python -m venv /opt/rlvo
+ENV PATH=/opt/rlvo/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+# CPU wheels are asked for where an index offers them (--build-arg TORCH_INDEX=...); torch goes first, as in the Makefile.
+ARG TORCH_INDEX=
+RUN pip install --quiet ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch>=2.10,<2.14"
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+# The dependencies alone first: they change seldom, so this layer is kept while the code changes.
+RUN mkdir app && touch app/__init__.py && pip install --quiet ".[postgres]" && pip uninstall --quiet --yes rlvo-service
+COPY app app
+RUN pip install --quiet --no-deps .
+
+FROM docker.io/library/python:3.11-slim-bookworm
+COPY --from=build /opt/rlvo /opt/rlvo
+COPY model_store /opt/rlvo/model_store
+RUN useradd --system --uid 10001 --home-dir /data --shell /usr/sbin/nologin rlvo \
+ && install --directory --owner rlvo --group rlvo /data
+ENV PATH=/opt/rlvo/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    RLVO_DATA_DIR=/data \
+    RLVO_MODEL_STORE=/opt/rlvo/model_store \
+    RLVO_HOST=0.0.0.0 \
+    NUMBA_CACHE_DIR=/data/cache/numba
+USER rlvo
+WORKDIR /data
+VOLUME /data
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
+  CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/livez', timeout=2)"]
+# API keys are required, since the address is public: docker exec CONTAINER rlvo keys create NAME
+CMD ["rlvo", "serve"]

@@ -1,0 +1,66 @@
+# One word each. `make demo` and `make test` need nothing but Python 3.11 and a way to its packages.
+#
+#   demo     a synthetic patient through the whole service; ONCE=1 ends after it, STUDY=head.nii.gz sends that too
+#   serve    the service on http://127.0.0.1:8000, with what the demo left on record
+#   test     every test           check    lint, types, import contracts, formatting, the API's description
+#   bench    how fast it is       soak     the long proofs
+#   openapi  writes the API's description
+#   test-gpu the tests that need a CUDA device
+#   clean    removes what the tools made; never the data folder
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SERVICE := $(VENV)/.service
+DEV := $(VENV)/.dev
+
+.PHONY: demo serve test check bench soak openapi test-gpu clean
+.DEFAULT_GOAL := help
+.PHONY: help
+help:
+	@sed -n '3,9s/^# *//p' Makefile
+
+# torch first, by its own: pip then takes the CPU build where one is provided, not gigabytes of CUDA.
+$(SERVICE): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet "torch>=2.10,<2.14"
+	$(BIN)/pip install --quiet --editable .
+	@touch $@
+
+$(DEV): $(SERVICE)
+	$(BIN)/pip install --quiet --group dev
+	@touch $@
+
+demo: $(SERVICE)
+	$(BIN)/rlvo demo $(if $(ONCE),--once) $(if $(STUDY),--study "$(STUDY)")
+
+serve: $(SERVICE)
+	$(BIN)/rlvo serve
+
+# One test process per core, one thread each: two processes of many threads would wait for each other.
+test: $(DEV)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadgroup
+
+check: $(DEV)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/rlvo openapi --check
+
+bench: $(DEV)
+	$(BIN)/python -m bench
+
+soak: $(DEV)
+	$(BIN)/pytest -q -m soak
+
+test-gpu: $(DEV)
+	$(BIN)/pytest -q -m gpu
+
+openapi: $(SERVICE)
+	$(BIN)/rlvo openapi
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info
+	find app tests -name __pycache__ -prune -exec rm -rf {} +
