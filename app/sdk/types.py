@@ -1,0 +1,264 @@
+"""What goes in and what comes out: the public contract as types.
+
+Notable choices:
+- These are the very types the service answers with, so the client cannot drift from the server.
+- ``Input`` names what may be uploaded; ``Channel`` names what a network sees (``rcbf`` is made from ``cbf``).
+- Answers tolerate unknown members (a newer server may add some); requests never do.
+- No numpy here: this module is installed alone with the client.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = [
+    "NOTICE",
+    "Attribution",
+    "Channel",
+    "ClinicalContribution",
+    "Decision",
+    "Failure",
+    "Flag",
+    "Health",
+    "Input",
+    "InputSummary",
+    "Interval",
+    "ModalityContribution",
+    "ModelInfo",
+    "ModelRef",
+    "ModelVersionInfo",
+    "PerfusionSummary",
+    "Prediction",
+    "PredictionPage",
+    "Problem",
+    "ProblemField",
+    "RegionContribution",
+    "Stage",
+    "Status",
+]
+
+NOTICE = "Research use only. Not for clinical decisions."
+
+
+class Input(StrEnum):
+    """A volume that may be uploaded, by its field name."""
+
+    NCCT = "ncct"
+    CTA = "cta"
+    VESSELS = "vessels"
+    TMAX = "tmax"
+    CBF = "cbf"
+    CBV = "cbv"
+    MTT = "mtt"
+    CTP = "ctp"
+
+
+class Channel(StrEnum):
+    """An image channel of a network, in its canonical order."""
+
+    NCCT = "ncct"
+    CTA = "cta"
+    VESSELS = "vessels"
+    TMAX = "tmax"
+    RCBF = "rcbf"
+
+
+class Status(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def finished(self) -> bool:
+        return self not in (Status.QUEUED, Status.RUNNING)
+
+
+class Stage(StrEnum):
+    """The steps of one prediction, in order."""
+
+    PREPARE = "prepare"
+    PREDICT = "predict"
+    EXPLAIN = "explain"
+    RECORD = "record"
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+
+class ModelRef(_Answer):
+    """The exact version that answered; ``digest`` is the sha-256 of its manifest, as ``sha256:<hex>``."""
+
+    name: str
+    version: str
+    digest: str
+
+
+class Interval(_Answer):
+    """Where the ensemble's probability lies at ``level`` confidence, from the spread of its folds."""
+
+    level: float
+    low: float
+    high: float
+
+
+class Decision(_Answer):
+    refractory: bool
+    threshold: float
+    rule: str
+    conformal: list[str] | None = Field(
+        default=None, description="The classes that cannot be excluded at the version's level; both means uncertain"
+    )
+
+
+class Flag(_Answer):
+    """Something that was guessed, imputed, disagreeing or poor."""
+
+    code: str
+    detail: str
+
+
+class ClinicalContribution(_Answer):
+    """A clinical variable's share of the log-odds; ``value`` is None and ``imputed`` true where it was missing."""
+
+    variable: str
+    value: float | bool | str | None
+    contribution: float
+    imputed: bool = False
+
+
+class ModalityContribution(_Answer):
+    modality: Channel
+    contribution: float
+
+
+class RegionContribution(_Answer):
+    region: str
+    modality: Channel
+    contribution: float
+
+
+class Attribution(_Answer):
+    """base + sum(clinical) + sum(imaging) = total, the log-odds of the calibrated probability, to 1e-4."""
+
+    base: float
+    total: float
+    clinical: list[ClinicalContribution]
+    imaging: list[ModalityContribution]
+    regions: list[RegionContribution] = []
+    maps: list[str] = []
+
+
+class PerfusionSummary(_Answer):
+    core_ml: float | None = None
+    tmax4_ml: float | None = None
+    tmax6_ml: float | None = None
+    tmax8_ml: float | None = None
+    tmax10_ml: float | None = None
+    mismatch_ml: float | None = None
+    mismatch_ratio: float | None = None
+    hypoperfusion_intensity_ratio: float | None = None
+    cbv_index: float | None = None
+
+
+class InputSummary(_Answer):
+    """What was stored of one uploaded volume. ``sha256`` is of the bytes as kept, after the header was scrubbed."""
+
+    sha256: str
+    bytes: int
+    shape: list[int]
+    spacing_mm: list[float]
+
+
+class Failure(_Answer):
+    """Why a prediction failed, with the code of the problem it would have been as an answer."""
+
+    code: str
+    title: str
+    detail: str
+
+
+class Prediction(_Answer):
+    """One prediction in any state; what is not known yet is absent."""
+
+    id: str
+    status: Status
+    stage: Stage | None = None
+    progress: float = Field(default=0.0, ge=0, le=1)
+    model: ModelRef
+    subject: str | None = None
+    probability: float | None = Field(default=None, ge=0, le=1)
+    interval: Interval | None = None
+    folds: list[float] | None = None
+    decision: Decision | None = None
+    flags: list[Flag] = []
+    attribution: Attribution | None = None
+    perfusion: PerfusionSummary | None = None
+    inputs: dict[Input, InputSummary] = {}
+    timings: dict[str, float] = {}
+    error: Failure | None = None
+    notice: str = NOTICE
+    created: datetime
+    started: datetime | None = None
+    finished: datetime | None = None
+
+
+class PredictionPage(_Answer):
+    """Newest first; ``next`` is the cursor of the following page, None on the last."""
+
+    items: list[Prediction]
+    next: str | None = None
+
+
+class ModelVersionInfo(_Answer):
+    name: str
+    version: str
+    digest: str
+    aliases: list[str] = []
+    ready: bool = Field(description="A live worker has this version loaded")
+    device: str | None = None
+    synthetic: bool = Field(description="Trained on synthetic patients only")
+    required_inputs: list[str]
+    optional_inputs: list[str]
+    required_clinical: list[str] = []
+    intended_use: str = ""
+
+
+class ModelInfo(_Answer):
+    name: str
+    versions: list[ModelVersionInfo]
+    aliases: dict[str, str] = {}
+
+
+class Health(_Answer):
+    """Whether a prediction sent now would be answered; ``checks`` says ``ok`` or what is amiss, part by part."""
+
+    status: str
+    checks: dict[str, str] = {}
+
+    @property
+    def ready(self) -> bool:
+        return self.status == "ready"
+
+
+class ProblemField(_Answer):
+    field: str
+    detail: str
+
+
+class Problem(_Answer):
+    """RFC 9457 problem details, with the members this service adds."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str | None = None
+    code: str
+    trace_id: str | None = None
+    errors: list[ProblemField] = []
