@@ -1,0 +1,192 @@
+"""Least squares between points of known values and an image, over the twelve numbers of an affine.
+
+Notable choices:
+- Gauss-Newton with Levenberg's damping. The derivative is that of the very interpolation used, so a step that looks
+  downhill is; a step that is not is taken back.
+- Points lie about the origin in units of ``UNIT_MM``, so that turning, scaling and moving are of like size and the
+  normal equations well conditioned.
+- A point outside the image drops out; the cost is the mean over those inside.
+- Everything is summed in one fixed order: the same input gives the same numbers.
+
+Source: the forward additive form in Baker and Matthews, "Lucas-Kanade 20 years on", IJCV 2004.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from app.imaging.compiled import compiled
+
+__all__ = ["UNIT_MM", "Points", "fit"]
+
+Floats = npt.NDArray[np.float32]
+Matrix = npt.NDArray[Any]
+
+UNIT_MM = 50.0
+ENOUGH = 0.75
+"""A sample counts if at least this much of its neighbourhood lies in the field of view."""
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """What the image should show where.
+
+    :ivar at: (n, 3) float64, (millimetres - ``centre``) / UNIT_MM
+    :ivar values: (n, channels) float32
+    :ivar weights: (n, channels) float32
+    """
+
+    at: Matrix
+    values: Floats
+    weights: Floats
+    centre: Matrix
+
+    def into(self, voxel_from_mm: Matrix) -> Matrix:
+        """The (3, 4) map from ``at`` to voxels, of a (4, 4) map from millimetres to voxels."""
+        linear = voxel_from_mm[:3, :3]
+        return np.column_stack([linear * UNIT_MM, linear @ self.centre + voxel_from_mm[:3, 3]])
+
+    def out_of(self, found: Matrix) -> Matrix:
+        """The inverse of ``into``: a (4, 4) map from millimetres to voxels."""
+        voxel_from_mm = np.eye(4)
+        voxel_from_mm[:3, :3] = found[:, :3] / UNIT_MM
+        voxel_from_mm[:3, 3] = found[:, 3] - voxel_from_mm[:3, :3] @ self.centre
+        return voxel_from_mm
+
+
+def fit(
+    image: Floats,
+    points: Points,
+    start: Matrix,
+    *,
+    similarity: bool = False,
+    rigid: bool = False,
+    steps: int = 20,
+    tolerance: float = 0.01,
+    stiffness: float = 0.0,
+) -> tuple[Matrix, float]:
+    """Improve ``start``, (3, 4) from ``points.at`` to voxels of ``image``; give it and its cost.
+
+    ``image``: (X, Y, Z, channels + 1) float32, the last channel 1 in the field of view and 0 outside.
+    ``similarity``: only turn, move and scale; ``rigid``: only turn and move. ``tolerance``: stop when no point moves
+    by more, in voxels. ``stiffness``: what a strain of one (stretch and shear away from ``start``) adds to the cost.
+    """
+    found, damping = start, 1e-3
+    normal, gradient, cost = _equations(image, points, found, start, stiffness)
+    for _ in range(steps):
+        basis = _similarity_basis(found)[:, : 6 if rigid else 7] if rigid or similarity else np.eye(12)
+        reduced = basis.T @ normal @ basis
+        damped = reduced + np.diag(damping * np.diag(reduced) + 1e-9)
+        change = (basis @ np.linalg.solve(damped, basis.T @ gradient)).reshape(3, 4)
+        tried = found + change
+        answer = _equations(image, points, tried, start, stiffness)
+        if answer[2] < cost:
+            found, (normal, gradient, cost) = tried, answer
+            damping = max(damping * 0.3, 1e-5)
+            if np.abs(change).sum(axis=1).max() < tolerance:
+                break
+        else:
+            damping *= 10
+            if damping > 1e3:
+                break
+    return found, cost
+
+
+def _equations(
+    image: Floats, points: Points, found: Matrix, start: Matrix, stiffness: float
+) -> tuple[Matrix, Matrix, float]:
+    normal, gradient, sums = np.zeros((12, 12)), np.zeros(12), np.zeros(2)
+    _accumulate(image, points.at, points.values, points.weights, found, normal, gradient, sums)
+    if sums[1] <= 0:
+        return normal, gradient, np.inf
+    scale = 1 / sums[1]
+    normal, gradient, cost = normal * scale, gradient * scale, float(sums[0] * scale)
+    if stiffness:
+        # strain = symmetric part of (found start^-1 - 1), linear in the twelve numbers
+        inverse = np.linalg.inv(start[:, :3])
+        rows = []
+        for r in range(3):
+            for c in range(r, 3):
+                row = np.zeros((3, 4))
+                row[r, :3] += inverse[:, c] / 2
+                row[c, :3] += inverse[:, r] / 2
+                rows.append(row.ravel())
+        strains = np.array(rows)
+        strain = strains @ found.ravel() - np.array([1.0, 0, 0, 1, 0, 1])
+        normal = normal + stiffness * strains.T @ strains
+        gradient = gradient - stiffness * strains.T @ strain
+        cost += stiffness * float(strain @ strain)
+    return normal, gradient, cost
+
+
+def _similarity_basis(found: Matrix) -> Matrix:
+    """(12, 7): small turns about the three axes, moves along them, and growth, at ``found``."""
+    columns = []
+    for axis in range(3):
+        turn = np.zeros((3, 3))
+        turn[(axis + 1) % 3, (axis + 2) % 3], turn[(axis + 2) % 3, (axis + 1) % 3] = -1, 1
+        columns.append(np.column_stack([turn @ found[:, :3], np.zeros(3)]).ravel())
+    for axis in range(3):
+        columns.append(np.column_stack([np.zeros((3, 3)), np.eye(3)[axis]]).ravel())
+    columns.append(np.column_stack([found[:, :3], np.zeros(3)]).ravel())
+    return np.array(columns).T
+
+
+@compiled
+def _accumulate(
+    image: Floats, at: Matrix, values: Floats, weights: Floats, found: Matrix,
+    normal: Matrix, gradient: Matrix, sums: Matrix,
+) -> None:  # fmt: skip
+    """Add J'WJ, J'We, e'We and the sum of weights over all points and channels."""
+    channels = values.shape[1]
+    slopes, row = np.zeros(4), np.zeros(12)
+    for n in range(at.shape[0]):
+        x, y, z = at[n, 0], at[n, 1], at[n, 2]
+        p = found[0, 0] * x + found[0, 1] * y + found[0, 2] * z + found[0, 3]
+        q = found[1, 0] * x + found[1, 1] * y + found[1, 2] * z + found[1, 3]
+        r = found[2, 0] * x + found[2, 1] * y + found[2, 2] * z + found[2, 3]
+        if not (0 <= p < image.shape[0] - 1 and 0 <= q < image.shape[1] - 1 and 0 <= r < image.shape[2] - 1):
+            continue
+        _sample(image, p, q, r, channels, slopes)
+        if slopes[0] < ENOUGH:
+            continue
+        for channel in range(channels):
+            weight = weights[n, channel]
+            if weight == 0:
+                continue
+            _sample(image, p, q, r, channel, slopes)
+            error = values[n, channel] - slopes[0]
+            for axis in range(3):
+                row[4 * axis] = slopes[axis + 1] * x
+                row[4 * axis + 1] = slopes[axis + 1] * y
+                row[4 * axis + 2] = slopes[axis + 1] * z
+                row[4 * axis + 3] = slopes[axis + 1]
+            for s in range(12):
+                weighted = weight * row[s]
+                gradient[s] += weighted * error
+                for t in range(12):
+                    normal[s, t] += weighted * row[t]
+            sums[0] += weight * error * error
+            sums[1] += weight
+
+
+@compiled
+def _sample(image: Floats, p: float, q: float, r: float, channel: int, slopes: Matrix) -> None:
+    """Trilinear value of a channel, and its derivative along each axis, into ``slopes``."""
+    a, b, c = int(p), int(q), int(r)
+    u, v, w = p - a, q - b, r - c
+    e000, e001 = image[a, b, c, channel], image[a, b, c + 1, channel]
+    e010, e011 = image[a, b + 1, c, channel], image[a, b + 1, c + 1, channel]
+    e100, e101 = image[a + 1, b, c, channel], image[a + 1, b, c + 1, channel]
+    e110, e111 = image[a + 1, b + 1, c, channel], image[a + 1, b + 1, c + 1, channel]
+    d00, d01, d10, d11 = e001 - e000, e011 - e010, e101 - e100, e111 - e110
+    c00, c01, c10, c11 = e000 + w * d00, e010 + w * d01, e100 + w * d10, e110 + w * d11
+    near, far = c00 + v * (c01 - c00), c10 + v * (c11 - c10)
+    slopes[0] = near + u * (far - near)
+    slopes[1] = far - near
+    slopes[2] = (1 - u) * (c01 - c00) + u * (c11 - c10)
+    slopes[3] = (1 - u) * ((1 - v) * d00 + v * d01) + u * ((1 - v) * d10 + v * d11)

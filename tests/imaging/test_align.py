@@ -1,0 +1,74 @@
+"""Alignment against answers that are known: the template that lies in MNI space already, and a real head CT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from app.imaging import align, brain, nifti
+from app.imaging.nifti import Volume
+from app.sdk.types import Input
+
+
+@pytest.fixture(scope="module")
+def head(real_images: Path) -> Volume:
+    """A whole-head CT template in MNI space, from Cormack units to HU as its source says."""
+    image = nib.Nifti1Image.from_filename(real_images / "template_scct_wholehead_cormack.nii")
+    stored = np.asarray(image.get_fdata(), np.float32)
+    hu = np.where(stored <= 900, stored - 1000, np.where(stored <= 3100, (stored - 900) / 11 - 100, stored - 3000))
+    return Volume(np.asfortranarray(np.rint(hu).astype(np.int16)), np.asarray(image.affine, np.float64))
+
+
+def error_mm(mni_from_world: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Distances in mm between where brain points land and where they belong."""
+    at = np.c_[brain.points(), np.ones(len(brain.points()))]
+    landed = at @ (mni_from_world @ np.linalg.inv(truth)).T
+    return np.asarray(np.linalg.norm((landed - at)[:, :3], axis=1))
+
+
+def test_a_head_in_mni_space_stays_where_it_is(head: Volume) -> None:
+    found = align.to_mni(head, Input.NCCT)
+    assert not found.poor
+    assert error_mm(found.mni_from_world, np.eye(4)).mean() < 5
+
+
+def test_a_moved_head_comes_back_to_the_same_place(head: Volume) -> None:
+    turn = np.radians(18)
+    moved = np.eye(4)
+    moved[1:3, 1:3] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+    moved[:3, 3] = [40, -900, 700]
+    there = Volume(head.data, moved @ head.affine)
+    first = align.to_mni(head, Input.NCCT).mni_from_world
+    again = align.to_mni(there, Input.NCCT)
+    assert not again.poor
+    assert error_mm(again.mni_from_world @ moved, first).mean() < 4
+
+
+def test_a_real_head_fills_the_template_s_brain(real_images: Path) -> None:
+    volume = nifti.read(real_images / "ncct_human_ge_deskewed.nii.gz", field=Input.NCCT)
+    found = align.to_mni(volume, Input.NCCT)
+    assert not found.poor
+    assert brain.coverage(volume.affine, volume.shape, found.mni_from_world) > 0.9
+
+
+def test_two_scans_of_one_head_meet(head: Volume) -> None:
+    shift = np.eye(4)
+    shift[:3, 3] = [6, -9, 4]
+    found, quality = align.between(Volume(head.data, shift @ head.affine), head)
+    assert quality > 0.95
+    assert error_mm(found @ shift, np.eye(4)).max() < 2
+
+
+def test_the_same_volume_gives_the_same_matrix(head: Volume) -> None:
+    first, second = (align.to_mni(head, Input.NCCT).mni_from_world for _ in range(2))
+    assert np.abs(first - second).max() < 1e-6
+
+
+def test_what_holds_no_head_is_poor_and_raises_nothing() -> None:
+    noise = np.random.default_rng(0).integers(-1000, 1500, (16, 16, 16), dtype=np.int16)
+    found = align.to_mni(Volume(noise, np.diag([12.0, 12, 12, 1])), Input.CTA)
+    assert found.poor
+    assert np.isfinite(found.mni_from_world).all()

@@ -1,0 +1,128 @@
+"""A digital series with a known stroke: the maps, the numbers, and what is said of a poor one."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from app.imaging import bolus, ctp, perfusion
+from app.imaging.nifti import Volume
+from app.sdk.clinical import Side
+from app.sdk.errors import GeometryMismatch, InvalidVolume
+from tests.imaging import heads
+
+MNI = np.eye(4)
+
+
+@pytest.fixture(scope="module")
+def stroke() -> tuple[Volume, np.ndarray]:
+    return heads.series()
+
+
+@pytest.fixture(scope="module")
+def maps(stroke: tuple[Volume, np.ndarray]) -> ctp.Maps:
+    return ctp.deconvolve(stroke[0], MNI)
+
+
+def codes(maps: ctp.Maps) -> set[str]:
+    return {flag.code for flag in maps.flags}
+
+
+def cut(series: Volume, frames: slice) -> Volume:
+    return dataclasses.replace(series, data=series.data[..., frames])
+
+
+def test_maps_of_each_territory(stroke: tuple[Volume, np.ndarray], maps: ctp.Maps) -> None:
+    """CBV within 20 %, CBF in the right order and 20-45 % low (exponential residues), Tmax later than the delay."""
+    _, labels = stroke
+    for label, (cbf, mtt, delay) in heads.HAEMODYNAMICS.items():
+        inside = ndimage.binary_erosion(labels == label, iterations=2) & (maps.cbf.data > 0)
+        assert np.median(maps.cbv.data[inside]) == pytest.approx(cbf * mtt / 60, rel=0.2, abs=0.15)
+        assert 0.5 < np.median(maps.cbf.data[inside]) / cbf < 1.05
+        assert 1.0 < np.median(maps.tmax.data[inside]) - delay < 5.5
+
+
+def test_the_numbers(stroke: tuple[Volume, np.ndarray], maps: ctp.Maps) -> None:
+    series, labels = stroke
+    voxel_ml = abs(np.linalg.det(series.affine[:3, :3])) / 1000
+    found = perfusion.summarise(maps.by_input(), MNI)
+    assert found.side is Side.LEFT
+    assert found.summary.core_ml == pytest.approx((labels == heads.CORE).sum() * voxel_ml, rel=0.15)
+    assert found.summary.tmax6_ml == pytest.approx((labels >= heads.PENUMBRA).sum() * voxel_ml, rel=0.10)
+    assert found.summary.mismatch_ratio == pytest.approx(5.2, rel=0.2)
+    assert maps.flags == ()
+
+
+def test_the_artery_is_scaled_to_the_vein(stroke: tuple[Volume, np.ndarray]) -> None:
+    """The artery was drawn at 60 % of its height, as partial volume does."""
+    series, _ = stroke
+    frames = series.values()
+    inside = heads.tissues(series.affine, series.shape[:3]) < 100
+    enhancement = frames - frames[..., :5].mean(axis=-1, keepdims=True)
+    found = bolus.find(enhancement, inside & (enhancement.max(axis=-1) > -100), before=5)
+    assert found.scale == pytest.approx(1 / 0.6, rel=0.08)
+    assert found.arterial.max() == pytest.approx(300, rel=0.1)
+    assert found.arterial.argmax() < found.venous.argmax()
+
+
+def test_motion_is_found_undone_and_said(stroke: tuple[Volume, np.ndarray], maps: ctp.Maps) -> None:
+    """From frame 12 on the head lies 4 mm further right and is turned by 3 degrees."""
+    series, labels = stroke
+    shifted = np.array(series.data, np.int16, order="F")
+    for frame in range(12, shifted.shape[3]):
+        turned = ndimage.rotate(shifted[..., frame], 3, axes=(0, 1), reshape=False, order=1, cval=-1000)
+        shifted[..., frame] = ndimage.shift(turned, (4 / 2.8, 0, 0), order=1, cval=-1000)
+    moved = ctp.deconvolve(dataclasses.replace(series, data=shifted), MNI)
+    assert codes(moved) == {"ctp-motion"}
+    inside = ndimage.binary_erosion(labels > 0, iterations=3) & (moved.cbf.data > 0) & (maps.cbf.data > 0)
+    assert np.median(np.abs(moved.tmax.data - maps.tmax.data)[inside]) < 0.3
+    assert np.median(moved.cbf.data[inside] / maps.cbf.data[inside]) == pytest.approx(1, abs=0.15)
+
+
+def test_movement_is_measured_in_millimetres(stroke: tuple[Volume, np.ndarray]) -> None:
+    series, _ = stroke
+    frames = series.values()[..., :3].copy()
+    frames[..., 2] = ndimage.shift(frames[..., 2], (0, 2 / 2.8, 0), order=1, cval=-1000)
+    _, moved = bolus.hold_still(frames, series.spacing_mm)
+    assert moved == pytest.approx(2.0, abs=0.5)
+
+
+def test_a_head_at_rest_does_not_move(stroke: tuple[Volume, np.ndarray]) -> None:
+    series, _ = stroke
+    assert bolus.hold_still(series.values(), series.spacing_mm)[1] < 0.5
+
+
+def test_a_series_that_ends_too_soon(stroke: tuple[Volume, np.ndarray]) -> None:
+    assert "ctp-truncated" in codes(ctp.deconvolve(cut(stroke[0], slice(0, 14)), MNI))
+
+
+def test_a_series_that_starts_too_late(stroke: tuple[Volume, np.ndarray]) -> None:
+    assert "ctp-baseline-short" in codes(ctp.deconvolve(cut(stroke[0], slice(8, None)), MNI))
+
+
+def test_a_series_without_a_bolus(stroke: tuple[Volume, np.ndarray]) -> None:
+    series, _ = stroke
+    noise = np.random.default_rng(0).integers(-3, 4, series.shape)
+    still = np.asfortranarray(series.data[..., :1] + noise, dtype=np.int16)
+    assert "aif-doubtful" in codes(ctp.deconvolve(dataclasses.replace(series, data=still), MNI))
+
+
+@pytest.mark.parametrize("step", [None, 0.0, 1500.0])
+def test_a_time_axis_that_cannot_be(stroke: tuple[Volume, np.ndarray], step: float | None) -> None:
+    with pytest.raises(InvalidVolume, match="time step"):
+        ctp.deconvolve(dataclasses.replace(stroke[0], time_step_s=step), MNI)
+
+
+def test_too_short_for_a_bolus(stroke: tuple[Volume, np.ndarray]) -> None:
+    with pytest.raises(InvalidVolume, match="shorter"):
+        ctp.deconvolve(cut(stroke[0], slice(0, 7)), MNI)
+
+
+def test_a_series_of_another_place(stroke: tuple[Volume, np.ndarray]) -> None:
+    away = stroke[0].affine.copy()
+    away[:3, 3] += 500
+    with pytest.raises(GeometryMismatch):
+        ctp.deconvolve(dataclasses.replace(stroke[0], affine=away), MNI)

@@ -1,0 +1,195 @@
+"""Volumes read from files as nibabel reads them, in every orientation, type and version; and maps written."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import tracemalloc
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from app.imaging.nifti import Volume, read, write
+from app.sdk.errors import InvalidVolume, RlvoError
+from app.sdk.types import Input
+from tests.imaging.helpers import take
+from tests.imaging.hostile import AFFINE, CODES, build, gz, voxels
+
+AXES = [
+    "".join(letters)
+    for order in itertools.permutations(("LR", "PA", "IS"))
+    for letters in itertools.product(*order)
+]  # fmt: skip
+
+
+def save(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+def check(path: Path, sent_as: Input = Input.CTA) -> Volume:
+    """Reads a file, and holds voxels, values and affine against nibabel's."""
+    volume = read(path, field=sent_as)
+    image = nib.load(path)
+    raw = np.asarray(image.dataobj.get_unscaled()).reshape(volume.shape, order="F")
+    assert volume.data.dtype.isnative
+    assert np.array_equal(volume.data, raw)
+    assert np.allclose(volume.values(), image.get_fdata().reshape(volume.shape, order="F"), rtol=1e-6, atol=1e-6)
+    assert np.allclose(volume.affine, image.affine, atol=1e-4)
+    assert np.allclose(volume.spacing_mm, nib.affines.voxel_sizes(image.affine), atol=1e-5)
+    return volume
+
+
+def test_there_are_48_orientations() -> None:
+    assert len(set(AXES)) == 48
+
+
+@pytest.mark.parametrize("axes", AXES)
+@pytest.mark.parametrize("form", ["qform", "sform", "both"])
+def test_every_orientation(tmp_path: Path, axes: str, form: str) -> None:
+    base = nib.Nifti1Image(voxels((6, 5, 4)), nib.affines.from_matvec(np.diag([0.5, 0.6, 2.0]), [-12, 30, 4]))
+    wanted = nib.orientations.axcodes2ornt(axes)
+    turned = base.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(base.affine), wanted))
+    turned.set_qform(turned.affine, code=0 if form == "sform" else 1)
+    turned.set_sform(turned.affine, code=0 if form == "qform" else 1)
+    turned.header.set_xyzt_units("mm")
+    path = tmp_path / "turned.nii"
+    nib.save(turned, path)
+    volume = check(path)
+    assert "".join(nib.aff2axcodes(volume.affine)) == axes
+    assert volume.flags == ()
+    # The voxel that lay farthest right, front and up in the first image lies there still.
+    corner = np.argwhere(volume.data == base.get_fdata()[5, 4, 3])
+    assert any(np.allclose(volume.affine @ [*voxel, 1], base.affine @ [5, 4, 3, 1], atol=1e-4) for voxel in corner)
+
+
+@pytest.mark.parametrize("kind", CODES)
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("version", [1, 2])
+def test_every_type_order_and_version(tmp_path: Path, kind: str, order: str, version: int) -> None:
+    for slope, inter in ((1.0, 0.0), (0.25, -1024.0), (-3.5, 7.0), (0.0, 0.0)):
+        data = build(voxels(kind=kind), version=version, order=order, scl_slope=slope, scl_inter=inter)
+        plain = check(save(tmp_path / "a.nii", data))
+        packed = check(save(tmp_path / "a.nii.gz", gz(data)))
+        assert np.array_equal(plain.data, packed.data)
+        assert plain.data.dtype == np.dtype(kind)
+
+
+def test_a_series(tmp_path: Path) -> None:
+    volume = check(save(tmp_path / "a.nii", build(voxels((5, 4, 3, 7)))), Input.CTP)
+    assert volume.shape == (5, 4, 3, 7)
+    assert volume.time_step_s == 1.5
+    assert volume.spacing_mm == pytest.approx((0.5, 0.6, 2.0))
+
+
+EXPECTED = {
+    "ctp_mtt_rgb24.nii.gz": "RGB",
+    "dim4_int16_ext.nii.gz": "4-D series",
+    "dim5_small.nii": "vector",
+    "pair_nifti1.hdr": "pair",
+    "pair_nifti1.img": "not NIfTI",
+    "perf4d_mr_asl_float32.nii.gz": "4-D series",
+}
+FLAGGED = {
+    "atlas_arterial_territories.nii.gz": ["units-assumed"],
+    "ct_abdomen_int32.nii.gz": ["units-assumed"],
+    "ct_headphantom_shear_uint8_scaled.nii.gz": ["affine-disagree"],
+    "tiny_7x5x3.nii.gz": ["units-assumed"],
+}
+
+
+def test_every_real_file_is_read_or_refused_as_expected(real_images: Path, tmp_path: Path) -> None:
+    files = sorted(path for path in real_images.iterdir() if path.suffix != ".md")
+    assert EXPECTED.keys() | FLAGGED.keys() <= {path.name for path in files}
+    for path in files:
+        if path.name in EXPECTED:
+            with pytest.raises(InvalidVolume, match=EXPECTED[path.name]):
+                read(path, field=Input.CTA)
+            continue
+        volume = check(path)
+        assert [flag.code for flag in volume.flags] == FLAGGED.get(path.name, [])
+        stored, _ = take(path.read_bytes())
+        kept = read(save(tmp_path / "kept", stored), field=Input.CTA)
+        assert np.array_equal(kept.data, volume.data)
+        assert np.array_equal(kept.affine, volume.affine)
+        assert (kept.flags, kept.slope, kept.inter) == (volume.flags, volume.slope, volume.inter)
+
+
+def test_real_series_are_read_as_ctp(real_images: Path) -> None:
+    assert check(real_images / "perf4d_mr_asl_float32.nii.gz", Input.CTP).time_step_s == pytest.approx(4.1)
+    assert check(real_images / "dim4_int16_ext.nii.gz", Input.CTP).time_step_s is None  # says 2000 s
+
+
+def test_a_flipped_bit_is_never_read(tmp_path: Path) -> None:
+    packed = bytearray(gz(build(voxels((20, 20, 20)))))
+    middle = len(packed) // 2
+    refused = 0
+    for bit in range(64):
+        packed[middle + bit // 8] ^= 1 << bit % 8
+        with pytest.raises(RlvoError):
+            read(save(tmp_path / "a.nii.gz", bytes(packed)), field=Input.CTA)
+        packed[middle + bit // 8] ^= 1 << bit % 8
+        refused += 1
+    assert refused == 64
+
+
+def test_labels_come_back_beside_whole_numbers(real_images: Path) -> None:
+    labels = read(real_images / "atlas_arterial_territories.nii.gz", field=Input.VESSELS).values()
+    assert not np.array_equal(labels, np.rint(labels))
+    assert np.abs(labels - np.rint(labels)).max() < 1e-3
+
+
+def test_large_offsets_lose_no_hounsfield_unit() -> None:
+    stored = np.asfortranarray(np.arange(2**31 - 100, 2**31 + 116, dtype=np.uint32).reshape(6, 6, 6))
+    volume = Volume(stored, AFFINE, slope=1.0, inter=-float(2**31))
+    assert np.array_equal(volume.values().ravel(), np.arange(-100, 116, dtype=np.float32))
+
+
+@pytest.mark.parametrize("kind", ["f4", "f8"])
+@pytest.mark.parametrize("slope", [2.0, -2.0])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_voxels_that_are_no_number_take_the_lowest_value(tmp_path: Path, kind: str, slope: float, order: str) -> None:
+    data = voxels((128, 128, 80), kind)
+    data[:, :, 5:75] = np.nan
+    for i, gap in enumerate((np.nan, np.inf, -np.inf, 3e38)):
+        data[i, i, i] = gap
+    signalling = {"f4": 0x7FA00001, "f8": 0x7FF4000000000001}[kind]
+    data.view(kind.replace("f", "u"))[9, 9, 3] = signalling
+    values = read(save(tmp_path / "a.nii", build(data, scl_slope=slope, order=order)), field=Input.TMAX).values()
+    numbers = np.abs(data) < 1e38
+    expected = np.where(numbers, data, 0).astype(np.float64) * slope
+    assert np.allclose(values[numbers], expected[numbers], rtol=1e-6)
+    assert [values[i, i, i] for i in range(4)] == [np.float32(expected[numbers].min())] * 4
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_one_copy_of_the_voxels(tmp_path: Path, order: str) -> None:
+    data = voxels((256, 256, 128))
+    path = save(tmp_path / "a.nii.gz", gzip.compress(build(data, order=order), 1))
+    tracemalloc.start()
+    volume = read(path, field=Input.CTA)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert np.array_equal(volume.data, data)
+    assert peak < 1.3 * data.nbytes
+
+
+@pytest.mark.parametrize("kind", ["u1", "i2", "f4"])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_written_map_is_read_back(tmp_path: Path, kind: str, suffix: str) -> None:
+    sheared = AFFINE.copy()
+    sheared[1, 2] = 0.7
+    data = voxels((7, 6, 5), kind)
+    for affine in (AFFINE, sheared):
+        path = tmp_path / f"map{suffix}"
+        write(path, data, affine, description="attribution of the cta")
+        volume = check(path)
+        assert volume.data.dtype == data.dtype
+        assert np.array_equal(volume.data, data)
+        assert np.allclose(volume.affine, affine, atol=1e-5)
+        assert nib.load(path).header["descrip"].item() == b"attribution of the cta"
+        first = path.read_bytes()
+        write(path, np.ascontiguousarray(data), affine, description="attribution of the cta")
+        assert path.read_bytes() == first

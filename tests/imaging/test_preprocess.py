@@ -1,0 +1,259 @@
+"""From a patient's volumes to the tensor: placement in one interpolation, absences, masks, maps, refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from app.imaging import brain, resample
+from app.imaging.nifti import Volume
+from app.imaging.preprocess import Prepared, prepare
+from app.manifest import ChannelSpec, Grid
+from app.sdk.errors import GeometryMismatch, ImplausibleModality, MissingInput
+from app.sdk.types import Channel, Input
+from tests.imaging import heads
+
+GRID = Grid(shape=(48, 56, 48), affine=((4, 0, 0, -94), (0, 4, 0, -128), (0, 0, 4, -76), (0, 0, 0, 1)))
+CHANNELS = (
+    ChannelSpec(name=Channel.NCCT, window=(0, 80), mean=30, std=15),
+    ChannelSpec(name=Channel.CTA, window=(0, 600), mean=60, std=90),
+    ChannelSpec(name=Channel.VESSELS, window=(0, 1), mean=0.02, std=0.1),
+    ChannelSpec(name=Channel.TMAX, window=(0, 12), mean=1.5, std=2),
+    ChannelSpec(name=Channel.RCBF, window=(0, 2), mean=0.5, std=0.5),
+)
+INDEX = {channel.name: index for index, channel in enumerate(CHANNELS)}
+MAPS_SHAPE, MAPS_SPACING = (90, 100, 20), (2.0, 2.0, 6.0)
+
+
+@pytest.fixture(scope="module")
+def drawn() -> heads.Angiogram:
+    return heads.angiogram((158, 184, 158), (1.2, 1.2, 1.2))
+
+
+@pytest.fixture(scope="module")
+def maps() -> dict[Input, Volume]:
+    """Tmax and CBF in MNI space: a lesion of 35 mm on the left, in it a core of 20 mm."""
+    affine = heads.grid(MAPS_SHAPE, MAPS_SPACING)
+    affine[2, 3] += 15
+    labels = heads.territories(affine, MAPS_SHAPE)
+    tmax = np.array([0, 2, 8, 12], np.float32)[labels]
+    cbf = np.array([0, 50, 20, 5], np.float32)[labels]
+    return {Input.TMAX: Volume(np.asfortranarray(tmax), affine), Input.CBF: Volume(np.asfortranarray(cbf), affine)}
+
+
+@pytest.fixture(scope="module")
+def study(drawn: heads.Angiogram, maps: dict[Input, Volume]) -> dict[Input, Volume]:
+    mask = Volume(np.asfortranarray(drawn.vessels, dtype=np.uint8), drawn.cta.affine)
+    return {Input.CTA: drawn.cta, Input.NCCT: drawn.ncct, Input.VESSELS: mask, **maps}
+
+
+@pytest.fixture(scope="module")
+def whole(study: dict[Input, Volume]) -> Prepared:
+    return prepare(study, GRID, CHANNELS)
+
+
+def codes(prepared: Prepared) -> set[str]:
+    return {flag.code for flag in prepared.flags}
+
+
+def raw(prepared: Prepared, channel: Channel) -> np.ndarray:
+    """The channel before normalisation."""
+    spec = CHANNELS[INDEX[channel]]
+    return prepared.image[INDEX[channel]] * spec.std + spec.mean
+
+
+def moved(volume: Volume, by: np.ndarray) -> Volume:
+    return dataclasses.replace(volume, affine=by @ volume.affine)
+
+
+def test_everything_that_was_sent(whole: Prepared) -> None:
+    assert whole.image.shape == (5, *GRID.shape)
+    assert whole.image.dtype == np.float32
+    assert whole.presence.all()
+    assert np.isfinite(whole.image).all()
+    assert set(whole.grids) == set(Channel)
+    assert set(whole.volumes) == {"vessels", *(f"aligned-{channel}" for channel in Channel)}
+    assert codes(whole) == set()
+
+
+def test_channels_are_windowed_and_normalised(whole: Prepared) -> None:
+    for channel, spec in zip(Channel, CHANNELS, strict=True):
+        values = raw(whole, channel)
+        assert values.min() >= spec.window[0] - 1e-3
+        assert values.max() <= spec.window[1] + 1e-3
+
+
+def test_the_brain_lies_where_the_template_has_it(whole: Prepared) -> None:
+    """Brain tissue of 35 HU inside a skull of 1000 HU: the NCCT channel shows it within 3 mm of the template's."""
+    depth = brain.distance(np.array(GRID.affine), GRID.shape, np.eye(4))
+    values = raw(whole, Channel.NCCT)
+    assert np.mean(np.abs(values[depth < -10] - heads.TISSUE) < 8) > 0.98
+    assert values[(depth > 7) & (depth < 9)].mean() > 70
+
+
+def test_maps_follow_and_are_measured(whole: Prepared, maps: dict[Input, Volume]) -> None:
+    labels = heads.territories(maps[Input.TMAX].affine, MAPS_SHAPE)
+    voxel_ml = float(np.prod(MAPS_SPACING)) / 1000
+    assert whole.perfusion is not None
+    assert whole.perfusion.core_ml == pytest.approx((labels == heads.CORE).sum() * voxel_ml, rel=0.1)
+    assert whole.perfusion.tmax6_ml == pytest.approx((labels >= heads.PENUMBRA).sum() * voxel_ml, rel=0.05)
+    on_grid = heads.territories(np.array(GRID.affine), GRID.shape)
+    assert raw(whole, Channel.TMAX)[on_grid == heads.CORE].mean() == pytest.approx(12, abs=1.5)
+    assert raw(whole, Channel.RCBF)[on_grid == heads.NORMAL].mean() == pytest.approx(1, abs=0.25)
+
+
+def test_absent_channels_are_zero_and_said(drawn: heads.Angiogram) -> None:
+    found = prepare({Input.NCCT: drawn.ncct}, GRID, CHANNELS)
+    assert found.presence.tolist() == [True, False, False, False, False]
+    assert not found.image[1:].any()
+    assert found.perfusion is None
+    missing = [flag.detail.split(":")[0] for flag in found.flags if flag.code == "missing-modality"]
+    assert missing == ["cta", "vessels", "tmax", "rcbf"]
+
+
+def test_the_model_chooses_its_channels(study: dict[Input, Volume]) -> None:
+    found = prepare(study, GRID, [CHANNELS[3], CHANNELS[0]])
+    assert found.image.shape == (2, *GRID.shape)
+    assert set(found.grids) == {Channel.TMAX, Channel.NCCT}
+    assert "vessels" not in found.volumes
+
+
+def test_a_head_scanned_elsewhere_gives_the_same_tensor(study: dict[Input, Volume], whole: Prepared) -> None:
+    """The table a metre away: only the origin differs."""
+    away = np.eye(4)
+    away[:3, 3] = 300, -700, 1000
+    found = prepare({name: moved(volume, away) for name, volume in study.items()}, GRID, CHANNELS)
+    for channel in Channel:
+        one, two = raw(whole, channel), raw(found, channel)
+        assert np.corrcoef(one.ravel(), two.ravel())[0, 1] > 0.97, channel
+
+
+def test_maps_go_back_to_the_patient(whole: Prepared, study: dict[Input, Volume]) -> None:
+    """To the grid and back: a smooth image on the MNI grid is found again in the patient's voxels."""
+    grid = whole.grids[Channel.CTA]
+    assert grid.shape == study[Input.CTA].shape
+    back = resample.to_patient(whole.volumes["aligned-cta"].data, GRID, grid.affine, grid.shape, grid.mni_from_world)
+    inside = brain.distance(grid.affine, grid.shape, grid.mni_from_world) < -15
+    assert np.median(back[inside]) == pytest.approx(heads.TISSUE, abs=3)
+
+
+# Vessels -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_mask_is_computed_where_none_was_sent(study: dict[Input, Volume], drawn: heads.Angiogram) -> None:
+    found = prepare({Input.CTA: study[Input.CTA], Input.NCCT: study[Input.NCCT]}, GRID, CHANNELS)
+    assert "vessels-computed" in codes(found)
+    mask = found.volumes["vessels"].data > 0
+    reach = brain.distance(drawn.cta.affine, drawn.cta.shape, np.eye(4)) < 3
+    truth = drawn.vessels & reach
+    assert 2 * (mask & truth).sum() / ((mask & reach).sum() + truth.sum()) > 0.75
+
+
+def test_a_mask_that_was_sent_wins(whole: Prepared, study: dict[Input, Volume]) -> None:
+    assert np.array_equal(whole.volumes["vessels"].data, study[Input.VESSELS].data)
+
+
+def test_labels_that_do_not_decode_to_one(study: dict[Input, Volume], whole: Prepared) -> None:
+    """int16 with slope and intercept: 1.000015 inside, and 0.000015 outside."""
+    mask = study[Input.VESSELS]
+    stored = np.where(mask.data > 0, 0, -32767).astype(np.int16)
+    odd = Volume(stored, mask.affine, slope=1 / 32767, inter=1.000015)
+    found = prepare({**study, Input.VESSELS: odd}, GRID, CHANNELS)
+    assert np.array_equal(found.volumes["vessels"].data, whole.volumes["vessels"].data)
+
+
+def test_a_mask_on_half_the_slices_can_be_used(study: dict[Input, Volume], whole: Prepared) -> None:
+    mask = study[Input.VESSELS]
+    thinned = np.asfortranarray(mask.data[:, :, ::2])
+    coarse = Volume(thinned, mask.affine @ np.diag([1.0, 1.0, 2.0, 1.0]))
+    found = prepare({**study, Input.VESSELS: coarse}, GRID, CHANNELS)
+    one, two = raw(whole, Channel.VESSELS), raw(found, Channel.VESSELS)
+    assert np.corrcoef(one.ravel(), two.ravel())[0, 1] > 0.9
+
+
+def test_a_mask_of_half_the_head_is_refused(study: dict[Input, Volume]) -> None:
+    mask = study[Input.VESSELS]
+    half = dataclasses.replace(mask, data=np.asfortranarray(mask.data[:, :, :79]))
+    with pytest.raises(GeometryMismatch, match=r"CTA is 158x184x158, vessels 158x184x79.*resample"):
+        prepare({**study, Input.VESSELS: half}, GRID, CHANNELS)
+
+
+def test_another_segmenter_can_take_the_place(drawn: heads.Angiogram) -> None:
+    def nothing(cta: Volume, mni_from_world: np.ndarray, bone: Volume | None = None) -> Volume:
+        assert bone is None
+        return Volume(np.zeros(cta.shape, np.uint8), cta.affine)
+
+    found = prepare({Input.CTA: drawn.cta}, GRID, CHANNELS, segmenter=nothing)
+    assert raw(found, Channel.VESSELS).max() == pytest.approx(0, abs=1e-6)
+    assert found.presence[INDEX[Channel.VESSELS]]
+
+
+# Perfusion ---------------------------------------------------------------------------------------------------------
+
+
+def test_maps_are_computed_from_a_series(drawn: heads.Angiogram) -> None:
+    series, labels = heads.series()
+    found = prepare({Input.CTA: drawn.cta, Input.CTP: series}, GRID, CHANNELS)
+    assert "perfusion-computed" in codes(found)
+    assert found.perfusion is not None
+    voxel_ml = abs(np.linalg.det(series.affine[:3, :3])) / 1000
+    assert found.perfusion.tmax6_ml == pytest.approx((labels >= heads.PENUMBRA).sum() * voxel_ml, rel=0.15)
+    assert found.presence[INDEX[Channel.TMAX]]
+    assert found.presence[INDEX[Channel.RCBF]]
+
+
+def test_nan_in_maps(study: dict[Input, Volume], whole: Prepared) -> None:
+    """Software that writes NaN where it saw no tissue."""
+    tmax = np.array(study[Input.TMAX].data)
+    tmax[tmax == 0] = np.nan
+    found = prepare({**study, Input.TMAX: Volume(tmax, study[Input.TMAX].affine)}, GRID, CHANNELS)
+    assert np.isfinite(found.image).all()
+    assert found.perfusion is not None
+    assert whole.perfusion is not None
+    assert found.perfusion.tmax6_ml == pytest.approx(whole.perfusion.tmax6_ml, rel=0.01)
+
+
+def test_maps_beside_the_head_are_refused(study: dict[Input, Volume]) -> None:
+    away = np.eye(4)
+    away[2, 3] = 800
+    lost = {name: moved(study[name], away) for name in (Input.TMAX, Input.CBF)}
+    with pytest.raises(GeometryMismatch, match="tmax map does not lie in the head"):
+        prepare({**study, **lost}, GRID, CHANNELS)
+
+
+def test_maps_half_out_of_the_head_are_flagged(study: dict[Input, Volume]) -> None:
+    aside = np.eye(4)
+    aside[0, 3] = 90
+    lost = {name: moved(study[name], aside) for name in (Input.TMAX, Input.CBF)}
+    assert "perfusion-misplaced" in codes(prepare({**study, **lost}, GRID, CHANNELS))
+
+
+# Refusals and odd sizes --------------------------------------------------------------------------------------------
+
+
+def test_maps_alone_cannot_be_placed(maps: dict[Input, Volume]) -> None:
+    with pytest.raises(MissingInput, match="cta or an ncct"):
+        prepare(maps, GRID, CHANNELS)
+
+
+def test_what_is_not_a_head_is_refused(study: dict[Input, Volume]) -> None:
+    with pytest.raises(ImplausibleModality):
+        prepare({**study, Input.NCCT: study[Input.VESSELS]}, GRID, CHANNELS)
+
+
+@pytest.mark.parametrize(("edge", "spacing"), [(16, 13.0), (24, 9.0), (32, 7.0)])
+def test_small_volumes(edge: int, spacing: float, maps: dict[Input, Volume]) -> None:
+    """What other rooms' tests send: prepared without a stray exception, and all finite."""
+    shape = (edge, edge, edge)
+    volume = heads.ct(heads.grid(shape, (spacing,) * 3), shape, noise=3)
+    tmax = Volume(np.full(shape, 3.0, np.float32), volume.affine)
+    found = prepare({Input.CTA: volume, Input.NCCT: volume, Input.TMAX: tmax}, GRID, CHANNELS)
+    assert np.isfinite(found.image).all()
+    assert found.presence[:4].all()
+
+
+def test_a_field_of_view_that_misses_the_vertex_is_flagged(drawn: heads.Angiogram) -> None:
+    cut = dataclasses.replace(drawn.cta, data=np.asfortranarray(drawn.cta.data[:, :, :100]))
+    assert "coverage" in codes(prepare({Input.CTA: cut}, GRID, CHANNELS))
