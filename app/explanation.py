@@ -1,0 +1,153 @@
+"""Why this number: contributions that add up to the calibrated log-odds.
+
+Notable choices:
+- The outer game has the clinical variables (a group of related ones is one player) and imaging as one player. The
+  absent take the values of the manifest's background patients; absent imaging is no image, presence bits off.
+- A missing bit belongs to its variable, a presence bit to imaging. A missing value is what the network saw: the
+  imputed value with its bit. It contributes nothing against background patients who miss it too.
+- Imaging's value is shared among the present modalities, a modality's among its voxels, and these are summed over
+  anatomical regions; each level sums to the one above it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.case import Case
+from app.clinical import Value, width
+from app.manifest import Calibration, Grid, Manifest
+from app.network import regions
+from app.network.attribution import voxel_map
+from app.network.committee import Committee, Method
+from app.network.shapley import Array, Shares, shares, to_sum
+from app.sdk.types import Attribution, Channel, ClinicalContribution, ModalityContribution, RegionContribution
+
+
+@dataclass(frozen=True)
+class Player:
+    """A clinical player: its name, the variables in it, and the columns of the clinical vector that it owns."""
+
+    name: str
+    variables: tuple[str, ...]
+    columns: NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Contributions, and each present channel's map (x, y, z) on the MNI grid, summing to its contribution.
+
+    ``error``: the largest standard error of a clinical contribution, 0 where they are exact.
+    """
+
+    attribution: Attribution
+    maps: Mapping[Channel, NDArray[np.float32]]
+    error: float
+
+
+def players(manifest: Manifest) -> list[Player]:
+    """The clinical players in the order of the manifest's variables, a group at its first variable's place."""
+    variables = manifest.clinical.variables
+    starts = np.concatenate([[0], np.cumsum([width(variable) for variable in variables])]).astype(int)
+    owned: dict[str, list[int]] = {}
+    members: dict[str, list[str]] = {}
+    for index, variable in enumerate(variables):
+        name = variable.group or variable.name
+        columns = [*range(starts[index], starts[index + 1]), starts[-1] + index]
+        owned.setdefault(name, []).extend(columns)
+        members.setdefault(name, []).append(variable.name)
+    return [Player(name, tuple(members[name]), np.asarray(columns)) for name, columns in owned.items()]
+
+
+def presence_bits(manifest: Manifest) -> slice:
+    """Where the presence bits lie in the clinical vector: last, one per channel."""
+    variables = manifest.clinical.variables
+    start = sum(width(variable) for variable in variables) + len(variables)
+    return slice(start, start + len(manifest.channels))
+
+
+def explain(
+    committee: Committee, manifest: Manifest, case: Case, *, maps: bool = True, method: Method | None = None
+) -> Explanation:
+    """Contributions of one case; see the module's notes.
+
+    :param maps: also hand back the voxel maps (regions are their sums, so they are made in any case)
+    :param method: how they are computed; by default the quick way
+    """
+    method = method or Method()
+    seats = players(manifest)
+    found = _outer(committee, manifest, case, seats, method.budget)
+    present = [index for index, there in enumerate(case.presence) if there]
+    imaging: list[ModalityContribution] = []
+    by_region: list[RegionContribution] = []
+    voxels: dict[Channel, NDArray[np.float32]] = {}
+    if present:
+        raw = committee.image_shares(case.image, case.clinical, presence_bits(manifest), present, method)
+        parts = to_sum(raw.channels[present], float(found.values[-1]))
+        for index, part in zip(present, parts, strict=True):
+            channel = manifest.channels[index].name
+            imaging.append(ModalityContribution(modality=channel, contribution=float(part)))
+            if raw.voxels is not None:
+                voxels[channel] = voxel_map(raw.voxels[index], float(part))
+                by_region.extend(_by_region(manifest.grid, channel, voxels[channel]))
+    by_region.sort(key=lambda part: -abs(part.contribution))
+    voxels = voxels if maps else {}
+    attribution = Attribution(
+        base=found.base,
+        total=found.total,
+        clinical=[_contribution(seat, float(part), case) for seat, part in zip(seats, found.values[:-1], strict=True)],
+        imaging=imaging,
+        regions=by_region,
+        maps=[f"{name}-{channel}" for name in ("attribution", "aligned-attribution") for channel in voxels],
+    )
+    return Explanation(attribution, voxels, float(found.error.max()))
+
+
+def _outer(committee: Committee, manifest: Manifest, case: Case, seats: Sequence[Player], budget: int) -> Shares:
+    """The outer game; its last player is imaging."""
+    background = np.asarray(manifest.background.vectors, dtype=np.float32)
+    bits = presence_bits(manifest)
+    owner = np.full(len(case.clinical), len(seats))
+    for seat, player in enumerate(seats):
+        owner[player.columns] = seat
+    asker = committee.asker(case.image)
+    line = manifest.calibration
+
+    def game(present: NDArray[np.bool_], rows: NDArray[np.intp]) -> Array:
+        absent = background[rows]
+        absent[:, bits] = 0.0
+        vectors = np.where(present[:, owner], case.clinical, absent).astype(np.float32)
+        return log_odds(asker(vectors, present[:, -1]), line)
+
+    return shares(game, len(seats) + 1, len(background), budget=budget)
+
+
+def _by_region(grid: Grid, channel: Channel, values: NDArray[np.float32]) -> list[RegionContribution]:
+    sums = regions.sums(values, regions.labels(grid.shape, grid.affine))
+    return [RegionContribution(region=region, modality=channel, contribution=float(part))
+            for region, part in zip(regions.NAMES, sums, strict=True)]  # fmt: skip
+
+
+def log_odds(logit: Array, calibration: Calibration) -> Array:
+    """Platt scaling: the calibrated log-odds of mean logits."""
+    return calibration.slope * logit + calibration.intercept
+
+
+def _contribution(player: Player, contribution: float, case: Case) -> ClinicalContribution:
+    shown = {name: case.shown.get(name) for name in player.variables}
+    value: Value | None
+    if len(shown) == 1:
+        (value,) = shown.values()
+    else:
+        known = [f"{name.rpartition('.')[2]} {_short(said)}" for name, said in shown.items() if said is not None]
+        value = ", ".join(known) or None
+    return ClinicalContribution(
+        variable=player.name, value=value, contribution=contribution, imputed=all(v is None for v in shown.values())
+    )
+
+
+def _short(value: Value) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower()

@@ -1,0 +1,105 @@
+"""Coarse anatomical regions of the MNI152 grid, in the words of a stroke team. Atlas ``rlvo-regions-1``.
+
+Notable choices:
+- Own definitions, as capsules around the usual course of a vessel, ellipsoids around deep structures, and half-spaces
+  for the cortical territories. They say where to look; they are no segmentation.
+- Each hemisphere mirrors the other (x to -x); RAS+, so the left hemisphere has negative x.
+- A voxel belongs to one region: the first in the list that holds it. What none holds (skull, face, neck, air) is
+  ``other``, so that the regions of a modality sum to the modality.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+ATLAS = "rlvo-regions-1"
+
+Point = tuple[float, float, float]
+Mask = NDArray[np.bool_]
+Millimetres = NDArray[np.float64]
+
+PAIRED = ("ICA", "MCA M1", "insula", "basal ganglia", "ACA", "PCA", "MCA M2-M3 superior", "MCA M2-M3 inferior")
+NAMES = (
+    "other",
+    "brainstem and cerebellum",
+    *(f"{side} {region}" for side in ("left", "right") for region in PAIRED),
+)
+
+
+@lru_cache(maxsize=8)
+def labels(shape: tuple[int, int, int], affine: tuple[tuple[float, ...], ...]) -> NDArray[np.intp]:
+    """The index into ``NAMES`` of every voxel (x, y, z) of a grid; the array is kept, do not write to it.
+
+    :param affine: (4, 4) voxel to MNI152 RAS+ millimetres
+    """
+    voxels = np.stack([*np.indices(shape), np.ones(shape)])
+    x, y, z = np.tensordot(np.asarray(affine, dtype=np.float64), voxels, axes=1)[:3]
+    at = np.stack([np.abs(x), y, z])  # both hemispheres at once
+    found = np.zeros(shape, dtype=np.intp)
+    free = np.ones(shape, dtype=bool)
+    for region, mask in _shapes(at).items():
+        here = mask & free
+        free &= ~here
+        if region in PAIRED:
+            left = NAMES.index(f"left {region}")
+            found[here] = np.where(x[here] < 0, left, left + len(PAIRED))
+        else:
+            found[here] = NAMES.index(region)
+    return found
+
+
+def sums(values: NDArray[np.float32], where: NDArray[np.intp]) -> NDArray[np.float64]:
+    """A map's sum over each region, in the order of ``NAMES``."""
+    found: NDArray[np.float64] = np.bincount(
+        where.ravel(), weights=values.ravel().astype(np.float64), minlength=len(NAMES)
+    ).astype(np.float64)
+    return found
+
+
+def _shapes(at: Millimetres) -> dict[str, Mask]:
+    """The regions in order of precedence, at (|x|, y, z) in MNI152 millimetres."""
+    x, y, z = at
+    sylvian = z > 3 - 0.36 * y  # above the plane through the Sylvian fissure, which rises backwards
+    # The hemispheres, without the orbits and the skull base in front of and between the temporal lobes.
+    brain = _ellipsoid(at, (0, -17, 8), (74, 92, 76)) & (z > -50)
+    brain &= (z > -26) | ((y < 24) & (x > 16))
+    return {
+        # Petrous and cavernous segments to the terminus, below which M1 begins.
+        "ICA": _capsule(at, [(28, -28, -56), (24, -20, -38), (14, -4, -28), (14, 3, -17)], 8),
+        "MCA M1": _capsule(at, [(16, 3, -14), (38, 0, -15)], 8),
+        "brainstem and cerebellum": _ellipsoid(at, (0, -28, -36), (17, 17, 30))
+        | (_ellipsoid(at, (0, -64, -36), (58, 42, 34)) & (z < -18 - 0.2 * (y + 90))),
+        "insula": _ellipsoid(at, (38, 2, 2), (8, 26, 17)),
+        "basal ganglia": _ellipsoid(at, (19, 4, 4), (13, 24, 18)),
+        # P1 and P2, the thalamus that their branches supply, the occipital lobe and the medial temporal lobe.
+        "PCA": _capsule(at, [(2, -16, -14), (18, -26, -13), (25, -44, -8), (14, -80, 4)], 8)
+        | _ellipsoid(at, (11, -19, 7), (11, 14, 11))
+        | (brain & (y < -62) & (x < 42) & (z < 30))
+        | (brain & (x < 34) & (z < -8) & (y < -10)),
+        # A1 and A2, and the medial surface of the frontal and parietal lobes.
+        "ACA": _capsule(at, [(14, 4, -13), (3, 13, -13), (3, 30, 4)], 7) | (brain & (x < 18) & (z > -22)),
+        "MCA M2-M3 superior": brain & sylvian,
+        "MCA M2-M3 inferior": brain & ~sylvian,
+    }
+
+
+def _ellipsoid(at: Millimetres, centre: Point, radii: Point) -> Mask:
+    apart = (at - np.asarray(centre)[:, None, None, None]) / np.asarray(radii)[:, None, None, None]
+    inside: Mask = np.square(apart).sum(axis=0) <= 1
+    return inside
+
+
+def _capsule(at: Millimetres, course: Sequence[Point], radius: float) -> Mask:
+    """All points within ``radius`` of a line through the points of ``course``."""
+    inside = np.zeros(at.shape[1:], dtype=bool)
+    for start, end in itertools.pairwise(course):
+        first, along = np.asarray(start), np.asarray(end) - np.asarray(start)
+        apart = at - first[:, None, None, None]
+        share = np.clip(np.tensordot(along, apart, axes=1) / (along @ along), 0, 1)
+        inside |= np.square(apart - share * along[:, None, None, None]).sum(axis=0) <= radius**2
+    return inside

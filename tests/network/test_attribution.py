@@ -1,0 +1,190 @@
+"""Where the maps point: captum's numbers, a network that knows nothing, and a network that has learnt a sign."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import IntegratedGradients
+from torch import Tensor, nn
+
+from app.manifest import Architecture, Fusion
+from app.network.attribution import FAST_STEPS, modality_shares_exact, path_gradients, smooth, voxel_map
+from app.network.daft import Network, build
+from app.network.ensemble import Ensemble
+from tests.factory import random_network
+
+ARCHITECTURE = Architecture(in_channels=2, clinical_size=6, filters=2)
+BITS = slice(4, 6)
+
+
+@pytest.fixture
+def ensemble() -> Ensemble:
+    return Ensemble([random_network(ARCHITECTURE, seed) for seed in (1, 2)])
+
+
+@pytest.fixture
+def image() -> Tensor:
+    return torch.randn(2, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def clinical() -> Tensor:
+    return torch.tensor([0.3, -1.2, 0.5, 1.0, 1.0, 1.0])
+
+
+def logit(ensemble: Ensemble, image: Tensor, clinical: Tensor) -> float:
+    return float(ensemble.logits(ensemble.features(image), clinical[None]).mean())
+
+
+def without(clinical: Tensor, *bits: int) -> Tensor:
+    known = clinical.clone()
+    known[list(bits)] = 0
+    return known
+
+
+def test_integrated_gradients_are_captums(ensemble: Ensemble, image: Tensor, clinical: Tensor) -> None:
+    class Mean(nn.Module):
+        def forward(self, images: Tensor, bits: Tensor) -> Tensor:
+            known = torch.cat([clinical[None, :4].expand(len(bits), -1), bits], dim=1)
+            return torch.stack([fold(images, known)[:, 0] for fold in ensemble.folds]).mean(dim=0)
+
+    voxels, bits = path_gradients(ensemble, image, clinical, BITS, steps=8)
+    expected = IntegratedGradients(Mean()).attribute(
+        (image[None], clinical[None, BITS]), n_steps=8, method="gausslegendre"
+    )
+    assert torch.allclose(voxels, expected[0][0], atol=1e-6)
+    assert torch.allclose(bits, expected[1][0].float(), atol=1e-6)
+
+
+def test_many_steps_are_complete(ensemble: Ensemble, image: Tensor, clinical: Tensor) -> None:
+    gain = logit(ensemble, image, clinical) - logit(ensemble, torch.zeros_like(image), without(clinical, 4, 5))
+    left = []
+    for steps in (1, 32):
+        voxels, bits = path_gradients(ensemble, image, clinical, BITS, steps=steps)
+        left.append(abs(float(voxels.sum() + bits.sum()) - gain))
+    assert left[1] < 2e-3 * max(abs(gain), 1)
+    assert left[1] < left[0]
+
+
+def test_exact_modality_shares_are_the_definition(ensemble: Ensemble, image: Tensor, clinical: Tensor) -> None:
+    def value(shown: tuple[int, ...]) -> float:
+        some = torch.zeros_like(image)
+        some[list(shown)] = image[list(shown)]
+        return logit(ensemble, some, without(clinical, *(4 + channel for channel in {0, 1} - set(shown))))
+
+    gains = np.zeros(2)
+    for order in permutations((0, 1)):
+        for position, channel in enumerate(order):
+            gains[channel] += (value(order[: position + 1]) - value(order[:position])) / 2
+    found = modality_shares_exact(ensemble, image, clinical, BITS, [0, 1])
+    assert found == pytest.approx(gains, abs=1e-5)
+
+
+def test_an_absent_channel_gets_nothing(ensemble: Ensemble, image: Tensor, clinical: Tensor) -> None:
+    image[0] = 0
+    voxels, bits = path_gradients(ensemble, image, without(clinical, 4), BITS, steps=3)
+    assert not voxels[0].any()
+    assert bits[0] == 0
+
+
+def test_a_map_sums_to_its_contribution_and_smoothing_keeps_a_blob_in_place() -> None:
+    blob = torch.zeros(1, 9, 9, 9)
+    blob[0, 4, 5, 3] = 2.0
+    spread = smooth(blob)
+    assert spread.sum() == pytest.approx(2.0, abs=1e-6)
+    assert int(spread.argmax()) == np.ravel_multi_index((4, 5, 3), (9, 9, 9))
+    assert voxel_map(spread[0], -0.7).sum() == pytest.approx(-0.7, abs=1e-6)
+
+
+# A network that has learnt one sign: a blob in one place is positive, a blob in another means nothing. ------------
+
+SIZE = 16
+SIGN, DISTRACTOR = (4, 6, 4), (11, 9, 11)
+
+
+def blob(centre: tuple[int, int, int]) -> Tensor:
+    axes = torch.meshgrid(*[torch.arange(float(SIZE))] * 3, indexing="ij")
+    apart = torch.stack([(axis - place) ** 2 for axis, place in zip(axes, centre, strict=True)]).sum(dim=0)
+    return torch.exp(-apart / 8)
+
+
+def patients(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Noise, with the sign in half of them (their labels), and the distractor in an independent half."""
+    chance = torch.Generator().manual_seed(seed)
+    labels, odd = (torch.randint(0, 2, (count,), generator=chance).float() for _ in range(2))
+    noise = 0.5 * torch.randn(count, 1, SIZE, SIZE, SIZE, generator=chance)
+    return noise + 3 * (labels.view(-1, 1, 1, 1, 1) * blob(SIGN) + odd.view(-1, 1, 1, 1, 1) * blob(DISTRACTOR)), labels
+
+
+@pytest.fixture(scope="module")
+def learnt() -> Ensemble:
+    torch.manual_seed(0)
+    network: Network = build(Architecture(in_channels=1, clinical_size=1, filters=4, fusion=Fusion.DAFT))
+    optimiser = torch.optim.Adam(network.parameters(), lr=4e-3)
+    for step in range(120):
+        images, labels = patients(16, seed=step)
+        found = network(images, torch.ones(16, 1))[:, 0]
+        nn.functional.binary_cross_entropy_with_logits(found, labels).backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        optimiser.zero_grad()
+    return Ensemble([network])
+
+
+def mapped(ensemble: Ensemble, image: Tensor, steps: int = FAST_STEPS) -> Tensor:
+    voxels, _ = path_gradients(ensemble, image, torch.ones(1), slice(0, 1), steps=steps)
+    return smooth(voxels)[0]
+
+
+def positives(count: int) -> list[Tensor]:
+    images, labels = patients(4 * count, seed=10**6)
+    return list(images[labels > 0][:count])
+
+
+def test_the_sign_was_learnt(learnt: Ensemble) -> None:
+    images, labels = patients(64, seed=10**6)
+    found = torch.tensor([logit(learnt, image, torch.ones(1)) for image in images])
+    assert ((found > 0) == (labels > 0)).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("steps", [FAST_STEPS, 16])
+def test_a_planted_sign_is_found_where_it_was_planted(learnt: Ensemble, steps: int) -> None:
+    hits = 0
+    for image in positives(16):
+        peak = np.unravel_index(int(mapped(learnt, image, steps).argmax()), (SIZE, SIZE, SIZE))
+        hits += bool(np.linalg.norm(np.subtract(peak, SIGN)) <= 3)
+    assert hits >= 15
+
+
+def test_deleting_the_top_voxels_moves_the_logit_more_than_deleting_random_ones(learnt: Ensemble) -> None:
+    chance = torch.Generator().manual_seed(0)
+    count = SIZE**3 // 50
+    top: list[float] = []
+    other: list[float] = []
+    for image in positives(8):
+        whole = logit(learnt, image, torch.ones(1))
+        ranked = mapped(learnt, image).flatten().argsort(descending=True)[:count]
+        for where, drops in ((ranked, top), (torch.randperm(SIZE**3, generator=chance)[:count], other)):
+            deleted = image.clone()
+            deleted.view(-1)[where] = 0
+            drops.append(whole - logit(learnt, deleted, torch.ones(1)))
+    assert min(top) > max(other)
+    assert np.mean(top) > 5 * abs(np.mean(other))
+
+
+def test_a_randomised_network_gives_unrelated_maps(learnt: Ensemble) -> None:
+    """Adebayo et al., "Sanity checks for saliency maps", NeurIPS 2018."""
+    randomised = Ensemble([random_network(learnt.folds[0].architecture, seed=7)])
+    for image in positives(6):
+        one, two = (np.argsort(np.argsort(mapped(e, image).flatten().numpy())) for e in (learnt, randomised))
+        assert abs(np.corrcoef(one, two)[0, 1]) < 0.3
+
+
+def test_the_fast_map_agrees_with_integrated_gradients(learnt: Ensemble) -> None:
+    fast_fine = [
+        np.corrcoef(mapped(learnt, image).flatten(), mapped(learnt, image, 32).flatten())[0, 1]
+        for image in positives(6)
+    ]
+    assert np.mean(fast_fine) > 0.85

@@ -1,0 +1,58 @@
+"""The cheap form of the tail is the tail."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from app.manifest import Architecture, Fusion, Location, ScaleActivation
+from app.network.coalitions import PatientTail
+from app.network.ensemble import Ensemble, folded
+from tests.factory import random_network
+
+
+@pytest.mark.parametrize("location", list(Location))
+@pytest.mark.parametrize("fusion", list(Fusion))
+def test_it_gives_the_tails_numbers(fusion: Fusion, location: Location) -> None:
+    halves = ((True, True), (True, False), (False, True))
+    for activation, (scale, shift) in itertools.product(ScaleActivation, halves):
+        network = random_network(
+            Architecture(fusion=fusion, location=location, activation=activation, scale=scale, shift=shift,
+                         in_channels=2, clinical_size=5, filters=2, outputs=2)
+        )  # fmt: skip
+        features, clinical = network.trunk(torch.randn(1, 2, 24, 16, 16)).detach(), torch.randn(9, 5)
+        direct = network.tail(features.expand(9, -1, -1, -1, -1), clinical)
+        assert torch.allclose(PatientTail(network, features).logits(clinical), direct, atol=1e-5)
+
+
+def test_folding_the_normalisation_changes_nothing() -> None:
+    for location in Location:
+        network = random_network(Architecture(in_channels=2, clinical_size=5, filters=2, location=location))
+        image, clinical = torch.randn(2, 2, 16, 16, 16), torch.randn(2, 5)
+        inference = folded(network)
+        assert not any(isinstance(module, torch.nn.BatchNorm3d) for module in inference.modules())
+        assert torch.allclose(inference(image, clinical), network(image, clinical), atol=1e-5)
+
+
+def test_a_coalition_costs_a_small_part_of_the_network() -> None:
+    """At the size that the benches use, rates are 150 apart and more (bench/explain.py); here a lenient tenth of it,
+    on a quarter of the voxels, so that a busy machine does not decide.
+    """
+    architecture = Architecture(in_channels=5, clinical_size=40, filters=16)
+    ensemble = Ensemble([random_network(architecture)])
+    network, image, clinical = ensemble.folds[0], torch.randn(5, 64, 64, 64), torch.randn(256, 40)
+    tail = PatientTail(network, ensemble.features(image)[0])
+    tail.logits(clinical)
+    ratios = []
+    for _ in range(3):
+        start = time.perf_counter()
+        with torch.no_grad():
+            network(ensemble.image(image), clinical[:1])
+        middle = time.perf_counter()
+        tail.logits(clinical)
+        ratios.append((middle - start) / ((time.perf_counter() - middle) / len(clinical)))
+    assert np.median(ratios) > 15
