@@ -1,0 +1,70 @@
+"""Settings of every process, read once from the environment (prefix ``RLVO_``) and handed down from there.
+
+Nothing else in the house reads the environment; every room gets what it needs as arguments.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIB = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """Every setting with its default; the table in the README is made from these descriptions."""
+
+    model_config = SettingsConfigDict(env_prefix="RLVO_", extra="ignore", frozen=True)
+
+    data_dir: Path = Field(default=Path("data"), description="All that the service keeps, unless set otherwise below")
+    database_url: str = Field(default="", description="SQLAlchemy URL; empty: SQLite in the data folder")
+    storage_url: str = Field(default="", description="Folder (or file:// URL) of the blobs; empty: data folder/blobs")
+    model_store: Path = Field(default=Path("model_store"), description="Folder of the model versions")
+    default_model: str = Field(default="rlvo-synthetic", description="Model of a request that names none")
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on")
+    auth: Literal["auto", "keys", "off"] = Field(
+        default="auto", description="API keys: `keys` always, `off` never, `auto` everywhere but on loopback"
+    )
+    insecure: bool = Field(default=False, description="Allow `auth=off` on an address that others can reach")
+
+    max_body_bytes: int = Field(default=2048 * MIB, ge=1, description="Largest request body")
+    max_volume_bytes: int = Field(default=4096 * MIB, ge=1, description="Largest volume after inflation")
+    max_voxels: int = Field(default=512_000_000, ge=1, description="Most voxels of one volume")
+    max_json_bytes: int = Field(default=64 * 1024, ge=1, description="Largest JSON document")
+    receive_timeout: float = Field(default=300.0, gt=0, description="Seconds in which a body must have arrived")
+    wait_default: float = Field(default=30.0, ge=0, description="Seconds a POST waits for its answer by default")
+    wait_max: float = Field(default=120.0, ge=0, description="Longest wait that a caller may ask for, in seconds")
+    queue_limit: int = Field(default=1000, ge=1, description="Waiting predictions beyond which a POST answers 429")
+    idempotency_hours: float = Field(default=24.0, gt=0, description="How long an Idempotency-Key is remembered")
+    require_idempotency_key: bool = Field(default=False, description="Refuse a POST without an Idempotency-Key")
+
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the networks run")
+    threads: int = Field(default=0, ge=0, description="CPU threads of one worker; 0: all cores")
+    heartbeat: float = Field(default=2.0, gt=0, description="Seconds between a worker's signs of life")
+    lease: float = Field(default=15.0, gt=0, description="Seconds of silence after which a worker counts as dead")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged")
+
+    @cached_property
+    def database(self) -> str:
+        """The SQLAlchemy URL in force."""
+        return self.database_url or f"sqlite:///{(self.data_dir / 'rlvo.sqlite').resolve()}"
+
+    @cached_property
+    def blobs(self) -> Path:
+        """The folder of the blobs in force."""
+        return Path(self.storage_url.removeprefix("file://")) if self.storage_url else self.data_dir / "blobs"
+
+    @property
+    def on_loopback(self) -> bool:
+        return self.host in ("127.0.0.1", "::1", "localhost")
+
+    @property
+    def keys_required(self) -> bool:
+        """Whether a caller must show an API key."""
+        return self.auth == "keys" or (self.auth == "auto" and not self.on_loopback)

@@ -1,0 +1,85 @@
+"""What became of predictions: reviews, which add up, and one outcome each, which may be corrected.
+
+Both are erased with their prediction (`predictions.erase`). Every change locks the prediction's row first, so that an
+erasure and a review, or two corrections at once, come one after the other.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session
+
+from app.database import predictions
+from app.database.session import now
+from app.database.tables import OutcomeRow, PredictionRow, ReviewRow
+from app.sdk.errors import NotFinished
+from app.sdk.followup import Outcome, OutcomeDraft, Review, ReviewDraft
+from app.sdk.types import Status
+
+
+def add_review(session: Session, prediction_id: str, caller: str | None, draft: ReviewDraft) -> tuple[Review, bool]:
+    """The review as it is on record, and whether it is new: the reviewer's last one sent again changes nothing.
+
+    Raises PredictionNotFound, Erased, and NotFinished where there is nothing to review.
+    """
+    _lock(session, prediction_id, caller)
+    by_them = _reviews_of(prediction_id).where(ReviewRow.reviewer == draft.reviewer)
+    last = session.scalars(by_them.order_by(ReviewRow.id.desc()).limit(1)).first()
+    values = {
+        "verdict": draft.verdict.value,
+        "reason": draft.reason and draft.reason.value,
+        "comment": draft.comment,
+    }
+    if last is not None and {name: getattr(last, name) for name in values} == values:
+        return _review(last), False
+    row = ReviewRow(
+        id=predictions.new_id(), prediction_id=prediction_id, reviewer=draft.reviewer, created=now(), **values
+    )
+    session.add(row)
+    session.flush()
+    return _review(row), True
+
+
+def reviews(session: Session, prediction_id: str, caller: str | None) -> list[Review]:
+    """Every review of a prediction, oldest first. Raises PredictionNotFound, Erased."""
+    predictions.find(session, prediction_id, caller)
+    return [_review(row) for row in session.scalars(_reviews_of(prediction_id).order_by(ReviewRow.id))]
+
+
+def set_outcome(session: Session, prediction_id: str, caller: str | None, draft: OutcomeDraft) -> Outcome:
+    """Records the outcome, or corrects it. Raises as `add_review`."""
+    _lock(session, prediction_id, caller)
+    row = session.get(OutcomeRow, prediction_id) or OutcomeRow(prediction_id=prediction_id)
+    row.etici = draft.etici
+    row.rescue_treatment = draft.rescue_treatment
+    row.final_stenosis_percent = draft.final_stenosis_percent
+    row.refractory = draft.refractory
+    row.recorded = now()
+    session.add(row)
+    session.flush()
+    return _outcome(row)
+
+
+def outcome(session: Session, prediction_id: str, caller: str | None) -> Outcome | None:
+    """The outcome on record; None where none was told yet. Raises PredictionNotFound, Erased."""
+    predictions.find(session, prediction_id, caller)
+    row = session.get(OutcomeRow, prediction_id)
+    return row and _outcome(row)
+
+
+def _lock(session: Session, prediction_id: str, caller: str | None) -> None:
+    session.execute(select(PredictionRow.id).where(PredictionRow.id == prediction_id).with_for_update())
+    if predictions.find(session, prediction_id, caller).status is not Status.SUCCEEDED:
+        raise NotFinished("Only a prediction that succeeded can be reviewed or have an outcome")
+
+
+def _reviews_of(prediction_id: str) -> Select[ReviewRow]:
+    return select(ReviewRow).where(ReviewRow.prediction_id == prediction_id)
+
+
+def _review(row: ReviewRow) -> Review:
+    return Review.model_validate({name: getattr(row, name) for name in Review.model_fields})
+
+
+def _outcome(row: OutcomeRow) -> Outcome:
+    return Outcome.model_validate({name: getattr(row, name) for name in Outcome.model_fields})

@@ -1,0 +1,15 @@
+"""Runs inside `Database.upgrade`, which hands over an open transaction that holds the migration lock."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from app.database.tables import Base
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=Base.metadata,
+    render_as_batch=True,  # SQLite cannot alter a column in place
+    transactional_ddl=True,
+)
+context.run_migrations()

@@ -1,0 +1,211 @@
+"""What is kept, as tables. The same on SQLite and PostgreSQL.
+
+Notable choices:
+- Times are UTC and aware, whatever the database makes of them.
+- Answers are stored in the shape they are given in, as JSON; only what is searched or fenced has a column.
+- A blob's reference count is the number of artifacts that name it: a stored counter could drift, this cannot.
+- Clinical values live in `predictions`, `attributions`, `reviews` and `outcomes` alone, so that erasing their rows
+  erases the patient.
+- `migrations/` creates these tables; a test holds the two equal.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Float, ForeignKey, Index, Integer, String, TypeDecorator
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Utc(TypeDecorator[datetime]):
+    """An aware UTC time. SQLite has no zones: it keeps the UTC reading, and the zone is put back here."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return value and value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return value and (value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC))
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own declaration
+        datetime: Utc(),
+        dict[str, Any]: JSON(none_as_null=True),
+        list[Any]: JSON(none_as_null=True),
+    }
+
+
+class PredictionRow(Base):
+    """One prediction. After an erasure only the tombstone is left: id, caller, model, times."""
+
+    __tablename__ = "predictions"
+    __table_args__ = (Index("predictions_page", "caller", "created", "id"), Index("predictions_status", "status"))
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    caller: Mapped[str] = mapped_column(String(64))
+    status: Mapped[str] = mapped_column(String(16))
+    stage: Mapped[str | None] = mapped_column(String(16))
+    progress: Mapped[float] = mapped_column(Float, default=0.0)
+    created: Mapped[datetime]
+    started: Mapped[datetime | None]
+    finished: Mapped[datetime | None]
+    erased: Mapped[datetime | None]
+
+    run: Mapped[int] = mapped_column(Integer, default=0)
+    """The fencing token: each start of the work takes the next number, and only its holder may write."""
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    """Starts since the work last reached a new stage; a job that dies too often is quarantined by it."""
+
+    model_name: Mapped[str] = mapped_column(String(63))
+    model_version: Mapped[str] = mapped_column(String(64))
+    model_digest: Mapped[str] = mapped_column(String(71))
+
+    subject: Mapped[str | None] = mapped_column(String(128))
+    explain: Mapped[bool]
+    clinical: Mapped[dict[str, Any] | None]
+    inputs: Mapped[dict[str, Any] | None]
+    trace_id: Mapped[str | None] = mapped_column(String(64))
+    body_digest: Mapped[str | None] = mapped_column(String(128))
+
+    probability: Mapped[float | None] = mapped_column(Float)
+    interval: Mapped[dict[str, Any] | None]
+    folds: Mapped[list[Any] | None]
+    decision: Mapped[dict[str, Any] | None]
+    flags: Mapped[list[Any] | None]
+    perfusion: Mapped[dict[str, Any] | None]
+    timings: Mapped[dict[str, Any] | None]
+    error: Mapped[dict[str, Any] | None]
+
+
+class AttributionRow(Base):
+    """The reasons of one prediction, as numbers; its maps are artifacts."""
+
+    __tablename__ = "attributions"
+
+    prediction_id: Mapped[str] = mapped_column(ForeignKey("predictions.id"), primary_key=True)
+    base: Mapped[float] = mapped_column(Float)
+    total: Mapped[float] = mapped_column(Float)
+    clinical: Mapped[list[Any]]
+    imaging: Mapped[list[Any]]
+    regions: Mapped[list[Any]]
+    maps: Mapped[list[Any]]
+
+
+class BlobRow(Base):
+    """Bytes in the storage that at least one artifact names."""
+
+    __tablename__ = "blobs"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+
+
+class ArtifactRow(Base):
+    """What a prediction calls a blob: ``inputs/cta.nii``, ``maps/attribution-cta.nii.gz``, ``report.html``."""
+
+    __tablename__ = "artifacts"
+
+    prediction_id: Mapped[str] = mapped_column(ForeignKey("predictions.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(128), primary_key=True)
+    digest: Mapped[str] = mapped_column(ForeignKey("blobs.digest"), index=True)
+    media_type: Mapped[str] = mapped_column(String(64))
+
+
+class ReviewRow(Base):
+    """What a reviewer thought of a prediction."""
+
+    __tablename__ = "reviews"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    prediction_id: Mapped[str] = mapped_column(ForeignKey("predictions.id"), index=True)
+    reviewer: Mapped[str] = mapped_column(String(64))
+    verdict: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str | None] = mapped_column(String(32))
+    comment: Mapped[str] = mapped_column(String(500))
+    created: Mapped[datetime]
+
+
+class OutcomeRow(Base):
+    """How the thrombectomy of a prediction's patient ended."""
+
+    __tablename__ = "outcomes"
+
+    prediction_id: Mapped[str] = mapped_column(ForeignKey("predictions.id"), primary_key=True)
+    etici: Mapped[str] = mapped_column(String(8))
+    rescue_treatment: Mapped[bool]
+    final_stenosis_percent: Mapped[float | None] = mapped_column(Float)
+    refractory: Mapped[bool | None]
+    recorded: Mapped[datetime]
+
+
+class IdempotencyRow(Base):
+    """An Idempotency-Key of one caller: reserved (no prediction yet, until ``expires``) or complete."""
+
+    __tablename__ = "idempotency_keys"
+
+    caller: Mapped[str] = mapped_column(String(64), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    token: Mapped[str] = mapped_column(String(32))
+    owner: Mapped[str] = mapped_column(String(64))
+    prediction_id: Mapped[str | None] = mapped_column(ForeignKey("predictions.id"), index=True)
+    body_digest: Mapped[str | None] = mapped_column(String(128))
+    expires: Mapped[datetime] = mapped_column(index=True)
+
+
+class KeyRow(Base):
+    """An API key. The secret itself is nowhere: it has 256 random bits, so its plain sha-256 cannot be searched."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64))
+    tenant: Mapped[str] = mapped_column(String(64))
+    hash: Mapped[str] = mapped_column(String(64), unique=True)
+    scopes: Mapped[list[Any]]
+    created: Mapped[datetime]
+    expires: Mapped[datetime | None]
+    revoked: Mapped[datetime | None]
+
+
+class AuditRow(Base):
+    """Who did what to which id. Triggers of the database refuse to change or delete a row."""
+
+    __tablename__ = "audit"
+
+    seq: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    at: Mapped[datetime]
+    actor: Mapped[str] = mapped_column(String(64))
+    action: Mapped[str] = mapped_column(String(64))
+    target: Mapped[str] = mapped_column(String(128))
+    detail: Mapped[dict[str, Any]]
+    previous: Mapped[str] = mapped_column(String(64))
+    hash: Mapped[str] = mapped_column(String(64))
+
+
+class AuditHeadRow(Base):
+    """The one row that every append locks: the length of the chain and its last hash."""
+
+    __tablename__ = "audit_head"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    seq: Mapped[int] = mapped_column(Integer)
+    hash: Mapped[str] = mapped_column(String(64))
+
+
+class WorkerRow(Base):
+    """A worker process that says it is alive. ``beats`` counts up, so that a jump of a clock kills nobody."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    host: Mapped[str] = mapped_column(String(255))
+    pid: Mapped[int] = mapped_column(Integer)
+    device: Mapped[str] = mapped_column(String(16))
+    models: Mapped[list[Any]]
+    started: Mapped[datetime]
+    beat: Mapped[datetime]
+    beats: Mapped[int] = mapped_column(Integer)

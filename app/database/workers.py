@@ -1,0 +1,64 @@
+"""The roll of the workers: who is alive, which models it has loaded, and whose jobs have to be taken over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from app.database.session import now
+from app.database.tables import WorkerRow
+from app.database.upsert import insert_for
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One worker as the roll has it; ``models`` are the ``name@version`` that it keeps loaded."""
+
+    id: str
+    host: str
+    pid: int
+    device: str
+    models: tuple[str, ...]
+    started: datetime
+    beat: datetime
+    beats: int
+
+
+def beat(session: Session, worker: Worker) -> None:
+    """Writes the worker's sign of life, and its row where it is new or was taken for dead."""
+    values = {
+        "host": worker.host,
+        "pid": worker.pid,
+        "device": worker.device,
+        "models": list(worker.models),
+        "started": worker.started,
+        "beat": worker.beat,
+        "beats": worker.beats,
+    }
+    insert = insert_for(session, WorkerRow).values(id=worker.id, **values)
+    session.execute(insert.on_conflict_do_update(index_elements=["id"], set_=values))
+
+
+def roll(session: Session) -> list[Worker]:
+    """Everybody on the roll, alive or not, oldest first."""
+    rows = session.scalars(select(WorkerRow).order_by(WorkerRow.started, WorkerRow.id))
+    return [
+        Worker(row.id, row.host, row.pid, row.device, tuple(row.models), row.started, row.beat, row.beats)
+        for row in rows
+    ]
+
+
+def live(session: Session, lease: float) -> list[Worker]:
+    """Those that gave a sign of life within the last ``lease`` seconds."""
+    since = now() - timedelta(seconds=lease)
+    return [worker for worker in roll(session) if worker.beat >= since]
+
+
+def strike(session: Session, worker_id: str) -> bool:
+    """Takes a worker off the roll. Of several that try at once, one is told True."""
+    return (
+        session.execute(delete(WorkerRow).where(WorkerRow.id == worker_id).returning(WorkerRow.id)).first() is not None
+    )

@@ -1,0 +1,130 @@
+"""The connection: what a transaction promises on both databases, and how their loss is told."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import text
+
+from app.database import workers
+from app.database.session import Database, now
+from app.database.tables import Base
+from app.database.workers import Worker
+from app.sdk.errors import DatabaseUnavailable
+
+
+def worker(beats: int = 1) -> Worker:
+    return Worker("w", "host", 1, "cpu", ("tiny@1.0.0",), now(), now(), beats)
+
+
+def test_an_exception_rolls_everything_back(database: Database) -> None:
+    def fail_halfway() -> None:
+        with database.session() as session:
+            workers.beat(session, worker())
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_halfway()
+    with database.reading() as session:
+        assert workers.roll(session) == []
+
+
+def test_a_session_is_committed_at_its_end(database: Database) -> None:
+    with database.session() as session:
+        workers.beat(session, worker())
+    with database.reading() as session:
+        (found,) = workers.roll(session)
+    assert found.models == ("tiny@1.0.0",)
+    assert found.beat.utcoffset() is not None
+    assert abs((now() - found.beat).total_seconds()) < 60
+
+
+def test_a_reading_session_writes_nothing(database: Database) -> None:
+    if database.sqlite:
+        pytest.skip("SQLite's reading session is a promise of ours, not of the database")
+    with pytest.raises(Exception, match="read-only"), database.reading() as session:
+        workers.beat(session, worker())
+
+
+def test_what_was_read_still_holds_when_it_is_written(database: Database) -> None:
+    """Twenty threads count one number up; none of their counts is lost."""
+    with database.session() as session:
+        workers.beat(session, worker(beats=0))
+
+    def count() -> None:
+        for _ in range(5):
+            with database.session() as session:
+                lock = "" if database.sqlite else " FOR UPDATE"
+                beats = session.execute(text(f"SELECT beats FROM workers WHERE id = 'w'{lock}")).scalar_one()
+                time.sleep(0.001)
+                workers.beat(session, worker(beats=beats + 1))
+
+    threads = [threading.Thread(target=count) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with database.reading() as session:
+        assert workers.roll(session)[0].beats == 100
+
+
+def test_sqlite_is_set_to_lose_nothing(database: Database) -> None:
+    if not database.sqlite:
+        pytest.skip("about SQLite")
+    with database.reading() as session:
+        settings = [session.execute(text(f"PRAGMA {name}")).scalar() for name in ("journal_mode", "synchronous")]
+        assert settings == ["delete", 2]
+        assert session.execute(text("PRAGMA busy_timeout")).scalar() == 30000
+        assert session.execute(text("PRAGMA foreign_keys")).scalar() == 1
+
+
+def test_the_migrations_make_the_tables_that_the_code_declares(database: Database) -> None:
+    ours = set(Base.metadata.tables)
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(
+            connection,
+            opts={"include_name": lambda name, kind, _parents: kind != "table" or name in ours, "compare_type": True},
+        )
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_upgrading_again_changes_nothing(database: Database) -> None:
+    database.upgrade()
+    database.ping()
+
+
+def test_many_processes_may_upgrade_at_once(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'new' / 'rlvo.sqlite'}"
+    code = f"from app.database.session import Database; Database({url!r}).upgrade()"
+    started = [subprocess.Popen([sys.executable, "-W", "error", "-c", code]) for _ in range(3)]
+    assert [process.wait(60) for process in started] == [0, 0, 0]
+    database = Database(url)
+    database.ping()
+    database.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["sqlite:////nowhere/rlvo.sqlite", "postgresql://nobody@127.0.0.1:1/nothing", "postgres://nobody@127.0.0.1:1/x"],
+)
+def test_a_database_that_is_away_is_unavailable(url: str) -> None:
+    database = Database(url)
+    with pytest.raises(DatabaseUnavailable) as told:
+        database.ping()
+    assert told.value.retry_after
+    assert "nowhere" not in told.value.detail
+    database.close()
+
+
+def test_a_database_without_tables_is_unavailable(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'empty.sqlite'}")
+    with pytest.raises(DatabaseUnavailable):
+        database.ping()
+    database.close()

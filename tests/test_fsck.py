@@ -1,0 +1,98 @@
+"""`rlvo fsck`: it finds each kind of damage, mends what can be mended, and leaves a sound service alone."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from app.config import Settings
+from app.database import predictions
+from app.database.session import Database
+from app.fsck import fsck
+from app.queue import Queue
+from app.sdk.types import Input, InputSummary, Status
+from app.storage import Storage
+from tests import study
+
+
+@dataclass
+class Kept:
+    """A service's data: one queued prediction of one volume."""
+
+    settings: Settings
+    database: Database
+    storage: Storage
+    prediction_id: str
+    volume: InputSummary
+
+
+@pytest.fixture
+def kept(tmp_path: Path, database: Database, database_url: str) -> Kept:
+    storage = Storage(tmp_path / "blobs")
+    volume = study.store_volume(storage, tmp_path)
+    new = study.new_prediction(inputs={Input.CTA: volume})
+    with database.session() as session:
+        study.add_and_queue(session, Queue(database), new)
+    settings = Settings(data_dir=tmp_path, database_url=database_url, storage_url=str(tmp_path / "blobs"))
+    return Kept(settings, database, storage, new.id, volume)
+
+
+def test_a_sound_service_is_left_as_it_is(kept: Kept) -> None:
+    os.utime(kept.storage.path(kept.volume.sha256), (0, 0))
+    report = fsck(kept.settings, deep=True, mend=True)
+    assert report.sound
+    assert report.lines() == ["1 blobs named by predictions"]
+    assert kept.storage.verify(kept.volume.sha256)
+
+
+def test_a_missing_blob_is_told_with_its_prediction(kept: Kept) -> None:
+    kept.storage.path(kept.volume.sha256).unlink()
+    report = fsck(kept.settings)
+    assert report.missing == {kept.volume.sha256: [kept.prediction_id]}
+    assert not report.sound
+
+
+def test_damage_is_found_when_looked_for_and_put_aside(kept: Kept) -> None:
+    kept.storage.path(kept.volume.sha256).write_bytes(b"other bytes")
+    assert fsck(kept.settings).sound
+    looked = fsck(kept.settings, deep=True)
+    assert looked.damaged == {kept.volume.sha256: [kept.prediction_id]}
+    assert kept.storage.exists(kept.volume.sha256)
+    assert not fsck(kept.settings, deep=True, mend=True).sound
+    assert not kept.storage.exists(kept.volume.sha256)
+    assert any("missing" in line for line in fsck(kept.settings).lines())
+
+
+def test_old_orphans_are_deleted_and_young_ones_left(kept: Kept) -> None:
+    old, young = kept.storage.put(b"old"), kept.storage.put(b"young")
+    os.utime(kept.storage.path(old), (0, 0))
+    assert fsck(kept.settings).orphans == [old]
+    assert kept.storage.exists(old)
+    report = fsck(kept.settings, mend=True)
+    assert report.sound
+    assert report.orphans == [old]
+    assert not kept.storage.exists(old)
+    assert kept.storage.exists(young)
+
+
+def test_a_prediction_that_nothing_works_on_is_ended(kept: Kept) -> None:
+    table = "workflow_status" if kept.database.sqlite else "dbos.workflow_status"
+    with kept.database.session() as session:
+        session.execute(text(f"UPDATE {table} SET status = 'ERROR'"))
+    assert fsck(kept.settings).stuck == [kept.prediction_id]
+    fsck(kept.settings, mend=True)
+    with kept.database.reading() as session:
+        assert predictions.find(session, kept.prediction_id, None).status is Status.FAILED
+    assert fsck(kept.settings).sound
+
+
+def test_a_broken_audit_is_told(kept: Kept) -> None:
+    with kept.database.session() as session:
+        session.execute(text("UPDATE audit_head SET seq = 3"))
+    report = fsck(kept.settings)
+    assert report.audit_broken_at == 1
+    assert not report.sound
