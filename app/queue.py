@@ -1,0 +1,90 @@
+"""The queue of predictions: an entry is made in the very transaction that inserts the prediction.
+
+Notable choices:
+- The engine is DBOS Transact, over our own database and our own connections; no queue is written by hand.
+- A job's id is its prediction's id, so submitting one twice makes one job.
+- A job carries its prediction's id and nothing else: no patient data ever lies in the engine's tables.
+- There is no cancel here. A prediction is cancelled in its own row; its job looks there before each step, and ends.
+- No torch: the API process uses this.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from app.database.session import Database
+from app.database.tables import PredictionRow
+from app.sdk.types import Status
+
+APPLICATION = "rlvo"
+QUEUE = "predictions"
+JOB = "predict"
+SERIALIZER = DBOSPortableJSONSerializer()
+NORMAL = 100
+"""The priority of a prediction unless it is given one; a smaller number is served earlier."""
+POLLING = 0.05
+"""Seconds between a worker's looks at the queue."""
+
+
+class Queue:
+    """The way into the queue, for the process that takes requests. Connects when first used."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._client = DBOSClient(
+            system_database_engine=database.engine,
+            serializer=SERIALIZER,
+            application_name=APPLICATION,
+            lazy=True,
+            retry_connection_errors=False,
+        )
+
+    def upgrade(self) -> None:
+        """Brings the engine's tables to this release's shape; after `Database.upgrade`, which makes the file."""
+        DBOS.migrate(self._database.url.render_as_string(hide_password=False))
+        self._client.register_queue(QUEUE, worker_concurrency=1, polling_interval_sec=POLLING)
+
+    def submit(self, session: Session, prediction_id: str, *, priority: int = NORMAL) -> None:
+        """Queues the work on a prediction, if and when the session's transaction is committed."""
+        self._client.enqueue_in_transaction(
+            session,
+            {"workflow_name": JOB, "queue_name": QUEUE, "workflow_id": prediction_id, "priority": priority},
+            prediction_id,
+        )
+
+    def running(self) -> dict[str, str]:
+        """The predictions that some worker took, each with that worker's id."""
+        jobs = self._client.list_workflows(status="PENDING", name=JOB, load_input=False, load_output=False)
+        return {job.workflow_id: job.executor_id or "" for job in jobs}
+
+    def requeue(self, prediction_ids: list[str]) -> None:
+        """Lets other workers go on with jobs whose worker is gone, after the last step that it completed.
+
+        Should that worker live after all, it has lost the jobs: neither the engine nor our rows take its writes.
+        """
+        self._client.resume_workflows(prediction_ids, queue_name=QUEUE)
+
+    def prune(self, *, older_than: float) -> None:
+        """Forgets jobs that ended more than ``older_than`` seconds ago; their predictions are the record."""
+        before = datetime.fromtimestamp(time.time() - older_than, UTC).isoformat()
+        ended = self._client.list_workflows(
+            status="SUCCESS", name=JOB, completed_before=before, limit=1000, load_input=False, load_output=False
+        )
+        if ended:
+            self._client.delete_workflows([job.workflow_id for job in ended])
+
+    def alive(self, prediction_ids: list[str]) -> set[str]:
+        """Those of the predictions that the engine will still work on."""
+        jobs = self._client.list_workflows(
+            workflow_ids=prediction_ids, status=["ENQUEUED", "PENDING"], load_input=False, load_output=False
+        )
+        return {job.workflow_id for job in jobs}
+
+    def depth(self, session: Session) -> int:
+        """How many predictions wait for a worker."""
+        return session.scalar(select(func.count()).where(PredictionRow.status == Status.QUEUED)) or 0

@@ -1,0 +1,283 @@
+"""The worker process: takes predictions from the queue, one at a time, and works them through to their record.
+
+Notable choices:
+- The job engine (DBOS Transact) runs `predict` and remembers each completed step. A worker that takes over runs it
+  again from its beginning, and completed steps are answered from that memory.
+- The prediction's own row decides. Before each step the job asks it for leave to go on, so a cancelled, erased or
+  taken-over prediction ends there, whatever the engine thinks.
+- Every worker watches the others. One is dead when its lock file is free (the kernel lets go of it at once; seen on
+  the same machine only) or when its count of beats stood still for a lease by the watcher's own clock. No two clocks
+  are ever compared. Whoever strikes it off the roll puts its jobs back into the queue.
+- SIGTERM drains: nothing new is taken, the job in hand is finished, or else put back.
+- A job that keeps killing its worker without reaching a new stage is quarantined with its own code.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from dbos import DBOS, DBOSConfig
+
+from app.config import Settings
+from app.database import idempotency, predictions, work, workers
+from app.database.session import Database, now, patiently
+from app.imaging.limits import Limits
+from app.job import TRIES, FailureRecord, Job, Steps, failure_record
+from app.predictor import Predictor
+from app.queue import APPLICATION, JOB, SERIALIZER, Queue
+from app.sdk.errors import DatabaseUnavailable, InternalError, RlvoError
+from app.sdk.types import Stage
+from app.storage import Storage
+
+log = logging.getLogger("rlvo.worker")
+
+DRAIN = 25
+"""Seconds that the job in hand gets to finish after SIGTERM; a supervisor's patience is a little longer."""
+SWEEP_EVERY = 600.0
+ORPHAN_AGE = 3600.0
+"""Age in seconds at which a blob that no row names, or an upload's remains, are swept; no upload takes that long."""
+
+QUARANTINED = failure_record(
+    InternalError("The prediction was given up: its worker process died each time that it was tried")
+)
+
+
+def run(settings: Settings) -> None:
+    """Runs one worker until SIGTERM or SIGINT."""
+    Worker(settings).run()
+
+
+class Worker:
+    """One process's worker. Everything that it owns is made here and handed down."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.id = str(uuid.uuid4())
+        self._settings = settings
+        self._database = Database(settings.database)
+        self._storage = Storage(settings.blobs)
+        self._queue = Queue(self._database)
+        self._predictor = Predictor(settings.model_store, settings.device, settings.threads)
+        limits = Limits(max_voxels=settings.max_voxels, max_bytes=settings.max_volume_bytes)
+        self._job = Job(self._database, self._storage, self._predictor, limits)
+        self._watch = Watch(self.id, settings.data_dir / "workers", settings.lease)
+        self._stop = threading.Event()
+        self._gone = threading.Event()
+        self._started = now()
+        self._beats = 0
+
+    def run(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stop.set())
+        patiently(self._database.upgrade)
+        patiently(self._queue.upgrade)
+        self._beat()
+        watching = self._regularly(self._settings.heartbeat, self._watch_over)
+        self._regularly(SWEEP_EVERY, self._sweep)
+        self._warm_up()
+        self._launch()
+        log.info("worker %s takes predictions", self.id)
+        self._stop.wait()
+        log.info("worker %s drains", self.id)
+        DBOS.destroy(workflow_completion_timeout_sec=DRAIN)
+        self._gone.set()  # not before: who stops beating while it drains is taken for dead
+        watching.join(timeout=5)
+        self._leave()
+
+    def predict(self, prediction_id: str) -> None:
+        """One prediction from its start to its record; the engine's workflow."""
+        study = patiently(partial(self._start, prediction_id))
+        if study is not None:
+            failure = QUARANTINED if study.attempts > TRIES else self._work_through(study)
+            if failure is not None:
+                log.error("prediction %s failed: %s", prediction_id, failure["detail"])
+                patiently(partial(self._job.fail, study, failure))
+        patiently(partial(self._job.tidy, prediction_id))
+
+    def _work_through(self, study: work.Study) -> FailureRecord | None:
+        """Step after step; why it ended without an answer, or None where it is recorded or no longer ours to do."""
+        done: Steps = {}
+        for stage in Stage:
+            if stage is Stage.EXPLAIN and not study.explain:
+                continue
+            if not patiently(partial(self._advance, study, stage)):
+                return None
+            done[stage] = DBOS.run_step({"name": stage}, self._job.step, stage, study, done)
+            if failure := done[stage].get("failure"):
+                return failure
+        return None
+
+    def _start(self, prediction_id: str) -> work.Study | None:
+        with self._database.session() as session:
+            return work.start(session, prediction_id)
+
+    def _advance(self, study: work.Study, stage: Stage) -> bool:
+        with self._database.session() as session:
+            return work.advance(session, study, stage)
+
+    def _launch(self) -> None:
+        config: DBOSConfig = {
+            "name": APPLICATION,
+            "system_database_engine": self._database.engine,
+            "executor_id": self.id,
+            # One for all releases, so that a new release goes on with an old one's jobs: steps must stay compatible.
+            "application_version": "1",
+            "serializer": SERIALIZER,
+            "run_migrations": False,
+            "enable_otlp": False,
+            "log_level": "ERROR",
+        }
+        DBOS(config=config)
+
+        @DBOS.workflow(name=JOB)
+        def predict(prediction_id: str) -> None:
+            self.predict(prediction_id)
+
+        DBOS.launch()
+
+    def _warm_up(self) -> None:
+        """Loads the default version. Where there is none yet, the worker still serves those that requests name."""
+        try:
+            entry = self._predictor.registry.resolve(self._settings.default_model)
+            self._predictor.version(entry.name, entry.version)
+        except RlvoError as error:
+            log.error("the default model is not loaded: %s", error.detail)
+        self._beat()
+
+    def _beat(self) -> None:
+        self._beats += 1
+        models = tuple(f"{ref.name}@{ref.version}" for ref in self._predictor.loaded())
+        me = workers.Worker(
+            self.id, socket.gethostname(), os.getpid(), self._settings.device, models, self._started, now(), self._beats
+        )
+        with self._database.session() as session:
+            workers.beat(session, me)
+
+    def _regularly(self, pause: float, duty: Callable[[], object]) -> threading.Thread:
+        """Does a duty in a thread of its own, whatever the job in hand does, until this worker is gone."""
+
+        def repeat() -> None:
+            while not self._gone.wait(pause):
+                try:
+                    duty()
+                except RlvoError as error:
+                    log.warning("%s waits: %s", duty.__name__, error.detail)
+                except Exception as error:  # noqa: BLE001 - a worker that stops beating is taken for dead
+                    log.error("%s: %s", duty.__name__, type(error).__name__)
+
+        thread = threading.Thread(target=repeat, name=duty.__name__, daemon=True)
+        thread.start()
+        return thread
+
+    def _sweep(self) -> None:
+        sweep(self._database, self._storage)
+        self._queue.prune(older_than=ORPHAN_AGE)
+
+    def _watch_over(self) -> None:
+        """Gives a sign of life, and takes over from those that gave none."""
+        self._beat()
+        with self._database.reading() as session:
+            roll = workers.roll(session)
+        for dead in self._watch.dead(roll):
+            with self._database.session() as session:
+                struck = workers.strike(session, dead)
+            if struck:
+                log.warning("worker %s is dead; its jobs go back into the queue", dead)
+                self._requeue({job for job, owner in self._queue.running().items() if owner == dead})
+                self._watch.forget(dead)
+        self._requeue(self._watch.strays(self._queue.running(), {worker.id for worker in roll}))
+
+    def _requeue(self, jobs: set[str]) -> None:
+        if jobs:
+            self._queue.requeue(sorted(jobs))
+
+    def _leave(self) -> None:
+        """Puts back what is unfinished, leaves the roll and ends the process: a job may still hold a thread of it."""
+        try:
+            mine = {job for job, owner in self._queue.running().items() if owner == self.id}
+            self._requeue(mine)
+            with self._database.session() as session:
+                workers.strike(session, self.id)
+            self._watch.close()
+        except DatabaseUnavailable:
+            log.warning("the database is away; another worker will find this one gone")
+        logging.shutdown()
+        os._exit(0)
+
+
+class Watch:
+    """Tells which workers are dead, by their lock files and by their beats. Holds this worker's own lock."""
+
+    def __init__(self, me: str, folder: Path, lease: float) -> None:
+        self._me = me
+        self._folder = folder
+        self._lease = lease
+        self._seen: dict[str, tuple[int, float]] = {}
+        self._stray_since: dict[tuple[str, str], float] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = (folder / me).open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def dead(self, roll: list[workers.Worker]) -> list[str]:
+        """Those on the roll that are dead."""
+        found, moment = [], time.monotonic()
+        for worker in roll:
+            if worker.id == self._me:
+                continue
+            beats, since = self._seen.get(worker.id, (-1, moment))
+            if beats != worker.beats:
+                self._seen[worker.id] = (worker.beats, moment)
+                since = moment
+            if moment - since > self._lease or self._unlocked(worker.id):
+                found.append(worker.id)
+        return found
+
+    def strays(self, running: dict[str, str], known: set[str]) -> set[str]:
+        """Jobs whose worker has been off the roll for a lease: whoever struck it died before it put them back."""
+        moment = time.monotonic()
+        lost = {(job, owner) for job, owner in running.items() if owner not in known}
+        self._stray_since = {stray: self._stray_since.get(stray, moment) for stray in lost}
+        return {job for (job, _), since in self._stray_since.items() if moment - since > self._lease}
+
+    def forget(self, worker_id: str) -> None:
+        """Drops what is kept about a worker that was struck off."""
+        self._seen.pop(worker_id, None)
+        (self._folder / worker_id).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Lets go of this worker's lock."""
+        (self._folder / self._me).unlink(missing_ok=True)
+        self._lock.close()
+
+    def _unlocked(self, worker_id: str) -> bool:
+        """Whether the worker's lock file is here and nobody holds it. False where it ran on another machine."""
+        try:
+            with (self._folder / worker_id).open() as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (FileNotFoundError, BlockingIOError):
+            return False
+        return True
+
+
+def sweep(database: Database, storage: Storage, *, age: float = ORPHAN_AGE) -> int:
+    """Deletes what nothing refers to and nobody touched for ``age`` seconds; returns how many files that were."""
+    old = list(storage.older_than(age))
+    with database.reading() as session:
+        named = predictions.referenced(session, old)
+    swept = sum(storage.delete(digest, grace=age) for digest in old if digest not in named)
+    benches = storage.workbenches()
+    with database.session() as session:
+        idempotency.expire(session)
+        needed = work.unfinished(session, benches)
+    for prediction_id in set(benches) - needed:
+        storage.workbench(prediction_id).clear()
+    return swept + storage.sweep_incoming(older_than=age)
