@@ -1,0 +1,159 @@
+"""A finished prediction as an HL7 FHIR R4B Bundle: RiskAssessment, Device and Provenance.
+
+Notable choices:
+- ``probabilityDecimal`` is a percentage (RiskAssessment invariant ras-2: at most 100), and ``whenPeriod`` is always
+  sent: the risk is that of one procedure, the thrombectomy that follows the imaging.
+- Every resource carries the security label AIAST (v3-ObservationValue, "Artificial Intelligence asserted").
+- The subject is the site's pseudonym as an identifier: no Patient resource, nothing of the clinical record.
+- Entries refer to each other by urn:uuid made from the prediction's id, so that the same record gives the same bundle.
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime, timedelta
+from typing import Any
+
+from app.sdk.errors import NotFinished
+from app.sdk.types import Prediction
+
+_AI_ASSERTED = {
+    "system": "http://terminology.hl7.org/CodeSystem/v3-ObservationValue",
+    "code": "AIAST",
+    "display": "Artificial Intelligence asserted",
+}
+_QUALITATIVE = "http://terminology.hl7.org/CodeSystem/risk-probability"
+_ASSEMBLER = {
+    "system": "http://terminology.hl7.org/CodeSystem/provenance-participant-type",
+    "code": "assembler",
+}
+_OUTCOME = "Refractory large vessel occlusion (final stenosis > 50 %, eTICI 0-2a, or rescue treatment)"
+_HORIZON = timedelta(hours=24)
+
+Resource = dict[str, Any]
+
+
+def bundle(prediction: Prediction) -> Resource:
+    """The collection Bundle of a prediction that succeeded.
+
+    :raises NotFinished: there is no probability yet, or there never will be
+    """
+    if prediction.probability is None or prediction.finished is None:
+        raise NotFinished("Only a prediction that succeeded has a FHIR form.")
+    resources = [_risk_assessment(prediction), _device(prediction), _provenance(prediction)]
+    return {
+        "resourceType": "Bundle",
+        "type": "collection",
+        "timestamp": _instant(prediction.finished),
+        "meta": _meta(),
+        "entry": [
+            {"fullUrl": _url(prediction, resource["resourceType"]), "resource": resource} for resource in resources
+        ],
+    }
+
+
+def _risk_assessment(prediction: Prediction) -> Resource:
+    assert prediction.probability is not None
+    assert prediction.finished is not None
+    decision, interval = prediction.decision, prediction.interval
+    rationale = [prediction.notice]
+    if interval is not None:
+        rationale.append(
+            f"{100 * interval.level:.0f} % interval {100 * interval.low:.1f} to {100 * interval.high:.1f} percent."
+        )
+    if decision is not None:
+        side = "Above" if decision.refractory else "Below"
+        rationale.append(f"{side} the threshold of {100 * decision.threshold:.1f} percent ({decision.rule}).")
+    outcome: Resource = {
+        "outcome": {
+            "text": "Refractory large vessel occlusion (final stenosis > 50 %, eTICI 0-2a, or rescue treatment)"
+        },
+        "probabilityDecimal": round(100 * prediction.probability, 4),
+        "whenPeriod": {
+            "start": _instant(prediction.created),
+            "end": _instant(prediction.created + _HORIZON),
+        },
+        "rationale": " ".join(rationale),
+    }
+    if decision is not None:
+        risk = ("high", "High likelihood") if decision.refractory else ("low", "Low likelihood")
+        outcome["qualitativeRisk"] = {"coding": [{"system": _QUALITATIVE, "code": risk[0], "display": risk[1]}]}
+    return {
+        "resourceType": "RiskAssessment",
+        "id": prediction.id,
+        "meta": _meta(),
+        "status": "final",
+        "method": {"text": f"{prediction.model.name}@{prediction.model.version}"},
+        "subject": _subject(prediction),
+        "occurrenceDateTime": _instant(prediction.finished),
+        "performer": {"reference": _url(prediction, "Device")},
+        "prediction": [outcome],
+        "note": [{"text": flag.detail} for flag in prediction.flags] or [{"text": prediction.notice}],
+    }
+
+
+def _device(prediction: Prediction) -> Resource:
+    return {
+        "resourceType": "Device",
+        "id": str(_uuid(prediction, "Device")),
+        "meta": _meta(),
+        "identifier": [{"system": "urn:ietf:rfc:6920", "value": prediction.model.digest}],
+        "status": "active",
+        "deviceName": [{"name": prediction.model.name, "type": "model-name"}],
+        "version": [{"value": prediction.model.version}],
+        "note": [{"text": prediction.notice}],
+    }
+
+
+def _provenance(prediction: Prediction) -> Resource:
+    assert prediction.finished is not None
+    return {
+        "resourceType": "Provenance",
+        "id": str(_uuid(prediction, "Provenance")),
+        "meta": _meta(),
+        "target": [{"reference": _url(prediction, "RiskAssessment")}],
+        "recorded": _instant(prediction.finished),
+        "agent": [
+            {
+                "type": {
+                    "coding": [
+                        {
+                            "system": "http://terminology.hl7.org/CodeSystem/provenance-participant-type",
+                            "code": "assembler",
+                        }
+                    ]
+                },
+                "who": {"reference": _url(prediction, "Device")},
+            }
+        ],
+        "entity": [
+            {
+                "role": "source",
+                "what": {"identifier": {"value": f"sha256:{item.sha256}"}, "display": str(name)},
+            }
+            for name, item in prediction.inputs.items()
+        ]
+        or [{"role": "source", "what": {"display": "clinical document"}}],
+    }
+
+
+def _subject(prediction: Prediction) -> Resource:
+    if prediction.subject is None:
+        return {"display": "unknown subject"}
+    return {"identifier": {"system": "urn:rlvo:subject", "value": prediction.subject}}
+
+
+def _meta() -> Resource:
+    return {"security": [_AI_ASSERTED]}
+
+
+def _uuid(prediction: Prediction, kind: str) -> uuid.UUID:
+    return uuid.uuid5(uuid.NAMESPACE_URL, f"rlvo:{prediction.id}:{kind}")
+
+
+def _url(prediction: Prediction, kind: str) -> str:
+    return f"urn:uuid:{_uuid(prediction, kind)}"
+
+
+def _instant(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds")

@@ -1,0 +1,230 @@
+"""The one layer in front of every route: trace, caller, limits, headers. Plain ASGI, before any body is read.
+
+Notable choices:
+- Who may call is settled on path and headers alone (security.py); a refused upload is never received into anything.
+- A body is bounded twice: by what it claims (Content-Length) and by what arrives; and it has an absolute deadline.
+- A refusal is sent at once, while the client may still be sending. What follows is read and dropped for a moment, so
+  that the client reads our answer instead of a broken connection; then the connection is closed.
+- HEAD is GET without its body, on every address.
+- What nobody foresaw is a 500 that says nothing of itself; the log has the trace and no value that was submitted.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+import traceback
+from dataclasses import dataclass, field
+
+import anyio
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api import problems
+from app.api.dependencies import Services
+from app.api.security import authorise
+from app.sdk.errors import BadRequest, InternalError, RlvoError, TooLarge, UploadTimeout
+
+log = logging.getLogger("rlvo.http")
+
+SUBMIT = "/v1/predictions"
+INSECURE_WARNING = '199 rlvo "No API keys are asked for: whoever reaches this address may use it"'
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; connect-src 'self' blob: data:; "
+    "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+_LINGER_SECONDS = 2.0
+_LINGER_BYTES = 64 * 1024 * 1024
+
+
+class Gate:
+    """Lets a request through to ``app`` with ``state.trace_id`` and ``state.caller`` set, or answers it itself."""
+
+    def __init__(self, app: ASGIApp, *, services: Services) -> None:
+        self.app = app
+        self.services = services
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1000})
+            return
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        state = scope.setdefault("state", {})
+        state["trace_id"] = trace_id = _trace_id(headers.get("traceparent", ""))
+        body = _Body(receive, self._limit(scope["path"]), self.services.settings.receive_timeout)
+        open_door = not self.services.settings.keys_required
+        reply = _Reply(send, trace_id, body, head=scope["method"] == "HEAD", open_door=open_door)
+        if reply.head:
+            scope["method"] = "GET"
+        started = time.perf_counter()
+        with self.services.metrics.in_flight():
+            try:
+                body.expect(headers)
+                state["caller"] = await authorise(self.services, scope, headers)
+                await self.app(scope, body.receive, reply.send)
+            except RlvoError as error:
+                await self._refuse(error, scope, reply)
+            except ClientDisconnect:
+                log.info("trace=%s the client went away", trace_id)
+            except Exception as error:  # noqa: BLE001 - the last net of the process; nothing of it may reach the caller
+                log.error("trace=%s %s", trace_id, _without_values(error))
+                await self._refuse(InternalError("The service failed; its log has this trace."), scope, reply)
+            finally:
+                self._record(scope, reply, time.perf_counter() - started)
+        await self._finish(headers, body, reply)
+
+    def _limit(self, path: str) -> int:
+        settings = self.services.settings
+        return settings.max_body_bytes if path == SUBMIT else settings.max_json_bytes
+
+    async def _refuse(self, error: RlvoError, scope: Scope, reply: _Reply) -> None:
+        if not reply.started:
+            await problems.answer(error, reply.trace_id)(scope, _nothing, reply.send)
+
+    async def _finish(self, headers: Headers, body: _Body, reply: _Reply) -> None:
+        """Ends the answer; before that, lets a client that is still sending come to its end."""
+        if reply.held is None:
+            return
+        if not body.complete and headers.get("expect", "").lower() != "100-continue":
+            await body.drop()
+        await reply.end()
+
+    def _record(self, scope: Scope, reply: _Reply, seconds: float) -> None:
+        elsewhere = "/static" if scope["path"].startswith("/static/") else "unmatched"
+        route = getattr(scope.get("route"), "path", elsewhere)
+        method = "HEAD" if reply.head else scope["method"]
+        self.services.metrics.request(method if method in _METHODS else "other", route, reply.status, seconds)
+        log.info("trace=%s %s %s %d %.1f ms", reply.trace_id, method[:8], route, reply.status, 1000 * seconds)
+
+
+_METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"}
+
+
+@dataclass
+class _Body:
+    """A request's body on its way in: counted, timed, and known to be complete or not."""
+
+    source: Receive
+    limit: int
+    timeout: float
+    received: int = 0
+    complete: bool = False
+    _deadline: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._deadline = anyio.current_time() + self.timeout
+
+    def expect(self, headers: Headers) -> None:
+        """Judges what the headers claim. Raises TooLarge, BadRequest."""
+        claims = headers.getlist("content-length")
+        if claims and not (len(claims) == 1 and claims[0].isascii() and claims[0].isdigit()):
+            raise BadRequest("Content-Length must be one number.")
+        if claims and (len(claims[0]) > 18 or int(claims[0]) > self.limit):
+            raise self._too_large()
+        self.complete = claims == ["0"] or not (claims or "transfer-encoding" in headers)
+
+    async def receive(self) -> Message:
+        if self.complete:  # what follows is only the news of a disconnect
+            return await self.source()
+        with anyio.move_on_after(self._deadline - anyio.current_time()) as scope:
+            message = await self.source()
+        if scope.cancelled_caught:
+            raise UploadTimeout(
+                f"The body must arrive within {self.timeout:g} seconds; send it again on a faster line."
+            )
+        self._count(message)
+        if self.received > self.limit:
+            raise self._too_large()
+        return message
+
+    async def drop(self) -> None:
+        """Reads and forgets what still comes, for a moment."""
+        with anyio.move_on_after(_LINGER_SECONDS):
+            bound = self.received + _LINGER_BYTES
+            while not self.complete and self.received < bound:
+                self._count(await self.source())
+
+    def _count(self, message: Message) -> None:
+        self.received += len(message.get("body", b""))
+        self.complete = message["type"] == "http.disconnect" or not message.get("more_body", False)
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"This address takes bodies of at most {self.limit} bytes.")
+
+
+class _Reply:
+    """An answer on its way out: security headers added, and the very end of a refusal held back for `Gate._finish`."""
+
+    def __init__(self, send: Send, trace_id: str, body: _Body, *, head: bool, open_door: bool) -> None:
+        self._send = send
+        self._body = body
+        self.trace_id = trace_id
+        self.head = head
+        self.open_door = open_door
+        self.started = False
+        self.status = 499
+        self.held: Message | None = None
+        self._over = False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started = True
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            for name, value in _HEADERS.items():
+                headers.setdefault(name, value)
+            headers["X-Trace-Id"] = self.trace_id
+            if self.open_door:
+                headers["Warning"] = INSECURE_WARNING
+            if not self._body.complete:
+                headers["Connection"] = "close"
+            await self._send(message)
+        elif not self._over:
+            await self._content(message)
+
+    async def _content(self, message: Message) -> None:
+        if self.head:
+            self._over = True
+            await self._send({"type": "http.response.body"})
+        elif self.status >= 400 and not message.get("more_body", False):
+            self._over = True
+            await self._send({**message, "more_body": True})
+            self.held = {"type": "http.response.body"}
+        else:
+            await self._send(message)
+
+    async def end(self) -> None:
+        if self.held is not None:
+            await self._send(self.held)
+
+
+async def _nothing() -> Message:
+    """The receive of an answer that needs no request."""
+    return {"type": "http.disconnect"}
+
+
+def _trace_id(traceparent: str) -> str:
+    """The caller's W3C trace id where it sent a valid one, else a fresh one."""
+    match = _TRACEPARENT.fullmatch(traceparent)
+    if match and not traceparent.startswith("ff") and int(match[1], 16):
+        return match[1]
+    return secrets.token_hex(16)
+
+
+def _without_values(error: BaseException) -> str:
+    """Kind and place of an error, without its message, which could hold what was submitted."""
+    return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"

@@ -1,0 +1,79 @@
+"""The HTTP service, assembled.
+
+Notable choices:
+- One constructor makes everything, from settings or from what it is given; nothing reads the environment here.
+- The routes say what the API is, and need no service to be described: `openapi_document` is the same everywhere.
+- This process holds no model and never loads torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from app.api import docs, followup, health, models, predictions, problems, results
+from app.api.dependencies import Services, lifespan
+from app.api.gate import Gate
+from app.api.security import check_door
+from app.config import Settings
+from app.database.session import Database
+from app.queue import Queue
+from app.registry import Registry
+from app.storage import Storage
+
+
+def create_app(
+    settings: Settings,
+    *,
+    database: Database | None = None,
+    storage: Storage | None = None,
+    registry: Registry | None = None,
+    queue: Queue | None = None,
+) -> FastAPI:
+    """The service over ``settings``; a handle that is given replaces the one that they describe.
+
+    :raises ValueError: the settings would let anybody in from elsewhere, without saying so on purpose
+    """
+    check_door(settings)
+    database = database or Database(settings.database)
+    services = Services(
+        settings=settings,
+        database=database,
+        storage=storage or Storage(settings.blobs),
+        registry=registry or Registry(settings.model_store),
+        queue=queue or Queue(database),
+    )
+    app = _assembled()
+    app.state.services = services
+    app.add_middleware(Gate, services=services)
+    return app
+
+
+def openapi_document() -> dict[str, Any]:
+    """The API's description, which no setting changes."""
+    return _assembled().openapi()
+
+
+def _assembled() -> FastAPI:
+    app = FastAPI(
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    for router in (predictions.router, results.router, followup.router, models.router, health.router, docs.router):
+        app.include_router(router)
+    docs.mount(app)
+    problems.install(app)
+    described: list[dict[str, Any]] = []
+
+    def openapi() -> dict[str, Any]:
+        if not described:
+            described.append(docs.describe(app))
+        return described[0]
+
+    app.openapi = openapi  # type: ignore[method-assign]
+    return app

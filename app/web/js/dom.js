@@ -1,0 +1,37 @@
+// Building elements without ever parsing text as HTML: what a server sends is shown, never run.
+
+/** An element with attributes and children; strings become text. */
+export function el(tag, attributes = {}, ...children) {
+  const node = tag.includes(":")
+    ? document.createElementNS("http://www.w3.org/2000/svg", tag.split(":")[1])
+    : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value !== undefined && value !== null && value !== false) node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+export const byId = (id) => document.getElementById(id);
+
+/** A number with a sign, as contributions to log-odds are shown. */
+export const signed = (value, digits = 2) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(digits);
+
+export const percent = (value) => `${(100 * value).toFixed(0)} %`;
+
+const acronyms = /\b(nihss|mrs|bp|crp|inr|ldl|ivt|tia|aspects|cbv|hu)\b/g;
+
+/** `atrial_fibrillation` and `perfusion.core_ml` as words; a unit at the end is said elsewhere. */
+export const words = (name) => name
+  .replace(/^(perfusion|imaging_signs)\./, "")
+  .replace(/_(ml|mm|hu|mmol_l)$/, "")
+  .replaceAll("_", " ")
+  .replace(acronyms, (letters) => letters.toUpperCase())
+  .replace(/^tmax(\d+)/, "Tmax > $1 s")
+  .replace("MRS", "mRS");
+
+/** A clinical value as a person writes it. */
+export function shown(value) {
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  return typeof value === "number" ? String(Number(value.toPrecision(4))) : String(value).replaceAll("_", " ");
+}

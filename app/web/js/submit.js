@@ -1,0 +1,111 @@
+// The form: file pickers, clinical fields made from the service's own JSON Schema, and the document they add up to.
+
+import { get, upload } from "./api.js";
+import { byId, el, words } from "./dom.js";
+import { showProblem } from "./problem.js";
+
+const volumes = {
+  ncct: "Non-contrast CT", cta: "CT angiography", vessels: "Vessel mask", tmax: "Tmax map (s)",
+  cbf: "CBF map", cbv: "CBV map", mtt: "MTT map (s)", ctp: "CT perfusion series (4-D)",
+};
+
+/** The schema of one field without its null branch and its reference. */
+function resolve(schema, field) {
+  const branches = (field.anyOf || [field]).filter((branch) => branch.type !== "null");
+  const branch = branches[0].$ref ? schema.$defs[branches[0].$ref.split("/").pop()] : branches[0];
+  return { ...branch, title: field.description || branch.title, unit: field.unit };
+}
+
+/** Every leaf of the schema as [dotted name, field]; sections are walked into. */
+function leaves(schema, properties, prefix = "") {
+  return Object.entries(properties).flatMap(([name, raw]) => {
+    const field = resolve(schema, raw);
+    return field.properties ? leaves(schema, field.properties, `${name}.`) : [[prefix + name, field]];
+  });
+}
+
+function input(name, field) {
+  const label = `${words(name)}${field.unit && field.unit !== "1" ? ` (${field.unit})` : ""}`;
+  const options = field.enum || (field.type === "boolean" ? ["true", "false"] : null);
+  const control = options
+    ? el("select", { "data-name": name }, el("option", { value: "" }, "unknown"),
+        ...options.map((option) => el("option", { value: option }, { true: "yes", false: "no" }[option] || option)))
+    : el("input", {
+        "data-name": name, type: field.type === "string" ? "text" : "number", min: field.minimum, max: field.maximum,
+        step: field.type === "integer" ? 1 : "any",
+      });
+  control.dataset.type = field.type === "boolean" ? "boolean" : field.enum ? "string" : field.type;
+  return el("label", { title: field.title }, el("span", {}, label), control);
+}
+
+function collect() {
+  const record = {};
+  for (const control of byId("clinical").querySelectorAll("[data-name]")) {
+    if (control.value === "") continue;
+    const [name, section] = control.dataset.name.split(".").reverse();
+    const holder = section ? (record[section] ||= {}) : record;
+    holder[name] = { boolean: (v) => v === "true", string: (v) => v }[control.dataset.type]?.(control.value)
+      ?? Number(control.value);
+  }
+  return record;
+}
+
+/** The JSON shown back into the fields, as far as it can be read. */
+function spread(text) {
+  let record;
+  try { record = JSON.parse(text); } catch { return; }
+  for (const control of byId("clinical").querySelectorAll("[data-name]")) {
+    const value = control.dataset.name.split(".").reduce((part, name) => part?.[name], record);
+    control.value = value === undefined || value === null ? "" : String(value);
+  }
+}
+
+async function send(event) {
+  event.preventDefault();
+  const form = new FormData();
+  for (const picker of byId("volumes").querySelectorAll("input")) {
+    if (picker.files.length) form.append(picker.name, picker.files[0]);
+  }
+  form.append("clinical", byId("json").value);
+  for (const name of ["subject", "model"]) {
+    const value = event.target.elements[name].value;
+    if (value) form.append(name, value);
+  }
+  const button = event.target.querySelector("button[type=submit]");
+  button.disabled = true;
+  byId("upload").hidden = false;
+  byId("submit-problem").replaceChildren();
+  try {
+    const prediction = await upload("/v1/predictions", form, (share) => {
+      byId("bar").value = share;
+      byId("upload-text").textContent = share < 1 ? `Uploading … ${Math.round(100 * share)} %` : "Checking …";
+    });
+    location.href = `/predictions/${encodeURIComponent(prediction.id)}`;
+  } catch (problem) {
+    showProblem(byId("submit-problem"), problem, () => {});
+  } finally {
+    button.disabled = false;
+    byId("upload").hidden = true;
+  }
+}
+
+/** Builds the form once; later calls (a key was typed, say) do nothing where it stands. */
+export async function buildForm() {
+  if (byId("volumes").childElementCount) return;
+  try {
+    const [schema, models] = await Promise.all([get("/v1/schema/clinical"), get("/v1/models")]);
+    byId("volumes").replaceChildren(...Object.entries(volumes).map(([name, label]) =>
+      el("label", {}, el("span", {}, label), el("input", { type: "file", name, accept: ".nii,.gz,.nii.gz" }))));
+    byId("clinical").replaceChildren(...leaves(schema, schema.properties).map(([name, field]) => input(name, field)));
+    for (const model of models.items || models) {
+      for (const version of model.versions) {
+        byId("model").append(el("option", {}, `${version.name}@${version.version}`));
+      }
+    }
+    byId("clinical").oninput = () => { byId("json").value = JSON.stringify(collect(), null, 2); };
+    byId("json").oninput = () => spread(byId("json").value);
+    byId("submit").onsubmit = send;
+  } catch (problem) {
+    showProblem(byId("submit-problem"), problem, buildForm);
+  }
+}

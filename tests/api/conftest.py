@@ -1,0 +1,151 @@
+"""A service of one's own for each test: a real SQLite, a real storage, a model store, and a worker moved by hand."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from fastapi import FastAPI
+
+from app.api.dependencies import Services
+from app.config import Settings
+from app.database import work, workers
+from app.database.predictions import Artifact
+from app.database.session import now
+from app.database.workers import Worker
+from app.imaging import nifti
+from app.main import create_app
+from app.sdk.types import Failure, Stage
+from tests.database.results import result
+from tests.factory import tiny_version
+
+MAP = b"the bytes of a map"
+
+
+def volume(shape: tuple[int, ...] = (8, 9, 10), *, shift: float = 0.0, compressed: bool = True) -> bytes:
+    """A small NIfTI with the affine of a head CT."""
+    chance = np.random.default_rng(0)
+    affine = np.array([[2.0, 0, 0, -90 + shift], [0, 2, 0, -120], [0, 0, 3, -70], [0, 0, 0, 1]])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / ("volume.nii.gz" if compressed else "volume.nii")
+        nifti.write(path, chance.integers(-1000, 1000, shape).astype(np.int16), affine)
+        return path.read_bytes()
+
+
+@dataclass
+class Worked:
+    """The worker's part of a prediction, done step by step by a test through the worker's own queries."""
+
+    services: Services
+
+    def begin(self, prediction_id: str) -> work.Study:
+        with self.services.database.session() as session:
+            study = work.start(session, prediction_id)
+            assert study is not None
+            return study
+
+    def advance(self, study: work.Study, stage: Stage) -> None:
+        with self.services.database.session() as session:
+            assert work.advance(session, study, stage)
+
+    def succeed(self, prediction_id: str, more: Iterable[Artifact] = ()) -> None:
+        digest = self.services.storage.put(MAP)
+        artifact = Artifact("maps/attribution-cta.nii.gz", digest, len(MAP), "application/gzip")
+        study = self.begin(prediction_id)
+        with self.services.database.session() as session:
+            assert work.succeed(session, study, result([artifact, *more]))
+
+    def fail(self, prediction_id: str) -> None:
+        study = self.begin(prediction_id)
+        failure = Failure(
+            code="modality-implausible", title="The volume is not what its field claims", detail="no head"
+        )
+        with self.services.database.session() as session:
+            assert work.fail(session, study, failure)
+
+    def beat(self, *models: str) -> None:
+        with self.services.database.session() as session:
+            workers.beat(session, Worker("w", "here", 1, "cpu", models, now(), now(), 1))
+
+
+@dataclass
+class House:
+    """A running service and a client of it."""
+
+    app: FastAPI
+    http: httpx.AsyncClient
+
+    @property
+    def services(self) -> Services:
+        services: Services = self.app.state.services
+        return services
+
+    @property
+    def worker(self) -> Worked:
+        return Worked(self.services)
+
+    def blobs(self) -> list[str]:
+        return sorted(self.services.storage.digests())
+
+    def leftovers(self) -> list[Path]:
+        return list((self.services.storage.folder / ".incoming").iterdir())
+
+    async def submit(self, prefer: str = "respond-async", **parts: Any) -> httpx.Response:
+        files = {"cta": ("x.nii.gz", volume(), "application/octet-stream"), **parts}
+        return await self.http.post("/v1/predictions", files=files, headers={"Prefer": prefer})
+
+
+@asynccontextmanager
+async def running(settings: Settings, **given: Any) -> AsyncIterator[House]:
+    """The service with its lifespan, and an HTTP client that calls it in this process."""
+    app = create_app(settings, **given)
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://rlvo", timeout=30) as http,
+    ):
+        yield House(app, http)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def model_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One tiny version, ``tiny@1.0.0``, which requires a CTA."""
+    store = tmp_path_factory.mktemp("models")
+    tiny_version(store)
+    return store
+
+
+def settings_in(folder: Path, model_store: Path) -> Settings:
+    return Settings(
+        data_dir=folder, model_store=model_store, default_model="tiny", max_body_bytes=4_000_000, max_json_bytes=4096
+    )
+
+
+@pytest.fixture
+def settings(tmp_path: Path, model_store: Path) -> Settings:
+    return settings_in(tmp_path, model_store)
+
+
+@pytest.fixture
+async def house(settings: Settings) -> AsyncIterator[House]:
+    async with running(settings) as house:
+        yield house
+
+
+@pytest.fixture(scope="module")
+async def empty_house(tmp_path_factory: pytest.TempPathFactory, model_store: Path) -> AsyncIterator[House]:
+    """One service for all tests of a file that leave nothing behind in it."""
+    async with running(settings_in(tmp_path_factory.mktemp("empty"), model_store)) as house:
+        yield house

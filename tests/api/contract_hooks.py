@@ -1,0 +1,12 @@
+"""Test data for schemathesis (see schemathesis.toml): where the form takes a file, a volume is sent now and then."""
+
+from __future__ import annotations
+
+import schemathesis
+from hypothesis import strategies
+
+from tests.api.conftest import volume
+
+schemathesis.openapi.format(
+    "binary", strategies.sampled_from([volume(), volume(compressed=False)]) | strategies.binary(max_size=400)
+)

@@ -1,0 +1,55 @@
+"""The real service as a process of its own, for what an in-process transport cannot show."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.database.session import Database
+
+
+@dataclass
+class Server:
+    url: str
+    pid: int
+    folder: Path
+
+    def database(self) -> Database:
+        return Database(f"sqlite:///{self.folder / 'rlvo.sqlite'}")
+
+    def memory(self) -> int:
+        """Resident bytes of the process."""
+        pages = (Path("/proc") / str(self.pid) / "statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    def incoming(self) -> list[Path]:
+        """Uploads under way."""
+        return list((self.folder / "blobs" / ".incoming").iterdir())
+
+
+@contextmanager
+def started(folder: Path, model_store: Path, **settings: str) -> Iterator[Server]:
+    """`rlvo serve` without a worker, on a free port."""
+    environment = {
+        **os.environ,
+        "RLVO_DATA_DIR": str(folder),
+        "RLVO_MODEL_STORE": str(model_store),
+        "RLVO_DEFAULT_MODEL": "tiny",
+        **{f"RLVO_{name.upper()}": value for name, value in settings.items()},
+    }
+    command = [sys.executable, "-m", "app.cli", "serve", "--no-worker", "--port", "0"]
+    with (
+        (folder / "log").open("wb") as log,
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log) as process,
+    ):
+        assert process.stdout is not None
+        line = next(line for line in process.stdout if b"rlvo is at" in line)
+        try:
+            yield Server(line.decode().split()[-1], process.pid, folder)
+        finally:
+            process.terminate()

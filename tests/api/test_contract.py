@@ -1,0 +1,64 @@
+"""The description against the service: schemathesis makes up requests for every operation and judges every answer."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from app.database import work, workers
+from app.database.session import now
+from app.database.tables import PredictionRow
+from app.database.workers import Worker
+from app.sdk.types import Failure, Status
+from tests.api.server import Server, started
+
+ROOT = Path(__file__).parents[2]
+FAILURE = Failure(code="modality-implausible", title="The volume is not what its field claims", detail="No head in it")
+
+
+@contextmanager
+def refusing_worker(server: Server) -> Iterator[None]:
+    """Is alive and fails whatever is queued, so that those who wait or follow come to an end."""
+    over = threading.Event()
+
+    def refuse() -> None:
+        database = server.database()
+        while not over.wait(0.05):
+            with database.session() as session:
+                workers.beat(session, Worker("w", "here", 1, "cpu", ("tiny@1.0.0",), now(), now(), 1))
+                queued = select(PredictionRow.id).where(PredictionRow.status == Status.QUEUED)
+                for prediction_id in session.scalars(queued).all():
+                    if study := work.start(session, prediction_id):
+                        work.fail(session, study, FAILURE)
+        database.close()
+
+    thread = threading.Thread(target=refuse)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_every_answer_is_as_described(tmp_path: Path, model_store: Path) -> None:
+    with started(tmp_path, model_store, wait_max="0.1") as server, refusing_worker(server):
+        command = ["-m", "schemathesis.cli", "--config-file", "schemathesis.toml", "run", f"{server.url}/openapi.json"]
+        options = ["--checks", "all", "--max-examples", "5", "--seed", "1", "--workers", "2", "--continue-on-failure"]
+        run = subprocess.run(
+            [sys.executable, *command, *options], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        log = (tmp_path / "log").read_text()
+    print(run.stdout)
+    if run.returncode:
+        pytest.fail(run.stdout + run.stderr)
+    assert "Selected: 23/23" in run.stdout
+    assert "unhandled" not in log
+    assert "Traceback" not in log

@@ -1,0 +1,140 @@
+"""Models, probes, figures, and the API's own description."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema_rs
+import pytest
+
+from app.main import openapi_document
+from app.sdk.errors import RlvoError
+from app.sdk.types import ModelInfo, ModelVersionInfo
+from tests.api.conftest import House
+
+pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_api_process_never_loads_torch() -> None:
+    program = "import app.main, sys; sys.exit(bool({'torch', 'nibabel', 'scipy', 'PIL'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
+
+
+# models ---------------------------------------------------------------------------------------------------------------
+
+
+async def test_models_are_listed_with_what_they_need(house: House) -> None:
+    (model,) = [ModelInfo.model_validate(each) for each in (await house.http.get("/v1/models")).json()]
+    assert (model.name, model.aliases) == ("tiny", {"champion": "1.0.0"})
+    (version,) = model.versions
+    assert (version.required_inputs, version.optional_inputs) == (["cta"], ["ncct"])
+    assert (version.aliases, version.synthetic, version.ready, version.device) == (["champion"], True, False, None)
+    assert (await house.http.get("/v1/models/tiny")).json() == model.model_dump(mode="json")
+    house.worker.beat("tiny@1.0.0")
+    for path in ("1.0.0", "champion"):
+        read = ModelVersionInfo.model_validate((await house.http.get(f"/v1/models/tiny/versions/{path}")).json())
+        assert (read.ready, read.device) == (True, "cpu")
+
+
+async def test_a_card_is_served_as_text(empty_house: House) -> None:
+    answer = await empty_house.http.get("/v1/models/tiny/versions/1.0.0/card")
+    assert (answer.headers["content-type"], answer.text) == (
+        "text/markdown; charset=utf-8",
+        "# A tiny version for tests\n",
+    )
+
+
+async def test_a_versions_schema_names_what_it_reads(empty_house: House) -> None:
+    schema = (await empty_house.http.get("/v1/models/tiny/versions/1.0.0/clinical-schema")).json()
+    jsonschema_rs.meta.validate(schema)
+    assert set(schema["properties"]) == {
+        "age", "atrial_fibrillation", "nihss", "smoking", "systolic_bp", "diastolic_bp", "perfusion"
+    }  # fmt: skip
+    assert list(schema["$defs"]["PerfusionScalars"]["properties"]) == ["core_ml"]
+    assert schema["properties"]["age"]["unit"] == "years"
+    jsonschema_rs.validate(schema, {"age": 71, "perfusion": {"core_ml": 3}})
+    with pytest.raises(jsonschema_rs.ValidationError):
+        jsonschema_rs.validate(schema, {"age": 17})
+
+
+async def test_the_whole_schema_refuses_unknown_fields(empty_house: House) -> None:
+    schema = (await empty_house.http.get("/v1/schema/clinical")).json()
+    jsonschema_rs.meta.validate(schema)
+    with pytest.raises(jsonschema_rs.ValidationError):
+        jsonschema_rs.validate(schema, {"agee": 17})
+
+
+# probes ---------------------------------------------------------------------------------------------------------------
+
+
+async def test_ready_means_that_a_prediction_would_be_answered(house: House) -> None:
+    async def worker() -> tuple[int, str]:
+        answer = await house.http.get("/readyz")
+        return answer.status_code, answer.json()["checks"]["worker"]
+
+    assert await worker() == (503, "no live worker")
+    house.worker.beat()
+    assert await worker() == (503, "the default model is being loaded")
+    house.worker.beat("tiny@1.0.0")
+    assert await worker() == (200, "ok")
+    house.services.drain()
+    assert (await house.http.get("/readyz")).json()["checks"]["service"] == "draining"
+    assert (await house.http.get("/livez")).status_code == 200
+
+
+async def test_figures_count_requests_by_route_and_stages_once(house: House) -> None:
+    sent = [(await house.submit()).json()["id"] for _ in range(2)]
+    await house.http.get(f"/v1/predictions/{sent[0]}")
+    waiting = (await house.http.get("/metrics")).text
+    assert "rlvo_queue_depth 2.0" in waiting
+    house.worker.succeed(sent[0])
+    house.worker.fail(sent[1])
+    for _ in range(2):
+        text = (await house.http.get("/metrics")).text
+    assert "rlvo_queue_depth 0.0" in text
+    assert 'rlvo_predictions_total{status="succeeded"} 1.0' in text
+    assert 'rlvo_predictions_total{status="failed"} 1.0' in text
+    assert 'rlvo_stage_seconds_sum{stage="prepare"} 1.1' in text
+    assert 'rlvo_stage_seconds_count{stage="prepare"} 1.0' in text
+    assert 'rlvo_http_request_seconds_count{method="GET",route="/v1/predictions/{id}",status="200"} 1.0' in text
+    assert "rlvo_upload_bytes_total 3584.0" in text
+    assert sent[0] not in text
+
+
+# description ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_committed_description_is_the_codes_own() -> None:
+    committed = (ROOT / "openapi" / "openapi.json").read_text()
+    assert committed == json.dumps(openapi_document(), indent=2, ensure_ascii=False) + "\n", "run `rlvo openapi`"
+
+
+def test_every_volume_is_a_file_picker_and_every_refusal_a_problem() -> None:
+    document = openapi_document()
+    assert document["openapi"].startswith("3.1")
+    form = document["paths"]["/v1/predictions"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    for name in ("ncct", "cta", "vessels", "tmax", "cbf", "cbv", "mtt", "ctp"):
+        assert {"type": "string", "format": "binary"}.items() <= form["properties"][name].items()
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            for status, answer in operation["responses"].items():
+                if path.startswith("/v1") and int(status) >= 400:
+                    (media,) = answer["content"].items()
+                    assert media[0] == "application/problem+json"
+                    for code, example in media[1]["examples"].items():
+                        assert RlvoError.for_code(code).status == int(status) == example["value"]["status"]
+
+
+async def test_pages_come_from_here_and_load_nothing_from_elsewhere(empty_house: House) -> None:
+    for path in ("/", "/docs", "/predictions/x"):
+        answer = await empty_house.http.get(path)
+        assert answer.headers["content-type"] == "text/html; charset=utf-8"
+        assert "//" not in answer.text.replace("<!--", "").replace("http://www.w3.org", "")
+        for source in [part.split('"')[0] for part in answer.text.split('src="')[1:]]:
+            assert (await empty_house.http.get(source)).status_code == 200
+    assert (await empty_house.http.get("/openapi.json")).json() == openapi_document()

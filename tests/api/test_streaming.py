@@ -1,0 +1,188 @@
+"""Over real sockets, against `rlvo serve`: what an in-process transport cannot show."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from app.database import keys
+from tests.api.conftest import volume
+from tests.api.server import Server, started
+
+BOUNDARY = "X"
+HEAD = b'--X\r\nContent-Disposition: form-data; name="cta"; filename="a.nii"\r\n\r\n'
+FORM = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+MIB = 1024 * 1024
+
+
+def connect(server: Server) -> socket.socket:
+    place = urlsplit(server.url)
+    return socket.create_connection((place.hostname, place.port), timeout=20)
+
+
+def request(length: int, **headers: str) -> bytes:
+    """The head of a POST that announces so many bytes."""
+    lines = {"Host": "rlvo", "Content-Length": str(length), **FORM, **headers}
+    head = "POST /v1/predictions HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    return head.encode() + b"\r\n"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, model_store: Path) -> Iterator[Server]:
+    with started(tmp_path_factory.mktemp("server"), model_store) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory, model_store: Path) -> Iterator[Server]:
+    """A server that asks for keys, and for bodies within four seconds."""
+    with started(tmp_path_factory.mktemp("locked"), model_store, auth="keys", receive_timeout="4") as server:
+        yield server
+
+
+def key(server: Server) -> dict[str, str]:
+    with server.database().session() as session:
+        return {"Authorization": f"Bearer {keys.create(session, 'pacs')}"}
+
+
+def answer(connection: socket.socket) -> bytes:
+    """Everything up to the end of the answer's body."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += connection.recv(65536) or pytest.fail("closed without an answer")
+    head, body = received.split(b"\r\n\r\n", 1)
+    length = next(int(line.split(b":")[1]) for line in head.splitlines() if line.lower().startswith(b"content-length"))
+    while len(body) < length:
+        body += connection.recv(65536) or pytest.fail("the answer was cut off")
+    return received.split(b"\r\n")[0] + b" " + body
+
+
+def big_volume(mebibytes: int) -> bytes:
+    """A valid header for so many MiB of int16 voxels, and a first megabyte of them that varies."""
+    head = bytearray(volume((4, 4, 4), compressed=False)[:352])
+    for axis, size in enumerate((512, 512, 2 * mebibytes)):
+        head[42 + 2 * axis : 44 + 2 * axis] = size.to_bytes(2, "little")
+    return bytes(head)
+
+
+def test_memory_does_not_grow_with_the_upload(server: Server) -> None:
+    def body() -> Iterator[bytes]:
+        yield HEAD + big_volume(300)
+        yield os.urandom(MIB)
+        for _ in range(299):
+            yield bytes(MIB)
+        yield b"\r\n--X--\r\n"
+
+    with httpx.Client(base_url=server.url, timeout=120) as http:
+        http.post("/v1/predictions", files={"cta": volume()}, headers={"Prefer": "respond-async"})
+        before = server.memory()
+        sent = http.post("/v1/predictions", content=body(), headers=FORM | {"Prefer": "respond-async"})
+        assert sent.status_code == 202
+        assert sent.json()["inputs"]["cta"]["bytes"] == 300 * MIB + 352
+    assert server.memory() - before < 32 * MIB
+    assert server.incoming() == []
+
+
+def test_a_faulty_header_is_refused_while_the_rest_is_still_to_come(server: Server) -> None:
+    with closing(connect(server)) as connection:
+        began = time.monotonic()
+        connection.sendall(request(500 * MIB) + HEAD + b"this is no volume" * 100)
+        refusal = answer(connection)
+        assert time.monotonic() - began < 2
+        assert refusal.startswith(b"HTTP/1.1 422 ")
+        assert b"nifti-invalid" in refusal
+
+
+def test_a_client_that_sends_on_still_reads_its_refusal(server: Server) -> None:
+    content = HEAD + b"this is no volume" + os.urandom(30 * MIB) + b"\r\n--X--\r\n"
+    with httpx.Client(base_url=server.url, timeout=60) as http:
+        for _ in range(3):
+            assert http.post("/v1/predictions", content=content, headers=FORM).json()["code"] == "nifti-invalid"
+
+
+def test_a_client_that_waits_to_be_asked_is_not_asked_for_a_body_that_nobody_wants(locked: Server) -> None:
+    with closing(connect(locked)) as connection:
+        connection.sendall(request(500 * MIB, Expect="100-continue"))
+        assert answer(connection).startswith(b"HTTP/1.1 401 ")
+        began = time.monotonic()
+        assert connection.recv(1) == b""  # closed at once
+        assert time.monotonic() - began < 1
+
+
+def test_a_stranger_is_refused_before_the_body(locked: Server) -> None:
+    with closing(connect(locked)) as connection:
+        connection.sendall(request(500 * MIB))
+        assert answer(connection).startswith(b"HTTP/1.1 401 ")
+    with closing(connect(locked)) as connection:
+        connection.sendall(request(3 << 30))
+        assert answer(connection).startswith(b"HTTP/1.1 413 ")
+    assert locked.incoming() == []
+
+
+def test_a_known_caller_sends_as_ever(locked: Server) -> None:
+    headers = {"Prefer": "respond-async", **key(locked)}
+    with httpx.Client(base_url=locked.url, headers=headers, timeout=30) as http:
+        sent = http.post("/v1/predictions", files={"cta": volume()})
+        assert sent.status_code == 202
+        assert "warning" not in sent.headers
+
+
+def test_a_client_that_hangs_up_leaves_nothing(server: Server) -> None:
+    headers = {"Idempotency-Key": "hung-up", "Prefer": "respond-async"}
+    with closing(connect(server)) as connection:
+        connection.sendall(request(200 * MIB, **headers) + HEAD + big_volume(100) + os.urandom(3 * MIB))
+        wait_for(lambda: bool(server.incoming()))
+    wait_for(lambda: not server.incoming())
+    with httpx.Client(base_url=server.url, timeout=30) as http:
+
+        def accepted() -> bool:
+            return http.post("/v1/predictions", files={"cta": volume()}, headers=headers).status_code == 202
+
+        wait_for(accepted)  # the key was given back
+
+
+def test_a_slow_client_is_cut(locked: Server) -> None:
+    with closing(connect(locked)) as connection:
+        connection.sendall(request(200 * MIB, **key(locked)) + HEAD + big_volume(100))
+        began = time.monotonic()
+        assert answer(connection).startswith(b"HTTP/1.1 408 ")
+        assert 3 < time.monotonic() - began < 12
+    wait_for(lambda: not locked.incoming())
+
+
+def test_a_long_upload_keeps_nobody_waiting(server: Server) -> None:
+    slowest = 0.0
+    with closing(connect(server)) as connection, httpx.Client(base_url=server.url, timeout=30) as http:
+        connection.sendall(request(400 * MIB) + HEAD + big_volume(100))
+        for _ in range(20):
+            connection.sendall(os.urandom(2 * MIB))
+            began = time.monotonic()
+            assert http.get("/v1/predictions?limit=1").status_code == 200
+            slowest = max(slowest, time.monotonic() - began)
+    assert slowest < 2
+
+
+def test_events_arrive_one_by_one(server: Server) -> None:
+    with httpx.Client(base_url=server.url, timeout=30) as http:
+        sent = http.post("/v1/predictions", files={"cta": volume()}, headers={"Prefer": "respond-async"}).json()["id"]
+        with http.stream("GET", f"/v1/predictions/{sent}/events") as stream:
+            lines = stream.iter_lines()
+            assert [next(lines), next(lines)][0] == "event: state"
+            http.post(f"/v1/predictions/{sent}/cancel")
+            rest = "".join(lines)
+        assert '"status": "cancelled"' in rest
+
+
+def wait_for(condition: object, seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.05)
