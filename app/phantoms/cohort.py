@@ -1,0 +1,120 @@
+"""Synthetic patients on disk: one patient as a study to upload, or a cohort to train on.
+
+Notable choices:
+- ``write_patient`` leaves what a hospital would have (volumes in the patient's own space, a clinical document), and
+  beside it, under ``truth/``, what no hospital has: the latents, the masks and the chance of rLVO.
+- The clinical document holds what is known before the puncture and nothing of the truth; some facts are missing, as
+  they are in life.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.imaging import nifti
+from app.manifest import ChannelSpec, Grid
+from app.phantoms import biology, render, scene, volumes
+from app.phantoms.biology import Patient, Preset
+from app.sdk.clinical import ClinicalRecord
+from app.sdk.types import PerfusionSummary
+
+PLACEMENTS = 16
+MISSING = 0.04  # chance that a fact of the record was not written down
+_ALWAYS_KNOWN = ("age", "sex", "occlusion_side", "occlusion_site")
+
+
+def record(patient: Patient, rng: np.random.Generator | None = None) -> ClinicalRecord:
+    """The patient's clinical document. With ``rng`` some facts are missing (each with chance ``MISSING``)."""
+    facts: dict[str, Any] = {
+        "age": round(patient.age, 1),
+        "sex": "male" if patient.male else "female",
+        "atrial_fibrillation": patient.atrial_fibrillation,
+        "hypertension": patient.hypertension,
+        "diabetes": patient.diabetes,
+        "dyslipidemia": patient.dyslipidemia,
+        "smoking": "current" if patient.smoking else "never",
+        "coronary_disease": patient.coronary_disease,
+        "prior_stroke": patient.prior_stroke,
+        "anticoagulant": patient.anticoagulant,
+        "nihss": patient.nihss,
+        "systolic_bp": round(patient.systolic_bp),
+        "glucose": round(patient.glucose),
+        "onset_to_door": round(patient.onset_to_door),
+        "ivt": patient.ivt,
+        "occlusion_side": "left" if patient.left else "right",
+        "occlusion_site": {"ica-terminus": "ica-terminus", "m1": "m1-proximal", "m2": "m2"}[patient.site],
+    }
+    if rng is not None:
+        lost = rng.random(len(facts)) < MISSING
+        facts = {n: v for (n, v), gone in zip(facts.items(), lost, strict=True) if n in _ALWAYS_KNOWN or not gone}
+    return ClinicalRecord.model_validate(facts)
+
+
+def write_patient(
+    folder: Path,
+    seed: int,
+    *,
+    preset: Preset = Preset.INTERACTION,
+    index: int = 0,
+    spacing_mm: dict[str, tuple[float, float, float]] | None = None,
+) -> dict[str, Path]:
+    """Write patient ``index`` of a seed's cohort as a study; the same seed gives the same bytes of voxels.
+
+    Answers the paths by upload name: ``ncct``, ``cta``, ``tmax``, ``cbf`` (.nii.gz) and ``clinical`` (.json).
+    ``spacing_mm`` overrides the voxel size of ``ncct``, ``cta`` or ``perfusion`` (coarser is smaller and quicker).
+    """
+    patient = biology.draw(index + 1, seed, preset)[index]
+    drawn = scene.build(patient, scene.draw_variation(seed, index))
+    pose = volumes.draw_pose(np.random.default_rng([seed, 5, index]))
+    truth = folder / "truth"
+    truth.mkdir(parents=True, exist_ok=True)
+    paths = {}
+    for one in volumes.series(drawn, pose, spacing_mm):
+        uploaded = one.name in ("ncct", "cta", "tmax", "cbf")
+        path = (folder if uploaded else truth) / f"{one.name}.nii.gz"
+        nifti.write(path, one.data, one.affine, description="rlvo phantom")
+        if uploaded:
+            paths[one.name] = path
+    paths["clinical"] = folder / "clinical.json"
+    document = record(patient).model_dump(mode="json", exclude_none=True)
+    paths["clinical"].write_text(json.dumps(document, indent=2) + "\n")
+    known = asdict(patient) | {"seed": seed, "preset": preset, "world_from_mni": pose.world_from_mni.tolist()}
+    (truth / "patient.json").write_text(json.dumps(known, indent=2) + "\n")
+    return paths
+
+
+def measured(patient: Patient, rng: np.random.Generator) -> PerfusionSummary:
+    """The perfusion numbers as software would read them off this patient's maps: the truth, within some 4 %."""
+    core, tmax6, tmax10 = (
+        volume * float(np.exp(rng.normal(0, 0.04)))
+        for volume in (patient.core_ml, patient.tmax6_ml, patient.tmax6_ml * patient.intensity)
+    )
+    return PerfusionSummary(
+        core_ml=core,
+        tmax6_ml=tmax6,
+        tmax10_ml=tmax10,
+        mismatch_ml=max(tmax6 - core, 0.0),
+        mismatch_ratio=tmax6 / max(core, 1.0),
+        hypoperfusion_intensity_ratio=min(tmax10 / tmax6, 1.0),
+    )
+
+
+def images(
+    patients: Sequence[Patient], seed: int, grid: Grid, channels: Sequence[ChannelSpec], placements: int = PLACEMENTS
+) -> Iterator[NDArray[np.float16]]:
+    """Each patient's normalised channels (C, X, Y, Z) by the fast path. Patient ``index`` always looks the same.
+
+    :param placements: in how many ways heads lie on the grid; 1 is a perfect registration of everybody
+    """
+    onto = [render.renderer(grid, placement) for placement in render.placements(placements)]
+    for patient in patients:
+        variation = scene.draw_variation(seed, patient.index)
+        drawn = onto[variation.noise_seed % placements].render(scene.build(patient, variation))
+        yield render.normalise(drawn, channels).astype(np.float16)

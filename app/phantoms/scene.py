@@ -1,0 +1,220 @@
+"""One patient's head: where the clot sits, which arteries fill behind it, and which tissue starves.
+
+Notable choices:
+- Chance and work are split: ``draw_variation`` draws what biology left open, ``build`` puts it into the anatomy.
+- A scene is a value for every artery voxel plus a smooth potential in the brain. Both ways of rendering - onto a
+  model's grid and into a patient's own volumes - start from the same scene, so they show the same patient.
+- The lesion is cut by rank: tissue is ordered by the potential, and the first ``core_ml``, ``tmax10`` and ``tmax6``
+  millilitres of it are the core and the delayed volumes. The volumes are therefore those of the truth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.phantoms import anatomy
+from app.phantoms.biology import Patient
+
+Array = NDArray[np.float32]
+
+WAVES = 16
+LATTICE_STEP = 2  # canvas voxels; perfusion is smooth, 2 mm is plenty
+_M1_MM = 23.5  # length of the M1 centre-line
+
+
+@dataclass(frozen=True)
+class Variation:
+    """What makes two patients of the same biology look different. ``side_waves`` (WAVES,) shape the lesion."""
+
+    bolus: float
+    clot_place: float
+    superior: bool
+    filling: float
+    siphon: tuple[float, float]
+    offset_hu: float
+    waves: NDArray[np.float64]
+    noise_seed: int
+
+
+@dataclass(frozen=True)
+class Scene:
+    """``density`` (n,): HU above blood of every artery voxel; ``enhancement`` (n,): share of the bolus it receives.
+
+    ``patency`` (n,): 1 where a reader would call the artery visible on CTA. ``clot`` (n,): 1 in the thrombus.
+    """
+
+    patient: Patient
+    variation: Variation
+    density: Array
+    enhancement: Array
+    clot: NDArray[np.bool_]
+
+    @property
+    def patency(self) -> NDArray[np.bool_]:
+        visible: NDArray[np.bool_] = self.enhancement > 0.3
+        return visible
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """The brain on every second canvas voxel of its bounding box.
+
+    ``mask`` (X, Y, Z); ``affine``: voxel to MNI mm; ``xyz`` (m, 3) mm; ``waves`` (m, WAVES); ``flow`` (m,): normal
+    blood flow over its mean.
+    """
+
+    mask: NDArray[np.bool_]
+    affine: NDArray[np.float64]
+    xyz: Array
+    waves: Array
+    flow: Array
+
+
+def draw_variation(seed: int, index: int) -> Variation:
+    """The variation of patient ``index`` of a cohort; its own generator, so that order does not matter."""
+    rng = np.random.default_rng([seed, 3, index])
+    old = rng.random(2) < 0.6
+    return Variation(
+        bolus=float(np.clip(rng.normal(anatomy.CONTRAST, 35), 200, 420)),
+        clot_place=float(rng.random()),
+        superior=bool(rng.random() < 0.6),
+        filling=float(rng.normal(0, 0.06)),
+        siphon=(float(old[0] * rng.random()), float(old[1] * rng.random())),
+        offset_hu=float(rng.normal(0, 1.0)),
+        waves=rng.standard_normal(WAVES),
+        noise_seed=int(rng.integers(2**31)),
+    )
+
+
+def _clot(patient: Patient, variation: Variation) -> list[tuple[str, float, float]]:
+    """The pieces of artery that the thrombus fills: (branch, from mm, to mm).
+
+    Truncal: it ends before the bifurcation. Branching-site: it sits on it (Baek et al., Neurology 2016;87:1542).
+    """
+    length = patient.clot_length_mm
+    if patient.site == "ica-terminus":
+        carotid = anatomy.length_mm("ica")
+        if patient.truncal:
+            return [("ica", carotid - 2 - length, carotid - 2)]
+        return [("ica", carotid - 4, carotid), ("m1", 0, max(length - 4, 2)), ("aca", 0, 3)]
+    if patient.site == "m1":
+        if patient.truncal:
+            start = 1 + variation.clot_place * max(20 - length - 1, 0)
+            return [("m1", start, min(start + length, 21))]
+        start = max(_M1_MM + 3 - length, 0)
+        return [("m1", start, _M1_MM + 1), ("m2-superior", 0, 3), ("m2-inferior", 0, 3)]
+    trunk = "m2-superior" if variation.superior else "m2-inferior"
+    start = 10.0 if patient.truncal else 0.0
+    return [(trunk, start, start + length)]
+
+
+def _filling(patient: Patient, variation: Variation, clot: list[tuple[str, float, float]]) -> dict[str, list[float]]:
+    """Enhancement of the branches behind the clot: [of the first 8 mm, further on]. Collaterals set the latter."""
+    collateral = float(np.clip(1.05 - 1.35 * patient.intensity + variation.filling, 0.05, 0.95))
+    near = max(collateral, 0.9) if patient.truncal else collateral
+    behind = [near, collateral]
+    if patient.site == "m2":
+        return {clot[0][0]: behind}
+    if patient.site == "m1":
+        return {"m1": behind, "m2-superior": behind, "m2-inferior": behind}
+    return {"m1": behind, "m2-superior": [collateral] * 2, "m2-inferior": [collateral] * 2, "aca": [0.8, 0.8]}
+
+
+def build(patient: Patient, variation: Variation) -> Scene:
+    """The scene of one patient. Pure."""
+    tree = anatomy.arteries()
+    density, enhancement = np.zeros(len(tree.index), np.float32), np.ones(len(tree.index), np.float32)
+    clot = np.zeros(len(tree.index), bool)
+    side = "left" if patient.left else "right"
+    pieces = _clot(patient, variation)
+    ends = {branch: end for branch, _, end in pieces}
+    if patient.site == "ica-terminus":
+        enhancement[tree.of(f"{side}/ica")] = 0.6  # a stagnant column in front of the clot
+    for branch, (near, far) in _filling(patient, variation, pieces).items():
+        own, end = tree.of(f"{side}/{branch}"), ends.get(branch, 0.0)
+        behind = own & (tree.arc_mm > end)
+        enhancement[behind] = np.where(tree.arc_mm[behind] < end + 8, near, far)
+    for branch, start, end in pieces:
+        inside = tree.of(f"{side}/{branch}") & (tree.arc_mm >= start) & (tree.arc_mm <= end)
+        clot |= inside
+    density[clot] = patient.clot_hu - anatomy.BLOOD
+    enhancement[clot] = 0.0
+    if patient.calcified:
+        branch, start, _ = pieces[0]
+        density[tree.of(f"{side}/{branch}") & (np.abs(tree.arc_mm - start) <= 2)] = anatomy.PLAQUE
+    for name, amount in zip(("left", "right"), variation.siphon, strict=True):
+        siphon = tree.of(f"{name}/ica") & (np.abs(tree.arc_mm - 88) <= 4)
+        density[siphon] += np.float32(amount * anatomy.SIPHON)
+    return Scene(patient, variation, density, enhancement, clot)
+
+
+@cache
+def lattice() -> Lattice:
+    """The brain's lattice and sixteen fixed smooth waves on it, out of which lesions get their shapes."""
+    head = anatomy.head()
+    step = (slice(None, None, LATTICE_STEP),) * 3
+    whole = np.argwhere(head.brain[step] > 0.5)
+    low, high = np.maximum(whole.min(0) - 4, 0), whole.max(0) + 5  # a margin, because outside the box counts as zero
+    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    mask = (head.brain[step] > 0.5)[box]
+    affine = np.diag([LATTICE_STEP, LATTICE_STEP, LATTICE_STEP, 1.0])
+    affine[:3, 3] = anatomy.ORIGIN_MM + LATTICE_STEP * low
+    xyz = (np.argwhere(mask) * LATTICE_STEP + affine[:3, 3]).astype(np.float32)
+    rng = np.random.default_rng(20250112)  # the waves belong to the anatomy: the same for every patient
+    directions = rng.standard_normal((WAVES, 3))
+    directions *= (2 * np.pi / rng.uniform(28, 80, WAVES) / np.linalg.norm(directions, axis=1))[:, None]
+    waves = np.cos(xyz @ directions.T + rng.uniform(0, 2 * np.pi, WAVES)).astype(np.float32)
+    normal = head.flow[step][box][mask]
+    return Lattice(mask, affine, xyz, waves, normal / normal.mean())
+
+
+# Centre and half-axes (mm) of the tissue at risk, on the right; M2 by its trunk.
+_TERRITORY = {
+    "ica-terminus": ((36, -8, 18), (34, 62, 44)),
+    "m1": ((42, -14, 16), (28, 52, 40)),
+    "m2-superior": ((44, 6, 26), (26, 36, 36)),
+    "m2-inferior": ((46, -42, 16), (26, 38, 34)),
+}
+
+
+def ranks_ml(scene: Scene, volume_scale: float = 1.0) -> Array:
+    """How many millilitres of tissue are worse off than each lattice voxel, (m,); infinite in the other hemisphere.
+
+    :param volume_scale: millilitres of the patient's brain for one of the MNI brain
+    """
+    brain = lattice()
+    patient, variation = scene.patient, scene.variation
+    trunk = "m2-superior" if variation.superior else "m2-inferior"
+    centre, axes = _TERRITORY[trunk if patient.site == "m2" else patient.site]
+    sign = -1.0 if patient.left else 1.0
+    own = np.flatnonzero(brain.xyz[:, 0] * sign > 1)
+    apart = (brain.xyz[own] - np.array(centre, np.float32) * [sign, 1, 1]) / np.array(axes, np.float32)
+    badness = -np.linalg.norm(apart, axis=1) + brain.waves[own] @ (0.09 * variation.waves).astype(np.float32)
+    ranks = np.full(len(brain.xyz), np.inf, np.float32)
+    ranks[own[np.argsort(-badness, kind="stable")]] = (
+        (np.arange(len(own)) + 0.5) * (LATTICE_STEP**3 / 1000 * volume_scale)
+    ).astype(np.float32)
+    return ranks
+
+
+def tmax_s(ranks: Array, patient: Patient) -> Array:
+    """Tmax in seconds: above 10 s in the first HIR x V millilitres, above 6 s in the first V, 2 s in health."""
+    late, delayed = patient.tmax6_ml * patient.intensity, patient.tmax6_ml
+    return np.interp(ranks, [0, late, delayed, 1.5 * delayed + 10], [13.5, 10.0, 6.0, 2.0]).astype(np.float32)
+
+
+def flow(ranks: Array, patient: Patient) -> Array:
+    """Blood flow over the brain's mean, (m,): 0.10 to 0.28 in the core, at least 0.36 in the penumbra, normal beyond.
+
+    The core is absolute (under 30 % of the mean, grey or white matter alike), because that is how software reads it.
+    """
+    normal = lattice().flow
+    core, delayed = patient.core_ml, patient.tmax6_ml
+    spared = np.interp(ranks, [core, delayed, 1.4 * delayed + 10], [0.45, 0.75, 1.0])
+    dead = np.interp(ranks, [0, core], [0.10, 0.28])
+    living = np.where(ranks < 1.4 * delayed + 10, np.maximum(normal * spared, 0.36), normal)
+    return np.where(ranks < core, dead, living).astype(np.float32)

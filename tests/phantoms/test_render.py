@@ -1,0 +1,101 @@
+"""The two ways of rendering must show the same patient: else a model trained on one is wrong on the other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from app.imaging import perfusion, plausibility, resample, vessels
+from app.imaging.nifti import Volume
+from app.phantoms import biology, render, scene, volumes
+from app.sdk.types import Channel, Input
+from app.training.defaults import CHANNELS, GRID
+
+SEED = 7
+
+
+@pytest.fixture(scope="module")
+def drawn() -> scene.Scene:
+    return scene.build(biology.draw(1, SEED)[0], scene.draw_variation(SEED, 0))
+
+
+@pytest.fixture(scope="module")
+def pose() -> volumes.Pose:
+    return volumes.draw_pose(np.random.default_rng(SEED))
+
+
+@pytest.fixture(scope="module")
+def native(drawn: scene.Scene, pose: volumes.Pose) -> dict[str, Volume]:
+    return {one.name: Volume(np.asfortranarray(one.data), one.affine) for one in volumes.series(drawn, pose)}
+
+
+@pytest.fixture(scope="module")
+def fast(drawn: scene.Scene) -> np.ndarray:
+    return render.normalise(render.renderer(GRID).render(drawn), CHANNELS)
+
+
+def prepared(volume: Volume, world_from_mni: np.ndarray, channel: int, fill: float) -> np.ndarray:
+    """What the service's ``prepare`` does once the alignment is known."""
+    spec = CHANNELS[channel]
+    values = resample.to_grid(volume, GRID, world_from_mni, fill=fill)
+    return (np.clip(values, *spec.window) - spec.mean) / spec.std
+
+
+def alike(one: np.ndarray, other: np.ndarray, correlation: float, difference: float) -> None:
+    assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > correlation
+    assert np.abs(one - other).mean() < difference
+
+
+def test_ct_is_the_same_by_both_ways(native: dict[str, Volume], fast: np.ndarray, pose: volumes.Pose) -> None:
+    alike(prepared(native["cta"], pose.world_from_mni, 1, -1000.0), fast[1], 0.997, 0.05)
+    alike(prepared(native["ncct"], pose.ncct_movement @ pose.world_from_mni, 0, -1000.0), fast[0], 0.997, 0.07)
+
+
+def test_perfusion_is_the_same_by_both_ways(native: dict[str, Volume], fast: np.ndarray, pose: volumes.Pose) -> None:
+    alike(prepared(native["tmax"], pose.world_from_mni, 3, 0.0), fast[3], 0.99, 0.05)
+    relative = Volume(native["cbf"].data / np.float32(volumes.MEAN_FLOW), native["cbf"].affine)
+    alike(prepared(relative, pose.world_from_mni, 4, 0.0), fast[4], 0.99, 0.08)
+
+
+def test_the_vessels_are_those_that_the_service_segments(
+    native: dict[str, Volume], fast: np.ndarray, pose: volumes.Pose
+) -> None:
+    found = vessels.segment(native["cta"], np.linalg.inv(pose.world_from_mni))
+    alike(prepared(found, pose.world_from_mni, 2, 0.0), fast[2], 0.93, 0.02)
+
+
+def test_the_service_finds_every_series_plausible(native: dict[str, Volume]) -> None:
+    for field in (Input.NCCT, Input.CTA, Input.TMAX, Input.CBF):
+        assert plausibility.check(native[field.value], field) == ()
+
+
+def test_the_service_measures_the_true_volumes(
+    native: dict[str, Volume], pose: volumes.Pose, drawn: scene.Scene
+) -> None:
+    maps = {Input.TMAX: native["tmax"], Input.CBF: native["cbf"]}
+    found = perfusion.summarise(maps, np.linalg.inv(pose.world_from_mni)).summary
+    patient = drawn.patient
+    assert found.tmax6_ml == pytest.approx(patient.tmax6_ml, rel=0.06)
+    assert found.hypoperfusion_intensity_ratio == pytest.approx(patient.intensity, abs=0.04)
+    assert found.core_ml == pytest.approx(patient.core_ml, rel=0.25, abs=3)
+
+
+def test_heads_are_oblique_and_differ_in_size(native: dict[str, Volume], pose: volumes.Pose) -> None:
+    affine = native["cta"].affine[:3, :3]
+    directions = affine / np.linalg.norm(affine, axis=0)
+    assert np.abs(directions).max(axis=0).min() < 0.9999
+    assert 0.8 < pose.volume_scale < 1.25
+
+
+def test_the_first_placement_is_exact_and_others_are_near(drawn: scene.Scene) -> None:
+    first, second = render.placements(2)
+    assert first == render.Placement()
+    moved = render.Renderer(GRID, second).render(drawn)[Channel.CTA]
+    exact = render.renderer(GRID).render(drawn)[Channel.CTA]
+    window = [np.clip(values, 0, 300).ravel() for values in (moved, exact)]
+    assert 0.8 < np.corrcoef(*window)[0, 1] < 0.999
+
+
+def test_the_same_scene_is_the_same_image(drawn: scene.Scene, fast: np.ndarray) -> None:
+    again = render.normalise(render.Renderer(GRID).render(drawn), CHANNELS)
+    assert np.array_equal(again, fast)
