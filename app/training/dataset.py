@@ -1,0 +1,182 @@
+"""Patients as arrays: what every model of the protocol is trained and scored on, row for row the same.
+
+Notable choices:
+- Images are kept as float16 on the model's grid, already normalised; they may be a memory map.
+- ``Vectors`` encodes the records once, by the same ``clinical.encode`` as the service, and remembers what each
+  variable becomes when it is missing, so that training can make any variable missing at will.
+- A modality is dropped as a whole: its channel is zeroed and its presence bit cleared, and with the perfusion maps go
+  the perfusion numbers (most of the time: a site may send numbers without maps).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app import clinical
+from app.clinical import PERFUSION, encode
+from app.manifest import ChannelSpec, Clinical, Grid
+from app.phantoms import biology, cohort
+from app.phantoms.biology import Preset
+from app.sdk.clinical import ClinicalRecord
+from app.sdk.types import Channel, PerfusionSummary
+
+Bits = NDArray[np.bool_]
+
+# Label-free targets of the auxiliary heads, with the transform that makes them about normal. Phantoms know them all.
+LATENTS = ("truncal", "intensity", "clot_length_mm", "clot_hu", "calcified", "tmax6_ml", "core_ml")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """n patients.
+
+    ``images`` (n, C, X, Y, Z) float16, zero where ``presence`` (n, C) is false. ``labels`` (n,) 0/1. ``groups`` (n,):
+    patient numbers (rows of one patient are never separated). ``sites`` (n,). ``latents`` (n, k) standardised, NaN
+    where unknown. ``oracle`` (n,): the true chance of rLVO, for phantoms only.
+    """
+
+    images: NDArray[np.float16]
+    presence: Bits
+    records: Sequence[ClinicalRecord]
+    perfusion: Sequence[PerfusionSummary | None]
+    labels: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    sites: NDArray[np.str_]
+    latents: NDArray[np.float32]
+    oracle: NDArray[np.float64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def only(self, channels: Sequence[int]) -> Dataset:
+        """The same patients with only these channels present (no image is copied)."""
+        kept = np.zeros(self.presence.shape[1], bool)
+        kept[list(channels)] = True
+        return replace(self, presence=self.presence & kept)
+
+
+def phantoms(
+    patients: int,
+    seed: int,
+    preset: Preset,
+    grid: Grid,
+    channels: Sequence[ChannelSpec],
+    *,
+    into: NDArray[np.float16] | None = None,
+    advance: Callable[[], None] = lambda: None,
+) -> Dataset:
+    """A synthetic cohort by the fast path; ``into`` may be a memory map of the images' shape."""
+    people = biology.draw(patients, seed, preset)
+    images = np.empty((patients, len(channels), *grid.shape), np.float16) if into is None else into
+    for row, image in enumerate(cohort.images(people, seed, grid, channels)):
+        images[row] = image
+        advance()
+    chance = [np.random.default_rng([seed, 6, person.index]) for person in people]
+    return Dataset(
+        images=images,
+        presence=np.ones((patients, len(channels)), bool),
+        records=[cohort.record(person, rng) for person, rng in zip(people, chance, strict=True)],
+        perfusion=[cohort.measured(person, rng) for person, rng in zip(people, chance, strict=True)],
+        labels=np.array([person.refractory for person in people], np.int64),
+        groups=np.arange(patients),
+        sites=np.full(patients, "phantom"),
+        latents=np.array([standard_latents(person) for person in people], np.float32),
+        oracle=np.array([person.probability for person in people]),
+    )
+
+
+def standard_latents(person: biology.Patient) -> list[float]:
+    """The latents, centred and scaled by the constants of the process."""
+    standard = biology.STANDARD
+    plain = {"truncal": person.truncal, "intensity": person.intensity, "length": person.clot_length_mm,
+             "density": person.clot_hu, "calcified": person.calcified}  # fmt: skip
+    scaled = [(float(value) - standard[name][0]) / standard[name][1] for name, value in plain.items()]
+    volumes = [(np.log(person.tmax6_ml) - 4.73) / 0.5, (np.log1p(person.core_ml) - 2.9) / 0.8]
+    return [*scaled, *map(float, volumes)]
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """The clinical side of n patients as numbers.
+
+    ``values`` (n, columns) and ``missing`` (n, variables) as ``encode`` gives them; ``blank`` (columns,): what a
+    missing variable's columns hold; ``owner`` (columns,): the variable of each column; ``scalars`` (variables,): which
+    variables are perfusion numbers.
+    """
+
+    values: NDArray[np.float32]
+    missing: NDArray[np.float32]
+    blank: NDArray[np.float32]
+    owner: NDArray[np.int64]
+    scalars: Bits
+
+    @classmethod
+    def of(cls, data: Dataset, spec: Clinical) -> Vectors:
+        """Encode every record, perfusion numbers filled in from the maps as the service does."""
+        rows = [encode(r, spec, p) for r, p in zip(data.records, data.perfusion, strict=True)]
+        widths = [clinical.width(variable) for variable in spec.variables]
+        columns, variables = sum(widths), len(widths)
+        return cls(
+            values=np.array([row.values for row in rows], np.float32).reshape(len(rows), columns),
+            missing=np.array([row.missing for row in rows], np.float32).reshape(len(rows), variables),
+            blank=encode(ClinicalRecord(), spec).values,
+            owner=np.repeat(np.arange(variables), widths),
+            scalars=np.array([variable.name.startswith(PERFUSION) for variable in spec.variables]),
+        )
+
+    @property
+    def size(self) -> int:
+        """Columns and missing bits; the presence bits come on top."""
+        return len(self.blank) + len(self.scalars)
+
+    def joined(self, rows: NDArray[np.int64], presence: Bits, hidden: Bits | None = None) -> NDArray[np.float32]:
+        """The network's clinical vectors (n, size + C) of ``rows``, with ``hidden`` (n, variables) made missing."""
+        values, missing = self.values[rows], self.missing[rows]
+        if hidden is not None:
+            values = np.where(hidden[:, self.owner], self.blank, values)
+            missing = np.maximum(missing, hidden)
+        return np.concatenate([values, missing, presence], axis=1).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """What a batch goes without: channels still ``present`` (n, C), and variables ``hidden`` (n, variables)."""
+
+    present: Bits
+    hidden: Bits
+
+
+def draw_dropout(presence: Bits, channels: Sequence[Channel], vectors: Vectors, rng: np.random.Generator) -> Dropout:
+    """Half of the patients keep everything; the others lose modalities, single channels or facts.
+
+    One in twenty keeps only the NCCT and one in twenty no image at all: both are asked of the model when it serves
+    and when it explains.
+    """
+    n, count = presence.shape
+    keep = np.ones((n, count), bool)
+    pairs = [("ncct",), ("cta", "vessels"), ("tmax", "rcbf")]
+    for pair in pairs:
+        lost = np.asarray(rng.random(n) < 0.3)
+        keep[:, [i for i, c in enumerate(channels) if c in pair]] &= ~lost[:, None]
+    keep &= rng.random((n, count)) > 0.1
+    keep[rng.random(n) < 0.5] = True
+    fate = rng.random(n)
+    keep[fate < 0.1] = False
+    keep[fate < 0.05] |= np.array([c == "ncct" for c in channels])
+    present = presence & keep
+
+    hidden = rng.random((n, len(vectors.scalars))) < 0.04
+    hidden[rng.random(n) < 0.05] = True
+    maps = [i for i, c in enumerate(channels) if c in ("tmax", "rcbf")]
+    without = np.asarray(~present[:, maps].any(axis=1) & (rng.random(n) < 0.7))
+    hidden |= without[:, None] & vectors.scalars
+    return Dropout(present, hidden)
+
+
+def no_dropout(presence: Bits, vectors: Vectors) -> Dropout:
+    """Everything that a patient has; perfusion numbers only where there are maps to read them from."""
+    return Dropout(presence, np.zeros((len(presence), len(vectors.scalars)), bool))

@@ -1,0 +1,17 @@
+"""What can be wrong with a cohort: one error that lists every fault."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from app.sdk.errors import InvalidStudy
+
+
+class CohortFault(InvalidStudy):
+    """The cohort cannot be trained or scored on. ``faults``: one line each, naming the row where there is one."""
+
+    code, title = "cohort-invalid", "The cohort cannot be used as it is"
+
+    def __init__(self, faults: Sequence[str], **_: object) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join(faults))

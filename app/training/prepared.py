@@ -1,0 +1,168 @@
+"""From a cohort's studies to arrays: the service's own ``prepare`` on every study, each only once.
+
+Notable choices:
+- A prepared study is kept under the sha-256 of its files' contents and of the grid and channels. A killed preparation
+  goes on where it stopped; an edited file is prepared again; a renamed one is not.
+- A synthetic cohort may come prepared (``images.npy``, ``images.json``, ``truth.csv`` beside its table): tens of
+  thousands of volumes need not be written to be read again.
+- A study that cannot be prepared is a fault of its row. All rows are tried, then all faults are told.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from app.sdk.errors import RlvoError
+from app.sdk.types import PerfusionSummary
+from app.training import defaults
+from app.training.cohort import Cohort, Study
+from app.training.dataset import LATENTS, Dataset
+from app.training.errors import CohortFault
+
+PERFUSION_FIELDS = tuple(PerfusionSummary.model_fields)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One study: image (C, X, Y, Z) float16, presence (C,), perfusion numbers."""
+
+    image: NDArray[np.float16]
+    presence: NDArray[np.bool_]
+    perfusion: PerfusionSummary | None
+
+
+def dataset(cohort: Cohort, cache: Path, advance: Callable[[], None] = lambda: None) -> Dataset:
+    """The cohort as arrays.
+
+    :param cache: folder of prepared studies
+    :param advance: told after each study
+    :raises CohortFault: naming every row that cannot be prepared
+    """
+    if any(study.outcome is None for study in cohort.studies):
+        raise CohortFault(["rows of unknown outcome cannot be trained or scored on"])
+    rows = list(cohort.studies)
+    ready = _ready(cohort)
+    if ready is not None:
+        images, presence, perfusion = ready
+        for _ in rows:
+            advance()
+    else:
+        images, presence, perfusion = _prepare_all(rows, cache, advance)
+    patients = {name: number for number, name in enumerate(dict.fromkeys(study.patient for study in rows))}
+    latents, oracle = _truth(cohort, rows)
+    return Dataset(
+        images=images,
+        presence=presence,
+        records=[study.record for study in rows],
+        perfusion=perfusion,
+        labels=np.array([study.outcome for study in rows], np.int64),
+        groups=np.array([patients[study.patient] for study in rows], np.int64),
+        sites=np.array([study.site for study in rows]),
+        latents=latents,
+        oracle=oracle,
+    )
+
+
+def layout() -> dict[str, object]:
+    """What prepared images depend on; kept beside them and compared."""
+    return {
+        "grid": defaults.GRID.model_dump(mode="json"),
+        "channels": [channel.model_dump(mode="json") for channel in defaults.CHANNELS],
+    }
+
+
+Arrays = tuple[NDArray[np.float16], NDArray[np.bool_], list[PerfusionSummary | None]]
+
+
+def _ready(cohort: Cohort) -> Arrays | None:
+    """The arrays of a cohort that came prepared."""
+    numbers = [study.prepared for study in cohort.studies]
+    if any(number is None for number in numbers):
+        return None
+    folder = cohort.folder
+    if not (folder / "images.npy").is_file() or not (folder / "images.json").is_file():
+        raise CohortFault(["the table has prepared rows, but images.npy or images.json is not beside it"])
+    if json.loads((folder / "images.json").read_text()) != layout():
+        raise CohortFault(["images.npy was prepared for another grid or other channels: make the cohort again"])
+    images = np.load(folder / "images.npy", mmap_mode="r")
+    order = np.array(numbers, np.int64)
+    beyond = [study.row for study in cohort.studies if not 0 <= (study.prepared or 0) < len(images)]
+    if beyond:
+        raise CohortFault([f"row {row}, column prepared: images.npy has no such row" for row in beyond])
+    in_order = np.array_equal(order, np.arange(len(images)))
+    # The record's own perfusion numbers serve; a prepared synthetic cohort carries them in its table.
+    return images if in_order else images[order], np.ones((len(order), images.shape[1]), bool), [None] * len(order)
+
+
+def _prepare_all(rows: list[Study], cache: Path, advance: Callable[[], None]) -> Arrays:
+    faults, done = [], []
+    for study in rows:
+        try:
+            done.append(_prepare(study, cache))
+        except RlvoError as error:
+            faults.append(f"row {study.row}: {error.detail}")
+        advance()
+    if faults:
+        raise CohortFault(faults)
+    return (
+        np.stack([one.image for one in done]),
+        np.stack([one.presence for one in done]),
+        [one.perfusion for one in done],
+    )
+
+
+def _prepare(study: Study, cache: Path) -> Prepared:
+    """One study, from the cache or by the service's ``prepare``."""
+    digest = hashlib.sha256(json.dumps(layout(), sort_keys=True).encode())
+    for field in sorted(study.volumes):
+        digest.update(f"{field}:{hashlib.sha256(study.volumes[field].read_bytes()).hexdigest()}".encode())
+    path = cache / f"{digest.hexdigest()}.safetensors"
+    if path.exists():
+        kept = load_file(path)
+        return Prepared(kept["image"], kept["presence"].astype(bool), _summary(kept["perfusion"]))
+    from app.imaging import nifti, preprocess
+
+    volumes = {field: nifti.read(file, field=field) for field, file in study.volumes.items()}
+    found = preprocess.prepare(volumes, defaults.GRID, defaults.CHANNELS)
+    prepared = Prepared(found.image.astype(np.float16), np.asarray(found.presence, bool), found.perfusion)
+    numbers = [getattr(found.perfusion, name, None) for name in PERFUSION_FIELDS]
+    cache.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".part")
+    save_file(
+        {
+            "image": np.ascontiguousarray(prepared.image),
+            "presence": prepared.presence.astype(np.uint8),
+            "perfusion": np.array([np.nan if number is None else number for number in numbers], np.float64),
+        },
+        draft,
+    )
+    draft.replace(path)
+    return prepared
+
+
+def _summary(numbers: NDArray[np.float64]) -> PerfusionSummary | None:
+    if not np.isfinite(numbers).any():
+        return None
+    return PerfusionSummary(
+        **{n: float(v) if np.isfinite(v) else None for n, v in zip(PERFUSION_FIELDS, numbers, strict=True)}
+    )
+
+
+def _truth(cohort: Cohort, rows: list[Study]) -> tuple[NDArray[np.float32], NDArray[np.float64] | None]:
+    """Latents and true chances of a synthetic cohort; NaN and None for a real one."""
+    latents = np.full((len(rows), len(LATENTS)), np.nan, np.float32)
+    path = cohort.folder / "truth.csv"
+    if not path.is_file():
+        return latents, None
+    truth = pd.read_csv(path, dtype={"patient": str}).set_index("patient")
+    known = truth.loc[[study.patient for study in rows]]
+    return known[list(LATENTS)].to_numpy(np.float32), known["probability"].to_numpy(np.float64)

@@ -1,0 +1,215 @@
+"""A training run from patients to a version: split, folds, table, rules, card, and an atomic write.
+
+Notable choices:
+- The run is a straight line; each step is one call into another file of this room.
+- Statistics of the clinical variables (imputation, scale) are those of the development patients, shared by the folds,
+  because a version has one clinical vector. They use no outcome.
+- A version appears at its place whole, or not at all (``model.save``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from app import clinical, model
+from app.manifest import Clinical, Fold, Fusion, Manifest, Measured, Training
+from app.network.daft import Network
+from app.network.resnet import Trunk
+from app.training import baselines, card, defaults, folds, metrics, tasks, version
+from app.training.baselines import Baseline
+from app.training.dataset import Dataset, Vectors
+from app.training.loop import Recipe
+from app.training.metrics import Array
+from app.training.protocol import Split
+from app.training.table import Row, Scored, table
+from app.training.tasks import Bench
+
+CHANNEL_NAMES = tuple(channel.name for channel in defaults.CHANNELS)
+
+# The rows of the table that are networks: fusion, and the channels that they may see.
+NETWORKS: dict[str, tuple[Fusion, tuple[str, ...]]] = {
+    "NCCT": (Fusion.NONE, ("ncct",)),
+    "CTA + vessels": (Fusion.NONE, ("cta", "vessels")),
+    "all imaging": (Fusion.NONE, CHANNEL_NAMES),
+    "imaging + clinical, concatenation": (Fusion.CONCAT, CHANNEL_NAMES),
+    "imaging + clinical, FiLM": (Fusion.FILM, CHANNEL_NAMES),
+    "imaging + clinical, DAFT": (Fusion.DAFT, CHANNEL_NAMES),
+}
+DAFT = "imaging + clinical, DAFT"
+LOGISTIC = "clinical + CTP, logistic regression"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is asked to do. ``networks``: which rows of ``NETWORKS``; ``views``: of a warm trunk's features."""
+
+    name: str
+    version: str
+    data: str
+    synthetic: bool
+    seed: int = 0
+    code_version: str = ""
+    recipe: Recipe = field(default_factory=Recipe)
+    networks: tuple[str, ...] = tuple(NETWORKS)
+    views: int = 4
+    filters: int = 8
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of it."""
+
+    spec: Clinical
+    vectors: Vectors
+    scored: dict[str, Scored]
+    networks: dict[str, folds.Trained]
+    logistic: baselines.Fitted
+    rows: list[Row]
+
+
+def warm_trunk(
+    phantoms: Dataset, recipe: Recipe, seed: int, filters: int, device: torch.device, say: Say,
+    checkpoint: Path | None = None,
+) -> tuple[Trunk, dict[str, float]]:  # fmt: skip
+    """A trunk taught by phantoms with known latents; see ``tasks.Pretraining``."""
+    spec = clinical.fit(phantoms.records, [*defaults.VARIABLES])
+    bench = Bench(phantoms, Vectors.of(phantoms, spec), defaults.GRID, CHANNEL_NAMES, device)
+    return folds.pretrain(
+        defaults.architecture(Fusion.DAFT, spec, filters=filters), bench, recipe, seed, checkpoint=checkpoint,
+        advance=lambda epoch, score: say(f"phantoms, epoch {epoch}: {score:.3f} of the latents' variance explained"),
+    )  # fmt: skip
+
+
+def compare(
+    plan: Plan, data: Dataset, split: Split, device: torch.device, say: Say, *,
+    trunk: Trunk | None = None, folder: Path | None = None,
+) -> Run:  # fmt: skip
+    """Train every model of the table on the same folds and score all of them on the same rows."""
+    spec = clinical.fit([data.records[row] for row in split.develop], [*defaults.VARIABLES])
+    vectors = Vectors.of(data, spec)
+    scored: dict[str, Scored] = {}
+    joined = vectors.joined(np.arange(len(data)), data.presence)
+    with_numbers = np.arange(joined.shape[1]) < vectors.size  # no presence bits: nothing is known of images here
+    record_only = with_numbers & ~_scalar_columns(vectors, joined.shape[1])
+    for name, kind, columns in (
+        ("clinical, logistic regression", Baseline.LOGISTIC, record_only),
+        ("clinical, gradient boosting", Baseline.BOOSTING, record_only),
+        (LOGISTIC, Baseline.LOGISTIC, with_numbers),
+    ):
+        fitted = baselines.fit(kind, joined, data.labels, split, columns, plan.seed)
+        scored[name] = Scored(fitted.out_of_fold, fitted.mean, fitted.aucs)
+        say(f"{name}: folds {np.mean(fitted.aucs):.3f}")
+
+    trained: dict[str, folds.Trained] = {}
+    views: dict[tuple[str, ...], folds.Views] = {}
+    for name in plan.networks:
+        fusion, channels = NETWORKS[name]
+        seen = data.only([CHANNEL_NAMES.index(channel) for channel in channels])
+        bench = Bench(seen, vectors, defaults.GRID, CHANNEL_NAMES, device)
+        architecture = defaults.architecture(fusion, spec, filters=plan.filters)
+        if trunk is not None and channels not in views:
+            say(f"{name}: features of {len(data)} patients")
+            views[channels] = tasks.views(trunk.to(device), bench, plan.views, plan.seed)
+        trained[name] = folds.train(
+            architecture, bench, split, plan.recipe, plan.seed, trunk=trunk, views=views.get(channels), folder=folder,
+            name="-".join((fusion.value, *channels)),
+            advance=lambda fold, epoch, score, name=name: say(f"{name}, fold {fold + 1}, epoch {epoch}: {score:.3f}"),  # type: ignore[misc]
+        )  # fmt: skip
+        scored[name] = Scored(trained[name].out_of_fold, trained[name].mean, trained[name].aucs)
+    rows = table(scored, data.labels, split.develop, split.test, DAFT)
+    return Run(spec, vectors, scored, trained, fitted, rows)
+
+
+def _scalar_columns(vectors: Vectors, size: int) -> NDArray[np.bool_]:
+    """Which columns of the clinical vector hold perfusion numbers or their missing bits."""
+    found = np.zeros(size, bool)
+    columns = len(vectors.owner)
+    found[:columns] = vectors.scalars[vectors.owner]
+    found[columns : columns + len(vectors.scalars)] = vectors.scalars
+    return found
+
+
+def publish(
+    plan: Plan, run: Run, data: Dataset, split: Split, digest: str, out: Path, *, chosen: str = DAFT,
+    notes: Sequence[str] = (), extra: dict[str, object] | None = None,
+) -> Manifest:  # fmt: skip
+    """Write the chosen model as a version: ``LOGISTIC``, or a network of the table."""
+    scored, labels = run.scored[chosen], data.labels
+    learnt = version.rules(labels[split.develop], scored.out_of_fold[split.develop])
+    logistic = chosen == LOGISTIC
+    fusion, names = (Fusion.NONE, ()) if logistic else NETWORKS[chosen]
+    parts: Sequence[Network | model.Logistic]
+    parts = run.logistic.logistic if logistic else run.networks[chosen].networks
+    seen = data.only([CHANNEL_NAMES.index(name) for name in names])
+    bench = Bench(seen, run.vectors, defaults.GRID, CHANNEL_NAMES, torch.device("cpu"))
+    manifest = Manifest(
+        name=plan.name,
+        version=plan.version,
+        kind="logistic" if logistic else "network",
+        architecture=defaults.architecture(fusion, run.spec, filters=plan.filters),
+        grid=defaults.GRID,
+        channels=defaults.CHANNELS,
+        clinical=run.spec,
+        folds=tuple(
+            Fold(file=f"fold-{n}.safetensors", sha256="0" * 64, validation_auc=round(value, 4))
+            for n, value in enumerate(scored.aucs)
+        ),
+        calibration=learnt.calibration,
+        threshold=learnt.threshold,
+        conformal=learnt.conformal,
+        background=version.background(run.vectors, data.presence, split.develop, plan.seed),
+        out_of_distribution=None if logistic else version.out_of_distribution(
+            run.networks[chosen].networks, bench, split.develop, plan.seed
+        ),
+        training=Training(
+            data=plan.data, data_sha256=digest, synthetic=plan.synthetic, patients=len(data),
+            positives=int(labels.sum()), seed=plan.seed, code_version=plan.code_version,
+            protocol="80/20 frozen, stratified by outcome and site; four folds; ensemble of the folds",
+        ),
+        metrics=measured(labels[split.test], scored.mean[split.test], learnt),
+        extra=dict(extra or {}),
+    )  # fmt: skip
+    golden = [version.case(seen, run.vectors, run.spec, int(split.test[0]))]
+    text = card.write(manifest, run.rows, notes, data.oracle, labels, split)
+    return model.save(out, manifest, list(parts), golden=golden, card=text)
+
+
+def measured(labels: NDArray[np.int64], logits: Array, learnt: version.Rules) -> dict[str, Measured]:
+    """The test part's numbers, with stratified bootstrap intervals where they are worth their time."""
+    slope, intercept = learnt.calibration.slope, learnt.calibration.intercept
+    chances = metrics.probabilities_of(logits, slope, intercept)
+    decided = chances >= learnt.threshold.value
+    found = {
+        "auc": metrics.bootstrap(metrics.auc, labels, chances),
+        "auprc": metrics.bootstrap(metrics.average_precision, labels, chances),
+        "brier": metrics.bootstrap(metrics.brier, labels, chances),
+    }
+    line = metrics.calibration_line(labels, chances)
+    plain = {
+        "calibration_slope": line[0],
+        "calibration_intercept": line[1],
+        "ece": metrics.calibration_error(labels, chances),
+        "f1": metrics.f1(labels, decided),
+        "sensitivity": _share(decided[labels == 1]),
+        "specificity": _share(~decided[labels == 0]),
+        "ppv": _share(labels[decided] == 1),
+        "npv": _share(labels[~decided] == 0),
+        "conformal_coverage_positive": _share(chances[labels == 1] >= learnt.conformal.quantile_positive),
+        "conformal_coverage_negative": _share(1 - chances[labels == 0] >= learnt.conformal.quantile_negative),
+    }
+    estimates = {
+        n: Measured(value=round(e.value, 4), low=round(e.low, 4), high=round(e.high, 4)) for n, e in found.items()
+    }
+    return estimates | {name: Measured(value=round(float(value), 4)) for name, value in plain.items()}
+
+
+def _share(flags: NDArray[np.bool_]) -> float:
+    return float(flags.mean()) if len(flags) else 0.0

@@ -1,0 +1,101 @@
+"""From folds to a version that can be served: calibration, threshold, conformal sets, background, OOD, golden case.
+
+Notable choices:
+- Calibration, threshold and conformal quantiles come from pooled out-of-fold logits: every development patient is
+  scored by the one fold that never saw it. Then they are frozen; the test part only measures.
+- The background of the explanations is a sample of development patients, as the network sees them.
+- Out-of-distribution statistics describe the ensemble's penultimate features on augmented development patients, some
+  without modalities, so that a study with fewer images is not strange for that alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from app.case import Case
+from app.clinical import encode
+from app.manifest import Background, Calibration, Clinical, Conformal, OutOfDistribution, Threshold
+from app.network.daft import Network
+from app.training.dataset import Dataset, Vectors
+from app.training.metrics import Array, best_f1_threshold, conformal, platt, probabilities_of
+from app.training.tasks import Bench
+
+CONFORMAL_LEVEL = 0.9
+BACKGROUND = 24
+OOD_QUANTILE = 0.995
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What turns a mean logit into an answer."""
+
+    calibration: Calibration
+    threshold: Threshold
+    conformal: Conformal
+
+
+def rules(labels: NDArray[np.int64], logits: Array) -> Rules:
+    """Learn them from out-of-fold logits (n,)."""
+    slope, intercept = platt(labels, logits)
+    slope = max(slope, 1e-3)  # a model that knows nothing must not turn its ranks around
+    probabilities = probabilities_of(logits, slope, intercept)
+    negative, positive = conformal(labels, probabilities, CONFORMAL_LEVEL)
+    return Rules(
+        Calibration(slope=slope, intercept=intercept),
+        Threshold(value=best_f1_threshold(labels, probabilities), rule="max-f1-out-of-fold"),
+        Conformal(level=CONFORMAL_LEVEL, quantile_negative=negative, quantile_positive=positive),
+    )
+
+
+def background(vectors: Vectors, presence: NDArray[np.bool_], rows: NDArray[np.int64], seed: int) -> Background:
+    """``BACKGROUND`` clinical vectors of development patients."""
+    chosen = np.sort(np.random.default_rng([seed, 10]).choice(rows, min(BACKGROUND, len(rows)), replace=False))
+    found = vectors.joined(chosen, presence[chosen])
+    return Background(vectors=tuple(tuple(round(float(x), 5) for x in row) for row in found))
+
+
+@torch.no_grad()
+def out_of_distribution(
+    networks: Sequence[Network], bench: Bench, rows: NDArray[np.int64], seed: int
+) -> OutOfDistribution:
+    """Mean and precision of the folds' averaged penultimate features, and the distance that few patients exceed."""
+    rng = np.random.default_rng([seed, 11])
+    parts: list[Tensor] = []
+    for part in np.array_split(np.sort(rng.permutation(rows)[:512]), 16):
+        if not len(part):
+            continue
+        images, vectors = bench.augmented(part, rng, turn=False)
+        seen = torch.stack([network.penultimate(network.trunk(images), vectors) for network in networks])
+        parts.append(seen.mean(dim=0).double().cpu())
+    features = torch.cat(parts).numpy()
+    mean = features.mean(axis=0)
+    covariance = np.cov(features.T)
+    shrunk = 0.9 * covariance + 0.1 * np.eye(len(mean)) * np.trace(covariance) / len(mean)
+    precision = np.linalg.inv(shrunk)
+    apart = np.einsum("ni,ij,nj->n", features - mean, precision, features - mean)
+    return OutOfDistribution(
+        mean=tuple(round(float(x), 6) for x in mean),
+        precision=tuple(tuple(round(float(x), 5) for x in row) for row in precision),
+        limit=float(np.quantile(apart, OOD_QUANTILE)),
+    )
+
+
+def case(data: Dataset, vectors: Vectors, spec: Clinical, row: int) -> Case:
+    """One row as the model room's ``Case``: a golden case, stored with the version."""
+    encoded = encode(data.records[row], spec, data.perfusion[row])
+    presence = data.presence[row]
+    image = data.images[row].astype(np.float32) * presence[:, None, None, None]
+    return Case(
+        image=image,
+        presence=presence,
+        clinical=vectors.joined(np.array([row]), presence[None])[0],
+        shown=encoded.shown,
+        imputed=encoded.imputed,
+        perfusion=data.perfusion[row],
+    )

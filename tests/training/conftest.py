@@ -1,0 +1,53 @@
+"""Tiny cohorts: 8-cubed images, one or two facts, hundreds of patients in milliseconds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from app import clinical
+from app.manifest import ClinicalVariable, Grid, VariableKind
+from app.sdk.clinical import ClinicalRecord
+from app.sdk.types import Channel
+from app.training.dataset import LATENTS, Dataset, Vectors
+from app.training.tasks import Bench
+
+GRID = Grid(shape=(8, 8, 8), affine=((20, 0, 0, -70), (0, 20, 0, -70), (0, 0, 20, -70), (0, 0, 0, 1)))
+VARIABLES = [ClinicalVariable(name="age", kind=VariableKind.NUMBER)]
+
+
+def tiny(scores: np.ndarray, brightness: np.ndarray, labels: np.ndarray) -> Dataset:
+    """Patients whose age says ``scores`` and whose NCCT has a cube of ``brightness`` in the middle."""
+    n = len(labels)
+    images = np.random.default_rng(1).normal(0, 0.1, (n, 1, 8, 8, 8)).astype(np.float16)
+    images[:, 0, 3:5, 3:5, 3:5] += brightness[:, None, None, None].astype(np.float16)
+    return Dataset(
+        images=images,
+        presence=np.ones((n, 1), bool),
+        records=[ClinicalRecord(age=float(60 + 10 * np.clip(score, -4, 4))) for score in scores],
+        perfusion=[None] * n,
+        labels=labels.astype(np.int64),
+        groups=np.arange(n),
+        sites=np.full(n, "one"),
+        latents=np.full((n, len(LATENTS)), np.nan, np.float32),
+    )
+
+
+def bench_of(data: Dataset) -> Bench:
+    spec = clinical.fit(data.records, VARIABLES)
+    return Bench(data, Vectors.of(data, spec), GRID, [Channel.NCCT], torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def xor() -> Bench:
+    """The outcome is the sign of the product: neither source alone, nor their sum, says anything."""
+    rng = np.random.default_rng(0)
+    scores, brightness = rng.choice([-1.0, 1.0], 400), rng.choice([-1.0, 1.0], 400)
+    scores, brightness = scores + rng.normal(0, 0.2, 400), brightness + rng.normal(0, 0.2, 400)
+    return bench_of(tiny(scores, brightness, scores * brightness > 0))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)

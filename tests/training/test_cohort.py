@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from app.training import cohort
+from app.training.errors import CohortFault
+
+
+def rows(count: int = 24) -> list[dict[str, object]]:
+    return [
+        {
+            "patient": f"p{n}", "site": "north", "ncct": "head.nii.gz", "age": 60 + n, "sex": "male",
+            "atrial_fibrillation": n % 2, "smoking": "never", "nihss": 12, "perfusion.core_ml": 10.5,
+            "final_stenosis_percent": 70 if n % 4 == 0 else 10, "etici": "2b", "rescue_treatment": 0,
+        }
+        for n in range(count)
+    ]  # fmt: skip
+
+
+def write(folder: Path, table: list[dict[str, object]], name: str = "cohort.csv") -> Path:
+    (folder / "head.nii.gz").write_bytes(b"x")
+    path = folder / name
+    frame = pd.DataFrame(table)
+    if name.endswith("parquet"):
+        frame.to_parquet(path)
+    else:
+        frame.to_csv(path, index=False)
+    return path
+
+
+def faults(folder: Path, table: list[dict[str, object]]) -> str:
+    with pytest.raises(CohortFault) as caught:
+        cohort.read(write(folder, table))
+    return "\n".join(caught.value.faults)
+
+
+@pytest.mark.parametrize("name", ["cohort.csv", "cohort.parquet"])
+def test_a_table_is_read_with_its_types(tmp_path: Path, name: str) -> None:
+    found = cohort.read(write(tmp_path, rows(), name))
+    first = found.studies[0]
+    assert (first.row, first.patient, first.outcome, first.record.nihss) == (2, "p0", 1, 12)
+    assert first.record.atrial_fibrillation is False
+    assert first.record.value("perfusion.core_ml") == 10.5
+    assert first.volumes["ncct"] == tmp_path / "head.nii.gz"  # type: ignore[index]
+    assert sum(study.outcome or 0 for study in found.studies) == 6
+
+
+def test_a_folder_means_its_cohort_csv(tmp_path: Path) -> None:
+    write(tmp_path, rows())
+    assert len(cohort.read(tmp_path).studies) == 24
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("ncct", "gone.nii.gz", "row 5, column ncct: there is no such file"),
+        ("ncct", "", "row 5: there is no volume"),
+        ("patient", "", "row 5: the patient is missing"),
+        ("age", "old", "row 5, column age: expected a number"),
+        ("age", 300, "row 5, column age:"),
+        ("nihss", 12.5, "row 5, column nihss: expected a whole number"),
+        ("sex", "m", "row 5, column sex:"),
+        ("atrial_fibrillation", "perhaps", "row 5, column atrial_fibrillation: expected 1 or 0"),
+        ("perfusion.core_ml", -4, "row 5, column perfusion.core_ml:"),
+        ("final_stenosis_percent", 700, "row 5, column final_stenosis_percent: expected 0 to 100"),
+        ("etici", "2d", "row 5, column etici: expected one of"),
+        ("rescue_treatment", "", "row 5: the outcome is unknown"),
+        ("date", "1.2.2024", "row 5, column date: not an ISO date"),
+    ],
+)
+def test_a_fault_names_its_row(tmp_path: Path, column: str, value: object, said: str) -> None:
+    table = rows()
+    for row in table:
+        row.setdefault(column, "")
+    table[3][column] = value
+    assert said in faults(tmp_path, table)
+
+
+def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+    table = rows()
+    table[1]["age"], table[2]["etici"], table[9]["ncct"] = "x", "9", "no.nii"
+    assert [line.split(":")[0] for line in faults(tmp_path, table).splitlines()] == [
+        "row 3, column age", "row 4, column etici", "row 11, column ncct",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("column", ["mrs_90", "passes", "door_to_recanalization"])
+def test_what_is_known_only_afterwards_is_refused(tmp_path: Path, column: str) -> None:
+    assert f"column {column}: it is known only after" in faults(tmp_path, [row | {column: 1} for row in rows()])
+
+
+def test_an_unknown_column_is_refused(tmp_path: Path) -> None:
+    assert "column favourite_colour: unknown" in faults(tmp_path, [row | {"favourite_colour": 1} for row in rows()])
+
+
+def test_three_patients_are_too_few(tmp_path: Path) -> None:
+    assert "3 rows are too few" in faults(tmp_path, rows(3))
+
+
+def test_a_patient_in_two_folds_is_refused(tmp_path: Path) -> None:
+    table = [row | {"fold": str(n % 4)} for n, row in enumerate(rows())]
+    table[7]["patient"] = "p2"
+    assert "row 9, column fold: the patient of row 4 is in another fold there" in faults(tmp_path, table)
+
+
+@pytest.mark.parametrize(
+    ("stenosis", "etici", "rescue", "outcome"),
+    [("51", "3", "0", 1), ("50", "3", "0", 0), ("10", "2a", "0", 1), ("10", "3", "1", 1), ("", "", "1", 1),
+     ("", "3", "0", None), ("10", "", "0", None), ("10", "2b67", "no", 0)],
+)  # fmt: skip
+def test_the_outcome_rule(tmp_path: Path, stenosis: str, etici: str, rescue: str, outcome: int | None) -> None:
+    table = rows()
+    table[0] |= {"final_stenosis_percent": stenosis, "etici": etici, "rescue_treatment": rescue}
+    path = write(tmp_path, table)
+    if outcome is None:
+        with pytest.raises(CohortFault, match="row 2: the outcome is unknown"):
+            cohort.read(path)
+        assert len(cohort.read(path, drop_unknown=True).studies) == 23
+    else:
+        assert cohort.read(path).studies[0].outcome == outcome
+
+
+def test_a_table_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CohortFault, match="there is no table"):
+        cohort.read(tmp_path / "cohort.csv")
+    (tmp_path / "cohort.parquet").write_bytes(b"not parquet")
+    with pytest.raises(CohortFault, match="cannot be read"):
+        cohort.read(tmp_path / "cohort.parquet")
