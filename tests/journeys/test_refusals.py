@@ -1,0 +1,113 @@
+"""What cannot be used is refused with advice, and leaves nothing behind but the audit's note."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import nibabel
+import numpy as np
+import pytest
+
+from app.sdk import Problem
+
+from .house import House, eventually
+
+pytestmark = pytest.mark.xdist_group("journeys")
+
+Parts = dict[str, Any]
+
+
+def truncated(patient: dict[str, Path], _: Path) -> Parts:
+    return {"cta": patient["cta"].read_bytes()[:-5000]}
+
+
+def text(patient: dict[str, Path], _: Path) -> Parts:
+    return {"cta": b"Dear colleague, please find the patient's CT attached.\n" * 20}
+
+
+def rgb(patient: dict[str, Path], folder: Path) -> Parts:
+    colours = np.zeros((8, 8, 8), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nibabel.save(nibabel.Nifti1Image(colours, np.eye(4)), folder / "rgb.nii.gz")
+    return {"cta": patient["cta"].read_bytes(), "tmax": (folder / "rgb.nii.gz").read_bytes()}
+
+
+def series_as_cta(patient: dict[str, Path], folder: Path) -> Parts:
+    voxels = np.arange(8 * 8 * 8 * 5, dtype=np.int16).reshape(8, 8, 8, 5)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.diag([20, 20, 20, 1])), folder / "4d.nii.gz")
+    return {"cta": (folder / "4d.nii.gz").read_bytes()}
+
+
+def mask_elsewhere(patient: dict[str, Path], folder: Path) -> Parts:
+    cta = nibabel.load(patient["cta"])
+    shape = (cta.shape[0], cta.shape[1], cta.shape[2] // 2)
+    mask = np.zeros(shape, np.uint8)
+    mask[4:8, 4:8, 4:8] = 1
+    nibabel.save(nibabel.Nifti1Image(mask, cta.affine), folder / "mask.nii.gz")
+    return {"cta": patient["cta"].read_bytes(), "vessels": (folder / "mask.nii.gz").read_bytes()}
+
+
+def clinical(document: str) -> Callable[[dict[str, Path], Path], Parts]:
+    return lambda patient, _: {"cta": patient["cta"].read_bytes(), "clinical": document}
+
+
+def nothing(patient: dict[str, Path], _: Path) -> Parts:
+    return {"clinical": json.dumps({"age": 74})}
+
+
+def not_what_the_model_needs(patient: dict[str, Path], _: Path) -> Parts:
+    return {"ncct": patient["ncct"].read_bytes()}
+
+
+CASES = {
+    "truncated": (truncated, 422, "nifti-invalid"),
+    "text": (text, 422, "nifti-invalid"),
+    "rgb": (rgb, 422, "nifti-invalid"),
+    "series-as-cta": (series_as_cta, 422, "nifti-invalid"),
+    "mask-on-another-grid": (mask_elsewhere, 422, "geometry-mismatch"),
+    "unknown-field": (clinical('{"age": 74, "mrs_90d": 3}'), 422, "clinical-invalid"),
+    "nan": (clinical('{"age": NaN}'), 400, "malformed-json"),
+    "infinity": (clinical('{"age": 1e999}'), 400, "malformed-json"),
+    "string-for-number": (clinical('{"age": "74"}'), 422, "clinical-invalid"),
+    "not-an-object": (clinical("[74]"), 422, "clinical-invalid"),
+    "no-volume": (nothing, 422, "missing-required-input"),
+    "another-models-input": (not_what_the_model_needs, 422, "missing-required-input"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_bad_study_is_refused_and_not_kept(house: House, patient: dict[str, Path], tmp_path: Path, case: str) -> None:
+    make, status, code = CASES[case]
+    parts = make(patient, tmp_path)
+    eventually(
+        lambda: house.ask("SELECT count(*) FROM predictions WHERE status IN ('queued', 'running')") == [(0,)], "idle"
+    )
+    stored = house.blobs()
+    rows = house.ask("SELECT count(*) FROM predictions")
+    [(audited,)] = house.ask("SELECT coalesce(max(seq), 0) FROM audit")
+
+    answer = httpx.post(
+        f"{house.url}/v1/predictions",
+        files={name: (None if name == "clinical" else "DOE^JANE.nii.gz", part) for name, part in parts.items()},
+        timeout=60,
+    )
+
+    problem = Problem.model_validate(answer.json())
+    assert (answer.status_code, problem.code) == (status, code), answer.text
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert problem.type == f"/problems/{code}"
+    assert len(problem.detail) > 20
+    assert "DOE" not in answer.text
+    assert house.blobs() == stored
+    assert house.ask("SELECT count(*) FROM predictions") == rows
+    notes = house.ask("SELECT action, detail FROM audit WHERE seq > ?", audited)
+    assert [(action, json.loads(detail)["code"]) for action, detail in notes] == [("prediction.refuse", code)]
+
+
+def test_each_problem_has_a_page(house: House) -> None:
+    answer = httpx.get(f"{house.url}/problems/geometry-mismatch")
+    assert answer.status_code == 200
+    assert "do not lie on matching grids" in answer.text

@@ -1,0 +1,166 @@
+"""Real worker processes that die where they are told to.
+
+`Nursery` is a process that does the heavy imports once and forks a worker whenever one is asked for; a worker that
+dies by SIGKILL is replaced, as a supervisor would. What is tested here is the life of a job, so that preparing takes a
+ready case instead of registering a volume; the journeys run the real thing.
+
+Faults: a file named by a prediction's id holds ``<stage> <before|after> <once|always|pause>``. There the worker kills
+itself, once or whenever it comes by, or waits until the file is gone. ``log`` gets a line for each step that ran.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from app.sdk.types import Stage
+
+if TYPE_CHECKING:
+    from app.job import Done, Job, Steps
+
+
+class Nursery:
+    """The parent of the workers of a whole test session."""
+
+    def __init__(self) -> None:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.nursery"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+        )  # fmt: skip
+
+    def start(self, faults: Path, settings: Mapping[str, str]) -> Keeper:
+        """A worker with these settings, kept alive until it is told to end."""
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(json.dumps([str(faults), dict(settings)]) + "\n")
+        self._process.stdin.flush()
+        return Keeper(int(self._process.stdout.readline()), faults)
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+class Keeper:
+    """The process that keeps one worker alive, seen from the test."""
+
+    def __init__(self, pid: int, faults: Path) -> None:
+        self.pid = pid
+        self._faults = faults
+
+    @property
+    def worker(self) -> int:
+        """The present worker's process id."""
+        return int((self._faults / f"worker-of-{self.pid}").read_text())
+
+    @property
+    def lives(self) -> int:
+        """How many workers there were so far."""
+        return (self._faults / "lives").read_text().count(f"{self.pid}\n")
+
+    def end(self) -> str:
+        """SIGTERM; how the worker ended, once it has."""
+        os.kill(self.pid, signal.SIGTERM)
+        ending = self._faults / f"end-of-{self.pid}"
+        deadline = time.monotonic() + 60
+        while not ending.exists() or not ending.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        return ending.read_text()
+
+    def kill(self) -> None:
+        """SIGKILL to the keeper, and with it to its worker."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+
+def serve() -> None:
+    """The nursery's own process: one line in asks for a worker, one line out is its keeper's process id."""
+    for heavy in ("app.worker", "tests.factory"):  # before any fork
+        importlib.import_module(heavy)
+
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for line in sys.stdin:
+        faults, settings = json.loads(line)
+        keeper = os.fork()
+        if keeper == 0:
+            _die_with_parent()
+            os.environ |= settings
+            _keep(Path(faults))
+            os._exit(0)
+        print(keeper, flush=True)
+
+
+def _keep(faults: Path) -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda number, _: os.kill(worker, number))
+    status = signal.SIGKILL
+    while status == signal.SIGKILL:
+        worker = os.fork()
+        if worker == 0:
+            _die_with_parent()
+            _work(faults)
+        (faults / f"worker-of-{os.getpid()}").write_text(str(worker))
+        with (faults / "lives").open("a") as lives:
+            lives.write(f"{os.getpid()}\n")
+        _, status = os.waitpid(worker, 0)
+    (faults / f"end-of-{os.getpid()}").write_text(f"exit {os.waitstatus_to_exitcode(status)}")
+
+
+def _work(faults: Path) -> None:
+    from app.config import Settings
+    from app.job import Job
+    from app.model import ModelVersion
+    from app.worker import run
+    from tests.factory import tiny_case
+
+    original = Job.step
+
+    def step(self: Job, stage: Stage, study: Any, done: Steps) -> Done:
+        _meet(faults / study.id, stage, "before")
+        with (faults / "log").open("a") as log:
+            log.write(f"{study.id} {stage}\n")
+        result = original(self, stage, study, done)
+        _meet(faults / study.id, stage, "after")
+        return result
+
+    Job.step = step  # type: ignore[method-assign]
+    ModelVersion.prepare = lambda self, *_: tiny_case(self.manifest)  # type: ignore[method-assign]
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        run(Settings())
+    finally:
+        os._exit(1)
+
+
+def _die_with_parent() -> None:
+    """Asks the kernel for SIGKILL when the parent dies (PR_SET_PDEATHSIG, prctl(2)): no test leaves a worker behind."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def _meet(fault: Path, stage: Stage, when: str) -> None:
+    if not fault.exists() or fault.read_text().split()[:2] != [stage, when]:
+        return
+    how = fault.read_text().split()[2]
+    if how == "pause":
+        fault.with_suffix(".paused").touch()
+        while fault.exists():
+            time.sleep(0.01)
+        return
+    if how == "once":
+        fault.unlink()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    serve()
