@@ -29,7 +29,9 @@ T = TypeVar("T")
 
 log = logging.getLogger("rlvo.database")
 
-_MIGRATIONS = Path(__file__).parent / "migrations"
+# Beside this file where the package is installed; at the root of a checkout.
+_HERE = Path(__file__).parent
+_MIGRATIONS = next(folder for folder in (_HERE / "migrations", _HERE.parents[1] / "migrations") if folder.is_dir())
 _MIGRATION_LOCK = 0x726C766F  # "rlvo"; any number does that nobody else uses
 
 
