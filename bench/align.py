@@ -149,7 +149,8 @@ def times(repeats: int = 5) -> None:
                 spent[name].append(time.perf_counter() - start)
             off[name] = error(found, pose)
     ours = float(np.median(spent["rlvo"]))
-    print(f"\nvolume {'x'.join(map(str, volume.shape))}\n\n| | s | times rlvo | mean error | largest |\n|---|---|---|---|---|")
+    print(f"\nvolume {'x'.join(map(str, volume.shape))}\n")
+    print("| | s | times rlvo | mean error | largest |\n|---|---|---|---|---|")
     for name, seconds in spent.items():
         print(f"| {name} | {np.median(seconds):.2f} | {np.median(seconds) / ours:.1f} | "
               f"{off[name][0]:.2f} | {off[name][1]:.2f} |")  # fmt: skip
