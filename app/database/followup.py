@@ -64,7 +64,7 @@ def outcome(session: Session, prediction_id: str, caller: str | None) -> Outcome
     """The outcome on record; None where none was told yet. Raises PredictionNotFound, Erased."""
     predictions.find(session, prediction_id, caller)
     row = session.get(OutcomeRow, prediction_id)
-    return row and _outcome(row)
+    return None if row is None else _outcome(row)
 
 
 def _lock(session: Session, prediction_id: str, caller: str | None) -> None:
