@@ -39,8 +39,7 @@ def bench_of(data: Dataset) -> Bench:
     return Bench(data, Vectors.of(data, spec), GRID, [Channel.NCCT], torch.device("cpu"))
 
 
-@pytest.fixture(scope="session")
-def xor() -> Bench:
+def xor_bench() -> Bench:
     """The outcome is the sign of the product: neither source alone, nor their sum, says anything.
 
     400 patients to learn and stop on; 2000 more only to score on, where the AUC of nothing has an SD of 0.013.
@@ -49,6 +48,11 @@ def xor() -> Bench:
     scores, brightness = rng.choice([-1.0, 1.0], 2400), rng.choice([-1.0, 1.0], 2400)
     scores, brightness = scores + rng.normal(0, 0.2, 2400), brightness + rng.normal(0, 0.2, 2400)
     return bench_of(tiny(scores, brightness, scores * brightness > 0))
+
+
+@pytest.fixture(scope="session")
+def xor() -> Bench:
+    return xor_bench()
 
 
 @pytest.fixture(autouse=True)
