@@ -172,6 +172,14 @@ def lattice() -> Lattice:
     return Lattice(mask, affine, xyz, waves, normal / normal.mean())
 
 
+@cache
+def _hemisphere(left: bool) -> tuple[NDArray[np.int64], Array, Array]:
+    """One hemisphere of the lattice: rows of it, their ``xyz`` and their ``waves``."""
+    brain = lattice()
+    own = np.flatnonzero(brain.xyz[:, 0] * (-1.0 if left else 1.0) > 1)
+    return own, brain.xyz[own], brain.waves[own]
+
+
 # Centre and half-axes (mm) of the tissue at risk, on the right; M2 by its trunk.
 _TERRITORY = {
     "ica-terminus": ((36, -8, 18), (34, 62, 44)),
@@ -191,9 +199,9 @@ def ranks_ml(scene: Scene, volume_scale: float = 1.0) -> Array:
     trunk = "m2-superior" if variation.superior else "m2-inferior"
     centre, axes = _TERRITORY[trunk if patient.site == "m2" else patient.site]
     sign = -1.0 if patient.left else 1.0
-    own = np.flatnonzero(brain.xyz[:, 0] * sign > 1)
-    apart = (brain.xyz[own] - np.array(centre, np.float32) * [sign, 1, 1]) / np.array(axes, np.float32)
-    badness = -np.linalg.norm(apart, axis=1) + brain.waves[own] @ (0.09 * variation.waves).astype(np.float32)
+    own, xyz, waves = _hemisphere(patient.left)
+    apart = (xyz - np.array(centre, np.float32) * [sign, 1, 1]) / np.array(axes, np.float32)
+    badness = -np.linalg.norm(apart, axis=1) + waves @ (0.09 * variation.waves).astype(np.float32)
     ranks = np.full(len(brain.xyz), np.inf, np.float32)
     ranks[own[np.argsort(-badness, kind="stable")]] = (
         (np.arange(len(own)) + 0.5) * (LATTICE_STEP**3 / 1000 * volume_scale)

@@ -21,13 +21,15 @@ RECIPE = Recipe(epochs=10, batch=16, rate=1e-2, average=0.9, patience=10, turn=F
 LEARN, VALIDATE, FRESH = np.arange(300), np.arange(300, 400), np.arange(400, 2400)
 
 
-def network(fusion: Fusion) -> Network:
-    torch.manual_seed(3)
+def network(fusion: Fusion, start: int = 3) -> Network:
+    torch.manual_seed(start)
     return build(Architecture(fusion=fusion, in_channels=1, clinical_size=3, filters=4))
 
 
-def trained(fusion: Fusion, bench: Bench, recipe: Recipe = RECIPE, checkpoint: Path | None = None) -> Network:
-    model = network(fusion)
+def trained(
+    fusion: Fusion, bench: Bench, recipe: Recipe = RECIPE, checkpoint: Path | None = None, start: int = 3
+) -> Network:
+    model = network(fusion, start)
     task = EndToEnd(model, bench, LEARN, VALIDATE, turn=False, auxiliary=0.0)
     loop.run(task, recipe, 5, checkpoint=checkpoint)
     return model
@@ -39,7 +41,9 @@ def score(model: Network, bench: Bench) -> float:
 
 def test_daft_learns_the_product_that_concatenation_cannot(xor: Bench) -> None:
     assert score(trained(Fusion.DAFT, xor), xor) > 0.95
-    assert score(trained(Fusion.CONCAT, xor), xor) < 0.6
+    # From one start to another concatenation scores 0.50 to 0.59 (12 runs: mean 0.54, SD 0.03), because its early
+    # stopping picks a lucky epoch: three starts together are a steady number.
+    assert np.mean([score(trained(Fusion.CONCAT, xor, start=start), xor) for start in (3, 4, 5)]) < 0.6
 
 
 def test_labels_that_mean_nothing_are_not_learnt(xor: Bench) -> None:
