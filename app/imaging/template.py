@@ -26,7 +26,7 @@ from scipy import ndimage
 from app.imaging import brain
 from app.imaging.fitting import UNIT_MM, Points
 
-__all__ = ["BONE_HU", "BOX", "CENTRE_MM", "MATTER_HU", "forget_maps", "head", "intracranial", "ramp", "sigma"]
+__all__ = ["BONE_HU", "BOX", "CENTRE_MM", "MATTER_HU", "forget_maps", "head", "intracranial", "ramp", "sigma", "tissue"]
 
 Floats = npt.NDArray[np.float32]
 Matrix = npt.NDArray[Any]
@@ -73,6 +73,11 @@ def intracranial(step: int, fwhm_mm: float) -> Points:
     near = (distance < 12) & (at[2] > -45)
     hu, mask, _ = _maps()
     return _points(at[:, near], [_every(step, _blurred(values, fwhm_mm))[near] for values in (mask, hu / 40)])
+
+
+def tissue() -> tuple[Floats, Matrix]:
+    """The brain as a CT would show it, HU on 1 mm voxels, 0 outside; and their affine to MNI152 millimetres."""
+    return _maps()[0], _affine()
 
 
 def ramp(hu: Floats, ends: tuple[float, float]) -> Floats:
