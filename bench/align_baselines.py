@@ -117,8 +117,8 @@ def elastix(fixed: Image, moving: Image) -> Array:
 
 
 def _elastix_point(chain: Any, point: Array) -> Array:
-    # The affine's map is composed with the rigid one before it: the last map is applied first.
-    for n in (1, 0):
+    # elastix composes T(x) = affine(rigid(x)): the first map is the initial transform, and is applied first.
+    for n in (0, 1):
         one = chain.GetParameterMap(n)
         centre = np.array([float(x) for x in one["CenterOfRotationPoint"]])
         numbers = np.array([float(x) for x in one["TransformParameters"]])
