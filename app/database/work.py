@@ -51,6 +51,7 @@ class Study:
     explain: bool
     clinical: dict[str, Any]
     inputs: Mapping[Input, InputSummary]
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,7 @@ def _study(row: PredictionRow) -> Study:
         subject=row.subject,
         created=row.created,
         explain=row.explain,
+        exact=row.exact,
         clinical=row.clinical or {},
         inputs={Input(name): InputSummary.model_validate(summary) for name, summary in (row.inputs or {}).items()},
     )
