@@ -13,6 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SERVICE := $(VENV)/.service
 DEV := $(VENV)/.dev
+BENCH := $(VENV)/.bench
 
 .PHONY: demo serve test check bench soak openapi test-gpu clean
 .DEFAULT_GOAL := help
@@ -32,6 +33,10 @@ $(DEV): $(SERVICE)
 	$(BIN)/pip install --quiet --group dev
 	@touch $@
 
+$(BENCH): $(DEV)
+	$(BIN)/pip install --quiet --group bench
+	@touch $@
+
 demo: $(SERVICE)
 	$(BIN)/rlvo demo $(if $(ONCE),--once) $(if $(STUDY),--study "$(STUDY)")
 
@@ -49,7 +54,7 @@ check: $(DEV)
 	$(BIN)/lint-imports
 	$(BIN)/rlvo openapi --check
 
-bench: $(DEV)
+bench: $(BENCH)
 	$(BIN)/python -m bench
 
 soak: $(DEV)
