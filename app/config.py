@@ -24,6 +24,10 @@ class Settings(BaseSettings):
     database_url: str = Field(default="", description="SQLAlchemy URL; empty: SQLite in the data folder")
     storage_url: str = Field(default="", description="Folder (or file:// URL) of the blobs; empty: data folder/blobs")
     model_store: Path = Field(default=Path("model_store"), description="Folder of the model versions")
+    trusted_keys: str = Field(
+        default="",
+        description="Ed25519 public keys (base64, by commas); if set, versions must be signed by one",
+    )
     default_model: str = Field(default="rlvo-synthetic", description="Model of a request that names none")
 
     host: str = Field(default="127.0.0.1", description="Address to listen on")
@@ -46,6 +50,15 @@ class Settings(BaseSettings):
 
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the networks run")
     threads: int = Field(default=0, ge=0, description="CPU threads of one worker; 0: all cores")
+    backend: Literal["auto", "torch", "openvino"] = Field(
+        default="auto", description="What computes the networks on a CPU; `auto`: OpenVINO where it is installed"
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="Of the networks on a CPU under OpenVINO; a GPU always runs in bfloat16"
+    )
+    memory_budget: int = Field(
+        default=0, ge=0, description="Bytes of weights kept loaded at once, least recently used go first; 0: no bound"
+    )
     heartbeat: float = Field(default=2.0, gt=0, description="Seconds between a worker's signs of life")
     lease: float = Field(default=15.0, gt=0, description="Seconds of silence after which a worker counts as dead")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged")
@@ -59,6 +72,11 @@ class Settings(BaseSettings):
     def blobs(self) -> Path:
         """The folder of the blobs in force."""
         return Path(self.storage_url.removeprefix("file://")) if self.storage_url else self.data_dir / "blobs"
+
+    @property
+    def trusted(self) -> list[str]:
+        """The public keys of those whose model versions are taken; none: anybody's are."""
+        return [key for each in self.trusted_keys.split(",") if (key := each.strip())]
 
     @property
     def on_loopback(self) -> bool:

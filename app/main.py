@@ -41,7 +41,7 @@ def create_app(
         settings=settings,
         database=database,
         storage=storage or Storage(settings.blobs),
-        registry=registry or Registry(settings.model_store),
+        registry=registry or Registry(settings.model_store, settings.trusted),
         queue=queue or Queue(database),
     )
     app = _assembled()

@@ -33,6 +33,7 @@ from app import clinical, explanation
 from app.case import Case
 from app.manifest import Fold, GoldenCase, Manifest
 from app.network import regions
+from app.network.backends import Backend, Precision
 from app.network.committee import Committee, Logistics, Method, Networks
 from app.network.daft import Network, build
 from app.network.ensemble import Ensemble
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
     from app.imaging.nifti import Volume
 
+TOLERANCE = {Precision.FLOAT32: 1e-4, Precision.BFLOAT16: 1e-2}
 REFRACTORY, NOT_REFRACTORY = "refractory", "not-refractory"
 
 
@@ -94,10 +96,12 @@ class ModelVersion:
     def load(
         cls, folder: Path, manifest: Manifest, device: str = "auto", threads: int = 0,
         turn: AbstractContextManager[object] | None = None,
+        backend: Backend = Backend.TORCH, precision: Precision = Precision.FLOAT32,
     ) -> ModelVersion:  # fmt: skip
         """The version in ``folder``, ready to answer.
 
         :param threads: CPU threads of the whole process; 0 leaves them as they are
+        :param backend: what computes the trunks, with ``precision`` on a CPU
         :raises ModelNotReady: where a file is missing, is not the one that the manifest names, or does not fit it
         """
         if threads:
@@ -105,7 +109,12 @@ class ModelVersion:
         if manifest.regions != regions.ATLAS:
             raise ModelNotReady("the manifest names another atlas of regions than this release has")
         files = [_checked(folder, fold.file, fold.sha256) for fold in manifest.folds]
-        committee = _logistics(files, manifest) if manifest.kind == "logistic" else _networks(files, manifest, device)
+        committee: Committee
+        if manifest.kind == "logistic":
+            committee = _logistics(files, manifest)
+        else:
+            committee = _networks(files, manifest, device)
+            committee.run_on(backend, precision)
         stored = folder / "manifest.json"
         content = stored.read_bytes() if stored.exists() else manifest.model_dump_json().encode()
         return cls(manifest, f"sha256:{hashlib.sha256(content).hexdigest()}", committee, turn)
@@ -177,6 +186,28 @@ class ModelVersion:
         own = {f"attribution-{channel}": self._on_patient(case, channel, map_) for channel, map_ in why.maps.items()}
         aligned = {f"aligned-attribution-{channel}": MapVolume(map_, grid) for channel, map_ in why.maps.items()}
         return why.attribution, own | aligned
+
+    def vouch(self, folder: Path) -> None:
+        """Raises ModelNotReady unless every golden case in ``folder`` gets the answer that the manifest has for it.
+
+        Folds' logits are compared as probabilities (a sigmoid's slope is a quarter at most): to 1e-4 in float32, to
+        1e-2 where the trunks run in bfloat16.
+        """
+        if (off := self.check(folder) / 4) > TOLERANCE[self.precision]:
+            raise ModelNotReady(
+                f"This version's golden cases come out {off:.1e} (probability) off what its manifest says; "
+                f"{TOLERANCE[self.precision]:g} is allowed on this device"
+            )
+
+    @property
+    def precision(self) -> Precision:
+        """Of the trunks, on this device."""
+        return self.committee.precision
+
+    @property
+    def bytes(self) -> int:
+        """What the folds' weights take on the device."""
+        return self.committee.bytes
 
     def check(self, folder: Path) -> float:
         """The largest difference between the golden cases' logits and what this device computes."""

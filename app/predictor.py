@@ -4,18 +4,34 @@ Notable choices:
 - One case at a time per device: the versions share one lock, which they hold while they predict or explain. A second
   case would only fight for the same cores, or for the card's memory.
 - A version that appears in the model store later is loaded when it is first asked for; nothing restarts.
+- A version is warm only after its golden cases came out as its manifest says, on this very device.
+- Whoever asks for a warm version never waits for the load of another one.
+- Weights stay within a budget: the version that was longest not asked for goes first. Where a device runs out of memory
+  nevertheless, all others go, and the work is tried again.
 """
 
 from __future__ import annotations
 
+import gc
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock, RLock
 
 import torch
 
 from app.model import ModelVersion
+from app.network.backends import Backend, Precision
 from app.registry import Entry, Registry
 from app.sdk.types import ModelRef
+
+
+@dataclass
+class _Warm:
+    entry: Entry
+    version: ModelVersion
+    asked: float = field(default_factory=time.monotonic)
 
 
 class Predictor:
@@ -23,38 +39,107 @@ class Predictor:
 
     :param device: ``auto``, ``cpu`` or ``cuda``
     :param threads: CPU threads of this process; 0: as torch finds them
+    :param budget: bytes of weights that may be warm at once; 0: no bound. The version in use is kept whatever it takes
     """
 
-    def __init__(self, model_store: Path, device: str = "auto", threads: int = 0) -> None:
-        self.registry = Registry(model_store)
+    def __init__(
+        self, model_store: Path | Registry, device: str = "auto", threads: int = 0, *,
+        backend: str = Backend.TORCH, precision: str = Precision.FLOAT32, budget: int = 0,
+    ) -> None:  # fmt: skip
+        self.registry = model_store if isinstance(model_store, Registry) else Registry(model_store)
         self.device = device
         self.threads = threads
-        self._warm: dict[str, tuple[Entry, ModelVersion]] = {}
-        self._loading = Lock()
+        self.budget = budget
+        self._backend, self._precision = Backend(backend), Precision(precision)
+        self._warm: dict[str, _Warm] = {}
+        self._loading: defaultdict[str, Lock] = defaultdict(Lock)
+        self._table = Lock()
         self._turn = RLock()
 
     def version(self, name: str, version: str) -> ModelVersion:
         """The version, loaded if it was not yet, or if its manifest has been replaced since.
 
         :raises ModelNotFound: where the store has no such version
-        :raises ModelNotReady: where its files are not what its manifest says
+        :raises ModelNotReady: where its files are not what its manifest says, or its golden cases come out otherwise
         """
         entry = self.registry.resolve(f"{name}@{version}")
-        with self._loading:
-            known = self._warm.get(f"{name}@{version}")
-            if known is None or known[0].digest != entry.digest:
-                loaded = ModelVersion.load(entry.folder, entry.manifest, self.device, self.threads, turn=self._turn)
-                loaded.warm_up()
-                self._warm[f"{name}@{version}"] = known = (entry, loaded)
-            return known[1]
+        key = f"{name}@{version}"
+        if (found := self._known(key, entry)) is not None:
+            return found
+        with self._table:
+            loading = self._loading[key]
+        with loading:
+            if (found := self._known(key, entry)) is not None:
+                return found
+            loaded = ModelVersion.load(
+                entry.folder, entry.manifest, self.device, self.threads,
+                turn=self._turn, backend=self._backend, precision=self._precision,
+            )  # fmt: skip
+            loaded.warm_up()
+            loaded.vouch(entry.folder)
+            with self._table:
+                self._warm[key] = _Warm(entry, loaded)
+            self._keep_within(self.budget, key)
+            return loaded
+
+    def check(self, name: str, version: str) -> None:
+        """Loads the version if it was not yet, and checks its files and golden cases even if it was.
+
+        Raises ModelNotFound, ModelNotReady.
+        """
+        entry = self.registry.resolve(f"{name}@{version}")
+        self.registry.verify(entry)
+        self.version(name, version).vouch(entry.folder)
 
     def loaded(self) -> list[ModelRef]:
         """The versions that are warm now."""
-        return [ModelRef(name=e.name, version=e.version, digest=e.digest) for e, _ in list(self._warm.values())]
+        with self._table:
+            entries = [warm.entry for warm in self._warm.values()]
+        return [ModelRef(name=entry.name, version=entry.version, digest=entry.digest) for entry in entries]
+
+    def bytes(self) -> int:
+        """What the warm versions' weights take on the device."""
+        with self._table:
+            return sum(warm.version.bytes for warm in self._warm.values())
 
     def unload(self, name: str, version: str) -> None:
-        """Forget a version, and give its device memory back."""
-        with self._loading, self._turn:
-            self._warm.pop(f"{name}@{version}", None)
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+        """Forget a version, and give its device memory back, once no case is being worked on."""
+        with self._turn:
+            with self._table:
+                self._warm.pop(f"{name}@{version}", None)
+            _release()
+
+    def relieve(self, name: str, version: str) -> None:
+        """Unloads every version but this one: the device ran out of memory."""
+        self._keep_within(1, f"{name}@{version}")
+
+    def _known(self, key: str, entry: Entry) -> ModelVersion | None:
+        with self._table:
+            known = self._warm.get(key)
+            if known is None or known.entry.digest != entry.digest:
+                return None
+            known.asked = time.monotonic()
+            return known.version
+
+    def _keep_within(self, budget: int, key: str) -> None:
+        """Unloads the versions that were longest not asked for, never ``key``, until the rest fits the budget."""
+        gone = False
+        with self._table:
+            spare = sorted((each for each in self._warm if each != key), key=lambda each: self._warm[each].asked)
+            while budget and spare and sum(warm.version.bytes for warm in self._warm.values()) > budget:
+                del self._warm[spare.pop(0)]
+                gone = True
+        if gone:
+            _release()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the device had no room for what was asked."""
+    return isinstance(error, torch.OutOfMemoryError)
+
+
+def _release() -> None:
+    """Gives freed memory back to the device, so that others can have it."""
+    gc.collect()  # a loaded graph holds itself by cycles
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -35,6 +35,7 @@ from app.imaging.limits import Limits
 from app.job import TRIES, FailureRecord, Job, Steps, failure_record
 from app.predictor import Predictor
 from app.queue import APPLICATION, JOB, SERIALIZER, Queue
+from app.registry import Registry
 from app.sdk.errors import DatabaseUnavailable, InternalError, RlvoError
 from app.sdk.types import Stage
 from app.storage import Storage
@@ -66,7 +67,7 @@ class Worker:
         self._database = Database(settings.database)
         self._storage = Storage(settings.blobs)
         self._queue = Queue(self._database)
-        self._predictor = Predictor(settings.model_store, settings.device, settings.threads)
+        self._predictor = predictor_of(settings)
         limits = Limits(max_voxels=settings.max_voxels, max_bytes=settings.max_volume_bytes)
         self._job = Job(self._database, self._storage, self._predictor, limits)
         self._watch = Watch(self.id, settings.data_dir / "workers", settings.lease)
@@ -212,6 +213,18 @@ class Worker:
             log.warning("the database is away; another worker will find this one gone")
         logging.shutdown()
         os._exit(0)
+
+
+def predictor_of(settings: Settings) -> Predictor:
+    """The predictor that the settings describe."""
+    return Predictor(
+        Registry(settings.model_store, settings.trusted),
+        settings.device,
+        settings.threads,
+        backend=settings.backend,
+        precision=settings.precision,
+        budget=settings.memory_budget,
+    )
 
 
 class Watch:

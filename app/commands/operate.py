@@ -243,8 +243,8 @@ def replay(prediction_id: Annotated[str, typer.Argument(help="A finished predict
     from app.database import predictions, work
     from app.imaging.limits import Limits
     from app.job import Job
-    from app.predictor import Predictor
     from app.storage import Storage
+    from app.worker import predictor_of
 
     here, database = settings(), _database()
     with database.reading() as session:
@@ -253,7 +253,7 @@ def replay(prediction_id: Annotated[str, typer.Argument(help="A finished predict
     if then is None:
         typer.echo("This prediction has no answer to compare with.", err=True)
         raise typer.Exit(2)
-    predictor = Predictor(here.model_store, here.device, here.threads)
+    predictor = predictor_of(here)
     limits = Limits(max_voxels=here.max_voxels, max_bytes=here.max_volume_bytes)
     now = Job(database, Storage(here.blobs), predictor, limits).replay(study).probability
     typer.echo(f"then {then:.9f}, now {now:.9f}, {study.model.name} {study.model.version}")

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from app.network.attribution import FAST_STEPS, modality_shares_exact, path_gradients, smooth
+from app.network.backends import Backend, Precision, pick
 from app.network.coalitions import PatientTail
 from app.network.ensemble import Ensemble
 
@@ -60,7 +61,13 @@ class ImageShares:
 
 
 class Committee(Protocol):
-    """The folds of one version."""
+    """The folds of one version. ``precision``: of what depends on the device; ``bytes``: of the weights."""
+
+    @property
+    def precision(self) -> Precision: ...
+
+    @property
+    def bytes(self) -> int: ...
 
     def logits(self, image: Image, clinical: Vector, /) -> Array:
         """Each fold's logit, (folds,), for one patient."""
@@ -86,6 +93,18 @@ class Networks:
     def __init__(self, ensemble: Ensemble, shape: tuple[int, int, int, int]) -> None:
         self.ensemble = ensemble
         self.shape = shape
+        self.precision = Precision.BFLOAT16 if ensemble.device.type == "cuda" else Precision.FLOAT32
+
+    @property
+    def bytes(self) -> int:
+        return sum(weight.nbytes for fold in self.ensemble.folds for weight in fold.parameters())
+
+    def run_on(self, backend: Backend, precision: Precision) -> None:
+        """Has the trunks computed by a backend from now on. Raises ModelNotReady where it cannot be had."""
+        ensemble = self.ensemble
+        ensemble.backend = pick(backend, ensemble.device, ensemble.folds, self.shape, precision)
+        if ensemble.backend is not None:
+            self.precision = precision
 
     def logits(self, image: Image, clinical: Vector, /) -> Array:
         features = self.ensemble.features(torch.from_numpy(image))
@@ -138,6 +157,11 @@ class Logistics:
     def __init__(self, coefficients: Array, intercepts: Array) -> None:
         self.coefficients = coefficients
         self.intercepts = intercepts
+        self.precision = Precision.FLOAT32
+
+    @property
+    def bytes(self) -> int:
+        return self.coefficients.nbytes + self.intercepts.nbytes
 
     def logits(self, _image: Image, clinical: Vector, /) -> Array:
         found: Array = self.coefficients @ clinical.astype(np.float64) + self.intercepts

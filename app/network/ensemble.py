@@ -4,6 +4,7 @@ Notable choices:
 - Batch normalisation is folded into the convolutions, and tensors are channels-last: the same numbers, faster.
 - On CUDA the trunk runs under bf16 autocast; the tail is float32 everywhere, so that an explanation, which asks the
   tail hundreds of questions, adds up to the very number that was predicted.
+- The trunks may be computed by another backend (app/network/backends); gradients and the tail are torch's.
 - Only the first output is used; auxiliary outputs, if any, serve training.
 """
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from app.network.backends import Trunks
 from app.network.coalitions import PatientTail
 from app.network.daft import Network
 
@@ -46,6 +48,7 @@ class Ensemble:
 
     def __init__(self, networks: Sequence[Network], device: str = "cpu") -> None:
         self.device = pick_device(device)
+        self.backend: Trunks | None = None
         self.folds = [folded(network).to(self.device) for network in networks]
         for fold in self.folds:
             for weight in fold.parameters():
@@ -59,6 +62,8 @@ class Ensemble:
     @torch.no_grad()
     def features(self, image: Tensor) -> list[Tensor]:
         """Each fold's trunk features (1, 4 f, ., ., .) of one image (c, x, y, z)."""
+        if self.backend is not None:
+            return self.backend(image)
         return [self.trunk(fold, self.image(image)) for fold in self.folds]
 
     def trunk(self, fold: Network, batch: Tensor) -> Tensor:
