@@ -23,14 +23,16 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from app import publish
 from app.case import Case
-from app.database import audit, work
+from app.database import audit, predictions, shadows, work
 from app.database.predictions import Artifact
 from app.database.session import Database, patiently
+from app.database.shadows import Score
 from app.database.work import Result, Study
 from app.imaging import nifti
 from app.imaging.limits import Limits
 from app.imaging.nifti import Volume
-from app.predictor import Predictor
+from app.predictor import Predictor, out_of_memory
+from app.registry import Entry
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import InternalError, ModelNotReady, RlvoError
 from app.sdk.types import (
@@ -94,6 +96,8 @@ class Job:
                 if error.status < 500:
                     break
             except Exception as error:  # noqa: BLE001 - whatever a step meets must end in the record, not in a crash
+                if out_of_memory(error):  # the next try has the device to itself
+                    self._predictor.relieve(study.model.name, study.model.version)
                 log.error("%s of %s: %s", stage, study.id, _place(error))
                 failure = failure_record(
                     InternalError("The prediction could not be made; the operator finds more in the log")
@@ -122,6 +126,31 @@ class Job:
         """
         return self._model(study).predict(self._prepared(study))
 
+    def shadow(self, study: Study, entry: Entry) -> None:
+        """Scores an answered study by another version of its model, beside the answer. Never raises an Exception."""
+        here = {"prediction_id": study.id, "name": entry.name, "version": entry.version,
+                "answered": study.model.version}  # fmt: skip
+        try:
+            version = self._predictor.version(entry.name, entry.version)
+            outcome = version.predict(self._prepared(study, version))
+            with self._database.reading() as session:
+                answered = predictions.find(session, study.id, None)
+        except RlvoError as error:
+            score = Score(**here, difference=None, agrees=None, error=error.code)
+        except Exception as error:  # noqa: BLE001 - a shadow harms nobody, whatever it meets
+            log.error("shadow of %s: %s", study.id, _place(error))
+            score = Score(**here, difference=None, agrees=None, error=InternalError.code)
+        else:
+            if answered.probability is None or answered.decision is None:
+                return
+            score = Score(
+                **here,
+                difference=outcome.probability - answered.probability,
+                agrees=outcome.decision.refractory == answered.decision.refractory,
+            )
+        with self._database.session() as session:
+            shadows.keep(session, score)
+
     def _run(self, stage: Stage, study: Study, done: Steps) -> str:
         steps: dict[Stage, Callable[[Study, Steps], str]] = {
             Stage.PREPARE: self._prepare,
@@ -134,13 +163,13 @@ class Job:
     def _prepare(self, study: Study, _done: Steps) -> str:
         return self._storage.workbench(study.id).put(self._prepared(study).to_bytes())
 
-    def _prepared(self, study: Study) -> Case:
+    def _prepared(self, study: Study, version: ModelVersion | None = None) -> Case:
         for summary in study.inputs.values():
             if not self._storage.verify(summary.sha256):
                 raise InternalError("A stored volume is missing or damaged; the operator can look with `rlvo fsck`")
         volumes = {field: self._volume(study, field) for field in study.inputs}
         record = ClinicalRecord.model_validate_json(json.dumps(study.clinical))
-        return self._model(study).prepare(volumes, record)
+        return (version or self._model(study)).prepare(volumes, record)
 
     def _predict(self, study: Study, done: Steps) -> str:
         case = self._case(study, done)

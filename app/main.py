@@ -12,7 +12,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from app.api import docs, followup, health, models, predictions, problems, results
+from app.api import aliases, docs, followup, health, models, predictions, problems, results
 from app.api.dependencies import Services, lifespan
 from app.api.gate import Gate
 from app.api.security import check_door
@@ -64,8 +64,8 @@ def _assembled() -> FastAPI:
         lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,
     )
-    for router in (predictions.router, results.router, followup.router, models.router, health.router, docs.router):
-        app.include_router(router)
+    for room in (predictions, results, followup, models, aliases, health, docs):
+        app.include_router(room.router)
     docs.mount(app)
     problems.install(app)
     described: list[dict[str, Any]] = []

@@ -24,9 +24,12 @@ from app.sdk.types import Status
 APPLICATION = "rlvo"
 QUEUE = "predictions"
 JOB = "predict"
+SHADOW_JOB = "shadow"
 SERIALIZER = DBOSPortableJSONSerializer()
 NORMAL = 100
 """The priority of a prediction unless it is given one; a smaller number is served earlier."""
+LAST = 2**31 - 1
+"""The priority of what may wait for ever."""
 POLLING = 0.05
 """Seconds between a worker's looks at the queue."""
 
@@ -57,9 +60,19 @@ class Queue:
             prediction_id,
         )
 
+    def shadow(self, prediction_id: str) -> None:
+        """Queues the scoring of an answered prediction by its model's shadow, for when nobody else waits."""
+        self._client.enqueue(
+            {"workflow_name": SHADOW_JOB, "queue_name": QUEUE, "workflow_id": f"shadow-{prediction_id}",
+             "priority": LAST},
+            prediction_id,
+        )  # fmt: skip
+
     def running(self) -> dict[str, str]:
-        """The predictions that some worker took, each with that worker's id."""
-        jobs = self._client.list_workflows(status="PENDING", name=JOB, load_input=False, load_output=False)
+        """The jobs that some worker took, each with that worker's id; a prediction's job has its id."""
+        jobs = self._client.list_workflows(
+            status="PENDING", name=[JOB, SHADOW_JOB], load_input=False, load_output=False
+        )
         return {job.workflow_id: job.executor_id or "" for job in jobs}
 
     def requeue(self, prediction_ids: list[str]) -> None:
@@ -73,7 +86,12 @@ class Queue:
         """Forgets jobs that ended more than ``older_than`` seconds ago; their predictions are the record."""
         before = datetime.fromtimestamp(time.time() - older_than, UTC).isoformat()
         ended = self._client.list_workflows(
-            status="SUCCESS", name=JOB, completed_before=before, limit=1000, load_input=False, load_output=False
+            status="SUCCESS",
+            name=[JOB, SHADOW_JOB],
+            completed_before=before,
+            limit=1000,
+            load_input=False,
+            load_output=False,
         )
         if ended:
             self._client.delete_workflows([job.workflow_id for job in ended])

@@ -13,6 +13,9 @@ Notable choices:
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +25,9 @@ from pydantic import ValidationError
 from app import aliases as moves
 from app.aliases import ALIAS, DEFAULT_ALIAS, NAME, VERSION, Move
 from app.manifest import Fold, GoldenCase, Manifest
-from app.sdk.errors import ModelNotFound, ModelNotReady
+from app.sdk.errors import Conflict, ModelNotFound, ModelNotReady
+
+_OPTIONAL = ("card.md", "manifest.sig")
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,37 @@ class Registry:
                     continue
         return sorted(entries, key=lambda entry: _order(entry.version), reverse=True)
 
+    def add(self, folder: Path) -> Entry:
+        """Copies a version into the store, whole or not at all, once its files are what its manifest says.
+
+        :raises ModelNotReady: where a file is missing or damaged, the manifest not understood, a signature missing
+        :raises Conflict: where the store has this version: versions never change
+        """
+        try:
+            manifest = Manifest.model_validate_json((folder / "manifest.json").read_bytes())
+        except (OSError, ValidationError) as error:
+            raise ModelNotReady("The folder holds no manifest.json that this release understands") from error
+        place = self.folder / manifest.name / manifest.version
+        if place.exists():
+            raise Conflict(f"{manifest.name} {manifest.version} is in the store already; versions never change")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=".adding-", dir=place.parent))
+        try:
+            listed = [*(fold.file for fold in manifest.folds), *(case.file for case in manifest.golden)]
+            for file in ("manifest.json", *listed, *(each for each in _OPTIONAL if (folder / each).is_file())):
+                if not (folder / file).is_file():
+                    raise ModelNotReady(f"{file}, which the manifest lists, is missing")
+                shutil.copyfile(folder / file, draft / file)
+                _sync(draft / file)
+            self.verify(self._read(draft, (draft / "manifest.json").read_bytes()))
+            draft.chmod(0o755)
+            draft.rename(place)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        _sync(place.parent)
+        return self._entry(manifest.name, manifest.version)
+
     def aliases(self, name: str) -> dict[str, str]:
         """The aliases of ``name`` and the version that each one means."""
         return moves.present(self.folder / name) if NAME.fullmatch(name) else {}
@@ -148,19 +184,31 @@ class Registry:
             content = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             raise ModelNotFound("There is no such model version; GET /v1/models lists those there are") from None
+        entry = self._read(folder, content)
+        if (entry.name, entry.version) != (name, version):
+            raise ModelNotReady("The manifest of this model version names another one")
+        self._parsed[path] = (stamp, entry)
+        return entry
+
+    def _read(self, folder: Path, content: bytes) -> Entry:
+        """The version that a manifest's bytes describe, signed where it must be."""
         try:
             manifest = Manifest.model_validate_json(content)
         except ValidationError as error:
             raise ModelNotReady("The manifest of this model version cannot be understood by this release") from error
-        if (manifest.name, manifest.version) != (name, version):
-            raise ModelNotReady("The manifest of this model version names another one")
         if self.trusted:
             from app import signatures  # only here: a store that trusts everybody needs no cryptography
 
             signatures.check(folder, content, self.trusted)
-        entry = Entry(manifest, folder, "sha256:" + hashlib.sha256(content).hexdigest())
-        self._parsed[path] = (stamp, entry)
-        return entry
+        return Entry(manifest, folder, "sha256:" + hashlib.sha256(content).hexdigest())
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _order(version: str) -> tuple[tuple[int, ...], bool, str]:

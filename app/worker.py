@@ -28,15 +28,17 @@ from pathlib import Path
 
 from dbos import DBOS, DBOSConfig
 
+from app.aliases import SHADOW
 from app.config import Settings
 from app.database import idempotency, predictions, work, workers
 from app.database.session import Database, now, patiently
 from app.imaging.limits import Limits
 from app.job import TRIES, FailureRecord, Job, Steps, failure_record
 from app.predictor import Predictor
-from app.queue import APPLICATION, JOB, SERIALIZER, Queue
-from app.registry import Registry
-from app.sdk.errors import DatabaseUnavailable, InternalError, RlvoError
+from app.queue import APPLICATION, JOB, SERIALIZER, SHADOW_JOB, Queue
+from app.registry import Entry, Registry
+from app.residency import Residency
+from app.sdk.errors import DatabaseUnavailable, Erased, InternalError, PredictionNotFound, RlvoError
 from app.sdk.types import Stage
 from app.storage import Storage
 
@@ -70,6 +72,7 @@ class Worker:
         self._predictor = predictor_of(settings)
         limits = Limits(max_voxels=settings.max_voxels, max_bytes=settings.max_volume_bytes)
         self._job = Job(self._database, self._storage, self._predictor, limits)
+        self._residency = Residency(self._database, self._predictor)
         self._watch = Watch(self.id, settings.data_dir / "workers", settings.lease)
         self._stop = threading.Event()
         self._gone = threading.Event()
@@ -84,6 +87,7 @@ class Worker:
         self._beat()
         watching = self._regularly(self._settings.heartbeat, self._watch_over)
         self._regularly(SWEEP_EVERY, self._sweep)
+        self._regularly(self._settings.heartbeat, self._tend)
         self._warm_up()
         self._launch()
         log.info("worker %s takes predictions", self.id)
@@ -99,7 +103,9 @@ class Worker:
         study = patiently(partial(self._start, prediction_id))
         if study is not None:
             failure = QUARANTINED if study.attempts > TRIES else self._work_through(study)
-            if failure is not None:
+            if failure is None:
+                self._queue_shadow(study)
+            else:
                 log.error("prediction %s failed: %s", prediction_id, failure["detail"])
                 patiently(partial(self._job.fail, study, failure))
         patiently(partial(self._job.tidy, prediction_id))
@@ -116,6 +122,32 @@ class Worker:
             if failure := done[stage].get("failure"):
                 return failure
         return None
+
+    def shadow(self, prediction_id: str) -> None:
+        """Scores one answered prediction by its model's shadow; the engine's workflow."""
+        try:
+            with self._database.reading() as session:
+                study = work.recorded(session, prediction_id)
+        except (PredictionNotFound, Erased):
+            return
+        if (entry := self._shadow_of(study)) is not None:
+            self._job.shadow(study, entry)
+
+    def _queue_shadow(self, study: work.Study) -> None:
+        """After the answer is out. Best effort: who dies right here leaves one prediction without its score."""
+        if self._shadow_of(study) is not None:
+            try:
+                self._queue.shadow(study.id)
+            except Exception as error:  # noqa: BLE001 - a shadow harms nobody, whatever it meets
+                log.warning("the shadow of %s is not queued: %s", study.id, type(error).__name__)
+
+    def _shadow_of(self, study: work.Study) -> Entry | None:
+        """The version in the shadow of the one that answered, if there is another one."""
+        try:
+            entry = self._predictor.registry.resolve(f"{study.model.name}@{SHADOW}")
+        except RlvoError:
+            return None
+        return entry if entry.version != study.model.version else None
 
     def _start(self, prediction_id: str) -> work.Study | None:
         with self._database.session() as session:
@@ -143,6 +175,10 @@ class Worker:
         def predict(prediction_id: str) -> None:
             self.predict(prediction_id)
 
+        @DBOS.workflow(name=SHADOW_JOB)
+        def shadow(prediction_id: str) -> None:
+            self.shadow(prediction_id)
+
         DBOS.launch()
 
     def _warm_up(self) -> None:
@@ -158,8 +194,9 @@ class Worker:
         self._beats += 1
         models = tuple(f"{ref.name}@{ref.version}" for ref in self._predictor.loaded())
         me = workers.Worker(
-            self.id, socket.gethostname(), os.getpid(), self._settings.device, models, self._started, now(), self._beats
-        )
+            self.id, socket.gethostname(), os.getpid(), self._settings.device, models, self._started, now(),
+            self._beats, self._residency.answers,
+        )  # fmt: skip
         with self._database.session() as session:
             workers.beat(session, me)
 
@@ -178,6 +215,13 @@ class Worker:
         thread = threading.Thread(target=repeat, name=duty.__name__, daemon=True)
         thread.start()
         return thread
+
+    def _tend(self) -> None:
+        """Loads and lets go what operators ask for, and tells them at once."""
+        before = self._residency.answers
+        self._residency.tend()
+        if self._residency.answers != before:
+            self._beat()
 
     def _sweep(self) -> None:
         sweep(self._database, self._storage)

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 
-from app.database import audit, predictions, workers
+from app.database import audit, predictions, shadows, workers
 from app.database.session import Database
+from app.predictor import Predictor
 from app.queue import Queue
 from app.registry import Entry, Registry
 from app.sdk.errors import DatabaseUnavailable
@@ -24,7 +25,7 @@ from app.sdk.types import InputSummary, Prediction, Stage, Status
 from app.storage import Storage
 from app.worker import sweep
 from tests import study
-from tests.factory import tiny_version
+from tests.factory import tiny_case, tiny_version
 from tests.nursery import Keeper, Nursery
 
 LEASE = 2.0
@@ -169,6 +170,38 @@ def test_nothing_of_the_patient_lies_in_the_job_engine(site: Site) -> None:
     assert "prepare" in found[3]
     for word in ("CANARY", "nihss", str(prediction.probability)):
         assert word not in str(found)
+
+
+def test_a_shadow_scores_what_was_answered_and_is_never_in_the_answer(
+    site: Site, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    site.model_store = tmp_path_factory.mktemp("shadowed")
+    for seed, version in enumerate(("1.0.0", "1.1.0")):
+        tiny_version(site.model_store, version=version, seed=seed)
+    registry = Registry(site.model_store)
+    registry.set_alias("tiny", "champion", "1.0.0")
+    registry.set_alias("tiny", "shadow", "1.1.0")
+    site.entry = registry.resolve("tiny")
+    site.worker()
+    first, second, erased = (site.submit() for _ in range(3))
+    answered = site.outcome(first, second, erased)
+
+    def scores() -> list[shadows.Report]:
+        with site.database.reading() as session:
+            return shadows.report(session, "tiny")
+
+    wait(lambda: sum(each.scored for each in scores()) == 3)
+    (report,) = scores()
+    assert (report.version, report.answered, report.failed) == ("1.1.0", "1.0.0", 0)
+    shadowed = Predictor(site.model_store, "cpu").version("tiny", "1.1.0")
+    expected = shadowed.predict(tiny_case(shadowed.manifest)).probability - (answered[0].probability or 0)
+    assert report.mean_difference == pytest.approx(expected, abs=1e-6)
+    assert report.largest_difference == pytest.approx(abs(expected), abs=1e-6)
+    assert abs(expected) > 1e-3
+    assert site.find(first) == answered[0]
+    with site.database.session() as session:
+        predictions.erase(session, erased, None)
+    assert scores()[0].scored == 2
 
 
 def test_a_kill_at_any_step_boundary_loses_and_repeats_nothing(site: Site) -> None:

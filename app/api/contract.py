@@ -10,6 +10,7 @@ from typing import Any
 from app.api.problems import responses
 from app.api.uploads import MODEL, SUBJECT
 from app.sdk.errors import (
+    AliasConflict,
     BadRequest,
     Conflict,
     DatabaseUnavailable,
@@ -266,6 +267,26 @@ card = _entry(
     NotFound,
     ok={200: {"description": "The model card", "content": {"text/markdown": {"schema": {"type": "string"}}}}},
 )
+_OF_ALIAS = (InvalidRequest, ModelNotFound, ModelNotReady)
+_ALIAS_ANSWER: dict[int | str, Entry] = {200: {"description": "The alias as it stands", "headers": _ETAG}}
+alias = _entry(InvalidRequest, ModelNotFound, ok=_ALIAS_ANSWER)
+set_alias = _entry(
+    *_OF_ALIAS,
+    MalformedJson,
+    AliasConflict,
+    EtagMismatch,
+    PreconditionRequired,
+    ok=_ALIAS_ANSWER,
+    openapi_extra=_takes("AliasDraft"),
+    description=(
+        "Every live worker loads the version and computes its golden cases; only if all come out as the manifest says "
+        "is the alias moved, at once for everybody. Otherwise it stays where it was, and the problem says why."
+    ),
+)
+set_back = _entry(*_OF_ALIAS, AliasConflict, EtagMismatch, PreconditionRequired, ok=_ALIAS_ANSWER)
+load = _entry(*_OF_ALIAS, ok={200: {"description": "Loaded and checked by every live worker"}})
+unload = _entry(*_OF_ALIAS, Conflict, ok={202: {"description": "Let go once nothing is left to do for it"}})
+shadow = _entry(InvalidRequest, ModelNotFound, ok={200: {"description": "One entry per pair of versions compared"}})
 _SCHEMA = {
     "description": "JSON Schema, 2020-12",
     "content": {"application/schema+json": {"schema": {"type": "object"}}},

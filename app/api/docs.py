@@ -23,6 +23,7 @@ from app.api.contract import EXAMPLE_RECORD
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import NotFound, RlvoError
 from app.sdk.followup import OutcomeDraft, ReviewDraft
+from app.sdk.models import AliasDraft
 from app.sdk.types import NOTICE, Prediction, Problem
 
 VERSION = "1.0.0"
@@ -76,7 +77,9 @@ def describe(app: FastAPI) -> dict[str, Any]:
         description=_DESCRIPTION, routes=app.routes, tags=_TAGS, separate_input_output_schemas=False,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )  # fmt: skip
-    kinds = [(kind, "validation") for kind in (ClinicalRecord, Prediction, Problem, ReviewDraft, OutcomeDraft)]
+    kinds = [
+        (kind, "validation") for kind in (ClinicalRecord, Prediction, Problem, ReviewDraft, OutcomeDraft, AliasDraft)
+    ]
     _, shared = models_json_schema(kinds, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
     components = document.setdefault("components", {})
     components["schemas"] = dict(sorted({**components.get("schemas", {}), **shared["$defs"]}.items()))

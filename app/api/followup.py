@@ -35,7 +35,7 @@ _Draft = TypeVar("_Draft", bound=BaseModel)
     **contract.review,
 )
 async def add_review(prediction_id: PredictionId, request: Request, services: Handles, caller: Whoever) -> Response:
-    draft = _read(ReviewDraft, await request.body())
+    draft = read_body(ReviewDraft, await request.body())
 
     def act(session: Session) -> tuple[Review, bool]:
         review, new = followup.add_review(session, prediction_id, caller.tenant, draft)
@@ -61,7 +61,7 @@ async def set_outcome(
     caller: Whoever,
     if_match: Annotated[str, Header(description="The tag of the outcome to correct", max_length=1000)] = "",
 ) -> Response:
-    draft = _read(OutcomeDraft, await request.body())
+    draft = read_body(OutcomeDraft, await request.body())
 
     def act(session: Session) -> Outcome:
         present = followup.outcome(session, prediction_id, caller.tenant)
@@ -100,8 +100,11 @@ def _tag(found: Outcome) -> str:
     return f'"{hashlib.sha256(found.model_dump_json().encode()).hexdigest()[:32]}"'
 
 
-def _read(kind: type[_Draft], content: bytes) -> _Draft:
-    """The draft in a body. Raises MalformedJson, InvalidRequest, which names the fields at fault and never a value."""
+def read_body(kind: type[_Draft], content: bytes) -> _Draft:
+    """The document in a body.
+
+    Raises MalformedJson, and InvalidRequest, which names the fields at fault and never a value.
+    """
     documents.parse(content)
     try:
         return kind.model_validate_json(content.removeprefix(b"\xef\xbb\xbf"))

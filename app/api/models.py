@@ -54,10 +54,7 @@ async def model(name: Name, services: Handles) -> Response:
     "/models/{name}/versions/{version}", summary="One version", response_model=ModelVersionInfo, **contract.model
 )
 async def version(name: Name, version: Version, services: Handles) -> Response:
-    live = await services.read(_live, services)
-    entry = await services.work(_entry, services, name, version)
-    aliases = await services.work(services.registry.aliases, name)
-    return JSONResponse(_version(entry, aliases, live).model_dump(mode="json"), headers=_FRESH)
+    return JSONResponse((await describe(services, name, version)).model_dump(mode="json"), headers=_FRESH)
 
 
 @router.get(
@@ -91,6 +88,14 @@ async def clinical_schema(name: Name, version: Version, services: Handles) -> Re
 )
 async def schema() -> Response:
     return JSONResponse(_schema(), media_type="application/schema+json", headers=_FRESH)
+
+
+async def describe(services: Services, name: str, version: str) -> ModelVersionInfo:
+    """One version as callers see it. Raises ModelNotFound, ModelNotReady."""
+    live = await services.read(_live, services)
+    entry = await services.work(_entry, services, name, version)
+    aliases = await services.work(services.registry.aliases, name)
+    return _version(entry, aliases, live)
 
 
 def _live(session: Session, services: Services) -> list[Worker]:

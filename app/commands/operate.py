@@ -1,4 +1,4 @@
-"""The operator's commands: models, keys, database, audit, storage and the API's description."""
+"""The operator's commands beside `rlvo models`: keys, database, audit, storage and the API's description."""
 
 from __future__ import annotations
 
@@ -13,84 +13,11 @@ from app.commands.common import settings, table
 if TYPE_CHECKING:
     from app.database.session import Database
 
-models = typer.Typer(
-    help="The model store: which versions there are, and whether they are intact.", no_args_is_help=True
-)
 keys = typer.Typer(help="API keys: who may call, as which tenant, for what.", no_args_is_help=True)
 db = typer.Typer(help="The database.", no_args_is_help=True)
 audit = typer.Typer(help="The audit trail.", no_args_is_help=True)
 
 SAME = 1e-6  # of a probability; another device or library may round the last digits differently
-Reference = Annotated[str, typer.Argument(help="name, name@1.2.0 or name@champion")]
-
-
-@models.command("list")
-def list_models() -> None:
-    """Lists every version in the model store.
-
-    rlvo models list
-    """
-    from app.registry import Registry
-
-    registry = Registry(settings().model_store)
-    rows = []
-    for name in registry.names():
-        aliases = registry.aliases(name)
-        for entry in registry.versions(name):
-            meant = ", ".join(alias for alias, version in sorted(aliases.items()) if version == entry.version)
-            data = "synthetic patients" if entry.manifest.training.synthetic else "real patients"
-            rows.append([name, entry.version, meant, data, entry.digest.removeprefix("sha256:")[:12]])
-    table(["model", "version", "aliases", "trained on", "digest"], rows)
-
-
-@models.command("show")
-def show_model(reference: Reference) -> None:
-    """Shows what one version needs, was trained on and reached.
-
-    rlvo models show rlvo-synthetic
-    """
-    from app.registry import Registry
-
-    entry = Registry(settings().model_store).resolve(reference)
-    manifest = entry.manifest
-    rows = [
-        ["version", f"{entry.name} {entry.version}"],
-        ["digest", entry.digest],
-        ["use", manifest.intended_use],
-        ["network", f"{manifest.architecture.fusion}, {len(manifest.folds)} folds, grid {manifest.grid.shape}"],
-        ["needs", ", ".join(manifest.required_inputs) or "nothing in particular"],
-        ["clinical", ", ".join(variable.name for variable in manifest.clinical.variables)],
-        ["trained on", f"{manifest.training.patients} patients: {manifest.training.data}"],
-        ["threshold", f"{manifest.threshold.value:.3f} ({manifest.threshold.rule})"],
-    ]
-    for name, metric in manifest.metrics.items():
-        spread = (
-            f" ({metric.low:.3f} to {metric.high:.3f})" if metric.low is not None and metric.high is not None else ""
-        )
-        rows.append([name, f"{metric.value:.3f}{spread}"])
-    table(["", ""], rows)
-
-
-@models.command()
-def verify(
-    reference: Annotated[str | None, typer.Argument(help="name, name@1.2.0 or name@champion; all if none")] = None,
-) -> None:
-    """Checks every file of a version, or of all, against its digest.
-
-    rlvo models verify
-    rlvo models verify rlvo-synthetic@1.0.0
-    """
-    from app.registry import Registry
-
-    registry = Registry(settings().model_store)
-    entries = (
-        [registry.resolve(reference)]
-        if reference
-        else [entry for name in registry.names() for entry in registry.versions(name)]
-    )
-    for entry in entries:
-        registry.verify(entry)
-        typer.echo(f"{entry.name} {entry.version}: intact")
 
 
 @keys.command("create")

@@ -32,6 +32,7 @@ from app.database.tables import (
     OutcomeRow,
     PredictionRow,
     ReviewRow,
+    ShadowRow,
 )
 from app.database.upsert import insert_for
 from app.sdk.errors import Conflict, Erased, InvalidRequest, NotFinished, NotFound, PredictionNotFound
@@ -222,6 +223,7 @@ def erase(session: Session, prediction_id: str, caller: str | None) -> list[str]
     row.flags = row.perfusion = row.timings = row.error = None
     session.execute(delete(AttributionRow).where(AttributionRow.prediction_id == prediction_id))
     session.execute(delete(ReviewRow).where(ReviewRow.prediction_id == prediction_id))
+    session.execute(delete(ShadowRow).where(ShadowRow.prediction_id == prediction_id))
     session.execute(delete(OutcomeRow).where(OutcomeRow.prediction_id == prediction_id))
     session.execute(delete(IdempotencyRow).where(IdempotencyRow.prediction_id == prediction_id))
     named = select(ArtifactRow.digest).where(ArtifactRow.prediction_id == prediction_id)

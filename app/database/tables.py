@@ -60,6 +60,9 @@ class PredictionRow(Base):
     attempts: Mapped[int] = mapped_column(Integer, default=0)
     """Starts since the work last reached a new stage; a job that dies too often is quarantined by it."""
 
+    turn: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    """Its place among those that wait, a smaller one is served earlier (app/database/turns.py)."""
+
     model_name: Mapped[str] = mapped_column(String(63))
     model_version: Mapped[str] = mapped_column(String(64))
     model_digest: Mapped[str] = mapped_column(String(71))
@@ -206,6 +209,36 @@ class WorkerRow(Base):
     pid: Mapped[int] = mapped_column(Integer)
     device: Mapped[str] = mapped_column(String(16))
     models: Mapped[list[Any]]
+    answers: Mapped[dict[str, Any] | None]
+    """What became of each demand: its ticket, and why it could not be met, if so."""
     started: Mapped[datetime]
     beat: Mapped[datetime]
     beats: Mapped[int] = mapped_column(Integer)
+
+
+class DemandRow(Base):
+    """A version that all workers are to keep loaded, or to let go."""
+
+    __tablename__ = "demands"
+
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    version: Mapped[str] = mapped_column(String(64), primary_key=True)
+    wanted: Mapped[bool]
+    ticket: Mapped[int] = mapped_column(Integer)
+    asked: Mapped[datetime]
+
+
+class ShadowRow(Base):
+    """How far a shadow version's probability lay from the answered one; ``error``: why it had none."""
+
+    __tablename__ = "shadow_scores"
+    __table_args__ = (Index("shadow_scores_version", "model_name", "version"),)
+
+    prediction_id: Mapped[str] = mapped_column(ForeignKey("predictions.id"), primary_key=True)
+    model_name: Mapped[str] = mapped_column(String(63))
+    version: Mapped[str] = mapped_column(String(64))
+    answered: Mapped[str] = mapped_column(String(64))
+    difference: Mapped[float | None] = mapped_column(Float)
+    agrees: Mapped[bool | None]
+    error: Mapped[str | None] = mapped_column(String(64))
+    created: Mapped[datetime]

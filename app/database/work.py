@@ -137,6 +137,13 @@ def unfinished(session: Session, ids: Iterable[str]) -> set[str]:
     return set(session.scalars(select(PredictionRow.id).where(PredictionRow.id.in_(list(ids)), open_states)))
 
 
+def unfinished_on(session: Session, name: str, version: str) -> bool:
+    """Whether a prediction that was accepted for this model version is queued or running."""
+    open_states = PredictionRow.status.in_([Status.QUEUED, Status.RUNNING])
+    mine = (PredictionRow.model_name == name, PredictionRow.model_version == version)
+    return session.scalars(select(PredictionRow.id).where(open_states, *mine).limit(1)).first() is not None
+
+
 def _study(row: PredictionRow) -> Study:
     return Study(
         id=row.id,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 
 from sqlalchemy import delete, select
@@ -14,8 +15,19 @@ from app.database.upsert import insert_for
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What became of a demand (`demands.py`): the ticket that it is to, and why it could not be met, if so."""
+
+    ticket: int
+    error: str | None
+
+
+@dataclass(frozen=True)
 class Worker:
-    """One worker as the roll has it; ``models`` are the ``name@version`` that it keeps loaded."""
+    """One worker as the roll has it; ``models`` are the ``name@version`` that it keeps loaded.
+
+    ``answers``: by ``name@version``, to what operators asked of it.
+    """
 
     id: str
     host: str
@@ -25,6 +37,7 @@ class Worker:
     started: datetime
     beat: datetime
     beats: int
+    answers: Mapping[str, Answer] = field(default_factory=dict)
 
 
 def beat(session: Session, worker: Worker) -> None:
@@ -34,6 +47,7 @@ def beat(session: Session, worker: Worker) -> None:
         "pid": worker.pid,
         "device": worker.device,
         "models": list(worker.models),
+        "answers": {key: asdict(answer) for key, answer in worker.answers.items()},
         "started": worker.started,
         "beat": worker.beat,
         "beats": worker.beats,
@@ -46,9 +60,12 @@ def roll(session: Session) -> list[Worker]:
     """Everybody on the roll, alive or not, oldest first."""
     rows = session.scalars(select(WorkerRow).order_by(WorkerRow.started, WorkerRow.id))
     return [
-        Worker(row.id, row.host, row.pid, row.device, tuple(row.models), row.started, row.beat, row.beats)
+        Worker(
+            row.id, row.host, row.pid, row.device, tuple(row.models), row.started, row.beat, row.beats,
+            {key: Answer(**answer) for key, answer in (row.answers or {}).items()},
+        )
         for row in rows
-    ]
+    ]  # fmt: skip
 
 
 def live(session: Session, lease: float) -> list[Worker]:
