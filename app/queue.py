@@ -26,8 +26,6 @@ QUEUE = "predictions"
 JOB = "predict"
 SHADOW_JOB = "shadow"
 SERIALIZER = DBOSPortableJSONSerializer()
-NORMAL = 100
-"""The priority of a prediction unless it is given one; a smaller number is served earlier."""
 LAST = 2**31 - 1
 """The priority of what may wait for ever."""
 POLLING = 0.05
@@ -52,8 +50,11 @@ class Queue:
         DBOS.migrate(self._database.url.render_as_string(hide_password=False))
         self._client.register_queue(QUEUE, worker_concurrency=1, polling_interval_sec=POLLING)
 
-    def submit(self, session: Session, prediction_id: str, *, priority: int = NORMAL) -> None:
-        """Queues the work on a prediction, if and when the session's transaction is committed."""
+    def submit(self, session: Session, prediction_id: str, *, priority: int = 1) -> None:
+        """Queues the work on a prediction, if and when the session's transaction is committed.
+
+        :param priority: its turn (app/database/turns.py); a smaller number is served earlier
+        """
         self._client.enqueue_in_transaction(
             session,
             {"workflow_name": JOB, "queue_name": QUEUE, "workflow_id": prediction_id, "priority": priority},

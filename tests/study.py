@@ -53,5 +53,4 @@ def submit(database: Database, queue: Queue, entry: Entry, volume: InputSummary,
 
 
 def add_and_queue(session: Session, queue: Queue, new: NewPrediction) -> None:
-    predictions.add(session, new)
-    queue.submit(session, new.id)
+    queue.submit(session, new.id, priority=predictions.add(session, new))

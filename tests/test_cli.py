@@ -248,3 +248,35 @@ class TestSupervisor:
 
     def test_stopping_before_the_start_is_nothing(self, child: list[str]) -> None:
         Supervisor(child).stop()
+
+
+def test_a_version_from_its_folder_to_champion_and_back(rlvo: Rlvo, tmp_path: Path) -> None:
+    store = {"RLVO_MODEL_STORE": str(tmp_path / "store")}
+    tiny_version(tmp_path / "store")
+    elsewhere = tiny_version(tmp_path / "made", version="1.1.0", seed=3)
+    added = rlvo("models", "add", str(elsewhere), **store)
+    assert added.returncode == 0, added.stderr
+    assert rlvo("models", "add", str(elsewhere), **store).returncode == 2
+    assert rlvo("models", "card", "tiny@1.1.0", **store).stdout.startswith("# A tiny version")
+    promoted = rlvo("models", "promote", "tiny@1.1.0", **store)
+    assert promoted.stdout == "tiny@champion: 1.0.0 -> 1.1.0\n", promoted.stderr
+    assert rlvo("models", "rollback", "tiny", **store).stdout == "tiny@champion: 1.1.0 -> 1.0.0\n"
+    assert rlvo("models", "history", "tiny", **store).stdout.count("operator") == 3
+    (elsewhere / "fold-0.safetensors").write_bytes(b"x")
+    (tmp_path / "store" / "tiny" / "1.1.0" / "fold-0.safetensors").write_bytes(b"x")
+    refused = rlvo("models", "promote", "tiny@1.1.0", **store)
+    assert refused.returncode == 1
+    assert "missing or is not the one" in refused.stderr
+    assert rlvo("audit", "verify").stdout.startswith("4 entries, intact")
+
+
+def test_only_signed_versions_serve_where_keys_are_trusted(rlvo: Rlvo, tmp_path: Path) -> None:
+    env = {"RLVO_MODEL_STORE": str(tmp_path / "store")}
+    tiny_version(tmp_path / "store")
+    key = str(tmp_path / "key")
+    public = rlvo("models", "keygen", key).stdout.strip()
+    strict = env | {"RLVO_TRUSTED_KEYS": public}
+    assert "not signed" in rlvo("models", "show", "tiny@1.0.0", **strict).stderr
+    assert public in rlvo("models", "sign", "tiny@1.0.0", "--key", key, **env).stdout
+    assert rlvo("models", "verify", "tiny@1.0.0", **strict).stdout == "tiny 1.0.0: intact\n"
+    assert rlvo("models", "keygen", key).returncode == 2

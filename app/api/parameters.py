@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 from fastapi import Depends, Header, Path, Query, Request
 
 from app.sdk.errors import FieldError, InvalidRequest, PredictionNotFound
+from app.sdk.types import Priority
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
@@ -80,6 +81,24 @@ IdempotencyKey = Annotated[
 Prefer = Annotated[
     str, Header(description="`respond-async` to be answered 202 at once, or `wait=<seconds>`", max_length=200)
 ]
+
+
+Urgency = Annotated[
+    str,
+    Header(
+        alias="Priority",
+        description="RFC 9218: an urgency above 3 (`u=5`) is a batch, served when no acute study waits",
+        max_length=200,
+    ),
+]
+
+
+def priority_of(header: str) -> Priority:
+    """Acute or batch by a ``Priority`` header (RFC 9218: urgency 0 to 7, default 3); what it does not say is acute."""
+    for part in header.split(","):
+        if match := re.fullmatch(r"\s*u\s*=\s*([0-7])\s*", part, re.ASCII):
+            return Priority.BATCH if int(match[1]) > 3 else Priority.ACUTE
+    return Priority.ACUTE
 
 
 def preferred_wait(prefer: str, *, default: float, most: float) -> tuple[float, str]:

@@ -20,8 +20,10 @@ from app.api.parameters import (
     IfNoneMatch,
     PredictionId,
     Prefer,
+    Urgency,
     Wait,
     preferred_wait,
+    priority_of,
     strict_query,
 )
 from app.database import audit, predictions
@@ -37,13 +39,20 @@ router = APIRouter(prefix="/v1/predictions", tags=["predictions"], dependencies=
 
 @router.post("", summary="Submit a study", response_model=Prediction, **contract.submit)
 async def submit(
-    request: Request, services: Handles, caller: Whoever, idempotency_key: IdempotencyKey = None, prefer: Prefer = ""
+    request: Request,
+    services: Handles,
+    caller: Whoever,
+    idempotency_key: IdempotencyKey = None,
+    prefer: Prefer = "",
+    urgency: Urgency = "",
 ) -> Response:
     trace_id = request.state.trace_id
     reservation = await submission.reserve(services, caller, idempotency_key)
     try:
         async with uploads.receive(request, services) as reception:
-            prediction_id, replayed = await submission.accept(services, caller, reception, reservation, trace_id)
+            prediction_id, replayed = await submission.accept(
+                services, caller, reception, reservation, trace_id, priority_of(urgency)
+            )
     except (RlvoError, ClientDisconnect) as error:
         why = error.code if isinstance(error, RlvoError) else "client-gone"
         await submission.refuse(services, caller, reservation, why, trace_id)

@@ -29,7 +29,7 @@ from app.sdk.errors import (
     QueueFull,
     RlvoError,
 )
-from app.sdk.types import Input, ModelRef
+from app.sdk.types import Input, ModelRef, Priority
 
 log = logging.getLogger("rlvo.submission")
 
@@ -54,8 +54,9 @@ async def reserve(services: Services, caller: Caller, key: str | None) -> Reserv
 
 
 async def accept(
-    services: Services, caller: Caller, reception: Reception, reservation: Reservation | None, trace_id: str
-) -> tuple[str, bool]:
+    services: Services, caller: Caller, reception: Reception, reservation: Reservation | None, trace_id: str,
+    priority: Priority = Priority.ACUTE,
+) -> tuple[str, bool]:  # fmt: skip
     """Keeps a checked study and queues the work on it.
 
     Returns the prediction's id, and whether an earlier request with the same key made it.
@@ -77,6 +78,7 @@ async def accept(
         clinical=reception.study.record.model_dump(mode="json", exclude_none=True),
         inputs=inputs,
         trace_id=trace_id,
+        priority=priority,
         idempotency_key=reservation.key if reservation else None,
         body_digest=reception.digest,
         keep_key=services.settings.idempotency_hours * 3600,
@@ -128,8 +130,8 @@ def _model(services: Services, reference: str | None) -> Entry:
 
 
 def _enqueue(session: Session, services: Services, caller: Caller, new: NewPrediction) -> None:
-    predictions.add(session, new)
-    services.queue.submit(session, new.id)
+    turn = predictions.add(session, new)
+    services.queue.submit(session, new.id, priority=turn)
     detail = {
         "model": f"{new.model.name}@{new.model.version}",
         "inputs": {k.value: v.sha256 for k, v in new.inputs.items()},

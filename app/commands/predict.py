@@ -39,6 +39,12 @@ def predict(
     subject: Annotated[str | None, typer.Option(help="Your pseudonym for the patient")] = None,
     explain: Annotated[bool, typer.Option(help="Also say why")] = True,
     maps: Annotated[Path | None, typer.Option(file_okay=False, help="Folder to save the map volumes in")] = None,
+    cohort: Annotated[
+        Path | None, typer.Option(exists=True, help="A whole cohort: its table (.csv, .parquet), or its folder")
+    ] = None,
+    out: Annotated[Path, typer.Option(dir_okay=False, help="Where a cohort's results go, line by line")] = Path(
+        "predictions.csv"
+    ),
     url: Annotated[
         str | None, typer.Option(envvar="RLVO_URL", help="A running service; without it, one of its own")
     ] = None,
@@ -51,6 +57,11 @@ def predict(
     rlvo predict --ncct ncct.nii.gz --cta cta.nii.gz --clinical clinical.json
     rlvo predict --cta cta.nii.gz --clinical clinical.json --url http://rlvo.local:8000 --json
     rlvo predict --cta cta.nii.gz --maps out/
+    rlvo predict --cohort cohort.csv --out predictions.csv --no-explain
+
+    A cohort's table has a line a patient: `patient`, the volumes' paths by the names above, clinical facts by theirs.
+    It is served behind acute studies, by as many workers as there are; interrupted, the same command goes on where it
+    was, and what stands in the results is not sent again.
 
     Without --url it starts a service of its own in the data folder (RLVO_DATA_DIR), and stops it again.
     """
@@ -58,6 +69,9 @@ def predict(
 
     from app.sdk.client import Client
 
+    if cohort:
+        _predict_cohort(cohort, out, url, api_key, model, explain=explain)
+        return
     given = {
         "ncct": ncct, "cta": cta, "vessels": vessels, "tmax": tmax, "cbf": cbf, "cbv": cbv, "mtt": mtt, "ctp": ctp,
         "clinical": _document(clinical) if clinical else None, "model": model, "subject": subject, "explain": explain,
@@ -78,6 +92,29 @@ def predict(
         show(prediction, Console())
         for path in saved:
             typer.echo(f"saved {path}")
+
+
+def _predict_cohort(
+    table: Path, out: Path, url: str | None, api_key: str | None, model: str | None, *, explain: bool
+) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    from app.commands.cohort import predict_cohort
+    from app.sdk.client import Client
+    from app.training.cohort import to_predict
+
+    studies = to_predict(table)
+    columns = TextColumn("predict"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    bar = Bar(*columns, console=Console(stderr=True))
+    with Client(url, api_key=api_key) if url else own_service() as client, bar:
+        task = bar.add_task("", total=len(studies))
+        ended = predict_cohort(client, studies, out, model=model, explain=explain, done=lambda: bar.advance(task))
+    told = ", ".join(f"{count} {status}" for status, count in sorted(ended.items())) or "nothing was left to do"
+    typer.echo(f"{told}; {out}")
+    if set(ended) - {"succeeded"}:
+        raise typer.Exit(1)
 
 
 @contextmanager

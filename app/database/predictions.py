@@ -22,7 +22,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, delete, or_, select
 from sqlalchemy.orm import Session
 
-from app.database import idempotency
+from app.database import idempotency, turns
 from app.database.session import now
 from app.database.tables import (
     ArtifactRow,
@@ -36,7 +36,7 @@ from app.database.tables import (
 )
 from app.database.upsert import insert_for
 from app.sdk.errors import Conflict, Erased, InvalidRequest, NotFinished, NotFound, PredictionNotFound
-from app.sdk.types import Attribution, Input, InputSummary, ModelRef, Prediction, PredictionPage, Status
+from app.sdk.types import Attribution, Input, InputSummary, ModelRef, Prediction, PredictionPage, Priority, Status
 
 VOLUME = "application/octet-stream"
 CURSOR = r"[0-9]{16}[0-9a-f]{32}"
@@ -58,6 +58,7 @@ class NewPrediction:
     trace_id: str | None = None
     idempotency_key: str | None = None
     body_digest: str = ""
+    priority: Priority = Priority.ACUTE
     keep_key: float = 86400.0
     """Seconds for which the idempotency key is remembered."""
 
@@ -80,13 +81,15 @@ def new_id() -> str:
     return str(uuid.UUID(int=value))
 
 
-def add(session: Session, new: NewPrediction) -> None:
-    """Inserts a queued prediction, the names of its inputs, and its idempotency key.
+def add(session: Session, new: NewPrediction) -> int:
+    """Inserts a queued prediction, the names of its inputs, and its idempotency key; its turn in the queue.
 
     :raises RequestInProgress: where another request completed the key meanwhile
     """
+    turn = turns.take(session, new.caller, new.priority)
     session.add(
         PredictionRow(
+            turn=turn,
             id=new.id,
             caller=new.caller,
             status=Status.QUEUED,
@@ -113,6 +116,7 @@ def add(session: Session, new: NewPrediction) -> None:
     )
     if new.idempotency_key is not None:
         idempotency.complete(session, new.caller, new.idempotency_key, new.id, new.body_digest, keep=new.keep_key)
+    return turn
 
 
 def name_blobs(session: Session, prediction_id: str, artifacts: Iterable[Artifact]) -> None:

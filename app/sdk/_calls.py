@@ -32,7 +32,7 @@ from pydantic import BaseModel, ValidationError
 from .clinical import ClinicalRecord
 from .errors import Conflict, FieldError, NotFinished, NotFound, RequestInProgress, RlvoError, TransportError
 from .followup import Outcome, OutcomeDraft, Review, ReviewDraft
-from .types import Health, Input, ModelInfo, Prediction, PredictionPage, Problem, Status
+from .types import Health, Input, ModelInfo, Prediction, PredictionPage, Priority, Problem, Status
 
 Volume = str | os.PathLike[str] | bytes
 """A ``.nii`` or ``.nii.gz``: its path (streamed from disk), or its bytes."""
@@ -63,6 +63,7 @@ class Study(TypedDict, total=False):
     model: str
     subject: str
     explain: bool
+    priority: Priority
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +160,11 @@ class Verbs:
             call = Call(
                 "POST",
                 "/v1/predictions",
-                headers={"Idempotency-Key": idempotency_key or str(uuid.uuid4()), "Prefer": "respond-async"},
+                headers={
+                    "Idempotency-Key": idempotency_key or str(uuid.uuid4()),
+                    "Prefer": "respond-async",
+                    **({"Priority": "u=5"} if study.get("priority") == Priority.BATCH else {}),
+                },
                 parts={**_fields(study), **uploads},
             )
             return _read(Prediction, (yield from self.exchange(call)))

@@ -33,6 +33,7 @@ __all__ = [
     "PerfusionSummary",
     "Prediction",
     "PredictionPage",
+    "Priority",
     "Problem",
     "ProblemField",
     "RegionContribution",
@@ -76,6 +77,13 @@ class Status(StrEnum):
     @property
     def finished(self) -> bool:
         return self not in (Status.QUEUED, Status.RUNNING)
+
+
+class Priority(StrEnum):
+    """Whether a patient waits for the answer; a batch is served when nobody acute waits."""
+
+    ACUTE = "acute"
+    BATCH = "batch"
 
 
 class Stage(StrEnum):

@@ -15,6 +15,7 @@ Notable choices:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -87,6 +88,28 @@ def read(path: Path, *, drop_unknown: bool = False) -> Cohort:
     return Cohort(path.parent, tuple(studies))
 
 
+def to_predict(path: Path) -> list[Study]:
+    """The studies of a table that are to be predicted: as `read`, whatever their outcomes, and however few.
+
+    :raises CohortFault: with every fault of the table
+    """
+    path = path / "cohort.csv" if path.is_dir() else path
+    frame = _load(path)
+    _check_columns(frame, outcome=False)
+    faults: list[str] = []
+    studies = []
+    for row, cells in enumerate(frame.to_dict("records"), HEADER_ROWS + 1):
+        study = _study(row, {str(name): _text(value) for name, value in cells.items()}, path.parent, faults)
+        if study is not None:
+            studies.append(study)
+    faults += [f"row {study.row}: there is no volume to send" for study in studies if not study.volumes]
+    seen = Counter(study.patient for study in studies)
+    faults += [f"row {study.row}: its patient stands twice" for study in studies if seen[study.patient] > 1]
+    if faults:
+        raise CohortFault(faults)
+    return studies
+
+
 def _load(path: Path) -> pd.DataFrame:
     if not path.exists():
         raise CohortFault([f"there is no table {path.name}; give a .csv, a .parquet, or a folder with cohort.csv"])
@@ -102,7 +125,7 @@ def _text(value: Any) -> str:
     return "" if pd.isna(value) else str(value).strip()
 
 
-def _check_columns(frame: pd.DataFrame) -> None:
+def _check_columns(frame: pd.DataFrame, *, outcome: bool = True) -> None:
     known = {*ORGANISING, *OUTCOME, *(field.value for field in Input), *_kinds()}
     faults = []
     for column in map(str, frame.columns):
@@ -113,7 +136,7 @@ def _check_columns(frame: pd.DataFrame) -> None:
         else:
             faults.append(f"column {column}: unknown; remove it or name it as the clinical schema does")
     faults += [f"column {name} is missing" for name in ("patient",) if name not in frame.columns]
-    if not any(name in frame.columns for name in OUTCOME):
+    if outcome and not any(name in frame.columns for name in OUTCOME):
         faults.append(f"no outcome: at least one of the columns {', '.join(OUTCOME)} is needed")
     if faults:
         raise CohortFault(faults)

@@ -11,6 +11,7 @@ import pytest
 
 from app.config import Settings
 from app.database import predictions
+from app.database.tables import PredictionRow
 from app.sdk.types import Prediction, PredictionPage, Stage
 from tests.api.conftest import MAP, House, running, volume
 
@@ -33,6 +34,20 @@ async def test_a_study_is_accepted_and_on_record(house: House) -> None:
     assert read.json() == answer.json()
     study = house.worker.begin(sent.id)
     assert (study.clinical, study.explain) == (CLINICAL, False)
+
+
+@pytest.mark.parametrize(
+    ("header", "batch"),
+    [("u=5", True), ("i, u=7", True), (" u = 4 ", True), ("u=3", False), ("u=0", False), ("u=9", False), ("", False)],
+)
+async def test_an_urgency_above_three_is_a_batch(house: House, header: str, batch: bool) -> None:
+    files = {"cta": ("x.nii.gz", volume(), "application/octet-stream")}
+    headers = {"Prefer": "respond-async", "Priority": header}
+    sent = (await house.http.post("/v1/predictions", files=files, headers=headers)).json()["id"]
+    with house.services.database.reading() as session:
+        row = session.get(PredictionRow, sent)
+        assert row is not None
+        assert (row.turn > 1_000_000_000) is batch
 
 
 async def test_a_whole_life_is_the_same_on_either_database(settings: Settings, database_url: str) -> None:
