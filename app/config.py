@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32", description="Of the networks on a CPU under OpenVINO; a GPU always runs in bfloat16"
     )
+    load_timeout: float = Field(
+        default=120.0, gt=0, description="Seconds in which every worker must have loaded a version that is promoted"
+    )
     memory_budget: int = Field(
         default=0, ge=0, description="Bytes of weights kept loaded at once, least recently used go first; 0: no bound"
     )

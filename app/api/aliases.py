@@ -3,7 +3,7 @@
 Notable choices:
 - An alias that exists moves only by ``If-Match``, so that nobody overwrites a move that they have not seen; its tag
   counts the moves, so there and back again is another tag.
-- A move waits for the workers: 200 means that all of them serve the new version already.
+- A move waits for the workers, up to `load_timeout`: 200 means that all of them serve the new version already.
 """
 
 from __future__ import annotations
@@ -106,7 +106,8 @@ async def shadow(name: Name, services: Handles) -> Response:
 
 
 def _promotion(services: Services) -> Promotion:
-    return Promotion(services.database, services.registry, services.settings.lease)
+    settings = services.settings
+    return Promotion(services.database, services.registry, settings.lease, patience=settings.load_timeout)
 
 
 def _known(services: Services, name: str, alias: str) -> Alias | None:

@@ -232,7 +232,7 @@ def _promotion() -> Promotion:
 
         predictor_of(here).check(name, version)
 
-    return Promotion(database, _registry(), here.lease, alone=alone)
+    return Promotion(database, _registry(), here.lease, alone=alone, patience=here.load_timeout)
 
 
 def _number(value: float | None) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from app.config import Settings
 from app.database import shadows, workers
 from app.database.session import now
 from app.database.workers import Worker
@@ -103,6 +104,14 @@ async def test_without_a_worker_nothing_moves(house: House) -> None:
     tag = (await house.http.get(CHAMPION)).headers["etag"]
     answer = await house.http.put(CHAMPION, json={"version": "1.0.0"}, headers={"If-Match": tag})
     assert (answer.status_code, answer.json()["code"]) == (503, "model-not-ready")
+
+
+async def test_a_worker_that_never_answers_holds_nobody_up(settings: Settings) -> None:
+    async with running(settings.model_copy(update={"load_timeout": 0.1})) as house:
+        house.worker.beat("tiny@1.0.0")  # alive, and deaf to what is asked of it
+        answer = await house.http.post("/v1/models/tiny/versions/1.0.0/load")
+        assert (answer.status_code, answer.json()["code"]) == (503, "model-not-ready")
+        assert "1 of 1 workers" in answer.json()["detail"]
 
 
 async def test_a_shadow_is_reported_in_its_own_place(house: House) -> None:
