@@ -10,7 +10,7 @@ RUN pip install --quiet ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch>=2.10,
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 # The dependencies alone first: they change seldom, so this layer is kept while the code changes.
-RUN mkdir app migrations && touch app/__init__.py && pip install --quiet ".[openvino,postgres]" && pip uninstall --quiet --yes rlvo-service
+RUN mkdir app migrations && touch app/__init__.py && pip install --quiet ".[openvino,postgres,s3]" && pip uninstall --quiet --yes rlvo-service
 COPY app app
 COPY migrations migrations
 RUN pip install --quiet --no-deps .

@@ -22,7 +22,9 @@ class Settings(BaseSettings):
 
     data_dir: Path = Field(default=Path("data"), description="All that the service keeps, unless set otherwise below")
     database_url: str = Field(default="", description="SQLAlchemy URL; empty: SQLite in the data folder")
-    storage_url: str = Field(default="", description="Folder (or file:// URL) of the blobs; empty: data folder/blobs")
+    storage_url: str = Field(default="", description="Folder or s3:// URL of the blobs; empty: data folder/blobs")
+    s3_endpoint: str = Field(default="", description="URL of an S3 that is not Amazon's; keys: AWS_ variables")
+    cache_bytes: int = Field(default=20 * 1024 * MIB, ge=0, description="Bytes of blobs from S3 kept here")
     model_store: Path = Field(default=Path("model_store"), description="Folder of the model versions")
     trusted_keys: str = Field(
         default="",
@@ -73,8 +75,10 @@ class Settings(BaseSettings):
 
     @cached_property
     def blobs(self) -> Path:
-        """The folder of the blobs in force."""
-        return Path(self.storage_url.removeprefix("file://")) if self.storage_url else self.data_dir / "blobs"
+        """The folder of the blobs in force; of their local copies, where they are kept in S3."""
+        if not self.storage_url or self.storage_url.startswith("s3://"):
+            return self.data_dir / "blobs"
+        return Path(self.storage_url.removeprefix("file://"))
 
     @property
     def trusted(self) -> list[str]:

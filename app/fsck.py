@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import select
 
+from app.blobs import storage_of
 from app.config import Settings
 from app.database import audit, predictions, work
 from app.database.session import Database
@@ -58,7 +59,7 @@ def fsck(settings: Settings, *, deep: bool = False, mend: bool = False) -> Repor
     :param deep: also recompute every blob's digest; reads all that is stored
     :param mend: quarantine damaged blobs, delete orphans, and fail predictions that nothing works on
     """
-    database, storage = Database(settings.database), Storage(settings.blobs)
+    database, storage = Database(settings.database), storage_of(settings)
     queue, report = Queue(database), Report()
     with database.reading() as session:
         named: dict[str, list[str]] = {}

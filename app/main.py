@@ -16,6 +16,7 @@ from app.api import aliases, docs, followup, health, models, predictions, proble
 from app.api.dependencies import Services, lifespan
 from app.api.gate import Gate
 from app.api.security import check_door
+from app.blobs import storage_of
 from app.config import Settings
 from app.database.session import Database
 from app.queue import Queue
@@ -40,7 +41,7 @@ def create_app(
     services = Services(
         settings=settings,
         database=database,
-        storage=storage or Storage(settings.blobs),
+        storage=storage or storage_of(settings),
         registry=registry or Registry(settings.model_store, settings.trusted),
         queue=queue or Queue(database),
     )

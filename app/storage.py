@@ -51,7 +51,16 @@ class Storage:
 
     def writer(self) -> Writer:
         """A blob to be written piece by piece; nothing is kept of it unless it is committed."""
-        return Writer(self._incoming / secrets.token_hex(16), self._place)
+        return Writer(self.incoming(), self._place)
+
+    def incoming(self) -> Path:
+        """A fresh place for what is on its way in."""
+        return self._incoming / secrets.token_hex(16)
+
+    def probe(self) -> None:
+        """Writes a byte and takes it back, as an upload would. Raises what an upload would meet."""
+        with self.writer() as writer:
+            writer.write(b"\0")
 
     def put(self, data: bytes) -> str:
         """Keeps ``data`` and returns its digest. Raises StorageFull."""
@@ -61,6 +70,9 @@ class Storage:
 
     def path(self, digest: str) -> Path:
         """Where the blob lies, or would lie."""
+        return self._local(digest)
+
+    def _local(self, digest: str) -> Path:
         if not _DIGEST.fullmatch(digest):
             raise ValueError("not a sha-256 digest")
         return self.folder / digest[:2] / digest
@@ -85,7 +97,7 @@ class Storage:
     def verify(self, digest: str) -> bool:
         """Whether the blob is there and its bytes are the ones that its name stands for."""
         try:
-            with self.path(digest).open("rb") as file:
+            with self._local(digest).open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest() == digest
         except FileNotFoundError:
             return False
@@ -150,7 +162,7 @@ class Storage:
         return [path.name for path in self._work.iterdir()]
 
     def _place(self, digest: str) -> Path:
-        path = self.path(digest)
+        path = self._local(digest)
         if not path.parent.exists():
             path.parent.mkdir(exist_ok=True)
             _sync(self.folder)

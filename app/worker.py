@@ -29,6 +29,7 @@ from pathlib import Path
 from dbos import DBOS, DBOSConfig
 
 from app.aliases import SHADOW
+from app.blobs import storage_of
 from app.config import Settings
 from app.database import idempotency, predictions, work, workers
 from app.database.session import Database, now, patiently
@@ -67,7 +68,7 @@ class Worker:
         self.id = str(uuid.uuid4())
         self._settings = settings
         self._database = Database(settings.database)
-        self._storage = Storage(settings.blobs)
+        self._storage = storage_of(settings)
         self._queue = Queue(self._database)
         self._predictor = predictor_of(settings)
         limits = Limits(max_voxels=settings.max_voxels, max_bytes=settings.max_volume_bytes)

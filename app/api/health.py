@@ -86,9 +86,7 @@ def _database(services: Services) -> str:
 
 
 def _storage(services: Services) -> str:
-    """Writes a byte and takes it back, as an upload would."""
-    with services.storage.writer() as writer:
-        writer.write(b"\0")
+    services.storage.probe()
     return "ok"
 
 

@@ -167,10 +167,10 @@ def replay(prediction_id: Annotated[str, typer.Argument(help="A finished predict
 
     The stored volumes and record go through the same model version once more. Nothing is written.
     """
+    from app.blobs import storage_of
     from app.database import predictions, work
     from app.imaging.limits import Limits
     from app.job import Job
-    from app.storage import Storage
     from app.worker import predictor_of
 
     here, database = settings(), _database()
@@ -182,7 +182,7 @@ def replay(prediction_id: Annotated[str, typer.Argument(help="A finished predict
         raise typer.Exit(2)
     predictor = predictor_of(here)
     limits = Limits(max_voxels=here.max_voxels, max_bytes=here.max_volume_bytes)
-    now = Job(database, Storage(here.blobs), predictor, limits).replay(study).probability
+    now = Job(database, storage_of(here), predictor, limits).replay(study).probability
     typer.echo(f"then {then:.9f}, now {now:.9f}, {study.model.name} {study.model.version}")
     if abs(now - then) > SAME:
         typer.echo("The number is not the same.", err=True)
