@@ -39,11 +39,25 @@ class Settings(BaseSettings):
     )
     insecure: bool = Field(default=False, description="Allow `auth=off` on an address that others can reach")
 
+    oidc_issuer: str = Field(default="", description="Identity provider whose tokens are taken; empty: API keys only")
+    oidc_audience: str = Field(default="rlvo", description="Audience that a token must name")
+    oidc_algorithm: Literal["RS256", "PS256", "ES256", "EdDSA"] = Field(
+        default="RS256", description="The one signature algorithm that is taken"
+    )
+    oidc_keys_url: str = Field(default="", description="Where the provider's keys are; empty: where it says itself")
+    oidc_tenant_claim: str = Field(default="tenant", description="Claim that names the tenant; without it, the subject")
+    rate_per_minute: int = Field(
+        default=12_000, ge=0, description="Requests of one key or token a minute, unless the key says less; 0: no bound"
+    )
+
     max_body_bytes: int = Field(default=2048 * MIB, ge=1, description="Largest request body")
     max_volume_bytes: int = Field(default=4096 * MIB, ge=1, description="Largest volume after inflation")
     max_voxels: int = Field(default=512_000_000, ge=1, description="Most voxels of one volume")
     max_json_bytes: int = Field(default=64 * 1024, ge=1, description="Largest JSON document")
     receive_timeout: float = Field(default=300.0, gt=0, description="Seconds in which a body must have arrived")
+    stall_timeout: float = Field(default=30.0, gt=0, description="Seconds of silence within a body, or unread answer")
+    header_timeout: float = Field(default=10.0, gt=0, description="Seconds in which a request's head must have arrived")
+    max_connections: int = Field(default=1000, ge=1, description="Connections beyond which new ones are turned away")
     wait_default: float = Field(default=30.0, ge=0, description="Seconds a POST waits for its answer by default")
     wait_max: float = Field(default=120.0, ge=0, description="Longest wait that a caller may ask for, in seconds")
     queue_limit: int = Field(default=1000, ge=1, description="Waiting predictions beyond which a POST answers 429")
@@ -91,5 +105,5 @@ class Settings(BaseSettings):
 
     @property
     def keys_required(self) -> bool:
-        """Whether a caller must show an API key."""
-        return self.auth == "keys" or (self.auth == "auto" and not self.on_loopback)
+        """Whether a caller must show an API key or a token."""
+        return self.auth == "keys" or (self.auth == "auto" and not (self.on_loopback and not self.oidc_issuer))

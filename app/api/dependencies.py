@@ -20,6 +20,8 @@ from fastapi import Depends, FastAPI, Request
 from sqlalchemy.orm import Session
 
 from app.api.metrics import Metrics
+from app.api.oidc import Tokens
+from app.api.rates import Rates
 from app.api.waiting import Watch
 from app.config import Settings
 from app.database import idempotency
@@ -53,6 +55,8 @@ class Services:
 
     def __post_init__(self) -> None:
         self.watch = Watch(self.read)
+        self.rates = Rates()
+        self.tokens = Tokens(self.settings) if self.settings.oidc_issuer else None
 
     @property
     def owner(self) -> str:

@@ -2,7 +2,8 @@
 
 Notable choices:
 - Who may call is settled on path and headers alone (security.py); a refused upload is never received into anything.
-- A body is bounded twice: by what it claims (Content-Length) and by what arrives; and it has an absolute deadline.
+- A body is bounded twice: by what it claims (Content-Length) and by what arrives; and it has an absolute deadline
+  and may not fall silent.
 - A refusal is sent at once, while the client may still be sending. What follows is read and dropped for a moment, so
   that the client reads our answer instead of a broken connection; then the connection is closed.
 - HEAD is GET without its body, on every address.
@@ -26,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api import problems
 from app.api.dependencies import Services
 from app.api.security import authorise
-from app.sdk.errors import BadRequest, InternalError, RlvoError, TooLarge, UploadTimeout
+from app.sdk.errors import BadRequest, ExpectationFailed, InternalError, RlvoError, TooLarge, UploadTimeout
 
 log = logging.getLogger("rlvo.http")
 
@@ -34,7 +35,7 @@ SUBMIT = "/v1/predictions"
 INSECURE_WARNING = '199 rlvo "No API keys are asked for: whoever reaches this address may use it"'
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
-_HEADERS = {
+HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; connect-src 'self' blob: data:; "
     "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -65,16 +66,23 @@ class Gate:
         headers = Headers(scope=scope)
         state = scope.setdefault("state", {})
         state["trace_id"] = trace_id = _trace_id(headers.get("traceparent", ""))
-        body = _Body(receive, self._limit(scope["path"]), self.services.settings.receive_timeout)
-        open_door = not self.services.settings.keys_required
+        settings = self.services.settings
+        body = _Body(receive, self._limit(scope["path"]), settings.receive_timeout, settings.stall_timeout)
+        open_door = not settings.keys_required
         reply = _Reply(send, trace_id, body, head=scope["method"] == "HEAD", open_door=open_door)
         if reply.head:
             scope["method"] = "GET"
+        # A range may be ignored (RFC 9110, 14.2), and what we serve is read whole; so no odd one gets anywhere.
+        scope["headers"] = [header for header in scope["headers"] if header[0] not in (b"range", b"if-range")]
         started = time.perf_counter()
         with self.services.metrics.in_flight():
             try:
                 body.expect(headers)
-                state["caller"] = await authorise(self.services, scope, headers)
+                _check_expectation(headers)
+                state["caller"] = caller = await authorise(self.services, scope, headers)
+                if caller and caller.max_body:
+                    body.limit = min(body.limit, caller.max_body)
+                    body.expect(headers)
                 await self.app(scope, body.receive, reply.send)
             except RlvoError as error:
                 await self._refuse(error, scope, reply)
@@ -121,6 +129,7 @@ class _Body:
     source: Receive
     limit: int
     timeout: float
+    stall: float
     received: int = 0
     complete: bool = False
     _deadline: float = field(init=False)
@@ -135,16 +144,19 @@ class _Body:
             raise BadRequest("Content-Length must be one number.")
         if claims and (len(claims[0]) > 18 or int(claims[0]) > self.limit):
             raise self._too_large()
+        if claims and "transfer-encoding" in headers:  # RFC 9112, 6.1: perhaps smuggling
+            raise BadRequest("A request has a Content-Length or a Transfer-Encoding, not both.")
         self.complete = claims == ["0"] or not (claims or "transfer-encoding" in headers)
 
     async def receive(self) -> Message:
         if self.complete:  # what follows is only the news of a disconnect
             return await self.source()
-        with anyio.move_on_after(self._deadline - anyio.current_time()) as scope:
+        with anyio.move_on_after(min(self._deadline - anyio.current_time(), self.stall)) as scope:
             message = await self.source()
         if scope.cancelled_caught:
             raise UploadTimeout(
-                f"The body must arrive within {self.timeout:g} seconds; send it again on a faster line."
+                f"The body must arrive within {self.timeout:g} seconds, without a silence of {self.stall:g} seconds; "
+                "send it again on a faster line."
             )
         self._count(message)
         if self.received > self.limit:
@@ -185,9 +197,11 @@ class _Reply:
             self.started = True
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
-            for name, value in _HEADERS.items():
+            for name, value in HEADERS.items():
                 headers.setdefault(name, value)
             headers["X-Trace-Id"] = self.trace_id
+            if "Accept-Ranges" in headers:
+                headers["Accept-Ranges"] = "none"
             if self.open_door:
                 headers["Warning"] = INSECURE_WARNING
             if not self._body.complete:
@@ -215,6 +229,12 @@ class _Reply:
 async def _nothing() -> Message:
     """The receive of an answer that needs no request."""
     return {"type": "http.disconnect"}
+
+
+def _check_expectation(headers: Headers) -> None:
+    """Raises ExpectationFailed: whoever expects what we do not know would wait for it in vain."""
+    if headers.get("expect", "100-continue").lower() != "100-continue":
+        raise ExpectationFailed("The only expectation that this service meets is 100-continue.")
 
 
 def _trace_id(traceparent: str) -> str:

@@ -9,6 +9,7 @@ Notable choices:
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
@@ -62,7 +63,7 @@ def answer(error: RlvoError, trace_id: str, headers: dict[str, str] | None = Non
     """The error as an HTTP response."""
     extra = {"Cache-Control": "no-store", **(headers or {})}
     if error.retry_after is not None:
-        extra["Retry-After"] = str(max(1, round(error.retry_after)))
+        extra["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     if isinstance(error, Unauthenticated):
         extra["WWW-Authenticate"] = "Bearer"
     body = document(error, trace_id).model_dump(mode="json", exclude_none=True)

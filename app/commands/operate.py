@@ -28,6 +28,8 @@ def create_key(
     ] = None,
     tenant: Annotated[str | None, typer.Option(help="Whose predictions it makes and sees; the name if none")] = None,
     expires: Annotated[datetime | None, typer.Option(help="When it ends, in UTC")] = None,
+    per_minute: Annotated[int | None, typer.Option(min=1, help="Most requests a minute")] = None,
+    max_body: Annotated[int | None, typer.Option(min=1, help="Most bytes of one request")] = None,
 ) -> None:
     """Makes an API key and prints its secret, once.
 
@@ -45,6 +47,8 @@ def create_key(
             scope or (rows.Scope.PREDICT, rows.Scope.READ),
             tenant=tenant,
             expires=expires and expires.replace(tzinfo=UTC),
+            per_minute=per_minute,
+            max_body=max_body,
         )
     typer.echo(secret)
     typer.echo("This is shown once. Send it as `Authorization: Bearer <key>`.", err=True)

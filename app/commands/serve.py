@@ -67,6 +67,8 @@ def _listen(service: FastAPI, config: Settings, supervisor: Supervisor | None) -
     """Serves until a signal comes; the worker lives from the first moment the tables are there to the last answer."""
     import uvicorn
 
+    from app.api.connection import protocol
+
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
@@ -85,6 +87,8 @@ def _listen(service: FastAPI, config: Settings, supervisor: Supervisor | None) -
             service,
             host=config.host,
             port=config.port,
+            http=protocol(config),
+            ws="none",
             log_config=None,
             access_log=False,  # who asked for what stands in the audit, how often and how fast in the metrics
             server_header=False,

@@ -37,6 +37,10 @@ class Caller:
     name: str
     tenant: str
     scopes: frozenset[Scope]
+    per_minute: int | None = None
+    """Requests a minute; None: as the settings say."""
+    max_body: int | None = None
+    """Bytes of one request's body; None: as the settings say."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +63,14 @@ def create(
     *,
     tenant: str | None = None,
     expires: datetime | None = None,
+    per_minute: int | None = None,
+    max_body: int | None = None,
 ) -> str:
     """Makes a key and returns its secret, which is kept nowhere.
 
     :param tenant: whose predictions it sees and makes; its own name unless given
+    :param per_minute: how many requests a minute it may send; as the settings say unless given
+    :param max_body: how many bytes one request may have; as the settings say unless given
     :raises InvalidRequest: for a scope that does not exist, or a name longer than 64 characters
     """
     try:
@@ -81,6 +89,8 @@ def create(
             scopes=list(granted),
             created=now(),
             expires=expires,
+            per_minute=per_minute,
+            max_body=max_body,
         )
     )
     return secret
@@ -91,7 +101,7 @@ def authenticate(session: Session, secret: str) -> Caller:
     row = session.scalar(select(KeyRow).where(KeyRow.hash == _hash(secret)))
     if row is None or row.revoked or (row.expires and row.expires <= now()):
         raise Unauthenticated("Send a valid API key as `Authorization: Bearer <key>`")
-    return Caller(row.name, row.tenant, frozenset(map(Scope, row.scopes)))
+    return Caller(row.name, row.tenant, frozenset(map(Scope, row.scopes)), row.per_minute, row.max_body)
 
 
 def listed(session: Session) -> list[Key]:

@@ -12,7 +12,7 @@ again. A detail is something a PACS administrator can act on; it never repeats a
     ├── TooLarge              413  payload-too-large, decompressed-too-large
     ├── InvalidStudy          422  nifti-invalid, geometry-mismatch, modality-implausible, clinical-invalid, ...
     ├── Busy                  429  rate-limited, queue-full
-    ├── Unavailable           503  model-not-ready, draining, database-unavailable; 507 storage-full
+    ├── Unavailable           503  model-not-ready, draining, database- and identity-unavailable; 507
     ├── InternalError         500  internal-error
     └── TransportError             client side only: no answer, or none that is ours
 """
@@ -154,6 +154,10 @@ class UploadTimeout(RlvoError):
     code, status, title = "upload-timeout", 408, "The request body did not arrive in time"
 
 
+class HeadersTooLate(RlvoError):
+    code, status, title = "header-timeout", 408, "The head of the request did not arrive in time"
+
+
 class Conflict(RlvoError):
     code, status, title = "conflict", 409, "The request conflicts with the present state"
 
@@ -178,7 +182,7 @@ class PreconditionRequired(Conflict):
     code, status, title = "precondition-required", 428, "An If-Match header is required"
 
 
-# 411, 413, 415 -----------------------------------------------------------------------------------------------------
+# 411, 413, 415, 417, 431 -------------------------------------------------------------------------------------------
 
 
 class TooLarge(RlvoError):
@@ -189,8 +193,16 @@ class DecompressedTooLarge(TooLarge):
     code, title = "decompressed-too-large", "The volume inflates to more than this service accepts"
 
 
+class HeadersTooLarge(RlvoError):
+    code, status, title = "headers-too-large", 431, "The head of the request is larger than this service accepts"
+
+
 class UnsupportedMedia(RlvoError):
     code, status, title = "unsupported-media", 415, "The media type is not one this call takes"
+
+
+class ExpectationFailed(RlvoError):
+    code, status, title = "expectation-failed", 417, "The service does not meet this expectation"
 
 
 # 422 ---------------------------------------------------------------------------------------------------------------
@@ -260,6 +272,10 @@ class ModelNotReady(Unavailable):
 
 class DatabaseUnavailable(Unavailable):
     code, title = "database-unavailable", "The database cannot be reached"
+
+
+class IdentityUnavailable(Unavailable):
+    code, title = "identity-unavailable", "The identity provider cannot be reached"
 
 
 class Draining(Unavailable):

@@ -1,0 +1,96 @@
+"""Hostile files, documents and requests against the real service: no 5xx, no death, no echo, and others go on.
+
+A seeded slice runs with the other tests; the whole of it is the soak.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.api.conftest import volume
+from tests.api.server import Server, started
+from tests.hostile import clinical, http, volumes
+from tests.hostile.http import CANARY, Attack
+from tests.hostile.judge import Siege, as_document, as_part, besiege
+
+MIB = 1024 * 1024
+GOOD = volume()
+
+
+def requests() -> Iterator[Attack]:
+    return http.attacks(GOOD)
+
+
+def documents() -> Iterator[Attack]:
+    return (as_document(name, GOOD, document) for name, document in clinical.documents())
+
+
+def files() -> Iterator[Attack]:
+    return (as_part(name, sent_as.value, data) for name, sent_as, data in volumes.volumes())
+
+
+def headers() -> Iterator[Attack]:
+    return (as_part(name, sent_as.value, data) for name, sent_as, data in volumes.mutated())
+
+
+CORPORA: dict[str, Callable[[], Iterator[Attack]]] = {
+    "requests": requests, "documents": documents, "files": files, "headers": headers,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, model_store: Path) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("siege")
+    with started(folder, model_store, queue_limit="1000000", header_timeout="2", stall_timeout="5") as server:
+        yield server
+
+
+def held(server: Server, attacks: Iterable[Attack], **bounds: int) -> Siege:
+    """The siege, after everything that must be true of it whatever was sent."""
+    siege = besiege(server, attacks, **bounds)
+    print(f"{siege.sent} sent, {siege.statuses}, p99 {siege.p99:.3f} s, grown {siege.grown / MIB:.1f} MiB")
+    assert not siege.faults, "\n".join(siege.faults[:20])
+    assert siege.grown < 64 * MIB
+    log = (server.folder / "log").read_text()
+    assert "Traceback" not in log
+    assert "unhandled" not in log
+    assert CANARY not in log
+    assert "JANE" not in log
+    assert list((server.folder / "blobs" / ".incoming").iterdir()) == []
+    return siege
+
+
+@pytest.mark.parametrize(("corpus", "count"), [("requests", 130), ("documents", 80), ("files", 70), ("headers", 60)])
+def test_a_slice_of_each_corpus(server: Server, corpus: str, count: int) -> None:
+    attacks = [attack for attack in CORPORA[corpus]() if not attack.waits]
+    siege = held(server, random.Random(count).sample(attacks, count))
+    assert siege.sent == count
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("corpus", CORPORA)
+def test_the_whole_corpus(server: Server, corpus: str) -> None:
+    siege = held(server, CORPORA[corpus]())
+    assert siege.p99 < 2.0
+
+
+def test_a_head_that_does_not_come_is_cut_off(server: Server) -> None:
+    half = Attack("half a head", (b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Slow: ",), waits=True)
+    letters = tuple(b"%c" % byte for byte in b"GET /livez HTTP/1.1\r\nX-Slow: aaaaa")
+    drip = Attack("letter by letter", letters, pause=0.1, waits=True)
+    siege = besiege(server, [half, drip] * 10, at_once=20)
+    assert siege.statuses == {408: 20}
+    assert not siege.faults
+
+
+def test_a_body_that_falls_silent_is_cut_off(tmp_path: Path, model_store: Path) -> None:
+    head = http.form(b"--X\r\n" + b"x" * 500)[:-300]
+    with started(tmp_path, model_store, stall_timeout="0.5") as server:
+        siege = besiege(server, [Attack("silent", (head,), waits=True)] * 10, at_once=10)
+    assert siege.statuses == {408: 10}
+    assert not siege.faults
