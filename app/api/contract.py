@@ -19,9 +19,12 @@ from app.sdk.errors import (
     Draining,
     Erased,
     EtagMismatch,
+    ExpectationFailed,
     GeometryMismatch,
+    HeadersTooLarge,
     IdempotencyKeyMissing,
     IdempotencyKeyReused,
+    IdentityUnavailable,
     ImplausibleModality,
     InsufficientScope,
     InvalidClinical,
@@ -37,6 +40,7 @@ from app.sdk.errors import (
     PreconditionRequired,
     PredictionNotFound,
     QueueFull,
+    RateLimited,
     RequestInProgress,
     RlvoError,
     StorageFull,
@@ -82,7 +86,18 @@ _RETRY = {
     "Retry-After": {"description": "Seconds after which to ask again", "schema": {"type": "integer", "minimum": 1}}
 }
 _LOCATION = {"Location": {"description": "Where the prediction is read", "schema": {"type": "string"}}}
-_ALWAYS = (BadRequest, Unauthenticated, InsufficientScope, TooLarge, UploadTimeout, DatabaseUnavailable)
+_ALWAYS = (
+    BadRequest,
+    Unauthenticated,
+    InsufficientScope,
+    TooLarge,
+    UploadTimeout,
+    ExpectationFailed,
+    HeadersTooLarge,
+    RateLimited,
+    DatabaseUnavailable,
+    IdentityUnavailable,
+)
 
 
 def _form() -> Entry:

@@ -84,7 +84,9 @@ def test_a_head_that_does_not_come_is_cut_off(server: Server) -> None:
     letters = tuple(b"%c" % byte for byte in b"GET /livez HTTP/1.1\r\nX-Slow: aaaaa")
     drip = Attack("letter by letter", letters, pause=0.1, waits=True)
     siege = besiege(server, [half, drip] * 10, at_once=20)
-    assert siege.statuses == {408: 20}
+    assert siege.sent == 20
+    assert siege.statuses.keys() == {408}  # who goes on writing may see the hang-up before the answer
+    assert siege.statuses[408] >= 10
     assert not siege.faults
 
 
