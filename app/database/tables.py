@@ -176,35 +176,6 @@ class KeyRow(Base):
     max_body: Mapped[int | None] = mapped_column(BigInteger)
 
 
-class WebhookRow(Base):
-    """Where a tenant wants to hear of its finished predictions. The secret signs; whoever reads it can forge."""
-
-    __tablename__ = "webhooks"
-
-    id: Mapped[str] = mapped_column(String(16), primary_key=True)
-    tenant: Mapped[str] = mapped_column(String(64), index=True)
-    url: Mapped[str] = mapped_column(String(512))
-    secret: Mapped[str] = mapped_column(String(64))
-    created: Mapped[datetime]
-    ended: Mapped[datetime | None]
-
-
-class DeliveryRow(Base):
-    """A message that a webhook is owed: made in the transaction that finishes the prediction. Ids only."""
-
-    __tablename__ = "deliveries"
-
-    id: Mapped[str] = mapped_column(String(36), primary_key=True)
-    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id"))
-    prediction_id: Mapped[str] = mapped_column(String(36), index=True)
-    status: Mapped[str] = mapped_column(String(16))
-    created: Mapped[datetime]
-    attempts: Mapped[int] = mapped_column(Integer)
-    due: Mapped[datetime | None] = mapped_column(index=True)
-    """When it is tried next; None: it arrived, or was given up."""
-    delivered: Mapped[datetime | None]
-
-
 class AuditRow(Base):
     """Who did what to which id. Triggers of the database refuse to change or delete a row."""
 
