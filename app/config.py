@@ -80,6 +80,12 @@ class Settings(BaseSettings):
     )
     heartbeat: float = Field(default=2.0, gt=0, description="Seconds between a worker's signs of life")
     lease: float = Field(default=15.0, gt=0, description="Seconds of silence after which a worker counts as dead")
+    memory_limit_mb: int = Field(default=0, ge=0, description="Most memory of a worker, MB; 0: nine tenths of all")
+    cpu_limit: float = Field(default=3600.0, gt=0, description="Most CPU seconds of one try at a prediction")
+    retention_days: float = Field(default=0, ge=0, description="Days after which a prediction is erased; 0: never")
+    webhook_hosts: str = Field(
+        default="", description="Hosts that webhooks may call, by comma: `pacs.clinic.example`, `10.0.0.7:8443`"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged")
 
     @cached_property

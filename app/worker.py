@@ -28,6 +28,7 @@ from pathlib import Path
 
 from dbos import DBOS, DBOSConfig
 
+from app import limits
 from app.aliases import SHADOW
 from app.blobs import storage_of
 from app.config import Settings
@@ -39,7 +40,7 @@ from app.predictor import Predictor
 from app.queue import APPLICATION, JOB, SERIALIZER, SHADOW_JOB, Queue
 from app.registry import Entry, Registry
 from app.residency import Residency
-from app.sdk.errors import DatabaseUnavailable, Erased, InternalError, PredictionNotFound, RlvoError
+from app.sdk.errors import DatabaseUnavailable, Erased, PredictionNotFound, Quarantined, RlvoError
 from app.sdk.types import Stage
 from app.storage import Storage
 
@@ -52,7 +53,7 @@ ORPHAN_AGE = 3600.0
 """Age in seconds at which a blob that no row names, or an upload's remains, are swept; no upload takes that long."""
 
 QUARANTINED = failure_record(
-    InternalError("The prediction was given up: its worker process died each time that it was tried")
+    Quarantined("The prediction was given up: its worker died, or went beyond its limits, each time it was tried")
 )
 
 
@@ -71,8 +72,8 @@ class Worker:
         self._storage = storage_of(settings)
         self._queue = Queue(self._database)
         self._predictor = predictor_of(settings)
-        limits = Limits(max_voxels=settings.max_voxels, max_bytes=settings.max_volume_bytes)
-        self._job = Job(self._database, self._storage, self._predictor, limits)
+        largest = Limits(max_voxels=settings.max_voxels, max_bytes=settings.max_volume_bytes)
+        self._job = Job(self._database, self._storage, self._predictor, largest)
         self._residency = Residency(self._database, self._predictor)
         self._watch = Watch(self.id, settings.data_dir / "workers", settings.lease)
         self._stop = threading.Event()
@@ -81,6 +82,7 @@ class Worker:
         self._beats = 0
 
     def run(self) -> None:
+        limits.memory(self._settings.memory_limit_mb)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop.set())
         patiently(self._database.upgrade)
@@ -103,7 +105,8 @@ class Worker:
         """One prediction from its start to its record; the engine's workflow."""
         study = patiently(partial(self._start, prediction_id))
         if study is not None:
-            failure = QUARANTINED if study.attempts > TRIES else self._work_through(study)
+            with limits.cpu(self._settings.cpu_limit):
+                failure = QUARANTINED if study.attempts > TRIES else self._work_through(study)
             if failure is None:
                 self._queue_shadow(study)
             else:

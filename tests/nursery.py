@@ -4,8 +4,9 @@
 dies by SIGKILL is replaced, as a supervisor would. What is tested here is the life of a job, so that preparing takes a
 ready case instead of registering a volume; the journeys run the real thing.
 
-Faults: a file named by a prediction's id holds ``<stage> <before|after> <once|always|pause>``. There the worker kills
-itself, once or whenever it comes by, or waits until the file is gone. ``log`` gets a line for each step that ran.
+Faults: a file named by a prediction's id holds ``<stage> <before|after> <once|always|pause|spin>``. There the worker
+kills itself, once or whenever it comes by, waits until the file is gone, or uses up CPU time without end. ``log`` gets
+a line for each step that ran.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def _keep(faults: Path) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, lambda number, _: os.kill(worker, number))
     status = signal.SIGKILL
-    while status == signal.SIGKILL:
+    while status in (signal.SIGKILL, signal.SIGPROF):
         worker = os.fork()
         if worker == 0:
             _die_with_parent()
@@ -157,6 +158,9 @@ def _meet(fault: Path, stage: Stage, when: str) -> None:
         while fault.exists():
             time.sleep(0.01)
         return
+    if how == "spin":
+        while True:  # until the kernel ends it
+            pass
     if how == "once":
         fault.unlink()
     os.kill(os.getpid(), signal.SIGKILL)

@@ -64,7 +64,7 @@ class Site:
         self.faults = self.folder / "faults"
         self.faults.mkdir()
 
-    def worker(self) -> Keeper:
+    def worker(self, **more: str) -> Keeper:
         settings = {
             "RLVO_DATA_DIR": str(self.folder),
             "RLVO_DATABASE_URL": self.url,
@@ -74,6 +74,7 @@ class Site:
             "RLVO_HEARTBEAT": "0.1",
             "RLVO_LEASE": str(LEASE),
             "RLVO_THREADS": "1",
+            **more,
         }
         self.keepers.append(self.nursery.start(self.faults, settings))
         return self.keepers[-1]
@@ -225,10 +226,20 @@ def test_a_job_that_keeps_killing_its_worker_is_put_aside(site: Site) -> None:
     assert done.status is Status.SUCCEEDED
     assert poisoned.status is Status.FAILED
     assert poisoned.error
-    assert poisoned.error.code == "internal-error"
+    assert poisoned.error.code == "quarantined"
     assert keeper.lives == 4
     assert site.steps(poison) == ["prepare"]
     wait(lambda: site.storage.workbenches() == [])
+
+
+def test_a_job_that_never_ends_is_put_aside_by_its_cpu_time(site: Site) -> None:
+    keeper = site.worker(RLVO_CPU_LIMIT="1.5")
+    endless, healthy = site.submit("predict before spin"), site.submit()
+    ended, done = site.outcome(endless, healthy)
+    assert done.status is Status.SUCCEEDED
+    assert ended.error
+    assert ended.error.code == "quarantined"
+    assert keeper.lives == 4
 
 
 def test_of_two_workers_one_takes_over_from_the_other(site: Site) -> None:

@@ -13,7 +13,7 @@ again. A detail is something a PACS administrator can act on; it never repeats a
     ├── InvalidStudy          422  nifti-invalid, geometry-mismatch, modality-implausible, clinical-invalid, ...
     ├── Busy                  429  rate-limited, queue-full
     ├── Unavailable           503  model-not-ready, draining, database- and identity-unavailable; 507
-    ├── InternalError         500  internal-error
+    ├── InternalError         500  internal-error, quarantined
     └── TransportError             client side only: no answer, or none that is ours
 """
 
@@ -260,6 +260,10 @@ class QueueFull(Busy):
 
 class InternalError(RlvoError):
     code, status, title = "internal-error", 500, "Something failed on our side"
+
+
+class Quarantined(InternalError):
+    code, title = "quarantined", "The work on the prediction was given up"
 
 
 class Unavailable(RlvoError):
