@@ -45,7 +45,7 @@ serve: $(SERVICE)
 
 # One test process per core, one thread each: two processes of many threads would wait for each other.
 test: $(DEV)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadgroup -m "not soak and not gpu"
 
 check: $(DEV)
 	$(BIN)/ruff check

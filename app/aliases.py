@@ -10,17 +10,15 @@ Notable choices:
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from app.folders import locked
 from app.sdk.errors import AliasConflict, InvalidRequest, ModelNotFound
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -79,7 +77,7 @@ def move(folder: Path, alias: str, version: str, *, expected: str | None, by: st
     """
     if not ALIAS.fullmatch(alias):
         raise InvalidRequest("An alias is a lower-case word of at most 32 letters, digits and dashes")
-    with _locked(folder) as descriptor:
+    with locked(folder) as descriptor:
         known = present(folder)
         if expected is not None and known.get(alias) != expected:
             raise AliasConflict("The alias means another version by now; read it again before moving it")
@@ -106,13 +104,3 @@ def _read(line: str) -> Move | None:
         return Move(**json.loads(line))
     except (ValueError, TypeError):
         return None
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[int]:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield descriptor
-    finally:
-        os.close(descriptor)

@@ -88,6 +88,7 @@ class Job:
         began = time.monotonic()
         failure: FailureRecord = {}
         for tries in range(TRIES):
+            full = False
             try:
                 digest = self._run(stage, study, done)
                 return {"digest": digest, "seconds": round(time.monotonic() - began, 4)}
@@ -96,12 +97,13 @@ class Job:
                 if error.status < 500:
                     break
             except Exception as error:  # noqa: BLE001 - whatever a step meets must end in the record, not in a crash
-                if out_of_memory(error):  # the next try has the device to itself
-                    self._predictor.relieve(study.model.name, study.model.version)
+                full = out_of_memory(error)
                 log.error("%s of %s: %s", stage, study.id, _place(error))
                 failure = failure_record(
                     InternalError("The prediction could not be made; the operator finds more in the log")
                 )
+            if full:  # not in the handler: until it is left, the error holds what the step had allocated
+                self._predictor.relieve(study.model.name, study.model.version)
             if tries + 1 < TRIES:
                 time.sleep(PAUSE * (tries + 1))
         return {"failure": failure}

@@ -156,8 +156,7 @@ class ModelVersion:
     def predict(self, case: Case) -> Outcome:
         """The calibrated probability, its uncertainty, and the decision at the version's threshold."""
         with self._turn:
-            logits = self.committee.logits(case.image, case.clinical)
-            penultimate = self.committee.penultimate(case.image, case.clinical) if self._watches else None
+            logits, penultimate = self.committee.answer(case.image, case.clinical, watch=self._watches)
         calibration = self.manifest.calibration
         log_odds = float(explanation.log_odds(logits.mean(), calibration))
         probability = float(expit(log_odds))

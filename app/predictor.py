@@ -12,6 +12,7 @@ Notable choices:
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import time
 from collections import defaultdict
@@ -23,6 +24,7 @@ import torch
 
 from app.model import ModelVersion
 from app.network.backends import Backend, Precision
+from app.network.ensemble import pick_device
 from app.registry import Entry, Registry
 from app.sdk.types import ModelRef
 
@@ -37,7 +39,7 @@ class _Warm:
 class Predictor:
     """The warm versions of one worker.
 
-    :param device: ``auto``, ``cpu`` or ``cuda``
+    :param device: ``auto``, ``cpu`` or ``cuda``; the attribute is the one in use, never ``auto``
     :param threads: CPU threads of this process; 0: as torch finds them
     :param budget: bytes of weights that may be warm at once; 0: no bound. The version in use is kept whatever it takes
     """
@@ -47,7 +49,7 @@ class Predictor:
         backend: str = Backend.TORCH, precision: str = Precision.FLOAT32, budget: int = 0,
     ) -> None:  # fmt: skip
         self.registry = model_store if isinstance(model_store, Registry) else Registry(model_store)
-        self.device = device
+        self.device = pick_device(device).type
         self.threads = threads
         self.budget = budget
         self._backend, self._precision = Backend(backend), Precision(precision)
@@ -110,8 +112,12 @@ class Predictor:
             _release()
 
     def relieve(self, name: str, version: str) -> None:
-        """Unloads every version but this one: the device ran out of memory."""
-        self._keep_within(1, f"{name}@{version}")
+        """The device ran out of memory: unloads every version but this one; where it is alone already, it too.
+
+        It is then loaded anew at its next use, into memory that nothing is scattered over.
+        """
+        if not self._keep_within(1, f"{name}@{version}"):
+            self.unload(name, version)
 
     def _known(self, key: str, entry: Entry) -> ModelVersion | None:
         with self._table:
@@ -121,8 +127,11 @@ class Predictor:
             known.asked = time.monotonic()
             return known.version
 
-    def _keep_within(self, budget: int, key: str) -> None:
-        """Unloads the versions that were longest not asked for, never ``key``, until the rest fits the budget."""
+    def _keep_within(self, budget: int, key: str) -> bool:
+        """Unloads the versions that were longest not asked for, never ``key``, until the rest fits the budget.
+
+        Returns whether any had to go.
+        """
         gone = False
         with self._table:
             spare = sorted((each for each in self._warm if each != key), key=lambda each: self._warm[each].asked)
@@ -131,15 +140,21 @@ class Predictor:
                 gone = True
         if gone:
             _release()
+        return gone
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether the device had no room for what was asked."""
-    return isinstance(error, torch.OutOfMemoryError)
+    """Whether the device, or this process, had no room for what was asked."""
+    # torch has no error of its own for the CPU's memory (c10/core/impl/alloc_cpu.cpp).
+    on_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error)
+    return on_cpu or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 def _release() -> None:
-    """Gives freed memory back to the device, so that others can have it."""
+    """Gives freed memory back to the device and to the system, so that others can have it."""
     gc.collect()  # a loaded graph holds itself by cycles
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    # glibc keeps what was freed in the middle of its heaps: without this, none of a version's weights came back (seen).
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)

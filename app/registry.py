@@ -13,7 +13,6 @@ Notable choices:
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from pydantic import ValidationError
 
 from app import aliases as moves
 from app.aliases import ALIAS, DEFAULT_ALIAS, NAME, VERSION, Move
+from app.folders import sync
 from app.manifest import Fold, GoldenCase, Manifest
 from app.sdk.errors import Conflict, ModelNotFound, ModelNotReady
 
@@ -120,14 +120,14 @@ class Registry:
                 if not (folder / file).is_file():
                     raise ModelNotReady(f"{file}, which the manifest lists, is missing")
                 shutil.copyfile(folder / file, draft / file)
-                _sync(draft / file)
+                sync(draft / file)
             self.verify(self._read(draft, (draft / "manifest.json").read_bytes()))
             draft.chmod(0o755)
             draft.rename(place)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
-        _sync(place.parent)
+        sync(place.parent)
         return self._entry(manifest.name, manifest.version)
 
     def aliases(self, name: str) -> dict[str, str]:
@@ -201,14 +201,6 @@ class Registry:
 
             signatures.check(folder, content, self.trusted)
         return Entry(manifest, folder, "sha256:" + hashlib.sha256(content).hexdigest())
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _order(version: str) -> tuple[tuple[int, ...], bool, str]:

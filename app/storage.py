@@ -17,7 +17,6 @@ Notable choices:
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -30,6 +29,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from app.folders import locked, sync
 from app.sdk.errors import InternalError, StorageFull
 
 GRACE = 900.0
@@ -117,7 +117,7 @@ class Storage:
         path = self.path(digest)
         if not path.parent.exists():
             return True
-        with _locked(path.parent):
+        with locked(path.parent):
             try:
                 if time.time() - path.stat().st_mtime < grace:
                     return False
@@ -130,7 +130,7 @@ class Storage:
         """Puts a damaged blob aside, so that its bytes are never served but can be looked at."""
         self._quarantine.mkdir(exist_ok=True)
         path = self.path(digest)
-        with _locked(path.parent), suppress(FileNotFoundError):
+        with locked(path.parent), suppress(FileNotFoundError):
             path.replace(self._quarantine / f"{digest}.{secrets.token_hex(4)}")
 
     def older_than(self, age: float) -> Iterator[str]:
@@ -165,7 +165,7 @@ class Storage:
         path = self._local(digest)
         if not path.parent.exists():
             path.parent.mkdir(exist_ok=True)
-            _sync(self.folder)
+            sync(self.folder)
         return path
 
 
@@ -204,7 +204,7 @@ class Writer:
             os.fsync(self._file.fileno())
             self._file.close()
             path = self._place(digest)
-            with _locked(path.parent) as folder:
+            with locked(path.parent) as folder:
                 os.utime(self._temporary)
                 self._temporary.replace(path)
                 os.fsync(folder)
@@ -226,7 +226,7 @@ class Workbench:
         """Keeps ``data`` until `clear` and returns its digest. Raises StorageFull."""
         if not self._folder.exists():
             self._folder.mkdir(exist_ok=True)
-            _sync(self._folder.parent)
+            sync(self._folder.parent)
         with Writer(self._folder / f"{secrets.token_hex(8)}.part", self._folder.joinpath) as writer:
             writer.write(data)
             return writer.commit()[0]
@@ -241,26 +241,6 @@ class Workbench:
 
     def clear(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[int]:
-    """Holds the folder's lock; gives its open descriptor."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _sync(folder: Path) -> None:
-    """Makes a new entry of ``folder`` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

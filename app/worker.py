@@ -198,7 +198,7 @@ class Worker:
         self._beats += 1
         models = tuple(f"{ref.name}@{ref.version}" for ref in self._predictor.loaded())
         me = workers.Worker(
-            self.id, socket.gethostname(), os.getpid(), self._settings.device, models, self._started, now(),
+            self.id, socket.gethostname(), os.getpid(), self._predictor.device, models, self._started, now(),
             self._beats, self._residency.answers,
         )  # fmt: skip
         with self._database.session() as session:

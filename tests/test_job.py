@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+import torch
 
 from app import job
 from app.database import predictions, work
@@ -14,6 +15,8 @@ from app.database.work import Study
 from app.imaging.limits import Limits
 from app.job import Job, Steps
 from app.model import ModelVersion
+from app.network.committee import Networks
+from app.network.ensemble import Ensemble
 from app.predictor import Predictor
 from app.queue import Queue
 from app.sdk.errors import InvalidVolume
@@ -132,3 +135,57 @@ def test_an_error_that_passes_is_survived(steps: Job, started: Study, monkeypatc
 
     monkeypatch.setattr(ModelVersion, "prepare", fail_twice)
     assert "digest" in steps.step(Stage.PREPARE, started, {})
+
+
+def room_for(versions: int, steps: Job, started: Study) -> list[int]:
+    """A device that holds ``versions`` loaded ones: with more, the network's own forward runs out of memory.
+
+    Returns how many were loaded at each forward of the first convolution.
+    """
+    loaded: list[int] = []
+
+    def forward(*_: object) -> None:
+        loaded.append(len(steps._predictor.loaded()))
+        if loaded[-1] > versions:
+            raise torch.OutOfMemoryError
+
+    committee = steps._predictor.version(started.model.name, started.model.version).committee
+    assert isinstance(committee, Networks)
+    first = next(part for part in committee.ensemble.folds[0].modules() if isinstance(part, torch.nn.Conv3d))
+    first.register_forward_pre_hook(forward)
+    return loaded
+
+
+def test_a_full_device_is_relieved_and_the_step_tried_again(
+    database: Database, steps: Job, started: Study, tmp_path: Path
+) -> None:
+    tiny_version(tmp_path / "models", name="other")
+    loaded = room_for(1, steps, started)
+    steps._predictor.version("other", "1.0.0")
+    done: Steps = {}
+    run_all(steps, started, done)
+    assert loaded[:2] == [2, 1]
+    assert [ref.name for ref in steps._predictor.loaded()] == ["tiny"]
+    with database.reading() as session:
+        assert predictions.find(session, started.id, None).status is Status.SUCCEEDED
+
+
+def test_a_device_that_is_full_with_one_version_has_it_loaded_anew(steps: Job, started: Study) -> None:
+    loaded = room_for(0, steps, started)  # as scattered memory is: enough of it, once it is given back
+    done: Steps = {}
+    run_all(steps, started, done)
+    assert loaded == [1]
+
+
+def test_a_device_that_is_too_small_fails_the_step_and_not_the_worker(
+    steps: Job, started: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forward(*_: object) -> NoReturn:
+        torch.empty(2**50)
+        raise AssertionError
+
+    done: Steps = {Stage.PREPARE: steps.step(Stage.PREPARE, started, {})}
+    with monkeypatch.context() as small:
+        small.setattr(Ensemble, "trunk", forward)
+        assert steps.step(Stage.PREDICT, started, done)["failure"]["code"] == "internal-error"
+    assert "digest" in steps.step(Stage.PREDICT, started, done)

@@ -15,7 +15,7 @@ from app.imaging import nifti
 from app.imaging.preprocess import PatientGrid
 from app.manifest import Background, Clinical, Conformal, Manifest, OutOfDistribution
 from app.model import ModelVersion, save
-from app.network.committee import Method, Rule
+from app.network.committee import Method, Networks, Rule
 from app.network.regions import NAMES
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import MissingInput, ModelNotReady
@@ -176,13 +176,25 @@ def test_grouped_variables_are_one_contribution(tmp_path: Path) -> None:
 def test_a_stranger_is_flagged(tmp_path: Path) -> None:
     version = opened(tiny_version(tmp_path))
     case = tiny_case(version.manifest)
-    found = version.committee.penultimate(case.image, case.clinical)
+    found = version.committee.answer(case.image, case.clinical, watch=True).penultimate
     assert found is not None
     near = OutOfDistribution(mean=tuple(found.tolist()), precision=tuple(map(tuple, np.eye(16).tolist())), limit=1.0)
     far = near.model_copy(update={"mean": tuple((found + 1).tolist())})
     for reference, flags in ((near, []), (far, ["out-of-distribution"])):
         version.manifest = version.manifest.model_copy(update={"out_of_distribution": reference})
         assert [flag.code for flag in version.predict(case).flags] == flags
+
+
+def test_a_prediction_looks_at_the_images_once(tmp_path: Path) -> None:
+    version = opened(tiny_version(tmp_path))
+    reference = OutOfDistribution(mean=(0.0,) * 16, precision=tuple(map(tuple, np.eye(16).tolist())), limit=1.0)
+    version.manifest = version.manifest.model_copy(update={"out_of_distribution": reference})
+    assert isinstance(version.committee, Networks)
+    looks: list[object] = []
+    for fold in version.committee.ensemble.folds:
+        fold.trunk.register_forward_hook(lambda *_: looks.append(None))
+    version.predict(tiny_case(version.manifest))
+    assert len(looks) == len(version.manifest.folds)
 
 
 @pytest.mark.parametrize("quantiles", [(0.0, 0.0), (1.0, 1.0), (0.0, 1.0)])

@@ -152,6 +152,7 @@ def test_a_prediction_is_made_explained_and_recorded(site: Site) -> None:
     assert site.storage.read(digest)[:2] == b"\x1f\x8b"
     assert media_type == "application/gzip"
     assert worker.models == ("tiny@1.0.0",)
+    assert worker.device in ("cpu", "cuda")
     wait(lambda: site.storage.workbenches() == [])  # tidied up after the record, which is what callers wait for
     assert site.keepers[0].end() == "exit 0"
     with site.database.reading() as session:

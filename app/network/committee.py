@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -60,6 +60,13 @@ class ImageShares:
     voxels: torch.Tensor | None
 
 
+class Answer(NamedTuple):
+    """Each fold's logit, (folds,), and the features that the out-of-distribution statistics describe, where wanted."""
+
+    logits: Array
+    penultimate: Array | None
+
+
 class Committee(Protocol):
     """The folds of one version. ``precision``: of what depends on the device; ``bytes``: of the weights."""
 
@@ -72,8 +79,8 @@ class Committee(Protocol):
     def logits(self, image: Image, clinical: Vector, /) -> Array:
         """Each fold's logit, (folds,), for one patient."""
 
-    def penultimate(self, image: Image, clinical: Vector, /) -> Array | None:
-        """The features that the out-of-distribution statistics describe; None where there are none."""
+    def answer(self, image: Image, clinical: Vector, /, *, watch: bool = False) -> Answer:
+        """The same, and with ``watch`` the features that lead to it; the images are looked at once."""
 
     def asker(self, image: Image, /) -> Asker:
         """Mean logits for many clinical vectors of one patient."""
@@ -107,14 +114,14 @@ class Networks:
             self.precision = precision
 
     def logits(self, image: Image, clinical: Vector, /) -> Array:
-        features = self.ensemble.features(torch.from_numpy(image))
-        found: Array = self.ensemble.logits(features, torch.from_numpy(clinical)[None])[:, 0].double().numpy()
-        return found
+        return self.answer(image, clinical).logits
 
-    def penultimate(self, image: Image, clinical: Vector, /) -> Array:
-        features = self.ensemble.features(torch.from_numpy(image))
-        found: Array = self.ensemble.penultimate(features, torch.from_numpy(clinical)[None]).double().numpy()
-        return found
+    def answer(self, image: Image, clinical: Vector, /, *, watch: bool = False) -> Answer:
+        features, vector = self.ensemble.features(torch.from_numpy(image)), torch.from_numpy(clinical)[None]
+        return Answer(
+            self.ensemble.logits(features, vector)[:, 0].double().numpy(),
+            self.ensemble.penultimate(features, vector).double().numpy() if watch else None,
+        )
 
     @cached_property
     def _without(self) -> list[PatientTail]:
@@ -167,8 +174,9 @@ class Logistics:
         found: Array = self.coefficients @ clinical.astype(np.float64) + self.intercepts
         return found
 
-    def penultimate(self, _image: Image, _clinical: Vector, /) -> None:
-        """There is no layer before the last."""
+    def answer(self, image: Image, clinical: Vector, /, *, watch: bool = False) -> Answer:  # noqa: ARG002
+        """There is no layer before the last, and nothing to watch."""
+        return Answer(self.logits(image, clinical), None)
 
     def asker(self, _image: Image, /) -> Asker:
         def ask(clinical: NDArray[np.float32], _imaging: NDArray[np.bool_], /) -> Array:
