@@ -56,6 +56,7 @@ from .errors import (
     UploadTimeout,
 )
 from .followup import Etici, Outcome, OutcomeDraft, Review, ReviewDraft, ReviewReason, Verdict
+from .models import Alias, AliasMove, ShadowReport
 from .types import (
     NOTICE,
     Attribution,
@@ -89,7 +90,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "NOTICE",
+    "Alias",
     "AliasConflict",
+    "AliasMove",
     "AsyncClient",
     "Attribution",
     "BadRequest",
@@ -161,6 +164,7 @@ __all__ = [
     "ReviewReason",
     "RlvoError",
     "Sex",
+    "ShadowReport",
     "Side",
     "Smoking",
     "Stage",

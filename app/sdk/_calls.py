@@ -167,7 +167,7 @@ class Verbs:
                 },
                 parts={**_fields(study), **uploads},
             )
-            return _read(Prediction, (yield from self.exchange(call)))
+            return read(Prediction, (yield from self.exchange(call)))
 
     def predict(
         self, study: Study, idempotency_key: str | None, wait: float | None, on_progress: OnProgress | None
@@ -182,7 +182,7 @@ class Verbs:
     def get(self, prediction_id: str, wait: float = 0.0) -> Steps[Prediction]:
         params = {"wait": f"{wait:g}"} if wait else {}
         call = Call("GET", f"/v1/predictions/{prediction_id}", params=params, patience=wait)
-        return _read(Prediction, (yield from self.exchange(call)))
+        return read(Prediction, (yield from self.exchange(call)))
 
     def wait(self, prediction_id: str, seconds: float | None, on_progress: OnProgress | None) -> Steps[Prediction]:
         end = time.monotonic() + (float("inf") if seconds is None else seconds)
@@ -204,10 +204,10 @@ class Verbs:
         }
         if cursor:
             params["cursor"] = cursor
-        return _read(PredictionPage, (yield from self.exchange(Call("GET", "/v1/predictions", params=params))))
+        return read(PredictionPage, (yield from self.exchange(Call("GET", "/v1/predictions", params=params))))
 
     def cancel(self, prediction_id: str) -> Steps[Prediction]:
-        return _read(Prediction, (yield from self.exchange(Call("POST", f"/v1/predictions/{prediction_id}/cancel"))))
+        return read(Prediction, (yield from self.exchange(Call("POST", f"/v1/predictions/{prediction_id}/cancel"))))
 
     def erase(self, prediction_id: str) -> Steps[None]:
         yield from self.exchange(Call("DELETE", f"/v1/predictions/{prediction_id}"))
@@ -227,11 +227,10 @@ class Verbs:
     def add_review(self, prediction_id: str, draft: ReviewDraft) -> Steps[Review]:
         path = f"/v1/predictions/{prediction_id}/reviews"
         call = Call("POST", path, document=draft.model_dump_json(exclude_none=True))
-        return _read(Review, (yield from self.exchange(call)))
+        return read(Review, (yield from self.exchange(call)))
 
     def reviews(self, prediction_id: str) -> Steps[list[Review]]:
-        answer = yield from self.exchange(Call("GET", f"/v1/predictions/{prediction_id}/reviews"))
-        return [_read(Review, item) for item in _json(answer)]
+        return read_all(Review, (yield from self.exchange(Call("GET", f"/v1/predictions/{prediction_id}/reviews"))))
 
     def set_outcome(self, prediction_id: str, draft: OutcomeDraft, correct: bool) -> Steps[Outcome]:
         path = f"/v1/predictions/{prediction_id}/outcome"
@@ -239,25 +238,24 @@ class Verbs:
         if correct:
             headers["If-Match"] = (yield from self.exchange(Call("GET", path))).headers["ETag"]
         call = Call("PUT", path, headers=headers, document=draft.model_dump_json(exclude_none=True))
-        return _read(Outcome, (yield from self.exchange(call)))
+        return read(Outcome, (yield from self.exchange(call)))
 
     def outcome(self, prediction_id: str) -> Steps[Outcome | None]:
         try:
-            return _read(Outcome, (yield from self.exchange(Call("GET", f"/v1/predictions/{prediction_id}/outcome"))))
+            return read(Outcome, (yield from self.exchange(Call("GET", f"/v1/predictions/{prediction_id}/outcome"))))
         except NotFound as error:
             if error.code != NotFound.code:  # it is the prediction that is unknown
                 raise
             return None
 
     def models(self) -> Steps[list[ModelInfo]]:
-        answer = yield from self.exchange(Call("GET", "/v1/models"))
-        return [_read(ModelInfo, item) for item in _json(answer)]
+        return read_all(ModelInfo, (yield from self.exchange(Call("GET", "/v1/models"))))
 
     def health(self) -> Steps[Health]:
         reply = yield Call("GET", "/readyz")
         if isinstance(reply, httpx.Response) and reply.status_code == 503:
-            return _read(Health, reply)  # not ready is an answer here, with its reasons
-        return _read(Health, _understood(reply))
+            return read(Health, reply)  # not ready is an answer here, with its reasons
+        return read(Health, understood(reply))
 
     def schema(self, path: str) -> Steps[dict[str, Any]]:
         return cast("dict[str, Any]", _json((yield from self.exchange(Call("GET", path)))))
@@ -270,7 +268,7 @@ class Verbs:
         for attempt in range(self.retries + 1):
             reply = yield call
             try:
-                return _understood(reply)
+                return understood(reply)
             except RlvoError as error:
                 pause = self.pause(attempt, error)
                 if attempt == self.retries or not _passing(reply, error) or pause > self.longest_pause:
@@ -329,7 +327,8 @@ def _fields(study: Study) -> dict[str, str]:
 # what comes back --------------------------------------------------------------------------------------------------
 
 
-def _understood(reply: Reply) -> httpx.Response:
+def understood(reply: Reply) -> httpx.Response:
+    """A successful response. Raises what the service raised, or TransportError."""
     if isinstance(reply, httpx.Response):
         if reply.is_success:
             return reply
@@ -381,11 +380,17 @@ def _json(response: httpx.Response) -> Any:
         raise TransportError("What answered is not rlvo: its body is not JSON; check the address") from None
 
 
-def _read(kind: type[Answer], answer: httpx.Response | object) -> Answer:
+def read(kind: type[Answer], answer: httpx.Response | object) -> Answer:
+    """A response's body, or a part of one, as a ``kind``. Raises TransportError where it is none."""
     try:
         return kind.model_validate(_json(answer) if isinstance(answer, httpx.Response) else answer)
     except ValidationError:
         raise TransportError(f"What answered is not a {kind.__name__} of this version; check the address") from None
+
+
+def read_all(kind: type[Answer], answer: httpx.Response) -> list[Answer]:
+    """Each part of a JSON array as a ``kind``. Raises TransportError where it is none."""
+    return [read(kind, item) for item in _json(answer)]
 
 
 def _succeeded(prediction: Prediction) -> Prediction:

@@ -26,6 +26,7 @@ import httpx
 from ._calls import Call, Filters, OnProgress, Pause, Progress, Reply, Steps, Study, Verbs, Volume
 from .errors import TransportError
 from .followup import Outcome, OutcomeDraft, Review, ReviewDraft
+from .registry import AsyncRegistry, Registry
 from .types import Health, ModelInfo, Prediction
 
 __all__ = ["AsyncClient", "Client", "Filters", "OnProgress", "Progress", "Study", "Volume"]
@@ -57,6 +58,7 @@ class Client:
     :param timeout: longest silence of the network in seconds, not counting what a call itself waits for
     :param retries: how often a call is repeated where that may help; pauses grow and are jittered
     :param transport: how httpx reaches the service, where that is not plain HTTP
+    :ivar registry: what operators ask: aliases, promotion, rollback, shadows
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Client:
         self.url = url
         self._http = httpx.Client(transport=transport, **_options(url, api_key, timeout))
         self._verbs = Verbs(retries)
+        self.registry = Registry(self._verbs, self._run)
 
     def __enter__(self) -> Self:
         return self
@@ -245,6 +248,7 @@ class AsyncClient:
         self.url = url
         self._http = httpx.AsyncClient(transport=transport, **_options(url, api_key, timeout))
         self._verbs = Verbs(retries)
+        self.registry = AsyncRegistry(self._verbs, self._run)
 
     async def __aenter__(self) -> Self:
         return self

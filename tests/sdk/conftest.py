@@ -114,9 +114,13 @@ def server() -> Iterator[Script]:
 class _Blocking:
     """AsyncClient as a blocking client, so that one test holds both."""
 
-    def __init__(self, portal: Any, client: AsyncClient) -> None:
+    def __init__(self, portal: Any, client: Any) -> None:
         self._portal = portal
         self._client = client
+
+    @property
+    def registry(self) -> _Blocking:
+        return _Blocking(self._portal, self._client.registry)
 
     def __getattr__(self, verb: str) -> Callable[..., Any]:
         return lambda *args, **options: self._portal.call(partial(getattr(self._client, verb), *args, **options))
