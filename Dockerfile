@@ -10,14 +10,15 @@ RUN pip install --quiet ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch>=2.10,
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 # The dependencies alone first: they change seldom, so this layer is kept while the code changes.
-RUN mkdir app migrations && touch app/__init__.py && pip install --quiet ".[openvino,postgres,s3]" && pip uninstall --quiet --yes rlvo-service
+RUN mkdir app migrations && touch app/__init__.py && pip install --quiet ".[openvino,otel,postgres,s3]" && pip uninstall --quiet --yes rlvo-service
 COPY app app
 COPY migrations migrations
 RUN pip install --quiet --no-deps .
 
 FROM docker.io/library/python:3.11-slim-bookworm
 COPY --from=build /opt/rlvo /opt/rlvo
-COPY model_store /opt/rlvo/model_store
+# The service's own user moves aliases, which lie beside the versions.
+COPY --chown=10001:10001 model_store /opt/rlvo/model_store
 RUN useradd --system --uid 10001 --home-dir /data --shell /usr/sbin/nologin rlvo \
  && install --directory --owner rlvo --group rlvo /data
 ENV PATH=/opt/rlvo/bin:$PATH \

@@ -87,6 +87,11 @@ class Settings(BaseSettings):
         default="", description="Hosts that webhooks may call, by comma: `pacs.clinic.example`, `10.0.0.7:8443`"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged")
+    log_format: Literal["text", "json"] = Field(default="text", description="Log lines to read, or JSON objects")
+    otlp_endpoint: str = Field(
+        default="",
+        description="OpenTelemetry collector, `http://host:4318`; needs `rlvo-service[otel]`; empty: no traces",
+    )
 
     @cached_property
     def database(self) -> str:

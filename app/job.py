@@ -15,10 +15,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-import traceback
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from app import publish
@@ -31,6 +29,7 @@ from app.database.work import Result, Study
 from app.imaging import nifti
 from app.imaging.limits import Limits
 from app.imaging.nifti import Volume
+from app.logs import place
 from app.predictor import Predictor, out_of_memory
 from app.registry import Entry
 from app.sdk.clinical import ClinicalRecord
@@ -98,7 +97,7 @@ class Job:
                     break
             except Exception as error:  # noqa: BLE001 - whatever a step meets must end in the record, not in a crash
                 full = out_of_memory(error)
-                log.error("%s of %s: %s", stage, study.id, _place(error))
+                log.error("%s of %s: %s", stage, study.id, place(error))
                 failure = failure_record(
                     InternalError("The prediction could not be made; the operator finds more in the log")
                 )
@@ -140,7 +139,7 @@ class Job:
         except RlvoError as error:
             score = Score(**here, difference=None, agrees=None, error=error.code)
         except Exception as error:  # noqa: BLE001 - a shadow harms nobody, whatever it meets
-            log.error("shadow of %s: %s", study.id, _place(error))
+            log.error("shadow of %s: %s", study.id, place(error))
             score = Score(**here, difference=None, agrees=None, error=InternalError.code)
         else:
             if answered.probability is None or answered.decision is None:
@@ -283,9 +282,3 @@ def _answer(study: Study, outcome: dict[str, Any], attribution: Attribution) -> 
 def failure_record(error: RlvoError) -> FailureRecord:
     """What is recorded of an error that ends a prediction."""
     return {"code": error.code, "title": error.title, "detail": error.detail}
-
-
-def _place(error: Exception) -> str:
-    """The kind of an error and where it came from, without its message."""
-    frames = traceback.extract_tb(error.__traceback__)[-3:]
-    return f"{type(error).__name__} at " + " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(frames))

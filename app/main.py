@@ -22,6 +22,8 @@ from app.database.session import Database
 from app.queue import Queue
 from app.registry import Registry
 from app.storage import Storage
+from app.traces import traces_of
+from app.tracing import Traces
 
 
 def create_app(
@@ -31,6 +33,7 @@ def create_app(
     storage: Storage | None = None,
     registry: Registry | None = None,
     queue: Queue | None = None,
+    traces: Traces | None = None,
 ) -> FastAPI:
     """The service over ``settings``; a handle that is given replaces the one that they describe.
 
@@ -44,6 +47,7 @@ def create_app(
         storage=storage or storage_of(settings),
         registry=registry or Registry(settings.model_store, settings.trusted),
         queue=queue or Queue(database),
+        traces=traces or traces_of(settings.otlp_endpoint, "rlvo-api"),
     )
     app = _assembled()
     app.state.services = services

@@ -104,6 +104,13 @@ class Predictor:
         with self._table:
             return sum(warm.version.bytes for warm in self._warm.values())
 
+    def device_memory(self) -> tuple[int, int]:
+        """Bytes of the GPU's memory in use, by whomever, and in all; nothing on a CPU."""
+        if self.device != "cuda":
+            return 0, 0
+        free, whole = torch.cuda.mem_get_info()
+        return whole - free, whole
+
     def unload(self, name: str, version: str) -> None:
         """Forget a version, and give its device memory back, once no case is being worked on."""
         with self._turn:

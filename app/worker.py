@@ -28,14 +28,14 @@ from pathlib import Path
 
 from dbos import DBOS, DBOSConfig
 
-from app import limits
+from app import limits, logs
 from app.aliases import SHADOW
 from app.blobs import storage_of
 from app.config import Settings
 from app.database import idempotency, predictions, work, workers
 from app.database.session import Database, now, patiently
 from app.imaging.limits import Limits
-from app.job import TRIES, FailureRecord, Job, Steps, failure_record
+from app.job import TRIES, Done, FailureRecord, Job, Steps, failure_record
 from app.predictor import Predictor
 from app.queue import APPLICATION, JOB, SERIALIZER, SHADOW_JOB, Queue
 from app.registry import Entry, Registry
@@ -43,6 +43,8 @@ from app.residency import Residency
 from app.sdk.errors import DatabaseUnavailable, Erased, PredictionNotFound, Quarantined, RlvoError
 from app.sdk.types import Stage
 from app.storage import Storage
+from app.traces import traces_of
+from app.tracing import Place, Span, Traces
 
 log = logging.getLogger("rlvo.worker")
 
@@ -63,9 +65,9 @@ def run(settings: Settings) -> None:
 
 
 class Worker:
-    """One process's worker. Everything that it owns is made here and handed down."""
+    """One process's worker. Everything that it owns is made here and handed down, or given."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, traces: Traces | None = None) -> None:
         self.id = str(uuid.uuid4())
         self._settings = settings
         self._database = Database(settings.database)
@@ -76,6 +78,7 @@ class Worker:
         self._job = Job(self._database, self._storage, self._predictor, largest)
         self._residency = Residency(self._database, self._predictor)
         self._watch = Watch(self.id, settings.data_dir / "workers", settings.lease)
+        self._traces = traces or traces_of(settings.otlp_endpoint, "rlvo-worker")
         self._stop = threading.Event()
         self._gone = threading.Event()
         self._started = now()
@@ -105,16 +108,22 @@ class Worker:
         """One prediction from its start to its record; the engine's workflow."""
         study = patiently(partial(self._start, prediction_id))
         if study is not None:
-            with limits.cpu(self._settings.cpu_limit):
-                failure = QUARANTINED if study.attempts > TRIES else self._work_through(study)
-            if failure is None:
-                self._queue_shadow(study)
-            else:
-                log.error("prediction %s failed: %s", prediction_id, failure["detail"])
-                patiently(partial(self._job.fail, study, failure))
+            model = f"{study.model.name}@{study.model.version}"
+            with (
+                self._traces.span("prediction", study.place, prediction=study.id, model=model, run=study.run) as span,
+                logs.bound(trace=span.place.trace, prediction=study.id),
+            ):
+                with limits.cpu(self._settings.cpu_limit):
+                    failure = QUARANTINED if study.attempts > TRIES else self._work_through(study, span)
+                if failure is None:
+                    self._queue_shadow(study)
+                else:
+                    span.fail(failure["code"])
+                    log.error("prediction %s failed: %s", prediction_id, failure["detail"])
+                    patiently(partial(self._job.fail, study, failure))
         patiently(partial(self._job.tidy, prediction_id))
 
-    def _work_through(self, study: work.Study) -> FailureRecord | None:
+    def _work_through(self, study: work.Study, span: Span) -> FailureRecord | None:
         """Step after step; why it ended without an answer, or None where it is recorded or no longer ours to do."""
         done: Steps = {}
         for stage in Stage:
@@ -122,10 +131,17 @@ class Worker:
                 continue
             if not patiently(partial(self._advance, study, stage)):
                 return None
-            done[stage] = DBOS.run_step({"name": stage}, self._job.step, stage, study, done)
+            done[stage] = DBOS.run_step({"name": stage}, self._traced, span.place, stage, study, done)
             if failure := done[stage].get("failure"):
                 return failure
         return None
+
+    def _traced(self, parent: Place, stage: Stage, study: work.Study, done: Steps) -> Done:
+        with self._traces.span(stage, parent, prediction=study.id) as span:
+            result = self._job.step(stage, study, done)
+            if failure := result.get("failure"):
+                span.fail(failure["code"])
+            return result
 
     def shadow(self, prediction_id: str) -> None:
         """Scores one answered prediction by its model's shadow; the engine's workflow."""
@@ -199,10 +215,14 @@ class Worker:
         models = tuple(f"{ref.name}@{ref.version}" for ref in self._predictor.loaded())
         me = workers.Worker(
             self.id, socket.gethostname(), os.getpid(), self._predictor.device, models, self._started, now(),
-            self._beats, self._residency.answers,
+            self._beats, self._residency.answers, self._usage(),
         )  # fmt: skip
         with self._database.session() as session:
             workers.beat(session, me)
+
+    def _usage(self) -> workers.Usage:
+        used, whole = self._predictor.device_memory()
+        return workers.Usage(limits.resident(), self._predictor.bytes(), used, whole)
 
     def _regularly(self, pause: float, duty: Callable[[], object]) -> threading.Thread:
         """Does a duty in a thread of its own, whatever the job in hand does, until this worker is gone."""
@@ -259,6 +279,7 @@ class Worker:
             self._watch.close()
         except DatabaseUnavailable:
             log.warning("the database is away; another worker will find this one gone")
+        self._traces.close()
         logging.shutdown()
         os._exit(0)
 

@@ -153,6 +153,9 @@ def test_a_prediction_is_made_explained_and_recorded(site: Site) -> None:
     assert media_type == "application/gzip"
     assert worker.models == ("tiny@1.0.0",)
     assert worker.device in ("cpu", "cuda")
+    assert worker.usage
+    assert worker.usage.resident > 100_000_000
+    assert worker.usage.weights > 1000
     wait(lambda: site.storage.workbenches() == [])  # tidied up after the record, which is what callers wait for
     assert site.keepers[0].end() == "exit 0"
     with site.database.reading() as session:

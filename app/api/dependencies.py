@@ -31,6 +31,7 @@ from app.queue import Queue
 from app.registry import Registry
 from app.sdk.errors import Draining
 from app.storage import Storage
+from app.tracing import Silent, Traces
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,6 +50,7 @@ class Services:
     registry: Registry
     queue: Queue
     metrics: Metrics = field(default_factory=Metrics)
+    traces: Traces = field(default_factory=Silent)
     draining: bool = False
     _for_rows: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(16))
     _for_bytes: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(8))
@@ -111,6 +113,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             services.drain()
             tasks.cancel_scope.cancel()
     await to_thread.run_sync(services.database.close)
+    await to_thread.run_sync(services.traces.close)
 
 
 async def _services(request: Request) -> Services:

@@ -13,8 +13,6 @@ Notable choices:
 from __future__ import annotations
 
 import logging
-import re
-import secrets
 import time
 import traceback
 from dataclasses import dataclass, field
@@ -24,17 +22,18 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import logs, tracing
 from app.api import problems
 from app.api.dependencies import Services
 from app.api.security import authorise
 from app.sdk.errors import BadRequest, ExpectationFailed, InternalError, RlvoError, TooLarge, UploadTimeout
+from app.tracing import Span
 
 log = logging.getLogger("rlvo.http")
 
 SUBMIT = "/v1/predictions"
 INSECURE_WARNING = '199 rlvo "No API keys are asked for: whoever reaches this address may use it"'
 
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; connect-src 'self' blob: data:; "
     "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
@@ -65,7 +64,15 @@ class Gate:
             return
         headers = Headers(scope=scope)
         state = scope.setdefault("state", {})
-        state["trace_id"] = trace_id = _trace_id(headers.get("traceparent", ""))
+        parent = tracing.place_of(headers.get("traceparent", ""))
+        with self.services.traces.span(scope["method"], parent, server=True) as span:
+            state["place"] = span.place
+            with logs.bound(trace=span.place.trace):
+                await self._through(scope, receive, send, headers, span)
+
+    async def _through(self, scope: Scope, receive: Receive, send: Send, headers: Headers, span: Span) -> None:
+        state = scope["state"]
+        state["trace_id"] = trace_id = span.place.trace
         settings = self.services.settings
         body = _Body(receive, self._limit(scope["path"]), settings.receive_timeout, settings.stall_timeout)
         open_door = not settings.keys_required
@@ -87,12 +94,12 @@ class Gate:
             except RlvoError as error:
                 await self._refuse(error, scope, reply)
             except ClientDisconnect:
-                log.info("trace=%s the client went away", trace_id)
+                log.info("the client went away")
             except Exception as error:  # noqa: BLE001 - the last net of the process; nothing of it may reach the caller
-                log.error("trace=%s %s", trace_id, _without_values(error))
+                log.error("%s", _without_values(error))
                 await self._refuse(InternalError("The service failed; its log has this trace."), scope, reply)
             finally:
-                self._record(scope, reply, time.perf_counter() - started)
+                self._record(scope, reply, time.perf_counter() - started, span)
         await self._finish(headers, body, reply)
 
     def _limit(self, path: str) -> int:
@@ -111,12 +118,15 @@ class Gate:
             await body.drop()
         await reply.end()
 
-    def _record(self, scope: Scope, reply: _Reply, seconds: float) -> None:
+    def _record(self, scope: Scope, reply: _Reply, seconds: float, span: Span) -> None:
         elsewhere = "/static" if scope["path"].startswith("/static/") else "unmatched"
         route = getattr(scope.get("route"), "path", elsewhere)
         method = "HEAD" if reply.head else scope["method"]
         self.services.metrics.request(method if method in _METHODS else "other", route, reply.status, seconds)
-        log.info("trace=%s %s %s %d %.1f ms", reply.trace_id, method[:8], route, reply.status, 1000 * seconds)
+        log.info("%s %s %d %.1f ms", method[:8], route, reply.status, 1000 * seconds)
+        span.note(route=route, status=reply.status)
+        if reply.status >= 500:
+            span.fail(str(reply.status))
 
 
 _METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"}
@@ -235,14 +245,6 @@ def _check_expectation(headers: Headers) -> None:
     """Raises ExpectationFailed: whoever expects what we do not know would wait for it in vain."""
     if headers.get("expect", "100-continue").lower() != "100-continue":
         raise ExpectationFailed("The only expectation that this service meets is 100-continue.")
-
-
-def _trace_id(traceparent: str) -> str:
-    """The caller's W3C trace id where it sent a valid one, else a fresh one."""
-    match = _TRACEPARENT.fullmatch(traceparent)
-    if match and not traceparent.startswith("ff") and int(match[1], 16):
-        return match[1]
-    return secrets.token_hex(16)
 
 
 def _without_values(error: BaseException) -> str:

@@ -13,8 +13,9 @@ from fastapi.responses import JSONResponse, Response
 from sqlalchemy.orm import Session
 
 from app.api.dependencies import Handles, Services
-from app.api.metrics import CONTENT_TYPE
+from app.api.metrics import CONTENT_TYPE, Queued
 from app.database import observing, workers
+from app.database.workers import Worker
 from app.sdk.errors import RlvoError
 
 router = APIRouter(tags=["service"])
@@ -54,17 +55,16 @@ async def readyz(services: Handles) -> JSONResponse:
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 async def metrics(services: Handles) -> Response:
-    def ask(session: Session) -> tuple[list[observing.Done], int, float, int]:
+    def ask(session: Session) -> tuple[list[observing.Done], Queued, list[Worker]]:
         return (
             observing.done_since(session, services.metrics.since),
-            services.queue.depth(session),
-            observing.oldest_wait(session),
-            len(workers.live(session, services.settings.lease)),
+            observing.waiting(session),
+            workers.live(session, services.settings.lease),
         )
 
-    done, depth, oldest, live = await services.read(ask)
+    done, waiting, live = await services.read(ask)
     services.metrics.ended(done)
-    page = services.metrics.page(depth=depth, oldest=oldest, workers=live)
+    page = services.metrics.page(waiting=waiting, workers=live)
     return Response(page, media_type=CONTENT_TYPE, headers=_FRESH)
 
 

@@ -46,16 +46,15 @@ async def submit(
     prefer: Prefer = "",
     urgency: Urgency = "",
 ) -> Response:
-    trace_id = request.state.trace_id
     reservation = await submission.reserve(services, caller, idempotency_key)
     try:
         async with uploads.receive(request, services) as reception:
             prediction_id, replayed = await submission.accept(
-                services, caller, reception, reservation, trace_id, priority_of(urgency)
+                services, caller, reception, reservation, request.state.place, priority_of(urgency)
             )
     except (RlvoError, ClientDisconnect) as error:
         why = error.code if isinstance(error, RlvoError) else "client-gone"
-        await submission.refuse(services, caller, reservation, why, trace_id)
+        await submission.refuse(services, caller, reservation, why, request.state.trace_id)
         raise
     settings = services.settings
     wait, applied = preferred_wait(prefer, default=settings.wait_default, most=settings.wait_max)

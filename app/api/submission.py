@@ -30,6 +30,7 @@ from app.sdk.errors import (
     RlvoError,
 )
 from app.sdk.types import Input, ModelRef, Priority
+from app.tracing import Place
 
 log = logging.getLogger("rlvo.submission")
 
@@ -54,7 +55,7 @@ async def reserve(services: Services, caller: Caller, key: str | None) -> Reserv
 
 
 async def accept(
-    services: Services, caller: Caller, reception: Reception, reservation: Reservation | None, trace_id: str,
+    services: Services, caller: Caller, reception: Reception, reservation: Reservation | None, place: Place,
     priority: Priority = Priority.ACUTE,
 ) -> tuple[str, bool]:  # fmt: skip
     """Keeps a checked study and queues the work on it.
@@ -77,7 +78,7 @@ async def accept(
         explain=reception.study.explain,
         clinical=reception.study.record.model_dump(mode="json", exclude_none=True),
         inputs=inputs,
-        trace_id=trace_id,
+        place=place,
         priority=priority,
         idempotency_key=reservation.key if reservation else None,
         body_digest=reception.digest,
@@ -99,7 +100,7 @@ async def refuse(services: Services, caller: Caller, reservation: Reservation | 
     try:
         await services.write(note)
     except RlvoError as error:
-        log.warning("trace=%s a refusal could not be noted: %s", trace_id, error.code)
+        log.warning("a refusal could not be noted: %s", error.code)
 
 
 def check_needs(manifest: Manifest, study: Study) -> None:

@@ -33,15 +33,6 @@ def settings(**given: Any) -> Settings:
         raise typer.Exit(2) from None
 
 
-def log_to_stderr(level: str) -> None:
-    """Sets up logging for a process of the service: one line an event, on standard error."""
-    import logging
-
-    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s %(message)s", force=True)
-    for chatty in ("dbos", "alembic"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-
-
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Prints a table as wide as the terminal; where that is none, as wide as it needs to be, so that `grep` sees it."""
     from rich import box

@@ -48,12 +48,13 @@ def serve(
 
     The page is at /, the API's description at /docs. Ctrl-C or SIGTERM finishes what is in hand, then ends.
     """
-    from app.commands.common import log_to_stderr, settings
+    from app import logs
+    from app.commands.common import settings
     from app.main import create_app
 
     given = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
     config = settings(**given)
-    log_to_stderr(config.log_level)
+    logs.set_up(config.log_level, config.log_format)
     try:
         service = create_app(config)
     except ValueError as refusal:
@@ -121,11 +122,12 @@ def worker(
 
     Any number may run, on any machines that reach the database and the blobs. One per GPU.
     """
-    from app.commands.common import log_to_stderr, settings
+    from app import logs
+    from app.commands.common import settings
     from app.worker import run
 
     config = settings()
-    log_to_stderr(config.log_level)
+    logs.set_up(config.log_level, config.log_format)
     if until_eof:
         threading.Thread(target=_drain_at_eof, daemon=True).start()
     run(config)

@@ -12,9 +12,10 @@ from datetime import datetime
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from app.database import turns
 from app.database.session import now
 from app.database.tables import PredictionRow
-from app.sdk.types import Stage, Status
+from app.sdk.types import Priority, Stage, Status
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,22 @@ class State:
 
 @dataclass(frozen=True)
 class Done:
-    """A finished prediction, as the metrics see it; ``seconds`` by stage."""
+    """A finished prediction, as the metrics see it; ``seconds`` by stage, ``waited`` in the queue."""
 
     id: str
     status: Status
     created: datetime
+    waited: float | None
     finished: datetime
     seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """How many predictions wait for a worker, and for how many seconds the first of them has."""
+
+    count: int
+    oldest: float
 
 
 def states(session: Session, ids: Iterable[str]) -> dict[str, State]:
@@ -49,15 +59,22 @@ def states(session: Session, ids: Iterable[str]) -> dict[str, State]:
 def done_since(session: Session, moment: datetime) -> list[Done]:
     """The predictions that finished at ``moment`` or later."""
     columns = (
-        PredictionRow.id, PredictionRow.status, PredictionRow.created, PredictionRow.finished, PredictionRow.timings
+        PredictionRow.id, PredictionRow.status, PredictionRow.created, PredictionRow.started, PredictionRow.finished,
+        PredictionRow.timings,
     )  # fmt: skip
     rows = session.execute(select(*columns).where(PredictionRow.finished >= moment))
     return [
-        Done(key, Status(status), created, finished, timings or {}) for key, status, created, finished, timings in rows
+        Done(key, Status(status), created, started and (started - created).total_seconds(), finished, timings or {})
+        for key, status, created, started, finished, timings in rows
     ]
 
 
-def oldest_wait(session: Session) -> float:
-    """Seconds for which the oldest queued prediction has waited; 0 where none waits."""
-    oldest = session.scalar(select(func.min(PredictionRow.created)).where(PredictionRow.status == Status.QUEUED))
-    return max(0.0, (now() - oldest).total_seconds()) if oldest else 0.0
+def waiting(session: Session) -> dict[Priority, Waiting]:
+    """The queue, by priority."""
+    row = PredictionRow
+    found = {}
+    for priority in Priority:
+        mine = (row.status == Status.QUEUED, row.turn.between(*turns.span(priority)))
+        count, oldest = session.execute(select(func.count(), func.min(row.created)).where(*mine)).one()
+        found[priority] = Waiting(count, max(0.0, (now() - oldest).total_seconds()) if oldest else 0.0)
+    return found

@@ -37,6 +37,7 @@ from app.database.tables import (
 from app.database.upsert import insert_for
 from app.sdk.errors import Conflict, Erased, InvalidRequest, NotFinished, NotFound, PredictionNotFound
 from app.sdk.types import Attribution, Input, InputSummary, ModelRef, Prediction, PredictionPage, Priority, Status
+from app.tracing import Place
 
 VOLUME = "application/octet-stream"
 CURSOR = r"[0-9]{16}[0-9a-f]{32}"
@@ -55,7 +56,7 @@ class NewPrediction:
     explain: bool
     clinical: dict[str, Any]
     inputs: Mapping[Input, InputSummary]
-    trace_id: str | None = None
+    place: Place | None = None
     idempotency_key: str | None = None
     body_digest: str = ""
     priority: Priority = Priority.ACUTE
@@ -104,7 +105,8 @@ def add(session: Session, new: NewPrediction) -> int:
             explain=new.explain,
             clinical=new.clinical,
             inputs={name.value: summary.model_dump(mode="json") for name, summary in new.inputs.items()},
-            trace_id=new.trace_id,
+            trace_id=new.place and new.place.trace,
+            span_id=new.place and new.place.span,
             body_digest=new.body_digest,
         )
     )
@@ -222,7 +224,7 @@ def erase(session: Session, prediction_id: str, caller: str | None) -> list[str]
         row.status, row.finished = Status.CANCELLED, now()
     row.erased = now()
     row.progress, row.stage = 0.0, None
-    row.subject = row.clinical = row.inputs = row.trace_id = row.body_digest = None
+    row.subject = row.clinical = row.inputs = row.trace_id = row.span_id = row.body_digest = None
     row.probability = row.interval = row.folds = row.decision = None
     row.flags = row.perfusion = row.timings = row.error = None
     session.execute(delete(AttributionRow).where(AttributionRow.prediction_id == prediction_id))

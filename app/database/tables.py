@@ -72,6 +72,8 @@ class PredictionRow(Base):
     clinical: Mapped[dict[str, Any] | None]
     inputs: Mapped[dict[str, Any] | None]
     trace_id: Mapped[str | None] = mapped_column(String(64))
+    span_id: Mapped[str | None] = mapped_column(String(16))
+    """What took it in, of that trace."""
     body_digest: Mapped[str | None] = mapped_column(String(128))
 
     probability: Mapped[float | None] = mapped_column(Float)
@@ -213,6 +215,7 @@ class WorkerRow(Base):
     models: Mapped[list[Any]]
     answers: Mapped[dict[str, Any] | None]
     """What became of each demand: its ticket, and why it could not be met, if so."""
+    usage: Mapped[dict[str, Any] | None]
     started: Mapped[datetime]
     beat: Mapped[datetime]
     beats: Mapped[int] = mapped_column(Integer)

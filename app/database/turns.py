@@ -24,12 +24,14 @@ _FIRST = {Priority.ACUTE: 1, Priority.BATCH: 1 + _CLASS}
 
 def take(session: Session, caller: str, priority: Priority) -> int:
     """The turn of the caller's next prediction; smaller is served earlier."""
-    first = _FIRST[priority]
-    waiting = (
-        PredictionRow.status == Status.QUEUED,
-        PredictionRow.turn >= first,
-        PredictionRow.turn < first + _CLASS,
-    )
+    first, last = span(priority)
+    waiting = (PredictionRow.status == Status.QUEUED, PredictionRow.turn.between(first, last))
     served = session.scalar(select(func.min(PredictionRow.turn)).where(*waiting))
     mine = session.scalar(select(func.max(PredictionRow.turn)).where(*waiting, PredictionRow.caller == caller))
-    return min(max(served or first, first if mine is None else mine + 1), first + _CLASS - 1)
+    return min(max(served or first, first if mine is None else mine + 1), last)
+
+
+def span(priority: Priority) -> tuple[int, int]:
+    """The first and the last turn of a priority's predictions."""
+    first = _FIRST[priority]
+    return first, first + _CLASS - 1

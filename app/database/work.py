@@ -32,6 +32,7 @@ from app.sdk.types import (
     Stage,
     Status,
 )
+from app.tracing import Place
 
 _ORDER = list(Stage)
 _SHARE = {Stage.PREPARE: 0.05, Stage.PREDICT: 0.5, Stage.EXPLAIN: 0.6, Stage.RECORD: 0.95}
@@ -51,6 +52,8 @@ class Study:
     explain: bool
     clinical: dict[str, Any]
     inputs: Mapping[Input, InputSummary]
+    place: Place | None = None
+    """What took the study in, in the trace of its request."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,7 @@ def _study(row: PredictionRow) -> Study:
         explain=row.explain,
         clinical=row.clinical or {},
         inputs={Input(name): InputSummary.model_validate(summary) for name, summary in (row.inputs or {}).items()},
+        place=Place(row.trace_id, row.span_id) if row.trace_id else None,
     )
 
 

@@ -23,6 +23,16 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Usage:
+    """Bytes: of memory that the process holds, of the weights that it keeps loaded, and of its GPU, used and whole."""
+
+    resident: int
+    weights: int
+    device_used: int = 0
+    device_whole: int = 0
+
+
+@dataclass(frozen=True)
 class Worker:
     """One worker as the roll has it; ``models`` are the ``name@version`` that it keeps loaded.
 
@@ -38,6 +48,7 @@ class Worker:
     beat: datetime
     beats: int
     answers: Mapping[str, Answer] = field(default_factory=dict)
+    usage: Usage | None = None
 
 
 def beat(session: Session, worker: Worker) -> None:
@@ -51,6 +62,7 @@ def beat(session: Session, worker: Worker) -> None:
         "started": worker.started,
         "beat": worker.beat,
         "beats": worker.beats,
+        "usage": worker.usage and asdict(worker.usage),
     }
     insert = insert_for(session, WorkerRow).values(id=worker.id, **values)
     session.execute(insert.on_conflict_do_update(index_elements=["id"], set_=values))
@@ -63,6 +75,7 @@ def roll(session: Session) -> list[Worker]:
         Worker(
             row.id, row.host, row.pid, row.device, tuple(row.models), row.started, row.beat, row.beats,
             {key: Answer(**answer) for key, answer in (row.answers or {}).items()},
+            Usage(**row.usage) if row.usage else None,
         )
         for row in rows
     ]  # fmt: skip

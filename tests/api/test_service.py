@@ -91,12 +91,12 @@ async def test_figures_count_requests_by_route_and_stages_once(house: House) -> 
     sent = [(await house.submit()).json()["id"] for _ in range(2)]
     await house.http.get(f"/v1/predictions/{sent[0]}")
     waiting = (await house.http.get("/metrics")).text
-    assert "rlvo_queue_depth 2.0" in waiting
+    assert 'rlvo_queue_depth{priority="acute"} 2.0' in waiting
     house.worker.succeed(sent[0])
     house.worker.fail(sent[1])
     for _ in range(2):
         text = (await house.http.get("/metrics")).text
-    assert "rlvo_queue_depth 0.0" in text
+    assert 'rlvo_queue_depth{priority="acute"} 0.0' in text
     assert 'rlvo_predictions_total{status="succeeded"} 1.0' in text
     assert 'rlvo_predictions_total{status="failed"} 1.0' in text
     assert 'rlvo_stage_seconds_sum{stage="prepare"} 1.1' in text
