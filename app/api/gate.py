@@ -96,7 +96,7 @@ class Gate:
             except ClientDisconnect:
                 log.info("the client went away")
             except Exception as error:  # noqa: BLE001 - the last net of the process; nothing of it may reach the caller
-                log.error("%s", _without_values(error))
+                log.error("trace=%s %s", trace_id, _without_values(error))
                 await self._refuse(InternalError("The service failed; its log has this trace."), scope, reply)
             finally:
                 self._record(scope, reply, time.perf_counter() - started, span)
