@@ -34,6 +34,11 @@ class Settings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on")
+    public_url: str = Field(
+        default="",
+        pattern="^(https?://[!-~]+)?$",
+        description="Where others reach this service; for links in CDS cards",
+    )
     auth: Literal["auto", "keys", "off"] = Field(
         default="auto", description="API keys: `keys` always, `off` never, `auto` everywhere but on loopback"
     )
@@ -85,6 +90,9 @@ class Settings(BaseSettings):
     retention_days: float = Field(default=0, ge=0, description="Days after which a prediction is erased; 0: never")
     webhook_hosts: str = Field(
         default="", description="Hosts that webhooks may call, by comma: `pacs.clinic.example`, `10.0.0.7:8443`"
+    )
+    webhook_backoff: float = Field(
+        default=5.0, gt=0, description="Seconds before a webhook's second try; each later pause is five times longer"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged")
     log_format: Literal["text", "json"] = Field(default="text", description="Log lines to read, or JSON objects")

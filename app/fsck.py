@@ -78,12 +78,12 @@ def fsck(settings: Settings, *, deep: bool = False, mend: bool = False) -> Repor
     alive = queue.alive(unfinished) if unfinished else set()
     report.stuck = [prediction_id for prediction_id in unfinished if prediction_id not in alive]
     if mend:
-        _mend(report, database, storage)
+        _mend(report, database, storage, queue)
     database.close()
     return report
 
 
-def _mend(report: Report, database: Database, storage: Storage) -> None:
+def _mend(report: Report, database: Database, storage: Storage, queue: Queue) -> None:
     for digest in report.damaged:
         storage.quarantine(digest)
     with database.reading() as session:
@@ -96,4 +96,5 @@ def _mend(report: Report, database: Database, storage: Storage) -> None:
         with database.session() as session:
             if study := work.start(session, prediction_id):
                 work.fail(session, study, Failure(code=lost.code, title=lost.title, detail=lost.detail))
+                queue.announce(session, prediction_id)
                 audit.append(session, "operator", "prediction.failed", prediction_id, {"code": lost.code})

@@ -31,6 +31,7 @@ from app.imaging.limits import Limits
 from app.imaging.nifti import Volume
 from app.logs import place
 from app.predictor import Predictor, out_of_memory
+from app.queue import Queue
 from app.registry import Entry
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import InternalError, ModelNotReady, RlvoError
@@ -76,8 +77,11 @@ Steps = dict[str, Done]
 class Job:
     """The four steps, with all that they need. One worker has one, for every prediction that it takes."""
 
-    def __init__(self, database: Database, storage: Storage, predictor: Predictor, limits: Limits) -> None:
+    def __init__(
+        self, database: Database, storage: Storage, queue: Queue, predictor: Predictor, limits: Limits
+    ) -> None:
         self._database = database
+        self._queue = queue
         self._storage = storage
         self._predictor = predictor
         self._limits = limits
@@ -111,6 +115,7 @@ class Job:
         """Records why there is no answer, unless this run may not write any more."""
         with self._database.session() as session:
             if work.fail(session, study, Failure.model_validate(failure)):
+                self._queue.announce(session, study.id)
                 audit.append(session, "worker", "prediction.failed", study.id, {"code": failure["code"]})
 
     def tidy(self, prediction_id: str) -> None:
@@ -225,6 +230,7 @@ class Job:
     def _succeed(self, study: Study, result: Result) -> None:
         with self._database.session() as session:
             if work.succeed(session, study, result):
+                self._queue.announce(session, study.id)
                 audit.append(session, "worker", "prediction.succeeded", study.id)
 
     def _publish(self, study: Study, name: str, digest: str, media_type: str) -> Artifact:

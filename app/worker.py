@@ -36,8 +36,9 @@ from app.database import idempotency, predictions, work, workers
 from app.database.session import Database, now, patiently
 from app.imaging.limits import Limits
 from app.job import TRIES, Done, FailureRecord, Job, Steps, failure_record
+from app.outbound import Outbound
 from app.predictor import Predictor
-from app.queue import APPLICATION, JOB, SERIALIZER, SHADOW_JOB, Queue
+from app.queue import APPLICATION, JOB, NEWS_JOB, SERIALIZER, SHADOW_JOB, Queue
 from app.registry import Entry, Registry
 from app.residency import Residency
 from app.sdk.errors import DatabaseUnavailable, Erased, PredictionNotFound, Quarantined, RlvoError
@@ -45,6 +46,7 @@ from app.sdk.types import Stage
 from app.storage import Storage
 from app.traces import traces_of
 from app.tracing import Place, Span, Traces
+from app.webhooks import Postman
 
 log = logging.getLogger("rlvo.worker")
 
@@ -75,7 +77,9 @@ class Worker:
         self._queue = Queue(self._database)
         self._predictor = predictor_of(settings)
         largest = Limits(max_voxels=settings.max_voxels, max_bytes=settings.max_volume_bytes)
-        self._job = Job(self._database, self._storage, self._predictor, largest)
+        self._job = Job(self._database, self._storage, self._queue, self._predictor, largest)
+        outbound = Outbound(settings.webhook_hosts)
+        self._postman = Postman(self._database, self._queue, outbound, settings.webhook_backoff)
         self._residency = Residency(self._database, self._predictor)
         self._watch = Watch(self.id, settings.data_dir / "workers", settings.lease)
         self._traces = traces or traces_of(settings.otlp_endpoint, "rlvo-worker")
@@ -198,6 +202,10 @@ class Worker:
         @DBOS.workflow(name=SHADOW_JOB)
         def shadow(prediction_id: str) -> None:
             self.shadow(prediction_id)
+
+        @DBOS.workflow(name=NEWS_JOB)
+        def tell(webhook_id: str, prediction_id: str, tries: int) -> None:
+            self._postman.deliver(webhook_id, prediction_id, tries)
 
         DBOS.launch()
 

@@ -36,7 +36,7 @@ def steps(database: Database, storage: Storage, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(job, "PAUSE", 0.0)
     monkeypatch.setattr(ModelVersion, "prepare", lambda self, *_: tiny_case(self.manifest))
     tiny_version(tmp_path / "models")
-    return Job(database, storage, Predictor(tmp_path / "models", "cpu", 1), Limits())
+    return Job(database, storage, Queue(database), Predictor(tmp_path / "models", "cpu", 1), Limits())
 
 
 @pytest.fixture

@@ -31,6 +31,10 @@ def fhir(bundle: dict[str, Any]) -> Response:
     return Response(_json(bundle), media_type=FHIR, headers=_PRIVATE)
 
 
+def cds(found: dict[str, Any]) -> Response:
+    return Response(_json(found), media_type=JSON, headers=_PRIVATE)
+
+
 def submission(answer: Prediction, *, applied: str, replayed: bool) -> Response:
     """200 with the finished prediction, or 202 and where to look for it."""
     content = _content(answer)

@@ -124,7 +124,18 @@ def _form() -> Entry:
     }
 
 
-_ABOUT_ONE = ("read", "events", "cancel", "erase", "fhir", "add_review", "reviews", "set_outcome", "outcome")
+_ABOUT_ONE = (
+    "read",
+    "events",
+    "cancel",
+    "erase",
+    "fhir",
+    "cds_hooks",
+    "add_review",
+    "reviews",
+    "set_outcome",
+    "outcome",
+)
 
 
 def _links() -> Entry:
@@ -241,6 +252,34 @@ fhir = _entry(
     NotFinished,
     ok={200: {"description": "Bundle of RiskAssessment, Device, Provenance",
               "content": {"application/fhir+json": {"schema": {"type": "object"}}}}},
+)  # fmt: skip
+
+_CARDS = {
+    "type": "object",
+    "required": ["cards"],
+    "properties": {
+        "cards": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["uuid", "summary", "detail", "indicator", "source"],
+                "properties": {
+                    "uuid": {"type": "string", "format": "uuid"},
+                    "summary": {"type": "string", "maxLength": 139},
+                    "detail": {"type": "string"},
+                    "indicator": {"enum": ["info", "warning"]},
+                    "source": {"type": "object"},
+                    "links": {"type": "array"},
+                },
+            },
+        }
+    },
+}
+cds = _entry(
+    *_OF_ONE,
+    NotFinished,
+    ok={200: {"description": "CDS Hooks 2.0: the cards of one answer", "content": {
+        "application/json": {"schema": _CARDS}}}},
 )  # fmt: skip
 
 _BODY = (MalformedJson, NotFinished)

@@ -114,6 +114,7 @@ async def listing(
 async def cancel(prediction_id: PredictionId, services: Handles, caller: Whoever) -> Response:
     def act(session: Session) -> Prediction:
         cancelled = predictions.cancel(session, prediction_id, caller.tenant)
+        services.queue.announce(session, prediction_id)
         audit.append(session, caller.name, "prediction.cancel", prediction_id)
         return cancelled
 

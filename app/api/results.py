@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends, Path
 from fastapi.responses import Response, StreamingResponse
 
 from app.api import answers, contract
+from app.api.cds import cards
 from app.api.dependencies import Handles, Services, Whoever
 from app.api.fhir import bundle
 from app.api.parameters import IfNoneMatch, PredictionId, strict_query
@@ -68,6 +69,12 @@ async def report(
 async def fhir(prediction_id: PredictionId, services: Handles, caller: Whoever) -> Response:
     prediction = await services.read(predictions.find, prediction_id, caller.tenant)
     return answers.fhir(bundle(prediction))
+
+
+@router.get("/cds-hooks", summary="The prediction as a CDS Hooks card", response_class=Response, **contract.cds)
+async def cds_hooks(prediction_id: PredictionId, services: Handles, caller: Whoever) -> Response:
+    prediction = await services.read(predictions.find, prediction_id, caller.tenant)
+    return answers.cds(cards(prediction, services.settings.public_url))
 
 
 async def _file(services: Services, tenant: str, prediction_id: str, name: str, if_none_match: str) -> Response:

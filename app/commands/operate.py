@@ -40,7 +40,7 @@ def create_key(
 
     from app.database import keys as rows
 
-    with _database().session() as session:
+    with open_database().session() as session:
         secret = rows.create(
             session,
             name,
@@ -62,7 +62,7 @@ def list_keys() -> None:
     """
     from app.database import keys as rows
 
-    with _database().reading() as session:
+    with open_database().reading() as session:
         found = rows.listed(session)
     table(
         ["id", "name", "tenant", "scopes", "created", "expires", "revoked"],
@@ -81,7 +81,7 @@ def revoke_key(key_id: Annotated[str, typer.Argument(help="The id that `rlvo key
     """
     from app.database import keys as rows
 
-    with _database().session() as session:
+    with open_database().session() as session:
         ended = rows.revoke(session, key_id)
     if not ended:
         typer.echo("There is no key of that id that is still valid; `rlvo keys list` shows all.", err=True)
@@ -98,7 +98,7 @@ def upgrade() -> None:
     """
     from app.queue import Queue
 
-    Queue(_database()).upgrade()
+    Queue(open_database()).upgrade()
     typer.echo("the database is up to date")
 
 
@@ -110,7 +110,7 @@ def verify_audit() -> None:
     """
     from app.database.audit import verify
 
-    with _database().reading() as session:
+    with open_database().reading() as session:
         verdict = verify(session)
     if not verdict.intact:
         typer.echo(f"broken at entry {verdict.broken_at}; the {verdict.entries} before it hold", err=True)
@@ -175,9 +175,10 @@ def replay(prediction_id: Annotated[str, typer.Argument(help="A finished predict
     from app.database import predictions, work
     from app.imaging.limits import Limits
     from app.job import Job
+    from app.queue import Queue
     from app.worker import predictor_of
 
-    here, database = settings(), _database()
+    here, database = settings(), open_database()
     with database.reading() as session:
         then = predictions.find(session, prediction_id, None).probability
         study = work.recorded(session, prediction_id)
@@ -186,7 +187,7 @@ def replay(prediction_id: Annotated[str, typer.Argument(help="A finished predict
         raise typer.Exit(2)
     predictor = predictor_of(here)
     limits = Limits(max_voxels=here.max_voxels, max_bytes=here.max_volume_bytes)
-    now = Job(database, storage_of(here), predictor, limits).replay(study).probability
+    now = Job(database, storage_of(here), Queue(database), predictor, limits).replay(study).probability
     typer.echo(f"then {then:.9f}, now {now:.9f}, {study.model.name} {study.model.version}")
     if abs(now - then) > SAME:
         typer.echo("The number is not the same.", err=True)
@@ -214,7 +215,8 @@ def fsck(
         raise typer.Exit(1)
 
 
-def _database() -> Database:
+def open_database() -> Database:
+    """The database of the settings in force, its tables brought to this release's shape."""
     from app.database.session import Database
 
     database = Database(settings().database)

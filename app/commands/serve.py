@@ -51,11 +51,13 @@ def serve(
     from app import logs
     from app.commands.common import settings
     from app.main import create_app
+    from app.outbound import Outbound
 
     given = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
     config = settings(**given)
     logs.set_up(config.log_level, config.log_format)
     try:
+        Outbound(config.webhook_hosts)  # the worker would end on it, again and again
         service = create_app(config)
     except ValueError as refusal:
         typer.echo(str(refusal), err=True)
@@ -124,10 +126,16 @@ def worker(
     """
     from app import logs
     from app.commands.common import settings
+    from app.outbound import Outbound
     from app.worker import run
 
     config = settings()
     logs.set_up(config.log_level, config.log_format)
+    try:
+        Outbound(config.webhook_hosts)
+    except ValueError as refusal:
+        typer.echo(str(refusal), err=True)
+        raise typer.Exit(2) from None
     if until_eof:
         threading.Thread(target=_drain_at_eof, daemon=True).start()
     run(config)

@@ -178,6 +178,19 @@ class KeyRow(Base):
     max_body: Mapped[int | None] = mapped_column(BigInteger)
 
 
+class WebhookRow(Base):
+    """An address that is told of a tenant's finished predictions; the secret signs what is sent there."""
+
+    __tablename__ = "webhooks"
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(64), index=True)
+    url: Mapped[str] = mapped_column(String(2000))
+    secret: Mapped[str] = mapped_column(String(64))
+    created: Mapped[datetime]
+    ended: Mapped[datetime | None]
+
+
 class AuditRow(Base):
     """Who did what to which id. Triggers of the database refuse to change or delete a row."""
 

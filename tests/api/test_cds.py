@@ -1,0 +1,87 @@
+"""The card against the rules of CDS Hooks 2.0 (cds-hooks.hl7.org/2.0, "CDS Service Response")."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from app.api.cds import cards
+from app.sdk.errors import NotFinished
+from app.sdk.types import Attribution, Channel, ClinicalContribution, Decision, Flag, Interval, ModalityContribution
+from tests.api.conftest import House
+from tests.api.test_fhir import prediction
+
+ATTRIBUTION = Attribution(
+    base=-1.0,
+    total=0.1,
+    clinical=[
+        ClinicalContribution(variable="age", value=71.0, contribution=0.02),
+        ClinicalContribution(variable="atrial_fibrillation", value=None, contribution=-0.41, imputed=True),
+        ClinicalContribution(variable="nihss", value=14.0, contribution=0.11),
+    ],
+    imaging=[ModalityContribution(modality=Channel.CTA, contribution=0.62)],
+)
+LONG = {
+    "probability": 1.0,
+    "interval": Interval(level=0.9, low=1.0, high=1.0),
+    "decision": Decision(refractory=True, threshold=1.0, rule="the longest rule"),
+}
+
+
+def conforms(card: dict[str, Any]) -> None:
+    UUID(card["uuid"])
+    assert 0 < len(card["summary"]) < 140
+    assert card["indicator"] in ("info", "warning", "critical")
+    assert card["source"]["label"]
+    assert set(card) <= {"uuid", "summary", "detail", "indicator", "source", "links"}
+    for link in card.get("links", []):
+        assert set(link) == {"label", "url", "type"}
+        assert link["type"] in ("absolute", "smart")
+        assert re.match(r"https?://", link["url"])
+
+
+@pytest.mark.parametrize("changes", [{}, {"interval": None}, {"decision": None}, {"flags": []}, LONG])
+@pytest.mark.parametrize("public_url", ["", "https://rlvo.clinic.example/"])
+def test_a_card_conforms(changes: dict[str, object], public_url: str) -> None:
+    answer = cards(prediction(attribution=ATTRIBUTION, **changes), public_url)
+    assert set(answer) == {"cards"}
+    (card,) = answer["cards"]
+    conforms(card)
+    assert "Research use only" in card["summary"]
+    assert ("links" in card) == bool(public_url)
+
+
+def test_it_says_what_a_reader_needs_to_know() -> None:
+    flags = [Flag(code="missing-modality", detail="tmax not given; imputed")]
+    (card,) = cards(prediction(attribution=ATTRIBUTION, flags=flags), "https://rlvo.clinic.example")["cards"]
+    assert card["summary"].startswith("Refractory occlusion: 38 % (20 % to 50 %), above the threshold of 22 %")
+    assert card["indicator"] == "warning"
+    strongest = [line for line in card["detail"].splitlines() if re.search(r": [+-]\d", line)]
+    assert strongest == ["- CTA: +0.62", "- atrial fibrillation (imputed): -0.41", "- NIHSS: +0.11"]
+    assert "- tmax not given; imputed" in card["detail"]
+    assert card["links"][0]["url"].startswith("https://rlvo.clinic.example/v1/predictions/")
+
+
+def test_below_the_threshold_it_only_informs() -> None:
+    decision = Decision(refractory=False, threshold=0.5, rule="max F1")
+    assert cards(prediction(decision=decision), "")["cards"][0]["indicator"] == "info"
+
+
+def test_an_unfinished_prediction_has_no_card() -> None:
+    with pytest.raises(NotFinished):
+        cards(prediction(probability=None), "")
+
+
+@pytest.mark.anyio
+async def test_it_is_served_to_its_tenant(house: House) -> None:
+    prediction_id = (await house.submit()).json()["id"]
+    address = f"/v1/predictions/{prediction_id}/cds-hooks"
+    assert (await house.http.get(address)).json()["code"] == "not-finished"
+    house.worker.succeed(prediction_id)
+    answer = await house.http.get(address)
+    assert answer.status_code == 200
+    conforms(answer.json()["cards"][0])
+    assert answer.json()["cards"][0]["uuid"] == prediction_id
