@@ -13,7 +13,7 @@ import pytest
 
 from tests.api.conftest import volume
 from tests.api.server import Server, started
-from tests.hostile import clinical, http, volumes
+from tests.hostile import clinical, http, requests, volumes
 from tests.hostile.http import CANARY, Attack
 from tests.hostile.judge import Siege, as_document, as_part, besiege
 
@@ -21,8 +21,8 @@ MIB = 1024 * 1024
 GOOD = volume()
 
 
-def requests() -> Iterator[Attack]:
-    return http.attacks(GOOD)
+def attacks() -> Iterator[Attack]:
+    return requests.attacks(GOOD)
 
 
 def documents() -> Iterator[Attack]:
@@ -38,7 +38,7 @@ def headers() -> Iterator[Attack]:
 
 
 CORPORA: dict[str, Callable[[], Iterator[Attack]]] = {
-    "requests": requests, "documents": documents, "files": files, "headers": headers,
+    "requests": attacks, "documents": documents, "files": files, "headers": headers,
 }  # fmt: skip
 
 
