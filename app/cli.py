@@ -14,7 +14,7 @@ from importlib import import_module
 
 import typer
 
-from app.commands import demo, models, operate, predict, serve, webhooks
+from app.commands import demo, models, operate, predict, serve, subjects, webhooks
 
 app = typer.Typer(
     help="Predicts refractory large vessel occlusion from CT volumes and clinical data. Research use only.",
@@ -32,6 +32,7 @@ app.command(rich_help_panel=RUN)(predict.predict)
 app.command(rich_help_panel=RUN)(demo.demo)
 app.add_typer(models.models, name="models", rich_help_panel=OPERATE)
 app.add_typer(operate.keys, name="keys", rich_help_panel=OPERATE)
+app.add_typer(subjects.subjects, name="subjects", rich_help_panel=OPERATE)
 app.add_typer(webhooks.webhooks, name="webhooks", rich_help_panel=OPERATE)
 app.add_typer(operate.db, name="db", rich_help_panel=OPERATE)
 app.add_typer(operate.audit, name="audit", rich_help_panel=OPERATE)

@@ -41,6 +41,7 @@ from app.predictor import Predictor
 from app.queue import APPLICATION, JOB, NEWS_JOB, SERIALIZER, SHADOW_JOB, Queue
 from app.registry import Entry, Registry
 from app.residency import Residency
+from app.retention import Retention
 from app.sdk.errors import DatabaseUnavailable, Erased, PredictionNotFound, Quarantined, RlvoError
 from app.sdk.types import Stage
 from app.storage import Storage
@@ -85,6 +86,7 @@ class Worker:
         self._traces = traces or traces_of(settings.otlp_endpoint, "rlvo-worker")
         self._stop = threading.Event()
         self._gone = threading.Event()
+        self._retention = Retention(self._database, self._storage, settings.retention_days)
         self._started = now()
         self._beats = 0
 
@@ -256,6 +258,7 @@ class Worker:
             self._beat()
 
     def _sweep(self) -> None:
+        self._retention.apply()
         sweep(self._database, self._storage)
         self._queue.prune(older_than=ORPHAN_AGE)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi.responses import Response
 
-from app.sdk.types import Prediction, PredictionPage
+from app.sdk.types import ErasureCertificate, Prediction, PredictionPage
 
 JSON = "application/json"
 FHIR = "application/fhir+json"
@@ -33,6 +33,10 @@ def fhir(bundle: dict[str, Any]) -> Response:
 
 def cds(found: dict[str, Any]) -> Response:
     return Response(_json(found), media_type=JSON, headers=_PRIVATE)
+
+
+def certificate(found: ErasureCertificate) -> Response:
+    return Response(_json(found.model_dump(mode="json")), media_type=JSON, headers=_PRIVATE)
 
 
 def submission(answer: Prediction, *, applied: str, replayed: bool) -> Response:

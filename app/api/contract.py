@@ -129,6 +129,7 @@ _ABOUT_ONE = (
     "events",
     "cancel",
     "erase",
+    "erasure",
     "fhir",
     "cds_hooks",
     "add_review",
@@ -230,6 +231,12 @@ events = _entry(
 listing = _entry(InvalidRequest)
 cancel = _entry(*_OF_ONE, Conflict, ok={200: _one(**_ETAG)})
 erase = _entry(*_OF_ONE, ok={204: {"description": "Erased; the id answers 410 from now on"}})
+erasure = _entry(
+    PredictionNotFound,
+    InvalidRequest,
+    NotFound,
+    ok={200: {"description": "What was erased, on the word of an entry of the audit"}},
+)
 volume_map = _entry(*_OF_ONE, NotFound, NotFinished, ok=_bytes("application/gzip", "A NIfTI volume, gzip-compressed"))
 figure = _entry(
     *_OF_ONE,

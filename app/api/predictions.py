@@ -1,4 +1,4 @@
-"""Predictions: submit, read, follow, list, cancel, erase."""
+"""Predictions: submit, read, follow, list, cancel, erase, and the certificate of that."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from app.api.parameters import (
     priority_of,
     strict_query,
 )
-from app.database import audit, predictions
+from app.database import audit, erasures, predictions
 from app.database.observing import State
 from app.sdk.errors import RlvoError
-from app.sdk.types import Prediction, PredictionPage, Status
+from app.sdk.types import ErasureCertificate, Prediction, PredictionPage, Status
 
 HEARTBEAT = 15.0
 """Seconds of silence after which an event stream says that it is still there."""
@@ -124,13 +124,20 @@ async def cancel(prediction_id: PredictionId, services: Handles, caller: Whoever
 @router.delete("/{id}", summary="Erase a prediction", status_code=204, **contract.erase)
 async def erase(prediction_id: PredictionId, services: Handles, caller: Whoever) -> Response:
     def act(session: Session) -> list[str]:
-        orphans = predictions.erase(session, prediction_id, caller.tenant)
-        audit.append(session, caller.name, "prediction.erase", prediction_id, {"blobs": len(orphans)})
-        return orphans
+        return erasures.erase(session, prediction_id, caller.tenant, actor=caller.name, why="request")
 
     for digest in await services.write(act):
         await services.work(services.storage.delete, digest)
     return Response(status_code=204)
+
+
+@router.get(
+    "/{id}/erasure", summary="The certificate of an erasure", response_model=ErasureCertificate, **contract.erasure
+)
+async def erasure(prediction_id: PredictionId, services: Handles, caller: Whoever) -> Response:
+    exists = services.storage.exists
+    found = await services.read(erasures.certificate, prediction_id, caller.tenant, exists)
+    return answers.certificate(found)
 
 
 async def _awaited(services: Services, prediction_id: str, tenant: str, wait: float) -> Prediction:

@@ -5,6 +5,7 @@ Notable choices:
   connections write and checkpoint (sqlite.org/wal.html, "the WAL-reset bug"), and this house may run on an older one.
 - On SQLite a writing session takes the write lock when it begins (BEGIN IMMEDIATE). What it reads is then still true
   when it writes, as rows read ``with_for_update`` are on PostgreSQL, and two writers queue instead of failing.
+- SQLite overwrites what it deletes (secure_delete), so that nothing of an erased patient lies in the file's free pages.
 - The job engine shares this engine and these transactions, so a prediction and its job are committed together.
 - Migrations belong to the package: `upgrade` finds them wherever it is installed.
 """
@@ -32,6 +33,7 @@ log = logging.getLogger("rlvo.database")
 # Beside this file where the package is installed; at the root of a checkout.
 _HERE = Path(__file__).parent
 _MIGRATIONS = next(folder for folder in (_HERE / "migrations", _HERE.parents[1] / "migrations") if folder.is_dir())
+_PRAGMAS = ("busy_timeout=30000", "journal_mode=DELETE", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON")
 _MIGRATION_LOCK = 0x726C766F  # "rlvo"; any number does that nobody else uses
 
 
@@ -134,7 +136,7 @@ def _with_driver(url: URL) -> URL:
 def _set_up_sqlite(connection: Any, _record: object) -> None:
     # The driver itself begins a transaction before a write; it shall take the lock at once, and so queue for it.
     connection.isolation_level = "IMMEDIATE"
-    for pragma in ("busy_timeout=30000", "journal_mode=DELETE", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in _PRAGMAS:
         connection.execute(f"PRAGMA {pragma}")
 
 

@@ -11,15 +11,19 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
     "NOTICE",
     "Attribution",
+    "AuditEntry",
     "Channel",
     "ClinicalContribution",
     "Decision",
+    "ErasedBlob",
+    "ErasureCertificate",
     "Failure",
     "Flag",
     "Health",
@@ -214,6 +218,37 @@ class Prediction(_Answer):
     created: datetime
     started: datetime | None = None
     finished: datetime | None = None
+
+
+class AuditEntry(_Answer):
+    """An entry of the audit. ``hash`` covers all other members and, by ``previous``, all entries before it."""
+
+    seq: int
+    at: datetime
+    actor: str
+    action: str
+    target: str
+    detail: dict[str, Any]
+    previous: str
+    hash: str
+
+
+class ErasedBlob(_Answer):
+    """Bytes that no record names any more; ``gone``: they are deleted. Young ones are deleted within the hour."""
+
+    sha256: str
+    gone: bool
+
+
+class ErasureCertificate(_Answer):
+    """What was erased of a prediction: all that is known of the patient, on the word of an entry of the audit."""
+
+    id: str
+    erased: datetime
+    blobs: list[ErasedBlob]
+    shared: int = Field(description="Files that other predictions name as well, and that stay for them")
+    complete: bool = Field(description="Whether all bytes are gone by now")
+    entry: AuditEntry
 
 
 class PredictionPage(_Answer):

@@ -63,6 +63,6 @@ def test_every_answer_is_as_described(tmp_path: Path, model_store: Path) -> None
     print(run.stdout)
     if run.returncode:
         pytest.fail(run.stdout + run.stderr)
-    assert "Selected: 30/30" in run.stdout
+    assert "Selected: 31/31" in run.stdout
     assert "unhandled" not in log
     assert "Traceback" not in log
