@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from app.clinical import Value
+from app.sdk.clinical import Side
 from app.sdk.types import Channel, Flag, Input, PerfusionSummary
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Case:
     ``presence``: (c,) bool. ``clinical``: (v,) float32, the whole clinical vector (values, missing bits, presence
     bits). ``shown``: the record's values by variable, None where missing. ``grids``: each uploaded channel's own grid;
     a channel without one is shown on the MNI grid. ``sources``: what each of these channels was read from.
+    ``affected``: the side of the occlusion, None where neither record nor images tell.
     """
 
     image: NDArray[np.float32]
@@ -43,6 +45,7 @@ class Case:
     perfusion: PerfusionSummary | None = None
     grids: Mapping[Channel, PatientGrid] = field(default_factory=dict)
     sources: Mapping[Channel, Source] = field(default_factory=dict)
+    affected: Side | None = None
 
     def to_bytes(self) -> bytes:
         """The case as one safetensors file."""
@@ -58,6 +61,7 @@ class Case:
             "imputed": self.imputed,
             "flags": [flag.model_dump() for flag in self.flags],
             "perfusion": self.perfusion.model_dump() if self.perfusion else None,
+            "affected": self.affected,
             "shapes": {channel: list(grid.shape) for channel, grid in self.grids.items()},
             "sources": {channel: [source.upload, source.factor] for channel, source in self.sources.items()},
         }
@@ -79,6 +83,7 @@ class Case:
             flags=tuple(Flag(**flag) for flag in case["flags"]),
             perfusion=PerfusionSummary(**case["perfusion"]) if case["perfusion"] else None,
             grids=grids,
+            affected=Side(case["affected"]) if case.get("affected") else None,
             sources={Channel(name): _source(tensors, grids[Channel(name)], name, *source)
                      for name, source in case.get("sources", {}).items()},
         )  # fmt: skip

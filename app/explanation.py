@@ -19,12 +19,15 @@ from numpy.typing import NDArray
 
 from app.case import Case
 from app.clinical import Value, width
-from app.manifest import Calibration, Grid, Manifest
+from app.manifest import Calibration, Manifest
 from app.network import regions
 from app.network.attribution import voxel_map
-from app.network.committee import Committee, Method
+from app.network.committee import FINE, Asker, Committee, Method
 from app.network.shapley import Array, Shares, shares, to_sum
 from app.sdk.types import Attribution, Channel, ClinicalContribution, ModalityContribution, RegionContribution
+
+LUMEN = 0.25
+"""Share of a voxel of the model's grid that must be artery for the voxel to belong to the vessel tree."""
 
 
 @dataclass(frozen=True)
@@ -79,20 +82,22 @@ def explain(
     """
     method = method or Method()
     seats = players(manifest)
-    found = _outer(committee, manifest, case, seats, method.budget)
     present = [index for index, there in enumerate(case.presence) if there]
+    raw = committee.image_shares(case.image, case.clinical, presence_bits(manifest), present, method)
+    asker = raw.asker or committee.asker(case.image)
+    found = _outer(asker, manifest, case, seats, method.budget)
     imaging: list[ModalityContribution] = []
     by_region: list[RegionContribution] = []
+    where = _where(manifest, case)
     voxels: dict[Channel, NDArray[np.float32]] = {}
     if present:
-        raw = committee.image_shares(case.image, case.clinical, presence_bits(manifest), present, method)
         parts = to_sum(raw.channels[present], float(found.values[-1]))
         for index, part in zip(present, parts, strict=True):
             channel = manifest.channels[index].name
             imaging.append(ModalityContribution(modality=channel, contribution=float(part)))
             if raw.voxels is not None:
                 voxels[channel] = voxel_map(raw.voxels[index], float(part))
-                by_region.extend(_by_region(manifest.grid, channel, voxels[channel]))
+                by_region.extend(_by_region(where, channel, voxels[channel], case.affected))
     by_region.sort(key=lambda part: -abs(part.contribution))
     voxels = voxels if maps else {}
     attribution = Attribution(
@@ -101,19 +106,21 @@ def explain(
         clinical=[_contribution(seat, float(part), case) for seat, part in zip(seats, found.values[:-1], strict=True)],
         imaging=imaging,
         regions=by_region,
+        method="exact" if method == FINE else "fast",
+        error=float(found.error.max()),
+        affected=case.affected and case.affected.value,
         maps=[f"{name}-{channel}" for name in ("attribution", "aligned-attribution") for channel in voxels],
     )
     return Explanation(attribution, voxels, float(found.error.max()))
 
 
-def _outer(committee: Committee, manifest: Manifest, case: Case, seats: Sequence[Player], budget: int) -> Shares:
+def _outer(asker: Asker, manifest: Manifest, case: Case, seats: Sequence[Player], budget: int) -> Shares:
     """The outer game; its last player is imaging."""
     background = np.asarray(manifest.background.vectors, dtype=np.float32)
     bits = presence_bits(manifest)
     owner = np.full(len(case.clinical), len(seats))
     for seat, player in enumerate(seats):
         owner[player.columns] = seat
-    asker = committee.asker(case.image)
     line = manifest.calibration
 
     def game(present: NDArray[np.bool_], rows: NDArray[np.intp]) -> Array:
@@ -125,10 +132,29 @@ def _outer(committee: Committee, manifest: Manifest, case: Case, seats: Sequence
     return shares(game, len(seats) + 1, len(background), budget=budget)
 
 
-def _by_region(grid: Grid, channel: Channel, values: NDArray[np.float32]) -> list[RegionContribution]:
-    sums = regions.sums(values, regions.labels(grid.shape, grid.affine))
-    return [RegionContribution(region=region, modality=channel, contribution=float(part))
-            for region, part in zip(regions.NAMES, sums, strict=True)]  # fmt: skip
+def _where(manifest: Manifest, case: Case) -> NDArray[np.intp]:
+    """The region of every voxel, the arteries in regions of their own where this patient's are known."""
+    grid, names = manifest.grid, [spec.name for spec in manifest.channels]
+    where = regions.labels(grid.shape, grid.affine)
+    if Channel.VESSELS not in names or not case.presence[names.index(Channel.VESSELS)]:
+        return where
+    index = names.index(Channel.VESSELS)
+    spec = manifest.channels[index]
+    return regions.with_tree(where, case.image[index] * spec.std + spec.mean > LUMEN, grid.affine)
+
+
+def _by_region(
+    where: NDArray[np.intp], channel: Channel, values: NDArray[np.float32], affected: str | None
+) -> list[RegionContribution]:
+    """A region that has no voxels on this grid is left out."""
+    sums, sizes = regions.sums(values, where), np.bincount(where.ravel(), minlength=len(regions.NAMES))
+    return [
+        RegionContribution(
+            region=region, modality=channel, contribution=float(part), side=regions.side(region, affected)
+        )
+        for region, part, size in zip(regions.NAMES, sums, sizes, strict=True)
+        if size
+    ]
 
 
 def log_odds(logit: Array, calibration: Calibration) -> Array:

@@ -30,6 +30,7 @@ from app.imaging import nifti
 from app.imaging.limits import Limits
 from app.imaging.nifti import Volume
 from app.logs import place
+from app.network.committee import FINE
 from app.predictor import Predictor, out_of_memory
 from app.queue import Queue
 from app.registry import Entry
@@ -194,7 +195,7 @@ class Job:
 
     def _explain(self, study: Study, done: Steps) -> str:
         version, case = self._model(study), self._case(study, done)
-        attribution, maps = version.explain(case)
+        attribution, maps = version.explain(case, method=FINE if study.exact else None)
         answer = _answer(study, json.loads(self._bytes(Stage.PREDICT, study, done)), attribution)
         bench, files = self._storage.workbench(study.id), []
         for file in publish.files(

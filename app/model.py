@@ -29,7 +29,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from scipy.special import expit, stdtrit
 
-from app import clinical, explanation
+from app import clinical, explanation, laterality
 from app.case import Case
 from app.manifest import Fold, GoldenCase, Manifest
 from app.network import regions
@@ -141,16 +141,22 @@ class ModelVersion:
         prepared = preprocess.prepare(volumes, self.manifest.grid, self.manifest.channels)
         encoded = clinical.encode(record, self.manifest.clinical, prepared.perfusion)
         presence = np.asarray(prepared.presence, dtype=bool)
+        side, seen = record.occlusion_side, []
+        if side is None and (read := laterality.affected(prepared.image, presence, self.manifest.channels,
+                                                         self.manifest.grid)):  # fmt: skip
+            side, by = read
+            seen = [Flag(code="side-from-images", detail=f"occlusion_side not given; {by} shows it on the {side}")]
         return Case(
             image=prepared.image,
             presence=presence,
             clinical=np.concatenate([encoded.values, encoded.missing, presence.astype(np.float32)]),
             shown=encoded.shown,
             imputed=encoded.imputed,
-            flags=(*prepared.flags, *encoded.flags, *_imputed(encoded.imputed)),
+            flags=(*prepared.flags, *encoded.flags, *_imputed(encoded.imputed), *seen),
             perfusion=prepared.perfusion,
             grids=prepared.grids,
             sources=prepared.sources,
+            affected=side,
         )
 
     def predict(self, case: Case) -> Outcome:

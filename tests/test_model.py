@@ -15,7 +15,7 @@ from app.imaging import nifti
 from app.imaging.preprocess import PatientGrid
 from app.manifest import Background, Clinical, Conformal, Manifest, OutOfDistribution
 from app.model import ModelVersion, save
-from app.network.committee import Method, Networks, Rule
+from app.network.committee import FINE, Maps, Method, Modalities, Networks
 from app.network.regions import NAMES
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import MissingInput, ModelNotReady
@@ -32,7 +32,10 @@ def version(request: pytest.FixtureRequest, tmp_path: Path) -> ModelVersion:
     return opened(tiny_version(tmp_path, kind=request.param))
 
 
-@pytest.mark.parametrize("method", [Method(), Method(rule=Rule.EXACT, steps=8), Method(budget=10**6)])
+@pytest.mark.parametrize(
+    "method",
+    [Method(), Method(Maps.GRADIENTS, Modalities.EXACT, steps=8), Method(budget=10**6), Method(budget=20), FINE],
+)
 def test_contributions_add_up_to_the_answer(version: ModelVersion, method: Method) -> None:
     case = tiny_case(version.manifest, seed=1)
     outcome = version.predict(case)

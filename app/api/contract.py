@@ -115,8 +115,8 @@ def _form() -> Entry:
             "type": "string", "pattern": f"^({SUBJECT})?$", "examples": ["S-001"],
             "description": "The site's pseudonym for the patient; never a name or a number of the clinic",
         },
-        "explain": {"type": "string", "enum": ["true", "false"], "default": "true",
-                    "description": "With reasons and maps"},
+        "explain": {"type": "string", "enum": ["true", "false", "exact"], "default": "true",
+                    "description": "With reasons and maps; `exact`: by the exact rules, which take minutes"},
     }  # fmt: skip
     return {
         "schema": {"type": "object", "properties": volumes | fields, "additionalProperties": False},

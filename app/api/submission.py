@@ -76,6 +76,7 @@ async def accept(
         model=ModelRef(name=entry.name, version=entry.version, digest=entry.digest),
         subject=reception.study.subject,
         explain=reception.study.explain,
+        exact=reception.study.exact,
         clinical=reception.study.record.model_dump(mode="json", exclude_none=True),
         inputs=inputs,
         place=place,

@@ -52,6 +52,7 @@ class Study:
     model: str | None = None
     subject: str | None = None
     explain: bool = True
+    exact: bool = False
     headers: dict[Input, Header] = field(default_factory=dict)
 
 
@@ -144,7 +145,8 @@ class Reception:
         )
 
     def _explain(self, content: bytes) -> None:
-        self.study.explain = _matching("explain", content, "true|false", "is `true` or `false`") == "true"
+        wanted = _matching("explain", content, "true|false|exact", "is `true`, `false` or `exact`")
+        self.study.explain, self.study.exact = wanted != "false", wanted == "exact"
 
 
 @asynccontextmanager

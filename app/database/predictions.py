@@ -62,6 +62,7 @@ class NewPrediction:
     priority: Priority = Priority.ACUTE
     keep_key: float = 86400.0
     """Seconds for which the idempotency key is remembered."""
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ def add(session: Session, new: NewPrediction) -> int:
             model_digest=new.model.digest,
             subject=new.subject,
             explain=new.explain,
+            exact=new.exact,
             clinical=new.clinical,
             inputs={name.value: summary.model_dump(mode="json") for name, summary in new.inputs.items()},
             trace_id=new.place and new.place.trace,

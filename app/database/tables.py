@@ -69,6 +69,8 @@ class PredictionRow(Base):
 
     subject: Mapped[str | None] = mapped_column(String(128))
     explain: Mapped[bool]
+    exact: Mapped[bool] = mapped_column(default=False)
+    """The reasons were asked for by the slow, exact rules."""
     clinical: Mapped[dict[str, Any] | None]
     inputs: Mapped[dict[str, Any] | None]
     trace_id: Mapped[str | None] = mapped_column(String(64))
@@ -98,6 +100,9 @@ class AttributionRow(Base):
     imaging: Mapped[list[Any]]
     regions: Mapped[list[Any]]
     maps: Mapped[list[Any]]
+    method: Mapped[str | None] = mapped_column(String(16))
+    error: Mapped[float | None] = mapped_column(Float)
+    affected: Mapped[str | None] = mapped_column(String(8))
 
 
 class BlobRow(Base):

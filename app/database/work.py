@@ -54,6 +54,7 @@ class Study:
     inputs: Mapping[Input, InputSummary]
     place: Place | None = None
     """What took the study in, in the trace of its request."""
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,7 @@ def _study(row: PredictionRow) -> Study:
         subject=row.subject,
         created=row.created,
         explain=row.explain,
+        exact=row.exact,
         clinical=row.clinical or {},
         inputs={Input(name): InputSummary.model_validate(summary) for name, summary in (row.inputs or {}).items()},
         place=Place(row.trace_id, row.span_id) if row.trace_id else None,

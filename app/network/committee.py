@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from app.network.attribution import FAST_STEPS, modality_shares_exact, path_gradients, smooth
+from app.network import rescale
+from app.network.attribution import FINE_STEPS, modality_shares_exact, path_gradients, smooth
 from app.network.backends import Backend, Precision, pick
 from app.network.coalitions import PatientTail
 from app.network.ensemble import Ensemble
@@ -32,32 +33,48 @@ Vector = NDArray[np.float32]  # (v,)
 Asker = Callable[[NDArray[np.float32], NDArray[np.bool_]], Array]
 
 
-class Rule(StrEnum):
-    """How imaging's value is shared among modalities: along the path, or over every subset of them."""
+class Maps(StrEnum):
+    """How voxels get their shares: by the rescale rule, or by integrated gradients."""
 
-    PATH = "path"
+    RESCALE = "rescale"
+    GRADIENTS = "integrated-gradients"
+
+
+class Modalities(StrEnum):
+    """How imaging's value is shared among modalities: by the sums of their maps, or over every subset of them."""
+
+    MAPS = "maps"
     EXACT = "exact"
 
 
 @dataclass(frozen=True)
 class Method:
-    """How an explanation is computed: quick by default, exact or finer on request.
+    """How an explanation is computed: quick by default, finer on request.
 
-    ``rule``: for the modalities. ``steps``: of the integrated gradients. ``budget``: most evaluations of the clinical
-    game; beyond it, permutations take the place of every coalition.
+    ``steps``: of the integrated gradients. ``budget``: most evaluations of the clinical game; beyond it, orders of
+    entry take the place of every coalition, at least one for each background patient.
     """
 
-    rule: Rule = Rule.PATH
-    steps: int = FAST_STEPS
-    budget: int = 1024
+    maps: Maps = Maps.RESCALE
+    modalities: Modalities = Modalities.MAPS
+    steps: int = FINE_STEPS
+    budget: int = 768
+
+
+FINE = Method(Maps.GRADIENTS, Modalities.EXACT, budget=16384)
+"""What ``explain=exact`` asks for."""
 
 
 @dataclass(frozen=True)
 class ImageShares:
-    """Raw shares of the mean logit: (c,) of the channels, and (c, x, y, z) of their voxels, where there are any."""
+    """Raw shares of the mean logit: (c,) of the channels, and (c, x, y, z) of their voxels, where there are any.
+
+    ``asker``: where the trunk's features came along, who answers for them without another pass.
+    """
 
     channels: Array
     voxels: torch.Tensor | None
+    asker: Asker | None = None
 
 
 class Answer(NamedTuple):
@@ -128,8 +145,17 @@ class Networks:
         """The tails of a patient without images: the same for everybody, so prepared once."""
         return self.ensemble.tails(self.ensemble.features(torch.zeros(self.shape)))
 
+    @cached_property
+    def _absence(self) -> list[rescale.Absence]:
+        """What the folds see of no image, for the rescale rule: the same for everybody too."""
+        blank = self.ensemble.image(torch.zeros(self.shape))
+        return [rescale.absence(fold, blank) for fold in self.ensemble.folds]
+
     def asker(self, image: Image, /) -> Asker:
-        tails = self.ensemble.tails(self.ensemble.features(torch.from_numpy(image)))
+        return self._asker(self.ensemble.features(torch.from_numpy(image)))
+
+    def _asker(self, features: Sequence[torch.Tensor]) -> Asker:
+        tails = self.ensemble.tails(features)
 
         def ask(clinical: NDArray[np.float32], imaging: NDArray[np.bool_], /) -> Array:
             found = np.empty(len(clinical))
@@ -147,11 +173,29 @@ class Networks:
         self, image: Image, clinical: Vector, bits: slice, present: Sequence[int], method: Method, /
     ) -> ImageShares:
         picture, vector = torch.from_numpy(image), torch.from_numpy(clinical)
-        by_voxel, by_bit = path_gradients(self.ensemble, picture, vector, bits, steps=method.steps)
+        features: list[torch.Tensor] = []
+        if method.maps is Maps.GRADIENTS:
+            by_voxel, by_bit = path_gradients(self.ensemble, picture, vector, bits, steps=method.steps)
+        else:
+            by_voxel, by_bit, features = self._rescaled(picture, vector, bits)
         channels = (by_voxel.double().sum(dim=(1, 2, 3)) + by_bit.double()).numpy()
-        if method.rule is Rule.EXACT:
+        if method.modalities is Modalities.EXACT:
             channels[list(present)] = modality_shares_exact(self.ensemble, picture, vector, bits, present)
-        return ImageShares(channels, smooth(by_voxel))
+        # An explanation adds up to what was predicted, so it may only ask about the very features of the prediction.
+        asker = self._asker(features) if features and self.ensemble.differentiable else None
+        return ImageShares(channels, smooth(by_voxel), asker)
+
+    def _rescaled(
+        self, image: torch.Tensor, clinical: torch.Tensor, bits: slice
+    ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+        """Mean shares, over the folds, of the voxels (c, x, y, z) and the presence bits (c,); each fold's features."""
+        batch, vector = self.ensemble.image(image), clinical.to(self.ensemble.device, torch.float32)[None]
+        voxels, by_bit, features = torch.zeros_like(image), torch.zeros(bits.stop - bits.start), []
+        for found in rescale.passes(self.ensemble.folds, self._absence, batch, vector, bits):
+            voxels += found.voxels.cpu() / len(self.ensemble.folds)
+            by_bit += found.bits.cpu() / len(self.ensemble.folds)
+            features.append(found.features)
+        return voxels, by_bit, features
 
 
 class Logistics:

@@ -55,6 +55,11 @@ class Ensemble:
                 if weight.dim() == 5:
                     weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
 
+    @property
+    def differentiable(self) -> bool:
+        """Whether ``features`` come from the float32 torch that also gives the gradients."""
+        return self.device.type == "cpu" and self.backend is None
+
     def image(self, image: Tensor) -> Tensor:
         """One image (c, x, y, z) as a batch on the device, channels last."""
         return image[None].to(self.device, torch.float32).contiguous(memory_format=torch.channels_last_3d)

@@ -4,6 +4,9 @@ Notable choices:
 - Own definitions, as capsules around the usual course of a vessel, ellipsoids around deep structures, and half-spaces
   for the cortical territories. They say where to look; they are no segmentation.
 - Each hemisphere mirrors the other (x to -x); RAS+, so the left hemisphere has negative x.
+- The vessel tree is a region of its own, one per hemisphere, for a patient whose arteries are known (``with_tree``):
+  the lumen that fills, outside of ICA and M1, which keep theirs. So a clot in M1 is said to lie in M1, and a sign of
+  the small arteries is not said to lie in the tissue around them.
 - A voxel belongs to one region: the first in the list that holds it. What none holds (skull, face, neck, air) is
   ``other``, so that the regions of a modality sum to the modality.
 """
@@ -13,6 +16,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +27,8 @@ Point = tuple[float, float, float]
 Mask = NDArray[np.bool_]
 Millimetres = NDArray[np.float64]
 
-PAIRED = ("ICA", "MCA M1", "insula", "basal ganglia", "ACA", "PCA", "MCA M2-M3 superior", "MCA M2-M3 inferior")
+TREE = "vessel tree"
+PAIRED = ("ICA", "MCA M1", "insula", "basal ganglia", "ACA", "PCA", "MCA M2-M3 superior", "MCA M2-M3 inferior", TREE)
 NAMES = (
     "other",
     "brainstem and cerebellum",
@@ -51,6 +56,23 @@ def labels(shape: tuple[int, int, int], affine: tuple[tuple[float, ...], ...]) -
         else:
             found[here] = NAMES.index(region)
     return found
+
+
+def with_tree(found: NDArray[np.intp], lumen: Mask, affine: tuple[tuple[float, ...], ...]) -> NDArray[np.intp]:
+    """``labels`` with the arteries of ``lumen`` (x, y, z) in regions of their own; a new array."""
+    named = [NAMES.index(f"{side} {artery}") for side in ("left", "right") for artery in ("ICA", "MCA M1")]
+    x = affine[0][0] * np.arange(found.shape[0]) + affine[0][3]
+    tree = np.where(x < 0, NAMES.index(f"left {TREE}"), NAMES.index(f"right {TREE}"))[:, None, None]
+    taken: NDArray[np.intp] = np.where(lumen & ~np.isin(found, [NAMES.index("other"), *named]), tree, found)
+    return taken
+
+
+def side(region: str, affected: str | None) -> Literal["affected", "contralateral"] | None:
+    """Which side of the patient a region is on, seen from the occlusion; None for the midline, or an unknown side."""
+    own, _, name = region.partition(" ")
+    if affected is None or name not in PAIRED:
+        return None
+    return "affected" if own == affected else "contralateral"
 
 
 def sums(values: NDArray[np.float32], where: NDArray[np.intp]) -> NDArray[np.float64]:

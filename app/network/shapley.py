@@ -6,7 +6,9 @@ Notable choices:
   background row visited equally often (``paired``). A pair is exact for every game whose players interact at most two
   at a time (each pair of players meets once in either order), so only higher interactions are left to chance; their
   standard error is reported (Mitchell et al., "Sampling permutations for Shapley value estimation", JMLR 2022).
-- Both telescope: base + sum(values) = total up to rounding, whatever the error of a single value.
+- Where a pair for each background row is more than may be spent, every second row takes the reverse of the order of
+  the row before it (``alternating``): half the price, about twice the error.
+- All telescope: base + sum(values) = total up to rounding, whatever the error of a single value.
 - The remainder of a cheaper rule is spread in proportion to magnitude (``to_sum``): no sign is turned for the sake of
   the sum while the remainder is smaller than the magnitudes, and nothing is divided by a small sum.
 """
@@ -36,11 +38,13 @@ class Shares:
     error: Array
 
 
-def shares(game: Game, players: int, backgrounds: int, *, budget: int = 1024, seed: int = 0) -> Shares:
-    """Exact Shapley values if that takes at most ``budget`` evaluations of the game, else the paired estimate."""
+def shares(game: Game, players: int, backgrounds: int, *, budget: int = 768, seed: int = 0) -> Shares:
+    """Exact Shapley values if that takes at most ``budget`` evaluations of the game, else the best estimate it buys."""
     if (1 << min(players, 40)) * backgrounds <= budget:
         return exact(game, players, backgrounds)
-    rounds = max(1, budget // max(1, 2 * players * backgrounds))
+    rounds = budget // max(1, 2 * players * backgrounds)
+    if not rounds:
+        return alternating(game, players, backgrounds, seed=seed)
     return paired(game, players, backgrounds, rounds=rounds, seed=seed)
 
 
@@ -77,6 +81,24 @@ def paired(game: Game, players: int, backgrounds: int, *, rounds: int = 1, seed:
     variance = pairs.var(axis=0, ddof=1) / rounds if rounds > 1 else (np.diff(halves[0], axis=1)[:, 0] / 2) ** 2
     error = np.sqrt(variance.sum(axis=0)) / backgrounds
     return Shares(float(value[:, 0].mean()), float(value[:, -1].mean()), pairs.mean(axis=(0, 1)), error)
+
+
+def alternating(game: Game, players: int, backgrounds: int, *, seed: int = 0) -> Shares:
+    """One order for each background row, every second one the reverse of that before it.
+
+    The standard error is that of the pairs' mean. It holds how far background rows differ as well as chance, so it
+    overstates what a second draw would change.
+    """
+    chance = np.random.default_rng(seed)
+    half = np.stack([chance.permutation(players) for _ in range((backgrounds + 1) // 2)])
+    orders = np.stack([half, half[:, ::-1]], axis=1).reshape(-1, players)[:backgrounds]
+    rows = chance.permutation(backgrounds)
+    value = _along(game, orders, rows)
+    gains = np.empty(orders.shape)
+    np.put_along_axis(gains, orders, np.diff(value, axis=1), axis=1)
+    couples = gains[: backgrounds // 2 * 2].reshape(-1, 2, players).mean(axis=1)
+    error = couples.std(axis=0, ddof=1) / np.sqrt(len(couples)) if len(couples) > 1 else gains.std(axis=0)
+    return Shares(float(value[:, 0].mean()), float(value[:, -1].mean()), gains.mean(axis=0), error)
 
 
 def _along(game: Game, orders: NDArray[np.intp], rows: NDArray[np.intp]) -> Array:

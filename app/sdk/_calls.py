@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import IO, Any, BinaryIO, TypedDict, TypeVar, cast
+from typing import IO, Any, BinaryIO, Literal, TypedDict, TypeVar, cast
 
 import httpx
 from pydantic import BaseModel, ValidationError
@@ -62,7 +62,7 @@ class Study(TypedDict, total=False):
     clinical: ClinicalRecord | Mapping[str, object]
     model: str
     subject: str
-    explain: bool
+    explain: bool | Literal["exact"]
     priority: Priority
 
 
@@ -315,7 +315,7 @@ def _watch(uploads: list[Upload], on_progress: OnProgress) -> None:
 def _fields(study: Study) -> dict[str, str]:
     fields: dict[str, str] = {name: study[name] for name in ("model", "subject") if name in study}
     if "explain" in study:
-        fields["explain"] = "true" if study["explain"] else "false"
+        fields["explain"] = str(study["explain"]).lower()
     clinical = study.get("clinical", {})
     if isinstance(clinical, ClinicalRecord):
         fields["clinical"] = clinical.model_dump_json(exclude_none=True)

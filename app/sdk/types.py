@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -150,9 +150,12 @@ class ModalityContribution(_Answer):
 
 
 class RegionContribution(_Answer):
+    """``side``: that of the occlusion or the other; None on the midline, and where the side is not known."""
+
     region: str
     modality: Channel
     contribution: float
+    side: Literal["affected", "contralateral"] | None = None
 
 
 class Attribution(_Answer):
@@ -164,6 +167,15 @@ class Attribution(_Answer):
     imaging: list[ModalityContribution]
     regions: list[RegionContribution] = []
     maps: list[str] = []
+    method: Literal["fast", "exact"] | None = Field(
+        default=None, description="The quick rules, or integrated gradients and every subset of the modalities"
+    )
+    error: float | None = Field(
+        default=None, description="Largest standard error of a clinical contribution; 0 where they are exact"
+    )
+    affected: Literal["left", "right"] | None = Field(
+        default=None, description="Side of the occlusion: as given, or, where a flag says so, as the images show it"
+    )
 
 
 class PerfusionSummary(_Answer):

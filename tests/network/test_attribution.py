@@ -7,13 +7,16 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
-from captum.attr import IntegratedGradients
+from captum.attr import IntegratedGradients, KernelShap
 from torch import Tensor, nn
 
-from app.manifest import Architecture, Fusion
-from app.network.attribution import FAST_STEPS, modality_shares_exact, path_gradients, smooth, voxel_map
+from app.manifest import Architecture, Fusion, Location
+from app.network import rescale
+from app.network.attribution import modality_shares_exact, path_gradients, smooth, voxel_map
+from app.network.committee import ImageShares, Maps, Method, Networks
 from app.network.daft import Network, build
 from app.network.ensemble import Ensemble
+from app.network.shapley import exact
 from tests.factory import random_network
 
 ARCHITECTURE = Architecture(in_channels=2, clinical_size=6, filters=2)
@@ -37,6 +40,12 @@ def clinical() -> Tensor:
 
 def logit(ensemble: Ensemble, image: Tensor, clinical: Tensor) -> float:
     return float(ensemble.logits(ensemble.features(image), clinical[None]).mean())
+
+
+def shares(ensemble: Ensemble, image: Tensor, clinical: Tensor, bits: slice, method: Method) -> ImageShares:
+    networks = Networks(ensemble, tuple(image.shape))
+    present = [channel for channel in range(len(image)) if clinical[bits][channel]]
+    return networks.image_shares(image.numpy(), clinical.numpy(), bits, present, method)
 
 
 def without(clinical: Tensor, *bits: int) -> Tensor:
@@ -67,6 +76,58 @@ def test_many_steps_are_complete(ensemble: Ensemble, image: Tensor, clinical: Te
         left.append(abs(float(voxels.sum() + bits.sum()) - gain))
     assert left[1] < 2e-3 * max(abs(gain), 1)
     assert left[1] < left[0]
+
+
+@pytest.mark.parametrize("fusion", list(Fusion))
+@pytest.mark.parametrize("location", [Location.BLOCK_INPUT, Location.AFTER_NORM])
+def test_the_rescale_rule_leaves_nothing_over(
+    fusion: Fusion, location: Location, image: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the trunk nothing at all; in the tail what its quadrature leaves, which goes with the steps."""
+    monkeypatch.setattr(rescale, "TAIL_STEPS", 400)
+    architecture = ARCHITECTURE.model_copy(update={"fusion": fusion, "location": location})
+    ensemble, clinical = Ensemble([random_network(architecture, 3)]), torch.tensor([0.3, -1.2, 0.5, 1.0, 1.0, 1.0])
+    gain = logit(ensemble, image, clinical) - logit(ensemble, torch.zeros_like(image), without(clinical, 4, 5))
+    raw = shares(ensemble, image, clinical, BITS, Method())
+    assert raw.channels.sum() == pytest.approx(gain, abs=1e-3)
+
+
+def test_an_explanation_asks_about_the_features_of_the_prediction(ensemble: Ensemble, image: Tensor) -> None:
+    """The pass that makes the maps gives the features too; they must be those that ``features`` gives."""
+    clinical = torch.tensor([0.3, -1.2, 0.5, 1.0, 1.0, 1.0])
+    raw = shares(ensemble, image, clinical, BITS, Method())
+    assert raw.asker is not None
+    asked = raw.asker(clinical[None].numpy(), np.asarray([True]))
+    assert asked[0] == pytest.approx(logit(ensemble, image, clinical), abs=1e-6)
+
+
+def test_the_clinical_shares_are_those_of_kernel_shap(ensemble: Ensemble, image: Tensor, clinical: Tensor) -> None:
+    """captum's KernelShap over four clinical values and imaging as one player, every coalition seen."""
+    background = torch.tensor([[-0.5, 0.4, 1.1, 0.0]])
+    networks = Networks(ensemble, (2, 16, 16, 16))
+    ask = networks.asker(image.numpy())
+
+    def game(present: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        vectors = np.concatenate([background.numpy()[rows], np.zeros((len(rows), 2), np.float32)], axis=1)
+        owners = np.asarray([0, 1, 2, 3, 4, 4])
+        return ask(np.where(present[:, owners], clinical.numpy(), vectors).astype(np.float32), present[:, 4])
+
+    def forward(images: Tensor, known: Tensor) -> Tensor:
+        return torch.stack([fold(images, known)[:, 0] for fold in ensemble.folds]).mean(dim=0)
+
+    ours = exact(game, 5, 1)
+    empty = torch.cat([background, torch.zeros(1, 2)], dim=1)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        images, vector = KernelShap(forward).attribute(
+            (image[None], clinical[None]),
+            baselines=(torch.zeros_like(image[None]), empty),
+            feature_mask=(torch.full_like(image[None], 4, dtype=torch.long), torch.tensor([[0, 1, 2, 3, 4, 4]])),
+            n_samples=8000,
+            perturbations_per_eval=400,
+        )
+    theirs = [*vector[0, :4].tolist(), float(images.flatten()[0])]
+    assert ours.values == pytest.approx(theirs, abs=0.05 * np.abs(ours.values).max())  # it samples
 
 
 def test_exact_modality_shares_are_the_definition(ensemble: Ensemble, image: Tensor, clinical: Tensor) -> None:
@@ -133,9 +194,13 @@ def learnt() -> Ensemble:
     return Ensemble([network])
 
 
-def mapped(ensemble: Ensemble, image: Tensor, steps: int = FAST_STEPS) -> Tensor:
-    voxels, _ = path_gradients(ensemble, image, torch.ones(1), slice(0, 1), steps=steps)
-    return smooth(voxels)[0]
+FAST, FINE = Method(), Method(maps=Maps.GRADIENTS, steps=32)
+
+
+def mapped(ensemble: Ensemble, image: Tensor, method: Method = FAST) -> Tensor:
+    voxels = shares(ensemble, image, torch.ones(1), slice(0, 1), method).voxels
+    assert voxels is not None
+    return voxels[0]
 
 
 def positives(count: int) -> list[Tensor]:
@@ -149,11 +214,11 @@ def test_the_sign_was_learnt(learnt: Ensemble) -> None:
     assert ((found > 0) == (labels > 0)).float().mean() > 0.95
 
 
-@pytest.mark.parametrize("steps", [FAST_STEPS, 16])
-def test_a_planted_sign_is_found_where_it_was_planted(learnt: Ensemble, steps: int) -> None:
+@pytest.mark.parametrize("method", [FAST, FINE], ids=["fast", "fine"])
+def test_a_planted_sign_is_found_where_it_was_planted(learnt: Ensemble, method: Method) -> None:
     hits = 0
     for image in positives(16):
-        peak = np.unravel_index(int(mapped(learnt, image, steps).argmax()), (SIZE, SIZE, SIZE))
+        peak = np.unravel_index(int(mapped(learnt, image, method).argmax()), (SIZE, SIZE, SIZE))
         hits += bool(np.linalg.norm(np.subtract(peak, SIGN)) <= 3)
     assert hits >= 15
 
@@ -174,6 +239,20 @@ def test_deleting_the_top_voxels_moves_the_logit_more_than_deleting_random_ones(
     assert np.mean(top) > 5 * abs(np.mean(other))
 
 
+def test_inserting_the_top_voxels_makes_more_of_the_logit_than_inserting_random_ones(learnt: Ensemble) -> None:
+    chance = torch.Generator().manual_seed(1)
+    count = SIZE**3 // 20
+    empty = logit(learnt, torch.zeros(1, SIZE, SIZE, SIZE), torch.ones(1))
+    for image in positives(6):
+        ranked = mapped(learnt, image).flatten().argsort(descending=True)[:count]
+        gains = []
+        for where in (ranked, torch.randperm(SIZE**3, generator=chance)[:count]):
+            inserted = torch.zeros_like(image)
+            inserted.view(-1)[where] = image.view(-1)[where]
+            gains.append(logit(learnt, inserted, torch.ones(1)) - empty)
+        assert gains[0] > gains[1] + 0.5
+
+
 def test_a_randomised_network_gives_unrelated_maps(learnt: Ensemble) -> None:
     """Adebayo et al., "Sanity checks for saliency maps", NeurIPS 2018."""
     randomised = Ensemble([random_network(learnt.folds[0].architecture, seed=7)])
@@ -184,7 +263,21 @@ def test_a_randomised_network_gives_unrelated_maps(learnt: Ensemble) -> None:
 
 def test_the_fast_map_agrees_with_integrated_gradients(learnt: Ensemble) -> None:
     fast_fine = [
-        np.corrcoef(mapped(learnt, image).flatten(), mapped(learnt, image, 32).flatten())[0, 1]
+        np.corrcoef(mapped(learnt, image).flatten(), mapped(learnt, image, FINE).flatten())[0, 1]
         for image in positives(6)
     ]
     assert np.mean(fast_fine) > 0.85
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_map_is_the_same_on_both_devices(ensemble: Ensemble, image: Tensor, clinical: Tensor) -> None:
+    on_card = Ensemble([random_network(ARCHITECTURE, seed) for seed in (1, 2)], "cuda")
+    for method in (FAST, FINE):
+        here, there = (shares(each, image, clinical, BITS, method) for each in (ensemble, on_card))
+        assert here.voxels is not None
+        assert there.voxels is not None
+        # Integrated gradients run under the card's bfloat16; the rescale rule is float32 everywhere.
+        tolerance = 1e-4 if method is FAST else 2e-2
+        assert there.channels == pytest.approx(here.channels, abs=tolerance * max(1, np.abs(here.channels).max()))
+        assert np.corrcoef(here.voxels.flatten(), there.voxels.flatten())[0, 1] > 1 - tolerance

@@ -1,0 +1,152 @@
+"""What an explanation costs, in forward passes of the ensemble, against captum. ``python -m bench explain``
+
+The model of the design's performance notes: five channels on 96 x 112 x 96, sixteen filters, four folds; 17 clinical
+players against 24 background patients. Weights are random: time does not depend on them.
+
+One forward pass is the whole ensemble's, torch in float32, the backend that also gives the gradients.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from app import explanation
+from app.case import Case
+from app.manifest import Architecture, Grid, Manifest
+from app.network import regions
+from app.network.committee import Method, Networks
+from app.network.ensemble import Ensemble
+from app.sdk.types import Channel
+from app.training import defaults
+from tests.factory import random_network, tiny_manifest
+
+SHAPE = (96, 112, 96)
+GRID = Grid(shape=SHAPE, affine=((2, 0, 0, -95), (0, 2, 0, -128), (0, 0, 2, -74), (0, 0, 0, 1)))
+STEPS = 32
+SAMPLES = 512
+"""Of captum's KernelShap: what it takes to tell 17 players apart at all."""
+
+
+def version(seed: int = 0) -> tuple[Networks, Manifest, Case]:
+    """The networks, their manifest and one patient with every image."""
+    variables = defaults.VARIABLES
+    made = tiny_manifest(channels=list(Channel), variables=variables, folds=4, backgrounds=24)
+    size = made.architecture.clinical_size
+    architecture = Architecture(in_channels=len(Channel), clinical_size=size, filters=16)
+    manifest = made.model_copy(update={"grid": GRID, "architecture": architecture})
+    ensemble = Ensemble([random_network(architecture, seed + fold) for fold in range(4)])
+    chance = np.random.default_rng(seed)
+    clinical = chance.normal(size=size).astype(np.float32)
+    clinical[-len(Channel) :] = 1
+    image = chance.normal(size=(len(Channel), *SHAPE)).astype(np.float32)
+    return Networks(ensemble, (len(Channel), *SHAPE)), manifest, Case(image, np.ones(len(Channel), bool), clinical)
+
+
+def medians(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Median seconds of each way, the rounds interleaved so that a busy moment meets all of them."""
+    spent: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, run in ways.items():
+            start = time.perf_counter()
+            run()
+            spent[name].append(time.perf_counter() - start)
+    return {name: statistics.median(seconds) for name, seconds in spent.items()}
+
+
+def coalitions(networks: Networks, case: Case, rounds: int) -> None:
+    ensemble, count = networks.ensemble, 512
+    vectors = torch.from_numpy(np.random.default_rng(1).normal(size=(count, len(case.clinical))).astype(np.float32))
+    image = torch.from_numpy(case.image)
+    tails = ensemble.tails(ensemble.features(image))
+    with torch.no_grad():
+        direct = torch.stack([fold(ensemble.image(image), vectors[:1])[0, 0] for fold in ensemble.folds])
+        worst = max(
+            float((tail.logits(vectors[:16])[:, 0] - fold.tail(seen.expand(16, -1, -1, -1, -1), vectors[:16])[:, 0])
+                  .abs().max())
+            for tail, fold, seen in zip(tails, ensemble.folds, ensemble.features(image), strict=True)
+        )  # fmt: skip
+    whole = torch.stack([tail.logits(vectors[:1])[0, 0] for tail in tails])
+    worst = max(worst, float((direct - whole).abs().max()))
+    took = medians(
+        {
+            "forward": lambda: ensemble.logits(ensemble.features(image), vectors[:1]),
+            "coalitions": lambda: [tail.logits(vectors) for tail in tails],
+        },
+        rounds,
+    )
+    ratio = took["forward"] / took["coalitions"] * count
+    print(f"clinical coalitions: {count / took['coalitions']:.0f}/s, whole ensemble {1 / took['forward']:.1f}/s: "
+          f"{ratio:.0f} times the rate; farthest from direct evaluation {worst:.1e}")  # fmt: skip
+
+
+def full(networks: Networks, manifest: Manifest, case: Case, rounds: int) -> float:
+    image, vector = torch.from_numpy(case.image), torch.from_numpy(case.clinical)[None]
+    bits, present = explanation.presence_bits(manifest), list(range(len(Channel)))
+    regions.labels(SHAPE, GRID.affine)
+    networks.asker(case.image)(np.stack([case.clinical] * 2), np.asarray([True, False]))
+    networks.image_shares(case.image, case.clinical, bits, present, Method())
+    took = medians(
+        {
+            "one forward pass": lambda: networks.ensemble.logits(networks.ensemble.features(image), vector),
+            "full explanation": lambda: explanation.explain(networks, manifest, case),
+            "maps alone": lambda: networks.image_shares(case.image, case.clinical, bits, present, Method()),
+        },
+        rounds,
+    )
+    for name, seconds in took.items():
+        print(f"{name:28} {seconds:7.2f} s {seconds / took['one forward pass']:7.1f} forward passes")
+    return took["one forward pass"]
+
+
+def captum(networks: Networks, manifest: Manifest, case: Case, forward: float) -> None:
+    """Integrated gradients over image and bits, and KernelShap over the clinical players and imaging, as documented."""
+    from captum.attr import IntegratedGradients, KernelShap
+
+    folds, bits = networks.ensemble.folds, explanation.presence_bits(manifest)
+    image, vector = torch.from_numpy(case.image)[None], torch.from_numpy(case.clinical)[None]
+
+    def mean(images: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+        return torch.stack([fold(images, told)[:, 0] for fold in folds]).mean(dim=0)
+
+    def together(images: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+        return mean(images, torch.cat([vector[:, : bits.start].expand(len(told), -1), told], dim=1))
+
+    start = time.perf_counter()
+    IntegratedGradients(together).attribute((image, vector[:, bits]), n_steps=STEPS, internal_batch_size=1)
+    gradients = time.perf_counter() - start
+    owner = torch.full((1, len(case.clinical)), -1)
+    seats = explanation.players(manifest)
+    for seat, player in enumerate(seats):
+        owner[0, player.columns] = seat
+    owner[owner < 0] = len(seats)
+    background = torch.tensor(manifest.background.vectors)[:1]
+    few = 32  # the price of a sample is the same for each: a part is timed
+    start = time.perf_counter()
+    with torch.no_grad():
+        KernelShap(mean).attribute(
+            (image, vector), baselines=(torch.zeros_like(image), background),
+            feature_mask=(torch.full_like(image, len(seats), dtype=torch.long), owner), n_samples=few,
+        )  # fmt: skip
+    kernel = (time.perf_counter() - start) / few * SAMPLES
+    print(f"captum IntegratedGradients, {STEPS} steps {gradients:7.2f} s {gradients / forward:7.1f} forward passes")
+    print(f"captum KernelShap, {SAMPLES} samples, one background patient (timed on {few}) "
+          f"{kernel:7.1f} s {kernel / forward:7.1f} forward passes")  # fmt: skip
+
+
+def main(rounds: int = 5) -> None:
+    torch.manual_seed(0)
+    networks, manifest, case = version()
+    print(f"{torch.get_num_threads()} threads, {rounds} rounds, medians; {len(explanation.players(manifest))} clinical "
+          f"players, {len(manifest.background.vectors)} background patients")  # fmt: skip
+    coalitions(networks, case, rounds)
+    captum(networks, manifest, case, full(networks, manifest, case, rounds))
+
+
+if __name__ == "__main__":
+    main()
