@@ -233,3 +233,12 @@ async def test_a_draining_service_takes_nothing_and_sends_waiters_home(house: Ho
     assert waiting.result().json()["status"] == "queued"
     refused: httpx.Response = await house.submit()
     assert (refused.status_code, refused.json()["code"]) == (503, "draining")
+
+
+@pytest.mark.parametrize(
+    ("asked", "explain", "exact"), [("true", True, False), ("exact", True, True), ("false", False, False)]
+)
+async def test_how_to_explain_is_on_record(house: House, asked: str, explain: bool, exact: bool) -> None:
+    answer = await house.submit(explain=(None, asked))
+    study = house.worker.begin(answer.json()["id"])
+    assert (study.explain, study.exact) == (explain, exact)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from app.network import regions
-from app.network.regions import NAMES, PAIRED, labels, sums
+from app.network.regions import NAMES, PAIRED, TREE, labels, sums, with_tree
 
 # 4 mm, symmetric about the midline: voxel centres at x = -94, -90 ... 94.
 SHAPE = (48, 56, 48)
@@ -57,7 +57,8 @@ def test_the_hemispheres_mirror_each_other() -> None:
 
 def test_every_region_has_voxels_and_the_sums_are_whole() -> None:
     found = labels(SHAPE, AFFINE)
-    assert set(np.unique(found)) == set(range(len(NAMES)))
+    trees = {NAMES.index(f"{side} {TREE}") for side in ("left", "right")}  # a patient's own, none of the atlas's
+    assert set(np.unique(found)) == set(range(len(NAMES))) - trees
     values = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
     by_region = sums(values, found)
     assert by_region.sum() == pytest.approx(values.sum(dtype=np.float64), abs=1e-6)
@@ -73,3 +74,16 @@ def test_the_atlas_covers_the_brain() -> None:
     found = labels(brain.shape, tuple(map(tuple, mask.affine)))
     assert (found[brain] == NAMES.index("other")).mean() < 0.03
     assert regions.ATLAS == "rlvo-regions-1"
+
+
+def test_the_vessel_tree_takes_the_small_arteries_and_leaves_the_named_ones() -> None:
+    found, lumen = labels(SHAPE, AFFINE), np.zeros(SHAPE, bool)
+    lumen[10:40, 20:40, 15:30] = True
+    treed = with_tree(found, lumen, AFFINE)
+    for side, region in (("left", "MCA M2-M3 superior"), ("right", "insula")):
+        taken = lumen & (found == NAMES.index(f"{side} {region}"))
+        assert taken.any()
+        assert (treed[taken] == NAMES.index(f"{side} {TREE}")).all()
+    kept = np.isin(found, [NAMES.index(f"{side} {name}") for side in ("left", "right") for name in ("ICA", "MCA M1")])
+    assert np.array_equal(treed[kept | ~lumen], found[kept | ~lumen])
+    assert np.array_equal(found, labels(SHAPE, AFFINE))  # the atlas itself is not written to

@@ -1,0 +1,56 @@
+"""The side of the occlusion, read off phantoms that know theirs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from app import laterality
+from app.network import regions
+from app.phantoms import biology, cohort
+from app.phantoms.biology import Preset
+from app.sdk.types import Channel
+from app.training.defaults import CHANNELS, GRID
+
+PATIENTS = 12
+
+
+@pytest.fixture(scope="module")
+def phantoms() -> list[tuple[str, np.ndarray]]:
+    people = biology.draw(PATIENTS, 5, Preset.INTERACTION)
+    images = cohort.images(people, 5, GRID, CHANNELS)
+    return [("left" if one.left else "right", np.asarray(image, np.float32))
+            for one, image in zip(people, images, strict=True)]  # fmt: skip
+
+
+@pytest.mark.parametrize("only", [None, Channel.TMAX, Channel.VESSELS, Channel.RCBF])
+def test_it_is_never_the_wrong_side_and_mostly_known(
+    phantoms: list[tuple[str, np.ndarray]], only: Channel | None
+) -> None:
+    presence = np.asarray([only is None or spec.name is only for spec in CHANNELS])
+    found = [
+        laterality.affected(image * presence[:, None, None, None], presence, CHANNELS, GRID) for _, image in phantoms
+    ]
+    told = [(read[0].value, truth) for read, (truth, _) in zip(found, phantoms, strict=True) if read]
+    assert all(read == truth for read, truth in told)
+    assert len(told) >= (PATIENTS if only is None else PATIENTS // 2)
+
+
+def test_a_mirrored_patient_has_the_other_side(phantoms: list[tuple[str, np.ndarray]]) -> None:
+    present = np.ones(len(CHANNELS), bool)
+    for truth, image in phantoms[:4]:
+        read = laterality.affected(np.ascontiguousarray(image[:, ::-1]), present, CHANNELS, GRID)
+        assert read is not None
+        assert read[0].value != truth
+
+
+def test_a_plain_ct_tells_no_side(phantoms: list[tuple[str, np.ndarray]]) -> None:
+    presence = np.asarray([spec.name is Channel.NCCT for spec in CHANNELS])
+    assert laterality.affected(phantoms[0][1], presence, CHANNELS, GRID) is None
+
+
+def test_sides_of_regions() -> None:
+    assert regions.side("left MCA M1", "left") == "affected"
+    assert regions.side("right MCA M1", "left") == "contralateral"
+    assert regions.side("brainstem and cerebellum", "left") is None
+    assert regions.side("left MCA M1", None) is None
