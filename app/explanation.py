@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 
 from app.case import Case
 from app.clinical import Value, width
-from app.manifest import Calibration, Manifest
+from app.manifest import Calibration, Clinical, Manifest
 from app.network import regions
 from app.network.attribution import voxel_map
 from app.network.committee import FINE, Asker, Committee, Method
 from app.network.shapley import Array, Shares, shares, to_sum
+from app.report.words import measured
 from app.sdk.types import Attribution, Channel, ClinicalContribution, ModalityContribution, RegionContribution
 
 LUMEN = 0.25
@@ -103,7 +104,10 @@ def explain(
     attribution = Attribution(
         base=found.base,
         total=found.total,
-        clinical=[_contribution(seat, float(part), case) for seat, part in zip(seats, found.values[:-1], strict=True)],
+        clinical=[
+            _contribution(seat, float(part), case, manifest.clinical)
+            for seat, part in zip(seats, found.values[:-1], strict=True)
+        ],
         imaging=imaging,
         regions=by_region,
         method="exact" if method == FINE else "fast",
@@ -162,18 +166,15 @@ def log_odds(logit: Array, calibration: Calibration) -> Array:
     return calibration.slope * logit + calibration.intercept
 
 
-def _contribution(player: Player, contribution: float, case: Case) -> ClinicalContribution:
+def _contribution(player: Player, contribution: float, case: Case, clinical: Clinical) -> ClinicalContribution:
     shown = {name: case.shown.get(name) for name in player.variables}
     value: Value | None
     if len(shown) == 1:
         (value,) = shown.values()
     else:
-        known = [f"{name.rpartition('.')[2]} {_short(said)}" for name, said in shown.items() if said is not None]
+        units = {variable.name: variable.unit for variable in clinical.variables}
+        known = [measured(name, said, units[name]) for name, said in shown.items() if said is not None]
         value = ", ".join(known) or None
     return ClinicalContribution(
         variable=player.name, value=value, contribution=contribution, imputed=all(v is None for v in shown.values())
     )
-
-
-def _short(value: Value) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value).lower()

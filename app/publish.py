@@ -28,7 +28,7 @@ from app.network import regions
 from app.report import figures, page
 from app.report.drawing import Drawing
 from app.report.figures import Among, Picture
-from app.report.words import label
+from app.report.words import label, quantity
 from app.sdk.types import Channel, Input, Prediction
 
 VIEW = Grid(shape=(91, 109, 91), affine=((2, 0, 0, -90), (0, 2, 0, -126), (0, 0, 2, -72), (0, 0, 0, 1)))
@@ -84,12 +84,10 @@ def files(
         drawn["perfusion"] = ("Perfusion volumes", figures.perfusion(prediction.perfusion))
     if among := list(_among(case, manifest)):
         drawn["position"] = ("This patient among training patients", figures.position(among))
-    scalable = {}
-    for name, (caption, drawing) in drawn.items():
-        scalable[caption] = drawing.svg()
-        yield File(f"figures/{name}.svg", scalable[caption], SVG)
+    for name, (_, drawing) in drawn.items():
+        yield File(f"figures/{name}.svg", drawing.svg(), SVG)
         yield File(f"figures/{name}.png", drawing.png(), PNG)
-    yield File("report.html", page.report(prediction, scalable, card).encode(), HTML)
+    yield File("report.html", page.report(prediction, dict(drawn.values()), card).encode(), HTML)
 
 
 def _aligned_map(name: str, volume: MapVolume) -> File:
@@ -133,7 +131,8 @@ def _overlay(
     part = next(each.contribution for each in prediction.attribution.imaging if each.modality == spec.name)
     peak = "outside the brain" if where == "other" else f"in the {where}"
     title = f"{spec.name.upper()} adds {part:+.2f}; its peak lies {peak}"
-    return figures.overlay(image, spec.window, attribution, title)
+    mine = [each for each in prediction.attribution.regions if each.modality == spec.name]
+    return figures.overlay(image, spec.window, attribution, title, mine)
 
 
 def _among(case: Case, manifest: Manifest) -> Iterator[Among]:
@@ -145,5 +144,7 @@ def _among(case: Case, manifest: Manifest) -> Iterator[Among]:
     for index, variable in enumerate(variables):
         if variable.kind is VariableKind.NUMBER and not case.clinical[missing + index]:
             known = others[others[:, missing + index] == 0]
-            yield Among(label(variable.name), float(case.clinical[column]), known[:, column])
+            value = case.shown.get(variable.name)
+            said = "" if value is None else quantity(value, variable.unit)
+            yield Among(label(variable.name), said, float(case.clinical[column]), known[:, column])
         column += width(variable)

@@ -173,7 +173,7 @@ def test_grouped_variables_are_one_contribution(tmp_path: Path) -> None:
     assert [part.variable for part in why.clinical] == [
         "age", "atrial_fibrillation", "nihss", "smoking", "blood pressure", "perfusion.core_ml",
     ]  # fmt: skip
-    assert why.clinical[4].value == "systolic_bp 150, diastolic_bp 85"
+    assert why.clinical[4].value == "systolic BP 150 mmHg, diastolic BP 85 mmHg"
 
 
 def test_a_stranger_is_flagged(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ Notable choices:
 - Five shapes are all that our figures need, so a figure costs milliseconds where a plotting library costs half a
   second, and the worker that draws it keeps no global state.
 - The same figure gives the same bytes: no date, no random ids.
+- A drawing can carry what it shows as a table. Its SVG says it as ``<desc>``, a line a row, and the pages set it beside
+  the figure: whoever does not see the figure reads the same numbers.
 - Coordinates are SVG's user units, y downwards; a text's y is its baseline. PNG has `SCALE` pixels a unit.
 - PNG text is set in the face that comes with Pillow, which has ASCII letters only: write figures in them.
 """
@@ -76,12 +78,20 @@ class Photo(NamedTuple):
 Shape = Bar | Line | Circle | Text | Photo
 
 
+class Table(NamedTuple):
+    """What a drawing shows, in words and numbers; the last column holds the numbers."""
+
+    heads: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
 class Drawing:
     """A sheet of paper of ``width`` x ``height`` units; ``title`` is what is read out where nothing is seen."""
 
     def __init__(self, width: float, height: float, title: str) -> None:
         self.width, self.height, self.title = width, height, title
         self.shapes: list[Shape] = []
+        self.table: Table | None = None
 
     def bar(self, x: float, y: float, width: float, height: float, fill: str) -> None:
         self.shapes.append(Bar(x, y, width, height, fill))
@@ -106,9 +116,11 @@ class Drawing:
     def svg(self) -> bytes:
         """The drawing as SVG, complete in itself: photos are data URIs."""
         parts = "\n".join(_svg(shape) for shape in self.shapes)
+        said = "\n".join(" | ".join(row) for row in (self.table.heads, *self.table.rows)) if self.table else ""
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_n(self.width)} {_n(self.height)}" role="img" '
             f'font-family="Aileron, Helvetica, Arial, sans-serif">\n<title>{escape(self.title)}</title>\n'
+            f"<desc>{escape(said)}</desc>\n"
             f'<rect width="100%" height="100%" fill="{PAPER}"/>\n{parts}\n</svg>\n'
         ).encode()
 

@@ -5,6 +5,7 @@ Notable choices:
 - Neurological view, left is left, and every slice says where it lies in MNI millimetres.
 - A plane is sampled where it is shown, never the whole volume.
 - Figures are made from arrays on a common world frame; nothing here reads a file.
+- Every figure carries its table.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from app.report.drawing import INK, QUIET, Drawing, Pixels
-from app.report.words import label, shown
-from app.sdk.types import Attribution, PerfusionSummary
+from app.report.drawing import INK, QUIET, Drawing, Pixels, Table
+from app.report.words import label, outside, shortened, shown, volume
+from app.sdk.types import Attribution, PerfusionSummary, RegionContribution
 
 RAISES, LOWERS, MARK, FAINT = "#d55e00", "#0072b2", "#f0e442", "#d5dde5"
 UNITS_PER_MM = 1.2
@@ -39,9 +40,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Among:
-    """A patient's value of one variable among those of training patients, all in standard deviations from the mean."""
+    """A patient's value of one variable among those of training patients, all in standard deviations from the mean.
+
+    ``said``: the value with its unit, as the record has it.
+    """
 
     name: str
+    said: str
     patient: float
     others: NDArray[np.floating]
 
@@ -53,11 +58,18 @@ def peak(attribution: Picture) -> tuple[tuple[int, int, int], NDArray[np.float64
     return (i, j, k), (attribution.affine @ np.array([i, j, k, 1.0]))[:3]
 
 
-def overlay(image: Picture, window: tuple[float, float], attribution: Picture, title: str) -> Drawing:
+def overlay(
+    image: Picture,
+    window: tuple[float, float],
+    attribution: Picture,
+    title: str,
+    regions: Sequence[RegionContribution] = (),
+) -> Drawing:
     """Axial, coronal and sagittal slices through the attribution's peak, and all of it from above.
 
     :param image: what lies below, shown between ``window``'s ends (HU, s or ratio)
     :param attribution: log-odds a voxel, on any grid
+    :param regions: this image's, for the table
     """
     at, world = peak(attribution)
     most = float(np.abs(attribution.values[at]))
@@ -67,6 +79,7 @@ def overlay(image: Picture, window: tuple[float, float], attribution: Picture, t
     extent = size * image.values.shape
     tallest, gap = max(extent[1], extent[2]), 14.0
     drawing = Drawing(3 * extent[0] + extent[1] + 5 * gap, tallest + 84, title)
+    drawing.table = by_region(regions)
     drawing.text(gap, 24, title, size=15)
 
     def panel(left: float, name: str, grey: Plane, values: Plane, across: int, up: int, clear: float = 0.1) -> None:
@@ -95,22 +108,36 @@ def overlay(image: Picture, window: tuple[float, float], attribution: Picture, t
     return drawing
 
 
+def contributions(attribution: Attribution) -> list[tuple[str, str, float]]:
+    """Every contribution as a name, a value in words and its log-odds, the largest first."""
+    items = [
+        (label(item.variable), "unknown" if item.imputed else shown(item.value), item.contribution)
+        for item in attribution.clinical
+    ] + [(f"image: {item.modality}", "", item.contribution) for item in attribution.imaging]
+    return sorted(items, key=lambda item: -abs(item[2]))
+
+
+def by_region(regions: Sequence[RegionContribution], most: int = 12) -> Table | None:
+    """The ``most`` regions that weigh most, the largest first; None where there are none."""
+    best = sorted(regions, key=lambda part: -abs(part.contribution))[:most]
+    rows = [(outside(part.region), part.side or "", str(part.modality), f"{part.contribution:+.3f}") for part in best]
+    return Table(("Region", "Side", "Image", "Log-odds"), rows) if rows else None
+
+
 def waterfall(attribution: Attribution, most: int = 12) -> Drawing:
     """From the base to the total, the largest contribution first; what is past ``most`` bars is one bar."""
-    items = [
-        (label(item.variable) + (": unknown" if item.imputed else f": {shown(item.value)}"), item.contribution)
-        for item in attribution.clinical
-    ] + [(f"image: {item.modality}", item.contribution) for item in attribution.imaging]
-    items.sort(key=lambda item: -abs(item[1]))
+    every = contributions(attribution)
+    items = [(f"{name}: {value}" if value else name, part) for name, value, part in every]
     if len(items) > most:
         items = [*items[:most], (f"{len(items) - most} smaller ones", sum(value for _, value in items[most:]))]
 
-    row, names_end, width = 26.0, 300.0, 860.0
+    row, names_end, width = 26.0, 340.0, 900.0
     stops = np.cumsum([attribution.base, *(value for _, value in items)])
     low, high = float(stops.min()), float(stops.max())
-    scale = (width - names_end - 70) / ((high - low) or 1.0)
+    scale = (width - names_end - 80) / ((high - low) or 1.0)
     bottom = 24 + row * (len(items) + 2)
     drawing = Drawing(width, bottom + 34, f"Contributions from {attribution.base:+.2f} to {attribution.total:+.2f}")
+    drawing.table = Table(("Variable", "Value", "Log-odds"), [(*said, f"{part:+.3f}") for *said, part in every])
 
     def x(value: float) -> float:
         return names_end + (value - low) * scale
@@ -119,7 +146,7 @@ def waterfall(attribution: Attribution, most: int = 12) -> Drawing:
         [("average training patient", attribution.base), *items, ("this patient", attribution.total)]
     ):
         middle = 24 + row * (number + 0.5)
-        drawing.text(names_end - 12, middle + 4, name[:44], anchor="end")
+        drawing.text(names_end - 12, middle + 4, shortened(name, 52), anchor="end")
         if 0 < number <= len(items):
             start, end = float(stops[number - 1]), float(stops[number])
             drawing.line(x(start), middle - row + 8, x(start), middle - 8, FAINT)
@@ -139,6 +166,8 @@ def perfusion(summary: PerfusionSummary) -> Drawing:
     known = {name: value for name, value in wanted.items() if value is not None}
     row, left, width = 34.0, 110.0, 620.0
     drawing = Drawing(width, 16 + row * max(len(known), 1), "Perfusion volumes in mL")
+    every = {name: value for name, value in summary if value is not None}
+    drawing.table = Table(("Measure", "Value"), [(label(name), volume(name, value)) for name, value in every.items()])
     scale = (width - left - 90) / max(*known.values(), 1.0, 1.0)
     colours = dict(zip(wanted, ("#cc79a7", "#e69f00", "#f0e442"), strict=True))
     for number, (name, value) in enumerate(known.items()):
@@ -154,6 +183,10 @@ def position(variables: Sequence[Among]) -> Drawing:
     row, left, width, reach = 24.0, 260.0, 860.0, 3.5
     bottom = 20 + row * len(variables)
     drawing = Drawing(width, bottom + 44, "This patient among training patients")
+    drawing.table = Table(("Variable", "This patient", "Training patients below", "From their mean"), [
+        (each.name, each.said, f"{np.mean(each.others < each.patient):.0%}".replace("%", " %"), f"{each.patient:+.1f} SD")
+        for each in variables
+    ])  # fmt: skip
     scale = (width - left - 30) / (2 * reach)
 
     def x(value: float) -> float:
@@ -165,7 +198,7 @@ def position(variables: Sequence[Among]) -> Drawing:
                      anchor="middle")  # fmt: skip
     for number, variable in enumerate(variables):
         middle = 20 + row * (number + 0.5)
-        drawing.text(left - 12, middle + 4, variable.name[:36], anchor="end")
+        drawing.text(left - 12, middle + 4, shortened(variable.name, 36), anchor="end")
         for value in variable.others:
             drawing.disc(x(float(value)), middle, 2.2, "#9bb8cc")
         beyond = abs(variable.patient) > reach

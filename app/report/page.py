@@ -1,7 +1,7 @@
 """One self-contained HTML page of a prediction, for the record: nothing in it loads anything from anywhere.
 
 Notable choices:
-- Every number stands in a table or a sentence beside its figure, so that the page can be read without the pictures.
+- Every figure has its table beside it, so that the page can be read without the pictures.
 - Figures are SVG, as data URIs: sharp on paper, and an image can run no script.
 - All that is shown is escaped; the page is served with a policy that lets nothing but its own style and images in.
 """
@@ -12,7 +12,9 @@ import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from app.report.words import label, percent, shown
+from app.report.drawing import Drawing, Table
+from app.report.figures import by_region, contributions
+from app.report.words import percent
 from app.sdk.types import NOTICE, Attribution, Prediction
 
 _STYLE = """
@@ -28,11 +30,11 @@ figure{margin:1.2rem 0}figcaption{color:#5b6b7b}pre{white-space:pre-wrap;font-si
 _NAMED = 3  # contributions that the summary in words names on each side
 
 
-def report(prediction: Prediction, figures: Mapping[str, bytes], card: str) -> str:
+def report(prediction: Prediction, figures: Mapping[str, Drawing], card: str) -> str:
     """The page as HTML.
 
     :param prediction: a finished one
-    :param figures: SVG images by their captions, in the order they are shown
+    :param figures: drawings by their captions, in the order they are shown
     :param card: the model card, Markdown, shown as it is written
     """
     parts = [
@@ -44,24 +46,19 @@ def report(prediction: Prediction, figures: Mapping[str, bytes], card: str) -> s
     ]
     if prediction.attribution is not None:
         parts += ["<h2>Reasons</h2>", *_reasons(prediction.attribution)]
-    parts += [_figure(caption, svg) for caption, svg in figures.items()]
-    if prediction.perfusion is not None:
-        known = prediction.perfusion.model_dump(exclude_none=True)
-        rows = [(label(name), f"{value:.2f}{' mL' if name.endswith('_ml') else ''}") for name, value in known.items()]
-        parts += ["<h2>Perfusion</h2>", _table("", ("Measure", "Value"), rows)]
+    parts += ["<h2>Figures</h2>", *(_figure(caption, drawing) for caption, drawing in figures.items())]
     parts += [
         "<h2>On record</h2>",
         _table(
             "",
-            ("What", "Recorded"),
-            [
+            Table(("What", "Recorded"), [
                 ("Subject", prediction.subject or "not given"),
                 ("Model", f"{prediction.model.name}@{prediction.model.version}"),
                 ("Version digest", prediction.model.digest),
                 ("Created", prediction.created.isoformat(timespec="seconds")),
                 *((f"Input {name}", f"sha256:{item.sha256}") for name, item in prediction.inputs.items()),
-            ],
-        ),
+            ]),
+        ),  # fmt: skip
         "<h2>Model card</h2>",
         f"<pre>{escape(card)}</pre>",
     ]
@@ -87,16 +84,7 @@ def _answer(prediction: Prediction) -> str:
 
 
 def _reasons(attribution: Attribution) -> list[str]:
-    clinical = [
-        (label(item.variable), "unknown, imputed" if item.imputed else shown(item.value), item.contribution)
-        for item in attribution.clinical
-    ]
-    imaging = [(f"image: {item.modality}", "", item.contribution) for item in attribution.imaging]
-    every = sorted([*clinical, *imaging], key=lambda item: -abs(item[2]))
-    regions = [
-        (item.region, str(item.modality), f"{item.contribution:+.3f}")
-        for item in sorted(attribution.regions, key=lambda item: -abs(item.contribution))[:12]
-    ]
+    every = contributions(attribution)
     raised = [item for item in every if item[2] > 0][:_NAMED]
     lowered = [item for item in every if item[2] < 0][:_NAMED]
     parts = [
@@ -104,12 +92,25 @@ def _reasons(attribution: Attribution) -> list[str]:
             f"<p>Contributions to the log-odds add up from {attribution.base:+.3f}, the average training patient, "
             f"to {attribution.total:+.3f}. {_in_words('Raised', raised)} {_in_words('Lowered', lowered)}</p>"
         ),
-        _table("Every contribution", ("Variable", "Value", "Log-odds"),
-               [(name, value, f"{part:+.3f}") for name, value, part in every]),
-    ]  # fmt: skip
-    if regions:
-        parts.append(_table("Regions behind the image contributions", ("Region", "Image", "Log-odds"), regions))
+        f"<p>{escape(_method(attribution))}</p>",
+    ]
+    if regions := by_region(attribution.regions):
+        parts.append(_table("Regions behind the image contributions", regions))
     return parts
+
+
+def _method(attribution: Attribution) -> str:
+    """How the contributions were computed, and how far chance may have moved them."""
+    images = {
+        "exact": "images by every subset of the modalities and integrated gradients",
+        "fast": "images by the quick rule (see the model card and docs/explanation.md for how far it agrees)",
+    }
+    said = ["Shapley values of the calibrated log-odds", images.get(attribution.method or "", "")]
+    if attribution.error:
+        said.append(f"the clinical ones are sampled, one standard error at most {attribution.error:.3f}")
+    sentence = "; ".join(filter(None, said))
+    side = f" The occlusion is on the {attribution.affected}." if attribution.affected else ""
+    return f"{sentence}.{side}"
 
 
 def _in_words(verb: str, items: Sequence[tuple[str, str, float]]) -> str:
@@ -124,21 +125,23 @@ def _list(items: list[str]) -> str:
     return "<ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"
 
 
-def _table(caption: str, heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+def _table(caption: str, table: Table) -> str:
     """The last column is right-aligned: that is where the numbers stand."""
-    kinds = [" class=n" if column == len(heads) - 1 > 0 else "" for column in range(len(heads))]
-    head = "".join(f"<th scope=col{kind}>{escape(text)}</th>" for text, kind in zip(heads, kinds, strict=True))
+    last = len(table.heads) - 1
+    kinds = [" class=n" if column == last > 0 else "" for column in range(len(table.heads))]
+    head = "".join(f"<th scope=col{kind}>{escape(text)}</th>" for text, kind in zip(table.heads, kinds, strict=True))
     body = "".join(
         "<tr>" + "".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row, kinds, strict=True)) + "</tr>"
-        for row in rows
+        for row in table.rows
     )
     said = f"<caption>{escape(caption)}</caption>" if caption else ""
     return f"<table>{said}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _figure(caption: str, svg: bytes) -> str:
-    data = base64.b64encode(svg).decode("ascii")
+def _figure(caption: str, drawing: Drawing) -> str:
+    data = base64.b64encode(drawing.svg()).decode("ascii")
+    table = _table("", drawing.table) if drawing.table else ""
     return (
-        f'<figure><img alt="{escape(caption, quote=True)}" src="data:image/svg+xml;base64,{data}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
+        f'<figure><img alt="{escape(drawing.title, quote=True)}" src="data:image/svg+xml;base64,{data}">'
+        f"<figcaption>{escape(caption)}</figcaption>{table}</figure>"
     )

@@ -13,6 +13,7 @@ from PIL import Image
 
 from app.report import figures, page
 from app.report.drawing import Bar, Circle, Drawing, Photo
+from app.report.words import measured, shortened
 from app.sdk.types import (
     Attribution,
     Channel,
@@ -24,6 +25,7 @@ from app.sdk.types import (
     ModelRef,
     PerfusionSummary,
     Prediction,
+    RegionContribution,
     Status,
 )
 
@@ -47,6 +49,10 @@ def attribution() -> Attribution:
 
 @pytest.fixture
 def prediction(attribution: Attribution) -> Prediction:
+    return _answered(attribution)
+
+
+def _answered(attribution: Attribution) -> Prediction:
     return Prediction(
         id="0192",
         status=Status.SUCCEEDED,
@@ -124,11 +130,51 @@ def test_many_small_contributions_are_one_bar() -> None:
 
 def test_the_patient_stands_among_the_others() -> None:
     others = np.linspace(-2, 2, 9)
-    drawing = figures.position([figures.Among("age", 1.0, others), figures.Among("NIHSS", 9.0, others)])
+    drawing = figures.position([figures.Among("age", "81 years", 1.0, others), figures.Among("NIHSS", "42", 9.0, others)])
     large = [shape for shape in drawing.shapes if isinstance(shape, Circle) and shape.radius == 6]
     small = [shape for shape in drawing.shapes if isinstance(shape, Circle) and shape.radius == 2.2 and shape.y < 40]
     assert sum(dot.x < large[0].x for dot in small) == 6  # -2 to 0.5; the one at 1.0 lies under it
     assert large[1].colour == figures.RAISES  # beyond the scale
+
+
+def test_every_figure_carries_its_table(attribution: Attribution) -> None:
+    parts = [
+        RegionContribution(region=region, modality=Channel.CTA, contribution=part, side=side)
+        for region, part, side in (("other", -0.05, None), ("left MCA M1", 0.65, "affected"))
+    ]
+    image = figures.Picture(np.full((24, 28, 24), 40.0), AFFINE)
+    others = np.linspace(-2, 2, 10)
+    drawings = {
+        figures.overlay(image, (0, 80), image, "cta", parts): [
+            ("left MCA M1", "affected", "cta", "+0.650"),
+            ("outside the named regions", "", "cta", "-0.050"),
+        ],
+        figures.waterfall(attribution): [
+            ("age", "61", "+0.900"),
+            ("image: cta", "", "+0.600"),
+            ("atrial fibrillation", "yes", "-0.400"),
+            ("core", "unknown", "+0.000"),
+        ],
+        figures.perfusion(PerfusionSummary(core_ml=21.4, mismatch_ratio=4.571)): [
+            ("core", "21 mL"),
+            ("mismatch ratio", "4.57"),
+        ],
+        figures.position([figures.Among("age", "81 years", 1.0, others)]): [("age", "81 years", "70 %", "+1.0 SD")],
+    }
+    for drawing, rows in drawings.items():
+        assert drawing.table is not None
+        assert drawing.table.rows == rows
+        said = ElementTree.fromstring(drawing.svg()).findtext("{http://www.w3.org/2000/svg}desc") or ""
+        assert said.splitlines()[1:] == [" | ".join(row) for row in rows]
+        for cell in rows[0]:
+            assert f">{cell}</td>" in page.report(_answered(attribution), {"a figure": drawing}, "")
+
+
+def test_a_group_is_said_in_words_with_units() -> None:
+    assert measured("perfusion.core_ml", 22.944, "mL") == "core 22.9 mL"
+    assert measured("perfusion.hypoperfusion_intensity_ratio", 0.4123, "1") == "HIR 0.412"
+    assert measured("systolic_bp", 150.0, "mmHg") == "systolic BP 150 mmHg"
+    assert shortened("perfusion: core 22.9 mL, Tmax > 6 s 99 mL", 20) == "perfusion: core 22.."
 
 
 def test_figures_are_the_same_twice(attribution: Attribution) -> None:
@@ -145,8 +191,8 @@ def test_a_title_cannot_break_out_of_its_drawing() -> None:
 
 
 def test_the_page_is_self_contained_and_escapes_what_it_shows(prediction: Prediction) -> None:
-    svg = figures.perfusion(PerfusionSummary(core_ml=21.0, tmax6_ml=96.0)).svg()
-    html = page.report(prediction, {"Perfusion": svg}, "card <script>")
+    drawing = figures.perfusion(PerfusionSummary(core_ml=21.0, tmax6_ml=96.0))
+    html = page.report(prediction, {"Perfusion": drawing}, "card <script>")
     assert "38 %" in html
     assert "Research use only" in html
     assert "<b>S1</b>" not in html

@@ -18,15 +18,54 @@ export function headers() {
   return key ? { Authorization: `Bearer ${key}` } : {};
 }
 
-export async function get(path) {
+async function ask(path, options = {}) {
   let answer;
   try {
-    answer = await fetch(path, { headers: { Accept: "application/json", ...headers() } });
+    answer = await fetch(path, { ...options, headers: { ...headers(), ...options.headers } });
   } catch {
     throw new Problem({ title: "No answer", detail: "The service cannot be reached." }, 0);
   }
-  if (answer.ok) return answer.json();
+  if (answer.ok) return answer;
   throw new Problem(await answer.json().catch(() => ({})), answer.status);
+}
+
+export const get = async (path) => (await ask(path, { headers: { Accept: "application/json" } })).json();
+
+export const text = async (path) => (await ask(path)).text();
+
+/** A document and its entity tag; both null where there is none yet. */
+export async function tagged(path) {
+  try {
+    const answer = await ask(path, { headers: { Accept: "application/json" } });
+    return [await answer.json(), answer.headers.get("ETag")];
+  } catch (problem) {
+    if (problem.status === 404) return [null, null];
+    throw problem;
+  }
+}
+
+/** Sends a JSON document; answers the document that comes back, and its entity tag. */
+export async function send(method, path, document, more = {}) {
+  const options = { method, headers: { "Content-Type": "application/json", ...more }, body: JSON.stringify(document) };
+  const answer = await ask(path, options);
+  return [await answer.json(), answer.headers.get("ETag")];
+}
+
+/** Points an image at a file that may need the key: a plain `src` could not send it. */
+export async function picture(image, path) {
+  const url = URL.createObjectURL(await (await ask(path)).blob());
+  image.onload = () => URL.revokeObjectURL(url);
+  image.src = url;
+}
+
+/** Saves a file. A link would do, were it not for the key. */
+export async function save(path, name) {
+  const url = URL.createObjectURL(await (await ask(path)).blob());
+  const link = document.createElement("a");
+  link.href = url;
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(url), 60000);
 }
 
 /** Sends a form with upload progress (fetch has none), and answers the prediction that it made. */

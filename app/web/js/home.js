@@ -8,17 +8,30 @@ import { buildForm } from "./submit.js";
 const refreshEvery = 2000;
 let cursors = [null];
 
+const working = ({ status, stage, progress }) =>
+  (status === "running" ? el("progress", { max: 1, value: progress, "aria-label": `${stage || "running"}: ${percent(progress)}` }) : null);
+
 function row(prediction) {
-  const state = prediction.status === "running" && prediction.stage ? prediction.stage : prediction.status;
-  const decision = prediction.decision ? (prediction.decision.refractory ? "refractory" : "not refractory") : "";
+  const { id, status, stage, subject, model, probability, decision, created } = prediction;
+  const said = decision ? (decision.refractory ? "refractory" : "not refractory") : "";
   return el("tr", {},
-    el("td", {}, new Date(prediction.created).toLocaleString()),
-    el("td", {}, prediction.subject || "–"),
-    el("td", {}, `${prediction.model.name}@${prediction.model.version}`),
-    el("td", {}, el("span", { class: `state ${prediction.status}` }, state)),
-    el("td", { class: "number" }, prediction.probability == null ? "" : percent(prediction.probability)),
-    el("td", {}, decision),
-    el("td", {}, el("a", { href: `/predictions/${encodeURIComponent(prediction.id)}` }, "Open")));
+    el("td", {}, el("a", { href: `/predictions/${encodeURIComponent(id)}` }, new Date(created).toLocaleString())),
+    el("td", {}, subject || "–"),
+    el("td", {}, `${model.name}@${model.version}`),
+    el("td", {}, el("span", { class: `state ${status}` }, (status === "running" && stage) || status), working(prediction)),
+    el("td", { class: "number" }, probability == null ? "" : percent(probability)),
+    el("td", { class: decision?.refractory ? "raises" : "" }, said));
+}
+
+/** Only what changed is drawn again, so that the focus and a selection stay where they are. */
+function draw(rows) {
+  const body = byId("recent");
+  rows.forEach((row, index) => {
+    const old = body.children[index];
+    if (!old) body.append(row);
+    else if (!old.isEqualNode(row)) old.replaceWith(row);
+  });
+  while (body.children.length > rows.length) body.lastChild.remove();
 }
 
 async function refresh() {
@@ -30,9 +43,8 @@ async function refresh() {
       items.push(...page.items);
       next = page.next;
     }
-    byId("recent").replaceChildren(...(items.length
-      ? items.map(row)
-      : [el("tr", {}, el("td", { colspan: 7, class: "quiet" }, "None yet. Submit a study below."))]));
+    draw(items.length ? items.map(row)
+      : [el("tr", {}, el("td", { colspan: 6, class: "quiet" }, "None yet. Submit a study below."))]);
     byId("older").hidden = !next;
     byId("older").onclick = () => { cursors.push(next); refresh(); };
     byId("list-problem").replaceChildren();

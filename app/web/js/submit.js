@@ -9,6 +9,19 @@ const volumes = {
   cbf: "CBF map", cbv: "CBV map", mtt: "MTT map (s)", ctp: "CT perfusion series (4-D)",
 };
 
+/** The form's parts, in the order in which a stroke team learns them. What is in none of them is asked for at the end. */
+const parts = {
+  "Patient and presentation": ["age", "sex", "nihss", "prestroke_mrs", "systolic_bp", "diastolic_bp", "onset_to_imaging",
+    "onset_to_door", "wake_up", "ivt"],
+  "History and medication": ["atrial_fibrillation", "hypertension", "diabetes", "dyslipidemia", "smoking", "coronary_disease",
+    "heart_failure", "prior_stroke", "prior_tia", "antiplatelet", "anticoagulant", "statin"],
+  "Occlusion and signs on the images": ["occlusion_side", "occlusion_site", "aspects", "imaging_signs."],
+  "Laboratory": ["glucose", "glucose_mmol_l", "crp", "leukocytes", "inr", "platelets", "creatinine", "ldl", "hba1c"],
+  "Perfusion by the site's own software": ["perfusion."],
+};
+
+const within = (name, members) => members.some((member) => (member.endsWith(".") ? name.startsWith(member) : name === member));
+
 /** The schema of one field without its null branch and its reference. */
 function resolve(schema, field) {
   const branches = (field.anyOf || [field]).filter((branch) => branch.type !== "null");
@@ -36,6 +49,16 @@ function input(name, field) {
       });
   control.dataset.type = field.type === "boolean" ? "boolean" : field.enum ? "string" : field.type;
   return el("label", { title: field.title }, el("span", {}, label), control);
+}
+
+/** Every field once: in the first part that names it, or among the others. */
+function fieldsets(fields) {
+  const others = fields.filter(([name]) => !Object.values(parts).some((members) => within(name, members)));
+  const place = (members) => members.flatMap((member) => fields.filter(([name]) => within(name, [member])));
+  const sets = [...Object.entries(parts).map(([title, members]) => [title, place(members)]), ["Other", others]];
+  return sets.filter(([, held]) => held.length).map(([title, held]) =>
+    el("fieldset", {}, el("legend", {}, title),
+      el("div", { class: "grid" }, ...held.map(([name, field]) => input(name, field)))));
 }
 
 function collect() {
@@ -67,7 +90,7 @@ async function send(event) {
     if (picker.files.length) form.append(picker.name, picker.files[0]);
   }
   form.append("clinical", byId("json").value);
-  for (const name of ["subject", "model"]) {
+  for (const name of ["subject", "model", "explain"]) {
     const value = event.target.elements[name].value;
     if (value) form.append(name, value);
   }
@@ -96,13 +119,15 @@ export async function buildForm() {
     const [schema, models] = await Promise.all([get("/v1/schema/clinical"), get("/v1/models")]);
     byId("volumes").replaceChildren(...Object.entries(volumes).map(([name, label]) =>
       el("label", {}, el("span", {}, label), el("input", { type: "file", name, accept: ".nii,.gz,.nii.gz" }))));
-    byId("clinical").replaceChildren(...leaves(schema, schema.properties).map(([name, field]) => input(name, field)));
+    byId("clinical").replaceChildren(...fieldsets(leaves(schema, schema.properties)));
     for (const model of models.items || models) {
       for (const version of model.versions) {
         byId("model").append(el("option", {}, `${version.name}@${version.version}`));
       }
     }
-    byId("clinical").oninput = () => { byId("json").value = JSON.stringify(collect(), null, 2); };
+    const written = () => { byId("json").value = JSON.stringify(collect(), null, 2); };
+    byId("clinical").oninput = written;
+    byId("clinical").onchange = written; // what fills in forms may send this event only
     byId("json").oninput = () => spread(byId("json").value);
     byId("submit").onsubmit = send;
   } catch (problem) {

@@ -2,63 +2,144 @@
 //
 // Everything shown lies in MNI space: `aligned-<modality>` as the image, `aligned-attribution-<modality>` on top.
 // The overlay's threshold is a share of its own peak, so that quiet maps can be looked at too.
+// The crosshair starts at the peak. On the keyboard: arrows and the page keys move it, Home goes back to the peak.
 
-import { headers } from "./api.js";
-import { byId, el } from "./dom.js";
+import { headers, picture } from "./api.js";
+import { byId, el, signed } from "./dom.js";
+import { showProblem } from "./problem.js";
 
 const windows = { ncct: [0, 80], cta: [-50, 350], vessels: [0, 1], tmax: [0, 16], rcbf: [0, 1.6] };
 
+// Okabe and Ito's vermillion and blue, lighter towards the peak.
+const ramps = {
+  raises: { R: [150, 213, 255], G: [62, 94, 190], B: [0, 0, 110], A: [0, 200, 255], I: [0, 128, 255] },
+  lowers: { R: [0, 0, 130], G: [70, 114, 205], B: [120, 178, 255], A: [0, 200, 255], I: [0, 128, 255] },
+};
+
+const steps = {
+  ArrowLeft: [-1, 0, 0], ArrowRight: [1, 0, 0], ArrowDown: [0, -1, 0], ArrowUp: [0, 1, 0],
+  PageDown: [0, 0, -1], PageUp: [0, 0, 1],
+};
+
+/** The voxel of the largest absolute value: where it lies in MNI mm, and the value. (The volume's own extremes leave
+ *  out its faces.) */
 function peak(volume) {
-  return Math.max(Math.abs(volume.global_min), Math.abs(volume.global_max)) || 1;
+  const { scl_slope: slope, scl_inter: inter, dims } = volume.hdr;
+  let [at, most, value] = [0, -1, 0];
+  volume.img.forEach((raw, index) => {
+    const here = raw * (slope || 1) + (inter || 0);
+    if (Math.abs(here) > most) [at, most, value] = [index, Math.abs(here), here];
+  });
+  const [, nx, ny] = dims;
+  const voxel = [at % nx, Math.floor(at / nx) % ny, Math.floor(at / (nx * ny))];
+  const place = volume.hdr.affine.slice(0, 3).map((row) => row[0] * voxel[0] + row[1] * voxel[1] + row[2] * voxel[2] + row[3]);
+  return { place, value };
 }
 
-/** @param maps names from the prediction's attribution; what is missing is left out of the choice. */
-export async function showViewer(path, maps) {
+/** Still pictures of the same, for browsers without WebGL, and for those who prefer them. */
+function offerStills(path, attribution) {
+  byId("stills").addEventListener("toggle", () => {
+    const place = byId("stills-pictures");
+    if (place.childElementCount) return;
+    for (const { modality } of attribution.imaging) {
+      const image = el("img", { class: "figure", alt: `${modality}: axial, coronal and sagittal slices through the peak, and from above` });
+      place.append(image);
+      picture(image, `${path}/figures/overlay-${modality}.png`).catch(() => image.remove());
+    }
+  });
+}
+
+class Viewer {
+  constructor(path) {
+    this.path = path;
+    this.niivue = new globalThis.niivue.Niivue({
+      backColor: [0, 0, 0, 1], crosshairColor: [0.94, 0.89, 0.26, 0.7], isRadiologicalConvention: false,
+      crosshairGap: 6, crosshairWidth: 0.5, show3Dcrosshair: false, dragAndDropEnabled: false, logLevel: "error",
+    });
+    for (const [name, ramp] of Object.entries(ramps)) this.niivue.addColormap(name, ramp);
+    this.niivue.onLocationChange = (place) => { byId("location").textContent = `MNI mm and values: ${place.string}`; };
+  }
+
+  async open() {
+    await this.niivue.attachToCanvas(byId("canvas"));
+    this.niivue.setMultiplanarLayout(3);
+    byId("base").onchange = () => this.load();
+    byId("overlay").onchange = () => this.load();
+    byId("opacity").oninput = () => this.paint();
+    byId("threshold").oninput = () => this.paint();
+    byId("to-peak").onclick = () => this.goToPeak();
+    byId("canvas").addEventListener("keydown", (event) => this.key(event), { capture: true });
+    byId("canvas").viewer = this.niivue;
+    await this.load();
+  }
+
+  async load() {
+    byId("canvas").dataset.loaded = "";
+    const [base, overlay] = [byId("base").value, byId("overlay").value];
+    const url = (name) => ({ url: `${this.path}/maps/${name}.nii.gz`, name: `${name}.nii.gz`, headers: headers() });
+    const [low, high] = windows[base.replace("aligned-", "")] || [undefined, undefined];
+    const volumes = [{ ...url(base), colormap: "gray", cal_min: low, cal_max: high }];
+    if (overlay) volumes.push({ ...url(overlay), colormap: "raises", colormapNegative: "lowers" });
+    await this.niivue.loadVolumes(volumes);
+    this.peak = overlay ? peak(this.niivue.volumes[1]) : null;
+    this.paint();
+    this.goToPeak();
+    byId("canvas").dataset.loaded = `${base} ${overlay}`;
+  }
+
+  paint() {
+    byId("opacity-said").textContent = `${Math.round(100 * byId("opacity").value)} %`;
+    byId("threshold-said").textContent = `${Math.round(100 * byId("threshold").value)} % of the peak`;
+    const overlay = this.niivue.volumes[1];
+    if (!overlay) return;
+    // The negative colours take the same ends, mirrored, as long as they are given none of their own.
+    const most = Math.abs(this.peak.value) || 1;
+    overlay.cal_min = Number(byId("threshold").value) * most;
+    overlay.cal_max = most;
+    overlay.opacity = Number(byId("opacity").value);
+    this.niivue.updateGLVolume();
+  }
+
+  goToPeak() {
+    byId("to-peak").disabled = !this.peak;
+    byId("peak-said").textContent = "";
+    if (!this.peak) return;
+    const { place, value } = this.peak;
+    this.niivue.scene.crosshairPos = this.niivue.mm2frac(place);
+    this.niivue.createOnLocationChange();
+    this.niivue.drawScene();
+    byId("peak-said").textContent = `Peak at ${place.map((mm) => mm.toFixed(0)).join(", ")} mm: ${signed(value, 5)} log-odds a voxel.`;
+  }
+
+  key(event) {
+    const step = steps[event.key];
+    if (!step && event.key !== "Home") return;
+    event.preventDefault();
+    event.stopPropagation();
+    if (step) this.niivue.moveCrosshairInVox(...step);
+    else this.goToPeak();
+  }
+}
+
+/** @param attribution of the prediction; without one, or without maps, there is nothing to view. */
+export async function showViewer(path, attribution) {
+  const maps = attribution?.maps || [];
   const bases = maps.filter((name) => /^aligned-(?!attribution)/.test(name));
   const overlays = maps.filter((name) => name.startsWith("aligned-attribution-"));
   if (!bases.length) return;
   const option = (prefix) => (name) => el("option", { value: name }, name.replace(prefix, ""));
   byId("base").replaceChildren(...bases.map(option("aligned-")));
   byId("overlay").replaceChildren(...overlays.map(option("aligned-attribution-")), el("option", { value: "" }, "none"));
+  // What weighs most is shown first, on its own image.
+  const [first] = [...attribution.imaging].sort((a, b) => Math.abs(b.contribution) - Math.abs(a.contribution));
+  byId("base").value = `aligned-${first.modality}`;
+  byId("overlay").value = `aligned-attribution-${first.modality}`;
   byId("viewer-panel").hidden = false;
-
-  const viewer = new globalThis.niivue.Niivue({
-    backColor: [0, 0, 0, 1], crosshairColor: [0.9, 0.62, 0, 0.8], isRadiologicalConvention: false,
-    show3Dcrosshair: false, logLevel: "error",
-  });
-  viewer.onLocationChange = (place) => { byId("location").textContent = `MNI mm and values: ${place.string}`; };
-  await viewer.attachToCanvas(byId("canvas"));
-  viewer.setMultiplanarLayout(3);
-  viewer.opts.multiplanarForceRender = false;
-
-  const url = (name) => ({ url: `${path}/maps/${name}.nii.gz`, name: `${name}.nii.gz`, headers: headers() });
-
-  function paint() {
-    const overlay = viewer.volumes[1];
-    if (!overlay) return;
-    const most = peak(overlay);
-    overlay.cal_min = Number(byId("threshold").value) * most;
-    overlay.cal_max = most;
-    overlay.cal_minNeg = -most;
-    overlay.cal_maxNeg = -overlay.cal_min;
-    overlay.opacity = Number(byId("opacity").value);
-    viewer.updateGLVolume();
+  offerStills(path, attribution);
+  try {
+    await new Viewer(path).open();
+  } catch (problem) {
+    byId("stills").open = true;
+    showProblem(byId("viewer-problem"), { title: "The viewer could not start.", message: `${problem.message || problem} The still pictures below show the same.` });
   }
-
-  async function load() {
-    const base = byId("base").value;
-    const overlay = byId("overlay").value;
-    const [low, high] = windows[base.replace("aligned-", "")] || [undefined, undefined];
-    const volumes = [{ ...url(base), colormap: "gray", cal_min: low, cal_max: high }];
-    if (overlay) volumes.push({ ...url(overlay), colormap: "warm", colormapNegative: "winter", opacity: 0.7 });
-    await viewer.loadVolumes(volumes);
-    paint();
-    byId("canvas").dataset.loaded = `${base} ${overlay}`;
-  }
-
-  byId("base").onchange = load;
-  byId("overlay").onchange = load;
-  byId("opacity").oninput = paint;
-  byId("threshold").oninput = paint;
-  await load();
 }

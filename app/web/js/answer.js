@@ -1,0 +1,50 @@
+// The answer itself: the probability, how sure it is, and what to know before reading it.
+
+import { byId, el, percent } from "./dom.js";
+
+const classes = { "refractory": "refractory", "not-refractory": "not refractory" };
+
+/** The probability, its interval and the threshold on one line from 0 to 1. */
+function scale({ probability, interval, decision }) {
+  const x = (value) => 20 + 560 * value;
+  const text = (value, y, content, anchor = "middle") =>
+    el("svg:text", { x: x(value), y, "text-anchor": anchor, "font-size": 12, fill: "#5b6b7b" }, content);
+  const spread = interval && el("svg:line", { x1: x(interval.low), x2: x(interval.high), y1: 30, y2: 30,
+    stroke: "#9bb8cc", "stroke-width": 12 });
+  return el("svg:svg", { viewBox: "0 0 600 64", class: "scale", role: "img",
+    "aria-label": `Probability ${percent(probability)}, threshold ${percent(decision.threshold)}` },
+  el("svg:line", { x1: x(0), x2: x(1), y1: 30, y2: 30, stroke: "#d5dde5", "stroke-width": 6, "stroke-linecap": "round" }),
+  spread,
+  el("svg:line", { x1: x(decision.threshold), x2: x(decision.threshold), y1: 16, y2: 44, stroke: "#1b2733",
+    "stroke-width": 1.5, "stroke-dasharray": "3 3" }),
+  text(decision.threshold, 11, "threshold"),
+  el("svg:circle", { cx: x(probability), cy: 30, r: 8, fill: decision.refractory ? "#d55e00" : "#0072b2" }),
+  text(0, 60, "0 %"), text(0.5, 60, "50 %"), text(1, 60, "100 %"));
+}
+
+function conformal({ conformal: left }) {
+  if (!left) return null;
+  if (left.length === 1) return `At the version's level only “${classes[left[0]] || left[0]}” cannot be excluded.`;
+  return left.length
+    ? "At the version's level neither class can be excluded: read the number as uncertain."
+    : "At the version's level both classes look unlikely: this patient is unlike the training patients.";
+}
+
+export function showAnswer(prediction) {
+  const { probability, interval, decision, folds } = prediction;
+  byId("result").replaceChildren(...[
+    el("div", { class: "verdict" },
+      el("div", { class: "probability" }, percent(probability)),
+      el("div", { class: decision.refractory ? "decision raises" : "decision lowers" },
+        decision.refractory ? "refractory" : "not refractory",
+        el("div", { class: "quiet" }, `${decision.refractory ? "above" : "below"} the threshold of ${percent(decision.threshold)}`))),
+    scale(prediction),
+    el("p", {}, "Probability of a refractory occlusion: final stenosis > 50 %, eTICI 0–2a, or rescue treatment",
+      interval ? `; ${percent(interval.level)} interval ${percent(interval.low)} to ${percent(interval.high)}.` : "."),
+    conformal(decision) && el("p", {}, conformal(decision)),
+    el("p", { class: "quiet" }, `Folds: ${folds.map(percent).join(", ")}. Threshold rule: ${decision.rule}.`),
+  ].filter(Boolean));
+  byId("flags").replaceChildren(...(prediction.flags.length
+    ? prediction.flags.map((flag) => el("li", {}, el("span", { class: "flag" }, flag.code), ` ${flag.detail}`))
+    : [el("li", { class: "quiet" }, "Nothing was guessed, imputed or poor.")]));
+}

@@ -1,0 +1,88 @@
+// What a clinician thinks of the decision, and how the thrombectomy ended.
+
+import { get, send, tagged } from "./api.js";
+import { byId, el } from "./dom.js";
+import { showProblem } from "./problem.js";
+
+const remembered = "rlvo-reviewer";
+
+const said = ({ created, reviewer, verdict, reason, comment }) =>
+  el("li", {}, el("strong", {}, verdict === "agree" ? "Agrees" : `Overrides: ${reason.replaceAll("-", " ")}`),
+    ` · ${reviewer} · ${new Date(created).toLocaleString()}`, comment ? el("div", { class: "quiet" }, comment) : null);
+
+async function showReviews(path) {
+  const reviews = await get(`${path}/reviews`);
+  byId("reviews").replaceChildren(...(reviews.length ? reviews.map(said) : [el("li", { class: "quiet" }, "None yet.")]));
+}
+
+function reviewing(path) {
+  const form = byId("review");
+  const fields = form.elements;
+  const reasoned = () => {
+    const overriding = fields.verdict.value === "override";
+    fields.reason.disabled = !overriding;
+    fields.reason.required = overriding;
+  };
+  form.addEventListener("change", reasoned);
+  reasoned();
+  fields.reviewer.value = sessionStorage.getItem(remembered) || "";
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    byId("review-problem").replaceChildren();
+    const draft = { reviewer: fields.reviewer.value, verdict: fields.verdict.value, comment: fields.comment.value };
+    if (draft.verdict === "override") draft.reason = fields.reason.value;
+    try {
+      await send("POST", `${path}/reviews`, draft);
+      sessionStorage.setItem(remembered, draft.reviewer);
+      fields.comment.value = "";
+      await showReviews(path);
+      byId("review-said").textContent = "On record.";
+    } catch (problem) {
+      showProblem(byId("review-problem"), problem);
+    }
+  });
+}
+
+const verdicts = { true: "refractory", false: "not refractory", null: "open: the final stenosis was not measured" };
+
+/** @param tag of the outcome on record: whoever corrects it has seen it */
+function outcoming(path, outcome, tag) {
+  const form = byId("outcome");
+  const fields = form.elements;
+  let seen = tag;
+  const tell = (known) => {
+    byId("outcome-said").textContent = known ? `On record: ${verdicts[known.refractory]}. Saving again corrects it.` : "";
+  };
+  if (outcome) {
+    fields.etici.value = outcome.etici;
+    fields.rescue.checked = outcome.rescue_treatment;
+    fields.stenosis.value = outcome.final_stenosis_percent ?? "";
+  }
+  tell(outcome);
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    byId("outcome-problem").replaceChildren();
+    const draft = {
+      etici: fields.etici.value,
+      rescue_treatment: fields.rescue.checked,
+      final_stenosis_percent: fields.stenosis.value === "" ? null : Number(fields.stenosis.value),
+    };
+    try {
+      const [known, next] = await send("PUT", `${path}/outcome`, draft, seen ? { "If-Match": seen } : {});
+      seen = next;
+      tell(known);
+    } catch (problem) {
+      showProblem(byId("outcome-problem"), problem);
+    }
+  });
+}
+
+export async function showFollowUp(path) {
+  reviewing(path);
+  try {
+    await showReviews(path);
+    outcoming(path, ...await tagged(`${path}/outcome`));
+  } catch (problem) {
+    showProblem(byId("review-problem"), problem);
+  }
+}

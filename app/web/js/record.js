@@ -1,0 +1,50 @@
+// What is kept: numbers about the run, files to take away, and the card of the version that answered.
+
+import { save, text } from "./api.js";
+import { card } from "./card.js";
+import { byId, el } from "./dom.js";
+import { showProblem } from "./problem.js";
+import { table } from "./table.js";
+
+/** A button that saves a file of this prediction. */
+function file(path, id, name) {
+  const button = el("button", { type: "button", class: "plain small" }, name);
+  button.onclick = () => save(`${path}/${name}`, `${id}-${name.split("/").pop()}`)
+    .then(() => byId("files-problem").replaceChildren(), (problem) => showProblem(byId("files-problem"), problem));
+  return button;
+}
+
+export function showRecord(path, prediction) {
+  const { id, model, attribution } = prediction;
+  const seconds = Object.entries(prediction.timings).map(([stage, time]) => `${stage} ${time.toFixed(2)} s`).join(", ");
+  byId("record").replaceChildren(
+    table(`Prediction ${id}`, [["What"], ["Recorded"]], [
+      ["Model", `${model.name}@${model.version}`],
+      ["Weights", el("code", {}, `${model.digest.slice(0, 19)}…`)],
+      ["Finished", prediction.finished ? new Date(prediction.finished).toLocaleString() : "–"],
+      ["Stages", seconds],
+      ...Object.entries(prediction.inputs).map(([name, input]) =>
+        [name, `${input.shape.join(" × ")}, ${input.spacing_mm.map((mm) => mm.toFixed(2)).join(" × ")} mm`]),
+    ]));
+  const drawn = attribution
+    ? ["report.html", "figures/waterfall.png", ...attribution.imaging.map((part) => `figures/overlay-${part.modality}.png`)]
+    : [];
+  const maps = (attribution?.maps || []).map((name) => `maps/${name}.nii.gz`);
+  byId("files").replaceChildren(
+    el("p", { class: "files" }, file(path, id, "fhir"), ...drawn.map((name) => file(path, id, name))),
+    maps.length ? el("details", {}, el("summary", {}, `${maps.length} volumes (NIfTI)`),
+      el("p", { class: "files" }, ...maps.map((name) => file(path, id, name)))) : "");
+}
+
+/** Read once the reader opens it. */
+export function offerCard({ name, version }) {
+  byId("card-panel").addEventListener("toggle", async () => {
+    if (byId("card").childElementCount) return;
+    try {
+      const markdown = await text(`/v1/models/${encodeURIComponent(name)}/versions/${encodeURIComponent(version)}/card`);
+      byId("card").replaceChildren(...card(markdown));
+    } catch (problem) {
+      showProblem(byId("card"), problem);
+    }
+  });
+}

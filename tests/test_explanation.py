@@ -1,0 +1,64 @@
+"""Reasons by region: a patient in the mirror has them on the other side."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from app import explanation
+from app.case import Case
+from app.manifest import Grid, Manifest
+from app.network.committee import FINE, Method, Networks
+from app.network.daft import Network
+from app.network.ensemble import Ensemble
+from app.sdk.clinical import Side
+from app.sdk.types import Channel
+from tests.factory import random_network, tiny_case, tiny_manifest
+
+# 18, 9, 5, 3, 2 voxels from stage to stage: odd wherever a stride of two meets it, so the network has a middle plane.
+GRID = Grid(shape=(18, 18, 18), affine=((10, 0, 0, -85), (0, 12, 0, -122), (0, 0, 10, -78), (0, 0, 0, 1)))
+
+
+def symmetric(network: Network) -> Network:
+    """The same network blind to left and right: every kernel the mean of itself and its mirror image."""
+    with torch.no_grad():
+        for weight in network.parameters():
+            if weight.dim() == 5:
+                weight.copy_((weight + weight.flip(2)) / 2)
+    return network
+
+
+@pytest.fixture(scope="module")
+def manifest() -> Manifest:
+    return tiny_manifest(channels=[Channel.CTA, Channel.VESSELS]).model_copy(update={"grid": GRID})
+
+
+@pytest.fixture(scope="module")
+def blind(manifest: Manifest) -> Networks:
+    folds = [symmetric(random_network(manifest.architecture, seed)) for seed in (1, 2)]
+    return Networks(Ensemble(folds), (2, *GRID.shape))
+
+
+def other(region: str) -> str:
+    side, _, name = region.partition(" ")
+    opposite = {Side.LEFT: Side.RIGHT, Side.RIGHT: Side.LEFT}
+    return f"{opposite[Side(side)]} {name}" if side in list(Side) else region
+
+
+@pytest.mark.parametrize("method", [Method(), replace(FINE, steps=4)], ids=["fast", "exact"])
+def test_left_and_right_change_places_with_the_patient(blind: Networks, manifest: Manifest, method: Method) -> None:
+    case = replace(tiny_case(manifest, seed=3), affected=Side.LEFT)
+    mirrored: Case = replace(case, image=np.ascontiguousarray(case.image[:, ::-1]), affected=Side.RIGHT)
+    one, two = (explanation.explain(blind, manifest, patient, method=method) for patient in (case, mirrored))
+    for channel, values in one.maps.items():
+        most = float(np.abs(values).max())
+        assert two.maps[channel][::-1] == pytest.approx(values, abs=1e-4 * most)
+    there = {(part.region, part.modality): part for part in two.attribution.regions}
+    for part in one.attribution.regions:
+        twin = there[other(part.region), part.modality]
+        assert twin.contribution == pytest.approx(part.contribution, abs=1e-5)
+        assert twin.side == part.side  # seen from the occlusion, it is the same side
+    assert {part.side for part in one.attribution.regions} == {"affected", "contralateral", None}
