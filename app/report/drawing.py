@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import struct
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 from xml.sax.saxutils import escape, quoteattr
@@ -82,7 +83,7 @@ class Table(NamedTuple):
     """What a drawing shows, in words and numbers; the last column holds the numbers."""
 
     heads: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
 
 
 class Drawing:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from app.report.drawing import INK, QUIET, Drawing, Pixels, Table
-from app.report.words import label, outside, shortened, shown, volume
+from app.report.words import label, outside, percent, shortened, shown, volume
 from app.sdk.types import Attribution, PerfusionSummary, RegionContribution
 
 RAISES, LOWERS, MARK, FAINT = "#d55e00", "#0072b2", "#f0e442", "#d5dde5"
@@ -183,10 +183,11 @@ def position(variables: Sequence[Among]) -> Drawing:
     row, left, width, reach = 24.0, 260.0, 860.0, 3.5
     bottom = 20 + row * len(variables)
     drawing = Drawing(width, bottom + 44, "This patient among training patients")
-    drawing.table = Table(("Variable", "This patient", "Training patients below", "From their mean"), [
-        (each.name, each.said, f"{np.mean(each.others < each.patient):.0%}".replace("%", " %"), f"{each.patient:+.1f} SD")
+    rows = [
+        (each.name, each.said, percent(float(np.mean(each.others < each.patient))), f"{each.patient:+.1f} SD")
         for each in variables
-    ])  # fmt: skip
+    ]
+    drawing.table = Table(("Variable", "This patient", "Training patients below", "From their mean"), rows)
     scale = (width - left - 30) / (2 * reach)
 
     def x(value: float) -> float:

@@ -51,14 +51,17 @@ def report(prediction: Prediction, figures: Mapping[str, Drawing], card: str) ->
         "<h2>On record</h2>",
         _table(
             "",
-            Table(("What", "Recorded"), [
-                ("Subject", prediction.subject or "not given"),
-                ("Model", f"{prediction.model.name}@{prediction.model.version}"),
-                ("Version digest", prediction.model.digest),
-                ("Created", prediction.created.isoformat(timespec="seconds")),
-                *((f"Input {name}", f"sha256:{item.sha256}") for name, item in prediction.inputs.items()),
-            ]),
-        ),  # fmt: skip
+            Table(
+                ("What", "Recorded"),
+                [
+                    ("Subject", prediction.subject or "not given"),
+                    ("Model", f"{prediction.model.name}@{prediction.model.version}"),
+                    ("Version digest", prediction.model.digest),
+                    ("Created", prediction.created.isoformat(timespec="seconds")),
+                    *((f"Input {name}", f"sha256:{item.sha256}") for name, item in prediction.inputs.items()),
+                ],
+            ),
+        ),
         "<h2>Model card</h2>",
         f"<pre>{escape(card)}</pre>",
     ]

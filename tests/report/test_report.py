@@ -130,7 +130,9 @@ def test_many_small_contributions_are_one_bar() -> None:
 
 def test_the_patient_stands_among_the_others() -> None:
     others = np.linspace(-2, 2, 9)
-    drawing = figures.position([figures.Among("age", "81 years", 1.0, others), figures.Among("NIHSS", "42", 9.0, others)])
+    drawing = figures.position(
+        [figures.Among("age", "81 years", 1.0, others), figures.Among("NIHSS", "42", 9.0, others)]
+    )
     large = [shape for shape in drawing.shapes if isinstance(shape, Circle) and shape.radius == 6]
     small = [shape for shape in drawing.shapes if isinstance(shape, Circle) and shape.radius == 2.2 and shape.y < 40]
     assert sum(dot.x < large[0].x for dot in small) == 6  # -2 to 0.5; the one at 1.0 lies under it
