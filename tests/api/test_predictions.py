@@ -66,7 +66,7 @@ async def test_a_whole_life_is_the_same_on_either_database(settings: Settings, d
         assert (await house.http.delete(f"/v1/predictions/{sent[0]}")).status_code == 204
         assert (await house.http.get(f"/v1/predictions/{sent[0]}")).status_code == 410
         figures = (await house.http.get("/metrics")).text
-        assert "rlvo_queue_depth 1.0" in figures
+        assert 'rlvo_queue_depth{priority="acute"} 1.0' in figures
         assert 'rlvo_predictions_total{status="cancelled"} 1.0' in figures
 
 
