@@ -114,6 +114,11 @@ class Settings(BaseSettings):
         return Path(self.storage_url.removeprefix("file://"))
 
     @property
+    def workers(self) -> Path:
+        """The folder of the locks and sockets of the workers on this machine."""
+        return self.data_dir / "workers"
+
+    @property
     def trusted(self) -> list[str]:
         """The public keys of those whose model versions are taken; none: anybody's are."""
         return [key for each in self.trusted_keys.split(",") if (key := each.strip())]

@@ -12,7 +12,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from app.api import aliases, docs, followup, health, models, predictions, problems, results
+from app.api import aliases, docs, followup, health, inference, models, predictions, problems, results
 from app.api.dependencies import Services, lifespan
 from app.api.gate import Gate
 from app.api.security import check_door
@@ -69,7 +69,7 @@ def _assembled() -> FastAPI:
         lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,
     )
-    for room in (predictions, results, followup, models, aliases, health, docs):
+    for room in (predictions, results, followup, models, aliases, health, inference, docs):
         app.include_router(room.router)
     docs.mount(app)
     problems.install(app)

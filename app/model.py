@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -217,11 +217,10 @@ class ModelVersion:
     def check(self, folder: Path) -> float:
         """The largest difference between the golden cases' logits and what this device computes."""
         worst = 0.0
-        for golden in self.manifest.golden:
-            case = Case.from_bytes(_checked(folder, golden.file, golden.sha256))
+        for case, expected in golden_cases(self.manifest, folder):
             with self._turn:
                 logits = self.committee.logits(case.image, case.clinical)
-            worst = max(worst, float(np.abs(logits - np.asarray(golden.logits)).max()))
+            worst = max(worst, float(np.abs(logits - np.asarray(expected)).max()))
         return worst
 
     def _interval(self, logits: NDArray[np.float64]) -> Interval | None:
@@ -266,6 +265,15 @@ class ModelVersion:
 
         array = to_patient(values, self.manifest.grid, grid.affine, grid.shape, grid.mni_from_world)
         return MapVolume(array, np.asarray(grid.affine, dtype=np.float64))
+
+
+def golden_cases(manifest: Manifest, folder: Path) -> Iterator[tuple[Case, tuple[float, ...]]]:
+    """The golden cases in ``folder``, each with the folds' logits that the manifest has for it.
+
+    :raises ModelNotReady: where a file is missing or is not the one that the manifest names
+    """
+    for golden in manifest.golden:
+        yield Case.from_bytes(_checked(folder, golden.file, golden.sha256)), golden.logits
 
 
 def save(

@@ -28,13 +28,14 @@ from pathlib import Path
 
 from dbos import DBOS, DBOSConfig
 
-from app import limits, logs
+from app import limits, logs, wire
 from app.aliases import SHADOW
 from app.blobs import storage_of
 from app.config import Settings
 from app.database import idempotency, predictions, work, workers
 from app.database.session import Database, now, patiently
 from app.imaging.limits import Limits
+from app.inference import Door
 from app.job import TRIES, Done, FailureRecord, Job, Steps, failure_record
 from app.outbound import Outbound
 from app.predictor import Predictor
@@ -81,8 +82,9 @@ class Worker:
         self._job = Job(self._database, self._storage, self._queue, self._predictor, largest)
         outbound = Outbound(settings.webhook_hosts)
         self._postman = Postman(self._database, self._queue, outbound, settings.webhook_backoff)
+        self._door = Door(settings.workers, self.id, self._predictor)
         self._residency = Residency(self._database, self._predictor)
-        self._watch = Watch(self.id, settings.data_dir / "workers", settings.lease)
+        self._watch = Watch(self.id, settings.workers, settings.lease)
         self._traces = traces or traces_of(settings.otlp_endpoint, "rlvo-worker")
         self._stop = threading.Event()
         self._gone = threading.Event()
@@ -102,9 +104,11 @@ class Worker:
         self._regularly(self._settings.heartbeat, self._tend)
         self._warm_up()
         self._launch()
+        self._door.open()
         log.info("worker %s takes predictions", self.id)
         self._stop.wait()
         log.info("worker %s drains", self.id)
+        self._door.close()
         DBOS.destroy(workflow_completion_timeout_sec=DRAIN)
         self._gone.set()  # not before: who stops beating while it drains is taken for dead
         watching.join(timeout=5)
@@ -345,6 +349,7 @@ class Watch:
         """Drops what is kept about a worker that was struck off."""
         self._seen.pop(worker_id, None)
         (self._folder / worker_id).unlink(missing_ok=True)
+        wire.hang_up(self._folder, worker_id)
 
     def close(self) -> None:
         """Lets go of this worker's lock."""

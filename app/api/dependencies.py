@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Concatenate, ParamSpec, TypeVar
 
-from anyio import CapacityLimiter, create_task_group, to_thread
+from anyio import CapacityLimiter, Semaphore, create_task_group, to_thread
 from fastapi import Depends, FastAPI, Request
 from sqlalchemy.orm import Session
 
@@ -32,6 +32,9 @@ from app.registry import Registry
 from app.sdk.errors import Draining
 from app.storage import Storage
 from app.tracing import Silent, Traces
+
+TENSORS = 4
+"""Requests with prepared tensors whose bodies are held at once; a body is some 20 MB."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -54,6 +57,8 @@ class Services:
     draining: bool = False
     _for_rows: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(16))
     _for_bytes: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(8))
+    _for_questions: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(TENSORS))
+    tensors: Semaphore = field(default_factory=lambda: Semaphore(TENSORS))
 
     def __post_init__(self) -> None:
         self.watch = Watch(self.read)
@@ -86,6 +91,10 @@ class Services:
     async def work(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs work on bytes (parsing, hashing, writing to disk) beside the event loop."""
         return await to_thread.run_sync(lambda: work(*args, **kwargs), limiter=self._for_bytes)
+
+    async def question(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Puts a question to a worker, and waits for its answer beside the event loop and everybody else."""
+        return await to_thread.run_sync(lambda: work(*args, **kwargs), limiter=self._for_questions)
 
     def drain(self) -> None:
         """Takes nothing new from now on, and sends those who wait home."""

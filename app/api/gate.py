@@ -13,6 +13,7 @@ Notable choices:
 from __future__ import annotations
 
 import logging
+import re
 import time
 import traceback
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from app.tracing import Span
 log = logging.getLogger("rlvo.http")
 
 SUBMIT = "/v1/predictions"
+_INFER = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?/infer")
 INSECURE_WARNING = '199 rlvo "No API keys are asked for: whoever reaches this address may use it"'
 
 HEADERS = {
@@ -104,11 +106,11 @@ class Gate:
 
     def _limit(self, path: str) -> int:
         settings = self.services.settings
-        return settings.max_body_bytes if path == SUBMIT else settings.max_json_bytes
+        return settings.max_body_bytes if path == SUBMIT or _INFER.fullmatch(path) else settings.max_json_bytes
 
     async def _refuse(self, error: RlvoError, scope: Scope, reply: _Reply) -> None:
         if not reply.started:
-            await problems.answer(error, reply.trace_id)(scope, _nothing, reply.send)
+            await problems.answer(error, reply.trace_id, path=scope["path"])(scope, _nothing, reply.send)
 
     async def _finish(self, headers: Headers, body: _Body, reply: _Reply) -> None:
         """Ends the answer; before that, lets a client that is still sending come to its end."""

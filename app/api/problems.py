@@ -59,20 +59,22 @@ def document(error: RlvoError, trace_id: str) -> Problem:
     )
 
 
-def answer(error: RlvoError, trace_id: str, headers: dict[str, str] | None = None) -> Response:
-    """The error as an HTTP response."""
+def answer(error: RlvoError, trace_id: str, headers: dict[str, str] | None = None, *, path: str = "") -> Response:
+    """The error as an HTTP response. Under ``/v2`` with the Open Inference Protocol's own member, ``error``, too."""
     extra = {"Cache-Control": "no-store", **(headers or {})}
     if error.retry_after is not None:
         extra["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     if isinstance(error, Unauthenticated):
         extra["WWW-Authenticate"] = "Bearer"
     body = document(error, trace_id).model_dump(mode="json", exclude_none=True)
+    if path.startswith("/v2/"):
+        body["error"] = body["detail"]
     return _Problem(body, status_code=error.status, headers=extra)
 
 
 def of(request: Request, error: RlvoError, headers: dict[str, str] | None = None) -> Response:
     """The error as the response to one request."""
-    return answer(error, request.state.trace_id, headers)
+    return answer(error, request.state.trace_id, headers, path=request.url.path)
 
 
 def install(app: FastAPI) -> None:

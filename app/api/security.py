@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 LOCAL = Caller("local", "local", frozenset(Scope))
 
 _OPEN = re.compile(
-    r"/(livez|readyz|metrics|docs|openapi\.json|favicon\.ico)?|/(static|predictions|problems)/.*", re.DOTALL
+    r"/(livez|readyz|v2/health/(live|ready)|metrics|docs|openapi\.json|favicon\.ico)?|/(static|predictions|problems)/.*",
+    re.DOTALL,
 )
 _SECRET = re.compile(r"[\x21-\x7e]{1,8192}")
 _READING = ("GET", "HEAD", "OPTIONS")

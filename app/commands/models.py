@@ -212,6 +212,33 @@ def sign(
     typer.echo(f"{entry.name} {entry.version} is signed; its public key is {add_signature(entry.folder, key)}")
 
 
+@models.command()
+def export(
+    reference: Reference,
+    form: Annotated[str, typer.Option("--format", help="onnx, openvino or torchscript")] = "onnx",
+    to: Annotated[Path, typer.Option(file_okay=False, help="Folder to write into")] = Path(),
+) -> None:
+    """Writes a version as one graph for another runtime, checked there against the version's golden cases.
+
+    rlvo models export rlvo-synthetic --format openvino --to exported
+
+    Prepared tensors in, the calibrated probability out; preparing and explaining stay here.
+    """
+    if form not in ("onnx", "openvino", "torchscript"):
+        raise typer.BadParameter("It is onnx, openvino or torchscript.", param_hint="--format")
+    from app.graphs import Form
+    from app.graphs import export as write
+    from app.model import ModelVersion
+
+    registry = _registry()
+    entry = registry.resolve(reference)
+    registry.verify(entry)
+    written = write(ModelVersion.load(entry.folder, entry.manifest, "cpu"), entry.folder, Form(form), to)
+    typer.echo(
+        f"{written.path}: {written.cases} cases answered alike, within {written.difference:.1e} of a probability"
+    )
+
+
 def _registry() -> Registry:
     from app.registry import Registry
 
