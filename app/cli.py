@@ -58,7 +58,8 @@ def _hand_over(name: str, summary: str) -> None:
 
 _hand_over("synthesize", "Makes a cohort of synthetic patients, with the truth beside it.")
 _hand_over("train", "Trains a model version on a cohort, by the published protocol.")
-_hand_over("evaluate", "Scores a model version on a cohort.")
+_hand_over("evaluate", "Scores model versions on a cohort, and compares them.")
+_hand_over("import", "Writes the table of a published data set (isles24).")
 
 
 def main() -> None:

@@ -1,15 +1,15 @@
 """A cohort as its user keeps it: one table, one row a study, with paths, clinical facts and how it ended.
 
-Columns: ``patient``; ``site``, ``date`` (ISO), ``fold`` (test, 1, 2 ...) if wanted; volumes by upload name (``ncct``,
-``cta`` ...; paths relative to the table), or ``prepared`` (a row of ``images.npy``, see app/training/prepared.py);
-clinical facts by the record's own names (``age``, ``perfusion.core_ml``); and the outcome's components
-``final_stenosis_percent``, ``etici``, ``rescue_treatment``.
+Columns: ``patient``; ``site``, ``scanner``, ``date`` (ISO), ``fold`` (test, 1, 2 ...) if wanted; volumes by upload name
+(``ncct``, ``cta`` ...; paths relative to the table), or ``prepared`` (a row of ``images.npy``, see prepared.py);
+clinical facts by the record's own names (``age``, ``perfusion.core_ml``); and how it ended: rLVO's components
+``final_stenosis_percent``, ``etici``, ``rescue_treatment``, or ``mtici`` alone, whose target is another one.
 
 Notable choices:
 - Every fault of every row is collected and told at once, with its row as a spreadsheet numbers it; no row is dropped.
 - A column that is known only after the puncture is refused by name; so is one that nobody knows.
 - rLVO: any component positive is 1, else any missing is unknown, else 0. Unknown outcomes are faults: they can only be
-  left out by asking for it.
+  left out by asking for it. ``mtici`` 0-2a without the other components is ``unsuccessful_reperfusion``, never rLVO.
 - A cell is parsed by what the clinical record expects there; the record itself then judges ranges.
 """
 
@@ -28,12 +28,14 @@ from pydantic import BaseModel, ValidationError
 from app.clinical import AFTERWARDS
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.types import Input
+from app.training import isles
 from app.training.errors import CohortFault
 
 OUTCOME = ("final_stenosis_percent", "etici", "rescue_treatment")
 ETICI = ("0", "1", "2a", "2b", "2b50", "2b67", "2c", "3")
 UNSUCCESSFUL = ("0", "1", "2a")
-ORGANISING = ("patient", "site", "date", "fold", "prepared")
+REPERFUSION = "mtici"
+ORGANISING = ("patient", "site", "scanner", "date", "fold", "prepared")
 TRUE, FALSE = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
 HEADER_ROWS = 1
 
@@ -51,30 +53,31 @@ class Study:
     prepared: int | None
     record: ClinicalRecord
     outcome: int | None
+    scanner: str = ""
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """All rows of one table. ``folder`` is where its relative paths start."""
+    """All rows of one table. ``folder`` is where its relative paths start; ``target`` names the outcome."""
 
     folder: Path
     studies: tuple[Study, ...]
+    target: str = "rLVO"
 
 
 def read(path: Path, *, drop_unknown: bool = False) -> Cohort:
-    """Read a manifest (.csv or .parquet), or the ``cohort.csv`` of a folder.
+    """Read a manifest (.csv or .parquet), the ``cohort.csv`` of a folder, or a folder laid out as ISLES'24.
 
     :param drop_unknown: leave out the rows whose outcome is unknown, instead of refusing them
     :raises CohortFault: with every fault of the table
     """
-    path = path / "cohort.csv" if path.is_dir() else path
-    frame = _load(path)
+    folder, frame = _table(path)
     _check_columns(frame)
     faults: list[str] = []
     studies = []
     for position, cells in enumerate(frame.to_dict("records")):
         row = position + HEADER_ROWS + 1
-        study = _study(row, {str(name): _text(value) for name, value in cells.items()}, path.parent, faults)
+        study = _study(row, {str(name): _text(value) for name, value in cells.items()}, folder, faults)
         if study is None or (study.outcome is None and drop_unknown):
             continue
         if study.outcome is None:
@@ -85,7 +88,8 @@ def read(path: Path, *, drop_unknown: bool = False) -> Cohort:
         faults.append(f"{len(studies)} rows are too few: at least 20 patients are needed")
     if faults:
         raise CohortFault(faults)
-    return Cohort(path.parent, tuple(studies))
+    target = "unsuccessful_reperfusion" if REPERFUSION in frame.columns else "rLVO"
+    return Cohort(folder, tuple(studies), target)
 
 
 def to_predict(path: Path) -> list[Study]:
@@ -93,13 +97,12 @@ def to_predict(path: Path) -> list[Study]:
 
     :raises CohortFault: with every fault of the table
     """
-    path = path / "cohort.csv" if path.is_dir() else path
-    frame = _load(path)
+    folder, frame = _table(path)
     _check_columns(frame, outcome=False)
     faults: list[str] = []
     studies = []
     for row, cells in enumerate(frame.to_dict("records"), HEADER_ROWS + 1):
-        study = _study(row, {str(name): _text(value) for name, value in cells.items()}, path.parent, faults)
+        study = _study(row, {str(name): _text(value) for name, value in cells.items()}, folder, faults)
         if study is not None:
             studies.append(study)
     faults += [f"row {study.row}: there is no volume to send" for study in studies if not study.volumes]
@@ -108,6 +111,14 @@ def to_predict(path: Path) -> list[Study]:
     if faults:
         raise CohortFault(faults)
     return studies
+
+
+def _table(path: Path) -> tuple[Path, pd.DataFrame]:
+    """The table at ``path``, and the folder where its relative paths start."""
+    if path.is_dir() and not (path / "cohort.csv").exists() and isles.recognised(path):
+        return path, isles.load(path).frame
+    path = path / "cohort.csv" if path.is_dir() else path
+    return path.parent, _load(path)
 
 
 def _load(path: Path) -> pd.DataFrame:
@@ -126,7 +137,7 @@ def _text(value: Any) -> str:
 
 
 def _check_columns(frame: pd.DataFrame, *, outcome: bool = True) -> None:
-    known = {*ORGANISING, *OUTCOME, *(field.value for field in Input), *_kinds()}
+    known = {*ORGANISING, *OUTCOME, REPERFUSION, *(field.value for field in Input), *_kinds()}
     faults = []
     for column in map(str, frame.columns):
         if column in known:
@@ -136,8 +147,11 @@ def _check_columns(frame: pd.DataFrame, *, outcome: bool = True) -> None:
         else:
             faults.append(f"column {column}: unknown; remove it or name it as the clinical schema does")
     faults += [f"column {name} is missing" for name in ("patient",) if name not in frame.columns]
-    if outcome and not any(name in frame.columns for name in OUTCOME):
-        faults.append(f"no outcome: at least one of the columns {', '.join(OUTCOME)} is needed")
+    components = [name for name in OUTCOME if name in frame.columns]
+    if outcome and not components and REPERFUSION not in frame.columns:
+        faults.append(f"no outcome: at least one of the columns {', '.join(OUTCOME)} is needed, or {REPERFUSION} alone")
+    if components and REPERFUSION in frame.columns:
+        faults.append(f"column {REPERFUSION}: beside {', '.join(components)} it would be another target; call it etici")
     if faults:
         raise CohortFault(faults)
 
@@ -186,6 +200,7 @@ def _study(row: int, cells: dict[str, str], folder: Path, faults: list[str]) -> 
     return Study(
         row=row, patient=patient, site=cells.get("site", "") or "one", date=day, fold=cells.get("fold", ""),
         volumes=volumes, prepared=int(prepared) if prepared else None, record=record, outcome=outcome,
+        scanner=cells.get("scanner", ""),
     )  # fmt: skip
 
 
@@ -235,7 +250,7 @@ def _cell(cell: str, kind: type) -> object:
 
 
 def _outcome(row: int, cells: dict[str, str], faults: list[str]) -> int | None:
-    """The rLVO rule on the components that the table has columns for."""
+    """The rLVO rule on the components that the table has columns for, or the grade of reperfusion alone."""
     positive: list[bool | None] = []
     stenosis = cells.get("final_stenosis_percent")
     if stenosis is not None:
@@ -246,11 +261,13 @@ def _outcome(row: int, cells: dict[str, str], faults: list[str]) -> int | None:
             positive.append(None if percent is None else percent > 50)
         except ValueError:
             faults.append(f"row {row}, column final_stenosis_percent: expected 0 to 100, or nothing")
-    grade = cells.get("etici")
-    if grade is not None:
+    for name in ("etici", REPERFUSION):
+        grade = cells.get(name)
+        if grade is None:
+            continue
         grade = grade.lower().removesuffix(".0")
         if grade and grade not in ETICI:
-            faults.append(f"row {row}, column etici: expected one of {', '.join(ETICI)}, or nothing")
+            faults.append(f"row {row}, column {name}: expected one of {', '.join(ETICI)}, or nothing")
         positive.append(None if not grade else grade in UNSUCCESSFUL)
     rescue = cells.get("rescue_treatment")
     if rescue is not None:

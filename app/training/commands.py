@@ -1,23 +1,51 @@
-"""``rlvo synthesize``, ``rlvo train``, ``rlvo evaluate``: the training room's doors.
+"""``rlvo synthesize``, ``train``, ``evaluate`` and ``import``: the training room's doors.
 
 Heavy imports wait until a command runs. Faults of a cohort are listed one a line, and the exit status is 2.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from app.phantoms.biology import Preset
+from app.training.board import Shown
+from app.training.choices import Published, Validation
 
 commands = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console(stderr=True)
+
+
+class Workers(StrEnum):
+    """Who prepares studies."""
+
+    LOCAL = "local"
+    QUEUE = "queue"
+
+
+class Layout(StrEnum):
+    """Published data sets that can be imported."""
+
+    ISLES24 = "isles24"
+
+
+def _device(name: str) -> str:
+    """A device that is there."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise typer.BadParameter("auto, cpu or cuda")
+    if name == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise typer.BadParameter("torch finds no CUDA device on this machine")
+    return name
 
 
 @commands.command()
@@ -37,48 +65,88 @@ def synthesize(
 
 @commands.command()
 def train(
-    cohort: Annotated[Path, typer.Argument(help="Table (.csv, .parquet), or folder with cohort.csv")],
+    context: typer.Context,
+    cohort: Annotated[Path, typer.Argument(help="Table (.csv, .parquet), or folder with cohort.csv, or ISLES'24")],
     out: Annotated[
         Path | None, typer.Option(help="New version: model_store/NAME/VERSION; without it, only the table is printed")
     ] = None,
+    model: Annotated[Published, typer.Option(help="Which model of the table becomes the version")] = Published.DAFT,
+    validation: Annotated[
+        Validation,
+        typer.Option(help="paper: 80/20 and folds; dates: latest fifth; sites: each left out; nested: repeated CV"),
+    ] = Validation.PAPER,
+    repeats: Annotated[int, typer.Option(min=1, help="Of `nested`")] = 5,
     trunk: Annotated[
         Path | None, typer.Option(help="Version whose image trunk is kept as it is: quick, and good for few patients")
     ] = None,
     phantoms: Annotated[int, typer.Option(min=0, help="Teach a new trunk on this many phantoms first")] = 0,
     epochs: Annotated[int, typer.Option(min=1, help="Most epochs of a fold")] = 12,
     seed: Annotated[int, typer.Option(help="Same seed, same data, same weights (on a CPU)")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
-    quick: Annotated[bool, typer.Option(help="Only DAFT and the baselines, not the whole table")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda", callback=_device)] = "auto",
+    jobs: Annotated[int, typer.Option(min=0, help="Folds and studies at once; 0: as many as cores")] = 0,
+    workers: Annotated[
+        Workers, typer.Option(help="Who prepares the studies: own processes, or the service's workers by its queue")
+    ] = Workers.LOCAL,
+    report: Annotated[Path | None, typer.Option(help="Folder of the report and its figures")] = None,
+    quick: Annotated[bool, typer.Option(help="Only the published model and the baselines")] = False,
     drop_unknown: Annotated[bool, typer.Option(help="Leave out rows of unknown outcome")] = False,
 ) -> None:
     """Train by the paper's protocol, print its table, and write a version that the service can load.
 
-    A killed run goes on where it stopped when it is started again with the same arguments.
+    A killed run goes on where it stopped when it is started again with the same arguments. Under torchrun, each fold is
+    spread over its processes.
     """
     from app.training.launch import Order
     from app.training.launch import train as launch
 
+    fill = None
+    if workers is Workers.QUEUE:
+        if not callable(context.obj):
+            raise typer.BadParameter("only the `rlvo` command knows the queue", param_hint="--workers")
+        fill = context.obj
     with _faults():
         order = Order(
             cohort=cohort, out=out, trunk=trunk, phantoms=phantoms, epochs=epochs, seed=seed, device=device,
-            quick=quick, drop_unknown=drop_unknown,
+            quick=quick, drop_unknown=drop_unknown, model=model, validation=validation, repeats=repeats,
+            jobs=jobs or _cores(), report=report,
         )  # fmt: skip
-        with console.status("starting") as status:
-            typer.echo(launch(order, lambda words: status.update(words)))
+        typer.echo(launch(order, Shown(console), fill))
 
 
 @commands.command()
 def evaluate(
-    version: Annotated[Path, typer.Argument(help="Folder of the version: model_store/NAME/VERSION")],
-    cohort: Annotated[Path, typer.Argument(help="Table (.csv, .parquet), or folder with cohort.csv")],
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    versions: Annotated[list[Path], typer.Argument(help="Folders of versions: model_store/NAME/VERSION")],
+    cohort: Annotated[Path, typer.Argument(help="Table (.csv, .parquet), or folder with cohort.csv, or ISLES'24")],
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda", callback=_device)] = "auto",
+    since: Annotated[str, typer.Option(help="Only patients of this date (ISO) or later")] = "",
+    site: Annotated[str, typer.Option(help="Only patients of this site")] = "",
+    report: Annotated[Path | None, typer.Option(help="Folder for a report with figures")] = None,
     drop_unknown: Annotated[bool, typer.Option(help="Leave out rows of unknown outcome")] = False,
 ) -> None:
-    """Score a version on a cohort: discrimination, calibration, decisions, subgroups."""
-    from app.training.evaluate import report
+    """Score versions on a cohort: discrimination, calibration, decisions, subgroups; several are compared in pairs."""
+    from app.training.evaluate import Inquiry
+    from app.training.evaluate import evaluate as ask
 
     with _faults():
-        typer.echo(report(version, cohort, device, drop_unknown=drop_unknown))
+        inquiry = Inquiry(
+            versions=versions, cohort=cohort, device=device, drop_unknown=drop_unknown, since=since, site=site,
+            report=report,
+        )  # fmt: skip
+        typer.echo(ask(inquiry, Shown(console)))
+
+
+@commands.command(name="import")
+def import_(
+    layout: Annotated[Layout, typer.Argument(help="How the folder is laid out")],
+    folder: Annotated[Path, typer.Argument(help="The data set, unpacked")],
+    table: Annotated[Path, typer.Argument(help="New table (.csv), which `rlvo train` reads")],
+) -> None:
+    """Write a published data set's table; its volumes stay where they are."""
+    from app.training import isles
+
+    del layout  # there is one so far
+    with _faults():
+        typer.echo(isles.write(folder, table))
 
 
 @contextmanager
@@ -96,7 +164,10 @@ def _faults() -> Iterator[None]:
 
 @contextmanager
 def _bar(what: str, total: int) -> Iterator[Any]:
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda: progress.advance(task)
+    with Shown(console).stage(what, total) as advance:
+        yield lambda: advance(1)
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -36,7 +36,7 @@ class Dataset:
 
     ``images`` (n, C, X, Y, Z) float16, zero where ``presence`` (n, C) is false. ``labels`` (n,) 0/1. ``groups`` (n,):
     patient numbers (rows of one patient are never separated). ``sites`` (n,). ``latents`` (n, k) standardised, NaN
-    where unknown. ``oracle`` (n,): the true chance of rLVO, for phantoms only.
+    where unknown. ``oracle`` (n,): the true chance of rLVO, for phantoms only. ``scanners`` (n,): by name, "" unknown.
     """
 
     images: NDArray[np.float16]
@@ -48,6 +48,7 @@ class Dataset:
     sites: NDArray[np.str_]
     latents: NDArray[np.float32]
     oracle: NDArray[np.float64] | None = None
+    scanners: NDArray[np.str_] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -1,38 +1,41 @@
-"""A version on a cohort that it may never have seen: what ``rlvo evaluate`` prints.
+"""Versions on a cohort that they may never have seen: what ``rlvo evaluate`` prints.
 
 Notable choices:
-- The version answers through its own verbs (``ModelVersion.predict``), one case at a time, as it would when served.
-- Subgroups with fewer than five patients of either outcome are named and not scored.
+- A version answers through its own verbs (``ModelVersion.predict``), one case at a time, as it would when served.
+- Several versions answer the same patients, and are compared in pairs (DeLong), each with the first.
+- A version speaks of its own target: a cohort with another outcome is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from app.manifest import Manifest
 from app.model import ModelVersion
-from app.training import cohort, prepared, version
+from app.training import cohort, prepared, subgroups, version
+from app.training import report as reports
+from app.training.board import Board
 from app.training.dataset import Dataset, Vectors
+from app.training.errors import CohortFault
 from app.training.metrics import (
     Array,
+    Labels,
     auc,
     average_precision,
     bootstrap,
     brier,
     calibration_error,
     calibration_line,
-    net_benefit,
+    delong,
 )
 
-FEWEST = 5
-THRESHOLDS = np.array([0.05, 0.1, 0.15, 0.2, 0.3, 0.4])
-
-Labels = NDArray[np.int64]
+ORACLE = "the oracle"
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,19 @@ class Answers:
 
     probabilities: Array
     kept: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Inquiry:
+    """The arguments of ``rlvo evaluate``. ``since``: only patients of this ISO date or later; ``site``: only these."""
+
+    versions: Sequence[Path]
+    cohort: Path
+    device: str = "auto"
+    drop_unknown: bool = False
+    since: str = ""
+    site: str = ""
+    report: Path | None = None
 
 
 def answer(model: ModelVersion, data: Dataset, advance: Callable[[], None] = lambda: None) -> Answers:
@@ -58,28 +74,78 @@ def answer(model: ModelVersion, data: Dataset, advance: Callable[[], None] = lam
     return Answers(np.array(probabilities), np.array(kept, bool))
 
 
-def report(folder: Path, table: Path, device: str, *, drop_unknown: bool = False) -> str:
-    """The evaluation of the version in ``folder`` on a cohort, as Markdown.
+def evaluate(inquiry: Inquiry, board: Board | None = None) -> str:
+    """The evaluation as Markdown.
 
-    :raises CohortFault: with everything that is wrong with the cohort
+    :raises CohortFault: with everything that is wrong with the cohort, or a folder that holds no version
     """
-    studies = cohort.read(table, drop_unknown=drop_unknown)
-    data = prepared.dataset(studies, studies.folder / ".prepared")
-    manifest = Manifest.model_validate_json((folder / "manifest.json").read_text())
-    answers = answer(ModelVersion.load(folder, manifest, device), data)
-    return "\n".join(_lines(manifest, data, answers))
+    board = board or Board()
+    manifests = [_manifest(folder) for folder in inquiry.versions]
+    studies = _chosen(cohort.read(inquiry.cohort, drop_unknown=inquiry.drop_unknown), inquiry)
+    for manifest in manifests:
+        if manifest.training.target != studies.target:
+            fault = f"{_name(manifest)} predicts {manifest.training.target}, and the cohort's outcome is another"
+            raise CohortFault([f"{fault}: {studies.target}"])
+    with board.stage("preparing", len(studies.studies)) as advance:
+        data = prepared.dataset(studies, studies.folder / ".prepared", lambda: advance(1))
+    said: dict[str, Answers] = {}
+    with board.stage("asking", len(data) * len(manifests)) as advance:
+        for manifest, folder in zip(manifests, inquiry.versions, strict=True):
+            model = ModelVersion.load(folder, manifest, inquiry.device)
+            said[_name(manifest)] = answer(model, data, lambda: advance(1))
+    sections = ["\n".join(_lines(m, data, said[_name(m)])) for m in manifests]
+    if len(said) > 1:
+        sections.append("\n".join(_compared(data, {name: one.probabilities for name, one in said.items()})))
+    if inquiry.report is not None:
+        chances = {name: one.probabilities for name, one in said.items()}
+        if data.oracle is not None:
+            chances[ORACLE] = data.oracle
+        first = manifests[0]
+        title, rows = f"{', '.join(said)} on {inquiry.cohort.name}", np.arange(len(data))
+        place = reports.write(inquiry.report, title, sections, data, rows, chances, _name(first), first.threshold.value)
+        return "\n\n".join([*sections, f"Figures, decision curve and subgroups: {place}"])
+    for manifest in manifests:
+        own = said[_name(manifest)].probabilities
+        sections.append(f"{_name(manifest)}\n\n" + "\n".join(reports.decisions(data.labels, own)))
+        parts = subgroups.lines(data, np.arange(len(data)), own, manifest.threshold.value)
+        sections.append("\n".join(parts))
+    return "\n\n".join(sections)
+
+
+def _name(manifest: Manifest) -> str:
+    return f"{manifest.name} {manifest.version}"
+
+
+def _manifest(folder: Path) -> Manifest:
+    try:
+        return Manifest.model_validate_json((folder / "manifest.json").read_bytes())
+    except (OSError, ValidationError):
+        raise CohortFault([f"{folder} holds no model version: give model_store/NAME/VERSION"]) from None
+
+
+def _chosen(studies: cohort.Cohort, inquiry: Inquiry) -> cohort.Cohort:
+    """The studies of the site and time asked for."""
+    found = [
+        study for study in studies.studies
+        if (not inquiry.site or study.site == inquiry.site) and (not inquiry.since or study.date >= inquiry.since)
+    ]  # fmt: skip
+    outcomes = {study.outcome for study in found}
+    if len(outcomes) < 2:
+        raise CohortFault([f"{len(found)} patients are left, of one outcome only: there is nothing to score"])
+    return cohort.Cohort(studies.folder, tuple(found), studies.target)
 
 
 def _lines(manifest: Manifest, data: Dataset, answers: Answers) -> Iterator[str]:
     labels, chances = data.labels, answers.probabilities
     slope, intercept = calibration_line(labels, chances)
-    yield f"{manifest.name} {manifest.version} on {len(data)} patients, {int(labels.sum())} with the outcome"
+    yield f"{_name(manifest)} on {len(data)} patients, {int(labels.sum())} with the outcome"
     yield ""
     yield "| metric | value (95 % interval) |"
     yield "|---|---|"
     yield f"| AUC | {bootstrap(auc, labels, chances)} |"
     if data.oracle is not None:
         yield f"| AUC of the oracle | {auc(labels, data.oracle):.3f} |"
+        yield f"| the oracle minus it | {delong(labels, data.oracle, chances)} |"
     yield f"| AUPRC | {bootstrap(average_precision, labels, chances)} |"
     yield f"| Brier | {bootstrap(brier, labels, chances)} |"
     yield f"| calibration slope, intercept | {slope:.3f}, {intercept:.3f} |"
@@ -90,20 +156,6 @@ def _lines(manifest: Manifest, data: Dataset, answers: Answers) -> Iterator[str]
             share = answers.kept[labels == value, value].mean()
             yield f"| conformal coverage, {name} (nominal {manifest.conformal.level:.2f}) | {share:.3f} |"
         yield f"| uncertain (neither class excluded) | {answers.kept.all(axis=1).mean():.3f} |"
-    yield ""
-    yield "| act above | net benefit | of treating all |"
-    yield "|---|---|---|"
-    everybody = net_benefit(labels, np.ones(len(labels)), THRESHOLDS)
-    for threshold, gain, all_ in zip(THRESHOLDS, net_benefit(labels, chances, THRESHOLDS), everybody, strict=True):
-        yield f"| {threshold:.2f} | {gain:+.3f} | {all_:+.3f} |"
-    yield ""
-    yield "| subgroup | patients | with the outcome | AUC |"
-    yield "|---|---|---|---|"
-    for name, rows in subgroups(data).items():
-        events = int(labels[rows].sum())
-        few = min(events, int(rows.sum()) - events) < FEWEST
-        score = "too few" if few else f"{auc(labels[rows], chances[rows]):.3f}"
-        yield f"| {name} | {int(rows.sum())} | {events} | {score} |"
 
 
 def _decisions(labels: Labels, decided: NDArray[np.bool_]) -> Iterator[str]:
@@ -117,16 +169,10 @@ def _decisions(labels: Labels, decided: NDArray[np.bool_]) -> Iterator[str]:
         yield f"| {name} | {flags.mean():.3f} |" if len(flags) else f"| {name} | no patient |"
 
 
-def subgroups(data: Dataset) -> dict[str, NDArray[np.bool_]]:
-    """Rows by sex, age, atrial fibrillation, side and site."""
-    found: dict[str, NDArray[np.bool_]] = {}
-    for name, value in (("sex", "female"), ("sex", "male"), ("occlusion_side", "left"), ("occlusion_side", "right")):
-        found[f"{name.replace('_', ' ')}: {value}"] = np.array([r.value(name) == value for r in data.records])
-    ages = np.array([np.nan if r.age is None else r.age for r in data.records])
-    found["age under 75"], found["age 75 and over"] = ages < 75, ages >= 75
-    fibrillation = [r.atrial_fibrillation for r in data.records]
-    found["atrial fibrillation"] = np.array([known is True for known in fibrillation])
-    found["no atrial fibrillation"] = np.array([known is False for known in fibrillation])
-    for site in np.unique(data.sites):
-        found[f"site {site}"] = data.sites == site
-    return {name: rows for name, rows in found.items() if rows.any()}
+def _compared(data: Dataset, chances: dict[str, Array]) -> Iterator[str]:
+    """The first version against each other one, on the same patients."""
+    (first, own), *others = chances.items()
+    yield f"| {first} minus | difference of AUC (95 % interval), DeLong |"
+    yield "|---|---|"
+    for name, rival in others:
+        yield f"| {name} | {delong(data.labels, own, rival)} |"

@@ -9,7 +9,9 @@ Notable choices:
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from app.manifest import Architecture
 from app.network.daft import Network, build
 from app.network.resnet import Trunk
 from app.training import loop, tasks
+from app.training.crew import Lent, Tell, lend, side_by_side
 from app.training.dataset import LATENTS
 from app.training.loop import Recipe
 from app.training.metrics import Array, auc
@@ -66,40 +69,91 @@ def pretrain(
     return network.trunk, dict(zip(LATENTS, task.explained().values(), strict=True))
 
 
+@dataclass(frozen=True)
+class _Fold:
+    """One fold's work, for whichever process does it. ``views``, ``trunk``: as `train`."""
+
+    number: int
+    architecture: Architecture
+    bench: Bench | Lent
+    learn: Rows
+    validate: Rows
+    others: Rows
+    recipe: Recipe
+    seed: int
+    checkpoint: Path | None
+    views: Views | None = None
+    trunk: Trunk | None = None
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """What comes of a fold: its weights (arrays travel by value), and its logits of ``validate`` and ``others``."""
+
+    weights: dict[str, NDArray[np.generic]]
+    validate: Array
+    others: Array
+
+
+def _train_one(work: _Fold, tell: Tell) -> _Scored:
+    """Train one fold; tells (fold, epoch, score) after each epoch."""
+    bench = work.bench.bench if isinstance(work.bench, Lent) else work.bench
+    torch.manual_seed(work.seed)
+    network = build(work.architecture)
+    task: tasks.EndToEnd | tasks.TailOnly
+    if work.trunk is not None and work.views is not None:
+        network.trunk.load_state_dict(work.trunk.state_dict())
+        task = tasks.TailOnly(network, bench, work.views, work.learn, work.validate)
+    else:
+        recipe = work.recipe
+        task = tasks.EndToEnd(network, bench, work.learn, work.validate, turn=recipe.turn, auxiliary=recipe.auxiliary)
+    loop.run(
+        task, work.recipe, work.seed, checkpoint=work.checkpoint,
+        advance=lambda epoch, score: tell((work.number, epoch, score)),
+    )  # fmt: skip
+    network.eval()
+    found = task.logits(work.validate), task.logits(work.others) if len(work.others) else np.empty(0)
+    return _Scored({name: value.cpu().numpy() for name, value in network.state_dict().items()}, *found)
+
+
 def train(
     architecture: Architecture, bench: Bench, split: Split, recipe: Recipe, seed: int, *,
     views: Views | None = None, trunk: Trunk | None = None, folder: Path | None = None, name: str = "daft",
-    advance: Callable[[int, int, float], None] = lambda *_: None,
+    jobs: int = 1, advance: Callable[[int, int, float], None] = lambda *_: None,
 ) -> Trained:  # fmt: skip
     """Train every fold of one row of the table.
 
     :param trunk: a trunk that stays as it is; needs ``views``, its features of every row
     :param folder: of the checkpoints
+    :param jobs: folds at once, each in a process of its own; tails on a warm trunk take seconds and stay in this one
     :param advance: told (fold, epoch, score)
     """
     count = len(bench.data)
-    out_of_fold = np.full(count, np.nan)
-    each = np.full((len(split.folds), count), np.nan)
     others = np.setdiff1d(np.arange(count), split.develop)
-    networks, aucs = [], []
-    for fold, (learn, validate) in enumerate(split.folds):
-        torch.manual_seed(seed * 1000 + fold)
-        network = build(architecture)
-        task: tasks.EndToEnd | tasks.TailOnly
-        if trunk is not None and views is not None:
-            network.trunk.load_state_dict(trunk.state_dict())
-            task = tasks.TailOnly(network, bench, views, learn, validate)
-        else:
-            task = tasks.EndToEnd(network, bench, learn, validate, turn=recipe.turn, auxiliary=recipe.auxiliary)
-        checkpoint = folder / f"{name}-{fold}.pt" if folder else None
-        loop.run(
-            task, recipe, seed * 1000 + fold, checkpoint=checkpoint,
-            advance=lambda epoch, score, fold=fold: advance(fold, epoch, score),  # type: ignore[misc]
-        )  # fmt: skip
-        network.eval()
-        out_of_fold[validate] = task.logits(validate)
-        if len(others):
-            each[fold, others] = task.logits(others)
-        aucs.append(auc(bench.data.labels[validate], out_of_fold[validate]))
-        networks.append(network.cpu())
-    return Trained(tuple(networks), out_of_fold, each, tuple(aucs))
+    apart = jobs > 1 and trunk is None
+    with ExitStack() as stack:
+        if apart:
+            folder = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        seen = lend(bench, folder) if apart and folder else bench
+        work = [
+            _Fold(
+                fold, architecture, seen, learn, validate, others, recipe, seed * 1000 + fold,
+                folder / f"{name}-{fold}.pt" if folder else None, views, trunk,
+            )
+            for fold, (learn, validate) in enumerate(split.folds)
+        ]  # fmt: skip
+        done = side_by_side(_train_one, work, jobs if apart else 1, lambda told: advance(*told))
+    out_of_fold = np.full(count, np.nan)
+    each = np.full((len(work), count), np.nan)
+    aucs = []
+    for one, scored in zip(work, done, strict=True):
+        out_of_fold[one.validate] = scored.validate
+        each[one.number, others] = scored.others
+        aucs.append(auc(bench.data.labels[one.validate], scored.validate))
+    return Trained(tuple(_network(architecture, one.weights) for one in done), out_of_fold, each, tuple(aucs))
+
+
+def _network(architecture: Architecture, weights: dict[str, NDArray[np.generic]]) -> Network:
+    network = build(architecture)
+    network.load_state_dict({name: torch.from_numpy(np.asarray(value)) for name, value in weights.items()})
+    return network.eval()

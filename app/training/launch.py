@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,15 +21,37 @@ from app.manifest import Manifest
 from app.network.daft import build
 from app.network.resnet import Trunk
 from app.phantoms.biology import Preset
-from app.training import cohort, defaults, prepared, protocol, run
+from app.training import cohort, defaults, prepared, protocol, ranks, report, run, validation
+from app.training.board import Board
+from app.training.choices import Published, Validation
 from app.training.dataset import Dataset, phantoms
 from app.training.errors import CohortFault
 from app.training.loop import Recipe
-from app.training.table import markdown
+from app.training.metrics import best_f1_threshold, probabilities_of
+from app.training.prepared import Filler
+from app.training.protocol import Split
+from app.training.table import ORACLE, markdown
+from app.training.version import rules
 
 PHANTOM_SEED = 1_000_003  # of the phantoms that teach a trunk: far from any cohort's
+PROTOCOLS = {
+    Validation.PAPER: "80/20 frozen, stratified by outcome and site; four folds; ensemble of the folds",
+    Validation.DATES: "the latest fifth for the test; four folds of the others; ensemble of the folds",
+    Validation.SITES: "each site left out in turn; four folds of the others; ensemble of the folds",
+    Validation.NESTED: "repeated nested cross-validation: five test parts, four folds of the others; ensembles",
+}
+MANY = (Validation.SITES, Validation.NESTED)
 TAILS = Recipe(epochs=24, batch=32, rate=3e-3, patience=8)
 PHANTOM_RECIPE = Recipe(epochs=12, batch=16, rate=4e-3, patience=12, turn=False)
+
+
+NAMES = {
+    Published.DAFT: run.DAFT,
+    Published.FILM: "imaging + clinical, FiLM",
+    Published.CONCAT: "imaging + clinical, concatenation",
+    Published.IMAGING: "all imaging",
+    Published.LOGISTIC: run.LOGISTIC,
+}
 
 
 @dataclass(frozen=True)
@@ -46,41 +67,142 @@ class Order:
     device: str
     quick: bool
     drop_unknown: bool
+    model: Published = Published.DAFT
+    validation: Validation = Validation.PAPER
+    repeats: int = 5
+    jobs: int = 1
+    report: Path | None = None
 
 
-def train(order: Order, say: Callable[[str], None]) -> str:
-    """Carry out the order; answers the table as Markdown.
+def train(order: Order, board: Board, fill: Filler | None = None) -> str:
+    """Carry out the order; answers the table as Markdown ("" on all ranks but the first).
 
+    :param fill: prepares studies elsewhere; by default ``order.jobs`` processes of this machine do
     :raises CohortFault: with everything that is wrong with the cohort
     """
+    kind = "cuda" if order.device == "auto" and torch.cuda.is_available() else order.device.replace("auto", "cpu")
+    with ranks.joined(torch.device(kind)) as device:
+        return _train(order, device, board if ranks.first() else Board(), fill or prepared.by_processes(order.jobs))
+
+
+def _train(order: Order, device: torch.device, board: Board, fill: Filler) -> str:
     if order.out is not None and order.out.exists():
         raise CohortFault([f"version {order.out.name} exists; versions never change: choose another"])
+    if order.out is not None and order.validation in MANY:
+        fault = f"the validation `{order.validation}` trains many ensembles, and none of them is the version"
+        raise CohortFault([f"{fault}: leave out --out, and train the version by `paper` or `dates`"])
     studies = cohort.read(order.cohort, drop_unknown=order.drop_unknown)
-    say(f"preparing {len(studies.studies)} studies")
-    data = prepared.dataset(studies, studies.folder / ".prepared")
-    names = [study.patient for study in studies.studies]
-    digest = protocol.digest_of(names, data.labels)
+    data = _prepared(studies, board, fill)
+    digest = protocol.digest_of([study.patient for study in studies.studies], data.labels)
     folder = studies.folder / ".runs" / _key(order, digest)
-    device = torch.device("cuda" if order.device == "auto" and torch.cuda.is_available() else
-                          "cpu" if order.device == "auto" else order.device)  # fmt: skip
-    parts = protocol.freeze(folder / "split.json", _split(data, studies, order.seed), digest)
+    parts = _splits(order, data, studies)  # before anything is trained: faults come first
+    trunk, notes = _trunk(order, device, board, folder)
+    plan = _plan(order, data, studies, trunk)
+    # Under torchrun a fold is spread over the ranks, and folds come one after another.
+    jobs = 1 if ranks.several() else order.jobs
+    count = sum(len(split.folds) for splits in parts.values() for split in splits)
+    epochs = count * len(plan.networks) * plan.recipe.epochs
+    with board.stage("training", epochs) as advance:
 
-    trunk, notes = _trunk(order, device, say, folder)
+        def compare(name: str, split: Split) -> run.Run:
+            place = folder / name
+            if ranks.first():
+                protocol.freeze(place / "split.json", split, digest)
+            return run.compare(plan, data, split, device, board, trunk=trunk, folder=place, jobs=jobs, advance=advance)
+
+        if order.validation in MANY:
+            found = validation.run(parts, data.labels, lambda name, split: compare(name, split).scored, run.DAFT)
+            return _validated(order, plan, data, found, folder) if ranks.first() else ""
+        (split,) = parts["all"]
+        result = compare("", split)
+    if not ranks.first():
+        return ""
+    if order.out is not None:
+        chosen = NAMES[order.model]
+        run.publish(plan, result, data, split, digest, order.out, chosen=chosen, notes=notes)
+    return _finished(order, data, result, split, folder)
+
+
+def _prepared(studies: cohort.Cohort, board: Board, fill: Filler) -> Dataset:
+    """The cohort's arrays: prepared by the first rank, read by the others."""
+    cache = studies.folder / ".prepared"
+    if ranks.first():
+        with board.stage("preparing", len(studies.studies)) as advance:
+            data = prepared.dataset(studies, cache, lambda: advance(1), fill=fill)
+    ranks.together()
+    return data if ranks.first() else prepared.dataset(studies, cache)
+
+
+def _plan(order: Order, data: Dataset, studies: cohort.Cohort, trunk: Trunk | None) -> run.Plan:
     name, number = (order.out.parent.name, order.out.name) if order.out else ("untitled", "0.0.0")
-    plan = run.Plan(
+    networks = tuple(run.NETWORKS)
+    if order.quick:
+        networks = tuple(model for model in networks if model == NAMES[order.model])
+    return run.Plan(
         name=name,
         version=number,
         data=_describe(data, order.cohort),
+        target=studies.target,
         synthetic=data.oracle is not None,
         seed=order.seed,
         code_version=_code_version(),
         recipe=replace(TAILS, epochs=max(order.epochs, TAILS.epochs)) if trunk else Recipe(epochs=order.epochs),
-        networks=(run.DAFT,) if order.quick else tuple(run.NETWORKS),
+        networks=networks,
+        protocol=PROTOCOLS[order.validation],
     )
-    result = run.compare(plan, data, parts, device, say, trunk=trunk, folder=folder)
-    if order.out is not None:
-        run.publish(plan, result, data, parts, digest, order.out, notes=notes)
-    return markdown(result.rows, "DAFT")
+
+
+def _finished(order: Order, data: Dataset, result: run.Run, split: Split, folder: Path) -> str:
+    """The table, and the report of the test part."""
+    chances, limits = {}, {}
+    for name in dict.fromkeys((NAMES[order.model], run.DAFT, run.LOGISTIC, ORACLE)):
+        if name in result.scored:
+            scored = result.scored[name]
+            learnt = rules(data.labels[split.develop], scored.out_of_fold[split.develop])
+            line = learnt.calibration
+            chances[name] = probabilities_of(scored.mean[split.test], line.slope, line.intercept)
+            limits[name] = learnt.threshold.value
+    if data.oracle is not None:
+        chances[ORACLE] = data.oracle[split.test]
+    text = markdown(result.rows, "DAFT")
+    chosen = NAMES[order.model]
+    place = report.write(
+        order.report or folder / "report", f"{order.cohort.name}: the test part", [text], data, split.test, chances,
+        chosen, limits[chosen],
+    )  # fmt: skip
+    return f"{text}\n\nFigures, decision curve and subgroups: {place}"
+
+
+def _validated(order: Order, plan: run.Plan, data: Dataset, found: validation.Validated, folder: Path) -> str:
+    """The table over sites or repeats, and the report of all who were tested."""
+    text = validation.markdown(found, "DAFT")
+    chosen = NAMES[order.model]
+    labels = data.labels[found.tested]
+    shown = dict.fromkeys((chosen, run.DAFT, run.LOGISTIC, ORACLE))
+    chances = {name: found.chances[name] for name in shown if name in found.chances}
+    place = report.write(
+        order.report or folder / "report", f"{order.cohort.name}: {plan.protocol}", [text], data, found.tested, chances,
+        chosen, best_f1_threshold(labels, chances[chosen]),
+    )  # fmt: skip
+    return f"{text}\n\nFigures, decision curve and subgroups: {place}"
+
+
+def _splits(order: Order, data: Dataset, studies: cohort.Cohort) -> dict[str, list[Split]]:
+    """By block, the splits that the validation asks for; the cohort's own folds where it has a ``fold`` column."""
+    labels, groups, sites = data.labels, data.groups, data.sites
+    match order.validation:
+        case Validation.PAPER:
+            return {"all": [_split(data, studies, order.seed)]}
+        case Validation.DATES:
+            undated = [f"row {study.row}, column date: missing" for study in studies.studies if not study.date]
+            if undated:
+                raise CohortFault(undated)
+            dates = [study.date for study in studies.studies]
+            return {"all": [protocol.by_date(labels, groups, sites, dates, order.seed)]}
+        case Validation.SITES:
+            return {site: [split] for site, split in protocol.by_site(labels, groups, sites, order.seed).items()}
+        case Validation.NESTED:
+            return protocol.nested(labels, groups, sites, order.seed, order.repeats)
 
 
 def _split(data: Dataset, studies: cohort.Cohort, seed: int) -> protocol.Split:
@@ -91,9 +213,7 @@ def _split(data: Dataset, studies: cohort.Cohort, seed: int) -> protocol.Split:
     return protocol.split(data.labels, data.groups, data.sites, seed)
 
 
-def _trunk(
-    order: Order, device: torch.device, say: Callable[[str], None], folder: Path
-) -> tuple[Trunk | None, list[str]]:
+def _trunk(order: Order, device: torch.device, board: Board, folder: Path) -> tuple[Trunk | None, list[str]]:
     """A trunk that stays as it is, from a version or from phantoms; None for training end to end."""
     if order.trunk is not None:
         manifest = Manifest.model_validate_json((order.trunk / "manifest.json").read_text())
@@ -101,9 +221,12 @@ def _trunk(
         network.load_state_dict(load_file(order.trunk / manifest.folds[0].file))
         return network.trunk, [f"The trunk is that of {manifest.name} {manifest.version}; only the tails were trained."]
     if order.phantoms:
-        say(f"making {order.phantoms} phantoms")
-        people = phantoms(order.phantoms, PHANTOM_SEED, Preset.INTERACTION, defaults.GRID, defaults.CHANNELS)
-        trunk, explained = run.warm_trunk(people, PHANTOM_RECIPE, order.seed, 8, device, say, folder / "trunk.pt")
+        with board.stage("phantoms", order.phantoms) as advance:
+            people = phantoms(
+                order.phantoms, PHANTOM_SEED, Preset.INTERACTION, defaults.GRID, defaults.CHANNELS,
+                advance=lambda: advance(1),
+            )  # fmt: skip
+        trunk, explained = run.warm_trunk(people, PHANTOM_RECIPE, order.seed, 8, device, board, folder / "trunk.pt")
         found = ", ".join(f"{name} {share:.0%}" for name, share in explained.items())
         note = (
             f"The trunk was first taught by {order.phantoms} other phantoms to read their latents (share of variance "
@@ -128,6 +251,7 @@ def _code_version() -> str:
 
 
 def _key(order: Order, digest: str) -> str:
-    given = {name: str(value) for name, value in asdict(order).items()}
+    apart = ("jobs", "report")  # they change no number
+    given = {name: str(value) for name, value in asdict(order).items() if name not in apart}
     made = given | {"cohort": digest, "layout": prepared.layout()}
     return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]

@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from app.training import ranks
+
 Weights = dict[str, Tensor]
 
 
@@ -93,6 +95,7 @@ def run(
     average = {name: value.detach().clone() for name, value in module.state_dict().items()}
     best = {name: value.clone() for name, value in average.items()}
     progress = Progress()
+    ranks.together()  # so that nobody looks for a checkpoint while the first rank still writes the last fold's
     if checkpoint is not None and checkpoint.exists():
         progress, average, best = _resume(checkpoint, module, optimizer, cycle)
 
@@ -102,14 +105,16 @@ def run(
         for loss in task.losses(recipe.batch, rng):
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
+            ranks.average_gradients(module)
             nn.utils.clip_grad_norm_(module.parameters(), 1.0)
             optimizer.step()
             cycle.step()
             _follow(average, module, recipe.average)
+        ranks.average_buffers(module, average)
         current = {name: value.clone() for name, value in module.state_dict().items()}
         module.load_state_dict(average)
         module.eval()
-        score = task.score(module)
+        score = ranks.of_first(task.score(module) if ranks.first() else 0.0, next(module.parameters()).device)
         module.load_state_dict(current)
         weight = recipe.smoothing if progress.history else 0.0
         progress.smoothed = weight * progress.smoothed + (1 - weight) * score
@@ -118,7 +123,7 @@ def run(
             progress.best, progress.best_epoch = progress.smoothed, progress.epoch
             best = {name: value.clone() for name, value in average.items()}
         progress.epoch += 1
-        if checkpoint is not None:
+        if checkpoint is not None and ranks.first():
             _save(checkpoint, progress, module, average, best, optimizer, cycle)
         advance(progress.epoch, score)
     module.load_state_dict(best)

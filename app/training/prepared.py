@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +25,14 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from app.sdk.errors import RlvoError
-from app.sdk.types import PerfusionSummary
+from app.sdk.types import Input, PerfusionSummary
 from app.training import defaults
 from app.training.cohort import Cohort, Study
+from app.training.crew import side_by_side
 from app.training.dataset import LATENTS, Dataset
 from app.training.errors import CohortFault
+
+Volumes = Mapping[Input, Path]
 
 PERFUSION_FIELDS = tuple(PerfusionSummary.model_fields)
 
@@ -40,11 +46,19 @@ class Prepared:
     perfusion: PerfusionSummary | None
 
 
-def dataset(cohort: Cohort, cache: Path, advance: Callable[[], None] = lambda: None) -> Dataset:
+Filler = Callable[[Sequence[Study], Path, Callable[[], None]], None]
+"""Prepares studies into the cache's folder, somewhere and side by side, and tells of each that is done. It raises
+nothing for a study that cannot be prepared: that one is tried again here, where its fault is told with its row."""
+
+
+def dataset(
+    cohort: Cohort, cache: Path, advance: Callable[[], None] = lambda: None, *, fill: Filler | None = None
+) -> Dataset:
     """The cohort as arrays.
 
     :param cache: folder of prepared studies
     :param advance: told after each study
+    :param fill: prepares those that are not in the cache yet; without it, they are prepared here one after another
     :raises CohortFault: naming every row that cannot be prepared
     """
     if any(study.outcome is None for study in cohort.studies):
@@ -56,6 +70,12 @@ def dataset(cohort: Cohort, cache: Path, advance: Callable[[], None] = lambda: N
         for _ in rows:
             advance()
     else:
+        if fill is not None:
+            missing = [study for study in rows if not _place(study, cache).exists()]
+            for _ in range(len(rows) - len(missing)):
+                advance()
+            fill(missing, cache, advance)
+            advance = _nothing
         images, presence, perfusion = _prepare_all(rows, cache, advance)
     patients = {name: number for number, name in enumerate(dict.fromkeys(study.patient for study in rows))}
     latents, oracle = _truth(cohort, rows)
@@ -69,6 +89,7 @@ def dataset(cohort: Cohort, cache: Path, advance: Callable[[], None] = lambda: N
         sites=np.array([study.site for study in rows]),
         latents=latents,
         oracle=oracle,
+        scanners=np.array([study.scanner for study in rows]),
     )
 
 
@@ -120,23 +141,73 @@ def _prepare_all(rows: list[Study], cache: Path, advance: Callable[[], None]) ->
     )
 
 
-def _prepare(study: Study, cache: Path) -> Prepared:
-    """One study, from the cache or by the service's ``prepare``."""
+def _nothing() -> None:
+    """What is told where nobody listens."""
+
+
+def by_processes(jobs: int) -> Filler:
+    """Fills the cache by processes of this machine, ``jobs`` at once."""
+
+    def fill(studies: Sequence[Study], cache: Path, advance: Callable[[], None]) -> None:
+        if jobs > 1 and len(studies) > 1:
+            work = [(study.volumes, cache) for study in studies]
+            side_by_side(_try, work, jobs, lambda _: advance())
+        else:
+            for study in studies:
+                _try((study.volumes, cache), lambda _: advance())
+
+    return fill
+
+
+def _try(work: tuple[Volumes, Path], tell: Callable[[bool], None]) -> None:
+    with suppress(RlvoError):
+        into(*work)
+    tell(True)
+
+
+def _place(study: Study, cache: Path) -> Path:
+    return cache / f"{key(study.volumes)}.safetensors"
+
+
+def key(volumes: Volumes) -> str:
+    """What a prepared study is kept under: a digest of its files' contents, of the grid and of the channels."""
     digest = hashlib.sha256(json.dumps(layout(), sort_keys=True).encode())
-    for field in sorted(study.volumes):
-        digest.update(f"{field}:{hashlib.sha256(study.volumes[field].read_bytes()).hexdigest()}".encode())
-    path = cache / f"{digest.hexdigest()}.safetensors"
+    for field in sorted(volumes):
+        about = volumes[field].stat()
+        digest.update(f"{field}:{_content(volumes[field], about.st_size, about.st_mtime_ns)}".encode())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=100_000)
+def _content(path: Path, size: int, changed_ns: int) -> str:
+    """The file's sha-256, read once as long as it stays the same."""
+    del size, changed_ns
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _prepare(study: Study, cache: Path) -> Prepared:
+    return into(study.volumes, cache)
+
+
+def into(volumes: Volumes, cache: Path) -> Prepared:
+    """One study, from the cache or by the service's ``prepare``, and then kept there.
+
+    :raises RlvoError: where a volume cannot be used
+    """
+    path = cache / f"{key(volumes)}.safetensors"
     if path.exists():
         kept = load_file(path)
         return Prepared(kept["image"], kept["presence"].astype(bool), _summary(kept["perfusion"]))
     from app.imaging import nifti, preprocess
 
-    volumes = {field: nifti.read(file, field=field) for field, file in study.volumes.items()}
-    found = preprocess.prepare(volumes, defaults.GRID, defaults.CHANNELS)
+    found = preprocess.prepare(
+        {field: nifti.read(file, field=field) for field, file in volumes.items()}, defaults.GRID, defaults.CHANNELS
+    )
     prepared = Prepared(found.image.astype(np.float16), np.asarray(found.presence, bool), found.perfusion)
     numbers = [getattr(found.perfusion, name, None) for name in PERFUSION_FIELDS]
     cache.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".part")
+    draft = path.with_suffix(f".{os.getpid()}.part")
     save_file(
         {
             "image": np.ascontiguousarray(prepared.image),

@@ -4,7 +4,8 @@ Notable choices:
 - The test fifth is drawn first and frozen: it is kept in ``split.json`` with the digest of what it was drawn from, and
   a later run on other rows is refused instead of silently redrawn.
 - Drawing is stratified by label and site, and rows of one patient are never separated.
-- Four folds of the rest; leave-one-site-out and a split by date for those who have sites and dates.
+- Four folds of the rest, as the paper's. Other validations are splits of the same kind, each with folds of its own:
+  one site left out, the latest patients left out, or repeated nested cross-validation, where every patient is tested.
 """
 
 from __future__ import annotations
@@ -60,10 +61,37 @@ def split(labels: Rows, groups: Rows, sites: NDArray[np.str_], seed: int, folds:
     """
     fifth = deal(labels, groups, sites, round(1 / TEST_SHARE), seed)
     develop, test = np.flatnonzero(fifth != 0), np.flatnonzero(fifth == 0)
+    return around(test, develop, labels, groups, sites, seed, folds)
+
+
+def around(
+    test: Rows, develop: Rows, labels: Rows, groups: Rows, sites: NDArray[np.str_], seed: int, folds: int = FOLDS,
+    name: str = "the test part",
+) -> Split:  # fmt: skip
+    """A test part and the folds of the ``develop`` rows.
+
+    :raises CohortFault: where a fold, or the test part, would have one class only
+    """
     part = deal(labels[develop], groups[develop], sites[develop], folds, seed + 1)
     pairs = tuple((develop[part != fold], develop[part == fold]) for fold in range(folds))
-    _both_classes(labels, [("the test part", test), *((f"fold {i}", rows) for i, (_, rows) in enumerate(pairs))])
+    _both_classes(labels, [(name, test), *((f"fold {i + 1}", rows) for i, (_, rows) in enumerate(pairs))])
     return Split(develop, test, pairs)
+
+
+def nested(labels: Rows, groups: Rows, sites: NDArray[np.str_], seed: int, repeats: int) -> dict[str, list[Split]]:
+    """Repeated nested cross-validation: by repeat, five splits that test every patient once.
+
+    :raises CohortFault: where a part would have one class only
+    """
+    found = {}
+    for repeat in range(repeats):
+        own = seed + 1000 * repeat
+        outer = deal(labels, groups, sites, round(1 / TEST_SHARE), own)
+        found[f"repeat {repeat + 1}"] = [
+            around(np.flatnonzero(outer == part), np.flatnonzero(outer != part), labels, groups, sites, own + part)
+            for part in range(round(1 / TEST_SHARE))
+        ]
+    return found
 
 
 def given(own: NDArray[np.str_], labels: Rows) -> Split:
@@ -82,20 +110,33 @@ def given(own: NDArray[np.str_], labels: Rows) -> Split:
     return Split(develop, test, pairs)
 
 
-def by_site(labels: Rows, sites: NDArray[np.str_]) -> dict[str, tuple[Rows, Rows]]:
-    """Leave one site out: (train, test) rows by the site that is left out."""
-    found = {str(site): (np.flatnonzero(sites != site), np.flatnonzero(sites == site)) for site in np.unique(sites)}
-    _both_classes(labels, [(f"site {site}", test) for site, (_, test) in found.items()])
+def by_site(labels: Rows, groups: Rows, sites: NDArray[np.str_], seed: int) -> dict[str, Split]:
+    """Leave one site out, by the site that is left out. A patient who was at several sites is not trained on there.
+
+    :raises CohortFault: where there is one site only, or a part would have one class only
+    """
+    names = np.unique(sites)
+    if len(names) < 2:
+        raise CohortFault(["column site: leaving one site out needs at least two sites"])
+    found = {}
+    for site in map(str, names):
+        test, others = np.flatnonzero(sites == site), np.flatnonzero(sites != site)
+        develop = others[~np.isin(groups[others], groups[test])]
+        found[site] = around(test, develop, labels, groups, sites, seed, name=f"site {site}")
     return found
 
 
-def by_date(labels: Rows, dates: Sequence[str]) -> tuple[Rows, Rows]:
-    """Train on the earlier four fifths (ISO dates), test on the latest fifth."""
-    order = np.argsort(np.asarray(dates), kind="stable")
-    cut = round(len(order) * (1 - TEST_SHARE))
-    train, test = np.sort(order[:cut]), np.sort(order[cut:])
-    _both_classes(labels, [("the earlier part", train), ("the later part", test)])
-    return train, test
+def by_date(labels: Rows, groups: Rows, sites: NDArray[np.str_], dates: Sequence[str], seed: int) -> Split:
+    """Test on the latest fifth (ISO dates), train on the patients before them. A patient's date is the first of theirs.
+
+    :raises CohortFault: where a part would have one class only
+    """
+    days = np.asarray(dates)
+    first = {group: min(days[groups == group].tolist()) for group in np.unique(groups).tolist()}
+    own = [first[group] for group in groups.tolist()]
+    cut = sorted(own)[round(len(own) * (1 - TEST_SHARE))]
+    late = np.array([day >= cut for day in own])
+    return around(np.flatnonzero(late), np.flatnonzero(~late), labels, groups, sites, seed, name="the later part")
 
 
 def freeze(path: Path, parts: Split, digest: str) -> Split:

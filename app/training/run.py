@@ -27,7 +27,7 @@ from app.training.dataset import Dataset, Vectors
 from app.training.loop import Recipe
 from app.training.metrics import Array
 from app.training.protocol import Split
-from app.training.table import Row, Scored, table
+from app.training.table import ORACLE, Row, Scored, of_oracle, table
 from app.training.tasks import Bench
 
 CHANNEL_NAMES = tuple(channel.name for channel in defaults.CHANNELS)
@@ -61,6 +61,8 @@ class Plan:
     networks: tuple[str, ...] = tuple(NETWORKS)
     views: int = 4
     filters: int = 8
+    target: str = "rLVO"
+    protocol: str = "80/20 frozen, stratified by outcome and site; four folds; ensemble of the folds"
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,14 @@ def warm_trunk(
 
 def compare(
     plan: Plan, data: Dataset, split: Split, device: torch.device, say: Say, *,
-    trunk: Trunk | None = None, folder: Path | None = None,
+    trunk: Trunk | None = None, folder: Path | None = None, jobs: int = 1,
+    advance: Callable[[int], None] = lambda _: None,
 ) -> Run:  # fmt: skip
-    """Train every model of the table on the same folds and score all of them on the same rows."""
+    """Train every model of the table on the same folds and score all of them on the same rows.
+
+    :param jobs: folds at once (see ``folds.train``)
+    :param advance: told the epochs done, of ``len(plan.networks) * len(split.folds) * plan.recipe.epochs``
+    """
     spec = clinical.fit([data.records[row] for row in split.develop], [*defaults.VARIABLES])
     vectors = Vectors.of(data, spec)
     scored: dict[str, Scored] = {}
@@ -118,13 +125,22 @@ def compare(
         if trunk is not None and channels not in views:
             say(f"{name}: features of {len(data)} patients")
             views[channels] = tasks.views(trunk.to(device), bench, plan.views, plan.seed)
+        epochs = [0] * len(split.folds)
+
+        def heard(fold: int, epoch: int, score: float, name: str = name, epochs: list[int] = epochs) -> None:
+            say(f"{name}, fold {fold + 1}, epoch {epoch}: {score:.3f}")
+            advance(epoch - epochs[fold])
+            epochs[fold] = epoch
+
         trained[name] = folds.train(
             architecture, bench, split, plan.recipe, plan.seed, trunk=trunk, views=views.get(channels), folder=folder,
-            name="-".join((fusion.value, *channels)),
-            advance=lambda fold, epoch, score, name=name: say(f"{name}, fold {fold + 1}, epoch {epoch}: {score:.3f}"),  # type: ignore[misc]
+            name="-".join((fusion.value, *channels)), jobs=jobs, advance=heard,
         )  # fmt: skip
+        advance(plan.recipe.epochs * len(epochs) - sum(epochs))  # folds that stopped early
         scored[name] = Scored(trained[name].out_of_fold, trained[name].mean, trained[name].aucs)
-    rows = table(scored, data.labels, split.develop, split.test, DAFT)
+    if data.oracle is not None:
+        scored[ORACLE] = of_oracle(data.oracle, data.labels, split)
+    rows = table(scored, data.labels, split, DAFT)
     return Run(spec, vectors, scored, trained, fitted, rows)
 
 
@@ -172,7 +188,7 @@ def publish(
         training=Training(
             data=plan.data, data_sha256=digest, synthetic=plan.synthetic, patients=len(data),
             positives=int(labels.sum()), seed=plan.seed, code_version=plan.code_version,
-            protocol="80/20 frozen, stratified by outcome and site; four folds; ensemble of the folds",
+            target=plan.target, protocol=plan.protocol,
         ),
         metrics=measured(labels[split.test], scored.mean[split.test], learnt),
         extra=dict(extra or {}),

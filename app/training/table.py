@@ -3,24 +3,30 @@
 Notable choices:
 - Every entry is scored on the same validation folds and on the same test part; a simple model that wins is said to.
 - mean +- SD over folds as in the paper; the ensemble with a stratified bootstrap interval; DAFT against each by DeLong.
+- Where the true chances are known (phantoms), the oracle stands in the table as a model of its own: nobody can be
+  expected to do better than it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logit
 
 from app.training.metrics import Array, Comparison, Estimate, auc, bootstrap, delong, f1, probabilities_of
+from app.training.protocol import Split
 from app.training.version import rules
+
+ORACLE = "oracle (the true chances)"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line: ``folds`` AUC mean and SD; ``test`` AUC of the ensemble; ``f1`` at the out-of-fold threshold;
-    ``rival``: the reference's AUC minus this one's.
+    """One line: ``folds`` AUC mean and SD, ``folds_f1`` the same; ``test`` AUC of the ensemble; ``f1`` at the
+    out-of-fold threshold; ``rival``: the reference's AUC minus this one's.
     """
 
     name: str
@@ -28,6 +34,7 @@ class Row:
     test: Estimate
     f1: float
     rival: Comparison | None
+    folds_f1: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -39,18 +46,27 @@ class Scored:
     aucs: tuple[float, ...]
 
 
+def of_oracle(chances: Array, labels: NDArray[np.int64], split: Split) -> Scored:
+    """The oracle as a model: ``chances`` (n,) are the true ones."""
+    logits = np.asarray(logit(np.clip(chances, 1e-6, 1 - 1e-6)))
+    aucs = tuple(auc(labels[validate], logits[validate]) for _, validate in split.folds)
+    return Scored(logits, logits, aucs)
+
+
 def table(
-    scored: Mapping[str, Scored], labels: NDArray[np.int64], develop: NDArray[np.int64], test: NDArray[np.int64],
-    reference: str, seed: int = 0,
-) -> list[Row]:  # fmt: skip
+    scored: Mapping[str, Scored], labels: NDArray[np.int64], split: Split, reference: str, seed: int = 0
+) -> list[Row]:
     """One row a model, compared with ``reference`` on the test rows."""
-    rows = []
+    rows, test = [], split.test
     for name, model in scored.items():
-        learnt = rules(labels[develop], model.out_of_fold[develop])
-        decided = (
-            probabilities_of(model.mean[test], learnt.calibration.slope, learnt.calibration.intercept)
-            >= learnt.threshold.value
-        )
+        learnt = rules(labels[split.develop], model.out_of_fold[split.develop])
+
+        def decided(logits: Array, line: tuple[float, float, float] = (
+            learnt.calibration.slope, learnt.calibration.intercept, learnt.threshold.value
+        )) -> NDArray[np.bool_]:  # fmt: skip
+            return np.asarray(probabilities_of(logits, line[0], line[1]) >= line[2])
+
+        by_fold = [f1(labels[own], decided(model.out_of_fold[own])) for _, own in split.folds]
         rival = None
         if name != reference and reference in scored:
             rival = delong(labels[test], scored[reference].mean[test], model.mean[test])
@@ -59,22 +75,35 @@ def table(
                 name=name,
                 folds=(float(np.mean(model.aucs)), float(np.std(model.aucs))),
                 test=bootstrap(auc, labels[test], model.mean[test], seed=seed),
-                f1=f1(labels[test], decided),
+                f1=f1(labels[test], decided(model.mean[test])),
                 rival=rival,
+                folds_f1=(float(np.mean(by_fold)), float(np.std(by_fold))),
             )
         )
     return rows
 
 
-def markdown(rows: list[Row], reference: str) -> str:
-    """The table as Markdown."""
-    lines = [
-        f"| model | AUC, folds (mean ± SD) | AUC, ensemble on test (95 % interval) | F1 | {reference} minus it |",
-        "|---|---|---|---|---|",
-    ]
+def markdown(rows: Sequence[Row], reference: str) -> str:
+    """The table as Markdown, and in a sentence who is best."""
+    heads = (
+        "model", "AUC, folds (mean ± SD)", "F1, folds (mean ± SD)", "AUC, ensemble on test (95 % interval)",
+        "F1 on test", f"{reference} minus it",
+    )  # fmt: skip
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in rows:
-        mean, spread = row.folds
+        (area, spread), (score, scatter) = row.folds, row.folds_f1
         lines.append(
-            f"| {row.name} | {mean:.3f} ± {spread:.3f} | {row.test} | {row.f1:.2f} | {row.rival or 'reference'} |"
+            f"| {row.name} | {area:.3f} ± {spread:.3f} | {score:.2f} ± {scatter:.2f} | {row.test} | {row.f1:.2f} "
+            f"| {row.rival or ('reference' if reference in row.name else '')} |"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, "", verdict(rows)])
+
+
+def verdict(rows: Sequence[Row]) -> str:
+    """Who is best on the folds and on the test part; the oracle does not compete."""
+    models = [row for row in rows if row.name != ORACLE]
+    on_folds = max(models, key=lambda row: row.folds[0])
+    on_test = max(models, key=lambda row: row.test.value)
+    if on_folds is on_test:
+        return f"Best on the folds and on the test part: {on_folds.name}."
+    return f"Best on the folds: {on_folds.name}. Best on the test part: {on_test.name}."

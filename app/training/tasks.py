@@ -23,7 +23,7 @@ from app.manifest import Grid
 from app.network.daft import Network, pool
 from app.network.resnet import Trunk
 from app.sdk.types import Channel
-from app.training import augment
+from app.training import augment, ranks
 from app.training.dataset import LATENTS, Dataset, Dropout, Vectors, draw_dropout, no_dropout
 from app.training.metrics import Array, auc, average_precision
 
@@ -63,12 +63,15 @@ class Bench:
 
 
 def batches(rows: Rows, size: int, rng: np.random.Generator) -> Iterator[Rows]:
-    """The rows in a new order; a last batch of less than half the size is left out (batch norm needs company)."""
+    """The rows in a new order; a last batch of less than half the size is left out (batch norm needs company).
+
+    Where a fold is spread over ranks, each gets its share of every batch.
+    """
     order = rng.permutation(rows)
     for start in range(0, len(order), size):
         batch = order[start : start + size]
         if len(batch) * 2 >= min(size, len(order)):
-            yield np.sort(batch)
+            yield ranks.share(np.sort(batch))
 
 
 def _count(rows: int, size: int) -> int:
@@ -151,10 +154,10 @@ class EndToEnd:
     def losses(self, batch: int, rng: np.random.Generator) -> Iterator[Tensor]:
         """BCE, and a share of the latents' error."""
         bench = self._bench
-        on_gpu = bench.device.type == "cuda"
+        halved = bench.device.type == "cuda" and torch.cuda.is_bf16_supported()
         for rows in batches(self._train, batch, rng):
             images, vectors = bench.augmented(rows, rng, self._turn)
-            with torch.autocast(bench.device.type, torch.bfloat16, enabled=on_gpu):
+            with torch.autocast(bench.device.type, torch.bfloat16, enabled=halved):
                 features = self.network.trunk(images)
                 logits = self.network.tail(features, vectors)[:, 0]
             loss = functional.binary_cross_entropy_with_logits(logits.float(), bench.labels(rows))

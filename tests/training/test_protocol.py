@@ -57,17 +57,38 @@ def test_a_fold_of_one_outcome_is_refused() -> None:
         protocol.split(labels, np.arange(40), np.full(40, "one"), seed=0)
 
 
+def apart(split: protocol.Split) -> bool:
+    """Whether no patient is both developed and tested on, and every development row is validated once."""
+    validated = np.sort(np.concatenate([validate for _, validate in split.folds]))
+    return not set(GROUPS[split.develop]) & set(GROUPS[split.test]) and np.array_equal(validated, split.develop)
+
+
 def test_leaving_a_site_out_tests_on_that_site_alone() -> None:
-    train, test = protocol.by_site(LABELS, SITES)["north"]
-    assert set(SITES[test]) == {"north"}
-    assert set(SITES[train]) == {"south"}
+    found = protocol.by_site(LABELS, GROUPS, SITES, seed=0)
+    assert set(found) == {"north", "south"}
+    for site, split in found.items():
+        assert set(SITES[split.test]) == {site}
+        assert site not in SITES[split.develop]
+        assert apart(split)
+    with pytest.raises(CohortFault, match="at least two sites"):
+        protocol.by_site(LABELS, GROUPS, np.full(400, "one"), seed=0)
 
 
 def test_the_split_by_date_tests_on_the_latest_fifth() -> None:
-    days = [f"20{10 + i // 40}-{1 + i % 12:02d}-01" for i in range(400)]
-    train, test = protocol.by_date(LABELS, days)
-    assert len(test) == 80
-    assert max(np.array(days)[train]) <= min(np.array(days)[test])
+    days = [f"20{10 + group // 40}-{1 + group // 30:02d}-01" for group in GROUPS]
+    split = protocol.by_date(LABELS, GROUPS, SITES, days, seed=0)
+    assert len(split.test) == pytest.approx(80, abs=25)  # days are few, and are not split
+    assert max(np.array(days)[split.develop]) < min(np.array(days)[split.test])
+    assert apart(split)
+
+
+def test_nested_cross_validation_tests_every_row_once_a_repeat() -> None:
+    found = protocol.nested(LABELS, GROUPS, SITES, seed=0, repeats=2)
+    assert list(found) == ["repeat 1", "repeat 2"]
+    for splits in found.values():
+        assert sorted(np.concatenate([split.test for split in splits])) == list(range(400))
+        assert all(apart(split) for split in splits)
+    assert not np.array_equal(found["repeat 1"][0].test, found["repeat 2"][0].test)
 
 
 def test_the_cohort_s_own_folds_are_used() -> None:
