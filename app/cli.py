@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from typing import Any
 
 import typer
 
@@ -53,7 +54,12 @@ def _hand_over(name: str, summary: str) -> None:
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     )
     def call(context: typer.Context) -> None:
-        import_module("app.training.commands").commands([name, *context.args], prog_name="rlvo")
+        import_module("app.training.commands").commands([name, *context.args], prog_name="rlvo", obj=_spread)
+
+
+def _spread(*studies: Any) -> None:
+    """What `--workers queue` of the training room asks for: it knows no queue itself."""
+    import_module("app.commands.spread").by_queue(*studies)
 
 
 _hand_over("synthesize", "Makes a cohort of synthetic patients, with the truth beside it.")

@@ -29,7 +29,8 @@ JOB = "predict"
 SHADOW_JOB = "shadow"
 NEWS_QUEUE = "webhooks"
 NEWS_JOB = "tell"
-JOBS = [JOB, SHADOW_JOB, NEWS_JOB]
+PREPARE_JOB = "prepare"
+JOBS = [JOB, SHADOW_JOB, NEWS_JOB, PREPARE_JOB]
 SERIALIZER = DBOSPortableJSONSerializer()
 LAST = 2**31 - 1
 """The priority of what may wait for ever."""

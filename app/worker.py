@@ -39,7 +39,7 @@ from app.inference import Door
 from app.job import TRIES, Done, FailureRecord, Job, Steps, failure_record
 from app.outbound import Outbound
 from app.predictor import Predictor
-from app.queue import APPLICATION, JOB, NEWS_JOB, SERIALIZER, SHADOW_JOB, Queue
+from app.queue import APPLICATION, JOB, NEWS_JOB, PREPARE_JOB, SERIALIZER, SHADOW_JOB, Queue
 from app.registry import Entry, Registry
 from app.residency import Residency
 from app.retention import Retention
@@ -163,6 +163,13 @@ class Worker:
         if (entry := self._shadow_of(study)) is not None:
             self._job.shadow(study, entry)
 
+    def prepare(self, order: str) -> None:
+        """Prepares one study of a training cohort into the cohort's cache; the engine's workflow."""
+        from app.training import orders  # here: a worker that never trains needs no scikit-learn
+
+        with limits.cpu(self._settings.cpu_limit):
+            orders.at(Path(order)).carry_out(TRIES)
+
     def _queue_shadow(self, study: work.Study) -> None:
         """After the answer is out. Best effort: who dies right here leaves one prediction without its score."""
         if self._shadow_of(study) is not None:
@@ -212,6 +219,10 @@ class Worker:
         @DBOS.workflow(name=NEWS_JOB)
         def tell(webhook_id: str, prediction_id: str, tries: int) -> None:
             self._postman.deliver(webhook_id, prediction_id, tries)
+
+        @DBOS.workflow(name=PREPARE_JOB)
+        def prepare(order: str) -> None:
+            self.prepare(order)
 
         DBOS.launch()
 
