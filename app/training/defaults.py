@@ -63,7 +63,9 @@ VARIABLES = (
 )
 
 
-def architecture(fusion: Fusion, clinical: Clinical, *, filters: int = 8) -> Architecture:
-    """The network over ``CHANNELS`` and this clinical vector (values, missing bits, presence bits)."""
+def architecture(
+    fusion: Fusion, clinical: Clinical, *, filters: int = 8, channels: int = len(CHANNELS)
+) -> Architecture:
+    """The network over ``CHANNELS`` or some of them, and this clinical vector (values, missing bits, presence bits)."""
     size = sum(width(variable) for variable in clinical.variables) + len(clinical.variables) + len(CHANNELS)
-    return Architecture(fusion=fusion, in_channels=len(CHANNELS), clinical_size=size, filters=filters)
+    return Architecture(fusion=fusion, in_channels=channels, clinical_size=size, filters=filters)

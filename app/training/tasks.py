@@ -32,18 +32,33 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Bench:
-    """What every task works with: the patients, their clinical side, and where the work is done."""
+    """What every task works with: the patients, their clinical side, and where the work is done.
+
+    ``given``: the channels that a network is given at all, None for every one. A network of fewer channels is cheaper,
+    and says the same, as one to which the others are always absent.
+    """
 
     data: Dataset
     vectors: Vectors
     grid: Grid
     channels: Sequence[Channel]
     device: torch.device
+    given: tuple[int, ...] | None = None
+
+    def _taken(self, rows: Rows) -> Tensor:
+        """(n, C, X, Y, Z) float32 of the channels given."""
+        images = self.data.images[rows]
+        chosen = images if self.given is None else images[:, list(self.given)]
+        return torch.from_numpy(np.ascontiguousarray(chosen)).to(self.device).float()
+
+    def _present(self, present: NDArray[np.bool_]) -> Tensor:
+        """(n, C, 1, 1, 1) of the channels given."""
+        chosen = present if self.given is None else present[:, list(self.given)]
+        return torch.from_numpy(chosen).to(self.device)[:, :, None, None, None]
 
     def images(self, rows: Rows, present: NDArray[np.bool_]) -> Tensor:
         """(n, C, X, Y, Z) float32 with absent channels zero."""
-        images = torch.from_numpy(self.data.images[rows]).to(self.device).float()
-        images *= torch.from_numpy(present).to(self.device)[:, :, None, None, None]
+        images = self._taken(rows) * self._present(present)
         return images.contiguous(memory_format=torch.channels_last_3d)
 
     def vectors_of(self, rows: Rows, drop: Dropout) -> Tensor:
@@ -53,9 +68,9 @@ class Bench:
     def augmented(self, rows: Rows, rng: np.random.Generator, turn: bool) -> tuple[Tensor, Tensor]:
         """A training batch: changed images and clinical vectors, some of each missing."""
         drop = draw_dropout(self.data.presence[rows], self.channels, self.vectors, rng)
-        change = augment.draw(len(rows), len(self.channels), self.grid, rng, turn=turn)
-        images = torch.from_numpy(self.data.images[rows]).to(self.device).float()
-        images = augment.apply(images, change) * torch.from_numpy(drop.present).to(self.device)[:, :, None, None, None]
+        images = self._taken(rows)
+        change = augment.draw(len(rows), images.shape[1], self.grid, rng, turn=turn)
+        images = augment.apply(images, change) * self._present(drop.present)
         return images.contiguous(memory_format=torch.channels_last_3d), self.vectors_of(rows, drop)
 
     def labels(self, rows: Rows) -> Tensor:
