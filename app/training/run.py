@@ -119,10 +119,10 @@ def compare(
     views: dict[tuple[str, ...], folds.Views] = {}
     for name in plan.networks:
         fusion, channels = NETWORKS[name]
-        columns = tuple(CHANNEL_NAMES.index(channel) for channel in channels)
+        visible = tuple(CHANNEL_NAMES.index(channel) for channel in channels)
         # A warm trunk has all channels; else a network that may see few of them has few.
-        given = columns if trunk is None and len(columns) < len(CHANNEL_NAMES) else None
-        bench = Bench(data.only(columns), vectors, defaults.GRID, CHANNEL_NAMES, device, given)
+        given = visible if trunk is None and len(visible) < len(CHANNEL_NAMES) else None
+        bench = Bench(data.only(visible), vectors, defaults.GRID, CHANNEL_NAMES, device, given)
         architecture = defaults.architecture(fusion, spec, filters=plan.filters, channels=len(given or CHANNEL_NAMES))
         if trunk is not None and channels not in views:
             say(f"{name}: features of {len(data)} patients")
