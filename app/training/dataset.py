@@ -91,13 +91,44 @@ def phantoms(
 
 
 def standard_latents(person: biology.Patient) -> list[float]:
-    """The latents, centred and scaled by the constants of the process."""
-    standard = biology.STANDARD
-    plain = {"truncal": person.truncal, "intensity": person.intensity, "length": person.clot_length_mm,
-             "density": person.clot_hu, "calcified": person.calcified}  # fmt: skip
-    scaled = [(float(value) - standard[name][0]) / standard[name][1] for name, value in plain.items()]
-    volumes = [(np.log(person.tmax6_ml) - 4.73) / 0.5, (np.log1p(person.core_ml) - 2.9) / 0.8]
-    return [*scaled, *map(float, volumes)]
+    """A phantom's latents, centred and scaled."""
+    return standardised(
+        truncal=person.truncal, intensity=person.intensity, length_mm=person.clot_length_mm, density_hu=person.clot_hu,
+        calcified=person.calcified, tmax6_ml=person.tmax6_ml, core_ml=person.core_ml,
+    )  # fmt: skip
+
+
+def known_latents(record: ClinicalRecord, perfusion: PerfusionSummary | None) -> list[float]:
+    """What is known of a patient's latents, centred and scaled, NaN for the rest: signs that a reader saw, perfusion
+    numbers of the site or computed here. None of it is an outcome.
+    """
+    signs, sites = record.imaging_signs, record.perfusion
+
+    def number(name: str) -> float | None:
+        found = getattr(sites, name, None)
+        return getattr(perfusion, name, None) if found is None else found
+
+    return standardised(
+        truncal=signs and signs.truncal_type, intensity=number("hypoperfusion_intensity_ratio"),
+        length_mm=signs and signs.clot_length_mm, density_hu=signs and signs.clot_hu,
+        calcified=signs and signs.calcified_artery, tmax6_ml=number("tmax6_ml"), core_ml=number("core_ml"),
+    )  # fmt: skip
+
+
+def standardised(
+    *, truncal: float | None, intensity: float | None, length_mm: float | None, density_hu: float | None,
+    calcified: float | None, tmax6_ml: float | None, core_ml: float | None,
+) -> list[float]:  # fmt: skip
+    """``LATENTS`` about normal, by the constants of the phantoms' process; NaN where unknown."""
+    plain = {"truncal": truncal, "intensity": intensity, "length": length_mm, "density": density_hu,
+             "calcified": calcified}  # fmt: skip
+    middles = biology.STANDARD
+    scaled = [np.nan if v is None else (float(v) - middles[name][0]) / middles[name][1] for name, v in plain.items()]
+    return [
+        *scaled,
+        np.nan if tmax6_ml is None else float((np.log(max(tmax6_ml, 1.0)) - 4.73) / 0.5),
+        np.nan if core_ml is None else float((np.log1p(core_ml) - 2.9) / 0.8),
+    ]
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from app.sdk.types import Input, PerfusionSummary
 from app.training import defaults
 from app.training.cohort import Cohort, Study
 from app.training.crew import side_by_side
-from app.training.dataset import LATENTS, Dataset
+from app.training.dataset import LATENTS, Dataset, known_latents
 from app.training.errors import CohortFault
 
 Volumes = Mapping[Input, Path]
@@ -78,7 +78,7 @@ def dataset(
             advance = _nothing
         images, presence, perfusion = _prepare_all(rows, cache, advance)
     patients = {name: number for number, name in enumerate(dict.fromkeys(study.patient for study in rows))}
-    latents, oracle = _truth(cohort, rows)
+    latents, oracle = _truth(cohort, rows, perfusion)
     return Dataset(
         images=images,
         presence=presence,
@@ -228,12 +228,14 @@ def _summary(numbers: NDArray[np.float64]) -> PerfusionSummary | None:
     )
 
 
-def _truth(cohort: Cohort, rows: list[Study]) -> tuple[NDArray[np.float32], NDArray[np.float64] | None]:
-    """Latents and true chances of a synthetic cohort; NaN and None for a real one."""
-    latents = np.full((len(rows), len(LATENTS)), np.nan, np.float32)
+def _truth(
+    cohort: Cohort, rows: list[Study], perfusion: list[PerfusionSummary | None]
+) -> tuple[NDArray[np.float32], NDArray[np.float64] | None]:
+    """Latents and true chances of a synthetic cohort; of a real one, what is known of the latents, and None."""
     path = cohort.folder / "truth.csv"
     if not path.is_file():
-        return latents, None
+        pairs = zip(rows, perfusion, strict=True)
+        return np.array([known_latents(study.record, numbers) for study, numbers in pairs], np.float32), None
     truth = pd.read_csv(path, dtype={"patient": str}).set_index("patient")
     known = truth.loc[[study.patient for study in rows]]
     return known[list(LATENTS)].to_numpy(np.float32), known["probability"].to_numpy(np.float64)

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import numpy as np
+
+from app.phantoms import biology
+from app.sdk.clinical import ClinicalRecord
+from app.sdk.types import PerfusionSummary
+from app.training.dataset import LATENTS, known_latents, standard_latents
+
+
+def test_what_is_known_of_a_real_patient_is_scaled_as_a_phantom_s_latents() -> None:
+    person = biology.draw(1, 5)[0]
+    signs = {
+        "truncal_type": person.truncal, "clot_length_mm": person.clot_length_mm, "clot_hu": person.clot_hu,
+        "calcified_artery": person.calcified,
+    }  # fmt: skip
+    record = ClinicalRecord.model_validate({"imaging_signs": signs, "perfusion": {"core_ml": person.core_ml}})
+    computed = PerfusionSummary(
+        core_ml=999.0, tmax6_ml=person.tmax6_ml, hypoperfusion_intensity_ratio=person.intensity
+    )  # the site's own core wins over the one computed here
+    assert np.allclose(known_latents(record, computed), standard_latents(person))
+
+
+def test_what_is_unknown_is_no_number() -> None:
+    found = known_latents(ClinicalRecord(age=70), PerfusionSummary(tmax6_ml=100.0))
+    assert [name for name, value in zip(LATENTS, found, strict=True) if np.isfinite(value)] == ["tmax6_ml"]
