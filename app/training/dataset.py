@@ -21,7 +21,7 @@ from app.clinical import PERFUSION, encode
 from app.manifest import ChannelSpec, Clinical, Grid
 from app.phantoms import biology, cohort
 from app.phantoms.biology import Preset
-from app.sdk.clinical import ClinicalRecord
+from app.sdk.clinical import ClinicalRecord, ImagingSigns
 from app.sdk.types import Channel, PerfusionSummary
 
 Bits = NDArray[np.bool_]
@@ -102,16 +102,16 @@ def known_latents(record: ClinicalRecord, perfusion: PerfusionSummary | None) ->
     """What is known of a patient's latents, centred and scaled, NaN for the rest: signs that a reader saw, perfusion
     numbers of the site or computed here. None of it is an outcome.
     """
-    signs, sites = record.imaging_signs, record.perfusion
+    signs, sites = record.imaging_signs or ImagingSigns(), record.perfusion
 
     def number(name: str) -> float | None:
         found = getattr(sites, name, None)
         return getattr(perfusion, name, None) if found is None else found
 
     return standardised(
-        truncal=signs and signs.truncal_type, intensity=number("hypoperfusion_intensity_ratio"),
-        length_mm=signs and signs.clot_length_mm, density_hu=signs and signs.clot_hu,
-        calcified=signs and signs.calcified_artery, tmax6_ml=number("tmax6_ml"), core_ml=number("core_ml"),
+        truncal=signs.truncal_type, intensity=number("hypoperfusion_intensity_ratio"), length_mm=signs.clot_length_mm,
+        density_hu=signs.clot_hu, calcified=signs.calcified_artery, tmax6_ml=number("tmax6_ml"),
+        core_ml=number("core_ml"),
     )  # fmt: skip
 
 
