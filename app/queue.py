@@ -99,6 +99,17 @@ class Queue:
             job["delay_seconds"] = delay
         self._client.enqueue_in_transaction(session, job, webhook_id, prediction_id, tries)
 
+    def prepare(self, name: str, order: str) -> None:
+        """Queues the preparation of one study of a cohort (app/training/orders.py), for when nobody else waits.
+
+        :param name: of the job; one that was queued under this name before is not queued again
+        :param order: path of the order's file
+        """
+        self._client.enqueue(
+            {"workflow_name": PREPARE_JOB, "queue_name": QUEUE, "workflow_id": f"prepare-{name}", "priority": LAST},
+            order,
+        )
+
     def running(self) -> dict[str, str]:
         """The jobs that some worker took, each with that worker's id; a prediction's job has its id."""
         jobs = self._client.list_workflows(status="PENDING", name=JOBS, load_input=False, load_output=False)
