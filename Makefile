@@ -35,6 +35,7 @@ $(DEV): $(SERVICE)
 
 $(BENCH): $(DEV)
 	$(BIN)/pip install --quiet --group bench
+	$(BIN)/pip install --quiet --no-deps "antspyx>=0.6,<1"
 	@touch $@
 
 demo: $(SERVICE)

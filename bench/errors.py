@@ -87,7 +87,11 @@ def _followed(near: np.ndarray, line: np.ndarray, affine: np.ndarray, reach: np.
     return float(near[tuple(at.T)].mean())
 
 
-if __name__ == "__main__":
+def main() -> None:
     residue_table()
     series_table()
     vessel_table()
+
+
+if __name__ == "__main__":
+    main()

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,8 @@ LEAST_BAND = 0.4
 """Share of the skull about the brain that must be in view for a judgement."""
 LEVELS = ((8, 12.0), (4, 6.0))
 """Distance of the template's points and blur of both sides, mm: the second grid stops moving, a third gains nothing."""
+STIFFNESS = 0.2
+"""What holds a head to the shape of the template where little of it is in view (a cropped vertex, thick slices)."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +113,9 @@ def between(moving: Volume, fixed: Volume, *, rigid: bool = False) -> tuple[Matr
     return np.linalg.inv(moving_from_fixed), likeness
 
 
+@cache
 def warm_up() -> None:
-    """Load the template, and compile, or load from the cache, every kernel."""
+    """Load the template, and compile, or load from the cache, every kernel: once a process."""
     resample.warm_up()
     strip.warm_up()
     ball = np.linalg.norm(np.indices((64, 64, 64)) - 31.5, axis=0)
@@ -164,14 +168,15 @@ def _start(head: _Head) -> Matrix | None:
 def _refine(head: _Head, world_from_mni: Matrix) -> tuple[Matrix, float]:
     """All twelve numbers, from the skull's inner face and the CSF within, on two grids; and their quality."""
     grid, shape = _about_brain(np.eye(4))
-    quality = 0.0
+    quality, strained = 0.0, np.zeros(6)
     for step, fwhm in LEVELS:
         points = template.head(step, float(np.hypot(fwhm, FINE_MM)))
         image = _head_image(head, world_from_mni @ grid, shape, fwhm)
         start = points.into(np.linalg.inv(grid))
         if step == LEVELS[0][0]:
             start, _ = fitting.fit(image, points, start, similarity=True, steps=10)
-        found, _ = fitting.fit(image, points, start)
+        found, _ = fitting.fit(image, points, start, stiffness=STIFFNESS, strained=strained)
+        strained = strained + fitting.strain(start, found)
         world_from_mni = world_from_mni @ grid @ points.out_of(found)
         quality = _agreement(image, points, found)
     return world_from_mni, quality

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from app.imaging.compiled import compiled
 
-__all__ = ["UNIT_MM", "Points", "fit"]
+__all__ = ["UNIT_MM", "Points", "fit", "strain"]
 
 Floats = npt.NDArray[np.float32]
 Matrix = npt.NDArray[Any]
@@ -68,22 +68,23 @@ def fit(
     steps: int = 20,
     tolerance: float = 0.01,
     stiffness: float = 0.0,
+    strained: Matrix | float = 0.0,
 ) -> tuple[Matrix, float]:
     """Improve ``start``, (3, 4) from ``points.at`` to voxels of ``image``; give it and its cost.
 
     ``image``: (X, Y, Z, channels + 1) float32, the last channel 1 in the field of view and 0 outside.
     ``similarity``: only turn, move and scale; ``rigid``: only turn and move. ``tolerance``: stop when no point moves
-    by more, in voxels. ``stiffness``: what a strain of one (stretch and shear away from ``start``) adds to the cost.
+    by more, in voxels. ``stiffness``: what a strain of one (``strain``, on top of ``strained``) adds to the cost.
     """
     found, damping = start, 1e-3
-    normal, gradient, cost = _equations(image, points, found, start, stiffness)
+    normal, gradient, cost = _equations(image, points, found, start, stiffness, strained)
     for _ in range(steps):
         basis = _similarity_basis(found)[:, : 6 if rigid else 7] if rigid or similarity else np.eye(12)
         reduced = basis.T @ normal @ basis
         damped = reduced + np.diag(damping * np.diag(reduced) + 1e-9)
         change = (basis @ np.linalg.solve(damped, basis.T @ gradient)).reshape(3, 4)
         tried = found + change
-        answer = _equations(image, points, tried, start, stiffness)
+        answer = _equations(image, points, tried, start, stiffness, strained)
         if answer[2] < cost:
             found, (normal, gradient, cost) = tried, answer
             damping = max(damping * 0.3, 1e-5)
@@ -96,8 +97,13 @@ def fit(
     return found, cost
 
 
+def strain(start: Matrix, found: Matrix) -> Matrix:
+    """(6,): how ``found`` stretches and shears what ``start`` does not; growth alike in all directions is no strain."""
+    return _strains(start) @ found.ravel()
+
+
 def _equations(
-    image: Floats, points: Points, found: Matrix, start: Matrix, stiffness: float
+    image: Floats, points: Points, found: Matrix, start: Matrix, stiffness: float, strained: Matrix | float
 ) -> tuple[Matrix, Matrix, float]:
     normal, gradient, sums = np.zeros((12, 12)), np.zeros(12), np.zeros(2)
     _accumulate(image, points.at, points.values, points.weights, found, normal, gradient, sums)
@@ -106,21 +112,27 @@ def _equations(
     scale = 1 / sums[1]
     normal, gradient, cost = normal * scale, gradient * scale, float(sums[0] * scale)
     if stiffness:
-        # strain = symmetric part of (found start^-1 - 1), linear in the twelve numbers
-        inverse = np.linalg.inv(start[:, :3])
-        rows = []
-        for r in range(3):
-            for c in range(r, 3):
-                row = np.zeros((3, 4))
-                row[r, :3] += inverse[:, c] / 2
-                row[c, :3] += inverse[:, r] / 2
-                rows.append(row.ravel())
-        strains = np.array(rows)
-        strain = strains @ found.ravel() - np.array([1.0, 0, 0, 1, 0, 1])
-        normal = normal + stiffness * strains.T @ strains
-        gradient = gradient - stiffness * strains.T @ strain
-        cost += stiffness * float(strain @ strain)
+        rows = _strains(start)
+        strains = rows @ found.ravel() + strained
+        normal = normal + stiffness * rows.T @ rows
+        gradient = gradient - stiffness * rows.T @ strains
+        cost += stiffness * float(strains @ strains)
     return normal, gradient, cost
+
+
+def _strains(start: Matrix) -> Matrix:
+    """(6, 12): from the twelve numbers to the stretch and shear away from ``start`` with growth taken out, linearly.
+
+    In order xx, yy, zz, xy, xz, yz, the last three times sqrt 2: so the sum of squares does not depend on the axes.
+    """
+    inverse = np.linalg.inv(start[:, :3])
+    rows = np.zeros((6, 3, 4))
+    for n, (r, c) in enumerate(((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))):
+        rows[n, r, :3] += inverse[:, c] / 2
+        rows[n, c, :3] += inverse[:, r] / 2
+    rows[:3] -= rows[:3].mean(axis=0)
+    rows[3:] *= np.sqrt(2)
+    return rows.reshape(6, 12)
 
 
 def _similarity_basis(found: Matrix) -> Matrix:

@@ -26,7 +26,7 @@ from scipy import ndimage
 from app.imaging import brain
 from app.imaging.fitting import UNIT_MM, Points
 
-__all__ = ["BONE_HU", "BOX", "CENTRE_MM", "MATTER_HU", "forget_maps", "head", "intracranial", "ramp", "sigma"]
+__all__ = ["BONE_HU", "BOX", "CENTRE_MM", "MATTER_HU", "forget_maps", "head", "intracranial", "ramp", "sigma", "tissue"]
 
 Floats = npt.NDArray[np.float32]
 Matrix = npt.NDArray[Any]
@@ -62,7 +62,7 @@ def head(step: int, fwhm_mm: float) -> Points:
     bone = np.clip(depth - DURA_MM + 0.5, 0, 1)
     matter = np.where(mask > 0, ramp(hu, MATTER_HU), np.float32(1))
     used = band | brain_itself
-    channels = [_every(step, _blurred(channel, fwhm_mm))[used] for channel in (bone, matter)]
+    channels = [_blurred(channel, fwhm_mm, step)[used] for channel in (bone, matter)]
     return _points(at[:, used], channels, [band[used], MATTER_WEIGHT * brain_itself[used]])
 
 
@@ -72,7 +72,12 @@ def intracranial(step: int, fwhm_mm: float) -> Points:
     distance, _, at = _geometry(step)
     near = (distance < 12) & (at[2] > -45)
     hu, mask, _ = _maps()
-    return _points(at[:, near], [_every(step, _blurred(values, fwhm_mm))[near] for values in (mask, hu / 40)])
+    return _points(at[:, near], [_blurred(values, fwhm_mm, step)[near] for values in (mask, hu / 40)])
+
+
+def tissue() -> tuple[Floats, Matrix]:
+    """The brain as a CT would show it, HU on 1 mm voxels, 0 outside; and their affine to MNI152 millimetres."""
+    return _maps()[0], _affine()
 
 
 def ramp(hu: Floats, ends: tuple[float, float]) -> Floats:
@@ -108,12 +113,12 @@ def _geometry(step: int) -> tuple[Floats, Floats, Matrix]:
     return distance, upward, at
 
 
-def _every(step: int, values: Floats) -> Floats:
-    return values[step // 2 :: step, step // 2 :: step, step // 2 :: step]
-
-
-def _blurred(values: npt.NDArray[Any], fwhm_mm: float) -> Floats:
-    blurred: Floats = ndimage.gaussian_filter(values, sigma(fwhm_mm), truncate=3)
+def _blurred(values: npt.NDArray[Any], fwhm_mm: float, step: int) -> Floats:
+    """Blurred, at every ``step``-th voxel: an axis that is done is thinned before the next, for a third of the work."""
+    blurred: Floats = np.asarray(values, np.float32)
+    for axis in range(3):
+        along = ndimage.gaussian_filter1d(blurred, sigma(fwhm_mm), axis=axis, truncate=3)
+        blurred = along[(slice(None),) * axis + (slice(step // 2, None, step),)]
     return blurred
 
 

@@ -1,0 +1,168 @@
+"""Affine registration as SimpleITK, elastix and ANTs do it, each in its own usual form, to compare ``align`` with.
+
+Each is given a stripped brain, cut out by the known answer, and the template's brain, both on 2 mm grids, for nothing;
+ours starts from the whole head. Each gives ``mni_from_world`` (4, 4); the images' world is called RAS+ throughout,
+since the names of the axes do not enter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.imaging import brain, template
+from app.imaging.nifti import Volume
+from app.imaging.resample import resample
+
+Array = NDArray[Any]
+
+EDGE_MM, MARGIN_MM, SOFT_HU = 2.0, 6.0, 100.0
+
+
+class Image(NamedTuple):
+    """A brain in Hounsfield units clamped to 0..80, float32 (X, Y, Z), on a grid along the axes of its world."""
+
+    data: Array
+    affine: Array
+
+
+def stripped(volume: Volume, world_from_mni: Array) -> tuple[Image, Image]:
+    """The brain of the template (fixed) and of the head (moving): soft tissue within 6 mm of where the brain truly is.
+
+    The margin keeps the answer out of the mask's edge: what ends the brain is the skull, as in a good strip.
+    """
+    corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
+    ends = (corners * [*np.subtract(volume.shape, 1), 1] @ volume.affine.T)[:, :3]
+    grid, shape = _grid(ends, EDGE_MM)
+    hu = resample(volume.values(), np.linalg.inv(volume.affine) @ grid, shape, fill=-1000)
+    inside = (brain.distance(grid, shape, np.linalg.inv(world_from_mni)) < MARGIN_MM) & (hu > 0) & (hu < SOFT_HU)
+    return Image(*_target()), Image(np.where(inside, np.clip(hu, 0, 80), 0).astype(np.float32), grid)
+
+
+def _target() -> tuple[Array, Array]:
+    grid, shape = _grid(np.array(template.BOX).T, EDGE_MM)
+    hu, maps_affine = template.tissue()
+    sampled = resample(hu, np.linalg.inv(maps_affine) @ grid, shape)
+    return np.where(brain.distance(grid, shape, np.eye(4)) < 0, sampled, 0).astype(np.float32), grid
+
+
+def _grid(ends: Array, edge: float) -> tuple[Array, tuple[int, ...]]:
+    """A grid along the world's axes that holds the points ``ends`` (n, 3): its affine and shape."""
+    grid = np.diag([edge, edge, edge, 1.0])
+    grid[:3, 3] = ends.min(axis=0)
+    return grid, tuple(int(n) for n in np.ceil(np.ptp(ends, axis=0) / edge) + 1)
+
+
+def simpleitk(fixed: Image, moving: Image) -> Array:
+    """Mattes mutual information, centres of mass then rigid then affine, two levels."""
+    import SimpleITK as sitk  # noqa: N813 - the name its own documentation uses
+
+    def image(one: Image) -> Any:
+        made = sitk.GetImageFromArray(np.ascontiguousarray(one.data.T))
+        made.SetSpacing([EDGE_MM] * 3)
+        made.SetOrigin(one.affine[:3, 3].tolist())
+        return made
+
+    target, source = image(fixed), image(moving)
+    found: Any = sitk.CenteredTransformInitializer(
+        target, source, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
+    )
+    for kind in ("rigid", "affine"):
+        if kind == "affine":
+            start = sitk.AffineTransform(3)
+            start.SetCenter(found.GetCenter())
+            start.SetMatrix(found.GetMatrix())
+            start.SetTranslation(found.GetTranslation())
+            found = start
+        method = sitk.ImageRegistrationMethod()
+        method.SetMetricAsMattesMutualInformation(32)
+        method.SetMetricSamplingStrategy(method.RANDOM)
+        method.SetMetricSamplingPercentage(0.2, 1)
+        method.SetInterpolator(sitk.sitkLinear)
+        method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-3, 100)
+        method.SetOptimizerScalesFromPhysicalShift()
+        method.SetShrinkFactorsPerLevel([2, 1])
+        method.SetSmoothingSigmasPerLevel([2, 1])
+        method.SetInitialTransform(found, inPlace=True)
+        method.Execute(target, source)
+    return _mni_from_world(lambda point: np.array(found.TransformPoint(point.tolist())))
+
+
+def elastix(fixed: Image, moving: Image) -> Array:
+    """elastix's own default affine parameter map, centres of mass first."""
+    import itk
+
+    def image(one: Image) -> Any:
+        made = itk.image_view_from_array(np.ascontiguousarray(one.data.T))
+        made.SetSpacing([EDGE_MM] * 3)
+        made.SetOrigin(one.affine[:3, 3].tolist())
+        return made
+
+    parameters = itk.ParameterObject.New()
+    for kind in ("rigid", "affine"):
+        chosen = parameters.GetDefaultParameterMap(kind)
+        chosen["AutomaticTransformInitialization"] = ["true" if kind == "rigid" else "false"]
+        chosen["AutomaticTransformInitializationMethod"] = ["CenterOfGravity"]
+        chosen["WriteResultImage"] = ["false"]
+        parameters.AddParameterMap(chosen)
+    method = itk.ElastixRegistrationMethod.New(image(fixed), image(moving))
+    method.SetParameterObject(parameters)
+    method.SetLogToConsole(False)
+    method.UpdateLargestPossibleRegion()
+    chain = method.GetTransformParameterObject()
+    return _mni_from_world(lambda point: _elastix_point(chain, point))
+
+
+def _elastix_point(chain: Any, point: Array) -> Array:
+    # elastix composes T(x) = affine(rigid(x)): the first map is the initial transform, and is applied first.
+    for n in (0, 1):
+        one = chain.GetParameterMap(n)
+        centre = np.array([float(x) for x in one["CenterOfRotationPoint"]])
+        numbers = np.array([float(x) for x in one["TransformParameters"]])
+        linear = numbers[:9].reshape(3, 3) if n else _euler(numbers[:3])
+        point = linear @ (point - centre) + centre + numbers[-3:]
+    return point
+
+
+def _euler(angles: Array) -> Array:
+    """ITK's Euler3DTransform: z, then x, then y."""
+    (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
+    x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    turned: Array = z @ x @ y
+    return turned
+
+
+def _ants(kind: str) -> Callable[[Image, Image], Array]:
+    def run(fixed: Image, moving: Image) -> Array:
+        import ants
+
+        def image(one: Image) -> Any:
+            return ants.from_numpy(one.data, origin=one.affine[:3, 3].tolist(), spacing=[EDGE_MM] * 3)
+
+        found = ants.registration(image(fixed), image(moving), type_of_transform=kind, random_seed=1)
+        transform = ants.read_transform(found["fwdtransforms"][0])
+        return _mni_from_world(lambda point: np.array(transform.apply_to_point(point.tolist())))
+
+    return run
+
+
+def _mni_from_world(point_of: Callable[[Array], Array]) -> Array:
+    """The inverse of a map from fixed to moving points, given as a function."""
+    world = np.eye(4)
+    world[:3, 3] = point_of(np.zeros(3))
+    world[:3, :3] = np.stack([point_of(axis) - world[:3, 3] for axis in np.eye(3)], axis=1)
+    return np.linalg.inv(world)
+
+
+WAYS: dict[str, tuple[str, Callable[[Image, Image], Array]]] = {
+    "SimpleITK, Mattes MI": ("SimpleITK", simpleitk),
+    "elastix, affine": ("itk", elastix),
+    "ANTs AffineFast": ("ants", _ants("AffineFast")),
+    "ANTs Affine": ("ants", _ants("Affine")),
+}
+"""By name: the module that must be installed, and the registration."""
