@@ -202,6 +202,28 @@ class Training(_Part):
     protocol: str = ""
 
 
+class SegmenterManifest(_Part):
+    """A trained vessel segmenter in the model store, ``segmenters/<name>/<version>``."""
+
+    schema_version: Literal[1] = 1
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+(-[0-9a-z.]+)?$")]
+    filters: int = Field(ge=1, le=64)
+    file: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*\.safetensors$")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    training: str
+    intended_use: str = "Research use only. Not for clinical decisions."
+    licence: str = "Apache-2.0"
+
+
+class SegmenterRef(_Part):
+    """Which segmenter a model version was trained with; ``sha256`` is that of its weights."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+(-[0-9a-z.]+)?$")]
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
 class Manifest(_Part):
     """One model version, complete."""
 
@@ -220,6 +242,9 @@ class Manifest(_Part):
     conformal: Conformal | None = None
     background: Background
     out_of_distribution: OutOfDistribution | None = None
+    segmenter: SegmenterRef | None = Field(
+        default=None, description="The trained vessel segmenter used where no mask is sent; null: the classical one"
+    )
     golden: tuple[GoldenCase, ...] = ()
     training: Training
     metrics: dict[str, Measured] = {}

@@ -31,12 +31,13 @@ from scipy.special import expit, stdtrit
 
 from app import clinical, explanation, laterality
 from app.case import Case
-from app.manifest import Fold, GoldenCase, Manifest
+from app.manifest import Fold, GoldenCase, Manifest, SegmenterManifest
 from app.network import regions
 from app.network.backends import Backend, Precision
 from app.network.committee import Committee, Logistics, Method, Networks
 from app.network.daft import Network, build
 from app.network.ensemble import Ensemble
+from app.network.unet import Marker
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import MissingInput, ModelNotReady
 from app.sdk.types import Attribution, Channel, Decision, Flag, Input, Interval
@@ -81,13 +82,15 @@ class ModelVersion:
     """One loaded version on one device. Get one by ``load``.
 
     :param turn: held while the device works; versions that share a device share it
+    :param marker: the trained network that finds vessels where no mask is sent; None: the classical way
     """
 
     def __init__(
         self, manifest: Manifest, digest: str, committee: Committee,
-        turn: AbstractContextManager[object] | None = None,
+        turn: AbstractContextManager[object] | None = None, marker: Marker | None = None,
     ) -> None:  # fmt: skip
         self.manifest = manifest
+        self._marker = marker
         self.digest = digest
         self.committee = committee
         self._turn = turn or nullcontext()
@@ -117,10 +120,15 @@ class ModelVersion:
             committee.run_on(backend, precision)
         stored = folder / "manifest.json"
         content = stored.read_bytes() if stored.exists() else manifest.model_dump_json().encode()
-        return cls(manifest, f"sha256:{hashlib.sha256(content).hexdigest()}", committee, turn)
+        return cls(
+            manifest, f"sha256:{hashlib.sha256(content).hexdigest()}", committee, turn, _marker(folder, manifest)
+        )
 
     def warm_up(self) -> None:
-        """Have paid now what the first patient would pay: kernels chosen, the atlas drawn, the imageless case known."""
+        """Have paid now what the first patient would pay: every kernel, the atlas drawn, the imageless case known."""
+        from app.imaging import align
+
+        align.warm_up()
         channels, size = len(self.manifest.channels), explanation.presence_bits(self.manifest).stop
         blank = np.zeros((channels, *self.manifest.grid.shape), np.float32)
         regions.labels(self.manifest.grid.shape, self.manifest.grid.affine)
@@ -133,12 +141,13 @@ class ModelVersion:
         :raises MissingInput: where a volume or a clinical field that this version requires is missing
         :raises InvalidStudy: as the imaging room's ``prepare``
         """
-        from app.imaging import preprocess
+        from app.imaging import preprocess, vessels
 
         missing = [needed for needed in self.manifest.required_inputs if needed not in volumes]
         if missing:
             raise MissingInput(f"this model requires the volumes: {', '.join(missing)}")
-        prepared = preprocess.prepare(volumes, self.manifest.grid, self.manifest.channels)
+        segmenter = vessels.learned(self._marker) if self._marker else vessels.segment
+        prepared = preprocess.prepare(volumes, self.manifest.grid, self.manifest.channels, segmenter=segmenter)
         encoded = clinical.encode(record, self.manifest.clinical, prepared.perfusion)
         presence = np.asarray(prepared.presence, dtype=bool)
         side, seen = record.occlusion_side, []
@@ -330,6 +339,19 @@ def _checked(folder: Path, file: str, digest: str) -> bytes:
     if hashlib.sha256(content).hexdigest() != digest:
         raise ModelNotReady(f"{file} of the model version is not the file that its manifest names (sha-256 differs)")
     return content
+
+
+def _marker(folder: Path, manifest: Manifest) -> Marker | None:
+    """The segmenter that the manifest names, from ``segmenters`` in the same model store."""
+    named = manifest.segmenter
+    if named is None:
+        return None
+    shelf = folder.parent.parent / "segmenters" / named.name / named.version
+    try:
+        described = SegmenterManifest.model_validate_json((shelf / "manifest.json").read_bytes())
+        return Marker.from_bytes(_checked(shelf, described.file, named.sha256), described.filters)
+    except (OSError, ValueError) as error:
+        raise ModelNotReady("the vessel segmenter that the manifest names is missing or damaged") from error
 
 
 def _networks(files: Sequence[bytes], manifest: Manifest, device: str) -> Networks:

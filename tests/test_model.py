@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save as save_tensors
 from scipy.ndimage import map_coordinates
 
 from app.case import Case
 from app.explanation import players
 from app.imaging import nifti
 from app.imaging.preprocess import PatientGrid
-from app.manifest import Background, Clinical, Conformal, Manifest, OutOfDistribution
+from app.manifest import (
+    Background,
+    Clinical,
+    Conformal,
+    Manifest,
+    OutOfDistribution,
+    SegmenterManifest,
+    SegmenterRef,
+)
 from app.model import ModelVersion, save
 from app.network.committee import FINE, Maps, Method, Modalities, Networks
 from app.network.regions import NAMES, TREE
+from app.network.unet import UNet
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import MissingInput, ModelNotReady
 from app.sdk.types import Channel, Input
 from tests.factory import random_network, tiny_case, tiny_manifest, tiny_version
+from tests.imaging import heads
 
 
 def opened(folder: Path) -> ModelVersion:
@@ -87,6 +100,40 @@ def test_a_missing_fold_is_refused(tmp_path: Path) -> None:
     (folder / "fold-0.safetensors").unlink()
     with pytest.raises(ModelNotReady, match=r"fold-0\.safetensors"):
         opened(folder)
+
+
+def test_a_version_finds_vessels_with_the_segmenter_that_it_names(tmp_path: Path) -> None:
+    segment = tmp_path / "segmenters" / "vessels" / "2.0.0"
+    segment.mkdir(parents=True)
+    network = UNet(2)
+    with torch.no_grad():
+        network.last.weight.zero_()
+        network.last.bias.fill_(9.0)  # every block that is bright enough is vessel
+    content = save_tensors(network.state_dict())
+    named = SegmenterRef(name="vessels", version="2.0.0", sha256=hashlib.sha256(content).hexdigest())
+    described = SegmenterManifest(**named.model_dump(), filters=2, file="weights.safetensors", training="none")
+    (segment / "weights.safetensors").write_bytes(content)
+    (segment / "manifest.json").write_text(described.model_dump_json())
+
+    folder = tiny_version(tmp_path, channels=(Channel.CTA, Channel.VESSELS))
+    manifest = Manifest.model_validate_json((folder / "manifest.json").read_bytes())
+    trained = ModelVersion.load(folder, manifest.model_copy(update={"segmenter": named}), "cpu")
+    shape = (64, 72, 64)
+    head = heads.ct(heads.grid(shape, (3, 3, 3)), shape, noise=60)
+    marked, classical = (
+        each.prepare({Input.CTA: head}, ClinicalRecord()).sources[Channel.VESSELS].computed
+        for each in (trained, opened(folder))
+    )
+    assert marked is not None
+    assert classical is not None
+    assert marked.data.sum() > 2 * classical.data.sum() > 0
+
+    (segment / "weights.safetensors").write_bytes(content[:-1])
+    with pytest.raises(ModelNotReady, match=r"weights\.safetensors"):
+        ModelVersion.load(folder, manifest.model_copy(update={"segmenter": named}), "cpu")
+    (segment / "manifest.json").unlink()
+    with pytest.raises(ModelNotReady, match="vessel segmenter"):
+        ModelVersion.load(folder, manifest.model_copy(update={"segmenter": named}), "cpu")
 
 
 def test_a_version_gives_its_golden_answers(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ Notable choices:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import numpy as np
@@ -26,7 +27,7 @@ from app.imaging.compiled import over_slabs
 from app.imaging.nifti import Volume
 from app.imaging.resample import resample, shrink
 
-__all__ = ["Segmenter", "inside", "segment", "vesselness"]
+__all__ = ["Marks", "Segmenter", "inside", "learned", "segment", "vesselness"]
 
 _WORKING_MM: Final = 0.9
 _MARGIN_MM: Final = 5.0
@@ -56,11 +57,33 @@ class Segmenter(Protocol):
         """
 
 
+Marks = Callable[[np.ndarray], np.ndarray]
+"""A trained network: float32 (X, Y, Z) HU on voxels of about 0.9 mm to the chance of vessel, 0 to 1, in each."""
+
+
 def segment(cta: Volume, mni_from_world: np.ndarray, bone: Volume | None = None) -> Volume:
     """The intracranial vessel tree on the CTA's own grid. See ``Segmenter`` for the arguments.
 
     Empty where the CTA does not show the brain.
     """
+    return _segment(cta, mni_from_world, bone, _tree)
+
+
+def learned(marks: Marks) -> Segmenter:
+    """A segmenter that asks a trained network which blocks are vessel, and does all else as ``segment`` does."""
+
+    def tree(values: np.ndarray, inside: np.ndarray, edges: np.ndarray) -> np.ndarray:  # noqa: ARG001
+        return np.argwhere(_off_border(inside & (values > _LEAST_HU)) & (marks(values) > 0.5))
+
+    return lambda cta, mni_from_world, bone=None: _segment(cta, mni_from_world, bone, tree)
+
+
+def _segment(
+    cta: Volume,
+    mni_from_world: np.ndarray,
+    bone: Volume | None,
+    tree: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+) -> Volume:
     mask = np.zeros(cta.shape, np.uint8, order="F")
     factors = _factors(cta.spacing_mm)
     part = _whole_blocks(brain.box(cta.affine, cta.shape, mni_from_world, _MARGIN_MM), factors)
@@ -71,7 +94,7 @@ def segment(cta: Volume, mni_from_world: np.ndarray, bone: Volume | None = None)
         near = brain.distance(affine, values.shape, mni_from_world) < _MARGIN_MM
         near &= ~_bone(values, affine, edges, bone)
         # Axes are taken in the order they lie in memory: tubes are tubes in any order.
-        blocks = _tree(values.T, near.T, edges[::-1])[:, ::-1]
+        blocks = tree(values.T, near.T, edges[::-1])[:, ::-1]
         _mark(mask[part], window, blocks * factors, factors, (_rim(values, blocks) - cta.inter) / cta.slope)
     return Volume(mask, cta.affine)
 
@@ -174,8 +197,7 @@ def _bone(values: np.ndarray, affine: np.ndarray, edges: np.ndarray, ncct: Volum
 
 def _tree(values: np.ndarray, inside: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """The voxels (n, 3) of strong tubes and of weaker ones that hang on them; without islands."""
-    possible = inside & (values > _LEAST_HU)
-    possible[[0, -1]] = possible[:, [0, -1]] = possible[:, :, [0, -1]] = False
+    possible = _off_border(inside & (values > _LEAST_HU))
     at = np.flatnonzero(possible)
     # Bone would be the strongest edge of all: it is flattened to the level of a bright vessel before the derivatives.
     level = np.where(inside, np.float32(500), np.float32(60))
@@ -188,6 +210,11 @@ def _tree(values: np.ndarray, inside: np.ndarray, edges: np.ndarray) -> np.ndarr
     keep = (size >= _ISLAND_MM3) & np.isin(np.arange(count + 1), of[measure > _STRONG])
     keep[0] = False
     return np.stack(np.unravel_index(at[keep[of]], values.shape), axis=1)
+
+
+def _off_border(mask: np.ndarray) -> np.ndarray:
+    mask[[0, -1]] = mask[:, [0, -1]] = mask[:, :, [0, -1]] = False
+    return mask
 
 
 def _rim(values: np.ndarray, blocks: np.ndarray) -> np.ndarray:

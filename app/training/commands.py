@@ -1,4 +1,4 @@
-"""``rlvo synthesize``, ``train``, ``evaluate`` and ``import``: the training room's doors.
+"""``rlvo synthesize``, ``train``, ``train-segmenter``, ``evaluate`` and ``import``: the training room's doors.
 
 Heavy imports wait until a command runs. Faults of a cohort are listed one a line, and the exit status is 2.
 """
@@ -111,6 +111,19 @@ def train(
             jobs=jobs or _cores(), report=report,
         )  # fmt: skip
         typer.echo(launch(order, Shown(console), fill))
+
+
+@commands.command("train-segmenter")
+def train_segmenter(
+    out: Annotated[Path, typer.Argument(help="New version: model_store/segmenters/NAME/VERSION")],
+    steps: Annotated[int, typer.Option(min=1, help="Batches of patches")] = 400,
+    seed: Annotated[int, typer.Option(help="Same seed, same weights (on one machine's CPU)")] = 0,
+) -> None:
+    """Teach the small U-Net to mark vessels, on phantoms. A version names it in its manifest's ``segmenter``."""
+    from app.training.segmenter import train as teach
+
+    with _bar("steps", steps) as advance:
+        teach(out, steps=steps, seed=seed, name=out.parent.name, version=out.name, advance=advance)
 
 
 @commands.command()

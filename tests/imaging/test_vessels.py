@@ -53,6 +53,21 @@ def test_overlap_and_centre_lines(drawn: heads.Angiogram, reach: np.ndarray, sub
     assert np.count_nonzero(strays) * 1.1**3 < 100  # mm3
 
 
+def test_a_network_can_say_which_blocks_are_vessel(drawn: heads.Angiogram, reach: np.ndarray) -> None:
+    """Working values in HU go in, chances come out; the border, bone and all beyond the brain stay empty."""
+    asked: list[np.ndarray] = []
+
+    def bright(values: np.ndarray) -> np.ndarray:
+        asked.append(values)
+        return (values > 150).astype(np.float32)
+
+    mask = vessels.learned(bright)(drawn.cta, MNI, drawn.ncct).data > 0
+    assert asked[0].dtype == np.float32
+    assert dice(mask, drawn.vessels & reach) > 0.85
+    assert not (mask & ~(brain.distance(drawn.cta.affine, SHAPE, MNI) < 8)).any()
+    assert vessels.learned(np.zeros_like)(drawn.cta, MNI).data.max() == 0
+
+
 def test_thin_slices_in_any_orientation(drawn: heads.Angiogram) -> None:
     """Axes permuted and flipped, voxels of 0.8 x 0.8 x 1.4 mm: the same tree in the world."""
     fine = heads.angiogram((240, 275, 130), (0.8, 0.8, 1.4))
