@@ -46,11 +46,10 @@ def to_grid(volume: Volume, grid: Grid, world_from_mni: Affine, *, nearest: bool
     """Bring a volume to the common grid: float32 (X, Y, Z) real-world values.
 
     ``world_from_mni`` (4, 4) takes MNI152 millimetres to the patient's RAS+ millimetres. ``nearest`` keeps labels as
-    they are (no filter). Where the volume does not reach, the answer is ``fill`` (air for CT, 0 for maps). Voxels
-    that are not finite take the lowest finite value, as in ``Volume.values``.
+    they are (no filter). Where the volume does not reach, the answer is ``fill`` (air for CT, 0 for maps).
     """
     voxel_from_grid = np.linalg.inv(volume.affine) @ world_from_mni @ np.asarray(grid.affine)
-    if volume.data.dtype.type not in NATIVE or (volume.data.dtype.kind == "f" and not np.isfinite(volume.data).all()):
+    if volume.data.dtype.type not in NATIVE:
         return resample(volume.values(), voxel_from_grid, grid.shape, nearest=nearest, fill=fill)
     return resample(
         volume.data, voxel_from_grid, grid.shape, nearest=nearest, fill=fill, slope=volume.slope, inter=volume.inter

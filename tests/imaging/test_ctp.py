@@ -110,6 +110,15 @@ def test_a_series_without_a_bolus(stroke: tuple[Volume, np.ndarray]) -> None:
     assert "aif-doubtful" in codes(ctp.deconvolve(dataclasses.replace(series, data=still), MNI))
 
 
+def test_a_series_without_a_vein(stroke: tuple[Volume, np.ndarray]) -> None:
+    series, _ = stroke
+    data = np.array(series.data, order="F")
+    vein = data.max(axis=-1) - data[..., 0] > 230  # the artery is drawn at 60 % of its 300 HU
+    assert vein.any()
+    data[vein] = data[vein][:, :1]
+    assert "vof-doubtful" in codes(ctp.deconvolve(dataclasses.replace(series, data=data), MNI))
+
+
 @pytest.mark.parametrize("step", [None, 0.0, 1500.0])
 def test_a_time_axis_that_cannot_be(stroke: tuple[Volume, np.ndarray], step: float | None) -> None:
     with pytest.raises(InvalidVolume, match="time step"):

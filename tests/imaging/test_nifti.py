@@ -77,6 +77,36 @@ def test_every_type_order_and_version(tmp_path: Path, kind: str, order: str, ver
         assert plain.data.dtype == np.dtype(kind)
 
 
+SCALINGS = ((1.0, 0.0), (0.25, -1024.0), (-3.5, 7.0), (0.0, 0.0))
+UNITS_PER_MM = {2: 1.0, 1: 1e-3, 3: 1e3, 0: 1.0}
+TOGETHER = list(itertools.product(CODES, "<>", (1, 2), SCALINGS, UNITS_PER_MM))
+
+
+@pytest.mark.parametrize("axes", AXES)
+@pytest.mark.parametrize("count", [6, pytest.param(len(TOGETHER), marks=pytest.mark.soak)])
+def test_orientation_type_order_version_scaling_and_units_together(tmp_path: Path, axes: str, count: int) -> None:
+    """Against nibabel, which knows no units: 6 of the 640 combinations for each orientation, all in the soak."""
+    directions = np.array([{"R": (1, 0, 0), "A": (0, 1, 0), "S": (0, 0, 1), "L": (-1, 0, 0), "P": (0, -1, 0),
+                            "I": (0, 0, -1)}[letter] for letter in axes], float).T  # fmt: skip
+    affine_mm = nib.affines.from_matvec(directions @ np.diag([0.5, 0.6, 2.0]), [-12, 700, 4])
+    chosen = np.random.default_rng(AXES.index(axes)).permutation(len(TOGETHER))[:count]
+    for kind, order, version, (slope, inter), units in (TOGETHER[n] for n in chosen):
+        stored = affine_mm * UNITS_PER_MM[units]
+        data = build(
+            voxels((6, 5, 4), kind), version=version, order=order, scl_slope=slope, scl_inter=inter, xyzt_units=units,
+            qform_code=0, srow=tuple(stored[:3].ravel()),
+            pixdim=(1.0, *(np.array([0.5, 0.6, 2.0]) * UNITS_PER_MM[units]), 0.0, 0.0, 0.0, 0.0),
+        )  # fmt: skip
+        path = save(tmp_path / "a.nii", data)
+        volume, image = read(path, field=Input.CTA), nib.load(path)
+        assert volume.data.dtype == np.dtype(kind)
+        assert np.array_equal(volume.data, np.asarray(image.dataobj.get_unscaled()))
+        assert np.allclose(volume.values(), image.get_fdata(), rtol=1e-6, atol=1e-6)
+        assert np.allclose(volume.affine[:3], image.affine[:3] / UNITS_PER_MM[units], rtol=1e-6, atol=1e-4)
+        assert "".join(nib.aff2axcodes(volume.affine)) == axes
+        assert [flag.code for flag in volume.flags] == ([] if units else ["units-assumed"])
+
+
 def test_a_series(tmp_path: Path) -> None:
     volume = check(save(tmp_path / "a.nii", build(voxels((5, 4, 3, 7)))), Input.CTP)
     assert volume.shape == (5, 4, 3, 7)

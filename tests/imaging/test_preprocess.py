@@ -257,3 +257,18 @@ def test_small_volumes(edge: int, spacing: float, maps: dict[Input, Volume]) -> 
 def test_a_field_of_view_that_misses_the_vertex_is_flagged(drawn: heads.Angiogram) -> None:
     cut = dataclasses.replace(drawn.cta, data=np.asfortranarray(drawn.cta.data[:, :, :100]))
     assert "coverage" in codes(prepare({Input.CTA: cut}, GRID, CHANNELS))
+
+
+def test_an_alignment_that_failed_is_said(drawn: heads.Angiogram) -> None:
+    """A brain without its skull cannot be aligned, to MNI space or to the CTA: placed by its centre, and flagged."""
+    shape = (80, 95, 80)
+    affine = heads.grid(shape, (2.5, 2.5, 2.5))
+    bare = np.where(brain.distance(affine, shape, np.eye(4)) < 0, 35, 0)
+    noise = np.random.default_rng(0).normal(0, 5, shape) * (bare > 0)
+    ncct = Volume(np.asfortranarray(bare + noise, dtype=np.float32), affine)
+    mask = Volume(drawn.vessels.astype(np.uint8), drawn.cta.affine)
+    found = prepare({Input.CTA: drawn.cta, Input.NCCT: ncct, Input.VESSELS: mask}, GRID, CHANNELS)
+    said = [flag.detail for flag in found.flags if flag.code == "alignment-poor"]
+    assert len(said) == 2
+    assert "could not be aligned to the cta" in said[0]
+    assert "to MNI space is poor" in said[1]
