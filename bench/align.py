@@ -222,7 +222,7 @@ def main() -> None:
         print("\n200 poses, as far off as a scan may be\n")
         accuracy({"phantom": 100 // few, "CT template": 100 // few}, SEED + 1)
         print()
-    times(max(1, 4 // few))
+    times(max(1, 3 // few))
 
 
 if __name__ == "__main__":

@@ -5,14 +5,20 @@
 
 from __future__ import annotations
 
+import itertools
+from pathlib import Path
+
 import numpy as np
 from scipy import ndimage
 
 from app.imaging import brain, ctp, perfusion, vessels
 from app.imaging.deconvolution import haemodynamics
+from app.manifest import SegmenterManifest
+from app.network.unet import Marker
 from tests.imaging import heads
 
 MNI = np.eye(4)
+SEGMENTERS = Path(__file__).resolve().parents[1] / "model_store/segmenters"
 TISSUES = ((60.0, 4.0), (25.0, 4.8), (20.0, 9.0), (6.0, 12.0))
 DELAYS = (0.0, 2.0, 4.0, 6.0)
 
@@ -61,23 +67,35 @@ def series_table() -> None:
 
 
 def vessel_table() -> None:
-    print("\n| voxel mm | noise HU | contrast HU | NCCT | Dice | precision | recall | centre line, least branch |")
-    print("|---|---|---|---|---|---|---|---|")
+    ways = {"rules": vessels.segment, **_learned()}
+    print("\n| segmenter | voxel mm | noise HU | contrast HU | NCCT | Dice | precision | recall | centre line, "
+          "least branch |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|---|---|")
     for edge, noise, contrast in ((0.6, 15, 350), (0.9, 15, 350), (0.9, 30, 350), (0.9, 15, 220), (1.25, 15, 350)):
         shape = tuple(int(n / edge) for n in (190, 220, 190))
         drawn = heads.angiogram(shape, (edge,) * 3, noise=noise, contrast=contrast)
         reach = brain.distance(drawn.cta.affine, shape, MNI) < 3
-        for bone in (None, drawn.ncct):
-            mask = vessels.segment(drawn.cta, MNI, bone).data > 0
-            truth = drawn.vessels & reach
+        truth = drawn.vessels & reach
+        for (name, segment), bone in itertools.product(ways.items(), (None, drawn.ncct)):
+            mask = segment(drawn.cta, MNI, bone).data > 0
             both = np.count_nonzero(mask & truth)
             near = ndimage.binary_dilation(mask)
             least = min(_followed(near, line, drawn.cta.affine, reach) for line in drawn.lines)
             dice = 2 * both / (np.count_nonzero(mask) + np.count_nonzero(truth))
             print(
-                f"| {edge} | {noise} | {contrast} | {'yes' if bone else 'no'} | {dice:.2f} | {both / mask.sum():.2f} "
-                f"| {both / truth.sum():.2f} | {least:.2f} |"
-            )
+                f"| {name} | {edge} | {noise} | {contrast} | {'yes' if bone else 'no'} | {dice:.2f} "
+                f"| {both / max(1, mask.sum()):.2f} | {both / truth.sum():.2f} | {least:.2f} |", flush=True,
+            )  # fmt: skip
+
+
+def _learned() -> dict[str, vessels.Segmenter]:
+    """The trained segmenters of the model store."""
+    found = {}
+    for path in sorted(SEGMENTERS.glob("*/*/manifest.json")):
+        described = SegmenterManifest.model_validate_json(path.read_bytes())
+        marker = Marker.from_bytes((path.parent / described.file).read_bytes(), described.filters)
+        found[f"{described.name} {described.version}"] = vessels.learned(marker)
+    return found
 
 
 def _followed(near: np.ndarray, line: np.ndarray, affine: np.ndarray, reach: np.ndarray) -> float:
