@@ -1,12 +1,15 @@
 """Each stage of ``prepare`` and the whole of it, against the usual pipeline, on a study as large as real ones.
 
-``python -m bench.imaging [rounds]``. In each round every contender runs once, in turn, so that a busy machine slows all
-of them; the figures are medians, and only the ratios are worth quoting. Memory is the peak of a fresh process above
-what its imports take. The study: CTA 512x512x320, NCCT 512x512x32, four perfusion maps 256x256x20, all .nii.gz.
+``python -m bench.imaging [--rounds N] [STAGE...]``. In each round every contender runs once, in turn, so that a busy
+machine slows all of them; the figures are medians, and only the ratios are worth quoting. Memory is the peak of a fresh
+process above what its imports and one small patient leave. The study: CTA 512x512x320, NCCT 512x512x32, four perfusion
+maps 256x256x20, all .nii.gz. The usual pipeline reads by nibabel, aligns by ANTs or SimpleITK, and resamples by MONAI
+or scipy with anti-aliasing; it finds no vessels, measures no perfusion and checks nothing.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import subprocess
 import sys
@@ -16,8 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
-from app.imaging import align, nifti, plausibility, resample, vessels
+from app.imaging import align, brain, nifti, plausibility, resample, vessels
 from app.imaging.nifti import Volume
 from app.imaging.preprocess import prepare
 from app.manifest import ChannelSpec, Grid
@@ -68,12 +72,10 @@ def ours_whole(folder: Path) -> None:
     prepare(read_study(folder), GRID, CHANNELS)
 
 
-def usual_whole(folder: Path, resampler: str) -> None:
-    """nibabel, SimpleITK's affine by mutual information, scipy or MONAI with anti-aliasing; no vessels, no checks."""
-    template = _template()
-    place = peers.RESAMPLERS[resampler][1]
+def usual_whole(folder: Path, aligner: str, resampler: str) -> None:
+    align_it, place = peers.ALIGNERS[aligner][1], peers.RESAMPLERS[resampler][1]
     cta = peers.nibabel_read(folder / "cta.nii.gz")
-    world_from_mni = peers.simpleitk_align(cta, template)
+    world_from_mni = align_it(cta, _template())
     place(cta, GRID, world_from_mni)
     for name in (Input.NCCT, *MAPS):
         place(peers.nibabel_read(folder / f"{name}.nii.gz"), GRID, world_from_mni)
@@ -90,32 +92,48 @@ def stages(folder: Path) -> dict[str, dict[str, Callable[[], object]]]:
     """Every stage, with ours first among its contenders."""
     volume = nifti.read(folder / "cta.nii.gz", field=Input.CTA)
     usual = peers.nibabel_read(folder / "cta.nii.gz")
-    mni = np.eye(4)
-    resamplers = {
-        name: (lambda function=function: function(usual, GRID, mni))
-        for name, (module, function) in peers.RESAMPLERS.items()
-        if peers.installed(module)
-    }
+    template, mni = _template(), np.eye(4)
+    resamplers = {name: way for name, (module, way) in peers.RESAMPLERS.items() if peers.installed(module)}
+    aligners = {name: way for name, (module, way) in peers.ALIGNERS.items() if peers.installed(module)}
     found: dict[str, dict[str, Callable[[], object]]] = {
         "read": {
             "ours": lambda: nifti.read(folder / "cta.nii.gz", field=Input.CTA),
             "nibabel": lambda: peers.nibabel_read(folder / "cta.nii.gz"),
         },
         "plausibility": {"ours": lambda: plausibility.check(volume, Input.CTA)},
-        "align": {"ours": lambda: align.to_mni(volume, Input.CTA)},
-        "resample": {"ours": lambda: resample.to_grid(volume, GRID, mni, fill=-1000), **resamplers},
+        "align": {
+            "ours": lambda: align.to_mni(volume, Input.CTA),
+            **{name: (lambda way=way: way(usual, template)) for name, way in aligners.items()},
+        },
+        "resample": {
+            "ours": lambda: resample.to_grid(volume, GRID, mni, fill=-1000),
+            **{name: (lambda way=way: way(usual, GRID, mni)) for name, way in resamplers.items()},
+        },
         "vessels": {"ours": lambda: vessels.segment(volume, mni)},
-        "prepare": {"ours": lambda: ours_whole(folder)},
+        "prepare": {
+            "ours": lambda: ours_whole(folder),
+            **{
+                f"{first} + {second}": (lambda one=first, two=second: usual_whole(folder, one, two))
+                for first in aligners
+                for second in resamplers
+            },
+        },
     }
-    if peers.installed("SimpleITK"):
-        template = _template()
-        found["align"]["simpleitk"] = lambda: peers.simpleitk_align(usual, template)
-        for name in resamplers:
-            found["prepare"][f"usual, {name}"] = lambda name=name: usual_whole(folder, name)
     if peers.installed("skimage"):
         small = resample.shrink(volume.data, (2, 2, 2))[0]
         found["vessels"]["skimage"] = lambda: peers.skimage_vessels(small)
     return found
+
+
+def resampling_error(folder: Path) -> float:
+    """HU rms in the brain, against the same low-pass by exact Gaussians and a cubic spline."""
+    volume = nifti.read(folder / "cta.nii.gz", field=Input.CTA)
+    matrix = np.linalg.inv(volume.affine) @ np.asarray(GRID.affine)
+    width = np.linalg.norm(matrix[:3, :3], axis=1) / np.sqrt(8 * np.log(2))
+    smooth = ndimage.gaussian_filter(volume.values(), width, truncate=5)
+    exact = ndimage.affine_transform(smooth, matrix[:3, :3], matrix[:3, 3], GRID.shape, order=3, cval=-1000)
+    inside = brain.distance(np.asarray(GRID.affine), GRID.shape, np.eye(4)) < -2
+    return float(np.sqrt(np.mean((resample.to_grid(volume, GRID, np.eye(4), fill=-1000) - exact)[inside] ** 2)))
 
 
 def peak_mb(folder: Path, what: str) -> float:
@@ -125,7 +143,7 @@ def peak_mb(folder: Path, what: str) -> float:
 
 
 def _peak_here(folder: Path, what: str) -> float:
-    run = ours_whole if what == "ours" else lambda path: usual_whole(path, what)
+    run = ours_whole if what == "ours" else lambda path: usual_whole(path, *what.split(" + "))
     volume = heads.ct(heads.grid((32, 36, 32), (6, 6, 6)), (32, 36, 32), noise=5)
     prepare({Input.CTA: volume, Input.NCCT: volume}, GRID, CHANNELS)
     before = _status_mb("VmRSS")
@@ -148,24 +166,33 @@ def measure(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[st
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
-def main(rounds: int = 3) -> None:
+def main() -> None:
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("stages", nargs="*", help="only these: read, align, prepare, memory, error ...")
+    arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
+    chosen = arguments.parse_args()
+    if chosen.peak:
+        print(_peak_here(Path(chosen.peak[1]), chosen.peak[0]))
+        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_study(folder)
-        for stage, contenders in stages(folder).items():
-            medians = measure(contenders, rounds)
-            for contender, seconds in medians.items():
-                ratio = f"{seconds / medians['ours']:7.1f} x" if contender != "ours" else ""
-                print(f"{stage:13} {contender:14} {seconds:8.3f} s {ratio}", flush=True)
-        for what in ("ours", *(name for name, (module, _) in peers.RESAMPLERS.items() if peers.installed(module))):
-            print(f"{'peak memory':13} {what:14} {peak_mb(folder, what):8.0f} MB", flush=True)
+        print("| stage | | median | times ours |\n|---|---|---|---|")
+        known = stages(folder)
+        for stage, contenders in known.items():
+            if not chosen.stages or stage in chosen.stages:
+                medians = measure(contenders, chosen.rounds)
+                for contender, seconds in medians.items():
+                    print(f"| {stage} | {contender} | {seconds:.3f} s | {seconds / medians['ours']:.1f} |", flush=True)
+        rivals = list(known["prepare"])
+        known.clear()
+        if not chosen.stages or "memory" in chosen.stages:
+            for what in rivals:
+                print(f"| memory at peak | {what} | {peak_mb(folder, what):.0f} MB | |", flush=True)
+        if not chosen.stages or "error" in chosen.stages:
+            print(f"| resampling error | ours | {resampling_error(folder):.2f} HU rms | |", flush=True)
 
 
 if __name__ == "__main__":
-    match sys.argv[1:]:
-        case ["--peak", what, path]:
-            print(_peak_here(Path(path), what))
-        case [rounds]:
-            main(int(rounds))
-        case _:
-            main()
+    main()

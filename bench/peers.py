@@ -1,6 +1,6 @@
 """The usual pipeline, stage by stage, as its own documentation shows it. Each library is imported where it is used.
 
-Install them with ``uv pip install --group bench`` (or pip 25.1 and later); those that are absent are left out.
+``make bench`` installs them; those that are absent are left out.
 """
 
 from __future__ import annotations
@@ -87,6 +87,27 @@ def simpleitk_align(volume: Loaded, template: Loaded) -> Array:
     return world
 
 
+def ants_align(volume: Loaded, template: Loaded) -> Array:
+    """ANTs' own "Affine", on the whole volume clamped to 0..100 HU: world of MNI -> world of patient."""
+    import ants
+
+    def image(loaded: Loaded) -> Any:
+        made = ants.from_numpy(np.asarray(loaded.data, np.float32), origin=loaded.affine[:3, 3].tolist(),
+                               spacing=np.linalg.norm(loaded.affine[:3, :3], axis=0).tolist())  # fmt: skip
+        made.set_direction(loaded.affine[:3, :3] / np.linalg.norm(loaded.affine[:3, :3], axis=0))
+        return made
+
+    moving = Loaded(np.clip(volume.data, 0, 100), volume.affine)
+    found = ants.registration(image(template), image(moving), type_of_transform="Affine", random_seed=1)
+    transform = ants.read_transform(found["fwdtransforms"][0])
+    world = np.eye(4)
+    world[:3, 3] = transform.apply_to_point((0.0, 0.0, 0.0))
+    world[:3, :3] = np.stack(
+        [np.array(transform.apply_to_point(tuple(axis))) - world[:3, 3] for axis in np.eye(3)], axis=1
+    )
+    return world
+
+
 def skimage_vessels(values: Array) -> Array:
     """Frangi's filter at three scales, by scikit-image, on the whole volume."""
     from skimage.filters import frangi
@@ -95,6 +116,10 @@ def skimage_vessels(values: Array) -> Array:
     return found
 
 
+ALIGNERS: dict[str, tuple[str, Callable[[Loaded, Loaded], Array]]] = {
+    "ants": ("ants", ants_align),
+    "simpleitk": ("SimpleITK", simpleitk_align),
+}
 RESAMPLERS: dict[str, tuple[str, Callable[[Loaded, Grid, Array], Array]]] = {
     "scipy": ("scipy", scipy_resample),
     "monai": ("monai", monai_resample),
