@@ -35,7 +35,7 @@ class Recipe:
     rate: float = 4e-3
     decay: float = 0.02
     average: float = 0.99
-    patience: int = 6
+    patience: int = 4
     smoothing: float = 0.5
     turn: bool = True
     auxiliary: float = 0.3
