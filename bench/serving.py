@@ -11,7 +11,6 @@ import importlib
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -69,24 +68,11 @@ def fastapi(port: int, folder: Path) -> None:
 
 
 def litserve(port: int, folder: Path) -> None:
-    """It takes JSON or a form, no raw body: the tensors come as a form's file."""
+    os.environ["BENCH_FOLDER"] = str(folder)
     import litserve as ls
-    from fastapi import Request
 
-    class Api(ls.LitAPI):  # type: ignore[misc]
-        def setup(self, device: str) -> None:  # noqa: ARG002
-            self.model = Model(folder)
+    from bench.lit import Api
 
-        def decode_request(self, request: Any) -> bytes:
-            return bytes(request["content"].file.read())
-
-        def predict(self, body: bytes) -> dict[str, float]:
-            return self.model(body)
-
-        def encode_response(self, output: dict[str, float]) -> dict[str, float]:
-            return output
-
-    Api.decode_request.__annotations__["request"] = Request
     server = ls.LitServer(Api(), accelerator="cpu", timeout=300)
     server.run(port=port, generate_client_file=False, log_level="warning")
 

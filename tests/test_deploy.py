@@ -152,6 +152,27 @@ def test_every_metric_that_is_asked_for_is_there(file: str) -> None:
     assert asked <= metrics_there_are()
 
 
+def test_the_manual_speaks_of_what_there_is() -> None:
+    text = (DEPLOY.parent / "docs" / "operations.md").read_text()
+    spoken = re.findall(r"\brlvo ((?:models |keys |db |audit )?[a-z]+)(?= |`|\n)", " ".join(code(text)))
+    assert len(spoken) > 10
+    for words in spoken:
+        here: Any = get_command(command_line)
+        for word in words.split():
+            here = here.commands[word]
+    assert set(re.findall(r"\brlvo_\w+", text)) <= metrics_there_are() | {
+        name.removesuffix("_bucket") for name in metrics_there_are()
+    }
+    assert set(re.findall(r"RLVO_(\w+)", text)) <= {name.upper() for name in Settings.model_fields}
+
+
+def code(text: str) -> list[str]:
+    """What stands in backticks, and the lines of shell blocks without their comments."""
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    spans = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    return [*spans, *(line.partition("#")[0] for block in blocks for line in block.splitlines())]
+
+
 def test_the_dashboard_shows_every_metric() -> None:
     queries = " ".join(within(json.loads((DEPLOY / "grafana.json").read_text()), "expr"))
     shown = {re.sub(r"_(bucket|sum|count|total)$", "", name) for name in metrics_there_are()}
