@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 
-from app.commands import demo, models, operate, predict, serve, subjects, webhooks
+from app.commands import demo, models, monitor, operate, predict, serve, subjects, webhooks
 
 app = typer.Typer(
     help="Predicts refractory large vessel occlusion from CT volumes and clinical data. Research use only.",
@@ -37,6 +37,7 @@ app.add_typer(subjects.subjects, name="subjects", rich_help_panel=OPERATE)
 app.add_typer(webhooks.webhooks, name="webhooks", rich_help_panel=OPERATE)
 app.add_typer(operate.db, name="db", rich_help_panel=OPERATE)
 app.add_typer(operate.audit, name="audit", rich_help_panel=OPERATE)
+app.command(rich_help_panel=OPERATE)(monitor.monitor)
 app.command(rich_help_panel=OPERATE)(operate.replay)
 app.command(rich_help_panel=OPERATE)(operate.fsck)
 app.command("settings", rich_help_panel=OPERATE)(operate.list_settings)

@@ -6,6 +6,11 @@ erasure and a review, or two corrections at once, come one after the other.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
@@ -13,8 +18,25 @@ from app.database import predictions
 from app.database.session import now
 from app.database.tables import OutcomeRow, PredictionRow, ReviewRow
 from app.sdk.errors import NotFinished
-from app.sdk.followup import Outcome, OutcomeDraft, Review, ReviewDraft
-from app.sdk.types import Status
+from app.sdk.followup import Outcome, OutcomeDraft, Review, ReviewDraft, Verdict
+from app.sdk.types import PerfusionSummary, Status
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A prediction that succeeded, and what became of it.
+
+    ``flags``: their codes. ``refractory``: None as long as the outcome is open. ``verdicts``: whether each reviewer
+    agrees, by their last word.
+    """
+
+    created: datetime
+    probability: float
+    clinical: Mapping[str, Any]
+    perfusion: PerfusionSummary | None
+    flags: frozenset[str]
+    refractory: bool | None
+    verdicts: tuple[bool, ...]
 
 
 def add_review(session: Session, prediction_id: str, caller: str | None, draft: ReviewDraft) -> tuple[Review, bool]:
@@ -65,6 +87,60 @@ def outcome(session: Session, prediction_id: str, caller: str | None) -> Outcome
     predictions.find(session, prediction_id, caller)
     row = session.get(OutcomeRow, prediction_id)
     return None if row is None else _outcome(row)
+
+
+def followed(
+    session: Session, name: str, version: str, since: datetime | None = None, until: datetime | None = None
+) -> list[Followed]:
+    """All answers of one version that were not erased, oldest first, of every tenant.
+
+    :param since: none created before it; ``until``: none at it or later
+    """
+    query = (
+        select(PredictionRow, OutcomeRow.refractory)
+        .outerjoin(OutcomeRow, OutcomeRow.prediction_id == PredictionRow.id)
+        .where(
+            PredictionRow.model_name == name,
+            PredictionRow.model_version == version,
+            PredictionRow.status == Status.SUCCEEDED.value,
+            PredictionRow.probability.is_not(None),  # an erased one has none
+        )
+        .order_by(PredictionRow.created, PredictionRow.id)
+    )
+    if since is not None:
+        query = query.where(PredictionRow.created >= since)
+    if until is not None:
+        query = query.where(PredictionRow.created < until)
+    found = [(row, refractory) for row, refractory in session.execute(query)]
+    words = _last_words(session, name, version)
+    return [_followed(row, refractory, words.get(row.id, {})) for row, refractory in found]
+
+
+def _followed(row: PredictionRow, refractory: bool | None, words: Mapping[str, Verdict]) -> Followed:
+    assert row.probability is not None
+    return Followed(
+        created=row.created,
+        probability=row.probability,
+        clinical=row.clinical or {},
+        perfusion=PerfusionSummary.model_validate(row.perfusion) if row.perfusion else None,
+        flags=frozenset(flag["code"] for flag in row.flags or []),
+        refractory=refractory,
+        verdicts=tuple(verdict is Verdict.AGREE for verdict in words.values()),
+    )
+
+
+def _last_words(session: Session, name: str, version: str) -> dict[str, dict[str, Verdict]]:
+    """By prediction and reviewer, of one version's predictions."""
+    query = (
+        select(ReviewRow)
+        .join(PredictionRow, PredictionRow.id == ReviewRow.prediction_id)
+        .where(PredictionRow.model_name == name, PredictionRow.model_version == version)
+        .order_by(ReviewRow.id)
+    )
+    found: dict[str, dict[str, Verdict]] = {}
+    for row in session.scalars(query):
+        found.setdefault(row.prediction_id, {})[row.reviewer] = Verdict(row.verdict)
+    return found
 
 
 def _lock(session: Session, prediction_id: str, caller: str | None) -> None:

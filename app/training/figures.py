@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from app.report.drawing import INK, QUIET, Drawing
-from app.training.metrics import Array, Labels, auc, average_precision, net_benefit
+from app.training.metrics import Array, Labels, auc, average_precision, net_benefit, wilson
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 LEFT, TOP, SIDE = 64.0, 44.0, 400.0
@@ -111,7 +111,7 @@ def calibration(labels: Labels, chances: Array, name: str) -> Drawing:
     plot.curve(np.array(ends), np.array(ends), QUIET, 1)
     means, shares = [], []
     for part in np.array_split(np.argsort(chances, kind="stable"), min(BINS, len(labels))):
-        mean, low, high = float(chances[part].mean()), *_wilson(int(labels[part].sum()), len(part))
+        mean, low, high = float(chances[part].mean()), *wilson(int(labels[part].sum()), len(part))
         plot.drawing.line(*plot.at(mean, low), *plot.at(mean, high), COLOURS[0], 1.5)
         plot.drawing.disc(*plot.at(mean, float(labels[part].mean())), 4, COLOURS[0])
         means.append(mean)
@@ -153,11 +153,3 @@ def write(folder: Path, labels: Labels, models: Curves, chosen: str) -> list[str
         (folder / f"{name}.svg").write_bytes(drawing.svg())
         (folder / f"{name}.png").write_bytes(drawing.png())
     return list(drawings)
-
-
-def _wilson(events: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927)."""
-    share = events / count
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return float(middle - half), float(middle + half)

@@ -168,6 +168,14 @@ def delong(labels: Labels, first: Array, second: Array, level: float = 0.95) -> 
     return Comparison(difference, difference - half, difference + half, p)
 
 
+def wilson(events: int, count: int, z: float = 1.96) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson 1927)."""
+    share = events / count
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return float(middle - half), float(middle + half)
+
+
 def net_benefit(labels: Labels, probabilities: Array, thresholds: Array) -> Array:
     """Net benefit of acting above each threshold (Vickers & Elkin 2006), per patient."""
     acted = probabilities[None] >= thresholds[:, None]
