@@ -173,7 +173,7 @@ def wilson(events: int, count: int, z: float = 1.96) -> tuple[float, float]:
     share = events / count
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return float(middle - half), float(middle + half)
+    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
 
 
 def net_benefit(labels: Labels, probabilities: Array, thresholds: Array) -> Array:

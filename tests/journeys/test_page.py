@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -175,6 +177,20 @@ def test_the_page_says_what_the_record_says(house: House, browser: Chrome, predi
     assert "A tiny version for tests" in on(browser, "#card h3").text
     failed = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert all(f"{prediction.id}/outcome" in message for message in failed), failed  # not known yet: 404
+
+
+def test_the_report_prints_whole(house: House, browser: Chrome, prediction: Prediction) -> None:
+    """On paper as on the screen: every figure is drawn, and nothing is loaded for it."""
+    browser.get(f"{house.url}/v1/predictions/{prediction.id}/report.html")
+    figures = browser.find_elements(By.TAG_NAME, "img")
+    assert len(figures) >= 4  # the waterfall, two overlays, the position
+    assert all(browser.execute_script("return arguments[0].naturalWidth", figure) > 100 for figure in figures)
+    assert len(browser.find_elements(By.CSS_SELECTOR, "figure table")) == len(figures)
+    printed = base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"])
+    assert printed.startswith(b"%PDF-")
+    assert len(re.findall(rb"/Type\s*/Page\b", printed)) >= 2
+    asked = browser.execute_script("return performance.getEntriesByType('resource').map(each => each.name)")
+    assert [url for url in asked if not url.startswith("data:")] == []
 
 
 def test_a_study_is_submitted_by_hand(house: House, browser: Chrome, study: dict[str, Any]) -> None:
