@@ -54,10 +54,13 @@ def test_a_real_head_fills_the_template_s_brain(real_images: Path) -> None:
     assert brain.coverage(volume.affine, volume.shape, found.mni_from_world) > 0.9
 
 
-def test_two_scans_of_one_head_meet(head: Volume) -> None:
+@pytest.mark.parametrize("rigid", [False, True])
+def test_two_scans_of_one_head_meet(head: Volume, rigid: bool) -> None:
     shift = np.eye(4)
     shift[:3, 3] = [6, -9, 4]
-    found, quality = align.between(Volume(head.data, shift @ head.affine), head)
+    found, quality = align.between(Volume(head.data, shift @ head.affine), head, rigid=rigid)
+    if rigid:
+        assert np.allclose(found[:3, :3] @ found[:3, :3].T, np.eye(3), atol=1e-6)
     assert quality > 0.95
     assert error_mm(found @ shift, np.eye(4)).max() < 2
 
@@ -72,3 +75,18 @@ def test_what_holds_no_head_is_poor_and_raises_nothing() -> None:
     found = align.to_mni(Volume(noise, np.diag([12.0, 12, 12, 1])), Input.CTA)
     assert found.poor
     assert np.isfinite(found.mni_from_world).all()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", ["phantom", "CT template"])
+def test_no_pose_fails(real_images: Path, name: str) -> None:
+    """100 poses each of +-30 degrees, +-60 mm and +-10 % scale, cropped, tilted and noisy: the worst mean error."""
+    from bench import align as bench
+
+    worst, poses = 0.0, bench.scans(bench.heads(real=False)[name], 100, bench.SEED + 1)
+    for pose, volume in poses:
+        found = align.to_mni(volume, Input.NCCT)
+        assert not found.poor
+        worst = max(worst, bench.error(found.mni_from_world, pose)[0])
+    assert worst < 3

@@ -155,6 +155,14 @@ def test_a_mask_that_was_sent_wins(whole: Prepared, study: dict[Input, Volume]) 
     assert np.array_equal(whole.volumes["vessels"].data, study[Input.VESSELS].data)
 
 
+def test_no_segmenter_is_asked_where_a_mask_was_sent(study: dict[Input, Volume]) -> None:
+    def never(cta: Volume, mni_from_world: np.ndarray, bone: Volume | None = None) -> Volume:
+        raise AssertionError
+
+    found = prepare({name: study[name] for name in (Input.CTA, Input.VESSELS)}, GRID, CHANNELS, segmenter=never)
+    assert "vessels-computed" not in codes(found)
+
+
 def test_labels_that_do_not_decode_to_one(study: dict[Input, Volume], whole: Prepared) -> None:
     """int16 with slope and intercept: 1.000015 inside, and 0.000015 outside."""
     mask = study[Input.VESSELS]
