@@ -82,6 +82,7 @@ class Predictor:
             with self._table:
                 self._warm[key] = _Warm(entry, loaded)
             self._keep_within(self.budget, key)
+            _release()  # the files' bytes and the folds before normalisation was folded in: thrice the weights (seen)
             return loaded
 
     def check(self, name: str, version: str) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from app import graphs
+from app.cli import app as command_line
 from app.graphs import Form, export
 from app.manifest import Fusion, Manifest
 from app.model import ModelVersion
@@ -65,6 +67,16 @@ def probability(form: Form, path: Path, image: np.ndarray, clinical: np.ndarray)
 def test_the_trained_version_can_be_taken_elsewhere(tmp_path: Path) -> None:
     entry = Registry(ROOT / "model_store").resolve("rlvo-synthetic")
     assert export(opened(entry.folder), entry.folder, Form.OPENVINO, tmp_path).difference < 1e-5
+
+
+def test_the_command_writes_and_says_how_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_version(tmp_path / "store")
+    monkeypatch.setenv("RLVO_MODEL_STORE", str(tmp_path / "store"))
+    ran = CliRunner().invoke(command_line, ["models", "export", "tiny", "--format", "onnx", "--to", str(tmp_path)])
+    assert ran.exit_code == 0, ran.output
+    assert "2 cases answered alike" in ran.output
+    assert (tmp_path / "tiny-1.0.0.onnx").exists()
+    assert CliRunner().invoke(command_line, ["models", "export", "tiny", "--format", "tflite"]).exit_code == 2
 
 
 def test_what_answers_otherwise_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,10 +119,12 @@ def test_what_is_unloaded_gives_its_memory_back(tmp_path: Path, backend: str, ho
     predictor = Predictor(store, "cpu", 1, backend=backend, budget=1 if how == "budget" else 0)
     predictor.version("tiny", "1.0.0")
     predictor.unload("tiny", "1.0.0")  # what is paid once, libraries and their pools, is paid now
+    empty = resident()
     version = predictor.version("tiny", "1.0.0")
     size, gone = version.bytes, weakref.ref(version)
     del version
     before = resident()
+    assert 0.8 * size < before - empty < 1.3 * size  # nothing of the load itself is left
     if how == "unload":
         predictor.unload("tiny", "1.0.0")
     else:

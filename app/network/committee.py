@@ -121,7 +121,10 @@ class Networks:
 
     @property
     def bytes(self) -> int:
-        return sum(weight.nbytes for fold in self.ensemble.folds for weight in fold.parameters())
+        """A backend holds the trunks' weights once more."""
+        folds = self.ensemble.folds
+        held = [*folds, *(fold.trunk for fold in folds if self.ensemble.backend is not None)]
+        return sum(weight.nbytes for part in held for weight in part.parameters())
 
     def run_on(self, backend: Backend, precision: Precision) -> None:
         """Has the trunks computed by a backend from now on. Raises ModelNotReady where it cannot be had."""
