@@ -124,7 +124,7 @@ def test_what_is_unloaded_gives_its_memory_back(tmp_path: Path, backend: str, ho
     size, gone = version.bytes, weakref.ref(version)
     del version
     before = resident()
-    assert 0.8 * size < before - empty < 1.3 * size  # nothing of the load itself is left
+    assert 0.8 * size < before - empty < 2 * size  # of the load itself, some four times the weights, nothing is left
     if how == "unload":
         predictor.unload("tiny", "1.0.0")
     else:
