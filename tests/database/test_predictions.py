@@ -13,6 +13,7 @@ from app.database.predictions import Artifact, NewPrediction
 from app.database.session import Database, now
 from app.sdk.errors import Conflict, Erased, InvalidRequest, NotFinished, NotFound, PredictionNotFound
 from app.sdk.types import Input, InputSummary, Status
+from app.tracing import Place
 from tests.database.results import result
 from tests.study import MODEL, new_prediction
 
@@ -158,7 +159,7 @@ def test_erasing_leaves_a_tombstone_and_nothing_of_the_patient(database: Databas
         database,
         subject=canary,
         clinical={"age": canary},
-        trace_id=canary,
+        place=Place(canary, canary),
         idempotency_key=canary,
         body_digest=canary,
         inputs={Input.CTA: volume(A)},
