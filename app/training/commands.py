@@ -110,7 +110,8 @@ def train(
             quick=quick, drop_unknown=drop_unknown, model=model, validation=validation, repeats=repeats,
             jobs=jobs or _cores(), report=report,
         )  # fmt: skip
-        typer.echo(launch(order, Shown(console), fill))
+        if told := launch(order, Shown(console), fill):  # of torchrun's processes, only the first has something to say
+            typer.echo(told)
 
 
 @commands.command("train-segmenter")
@@ -134,6 +135,7 @@ def evaluate(
     since: Annotated[str, typer.Option(help="Only patients of this date (ISO) or later")] = "",
     site: Annotated[str, typer.Option(help="Only patients of this site")] = "",
     report: Annotated[Path | None, typer.Option(help="Folder for a report with figures")] = None,
+    jobs: Annotated[int, typer.Option(min=0, help="Studies prepared at once; 0: as many as cores")] = 0,
     drop_unknown: Annotated[bool, typer.Option(help="Leave out rows of unknown outcome")] = False,
 ) -> None:
     """Score versions on a cohort: discrimination, calibration, decisions, subgroups; several are compared in pairs."""
@@ -143,7 +145,7 @@ def evaluate(
     with _faults():
         inquiry = Inquiry(
             versions=versions, cohort=cohort, device=device, drop_unknown=drop_unknown, since=since, site=site,
-            report=report,
+            report=report, jobs=jobs or _cores(),
         )  # fmt: skip
         typer.echo(ask(inquiry, Shown(console)))
 

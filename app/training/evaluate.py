@@ -59,6 +59,7 @@ class Inquiry:
     since: str = ""
     site: str = ""
     report: Path | None = None
+    jobs: int = 1
 
 
 def answer(model: ModelVersion, data: Dataset, advance: Callable[[], None] = lambda: None) -> Answers:
@@ -87,7 +88,8 @@ def evaluate(inquiry: Inquiry, board: Board | None = None) -> str:
             fault = f"{_name(manifest)} predicts {manifest.training.target}, and the cohort's outcome is another"
             raise CohortFault([f"{fault}: {studies.target}"])
     with board.stage("preparing", len(studies.studies)) as advance:
-        data = prepared.dataset(studies, studies.folder / ".prepared", lambda: advance(1))
+        fill = prepared.by_processes(inquiry.jobs)
+        data = prepared.dataset(studies, studies.folder / ".prepared", lambda: advance(1), fill=fill)
     said: dict[str, Answers] = {}
     with board.stage("asking", len(data) * len(manifests)) as advance:
         for manifest, folder in zip(manifests, inquiry.versions, strict=True):

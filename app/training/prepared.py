@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -151,7 +152,11 @@ def by_processes(jobs: int) -> Filler:
     def fill(studies: Sequence[Study], cache: Path, advance: Callable[[], None]) -> None:
         if jobs > 1 and len(studies) > 1:
             work = [(study.volumes, cache) for study in studies]
-            side_by_side(_try, work, jobs, lambda _: advance())
+            try:
+                side_by_side(_try, work, jobs, lambda _: advance())
+            except BrokenProcessPool:
+                fault = "a process that prepared a study was killed, perhaps for want of memory"
+                raise CohortFault([f"{fault}: try --jobs 1, or --workers queue, which names its row"]) from None
         else:
             for study in studies:
                 _try((study.volumes, cache), lambda _: advance())
