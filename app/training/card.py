@@ -23,9 +23,12 @@ _SYNTHETIC = (
 
 def write(
     manifest: Manifest, rows: Sequence[Row], notes: Sequence[str], oracle: Array | None,
-    labels: NDArray[np.int64], split: Split,
+    labels: NDArray[np.int64], split: Split, parts: Sequence[str] = (),
 ) -> str:  # fmt: skip
-    """The card as Markdown."""
+    """The card as Markdown.
+
+    :param parts: more tables of the test part: decisions, subgroups
+    """
     sections = {
         f"# {manifest.name} {manifest.version}": [
             _SYNTHETIC if manifest.training.synthetic else "",
@@ -33,7 +36,7 @@ def write(
         ],
         "## What it does": [_purpose(manifest), _inputs(manifest)],
         "## Data and protocol": [_data(manifest, split), _rules(manifest)],
-        "## Measured on the test part": [_numbers(manifest)],
+        "## Measured on the test part": [_numbers(manifest), *parts],
         "## The table": [markdown(list(rows), "DAFT"), _oracle(oracle, labels, split)],
         "## Notes": list(notes),
         "## Limits": [_LIMITS],

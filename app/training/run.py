@@ -21,7 +21,7 @@ from app import clinical, model
 from app.manifest import Clinical, Fold, Fusion, Manifest, Measured, Training
 from app.network.daft import Network
 from app.network.resnet import Trunk
-from app.training import baselines, card, defaults, folds, metrics, tasks, version
+from app.training import baselines, card, defaults, folds, metrics, report, subgroups, tasks, version
 from app.training.baselines import Baseline
 from app.training.dataset import Dataset, Vectors
 from app.training.loop import Recipe
@@ -196,8 +196,16 @@ def publish(
         extra=dict(extra or {}),
     )  # fmt: skip
     golden = [version.case(seen, run.vectors, run.spec, int(split.test[0]))]
-    text = card.write(manifest, run.rows, notes, data.oracle, labels, split)
+    text = card.write(manifest, run.rows, notes, data.oracle, labels, split, _parts(data, split, scored, learnt))
     return model.save(out, manifest, list(parts), golden=golden, card=text)
+
+
+def _parts(data: Dataset, split: Split, scored: Scored, learnt: version.Rules) -> list[str]:
+    """The decision curve and the subgroups of the test part, as Markdown tables."""
+    line = learnt.calibration
+    chances = metrics.probabilities_of(scored.mean[split.test], line.slope, line.intercept)
+    rows = subgroups.lines(data, split.test, chances, learnt.threshold.value)
+    return ["\n".join(report.decisions(data.labels[split.test], chances)), "\n".join(rows)]
 
 
 def measured(labels: NDArray[np.int64], logits: Array, learnt: version.Rules) -> dict[str, Measured]:

@@ -77,6 +77,8 @@ def test_training_prints_the_table_and_writes_a_version_that_serves(trained: tup
     card = (out / "card.md").read_text()
     assert "SYNTHETIC" in card
     assert "The trunk is that of rlvo-synthetic 1.0.0" in card
+    for table in ("| act above | net benefit |", "| sex: female |", "| oracle (the true chances) |"):
+        assert table in card
 
 
 def test_the_same_seed_gives_the_same_digests(trained: tuple[Path, Result], cohort: Path) -> None:
