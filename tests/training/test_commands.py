@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -22,6 +23,7 @@ from app.manifest import Manifest
 from app.model import ModelVersion
 from app.phantoms import biology
 from app.phantoms.biology import Preset
+from app.training.cohort import Study
 from app.training.commands import commands
 from app.training.synthesize import synthesize
 
@@ -256,15 +258,35 @@ def test_a_fault_ends_with_status_2_and_its_row(
     assert not (tmp_path / "faulty" / "m").exists()
 
 
-def test_a_corrupt_volume_is_told_with_its_row(cohort: Path, tmp_path: Path) -> None:
+def corrupt(cohort: Path, folder: Path) -> Path:
+    """The cohort with a volume for everybody that is none."""
     table = pd.read_csv(cohort / "cohort.csv", dtype=str, keep_default_na=False).drop(columns="prepared")
     table["ncct"] = "head.nii.gz"
-    (tmp_path / "head.nii.gz").write_bytes(b"\x1f\x8b not a volume")
-    table.to_csv(tmp_path / "cohort.csv", index=False)
-    result = rlvo("train", tmp_path, "--quick")
+    (folder / "head.nii.gz").write_bytes(b"\x1f\x8b not a volume")
+    table.to_csv(folder / "cohort.csv", index=False)
+    return folder
+
+
+def test_a_corrupt_volume_is_told_with_its_row(cohort: Path, tmp_path: Path) -> None:
+    result = rlvo("train", corrupt(cohort, tmp_path), "--out", tmp_path / "m" / "1.0.0", "--quick", "--jobs", 1)
     assert result.exit_code == 2
     assert "row 2: " in result.stderr
     assert f"row {PATIENTS + 1}: " in result.stderr
+    assert not (tmp_path / "m").exists()
+
+
+def test_the_queue_is_handed_what_is_to_prepare(cohort: Path, tmp_path: Path) -> None:
+    handed: list[str] = []
+
+    def queue(studies: Sequence[Study], cache: Path, advance: Callable[[], None]) -> None:
+        handed.extend(study.patient for study in studies)
+
+    words = ["train", str(corrupt(cohort, tmp_path)), "--quick", "--workers", "queue"]
+    assert CliRunner().invoke(commands, words, obj=queue).exit_code == 2  # the volumes are what they were
+    assert len(handed) == PATIENTS
+    without = CliRunner().invoke(commands, words)
+    assert without.exit_code == 2
+    assert "knows the queue" in without.stderr
 
 
 @pytest.mark.parametrize(
