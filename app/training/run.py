@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -67,14 +68,20 @@ class Plan:
 
 @dataclass(frozen=True)
 class Run:
-    """What came of it."""
+    """What came of it, on the outcomes ``labels`` (n,) and this split."""
 
     spec: Clinical
     vectors: Vectors
     scored: dict[str, Scored]
     networks: dict[str, folds.Trained]
     logistic: baselines.Fitted
-    rows: list[Row]
+    labels: NDArray[np.int64]
+    split: Split
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """The table; its intervals take a second a model, so it is made when it is asked for."""
+        return table(self.scored, self.labels, self.split, DAFT)
 
 
 def warm_trunk(
@@ -142,8 +149,7 @@ def compare(
         scored[name] = Scored(trained[name].out_of_fold, trained[name].mean, trained[name].aucs)
     if data.oracle is not None:
         scored[ORACLE] = of_oracle(data.oracle, data.labels, split)
-    rows = table(scored, data.labels, split, DAFT)
-    return Run(spec, vectors, scored, trained, fitted, rows)
+    return Run(spec, vectors, scored, trained, fitted, data.labels, split)
 
 
 def _scalar_columns(vectors: Vectors, size: int) -> NDArray[np.bool_]:
