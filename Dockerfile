@@ -8,12 +8,17 @@ ENV PATH=/opt/rlvo/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 ARG TORCH_INDEX=
 RUN pip install --quiet ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch>=2.10,<2.14"
 WORKDIR /src
+# The dependencies alone first: they change seldom, so this layer is kept while the code changes. Each file must have a
+# hash of the lock, and be a wheel: no package's own code runs while the image is built.
+COPY requirements.lock ./
+RUN pip install --quiet --no-deps --only-binary :all: --require-hashes --requirement requirements.lock
+RUN pip install --quiet "hatchling>=1.27"
 COPY pyproject.toml README.md LICENSE ./
-# The dependencies alone first: they change seldom, so this layer is kept while the code changes.
-RUN mkdir app migrations && touch app/__init__.py && pip install --quiet ".[openvino,otel,postgres,s3]" && pip uninstall --quiet --yes rlvo-service
 COPY app app
 COPY migrations migrations
-RUN pip install --quiet --no-deps .
+RUN pip install --quiet --no-deps --no-build-isolation . \
+ && pip uninstall --quiet --yes hatchling pluggy trove-classifiers pathspec \
+ && pip check
 
 FROM docker.io/library/python:3.11-slim-bookworm
 COPY --from=build /opt/rlvo /opt/rlvo

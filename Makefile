@@ -5,6 +5,7 @@
 #   test     every test           check    lint, types, import contracts, formatting, the API's description
 #   bench    how fast it is       soak     the long proofs
 #   openapi  writes the API's description
+#   lock     pins what the image is made of   sbom   lists it (CycloneDX)   audit   looks for known vulnerabilities in it
 #   test-gpu the tests that need a CUDA device
 #   clean    removes what the tools made; never the data folder
 
@@ -15,11 +16,11 @@ SERVICE := $(VENV)/.service
 DEV := $(VENV)/.dev
 BENCH := $(VENV)/.bench
 
-.PHONY: demo serve test check bench soak openapi test-gpu clean
+.PHONY: demo serve test check bench soak openapi lock sbom audit test-gpu clean
 .DEFAULT_GOAL := help
 .PHONY: help
 help:
-	@sed -n '3,9s/^# *//p' Makefile
+	@sed -n '3,10s/^# *//p' Makefile
 
 # torch first, by its own: pip then takes the CPU build where one is provided, not gigabytes of CUDA.
 $(SERVICE): pyproject.toml
@@ -66,6 +67,29 @@ test-gpu: $(DEV)
 
 openapi: $(SERVICE)
 	$(BIN)/rlvo openapi
+
+# uv resolves for every platform at once; what only a CUDA build of torch needs is dropped.
+EXTRAS := --extra openvino --extra otel --extra postgres --extra s3
+lock: $(DEV)
+	{ sed -n '/^#/p' requirements.lock; \
+	  $(BIN)/uv pip compile pyproject.toml $(EXTRAS) --quiet --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-annotate --no-header \
+	  | awk '/^[a-z]/ {keep = !/^(torch|triton|nvidia-|cuda-)/} keep'; } > requirements.new
+	mv requirements.new requirements.lock
+
+# The bill of materials of the image: the lock, which is what the image is built from.
+sbom: $(DEV)
+	mkdir -p build
+	$(BIN)/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --output-format JSON \
+	  --output-reproducible --output-file build/sbom.json
+	@echo "build/sbom.json: $$($(BIN)/python -c 'import json; print(len(json.load(open("build/sbom.json"))["components"]))') components"
+
+# Asks a service of known vulnerabilities (PyPI, or OSV with AUDIT="--vulnerability-service osv") about the lock; --strict:
+# a package that could not be asked about is a failure, not a pass.
+audit: $(DEV)
+	mkdir -p build
+	$(BIN)/pip-audit --requirement requirements.lock --require-hashes --disable-pip --strict --progress-spinner off $(AUDIT) \
+	  --format json --output build/audit.json
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info
