@@ -12,9 +12,11 @@ Notable choices:
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
+from dbos import error as engine_errors
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -125,6 +127,16 @@ class Queue:
         for ids, queue in ((work, QUEUE), (news, NEWS_QUEUE)):
             if ids:
                 self._client.resume_workflows(ids, queue_name=queue)
+
+    def broken(self) -> list[str]:
+        """The jobs that the engine gave up, because the database failed it while it noted what they had done."""
+        jobs = self._client.list_workflows(status="ERROR", name=JOBS, load_input=False, load_output=False)
+        return [job.workflow_id for job in jobs]
+
+    def begin_again(self, job: str) -> None:
+        """Lets workers do a broken job once more, from its beginning; what it has recorded is recorded once."""
+        with suppress(engine_errors.DBOSException):  # another worker was quicker
+            self._client.rewind_workflow(job, queue_name=NEWS_QUEUE if job.startswith(_NEWS) else QUEUE)
 
     def prune(self, *, older_than: float) -> None:
         """Forgets jobs that ended more than ``older_than`` seconds ago; their predictions are the record."""

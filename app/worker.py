@@ -8,27 +8,28 @@ Notable choices:
 - Every worker watches the others. One is dead when its lock file is free (the kernel lets go of it at once; seen on
   the same machine only) or when its count of beats stood still for a lease by the watcher's own clock. No two clocks
   are ever compared. Whoever strikes it off the roll puts its jobs back into the queue.
+- The engine drops a job where the database fails it as it notes a step. So a job that is ours by its word and that no
+  thread of ours has in hand for a lease goes back into the queue, and one that it gave up begins again.
 - SIGTERM drains: nothing new is taken, the job in hand is finished, or else put back.
 - A job that keeps killing its worker without reaching a new stage is quarantined with its own code.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import signal
 import socket
 import threading
-import time
 import uuid
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
 from dbos import DBOS, DBOSConfig
 
-from app import limits, logs, wire
+from app import limits, logs
 from app.aliases import SHADOW
 from app.blobs import storage_of
 from app.config import Settings
@@ -48,6 +49,7 @@ from app.sdk.types import Stage
 from app.storage import Storage
 from app.traces import traces_of
 from app.tracing import Place, Span, Traces
+from app.watch import Watch
 from app.webhooks import Postman
 
 log = logging.getLogger("rlvo.worker")
@@ -210,21 +212,28 @@ class Worker:
 
         @DBOS.workflow(name=JOB)
         def predict(prediction_id: str) -> None:
-            self.predict(prediction_id)
+            with self._job_in_hand():
+                self.predict(prediction_id)
 
         @DBOS.workflow(name=SHADOW_JOB)
         def shadow(prediction_id: str) -> None:
-            self.shadow(prediction_id)
+            with self._job_in_hand():
+                self.shadow(prediction_id)
 
         @DBOS.workflow(name=NEWS_JOB)
         def tell(webhook_id: str, prediction_id: str, tries: int) -> None:
-            self._postman.deliver(webhook_id, prediction_id, tries)
+            with self._job_in_hand():
+                self._postman.deliver(webhook_id, prediction_id, tries)
 
         @DBOS.workflow(name=PREPARE_JOB)
         def prepare(order: str) -> None:
-            self.prepare(order)
+            with self._job_in_hand():
+                self.prepare(order)
 
         DBOS.launch()
+
+    def _job_in_hand(self) -> AbstractContextManager[None]:
+        return self._watch.in_hand(str(DBOS.workflow_id))
 
     def _warm_up(self) -> None:
         """Loads the default version. Where there is none yet, the worker still serves those that requests name."""
@@ -290,6 +299,8 @@ class Worker:
                 self._requeue({job for job, owner in self._queue.running().items() if owner == dead})
                 self._watch.forget(dead)
         self._requeue(self._watch.strays(self._queue.running(), {worker.id for worker in roll}))
+        for job in self._queue.broken():
+            self._queue.begin_again(job)
 
     def _requeue(self, jobs: set[str]) -> None:
         if jobs:
@@ -320,61 +331,6 @@ def predictor_of(settings: Settings) -> Predictor:
         precision=settings.precision,
         budget=settings.memory_budget,
     )
-
-
-class Watch:
-    """Tells which workers are dead, by their lock files and by their beats. Holds this worker's own lock."""
-
-    def __init__(self, me: str, folder: Path, lease: float) -> None:
-        self._me = me
-        self._folder = folder
-        self._lease = lease
-        self._seen: dict[str, tuple[int, float]] = {}
-        self._stray_since: dict[tuple[str, str], float] = {}
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (folder / me).open("w")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-
-    def dead(self, roll: list[workers.Worker]) -> list[str]:
-        """Those on the roll that are dead."""
-        found, moment = [], time.monotonic()
-        for worker in roll:
-            if worker.id == self._me:
-                continue
-            beats, since = self._seen.get(worker.id, (-1, moment))
-            if beats != worker.beats:
-                self._seen[worker.id] = (worker.beats, moment)
-                since = moment
-            if moment - since > self._lease or self._unlocked(worker.id):
-                found.append(worker.id)
-        return found
-
-    def strays(self, running: dict[str, str], known: set[str]) -> set[str]:
-        """Jobs whose worker has been off the roll for a lease: whoever struck it died before it put them back."""
-        moment = time.monotonic()
-        lost = {(job, owner) for job, owner in running.items() if owner not in known}
-        self._stray_since = {stray: self._stray_since.get(stray, moment) for stray in lost}
-        return {job for (job, _), since in self._stray_since.items() if moment - since > self._lease}
-
-    def forget(self, worker_id: str) -> None:
-        """Drops what is kept about a worker that was struck off."""
-        self._seen.pop(worker_id, None)
-        (self._folder / worker_id).unlink(missing_ok=True)
-        wire.hang_up(self._folder, worker_id)
-
-    def close(self) -> None:
-        """Lets go of this worker's lock."""
-        (self._folder / self._me).unlink(missing_ok=True)
-        self._lock.close()
-
-    def _unlocked(self, worker_id: str) -> bool:
-        """Whether the worker's lock file is here and nobody holds it. False where it ran on another machine."""
-        try:
-            with (self._folder / worker_id).open() as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (FileNotFoundError, BlockingIOError):
-            return False
-        return True
 
 
 def sweep(database: Database, storage: Storage, *, age: float = ORPHAN_AGE) -> int:

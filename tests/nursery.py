@@ -1,12 +1,12 @@
-"""Real worker processes that die where they are told to.
+"""Real worker and API processes that die where they are told to.
 
-`Nursery` is a process that does the heavy imports once and forks a worker whenever one is asked for; a worker that
-dies by SIGKILL is replaced, as a supervisor would. What is tested here is the life of a job, so that preparing takes a
-ready case instead of registering a volume; the journeys run the real thing.
+`Nursery` is a process that does the heavy imports once and forks a worker, or an API, whenever one is asked for; one
+that dies by SIGKILL is replaced, as a supervisor would. What is tested here is the life of a job, so that preparing
+takes a ready case instead of registering a volume; the journeys run the real thing.
 
 Faults: a file named by a prediction's id holds ``<stage> <before|after> <once|always|pause|spin>``. There the worker
 kills itself, once or whenever it comes by, waits until the file is gone, or uses up CPU time without end. ``log`` gets
-a line for each step that ran.
+a line for each step that ran. ``clock`` holds the seconds by which the processes' wall clock is wrong.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,11 +40,11 @@ class Nursery:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
         )  # fmt: skip
 
-    def start(self, faults: Path, settings: Mapping[str, str]) -> Keeper:
-        """A worker with these settings, kept alive until it is told to end."""
+    def start(self, faults: Path, settings: Mapping[str, str], kind: str = "worker") -> Keeper:
+        """A ``worker`` or an ``api`` with these settings, kept alive until it is told to end."""
         assert self._process.stdin
         assert self._process.stdout
-        self._process.stdin.write(json.dumps([str(faults), dict(settings)]) + "\n")
+        self._process.stdin.write(json.dumps([kind, str(faults), dict(settings)]) + "\n")
         self._process.stdin.flush()
         return Keeper(int(self._process.stdout.readline()), faults)
 
@@ -53,7 +53,7 @@ class Nursery:
 
 
 class Keeper:
-    """The process that keeps one worker alive, seen from the test."""
+    """The process that keeps one worker, or one API, alive, seen from the test."""
 
     def __init__(self, pid: int, faults: Path) -> None:
         self.pid = pid
@@ -61,7 +61,7 @@ class Keeper:
 
     @property
     def worker(self) -> int:
-        """The present worker's process id."""
+        """The present worker's, or API's, process id."""
         return int((self._faults / f"worker-of-{self.pid}").read_text())
 
     @property
@@ -86,23 +86,32 @@ class Keeper:
 
 
 def serve() -> None:
-    """The nursery's own process: one line in asks for a worker, one line out is its keeper's process id."""
-    for heavy in ("app.worker", "tests.factory"):  # before any fork
+    """The nursery's own process: one line in asks for a process, one line out is its keeper's process id.
+
+    All that is heavy is imported before any fork.
+    """
+    for heavy in (
+        "app.worker",
+        "app.main",
+        "app.commands.serve",
+        "app.api.connection",
+        "tests.factory",
+    ):  # before any fork
         importlib.import_module(heavy)
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
-        faults, settings = json.loads(line)
+        kind, faults, settings = json.loads(line)
         keeper = os.fork()
         if keeper == 0:
             _die_with_parent()
             os.environ |= settings
-            _keep(Path(faults))
+            _keep(Path(faults), {"worker": _work, "api": _answer}[kind])
             os._exit(0)
         print(keeper, flush=True)
 
 
-def _keep(faults: Path) -> None:
+def _keep(faults: Path, live: Callable[[Path], None]) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, lambda number, _: os.kill(worker, number))
     status = signal.SIGKILL
@@ -110,7 +119,8 @@ def _keep(faults: Path) -> None:
         worker = os.fork()
         if worker == 0:
             _die_with_parent()
-            _work(faults)
+            _wear_a_clock(faults)
+            live(faults)
         (faults / f"worker-of-{os.getpid()}").write_text(str(worker))
         with (faults / "lives").open("a") as lives:
             lives.write(f"{os.getpid()}\n")
@@ -142,6 +152,40 @@ def _work(faults: Path) -> None:
         run(Settings())
     finally:
         os._exit(1)
+
+
+def _answer(_faults: Path) -> None:
+    from app.commands.serve import serve
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # that pipe is the nursery's own
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        serve(host=None, port=None, worker=False)
+    finally:
+        os._exit(1)
+
+
+def _wear_a_clock(faults: Path) -> None:
+    """Lets this process believe that its wall clock is off by what the file ``clock`` says at each moment."""
+    from datetime import UTC, datetime, timedelta
+
+    from app.database import session
+
+    def off() -> float:
+        try:
+            return float((faults / "clock").read_text() or 0)
+        except FileNotFoundError:
+            return 0.0
+
+    class Worn(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) + timedelta(seconds=off())
+
+    real = time.time
+    time.time = lambda: real() + off()
+    session.datetime = Worn  # type: ignore[misc]
+    assert abs((session.now() - datetime.now(UTC)).total_seconds() - off()) < 1
 
 
 def _die_with_parent() -> None:

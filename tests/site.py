@@ -51,6 +51,12 @@ class Site:
         self.faults.mkdir()
 
     def worker(self, **more: str) -> Keeper:
+        return self._start("worker", more)
+
+    def api(self, port: int, **more: str) -> Keeper:
+        return self._start("api", {"RLVO_PORT": str(port), **more})
+
+    def _start(self, kind: str, more: dict[str, str]) -> Keeper:
         settings = {
             "RLVO_DATA_DIR": str(self.folder),
             "RLVO_DATABASE_URL": self.url,
@@ -63,7 +69,7 @@ class Site:
             "RLVO_THREADS": "1",
             **more,
         }
-        self.keepers.append(self.nursery.start(self.faults, settings))
+        self.keepers.append(self.nursery.start(self.faults, settings, kind))
         return self.keepers[-1]
 
     def submit(self, fault: str = "", **changes: object) -> str:

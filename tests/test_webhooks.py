@@ -20,9 +20,10 @@ from app.sdk.types import Status
 from app.webhooks import Postman
 from tests import study
 from tests.receiver import Receiver, receiving
-from tests.test_worker import Site, model_store, nursery, site, wait
+from tests.site import Site, wait
+from tests.test_worker import model_store, site
 
-__all__ = ["model_store", "nursery", "site"]
+__all__ = ["model_store", "site"]
 
 
 @pytest.fixture

@@ -118,13 +118,13 @@ def now() -> datetime:
 
 
 def patiently(action: Callable[[], T]) -> T:
-    """Does ``action``, however long the database is away; for what nobody waits for and must not be dropped."""
+    """Does ``action``, however long the database is away or full; for what nobody waits for and must not be dropped."""
     pause = 0.2
     while True:
         try:
             return action()
-        except DatabaseUnavailable:
-            log.warning("the database is away; trying again in %.1f s", pause)
+        except (DatabaseUnavailable, StorageFull) as error:
+            log.warning("the database is %s; trying again in %.1f s", "full" if error.status == 507 else "away", pause)
             time.sleep(pause)
             pause = min(2 * pause, 5.0)
 
