@@ -101,35 +101,34 @@ def precision_recall(labels: Labels, models: Curves) -> Drawing:
 
 def calibration(labels: Labels, chances: Array, name: str) -> Drawing:
     """Observed share over predicted probability, in tenths of the patients, with 95 % Wilson intervals."""
-    reach = min(1.0, max(0.2, float(np.ceil(1.1 * chances.max() * 5) / 5)))
-    ends = (0.0, reach)
+    parts = np.array_split(np.argsort(chances, kind="stable"), min(BINS, len(labels)))
+    means = np.array([chances[part].mean() for part in parts])
+    shares = np.array([labels[part].mean() for part in parts])
+    ends = (0.0, min(1.0, float(np.ceil(1.05 * max(chances.max(), shares.max()) * 5) / 5)))
     plot = _Plot(f"Calibration of {name}", "predicted probability", "observed share", x=ends, y=ends)
     counts, edges = np.histogram(chances, bins=40, range=ends)
     for count, (low, high) in zip(counts, pairwise(edges), strict=True):
         (left, floor), (right, _) = plot.at(low, 0), plot.at(high, 0)
         plot.drawing.bar(left, floor - 60 * count / counts.max(), right - left, 60 * count / counts.max(), "#d5dde5")
     plot.curve(np.array(ends), np.array(ends), QUIET, 1)
-    means, shares = [], []
-    for part in np.array_split(np.argsort(chances, kind="stable"), min(BINS, len(labels))):
-        mean, low, high = float(chances[part].mean()), *wilson(int(labels[part].sum()), len(part))
-        plot.drawing.line(*plot.at(mean, low), *plot.at(mean, high), COLOURS[0], 1.5)
-        plot.drawing.disc(*plot.at(mean, float(labels[part].mean())), 4, COLOURS[0])
-        means.append(mean)
-        shares.append(float(labels[part].mean()))
-    plot.curve(np.array(means), np.array(shares), COLOURS[0])
+    for part, mean, share in zip(parts, means, shares, strict=True):
+        low, high = wilson(int(labels[part].sum()), len(part))
+        plot.drawing.line(*plot.at(float(mean), low), *plot.at(float(mean), high), COLOURS[0], 1.5)
+        plot.drawing.disc(*plot.at(float(mean), float(share)), 4, COLOURS[0])
+    plot.curve(means, shares, COLOURS[0])
     return plot.drawing
 
 
 def decision(labels: Labels, models: Curves) -> Drawing:
     """Net benefit per patient over the probability above which one would act (Vickers & Elkin 2006)."""
-    base = float(labels.mean())
-    most = float(min(0.99, max(0.2, 2.5 * base)))
-    thresholds = np.linspace(0.005, most, 120)
-    plot = _Plot(
-        "Decision curve", "act above this probability", "net benefit per patient", x=(0, most), y=(-base / 3, base)
-    )
+    # Ends that are round numbers, with 0 on a line of the grid: nobody gains more than the prevalence.
+    most = float(np.clip(np.ceil(25 * labels.mean()) / 10, 0.2, 1.0))
+    top = float(np.ceil(25 * labels.mean()) / 25)
+    thresholds = np.linspace(0.005, min(most, 0.99), 120)
+    ends = (-top / 4, top)
+    plot = _Plot("Decision curve", "act above this probability", "net benefit per patient", x=(0, most), y=ends)
     everybody = net_benefit(labels, np.ones(len(labels)), thresholds)
-    shown = everybody >= -base / 3
+    shown = everybody >= ends[0]
     plot.curve(thresholds[shown], everybody[shown], QUIET, 1.5)
     plot.curve(np.array([0.0, most]), np.zeros(2), INK, 1.5)
     for (name, chances), colour in zip(models.items(), COLOURS, strict=False):
