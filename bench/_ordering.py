@@ -3,7 +3,7 @@
     python -m bench._ordering [SEED ...]
 
 Not part of `make bench`: it measures patients, not seconds. A seed takes some minutes; what is done is kept in
-`ordering.jsonl` in the folder given by `--folder`, and a seed that stands there is not run again.
+`ordering.jsonl` in the folder given by `--folder`, and a seed that stands there is not run again; a killed one goes on.
 
 Notable choices:
 - 599 patients a seed, drawn straight onto a grid of 8 mm (20 x 24 x 20) instead of 4: an eighth of the work, so that
