@@ -6,8 +6,8 @@ errors are of consistency. Each is turned, moved, grown, sheared and scanned ane
 with noise. The error is the distance by which points of the brain are off, in the template's millimetres.
 
 ``--times`` compares one alignment with SimpleITK, elastix and ANTs on the first of the same heads, each in its own
-usual form and given the stripped 2 mm images for nothing (``make bench`` installs them; those that are absent are left
-out).
+usual form and given the stripped 2 mm images for nothing: the phantom's brain is known, the template has a stripped
+version of its own (``make bench`` installs them; those that are absent are left out).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import nibabel as nib
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress
+from scipy import ndimage
 
 from app.imaging import align, brain, nifti, strip
 from app.imaging.nifti import Volume
@@ -31,6 +32,7 @@ from app.sdk.types import Input
 
 REAL = Path(__file__).resolve().parents[2] / "shared/data/images"
 CT_TEMPLATE, NCCT = REAL / "template_scct_wholehead_cormack.nii", REAL / "ncct_human_ge_deskewed.nii.gz"
+CT_BRAIN = REAL / "template_scct_stripped_cormack.nii"
 TABLE = {"degrees": 10, "mm": 30}
 """A head as it lies on a scanner's table; the default of ``draw`` is as far off as a scan may be."""
 SEED = 0
@@ -95,12 +97,24 @@ def phantom() -> Volume:
     return Volume(np.asfortranarray(anatomy.head().tissue, dtype=np.int16), anatomy.CANVAS)
 
 
-def ct_template() -> Volume:
+def ct_template(path: Path = CT_TEMPLATE) -> Volume:
     """The template in Hounsfield units: its Cormack units stretch 0 to 100 HU elevenfold."""
-    image = nib.Nifti1Image.from_filename(CT_TEMPLATE)
+    image = nib.Nifti1Image.from_filename(path)
     cormack = np.asarray(image.dataobj, np.float32)
     hu = np.select([cormack <= 900, cormack <= 3100], [cormack - 1000, (cormack - 900) / 11 - 100], cormack - 3000)
     return Volume(np.asfortranarray(hu, dtype=np.int16), np.asarray(image.affine, np.float64))
+
+
+def brains() -> dict[str, Volume]:
+    """Masks of the heads whose answer is known, uint8, where ``heads`` has the heads."""
+    from app.phantoms import anatomy
+
+    solid = ndimage.gaussian_filter(anatomy.head().brain, 3) > 0.3
+    found = {"phantom": Volume(np.asfortranarray(solid, dtype=np.uint8), anatomy.CANVAS)}
+    if CT_BRAIN.exists():
+        bare = ct_template(CT_BRAIN)
+        found["CT template"] = Volume(np.asfortranarray(bare.data > 0, dtype=np.uint8), bare.affine)
+    return found
 
 
 def real_ncct() -> Volume:
@@ -162,13 +176,14 @@ def times(count: int) -> None:
     ways = {name: run for name, (module, run) in align_baselines.WAYS.items() if peers.installed(module)}
     spent: dict[str, list[float]] = {name: [] for name in ("rlvo", *ways)}
     off: dict[str, dict[str, list[float]]] = {}
+    masks = brains()
     drawn = heads(real=False)  # the real head's answer is ours: no one else can be held to it
     with _progress() as progress:
         task = progress.add_task("registrations", total=len(drawn) * count * len(spent))
         for kind, head in drawn.items():
             off[kind] = {name: [] for name in spent}
             for pose, volume in scans(head, count, SEED, **TABLE):
-                fixed, moving = align_baselines.stripped(volume, pose.world_from_mni)
+                fixed, moving = align_baselines.stripped(volume, masks[kind], pose.world_from_mni)
                 for name in spent:
                     start = time.perf_counter()
                     found = ways[name](fixed, moving) if name in ways else align.to_mni(volume, Input.NCCT)

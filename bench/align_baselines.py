@@ -1,7 +1,7 @@
 """Affine registration as SimpleITK, elastix and ANTs do it, each in its own usual form, to compare ``align`` with.
 
-Each is given a stripped brain, cut out with the help of the known answer, and the template's brain, both on 2 mm grids,
-for nothing; ours starts from the whole head. Each gives ``mni_from_world`` (4, 4); the images' world is called RAS+
+Each is given a stripped brain, cut out by a mask that came with the head, and the MNI brain, both on 2 mm grids, for
+nothing; ours starts from the whole head. Each gives ``mni_from_world`` (4, 4); the images' world is called RAS+
 throughout, since the names of the axes do not enter.
 """
 
@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from app.imaging import brain, strip, template
+from app.imaging import brain, template
 from app.imaging.nifti import Volume
 from app.imaging.resample import resample
 
 Array = NDArray[Any]
 
-EDGE_MM, MARGIN_MM, SOFT_HU = 2.0, 6.0, 100.0
+EDGE_MM, SOFT_HU = 2.0, 100.0
 
 
 class Image(NamedTuple):
@@ -29,18 +29,17 @@ class Image(NamedTuple):
     affine: Array
 
 
-def stripped(volume: Volume, world_from_mni: Array) -> tuple[Image, Image]:
-    """The brain of the template (fixed) and of the head (moving): tissue inside the skull and near the true brain.
+def stripped(volume: Volume, mask: Volume, world_from_mni: Array) -> tuple[Image, Image]:
+    """The brain of MNI152 (fixed) and of the head (moving): tissue of 0 to 100 HU under the head's own brain mask.
 
-    The margin keeps the answer out of the mask's edge: what ends the brain is the skull, as in a good strip; where the
-    skull is open (orbits, the great foramen), it ends what is not brain.
+    ``mask`` lies where the head does before it is posed by ``world_from_mni``.
     """
     corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
     ends = (corners * [*np.subtract(volume.shape, 1), 1] @ volume.affine.T)[:, :3]
     grid, shape = _grid(ends, EDGE_MM)
-    hu = resample(volume.values(), np.linalg.inv(volume.affine) @ grid, shape, fill=strip.OUTSIDE)
-    inside = strip.intracranial(hu, EDGE_MM) & (hu > 0) & (hu < SOFT_HU)
-    inside &= brain.distance(grid, shape, np.linalg.inv(world_from_mni)) < MARGIN_MM
+    hu = resample(volume.values(), np.linalg.inv(volume.affine) @ grid, shape, fill=-1000)
+    inside = resample(mask.data, np.linalg.inv(mask.affine) @ np.linalg.inv(world_from_mni) @ grid, shape) > 0.5
+    inside &= (hu > 0) & (hu < SOFT_HU)
     return Image(*_target()), Image(np.where(inside, np.clip(hu, 0, 80), 0).astype(np.float32), grid)
 
 
