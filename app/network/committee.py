@@ -193,12 +193,13 @@ class Networks:
     ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
         """Mean shares, over the folds, of the voxels (c, x, y, z) and the presence bits (c,); each fold's features."""
         batch, vector = self.ensemble.image(image), clinical.to(self.ensemble.device, torch.float32)[None]
-        voxels, by_bit, features = torch.zeros_like(image), torch.zeros(bits.stop - bits.start), []
+        slopes, by_bit, features = torch.zeros_like(batch), torch.zeros_like(vector[0, bits]), []
         for found in rescale.passes(self.ensemble.folds, self._absence, batch, vector, bits):
-            voxels += found.voxels.cpu() / len(self.ensemble.folds)
-            by_bit += found.bits.cpu() / len(self.ensemble.folds)
+            slopes += found.voxels
+            by_bit += found.bits
             features.append(found.features)
-        return voxels, by_bit, features
+        count = len(self.ensemble.folds)
+        return (slopes * batch / count)[0].cpu(), (by_bit * vector[0, bits] / count).cpu(), features
 
 
 class Logistics:

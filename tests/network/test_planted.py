@@ -149,6 +149,7 @@ def test_a_planted_core_is_named() -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("sign", CHANNELS)
 def test_planted_signs_are_named_in_nine_of_ten(sign: Channel) -> None:
     found, (hits, mirrored) = auc(learnt(sign), sign, 200), localised(sign, 100)
