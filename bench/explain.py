@@ -4,11 +4,13 @@ The model of the design's performance notes: five channels on 96 x 112 x 96, six
 players against 24 background patients. Weights are random: time does not depend on them.
 
 One forward pass is the whole ensemble's, torch in float32, the backend that also gives the gradients.
+``python -m bench.explain --cpu`` counts the CPU seconds of one thread: for a machine that others use too.
 """
 
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -32,6 +34,9 @@ STEPS = 32
 SAMPLES = 512
 """Of captum's KernelShap: what it takes to tell 17 players apart at all."""
 
+SHARED = "--cpu" in sys.argv
+now = time.process_time if SHARED else time.perf_counter
+
 
 def version(seed: int = 0) -> tuple[Networks, Manifest, Case]:
     """The networks, their manifest and one patient with every image."""
@@ -53,9 +58,9 @@ def medians(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]
     spent: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, run in ways.items():
-            start = time.perf_counter()
+            start = now()
             run()
-            spent[name].append(time.perf_counter() - start)
+            spent[name].append(now() - start)
     return {name: statistics.median(seconds) for name, seconds in spent.items()}
 
 
@@ -117,9 +122,9 @@ def captum(networks: Networks, manifest: Manifest, case: Case, forward: float) -
     def together(images: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
         return mean(images, torch.cat([vector[:, : bits.start].expand(len(told), -1), told], dim=1))
 
-    start = time.perf_counter()
+    start = now()
     IntegratedGradients(together).attribute((image, vector[:, bits]), n_steps=STEPS, internal_batch_size=1)
-    gradients = time.perf_counter() - start
+    gradients = now() - start
     owner = torch.full((1, len(case.clinical)), -1)
     seats = explanation.players(manifest)
     for seat, player in enumerate(seats):
@@ -127,13 +132,13 @@ def captum(networks: Networks, manifest: Manifest, case: Case, forward: float) -
     owner[owner < 0] = len(seats)
     background = torch.tensor(manifest.background.vectors)[:1]
     few = 32  # the price of a sample is the same for each: a part is timed
-    start = time.perf_counter()
+    start = now()
     with torch.no_grad():
         KernelShap(mean).attribute(
             (image, vector), baselines=(torch.zeros_like(image), background),
             feature_mask=(torch.full_like(image, len(seats), dtype=torch.long), owner), n_samples=few,
         )  # fmt: skip
-    kernel = (time.perf_counter() - start) / few * SAMPLES
+    kernel = (now() - start) / few * SAMPLES
     print(f"captum IntegratedGradients, {STEPS} steps {gradients:7.2f} s {gradients / forward:7.1f} forward passes")
     print(f"captum KernelShap, {SAMPLES} samples, one background patient (timed on {few}) "
           f"{kernel:7.1f} s {kernel / forward:7.1f} forward passes")  # fmt: skip
@@ -141,9 +146,12 @@ def captum(networks: Networks, manifest: Manifest, case: Case, forward: float) -
 
 def main(rounds: int = 5) -> None:
     torch.manual_seed(0)
+    if SHARED:
+        torch.set_num_threads(1)
     networks, manifest, case = version()
-    print(f"{torch.get_num_threads()} threads, {rounds} rounds, medians; {len(explanation.players(manifest))} clinical "
-          f"players, {len(manifest.background.vectors)} background patients")  # fmt: skip
+    print(f"{torch.get_num_threads()} threads, {'CPU' if SHARED else 'wall clock'}, {rounds} rounds, medians; "
+          f"{len(explanation.players(manifest))} clinical players, {len(manifest.background.vectors)} background "
+          "patients")  # fmt: skip
     coalitions(networks, case, rounds)
     captum(networks, manifest, case, full(networks, manifest, case, rounds))
 

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from app.manifest import Location
 from app.network.daft import Modulation, Network, pool
+from app.network.fused import conv_add_relu
 
 CHUNK_BYTES = 4 << 20  # mixed maps in flight: as many as the second-level caches hold (a sixth faster than 64 MiB)
 
@@ -87,6 +89,11 @@ class PatientTail:
         self.seen = pool(modulated)
         generators = _generators(self.modulation, modulated)
 
+        conv = block.conv2
+        if not isinstance(block.norm2, nn.Identity):
+            conv = fuse_conv_bn_eval(conv, block.norm2)
+        self._end = conv_add_relu(conv)
+
         in_shortcut = location in (Location.BLOCK_INPUT, Location.SHORTCUT)
         self.shortcut = (
             Mixture.of(block.shortcut, generators) if in_shortcut else Mixture.fixed(block.shortcut(features))
@@ -112,12 +119,13 @@ class PatientTail:
         return self.network.classify(pooled, clinical)
 
     def _penultimate(self, coefficients: Tensor) -> Tensor:
-        block = self.network.block
+        shortcut = self.shortcut(coefficients)
         if self.before is None:
-            residual = self.residual(coefficients)
-        else:
-            residual = block.norm2(block.conv2(torch.relu_(self.before(coefficients))))
-        return pool(torch.relu(residual + self.shortcut(coefficients)))
+            return pool(torch.relu(self.residual(coefficients) + shortcut))
+        inner = torch.relu_(self.before(coefficients))
+        if self.shortcut.maps is None:  # everybody's: not to be written to
+            shortcut = shortcut.expand_as(inner).clone(memory_format=torch.channels_last_3d)
+        return pool(self._end(inner, shortcut))
 
     def _coefficients(self, clinical: Tensor) -> Tensor:
         modulation = self.modulation

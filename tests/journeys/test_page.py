@@ -229,6 +229,25 @@ def test_a_study_is_submitted_by_hand(house: House, browser: Chrome, study: dict
     assert "by-hand-1" in on(browser, "#recent tr:nth-child(2)").text  # the client's came after it
 
 
+def test_the_list_follows_what_is_going_on(house: House, browser: Chrome, study: dict[str, Any]) -> None:
+    """Without a reload: a study that somebody else sends appears, works and ends with its probability."""
+    browser.get(house.url)
+    on(browser, "#recent tr")
+    states = (
+        "window.states = []; new MutationObserver(() => {"
+        "  const row = [...document.querySelectorAll('#recent tr')].find(r => r.textContent.includes('elsewhere-1'));"
+        "  if (row) window.states.push(row.querySelector('.state').textContent);"
+        "}).observe(document.getElementById('recent'), {childList: true, subtree: true});"
+    )
+    browser.execute_script(states)
+    with house.client() as client:
+        sent = client.submit(**study, subject="elsewhere-1")
+        done = client.wait(sent.id)
+    row = f"//tr[td[text()='elsewhere-1']][td[text()='{100 * (done.probability or 0):.0f} %']]"
+    WebDriverWait(browser, 60).until(lambda page: page.find_elements(By.XPATH, row))
+    assert browser.execute_script("return window.states").pop() == "succeeded"
+
+
 def test_what_is_refused_is_said_beside_the_form(house: House, browser: Chrome, tmp_path: Path) -> None:
     (tmp_path / "ncct.nii").write_bytes(b"no volume at all")
     browser.get(house.url)

@@ -12,6 +12,7 @@ import torch
 from app.manifest import Architecture, Fusion, Location, ScaleActivation
 from app.network.coalitions import PatientTail
 from app.network.ensemble import Ensemble, folded
+from app.network.fused import conv_add_relu
 from tests.factory import random_network
 
 
@@ -27,6 +28,27 @@ def test_it_gives_the_tails_numbers(fusion: Fusion, location: Location) -> None:
         features, clinical = network.trunk(torch.randn(1, 2, 24, 16, 16)).detach(), torch.randn(9, 5)
         direct = network.tail(features.expand(9, -1, -1, -1, -1), clinical)
         assert torch.allclose(PatientTail(network, features).logits(clinical), direct, atol=1e-5)
+
+
+def test_the_fused_kernel_is_the_three_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a torch without it answers the same."""
+    conv = torch.nn.Conv3d(4, 8, 3, padding=1)
+    x, other = (torch.randn(5, n, 6, 7, 6).contiguous(memory_format=torch.channels_last_3d) for n in (4, 8))
+    with torch.no_grad():
+        direct = torch.relu(conv(x) + other)
+        assert torch.allclose(conv_add_relu(conv)(x, other.clone()), direct, atol=1e-5)
+        monkeypatch.setattr(torch.ops, "mkldnn", object())
+        assert torch.allclose(conv_add_relu(conv)(x, other.clone()), direct, atol=1e-6)
+
+
+def test_one_vectors_answer_does_not_change_the_nexts() -> None:
+    """Where the shortcut is everybody's, the kernel must not write into it."""
+    for location in Location:
+        network = random_network(Architecture(in_channels=2, clinical_size=5, filters=2, location=location))
+        tail, vector = PatientTail(network, network.trunk(torch.randn(1, 2, 16, 16, 16)).detach()), torch.randn(1, 5)
+        first = tail.logits(vector)
+        tail.logits(torch.randn(3, 5))
+        assert torch.equal(tail.logits(vector), first)
 
 
 def test_folding_the_normalisation_changes_nothing() -> None:
