@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +11,16 @@ import pytest
 from sqlalchemy import text
 
 from app.config import Settings
-from app.database import predictions
+from app.database import predictions, work
+from app.database.predictions import Artifact
 from app.database.session import Database
 from app.fsck import fsck
 from app.queue import Queue
+from app.sdk.errors import InternalError
 from app.sdk.types import Input, InputSummary, Status
 from app.storage import Storage
 from tests import study
+from tests.database.results import result
 
 
 @dataclass
@@ -96,3 +100,97 @@ def test_a_broken_audit_is_told(kept: Kept) -> None:
     report = fsck(kept.settings)
     assert report.audit_broken_at == 1
     assert not report.sound
+
+
+# Backups: rows and blobs are copied at different moments, and put back.
+
+
+@dataclass
+class Backup:
+    """A service on SQLite with two answered predictions; rows and blobs were copied after the first one."""
+
+    settings: Settings
+    first: str
+    second: str
+    rows: Path
+    blobs: Path
+
+    @property
+    def storage(self) -> Storage:
+        return Storage(self.settings.blobs)
+
+    def restore(self, copy: Path) -> None:
+        place = self.settings.data_dir / copy.name
+        if copy.is_dir():
+            shutil.rmtree(place)
+            shutil.copytree(copy, place)
+        else:
+            shutil.copyfile(copy, place)
+
+    def files(self, prediction_id: str) -> dict[str, bool]:
+        """Each digest that the prediction names, and whether its bytes are there and whole."""
+        database = Database(self.settings.database)
+        with database.reading() as session:
+            named = session.execute(
+                text("SELECT digest FROM artifacts WHERE prediction_id = :id"), {"id": prediction_id}
+            )
+            found = {digest: self.storage.verify(digest) for (digest,) in named}
+        database.close()
+        return found
+
+
+@pytest.fixture
+def backup(tmp_path: Path) -> Backup:
+    settings = Settings(data_dir=tmp_path / "data")
+    settings.data_dir.mkdir()
+    database = Database(settings.database)
+    database.upgrade()
+    Queue(database).upgrade()
+    storage, copies = Storage(settings.blobs), tmp_path / "copies"
+    copies.mkdir()
+    first = answered(database, storage, tmp_path, seed=1)
+    database.close()
+    shutil.copyfile(settings.data_dir / "rlvo.sqlite", copies / "rlvo.sqlite")
+    shutil.copytree(settings.blobs, copies / "blobs")
+    second = answered(database, storage, tmp_path, seed=2)
+    database.close()
+    for digest in storage.digests():
+        os.utime(storage.path(digest), (0, 0))  # long ago
+    return Backup(settings, first, second, copies / "rlvo.sqlite", copies / "blobs")
+
+
+def answered(database: Database, storage: Storage, folder: Path, seed: int) -> str:
+    """A prediction that succeeded and made one map of its own; its id."""
+    new = study.new_prediction(inputs={Input.CTA: study.store_volume(storage, folder, seed)})
+    made = f"the map of {seed}".encode()
+    with database.session() as session:
+        study.add_and_queue(session, Queue(database), new)
+        begun = work.start(session, new.id)
+        assert begun
+        artifact = Artifact("maps/attribution-cta.nii.gz", storage.put(made), len(made), "application/gzip")
+        assert work.succeed(session, begun, result([artifact]))
+    return new.id
+
+
+def test_a_database_that_is_older_than_its_blobs_is_told_and_mended(backup: Backup) -> None:
+    newer = set(backup.files(backup.second))
+    backup.restore(backup.rows)
+    told = fsck(backup.settings, deep=True)
+    assert told.sound  # nothing that the rows know of is lost
+    assert set(told.orphans) == newer
+    assert f"{len(newer)} blobs that no prediction names" in told.lines()
+    assert fsck(backup.settings, mend=True).sound
+    assert fsck(backup.settings, deep=True).orphans == []
+    assert set(backup.storage.digests()) == set(backup.files(backup.first))
+    assert all(backup.files(backup.first).values())
+
+
+def test_a_database_that_is_newer_than_its_blobs_is_told(backup: Backup) -> None:
+    backup.restore(backup.blobs)
+    report = fsck(backup.settings, deep=True, mend=True)
+    assert not report.sound
+    assert report.missing == {digest: [backup.second] for digest in backup.files(backup.second)}
+    assert all(backup.files(backup.first).values())
+    for digest in backup.files(backup.second):
+        with pytest.raises(InternalError, match="missing"):  # told, never other bytes
+            backup.storage.read(digest)

@@ -178,6 +178,21 @@ async def test_erasure_leaves_410_and_no_row_of_the_patient(house: House) -> Non
         assert predictions.referenced(session, house.blobs()) == set()
 
 
+async def test_an_erasure_has_a_certificate(house: House) -> None:
+    sent = (await house.submit()).json()["id"]
+    house.worker.succeed(sent)
+    address = f"/v1/predictions/{sent}/erasure"
+    early = await house.http.get(address)
+    assert (early.status_code, early.json()["code"]) == (404, "not-found")
+    await house.http.delete(f"/v1/predictions/{sent}")
+    found = (await house.http.get(address)).json()
+    assert (found["id"], found["complete"], len(found["blobs"])) == (sent, False, 2)  # the bytes are seconds old
+    assert found["entry"]["action"] == "prediction.erase"
+    for digest in house.blobs():
+        house.services.storage.delete(digest, grace=0)
+    assert (await house.http.get(address)).json()["complete"] is True
+
+
 async def test_a_map_is_served_as_it_was_stored(house: House) -> None:
     sent = (await house.submit()).json()["id"]
     path = f"/v1/predictions/{sent}/maps/attribution-cta.nii.gz"
