@@ -119,7 +119,7 @@ def compare(
         (LOGISTIC, Baseline.LOGISTIC, with_numbers),
     ):
         fitted = baselines.fit(kind, joined, data.labels, split, columns, plan.seed)
-        scored[name] = Scored(fitted.out_of_fold, fitted.mean, fitted.aucs)
+        scored[name] = Scored(fitted.out_of_fold, fitted.each, fitted.aucs)
         say(f"{name}: folds {np.mean(fitted.aucs):.3f}")
 
     trained: dict[str, folds.Trained] = {}
@@ -146,7 +146,7 @@ def compare(
             name="-".join((fusion.value, *channels)), jobs=jobs, advance=heard,
         )  # fmt: skip
         advance(plan.recipe.epochs * len(epochs) - sum(epochs))  # folds that stopped early
-        scored[name] = Scored(trained[name].out_of_fold, trained[name].mean, trained[name].aucs)
+        scored[name] = Scored(trained[name].out_of_fold, trained[name].each, trained[name].aucs)
     if data.oracle is not None:
         scored[ORACLE] = of_oracle(data.oracle, data.labels, split)
     return Run(spec, vectors, scored, trained, fitted, data.labels, split)
@@ -167,7 +167,7 @@ def publish(
 ) -> Manifest:  # fmt: skip
     """Write the chosen model as a version: ``LOGISTIC``, or a network of the table."""
     scored, labels = run.scored[chosen], data.labels
-    learnt = version.rules(labels[split.develop], scored.out_of_fold[split.develop])
+    learnt = scored.rules(labels, split.develop)
     logistic = chosen == LOGISTIC
     fusion, names = (Fusion.NONE, ()) if logistic else NETWORKS[chosen]
     parts: Sequence[Network | model.Logistic]

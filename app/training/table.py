@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logit
 
-from app.training.metrics import Array, Comparison, Estimate, auc, bootstrap, delong, f1, probabilities_of
+from app.training.metrics import Array, Comparison, Estimate, auc, bootstrap, delong, f1
 from app.training.protocol import Split
-from app.training.version import rules
+from app.training.version import Rules, fold_noise, rules
 
 ORACLE = "oracle (the true chances)"
 
@@ -39,18 +39,29 @@ class Row:
 
 @dataclass(frozen=True)
 class Scored:
-    """A model's logits: ``out_of_fold`` (n,) on development rows, ``mean`` (n,) on the others; AUC of each fold."""
+    """A model's logits: ``out_of_fold`` (n,) on development rows, ``each`` fold's (folds, n) on the others; AUC of each
+    fold on its own validation rows.
+    """
 
     out_of_fold: Array
-    mean: Array
+    each: Array
     aucs: tuple[float, ...]
+
+    @property
+    def mean(self) -> Array:
+        """The ensemble's logits (n,) of rows that no fold has seen, NaN elsewhere."""
+        return np.asarray(self.each.mean(axis=0))
+
+    def rules(self, labels: NDArray[np.int64], develop: NDArray[np.int64]) -> Rules:
+        """What turns the ensemble's logit into an answer, learnt from the development rows."""
+        return rules(labels[develop], self.out_of_fold[develop], noise=fold_noise(self.each), folds=len(self.each))
 
 
 def of_oracle(chances: Array, labels: NDArray[np.int64], split: Split) -> Scored:
     """The oracle as a model: ``chances`` (n,) are the true ones."""
     logits = np.asarray(logit(np.clip(chances, 1e-6, 1 - 1e-6)))
     aucs = tuple(auc(labels[validate], logits[validate]) for _, validate in split.folds)
-    return Scored(logits, logits, aucs)
+    return Scored(logits, logits[None], aucs)
 
 
 def table(
@@ -59,14 +70,9 @@ def table(
     """One row a model, compared with ``reference`` on the test rows."""
     rows, test = [], split.test
     for name, model in scored.items():
-        learnt = rules(labels[split.develop], model.out_of_fold[split.develop])
-
-        def decided(logits: Array, line: tuple[float, float, float] = (
-            learnt.calibration.slope, learnt.calibration.intercept, learnt.threshold.value
-        )) -> NDArray[np.bool_]:  # fmt: skip
-            return np.asarray(probabilities_of(logits, line[0], line[1]) >= line[2])
-
-        by_fold = [f1(labels[own], decided(model.out_of_fold[own])) for _, own in split.folds]
+        learnt = model.rules(labels, split.develop)
+        alone = rules(labels[split.develop], model.out_of_fold[split.develop])  # for a fold by itself
+        by_fold = [f1(labels[own], alone.decide(model.out_of_fold[own])) for _, own in split.folds]
         rival = None
         if name != reference and reference in scored:
             rival = delong(labels[test], scored[reference].mean[test], model.mean[test])
@@ -75,7 +81,7 @@ def table(
                 name=name,
                 folds=(float(np.mean(model.aucs)), float(np.std(model.aucs))),
                 test=bootstrap(auc, labels[test], model.mean[test], seed=seed),
-                f1=f1(labels[test], decided(model.mean[test])),
+                f1=f1(labels[test], learnt.decide(model.mean[test])),
                 rival=rival,
                 folds_f1=(float(np.mean(by_fold)), float(np.std(by_fold))),
             )

@@ -3,6 +3,10 @@
 Notable choices:
 - Calibration, threshold and conformal quantiles come from pooled out-of-fold logits: every development patient is
   scored by the one fold that never saw it. Then they are frozen; the test part only measures.
+- What is served is the folds' mean, which is less noisy than one fold. Rules learnt from single folds would be too
+  timid for it (a calibration slope above one, conformal sets too wide), so the out-of-fold logits are first given the
+  spread of the mean (``as_ensemble``). How much the folds disagree is measured where no fold has learnt; no label is
+  needed for that.
 - The background of the explanations is a sample of development patients, as the network sees them.
 - Out-of-distribution statistics describe the ensemble's penultimate features on augmented development patients, some
   without modalities, so that a study with fewer images is not strange for that alone.
@@ -39,9 +43,39 @@ class Rules:
     threshold: Threshold
     conformal: Conformal
 
+    def decide(self, logits: Array) -> NDArray[np.bool_]:
+        """Whether the outcome is expected."""
+        line = self.calibration
+        return np.asarray(probabilities_of(logits, line.slope, line.intercept) >= self.threshold.value)
 
-def rules(labels: NDArray[np.int64], logits: Array) -> Rules:
-    """Learn them from out-of-fold logits (n,)."""
+
+def fold_noise(each: Array) -> float:
+    """Variance of one fold's logit about the mean of all folds that could be trained, from what ``each`` fold says
+    (folds, n) of rows that none has seen; columns of NaN are left out.
+    """
+    unseen = each[:, np.isfinite(each).all(axis=0)]
+    return float(unseen.var(axis=0, ddof=1).mean()) if unseen.size and len(unseen) > 1 else 0.0
+
+
+def as_ensemble(labels: NDArray[np.int64], logits: Array, noise: float, folds: int) -> Array:
+    """Out-of-fold logits (n,) with the spread that the mean of ``folds`` folds would have had.
+
+    A fold's logit is what all possible folds would say on average, plus a noise of its own of variance ``noise``; of
+    that the mean keeps one part in ``folds``. So within a class the variance v falls by noise (1 - 1 / folds) while the
+    class's mean stays: each logit moves towards it by the factor sqrt(1 - noise (1 - 1 / folds) / v).
+    """
+    found = logits.copy()
+    for value in (0, 1):
+        own = labels == value
+        if own.sum() > 1 and (variance := float(logits[own].var())) > 0:
+            kept = np.sqrt(max(1 - noise * (1 - 1 / folds) / variance, 0.05))
+            found[own] = logits[own].mean() + kept * (logits[own] - logits[own].mean())
+    return found
+
+
+def rules(labels: NDArray[np.int64], logits: Array, *, noise: float = 0.0, folds: int = 1) -> Rules:
+    """Learn them from out-of-fold logits (n,), for the mean of ``folds`` folds whose ``fold_noise`` is known."""
+    logits = as_ensemble(labels, logits, noise, folds)
     slope, intercept = platt(labels, logits)
     slope = max(slope, 1e-3)  # a model that knows nothing must not turn its ranks around
     probabilities = probabilities_of(logits, slope, intercept)
