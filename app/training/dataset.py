@@ -59,6 +59,21 @@ class Dataset:
         kept[list(channels)] = True
         return replace(self, presence=self.presence & kept)
 
+    def first(self, count: int) -> Dataset:
+        """The first ``count`` patients (no image is copied)."""
+        return Dataset(
+            images=self.images[:count],
+            presence=self.presence[:count],
+            records=self.records[:count],
+            perfusion=self.perfusion[:count],
+            labels=self.labels[:count],
+            groups=self.groups[:count],
+            sites=self.sites[:count],
+            latents=self.latents[:count],
+            oracle=None if self.oracle is None else self.oracle[:count],
+            scanners=None if self.scanners is None else self.scanners[:count],
+        )
+
 
 def phantoms(
     patients: int,
@@ -68,12 +83,17 @@ def phantoms(
     channels: Sequence[ChannelSpec],
     *,
     into: NDArray[np.float16] | None = None,
+    drawn: bool = False,
     advance: Callable[[], None] = lambda: None,
 ) -> Dataset:
-    """A synthetic cohort by the fast path; ``into`` may be a memory map of the images' shape."""
+    """A synthetic cohort by the fast path.
+
+    :param into: the images' place, perhaps a memory map
+    :param drawn: the images are there already, as an earlier call with the same arguments left them
+    """
     people = biology.draw(patients, seed, preset)
     images = np.empty((patients, len(channels), *grid.shape), np.float16) if into is None else into
-    for row, image in enumerate(cohort.images(people, seed, grid, channels)):
+    for row, image in enumerate(() if drawn else cohort.images(people, seed, grid, channels)):
         images[row] = image
         advance()
     chance = [np.random.default_rng([seed, 6, person.index]) for person in people]
@@ -159,6 +179,10 @@ class Vectors:
             owner=np.repeat(np.arange(variables), widths),
             scalars=np.array([variable.name.startswith(PERFUSION) for variable in spec.variables]),
         )
+
+    def first(self, count: int) -> Vectors:
+        """Those of the first ``count`` patients."""
+        return replace(self, values=self.values[:count], missing=self.missing[:count])
 
     @property
     def size(self) -> int:

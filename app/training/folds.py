@@ -2,15 +2,15 @@
 
 Notable choices:
 - A row of the table is a fusion and the channels that it may see; everything else is the same for all rows.
-- With a warm trunk (``Pretraining`` on phantoms) only the tails are trained, on stored features; otherwise networks are
-  trained end to end.
+- With an image side that was taught before (app/training/teacher.py) only the tails are trained, on stored features;
+  otherwise networks are trained end to end.
 - A fold's checkpoint carries its name, so that a killed run goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,20 +18,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from app.manifest import Architecture
 from app.network.daft import Network, build
-from app.network.resnet import Trunk
 from app.training import loop, tasks
 from app.training.crew import Lent, Tell, lend, side_by_side
-from app.training.dataset import LATENTS
 from app.training.loop import Recipe
 from app.training.metrics import Array, auc
 from app.training.protocol import Split
-from app.training.tasks import Bench
+from app.training.tails import TailOnly
+from app.training.tasks import Bench, Views
 
-Views = Sequence[tuple[Tensor, Tensor]]
 Rows = NDArray[np.int64]
 
 
@@ -54,24 +51,9 @@ class Trained:
         return np.asarray(self.each.mean(axis=0))
 
 
-def pretrain(
-    architecture: Architecture, bench: Bench, recipe: Recipe, seed: int, *,
-    checkpoint: Path | None = None, advance: Callable[[int, float], None] = lambda *_: None,
-) -> tuple[Trunk, dict[str, float]]:  # fmt: skip
-    """A trunk that reads latents, learnt on nine tenths of a bench of phantoms, and what it explains of each."""
-    torch.manual_seed(seed)
-    rows = np.arange(len(bench.data))
-    cut = len(rows) - max(len(rows) // 10, 1)
-    network = build(architecture)
-    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    task = tasks.Pretraining(network, bench, rows[:cut], rows[cut:])
-    loop.run(task, recipe, seed, checkpoint=checkpoint, advance=advance)
-    return network.trunk, dict(zip(LATENTS, task.explained().values(), strict=True))
-
-
 @dataclass(frozen=True)
 class _Fold:
-    """One fold's work, for whichever process does it. ``views``, ``trunk``: as `train`."""
+    """One fold's work, for whichever process does it. ``views``, ``taught``: as `train`."""
 
     number: int
     architecture: Architecture
@@ -83,7 +65,7 @@ class _Fold:
     seed: int
     checkpoint: Path | None
     views: Views | None = None
-    trunk: Trunk | None = None
+    taught: Network | None = None
 
 
 @dataclass(frozen=True)
@@ -100,10 +82,11 @@ def _train_one(work: _Fold, tell: Tell) -> _Scored:
     bench = work.bench.bench if isinstance(work.bench, Lent) else work.bench
     torch.manual_seed(work.seed)
     network = build(work.architecture)
-    task: tasks.EndToEnd | tasks.TailOnly
-    if work.trunk is not None and work.views is not None:
-        network.trunk.load_state_dict(work.trunk.state_dict())
-        task = tasks.TailOnly(network, bench, work.views, work.learn, work.validate)
+    task: tasks.EndToEnd | TailOnly
+    if work.taught is not None and work.views is not None:
+        network.trunk.load_state_dict(work.taught.trunk.state_dict())
+        network.block.load_state_dict(work.taught.block.state_dict())
+        task = TailOnly(network, bench, work.views, work.learn, work.validate, pull=work.recipe.pull)
     else:
         recipe = work.recipe
         task = tasks.EndToEnd(network, bench, work.learn, work.validate, turn=recipe.turn, auxiliary=recipe.auxiliary)
@@ -113,24 +96,26 @@ def _train_one(work: _Fold, tell: Tell) -> _Scored:
     )  # fmt: skip
     network.eval()
     found = task.logits(work.validate), task.logits(work.others) if len(work.others) else np.empty(0)
+    if isinstance(task, TailOnly):
+        task.finish()
     return _Scored({name: value.cpu().numpy() for name, value in network.state_dict().items()}, *found)
 
 
 def train(
     architecture: Architecture, bench: Bench, split: Split, recipe: Recipe, seed: int, *,
-    views: Views | None = None, trunk: Trunk | None = None, folder: Path | None = None, name: str = "daft",
+    views: Views | None = None, taught: Network | None = None, folder: Path | None = None, name: str = "daft",
     jobs: int = 1, advance: Callable[[int, int, float], None] = lambda *_: None,
 ) -> Trained:  # fmt: skip
     """Train every fold of one row of the table.
 
-    :param trunk: a trunk that stays as it is; needs ``views``, its features of every row
+    :param taught: whose trunk and last block stay as they are; needs ``views``, its trunk's features of every row
     :param folder: of the checkpoints
-    :param jobs: folds at once, each in a process of its own; tails on a warm trunk take seconds and stay in this one
+    :param jobs: folds at once, each in a process of its own; tails on stored features take seconds and stay in this one
     :param advance: told (fold, epoch, score)
     """
     count = len(bench.data)
     others = np.setdiff1d(np.arange(count), split.develop)
-    apart = jobs > 1 and trunk is None
+    apart = jobs > 1 and taught is None
     with ExitStack() as stack:
         if apart:
             folder = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -138,7 +123,7 @@ def train(
         work = [
             _Fold(
                 fold, architecture, seen, learn, validate, others, recipe, seed * 1000 + fold,
-                folder / f"{name}-{fold}.pt" if folder else None, views, trunk,
+                folder / f"{name}-{fold}.pt" if folder else None, views, taught,
             )
             for fold, (learn, validate) in enumerate(split.folds)
         ]  # fmt: skip

@@ -9,31 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
-from app.manifest import Manifest
-from app.network.daft import build
-from app.network.resnet import Trunk
-from app.phantoms.biology import Preset
-from app.training import cohort, defaults, prepared, protocol, ranks, report, run, validation
+from app.network.daft import Network
+from app.training import cohort, prepared, protocol, ranks, report, run, validation, warm
 from app.training.board import Board
 from app.training.choices import Published, Validation
-from app.training.dataset import Dataset, phantoms
+from app.training.dataset import Dataset
 from app.training.errors import CohortFault
 from app.training.loop import Recipe
 from app.training.metrics import best_f1_threshold, probabilities_of
 from app.training.prepared import Filler
 from app.training.protocol import Split
 from app.training.table import ORACLE, markdown
-from app.training.version import rules
 
-PHANTOM_SEED = 1_000_003  # of the phantoms that teach a trunk: far from any cohort's
 PROTOCOLS = {
     Validation.PAPER: "80/20 frozen, stratified by outcome and site; four folds; ensemble of the folds",
     Validation.DATES: "the latest fifth for the test; four folds of the others; ensemble of the folds",
@@ -41,8 +35,7 @@ PROTOCOLS = {
     Validation.NESTED: "repeated nested cross-validation: five test parts, four folds of the others; ensembles",
 }
 MANY = (Validation.SITES, Validation.NESTED)
-TAILS = Recipe(epochs=24, batch=32, rate=3e-3, patience=8)
-PHANTOM_RECIPE = Recipe(epochs=12, batch=16, rate=4e-3, patience=12, turn=False)
+TAILS = Recipe(epochs=8, batch=64, rate=6e-3, patience=8, pull=1e-4)
 
 
 NAMES = {
@@ -96,8 +89,8 @@ def _train(order: Order, device: torch.device, board: Board, fill: Filler) -> st
     digest = protocol.digest_of([study.patient for study in studies.studies], data.labels)
     folder = studies.folder / ".runs" / _key(order, digest)
     parts = _splits(order, data, studies)  # before anything is trained: faults come first
-    trunk, notes = _trunk(order, device, board, folder)
-    plan = _plan(order, data, studies, trunk)
+    taught, notes = _taught(order, device, board, folder)
+    plan = _plan(order, data, studies, taught)
     # Under torchrun a fold is spread over the ranks, and folds come one after another.
     jobs = 1 if ranks.several() else order.jobs
     count = sum(len(split.folds) for splits in parts.values() for split in splits)
@@ -108,7 +101,9 @@ def _train(order: Order, device: torch.device, board: Board, fill: Filler) -> st
             place = folder / name
             if ranks.first():
                 protocol.freeze(place / "split.json", split, digest)
-            return run.compare(plan, data, split, device, board, trunk=trunk, folder=place, jobs=jobs, advance=advance)
+            return run.compare(
+                plan, data, split, device, board, taught=taught, folder=place, shared=folder, jobs=jobs, advance=advance
+            )
 
         if order.validation in MANY:
             found = validation.run(parts, data.labels, lambda name, split: compare(name, split).scored, run.DAFT)
@@ -119,8 +114,22 @@ def _train(order: Order, device: torch.device, board: Board, fill: Filler) -> st
         return ""
     if order.out is not None:
         chosen = NAMES[order.model]
-        run.publish(plan, result, data, split, digest, order.out, chosen=chosen, notes=notes)
+        told = [_command(order)] if chosen == run.LOGISTIC else [*notes, _command(order)]
+        run.publish(plan, result, data, split, digest, order.out, chosen=chosen, notes=told)
     return _finished(order, data, result, split, folder)
+
+
+def _command(order: Order) -> str:
+    """What to type to get the version again, for its card."""
+    options = {"--phantoms": order.phantoms, "--seed": order.seed, "--model": order.model.value}
+    if order.validation is not Validation.PAPER:
+        options["--validation"] = order.validation.value
+    if order.trunk is not None:
+        options["--trunk"] = f"{order.trunk.parent.name}/{order.trunk.name}"
+    elif not order.phantoms:
+        options |= {"--epochs": order.epochs}
+    given = " ".join(f"{name} {value}" for name, value in options.items() if value)
+    return f"Made by `rlvo train {order.cohort.name} {given}`."
 
 
 def _prepared(studies: cohort.Cohort, board: Board, fill: Filler) -> Dataset:
@@ -133,7 +142,7 @@ def _prepared(studies: cohort.Cohort, board: Board, fill: Filler) -> Dataset:
     return data if ranks.first() else prepared.dataset(studies, cache)
 
 
-def _plan(order: Order, data: Dataset, studies: cohort.Cohort, trunk: Trunk | None) -> run.Plan:
+def _plan(order: Order, data: Dataset, studies: cohort.Cohort, taught: Network | None) -> run.Plan:
     name, number = (order.out.parent.name, order.out.name) if order.out else ("untitled", "0.0.0")
     networks = tuple(run.NETWORKS)
     if order.quick:
@@ -146,7 +155,7 @@ def _plan(order: Order, data: Dataset, studies: cohort.Cohort, trunk: Trunk | No
         synthetic=data.oracle is not None,
         seed=order.seed,
         code_version=_code_version(),
-        recipe=replace(TAILS, epochs=max(order.epochs, TAILS.epochs)) if trunk else Recipe(epochs=order.epochs),
+        recipe=TAILS if taught else Recipe(epochs=order.epochs),
         networks=networks,
         protocol=PROTOCOLS[order.validation],
     )
@@ -158,7 +167,7 @@ def _finished(order: Order, data: Dataset, result: run.Run, split: Split, folder
     for name in dict.fromkeys((NAMES[order.model], run.DAFT, run.LOGISTIC, ORACLE)):
         if name in result.scored:
             scored = result.scored[name]
-            learnt = rules(data.labels[split.develop], scored.out_of_fold[split.develop])
+            learnt = scored.rules(data.labels, split.develop)
             line = learnt.calibration
             chances[name] = probabilities_of(scored.mean[split.test], line.slope, line.intercept)
             limits[name] = learnt.threshold.value
@@ -213,27 +222,14 @@ def _split(data: Dataset, studies: cohort.Cohort, seed: int) -> protocol.Split:
     return protocol.split(data.labels, data.groups, data.sites, seed)
 
 
-def _trunk(order: Order, device: torch.device, board: Board, folder: Path) -> tuple[Trunk | None, list[str]]:
-    """A trunk that stays as it is, from a version or from phantoms; None for training end to end."""
+def _taught(order: Order, device: torch.device, board: Board, folder: Path) -> tuple[Network | None, list[str]]:
+    """An image side that stays as it is, from a version or taught by phantoms; None for training end to end."""
     if order.trunk is not None:
-        manifest = Manifest.model_validate_json((order.trunk / "manifest.json").read_text())
-        network = build(manifest.architecture)
-        network.load_state_dict(load_file(order.trunk / manifest.folds[0].file))
-        return network.trunk, [f"The trunk is that of {manifest.name} {manifest.version}; only the tails were trained."]
+        network, note = warm.of_version(order.trunk)
+        return network, [note]
     if order.phantoms:
-        with board.stage("phantoms", order.phantoms) as advance:
-            people = phantoms(
-                order.phantoms, PHANTOM_SEED, Preset.INTERACTION, defaults.GRID, defaults.CHANNELS,
-                advance=lambda: advance(1),
-            )  # fmt: skip
-        trunk, explained = run.warm_trunk(people, PHANTOM_RECIPE, order.seed, 8, device, board, folder / "trunk.pt")
-        found = ", ".join(f"{name} {share:.0%}" for name, share in explained.items())
-        note = (
-            f"The trunk was first taught by {order.phantoms} other phantoms to read their latents (share of variance "
-            f"explained on those held out: {found}). It then stayed as it was, shared by the folds; each fold trained "
-            "the last block and its modulation. The spread of the folds is that of the tails alone."
-        )
-        return trunk, [note]
+        network, note = warm.by_phantoms(order.phantoms, order.seed, device, folder, board)
+        return network, [note]
     return None, []
 
 
@@ -251,7 +247,7 @@ def _code_version() -> str:
 
 
 def _key(order: Order, digest: str) -> str:
-    apart = ("jobs", "report")  # they change no number
+    apart = ("jobs", "report", "out", "model")  # they change no number
     given = {name: str(value) for name, value in asdict(order).items() if name not in apart}
     made = given | {"cohort": digest, "layout": prepared.layout()}
     return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]

@@ -28,7 +28,9 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how hard. ``rate``: peak learning rate; ``average``: of the moving average, per step."""
+    """How long and how hard. ``rate``: peak learning rate; ``average``: of the moving average, per step; ``pull``:
+    penalty that keeps a tail near its start.
+    """
 
     epochs: int = 12
     batch: int = 16
@@ -39,6 +41,7 @@ class Recipe:
     smoothing: float = 0.5
     turn: bool = True
     auxiliary: float = 0.3
+    pull: float = 0.0
 
 
 class Task(Protocol):

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from app import clinical, model
 from app.manifest import Clinical, Fold, Fusion, Manifest, Measured, Training
 from app.network.daft import Network
-from app.network.resnet import Trunk
-from app.training import baselines, card, defaults, folds, metrics, report, subgroups, tasks, version
+from app.training import baselines, card, defaults, folds, metrics, report, subgroups, tasks, version, warm
 from app.training.baselines import Baseline
+from app.training.board import Board
 from app.training.dataset import Dataset, Vectors
 from app.training.loop import Recipe
 from app.training.metrics import Array
@@ -45,12 +45,12 @@ NETWORKS: dict[str, tuple[Fusion, tuple[str, ...]]] = {
 DAFT = "imaging + clinical, DAFT"
 LOGISTIC = "clinical + CTP, logistic regression"
 
-Say = Callable[[str], None]
-
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is asked to do. ``networks``: which rows of ``NETWORKS``; ``views``: of a warm trunk's features."""
+    """What a run is asked to do. ``networks``: which rows of ``NETWORKS``; ``views``: of a taught
+    trunk's features.
+    """
 
     name: str
     version: str
@@ -60,7 +60,7 @@ class Plan:
     code_version: str = ""
     recipe: Recipe = field(default_factory=Recipe)
     networks: tuple[str, ...] = tuple(NETWORKS)
-    views: int = 4
+    views: int = 2
     filters: int = 8
     target: str = "rLVO"
     protocol: str = "80/20 frozen, stratified by outcome and site; four folds; ensemble of the folds"
@@ -84,26 +84,15 @@ class Run:
         return table(self.scored, self.labels, self.split, DAFT)
 
 
-def warm_trunk(
-    phantoms: Dataset, recipe: Recipe, seed: int, filters: int, device: torch.device, say: Say,
-    checkpoint: Path | None = None,
-) -> tuple[Trunk, dict[str, float]]:  # fmt: skip
-    """A trunk taught by phantoms with known latents; see ``tasks.Pretraining``."""
-    spec = clinical.fit(phantoms.records, [*defaults.VARIABLES])
-    bench = Bench(phantoms, Vectors.of(phantoms, spec), defaults.GRID, CHANNEL_NAMES, device)
-    return folds.pretrain(
-        defaults.architecture(Fusion.DAFT, spec, filters=filters), bench, recipe, seed, checkpoint=checkpoint,
-        advance=lambda epoch, score: say(f"phantoms, epoch {epoch}: {score:.3f} of the latents' variance explained"),
-    )  # fmt: skip
-
-
 def compare(
-    plan: Plan, data: Dataset, split: Split, device: torch.device, say: Say, *,
-    trunk: Trunk | None = None, folder: Path | None = None, jobs: int = 1,
+    plan: Plan, data: Dataset, split: Split, device: torch.device, board: Board, *,
+    taught: Network | None = None, folder: Path | None = None, shared: Path | None = None, jobs: int = 1,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Run:  # fmt: skip
     """Train every model of the table on the same folds and score all of them on the same rows.
 
+    :param taught: see ``folds.train``
+    :param folder: of this split's checkpoints; ``shared``: of what all splits of a run share
     :param jobs: folds at once (see ``folds.train``)
     :param advance: told the epochs done, of ``len(plan.networks) * len(split.folds) * plan.recipe.epochs``
     """
@@ -120,29 +109,29 @@ def compare(
     ):
         fitted = baselines.fit(kind, joined, data.labels, split, columns, plan.seed)
         scored[name] = Scored(fitted.out_of_fold, fitted.each, fitted.aucs)
-        say(f"{name}: folds {np.mean(fitted.aucs):.3f}")
+        board(f"{name}: folds {np.mean(fitted.aucs):.3f}")
 
     trained: dict[str, folds.Trained] = {}
-    views: dict[tuple[str, ...], folds.Views] = {}
+    views: dict[tuple[str, ...], tasks.Views] = {}
     for name in plan.networks:
         fusion, channels = NETWORKS[name]
         visible = tuple(CHANNEL_NAMES.index(channel) for channel in channels)
-        # A warm trunk has all channels; else a network that may see few of them has few.
-        given = visible if trunk is None and len(visible) < len(CHANNEL_NAMES) else None
+        # A taught trunk has all channels; else a network that may see few of them has few.
+        given = visible if taught is None and len(visible) < len(CHANNEL_NAMES) else None
         bench = Bench(data.only(visible), vectors, defaults.GRID, CHANNEL_NAMES, device, given)
         architecture = defaults.architecture(fusion, spec, filters=plan.filters, channels=len(given or CHANNEL_NAMES))
-        if trunk is not None and channels not in views:
-            say(f"{name}: features of {len(data)} patients")
-            views[channels] = tasks.views(trunk.to(device), bench, plan.views, plan.seed)
+        if taught is not None and channels not in views:
+            path = shared / f"views-{'-'.join(channels)}.safetensors" if shared else None
+            views[channels] = warm.views(taught, bench, plan.views, plan.seed, path, board)
         epochs = [0] * len(split.folds)
 
         def heard(fold: int, epoch: int, score: float, name: str = name, epochs: list[int] = epochs) -> None:
-            say(f"{name}, fold {fold + 1}, epoch {epoch}: {score:.3f}")
+            board(f"{name}, fold {fold + 1}, epoch {epoch}: {score:.3f}")
             advance(epoch - epochs[fold])
             epochs[fold] = epoch
 
         trained[name] = folds.train(
-            architecture, bench, split, plan.recipe, plan.seed, trunk=trunk, views=views.get(channels), folder=folder,
+            architecture, bench, split, plan.recipe, plan.seed, taught=taught, views=views.get(channels), folder=folder,
             name="-".join((fusion.value, *channels)), jobs=jobs, advance=heard,
         )  # fmt: skip
         advance(plan.recipe.epochs * len(epochs) - sum(epochs))  # folds that stopped early

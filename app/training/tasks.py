@@ -1,17 +1,15 @@
-"""The three things that are trained: a trunk on known latents, a whole network, and a tail on a trunk that stands.
+"""What every training task works with, and the task of a whole network.
 
 Notable choices:
-- ``Pretraining`` teaches the trunk what phantoms are made of (clot, collaterals, lesion): regression on latents, no
-  label of rLVO. Heads are one linear layer on the pooled features, and are thrown away.
 - ``EndToEnd`` is the recipe for patients: image augmentation, modality and fact dropout, BCE from the prior's logit,
   and, where latents are known, the same auxiliary heads beside it.
-- ``TailOnly`` trains the last block on stored features of a trunk that does not move: minutes instead of hours.
+- ``views`` computes a taught trunk's features once (app/training/teacher.py, app/training/tails.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,14 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from app.manifest import Grid
+from app.network import backends
 from app.network.daft import Network, pool
-from app.network.resnet import Trunk
 from app.sdk.types import Channel
 from app.training import augment, ranks
 from app.training.dataset import LATENTS, Dataset, Dropout, Vectors, draw_dropout, no_dropout
 from app.training.metrics import Array, auc, average_precision
 
 Rows = NDArray[np.int64]
+Views = Sequence[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -73,6 +72,19 @@ class Bench:
         images = augment.apply(images, change) * self._present(drop.present)
         return images.contiguous(memory_format=torch.channels_last_3d), self.vectors_of(rows, drop)
 
+    def first(self, count: int) -> Bench:
+        """The first ``count`` patients."""
+        return replace(self, data=self.data.first(count), vectors=self.vectors.first(count))
+
+    @property
+    def quick(self) -> bool:
+        """Whether the device multiplies bfloat16 faster than float32: a GPU, or a CPU with matrix tiles."""
+        return self.device.type == "cuda" or torch.cpu._is_amx_tile_supported()  # noqa: SLF001 - it has no public name
+
+    def latents(self, rows: Rows) -> Tensor:
+        """(n, k) standardised, NaN where unknown."""
+        return torch.from_numpy(self.data.latents[rows]).to(self.device)
+
     def labels(self, rows: Rows) -> Tensor:
         return torch.from_numpy(self.data.labels[rows]).to(self.device).float()
 
@@ -89,7 +101,8 @@ def batches(rows: Rows, size: int, rng: np.random.Generator) -> Iterator[Rows]:
             yield ranks.share(np.sort(batch))
 
 
-def _count(rows: int, size: int) -> int:
+def count_batches(rows: int, size: int) -> int:
+    """How many ``batches`` gives."""
     whole, rest = divmod(rows, size)
     return whole + (rest * 2 >= min(size, rows) and rest > 0)
 
@@ -101,49 +114,13 @@ def quality(labels: Rows, scores: Array) -> float:
     return average_precision(labels, scores) + auc(labels, scores)
 
 
-def _latent_loss(guess: Tensor, truth: Tensor) -> Tensor:
-    """Mean squared error over the latents that are known (NaN: unknown)."""
+def latent_loss(guess: Tensor, truth: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean squared error over the latents that are known (NaN: unknown), perhaps weighted (k,)."""
     known = torch.isfinite(truth)
     if not known.any():
         return guess.sum() * 0.0
-    return functional.mse_loss(guess[known], truth[known])
-
-
-class Pretraining:
-    """Teaches a trunk to read latents; ``module`` is trunk and heads."""
-
-    def __init__(self, network: Network, bench: Bench, train: Rows, validate: Rows, *, turn: bool = False) -> None:
-        width = network.block.conv1.in_channels
-        self.module = nn.ModuleDict({"trunk": network.trunk, "heads": nn.Linear(width, len(LATENTS))}).to(bench.device)
-        self._bench, self._train, self._validate, self._turn = bench, train, validate, turn
-
-    def steps(self, batch: int) -> int:
-        """Batches of one epoch."""
-        return _count(len(self._train), batch)
-
-    def _truth(self, rows: Rows) -> Tensor:
-        return torch.from_numpy(self._bench.data.latents[rows]).to(self._bench.device)
-
-    def losses(self, batch: int, rng: np.random.Generator) -> Iterator[Tensor]:
-        """Mean squared errors of the standardised latents."""
-        for rows in batches(self._train, batch, rng):
-            images, _ = self._bench.augmented(rows, rng, self._turn)
-            yield _latent_loss(self.module["heads"](pool(self.module["trunk"](images))), self._truth(rows))
-
-    def explained(self) -> dict[str, float]:
-        """The share of each latent's variance that is explained, with every image present."""
-        with torch.no_grad():
-            guesses = [
-                self.module["heads"](pool(self.module["trunk"](self._bench.images(r, self._bench.data.presence[r]))))
-                for r in np.array_split(self._validate, max(len(self._validate) // 32, 1))
-            ]
-        error = ((torch.cat(guesses) - self._truth(self._validate)) ** 2).mean(0)
-        return {n: float(1 - e / v) for n, e, v in zip(LATENTS, error, self._truth(self._validate).var(0), strict=True)}
-
-    def score(self, module: nn.Module) -> float:
-        """Mean explained share of variance."""
-        del module  # it is self.module
-        return float(np.mean(list(self.explained().values())))
+    error = (guess - truth.nan_to_num()) ** 2 * known
+    return (error if weights is None else error * weights).sum() / known.sum()
 
 
 class EndToEnd:
@@ -164,7 +141,7 @@ class EndToEnd:
 
     def steps(self, batch: int) -> int:
         """Batches of one epoch."""
-        return _count(len(self._train), batch)
+        return count_batches(len(self._train), batch)
 
     def losses(self, batch: int, rng: np.random.Generator) -> Iterator[Tensor]:
         """BCE, and a share of the latents' error."""
@@ -177,8 +154,8 @@ class EndToEnd:
                 logits = self.network.tail(features, vectors)[:, 0]
             loss = functional.binary_cross_entropy_with_logits(logits.float(), bench.labels(rows))
             if self._auxiliary:
-                truth = torch.from_numpy(bench.data.latents[rows]).to(bench.device)
-                loss = loss + self._auxiliary * _latent_loss(self.module["heads"](pool(features.float())), truth)
+                guess = self.module["heads"](pool(features.float()))
+                loss = loss + self._auxiliary * latent_loss(guess, bench.latents(rows))
             yield loss
 
     def logits(self, rows: Rows) -> Array:
@@ -191,48 +168,14 @@ class EndToEnd:
         return quality(self._bench.data.labels[self._validate], self.logits(self._validate))
 
 
-class TailOnly:
-    """The last block on stored features: ``variants`` augmented views of each row, and the plain one.
-
-    :param views: per view the features (n, 4 f, x, y, z) float16 and clinical vectors (n, v) of all rows; the first
-        view is plain
-    """
-
-    def __init__(
-        self, network: Network, bench: Bench, views: Sequence[tuple[Tensor, Tensor]], train: Rows, validate: Rows
-    ) -> None:
-        self.network = network.to(bench.device)
-        self.module = nn.ModuleDict({name: part for name, part in network.named_children() if name != "trunk"})
-        self._bench, self._views, self._train, self._validate = bench, views, train, validate
-        start_from_prior(network, bench.data.labels[train])
-
-    def steps(self, batch: int) -> int:
-        """Batches of one epoch."""
-        return _count(len(self._train), batch)
-
-    def losses(self, batch: int, rng: np.random.Generator) -> Iterator[Tensor]:
-        """BCE on a random view of each row."""
-        for rows in batches(self._train, batch, rng):
-            which = rng.integers(len(self._views), size=len(rows))
-            features = torch.stack([self._views[v][0][row] for v, row in zip(which, rows, strict=True)]).float()
-            vectors = torch.stack([self._views[v][1][row] for v, row in zip(which, rows, strict=True)])
-            logits = self.network.tail(features, vectors)[:, 0]
-            yield functional.binary_cross_entropy_with_logits(logits, self._bench.labels(rows))
-
-    def logits(self, rows: Rows) -> Array:
-        """Logits (n,) of the plain view of rows."""
-        features, vectors = self._views[0]
-        with torch.no_grad():
-            parts = [
-                self.network.tail(features[part].float(), vectors[part])[:, 0]
-                for part in np.array_split(rows, max(len(rows) // 256, 1))
-            ]
-        return torch.cat(parts).double().cpu().numpy()
-
-    def score(self, module: nn.Module) -> float:
-        """AUPRC + AUC on the validation rows."""
-        del module  # it is self.module
-        return quality(self._bench.data.labels[self._validate], self.logits(self._validate))
+def mixed(views: Views, rows: Rows, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Features and clinical vectors of ``rows``, each from a view of its own."""
+    which = rng.integers(len(views), size=len(rows))
+    order = np.concatenate([np.flatnonzero(which == view) for view in range(len(views))])
+    parts = [[part[torch.from_numpy(rows[which == view])] for part in pair] for view, pair in enumerate(views)]
+    back = torch.from_numpy(np.argsort(order))
+    features, vectors = (torch.cat(part)[back] for part in zip(*parts, strict=True))
+    return features.float().contiguous(memory_format=torch.channels_last_3d), vectors
 
 
 def start_from_prior(network: Network, labels: Rows) -> None:
@@ -254,11 +197,11 @@ def logits(network: Network, bench: Bench, rows: Rows, batch: int = 32) -> Array
 
 
 @torch.no_grad()
-def views(
-    trunk: Trunk, bench: Bench, count: int, seed: int, advance: Callable[[int], None] = lambda _: None
-) -> list[tuple[Tensor, Tensor]]:
-    """``count`` views of every row for ``TailOnly``: the plain one, then augmented ones."""
-    trunk.eval()
+def views(network: Network, bench: Bench, count: int, seed: int, advance: Callable[[], None] = lambda: None) -> Views:
+    """``count`` views of every row by the network's trunk: the plain one, then augmented ones."""
+    network.eval()
+    shape = (len(bench.channels), *bench.grid.shape)
+    alone = backends.pick(backends.Backend.AUTO, bench.device, [network], shape)
     made = []
     for view in range(count):
         rng = np.random.default_rng([seed, 8, view])
@@ -269,8 +212,10 @@ def views(
             else:
                 drop = no_dropout(bench.data.presence[rows], bench.vectors)
                 images, clinical = bench.images(rows, drop.present), bench.vectors_of(rows, drop)
-            features.append(trunk(images).half())
+            found = network.trunk(images) if alone is None else torch.cat([alone(image)[0] for image in images])
+            features.append(found.half())
             vectors.append(clinical)
-            advance(len(rows))
+            for _ in rows:
+                advance()
         made.append((torch.cat(features), torch.cat(vectors)))
     return made
