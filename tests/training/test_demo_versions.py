@@ -1,0 +1,99 @@
+"""The versions in model_store: that they load, say what they are, and are as good as docs/experiments.md says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from app.manifest import Manifest
+from app.model import ModelVersion
+from app.phantoms.biology import Preset
+from app.training import defaults, evaluate, metrics
+from app.training.dataset import Dataset, phantoms
+
+STORE = Path(__file__).resolve().parents[2] / "model_store"
+NAMES = ("rlvo-synthetic", "rlvo-synthetic-lr")
+FRESH, SEED = 2000, 90210  # a cohort that training never saw
+
+
+def load(name: str) -> tuple[Path, Manifest, ModelVersion]:
+    folder = STORE / name / "1.0.0"
+    manifest = Manifest.model_validate_json((folder / "manifest.json").read_text())
+    return folder, manifest, ModelVersion.load(folder, manifest, "cpu")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_version_loads_and_gives_its_golden_answers(name: str) -> None:
+    folder, manifest, model = load(name)
+    assert len(manifest.folds) == 4
+    assert model.check(folder) < 1e-4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_says_that_it_is_synthetic(name: str) -> None:
+    folder, manifest, _ = load(name)
+    assert "synthetic" in manifest.name
+    assert manifest.training.synthetic
+    assert manifest.training.patients == 10_000
+    card = (folder / "card.md").read_text()
+    assert "**SYNTHETIC." in card
+    for words in ("imaging + clinical, DAFT", "imaging + clinical, concatenation", "oracle", "## Limits"):
+        assert words in card
+
+
+def test_both_together_are_small() -> None:
+    files = [path for name in NAMES for path in (STORE / name).rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 30 * 2**20
+
+
+def test_the_frozen_test_part_was_near_the_oracle_and_calibrated() -> None:
+    found = load("rlvo-synthetic")[1].metrics
+    assert found["auc"].value > 0.75
+    assert found["calibration_slope"].value == pytest.approx(1, abs=0.15)
+    for name in ("conformal_coverage_positive", "conformal_coverage_negative"):
+        assert found[name].value == pytest.approx(0.9, abs=0.03)
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """2000 patients that training never saw, and what both versions say of them."""
+
+    data: Dataset
+    manifest: Manifest
+    daft: evaluate.Answers
+    logistic: evaluate.Answers
+
+
+@pytest.fixture(scope="module")
+def fresh() -> Fresh:
+    data = phantoms(FRESH, SEED, Preset.INTERACTION, defaults.GRID, defaults.CHANNELS)
+    (_, manifest, daft), (_, _, logistic) = load(NAMES[0]), load(NAMES[1])
+    return Fresh(data, manifest, evaluate.answer(daft, data), evaluate.answer(logistic, data))
+
+
+@pytest.mark.soak
+def test_fresh_patients_are_calibrated_and_told_apart_better_than_by_the_record(fresh: Fresh) -> None:
+    labels, chances = fresh.data.labels, fresh.daft.probabilities
+    assert metrics.calibration_line(labels, chances)[0] == pytest.approx(1, abs=0.1)
+    assert metrics.calibration_error(labels, chances) < 0.03
+    assert fresh.manifest.conformal is not None
+    assert fresh.daft.kept[labels == 0, 0].mean() == pytest.approx(fresh.manifest.conformal.level, abs=0.02)
+    assert metrics.delong(labels, chances, fresh.logistic.probabilities).low > 0
+
+
+@pytest.mark.soak
+@pytest.mark.xfail(strict=True, reason="0.042: calcification is not read, and 6000 labels leave the product noisy")
+def test_fresh_patients_are_told_apart_nearly_as_by_the_oracle(fresh: Fresh) -> None:
+    labels, oracle = fresh.data.labels, fresh.data.oracle
+    assert oracle is not None
+    assert metrics.auc(labels, oracle) - metrics.auc(labels, fresh.daft.probabilities) < 0.03
+
+
+@pytest.mark.soak
+@pytest.mark.xfail(strict=True, reason="0.867 of some 300 events; a share of 0.9 has a standard error of 0.017 there")
+def test_fresh_events_are_covered_within_two_points(fresh: Fresh) -> None:
+    assert fresh.manifest.conformal is not None
+    covered = fresh.daft.kept[fresh.data.labels == 1, 1].mean()
+    assert covered == pytest.approx(fresh.manifest.conformal.level, abs=0.02)
