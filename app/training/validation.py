@@ -18,7 +18,6 @@ import numpy as np
 from app.training.metrics import Array, Comparison, Estimate, Labels, auc, bootstrap, delong, probabilities_of
 from app.training.protocol import Split
 from app.training.table import Scored
-from app.training.version import rules
 
 Blocks = Mapping[str, Sequence[Split]]
 
@@ -54,7 +53,7 @@ def run(
     for block, splits in blocks.items():
         for number, split in enumerate(splits):
             for model, scored in compare(f"{block}-{number}".replace(" ", "-"), split).items():
-                learnt = rules(labels[split.develop], scored.out_of_fold[split.develop]).calibration
+                learnt = scored.rules(labels, split.develop).calibration
                 own = said.setdefault(model, {}).setdefault(block, np.full(len(labels), np.nan))
                 own[split.test] = probabilities_of(scored.mean[split.test], learnt.slope, learnt.intercept)
     tested = np.flatnonzero(np.isfinite(np.array(list(next(iter(said.values())).values()))).any(axis=0))
