@@ -306,6 +306,9 @@ def main() -> None:
             print(f"{server} ...", flush=True)
             try:
                 found[server] = measure(server, store, scratch, tensors, load)
+                print(
+                    f"  { ({key: round(rate, 2) for key, rate in found[server].rates.items()}) } a second", flush=True
+                )
             except (OSError, RuntimeError, http.client.HTTPException) as error:
                 log = (scratch / f"{server}.log").read_text(errors="replace")
                 print(f"{server}: could not be measured ({error}); {log[-1500:]}", flush=True)
