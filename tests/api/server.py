@@ -33,8 +33,8 @@ class Server:
 
 
 @contextmanager
-def started(folder: Path, model_store: Path, **settings: str) -> Iterator[Server]:
-    """`rlvo serve` without a worker, on a free port."""
+def started(folder: Path, model_store: Path, *, worker: bool = False, **settings: str) -> Iterator[Server]:
+    """`rlvo serve` on a free port, without a worker unless one is asked for."""
     environment = {
         **os.environ,
         "RLVO_DATA_DIR": str(folder),
@@ -42,7 +42,7 @@ def started(folder: Path, model_store: Path, **settings: str) -> Iterator[Server
         "RLVO_DEFAULT_MODEL": "tiny",
         **{f"RLVO_{name.upper()}": value for name, value in settings.items()},
     }
-    command = [sys.executable, "-m", "app.cli", "serve", "--no-worker", "--port", "0"]
+    command = [sys.executable, "-m", "app.cli", "serve", "--worker" if worker else "--no-worker", "--port", "0"]
     with (
         (folder / "log").open("wb") as log,
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log) as process,
