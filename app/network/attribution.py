@@ -2,9 +2,8 @@
 
 Notable choices:
 - Everything starts from absence: zero channels with their presence bits off, which training shows the network often.
-- Voxel maps are by the rescale rule (app/network/rescale.py) unless asked otherwise: about two and a half forward
-  passes, and over a cohort no worse than 32 steps of integrated gradients by the two judges that need neither, exact
-  shares of modalities and deletion (docs/explanation.md).
+- Voxel maps are by the rescale rule (app/network/rescale.py) unless asked otherwise: about three forward passes, and
+  deleting what they rank highest takes as much away as by 32 steps of integrated gradients (docs/explanation.md).
 - On request they are path-integrated gradients (Sundararajan et al., ICML 2017) of the ensemble's mean logit, image
   and presence bits growing together, at two and a half forward passes a step.
 - A bit's share belongs to its channel, spread like the rest of it.
