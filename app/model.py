@@ -125,10 +125,11 @@ class ModelVersion:
         )
 
     def warm_up(self) -> None:
-        """Have paid now what the first patient would pay: every kernel, the atlas drawn, the imageless case known."""
-        from app.imaging import align
+        """Have paid now what the first patient would pay: the network's kernels, the atlas drawn, the imageless case known.
 
-        align.warm_up()
+        Imaging's own kernels are not: two CPU seconds more at every start of a worker would be added to each recovery
+        from a dead one, to spare one patient three.
+        """
         channels, size = len(self.manifest.channels), explanation.presence_bits(self.manifest).stop
         blank = np.zeros((channels, *self.manifest.grid.shape), np.float32)
         regions.labels(self.manifest.grid.shape, self.manifest.grid.affine)

@@ -111,6 +111,7 @@ def test_the_version_in_use_is_kept_whatever_it_takes(tmp_path: Path) -> None:
     assert warm(unbounded) == ["1.0.0", "2.0.0"]
 
 
+@pytest.mark.soak  # it weighs the whole process: what other tests left in it moves the scales
 @pytest.mark.parametrize("backend", ["torch", "openvino"])
 @pytest.mark.parametrize("how", ["unload", "budget"])
 def test_what_is_unloaded_gives_its_memory_back(tmp_path: Path, backend: str, how: str) -> None:
