@@ -125,7 +125,7 @@ class ModelVersion:
         )
 
     def warm_up(self) -> None:
-        """Have paid now what the first patient would pay: the network's kernels, the atlas drawn, the imageless case known.
+        """Have paid now what the first patient would pay: the network's kernels, the atlas, the imageless case.
 
         Imaging's own kernels are not: two CPU seconds more at every start of a worker would be added to each recovery
         from a dead one, to spare one patient three.
