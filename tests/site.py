@@ -104,7 +104,7 @@ class Site:
             )
 
 
-def wait(condition: Callable[[], bool], seconds: float = 150) -> None:
+def wait(condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
