@@ -57,17 +57,19 @@ def _grid(ends: Array, edge: float) -> tuple[Array, tuple[int, ...]]:
     return grid, tuple(int(n) for n in np.ceil(np.ptp(ends, axis=0) / edge) + 1)
 
 
+def _placed(one: Image, make: Callable[[Array], Any]) -> Any:
+    """The image as SimpleITK or ITK have it, made by ``make`` from the array (z, y, x)."""
+    made = make(np.ascontiguousarray(one.data.T))
+    made.SetSpacing([EDGE_MM] * 3)
+    made.SetOrigin(one.affine[:3, 3].tolist())
+    return made
+
+
 def simpleitk(fixed: Image, moving: Image) -> Array:
     """Mattes mutual information, centres of mass then rigid then affine, two levels."""
     import SimpleITK as sitk  # noqa: N813 - the name its own documentation uses
 
-    def image(one: Image) -> Any:
-        made = sitk.GetImageFromArray(np.ascontiguousarray(one.data.T))
-        made.SetSpacing([EDGE_MM] * 3)
-        made.SetOrigin(one.affine[:3, 3].tolist())
-        return made
-
-    target, source = image(fixed), image(moving)
+    target, source = (_placed(one, sitk.GetImageFromArray) for one in (fixed, moving))
     found: Any = sitk.CenteredTransformInitializer(
         target, source, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
     )
@@ -96,12 +98,6 @@ def elastix(fixed: Image, moving: Image) -> Array:
     """elastix's own default affine parameter map, centres of mass first."""
     import itk
 
-    def image(one: Image) -> Any:
-        made = itk.image_view_from_array(np.ascontiguousarray(one.data.T))
-        made.SetSpacing([EDGE_MM] * 3)
-        made.SetOrigin(one.affine[:3, 3].tolist())
-        return made
-
     parameters = itk.ParameterObject.New()
     for kind in ("rigid", "affine"):
         chosen = parameters.GetDefaultParameterMap(kind)
@@ -109,7 +105,7 @@ def elastix(fixed: Image, moving: Image) -> Array:
         chosen["AutomaticTransformInitializationMethod"] = ["CenterOfGravity"]
         chosen["WriteResultImage"] = ["false"]
         parameters.AddParameterMap(chosen)
-    method = itk.ElastixRegistrationMethod.New(image(fixed), image(moving))
+    method = itk.ElastixRegistrationMethod.New(*(_placed(one, itk.image_view_from_array) for one in (fixed, moving)))
     method.SetParameterObject(parameters)
     method.SetLogToConsole(False)
     method.UpdateLargestPossibleRegion()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
@@ -31,6 +31,12 @@ def settings(**given: Any) -> Settings:
         for fault in error.errors():
             typer.echo(f"RLVO_{str(fault['loc'][0]).upper()}: {fault['msg']}", err=True)
         raise typer.Exit(2) from None
+
+
+def none_in_use(what: str, group: str) -> NoReturn:
+    """Says that no ``what`` of the id given is still in use, and where all are listed; exits with 2."""
+    typer.echo(f"There is no {what} of that id that is still in use; `rlvo {group} list` shows all.", err=True)
+    raise typer.Exit(2)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

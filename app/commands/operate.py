@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.commands.common import settings, table
+from app.commands.common import none_in_use, settings, table
 
 if TYPE_CHECKING:
     from app.database.session import Database
@@ -84,8 +84,7 @@ def revoke_key(key_id: Annotated[str, typer.Argument(help="The id that `rlvo key
     with open_database().session() as session:
         ended = rows.revoke(session, key_id)
     if not ended:
-        typer.echo("There is no key of that id that is still valid; `rlvo keys list` shows all.", err=True)
-        raise typer.Exit(2)
+        none_in_use("key", "keys")
     typer.echo("revoked")
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands.common import settings, table
+from app.commands.common import none_in_use, settings, table
 
 webhooks = typer.Typer(help="Webhooks: who is told that a prediction has finished.", no_args_is_help=True)
 
@@ -72,8 +72,7 @@ def remove(webhook_id: Annotated[str, typer.Argument(help="The id that `rlvo web
         if ended:
             audit.append(session, "operator", "webhook.remove", webhook_id)
     if not ended:
-        typer.echo("There is no webhook of that id that is still in use; `rlvo webhooks list` shows all.", err=True)
-        raise typer.Exit(2)
+        none_in_use("webhook", "webhooks")
     typer.echo("removed")
 
 
@@ -92,8 +91,7 @@ def test(webhook_id: Annotated[str, typer.Argument(help="The id that `rlvo webho
     with open_database().reading() as session:
         webhook = rows.find(session, webhook_id)
     if webhook is None:
-        typer.echo("There is no webhook of that id that is still in use; `rlvo webhooks list` shows all.", err=True)
-        raise typer.Exit(2)
+        none_in_use("webhook", "webhooks")
     status, why = send(Outbound(here.webhook_hosts), webhook, *trial(webhook))
     typer.echo(f"answered {status}" if status else f"not delivered: {why}")
     if not 200 <= status < 300:

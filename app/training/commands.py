@@ -81,7 +81,7 @@ def train(
     ] = None,
     phantoms: Annotated[int, typer.Option(min=0, help="Teach a new trunk on this many phantoms first")] = 0,
     epochs: Annotated[int, typer.Option(min=1, help="Most epochs of a fold")] = 12,
-    seed: Annotated[int, typer.Option(help="Same seed, same data, same weights (on a CPU)")] = 0,
+    seed: Annotated[int, typer.Option(help="Same seed, same data, same weights (on one kind of CPU)")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda", callback=_device)] = "auto",
     jobs: Annotated[int, typer.Option(min=0, help="Folds and studies at once; 0: as many as cores")] = 0,
     workers: Annotated[
