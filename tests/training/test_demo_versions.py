@@ -73,7 +73,13 @@ def fresh() -> Fresh:
     return Fresh(data, manifest, evaluate.answer(daft, data), evaluate.answer(logistic, data))
 
 
+def missed(why: str) -> pytest.MarkDecorator:
+    """An aim that the version does not reach; only the aim itself may fail, not what leads there."""
+    return pytest.mark.xfail(strict=True, raises=AssertionError, reason=why)
+
+
 @pytest.mark.soak
+@pytest.mark.timeout(1800)
 def test_fresh_patients_are_calibrated_and_told_apart_better_than_by_the_record(fresh: Fresh) -> None:
     labels, chances = fresh.data.labels, fresh.daft.probabilities
     assert metrics.calibration_line(labels, chances)[0] == pytest.approx(1, abs=0.1)
@@ -84,7 +90,8 @@ def test_fresh_patients_are_calibrated_and_told_apart_better_than_by_the_record(
 
 
 @pytest.mark.soak
-@pytest.mark.xfail(strict=True, reason="0.042: calcification is not read, and 6000 labels leave the product noisy")
+@pytest.mark.timeout(1800)
+@missed("0.042: calcification is not read, and 6000 labels leave the product noisy")
 def test_fresh_patients_are_told_apart_nearly_as_by_the_oracle(fresh: Fresh) -> None:
     labels, oracle = fresh.data.labels, fresh.data.oracle
     assert oracle is not None
@@ -92,7 +99,8 @@ def test_fresh_patients_are_told_apart_nearly_as_by_the_oracle(fresh: Fresh) -> 
 
 
 @pytest.mark.soak
-@pytest.mark.xfail(strict=True, reason="0.867 of some 300 events; a share of 0.9 has a standard error of 0.017 there")
+@pytest.mark.timeout(1800)
+@missed("0.867 of some 300 events; a share of 0.9 has a standard error of 0.017 there")
 def test_fresh_events_are_covered_within_two_points(fresh: Fresh) -> None:
     assert fresh.manifest.conformal is not None
     covered = fresh.daft.kept[fresh.data.labels == 1, 1].mean()
