@@ -69,7 +69,7 @@ def test_whichever_is_killed_nothing_is_lost_or_doubled(site: Site, machines: in
         shoot(site, chance)
     wait(lambda: done() == studies, 300)
     outcomes = [site.find(one) for one in ids]
-    assert {each.status for each in outcomes} == {Status.SUCCEEDED}
+    assert [each.error for each in outcomes if each.status is not Status.SUCCEEDED] == []
     assert len({each.probability for each in outcomes}) == 1
     assert recorded(site) == dict.fromkeys(ids, 1)
     with site.database.reading() as session:

@@ -69,7 +69,7 @@ def all_worked_off(server: Server) -> Counter[str]:
         time.sleep(1)
         with server.database().reading() as session:
             found = session.execute(text("SELECT status, count(*) FROM predictions GROUP BY status"))
-            states = Counter(dict(found.tuples()))
+            states = Counter(dict(found.all()))
     assert "the worker ended" not in (server.folder / "log").read_text()
     return states
 
