@@ -131,7 +131,10 @@ def _outer(asker: Asker, manifest: Manifest, case: Case, seats: Sequence[Player]
         absent = background[rows]
         absent[:, bits] = 0.0
         vectors = np.where(present[:, owner], case.clinical, absent).astype(np.float32)
-        return log_odds(asker(vectors, present[:, -1]), line)
+        # Who says what the background patient says changes nothing by entering: the same question is asked once.
+        asked = np.concatenate([vectors, present[:, -1:]], axis=1, dtype=np.float32)
+        distinct, where = np.unique(asked, axis=0, return_inverse=True)
+        return log_odds(asker(distinct[:, :-1], distinct[:, -1] > 0), line)[where.ravel()]
 
     return shares(game, len(seats) + 1, len(background), budget=budget)
 

@@ -1,7 +1,8 @@
 """What an explanation costs, in forward passes of the ensemble, against captum. ``python -m bench explain``
 
 The model of the design's performance notes: five channels on 96 x 112 x 96, sixteen filters, four folds; 17 clinical
-players against 24 background patients. Weights are random: time does not depend on them.
+players against 24 background patients. Weights and voxels are random: time does not depend on them. Records and
+perfusion numbers are those of 25 phantoms: where patients are alike, some of an explanation's questions fall away.
 
 One forward pass is the whole ensemble's, torch in float32, the backend that also gives the gradients.
 ``python -m bench.explain --cpu`` counts the CPU seconds of one thread: for a machine that others use too.
@@ -17,13 +18,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from app import explanation
+from app import clinical, explanation
 from app.case import Case
-from app.manifest import Architecture, Grid, Manifest
+from app.manifest import Architecture, Background, Grid, Manifest
 from app.network import regions
 from app.network.committee import Method, Networks
 from app.network.ensemble import Ensemble
+from app.phantoms import biology, cohort
 from app.sdk.types import Channel
 from app.training import defaults
 from tests.factory import random_network, tiny_manifest
@@ -40,17 +43,27 @@ now = time.process_time if SHARED else time.perf_counter
 
 def version(seed: int = 0) -> tuple[Networks, Manifest, Case]:
     """The networks, their manifest and one patient with every image."""
-    variables = defaults.VARIABLES
-    made = tiny_manifest(channels=list(Channel), variables=variables, folds=4, backgrounds=24)
+    made = tiny_manifest(channels=list(Channel), variables=defaults.VARIABLES, folds=4)
     size = made.architecture.clinical_size
     architecture = Architecture(in_channels=len(Channel), clinical_size=size, filters=16)
-    manifest = made.model_copy(update={"grid": GRID, "architecture": architecture})
     ensemble = Ensemble([random_network(architecture, seed + fold) for fold in range(4)])
-    chance = np.random.default_rng(seed)
-    clinical = chance.normal(size=size).astype(np.float32)
-    clinical[-len(Channel) :] = 1
-    image = chance.normal(size=(len(Channel), *SHAPE)).astype(np.float32)
-    return Networks(ensemble, (len(Channel), *SHAPE)), manifest, Case(image, np.ones(len(Channel), bool), clinical)
+    own, *background = records(25, seed)
+    vectors = tuple(tuple(row) for row in np.stack(background).tolist())
+    manifest = made.model_copy(
+        update={"grid": GRID, "architecture": architecture, "background": Background(vectors=vectors)}
+    )
+    image = np.random.default_rng(seed).normal(size=(len(Channel), *SHAPE)).astype(np.float32)
+    return Networks(ensemble, (len(Channel), *SHAPE)), manifest, Case(image, np.ones(len(Channel), bool), own)
+
+
+def records(patients: int, seed: int) -> NDArray[np.float32]:
+    """Clinical vectors (patients, v) of phantoms, all images present."""
+    people, chance = biology.draw(patients, seed), np.random.default_rng(seed)
+    told = [(cohort.record(person, chance), cohort.measured(person, chance)) for person in people]
+    spec = clinical.fit([record for record, _ in told], list(defaults.VARIABLES))
+    found = [clinical.encode(record, spec, measured) for record, measured in told]
+    there = np.ones(len(Channel))
+    return np.stack([np.concatenate([row.values, row.missing, there]) for row in found]).astype(np.float32)
 
 
 def medians(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:

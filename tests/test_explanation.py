@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from app import explanation
 from app.case import Case
-from app.manifest import Grid, Manifest
-from app.network.committee import FINE, Method, Networks
+from app.manifest import Background, Grid, Manifest
+from app.network.committee import FINE, Asker, Method, Networks
 from app.network.daft import Network
 from app.network.ensemble import Ensemble
 from app.sdk.clinical import Side
@@ -62,3 +63,32 @@ def test_left_and_right_change_places_with_the_patient(blind: Networks, manifest
         assert twin.contribution == pytest.approx(part.contribution, abs=1e-5)
         assert twin.side == part.side  # seen from the occlusion, it is the same side
     assert {part.side for part in one.attribution.regions} == {"affected", "contralateral", None}
+
+
+def test_what_patient_and_background_share_is_asked_once_and_worth_nothing(blind: Networks, manifest: Manifest) -> None:
+    case = tiny_case(manifest, seed=3)
+    seat = explanation.players(manifest)[1]
+    rows = np.asarray(manifest.background.vectors, np.float32)
+    rows[:, seat.columns] = case.clinical[seat.columns]
+    alike = manifest.model_copy(update={"background": Background(vectors=tuple(tuple(row) for row in rows.tolist()))})
+    asked = []
+
+    class Counting(Networks):
+        def asker(self, image: NDArray[np.float32], /) -> Asker:
+            ask = super().asker(image)
+
+            def counted(vectors: NDArray[np.float32], imaging: NDArray[np.bool_], /) -> NDArray[np.float64]:
+                asked.append(np.concatenate([vectors, imaging[:, None]], axis=1))
+                return ask(vectors, imaging)
+
+            return counted
+
+    counting = Counting(blind.ensemble, blind.shape)
+    found = explanation.explain(counting, alike, case, method=replace(FINE, steps=4)).attribution
+    parts = {part.variable: part.contribution for part in found.clinical}
+    assert parts[seat.name] == 0
+    assert found.base + sum(parts.values()) + sum(p.contribution for p in found.imaging) == pytest.approx(found.total)
+    (questions,) = asked
+    assert len(np.unique(questions, axis=0)) == len(questions)
+    players = len(explanation.players(manifest)) + 1
+    assert len(questions) <= 2 ** (players - 1) * len(rows)
