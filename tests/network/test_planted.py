@@ -117,10 +117,11 @@ def auc(networks: Networks, sign: Channel, count: int) -> float:
 
 
 def named(networks: Networks, image: torch.Tensor, vector: np.ndarray) -> list[tuple[str, Channel]]:
-    """The two regions that raise the answer most."""
+    """The two named regions that raise the answer most. ``other`` is what lies outside of them: it says no place."""
     case = Case(image.numpy(), np.ones(2, bool), vector)
     found = explanation.explain(networks, manifest(), case).attribution.regions
-    best = sorted(found, key=lambda part: -part.contribution)[:2]
+    places = [part for part in found if part.region != "other"]
+    best = sorted(places, key=lambda part: -part.contribution)[:2]
     return [(part.region, part.modality) for part in best]
 
 
