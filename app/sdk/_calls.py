@@ -21,18 +21,17 @@ import uuid
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal, TypedDict, TypeVar, cast
 
 import httpx
-from pydantic import BaseModel, ValidationError
 
+from ._replies import Reply, json_of, passing, read, read_all, succeeded, understood
 from .clinical import ClinicalRecord
-from .errors import Conflict, FieldError, NotFinished, NotFound, RequestInProgress, RlvoError, TransportError
+from .errors import NotFinished, NotFound, RlvoError
 from .followup import Outcome, OutcomeDraft, Review, ReviewDraft
-from .types import Health, Input, ModelInfo, Prediction, PredictionPage, Priority, Problem, Status
+from .types import ErasureCertificate, Health, Input, ModelInfo, Prediction, PredictionPage, Priority, Status
 
 Volume = str | os.PathLike[str] | bytes
 """A ``.nii`` or ``.nii.gz``: its path (streamed from disk), or its bytes."""
@@ -131,11 +130,7 @@ class Pause:
     seconds: float
 
 
-Reply = httpx.Response | TransportError | None
-"""What a step is answered with: the response, the reason why there is none, or nothing (after a pause)."""
-
 T = TypeVar("T")
-Answer = TypeVar("Answer", bound=BaseModel)
 Steps = Generator[Call | Pause, Reply, T]
 
 
@@ -174,7 +169,7 @@ class Verbs:
     ) -> Steps[Prediction]:
         submitted = yield from self.submit(study, idempotency_key, on_progress)
         try:
-            return _succeeded((yield from self.wait(submitted.id, wait, on_progress)))
+            return succeeded((yield from self.wait(submitted.id, wait, on_progress)))
         except RlvoError as error:
             error.add_note(f"prediction {submitted.id}")
             raise
@@ -211,6 +206,10 @@ class Verbs:
 
     def erase(self, prediction_id: str) -> Steps[None]:
         yield from self.exchange(Call("DELETE", f"/v1/predictions/{prediction_id}"))
+
+    def certificate(self, prediction_id: str) -> Steps[ErasureCertificate]:
+        call = Call("GET", f"/v1/predictions/{prediction_id}/erasure")
+        return read(ErasureCertificate, (yield from self.exchange(call)))
 
     def save(self, prediction_id: str, name: str, to: str | os.PathLike[str]) -> Steps[Path]:
         """``name`` is the file's address within the prediction, such as ``maps/attribution-cta.nii.gz``."""
@@ -258,7 +257,7 @@ class Verbs:
         return read(Health, understood(reply))
 
     def schema(self, path: str) -> Steps[dict[str, Any]]:
-        return cast("dict[str, Any]", _json((yield from self.exchange(Call("GET", path)))))
+        return cast("dict[str, Any]", json_of((yield from self.exchange(Call("GET", path)))))
 
     def text(self, path: str) -> Steps[str]:
         return (yield from self.exchange(Call("GET", path))).text
@@ -271,7 +270,7 @@ class Verbs:
                 return understood(reply)
             except RlvoError as error:
                 pause = self.pause(attempt, error)
-                if attempt == self.retries or not _passing(reply, error) or pause > self.longest_pause:
+                if attempt == self.retries or not passing(reply, error) or pause > self.longest_pause:
                     raise
             yield Pause(pause)
         raise AssertionError("unreachable: the last attempt returns or raises")
@@ -322,81 +321,3 @@ def _fields(study: Study) -> dict[str, str]:
     else:
         fields["clinical"] = json.dumps(dict(clinical))
     return fields
-
-
-# what comes back --------------------------------------------------------------------------------------------------
-
-
-def understood(reply: Reply) -> httpx.Response:
-    """A successful response. Raises what the service raised, or TransportError."""
-    if isinstance(reply, httpx.Response):
-        if reply.is_success:
-            return reply
-        raise _problem(reply)
-    raise reply or TransportError()
-
-
-def _passing(reply: Reply, error: RlvoError) -> bool:
-    """Whether the same request may succeed a little later."""
-    if isinstance(reply, httpx.Response):
-        return reply.status_code in (429, 502, 503, 504) or isinstance(error, RequestInProgress)
-    return True
-
-
-def _problem(response: httpx.Response) -> RlvoError:
-    """The error that the service raised, as the same class."""
-    try:
-        problem = Problem.model_validate_json(response.content)
-    except ValidationError:
-        return TransportError(
-            f"What answered with status {response.status_code} is not rlvo; check the address",
-            retry_after=_retry_after(response),
-        )
-    error = RlvoError.for_code(problem.code)(
-        problem.detail,
-        errors=[FieldError(each.field, each.detail) for each in problem.errors],
-        retry_after=_retry_after(response),
-    )
-    if problem.trace_id:
-        error.add_note(f"trace {problem.trace_id}")
-    return error
-
-
-def _retry_after(response: httpx.Response) -> float | None:
-    """The Retry-After header in seconds, whether sent as seconds or as a date."""
-    value = response.headers.get("Retry-After", "")
-    if value.isdecimal():
-        return float(value)
-    try:
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except ValueError:
-        return None
-
-
-def _json(response: httpx.Response) -> Any:
-    try:
-        return response.json()
-    except ValueError:
-        raise TransportError("What answered is not rlvo: its body is not JSON; check the address") from None
-
-
-def read(kind: type[Answer], answer: httpx.Response | object) -> Answer:
-    """A response's body, or a part of one, as a ``kind``. Raises TransportError where it is none."""
-    try:
-        return kind.model_validate(_json(answer) if isinstance(answer, httpx.Response) else answer)
-    except ValidationError:
-        raise TransportError(f"What answered is not a {kind.__name__} of this version; check the address") from None
-
-
-def read_all(kind: type[Answer], answer: httpx.Response) -> list[Answer]:
-    """Each part of a JSON array as a ``kind``. Raises TransportError where it is none."""
-    return [read(kind, item) for item in _json(answer)]
-
-
-def _succeeded(prediction: Prediction) -> Prediction:
-    """The prediction, or the error that ended it."""
-    if prediction.error is not None:
-        raise RlvoError.for_code(prediction.error.code)(prediction.error.detail)
-    if prediction.status is not Status.SUCCEEDED:
-        raise Conflict(f"The prediction was {prediction.status}")
-    return prediction

@@ -23,11 +23,12 @@ from typing import Any, Self, TypeVar, Unpack
 import anyio
 import httpx
 
-from ._calls import Call, Filters, OnProgress, Pause, Progress, Reply, Steps, Study, Verbs, Volume
+from ._calls import Call, Filters, OnProgress, Pause, Progress, Steps, Study, Verbs, Volume
+from ._replies import Reply
 from .errors import TransportError
 from .followup import Outcome, OutcomeDraft, Review, ReviewDraft
 from .registry import AsyncRegistry, Registry
-from .types import Health, ModelInfo, Prediction
+from .types import ErasureCertificate, Health, ModelInfo, Prediction
 
 __all__ = ["AsyncClient", "Client", "Filters", "OnProgress", "Progress", "Study", "Volume"]
 
@@ -144,6 +145,10 @@ class Client:
     def erase(self, prediction_id: str) -> None:
         """Erases a prediction with all its inputs, results and maps, for good."""
         self._run(self._verbs.erase(prediction_id))
+
+    def certificate(self, prediction_id: str) -> ErasureCertificate:
+        """What was erased of a prediction, and whether all of it is gone by now. Raises NotFound where nothing was."""
+        return self._run(self._verbs.certificate(prediction_id))
 
     def map(self, prediction_id: str, name: str, to: str | PathLike[str]) -> Path:
         """Saves one map volume (``attribution-cta``) as ``.nii.gz`` and returns where.
@@ -309,6 +314,10 @@ class AsyncClient:
     async def erase(self, prediction_id: str) -> None:
         """See ``Client.erase``."""
         await self._run(self._verbs.erase(prediction_id))
+
+    async def certificate(self, prediction_id: str) -> ErasureCertificate:
+        """See ``Client.certificate``."""
+        return await self._run(self._verbs.certificate(prediction_id))
 
     async def map(self, prediction_id: str, name: str, to: str | PathLike[str]) -> Path:
         """See ``Client.map``."""

@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-from ._calls import Call, Steps, Verbs, read, read_all, understood
+from ._calls import Call, Steps, Verbs
+from ._replies import read, read_all, understood
 from .errors import NotFound
 from .models import Alias, AliasDraft, AliasMove, ShadowReport
 from .types import ModelVersionInfo

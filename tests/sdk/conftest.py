@@ -23,6 +23,17 @@ PREDICTION = {
     "model": {"name": "m", "version": "1.0.0", "digest": "sha256:0"},
     "created": "2026-01-01T00:00:00Z",
 }
+CERTIFICATE = {
+    "id": "01",
+    "erased": "2026-01-02T00:00:00Z",
+    "blobs": [{"sha256": "0" * 64, "gone": True}],
+    "shared": 0,
+    "complete": True,
+    "entry": {
+        "seq": 3, "at": "2026-01-02T00:00:00Z", "actor": "a", "action": "prediction.erase", "target": "01",
+        "detail": {}, "previous": "0" * 64, "hash": "1" * 64,
+    },
+}  # fmt: skip
 
 
 @dataclass

@@ -40,7 +40,7 @@ from app.sdk import (
     Verdict,
 )
 
-from .conftest import PREDICTION, Answer, Asked, Script
+from .conftest import CERTIFICATE, PREDICTION, Answer, Asked, Script
 
 Connect = Callable[..., Any]
 DONE = PREDICTION | {"status": "succeeded", "probability": 0.37}
@@ -251,10 +251,13 @@ def test_cancel_and_erase(connect: Connect, server: Script) -> None:
     client.erase("01")
     with pytest.raises(Erased):
         client.get("01")
+    server.says(Answer(CERTIFICATE))
+    assert client.certificate("01").complete
     assert [(asked.method, asked.path) for asked in server.asked] == [
         ("POST", "/v1/predictions/01/cancel"),
         ("DELETE", "/v1/predictions/01"),
         ("GET", "/v1/predictions/01"),
+        ("GET", "/v1/predictions/01/erasure"),
     ]
 
 
