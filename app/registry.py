@@ -15,7 +15,8 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from pydantic import ValidationError
 from app import aliases as moves
 from app.aliases import ALIAS, DEFAULT_ALIAS, NAME, VERSION, Move
 from app.folders import sync
-from app.manifest import Fold, GoldenCase, Manifest
+from app.manifest import Fold, GoldenCase, Manifest, SegmenterManifest, SegmenterRef
 from app.sdk.errors import Conflict, ModelNotFound, ModelNotReady
 
 _OPTIONAL = ("card.md", "manifest.sig")
@@ -112,23 +113,32 @@ class Registry:
         place = self.folder / manifest.name / manifest.version
         if place.exists():
             raise Conflict(f"{manifest.name} {manifest.version} is in the store already; versions never change")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=".adding-", dir=place.parent))
-        try:
-            listed = [*(fold.file for fold in manifest.folds), *(case.file for case in manifest.golden)]
-            for file in ("manifest.json", *listed, *(each for each in _OPTIONAL if (folder / each).is_file())):
-                if not (folder / file).is_file():
-                    raise ModelNotReady(f"{file}, which the manifest lists, is missing")
-                shutil.copyfile(folder / file, draft / file)
-                sync(draft / file)
+        if manifest.segmenter is not None:
+            self._add_segmenter(folder.parent.parent, manifest.segmenter)
+        listed = [*(fold.file for fold in manifest.folds), *(case.file for case in manifest.golden)]
+        listed += [each for each in _OPTIONAL if (folder / each).is_file()]
+        with _appearing(place) as draft:
+            _copy(folder, draft, ["manifest.json", *listed])
             self.verify(self._read(draft, (draft / "manifest.json").read_bytes()))
-            draft.chmod(0o755)
-            draft.rename(place)
-        except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
-        sync(place.parent)
         return self._entry(manifest.name, manifest.version)
+
+    def _add_segmenter(self, source: Path, named: SegmenterRef) -> None:
+        """Brings along the vessel segmenter that a version names, from the store ``source`` that the version lies in.
+
+        :raises ModelNotReady: where neither store has it, or it is not the one that was named
+        """
+        shelf = Path("segmenters", named.name, named.version)
+        found = self.folder if (self.folder / shelf).exists() else source
+        try:
+            described = SegmenterManifest.model_validate_json((found / shelf / "manifest.json").read_bytes())
+            weights = hashlib.sha256((found / shelf / described.file).read_bytes()).hexdigest()
+        except (OSError, ValidationError) as error:
+            raise ModelNotReady("The vessel segmenter that the manifest names is missing or damaged") from error
+        if weights != named.sha256:
+            raise ModelNotReady("The vessel segmenter is not the one that the manifest names (sha-256 differs)")
+        if found is source:
+            with _appearing(self.folder / shelf) as draft:
+                _copy(source / shelf, draft, ["manifest.json", described.file])
 
     def aliases(self, name: str) -> dict[str, str]:
         """The aliases of ``name`` and the version that each one means."""
@@ -207,3 +217,26 @@ def _order(version: str) -> tuple[tuple[int, ...], bool, str]:
     """Semantic versioning's order, as far as it is used: 1.0.0-rc.1 comes before 1.0.0."""
     numbers, _, prerelease = version.partition("-")
     return tuple(map(int, numbers.split("."))), not prerelease, prerelease
+
+
+@contextmanager
+def _appearing(place: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes ``place`` if nothing goes wrong, and else nothing."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=".adding-", dir=place.parent))
+    try:
+        yield draft
+        draft.chmod(0o755)
+        draft.rename(place)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    sync(place.parent)
+
+
+def _copy(source: Path, to: Path, files: Sequence[str]) -> None:
+    for file in files:
+        if not (source / file).is_file():
+            raise ModelNotReady(f"{file}, which the manifest lists, is missing")
+        shutil.copyfile(source / file, to / file)
+        sync(to / file)

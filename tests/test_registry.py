@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from app.manifest import Manifest, SegmenterManifest, SegmenterRef
 from app.registry import Registry
 from app.sdk.errors import AliasConflict, InvalidRequest, ModelNotFound, ModelNotReady
 from tests.factory import tiny_manifest
@@ -171,3 +172,32 @@ def test_every_file_is_checked_against_its_digest(store: Path) -> None:
     fold.unlink()
     with pytest.raises(ModelNotReady):
         registry.verify(entry)
+
+
+def test_a_version_brings_its_segmenter_along(store: Path, tmp_path: Path) -> None:
+    weights, elsewhere = b"weights of a segmenter", tmp_path / "elsewhere"
+    named = SegmenterRef(name="vessels", version="2.0.0", sha256=hashlib.sha256(weights).hexdigest())
+    described = SegmenterManifest(**named.model_dump(), filters=2, file="weights.safetensors", training="none")
+    folder = publish(elsewhere, "1.0.0")
+    manifest = Manifest.model_validate_json((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(manifest.model_copy(update={"segmenter": named}).model_dump_json())
+    registry = Registry(store)
+    with pytest.raises(ModelNotReady, match="missing"):
+        registry.add(folder)
+    shelf = elsewhere / "segmenters" / "vessels" / "2.0.0"
+    shelf.mkdir(parents=True)
+    (shelf / "manifest.json").write_text(described.model_dump_json())
+    (shelf / "weights.safetensors").write_bytes(weights[:-1])
+    with pytest.raises(ModelNotReady, match="sha-256"):
+        registry.add(folder)
+    assert registry.names() == []
+    (shelf / "weights.safetensors").write_bytes(weights)
+    assert registry.add(folder).version == "1.0.0"
+    (shelf / "weights.safetensors").unlink()
+    assert (store / "segmenters" / "vessels" / "2.0.0" / "weights.safetensors").read_bytes() == weights
+    # A second version finds the segmenter on the shelf.
+    other = publish(elsewhere, "1.1.0")
+    manifest = Manifest.model_validate_json((other / "manifest.json").read_text())
+    (other / "manifest.json").write_text(manifest.model_copy(update={"segmenter": named}).model_dump_json())
+    assert registry.add(other).version == "1.1.0"
+    assert registry.names() == ["tiny"]
