@@ -74,7 +74,7 @@ class Keeper:
         os.kill(self.pid, signal.SIGTERM)
         ending = self._faults / f"end-of-{self.pid}"
         deadline = time.monotonic() + 60
-        while not ending.exists() or not ending.read_text():
+        while not ending.exists():
             assert time.monotonic() < deadline
             time.sleep(0.02)
         return ending.read_text()
@@ -121,11 +121,18 @@ def _keep(faults: Path, live: Callable[[Path], None]) -> None:
             _die_with_parent()
             _wear_a_clock(faults)
             live(faults)
-        (faults / f"worker-of-{os.getpid()}").write_text(str(worker))
+        _tell(faults / f"worker-of-{os.getpid()}", str(worker))
         with (faults / "lives").open("a") as lives:
             lives.write(f"{os.getpid()}\n")
         _, status = os.waitpid(worker, 0)
-    (faults / f"end-of-{os.getpid()}").write_text(f"exit {os.waitstatus_to_exitcode(status)}")
+    _tell(faults / f"end-of-{os.getpid()}", f"exit {os.waitstatus_to_exitcode(status)}")
+
+
+def _tell(place: Path, word: str) -> None:
+    """Written whole or not at all: the test reads it at any moment."""
+    draft = place.with_suffix(".part")
+    draft.write_text(word)
+    draft.replace(place)
 
 
 def _work(faults: Path) -> None:
