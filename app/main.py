@@ -40,7 +40,7 @@ def create_app(
     :raises ValueError: the settings would let anybody in from elsewhere, without saying so on purpose
     """
     check_door(settings)
-    database = database or Database(settings.database)
+    database = database or Database(settings.database, idle=settings.lease)
     services = Services(
         settings=settings,
         database=database,

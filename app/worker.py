@@ -76,7 +76,7 @@ class Worker:
     def __init__(self, settings: Settings, *, traces: Traces | None = None) -> None:
         self.id = str(uuid.uuid4())
         self._settings = settings
-        self._database = Database(settings.database)
+        self._database = Database(settings.database, idle=settings.lease)
         self._storage = storage_of(settings)
         self._queue = Queue(self._database)
         self._predictor = predictor_of(settings)

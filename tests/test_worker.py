@@ -189,10 +189,17 @@ def test_a_worker_that_was_only_stopped_writes_nothing_stale(site: Site) -> None
     assert stopped.end() == "exit 0"
 
 
+def stands(worker: int) -> bool:
+    """Whether every thread of the process has stopped: the signal is sent at once, and obeyed a little later."""
+    states = [path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{worker}/task").glob("*/stat")]
+    return set(states) == {"T"}
+
+
 def stop(site: Site, worker: int) -> None:
     """SIGSTOP, at a moment when the worker holds no lock of SQLite's file: it would keep it, and all would wait."""
     while True:
         os.kill(worker, signal.SIGSTOP)
+        wait(lambda: stands(worker))
         if not site.database.sqlite:
             return
         with closing(sqlite3.connect(site.url.removeprefix("sqlite:///"), timeout=0.5)) as connection:

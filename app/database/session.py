@@ -38,21 +38,26 @@ _MIGRATION_LOCK = 0x726C766F  # "rlvo"; any number does that nobody else uses
 
 
 class Database:
-    """A SQLite file or a PostgreSQL database, by its SQLAlchemy URL. Connects when first used."""
+    """A SQLite file or a PostgreSQL database, by its SQLAlchemy URL. Connects when first used.
 
-    def __init__(self, url: str) -> None:
+    :param idle: seconds after which PostgreSQL ends a transaction whose process stands still in the middle of it: what
+        it has locked, all others wait for. SQLite's lock is the process's own, and only its end lets go of it.
+    """
+
+    def __init__(self, url: str, *, idle: float = 60.0) -> None:
         self.url = _with_driver(make_url(url))
         self.sqlite = self.url.get_backend_name() == "sqlite"
         if self.sqlite:
             self.engine = create_engine(self.url)
             event.listen(self.engine, "connect", _set_up_sqlite)
         else:
+            options = f"-c idle_in_transaction_session_timeout={round(1000 * idle)}"
             self.engine = create_engine(
                 self.url,
                 pool_size=10,
                 max_overflow=10,
                 pool_pre_ping=True,
-                connect_args={"connect_timeout": 5, "options": "-c idle_in_transaction_session_timeout=60000"},
+                connect_args={"connect_timeout": 5, "options": options},
             )
 
     @contextmanager

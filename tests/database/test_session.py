@@ -128,3 +128,25 @@ def test_a_database_without_tables_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(DatabaseUnavailable):
         database.ping()
     database.close()
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_who_stands_still_within_a_transaction_loses_it_and_others_go_on(database: Database, database_url: str) -> None:
+    with database.session() as session:
+        workers.beat(session, worker(beats=0))
+    still, count = Database(database_url, idle=1), text("UPDATE workers SET beats = beats + 1")
+
+    def stand() -> None:
+        with still.session() as session:
+            session.execute(count)
+            began = time.monotonic()
+            with database.session() as other:
+                other.execute(count)  # waits for the row that is locked
+            assert 0.5 < time.monotonic() - began < 10
+            session.execute(count)
+
+    with pytest.raises(DatabaseUnavailable):
+        stand()
+    still.close()
+    with database.reading() as session:
+        assert workers.roll(session)[0].beats == 1

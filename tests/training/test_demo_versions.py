@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from app.manifest import Manifest
 from app.model import ModelVersion
@@ -16,6 +18,7 @@ from app.training.dataset import Dataset, phantoms
 STORE = Path(__file__).resolve().parents[2] / "model_store"
 NAMES = ("rlvo-synthetic", "rlvo-synthetic-lr")
 FRESH, SEED = 2000, 90210  # a cohort that training never saw
+MORE = (90211, 90212, 90213, 90214)  # and more of them, where one has too few events
 
 
 def load(name: str) -> tuple[Path, Manifest, ModelVersion]:
@@ -36,7 +39,7 @@ def test_it_says_that_it_is_synthetic(name: str) -> None:
     folder, manifest, _ = load(name)
     assert "synthetic" in manifest.name
     assert manifest.training.synthetic
-    assert manifest.training.patients == 10_000
+    assert manifest.training.patients == 20_000
     card = (folder / "card.md").read_text()
     assert "**SYNTHETIC." in card
     for words in ("imaging + clinical, DAFT", "imaging + clinical, concatenation", "oracle", "## Limits"):
@@ -84,14 +87,12 @@ def test_fresh_patients_are_calibrated_and_told_apart_better_than_by_the_record(
     labels, chances = fresh.data.labels, fresh.daft.probabilities
     assert metrics.calibration_line(labels, chances)[0] == pytest.approx(1, abs=0.1)
     assert metrics.calibration_error(labels, chances) < 0.03
-    assert fresh.manifest.conformal is not None
-    assert fresh.daft.kept[labels == 0, 0].mean() == pytest.approx(fresh.manifest.conformal.level, abs=0.02)
+    assert covered(fresh.daft, labels, 0).mean() == pytest.approx(level(fresh.manifest), abs=0.02)
     assert metrics.delong(labels, chances, fresh.logistic.probabilities).low > 0
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
-@missed("0.042: calcification is not read, and 6000 labels leave the product noisy")
 def test_fresh_patients_are_told_apart_nearly_as_by_the_oracle(fresh: Fresh) -> None:
     labels, oracle = fresh.data.labels, fresh.data.oracle
     assert oracle is not None
@@ -100,8 +101,33 @@ def test_fresh_patients_are_told_apart_nearly_as_by_the_oracle(fresh: Fresh) -> 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
-@missed("0.867 of some 300 events; a share of 0.9 has a standard error of 0.017 there")
+@missed(
+    "of these 293 events the true chances themselves cover 0.874: a share of 0.9 has a standard error of 0.018 there"
+)
 def test_fresh_events_are_covered_within_two_points(fresh: Fresh) -> None:
-    assert fresh.manifest.conformal is not None
-    covered = fresh.daft.kept[fresh.data.labels == 1, 1].mean()
-    assert covered == pytest.approx(fresh.manifest.conformal.level, abs=0.02)
+    assert covered(fresh.daft, fresh.data.labels, 1).mean() == pytest.approx(level(fresh.manifest), abs=0.02)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_both_classes_are_covered_within_two_points_over_five_fresh_cohorts(fresh: Fresh) -> None:
+    model = load(NAMES[0])[2]
+    found = {value: [covered(fresh.daft, fresh.data.labels, value)] for value in (0, 1)}
+    for seed in MORE:
+        data = phantoms(FRESH, seed, Preset.INTERACTION, defaults.GRID, defaults.CHANNELS)
+        said = evaluate.answer(model, data)
+        for value, shares in found.items():
+            shares.append(covered(said, data.labels, value))
+    for shares in found.values():
+        assert np.concatenate(shares).mean() == pytest.approx(level(fresh.manifest), abs=0.02)
+
+
+def covered(said: evaluate.Answers, labels: NDArray[np.int64], value: int) -> NDArray[np.bool_]:
+    """Which of the patients of a class it did not exclude from it."""
+    kept: NDArray[np.bool_] = said.kept[labels == value, value]
+    return kept
+
+
+def level(manifest: Manifest) -> float:
+    assert manifest.conformal is not None
+    return manifest.conformal.level
