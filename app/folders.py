@@ -7,20 +7,44 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[int]:
-    """Holds the folder's lock, for which it waits; gives its open descriptor, which `os.fsync` takes."""
+def locked(folder: Path, *, shared: bool = False) -> Iterator[int]:
+    """Holds the folder's lock, for which it waits; gives its open descriptor, which `os.fsync` takes.
+
+    :param shared: beside others that share it; whom the kernel stops while he shares it keeps none of them waiting
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def locked_soon(folder: Path, seconds: float = 1.0) -> Iterator[bool]:
+    """Tries for some seconds to hold the folder's lock alone; whether it does."""
+    descriptor, deadline = os.open(folder, os.O_RDONLY | os.O_DIRECTORY), time.monotonic() + seconds
+    try:
+        while not (held := _taken(descriptor)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        yield held
+    finally:
+        os.close(descriptor)
+
+
+def _taken(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def sync(path: Path) -> None:

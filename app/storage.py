@@ -29,7 +29,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from app.folders import locked, sync
+from app.folders import locked, locked_soon, sync
 from app.sdk.errors import InternalError, StorageFull
 
 GRACE = 900.0
@@ -112,12 +112,15 @@ class Storage:
     def delete(self, digest: str, *, grace: float = GRACE) -> bool:
         """Deletes a blob that no row names any more, unless somebody stored it within the last ``grace`` seconds.
 
-        Returns whether it is gone. One that had to be left is an orphan, which `sweep` takes later.
+        Returns whether it is gone. One that had to be left is an orphan, which `sweep` takes later: so is one whose
+        neighbours somebody is writing and does not come to an end with it.
         """
         path = self.path(digest)
         if not path.parent.exists():
             return True
-        with locked(path.parent):
+        with locked_soon(path.parent) as alone:
+            if not alone:
+                return not path.exists()
             try:
                 if time.time() - path.stat().st_mtime < grace:
                     return False
@@ -204,7 +207,8 @@ class Writer:
             os.fsync(self._file.fileno())
             self._file.close()
             path = self._place(digest)
-            with locked(path.parent) as folder:
+            # Shared: only who deletes must not come between. Who is stopped in here holds up nobody else.
+            with locked(path.parent, shared=True) as folder:
                 os.utime(self._temporary)
                 self._temporary.replace(path)
                 os.fsync(folder)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from app.folders import locked
 from app.sdk.errors import InternalError, StorageFull
 from app.storage import Storage
 
@@ -205,3 +206,16 @@ def test_a_workbench_keeps_bytes_until_it_is_cleared(storage: Storage) -> None:
     assert bench.get(digest) is None
     assert storage.workbenches() == []
     assert list(storage.digests()) == []
+
+
+def test_who_is_stopped_while_he_stores_holds_up_nobody(storage: Storage) -> None:
+    digest = storage.put(DATA)
+    folder = storage.path(digest).parent
+    os.utime(storage.path(digest), (1, 1))
+    with locked(folder, shared=True):  # as a process that SIGSTOP meets while it syncs the folder
+        assert storage.put(DATA) == digest
+        os.utime(storage.path(digest), (1, 1))
+        began = time.monotonic()
+        assert not storage.delete(digest)  # an orphan now, that a later sweep takes
+        assert time.monotonic() - began < 5
+    assert storage.delete(digest)
