@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy import ndimage
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
@@ -38,8 +39,8 @@ def prediction(house: House, study: dict[str, Any]) -> Prediction:
 
 
 def on(browser: Chrome, what: str) -> WebElement:
-    """The element once it is there to be used."""
-    found: WebElement = WebDriverWait(browser, 60).until(
+    """The element once it is there to be used. The list makes its rows anew all the time: one that is gone is no end."""
+    found: WebElement = WebDriverWait(browser, 60, ignored_exceptions=[StaleElementReferenceException]).until(
         lambda page: next((each for each in page.find_elements(By.CSS_SELECTOR, what) if each.is_displayed()), None)
     )
     return found
