@@ -39,7 +39,7 @@ def prediction(house: House, study: dict[str, Any]) -> Prediction:
 
 
 def on(browser: Chrome, what: str) -> WebElement:
-    """The element once it is there to be used. The list makes its rows anew all the time: one that is gone is no end."""
+    """The element once it is there to be used. The list makes its rows anew all the time: a lost one is no end."""
     found: WebElement = WebDriverWait(browser, 60, ignored_exceptions=[StaleElementReferenceException]).until(
         lambda page: next((each for each in page.find_elements(By.CSS_SELECTOR, what) if each.is_displayed()), None)
     )
