@@ -1,4 +1,4 @@
-"""What several rooms do with a folder: hold its lock, and make a new entry of it survive a power cut.
+"""What several rooms do with a folder: hold its lock, let it appear whole, and make a new entry survive a power cut.
 
 The lock is flock's: the kernel lets go of it when a process dies, so nothing is ever left locked.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +47,21 @@ def _taken(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+@contextmanager
+def appearing(place: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes ``place`` if nothing goes wrong, and else nothing. ``place`` is not there yet."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+    try:
+        yield draft
+        draft.chmod(0o755)
+        draft.rename(place)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    sync(place.parent)
 
 
 def sync(path: Path) -> None:

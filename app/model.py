@@ -13,8 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -31,13 +29,15 @@ from scipy.special import expit, stdtrit
 
 from app import clinical, explanation, laterality
 from app.case import Case
-from app.manifest import Fold, GoldenCase, Manifest, SegmenterManifest
+from app.folders import appearing
+from app.manifest import Fold, GoldenCase, Manifest
 from app.network import regions
 from app.network.backends import Backend, Precision
 from app.network.committee import Committee, Logistics, Method, Networks
 from app.network.daft import Network, build
 from app.network.ensemble import Ensemble
 from app.network.unet import Marker
+from app.registry import read_segmenter
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import MissingInput, ModelNotReady
 from app.sdk.types import Attribution, Channel, Decision, Flag, Input, Interval
@@ -304,9 +304,7 @@ def save(
     """
     if folder.exists():
         raise FileExistsError(f"version {folder.name} of {folder.parent.name} exists; versions never change")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with appearing(folder) as draft:
         written = [_write(draft, f"fold-{index}.{_suffix(fold)}", _bytes(fold)) for index, fold in enumerate(folds)]
         known = [fold.validation_auc for fold in manifest.folds] + [None] * len(folds)
         manifest = manifest.model_copy(update={
@@ -323,11 +321,6 @@ def save(
         manifest = Manifest.model_validate(manifest.model_copy(update={"golden": tuple(cases)}).model_dump())
         _write(draft, "manifest.json", manifest.model_dump_json(indent=1).encode())
         _write(draft, "card.md", card.encode())
-        draft.chmod(0o755)
-        draft.rename(folder)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
     return manifest
 
 
@@ -347,12 +340,11 @@ def _marker(folder: Path, manifest: Manifest) -> Marker | None:
     named = manifest.segmenter
     if named is None:
         return None
-    shelf = folder.parent.parent / "segmenters" / named.name / named.version
+    described, weights = read_segmenter(folder.parent.parent, named)
     try:
-        described = SegmenterManifest.model_validate_json((shelf / "manifest.json").read_bytes())
-        return Marker.from_bytes(_checked(shelf, described.file, named.sha256), described.filters)
-    except (OSError, ValueError) as error:
-        raise ModelNotReady("the vessel segmenter that the manifest names is missing or damaged") from error
+        return Marker.from_bytes(weights, described.filters)
+    except ValueError as error:
+        raise ModelNotReady("the vessel segmenter that the manifest names is damaged") from error
 
 
 def _networks(files: Sequence[bytes], manifest: Manifest, device: str) -> Networks:

@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +22,7 @@ from pydantic import ValidationError
 
 from app import aliases as moves
 from app.aliases import ALIAS, DEFAULT_ALIAS, NAME, VERSION, Move
-from app.folders import sync
+from app.folders import appearing, sync
 from app.manifest import Fold, GoldenCase, Manifest, SegmenterManifest, SegmenterRef
 from app.sdk.errors import Conflict, ModelNotFound, ModelNotReady
 
@@ -113,32 +111,24 @@ class Registry:
         place = self.folder / manifest.name / manifest.version
         if place.exists():
             raise Conflict(f"{manifest.name} {manifest.version} is in the store already; versions never change")
-        if manifest.segmenter is not None:
-            self._add_segmenter(folder.parent.parent, manifest.segmenter)
         listed = [*(fold.file for fold in manifest.folds), *(case.file for case in manifest.golden)]
         listed += [each for each in _OPTIONAL if (folder / each).is_file()]
-        with _appearing(place) as draft:
+        with appearing(place) as draft:
             _copy(folder, draft, ["manifest.json", *listed])
             self.verify(self._read(draft, (draft / "manifest.json").read_bytes()))
+            if manifest.segmenter is not None:
+                self._add_segmenter(folder.parent.parent, manifest.segmenter)
         return self._entry(manifest.name, manifest.version)
 
     def _add_segmenter(self, source: Path, named: SegmenterRef) -> None:
-        """Brings along the vessel segmenter that a version names, from the store ``source`` that the version lies in.
-
-        :raises ModelNotReady: where neither store has it, or it is not the one that was named
-        """
-        shelf = Path("segmenters", named.name, named.version)
-        found = self.folder if (self.folder / shelf).exists() else source
-        try:
-            described = SegmenterManifest.model_validate_json((found / shelf / "manifest.json").read_bytes())
-            weights = hashlib.sha256((found / shelf / described.file).read_bytes()).hexdigest()
-        except (OSError, ValidationError) as error:
-            raise ModelNotReady("The vessel segmenter that the manifest names is missing or damaged") from error
-        if weights != named.sha256:
-            raise ModelNotReady("The vessel segmenter is not the one that the manifest names (sha-256 differs)")
-        if found is source:
-            with _appearing(self.folder / shelf) as draft:
-                _copy(source / shelf, draft, ["manifest.json", described.file])
+        """Brings along the vessel segmenter that a version names, from the store that it lies in."""
+        place = _shelf(self.folder, named)
+        if place.exists():
+            read_segmenter(self.folder, named)
+            return
+        described, _ = read_segmenter(source, named)
+        with appearing(place) as draft:
+            _copy(_shelf(source, named), draft, ["manifest.json", described.file])
 
     def aliases(self, name: str) -> dict[str, str]:
         """The aliases of ``name`` and the version that each one means."""
@@ -219,19 +209,24 @@ def _order(version: str) -> tuple[tuple[int, ...], bool, str]:
     return tuple(map(int, numbers.split("."))), not prerelease, prerelease
 
 
-@contextmanager
-def _appearing(place: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes ``place`` if nothing goes wrong, and else nothing."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".adding-", dir=place.parent))
+def read_segmenter(store: Path, named: SegmenterRef) -> tuple[SegmenterManifest, bytes]:
+    """A vessel segmenter of a model store, and its weights.
+
+    :raises ModelNotReady: where it is missing, or its weights are not the ones that were named
+    """
+    shelf = _shelf(store, named)
     try:
-        yield draft
-        draft.chmod(0o755)
-        draft.rename(place)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
-    sync(place.parent)
+        described = SegmenterManifest.model_validate_json((shelf / "manifest.json").read_bytes())
+        weights = (shelf / described.file).read_bytes()
+    except (OSError, ValidationError) as error:
+        raise ModelNotReady("the vessel segmenter that the manifest names is missing or damaged") from error
+    if hashlib.sha256(weights).hexdigest() != named.sha256:
+        raise ModelNotReady(f"{described.file} of the vessel segmenter is not the one that was named (sha-256 differs)")
+    return described, weights
+
+
+def _shelf(store: Path, named: SegmenterRef) -> Path:
+    return store / "segmenters" / named.name / named.version
 
 
 def _copy(source: Path, to: Path, files: Sequence[str]) -> None:

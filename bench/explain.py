@@ -18,17 +18,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from app import clinical, explanation
 from app.case import Case
-from app.manifest import Architecture, Background, Grid, Manifest
+from app.manifest import Architecture, Grid, Manifest
 from app.network import regions
 from app.network.committee import Method, Networks
 from app.network.ensemble import Ensemble
-from app.phantoms import biology, cohort
+from app.phantoms.biology import Preset
 from app.sdk.types import Channel
 from app.training import defaults
+from app.training import version as version_of
+from app.training.dataset import Vectors, phantoms
 from tests.factory import random_network, tiny_manifest
 
 SHAPE = (96, 112, 96)
@@ -47,23 +48,14 @@ def version(seed: int = 0) -> tuple[Networks, Manifest, Case]:
     size = made.architecture.clinical_size
     architecture = Architecture(in_channels=len(Channel), clinical_size=size, filters=16)
     ensemble = Ensemble([random_network(architecture, seed + fold) for fold in range(4)])
-    own, *background = records(25, seed)
-    vectors = tuple(tuple(row) for row in np.stack(background).tolist())
-    manifest = made.model_copy(
-        update={"grid": GRID, "architecture": architecture, "background": Background(vectors=vectors)}
-    )
+    told = phantoms(25, seed, Preset.INTERACTION, GRID, (), into=np.empty((25, 0), np.float16), drawn=True)
+    vectors = Vectors.of(told, clinical.fit(told.records, list(defaults.VARIABLES)))
+    there = np.ones((25, len(Channel)), bool)
+    background = version_of.background(vectors, there, np.arange(1, 25), seed)
+    manifest = made.model_copy(update={"grid": GRID, "architecture": architecture, "background": background})
     image = np.random.default_rng(seed).normal(size=(len(Channel), *SHAPE)).astype(np.float32)
-    return Networks(ensemble, (len(Channel), *SHAPE)), manifest, Case(image, np.ones(len(Channel), bool), own)
-
-
-def records(patients: int, seed: int) -> NDArray[np.float32]:
-    """Clinical vectors (patients, v) of phantoms, all images present."""
-    people, chance = biology.draw(patients, seed), np.random.default_rng(seed)
-    told = [(cohort.record(person, chance), cohort.measured(person, chance)) for person in people]
-    spec = clinical.fit([record for record, _ in told], list(defaults.VARIABLES))
-    found = [clinical.encode(record, spec, measured) for record, measured in told]
-    there = np.ones(len(Channel))
-    return np.stack([np.concatenate([row.values, row.missing, there]) for row in found]).astype(np.float32)
+    case = Case(image, there[0], vectors.joined(np.arange(1), there[:1])[0])
+    return Networks(ensemble, (len(Channel), *SHAPE)), manifest, case
 
 
 def medians(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Reasons by region: a patient in the mirror has them on the other side."""
+"""Reasons: a patient in the mirror has them on the other side; what two patients share is asked once."""
 
 from __future__ import annotations
 

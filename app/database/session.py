@@ -34,7 +34,6 @@ log = logging.getLogger("rlvo.database")
 _HERE = Path(__file__).parent
 _MIGRATIONS = next(folder for folder in (_HERE / "migrations", _HERE.parents[1] / "migrations") if folder.is_dir())
 _PRAGMAS = ("busy_timeout=30000", "journal_mode=DELETE", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON")
-_STOOD_STILL = "25P03"  # PostgreSQL ended the transaction: the process was idle in it for too long
 _MIGRATION_LOCK = 0x726C766F  # "rlvo"; any number does that nobody else uses
 
 
@@ -154,7 +153,7 @@ def _spoken() -> Iterator[None]:
     except (sql_errors.OperationalError, sql_errors.InterfaceError, sql_errors.TimeoutError) as error:
         raise _translated(error) from error
     except sql_errors.DBAPIError as error:
-        if error.connection_invalidated or getattr(error.orig, "sqlstate", None) == _STOOD_STILL:
+        if error.connection_invalidated:
             raise _translated(error) from error
         raise
 

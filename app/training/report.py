@@ -7,12 +7,12 @@ Notable choices:
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from app.folders import appearing
 from app.training import figures, subgroups
 from app.training.dataset import Dataset
 from app.training.metrics import Array, Labels, net_benefit
@@ -31,9 +31,7 @@ def write(
     :param threshold: of the chosen one's decision
     """
     labels = data.labels[rows]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with appearing(folder) as draft:
         names = figures.write(draft, labels, models, chosen)
         parts = [
             f"# {title}",
@@ -47,12 +45,7 @@ def write(
             "\n".join(subgroups.lines(data, rows, models[chosen], threshold)),
         ]
         (draft / "report.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-        draft.chmod(0o755)
         shutil.rmtree(folder, ignore_errors=True)
-        draft.rename(folder)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
     return folder / "report.md"
 
 

@@ -11,8 +11,6 @@ Notable choices:
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from app.folders import appearing
 from app.phantoms import biology, cohort
 from app.phantoms.biology import Patient, Preset
 from app.training import defaults
@@ -40,9 +39,7 @@ def synthesize(
     """
     if out.exists():
         raise CohortFault([f"the folder {out.name} exists; a cohort is never written over another"])
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    with appearing(out) as draft:
         people = biology.draw(patients, seed, preset)
         rows = [_row(person, seed) for person in people]
         if full_size:
@@ -61,11 +58,6 @@ def synthesize(
                 row.update({f"perfusion.{name}": round(value, 3) for name, value in known.items()}, prepared=number)
         pd.DataFrame(rows).to_csv(draft / "cohort.csv", index=False)
         _truth(people, rows).to_csv(draft / "truth.csv", index=False)
-        draft.chmod(0o755)
-        draft.rename(out)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
 
 
 def _row(person: Patient, seed: int) -> dict[str, Any]:
