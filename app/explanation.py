@@ -29,6 +29,8 @@ from app.sdk.types import Attribution, Channel, ClinicalContribution, ModalityCo
 
 LUMEN = 0.25
 """Share of a voxel of the model's grid that must be artery for the voxel to belong to the vessel tree."""
+ROUNDING = 1e-5
+"""What a manifest's decimals may do to a background patient's value."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,8 @@ def _outer(asker: Asker, manifest: Manifest, case: Case, seats: Sequence[Player]
     def game(present: NDArray[np.bool_], rows: NDArray[np.intp]) -> Array:
         absent = background[rows]
         absent[:, bits] = 0.0
+        # What differs by no more than the manifest's rounding is the same.
+        absent = np.where(np.abs(absent - case.clinical) < ROUNDING, case.clinical, absent)
         vectors = np.where(present[:, owner], case.clinical, absent).astype(np.float32)
         # Who says what the background patient says changes nothing by entering: the same question is asked once.
         asked = np.concatenate([vectors, present[:, -1:]], axis=1, dtype=np.float32)
