@@ -27,6 +27,7 @@ from app.database.session import Database, patiently
 from app.database.shadows import Score
 from app.database.work import Result, Study
 from app.imaging import nifti
+from app.imaging.compiled import aside
 from app.imaging.limits import Limits
 from app.imaging.nifti import Volume
 from app.logs import place
@@ -171,10 +172,8 @@ class Job:
         return self._storage.workbench(study.id).put(self._prepared(study).to_bytes())
 
     def _prepared(self, study: Study, version: ModelVersion | None = None) -> Case:
-        for summary in study.inputs.values():
-            if not self._storage.verify(summary.sha256):
-                raise InternalError("A stored volume is missing or damaged; the operator can look with `rlvo fsck`")
-        volumes = {field: self._volume(study, field) for field in study.inputs}
+        begun = {field: aside(partial(self._verified, study, field)) for field in study.inputs}
+        volumes = {field: volume.result() for field, volume in begun.items()}
         record = ClinicalRecord.model_validate_json(json.dumps(study.clinical))
         return (version or self._model(study)).prepare(volumes, record)
 
@@ -240,6 +239,11 @@ class Job:
         if data is None:
             raise InternalError("A map or a figure went missing before it was recorded")
         return Artifact(name, self._storage.put(data), len(data), media_type)
+
+    def _verified(self, study: Study, field: Input) -> Volume:
+        if not self._storage.verify(study.inputs[field].sha256):
+            raise InternalError("A stored volume is missing or damaged; the operator can look with `rlvo fsck`")
+        return self._volume(study, field)
 
     def _volume(self, study: Study, field: Input) -> Volume:
         return nifti.read(self._storage.path(study.inputs[field].sha256), field=field, limits=self._limits)

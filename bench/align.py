@@ -120,7 +120,7 @@ def brains() -> dict[str, Volume]:
 def real_ncct() -> Volume:
     """The real NCCT, moved to MNI space by its own alignment."""
     volume = nifti.read(NCCT, field=Input.NCCT)
-    found = align.to_mni(volume, Input.NCCT).mni_from_world
+    found = align.to_mni(align.Head(volume)).mni_from_world
     return Volume(volume.data, found @ volume.affine, volume.slope, volume.inter)
 
 
@@ -150,7 +150,7 @@ def accuracy(counts: dict[str, int], seed: int, **limits: float) -> None:
             rows[name] = []
             for pose, volume in scans(drawn[name], counts[name], seed, **limits):
                 start = time.process_time()
-                found = align.to_mni(volume, Input.NCCT)
+                found = align.to_mni(align.Head(volume))
                 spent = time.process_time() - start
                 rows[name].append((*error(found.mni_from_world, pose), found.quality, spent))
                 progress.advance(task)
@@ -186,7 +186,7 @@ def times(count: int) -> None:
                 fixed, moving = align_baselines.stripped(volume, masks[kind], pose.world_from_mni)
                 for name in spent:
                     start = time.perf_counter()
-                    found = ways[name](fixed, moving) if name in ways else align.to_mni(volume, Input.NCCT)
+                    found = ways[name](fixed, moving) if name in ways else align.to_mni(align.Head(volume))
                     spent[name].append(time.perf_counter() - start)
                     matrix = found.mni_from_world if isinstance(found, align.Alignment) else found
                     off[kind][name].append(error(matrix, pose)[0])
@@ -203,7 +203,7 @@ def times(count: int) -> None:
 def absolute() -> None:
     """The whole-head CT template, whose answer is the identity."""
     if CT_TEMPLATE.exists():
-        found = align.to_mni(ct_template(), Input.NCCT).mni_from_world
+        found = align.to_mni(align.Head(ct_template())).mni_from_world
         mean, largest = error(found, Pose(np.eye(4), np.ones(3), 0, 0, 0))
         print(f"CT template as it lies: {mean:.2f} mm mean, {largest:.2f} mm at most from the identity")
     if NCCT.exists():
@@ -215,7 +215,7 @@ def overlap(volume: Volume) -> float:
     grid = np.diag([2.0, 2.0, 2.0, 1.0])
     grid[:3, 3] = -90, -126, -72
     shape = (91, 109, 91)
-    world_from_mni = np.linalg.inv(align.to_mni(volume, Input.NCCT).mni_from_world)
+    world_from_mni = np.linalg.inv(align.to_mni(align.Head(volume)).mni_from_world)
     hu = resample(volume.values(), np.linalg.inv(volume.affine) @ world_from_mni @ grid, shape, fill=strip.OUTSIDE)
     theirs = strip.intracranial(hu, 2.0)
     ours = (brain.distance(grid, shape, np.eye(4)) < 0) & (hu > strip.OUTSIDE)

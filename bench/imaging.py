@@ -16,12 +16,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
 from app.imaging import align, brain, nifti, plausibility, resample, vessels
+from app.imaging.compiled import aside
 from app.imaging.nifti import Volume
 from app.imaging.preprocess import prepare
 from app.manifest import ChannelSpec, Grid
@@ -65,7 +67,8 @@ def write_study(folder: Path) -> None:
 
 def read_study(folder: Path) -> dict[Input, Volume]:
     names = (Input.CTA, Input.NCCT, *MAPS)
-    return {name: nifti.read(folder / f"{name}.nii.gz", field=name) for name in names}
+    begun = {name: aside(partial(nifti.read, folder / f"{name}.nii.gz", field=name)) for name in names}
+    return {name: volume.result() for name, volume in begun.items()}
 
 
 def ours_whole(folder: Path) -> None:
@@ -102,7 +105,7 @@ def stages(folder: Path) -> dict[str, dict[str, Callable[[], object]]]:
         },
         "plausibility": {"ours": lambda: plausibility.check(volume, Input.CTA)},
         "align": {
-            "ours": lambda: align.to_mni(volume, Input.CTA),
+            "ours": lambda: align.to_mni(align.Head(volume)),
             **{name: (lambda way=way: way(usual, template)) for name, way in aligners.items()},
         },
         "resample": {

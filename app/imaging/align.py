@@ -27,9 +27,8 @@ from app.imaging import fitting, resample, strip, template
 from app.imaging.fitting import Points
 from app.imaging.nifti import Volume
 from app.imaging.strip import OUTSIDE
-from app.sdk.types import Input
 
-__all__ = ["POOR", "Alignment", "between", "to_mni", "warm_up"]
+__all__ = ["POOR", "Alignment", "Head", "between", "to_mni", "warm_up"]
 
 Floats = npt.NDArray[np.float32]
 Matrix = npt.NDArray[Any]
@@ -58,58 +57,58 @@ class Alignment:
     poor: bool
 
 
-@dataclass(frozen=True, eq=False)
-class _Head:
-    """A small clamped copy in Hounsfield units; ``affine`` (4, 4) takes its voxels to RAS+ millimetres."""
+class Head:
+    """A head CT as an alignment needs it; what is found out about it once serves every alignment that it takes part in.
 
-    hu: Floats
-    affine: Matrix
+    :ivar hu: a small clamped copy, Hounsfield units
+    :ivar affine: (4, 4) its voxels to RAS+ millimetres
+    :ivar start: (4, 4) MNI152 millimetres to the patient's, right to some ten of them; None: no intracranial space
+    """
+
+    def __init__(self, volume: Volume) -> None:
+        self.hu, self.affine = _small(volume)
+        self.start = _start(self)
 
     def on(self, affine: Matrix, shape: tuple[int, ...]) -> Floats:
         return resample.resample(self.hu, np.linalg.inv(self.affine) @ affine, shape, fill=OUTSIDE)
 
 
-def to_mni(volume: Volume, field: Input) -> Alignment:  # noqa: ARG001 - one method serves both fields
-    """Align a head CT (``field``: NCCT or CTA) to MNI152.
+def to_mni(head: Head) -> Alignment:
+    """Align a head CT, with or without contrast, to MNI152.
 
     Anything that is not a head, down to an empty volume, gives an alignment by its centre alone, quality 0 and poor.
     """
-    head = _small(volume)
-    start = _start(head)
-    if start is None:
+    if head.start is None:
         return Alignment(_by_centre(head), 0.0, poor=True)
-    world_from_mni, quality = _refine(head, start)
+    world_from_mni, quality = _refine(head, head.start)
     return Alignment(np.linalg.inv(world_from_mni), quality, poor=quality < POOR)
 
 
-def between(moving: Volume, fixed: Volume, *, rigid: bool = False) -> tuple[Matrix, float]:
+def between(moving: Head, fixed: Head, *, rigid: bool = False) -> tuple[Matrix, float]:
     """Align one head CT of a patient to another, an NCCT to a CTA as a rule.
 
     Gives the (4, 4) map from world millimetres of ``moving`` to those of ``fixed``, and a quality of 0 to 1 (0 where
     either has no intracranial space). ``rigid`` keeps lengths; else all twelve numbers are free.
     """
-    one, other = _small(moving), _small(fixed)
-    starts = _start(one), _start(other)
-    if starts[0] is None or starts[1] is None:
+    if moving.start is None or fixed.start is None:
         return np.eye(4), 0.0
-    mni_from_fixed = np.linalg.inv(starts[1])
-    moving_from_fixed = starts[0] @ mni_from_fixed
+    moving_from_fixed = moving.start @ np.linalg.inv(fixed.start)
     if rigid:
         u, _, v = np.linalg.svd(moving_from_fixed[:3, :3])
-        middle = starts[1][:3, :3] @ template.CENTRE_MM + starts[1][:3, 3]
+        middle = fixed.start[:3, :3] @ template.CENTRE_MM + fixed.start[:3, 3]
         there = moving_from_fixed[:3, :3] @ middle + moving_from_fixed[:3, 3]
         moving_from_fixed[:3, :3] = u @ v
         moving_from_fixed[:3, 3] = there - u @ v @ middle
-    grid, shape = _about_brain(starts[1])
+    grid, shape = _about_brain(fixed.start)
     likeness = 0.0
     for fwhm, step in ((10.0, 3), (5.0, 2)):
-        target = _head_image(other, grid, shape, fwhm)
-        image = _head_image(one, moving_from_fixed @ grid, shape, fwhm)
+        target = _head_image(fixed, grid, shape, fwhm)
+        image = _head_image(moving, moving_from_fixed @ grid, shape, fwhm)
         points = _sampled(target, step, grid)
         start = points.into(np.linalg.inv(grid))
         found, _ = fitting.fit(image, points, start, rigid=rigid, steps=20)
         moving_from_fixed = moving_from_fixed @ grid @ points.out_of(found)
-        likeness = _likeness(_head_image(one, moving_from_fixed @ grid, shape, fwhm), target)
+        likeness = _likeness(_head_image(moving, moving_from_fixed @ grid, shape, fwhm), target)
     return np.linalg.inv(moving_from_fixed), likeness
 
 
@@ -120,23 +119,23 @@ def warm_up() -> None:
     strip.warm_up()
     ball = np.linalg.norm(np.indices((64, 64, 64)) - 31.5, axis=0)
     hu = np.where(ball < 22, 35, np.where(ball < 26, 800, -1000)).astype(np.int16)
-    head = Volume(np.asfortranarray(hu), np.diag([3.0, 3.0, 3.0, 1.0]))
-    to_mni(head, Input.NCCT)
+    head = Head(Volume(np.asfortranarray(hu), np.diag([3.0, 3.0, 3.0, 1.0])))
+    to_mni(head)
     between(head, head)
     template.forget_maps()
 
 
-def _small(volume: Volume) -> _Head:
+def _small(volume: Volume) -> tuple[Floats, Matrix]:
     data, slope, inter = volume.data, volume.slope, volume.inter
     if data.dtype.type not in resample.NATIVE or data.dtype.kind == "f":
         data, slope, inter = volume.values(), 1.0, 0.0
     x, y, z = (max(1, int(SMALL_MM / edge)) for edge in volume.spacing_mm)
     stored = sorted((bound - inter) / slope for bound in CLAMP_HU)
     blocks, from_blocks = resample.shrink(data, (x, y, z), clamp=(stored[0], stored[1]))
-    return _Head(blocks * np.float32(slope) + np.float32(inter), volume.affine @ from_blocks)
+    return blocks * np.float32(slope) + np.float32(inter), volume.affine @ from_blocks
 
 
-def _start(head: _Head) -> Matrix | None:
+def _start(head: Head) -> Matrix | None:
     """(4, 4) MNI to world, right to some ten millimetres; None where there is no intracranial space."""
     low, high = _body(head)
     shape = tuple(int(n) for n in np.ceil((high - low) / START_MM) + 1)
@@ -165,7 +164,7 @@ def _start(head: _Head) -> Matrix | None:
     return grid @ points.out_of(found)
 
 
-def _refine(head: _Head, world_from_mni: Matrix) -> tuple[Matrix, float]:
+def _refine(head: Head, world_from_mni: Matrix) -> tuple[Matrix, float]:
     """All twelve numbers, from the skull's inner face and the CSF within, on two grids; and their quality."""
     grid, shape = _about_brain(np.eye(4))
     quality, strained = 0.0, np.zeros(6)
@@ -201,7 +200,7 @@ def _about_brain(world_from_mni: Matrix) -> tuple[Matrix, tuple[int, ...]]:
     return world_from_mni @ grid, tuple(int(n) for n in np.ceil((high - low) / FINE_MM) + 1)
 
 
-def _head_image(head: _Head, affine: Matrix, shape: tuple[int, ...], fwhm: float) -> Floats:
+def _head_image(head: Head, affine: Matrix, shape: tuple[int, ...], fwhm: float) -> Floats:
     """Bone, matter and field of view of a head on a grid, blurred by ``fwhm`` mm."""
     hu = head.on(affine, shape)
     images = [template.ramp(hu, template.BONE_HU), template.ramp(hu, template.MATTER_HU)]
@@ -243,7 +242,7 @@ def _channels(values: list[npt.NDArray[Any]], seen: npt.NDArray[np.bool_], fwhm:
     return np.ascontiguousarray(np.stack([*blurred, view], axis=-1), np.float32)
 
 
-def _body(head: _Head) -> tuple[Matrix, Matrix]:
+def _body(head: Head) -> tuple[Matrix, Matrix]:
     """World bounding box, low and high, of what is not air; of everything where all is."""
     solid = head.hu > BODY_HU
     ends = []
@@ -254,7 +253,7 @@ def _body(head: _Head) -> tuple[Matrix, Matrix]:
     return corners[:, :3].min(axis=0), corners[:, :3].max(axis=0)
 
 
-def _by_centre(head: _Head) -> Matrix:
+def _by_centre(head: Head) -> Matrix:
     low, high = _body(head)
     matrix = np.eye(4)
     matrix[:3, 3] = template.CENTRE_MM - (low + high) / 2

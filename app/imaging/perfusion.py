@@ -136,12 +136,12 @@ def _ratio(above: float | None, below: float | None) -> float | None:
 
 def _without_islands(mask: np.ndarray, smallest: float) -> np.ndarray:
     """The mask without connected parts (26 neighbours) of fewer than ``smallest`` voxels."""
-    labels, count = ndimage.label(mask, structure=np.ones((3, 3, 3)))
-    if not count:
-        return mask
-    keep = np.bincount(labels.ravel()) >= smallest
-    keep[0] = False
-    kept: np.ndarray = keep[labels]
+    kept = np.zeros_like(mask)
+    for box in ndimage.find_objects(mask.view(np.uint8)):  # one, if any: a lesion fills a small part of the head
+        labels, _ = ndimage.label(mask[box], structure=np.ones((3, 3, 3)))
+        keep = np.bincount(labels.ravel()) >= smallest
+        keep[0] = False
+        kept[box] = keep[labels]
     return kept
 
 

@@ -17,11 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import numpy as np
 
 from app.imaging import align, brain, ctp, perfusion, plausibility, vessels
+from app.imaging.compiled import aside
 from app.imaging.nifti import Volume
 from app.imaging.resample import to_grid
 from app.manifest import ChannelSpec, Grid
@@ -100,6 +102,11 @@ class _Study:
     def flag(self, code: str, detail: str) -> None:
         self.flags.append(Flag(code=code, detail=detail))
 
+    def take(self, more: _Study) -> None:
+        """What was found beside, in a study of its own."""
+        self.placed |= more.placed
+        self.flags += more.flags
+
 
 def prepare(
     volumes: Mapping[Input, Volume],
@@ -123,13 +130,14 @@ def prepare(
         raise MissingInput("send a cta or an ncct: masks and perfusion maps alone cannot be placed in the head",
                            errors=[FieldError(Input.CTA, "required unless ncct is sent")])  # fmt: skip
     study = _Study()
-    for name, volume in volumes.items():
-        study.flags += [*volume.flags, *plausibility.check(volume, name)]
-    _place_head(study, volumes)
-    wanted = {channel.name for channel in channels}
-    if Channel.VESSELS in wanted:
+    heads = _examine(study, volumes)
+    _place_head(study, volumes, heads)
+    perfused = _Study(dict(study.placed))
+    beside = aside(partial(_place_perfusion, perfused, volumes))
+    if Channel.VESSELS in {channel.name for channel in channels}:
         _place_vessels(study, volumes, segmenter)
-    summary = _place_perfusion(study, volumes)
+    summary = beside.result()
+    study.take(perfused)
     return _tensor(study, grid, channels, summary)
 
 
@@ -157,36 +165,54 @@ def _tensor(study: _Study, grid: Grid, channels: Sequence[ChannelSpec], summary:
     return Prepared(image, presence, tuple(dict.fromkeys(study.flags)), summary, grids, sources, shown)
 
 
+def _examine(study: _Study, volumes: Mapping[Input, Volume]) -> dict[Input, align.Head]:
+    """What is doubtful about each volume, and the heads that can be aligned by; of several refusals, the first's."""
+
+    def look(name: Input, volume: Volume) -> tuple[tuple[Flag, ...], align.Head | None]:
+        return plausibility.check(volume, name), align.Head(volume) if name in (Input.CTA, Input.NCCT) else None
+
+    begun = {name: aside(partial(look, name, volume)) for name, volume in volumes.items()}
+    heads = {}
+    for name, looked in begun.items():
+        flags, head = looked.result()
+        study.flags += [*volumes[name].flags, *flags]
+        if head is not None:
+            heads[name] = head
+    return heads
+
+
 # The head ----------------------------------------------------------------------------------------------------------
 
 
-def _place_head(study: _Study, volumes: Mapping[Input, Volume]) -> None:
+def _place_head(study: _Study, volumes: Mapping[Input, Volume], heads: Mapping[Input, align.Head]) -> None:
     """Align the CTA, or else the NCCT, to MNI space, and the NCCT to the CTA."""
-    cta, ncct = volumes.get(Input.CTA), volumes.get(Input.NCCT)
+    cta, ncct = heads.get(Input.CTA), heads.get(Input.NCCT)
+    beside = aside(partial(align.between, ncct, cta, rigid=True)) if cta and ncct else None
     if cta is not None:
-        study.placed[Channel.CTA] = _Placed(cta, _to_mni(study, cta, Input.CTA), Source(Input.CTA))
+        study.placed[Channel.CTA] = _Placed(volumes[Input.CTA], _to_mni(study, cta, Input.CTA), Source(Input.CTA))
     if ncct is not None:
-        study.placed[Channel.NCCT] = _Placed(ncct, _ncct_to_mni(study, ncct), Source(Input.NCCT))
+        mni_from_ncct = _ncct_to_mni(study, ncct, beside.result() if beside else None)
+        study.placed[Channel.NCCT] = _Placed(volumes[Input.NCCT], mni_from_ncct, Source(Input.NCCT))
     for name in (Channel.CTA, Channel.NCCT):
         if name in study.placed:
             _check_coverage(study, name)
 
 
-def _to_mni(study: _Study, volume: Volume, name: Input) -> np.ndarray:
-    alignment = align.to_mni(volume, name)
+def _to_mni(study: _Study, head: align.Head, name: Input) -> np.ndarray:
+    alignment = align.to_mni(head)
     if alignment.poor:
         study.flag("alignment-poor", f"{name}: the alignment to MNI space is poor; regions and maps may be misplaced")
     return alignment.mni_from_world
 
 
-def _ncct_to_mni(study: _Study, ncct: Volume) -> np.ndarray:
+def _ncct_to_mni(study: _Study, ncct: align.Head, to_cta: tuple[np.ndarray, float] | None) -> np.ndarray:
     """By way of the CTA where there is one and the two can be aligned; else directly."""
-    cta = study.placed.get(Channel.CTA)
-    if cta is None:
+    if to_cta is None:
         return _to_mni(study, ncct, Input.NCCT)
-    cta_from_ncct, quality = align.between(ncct, cta.volume, rigid=True)
+    cta_from_ncct, quality = to_cta
     if quality >= align.POOR:
-        return cta.mni_from_world @ cta_from_ncct
+        mni_from_ncct: np.ndarray = study.placed[Channel.CTA].mni_from_world @ cta_from_ncct
+        return mni_from_ncct
     study.flag("alignment-poor", "ncct: it could not be aligned to the cta, and was aligned by itself")
     return _to_mni(study, ncct, Input.NCCT)
 
