@@ -20,6 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from app import publish
+from app.aside import aside
 from app.case import Case
 from app.database import audit, predictions, shadows, work
 from app.database.predictions import Artifact
@@ -27,7 +28,6 @@ from app.database.session import Database, patiently
 from app.database.shadows import Score
 from app.database.work import Result, Study
 from app.imaging import nifti
-from app.imaging.compiled import aside
 from app.imaging.limits import Limits
 from app.imaging.nifti import Volume
 from app.logs import place
@@ -211,7 +211,8 @@ class Job:
         attribution = None
         if study.explain:
             reasons = json.loads(self._bytes(Stage.EXPLAIN, study, done))
-            artifacts = [self._publish(study, *file) for file in reasons["files"]]
+            begun = [aside(partial(self._publish, study, *file)) for file in reasons["files"]]
+            artifacts = [artifact.result() for artifact in begun]  # the disk syncs many files as soon as one
             attribution = Attribution.model_validate(reasons["attribution"])
         result = Result(
             probability=outcome["probability"],

@@ -5,18 +5,20 @@ Notable choices:
   too coarse to recognise anything on.
 - A map on the patient's own grid can have a hundred million voxels. It is stored in steps of a 127th of its peak, an
   eighth of the bytes and a quarter of the time; exact values stand in ``aligned-attribution-<channel>``.
-- Files come one by one, so that only one large volume is held at a time.
+- The maps are packed beside the drawing of the figures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from app.aside import aside
 from app.case import Case
 from app.clinical import width
 from app.imaging import nifti
@@ -67,16 +69,21 @@ def files(
     :param card: the version's model card, Markdown
     """
     assert prediction.attribution is not None
-    for name, volume in maps.items():
-        yield _aligned_map(name, volume) if name.startswith("aligned-") else _patient_map(name, volume)
+    packed = [
+        aside(partial(_aligned_map if name.startswith("aligned-") else _patient_map, name, volume))
+        for name, volume in maps.items()
+    ]
+    images: list[File] = []
     drawn: dict[str, tuple[str, Drawing]] = {"waterfall": ("What every variable and image adds", figures.waterfall(
         prediction.attribution))}  # fmt: skip
     for spec, values in zip(manifest.channels, case.image, strict=True):
         if f"aligned-attribution-{spec.name}" in maps:
             shown = _image(spec, values, case, manifest.grid, read)
-            yield _image_file(spec.name, shown)
+            images.append(_image_file(spec.name, shown))
             caption = f"{spec.name.upper()}: where it raised and lowered the probability"
             drawn[f"overlay-{spec.name}"] = (caption, _overlay(spec, shown, maps, prediction, manifest.grid))
+    yield from (file.result() for file in packed)
+    yield from images
     mask = case.sources.get(Channel.VESSELS)
     if mask is not None and mask.computed is not None:
         yield File("maps/vessels.nii.gz", nifti.pack(mask.computed.data, mask.computed.affine), MAP)

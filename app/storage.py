@@ -221,19 +221,25 @@ class Writer:
 
 
 class Workbench:
-    """What the steps of one prediction hand to each other. Every file is named by its digest, as a blob is."""
+    """What the steps of one prediction hand to each other. Every file is named by its digest, as a blob is.
+
+    Nothing is synced: what a power cut takes or tears is missing to `get`, and is made again.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def put(self, data: bytes) -> str:
         """Keeps ``data`` until `clear` and returns its digest. Raises StorageFull."""
-        if not self._folder.exists():
-            self._folder.mkdir(exist_ok=True)
-            sync(self._folder.parent)
-        with Writer(self._folder / f"{secrets.token_hex(8)}.part", self._folder.joinpath) as writer:
-            writer.write(data)
-            return writer.commit()[0]
+        self._folder.mkdir(exist_ok=True)
+        digest, part = hashlib.sha256(data).hexdigest(), self._folder / f"{secrets.token_hex(8)}.part"
+        try:
+            with _full_disk():
+                part.write_bytes(data)
+                part.replace(self._folder / digest)
+        finally:
+            part.unlink(missing_ok=True)
+        return digest
 
     def get(self, digest: str) -> bytes | None:
         """The bytes, or None where they are missing or damaged: the step that made them can make them again."""

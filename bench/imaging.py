@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from app.aside import aside
 from app.imaging import align, brain, nifti, plausibility, resample, vessels
-from app.imaging.compiled import aside
 from app.imaging.nifti import Volume
 from app.imaging.preprocess import prepare
 from app.manifest import ChannelSpec, Grid

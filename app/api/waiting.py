@@ -3,7 +3,7 @@
 Notable choices:
 - One task asks for the states of all ids that anybody waits for; a waiting request costs an event, not a thread.
 - It asks often while somebody has only just begun to wait, and ever more rarely after: the answer is late by at most
-  a tenth of what was waited already, and never by more than half a second.
+  a twentieth of what was waited already, and never by more than half a second.
 - Only the database is asked, so it does not matter which worker, on which machine, does the work.
 """
 
@@ -26,7 +26,7 @@ log = logging.getLogger("rlvo.wait")
 
 SHORTEST = 0.02
 LONGEST = 0.5
-SHARE = 0.1
+SHARE = 0.05
 
 
 class _Place:

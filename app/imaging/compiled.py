@@ -8,7 +8,6 @@ Notable choices:
   used: its default threading layer aborts the process when two Python threads enter it at once.
 - Each slab is computed by the same instructions whichever thread runs it, so the number of threads changes nothing
   in the result.
-- What scipy and isal compute lets the GIL go as well, so whole steps that need nothing of each other run side by side.
 """
 
 from __future__ import annotations
@@ -16,14 +15,13 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, TypeVar, cast
 
 import numba
 
 F = TypeVar("F", bound=Callable[..., Any])
-T = TypeVar("T")
 
 MAX_THREADS = 8
 
@@ -55,15 +53,3 @@ def over_slabs(count: int, work: Callable[[int, int], None]) -> None:
     edges = [count * part // parts for part in range(parts + 1)]
     for done in [_pool().submit(work, start, stop) for start, stop in itertools.pairwise(edges)]:
         done.result()
-
-
-def aside(task: Callable[[], T]) -> Future[T]:
-    """Begin a task in a thread of its own, beside what the caller goes on with until it asks for the result.
-
-    Not on the threads of ``over_slabs``: a task may itself work over slabs, and would wait for threads that wait for
-    it.
-    """
-    pool = ThreadPoolExecutor(1, thread_name_prefix="imaging-step")
-    begun = pool.submit(task)
-    pool.shutdown(wait=False)
-    return begun

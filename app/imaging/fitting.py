@@ -149,13 +149,18 @@ def _similarity_basis(found: Matrix) -> Matrix:
 
 
 @compiled
-def _accumulate(
+def _accumulate(  # noqa: C901 - one kernel: a call for each point would cost as much as it does
     image: Floats, at: Matrix, values: Floats, weights: Floats, found: Matrix,
     normal: Matrix, gradient: Matrix, sums: Matrix,
 ) -> None:  # fmt: skip
-    """Add J'WJ, J'We, e'We and the sum of weights over all points and channels."""
+    """Add J'WJ, J'We, e'We and the sum of weights over all points and channels.
+
+    A row of J is the image's slope by each voxel axis times (x, y, z, 1). So a point adds, for each pair of axes, one
+    number, the slopes' weighted product over its channels, times the 4 x 4 products of (x, y, z, 1).
+    """
     channels = values.shape[1]
-    slopes, row = np.zeros(4), np.zeros(12)
+    slopes, place = np.zeros(4), np.ones(4)
+    pairs, sides = np.zeros((6, 4, 4)), np.zeros((3, 4))  # the pairs: 00, 01, 02, 11, 12, 22
     for n in range(at.shape[0]):
         x, y, z = at[n, 0], at[n, 1], at[n, 2]
         p = found[0, 0] * x + found[0, 1] * y + found[0, 2] * z + found[0, 3]
@@ -166,24 +171,41 @@ def _accumulate(
         _sample(image, p, q, r, channels, slopes)
         if slopes[0] < ENOUGH:
             continue
+        s00, s01, s02, s11, s12, s22 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+        e0, e1, e2 = 0.0, 0.0, 0.0
         for channel in range(channels):
             weight = weights[n, channel]
             if weight == 0:
                 continue
             _sample(image, p, q, r, channel, slopes)
+            a, b, c = slopes[1], slopes[2], slopes[3]
             error = values[n, channel] - slopes[0]
-            for axis in range(3):
-                row[4 * axis] = slopes[axis + 1] * x
-                row[4 * axis + 1] = slopes[axis + 1] * y
-                row[4 * axis + 2] = slopes[axis + 1] * z
-                row[4 * axis + 3] = slopes[axis + 1]
-            for s in range(12):
-                weighted = weight * row[s]
-                gradient[s] += weighted * error
-                for t in range(12):
-                    normal[s, t] += weighted * row[t]
+            s00, s01, s02 = s00 + weight * a * a, s01 + weight * a * b, s02 + weight * a * c
+            s11, s12, s22 = s11 + weight * b * b, s12 + weight * b * c, s22 + weight * c * c
+            e0, e1, e2 = e0 + weight * a * error, e1 + weight * b * error, e2 + weight * c * error
             sums[0] += weight * error * error
             sums[1] += weight
+        place[0], place[1], place[2] = x, y, z
+        for i in range(4):
+            sides[0, i] += e0 * place[i]
+            sides[1, i] += e1 * place[i]
+            sides[2, i] += e2 * place[i]
+            for j in range(4):
+                product = place[i] * place[j]
+                pairs[0, i, j] += s00 * product
+                pairs[1, i, j] += s01 * product
+                pairs[2, i, j] += s02 * product
+                pairs[3, i, j] += s11 * product
+                pairs[4, i, j] += s12 * product
+                pairs[5, i, j] += s22 * product
+    pair = 0
+    for row in range(3):
+        gradient[4 * row : 4 * row + 4] += sides[row]
+        for column in range(row, 3):
+            normal[4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += pairs[pair]
+            if column > row:
+                normal[4 * column : 4 * column + 4, 4 * row : 4 * row + 4] += pairs[pair]
+            pair += 1
 
 
 @compiled

@@ -22,8 +22,8 @@ from typing import Final
 
 import numpy as np
 
+from app.aside import aside
 from app.imaging import align, brain, ctp, perfusion, plausibility, vessels
-from app.imaging.compiled import aside
 from app.imaging.nifti import Volume
 from app.imaging.resample import to_grid
 from app.manifest import ChannelSpec, Grid

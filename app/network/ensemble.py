@@ -20,6 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from app.network.backends import Trunks
 from app.network.coalitions import PatientTail
 from app.network.daft import Network
+from app.network.fused import Convolution
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -37,6 +38,8 @@ def folded(network: Network) -> Network:
             if isinstance(getattr(parent, norm, None), nn.BatchNorm3d):
                 setattr(parent, conv, fuse_conv_bn_eval(getattr(parent, conv), getattr(parent, norm)))
                 setattr(parent, norm, nn.Identity())
+            if isinstance(layer := getattr(parent, conv, None), nn.Conv3d):
+                setattr(parent, conv, Convolution.of(layer))
     return network.requires_grad_(requires_grad=False)
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from app.network.daft import Network
+from app.network.fused import convolve
 from app.network.quadrature import gauss_legendre
 
 TAIL_STEPS = 8
@@ -84,7 +85,7 @@ def _back_through(weight: Tensor, slopes: Tensor) -> Tensor:
     input channels.
     """
     mirrored = weight.transpose(0, 1).flip(2, 3, 4).contiguous(memory_format=torch.channels_last_3d)
-    return functional.conv3d(slopes, mirrored, padding=1)
+    return convolve(slopes, mirrored, None, (1, 1, 1), (1, 1, 1))
 
 
 def _tail_slopes(fold: Network, start: Tensor, end: Tensor, clinical: Tensor, bits: slice) -> tuple[Tensor, Tensor]:
