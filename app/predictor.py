@@ -114,10 +114,9 @@ class Predictor:
 
     def unload(self, name: str, version: str) -> None:
         """Forget a version, and give its device memory back, once no case is being worked on."""
-        with self._turn:
-            with self._table:
-                self._warm.pop(f"{name}@{version}", None)
-            _release()
+        with self._turn, self._table:
+            self._warm.pop(f"{name}@{version}", None)
+        _release()
 
     def relieve(self, name: str, version: str) -> None:
         """The device ran out of memory: unloads every version but this one; where it is alone already, it too.
