@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,17 @@ class Model:
         calibration = self.manifest.calibration
         return {"probability": float(torch.sigmoid(calibration.slope * logit + calibration.intercept))}
 
+    def study(self, files: dict[str, bytes]) -> dict[str, float]:
+        """The usual pipeline on two uploads (.nii.gz), the record unknown."""
+        from bench.study import usual_image
+
+        with tempfile.TemporaryDirectory() as name:
+            paths = {field: Path(name) / f"{field}.nii.gz" for field in files}
+            for field, path in paths.items():
+                path.write_bytes(files[field])
+            image = usual_image(paths, self.manifest)
+        return self(image.tobytes() + np.zeros(self.manifest.architecture.clinical_size, np.float32).tobytes())
+
 
 def fastapi(port: int, folder: Path) -> None:
     import uvicorn
@@ -58,11 +70,16 @@ def fastapi(port: int, folder: Path) -> None:
     async def predict(request: Request) -> dict[str, float]:
         return await run_in_threadpool(model, await request.body())
 
+    async def study(request: Request) -> dict[str, float]:
+        form = await request.form()
+        return await run_in_threadpool(model.study, {name: await form[name].read() for name in ("ncct", "cta")})
+
     async def livez() -> dict[str, str]:
         return {}
 
-    predict.__annotations__["request"] = Request
+    predict.__annotations__["request"] = study.__annotations__["request"] = Request
     app.post("/predict", response_model=None)(predict)
+    app.post("/study", response_model=None)(study)
     app.get("/livez", response_model=None)(livez)
     uvicorn.run(app, port=port, log_level="warning")
 

@@ -6,6 +6,9 @@ fully explained with maps, drawn, reported and recorded. The usual pipeline does
 nibabel, ANTs' Affine of each volume to the template (SimpleITK's where ANTs is not installed), MONAI's GaussianSmooth
 and SpatialResample, torch eager over the folds, captum's integrated gradients of 32 steps a fold; it segments no
 vessels, explains no clinical variable, draws and keeps nothing. Medians; the seconds of its stages are printed as well.
+
+With ``--concurrency 4`` so many studies are sent at once, without asking for reasons, to rlvo and to a plain FastAPI
+handler that runs the usual pipeline up to the prediction: studies a second of each.
 """
 
 from __future__ import annotations
@@ -13,18 +16,24 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import secrets
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 
 from app.imaging import template
+from app.manifest import Manifest
 from app.phantoms.cohort import write_patient
 from app.registry import Registry
 from app.sdk import Client
@@ -32,6 +41,29 @@ from app.sdk.types import Channel
 from bench import peers, serve
 
 STEPS = 32
+
+
+Stage = Callable[[str, Callable[[], Any]], Any]
+
+
+def unwatched(_name: str, work: Callable[[], Any]) -> Any:
+    return work()
+
+
+def usual_image(study: dict[str, Path], manifest: Manifest, stage: Stage = unwatched) -> np.ndarray:
+    """The usual pipeline's tensor (c, x, y, z) of a patient."""
+    read = stage("read", lambda: {name: peers.nibabel_read(study[name]) for name in ("ncct", "cta")})
+    fixed = peers.Loaded(*(np.asarray(part, dtype=np.float64) for part in template.tissue()))
+    stage("register", lambda: [_register(volume, fixed) for volume in read.values()])
+    resampled = stage(
+        "resample", lambda: {name: peers.monai_resample(read[name], manifest.grid, np.eye(4)) for name in read}
+    )
+    image = np.zeros((len(manifest.channels), *manifest.grid.shape), np.float32)
+    for index, channel in enumerate(manifest.channels):
+        if channel.name in (Channel.NCCT, Channel.CTA):
+            low, high = channel.window
+            image[index] = (np.clip(resampled[channel.name.value], low, high) - channel.mean) / channel.std
+    return image
 
 
 def usual(study: dict[str, Path], store: Path) -> dict[str, float]:
@@ -42,7 +74,7 @@ def usual(study: dict[str, Path], store: Path) -> dict[str, float]:
     from bench.serving import Model
 
     model = Model(Registry(store).resolve("bench").folder)
-    manifest, spent = model.manifest, {}
+    spent: dict[str, float] = {}
 
     def stage(name: str, work: Callable[[], Any]) -> Any:
         began = time.perf_counter()
@@ -50,18 +82,8 @@ def usual(study: dict[str, Path], store: Path) -> dict[str, float]:
         spent[name] = time.perf_counter() - began
         return result
 
-    read = stage("read", lambda: {name: peers.nibabel_read(study[name]) for name in ("ncct", "cta")})
-    fixed = peers.Loaded(*(np.asarray(part, dtype=np.float64) for part in template.tissue()))
-    stage("register", lambda: [_register(volume, fixed) for volume in read.values()])
-    resampled = stage(
-        "resample", lambda: {name: peers.monai_resample(read[name], manifest.grid, np.eye(4)) for name in read}
-    )
-    image = np.zeros(model.shape[1:], np.float32)
-    for index, channel in enumerate(manifest.channels):
-        if channel.name in (Channel.NCCT, Channel.CTA):
-            low, high = channel.window
-            image[index] = (np.clip(resampled[channel.name.value], low, high) - channel.mean) / channel.std
-    clinical = torch.zeros(1, manifest.architecture.clinical_size)
+    image = usual_image(study, model.manifest, stage)
+    clinical = torch.zeros(1, model.manifest.architecture.clinical_size)
     batch = torch.from_numpy(image)[None]
     stage("predict", lambda: model(image.tobytes() + clinical.numpy().tobytes()))
     for fold in model.folds:
@@ -94,41 +116,98 @@ def _register(volume: peers.Loaded, fixed: peers.Loaded) -> None:
     ants.registration(target, moving, type_of_transform="Affine")
 
 
-def ours(study: dict[str, Path], store: Path, scratch: Path, rounds: int, precision: str) -> tuple[list[float], Any]:
-    """Seconds of each round through the service, after one that warms it; the last prediction."""
+@contextmanager
+def service(store: Path, scratch: Path, precision: str) -> Iterator[Client]:
+    """`rlvo serve` with its worker, ready."""
     environment = os.environ | {
         "RLVO_DATA_DIR": str(scratch / precision), "RLVO_MODEL_STORE": str(store), "RLVO_DEFAULT_MODEL": "bench",
         "RLVO_PRECISION": precision, "RLVO_LOG_LEVEL": "warning",
     }  # fmt: skip
     command = [sys.executable, "-m", "app.cli", "serve", "--port", "0"]
-    clinical = json.loads(study["clinical"].read_text())
-    seconds = []
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, start_new_session=True) as service:
-        assert service.stdout
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout
         try:
-            url = next(line.split()[-1] for line in service.stdout if b"rlvo is at" in line).decode()
+            url = next(line.split()[-1] for line in process.stdout if b"rlvo is at" in line).decode()
             with Client(url) as client:
                 while not client.health().ready:
                     time.sleep(0.2)
-                for _ in range(rounds + 1):
-                    began = time.perf_counter()
-                    prediction = client.predict(ncct=study["ncct"], cta=study["cta"], clinical=clinical)
-                    seconds.append(time.perf_counter() - began)
+                yield client
         finally:
-            service.terminate()
-    return seconds[1:], prediction
+            process.terminate()
+
+
+def ours(study: dict[str, Path], store: Path, scratch: Path, rounds: int, precision: str) -> tuple[list[float], Any]:
+    """Seconds of each round through the service, after two that warm it; the last prediction."""
+    clinical = json.loads(study["clinical"].read_text())
+    seconds = []
+    with service(store, scratch, precision) as client:
+        for _ in range(rounds + 2):
+            began = time.perf_counter()
+            prediction = client.predict(ncct=study["ncct"], cta=study["cta"], clinical=clinical)
+            seconds.append(time.perf_counter() - began)
+    return seconds[2:], prediction
+
+
+def rate(ask: Callable[[], object], count: int, concurrency: int) -> float:
+    """Studies a second of so many at once."""
+    began = time.perf_counter()
+    with ThreadPoolExecutor(concurrency) as pool:
+        for done in [pool.submit(ask) for _ in range(count)]:
+            done.result()
+    return count / (time.perf_counter() - began)
+
+
+def at_once(study: dict[str, Path], store: Path, scratch: Path, concurrency: int) -> None:
+    """Studies a second, no reasons asked for, of rlvo and of the plain handler."""
+    clinical = json.loads(study["clinical"].read_text())
+    with service(store, scratch / "at-once", "float32") as client:
+
+        def ask() -> object:
+            return client.predict(ncct=study["ncct"], cta=study["cta"], clinical=clinical, explain=False)
+
+        ask()
+        ours_rate = rate(ask, 4 * concurrency, concurrency)
+    token = secrets.token_hex(8)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = serve.start("fastapi", port, store, scratch, token)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=3600) as line:
+
+            def ask_plain() -> object:
+                files = {name: study[name].read_bytes() for name in ("ncct", "cta")}
+                return line.post("/study", files=files).raise_for_status()
+
+            while True:
+                try:
+                    line.get("/livez").raise_for_status()
+                    break
+                except httpx.HTTPError:
+                    time.sleep(0.3)
+            plain_rate = rate(ask_plain, concurrency, concurrency)
+    finally:
+        serve.end(process, token)
+    print(
+        f"{concurrency} at once, no reasons: rlvo {ours_rate:.2f} a second, "
+        f"the plain FastAPI handler {plain_rate:.4f}, {ours_rate / plain_rate:.0f} times less"
+    )
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--model", choices=("default", "demo"), default="demo")
+    arguments.add_argument("--concurrency", type=int, default=0, help="only this: so many studies at once")
     given = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         store, scratch = Path(folder) / "store", Path(folder)
         (serve.default_store if given.model == "default" else serve.demo_store)(store)
         print("drawing the patient ...", flush=True)
         study = write_patient(scratch / "patient", seed=1)
+        if given.concurrency:
+            at_once(study, store, scratch, given.concurrency)
+            return
         found = {}
         for precision in ("float32", "bfloat16"):
             print(f"rlvo, {precision} ...", flush=True)
