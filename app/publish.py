@@ -5,7 +5,7 @@ Notable choices:
   too coarse to recognise anything on.
 - A map on the patient's own grid can have a hundred million voxels. It is stored in steps of a 127th of its peak, an
   eighth of the bytes and a quarter of the time; exact values stand in ``aligned-attribution-<channel>``.
-- The maps are packed beside the drawing of the figures.
+- The maps are packed beside the drawing of the figures, one after the other: one large copy is held at a time.
 """
 
 from __future__ import annotations
@@ -69,10 +69,7 @@ def files(
     :param card: the version's model card, Markdown
     """
     assert prediction.attribution is not None
-    packed = [
-        aside(partial(_aligned_map if name.startswith("aligned-") else _patient_map, name, volume))
-        for name, volume in maps.items()
-    ]
+    packed = aside(partial(_packed, maps))
     images: list[File] = []
     drawn: dict[str, tuple[str, Drawing]] = {"waterfall": ("What every variable and image adds", figures.waterfall(
         prediction.attribution))}  # fmt: skip
@@ -82,7 +79,7 @@ def files(
             images.append(_image_file(spec.name, shown))
             caption = f"{spec.name.upper()}: where it raised and lowered the probability"
             drawn[f"overlay-{spec.name}"] = (caption, _overlay(spec, shown, maps, prediction, manifest.grid))
-    yield from (file.result() for file in packed)
+    yield from packed.result()
     yield from images
     mask = case.sources.get(Channel.VESSELS)
     if mask is not None and mask.computed is not None:
@@ -95,6 +92,13 @@ def files(
         yield File(f"figures/{name}.svg", drawing.svg(), SVG)
         yield File(f"figures/{name}.png", drawing.png(), PNG)
     yield File("report.html", page.report(prediction, dict(drawn.values()), card).encode(), HTML)
+
+
+def _packed(maps: Mapping[str, MapVolume]) -> list[File]:
+    return [
+        _aligned_map(name, volume) if name.startswith("aligned-") else _patient_map(name, volume)
+        for name, volume in maps.items()
+    ]
 
 
 def _aligned_map(name: str, volume: MapVolume) -> File:
