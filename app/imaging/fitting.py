@@ -149,7 +149,7 @@ def _similarity_basis(found: Matrix) -> Matrix:
 
 
 @compiled
-def _accumulate(  # noqa: C901 - one kernel: a call for each point would cost as much as it does
+def _accumulate(
     image: Floats, at: Matrix, values: Floats, weights: Floats, found: Matrix,
     normal: Matrix, gradient: Matrix, sums: Matrix,
 ) -> None:  # fmt: skip
@@ -198,6 +198,12 @@ def _accumulate(  # noqa: C901 - one kernel: a call for each point would cost as
                 pairs[3, i, j] += s11 * product
                 pairs[4, i, j] += s12 * product
                 pairs[5, i, j] += s22 * product
+    _add_blocks(pairs, sides, normal, gradient)
+
+
+@compiled
+def _add_blocks(pairs: Matrix, sides: Matrix, normal: Matrix, gradient: Matrix) -> None:
+    """Add the blocks of the pairs of axes to J'WJ, on both sides of its diagonal, and the axes' own to J'We."""
     pair = 0
     for row in range(3):
         gradient[4 * row : 4 * row + 4] += sides[row]

@@ -295,6 +295,16 @@ def _between_planes(start: float, step: float, size: int, low: int, high: int) -
 
 
 @compiled
+def _outside(bounds: Affine, p0: float, p1: float, p2: float) -> bool:
+    beyond: bool = (
+        p0 < bounds[0, 0] or p0 > bounds[0, 1]
+        or p1 < bounds[1, 0] or p1 > bounds[1, 1]
+        or p2 < bounds[2, 0] or p2 > bounds[2, 1]
+    )  # fmt: skip
+    return beyond
+
+
+@compiled
 def _row_within(
     flat: Array, shape: tuple[int, int, int], matrix: Affine, slope: float, inter: float, start: Affine, row: Floats,
     low: int, high: int,
@@ -328,11 +338,7 @@ def _row_anywhere(
         p0 = start[0] + matrix[0, 0] * i
         p1 = start[1] + matrix[1, 0] * i
         p2 = start[2] + matrix[2, 0] * i
-        if (
-            p0 < bounds[0, 0] or p0 > bounds[0, 1]
-            or p1 < bounds[1, 0] or p1 > bounds[1, 1]
-            or p2 < bounds[2, 0] or p2 > bounds[2, 1]
-        ):  # fmt: skip
+        if _outside(bounds, p0, p1, p2):
             row[i] = fill
             continue
         p0 = min(max(p0, 0.0), n0 - 1.0)
@@ -362,11 +368,7 @@ def _nearest(
                 p0 = start[0] + matrix[0, 0] * i
                 p1 = start[1] + matrix[1, 0] * i
                 p2 = start[2] + matrix[2, 0] * i
-                if (
-                    p0 < bounds[0, 0] or p0 > bounds[0, 1]
-                    or p1 < bounds[1, 0] or p1 > bounds[1, 1]
-                    or p2 < bounds[2, 0] or p2 > bounds[2, 1]
-                ):  # fmt: skip
+                if _outside(bounds, p0, p1, p2):
                     out[k, j, i] = fill
                     continue
                 a = min(max(int(np.floor(p0 + 0.5)), 0), n0 - 1)
