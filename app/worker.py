@@ -62,6 +62,7 @@ log = logging.getLogger("rlvo.worker")
 TURN = 1e-4
 """Seconds after which a thread that waits for the interpreter gets it."""
 LOADING_NICE = 10
+"""What the thread that loads versions gives way by, to those that answer."""
 DRAIN = 25
 """Seconds that the job in hand gets to finish after SIGTERM; a supervisor's patience is a little longer."""
 SWEEP_EVERY = 600.0

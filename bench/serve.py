@@ -137,6 +137,12 @@ def memory(token: str) -> int:
     return total
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 def end(process: subprocess.Popen[bytes], token: str) -> None:
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
@@ -152,9 +158,7 @@ def end(process: subprocess.Popen[bytes], token: str) -> None:
 def measure(server: str, store: Path, scratch: Path, tensors: tuple[np.ndarray, np.ndarray], load: Load) -> Figures:
     """Starts a server, asks it, and ends it."""
     token, found = secrets.token_hex(8), Figures()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     ask = question(server, *tensors)
     alive = serving.LIVENESS.get(server, "/livez")
     process = start(server, port, store, scratch, token)

@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import secrets
-import socket
 import statistics
 import subprocess
 import sys
@@ -167,10 +166,7 @@ def at_once(study: dict[str, Path], store: Path, scratch: Path, concurrency: int
 
         ask()
         ours_rate = rate(ask, 4 * concurrency, concurrency)
-    token = secrets.token_hex(8)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    token, port = secrets.token_hex(8), serve.free_port()
     process = serve.start("fastapi", port, store, scratch, token)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=3600) as line:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import secrets
-import socket
 import tempfile
 import threading
 import time
@@ -55,9 +54,7 @@ def main() -> None:
             (store / "bench/1.1.0" / file.name).write_bytes(file.read_bytes())
         (store / "bench/1.1.0/manifest.json").write_text(json.dumps(second))
         Registry(store).set_alias("bench", "champion", "1.0.0")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = serve.free_port()
         ask = serve.question("rlvo", *tensors)
         process = serve.start("rlvo", port, store, scratch, token)
         try:
