@@ -105,6 +105,7 @@ class Worker:
 
     def run(self) -> None:
         limits.memory(self._settings.memory_limit_mb)
+        limits.keep_memory()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop.set())
         sys.setswitchinterval(TURN)
