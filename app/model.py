@@ -14,8 +14,8 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,6 +28,7 @@ from safetensors.torch import save as save_tensors
 from scipy.special import expit, stdtrit
 
 from app import clinical, explanation, laterality
+from app.aside import Turn, at_once
 from app.case import Case
 from app.folders import appearing
 from app.manifest import Fold, GoldenCase, Manifest
@@ -43,8 +44,6 @@ from app.sdk.errors import MissingInput, ModelNotReady
 from app.sdk.types import Attribution, Channel, Decision, Flag, Input, Interval
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from app.imaging.nifti import Volume
 
 TOLERANCE = {Precision.FLOAT32: 1e-4, Precision.BFLOAT16: 1e-2}
@@ -81,24 +80,24 @@ class Outcome:
 class ModelVersion:
     """One loaded version on one device. Get one by ``load``.
 
-    :param turn: held while the device works; versions that share a device share it
+    :param turn: who lets the device work; versions that share a device share it
     :param marker: the trained network that finds vessels where no mask is sent; None: the classical way
     """
 
     def __init__(
         self, manifest: Manifest, digest: str, committee: Committee,
-        turn: AbstractContextManager[object] | None = None, marker: Marker | None = None,
+        turn: Turn = at_once, marker: Marker | None = None,
     ) -> None:  # fmt: skip
         self.manifest = manifest
         self._marker = marker
         self.digest = digest
         self.committee = committee
-        self._turn = turn or nullcontext()
+        self._turn = turn
 
     @classmethod
     def load(
         cls, folder: Path, manifest: Manifest, device: str = "auto", threads: int = 0,
-        turn: AbstractContextManager[object] | None = None,
+        turn: Turn = at_once,
         backend: Backend = Backend.TORCH, precision: Precision = Precision.FLOAT32,
     ) -> ModelVersion:  # fmt: skip
         """The version in ``folder``, ready to answer.
@@ -133,8 +132,8 @@ class ModelVersion:
         channels, size = len(self.manifest.channels), explanation.presence_bits(self.manifest).stop
         blank = np.zeros((channels, *self.manifest.grid.shape), np.float32)
         regions.labels(self.manifest.grid.shape, self.manifest.grid.affine)
-        with self._turn:
-            self.committee.asker(blank)(np.zeros((2, size), np.float32), np.asarray([True, False]))
+        nobody, both = np.zeros((2, size), np.float32), np.asarray([True, False])
+        self._turn(lambda: self.committee.asker(blank)(nobody, both))
 
     def prepare(self, volumes: Mapping[Input, Volume], record: ClinicalRecord) -> Case:
         """One patient's volumes and record as this version sees them.
@@ -147,7 +146,7 @@ class ModelVersion:
         missing = [needed for needed in self.manifest.required_inputs if needed not in volumes]
         if missing:
             raise MissingInput(f"this model requires the volumes: {', '.join(missing)}")
-        segmenter = vessels.learned(self._marker) if self._marker else vessels.segment
+        segmenter = vessels.learned(self._marked) if self._marker else vessels.segment
         prepared = preprocess.prepare(volumes, self.manifest.grid, self.manifest.channels, segmenter=segmenter)
         encoded = clinical.encode(record, self.manifest.clinical, prepared.perfusion)
         presence = np.asarray(prepared.presence, dtype=bool)
@@ -169,10 +168,13 @@ class ModelVersion:
             affected=side,
         )
 
+    def _marked(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        assert self._marker is not None
+        return self._turn(partial(self._marker, values))
+
     def predict(self, case: Case) -> Outcome:
         """The calibrated probability, its uncertainty, and the decision at the version's threshold."""
-        with self._turn:
-            logits, penultimate = self.committee.answer(case.image, case.clinical, watch=self._watches)
+        logits, penultimate = self._turn(lambda: self.committee.answer(case.image, case.clinical, watch=self._watches))
         calibration = self.manifest.calibration
         log_odds = float(explanation.log_odds(logits.mean(), calibration))
         probability = float(expit(log_odds))
@@ -195,8 +197,7 @@ class ModelVersion:
 
         :param method: how they are computed; by default the quick way
         """
-        with self._turn:
-            why = explanation.explain(self.committee, self.manifest, case, maps=maps, method=method)
+        why = self._turn(lambda: explanation.explain(self.committee, self.manifest, case, maps=maps, method=method))
         grid = np.asarray(self.manifest.grid.affine, dtype=np.float64)
         own = {f"attribution-{channel}": self._on_patient(case, channel, map_) for channel, map_ in why.maps.items()}
         aligned = {f"aligned-attribution-{channel}": MapVolume(map_, grid) for channel, map_ in why.maps.items()}
@@ -228,8 +229,7 @@ class ModelVersion:
         """The largest difference between the golden cases' logits and what this device computes."""
         worst = 0.0
         for case, expected in golden_cases(self.manifest, folder):
-            with self._turn:
-                logits = self.committee.logits(case.image, case.clinical)
+            logits = self._turn(partial(self.committee.logits, case.image, case.clinical))
             worst = max(worst, float(np.abs(logits - np.asarray(expected)).max()))
         return worst
 

@@ -1,8 +1,8 @@
 """Model versions kept warm on one device.
 
 Notable choices:
-- One case at a time per device: the versions share one lock, which they hold while they predict or explain. A second
-  case would only fight for the same cores, or for the card's memory.
+- One case at a time per device: all versions predict and explain in one thread. A second case would only fight for the
+  same cores, or for the card's memory; why it is the same thread each time, app/aside.py says.
 - A version that appears in the model store later is loaded when it is first asked for; nothing restarts.
 - A version is warm only after its golden cases came out as its manifest says, on this very device.
 - Whoever asks for a warm version never waits for the load of another one.
@@ -18,10 +18,11 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock, RLock
+from threading import Lock
 
 import torch
 
+from app.aside import OneThread, aside
 from app.model import ModelVersion
 from app.network.backends import Backend, Precision
 from app.network.ensemble import pick_device
@@ -56,7 +57,7 @@ class Predictor:
         self._warm: dict[str, _Warm] = {}
         self._loading: defaultdict[str, Lock] = defaultdict(Lock)
         self._table = Lock()
-        self._turn = RLock()
+        self._turn = OneThread("device")
 
     def version(self, name: str, version: str) -> ModelVersion:
         """The version, loaded if it was not yet, or if its manifest has been replaced since.
@@ -73,10 +74,11 @@ class Predictor:
         with loading:
             if (found := self._known(key, entry)) is not None:
                 return found
-            loaded = ModelVersion.load(
+            # In a thread that ends, and its OpenMP helpers with it.
+            loaded = aside(lambda: ModelVersion.load(
                 entry.folder, entry.manifest, self.device, self.threads,
                 turn=self._turn, backend=self._backend, precision=self._precision,
-            )  # fmt: skip
+            )).result()  # fmt: skip
             loaded.warm_up()
             loaded.vouch(entry.folder)
             with self._table:
@@ -114,8 +116,7 @@ class Predictor:
 
     def unload(self, name: str, version: str) -> None:
         """Forget a version, and give its device memory back, once no case is being worked on."""
-        with self._turn, self._table:
-            self._warm.pop(f"{name}@{version}", None)
+        self._turn(lambda: self._forget(f"{name}@{version}"))
         _release()
 
     def relieve(self, name: str, version: str) -> None:
@@ -125,6 +126,10 @@ class Predictor:
         """
         if not self._keep_within(1, f"{name}@{version}"):
             self.unload(name, version)
+
+    def _forget(self, key: str) -> None:
+        with self._table:
+            self._warm.pop(key, None)
 
     def _known(self, key: str, entry: Entry) -> ModelVersion | None:
         with self._table:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from app import limits
 from app.model import save
 from app.predictor import Predictor, out_of_memory
 from app.sdk.errors import ModelNotFound, ModelNotReady
@@ -127,6 +128,7 @@ def test_what_is_unloaded_gives_its_memory_back(tmp_path: Path, backend: str, ho
 
 def weigh(store: Path, backend: str, how: str) -> tuple[int, int, int]:
     """Bytes of a version's weights, what its load added to this process, and what its unloading gave back."""
+    limits.keep_memory()  # as a worker's allocator does
     predictor = Predictor(store, "cpu", 1, backend=backend, budget=1 if how == "budget" else 0)
     predictor.version("tiny", "1.0.0")
     predictor.unload("tiny", "1.0.0")  # what is paid once, libraries and their pools, is paid now

@@ -3,8 +3,8 @@
 Notable choices:
 - Each chunk goes straight through: parser, NIfTI check, storage. Memory stays the same for any size of upload, and
   nothing is written outside of the storage's own folder.
-- The event loop only passes chunks on; parsing, inflating, hashing and writing run in a thread. A megabyte may gather
-  before it; a faster sender has to wait.
+- The event loop only passes chunks on; parsing and inflating run in one thread, hashing and writing a few pieces behind
+  it in another. A megabyte may gather before them; a faster sender has to wait.
 - Nothing becomes visible before everything was checked. Whatever goes wrong, also a client that hangs up, leaves the
   storage as it was.
 - The digest of a submission is of its parts by name, so a retry with another boundary or order is still the same.
@@ -18,6 +18,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import anyio
 from starlette.requests import Request
@@ -25,6 +26,7 @@ from starlette.requests import Request
 from app.api import documents
 from app.api.dependencies import Services
 from app.api.multipart import FormParser, PartHead, Sink
+from app.aside import Behind, aside
 from app.imaging import grids
 from app.imaging.header import Header
 from app.imaging.intake import Intake
@@ -39,6 +41,8 @@ MODEL = r"[a-z0-9@.-]{1,160}"
 
 GATHERED_CHUNKS = 16
 """Chunks (of 64 KiB, as the server gives them) that may wait for the thread."""
+PIECES_BEHIND = 8
+"""Pieces (of 256 KiB) that may wait to be hashed and written."""
 
 _FIELD_BYTES = 256
 _VOLUMES = frozenset(Input)
@@ -84,8 +88,9 @@ class Reception:
         if head.name in _VOLUMES:
             self._digests[head.name] = ""
             return _Volume(
-                Input(head.name), self._limits, self._writer, done=self._received, chosen=bool(head.filename)
-            )
+                Input(head.name), self._limits, self._writer, self._behind, done=self._received,
+                chosen=bool(head.filename),
+            )  # fmt: skip
         allowed = ", ".join((*Input, *texts))
         raise InvalidRequest(f"The form has a field that this call does not take; it takes {allowed}.")
 
@@ -104,9 +109,10 @@ class Reception:
     def keep(self) -> dict[Input, InputSummary]:
         """Makes the volumes durable. Raises StorageFull."""
         kept = {}
-        for name, writer in self._writers.items():
+        begun = {name: aside(writer.commit) for name, writer in self._writers.items()}
+        for name, committed in begun.items():
             header = self.study.headers[name]
-            sha256, size = writer.commit()
+            sha256, size = committed.result()
             kept[name] = InputSummary(
                 sha256=sha256,
                 bytes=size,
@@ -122,6 +128,9 @@ class Reception:
     def _writer(self, name: Input) -> Writer:
         self._writers[name] = self._open.enter_context(self._storage.writer())
         return self._writers[name]
+
+    def _behind(self) -> Behind:
+        return self._open.enter_context(Behind(PIECES_BEHIND))
 
     def _received(self, name: Input, header: Header | None, digest: str) -> None:
         if header is None:  # a file picker that was left empty
@@ -212,13 +221,14 @@ class _Volume:
         name: Input,
         limits: Limits,
         writer: Callable[[Input], Writer],
+        behind: Callable[[], Behind],
         *,
         done: Callable[[Input, Header | None, str], None],
         chosen: bool,
     ) -> None:
         self._name = name
         self._intake = Intake(name, limits)
-        self._new_writer = writer
+        self._new_writer, self._new_behind = writer, behind
         self._writer: Writer | None = None
         self._hash = hashlib.sha256()
         self._done = done
@@ -227,11 +237,15 @@ class _Volume:
     def write(self, chunk: memoryview) -> None:
         if self._writer is None:
             self._writer = self._new_writer(self._name)
-        self._hash.update(chunk)
-        for piece in self._intake.feed(bytes(chunk)):
-            self._writer.write(piece)
+            self._behind = self._new_behind()
+        sent = bytes(chunk)
+        self._behind(partial(self._hash.update, sent))
+        for piece in self._intake.feed(sent):
+            self._behind(partial(self._writer.write, piece))
 
     def close(self) -> None:
+        if self._writer is not None:
+            self._behind.catch_up()
         empty_picker = self._writer is None and not self._chosen
         header = None if empty_picker else self._intake.finish()
         self._done(self._name, header, self._hash.hexdigest())
