@@ -151,17 +151,16 @@ def _smooth(values: np.ndarray) -> bool:
 
 def _enclosed(values: np.ndarray, edges: np.ndarray, axis: int) -> np.ndarray:
     """What bone surrounds in its own axial slice. Gaps of up to 6 mm are closed: sutures, thin bone, foramina."""
-    slices = np.moveaxis(values > _SKULL_HU, axis, 0)
+    bone = np.moveaxis(values > _SKULL_HU, axis, 0)
     edge = float(np.delete(edges, axis).mean())
     reach = round(3.0 / edge)
-    result = np.zeros_like(slices)
-    for bone, inside in zip(slices, result, strict=True):
-        ring = np.pad(bone, reach + 1)
-        if reach:
-            ring = ndimage.binary_closing(ring, iterations=reach)
-        core = slice(reach + 1, -reach - 1)
-        inside[:] = ndimage.binary_fill_holes(ring)[core, core] & ~bone
-    return np.moveaxis(result, 0, axis)
+    within = slice(reach + 1, -reach - 1)
+    in_slice = ndimage.generate_binary_structure(2, 1)[None]
+    ring = np.pad(bone, ((0, 0), (reach + 1,) * 2, (reach + 1,) * 2))
+    if reach:
+        ring = ndimage.binary_closing(ring, in_slice, iterations=reach)
+    inside = ndimage.binary_fill_holes(ring, in_slice)[:, within, within] & ~bone
+    return np.moveaxis(inside, 0, axis)
 
 
 def _widest(mask: np.ndarray, edges: np.ndarray, axis: int) -> float:
@@ -174,13 +173,23 @@ def _contrast(values: np.ndarray, enclosed: np.ndarray, edges: np.ndarray, field
     """Arteries stand out of the brain's middle in a CTA, and do not in an NCCT. Calcified plexus is under 1 mL."""
     if edges.max() > 1.2 * _WORKING_MM:  # slices too thick to tell an artery
         return ()
-    deep = ndimage.distance_transform_edt(enclosed, sampling=edges) > 8
-    bright_ml = np.count_nonzero(deep & (values > _CONTRAST_HU)) * float(np.prod(edges)) / 1000
+    bright = np.argwhere(enclosed & (values > _CONTRAST_HU))
+    bright_ml = np.count_nonzero(_deeper(bright, enclosed, edges, 8)) * float(np.prod(edges)) / 1000
     if field is Input.CTA and bright_ml < 0.3:
         return (_flag("contrast-doubtful", field, "the arteries of the brain are hardly brighter than its tissue"),)
     if field is Input.NCCT and bright_ml > 5:
         return (_flag("contrast-doubtful", field, "the arteries of the brain are bright, as after contrast"),)
     return ()
+
+
+def _deeper(voxels: np.ndarray, mask: np.ndarray, edges: np.ndarray, mm: float) -> np.ndarray:
+    """(n,) whether all neighbours of a voxel (n, 3) within ``mm`` are in the mask: no map of distances for so few."""
+    reach = np.ceil(mm / edges).astype(int)
+    around = np.pad(mask, [(n, n) for n in reach], constant_values=True)
+    steps = np.indices(tuple(2 * reach + 1)).reshape(3, -1).T
+    near = steps[np.linalg.norm((steps - reach) * edges, axis=1) <= mm]
+    deeper: np.ndarray = np.all([around[tuple((voxels + step).T)] for step in near], axis=0)
+    return deeper
 
 
 def _between(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
