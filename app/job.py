@@ -6,6 +6,8 @@ Notable choices:
 - A step is a pure function of the stored study and the model version: where its bytes are gone it is simply run again.
 - A step does not raise. A refusal (an RlvoError below 500) is its result, final at once; anything else is tried three
   times. Logs name the kind of an unexpected error and its place, never its message, which may hold a patient's value.
+- What `prepare` read of a study is held until its reasons are told, so that no volume is inflated twice; a worker that
+  takes over reads it again.
 - Only `record` writes: maps, figures and the report become blobs, then one transaction holds the numbers, the names of
   the blobs, the audit.
 """
@@ -87,6 +89,7 @@ class Job:
         self._storage = storage
         self._predictor = predictor
         self._limits = limits
+        self._held: tuple[str, dict[Input, Volume]] = ("", {})
 
     def step(self, stage: Stage, study: Study, done: Steps) -> Done:
         """One step, tried until it is done or refused. Never raises an Exception."""
@@ -122,6 +125,7 @@ class Job:
 
     def tidy(self, prediction_id: str) -> None:
         """Clears the workbench of a prediction that nobody works on any more; another run's is left alone."""
+        self._held = ("", {})
         with self._database.reading() as session:
             finished = not work.unfinished(session, [prediction_id])
         if finished:
@@ -132,7 +136,7 @@ class Job:
 
         Raises InternalError where a volume is gone, ModelNotFound and ModelNotReady where the version is.
         """
-        return self._model(study).predict(self._prepared(study))
+        return self._model(study).predict(self._prepared(study, self._volumes(study)))
 
     def shadow(self, study: Study, entry: Entry) -> None:
         """Scores an answered study by another version of its model, beside the answer. Never raises an Exception."""
@@ -140,7 +144,7 @@ class Job:
                 "answered": study.model.version}  # fmt: skip
         try:
             version = self._predictor.version(entry.name, entry.version)
-            outcome = version.predict(self._prepared(study, version))
+            outcome = version.predict(self._prepared(study, self._volumes(study), version))
             with self._database.reading() as session:
                 answered = predictions.find(session, study.id, None)
         except RlvoError as error:
@@ -169,11 +173,16 @@ class Job:
         return steps[stage](study, done)
 
     def _prepare(self, study: Study, _done: Steps) -> str:
-        return self._storage.workbench(study.id).put(self._prepared(study).to_bytes())
+        volumes = self._volumes(study)
+        if study.explain:
+            self._held = (study.id, volumes)
+        return self._storage.workbench(study.id).put(self._prepared(study, volumes).to_bytes())
 
-    def _prepared(self, study: Study, version: ModelVersion | None = None) -> Case:
+    def _volumes(self, study: Study) -> dict[Input, Volume]:
         begun = {field: aside(partial(self._verified, study, field)) for field in study.inputs}
-        volumes = {field: volume.result() for field, volume in begun.items()}
+        return {field: volume.result() for field, volume in begun.items()}
+
+    def _prepared(self, study: Study, volumes: dict[Input, Volume], version: ModelVersion | None = None) -> Case:
         record = ClinicalRecord.model_validate_json(json.dumps(study.clinical))
         return (version or self._model(study)).prepare(volumes, record)
 
@@ -197,9 +206,7 @@ class Job:
         attribution, maps = version.explain(case, method=FINE if study.exact else None)
         answer = _answer(study, json.loads(self._bytes(Stage.PREDICT, study, done)), attribution)
         bench, files = self._storage.workbench(study.id), []
-        for file in publish.files(
-            answer, case, version.manifest, maps, partial(self._volume, study), self._card(study)
-        ):
+        for file in publish.files(answer, case, version.manifest, maps, partial(self._seen, study), self._card(study)):
             files.append([file.name, bench.put(file.content), file.media_type])
         listed = [name[5:-7] for name, _, _ in files if name.startswith("maps/")]  # maps/<name>.nii.gz
         attribution = attribution.model_copy(update={"maps": listed})
@@ -240,6 +247,11 @@ class Job:
         if data is None:
             raise InternalError("A map or a figure went missing before it was recorded")
         return Artifact(name, self._storage.put(data), len(data), media_type)
+
+    def _seen(self, study: Study, field: Input) -> Volume:
+        """An upload as `prepare` saw it."""
+        holder, volumes = self._held
+        return volumes[field] if holder == study.id else self._volume(study, field)
 
     def _verified(self, study: Study, field: Input) -> Volume:
         if not self._storage.verify(study.inputs[field].sha256):
