@@ -26,17 +26,18 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import numpy as np
+import torch
 
 from app.imaging import template
 from app.manifest import Manifest
 from app.phantoms.cohort import write_patient
 from app.registry import Registry
-from app.sdk import Client
-from app.sdk.types import Channel
+from app.sdk import Client, Progress
+from app.sdk.types import Channel, Prediction
 from bench import peers, serve
 
 STEPS = 32
@@ -135,16 +136,36 @@ def service(store: Path, scratch: Path, precision: str) -> Iterator[Client]:
             process.terminate()
 
 
-def ours(study: dict[str, Path], store: Path, scratch: Path, rounds: int, precision: str) -> tuple[list[float], Any]:
-    """Seconds of each round through the service, after two that warm it; the last prediction."""
+class Spent(NamedTuple):
+    """Seconds of one study at its client: all of them, and those after the last byte was sent."""
+
+    whole: float
+    after: float
+
+
+def ours(
+    study: dict[str, Path], store: Path, scratch: Path, rounds: int, precision: str
+) -> tuple[dict[bool, list[Spent]], Prediction]:
+    """What each round took with reasons and without, after two that warm the service; the last prediction with them."""
     clinical = json.loads(study["clinical"].read_text())
-    seconds = []
+    spent: dict[bool, list[Spent]] = {False: [], True: []}
     with service(store, scratch, precision) as client:
-        for _ in range(rounds + 2):
-            began = time.perf_counter()
-            prediction = client.predict(ncct=study["ncct"], cta=study["cta"], clinical=clinical)
-            seconds.append(time.perf_counter() - began)
-    return seconds[2:], prediction
+        for explain, kept in spent.items():
+            for _ in range(rounds + 2):
+                sent: list[float] = []
+
+                def watch(progress: Progress, sent: list[float] = sent) -> None:
+                    if progress.stage == "upload":
+                        sent[:] = [time.perf_counter()]
+
+                began = time.perf_counter()
+                prediction = client.predict(
+                    ncct=study["ncct"], cta=study["cta"], clinical=clinical, explain=explain, on_progress=watch
+                )
+                ended = time.perf_counter()
+                kept.append(Spent(ended - began, ended - sent[0]))
+            print(f"the worker's own timings: {prediction.timings}", flush=True)
+    return {explain: kept[2:] for explain, kept in spent.items()}, prediction
 
 
 def rate(ask: Callable[[], object], count: int, concurrency: int) -> float:
@@ -195,6 +216,7 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--model", choices=("default", "demo"), default="demo")
     arguments.add_argument("--concurrency", type=int, default=0, help="only this: so many studies at once")
+    arguments.add_argument("--alone", action="store_true", help="without the usual pipeline")
     given = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         store, scratch = Path(folder) / "store", Path(folder)
@@ -205,19 +227,27 @@ def main() -> None:
             at_once(study, store, scratch, given.concurrency)
             return
         found = {}
-        for precision in ("float32", "bfloat16"):
+        for precision in ("bfloat16",) if torch.cuda.is_available() else ("float32", "bfloat16"):
             print(f"rlvo, {precision} ...", flush=True)
             found[precision], prediction = ours(study, store, scratch, given.rounds, precision)
-        print(f"the worker's own timings: {prediction.timings}")
         for name, summary in prediction.inputs.items():
             print(f"{name}: {'x'.join(map(str, summary.shape))}, {summary.bytes / 1e6:.0f} MB")
+        for precision, spent in found.items():
+            for explain, kept in spent.items():
+                whole, after = (statistics.median(column) for column in zip(*kept, strict=True))
+                reasons = "explained" if explain else "no reasons"
+                print(
+                    f"rlvo, {precision}, {reasons}: p50 {whole:.2f} s of {len(kept)}, {after:.3f} s after the last byte"
+                )
+        if given.alone:
+            return
         print("the usual pipeline ...", flush=True)
-        spent = usual(study, store)
-        whole = sum(spent.values())
-        print(f"\nusual: {whole:.1f} s ({', '.join(f'{name} {seconds:.1f}' for name, seconds in spent.items())})")
-        for precision, seconds in found.items():
-            middle = statistics.median(seconds)
-            print(f"rlvo, {precision}: p50 {middle:.2f} s of {len(seconds)}, {whole / middle:.0f} times as fast")
+        stages = usual(study, store)
+        theirs = sum(stages.values())
+        print(f"\nusual: {theirs:.1f} s ({', '.join(f'{name} {seconds:.1f}' for name, seconds in stages.items())})")
+        for precision, spent in found.items():
+            middle = statistics.median(one.whole for one in spent[True])
+            print(f"rlvo, {precision}: {theirs / middle:.0f} times as fast")
 
 
 if __name__ == "__main__":

@@ -40,14 +40,29 @@ def running(command: list[str], environment: dict[str, str], **options: Any) -> 
             process.terminate()
 
 
+def apart() -> list[int]:
+    """The cores that we may use: first one of each that shares nothing with another, then their siblings."""
+    mine = sorted(os.sched_getaffinity(0))
+    seen: set[str] = set()
+    first = []
+    for core in mine:
+        siblings = Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list")
+        key = siblings.read_text() if siblings.exists() else str(core)
+        if key not in seen:
+            seen.add(key)
+            first.append(core)
+    return first + [core for core in mine if core not in first]
+
+
 def rate(workers: int, studies: int, url: str, scratch: Path, store: Path, patient: dict[str, Path]) -> float:
     """Predictions a second of so many workers, over a database of their own."""
     environment = os.environ | {
         "RLVO_DATA_DIR": str(scratch), "RLVO_DATABASE_URL": url, "RLVO_MODEL_STORE": str(store),
-        "RLVO_DEFAULT_MODEL": "bench", "RLVO_THREADS": "1", "RLVO_LOG_LEVEL": "warning", "OMP_NUM_THREADS": "1",
+        "RLVO_DEFAULT_MODEL": "bench", "RLVO_THREADS": "1", "RLVO_DEVICE": "cpu",
+        "RLVO_LOG_LEVEL": "warning", "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     rlvo = [sys.executable, "-m", "app.cli"]
-    cores = sorted(os.sched_getaffinity(0))
+    cores = apart()
     clinical = json.loads(patient["clinical"].read_text())
     database = Database(url)
     with running([*rlvo, "serve", "--no-worker", "--port", "0"], environment, stdout=subprocess.PIPE) as api:
