@@ -32,6 +32,7 @@ log = logging.getLogger("rlvo.serve")
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
 SETTLED = 60.0  # a worker that lived this long did not fail at its start
+SPINS = "1000"  # some 10 us for which torch's idle threads stand by: from one layer to the next, not into others' work
 GRACE = 30.0  # seconds that a draining worker gets before it is killed; its job resumes at the next start
 
 
@@ -124,6 +125,7 @@ def worker(
 
     Any number may run, on any machines that reach the database and the blobs. One per GPU.
     """
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     from app import logs
     from app.commands.common import settings
     from app.outbound import Outbound

@@ -1,23 +1,27 @@
 """The trunks by OpenVINO on a CPU. The one file that imports it, and only on purpose.
 
 Notable choices:
+- The graph is said in OpenVINO's own words, a dozen convolutions a fold. Its converter gives the same numbers from a
+  trace of torch's, for half a second of both cores and a hundred megabytes: a version that is promoted under load
+  disturbed whoever was served beside it (bench/swap.py).
 - All folds are one graph of one fixed shape: the runtime then plans memory and threads once.
-- ``import openvino`` brings a package that reports each conversion to its maker unless somebody opted out on this very
-  machine. A hospital's service reports to nobody: that package is made unimportable first, and OpenVINO then takes its
-  own stub in its place (openvino/tools/ovc/convert_impl.py).
+- ``import openvino`` brings a package that reports its use to its maker unless somebody opted out on this very machine.
+  A hospital's service reports to nobody: that package is made unimportable first, and OpenVINO then takes its own stub
+  in its place (openvino/tools/ovc/convert_impl.py).
 """
 
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from app.network.daft import Network
+from app.network.resnet import Residual, Trunk
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
@@ -27,18 +31,12 @@ class Trunks:
 
     def __init__(self, folds: Sequence[Network], shape: tuple[int, int, int, int], precision: str) -> None:
         openvino = library()
-        whole = (1, *shape)
-        example = torch.zeros(whole)
-        # torch would have its exporter used; that one takes seconds where the tracer takes none, and warns too.
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            traced = torch.jit.trace(_Together(folds), example, check_trace=False)  # type: ignore[no-untyped-call]
-            graph = openvino.convert_model(traced, example_input=(example,), input=[whole])
         hints = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
+        graph = _Graph().of(folds, shape)
         self._request = openvino.compile_model(graph, "CPU", hints).create_infer_request()
 
     def __call__(self, image: Tensor, /) -> list[Tensor]:
@@ -47,13 +45,37 @@ class Trunks:
         return [torch.from_numpy(part.copy()) for part in found.values()]
 
 
-class _Together(nn.Module):
-    def __init__(self, folds: Sequence[Network]) -> None:
-        super().__init__()
-        self.trunks = nn.ModuleList(fold.trunk for fold in folds)
+class _Graph:
+    """``resnet.Trunk`` of every fold, batch normalisation folded in, as one OpenVINO model of one image."""
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        return tuple(trunk(image) for trunk in self.trunks)
+    def __init__(self) -> None:
+        self._model = library().Model
+        import openvino.opset13 as words
+
+        self._words: Any = words
+
+    def of(self, folds: Sequence[Network], shape: tuple[int, int, int, int]) -> Any:
+        image = self._words.parameter([1, *shape], np.float32)
+        return self._model([self._trunk(fold.trunk, image) for fold in folds], [image], "trunks")
+
+    def _trunk(self, trunk: Trunk, image: Any) -> Any:
+        stem, two, none = trunk.stem, [2, 2, 2], [0, 0, 0]
+        x = self._words.max_pool(self._conv(stem.conv, image), two, [1, 1, 1], none, none, two).output(0)
+        x = self._words.relu(x)
+        for block in (trunk.block1, trunk.block2, trunk.block3):
+            x = self._block(block, x)
+        return x
+
+    def _block(self, block: Residual, x: Any) -> Any:
+        inner = self._words.relu(self._conv(block.conv1, x))
+        beside = x if isinstance(block.shortcut, nn.Identity) else self._conv(block.shortcut.conv, x)
+        return self._words.relu(self._words.add(beside, self._conv(block.conv2, inner)))
+
+    def _conv(self, layer: Any, x: Any) -> Any:
+        weight, bias = (part.detach().contiguous().numpy() for part in (layer.weight, layer.bias))
+        pads = list(layer.padding)
+        found = self._words.convolution(x, self._words.constant(weight), list(layer.stride), pads, pads, [1, 1, 1])
+        return self._words.add(found, self._words.constant(bias.reshape(1, -1, 1, 1, 1)))
 
 
 def library() -> Any:
