@@ -123,6 +123,10 @@ class ModelVersion:
             manifest, f"sha256:{hashlib.sha256(content).hexdigest()}", committee, turn, _marker(folder, manifest)
         )
 
+    def take_turns(self, turn: Turn) -> None:
+        """From now on it works when others that share its device do not."""
+        self._turn = turn
+
     def warm_up(self) -> None:
         """Have paid now what the first patient would pay: the network's kernels, the atlas, the imageless case.
 

@@ -17,12 +17,13 @@ import gc
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from threading import Lock
 
 import torch
 
-from app.aside import OneThread, aside
+from app.aside import OneThread, aside, at_once
 from app.model import ModelVersion
 from app.network.backends import Backend, Precision
 from app.network.ensemble import pick_device
@@ -75,17 +76,27 @@ class Predictor:
             if (found := self._known(key, entry)) is not None:
                 return found
             # In a thread that ends, and its OpenMP helpers with it.
-            loaded = aside(lambda: ModelVersion.load(
-                entry.folder, entry.manifest, self.device, self.threads,
-                turn=self._turn, backend=self._backend, precision=self._precision,
-            )).result()  # fmt: skip
-            loaded.warm_up()
-            loaded.vouch(entry.folder)
+            loaded = aside(partial(self._loaded, entry)).result()
             with self._table:
                 self._warm[key] = _Warm(entry, loaded)
             self._keep_within(self.budget, key)
             _release()  # the files' bytes and the folds before normalisation was folded in: thrice the weights (seen)
             return loaded
+
+    def _loaded(self, entry: Entry) -> ModelVersion:
+        """The version, warm and vouched for.
+
+        On a CPU all of that is done beside whoever is served, who would wait longer for a turn of so many pieces; a
+        card's memory is one case's at a time.
+        """
+        loaded = ModelVersion.load(
+            entry.folder, entry.manifest, self.device, self.threads,
+            turn=self._turn if self.device == "cuda" else at_once, backend=self._backend, precision=self._precision,
+        )  # fmt: skip
+        loaded.warm_up()
+        loaded.vouch(entry.folder)
+        loaded.take_turns(self._turn)
+        return loaded
 
     def check(self, name: str, version: str) -> None:
         """Loads the version if it was not yet, and checks its files and golden cases even if it was.
@@ -94,7 +105,10 @@ class Predictor:
         """
         entry = self.registry.resolve(f"{name}@{version}")
         self.registry.verify(entry)
-        self.version(name, version).vouch(entry.folder)
+        if (known := self._known(f"{name}@{version}", entry)) is not None:
+            known.vouch(entry.folder)
+        else:
+            self.version(name, version)  # which vouches for what it loads
 
     def loaded(self) -> list[ModelRef]:
         """The versions that are warm now."""

@@ -1,7 +1,8 @@
 """The version that serves is promoted and rolled back under load: failed requests, and how much slower the slowest get.
 
-``python -m bench.swap [--seconds 15] [--concurrency 4]``: prepared tensors of the trained version's own shape to
-`rlvo serve`, without a swap and then with one after the other, there and back; requests, failures, p50 and p99 of each.
+``python -m bench.swap [--seconds 10] [--rounds 4] [--concurrency 4]``: prepared tensors of the trained version's own
+shape to `rlvo serve`, so many seconds without a swap and so many with one after the other, there and back, in turns, so
+that a machine that gets slower is slower for both; requests, failures, p50 and p99 of each.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.registry import Registry
@@ -20,29 +23,58 @@ from app.sdk import Client
 from bench import serve
 
 
-def load(ask: serve.Ask, port: int, concurrency: int, until: Callable[[], bool]) -> tuple[list[float], list[str]]:
-    """Seconds of each request that so many askers made until it is over, and what failed."""
-    seconds: list[float] = []
-    failed: list[str] = []
+@dataclass
+class Asked:
+    """Seconds of each request that was answered, and what failed."""
+
+    seconds: list[float] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+    def add(self, more: Asked) -> None:
+        self.seconds += more.seconds
+        self.failed += more.failed
+
+    def at(self, share: float) -> float:
+        """Milliseconds within which such a share was answered."""
+        return 1000 * sorted(self.seconds)[int(share * (len(self.seconds) - 1))]
+
+
+def load(ask: serve.Ask, port: int, concurrency: int, until: Callable[[], bool]) -> Asked:
+    """What so many askers met until it was over."""
+    asked = Asked()
 
     def go_on() -> None:
         while not until():
             try:
-                seconds.append(serve.timed(ask, port))
+                asked.seconds.append(serve.timed(ask, port))
             except Exception as error:  # noqa: BLE001 - whatever it is, it is what is counted
-                failed.append(str(error)[:200])
+                asked.failed.append(str(error)[:200])
 
     askers = [threading.Thread(target=go_on) for _ in range(concurrency)]
     for asker in askers:
         asker.start()
     for asker in askers:
         asker.join()
-    return sorted(seconds), failed
+    return asked
+
+
+def swap(port: int, seconds: float, moves: int, over: threading.Event) -> int:
+    """Promotes one version after the other for so long; how many promotions there were in all."""
+    try:
+        with Client(f"http://127.0.0.1:{port}") as client:
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                client.registry.promote("bench", "1.0.0" if moves % 2 else "1.1.0")
+                moves += 1
+    finally:
+        over.set()
+    return moves
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--seconds", type=float, default=15)
+    arguments.add_argument("--seconds", type=float, default=10)
+    arguments.add_argument("--rounds", type=int, default=4)
     arguments.add_argument("--concurrency", type=int, default=4)
     given = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -56,36 +88,27 @@ def main() -> None:
         Registry(store).set_alias("bench", "champion", "1.0.0")
         port = serve.free_port()
         ask = serve.question("rlvo", *tensors)
+        quiet, swapped, moves = Asked(), Asked(), 0
         process = serve.start("rlvo", port, store, scratch, token)
         try:
             serve.first_answer(process, ask, port)
-            found = {}
-            end = time.monotonic() + given.seconds
-            found["undisturbed"] = load(ask, port, given.concurrency, lambda: time.monotonic() > end)
-            moves = 0
-            over = threading.Event()
-
-            def swap() -> None:
-                nonlocal moves
-                with Client(f"http://127.0.0.1:{port}") as client:
-                    end = time.monotonic() + given.seconds
-                    while time.monotonic() < end:
-                        client.registry.promote("bench", "1.0.0" if moves % 2 else "1.1.0")
-                        moves += 1
-                over.set()
-
-            mover = threading.Thread(target=swap)
-            mover.start()
-            found["while it is swapped"] = load(ask, port, given.concurrency, over.is_set)
-            mover.join()
+            for _ in range(given.rounds):
+                end = time.monotonic() + given.seconds
+                quiet.add(load(ask, port, given.concurrency, lambda end=end: time.monotonic() > end))
+                over = threading.Event()
+                with ThreadPoolExecutor(1) as mover:
+                    moving = mover.submit(swap, port, given.seconds, moves, over)
+                    swapped.add(load(ask, port, given.concurrency, over.is_set))
+                moves = moving.result()
         finally:
             serve.end(process, token)
     print(f"{moves} swaps\n\n| | requests | failed | p50 ms | p99 ms |\n|---|---|---|---|---|")
-    for name, (seconds, failed) in found.items():
-        at = [1000 * seconds[int(share * (len(seconds) - 1))] for share in (0.5, 0.99)]
-        print(f"| {name} | {len(seconds) + len(failed)} | {len(failed)} | {at[0]:.0f} | {at[1]:.0f} |")
-        if failed:
-            print(f"first failure: {failed[0]}")
+    for name, asked in (("undisturbed", quiet), ("while it is swapped", swapped)):
+        count = len(asked.seconds) + len(asked.failed)
+        print(f"| {name} | {count} | {len(asked.failed)} | {asked.at(0.5):.0f} | {asked.at(0.99):.0f} |")
+        if asked.failed:
+            print(f"first failure: {asked.failed[0]}")
+    print(f"\np99 of the swapped to that of the undisturbed: {swapped.at(0.99) / quiet.at(0.99):.2f}")
 
 
 if __name__ == "__main__":
