@@ -27,7 +27,11 @@ _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
 
 class Trunks:
-    """See `backends.Trunks`. Compiled for images (c, x, y, z) of ``shape``; threads are torch's."""
+    """See `backends.Trunks`. Compiled for images (c, x, y, z) of ``shape``; threads are torch's.
+
+    :param folds: with batch normalisation folded in (``ensemble.folded``)
+    :raises ValueError: where it is not
+    """
 
     def __init__(self, folds: Sequence[Network], shape: tuple[int, int, int, int], precision: str) -> None:
         openvino = library()
@@ -72,6 +76,8 @@ class _Graph:
         return self._words.relu(self._words.add(beside, self._conv(block.conv2, inner)))
 
     def _conv(self, layer: Any, x: Any) -> Any:
+        if layer.bias is None:
+            raise ValueError("a normalisation follows this convolution: fold it in first")
         weight, bias = (part.detach().contiguous().numpy() for part in (layer.weight, layer.bias))
         pads = list(layer.padding)
         found = self._words.convolution(x, self._words.constant(weight), list(layer.stride), pads, pads, [1, 1, 1])

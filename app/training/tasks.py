@@ -20,6 +20,7 @@ from torch.nn import functional
 from app.manifest import Grid
 from app.network import backends
 from app.network.daft import Network, pool
+from app.network.ensemble import folded
 from app.sdk.types import Channel
 from app.training import augment, ranks
 from app.training.dataset import LATENTS, Dataset, Dropout, Vectors, draw_dropout, no_dropout
@@ -201,7 +202,7 @@ def views(network: Network, bench: Bench, count: int, seed: int, advance: Callab
     """``count`` views of every row by the network's trunk: the plain one, then augmented ones."""
     network.eval()
     shape = (len(bench.channels), *bench.grid.shape)
-    alone = backends.pick(backends.Backend.AUTO, bench.device, [network], shape)
+    alone = backends.pick(backends.Backend.AUTO, bench.device, [folded(network)], shape)
     made = []
     for view in range(count):
         rng = np.random.default_rng([seed, 8, view])

@@ -17,7 +17,7 @@ from app.network.backends import Backend, Precision
 from app.network.committee import Networks
 from app.registry import Registry
 from app.sdk.errors import ModelNotReady
-from tests.factory import tiny_case, tiny_version
+from tests.factory import random_network, tiny_case, tiny_manifest, tiny_version
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,6 +44,12 @@ def test_an_explanation_adds_up_to_what_the_backend_predicted(tmp_path: Path) ->
     assert why.total == pytest.approx(version.predict(case).log_odds, abs=1e-5)
     parts = sum(part.contribution for part in (*why.clinical, *why.imaging))
     assert why.base + parts == pytest.approx(why.total, abs=1e-6)
+
+
+def test_a_normalisation_that_is_not_folded_in_is_not_passed_over() -> None:
+    network, shape = random_network(tiny_manifest().architecture, 0), (2, 16, 16, 16)
+    with pytest.raises(ValueError, match="fold it in"):
+        backends.pick(Backend.OPENVINO, torch.device("cpu"), [network], shape)
 
 
 def test_two_answers_do_not_share_memory(tmp_path: Path) -> None:
