@@ -13,7 +13,7 @@ Notable choices:
 - SIGTERM drains: nothing new is taken, the job in hand is finished, or else put back.
 - A version is loaded beside the one that serves: threads take turns at the interpreter fifty times as often as by
   default, the loading one with less claim on the cores, and what was imported is no more looked through for garbage.
-  So a promotion made the slowest of a hundred answers 1.5 times as late, not 2.4 times (bench/swap.py).
+  What a promotion costs the slowest of a hundred answers, bench/swap.py measures.
 - A job that keeps killing its worker without reaching a new stage is quarantined with its own code.
 """
 
