@@ -74,12 +74,15 @@ class OneThread:
     """Does what it is given in one thread of its own, a piece at a time; whoever gives it waits for the result."""
 
     def __init__(self, name: str) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name, initializer=self._here)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._thread: int | None = None
 
     def __call__(self, task: Callable[[], T], /) -> T:
         """The task's result, or its error. A task may give another one; it is done at once."""
-        return task() if threading.get_ident() == self._thread else self._pool.submit(task).result()
+        if threading.get_ident() == self._thread:
+            return task()
+        return self._pool.submit(self._do, task).result()
 
-    def _here(self) -> None:
+    def _do(self, task: Callable[[], T]) -> T:
         self._thread = threading.get_ident()
+        return task()

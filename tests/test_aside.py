@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -37,6 +38,15 @@ def test_one_thread_does_it_all_a_piece_at_a_time() -> None:
     assert alone(lambda: alone(piece)) in threads  # a task's own task is done at once, not waited for
     with pytest.raises(ValueError, match="no"):
         alone(refuse)
+
+
+def test_the_one_thread_ends_with_whoever_owned_it() -> None:
+    alone = OneThread("owned")
+    here = alone(threading.current_thread)
+    del alone
+    gc.collect()
+    here.join(10)
+    assert not here.is_alive()
 
 
 def test_what_lies_behind_is_done_in_order_and_no_further_behind_than_allowed() -> None:
