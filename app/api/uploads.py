@@ -16,6 +16,7 @@ import base64
 import hashlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import wait
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -110,6 +111,7 @@ class Reception:
         """Makes the volumes durable. Raises StorageFull."""
         kept = {}
         begun = {name: aside(writer.commit) for name, writer in self._writers.items()}
+        wait(begun.values())  # one that fails must not have the others dropped while they are at it
         for name, committed in begun.items():
             header = self.study.headers[name]
             sha256, size = committed.result()
