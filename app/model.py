@@ -92,7 +92,7 @@ class ModelVersion:
         self._marker = marker
         self.digest = digest
         self.committee = committee
-        self._turn = turn
+        self.turn = turn
 
     @classmethod
     def load(
@@ -123,10 +123,6 @@ class ModelVersion:
             manifest, f"sha256:{hashlib.sha256(content).hexdigest()}", committee, turn, _marker(folder, manifest)
         )
 
-    def take_turns(self, turn: Turn) -> None:
-        """From now on it works when others that share its device do not."""
-        self._turn = turn
-
     def warm_up(self) -> None:
         """Have paid now what the first patient would pay: the network's kernels, the atlas, the imageless case.
 
@@ -137,7 +133,7 @@ class ModelVersion:
         blank = np.zeros((channels, *self.manifest.grid.shape), np.float32)
         regions.labels(self.manifest.grid.shape, self.manifest.grid.affine)
         nobody, both = np.zeros((2, size), np.float32), np.asarray([True, False])
-        self._turn(lambda: self.committee.asker(blank)(nobody, both))
+        self.turn(lambda: self.committee.asker(blank)(nobody, both))
 
     def prepare(self, volumes: Mapping[Input, Volume], record: ClinicalRecord) -> Case:
         """One patient's volumes and record as this version sees them.
@@ -150,7 +146,8 @@ class ModelVersion:
         missing = [needed for needed in self.manifest.required_inputs if needed not in volumes]
         if missing:
             raise MissingInput(f"this model requires the volumes: {', '.join(missing)}")
-        segmenter = vessels.learned(self._marked) if self._marker else vessels.segment
+        marker = self._marker
+        segmenter = vessels.learned(lambda hu: self.turn(partial(marker, hu))) if marker else vessels.segment
         prepared = preprocess.prepare(volumes, self.manifest.grid, self.manifest.channels, segmenter=segmenter)
         encoded = clinical.encode(record, self.manifest.clinical, prepared.perfusion)
         presence = np.asarray(prepared.presence, dtype=bool)
@@ -172,13 +169,9 @@ class ModelVersion:
             affected=side,
         )
 
-    def _marked(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        assert self._marker is not None
-        return self._turn(partial(self._marker, values))
-
     def predict(self, case: Case) -> Outcome:
         """The calibrated probability, its uncertainty, and the decision at the version's threshold."""
-        logits, penultimate = self._turn(lambda: self.committee.answer(case.image, case.clinical, watch=self._watches))
+        logits, penultimate = self.turn(lambda: self.committee.answer(case.image, case.clinical, watch=self._watches))
         calibration = self.manifest.calibration
         log_odds = float(explanation.log_odds(logits.mean(), calibration))
         probability = float(expit(log_odds))
@@ -201,7 +194,7 @@ class ModelVersion:
 
         :param method: how they are computed; by default the quick way
         """
-        why = self._turn(lambda: explanation.explain(self.committee, self.manifest, case, maps=maps, method=method))
+        why = self.turn(lambda: explanation.explain(self.committee, self.manifest, case, maps=maps, method=method))
         grid = np.asarray(self.manifest.grid.affine, dtype=np.float64)
         own = {f"attribution-{channel}": self._on_patient(case, channel, map_) for channel, map_ in why.maps.items()}
         aligned = {f"aligned-attribution-{channel}": MapVolume(map_, grid) for channel, map_ in why.maps.items()}
@@ -233,7 +226,7 @@ class ModelVersion:
         """The largest difference between the golden cases' logits and what this device computes."""
         worst = 0.0
         for case, expected in golden_cases(self.manifest, folder):
-            logits = self._turn(partial(self.committee.logits, case.image, case.clinical))
+            logits = self.turn(partial(self.committee.logits, case.image, case.clinical))
             worst = max(worst, float(np.abs(logits - np.asarray(expected)).max()))
         return worst
 

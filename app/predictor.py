@@ -95,7 +95,7 @@ class Predictor:
         )  # fmt: skip
         loaded.warm_up()
         loaded.vouch(entry.folder)
-        loaded.take_turns(self._turn)
+        loaded.turn = self._turn
         return loaded
 
     def check(self, name: str, version: str) -> None:
