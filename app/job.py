@@ -6,7 +6,7 @@ Notable choices:
 - A step is a pure function of the stored study and the model version: where its bytes are gone it is simply run again.
 - A step does not raise. A refusal (an RlvoError below 500) is its result, final at once; anything else is tried three
   times. Logs name the kind of an unexpected error and its place, never its message, which may hold a patient's value.
-- What `prepare` read of a study is held until its reasons are told, so that no volume is inflated twice; a worker that
+- What `prepare` read of a study is held until its reasons are told, so that no volume is read twice; a worker that
   takes over reads it again.
 - Only `record` writes: maps, figures and the report become blobs, then one transaction holds the numbers, the names of
   the blobs, the audit.

@@ -4,8 +4,8 @@ Notable choices:
 - The kernel holds the limits, so native code that never gives the interpreter back is bound by them too.
 - Memory: RLIMIT_DATA (private writable memory; files mapped for reading, such as weights, are not counted). An
   allocation beyond it fails, and the step that asked for it with it; the worker lives.
-- Memory that was freed is kept for the next case: the kernel clears each page that it gives out, which took a sixth of
-  a study's time (docs/experiments.md). All threads share one heap, so that one's leavings serve the next one.
+- Memory that was freed is kept for the next case: the kernel clears each page that it gives out, which took an eighth
+  of a study's time (docs/experiments.md). All threads share one heap, so that one's leavings serve the next one.
 - CPU time: ITIMER_PROF counts the CPU seconds of all threads of the process, and SIGPROF ends it. The job goes back
   into the queue, and after three such ends into quarantine, while other jobs go on.
 """

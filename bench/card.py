@@ -53,7 +53,7 @@ def limit(rounds: int) -> float:
         conv = conv.to(memory_format=torch.channels_last_3d)
         x = torch.randn(batch, channels, edge, edge, edge, device="cuda", dtype=torch.bfloat16)
         x = x.contiguous(memory_format=torch.channels_last_3d)
-        took = milliseconds(lambda: conv(x), rounds)  # noqa: B023 - called at once
+        took = milliseconds(partial(conv, x), rounds)
         rate = 2 * 27 * channels**2 * batch * edge**3 / took / 1e9
         print(f"conv {channels} -> {channels}, {batch} x {edge}^3: {rate:.0f} TFLOP/s", flush=True)
         best = max(best, rate)
@@ -202,7 +202,7 @@ def forward(title: str, networks: Sequence[Network], image: Tensor, best: float,
             off = max(
                 float((seen.float() - want).norm() / want.norm()) for seen, want in zip(found, exact, strict=True)
             )
-            took = milliseconds(lambda: work(image), rounds)  # noqa: B023 - called at once
+            took = milliseconds(partial(work, image), rounds)
         except Exception as error:  # noqa: BLE001 - one way that fails leaves the others
             print(f"| {name} | {type(error).__name__}: {str(error)[:200]} |", flush=True)
             continue

@@ -1,13 +1,13 @@
 """The trunks by OpenVINO on a CPU. The one file that imports it, and only on purpose.
 
 Notable choices:
-- The graph is said in OpenVINO's own words, a dozen convolutions a fold. Its converter gives the same numbers from a
+- The graph is said in OpenVINO's own words, nine convolutions a fold. Its converter gives the same numbers from a
   trace of torch's, for half a second of both cores and a hundred megabytes: a version that is promoted under load
   disturbed whoever was served beside it (bench/swap.py).
 - All folds are one graph of one fixed shape: the runtime then plans memory and threads once.
-- ``import openvino`` brings a package that reports its use to its maker unless somebody opted out on this very machine.
-  A hospital's service reports to nobody: that package is made unimportable first, and OpenVINO then takes its own stub
-  in its place (openvino/tools/ovc/convert_impl.py).
+- ``import openvino`` brings a package that reports each conversion to its maker unless somebody opted out on that very
+  machine. Exports convert (app/graphs.py), and a hospital's service reports to nobody: that package is made
+  unimportable first, and OpenVINO then takes its own stub in its place (openvino/tools/ovc/convert_impl.py).
 """
 
 from __future__ import annotations
