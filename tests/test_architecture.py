@@ -35,6 +35,11 @@ def test_the_api_process_never_loads_torch() -> None:
     assert loaded("from app.config import Settings; import app.main", *heavy) == set()
 
 
+def test_a_worker_has_no_compiler_before_its_first_volume() -> None:
+    """LLVM is 50 MB that answers to prepared tensors do not need."""
+    assert loaded("import app.worker, app.imaging.preprocess", "numba", "llvmlite") == set()
+
+
 def test_the_command_line_starts_light() -> None:
     heavy = ("torch", "numpy", "fastapi", "sqlalchemy", "dbos", "httpx", "uvicorn", "pydantic")
     assert loaded("import app.cli", *heavy) == set()

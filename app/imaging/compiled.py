@@ -4,6 +4,8 @@ Notable choices:
 - ``cache=True`` keeps the machine code beside the source, so only the first worker of an installation compiles.
   Where no folder can be written (a read-only image without a home) numba refuses at import; then it is compiled
   in memory instead.
+- numba, and LLVM with it, are some 50 MB and a third of a second: they come with the first kernel that runs, so that
+  a worker asked only for prepared tensors, and a command that says a version's card, never have them.
 - Kernels release the GIL and are run on plain Python threads over disjoint slabs. numba's own ``prange`` is not
   used: its default threading layer aborts the process when two Python threads enter it at once.
 - Each slab is computed by the same instructions whichever thread runs it, so the number of threads changes nothing
@@ -16,22 +18,42 @@ import itertools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from typing import Any, TypeVar, cast
+from functools import cache, cached_property, update_wrapper
+from typing import Any, Generic, ParamSpec, TypeVar
 
-import numba
-
-F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
 
 MAX_THREADS = 8
 
 
-def compiled(function: F) -> F:
-    """Compile ``function`` on first use for the types it is called with; the GIL is released while it runs."""
-    try:
-        return cast("F", numba.njit(cache=True, nogil=True, error_model="numpy")(function))
-    except RuntimeError:  # "cannot cache function: no locator available"
-        return cast("F", numba.njit(nogil=True, error_model="numpy")(function))
+class compiled(Generic[P, R]):  # noqa: N801 - a decorator
+    """Compile a function on first use for the types it is called with; the GIL is released while it runs.
+
+    Kernels call each other by the same names whether compiled or not.
+    """
+
+    def __init__(self, function: Callable[P, R]) -> None:
+        self._function = function
+        update_wrapper(self, function)
+
+    def __call__(self, *arguments: P.args, **named: P.kwargs) -> R:
+        result: R = self._kernel(*arguments, **named)
+        return result
+
+    @cached_property
+    def _kernel(self) -> Any:
+        import numba
+
+        try:
+            return numba.njit(cache=True, nogil=True, error_model="numpy")(self._function)
+        except RuntimeError:  # "cannot cache function: no locator available"
+            return numba.njit(nogil=True, error_model="numpy")(self._function)
+
+    @property
+    def _numba_type_(self) -> Any:
+        """What numba takes this for where another kernel names it."""
+        return self._kernel._numba_type_
 
 
 @cache
