@@ -356,7 +356,7 @@ def _networks(files: Sequence[bytes], manifest: Manifest, device: str) -> Networ
         except (SafetensorError, RuntimeError) as error:
             raise ModelNotReady(f"{fold.file} does not hold the weights of the manifest's network") from error
         folds.append(network)
-    return Networks(Ensemble(folds, device), (len(manifest.channels), *manifest.grid.shape))
+    return Networks(Ensemble(folds, device, ours=True), (len(manifest.channels), *manifest.grid.shape))
 
 
 def _logistics(files: Sequence[bytes], manifest: Manifest) -> Logistics:

@@ -52,7 +52,8 @@ class Predictor:
     ) -> None:  # fmt: skip
         self.registry = model_store if isinstance(model_store, Registry) else Registry(model_store)
         self.device = pick_device(device).type
-        self.threads = threads
+        # Said to every load, not found there: it differs for a moment while a small tail is computed.
+        self.threads = threads or torch.get_num_threads()
         self.budget = budget
         self._backend, self._precision = Backend(backend), Precision(precision)
         self._warm: dict[str, _Warm] = {}

@@ -138,10 +138,8 @@ class Networks:
 
     def answer(self, image: Image, clinical: Vector, /, *, watch: bool = False) -> Answer:
         features, vector = self.ensemble.features(torch.from_numpy(image)), torch.from_numpy(clinical)[None]
-        return Answer(
-            self.ensemble.logits(features, vector)[:, 0].double().numpy(),
-            self.ensemble.penultimate(features, vector).double().numpy() if watch else None,
-        )
+        logits, pooled = self.ensemble.ending(features, vector)
+        return Answer(logits[:, 0].double().numpy(), pooled[0].double().numpy() if watch else None)
 
     @cached_property
     def _without(self) -> list[PatientTail]:

@@ -5,22 +5,28 @@ Notable choices:
 - On CUDA the trunk runs under bf16 autocast; the tail is float32 everywhere, so that an explanation, which asks the
   tail hundreds of questions, adds up to the very number that was predicted.
 - The trunks may be computed by another backend (app/network/backends); gradients and the tail are torch's.
+- A small tail is computed in one thread: of two, on cores that a backend's own threads have just used, one waits for
+  the other at each of its dozen layers (docs/experiments.md).
 - Only the first output is used; auxiliary outputs, if any, serve training.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from app.network.backends import Trunks
 from app.network.coalitions import PatientTail
 from app.network.daft import Network
 from app.network.fused import Convolution
+
+SMALL = 10**8
+"""Multiply-adds of one fold's tail up to which one thread computes it."""
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -32,13 +38,23 @@ def pick_device(wanted: str) -> torch.device:
 
 def folded(network: Network) -> Network:
     """A copy for inference, each batch normalisation folded into the convolution before it."""
-    network = copy.deepcopy(network).eval()
-    for parent in list(network.modules()):
+    return fold_in(copy.deepcopy(network))
+
+
+@torch.no_grad()
+def fold_in(network: Network) -> Network:
+    """The network itself, changed so."""
+    for parent in list(network.eval().modules()):
         for conv, norm in (("conv", "norm"), ("conv1", "norm1"), ("conv2", "norm2")):
-            if isinstance(getattr(parent, norm, None), nn.BatchNorm3d):
-                setattr(parent, conv, fuse_conv_bn_eval(getattr(parent, conv), getattr(parent, norm)))
-                setattr(parent, norm, nn.Identity())
             if isinstance(layer := getattr(parent, conv, None), nn.Conv3d):
+                if isinstance(after := getattr(parent, norm, None), nn.BatchNorm3d):
+                    assert after.running_mean is not None
+                    assert after.running_var is not None
+                    layer.weight, layer.bias = fuse_conv_bn_weights(
+                        layer.weight, layer.bias, after.running_mean, after.running_var, after.eps,
+                        after.weight, after.bias,
+                    )  # fmt: skip
+                    setattr(parent, norm, nn.Identity())
                 setattr(parent, conv, Convolution.of(layer))
     return network.requires_grad_(requires_grad=False)
 
@@ -47,12 +63,13 @@ class Ensemble:
     """Folds that answer together.
 
     :param networks: one per fold, as trained (not folded)
+    :param ours: whether they may be changed; a copy of a network takes as long as all the rest of its making
     """
 
-    def __init__(self, networks: Sequence[Network], device: str = "cpu") -> None:
+    def __init__(self, networks: Sequence[Network], device: str = "cpu", *, ours: bool = False) -> None:
         self.device = pick_device(device)
         self.backend: Trunks | None = None
-        self.folds = [folded(network).to(self.device) for network in networks]
+        self.folds = [(fold_in if ours else folded)(network).to(self.device) for network in networks]
         for fold in self.folds:
             for weight in fold.parameters():
                 if weight.dim() == 5:
@@ -80,21 +97,34 @@ class Ensemble:
             features: Tensor = fold.trunk(batch)
         return features.float()
 
-    @torch.no_grad()
     def logits(self, features: Sequence[Tensor], clinical: Tensor) -> Tensor:
         """(folds, n) logits of clinical vectors (n, v), for one patient's features."""
-        clinical = clinical.to(self.device, torch.float32)
-        rows = [fold.tail(seen.expand(len(clinical), -1, -1, -1, -1), clinical)[:, 0]
-                for fold, seen in zip(self.folds, features, strict=True)]  # fmt: skip
-        return torch.stack(rows).cpu()
+        return self.ending(features, clinical)[0]
 
     @torch.no_grad()
-    def penultimate(self, features: Sequence[Tensor], clinical: Tensor) -> Tensor:
-        """The last block's pooled output, (8 f,), averaged over folds, for one clinical vector (1, v)."""
+    def ending(self, features: Sequence[Tensor], clinical: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and the last block's pooled output, (n, 8 f), averaged over folds."""
         clinical = clinical.to(self.device, torch.float32)
-        seen = [fold.penultimate(x, clinical)[0] for fold, x in zip(self.folds, features, strict=True)]
-        return torch.stack(seen).mean(dim=0).cpu()
+        rows, pooled = [], []
+        with self._threads_for(len(clinical) * features[0][0, 0].numel()):
+            for fold, seen in zip(self.folds, features, strict=True):
+                pooled.append(fold.penultimate(seen.expand(len(clinical), -1, -1, -1, -1), clinical))
+                rows.append(fold.classify(pooled[-1], clinical)[:, 0])
+        return torch.stack(rows).cpu(), torch.stack(pooled).mean(dim=0).cpu()
 
     def tails(self, features: Sequence[Tensor]) -> list[PatientTail]:
         """Each fold's tail, prepared for many clinical vectors of one patient."""
         return [PatientTail(fold, seen) for fold, seen in zip(self.folds, features, strict=True)]
+
+    @contextmanager
+    def _threads_for(self, voxels: int) -> Iterator[None]:
+        """One thread, for whoever calls this alone, while a small tail is computed on so many voxels."""
+        weights = sum(weight.numel() for weight in self.folds[0].block.parameters() if weight.dim() == 5)
+        usual, small = torch.get_num_threads(), self.device.type == "cpu" and weights * voxels <= SMALL
+        if small:
+            torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            if small:
+                torch.set_num_threads(usual)
