@@ -129,11 +129,8 @@ class ModelVersion:
         Imaging's own kernels are not: two CPU seconds more at every start of a worker would be added to each recovery
         from a dead one, to spare one patient three.
         """
-        channels, size = len(self.manifest.channels), explanation.presence_bits(self.manifest).stop
-        blank = np.zeros((channels, *self.manifest.grid.shape), np.float32)
         regions.labels(self.manifest.grid.shape, self.manifest.grid.affine)
-        nobody, both = np.zeros((2, size), np.float32), np.asarray([True, False])
-        self.turn(lambda: self.committee.asker(blank)(nobody, both))
+        self.turn(self.committee.warm_up)
 
     def prepare(self, volumes: Mapping[Input, Volume], record: ClinicalRecord) -> Case:
         """One patient's volumes and record as this version sees them.

@@ -105,11 +105,11 @@ class Predictor:
         Raises ModelNotFound, ModelNotReady.
         """
         entry = self.registry.resolve(f"{name}@{version}")
-        self.registry.verify(entry)
         if (known := self._known(f"{name}@{version}", entry)) is not None:
+            self.registry.verify(entry)
             known.vouch(entry.folder)
         else:
-            self.version(name, version)  # which vouches for what it loads
+            self.version(name, version)  # which checks each file that it reads, and vouches for what it loads
 
     def loaded(self) -> list[ModelRef]:
         """The versions that are warm now."""

@@ -99,6 +99,9 @@ class Committee(Protocol):
     def answer(self, image: Image, clinical: Vector, /, *, watch: bool = False) -> Answer:
         """The same, and with ``watch`` the features that lead to it; the images are looked at once."""
 
+    def warm_up(self) -> None:
+        """Have paid now what the first case would pay."""
+
     def asker(self, image: Image, /) -> Asker:
         """Mean logits for many clinical vectors of one patient."""
 
@@ -152,12 +155,14 @@ class Networks:
         blank = self.ensemble.image(torch.zeros(self.shape))
         return [rescale.absence(fold, blank) for fold in self.ensemble.folds]
 
+    def warm_up(self) -> None:
+        nobody = np.zeros((2, self.ensemble.folds[0].architecture.clinical_size), np.float32)
+        self._asker(self._without)(nobody, np.asarray([True, False]))
+
     def asker(self, image: Image, /) -> Asker:
-        return self._asker(self.ensemble.features(torch.from_numpy(image)))
+        return self._asker(self.ensemble.tails(self.ensemble.features(torch.from_numpy(image))))
 
-    def _asker(self, features: Sequence[torch.Tensor]) -> Asker:
-        tails = self.ensemble.tails(features)
-
+    def _asker(self, tails: Sequence[PatientTail]) -> Asker:
         def ask(clinical: NDArray[np.float32], imaging: NDArray[np.bool_], /) -> Array:
             found = np.empty(len(clinical))
             for with_images, asked in ((True, tails), (False, self._without)):
@@ -183,7 +188,8 @@ class Networks:
         if method.modalities is Modalities.EXACT:
             channels[list(present)] = modality_shares_exact(self.ensemble, picture, vector, bits, present)
         # An explanation adds up to what was predicted, so it may only ask about the very features of the prediction.
-        asker = self._asker(features) if features and self.ensemble.differentiable else None
+        same = features and self.ensemble.differentiable
+        asker = self._asker(self.ensemble.tails(features)) if same else None
         return ImageShares(channels, smooth(by_voxel), asker)
 
     def _rescaled(
@@ -223,6 +229,9 @@ class Logistics:
     def answer(self, image: Image, clinical: Vector, /, *, watch: bool = False) -> Answer:  # noqa: ARG002
         """There is no layer before the last, and nothing to watch."""
         return Answer(self.logits(image, clinical), None)
+
+    def warm_up(self) -> None:
+        """Nothing is computed that takes time."""
 
     def asker(self, _image: Image, /) -> Asker:
         def ask(clinical: NDArray[np.float32], _imaging: NDArray[np.bool_], /) -> Array:
