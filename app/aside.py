@@ -31,6 +31,10 @@ def at_once(task: Callable[[], T], /) -> T:
     return task()
 
 
+def no_pause() -> None:
+    """Where nobody is in the way of anybody."""
+
+
 def aside(task: Callable[[], T]) -> Future[T]:
     """Begin a task in a thread of its own; ask for the result, or the error, when it is needed."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="aside")

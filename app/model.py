@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from safetensors.torch import save as save_tensors
 from scipy.special import expit, stdtrit
 
 from app import clinical, explanation, laterality
-from app.aside import Turn, at_once
+from app.aside import Turn, at_once, no_pause
 from app.case import Case
 from app.folders import appearing
 from app.manifest import Fold, GoldenCase, Manifest
@@ -99,11 +99,13 @@ class ModelVersion:
         cls, folder: Path, manifest: Manifest, device: str = "auto", threads: int = 0,
         turn: Turn = at_once,
         backend: Backend = Backend.TORCH, precision: Precision = Precision.FLOAT32,
+        pause: Callable[[], None] = no_pause,
     ) -> ModelVersion:  # fmt: skip
         """The version in ``folder``, ready to answer.
 
         :param threads: CPU threads of the whole process; 0 leaves them as they are
         :param backend: what computes the trunks, with ``precision`` on a CPU
+        :param pause: called between the pieces of the work, for the sake of who is served beside it
         :raises ModelNotReady: where a file is missing, is not the one that the manifest names, or does not fit it
         """
         if threads:
@@ -115,7 +117,8 @@ class ModelVersion:
         if manifest.kind == "logistic":
             committee = _logistics(files, manifest)
         else:
-            committee = _networks(files, manifest, device)
+            committee = _networks(files, manifest, device, pause)
+            pause()
             committee.run_on(backend, precision)
         stored = folder / "manifest.json"
         content = stored.read_bytes() if stored.exists() else manifest.model_dump_json().encode()
@@ -341,12 +344,13 @@ def _marker(folder: Path, manifest: Manifest) -> Marker | None:
         raise ModelNotReady("the vessel segmenter that the manifest names is damaged") from error
 
 
-def _networks(files: Sequence[bytes], manifest: Manifest, device: str) -> Networks:
+def _networks(files: Sequence[bytes], manifest: Manifest, device: str, pause: Callable[[], None]) -> Networks:
     expected = explanation.presence_bits(manifest).stop
     if manifest.architecture.clinical_size != expected:
         raise ModelNotReady(f"the manifest's clinical vector has {expected} entries, its network takes another number")
     folds = []
     for file, fold in zip(files, manifest.folds, strict=True):
+        pause()
         network = build(manifest.architecture)
         try:
             network.load_state_dict(load_tensors(file))

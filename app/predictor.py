@@ -16,6 +16,7 @@ import ctypes
 import gc
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,12 +24,15 @@ from threading import Lock
 
 import torch
 
-from app.aside import OneThread, aside, at_once
+from app.aside import OneThread, aside, at_once, no_pause
 from app.model import ModelVersion
 from app.network.backends import Backend, Precision
 from app.network.ensemble import pick_device
 from app.registry import Entry, Registry
 from app.sdk.types import ModelRef
+
+PAUSE = 0.05
+"""Seconds between two pieces of a load that nobody waits for: all at once, it would slow a dozen answers by a fifth."""
 
 
 @dataclass
@@ -61,9 +65,10 @@ class Predictor:
         self._table = Lock()
         self._turn = OneThread("device")
 
-    def version(self, name: str, version: str) -> ModelVersion:
+    def version(self, name: str, version: str, *, pause: Callable[[], None] = no_pause) -> ModelVersion:
         """The version, loaded if it was not yet, or if its manifest has been replaced since.
 
+        :param pause: see `ModelVersion.load`
         :raises ModelNotFound: where the store has no such version
         :raises ModelNotReady: where its files are not what its manifest says, or its golden cases come out otherwise
         """
@@ -77,14 +82,14 @@ class Predictor:
             if (found := self._known(key, entry)) is not None:
                 return found
             # In a thread that ends, and its OpenMP helpers with it.
-            loaded = aside(partial(self._loaded, entry)).result()
+            loaded = aside(partial(self._loaded, entry, pause)).result()
             with self._table:
                 self._warm[key] = _Warm(entry, loaded)
             self._keep_within(self.budget, key)
             _release()  # the files' bytes and the folds before normalisation was folded in: thrice the weights (seen)
             return loaded
 
-    def _loaded(self, entry: Entry) -> ModelVersion:
+    def _loaded(self, entry: Entry, pause: Callable[[], None]) -> ModelVersion:
         """The version, warm and vouched for.
 
         On a CPU all of that is done beside whoever is served, who would wait longer for a turn of so many pieces; a
@@ -93,8 +98,11 @@ class Predictor:
         loaded = ModelVersion.load(
             entry.folder, entry.manifest, self.device, self.threads,
             turn=self._turn if self.device == "cuda" else at_once, backend=self._backend, precision=self._precision,
+            pause=pause,
         )  # fmt: skip
+        pause()
         loaded.warm_up()
+        pause()
         loaded.vouch(entry.folder)
         loaded.turn = self._turn
         return loaded
@@ -109,7 +117,8 @@ class Predictor:
             self.registry.verify(entry)
             known.vouch(entry.folder)
         else:
-            self.version(name, version)  # which checks each file that it reads, and vouches for what it loads
+            # Each file is checked as it is read, and the version vouched for.
+            self.version(name, version, pause=partial(time.sleep, PAUSE))
 
     def loaded(self) -> list[ModelRef]:
         """The versions that are warm now."""

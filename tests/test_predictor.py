@@ -57,6 +57,13 @@ def test_a_damaged_version_is_not_kept(tmp_path: Path) -> None:
     assert predictor.loaded() == []
 
 
+def test_a_load_that_nobody_waits_for_makes_way_between_its_pieces(tmp_path: Path) -> None:
+    tiny_version(tmp_path)
+    predictor, pauses = Predictor(tmp_path, "cpu"), []
+    gently = predictor.version("tiny", "1.0.0", pause=lambda: pauses.append(1))
+    assert len(pauses) >= len(gently.manifest.folds) + 3  # the folds, the backend, the warming up, the golden cases
+
+
 def test_many_threads_get_one_version_and_equal_answers(tmp_path: Path) -> None:
     tiny_version(tmp_path)
     predictor = Predictor(tmp_path, "cpu")

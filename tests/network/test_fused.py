@@ -8,8 +8,9 @@ from torch.nn import functional
 
 from app.manifest import Architecture
 from app.network.daft import build
-from app.network.ensemble import folded
+from app.network.ensemble import Ensemble, folded
 from app.network.fused import Convolution, convolve
+from tests.factory import random_network, tiny_manifest
 
 
 @pytest.mark.parametrize("stride", [(1, 1, 1), (2, 2, 2)])
@@ -40,3 +41,19 @@ def test_a_folded_network_asks_onednn_and_an_export_sees_torch() -> None:
         torch.testing.assert_close(lean(image, record), network(image, record), rtol=1e-4, atol=1e-5)
         traced = torch.jit.trace(lean, (image, record), check_trace=False)
     assert "mkldnn" not in str(traced.inlined_graph)
+
+
+@pytest.mark.parametrize(("cases", "threads"), [(1, 1), (10_000, 2)])
+def test_a_small_tail_takes_one_thread_and_gives_the_other_back(cases: int, threads: int) -> None:
+    """The head tells how many threads there were."""
+    ensemble = Ensemble([random_network(tiny_manifest().architecture, 0)])
+    seen: list[int] = []
+    ensemble.folds[0].head.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+    features = ensemble.features(torch.zeros(2, 16, 16, 16))
+    usual = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        ensemble.logits(features, torch.zeros(cases, tiny_manifest().architecture.clinical_size))
+        assert (seen, torch.get_num_threads()) == ([threads], 2)
+    finally:
+        torch.set_num_threads(usual)
