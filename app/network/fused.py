@@ -24,9 +24,9 @@ ConvAddRelu = Callable[[Tensor, Tensor], Tensor]
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
-    """``functional.conv3d``, differentiable; what traces it (an export) sees the public call."""
+    """``functional.conv3d``, differentiable; what traces it (an export, a compiler) sees the public call."""
     here = x.device.type == weight.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
-    traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     if here and not traced and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         found: Tensor = torch.mkldnn_convolution(x, weight, bias, padding, stride, (1, 1, 1), 1)
         return found
