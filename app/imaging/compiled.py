@@ -2,7 +2,7 @@
 
 Notable choices:
 - ``cache=True`` keeps the machine code beside the source, so only the first worker of an installation compiles.
-  Where no folder can be written (a read-only image without a home) numba refuses at import; then it is compiled
+  Where no folder can be written (a read-only image without a home) numba refuses; then it is compiled
   in memory instead.
 - numba, and LLVM with it, are some 50 MB and a third of a second: they come with the first kernel that runs, so that
   a worker asked only for prepared tensors, and a command that says a version's card, never have them.
