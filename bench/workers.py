@@ -2,7 +2,9 @@
 
 ``python -m bench.workers [--studies 12]``: a synthetic patient (coarse voxels) is sent so many times for each worker,
 the workers start when all are queued, and predictions a second are counted on the record: from the first start to the
-last end, explanations included. Beyond the machine's cores workers only share them; the table says how many there were.
+last end, explanations included. Beyond the machine's cores workers only share them; the table says how many there were,
+and beside each figure how much more so many processes multiply that have nothing in common: what the cores
+themselves give at that moment.
 """
 
 from __future__ import annotations
@@ -30,6 +32,15 @@ from bench import serve
 
 COARSE = {"ncct": (2.0, 2.0, 4.0), "cta": (1.5, 1.5, 1.5), "perfusion": (4.0, 4.0, 6.0)}
 
+MULTIPLY = """
+import time, numpy
+a, products, end = numpy.ones((512, 512), "f4"), 0, time.monotonic() + 5
+while time.monotonic() < end:
+    a @ a
+    products += 1
+print(products)
+"""
+
 
 @contextmanager
 def running(command: list[str], environment: dict[str, str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
@@ -54,15 +65,29 @@ def apart() -> list[int]:
     return first + [core for core in mine if core not in first]
 
 
+def on_core(number: int, command: list[str], environment: dict[str, str], **options: Any) -> subprocess.Popen[bytes]:
+    """A process on the core that is next."""
+    cores = apart()
+    pinned = ["taskset", "-c", str(cores[number % len(cores)]), *command]
+    return subprocess.Popen(pinned, env=environment | {"OMP_NUM_THREADS": "1"}, **options)
+
+
+def products(processes: int) -> int:
+    """How many matrices so many processes multiply in five seconds, a core each."""
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", MULTIPLY]
+    started = [on_core(number, command, environment, stdout=subprocess.PIPE) for number in range(processes)]
+    return sum(int(process.communicate()[0]) for process in started)
+
+
 def rate(workers: int, studies: int, url: str, scratch: Path, store: Path, patient: dict[str, Path]) -> float:
     """Predictions a second of so many workers, over a database of their own."""
     environment = os.environ | {
         "RLVO_DATA_DIR": str(scratch), "RLVO_DATABASE_URL": url, "RLVO_MODEL_STORE": str(store),
         "RLVO_DEFAULT_MODEL": "bench", "RLVO_THREADS": "1", "RLVO_DEVICE": "cpu",
-        "RLVO_LOG_LEVEL": "warning", "OMP_NUM_THREADS": "1",
+        "RLVO_LOG_LEVEL": "warning",
     }  # fmt: skip
     rlvo = [sys.executable, "-m", "app.cli"]
-    cores = apart()
     clinical = json.loads(patient["clinical"].read_text())
     database = Database(url)
     with running([*rlvo, "serve", "--no-worker", "--port", "0"], environment, stdout=subprocess.PIPE) as api:
@@ -71,10 +96,7 @@ def rate(workers: int, studies: int, url: str, scratch: Path, store: Path, patie
         with Client(address) as client:
             for _ in range(workers * studies):
                 client.submit(ncct=patient["ncct"], cta=patient["cta"], clinical=clinical)
-    started = [
-        subprocess.Popen(["taskset", "-c", str(cores[number % len(cores)]), *rlvo, "worker"], env=environment)
-        for number in range(workers)
-    ]
+    started = [on_core(number, [*rlvo, "worker"], environment) for number in range(workers)]
     try:
         while True:
             with database.reading() as session:
@@ -112,19 +134,21 @@ def main() -> None:
         store = Path(folder) / "store"
         serve.demo_store(store)
         patient = write_patient(Path(folder) / "patient", seed=1, spacing_mm=COARSE)
-        found = {}
+        found, most = {}, {}
         for count in given.workers:
             with engine.connect() as connection:
                 connection.execute(text(f"CREATE DATABASE bench_{count}"))
             url = where.set(database=f"bench_{count}").render_as_string(hide_password=False)
             found[count] = rate(count, given.studies, url, Path(folder) / f"data-{count}", store, patient)
+            most[count] = products(count)
             print(f"{count} workers: {found[count]:.2f} predictions a second", flush=True)
         engine.dispose()
         server.cleanup()
-    first = found[given.workers[0]]
-    print(f"\n{len(os.sched_getaffinity(0))} cores\n\n| workers | a second | times one |\n|---|---|---|")
+    first = given.workers[0]
+    print(f"\n{len(os.sched_getaffinity(0))} cores\n\n| workers | a second | times one | the cores themselves |")
+    print("|---" * 4 + "|")
     for count, reached in found.items():
-        print(f"| {count} | {reached:.2f} | {reached / first:.2f} |")
+        print(f"| {count} | {reached:.2f} | {reached / found[first]:.2f} | {most[count] / most[first]:.2f} |")
 
 
 if __name__ == "__main__":
