@@ -27,22 +27,19 @@ R = TypeVar("R")
 MAX_THREADS = 8
 
 
-class compiled(Generic[P, R]):  # noqa: N801 - a decorator
-    """Compile a function on first use for the types it is called with; the GIL is released while it runs.
-
-    Kernels call each other by the same names whether compiled or not.
-    """
+class Kernel(Generic[P, R]):
+    """A function that is compiled when it is first called. Kernels call each other by their names."""
 
     def __init__(self, function: Callable[P, R]) -> None:
         self._function = function
         update_wrapper(self, function)
 
     def __call__(self, *arguments: P.args, **named: P.kwargs) -> R:
-        result: R = self._kernel(*arguments, **named)
+        result: R = self._dispatcher(*arguments, **named)
         return result
 
     @cached_property
-    def _kernel(self) -> Any:
+    def _dispatcher(self) -> Any:
         import numba
 
         try:
@@ -53,7 +50,12 @@ class compiled(Generic[P, R]):  # noqa: N801 - a decorator
     @property
     def _numba_type_(self) -> Any:
         """What numba takes this for where another kernel names it."""
-        return self._kernel._numba_type_
+        return self._dispatcher._numba_type_
+
+
+def compiled(function: Callable[P, R]) -> Kernel[P, R]:
+    """Compile ``function`` on first use for the types it is called with; the GIL is released while it runs."""
+    return Kernel(function)
 
 
 @cache

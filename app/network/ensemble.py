@@ -63,7 +63,7 @@ class Ensemble:
     """Folds that answer together.
 
     :param networks: one per fold, as trained (not folded)
-    :param ours: whether they may be changed; a copy of a network takes as long as all the rest of its making
+    :param ours: whether they may be changed; to copy them first is a quarter of a load
     """
 
     def __init__(self, networks: Sequence[Network], device: str = "cpu", *, ours: bool = False) -> None:
