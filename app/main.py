@@ -12,18 +12,19 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from app.api import aliases, docs, followup, health, inference, models, predictions, problems, results
+from app.api import docs, problems
+from app.api.auth import check_door
 from app.api.dependencies import Services, lifespan
-from app.api.gate import Gate
-from app.api.security import check_door
-from app.blobs import storage_of
-from app.config import Settings
+from app.api.middleware import Gate
+from app.api.routers import aliases, followup, health, inference, models, predictions, results
+from app.core.config import Settings
+from app.core.tracing import Traces
+from app.core.tracing_factory import traces_of
 from app.database.session import Database
-from app.queue import Queue
-from app.registry import Registry
-from app.storage import Storage
-from app.traces import traces_of
-from app.tracing import Traces
+from app.registry.model_store import Registry
+from app.storage.factory import storage_of
+from app.storage.local import Storage
+from app.worker.queue import Queue
 
 
 def create_app(

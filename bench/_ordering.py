@@ -21,17 +21,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from app.manifest import Grid
+from app.imaging.model_grid import Grid
+from app.inference import defaults
 from app.phantoms.biology import Preset
-from app.training import defaults, protocol, run
+from app.training import experiment, splits
 from app.training.dataset import phantoms
-from app.training.loop import Recipe
-from app.training.table import ORACLE, Row
+from app.training.results_table import ORACLE, Row
+from app.training.trainer import Recipe
 
 PATIENTS = 599
 GRID = Grid(shape=(20, 24, 20), affine=((8, 0, 0, -76), (0, 8, 0, -110), (0, 0, 8, -72), (0, 0, 0, 1)))
 NETWORKS = ("all imaging", "imaging + clinical, concatenation", "imaging + clinical, DAFT")
-SHOWN = ("clinical, logistic regression", "clinical, gradient boosting", run.LOGISTIC, *NETWORKS, ORACLE)
+SHOWN = ("clinical, logistic regression", "clinical, gradient boosting", experiment.LOGISTIC, *NETWORKS, ORACLE)
 
 
 def one(seed: int, folder: Path) -> dict[str, list[float]]:
@@ -39,9 +40,11 @@ def one(seed: int, folder: Path) -> dict[str, list[float]]:
     defaults.GRID = GRID  # type: ignore[misc]
     torch.set_num_threads(1)
     data = phantoms(PATIENTS, seed, Preset.PAPER, GRID, defaults.CHANNELS)
-    split = protocol.split(data.labels, data.groups, data.sites, seed)
-    plan = run.Plan("ordering", "0.0.0", "phantoms", synthetic=True, seed=seed, recipe=Recipe(), networks=NETWORKS)
-    found = run.compare(plan, data, split, torch.device("cpu"), lambda _: None, folder=folder / f"seed-{seed}")
+    split = splits.split(data.labels, data.groups, data.sites, seed)
+    plan = experiment.Plan(
+        "ordering", "0.0.0", "phantoms", synthetic=True, seed=seed, recipe=Recipe(), networks=NETWORKS
+    )
+    found = experiment.compare(plan, data, split, torch.device("cpu"), lambda _: None, folder=folder / f"seed-{seed}")
     rows: dict[str, Row] = {row.name: row for row in found.rows}
     return {name: [*rows[name].folds, rows[name].test.value] for name in SHOWN}
 

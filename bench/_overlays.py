@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from app.imaging import align, brain, nifti, vessels
-from app.imaging.nifti import Volume
+from app.imaging import vessels
+from app.imaging.io import nifti
+from app.imaging.io.nifti import Volume
+from app.imaging.registration import align, brain_mask
 from app.imaging.resample import resample
 from app.sdk.types import Input
 from bench.align import NCCT, REAL
@@ -32,7 +34,7 @@ def head_in_mni() -> Image.Image:
     world_from_mni = np.linalg.inv(align.to_mni(align.Head(volume)).mni_from_world)
     matrix = np.linalg.inv(volume.affine) @ world_from_mni @ GRID
     hu = resample(volume.data, matrix, SHAPE, slope=volume.slope, inter=volume.inter, fill=-1000)
-    inside = brain.distance(GRID, SHAPE, np.eye(4)) < 0
+    inside = brain_mask.distance(GRID, SHAPE, np.eye(4)) < 0
     edge = inside & ~ndimage.binary_erosion(inside)
     grey = np.clip(hu / 80, 0, 1) * 255
     cuts = [(2, 70), (2, 100), (2, 130), (1, 90), (1, 132), (0, 80), (0, 118)]

@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
-from app import clinical, explanation
-from app.case import Case
-from app.manifest import Manifest
-from app.model import ModelVersion
-from app.network.committee import FINE, Method
+from app.inference import clinical_encoder, explain
+from app.inference.ensemble_predictor import FINE, Method
+from app.inference.model_input import Case
+from app.inference.model_version import ModelVersion
 from app.phantoms import biology, cohort
 from app.phantoms.biology import Preset
-from app.registry import Registry
+from app.registry.manifest import Manifest
+from app.registry.model_store import Registry
 
 SEED = 7301  # of no phantom that any version was trained on
 STORE = Path(__file__).resolve().parents[1] / "model_store"
@@ -34,7 +34,7 @@ STORE = Path(__file__).resolve().parents[1] / "model_store"
 def patients(manifest: Manifest, count: int) -> list[Case]:
     people, rng, found = biology.draw(count, SEED, Preset.INTERACTION), np.random.default_rng(SEED), []
     for person, image in zip(people, cohort.images(people, SEED, manifest.grid, manifest.channels), strict=True):
-        encoded = clinical.encode(cohort.record(person), manifest.clinical, cohort.measured(person, rng))
+        encoded = clinical_encoder.encode(cohort.record(person), manifest.clinical, cohort.measured(person, rng))
         presence = np.ones(len(manifest.channels), dtype=bool)
         vector = np.concatenate([encoded.values, encoded.missing, presence.astype(np.float32)])
         found.append(Case(image.astype(np.float32), presence, vector, shown=encoded.shown))
@@ -58,7 +58,7 @@ def main(count: int = 16) -> None:
     names, rng = [spec.name for spec in manifest.channels], np.random.default_rng(0)
     errors, stated, shares, largest, voxels, regions, drops = [], [], [], [], [], [], []
     for case in track(patients(manifest, count), "Explaining", transient=True):
-        quick, exact = (explanation.explain(version.committee, manifest, case, method=how) for how in (Method(), FINE))
+        quick, exact = (explain.explain(version.committee, manifest, case, method=how) for how in (Method(), FINE))
         parts = [np.asarray([each.contribution for each in why.attribution.clinical]) for why in (quick, exact)]
         errors.append(parts[0] - parts[1])
         stated.append(quick.error)

@@ -25,8 +25,9 @@ from rich.console import Console
 from rich.progress import Progress
 from scipy import ndimage
 
-from app.imaging import align, brain, nifti, strip
-from app.imaging.nifti import Volume
+from app.imaging.io import nifti
+from app.imaging.io.nifti import Volume
+from app.imaging.registration import align, brain_mask, skull_strip
 from app.imaging.resample import resample
 from app.sdk.types import Input
 
@@ -86,7 +87,7 @@ def scan(head: Volume, pose: Pose, rng: np.random.Generator) -> Volume:
 
 def error(found: np.ndarray, pose: Pose) -> tuple[float, float]:
     """Mean and largest distance in mm over the brain, of ``mni_from_world`` after ``pose``, from where it started."""
-    at = np.column_stack([brain.points(), np.ones(len(brain.points()))])
+    at = np.column_stack([brain_mask.points(), np.ones(len(brain_mask.points()))])
     off = np.linalg.norm((at @ (found @ pose.world_from_mni - np.eye(4)).T)[:, :3], axis=1)
     return float(off.mean()), float(off.max())
 
@@ -216,9 +217,11 @@ def overlap(volume: Volume) -> float:
     grid[:3, 3] = -90, -126, -72
     shape = (91, 109, 91)
     world_from_mni = np.linalg.inv(align.to_mni(align.Head(volume)).mni_from_world)
-    hu = resample(volume.values(), np.linalg.inv(volume.affine) @ world_from_mni @ grid, shape, fill=strip.OUTSIDE)
-    theirs = strip.intracranial(hu, 2.0)
-    ours = (brain.distance(grid, shape, np.eye(4)) < 0) & (hu > strip.OUTSIDE)
+    hu = resample(
+        volume.values(), np.linalg.inv(volume.affine) @ world_from_mni @ grid, shape, fill=skull_strip.OUTSIDE
+    )
+    theirs = skull_strip.intracranial(hu, 2.0)
+    ours = (brain_mask.distance(grid, shape, np.eye(4)) < 0) & (hu > skull_strip.OUTSIDE)
     return float(2 * (theirs & ours).sum() / (theirs.sum() + ours.sum()))
 
 

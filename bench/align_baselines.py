@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from app.imaging import brain, template
-from app.imaging.nifti import Volume
+from app.imaging.io.nifti import Volume
+from app.imaging.registration import brain_mask, template
 from app.imaging.resample import resample
 
 Array = NDArray[Any]
@@ -47,7 +47,7 @@ def _target() -> tuple[Array, Array]:
     grid, shape = _grid(np.array(template.BOX).T, EDGE_MM)
     hu, maps_affine = template.tissue()
     sampled = resample(hu, np.linalg.inv(maps_affine) @ grid, shape)
-    return np.where(brain.distance(grid, shape, np.eye(4)) < 0, sampled, 0).astype(np.float32), grid
+    return np.where(brain_mask.distance(grid, shape, np.eye(4)) < 0, sampled, 0).astype(np.float32), grid
 
 
 def _grid(ends: Array, edge: float) -> tuple[Array, tuple[int, ...]]:

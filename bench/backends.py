@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from app.case import Case
-from app.manifest import Architecture, Manifest
+from app.inference.model_input import Case
 from app.network import openvino as ours
+from app.network.architecture import Architecture
 from app.network.daft import Network, build
 from app.network.ensemble import Ensemble, folded
-from app.registry import Registry
+from app.registry.manifest import Manifest
+from app.registry.model_store import Registry
 
 Forward = Callable[[Tensor, Tensor], np.ndarray]  # image (1, c, x, y, z), clinical (1, v) -> (folds,) logits
 

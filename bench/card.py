@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from app.case import Case
-from app.model import ModelVersion
+from app.inference.model_input import Case
+from app.inference.model_version import ModelVersion
 from app.network.daft import Network
 from app.network.ensemble import Ensemble
-from app.registry import Registry
+from app.registry.model_store import Registry
 from bench.backends import default_network, demo_version
 
 Trunks = Callable[[Tensor], Sequence[Tensor]]  # image (n, c, x, y, z) on the card -> each fold's features

@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from app.imaging import brain, ctp, perfusion, vessels
-from app.imaging.deconvolution import haemodynamics
-from app.manifest import SegmenterManifest
+from app.imaging import vessels
+from app.imaging.perfusion import ctp, summary
+from app.imaging.perfusion.deconvolution import haemodynamics
+from app.imaging.registration import brain_mask
 from app.network.unet import Marker
+from app.registry.manifest import SegmenterManifest
 from tests.imaging import heads
 
 MNI = np.eye(4)
@@ -59,7 +61,7 @@ def series_table() -> None:
         series, labels = heads.series(step_s=step, frames=int(60 / step), noise=noise)
         voxel_ml = abs(np.linalg.det(series.affine[:3, :3])) / 1000
         maps = ctp.deconvolve(series, MNI)
-        found = perfusion.summarise(maps.by_input(), MNI).summary
+        found = summary.summarise(maps.by_input(), MNI).summary
         core, delayed = ((labels >= label).sum() * voxel_ml for label in (heads.CORE, heads.PENUMBRA))
         codes = ", ".join(flag.code for flag in maps.flags) or "none"
         numbers = f"{found.core_ml:.0f} ({core:.0f}) | {found.tmax6_ml:.0f} ({delayed:.0f})"
@@ -74,7 +76,7 @@ def vessel_table() -> None:
     for edge, noise, contrast in ((0.6, 15, 350), (0.9, 15, 350), (0.9, 30, 350), (0.9, 15, 220), (1.25, 15, 350)):
         shape = tuple(int(n / edge) for n in (190, 220, 190))
         drawn = heads.angiogram(shape, (edge,) * 3, noise=noise, contrast=contrast)
-        reach = brain.distance(drawn.cta.affine, shape, MNI) < 3
+        reach = brain_mask.distance(drawn.cta.affine, shape, MNI) < 3
         truth = drawn.vessels & reach
         for (name, segment), bone in itertools.product(ways.items(), (None, drawn.ncct)):
             mask = segment(drawn.cta, MNI, bone).data > 0

@@ -19,15 +19,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from app import clinical, explanation
-from app.case import Case
-from app.manifest import Architecture, Grid, Manifest
-from app.network import regions
-from app.network.committee import Method, Networks
+from app.imaging.model_grid import Grid
+from app.inference import clinical_encoder, defaults, explain
+from app.inference.attribution import atlas
+from app.inference.ensemble_predictor import Method, Networks
+from app.inference.model_input import Case
+from app.network.architecture import Architecture
 from app.network.ensemble import Ensemble
 from app.phantoms.biology import Preset
+from app.registry.manifest import Manifest
 from app.sdk.types import Channel
-from app.training import defaults
 from app.training import version as version_of
 from app.training.dataset import Vectors, phantoms
 from tests.factory import random_network, tiny_manifest
@@ -49,7 +50,7 @@ def version(seed: int = 0) -> tuple[Networks, Manifest, Case]:
     architecture = Architecture(in_channels=len(Channel), clinical_size=size, filters=16)
     ensemble = Ensemble([random_network(architecture, seed + fold) for fold in range(4)])
     told = phantoms(25, seed, Preset.INTERACTION, GRID, (), into=np.empty((25, 0), np.float16), drawn=True)
-    vectors = Vectors.of(told, clinical.fit(told.records, list(defaults.VARIABLES)))
+    vectors = Vectors.of(told, clinical_encoder.fit(told.records, list(defaults.VARIABLES)))
     there = np.ones((25, len(Channel)), bool)
     background = version_of.background(vectors, there, np.arange(1, 25), seed)
     manifest = made.model_copy(update={"grid": GRID, "architecture": architecture, "background": background})
@@ -97,14 +98,14 @@ def coalitions(networks: Networks, case: Case, rounds: int) -> None:
 
 def full(networks: Networks, manifest: Manifest, case: Case, rounds: int) -> float:
     image, vector = torch.from_numpy(case.image), torch.from_numpy(case.clinical)[None]
-    bits, present = explanation.presence_bits(manifest), list(range(len(Channel)))
-    regions.labels(SHAPE, GRID.affine)
+    bits, present = explain.presence_bits(manifest), list(range(len(Channel)))
+    atlas.labels(SHAPE, GRID.affine)
     networks.asker(case.image)(np.stack([case.clinical] * 2), np.asarray([True, False]))
     networks.image_shares(case.image, case.clinical, bits, present, Method())
     took = medians(
         {
             "one forward pass": lambda: networks.ensemble.logits(networks.ensemble.features(image), vector),
-            "full explanation": lambda: explanation.explain(networks, manifest, case),
+            "full explanation": lambda: explain.explain(networks, manifest, case),
             "maps alone": lambda: networks.image_shares(case.image, case.clinical, bits, present, Method()),
         },
         rounds,
@@ -118,7 +119,7 @@ def captum(networks: Networks, manifest: Manifest, case: Case, forward: float) -
     """Integrated gradients over image and bits, and KernelShap over the clinical players and imaging, as documented."""
     from captum.attr import IntegratedGradients, KernelShap
 
-    folds, bits = networks.ensemble.folds, explanation.presence_bits(manifest)
+    folds, bits = networks.ensemble.folds, explain.presence_bits(manifest)
     image, vector = torch.from_numpy(case.image)[None], torch.from_numpy(case.clinical)[None]
 
     def mean(images: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
@@ -131,7 +132,7 @@ def captum(networks: Networks, manifest: Manifest, case: Case, forward: float) -
     IntegratedGradients(together).attribute((image, vector[:, bits]), n_steps=STEPS, internal_batch_size=1)
     gradients = now() - start
     owner = torch.full((1, len(case.clinical)), -1)
-    seats = explanation.players(manifest)
+    seats = explain.players(manifest)
     for seat, player in enumerate(seats):
         owner[0, player.columns] = seat
     owner[owner < 0] = len(seats)
@@ -155,7 +156,7 @@ def main(rounds: int = 5) -> None:
         torch.set_num_threads(1)
     networks, manifest, case = version()
     print(f"{torch.get_num_threads()} threads, {'CPU' if SHARED else 'wall clock'}, {rounds} rounds, medians; "
-          f"{len(explanation.players(manifest))} clinical players, {len(manifest.background.vectors)} background "
+          f"{len(explain.players(manifest))} clinical players, {len(manifest.background.vectors)} background "
           "patients")  # fmt: skip
     coalitions(networks, case, rounds)
     captum(networks, manifest, case, full(networks, manifest, case, rounds))

@@ -22,11 +22,13 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from app.aside import aside
-from app.imaging import align, brain, nifti, plausibility, resample, vessels
-from app.imaging.nifti import Volume
+from app.core.concurrency import aside
+from app.imaging import plausibility, resample, vessels
+from app.imaging.io import nifti
+from app.imaging.io.nifti import Volume
+from app.imaging.model_grid import ChannelSpec, Grid
 from app.imaging.preprocess import prepare
-from app.manifest import ChannelSpec, Grid
+from app.imaging.registration import align, brain_mask
 from app.sdk.types import Channel, Input
 from bench import peers
 from tests.imaging import heads
@@ -135,7 +137,7 @@ def resampling_error(folder: Path) -> float:
     width = np.linalg.norm(matrix[:3, :3], axis=1) / np.sqrt(8 * np.log(2))
     smooth = ndimage.gaussian_filter(volume.values(), width, truncate=5)
     exact = ndimage.affine_transform(smooth, matrix[:3, :3], matrix[:3, 3], GRID.shape, order=3, cval=-1000)
-    inside = brain.distance(np.asarray(GRID.affine), GRID.shape, np.eye(4)) < -2
+    inside = brain_mask.distance(np.asarray(GRID.affine), GRID.shape, np.eye(4)) < -2
     return float(np.sqrt(np.mean((resample.to_grid(volume, GRID, np.eye(4), fill=-1000) - exact)[inside] ** 2)))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from app.manifest import Grid
+from app.imaging.model_grid import Grid
 
 Array = NDArray[Any]
 

@@ -41,7 +41,7 @@ def ct_like(path: Path) -> None:
 
 
 def ours(path: Path) -> None:
-    from app.imaging.nifti import read
+    from app.imaging.io.nifti import read
     from app.sdk.types import Input
 
     read(path, field=Input.CTA)

@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from app.registry import Registry
+from app.registry.model_store import Registry
 from bench import serving
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -106,7 +106,7 @@ def start(server: str, port: int, store: Path, scratch: Path, token: str) -> sub
     folder = Registry(store).resolve("bench").folder
     command = [sys.executable, "-m", "bench.serving", server, str(port), str(folder)]
     if server in OURS:
-        command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port)]
+        command = [sys.executable, "-m", "app.cli.__main__", "serve", "--port", str(port)]
         environment |= {
             "RLVO_DATA_DIR": str(scratch / server), "RLVO_MODEL_STORE": str(store), "RLVO_DEFAULT_MODEL": "bench",
             "RLVO_PRECISION": "bfloat16" if server.endswith("bf16") else "float32", "RLVO_LOG_LEVEL": "warning",
@@ -230,8 +230,9 @@ Load = dict[int, int]
 
 def default_store(store: Path) -> tuple[np.ndarray, np.ndarray]:
     """The default network with random weights, published as ``bench``; a patient's tensors for it."""
-    from app.manifest import Architecture, Grid
-    from app.model import save
+    from app.imaging.model_grid import Grid
+    from app.inference.model_version import save
+    from app.network.architecture import Architecture
     from bench.backends import default_network
 
     demo = Registry(ROOT / "model_store").resolve("rlvo-synthetic").manifest
@@ -252,7 +253,7 @@ def default_store(store: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def demo_store(store: Path) -> tuple[np.ndarray, np.ndarray]:
     """The trained demo version under the name ``bench``, and its golden case."""
-    from app.model import golden_cases, save
+    from app.inference.model_version import golden_cases, save
     from bench.backends import demo_version
 
     entry = Registry(ROOT / "model_store").resolve("rlvo-synthetic")

@@ -26,8 +26,8 @@ class Model:
         import torch
         from safetensors.torch import load_file
 
-        from app.manifest import Manifest
         from app.network.daft import build
+        from app.registry.manifest import Manifest
 
         self.torch = torch
         torch.set_num_threads(len(os.sched_getaffinity(0)))

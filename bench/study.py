@@ -32,10 +32,10 @@ import httpx
 import numpy as np
 import torch
 
-from app.imaging import template
-from app.manifest import Manifest
+from app.imaging.registration import template
 from app.phantoms.cohort import write_patient
-from app.registry import Registry
+from app.registry.manifest import Manifest
+from app.registry.model_store import Registry
 from app.sdk import Client, Progress
 from app.sdk.types import Channel, Prediction
 from bench import peers, serve
@@ -123,7 +123,7 @@ def service(store: Path, scratch: Path, precision: str) -> Iterator[Client]:
         "RLVO_DATA_DIR": str(scratch / precision), "RLVO_MODEL_STORE": str(store), "RLVO_DEFAULT_MODEL": "bench",
         "RLVO_PRECISION": precision, "RLVO_LOG_LEVEL": "warning",
     }  # fmt: skip
-    command = [sys.executable, "-m", "app.cli", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "app.cli.__main__", "serve", "--port", "0"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdout
         try:

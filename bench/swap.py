@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from app.registry import Registry
+from app.registry.model_store import Registry
 from app.sdk import Client
 from bench import serve
 

@@ -87,7 +87,7 @@ def rate(workers: int, studies: int, url: str, scratch: Path, store: Path, patie
         "RLVO_DEFAULT_MODEL": "bench", "RLVO_THREADS": "1", "RLVO_DEVICE": "cpu",
         "RLVO_LOG_LEVEL": "warning",
     }  # fmt: skip
-    rlvo = [sys.executable, "-m", "app.cli"]
+    rlvo = [sys.executable, "-m", "app.cli.__main__"]
     clinical = json.loads(patient["clinical"].read_text())
     database = Database(url)
     with running([*rlvo, "serve", "--no-worker", "--port", "0"], environment, stdout=subprocess.PIPE) as api:

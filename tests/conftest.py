@@ -18,7 +18,7 @@ import pytest
 
 if TYPE_CHECKING:
     from app.database.session import Database
-    from tests.nursery import Nursery
+    from tests.fork_server import Nursery
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
 """Of the S3 server of the tests, which takes any."""
@@ -62,7 +62,7 @@ def postgresql() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def nursery() -> Iterator[Nursery]:
     """The parent of real worker processes, one for the whole session."""
-    from tests.nursery import Nursery
+    from tests.fork_server import Nursery
 
     nursery = Nursery()
     yield nursery
@@ -142,7 +142,7 @@ def database(database_url: str) -> Iterator[Database]:
 
 def _upgrade(url: str) -> None:
     from app.database.session import Database
-    from app.queue import Queue
+    from app.worker.queue import Queue
 
     database = Database(url)
     database.upgrade()

@@ -11,29 +11,26 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from app.case import Case
-from app.clinical import Value
-from app.explanation import presence_bits
-from app.manifest import (
-    Architecture,
+from app.imaging.model_grid import ChannelSpec, Grid
+from app.inference.clinical_encoder import Value
+from app.inference.explain import presence_bits
+from app.inference.model_input import Case
+from app.inference.model_version import Logistic, save
+from app.network.architecture import Architecture, Fusion, Location
+from app.network.daft import Network, build
+from app.registry.manifest import (
     Background,
     Calibration,
-    ChannelSpec,
     Clinical,
     ClinicalVariable,
     Conformal,
     Fold,
-    Fusion,
-    Grid,
-    Location,
     Manifest,
     Threshold,
     Training,
     VariableKind,
 )
-from app.model import Logistic, save
-from app.network.daft import Network, build
-from app.registry import Registry
+from app.registry.model_store import Registry
 from app.sdk.types import Channel
 
 # 16 voxels of 12 x 14 x 12 mm from (-90, -123, -78): the whole head in MNI152.

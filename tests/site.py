@@ -10,16 +10,16 @@ from pathlib import Path
 
 from sqlalchemy import text
 
-from app.blobs import storage_of
-from app.config import Settings
+from app.core.config import Settings
 from app.database import audit, predictions
 from app.database.session import Database
-from app.queue import Queue
-from app.registry import Entry, Registry
+from app.registry.model_store import Entry, Registry
 from app.sdk.types import InputSummary, Prediction
-from app.storage import Storage
+from app.storage.factory import storage_of
+from app.storage.local import Storage
+from app.worker.queue import Queue
 from tests import study
-from tests.nursery import Keeper, Nursery
+from tests.fork_server import Keeper, Nursery
 
 LEASE = 2.0
 

@@ -10,11 +10,11 @@ from sqlalchemy.orm import Session
 from app.database import predictions
 from app.database.predictions import NewPrediction
 from app.database.session import Database
-from app.imaging import nifti
-from app.queue import Queue
-from app.registry import Entry
+from app.imaging.io import nifti
+from app.registry.model_store import Entry
 from app.sdk.types import Input, InputSummary, ModelRef
-from app.storage import Storage
+from app.storage.local import Storage
+from app.worker.queue import Queue
 
 MODEL = ModelRef(name="tiny", version="1.0.0", digest="sha256:" + "0" * 64)
 AFFINE = np.array([[12.0, 0, 0, -90], [0, 14, 0, -123], [0, 0, 12, -78], [0, 0, 0, 1]])

@@ -1,0 +1,1 @@
+"""The HTTP edge: request parsing, authentication, limits, responses and the OpenAPI document. Loads no torch."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.report.words import label, percent
+from app.core.display_names import label, percent
 from app.sdk.errors import NotFinished
 from app.sdk.types import ClinicalContribution, ModalityContribution, Prediction
 

@@ -19,19 +19,19 @@ from anyio import CapacityLimiter, Semaphore, create_task_group, to_thread
 from fastapi import Depends, FastAPI, Request
 from sqlalchemy.orm import Session
 
+from app.api.long_poll import Watch
 from app.api.metrics import Metrics
 from app.api.oidc import Tokens
-from app.api.rates import Rates
-from app.api.waiting import Watch
-from app.config import Settings
+from app.api.rate_limit import Rates
+from app.core.config import Settings
+from app.core.tracing import Silent, Traces
 from app.database import idempotency
-from app.database.keys import Caller
+from app.database.api_keys import Caller
 from app.database.session import Database
-from app.queue import Queue
-from app.registry import Registry
+from app.registry.model_store import Registry
 from app.sdk.errors import Draining
-from app.storage import Storage
-from app.tracing import Silent, Traces
+from app.storage.local import Storage
+from app.worker.queue import Queue
 
 TENSORS = 4
 """Requests with prepared tensors whose bodies are held at once; a body is some 20 MB."""

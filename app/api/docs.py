@@ -19,7 +19,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.requests import Request
 from starlette.staticfiles import StaticFiles
 
-from app.api.contract import EXAMPLE_RECORD
+from app.api.openapi_responses import EXAMPLE_RECORD
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import NotFound, RlvoError
 from app.sdk.followup import OutcomeDraft, ReviewDraft

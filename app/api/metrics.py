@@ -16,8 +16,8 @@ from datetime import datetime, timedelta
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
-from app.database.observing import Done, Waiting
 from app.database.session import now
+from app.database.status import Done, Waiting
 from app.database.workers import Usage, Worker
 from app.sdk.types import Priority
 

@@ -21,8 +21,8 @@ from typing import Any
 import httpx
 import jwt
 
-from app.config import Settings
-from app.database.keys import Caller, Scope
+from app.core.config import Settings
+from app.database.api_keys import Caller, Scope
 from app.sdk.errors import IdentityUnavailable, Unauthenticated
 
 LEEWAY = 30

@@ -14,12 +14,13 @@ from sqlalchemy.orm import Session
 
 from app.api.dependencies import Services
 from app.api.uploads import Reception, Study
+from app.core.tracing import Place
 from app.database import audit, idempotency, predictions
+from app.database.api_keys import Caller
 from app.database.idempotency import Reservation
-from app.database.keys import Caller
 from app.database.predictions import NewPrediction
-from app.manifest import Manifest
-from app.registry import Entry
+from app.registry.manifest import Manifest
+from app.registry.model_store import Entry
 from app.sdk.errors import (
     FieldError,
     IdempotencyKeyMissing,
@@ -30,7 +31,6 @@ from app.sdk.errors import (
     RlvoError,
 )
 from app.sdk.types import Input, ModelRef, Priority
-from app.tracing import Place
 
 log = logging.getLogger("rlvo.submission")
 

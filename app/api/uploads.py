@@ -24,18 +24,18 @@ from functools import partial
 import anyio
 from starlette.requests import Request
 
-from app.api import documents
+from app.api import json_parsing
 from app.api.dependencies import Services
 from app.api.multipart import FormParser, PartHead, Sink
-from app.aside import Behind, aside
-from app.imaging import grids
-from app.imaging.header import Header
-from app.imaging.intake import Intake
-from app.imaging.limits import Limits
+from app.core.concurrency import Behind, aside
+from app.imaging.io import grid_check
+from app.imaging.io.header import Header
+from app.imaging.io.limits import Limits
+from app.imaging.io.stream_check import Intake
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import DigestMismatch, FieldError, InvalidRequest, MissingInput, TooLarge
 from app.sdk.types import Input, InputSummary
-from app.storage import Storage, Writer
+from app.storage.local import Storage, Writer
 
 SUBJECT = r"[A-Za-z0-9._-]{1,64}"
 MODEL = r"[a-z0-9@.-]{1,160}"
@@ -99,7 +99,7 @@ class Reception:
         """What can only be said of the whole. Raises MissingInput, GeometryMismatch."""
         if not self.study.headers:
             raise MissingInput(f"No volume was sent; send at least one of {', '.join(Input)}.")
-        grids.check(self.study.headers)
+        grid_check.check(self.study.headers)
 
     @property
     def digest(self) -> str:
@@ -145,7 +145,7 @@ class Reception:
         self._digests[name] = digest
 
     def _clinical(self, content: bytes) -> None:
-        self.study.record = documents.clinical_record(content)
+        self.study.record = json_parsing.clinical_record(content)
 
     def _model(self, content: bytes) -> None:
         self.study.model = _matching("model", content, MODEL, "is `name`, `name@1.2.0` or `name@alias`")

@@ -22,7 +22,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, delete, or_, select
 from sqlalchemy.orm import Session
 
-from app.database import idempotency, turns
+from app.core.tracing import Place
+from app.database import fair_queue, idempotency
 from app.database.session import now
 from app.database.tables import (
     ArtifactRow,
@@ -37,7 +38,6 @@ from app.database.tables import (
 from app.database.upsert import insert_for
 from app.sdk.errors import Conflict, Erased, InvalidRequest, NotFinished, NotFound, PredictionNotFound
 from app.sdk.types import Attribution, Input, InputSummary, ModelRef, Prediction, PredictionPage, Priority, Status
-from app.tracing import Place
 
 VOLUME = "application/octet-stream"
 CURSOR = r"[0-9]{16}[0-9a-f]{32}"
@@ -88,7 +88,7 @@ def add(session: Session, new: NewPrediction) -> int:
 
     :raises RequestInProgress: where another request completed the key meanwhile
     """
-    turn = turns.take(session, new.caller, new.priority)
+    turn = fair_queue.take(session, new.caller, new.priority)
     session.add(
         PredictionRow(
             turn=turn,

@@ -1,0 +1,1 @@
+"""Computations on volumes as plain arrays and affines: preprocessing, vessels, plausibility, resampling."""

@@ -17,7 +17,7 @@ import numpy as np
 from scipy import ndimage
 
 from app.imaging import vessels
-from app.imaging.nifti import Volume
+from app.imaging.io.nifti import Volume
 from app.imaging.resample import shrink
 from app.sdk.errors import FieldError, ImplausibleModality
 from app.sdk.types import Flag, Input

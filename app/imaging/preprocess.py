@@ -22,11 +22,14 @@ from typing import Final
 
 import numpy as np
 
-from app.aside import aside
-from app.imaging import align, brain, ctp, perfusion, plausibility, vessels
-from app.imaging.nifti import Volume
+from app.core.concurrency import aside
+from app.imaging import plausibility, vessels
+from app.imaging.io.nifti import Volume
+from app.imaging.model_grid import ChannelSpec, Grid
+from app.imaging.perfusion import ctp
+from app.imaging.perfusion import summary as perfusion
+from app.imaging.registration import align, brain_mask
 from app.imaging.resample import to_grid
-from app.manifest import ChannelSpec, Grid
 from app.sdk.errors import FieldError, GeometryMismatch, MissingInput
 from app.sdk.types import Channel, Flag, Input, PerfusionSummary
 
@@ -89,7 +92,7 @@ class _Placed:
 
     @property
     def coverage(self) -> float:
-        return brain.coverage(self.volume.affine, self.volume.shape, self.mni_from_world)
+        return brain_mask.coverage(self.volume.affine, self.volume.shape, self.mni_from_world)
 
 
 @dataclass
@@ -221,8 +224,8 @@ def _check_coverage(study: _Study, name: Channel) -> None:
     placed = study.placed[name]
     if placed.coverage < _COVERED:
         study.flag("coverage", f"{name}: about {placed.coverage:.0%} of the brain lies in the field of view")
-    willis = np.array(np.meshgrid(*brain.WILLIS_MM)).reshape(3, -1).T
-    reach = brain.coverage(placed.volume.affine, placed.volume.shape, placed.mni_from_world, willis)
+    willis = np.array(np.meshgrid(*brain_mask.WILLIS_MM)).reshape(3, -1).T
+    reach = brain_mask.coverage(placed.volume.affine, placed.volume.shape, placed.mni_from_world, willis)
     if name is Channel.CTA and reach < 1:
         study.flag("coverage", "cta: the field of view does not hold the whole circle of Willis")
 
@@ -335,5 +338,5 @@ def _share_in_brain(placed: _Placed) -> float:
     """Which share of a map's tissue (what is above 0) lies within 5 mm of the brain."""
     volume = placed.volume
     tissue = volume.data > 0
-    depth = brain.distance(volume.affine, volume.shape, placed.mni_from_world)
+    depth = brain_mask.distance(volume.affine, volume.shape, placed.mni_from_world)
     return float(np.mean(depth[tissue] < 5)) if tissue.any() else 0.0

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from app.imaging.compiled import compiled, over_slabs
-from app.imaging.nifti import Volume
-from app.manifest import Grid
+from app.imaging.io.nifti import Volume
+from app.imaging.jit import compiled, over_slabs
+from app.imaging.model_grid import Grid
 
 __all__ = ["resample", "shrink", "to_grid", "to_patient", "warm_up"]
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from app.imaging.compiled import compiled, over_slabs
+from app.imaging.jit import compiled, over_slabs
 
 __all__ = ["gaussian"]
 

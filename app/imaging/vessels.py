@@ -22,9 +22,9 @@ from typing import Final, Protocol
 import numpy as np
 from scipy import sparse
 
-from app.imaging import brain
-from app.imaging.compiled import compiled, over_slabs
-from app.imaging.nifti import Volume
+from app.imaging.io.nifti import Volume
+from app.imaging.jit import compiled, over_slabs
+from app.imaging.registration import brain_mask
 from app.imaging.resample import resample, shrink
 from app.imaging.smoothing import gaussian
 
@@ -87,12 +87,12 @@ def _segment(
 ) -> Volume:
     mask = np.zeros(cta.shape, np.uint8, order="F")
     factors = _factors(cta.spacing_mm)
-    part = _whole_blocks(brain.box(cta.affine, cta.shape, mni_from_world, _MARGIN_MM), factors)
+    part = _whole_blocks(brain_mask.box(cta.affine, cta.shape, mni_from_world, _MARGIN_MM), factors)
     window = cta.data[part]
     if window.size:
         values, affine = _working(cta, part, factors)
         edges = np.linalg.norm(affine[:3, :3], axis=0)
-        near = brain.distance(affine, values.shape, mni_from_world) < _MARGIN_MM
+        near = brain_mask.distance(affine, values.shape, mni_from_world) < _MARGIN_MM
         near &= ~_bone(values, affine, edges, bone)
         # Axes are taken in the order they lie in memory: tubes are tubes in any order.
         blocks = tree(values.T, near.T, edges[::-1])[:, ::-1]

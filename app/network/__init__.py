@@ -1,0 +1,1 @@
+"""The networks in pure torch: ResNet, DAFT, U-Net, ensemble and their computing backends."""

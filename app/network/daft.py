@@ -17,7 +17,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from app.manifest import Architecture, Fusion, Location, ScaleActivation
+from app.network.architecture import Architecture, Fusion, Location, ScaleActivation
 from app.network.resnet import Residual, Trunk
 
 ACTIVATIONS = {

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from app.network.backends import Trunks
-from app.network.coalitions import PatientTail
+from app.network.conv import Convolution
 from app.network.daft import Network
-from app.network.fused import Convolution
+from app.network.tail_evaluator import PatientTail
 
 SMALL = 10**8
 """Multiply-adds of one fold's tail up to which one thread computes it."""

@@ -1,0 +1,1 @@
+"""Synthetic patients with a known truth, as volumes, cohorts and arrays."""

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.imaging import nifti
-from app.manifest import ChannelSpec, Grid
+from app.imaging.io import nifti
+from app.imaging.model_grid import ChannelSpec, Grid
 from app.phantoms import biology, render, scene, volumes
 from app.phantoms.biology import Patient, Preset
 from app.sdk.clinical import ClinicalRecord

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from app.manifest import ChannelSpec, Grid
+from app.imaging.model_grid import ChannelSpec, Grid
 from app.phantoms import anatomy, scene
 from app.phantoms.scene import Scene
 from app.sdk.types import Channel

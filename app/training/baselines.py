@@ -18,9 +18,9 @@ from scipy.special import logit
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 
-from app.model import Logistic
-from app.training.metrics import Array, auc
-from app.training.protocol import Split
+from app.evaluation.metrics import Array, auc
+from app.inference.model_version import Logistic
+from app.training.splits import Split
 
 
 class Baseline(StrEnum):

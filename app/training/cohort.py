@@ -25,10 +25,10 @@ from typing import Any, get_args
 import pandas as pd
 from pydantic import BaseModel, ValidationError
 
-from app.clinical import AFTERWARDS
+from app.inference.clinical_encoder import AFTERWARDS
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.types import Input
-from app.training import isles
+from app.training import isles24
 from app.training.errors import CohortFault
 
 OUTCOME = ("final_stenosis_percent", "etici", "rescue_treatment")
@@ -115,8 +115,8 @@ def to_predict(path: Path) -> list[Study]:
 
 def _table(path: Path) -> tuple[Path, pd.DataFrame]:
     """The table at ``path``, and the folder where its relative paths start."""
-    if path.is_dir() and not (path / "cohort.csv").exists() and isles.recognised(path):
-        return path, isles.load(path).frame
+    if path.is_dir() and not (path / "cohort.csv").exists() and isles24.recognised(path):
+        return path, isles24.load(path).frame
     path = path / "cohort.csv" if path.is_dir() else path
     return path.parent, _load(path)
 

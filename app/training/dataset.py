@@ -16,11 +16,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from app import clinical
-from app.clinical import PERFUSION, encode
-from app.manifest import ChannelSpec, Clinical, Grid
+from app.imaging.model_grid import ChannelSpec, Grid
+from app.inference import clinical_encoder
+from app.inference.clinical_encoder import PERFUSION, encode
 from app.phantoms import biology, cohort
 from app.phantoms.biology import Preset
+from app.registry.manifest import Clinical
 from app.sdk.clinical import ClinicalRecord, ImagingSigns
 from app.sdk.types import Channel, PerfusionSummary
 
@@ -170,7 +171,7 @@ class Vectors:
     def of(cls, data: Dataset, spec: Clinical) -> Vectors:
         """Encode every record, perfusion numbers filled in from the maps as the service does."""
         rows = [encode(r, spec, p) for r, p in zip(data.records, data.perfusion, strict=True)]
-        widths = [clinical.width(variable) for variable in spec.variables]
+        widths = [clinical_encoder.width(variable) for variable in spec.variables]
         columns, variables = sum(widths), len(widths)
         return cls(
             values=np.array([row.values for row in rows], np.float32).reshape(len(rows), columns),

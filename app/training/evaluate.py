@@ -16,14 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from app.manifest import Manifest
-from app.model import ModelVersion
-from app.training import cohort, prepared, subgroups, version
-from app.training import report as reports
-from app.training.board import Board
-from app.training.dataset import Dataset, Vectors
-from app.training.errors import CohortFault
-from app.training.metrics import (
+from app.evaluation import subgroups
+from app.evaluation.metrics import (
     Array,
     Labels,
     auc,
@@ -34,6 +28,13 @@ from app.training.metrics import (
     calibration_line,
     delong,
 )
+from app.inference.model_version import ModelVersion
+from app.registry.manifest import Manifest
+from app.training import calibration, cohort, preprocess
+from app.training import report as reports
+from app.training.dataset import Dataset, Vectors
+from app.training.errors import CohortFault
+from app.training.progress import Board
 
 ORACLE = "the oracle"
 
@@ -67,7 +68,7 @@ def answer(model: ModelVersion, data: Dataset, advance: Callable[[], None] = lam
     vectors = Vectors.of(data, model.manifest.clinical)
     probabilities, kept = [], []
     for row in range(len(data)):
-        outcome = model.predict(version.case(data, vectors, model.manifest.clinical, row))
+        outcome = model.predict(calibration.case(data, vectors, model.manifest.clinical, row))
         probabilities.append(outcome.probability)
         said = outcome.decision.conformal or []
         kept.append(["not-refractory" in said, "refractory" in said])
@@ -88,8 +89,8 @@ def evaluate(inquiry: Inquiry, board: Board | None = None) -> str:
             fault = f"{_name(manifest)} predicts {manifest.training.target}, and the cohort's outcome is another"
             raise CohortFault([f"{fault}: {studies.target}"])
     with board.stage("preparing", len(studies.studies)) as advance:
-        fill = prepared.by_processes(inquiry.jobs)
-        data = prepared.dataset(studies, studies.folder / ".prepared", lambda: advance(1), fill=fill)
+        fill = preprocess.by_processes(inquiry.jobs)
+        data = preprocess.dataset(studies, studies.folder / ".prepared", lambda: advance(1), fill=fill)
     said: dict[str, Answers] = {}
     with board.stage("asking", len(data) * len(manifests)) as advance:
         for manifest, folder in zip(manifests, inquiry.versions, strict=True):

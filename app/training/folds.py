@@ -19,15 +19,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from app.manifest import Architecture
+from app.evaluation.metrics import Array, auc
+from app.network.architecture import Architecture
 from app.network.daft import Network, build
-from app.training import loop, tasks
-from app.training.crew import Lent, Tell, lend, side_by_side
-from app.training.loop import Recipe
-from app.training.metrics import Array, auc
-from app.training.protocol import Split
-from app.training.tails import TailOnly
+from app.training import tasks, trainer
+from app.training.frozen_trunk import TailOnly
+from app.training.process_pool import Lent, Tell, lend, side_by_side
+from app.training.splits import Split
 from app.training.tasks import Bench, Views
+from app.training.trainer import Recipe
 
 Rows = NDArray[np.int64]
 
@@ -90,7 +90,7 @@ def _train_one(work: _Fold, tell: Tell) -> _Scored:
     else:
         recipe = work.recipe
         task = tasks.EndToEnd(network, bench, work.learn, work.validate, turn=recipe.turn, auxiliary=recipe.auxiliary)
-    loop.run(
+    trainer.run(
         task, work.recipe, work.seed, checkpoint=work.checkpoint,
         advance=lambda epoch, score: tell((work.number, epoch, score)),
     )  # fmt: skip

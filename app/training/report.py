@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from app.folders import appearing
-from app.training import figures, subgroups
+from app.core.filesystem import appearing
+from app.evaluation import figures, subgroups
+from app.evaluation.metrics import Array, Labels, net_benefit
 from app.training.dataset import Dataset
-from app.training.metrics import Array, Labels, net_benefit
 
 THRESHOLDS = np.array([0.05, 0.1, 0.15, 0.2, 0.3, 0.4])
 

@@ -23,9 +23,9 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-from app.manifest import SegmenterManifest
 from app.network.unet import UNet, scaled
 from app.phantoms import anatomy, biology, scene, volumes
+from app.registry.manifest import SegmenterManifest
 
 __all__ = ["train"]
 

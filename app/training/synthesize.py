@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from app.folders import appearing
+from app.core.filesystem import appearing
+from app.inference import defaults
+from app.inference.preprocess_cache import layout
 from app.phantoms import biology, cohort
 from app.phantoms.biology import Patient, Preset
-from app.training import defaults
 from app.training.dataset import LATENTS, phantoms, standard_latents
 from app.training.errors import CohortFault
-from app.training.prepared import layout
 
 VOLUMES = ("ncct", "cta", "tmax", "cbf")
 

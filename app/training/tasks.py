@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from app.manifest import Grid
+from app.evaluation.metrics import Array, auc, average_precision
+from app.imaging.model_grid import Grid
 from app.network import backends
 from app.network.daft import Network, pool
 from app.network.ensemble import folded
 from app.sdk.types import Channel
-from app.training import augment, ranks
+from app.training import augmentation, distributed
 from app.training.dataset import LATENTS, Dataset, Dropout, Vectors, draw_dropout, no_dropout
-from app.training.metrics import Array, auc, average_precision
 
 Rows = NDArray[np.int64]
 Views = Sequence[tuple[Tensor, Tensor]]
@@ -69,8 +69,8 @@ class Bench:
         """A training batch: changed images and clinical vectors, some of each missing."""
         drop = draw_dropout(self.data.presence[rows], self.channels, self.vectors, rng)
         images = self._taken(rows)
-        change = augment.draw(len(rows), images.shape[1], self.grid, rng, turn=turn)
-        images = augment.apply(images, change) * self._present(drop.present)
+        change = augmentation.draw(len(rows), images.shape[1], self.grid, rng, turn=turn)
+        images = augmentation.apply(images, change) * self._present(drop.present)
         return images.contiguous(memory_format=torch.channels_last_3d), self.vectors_of(rows, drop)
 
     def first(self, count: int) -> Bench:
@@ -99,7 +99,7 @@ def batches(rows: Rows, size: int, rng: np.random.Generator) -> Iterator[Rows]:
     for start in range(0, len(order), size):
         batch = order[start : start + size]
         if len(batch) * 2 >= min(size, len(order)):
-            yield ranks.share(np.sort(batch))
+            yield distributed.share(np.sort(batch))
 
 
 def count_batches(rows: int, size: int) -> int:

@@ -15,12 +15,12 @@ import pytest
 from fastapi import FastAPI
 
 from app.api.dependencies import Services
-from app.config import Settings
-from app.database import work, workers
+from app.core.config import Settings
+from app.database import job_state, workers
 from app.database.predictions import Artifact
 from app.database.session import now
 from app.database.workers import Worker
-from app.imaging import nifti
+from app.imaging.io import nifti
 from app.main import create_app
 from app.sdk.types import Failure, Stage
 from tests.database.results import result
@@ -45,22 +45,22 @@ class Worked:
 
     services: Services
 
-    def begin(self, prediction_id: str) -> work.Study:
+    def begin(self, prediction_id: str) -> job_state.Study:
         with self.services.database.session() as session:
-            study = work.start(session, prediction_id)
+            study = job_state.start(session, prediction_id)
             assert study is not None
             return study
 
-    def advance(self, study: work.Study, stage: Stage) -> None:
+    def advance(self, study: job_state.Study, stage: Stage) -> None:
         with self.services.database.session() as session:
-            assert work.advance(session, study, stage)
+            assert job_state.advance(session, study, stage)
 
     def succeed(self, prediction_id: str, more: Iterable[Artifact] = ()) -> None:
         digest = self.services.storage.put(MAP)
         artifact = Artifact("maps/attribution-cta.nii.gz", digest, len(MAP), "application/gzip")
         study = self.begin(prediction_id)
         with self.services.database.session() as session:
-            assert work.succeed(session, study, result([artifact, *more]))
+            assert job_state.succeed(session, study, result([artifact, *more]))
 
     def fail(self, prediction_id: str) -> None:
         study = self.begin(prediction_id)
@@ -68,7 +68,7 @@ class Worked:
             code="modality-implausible", title="The volume is not what its field claims", detail="no head"
         )
         with self.services.database.session() as session:
-            assert work.fail(session, study, failure)
+            assert job_state.fail(session, study, failure)
 
     def beat(self, *models: str) -> None:
         with self.services.database.session() as session:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from app.config import Settings
-from app.database import shadows, workers
+from app.core.config import Settings
+from app.database import shadow_scores, workers
 from app.database.session import now
 from app.database.workers import Worker
-from app.predictor import Predictor
-from app.registry import Registry
-from app.residency import Residency
+from app.inference.model_cache import Predictor
+from app.registry.model_store import Registry
+from app.worker.model_loading import Residency
 from tests.api.conftest import House, running, settings_in
 from tests.factory import tiny_version
 
@@ -119,7 +119,7 @@ async def test_a_shadow_is_reported_in_its_own_place(house: House) -> None:
     house.worker.succeed(sent)
     before = (await house.http.get(f"/v1/predictions/{sent}")).text
     with house.services.database.session() as session:
-        assert shadows.keep(session, shadows.Score(sent, "tiny", "1.1.0", "1.0.0", -0.25, agrees=True))
+        assert shadow_scores.keep(session, shadow_scores.Score(sent, "tiny", "1.1.0", "1.0.0", -0.25, agrees=True))
     assert (await house.http.get(f"/v1/predictions/{sent}")).text == before
     (report,) = (await house.http.get("/v1/models/tiny/shadow")).json()
     assert report | {"scored": 1, "agreed": 1, "mean_difference": -0.25, "largest_difference": 0.25} == report

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from app.database import demands, work, workers
+from app.database import job_state, model_requests, workers
 from app.database.session import now
 from app.database.tables import PredictionRow
 from app.database.workers import Answer, Worker
@@ -35,12 +35,15 @@ def refusing_worker(server: Server) -> Iterator[None]:
         database = server.database()
         while not over.wait(0.05):
             with database.session() as session:
-                done = {f"{each.name}@{each.version}": Answer(each.ticket, None) for each in demands.standing(session)}
+                done = {
+                    f"{each.name}@{each.version}": Answer(each.ticket, None)
+                    for each in model_requests.standing(session)
+                }
                 workers.beat(session, Worker("w", "here", 1, "cpu", ("tiny@1.0.0",), now(), now(), 1, done))
                 queued = select(PredictionRow.id).where(PredictionRow.status == Status.QUEUED)
                 for prediction_id in session.scalars(queued).all():
-                    if study := work.start(session, prediction_id):
-                        work.fail(session, study, FAILURE)
+                    if study := job_state.start(session, prediction_id):
+                        job_state.fail(session, study, FAILURE)
         database.close()
 
     thread = threading.Thread(target=refuse)

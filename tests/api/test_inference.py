@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from app import wire
-from app.config import Settings
+from app.core.config import Settings
 from app.database import workers
 from app.database.session import now
 from app.database.workers import Worker
-from app.inference import Door
-from app.model import ModelVersion
-from app.network.committee import Networks
-from app.predictor import Predictor
+from app.inference.ensemble_predictor import Networks
+from app.inference.model_cache import Predictor
+from app.inference.model_version import ModelVersion
+from app.worker import ipc
+from app.worker.tensor_server import Door
 from tests.api.conftest import House, running
 from tests.factory import tiny_case
-from tests.test_tensors import as_binary, as_json
+from tests.inference.test_open_inference import as_binary, as_json
 
 pytestmark = pytest.mark.anyio
 INFER = "/v2/models/tiny/versions/1.0.0/infer"
@@ -107,7 +107,7 @@ async def test_a_dead_workers_socket_costs_no_answer(house: House) -> None:
     with opened(house, "alive") as predictor:
         content = as_json(patient(predictor.version("tiny", "1.0.0")))
         for name in ("dead-1", "dead-2", "dead-3"):
-            wire.Listener(house.services.settings.workers, name).close()  # its socket stays, and nobody is behind it
+            ipc.Listener(house.services.settings.workers, name).close()  # its socket stays, and nobody is behind it
             with house.services.database.session() as session:
                 workers.beat(session, Worker(name, "here", 1, "cpu", ("tiny@1.0.0",), now(), now(), 1))
         for _ in range(5):

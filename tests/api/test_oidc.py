@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from app.api import oidc
-from app.config import Settings
+from app.core.config import Settings
 from tests.api.conftest import House, running, volume
-from tests.api.test_gate import problem
+from tests.api.test_middleware import problem
 
 pytestmark = pytest.mark.anyio
 

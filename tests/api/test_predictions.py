@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.config import Settings
+from app.core.config import Settings
 from app.database import predictions
 from app.database.tables import PredictionRow
 from app.sdk.types import Prediction, PredictionPage, Stage

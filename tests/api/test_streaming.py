@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from app.database import keys
+from app.database import api_keys
 from tests.api.conftest import volume
 from tests.api.server import Server, started
 
@@ -50,7 +50,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory, model_store: Path) -> Itera
 
 def key(server: Server) -> dict[str, str]:
     with server.database().session() as session:
-        return {"Authorization": f"Bearer {keys.create(session, 'pacs')}"}
+        return {"Authorization": f"Bearer {api_keys.create(session, 'pacs')}"}
 
 
 def answer(connection: socket.socket) -> bytes:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from app.manifest import Architecture, Fusion, Location, ScaleActivation
+from app.network.architecture import Architecture, Fusion, Location, ScaleActivation
 from app.network.daft import Network, build
 
 TOLERANCE = 1e-4

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from app.manifest import Fusion, Location
+from app.network.architecture import Fusion, Location
 from tests.conformance import daft
 from tests.conftest import shared_path
 from tests.factory import random_network

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from app.database.job_state import Result
 from app.database.predictions import Artifact
-from app.database.work import Result
 from app.sdk.types import (
     Attribution,
     Channel,

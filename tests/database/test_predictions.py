@@ -8,12 +8,12 @@ from datetime import timedelta
 
 import pytest
 
-from app.database import predictions, work
+from app.core.tracing import Place
+from app.database import job_state, predictions
 from app.database.predictions import Artifact, NewPrediction
 from app.database.session import Database, now
 from app.sdk.errors import Conflict, Erased, InvalidRequest, NotFinished, NotFound, PredictionNotFound
 from app.sdk.types import Input, InputSummary, Status
-from app.tracing import Place
 from tests.database.results import result
 from tests.study import MODEL, new_prediction
 
@@ -33,9 +33,9 @@ def added(database: Database, **changes: object) -> NewPrediction:
 
 def finished(database: Database, new: NewPrediction, *artifacts: Artifact) -> None:
     with database.session() as session:
-        study = work.start(session, new.id)
+        study = job_state.start(session, new.id)
         assert study
-        assert work.succeed(session, study, result(artifacts=artifacts))
+        assert job_state.succeed(session, study, result(artifacts=artifacts))
 
 
 def test_ids_sort_by_time_and_never_repeat() -> None:

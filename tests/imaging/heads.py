@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from app.imaging import brain
-from app.imaging.deconvolution import KAPPA
-from app.imaging.nifti import Volume
+from app.imaging.io.nifti import Volume
+from app.imaging.perfusion.deconvolution import KAPPA
+from app.imaging.registration import brain_mask
 
 AIR, SKIN, BONE, FLUID, TISSUE = -1000.0, 40.0, 1000.0, 10.0, 35.0
 
@@ -45,7 +45,7 @@ def grid(shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> np
 
 def tissues(affine: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     """A head without contrast, (X, Y, Z) HU."""
-    depth = brain.distance(affine, shape, np.eye(4))
+    depth = brain_mask.distance(affine, shape, np.eye(4))
     values: np.ndarray = np.select([depth < 0, depth < 3, depth < 10, depth < 17], [TISSUE, FLUID, BONE, SKIN], AIR)
     return values
 
@@ -131,7 +131,7 @@ def territories(affine: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     i, j, k = np.indices(shape)
     at = np.stack([i, j, k], axis=-1) @ affine[:3, :3].T + affine[:3, 3]
     away = np.linalg.norm(at - [-38.0, -15.0, 20.0], axis=-1)
-    inside = brain.distance(affine, shape, np.eye(4)) < 0
+    inside = brain_mask.distance(affine, shape, np.eye(4)) < 0
     parts = [inside & (away < 20), inside & (away < 35) & (at[..., 0] < -3), inside]
     labels: np.ndarray = np.select(parts, [CORE, PENUMBRA, NORMAL])
     return labels

@@ -9,9 +9,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from app.imaging.header import Header
-from app.imaging.intake import Intake
-from app.imaging.limits import DEFAULT, Limits
+from app.imaging.io.header import Header
+from app.imaging.io.limits import DEFAULT, Limits
+from app.imaging.io.stream_check import Intake
 from app.sdk.types import Input
 
 

@@ -8,8 +8,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from app.imaging import align, brain, nifti
-from app.imaging.nifti import Volume
+from app.imaging.io import nifti
+from app.imaging.io.nifti import Volume
+from app.imaging.registration import align, brain_mask
 from app.sdk.types import Input
 
 
@@ -24,7 +25,7 @@ def head(real_images: Path) -> Volume:
 
 def error_mm(mni_from_world: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Distances in mm between where brain points land and where they belong."""
-    at = np.c_[brain.points(), np.ones(len(brain.points()))]
+    at = np.c_[brain_mask.points(), np.ones(len(brain_mask.points()))]
     landed = at @ (mni_from_world @ np.linalg.inv(truth)).T
     return np.asarray(np.linalg.norm((landed - at)[:, :3], axis=1))
 
@@ -51,7 +52,7 @@ def test_a_real_head_fills_the_template_s_brain(real_images: Path) -> None:
     volume = nifti.read(real_images / "ncct_human_ge_deskewed.nii.gz", field=Input.NCCT)
     found = align.to_mni(align.Head(volume))
     assert not found.poor
-    assert brain.coverage(volume.affine, volume.shape, found.mni_from_world) > 0.9
+    assert brain_mask.coverage(volume.affine, volume.shape, found.mni_from_world) > 0.9
 
 
 @pytest.mark.parametrize("rigid", [False, True])

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from app.imaging import bolus, ctp, perfusion
-from app.imaging.nifti import Volume
+from app.imaging.io.nifti import Volume
+from app.imaging.perfusion import aif, ctp, summary
 from app.sdk.clinical import Side
 from app.sdk.errors import GeometryMismatch, InvalidVolume
 from tests.imaging import heads
@@ -48,7 +48,7 @@ def test_maps_of_each_territory(stroke: tuple[Volume, np.ndarray], maps: ctp.Map
 def test_the_numbers(stroke: tuple[Volume, np.ndarray], maps: ctp.Maps) -> None:
     series, labels = stroke
     voxel_ml = abs(np.linalg.det(series.affine[:3, :3])) / 1000
-    found = perfusion.summarise(maps.by_input(), MNI)
+    found = summary.summarise(maps.by_input(), MNI)
     assert found.side is Side.LEFT
     assert found.summary.core_ml == pytest.approx((labels == heads.CORE).sum() * voxel_ml, rel=0.15)
     assert found.summary.tmax6_ml == pytest.approx((labels >= heads.PENUMBRA).sum() * voxel_ml, rel=0.10)
@@ -62,7 +62,7 @@ def test_the_artery_is_scaled_to_the_vein(stroke: tuple[Volume, np.ndarray]) -> 
     frames = series.values()
     inside = heads.tissues(series.affine, series.shape[:3]) < 100
     enhancement = frames - frames[..., :5].mean(axis=-1, keepdims=True)
-    found = bolus.find(enhancement, inside & (enhancement.max(axis=-1) > -100), before=5)
+    found = aif.find(enhancement, inside & (enhancement.max(axis=-1) > -100), before=5)
     assert found.scale == pytest.approx(1 / 0.6, rel=0.08)
     assert found.arterial.max() == pytest.approx(300, rel=0.1)
     assert found.arterial.argmax() < found.venous.argmax()
@@ -86,13 +86,13 @@ def test_movement_is_measured_in_millimetres(stroke: tuple[Volume, np.ndarray]) 
     series, _ = stroke
     frames = series.values()[..., :3].copy()
     frames[..., 2] = ndimage.shift(frames[..., 2], (0, 2 / 2.8, 0), order=1, cval=-1000)
-    _, moved = bolus.hold_still(frames, series.spacing_mm)
+    _, moved = aif.hold_still(frames, series.spacing_mm)
     assert moved == pytest.approx(2.0, abs=0.5)
 
 
 def test_a_head_at_rest_does_not_move(stroke: tuple[Volume, np.ndarray]) -> None:
     series, _ = stroke
-    assert bolus.hold_still(series.values(), series.spacing_mm)[1] < 0.5
+    assert aif.hold_still(series.values(), series.spacing_mm)[1] < 0.5
 
 
 def test_a_series_that_ends_too_soon(stroke: tuple[Volume, np.ndarray]) -> None:

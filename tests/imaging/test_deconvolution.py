@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from app.imaging.deconvolution import OSCILLATION_LIMIT, haemodynamics, oscillation, residues
+from app.imaging.perfusion.deconvolution import OSCILLATION_LIMIT, haemodynamics, oscillation, residues
 from tests.imaging.heads import gamma_variate, tissue_curve
 
 DELAYS = (0.0, 2.0, 4.0, 6.0)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from app.imaging.header import Header, length, parse
-from app.imaging.limits import Limits
+from app.imaging.io.header import Header, length, parse
+from app.imaging.io.limits import Limits
 from app.sdk.errors import DecompressedTooLarge, InvalidVolume
 from app.sdk.types import Input
 from tests.imaging.hostile import AFFINE, CODES, MAGIC, SIZES, build, voxels

@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from app.imaging.nifti import Volume, read, write
+from app.imaging.io.nifti import Volume, read, write
 from app.sdk.errors import InvalidVolume, RlvoError
 from app.sdk.types import Input
 from tests.imaging.helpers import take

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from app.imaging import brain
-from app.imaging.nifti import Volume
-from app.imaging.perfusion import Perfusion, measure, summarise
+from app.imaging.io.nifti import Volume
+from app.imaging.perfusion.summary import Perfusion, measure, summarise
+from app.imaging.registration import brain_mask
 from app.sdk.clinical import Side
 from app.sdk.types import Input
 
@@ -123,7 +123,7 @@ def on_brain(spacing: float, value: float, lesion: float, shear: float = 0.0) ->
     affine[0, 1] = shear * spacing
     affine[:3, 3] = -80 - shear * 95, -115, -70
     at = np.stack(np.indices(shape), axis=-1) @ affine[:3, :3].T + affine[:3, 3]
-    values = np.where(brain.distance(affine, shape, np.eye(4)) < 0, value, 0.0)
+    values = np.where(brain_mask.distance(affine, shape, np.eye(4)) < 0, value, 0.0)
     values[np.all(np.abs(at - [-30, -20, 25]) < 21, axis=-1)] = lesion
     return Volume(np.asfortranarray(values, dtype=np.float32), affine)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.imaging import nifti
-from app.imaging.nifti import Volume
+from app.imaging.io import nifti
+from app.imaging.io.nifti import Volume
 from app.imaging.plausibility import check
 from app.sdk.errors import ImplausibleModality
 from app.sdk.types import Input

@@ -7,10 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from app.imaging import brain, resample
-from app.imaging.nifti import Volume
+from app.imaging import resample
+from app.imaging.io.nifti import Volume
+from app.imaging.model_grid import ChannelSpec, Grid
 from app.imaging.preprocess import Prepared, prepare
-from app.manifest import ChannelSpec, Grid
+from app.imaging.registration import brain_mask
 from app.sdk.errors import GeometryMismatch, ImplausibleModality, MissingInput
 from app.sdk.types import Channel, Input
 from tests.imaging import heads
@@ -87,7 +88,7 @@ def test_channels_are_windowed_and_normalised(whole: Prepared) -> None:
 
 def test_the_brain_lies_where_the_template_has_it(whole: Prepared) -> None:
     """Brain tissue of 35 HU inside a skull of 1000 HU: the NCCT channel shows it within 3 mm of the template's."""
-    depth = brain.distance(np.array(GRID.affine), GRID.shape, np.eye(4))
+    depth = brain_mask.distance(np.array(GRID.affine), GRID.shape, np.eye(4))
     values = raw(whole, Channel.NCCT)
     assert np.mean(np.abs(values[depth < -10] - heads.TISSUE) < 8) > 0.98
     assert values[(depth > 7) & (depth < 9)].mean() > 70
@@ -135,7 +136,7 @@ def test_maps_go_back_to_the_patient(whole: Prepared, study: dict[Input, Volume]
     grid = whole.grids[Channel.CTA]
     assert grid.shape == study[Input.CTA].shape
     back = resample.to_patient(whole.volumes["aligned-cta"].data, GRID, grid.affine, grid.shape, grid.mni_from_world)
-    inside = brain.distance(grid.affine, grid.shape, grid.mni_from_world) < -15
+    inside = brain_mask.distance(grid.affine, grid.shape, grid.mni_from_world) < -15
     assert np.median(back[inside]) == pytest.approx(heads.TISSUE, abs=3)
 
 
@@ -146,7 +147,7 @@ def test_a_mask_is_computed_where_none_was_sent(study: dict[Input, Volume], draw
     found = prepare({Input.CTA: study[Input.CTA], Input.NCCT: study[Input.NCCT]}, GRID, CHANNELS)
     assert "vessels-computed" in codes(found)
     mask = found.volumes["vessels"].data > 0
-    reach = brain.distance(drawn.cta.affine, drawn.cta.shape, np.eye(4)) < 3
+    reach = brain_mask.distance(drawn.cta.affine, drawn.cta.shape, np.eye(4)) < 3
     truth = drawn.vessels & reach
     assert 2 * (mask & truth).sum() / ((mask & reach).sum() + truth.sum()) > 0.75
 
@@ -271,7 +272,7 @@ def test_an_alignment_that_failed_is_said(drawn: heads.Angiogram) -> None:
     """A brain without its skull cannot be aligned, to MNI space or to the CTA: placed by its centre, and flagged."""
     shape = (80, 95, 80)
     affine = heads.grid(shape, (2.5, 2.5, 2.5))
-    bare = np.where(brain.distance(affine, shape, np.eye(4)) < 0, 35, 0)
+    bare = np.where(brain_mask.distance(affine, shape, np.eye(4)) < 0, 35, 0)
     noise = np.random.default_rng(0).normal(0, 5, shape) * (bare > 0)
     ncct = Volume(np.asfortranarray(bare + noise, dtype=np.float32), affine)
     mask = Volume(drawn.vessels.astype(np.uint8), drawn.cta.affine)

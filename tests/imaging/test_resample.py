@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from app.imaging import brain
-from app.imaging.nifti import Volume
+from app.imaging.io.nifti import Volume
+from app.imaging.model_grid import Grid
+from app.imaging.registration import brain_mask
 from app.imaging.resample import resample, shrink, to_grid, to_patient
-from app.manifest import Grid
 from tests.imaging import heads
 
 GRID = Grid(shape=(48, 56, 48), affine=((4, 0, 0, -95), (0, 4, 0, -129), (0, 0, 4, -77), (0, 0, 0, 1)))
@@ -47,7 +47,7 @@ def test_within_a_few_hu_of_a_spline(head: Volume, world_from_mni: np.ndarray) -
     """In the brain, an output voxel from its edge: where no skull leaks in."""
     found = to_grid(head, GRID, world_from_mni, fill=-1000)
     truth = reference(head, GRID, world_from_mni)
-    depth = brain.distance(np.asarray(GRID.affine), GRID.shape, world_from_mni)
+    depth = brain_mask.distance(np.asarray(GRID.affine), GRID.shape, world_from_mni)
     assert np.sqrt(np.mean((found - truth)[depth < -4] ** 2)) < 1.5
 
 
@@ -62,7 +62,7 @@ def test_integers_with_slope_and_intercept_are_the_same_volume(head: Volume) -> 
 def test_any_orientation_is_the_same_volume(head: Volume) -> None:
     image = nib.Nifti1Image(head.data, head.affine)
     plain = to_grid(head, GRID, turned(), fill=-1000)
-    inside = brain.distance(np.asarray(GRID.affine), GRID.shape, turned()) < -4
+    inside = brain_mask.distance(np.asarray(GRID.affine), GRID.shape, turned()) < -4
     for axes in ("LPS", "AIL", "SRA", "IPR"):
         ornt = nib.orientations.ornt_transform(nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(axes))
         other = image.as_reoriented(ornt)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from app.imaging import brain, vessels
-from app.imaging.nifti import Volume
+from app.imaging import vessels
+from app.imaging.io.nifti import Volume
+from app.imaging.registration import brain_mask
 from tests.imaging import heads
 
 MNI = np.eye(4)
@@ -24,7 +25,7 @@ def drawn() -> heads.Angiogram:
 @pytest.fixture(scope="module")
 def reach(drawn: heads.Angiogram) -> np.ndarray:
     """Within the skull, which starts 3 mm from the brain."""
-    return brain.distance(drawn.cta.affine, SHAPE, MNI) < 3
+    return brain_mask.distance(drawn.cta.affine, SHAPE, MNI) < 3
 
 
 def dice(one: np.ndarray, two: np.ndarray) -> float:
@@ -64,7 +65,7 @@ def test_a_network_can_say_which_blocks_are_vessel(drawn: heads.Angiogram, reach
     mask = vessels.learned(bright)(drawn.cta, MNI, drawn.ncct).data > 0
     assert asked[0].dtype == np.float32
     assert dice(mask, drawn.vessels & reach) > 0.85
-    assert not (mask & ~(brain.distance(drawn.cta.affine, SHAPE, MNI) < 8)).any()
+    assert not (mask & ~(brain_mask.distance(drawn.cta.affine, SHAPE, MNI) < 8)).any()
     assert vessels.learned(np.zeros_like)(drawn.cta, MNI).data.max() == 0
 
 

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from app.manifest import Fusion, Location, Manifest
-from app.model import ModelVersion
+from app.inference.ensemble_predictor import Networks
+from app.inference.model_version import ModelVersion
 from app.network import backends
+from app.network.architecture import Fusion, Location
 from app.network.backends import Backend, Precision
-from app.network.committee import Networks
-from app.registry import Registry
+from app.registry.manifest import Manifest
+from app.registry.model_store import Registry
 from app.sdk.errors import ModelNotReady
 from tests.factory import random_network, tiny_case, tiny_manifest, tiny_version
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from app.manifest import Architecture, Fusion, Location, ScaleActivation
+from app.network.architecture import Architecture, Fusion, Location, ScaleActivation
 from app.network.daft import build, scale_shift
 from tests.factory import random_network
 

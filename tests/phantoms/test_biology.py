@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from app.evaluation.metrics import auc
 from app.phantoms import biology
 from app.phantoms.biology import Preset
-from app.training.metrics import auc
 
 CHANCES = biology.draw_chances(120_000, 3)
 

@@ -7,7 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from app.imaging import nifti
+from app.imaging.io import nifti
 from app.phantoms import biology
 from app.phantoms.cohort import MISSING, measured, record, write_patient
 from app.sdk.clinical import ClinicalRecord

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from app.imaging import perfusion, plausibility, resample, vessels
-from app.imaging.nifti import Volume
+from app.imaging import plausibility, resample, vessels
+from app.imaging.io.nifti import Volume
+from app.imaging.perfusion import summary
+from app.inference.defaults import CHANNELS, GRID
 from app.phantoms import biology, render, scene, volumes
 from app.sdk.types import Channel, Input
-from app.training.defaults import CHANNELS, GRID
 
 SEED = 7
 
@@ -73,7 +74,7 @@ def test_the_service_measures_the_true_volumes(
     native: dict[str, Volume], pose: volumes.Pose, drawn: scene.Scene
 ) -> None:
     maps = {Input.TMAX: native["tmax"], Input.CBF: native["cbf"]}
-    found = perfusion.summarise(maps, np.linalg.inv(pose.world_from_mni)).summary
+    found = summary.summarise(maps, np.linalg.inv(pose.world_from_mni)).summary
     patient = drawn.patient
     assert found.tmax6_ml == pytest.approx(patient.tmax6_ml, rel=0.06)
     assert found.hypoperfusion_intensity_ratio == pytest.approx(patient.intensity, abs=0.04)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from app import clinical
-from app.manifest import ClinicalVariable, Grid, VariableKind
+from app.imaging.model_grid import Grid
+from app.inference import clinical_encoder
+from app.registry.manifest import ClinicalVariable, VariableKind
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.types import Channel
 from app.training.dataset import LATENTS, Dataset, Vectors
@@ -35,7 +36,7 @@ def tiny(scores: np.ndarray, brightness: np.ndarray, labels: np.ndarray) -> Data
 
 
 def bench_of(data: Dataset) -> Bench:
-    spec = clinical.fit(data.records, VARIABLES)
+    spec = clinical_encoder.fit(data.records, VARIABLES)
     return Bench(data, Vectors.of(data, spec), GRID, [Channel.NCCT], torch.device("cpu"))
 
 

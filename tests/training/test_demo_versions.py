@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.manifest import Manifest
-from app.model import ModelVersion
+from app.evaluation import metrics
+from app.inference import defaults
+from app.inference.model_version import ModelVersion
 from app.phantoms.biology import Preset
-from app.training import defaults, evaluate, metrics
+from app.registry.manifest import Manifest
+from app.training import evaluate
 from app.training.dataset import Dataset, phantoms
 
 STORE = Path(__file__).resolve().parents[2] / "model_store"

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from app.report.drawing import Circle, Line
+from app.evaluation import figures, subgroups
+from app.evaluation.metrics import Comparison, Estimate, auc
+from app.reporting.drawing import Circle, Line
 from app.sdk.clinical import ClinicalRecord
-from app.training import figures, report, subgroups, table
+from app.training import report, results_table
 from app.training.dataset import Dataset
-from app.training.metrics import Comparison, Estimate, auc
-from app.training.protocol import Split
-from app.training.table import ORACLE, Row
+from app.training.results_table import ORACLE, Row
+from app.training.splits import Split
 from tests.training.conftest import tiny
 
 RNG = np.random.default_rng(3)
@@ -97,16 +98,16 @@ def test_whoever_is_best_is_said_to_be_and_the_oracle_does_not_compete() -> None
         return Row(name, (folds, 0.0), Estimate(test, 0, 1), 0.0, Comparison(0, 0, 0, 1))
 
     simple, deep, oracle = row("logistic", 0.7, 0.6), row("DAFT", 0.6, 0.8), row(ORACLE, 0.9, 0.9)
-    assert table.verdict([simple, deep, oracle]) == "Best on the folds: logistic. Best on the test part: DAFT."
-    assert table.verdict([simple, oracle]).endswith("test part: logistic.")
+    assert results_table.verdict([simple, deep, oracle]) == "Best on the folds: logistic. Best on the test part: DAFT."
+    assert results_table.verdict([simple, oracle]).endswith("test part: logistic.")
 
 
 def test_the_oracle_s_row_is_scored_like_any_model_s() -> None:
     rows = np.arange(400)
     split = Split(rows[:300], rows[300:], ((rows[:150], rows[150:300]), (rows[150:300], rows[:150])))
-    found = table.of_oracle(CHANCES, LABELS, split)
+    found = results_table.of_oracle(CHANCES, LABELS, split)
     assert found.aucs == (auc(LABELS[150:300], CHANCES[150:300]), auc(LABELS[:150], CHANCES[:150]))
-    line, other = table.table({ORACLE: found, "same": found}, LABELS, split, ORACLE)
+    line, other = results_table.table({ORACLE: found, "same": found}, LABELS, split, ORACLE)
     assert line.test.value == auc(LABELS[300:], CHANCES[300:])
     assert other.rival is not None
     assert other.rival.difference == 0

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.manifest import SegmenterManifest
 from app.network.unet import Marker
+from app.registry.manifest import SegmenterManifest
 from app.training import segmenter
 
 

@@ -1,0 +1,162 @@
+"""Predictions: submit, read, follow, list, cancel, erase, and the certificate of that."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import Response, StreamingResponse
+from sqlalchemy.orm import Session
+from starlette.requests import ClientDisconnect
+
+from app.api import openapi_responses, responses, submission, uploads
+from app.api.dependencies import Handles, Services, Whoever
+from app.api.fhir import bundle
+from app.api.parameters import (
+    CreatedAfter,
+    IdempotencyKey,
+    IfNoneMatch,
+    PredictionId,
+    Prefer,
+    Urgency,
+    Wait,
+    preferred_wait,
+    priority_of,
+    strict_query,
+)
+from app.database import audit, erasures, predictions
+from app.database.status import State
+from app.sdk.errors import RlvoError
+from app.sdk.types import ErasureCertificate, Prediction, PredictionPage, Status
+
+HEARTBEAT = 15.0
+"""Seconds of silence after which an event stream says that it is still there."""
+
+router = APIRouter(prefix="/v1/predictions", tags=["predictions"], dependencies=[Depends(strict_query)])
+
+
+@router.post("", summary="Submit a study", response_model=Prediction, **openapi_responses.submit)
+async def submit(
+    request: Request,
+    services: Handles,
+    caller: Whoever,
+    idempotency_key: IdempotencyKey = None,
+    prefer: Prefer = "",
+    urgency: Urgency = "",
+) -> Response:
+    reservation = await submission.reserve(services, caller, idempotency_key)
+    try:
+        async with uploads.receive(request, services) as reception:
+            prediction_id, replayed = await submission.accept(
+                services, caller, reception, reservation, request.state.place, priority_of(urgency)
+            )
+    except (RlvoError, ClientDisconnect) as error:
+        why = error.code if isinstance(error, RlvoError) else "client-gone"
+        await submission.refuse(services, caller, reservation, why, request.state.trace_id)
+        raise
+    settings = services.settings
+    wait, applied = preferred_wait(prefer, default=settings.wait_default, most=settings.wait_max)
+    prediction = await _awaited(services, prediction_id, caller.tenant, wait)
+    return responses.submission(prediction, applied=applied, replayed=replayed)
+
+
+@router.get("/{id}", summary="Read a prediction", response_model=Prediction, **openapi_responses.read)
+async def read(
+    request: Request,
+    prediction_id: PredictionId,
+    services: Handles,
+    caller: Whoever,
+    wait: Wait = 0.0,
+    if_none_match: IfNoneMatch = "",
+) -> Response:
+    prediction = await _awaited(services, prediction_id, caller.tenant, min(wait, services.settings.wait_max))
+    if responses.FHIR in request.headers.get("accept", ""):
+        return responses.fhir(bundle(prediction))
+    return responses.prediction(prediction, if_none_match=if_none_match)
+
+
+@router.get("/{id}/events", summary="Follow a prediction", response_class=StreamingResponse, **openapi_responses.events)
+async def events(prediction_id: PredictionId, services: Handles, caller: Whoever) -> StreamingResponse:
+    await services.read(predictions.find, prediction_id, caller.tenant)
+    stream = _events(services, prediction_id)
+    return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+@router.get("", summary="List predictions, newest first", response_model=PredictionPage, **openapi_responses.listing)
+async def listing(
+    services: Handles,
+    caller: Whoever,
+    created_after: CreatedAfter,
+    subject: Annotated[str | None, Query(pattern=f"^{uploads.SUBJECT}$")] = None,
+    model: Annotated[str | None, Query(description="`name` or `name@1.2.0`", pattern=f"^{uploads.MODEL}$")] = None,
+    status: Annotated[Status | None, Query()] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Annotated[
+        str | None, Query(description="`next` of the page before", pattern=f"^{predictions.CURSOR}$")
+    ] = None,
+) -> Response:
+    page = await services.read(
+        predictions.page,
+        caller.tenant,
+        limit=limit,
+        cursor=cursor,
+        subject=subject,
+        model=model,
+        status=status,
+        created_after=created_after,
+    )
+    return responses.page(page)
+
+
+@router.post("/{id}/cancel", summary="Cancel a prediction", response_model=Prediction, **openapi_responses.cancel)
+async def cancel(prediction_id: PredictionId, services: Handles, caller: Whoever) -> Response:
+    def act(session: Session) -> Prediction:
+        cancelled = predictions.cancel(session, prediction_id, caller.tenant)
+        services.queue.announce(session, prediction_id)
+        audit.append(session, caller.name, "prediction.cancel", prediction_id)
+        return cancelled
+
+    return responses.prediction(await services.write(act))
+
+
+@router.delete("/{id}", summary="Erase a prediction", status_code=204, **openapi_responses.erase)
+async def erase(prediction_id: PredictionId, services: Handles, caller: Whoever) -> Response:
+    def act(session: Session) -> list[str]:
+        return erasures.erase(session, prediction_id, caller.tenant, actor=caller.name, why="request")
+
+    for digest in await services.write(act):
+        await services.work(services.storage.delete, digest)
+    return Response(status_code=204)
+
+
+@router.get(
+    "/{id}/erasure",
+    summary="The certificate of an erasure",
+    response_model=ErasureCertificate,
+    **openapi_responses.erasure,
+)
+async def erasure(prediction_id: PredictionId, services: Handles, caller: Whoever) -> Response:
+    exists = services.storage.exists
+    found = await services.read(erasures.certificate, prediction_id, caller.tenant, exists)
+    return responses.certificate(found)
+
+
+async def _awaited(services: Services, prediction_id: str, tenant: str, wait: float) -> Prediction:
+    """The prediction once it has finished, or as it is after ``wait`` seconds."""
+    prediction = await services.read(predictions.find, prediction_id, tenant)
+    if wait > 0 and not prediction.status.finished:
+        await services.watch.finished(prediction_id, wait)
+        prediction = await services.read(predictions.find, prediction_id, tenant)
+    return prediction
+
+
+async def _events(services: Services, prediction_id: str) -> AsyncIterator[str]:
+    """Each state as a server-sent event, and a comment in long silences, until the prediction has finished."""
+    async for state in services.watch.changes(prediction_id, heartbeat=HEARTBEAT):
+        yield ": still here\n\n" if state is None else f"event: state\ndata: {_state(prediction_id, state)}\n\n"
+
+
+def _state(prediction_id: str, state: State) -> str:
+    return json.dumps({"id": prediction_id, "status": state.status, "stage": state.stage, "progress": state.progress})

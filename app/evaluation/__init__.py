@@ -1,0 +1,1 @@
+"""Metrics, curves and subgroups of predicted probabilities. Uses no torch and no database."""

@@ -1,0 +1,1 @@
+"""NIfTI in and out: strict header, affine, gzip and grid checks."""

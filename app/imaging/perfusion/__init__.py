@@ -1,0 +1,1 @@
+"""CT perfusion: arterial input, deconvolution, maps, and their summary in numbers."""

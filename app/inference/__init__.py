@@ -1,0 +1,1 @@
+"""A model version as prepare, predict and explain; the model cache and the clinical encoder."""

@@ -1,0 +1,1 @@
+"""Shares of a prediction: Shapley values, voxel attribution and anatomical regions."""

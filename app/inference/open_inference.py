@@ -1,0 +1,145 @@
+"""Prepared tensors in the words of the Open Inference Protocol, version 2 (KServe, Triton).
+
+https://github.com/kserve/open-inference-protocol, with its binary tensor data extension for what is sent.
+
+Notable choices:
+- Two inputs, as `prepare` makes them: ``image`` (n, c, x, y, z) on the version's MNI grid, normalised, and ``clinical``
+  (n, v), the whole clinical vector with its missing and presence bits. One patient may come without the n.
+- An answer is a handful of numbers a patient, so it is plain JSON, whatever form the tensors came in.
+- Values are checked before any network sees them: shapes, types, finite numbers.
+- No torch: the API process describes versions with this.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.registry.manifest import Manifest
+from app.sdk.errors import InvalidRequest, MalformedJson
+
+MOST = 8
+"""Patients in one request."""
+PLATFORM = "rlvo_ensemble"
+_TYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "FP64": np.dtype("<f8")}
+
+
+@dataclass(frozen=True)
+class Request:
+    """``image`` (n, c, x, y, z) and ``clinical`` (n, v), float32; ``id``: what the caller calls it."""
+
+    id: str | None
+    image: NDArray[np.float32]
+    clinical: NDArray[np.float32]
+
+
+def shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
+    """Each input's shape for one patient."""
+    return {
+        "image": (len(manifest.channels), *manifest.grid.shape),
+        "clinical": (manifest.architecture.clinical_size,),
+    }
+
+
+def metadata(manifest: Manifest, versions: Sequence[str]) -> dict[str, Any]:
+    """The protocol's model metadata; -1 is the number of patients."""
+    each = {"probability": [-1], "log_odds": [-1], "folds": [-1, len(manifest.folds)]}
+    return {
+        "name": manifest.name,
+        "versions": list(versions),
+        "platform": PLATFORM,
+        "inputs": [
+            {"name": name, "datatype": "FP32", "shape": [-1, *shape]} for name, shape in shapes(manifest).items()
+        ],
+        "outputs": [
+            *({"name": name, "datatype": "FP64", "shape": shape} for name, shape in each.items()),
+            {"name": "refractory", "datatype": "BOOL", "shape": [-1]},
+        ],
+    }
+
+
+def parse(content: bytes, header_length: int | None, manifest: Manifest) -> Request:
+    """A request's body.
+
+    :param header_length: bytes of JSON before the binary tensors; None: all of it is JSON
+    :raises MalformedJson: where the JSON is none
+    :raises InvalidRequest: where a tensor is missing or not what the version takes; names it
+    """
+    whole = memoryview(content)
+    try:
+        document = json.loads(bytes(whole[:header_length]))
+        listed = {str(each["name"]): each for each in document["inputs"]}
+    except (ValueError, RecursionError):
+        raise MalformedJson("The inference request is no JSON") from None
+    except (KeyError, TypeError):
+        raise InvalidRequest("An inference request lists its tensors in `inputs`, each with a name") from None
+    binary = whole[len(content) if header_length is None else header_length :]
+    expected = shapes(manifest)
+    found: dict[str, NDArray[np.float32]] = {}
+    for name, tensor in listed.items():
+        if name not in expected:
+            raise InvalidRequest(f"This version takes the inputs {' and '.join(expected)}")
+        size = _binary_size(tensor)
+        found[name] = _tensor(name, tensor, None if size is None else binary[:size], expected[name])
+        binary = binary[size or 0 :]
+    if missing := set(expected) - set(found):
+        raise InvalidRequest(f"The input {' and '.join(sorted(missing))} is missing")
+    count = len(found["image"])
+    if len(found["clinical"]) != count or not 1 <= count <= MOST:
+        raise InvalidRequest(f"Send as many clinical vectors as images, 1 to {MOST}")
+    identity = document.get("id")
+    return Request(identity if isinstance(identity, str) else None, found["image"], found["clinical"])
+
+
+def answer(request: Request, manifest: Manifest, outputs: Mapping[str, NDArray[Any]]) -> bytes:
+    """The protocol's inference response. ``outputs``: arrays whose first axis is the patients."""
+    kinds = {"f": "FP64", "b": "BOOL"}
+    document: dict[str, Any] = {
+        "model_name": manifest.name,
+        "model_version": manifest.version,
+        "outputs": [
+            {"name": name, "datatype": kinds[values.dtype.kind], "shape": list(values.shape),
+             "data": values.ravel().tolist()}
+            for name, values in outputs.items()
+        ],
+    }  # fmt: skip
+    if request.id is not None:
+        document["id"] = request.id[:128]
+    return json.dumps(document, allow_nan=False).encode()
+
+
+def _binary_size(tensor: Mapping[str, Any]) -> int | None:
+    parameters = tensor.get("parameters")
+    size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 0):
+        raise InvalidRequest("binary_data_size is a number of bytes")
+    return size
+
+
+def _tensor(
+    name: str, tensor: Mapping[str, Any], binary: memoryview | None, one: tuple[int, ...]
+) -> NDArray[np.float32]:
+    """The tensor (n, ...). Raises InvalidRequest."""
+    words = f"{name}: this version takes FP32 or FP64 of the shape (n, {', '.join(map(str, one))})"
+    kind, shape = _TYPES.get(str(tensor.get("datatype"))), tensor.get("shape")
+    if kind is None or not isinstance(shape, list) or not all(type(edge) is int and 0 < edge < 2**31 for edge in shape):
+        raise InvalidRequest(words)
+    if tuple(shape) != one and tuple(shape[1:]) != one:
+        raise InvalidRequest(words)
+    try:
+        flat = np.asarray(tensor["data"], kind).ravel() if binary is None else np.frombuffer(binary, kind)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise InvalidRequest(f"{name}: its data is not what its datatype says") from None
+    if flat.size != math.prod(shape):
+        raise InvalidRequest(f"{name}: {math.prod(shape)} values belong to its shape")
+    # Aligned and writable, as torch asks for: what lies in the body is neither.
+    values: NDArray[np.float32] = np.require(flat.reshape(-1, *one), np.float32, ["C", "A", "W"])
+    if not np.isfinite(values).all():
+        raise InvalidRequest(f"{name}: every value must be a finite number")
+    return values

@@ -1,0 +1,1 @@
+"""What an operator does: promotion of a version, consistency check, subject export, monitoring."""

@@ -1,0 +1,1 @@
+"""The model store: manifests, versions, aliases and signatures."""

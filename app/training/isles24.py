@@ -1,0 +1,269 @@
+"""ISLES'24 (Riedel et al., arXiv:2408.11142) as a cohort: its folder tree becomes the table that ``cohort.read`` takes.
+
+    raw_data/<id>/ses-01/*_{ncct,cta,ctp}.nii.gz, perfusion-maps/*_{tmax,cbf,cbv,mtt}.nii.gz
+    derivatives/<id>/ses-01/*_space-ncct_*.nii.gz                                     where the raw volume is missing
+    phenotype/<id>/ses-01/*_demographic_baseline.{csv,xlsx}, ses-02/*_outcome.{csv,xlsx}
+
+Notable choices:
+- It knows the grade of reperfusion (mTICI), but neither residual stenosis nor rescue treatment: the target is
+  ``unsuccessful_reperfusion`` (0-2a), never rLVO.
+- Of the second session nothing is read but the mTICI. Times after the puncture are dropped, and said to be.
+- Spellings differ between releases: ``ses-0001``, ``sub-strokecase``, ``rawdata``, one row or two columns, case,
+  spaces, byte-order marks. A header that is nevertheless unknown stops the import: it might be a renamed column.
+- Glucose is in mg/dL at one centre and in mmol/L at another; the ranges do not meet, so the number tells its unit. CRP
+  has no unit that could be told, and is left out.
+- The licence (CC BY-NC-SA 4.0) forbids shipping a model that was trained on it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import time, timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from app.inference.clinical_encoder import AFTERWARDS
+from app.training.errors import CohortFault
+
+SUBJECT = re.compile(r"sub-stroke(?:case)?0*(\d+)", re.IGNORECASE)
+ACUTE, LATER = re.compile(r"ses-0*1", re.IGNORECASE), re.compile(r"ses-0*2", re.IGNORECASE)
+VOLUME = re.compile(r"_(ncct|cta|ctp|tmax|cbf|cbv|mtt)\.nii(?:\.gz)?", re.IGNORECASE)
+
+FLAGS = {
+    "atrial fibrillation": "atrial_fibrillation", "hypertension": "hypertension", "diabetes": "diabetes",
+    "hyperlipidemia": "dyslipidemia", "anticoagulation": "anticoagulant", "lipid lowering drugs": "statin",
+    "pais": "antiplatelet", "platelet aggregation inhibitors": "antiplatelet", "wake-up": "wake_up",
+}  # fmt: skip
+NUMBERS = {
+    "age": "age", "leucocytes": "leukocytes", "inr": "inr", "nihss at admission": "nihss", "mrs premorbid":
+    "prestroke_mrs",
+}  # fmt: skip
+OTHERS = ("center", "sex", "glucose", "onset to door", "door to imaging")
+GRADE = ("mtici postinterventional", "mtici")
+WITHOUT_FIELD = ("in-house", "referral", "crp")
+TITLES = ("variable", "name", "field", "column", "parameter")  # of a two-column table's own header
+SEXES = {"m": "male", "male": "male", "f": "female", "female": "female", "w": "female"}
+TRUE, FALSE = ("1", "yes", "true", "y"), ("0", "no", "false", "n")
+
+
+@dataclass
+class Imported:
+    """The table, and what of the phenotype was not taken: ``afterwards`` is known only after the puncture."""
+
+    frame: pd.DataFrame
+    afterwards: set[str] = field(default_factory=set)
+    unused: set[str] = field(default_factory=set)
+
+
+def recognised(folder: Path) -> bool:
+    """Whether a folder is laid out as ISLES'24."""
+    return any((base / "phenotype").is_dir() for base in _bases(folder))
+
+
+def load(folder: Path) -> Imported:
+    """The data set as a table; paths are relative to ``folder``.
+
+    :raises CohortFault: where the folder is laid out otherwise, a header is unknown, or a value cannot be understood
+    """
+    base = next((base for base in _bases(folder) if (base / "phenotype").is_dir()), None)
+    if base is None:
+        raise CohortFault([f"{folder} is not laid out as ISLES'24: there is no phenotype folder in it"])
+    raw = _subjects(base / "raw_data") or _subjects(base / "rawdata")
+    derived, phenotypes = _subjects(base / "derivatives"), _subjects(base / "phenotype")
+    faults: list[str] = []
+    imported = Imported(pd.DataFrame())
+    rows = []
+    for number, place in sorted(phenotypes.items()):
+        name = f"sub-stroke{number:04d}"
+        facts = _phenotype(name, place, imported, faults)
+        volumes = {**_volumes(derived.get(number)), **_volumes(raw.get(number))}
+        if not volumes:
+            faults.append(f"{name}: there is no volume of the first session")
+        paths = {kind: os.path.relpath(path, folder) for kind, path in volumes.items()}
+        rows.append({"patient": name, **facts, **paths})
+    faults += [
+        f"sub-stroke{number:04d}: there are volumes, but no phenotype" for number in sorted(raw.keys() - phenotypes)
+    ]
+    if faults:
+        raise CohortFault(faults)
+    if not rows:
+        raise CohortFault([f"{folder}: the phenotype folder holds no patient (sub-stroke0001 ...)"])
+    imported.frame = pd.DataFrame(rows).fillna("").astype(str)
+    if "mtici" not in imported.frame:
+        imported.frame["mtici"] = ""
+    return imported
+
+
+def write(folder: Path, table: Path) -> str:
+    """Write the table into the new file ``table``, its paths relative to it; what was imported, in words.
+
+    :raises CohortFault: as `load`, and where the file exists
+    """
+    if table.exists():
+        raise CohortFault([f"the table {table.name} exists; nothing is written over it"])
+    imported = load(folder)
+    frame = imported.frame.copy()
+    for column in frame.columns.intersection(["ncct", "cta", "ctp", "tmax", "cbf", "cbv", "mtt"]):
+        frame[column] = [os.path.relpath(folder / name, table.parent) if name else "" for name in frame[column]]
+    draft = table.with_name(f".{table.name}.part")
+    frame.to_csv(draft, index=False)
+    draft.replace(table)
+    known = frame["mtici"] != ""
+    failed = frame["mtici"].str.lower().isin(["0", "1", "2a"])
+    return (
+        f"{len(frame)} patients, {int(failed.sum())} with unsuccessful_reperfusion (mTICI 0-2a), "
+        f"{int((~known).sum())} of unknown mTICI.\n"
+        f"Known only afterwards, dropped: {', '.join(sorted(imported.afterwards)) or 'nothing'}.\n"
+        f"Without a field here, dropped: {', '.join(sorted(imported.unused)) or 'nothing'}.\n"
+        "Licence CC BY-NC-SA 4.0: a model trained on it may not be shipped."
+    )
+
+
+def _bases(folder: Path) -> tuple[Path, Path]:
+    return folder, folder / "train"
+
+
+def _subjects(folder: Path) -> dict[int, Path]:
+    """The patients' folders by number."""
+    if not folder.is_dir():
+        return {}
+    found = ((SUBJECT.fullmatch(path.name), path) for path in sorted(folder.iterdir()) if path.is_dir())
+    return {int(match[1]): path for match, path in found if match}
+
+
+def _session(patient: Path | None, which: re.Pattern[str]) -> Iterator[Path]:
+    """Every file of one session of a patient."""
+    for place in sorted(patient.iterdir()) if patient else ():
+        if place.is_dir() and which.fullmatch(place.name):
+            yield from sorted(path for path in place.rglob("*") if path.is_file())
+
+
+def _volumes(patient: Path | None) -> dict[str, Path]:
+    """The first session's volumes by upload name."""
+    found: dict[str, Path] = {}
+    for path in _session(patient, ACUTE):
+        if match := VOLUME.search(path.name):
+            found.setdefault(match[1].lower(), path)
+    return found
+
+
+def _phenotype(name: str, patient: Path, imported: Imported, faults: list[str]) -> dict[str, str]:
+    """The table's cells of one patient, out of the baseline table and the outcome table."""
+    facts: dict[str, str] = {}
+    for path in _session(patient, ACUTE):
+        if "demographic_baseline" in path.stem.lower():
+            facts |= _baseline(name, _cells(path, faults), imported, faults)
+    if not facts:
+        faults.append(f"{name}: there is no demographic_baseline table")
+    for path in _session(patient, LATER):
+        if "outcome" in path.stem.lower():
+            cells = _cells(path, faults)
+            if grade := next((cells[head] for head in GRADE if head in cells), None):
+                facts["mtici"] = _plain(grade).lower()
+            if not any(head in cells for head in GRADE):
+                faults.append(f"{name}: the outcome table has no column {GRADE[0]}")
+    return facts
+
+
+def _cells(path: Path, faults: list[str]) -> dict[str, Any]:
+    """A table of one patient, by normalised header: one row under a header, or two columns of names and values."""
+    try:
+        if path.suffix.lower() == ".xlsx":
+            frame = pd.read_excel(path, header=None, dtype=object)
+        else:
+            frame = pd.read_csv(path, header=None, dtype=str, sep=None, engine="python", encoding="utf-8-sig",
+                                keep_default_na=False)  # fmt: skip
+    except (ValueError, OSError, KeyError):
+        faults.append(f"{path.name}: it cannot be read as a table")
+        return {}
+    rows = frame.to_numpy(dtype=object)
+    if rows.shape[1] == 2 and (rows.shape[0] != 2 or _head(rows[0, 1]) not in _known()):
+        pairs = [(row[0], row[1]) for row in rows if _head(row[0]) not in TITLES]
+    elif rows.shape[0] == 2:
+        pairs = list(zip(rows[0], rows[1], strict=True))
+    else:
+        faults.append(f"{path.name}: expected one row under a header, or two columns")
+        return {}
+    return {_head(head): value for head, value in pairs if _head(head)}
+
+
+def _known() -> set[str]:
+    return {*FLAGS, *NUMBERS, *OTHERS, *GRADE, *WITHOUT_FIELD}
+
+
+def _head(cell: Any) -> str:
+    """A header without prefix (``section::name``), byte-order mark, double spaces and case."""
+    return " ".join(_plain(cell).split("::")[-1].replace("\ufeff", "").split()).casefold()
+
+
+def _plain(cell: Any) -> str:
+    return "" if cell is None or cell is pd.NaT or cell != cell else str(cell).strip()
+
+
+def _baseline(name: str, cells: Mapping[str, Any], imported: Imported, faults: list[str]) -> dict[str, str]:
+    """The record's fields out of the baseline table."""
+    facts: dict[str, str] = {}
+    for head, value in cells.items():
+        if head.replace(" ", "_").replace("-", "_") in AFTERWARDS:
+            imported.afterwards.add(head)
+        elif head in WITHOUT_FIELD:
+            imported.unused.add(head)
+        elif head not in _known():
+            faults.append(f"{name}: the header {head!r} is unknown; if it is a renamed column, name it as before")
+        elif _plain(value):
+            try:
+                facts |= _fact(head, value)
+            except (ValueError, KeyError):
+                faults.append(f"{name}, {head}: the value cannot be understood")
+    waited = facts.pop("door_to_imaging", None)
+    if waited and "onset_to_door" in facts:
+        facts["onset_to_imaging"] = f"{float(facts['onset_to_door']) + float(waited):g}"
+    return facts
+
+
+def _fact(head: str, value: Any) -> dict[str, str]:
+    """One known column as the table has it; ``door_to_imaging`` is for the caller to add up."""
+    text = _plain(value)
+    if head in FLAGS:
+        return {FLAGS[head]: _flag(text)}
+    if head in NUMBERS:
+        return {NUMBERS[head]: f"{_number(text):g}"}
+    if head == "sex":
+        return {"sex": SEXES[text.lower()]}
+    if head == "glucose":
+        amount = _number(text)
+        return {"glucose" if amount >= 40 else "glucose_mmol_l": f"{amount:g}"}
+    if head in ("onset to door", "door to imaging"):
+        return {head.replace(" ", "_"): f"{_minutes(value):g}"}
+    return {"site": text} if head == "center" else {}
+
+
+def _flag(text: str) -> str:
+    word = text.lower().removesuffix(".0")
+    if word in TRUE:
+        return "1"
+    if word in FALSE:
+        return "0"
+    raise ValueError
+
+
+def _number(text: str) -> float:
+    return float(text.replace(",", "."))
+
+
+def _minutes(value: Any) -> float:
+    """A duration written as H:MM, H:MM:SS, or kept as a time by a spreadsheet."""
+    if isinstance(value, time):
+        return value.hour * 60 + value.minute + value.second / 60
+    if isinstance(value, timedelta):
+        return value.total_seconds() / 60
+    match = re.fullmatch(r"(\d+):([0-5]\d)(?::([0-5]\d))?", _plain(value))
+    if not match:
+        raise ValueError
+    hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return hours * 60 + minutes + seconds / 60

@@ -1,0 +1,110 @@
+"""The model card, after TRIPOD+AI (BMJ 2024;385:e078378), CLAIM 2024 and the Model Facts label.
+
+Written from the run itself: no number is typed by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.evaluation.metrics import Array, auc
+from app.registry.manifest import Manifest
+from app.training.results_table import Row, markdown
+from app.training.splits import Split
+
+_SYNTHETIC = (
+    "**SYNTHETIC. This version was trained on phantoms only: it has never seen a patient, and its numbers say nothing "
+    "about any. It exists so that the service, the explanations and the protocol can be tried and tested.**"
+)
+
+
+def write(
+    manifest: Manifest, rows: Sequence[Row], notes: Sequence[str], oracle: Array | None,
+    labels: NDArray[np.int64], split: Split, parts: Sequence[str] = (),
+) -> str:  # fmt: skip
+    """The card as Markdown.
+
+    :param parts: more tables of the test part: decisions, subgroups
+    """
+    sections = {
+        f"# {manifest.name} {manifest.version}": [
+            _SYNTHETIC if manifest.training.synthetic else "",
+            f"{manifest.intended_use} Licence of the weights: {manifest.licence}.",
+        ],
+        "## What it does": [_purpose(manifest), _inputs(manifest)],
+        "## Data and protocol": [_data(manifest, split), _rules(manifest)],
+        "## Measured on the test part": [_numbers(manifest), *parts],
+        "## The table": [markdown(list(rows), "DAFT"), _oracle(oracle, labels, split)],
+        "## Notes": list(notes),
+        "## Limits": [_LIMITS],
+    }
+    parts = [part for title, texts in sections.items() if any(texts) for part in (title, *texts) if part]
+    return "\n\n".join(parts) + "\n"
+
+
+_LIMITS = (
+    "Not a medical device. Not for clinical decisions. The interval of an answer is the spread of the folds: it does "
+    "not know of other scanners, other patients or other definitions. A study unlike the training patients is flagged, "
+    "but not every strangeness is noticed. Contributions explain this model, not the disease."
+)
+
+
+def _purpose(manifest: Manifest) -> str:
+    what = (
+        "A logistic regression on the clinical record and the perfusion numbers; it does not look at images."
+        if manifest.kind == "logistic"
+        else f"An ensemble of {len(manifest.folds)} 3-D ResNets whose last block the clinical record modulates "
+        f"({manifest.architecture.fusion}), on {' x '.join(map(str, manifest.grid.shape))} voxels of "
+        f"{manifest.grid.spacing_mm[0]:g} mm in MNI space."
+    )
+    return (
+        "Before thrombectomy, it gives the chance that a large-vessel occlusion is refractory "
+        f"({manifest.training.target}: final stenosis over 50 %, eTICI 0-2a, or rescue angioplasty or stenting). {what}"
+    )
+
+
+def _inputs(manifest: Manifest) -> str:
+    channels = ", ".join(channel.name.value for channel in manifest.channels)
+    required = ", ".join(channel.name.value for channel in manifest.channels if channel.required) or "none by itself"
+    variables = ", ".join(variable.name for variable in manifest.clinical.variables)
+    return (
+        f"Channels: {channels}; required: {required}. Clinical variables: {variables}. Any may be missing; what is "
+        "missing is imputed and said to be."
+    )
+
+
+def _data(manifest: Manifest, split: Split) -> str:
+    training = manifest.training
+    share = 100 * training.positives / max(training.patients, 1)
+    return (
+        f"{training.data}. {training.patients} patients, {training.positives} with the outcome ({share:.1f} %); "
+        f"{len(split.develop)} for development, {len(split.test)} for the test. {training.protocol}. Seed "
+        f"{training.seed}; data sha-256 `{training.data_sha256[:16]}...`."
+    )
+
+
+def _rules(manifest: Manifest) -> str:
+    line, threshold = manifest.calibration, manifest.threshold
+    return (
+        f"Calibration (Platt: slope {line.slope:.3f}, intercept {line.intercept:.3f}), threshold "
+        f"({threshold.value:.3f}, {threshold.rule}) and conformal quantiles come from out-of-fold logits and "
+        "were then frozen."
+    )
+
+
+def _numbers(manifest: Manifest) -> str:
+    lines = ["| metric | value | 95 % interval |", "|---|---|---|"]
+    for name, metric in manifest.metrics.items():
+        interval = "" if metric.low is None or metric.high is None else f"{metric.low:.3f} to {metric.high:.3f}"
+        lines.append(f"| {name.replace('_', ' ')} | {metric.value:.3f} | {interval} |")
+    return "\n".join(lines)
+
+
+def _oracle(oracle: Array | None, labels: NDArray[np.int64], split: Split) -> str:
+    if oracle is None:
+        return ""
+    best = auc(labels[split.test], oracle[split.test])
+    return f"The oracle, who knows every phantom's true chance, has an AUC of {best:.3f} on the same test part."

@@ -1,0 +1,95 @@
+"""Where voxels lie: qform and sform against nibabel, and what becomes of two that disagree."""
+
+from __future__ import annotations
+
+import io
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from app.imaging.io.header import Header, parse
+from app.sdk.errors import InvalidVolume
+from app.sdk.types import Input
+from tests.imaging.hostile import AFFINE, build
+
+CORNER = np.array([4, 3, 2, 1])  # the last voxel of the 5x4x3 volume that `build` makes
+
+
+def disagrees(header: Header) -> bool:
+    return "affine-disagree" in [flag.code for flag in header.flags]
+
+
+def test_random_qforms_are_those_of_nibabel() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(300):
+        quatern = rng.normal(size=4)
+        quatern /= np.linalg.norm(quatern) * np.sign(quatern[0])
+        pixdim = (float(rng.choice([-1.0, 0.0, 1.0])), *rng.uniform(0.2, 9, 3), 0.0, 0.0, 0.0, 0.0)
+        qoffset = tuple(rng.uniform(-900, 900, 3))
+        data = build(sform_code=0, quatern=tuple(quatern[1:]), pixdim=pixdim, qoffset=qoffset)
+        with np.errstate(all="raise"):
+            header = parse(data, field=Input.CTA)
+        expected = nib.Nifti1Header.from_fileobj(io.BytesIO(data)).get_best_affine()
+        assert header.form == "qform"
+        assert np.allclose(header.affine, expected, atol=1e-4)
+
+
+def test_a_half_turn_rounded_past_one_is_still_a_half_turn() -> None:
+    header = parse(build(sform_code=0, quatern=(0.0, 1.0000001, 0.0)), field=Input.CTA)
+    assert np.allclose(header.affine, AFFINE, atol=1e-5)
+
+
+@pytest.mark.parametrize("tilt", [5, 18.5, 30, 45])
+def test_a_gantry_tilt_is_taken_as_it_is(tilt: float) -> None:
+    sheared = AFFINE.copy()
+    sheared[1, 2] = 2 * np.tan(np.radians(tilt))
+    header = parse(build(srow=tuple(sheared[:3].ravel()), qform_code=0, pixdim=(1.0, 0.5, 0.6, float(
+        np.linalg.norm(sheared[:3, 2])), 0.0, 0.0, 0.0, 0.0)), field=Input.CTA)  # fmt: skip
+    assert np.allclose(header.affine, sheared, atol=1e-5)
+    assert header.spacing_mm[2] == pytest.approx(2 / np.cos(np.radians(tilt)), rel=1e-6)
+    assert not header.flags
+
+
+@pytest.mark.parametrize(("shift", "flagged"), [(0.0, False), (0.9, False), (1.1, True), (300.0, True)])
+def test_a_disagreement_is_flagged_where_it_matters(shift: float, flagged: bool) -> None:
+    x, y, z = AFFINE[:3, 3]
+    header = parse(build(qoffset=(x + shift, y, z)), field=Input.CTA)
+    assert np.allclose(header.affine, AFFINE, atol=1e-5)
+    assert disagrees(header) is flagged
+
+
+def test_a_mirrored_qform_is_flagged() -> None:
+    header = parse(build(pixdim=(1.0, 0.5, 0.6, 2.0, 0.0, 0.0, 0.0, 0.0)), field=Input.CTA)
+    assert disagrees(header)
+
+
+@pytest.mark.parametrize("quatern", [(2.0, 0.0, 0.0), (float("nan"), 0.0, 0.0)])
+def test_a_damaged_qform_beside_an_sform_is_flagged(quatern: tuple[float, ...]) -> None:
+    assert disagrees(parse(build(quatern=quatern), field=Input.CTA))
+
+
+def test_an_sform_whose_voxels_are_of_another_size_is_flagged() -> None:
+    header = parse(build(qform_code=0, pixdim=(1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0)), field=Input.CTA)
+    assert disagrees(header)
+    assert np.allclose(header.spacing_mm, (0.5, 0.6, 2.0))
+
+
+def test_an_origin_a_metre_away_is_taken() -> None:
+    far = AFFINE.copy()
+    far[:3, 3] = 1100, -900, 1700
+    header = parse(build(srow=tuple(far[:3].ravel()), qform_code=0), field=Input.CTA)
+    assert np.allclose(header.affine @ CORNER, far @ CORNER)
+
+
+@pytest.mark.parametrize("huge", [1e155, 1e300, 1.7e308])
+def test_numbers_that_overflow_are_refused_without_a_warning(huge: float) -> None:
+    for fields in (
+        {"srow": (huge,) * 12},
+        {"srow": (huge, *AFFINE[:3].ravel()[1:])},
+        {"sform_code": 0, "qoffset": (huge, -huge, huge)},
+        {"sform_code": 0, "pixdim": (1.0, huge, huge, huge, 0.0, 0.0, 0.0, 0.0)},
+    ):
+        for units in (1, 2, 3):
+            with pytest.raises(InvalidVolume):
+                parse(build(version=2, xyzt_units=units, **fields), field=Input.CTA)

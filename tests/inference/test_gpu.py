@@ -1,0 +1,82 @@
+"""On a CUDA device (`make test-gpu`): the CPU's answer, warm weights within a budget, memory that really comes back.
+
+Skipped where there is none.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from app.inference.ensemble_predictor import Networks
+from app.inference.model_cache import Predictor
+from app.inference.model_version import ModelVersion, save
+from app.network.backends import Backend, Precision
+from app.registry.model_store import Registry
+from app.sdk.errors import ModelNotReady
+from tests.factory import random_network, tiny_case, tiny_manifest
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Two versions of some 70 MB each."""
+    for seed, version in enumerate(("1.0.0", "2.0.0")):
+        manifest = tiny_manifest(version=version)
+        architecture = manifest.architecture.model_copy(update={"filters": 32})
+        manifest = manifest.model_copy(update={"architecture": architecture})
+        folds = [random_network(architecture, 10 * seed + fold) for fold in range(2)]
+        save(tmp_path / "tiny" / version, manifest, folds, golden=[tiny_case(manifest)])
+    return tmp_path
+
+
+def test_auto_takes_the_card_in_bfloat16_and_channels_last(store: Path) -> None:
+    predictor = Predictor(store)
+    assert predictor.device == "cuda"
+    version = predictor.version("tiny", "1.0.0")
+    assert version.precision is Precision.BFLOAT16
+    assert isinstance(version.committee, Networks)
+    weights = [weight for fold in version.committee.ensemble.folds for weight in fold.parameters() if weight.dim() == 5]
+    assert all(weight.is_cuda for weight in weights)
+    assert all(weight.is_contiguous(memory_format=torch.channels_last_3d) for weight in weights)
+
+
+def test_the_trained_version_answers_as_on_a_cpu() -> None:
+    entry = Registry(ROOT / "model_store").resolve("rlvo-synthetic")
+    card, cpu = (ModelVersion.load(entry.folder, entry.manifest, device) for device in ("cuda", "cpu"))
+    card.vouch(entry.folder)
+    golden = tiny_case(entry.manifest, seed=3)
+    assert card.predict(golden).probability == pytest.approx(cpu.predict(golden).probability, abs=1e-2)
+    why, _ = card.explain(golden)
+    assert why.total == pytest.approx(card.predict(golden).log_odds, abs=1e-4)
+
+
+def test_unloading_frees_the_cards_memory(store: Path) -> None:
+    predictor = Predictor(store)
+    before = torch.cuda.memory_reserved()
+    size = predictor.version("tiny", "1.0.0").bytes
+    assert torch.cuda.memory_allocated() >= size
+    predictor.unload("tiny", "1.0.0")
+    assert torch.cuda.memory_reserved() <= before
+
+
+def test_a_budget_bounds_what_lies_on_the_card(store: Path) -> None:
+    size = Predictor(store).version("tiny", "1.0.0").bytes
+    predictor = Predictor(store, budget=size)
+    for version in ("1.0.0", "2.0.0", "1.0.0"):
+        predictor.version("tiny", version)
+        assert [ref.version for ref in predictor.loaded()] == [version]
+    assert predictor.bytes() == size
+
+
+def test_openvino_is_not_for_a_card(store: Path) -> None:
+    with pytest.raises(ModelNotReady, match="needs a CPU"):
+        Predictor(store, backend=Backend.OPENVINO).version("tiny", "1.0.0")

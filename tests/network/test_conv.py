@@ -1,0 +1,59 @@
+"""oneDNN by its own names gives what torch's public convolution gives, and can be differentiated and exported."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from app.network.architecture import Architecture
+from app.network.conv import Convolution, convolve
+from app.network.daft import build
+from app.network.ensemble import Ensemble, folded
+from tests.factory import random_network, tiny_manifest
+
+
+@pytest.mark.parametrize("stride", [(1, 1, 1), (2, 2, 2)])
+@pytest.mark.parametrize("bias", [False, True])
+def test_one_small_patient_gives_the_same_numbers_and_slopes(stride: tuple[int, int, int], bias: bool) -> None:
+    torch.manual_seed(0)
+    image = torch.randn(1, 5, 12, 14, 10).contiguous(memory_format=torch.channels_last_3d)
+    weight, offset = torch.randn(8, 5, 3, 3, 3), torch.randn(8) if bias else None
+    answers, slopes = [], []
+    for way in (lambda x: convolve(x, weight, offset, stride, (1, 1, 1)),
+                lambda x: functional.conv3d(x, weight, offset, stride, (1, 1, 1))):  # fmt: skip
+        at = image.clone().requires_grad_()
+        answer = way(at)
+        answers.append(answer.detach())
+        slopes.append(torch.autograd.grad(answer.square().sum(), at)[0])
+    torch.testing.assert_close(*answers, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(*slopes, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace.*:DeprecationWarning")
+def test_a_folded_network_asks_onednn_and_an_export_sees_torch() -> None:
+    torch.manual_seed(0)
+    network = build(Architecture(in_channels=2, clinical_size=6, filters=2)).eval()
+    lean = folded(network)
+    assert isinstance(lean.trunk.stem.conv, Convolution)
+    image, record = torch.randn(1, 2, 16, 16, 16), torch.randn(1, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(lean(image, record), network(image, record), rtol=1e-4, atol=1e-5)
+        traced = torch.jit.trace(lean, (image, record), check_trace=False)
+    assert "mkldnn" not in str(traced.inlined_graph)
+
+
+@pytest.mark.parametrize(("cases", "threads"), [(1, 1), (10_000, 2)])
+def test_a_small_tail_takes_one_thread_and_gives_the_other_back(cases: int, threads: int) -> None:
+    """The head tells how many threads there were."""
+    ensemble = Ensemble([random_network(tiny_manifest().architecture, 0)])
+    seen: list[int] = []
+    ensemble.folds[0].head.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+    features = ensemble.features(torch.zeros(2, 16, 16, 16))
+    usual = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        ensemble.logits(features, torch.zeros(cases, tiny_manifest().architecture.clinical_size))
+        assert (seen, torch.get_num_threads()) == ([threads], 2)
+    finally:
+        torch.set_num_threads(usual)

@@ -1,0 +1,80 @@
+"""The cheap form of the tail is the tail."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from app.network.architecture import Architecture, Fusion, Location, ScaleActivation
+from app.network.conv import conv_add_relu
+from app.network.ensemble import Ensemble, folded
+from app.network.tail_evaluator import PatientTail
+from tests.factory import random_network
+
+
+@pytest.mark.parametrize("location", list(Location))
+@pytest.mark.parametrize("fusion", list(Fusion))
+def test_it_gives_the_tails_numbers(fusion: Fusion, location: Location) -> None:
+    halves = ((True, True), (True, False), (False, True))
+    for activation, (scale, shift) in itertools.product(ScaleActivation, halves):
+        network = random_network(
+            Architecture(fusion=fusion, location=location, activation=activation, scale=scale, shift=shift,
+                         in_channels=2, clinical_size=5, filters=2, outputs=2)
+        )  # fmt: skip
+        features, clinical = network.trunk(torch.randn(1, 2, 24, 16, 16)).detach(), torch.randn(9, 5)
+        direct = network.tail(features.expand(9, -1, -1, -1, -1), clinical)
+        assert torch.allclose(PatientTail(network, features).logits(clinical), direct, atol=1e-5)
+
+
+def test_the_fused_kernel_is_the_three_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a torch without it answers the same."""
+    conv = torch.nn.Conv3d(4, 8, 3, padding=1)
+    x, other = (torch.randn(5, n, 6, 7, 6).contiguous(memory_format=torch.channels_last_3d) for n in (4, 8))
+    with torch.no_grad():
+        direct = torch.relu(conv(x) + other)
+        assert torch.allclose(conv_add_relu(conv)(x, other.clone()), direct, atol=1e-5)
+        monkeypatch.setattr(torch.ops, "mkldnn", object())
+        assert torch.allclose(conv_add_relu(conv)(x, other.clone()), direct, atol=1e-6)
+
+
+def test_one_vectors_answer_does_not_change_the_nexts() -> None:
+    """Where the shortcut is everybody's, the kernel must not write into it."""
+    for location in Location:
+        network = random_network(Architecture(in_channels=2, clinical_size=5, filters=2, location=location))
+        tail, vector = PatientTail(network, network.trunk(torch.randn(1, 2, 16, 16, 16)).detach()), torch.randn(1, 5)
+        first = tail.logits(vector)
+        tail.logits(torch.randn(3, 5))
+        assert torch.equal(tail.logits(vector), first)
+
+
+def test_folding_the_normalisation_changes_nothing() -> None:
+    for location in Location:
+        network = random_network(Architecture(in_channels=2, clinical_size=5, filters=2, location=location))
+        image, clinical = torch.randn(2, 2, 16, 16, 16), torch.randn(2, 5)
+        inference = folded(network)
+        assert not any(isinstance(module, torch.nn.BatchNorm3d) for module in inference.modules())
+        assert torch.allclose(inference(image, clinical), network(image, clinical), atol=1e-5)
+
+
+def test_a_coalition_costs_a_small_part_of_the_network() -> None:
+    """At the size that the benches use, rates are 150 apart and more (bench/explain.py); here a lenient tenth of it,
+    on a quarter of the voxels, so that a busy machine does not decide.
+    """
+    architecture = Architecture(in_channels=5, clinical_size=40, filters=16)
+    ensemble = Ensemble([random_network(architecture)])
+    network, image, clinical = ensemble.folds[0], torch.randn(5, 64, 64, 64), torch.randn(256, 40)
+    tail = PatientTail(network, ensemble.features(image)[0])
+    tail.logits(clinical)
+    ratios = []
+    for _ in range(3):
+        start = time.perf_counter()
+        with torch.no_grad():
+            network(ensemble.image(image), clinical[:1])
+        middle = time.perf_counter()
+        tail.logits(clinical)
+        ratios.append((middle - start) / ((time.perf_counter() - middle) / len(clinical)))
+    assert np.median(ratios) > 15

@@ -1,0 +1,203 @@
+"""The model store as it is found on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from app.registry.manifest import Manifest, SegmenterManifest, SegmenterRef
+from app.registry.model_store import Registry
+from app.sdk.errors import AliasConflict, InvalidRequest, ModelNotFound, ModelNotReady
+from tests.factory import tiny_manifest
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+def publish(store: Path, version: str, name: str = "tiny") -> Path:
+    """Drops a version in: a manifest and the one fold that it lists."""
+    weights = f"weights of {version}".encode()
+    manifest = tiny_manifest(name=name, version=version, folds=1)
+    fold = manifest.folds[0].model_copy(update={"sha256": hashlib.sha256(weights).hexdigest()})
+    folder = store / name / version
+    folder.mkdir(parents=True)
+    (folder / fold.file).write_bytes(weights)
+    (folder / "manifest.json").write_text(manifest.model_copy(update={"folds": (fold,)}).model_dump_json())
+    return folder
+
+
+def test_an_empty_store_has_no_models(store: Path) -> None:
+    registry = Registry(store)
+    assert registry.names() == []
+    assert registry.versions("tiny") == []
+    with pytest.raises(ModelNotFound):
+        registry.resolve("tiny")
+
+
+def test_references_mean_versions(store: Path) -> None:
+    for version in ("1.0.0", "1.2.0", "1.10.0", "2.0.0-rc.1"):
+        publish(store, version)
+    registry = Registry(store)
+    registry.set_alias("tiny", "champion", "1.2.0")
+    registry.set_alias("tiny", "shadow", "2.0.0-rc.1")
+    assert registry.names() == ["tiny"]
+    assert [entry.version for entry in registry.versions("tiny")] == ["2.0.0-rc.1", "1.10.0", "1.2.0", "1.0.0"]
+    assert registry.resolve("tiny").version == "1.2.0"
+    assert registry.resolve("tiny@champion").version == "1.2.0"
+    assert registry.resolve("tiny@shadow").version == "2.0.0-rc.1"
+    assert registry.resolve("tiny@1.10.0").version == "1.10.0"
+    assert registry.aliases("tiny") == {"champion": "1.2.0", "shadow": "2.0.0-rc.1"}
+
+
+def test_without_a_champion_a_name_means_its_newest_version(store: Path) -> None:
+    publish(store, "1.9.0")
+    publish(store, "1.10.0")
+    assert Registry(store).resolve("tiny").version == "1.10.0"
+    with pytest.raises(ModelNotFound):
+        Registry(store).resolve("tiny@champion")
+
+
+def test_a_digest_is_of_the_manifests_bytes(store: Path) -> None:
+    content = (publish(store, "1.0.0") / "manifest.json").read_bytes()
+    assert Registry(store).resolve("tiny").digest == "sha256:" + hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "",
+        "@",
+        "tiny@",
+        "tiny@9.9.9",
+        "tiny@shadow",
+        "other",
+        "../tiny",
+        "tiny@../1.0.0",
+        "tiny@1.0.0/..",
+        "TINY",
+        "a" * 99,
+    ],
+)
+def test_what_is_not_there_is_not_found(store: Path, reference: str) -> None:
+    publish(store, "1.0.0")
+    if reference == "tiny@":
+        assert Registry(store).resolve(reference).version == "1.0.0"
+        return
+    with pytest.raises(ModelNotFound):
+        Registry(store).resolve(reference)
+
+
+def test_versions_dropped_in_are_seen_at_once(store: Path) -> None:
+    registry = Registry(store)
+    assert registry.names() == []
+    publish(store, "1.0.0")
+    assert registry.resolve("tiny").version == "1.0.0"
+    publish(store, "1.1.0")
+    assert registry.resolve("tiny").version == "1.1.0"
+
+
+def test_a_manifest_is_read_again_only_when_it_changes(store: Path) -> None:
+    folder = publish(store, "1.0.0")
+    registry = Registry(store)
+    first = registry.resolve("tiny")
+    assert registry.resolve("tiny") is first
+    changed = json.loads((folder / "manifest.json").read_text()) | {"licence": "other"}
+    (folder / "manifest.json").write_text(json.dumps(changed))
+    assert registry.resolve("tiny").manifest.licence == "other"
+    assert registry.resolve("tiny").digest != first.digest
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"name": "tiny"}'])
+def test_a_manifest_that_is_not_understood_does_not_serve(store: Path, content: str) -> None:
+    publish(store, "1.0.0")
+    (publish(store, "1.1.0") / "manifest.json").write_text(content)
+    registry = Registry(store)
+    with pytest.raises(ModelNotReady):
+        registry.resolve("tiny@1.1.0")
+    assert [entry.version for entry in registry.versions("tiny")] == ["1.0.0"]
+
+
+def test_a_version_in_anothers_folder_does_not_serve(store: Path) -> None:
+    publish(store, "1.0.0").rename(store / "tiny" / "3.0.0")
+    with pytest.raises(ModelNotReady):
+        Registry(store).resolve("tiny@3.0.0")
+
+
+def test_an_alias_moves_only_from_where_it_is_expected(store: Path) -> None:
+    publish(store, "1.0.0")
+    publish(store, "2.0.0")
+    registry = Registry(store)
+    registry.set_alias("tiny", "champion", "1.0.0")
+    with pytest.raises(AliasConflict):
+        registry.set_alias("tiny", "champion", "2.0.0", expected="2.0.0")
+    registry.set_alias("tiny", "champion", "2.0.0", expected="1.0.0")
+    assert registry.resolve("tiny").version == "2.0.0"
+    with pytest.raises(ModelNotFound):
+        registry.set_alias("tiny", "champion", "9.0.0")
+    for alias in ("", "../x", "1.0.0", "UP"):
+        with pytest.raises(InvalidRequest):
+            registry.set_alias("tiny", alias, "1.0.0")
+    assert registry.aliases("tiny") == {"champion": "2.0.0"}
+
+
+def test_aliases_set_at_once_are_all_kept(store: Path) -> None:
+    publish(store, "1.0.0")
+    threads = [
+        threading.Thread(target=Registry(store).set_alias, args=("tiny", f"alias-{number}", "1.0.0"))
+        for number in range(12)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(Registry(store).aliases("tiny")) == 12
+    assert sorted(path.name for path in (store / "tiny").iterdir() if path.is_file()) == ["aliases.json", "aliases.log"]
+
+
+def test_every_file_is_checked_against_its_digest(store: Path) -> None:
+    folder = publish(store, "1.0.0")
+    registry = Registry(store)
+    entry = registry.resolve("tiny")
+    registry.verify(entry)
+    fold = folder / entry.manifest.folds[0].file
+    fold.write_bytes(b"other weights")
+    with pytest.raises(ModelNotReady):
+        registry.verify(entry)
+    fold.unlink()
+    with pytest.raises(ModelNotReady):
+        registry.verify(entry)
+
+
+def test_a_version_brings_its_segmenter_along(store: Path, tmp_path: Path) -> None:
+    weights, elsewhere = b"weights of a segmenter", tmp_path / "elsewhere"
+    named = SegmenterRef(name="vessels", version="2.0.0", sha256=hashlib.sha256(weights).hexdigest())
+    described = SegmenterManifest(**named.model_dump(), filters=2, file="weights.safetensors", training="none")
+    folder = publish(elsewhere, "1.0.0")
+    manifest = Manifest.model_validate_json((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(manifest.model_copy(update={"segmenter": named}).model_dump_json())
+    registry = Registry(store)
+    with pytest.raises(ModelNotReady, match="missing"):
+        registry.add(folder)
+    shelf = elsewhere / "segmenters" / "vessels" / "2.0.0"
+    shelf.mkdir(parents=True)
+    (shelf / "manifest.json").write_text(described.model_dump_json())
+    (shelf / "weights.safetensors").write_bytes(weights[:-1])
+    with pytest.raises(ModelNotReady, match="sha-256"):
+        registry.add(folder)
+    assert registry.names() == []
+    (shelf / "weights.safetensors").write_bytes(weights)
+    assert registry.add(folder).version == "1.0.0"
+    (shelf / "weights.safetensors").unlink()
+    assert (store / "segmenters" / "vessels" / "2.0.0" / "weights.safetensors").read_bytes() == weights
+    # A second version finds the segmenter on the shelf.
+    other = publish(elsewhere, "1.1.0")
+    manifest = Manifest.model_validate_json((other / "manifest.json").read_text())
+    (other / "manifest.json").write_text(manifest.model_copy(update={"segmenter": named}).model_dump_json())
+    assert registry.add(other).version == "1.1.0"
+    assert registry.names() == ["tiny"]

@@ -1,0 +1,214 @@
+"""Figures and the page: what is drawn is what was computed, and the page loads nothing."""
+
+from __future__ import annotations
+
+import io
+import re
+from datetime import UTC, datetime
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.core.display_names import measured, shortened
+from app.reporting import figures, page
+from app.reporting.drawing import Bar, Circle, Drawing, Photo
+from app.sdk.types import (
+    Attribution,
+    Channel,
+    ClinicalContribution,
+    Decision,
+    Flag,
+    Interval,
+    ModalityContribution,
+    ModelRef,
+    PerfusionSummary,
+    Prediction,
+    RegionContribution,
+    Status,
+)
+
+AFFINE = np.array([[4.0, 0, 0, -94], [0, 4, 0, -132], [0, 0, 4, -76], [0, 0, 0, 1]])
+
+
+@pytest.fixture
+def attribution() -> Attribution:
+    return Attribution(
+        base=-1.6,
+        total=-0.5,
+        clinical=[
+            ClinicalContribution(variable="age", value=61.0, contribution=0.9),
+            ClinicalContribution(variable="atrial_fibrillation", value=True, contribution=-0.4),
+            ClinicalContribution(variable="perfusion.core_ml", value=None, contribution=0.0, imputed=True),
+        ],
+        imaging=[ModalityContribution(modality=Channel.CTA, contribution=0.6)],
+        maps=["attribution-cta"],
+    )
+
+
+@pytest.fixture
+def prediction(attribution: Attribution) -> Prediction:
+    return _answered(attribution)
+
+
+def _answered(attribution: Attribution) -> Prediction:
+    return Prediction(
+        id="0192",
+        status=Status.SUCCEEDED,
+        model=ModelRef(name="tiny", version="1.0.0", digest="sha256:" + "0" * 64),
+        subject="<b>S1</b>",
+        probability=0.377,
+        interval=Interval(level=0.9, low=0.2, high=0.5),
+        decision=Decision(refractory=True, threshold=0.22, rule="max F1"),
+        flags=[Flag(code="missing-modality", detail="tmax not given")],
+        attribution=attribution,
+        perfusion=PerfusionSummary(core_ml=21.0),
+        created=datetime(2026, 11, 23, tzinfo=UTC),
+    )
+
+
+def _pixels(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png)), dtype=np.float64) / 255
+
+
+def _share(pixels: np.ndarray, red_minus_blue: float) -> float:
+    difference = pixels[..., 0] - pixels[..., 2]
+    return float(np.mean(difference > red_minus_blue if red_minus_blue > 0 else difference < red_minus_blue))
+
+
+def _texts(drawing: Drawing) -> list[str]:
+    """The words of the SVG, in order; the SVG is XML that a strict reader takes."""
+    root = ElementTree.fromstring(drawing.svg())
+    return [node.text or "" for node in root.iter("{http://www.w3.org/2000/svg}text")]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_overlay_marks_the_peak_in_the_colour_of_its_sign(sign: int) -> None:
+    image = figures.Picture(np.full((48, 56, 48), 40.0), AFFINE)
+    values = np.zeros((48, 56, 48))
+    values[30:34, 20:24, 25:29] = sign
+    drawing = figures.overlay(image, (0, 80), figures.Picture(values, AFFINE), "cta")
+    panels = _pixels(drawing.png())[90:-60]  # without the legend, which shows both colours
+    assert _share(panels, 0.3 * sign) > 0.002
+    assert _share(panels, -0.3 * sign) < (0.002 if sign > 0 else 0.02)  # the ring is yellow, which is not blue
+
+
+def test_overlay_carries_a_coarse_map_to_the_right_place() -> None:
+    values = np.zeros((24, 28, 24))
+    values[15, 10, 12] = 1.0
+    coarse = figures.Picture(values, AFFINE @ np.diag([2.0, 2, 2, 1]))
+    voxel, world = figures.peak(coarse)
+    assert voxel == (15, 10, 12)
+    assert world == pytest.approx((coarse.affine @ [15, 10, 12, 1])[:3])
+    image = figures.Picture(np.full((48, 56, 48), 40.0), AFFINE)
+    drawing = figures.overlay(image, (0, 80), coarse, "cta")
+    axial = next(shape for shape in drawing.shapes if isinstance(shape, Photo))
+    orange = axial.pixels[..., 0].astype(int) - axial.pixels[..., 2] > 80
+    rows, columns = np.nonzero(orange)
+    assert (columns.mean(), 55 - rows.mean()) == pytest.approx((30, 20), abs=0.5)  # the first row is on top
+    assert f"axial, z = {world[2]:.0f} mm" in _texts(drawing)
+
+
+def test_waterfall_has_a_bar_for_each_contribution(attribution: Attribution) -> None:
+    drawing = figures.waterfall(attribution)
+    texts = _texts(drawing)
+    for text in ("age: 61", "atrial fibrillation: yes", "core: unknown", "image: cta", "+0.90", "-0.50"):
+        assert text in texts
+    bars = [shape for shape in drawing.shapes if isinstance(shape, Bar) and shape.height == 16]
+    assert [bar.fill for bar in bars] == [figures.RAISES, figures.RAISES, figures.LOWERS, figures.RAISES]
+    widths = np.array([bar.width for bar in bars[:3]])
+    assert widths / widths[0] == pytest.approx(np.array([0.9, 0.6, 0.4]) / 0.9)
+
+
+def test_many_small_contributions_are_one_bar() -> None:
+    many = [ClinicalContribution(variable=f"v{n}", value=1.0, contribution=0.5 if n < 2 else 0.01) for n in range(20)]
+    texts = _texts(figures.waterfall(Attribution(base=0, total=1.18, clinical=many, imaging=[]), most=2))
+    assert "18 smaller ones" in texts
+    assert "+0.18" in texts
+
+
+def test_the_patient_stands_among_the_others() -> None:
+    others = np.linspace(-2, 2, 9)
+    drawing = figures.position(
+        [figures.Among("age", "81 years", 1.0, others), figures.Among("NIHSS", "42", 9.0, others)]
+    )
+    large = [shape for shape in drawing.shapes if isinstance(shape, Circle) and shape.radius == 6]
+    small = [shape for shape in drawing.shapes if isinstance(shape, Circle) and shape.radius == 2.2 and shape.y < 40]
+    assert sum(dot.x < large[0].x for dot in small) == 6  # -2 to 0.5; the one at 1.0 lies under it
+    assert large[1].colour == figures.RAISES  # beyond the scale
+
+
+def test_every_figure_carries_its_table(attribution: Attribution) -> None:
+    parts = [
+        RegionContribution(region=region, modality=Channel.CTA, contribution=part, side=side)
+        for region, part, side in (("other", -0.05, None), ("left MCA M1", 0.65, "affected"))
+    ]
+    image = figures.Picture(np.full((24, 28, 24), 40.0), AFFINE)
+    others = np.linspace(-2, 2, 10)
+    drawings = {
+        figures.overlay(image, (0, 80), image, "cta", parts): [
+            ("left MCA M1", "affected", "cta", "+0.650"),
+            ("outside the named regions", "", "cta", "-0.050"),
+        ],
+        figures.waterfall(attribution): [
+            ("age", "61", "+0.900"),
+            ("image: cta", "", "+0.600"),
+            ("atrial fibrillation", "yes", "-0.400"),
+            ("core", "unknown", "+0.000"),
+        ],
+        figures.perfusion(PerfusionSummary(core_ml=21.4, mismatch_ratio=4.571)): [
+            ("core", "21 mL"),
+            ("mismatch ratio", "4.57"),
+        ],
+        figures.position([figures.Among("age", "81 years", 1.0, others)]): [("age", "81 years", "70 %", "+1.0 SD")],
+    }
+    for drawing, rows in drawings.items():
+        assert drawing.table is not None
+        assert drawing.table.rows == rows
+        said = ElementTree.fromstring(drawing.svg()).findtext("{http://www.w3.org/2000/svg}desc") or ""
+        assert said.splitlines()[1:] == [" | ".join(row) for row in rows]
+        for cell in rows[0]:
+            assert f">{cell}</td>" in page.report(_answered(attribution), {"a figure": drawing}, "")
+
+
+def test_a_group_is_said_in_words_with_units() -> None:
+    assert measured("perfusion.core_ml", 22.944, "mL") == "core 22.9 mL"
+    assert measured("perfusion.hypoperfusion_intensity_ratio", 0.4123, "1") == "HIR 0.412"
+    assert measured("systolic_bp", 150.0, "mmHg") == "systolic BP 150 mmHg"
+    assert shortened("perfusion: core 22.9 mL, Tmax > 6 s 99 mL", 20) == "perfusion: core 22.."
+
+
+def test_figures_are_the_same_twice(attribution: Attribution) -> None:
+    first, second = (figures.waterfall(attribution) for _ in range(2))
+    assert first.svg() == second.svg()
+    assert first.png() == second.png()
+
+
+def test_a_title_cannot_break_out_of_its_drawing() -> None:
+    drawing = Drawing(100, 50, "<script>")
+    drawing.text(10, 20, "a < b & c")
+    assert b"<script" not in drawing.svg()
+    assert _texts(drawing) == ["a < b & c"]
+
+
+def test_the_page_is_self_contained_and_escapes_what_it_shows(prediction: Prediction) -> None:
+    drawing = figures.perfusion(PerfusionSummary(core_ml=21.0, tmax6_ml=96.0))
+    html = page.report(prediction, {"Perfusion": drawing}, "card <script>")
+    assert "38 %" in html
+    assert "Research use only" in html
+    assert "<b>S1</b>" not in html
+    assert "<script" not in html
+    assert not re.search(r"""(src|href)=(?!["']?data:)""", html)
+
+
+def test_the_page_says_the_reasons_in_words(prediction: Prediction) -> None:
+    html = page.report(prediction, {}, "")
+    assert "Raised most by age 61 (+0.90) and image: cta (+0.60)." in html
+    assert "Lowered most by atrial fibrillation yes (-0.40)." in html
+
+
+def test_the_page_of_a_single_fold_says_no_interval(prediction: Prediction) -> None:
+    html = page.report(prediction.model_copy(update={"interval": None, "attribution": None}), {}, "")
+    assert "interval" not in html
+    assert "Reasons" not in html

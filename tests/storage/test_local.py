@@ -1,0 +1,221 @@
+"""The blobs: whole or absent, never wrong, never lost to a race, never left behind."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import multiprocessing
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import pytest
+
+from app.core.filesystem import locked
+from app.sdk.errors import InternalError, StorageFull
+from app.storage.local import Storage
+
+DATA = b"a volume" * 1000
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage(tmp_path / "blobs")
+
+
+def files(storage: Storage) -> list[Path]:
+    return [path for path in storage.folder.rglob("*") if path.is_file()]
+
+
+def age(path: Path, seconds: float) -> None:
+    os.utime(path, (time.time() - seconds,) * 2)
+
+
+def test_a_blob_is_named_by_its_bytes(storage: Storage) -> None:
+    with storage.writer() as writer:
+        for start in range(0, len(DATA), 777):
+            writer.write(memoryview(DATA)[start : start + 777])
+        digest, size = writer.commit()
+    assert digest == hashlib.sha256(DATA).hexdigest()
+    assert size == len(DATA)
+    assert storage.read(digest) == DATA
+    with storage.open(digest) as file:
+        assert file.read() == DATA
+    assert list(storage.digests()) == [digest]
+    assert storage.exists(digest)
+    assert storage.verify(digest)
+
+
+def test_what_is_not_committed_leaves_nothing(storage: Storage) -> None:
+    with storage.writer() as writer:
+        writer.write(DATA)
+        writer.abort()
+        writer.abort()
+
+    def fail_halfway() -> None:
+        with storage.writer() as writer:
+            writer.write(DATA)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_halfway()
+    assert files(storage) == []
+
+
+def test_the_same_bytes_are_kept_once(storage: Storage) -> None:
+    assert storage.put(DATA) == storage.put(DATA)
+    assert len(files(storage)) == 1
+
+
+def test_damage_is_seen_and_never_read(storage: Storage) -> None:
+    digest = storage.put(DATA)
+    storage.path(digest).write_bytes(DATA[:-1] + b"!")
+    assert not storage.verify(digest)
+    with pytest.raises(InternalError):
+        storage.read(digest)
+    storage.quarantine(digest)
+    assert not storage.exists(digest)
+    assert not storage.verify(digest)
+    with pytest.raises(InternalError):
+        storage.read(digest)
+    with pytest.raises(FileNotFoundError):
+        storage.open(digest)
+    assert len(files(storage)) == 1  # put aside, not destroyed
+
+
+@pytest.mark.parametrize("name", ["", "../secret", "a" * 63, "A" * 64, "g" * 64, "/" + "a" * 63])
+def test_only_digests_become_paths(storage: Storage, name: str) -> None:
+    with pytest.raises(ValueError, match="digest"):
+        storage.path(name)
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".", "x" * 65])
+def test_only_ids_become_workbenches(storage: Storage, name: str) -> None:
+    with pytest.raises(ValueError, match="id"):
+        storage.workbench(name)
+
+
+def test_a_young_blob_is_not_deleted(storage: Storage) -> None:
+    digest = storage.put(DATA)
+    assert not storage.delete(digest)
+    assert storage.exists(digest)
+    age(storage.path(digest), 1000)
+    assert storage.delete(digest)
+    assert storage.delete(digest)
+    assert storage.delete("f" * 64)
+    assert not storage.exists(digest)
+
+
+def test_storing_a_blob_again_makes_it_young(storage: Storage) -> None:
+    digest = storage.put(DATA)
+    age(storage.path(digest), 1e6)
+    assert list(storage.older_than(3600)) == [digest]
+    storage.put(DATA)
+    assert list(storage.older_than(3600)) == []
+    assert not storage.delete(digest)
+
+
+def _delete_forever(folder: Path, digest: str, awake: Event) -> None:
+    storage = Storage(folder)
+    while True:
+        storage.delete(digest, grace=0.5)
+        awake.set()
+
+
+def test_a_blob_just_stored_is_there_whatever_deletes_old_ones(storage: Storage) -> None:
+    """Every put finds an old blob of the same bytes, which another process is about to delete."""
+    digest = hashlib.sha256(DATA).hexdigest()
+    spawn = multiprocessing.get_context("spawn")
+    awake = spawn.Event()
+    deleter = spawn.Process(target=_delete_forever, args=(storage.folder, digest, awake))
+    deleter.start()
+    try:
+        assert awake.wait(30)
+        for _ in range(500):
+            storage.put(DATA)
+            assert storage.read(digest) == DATA
+            age(storage.path(digest), 10)
+    finally:
+        deleter.kill()
+        deleter.join()
+
+
+def test_many_writers_of_one_blob_leave_one_whole_blob(storage: Storage) -> None:
+    threads = [threading.Thread(target=storage.put, args=(DATA,)) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(files(storage)) == 1
+    assert storage.verify(next(storage.digests()))
+
+
+def test_a_killed_writer_leaves_no_blob_and_its_rest_is_swept(storage: Storage) -> None:
+    code = (
+        "import sys; from pathlib import Path; from app.storage.local import Storage\n"
+        "w = Storage(Path(sys.argv[1])).writer(); w.write(b'x' * 100000); print('written', flush=True)\n"
+        "sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(storage.folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout
+    assert process.stdout.readline() == b"written\n"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert list(storage.digests()) == []
+    (rest,) = files(storage)
+    assert storage.sweep_incoming(older_than=60) == 0
+    age(rest, 61)
+    assert storage.sweep_incoming(older_than=60) == 1
+    assert files(storage) == []
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit on the size of files stands in for a full disk: the kernel refuses the write in the same way."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    monkeypatch.setattr(errno, "EDQUOT", errno.EFBIG)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(StorageFull):
+            storage.put(b"x" * 20_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert files(storage) == []
+    storage.put(DATA)
+
+
+def test_a_workbench_keeps_bytes_until_it_is_cleared(storage: Storage) -> None:
+    bench = storage.workbench("0192-a")
+    digest = bench.put(DATA)
+    assert storage.workbench("0192-a").get(digest) == DATA
+    assert storage.workbench("0192-b").get(digest) is None
+    assert storage.workbenches() == ["0192-a"]
+    (storage.folder / ".work" / "0192-a" / digest).write_bytes(b"damaged")
+    assert bench.get(digest) is None
+    bench.clear()
+    bench.clear()
+    assert bench.get(digest) is None
+    assert storage.workbenches() == []
+    assert list(storage.digests()) == []
+
+
+def test_who_is_stopped_while_he_stores_holds_up_nobody(storage: Storage) -> None:
+    digest = storage.put(DATA)
+    folder = storage.path(digest).parent
+    os.utime(storage.path(digest), (1, 1))
+    with locked(folder, shared=True):  # as a process that SIGSTOP meets while it syncs the folder
+        assert storage.put(DATA) == digest
+        os.utime(storage.path(digest), (1, 1))
+        began = time.monotonic()
+        assert not storage.delete(digest)  # an orphan now, that a later sweep takes
+        assert time.monotonic() - began < 5
+    assert storage.delete(digest)

@@ -1,0 +1,162 @@
+"""Maps, figures and the report as files: in the right place, in few bytes, from whatever the patient has."""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import nibabel
+import numpy as np
+import pytest
+
+from app.imaging.io.nifti import Volume
+from app.imaging.preprocess import PatientGrid, Source
+from app.inference.model_input import Case
+from app.inference.model_version import MapVolume, ModelVersion
+from app.registry.manifest import Manifest
+from app.sdk.types import Channel, Decision, Input, ModelRef, PerfusionSummary, Prediction, Status
+from app.worker import artifacts
+from app.worker.artifacts import File
+from tests.factory import tiny_case, tiny_version
+
+# The patient lies 6 mm to the left and 4 mm high, turned by 10 degrees about z.
+_C, _S = np.cos(np.radians(10)), np.sin(np.radians(10))
+MNI_FROM_WORLD = np.array([[_C, -_S, 0, 6], [_S, _C, 0, 0], [0, 0, 1, -4], [0, 0, 0, 1.0]])
+AFFINE = np.array([[-3.0, 0, 0, 96], [0, 3, 0, -130], [0, 0, 4, -70], [0, 0, 0, 1]])
+SHAPE = (64, 76, 44)
+SPOT_MM = np.array([30.0, -20, 10])  # in MNI space
+
+
+def ct(channel: Channel) -> Volume:
+    """A head of 40 (HU, s or 1) with one bright ball around the spot, on the patient's grid."""
+    voxels = np.stack([*np.indices(SHAPE), np.ones(SHAPE)])
+    mni = np.tensordot(MNI_FROM_WORLD @ AFFINE, voxels, axes=1)[:3]
+    ball = np.linalg.norm(mni - SPOT_MM[:, None, None, None], axis=0) < 8
+    if channel is Channel.VESSELS:
+        return Volume(np.asfortranarray(ball.astype(np.uint8)), AFFINE)
+    return Volume(np.asfortranarray(np.where(ball, 300, 40).astype(np.int16)), AFFINE)
+
+
+def patient(manifest: Manifest, sources: dict[Channel, Source]) -> Case:
+    grids = {channel: PatientGrid(AFFINE, SHAPE, MNI_FROM_WORLD) for channel in sources}
+    return replace(tiny_case(manifest), grids=grids, sources=sources)
+
+
+def published(version: ModelVersion, case: Case, **silent: MapVolume) -> dict[str, File]:
+    """Every file of a case by its name; ``silent`` stands in for a map of the explanation."""
+    attribution, maps = version.explain(case)
+    prediction = Prediction(
+        id="0192", status=Status.SUCCEEDED, model=ModelRef(name="tiny", version="1.0.0", digest=version.digest),
+        probability=0.3, decision=Decision(refractory=False, threshold=0.4, rule="chosen for tests"),
+        attribution=attribution, perfusion=PerfusionSummary(core_ml=12.0), created=datetime(2026, 11, 24, tzinfo=UTC),
+    )  # fmt: skip
+    kinds = {Input.NCCT: Channel.NCCT, Input.CTA: Channel.CTA}
+    maps = maps | {name.replace("_", "-"): volume for name, volume in silent.items()}
+    made = artifacts.files(prediction, case, version.manifest, maps, lambda field: ct(kinds[field]), "# The card\n")
+    return {file.name: file for file in made}
+
+
+@pytest.fixture(scope="module")
+def version(tmp_path_factory: pytest.TempPathFactory) -> ModelVersion:
+    folder = tiny_version(tmp_path_factory.mktemp("models"), channels=(Channel.NCCT, Channel.CTA, Channel.VESSELS))
+    return ModelVersion.load(folder, Manifest.model_validate_json((folder / "manifest.json").read_bytes()), "cpu")
+
+
+@pytest.fixture(scope="module")
+def files(version: ModelVersion) -> dict[str, File]:
+    case = patient(
+        version.manifest,
+        {
+            Channel.NCCT: Source(Input.NCCT),
+            Channel.CTA: Source(Input.CTA, 2.0),
+            Channel.VESSELS: Source(computed=ct(Channel.VESSELS)),
+        },
+    )
+    return published(version, case)
+
+
+def image(file: File) -> nibabel.Nifti1Image:
+    return nibabel.Nifti1Image.from_bytes(gzip.decompress(file.content))
+
+
+def test_all_that_there_is_to_look_at(files: dict[str, File]) -> None:
+    channels = ("ncct", "cta", "vessels")
+    maps = {
+        f"maps/{kind}-{name}.nii.gz" for kind in ("attribution", "aligned-attribution", "aligned") for name in channels
+    }
+    names = {"waterfall", "perfusion", "position", *(f"overlay-{name}" for name in channels)}
+    figures = {f"figures/{name}.{kind}" for name in names for kind in ("png", "svg")}
+    assert set(files) == {*maps, "maps/vessels.nii.gz", *figures, "report.html"}
+    assert {file.media_type for name, file in files.items() if name.endswith(".png")} == {"image/png"}
+
+
+@pytest.mark.parametrize(("name", "bright"), [("ncct", 300), ("cta", 600), ("vessels", 1)])
+def test_what_is_shown_lies_in_mni_space(files: dict[str, File], name: str, bright: float) -> None:
+    shown = image(files[f"maps/aligned-{name}.nii.gz"])
+    assert shown.shape == (91, 109, 91)
+    values = shown.get_fdata()
+    voxel = np.linalg.inv(shown.affine) @ [*SPOT_MM, 1]
+    assert values[tuple(np.rint(voxel[:3]).astype(int))] == pytest.approx(bright, rel=0.02)
+    centre = np.argwhere(values > 0.7 * bright).mean(axis=0)
+    assert (shown.affine @ [*centre, 1])[:3] == pytest.approx(SPOT_MM, abs=0.7)
+
+
+def test_the_patients_map_is_the_exact_one_within_half_a_step(version: ModelVersion, files: dict[str, File]) -> None:
+    case = patient(version.manifest, {Channel.NCCT: Source(Input.NCCT)})
+    _, maps = version.explain(case)
+    stored = image(files["maps/attribution-ncct.nii.gz"])
+    assert stored.get_data_dtype() == np.int8
+    assert stored.shape == SHAPE
+    np.testing.assert_allclose(stored.affine, AFFINE)
+    exact = maps["attribution-ncct"].array
+    assert np.abs(stored.get_fdata() - exact).max() <= 0.51 * np.abs(exact).max() / 127
+    aligned = image(files["maps/aligned-attribution-ncct.nii.gz"])
+    assert np.array_equal(aligned.get_fdata(dtype=np.float32), maps["aligned-attribution-ncct"].array)
+
+
+def test_a_computed_mask_is_handed_out_on_its_own_grid(files: dict[str, File]) -> None:
+    mask = image(files["maps/vessels.nii.gz"])
+    np.testing.assert_allclose(mask.affine, AFFINE)
+    assert np.array_equal(np.asarray(mask.dataobj), ct(Channel.VESSELS).data)
+
+
+def test_a_case_without_volumes_shows_what_the_network_saw(version: ModelVersion) -> None:
+    case = tiny_case(version.manifest)
+    made = published(version, case)
+    spec = version.manifest.channels[1]
+    shown = image(made["maps/aligned-cta.nii.gz"])
+    np.testing.assert_allclose(shown.affine, np.asarray(version.manifest.grid.affine))
+    np.testing.assert_allclose(shown.get_fdata(), case.image[1] * spec.std + spec.mean, atol=0.51)
+    assert "maps/vessels.nii.gz" not in made
+
+
+def test_the_report_holds_the_figures_and_the_card(files: dict[str, File]) -> None:
+    html = files["report.html"].content.decode()
+    assert "# The card" in html
+    for caption in ("What every variable and image adds", "CTA: where it raised and lowered the probability"):
+        assert caption in html
+
+
+def test_a_silent_map_is_no_division_by_nothing(version: ModelVersion) -> None:
+    zero = MapVolume(np.zeros((4, 4, 4), np.float32), np.eye(4))
+    made = published(version, tiny_case(version.manifest), attribution_cta=zero)
+    assert not image(made["maps/attribution-cta.nii.gz"]).get_fdata().any()
+
+
+def test_a_case_remembers_its_sources_over_a_restart(version: ModelVersion) -> None:
+    sources = {
+        Channel.CTA: Source(Input.CTA, 0.25),
+        Channel.VESSELS: Source(computed=ct(Channel.VESSELS)),
+        Channel.NCCT: Source(computed=Volume(np.asfortranarray(ct(Channel.NCCT).data.astype(np.float32)), AFFINE)),
+    }
+    case = patient(version.manifest, sources)
+    back = Case.from_bytes(case.to_bytes())
+    assert back.sources[Channel.CTA] == sources[Channel.CTA]
+    for channel in (Channel.VESSELS, Channel.NCCT):
+        computed, original = back.sources[channel].computed, sources[channel].computed
+        assert computed is not None
+        assert original is not None
+        assert computed.data.dtype == original.data.dtype
+        assert np.array_equal(computed.data, original.data)
+        np.testing.assert_allclose(computed.affine, AFFINE)

@@ -1,0 +1,94 @@
+"""The queue: a job exists if, and only if, its prediction does; and the API's side of it stays light."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from sqlalchemy import text
+
+from app.database import predictions
+from app.database.session import Database
+from app.sdk.errors import DatabaseUnavailable, PredictionNotFound
+from app.worker.queue import Queue
+from tests.study import add_and_queue, new_prediction
+
+
+@pytest.fixture
+def queue(database: Database) -> Queue:
+    return Queue(database)
+
+
+def jobs(database: Database) -> list[tuple[str, str]]:
+    table = "workflow_status" if database.sqlite else "dbos.workflow_status"
+    with database.reading() as session:
+        rows = session.execute(text(f"SELECT workflow_uuid, status FROM {table} ORDER BY priority, created_at"))
+        return [(row[0], row[1]) for row in rows]
+
+
+def test_a_job_is_committed_with_its_prediction(database: Database, queue: Queue) -> None:
+    new = new_prediction()
+    with database.session() as session:
+        add_and_queue(session, queue, new)
+        assert queue.depth(session) == 1
+    assert jobs(database) == [(new.id, "ENQUEUED")]
+    assert queue.alive([new.id, "other"]) == {new.id}
+
+
+def test_a_job_is_rolled_back_with_its_prediction(database: Database, queue: Queue) -> None:
+    new = new_prediction()
+
+    def fail_halfway() -> None:
+        with database.session() as session:
+            add_and_queue(session, queue, new)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_halfway()
+    assert jobs(database) == []
+    with database.reading() as session:
+        assert queue.depth(session) == 0
+        with pytest.raises(PredictionNotFound):
+            predictions.find(session, new.id, None)
+
+
+def test_submitting_twice_makes_one_job(database: Database, queue: Queue) -> None:
+    new = new_prediction()
+    with database.session() as session:
+        add_and_queue(session, queue, new)
+    with database.session() as session:
+        queue.submit(session, new.id)
+    assert len(jobs(database)) == 1
+
+
+def test_the_engine_knows_an_id_and_nothing_of_the_patient(database: Database, queue: Queue) -> None:
+    with database.session() as session:
+        add_and_queue(session, queue, new_prediction(subject="CANARY", clinical={"age": "CANARY"}))
+    tables = ("workflow_status", "workflow_input")
+    with database.engine.connect() as connection:
+        for table in tables:
+            name = table if database.sqlite else f"dbos.{table}"
+            assert "CANARY" not in str(connection.exec_driver_sql(f"SELECT * FROM {name}").all())
+
+
+def test_upgrading_again_changes_nothing(database: Database, queue: Queue) -> None:
+    new = new_prediction()
+    with database.session() as session:
+        add_and_queue(session, queue, new)
+    queue.upgrade()
+    assert queue.alive([new.id]) == {new.id}
+
+
+def test_a_lost_database_is_told_and_not_waited_for() -> None:
+    database = Database("postgresql://nobody@127.0.0.1:1/nothing")
+    queue = Queue(database)
+    with pytest.raises(DatabaseUnavailable), database.session() as session:
+        queue.submit(session, "x")
+    database.close()
+
+
+def test_the_way_into_the_queue_loads_no_torch() -> None:
+    modules = "app.worker.queue, app.registry.model_store, app.storage.local, app.database.predictions"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,97 @@
+"""Nothing is kept longer than the site says; and a clock that jumps erases nothing."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from app.database import audit, erasures, predictions
+from app.database.session import Database, now
+from app.database.tables import Utc
+from app.sdk.errors import Erased
+from app.sdk.types import Input
+from app.storage.local import Storage
+from app.worker.retention import Retention
+from tests import study
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage(tmp_path / "blobs")
+
+
+def made(database: Database, storage: Storage, folder: Path, *, days_ago: float, seed: int) -> str:
+    """A prediction of one volume that was accepted so many days ago; its id."""
+    summary = study.store_volume(storage, folder, seed)
+    os.utime(storage.path(summary.sha256), (time.time() - 86400 * days_ago,) * 2)
+    new = study.new_prediction(inputs={Input.CTA: summary})
+    with database.session() as session:
+        predictions.add(session, new)
+        moment = Utc().process_bind_param(now() - timedelta(days=days_ago), session.get_bind().dialect)
+        assert moment
+        shown = moment.strftime("%Y-%m-%d %H:%M:%S.%f") if database.sqlite else moment
+        session.execute(text("UPDATE predictions SET created = :at WHERE id = :id"), {"at": shown, "id": new.id})
+    return new.id
+
+
+def kept(database: Database, *ids: str) -> list[bool]:
+    """Of each prediction, whether it is still there."""
+
+    def there(prediction_id: str) -> bool:
+        with database.reading() as session:
+            try:
+                predictions.find(session, prediction_id, None)
+            except Erased:
+                return False
+        return True
+
+    return [there(each) for each in ids]
+
+
+def test_what_is_older_is_erased_with_its_bytes_and_what_is_younger_stays(
+    database: Database, storage: Storage, tmp_path: Path
+) -> None:
+    old, young = (made(database, storage, tmp_path, days_ago=age, seed=index) for index, age in enumerate((31, 29)))
+    assert len(list(storage.digests())) == 2
+    assert Retention(database, storage, 30).apply() == 1
+    assert kept(database, old, young) == [False, True]
+    assert len(list(storage.digests())) == 1
+    with database.reading() as session:
+        certificate = erasures.certificate(session, old, None, storage.exists)
+        assert audit.verify(session).intact
+    assert certificate.complete
+    assert (certificate.entry.actor, certificate.entry.detail["why"]) == ("worker", "retention")
+    assert Retention(database, storage, 30).apply() == 0
+
+
+def test_without_a_setting_everything_stays(database: Database, storage: Storage, tmp_path: Path) -> None:
+    old = made(database, storage, tmp_path, days_ago=10_000, seed=0)
+    assert Retention(database, storage, 0).apply() == 0
+    assert kept(database, old) == [True]
+
+
+def test_many_are_erased_in_parts(
+    database: Database, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.worker.retention.AT_ONCE", 2)
+    for seed in range(5):
+        made(database, storage, tmp_path, days_ago=31, seed=seed)
+    assert Retention(database, storage, 30).apply() == 5
+    assert list(storage.digests()) == []
+
+
+def test_a_clock_that_jumps_erases_nothing(
+    database: Database, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    young = made(database, storage, tmp_path, days_ago=1, seed=0)
+    retention, real = Retention(database, storage, 30), time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 400 * 86400)
+    monkeypatch.setattr("app.worker.retention.now", lambda: now() + timedelta(days=400))
+    assert retention.apply() == 0
+    assert kept(database, young) == [True]
+    assert Retention(database, storage, 30).apply() == 1  # a worker that was started since believes its clock
