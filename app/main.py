@@ -13,15 +13,15 @@ from typing import Any
 from fastapi import FastAPI
 
 from app.api import docs, problems
-from app.api.auth import check_door
+from app.api.auth import validate_exposure
 from app.api.dependencies import Services, lifespan
-from app.api.middleware import Gate
+from app.api.middleware import Middleware
 from app.api.routers import aliases, followup, health, inference, models, predictions, results
 from app.core.config import Settings
 from app.core.tracing import Traces
-from app.core.tracing_factory import traces_of
+from app.core.tracing_factory import create_traces
 from app.database.session import Database
-from app.registry.model_store import Registry
+from app.registry.model_store import ModelStore
 from app.storage.factory import storage_of
 from app.storage.local import Storage
 from app.worker.queue import Queue
@@ -32,7 +32,7 @@ def create_app(
     *,
     database: Database | None = None,
     storage: Storage | None = None,
-    registry: Registry | None = None,
+    registry: ModelStore | None = None,
     queue: Queue | None = None,
     traces: Traces | None = None,
 ) -> FastAPI:
@@ -40,19 +40,19 @@ def create_app(
 
     :raises ValueError: the settings would let anybody in from elsewhere, without saying so on purpose
     """
-    check_door(settings)
+    validate_exposure(settings)
     database = database or Database(settings.database, idle=settings.lease)
     services = Services(
         settings=settings,
         database=database,
         storage=storage or storage_of(settings),
-        registry=registry or Registry(settings.model_store, settings.trusted),
+        registry=registry or ModelStore(settings.model_store, settings.trusted),
         queue=queue or Queue(database),
-        traces=traces or traces_of(settings.otlp_endpoint, "rlvo-api"),
+        traces=traces or create_traces(settings.otlp_endpoint, "rlvo-api"),
     )
     app = _assembled()
     app.state.services = services
-    app.add_middleware(Gate, services=services)
+    app.add_middleware(Middleware, services=services)
     return app
 
 

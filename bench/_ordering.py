@@ -26,7 +26,7 @@ from app.inference import defaults
 from app.phantoms.biology import Preset
 from app.training import experiment, splits
 from app.training.dataset import phantoms
-from app.training.results_table import ORACLE, Row
+from app.training.results_table import ORACLE, ResultRow
 from app.training.trainer import Recipe
 
 PATIENTS = 599
@@ -41,11 +41,11 @@ def one(seed: int, folder: Path) -> dict[str, list[float]]:
     torch.set_num_threads(1)
     data = phantoms(PATIENTS, seed, Preset.PAPER, GRID, defaults.CHANNELS)
     split = splits.split(data.labels, data.groups, data.sites, seed)
-    plan = experiment.Plan(
+    plan = experiment.ExperimentPlan(
         "ordering", "0.0.0", "phantoms", synthetic=True, seed=seed, recipe=Recipe(), networks=NETWORKS
     )
     found = experiment.compare(plan, data, split, torch.device("cpu"), lambda _: None, folder=folder / f"seed-{seed}")
-    rows: dict[str, Row] = {row.name: row for row in found.rows}
+    rows: dict[str, ResultRow] = {row.name: row for row in found.rows}
     return {name: [*rows[name].folds, rows[name].test.value] for name in SHOWN}
 
 

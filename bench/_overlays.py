@@ -31,7 +31,7 @@ GREEN, RED = (90, 230, 120), (255, 90, 70)
 def head_in_mni() -> Image.Image:
     """Three axial, two coronal and two sagittal slices, windowed to 0..80 HU."""
     volume = nifti.read(NCCT, field=Input.NCCT)
-    world_from_mni = np.linalg.inv(align.to_mni(align.Head(volume)).mni_from_world)
+    world_from_mni = np.linalg.inv(align.to_mni(align.RegistrationImage(volume)).mni_from_world)
     matrix = np.linalg.inv(volume.affine) @ world_from_mni @ GRID
     hu = resample(volume.data, matrix, SHAPE, slope=volume.slope, inter=volume.inter, fill=-1000)
     inside = brain_mask.distance(GRID, SHAPE, np.eye(4)) < 0

@@ -61,9 +61,12 @@ def draw(rng: np.random.Generator, *, degrees: float = 30, mm: float = 60, growt
     pose[:3, 3] = rng.uniform(-mm, mm, 3) + (rng.choice([-1000, 0, 0, 1000], 3) if rng.random() < 0.3 else 0)
     across = rng.uniform(0.8, 1.5)
     return Pose(
-        pose, np.array([across, across, rng.choice([1.0, 2.5, 5.0])]), float(rng.choice([0, 0, 15, 30])),
-        float(rng.uniform(0, 15)), float(rng.choice([0, 0, 15])),
-    )  # fmt: skip
+        pose,
+        np.array([across, across, rng.choice([1.0, 2.5, 5.0])]),
+        float(rng.choice([0, 0, 15, 30])),
+        float(rng.uniform(0, 15)),
+        float(rng.choice([0, 0, 15])),
+    )
 
 
 def scan(head: Volume, pose: Pose, rng: np.random.Generator) -> Volume:
@@ -121,7 +124,7 @@ def brains() -> dict[str, Volume]:
 def real_ncct() -> Volume:
     """The real NCCT, moved to MNI space by its own alignment."""
     volume = nifti.read(NCCT, field=Input.NCCT)
-    found = align.to_mni(align.Head(volume)).mni_from_world
+    found = align.to_mni(align.RegistrationImage(volume)).mni_from_world
     return Volume(volume.data, found @ volume.affine, volume.slope, volume.inter)
 
 
@@ -151,7 +154,7 @@ def accuracy(counts: dict[str, int], seed: int, **limits: float) -> None:
             rows[name] = []
             for pose, volume in scans(drawn[name], counts[name], seed, **limits):
                 start = time.process_time()
-                found = align.to_mni(align.Head(volume))
+                found = align.to_mni(align.RegistrationImage(volume))
                 spent = time.process_time() - start
                 rows[name].append((*error(found.mni_from_world, pose), found.quality, spent))
                 progress.advance(task)
@@ -162,8 +165,9 @@ def accuracy(counts: dict[str, int], seed: int, **limits: float) -> None:
         print(
             f"| {name} | {len(mean)} | {np.median(mean):.2f} | {np.percentile(mean, 95):.2f} | {mean.max():.2f} | "
             f"{np.median(largest):.2f} | {largest.max():.2f} | {(mean > MOST_MM).sum()} | "
-            f"{quality.min():.2f}-{quality.max():.2f} | {np.median(seconds):.2f} |", flush=True,
-        )  # fmt: skip
+            f"{quality.min():.2f}-{quality.max():.2f} | {np.median(seconds):.2f} |",
+            flush=True,
+        )
 
 
 def _progress() -> Progress:
@@ -187,7 +191,7 @@ def times(count: int) -> None:
                 fixed, moving = align_baselines.stripped(volume, masks[kind], pose.world_from_mni)
                 for name in spent:
                     start = time.perf_counter()
-                    found = ways[name](fixed, moving) if name in ways else align.to_mni(align.Head(volume))
+                    found = ways[name](fixed, moving) if name in ways else align.to_mni(align.RegistrationImage(volume))
                     spent[name].append(time.perf_counter() - start)
                     matrix = found.mni_from_world if isinstance(found, align.Alignment) else found
                     off[kind][name].append(error(matrix, pose)[0])
@@ -204,7 +208,7 @@ def times(count: int) -> None:
 def absolute() -> None:
     """The whole-head CT template, whose answer is the identity."""
     if CT_TEMPLATE.exists():
-        found = align.to_mni(align.Head(ct_template())).mni_from_world
+        found = align.to_mni(align.RegistrationImage(ct_template())).mni_from_world
         mean, largest = error(found, Pose(np.eye(4), np.ones(3), 0, 0, 0))
         print(f"CT template as it lies: {mean:.2f} mm mean, {largest:.2f} mm at most from the identity")
     if NCCT.exists():
@@ -216,7 +220,7 @@ def overlap(volume: Volume) -> float:
     grid = np.diag([2.0, 2.0, 2.0, 1.0])
     grid[:3, 3] = -90, -126, -72
     shape = (91, 109, 91)
-    world_from_mni = np.linalg.inv(align.to_mni(align.Head(volume)).mni_from_world)
+    world_from_mni = np.linalg.inv(align.to_mni(align.RegistrationImage(volume)).mni_from_world)
     hu = resample(
         volume.values(), np.linalg.inv(volume.affine) @ world_from_mni @ grid, shape, fill=skull_strip.OUTSIDE
     )

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from app.inference.model_input import Case
+from app.inference.model_input import ModelInput
 from app.network import openvino as ours
 from app.network.architecture import Architecture
 from app.network.daft import Network, build
 from app.network.ensemble import Ensemble, folded
 from app.registry.manifest import Manifest
-from app.registry.model_store import Registry
+from app.registry.model_store import ModelStore
 
 Forward = Callable[[Tensor, Tensor], np.ndarray]  # image (1, c, x, y, z), clinical (1, v) -> (folds,) logits
 
@@ -99,7 +99,7 @@ def _openvino(lean: nn.Module, image: Tensor, clinical: Tensor, precision: str) 
 
 
 def _trunks(ensemble: Ensemble, image: Tensor, precision: str) -> Forward:
-    run = ours.Trunks(ensemble.folds, tuple(image.shape[1:]), "bfloat16" if precision == "bf16" else "float32")
+    run = ours.OpenVinoTrunks(ensemble.folds, tuple(image.shape[1:]), "bfloat16" if precision == "bf16" else "float32")
     return lambda i, c: ensemble.logits(run(i[0]), c)[:, 0].numpy()
 
 
@@ -146,14 +146,14 @@ def demo_version(model_store: Path) -> tuple[list[Network], tuple[Tensor, Tensor
     """The trained demo version on its own golden case."""
     from safetensors.torch import load_file
 
-    entry = Registry(model_store).resolve("rlvo-synthetic")
+    entry = ModelStore(model_store).resolve("rlvo-synthetic")
     manifest: Manifest = entry.manifest
     networks = []
     for fold in manifest.folds:
         network = build(manifest.architecture)
         network.load_state_dict(load_file(entry.folder / fold.file))
         networks.append(network.eval())
-    case = Case.from_bytes((entry.folder / manifest.golden[0].file).read_bytes())
+    case = ModelInput.from_bytes((entry.folder / manifest.golden[0].file).read_bytes())
     return networks, (torch.from_numpy(case.image)[None], torch.from_numpy(case.clinical)[None])
 
 

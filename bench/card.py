@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from app.inference.model_input import Case
+from app.inference.model_input import ModelInput
 from app.inference.model_version import ModelVersion
 from app.network.daft import Network
 from app.network.ensemble import Ensemble
-from app.registry.model_store import Registry
+from app.registry.model_store import ModelStore
 from bench.backends import default_network, demo_version
 
 Trunks = Callable[[Tensor], Sequence[Tensor]]  # image (n, c, x, y, z) on the card -> each fold's features
@@ -104,9 +104,13 @@ def beside(convs: Sequence[nn.Conv3d], *, first: bool, grouped: bool) -> nn.Conv
     count, one = len(convs), convs[0]
     outputs, inputs = one.out_channels, one.in_channels
     made = nn.Conv3d(
-        inputs if first else count * inputs, count * outputs, one.kernel_size, one.stride, one.padding,
+        inputs if first else count * inputs,
+        count * outputs,
+        one.kernel_size,
+        one.stride,
+        one.padding,
         groups=count if grouped and not first else 1,
-    ).to(one.weight.device, one.weight.dtype)  # fmt: skip
+    ).to(one.weight.device, one.weight.dtype)
     with torch.no_grad():
         made.bias.copy_(torch.cat([conv.bias for conv in convs]))
         if first or grouped:
@@ -228,13 +232,13 @@ def main() -> None:
 
 def verbs(store: Path, rounds: int) -> None:
     """The trained version's verbs by the wall's clock, first and later, and its memory."""
-    entry = Registry(store).resolve("rlvo-synthetic")
+    entry = ModelStore(store).resolve("rlvo-synthetic")
     before = torch.cuda.mem_get_info()[0]
     began = time.perf_counter()
     version = ModelVersion.load(entry.folder, entry.manifest, "cuda")
     version.warm_up()
     loaded = time.perf_counter() - began
-    case = Case.from_bytes((entry.folder / entry.manifest.golden[0].file).read_bytes())
+    case = ModelInput.from_bytes((entry.folder / entry.manifest.golden[0].file).read_bytes())
     print(f"\nDemo version: loaded and warmed up in {loaded:.2f} s")
     for name, verb in (("predict", lambda: version.predict(case)), ("explain", lambda: version.explain(case))):
         seconds = []

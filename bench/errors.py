@@ -15,7 +15,7 @@ from app.imaging import vessels
 from app.imaging.perfusion import ctp, summary
 from app.imaging.perfusion.deconvolution import haemodynamics
 from app.imaging.registration import brain_mask
-from app.network.unet import Marker
+from app.network.unet import VesselNet
 from app.registry.manifest import SegmenterManifest
 from tests.imaging import heads
 
@@ -70,8 +70,10 @@ def series_table() -> None:
 
 def vessel_table() -> None:
     ways = {"rules": vessels.segment, **_learned()}
-    print("\n| segmenter | voxel mm | noise HU | contrast HU | NCCT | Dice | precision | recall | centre line, "
-          "least branch |")  # fmt: skip
+    print(
+        "\n| segmenter | voxel mm | noise HU | contrast HU | NCCT | Dice | precision | recall | centre line, "
+        "least branch |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     for edge, noise, contrast in ((0.6, 15, 350), (0.9, 15, 350), (0.9, 30, 350), (0.9, 15, 220), (1.25, 15, 350)):
         shape = tuple(int(n / edge) for n in (190, 220, 190))
@@ -86,8 +88,9 @@ def vessel_table() -> None:
             dice = 2 * both / (np.count_nonzero(mask) + np.count_nonzero(truth))
             print(
                 f"| {name} | {edge} | {noise} | {contrast} | {'yes' if bone else 'no'} | {dice:.2f} "
-                f"| {both / max(1, mask.sum()):.2f} | {both / truth.sum():.2f} | {least:.2f} |", flush=True,
-            )  # fmt: skip
+                f"| {both / max(1, mask.sum()):.2f} | {both / truth.sum():.2f} | {least:.2f} |",
+                flush=True,
+            )
 
 
 def _learned() -> dict[str, vessels.Segmenter]:
@@ -95,7 +98,7 @@ def _learned() -> dict[str, vessels.Segmenter]:
     found = {}
     for path in sorted(SEGMENTERS.glob("*/*/manifest.json")):
         described = SegmenterManifest.model_validate_json(path.read_bytes())
-        marker = Marker.from_bytes((path.parent / described.file).read_bytes(), described.filters)
+        marker = VesselNet.from_bytes((path.parent / described.file).read_bytes(), described.filters)
         found[f"{described.name} {described.version}"] = vessels.learned(marker)
     return found
 

@@ -22,8 +22,8 @@ import torch
 from app.imaging.model_grid import Grid
 from app.inference import clinical_encoder, defaults, explain
 from app.inference.attribution import atlas
-from app.inference.ensemble_predictor import Method, Networks
-from app.inference.model_input import Case
+from app.inference.ensemble_predictor import ExplanationMethod, NetworkFolds
+from app.inference.model_input import ModelInput
 from app.network.architecture import Architecture
 from app.network.ensemble import Ensemble
 from app.phantoms.biology import Preset
@@ -43,7 +43,7 @@ SHARED = "--cpu" in sys.argv
 now = time.process_time if SHARED else time.perf_counter
 
 
-def version(seed: int = 0) -> tuple[Networks, Manifest, Case]:
+def version(seed: int = 0) -> tuple[NetworkFolds, Manifest, ModelInput]:
     """The networks, their manifest and one patient with every image."""
     made = tiny_manifest(channels=list(Channel), variables=defaults.VARIABLES, folds=4)
     size = made.architecture.clinical_size
@@ -55,8 +55,8 @@ def version(seed: int = 0) -> tuple[Networks, Manifest, Case]:
     background = version_of.background(vectors, there, np.arange(1, 25), seed)
     manifest = made.model_copy(update={"grid": GRID, "architecture": architecture, "background": background})
     image = np.random.default_rng(seed).normal(size=(len(Channel), *SHAPE)).astype(np.float32)
-    case = Case(image, there[0], vectors.joined(np.arange(1), there[:1])[0])
-    return Networks(ensemble, (len(Channel), *SHAPE)), manifest, case
+    case = ModelInput(image, there[0], vectors.joined(np.arange(1), there[:1])[0])
+    return NetworkFolds(ensemble, (len(Channel), *SHAPE)), manifest, case
 
 
 def medians(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
@@ -70,7 +70,7 @@ def medians(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]
     return {name: statistics.median(seconds) for name, seconds in spent.items()}
 
 
-def coalitions(networks: Networks, case: Case, rounds: int) -> None:
+def coalitions(networks: NetworkFolds, case: ModelInput, rounds: int) -> None:
     ensemble, count = networks.ensemble, 512
     vectors = torch.from_numpy(np.random.default_rng(1).normal(size=(count, len(case.clinical))).astype(np.float32))
     image = torch.from_numpy(case.image)
@@ -78,10 +78,13 @@ def coalitions(networks: Networks, case: Case, rounds: int) -> None:
     with torch.no_grad():
         direct = torch.stack([fold(ensemble.image(image), vectors[:1])[0, 0] for fold in ensemble.folds])
         worst = max(
-            float((tail.logits(vectors[:16])[:, 0] - fold.tail(seen.expand(16, -1, -1, -1, -1), vectors[:16])[:, 0])
-                  .abs().max())
+            float(
+                (tail.logits(vectors[:16])[:, 0] - fold.tail(seen.expand(16, -1, -1, -1, -1), vectors[:16])[:, 0])
+                .abs()
+                .max()
+            )
             for tail, fold, seen in zip(tails, ensemble.folds, ensemble.features(image), strict=True)
-        )  # fmt: skip
+        )
     whole = torch.stack([tail.logits(vectors[:1])[0, 0] for tail in tails])
     worst = max(worst, float((direct - whole).abs().max()))
     took = medians(
@@ -92,21 +95,23 @@ def coalitions(networks: Networks, case: Case, rounds: int) -> None:
         rounds,
     )
     ratio = took["forward"] / took["coalitions"] * count
-    print(f"clinical coalitions: {count / took['coalitions']:.0f}/s, whole ensemble {1 / took['forward']:.1f}/s: "
-          f"{ratio:.0f} times the rate; farthest from direct evaluation {worst:.1e}")  # fmt: skip
+    print(
+        f"clinical coalitions: {count / took['coalitions']:.0f}/s, whole ensemble {1 / took['forward']:.1f}/s: "
+        f"{ratio:.0f} times the rate; farthest from direct evaluation {worst:.1e}"
+    )
 
 
-def full(networks: Networks, manifest: Manifest, case: Case, rounds: int) -> float:
+def full(networks: NetworkFolds, manifest: Manifest, case: ModelInput, rounds: int) -> float:
     image, vector = torch.from_numpy(case.image), torch.from_numpy(case.clinical)[None]
     bits, present = explain.presence_bits(manifest), list(range(len(Channel)))
     atlas.labels(SHAPE, GRID.affine)
-    networks.asker(case.image)(np.stack([case.clinical] * 2), np.asarray([True, False]))
-    networks.image_shares(case.image, case.clinical, bits, present, Method())
+    networks.value_function(case.image)(np.stack([case.clinical] * 2), np.asarray([True, False]))
+    networks.image_shares(case.image, case.clinical, bits, present, ExplanationMethod())
     took = medians(
         {
             "one forward pass": lambda: networks.ensemble.logits(networks.ensemble.features(image), vector),
             "full explanation": lambda: explain.explain(networks, manifest, case),
-            "maps alone": lambda: networks.image_shares(case.image, case.clinical, bits, present, Method()),
+            "maps alone": lambda: networks.image_shares(case.image, case.clinical, bits, present, ExplanationMethod()),
         },
         rounds,
     )
@@ -115,7 +120,7 @@ def full(networks: Networks, manifest: Manifest, case: Case, rounds: int) -> flo
     return took["one forward pass"]
 
 
-def captum(networks: Networks, manifest: Manifest, case: Case, forward: float) -> None:
+def captum(networks: NetworkFolds, manifest: Manifest, case: ModelInput, forward: float) -> None:
     """Integrated gradients over image and bits, and KernelShap over the clinical players and imaging, as documented."""
     from captum.attr import IntegratedGradients, KernelShap
 
@@ -141,13 +146,17 @@ def captum(networks: Networks, manifest: Manifest, case: Case, forward: float) -
     start = now()
     with torch.no_grad():
         KernelShap(mean).attribute(
-            (image, vector), baselines=(torch.zeros_like(image), background),
-            feature_mask=(torch.full_like(image, len(seats), dtype=torch.long), owner), n_samples=few,
-        )  # fmt: skip
+            (image, vector),
+            baselines=(torch.zeros_like(image), background),
+            feature_mask=(torch.full_like(image, len(seats), dtype=torch.long), owner),
+            n_samples=few,
+        )
     kernel = (now() - start) / few * SAMPLES
     print(f"captum IntegratedGradients, {STEPS} steps {gradients:7.2f} s {gradients / forward:7.1f} forward passes")
-    print(f"captum KernelShap, {SAMPLES} samples, one background patient (timed on {few}) "
-          f"{kernel:7.1f} s {kernel / forward:7.1f} forward passes")  # fmt: skip
+    print(
+        f"captum KernelShap, {SAMPLES} samples, one background patient (timed on {few}) "
+        f"{kernel:7.1f} s {kernel / forward:7.1f} forward passes"
+    )
 
 
 def main(rounds: int = 5) -> None:
@@ -155,9 +164,11 @@ def main(rounds: int = 5) -> None:
     if SHARED:
         torch.set_num_threads(1)
     networks, manifest, case = version()
-    print(f"{torch.get_num_threads()} threads, {'CPU' if SHARED else 'wall clock'}, {rounds} rounds, medians; "
-          f"{len(explain.players(manifest))} clinical players, {len(manifest.background.vectors)} background "
-          "patients")  # fmt: skip
+    print(
+        f"{torch.get_num_threads()} threads, {'CPU' if SHARED else 'wall clock'}, {rounds} rounds, medians; "
+        f"{len(explain.players(manifest))} clinical players, {len(manifest.background.vectors)} background "
+        "patients"
+    )
     coalitions(networks, case, rounds)
     captum(networks, manifest, case, full(networks, manifest, case, rounds))
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from app.core.concurrency import aside
+from app.core.concurrency import submit
 from app.imaging import plausibility, resample, vessels
 from app.imaging.io import nifti
 from app.imaging.io.nifti import Volume
@@ -69,7 +69,7 @@ def write_study(folder: Path) -> None:
 
 def read_study(folder: Path) -> dict[Input, Volume]:
     names = (Input.CTA, Input.NCCT, *MAPS)
-    begun = {name: aside(partial(nifti.read, folder / f"{name}.nii.gz", field=name)) for name in names}
+    begun = {name: submit(partial(nifti.read, folder / f"{name}.nii.gz", field=name)) for name in names}
     return {name: volume.result() for name, volume in begun.items()}
 
 
@@ -107,7 +107,7 @@ def stages(folder: Path) -> dict[str, dict[str, Callable[[], object]]]:
         },
         "plausibility": {"ours": lambda: plausibility.check(volume, Input.CTA)},
         "align": {
-            "ours": lambda: align.to_mni(align.Head(volume)),
+            "ours": lambda: align.to_mni(align.RegistrationImage(volume)),
             **{name: (lambda way=way: way(usual, template)) for name, way in aligners.items()},
         },
         "resample": {

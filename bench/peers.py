@@ -92,8 +92,11 @@ def ants_align(volume: Loaded, template: Loaded) -> Array:
     import ants
 
     def image(loaded: Loaded) -> Any:
-        made = ants.from_numpy(np.asarray(loaded.data, np.float32), origin=loaded.affine[:3, 3].tolist(),
-                               spacing=np.linalg.norm(loaded.affine[:3, :3], axis=0).tolist())  # fmt: skip
+        made = ants.from_numpy(
+            np.asarray(loaded.data, np.float32),
+            origin=loaded.affine[:3, 3].tolist(),
+            spacing=np.linalg.norm(loaded.affine[:3, :3], axis=0).tolist(),
+        )
         made.set_direction(loaded.affine[:3, :3] / np.linalg.norm(loaded.affine[:3, :3], axis=0))
         return made
 

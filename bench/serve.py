@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from app.registry.model_store import Registry
+from app.registry.model_store import ModelStore
 from bench import serving
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,10 +81,14 @@ def question(server: str, image: np.ndarray, clinical: np.ndarray) -> Ask:
     raw = image.tobytes() + clinical.tobytes()
     if server in OURS:
         inputs = [
-            {"name": name, "datatype": "FP32", "shape": list(array.shape),
-             "parameters": {"binary_data_size": array.nbytes}}
+            {
+                "name": name,
+                "datatype": "FP32",
+                "shape": list(array.shape),
+                "parameters": {"binary_data_size": array.nbytes},
+            }
             for name, array in (("image", image), ("clinical", clinical))
-        ]  # fmt: skip
+        ]
         head = json.dumps({"inputs": inputs}).encode()
         return Ask("/v2/models/bench/infer", head + raw, {"Inference-Header-Content-Length": str(len(head))})
     if server in ("litserve", "bentoml"):
@@ -100,18 +104,24 @@ def question(server: str, image: np.ndarray, clinical: np.ndarray) -> Ask:
 def start(server: str, port: int, store: Path, scratch: Path, token: str) -> subprocess.Popen[bytes]:
     """The server's first process; all of its processes carry ``token`` in their environment."""
     environment = os.environ | {
-        "BENCH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0", "BENTOML_DO_NOT_TRACK": "True",
-        "BENTOML_HOME": str(scratch / "bentoml"), "PYTHONPATH": str(ROOT),
-    }  # fmt: skip
-    folder = Registry(store).resolve("bench").folder
+        "BENCH_TOKEN": token,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "BENTOML_DO_NOT_TRACK": "True",
+        "BENTOML_HOME": str(scratch / "bentoml"),
+        "PYTHONPATH": str(ROOT),
+    }
+    folder = ModelStore(store).resolve("bench").folder
     command = [sys.executable, "-m", "bench.serving", server, str(port), str(folder)]
     if server in OURS:
         command = [sys.executable, "-m", "app.cli.__main__", "serve", "--port", str(port)]
         environment |= {
-            "RLVO_DATA_DIR": str(scratch / server), "RLVO_MODEL_STORE": str(store), "RLVO_DEFAULT_MODEL": "bench",
-            "RLVO_PRECISION": "bfloat16" if server.endswith("bf16") else "float32", "RLVO_LOG_LEVEL": "warning",
+            "RLVO_DATA_DIR": str(scratch / server),
+            "RLVO_MODEL_STORE": str(store),
+            "RLVO_DEFAULT_MODEL": "bench",
+            "RLVO_PRECISION": "bfloat16" if server.endswith("bf16") else "float32",
+            "RLVO_LOG_LEVEL": "warning",
             "RLVO_THREADS": str(len(os.sched_getaffinity(0))),
-        }  # fmt: skip
+        }
     with (scratch / f"{server}.log").open("wb") as log:
         return subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=ROOT, start_new_session=True)
 
@@ -235,16 +245,19 @@ def default_store(store: Path) -> tuple[np.ndarray, np.ndarray]:
     from app.network.architecture import Architecture
     from bench.backends import default_network
 
-    demo = Registry(ROOT / "model_store").resolve("rlvo-synthetic").manifest
+    demo = ModelStore(ROOT / "model_store").resolve("rlvo-synthetic").manifest
     networks, (image, clinical) = default_network()
     affine = ((1.7, 0, 0, -81), (0, 1.7, 0, -113), (0, 0, 1.7, -78), (0, 0, 0, 1))
     size = demo.architecture.clinical_size
     manifest = demo.model_copy(
         update={
-            "name": "bench", "version": "1.0.0", "grid": Grid(shape=(96, 112, 96), affine=affine),
-            "architecture": Architecture(in_channels=5, clinical_size=size, filters=16), "out_of_distribution": None,
+            "name": "bench",
+            "version": "1.0.0",
+            "grid": Grid(shape=(96, 112, 96), affine=affine),
+            "architecture": Architecture(in_channels=5, clinical_size=size, filters=16),
+            "out_of_distribution": None,
         }
-    )  # fmt: skip
+    )
     if size != clinical.shape[1]:
         raise SystemExit("the default network takes another clinical vector than the demo version")
     save(store / "bench" / "1.0.0", manifest, networks)
@@ -256,7 +269,7 @@ def demo_store(store: Path) -> tuple[np.ndarray, np.ndarray]:
     from app.inference.model_version import golden_cases, save
     from bench.backends import demo_version
 
-    entry = Registry(ROOT / "model_store").resolve("rlvo-synthetic")
+    entry = ModelStore(ROOT / "model_store").resolve("rlvo-synthetic")
     networks, _ = demo_version(ROOT / "model_store")
     case, _ = next(golden_cases(entry.manifest, entry.folder))
     manifest = entry.manifest.model_copy(update={"name": "bench", "version": "1.0.0", "out_of_distribution": None})

@@ -35,7 +35,7 @@ import torch
 from app.imaging.registration import template
 from app.phantoms.cohort import write_patient
 from app.registry.manifest import Manifest
-from app.registry.model_store import Registry
+from app.registry.model_store import ModelStore
 from app.sdk import Client, Progress
 from app.sdk.types import Channel, Prediction
 from bench import peers, serve
@@ -73,7 +73,7 @@ def usual(study: dict[str, Path], store: Path) -> dict[str, float]:
 
     from bench.serving import Model
 
-    model = Model(Registry(store).resolve("bench").folder)
+    model = Model(ModelStore(store).resolve("bench").folder)
     spent: dict[str, float] = {}
 
     def stage(name: str, work: Callable[[], Any]) -> Any:
@@ -120,9 +120,12 @@ def _register(volume: peers.Loaded, fixed: peers.Loaded) -> None:
 def service(store: Path, scratch: Path, precision: str) -> Iterator[Client]:
     """`rlvo serve` with its worker, ready."""
     environment = os.environ | {
-        "RLVO_DATA_DIR": str(scratch / precision), "RLVO_MODEL_STORE": str(store), "RLVO_DEFAULT_MODEL": "bench",
-        "RLVO_PRECISION": precision, "RLVO_LOG_LEVEL": "warning",
-    }  # fmt: skip
+        "RLVO_DATA_DIR": str(scratch / precision),
+        "RLVO_MODEL_STORE": str(store),
+        "RLVO_DEFAULT_MODEL": "bench",
+        "RLVO_PRECISION": precision,
+        "RLVO_LOG_LEVEL": "warning",
+    }
     command = [sys.executable, "-m", "app.cli.__main__", "serve", "--port", "0"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdout

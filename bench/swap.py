@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from app.registry.model_store import Registry
+from app.registry.model_store import ModelStore
 from app.sdk import Client
 from bench import serve
 
@@ -51,10 +51,10 @@ def load(ask: serve.Ask, port: int, concurrency: int, until: Callable[[], bool])
                 asked.failed.append(str(error)[:200])
 
     askers = [threading.Thread(target=go_on) for _ in range(concurrency)]
-    for asker in askers:
-        asker.start()
-    for asker in askers:
-        asker.join()
+    for value_function in askers:
+        value_function.start()
+    for value_function in askers:
+        value_function.join()
     return asked
 
 
@@ -85,7 +85,7 @@ def main() -> None:
         for file in (store / "bench/1.0.0").iterdir():
             (store / "bench/1.1.0" / file.name).write_bytes(file.read_bytes())
         (store / "bench/1.1.0/manifest.json").write_text(json.dumps(second))
-        Registry(store).set_alias("bench", "champion", "1.0.0")
+        ModelStore(store).set_alias("bench", "champion", "1.0.0")
         port = serve.free_port()
         ask = serve.question("rlvo", *tensors)
         quiet, swapped, moves = Asked(), Asked(), 0

@@ -83,10 +83,14 @@ def products(processes: int) -> int:
 def rate(workers: int, studies: int, url: str, scratch: Path, store: Path, patient: dict[str, Path]) -> float:
     """Predictions a second of so many workers, over a database of their own."""
     environment = os.environ | {
-        "RLVO_DATA_DIR": str(scratch), "RLVO_DATABASE_URL": url, "RLVO_MODEL_STORE": str(store),
-        "RLVO_DEFAULT_MODEL": "bench", "RLVO_THREADS": "1", "RLVO_DEVICE": "cpu",
+        "RLVO_DATA_DIR": str(scratch),
+        "RLVO_DATABASE_URL": url,
+        "RLVO_MODEL_STORE": str(store),
+        "RLVO_DEFAULT_MODEL": "bench",
+        "RLVO_THREADS": "1",
+        "RLVO_DEVICE": "cpu",
         "RLVO_LOG_LEVEL": "warning",
-    }  # fmt: skip
+    }
     rlvo = [sys.executable, "-m", "app.cli.__main__"]
     clinical = json.loads(patient["clinical"].read_text())
     database = Database(url)

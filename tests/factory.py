@@ -14,8 +14,8 @@ import torch
 from app.imaging.model_grid import ChannelSpec, Grid
 from app.inference.clinical_encoder import Value
 from app.inference.explain import presence_bits
-from app.inference.model_input import Case
-from app.inference.model_version import Logistic, save
+from app.inference.model_input import ModelInput
+from app.inference.model_version import LogisticFold, save
 from app.network.architecture import Architecture, Fusion, Location
 from app.network.daft import Network, build
 from app.registry.manifest import (
@@ -30,7 +30,7 @@ from app.registry.manifest import (
     Training,
     VariableKind,
 )
-from app.registry.model_store import Registry
+from app.registry.model_store import ModelStore
 from app.sdk.types import Channel
 
 # 16 voxels of 12 x 14 x 12 mm from (-90, -123, -78): the whole head in MNI152.
@@ -130,20 +130,20 @@ def tiny_version(model_store: Path, **options: object) -> Path:
     """
     manifest = tiny_manifest(**options)  # type: ignore[arg-type]
     seed, count = manifest.training.seed, len(manifest.folds)
-    folds: list[Network | Logistic]
+    folds: list[Network | LogisticFold]
     if manifest.kind == "logistic":
         chance = np.random.default_rng(seed)
         size = manifest.architecture.clinical_size
-        folds = [Logistic(tuple(chance.normal(0, 0.3, size)), float(chance.normal())) for _ in range(count)]
+        folds = [LogisticFold(tuple(chance.normal(0, 0.3, size)), float(chance.normal())) for _ in range(count)]
     else:
         folds = [random_network(manifest.architecture, seed + index) for index in range(count)]
     folder = model_store / manifest.name / manifest.version
     save(folder, manifest, folds, golden=[tiny_case(manifest)], card="# A tiny version for tests\n")
-    Registry(model_store).set_alias(manifest.name, "champion", manifest.version)
+    ModelStore(model_store).set_alias(manifest.name, "champion", manifest.version)
     return folder
 
 
-def tiny_case(manifest: Manifest, *, seed: int = 0, absent: Sequence[Channel] = ()) -> Case:
+def tiny_case(manifest: Manifest, *, seed: int = 0, absent: Sequence[Channel] = ()) -> ModelInput:
     """A patient straight on the version's grid: smooth noise in every channel that is not ``absent``."""
     chance = torch.Generator().manual_seed(seed)
     coarse = torch.randn((1, len(manifest.channels), 6, 6, 6), generator=chance)
@@ -163,4 +163,4 @@ def tiny_case(manifest: Manifest, *, seed: int = 0, absent: Sequence[Channel] = 
         "diastolic_bp": 85.0,
         "perfusion.core_ml": 12.0,
     }
-    return Case(image=image, presence=presence, clinical=clinical, shown=shown)
+    return ModelInput(image=image, presence=presence, clinical=clinical, shown=shown)

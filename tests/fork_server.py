@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from app.sdk.types import Stage
 
 if TYPE_CHECKING:
-    from app.worker.pipeline import Done, Job, Steps
+    from app.worker.pipeline import PredictionPipeline, StepResult, StepResults
 
 
 class Nursery:
@@ -37,8 +37,11 @@ class Nursery:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.fork_server"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
 
     def start(self, faults: Path, settings: Mapping[str, str], kind: str = "worker") -> Keeper:
         """A ``worker`` or an ``api`` with these settings, kept alive until it is told to end."""
@@ -138,13 +141,13 @@ def _tell(place: Path, word: str) -> None:
 def _work(faults: Path) -> None:
     from app.core.config import Settings
     from app.inference.model_version import ModelVersion
-    from app.worker.pipeline import Job
+    from app.worker.pipeline import PredictionPipeline
     from app.worker.process import run
     from tests.factory import tiny_case
 
-    original = Job.step
+    original = PredictionPipeline.step
 
-    def step(self: Job, stage: Stage, study: Any, done: Steps) -> Done:
+    def step(self: PredictionPipeline, stage: Stage, study: Any, done: StepResults) -> StepResult:
         _meet(faults / study.id, stage, "before")
         with (faults / "log").open("a") as log:
             log.write(f"{study.id} {stage}\n")
@@ -152,7 +155,7 @@ def _work(faults: Path) -> None:
         _meet(faults / study.id, stage, "after")
         return result
 
-    Job.step = step  # type: ignore[method-assign]
+    PredictionPipeline.step = step  # type: ignore[method-assign]
     ModelVersion.prepare = lambda self, *_: tiny_case(self.manifest)  # type: ignore[method-assign]
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from app.core.config import Settings
 from app.database import audit, predictions
 from app.database.session import Database
-from app.registry.model_store import Entry, Registry
+from app.registry.model_store import ModelStore, StoredVersion
 from app.sdk.types import InputSummary, Prediction
 from app.storage.factory import storage_of
 from app.storage.local import Storage
@@ -45,7 +45,7 @@ class Site:
         self.blobs = self.blobs or str(self.folder / "blobs")
         here = Settings(data_dir=self.folder, storage_url=self.blobs, s3_endpoint=self.endpoint)
         self.storage: Storage = storage_of(here)
-        self.entry: Entry = Registry(self.model_store).resolve("tiny")
+        self.entry: StoredVersion = ModelStore(self.model_store).resolve("tiny")
         self.volume: InputSummary = study.store_volume(self.storage, self.folder)
         self.faults = self.folder / "faults"
         self.faults.mkdir()

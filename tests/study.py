@@ -11,7 +11,7 @@ from app.database import predictions
 from app.database.predictions import NewPrediction
 from app.database.session import Database
 from app.imaging.io import nifti
-from app.registry.model_store import Entry
+from app.registry.model_store import StoredVersion
 from app.sdk.types import Input, InputSummary, ModelRef
 from app.storage.local import Storage
 from app.worker.queue import Queue
@@ -43,7 +43,7 @@ def store_volume(storage: Storage, folder: Path, seed: int = 0) -> InputSummary:
     return InputSummary(sha256=storage.put(data), bytes=len(data), shape=[16, 16, 16], spacing_mm=[12, 14, 12])
 
 
-def submit(database: Database, queue: Queue, entry: Entry, volume: InputSummary, **changes: object) -> str:
+def submit(database: Database, queue: Queue, entry: StoredVersion, volume: InputSummary, **changes: object) -> str:
     """Inserts and queues a study of one CTA; its id."""
     model = ModelRef(name=entry.name, version=entry.version, digest=entry.digest)
     new = new_prediction(model=model, inputs={Input.CTA: volume}, **changes)

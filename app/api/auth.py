@@ -36,7 +36,7 @@ _SECRET = re.compile(r"[\x21-\x7e]{1,8192}")
 _READING = ("GET", "HEAD", "OPTIONS")
 
 
-def check_door(settings: Settings) -> None:
+def validate_exposure(settings: Settings) -> None:
     """Refuses to serve without keys where others can reach the service. Raises ValueError."""
     if not settings.keys_required and not settings.on_loopback and not settings.insecure:
         message = "RLVO_AUTH=off on an address that others can reach needs RLVO_INSECURE=1"

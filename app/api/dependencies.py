@@ -4,7 +4,7 @@ Notable choices:
 - Database and storage speak in plain blocking calls; they run in threads, and the event loop stays free.
 - Uploads have threads of their own: many slow ones never keep a short question to the database waiting.
 - Dependencies are coroutines: a plain function would cost a thread for each.
-- Routes take `Handles` and `Whoever` as annotated parameters; nothing is looked up in globals.
+- Routes take `ServicesDep` and `CurrentCaller` as annotated parameters; nothing is looked up in globals.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from anyio import CapacityLimiter, Semaphore, create_task_group, to_thread
 from fastapi import Depends, FastAPI, Request
 from sqlalchemy.orm import Session
 
-from app.api.long_poll import Watch
+from app.api.long_poll import ChangeWatcher
 from app.api.metrics import Metrics
-from app.api.oidc import Tokens
-from app.api.rate_limit import Rates
+from app.api.oidc import TokenVerifier
+from app.api.rate_limit import RateLimiter
 from app.core.config import Settings
-from app.core.tracing import Silent, Traces
+from app.core.tracing import NoopTraces, Traces
 from app.database import idempotency
 from app.database.api_keys import Caller
 from app.database.session import Database
-from app.registry.model_store import Registry
+from app.registry.model_store import ModelStore
 from app.sdk.errors import Draining
 from app.storage.local import Storage
 from app.worker.queue import Queue
@@ -50,10 +50,10 @@ class Services:
     settings: Settings
     database: Database
     storage: Storage
-    registry: Registry
+    registry: ModelStore
     queue: Queue
     metrics: Metrics = field(default_factory=Metrics)
-    traces: Traces = field(default_factory=Silent)
+    traces: Traces = field(default_factory=NoopTraces)
     draining: bool = False
     _for_rows: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(16))
     _for_bytes: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(8))
@@ -61,9 +61,9 @@ class Services:
     tensors: Semaphore = field(default_factory=lambda: Semaphore(TENSORS))
 
     def __post_init__(self) -> None:
-        self.watch = Watch(self.read)
-        self.rates = Rates()
-        self.tokens = Tokens(self.settings) if self.settings.oidc_issuer else None
+        self.watch = ChangeWatcher(self.read)
+        self.rates = RateLimiter()
+        self.tokens = TokenVerifier(self.settings) if self.settings.oidc_issuer else None
 
     @property
     def owner(self) -> str:
@@ -92,7 +92,7 @@ class Services:
         """Runs work on bytes (parsing, hashing, writing to disk) beside the event loop."""
         return await to_thread.run_sync(lambda: work(*args, **kwargs), limiter=self._for_bytes)
 
-    async def question(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def run_inference(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Puts a question to a worker, and waits for its answer beside the event loop and everybody else."""
         return await to_thread.run_sync(lambda: work(*args, **kwargs), limiter=self._for_questions)
 
@@ -135,5 +135,5 @@ async def _caller(request: Request) -> Caller:
     return caller
 
 
-Handles = Annotated[Services, Depends(_services)]
-Whoever = Annotated[Caller, Depends(_caller)]
+ServicesDep = Annotated[Services, Depends(_services)]
+CurrentCaller = Annotated[Caller, Depends(_caller)]

@@ -73,10 +73,15 @@ _DOCS = """<!doctype html>
 def describe(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI 3.1 document of an assembled application."""
     document = get_openapi(
-        title="rlvo", version=VERSION, summary="Refractory large vessel occlusion, predicted before thrombectomy",
-        description=_DESCRIPTION, routes=app.routes, tags=_TAGS, separate_input_output_schemas=False,
+        title="rlvo",
+        version=VERSION,
+        summary="Refractory large vessel occlusion, predicted before thrombectomy",
+        description=_DESCRIPTION,
+        routes=app.routes,
+        tags=_TAGS,
+        separate_input_output_schemas=False,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
-    )  # fmt: skip
+    )
     kinds = [
         (kind, "validation") for kind in (ClinicalRecord, Prediction, Problem, ReviewDraft, OutcomeDraft, AliasDraft)
     ]

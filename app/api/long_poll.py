@@ -38,7 +38,7 @@ class _Place:
         self.state: State | None = None
 
 
-class Watch:
+class ChangeWatcher:
     """Tells of changes. ``read`` runs a query beside the event loop; `run` must be running for anybody to be woken."""
 
     def __init__(self, read: Callable[..., Awaitable[Any]]) -> None:

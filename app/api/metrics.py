@@ -17,8 +17,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from app.database.session import now
-from app.database.status import Done, Waiting
-from app.database.workers import Usage, Worker
+from app.database.status import FinishedPrediction, Waiting
+from app.database.workers import Usage, WorkerRecord
 from app.sdk.types import Priority
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -35,9 +35,12 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._requests = Histogram(
-            "rlvo_http_request_seconds", "Seconds from a request's headers to the end of its answer",
-            ("method", "route", "status"), buckets=_QUICK, registry=self._registry,
-        )  # fmt: skip
+            "rlvo_http_request_seconds",
+            "Seconds from a request's headers to the end of its answer",
+            ("method", "route", "status"),
+            buckets=_QUICK,
+            registry=self._registry,
+        )
         self._in_flight = Gauge("rlvo_http_requests_in_flight", "Requests being answered", registry=self._registry)
         self._received = Counter("rlvo_upload_bytes", "Bytes of volumes stored", registry=self._registry)
         self._depth = self._gauge("rlvo_queue_depth", "Predictions that wait for a worker", "priority")
@@ -80,7 +83,7 @@ class Metrics:
     def stored(self, size: int) -> None:
         self._received.inc(size)
 
-    def ended(self, done: Iterable[Done]) -> None:
+    def ended(self, done: Iterable[FinishedPrediction]) -> None:
         """Observes what `observing.done_since` gave for ``since``, each prediction once."""
         for each in done:
             if each.id in self._seen:
@@ -95,7 +98,7 @@ class Metrics:
         self.since = max([self.since, *(moment - OVERLAP for moment in self._seen.values())])
         self._seen = {seen: moment for seen, moment in self._seen.items() if moment >= self.since}
 
-    def page(self, *, waiting: Queued, workers: Sequence[Worker]) -> bytes:
+    def page(self, *, waiting: Queued, workers: Sequence[WorkerRecord]) -> bytes:
         """The text that a scrape gets."""
         for priority, queued in waiting.items():
             self._depth.labels(priority).set(queued.count)

@@ -51,7 +51,7 @@ _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 64 * 1024 * 1024
 
 
-class Gate:
+class Middleware:
     """Lets a request through to ``app`` with ``state.trace_id`` and ``state.caller`` set, or answers it itself."""
 
     def __init__(self, app: ASGIApp, *, services: Services) -> None:
@@ -67,10 +67,10 @@ class Gate:
             return
         headers = Headers(scope=scope)
         state = scope.setdefault("state", {})
-        parent = tracing.place_of(headers.get("traceparent", ""))
+        parent = tracing.trace_context_of(headers.get("traceparent", ""))
         with self.services.traces.span(scope["method"], parent, server=True) as span:
             state["place"] = span.place
-            with logs.bound(trace=span.place.trace):
+            with logs.bound_fields(trace=span.place.trace):
                 await self._through(scope, receive, send, headers, span)
 
     async def _through(self, scope: Scope, receive: Receive, send: Send, headers: Headers, span: Span) -> None:
@@ -192,7 +192,7 @@ class _Body:
 
 
 class _Reply:
-    """An answer on its way out: security headers added, and the very end of a refusal held back for `Gate._finish`."""
+    """An answer on its way out: security headers added, and the very end of a refusal held back for `Middleware._finish`."""
 
     def __init__(self, send: Send, trace_id: str, body: _Body, *, head: bool, open_door: bool) -> None:
         self._send = send

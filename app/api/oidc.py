@@ -35,7 +35,7 @@ _LARGEST = 256 * 1024
 _NAME = re.compile(r"[\x21-\x7e]{1,64}")
 
 
-class Tokens:
+class TokenVerifier:
     """Verifies the tokens of one issuer. Safe to use from many threads."""
 
     def __init__(self, settings: Settings) -> None:

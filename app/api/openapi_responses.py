@@ -108,16 +108,24 @@ def _form() -> Entry:
     fields = {
         "clinical": {"$ref": "#/components/schemas/ClinicalRecord"},
         "model": {
-            "type": "string", "pattern": f"^({MODEL})?$", "examples": [""],
+            "type": "string",
+            "pattern": f"^({MODEL})?$",
+            "examples": [""],
             "description": "`name`, `name@1.2.0` or `name@alias`; the service's default where not sent",
         },
         "subject": {
-            "type": "string", "pattern": f"^({SUBJECT})?$", "examples": ["S-001"],
+            "type": "string",
+            "pattern": f"^({SUBJECT})?$",
+            "examples": ["S-001"],
             "description": "The site's pseudonym for the patient; never a name or a number of the clinic",
         },
-        "explain": {"type": "string", "enum": ["true", "false", "exact"], "default": "true",
-                    "description": "With reasons and maps; `exact`: by the exact rules, which take minutes"},
-    }  # fmt: skip
+        "explain": {
+            "type": "string",
+            "enum": ["true", "false", "exact"],
+            "default": "true",
+            "description": "With reasons and maps; `exact`: by the exact rules, which take minutes",
+        },
+    }
     return {
         "schema": {"type": "object", "properties": volumes | fields, "additionalProperties": False},
         "encoding": {"clinical": {"contentType": "application/json"}},
@@ -165,9 +173,25 @@ _OF_ONE = (PredictionNotFound, Erased, InvalidRequest)
 _ACCEPTED = {"application/json": {"schema": {"$ref": "#/components/schemas/Prediction"}}}
 
 submit = _entry(
-    MalformedMultipart, MalformedJson, DigestMismatch, IdempotencyKeyMissing, ModelNotFound, RequestInProgress,
-    DecompressedTooLarge, UnsupportedMedia, InvalidVolume, GeometryMismatch, ImplausibleModality, InvalidClinical,
-    MissingInput, IdempotencyKeyReused, InvalidRequest, QueueFull, ModelNotReady, Draining, StorageFull,
+    MalformedMultipart,
+    MalformedJson,
+    DigestMismatch,
+    IdempotencyKeyMissing,
+    ModelNotFound,
+    RequestInProgress,
+    DecompressedTooLarge,
+    UnsupportedMedia,
+    InvalidVolume,
+    GeometryMismatch,
+    ImplausibleModality,
+    InvalidClinical,
+    MissingInput,
+    IdempotencyKeyReused,
+    InvalidRequest,
+    QueueFull,
+    ModelNotReady,
+    Draining,
+    StorageFull,
     ok={
         200: {
             "description": "Finished within the wait: succeeded, failed or cancelled",
@@ -189,7 +213,7 @@ submit = _entry(
         "`Location`.\n\nA refused study leaves nothing behind but the audit's note. The same codes are the terminal "
         "`error.code` of a prediction that failed."
     ),
-)  # fmt: skip
+)
 read = _entry(
     *_OF_ONE,
     NotFinished,
@@ -257,9 +281,13 @@ report = _entry(*_OF_ONE, NotFound, NotFinished, ok=_bytes("text/html", "One pag
 fhir = _entry(
     *_OF_ONE,
     NotFinished,
-    ok={200: {"description": "Bundle of RiskAssessment, Device, Provenance",
-              "content": {"application/fhir+json": {"schema": {"type": "object"}}}}},
-)  # fmt: skip
+    ok={
+        200: {
+            "description": "Bundle of RiskAssessment, Device, Provenance",
+            "content": {"application/fhir+json": {"schema": {"type": "object"}}},
+        }
+    },
+)
 
 _CARDS = {
     "type": "object",
@@ -285,16 +313,24 @@ _CARDS = {
 cds = _entry(
     *_OF_ONE,
     NotFinished,
-    ok={200: {"description": "CDS Hooks 2.0: the cards of one answer", "content": {
-        "application/json": {"schema": _CARDS}}}},
-)  # fmt: skip
+    ok={
+        200: {
+            "description": "CDS Hooks 2.0: the cards of one answer",
+            "content": {"application/json": {"schema": _CARDS}},
+        }
+    },
+)
 
 _BODY = (MalformedJson, NotFinished)
 
 
 def _takes(kind: str) -> Entry:
-    return {"requestBody": {"required": True, "content": {"application/json": {
-        "schema": {"$ref": f"#/components/schemas/{kind}"}}}}}  # fmt: skip
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{kind}"}}},
+        }
+    }
 
 
 review = _entry(

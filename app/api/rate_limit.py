@@ -13,7 +13,7 @@ MOST_CALLERS = 10_000
 """The callers that are remembered; of more, those that asked least lately begin anew."""
 
 
-class Rates:
+class RateLimiter:
     """The allowances of all callers."""
 
     def __init__(self) -> None:

@@ -13,14 +13,14 @@ import logging
 from sqlalchemy.orm import Session
 
 from app.api.dependencies import Services
-from app.api.uploads import Reception, Study
-from app.core.tracing import Place
+from app.api.uploads import UploadedStudy, UploadReceiver
+from app.core.tracing import TraceContext
 from app.database import audit, idempotency, predictions
 from app.database.api_keys import Caller
 from app.database.idempotency import Reservation
 from app.database.predictions import NewPrediction
 from app.registry.manifest import Manifest
-from app.registry.model_store import Entry
+from app.registry.model_store import StoredVersion
 from app.sdk.errors import (
     FieldError,
     IdempotencyKeyMissing,
@@ -55,9 +55,13 @@ async def reserve(services: Services, caller: Caller, key: str | None) -> Reserv
 
 
 async def accept(
-    services: Services, caller: Caller, reception: Reception, reservation: Reservation | None, place: Place,
+    services: Services,
+    caller: Caller,
+    reception: UploadReceiver,
+    reservation: Reservation | None,
+    place: TraceContext,
     priority: Priority = Priority.ACUTE,
-) -> tuple[str, bool]:  # fmt: skip
+) -> tuple[str, bool]:
     """Keeps a checked study and queues the work on it.
 
     Returns the prediction's id, and whether an earlier request with the same key made it.
@@ -104,7 +108,7 @@ async def refuse(services: Services, caller: Caller, reservation: Reservation | 
         log.warning("a refusal could not be noted: %s", error.code)
 
 
-def check_needs(manifest: Manifest, study: Study) -> None:
+def check_needs(manifest: Manifest, study: UploadedStudy) -> None:
     """Raises MissingInput, naming everything that the model version requires and was not sent."""
     sent = set(study.headers)
     volumes = [name for name in manifest.required_inputs if not {name, _MADE_FROM.get(name, name)} & sent]
@@ -122,7 +126,7 @@ def check_needs(manifest: Manifest, study: Study) -> None:
         raise MissingInput(f"The model needs {', '.join((*volumes, *facts))} as well.", errors=errors)
 
 
-def _model(services: Services, reference: str | None) -> Entry:
+def _model(services: Services, reference: str | None) -> StoredVersion:
     try:
         return services.registry.resolve(reference or services.settings.default_model)
     except ModelNotFound:

@@ -27,11 +27,11 @@ from starlette.requests import Request
 from app.api import json_parsing
 from app.api.dependencies import Services
 from app.api.multipart import FormParser, PartHead, Sink
-from app.core.concurrency import Behind, aside
+from app.core.concurrency import BoundedExecutor, submit
 from app.imaging.io import grid_check
 from app.imaging.io.header import Header
 from app.imaging.io.limits import Limits
-from app.imaging.io.stream_check import Intake
+from app.imaging.io.stream_check import StreamCheck
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import DigestMismatch, FieldError, InvalidRequest, MissingInput, TooLarge
 from app.sdk.types import Input, InputSummary
@@ -50,7 +50,7 @@ _VOLUMES = frozenset(Input)
 
 
 @dataclass
-class Study:
+class UploadedStudy:
     """What a caller sent, checked. Optional fields are None where they were left out."""
 
     record: ClinicalRecord = field(default_factory=ClinicalRecord)
@@ -61,11 +61,11 @@ class Study:
     headers: dict[Input, Header] = field(default_factory=dict)
 
 
-class Reception:
+class UploadReceiver:
     """Takes the parts of one submission. Used from one thread at a time."""
 
     def __init__(self, storage: Storage, limits: Limits, max_json_bytes: int) -> None:
-        self.study = Study()
+        self.study = UploadedStudy()
         self._storage = storage
         self._limits = limits
         self._max_json_bytes = max_json_bytes
@@ -89,9 +89,13 @@ class Reception:
         if head.name in _VOLUMES:
             self._digests[head.name] = ""
             return _Volume(
-                Input(head.name), self._limits, self._writer, self._behind, done=self._received,
+                Input(head.name),
+                self._limits,
+                self._writer,
+                self._behind,
+                done=self._received,
                 chosen=bool(head.filename),
-            )  # fmt: skip
+            )
         allowed = ", ".join((*Input, *texts))
         raise InvalidRequest(f"The form has a field that this call does not take; it takes {allowed}.")
 
@@ -110,7 +114,7 @@ class Reception:
     def keep(self) -> dict[Input, InputSummary]:
         """Makes the volumes durable. Raises StorageFull."""
         kept = {}
-        begun = {name: aside(writer.commit) for name, writer in self._writers.items()}
+        begun = {name: submit(writer.commit) for name, writer in self._writers.items()}
         wait(begun.values())  # one that fails must not have the others dropped while they are at it
         for name, committed in begun.items():
             header = self.study.headers[name]
@@ -131,8 +135,8 @@ class Reception:
         self._writers[name] = self._open.enter_context(self._storage.writer())
         return self._writers[name]
 
-    def _behind(self) -> Behind:
-        return self._open.enter_context(Behind(PIECES_BEHIND))
+    def _behind(self) -> BoundedExecutor:
+        return self._open.enter_context(BoundedExecutor(PIECES_BEHIND))
 
     def _received(self, name: Input, header: Header | None, digest: str) -> None:
         if header is None:  # a file picker that was left empty
@@ -161,14 +165,14 @@ class Reception:
 
 
 @asynccontextmanager
-async def receive(request: Request, services: Services) -> AsyncIterator[Reception]:
+async def receive(request: Request, services: Services) -> AsyncIterator[UploadReceiver]:
     """Receives and checks a submission. What the block does not `keep` is gone at its end.
 
     :raises RlvoError: whatever is wrong with it: the format, a volume, the record, its size, its time
     """
     settings = services.settings
     limits = Limits(max_voxels=settings.max_voxels, max_bytes=settings.max_volume_bytes)
-    reception = Reception(services.storage, limits, settings.max_json_bytes)
+    reception = UploadReceiver(services.storage, limits, settings.max_json_bytes)
     try:
         parser = FormParser(request.headers.get("content-type", ""), reception.part)
         claimed = _claimed_digest(request.headers)
@@ -223,13 +227,13 @@ class _Volume:
         name: Input,
         limits: Limits,
         writer: Callable[[Input], Writer],
-        behind: Callable[[], Behind],
+        behind: Callable[[], BoundedExecutor],
         *,
         done: Callable[[Input, Header | None, str], None],
         chosen: bool,
     ) -> None:
         self._name = name
-        self._intake = Intake(name, limits)
+        self._intake = StreamCheck(name, limits)
         self._new_writer, self._new_behind = writer, behind
         self._writer: Writer | None = None
         self._hash = hashlib.sha256()

@@ -173,8 +173,8 @@ def replay(prediction_id: Annotated[str, typer.Argument(help="A finished predict
     from app.database import job_state, predictions
     from app.imaging.io.limits import Limits
     from app.storage.factory import storage_of
-    from app.worker.pipeline import Job
-    from app.worker.process import predictor_of
+    from app.worker.pipeline import PredictionPipeline
+    from app.worker.process import create_model_cache
     from app.worker.queue import Queue
 
     here, database = settings(), open_database()
@@ -184,9 +184,9 @@ def replay(prediction_id: Annotated[str, typer.Argument(help="A finished predict
     if then is None:
         typer.echo("This prediction has no answer to compare with.", err=True)
         raise typer.Exit(2)
-    predictor = predictor_of(here)
+    predictor = create_model_cache(here)
     limits = Limits(max_voxels=here.max_voxels, max_bytes=here.max_volume_bytes)
-    now = Job(database, storage_of(here), Queue(database), predictor, limits).replay(study).probability
+    now = PredictionPipeline(database, storage_of(here), Queue(database), predictor, limits).replay(study).probability
     typer.echo(f"then {then:.9f}, now {now:.9f}, {study.model.name} {study.model.version}")
     if abs(now - then) > SAME:
         typer.echo("The number is not the same.", err=True)

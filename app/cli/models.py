@@ -11,7 +11,7 @@ from app.cli.common import settings, table
 
 if TYPE_CHECKING:
     from app.operations.promotion import Promotion
-    from app.registry.model_store import Registry
+    from app.registry.model_store import ModelStore
 
 models = typer.Typer(
     help="The model store: which versions there are, whether they are intact, and which one serves.",
@@ -170,11 +170,17 @@ def shadow(name: Name) -> None:
     table(
         ["shadow", "answered by", "scored", "failed", "decide alike", "mean difference", "mean absolute", "largest"],
         [
-            [each.version, each.answered, str(each.scored), str(each.failed), str(each.agreed),
-             *map(_number, (each.mean_difference, each.mean_absolute_difference, each.largest_difference))]
+            [
+                each.version,
+                each.answered,
+                str(each.scored),
+                str(each.failed),
+                str(each.agreed),
+                *map(_number, (each.mean_difference, each.mean_absolute_difference, each.largest_difference)),
+            ]
             for each in found
         ],
-    )  # fmt: skip
+    )
 
 
 @models.command()
@@ -203,10 +209,10 @@ def sign(
 
     rlvo models sign rlvo-synthetic@1.0.0 --key signing.key
     """
-    from app.registry.model_store import Registry
+    from app.registry.model_store import ModelStore
     from app.registry.signatures import sign as add_signature
 
-    registry = Registry(settings().model_store)  # what is to be signed is not signed yet
+    registry = ModelStore(settings().model_store)  # what is to be signed is not signed yet
     entry = registry.resolve(reference)
     registry.verify(entry)
     typer.echo(f"{entry.name} {entry.version} is signed; its public key is {add_signature(entry.folder, key)}")
@@ -226,24 +232,24 @@ def export(
     """
     if form not in ("onnx", "openvino", "torchscript"):
         raise typer.BadParameter("It is onnx, openvino or torchscript.", param_hint="--format")
-    from app.inference.export import Form
+    from app.inference.export import GraphFormat
     from app.inference.export import export as write
     from app.inference.model_version import ModelVersion
 
     registry = _registry()
     entry = registry.resolve(reference)
     registry.verify(entry)
-    written = write(ModelVersion.load(entry.folder, entry.manifest, "cpu"), entry.folder, Form(form), to)
+    written = write(ModelVersion.load(entry.folder, entry.manifest, "cpu"), entry.folder, GraphFormat(form), to)
     typer.echo(
         f"{written.path}: {written.cases} cases answered alike, within {written.difference:.1e} of a probability"
     )
 
 
-def _registry() -> Registry:
-    from app.registry.model_store import Registry
+def _registry() -> ModelStore:
+    from app.registry.model_store import ModelStore
 
     here = settings()
-    return Registry(here.model_store, here.trusted)
+    return ModelStore(here.model_store, here.trusted)
 
 
 def _promotion() -> Promotion:
@@ -255,9 +261,9 @@ def _promotion() -> Promotion:
     database.upgrade()
 
     def alone(name: str, version: str) -> None:
-        from app.worker.process import predictor_of  # only here: it loads torch
+        from app.worker.process import create_model_cache  # only here: it loads torch
 
-        predictor_of(here).check(name, version)
+        create_model_cache(here).check(name, version)
 
     return Promotion(database, _registry(), here.lease, alone=alone, patience=here.load_timeout)
 

@@ -11,7 +11,7 @@ import typer
 from app.cli.common import settings, table
 
 if TYPE_CHECKING:
-    from app.operations.monitor import Report, Window
+    from app.operations.monitor import MonitorReport, MonitorWindow
     from app.reporting.trends import Point
 
 Day = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"])]
@@ -36,17 +36,17 @@ def monitor(
 
     from app.cli.admin import open_database
     from app.database.followup import followed
-    from app.operations.monitor import Length, report
+    from app.operations.monitor import WindowLength, report
     from app.operations.monitor import table as rows_of
-    from app.registry.model_store import Registry
+    from app.registry.model_store import ModelStore
 
     try:
-        length = Length(window)
+        length = WindowLength(window)
     except ValueError:
         typer.echo("--window is day, week or month", err=True)
         raise typer.Exit(2) from None
     here = settings()
-    entry = Registry(here.model_store).resolve(model or here.default_model)
+    entry = ModelStore(here.model_store).resolve(model or here.default_model)
     with closing(open_database()) as database, database.reading() as session:
         answered = followed(session, entry.name, entry.version, _utc(since), _utc(until))
     if not answered:
@@ -69,7 +69,7 @@ def monitor(
         raise typer.Exit(1)
 
 
-def _write(folder: Path, found: Report, heads: list[str], rows: list[list[str]]) -> None:
+def _write(folder: Path, found: MonitorReport, heads: list[str], rows: list[list[str]]) -> None:
     import csv
 
     from app.evaluation.figures import calibration
@@ -82,12 +82,18 @@ def _write(folder: Path, found: Report, heads: list[str], rows: list[list[str]])
     days = [f"{window.start:%Y-%m-%d}" for window in found.windows]
     drawings = {
         "over-time": trends.over_time([_point(day, window) for day, window in zip(days, found.windows, strict=True)]),
-        "shifts": trends.shifts(days, [
-            trends.Row(name, [shift.deviations if shift.known else None for shift in shifts],
-                       [shift.signal for shift in shifts])
-            for name, shifts in by_variable(found).items()
-        ]),
-    }  # fmt: skip
+        "shifts": trends.shifts(
+            days,
+            [
+                trends.ShiftRow(
+                    name,
+                    [shift.deviations if shift.known else None for shift in shifts],
+                    [shift.signal for shift in shifts],
+                )
+                for name, shifts in by_variable(found).items()
+            ],
+        ),
+    }
     if len(found.labels):
         drawings["calibration"] = calibration(found.labels, found.chances, "the answers")
     for name, drawing in drawings.items():
@@ -95,7 +101,7 @@ def _write(folder: Path, found: Report, heads: list[str], rows: list[list[str]])
         (folder / f"{name}.png").write_bytes(drawing.png())
 
 
-def _point(day: str, window: Window) -> Point:
+def _point(day: str, window: MonitorWindow) -> Point:
     from app.reporting.trends import Point
 
     judged = window.calibration

@@ -73,9 +73,19 @@ def predict(
         _predict_cohort(cohort, out, url, api_key, model, explain=explain)
         return
     given = {
-        "ncct": ncct, "cta": cta, "vessels": vessels, "tmax": tmax, "cbf": cbf, "cbv": cbv, "mtt": mtt, "ctp": ctp,
-        "clinical": _document(clinical) if clinical else None, "model": model, "subject": subject, "explain": explain,
-    }  # fmt: skip
+        "ncct": ncct,
+        "cta": cta,
+        "vessels": vessels,
+        "tmax": tmax,
+        "cbf": cbf,
+        "cbv": cbv,
+        "mtt": mtt,
+        "ctp": ctp,
+        "clinical": _document(clinical) if clinical else None,
+        "model": model,
+        "subject": subject,
+        "explain": explain,
+    }
     study = cast("Study", {name: value for name, value in given.items() if value is not None})
 
     console = Console(stderr=True)

@@ -22,9 +22,8 @@ from app.sdk.types import Prediction, Priority
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from app.sdk.client import Client
-    from app.sdk.client import Study as Sent
-    from app.training.cohort import Study
+    from app.sdk.client import Client, Study
+    from app.training.cohort import CohortRow
 
 AHEAD = 8
 """Studies that are sent before the first of them has finished."""
@@ -32,9 +31,14 @@ COLUMNS = ("patient", "status", "probability", "low", "high", "refractory", "pre
 
 
 def predict_cohort(
-    client: Client, studies: Sequence[Study], results: Path, *,
-    model: str | None, explain: bool, done: Callable[[], None],
-) -> dict[str, int]:  # fmt: skip
+    client: Client,
+    studies: Sequence[CohortRow],
+    results: Path,
+    *,
+    model: str | None,
+    explain: bool,
+    done: Callable[[], None],
+) -> dict[str, int]:
     """Predicts every study that ``results`` does not list yet; how many ended in which status.
 
     :param done: called once for each study that has finished, those of an earlier run included
@@ -73,16 +77,16 @@ def predict_cohort(
     return ended
 
 
-def _submit(client: Client, study: Study, *, model: str | None, explain: bool) -> str:
+def _submit(client: Client, study: CohortRow, *, model: str | None, explain: bool) -> str:
     record = study.record.model_dump(mode="json", exclude_none=True)
     sent: dict[str, object] = {name.value: path for name, path in study.volumes.items()}
     sent |= {"clinical": record, "subject": study.patient, "explain": explain, "priority": Priority.BATCH}
     if model:
         sent["model"] = model
-    return client.submit(idempotency_key=_key(study, model, explain), **cast("Sent", sent)).id
+    return client.submit(idempotency_key=_key(study, model, explain), **cast("Study", sent)).id
 
 
-def _key(study: Study, model: str | None, explain: bool) -> str:
+def _key(study: CohortRow, model: str | None, explain: bool) -> str:
     digest = hashlib.sha256(repr((study.patient, model, explain, study.record.model_dump_json())).encode())
     for name, path in sorted(study.volumes.items()):
         with path.open("rb") as file:

@@ -19,13 +19,13 @@ import typer
 from app.cli.common import settings
 
 if TYPE_CHECKING:
-    from app.training.cohort import Study
+    from app.training.cohort import CohortRow
 
 PAUSE = 0.1
 LOOK_EVERY = 10.0  # seconds between looks at the roll of workers
 
 
-def by_queue(studies: Sequence[Study], cache: Path, advance: Callable[[], None]) -> None:
+def by_queue(studies: Sequence[CohortRow], cache: Path, advance: Callable[[], None]) -> None:
     """Prepare studies into ``cache`` by the workers of the service that the environment's settings describe.
 
     :raises CohortFault: naming the studies that killed their workers
@@ -57,7 +57,7 @@ def by_queue(studies: Sequence[Study], cache: Path, advance: Callable[[], None])
         if waiting and time.monotonic() - looked > LOOK_EVERY:
             looked = time.monotonic()
             with database.reading() as session:
-                if not workers.roll(session):
+                if not workers.registered(session):
                     typer.echo("No worker is alive: start `rlvo worker` with the same settings.", err=True)
         time.sleep(PAUSE if waiting else 0)
     if faults:

@@ -51,14 +51,14 @@ def serve(
     """
     from app.cli.common import settings
     from app.core import logging as logs
-    from app.core.egress import Outbound
+    from app.core.egress import EgressClient
     from app.main import create_app
 
     given = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
     config = settings(**given)
-    logs.set_up(config.log_level, config.log_format)
+    logs.configure_logging(config.log_level, config.log_format)
     try:
-        Outbound(config.webhook_hosts)  # the worker would end on it, again and again
+        EgressClient(config.webhook_hosts)  # the worker would end on it, again and again
         service = create_app(config)
     except ValueError as refusal:
         typer.echo(str(refusal), err=True)
@@ -128,13 +128,13 @@ def worker(
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     from app.cli.common import settings
     from app.core import logging as logs
-    from app.core.egress import Outbound
+    from app.core.egress import EgressClient
     from app.worker.process import run
 
     config = settings()
-    logs.set_up(config.log_level, config.log_format)
+    logs.configure_logging(config.log_level, config.log_format)
     try:
-        Outbound(config.webhook_hosts)
+        EgressClient(config.webhook_hosts)
     except ValueError as refusal:
         typer.echo(str(refusal), err=True)
         raise typer.Exit(2) from None

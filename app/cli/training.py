@@ -16,8 +16,8 @@ import typer
 from rich.console import Console
 
 from app.phantoms.biology import Preset
-from app.training.options import Published, Validation
-from app.training.progress import Shown
+from app.training.options import PublishedModel, Validation
+from app.training.progress import RichProgress
 
 commands = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console(stderr=True)
@@ -70,7 +70,9 @@ def train(
     out: Annotated[
         Path | None, typer.Option(help="New version: model_store/NAME/VERSION; without it, only the table is printed")
     ] = None,
-    model: Annotated[Published, typer.Option(help="Which model of the table becomes the version")] = Published.DAFT,
+    model: Annotated[
+        PublishedModel, typer.Option(help="Which model of the table becomes the version")
+    ] = PublishedModel.DAFT,
     validation: Annotated[
         Validation,
         typer.Option(help="paper: 80/20 and folds; dates: latest fifth; sites: each left out; nested: repeated CV"),
@@ -96,7 +98,7 @@ def train(
     A killed run goes on where it stopped when it is started again with the same arguments. Under torchrun, each fold is
     spread over its processes.
     """
-    from app.training.pipeline import Order
+    from app.training.pipeline import TrainConfig
     from app.training.pipeline import train as launch
 
     fill = None
@@ -105,12 +107,25 @@ def train(
             raise typer.BadParameter("only the `rlvo` command knows the queue", param_hint="--workers")
         fill = context.obj
     with _faults():
-        order = Order(
-            cohort=cohort, out=out, trunk=trunk, phantoms=phantoms, epochs=epochs, seed=seed, device=device,
-            quick=quick, drop_unknown=drop_unknown, model=model, validation=validation, repeats=repeats,
-            jobs=jobs or _cores(), report=report,
-        )  # fmt: skip
-        if told := launch(order, Shown(console), fill):  # of torchrun's processes, only the first has something to say
+        order = TrainConfig(
+            cohort=cohort,
+            out=out,
+            trunk=trunk,
+            phantoms=phantoms,
+            epochs=epochs,
+            seed=seed,
+            device=device,
+            quick=quick,
+            drop_unknown=drop_unknown,
+            model=model,
+            validation=validation,
+            repeats=repeats,
+            jobs=jobs or _cores(),
+            report=report,
+        )
+        if told := launch(
+            order, RichProgress(console), fill
+        ):  # of torchrun's processes, only the first has something to say
             typer.echo(told)
 
 
@@ -139,15 +154,21 @@ def evaluate(
     drop_unknown: Annotated[bool, typer.Option(help="Leave out rows of unknown outcome")] = False,
 ) -> None:
     """Score versions on a cohort: discrimination, calibration, decisions, subgroups; several are compared in pairs."""
-    from app.training.evaluate import Inquiry
+    from app.training.evaluate import EvalConfig
     from app.training.evaluate import evaluate as ask
 
     with _faults():
-        inquiry = Inquiry(
-            versions=versions, cohort=cohort, device=device, drop_unknown=drop_unknown, since=since, site=site,
-            report=report, jobs=jobs or _cores(),
-        )  # fmt: skip
-        typer.echo(ask(inquiry, Shown(console)))
+        inquiry = EvalConfig(
+            versions=versions,
+            cohort=cohort,
+            device=device,
+            drop_unknown=drop_unknown,
+            since=since,
+            site=site,
+            report=report,
+            jobs=jobs or _cores(),
+        )
+        typer.echo(ask(inquiry, RichProgress(console)))
 
 
 @commands.command(name="import")
@@ -179,7 +200,7 @@ def _faults() -> Iterator[None]:
 
 @contextmanager
 def _bar(what: str, total: int) -> Iterator[Any]:
-    with Shown(console).stage(what, total) as advance:
+    with RichProgress(console).stage(what, total) as advance:
         yield lambda: advance(1)
 
 

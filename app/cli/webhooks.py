@@ -21,14 +21,14 @@ def add(
     rlvo webhooks add https://pacs.clinic.example/rlvo --tenant pacs
     """
     from app.cli.admin import open_database
-    from app.core.egress import Outbound, Refused
+    from app.core.egress import EgressClient, EgressRefused
     from app.database import audit
     from app.database import webhooks as rows
     from app.sdk.errors import InvalidRequest
 
     try:
-        Outbound(settings().webhook_hosts).check(url)
-    except (Refused, ValueError) as refusal:
+        EgressClient(settings().webhook_hosts).check(url)
+    except (EgressRefused, ValueError) as refusal:
         raise InvalidRequest(str(refusal)) from None
     with open_database().session() as session:
         webhook = rows.create(session, tenant, url)
@@ -83,16 +83,16 @@ def test(webhook_id: Annotated[str, typer.Argument(help="The id that `rlvo webho
     rlvo webhooks test 3f9a1c04
     """
     from app.cli.admin import open_database
-    from app.core.egress import Outbound
+    from app.core.egress import EgressClient
     from app.database import webhooks as rows
-    from app.worker.webhooks import send, trial
+    from app.worker.webhooks import send, test_message
 
     here = settings()
     with open_database().reading() as session:
         webhook = rows.find(session, webhook_id)
     if webhook is None:
         none_in_use("webhook", "webhooks")
-    status, why = send(Outbound(here.webhook_hosts), webhook, *trial(webhook))
+    status, why = send(EgressClient(here.webhook_hosts), webhook, *test_message(webhook))
     typer.echo(f"answered {status}" if status else f"not delivered: {why}")
     if not 200 <= status < 300:
         raise typer.Exit(1)

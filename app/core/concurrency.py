@@ -20,13 +20,13 @@ from typing import Protocol, TypeVar
 T = TypeVar("T")
 
 
-class Turn(Protocol):
+class Executor(Protocol):
     """Lets a task be done when its turn has come, and gives its result, or its error."""
 
     def __call__(self, task: Callable[[], T], /) -> T: ...
 
 
-def at_once(task: Callable[[], T], /) -> T:
+def run_inline(task: Callable[[], T], /) -> T:
     """Where nobody else is waiting."""
     return task()
 
@@ -35,7 +35,7 @@ def no_pause() -> None:
     """Where nobody is in the way of anybody."""
 
 
-def aside(task: Callable[[], T]) -> Future[T]:
+def submit(task: Callable[[], T]) -> Future[T]:
     """Begin a task in a thread of its own; ask for the result, or the error, when it is needed."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="aside")
     begun = pool.submit(task)
@@ -43,7 +43,7 @@ def aside(task: Callable[[], T]) -> Future[T]:
     return begun
 
 
-class Behind:
+class BoundedExecutor:
     """Does tasks in their order in a thread of its own, at most so many behind whoever gives them.
 
     Leaving the block waits for the one in hand and drops the rest.
@@ -54,7 +54,7 @@ class Behind:
         self._begun: deque[Future[None]] = deque()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="behind")
 
-    def __enter__(self) -> Behind:
+    def __enter__(self) -> BoundedExecutor:
         return self
 
     def __exit__(
@@ -74,7 +74,7 @@ class Behind:
             self._begun.popleft().result()
 
 
-class OneThread:
+class SerialExecutor:
     """Does what it is given in one thread of its own, a piece at a time; whoever gives it waits for the result."""
 
     def __init__(self, name: str) -> None:

@@ -35,7 +35,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str, int], Iterable[str]]
 
 
-class Refused(Exception):
+class EgressRefused(Exception):
     """A call that may not be made; the message says which rule forbids it and repeats nothing of the address."""
 
 
@@ -53,7 +53,7 @@ def resolved(host: str, port: int) -> list[str]:
     return [str(place[0]) for *_, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
-class Outbound:
+class EgressClient:
     """Sends to the listed hosts. Safe to use from many threads.
 
     :param hosts: ``RLVO_WEBHOOK_HOSTS``: names, addresses and networks by comma; ``:port`` where it is not the
@@ -71,21 +71,21 @@ class Outbound:
     def check(self, url: str) -> httpx.URL:
         """The URL, if it may be called. Looks up no address. Raises Refused."""
         if len(url) > LONGEST_URL or not url.isascii() or not url.isprintable():
-            raise Refused("A URL has at most 2000 printable ASCII characters")
+            raise EgressRefused("A URL has at most 2000 printable ASCII characters")
         try:
             parsed = httpx.URL(url)
         except httpx.InvalidURL:
-            raise Refused("That is no URL") from None
+            raise EgressRefused("That is no URL") from None
         if parsed.scheme not in _PORTS or not parsed.host:
-            raise Refused("A URL begins with https:// and a host")
+            raise EgressRefused("A URL begins with https:// and a host")
         if parsed.userinfo or parsed.fragment:
-            raise Refused("A URL holds no user, password or fragment")
+            raise EgressRefused("A URL holds no user, password or fragment")
         port = parsed.port or _PORTS[parsed.scheme]
         for entry in self._entries:
             same_port = port == (entry.port or _PORTS[parsed.scheme])
             if entry.host == _plain(parsed.host) and same_port and (entry.plain or parsed.scheme == "https"):
                 return parsed
-        raise Refused("RLVO_WEBHOOK_HOSTS does not list this host and port, or lists it with https only")
+        raise EgressRefused("RLVO_WEBHOOK_HOSTS does not list this host and port, or lists it with https only")
 
     def post(self, url: str, content: bytes, headers: Mapping[str, str]) -> int:
         """Sends ``content`` and returns the status of the answer.
@@ -101,10 +101,8 @@ class Outbound:
             httpx.Client(
                 verify=ssl.create_default_context(), trust_env=False, follow_redirects=False, timeout=TIMEOUT
             ) as client,
-            client.stream(
-                "POST", pinned, content=content, headers=named, extensions={"sni_hostname": host}
-            ) as answer,
-        ):  # fmt: skip
+            client.stream("POST", pinned, content=content, headers=named, extensions={"sni_hostname": host}) as answer,
+        ):
             return answer.status_code
 
     def _address(self, host: str, port: int) -> str:
@@ -112,7 +110,9 @@ class Outbound:
         found = list(self._resolve(host, port))
         for each in found:
             if not self._allowed(ipaddress.ip_address(each.partition("%")[0])):
-                raise Refused("The host has an address that is not public and that RLVO_WEBHOOK_HOSTS does not list")
+                raise EgressRefused(
+                    "The host has an address that is not public and that RLVO_WEBHOOK_HOSTS does not list"
+                )
         if not found:
             raise OSError("the host has no address")
         return found[0]

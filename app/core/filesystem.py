@@ -50,7 +50,7 @@ def _taken(descriptor: int) -> bool:
 
 
 @contextmanager
-def appearing(place: Path) -> Iterator[Path]:
+def atomic_directory(place: Path) -> Iterator[Path]:
     """A folder to fill, which becomes ``place`` if nothing goes wrong, and else nothing. ``place`` is not there yet."""
     place.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))

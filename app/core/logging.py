@@ -1,7 +1,7 @@
 """The log of a process: one event a line on standard error, for people or as JSON for a collector.
 
 Notable choices:
-- Ids are bound to the work in hand (`bound`), so that every line of it names the trace and the prediction, whichever
+- Ids are bound to the work in hand (`bound_fields`), so that every line of it names the trace and the prediction, whichever
   room wrote it; the rooms themselves use Python's own logging and know nothing of this one.
 - An error is told by its kind and place, never by its message: that may hold what was submitted. This holds for every
   library's log records too.
@@ -24,7 +24,7 @@ _bound: ContextVar[Mapping[str, str]] = ContextVar("_bound", default={})  # noqa
 
 
 @contextmanager
-def bound(**ids: str | None) -> Iterator[None]:
+def bound_fields(**ids: str | None) -> Iterator[None]:
     """Names these ids in every line that the block, and what it calls, logs; None is left out."""
     token = _bound.set({**_bound.get(), **{name: value for name, value in ids.items() if value is not None}})
     try:
@@ -33,16 +33,16 @@ def bound(**ids: str | None) -> Iterator[None]:
         _bound.reset(token)
 
 
-def set_up(level: str, form: str = "text") -> None:
+def configure_logging(level: str, form: str = "text") -> None:
     """Has this process log to standard error from ``level`` upwards, as ``text`` or as ``json``."""
     handler = logging.StreamHandler()
-    handler.setFormatter(Json() if form == "json" else Text())
+    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for chatty in _CHATTY:
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
-def place(error: BaseException) -> str:
+def error_location(error: BaseException) -> str:
     """The kind of an error and where it came from, without its message."""
     frames = traceback.extract_tb(error.__traceback__)[-3:]
     return f"{type(error).__name__} at " + " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(frames))
@@ -51,7 +51,7 @@ def place(error: BaseException) -> str:
 _Raised = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 
-class Text(logging.Formatter):
+class TextFormatter(logging.Formatter):
     """A line to read, with the bound ids at its end."""
 
     def __init__(self) -> None:
@@ -64,10 +64,10 @@ class Text(logging.Formatter):
 
     def formatException(self, ei: _Raised) -> str:  # noqa: N802 - the base class names it so
         """The error's kind and place in the stead of its traceback."""
-        return place(ei[1]) if ei[1] else ""
+        return error_location(ei[1]) if ei[1] else ""
 
 
-class Json(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """One JSON object a line: time, level, logger, event, the bound ids, and the error's kind and place."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -80,5 +80,5 @@ class Json(logging.Formatter):
             **_bound.get(),
         }
         if record.exc_info and record.exc_info[1]:
-            line["error"] = place(record.exc_info[1])
+            line["error"] = error_location(record.exc_info[1])
         return json.dumps(line, ensure_ascii=False)

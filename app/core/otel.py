@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
 
-from app.core.tracing import Fact, Place, Span
+from app.core.tracing import Fact, Span, TraceContext
 from app.sdk.errors import RlvoError
 
 
@@ -32,7 +32,7 @@ class OpenTelemetry:
         self._tracer = self._provider.get_tracer("rlvo")
 
     @contextmanager
-    def span(self, name: str, parent: Place | None, *, server: bool = False, **facts: Fact) -> Iterator[Span]:
+    def span(self, name: str, parent: TraceContext | None, *, server: bool = False, **facts: Fact) -> Iterator[Span]:
         """See `tracing.Traces.span`. An RlvoError that leaves the block is its failure, by its code."""
         kind = SpanKind.SERVER if server else SpanKind.INTERNAL
         attributes = {f"rlvo.{key}": value for key, value in facts.items()}
@@ -59,9 +59,9 @@ class _Kept:
         self._span = span
 
     @property
-    def place(self) -> Place:
+    def place(self) -> TraceContext:
         here = self._span.get_span_context()
-        return Place(format(here.trace_id, "032x"), format(here.span_id, "016x"))
+        return TraceContext(format(here.trace_id, "032x"), format(here.span_id, "016x"))
 
     def note(self, **facts: Fact) -> None:
         for key, value in facts.items():
@@ -71,7 +71,7 @@ class _Kept:
         self._span.set_status(StatusCode.ERROR, code)
 
 
-def _context(parent: Place | None) -> Context:
+def _context(parent: TraceContext | None) -> Context:
     """OpenTelemetry's own word for a parent; an empty context starts a trace."""
     if parent is None or parent.span is None:
         return Context()

@@ -1,9 +1,9 @@
 """Traces from a request to the last step of its prediction, by W3C trace context.
 
 Notable choices:
-- A span's place (`Place`) travels in the prediction's row, as a request's does in its traceparent header, so a worker
+- A span's place (`TraceContext`) travels in the prediction's row, as a request's does in its traceparent header, so a worker
   on any machine, hours later, goes on with the caller's own trace.
-- Nothing is sent unless `RLVO_OTLP_ENDPOINT` says where to (`traces.py`): `Silent` hands a caller's place through, so
+- Nothing is sent unless `RLVO_OTLP_ENDPOINT` says where to (`traces.py`): `NoopTraces` hands a caller's place through, so
   that the record still names the trace, and no telemetry library is imported.
 - Spans hold ids, names and numbers, never a value of a patient.
 """
@@ -23,18 +23,18 @@ Fact = str | int | float | bool
 
 
 @dataclass(frozen=True)
-class Place:
+class TraceContext:
     """Where in which trace: 32 and 16 hexadecimal digits. ``span``: None where nothing was traced."""
 
     trace: str
     span: str | None = None
 
 
-def place_of(traceparent: str) -> Place | None:
+def trace_context_of(traceparent: str) -> TraceContext | None:
     """The caller's place (https://www.w3.org/TR/trace-context/), where it sent a valid one."""
     match = _TRACEPARENT.fullmatch(traceparent)
     if match and int(match[1], 16) and int(match[2], 16):
-        return Place(match[1], match[2])
+        return TraceContext(match[1], match[2])
     return None
 
 
@@ -42,7 +42,7 @@ class Span(Protocol):
     """A piece of work that is being traced."""
 
     @property
-    def place(self) -> Place: ...
+    def place(self) -> TraceContext: ...
 
     def note(self, **facts: Fact) -> None:
         """Adds what became known meanwhile."""
@@ -55,7 +55,7 @@ class Traces(Protocol):
     """Where spans go."""
 
     def span(
-        self, name: str, parent: Place | None, *, server: bool = False, **facts: Fact
+        self, name: str, parent: TraceContext | None, *, server: bool = False, **facts: Fact
     ) -> AbstractContextManager[Span]:
         """Traces the block as ``name``, caused by ``parent`` or else by nothing; ``server``: it answers a request."""
 
@@ -64,8 +64,8 @@ class Traces(Protocol):
 
 
 @dataclass(frozen=True)
-class _Untold:
-    place: Place
+class NoopSpan:
+    place: TraceContext
 
     def note(self, **facts: Fact) -> None:
         """Nobody listens."""
@@ -74,15 +74,20 @@ class _Untold:
         """Nobody listens."""
 
 
-class Silent:
+class NoopTraces:
     """Traces that nobody keeps."""
 
     @contextmanager
     def span(
-        self, name: str, parent: Place | None, *, server: bool = False, **facts: Fact  # noqa: ARG002
-    ) -> Iterator[Span]:  # fmt: skip
+        self,
+        name: str,  # noqa: ARG002
+        parent: TraceContext | None,
+        *,
+        server: bool = False,  # noqa: ARG002
+        **facts: Fact,  # noqa: ARG002
+    ) -> Iterator[Span]:
         """The block, at its caller's place or in a trace of its own."""
-        yield _Untold(parent or Place(secrets.token_hex(16)))
+        yield NoopSpan(parent or TraceContext(secrets.token_hex(16)))
 
     def close(self) -> None:
         """There is nothing left."""

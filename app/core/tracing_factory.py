@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from app.core.tracing import Silent, Traces
+from app.core.tracing import NoopTraces, Traces
 
 
-def traces_of(endpoint: str, service: str) -> Traces:
+def create_traces(endpoint: str, service: str) -> Traces:
     """Traces to the collector at ``endpoint`` (OTLP over HTTP), as those of ``service``; none: to nobody."""
     if not endpoint:
-        return Silent()
+        return NoopTraces()
     from app.core.otel import collected  # only here: who is not asked to trace needs no telemetry
 
     return collected(endpoint, service)

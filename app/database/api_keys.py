@@ -17,7 +17,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from app.database.session import now
-from app.database.tables import KeyRow
+from app.database.tables import ApiKeyRow
 from app.sdk.errors import InvalidRequest, Unauthenticated
 
 _PREFIX = "rlvo_"
@@ -44,7 +44,7 @@ class Caller:
 
 
 @dataclass(frozen=True)
-class Key:
+class ApiKey:
     """An API key as an operator may see it."""
 
     id: str
@@ -81,7 +81,7 @@ def create(
         raise InvalidRequest("A key's name and tenant have 1 to 64 characters")
     secret = _PREFIX + secrets.token_urlsafe(32)
     session.add(
-        KeyRow(
+        ApiKeyRow(
             id=secrets.token_hex(4),
             name=name,
             tenant=tenant or name,
@@ -98,25 +98,25 @@ def create(
 
 def authenticate(session: Session, secret: str) -> Caller:
     """Whose key it is. Raises Unauthenticated for one that is unknown, expired or revoked, without saying which."""
-    row = session.scalar(select(KeyRow).where(KeyRow.hash == _hash(secret)))
+    row = session.scalar(select(ApiKeyRow).where(ApiKeyRow.hash == _hash(secret)))
     if row is None or row.revoked or (row.expires and row.expires <= now()):
         raise Unauthenticated("Send a valid API key as `Authorization: Bearer <key>`")
     return Caller(row.name, row.tenant, frozenset(map(Scope, row.scopes)), row.per_minute, row.max_body)
 
 
-def listed(session: Session) -> list[Key]:
+def listed(session: Session) -> list[ApiKey]:
     """Every key ever made, oldest first."""
-    rows = session.scalars(select(KeyRow).order_by(KeyRow.created, KeyRow.id))
+    rows = session.scalars(select(ApiKeyRow).order_by(ApiKeyRow.created, ApiKeyRow.id))
     return [
-        Key(row.id, row.name, row.tenant, tuple(map(Scope, row.scopes)), row.created, row.expires, row.revoked)
+        ApiKey(row.id, row.name, row.tenant, tuple(map(Scope, row.scopes)), row.created, row.expires, row.revoked)
         for row in rows
     ]
 
 
 def revoke(session: Session, key_id: str) -> bool:
     """Ends a key for good; returns whether there was one to end."""
-    ended = update(KeyRow).where(KeyRow.id == key_id, KeyRow.revoked.is_(None)).values(revoked=now())
-    return session.execute(ended.returning(KeyRow.id)).first() is not None
+    ended = update(ApiKeyRow).where(ApiKeyRow.id == key_id, ApiKeyRow.revoked.is_(None)).values(revoked=now())
+    return session.execute(ended.returning(ApiKeyRow.id)).first() is not None
 
 
 def _hash(secret: str) -> str:

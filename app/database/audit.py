@@ -26,7 +26,7 @@ GENESIS = "0" * 64
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ChainCheck:
     """What `verify` found: how many entries hold, the last good hash, and the first entry that does not hold."""
 
     entries: int
@@ -56,7 +56,7 @@ def append(session: Session, actor: str, action: str, target: str, detail: dict[
     session.flush()
 
 
-def verify(session: Session) -> Verdict:
+def verify(session: Session) -> ChainCheck:
     """Recomputes the chain from its beginning."""
     head = session.scalars(select(AuditHeadRow)).one()
     seq, previous = 0, GENESIS
@@ -64,10 +64,10 @@ def verify(session: Session) -> Verdict:
     with closing(session.scalars(in_order)) as rows:
         for row in rows:
             if row.seq != seq + 1 or row.previous != previous or row.hash != _hash(row):
-                return Verdict(seq, previous, seq + 1)
+                return ChainCheck(seq, previous, seq + 1)
             seq, previous = row.seq, row.hash
     broken = (head.seq, head.hash) != (seq, previous)
-    return Verdict(seq, previous, seq + 1 if broken else None)
+    return ChainCheck(seq, previous, seq + 1 if broken else None)
 
 
 def _hash(row: AuditRow) -> str:

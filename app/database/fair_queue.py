@@ -22,12 +22,14 @@ _CLASS = 1_000_000_000
 _FIRST = {Priority.ACUTE: 1, Priority.BATCH: 1 + _CLASS}
 
 
-def take(session: Session, caller: str, priority: Priority) -> int:
+def next_position(session: Session, caller: str, priority: Priority) -> int:
     """The turn of the caller's next prediction; smaller is served earlier."""
     first, last = span(priority)
-    waiting = (PredictionRow.status == Status.QUEUED, PredictionRow.turn.between(first, last))
-    served = session.scalar(select(func.min(PredictionRow.turn)).where(*waiting))
-    mine = session.scalar(select(func.max(PredictionRow.turn)).where(*waiting, PredictionRow.caller == caller))
+    waiting = (PredictionRow.status == Status.QUEUED, PredictionRow.queue_position.between(first, last))
+    served = session.scalar(select(func.min(PredictionRow.queue_position)).where(*waiting))
+    mine = session.scalar(
+        select(func.max(PredictionRow.queue_position)).where(*waiting, PredictionRow.caller == caller)
+    )
     return min(max(served or first, first if mine is None else mine + 1), last)
 
 

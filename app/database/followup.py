@@ -23,7 +23,7 @@ from app.sdk.types import PerfusionSummary, Status
 
 
 @dataclass(frozen=True)
-class Followed:
+class FollowedUpPrediction:
     """A prediction that succeeded, and what became of it.
 
     ``flags``: their codes. ``refractory``: None as long as the outcome is open. ``verdicts``: whether each reviewer
@@ -91,7 +91,7 @@ def outcome(session: Session, prediction_id: str, caller: str | None) -> Outcome
 
 def followed(
     session: Session, name: str, version: str, since: datetime | None = None, until: datetime | None = None
-) -> list[Followed]:
+) -> list[FollowedUpPrediction]:
     """All answers of one version that were not erased, oldest first, of every tenant.
 
     :param since: none created before it; ``until``: none at it or later
@@ -116,9 +116,9 @@ def followed(
     return [_followed(row, refractory, words.get(row.id, {})) for row, refractory in found]
 
 
-def _followed(row: PredictionRow, refractory: bool | None, words: Mapping[str, Verdict]) -> Followed:
+def _followed(row: PredictionRow, refractory: bool | None, words: Mapping[str, Verdict]) -> FollowedUpPrediction:
     assert row.probability is not None
-    return Followed(
+    return FollowedUpPrediction(
         created=row.created,
         probability=row.probability,
         clinical=row.clinical or {},

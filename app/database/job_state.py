@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.core.tracing import Place
+from app.core.tracing import TraceContext
 from app.database.predictions import Artifact, name_blobs
 from app.database.session import now
 from app.database.tables import AttributionRow, PredictionRow
@@ -40,7 +40,7 @@ _SHARE = {Stage.PREPARE: 0.05, Stage.PREDICT: 0.5, Stage.EXPLAIN: 0.6, Stage.REC
 
 
 @dataclass(frozen=True)
-class Study:
+class JobStudy:
     """All that the work needs to know. ``attempts`` counts the starts since the work last reached a new stage."""
 
     id: str
@@ -52,13 +52,13 @@ class Study:
     explain: bool
     clinical: dict[str, Any]
     inputs: Mapping[Input, InputSummary]
-    place: Place | None = None
+    place: TraceContext | None = None
     """What took the study in, in the trace of its request."""
     exact: bool = False
 
 
 @dataclass(frozen=True)
-class Result:
+class PredictionResult:
     """The numbers of a finished prediction, and the names of the files it made."""
 
     probability: float
@@ -72,7 +72,7 @@ class Result:
     artifacts: Iterable[Artifact] = ()
 
 
-def start(session: Session, prediction_id: str) -> Study | None:
+def start(session: Session, prediction_id: str) -> JobStudy | None:
     """Takes the prediction for a new run. None where there is nothing to do: finished, cancelled, erased, unknown."""
     row = _open_row(session, prediction_id)
     if row is None:
@@ -85,7 +85,7 @@ def start(session: Session, prediction_id: str) -> Study | None:
     return _study(row)
 
 
-def advance(session: Session, study: Study, stage: Stage) -> bool:
+def advance(session: Session, study: JobStudy, stage: Stage) -> bool:
     """Shows that the work has reached ``stage``. False where this run may not go on."""
     row = _held_row(session, study)
     if row is None:
@@ -96,7 +96,7 @@ def advance(session: Session, study: Study, stage: Stage) -> bool:
     return True
 
 
-def succeed(session: Session, study: Study, result: Result) -> bool:
+def succeed(session: Session, study: JobStudy, result: PredictionResult) -> bool:
     """Records the answer, once. False where this run may not."""
     row = _held_row(session, study)
     if row is None:
@@ -115,7 +115,7 @@ def succeed(session: Session, study: Study, result: Result) -> bool:
     return True
 
 
-def fail(session: Session, study: Study, failure: Failure) -> bool:
+def fail(session: Session, study: JobStudy, failure: Failure) -> bool:
     """Records why there will be no answer. False where this run may not."""
     row = _held_row(session, study)
     if row is None:
@@ -125,7 +125,7 @@ def fail(session: Session, study: Study, failure: Failure) -> bool:
     return True
 
 
-def recorded(session: Session, prediction_id: str) -> Study:
+def recorded(session: Session, prediction_id: str) -> JobStudy:
     """The study as it is on record, in whatever state, to be looked at. Raises PredictionNotFound, Erased."""
     row = session.get(PredictionRow, prediction_id)
     if row is None:
@@ -148,8 +148,8 @@ def unfinished_on(session: Session, name: str, version: str) -> bool:
     return session.scalars(select(PredictionRow.id).where(open_states, *mine).limit(1)).first() is not None
 
 
-def _study(row: PredictionRow) -> Study:
-    return Study(
+def _study(row: PredictionRow) -> JobStudy:
+    return JobStudy(
         id=row.id,
         run=row.run,
         attempts=row.attempts,
@@ -160,7 +160,7 @@ def _study(row: PredictionRow) -> Study:
         exact=row.exact,
         clinical=row.clinical or {},
         inputs={Input(name): InputSummary.model_validate(summary) for name, summary in (row.inputs or {}).items()},
-        place=Place(row.trace_id, row.span_id) if row.trace_id else None,
+        place=TraceContext(row.trace_id, row.span_id) if row.trace_id else None,
     )
 
 
@@ -171,6 +171,6 @@ def _open_row(session: Session, prediction_id: str) -> PredictionRow | None:
     return None if row is None or row.erased or Status(row.status).finished else row
 
 
-def _held_row(session: Session, study: Study) -> PredictionRow | None:
+def _held_row(session: Session, study: JobStudy) -> PredictionRow | None:
     row = _open_row(session, study.id)
     return row if row is not None and row.run == study.run else None

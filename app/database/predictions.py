@@ -22,7 +22,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, delete, or_, select
 from sqlalchemy.orm import Session
 
-from app.core.tracing import Place
+from app.core.tracing import TraceContext
 from app.database import fair_queue, idempotency
 from app.database.session import now
 from app.database.tables import (
@@ -56,7 +56,7 @@ class NewPrediction:
     explain: bool
     clinical: dict[str, Any]
     inputs: Mapping[Input, InputSummary]
-    place: Place | None = None
+    place: TraceContext | None = None
     idempotency_key: str | None = None
     body_digest: str = ""
     priority: Priority = Priority.ACUTE
@@ -88,10 +88,10 @@ def add(session: Session, new: NewPrediction) -> int:
 
     :raises RequestInProgress: where another request completed the key meanwhile
     """
-    turn = fair_queue.take(session, new.caller, new.priority)
+    queue_position = fair_queue.next_position(session, new.caller, new.priority)
     session.add(
         PredictionRow(
-            turn=turn,
+            queue_position=queue_position,
             id=new.id,
             caller=new.caller,
             status=Status.QUEUED,
@@ -120,7 +120,7 @@ def add(session: Session, new: NewPrediction) -> int:
     )
     if new.idempotency_key is not None:
         idempotency.complete(session, new.caller, new.idempotency_key, new.id, new.body_digest, keep=new.keep_key)
-    return turn
+    return queue_position
 
 
 def name_blobs(session: Session, prediction_id: str, artifacts: Iterable[Artifact]) -> None:

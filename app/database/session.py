@@ -122,7 +122,7 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def patiently(action: Callable[[], T]) -> T:
+def retry_until_available(action: Callable[[], T]) -> T:
     """Does ``action``, however long the database is away or full; for what nobody waits for and must not be dropped."""
     pause = 0.2
     while True:

@@ -17,7 +17,7 @@ from app.database.upsert import insert_for
 
 
 @dataclass(frozen=True)
-class Score:
+class ShadowScore:
     """``difference``: the shadow's probability minus the answered one; None, with ``error``, where it had none."""
 
     prediction_id: str
@@ -30,7 +30,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Report:
+class ShadowSummary:
     """How a shadow compares with what was answered; differences of probability."""
 
     version: str
@@ -43,7 +43,7 @@ class Report:
     largest_difference: float | None
 
 
-def keep(session: Session, score: Score) -> bool:
+def store(session: Session, score: ShadowScore) -> bool:
     """Keeps a score, once; False where its prediction is erased, or has no answer."""
     row = session.scalars(
         select(PredictionRow).where(PredictionRow.id == score.prediction_id).with_for_update()
@@ -51,15 +51,20 @@ def keep(session: Session, score: Score) -> bool:
     if row is None or row.erased or row.probability is None:
         return False
     values = {
-        "model_name": score.name, "version": score.version, "answered": score.answered,
-        "difference": score.difference, "agrees": score.agrees, "error": score.error, "created": now(),
-    }  # fmt: skip
+        "model_name": score.name,
+        "version": score.version,
+        "answered": score.answered,
+        "difference": score.difference,
+        "agrees": score.agrees,
+        "error": score.error,
+        "created": now(),
+    }
     insert = insert_for(session, ShadowRow).values(prediction_id=score.prediction_id, **values)
     session.execute(insert.on_conflict_do_update(index_elements=["prediction_id"], set_=values))
     return True
 
 
-def report(session: Session, name: str) -> list[Report]:
+def report(session: Session, name: str) -> list[ShadowSummary]:
     """One report per pair of a shadow and the version that it was compared with, the newest shadow first."""
     pair = (ShadowRow.version, ShadowRow.answered)
     query = (
@@ -76,4 +81,4 @@ def report(session: Session, name: str) -> list[Report]:
         .group_by(*pair)
         .order_by(func.max(ShadowRow.created).desc())
     )
-    return [Report(*row) for row in session.execute(query)]
+    return [ShadowSummary(*row) for row in session.execute(query)]

@@ -28,7 +28,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Done:
+class FinishedPrediction:
     """A finished prediction, as the metrics see it; ``seconds`` by stage, ``waited`` in the queue."""
 
     id: str
@@ -56,15 +56,21 @@ def states(session: Session, ids: Iterable[str]) -> dict[str, State]:
     }
 
 
-def done_since(session: Session, moment: datetime) -> list[Done]:
+def done_since(session: Session, moment: datetime) -> list[FinishedPrediction]:
     """The predictions that finished at ``moment`` or later."""
     columns = (
-        PredictionRow.id, PredictionRow.status, PredictionRow.created, PredictionRow.started, PredictionRow.finished,
+        PredictionRow.id,
+        PredictionRow.status,
+        PredictionRow.created,
+        PredictionRow.started,
+        PredictionRow.finished,
         PredictionRow.timings,
-    )  # fmt: skip
+    )
     rows = session.execute(select(*columns).where(PredictionRow.finished >= moment))
     return [
-        Done(key, Status(status), created, started and (started - created).total_seconds(), finished, timings or {})
+        FinishedPrediction(
+            key, Status(status), created, started and (started - created).total_seconds(), finished, timings or {}
+        )
         for key, status, created, started, finished, timings in rows
     ]
 
@@ -74,7 +80,7 @@ def waiting(session: Session) -> dict[Priority, Waiting]:
     row = PredictionRow
     found = {}
     for priority in Priority:
-        mine = (row.status == Status.QUEUED, row.turn.between(*fair_queue.span(priority)))
+        mine = (row.status == Status.QUEUED, row.queue_position.between(*fair_queue.span(priority)))
         count, oldest = session.execute(select(func.count(), func.min(row.created)).where(*mine)).one()
         found[priority] = Waiting(count, max(0.0, (now() - oldest).total_seconds()) if oldest else 0.0)
     return found

@@ -60,7 +60,7 @@ class PredictionRow(Base):
     attempts: Mapped[int] = mapped_column(Integer, default=0)
     """Starts since the work last reached a new stage; a job that dies too often is quarantined by it."""
 
-    turn: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    queue_position: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
     """Its place among those that wait, a smaller one is served earlier (app/database/turns.py)."""
 
     model_name: Mapped[str] = mapped_column(String(63))
@@ -166,7 +166,7 @@ class IdempotencyRow(Base):
     expires: Mapped[datetime] = mapped_column(index=True)
 
 
-class KeyRow(Base):
+class ApiKeyRow(Base):
     """An API key. The secret itself is nowhere: it has 256 random bits, so its plain sha-256 cannot be searched."""
 
     __tablename__ = "api_keys"
@@ -222,7 +222,7 @@ class AuditHeadRow(Base):
 
 
 class WorkerRow(Base):
-    """A worker process that says it is alive. ``beats`` counts up, so that a jump of a clock kills nobody."""
+    """A worker process that says it is alive. ``heartbeats`` counts up, so that a jump of a clock kills nobody."""
 
     __tablename__ = "workers"
 
@@ -231,24 +231,24 @@ class WorkerRow(Base):
     pid: Mapped[int] = mapped_column(Integer)
     device: Mapped[str] = mapped_column(String(16))
     models: Mapped[list[Any]]
-    answers: Mapped[dict[str, Any] | None]
-    """What became of each demand: its ticket, and why it could not be met, if so."""
+    load_results: Mapped[dict[str, Any] | None]
+    """Result of each load request: its generation, and the error where it failed."""
     usage: Mapped[dict[str, Any] | None]
     started: Mapped[datetime]
-    beat: Mapped[datetime]
-    beats: Mapped[int] = mapped_column(Integer)
+    last_heartbeat: Mapped[datetime]
+    heartbeats: Mapped[int] = mapped_column(Integer)
 
 
-class DemandRow(Base):
+class ModelRequestRow(Base):
     """A version that all workers are to keep loaded, or to let go."""
 
-    __tablename__ = "demands"
+    __tablename__ = "model_requests"
 
     name: Mapped[str] = mapped_column(String(63), primary_key=True)
     version: Mapped[str] = mapped_column(String(64), primary_key=True)
     wanted: Mapped[bool]
-    ticket: Mapped[int] = mapped_column(Integer)
-    asked: Mapped[datetime]
+    generation: Mapped[int] = mapped_column(Integer)
+    requested: Mapped[datetime]
 
 
 class ShadowRow(Base):

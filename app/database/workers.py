@@ -15,10 +15,10 @@ from app.database.upsert import insert_for
 
 
 @dataclass(frozen=True)
-class Answer:
+class LoadResult:
     """What became of a demand (`demands.py`): the ticket that it is to, and why it could not be met, if so."""
 
-    ticket: int
+    generation: int
     error: str | None
 
 
@@ -33,7 +33,7 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class Worker:
+class WorkerRecord:
     """One worker as the roll has it; ``models`` are the ``name@version`` that it keeps loaded.
 
     ``answers``: by ``name@version``, to what operators asked of it.
@@ -45,49 +45,56 @@ class Worker:
     device: str
     models: tuple[str, ...]
     started: datetime
-    beat: datetime
-    beats: int
-    answers: Mapping[str, Answer] = field(default_factory=dict)
+    last_heartbeat: datetime
+    heartbeats: int
+    load_results: Mapping[str, LoadResult] = field(default_factory=dict)
     usage: Usage | None = None
 
 
-def beat(session: Session, worker: Worker) -> None:
+def heartbeat(session: Session, worker: WorkerRecord) -> None:
     """Writes the worker's sign of life, and its row where it is new or was taken for dead."""
     values = {
         "host": worker.host,
         "pid": worker.pid,
         "device": worker.device,
         "models": list(worker.models),
-        "answers": {key: asdict(answer) for key, answer in worker.answers.items()},
+        "load_results": {key: asdict(result) for key, result in worker.load_results.items()},
         "started": worker.started,
-        "beat": worker.beat,
-        "beats": worker.beats,
+        "last_heartbeat": worker.last_heartbeat,
+        "heartbeats": worker.heartbeats,
         "usage": worker.usage and asdict(worker.usage),
     }
     insert = insert_for(session, WorkerRow).values(id=worker.id, **values)
     session.execute(insert.on_conflict_do_update(index_elements=["id"], set_=values))
 
 
-def roll(session: Session) -> list[Worker]:
+def registered(session: Session) -> list[WorkerRecord]:
     """Everybody on the roll, alive or not, oldest first."""
     rows = session.scalars(select(WorkerRow).order_by(WorkerRow.started, WorkerRow.id))
     return [
-        Worker(
-            row.id, row.host, row.pid, row.device, tuple(row.models), row.started, row.beat, row.beats,
-            {key: Answer(**answer) for key, answer in (row.answers or {}).items()},
+        WorkerRecord(
+            row.id,
+            row.host,
+            row.pid,
+            row.device,
+            tuple(row.models),
+            row.started,
+            row.last_heartbeat,
+            row.heartbeats,
+            {key: LoadResult(**result) for key, result in (row.load_results or {}).items()},
             Usage(**row.usage) if row.usage else None,
         )
         for row in rows
-    ]  # fmt: skip
+    ]
 
 
-def live(session: Session, lease: float) -> list[Worker]:
+def live(session: Session, lease: float) -> list[WorkerRecord]:
     """Those that gave a sign of life within the last ``lease`` seconds."""
     since = now() - timedelta(seconds=lease)
-    return [worker for worker in roll(session) if worker.beat >= since]
+    return [worker for worker in registered(session) if worker.last_heartbeat >= since]
 
 
-def strike(session: Session, worker_id: str) -> bool:
+def deregister(session: Session, worker_id: str) -> bool:
     """Takes a worker off the roll. Of several that try at once, one is told True."""
     return (
         session.execute(delete(WorkerRow).where(WorkerRow.id == worker_id).returning(WorkerRow.id)).first() is not None

@@ -98,7 +98,7 @@ def best_f1_threshold(labels: Labels, probabilities: Array) -> float:
     return float(np.clip((ordered[place] + after) / 2, 1e-6, 1 - 1e-6))
 
 
-def conformal(labels: Labels, probabilities: Array, level: float) -> tuple[float, float]:
+def conformal_thresholds(labels: Labels, probabilities: Array, level: float) -> tuple[float, float]:
     """Least probability of the true class that keeps ``level`` of each class: (of class 0, of class 1)."""
     found = []
     for value, given in ((0, 1 - probabilities), (1, probabilities)):
@@ -122,9 +122,14 @@ class Estimate:
 
 
 def bootstrap(
-    statistic: Callable[[Labels, Array], float], labels: Labels, scores: Array,
-    *, rounds: int = 2000, seed: int = 0, level: float = 0.95,
-) -> Estimate:  # fmt: skip
+    statistic: Callable[[Labels, Array], float],
+    labels: Labels,
+    scores: Array,
+    *,
+    rounds: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Estimate:
     """The statistic with its percentile interval over stratified resamples."""
     rng = np.random.default_rng(seed)
     classes = [np.flatnonzero(labels == value) for value in (0, 1)]

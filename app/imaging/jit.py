@@ -53,7 +53,7 @@ class Kernel(Generic[P, R]):
         return self._dispatcher._numba_type_
 
 
-def compiled(function: Callable[P, R]) -> Kernel[P, R]:
+def jit_compiled(function: Callable[P, R]) -> Kernel[P, R]:
     """Compile ``function`` on first use for the types it is called with; the GIL is released while it runs."""
     return Kernel(function)
 

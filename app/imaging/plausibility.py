@@ -75,8 +75,11 @@ def _thickness(volume: Volume, field: Input) -> tuple[Flag, ...]:
     limit = _THICK_MM.get(field)
     if limit is None or max(volume.spacing_mm) <= limit:
         return ()
-    return (_flag("slice-thickness", field, f"slices of {max(volume.spacing_mm):.1f} mm; {limit:.1f} mm or less is"
-                  " expected"),)  # fmt: skip
+    return (
+        _flag(
+            "slice-thickness", field, f"slices of {max(volume.spacing_mm):.1f} mm; {limit:.1f} mm or less is expected"
+        ),
+    )
 
 
 def _averaged(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
@@ -96,8 +99,11 @@ def _head_ct(volume: Volume, field: Input) -> tuple[Flag, ...]:
     values, edges = _averaged(volume)
     body = values > _AIR_HU
     if not body.any() or np.mean(values[body] > _BEYOND_HU) > 0.01:
-        raise _refuse(field, "the values are not Hounsfield units (air -1000, water 0, bone up to 3000); export the CT "
-                      "with its rescale slope and intercept applied")  # fmt: skip
+        raise _refuse(
+            field,
+            "the values are not Hounsfield units (air -1000, water 0, bone up to 3000); export the CT "
+            "with its rescale slope and intercept applied",
+        )
     axis = int(np.argmax(np.abs(volume.affine[2, :3])))
     enclosed = _enclosed(values, edges, axis)
     brain = enclosed & _between(values, _SOFT_HU)
@@ -107,8 +113,11 @@ def _head_ct(volume: Volume, field: Input) -> tuple[Flag, ...]:
     if seen:
         return _contrast(values, enclosed, edges, field)
     if _trunk(values, body, edges):
-        raise _refuse(field, "this is not a CT of the head (no brain within a skull was found, but a trunk's fat or "
-                      "lungs); send the head series")  # fmt: skip
+        raise _refuse(
+            field,
+            "this is not a CT of the head (no brain within a skull was found, but a trunk's fat or "
+            "lungs); send the head series",
+        )
     return (_flag("head-doubtful", field, "no brain within a closed skull was found"),)
 
 
@@ -128,9 +137,12 @@ def _stripped(values: np.ndarray, edges: np.ndarray, field: Input) -> tuple[Flag
         upper = float(np.percentile(shown, 90))
         if upper < 100 and np.percentile(shown, 10) < 0.85 * upper and _smooth(values):
             return (_flag("skull-stripped", field, "the skull and the air around it were removed before sending"),)
-    raise _refuse(field, "no value is as low as air's: these are not Hounsfield units (display levels 0 to 255, a "
-                  "rescale intercept left out, a label map, an MR, or bone and air removed); send the CT in HU, air "
-                  "near -1000")  # fmt: skip
+    raise _refuse(
+        field,
+        "no value is as low as air's: these are not Hounsfield units (display levels 0 to 255, a "
+        "rescale intercept left out, a label map, an MR, or bone and air removed); send the CT in HU, air "
+        "near -1000",
+    )
 
 
 def _dense(values: np.ndarray) -> bool:
@@ -204,12 +216,16 @@ def _map(volume: Volume, field: Input) -> tuple[Flag, ...]:
     values, _ = _averaged(volume)
     positive = values[values > 0]
     if np.percentile(values, 1) < -50 or np.mean(values < -0.5) > 0.3 or not positive.size:
-        raise _refuse(field, "a perfusion map has no negative values to speak of; send the map itself, not the CT or a "
-                      "colour picture of it")  # fmt: skip
+        raise _refuse(
+            field,
+            "a perfusion map has no negative values to speak of; send the map itself, not the CT or a "
+            "colour picture of it",
+        )
     longest = _LONGEST_S.get(field)
     if longest is not None and np.percentile(positive, 95) > longest:
-        raise _refuse(field, "the values are too large for seconds; export the map in seconds, not in milliseconds or "
-                      "grey levels")  # fmt: skip
+        raise _refuse(
+            field, "the values are too large for seconds; export the map in seconds, not in milliseconds or grey levels"
+        )
     if field is Input.TMAX and np.percentile(positive, 99.5) < 3:
         return (_flag("tmax-doubtful", field, "no delay reaches 3 s; is the map in seconds?"),)
     return ()
@@ -221,6 +237,9 @@ def _mask(volume: Volume) -> tuple[Flag, ...]:
     found = volume.data[inside] * volume.slope + volume.inter if share < 0.25 else np.empty(0)
     grey = found.size > 0 and np.unique(found[:: max(1, found.size // 100_000)]).size > _MASK_LEVELS
     if share >= 0.25 or (grey and np.mean(found > 0.99 * found.max()) < 0.5):
-        raise _refuse(Input.VESSELS, "a vessel mask is expected: 0 outside the vessels and 1 (or labels) inside; "
-                      "threshold the angiogram before sending")  # fmt: skip
+        raise _refuse(
+            Input.VESSELS,
+            "a vessel mask is expected: 0 outside the vessels and 1 (or labels) inside; "
+            "threshold the angiogram before sending",
+        )
     return () if share else (_flag("vessels-empty", Input.VESSELS, "the mask has no vessel in it"),)

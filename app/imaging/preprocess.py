@@ -22,7 +22,7 @@ from typing import Final
 
 import numpy as np
 
-from app.core.concurrency import aside
+from app.core.concurrency import submit
 from app.imaging import plausibility, vessels
 from app.imaging.io.nifti import Volume
 from app.imaging.model_grid import ChannelSpec, Grid
@@ -33,7 +33,7 @@ from app.imaging.resample import to_grid
 from app.sdk.errors import FieldError, GeometryMismatch, MissingInput
 from app.sdk.types import Channel, Flag, Input, PerfusionSummary
 
-__all__ = ["PatientGrid", "Prepared", "Source", "prepare"]
+__all__ = ["PatientGrid", "PreprocessedImages", "Source", "prepare"]
 
 _MAPS: Final = (Input.TMAX, Input.CBF, Input.CBV, Input.MTT)
 _FILL: Final = {Channel.NCCT: -1000.0, Channel.CTA: -1000.0}
@@ -65,7 +65,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreprocessedImages:
     """What a network is given of one patient's images, and what is needed to explain it.
 
     ``image``: (C, X, Y, Z) float32, normalised, zero where ``presence`` (C,) is False. ``grids``, ``sources``: of each
@@ -117,7 +117,7 @@ def prepare(
     channels: Sequence[ChannelSpec],
     *,
     segmenter: vessels.Segmenter = vessels.segment,
-) -> Prepared:
+) -> PreprocessedImages:
     """The tensor of one patient.
 
     :param volumes: what was sent, at least ``cta`` or ``ncct``
@@ -130,13 +130,15 @@ def prepare(
     :raises InvalidVolume: a perfusion series has no usable time axis
     """
     if Input.CTA not in volumes and Input.NCCT not in volumes:
-        raise MissingInput("send a cta or an ncct: masks and perfusion maps alone cannot be placed in the head",
-                           errors=[FieldError(Input.CTA, "required unless ncct is sent")])  # fmt: skip
+        raise MissingInput(
+            "send a cta or an ncct: masks and perfusion maps alone cannot be placed in the head",
+            errors=[FieldError(Input.CTA, "required unless ncct is sent")],
+        )
     study = _Study()
     heads = _examine(study, volumes)
     _place_head(study, volumes, heads)
     perfused = _Study(dict(study.placed))
-    beside = aside(partial(_place_perfusion, perfused, volumes))
+    beside = submit(partial(_place_perfusion, perfused, volumes))
     if Channel.VESSELS in {channel.name for channel in channels}:
         _place_vessels(study, volumes, segmenter)
     summary = beside.result()
@@ -144,7 +146,9 @@ def prepare(
     return _tensor(study, grid, channels, summary)
 
 
-def _tensor(study: _Study, grid: Grid, channels: Sequence[ChannelSpec], summary: PerfusionSummary | None) -> Prepared:
+def _tensor(
+    study: _Study, grid: Grid, channels: Sequence[ChannelSpec], summary: PerfusionSummary | None
+) -> PreprocessedImages:
     image = np.zeros((len(channels), *grid.shape), np.float32)
     presence = np.zeros(len(channels), bool)
     grids: dict[Channel, PatientGrid] = {}
@@ -165,16 +169,19 @@ def _tensor(study: _Study, grid: Grid, channels: Sequence[ChannelSpec], summary:
         shown[f"aligned-{channel.name}"] = Volume(values, np.asarray(grid.affine, np.float64))
         if channel.name is Channel.VESSELS:
             shown["vessels"] = source
-    return Prepared(image, presence, tuple(dict.fromkeys(study.flags)), summary, grids, sources, shown)
+    return PreprocessedImages(image, presence, tuple(dict.fromkeys(study.flags)), summary, grids, sources, shown)
 
 
-def _examine(study: _Study, volumes: Mapping[Input, Volume]) -> dict[Input, align.Head]:
+def _examine(study: _Study, volumes: Mapping[Input, Volume]) -> dict[Input, align.RegistrationImage]:
     """What is doubtful about each volume, and the heads that can be aligned by; of several refusals, the first's."""
 
-    def look(name: Input, volume: Volume) -> tuple[tuple[Flag, ...], align.Head | None]:
-        return plausibility.check(volume, name), align.Head(volume) if name in (Input.CTA, Input.NCCT) else None
+    def look(name: Input, volume: Volume) -> tuple[tuple[Flag, ...], align.RegistrationImage | None]:
+        return plausibility.check(volume, name), align.RegistrationImage(volume) if name in (
+            Input.CTA,
+            Input.NCCT,
+        ) else None
 
-    begun = {name: aside(partial(look, name, volume)) for name, volume in volumes.items()}
+    begun = {name: submit(partial(look, name, volume)) for name, volume in volumes.items()}
     heads = {}
     for name, looked in begun.items():
         flags, head = looked.result()
@@ -187,10 +194,10 @@ def _examine(study: _Study, volumes: Mapping[Input, Volume]) -> dict[Input, alig
 # The head ----------------------------------------------------------------------------------------------------------
 
 
-def _place_head(study: _Study, volumes: Mapping[Input, Volume], heads: Mapping[Input, align.Head]) -> None:
+def _place_head(study: _Study, volumes: Mapping[Input, Volume], heads: Mapping[Input, align.RegistrationImage]) -> None:
     """Align the CTA, or else the NCCT, to MNI space, and the NCCT to the CTA."""
     cta, ncct = heads.get(Input.CTA), heads.get(Input.NCCT)
-    beside = aside(partial(align.between, ncct, cta, rigid=True)) if cta and ncct else None
+    beside = submit(partial(align.between, ncct, cta, rigid=True)) if cta and ncct else None
     if cta is not None:
         study.placed[Channel.CTA] = _Placed(volumes[Input.CTA], _to_mni(study, cta, Input.CTA), Source(Input.CTA))
     if ncct is not None:
@@ -201,14 +208,14 @@ def _place_head(study: _Study, volumes: Mapping[Input, Volume], heads: Mapping[I
             _check_coverage(study, name)
 
 
-def _to_mni(study: _Study, head: align.Head, name: Input) -> np.ndarray:
+def _to_mni(study: _Study, head: align.RegistrationImage, name: Input) -> np.ndarray:
     alignment = align.to_mni(head)
     if alignment.poor:
         study.flag("alignment-poor", f"{name}: the alignment to MNI space is poor; regions and maps may be misplaced")
     return alignment.mni_from_world
 
 
-def _ncct_to_mni(study: _Study, ncct: align.Head, to_cta: tuple[np.ndarray, float] | None) -> np.ndarray:
+def _ncct_to_mni(study: _Study, ncct: align.RegistrationImage, to_cta: tuple[np.ndarray, float] | None) -> np.ndarray:
     """By way of the CTA where there is one and the two can be aligned; else directly."""
     if to_cta is None:
         return _to_mni(study, ncct, Input.NCCT)

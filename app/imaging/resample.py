@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.imaging.io.nifti import Volume
-from app.imaging.jit import compiled, over_slabs
+from app.imaging.jit import jit_compiled, over_slabs
 from app.imaging.model_grid import Grid
 
 __all__ = ["resample", "shrink", "to_grid", "to_patient", "warm_up"]
@@ -167,10 +167,16 @@ def _block_means(
     over_slabs(
         int(count[0]),
         lambda start, stop: _block_slab(
-            lying, size, first, low, high, blocks[start:stop], start,
+            lying,
+            size,
+            first,
+            low,
+            high,
+            blocks[start:stop],
+            start,
             np.zeros(int(count[2] * size[2]), np.int32 if whole else np.float32),
         ),
-    )  # fmt: skip
+    )
     return blocks
 
 
@@ -182,7 +188,7 @@ def _blur(blocks: Floats, taps: Floats | Affine) -> None:
         over_slabs(blocks.shape[1], lambda start, stop: _blur_across(blocks, taps[0], start, stop))
 
 
-@compiled
+@jit_compiled
 def _block_slab(
     lying: Array, size: Whole, first: Whole, low: Any, high: Any, blocks: Floats, slab: int, row: Array
 ) -> None:
@@ -207,7 +213,7 @@ def _block_slab(
             _means_along(row, size[2], scale, blocks[a, b])
 
 
-@compiled
+@jit_compiled
 def _means_along(row: Array, width: int, scale: np.float32, means: Floats) -> None:
     if width == 2:  # the common widths apart: the compiler vectorises a fixed stride
         for c in range(means.size):
@@ -223,7 +229,7 @@ def _means_along(row: Array, width: int, scale: np.float32, means: Floats) -> No
             means[c] = total * scale
 
 
-@compiled
+@jit_compiled
 def _blur_planes(blocks: Floats, row_tap: float, column_tap: float) -> None:
     planes, rows, columns = blocks.shape
     side, middle = np.float32(column_tap), np.float32(1 - 2 * column_tap)
@@ -248,7 +254,7 @@ def _blur_planes(blocks: Floats, row_tap: float, column_tap: float) -> None:
                 plane[b, columns - 1] = middle * now[columns - 1] + side * (now[columns - 2] + now[columns - 1])
 
 
-@compiled
+@jit_compiled
 def _blur_across(blocks: Floats, tap: float, start: int, stop: int) -> None:
     planes, columns = blocks.shape[0], blocks.shape[2]
     side, middle = np.float32(tap), np.float32(1 - 2 * tap)
@@ -264,7 +270,7 @@ def _blur_across(blocks: Floats, tap: float, start: int, stop: int) -> None:
             before, now = now, before
 
 
-@compiled
+@jit_compiled
 def _linear(
     data: Array, matrix: Affine, bounds: Affine, slope: float, inter: float, fill: float, out: Floats, first: int
 ) -> None:
@@ -284,7 +290,7 @@ def _linear(
             _row_anywhere(data, matrix, bounds, slope, inter, fill, start, row, high, width)
 
 
-@compiled
+@jit_compiled
 def _between_planes(start: float, step: float, size: int, low: int, high: int) -> tuple[int, int]:
     """For which i of low..high-1 surely 0 <= start + step i < size - 1: one fewer at each end than reckoned."""
     if step > 0:
@@ -294,21 +300,31 @@ def _between_planes(start: float, step: float, size: int, low: int, high: int) -
     return (low, high) if 0 <= start < size - 1 else (low, low)
 
 
-@compiled
+@jit_compiled
 def _outside(bounds: Affine, p0: float, p1: float, p2: float) -> bool:
     beyond: bool = (
-        p0 < bounds[0, 0] or p0 > bounds[0, 1]
-        or p1 < bounds[1, 0] or p1 > bounds[1, 1]
-        or p2 < bounds[2, 0] or p2 > bounds[2, 1]
-    )  # fmt: skip
+        p0 < bounds[0, 0]
+        or p0 > bounds[0, 1]
+        or p1 < bounds[1, 0]
+        or p1 > bounds[1, 1]
+        or p2 < bounds[2, 0]
+        or p2 > bounds[2, 1]
+    )
     return beyond
 
 
-@compiled
+@jit_compiled
 def _row_within(
-    flat: Array, shape: tuple[int, int, int], matrix: Affine, slope: float, inter: float, start: Affine, row: Floats,
-    low: int, high: int,
-) -> None:  # fmt: skip
+    flat: Array,
+    shape: tuple[int, int, int],
+    matrix: Affine,
+    slope: float,
+    inter: float,
+    start: Affine,
+    row: Floats,
+    low: int,
+    high: int,
+) -> None:
     """Where all eight neighbours are there: two thirds of the time, without a comparison and by unsigned indices."""
     one, line, plane = np.uint64(1), np.uint64(shape[2]), np.uint64(shape[1] * shape[2])
     for i in range(low, high):
@@ -328,11 +344,19 @@ def _row_within(
         row[i] = slope * (front + s * (back - front)) + inter
 
 
-@compiled
+@jit_compiled
 def _row_anywhere(
-    data: Array, matrix: Affine, bounds: Affine, slope: float, inter: float, fill: float, start: Affine, row: Floats,
-    low: int, high: int,
-) -> None:  # fmt: skip
+    data: Array,
+    matrix: Affine,
+    bounds: Affine,
+    slope: float,
+    inter: float,
+    fill: float,
+    start: Affine,
+    row: Floats,
+    low: int,
+    high: int,
+) -> None:
     n0, n1, n2 = data.shape
     for i in range(low, high):
         p0 = start[0] + matrix[0, 0] * i
@@ -356,7 +380,7 @@ def _row_anywhere(
         row[i] = slope * (front + s * (back - front)) + inter
 
 
-@compiled
+@jit_compiled
 def _nearest(
     data: Array, matrix: Affine, bounds: Affine, slope: float, inter: float, fill: float, out: Floats, first: int
 ) -> None:

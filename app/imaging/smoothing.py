@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from app.imaging.jit import compiled, over_slabs
+from app.imaging.jit import jit_compiled, over_slabs
 
 __all__ = ["gaussian"]
 
@@ -41,7 +41,7 @@ def _weights(sigma: float, truncate: float) -> Floats:
     return weights
 
 
-@compiled
+@jit_compiled
 def _in_planes(planes: Floats, down: Floats, along: Floats, out: Floats) -> None:
     rows, columns = planes.shape[1:]
     reach = along.size - 1
@@ -61,14 +61,14 @@ def _in_planes(planes: Floats, down: Floats, along: Floats, out: Floats) -> None
                     done[c] += along[k] * (left[c] + right[c])
 
 
-@compiled
+@jit_compiled
 def _across(volume: Floats, weights: Floats, out: Floats, first: int) -> None:
     for a in range(out.shape[0]):
         for b in range(volume.shape[1]):
             _add(volume[:, b], weights, first + a, out[a, b])
 
 
-@compiled
+@jit_compiled
 def _add(plane: Any, weights: Floats, row: int, out: Floats) -> None:
     """One row of a plane smoothed down the plane."""
     last, columns = plane.shape[0] - 1, plane.shape[1]

@@ -23,7 +23,7 @@ import numpy as np
 from scipy import sparse
 
 from app.imaging.io.nifti import Volume
-from app.imaging.jit import compiled, over_slabs
+from app.imaging.jit import jit_compiled, over_slabs
 from app.imaging.registration import brain_mask
 from app.imaging.resample import resample, shrink
 from app.imaging.smoothing import gaussian
@@ -200,7 +200,7 @@ def _grown(seeds: np.ndarray, within: np.ndarray) -> np.ndarray:
     return grown.T
 
 
-@compiled
+@jit_compiled
 def _grow(seeds: np.ndarray, within: np.ndarray, grown: np.ndarray, first: int) -> None:
     planes, rows, columns = seeds.shape
     for a in range(grown.shape[0]):
@@ -210,11 +210,14 @@ def _grow(seeds: np.ndarray, within: np.ndarray, grown: np.ndarray, first: int) 
                 grown[a, b, c] = seeds[p, b, c] or (
                     within[p, b, c]
                     and (
-                        (p > 0 and seeds[p - 1, b, c]) or (p < planes - 1 and seeds[p + 1, b, c])
-                        or (b > 0 and seeds[p, b - 1, c]) or (b < rows - 1 and seeds[p, b + 1, c])
-                        or (c > 0 and seeds[p, b, c - 1]) or (c < columns - 1 and seeds[p, b, c + 1])
+                        (p > 0 and seeds[p - 1, b, c])
+                        or (p < planes - 1 and seeds[p + 1, b, c])
+                        or (b > 0 and seeds[p, b - 1, c])
+                        or (b < rows - 1 and seeds[p, b + 1, c])
+                        or (c > 0 and seeds[p, b, c - 1])
+                        or (c < columns - 1 and seeds[p, b, c + 1])
                     )
-                )  # fmt: skip
+                )
 
 
 def _tree(values: np.ndarray, inside: np.ndarray, edges: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ Notable choices:
 - Everything that was learnt from training patients (imputation, mean, standard deviation) stands in the manifest;
   ``fit`` writes it, ``encode`` only reads it. Training and serving run the same ``encode``.
 - A variable is named as in the record, dotted inside a section: ``age``, ``perfusion.core_ml``.
-- What is known only after the puncture can never be a variable: ``AFTERWARDS`` lists it, once, for the whole house.
+- What is known only after the puncture can never be a variable: ``POST_PROCEDURE_FIELDS`` lists it, once, for the whole house.
 - A perfusion number that the site's own software gave wins over the one computed here; a disagreement is flagged.
 - ``log`` means log(1 + x): volumes and times may be zero.
 """
@@ -30,20 +30,65 @@ Value = float | bool | str
 PERFUSION = "perfusion."
 
 # Known only once the artery has been punctured, or later: a model that reads one of these reads its own answer.
-AFTERWARDS = frozenset({
-    "passes", "first_pass_effect", "device", "devices", "technique", "stent_retriever", "aspiration",
-    "puncture_time", "time_to_puncture", "onset_to_puncture", "door_to_puncture", "time_of_intervention",
-    "recanalization_time", "recanalisation_time", "door_to_recanalization", "onset_to_recanalization",
-    "door_to_first_series", "procedure_time", "anesthesia", "anaesthesia", "operator_notes", "complications",
-    "mtici", "etici", "tici", "final_stenosis_percent", "residual_stenosis", "rescue_treatment", "rescue_stenting",
-    "angioplasty", "tirofiban", "gp_iib_iiia", "reocclusion", "rlvo", "refractory", "unsuccessful_reperfusion",
-    "follow_up", "followup_nihss", "nihss_24h", "discharge_nihss", "mrs_90", "mrs_3_months", "mortality", "death",
-    "infarct_volume", "lesion_volume", "hemorrhage", "haemorrhage", "sich", "dwi", "length_of_stay",
-})  # fmt: skip
+POST_PROCEDURE_FIELDS = frozenset(
+    {
+        "passes",
+        "first_pass_effect",
+        "device",
+        "devices",
+        "technique",
+        "stent_retriever",
+        "aspiration",
+        "puncture_time",
+        "time_to_puncture",
+        "onset_to_puncture",
+        "door_to_puncture",
+        "time_of_intervention",
+        "recanalization_time",
+        "recanalisation_time",
+        "door_to_recanalization",
+        "onset_to_recanalization",
+        "door_to_first_series",
+        "procedure_time",
+        "anesthesia",
+        "anaesthesia",
+        "operator_notes",
+        "complications",
+        "mtici",
+        "etici",
+        "tici",
+        "final_stenosis_percent",
+        "residual_stenosis",
+        "rescue_treatment",
+        "rescue_stenting",
+        "angioplasty",
+        "tirofiban",
+        "gp_iib_iiia",
+        "reocclusion",
+        "rlvo",
+        "refractory",
+        "unsuccessful_reperfusion",
+        "follow_up",
+        "followup_nihss",
+        "nihss_24h",
+        "discharge_nihss",
+        "mrs_90",
+        "mrs_3_months",
+        "mortality",
+        "death",
+        "infarct_volume",
+        "lesion_volume",
+        "hemorrhage",
+        "haemorrhage",
+        "sich",
+        "dwi",
+        "length_of_stay",
+    }
+)
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedRecord:
     """One patient's clinical side.
 
     ``values``: (columns,) float32, standardised; ``missing``: (variables,) float32, 1 where the record had nothing;
@@ -57,7 +102,7 @@ class Encoded:
     flags: tuple[Flag, ...]
 
 
-def encode(record: ClinicalRecord, clinical: Clinical, perfusion: PerfusionSummary | None = None) -> Encoded:
+def encode(record: ClinicalRecord, clinical: Clinical, perfusion: PerfusionSummary | None = None) -> EncodedRecord:
     """The record in the manifest's words.
 
     :param perfusion: what was computed from this patient's images; fills what the record leaves open
@@ -72,7 +117,7 @@ def encode(record: ClinicalRecord, clinical: Clinical, perfusion: PerfusionSumma
         raise MissingInput(f"this model requires clinical fields: {', '.join(required)}", errors=errors)
     columns = [column for variable in clinical.variables for column in _columns(variable, shown[variable.name])]
     missing = [float(value is None) for value in shown.values()]
-    return Encoded(
+    return EncodedRecord(
         values=np.asarray(columns, dtype=np.float32),
         missing=np.asarray(missing, dtype=np.float32),
         imputed=tuple(name for name, value in shown.items() if value is None),
@@ -93,7 +138,7 @@ def check(names: Iterable[str]) -> None:
     """
     errors = []
     for name in names:
-        if name.rpartition(".")[2].lower().replace("-", "_") in AFTERWARDS:
+        if name.rpartition(".")[2].lower().replace("-", "_") in POST_PROCEDURE_FIELDS:
             errors.append(FieldError(name, "it is known only after the puncture and can never be an input"))
         elif not _known(name):
             errors.append(FieldError(name, "the clinical record has no such field"))

@@ -1,9 +1,9 @@
 """Who answers for a version: its folds, whatever they are, asked the same four questions.
 
 Notable choices:
-- ``Networks`` and ``Logistics`` are told apart when a version is loaded, and never again.
+- ``NetworkFolds`` and ``LogisticFolds`` are told apart when a version is loaded, and never again.
 - Arrays of numpy go in and out; only this room and training hold tensors.
-- Images and clinical side are asked separately (``asker``), because an explanation asks about hundreds of clinical
+- Images and clinical side are asked separately (``value_function``), because an explanation asks about hundreds of clinical
   vectors of one patient, with the images and without them.
 """
 
@@ -23,24 +23,24 @@ from app.inference.attribution import deeplift
 from app.inference.attribution.integrated_gradients import FINE_STEPS, modality_shares_exact, path_gradients, smooth
 from app.network.backends import Backend, Precision, pick
 from app.network.ensemble import Ensemble
-from app.network.tail_evaluator import PatientTail
+from app.network.tail_evaluator import TailEvaluator
 
 Array = NDArray[np.float64]
 Image = NDArray[np.float32]  # (c, x, y, z)
 Vector = NDArray[np.float32]  # (v,)
 
 # Mean logits (n,) of clinical vectors (n, v), each with the images or without: (n,) bool.
-Asker = Callable[[NDArray[np.float32], NDArray[np.bool_]], Array]
+ValueFunction = Callable[[NDArray[np.float32], NDArray[np.bool_]], Array]
 
 
-class Maps(StrEnum):
+class VoxelRule(StrEnum):
     """How voxels get their shares: by the rescale rule, or by integrated gradients."""
 
     RESCALE = "rescale"
     GRADIENTS = "integrated-gradients"
 
 
-class Modalities(StrEnum):
+class ModalityRule(StrEnum):
     """How imaging's value is shared among modalities: by the sums of their maps, or over every subset of them."""
 
     MAPS = "maps"
@@ -48,20 +48,20 @@ class Modalities(StrEnum):
 
 
 @dataclass(frozen=True)
-class Method:
+class ExplanationMethod:
     """How an explanation is computed: quick by default, finer on request.
 
     ``steps``: of the integrated gradients. ``budget``: most evaluations of the clinical game; beyond it, orders of
     entry take the place of every coalition, at least one for each background patient.
     """
 
-    maps: Maps = Maps.RESCALE
-    modalities: Modalities = Modalities.MAPS
+    maps: VoxelRule = VoxelRule.RESCALE
+    modalities: ModalityRule = ModalityRule.MAPS
     steps: int = FINE_STEPS
     budget: int = 768
 
 
-FINE = Method(Maps.GRADIENTS, Modalities.EXACT, budget=16384)
+EXACT_METHOD = ExplanationMethod(VoxelRule.GRADIENTS, ModalityRule.EXACT, budget=16384)
 """What ``explain=exact`` asks for."""
 
 
@@ -69,22 +69,22 @@ FINE = Method(Maps.GRADIENTS, Modalities.EXACT, budget=16384)
 class ImageShares:
     """Raw shares of the mean logit: (c,) of the channels, and (c, x, y, z) of their voxels, where there are any.
 
-    ``asker``: where the trunk's features came along, who answers for them without another pass.
+    ``value_function``: where the trunk's features came along, who answers for them without another pass.
     """
 
     channels: Array
     voxels: torch.Tensor | None
-    asker: Asker | None = None
+    value_function: ValueFunction | None = None
 
 
-class Answer(NamedTuple):
+class EnsembleOutput(NamedTuple):
     """Each fold's logit, (folds,), and the features that the out-of-distribution statistics describe, where wanted."""
 
     logits: Array
     penultimate: Array | None
 
 
-class Committee(Protocol):
+class EnsemblePredictor(Protocol):
     """The folds of one version. ``precision``: of what depends on the device; ``bytes``: of the weights."""
 
     @property
@@ -96,22 +96,22 @@ class Committee(Protocol):
     def logits(self, image: Image, clinical: Vector, /) -> Array:
         """Each fold's logit, (folds,), for one patient."""
 
-    def answer(self, image: Image, clinical: Vector, /, *, watch: bool = False) -> Answer:
+    def answer(self, image: Image, clinical: Vector, /, *, watch: bool = False) -> EnsembleOutput:
         """The same, and with ``watch`` the features that lead to it; the images are looked at once."""
 
     def warm_up(self) -> None:
         """Have paid now what the first case would pay."""
 
-    def asker(self, image: Image, /) -> Asker:
+    def value_function(self, image: Image, /) -> ValueFunction:
         """Mean logits for many clinical vectors of one patient."""
 
     def image_shares(
-        self, image: Image, clinical: Vector, bits: slice, present: Sequence[int], method: Method, /
+        self, image: Image, clinical: Vector, bits: slice, present: Sequence[int], method: ExplanationMethod, /
     ) -> ImageShares:
         """Where imaging's part of the mean logit comes from. ``bits``: the presence bits in ``clinical``."""
 
 
-class Networks:
+class NetworkFolds:
     """Folds that are networks.
 
     :param shape: of the images, (c, x, y, z)
@@ -139,30 +139,30 @@ class Networks:
     def logits(self, image: Image, clinical: Vector, /) -> Array:
         return self.answer(image, clinical).logits
 
-    def answer(self, image: Image, clinical: Vector, /, *, watch: bool = False) -> Answer:
+    def answer(self, image: Image, clinical: Vector, /, *, watch: bool = False) -> EnsembleOutput:
         features, vector = self.ensemble.features(torch.from_numpy(image)), torch.from_numpy(clinical)[None]
         logits, pooled = self.ensemble.ending(features, vector)
-        return Answer(logits[:, 0].double().numpy(), pooled[0].double().numpy() if watch else None)
+        return EnsembleOutput(logits[:, 0].double().numpy(), pooled[0].double().numpy() if watch else None)
 
     @cached_property
-    def _without(self) -> list[PatientTail]:
+    def _without(self) -> list[TailEvaluator]:
         """The tails of a patient without images: the same for everybody, so prepared once."""
         return self.ensemble.tails(self.ensemble.features(torch.zeros(self.shape)))
 
     @cached_property
-    def _absence(self) -> list[deeplift.Absence]:
+    def _absence(self) -> list[deeplift.AbsentImage]:
         """What the folds see of no image, for the rescale rule: the same for everybody too."""
         blank = self.ensemble.image(torch.zeros(self.shape))
-        return [deeplift.absence(fold, blank) for fold in self.ensemble.folds]
+        return [deeplift.absent_image(fold, blank) for fold in self.ensemble.folds]
 
     def warm_up(self) -> None:
         nobody = np.zeros((2, self.ensemble.folds[0].architecture.clinical_size), np.float32)
         self._asker(self._without)(nobody, np.asarray([True, False]))
 
-    def asker(self, image: Image, /) -> Asker:
+    def value_function(self, image: Image, /) -> ValueFunction:
         return self._asker(self.ensemble.tails(self.ensemble.features(torch.from_numpy(image))))
 
-    def _asker(self, tails: Sequence[PatientTail]) -> Asker:
+    def _asker(self, tails: Sequence[TailEvaluator]) -> ValueFunction:
         def ask(clinical: NDArray[np.float32], imaging: NDArray[np.bool_], /) -> Array:
             found = np.empty(len(clinical))
             for with_images, asked in ((True, tails), (False, self._without)):
@@ -176,21 +176,21 @@ class Networks:
         return ask
 
     def image_shares(
-        self, image: Image, clinical: Vector, bits: slice, present: Sequence[int], method: Method, /
+        self, image: Image, clinical: Vector, bits: slice, present: Sequence[int], method: ExplanationMethod, /
     ) -> ImageShares:
         picture, vector = torch.from_numpy(image), torch.from_numpy(clinical)
         features: list[torch.Tensor] = []
-        if method.maps is Maps.GRADIENTS:
+        if method.maps is VoxelRule.GRADIENTS:
             by_voxel, by_bit = path_gradients(self.ensemble, picture, vector, bits, steps=method.steps)
         else:
             by_voxel, by_bit, features = self._rescaled(picture, vector, bits)
         channels = (by_voxel.double().sum(dim=(1, 2, 3)) + by_bit.double()).numpy()
-        if method.modalities is Modalities.EXACT:
+        if method.modalities is ModalityRule.EXACT:
             channels[list(present)] = modality_shares_exact(self.ensemble, picture, vector, bits, present)
         # An explanation adds up to what was predicted, so it may only ask about the very features of the prediction.
         same = features and self.ensemble.differentiable
-        asker = self._asker(self.ensemble.tails(features)) if same else None
-        return ImageShares(channels, smooth(by_voxel), asker)
+        value_function = self._asker(self.ensemble.tails(features)) if same else None
+        return ImageShares(channels, smooth(by_voxel), value_function)
 
     def _rescaled(
         self, image: torch.Tensor, clinical: torch.Tensor, bits: slice
@@ -206,7 +206,7 @@ class Networks:
         return (slopes * batch / count)[0].cpu(), (by_bit * vector[0, bits] / count).cpu(), features
 
 
-class Logistics:
+class LogisticFolds:
     """Folds that are logistic regressions on the clinical vector, presence bits included.
 
     :param coefficients: (folds, v)
@@ -226,14 +226,14 @@ class Logistics:
         found: Array = self.coefficients @ clinical.astype(np.float64) + self.intercepts
         return found
 
-    def answer(self, image: Image, clinical: Vector, /, *, watch: bool = False) -> Answer:  # noqa: ARG002
+    def answer(self, image: Image, clinical: Vector, /, *, watch: bool = False) -> EnsembleOutput:  # noqa: ARG002
         """There is no layer before the last, and nothing to watch."""
-        return Answer(self.logits(image, clinical), None)
+        return EnsembleOutput(self.logits(image, clinical), None)
 
     def warm_up(self) -> None:
         """Nothing is computed that takes time."""
 
-    def asker(self, _image: Image, /) -> Asker:
+    def value_function(self, _image: Image, /) -> ValueFunction:
         def ask(clinical: NDArray[np.float32], _imaging: NDArray[np.bool_], /) -> Array:
             found: Array = clinical.astype(np.float64) @ self.coefficients.mean(axis=0) + self.intercepts.mean()
             return found
@@ -241,6 +241,6 @@ class Logistics:
         return ask
 
     def image_shares(
-        self, _image: Image, clinical: Vector, bits: slice, _present: Sequence[int], _method: Method, /
+        self, _image: Image, clinical: Vector, bits: slice, _present: Sequence[int], _method: ExplanationMethod, /
     ) -> ImageShares:
         return ImageShares(self.coefficients.mean(axis=0)[bits] * clinical[bits], None)

@@ -22,8 +22,8 @@ from app.inference.attribution import atlas
 from app.inference.attribution.integrated_gradients import voxel_map
 from app.inference.attribution.shapley import Array, Shares, shares, to_sum
 from app.inference.clinical_encoder import Value, width
-from app.inference.ensemble_predictor import FINE, Asker, Committee, Method
-from app.inference.model_input import Case
+from app.inference.ensemble_predictor import EXACT_METHOD, EnsemblePredictor, ExplanationMethod, ValueFunction
+from app.inference.model_input import ModelInput
 from app.registry.manifest import Calibration, Clinical, Manifest
 from app.sdk.types import Attribution, Channel, ClinicalContribution, ModalityContribution, RegionContribution
 
@@ -76,19 +76,24 @@ def presence_bits(manifest: Manifest) -> slice:
 
 
 def explain(
-    committee: Committee, manifest: Manifest, case: Case, *, maps: bool = True, method: Method | None = None
+    committee: EnsemblePredictor,
+    manifest: Manifest,
+    case: ModelInput,
+    *,
+    maps: bool = True,
+    method: ExplanationMethod | None = None,
 ) -> Explanation:
     """Contributions of one case; see the module's notes.
 
     :param maps: also hand back the voxel maps (regions are their sums, so they are made in any case)
     :param method: how they are computed; by default the quick way
     """
-    method = method or Method()
-    seats = players(manifest)
+    method = method or ExplanationMethod()
+    entrants = players(manifest)
     present = [index for index, there in enumerate(case.presence) if there]
     raw = committee.image_shares(case.image, case.clinical, presence_bits(manifest), present, method)
-    asker = raw.asker or committee.asker(case.image)
-    found = _outer(asker, manifest, case, seats, method.budget)
+    value_function = raw.value_function or committee.value_function(case.image)
+    found = _outer(value_function, manifest, case, entrants, method.budget)
     imaging: list[ModalityContribution] = []
     by_region: list[RegionContribution] = []
     where = _where(manifest, case)
@@ -107,12 +112,12 @@ def explain(
         base=found.base,
         total=found.total,
         clinical=[
-            _contribution(seat, float(part), case, manifest.clinical)
-            for seat, part in zip(seats, found.values[:-1], strict=True)
+            _contribution(entrant, float(part), case, manifest.clinical)
+            for entrant, part in zip(entrants, found.values[:-1], strict=True)
         ],
         imaging=imaging,
         regions=by_region,
-        method="exact" if method == FINE else "fast",
+        method="exact" if method == EXACT_METHOD else "fast",
         error=float(found.error.max()),
         affected=case.affected and case.affected.value,
         maps=[f"{name}-{channel}" for name in ("attribution", "aligned-attribution") for channel in voxels],
@@ -120,13 +125,15 @@ def explain(
     return Explanation(attribution, voxels, float(found.error.max()))
 
 
-def _outer(asker: Asker, manifest: Manifest, case: Case, seats: Sequence[Player], budget: int) -> Shares:
+def _outer(
+    value_function: ValueFunction, manifest: Manifest, case: ModelInput, entrants: Sequence[Player], budget: int
+) -> Shares:
     """The outer game; its last player is imaging."""
     background = np.asarray(manifest.background.vectors, dtype=np.float32)
     bits = presence_bits(manifest)
-    owner = np.full(len(case.clinical), len(seats))
-    for seat, player in enumerate(seats):
-        owner[player.columns] = seat
+    owner = np.full(len(case.clinical), len(entrants))
+    for entrant, player in enumerate(entrants):
+        owner[player.columns] = entrant
     line = manifest.calibration
 
     def game(present: NDArray[np.bool_], rows: NDArray[np.intp]) -> Array:
@@ -138,12 +145,12 @@ def _outer(asker: Asker, manifest: Manifest, case: Case, seats: Sequence[Player]
         # Who says what the background patient says changes nothing by entering: the same question is asked once.
         asked = np.concatenate([vectors, present[:, -1:]], axis=1, dtype=np.float32)
         distinct, where = np.unique(asked, axis=0, return_inverse=True)
-        return log_odds(asker(distinct[:, :-1], distinct[:, -1] > 0), line)[where.ravel()]
+        return log_odds(value_function(distinct[:, :-1], distinct[:, -1] > 0), line)[where.ravel()]
 
-    return shares(game, len(seats) + 1, len(background), budget=budget)
+    return shares(game, len(entrants) + 1, len(background), budget=budget)
 
 
-def _where(manifest: Manifest, case: Case) -> NDArray[np.intp]:
+def _where(manifest: Manifest, case: ModelInput) -> NDArray[np.intp]:
     """The region of every voxel, the arteries in regions of their own where this patient's are known."""
     grid, names = manifest.grid, [spec.name for spec in manifest.channels]
     where = atlas.labels(grid.shape, grid.affine)
@@ -171,7 +178,7 @@ def log_odds(logit: Array, calibration: Calibration) -> Array:
     return calibration.slope * logit + calibration.intercept
 
 
-def _contribution(player: Player, contribution: float, case: Case, clinical: Clinical) -> ClinicalContribution:
+def _contribution(player: Player, contribution: float, case: ModelInput, clinical: Clinical) -> ClinicalContribution:
     shown = {name: case.shown.get(name) for name in player.variables}
     value: Value | None
     if len(shown) == 1:

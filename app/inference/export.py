@@ -25,7 +25,7 @@ from scipy.special import expit
 from torch import Tensor, nn
 
 from app.inference import explain
-from app.inference.ensemble_predictor import Networks
+from app.inference.ensemble_predictor import NetworkFolds
 from app.inference.model_version import ModelVersion, golden_cases
 from app.network.daft import Network
 from app.registry.manifest import Calibration
@@ -39,7 +39,7 @@ Run = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
 """Image (1, c, x, y, z) and clinical (1, v) to the folds' logits, by the runtime of a format."""
 
 
-class Form(StrEnum):
+class GraphFormat(StrEnum):
     """What can be written; `_NEEDS` are the packages without which it cannot be, or not be checked."""
 
     ONNX = "onnx"
@@ -47,12 +47,12 @@ class Form(StrEnum):
     TORCHSCRIPT = "torchscript"
 
 
-_NEEDS = {Form.ONNX: ("onnx", "onnxruntime"), Form.OPENVINO: ("openvino",), Form.TORCHSCRIPT: ()}
-_SUFFIX = {Form.ONNX: ".onnx", Form.OPENVINO: ".xml", Form.TORCHSCRIPT: ".pt"}
+_NEEDS = {GraphFormat.ONNX: ("onnx", "onnxruntime"), GraphFormat.OPENVINO: ("openvino",), GraphFormat.TORCHSCRIPT: ()}
+_SUFFIX = {GraphFormat.ONNX: ".onnx", GraphFormat.OPENVINO: ".xml", GraphFormat.TORCHSCRIPT: ".pt"}
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedGraph:
     """Where the graph lies, and by how much its probabilities differ at most from the version's own."""
 
     path: Path
@@ -60,7 +60,7 @@ class Exported:
     cases: int
 
 
-class Whole(nn.Module):
+class EnsembleGraph(nn.Module):
     """Every fold and the calibration of their mean, as one graph."""
 
     def __init__(self, folds: Sequence[Network], calibration: Calibration) -> None:
@@ -74,7 +74,7 @@ class Whole(nn.Module):
         return torch.sigmoid(self.slope * logits.mean(dim=0, keepdim=True) + self.intercept), logits
 
 
-def export(version: ModelVersion, folder: Path, form: Form, to: Path) -> Exported:
+def export(version: ModelVersion, folder: Path, form: GraphFormat, to: Path) -> ExportedGraph:
     """Writes a version into the folder ``to`` as ``<name>-<version>``, with a JSON file that says what it is.
 
     :param version: loaded on a CPU
@@ -82,7 +82,7 @@ def export(version: ModelVersion, folder: Path, form: Form, to: Path) -> Exporte
     :raises InvalidRequest: a logistic version has no graph, a package is missing, or there is such a file already
     :raises ModelNotReady: what was written does not answer as the version does
     """
-    if not isinstance(version.committee, Networks):
+    if not isinstance(version.committee, NetworkFolds):
         raise InvalidRequest("A logistic version is its coefficients; there is no graph to export")
     if missing := [package for package in _NEEDS[form] if find_spec(package) is None]:
         raise InvalidRequest(f"This format needs `pip install {' '.join(missing)}`")
@@ -93,32 +93,37 @@ def export(version: ModelVersion, folder: Path, form: Form, to: Path) -> Exporte
     to.mkdir(parents=True, exist_ok=True)
     image = torch.zeros(1, *version.committee.shape)
     clinical = torch.zeros(1, manifest.architecture.clinical_size)
-    whole = Whole(version.committee.ensemble.folds, manifest.calibration).eval()
+    whole = EnsembleGraph(version.committee.ensemble.folds, manifest.calibration).eval()
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the tracer's advice to use newer exporters, which take minutes here
-            run = {Form.ONNX: _onnx, Form.OPENVINO: _openvino, Form.TORCHSCRIPT: _torchscript}[form](
-                whole, (image, clinical), path
-            )
+            run = {GraphFormat.ONNX: _onnx, GraphFormat.OPENVINO: _openvino, GraphFormat.TORCHSCRIPT: _torchscript}[
+                form
+            ](whole, (image, clinical), path)
         difference, cases = _compare(run, version, folder)
     except BaseException:
         for part in (path, path.with_suffix(".bin")):
             part.unlink(missing_ok=True)
         raise
     about = {
-        "model": f"{manifest.name}@{manifest.version}", "digest": version.digest, "format": form,
+        "model": f"{manifest.name}@{manifest.version}",
+        "digest": version.digest,
+        "format": form,
         "inputs": {"image": list(image.shape), "clinical": list(clinical.shape)},
         "outputs": {"probability": [1], "logits": [len(manifest.folds)]},
-        "probability_differs_by": difference, "cases": cases, "threshold": manifest.threshold.value, "notice": NOTICE,
-    }  # fmt: skip
+        "probability_differs_by": difference,
+        "cases": cases,
+        "threshold": manifest.threshold.value,
+        "notice": NOTICE,
+    }
     path.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    return Exported(path, difference, cases)
+    return ExportedGraph(path, difference, cases)
 
 
 def _compare(run: Run, version: ModelVersion, folder: Path) -> tuple[float, int]:
     """The largest difference in probability. Raises ModelNotReady where it is beyond the tolerance."""
     blank = np.zeros(version.manifest.architecture.clinical_size, np.float32)
-    assert isinstance(version.committee, Networks)
+    assert isinstance(version.committee, NetworkFolds)
     nobody = np.zeros(version.committee.shape, np.float32)
     asked = [(case.image, case.clinical, np.asarray(logits)) for case, logits in golden_cases(version.manifest, folder)]
     asked.append((nobody, blank, version.committee.logits(nobody, blank)))
@@ -135,18 +140,22 @@ def _compare(run: Run, version: ModelVersion, folder: Path) -> tuple[float, int]
     return worst, len(asked)
 
 
-def _onnx(whole: Whole, example: tuple[Tensor, Tensor], path: Path) -> Run:
+def _onnx(whole: EnsembleGraph, example: tuple[Tensor, Tensor], path: Path) -> Run:
     import onnxruntime
 
     torch.onnx.export(
-        whole, example, str(path), input_names=["image", "clinical"], output_names=["probability", "logits"],
+        whole,
+        example,
+        str(path),
+        input_names=["image", "clinical"],
+        output_names=["probability", "logits"],
         dynamo=False,
-    )  # fmt: skip
+    )
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return lambda image, clinical: np.asarray(session.run(["logits"], {"image": image, "clinical": clinical})[0])
 
 
-def _openvino(whole: Whole, example: tuple[Tensor, Tensor], path: Path) -> Run:
+def _openvino(whole: EnsembleGraph, example: tuple[Tensor, Tensor], path: Path) -> Run:
     from app.network.openvino import library
 
     openvino = library()
@@ -159,7 +168,7 @@ def _openvino(whole: Whole, example: tuple[Tensor, Tensor], path: Path) -> Run:
     return lambda image, clinical: np.array(compiled((image, clinical))[1])
 
 
-def _torchscript(whole: Whole, example: tuple[Tensor, Tensor], path: Path) -> Run:
+def _torchscript(whole: EnsembleGraph, example: tuple[Tensor, Tensor], path: Path) -> Run:
     torch.jit.trace(whole, example, check_trace=False).save(str(path))  # type: ignore[no-untyped-call]
     loaded = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
     return lambda image, clinical: loaded(torch.from_numpy(image), torch.from_numpy(clinical))[1].numpy()

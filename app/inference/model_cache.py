@@ -24,11 +24,11 @@ from threading import Lock
 
 import torch
 
-from app.core.concurrency import OneThread, aside, at_once, no_pause
+from app.core.concurrency import SerialExecutor, no_pause, run_inline, submit
 from app.inference.model_version import ModelVersion
 from app.network.backends import Backend, Precision
 from app.network.ensemble import pick_device
-from app.registry.model_store import Entry, Registry
+from app.registry.model_store import ModelStore, StoredVersion
 from app.sdk.types import ModelRef
 
 PAUSE = 0.05
@@ -37,12 +37,12 @@ PAUSE = 0.05
 
 @dataclass
 class _Warm:
-    entry: Entry
+    entry: StoredVersion
     version: ModelVersion
     asked: float = field(default_factory=time.monotonic)
 
 
-class Predictor:
+class ModelCache:
     """The warm versions of one worker.
 
     :param device: ``auto``, ``cpu`` or ``cuda``; the attribute is the one in use, never ``auto``
@@ -51,10 +51,16 @@ class Predictor:
     """
 
     def __init__(
-        self, model_store: Path | Registry, device: str = "auto", threads: int = 0, *,
-        backend: str = Backend.TORCH, precision: str = Precision.FLOAT32, budget: int = 0,
-    ) -> None:  # fmt: skip
-        self.registry = model_store if isinstance(model_store, Registry) else Registry(model_store)
+        self,
+        model_store: Path | ModelStore,
+        device: str = "auto",
+        threads: int = 0,
+        *,
+        backend: str = Backend.TORCH,
+        precision: str = Precision.FLOAT32,
+        budget: int = 0,
+    ) -> None:
+        self.registry = model_store if isinstance(model_store, ModelStore) else ModelStore(model_store)
         self.device = pick_device(device).type
         # Said to every load, not found there: it differs for a moment while a small tail is computed.
         self.threads = threads or torch.get_num_threads()
@@ -63,7 +69,7 @@ class Predictor:
         self._warm: dict[str, _Warm] = {}
         self._loading: defaultdict[str, Lock] = defaultdict(Lock)
         self._table = Lock()
-        self._turn = OneThread("device")
+        self._turn = SerialExecutor("device")
 
     def version(self, name: str, version: str, *, pause: Callable[[], None] = no_pause) -> ModelVersion:
         """The version, loaded if it was not yet, or if its manifest has been replaced since.
@@ -82,28 +88,33 @@ class Predictor:
             if (found := self._known(key, entry)) is not None:
                 return found
             # In a thread that ends, and its OpenMP helpers with it.
-            loaded = aside(partial(self._loaded, entry, pause)).result()
+            loaded = submit(partial(self._loaded, entry, pause)).result()
             with self._table:
                 self._warm[key] = _Warm(entry, loaded)
             self._keep_within(self.budget, key)
             _release()  # what loading leaves behind, the files' bytes among it
             return loaded
 
-    def _loaded(self, entry: Entry, pause: Callable[[], None]) -> ModelVersion:
+    def _loaded(self, entry: StoredVersion, pause: Callable[[], None]) -> ModelVersion:
         """The version, warm and vouched for.
 
         On a CPU all of that is done beside whoever is served, who would wait longer for a turn of so many pieces; a
         card's memory is one case's at a time.
         """
         loaded = ModelVersion.load(
-            entry.folder, entry.manifest, self.device, self.threads,
-            turn=self._turn if self.device == "cuda" else at_once, backend=self._backend, precision=self._precision,
+            entry.folder,
+            entry.manifest,
+            self.device,
+            self.threads,
+            turn=self._turn if self.device == "cuda" else run_inline,
+            backend=self._backend,
+            precision=self._precision,
             pause=pause,
-        )  # fmt: skip
+        )
         pause()
         loaded.warm_up()
         pause()
-        loaded.vouch(entry.folder)
+        loaded.verify_golden_cases(entry.folder)
         loaded.turn = self._turn
         return loaded
 
@@ -115,7 +126,7 @@ class Predictor:
         entry = self.registry.resolve(f"{name}@{version}")
         if (known := self._known(f"{name}@{version}", entry)) is not None:
             self.registry.verify(entry)
-            known.vouch(entry.folder)
+            known.verify_golden_cases(entry.folder)
         else:
             # Each file is checked as it is read, and the version vouched for.
             self.version(name, version, pause=partial(time.sleep, PAUSE))
@@ -143,7 +154,7 @@ class Predictor:
         self._turn(lambda: self._forget(f"{name}@{version}"))
         _release()
 
-    def relieve(self, name: str, version: str) -> None:
+    def evict(self, name: str, version: str) -> None:
         """The device ran out of memory: unloads every version but this one; where it is alone already, it too.
 
         It is then loaded anew at its next use, into memory that nothing is scattered over.
@@ -155,7 +166,7 @@ class Predictor:
         with self._table:
             self._warm.pop(key, None)
 
-    def _known(self, key: str, entry: Entry) -> ModelVersion | None:
+    def _known(self, key: str, entry: StoredVersion) -> ModelVersion | None:
         with self._table:
             known = self._warm.get(key)
             if known is None or known.entry.digest != entry.digest:

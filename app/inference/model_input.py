@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Case:
+class ModelInput:
     """What a version needs to know of one patient.
 
     ``image``: (c, x, y, z) float32 on the version's MNI grid, normalised, zero where the channel is absent.
@@ -69,7 +69,7 @@ class Case:
         return bytes(save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}))
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Case:
+    def from_bytes(cls, data: bytes) -> ModelInput:
         """The case that ``to_bytes`` wrote."""
         tensors = load(data)
         case = json.loads(tensors["words"].tobytes())
@@ -84,9 +84,11 @@ class Case:
             perfusion=PerfusionSummary(**case["perfusion"]) if case["perfusion"] else None,
             grids=grids,
             affected=Side(case["affected"]) if case.get("affected") else None,
-            sources={Channel(name): _source(tensors, grids[Channel(name)], name, *source)
-                     for name, source in case.get("sources", {}).items()},
-        )  # fmt: skip
+            sources={
+                Channel(name): _source(tensors, grids[Channel(name)], name, *source)
+                for name, source in case.get("sources", {}).items()
+            },
+        )
 
 
 def _flat(values: NDArray[Any]) -> NDArray[Any]:

@@ -27,17 +27,17 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from scipy.special import expit, stdtrit
 
-from app.core.concurrency import Turn, at_once, no_pause
-from app.core.filesystem import appearing
+from app.core.concurrency import Executor, no_pause, run_inline
+from app.core.filesystem import atomic_directory
 from app.inference import clinical_encoder, occlusion_side
 from app.inference import explain as explanation
 from app.inference.attribution import atlas
-from app.inference.ensemble_predictor import Committee, Logistics, Method, Networks
-from app.inference.model_input import Case
+from app.inference.ensemble_predictor import EnsemblePredictor, ExplanationMethod, LogisticFolds, NetworkFolds
+from app.inference.model_input import ModelInput
 from app.network.backends import Backend, Precision
 from app.network.daft import Network, build
 from app.network.ensemble import Ensemble
-from app.network.unet import Marker
+from app.network.unet import VesselNet
 from app.registry.manifest import Fold, GoldenCase, Manifest
 from app.registry.model_store import read_segmenter
 from app.sdk.clinical import ClinicalRecord
@@ -59,7 +59,7 @@ class MapVolume(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Logistic:
+class LogisticFold:
     """One fold of a logistic version: coefficients (v,) on the clinical vector, and the intercept."""
 
     coefficients: tuple[float, ...]
@@ -67,7 +67,7 @@ class Logistic:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ModelAnswer:
     """What a version says of one case. ``folds``: each fold's calibrated probability; ``interval`` needs two folds."""
 
     probability: float
@@ -86,9 +86,13 @@ class ModelVersion:
     """
 
     def __init__(
-        self, manifest: Manifest, digest: str, committee: Committee,
-        turn: Turn = at_once, marker: Marker | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        manifest: Manifest,
+        digest: str,
+        committee: EnsemblePredictor,
+        turn: Executor = run_inline,
+        marker: VesselNet | None = None,
+    ) -> None:
         self.manifest = manifest
         self._marker = marker
         self.digest = digest
@@ -97,11 +101,16 @@ class ModelVersion:
 
     @classmethod
     def load(
-        cls, folder: Path, manifest: Manifest, device: str = "auto", threads: int = 0,
-        turn: Turn = at_once,
-        backend: Backend = Backend.TORCH, precision: Precision = Precision.FLOAT32,
+        cls,
+        folder: Path,
+        manifest: Manifest,
+        device: str = "auto",
+        threads: int = 0,
+        turn: Executor = run_inline,
+        backend: Backend = Backend.TORCH,
+        precision: Precision = Precision.FLOAT32,
         pause: Callable[[], None] = no_pause,
-    ) -> ModelVersion:  # fmt: skip
+    ) -> ModelVersion:
         """The version in ``folder``, ready to answer.
 
         :param threads: CPU threads of the whole process; 0 leaves them as they are
@@ -114,7 +123,7 @@ class ModelVersion:
         if manifest.regions != atlas.ATLAS:
             raise ModelNotReady("the manifest names another atlas of regions than this release has")
         files = [_checked(folder, fold.file, fold.sha256) for fold in manifest.folds]
-        committee: Committee
+        committee: EnsemblePredictor
         if manifest.kind == "logistic":
             committee = _logistics(files, manifest)
         else:
@@ -136,7 +145,7 @@ class ModelVersion:
         atlas.labels(self.manifest.grid.shape, self.manifest.grid.affine)
         self.turn(self.committee.warm_up)
 
-    def prepare(self, volumes: Mapping[Input, Volume], record: ClinicalRecord) -> Case:
+    def prepare(self, volumes: Mapping[Input, Volume], record: ClinicalRecord) -> ModelInput:
         """One patient's volumes and record as this version sees them.
 
         :raises MissingInput: where a volume or a clinical field that this version requires is missing
@@ -153,11 +162,12 @@ class ModelVersion:
         encoded = clinical_encoder.encode(record, self.manifest.clinical, prepared.perfusion)
         presence = np.asarray(prepared.presence, dtype=bool)
         side, seen = record.occlusion_side, []
-        if side is None and (read := occlusion_side.affected(prepared.image, presence, self.manifest.channels,
-                                                         self.manifest.grid)):  # fmt: skip
+        if side is None and (
+            read := occlusion_side.affected_side(prepared.image, presence, self.manifest.channels, self.manifest.grid)
+        ):
             side, by = read
             seen = [Flag(code="side-from-images", detail=f"occlusion_side not given; {by} shows it on the {side}")]
-        return Case(
+        return ModelInput(
             image=prepared.image,
             presence=presence,
             clinical=np.concatenate([encoded.values, encoded.missing, presence.astype(np.float32)]),
@@ -170,13 +180,13 @@ class ModelVersion:
             affected=side,
         )
 
-    def predict(self, case: Case) -> Outcome:
+    def predict(self, case: ModelInput) -> ModelAnswer:
         """The calibrated probability, its uncertainty, and the decision at the version's threshold."""
         logits, penultimate = self.turn(lambda: self.committee.answer(case.image, case.clinical, watch=self._watches))
         calibration = self.manifest.calibration
         log_odds = float(explanation.log_odds(logits.mean(), calibration))
         probability = float(expit(log_odds))
-        return Outcome(
+        return ModelAnswer(
             probability=probability,
             log_odds=log_odds,
             interval=self._interval(logits),
@@ -186,7 +196,7 @@ class ModelVersion:
         )
 
     def explain(
-        self, case: Case, *, maps: bool = True, method: Method | None = None
+        self, case: ModelInput, *, maps: bool = True, method: ExplanationMethod | None = None
     ) -> tuple[Attribution, dict[str, MapVolume]]:
         """Contributions that sum to the log-odds, and two maps per present channel.
 
@@ -201,7 +211,7 @@ class ModelVersion:
         aligned = {f"aligned-attribution-{channel}": MapVolume(map_, grid) for channel, map_ in why.maps.items()}
         return why.attribution, own | aligned
 
-    def vouch(self, folder: Path) -> None:
+    def verify_golden_cases(self, folder: Path) -> None:
         """Raises ModelNotReady unless every golden case in ``folder`` gets the answer that the manifest has for it.
 
         Folds' logits are compared as probabilities (a sigmoid's slope is a quarter at most): to 1e-4 in float32, to
@@ -244,8 +254,10 @@ class ModelVersion:
         threshold, conformal = self.manifest.threshold, self.manifest.conformal
         classes = None
         if conformal is not None:
-            likely = {REFRACTORY: probability >= conformal.quantile_positive,
-                      NOT_REFRACTORY: 1 - probability >= conformal.quantile_negative}  # fmt: skip
+            likely = {
+                REFRACTORY: probability >= conformal.quantile_positive,
+                NOT_REFRACTORY: 1 - probability >= conformal.quantile_negative,
+            }
             classes = [name for name, stays in likely.items() if stays]
         return Decision(
             refractory=probability >= threshold.value, threshold=threshold.value, rule=threshold.rule, conformal=classes
@@ -265,7 +277,7 @@ class ModelVersion:
             return ()
         return (Flag(code="out-of-distribution", detail="This patient is unlike those that the model was trained on"),)
 
-    def _on_patient(self, case: Case, channel: Channel, values: NDArray[np.float32]) -> MapVolume:
+    def _on_patient(self, case: ModelInput, channel: Channel, values: NDArray[np.float32]) -> MapVolume:
         grid = case.grids.get(channel)
         if grid is None:
             return MapVolume(values, np.asarray(self.manifest.grid.affine, dtype=np.float64))
@@ -275,21 +287,21 @@ class ModelVersion:
         return MapVolume(array, np.asarray(grid.affine, dtype=np.float64))
 
 
-def golden_cases(manifest: Manifest, folder: Path) -> Iterator[tuple[Case, tuple[float, ...]]]:
+def golden_cases(manifest: Manifest, folder: Path) -> Iterator[tuple[ModelInput, tuple[float, ...]]]:
     """The golden cases in ``folder``, each with the folds' logits that the manifest has for it.
 
     :raises ModelNotReady: where a file is missing or is not the one that the manifest names
     """
     for golden in manifest.golden:
-        yield Case.from_bytes(_checked(folder, golden.file, golden.sha256)), golden.logits
+        yield ModelInput.from_bytes(_checked(folder, golden.file, golden.sha256)), golden.logits
 
 
 def save(
     folder: Path,
     manifest: Manifest,
-    folds: Sequence[Network | Logistic],
+    folds: Sequence[Network | LogisticFold],
     *,
-    golden: Sequence[Case] = (),
+    golden: Sequence[ModelInput] = (),
     card: str = "",
 ) -> Manifest:
     """Write a version into ``folder`` (``model_store/<name>/<version>``), whole or not at all.
@@ -302,14 +314,18 @@ def save(
     """
     if folder.exists():
         raise FileExistsError(f"version {folder.name} of {folder.parent.name} exists; versions never change")
-    with appearing(folder) as draft:
+    with atomic_directory(folder) as draft:
         written = [_write(draft, f"fold-{index}.{_suffix(fold)}", _bytes(fold)) for index, fold in enumerate(folds)]
         known = [fold.validation_auc for fold in manifest.folds] + [None] * len(folds)
-        manifest = manifest.model_copy(update={
-            "folds": tuple(Fold(file=file, sha256=digest, validation_auc=auc)
-                           for (file, digest), auc in zip(written, known, strict=False)),
-            "golden": (),
-        })  # fmt: skip
+        manifest = manifest.model_copy(
+            update={
+                "folds": tuple(
+                    Fold(file=file, sha256=digest, validation_auc=auc)
+                    for (file, digest), auc in zip(written, known, strict=False)
+                ),
+                "golden": (),
+            }
+        )
         committee = ModelVersion.load(draft, manifest, "cpu").committee
         cases = []
         for index, case in enumerate(golden):
@@ -333,19 +349,19 @@ def _checked(folder: Path, file: str, digest: str) -> bytes:
     return content
 
 
-def _marker(folder: Path, manifest: Manifest) -> Marker | None:
+def _marker(folder: Path, manifest: Manifest) -> VesselNet | None:
     """The segmenter that the manifest names, from ``segmenters`` in the same model store."""
     named = manifest.segmenter
     if named is None:
         return None
     described, weights = read_segmenter(folder.parent.parent, named)
     try:
-        return Marker.from_bytes(weights, described.filters)
+        return VesselNet.from_bytes(weights, described.filters)
     except ValueError as error:
         raise ModelNotReady("the vessel segmenter that the manifest names is damaged") from error
 
 
-def _networks(files: Sequence[bytes], manifest: Manifest, device: str, pause: Callable[[], None]) -> Networks:
+def _networks(files: Sequence[bytes], manifest: Manifest, device: str, pause: Callable[[], None]) -> NetworkFolds:
     expected = explanation.presence_bits(manifest).stop
     if manifest.architecture.clinical_size != expected:
         raise ModelNotReady(f"the manifest's clinical vector has {expected} entries, its network takes another number")
@@ -358,10 +374,10 @@ def _networks(files: Sequence[bytes], manifest: Manifest, device: str, pause: Ca
         except (SafetensorError, RuntimeError) as error:
             raise ModelNotReady(f"{fold.file} does not hold the weights of the manifest's network") from error
         folds.append(network)
-    return Networks(Ensemble(folds, device, ours=True), (len(manifest.channels), *manifest.grid.shape))
+    return NetworkFolds(Ensemble(folds, device, ours=True), (len(manifest.channels), *manifest.grid.shape))
 
 
-def _logistics(files: Sequence[bytes], manifest: Manifest) -> Logistics:
+def _logistics(files: Sequence[bytes], manifest: Manifest) -> LogisticFolds:
     expected = explanation.presence_bits(manifest).stop
     try:
         folds = [json.loads(file) for file in files]
@@ -371,19 +387,19 @@ def _logistics(files: Sequence[bytes], manifest: Manifest) -> Logistics:
         raise ModelNotReady("a fold file does not hold coefficients and an intercept") from error
     if coefficients.shape != (len(files), expected) or not np.isfinite(coefficients).all():
         raise ModelNotReady(f"a fold file does not hold {expected} finite coefficients, one per clinical vector entry")
-    return Logistics(coefficients, intercepts)
+    return LogisticFolds(coefficients, intercepts)
 
 
 def _imputed(names: Sequence[str]) -> list[Flag]:
     return [Flag(code="imputed", detail=f"{', '.join(names)}: not given, imputed")] if names else []
 
 
-def _suffix(fold: Network | Logistic) -> str:
+def _suffix(fold: Network | LogisticFold) -> str:
     return "safetensors" if isinstance(fold, Network) else "json"
 
 
-def _bytes(fold: Network | Logistic) -> bytes:
-    if isinstance(fold, Logistic):
+def _bytes(fold: Network | LogisticFold) -> bytes:
+    if isinstance(fold, LogisticFold):
         return json.dumps({"coefficients": fold.coefficients, "intercept": fold.intercept}).encode()
     return bytes(save_tensors({name: value.cpu().contiguous() for name, value in fold.state_dict().items()}))
 

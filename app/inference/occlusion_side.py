@@ -32,15 +32,18 @@ _DEEP = ("MCA M1", "insula")
 _ANTERIOR = (*_DEEP, "basal ganglia", "MCA M2-M3 superior", "MCA M2-M3 inferior")
 
 
-def affected(
+def affected_side(
     image: NDArray[np.float32], presence: NDArray[np.bool_], channels: Sequence[ChannelSpec], grid: Grid
 ) -> tuple[Side, Channel] | None:
     """The side, and the image that shows it; None where no image tells.
 
     :param image: (c, x, y, z) as a version's network sees it
     """
-    found = {spec.name: values * spec.std + spec.mean
-             for spec, values, there in zip(channels, image, presence, strict=True) if there}  # fmt: skip
+    found = {
+        spec.name: values * spec.std + spec.mean
+        for spec, values, there in zip(channels, image, presence, strict=True)
+        if there
+    }
     labels = atlas.labels(grid.shape, grid.affine)
 
     def halves(names: Sequence[str]) -> list[NDArray[np.bool_]]:

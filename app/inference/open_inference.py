@@ -31,7 +31,7 @@ _TYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "FP64": np.dtype("<
 
 
 @dataclass(frozen=True)
-class Request:
+class InferenceRequest:
     """``image`` (n, c, x, y, z) and ``clinical`` (n, v), float32; ``id``: what the caller calls it."""
 
     id: str | None
@@ -64,7 +64,7 @@ def metadata(manifest: Manifest, versions: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def parse(content: bytes, header_length: int | None, manifest: Manifest) -> Request:
+def parse(content: bytes, header_length: int | None, manifest: Manifest) -> InferenceRequest:
     """A request's body.
 
     :param header_length: bytes of JSON before the binary tensors; None: all of it is JSON
@@ -94,21 +94,25 @@ def parse(content: bytes, header_length: int | None, manifest: Manifest) -> Requ
     if len(found["clinical"]) != count or not 1 <= count <= MOST:
         raise InvalidRequest(f"Send as many clinical vectors as images, 1 to {MOST}")
     identity = document.get("id")
-    return Request(identity if isinstance(identity, str) else None, found["image"], found["clinical"])
+    return InferenceRequest(identity if isinstance(identity, str) else None, found["image"], found["clinical"])
 
 
-def answer(request: Request, manifest: Manifest, outputs: Mapping[str, NDArray[Any]]) -> bytes:
+def answer(request: InferenceRequest, manifest: Manifest, outputs: Mapping[str, NDArray[Any]]) -> bytes:
     """The protocol's inference response. ``outputs``: arrays whose first axis is the patients."""
     kinds = {"f": "FP64", "b": "BOOL"}
     document: dict[str, Any] = {
         "model_name": manifest.name,
         "model_version": manifest.version,
         "outputs": [
-            {"name": name, "datatype": kinds[values.dtype.kind], "shape": list(values.shape),
-             "data": values.ravel().tolist()}
+            {
+                "name": name,
+                "datatype": kinds[values.dtype.kind],
+                "shape": list(values.shape),
+                "data": values.ravel().tolist(),
+            }
             for name, values in outputs.items()
         ],
-    }  # fmt: skip
+    }
     if request.id is not None:
         document["id"] = request.id[:128]
     return json.dumps(document, allow_nan=False).encode()

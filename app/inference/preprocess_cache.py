@@ -28,7 +28,7 @@ PERFUSION_FIELDS = tuple(PerfusionSummary.model_fields)
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedStudy:
     """One study: image (C, X, Y, Z) float16, presence (C,), perfusion numbers."""
 
     image: NDArray[np.float16]
@@ -44,7 +44,7 @@ def layout() -> dict[str, object]:
     }
 
 
-def key(volumes: Volumes) -> str:
+def cache_key(volumes: Volumes) -> str:
     """What a prepared study is kept under: a digest of its files' contents, of the grid and of the channels."""
     digest = hashlib.sha256(json.dumps(layout(), sort_keys=True).encode())
     for field in sorted(volumes):
@@ -61,22 +61,22 @@ def _content(path: Path, size: int, changed_ns: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def into(volumes: Volumes, cache: Path) -> Prepared:
+def prepare_cached(volumes: Volumes, cache: Path) -> PreparedStudy:
     """One study, from the cache or by the service's ``prepare``, and then kept there.
 
     :raises RlvoError: where a volume cannot be used
     """
-    path = cache / f"{key(volumes)}.safetensors"
+    path = cache / f"{cache_key(volumes)}.safetensors"
     if path.exists():
         kept = load_file(path)
-        return Prepared(kept["image"], kept["presence"].astype(bool), _summary(kept["perfusion"]))
+        return PreparedStudy(kept["image"], kept["presence"].astype(bool), _summary(kept["perfusion"]))
     from app.imaging import preprocess
     from app.imaging.io import nifti
 
     found = preprocess.prepare(
         {field: nifti.read(file, field=field) for field, file in volumes.items()}, defaults.GRID, defaults.CHANNELS
     )
-    prepared = Prepared(found.image.astype(np.float16), np.asarray(found.presence, bool), found.perfusion)
+    prepared = PreparedStudy(found.image.astype(np.float16), np.asarray(found.presence, bool), found.perfusion)
     numbers = [getattr(found.perfusion, name, None) for name in PERFUSION_FIELDS]
     cache.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(f".{os.getpid()}.part")

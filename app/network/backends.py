@@ -43,9 +43,12 @@ class Trunks(Protocol):
 
 
 def pick(
-    backend: Backend, device: torch.device, folds: Sequence[Network], shape: tuple[int, int, int, int],
+    backend: Backend,
+    device: torch.device,
+    folds: Sequence[Network],
+    shape: tuple[int, int, int, int],
     precision: Precision = Precision.FLOAT32,
-) -> Trunks | None:  # fmt: skip
+) -> Trunks | None:
     """The backend that is asked for, compiled for images of ``shape``; None: the ensemble's own torch.
 
     :param folds: as the ensemble holds them, normalisation folded in
@@ -58,4 +61,4 @@ def pick(
         raise ModelNotReady("RLVO_BACKEND=openvino needs a CPU and `pip install rlvo-service[openvino]`")
     from app.network import openvino
 
-    return openvino.Trunks(folds, shape, precision)
+    return openvino.OpenVinoTrunks(folds, shape, precision)

@@ -23,7 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from app.network.backends import Trunks
 from app.network.conv import Convolution
 from app.network.daft import Network
-from app.network.tail_evaluator import PatientTail
+from app.network.tail_evaluator import TailEvaluator
 
 SMALL = 10**8
 """Multiply-adds of one fold's tail up to which one thread computes it."""
@@ -51,9 +51,14 @@ def fold_in(network: Network) -> Network:
                     assert after.running_mean is not None
                     assert after.running_var is not None
                     layer.weight, layer.bias = fuse_conv_bn_weights(
-                        layer.weight, layer.bias, after.running_mean, after.running_var, after.eps,
-                        after.weight, after.bias,
-                    )  # fmt: skip
+                        layer.weight,
+                        layer.bias,
+                        after.running_mean,
+                        after.running_var,
+                        after.eps,
+                        after.weight,
+                        after.bias,
+                    )
                     setattr(parent, norm, nn.Identity())
                 setattr(parent, conv, Convolution.of(layer))
     return network.requires_grad_(requires_grad=False)
@@ -112,9 +117,9 @@ class Ensemble:
                 rows.append(fold.classify(pooled[-1], clinical)[:, 0])
         return torch.stack(rows).cpu(), torch.stack(pooled).mean(dim=0).cpu()
 
-    def tails(self, features: Sequence[Tensor]) -> list[PatientTail]:
+    def tails(self, features: Sequence[Tensor]) -> list[TailEvaluator]:
         """Each fold's tail, prepared for many clinical vectors of one patient."""
-        return [PatientTail(fold, seen) for fold, seen in zip(self.folds, features, strict=True)]
+        return [TailEvaluator(fold, seen) for fold, seen in zip(self.folds, features, strict=True)]
 
     @contextmanager
     def _threads_for(self, voxels: int) -> Iterator[None]:

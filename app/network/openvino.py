@@ -26,8 +26,8 @@ from app.network.resnet import Residual, Trunk
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
 
-class Trunks:
-    """See `backends.Trunks`. Compiled for images (c, x, y, z) of ``shape``; threads are torch's.
+class OpenVinoTrunks:
+    """See `backends.OpenVinoTrunks`. Compiled for images (c, x, y, z) of ``shape``; threads are torch's.
 
     :param folds: with batch normalisation folded in (``ensemble.folded``)
     :raises ValueError: where it is not

@@ -26,7 +26,7 @@ CHUNK_BYTES = 4 << 20  # mixed maps in flight: as many as the second-level cache
 
 
 @dataclass(frozen=True)
-class Mixture:
+class ModulatedConv:
     """constant + sum_r coefficient_r * map_r; without maps, the constant alone.
 
     Maps are kept flat in channels-last order, (r, x * y * z * c), which is how the next convolution likes them.
@@ -37,14 +37,14 @@ class Mixture:
     shape: tuple[int, ...]
 
     @classmethod
-    def of(cls, step: Callable[[Tensor], Tensor], generators: Tensor) -> Mixture:
+    def of(cls, step: Callable[[Tensor], Tensor], generators: Tensor) -> ModulatedConv:
         """Take ``step``, linear but for a constant, through every generator (r, c, x, y, z)."""
         constant = step(torch.zeros_like(generators[:1]))
         maps = (step(generators) - constant).permute(0, 2, 3, 4, 1)
         return cls(constant.permute(0, 2, 3, 4, 1).flatten(1), maps.flatten(1), tuple(maps.shape[1:]))
 
     @classmethod
-    def fixed(cls, value: Tensor) -> Mixture:
+    def fixed(cls, value: Tensor) -> ModulatedConv:
         """What no clinical vector changes: (1, c, x, y, z)."""
         last = value.permute(0, 2, 3, 4, 1)
         return cls(last.flatten(1), None, tuple(last.shape[1:]))
@@ -55,7 +55,7 @@ class Mixture:
         return mixed.view(-1, *self.shape).permute(0, 4, 1, 2, 3)
 
 
-class PatientTail:
+class TailEvaluator:
     """``network.tail(features, .)`` of one patient, prepared once.
 
     :param features: (1, 4 f, x, y, z), the trunk's output
@@ -96,17 +96,19 @@ class PatientTail:
 
         in_shortcut = location in (Location.BLOCK_INPUT, Location.SHORTCUT)
         self.shortcut = (
-            Mixture.of(block.shortcut, generators) if in_shortcut else Mixture.fixed(block.shortcut(features))
+            ModulatedConv.of(block.shortcut, generators)
+            if in_shortcut
+            else ModulatedConv.fixed(block.shortcut(features))
         )
-        self.before: Mixture | None = None  # the residual path before its rectifier, where that varies
+        self.before: ModulatedConv | None = None  # the residual path before its rectifier, where that varies
         if location in (Location.BLOCK_INPUT, Location.RESIDUAL_INPUT):
-            self.before = Mixture.of(first, generators)
+            self.before = ModulatedConv.of(first, generators)
         elif location is Location.AFTER_NORM:
-            self.before = Mixture.of(lambda x: x, generators)
+            self.before = ModulatedConv.of(lambda x: x, generators)
         elif location is Location.AFTER_ACTIVATION:
-            self.residual = Mixture.of(second, generators)
+            self.residual = ModulatedConv.of(second, generators)
         else:
-            self.residual = Mixture.fixed(second(torch.relu(first(features))))
+            self.residual = ModulatedConv.fixed(second(torch.relu(first(features))))
 
     @torch.no_grad()
     def logits(self, clinical: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from app.network.resnet import conv3
 
-__all__ = ["WINDOW_HU", "Marker", "UNet", "scaled"]
+__all__ = ["WINDOW_HU", "UNet", "VesselNet", "scaled"]
 
 Floats = NDArray[np.float32]
 
@@ -35,9 +35,13 @@ class _Twice(nn.Sequential):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(
-            conv3(inputs, outputs), nn.BatchNorm3d(outputs), nn.ReLU(),
-            conv3(outputs, outputs), nn.BatchNorm3d(outputs), nn.ReLU(),
-        )  # fmt: skip
+            conv3(inputs, outputs),
+            nn.BatchNorm3d(outputs),
+            nn.ReLU(),
+            conv3(outputs, outputs),
+            nn.BatchNorm3d(outputs),
+            nn.ReLU(),
+        )
 
 
 class UNet(nn.Module):
@@ -63,14 +67,14 @@ class UNet(nn.Module):
         return logits
 
 
-class Marker:
+class VesselNet:
     """A trained network as a plain function of a volume. Holds no patient between two calls."""
 
     def __init__(self, network: UNet) -> None:
         self._network = network.eval()
 
     @classmethod
-    def from_bytes(cls, content: bytes, filters: int) -> Marker:
+    def from_bytes(cls, content: bytes, filters: int) -> VesselNet:
         """:raises ValueError: ``content`` (safetensors) does not hold the weights of such a network"""
         network = UNet(filters)
         try:

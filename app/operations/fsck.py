@@ -25,7 +25,7 @@ from app.worker.queue import Queue
 
 
 @dataclass
-class Report:
+class ConsistencyReport:
     """What was found. ``missing`` and ``damaged`` are digests with the ids of the predictions that name them."""
 
     blobs: int = 0
@@ -53,14 +53,14 @@ class Report:
         return found
 
 
-def fsck(settings: Settings, *, deep: bool = False, mend: bool = False) -> Report:
+def fsck(settings: Settings, *, deep: bool = False, mend: bool = False) -> ConsistencyReport:
     """Compares rows and blobs.
 
     :param deep: also recompute every blob's digest; reads all that is stored
     :param mend: quarantine damaged blobs, delete orphans, and fail predictions that nothing works on
     """
     database, storage = Database(settings.database), storage_of(settings)
-    queue, report = Queue(database), Report()
+    queue, report = Queue(database), ConsistencyReport()
     with database.reading() as session:
         named: dict[str, list[str]] = {}
         for digest, prediction_id in session.execute(select(ArtifactRow.digest, ArtifactRow.prediction_id)):
@@ -83,7 +83,7 @@ def fsck(settings: Settings, *, deep: bool = False, mend: bool = False) -> Repor
     return report
 
 
-def _mend(report: Report, database: Database, storage: Storage, queue: Queue) -> None:
+def _mend(report: ConsistencyReport, database: Database, storage: Storage, queue: Queue) -> None:
     for digest in report.damaged:
         storage.quarantine(digest)
     with database.reading() as session:

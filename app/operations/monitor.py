@@ -21,7 +21,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from app.database.followup import Followed
+from app.database.followup import FollowedUpPrediction
 from app.evaluation.metrics import Array, Labels, auc, brier, calibration_line, wilson
 from app.inference import clinical_encoder
 from app.registry.manifest import Clinical, Manifest, VariableKind
@@ -32,7 +32,7 @@ LARGE, SURE = 0.5, 3.0
 UNLIKE = "out-of-distribution"
 
 
-class Length(StrEnum):
+class WindowLength(StrEnum):
     """How long a window is."""
 
     DAY = "day"
@@ -42,13 +42,13 @@ class Length(StrEnum):
     def start(self, moment: datetime) -> datetime:
         """The beginning of the window that holds ``moment``: midnight, Monday or the first of the month, in UTC."""
         day = moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-        if self is Length.WEEK:
+        if self is WindowLength.WEEK:
             return day - timedelta(days=day.weekday())
-        return day.replace(day=1) if self is Length.MONTH else day
+        return day.replace(day=1) if self is WindowLength.MONTH else day
 
 
 @dataclass(frozen=True)
-class Shift:
+class InputShift:
     """How far a variable lies from training, in training standard deviations, over ``known`` patients.
 
     ``missing``: the share of the window's patients who lack it.
@@ -65,7 +65,7 @@ class Shift:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class ObservedCalibration:
     """Of patients whose outcome is known: ``expected`` is their mean probability, ``observed`` the refractory share."""
 
     patients: int
@@ -82,7 +82,7 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Window:
+class MonitorWindow:
     """One stretch of time. ``agreement`` is None without reviews, ``calibration`` without outcomes."""
 
     start: datetime
@@ -91,8 +91,8 @@ class Window:
     reviews: int
     agreement: float | None
     unlike: float
-    calibration: Calibration | None
-    shifts: tuple[Shift, ...]
+    calibration: ObservedCalibration | None
+    shifts: tuple[InputShift, ...]
 
     @property
     def signals(self) -> list[str]:
@@ -106,15 +106,15 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Report:
+class MonitorReport:
     """All windows, oldest first, and the calibration of all of them together.
 
     ``slope`` and ``intercept`` are 1 and 0 for a calibrated version; None where the outcomes are all alike.
     ``labels`` and ``chances`` are those of the patients whose outcome is known.
     """
 
-    windows: list[Window]
-    overall: Calibration | None
+    windows: list[MonitorWindow]
+    overall: ObservedCalibration | None
     slope: float | None
     intercept: float | None
     labels: Labels = field(repr=False)
@@ -126,12 +126,12 @@ class Report:
         return {window.start: window.signals for window in self.windows if window.signals}
 
 
-def report(followed: Iterable[Followed], manifest: Manifest, length: Length) -> Report:
+def report(followed: Iterable[FollowedUpPrediction], manifest: Manifest, length: WindowLength) -> MonitorReport:
     """The windows of one version's predictions.
 
     :param followed: in any order, all answered by the version that ``manifest`` describes
     """
-    by_window: dict[datetime, list[Followed]] = {}
+    by_window: dict[datetime, list[FollowedUpPrediction]] = {}
     for one in followed:
         by_window.setdefault(length.start(one.created), []).append(one)
     windows = [_window(start, by_window[start], manifest) for start in sorted(by_window)]
@@ -139,12 +139,12 @@ def report(followed: Iterable[Followed], manifest: Manifest, length: Length) -> 
     slope = intercept = None
     if 0 < labels.sum() < len(labels):
         slope, intercept = calibration_line(labels, chances)
-    return Report(windows, _calibration(labels, chances), slope, intercept, labels, chances)
+    return MonitorReport(windows, _calibration(labels, chances), slope, intercept, labels, chances)
 
 
-def _window(start: datetime, patients: Sequence[Followed], manifest: Manifest) -> Window:
+def _window(start: datetime, patients: Sequence[FollowedUpPrediction], manifest: Manifest) -> MonitorWindow:
     verdicts = [agrees for one in patients for agrees in one.verdicts]
-    return Window(
+    return MonitorWindow(
         start=start,
         predictions=len(patients),
         probability=float(np.mean([one.probability for one in patients])),
@@ -156,18 +156,18 @@ def _window(start: datetime, patients: Sequence[Followed], manifest: Manifest) -
     )
 
 
-def _judged(patients: Sequence[Followed]) -> tuple[Labels, Array]:
+def _judged(patients: Sequence[FollowedUpPrediction]) -> tuple[Labels, Array]:
     known = [one for one in patients if one.refractory is not None]
     labels = np.asarray([one.refractory for one in known], dtype=np.int64)
     return labels, np.asarray([one.probability for one in known], dtype=np.float64)
 
 
-def _calibration(labels: Labels, chances: Array) -> Calibration | None:
+def _calibration(labels: Labels, chances: Array) -> ObservedCalibration | None:
     if not len(labels):
         return None
     low, high = wilson(int(labels.sum()), len(labels))
     both = 0 < labels.sum() < len(labels)
-    return Calibration(
+    return ObservedCalibration(
         patients=len(labels),
         expected=float(chances.mean()),
         observed=float(labels.mean()),
@@ -178,7 +178,7 @@ def _calibration(labels: Labels, chances: Array) -> Calibration | None:
     )
 
 
-def _shifts(patients: Sequence[Followed], described: Clinical) -> Iterator[Shift]:
+def _shifts(patients: Sequence[FollowedUpPrediction], described: Clinical) -> Iterator[InputShift]:
     """One a variable, in the manifest's order."""
     encoded = [found for one in patients if (found := _encoded(one, described)) is not None]
     column = 0
@@ -192,10 +192,10 @@ def _shifts(patients: Sequence[Followed], described: Clinical) -> Iterator[Shift
             scaled = apart / _spread(variable.kind, variable.category_means, width)
             deviations = float(scaled[np.abs(scaled).argmax()])
         missing = 1 - len(known) / len(encoded) if encoded else 1.0
-        yield Shift(clinical_name(variable.name), deviations, len(known), missing)
+        yield InputShift(clinical_name(variable.name), deviations, len(known), missing)
 
 
-def _encoded(one: Followed, described: Clinical) -> clinical_encoder.Encoded | None:
+def _encoded(one: FollowedUpPrediction, described: Clinical) -> clinical_encoder.EncodedRecord | None:
     """As the network saw the record; None where today's manifest cannot read it."""
     try:
         return clinical_encoder.encode(ClinicalRecord.model_validate(dict(one.clinical)), described, one.perfusion)
@@ -221,20 +221,40 @@ def clinical_name(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def table(found: Report) -> tuple[list[str], list[list[str]]]:
+def table(found: MonitorReport) -> tuple[list[str], list[list[str]]]:
     """Heads and rows: a window each, then all of them together. An exclamation mark stands at each signal."""
-    heads = ["from", "patients", "probability", "outcomes", "expected", "observed (95 %)", "Brier", "AUC", "agreement",
-             "unlike training", "largest shift"]  # fmt: skip
-    rows = [[f"{window.start:%Y-%m-%d}", str(window.predictions), f"{window.probability:.0%}",
-             *_judgement(window.calibration), _share(window.agreement, window.reviews), f"{window.unlike:.0%}",
-             _largest(window.shifts)] for window in found.windows]  # fmt: skip
+    heads = [
+        "from",
+        "patients",
+        "probability",
+        "outcomes",
+        "expected",
+        "observed (95 %)",
+        "Brier",
+        "AUC",
+        "agreement",
+        "unlike training",
+        "largest shift",
+    ]
+    rows = [
+        [
+            f"{window.start:%Y-%m-%d}",
+            str(window.predictions),
+            f"{window.probability:.0%}",
+            *_judgement(window.calibration),
+            _share(window.agreement, window.reviews),
+            f"{window.unlike:.0%}",
+            _largest(window.shifts),
+        ]
+        for window in found.windows
+    ]
     patients = sum(window.predictions for window in found.windows)
     if len(found.windows) > 1:
         rows.append(["all", str(patients), "", *_judgement(found.overall), "", "", ""])
     return heads, rows
 
 
-def _judgement(judged: Calibration | None) -> list[str]:
+def _judgement(judged: ObservedCalibration | None) -> list[str]:
     if judged is None:
         return ["0", "", "", "", ""]
     mark = " !" if judged.signal else ""
@@ -251,7 +271,7 @@ def _share(share: float | None, count: int) -> str:
     return "" if share is None else f"{share:.0%} of {count}"
 
 
-def _largest(shifts: Sequence[Shift]) -> str:
+def _largest(shifts: Sequence[InputShift]) -> str:
     """A signal before a larger shift that may be an accident."""
     if not shifts:
         return ""
@@ -259,9 +279,9 @@ def _largest(shifts: Sequence[Shift]) -> str:
     return f"{most.variable} {most.deviations:+.1f} SD{' !' if most.signal else ''}"
 
 
-def by_variable(found: Report) -> Mapping[str, list[Shift]]:
+def by_variable(found: MonitorReport) -> Mapping[str, list[InputShift]]:
     """Each variable's shifts, window after window."""
-    grouped: dict[str, list[Shift]] = {}
+    grouped: dict[str, list[InputShift]] = {}
     for window in found.windows:
         for shift in window.shifts:
             grouped.setdefault(shift.variable, []).append(shift)

@@ -30,7 +30,7 @@ _VOLUMES = (".nii", ".nii.gz")
 
 
 @dataclass
-class Exported:
+class SubjectArchive:
     """What an export holds: how many predictions and files, and the volumes that were left out."""
 
     predictions: int = 0
@@ -42,7 +42,7 @@ class Exported:
 
 def export(
     database: Database, storage: Storage, tenant: str, subject: str, to: Path, *, volumes: bool = False
-) -> Exported:
+) -> SubjectArchive:
     """Writes all that is kept of a subject to the file ``to``.
 
     :param volumes: also what was uploaded and the map volumes
@@ -52,7 +52,7 @@ def export(
     if to.exists():
         raise FileExistsError(to)
     part = to.with_name(f"{to.name}.part")
-    report = Exported()
+    report = SubjectArchive()
     with database.reading() as session:
         ids = erasures.of_subject(session, tenant, subject)
         if not ids:
@@ -63,8 +63,14 @@ def export(
                 for prediction_id in ids:
                     _write(session, storage, prediction_id, archive, report, volumes=volumes)
                 report.predictions = len(ids)
-                about = {"tenant": tenant, "subject": subject, "exported": now().isoformat(), "predictions": ids,
-                         "left_out": report.left_out, "missing": report.missing}  # fmt: skip
+                about = {
+                    "tenant": tenant,
+                    "subject": subject,
+                    "exported": now().isoformat(),
+                    "predictions": ids,
+                    "left_out": report.left_out,
+                    "missing": report.missing,
+                }
                 archive.writestr("subject.json", json.dumps(about, indent=2))
             part.replace(to)
         finally:
@@ -73,7 +79,13 @@ def export(
 
 
 def _write(
-    session: Session, storage: Storage, prediction_id: str, archive: zipfile.ZipFile, report: Exported, *, volumes: bool
+    session: Session,
+    storage: Storage,
+    prediction_id: str,
+    archive: zipfile.ZipFile,
+    report: SubjectArchive,
+    *,
+    volumes: bool,
 ) -> None:
     for name, document in _documents(session, prediction_id):
         archive.writestr(f"{prediction_id}/{name}.json", json.dumps(document, indent=2))

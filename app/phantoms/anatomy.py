@@ -69,7 +69,7 @@ class Arteries:
 
 
 @dataclass(frozen=True)
-class Head:
+class PhantomHead:
     """What does not change from patient to patient, on the canvas (X, Y, Z).
 
     ``tissue``: HU without blood vessels. ``brain``: fraction of grey and white matter. ``flow``: normal cerebral
@@ -95,7 +95,7 @@ def _map(name: str) -> Array:
 
 
 @cache
-def head() -> Head:
+def head() -> PhantomHead:
     """The head, built once a process (two seconds)."""
     grey, white = _map("gm"), _map("wm")
     brain = np.clip(grey + white, 0, 1)
@@ -120,7 +120,7 @@ def head() -> Head:
     tissue[inside] = (CSF + (GREY - CSF) * grey + (WHITE - CSF) * white)[inside]
     tissue = ndimage.gaussian_filter(tissue, 0.6)
     flow = 60 * grey + 24 * white
-    return Head(tissue=tissue, brain=brain * inside, flow=flow.astype(np.float32))
+    return PhantomHead(tissue=tissue, brain=brain * inside, flow=flow.astype(np.float32))
 
 
 def _tube(radius: float, points: NDArray[np.float64]) -> tuple[NDArray[np.int64], Array, Array, float]:

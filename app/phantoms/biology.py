@@ -1,7 +1,7 @@
 """Who the synthetic patients are: a clinical process, an image process, and a known chance of rLVO.
 
 Notable choices:
-- Chance and work are split: ``draw_chances`` draws every random number, ``live`` turns them into patients.
+- Chance and work are split: ``draw_random`` draws every random number, ``simulate`` turns them into patients.
 - Patient i of a seed is the same whatever the size of the cohort (the chances are drawn row by row).
 - One hidden trait, ``a``, makes an occlusion atherosclerotic (+) or cardioembolic (-). The clinical process leans on
   it heavily, the image process hardly (0.15), so neither source can stand in for the other.
@@ -65,7 +65,7 @@ SITES = ("ica-terminus", "m1", "m2")
 
 
 @dataclass(frozen=True)
-class Chances:
+class RandomDraws:
     """Every random number of n patients: ``normals`` (n, NORMALS) and ``uniforms`` (n, UNIFORMS)."""
 
     normals: Array
@@ -111,10 +111,10 @@ class Patient:
     refractory: bool
 
 
-def draw_chances(patients: int, seed: int) -> Chances:
+def draw_random(patients: int, seed: int) -> RandomDraws:
     """All the chance there is in a cohort. A longer cohort of the same seed begins with the same patients."""
     normals, uniforms = (np.random.default_rng([seed, stream]) for stream in (1, 2))
-    return Chances(normals.standard_normal((patients, NORMALS)), uniforms.random((patients, UNIFORMS)))
+    return RandomDraws(normals.standard_normal((patients, NORMALS)), uniforms.random((patients, UNIFORMS)))
 
 
 def _logistic(x: Array) -> Array:
@@ -126,7 +126,7 @@ def _standard(x: Array, name: str) -> Array:
     return (x - mean) / deviation
 
 
-def process(chances: Chances, preset: Preset) -> dict[str, Array]:
+def process(chances: RandomDraws, preset: Preset) -> dict[str, Array]:
     """The whole process as columns of length n: facts, latents, both scores and the chance of rLVO."""
     e, u = chances.normals.T, chances.uniforms.T
     c: dict[str, Array] = {}
@@ -193,12 +193,24 @@ def process(chances: Chances, preset: Preset) -> dict[str, Array]:
 
 
 _FLAGS = (
-    "atrial_fibrillation", "hypertension", "diabetes", "dyslipidemia", "smoking", "male", "coronary_disease",
-    "prior_stroke", "anticoagulant", "ivt", "left", "truncal", "calcified", "refractory",
-)  # fmt: skip
+    "atrial_fibrillation",
+    "hypertension",
+    "diabetes",
+    "dyslipidemia",
+    "smoking",
+    "male",
+    "coronary_disease",
+    "prior_stroke",
+    "anticoagulant",
+    "ivt",
+    "left",
+    "truncal",
+    "calcified",
+    "refractory",
+)
 
 
-def live(chances: Chances, preset: Preset) -> list[Patient]:
+def simulate(chances: RandomDraws, preset: Preset) -> list[Patient]:
     """The patients that these chances make. Pure: the same chances give the same patients."""
     columns = process(chances, preset)
     patients = []
@@ -212,4 +224,4 @@ def live(chances: Chances, preset: Preset) -> list[Patient]:
 
 def draw(patients: int, seed: int, preset: Preset = Preset.INTERACTION) -> list[Patient]:
     """A population of ``patients``, the same for the same seed."""
-    return live(draw_chances(patients, seed), preset)
+    return simulate(draw_random(patients, seed), preset)

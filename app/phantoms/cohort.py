@@ -113,7 +113,7 @@ def images(
 
     :param placements: in how many ways heads lie on the grid; 1 is a perfect registration of everybody
     """
-    onto = [render.renderer(grid, placement) for placement in render.placements(placements)]
+    onto = [render.renderer(grid, placement) for placement in render.grid_offsets(placements)]
     for patient in patients:
         variation = scene.draw_variation(seed, patient.index)
         drawn = onto[variation.noise_seed % placements].render(scene.build(patient, variation))

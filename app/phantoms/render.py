@@ -5,7 +5,7 @@ Notable choices:
   the canvas or the lattice to the grid, and a sparse one carries the artery voxels.
 - The smoothing is a Gaussian of ``BLUR`` grid steps, measured to match app/imaging/resample.py on random oblique
   patients (tests/phantoms/test_render.py holds the two paths together).
-- A registration is never perfect. ``placements`` are fixed small shifts and stretches of the head on the grid; each
+- A registration is never perfect. ``grid_offsets`` are fixed small shifts and stretches of the head on the grid; each
   patient of a cohort lies in one of them. They keep the axes, so the three matrices stay three matrices.
 - Values are in physical units (HU, seconds, ratio); ``normalise`` then does what the manifest says.
 """
@@ -33,25 +33,25 @@ NOISE_HU = 0.5  # what is left of a scan's noise after the smoothing
 
 
 @dataclass(frozen=True)
-class Placement:
+class GridOffset:
     """MNI coordinate seen at grid coordinate x, along each axis: ``stretch * x + shift_mm``."""
 
     shift_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
     stretch: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
-def placements(count: int) -> list[Placement]:
+def grid_offsets(count: int) -> list[GridOffset]:
     """The first ``count`` of a fixed list; the first is exact, the others are off by some 2 mm and 1.5 %."""
     rng = np.random.default_rng(20250113)
-    found = [Placement()]
+    found = [GridOffset()]
     for _ in range(count - 1):
         x, y, z = (float(v) for v in rng.normal(0, 1.5, 3))
         a, b, c = (float(v) for v in rng.normal(1, 0.015, 3))
-        found.append(Placement((x, y, z), (a, b, c)))
+        found.append(GridOffset((x, y, z), (a, b, c)))
     return found
 
 
-def _weights(grid: Grid, placement: Placement, axis: int, start: float, step: float, count: int) -> Array:
+def _weights(grid: Grid, placement: GridOffset, axis: int, start: float, step: float, count: int) -> Array:
     """(grid length, count) Gaussian weights along one axis, for samples at ``start + step * n`` mm. Rows sum to one
     as far as the samples reach: what lies beyond them counts as zero.
     """
@@ -68,7 +68,7 @@ def _weights(grid: Grid, placement: Placement, axis: int, start: float, step: fl
 class Renderer:
     """Renders scenes onto one grid. Building one takes seconds, a scene then some ten milliseconds."""
 
-    def __init__(self, grid: Grid, placement: Placement = Placement()) -> None:
+    def __init__(self, grid: Grid, placement: GridOffset = GridOffset()) -> None:
         self.shape = grid.shape
         head, tree, brain = anatomy.head(), anatomy.arteries(), scene.lattice()
         self._fine = [_weights(grid, placement, a, anatomy.ORIGIN_MM[a], 1.0, anatomy.SHAPE[a]) for a in range(3)]
@@ -142,7 +142,7 @@ def _segmented(tree: anatomy.Arteries) -> Array:
 
 
 @cache
-def renderer(grid: Grid, placement: Placement = Placement()) -> Renderer:
+def renderer(grid: Grid, placement: GridOffset = GridOffset()) -> Renderer:
     """The renderer of a grid, built once a process."""
     return Renderer(grid, placement)
 

@@ -32,7 +32,7 @@ SHADOW = "shadow"
 
 
 @dataclass(frozen=True)
-class Move:
+class AliasChange:
     """An alias came to mean ``version``, after ``previous`` (None: it was new). ``at``: ISO 8601, UTC."""
 
     alias: str
@@ -51,7 +51,7 @@ def present(folder: Path) -> dict[str, str]:
     return found
 
 
-def history(folder: Path, alias: str) -> list[Move]:
+def history(folder: Path, alias: str) -> list[AliasChange]:
     """Every move of the alias that took effect, oldest first."""
     try:
         lines = (folder / "aliases.log").read_text(encoding="utf-8").splitlines()
@@ -70,7 +70,7 @@ def before(folder: Path, alias: str) -> str:
     return moves[-1].previous
 
 
-def move(folder: Path, alias: str, version: str, *, expected: str | None, by: str) -> Move:
+def move(folder: Path, alias: str, version: str, *, expected: str | None, by: str) -> AliasChange:
     """Moves the alias.
 
     Raises InvalidRequest for what is no alias, AliasConflict where it does not mean ``expected``.
@@ -81,7 +81,7 @@ def move(folder: Path, alias: str, version: str, *, expected: str | None, by: st
         known = present(folder)
         if expected is not None and known.get(alias) != expected:
             raise AliasConflict("The alias means another version by now; read it again before moving it")
-        made = Move(alias, version, known.get(alias), datetime.now(UTC).isoformat(timespec="milliseconds"), by)
+        made = AliasChange(alias, version, known.get(alias), datetime.now(UTC).isoformat(timespec="milliseconds"), by)
         if made.previous == version:
             return made
         with (folder / "aliases.log").open("a", encoding="utf-8") as log:
@@ -98,9 +98,9 @@ def move(folder: Path, alias: str, version: str, *, expected: str | None, by: st
     return made
 
 
-def _read(line: str) -> Move | None:
+def _read(line: str) -> AliasChange | None:
     """The move in a line of the log; None for a line that a crash cut off."""
     try:
-        return Move(**json.loads(line))
+        return AliasChange(**json.loads(line))
     except (ValueError, TypeError):
         return None

@@ -197,6 +197,11 @@ class Manifest(FrozenModel):
     @property
     def required_inputs(self) -> list[Input]:
         """The uploads without which this version refuses a study."""
-        needs = {Channel.NCCT: Input.NCCT, Channel.CTA: Input.CTA, Channel.VESSELS: Input.VESSELS,
-                 Channel.TMAX: Input.TMAX, Channel.RCBF: Input.CBF}  # fmt: skip
+        needs = {
+            Channel.NCCT: Input.NCCT,
+            Channel.CTA: Input.CTA,
+            Channel.VESSELS: Input.VESSELS,
+            Channel.TMAX: Input.TMAX,
+            Channel.RCBF: Input.CBF,
+        }
         return [needs[channel.name] for channel in self.channels if channel.required]

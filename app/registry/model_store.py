@@ -20,9 +20,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from app.core.filesystem import appearing, sync
+from app.core.filesystem import atomic_directory, sync
 from app.registry import aliases as moves
-from app.registry.aliases import ALIAS, DEFAULT_ALIAS, NAME, VERSION, Move
+from app.registry.aliases import ALIAS, DEFAULT_ALIAS, NAME, VERSION, AliasChange
 from app.registry.manifest import Fold, GoldenCase, Manifest, SegmenterManifest, SegmenterRef
 from app.sdk.errors import Conflict, ModelNotFound, ModelNotReady
 
@@ -30,7 +30,7 @@ _OPTIONAL = ("card.md", "manifest.sig")
 
 
 @dataclass(frozen=True)
-class Entry:
+class StoredVersion:
     """One version on the shelf; ``digest`` is ``sha256:<hex>`` of its manifest."""
 
     manifest: Manifest
@@ -46,7 +46,7 @@ class Entry:
         return self.manifest.version
 
 
-class Registry:
+class ModelStore:
     """The versions under ``folder``. Manifests are parsed once and again only when their file changes.
 
     :param trusted: Ed25519 public keys (see `signatures.public_keys`); none: versions need no signature
@@ -55,9 +55,9 @@ class Registry:
     def __init__(self, folder: Path, trusted: Sequence[str] = ()) -> None:
         self.folder = folder
         self.trusted = tuple(trusted)
-        self._parsed: dict[Path, tuple[tuple[int, int, int], Entry]] = {}
+        self._parsed: dict[Path, tuple[tuple[int, int, int], StoredVersion]] = {}
 
-    def resolve(self, reference: str) -> Entry:
+    def resolve(self, reference: str) -> StoredVersion:
         """The version that ``name``, ``name@1.2.0`` or ``name@alias`` means.
 
         A bare name means its champion, or its newest version where no champion was ever named.
@@ -84,7 +84,7 @@ class Registry:
             path.name for path in self.folder.iterdir() if NAME.fullmatch(path.name) and self.versions(path.name)
         )
 
-    def versions(self, name: str) -> list[Entry]:
+    def versions(self, name: str) -> list[StoredVersion]:
         """The readable versions of ``name``, newest first; none for an unknown name."""
         folder = self.folder / name
         if not NAME.fullmatch(name) or not folder.is_dir():
@@ -98,7 +98,7 @@ class Registry:
                     continue
         return sorted(entries, key=lambda entry: _order(entry.version), reverse=True)
 
-    def add(self, folder: Path) -> Entry:
+    def add(self, folder: Path) -> StoredVersion:
         """Copies a version into the store, whole or not at all, once its files are what its manifest says.
 
         :raises ModelNotReady: where a file is missing or damaged, the manifest not understood, a signature missing
@@ -113,7 +113,7 @@ class Registry:
             raise Conflict(f"{manifest.name} {manifest.version} is in the store already; versions never change")
         listed = [*(fold.file for fold in manifest.folds), *(case.file for case in manifest.golden)]
         listed += [each for each in _OPTIONAL if (folder / each).is_file()]
-        with appearing(place) as draft:
+        with atomic_directory(place) as draft:
             _copy(folder, draft, ["manifest.json", *listed])
             self.verify(self._read(draft, (draft / "manifest.json").read_bytes()))
             if manifest.segmenter is not None:
@@ -127,20 +127,20 @@ class Registry:
             read_segmenter(self.folder, named)
             return
         described, _ = read_segmenter(source, named)
-        with appearing(place) as draft:
+        with atomic_directory(place) as draft:
             _copy(_shelf(source, named), draft, ["manifest.json", described.file])
 
     def aliases(self, name: str) -> dict[str, str]:
         """The aliases of ``name`` and the version that each one means."""
         return moves.present(self.folder / name) if NAME.fullmatch(name) else {}
 
-    def history(self, name: str, alias: str) -> list[Move]:
+    def history(self, name: str, alias: str) -> list[AliasChange]:
         """Every move of the alias, oldest first."""
         return moves.history(self.folder / name, alias) if NAME.fullmatch(name) else []
 
     def set_alias(
         self, name: str, alias: str, version: str, *, expected: str | None = None, by: str = "operator"
-    ) -> Move:
+    ) -> AliasChange:
         """Moves ``alias`` of ``name`` to ``version``, which must exist; all who resolve see it at once.
 
         :param expected: the version that the alias must mean now, else AliasConflict; None: whichever
@@ -155,7 +155,7 @@ class Registry:
             raise ModelNotFound("There is no such alias; GET /v1/models lists those there are")
         return moves.before(self.folder / name, alias)
 
-    def verify(self, entry: Entry) -> None:
+    def verify(self, entry: StoredVersion) -> None:
         """Checks the digest of every file that the manifest lists, read afresh.
 
         Raises ModelNotReady at the first that differs.
@@ -171,7 +171,7 @@ class Registry:
             if not intact:
                 raise ModelNotReady("A file of this model version is missing or is not the one its manifest lists")
 
-    def _entry(self, name: str, version: str) -> Entry:
+    def _entry(self, name: str, version: str) -> StoredVersion:
         folder = self.folder / name / version
         path = folder / "manifest.json"
         if not (NAME.fullmatch(name) and VERSION.fullmatch(version)):
@@ -190,7 +190,7 @@ class Registry:
         self._parsed[path] = (stamp, entry)
         return entry
 
-    def _read(self, folder: Path, content: bytes) -> Entry:
+    def _read(self, folder: Path, content: bytes) -> StoredVersion:
         """The version that a manifest's bytes describe, signed where it must be."""
         try:
             manifest = Manifest.model_validate_json(content)
@@ -200,7 +200,7 @@ class Registry:
             from app.registry import signatures  # only here: a store that trusts everybody needs no cryptography
 
             signatures.check(folder, content, self.trusted)
-        return Entry(manifest, folder, "sha256:" + hashlib.sha256(content).hexdigest())
+        return StoredVersion(manifest, folder, "sha256:" + hashlib.sha256(content).hexdigest())
 
 
 def _order(version: str) -> tuple[tuple[int, ...], bool, str]:

@@ -32,7 +32,7 @@ Pixels = NDArray[np.uint8]
 """(rows, columns, 3) RGB, the first row on top."""
 
 
-class Bar(NamedTuple):
+class BarShape(NamedTuple):
     x: float
     y: float
     width: float
@@ -40,7 +40,7 @@ class Bar(NamedTuple):
     fill: str
 
 
-class Line(NamedTuple):
+class LineShape(NamedTuple):
     x1: float
     y1: float
     x2: float
@@ -49,7 +49,7 @@ class Line(NamedTuple):
     width: float
 
 
-class Circle(NamedTuple):
+class CircleShape(NamedTuple):
     """A disc, or a ring where ``width`` is not 0."""
 
     x: float
@@ -59,7 +59,7 @@ class Circle(NamedTuple):
     width: float
 
 
-class Text(NamedTuple):
+class TextShape(NamedTuple):
     x: float
     y: float
     content: str
@@ -68,7 +68,7 @@ class Text(NamedTuple):
     anchor: Anchor
 
 
-class Photo(NamedTuple):
+class ImageShape(NamedTuple):
     x: float
     y: float
     width: float
@@ -76,10 +76,10 @@ class Photo(NamedTuple):
     pixels: Pixels
 
 
-Shape = Bar | Line | Circle | Text | Photo
+Shape = BarShape | LineShape | CircleShape | TextShape | ImageShape
 
 
-class Table(NamedTuple):
+class FigureTable(NamedTuple):
     """What a drawing shows, in words and numbers; the last column holds the numbers."""
 
     heads: tuple[str, ...]
@@ -92,27 +92,27 @@ class Drawing:
     def __init__(self, width: float, height: float, title: str) -> None:
         self.width, self.height, self.title = width, height, title
         self.shapes: list[Shape] = []
-        self.table: Table | None = None
+        self.table: FigureTable | None = None
 
     def bar(self, x: float, y: float, width: float, height: float, fill: str) -> None:
-        self.shapes.append(Bar(x, y, width, height, fill))
+        self.shapes.append(BarShape(x, y, width, height, fill))
 
     def line(self, x1: float, y1: float, x2: float, y2: float, stroke: str = QUIET, width: float = 1) -> None:
-        self.shapes.append(Line(x1, y1, x2, y2, stroke, width))
+        self.shapes.append(LineShape(x1, y1, x2, y2, stroke, width))
 
     def disc(self, x: float, y: float, radius: float, fill: str) -> None:
-        self.shapes.append(Circle(x, y, radius, fill, 0))
+        self.shapes.append(CircleShape(x, y, radius, fill, 0))
 
     def ring(self, x: float, y: float, radius: float, stroke: str, width: float = 2) -> None:
-        self.shapes.append(Circle(x, y, radius, stroke, width))
+        self.shapes.append(CircleShape(x, y, radius, stroke, width))
 
     def text(
         self, x: float, y: float, content: str, *, size: float = 13, fill: str = INK, anchor: Anchor = "start"
     ) -> None:
-        self.shapes.append(Text(x, y, content, size, fill, anchor))
+        self.shapes.append(TextShape(x, y, content, size, fill, anchor))
 
     def photo(self, x: float, y: float, width: float, height: float, pixels: Pixels) -> None:
-        self.shapes.append(Photo(x, y, width, height, pixels))
+        self.shapes.append(ImageShape(x, y, width, height, pixels))
 
     def svg(self) -> bytes:
         """The drawing as SVG, complete in itself: photos are data URIs."""
@@ -136,18 +136,18 @@ class Drawing:
 
 def _svg(shape: Shape) -> str:
     match shape:
-        case Bar(x, y, width, height, fill):
+        case BarShape(x, y, width, height, fill):
             return f'<rect x="{_n(x)}" y="{_n(y)}" width="{_n(width)}" height="{_n(height)}" fill="{fill}"/>'
-        case Line(x1, y1, x2, y2, stroke, width):
+        case LineShape(x1, y1, x2, y2, stroke, width):
             ends = f'x1="{_n(x1)}" y1="{_n(y1)}" x2="{_n(x2)}" y2="{_n(y2)}"'
             return f'<line {ends} stroke="{stroke}" stroke-width="{_n(width)}"/>'
-        case Circle(x, y, radius, colour, width):
+        case CircleShape(x, y, radius, colour, width):
             look = f'fill="none" stroke="{colour}" stroke-width="{_n(width)}"' if width else f'fill="{colour}"'
             return f'<circle cx="{_n(x)}" cy="{_n(y)}" r="{_n(radius)}" {look}/>'
-        case Text(x, y, content, size, fill, anchor):
+        case TextShape(x, y, content, size, fill, anchor):
             place = f'x="{_n(x)}" y="{_n(y)}" font-size="{_n(size)}" fill="{fill}"'
             return f'<text {place} text-anchor="{anchor}">{escape(content)}</text>'
-        case Photo(x, y, width, height, pixels):
+        case ImageShape(x, y, width, height, pixels):
             data = base64.b64encode(_packed(pixels)).decode("ascii")
             place = f'x="{_n(x)}" y="{_n(y)}" width="{_n(width)}" height="{_n(height)}"'
             return f'<image {place} preserveAspectRatio="none" href={quoteattr("data:image/png;base64," + data)}/>'
@@ -155,18 +155,18 @@ def _svg(shape: Shape) -> str:
 
 def _paint(sheet: Image.Image, pen: ImageDraw.ImageDraw, shape: Shape) -> None:
     match shape:
-        case Bar(x, y, width, height, fill):
+        case BarShape(x, y, width, height, fill):
             left, top = SCALE * x, SCALE * y
             pen.rectangle([left, top, max(left, left + SCALE * width - 1), max(top, top + SCALE * height - 1)], fill)
-        case Line(x1, y1, x2, y2, stroke, width):
+        case LineShape(x1, y1, x2, y2, stroke, width):
             pen.line([SCALE * x1, SCALE * y1, SCALE * x2, SCALE * y2], stroke, max(1, round(SCALE * width)))
-        case Circle(x, y, radius, colour, width):
+        case CircleShape(x, y, radius, colour, width):
             box = [SCALE * (x - radius), SCALE * (y - radius), SCALE * (x + radius), SCALE * (y + radius)]
             look: dict[str, Any] = {"outline": colour, "width": round(SCALE * width)} if width else {"fill": colour}
             pen.ellipse(box, **look)
-        case Text(x, y, content, size, fill, anchor):
+        case TextShape(x, y, content, size, fill, anchor):
             pen.text((SCALE * x, SCALE * y), content, fill, _face(SCALE * size), anchor=_ANCHORS[anchor])
-        case Photo(x, y, width, height, pixels):
+        case ImageShape(x, y, width, height, pixels):
             size_in_pixels = round(SCALE * width), round(SCALE * height)
             scaled = Image.fromarray(pixels).resize(size_in_pixels, Image.Resampling.BILINEAR)
             sheet.paste(scaled, (round(SCALE * x), round(SCALE * y)))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from app.core.display_names import label, outside, percent, shortened, shown, volume
-from app.reporting.drawing import INK, QUIET, Drawing, Pixels, Table
+from app.reporting.drawing import INK, QUIET, Drawing, FigureTable, Pixels
 from app.sdk.types import Attribution, PerfusionSummary, RegionContribution
 
 RAISES, LOWERS, MARK, FAINT = "#d55e00", "#0072b2", "#f0e442", "#d5dde5"
@@ -31,7 +31,7 @@ Plane = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
-class Picture:
+class Figure:
     """A volume (X, Y, Z) with its affine (4, 4), voxel to MNI RAS+ mm; the affine of an image is axis-aligned."""
 
     values: NDArray[np.floating]
@@ -39,7 +39,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Among:
+class CohortPosition:
     """A patient's value of one variable among those of training patients, all in standard deviations from the mean.
 
     ``said``: the value with its unit, as the record has it.
@@ -51,7 +51,7 @@ class Among:
     others: NDArray[np.floating]
 
 
-def peak(attribution: Picture) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
+def peak(attribution: Figure) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
     """Voxel of the largest absolute attribution, and where it lies in MNI mm."""
     flat = int(np.argmax(np.abs(attribution.values)))
     i, j, k = (int(n) for n in np.unravel_index(flat, attribution.values.shape))
@@ -59,9 +59,9 @@ def peak(attribution: Picture) -> tuple[tuple[int, int, int], NDArray[np.float64
 
 
 def overlay(
-    image: Picture,
+    image: Figure,
     window: tuple[float, float],
-    attribution: Picture,
+    attribution: Figure,
     title: str,
     regions: Sequence[RegionContribution] = (),
 ) -> Drawing:
@@ -94,13 +94,19 @@ def overlay(
     for name, (across, up, through) in _PLANES.items():
         where = int(centre[through])
         values = _sampled(attribution, image, across, up, through, where)
-        panel(left, f"{name}, {'xyz'[through]} = {world[through]:.0f} mm", np.take(image.values, where, through).T,
-              values, across, up)  # fmt: skip
+        panel(
+            left,
+            f"{name}, {'xyz'[through]} = {world[through]:.0f} mm",
+            np.take(image.values, where, through).T,
+            values,
+            across,
+            up,
+        )
         left += extent[across] + gap
     strongest = np.take_along_axis(
         attribution.values, np.abs(attribution.values).argmax(axis=2, keepdims=True), axis=2
     )  # on every line from above
-    flat = Picture(strongest, attribution.affine)
+    flat = Figure(strongest, attribution.affine)
     values = _sampled(flat, image, 0, 1, 2, None)
     shadow = np.clip(image.values, *window).mean(axis=2).T
     panel(left, "from above, the strongest at any height", shadow, values, 0, 1, clear=0.35)
@@ -117,11 +123,11 @@ def contributions(attribution: Attribution) -> list[tuple[str, str, float]]:
     return sorted(items, key=lambda item: -abs(item[2]))
 
 
-def by_region(regions: Sequence[RegionContribution], most: int = 12) -> Table | None:
+def by_region(regions: Sequence[RegionContribution], most: int = 12) -> FigureTable | None:
     """The ``most`` regions that weigh most, the largest first; None where there are none."""
     best = sorted(regions, key=lambda part: -abs(part.contribution))[:most]
     rows = [(outside(part.region), part.side or "", str(part.modality), f"{part.contribution:+.3f}") for part in best]
-    return Table(("Region", "Side", "Image", "Log-odds"), rows) if rows else None
+    return FigureTable(("Region", "Side", "Image", "Log-odds"), rows) if rows else None
 
 
 def waterfall(attribution: Attribution, most: int = 12) -> Drawing:
@@ -137,7 +143,7 @@ def waterfall(attribution: Attribution, most: int = 12) -> Drawing:
     scale = (width - names_end - 80) / ((high - low) or 1.0)
     bottom = 24 + row * (len(items) + 2)
     drawing = Drawing(width, bottom + 34, f"Contributions from {attribution.base:+.2f} to {attribution.total:+.2f}")
-    drawing.table = Table(("Variable", "Value", "Log-odds"), [(*said, f"{part:+.3f}") for *said, part in every])
+    drawing.table = FigureTable(("Variable", "Value", "Log-odds"), [(*said, f"{part:+.3f}") for *said, part in every])
 
     def x(value: float) -> float:
         return names_end + (value - low) * scale
@@ -150,8 +156,9 @@ def waterfall(attribution: Attribution, most: int = 12) -> Drawing:
         if 0 < number <= len(items):
             start, end = float(stops[number - 1]), float(stops[number])
             drawing.line(x(start), middle - row + 8, x(start), middle - 8, FAINT)
-            drawing.bar(x(min(start, end)), middle - 8, max(abs(end - start) * scale, 1.5), 16,
-                        RAISES if value >= 0 else LOWERS)  # fmt: skip
+            drawing.bar(
+                x(min(start, end)), middle - 8, max(abs(end - start) * scale, 1.5), 16, RAISES if value >= 0 else LOWERS
+            )
             drawing.text(x(max(start, end)) + 6, middle + 4, f"{value:+.2f}", size=12)
         else:
             drawing.line(x(value), middle - 10, x(value), middle + 10, INK, 3)
@@ -167,7 +174,9 @@ def perfusion(summary: PerfusionSummary) -> Drawing:
     row, left, width = 34.0, 110.0, 620.0
     drawing = Drawing(width, 16 + row * max(len(known), 1), "Perfusion volumes in mL")
     every = {name: value for name, value in summary if value is not None}
-    drawing.table = Table(("Measure", "Value"), [(label(name), volume(name, value)) for name, value in every.items()])
+    drawing.table = FigureTable(
+        ("Measure", "Value"), [(label(name), volume(name, value)) for name, value in every.items()]
+    )
     scale = (width - left - 90) / max(*known.values(), 1.0, 1.0)
     colours = dict(zip(wanted, ("#cc79a7", "#e69f00", "#f0e442"), strict=True))
     for number, (name, value) in enumerate(known.items()):
@@ -178,7 +187,7 @@ def perfusion(summary: PerfusionSummary) -> Drawing:
     return drawing
 
 
-def position(variables: Sequence[Among]) -> Drawing:
+def position(variables: Sequence[CohortPosition]) -> Drawing:
     """Where the patient stands among training patients: one line a variable, a dot for each of them."""
     row, left, width, reach = 24.0, 260.0, 860.0, 3.5
     bottom = 20 + row * len(variables)
@@ -187,7 +196,7 @@ def position(variables: Sequence[Among]) -> Drawing:
         (each.name, each.said, percent(float(np.mean(each.others < each.patient))), f"{each.patient:+.1f} SD")
         for each in variables
     ]
-    drawing.table = Table(("Variable", "This patient", "Training patients below", "From their mean"), rows)
+    drawing.table = FigureTable(("Variable", "This patient", "Training patients below", "From their mean"), rows)
     scale = (width - left - 30) / (2 * reach)
 
     def x(value: float) -> float:
@@ -195,8 +204,9 @@ def position(variables: Sequence[Among]) -> Drawing:
 
     for number in range(-3, 4):
         drawing.line(x(number), 16, x(number), bottom, FAINT)
-        drawing.text(x(number), bottom + 16, f"{number:+d} SD" if number else "mean", size=11, fill=QUIET,
-                     anchor="middle")  # fmt: skip
+        drawing.text(
+            x(number), bottom + 16, f"{number:+d} SD" if number else "mean", size=11, fill=QUIET, anchor="middle"
+        )
     for number, variable in enumerate(variables):
         middle = 20 + row * (number + 0.5)
         drawing.text(left - 12, middle + 4, shortened(variable.name, 36), anchor="end")
@@ -211,7 +221,7 @@ def position(variables: Sequence[Among]) -> Drawing:
     return drawing
 
 
-def _sampled(attribution: Picture, image: Picture, across: int, up: int, through: int, where: int | None) -> Plane:
+def _sampled(attribution: Figure, image: Figure, across: int, up: int, through: int, where: int | None) -> Plane:
     """The attribution on the image's plane ``where`` along the axis ``through``; None: that axis does not count."""
     rows, columns = np.indices((image.values.shape[up], image.values.shape[across]), dtype=np.float64)
     voxels = np.ones((4, rows.size))

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from app.core.display_names import percent
-from app.reporting.drawing import Drawing, Table
+from app.reporting.drawing import Drawing, FigureTable
 from app.reporting.figures import by_region, contributions
 from app.sdk.types import NOTICE, Attribution, Prediction
 
@@ -51,7 +51,7 @@ def report(prediction: Prediction, figures: Mapping[str, Drawing], card: str) ->
         "<h2>On record</h2>",
         _table(
             "",
-            Table(
+            FigureTable(
                 ("What", "Recorded"),
                 [
                     ("Subject", prediction.subject or "not given"),
@@ -128,7 +128,7 @@ def _list(items: list[str]) -> str:
     return "<ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"
 
 
-def _table(caption: str, table: Table) -> str:
+def _table(caption: str, table: FigureTable) -> str:
     """The last column is right-aligned: that is where the numbers stand."""
     last = len(table.heads) - 1
     kinds = [" class=n" if column == last > 0 else "" for column in range(len(table.heads))]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.core.display_names import label, percent, shortened
-from app.reporting.drawing import INK, QUIET, Drawing, Table
+from app.reporting.drawing import INK, QUIET, Drawing, FigureTable
 from app.reporting.figures import FAINT, LOWERS, RAISES
 
 DEEPEST = 2.0
@@ -66,7 +66,7 @@ def over_time(points: Sequence[Point]) -> Drawing:
     drawing.text(left + 228, baseline, "observed, 95 % interval", size=12, fill=QUIET)
     drawing.ring(left + 402, baseline - 5, 6, QUIET)
     drawing.text(left + 416, baseline, "reviewers agree", size=12, fill=QUIET)
-    drawing.table = Table(
+    drawing.table = FigureTable(
         ("From", "Expected", "Observed", "95 % interval", "Agreement"),
         [
             (
@@ -83,7 +83,7 @@ def over_time(points: Sequence[Point]) -> Drawing:
 
 
 @dataclass(frozen=True)
-class Row:
+class ShiftRow:
     """A variable's shifts, in training standard deviations, window by window; None where nobody has it."""
 
     name: str
@@ -91,7 +91,7 @@ class Row:
     signals: Sequence[bool]
 
 
-def shifts(windows: Sequence[str], rows: Sequence[Row]) -> Drawing:
+def shifts(windows: Sequence[str], rows: Sequence[ShiftRow]) -> Drawing:
     """A cell for each variable and window."""
     left, top, high, step = 240.0, 64.0, 24.0, max(64.0, 640.0 / max(len(windows), 1))
     width, bottom = left + step * len(windows), top + high * len(rows)
@@ -110,19 +110,33 @@ def shifts(windows: Sequence[str], rows: Sequence[Row]) -> Drawing:
             drawing.bar(x + 1, y + 1, step - 2, high - 2, _tint(shift))
             drawing.text(x + step / 2, y + 16, f"{shift:+.1f}", size=11, anchor="middle")
             if signal:
-                for ends in ((x, y, x + step, y), (x, y + high, x + step, y + high), (x, y, x, y + high),
-                             (x + step, y, x + step, y + high)):  # fmt: skip
+                for ends in (
+                    (x, y, x + step, y),
+                    (x, y + high, x + step, y + high),
+                    (x, y, x, y + high),
+                    (x + step, y, x + step, y + high),
+                ):
                     drawing.line(*ends, INK, 2)
-    drawing.text(20, bottom + 24, "Standard deviations of training from its mean; framed: large, and no accident.",
-                 size=11, fill=QUIET)  # fmt: skip
-    drawing.table = Table(
+    drawing.text(
+        20,
+        bottom + 24,
+        "Standard deviations of training from its mean; framed: large, and no accident.",
+        size=11,
+        fill=QUIET,
+    )
+    drawing.table = FigureTable(
         ("Variable", *windows),
         [
-            (label(row.name), *("" if shift is None else f"{shift:+.2f}{' !' if signal else ''}"
-                                for shift, signal in zip(row.shifts, row.signals, strict=True)))
+            (
+                label(row.name),
+                *(
+                    "" if shift is None else f"{shift:+.2f}{' !' if signal else ''}"
+                    for shift, signal in zip(row.shifts, row.signals, strict=True)
+                ),
+            )
             for row in rows
         ],
-    )  # fmt: skip
+    )
     return drawing
 
 

@@ -44,9 +44,12 @@ class _Verbs:
     def promote(self, model: str, version: str, alias: str) -> Steps[Alias]:
         document = AliasDraft(version=version).model_dump_json()
         call = Call(
-            "PUT", _path(model, alias), headers=(yield from self._tag(model, alias)), document=document,
+            "PUT",
+            _path(model, alias),
+            headers=(yield from self._tag(model, alias)),
+            document=document,
             patience=PATIENCE,
-        )  # fmt: skip
+        )
         return read(Alias, understood((yield call)))
 
     def rollback(self, model: str, alias: str) -> Steps[Alias]:

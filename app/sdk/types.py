@@ -99,11 +99,11 @@ class Stage(StrEnum):
     RECORD = "record"
 
 
-class _Answer(BaseModel):
+class _ResponseModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
 
-class ModelRef(_Answer):
+class ModelRef(_ResponseModel):
     """The exact version that answered; ``digest`` is the sha-256 of its manifest, as ``sha256:<hex>``."""
 
     name: str
@@ -111,7 +111,7 @@ class ModelRef(_Answer):
     digest: str
 
 
-class Interval(_Answer):
+class Interval(_ResponseModel):
     """Where the ensemble's probability lies at ``level`` confidence, from the spread of its folds."""
 
     level: float
@@ -119,7 +119,7 @@ class Interval(_Answer):
     high: float
 
 
-class Decision(_Answer):
+class Decision(_ResponseModel):
     refractory: bool
     threshold: float
     rule: str
@@ -128,14 +128,14 @@ class Decision(_Answer):
     )
 
 
-class Flag(_Answer):
+class Flag(_ResponseModel):
     """Something that was guessed, imputed, disagreeing or poor."""
 
     code: str
     detail: str
 
 
-class ClinicalContribution(_Answer):
+class ClinicalContribution(_ResponseModel):
     """A clinical variable's share of the log-odds; ``value`` is None and ``imputed`` true where it was missing."""
 
     variable: str
@@ -144,12 +144,12 @@ class ClinicalContribution(_Answer):
     imputed: bool = False
 
 
-class ModalityContribution(_Answer):
+class ModalityContribution(_ResponseModel):
     modality: Channel
     contribution: float
 
 
-class RegionContribution(_Answer):
+class RegionContribution(_ResponseModel):
     """``side``: that of the occlusion or the other; None on the midline, and where the side is not known."""
 
     region: str
@@ -158,7 +158,7 @@ class RegionContribution(_Answer):
     side: Literal["affected", "contralateral"] | None = None
 
 
-class Attribution(_Answer):
+class Attribution(_ResponseModel):
     """base + sum(clinical) + sum(imaging) = total, the log-odds of the calibrated probability, to 1e-4."""
 
     base: float
@@ -178,7 +178,7 @@ class Attribution(_Answer):
     )
 
 
-class PerfusionSummary(_Answer):
+class PerfusionSummary(_ResponseModel):
     core_ml: float | None = None
     tmax4_ml: float | None = None
     tmax6_ml: float | None = None
@@ -190,7 +190,7 @@ class PerfusionSummary(_Answer):
     cbv_index: float | None = None
 
 
-class InputSummary(_Answer):
+class InputSummary(_ResponseModel):
     """What was stored of one uploaded volume. ``sha256`` is of the bytes as kept, after the header was scrubbed."""
 
     sha256: str
@@ -199,7 +199,7 @@ class InputSummary(_Answer):
     spacing_mm: list[float]
 
 
-class Failure(_Answer):
+class Failure(_ResponseModel):
     """Why a prediction failed, with the code of the problem it would have been as an answer."""
 
     code: str
@@ -207,7 +207,7 @@ class Failure(_Answer):
     detail: str
 
 
-class Prediction(_Answer):
+class Prediction(_ResponseModel):
     """One prediction in any state; what is not known yet is absent."""
 
     id: str
@@ -232,7 +232,7 @@ class Prediction(_Answer):
     finished: datetime | None = None
 
 
-class AuditEntry(_Answer):
+class AuditEntry(_ResponseModel):
     """An entry of the audit. ``hash`` covers all other members and, by ``previous``, all entries before it."""
 
     seq: int
@@ -245,14 +245,14 @@ class AuditEntry(_Answer):
     hash: str
 
 
-class ErasedBlob(_Answer):
+class ErasedBlob(_ResponseModel):
     """Bytes that no record names any more; ``gone``: they are deleted. Young ones are deleted within the hour."""
 
     sha256: str
     gone: bool
 
 
-class ErasureCertificate(_Answer):
+class ErasureCertificate(_ResponseModel):
     """What was erased of a prediction: all that is known of the patient, on the word of an entry of the audit."""
 
     id: str
@@ -263,14 +263,14 @@ class ErasureCertificate(_Answer):
     entry: AuditEntry
 
 
-class PredictionPage(_Answer):
+class PredictionPage(_ResponseModel):
     """Newest first; ``next`` is the cursor of the following page, None on the last."""
 
     items: list[Prediction]
     next: str | None = None
 
 
-class ModelVersionInfo(_Answer):
+class ModelVersionInfo(_ResponseModel):
     name: str
     version: str
     digest: str
@@ -284,13 +284,13 @@ class ModelVersionInfo(_Answer):
     intended_use: str = ""
 
 
-class ModelInfo(_Answer):
+class ModelInfo(_ResponseModel):
     name: str
     versions: list[ModelVersionInfo]
     aliases: dict[str, str] = {}
 
 
-class Health(_Answer):
+class Health(_ResponseModel):
     """Whether a prediction sent now would be answered; ``checks`` says ``ok`` or what is amiss, part by part."""
 
     status: str
@@ -301,12 +301,12 @@ class Health(_Answer):
         return self.status == "ready"
 
 
-class ProblemField(_Answer):
+class ProblemField(_ResponseModel):
     field: str
     detail: str
 
 
-class Problem(_Answer):
+class Problem(_ResponseModel):
     """RFC 9457 problem details, with the members this service adds."""
 
     type: str

@@ -31,7 +31,7 @@ GRAINS = 2**20  # places where a patient's noise may begin in the fixed piece
 
 
 @dataclass(frozen=True)
-class Change:
+class AugmentationParameters:
     """One change per patient: ``mirror`` (n,) bool, ``shift`` (n, 3) whole voxels, ``gain`` and ``level`` (n, C).
 
     With ``sampling`` (n, 3, 4), an affine in torch's normalised coordinates, the position of those that are ``turned``
@@ -47,10 +47,10 @@ class Change:
     grain: NDArray[np.int64]
 
 
-def draw(count: int, channels: int, grid: Grid, rng: np.random.Generator, *, turn: bool) -> Change:
+def draw(count: int, channels: int, grid: Grid, rng: np.random.Generator, *, turn: bool) -> AugmentationParameters:
     """Changes for ``count`` patients."""
     reach = np.maximum(np.rint(SHIFT_MM / np.array(grid.spacing_mm)), 1).astype(int)
-    return Change(
+    return AugmentationParameters(
         mirror=rng.random(count) < 0.5,
         shift=rng.integers(-reach, reach + 1, (count, 3)),
         gain=rng.uniform(1 - GAIN, 1 + GAIN, (count, channels)).astype(np.float32),
@@ -76,7 +76,7 @@ def _draw_sampling(count: int, grid: Grid, rng: np.random.Generator) -> NDArray[
     return affine.astype(np.float32)
 
 
-def apply(images: Tensor, change: Change) -> Tensor:
+def apply(images: Tensor, change: AugmentationParameters) -> Tensor:
     """The changed images (n, C, X, Y, Z). Pure; on the images' device."""
     device = images.device
     moved = torch.empty_like(images)

@@ -19,7 +19,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 
 from app.evaluation.metrics import Array, auc
-from app.inference.model_version import Logistic
+from app.inference.model_version import LogisticFold
 from app.training.splits import Split
 
 
@@ -29,13 +29,13 @@ class Baseline(StrEnum):
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedBaseline:
     """Four folds of a baseline: as ``folds.Trained``, and the coefficients where it is logistic."""
 
     out_of_fold: Array
     each: Array
     aucs: tuple[float, ...]
-    logistic: tuple[Logistic, ...]
+    logistic: tuple[LogisticFold, ...]
 
     @property
     def mean(self) -> Array:
@@ -43,9 +43,13 @@ class Fitted:
 
 
 def fit(
-    kind: Baseline, vectors: NDArray[np.float32], labels: NDArray[np.int64], split: Split, columns: NDArray[np.bool_],
+    kind: Baseline,
+    vectors: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    split: Split,
+    columns: NDArray[np.bool_],
     seed: int,
-) -> Fitted:  # fmt: skip
+) -> FittedBaseline:
     """Fit a baseline on the clinical vectors (n, v), of which it sees ``columns`` (v,)."""
     seen = vectors[:, columns].astype(np.float64)
     out_of_fold = np.full(len(labels), np.nan)
@@ -57,14 +61,18 @@ def fit(
             model = LogisticRegression(C=0.3, max_iter=2000).fit(seen[learn], labels[learn])
             coefficients = np.zeros(vectors.shape[1])
             coefficients[columns] = model.coef_[0]
-            logistic.append(Logistic(tuple(map(float, coefficients)), float(model.intercept_[0])))
+            logistic.append(LogisticFold(tuple(map(float, coefficients)), float(model.intercept_[0])))
         else:
             model = HistGradientBoostingClassifier(
-                learning_rate=0.04, max_iter=120, max_leaf_nodes=8, min_samples_leaf=20, l2_regularization=1.0,
+                learning_rate=0.04,
+                max_iter=120,
+                max_leaf_nodes=8,
+                min_samples_leaf=20,
+                l2_regularization=1.0,
                 random_state=seed,
-            ).fit(seen[learn], labels[learn])  # fmt: skip
+            ).fit(seen[learn], labels[learn])
         for rows, into in ((validate, out_of_fold), (others, each[fold])):
             if len(rows):
                 into[rows] = logit(np.clip(model.predict_proba(seen[rows])[:, 1], 1e-6, 1 - 1e-6))
         aucs.append(auc(labels[validate], out_of_fold[validate]))
-    return Fitted(out_of_fold, each, tuple(aucs), tuple(logistic))
+    return FittedBaseline(out_of_fold, each, tuple(aucs), tuple(logistic))

@@ -22,13 +22,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from app.evaluation.metrics import Array, best_f1_threshold, conformal, platt, probabilities_of
+from app.evaluation.metrics import Array, best_f1_threshold, conformal_thresholds, platt, probabilities_of
 from app.inference.clinical_encoder import encode
-from app.inference.model_input import Case
+from app.inference.model_input import ModelInput
 from app.network.daft import Network
 from app.registry.manifest import Background, Calibration, Clinical, Conformal, OutOfDistribution, Threshold
 from app.training.dataset import Dataset, Vectors
-from app.training.tasks import Bench
+from app.training.tasks import TrainingContext
 
 CONFORMAL_LEVEL = 0.9
 BACKGROUND = 24
@@ -79,7 +79,7 @@ def rules(labels: NDArray[np.int64], logits: Array, *, noise: float = 0.0, folds
     slope, intercept = platt(labels, logits)
     slope = max(slope, 1e-3)  # a model that knows nothing must not turn its ranks around
     probabilities = probabilities_of(logits, slope, intercept)
-    negative, positive = conformal(labels, probabilities, CONFORMAL_LEVEL)
+    negative, positive = conformal_thresholds(labels, probabilities, CONFORMAL_LEVEL)
     return Rules(
         Calibration(slope=slope, intercept=intercept),
         Threshold(value=best_f1_threshold(labels, probabilities), rule="max-f1-out-of-fold"),
@@ -96,7 +96,7 @@ def background(vectors: Vectors, presence: NDArray[np.bool_], rows: NDArray[np.i
 
 @torch.no_grad()
 def out_of_distribution(
-    networks: Sequence[Network], bench: Bench, rows: NDArray[np.int64], seed: int
+    networks: Sequence[Network], context: TrainingContext, rows: NDArray[np.int64], seed: int
 ) -> OutOfDistribution:
     """Mean and precision of the folds' averaged penultimate features, and the distance that few patients exceed."""
     rng = np.random.default_rng([seed, 11])
@@ -107,7 +107,7 @@ def out_of_distribution(
     for part in np.array_split(np.sort(rng.permutation(rows)[:512]), 16):
         if not len(part):
             continue
-        images, vectors = bench.augmented(part, rng, turn=False)
+        images, vectors = context.augmented(part, rng, turn=False)
         features = networks[0].trunk(images)
         seen = [network.penultimate(features if one else network.trunk(images), vectors) for network in networks]
         parts.append(torch.stack(seen).mean(dim=0).double().cpu())
@@ -124,12 +124,12 @@ def out_of_distribution(
     )
 
 
-def case(data: Dataset, vectors: Vectors, spec: Clinical, row: int) -> Case:
-    """One row as the model room's ``Case``: a golden case, stored with the version."""
+def case(data: Dataset, vectors: Vectors, spec: Clinical, row: int) -> ModelInput:
+    """One row as the model room's ``ModelInput``: a golden case, stored with the version."""
     encoded = encode(data.records[row], spec, data.perfusion[row])
     presence = data.presence[row]
     image = data.images[row].astype(np.float32) * presence[:, None, None, None]
-    return Case(
+    return ModelInput(
         image=image,
         presence=presence,
         clinical=vectors.joined(np.array([row]), presence[None])[0],

@@ -25,7 +25,7 @@ from typing import Any, get_args
 import pandas as pd
 from pydantic import BaseModel, ValidationError
 
-from app.inference.clinical_encoder import AFTERWARDS
+from app.inference.clinical_encoder import POST_PROCEDURE_FIELDS
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.types import Input
 from app.training import isles24
@@ -41,7 +41,7 @@ HEADER_ROWS = 1
 
 
 @dataclass(frozen=True)
-class Study:
+class CohortRow:
     """One row: ``row`` as a spreadsheet numbers it; ``outcome`` 1, 0, or None where it is unknown."""
 
     row: int
@@ -61,7 +61,7 @@ class Cohort:
     """All rows of one table. ``folder`` is where its relative paths start; ``target`` names the outcome."""
 
     folder: Path
-    studies: tuple[Study, ...]
+    studies: tuple[CohortRow, ...]
     target: str = "rLVO"
 
 
@@ -92,7 +92,7 @@ def read(path: Path, *, drop_unknown: bool = False) -> Cohort:
     return Cohort(folder, tuple(studies), target)
 
 
-def to_predict(path: Path) -> list[Study]:
+def to_predict(path: Path) -> list[CohortRow]:
     """The studies of a table that are to be predicted: as `read`, whatever their outcomes, and however few.
 
     :raises CohortFault: with every fault of the table
@@ -142,7 +142,7 @@ def _check_columns(frame: pd.DataFrame, *, outcome: bool = True) -> None:
     for column in map(str, frame.columns):
         if column in known:
             continue
-        if column.lower().rpartition(".")[2] in AFTERWARDS:
+        if column.lower().rpartition(".")[2] in POST_PROCEDURE_FIELDS:
             faults.append(f"column {column}: it is known only after the puncture and can never be an input; remove it")
         else:
             faults.append(f"column {column}: unknown; remove it or name it as the clinical schema does")
@@ -173,7 +173,7 @@ def _kinds() -> dict[str, type]:
     return leaves(ClinicalRecord, "")
 
 
-def _study(row: int, cells: dict[str, str], folder: Path, faults: list[str]) -> Study | None:
+def _study(row: int, cells: dict[str, str], folder: Path, faults: list[str]) -> CohortRow | None:
     before = len(faults)
     patient = cells.get("patient", "")
     if not patient:
@@ -197,11 +197,18 @@ def _study(row: int, cells: dict[str, str], folder: Path, faults: list[str]) -> 
             faults.append(f"row {row}, column date: not an ISO date (YYYY-MM-DD)")
     if len(faults) > before or record is None:
         return None
-    return Study(
-        row=row, patient=patient, site=cells.get("site", "") or "one", date=day, fold=cells.get("fold", ""),
-        volumes=volumes, prepared=int(prepared) if prepared else None, record=record, outcome=outcome,
+    return CohortRow(
+        row=row,
+        patient=patient,
+        site=cells.get("site", "") or "one",
+        date=day,
+        fold=cells.get("fold", ""),
+        volumes=volumes,
+        prepared=int(prepared) if prepared else None,
+        record=record,
+        outcome=outcome,
         scanner=cells.get("scanner", ""),
-    )  # fmt: skip
+    )
 
 
 def _record(row: int, cells: dict[str, str], faults: list[str]) -> ClinicalRecord | None:
@@ -280,9 +287,9 @@ def _outcome(row: int, cells: dict[str, str], faults: list[str]) -> int | None:
     return None if None in positive or not positive else 0
 
 
-def _check_folds(studies: list[Study], faults: list[str]) -> None:
+def _check_folds(studies: list[CohortRow], faults: list[str]) -> None:
     """A patient's rows must lie in one fold, and all rows or none must say theirs."""
-    seen: dict[str, Study] = {}
+    seen: dict[str, CohortRow] = {}
     for study in studies:
         first = seen.setdefault(study.patient, study)
         if first.fold != study.fold:

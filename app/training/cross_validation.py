@@ -16,14 +16,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.evaluation.metrics import Array, Comparison, Estimate, Labels, auc, bootstrap, delong, probabilities_of
-from app.training.results_table import Scored
+from app.training.results_table import ModelScores
 from app.training.splits import Split
 
 Blocks = Mapping[str, Sequence[Split]]
 
 
 @dataclass(frozen=True)
-class Line:
+class ModelSummary:
     """One model: AUC by block, mean and SD over blocks; pooled over patients; the reference's AUC minus it."""
 
     name: str
@@ -33,18 +33,18 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Validated:
+class CrossValidation:
     """``tested`` rows, their mean calibrated probabilities by model (len(tested),), and the table's lines."""
 
     blocks: tuple[str, ...]
     tested: Labels
     chances: Mapping[str, Array]
-    lines: tuple[Line, ...]
+    lines: tuple[ModelSummary, ...]
 
 
 def run(
-    blocks: Blocks, labels: Labels, compare: Callable[[str, Split], Mapping[str, Scored]], reference: str
-) -> Validated:
+    blocks: Blocks, labels: Labels, compare: Callable[[str, Split], Mapping[str, ModelScores]], reference: str
+) -> CrossValidation:
     """Train on every split and pool what its test patients were told.
 
     :param compare: trains the models of the table on one split, named for its checkpoints
@@ -67,16 +67,20 @@ def run(
         rival = None
         if model != reference and reference in chances:
             rival = delong(labels[tested], chances[reference], chances[model])
-        lines.append(Line(model, tuple(areas), bootstrap(auc, labels[tested], chances[model]), rival))
-    return Validated(tuple(blocks), tested, chances, tuple(lines))
+        lines.append(ModelSummary(model, tuple(areas), bootstrap(auc, labels[tested], chances[model]), rival))
+    return CrossValidation(tuple(blocks), tested, chances, tuple(lines))
 
 
-def markdown(found: Validated, reference: str, *, most: int = 8) -> str:
+def markdown(found: CrossValidation, reference: str, *, most: int = 8) -> str:
     """The table as Markdown; single blocks are shown where there are at most ``most``."""
     shown = found.blocks if len(found.blocks) <= most else ()
     head = [
-        "model", *shown, "AUC, mean ± SD", "AUC over all patients (95 % interval)", f"{reference} minus it",
-    ]  # fmt: skip
+        "model",
+        *shown,
+        "AUC, mean ± SD",
+        "AUC over all patients (95 % interval)",
+        f"{reference} minus it",
+    ]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for line in found.lines:
         cells = [f"{area:.3f}" for area in line.by_block] if shown else []

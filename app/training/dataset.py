@@ -114,9 +114,14 @@ def phantoms(
 def standard_latents(person: biology.Patient) -> list[float]:
     """A phantom's latents, centred and scaled."""
     return standardised(
-        truncal=person.truncal, intensity=person.intensity, length_mm=person.clot_length_mm, density_hu=person.clot_hu,
-        calcified=person.calcified, tmax6_ml=person.tmax6_ml, core_ml=person.core_ml,
-    )  # fmt: skip
+        truncal=person.truncal,
+        intensity=person.intensity,
+        length_mm=person.clot_length_mm,
+        density_hu=person.clot_hu,
+        calcified=person.calcified,
+        tmax6_ml=person.tmax6_ml,
+        core_ml=person.core_ml,
+    )
 
 
 def known_latents(record: ClinicalRecord, perfusion: PerfusionSummary | None) -> list[float]:
@@ -130,19 +135,34 @@ def known_latents(record: ClinicalRecord, perfusion: PerfusionSummary | None) ->
         return getattr(perfusion, name, None) if found is None else found
 
     return standardised(
-        truncal=signs.truncal_type, intensity=number("hypoperfusion_intensity_ratio"), length_mm=signs.clot_length_mm,
-        density_hu=signs.clot_hu, calcified=signs.calcified_artery, tmax6_ml=number("tmax6_ml"),
+        truncal=signs.truncal_type,
+        intensity=number("hypoperfusion_intensity_ratio"),
+        length_mm=signs.clot_length_mm,
+        density_hu=signs.clot_hu,
+        calcified=signs.calcified_artery,
+        tmax6_ml=number("tmax6_ml"),
         core_ml=number("core_ml"),
-    )  # fmt: skip
+    )
 
 
 def standardised(
-    *, truncal: float | None, intensity: float | None, length_mm: float | None, density_hu: float | None,
-    calcified: float | None, tmax6_ml: float | None, core_ml: float | None,
-) -> list[float]:  # fmt: skip
+    *,
+    truncal: float | None,
+    intensity: float | None,
+    length_mm: float | None,
+    density_hu: float | None,
+    calcified: float | None,
+    tmax6_ml: float | None,
+    core_ml: float | None,
+) -> list[float]:
     """``LATENTS`` about normal, by the constants of the phantoms' process; NaN where unknown."""
-    plain = {"truncal": truncal, "intensity": intensity, "length": length_mm, "density": density_hu,
-             "calcified": calcified}  # fmt: skip
+    plain = {
+        "truncal": truncal,
+        "intensity": intensity,
+        "length": length_mm,
+        "density": density_hu,
+        "calcified": calcified,
+    }
     middles = biology.STANDARD
     scaled = [np.nan if v is None else (float(v) - middles[name][0]) / middles[name][1] for name, v in plain.items()]
     return [

@@ -22,15 +22,15 @@ from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 
 
-def launched() -> bool:
+def is_launched_by_torchrun() -> bool:
     """Whether torchrun started this process."""
     return distributed.is_available() and distributed.is_torchelastic_launched()
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[torch.device]:
+def process_group(device: torch.device) -> Iterator[torch.device]:
     """Meet the other ranks for the time of the block; this rank's own device."""
-    if not launched():
+    if not is_launched_by_torchrun():
         yield device
         return
     if device.type == "cuda":
@@ -44,24 +44,24 @@ def joined(device: torch.device) -> Iterator[torch.device]:
         distributed.destroy_process_group()
 
 
-def several() -> bool:
+def is_distributed() -> bool:
     """Whether there is more than this rank."""
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
-def first() -> bool:
+def is_first_rank() -> bool:
     """Whether this is the rank that writes and speaks."""
-    return not several() or distributed.get_rank() == 0
+    return not is_distributed() or distributed.get_rank() == 0
 
 
-def share(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def rank_rows(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """This rank's rows of a batch."""
-    return np.array_split(rows, distributed.get_world_size())[distributed.get_rank()] if several() else rows
+    return np.array_split(rows, distributed.get_world_size())[distributed.get_rank()] if is_distributed() else rows
 
 
 def average_gradients(module: nn.Module) -> None:
     """After ``backward``: the mean over the ranks, in one message. A parameter without a gradient counts as zero."""
-    if not several():
+    if not is_distributed():
         return
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
@@ -71,7 +71,7 @@ def average_gradients(module: nn.Module) -> None:
 
 def average_buffers(module: nn.Module, weights: dict[str, Tensor]) -> None:
     """The mean over the ranks of running statistics, in the module and in its moving average ``weights``."""
-    if not several():
+    if not is_distributed():
         return
     names = [name for name, buffer in module.named_buffers() if buffer.is_floating_point()]
     own = dict(module.named_buffers())
@@ -81,18 +81,18 @@ def average_buffers(module: nn.Module, weights: dict[str, Tensor]) -> None:
             buffer.copy_(mean)
 
 
-def of_first(value: float, device: torch.device) -> float:
+def broadcast(value: float, device: torch.device) -> float:
     """The first rank's value, on every rank."""
-    if not several():
+    if not is_distributed():
         return value
     box = torch.tensor([value], dtype=torch.float64, device=device)
     distributed.broadcast(box, 0)
     return float(box[0])
 
 
-def together() -> None:
+def barrier() -> None:
     """Wait for the other ranks."""
-    if several():
+    if is_distributed():
         distributed.barrier()
 
 

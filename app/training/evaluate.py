@@ -34,13 +34,13 @@ from app.training import calibration, cohort, preprocess
 from app.training import report as reports
 from app.training.dataset import Dataset, Vectors
 from app.training.errors import CohortFault
-from app.training.progress import Board
+from app.training.progress import ProgressReporter
 
 ORACLE = "the oracle"
 
 
 @dataclass(frozen=True)
-class Answers:
+class VersionPredictions:
     """What a version said of n patients: ``probabilities`` (n,) and ``kept`` (n, 2): which of (0, 1) it could not
     exclude.
     """
@@ -50,7 +50,7 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Inquiry:
+class EvalConfig:
     """The arguments of ``rlvo evaluate``. ``since``: only patients of this ISO date or later; ``site``: only these."""
 
     versions: Sequence[Path]
@@ -63,7 +63,7 @@ class Inquiry:
     jobs: int = 1
 
 
-def answer(model: ModelVersion, data: Dataset, advance: Callable[[], None] = lambda: None) -> Answers:
+def answer(model: ModelVersion, data: Dataset, advance: Callable[[], None] = lambda: None) -> VersionPredictions:
     """Ask the version about every patient."""
     vectors = Vectors.of(data, model.manifest.clinical)
     probabilities, kept = [], []
@@ -73,15 +73,15 @@ def answer(model: ModelVersion, data: Dataset, advance: Callable[[], None] = lam
         said = outcome.decision.conformal or []
         kept.append(["not-refractory" in said, "refractory" in said])
         advance()
-    return Answers(np.array(probabilities), np.array(kept, bool))
+    return VersionPredictions(np.array(probabilities), np.array(kept, bool))
 
 
-def evaluate(inquiry: Inquiry, board: Board | None = None) -> str:
+def evaluate(inquiry: EvalConfig, board: ProgressReporter | None = None) -> str:
     """The evaluation as Markdown.
 
     :raises CohortFault: with everything that is wrong with the cohort, or a folder that holds no version
     """
-    board = board or Board()
+    board = board or ProgressReporter()
     manifests = [_manifest(folder) for folder in inquiry.versions]
     studies = _chosen(cohort.read(inquiry.cohort, drop_unknown=inquiry.drop_unknown), inquiry)
     for manifest in manifests:
@@ -91,7 +91,7 @@ def evaluate(inquiry: Inquiry, board: Board | None = None) -> str:
     with board.stage("preparing", len(studies.studies)) as advance:
         fill = preprocess.by_processes(inquiry.jobs)
         data = preprocess.dataset(studies, studies.folder / ".prepared", lambda: advance(1), fill=fill)
-    said: dict[str, Answers] = {}
+    said: dict[str, VersionPredictions] = {}
     with board.stage("asking", len(data) * len(manifests)) as advance:
         for manifest, folder in zip(manifests, inquiry.versions, strict=True):
             model = ModelVersion.load(folder, manifest, inquiry.device)
@@ -126,19 +126,20 @@ def _manifest(folder: Path) -> Manifest:
         raise CohortFault([f"{folder} holds no model version: give model_store/NAME/VERSION"]) from None
 
 
-def _chosen(studies: cohort.Cohort, inquiry: Inquiry) -> cohort.Cohort:
+def _chosen(studies: cohort.Cohort, inquiry: EvalConfig) -> cohort.Cohort:
     """The studies of the site and time asked for."""
     found = [
-        study for study in studies.studies
+        study
+        for study in studies.studies
         if (not inquiry.site or study.site == inquiry.site) and (not inquiry.since or study.date >= inquiry.since)
-    ]  # fmt: skip
+    ]
     outcomes = {study.outcome for study in found}
     if len(outcomes) < 2:
         raise CohortFault([f"{len(found)} patients are left, of one outcome only: there is nothing to score"])
     return cohort.Cohort(studies.folder, tuple(found), studies.target)
 
 
-def _lines(manifest: Manifest, data: Dataset, answers: Answers) -> Iterator[str]:
+def _lines(manifest: Manifest, data: Dataset, answers: VersionPredictions) -> Iterator[str]:
     labels, chances = data.labels, answers.probabilities
     slope, intercept = calibration_line(labels, chances)
     yield f"{_name(manifest)} on {len(data)} patients, {int(labels.sum())} with the outcome"

@@ -27,10 +27,10 @@ from app.registry.manifest import Clinical, Fold, Manifest, Measured, Training
 from app.training import baselines, calibration, folds, model_card, pretrained, report, tasks
 from app.training.baselines import Baseline
 from app.training.dataset import Dataset, Vectors
-from app.training.progress import Board
-from app.training.results_table import ORACLE, Row, Scored, of_oracle, table
+from app.training.progress import ProgressReporter
+from app.training.results_table import ORACLE, ModelScores, ResultRow, of_oracle, table
 from app.training.splits import Split
-from app.training.tasks import Bench
+from app.training.tasks import TrainingContext
 from app.training.trainer import Recipe
 
 CHANNEL_NAMES = tuple(channel.name for channel in defaults.CHANNELS)
@@ -49,7 +49,7 @@ LOGISTIC = "clinical + CTP, logistic regression"
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExperimentPlan:
     """What a run is asked to do. ``networks``: which rows of ``NETWORKS``; ``views``: of a taught
     trunk's features.
     """
@@ -69,28 +69,36 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Run:
+class ExperimentResult:
     """What came of it, on the outcomes ``labels`` (n,) and this split."""
 
     spec: Clinical
     vectors: Vectors
-    scored: dict[str, Scored]
+    scored: dict[str, ModelScores]
     networks: dict[str, folds.Trained]
-    logistic: baselines.Fitted
+    logistic: baselines.FittedBaseline
     labels: NDArray[np.int64]
     split: Split
 
     @cached_property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[ResultRow]:
         """The table; its intervals take a second a model, so it is made when it is asked for."""
         return table(self.scored, self.labels, self.split, DAFT)
 
 
 def compare(
-    plan: Plan, data: Dataset, split: Split, device: torch.device, board: Board, *,
-    taught: Network | None = None, folder: Path | None = None, shared: Path | None = None, jobs: int = 1,
+    plan: ExperimentPlan,
+    data: Dataset,
+    split: Split,
+    device: torch.device,
+    board: ProgressReporter,
+    *,
+    taught: Network | None = None,
+    folder: Path | None = None,
+    shared: Path | None = None,
+    jobs: int = 1,
     advance: Callable[[int], None] = lambda _: None,
-) -> Run:  # fmt: skip
+) -> ExperimentResult:
     """Train every model of the table on the same folds and score all of them on the same rows.
 
     :param taught: see ``folds.train``
@@ -100,7 +108,7 @@ def compare(
     """
     spec = clinical_encoder.fit([data.records[row] for row in split.develop], [*defaults.VARIABLES])
     vectors = Vectors.of(data, spec)
-    scored: dict[str, Scored] = {}
+    scored: dict[str, ModelScores] = {}
     joined = vectors.joined(np.arange(len(data)), data.presence)
     with_numbers = np.arange(joined.shape[1]) < vectors.size  # no presence bits: nothing is known of images here
     record_only = with_numbers & ~_scalar_columns(vectors, joined.shape[1])
@@ -110,7 +118,7 @@ def compare(
         (LOGISTIC, Baseline.LOGISTIC, with_numbers),
     ):
         fitted = baselines.fit(kind, joined, data.labels, split, columns, plan.seed)
-        scored[name] = Scored(fitted.out_of_fold, fitted.each, fitted.aucs)
+        scored[name] = ModelScores(fitted.out_of_fold, fitted.each, fitted.aucs)
         board(f"{name}: folds {np.mean(fitted.aucs):.3f}")
 
     trained: dict[str, folds.Trained] = {}
@@ -120,27 +128,36 @@ def compare(
         visible = tuple(CHANNEL_NAMES.index(channel) for channel in channels)
         # A taught trunk has all channels; else a network that may see few of them has few.
         given = visible if taught is None and len(visible) < len(CHANNEL_NAMES) else None
-        bench = Bench(data.only(visible), vectors, defaults.GRID, CHANNEL_NAMES, device, given)
+        context = TrainingContext(data.only(visible), vectors, defaults.GRID, CHANNEL_NAMES, device, given)
         architecture = defaults.architecture(fusion, spec, filters=plan.filters, channels=len(given or CHANNEL_NAMES))
         if taught is not None and channels not in views:
             path = shared / f"views-{'-'.join(channels)}.safetensors" if shared else None
-            views[channels] = pretrained.views(taught, bench, plan.views, plan.seed, path, board)
+            views[channels] = pretrained.views(taught, context, plan.views, plan.seed, path, board)
         epochs = [0] * len(split.folds)
 
-        def heard(fold: int, epoch: int, score: float, name: str = name, epochs: list[int] = epochs) -> None:
+        def on_progress(fold: int, epoch: int, score: float, name: str = name, epochs: list[int] = epochs) -> None:
             board(f"{name}, fold {fold + 1}, epoch {epoch}: {score:.3f}")
             advance(epoch - epochs[fold])
             epochs[fold] = epoch
 
         trained[name] = folds.train(
-            architecture, bench, split, plan.recipe, plan.seed, taught=taught, views=views.get(channels), folder=folder,
-            name="-".join((fusion.value, *channels)), jobs=jobs, advance=heard,
-        )  # fmt: skip
+            architecture,
+            context,
+            split,
+            plan.recipe,
+            plan.seed,
+            taught=taught,
+            views=views.get(channels),
+            folder=folder,
+            name="-".join((fusion.value, *channels)),
+            jobs=jobs,
+            advance=on_progress,
+        )
         advance(plan.recipe.epochs * len(epochs) - sum(epochs))  # folds that stopped early
-        scored[name] = Scored(trained[name].out_of_fold, trained[name].each, trained[name].aucs)
+        scored[name] = ModelScores(trained[name].out_of_fold, trained[name].each, trained[name].aucs)
     if data.oracle is not None:
         scored[ORACLE] = of_oracle(data.oracle, data.labels, split)
-    return Run(spec, vectors, scored, trained, fitted, data.labels, split)
+    return ExperimentResult(spec, vectors, scored, trained, fitted, data.labels, split)
 
 
 def _scalar_columns(vectors: Vectors, size: int) -> NDArray[np.bool_]:
@@ -153,18 +170,26 @@ def _scalar_columns(vectors: Vectors, size: int) -> NDArray[np.bool_]:
 
 
 def publish(
-    plan: Plan, run: Run, data: Dataset, split: Split, digest: str, out: Path, *, chosen: str = DAFT,
-    notes: Sequence[str] = (), extra: dict[str, object] | None = None,
-) -> Manifest:  # fmt: skip
+    plan: ExperimentPlan,
+    run: ExperimentResult,
+    data: Dataset,
+    split: Split,
+    digest: str,
+    out: Path,
+    *,
+    chosen: str = DAFT,
+    notes: Sequence[str] = (),
+    extra: dict[str, object] | None = None,
+) -> Manifest:
     """Write the chosen model as a version: ``LOGISTIC``, or a network of the table."""
     scored, labels = run.scored[chosen], data.labels
     learnt = scored.rules(labels, split.develop)
     logistic = chosen == LOGISTIC
     fusion, names = (Fusion.NONE, ()) if logistic else NETWORKS[chosen]
-    parts: Sequence[Network | model_version.Logistic]
+    parts: Sequence[Network | model_version.LogisticFold]
     parts = run.logistic.logistic if logistic else run.networks[chosen].networks
     seen = data.only([CHANNEL_NAMES.index(name) for name in names])
-    bench = Bench(seen, run.vectors, defaults.GRID, CHANNEL_NAMES, torch.device("cpu"))
+    context = TrainingContext(seen, run.vectors, defaults.GRID, CHANNEL_NAMES, torch.device("cpu"))
     manifest = Manifest(
         name=plan.name,
         version=plan.version,
@@ -181,23 +206,29 @@ def publish(
         threshold=learnt.threshold,
         conformal=learnt.conformal,
         background=calibration.background(run.vectors, data.presence, split.develop, plan.seed),
-        out_of_distribution=None if logistic else calibration.out_of_distribution(
-            run.networks[chosen].networks, bench, split.develop, plan.seed
-        ),
+        out_of_distribution=None
+        if logistic
+        else calibration.out_of_distribution(run.networks[chosen].networks, context, split.develop, plan.seed),
         training=Training(
-            data=plan.data, data_sha256=digest, synthetic=plan.synthetic, patients=len(data),
-            positives=int(labels.sum()), seed=plan.seed, code_version=plan.code_version,
-            target=plan.target, protocol=plan.protocol,
+            data=plan.data,
+            data_sha256=digest,
+            synthetic=plan.synthetic,
+            patients=len(data),
+            positives=int(labels.sum()),
+            seed=plan.seed,
+            code_version=plan.code_version,
+            target=plan.target,
+            protocol=plan.protocol,
         ),
         metrics=measured(labels[split.test], scored.mean[split.test], learnt),
         extra=dict(extra or {}),
-    )  # fmt: skip
+    )
     golden = [calibration.case(seen, run.vectors, run.spec, int(split.test[0]))]
     text = model_card.write(manifest, run.rows, notes, data.oracle, labels, split, _parts(data, split, scored, learnt))
     return model_version.save(out, manifest, list(parts), golden=golden, card=text)
 
 
-def _parts(data: Dataset, split: Split, scored: Scored, learnt: calibration.Rules) -> list[str]:
+def _parts(data: Dataset, split: Split, scored: ModelScores, learnt: calibration.Rules) -> list[str]:
     """The decision curve and the subgroups of the test part, as Markdown tables."""
     line = learnt.calibration
     chances = metrics.probabilities_of(scored.mean[split.test], line.slope, line.intercept)

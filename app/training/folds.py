@@ -24,9 +24,9 @@ from app.network.architecture import Architecture
 from app.network.daft import Network, build
 from app.training import tasks, trainer
 from app.training.frozen_trunk import TailOnly
-from app.training.process_pool import Lent, Tell, lend, side_by_side
+from app.training.process_pool import SharedContext, Tell, share, side_by_side
 from app.training.splits import Split
-from app.training.tasks import Bench, Views
+from app.training.tasks import TrainingContext, Views
 from app.training.trainer import Recipe
 
 Rows = NDArray[np.int64]
@@ -57,7 +57,7 @@ class _Fold:
 
     number: int
     architecture: Architecture
-    bench: Bench | Lent
+    context: TrainingContext | SharedContext
     learn: Rows
     validate: Rows
     others: Rows
@@ -79,21 +79,24 @@ class _Scored:
 
 def _train_one(work: _Fold, tell: Tell) -> _Scored:
     """Train one fold; tells (fold, epoch, score) after each epoch."""
-    bench = work.bench.bench if isinstance(work.bench, Lent) else work.bench
+    context = work.context.context if isinstance(work.context, SharedContext) else work.context
     torch.manual_seed(work.seed)
     network = build(work.architecture)
     task: tasks.EndToEnd | TailOnly
     if work.taught is not None and work.views is not None:
         network.trunk.load_state_dict(work.taught.trunk.state_dict())
         network.block.load_state_dict(work.taught.block.state_dict())
-        task = TailOnly(network, bench, work.views, work.learn, work.validate, pull=work.recipe.pull)
+        task = TailOnly(network, context, work.views, work.learn, work.validate, l2_to_init=work.recipe.l2_to_init)
     else:
         recipe = work.recipe
-        task = tasks.EndToEnd(network, bench, work.learn, work.validate, turn=recipe.turn, auxiliary=recipe.auxiliary)
+        task = tasks.EndToEnd(network, context, work.learn, work.validate, turn=recipe.turn, auxiliary=recipe.auxiliary)
     trainer.run(
-        task, work.recipe, work.seed, checkpoint=work.checkpoint,
+        task,
+        work.recipe,
+        work.seed,
+        checkpoint=work.checkpoint,
         advance=lambda epoch, score: tell((work.number, epoch, score)),
-    )  # fmt: skip
+    )
     network.eval()
     found = task.logits(work.validate), task.logits(work.others) if len(work.others) else np.empty(0)
     if isinstance(task, TailOnly):
@@ -102,10 +105,19 @@ def _train_one(work: _Fold, tell: Tell) -> _Scored:
 
 
 def train(
-    architecture: Architecture, bench: Bench, split: Split, recipe: Recipe, seed: int, *,
-    views: Views | None = None, taught: Network | None = None, folder: Path | None = None, name: str = "daft",
-    jobs: int = 1, advance: Callable[[int, int, float], None] = lambda *_: None,
-) -> Trained:  # fmt: skip
+    architecture: Architecture,
+    context: TrainingContext,
+    split: Split,
+    recipe: Recipe,
+    seed: int,
+    *,
+    views: Views | None = None,
+    taught: Network | None = None,
+    folder: Path | None = None,
+    name: str = "daft",
+    jobs: int = 1,
+    advance: Callable[[int, int, float], None] = lambda *_: None,
+) -> Trained:
     """Train every fold of one row of the table.
 
     :param taught: whose trunk and last block stay as they are; needs ``views``, its trunk's features of every row
@@ -113,20 +125,29 @@ def train(
     :param jobs: folds at once, each in a process of its own; tails on stored features take seconds and stay in this one
     :param advance: told (fold, epoch, score)
     """
-    count = len(bench.data)
+    count = len(context.data)
     others = np.setdiff1d(np.arange(count), split.develop)
     apart = jobs > 1 and taught is None
     with ExitStack() as stack:
         if apart:
             folder = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        seen = lend(bench, folder) if apart and folder else bench
+        seen = share(context, folder) if apart and folder else context
         work = [
             _Fold(
-                fold, architecture, seen, learn, validate, others, recipe, seed * 1000 + fold,
-                folder / f"{name}-{fold}.pt" if folder else None, views, taught,
+                fold,
+                architecture,
+                seen,
+                learn,
+                validate,
+                others,
+                recipe,
+                seed * 1000 + fold,
+                folder / f"{name}-{fold}.pt" if folder else None,
+                views,
+                taught,
             )
             for fold, (learn, validate) in enumerate(split.folds)
-        ]  # fmt: skip
+        ]
         done = side_by_side(_train_one, work, jobs if apart else 1, lambda told: advance(*told))
     out_of_fold = np.full(count, np.nan)
     each = np.full((len(work), count), np.nan)
@@ -134,7 +155,7 @@ def train(
     for one, scored in zip(work, done, strict=True):
         out_of_fold[one.validate] = scored.validate
         each[one.number, others] = scored.others
-        aucs.append(auc(bench.data.labels[one.validate], scored.validate))
+        aucs.append(auc(context.data.labels[one.validate], scored.validate))
     return Trained(tuple(_network(architecture, one.weights) for one in done), out_of_fold, each, tuple(aucs))
 
 

@@ -21,10 +21,10 @@ from torch.nn.utils import parametrize
 
 from app.evaluation.metrics import Array
 from app.network.daft import Network, pool
-from app.training.tasks import Bench, Rows, Views, batches, count_batches, mixed, quality, start_from_prior
+from app.training.tasks import Rows, TrainingContext, Views, batches, count_batches, mixed, quality, start_from_prior
 
 
-class SeenFromMean(nn.Module):
+class CenteredInput(nn.Module):
     """Weights of a layer over [pooled features, record], which has no bias: what the mean features (c,) give is taken
     off by way of the last columns, the presence bits.
     """
@@ -44,7 +44,7 @@ class SeenFromMean(nn.Module):
         return self._moved(weight, 1)
 
 
-class TurnsAboutMean(nn.Module):
+class CenteredScale(nn.Module):
     """Weights (2 c, hidden) of [scale, shift]: a scale leaves the mean features (c,) where they are."""
 
     def __init__(self, mean: Tensor) -> None:
@@ -71,20 +71,33 @@ class TailOnly:
     """
 
     def __init__(
-        self, network: Network, bench: Bench, views: Views, train: Rows, validate: Rows, *, pull: float = 0.0
+        self,
+        network: Network,
+        context: TrainingContext,
+        views: Views,
+        train: Rows,
+        validate: Rows,
+        *,
+        l2_to_init: float = 0.0,
     ) -> None:
-        self.network = network.to(bench.device)
+        self.network = network.to(context.device)
         self.network.block.requires_grad_(False).eval()
         features, vectors = (part[torch.from_numpy(train)] for part in views[0])
         start_tail(network, _mean(pool(part.float()) for part in torch.split(features, 256)))
-        start_from_prior(network, bench.data.labels[train])
+        start_from_prior(network, context.data.labels[train])
         pairs = zip(torch.split(features, 256), torch.split(vectors, 256), strict=True)
         with torch.no_grad():
             self._middle = _mean(network.penultimate(some.float(), record) for some, record in pairs)
         parts = {name: part for name, part in network.named_children() if name not in ("trunk", "block")}
         self.module = nn.ModuleDict(parts)
         self._start = [parameter.detach().clone() for parameter in self.module.parameters()]
-        self._bench, self._views, self._train, self._validate, self._pull = bench, views, train, validate, pull
+        self._context, self._views, self._train, self._validate, self._l2_to_init = (
+            context,
+            views,
+            train,
+            validate,
+            l2_to_init,
+        )
 
     def steps(self, batch: int) -> int:
         """Batches of one epoch."""
@@ -96,14 +109,14 @@ class TailOnly:
 
     def losses(self, batch: int, rng: np.random.Generator) -> Iterator[Tensor]:
         """BCE on a random view of each row, and the penalty."""
-        bench = self._bench
+        context = self._context
         for rows in batches(self._train, batch, rng):
             features, vectors = mixed(self._views, rows, rng)
-            with torch.autocast(bench.device.type, torch.bfloat16, enabled=bench.quick):
+            with torch.autocast(context.device.type, torch.bfloat16, enabled=context.quick):
                 logits = self._read(features, vectors).float()
             pairs = zip(self.module.parameters(), self._start, strict=True)
             far = torch.stack([((now - start) ** 2).sum() for now, start in pairs]).sum()
-            yield functional.binary_cross_entropy_with_logits(logits, bench.labels(rows)) + self._pull * far
+            yield functional.binary_cross_entropy_with_logits(logits, context.labels(rows)) + self._l2_to_init * far
 
     def logits(self, rows: Rows) -> Array:
         """Logits (n,) of the plain view of rows."""
@@ -118,7 +131,7 @@ class TailOnly:
     def score(self, module: nn.Module) -> float:
         """AUPRC + AUC on the validation rows."""
         del module  # it is self.module
-        return quality(self._bench.data.labels[self._validate], self.logits(self._validate))
+        return quality(self._context.data.labels[self._validate], self.logits(self._validate))
 
     def finish(self) -> None:
         """Write the weights in their plain form: the network then says by itself what it says here."""
@@ -157,6 +170,6 @@ def start_tail(network: Network, mean: Tensor) -> None:
             squeeze[:, -channels:] -= (squeeze[:, : len(mean)] @ mean)[:, None] / channels
         squeeze[0] = 0
         squeeze[0, -channels:] = 1 / channels
-    parametrize.register_parametrization(modulation.expand, "weight", TurnsAboutMean(mean))
+    parametrize.register_parametrization(modulation.expand, "weight", CenteredScale(mean))
     if modulation.sees_features:
-        parametrize.register_parametrization(modulation.squeeze, "weight", SeenFromMean(mean, channels))
+        parametrize.register_parametrization(modulation.squeeze, "weight", CenteredInput(mean, channels))

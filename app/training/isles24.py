@@ -27,7 +27,7 @@ from typing import Any
 
 import pandas as pd
 
-from app.inference.clinical_encoder import AFTERWARDS
+from app.inference.clinical_encoder import POST_PROCEDURE_FIELDS
 from app.training.errors import CohortFault
 
 SUBJECT = re.compile(r"sub-stroke(?:case)?0*(\d+)", re.IGNORECASE)
@@ -35,14 +35,23 @@ ACUTE, LATER = re.compile(r"ses-0*1", re.IGNORECASE), re.compile(r"ses-0*2", re.
 VOLUME = re.compile(r"_(ncct|cta|ctp|tmax|cbf|cbv|mtt)\.nii(?:\.gz)?", re.IGNORECASE)
 
 FLAGS = {
-    "atrial fibrillation": "atrial_fibrillation", "hypertension": "hypertension", "diabetes": "diabetes",
-    "hyperlipidemia": "dyslipidemia", "anticoagulation": "anticoagulant", "lipid lowering drugs": "statin",
-    "pais": "antiplatelet", "platelet aggregation inhibitors": "antiplatelet", "wake-up": "wake_up",
-}  # fmt: skip
+    "atrial fibrillation": "atrial_fibrillation",
+    "hypertension": "hypertension",
+    "diabetes": "diabetes",
+    "hyperlipidemia": "dyslipidemia",
+    "anticoagulation": "anticoagulant",
+    "lipid lowering drugs": "statin",
+    "pais": "antiplatelet",
+    "platelet aggregation inhibitors": "antiplatelet",
+    "wake-up": "wake_up",
+}
 NUMBERS = {
-    "age": "age", "leucocytes": "leukocytes", "inr": "inr", "nihss at admission": "nihss", "mrs premorbid":
-    "prestroke_mrs",
-}  # fmt: skip
+    "age": "age",
+    "leucocytes": "leukocytes",
+    "inr": "inr",
+    "nihss at admission": "nihss",
+    "mrs premorbid": "prestroke_mrs",
+}
 OTHERS = ("center", "sex", "glucose", "onset to door", "door to imaging")
 GRADE = ("mtici postinterventional", "mtici")
 WITHOUT_FIELD = ("in-house", "referral", "crp")
@@ -52,7 +61,7 @@ TRUE, FALSE = ("1", "yes", "true", "y"), ("0", "no", "false", "n")
 
 
 @dataclass
-class Imported:
+class ImportedCohort:
     """The table, and what of the phenotype was not taken: ``afterwards`` is known only after the puncture."""
 
     frame: pd.DataFrame
@@ -65,7 +74,7 @@ def recognised(folder: Path) -> bool:
     return any((base / "phenotype").is_dir() for base in _bases(folder))
 
 
-def load(folder: Path) -> Imported:
+def load(folder: Path) -> ImportedCohort:
     """The data set as a table; paths are relative to ``folder``.
 
     :raises CohortFault: where the folder is laid out otherwise, a header is unknown, or a value cannot be understood
@@ -76,7 +85,7 @@ def load(folder: Path) -> Imported:
     raw = _subjects(base / "raw_data") or _subjects(base / "rawdata")
     derived, phenotypes = _subjects(base / "derivatives"), _subjects(base / "phenotype")
     faults: list[str] = []
-    imported = Imported(pd.DataFrame())
+    imported = ImportedCohort(pd.DataFrame())
     rows = []
     for number, place in sorted(phenotypes.items()):
         name = f"sub-stroke{number:04d}"
@@ -152,7 +161,7 @@ def _volumes(patient: Path | None) -> dict[str, Path]:
     return found
 
 
-def _phenotype(name: str, patient: Path, imported: Imported, faults: list[str]) -> dict[str, str]:
+def _phenotype(name: str, patient: Path, imported: ImportedCohort, faults: list[str]) -> dict[str, str]:
     """The table's cells of one patient, out of the baseline table and the outcome table."""
     facts: dict[str, str] = {}
     for path in _session(patient, ACUTE):
@@ -176,8 +185,9 @@ def _cells(path: Path, faults: list[str]) -> dict[str, Any]:
         if path.suffix.lower() == ".xlsx":
             frame = pd.read_excel(path, header=None, dtype=object)
         else:
-            frame = pd.read_csv(path, header=None, dtype=str, sep=None, engine="python", encoding="utf-8-sig",
-                                keep_default_na=False)  # fmt: skip
+            frame = pd.read_csv(
+                path, header=None, dtype=str, sep=None, engine="python", encoding="utf-8-sig", keep_default_na=False
+            )
     except (ValueError, OSError, KeyError):
         faults.append(f"{path.name}: it cannot be read as a table")
         return {}
@@ -205,11 +215,11 @@ def _plain(cell: Any) -> str:
     return "" if cell is None or cell is pd.NaT or cell != cell else str(cell).strip()
 
 
-def _baseline(name: str, cells: Mapping[str, Any], imported: Imported, faults: list[str]) -> dict[str, str]:
+def _baseline(name: str, cells: Mapping[str, Any], imported: ImportedCohort, faults: list[str]) -> dict[str, str]:
     """The record's fields out of the baseline table."""
     facts: dict[str, str] = {}
     for head, value in cells.items():
-        if head.replace(" ", "_").replace("-", "_") in AFTERWARDS:
+        if head.replace(" ", "_").replace("-", "_") in POST_PROCEDURE_FIELDS:
             imported.afterwards.add(head)
         elif head in WITHOUT_FIELD:
             imported.unused.add(head)

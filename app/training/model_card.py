@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from app.evaluation.metrics import Array, auc
 from app.registry.manifest import Manifest
-from app.training.results_table import Row, markdown
+from app.training.results_table import ResultRow, markdown
 from app.training.splits import Split
 
 _SYNTHETIC = (
@@ -22,9 +22,14 @@ _SYNTHETIC = (
 
 
 def write(
-    manifest: Manifest, rows: Sequence[Row], notes: Sequence[str], oracle: Array | None,
-    labels: NDArray[np.int64], split: Split, parts: Sequence[str] = (),
-) -> str:  # fmt: skip
+    manifest: Manifest,
+    rows: Sequence[ResultRow],
+    notes: Sequence[str],
+    oracle: Array | None,
+    labels: NDArray[np.int64],
+    split: Split,
+    parts: Sequence[str] = (),
+) -> str:
     """The card as Markdown.
 
     :param parts: more tables of the test part: decisions, subgroups

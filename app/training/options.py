@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 
-class Published(StrEnum):
+class PublishedModel(StrEnum):
     """Which model of the table becomes the version; the simple one may well be the better one."""
 
     DAFT = "daft"

@@ -23,9 +23,9 @@ from app.training import cohort, cross_validation, distributed, experiment, prep
 from app.training import splits as protocol
 from app.training.dataset import Dataset
 from app.training.errors import CohortFault
-from app.training.options import Published, Validation
+from app.training.options import PublishedModel, Validation
 from app.training.preprocess import Filler
-from app.training.progress import Board
+from app.training.progress import ProgressReporter
 from app.training.results_table import ORACLE, markdown
 from app.training.splits import Split
 from app.training.trainer import Recipe
@@ -37,20 +37,20 @@ PROTOCOLS = {
     Validation.NESTED: "repeated nested cross-validation: five test parts, four folds of the others; ensembles",
 }
 MANY = (Validation.SITES, Validation.NESTED)
-TAILS = Recipe(epochs=8, batch=64, rate=6e-3, patience=8, pull=1e-4)
+TAILS = Recipe(epochs=8, batch=64, rate=6e-3, patience=8, l2_to_init=1e-4)
 
 
 NAMES = {
-    Published.DAFT: experiment.DAFT,
-    Published.FILM: "imaging + clinical, FiLM",
-    Published.CONCAT: "imaging + clinical, concatenation",
-    Published.IMAGING: "all imaging",
-    Published.LOGISTIC: experiment.LOGISTIC,
+    PublishedModel.DAFT: experiment.DAFT,
+    PublishedModel.FILM: "imaging + clinical, FiLM",
+    PublishedModel.CONCAT: "imaging + clinical, concatenation",
+    PublishedModel.IMAGING: "all imaging",
+    PublishedModel.LOGISTIC: experiment.LOGISTIC,
 }
 
 
 @dataclass(frozen=True)
-class Order:
+class TrainConfig:
     """The arguments of ``rlvo train``."""
 
     cohort: Path
@@ -62,27 +62,30 @@ class Order:
     device: str
     quick: bool
     drop_unknown: bool
-    model: Published = Published.DAFT
+    model: PublishedModel = PublishedModel.DAFT
     validation: Validation = Validation.PAPER
     repeats: int = 5
     jobs: int = 1
     report: Path | None = None
 
 
-def train(order: Order, board: Board, fill: Filler | None = None) -> str:
+def train(order: TrainConfig, board: ProgressReporter, fill: Filler | None = None) -> str:
     """Carry out the order; answers the table as Markdown ("" on all ranks but the first).
 
     :param fill: prepares studies elsewhere; by default ``order.jobs`` processes of this machine do
     :raises CohortFault: with everything that is wrong with the cohort
     """
     kind = "cuda" if order.device == "auto" and torch.cuda.is_available() else order.device.replace("auto", "cpu")
-    with distributed.joined(torch.device(kind)) as device:
+    with distributed.process_group(torch.device(kind)) as device:
         return _train(
-            order, device, board if distributed.first() else Board(), fill or preprocess.by_processes(order.jobs)
+            order,
+            device,
+            board if distributed.is_first_rank() else ProgressReporter(),
+            fill or preprocess.by_processes(order.jobs),
         )
 
 
-def _train(order: Order, device: torch.device, board: Board, fill: Filler) -> str:
+def _train(order: TrainConfig, device: torch.device, board: ProgressReporter, fill: Filler) -> str:
     if order.out is not None and order.out.exists():
         raise CohortFault([f"version {order.out.name} exists; versions never change: choose another"])
     if order.out is not None and order.validation in MANY:
@@ -96,14 +99,14 @@ def _train(order: Order, device: torch.device, board: Board, fill: Filler) -> st
     taught, notes = _taught(order, device, board, folder)
     plan = _plan(order, data, studies, taught)
     # Under torchrun a fold is spread over the ranks, and folds come one after another.
-    jobs = 1 if distributed.several() else order.jobs
+    jobs = 1 if distributed.is_distributed() else order.jobs
     count = sum(len(split.folds) for splits in parts.values() for split in splits)
     epochs = count * len(plan.networks) * plan.recipe.epochs
     with board.stage("training", epochs) as advance:
 
-        def compare(name: str, split: Split) -> experiment.Run:
+        def compare(name: str, split: Split) -> experiment.ExperimentResult:
             place = folder / name
-            if distributed.first():
+            if distributed.is_first_rank():
                 protocol.freeze(place / "split.json", split, digest)
             return experiment.compare(
                 plan, data, split, device, board, taught=taught, folder=place, shared=folder, jobs=jobs, advance=advance
@@ -113,10 +116,10 @@ def _train(order: Order, device: torch.device, board: Board, fill: Filler) -> st
             found = cross_validation.run(
                 parts, data.labels, lambda name, split: compare(name, split).scored, experiment.DAFT
             )
-            return _validated(order, plan, data, found, folder) if distributed.first() else ""
+            return _validated(order, plan, data, found, folder) if distributed.is_first_rank() else ""
         (split,) = parts["all"]
         result = compare("", split)
-    if not distributed.first():
+    if not distributed.is_first_rank():
         return ""
     if order.out is not None:
         chosen = NAMES[order.model]
@@ -125,7 +128,7 @@ def _train(order: Order, device: torch.device, board: Board, fill: Filler) -> st
     return _finished(order, data, result, split, folder)
 
 
-def _command(order: Order) -> str:
+def _command(order: TrainConfig) -> str:
     """What to type to get the version again, for its card."""
     options = {"--phantoms": order.phantoms, "--seed": order.seed, "--model": order.model.value}
     if order.validation is not Validation.PAPER:
@@ -138,22 +141,24 @@ def _command(order: Order) -> str:
     return f"Made by `rlvo train {order.cohort.name} {given}`."
 
 
-def _prepared(studies: cohort.Cohort, board: Board, fill: Filler) -> Dataset:
+def _prepared(studies: cohort.Cohort, board: ProgressReporter, fill: Filler) -> Dataset:
     """The cohort's arrays: prepared by the first rank, read by the others."""
     cache = studies.folder / ".prepared"
-    if distributed.first():
+    if distributed.is_first_rank():
         with board.stage("preparing", len(studies.studies)) as advance:
             data = preprocess.dataset(studies, cache, lambda: advance(1), fill=fill)
-    distributed.together()
-    return data if distributed.first() else preprocess.dataset(studies, cache)
+    distributed.barrier()
+    return data if distributed.is_first_rank() else preprocess.dataset(studies, cache)
 
 
-def _plan(order: Order, data: Dataset, studies: cohort.Cohort, taught: Network | None) -> experiment.Plan:
+def _plan(
+    order: TrainConfig, data: Dataset, studies: cohort.Cohort, taught: Network | None
+) -> experiment.ExperimentPlan:
     name, number = (order.out.parent.name, order.out.name) if order.out else ("untitled", "0.0.0")
     networks = tuple(experiment.NETWORKS)
     if order.quick:
         networks = tuple(model for model in networks if model == NAMES[order.model])
-    return experiment.Plan(
+    return experiment.ExperimentPlan(
         name=name,
         version=number,
         data=_describe(data, order.cohort),
@@ -167,7 +172,9 @@ def _plan(order: Order, data: Dataset, studies: cohort.Cohort, taught: Network |
     )
 
 
-def _finished(order: Order, data: Dataset, result: experiment.Run, split: Split, folder: Path) -> str:
+def _finished(
+    order: TrainConfig, data: Dataset, result: experiment.ExperimentResult, split: Split, folder: Path
+) -> str:
     """The table, and the report of the test part."""
     chances, limits = {}, {}
     for name in dict.fromkeys((NAMES[order.model], experiment.DAFT, experiment.LOGISTIC, ORACLE)):
@@ -182,14 +189,24 @@ def _finished(order: Order, data: Dataset, result: experiment.Run, split: Split,
     text = markdown(result.rows, "DAFT")
     chosen = NAMES[order.model]
     place = report.write(
-        order.report or folder / "report", f"{order.cohort.name}: the test part", [text], data, split.test, chances,
-        chosen, limits[chosen],
-    )  # fmt: skip
+        order.report or folder / "report",
+        f"{order.cohort.name}: the test part",
+        [text],
+        data,
+        split.test,
+        chances,
+        chosen,
+        limits[chosen],
+    )
     return f"{text}\n\nFigures, decision curve and subgroups: {place}"
 
 
 def _validated(
-    order: Order, plan: experiment.Plan, data: Dataset, found: cross_validation.Validated, folder: Path
+    order: TrainConfig,
+    plan: experiment.ExperimentPlan,
+    data: Dataset,
+    found: cross_validation.CrossValidation,
+    folder: Path,
 ) -> str:
     """The table over sites or repeats, and the report of all who were tested."""
     text = cross_validation.markdown(found, "DAFT")
@@ -198,13 +215,19 @@ def _validated(
     shown = dict.fromkeys((chosen, experiment.DAFT, experiment.LOGISTIC, ORACLE))
     chances = {name: found.chances[name] for name in shown if name in found.chances}
     place = report.write(
-        order.report or folder / "report", f"{order.cohort.name}: {plan.protocol}", [text], data, found.tested, chances,
-        chosen, best_f1_threshold(labels, chances[chosen]),
-    )  # fmt: skip
+        order.report or folder / "report",
+        f"{order.cohort.name}: {plan.protocol}",
+        [text],
+        data,
+        found.tested,
+        chances,
+        chosen,
+        best_f1_threshold(labels, chances[chosen]),
+    )
     return f"{text}\n\nFigures, decision curve and subgroups: {place}"
 
 
-def _splits(order: Order, data: Dataset, studies: cohort.Cohort) -> dict[str, list[Split]]:
+def _splits(order: TrainConfig, data: Dataset, studies: cohort.Cohort) -> dict[str, list[Split]]:
     """By block, the splits that the validation asks for; the cohort's own folds where it has a ``fold`` column."""
     labels, groups, sites = data.labels, data.groups, data.sites
     match order.validation:
@@ -230,7 +253,9 @@ def _split(data: Dataset, studies: cohort.Cohort, seed: int) -> protocol.Split:
     return protocol.split(data.labels, data.groups, data.sites, seed)
 
 
-def _taught(order: Order, device: torch.device, board: Board, folder: Path) -> tuple[Network | None, list[str]]:
+def _taught(
+    order: TrainConfig, device: torch.device, board: ProgressReporter, folder: Path
+) -> tuple[Network | None, list[str]]:
     """An image side that stays as it is, from a version or taught by phantoms; None for training end to end."""
     if order.trunk is not None:
         network, note = pretrained.of_version(order.trunk)
@@ -254,7 +279,7 @@ def _code_version() -> str:
         return ""
 
 
-def _key(order: Order, digest: str) -> str:
+def _key(order: TrainConfig, digest: str) -> str:
     apart = ("jobs", "report", "out", "model")  # they change no number
     given = {name: str(value) for name, value in asdict(order).items() if name not in apart}
     made = given | {"cohort": digest, "layout": preprocess_cache.layout()}

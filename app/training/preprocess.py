@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from app.inference import preprocess_cache
 from app.sdk.errors import RlvoError
 from app.sdk.types import PerfusionSummary
-from app.training.cohort import Cohort, Study
+from app.training.cohort import Cohort, CohortRow
 from app.training.dataset import LATENTS, Dataset, known_latents
 from app.training.errors import CohortFault
 from app.training.process_pool import side_by_side
 
-Filler = Callable[[Sequence[Study], Path, Callable[[], None]], None]
+Filler = Callable[[Sequence[CohortRow], Path, Callable[[], None]], None]
 """Prepares studies into the cache's folder, somewhere and side by side, and tells of each that is done. It raises
 nothing for a study that cannot be prepared: that one is tried again here, where its fault is told with its row."""
 
@@ -98,11 +98,11 @@ def _ready(cohort: Cohort) -> Arrays | None:
     return images if in_order else images[order], np.ones((len(order), images.shape[1]), bool), [None] * len(order)
 
 
-def _prepare_all(rows: list[Study], cache: Path, advance: Callable[[], None]) -> Arrays:
+def _prepare_all(rows: list[CohortRow], cache: Path, advance: Callable[[], None]) -> Arrays:
     faults, done = [], []
     for study in rows:
         try:
-            done.append(preprocess_cache.into(study.volumes, cache))
+            done.append(preprocess_cache.prepare_cached(study.volumes, cache))
         except RlvoError as error:
             faults.append(f"row {study.row}: {error.detail}")
         advance()
@@ -122,7 +122,7 @@ def _nothing() -> None:
 def by_processes(jobs: int) -> Filler:
     """Fills the cache by processes of this machine, ``jobs`` at once."""
 
-    def fill(studies: Sequence[Study], cache: Path, advance: Callable[[], None]) -> None:
+    def fill(studies: Sequence[CohortRow], cache: Path, advance: Callable[[], None]) -> None:
         if jobs > 1 and len(studies) > 1:
             work = [(study.volumes, cache) for study in studies]
             try:
@@ -139,16 +139,16 @@ def by_processes(jobs: int) -> Filler:
 
 def _try(work: tuple[preprocess_cache.Volumes, Path], tell: Callable[[bool], None]) -> None:
     with suppress(RlvoError):
-        preprocess_cache.into(*work)
+        preprocess_cache.prepare_cached(*work)
     tell(True)
 
 
-def _place(study: Study, cache: Path) -> Path:
-    return cache / f"{preprocess_cache.key(study.volumes)}.safetensors"
+def _place(study: CohortRow, cache: Path) -> Path:
+    return cache / f"{preprocess_cache.cache_key(study.volumes)}.safetensors"
 
 
 def _truth(
-    cohort: Cohort, rows: list[Study], perfusion: list[PerfusionSummary | None]
+    cohort: Cohort, rows: list[CohortRow], perfusion: list[PerfusionSummary | None]
 ) -> tuple[NDArray[np.float32], NDArray[np.float64] | None]:
     """Latents and true chances of a synthetic cohort; of a real one, what is known of the latents, and None."""
     path = cohort.folder / "truth.csv"

@@ -26,8 +26,8 @@ from app.phantoms.biology import Preset
 from app.registry.manifest import Clinical, Manifest
 from app.training import distributed, pretraining, tasks
 from app.training.dataset import Dataset, Vectors, phantoms
-from app.training.progress import Board
-from app.training.tasks import Bench, Views
+from app.training.progress import ProgressReporter
+from app.training.tasks import TrainingContext, Views
 
 PHANTOM_SEED = 1_000_003  # of the phantoms that teach: far from any cohort's
 CHANNEL_NAMES = tuple(channel.name for channel in defaults.CHANNELS)
@@ -45,7 +45,9 @@ def of_version(folder: Path) -> tuple[Network, str]:
     return network, note
 
 
-def by_phantoms(count: int, seed: int, device: torch.device, folder: Path, board: Board) -> tuple[Network, str]:
+def by_phantoms(
+    count: int, seed: int, device: torch.device, folder: Path, board: ProgressReporter
+) -> tuple[Network, str]:
     """A network that ``count`` phantoms have taught, and a note for the card.
 
     :param folder: of the run's checkpoints; the phantoms lie beside it
@@ -67,18 +69,18 @@ def by_phantoms(count: int, seed: int, device: torch.device, folder: Path, board
     return network, note
 
 
-def _teach(count: int, seed: int, device: torch.device, path: Path, board: Board) -> None:
+def _teach(count: int, seed: int, device: torch.device, path: Path, board: ProgressReporter) -> None:
     data = _drawn(count, path.parent.parent, board)
     spec = clinical_encoder.fit(data.records, [*defaults.VARIABLES])
     torch.manual_seed(seed)
     network = build(defaults.architecture(Fusion.NONE, spec)).to(device)
-    bench = Bench(data, Vectors.of(data, spec), defaults.GRID, CHANNEL_NAMES, device)
-    explained = pretraining.teach(network, bench, seed, board, folder=path.parent)
+    context = TrainingContext(data, Vectors.of(data, spec), defaults.GRID, CHANNEL_NAMES, device)
+    explained = pretraining.teach(network, context, seed, board, folder=path.parent)
     _keep(network.state_dict(), path, {"told": json.dumps(explained)})
-    distributed.together()
+    distributed.barrier()
 
 
-def _drawn(count: int, folder: Path, board: Board) -> Dataset:
+def _drawn(count: int, folder: Path, board: ProgressReporter) -> Dataset:
     layout = hashlib.sha256(json.dumps(preprocess_cache.layout(), sort_keys=True).encode()).hexdigest()[:8]
     path = folder / f"phantoms-{count}-{PHANTOM_SEED}-{layout}.npy"
     kind = (count, PHANTOM_SEED, Preset.INTERACTION, defaults.GRID, defaults.CHANNELS)
@@ -93,13 +95,15 @@ def _drawn(count: int, folder: Path, board: Board) -> Dataset:
     return phantoms(*kind, into=np.load(path, mmap_mode="r"), drawn=True)
 
 
-def views(network: Network, bench: Bench, count: int, seed: int, path: Path | None, board: Board) -> Views:
+def views(
+    network: Network, context: TrainingContext, count: int, seed: int, path: Path | None, board: ProgressReporter
+) -> Views:
     """``tasks.views`` of every patient, from the file ``path`` where it is there, else kept in it."""
     if path is not None and path.exists():
-        kept = load_file(path, str(bench.device))
+        kept = load_file(path, str(context.device))
         return [(kept[f"features-{view}"], kept[f"vectors-{view}"]) for view in range(count)]
-    with board.stage("features", count * len(bench.data)) as advance:
-        found = tasks.views(network.to(bench.device), bench, count, seed, lambda: advance(1))
+    with board.stage("features", count * len(context.data)) as advance:
+        found = tasks.views(network.to(context.device), context, count, seed, lambda: advance(1))
     if path is not None:
         named = {f"features-{view}": pair[0] for view, pair in enumerate(found)}
         named |= {f"vectors-{view}": pair[1] for view, pair in enumerate(found)}
@@ -109,7 +113,7 @@ def views(network: Network, bench: Bench, count: int, seed: int, path: Path | No
 
 def _keep(tensors: dict[str, Tensor], path: Path, told: dict[str, str] | None = None) -> None:
     """Write a file whole or not at all; the first rank does."""
-    if distributed.first():
+    if distributed.is_first_rank():
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(".part")
         save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, draft, told)

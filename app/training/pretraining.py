@@ -3,7 +3,7 @@
 Notable choices:
 - The signs that matter most are a few millimetres large: one part in a thousand of the volume. Averaged over all of
   it, they drown, and a network taught that way learns only what the perfusion maps show (docs/experiments.md). So the
-  trunk is taught first on a box around the arteries of the affected side, by ``Reading`` heads at every depth that
+  trunk is taught first on a box around the arteries of the affected side, by ``LatentHead`` heads at every depth that
   look where the arteries run. Half of the boxes are mirrored, and the heads look through the same mirror: the trunk
   itself need not know sides.
 - Every head standardises what it sees. Whether a clot is there changes a feature by a hundredth of its size.
@@ -31,8 +31,8 @@ from app.phantoms import anatomy
 from app.sdk.clinical import Side
 from app.training import augmentation, trainer
 from app.training.dataset import LATENTS, draw_dropout
-from app.training.progress import Board
-from app.training.tasks import Bench, Rows, Views, batches, count_batches, latent_loss, mixed, views
+from app.training.progress import ProgressReporter
+from app.training.tasks import Rows, TrainingContext, Views, batches, count_batches, latent_loss, mixed, views
 from app.training.trainer import Recipe
 
 NEAR_MM = ((-14.0, 78.0), (-48.0, 44.0), (-42.0, 50.0))  # centres of the box's outermost voxels: right carotid, M1, M2
@@ -76,16 +76,14 @@ def cells(grid: Grid, near: Sequence[slice], step: int) -> NDArray[np.int64]:
     return np.asarray(np.ravel_multi_index(tuple(found[count >= 8].T), tuple(size // step)), np.int64)
 
 
-class Reading(nn.Module):
+class LatentHead(nn.Module):
     """The latents (n, k) from the features (n, c, x, y, z) of some cells."""
 
     def __init__(self, cells: NDArray[np.int64], channels: int) -> None:
         super().__init__()
         self.cells = cells
         size = len(cells) * channels
-        self.net = nn.Sequential(
-            nn.BatchNorm1d(size), nn.Linear(size, 64), nn.ReLU(), nn.Linear(64, len(LATENTS))
-        )  # fmt: skip
+        self.net = nn.Sequential(nn.BatchNorm1d(size), nn.Linear(size, 64), nn.ReLU(), nn.Linear(64, len(LATENTS)))
 
     def forward(self, features: Tensor) -> Tensor:
         found: Tensor = self.net(features.float().flatten(2)[:, :, self.cells].flatten(1))
@@ -107,27 +105,30 @@ def _explained(guess: Tensor, truth: Tensor) -> dict[str, float]:
     return {n: float(1 - e / v) for n, e, v in zip(LATENTS, error, truth.var(0), strict=True)}
 
 
-class Near:
+class ArteryBoxTask:
     """Teaches trunk and block on boxes around the arteries; a loop's task."""
 
-    def __init__(self, network: Network, bench: Bench, train: Rows, validate: Rows) -> None:
-        near = box(bench.grid)
+    def __init__(self, network: Network, context: TrainingContext, train: Rows, validate: Rows) -> None:
+        near = box(context.grid)
         filters = network.architecture.filters
         depths = {"stem": (2, 1), "block1": (2, 1), "block2": (4, 2), "block3": (8, 4)}
-        heads = {n: Reading(cells(bench.grid, near, step), wide * filters) for n, (step, wide) in depths.items()}
+        heads = {n: LatentHead(cells(context.grid, near, step), wide * filters) for n, (step, wide) in depths.items()}
         parts = {
-            "trunk": network.trunk, "block": network.block, **{f"at_{name}": head for name, head in heads.items()},
-            "pooled": _averaged(4 * filters), "last": _averaged(8 * filters),
-        }  # fmt: skip
-        self.module = nn.ModuleDict(parts).to(bench.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        self._bench, self._train, self._validate = bench, train, validate
+            "trunk": network.trunk,
+            "block": network.block,
+            **{f"at_{name}": head for name, head in heads.items()},
+            "pooled": _averaged(4 * filters),
+            "last": _averaged(8 * filters),
+        }
+        self.module = nn.ModuleDict(parts).to(context.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self._context, self._train, self._validate = context, train, validate
         self._boxes = self._cut(near)
 
     def _cut(self, near: tuple[slice, slice, slice]) -> NDArray[np.float16]:
         """Every phantom's box (n, C, x, y, z), a left-sided occlusion mirrored."""
-        images = self._bench.data.images
+        images = self._context.data.images
         found = np.empty((*images.shape[:2], *(part.stop - part.start for part in near)), np.float16)
-        for row, (image, record) in enumerate(zip(images, self._bench.data.records, strict=True)):
+        for row, (image, record) in enumerate(zip(images, self._context.data.records, strict=True)):
             seen = image[:, ::-1] if record.occlusion_side is Side.LEFT else image
             found[row] = seen[:, near[0], near[1], near[2]]
         return found
@@ -154,28 +155,28 @@ class Near:
 
     def losses(self, batch: int, rng: np.random.Generator) -> Iterator[Tensor]:
         """The weighted errors of all heads."""
-        bench = self._bench
+        context = self._context
         for rows in batches(self._train, batch, rng):
-            change = augmentation.draw(len(rows), len(bench.channels), bench.grid, rng, turn=False)
+            change = augmentation.draw(len(rows), len(context.channels), context.grid, rng, turn=False)
             still = rng.random(len(rows)) >= SHARE["shift"]
             change = replace(change, shift=np.where(still[:, None], 0, change.shift))
-            drop = draw_dropout(bench.data.presence[rows], bench.channels, bench.vectors, rng)
+            drop = draw_dropout(context.data.presence[rows], context.channels, context.vectors, rng)
             complete = rng.random(len(rows)) >= SHARE["incomplete"]
-            present = np.where(complete[:, None], bench.data.presence[rows], drop.present)
-            images = augmentation.apply(torch.from_numpy(self._boxes[rows]).to(bench.device).float(), change)
-            images = images * torch.from_numpy(present).to(bench.device)[:, :, None, None, None]
-            with torch.autocast(bench.device.type, torch.bfloat16, enabled=bench.quick):
+            present = np.where(complete[:, None], context.data.presence[rows], drop.present)
+            images = augmentation.apply(torch.from_numpy(self._boxes[rows]).to(context.device).float(), change)
+            images = images * torch.from_numpy(present).to(context.device)[:, :, None, None, None]
+            with torch.autocast(context.device.type, torch.bfloat16, enabled=context.quick):
                 guesses = self._read(images, change.mirror)
-            yield _loss(guesses, bench.latents(rows))
+            yield _loss(guesses, context.latents(rows))
 
     @torch.no_grad()
     def explained(self) -> dict[str, float]:
         """The share of each latent's variance that the trunk's last features explain where the arteries run."""
         guesses = [
-            self._read(torch.from_numpy(self._boxes[r]).to(self._bench.device).float(), np.zeros(len(r), bool))[3]
+            self._read(torch.from_numpy(self._boxes[r]).to(self._context.device).float(), np.zeros(len(r), bool))[3]
             for r in np.array_split(self._validate, max(len(self._validate) // 32, 1))
         ]
-        return _explained(torch.cat(guesses), self._bench.latents(self._validate))
+        return _explained(torch.cat(guesses), self._context.latents(self._validate))
 
     def score(self, module: nn.Module) -> float:
         """Mean explained share of variance."""
@@ -183,13 +184,13 @@ class Near:
         return float(np.mean(list(self.explained().values())))
 
 
-class LastBlock:
+class LastBlockTask:
     """Teaches the block on stored features of whole heads; a loop's task. ``views``: as for ``tasks.TailOnly``."""
 
-    def __init__(self, network: Network, bench: Bench, views: Views, train: Rows, validate: Rows) -> None:
+    def __init__(self, network: Network, context: TrainingContext, views: Views, train: Rows, validate: Rows) -> None:
         parts = {"block": network.block, "last": _averaged(8 * network.architecture.filters)}
-        self.module = nn.ModuleDict(parts).to(bench.device)
-        self._bench, self._views, self._train, self._validate = bench, views, train, validate
+        self.module = nn.ModuleDict(parts).to(context.device)
+        self._context, self._views, self._train, self._validate = context, views, train, validate
 
     def steps(self, batch: int) -> int:
         """Batches of one epoch."""
@@ -203,16 +204,16 @@ class LastBlock:
         """The weighted errors, each row in a view of its own."""
         for rows in batches(self._train, batch, rng):
             features, _ = mixed(self._views, rows, rng)
-            with torch.autocast(self._bench.device.type, torch.bfloat16, enabled=self._bench.quick):
+            with torch.autocast(self._context.device.type, torch.bfloat16, enabled=self._context.quick):
                 pooled = pool(self.module["block"](features))
-            yield _loss([self.module["last"](pooled.float())], self._bench.latents(rows))
+            yield _loss([self.module["last"](pooled.float())], self._context.latents(rows))
 
     @torch.no_grad()
     def explained(self) -> dict[str, float]:
         """The share of each latent's variance that the pooled block explains in whole heads."""
         parts = np.array_split(self._validate, max(len(self._validate) // 256, 1))
         guesses = [self._read(self._views[0][0][torch.from_numpy(part)]) for part in parts]
-        return _explained(torch.cat(guesses), self._bench.latents(self._validate))
+        return _explained(torch.cat(guesses), self._context.latents(self._validate))
 
     def score(self, module: nn.Module) -> float:
         """Mean explained share of variance."""
@@ -221,7 +222,7 @@ class LastBlock:
 
 
 @torch.no_grad()
-def settle(trunk: Trunk, bench: Bench, rows: Rows, seed: int) -> None:
+def recalibrate_batchnorm(trunk: Trunk, context: TrainingContext, rows: Rows, seed: int) -> None:
     """Measure the trunk's normalisation on augmented whole heads: on boxes its statistics were others."""
     norms = [part for part in trunk.modules() if isinstance(part, nn.BatchNorm3d)]
     momentum = norms[0].momentum
@@ -231,7 +232,7 @@ def settle(trunk: Trunk, bench: Bench, rows: Rows, seed: int) -> None:
     trunk.train()
     rng = np.random.default_rng([seed, 13])
     for part in batches(rows, 32, rng):
-        trunk(bench.augmented(part, rng, turn=False)[0])
+        trunk(context.augmented(part, rng, turn=False)[0])
     for norm in norms:
         norm.momentum = momentum
     trunk.eval()
@@ -253,7 +254,7 @@ def unit_spread(block: Residual, pooled: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class PretrainConfig:
     """How long to teach, and with what. The last block learns from ``views`` of the first ``whole`` phantoms' heads;
     normalisation and spread are measured on ``measure`` of them.
     """
@@ -266,8 +267,14 @@ class Lesson:
 
 
 def teach(
-    network: Network, bench: Bench, seed: int, board: Board, lesson: Lesson = Lesson(), *, folder: Path | None = None,
-) -> dict[str, float]:  # fmt: skip
+    network: Network,
+    context: TrainingContext,
+    seed: int,
+    board: ProgressReporter,
+    lesson: PretrainConfig = PretrainConfig(),
+    *,
+    folder: Path | None = None,
+) -> dict[str, float]:
     """Teach the network's trunk and last block on a bench of phantoms, in place; a tenth of them is held out.
 
     Answers the share of each latent's variance that the pooled block explains on those held out.
@@ -276,22 +283,28 @@ def teach(
     :raises ValueError: where the grid does not hold the arteries' box
     """
     torch.manual_seed(seed)
-    near = Near(network, bench, *_parts(len(bench.data)))
+    near = ArteryBoxTask(network, context, *_parts(len(context.data)))
     trainer.run(
-        near, lesson.near, seed, checkpoint=folder / "near.pt" if folder else None,
+        near,
+        lesson.near,
+        seed,
+        checkpoint=folder / "near.pt" if folder else None,
         advance=lambda epoch, score: board(f"near the clot, epoch {epoch}: {score:.3f} of the variance explained"),
-    )  # fmt: skip
-    some = bench.first(lesson.whole)
+    )
+    some = context.first(lesson.whole)
     train, validate = _parts(len(some.data))
-    settle(network.trunk, some, train[: lesson.measure], seed)
+    recalibrate_batchnorm(network.trunk, some, train[: lesson.measure], seed)
     unit_spread(network.trunk.block3, _pooled(network.trunk, some, train[: lesson.measure]))
     with board.stage("whole heads", lesson.views * len(some.data)) as advance:
         seen = views(network, some, lesson.views, seed, lambda: advance(1))
-    block = LastBlock(network, some, seen, train, validate)
+    block = LastBlockTask(network, some, seen, train, validate)
     trainer.run(
-        block, lesson.block, seed, checkpoint=folder / "block.pt" if folder else None,
+        block,
+        lesson.block,
+        seed,
+        checkpoint=folder / "block.pt" if folder else None,
         advance=lambda epoch, score: board(f"whole heads, epoch {epoch}: {score:.3f} of the variance explained"),
-    )  # fmt: skip
+    )
     explained = block.explained()
     network.block.eval()
     with torch.no_grad():
@@ -305,6 +318,6 @@ def _parts(count: int) -> tuple[Rows, Rows]:
 
 
 @torch.no_grad()
-def _pooled(trunk: Trunk, bench: Bench, rows: Rows) -> Tensor:
+def _pooled(trunk: Trunk, context: TrainingContext, rows: Rows) -> Tensor:
     parts = np.array_split(rows, max(len(rows) // 32, 1))
-    return torch.cat([pool(trunk(bench.images(part, bench.data.presence[part]))) for part in parts])
+    return torch.cat([pool(trunk(context.images(part, context.data.presence[part]))) for part in parts])

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from app.training.tasks import Bench
+from app.training.tasks import TrainingContext
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -37,22 +37,22 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 @dataclass(frozen=True)
-class Lent:
+class SharedContext:
     """A bench as it travels to another process: without its images, but with the file (.npy) that holds them."""
 
-    _bench: Bench
+    _context: TrainingContext
     _images: Path
 
     @property
-    def bench(self) -> Bench:
+    def context(self) -> TrainingContext:
         """The bench, its images mapped."""
         images = np.load(self._images, mmap_mode="r")
-        return replace(self._bench, data=replace(self._bench.data, images=images))
+        return replace(self._context, data=replace(self._context.data, images=images))
 
 
-def lend(bench: Bench, folder: Path) -> Lent:
+def share(context: TrainingContext, folder: Path) -> SharedContext:
     """The bench for other processes; images that are in memory only are written into ``folder`` once."""
-    images = bench.data.images
+    images = context.data.images
     if isinstance(images, np.memmap) and isinstance(images.base, mmap.mmap) and images.filename is not None:
         path = Path(images.filename)
     else:
@@ -63,20 +63,20 @@ def lend(bench: Bench, folder: Path) -> Lent:
             with draft.open("wb") as file:
                 np.save(file, images)
             draft.replace(path)
-    return Lent(replace(bench, data=replace(bench.data, images=images[:0])), path)
+    return SharedContext(replace(context, data=replace(context.data, images=images[:0])), path)
 
 
-def side_by_side(work: Work[Task, Result], tasks: Sequence[Task], jobs: int, heard: Tell) -> list[Result]:
+def side_by_side(work: Work[Task, Result], tasks: Sequence[Task], jobs: int, on_progress: Tell) -> list[Result]:
     """``work(task, tell)`` for every task, in the order of the tasks, ``jobs`` of them at once.
 
-    :param work: a function of a module; what it tells reaches ``heard`` in this process
+    :param work: a function of a module; what it tells reaches ``on_progress`` in this process
     """
     if jobs <= 1 or len(tasks) <= 1:
         with one_thread():
-            return [work(task, heard) for task in tasks]
+            return [work(task, on_progress) for task in tasks]
     context = multiprocessing.get_context("spawn")
     words = context.SimpleQueue()
-    ear = threading.Thread(target=_listen, args=(words, heard), daemon=True)
+    ear = threading.Thread(target=_listen, args=(words, on_progress), daemon=True)
     ear.start()
     try:
         crew = ProcessPoolExecutor(
@@ -118,6 +118,6 @@ def _work(work: Work[Task, Result], task: Task) -> Result:
     return work(task, _words.put)
 
 
-def _listen(words: Any, heard: Tell) -> None:
+def _listen(words: Any, on_progress: Tell) -> None:
     while (told := words.get()) is not None:
-        heard(told)
+        on_progress(told)

@@ -1,7 +1,7 @@
 """What a long run says while it works: a bar for each stage with the time that is left, and a line of words.
 
 Notable choices:
-- ``Board`` says nothing, for tests and for the ranks that are not the first; ``Shown`` writes to a terminal.
+- ``ProgressReporter`` says nothing, for tests and for the ranks that are not the first; ``RichProgress`` writes to a terminal.
 - A board is called with words, so that whatever only has something to say takes it for a plain function.
 """
 
@@ -25,7 +25,7 @@ from rich.progress import (
 Advance = Callable[[int], None]
 
 
-class Board:
+class ProgressReporter:
     """Says nothing."""
 
     def __call__(self, words: str) -> None:
@@ -38,7 +38,7 @@ class Board:
         yield lambda _: None
 
 
-class Shown(Board):
+class RichProgress(ProgressReporter):
     """On a console: a bar with the time left for the stage at work, the words beside it."""
 
     def __init__(self, console: Console) -> None:
@@ -55,9 +55,15 @@ class Shown(Board):
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Advance]:
         columns = (
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False), TextColumn("{task.fields[words]}"),
-        )  # fmt: skip
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            TextColumn("{task.fields[words]}"),
+        )
         with Progress(*columns, console=self._console) as progress:
             task = self._task = progress.add_task(name, total=total, words="")
             self._progress = progress

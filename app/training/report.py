@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from app.core.filesystem import appearing
+from app.core.filesystem import atomic_directory
 from app.evaluation import figures, subgroups
 from app.evaluation.metrics import Array, Labels, net_benefit
 from app.training.dataset import Dataset
@@ -21,9 +21,15 @@ THRESHOLDS = np.array([0.05, 0.1, 0.15, 0.2, 0.3, 0.4])
 
 
 def write(
-    folder: Path, title: str, tables: Sequence[str], data: Dataset, rows: Labels, models: Mapping[str, Array],
-    chosen: str, threshold: float,
-) -> Path:  # fmt: skip
+    folder: Path,
+    title: str,
+    tables: Sequence[str],
+    data: Dataset,
+    rows: Labels,
+    models: Mapping[str, Array],
+    chosen: str,
+    threshold: float,
+) -> Path:
     """Write the report of ``rows`` of a cohort; its path.
 
     :param tables: Markdown, in their order
@@ -31,7 +37,7 @@ def write(
     :param threshold: of the chosen one's decision
     """
     labels = data.labels[rows]
-    with appearing(folder) as draft:
+    with atomic_directory(folder) as draft:
         names = figures.write(draft, labels, models, chosen)
         parts = [
             f"# {title}",

@@ -24,7 +24,7 @@ ORACLE = "oracle (the true chances)"
 
 
 @dataclass(frozen=True)
-class Row:
+class ResultRow:
     """One line: ``folds`` AUC mean and SD, ``folds_f1`` the same; ``test`` AUC of the ensemble; ``f1`` at the
     out-of-fold threshold; ``rival``: the reference's AUC minus this one's.
     """
@@ -38,7 +38,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ModelScores:
     """A model's logits: ``out_of_fold`` (n,) on development rows, ``each`` fold's (folds, n) on the others; AUC of each
     fold on its own validation rows.
     """
@@ -57,16 +57,16 @@ class Scored:
         return rules(labels[develop], self.out_of_fold[develop], noise=fold_noise(self.each), folds=len(self.each))
 
 
-def of_oracle(chances: Array, labels: NDArray[np.int64], split: Split) -> Scored:
+def of_oracle(chances: Array, labels: NDArray[np.int64], split: Split) -> ModelScores:
     """The oracle as a model: ``chances`` (n,) are the true ones."""
     logits = np.asarray(logit(np.clip(chances, 1e-6, 1 - 1e-6)))
     aucs = tuple(auc(labels[validate], logits[validate]) for _, validate in split.folds)
-    return Scored(logits, logits[None], aucs)
+    return ModelScores(logits, logits[None], aucs)
 
 
 def table(
-    scored: Mapping[str, Scored], labels: NDArray[np.int64], split: Split, reference: str, seed: int = 0
-) -> list[Row]:
+    scored: Mapping[str, ModelScores], labels: NDArray[np.int64], split: Split, reference: str, seed: int = 0
+) -> list[ResultRow]:
     """One row a model, compared with ``reference`` on the test rows."""
     rows, test = [], split.test
     for name, model in scored.items():
@@ -77,7 +77,7 @@ def table(
         if name != reference and reference in scored:
             rival = delong(labels[test], scored[reference].mean[test], model.mean[test])
         rows.append(
-            Row(
+            ResultRow(
                 name=name,
                 folds=(float(np.mean(model.aucs)), float(np.std(model.aucs))),
                 test=bootstrap(auc, labels[test], model.mean[test], seed=seed),
@@ -89,12 +89,16 @@ def table(
     return rows
 
 
-def markdown(rows: Sequence[Row], reference: str) -> str:
+def markdown(rows: Sequence[ResultRow], reference: str) -> str:
     """The table as Markdown, and in a sentence who is best."""
     heads = (
-        "model", "AUC, folds (mean ± SD)", "F1, folds (mean ± SD)", "AUC, ensemble on test (95 % interval)",
-        "F1 on test", f"{reference} minus it",
-    )  # fmt: skip
+        "model",
+        "AUC, folds (mean ± SD)",
+        "F1, folds (mean ± SD)",
+        "AUC, ensemble on test (95 % interval)",
+        "F1 on test",
+        f"{reference} minus it",
+    )
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in rows:
         (area, spread), (score, scatter) = row.folds, row.folds_f1
@@ -105,7 +109,7 @@ def markdown(rows: Sequence[Row], reference: str) -> str:
     return "\n".join([*lines, "", verdict(rows)])
 
 
-def verdict(rows: Sequence[Row]) -> str:
+def verdict(rows: Sequence[ResultRow]) -> str:
     """Who is best on the folds and on the test part; the oracle does not compete."""
     models = [row for row in rows if row.name != ORACLE]
     on_folds = max(models, key=lambda row: row.folds[0])

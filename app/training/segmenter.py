@@ -61,9 +61,15 @@ class _Painted:
 
 
 def train(
-    out: Path, *, steps: int = 400, patients: int = PATIENTS, seed: int = 0,
-    name: str = "vessels-unet", version: str = "1.0.0", advance: Callable[[], None] = lambda: None,
-) -> SegmenterManifest:  # fmt: skip
+    out: Path,
+    *,
+    steps: int = 400,
+    patients: int = PATIENTS,
+    seed: int = 0,
+    name: str = "vessels-unet",
+    version: str = "1.0.0",
+    advance: Callable[[], None] = lambda: None,
+) -> SegmenterManifest:
     """Train, and write ``manifest.json``, ``weights.safetensors`` and ``card.md`` into ``out``, a new folder.
 
     :param advance: called after each step
@@ -85,9 +91,13 @@ def train(
         advance()
     content = save_tensors(network.state_dict())
     manifest = SegmenterManifest(
-        name=name, version=version, filters=FILTERS, file="weights.safetensors",
-        sha256=hashlib.sha256(content).hexdigest(), training=f"{patients} phantoms, {steps} steps, seed {seed}",
-    )  # fmt: skip
+        name=name,
+        version=version,
+        filters=FILTERS,
+        file="weights.safetensors",
+        sha256=hashlib.sha256(content).hexdigest(),
+        training=f"{patients} phantoms, {steps} steps, seed {seed}",
+    )
     (out / manifest.file).write_bytes(content)
     (out / "card.md").write_text(f"# {name} {version}\n\n{_CARD}\n\nTraining: {manifest.training}.\n")
     (out / "manifest.json").write_text(manifest.model_dump_json(indent=1) + "\n")

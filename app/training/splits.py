@@ -65,9 +65,15 @@ def split(labels: Rows, groups: Rows, sites: NDArray[np.str_], seed: int, folds:
 
 
 def around(
-    test: Rows, develop: Rows, labels: Rows, groups: Rows, sites: NDArray[np.str_], seed: int, folds: int = FOLDS,
+    test: Rows,
+    develop: Rows,
+    labels: Rows,
+    groups: Rows,
+    sites: NDArray[np.str_],
+    seed: int,
+    folds: int = FOLDS,
     name: str = "the test part",
-) -> Split:  # fmt: skip
+) -> Split:
     """A test part and the folds of the ``develop`` rows.
 
     :raises CohortFault: where a fold, or the test part, would have one class only

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from app.core.filesystem import appearing
+from app.core.filesystem import atomic_directory
 from app.inference import defaults
 from app.inference.preprocess_cache import layout
 from app.phantoms import biology, cohort
@@ -30,16 +30,21 @@ VOLUMES = ("ncct", "cta", "tmax", "cbf")
 
 
 def synthesize(
-    out: Path, patients: int, seed: int, preset: Preset, *,
-    full_size: bool = False, advance: Callable[[], None] = lambda: None,
-) -> None:  # fmt: skip
+    out: Path,
+    patients: int,
+    seed: int,
+    preset: Preset,
+    *,
+    full_size: bool = False,
+    advance: Callable[[], None] = lambda: None,
+) -> None:
     """Write a cohort into the new folder ``out``.
 
     :raises CohortFault: where the folder exists
     """
     if out.exists():
         raise CohortFault([f"the folder {out.name} exists; a cohort is never written over another"])
-    with appearing(out) as draft:
+    with atomic_directory(out) as draft:
         people = biology.draw(patients, seed, preset)
         rows = [_row(person, seed) for person in people]
         if full_size:

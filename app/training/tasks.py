@@ -31,7 +31,7 @@ Views = Sequence[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class Bench:
+class TrainingContext:
     """What every task works with: the patients, their clinical side, and where the work is done.
 
     ``given``: the channels that a network is given at all, None for every one. A network of fewer channels is cheaper,
@@ -73,7 +73,7 @@ class Bench:
         images = augmentation.apply(images, change) * self._present(drop.present)
         return images.contiguous(memory_format=torch.channels_last_3d), self.vectors_of(rows, drop)
 
-    def first(self, count: int) -> Bench:
+    def first(self, count: int) -> TrainingContext:
         """The first ``count`` patients."""
         return replace(self, data=self.data.first(count), vectors=self.vectors.first(count))
 
@@ -99,7 +99,7 @@ def batches(rows: Rows, size: int, rng: np.random.Generator) -> Iterator[Rows]:
     for start in range(0, len(order), size):
         batch = order[start : start + size]
         if len(batch) * 2 >= min(size, len(order)):
-            yield distributed.share(np.sort(batch))
+            yield distributed.rank_rows(np.sort(batch))
 
 
 def count_batches(rows: int, size: int) -> int:
@@ -128,17 +128,17 @@ class EndToEnd:
     """A whole network on one fold, with auxiliary heads where latents are known."""
 
     def __init__(
-        self, network: Network, bench: Bench, train: Rows, validate: Rows, *, turn: bool, auxiliary: float
+        self, network: Network, context: TrainingContext, train: Rows, validate: Rows, *, turn: bool, auxiliary: float
     ) -> None:
-        self.network = network.to(bench.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.network = network.to(context.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         width = network.block.conv1.in_channels
-        self._auxiliary = auxiliary if np.isfinite(bench.data.latents).any() else 0.0
+        self._auxiliary = auxiliary if np.isfinite(context.data.latents).any() else 0.0
         parts: dict[str, nn.Module] = {"network": network}
         if self._auxiliary:
             parts["heads"] = nn.Linear(width, len(LATENTS))
-        self.module = nn.ModuleDict(parts).to(bench.device)
-        self._bench, self._train, self._validate, self._turn = bench, train, validate, turn
-        start_from_prior(network, bench.data.labels[train])
+        self.module = nn.ModuleDict(parts).to(context.device)
+        self._context, self._train, self._validate, self._turn = context, train, validate, turn
+        start_from_prior(network, context.data.labels[train])
 
     def steps(self, batch: int) -> int:
         """Batches of one epoch."""
@@ -146,27 +146,27 @@ class EndToEnd:
 
     def losses(self, batch: int, rng: np.random.Generator) -> Iterator[Tensor]:
         """BCE, and a share of the latents' error."""
-        bench = self._bench
-        halved = bench.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        context = self._context
+        halved = context.device.type == "cuda" and torch.cuda.is_bf16_supported()
         for rows in batches(self._train, batch, rng):
-            images, vectors = bench.augmented(rows, rng, self._turn)
-            with torch.autocast(bench.device.type, torch.bfloat16, enabled=halved):
+            images, vectors = context.augmented(rows, rng, self._turn)
+            with torch.autocast(context.device.type, torch.bfloat16, enabled=halved):
                 features = self.network.trunk(images)
                 logits = self.network.tail(features, vectors)[:, 0]
-            loss = functional.binary_cross_entropy_with_logits(logits.float(), bench.labels(rows))
+            loss = functional.binary_cross_entropy_with_logits(logits.float(), context.labels(rows))
             if self._auxiliary:
                 guess = self.module["heads"](pool(features.float()))
-                loss = loss + self._auxiliary * latent_loss(guess, bench.latents(rows))
+                loss = loss + self._auxiliary * latent_loss(guess, context.latents(rows))
             yield loss
 
     def logits(self, rows: Rows) -> Array:
         """Logits (n,) of rows as they are, nothing augmented."""
-        return logits(self.network, self._bench, rows)
+        return logits(self.network, self._context, rows)
 
     def score(self, module: nn.Module) -> float:
         """AUPRC + AUC on the validation rows."""
         del module  # it is self.module
-        return quality(self._bench.data.labels[self._validate], self.logits(self._validate))
+        return quality(self._context.data.labels[self._validate], self.logits(self._validate))
 
 
 def mixed(views: Views, rows: Rows, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -187,32 +187,34 @@ def start_from_prior(network: Network, labels: Rows) -> None:
 
 
 @torch.no_grad()
-def logits(network: Network, bench: Bench, rows: Rows, batch: int = 32) -> Array:
+def logits(network: Network, context: TrainingContext, rows: Rows, batch: int = 32) -> Array:
     """Logits (n,) of a whole network in eval mode, on rows as they are."""
     network.eval()
     found = []
     for part in np.array_split(rows, max(-(-len(rows) // batch), 1)):
-        drop = no_dropout(bench.data.presence[part], bench.vectors)
-        found.append(network(bench.images(part, drop.present), bench.vectors_of(part, drop))[:, 0])
+        drop = no_dropout(context.data.presence[part], context.vectors)
+        found.append(network(context.images(part, drop.present), context.vectors_of(part, drop))[:, 0])
     return torch.cat(found).double().cpu().numpy()
 
 
 @torch.no_grad()
-def views(network: Network, bench: Bench, count: int, seed: int, advance: Callable[[], None] = lambda: None) -> Views:
+def views(
+    network: Network, context: TrainingContext, count: int, seed: int, advance: Callable[[], None] = lambda: None
+) -> Views:
     """``count`` views of every row by the network's trunk: the plain one, then augmented ones."""
     network.eval()
-    shape = (len(bench.channels), *bench.grid.shape)
-    alone = backends.pick(backends.Backend.AUTO, bench.device, [folded(network)], shape)
+    shape = (len(context.channels), *context.grid.shape)
+    alone = backends.pick(backends.Backend.AUTO, context.device, [folded(network)], shape)
     made = []
     for view in range(count):
         rng = np.random.default_rng([seed, 8, view])
         features, vectors = [], []
-        for rows in np.array_split(np.arange(len(bench.data)), max(len(bench.data) // 32, 1)):
+        for rows in np.array_split(np.arange(len(context.data)), max(len(context.data) // 32, 1)):
             if view:
-                images, clinical = bench.augmented(rows, rng, turn=False)
+                images, clinical = context.augmented(rows, rng, turn=False)
             else:
-                drop = no_dropout(bench.data.presence[rows], bench.vectors)
-                images, clinical = bench.images(rows, drop.present), bench.vectors_of(rows, drop)
+                drop = no_dropout(context.data.presence[rows], context.vectors)
+                images, clinical = context.images(rows, drop.present), context.vectors_of(rows, drop)
             found = network.trunk(images) if alone is None else torch.cat([alone(image)[0] for image in images])
             features.append(found.half())
             vectors.append(clinical)

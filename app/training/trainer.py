@@ -28,7 +28,7 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how hard. ``rate``: peak learning rate; ``average``: of the moving average, per step; ``pull``:
+    """How long and how hard. ``rate``: peak learning rate; ``average``: of the moving average, per step; ``l2_to_init``:
     penalty that keeps a tail near its start.
     """
 
@@ -41,7 +41,7 @@ class Recipe:
     smoothing: float = 0.5
     turn: bool = True
     auxiliary: float = 0.3
-    pull: float = 0.0
+    l2_to_init: float = 0.0
 
 
 class Task(Protocol):
@@ -62,7 +62,7 @@ class Task(Protocol):
 
 
 @dataclass
-class Progress:
+class TrainingState:
     """Where a run stands: what a checkpoint holds besides the tensors."""
 
     epoch: int = 0
@@ -79,7 +79,7 @@ def run(
     *,
     checkpoint: Path | None = None,
     advance: Callable[[int, float], None] = lambda *_: None,
-) -> Progress:
+) -> TrainingState:
     """Train ``task.module`` in place, leaving the averaged weights of its best epoch in it.
 
     :param checkpoint: file to resume from and to write after every epoch; removed by nobody but the caller
@@ -97,8 +97,8 @@ def run(
     )
     average = {name: value.detach().clone() for name, value in module.state_dict().items()}
     best = {name: value.clone() for name, value in average.items()}
-    progress = Progress()
-    distributed.together()  # so that nobody looks for a checkpoint while the first rank still writes the last fold's
+    progress = TrainingState()
+    distributed.barrier()  # so that nobody looks for a checkpoint while the first rank still writes the last fold's
     if checkpoint is not None and checkpoint.exists():
         progress, average, best = _resume(checkpoint, module, optimizer, cycle)
 
@@ -117,8 +117,8 @@ def run(
         current = {name: value.clone() for name, value in module.state_dict().items()}
         module.load_state_dict(average)
         module.eval()
-        score = distributed.of_first(
-            task.score(module) if distributed.first() else 0.0, next(module.parameters()).device
+        score = distributed.broadcast(
+            task.score(module) if distributed.is_first_rank() else 0.0, next(module.parameters()).device
         )
         module.load_state_dict(current)
         weight = recipe.smoothing if progress.history else 0.0
@@ -128,7 +128,7 @@ def run(
             progress.best, progress.best_epoch = progress.smoothed, progress.epoch
             best = {name: value.clone() for name, value in average.items()}
         progress.epoch += 1
-        if checkpoint is not None and distributed.first():
+        if checkpoint is not None and distributed.is_first_rank():
             _save(checkpoint, progress, module, average, best, optimizer, cycle)
         advance(progress.epoch, score)
     module.load_state_dict(best)
@@ -147,13 +147,22 @@ def _follow(average: Weights, module: nn.Module, rate: float) -> None:
 
 
 def _save(
-    path: Path, progress: Progress, module: nn.Module, average: Weights, best: Weights,
-    optimizer: torch.optim.Optimizer, cycle: torch.optim.lr_scheduler.LRScheduler,
-) -> None:  # fmt: skip
+    path: Path,
+    progress: TrainingState,
+    module: nn.Module,
+    average: Weights,
+    best: Weights,
+    optimizer: torch.optim.Optimizer,
+    cycle: torch.optim.lr_scheduler.LRScheduler,
+) -> None:
     state = {
-        "progress": vars(progress), "module": module.state_dict(), "average": average, "best": best,
-        "optimizer": optimizer.state_dict(), "cycle": cycle.state_dict(),
-    }  # fmt: skip
+        "progress": vars(progress),
+        "module": module.state_dict(),
+        "average": average,
+        "best": best,
+        "optimizer": optimizer.state_dict(),
+        "cycle": cycle.state_dict(),
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".part")
     with draft.open("wb") as file:
@@ -165,10 +174,10 @@ def _save(
 
 def _resume(
     path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, cycle: torch.optim.lr_scheduler.LRScheduler
-) -> tuple[Progress, Weights, Weights]:
+) -> tuple[TrainingState, Weights, Weights]:
     """The run's own checkpoint; weights_only keeps anything but tensors and plain values out."""
     state: dict[str, Any] = torch.load(path, weights_only=True)
     module.load_state_dict(state["module"])
     optimizer.load_state_dict(state["optimizer"])
     cycle.load_state_dict(state["cycle"])
-    return Progress(**state["progress"]), state["average"], state["best"]
+    return TrainingState(**state["progress"]), state["average"], state["best"]

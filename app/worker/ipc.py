@@ -46,7 +46,7 @@ def ask(folder: Path, worker_id: str, head: dict[str, Any], body: bytes, *, pati
     return answer
 
 
-def heard(line: Connection) -> tuple[dict[str, Any], bytes]:
+def receive(line: Connection) -> tuple[dict[str, Any], bytes]:
     """The worker's side: one question."""
     head: dict[str, Any] = json.loads(line.recv_bytes())
     return head, line.recv_bytes()
@@ -65,7 +65,7 @@ class Listener:
     """The worker's side: its socket, open until `close`."""
 
     def __init__(self, folder: Path, worker_id: str) -> None:
-        hang_up(folder, worker_id)
+        remove_socket(folder, worker_id)
         self._socket = socket.socket(socket.AF_UNIX)
         with _reach(folder, worker_id) as address:
             before = os.umask(0o177)
@@ -86,7 +86,7 @@ class Listener:
         self._socket.close()
 
 
-def hang_up(folder: Path, worker_id: str) -> None:
+def remove_socket(folder: Path, worker_id: str) -> None:
     """Removes a worker's socket, its own or a dead one's."""
     (folder / f"{worker_id}{SUFFIX}").unlink(missing_ok=True)
 

@@ -12,7 +12,7 @@ from app.database import workers
 from app.worker import ipc
 
 
-class Watch:
+class LivenessMonitor:
     """Tells which workers are dead, by their lock files and by their beats. Holds this worker's own lock."""
 
     def __init__(self, me: str, folder: Path, lease: float) -> None:
@@ -26,15 +26,15 @@ class Watch:
         self._lock = (folder / me).open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 
-    def dead(self, roll: list[workers.Worker]) -> list[str]:
+    def dead(self, roll: list[workers.WorkerRecord]) -> list[str]:
         """Those on the roll that are dead."""
         found, moment = [], time.monotonic()
         for worker in roll:
             if worker.id == self._me:
                 continue
-            beats, since = self._seen.get(worker.id, (-1, moment))
-            if beats != worker.beats:
-                self._seen[worker.id] = (worker.beats, moment)
+            heartbeats, since = self._seen.get(worker.id, (-1, moment))
+            if heartbeats != worker.heartbeats:
+                self._seen[worker.id] = (worker.heartbeats, moment)
                 since = moment
             if moment - since > self._lease or self._unlocked(worker.id):
                 found.append(worker.id)
@@ -49,7 +49,7 @@ class Watch:
         finally:
             self._in_hand.discard(job)
 
-    def strays(self, running: dict[str, str], known: set[str]) -> set[str]:
+    def orphaned_jobs(self, running: dict[str, str], known: set[str]) -> set[str]:
         """Jobs that nobody has had in hand for a lease, though the engine says that somebody has.
 
         Either their worker is off the roll, and whoever struck it died before it put them back; or they are ours, and
@@ -69,7 +69,7 @@ class Watch:
         """Drops what is kept about a worker that was struck off."""
         self._seen.pop(worker_id, None)
         (self._folder / worker_id).unlink(missing_ok=True)
-        ipc.hang_up(self._folder, worker_id)
+        ipc.remove_socket(self._folder, worker_id)
 
     def close(self) -> None:
         """Lets go of this worker's lock."""

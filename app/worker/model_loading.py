@@ -1,8 +1,8 @@
-"""What one worker keeps loaded because operators asked for it, and how it answers them.
+"""What one worker keeps loaded because operators asked for it, and how it results them.
 
 Notable choices:
 - A version is loaded, its files' digests and golden cases checked, beside the job in hand: whoever is served waits for
-  nothing of it. What fails is told in this worker's answer, and nothing else changes.
+  nothing of it. What fails is told in this worker's result, and nothing else changes.
 - A version that is to go is let go only when no unfinished prediction names it: the old one is drained.
 """
 
@@ -12,55 +12,55 @@ import logging
 from collections.abc import Mapping
 
 from app.database import job_state, model_requests
-from app.database.model_requests import Demand
+from app.database.model_requests import LoadRequest
 from app.database.session import Database
-from app.database.workers import Answer
-from app.inference.model_cache import Predictor
+from app.database.workers import LoadResult
+from app.inference.model_cache import ModelCache
 from app.sdk.errors import RlvoError
 
 log = logging.getLogger("rlvo.residency")
 
 
-class Residency:
+class ModelLoader:
     """The duty of one worker: see that what is asked for is done."""
 
-    def __init__(self, database: Database, predictor: Predictor) -> None:
+    def __init__(self, database: Database, predictor: ModelCache) -> None:
         self._database = database
         self._predictor = predictor
-        self._answers: dict[str, Answer] = {}
+        self._results: dict[str, LoadResult] = {}
 
     @property
-    def answers(self) -> Mapping[str, Answer]:
-        """By ``name@version``: what became of the demand."""
-        return dict(self._answers)
+    def results(self) -> Mapping[str, LoadResult]:
+        """By ``name@version``: what became of the request."""
+        return dict(self._results)
 
-    def tend(self) -> None:
+    def reconcile(self) -> None:
         """Does what is asked for and not done yet."""
         with self._database.reading() as session:
-            standing = model_requests.standing(session)
-        for demand in standing:
-            key = f"{demand.name}@{demand.version}"
-            known = self._answers.get(key)
-            if known is None or known.ticket != demand.ticket:
-                answer = self._load(demand) if demand.wanted else self._unload(demand)
-                if answer is not None:
-                    self._answers[key] = answer
+            requests = model_requests.current(session)
+        for request in requests:
+            key = f"{request.name}@{request.version}"
+            known = self._results.get(key)
+            if known is None or known.generation != request.generation:
+                result = self._load(request) if request.wanted else self._unload(request)
+                if result is not None:
+                    self._results[key] = result
 
-    def _load(self, demand: Demand) -> Answer:
+    def _load(self, request: LoadRequest) -> LoadResult:
         try:
-            self._predictor.check(demand.name, demand.version)
+            self._predictor.check(request.name, request.version)
         except RlvoError as error:
-            log.error("%s %s is not loaded: %s", demand.name, demand.version, error.detail)
-            return Answer(demand.ticket, error.detail)
+            log.error("%s %s is not loaded: %s", request.name, request.version, error.detail)
+            return LoadResult(request.generation, error.detail)
         except Exception as error:  # noqa: BLE001 - a load that breaks must be told, or whoever asked waits in vain
-            log.error("%s %s is not loaded: %s", demand.name, demand.version, type(error).__name__)
-            return Answer(demand.ticket, f"Loading it broke off with {type(error).__name__}")
-        log.info("%s %s is loaded and checked", demand.name, demand.version)
-        return Answer(demand.ticket, None)
+            log.error("%s %s is not loaded: %s", request.name, request.version, type(error).__name__)
+            return LoadResult(request.generation, f"Loading it broke off with {type(error).__name__}")
+        log.info("%s %s is loaded and checked", request.name, request.version)
+        return LoadResult(request.generation, None)
 
-    def _unload(self, demand: Demand) -> Answer | None:
+    def _unload(self, request: LoadRequest) -> LoadResult | None:
         with self._database.reading() as session:
-            if job_state.unfinished_on(session, demand.name, demand.version):
+            if job_state.unfinished_on(session, request.name, request.version):
                 return None
-        self._predictor.unload(demand.name, demand.version)
-        return Answer(demand.ticket, None)
+        self._predictor.unload(request.name, request.version)
+        return LoadResult(request.generation, None)

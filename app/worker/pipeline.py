@@ -21,20 +21,20 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from app.core.concurrency import aside
-from app.core.logging import place
+from app.core.concurrency import submit
+from app.core.logging import error_location
 from app.database import audit, job_state, predictions, shadow_scores
-from app.database.job_state import Result, Study
+from app.database.job_state import JobStudy, PredictionResult
 from app.database.predictions import Artifact
-from app.database.session import Database, patiently
-from app.database.shadow_scores import Score
+from app.database.session import Database, retry_until_available
+from app.database.shadow_scores import ShadowScore
 from app.imaging.io import nifti
 from app.imaging.io.limits import Limits
 from app.imaging.io.nifti import Volume
-from app.inference.ensemble_predictor import FINE
-from app.inference.model_cache import Predictor, out_of_memory
-from app.inference.model_input import Case
-from app.registry.model_store import Entry
+from app.inference.ensemble_predictor import EXACT_METHOD
+from app.inference.model_cache import ModelCache, out_of_memory
+from app.inference.model_input import ModelInput
+from app.registry.model_store import StoredVersion
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import InternalError, ModelNotReady, RlvoError
 from app.sdk.types import (
@@ -54,7 +54,7 @@ from app.worker import artifacts as publish
 from app.worker.queue import Queue
 
 if TYPE_CHECKING:
-    from app.inference.model_version import ModelVersion, Outcome
+    from app.inference.model_version import ModelAnswer, ModelVersion
 
 log = logging.getLogger("rlvo.job")
 
@@ -67,7 +67,7 @@ FailureRecord = dict[str, str]
 """Code, title and detail, as plain JSON: what `Failure` is in the record."""
 
 
-class Done(TypedDict, total=False):
+class StepResult(TypedDict, total=False):
     """What a step leaves in the job engine's log: where its result lies, or why there is none."""
 
     digest: str
@@ -75,14 +75,14 @@ class Done(TypedDict, total=False):
     failure: FailureRecord
 
 
-Steps = dict[str, Done]
+StepResults = dict[str, StepResult]
 
 
-class Job:
+class PredictionPipeline:
     """The four steps, with all that they need. One worker has one, for every prediction that it takes."""
 
     def __init__(
-        self, database: Database, storage: Storage, queue: Queue, predictor: Predictor, limits: Limits
+        self, database: Database, storage: Storage, queue: Queue, predictor: ModelCache, limits: Limits
     ) -> None:
         self._database = database
         self._queue = queue
@@ -91,7 +91,7 @@ class Job:
         self._limits = limits
         self._held: tuple[str, dict[Input, Volume]] = ("", {})
 
-    def step(self, stage: Stage, study: Study, done: Steps) -> Done:
+    def step(self, stage: Stage, study: JobStudy, done: StepResults) -> StepResult:
         """One step, tried until it is done or refused. Never raises an Exception."""
         began = time.monotonic()
         failure: FailureRecord = {}
@@ -106,17 +106,17 @@ class Job:
                     break
             except Exception as error:  # noqa: BLE001 - whatever a step meets must end in the record, not in a crash
                 full = out_of_memory(error)
-                log.error("%s of %s: %s", stage, study.id, place(error))
+                log.error("%s of %s: %s", stage, study.id, error_location(error))
                 failure = failure_record(
                     InternalError("The prediction could not be made; the operator finds more in the log")
                 )
             if full:  # not in the handler: until it is left, the error holds what the step had allocated
-                self._predictor.relieve(study.model.name, study.model.version)
+                self._predictor.evict(study.model.name, study.model.version)
             if tries + 1 < TRIES:
                 time.sleep(PAUSE * (tries + 1))
         return {"failure": failure}
 
-    def fail(self, study: Study, failure: FailureRecord) -> None:
+    def fail(self, study: JobStudy, failure: FailureRecord) -> None:
         """Records why there is no answer, unless this run may not write any more."""
         with self._database.session() as session:
             if job_state.fail(session, study, Failure.model_validate(failure)):
@@ -131,40 +131,44 @@ class Job:
         if finished:
             self._storage.workbench(prediction_id).clear()
 
-    def replay(self, study: Study) -> Outcome:
+    def replay(self, study: JobStudy) -> ModelAnswer:
         """The answer computed again from the stored study and the same model version. Nothing is written.
 
         Raises InternalError where a volume is gone, ModelNotFound and ModelNotReady where the version is.
         """
         return self._model(study).predict(self._prepared(study, self._volumes(study)))
 
-    def shadow(self, study: Study, entry: Entry) -> None:
+    def shadow(self, study: JobStudy, entry: StoredVersion) -> None:
         """Scores an answered study by another version of its model, beside the answer. Never raises an Exception."""
-        here = {"prediction_id": study.id, "name": entry.name, "version": entry.version,
-                "answered": study.model.version}  # fmt: skip
+        here = {
+            "prediction_id": study.id,
+            "name": entry.name,
+            "version": entry.version,
+            "answered": study.model.version,
+        }
         try:
             version = self._predictor.version(entry.name, entry.version)
             outcome = version.predict(self._prepared(study, self._volumes(study), version))
             with self._database.reading() as session:
                 answered = predictions.find(session, study.id, None)
         except RlvoError as error:
-            score = Score(**here, difference=None, agrees=None, error=error.code)
+            score = ShadowScore(**here, difference=None, agrees=None, error=error.code)
         except Exception as error:  # noqa: BLE001 - a shadow harms nobody, whatever it meets
-            log.error("shadow of %s: %s", study.id, place(error))
-            score = Score(**here, difference=None, agrees=None, error=InternalError.code)
+            log.error("shadow of %s: %s", study.id, error_location(error))
+            score = ShadowScore(**here, difference=None, agrees=None, error=InternalError.code)
         else:
             if answered.probability is None or answered.decision is None:
                 return
-            score = Score(
+            score = ShadowScore(
                 **here,
                 difference=outcome.probability - answered.probability,
                 agrees=outcome.decision.refractory == answered.decision.refractory,
             )
         with self._database.session() as session:
-            shadow_scores.keep(session, score)
+            shadow_scores.store(session, score)
 
-    def _run(self, stage: Stage, study: Study, done: Steps) -> str:
-        steps: dict[Stage, Callable[[Study, Steps], str]] = {
+    def _run(self, stage: Stage, study: JobStudy, done: StepResults) -> str:
+        steps: dict[Stage, Callable[[JobStudy, StepResults], str]] = {
             Stage.PREPARE: self._prepare,
             Stage.PREDICT: self._predict,
             Stage.EXPLAIN: self._explain,
@@ -172,21 +176,23 @@ class Job:
         }
         return steps[stage](study, done)
 
-    def _prepare(self, study: Study, _done: Steps) -> str:
+    def _prepare(self, study: JobStudy, _done: StepResults) -> str:
         volumes = self._volumes(study)
         if study.explain:
             self._held = (study.id, volumes)
         return self._storage.workbench(study.id).put(self._prepared(study, volumes).to_bytes())
 
-    def _volumes(self, study: Study) -> dict[Input, Volume]:
-        begun = {field: aside(partial(self._verified, study, field)) for field in study.inputs}
+    def _volumes(self, study: JobStudy) -> dict[Input, Volume]:
+        begun = {field: submit(partial(self._verified, study, field)) for field in study.inputs}
         return {field: volume.result() for field, volume in begun.items()}
 
-    def _prepared(self, study: Study, volumes: dict[Input, Volume], version: ModelVersion | None = None) -> Case:
+    def _prepared(
+        self, study: JobStudy, volumes: dict[Input, Volume], version: ModelVersion | None = None
+    ) -> ModelInput:
         record = ClinicalRecord.model_validate_json(json.dumps(study.clinical))
         return (version or self._model(study)).prepare(volumes, record)
 
-    def _predict(self, study: Study, done: Steps) -> str:
+    def _predict(self, study: JobStudy, done: StepResults) -> str:
         case = self._case(study, done)
         outcome = self._model(study).predict(case)
         return self._put(
@@ -201,9 +207,9 @@ class Job:
             },
         )
 
-    def _explain(self, study: Study, done: Steps) -> str:
+    def _explain(self, study: JobStudy, done: StepResults) -> str:
         version, case = self._model(study), self._case(study, done)
-        attribution, maps = version.explain(case, method=FINE if study.exact else None)
+        attribution, maps = version.explain(case, method=EXACT_METHOD if study.exact else None)
         answer = _answer(study, json.loads(self._bytes(Stage.PREDICT, study, done)), attribution)
         bench, files = self._storage.workbench(study.id), []
         for file in publish.files(answer, case, version.manifest, maps, partial(self._seen, study), self._card(study)):
@@ -212,16 +218,16 @@ class Job:
         attribution = attribution.model_copy(update={"maps": listed})
         return self._put(study, {"attribution": attribution.model_dump(mode="json"), "files": files})
 
-    def _record(self, study: Study, done: Steps) -> str:
+    def _record(self, study: JobStudy, done: StepResults) -> str:
         outcome = json.loads(self._bytes(Stage.PREDICT, study, done))
         artifacts: list[Artifact] = []
         attribution = None
         if study.explain:
             reasons = json.loads(self._bytes(Stage.EXPLAIN, study, done))
-            begun = [aside(partial(self._publish, study, *file)) for file in reasons["files"]]
+            begun = [submit(partial(self._publish, study, *file)) for file in reasons["files"]]
             artifacts = [artifact.result() for artifact in begun]  # the disk syncs many files as soon as one
             attribution = Attribution.model_validate(reasons["attribution"])
-        result = Result(
+        result = PredictionResult(
             probability=outcome["probability"],
             interval=outcome["interval"] and Interval.model_validate(outcome["interval"]),
             folds=outcome["folds"],
@@ -232,62 +238,62 @@ class Job:
             timings={stage: step["seconds"] for stage, step in done.items()},
             artifacts=artifacts,
         )
-        patiently(partial(self._succeed, study, result))
+        retry_until_available(partial(self._succeed, study, result))
         return ""
 
-    def _succeed(self, study: Study, result: Result) -> None:
+    def _succeed(self, study: JobStudy, result: PredictionResult) -> None:
         with self._database.session() as session:
             if job_state.succeed(session, study, result):
                 self._queue.announce(session, study.id)
                 audit.append(session, "worker", "prediction.succeeded", study.id)
 
-    def _publish(self, study: Study, name: str, digest: str, media_type: str) -> Artifact:
+    def _publish(self, study: JobStudy, name: str, digest: str, media_type: str) -> Artifact:
         """Makes a file of the workbench a blob, which its row will name."""
         data = self._storage.workbench(study.id).get(digest)
         if data is None:
             raise InternalError("A map or a figure went missing before it was recorded")
         return Artifact(name, self._storage.put(data), len(data), media_type)
 
-    def _seen(self, study: Study, field: Input) -> Volume:
+    def _seen(self, study: JobStudy, field: Input) -> Volume:
         """An upload as `prepare` saw it."""
         holder, volumes = self._held
         return volumes[field] if holder == study.id else self._volume(study, field)
 
-    def _verified(self, study: Study, field: Input) -> Volume:
+    def _verified(self, study: JobStudy, field: Input) -> Volume:
         if not self._storage.verify(study.inputs[field].sha256):
             raise InternalError("A stored volume is missing or damaged; the operator can look with `rlvo fsck`")
         return self._volume(study, field)
 
-    def _volume(self, study: Study, field: Input) -> Volume:
+    def _volume(self, study: JobStudy, field: Input) -> Volume:
         return nifti.read(self._storage.path(study.inputs[field].sha256), field=field, limits=self._limits)
 
-    def _card(self, study: Study) -> str:
+    def _card(self, study: JobStudy) -> str:
         """The version's card; a version may have none."""
         entry = self._predictor.registry.resolve(f"{study.model.name}@{study.model.version}")
         path = entry.folder / "card.md"
         return path.read_text(encoding="utf-8") if path.exists() else ""
 
-    def _model(self, study: Study) -> ModelVersion:
+    def _model(self, study: JobStudy) -> ModelVersion:
         """The very version that the study was accepted for. Raises ModelNotFound, ModelNotReady."""
         version = self._predictor.version(study.model.name, study.model.version)
         if version.digest != study.model.digest:
             raise ModelNotReady("The model version was replaced by other files since the study was accepted")
         return version
 
-    def _case(self, study: Study, done: Steps) -> Case:
-        return Case.from_bytes(self._bytes(Stage.PREPARE, study, done))
+    def _case(self, study: JobStudy, done: StepResults) -> ModelInput:
+        return ModelInput.from_bytes(self._bytes(Stage.PREPARE, study, done))
 
-    def _put(self, study: Study, document: dict[str, Any]) -> str:
+    def _put(self, study: JobStudy, document: dict[str, Any]) -> str:
         return self._storage.workbench(study.id).put(json.dumps(document, allow_nan=False).encode())
 
-    def _bytes(self, stage: Stage, study: Study, done: Steps) -> bytes:
+    def _bytes(self, stage: Stage, study: JobStudy, done: StepResults) -> bytes:
         """What an earlier step left on the workbench; it is run again where that is gone."""
         bench = self._storage.workbench(study.id)
         data = bench.get(done[stage]["digest"])
         return data if data is not None else bench.get(self._run(stage, study, done)) or b""
 
 
-def _answer(study: Study, outcome: dict[str, Any], attribution: Attribution) -> Prediction:
+def _answer(study: JobStudy, outcome: dict[str, Any], attribution: Attribution) -> Prediction:
     """The prediction as it will be on record."""
     return Prediction.model_validate(
         outcome

@@ -37,7 +37,7 @@ GIVEN_UP = "the worker that prepared it died, or went beyond its limits, each ti
 
 
 @dataclass(frozen=True)
-class Order:
+class PreprocessJob:
     """An order in ``folder``, the cache, under ``key``."""
 
     folder: Path
@@ -77,7 +77,7 @@ class Order:
             return
         volumes = {Input(name): Path(path) for name, path in json.loads(self.path.read_text()).items()}
         try:
-            preprocess_cache.into(volumes, self.folder)
+            preprocess_cache.prepare_cached(volumes, self.folder)
         except (RlvoError, OSError) as error:
             self._fail(getattr(error, "detail", None) or type(error).__name__)
 
@@ -92,12 +92,12 @@ class Order:
         draft.replace(self._failed)
 
 
-def write(studies: Sequence[S], cache: Path) -> Iterator[tuple[S, Order]]:
+def write(studies: Sequence[S], cache: Path) -> Iterator[tuple[S, PreprocessJob]]:
     """Leave an order for each study in ``cache``; those whose files cannot be read have none."""
     cache.mkdir(parents=True, exist_ok=True)
     for study in studies:
         with suppress(OSError):
-            order = Order(cache.resolve(), preprocess_cache.key(study.volumes))
+            order = PreprocessJob(cache.resolve(), preprocess_cache.cache_key(study.volumes))
             order.clear()
             draft = order.path.with_suffix(".part")
             draft.write_text(json.dumps({name: str(path.resolve()) for name, path in study.volumes.items()}))
@@ -105,6 +105,6 @@ def write(studies: Sequence[S], cache: Path) -> Iterator[tuple[S, Order]]:
             yield study, order
 
 
-def at(path: Path) -> Order:
+def job_at(path: Path) -> PreprocessJob:
     """The order whose file that is."""
-    return Order(path.parent, path.stem)
+    return PreprocessJob(path.parent, path.stem)

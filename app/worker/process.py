@@ -36,27 +36,27 @@ from dbos import DBOS, DBOSConfig
 
 from app.core import logging as logs
 from app.core.config import Settings
-from app.core.egress import Outbound
-from app.core.tracing import Place, Span, Traces
-from app.core.tracing_factory import traces_of
+from app.core.egress import EgressClient
+from app.core.tracing import Span, TraceContext, Traces
+from app.core.tracing_factory import create_traces
 from app.database import idempotency, job_state, predictions, workers
-from app.database.session import Database, now, patiently
+from app.database.session import Database, now, retry_until_available
 from app.imaging.io.limits import Limits
-from app.inference.model_cache import Predictor
+from app.inference.model_cache import ModelCache
 from app.registry.aliases import SHADOW
-from app.registry.model_store import Entry, Registry
+from app.registry.model_store import ModelStore, StoredVersion
 from app.sdk.errors import DatabaseUnavailable, Erased, PredictionNotFound, Quarantined, RlvoError
 from app.sdk.types import Stage
 from app.storage.factory import storage_of
 from app.storage.local import Storage
 from app.worker import resource_limits
-from app.worker.liveness import Watch
-from app.worker.model_loading import Residency
-from app.worker.pipeline import TRIES, Done, FailureRecord, Job, Steps, failure_record
+from app.worker.liveness import LivenessMonitor
+from app.worker.model_loading import ModelLoader
+from app.worker.pipeline import TRIES, FailureRecord, PredictionPipeline, StepResult, StepResults, failure_record
 from app.worker.queue import APPLICATION, JOB, NEWS_JOB, PREPARE_JOB, SERIALIZER, SHADOW_JOB, Queue
 from app.worker.retention import Retention
-from app.worker.tensor_server import Door
-from app.worker.webhooks import Postman
+from app.worker.tensor_server import TensorServer
+from app.worker.webhooks import WebhookSender
 
 log = logging.getLogger("rlvo.worker")
 
@@ -89,20 +89,20 @@ class Worker:
         self._database = Database(settings.database, idle=settings.lease)
         self._storage = storage_of(settings)
         self._queue = Queue(self._database)
-        self._predictor = predictor_of(settings)
+        self._models = create_model_cache(settings)
         largest = Limits(max_voxels=settings.max_voxels, max_bytes=settings.max_volume_bytes)
-        self._job = Job(self._database, self._storage, self._queue, self._predictor, largest)
-        outbound = Outbound(settings.webhook_hosts)
-        self._postman = Postman(self._database, self._queue, outbound, settings.webhook_backoff)
-        self._door = Door(settings.workers, self.id, self._predictor)
-        self._residency = Residency(self._database, self._predictor)
-        self._watch = Watch(self.id, settings.workers, settings.lease)
-        self._traces = traces or traces_of(settings.otlp_endpoint, "rlvo-worker")
+        self._job = PredictionPipeline(self._database, self._storage, self._queue, self._models, largest)
+        egress = EgressClient(settings.webhook_hosts)
+        self._webhook_sender = WebhookSender(self._database, self._queue, egress, settings.webhook_backoff)
+        self._tensor_server = TensorServer(settings.workers, self.id, self._models)
+        self._model_loader = ModelLoader(self._database, self._models)
+        self._liveness = LivenessMonitor(self.id, settings.workers, settings.lease)
+        self._traces = traces or create_traces(settings.otlp_endpoint, "rlvo-worker")
         self._stop = threading.Event()
         self._gone = threading.Event()
         self._retention = Retention(self._database, self._storage, settings.retention_days)
         self._started = now()
-        self._beats = 0
+        self._heartbeats = 0
 
     def run(self) -> None:
         resource_limits.memory(self._settings.memory_limit_mb)
@@ -110,20 +110,20 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop.set())
         sys.setswitchinterval(TURN)
-        patiently(self._database.upgrade)
-        patiently(self._queue.upgrade)
-        self._beat()
+        retry_until_available(self._database.upgrade)
+        retry_until_available(self._queue.upgrade)
+        self._heartbeat()
         watching = self._regularly(self._settings.heartbeat, self._watch_over)
         self._regularly(SWEEP_EVERY, self._sweep)
-        self._regularly(self._settings.heartbeat, self._tend, nice=LOADING_NICE)
+        self._regularly(self._settings.heartbeat, self._reconcile_models, nice=LOADING_NICE)
         gc.freeze()
         self._warm_up()
         self._launch()
-        self._door.open()
+        self._tensor_server.open()
         log.info("worker %s takes predictions", self.id)
         self._stop.wait()
         log.info("worker %s drains", self.id)
-        self._door.close()
+        self._tensor_server.close()
         DBOS.destroy(workflow_completion_timeout_sec=DRAIN)
         self._gone.set()  # not before: who stops beating while it drains is taken for dead
         watching.join(timeout=5)
@@ -131,12 +131,12 @@ class Worker:
 
     def predict(self, prediction_id: str) -> None:
         """One prediction from its start to its record; the engine's workflow."""
-        study = patiently(partial(self._start, prediction_id))
+        study = retry_until_available(partial(self._start, prediction_id))
         if study is not None:
             model = f"{study.model.name}@{study.model.version}"
             with (
                 self._traces.span("prediction", study.place, prediction=study.id, model=model, run=study.run) as span,
-                logs.bound(trace=span.place.trace, prediction=study.id),
+                logs.bound_fields(trace=span.place.trace, prediction=study.id),
             ):
                 with resource_limits.cpu(self._settings.cpu_limit):
                     failure = QUARANTINED if study.attempts > TRIES else self._work_through(study, span)
@@ -145,23 +145,23 @@ class Worker:
                 else:
                     span.fail(failure["code"])
                     log.error("prediction %s failed: %s", prediction_id, failure["detail"])
-                    patiently(partial(self._job.fail, study, failure))
-        patiently(partial(self._job.tidy, prediction_id))
+                    retry_until_available(partial(self._job.fail, study, failure))
+        retry_until_available(partial(self._job.tidy, prediction_id))
 
-    def _work_through(self, study: job_state.Study, span: Span) -> FailureRecord | None:
+    def _work_through(self, study: job_state.JobStudy, span: Span) -> FailureRecord | None:
         """Step after step; why it ended without an answer, or None where it is recorded or no longer ours to do."""
-        done: Steps = {}
+        done: StepResults = {}
         for stage in Stage:
             if stage is Stage.EXPLAIN and not study.explain:
                 continue
-            if not patiently(partial(self._advance, study, stage)):
+            if not retry_until_available(partial(self._advance, study, stage)):
                 return None
             done[stage] = DBOS.run_step({"name": stage}, self._traced, span.place, stage, study, done)
             if failure := done[stage].get("failure"):
                 return failure
         return None
 
-    def _traced(self, parent: Place, stage: Stage, study: job_state.Study, done: Steps) -> Done:
+    def _traced(self, parent: TraceContext, stage: Stage, study: job_state.JobStudy, done: StepResults) -> StepResult:
         with self._traces.span(stage, parent, prediction=study.id) as span:
             result = self._job.step(stage, study, done)
             if failure := result.get("failure"):
@@ -183,9 +183,9 @@ class Worker:
         from app.worker import preprocess_jobs  # here: a worker that never trains needs no scikit-learn
 
         with resource_limits.cpu(self._settings.cpu_limit):
-            preprocess_jobs.at(Path(order)).carry_out(TRIES)
+            preprocess_jobs.job_at(Path(order)).carry_out(TRIES)
 
-    def _queue_shadow(self, study: job_state.Study) -> None:
+    def _queue_shadow(self, study: job_state.JobStudy) -> None:
         """After the answer is out. Best effort: who dies right here leaves one prediction without its score."""
         if self._shadow_of(study) is not None:
             try:
@@ -193,19 +193,19 @@ class Worker:
             except Exception as error:  # noqa: BLE001 - a shadow harms nobody, whatever it meets
                 log.warning("the shadow of %s is not queued: %s", study.id, type(error).__name__)
 
-    def _shadow_of(self, study: job_state.Study) -> Entry | None:
+    def _shadow_of(self, study: job_state.JobStudy) -> StoredVersion | None:
         """The version in the shadow of the one that answered, if there is another one."""
         try:
-            entry = self._predictor.registry.resolve(f"{study.model.name}@{SHADOW}")
+            entry = self._models.registry.resolve(f"{study.model.name}@{SHADOW}")
         except RlvoError:
             return None
         return entry if entry.version != study.model.version else None
 
-    def _start(self, prediction_id: str) -> job_state.Study | None:
+    def _start(self, prediction_id: str) -> job_state.JobStudy | None:
         with self._database.session() as session:
             return job_state.start(session, prediction_id)
 
-    def _advance(self, study: job_state.Study, stage: Stage) -> bool:
+    def _advance(self, study: job_state.JobStudy, stage: Stage) -> bool:
         with self._database.session() as session:
             return job_state.advance(session, study, stage)
 
@@ -236,7 +236,7 @@ class Worker:
         @DBOS.workflow(name=NEWS_JOB)
         def tell(webhook_id: str, prediction_id: str, tries: int) -> None:
             with self._job_in_hand():
-                self._postman.deliver(webhook_id, prediction_id, tries)
+                self._webhook_sender.deliver(webhook_id, prediction_id, tries)
 
         @DBOS.workflow(name=PREPARE_JOB)
         def prepare(order: str) -> None:
@@ -246,30 +246,38 @@ class Worker:
         DBOS.launch()
 
     def _job_in_hand(self) -> AbstractContextManager[None]:
-        return self._watch.in_hand(str(DBOS.workflow_id))
+        return self._liveness.in_hand(str(DBOS.workflow_id))
 
     def _warm_up(self) -> None:
         """Loads the default version. Where there is none yet, the worker still serves those that requests name."""
         try:
-            entry = self._predictor.registry.resolve(self._settings.default_model)
-            self._predictor.version(entry.name, entry.version)
+            entry = self._models.registry.resolve(self._settings.default_model)
+            self._models.version(entry.name, entry.version)
         except RlvoError as error:
             log.error("the default model is not loaded: %s", error.detail)
-        self._beat()
+        self._heartbeat()
 
-    def _beat(self) -> None:
-        self._beats += 1
-        models = tuple(f"{ref.name}@{ref.version}" for ref in self._predictor.loaded())
-        me = workers.Worker(
-            self.id, socket.gethostname(), os.getpid(), self._predictor.device, models, self._started, now(),
-            self._beats, self._residency.answers, self._usage(),
-        )  # fmt: skip
+    def _heartbeat(self) -> None:
+        self._heartbeats += 1
+        models = tuple(f"{ref.name}@{ref.version}" for ref in self._models.loaded())
+        me = workers.WorkerRecord(
+            self.id,
+            socket.gethostname(),
+            os.getpid(),
+            self._models.device,
+            models,
+            self._started,
+            now(),
+            self._heartbeats,
+            self._model_loader.results,
+            self._usage(),
+        )
         with self._database.session() as session:
-            workers.beat(session, me)
+            workers.heartbeat(session, me)
 
     def _usage(self) -> workers.Usage:
-        used, whole = self._predictor.device_memory()
-        return workers.Usage(resource_limits.resident(), self._predictor.bytes(), used, whole)
+        used, whole = self._models.device_memory()
+        return workers.Usage(resource_limits.resident(), self._models.bytes(), used, whole)
 
     def _regularly(self, pause: float, duty: Callable[[], object], *, nice: int = 0) -> threading.Thread:
         """Does a duty in a thread of its own, whatever the job in hand does, until this worker is gone."""
@@ -290,12 +298,12 @@ class Worker:
         thread.start()
         return thread
 
-    def _tend(self) -> None:
+    def _reconcile_models(self) -> None:
         """Loads and lets go what operators ask for, and tells them at once."""
-        before = self._residency.answers
-        self._residency.tend()
-        if self._residency.answers != before:
-            self._beat()
+        before = self._model_loader.results
+        self._model_loader.reconcile()
+        if self._model_loader.results != before:
+            self._heartbeat()
 
     def _sweep(self) -> None:
         self._retention.apply()
@@ -304,17 +312,17 @@ class Worker:
 
     def _watch_over(self) -> None:
         """Gives a sign of life, and takes over from those that gave none."""
-        self._beat()
+        self._heartbeat()
         with self._database.reading() as session:
-            roll = workers.roll(session)
-        for dead in self._watch.dead(roll):
+            roll = workers.registered(session)
+        for dead in self._liveness.dead(roll):
             with self._database.session() as session:
-                struck = workers.strike(session, dead)
+                struck = workers.deregister(session, dead)
             if struck:
                 log.warning("worker %s is dead; its jobs go back into the queue", dead)
                 self._requeue({job for job, owner in self._queue.running().items() if owner == dead})
-                self._watch.forget(dead)
-        self._requeue(self._watch.strays(self._queue.running(), {worker.id for worker in roll}))
+                self._liveness.forget(dead)
+        self._requeue(self._liveness.orphaned_jobs(self._queue.running(), {worker.id for worker in roll}))
         for job in self._queue.broken():
             self._queue.begin_again(job)
 
@@ -328,8 +336,8 @@ class Worker:
             mine = {job for job, owner in self._queue.running().items() if owner == self.id}
             self._requeue(mine)
             with self._database.session() as session:
-                workers.strike(session, self.id)
-            self._watch.close()
+                workers.deregister(session, self.id)
+            self._liveness.close()
         except DatabaseUnavailable:
             log.warning("the database is away; another worker will find this one gone")
         self._traces.close()
@@ -337,10 +345,10 @@ class Worker:
         os._exit(0)
 
 
-def predictor_of(settings: Settings) -> Predictor:
+def create_model_cache(settings: Settings) -> ModelCache:
     """The predictor that the settings describe."""
-    return Predictor(
-        Registry(settings.model_store, settings.trusted),
+    return ModelCache(
+        ModelStore(settings.model_store, settings.trusted),
         settings.device,
         settings.threads,
         backend=settings.backend,

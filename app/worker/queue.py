@@ -78,10 +78,14 @@ class Queue:
     def shadow(self, prediction_id: str) -> None:
         """Queues the scoring of an answered prediction by its model's shadow, for when nobody else waits."""
         self._client.enqueue(
-            {"workflow_name": SHADOW_JOB, "queue_name": QUEUE, "workflow_id": f"shadow-{prediction_id}",
-             "priority": LAST},
+            {
+                "workflow_name": SHADOW_JOB,
+                "queue_name": QUEUE,
+                "workflow_id": f"shadow-{prediction_id}",
+                "priority": LAST,
+            },
             prediction_id,
-        )  # fmt: skip
+        )
 
     def announce(self, session: Session, prediction_id: str) -> None:
         """Lets every webhook of the prediction's tenant know that it has finished, if the transaction is committed."""

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from app.core.logging import place
+from app.core.logging import error_location
 from app.inference import open_inference
 from app.inference.explain import presence_bits
-from app.inference.model_cache import Predictor, out_of_memory
-from app.inference.model_input import Case
-from app.inference.model_version import ModelVersion, Outcome
+from app.inference.model_cache import ModelCache, out_of_memory
+from app.inference.model_input import ModelInput
+from app.inference.model_version import ModelAnswer, ModelVersion
 from app.sdk.errors import InternalError, RlvoError
 from app.worker import ipc
 
@@ -32,10 +32,10 @@ AT_ONCE = 4
 """Questions that are read and parsed while one is computed."""
 
 
-class Door:
+class TensorServer:
     """Open from `open` to `close`, in threads of its own."""
 
-    def __init__(self, folder: Path, worker_id: str, predictor: Predictor) -> None:
+    def __init__(self, folder: Path, worker_id: str, predictor: ModelCache) -> None:
         self._folder, self._id, self._predictor = folder, worker_id, predictor
         self._hands = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="tensors")
         self._closing = threading.Event()
@@ -48,7 +48,7 @@ class Door:
     def close(self) -> None:
         """Takes nothing more, and returns once what was taken is answered."""
         self._closing.set()
-        ipc.hang_up(self._folder, self._id)
+        ipc.remove_socket(self._folder, self._id)
         self._listener.close()
         self._hands.shutdown()
 
@@ -65,13 +65,13 @@ class Door:
 
     def _serve(self, line: Connection) -> None:
         with line, suppress(OSError, EOFError):
-            head, body = ipc.heard(line)
+            head, body = ipc.receive(line)
             try:
                 answer: bytes | RlvoError = self._answer(head["name"], head["version"], head["header_length"], body)
             except RlvoError as error:
                 answer = error
             except Exception as error:  # noqa: BLE001 - one bad question must not close the door
-                log.error("tensors for %s: %s", head.get("name"), place(error))
+                log.error("tensors for %s: %s", head.get("name"), error_location(error))
                 answer = InternalError()
             ipc.reply(line, answer)
 
@@ -87,7 +87,7 @@ class Door:
             full = True
         if full:  # not in the handler: the error holds what was allocated
             del loaded
-            self._predictor.relieve(name, version)
+            self._predictor.evict(name, version)
             loaded = self._predictor.version(name, version)
             outcomes = _outcomes(loaded, request)
         return open_inference.answer(
@@ -102,9 +102,9 @@ class Door:
         )
 
 
-def _outcomes(version: ModelVersion, request: open_inference.Request) -> list[Outcome]:
+def _outcomes(version: ModelVersion, request: open_inference.InferenceRequest) -> list[ModelAnswer]:
     bits = presence_bits(version.manifest)
     return [
-        version.predict(Case(image=image, presence=clinical[bits] > 0, clinical=clinical))
+        version.predict(ModelInput(image=image, presence=clinical[bits] > 0, clinical=clinical))
         for image, clinical in zip(request.image, request.clinical, strict=True)
     ]

@@ -21,9 +21,9 @@ from datetime import UTC, datetime
 import httpx
 from standardwebhooks import Webhook as Signer
 
-from app.core.egress import Outbound, Refused
+from app.core.egress import EgressClient, EgressRefused
 from app.database import audit, webhooks
-from app.database.session import Database, now, patiently
+from app.database.session import Database, now, retry_until_available
 from app.database.webhooks import Webhook
 from app.sdk.types import Status
 from app.worker.queue import Queue
@@ -38,13 +38,13 @@ LONGEST = 86400.0
 _GONE = 410
 
 
-class Postman:
+class WebhookSender:
     """Delivers what is queued. One worker has one.
 
     :param backoff: seconds before the second try
     """
 
-    def __init__(self, database: Database, queue: Queue, outbound: Outbound, backoff: float) -> None:
+    def __init__(self, database: Database, queue: Queue, outbound: EgressClient, backoff: float) -> None:
         self._database = database
         self._queue = queue
         self._outbound = outbound
@@ -52,11 +52,11 @@ class Postman:
 
     def deliver(self, webhook_id: str, prediction_id: str, tries: int) -> None:
         """One try, and where it fails the next one put into the queue. ``tries`` counts from 1."""
-        told = patiently(lambda: self._message(webhook_id, prediction_id))
+        told = retry_until_available(lambda: self._message(webhook_id, prediction_id))
         if told is not None:
             webhook, body = told
             status, why = send(self._outbound, webhook, f"{prediction_id}-{webhook_id}", body)
-            patiently(lambda: self._note(webhook, prediction_id, tries, status, why))
+            retry_until_available(lambda: self._note(webhook, prediction_id, tries, status, why))
 
     def _message(self, webhook_id: str, prediction_id: str) -> tuple[Webhook, str] | None:
         with self._database.reading() as session:
@@ -83,7 +83,7 @@ class Postman:
         return pause * random.uniform(1.0, 1.2)  # noqa: S311 - a spread, no secret
 
 
-def send(outbound: Outbound, webhook: Webhook, message_id: str, body: str) -> tuple[int, str]:
+def send(outbound: EgressClient, webhook: Webhook, message_id: str, body: str) -> tuple[int, str]:
     """Sends one signed message; the status of the answer, or 0 and in a word why there was none."""
     moment = datetime.now(UTC)
     headers = {
@@ -95,7 +95,7 @@ def send(outbound: Outbound, webhook: Webhook, message_id: str, body: str) -> tu
     }
     try:
         return outbound.post(webhook.url, body.encode(), headers), ""
-    except Refused:
+    except EgressRefused:
         return 0, "refused"
     except (OSError, httpx.HTTPError, ssl.SSLError) as error:
         return 0, type(error).__name__
@@ -112,7 +112,7 @@ def message(prediction_id: str, status: Status, finished: datetime) -> str:
     )
 
 
-def trial(webhook: Webhook) -> tuple[str, str]:
+def test_message(webhook: Webhook) -> tuple[str, str]:
     """Id and body of a message that an operator sends to see whether it arrives."""
     moment = now()
     body = {"type": "webhook.test", "timestamp": moment.isoformat(timespec="milliseconds"), "data": {"id": webhook.id}}

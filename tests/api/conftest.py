@@ -19,7 +19,7 @@ from app.core.config import Settings
 from app.database import job_state, workers
 from app.database.predictions import Artifact
 from app.database.session import now
-from app.database.workers import Worker
+from app.database.workers import WorkerRecord
 from app.imaging.io import nifti
 from app.main import create_app
 from app.sdk.types import Failure, Stage
@@ -45,13 +45,13 @@ class Worked:
 
     services: Services
 
-    def begin(self, prediction_id: str) -> job_state.Study:
+    def begin(self, prediction_id: str) -> job_state.JobStudy:
         with self.services.database.session() as session:
             study = job_state.start(session, prediction_id)
             assert study is not None
             return study
 
-    def advance(self, study: job_state.Study, stage: Stage) -> None:
+    def advance(self, study: job_state.JobStudy, stage: Stage) -> None:
         with self.services.database.session() as session:
             assert job_state.advance(session, study, stage)
 
@@ -72,7 +72,7 @@ class Worked:
 
     def beat(self, *models: str) -> None:
         with self.services.database.session() as session:
-            workers.beat(session, Worker("w", "here", 1, "cpu", models, now(), now(), 1))
+            workers.heartbeat(session, WorkerRecord("w", "here", 1, "cpu", models, now(), now(), 1))
 
 
 @dataclass

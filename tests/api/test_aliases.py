@@ -11,10 +11,10 @@ import pytest
 from app.core.config import Settings
 from app.database import shadow_scores, workers
 from app.database.session import now
-from app.database.workers import Worker
-from app.inference.model_cache import Predictor
-from app.registry.model_store import Registry
-from app.worker.model_loading import Residency
+from app.database.workers import WorkerRecord
+from app.inference.model_cache import ModelCache
+from app.registry.model_store import ModelStore
+from app.worker.model_loading import ModelLoader
 from tests.api.conftest import House, running, settings_in
 from tests.factory import tiny_version
 
@@ -28,18 +28,20 @@ async def busy(tmp_path: Path) -> AsyncIterator[House]:
     store = tmp_path / "store"
     for seed, version in enumerate(("1.0.0", "1.1.0", "2.0.0")):
         tiny_version(store, version=version, seed=seed)
-    Registry(store).set_alias("tiny", "champion", "1.0.0")
+    ModelStore(store).set_alias("tiny", "champion", "1.0.0")
     (store / "tiny" / "2.0.0" / "fold-1.safetensors").write_bytes(b"x")
     over = threading.Event()
     async with running(settings_in(tmp_path / "data", store)) as house:
         database = house.services.database
-        residency = Residency(database, Predictor(store, "cpu"))
+        residency = ModelLoader(database, ModelCache(store, "cpu"))
 
         def go_on() -> None:
             while not over.wait(0.05):
                 residency.tend()
                 with database.session() as session:
-                    workers.beat(session, Worker("w", "here", 1, "cpu", (), now(), now(), 1, residency.answers))
+                    workers.heartbeat(
+                        session, WorkerRecord("w", "here", 1, "cpu", (), now(), now(), 1, residency.answers)
+                    )
 
         hand = threading.Thread(target=go_on)
         hand.start()
@@ -60,8 +62,11 @@ async def test_an_alias_moves_for_who_has_seen_where_it_is(busy: House) -> None:
     moved = await busy.http.put(CHAMPION, json={"version": "1.1.0"}, headers={"If-Match": seen.headers["etag"]})
     assert moved.status_code == 200, moved.text
     assert moved.json()["history"][-1] | {"at": ""} == {
-        "version": "1.1.0", "previous": "1.0.0", "by": "local", "at": "",
-    }  # fmt: skip
+        "version": "1.1.0",
+        "previous": "1.0.0",
+        "by": "local",
+        "at": "",
+    }
     stale = await busy.http.put(CHAMPION, json={"version": "1.0.0"}, headers={"If-Match": seen.headers["etag"]})
     assert (stale.status_code, stale.json()["code"]) == (412, "etag-mismatch")
     back = await busy.http.post(f"{CHAMPION}/rollback")
@@ -91,9 +96,15 @@ async def test_what_does_not_load_does_not_serve(busy: House) -> None:
 
 @pytest.mark.parametrize(
     ("body", "status"),
-    [(b"", 400), (b"[]", 422), (b"{}", 422), (b'{"version": "../x"}', 422), (b'{"version": "1.0.0", "a": 1}', 422),
-     (b'{"version": "9.9.9"}', 404)],
-)  # fmt: skip
+    [
+        (b"", 400),
+        (b"[]", 422),
+        (b"{}", 422),
+        (b'{"version": "../x"}', 422),
+        (b'{"version": "1.0.0", "a": 1}', 422),
+        (b'{"version": "9.9.9"}', 404),
+    ],
+)
 async def test_what_is_no_version_is_refused(busy: House, body: bytes, status: int) -> None:
     tag = (await busy.http.get(CHAMPION)).headers["etag"]
     answer = await busy.http.put(CHAMPION, content=body, headers={"If-Match": tag})
@@ -119,7 +130,9 @@ async def test_a_shadow_is_reported_in_its_own_place(house: House) -> None:
     house.worker.succeed(sent)
     before = (await house.http.get(f"/v1/predictions/{sent}")).text
     with house.services.database.session() as session:
-        assert shadow_scores.keep(session, shadow_scores.Score(sent, "tiny", "1.1.0", "1.0.0", -0.25, agrees=True))
+        assert shadow_scores.store(
+            session, shadow_scores.ShadowScore(sent, "tiny", "1.1.0", "1.0.0", -0.25, agrees=True)
+        )
     assert (await house.http.get(f"/v1/predictions/{sent}")).text == before
     (report,) = (await house.http.get("/v1/models/tiny/shadow")).json()
     assert report | {"scored": 1, "agreed": 1, "mean_difference": -0.25, "largest_difference": 0.25} == report

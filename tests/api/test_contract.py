@@ -15,7 +15,7 @@ from sqlalchemy import select
 from app.database import job_state, model_requests, workers
 from app.database.session import now
 from app.database.tables import PredictionRow
-from app.database.workers import Answer, Worker
+from app.database.workers import LoadResult, WorkerRecord
 from app.sdk.types import Failure, Status
 from tests.api.server import Server, started
 
@@ -36,10 +36,10 @@ def refusing_worker(server: Server) -> Iterator[None]:
         while not over.wait(0.05):
             with database.session() as session:
                 done = {
-                    f"{each.name}@{each.version}": Answer(each.ticket, None)
-                    for each in model_requests.standing(session)
+                    f"{each.name}@{each.version}": LoadResult(each.ticket, None)
+                    for each in model_requests.current(session)
                 }
-                workers.beat(session, Worker("w", "here", 1, "cpu", ("tiny@1.0.0",), now(), now(), 1, done))
+                workers.heartbeat(session, WorkerRecord("w", "here", 1, "cpu", ("tiny@1.0.0",), now(), now(), 1, done))
                 queued = select(PredictionRow.id).where(PredictionRow.status == Status.QUEUED)
                 for prediction_id in session.scalars(queued).all():
                     if study := job_state.start(session, prediction_id):

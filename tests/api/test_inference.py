@@ -14,12 +14,12 @@ import torch
 from app.core.config import Settings
 from app.database import workers
 from app.database.session import now
-from app.database.workers import Worker
-from app.inference.ensemble_predictor import Networks
-from app.inference.model_cache import Predictor
+from app.database.workers import WorkerRecord
+from app.inference.ensemble_predictor import NetworkFolds
+from app.inference.model_cache import ModelCache
 from app.inference.model_version import ModelVersion
 from app.worker import ipc
-from app.worker.tensor_server import Door
+from app.worker.tensor_server import TensorServer
 from tests.api.conftest import House, running
 from tests.factory import tiny_case
 from tests.inference.test_open_inference import as_binary, as_json
@@ -29,16 +29,16 @@ INFER = "/v2/models/tiny/versions/1.0.0/infer"
 
 
 @contextmanager
-def opened(house: House, name: str = "w") -> Iterator[Predictor]:
+def opened(house: House, name: str = "w") -> Iterator[ModelCache]:
     """A worker's door, with a worker on the roll behind it."""
     settings = house.services.settings
     settings.workers.mkdir(parents=True, exist_ok=True)
-    predictor = Predictor(settings.model_store, "cpu", 1)
+    predictor = ModelCache(settings.model_store, "cpu", 1)
     predictor.version("tiny", "1.0.0")
-    door = Door(settings.workers, name, predictor)
+    door = TensorServer(settings.workers, name, predictor)
     door.open()
     with house.services.database.session() as session:
-        workers.beat(session, Worker(name, "here", 1, "cpu", ("tiny@1.0.0",), now(), now(), 1))
+        workers.heartbeat(session, WorkerRecord(name, "here", 1, "cpu", ("tiny@1.0.0",), now(), now(), 1))
     try:
         yield predictor
     finally:
@@ -76,8 +76,9 @@ async def test_a_version_is_described(busy: House) -> None:
     described = (await busy.http.get("/v2/models/tiny/versions/champion")).json()
     assert described["versions"] == ["1.0.0"]
     assert {each["name"]: each["shape"] for each in described["inputs"]} == {
-        "image": [-1, 2, 16, 16, 16], "clinical": [-1, 18],
-    }  # fmt: skip
+        "image": [-1, 2, 16, 16, 16],
+        "clinical": [-1, 18],
+    }
     assert (await busy.http.get("/v2/models/tiny")).json() == described
     assert (await busy.http.get("/v2/models/none")).status_code == 404
     assert (await busy.http.get("/v2/models/tiny@1.0.0")).status_code == 404
@@ -109,7 +110,7 @@ async def test_a_dead_workers_socket_costs_no_answer(house: House) -> None:
         for name in ("dead-1", "dead-2", "dead-3"):
             ipc.Listener(house.services.settings.workers, name).close()  # its socket stays, and nobody is behind it
             with house.services.database.session() as session:
-                workers.beat(session, Worker(name, "here", 1, "cpu", ("tiny@1.0.0",), now(), now(), 1))
+                workers.heartbeat(session, WorkerRecord(name, "here", 1, "cpu", ("tiny@1.0.0",), now(), now(), 1))
         for _ in range(5):
             assert (await house.http.post(INFER, content=content)).status_code == 200
 
@@ -141,7 +142,7 @@ async def test_a_full_device_is_relieved_and_asked_again(house: House) -> None:
             met.append(None)
             raise torch.OutOfMemoryError
 
-        assert isinstance(version.committee, Networks)
+        assert isinstance(version.committee, NetworkFolds)
         version.committee.ensemble.folds[0].trunk.register_forward_pre_hook(full)
         assert (await house.http.post(INFER, content=content)).status_code == 200
         assert len(met) == 1

@@ -114,9 +114,13 @@ async def test_another_tenants_record_is_as_absent_as_none(settings: Settings) -
         )
         house.worker.succeed(sent.json()["id"])
         for method, suffix in (
-            ("GET", ""), ("GET", "/events"), ("GET", "/maps/attribution-cta.nii.gz"), ("GET", "/fhir"),
-            ("POST", "/cancel"), ("DELETE", ""),
-        ):  # fmt: skip
+            ("GET", ""),
+            ("GET", "/events"),
+            ("GET", "/maps/attribution-cta.nii.gz"),
+            ("GET", "/fhir"),
+            ("POST", "/cancel"),
+            ("DELETE", ""),
+        ):
             theirs_answer = await house.http.request(method, sent.headers["location"] + suffix, headers=theirs)
             nobodys = await house.http.request(method, f"/v1/predictions/{UNKNOWN}{suffix}", headers=theirs)
             assert problem(theirs_answer) == problem(nobodys) == (404, "prediction-not-found")

@@ -47,9 +47,13 @@ class Issuer:
 
     def claims(self, **changes: Any) -> dict[str, Any]:
         good = {
-            "iss": self.url, "aud": "rlvo", "sub": "dr-1", "exp": time.time() + 60, "scope": "openid predict rlvo:read",
+            "iss": self.url,
+            "aud": "rlvo",
+            "sub": "dr-1",
+            "exp": time.time() + 60,
+            "scope": "openid predict rlvo:read",
             "tenant": "clinic",
-        }  # fmt: skip
+        }
         return {name: value for name, value in (good | changes).items() if value is not None}
 
     def token(self, *, key: Any = None, algorithm: str = "RS256", kid: str | None = None, **changes: Any) -> str:

@@ -7,7 +7,7 @@ from datetime import timedelta
 import httpx
 import pytest
 
-from app.api.rate_limit import Rates
+from app.api.rate_limit import RateLimiter
 from app.core.config import Settings
 from app.database import api_keys
 from app.database.session import now
@@ -23,7 +23,7 @@ def secret(house: House, name: str, **limits: object) -> dict[str, str]:
 
 
 def test_a_burst_passes_and_then_the_rate() -> None:
-    rates = Rates()
+    rates = RateLimiter()
     assert [rates.take("a", 60, 100.0) for _ in range(6)] == [0.0] * 6
     assert rates.take("a", 60, 100.0) == pytest.approx(1.0)
     assert rates.take("a", 60, 100.5) == pytest.approx(0.5)  # a refusal costs nothing
@@ -34,7 +34,7 @@ def test_a_burst_passes_and_then_the_rate() -> None:
 
 @pytest.mark.parametrize("per_minute", [1, 7, 600])
 def test_no_minute_lets_more_through_than_rate_and_burst(per_minute: int) -> None:
-    rates = Rates()
+    rates = RateLimiter()
     passed = sum(rates.take("a", per_minute, 5.0 + tick / 50) == 0.0 for tick in range(50 * 60))
     assert per_minute <= passed <= per_minute + max(1, per_minute // 10)
 

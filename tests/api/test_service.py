@@ -53,8 +53,14 @@ async def test_a_versions_schema_names_what_it_reads(empty_house: House) -> None
     schema = (await empty_house.http.get("/v1/models/tiny/versions/1.0.0/clinical-schema")).json()
     jsonschema_rs.meta.validate(schema)
     assert set(schema["properties"]) == {
-        "age", "atrial_fibrillation", "nihss", "smoking", "systolic_bp", "diastolic_bp", "perfusion"
-    }  # fmt: skip
+        "age",
+        "atrial_fibrillation",
+        "nihss",
+        "smoking",
+        "systolic_bp",
+        "diastolic_bp",
+        "perfusion",
+    }
     assert list(schema["$defs"]["PerfusionScalars"]["properties"]) == ["core_ml"]
     assert schema["properties"]["age"]["unit"] == "years"
     jsonschema_rs.validate(schema, {"age": 71, "perfusion": {"core_ml": 3}})

@@ -43,7 +43,9 @@ REFUSED: dict[str, tuple[Parts, int, str]] = {
     "a mask of another shape": ([("cta", file(CTA)), ("vessels", file(volume((8, 9, 11))))], 422, "geometry-mismatch"),
     "a mask elsewhere": ([("cta", file(CTA)), ("vessels", file(volume(shift=3)))], 422, "geometry-mismatch"),
     "maps on two grids": (
-        [("cta", file(CTA)), ("tmax", file(volume())), ("cbf", file(volume((9, 9, 9))))], 422, "geometry-mismatch",
+        [("cta", file(CTA)), ("tmax", file(volume())), ("cbf", file(volume((9, 9, 9))))],
+        422,
+        "geometry-mismatch",
     ),
     "a volume twice": ([("cta", file(CTA)), ("cta", file(CTA))], 422, "invalid-request"),
     "a record twice": ([("clinical", text("{}")), ("clinical", text("{}"))], 422, "invalid-request"),
@@ -59,7 +61,7 @@ REFUSED: dict[str, tuple[Parts, int, str]] = {
     "explain by another word": ([("cta", file(CTA)), ("explain", text("yes"))], 422, "invalid-request"),
     "a model that is not there": ([("cta", file(CTA)), ("model", text("canary"))], 404, "model-not-found"),
     "a model by a path": ([("cta", file(CTA)), ("model", text("../../etc/passwd"))], 422, "invalid-request"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("parts", "status", "code"), REFUSED.values(), ids=REFUSED.keys())

@@ -61,8 +61,9 @@ def test_a_cohort_is_predicted_behind_the_acute_studies(tmp_path: Path) -> None:
     assert run(service, path, tmp_path / "out.csv") == ({"succeeded": 2}, 2)
     lines = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
     assert [(line["patient"], line["probability"], line["prediction"]) for line in lines] == [
-        ("P1", "0.250000", "p0"), ("P2", "0.250000", "p1"),
-    ]  # fmt: skip
+        ("P1", "0.250000", "p0"),
+        ("P2", "0.250000", "p1"),
+    ]
     sent = service.sent[0][1]
     assert sent["priority"] == "batch"
     assert sent["subject"] == "P1"

@@ -24,7 +24,7 @@ from app.inference.model_version import ModelVersion
 from app.phantoms import biology
 from app.phantoms.biology import Preset
 from app.registry.manifest import Manifest
-from app.training.cohort import Study
+from app.training.cohort import CohortRow
 from app.training.synthesize import synthesize
 
 TRUNK = Path(__file__).resolve().parents[2] / "model_store" / "rlvo-synthetic" / "1.0.0"
@@ -278,7 +278,7 @@ def test_a_corrupt_volume_is_told_with_its_row(cohort: Path, tmp_path: Path) -> 
 def test_the_queue_is_handed_what_is_to_prepare(cohort: Path, tmp_path: Path) -> None:
     handed: list[str] = []
 
-    def queue(studies: Sequence[Study], cache: Path, advance: Callable[[], None]) -> None:
+    def queue(studies: Sequence[CohortRow], cache: Path, advance: Callable[[], None]) -> None:
         handed.extend(study.patient for study in studies)
 
     words = ["train", str(corrupt(cohort, tmp_path)), "--quick", "--workers", "queue"]

@@ -23,8 +23,13 @@ from app.network.daft import Network, build
 
 TOLERANCE = 1e-4
 
-FUSIONS = {"DAFT": Fusion.DAFT, "FilmHNN": Fusion.FILM, "ConcatHNN1FC": Fusion.CONCAT,
-           "HeterogeneousResNet": Fusion.NONE, "ResNet": Fusion.NONE}  # fmt: skip
+FUSIONS = {
+    "DAFT": Fusion.DAFT,
+    "FilmHNN": Fusion.FILM,
+    "ConcatHNN1FC": Fusion.CONCAT,
+    "HeterogeneousResNet": Fusion.NONE,
+    "ResNet": Fusion.NONE,
+}
 LOCATIONS = list(Location)  # the original counts them 0..4 in this order
 IGNORED = {"bn_momentum"}  # moves the running statistics in training; no logit depends on it
 

@@ -17,9 +17,17 @@ from tests.conftest import shared_path
 from tests.factory import random_network
 
 # Our names back into the original's.
-BACK = {"trunk.stem.": "conv1.", "trunk.": "", "modulation.squeeze.": "blockX.aux.aux_base.",
-        "modulation.expand.": "blockX.aux.aux_out.", "block.": "blockX.", "head.": "fc.", ".shortcut.conv.":
-        ".downsample.0.", ".shortcut.norm.": ".downsample.1.", ".norm": ".bn"}  # fmt: skip
+BACK = {
+    "trunk.stem.": "conv1.",
+    "trunk.": "",
+    "modulation.squeeze.": "blockX.aux.aux_base.",
+    "modulation.expand.": "blockX.aux.aux_out.",
+    "block.": "blockX.",
+    "head.": "fc.",
+    ".shortcut.conv.": ".downsample.0.",
+    ".shortcut.norm.": ".downsample.1.",
+    ".norm": ".bn",
+}
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4])

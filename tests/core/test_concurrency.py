@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from app.core.concurrency import Behind, OneThread, aside
+from app.core.concurrency import BoundedExecutor, SerialExecutor, submit
 
 
 def refuse() -> None:
@@ -17,13 +17,13 @@ def refuse() -> None:
 
 
 def test_a_task_aside_gives_its_result_or_its_error() -> None:
-    assert aside(threading.get_ident).result() != threading.get_ident()
+    assert submit(threading.get_ident).result() != threading.get_ident()
     with pytest.raises(ValueError, match="no"):
-        aside(refuse).result()
+        submit(refuse).result()
 
 
 def test_one_thread_does_it_all_a_piece_at_a_time() -> None:
-    alone, inside = OneThread("alone"), threading.Lock()
+    alone, inside = SerialExecutor("alone"), threading.Lock()
 
     def piece() -> int:
         assert inside.acquire(blocking=False)
@@ -41,7 +41,7 @@ def test_one_thread_does_it_all_a_piece_at_a_time() -> None:
 
 
 def test_the_one_thread_ends_with_whoever_owned_it() -> None:
-    alone = OneThread("owned")
+    alone = SerialExecutor("owned")
     here = alone(threading.current_thread)
     del alone
     gc.collect()
@@ -56,7 +56,7 @@ def test_what_lies_behind_is_done_in_order_and_no_further_behind_than_allowed() 
     def first() -> None:
         go_on.wait(10)
 
-    with Behind(3) as behind:
+    with BoundedExecutor(3) as behind:
         behind(first)
         for number in range(2):
             behind(partial(done.append, number))
@@ -72,12 +72,12 @@ def test_what_lies_behind_is_done_in_order_and_no_further_behind_than_allowed() 
 
 def test_an_error_behind_reaches_whoever_gives_the_next_task_and_drops_the_rest() -> None:
     done: list[str] = []
-    with Behind(1) as behind:
+    with BoundedExecutor(1) as behind:
         behind(refuse)
         with pytest.raises(ValueError, match="no"):
             behind(partial(done.append, "after"))
     assert done == []
-    with Behind(4) as behind:
+    with BoundedExecutor(4) as behind:
         behind(refuse)
         with pytest.raises(ValueError, match="no"):
             behind.catch_up()
@@ -91,7 +91,7 @@ def test_leaving_early_waits_for_the_task_in_hand() -> None:
         threading.Event().wait(0.2)
         finished.set()
 
-    with Behind(8) as behind:
+    with BoundedExecutor(8) as behind:
         behind(slow)
         begun.wait(10)
         behind(refuse)  # never begun, or nobody's matter any more

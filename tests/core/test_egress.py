@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from app.core.egress import Outbound, Refused
+from app.core.egress import EgressClient, EgressRefused
 from tests.receiver import receiving
 
 LISTED = "pacs.clinic.example, 10.0.0.7:8443, http://ris.clinic.example:8080, [fd00::7]:9443, 10.1.0.0/16"
@@ -33,7 +33,7 @@ LISTED = "pacs.clinic.example, 10.0.0.7:8443, http://ris.clinic.example:8080, [f
     ],
 )
 def test_what_is_listed_may_be_called(url: str) -> None:
-    assert str(Outbound(LISTED).check(url))
+    assert str(EgressClient(LISTED).check(url))
 
 
 @pytest.mark.parametrize(
@@ -64,19 +64,19 @@ def test_what_is_listed_may_be_called(url: str) -> None:
     ],
 )
 def test_what_is_not_listed_may_not(url: str) -> None:
-    with pytest.raises(Refused):
-        Outbound(LISTED).check(url)
+    with pytest.raises(EgressRefused):
+        EgressClient(LISTED).check(url)
 
 
 def test_with_nothing_listed_nothing_leaves() -> None:
-    with pytest.raises(Refused):
-        Outbound("").check("https://pacs.clinic.example/")
+    with pytest.raises(EgressRefused):
+        EgressClient("").check("https://pacs.clinic.example/")
 
 
 @pytest.mark.parametrize("hosts", ["a b", "https://", "host:99999999", "user@host", "10.0.0.0/8/8", "host/path", "*"])
 def test_an_entry_that_is_no_host_is_refused(hosts: str) -> None:
     with pytest.raises(ValueError, match="no host, address or network"):
-        Outbound(hosts)
+        EgressClient(hosts)
 
 
 @pytest.mark.parametrize(
@@ -102,8 +102,8 @@ def test_an_entry_that_is_no_host_is_refused(hosts: str) -> None:
     ],
 )
 def test_a_name_may_not_lead_inside(address: str) -> None:
-    outbound = Outbound("pacs.clinic.example", resolve=lambda *_: ["93.184.215.14", address])
-    with pytest.raises(Refused):
+    outbound = EgressClient("pacs.clinic.example", resolve=lambda *_: ["93.184.215.14", address])
+    with pytest.raises(EgressRefused):
         outbound.post("https://pacs.clinic.example/", b"{}", {})
 
 
@@ -114,7 +114,7 @@ def test_a_name_is_resolved_once_and_a_second_answer_never_asked_for() -> None:
         return answers.pop(0)
 
     with receiving(204) as receiver:
-        outbound = Outbound(f"http://rebinding.example:{receiver.port}, 127.0.0.1", resolve=resolve)
+        outbound = EgressClient(f"http://rebinding.example:{receiver.port}, 127.0.0.1", resolve=resolve)
         assert outbound.post(f"http://rebinding.example:{receiver.port}/", b"{}", {}) == 204
     assert receiver.headers[0]["Host"] == f"rebinding.example:{receiver.port}"
     assert len(answers) == 1
@@ -123,16 +123,16 @@ def test_a_name_is_resolved_once_and_a_second_answer_never_asked_for() -> None:
 def test_a_private_address_needs_to_be_listed_itself() -> None:
     with receiving(204) as receiver:
         url = f"http://localhost:{receiver.port}/"
-        with pytest.raises(Refused):
-            Outbound(f"http://localhost:{receiver.port}").post(url, b"{}", {})
+        with pytest.raises(EgressRefused):
+            EgressClient(f"http://localhost:{receiver.port}").post(url, b"{}", {})
         assert not receiver.bodies
         listed = f"http://localhost:{receiver.port}, 127.0.0.0/8"
-        assert Outbound(listed, resolve=lambda *_: ["127.0.0.1"]).post(url, b"{}", {}) == 204
+        assert EgressClient(listed, resolve=lambda *_: ["127.0.0.1"]).post(url, b"{}", {}) == 204
 
 
 def test_a_redirect_leads_nowhere() -> None:
     with receiving(204) as inside, receiving(307, location=inside.url) as receiver:
-        assert Outbound(f"http://127.0.0.1:{receiver.port}").post(receiver.url, b"{}", {}) == 307
+        assert EgressClient(f"http://127.0.0.1:{receiver.port}").post(receiver.url, b"{}", {}) == 307
     assert not inside.bodies
 
 
@@ -140,7 +140,7 @@ def test_a_proxy_of_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatch)
     with receiving(204) as proxy, receiving(200) as receiver:
         monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.port}")
         monkeypatch.setenv("ALL_PROXY", f"http://127.0.0.1:{proxy.port}")
-        assert Outbound(f"http://127.0.0.1:{receiver.port}").post(receiver.url, b"{}", {}) == 200
+        assert EgressClient(f"http://127.0.0.1:{receiver.port}").post(receiver.url, b"{}", {}) == 200
     assert not proxy.bodies
 
 
@@ -149,7 +149,7 @@ def test_who_does_not_answer_is_an_error() -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with pytest.raises(httpx.ConnectError):
-        Outbound(f"http://127.0.0.1:{port}").post(f"http://127.0.0.1:{port}/", b"", {})
+        EgressClient(f"http://127.0.0.1:{port}").post(f"http://127.0.0.1:{port}/", b"", {})
 
 
 def test_tls_verifies_the_name_though_an_address_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +159,7 @@ def test_tls_verifies_the_name_though_an_address_is_called(tmp_path: Path, monke
     tls.load_cert_chain(certificate, key)
     with receiving(204, tls=tls) as receiver:
         listed = f"pacs.clinic.example:{receiver.port}, ris.clinic.example:{receiver.port}, 127.0.0.1"
-        outbound = Outbound(listed, resolve=lambda *_: ["127.0.0.1"])
+        outbound = EgressClient(listed, resolve=lambda *_: ["127.0.0.1"])
         assert outbound.post(f"https://pacs.clinic.example:{receiver.port}/", b"{}", {}) == 204
         with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
             outbound.post(f"https://ris.clinic.example:{receiver.port}/", b"{}", {})

@@ -18,7 +18,7 @@ def written(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     root, stream = logging.getLogger(), io.StringIO()
     before, level = list(root.handlers), root.level
     monkeypatch.setattr("sys.stderr", stream)
-    logs.set_up("info", request.param)
+    logs.configure_logging("info", request.param)
     yield stream
     root.handlers[:] = before
     root.setLevel(level)
@@ -26,7 +26,7 @@ def written(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_line_names_what_is_being_worked_on(written: io.StringIO) -> None:
     log = logging.getLogger("rlvo.test")
-    with logs.bound(trace="t1"), logs.bound(prediction="p1", worker=None):
+    with logs.bound_fields(trace="t1"), logs.bound_fields(prediction="p1", worker=None):
         log.info("stage %s", "prepare")
     log.info("idle")
     inside, outside = written.getvalue().splitlines()
@@ -48,8 +48,8 @@ def test_an_error_is_told_without_its_message(written: io.StringIO) -> None:
 
 def test_json_is_one_object_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     record = logging.LogRecord("rlvo.x", logging.WARNING, "f", 1, "two\nlines of %d", (3,), None)
-    with logs.bound(trace="t"):
-        line = logs.Json().format(record)
+    with logs.bound_fields(trace="t"):
+        line = logs.JsonFormatter().format(record)
     assert "\n" not in line
     found = json.loads(line)
     assert found.pop("time").endswith("+00:00")

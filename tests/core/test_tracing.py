@@ -14,11 +14,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from app.core.otel import OpenTelemetry
-from app.core.tracing import Place, Silent, place_of
+from app.core.tracing import NoopTraces, TraceContext, trace_context_of
 from app.database import job_state
 from app.sdk.errors import InvalidVolume
 from app.sdk.types import Stage
-from app.worker.pipeline import Job
+from app.worker.pipeline import PredictionPipeline
 from app.worker.process import Worker
 from tests.api.conftest import running, settings_in, volume
 from tests.factory import tiny_version
@@ -54,8 +54,8 @@ def own(span: ReadableSpan) -> tuple[str, str]:
 @pytest.mark.parametrize(
     ("header", "place"),
     [
-        (TRACEPARENT, Place(TRACE, CALLER)),
-        (f"cc-{TRACE}-{CALLER}-00-more", Place(TRACE, CALLER)),
+        (TRACEPARENT, TraceContext(TRACE, CALLER)),
+        (f"cc-{TRACE}-{CALLER}-00-more", TraceContext(TRACE, CALLER)),
         (f"ff-{TRACE}-{CALLER}-01", None),
         (f"00-{'0' * 32}-{CALLER}-01", None),
         (f"00-{TRACE}-{'0' * 16}-01", None),
@@ -63,14 +63,14 @@ def own(span: ReadableSpan) -> tuple[str, str]:
         ("", None),
     ],
 )
-def test_a_callers_place_is_taken_where_it_is_valid(header: str, place: Place | None) -> None:
-    assert place_of(header) == place
+def test_a_callers_place_is_taken_where_it_is_valid(header: str, place: TraceContext | None) -> None:
+    assert trace_context_of(header) == place
 
 
 def test_silence_hands_the_place_through() -> None:
-    with Silent().span("x", Place(TRACE, CALLER)) as span:
-        assert span.place == Place(TRACE, CALLER)
-    with Silent().span("x", None) as span:
+    with NoopTraces().span("x", TraceContext(TRACE, CALLER)) as span:
+        assert span.place == TraceContext(TRACE, CALLER)
+    with NoopTraces().span("x", None) as span:
         assert re.fullmatch("[0-9a-f]{32}", span.place.trace)
         assert span.place.span is None
 
@@ -98,12 +98,12 @@ async def test_a_callers_trace_goes_on_to_the_workers_last_step(
         assert answer.headers["x-trace-id"] == TRACE
         prediction_id = answer.json()["id"]
         monkeypatch.setattr("app.worker.process.DBOS.run_step", lambda _, step, *given: step(*given))
-        monkeypatch.setattr(Job, "step", lambda *_: {"digest": "", "seconds": 0.0})
+        monkeypatch.setattr(PredictionPipeline, "step", lambda *_: {"digest": "", "seconds": 0.0})
         worker = Worker(settings, traces=traces)
         worker.predict(prediction_id)
         worker._watch.close()
         with house.services.database.reading() as session:
-            assert job_state.recorded(session, prediction_id).place == Place(TRACE, _named(kept, "POST")[1])
+            assert job_state.recorded(session, prediction_id).place == TraceContext(TRACE, _named(kept, "POST")[1])
     spans = {span.name: span for span in kept.get_finished_spans()}
     assert set(spans) == {"POST", "prediction", *Stage}
     assert {own(span)[0] for span in spans.values()} == {TRACE}

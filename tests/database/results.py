@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from app.database.job_state import Result
+from app.database.job_state import PredictionResult
 from app.database.predictions import Artifact
 from app.sdk.types import (
     Attribution,
@@ -19,8 +19,8 @@ from app.sdk.types import (
 )
 
 
-def result(artifacts: Iterable[Artifact] = ()) -> Result:
-    return Result(
+def result(artifacts: Iterable[Artifact] = ()) -> PredictionResult:
+    return PredictionResult(
         probability=0.1 + 0.2,
         interval=Interval(level=0.9, low=0.24, high=0.51),
         folds=[0.31, 0.35, 1 / 3],

@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DatabaseError
 
 from app.database import audit
-from app.database.audit import Verdict
+from app.database.audit import ChainCheck
 from app.database.session import Database
 
 
@@ -19,7 +19,7 @@ def fill(database: Database, count: int = 5) -> None:
             audit.append(session, "pacs", "prediction.submit", f"id-{number}", {"bytes": number, "näme": [1, None]})
 
 
-def verdict(database: Database) -> Verdict:
+def verdict(database: Database) -> ChainCheck:
     with database.reading() as session:
         return audit.verify(session)
 
@@ -33,7 +33,7 @@ def tamper(database: Database, *statements: str) -> None:
 
 
 def test_an_empty_and_a_filled_chain_are_intact(database: Database) -> None:
-    assert verdict(database) == Verdict(0, audit.GENESIS, None)
+    assert verdict(database) == ChainCheck(0, audit.GENESIS, None)
     fill(database)
     assert verdict(database).intact
     assert verdict(database).entries == 5

@@ -35,7 +35,7 @@ class Line:
         for _ in range(count):
             with self.database.session() as session:
                 waiting = select(PredictionRow.id).where(PredictionRow.status == Status.QUEUED)
-                first = session.scalars(waiting.order_by(PredictionRow.turn, PredictionRow.created)).first()
+                first = session.scalars(waiting.order_by(PredictionRow.queue_position, PredictionRow.created)).first()
                 if first is None:
                     break
                 job_state.start(session, first)
@@ -66,7 +66,7 @@ def test_within_a_caller_the_order_is_that_of_arrival(line: Line, database: Data
         in_turn = session.scalars(
             select(PredictionRow.created)
             .where(PredictionRow.status == Status.QUEUED)
-            .order_by(PredictionRow.turn, PredictionRow.created)
+            .order_by(PredictionRow.queue_position, PredictionRow.created)
         ).all()
     assert in_turn == sorted(in_turn)
 

@@ -37,8 +37,11 @@ def test_reviews_add_up_and_the_same_twice_is_one(database: Database, prediction
         found = followup.reviews(session, prediction, "pacs")
     said = [(review.reviewer, review.verdict, review.reason) for review in found]
     assert said == [
-        ("R-1", "agree", None), ("R-1", "override", "other"), ("R-1", "agree", None), ("R-2", "agree", None)
-    ]  # fmt: skip
+        ("R-1", "agree", None),
+        ("R-1", "override", "other"),
+        ("R-1", "agree", None),
+        ("R-2", "agree", None),
+    ]
     assert found[1].comment == "CANARY"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from app.database import job_state, predictions
-from app.database.job_state import Study
+from app.database.job_state import JobStudy
 from app.database.predictions import Artifact
 from app.database.session import Database
 from app.sdk.types import Failure, Stage, Status
@@ -24,7 +24,7 @@ def queued(database: Database) -> str:
     return new.id
 
 
-def started(database: Database, prediction_id: str) -> Study:
+def started(database: Database, prediction_id: str) -> JobStudy:
     with database.session() as session:
         study = job_state.start(session, prediction_id)
     assert study
@@ -36,7 +36,7 @@ def status(database: Database, prediction_id: str) -> Status:
         return predictions.find(session, prediction_id, None).status
 
 
-def writes(database: Database, study: Study) -> list[bool]:
+def writes(database: Database, study: JobStudy) -> list[bool]:
     """Tries every write of a run."""
     with database.session() as session:
         return [

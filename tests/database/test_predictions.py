@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from app.core.tracing import Place
+from app.core.tracing import TraceContext
 from app.database import job_state, predictions
 from app.database.predictions import Artifact, NewPrediction
 from app.database.session import Database, now
@@ -159,7 +159,7 @@ def test_erasing_leaves_a_tombstone_and_nothing_of_the_patient(database: Databas
         database,
         subject=canary,
         clinical={"age": canary},
-        place=Place(canary, canary),
+        place=TraceContext(canary, canary),
         idempotency_key=canary,
         body_digest=canary,
         inputs={Input.CTA: volume(A)},

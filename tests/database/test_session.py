@@ -18,55 +18,55 @@ from sqlalchemy.orm import Session
 from app.database import workers
 from app.database.session import Database, now
 from app.database.tables import Base
-from app.database.workers import Worker
+from app.database.workers import WorkerRecord
 from app.sdk.errors import DatabaseUnavailable
 
 
-def worker(beats: int = 1) -> Worker:
-    return Worker("w", "host", 1, "cpu", ("tiny@1.0.0",), now(), now(), beats)
+def worker(heartbeats: int = 1) -> WorkerRecord:
+    return WorkerRecord("w", "host", 1, "cpu", ("tiny@1.0.0",), now(), now(), heartbeats)
 
 
 def test_an_exception_rolls_everything_back(database: Database) -> None:
     def fail_halfway() -> None:
         with database.session() as session:
-            workers.beat(session, worker())
+            workers.heartbeat(session, worker())
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fail_halfway()
     with database.reading() as session:
-        assert workers.roll(session) == []
+        assert workers.registered(session) == []
 
 
 def test_a_session_is_committed_at_its_end(database: Database) -> None:
     with database.session() as session:
-        workers.beat(session, worker())
+        workers.heartbeat(session, worker())
     with database.reading() as session:
-        (found,) = workers.roll(session)
+        (found,) = workers.registered(session)
     assert found.models == ("tiny@1.0.0",)
-    assert found.beat.utcoffset() is not None
-    assert abs((now() - found.beat).total_seconds()) < 60
+    assert found.last_heartbeat.utcoffset() is not None
+    assert abs((now() - found.last_heartbeat).total_seconds()) < 60
 
 
 def test_a_reading_session_writes_nothing(database: Database) -> None:
     if database.sqlite:
         pytest.skip("SQLite's reading session is a promise of ours, not of the database")
     with pytest.raises(Exception, match="read-only"), database.reading() as session:
-        workers.beat(session, worker())
+        workers.heartbeat(session, worker())
 
 
 def test_what_was_read_still_holds_when_it_is_written(database: Database) -> None:
     """Twenty threads count one number up; none of their counts is lost."""
     with database.session() as session:
-        workers.beat(session, worker(beats=0))
+        workers.heartbeat(session, worker(heartbeats=0))
 
     def count() -> None:
         for _ in range(5):
             with database.session() as session:
                 lock = "" if database.sqlite else " FOR UPDATE"
-                beats = session.execute(text(f"SELECT beats FROM workers WHERE id = 'w'{lock}")).scalar_one()
+                heartbeats = session.execute(text(f"SELECT heartbeats FROM workers WHERE id = 'w'{lock}")).scalar_one()
                 time.sleep(0.001)
-                workers.beat(session, worker(beats=beats + 1))
+                workers.heartbeat(session, worker(heartbeats=heartbeats + 1))
 
     threads = [threading.Thread(target=count) for _ in range(20)]
     for thread in threads:
@@ -74,7 +74,7 @@ def test_what_was_read_still_holds_when_it_is_written(database: Database) -> Non
     for thread in threads:
         thread.join()
     with database.reading() as session:
-        assert workers.roll(session)[0].beats == 100
+        assert workers.registered(session)[0].heartbeats == 100
 
 
 def test_sqlite_is_set_to_lose_nothing(database: Database) -> None:
@@ -135,8 +135,8 @@ def test_a_database_without_tables_is_unavailable(tmp_path: Path) -> None:
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_who_stands_still_within_a_transaction_loses_it_and_others_go_on(database: Database, database_url: str) -> None:
     with database.session() as session:
-        workers.beat(session, worker(beats=0))
-    still, count = Database(database_url, idle=1), text("UPDATE workers SET beats = beats + 1")
+        workers.heartbeat(session, worker(heartbeats=0))
+    still, count = Database(database_url, idle=1), text("UPDATE workers SET heartbeats = heartbeats + 1")
 
     def stand(then: Callable[[Session], object]) -> None:
         with still.session() as session:
@@ -153,4 +153,4 @@ def test_who_stands_still_within_a_transaction_loses_it_and_others_go_on(databas
             stand(then)
     still.close()
     with database.reading() as session:
-        assert workers.roll(session)[0].beats == 2
+        assert workers.registered(session)[0].heartbeats == 2

@@ -115,10 +115,14 @@ def send(house: House, volumes: dict[str, bytes], clinical: dict[str, Any]) -> h
         f"{house.url}/v1/predictions",
         files={name: (f"{NAME}.nii.gz", content) for name, content in volumes.items()},
         data={"clinical": json.dumps(clinical), "subject": SUBJECT},
-        headers={"Prefer": "wait=90", "Idempotency-Key": "study-1" if len(volumes) == 2 else "study-2",
-                 "User-Agent": NAME, "X-Patient": NAME},
+        headers={
+            "Prefer": "wait=90",
+            "Idempotency-Key": "study-1" if len(volumes) == 2 else "study-2",
+            "User-Agent": NAME,
+            "X-Patient": NAME,
+        },
         timeout=120,
-    )  # fmt: skip
+    )
 
 
 def test_the_study_is_answered(passage: Passage) -> None:
@@ -231,8 +235,12 @@ def test_with_no_network_at_all_it_predicts(
     environment = House(tmp_path, model_store, "tiny").environment
     done = subprocess.run(
         ["unshare", "--net", sys.executable, "-c", up, *command],
-        env=environment, capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
     if "unshare" in done.stderr:
         pytest.skip("needs the right to make a network namespace")
     assert done.returncode == 0, done.stderr

@@ -39,8 +39,8 @@ def test_a_swap_under_load_fails_nobody(house: House, study: dict[str, Any], mod
     with house.client() as client:
         client.registry.promote("tiny", "1.0.0")  # the factory's last one took the alias without asking
         askers = [threading.Thread(target=ask) for _ in range(2)]
-        for asker in askers:
-            asker.start()
+        for value_function in askers:
+            value_function.start()
         try:
             served(answered, "1.0.0")
             client.registry.promote("tiny", "1.1.0")
@@ -54,8 +54,8 @@ def test_a_swap_under_load_fails_nobody(house: House, study: dict[str, Any], mod
             served(answered, "1.0.0", since=back)
         finally:
             over.set()
-            for asker in askers:
-                asker.join()
+            for value_function in askers:
+                value_function.join()
         assert client.registry.alias("tiny").version == "1.0.0"
     assert failed == []
     assert {version for _, version, _ in answered} == {"1.0.0", "1.1.0"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.inference.model_cache import Predictor
+from app.inference.model_cache import ModelCache
 from tests.factory import tiny_case
 from tests.inference.test_open_inference import as_binary
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.xdist_group("journeys")
 
 
 def test_a_triton_client_gets_the_number_that_the_model_gives(house: House, model_store: Path) -> None:
-    version = Predictor(model_store, "cpu", 1).version("tiny", "1.0.0")
+    version = ModelCache(model_store, "cpu", 1).version("tiny", "1.0.0")
     case = tiny_case(version.manifest, seed=4)
     content, length = as_binary({"image": case.image, "clinical": case.clinical})
     answer = httpx.post(

@@ -54,14 +54,14 @@ def test_conformal_sets_cover_each_class_on_new_patients() -> None:
         labels = (RNG.random(n) < 0.2).astype(np.int64)
         return labels, expit(labels + RNG.normal(-1, 1, n))
 
-    negative, positive = metrics.conformal(*draw(4000), level=0.9)
+    negative, positive = metrics.conformal_thresholds(*draw(4000), level=0.9)
     labels, chances = draw(40_000)
     assert (chances[labels == 1] >= positive).mean() == pytest.approx(0.9, abs=0.025)
     assert (1 - chances[labels == 0] >= negative).mean() == pytest.approx(0.9, abs=0.025)
 
 
 def test_few_patients_exclude_nothing() -> None:
-    assert metrics.conformal(np.array([0, 1]), np.array([0.4, 0.6]), level=0.9) == (0.0, 0.0)
+    assert metrics.conformal_thresholds(np.array([0, 1]), np.array([0.4, 0.6]), level=0.9) == (0.0, 0.0)
 
 
 def test_delong_agrees_with_the_bootstrap() -> None:

@@ -41,8 +41,11 @@ def headers() -> Iterator[Attack]:
 
 
 CORPORA: dict[str, Callable[[], Iterator[Attack]]] = {
-    "requests": attacks, "documents": documents, "files": files, "headers": headers,
-}  # fmt: skip
+    "requests": attacks,
+    "documents": documents,
+    "files": files,
+    "headers": headers,
+}
 
 
 @pytest.fixture(scope="module")

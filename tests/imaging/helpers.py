@@ -11,7 +11,7 @@ import numpy as np
 
 from app.imaging.io.header import Header
 from app.imaging.io.limits import DEFAULT, Limits
-from app.imaging.io.stream_check import Intake
+from app.imaging.io.stream_check import StreamCheck
 from app.sdk.types import Input
 
 
@@ -23,7 +23,7 @@ def take(
     data: bytes, sent_as: Input = Input.CTA, *, size: int = 1 << 16, limits: Limits = DEFAULT
 ) -> tuple[bytes, Header]:
     """The bytes to store and the header of one upload that arrives in chunks of ``size`` bytes."""
-    intake = Intake(sent_as, limits)
+    intake = StreamCheck(sent_as, limits)
     stored = b"".join(piece for chunk in chunks(data, size) for piece in intake.feed(chunk))
     return stored, intake.finish()
 

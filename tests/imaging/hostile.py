@@ -61,20 +61,36 @@ def voxels(shape: tuple[int, ...] = (5, 4, 3), kind: str = "i2", seed: int = 0) 
 
 
 def build(
-    data: np.ndarray[Any, Any] | None = None, *, version: int = 1, order: str = "<", between: bytes = b"",
-    extender: bytes = bytes(4), tail: bytes = b"", **fields: Any,
-) -> bytes:  # fmt: skip
+    data: np.ndarray[Any, Any] | None = None,
+    *,
+    version: int = 1,
+    order: str = "<",
+    between: bytes = b"",
+    extender: bytes = bytes(4),
+    tail: bytes = b"",
+    **fields: Any,
+) -> bytes:
     """A NIfTI file. ``fields`` replace what a good header would hold; ``between`` lies before the voxels."""
     data = voxels() if data is None else data
     header = bytearray(SIZES[version])
     spacing = (0.5, 0.6, 2.0)
     good: dict[str, Any] = {
-        "sizeof_hdr": SIZES[version], "magic": MAGIC[version], "datatype": CODES[data.dtype.str[1:]],
-        "bitpix": 8 * data.dtype.itemsize, "dim": (data.ndim, *data.shape, *(1,) * (7 - data.ndim)),
-        "pixdim": (QFAC, *spacing, 1.5, 0.0, 0.0, 0.0), "vox_offset": SIZES[version] + 4 + len(between),
-        "scl_slope": 1.0, "scl_inter": 0.0, "xyzt_units": 10, "qform_code": 1, "sform_code": 1,
-        "quatern": QUATERN, "qoffset": tuple(AFFINE[:3, 3]), "srow": tuple(AFFINE[:3].ravel()),
-    }  # fmt: skip
+        "sizeof_hdr": SIZES[version],
+        "magic": MAGIC[version],
+        "datatype": CODES[data.dtype.str[1:]],
+        "bitpix": 8 * data.dtype.itemsize,
+        "dim": (data.ndim, *data.shape, *(1,) * (7 - data.ndim)),
+        "pixdim": (QFAC, *spacing, 1.5, 0.0, 0.0, 0.0),
+        "vox_offset": SIZES[version] + 4 + len(between),
+        "scl_slope": 1.0,
+        "scl_inter": 0.0,
+        "xyzt_units": 10,
+        "qform_code": 1,
+        "sform_code": 1,
+        "quatern": QUATERN,
+        "qoffset": tuple(AFFINE[:3, 3]),
+        "srow": tuple(AFFINE[:3].ravel()),
+    }
     for name, value in (good | fields).items():
         put(header, version, order, name, value)
     stored = data.astype(data.dtype.newbyteorder(order)).tobytes(order="F")
@@ -89,9 +105,17 @@ def put(header: bytearray, version: int, order: str, name: str, value: Any) -> N
 
 
 def gz(
-    data: bytes, *, name: bytes = b"", extra: bytes | None = None, comment: bytes = b"", checksum: bool = False,
-    crc: int | None = None, size: int | None = None, flags: int = 0, method: int = 8,
-) -> bytes:  # fmt: skip
+    data: bytes,
+    *,
+    name: bytes = b"",
+    extra: bytes | None = None,
+    comment: bytes = b"",
+    checksum: bool = False,
+    crc: int | None = None,
+    size: int | None = None,
+    flags: int = 0,
+    method: int = 8,
+) -> bytes:
     """One gzip member, any part of it as asked."""
     flags |= (8 if name else 0) | (4 if extra is not None else 0) | (16 if comment else 0) | (2 if checksum else 0)
     head = struct.pack("<BBBBIBB", 0x1F, 0x8B, method, flags, 1_700_000_000, 0, 3)
@@ -217,8 +241,16 @@ def _wrong_kind() -> Iterator[Case]:
         yield Case(f"datatype {code}", build(datatype=code), hint="voxel type")
     for bits in (0, 1, 8, 15, 17, 32, -16, 32767):
         yield Case(f"bitpix {bits}", build(bitpix=bits), hint="bits per voxel")
-    for slope, inter in ((math.inf, 0.0), (-math.inf, 0.0), (1.0, math.nan), (1.0, math.inf), (1e38, 0.0),
-                         (1e-40, 0.0), (2.0, -math.inf), (1.0, 3.4028234e38)):  # fmt: skip
+    for slope, inter in (
+        (math.inf, 0.0),
+        (-math.inf, 0.0),
+        (1.0, math.nan),
+        (1.0, math.inf),
+        (1e38, 0.0),
+        (1e-40, 0.0),
+        (2.0, -math.inf),
+        (1.0, 3.4028234e38),
+    ):
         yield Case(f"slope {slope} inter {inter}", build(scl_slope=slope, scl_inter=inter), hint="slope")
     for value in (0, 7, -1024):
         yield Case(f"all {value}", build(np.full((5, 4, 3), value, "i2")), hint="same value")

@@ -44,8 +44,14 @@ def test_a_half_turn_rounded_past_one_is_still_a_half_turn() -> None:
 def test_a_gantry_tilt_is_taken_as_it_is(tilt: float) -> None:
     sheared = AFFINE.copy()
     sheared[1, 2] = 2 * np.tan(np.radians(tilt))
-    header = parse(build(srow=tuple(sheared[:3].ravel()), qform_code=0, pixdim=(1.0, 0.5, 0.6, float(
-        np.linalg.norm(sheared[:3, 2])), 0.0, 0.0, 0.0, 0.0)), field=Input.CTA)  # fmt: skip
+    header = parse(
+        build(
+            srow=tuple(sheared[:3].ravel()),
+            qform_code=0,
+            pixdim=(1.0, 0.5, 0.6, float(np.linalg.norm(sheared[:3, 2])), 0.0, 0.0, 0.0, 0.0),
+        ),
+        field=Input.CTA,
+    )
     assert np.allclose(header.affine, sheared, atol=1e-5)
     assert header.spacing_mm[2] == pytest.approx(2 / np.cos(np.radians(tilt)), rel=1e-6)
     assert not header.flags

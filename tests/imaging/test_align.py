@@ -31,7 +31,7 @@ def error_mm(mni_from_world: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def test_a_head_in_mni_space_stays_where_it_is(head: Volume) -> None:
-    found = align.to_mni(align.Head(head))
+    found = align.to_mni(align.RegistrationImage(head))
     assert not found.poor
     assert error_mm(found.mni_from_world, np.eye(4)).mean() < 5
 
@@ -42,15 +42,15 @@ def test_a_moved_head_comes_back_to_the_same_place(head: Volume) -> None:
     moved[1:3, 1:3] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
     moved[:3, 3] = [40, -900, 700]
     there = Volume(head.data, moved @ head.affine)
-    first = align.to_mni(align.Head(head)).mni_from_world
-    again = align.to_mni(align.Head(there))
+    first = align.to_mni(align.RegistrationImage(head)).mni_from_world
+    again = align.to_mni(align.RegistrationImage(there))
     assert not again.poor
     assert error_mm(again.mni_from_world @ moved, first).mean() < 4
 
 
 def test_a_real_head_fills_the_template_s_brain(real_images: Path) -> None:
     volume = nifti.read(real_images / "ncct_human_ge_deskewed.nii.gz", field=Input.NCCT)
-    found = align.to_mni(align.Head(volume))
+    found = align.to_mni(align.RegistrationImage(volume))
     assert not found.poor
     assert brain_mask.coverage(volume.affine, volume.shape, found.mni_from_world) > 0.9
 
@@ -59,7 +59,9 @@ def test_a_real_head_fills_the_template_s_brain(real_images: Path) -> None:
 def test_two_scans_of_one_head_meet(head: Volume, rigid: bool) -> None:
     shift = np.eye(4)
     shift[:3, 3] = [6, -9, 4]
-    found, quality = align.between(align.Head(Volume(head.data, shift @ head.affine)), align.Head(head), rigid=rigid)
+    found, quality = align.between(
+        align.RegistrationImage(Volume(head.data, shift @ head.affine)), align.RegistrationImage(head), rigid=rigid
+    )
     if rigid:
         assert np.allclose(found[:3, :3] @ found[:3, :3].T, np.eye(3), atol=1e-6)
     assert quality > 0.95
@@ -67,13 +69,13 @@ def test_two_scans_of_one_head_meet(head: Volume, rigid: bool) -> None:
 
 
 def test_the_same_volume_gives_the_same_matrix(head: Volume) -> None:
-    first, second = (align.to_mni(align.Head(head)).mni_from_world for _ in range(2))
+    first, second = (align.to_mni(align.RegistrationImage(head)).mni_from_world for _ in range(2))
     assert np.abs(first - second).max() < 1e-6
 
 
 def test_what_holds_no_head_is_poor_and_raises_nothing() -> None:
     noise = np.random.default_rng(0).integers(-1000, 1500, (16, 16, 16), dtype=np.int16)
-    found = align.to_mni(align.Head(Volume(noise, np.diag([12.0, 12, 12, 1]))))
+    found = align.to_mni(align.RegistrationImage(Volume(noise, np.diag([12.0, 12, 12, 1]))))
     assert found.poor
     assert np.isfinite(found.mni_from_world).all()
 
@@ -87,7 +89,7 @@ def test_no_pose_fails(real_images: Path, name: str) -> None:
 
     worst, poses = 0.0, bench.scans(bench.heads(real=False)[name], 100, bench.SEED + 1)
     for pose, volume in poses:
-        found = align.to_mni(align.Head(volume))
+        found = align.to_mni(align.RegistrationImage(volume))
         assert not found.poor
         worst = max(worst, bench.error(found.mni_from_world, pose)[0])
     assert worst < 3

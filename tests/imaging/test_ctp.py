@@ -23,11 +23,11 @@ def stroke() -> tuple[Volume, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def maps(stroke: tuple[Volume, np.ndarray]) -> ctp.Maps:
+def maps(stroke: tuple[Volume, np.ndarray]) -> ctp.PerfusionMaps:
     return ctp.deconvolve(stroke[0], MNI)
 
 
-def codes(maps: ctp.Maps) -> set[str]:
+def codes(maps: ctp.PerfusionMaps) -> set[str]:
     return {flag.code for flag in maps.flags}
 
 
@@ -35,7 +35,7 @@ def cut(series: Volume, frames: slice) -> Volume:
     return dataclasses.replace(series, data=series.data[..., frames])
 
 
-def test_maps_of_each_territory(stroke: tuple[Volume, np.ndarray], maps: ctp.Maps) -> None:
+def test_maps_of_each_territory(stroke: tuple[Volume, np.ndarray], maps: ctp.PerfusionMaps) -> None:
     """CBV within 20 %, CBF in the right order and 20-45 % low (exponential residues), Tmax later than the delay."""
     _, labels = stroke
     for label, (cbf, mtt, delay) in heads.HAEMODYNAMICS.items():
@@ -45,7 +45,7 @@ def test_maps_of_each_territory(stroke: tuple[Volume, np.ndarray], maps: ctp.Map
         assert 1.0 < np.median(maps.tmax.data[inside]) - delay < 5.5
 
 
-def test_the_numbers(stroke: tuple[Volume, np.ndarray], maps: ctp.Maps) -> None:
+def test_the_numbers(stroke: tuple[Volume, np.ndarray], maps: ctp.PerfusionMaps) -> None:
     series, labels = stroke
     voxel_ml = abs(np.linalg.det(series.affine[:3, :3])) / 1000
     found = summary.summarise(maps.by_input(), MNI)
@@ -68,7 +68,7 @@ def test_the_artery_is_scaled_to_the_vein(stroke: tuple[Volume, np.ndarray]) -> 
     assert found.arterial.argmax() < found.venous.argmax()
 
 
-def test_motion_is_found_undone_and_said(stroke: tuple[Volume, np.ndarray], maps: ctp.Maps) -> None:
+def test_motion_is_found_undone_and_said(stroke: tuple[Volume, np.ndarray], maps: ctp.PerfusionMaps) -> None:
     """From frame 12 on the head lies 4 mm further right and is turned by 3 degrees."""
     series, labels = stroke
     shifted = np.array(series.data, np.int16, order="F")
@@ -86,13 +86,13 @@ def test_movement_is_measured_in_millimetres(stroke: tuple[Volume, np.ndarray]) 
     series, _ = stroke
     frames = series.values()[..., :3].copy()
     frames[..., 2] = ndimage.shift(frames[..., 2], (0, 2 / 2.8, 0), order=1, cval=-1000)
-    _, moved = aif.hold_still(frames, series.spacing_mm)
+    _, moved = aif.correct_motion(frames, series.spacing_mm)
     assert moved == pytest.approx(2.0, abs=0.5)
 
 
 def test_a_head_at_rest_does_not_move(stroke: tuple[Volume, np.ndarray]) -> None:
     series, _ = stroke
-    assert aif.hold_still(series.values(), series.spacing_mm)[1] < 0.5
+    assert aif.correct_motion(series.values(), series.spacing_mm)[1] < 0.5
 
 
 def test_a_series_that_ends_too_soon(stroke: tuple[Volume, np.ndarray]) -> None:

@@ -48,8 +48,10 @@ def test_a_well_mixed_compartment(step: float, delay: float) -> None:
 @pytest.mark.parametrize("plug", [False, True])
 def test_delay_changes_tmax_alone(plug: bool) -> None:
     times = np.arange(0, 60, 1.0)
-    found = [haemodynamics(curves(times, cbf=40, mtt=5, delay=delay, plug=plug), gamma_variate(times), 1.0)
-             for delay in DELAYS]  # fmt: skip
+    found = [
+        haemodynamics(curves(times, cbf=40, mtt=5, delay=delay, plug=plug), gamma_variate(times), 1.0)
+        for delay in DELAYS
+    ]
     assert np.diff([one.tmax[0] for one in found]) == pytest.approx([2, 2, 2], abs=0.1)
     assert np.ptp([one.cbf[0] for one in found]) < 0.5
 

@@ -24,8 +24,19 @@ def codes(header: Header) -> list[str]:
 
 def same(one: Header, other: Header) -> bool:
     """Equal in everything but where the voxels start."""
-    names = ("version", "big_endian", "dtype", "shape", "spacing_mm", "slope", "inter", "form", "flags", "time_step_s",
-             "canonical")  # fmt: skip
+    names = (
+        "version",
+        "big_endian",
+        "dtype",
+        "shape",
+        "spacing_mm",
+        "slope",
+        "inter",
+        "form",
+        "flags",
+        "time_step_s",
+        "canonical",
+    )
     return np.array_equal(one.affine, other.affine) and all(getattr(one, n) == getattr(other, n) for n in names)
 
 
@@ -137,8 +148,15 @@ def test_the_canonical_header_keeps_meaning_and_nothing_else(version: int, order
         "dim": (3, 5, 4, 3, 0x4A4A, 0x4A4A, 0x4A4A, 0x4A4A), "sform_code": 0, "srow": (7.5,) * 12,
     }  # fmt: skip
     if version == 1:
-        canary |= {"data_type": b"JANE DOE", "db_name": text[:18], "extents": 0x4A4A4A4A, "session_error": 0x4A4A,
-                   "regular": b"J", "glmax": 0x4A4A4A4A, "glmin": 0x4A4A4A4A}  # fmt: skip
+        canary |= {
+            "data_type": b"JANE DOE",
+            "db_name": text[:18],
+            "extents": 0x4A4A4A4A,
+            "session_error": 0x4A4A,
+            "regular": b"J",
+            "glmax": 0x4A4A4A4A,
+            "glmin": 0x4A4A4A4A,
+        }
     else:
         canary |= {"unused_str": text[:15]}
     data = build(version=version, order=order, between=text, extender=b"\1\2\3\4", **canary)

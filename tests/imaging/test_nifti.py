@@ -18,10 +18,8 @@ from tests.imaging.helpers import take
 from tests.imaging.hostile import AFFINE, CODES, build, gz, voxels
 
 AXES = [
-    "".join(letters)
-    for order in itertools.permutations(("LR", "PA", "IS"))
-    for letters in itertools.product(*order)
-]  # fmt: skip
+    "".join(letters) for order in itertools.permutations(("LR", "PA", "IS")) for letters in itertools.product(*order)
+]
 
 
 def save(path: Path, data: bytes) -> Path:
@@ -93,10 +91,16 @@ def test_orientation_type_order_version_scaling_and_units_together(tmp_path: Pat
     for kind, order, version, (slope, inter), units in (TOGETHER[n] for n in chosen):
         stored = affine_mm * UNITS_PER_MM[units]
         data = build(
-            voxels((6, 5, 4), kind), version=version, order=order, scl_slope=slope, scl_inter=inter, xyzt_units=units,
-            qform_code=0, srow=tuple(stored[:3].ravel()),
+            voxels((6, 5, 4), kind),
+            version=version,
+            order=order,
+            scl_slope=slope,
+            scl_inter=inter,
+            xyzt_units=units,
+            qform_code=0,
+            srow=tuple(stored[:3].ravel()),
             pixdim=(1.0, *(np.array([0.5, 0.6, 2.0]) * UNITS_PER_MM[units]), 0.0, 0.0, 0.0, 0.0),
-        )  # fmt: skip
+        )
         path = save(tmp_path / "a.nii", data)
         volume, image = read(path, field=Input.CTA), nib.load(path)
         assert volume.data.dtype == np.dtype(kind)

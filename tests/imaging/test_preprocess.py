@@ -10,7 +10,7 @@ import pytest
 from app.imaging import resample
 from app.imaging.io.nifti import Volume
 from app.imaging.model_grid import ChannelSpec, Grid
-from app.imaging.preprocess import Prepared, prepare
+from app.imaging.preprocess import PreprocessedImages, prepare
 from app.imaging.registration import brain_mask
 from app.sdk.errors import GeometryMismatch, ImplausibleModality, MissingInput
 from app.sdk.types import Channel, Input
@@ -51,15 +51,15 @@ def study(drawn: heads.Angiogram, maps: dict[Input, Volume]) -> dict[Input, Volu
 
 
 @pytest.fixture(scope="module")
-def whole(study: dict[Input, Volume]) -> Prepared:
+def whole(study: dict[Input, Volume]) -> PreprocessedImages:
     return prepare(study, GRID, CHANNELS)
 
 
-def codes(prepared: Prepared) -> set[str]:
+def codes(prepared: PreprocessedImages) -> set[str]:
     return {flag.code for flag in prepared.flags}
 
 
-def raw(prepared: Prepared, channel: Channel) -> np.ndarray:
+def raw(prepared: PreprocessedImages, channel: Channel) -> np.ndarray:
     """The channel before normalisation."""
     spec = CHANNELS[INDEX[channel]]
     return prepared.image[INDEX[channel]] * spec.std + spec.mean
@@ -69,7 +69,7 @@ def moved(volume: Volume, by: np.ndarray) -> Volume:
     return dataclasses.replace(volume, affine=by @ volume.affine)
 
 
-def test_everything_that_was_sent(whole: Prepared) -> None:
+def test_everything_that_was_sent(whole: PreprocessedImages) -> None:
     assert whole.image.shape == (5, *GRID.shape)
     assert whole.image.dtype == np.float32
     assert whole.presence.all()
@@ -79,14 +79,14 @@ def test_everything_that_was_sent(whole: Prepared) -> None:
     assert codes(whole) == set()
 
 
-def test_channels_are_windowed_and_normalised(whole: Prepared) -> None:
+def test_channels_are_windowed_and_normalised(whole: PreprocessedImages) -> None:
     for channel, spec in zip(Channel, CHANNELS, strict=True):
         values = raw(whole, channel)
         assert values.min() >= spec.window[0] - 1e-3
         assert values.max() <= spec.window[1] + 1e-3
 
 
-def test_the_brain_lies_where_the_template_has_it(whole: Prepared) -> None:
+def test_the_brain_lies_where_the_template_has_it(whole: PreprocessedImages) -> None:
     """Brain tissue of 35 HU inside a skull of 1000 HU: the NCCT channel shows it within 3 mm of the template's."""
     depth = brain_mask.distance(np.array(GRID.affine), GRID.shape, np.eye(4))
     values = raw(whole, Channel.NCCT)
@@ -94,7 +94,7 @@ def test_the_brain_lies_where_the_template_has_it(whole: Prepared) -> None:
     assert values[(depth > 7) & (depth < 9)].mean() > 70
 
 
-def test_maps_follow_and_are_measured(whole: Prepared, maps: dict[Input, Volume]) -> None:
+def test_maps_follow_and_are_measured(whole: PreprocessedImages, maps: dict[Input, Volume]) -> None:
     labels = heads.territories(maps[Input.TMAX].affine, MAPS_SHAPE)
     voxel_ml = float(np.prod(MAPS_SPACING)) / 1000
     assert whole.perfusion is not None
@@ -121,7 +121,7 @@ def test_the_model_chooses_its_channels(study: dict[Input, Volume]) -> None:
     assert "vessels" not in found.volumes
 
 
-def test_a_head_scanned_elsewhere_gives_the_same_tensor(study: dict[Input, Volume], whole: Prepared) -> None:
+def test_a_head_scanned_elsewhere_gives_the_same_tensor(study: dict[Input, Volume], whole: PreprocessedImages) -> None:
     """The table a metre away: only the origin differs."""
     away = np.eye(4)
     away[:3, 3] = 300, -700, 1000
@@ -131,7 +131,7 @@ def test_a_head_scanned_elsewhere_gives_the_same_tensor(study: dict[Input, Volum
         assert np.corrcoef(one.ravel(), two.ravel())[0, 1] > 0.97, channel
 
 
-def test_maps_go_back_to_the_patient(whole: Prepared, study: dict[Input, Volume]) -> None:
+def test_maps_go_back_to_the_patient(whole: PreprocessedImages, study: dict[Input, Volume]) -> None:
     """To the grid and back: a smooth image on the MNI grid is found again in the patient's voxels."""
     grid = whole.grids[Channel.CTA]
     assert grid.shape == study[Input.CTA].shape
@@ -152,7 +152,7 @@ def test_a_mask_is_computed_where_none_was_sent(study: dict[Input, Volume], draw
     assert 2 * (mask & truth).sum() / ((mask & reach).sum() + truth.sum()) > 0.75
 
 
-def test_a_mask_that_was_sent_wins(whole: Prepared, study: dict[Input, Volume]) -> None:
+def test_a_mask_that_was_sent_wins(whole: PreprocessedImages, study: dict[Input, Volume]) -> None:
     assert np.array_equal(whole.volumes["vessels"].data, study[Input.VESSELS].data)
 
 
@@ -164,7 +164,7 @@ def test_no_segmenter_is_asked_where_a_mask_was_sent(study: dict[Input, Volume])
     assert "vessels-computed" not in codes(found)
 
 
-def test_labels_that_do_not_decode_to_one(study: dict[Input, Volume], whole: Prepared) -> None:
+def test_labels_that_do_not_decode_to_one(study: dict[Input, Volume], whole: PreprocessedImages) -> None:
     """int16 with slope and intercept: 1.000015 inside, and 0.000015 outside."""
     mask = study[Input.VESSELS]
     stored = np.where(mask.data > 0, 0, -32767).astype(np.int16)
@@ -173,7 +173,7 @@ def test_labels_that_do_not_decode_to_one(study: dict[Input, Volume], whole: Pre
     assert np.array_equal(found.volumes["vessels"].data, whole.volumes["vessels"].data)
 
 
-def test_a_mask_on_half_the_slices_can_be_used(study: dict[Input, Volume], whole: Prepared) -> None:
+def test_a_mask_on_half_the_slices_can_be_used(study: dict[Input, Volume], whole: PreprocessedImages) -> None:
     mask = study[Input.VESSELS]
     thinned = np.asfortranarray(mask.data[:, :, ::2])
     coarse = Volume(thinned, mask.affine @ np.diag([1.0, 1.0, 2.0, 1.0]))
@@ -213,7 +213,7 @@ def test_maps_are_computed_from_a_series(drawn: heads.Angiogram) -> None:
     assert found.presence[INDEX[Channel.RCBF]]
 
 
-def test_nan_in_maps(study: dict[Input, Volume], whole: Prepared) -> None:
+def test_nan_in_maps(study: dict[Input, Volume], whole: PreprocessedImages) -> None:
     """Software that writes NaN where it saw no tissue."""
     tmax = np.array(study[Input.TMAX].data)
     tmax[tmax == 0] = np.nan

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from app.imaging.io.header import parse
-from app.imaging.io.stream_check import Intake
+from app.imaging.io.stream_check import StreamCheck
 from app.sdk.errors import InvalidVolume, RlvoError
 from app.sdk.types import Input
 from tests.imaging.helpers import oracle, take
@@ -95,8 +95,15 @@ def test_what_is_stored_does_not_depend_on_how_it_came(size: int, packed: bool) 
 def test_nothing_of_the_patient_is_stored(version: int, order: str) -> None:
     canary = b"DOE^JANE"
     chain = (32).to_bytes(4, "little" if order == "<" else "big") + bytes(4) + canary * 3
-    good = build(version=version, order=order, between=chain, extender=b"\1\0\0\0", descrip=canary, aux_file=canary,
-                 intent_name=canary)  # fmt: skip
+    good = build(
+        version=version,
+        order=order,
+        between=chain,
+        extender=b"\1\0\0\0",
+        descrip=canary,
+        aux_file=canary,
+        intent_name=canary,
+    )
     stored, header = take(gz(good, name=canary, comment=canary, extra=canary))
     assert canary in good
     assert canary not in stored
@@ -147,10 +154,10 @@ def test_two_values_are_enough_wherever_they_lie() -> None:
 
 
 def test_a_fault_of_the_header_is_raised_before_any_voxel_is_taken() -> None:
-    intake = Intake(Input.CTA)
+    intake = StreamCheck(Input.CTA)
     with pytest.raises(InvalidVolume, match="RGB"):
         list(intake.feed(build(datatype=128, bitpix=24)[:352]))
-    intake = Intake(Input.CTA)
+    intake = StreamCheck(Input.CTA)
     assert list(intake.feed(build()[:351])) == []
     assert intake.header is None
     assert b"".join(intake.feed(build()[351:352])) != b""
@@ -163,7 +170,7 @@ def test_memory_stays_small_whatever_comes() -> None:
     bomb = gz(head + b"\1" + bytes(2 * 512 * 512 * 200 - 1))
     assert len(bomb) < 1_000_000
     tracemalloc.start()
-    intake = Intake(Input.VESSELS)
+    intake = StreamCheck(Input.VESSELS)
     total = sum(len(piece) for piece in intake.feed(bomb))
     intake.finish()
     _, peak = tracemalloc.get_traced_memory()

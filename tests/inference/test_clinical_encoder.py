@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.inference.clinical_encoder import AFTERWARDS, check, encode, fit, width
+from app.inference.clinical_encoder import POST_PROCEDURE_FIELDS, check, encode, fit, width
 from app.registry.manifest import Clinical, ClinicalVariable, VariableKind
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import InvalidClinical, MissingInput
@@ -95,7 +95,7 @@ def test_unknown_variables_are_refused(name: str) -> None:
         check([name])
 
 
-@pytest.mark.parametrize("name", [*sorted(AFTERWARDS)[::9], "imaging_signs.etici", "Door-to-recanalization"])
+@pytest.mark.parametrize("name", [*sorted(POST_PROCEDURE_FIELDS)[::9], "imaging_signs.etici", "Door-to-recanalization"])
 def test_what_is_known_only_afterwards_is_refused(name: str) -> None:
     with pytest.raises(InvalidClinical, match="after the puncture"):
         check(["age", name])
@@ -103,7 +103,7 @@ def test_what_is_known_only_afterwards_is_refused(name: str) -> None:
 
 def test_no_field_of_the_record_counts_as_known_only_afterwards() -> None:
     fields = {*ClinicalRecord.model_fields}
-    assert not fields & AFTERWARDS
+    assert not fields & POST_PROCEDURE_FIELDS
 
 
 def test_fit_learns_what_encode_uses() -> None:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from app.imaging.model_grid import Grid
 from app.inference import explain
-from app.inference.ensemble_predictor import FINE, Asker, Method, Networks
-from app.inference.model_input import Case
+from app.inference.ensemble_predictor import EXACT_METHOD, ExplanationMethod, NetworkFolds, ValueFunction
+from app.inference.model_input import ModelInput
 from app.network.daft import Network
 from app.network.ensemble import Ensemble
 from app.registry.manifest import Background, Manifest
@@ -39,9 +39,9 @@ def manifest() -> Manifest:
 
 
 @pytest.fixture(scope="module")
-def blind(manifest: Manifest) -> Networks:
+def blind(manifest: Manifest) -> NetworkFolds:
     folds = [symmetric(random_network(manifest.architecture, seed)) for seed in (1, 2)]
-    return Networks(Ensemble(folds), (2, *GRID.shape))
+    return NetworkFolds(Ensemble(folds), (2, *GRID.shape))
 
 
 def other(region: str) -> str:
@@ -50,10 +50,12 @@ def other(region: str) -> str:
     return f"{opposite[Side(side)]} {name}" if side in list(Side) else region
 
 
-@pytest.mark.parametrize("method", [Method(), replace(FINE, steps=4)], ids=["fast", "exact"])
-def test_left_and_right_change_places_with_the_patient(blind: Networks, manifest: Manifest, method: Method) -> None:
+@pytest.mark.parametrize("method", [ExplanationMethod(), replace(EXACT_METHOD, steps=4)], ids=["fast", "exact"])
+def test_left_and_right_change_places_with_the_patient(
+    blind: NetworkFolds, manifest: Manifest, method: ExplanationMethod
+) -> None:
     case = replace(tiny_case(manifest, seed=3), affected=Side.LEFT)
-    mirrored: Case = replace(case, image=np.ascontiguousarray(case.image[:, ::-1]), affected=Side.RIGHT)
+    mirrored: ModelInput = replace(case, image=np.ascontiguousarray(case.image[:, ::-1]), affected=Side.RIGHT)
     one, two = (explain.explain(blind, manifest, patient, method=method) for patient in (case, mirrored))
     for channel, values in one.maps.items():
         most = float(np.abs(values).max())
@@ -66,7 +68,9 @@ def test_left_and_right_change_places_with_the_patient(blind: Networks, manifest
     assert {part.side for part in one.attribution.regions} == {"affected", "contralateral", None}
 
 
-def test_what_patient_and_background_share_is_asked_once_and_worth_nothing(blind: Networks, manifest: Manifest) -> None:
+def test_what_patient_and_background_share_is_asked_once_and_worth_nothing(
+    blind: NetworkFolds, manifest: Manifest
+) -> None:
     case = tiny_case(manifest, seed=3)
     case.clinical[:] += np.float32(1 / 3e5)  # no round numbers
     seat = explain.players(manifest)[1]
@@ -75,9 +79,9 @@ def test_what_patient_and_background_share_is_asked_once_and_worth_nothing(blind
     alike = manifest.model_copy(update={"background": Background(vectors=tuple(tuple(row) for row in rows.tolist()))})
     asked = []
 
-    class Counting(Networks):
-        def asker(self, image: NDArray[np.float32], /) -> Asker:
-            ask = super().asker(image)
+    class Counting(NetworkFolds):
+        def value_function(self, image: NDArray[np.float32], /) -> ValueFunction:
+            ask = super().value_function(image)
 
             def counted(vectors: NDArray[np.float32], imaging: NDArray[np.bool_], /) -> NDArray[np.float64]:
                 asked.append(np.concatenate([vectors, imaging[:, None]], axis=1))
@@ -86,7 +90,7 @@ def test_what_patient_and_background_share_is_asked_once_and_worth_nothing(blind
             return counted
 
     counting = Counting(blind.ensemble, blind.shape)
-    found = explain.explain(counting, alike, case, method=replace(FINE, steps=4)).attribution
+    found = explain.explain(counting, alike, case, method=replace(EXACT_METHOD, steps=4)).attribution
     parts = {part.variable: part.contribution for part in found.clinical}
     assert parts[seat.name] == 0
     assert found.base + sum(parts.values()) + sum(p.contribution for p in found.imaging) == pytest.approx(found.total)

@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from app.cli.__main__ import app as command_line
 from app.inference import export as graphs
-from app.inference.export import Form, export
+from app.inference.export import GraphFormat, export
 from app.inference.model_version import ModelVersion
 from app.network.architecture import Fusion
 from app.registry.manifest import Manifest
-from app.registry.model_store import Registry
+from app.registry.model_store import ModelStore
 from app.sdk.errors import InvalidRequest, ModelNotReady
 from tests.factory import tiny_case, tiny_version
 
@@ -27,9 +27,9 @@ def opened(folder: Path) -> ModelVersion:
     return ModelVersion.load(folder, Manifest.model_validate_json((folder / "manifest.json").read_bytes()), "cpu")
 
 
-@pytest.mark.parametrize("form", list(Form))
+@pytest.mark.parametrize("form", list(GraphFormat))
 @pytest.mark.parametrize("fusion", [Fusion.DAFT, Fusion.FILM])
-def test_another_runtime_gives_our_probability(tmp_path: Path, form: Form, fusion: Fusion) -> None:
+def test_another_runtime_gives_our_probability(tmp_path: Path, form: GraphFormat, fusion: Fusion) -> None:
     folder = tiny_version(tmp_path / "store", fusion=fusion)
     version = opened(folder)
     written = export(version, folder, form, tmp_path / "out")
@@ -45,14 +45,14 @@ def test_another_runtime_gives_our_probability(tmp_path: Path, form: Form, fusio
     assert "Research use only" in about["notice"]
 
 
-def probability(form: Form, path: Path, image: np.ndarray, clinical: np.ndarray) -> float:
+def probability(form: GraphFormat, path: Path, image: np.ndarray, clinical: np.ndarray) -> float:
     """By names, as another house would ask."""
-    if form is Form.ONNX:
+    if form is GraphFormat.ONNX:
         import onnxruntime
 
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         return float(session.run(["probability"], {"image": image, "clinical": clinical})[0][0])
-    if form is Form.OPENVINO:
+    if form is GraphFormat.OPENVINO:
         from app.network.openvino import library
 
         graph = library().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -66,8 +66,8 @@ def probability(form: Form, path: Path, image: np.ndarray, clinical: np.ndarray)
 
 
 def test_the_trained_version_can_be_taken_elsewhere(tmp_path: Path) -> None:
-    entry = Registry(ROOT / "model_store").resolve("rlvo-synthetic")
-    assert export(opened(entry.folder), entry.folder, Form.OPENVINO, tmp_path).difference < 1e-5
+    entry = ModelStore(ROOT / "model_store").resolve("rlvo-synthetic")
+    assert export(opened(entry.folder), entry.folder, GraphFormat.OPENVINO, tmp_path).difference < 1e-5
 
 
 def test_the_command_writes_and_says_how_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +83,7 @@ def test_the_command_writes_and_says_how_alike(tmp_path: Path, monkeypatch: pyte
 def test_what_answers_otherwise_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tiny_version(tmp_path / "store")
     monkeypatch.setattr(graphs, "TOLERANCE", -1.0)
-    for form in Form:
+    for form in GraphFormat:
         with pytest.raises(ModelNotReady, match="differ"):
             export(opened(folder), folder, form, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
@@ -92,11 +92,11 @@ def test_what_answers_otherwise_is_not_left_behind(tmp_path: Path, monkeypatch: 
 def test_what_cannot_be_exported_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logistic = tiny_version(tmp_path / "logistic", kind="logistic")
     with pytest.raises(InvalidRequest, match="coefficients"):
-        export(opened(logistic), logistic, Form.ONNX, tmp_path / "out")
+        export(opened(logistic), logistic, GraphFormat.ONNX, tmp_path / "out")
     folder = tiny_version(tmp_path / "store")
-    export(opened(folder), folder, Form.TORCHSCRIPT, tmp_path / "out")
+    export(opened(folder), folder, GraphFormat.TORCHSCRIPT, tmp_path / "out")
     with pytest.raises(InvalidRequest, match="already"):
-        export(opened(folder), folder, Form.TORCHSCRIPT, tmp_path / "out")
+        export(opened(folder), folder, GraphFormat.TORCHSCRIPT, tmp_path / "out")
     monkeypatch.setattr(graphs, "find_spec", lambda _: None)
     with pytest.raises(InvalidRequest, match="pip install onnx"):
-        export(opened(folder), folder, Form.ONNX, tmp_path / "out")
+        export(opened(folder), folder, GraphFormat.ONNX, tmp_path / "out")

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from app.inference.ensemble_predictor import Networks
-from app.inference.model_cache import Predictor
+from app.inference.ensemble_predictor import NetworkFolds
+from app.inference.model_cache import ModelCache
 from app.inference.model_version import ModelVersion, save
 from app.network.backends import Backend, Precision
-from app.registry.model_store import Registry
+from app.registry.model_store import ModelStore
 from app.sdk.errors import ModelNotReady
 from tests.factory import random_network, tiny_case, tiny_manifest
 
@@ -39,20 +39,20 @@ def store(tmp_path: Path) -> Path:
 
 
 def test_auto_takes_the_card_in_bfloat16_and_channels_last(store: Path) -> None:
-    predictor = Predictor(store)
+    predictor = ModelCache(store)
     assert predictor.device == "cuda"
     version = predictor.version("tiny", "1.0.0")
     assert version.precision is Precision.BFLOAT16
-    assert isinstance(version.committee, Networks)
+    assert isinstance(version.committee, NetworkFolds)
     weights = [weight for fold in version.committee.ensemble.folds for weight in fold.parameters() if weight.dim() == 5]
     assert all(weight.is_cuda for weight in weights)
     assert all(weight.is_contiguous(memory_format=torch.channels_last_3d) for weight in weights)
 
 
 def test_the_trained_version_answers_as_on_a_cpu() -> None:
-    entry = Registry(ROOT / "model_store").resolve("rlvo-synthetic")
+    entry = ModelStore(ROOT / "model_store").resolve("rlvo-synthetic")
     card, cpu = (ModelVersion.load(entry.folder, entry.manifest, device) for device in ("cuda", "cpu"))
-    card.vouch(entry.folder)
+    card.verify_golden_cases(entry.folder)
     golden = tiny_case(entry.manifest, seed=3)
     assert card.predict(golden).probability == pytest.approx(cpu.predict(golden).probability, abs=1e-2)
     why, _ = card.explain(golden)
@@ -60,7 +60,7 @@ def test_the_trained_version_answers_as_on_a_cpu() -> None:
 
 
 def test_unloading_frees_the_cards_memory(store: Path) -> None:
-    predictor = Predictor(store)
+    predictor = ModelCache(store)
     before = torch.cuda.memory_reserved()
     size = predictor.version("tiny", "1.0.0").bytes
     assert torch.cuda.memory_allocated() >= size
@@ -69,8 +69,8 @@ def test_unloading_frees_the_cards_memory(store: Path) -> None:
 
 
 def test_a_budget_bounds_what_lies_on_the_card(store: Path) -> None:
-    size = Predictor(store).version("tiny", "1.0.0").bytes
-    predictor = Predictor(store, budget=size)
+    size = ModelCache(store).version("tiny", "1.0.0").bytes
+    predictor = ModelCache(store, budget=size)
     for version in ("1.0.0", "2.0.0", "1.0.0"):
         predictor.version("tiny", version)
         assert [ref.version for ref in predictor.loaded()] == [version]
@@ -79,4 +79,4 @@ def test_a_budget_bounds_what_lies_on_the_card(store: Path) -> None:
 
 def test_openvino_is_not_for_a_card(store: Path) -> None:
     with pytest.raises(ModelNotReady, match="needs a CPU"):
-        Predictor(store, backend=Backend.OPENVINO).version("tiny", "1.0.0")
+        ModelCache(store, backend=Backend.OPENVINO).version("tiny", "1.0.0")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from app.inference.attribution import deeplift
 from app.inference.attribution.integrated_gradients import modality_shares_exact, path_gradients, smooth, voxel_map
 from app.inference.attribution.shapley import exact
-from app.inference.ensemble_predictor import ImageShares, Maps, Method, Networks
+from app.inference.ensemble_predictor import ExplanationMethod, ImageShares, NetworkFolds, VoxelRule
 from app.network.architecture import Architecture, Fusion, Location
 from app.network.daft import Network, build
 from app.network.ensemble import Ensemble
@@ -45,8 +45,8 @@ def logit(ensemble: Ensemble, image: Tensor, clinical: Tensor) -> float:
     return float(ensemble.logits(ensemble.features(image), clinical[None]).mean())
 
 
-def shares(ensemble: Ensemble, image: Tensor, clinical: Tensor, bits: slice, method: Method) -> ImageShares:
-    networks = Networks(ensemble, tuple(image.shape))
+def shares(ensemble: Ensemble, image: Tensor, clinical: Tensor, bits: slice, method: ExplanationMethod) -> ImageShares:
+    networks = NetworkFolds(ensemble, tuple(image.shape))
     present = [channel for channel in range(len(image)) if clinical[bits][channel]]
     return networks.image_shares(image.numpy(), clinical.numpy(), bits, present, method)
 
@@ -91,16 +91,16 @@ def test_the_rescale_rule_leaves_nothing_over(
     architecture = ARCHITECTURE.model_copy(update={"fusion": fusion, "location": location})
     ensemble, clinical = Ensemble([random_network(architecture, 3)]), torch.tensor([0.3, -1.2, 0.5, 1.0, 1.0, 1.0])
     gain = logit(ensemble, image, clinical) - logit(ensemble, torch.zeros_like(image), without(clinical, 4, 5))
-    raw = shares(ensemble, image, clinical, BITS, Method())
+    raw = shares(ensemble, image, clinical, BITS, ExplanationMethod())
     assert raw.channels.sum() == pytest.approx(gain, abs=1e-3)
 
 
 def test_an_explanation_asks_about_the_features_of_the_prediction(ensemble: Ensemble, image: Tensor) -> None:
     """The pass that makes the maps gives the features too; they must be those that ``features`` gives."""
     clinical = torch.tensor([0.3, -1.2, 0.5, 1.0, 1.0, 1.0])
-    raw = shares(ensemble, image, clinical, BITS, Method())
-    assert raw.asker is not None
-    asked = raw.asker(clinical[None].numpy(), np.asarray([True]))
+    raw = shares(ensemble, image, clinical, BITS, ExplanationMethod())
+    assert raw.value_function is not None
+    asked = raw.value_function(clinical[None].numpy(), np.asarray([True]))
     assert asked[0] == pytest.approx(logit(ensemble, image, clinical), abs=1e-6)
 
 
@@ -127,8 +127,8 @@ def test_the_outer_game_is_captums(
 ) -> None:
     """Four clinical values and imaging, as captum plays it with the whole network, every coalition counted."""
     background = torch.tensor([[-0.5, 0.4, 1.1, 0.0]])
-    networks = Networks(ensemble, (2, 16, 16, 16))
-    ask = networks.asker(image.numpy())
+    networks = NetworkFolds(ensemble, (2, 16, 16, 16))
+    ask = networks.value_function(image.numpy())
 
     def game(present: np.ndarray, rows: np.ndarray) -> np.ndarray:
         vectors = np.concatenate([background.numpy()[rows], np.zeros((len(rows), 2), np.float32)], axis=1)
@@ -217,10 +217,10 @@ def learnt() -> Ensemble:
     return Ensemble([network])
 
 
-FAST, FINE = Method(), Method(maps=Maps.GRADIENTS, steps=32)
+FAST, FINE = ExplanationMethod(), ExplanationMethod(maps=VoxelRule.GRADIENTS, steps=32)
 
 
-def mapped(ensemble: Ensemble, image: Tensor, method: Method = FAST) -> Tensor:
+def mapped(ensemble: Ensemble, image: Tensor, method: ExplanationMethod = FAST) -> Tensor:
     voxels = shares(ensemble, image, torch.ones(1), slice(0, 1), method).voxels
     assert voxels is not None
     return voxels[0]
@@ -238,7 +238,7 @@ def test_the_sign_was_learnt(learnt: Ensemble) -> None:
 
 
 @pytest.mark.parametrize("method", [FAST, FINE], ids=["fast", "fine"])
-def test_a_planted_sign_is_found_where_it_was_planted(learnt: Ensemble, method: Method) -> None:
+def test_a_planted_sign_is_found_where_it_was_planted(learnt: Ensemble, method: ExplanationMethod) -> None:
     hits = 0
     for image in positives(16):
         peak = np.unravel_index(int(mapped(learnt, image, method).argmax()), (SIZE, SIZE, SIZE))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from app.inference.model_cache import Predictor, out_of_memory
+from app.inference.model_cache import ModelCache, out_of_memory
 from app.inference.model_version import save
 from app.sdk.errors import ModelNotFound, ModelNotReady
 from app.worker import resource_limits
@@ -23,7 +23,7 @@ from tests.factory import random_network, tiny_case, tiny_manifest, tiny_version
 
 def test_a_version_is_loaded_once_and_stays_warm(tmp_path: Path) -> None:
     tiny_version(tmp_path)
-    predictor = Predictor(tmp_path, "cpu")
+    predictor = ModelCache(tmp_path, "cpu")
     assert predictor.loaded() == []
     first = predictor.version("tiny", "1.0.0")
     assert predictor.version("tiny", "1.0.0") is first
@@ -32,7 +32,7 @@ def test_a_version_is_loaded_once_and_stays_warm(tmp_path: Path) -> None:
 
 
 def test_a_version_dropped_in_later_is_found(tmp_path: Path) -> None:
-    predictor = Predictor(tmp_path, "cpu")
+    predictor = ModelCache(tmp_path, "cpu")
     with pytest.raises(ModelNotFound):
         predictor.version("tiny", "1.0.0")
     tiny_version(tmp_path)
@@ -41,7 +41,7 @@ def test_a_version_dropped_in_later_is_found(tmp_path: Path) -> None:
 
 def test_unloading_forgets_and_loads_again(tmp_path: Path) -> None:
     tiny_version(tmp_path)
-    predictor = Predictor(tmp_path, "cpu")
+    predictor = ModelCache(tmp_path, "cpu")
     first = predictor.version("tiny", "1.0.0")
     predictor.unload("tiny", "1.0.0")
     assert predictor.loaded() == []
@@ -51,7 +51,7 @@ def test_unloading_forgets_and_loads_again(tmp_path: Path) -> None:
 def test_a_damaged_version_is_not_kept(tmp_path: Path) -> None:
     folder = tiny_version(tmp_path)
     (folder / "fold-0.safetensors").write_bytes(b"")
-    predictor = Predictor(tmp_path, "cpu")
+    predictor = ModelCache(tmp_path, "cpu")
     with pytest.raises(ModelNotReady):
         predictor.version("tiny", "1.0.0")
     assert predictor.loaded() == []
@@ -59,14 +59,14 @@ def test_a_damaged_version_is_not_kept(tmp_path: Path) -> None:
 
 def test_a_load_that_nobody_waits_for_makes_way_between_its_pieces(tmp_path: Path) -> None:
     tiny_version(tmp_path)
-    predictor, pauses = Predictor(tmp_path, "cpu"), []
+    predictor, pauses = ModelCache(tmp_path, "cpu"), []
     gently = predictor.version("tiny", "1.0.0", pause=lambda: pauses.append(1))
     assert len(pauses) >= len(gently.manifest.folds) + 3  # the folds, the backend, the warming up, the golden cases
 
 
 def test_many_threads_get_one_version_and_equal_answers(tmp_path: Path) -> None:
     tiny_version(tmp_path)
-    predictor = Predictor(tmp_path, "cpu")
+    predictor = ModelCache(tmp_path, "cpu")
     together = threading.Barrier(6)
 
     def ask(seed: int) -> tuple[int, float]:
@@ -92,15 +92,15 @@ def store_of(folder: Path, *versions: str, filters: int = 2) -> Path:
     return folder
 
 
-def warm(predictor: Predictor) -> list[str]:
+def warm(predictor: ModelCache) -> list[str]:
     return sorted(ref.version for ref in predictor.loaded())
 
 
 def test_the_version_that_was_longest_not_asked_for_makes_room(tmp_path: Path) -> None:
     store = store_of(tmp_path, "1.0.0", "2.0.0", "3.0.0")
-    measured = Predictor(store, "cpu")
+    measured = ModelCache(store, "cpu")
     size = measured.version("tiny", "1.0.0").bytes
-    predictor = Predictor(store, "cpu", budget=2 * size)
+    predictor = ModelCache(store, "cpu", budget=2 * size)
     first = predictor.version("tiny", "1.0.0")
     predictor.version("tiny", "2.0.0")
     assert (warm(predictor), predictor.bytes()) == (["1.0.0", "2.0.0"], 2 * size)
@@ -110,11 +110,11 @@ def test_the_version_that_was_longest_not_asked_for_makes_room(tmp_path: Path) -
 
 
 def test_the_version_in_use_is_kept_whatever_it_takes(tmp_path: Path) -> None:
-    predictor = Predictor(store_of(tmp_path, "1.0.0", "2.0.0"), "cpu", budget=1)
+    predictor = ModelCache(store_of(tmp_path, "1.0.0", "2.0.0"), "cpu", budget=1)
     for version in ("1.0.0", "2.0.0", "1.0.0"):
         predictor.version("tiny", version)
         assert warm(predictor) == [version]
-    unbounded = Predictor(predictor.registry, "cpu")
+    unbounded = ModelCache(predictor.registry, "cpu")
     for version in ("1.0.0", "2.0.0"):
         unbounded.version("tiny", version)
     assert warm(unbounded) == ["1.0.0", "2.0.0"]
@@ -136,7 +136,7 @@ def test_what_is_unloaded_gives_its_memory_back(tmp_path: Path, backend: str, ho
 def weigh(store: Path, backend: str, how: str) -> tuple[int, int, int]:
     """Bytes of a version's weights, what its load added to this process, and what its unloading gave back."""
     resource_limits.keep_memory()  # as a worker's allocator does
-    predictor = Predictor(store, "cpu", 1, backend=backend, budget=1 if how == "budget" else 0)
+    predictor = ModelCache(store, "cpu", 1, backend=backend, budget=1 if how == "budget" else 0)
     predictor.version("tiny", "1.0.0")
     predictor.unload("tiny", "1.0.0")  # what is paid once, libraries and their pools, is paid now
     empty = resident()
@@ -158,12 +158,12 @@ def resident() -> int:
 
 
 def test_relief_leaves_the_version_at_work_and_takes_that_too_where_it_is_alone(tmp_path: Path) -> None:
-    predictor = Predictor(store_of(tmp_path, "1.0.0", "2.0.0"), "cpu")
+    predictor = ModelCache(store_of(tmp_path, "1.0.0", "2.0.0"), "cpu")
     for version in ("1.0.0", "2.0.0"):
         predictor.version("tiny", version)
-    predictor.relieve("tiny", "1.0.0")
+    predictor.evict("tiny", "1.0.0")
     assert warm(predictor) == ["1.0.0"]
-    predictor.relieve("tiny", "1.0.0")
+    predictor.evict("tiny", "1.0.0")
     assert warm(predictor) == []
 
 
@@ -180,4 +180,4 @@ def test_memory_that_is_not_there_is_known_for_what_it_is() -> None:
 
 
 def test_auto_is_told_by_its_name(tmp_path: Path) -> None:
-    assert Predictor(tmp_path, "auto").device == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert ModelCache(tmp_path, "auto").device == ("cuda" if torch.cuda.is_available() else "cpu")

@@ -15,9 +15,9 @@ from scipy.ndimage import map_coordinates
 from app.imaging.io import nifti
 from app.imaging.preprocess import PatientGrid
 from app.inference.attribution.atlas import NAMES, TREE
-from app.inference.ensemble_predictor import FINE, Maps, Method, Modalities, Networks
+from app.inference.ensemble_predictor import EXACT_METHOD, ExplanationMethod, ModalityRule, NetworkFolds, VoxelRule
 from app.inference.explain import players
-from app.inference.model_input import Case
+from app.inference.model_input import ModelInput
 from app.inference.model_version import ModelVersion, save
 from app.network.unet import UNet
 from app.registry.manifest import (
@@ -47,9 +47,15 @@ def version(request: pytest.FixtureRequest, tmp_path: Path) -> ModelVersion:
 
 @pytest.mark.parametrize(
     "method",
-    [Method(), Method(Maps.GRADIENTS, Modalities.EXACT, steps=8), Method(budget=10**6), Method(budget=20), FINE],
+    [
+        ExplanationMethod(),
+        ExplanationMethod(VoxelRule.GRADIENTS, ModalityRule.EXACT, steps=8),
+        ExplanationMethod(budget=10**6),
+        ExplanationMethod(budget=20),
+        EXACT_METHOD,
+    ],
 )
-def test_contributions_add_up_to_the_answer(version: ModelVersion, method: Method) -> None:
+def test_contributions_add_up_to_the_answer(version: ModelVersion, method: ExplanationMethod) -> None:
     case = tiny_case(version.manifest, seed=1)
     outcome = version.predict(case)
     why, _ = version.explain(case, method=method)
@@ -162,7 +168,7 @@ def test_the_interval_is_around_the_answer(version: ModelVersion) -> None:
 def test_a_case_survives_the_way_between_steps(tmp_path: Path) -> None:
     version = opened(tiny_version(tmp_path))
     case = tiny_case(version.manifest, seed=4)
-    again = Case.from_bytes(case.to_bytes())
+    again = ModelInput.from_bytes(case.to_bytes())
     assert np.array_equal(again.image, case.image)
     assert (again.shown, again.imputed, again.flags) == (case.shown, case.imputed, case.flags)
     assert version.predict(again) == version.predict(case)
@@ -176,7 +182,7 @@ def test_a_map_lies_on_the_patients_own_grid(tmp_path: Path) -> None:
     shift[0, 3] = 20.0
     grid = PatientGrid(affine=affine, shape=(40, 48, 32), mni_from_world=shift)
     case = replace(tiny_case(version.manifest), grids={Channel.CTA: grid})
-    _, here = version.explain(Case.from_bytes(case.to_bytes()))
+    _, here = version.explain(ModelInput.from_bytes(case.to_bytes()))
     _, there = version.explain(tiny_case(version.manifest))
     mine, on_grid = here["attribution-cta"], there["attribution-cta"]
     assert mine.array.shape == (40, 48, 32)
@@ -220,8 +226,13 @@ def test_grouped_variables_are_one_contribution(tmp_path: Path) -> None:
     version = opened(tiny_version(tmp_path))
     why, _ = version.explain(tiny_case(version.manifest))
     assert [part.variable for part in why.clinical] == [
-        "age", "atrial_fibrillation", "nihss", "smoking", "blood pressure", "perfusion.core_ml",
-    ]  # fmt: skip
+        "age",
+        "atrial_fibrillation",
+        "nihss",
+        "smoking",
+        "blood pressure",
+        "perfusion.core_ml",
+    ]
     assert why.clinical[4].value == "systolic BP 150 mmHg, diastolic BP 85 mmHg"
 
 
@@ -241,7 +252,7 @@ def test_a_prediction_looks_at_the_images_once(tmp_path: Path) -> None:
     version = opened(tiny_version(tmp_path))
     reference = OutOfDistribution(mean=(0.0,) * 16, precision=tuple(map(tuple, np.eye(16).tolist())), limit=1.0)
     version.manifest = version.manifest.model_copy(update={"out_of_distribution": reference})
-    assert isinstance(version.committee, Networks)
+    assert isinstance(version.committee, NetworkFolds)
     looks: list[object] = []
     for fold in version.committee.ensemble.folds:
         fold.trunk.register_forward_hook(lambda *_: looks.append(None))

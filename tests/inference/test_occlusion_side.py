@@ -19,8 +19,10 @@ PATIENTS = 12
 def phantoms() -> list[tuple[str, np.ndarray]]:
     people = biology.draw(PATIENTS, 5, Preset.INTERACTION)
     images = cohort.images(people, 5, GRID, CHANNELS)
-    return [("left" if one.left else "right", np.asarray(image, np.float32))
-            for one, image in zip(people, images, strict=True)]  # fmt: skip
+    return [
+        ("left" if one.left else "right", np.asarray(image, np.float32))
+        for one, image in zip(people, images, strict=True)
+    ]
 
 
 # Delay always tells; low flow mostly; arteries seldom, for collaterals fill them on both sides.
@@ -32,7 +34,7 @@ def test_it_is_never_the_wrong_side_and_mostly_known(
 ) -> None:
     presence = np.asarray([only is None or spec.name is only for spec in CHANNELS])
     found = [
-        occlusion_side.affected(image * presence[:, None, None, None], presence, CHANNELS, GRID)
+        occlusion_side.affected_side(image * presence[:, None, None, None], presence, CHANNELS, GRID)
         for _, image in phantoms
     ]
     told = [(read[0].value, truth) for read, (truth, _) in zip(found, phantoms, strict=True) if read]
@@ -43,14 +45,14 @@ def test_it_is_never_the_wrong_side_and_mostly_known(
 def test_a_mirrored_patient_has_the_other_side(phantoms: list[tuple[str, np.ndarray]]) -> None:
     present = np.ones(len(CHANNELS), bool)
     for truth, image in phantoms[:4]:
-        read = occlusion_side.affected(np.ascontiguousarray(image[:, ::-1]), present, CHANNELS, GRID)
+        read = occlusion_side.affected_side(np.ascontiguousarray(image[:, ::-1]), present, CHANNELS, GRID)
         assert read is not None
         assert read[0].value != truth
 
 
 def test_a_plain_ct_tells_no_side(phantoms: list[tuple[str, np.ndarray]]) -> None:
     presence = np.asarray([spec.name is Channel.NCCT for spec in CHANNELS])
-    assert occlusion_side.affected(phantoms[0][1], presence, CHANNELS, GRID) is None
+    assert occlusion_side.affected_side(phantoms[0][1], presence, CHANNELS, GRID) is None
 
 
 def test_sides_of_regions() -> None:

@@ -28,10 +28,14 @@ def as_json(values: dict[str, np.ndarray[Any, Any]], datatype: str = "FP32", **m
 
 def as_binary(values: dict[str, np.ndarray[Any, Any]], datatype: str = "FP32") -> tuple[bytes, int]:
     inputs = [
-        {"name": name, "datatype": datatype, "shape": list(array.shape),
-         "parameters": {"binary_data_size": array.nbytes}}
+        {
+            "name": name,
+            "datatype": datatype,
+            "shape": list(array.shape),
+            "parameters": {"binary_data_size": array.nbytes},
+        }
         for name, array in values.items()
-    ]  # fmt: skip
+    ]
     head = json.dumps({"id": "q-1", "inputs": inputs}).encode()
     return head + b"".join(array.tobytes() for array in values.values()), len(head)
 

@@ -18,8 +18,8 @@ from sklearn.metrics import roc_auc_score
 from app.imaging.model_grid import Grid
 from app.inference import explain
 from app.inference.attribution import atlas
-from app.inference.ensemble_predictor import Networks
-from app.inference.model_input import Case
+from app.inference.ensemble_predictor import NetworkFolds
+from app.inference.model_input import ModelInput
 from app.network.daft import build
 from app.network.ensemble import Ensemble
 from app.registry.manifest import Manifest
@@ -90,7 +90,7 @@ def clinical(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 @cache
-def learnt(sign: Channel) -> Networks:
+def learnt(sign: Channel) -> NetworkFolds:
     """A network that answers whether the sign is there; its clinical vector is noise. Absence is shown too.
 
     Trained on one thread, so that it is the same network wherever the test runs.
@@ -113,19 +113,19 @@ def learnt(sign: Channel) -> Networks:
         optimiser.step()
         schedule.step()
     torch.set_num_threads(threads)
-    return Networks(Ensemble([network]), (2, *GRID.shape))
+    return NetworkFolds(Ensemble([network]), (2, *GRID.shape))
 
 
-def auc(networks: Networks, sign: Channel, count: int) -> float:
+def auc(networks: NetworkFolds, sign: Channel, count: int) -> float:
     rng = np.random.default_rng(10)
     heads, vectors = [head(rng) for _ in range(count)], clinical(rng, count)
     logits = [networks.logits(one.image.numpy(), vector)[0] for one, vector in zip(heads, vectors, strict=True)]
     return float(roc_auc_score([one.planted[sign] is not None for one in heads], logits))
 
 
-def named(networks: Networks, image: torch.Tensor, vector: np.ndarray) -> list[tuple[str, Channel]]:
+def named(networks: NetworkFolds, image: torch.Tensor, vector: np.ndarray) -> list[tuple[str, Channel]]:
     """The two regions that raise the answer most."""
-    case = Case(image.numpy(), np.ones(2, bool), vector)
+    case = ModelInput(image.numpy(), np.ones(2, bool), vector)
     found = explain.explain(networks, manifest(), case).attribution.regions
     best = sorted(found, key=lambda part: -part.contribution)[:2]
     return [(part.region, part.modality) for part in best]

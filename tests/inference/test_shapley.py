@@ -19,8 +19,11 @@ def game_of(order: int, players: int, backgrounds: int, seed: int = 0) -> Game:
     """
     chance = np.random.default_rng(seed)
     patient, background = chance.normal(size=players), chance.normal(size=(backgrounds, players))
-    terms = [(chance.choice(players, size, replace=False), chance.normal())
-             for size in range(1, order + 1) for _ in range(12)]  # fmt: skip
+    terms = [
+        (chance.choice(players, size, replace=False), chance.normal())
+        for size in range(1, order + 1)
+        for _ in range(12)
+    ]
 
     def game(present: NDArray[np.bool_], rows: NDArray[np.intp]) -> Array:
         values = np.where(present, patient, background[rows])

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from app.inference.ensemble_predictor import Networks
+from app.inference.ensemble_predictor import NetworkFolds
 from app.inference.model_version import ModelVersion
 from app.network import backends
 from app.network.architecture import Fusion, Location
 from app.network.backends import Backend, Precision
 from app.registry.manifest import Manifest
-from app.registry.model_store import Registry
+from app.registry.model_store import ModelStore
 from app.sdk.errors import ModelNotReady
 from tests.factory import random_network, tiny_case, tiny_manifest, tiny_version
 
@@ -35,7 +35,7 @@ def test_openvino_gives_torchs_answer(tmp_path: Path, fusion: Fusion) -> None:
     for seed in range(3):
         case = tiny_case(torch_.manifest, seed=seed)
         assert openvino.predict(case).probability == pytest.approx(torch_.predict(case).probability, abs=1e-5)
-    openvino.vouch(folder)
+    openvino.verify_golden_cases(folder)
 
 
 def test_an_explanation_adds_up_to_what_the_backend_predicted(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_a_normalisation_that_is_not_folded_in_is_not_passed_over() -> None:
 
 def test_two_answers_do_not_share_memory(tmp_path: Path) -> None:
     version = loaded(tiny_version(tmp_path), Backend.OPENVINO)
-    assert isinstance(version.committee, Networks)
+    assert isinstance(version.committee, NetworkFolds)
     ensemble = version.committee.ensemble
     first = ensemble.features(torch.from_numpy(tiny_case(version.manifest, seed=1).image))
     kept = [part.clone() for part in first]
@@ -65,9 +65,9 @@ def test_two_answers_do_not_share_memory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("precision", list(Precision))
 def test_the_trained_version_answers_alike_on_every_backend(precision: Precision) -> None:
-    entry = Registry(ROOT / "model_store").resolve("rlvo-synthetic")
+    entry = ModelStore(ROOT / "model_store").resolve("rlvo-synthetic")
     version = ModelVersion.load(entry.folder, entry.manifest, "cpu", backend=Backend.OPENVINO, precision=precision)
-    version.vouch(entry.folder)
+    version.verify_golden_cases(entry.folder)
     assert version.precision is precision
 
 
@@ -78,7 +78,7 @@ def test_a_version_that_answers_otherwise_than_its_manifest_says_is_refused(tmp_
     off = golden.model_copy(update={"logits": tuple(np.asarray(golden.logits) + 0.01)})
     version.manifest = version.manifest.model_copy(update={"golden": (off,)})
     with pytest.raises(ModelNotReady, match="golden cases"):
-        version.vouch(folder)
+        version.verify_golden_cases(folder)
 
 
 def test_auto_is_torch_where_openvino_is_missing_and_asking_for_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,8 +20,10 @@ def test_one_small_patient_gives_the_same_numbers_and_slopes(stride: tuple[int, 
     image = torch.randn(1, 5, 12, 14, 10).contiguous(memory_format=torch.channels_last_3d)
     weight, offset = torch.randn(8, 5, 3, 3, 3), torch.randn(8) if bias else None
     answers, slopes = [], []
-    for way in (lambda x: convolve(x, weight, offset, stride, (1, 1, 1)),
-                lambda x: functional.conv3d(x, weight, offset, stride, (1, 1, 1))):  # fmt: skip
+    for way in (
+        lambda x: convolve(x, weight, offset, stride, (1, 1, 1)),
+        lambda x: functional.conv3d(x, weight, offset, stride, (1, 1, 1)),
+    ):
         at = image.clone().requires_grad_()
         answer = way(at)
         answers.append(answer.detach())

@@ -12,7 +12,7 @@ import torch
 from app.network.architecture import Architecture, Fusion, Location, ScaleActivation
 from app.network.conv import conv_add_relu
 from app.network.ensemble import Ensemble, folded
-from app.network.tail_evaluator import PatientTail
+from app.network.tail_evaluator import TailEvaluator
 from tests.factory import random_network
 
 
@@ -22,12 +22,21 @@ def test_it_gives_the_tails_numbers(fusion: Fusion, location: Location) -> None:
     halves = ((True, True), (True, False), (False, True))
     for activation, (scale, shift) in itertools.product(ScaleActivation, halves):
         network = random_network(
-            Architecture(fusion=fusion, location=location, activation=activation, scale=scale, shift=shift,
-                         in_channels=2, clinical_size=5, filters=2, outputs=2)
-        )  # fmt: skip
+            Architecture(
+                fusion=fusion,
+                location=location,
+                activation=activation,
+                scale=scale,
+                shift=shift,
+                in_channels=2,
+                clinical_size=5,
+                filters=2,
+                outputs=2,
+            )
+        )
         features, clinical = network.trunk(torch.randn(1, 2, 24, 16, 16)).detach(), torch.randn(9, 5)
         direct = network.tail(features.expand(9, -1, -1, -1, -1), clinical)
-        assert torch.allclose(PatientTail(network, features).logits(clinical), direct, atol=1e-5)
+        assert torch.allclose(TailEvaluator(network, features).logits(clinical), direct, atol=1e-5)
 
 
 def test_the_fused_kernel_is_the_three_calls(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +54,7 @@ def test_one_vectors_answer_does_not_change_the_nexts() -> None:
     """Where the shortcut is everybody's, the kernel must not write into it."""
     for location in Location:
         network = random_network(Architecture(in_channels=2, clinical_size=5, filters=2, location=location))
-        tail, vector = PatientTail(network, network.trunk(torch.randn(1, 2, 16, 16, 16)).detach()), torch.randn(1, 5)
+        tail, vector = TailEvaluator(network, network.trunk(torch.randn(1, 2, 16, 16, 16)).detach()), torch.randn(1, 5)
         first = tail.logits(vector)
         tail.logits(torch.randn(3, 5))
         assert torch.equal(tail.logits(vector), first)
@@ -67,7 +76,7 @@ def test_a_coalition_costs_a_small_part_of_the_network() -> None:
     architecture = Architecture(in_channels=5, clinical_size=40, filters=16)
     ensemble = Ensemble([random_network(architecture)])
     network, image, clinical = ensemble.folds[0], torch.randn(5, 64, 64, 64), torch.randn(256, 40)
-    tail = PatientTail(network, ensemble.features(image)[0])
+    tail = TailEvaluator(network, ensemble.features(image)[0])
     tail.logits(clinical)
     ratios = []
     for _ in range(3):

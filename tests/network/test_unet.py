@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from app.network.unet import WINDOW_HU, Marker, UNet, scaled
+from app.network.unet import WINDOW_HU, UNet, VesselNet, scaled
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +34,12 @@ def test_the_answer_does_not_depend_on_the_slabs(network: UNet) -> None:
     values = head((116, 16, 12))
     with torch.inference_mode():
         whole = torch.sigmoid(network(torch.from_numpy(scaled(values))[None, None]))[0, 0].numpy()
-    assert np.abs(Marker(network)(values) - whole).max() < 1e-6
+    assert np.abs(VesselNet(network)(values) - whole).max() < 1e-6
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (5, 9, 3), (49, 6, 7)])
 def test_any_size(network: UNet, shape: tuple[int, int, int]) -> None:
-    found = Marker(network)(head(shape))
+    found = VesselNet(network)(head(shape))
     assert found.shape == shape
     assert found.min() >= 0
     assert found.max() <= 1
@@ -52,12 +52,12 @@ def test_what_is_beyond_the_window_is_its_end() -> None:
 
 def test_weights_come_back(network: UNet) -> None:
     values = head((8, 8, 8))
-    again = Marker.from_bytes(save(network.state_dict()), filters=2)
-    assert np.array_equal(again(values), Marker(network)(values))
+    again = VesselNet.from_bytes(save(network.state_dict()), filters=2)
+    assert np.array_equal(again(values), VesselNet(network)(values))
 
 
 @pytest.mark.parametrize("content", [b"", b"\x08" + b"\0" * 40, None])
 def test_other_weights_are_refused(network: UNet, content: bytes | None) -> None:
     stored = save(network.state_dict()) if content is None else content
     with pytest.raises(ValueError, match="does not hold the weights"):
-        Marker.from_bytes(stored, filters=3)
+        VesselNet.from_bytes(stored, filters=3)

@@ -18,13 +18,13 @@ from typer.testing import CliRunner
 
 from app.cli.__main__ import app
 from app.database import followup, job_state, predictions
-from app.database.followup import Followed
+from app.database.followup import FollowedUpPrediction
 from app.database.session import Database
 from app.database.tables import PredictionRow
 from app.operations import monitor
-from app.operations.monitor import Length, Shift, report
+from app.operations.monitor import InputShift, WindowLength, report
 from app.registry.manifest import Manifest
-from app.registry.model_store import Registry
+from app.registry.model_store import ModelStore
 from app.sdk.followup import Etici, OutcomeDraft, ReviewDraft, ReviewReason, Verdict
 from app.sdk.types import ModelRef
 from tests.database.results import result
@@ -34,7 +34,7 @@ from tests.study import new_prediction
 START = datetime(2026, 1, 5, 12, tzinfo=UTC)  # a Monday
 
 
-def cohort(count: int, seed: int = 0, **changes: Callable[[np.random.Generator], Any]) -> list[Followed]:
+def cohort(count: int, seed: int = 0, **changes: Callable[[np.random.Generator], Any]) -> list[FollowedUpPrediction]:
     """A calibrated version on patients like the tiny manifest's training patients, one an hour."""
     rng = np.random.default_rng(seed)
     found = []
@@ -47,7 +47,7 @@ def cohort(count: int, seed: int = 0, **changes: Callable[[np.random.Generator],
             "smoking": str(rng.choice(["never", "former", "current"], p=[0.5, 0.3, 0.2])),
         }
         found.append(
-            Followed(
+            FollowedUpPrediction(
                 created=START + timedelta(hours=number),
                 probability=chance,
                 clinical=record | {name: change(rng) for name, change in changes.items()},
@@ -66,7 +66,7 @@ def manifest() -> Manifest:
 
 
 def test_patients_like_those_of_training_raise_no_signal(manifest: Manifest) -> None:
-    found = report(cohort(600), manifest, Length.WEEK)
+    found = report(cohort(600), manifest, WindowLength.WEEK)
     assert [window.predictions for window in found.windows] == [156, 168, 168, 108]
     assert found.signals == {}
     assert found.overall is not None
@@ -87,7 +87,7 @@ def test_numbers_of_a_window_are_its_definitions(manifest: Manifest) -> None:
             strict=True,
         )
     ]
-    (window,) = report(patients, manifest, Length.MONTH).windows
+    (window,) = report(patients, manifest, WindowLength.MONTH).windows
     assert window.start == datetime(2026, 1, 1, tzinfo=UTC)
     assert window.probability == pytest.approx(0.5)
     assert (window.reviews, window.agreement) == (3, pytest.approx(2 / 3))
@@ -109,7 +109,7 @@ def test_numbers_of_a_window_are_its_definitions(manifest: Manifest) -> None:
 def test_older_patients_are_told_in_the_window_where_they_came(manifest: Manifest) -> None:
     older = cohort(168, seed=1, age=lambda rng: float(rng.normal(88, 5)))
     later = [replace(one, created=one.created + timedelta(weeks=4)) for one in older]
-    found = report([*cohort(400), *later], manifest, Length.WEEK)
+    found = report([*cohort(400), *later], manifest, WindowLength.WEEK)
     assert set(found.signals) == {
         window.start for window in found.windows if window.start >= datetime(2026, 2, 2, tzinfo=UTC)
     }
@@ -118,7 +118,7 @@ def test_older_patients_are_told_in_the_window_where_they_came(manifest: Manifes
 
 def test_a_category_and_a_flag_drift_too(manifest: Manifest) -> None:
     patients = cohort(60, smoking=lambda _: "current", atrial_fibrillation=lambda _: True)
-    (window,) = report(patients, manifest, Length.MONTH).windows
+    (window,) = report(patients, manifest, WindowLength.MONTH).windows
     told = {shift.variable: shift for shift in window.shifts if shift.signal}
     assert set(told) == {"smoking", "atrial_fibrillation"}
     assert told["smoking"].deviations == pytest.approx((1 - 0.2) / np.sqrt(0.2 * 0.8), abs=1e-6)
@@ -126,15 +126,15 @@ def test_a_category_and_a_flag_drift_too(manifest: Manifest) -> None:
 
 
 def test_few_patients_far_away_are_an_accident_and_many_near_are_no_matter() -> None:
-    assert not Shift("age", 1.4, 4, 0).signal  # three standard errors of four patients are 1.5
-    assert Shift("age", 1.6, 4, 0).signal
-    assert not Shift("age", 0.4, 10_000, 0).signal
-    assert Shift("age", -0.6, 10_000, 0).signal
+    assert not InputShift("age", 1.4, 4, 0).signal  # three standard errors of four patients are 1.5
+    assert InputShift("age", 1.6, 4, 0).signal
+    assert not InputShift("age", 0.4, 10_000, 0).signal
+    assert InputShift("age", -0.6, 10_000, 0).signal
 
 
 def test_a_version_that_promises_too_little_is_told(manifest: Manifest) -> None:
     patients = [replace(one, probability=one.probability / 4) for one in cohort(300)]
-    found = report(patients, manifest, Length.MONTH)
+    found = report(patients, manifest, WindowLength.MONTH)
     assert [signals[0].startswith("calibration:") for signals in found.signals.values()] == [True]
     heads, rows = monitor.table(found)
     assert rows[0][heads.index("observed (95 %)")].endswith("!")
@@ -144,7 +144,7 @@ def test_a_version_that_promises_too_little_is_told(manifest: Manifest) -> None:
 
 def test_without_outcomes_or_reviews_drift_is_told_all_the_same(manifest: Manifest) -> None:
     patients = [replace(one, refractory=None) for one in cohort(50, age=lambda _: 25.0)]
-    found = report(patients, manifest, Length.MONTH)
+    found = report(patients, manifest, WindowLength.MONTH)
     assert (found.overall, found.slope) == (None, None)
     assert [signals[0].split()[0] for signals in found.signals.values()] == ["age"]
     _, rows = monitor.table(found)
@@ -171,7 +171,7 @@ def store(tmp_path: Path) -> Path:
 
 
 def test_the_command_reads_the_record(tmp_path: Path, store: Path, database: Database, database_url: str) -> None:
-    entry = Registry(store).resolve("tiny")
+    entry = ModelStore(store).resolve("tiny")
     model = ModelRef(name=entry.name, version=entry.version, digest=entry.digest)
     ids = [answered(database, model, START + timedelta(days=20 * n), {"age": 25 + n}) for n in range(12)]
     answered(database, model.model_copy(update={"version": "9.9.9"}), START, {"age": 70})
@@ -187,8 +187,10 @@ def test_the_command_reads_the_record(tmp_path: Path, store: Path, database: Dat
         followup.add_review(session, ids[0], None, reviewed.model_copy(update={"reviewer": "r-2"}))
         predictions.erase(session, erased, None)
     environment = {
-        "RLVO_DATABASE_URL": database_url, "RLVO_MODEL_STORE": str(store), "RLVO_DEFAULT_MODEL": "tiny",
-    }  # fmt: skip
+        "RLVO_DATABASE_URL": database_url,
+        "RLVO_MODEL_STORE": str(store),
+        "RLVO_DEFAULT_MODEL": "tiny",
+    }
 
     def rlvo(*arguments: str) -> Result:
         return CliRunner().invoke(app, ["monitor", *arguments], env=environment)

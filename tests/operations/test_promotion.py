@@ -11,13 +11,13 @@ import pytest
 
 from app.database import audit, model_requests, predictions, workers
 from app.database.session import Database, now
-from app.database.workers import Worker
-from app.inference.model_cache import Predictor
+from app.database.workers import WorkerRecord
+from app.inference.model_cache import ModelCache
 from app.operations.promotion import Promotion
-from app.registry.model_store import Registry
+from app.registry.model_store import ModelStore
 from app.sdk.errors import AliasConflict, Conflict, ModelNotFound, ModelNotReady
 from app.sdk.types import ModelRef
-from app.worker.model_loading import Residency
+from app.worker.model_loading import ModelLoader
 from app.worker.queue import Queue
 from tests.factory import tiny_version
 from tests.study import add_and_queue, new_prediction
@@ -31,7 +31,7 @@ on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def store(tmp_path: Path) -> Path:
     for seed, version in enumerate(("1.0.0", "1.1.0", "2.0.0")):
         tiny_version(tmp_path / "store", version=version, seed=seed)
-    Registry(tmp_path / "store").set_alias("tiny", "champion", "1.0.0")
+    ModelStore(tmp_path / "store").set_alias("tiny", "champion", "1.0.0")
     return tmp_path / "store"
 
 
@@ -39,16 +39,16 @@ class Hand:
     """A worker's residency with its heartbeat, as the worker itself drives them."""
 
     def __init__(self, database: Database, store: Path, name: str) -> None:
-        self.predictor = Predictor(store, "cpu")
-        self._residency = Residency(database, self.predictor)
+        self.predictor = ModelCache(store, "cpu")
+        self._residency = ModelLoader(database, self.predictor)
         self._database, self._name = database, name
 
     def turn(self) -> None:
         self._residency.tend()
         models = tuple(f"{ref.name}@{ref.version}" for ref in self.predictor.loaded())
         with self._database.session() as session:
-            workers.beat(
-                session, Worker(self._name, "here", 1, "cpu", models, now(), now(), 1, self._residency.answers)
+            workers.heartbeat(
+                session, WorkerRecord(self._name, "here", 1, "cpu", models, now(), now(), 1, self._residency.results)
             )
 
     @property
@@ -79,7 +79,7 @@ def working(*hands: Hand) -> Iterator[None]:
 
 
 def promotion(database: Database, store: Path, **options: object) -> Promotion:
-    return Promotion(database, Registry(store), LEASE, **options)  # type: ignore[arg-type]
+    return Promotion(database, ModelStore(store), LEASE, **options)  # type: ignore[arg-type]
 
 
 def test_every_worker_has_it_loaded_before_anybody_is_served_by_it(database: Database, store: Path) -> None:
@@ -93,7 +93,7 @@ def test_every_worker_has_it_loaded_before_anybody_is_served_by_it(database: Dat
         hand.turn()
         assert hand.warm == {"1.1.0"}  # the old one is let go
     assert (made.previous, made.version) == ("1.0.0", "1.1.0")
-    assert Registry(store).resolve("tiny").version == "1.1.0"
+    assert ModelStore(store).resolve("tiny").version == "1.1.0"
     with database.reading() as session:
         assert audit.verify(session).entries == 2
 
@@ -106,8 +106,8 @@ def test_one_call_leads_back(database: Database, store: Path) -> None:
         promote.promote("tiny", "champion", "2.0.0", by="ann")
         promote.rollback("tiny", "champion", by="bob")
         assert "1.0.0" in hand.warm
-    assert Registry(store).resolve("tiny").version == "1.0.0"
-    assert Registry(store).history("tiny", "champion")[-1].by == "bob"
+    assert ModelStore(store).resolve("tiny").version == "1.0.0"
+    assert ModelStore(store).history("tiny", "champion")[-1].by == "bob"
 
 
 @on_sqlite
@@ -118,7 +118,7 @@ def test_a_version_that_does_not_load_leaves_the_old_one_serving_and_says_why(
     folder = store / "tiny" / "2.0.0"
     if damage == "answers":  # files as listed, but they compute something else than the manifest says
         manifest = folder / "manifest.json"
-        entry = Registry(store).resolve("tiny@2.0.0").manifest
+        entry = ModelStore(store).resolve("tiny@2.0.0").manifest
         wrong = entry.golden[0].model_copy(update={"logits": (9.0, 9.0)})
         manifest.write_text(entry.model_copy(update={"golden": (wrong,)}).model_dump_json())
     else:
@@ -129,9 +129,9 @@ def test_a_version_that_does_not_load_leaves_the_old_one_serving_and_says_why(
         with pytest.raises(ModelNotReady, match="golden cases come out" if damage == "answers" else "file"):
             promotion(database, store).promote("tiny", "champion", "2.0.0", by="ann")
         assert hand.warm == {"1.0.0"}
-    assert Registry(store).resolve("tiny").version == "1.0.0"
+    assert ModelStore(store).resolve("tiny").version == "1.0.0"
     with database.reading() as session:
-        assert not any(demand.wanted for demand in model_requests.standing(session))
+        assert not any(demand.wanted for demand in model_requests.current(session))
 
 
 @on_sqlite
@@ -144,12 +144,12 @@ def test_what_was_refused_is_tried_again_once_it_is_mended(database: Database, s
             promotion(database, store).promote("tiny", "champion", "2.0.0", by="ann")
         fold.write_bytes(good)
         promotion(database, store).promote("tiny", "champion", "2.0.0", by="ann")
-    assert Registry(store).resolve("tiny").version == "2.0.0"
+    assert ModelStore(store).resolve("tiny").version == "2.0.0"
 
 
 @on_sqlite
 def test_the_old_version_stays_until_nothing_is_left_to_do_for_it(database: Database, store: Path) -> None:
-    hand, entry = Hand(database, store, "a"), Registry(store).resolve("tiny@1.0.0")
+    hand, entry = Hand(database, store, "a"), ModelStore(store).resolve("tiny@1.0.0")
     new = new_prediction(model=ModelRef(name="tiny", version="1.0.0", digest=entry.digest))
     with database.session() as session:
         add_and_queue(session, Queue(database), new)
@@ -179,7 +179,7 @@ def test_a_worker_that_never_answers_is_not_waited_for_for_ever(database: Databa
     Hand(database, store, "a").turn()
     with pytest.raises(ModelNotReady, match="1 of 1 workers"):
         promotion(database, store, patience=0.2).promote("tiny", "champion", "1.1.0", by="ann")
-    assert Registry(store).resolve("tiny").version == "1.0.0"
+    assert ModelStore(store).resolve("tiny").version == "1.0.0"
 
 
 @on_sqlite
@@ -188,7 +188,7 @@ def test_of_two_moves_from_one_place_one_is_refused(database: Database, store: P
         promotion(database, store).promote("tiny", "champion", "1.1.0", expected="1.0.0", by="ann")
         with pytest.raises(AliasConflict):
             promotion(database, store).promote("tiny", "champion", "2.0.0", expected="1.0.0", by="bob")
-    assert Registry(store).resolve("tiny").version == "1.1.0"
+    assert ModelStore(store).resolve("tiny").version == "1.1.0"
 
 
 @on_sqlite

@@ -7,7 +7,7 @@ from app.evaluation.metrics import auc
 from app.phantoms import biology
 from app.phantoms.biology import Preset
 
-CHANCES = biology.draw_chances(120_000, 3)
+CHANCES = biology.draw_random(120_000, 3)
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +23,14 @@ def test_prevalences_are_those_of_the_literature(columns: dict[str, np.ndarray])
 
 @pytest.mark.parametrize(
     ("name", "column"),
-    [("truncal", "truncal"), ("intensity", "intensity"), ("length", "clot_length_mm"), ("density", "clot_hu"),
-     ("calcified", "calcified")],
-)  # fmt: skip
+    [
+        ("truncal", "truncal"),
+        ("intensity", "intensity"),
+        ("length", "clot_length_mm"),
+        ("density", "clot_hu"),
+        ("calcified", "calcified"),
+    ],
+)
 def test_the_standard_constants_are_those_of_the_process(
     columns: dict[str, np.ndarray], name: str, column: str
 ) -> None:

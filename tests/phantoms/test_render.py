@@ -89,8 +89,8 @@ def test_heads_are_oblique_and_differ_in_size(native: dict[str, Volume], pose: v
 
 
 def test_the_first_placement_is_exact_and_others_are_near(drawn: scene.Scene) -> None:
-    first, second = render.placements(2)
-    assert first == render.Placement()
+    first, second = render.grid_offsets(2)
+    assert first == render.GridOffset()
     moved = render.Renderer(GRID, second).render(drawn)[Channel.CTA]
     exact = render.renderer(GRID).render(drawn)[Channel.CTA]
     window = [np.clip(values, 0, 300).ravel() for values in (moved, exact)]

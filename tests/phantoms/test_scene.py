@@ -9,9 +9,17 @@ from app.phantoms import anatomy, biology, scene
 from app.phantoms.biology import Patient
 
 PATIENT = replace(
-    biology.draw(1, 1)[0], left=True, site="m1", truncal=True, clot_length_mm=10.0, clot_hu=55.0, calcified=False,
-    tmax6_ml=120.0, intensity=0.5, core_ml=25.0,
-)  # fmt: skip
+    biology.draw(1, 1)[0],
+    left=True,
+    site="m1",
+    truncal=True,
+    clot_length_mm=10.0,
+    clot_hu=55.0,
+    calcified=False,
+    tmax6_ml=120.0,
+    intensity=0.5,
+    core_ml=25.0,
+)
 
 
 def drawn(patient: Patient = PATIENT, index: int = 0) -> scene.Scene:

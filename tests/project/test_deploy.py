@@ -17,7 +17,7 @@ from app.cli.__main__ import app as command_line
 from app.core.config import Settings
 from app.database.session import now
 from app.database.status import Waiting
-from app.database.workers import Usage, Worker
+from app.database.workers import Usage, WorkerRecord
 from app.main import openapi_document
 from app.sdk.types import Priority
 
@@ -133,7 +133,7 @@ def test_kubernetes_asks_addresses_that_are_there(cluster: list[dict[str, Any]])
 
 
 def metrics_there_are() -> set[str]:
-    worker = Worker("w", "h", 1, "cuda", ("m@1.0.0",), now(), now(), 1, {}, Usage(1, 2, 3, 4))
+    worker = WorkerRecord("w", "h", 1, "cuda", ("m@1.0.0",), now(), now(), 1, {}, Usage(1, 2, 3, 4))
     metrics = Metrics()
     metrics.request("GET", "/", 200, 0.1)
     page = metrics.page(waiting={each: Waiting(0, 0.0) for each in Priority}, workers=[worker]).decode()

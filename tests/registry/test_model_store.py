@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.registry.manifest import Manifest, SegmenterManifest, SegmenterRef
-from app.registry.model_store import Registry
+from app.registry.model_store import ModelStore
 from app.sdk.errors import AliasConflict, InvalidRequest, ModelNotFound, ModelNotReady
 from tests.factory import tiny_manifest
 
@@ -33,7 +33,7 @@ def publish(store: Path, version: str, name: str = "tiny") -> Path:
 
 
 def test_an_empty_store_has_no_models(store: Path) -> None:
-    registry = Registry(store)
+    registry = ModelStore(store)
     assert registry.names() == []
     assert registry.versions("tiny") == []
     with pytest.raises(ModelNotFound):
@@ -43,7 +43,7 @@ def test_an_empty_store_has_no_models(store: Path) -> None:
 def test_references_mean_versions(store: Path) -> None:
     for version in ("1.0.0", "1.2.0", "1.10.0", "2.0.0-rc.1"):
         publish(store, version)
-    registry = Registry(store)
+    registry = ModelStore(store)
     registry.set_alias("tiny", "champion", "1.2.0")
     registry.set_alias("tiny", "shadow", "2.0.0-rc.1")
     assert registry.names() == ["tiny"]
@@ -58,14 +58,14 @@ def test_references_mean_versions(store: Path) -> None:
 def test_without_a_champion_a_name_means_its_newest_version(store: Path) -> None:
     publish(store, "1.9.0")
     publish(store, "1.10.0")
-    assert Registry(store).resolve("tiny").version == "1.10.0"
+    assert ModelStore(store).resolve("tiny").version == "1.10.0"
     with pytest.raises(ModelNotFound):
-        Registry(store).resolve("tiny@champion")
+        ModelStore(store).resolve("tiny@champion")
 
 
 def test_a_digest_is_of_the_manifests_bytes(store: Path) -> None:
     content = (publish(store, "1.0.0") / "manifest.json").read_bytes()
-    assert Registry(store).resolve("tiny").digest == "sha256:" + hashlib.sha256(content).hexdigest()
+    assert ModelStore(store).resolve("tiny").digest == "sha256:" + hashlib.sha256(content).hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -87,14 +87,14 @@ def test_a_digest_is_of_the_manifests_bytes(store: Path) -> None:
 def test_what_is_not_there_is_not_found(store: Path, reference: str) -> None:
     publish(store, "1.0.0")
     if reference == "tiny@":
-        assert Registry(store).resolve(reference).version == "1.0.0"
+        assert ModelStore(store).resolve(reference).version == "1.0.0"
         return
     with pytest.raises(ModelNotFound):
-        Registry(store).resolve(reference)
+        ModelStore(store).resolve(reference)
 
 
 def test_versions_dropped_in_are_seen_at_once(store: Path) -> None:
-    registry = Registry(store)
+    registry = ModelStore(store)
     assert registry.names() == []
     publish(store, "1.0.0")
     assert registry.resolve("tiny").version == "1.0.0"
@@ -104,7 +104,7 @@ def test_versions_dropped_in_are_seen_at_once(store: Path) -> None:
 
 def test_a_manifest_is_read_again_only_when_it_changes(store: Path) -> None:
     folder = publish(store, "1.0.0")
-    registry = Registry(store)
+    registry = ModelStore(store)
     first = registry.resolve("tiny")
     assert registry.resolve("tiny") is first
     changed = json.loads((folder / "manifest.json").read_text()) | {"licence": "other"}
@@ -117,7 +117,7 @@ def test_a_manifest_is_read_again_only_when_it_changes(store: Path) -> None:
 def test_a_manifest_that_is_not_understood_does_not_serve(store: Path, content: str) -> None:
     publish(store, "1.0.0")
     (publish(store, "1.1.0") / "manifest.json").write_text(content)
-    registry = Registry(store)
+    registry = ModelStore(store)
     with pytest.raises(ModelNotReady):
         registry.resolve("tiny@1.1.0")
     assert [entry.version for entry in registry.versions("tiny")] == ["1.0.0"]
@@ -126,13 +126,13 @@ def test_a_manifest_that_is_not_understood_does_not_serve(store: Path, content: 
 def test_a_version_in_anothers_folder_does_not_serve(store: Path) -> None:
     publish(store, "1.0.0").rename(store / "tiny" / "3.0.0")
     with pytest.raises(ModelNotReady):
-        Registry(store).resolve("tiny@3.0.0")
+        ModelStore(store).resolve("tiny@3.0.0")
 
 
 def test_an_alias_moves_only_from_where_it_is_expected(store: Path) -> None:
     publish(store, "1.0.0")
     publish(store, "2.0.0")
-    registry = Registry(store)
+    registry = ModelStore(store)
     registry.set_alias("tiny", "champion", "1.0.0")
     with pytest.raises(AliasConflict):
         registry.set_alias("tiny", "champion", "2.0.0", expected="2.0.0")
@@ -149,20 +149,20 @@ def test_an_alias_moves_only_from_where_it_is_expected(store: Path) -> None:
 def test_aliases_set_at_once_are_all_kept(store: Path) -> None:
     publish(store, "1.0.0")
     threads = [
-        threading.Thread(target=Registry(store).set_alias, args=("tiny", f"alias-{number}", "1.0.0"))
+        threading.Thread(target=ModelStore(store).set_alias, args=("tiny", f"alias-{number}", "1.0.0"))
         for number in range(12)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(Registry(store).aliases("tiny")) == 12
+    assert len(ModelStore(store).aliases("tiny")) == 12
     assert sorted(path.name for path in (store / "tiny").iterdir() if path.is_file()) == ["aliases.json", "aliases.log"]
 
 
 def test_every_file_is_checked_against_its_digest(store: Path) -> None:
     folder = publish(store, "1.0.0")
-    registry = Registry(store)
+    registry = ModelStore(store)
     entry = registry.resolve("tiny")
     registry.verify(entry)
     fold = folder / entry.manifest.folds[0].file
@@ -181,7 +181,7 @@ def test_a_version_brings_its_segmenter_along(store: Path, tmp_path: Path) -> No
     folder = publish(elsewhere, "1.0.0")
     manifest = Manifest.model_validate_json((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(manifest.model_copy(update={"segmenter": named}).model_dump_json())
-    registry = Registry(store)
+    registry = ModelStore(store)
     with pytest.raises(ModelNotReady, match="missing"):
         registry.add(folder)
     shelf = elsewhere / "segmenters" / "vessels" / "2.0.0"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.registry import signatures
-from app.registry.model_store import Registry
+from app.registry.model_store import ModelStore
 from app.sdk.errors import InvalidRequest, ModelNotReady
 from tests.registry.test_model_store import publish
 
@@ -19,7 +19,7 @@ def test_only_what_a_trusted_key_signed_serves(tmp_path: Path) -> None:
     folder = publish(tmp_path / "store", "1.0.0")
     ours, theirs = (signatures.generate(tmp_path / name) for name in ("ours", "theirs"))
     assert (tmp_path / "ours").stat().st_mode & 0o077 == 0
-    strict = Registry(tmp_path / "store", [ours])
+    strict = ModelStore(tmp_path / "store", [ours])
     with pytest.raises(ModelNotReady, match="not signed"):
         strict.resolve("tiny@1.0.0")
     assert strict.versions("tiny") == []
@@ -28,7 +28,7 @@ def test_only_what_a_trusted_key_signed_serves(tmp_path: Path) -> None:
         strict.resolve("tiny@1.0.0")
     assert signatures.sign(folder, tmp_path / "ours") == ours
     assert strict.resolve("tiny@1.0.0").version == "1.0.0"
-    assert Registry(tmp_path / "store", [theirs]).resolve("tiny").version == "1.0.0"
+    assert ModelStore(tmp_path / "store", [theirs]).resolve("tiny").version == "1.0.0"
     before = (folder / "manifest.sig").read_text()
     signatures.sign(folder, tmp_path / "ours")
     assert (folder / "manifest.sig").read_text() == before
@@ -38,7 +38,7 @@ def test_a_signature_does_not_outlive_the_manifest_that_it_was_made_for(tmp_path
     folder = publish(tmp_path / "store", "1.0.0")
     key = signatures.generate(tmp_path / "key")
     signatures.sign(folder, tmp_path / "key")
-    registry = Registry(tmp_path / "store", [key])
+    registry = ModelStore(tmp_path / "store", [key])
     registry.resolve("tiny@1.0.0")
     manifest = folder / "manifest.json"
     changed = manifest.read_text().replace("Apache-2.0", "Apache-2.1")
@@ -55,7 +55,7 @@ def test_a_signature_file_that_holds_none_signs_nothing(tmp_path: Path, content:
     key = signatures.generate(tmp_path / "key")
     (folder / "manifest.sig").write_text(content)
     with pytest.raises(ModelNotReady):
-        Registry(tmp_path / "store", [key]).resolve("tiny@1.0.0")
+        ModelStore(tmp_path / "store", [key]).resolve("tiny@1.0.0")
 
 
 def test_what_is_no_key_is_said_to_be_none(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_what_is_no_key_is_said_to_be_none(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="no Ed25519 private key"):
         signatures.sign(folder, tmp_path / "nothing")
     with pytest.raises(InvalidRequest, match="RLVO_TRUSTED_KEYS"):
-        Registry(tmp_path / "store", ["AAAA"]).resolve("tiny@1.0.0")
+        ModelStore(tmp_path / "store", ["AAAA"]).resolve("tiny@1.0.0")
     signatures.generate(tmp_path / "key")
     with pytest.raises(FileExistsError):
         signatures.generate(tmp_path / "key")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from app.core.display_names import measured, shortened
 from app.reporting import figures, page
-from app.reporting.drawing import Bar, Circle, Drawing, Photo
+from app.reporting.drawing import BarShape, CircleShape, Drawing, ImageShape
 from app.sdk.types import (
     Attribution,
     Channel,
@@ -85,10 +85,10 @@ def _texts(drawing: Drawing) -> list[str]:
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_overlay_marks_the_peak_in_the_colour_of_its_sign(sign: int) -> None:
-    image = figures.Picture(np.full((48, 56, 48), 40.0), AFFINE)
+    image = figures.Figure(np.full((48, 56, 48), 40.0), AFFINE)
     values = np.zeros((48, 56, 48))
     values[30:34, 20:24, 25:29] = sign
-    drawing = figures.overlay(image, (0, 80), figures.Picture(values, AFFINE), "cta")
+    drawing = figures.overlay(image, (0, 80), figures.Figure(values, AFFINE), "cta")
     panels = _pixels(drawing.png())[90:-60]  # without the legend, which shows both colours
     assert _share(panels, 0.3 * sign) > 0.002
     assert _share(panels, -0.3 * sign) < (0.002 if sign > 0 else 0.02)  # the ring is yellow, which is not blue
@@ -97,13 +97,13 @@ def test_overlay_marks_the_peak_in_the_colour_of_its_sign(sign: int) -> None:
 def test_overlay_carries_a_coarse_map_to_the_right_place() -> None:
     values = np.zeros((24, 28, 24))
     values[15, 10, 12] = 1.0
-    coarse = figures.Picture(values, AFFINE @ np.diag([2.0, 2, 2, 1]))
+    coarse = figures.Figure(values, AFFINE @ np.diag([2.0, 2, 2, 1]))
     voxel, world = figures.peak(coarse)
     assert voxel == (15, 10, 12)
     assert world == pytest.approx((coarse.affine @ [15, 10, 12, 1])[:3])
-    image = figures.Picture(np.full((48, 56, 48), 40.0), AFFINE)
+    image = figures.Figure(np.full((48, 56, 48), 40.0), AFFINE)
     drawing = figures.overlay(image, (0, 80), coarse, "cta")
-    axial = next(shape for shape in drawing.shapes if isinstance(shape, Photo))
+    axial = next(shape for shape in drawing.shapes if isinstance(shape, ImageShape))
     orange = axial.pixels[..., 0].astype(int) - axial.pixels[..., 2] > 80
     rows, columns = np.nonzero(orange)
     assert (columns.mean(), 55 - rows.mean()) == pytest.approx((30, 20), abs=0.5)  # the first row is on top
@@ -115,7 +115,7 @@ def test_waterfall_has_a_bar_for_each_contribution(attribution: Attribution) -> 
     texts = _texts(drawing)
     for text in ("age: 61", "atrial fibrillation: yes", "core: unknown", "image: cta", "+0.90", "-0.50"):
         assert text in texts
-    bars = [shape for shape in drawing.shapes if isinstance(shape, Bar) and shape.height == 16]
+    bars = [shape for shape in drawing.shapes if isinstance(shape, BarShape) and shape.height == 16]
     assert [bar.fill for bar in bars] == [figures.RAISES, figures.RAISES, figures.LOWERS, figures.RAISES]
     widths = np.array([bar.width for bar in bars[:3]])
     assert widths / widths[0] == pytest.approx(np.array([0.9, 0.6, 0.4]) / 0.9)
@@ -131,10 +131,12 @@ def test_many_small_contributions_are_one_bar() -> None:
 def test_the_patient_stands_among_the_others() -> None:
     others = np.linspace(-2, 2, 9)
     drawing = figures.position(
-        [figures.Among("age", "81 years", 1.0, others), figures.Among("NIHSS", "42", 9.0, others)]
+        [figures.CohortPosition("age", "81 years", 1.0, others), figures.CohortPosition("NIHSS", "42", 9.0, others)]
     )
-    large = [shape for shape in drawing.shapes if isinstance(shape, Circle) and shape.radius == 6]
-    small = [shape for shape in drawing.shapes if isinstance(shape, Circle) and shape.radius == 2.2 and shape.y < 40]
+    large = [shape for shape in drawing.shapes if isinstance(shape, CircleShape) and shape.radius == 6]
+    small = [
+        shape for shape in drawing.shapes if isinstance(shape, CircleShape) and shape.radius == 2.2 and shape.y < 40
+    ]
     assert sum(dot.x < large[0].x for dot in small) == 6  # -2 to 0.5; the one at 1.0 lies under it
     assert large[1].colour == figures.RAISES  # beyond the scale
 
@@ -144,7 +146,7 @@ def test_every_figure_carries_its_table(attribution: Attribution) -> None:
         RegionContribution(region=region, modality=Channel.CTA, contribution=part, side=side)
         for region, part, side in (("other", -0.05, None), ("left MCA M1", 0.65, "affected"))
     ]
-    image = figures.Picture(np.full((24, 28, 24), 40.0), AFFINE)
+    image = figures.Figure(np.full((24, 28, 24), 40.0), AFFINE)
     others = np.linspace(-2, 2, 10)
     drawings = {
         figures.overlay(image, (0, 80), image, "cta", parts): [
@@ -161,7 +163,9 @@ def test_every_figure_carries_its_table(attribution: Attribution) -> None:
             ("core", "21 mL"),
             ("mismatch ratio", "4.57"),
         ],
-        figures.position([figures.Among("age", "81 years", 1.0, others)]): [("age", "81 years", "70 %", "+1.0 SD")],
+        figures.position([figures.CohortPosition("age", "81 years", 1.0, others)]): [
+            ("age", "81 years", "70 %", "+1.0 SD")
+        ],
     }
     for drawing, rows in drawings.items():
         assert drawing.table is not None

@@ -30,10 +30,16 @@ CERTIFICATE = {
     "shared": 0,
     "complete": True,
     "entry": {
-        "seq": 3, "at": "2026-01-02T00:00:00Z", "actor": "a", "action": "prediction.erase", "target": "01",
-        "detail": {}, "previous": "0" * 64, "hash": "1" * 64,
+        "seq": 3,
+        "at": "2026-01-02T00:00:00Z",
+        "actor": "a",
+        "action": "prediction.erase",
+        "target": "01",
+        "detail": {},
+        "previous": "0" * 64,
+        "hash": "1" * 64,
     },
-}  # fmt: skip
+}
 
 
 @dataclass

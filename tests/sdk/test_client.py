@@ -294,8 +294,11 @@ def test_a_review_is_sent_again_when_the_line_breaks(connect: Connect, server: S
     assert client.reviews("01") == [review]
     assert server.asked[0].body == server.asked[1].body
     assert json.loads(server.asked[1].body) == {
-        "reviewer": "R-1", "verdict": "override", "reason": "image-quality", "comment": ""
-    }  # fmt: skip
+        "reviewer": "R-1",
+        "verdict": "override",
+        "reason": "image-quality",
+        "comment": "",
+    }
     assert server.asked[1].headers["Content-Type"] == "application/json"
 
 
@@ -308,9 +311,14 @@ def test_an_outcome_is_recorded_corrected_and_read(connect: Connect, server: Scr
     draft = OutcomeDraft(etici=Etici.COMPLETE, rescue_treatment=False, final_stenosis_percent=70)
     stored = {**json.loads(draft.model_dump_json()), "refractory": True, "recorded": "2026-01-01T00:00:00Z"}
     server.says(
-        Answer.problem(NotFound()), Answer(stored), Answer.problem(PreconditionRequired()),
-        Answer(stored, headers={"ETag": '"t"'}), Answer(stored), Answer(stored), Answer.problem(PredictionNotFound()),
-    )  # fmt: skip
+        Answer.problem(NotFound()),
+        Answer(stored),
+        Answer.problem(PreconditionRequired()),
+        Answer(stored, headers={"ETag": '"t"'}),
+        Answer(stored),
+        Answer(stored),
+        Answer.problem(PredictionNotFound()),
+    )
     client = connect()
     assert client.outcome("01") is None
     assert client.set_outcome("01", draft).refractory is True

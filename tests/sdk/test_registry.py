@@ -16,8 +16,18 @@ Connect = Callable[..., Any]
 MOVE = {"version": "1.0.0", "previous": None, "at": "2026-01-01T00:00:00Z", "by": "ann"}
 ALIAS = {"model": "m", "alias": "champion", "version": "1.0.0", "history": [MOVE]}
 MOVED = ALIAS | {"version": "1.1.0", "history": [MOVE, MOVE | {"version": "1.1.0", "previous": "1.0.0"}]}
-VERSION = {"name": "m", "version": "1.1.0", "digest": "sha256:0", "aliases": [], "ready": True, "synthetic": True,
-           "required_inputs": [], "optional_inputs": [], "required_clinical": [], "intended_use": "-"}  # fmt: skip
+VERSION = {
+    "name": "m",
+    "version": "1.1.0",
+    "digest": "sha256:0",
+    "aliases": [],
+    "ready": True,
+    "synthetic": True,
+    "required_inputs": [],
+    "optional_inputs": [],
+    "required_clinical": [],
+    "intended_use": "-",
+}
 
 
 def tagged(body: dict[str, Any]) -> Answer:

@@ -12,7 +12,7 @@ from app.registry.manifest import ClinicalVariable, VariableKind
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.types import Channel
 from app.training.dataset import LATENTS, Dataset, Vectors
-from app.training.tasks import Bench
+from app.training.tasks import TrainingContext
 
 GRID = Grid(shape=(8, 8, 8), affine=((20, 0, 0, -70), (0, 20, 0, -70), (0, 0, 20, -70), (0, 0, 0, 1)))
 VARIABLES = [ClinicalVariable(name="age", kind=VariableKind.NUMBER)]
@@ -35,12 +35,12 @@ def tiny(scores: np.ndarray, brightness: np.ndarray, labels: np.ndarray) -> Data
     )
 
 
-def bench_of(data: Dataset) -> Bench:
+def bench_of(data: Dataset) -> TrainingContext:
     spec = clinical_encoder.fit(data.records, VARIABLES)
-    return Bench(data, Vectors.of(data, spec), GRID, [Channel.NCCT], torch.device("cpu"))
+    return TrainingContext(data, Vectors.of(data, spec), GRID, [Channel.NCCT], torch.device("cpu"))
 
 
-def xor_bench() -> Bench:
+def xor_bench() -> TrainingContext:
     """The outcome is the sign of the product: neither source alone, nor their sum, says anything.
 
     400 patients to learn and stop on; 2000 more only to score on, where the AUC of nothing has an SD of 0.013.
@@ -52,7 +52,7 @@ def xor_bench() -> Bench:
 
 
 @pytest.fixture(scope="session")
-def xor() -> Bench:
+def xor() -> TrainingContext:
     return xor_bench()
 
 

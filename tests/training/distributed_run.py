@@ -23,7 +23,7 @@ if __name__ == "__main__":
     bench = xor_bench()
     from app.network.architecture import Fusion
 
-    with ranks.joined(torch.device("cpu")):
+    with ranks.process_group(torch.device("cpu")):
         model = network(Fusion.DAFT)
         shares = [rows.tolist() for rows in tasks.batches(LEARN[:128], 16, np.random.default_rng(0))]
         task = tasks.EndToEnd(model, bench, LEARN, VALIDATE, turn=False, auxiliary=0.0)

@@ -9,7 +9,7 @@ from scipy.special import expit
 
 from app.evaluation import metrics
 from app.training import calibration
-from app.training.results_table import Scored
+from app.training.results_table import ModelScores
 
 Trial = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]
 
@@ -48,7 +48,7 @@ def test_the_noise_of_a_fold_is_measured_without_labels(trial: Trial) -> None:
 
 def test_the_ensemble_is_calibrated_and_its_sets_cover_as_they_say(trial: Trial) -> None:
     labels, out_of_fold, each = trial
-    learnt = Scored(out_of_fold, each, ()).rules(labels, np.arange(DEVELOP))
+    learnt = ModelScores(out_of_fold, each, ()).rules(labels, np.arange(DEVELOP))
     fresh, chances = _fresh(trial, learnt)
     assert metrics.calibration_line(fresh, chances) == pytest.approx((1, 0), abs=0.06)
     assert metrics.calibration_error(fresh, chances) < 0.01
@@ -65,7 +65,7 @@ def test_rules_of_single_folds_would_be_too_timid(trial: Trial) -> None:
 
 def test_the_threshold_is_the_ensemble_s_own(trial: Trial) -> None:
     labels, out_of_fold, each = trial
-    learnt = Scored(out_of_fold, each, ()).rules(labels, np.arange(DEVELOP))
+    learnt = ModelScores(out_of_fold, each, ()).rules(labels, np.arange(DEVELOP))
     fresh, chances = _fresh(trial, learnt)
     best = metrics.best_f1_threshold(fresh, chances)
     here, there = (metrics.f1(fresh, chances >= value) for value in (learnt.threshold.value, best))

@@ -12,12 +12,21 @@ from app.training.errors import CohortFault
 def rows(count: int = 24) -> list[dict[str, object]]:
     return [
         {
-            "patient": f"p{n}", "site": "north", "ncct": "head.nii.gz", "age": 60 + n, "sex": "male",
-            "atrial_fibrillation": n % 2, "smoking": "never", "nihss": 12, "perfusion.core_ml": 10.5,
-            "final_stenosis_percent": 70 if n % 4 == 0 else 10, "etici": "2b", "rescue_treatment": 0,
+            "patient": f"p{n}",
+            "site": "north",
+            "ncct": "head.nii.gz",
+            "age": 60 + n,
+            "sex": "male",
+            "atrial_fibrillation": n % 2,
+            "smoking": "never",
+            "nihss": 12,
+            "perfusion.core_ml": 10.5,
+            "final_stenosis_percent": 70 if n % 4 == 0 else 10,
+            "etici": "2b",
+            "rescue_treatment": 0,
         }
         for n in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def write(folder: Path, table: list[dict[str, object]], name: str = "cohort.csv") -> Path:
@@ -83,8 +92,10 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     table = rows()
     table[1]["age"], table[2]["etici"], table[9]["ncct"] = "x", "9", "no.nii"
     assert [line.split(":")[0] for line in faults(tmp_path, table).splitlines()] == [
-        "row 3, column age", "row 4, column etici", "row 11, column ncct",
-    ]  # fmt: skip
+        "row 3, column age",
+        "row 4, column etici",
+        "row 11, column ncct",
+    ]
 
 
 @pytest.mark.parametrize("column", ["mrs_90", "passes", "door_to_recanalization"])
@@ -108,9 +119,17 @@ def test_a_patient_in_two_folds_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("stenosis", "etici", "rescue", "outcome"),
-    [("51", "3", "0", 1), ("50", "3", "0", 0), ("10", "2a", "0", 1), ("10", "3", "1", 1), ("", "", "1", 1),
-     ("", "3", "0", None), ("10", "", "0", None), ("10", "2b67", "no", 0)],
-)  # fmt: skip
+    [
+        ("51", "3", "0", 1),
+        ("50", "3", "0", 0),
+        ("10", "2a", "0", 1),
+        ("10", "3", "1", 1),
+        ("", "", "1", 1),
+        ("", "3", "0", None),
+        ("10", "", "0", None),
+        ("10", "2b67", "no", 0),
+    ],
+)
 def test_the_outcome_rule(tmp_path: Path, stenosis: str, etici: str, rescue: str, outcome: int | None) -> None:
     table = rows()
     table[0] |= {"final_stenosis_percent": stenosis, "etici": etici, "rescue_treatment": rescue}

@@ -11,9 +11,11 @@ from app.training.dataset import LATENTS, known_latents, standard_latents
 def test_what_is_known_of_a_real_patient_is_scaled_as_a_phantom_s_latents() -> None:
     person = biology.draw(1, 5)[0]
     signs = {
-        "truncal_type": person.truncal, "clot_length_mm": person.clot_length_mm, "clot_hu": person.clot_hu,
+        "truncal_type": person.truncal,
+        "clot_length_mm": person.clot_length_mm,
+        "clot_hu": person.clot_hu,
         "calcified_artery": person.calcified,
-    }  # fmt: skip
+    }
     record = ClinicalRecord.model_validate({"imaging_signs": signs, "perfusion": {"core_ml": person.core_ml}})
     computed = PerfusionSummary(
         core_ml=999.0, tmax6_ml=person.tmax6_ml, hypoperfusion_intensity_ratio=person.intensity

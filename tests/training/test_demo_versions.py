@@ -67,8 +67,8 @@ class Fresh:
 
     data: Dataset
     manifest: Manifest
-    daft: evaluate.Answers
-    logistic: evaluate.Answers
+    daft: evaluate.VersionPredictions
+    logistic: evaluate.VersionPredictions
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_both_classes_are_covered_within_two_points_over_five_fresh_cohorts(fres
         assert np.concatenate(shares).mean() == pytest.approx(level(fresh.manifest), abs=0.02)
 
 
-def covered(said: evaluate.Answers, labels: NDArray[np.int64], value: int) -> NDArray[np.bool_]:
+def covered(said: evaluate.VersionPredictions, labels: NDArray[np.int64], value: int) -> NDArray[np.bool_]:
     """Which of the patients of a class it did not exclude from it."""
     kept: NDArray[np.bool_] = said.kept[labels == value, value]
     return kept

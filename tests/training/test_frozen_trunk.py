@@ -13,7 +13,7 @@ from app.network.architecture import Architecture, Fusion
 from app.network.daft import Network, build
 from app.training import trainer
 from app.training.frozen_trunk import TailOnly
-from app.training.tasks import Bench, Views
+from app.training.tasks import TrainingContext, Views
 from app.training.trainer import Recipe
 from tests.training.conftest import bench_of, tiny
 
@@ -22,7 +22,7 @@ FUSIONS = [Fusion.DAFT, Fusion.FILM, Fusion.CONCAT, Fusion.NONE]
 
 
 @pytest.fixture(scope="module")
-def product() -> tuple[Bench, Views]:
+def product() -> tuple[TrainingContext, Views]:
     """Features far from zero that vary a little; the outcome is the sign of their product with the age."""
     rng = np.random.default_rng(4)
     score, sign = rng.normal(size=PATIENTS), rng.normal(size=PATIENTS)
@@ -39,7 +39,9 @@ def network(fusion: Fusion) -> Network:
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_it_starts_from_the_prior_and_changes_no_feature(product: tuple[Bench, Views], fusion: Fusion) -> None:
+def test_it_starts_from_the_prior_and_changes_no_feature(
+    product: tuple[TrainingContext, Views], fusion: Fusion
+) -> None:
     bench, views = product
     model = network(fusion)
     task = TailOnly(model, bench, views, LEARN, VALIDATE)
@@ -54,10 +56,10 @@ def test_it_starts_from_the_prior_and_changes_no_feature(product: tuple[Bench, V
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_what_is_written_out_says_what_was_learnt(product: tuple[Bench, Views], fusion: Fusion) -> None:
+def test_what_is_written_out_says_what_was_learnt(product: tuple[TrainingContext, Views], fusion: Fusion) -> None:
     bench, views = product
     model = network(fusion)
-    task = TailOnly(model, bench, views, LEARN, VALIDATE, pull=1e-4)
+    task = TailOnly(model, bench, views, LEARN, VALIDATE, l2_to_init=1e-4)
     trainer.run(task, Recipe(epochs=1, batch=64, rate=6e-3), 1)
     said = task.logits(VALIDATE)
     task.finish()
@@ -69,7 +71,7 @@ def test_what_is_written_out_says_what_was_learnt(product: tuple[Bench, Views], 
     assert np.abs(said - said.mean()).max() > 1e-3
 
 
-def test_the_product_is_learnt_by_daft_and_not_by_concatenation(product: tuple[Bench, Views]) -> None:
+def test_the_product_is_learnt_by_daft_and_not_by_concatenation(product: tuple[TrainingContext, Views]) -> None:
     bench, views = product
     found = {}
     for fusion in (Fusion.DAFT, Fusion.CONCAT):
@@ -80,11 +82,11 @@ def test_the_product_is_learnt_by_daft_and_not_by_concatenation(product: tuple[B
     assert found[Fusion.CONCAT] < 0.6
 
 
-def test_the_pull_keeps_weights_near_their_start(product: tuple[Bench, Views]) -> None:
+def test_the_pull_keeps_weights_near_their_start(product: tuple[TrainingContext, Views]) -> None:
     bench, views = product
 
-    def moved(pull: float) -> float:
-        task = TailOnly(network(Fusion.DAFT), bench, views, LEARN, VALIDATE, pull=pull)
+    def moved(l2_to_init: float) -> float:
+        task = TailOnly(network(Fusion.DAFT), bench, views, LEARN, VALIDATE, l2_to_init=l2_to_init)
         start = [parameter.detach().clone() for parameter in task.module.parameters()]
         trainer.run(task, replace(Recipe(epochs=2, batch=64, rate=1e-2), decay=0.0), 1)
         return sum(float(((a - b) ** 2).sum().detach()) for a, b in zip(task.module.parameters(), start, strict=True))

@@ -24,9 +24,17 @@ GRADES = ("0", "1", "2a", "2b", "2c", "3")
 
 
 def patient(
-    root: Path, number: int, grade: str, *, raw: str = "raw_data", session: str = "ses-01", stem: str = "sub-stroke",
-    columns: bool = False, excel: bool = False, **changes: object,
-) -> None:  # fmt: skip
+    root: Path,
+    number: int,
+    grade: str,
+    *,
+    raw: str = "raw_data",
+    session: str = "ses-01",
+    stem: str = "sub-stroke",
+    columns: bool = False,
+    excel: bool = False,
+    **changes: object,
+) -> None:
     name = f"{stem}{number:04d}"
     acute = root / raw / name / session
     (acute / "perfusion-maps").mkdir(parents=True)

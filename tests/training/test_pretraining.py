@@ -17,8 +17,8 @@ from app.sdk.clinical import ClinicalRecord, Side
 from app.sdk.types import Channel
 from app.training import pretraining, tasks, trainer
 from app.training.dataset import LATENTS, Vectors
-from app.training.progress import Board
-from app.training.tasks import Bench
+from app.training.progress import ProgressReporter
+from app.training.tasks import TrainingContext
 from app.training.trainer import Recipe
 from tests.training.conftest import VARIABLES, tiny
 
@@ -32,7 +32,7 @@ def network(fusion: Fusion = Fusion.NONE, seed: int = 3) -> Network:
 
 
 @pytest.fixture(scope="module")
-def signs() -> Bench:
+def signs() -> TrainingContext:
     """Noise in which one voxel of the affected side's arteries says ``truncal``; the other latents are chance."""
     rng = np.random.default_rng(2)
     data = tiny(rng.normal(size=PATIENTS), np.zeros(PATIENTS), rng.random(PATIENTS) < 0.3)
@@ -47,7 +47,7 @@ def signs() -> Bench:
     records = [ClinicalRecord(age=70.0, occlusion_side=Side.LEFT if one else Side.RIGHT) for one in left]
     data = replace(data, images=images, latents=latents, records=records)
     spec = clinical_encoder.fit(data.records, VARIABLES)
-    return Bench(data, Vectors.of(data, spec), defaults.GRID, [Channel.NCCT], torch.device("cpu"))
+    return TrainingContext(data, Vectors.of(data, spec), defaults.GRID, [Channel.NCCT], torch.device("cpu"))
 
 
 def test_the_box_holds_the_arteries_and_starts_where_the_trunk_s_cells_do() -> None:
@@ -59,25 +59,27 @@ def test_the_box_holds_the_arteries_and_starts_where_the_trunk_s_cells_do() -> N
         pretraining.box(small)
 
 
-def test_a_sign_of_one_voxel_is_learnt_on_either_side(signs: Bench) -> None:
+def test_a_sign_of_one_voxel_is_learnt_on_either_side(signs: TrainingContext) -> None:
     model = network()
-    near = pretraining.Near(model, signs, np.arange(200), np.arange(200, PATIENTS))
+    near = pretraining.ArteryBoxTask(model, signs, np.arange(200), np.arange(200, PATIENTS))
     trainer.run(near, Recipe(epochs=6, batch=16, rate=1e-2, average=0.9, patience=6), 5)
     found = near.explained()
     assert found["truncal"] > 0.6
     assert max(share for name, share in found.items() if name != "truncal") < 0.2
 
 
-def test_a_lesson_given_again_takes_up_its_checkpoints(signs: Bench, tmp_path: Path) -> None:
-    def lesson(near: int, block: int) -> pretraining.Lesson:
+def test_a_lesson_given_again_takes_up_its_checkpoints(signs: TrainingContext, tmp_path: Path) -> None:
+    def lesson(near: int, block: int) -> pretraining.PretrainConfig:
         one = Recipe(epochs=2, batch=16, patience=3)
-        return pretraining.Lesson(replace(one, epochs=near), replace(one, epochs=block), whole=48, views=2, measure=32)
+        return pretraining.PretrainConfig(
+            replace(one, epochs=near), replace(one, epochs=block), whole=48, views=2, measure=32
+        )
 
     few = signs.first(64)
     whole, resumed = network(), network()
-    explained = pretraining.teach(whole, few, 1, Board(), lesson(2, 2), folder=tmp_path)
+    explained = pretraining.teach(whole, few, 1, ProgressReporter(), lesson(2, 2), folder=tmp_path)
     assert set(explained) == set(LATENTS)
-    assert pretraining.teach(resumed, few, 1, Board(), lesson(2, 2), folder=tmp_path) == explained
+    assert pretraining.teach(resumed, few, 1, ProgressReporter(), lesson(2, 2), folder=tmp_path) == explained
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     features = pool(tasks.views(whole, few, 1, 0)[0][0].float())

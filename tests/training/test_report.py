@@ -11,11 +11,11 @@ from scipy.special import expit
 
 from app.evaluation import figures, subgroups
 from app.evaluation.metrics import Comparison, Estimate, auc
-from app.reporting.drawing import Circle, Line
+from app.reporting.drawing import CircleShape, LineShape
 from app.sdk.clinical import ClinicalRecord
 from app.training import report, results_table
 from app.training.dataset import Dataset
-from app.training.results_table import ORACLE, Row
+from app.training.results_table import ORACLE, ResultRow
 from app.training.splits import Split
 from tests.training.conftest import tiny
 
@@ -58,7 +58,7 @@ def test_subgroups_are_of_the_rows_asked_for_and_of_scanners_that_are_known(data
 
 
 def test_the_roc_figure_encloses_the_auc() -> None:
-    steps = [shape for shape in figures.roc(LABELS, {"one": CHANCES}).shapes if isinstance(shape, Line)]
+    steps = [shape for shape in figures.roc(LABELS, {"one": CHANCES}).shapes if isinstance(shape, LineShape)]
     curve = [line for line in steps if line.stroke == figures.COLOURS[0] and line.width == 2]
     x = np.array([curve[0].x1, *(line.x2 for line in curve)])
     y = np.array([curve[0].y1, *(line.y2 for line in curve)])
@@ -68,7 +68,7 @@ def test_the_roc_figure_encloses_the_auc() -> None:
 
 def test_calibration_shows_a_dot_a_tenth_where_it_belongs() -> None:
     drawing = figures.calibration(LABELS, CHANCES, "one")
-    dots = [shape for shape in drawing.shapes if isinstance(shape, Circle)]
+    dots = [shape for shape in drawing.shapes if isinstance(shape, CircleShape)]
     assert len(dots) == 10
     parts = np.array_split(np.argsort(CHANCES, kind="stable"), 10)
     reach = 1.0  # the highest answers are near 1
@@ -94,8 +94,8 @@ def test_the_same_report_has_the_same_bytes_and_replaces_the_last(tmp_path: Path
 
 
 def test_whoever_is_best_is_said_to_be_and_the_oracle_does_not_compete() -> None:
-    def row(name: str, folds: float, test: float) -> Row:
-        return Row(name, (folds, 0.0), Estimate(test, 0, 1), 0.0, Comparison(0, 0, 0, 1))
+    def row(name: str, folds: float, test: float) -> ResultRow:
+        return ResultRow(name, (folds, 0.0), Estimate(test, 0, 1), 0.0, Comparison(0, 0, 0, 1))
 
     simple, deep, oracle = row("logistic", 0.7, 0.6), row("DAFT", 0.6, 0.8), row(ORACLE, 0.9, 0.9)
     assert results_table.verdict([simple, deep, oracle]) == "Best on the folds: logistic. Best on the test part: DAFT."

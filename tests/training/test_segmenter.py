@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.network.unet import Marker
+from app.network.unet import VesselNet
 from app.registry.manifest import SegmenterManifest
 from app.training import segmenter
 
@@ -24,7 +24,7 @@ def test_a_version_is_complete(taught: Path) -> None:
     manifest = SegmenterManifest.model_validate_json((taught / "manifest.json").read_bytes())
     content = (taught / manifest.file).read_bytes()
     assert hashlib.sha256(content).hexdigest() == manifest.sha256
-    assert Marker.from_bytes(content, manifest.filters)(np.zeros((8, 8, 8), np.float32)).shape == (8, 8, 8)
+    assert VesselNet.from_bytes(content, manifest.filters)(np.zeros((8, 8, 8), np.float32)).shape == (8, 8, 8)
     assert "phantoms" in (taught / "card.md").read_text()
 
 

@@ -14,7 +14,7 @@ from app.evaluation.metrics import auc
 from app.network.architecture import Architecture, Fusion
 from app.network.daft import Network, build
 from app.training import tasks, trainer
-from app.training.tasks import Bench, EndToEnd
+from app.training.tasks import EndToEnd, TrainingContext
 from app.training.trainer import Recipe
 
 RECIPE = Recipe(epochs=10, batch=16, rate=1e-2, average=0.9, patience=10, turn=False)
@@ -27,7 +27,7 @@ def network(fusion: Fusion, start: int = 3) -> Network:
 
 
 def trained(
-    fusion: Fusion, bench: Bench, recipe: Recipe = RECIPE, checkpoint: Path | None = None, start: int = 3
+    fusion: Fusion, bench: TrainingContext, recipe: Recipe = RECIPE, checkpoint: Path | None = None, start: int = 3
 ) -> Network:
     model = network(fusion, start)
     task = EndToEnd(model, bench, LEARN, VALIDATE, turn=False, auxiliary=0.0)
@@ -35,18 +35,18 @@ def trained(
     return model
 
 
-def score(model: Network, bench: Bench) -> float:
+def score(model: Network, bench: TrainingContext) -> float:
     return auc(bench.data.labels[FRESH], tasks.logits(model, bench, FRESH))
 
 
-def test_daft_learns_the_product_that_concatenation_cannot(xor: Bench) -> None:
+def test_daft_learns_the_product_that_concatenation_cannot(xor: TrainingContext) -> None:
     assert score(trained(Fusion.DAFT, xor), xor) > 0.95
     # From one start to another concatenation scores 0.50 to 0.59 (12 runs: mean 0.54, SD 0.03), because its early
     # stopping picks a lucky epoch: three starts together are a steady number.
     assert np.mean([score(trained(Fusion.CONCAT, xor, start=start), xor) for start in (3, 4, 5)]) < 0.6
 
 
-def test_labels_that_mean_nothing_are_not_learnt(xor: Bench) -> None:
+def test_labels_that_mean_nothing_are_not_learnt(xor: TrainingContext) -> None:
     from dataclasses import replace
 
     shuffled = np.random.default_rng(8).permutation(xor.data.labels)
@@ -59,16 +59,16 @@ def weights(model: Network) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(xor: Bench) -> bytes:
+def uninterrupted(xor: TrainingContext) -> bytes:
     return weights(trained(Fusion.DAFT, xor, Recipe(epochs=3, turn=True)))
 
 
-def test_the_same_seed_gives_the_same_weights(xor: Bench, uninterrupted: bytes) -> None:
+def test_the_same_seed_gives_the_same_weights(xor: TrainingContext, uninterrupted: bytes) -> None:
     assert weights(trained(Fusion.DAFT, xor, Recipe(epochs=3, turn=True))) == uninterrupted
 
 
 def test_a_run_killed_between_epochs_goes_on_to_the_same_weights(
-    xor: Bench, uninterrupted: bytes, tmp_path: Path
+    xor: TrainingContext, uninterrupted: bytes, tmp_path: Path
 ) -> None:
     checkpoint = tmp_path / "fold.pt"
     killed = subprocess.run([sys.executable, "-m", "tests.training.killed_run", str(checkpoint)], check=False)
@@ -77,7 +77,7 @@ def test_a_run_killed_between_epochs_goes_on_to_the_same_weights(
     assert weights(trained(Fusion.DAFT, xor, Recipe(epochs=3, turn=True), checkpoint)) == uninterrupted
 
 
-def kill_at_second_epoch(bench: Bench, checkpoint: Path) -> None:
+def kill_at_second_epoch(bench: TrainingContext, checkpoint: Path) -> None:
     """What tests/training/killed.py runs in a process of its own."""
     task = EndToEnd(network(Fusion.DAFT), bench, LEARN, VALIDATE, turn=False, auxiliary=0.0)
 
@@ -88,7 +88,7 @@ def kill_at_second_epoch(bench: Bench, checkpoint: Path) -> None:
     trainer.run(task, Recipe(epochs=3, turn=True), 5, checkpoint=checkpoint, advance=advance)
 
 
-def test_early_stopping_keeps_the_best_epoch_and_stops(xor: Bench) -> None:
+def test_early_stopping_keeps_the_best_epoch_and_stops(xor: TrainingContext) -> None:
     class Falling(EndToEnd):
         scores = iter([1.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0])
 

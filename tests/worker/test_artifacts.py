@@ -12,12 +12,12 @@ import pytest
 
 from app.imaging.io.nifti import Volume
 from app.imaging.preprocess import PatientGrid, Source
-from app.inference.model_input import Case
+from app.inference.model_input import ModelInput
 from app.inference.model_version import MapVolume, ModelVersion
 from app.registry.manifest import Manifest
 from app.sdk.types import Channel, Decision, Input, ModelRef, PerfusionSummary, Prediction, Status
 from app.worker import artifacts
-from app.worker.artifacts import File
+from app.worker.artifacts import ArtifactFile
 from tests.factory import tiny_case, tiny_version
 
 # The patient lies 6 mm to the left and 4 mm high, turned by 10 degrees about z.
@@ -38,19 +38,24 @@ def ct(channel: Channel) -> Volume:
     return Volume(np.asfortranarray(np.where(ball, 300, 40).astype(np.int16)), AFFINE)
 
 
-def patient(manifest: Manifest, sources: dict[Channel, Source]) -> Case:
+def patient(manifest: Manifest, sources: dict[Channel, Source]) -> ModelInput:
     grids = {channel: PatientGrid(AFFINE, SHAPE, MNI_FROM_WORLD) for channel in sources}
     return replace(tiny_case(manifest), grids=grids, sources=sources)
 
 
-def published(version: ModelVersion, case: Case, **silent: MapVolume) -> dict[str, File]:
+def published(version: ModelVersion, case: ModelInput, **silent: MapVolume) -> dict[str, ArtifactFile]:
     """Every file of a case by its name; ``silent`` stands in for a map of the explanation."""
     attribution, maps = version.explain(case)
     prediction = Prediction(
-        id="0192", status=Status.SUCCEEDED, model=ModelRef(name="tiny", version="1.0.0", digest=version.digest),
-        probability=0.3, decision=Decision(refractory=False, threshold=0.4, rule="chosen for tests"),
-        attribution=attribution, perfusion=PerfusionSummary(core_ml=12.0), created=datetime(2026, 11, 24, tzinfo=UTC),
-    )  # fmt: skip
+        id="0192",
+        status=Status.SUCCEEDED,
+        model=ModelRef(name="tiny", version="1.0.0", digest=version.digest),
+        probability=0.3,
+        decision=Decision(refractory=False, threshold=0.4, rule="chosen for tests"),
+        attribution=attribution,
+        perfusion=PerfusionSummary(core_ml=12.0),
+        created=datetime(2026, 11, 24, tzinfo=UTC),
+    )
     kinds = {Input.NCCT: Channel.NCCT, Input.CTA: Channel.CTA}
     maps = maps | {name.replace("_", "-"): volume for name, volume in silent.items()}
     made = artifacts.files(prediction, case, version.manifest, maps, lambda field: ct(kinds[field]), "# The card\n")
@@ -64,7 +69,7 @@ def version(tmp_path_factory: pytest.TempPathFactory) -> ModelVersion:
 
 
 @pytest.fixture(scope="module")
-def files(version: ModelVersion) -> dict[str, File]:
+def files(version: ModelVersion) -> dict[str, ArtifactFile]:
     case = patient(
         version.manifest,
         {
@@ -76,11 +81,11 @@ def files(version: ModelVersion) -> dict[str, File]:
     return published(version, case)
 
 
-def image(file: File) -> nibabel.Nifti1Image:
+def image(file: ArtifactFile) -> nibabel.Nifti1Image:
     return nibabel.Nifti1Image.from_bytes(gzip.decompress(file.content))
 
 
-def test_all_that_there_is_to_look_at(files: dict[str, File]) -> None:
+def test_all_that_there_is_to_look_at(files: dict[str, ArtifactFile]) -> None:
     channels = ("ncct", "cta", "vessels")
     maps = {
         f"maps/{kind}-{name}.nii.gz" for kind in ("attribution", "aligned-attribution", "aligned") for name in channels
@@ -92,7 +97,7 @@ def test_all_that_there_is_to_look_at(files: dict[str, File]) -> None:
 
 
 @pytest.mark.parametrize(("name", "bright"), [("ncct", 300), ("cta", 600), ("vessels", 1)])
-def test_what_is_shown_lies_in_mni_space(files: dict[str, File], name: str, bright: float) -> None:
+def test_what_is_shown_lies_in_mni_space(files: dict[str, ArtifactFile], name: str, bright: float) -> None:
     shown = image(files[f"maps/aligned-{name}.nii.gz"])
     assert shown.shape == (91, 109, 91)
     values = shown.get_fdata()
@@ -102,7 +107,9 @@ def test_what_is_shown_lies_in_mni_space(files: dict[str, File], name: str, brig
     assert (shown.affine @ [*centre, 1])[:3] == pytest.approx(SPOT_MM, abs=0.7)
 
 
-def test_the_patients_map_is_the_exact_one_within_half_a_step(version: ModelVersion, files: dict[str, File]) -> None:
+def test_the_patients_map_is_the_exact_one_within_half_a_step(
+    version: ModelVersion, files: dict[str, ArtifactFile]
+) -> None:
     case = patient(version.manifest, {Channel.NCCT: Source(Input.NCCT)})
     _, maps = version.explain(case)
     stored = image(files["maps/attribution-ncct.nii.gz"])
@@ -115,7 +122,7 @@ def test_the_patients_map_is_the_exact_one_within_half_a_step(version: ModelVers
     assert np.array_equal(aligned.get_fdata(dtype=np.float32), maps["aligned-attribution-ncct"].array)
 
 
-def test_a_computed_mask_is_handed_out_on_its_own_grid(files: dict[str, File]) -> None:
+def test_a_computed_mask_is_handed_out_on_its_own_grid(files: dict[str, ArtifactFile]) -> None:
     mask = image(files["maps/vessels.nii.gz"])
     np.testing.assert_allclose(mask.affine, AFFINE)
     assert np.array_equal(np.asarray(mask.dataobj), ct(Channel.VESSELS).data)
@@ -131,7 +138,7 @@ def test_a_case_without_volumes_shows_what_the_network_saw(version: ModelVersion
     assert "maps/vessels.nii.gz" not in made
 
 
-def test_the_report_holds_the_figures_and_the_card(files: dict[str, File]) -> None:
+def test_the_report_holds_the_figures_and_the_card(files: dict[str, ArtifactFile]) -> None:
     html = files["report.html"].content.decode()
     assert "# The card" in html
     for caption in ("What every variable and image adds", "CTA: where it raised and lowered the probability"):
@@ -151,7 +158,7 @@ def test_a_case_remembers_its_sources_over_a_restart(version: ModelVersion) -> N
         Channel.NCCT: Source(computed=Volume(np.asfortranarray(ct(Channel.NCCT).data.astype(np.float32)), AFFINE)),
     }
     case = patient(version.manifest, sources)
-    back = Case.from_bytes(case.to_bytes())
+    back = ModelInput.from_bytes(case.to_bytes())
     assert back.sources[Channel.CTA] == sources[Channel.CTA]
     for channel in (Channel.VESSELS, Channel.NCCT):
         computed, original = back.sources[channel].computed, sources[channel].computed

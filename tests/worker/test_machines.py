@@ -85,8 +85,10 @@ def test_whichever_is_killed_nothing_is_lost_or_doubled(site: Site, machines: in
     assert len({each.probability for each in outcomes}) == 1
     assert recorded(site) == dict.fromkeys(ids, 1)
     with site.database.reading() as session:
-        named = {name: predictions.artifact(session, ids[0], None, name)[0]
-                 for name in predictions.artifacts(session, ids[0], None)}  # fmt: skip
+        named = {
+            name: predictions.artifact(session, ids[0], None, name)[0]
+            for name in predictions.artifacts(session, ids[0], None)
+        }
         for one in ids:
             assert set(predictions.artifacts(session, one, None)) == set(named)
     assert all(site.storage.verify(digest) for digest in named.values())

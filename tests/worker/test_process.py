@@ -15,8 +15,8 @@ from sqlalchemy import create_engine, text
 
 from app.database import predictions, shadow_scores, workers
 from app.database.session import Database
-from app.inference.model_cache import Predictor
-from app.registry.model_store import Registry
+from app.inference.model_cache import ModelCache
+from app.registry.model_store import ModelStore
 from app.sdk.errors import DatabaseUnavailable
 from app.sdk.types import Stage, Status
 from app.worker.process import sweep
@@ -66,7 +66,7 @@ def test_a_prediction_is_made_explained_and_recorded(site: Site) -> None:
     wait(lambda: site.storage.workbenches() == [])  # tidied up after the record, which is what callers wait for
     assert site.keepers[0].end() == "exit 0"
     with site.database.reading() as session:
-        assert workers.roll(session) == []
+        assert workers.registered(session) == []
 
 
 def test_nothing_of_the_patient_lies_in_the_job_engine(site: Site) -> None:
@@ -90,7 +90,7 @@ def test_a_shadow_scores_what_was_answered_and_is_never_in_the_answer(
     site.model_store = tmp_path_factory.mktemp("shadowed")
     for seed, version in enumerate(("1.0.0", "1.1.0")):
         tiny_version(site.model_store, version=version, seed=seed)
-    registry = Registry(site.model_store)
+    registry = ModelStore(site.model_store)
     registry.set_alias("tiny", "champion", "1.0.0")
     registry.set_alias("tiny", "shadow", "1.1.0")
     site.entry = registry.resolve("tiny")
@@ -98,14 +98,14 @@ def test_a_shadow_scores_what_was_answered_and_is_never_in_the_answer(
     first, second, erased = (site.submit() for _ in range(3))
     answered = site.outcome(first, second, erased)
 
-    def scores() -> list[shadow_scores.Report]:
+    def scores() -> list[shadow_scores.ShadowSummary]:
         with site.database.reading() as session:
             return shadow_scores.report(session, "tiny")
 
     wait(lambda: sum(each.scored for each in scores()) == 3)
     (report,) = scores()
     assert (report.version, report.answered, report.failed) == ("1.1.0", "1.0.0", 0)
-    shadowed = Predictor(site.model_store, "cpu").version("tiny", "1.1.0")
+    shadowed = ModelCache(site.model_store, "cpu").version("tiny", "1.1.0")
     expected = shadowed.predict(tiny_case(shadowed.manifest)).probability - (answered[0].probability or 0)
     assert report.mean_difference == pytest.approx(expected, abs=1e-6)
     assert report.largest_difference == pytest.approx(abs(expected), abs=1e-6)
@@ -165,9 +165,9 @@ def test_of_two_workers_one_takes_over_from_the_other(site: Site) -> None:
     assert [worker.pid for worker in roll(site)] == [second.worker]
 
 
-def roll(site: Site) -> list[workers.Worker]:
+def roll(site: Site) -> list[workers.WorkerRecord]:
     with site.database.reading() as session:
-        return workers.roll(session)
+        return workers.registered(session)
 
 
 def test_a_worker_that_was_only_stopped_writes_nothing_stale(site: Site) -> None:

@@ -11,13 +11,13 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 from standardwebhooks import WebhookVerificationError
 
-from app.core.egress import Outbound
+from app.core.egress import EgressClient
 from app.database import predictions, webhooks
 from app.database.session import Database
 from app.database.webhooks import Webhook
 from app.sdk.types import Status
 from app.worker.queue import NEWS_JOB, Queue
-from app.worker.webhooks import Postman
+from app.worker.webhooks import WebhookSender
 from tests import study
 from tests.receiver import Receiver, receiving
 from tests.site import Site, wait
@@ -46,8 +46,8 @@ def finish(database: Database) -> str:
     return new.id
 
 
-def postman(database: Database, receiver: Receiver) -> Postman:
-    return Postman(database, Queue(database), Outbound(f"http://127.0.0.1:{receiver.port}"), 5.0)
+def postman(database: Database, receiver: Receiver) -> WebhookSender:
+    return WebhookSender(database, Queue(database), EgressClient(f"http://127.0.0.1:{receiver.port}"), 5.0)
 
 
 def audited(database: Database, prediction_id: str) -> list[tuple[str, int]]:
@@ -116,7 +116,7 @@ def test_who_is_gone_is_told_nothing_more(database: Database) -> None:
 
 def test_a_host_that_was_taken_off_the_list_is_not_called(database: Database, receiver: Receiver) -> None:
     webhook, prediction_id = subscribe(database, receiver), finish(database)
-    Postman(database, Queue(database), Outbound(""), 5.0).deliver(webhook.id, prediction_id, 1)
+    WebhookSender(database, Queue(database), EgressClient(""), 5.0).deliver(webhook.id, prediction_id, 1)
     assert receiver.bodies == []
     assert audited(database, prediction_id) == [("webhook.given-up", 1)]
 

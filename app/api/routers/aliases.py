@@ -18,7 +18,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
 from app.api import openapi_responses, responses
-from app.api.dependencies import Handles, Services, Whoever
+from app.api.dependencies import CurrentCaller, Services, ServicesDep
 from app.api.parameters import strict_query
 from app.api.routers.followup import read_body
 from app.api.routers.models import Name, describe
@@ -39,13 +39,13 @@ _Kind = TypeVar("_Kind", bound=BaseModel)
 
 
 @router.get("/aliases/{alias}", summary="What an alias means", response_model=Alias, **openapi_responses.alias)
-async def alias(name: Name, alias: AliasName, services: Handles) -> Response:
+async def alias(name: Name, alias: AliasName, services: ServicesDep) -> Response:
     return _answer(await services.work(_present, services, name, alias))
 
 
 @router.put("/aliases/{alias}", summary="Move an alias", response_model=Alias, **openapi_responses.set_alias)
 async def set_alias(
-    name: Name, alias: AliasName, request: Request, services: Handles, caller: Whoever, if_match: IfMatch = ""
+    name: Name, alias: AliasName, request: Request, services: ServicesDep, caller: CurrentCaller, if_match: IfMatch = ""
 ) -> Response:
     draft = read_body(AliasDraft, await request.body())
     present = await services.work(_known, services, name, alias)
@@ -65,7 +65,7 @@ async def set_alias(
     **openapi_responses.set_back,
 )
 async def roll_back(
-    name: Name, alias: AliasName, services: Handles, caller: Whoever, if_match: IfMatch = ""
+    name: Name, alias: AliasName, services: ServicesDep, caller: CurrentCaller, if_match: IfMatch = ""
 ) -> Response:
     present = await services.work(_present, services, name, alias)
     if if_match:
@@ -84,7 +84,7 @@ async def roll_back(
     response_model=ModelVersionInfo,
     **openapi_responses.load,
 )
-async def load(name: Name, version: Version, services: Handles, caller: Whoever) -> Response:
+async def load(name: Name, version: Version, services: ServicesDep, caller: CurrentCaller) -> Response:
     promotion = _promotion(services)
     await to_thread.run_sync(lambda: promotion.load(name, version, by=caller.name), abandon_on_cancel=True)
     return JSONResponse((await describe(services, name, version)).model_dump(mode="json"), headers=_FRESH)
@@ -97,14 +97,14 @@ async def load(name: Name, version: Version, services: Handles, caller: Whoever)
     status_code=202,
     **openapi_responses.unload,
 )
-async def unload(name: Name, version: Version, services: Handles, caller: Whoever) -> Response:
+async def unload(name: Name, version: Version, services: ServicesDep, caller: CurrentCaller) -> Response:
     promotion = _promotion(services)
     await services.work(lambda: promotion.unload(name, version, by=caller.name))
     return JSONResponse((await describe(services, name, version)).model_dump(mode="json"), 202, headers=_FRESH)
 
 
 @router.get("/shadow", summary="How a shadow compares", response_model=list[ShadowReport], **openapi_responses.shadow)
-async def shadow(name: Name, services: Handles) -> Response:
+async def shadow(name: Name, services: ServicesDep) -> Response:
     if not await services.work(services.registry.versions, name):
         raise ModelNotFound
     found = await services.read(shadow_scores.report, name)

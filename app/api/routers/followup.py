@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from sqlalchemy.orm import Session
 
 from app.api import json_parsing, openapi_responses, responses
-from app.api.dependencies import Handles, Whoever
+from app.api.dependencies import CurrentCaller, ServicesDep
 from app.api.parameters import PredictionId, strict_query
 from app.database import audit, followup
 from app.sdk.errors import EtagMismatch, FieldError, InvalidRequest, NotFound, PreconditionRequired
@@ -34,7 +34,9 @@ _Draft = TypeVar("_Draft", bound=BaseModel)
     status_code=201,
     **openapi_responses.review,
 )
-async def add_review(prediction_id: PredictionId, request: Request, services: Handles, caller: Whoever) -> Response:
+async def add_review(
+    prediction_id: PredictionId, request: Request, services: ServicesDep, caller: CurrentCaller
+) -> Response:
     draft = read_body(ReviewDraft, await request.body())
 
     def act(session: Session) -> tuple[Review, bool]:
@@ -48,7 +50,7 @@ async def add_review(prediction_id: PredictionId, request: Request, services: Ha
 
 
 @router.get("/reviews", summary="Every review, oldest first", response_model=list[Review], **openapi_responses.reviews)
-async def reviews(prediction_id: PredictionId, services: Handles, caller: Whoever) -> Response:
+async def reviews(prediction_id: PredictionId, services: ServicesDep, caller: CurrentCaller) -> Response:
     found = await services.read(followup.reviews, prediction_id, caller.tenant)
     return JSONResponse([review.model_dump(mode="json") for review in found], headers=_PRIVATE)
 
@@ -59,8 +61,8 @@ async def reviews(prediction_id: PredictionId, services: Handles, caller: Whoeve
 async def set_outcome(
     prediction_id: PredictionId,
     request: Request,
-    services: Handles,
-    caller: Whoever,
+    services: ServicesDep,
+    caller: CurrentCaller,
     if_match: Annotated[str, Header(description="The tag of the outcome to correct", max_length=1000)] = "",
 ) -> Response:
     draft = read_body(OutcomeDraft, await request.body())
@@ -76,7 +78,7 @@ async def set_outcome(
 
 
 @router.get("/outcome", summary="The outcome", response_model=Outcome, **openapi_responses.outcome)
-async def outcome(prediction_id: PredictionId, services: Handles, caller: Whoever) -> Response:
+async def outcome(prediction_id: PredictionId, services: ServicesDep, caller: CurrentCaller) -> Response:
     found = await services.read(followup.outcome, prediction_id, caller.tenant)
     if found is None:
         raise NotFound("The outcome of this prediction is not known yet; PUT it here once it is")

@@ -12,10 +12,10 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from sqlalchemy.orm import Session
 
-from app.api.dependencies import Handles, Services
+from app.api.dependencies import Services, ServicesDep
 from app.api.metrics import CONTENT_TYPE, Queued
 from app.database import status, workers
-from app.database.workers import Worker
+from app.database.workers import WorkerRecord
 from app.sdk.errors import RlvoError
 
 router = APIRouter(tags=["service"])
@@ -34,7 +34,7 @@ async def livez() -> JSONResponse:
     response_model=dict[str, Any],
     responses={503: {"description": "Not ready; the checks say why", "model": dict[str, Any]}},
 )
-async def readyz(services: Handles) -> JSONResponse:
+async def readyz(services: ServicesDep) -> JSONResponse:
     checks = {
         "service": "draining" if services.draining else "ok",
         "database": await _verdict(services, _database),
@@ -54,8 +54,8 @@ async def readyz(services: Handles) -> JSONResponse:
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-async def metrics(services: Handles) -> Response:
-    def ask(session: Session) -> tuple[list[status.Done], Queued, list[Worker]]:
+async def metrics(services: ServicesDep) -> Response:
+    def ask(session: Session) -> tuple[list[status.FinishedPrediction], Queued, list[WorkerRecord]]:
         return (
             status.done_since(session, services.metrics.since),
             status.waiting(session),

@@ -17,13 +17,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Request
 from fastapi.responses import JSONResponse, Response
 
-from app.api.dependencies import Handles, Services
+from app.api.dependencies import Services, ServicesDep
 from app.api.parameters import strict_query
 from app.api.routers.health import readyz
 from app.database import workers
-from app.database.workers import Worker
+from app.database.workers import WorkerRecord
 from app.inference import open_inference
-from app.registry.model_store import Entry
+from app.registry.model_store import StoredVersion
 from app.sdk.errors import BadRequest, ModelNotFound, ModelNotReady, QueueFull
 from app.sdk.types import NOTICE
 from app.worker import ipc
@@ -49,14 +49,14 @@ async def live() -> Response:
 
 
 @router.get("/health/ready")
-async def ready(services: Handles) -> Response:
+async def ready(services: ServicesDep) -> Response:
     answer = await readyz(services)
     return JSONResponse({"ready": answer.status_code == 200}, answer.status_code, headers=_PLAIN)
 
 
 @router.get("/models/{name}")
 @router.get("/models/{name}/versions/{version}")
-async def metadata(name: str, services: Handles, version: str = "") -> Response:
+async def metadata(name: str, services: ServicesDep, version: str = "") -> Response:
     entry = await _entry(services, name, version)
     versions = [each.version for each in await services.work(services.registry.versions, name)]
     return JSONResponse(open_inference.metadata(entry.manifest, versions), headers=_PLAIN)
@@ -64,7 +64,7 @@ async def metadata(name: str, services: Handles, version: str = "") -> Response:
 
 @router.get("/models/{name}/ready")
 @router.get("/models/{name}/versions/{version}/ready")
-async def model_ready(name: str, services: Handles, version: str = "") -> Response:
+async def model_ready(name: str, services: ServicesDep, version: str = "") -> Response:
     entry = await _entry(services, name, version)
     loaded = any(_has(worker, entry) for worker in await _near(services))
     return JSONResponse({"name": entry.name, "ready": loaded}, 200 if loaded else 503, headers=_PLAIN)
@@ -73,7 +73,7 @@ async def model_ready(name: str, services: Handles, version: str = "") -> Respon
 @router.post("/models/{name}/infer")
 @router.post("/models/{name}/versions/{version}/infer")
 async def infer(
-    request: Request, name: str, services: Handles, version: str = "", header_length: HeaderLength = ""
+    request: Request, name: str, services: ServicesDep, version: str = "", header_length: HeaderLength = ""
 ) -> Response:
     services.open_for_work()
     if header_length and not (header_length.isascii() and header_length.isdigit()):
@@ -91,11 +91,11 @@ async def infer(
     }
     async with services.tensors:
         body = await request.body()
-        answer = await services.question(_ask, services, near, head, body)
+        answer = await services.run_inference(_ask, services, near, head, body)
     return Response(answer, media_type="application/json", headers=_PLAIN | {"X-Notice": NOTICE})
 
 
-def _ask(services: Services, near: list[Worker], head: dict[str, Any], body: bytes) -> bytes:
+def _ask(services: Services, near: list[WorkerRecord], head: dict[str, Any], body: bytes) -> bytes:
     """The first worker's answer that is there to give one: a question changes nothing, so it may be put twice."""
     for worker in near:
         try:
@@ -105,17 +105,17 @@ def _ask(services: Services, near: list[Worker], head: dict[str, Any], body: byt
     raise ModelNotReady("The worker went away; send the tensors again in a moment", retry_after=2)
 
 
-async def _near(services: Services) -> list[Worker]:
+async def _near(services: Services) -> list[WorkerRecord]:
     """The live workers that take tensors on this machine."""
     here = await services.work(ipc.listening, services.settings.workers)
     return [worker for worker in await services.read(workers.live, services.settings.lease) if worker.id in here]
 
 
-async def _entry(services: Services, name: str, version: str) -> Entry:
+async def _entry(services: Services, name: str, version: str) -> StoredVersion:
     if "@" in name or "@" in version:
         raise ModelNotFound
     return await services.work(services.registry.resolve, f"{name}@{version}" if version else name)
 
 
-def _has(worker: Worker, entry: Entry) -> bool:
+def _has(worker: WorkerRecord, entry: StoredVersion) -> bool:
     return f"{entry.name}@{entry.version}" in worker.models

@@ -9,12 +9,12 @@ from fastapi.responses import JSONResponse, Response
 from sqlalchemy.orm import Session
 
 from app.api import openapi_responses
-from app.api.dependencies import Handles, Services
+from app.api.dependencies import Services, ServicesDep
 from app.api.parameters import strict_query
 from app.database import workers
-from app.database.workers import Worker
+from app.database.workers import WorkerRecord
 from app.registry.manifest import Manifest
-from app.registry.model_store import Entry
+from app.registry.model_store import StoredVersion
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import ModelNotFound, NotFound
 from app.sdk.types import Channel, Input, ModelInfo, ModelVersionInfo
@@ -37,14 +37,14 @@ _SOURCES: dict[Channel, tuple[Input, ...]] = {
 @router.get(
     "/models", summary="Every model and its versions", response_model=list[ModelInfo], **openapi_responses.models
 )
-async def models(services: Handles) -> Response:
+async def models(services: ServicesDep) -> Response:
     live = await services.read(_live, services)
     found = await services.work(lambda: [_model(services, name, live) for name in services.registry.names()])
     return JSONResponse([each.model_dump(mode="json") for each in found], headers=_FRESH)
 
 
 @router.get("/models/{name}", summary="One model", response_model=ModelInfo, **openapi_responses.model)
-async def model(name: Name, services: Handles) -> Response:
+async def model(name: Name, services: ServicesDep) -> Response:
     live = await services.read(_live, services)
     found = await services.work(_model, services, name, live)
     if not found.versions:
@@ -58,7 +58,7 @@ async def model(name: Name, services: Handles) -> Response:
     response_model=ModelVersionInfo,
     **openapi_responses.model,
 )
-async def version(name: Name, version: Version, services: Handles) -> Response:
+async def version(name: Name, version: Version, services: ServicesDep) -> Response:
     return JSONResponse((await describe(services, name, version)).model_dump(mode="json"), headers=_FRESH)
 
 
@@ -68,7 +68,7 @@ async def version(name: Name, version: Version, services: Handles) -> Response:
     response_class=Response,
     **openapi_responses.card,
 )
-async def card(name: Name, version: Version, services: Handles) -> Response:
+async def card(name: Name, version: Version, services: ServicesDep) -> Response:
     entry = await services.work(_entry, services, name, version)
     try:
         text = await services.work((entry.folder / "card.md").read_bytes)
@@ -83,7 +83,7 @@ async def card(name: Name, version: Version, services: Handles) -> Response:
     response_class=Response,
     **openapi_responses.model_schema,
 )
-async def clinical_schema(name: Name, version: Version, services: Handles) -> Response:
+async def clinical_schema(name: Name, version: Version, services: ServicesDep) -> Response:
     entry = await services.work(_entry, services, name, version)
     return JSONResponse(_read_by(entry.manifest), media_type="application/schema+json", headers=_FRESH)
 
@@ -106,21 +106,21 @@ async def describe(services: Services, name: str, version: str) -> ModelVersionI
     return _version(entry, aliases, live)
 
 
-def _live(session: Session, services: Services) -> list[Worker]:
+def _live(session: Session, services: Services) -> list[WorkerRecord]:
     return workers.live(session, services.settings.lease)
 
 
-def _entry(services: Services, name: str, version: str) -> Entry:
+def _entry(services: Services, name: str, version: str) -> StoredVersion:
     return services.registry.resolve(f"{name}@{version}")
 
 
-def _model(services: Services, name: str, live: list[Worker]) -> ModelInfo:
+def _model(services: Services, name: str, live: list[WorkerRecord]) -> ModelInfo:
     aliases = services.registry.aliases(name)
     versions = [_version(entry, aliases, live) for entry in services.registry.versions(name)]
     return ModelInfo(name=name, versions=versions, aliases=aliases)
 
 
-def _version(entry: Entry, aliases: dict[str, str], live: list[Worker]) -> ModelVersionInfo:
+def _version(entry: StoredVersion, aliases: dict[str, str], live: list[WorkerRecord]) -> ModelVersionInfo:
     manifest = entry.manifest
     loaded = [worker for worker in live if f"{entry.name}@{entry.version}" in worker.models]
     required = manifest.required_inputs

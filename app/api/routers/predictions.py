@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from starlette.requests import ClientDisconnect
 
 from app.api import openapi_responses, responses, submission, uploads
-from app.api.dependencies import Handles, Services, Whoever
+from app.api.dependencies import CurrentCaller, Services, ServicesDep
 from app.api.fhir import bundle
 from app.api.parameters import (
     CreatedAfter,
@@ -40,8 +40,8 @@ router = APIRouter(prefix="/v1/predictions", tags=["predictions"], dependencies=
 @router.post("", summary="Submit a study", response_model=Prediction, **openapi_responses.submit)
 async def submit(
     request: Request,
-    services: Handles,
-    caller: Whoever,
+    services: ServicesDep,
+    caller: CurrentCaller,
     idempotency_key: IdempotencyKey = None,
     prefer: Prefer = "",
     urgency: Urgency = "",
@@ -66,8 +66,8 @@ async def submit(
 async def read(
     request: Request,
     prediction_id: PredictionId,
-    services: Handles,
-    caller: Whoever,
+    services: ServicesDep,
+    caller: CurrentCaller,
     wait: Wait = 0.0,
     if_none_match: IfNoneMatch = "",
 ) -> Response:
@@ -78,7 +78,7 @@ async def read(
 
 
 @router.get("/{id}/events", summary="Follow a prediction", response_class=StreamingResponse, **openapi_responses.events)
-async def events(prediction_id: PredictionId, services: Handles, caller: Whoever) -> StreamingResponse:
+async def events(prediction_id: PredictionId, services: ServicesDep, caller: CurrentCaller) -> StreamingResponse:
     await services.read(predictions.find, prediction_id, caller.tenant)
     stream = _events(services, prediction_id)
     return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
@@ -86,8 +86,8 @@ async def events(prediction_id: PredictionId, services: Handles, caller: Whoever
 
 @router.get("", summary="List predictions, newest first", response_model=PredictionPage, **openapi_responses.listing)
 async def listing(
-    services: Handles,
-    caller: Whoever,
+    services: ServicesDep,
+    caller: CurrentCaller,
     created_after: CreatedAfter,
     subject: Annotated[str | None, Query(pattern=f"^{uploads.SUBJECT}$")] = None,
     model: Annotated[str | None, Query(description="`name` or `name@1.2.0`", pattern=f"^{uploads.MODEL}$")] = None,
@@ -111,7 +111,7 @@ async def listing(
 
 
 @router.post("/{id}/cancel", summary="Cancel a prediction", response_model=Prediction, **openapi_responses.cancel)
-async def cancel(prediction_id: PredictionId, services: Handles, caller: Whoever) -> Response:
+async def cancel(prediction_id: PredictionId, services: ServicesDep, caller: CurrentCaller) -> Response:
     def act(session: Session) -> Prediction:
         cancelled = predictions.cancel(session, prediction_id, caller.tenant)
         services.queue.announce(session, prediction_id)
@@ -122,7 +122,7 @@ async def cancel(prediction_id: PredictionId, services: Handles, caller: Whoever
 
 
 @router.delete("/{id}", summary="Erase a prediction", status_code=204, **openapi_responses.erase)
-async def erase(prediction_id: PredictionId, services: Handles, caller: Whoever) -> Response:
+async def erase(prediction_id: PredictionId, services: ServicesDep, caller: CurrentCaller) -> Response:
     def act(session: Session) -> list[str]:
         return erasures.erase(session, prediction_id, caller.tenant, actor=caller.name, why="request")
 
@@ -137,7 +137,7 @@ async def erase(prediction_id: PredictionId, services: Handles, caller: Whoever)
     response_model=ErasureCertificate,
     **openapi_responses.erasure,
 )
-async def erasure(prediction_id: PredictionId, services: Handles, caller: Whoever) -> Response:
+async def erasure(prediction_id: PredictionId, services: ServicesDep, caller: CurrentCaller) -> Response:
     exists = services.storage.exists
     found = await services.read(erasures.certificate, prediction_id, caller.tenant, exists)
     return responses.certificate(found)

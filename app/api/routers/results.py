@@ -13,7 +13,7 @@ from fastapi.responses import Response, StreamingResponse
 
 from app.api import openapi_responses, responses
 from app.api.cds import cards
-from app.api.dependencies import Handles, Services, Whoever
+from app.api.dependencies import CurrentCaller, Services, ServicesDep
 from app.api.fhir import bundle
 from app.api.parameters import IfNoneMatch, PredictionId, strict_query
 from app.database import predictions
@@ -43,7 +43,11 @@ Figure = Annotated[
     "/maps/{name}.nii.gz", summary="A map of the prediction", response_class=Response, **openapi_responses.volume_map
 )
 async def volume_map(
-    prediction_id: PredictionId, name: Name, services: Handles, caller: Whoever, if_none_match: IfNoneMatch = ""
+    prediction_id: PredictionId,
+    name: Name,
+    services: ServicesDep,
+    caller: CurrentCaller,
+    if_none_match: IfNoneMatch = "",
 ) -> Response:
     return await _file(services, caller.tenant, prediction_id, f"maps/{name}.nii.gz", if_none_match)
 
@@ -53,8 +57,8 @@ async def figure(
     prediction_id: PredictionId,
     name: Figure,
     kind: Literal["png", "svg"],
-    services: Handles,
-    caller: Whoever,
+    services: ServicesDep,
+    caller: CurrentCaller,
     if_none_match: IfNoneMatch = "",
 ) -> Response:
     return await _file(services, caller.tenant, prediction_id, f"figures/{name}.{kind}", if_none_match)
@@ -62,13 +66,13 @@ async def figure(
 
 @router.get("/report.html", summary="The report, for the record", response_class=Response, **openapi_responses.report)
 async def report(
-    prediction_id: PredictionId, services: Handles, caller: Whoever, if_none_match: IfNoneMatch = ""
+    prediction_id: PredictionId, services: ServicesDep, caller: CurrentCaller, if_none_match: IfNoneMatch = ""
 ) -> Response:
     return await _file(services, caller.tenant, prediction_id, "report.html", if_none_match)
 
 
 @router.get("/fhir", summary="The prediction as a FHIR R4B bundle", response_class=Response, **openapi_responses.fhir)
-async def fhir(prediction_id: PredictionId, services: Handles, caller: Whoever) -> Response:
+async def fhir(prediction_id: PredictionId, services: ServicesDep, caller: CurrentCaller) -> Response:
     prediction = await services.read(predictions.find, prediction_id, caller.tenant)
     return responses.fhir(bundle(prediction))
 
@@ -76,7 +80,7 @@ async def fhir(prediction_id: PredictionId, services: Handles, caller: Whoever) 
 @router.get(
     "/cds-hooks", summary="The prediction as a CDS Hooks card", response_class=Response, **openapi_responses.cds
 )
-async def cds_hooks(prediction_id: PredictionId, services: Handles, caller: Whoever) -> Response:
+async def cds_hooks(prediction_id: PredictionId, services: ServicesDep, caller: CurrentCaller) -> Response:
     prediction = await services.read(predictions.find, prediction_id, caller.tenant)
     return responses.cds(cards(prediction, services.settings.public_url))
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from app.imaging.io.limits import Limits, invalid
 from app.sdk.types import Flag, Input
 
-__all__ = ["Matrix", "Placement", "place"]
+__all__ = ["Matrix", "VoxelToWorld", "place"]
 
 Matrix = npt.NDArray[np.float64]
 
@@ -32,7 +32,7 @@ _LEAST_SQUARENESS = 0.05
 
 
 @dataclass(frozen=True, eq=False)
-class Placement:
+class VoxelToWorld:
     """:ivar affine: (4, 4), voxel index -> RAS+ millimetres
     :ivar form: the transform in force, ``sform`` or ``qform``
     """
@@ -43,7 +43,7 @@ class Placement:
 
 
 @np.errstate(all="ignore")  # absurd numbers overflow to infinity or NaN, which every check below refuses
-def place(raw: Any, shape: tuple[int, ...], mm: float, *, field: Input, limits: Limits) -> Placement:
+def place(raw: Any, shape: tuple[int, ...], mm: float, *, field: Input, limits: Limits) -> VoxelToWorld:
     """The transform in force.
 
     :param raw: the header record with ``pixdim``, ``qform_code``, ``sform_code``, ``quatern``, ``qoffset``, ``srow``
@@ -63,7 +63,7 @@ def place(raw: Any, shape: tuple[int, ...], mm: float, *, field: Input, limits: 
         if qform is None:
             raise invalid(field, "has a damaged qform: convert it again from DICOM")
         _check(qform, shape, field, limits)
-        return Placement(qform, "qform", ())
+        return VoxelToWorld(qform, "qform", ())
     sform = _sform(raw, mm)
     if sform is None:
         raise invalid(field, "has a damaged sform: convert it again from DICOM")
@@ -75,7 +75,7 @@ def place(raw: Any, shape: tuple[int, ...], mm: float, *, field: Input, limits: 
         agrees = bool(np.allclose(np.linalg.norm(sform[:3, :3], axis=0), edges, rtol=0.01))
         other = "voxel size"
     detail = f"{field.value}: its {other} and its sform disagree; the sform was used"
-    return Placement(sform, "sform", () if agrees else (Flag(code="affine-disagree", detail=detail),))
+    return VoxelToWorld(sform, "sform", () if agrees else (Flag(code="affine-disagree", detail=detail),))
 
 
 def _sform(raw: Any, mm: float) -> Matrix | None:

@@ -75,8 +75,17 @@ _NIFTI2 = (
     ("qform_code", "i4", 344), ("sform_code", "i4", 348), ("quatern", "3f8", 352), ("qoffset", "3f8", 376),
     ("srow", "(3,4)f8", 400), ("xyzt_units", "i4", 500), ("intent_code", "i4", 504),
 )  # fmt: skip
-_KEPT = ("sizeof_hdr", "magic", "datatype", "bitpix", "scl_slope", "scl_inter", "xyzt_units", "qform_code",
-         "sform_code")  # fmt: skip
+_KEPT = (
+    "sizeof_hdr",
+    "magic",
+    "datatype",
+    "bitpix",
+    "scl_slope",
+    "scl_inter",
+    "xyzt_units",
+    "qform_code",
+    "sform_code",
+)
 
 
 class _Version(NamedTuple):
@@ -93,8 +102,9 @@ class _Version(NamedTuple):
 
     def record(self, head: bytes, order: str) -> Any:
         names, formats, offsets = zip(*self.fields, strict=True)
-        layout = np.dtype({"names": names, "formats": [order + kind for kind in formats], "offsets": offsets,
-                           "itemsize": self.size})  # fmt: skip
+        layout = np.dtype(
+            {"names": names, "formats": [order + kind for kind in formats], "offsets": offsets, "itemsize": self.size}
+        )
         return np.frombuffer(head, layout, count=1)[0]
 
 
@@ -105,9 +115,14 @@ _VERSIONS = (
 
 _DATATYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 _REFUSED_DATATYPES = {
-    1: "has one-bit voxels", 128: "is a colour (RGB) picture", 2304: "is a colour (RGBA) picture",
-    32: "has complex voxels", 1792: "has complex voxels", 2048: "has complex voxels", 1536: "has 128-bit voxels",
-}  # fmt: skip
+    1: "has one-bit voxels",
+    128: "is a colour (RGB) picture",
+    2304: "is a colour (RGBA) picture",
+    32: "has complex voxels",
+    1792: "has complex voxels",
+    2048: "has complex voxels",
+    1536: "has 128-bit voxels",
+}
 _VECTOR_INTENT = 1007
 _MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 _SECONDS_PER_UNIT = {0: 1.0, 8: 1.0, 16: 1e-3, 24: 1e-6}

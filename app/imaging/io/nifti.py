@@ -1,7 +1,7 @@
 """Volumes read from NIfTI files, and maps written to them.
 
 Notable choices:
-- Reading is the very check of an upload (``intake.Intake``), with its pieces laid straight into the final array: one
+- Reading is the very check of an upload (``intake.StreamCheck``), with its pieces laid straight into the final array: one
   set of rules, one copy of the voxels, in the type they are stored in.
 - Voxels that are no number (NaN or infinite: outside the field of view, as a rule) become the volume's lowest real
   value: air in a CT, zero in a perfusion map. So ``Volume.data`` of a file is finite, and flagged where it was not.
@@ -22,7 +22,7 @@ from isal import igzip
 
 from app.imaging.io.header import Header
 from app.imaging.io.limits import DEFAULT, Limits
-from app.imaging.io.stream_check import GAPS, Intake, largest_stored
+from app.imaging.io.stream_check import GAPS, StreamCheck, largest_stored
 from app.sdk.types import Flag, Input
 
 __all__ = ["Volume", "pack", "read", "write"]
@@ -81,7 +81,7 @@ def read(path: Path, *, field: Input, limits: Limits = DEFAULT) -> Volume:
     :raises DecompressedTooLarge: it is larger than ``limits``
     """
     with path.open("rb", buffering=0) as file:
-        header, data = _voxels(file, Intake(field, limits))
+        header, data = _voxels(file, StreamCheck(field, limits))
     return Volume(
         data=data,
         affine=header.affine,
@@ -92,7 +92,7 @@ def read(path: Path, *, field: Input, limits: Limits = DEFAULT) -> Volume:
     )
 
 
-def _voxels(file: IO[bytes], intake: Intake) -> tuple[Header, npt.NDArray[Any]]:
+def _voxels(file: IO[bytes], intake: StreamCheck) -> tuple[Header, npt.NDArray[Any]]:
     flat = np.empty(0, np.uint8)
     filled = -1  # the first piece is the header
     while chunk := file.read(_CHUNK):

@@ -23,7 +23,7 @@ from app.imaging.io.header import Header, check_extensions, length, parse
 from app.imaging.io.limits import DEFAULT, Limits, invalid
 from app.sdk.types import Flag, Input
 
-__all__ = ["GAPS", "Intake", "largest_stored"]
+__all__ = ["GAPS", "StreamCheck", "largest_stored"]
 
 GAPS = "non-finite-voxels"
 
@@ -31,7 +31,7 @@ _MAX_PADDING = 4096
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
-class Intake:
+class StreamCheck:
     """Takes one volume in; see :meth:`feed` and :meth:`finish`. After an error it is of no further use.
 
     >>> with storage.writer() as writer:

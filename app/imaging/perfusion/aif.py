@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from app.sdk.types import Flag, Input
 
-__all__ = ["Bolus", "baseline_frames", "find", "hold_still"]
+__all__ = ["Bolus", "baseline_frames", "correct_motion", "find"]
 
 MOVED_MM: Final = 3.0
 """Movement of a point 80 mm from the head's centre that is worth a flag; it is corrected all the same."""
@@ -80,7 +80,7 @@ def find(enhancement: np.ndarray, inside: np.ndarray, *, before: int) -> Bolus:
     rough = np.abs(np.diff(candidates, n=2, axis=1)).sum(axis=1) / height
 
     # Most candidates are neither: each trait counts by how far it is from the crowd, whatever the dose and frame rate.
-    merit = _standing(height) - _standing(time) - _standing(width) - _standing(rough)
+    merit = robust_z(height) - robust_z(time) - robust_z(width) - robust_z(rough)
     best = np.argsort(merit)[-min(_ARTERIES, len(merit)) :]
     arterial = candidates[best].mean(axis=0)
 
@@ -94,8 +94,12 @@ def find(enhancement: np.ndarray, inside: np.ndarray, *, before: int) -> Bolus:
     if arterial.max() < max(5 * noise, 2 * float(np.median(curves.max(axis=1)))):
         flags.append(_flag("aif-doubtful", "no clear arterial curve in the CT perfusion series"))
     if venous.max() < arterial.max() or int(venous.argmax()) < int(arterial.argmax()):
-        flags.append(_flag("vof-doubtful", "no venous curve larger and later than the arterial one; CBF and CBV may be"
-                           " off by a common factor"))  # fmt: skip
+        flags.append(
+            _flag(
+                "vof-doubtful",
+                "no venous curve larger and later than the arterial one; CBF and CBV may be off by a common factor",
+            )
+        )
     whole = curves.mean(axis=0)
     if whole[-3:].mean() > 0.5 * whole.max():
         flags.append(_flag("ctp-truncated", "the series ends before the contrast has left; delays may be cut short"))
@@ -104,7 +108,7 @@ def find(enhancement: np.ndarray, inside: np.ndarray, *, before: int) -> Bolus:
     return Bolus(arterial * scale, venous, scale, tuple(flags))
 
 
-def hold_still(series: np.ndarray, spacing_mm: tuple[float, float, float]) -> tuple[np.ndarray, float]:
+def correct_motion(series: np.ndarray, spacing_mm: tuple[float, float, float]) -> tuple[np.ndarray, float]:
     """Move every frame onto the first one.
 
     :param series: (X, Y, Z, T) HU; changed in place where a frame has moved
@@ -142,7 +146,7 @@ def hold_still(series: np.ndarray, spacing_mm: tuple[float, float, float]) -> tu
     return series, largest
 
 
-def _standing(trait: np.ndarray) -> np.ndarray:
+def robust_z(trait: np.ndarray) -> np.ndarray:
     """How far each value is from the median, in median absolute deviations, at most 10."""
     apart = trait - np.median(trait)
     standing: np.ndarray = np.clip(apart / max(float(np.median(np.abs(apart))), 1e-6), -10, 10)
@@ -160,8 +164,10 @@ def _levels(frame: np.ndarray) -> np.ndarray:
 
 def _gradient(frame: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """(X, Y, Z, 3) HU per mm; an axis of one slice has no gradient."""
-    parts = [np.gradient(frame, edges[axis], axis=axis) if frame.shape[axis] > 1 else np.zeros_like(frame)
-             for axis in range(3)]  # fmt: skip
+    parts = [
+        np.gradient(frame, edges[axis], axis=axis) if frame.shape[axis] > 1 else np.zeros_like(frame)
+        for axis in range(3)
+    ]
     return np.stack(parts, axis=-1)
 
 

@@ -26,7 +26,7 @@ from app.imaging.resample import shrink
 from app.sdk.errors import GeometryMismatch, InvalidVolume
 from app.sdk.types import Flag, Input
 
-__all__ = ["Maps", "deconvolve"]
+__all__ = ["PerfusionMaps", "deconvolve"]
 
 _WORKING_MM: Final = 2.0
 _SMOOTH_MM: Final = 5.0
@@ -47,7 +47,7 @@ _LEAST_ML: Final = 20.0
 
 
 @dataclass(frozen=True)
-class Maps:
+class PerfusionMaps:
     """Four maps on one grid of about 2 mm, 0 outside the brain, and what was doubtful about them."""
 
     cbf: Volume  # mL / 100 g / min
@@ -61,7 +61,7 @@ class Maps:
         return {Input.CBF: self.cbf, Input.CBV: self.cbv, Input.MTT: self.mtt, Input.TMAX: self.tmax}
 
 
-def deconvolve(series: Volume, mni_from_world: np.ndarray) -> Maps:
+def deconvolve(series: Volume, mni_from_world: np.ndarray) -> PerfusionMaps:
     """Flow, volume, transit time and delay of a series.
 
     :param series: (X, Y, Z, T) HU, with its time step
@@ -71,7 +71,7 @@ def deconvolve(series: Volume, mni_from_world: np.ndarray) -> Maps:
     """
     step_s = _step_s(series)
     frames, affine = _working(series)
-    frames, moved_mm = aif.hold_still(frames, _edges(affine))
+    frames, moved_mm = aif.correct_motion(frames, _edges(affine))
 
     depth = brain_mask.distance(affine, frames.shape[:3], mni_from_world)
     plain = frames[..., :2].mean(axis=-1)
@@ -90,7 +90,7 @@ def deconvolve(series: Volume, mni_from_world: np.ndarray) -> Maps:
     cbf, cbv, mtt, tmax = (
         Volume(_filled(tissue, values), affine) for values in (found.cbf, found.cbv, found.mtt, found.tmax)
     )
-    return Maps(cbf, cbv, mtt, tmax, (*_moved(moved_mm), *vessels.flags))
+    return PerfusionMaps(cbf, cbv, mtt, tmax, (*_moved(moved_mm), *vessels.flags))
 
 
 def _step_s(series: Volume) -> float:

@@ -29,7 +29,7 @@ from app.imaging.registration import gauss_newton, skull_strip, template
 from app.imaging.registration.gauss_newton import Points
 from app.imaging.registration.skull_strip import OUTSIDE
 
-__all__ = ["POOR", "Alignment", "Head", "between", "to_mni", "warm_up"]
+__all__ = ["POOR", "Alignment", "RegistrationImage", "between", "to_mni", "warm_up"]
 
 Floats = npt.NDArray[np.float32]
 Matrix = npt.NDArray[Any]
@@ -58,7 +58,7 @@ class Alignment:
     poor: bool
 
 
-class Head:
+class RegistrationImage:
     """A head CT as an alignment needs it; what is found out about it once serves every alignment that it takes part in.
 
     :ivar hu: a small clamped copy, Hounsfield units
@@ -74,7 +74,7 @@ class Head:
         return resample.resample(self.hu, np.linalg.inv(self.affine) @ affine, shape, fill=OUTSIDE)
 
 
-def to_mni(head: Head) -> Alignment:
+def to_mni(head: RegistrationImage) -> Alignment:
     """Align a head CT, with or without contrast, to MNI152.
 
     Anything that is not a head, down to an empty volume, gives an alignment by its centre alone, quality 0 and poor.
@@ -85,7 +85,7 @@ def to_mni(head: Head) -> Alignment:
     return Alignment(np.linalg.inv(world_from_mni), quality, poor=quality < POOR)
 
 
-def between(moving: Head, fixed: Head, *, rigid: bool = False) -> tuple[Matrix, float]:
+def between(moving: RegistrationImage, fixed: RegistrationImage, *, rigid: bool = False) -> tuple[Matrix, float]:
     """Align one head CT of a patient to another, an NCCT to a CTA as a rule.
 
     Gives the (4, 4) map from world millimetres of ``moving`` to those of ``fixed``, and a quality of 0 to 1 (0 where
@@ -120,7 +120,7 @@ def warm_up() -> None:
     skull_strip.warm_up()
     ball = np.linalg.norm(np.indices((64, 64, 64)) - 31.5, axis=0)
     hu = np.where(ball < 22, 35, np.where(ball < 26, 800, -1000)).astype(np.int16)
-    head = Head(Volume(np.asfortranarray(hu), np.diag([3.0, 3.0, 3.0, 1.0])))
+    head = RegistrationImage(Volume(np.asfortranarray(hu), np.diag([3.0, 3.0, 3.0, 1.0])))
     to_mni(head)
     between(head, head)
     template.forget_maps()
@@ -136,7 +136,7 @@ def _small(volume: Volume) -> tuple[Floats, Matrix]:
     return blocks * np.float32(slope) + np.float32(inter), volume.affine @ from_blocks
 
 
-def _start(head: Head) -> Matrix | None:
+def _start(head: RegistrationImage) -> Matrix | None:
     """(4, 4) MNI to world, right to some ten millimetres; None where there is no intracranial space."""
     low, high = _body(head)
     shape = tuple(int(n) for n in np.ceil((high - low) / START_MM) + 1)
@@ -165,7 +165,7 @@ def _start(head: Head) -> Matrix | None:
     return grid @ points.out_of(found)
 
 
-def _refine(head: Head, world_from_mni: Matrix) -> tuple[Matrix, float]:
+def _refine(head: RegistrationImage, world_from_mni: Matrix) -> tuple[Matrix, float]:
     """All twelve numbers, from the skull's inner face and the CSF within, on two grids; and their quality."""
     grid, shape = _about_brain(np.eye(4))
     quality, strained = 0.0, np.zeros(6)
@@ -201,7 +201,7 @@ def _about_brain(world_from_mni: Matrix) -> tuple[Matrix, tuple[int, ...]]:
     return world_from_mni @ grid, tuple(int(n) for n in np.ceil((high - low) / FINE_MM) + 1)
 
 
-def _head_image(head: Head, affine: Matrix, shape: tuple[int, ...], fwhm: float) -> Floats:
+def _head_image(head: RegistrationImage, affine: Matrix, shape: tuple[int, ...], fwhm: float) -> Floats:
     """Bone, matter and field of view of a head on a grid, blurred by ``fwhm`` mm."""
     hu = head.on(affine, shape)
     images = [template.ramp(hu, template.BONE_HU), template.ramp(hu, template.MATTER_HU)]
@@ -243,7 +243,7 @@ def _channels(values: list[npt.NDArray[Any]], seen: npt.NDArray[np.bool_], fwhm:
     return np.ascontiguousarray(np.stack([*blurred, view], axis=-1), np.float32)
 
 
-def _body(head: Head) -> tuple[Matrix, Matrix]:
+def _body(head: RegistrationImage) -> tuple[Matrix, Matrix]:
     """World bounding box, low and high, of what is not air; of everything where all is."""
     solid = head.hu > BODY_HU
     ends = []
@@ -254,7 +254,7 @@ def _body(head: Head) -> tuple[Matrix, Matrix]:
     return corners[:, :3].min(axis=0), corners[:, :3].max(axis=0)
 
 
-def _by_centre(head: Head) -> Matrix:
+def _by_centre(head: RegistrationImage) -> Matrix:
     low, high = _body(head)
     matrix = np.eye(4)
     matrix[:3, 3] = template.CENTRE_MM - (low + high) / 2

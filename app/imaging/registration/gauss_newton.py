@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from app.imaging.jit import compiled
+from app.imaging.jit import jit_compiled
 
 __all__ = ["UNIT_MM", "Points", "fit", "strain"]
 
@@ -148,11 +148,17 @@ def _similarity_basis(found: Matrix) -> Matrix:
     return np.array(columns).T
 
 
-@compiled
+@jit_compiled
 def _accumulate(
-    image: Floats, at: Matrix, values: Floats, weights: Floats, found: Matrix,
-    normal: Matrix, gradient: Matrix, sums: Matrix,
-) -> None:  # fmt: skip
+    image: Floats,
+    at: Matrix,
+    values: Floats,
+    weights: Floats,
+    found: Matrix,
+    normal: Matrix,
+    gradient: Matrix,
+    sums: Matrix,
+) -> None:
     """Add J'WJ, J'We, e'We and the sum of weights over all points and channels.
 
     A row of J is the image's slope by each voxel axis times (x, y, z, 1). So a point adds, for each pair of axes, one
@@ -201,7 +207,7 @@ def _accumulate(
     _add_blocks(pairs, sides, normal, gradient)
 
 
-@compiled
+@jit_compiled
 def _add_blocks(pairs: Matrix, sides: Matrix, normal: Matrix, gradient: Matrix) -> None:
     """Add the blocks of the pairs of axes to J'WJ, on both sides of its diagonal, and the axes' own to J'We."""
     pair = 0
@@ -214,7 +220,7 @@ def _add_blocks(pairs: Matrix, sides: Matrix, normal: Matrix, gradient: Matrix) 
             pair += 1
 
 
-@compiled
+@jit_compiled
 def _sample(image: Floats, p: float, q: float, r: float, channel: int, slopes: Matrix) -> None:
     """Trilinear value of a channel, and its derivative along each axis, into ``slopes``."""
     a, b, c = int(p), int(q), int(r)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from app.imaging.jit import compiled
+from app.imaging.jit import jit_compiled
 
 __all__ = ["BONE_HU", "OUTSIDE", "intracranial", "warm_up"]
 
@@ -83,7 +83,7 @@ def _distance(mask: Mask, spacing_mm: float) -> Floats:
     return distance
 
 
-@compiled
+@jit_compiled
 def _chamfer(distance: Floats, unit: Any) -> None:
     """Borgefors' two sweeps, forward then backward, over the 13 neighbours already visited."""
     nx, ny, nz = distance.shape
@@ -106,7 +106,7 @@ def _chamfer(distance: Floats, unit: Any) -> None:
                     distance[i, j, k] = best
 
 
-@compiled
+@jit_compiled
 def _ways_out(kind: Array, to_air: Array, to_bone: Array) -> None:
     """For each voxel, how many of its 26 rays meet air first, and how many bone.
 

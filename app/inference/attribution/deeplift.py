@@ -31,14 +31,14 @@ _FLAT = 1e-12
 """Keeps what is equal from being divided by nothing."""
 
 
-class Absence(NamedTuple):
+class AbsentImage(NamedTuple):
     """A fold's view of no image: what its rectifiers receive, in order, and its trunk features."""
 
     received: list[Tensor]
     features: Tensor
 
 
-class Pass(NamedTuple):
+class RescalePass(NamedTuple):
     """What one fold saw and why: features (1, 4 f, x, y, z), and slopes by voxels (1, c, X, Y, Z) and by bits (c,).
 
     Shares are slopes times the image, and times the bits; absence is zero in both.
@@ -50,7 +50,7 @@ class Pass(NamedTuple):
 
 
 @torch.no_grad()
-def absence(fold: Network, blank: Tensor) -> Absence:
+def absent_image(fold: Network, blank: Tensor) -> AbsentImage:
     """:param blank: (1, c, x, y, z) of zeros, as the ensemble makes images of one patient."""
     received: list[Tensor] = []
 
@@ -59,10 +59,10 @@ def absence(fold: Network, blank: Tensor) -> Absence:
         received.append(x if received else x[:, :, :1, :1, :1].clone())
         return torch.relu(x)
 
-    return Absence(received=received, features=_trunk(fold, blank, rectify))
+    return AbsentImage(received=received, features=_trunk(fold, blank, rectify))
 
 
-def explain(fold: Network, none: Absence, image: Tensor, clinical: Tensor, bits: slice) -> Pass:
+def explain(fold: Network, none: AbsentImage, image: Tensor, clinical: Tensor, bits: slice) -> RescalePass:
     """Slopes whose shares sum to logit(patient) - logit(patient without images), up to the tail's quadrature.
 
     :param image: (1, c, x, y, z)
@@ -75,7 +75,7 @@ def explain(fold: Network, none: Absence, image: Tensor, clinical: Tensor, bits:
     features = _after_stem(fold, seen, lambda x: _Rescaled.apply(x, next(left)))  # type: ignore[no-untyped-call]
     slopes, by_bit = _tail_slopes(fold, none.features, features.detach(), clinical, bits)
     (by_seen,) = torch.autograd.grad(features, seen, slopes)
-    return Pass(features.detach(), _back_through(stem.conv.weight, by_seen), by_bit)
+    return RescalePass(features.detach(), _back_through(stem.conv.weight, by_seen), by_bit)
 
 
 def _back_through(weight: Tensor, slopes: Tensor) -> Tensor:
@@ -135,7 +135,9 @@ class _Rescaled(torch.autograd.Function):
         return slope.mul_(gradients[0]), None
 
 
-def passes(folds: list[Network], none: list[Absence], image: Tensor, clinical: Tensor, bits: slice) -> Iterator[Pass]:
+def passes(
+    folds: list[Network], none: list[AbsentImage], image: Tensor, clinical: Tensor, bits: slice
+) -> Iterator[RescalePass]:
     """Fold by fold, so that one fold's activations are held at a time."""
     for fold, empty in zip(folds, none, strict=True):
         yield explain(fold, empty, image, clinical, bits)
