@@ -13,12 +13,18 @@ revision = "0008"
 down_revision = "0007"
 
 
+RENAMED_COLUMNS = (
+    ("model_requests", "ticket", "generation"),
+    ("model_requests", "asked", "requested"),
+    ("workers", "beat", "last_heartbeat"),
+    ("workers", "beats", "heartbeats"),
+    ("workers", "answers", "load_results"),
+    ("predictions", "turn", "queue_position"),
+)
+
+
 def upgrade() -> None:
     op.rename_table("demands", "model_requests")
-    op.alter_column("model_requests", "ticket", new_column_name="generation")
-    op.alter_column("model_requests", "asked", new_column_name="requested")
-    op.alter_column("workers", "beat", new_column_name="last_heartbeat")
-    op.alter_column("workers", "beats", new_column_name="heartbeats")
-    op.alter_column("workers", "answers", new_column_name="load_results")
+    for table, old, new in RENAMED_COLUMNS:  # plain SQL: Alembic renames no column on SQLite, which can
+        op.execute(sa.text(f"ALTER TABLE {table} RENAME COLUMN {old} TO {new}"))
     op.execute(sa.text("UPDATE workers SET load_results = NULL"))
-    op.alter_column("predictions", "turn", new_column_name="queue_position")
