@@ -1,1 +1,1 @@
-"""Computations on volumes as plain arrays and affines: preprocessing, vessels, plausibility, resampling."""
+"""Computations on volumes as plain arrays and affines: input and output, registration, perfusion, vessels."""

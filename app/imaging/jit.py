@@ -1,15 +1,10 @@
-"""Numerical kernels compiled by numba, and the threads they run on.
+"""Compile numerical kernels with numba, and run them on threads.
 
-Notable choices:
-- ``cache=True`` keeps the machine code beside the source, so only the first worker of an installation compiles.
-  Where no folder can be written (a read-only image without a home) numba refuses; then it is compiled
-  in memory instead.
-- numba, and LLVM with it, are some 50 MB and a third of a second: they come with the first kernel that runs, so that
-  a worker asked only for prepared tensors, and a command that says a version's card, never have them.
-- Kernels release the GIL and are run on plain Python threads over disjoint slabs. numba's own ``prange`` is not
-  used: its default threading layer aborts the process when two Python threads enter it at once.
-- Each slab is computed by the same instructions whichever thread runs it, so the number of threads changes nothing
-  in the result.
+Design notes:
+- numba is imported when the first kernel runs, because many processes never run one.
+- The machine code is cached on disk; where no folder is writable, a kernel is compiled in memory.
+- Kernels release the GIL and run on Python threads over disjoint slabs (docs/decisions/0050).
+- The number of threads does not change the result.
 """
 
 from __future__ import annotations
@@ -28,7 +23,7 @@ MAX_THREADS = 8
 
 
 class Kernel(Generic[P, R]):
-    """A function that is compiled when it is first called. Kernels call each other by their names."""
+    """A function that numba compiles at the first call. A kernel may call another kernel by its name."""
 
     def __init__(self, function: Callable[P, R]) -> None:
         self._function = function
@@ -49,31 +44,31 @@ class Kernel(Generic[P, R]):
 
     @property
     def _numba_type_(self) -> Any:
-        """What numba takes this for where another kernel names it."""
+        """The type by which numba compiles a call from another kernel."""
         return self._dispatcher._numba_type_
 
 
-def jit_compiled(function: Callable[P, R]) -> Kernel[P, R]:
-    """Compile ``function`` on first use for the types it is called with; the GIL is released while it runs."""
+def lazy_njit(function: Callable[P, R]) -> Kernel[P, R]:
+    """Decorator: ``numba.njit`` at the first call, for the types of the arguments, without the GIL."""
     return Kernel(function)
 
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads(), thread_name_prefix="imaging")
+    return ThreadPoolExecutor(thread_count(), thread_name_prefix="imaging")
 
 
-def threads() -> int:
-    """Cores this process may use, at most ``MAX_THREADS``."""
+def thread_count() -> int:
+    """Number of cores that this process may use, at most ``MAX_THREADS``."""
     return max(1, min(MAX_THREADS, len(os.sched_getaffinity(0))))
 
 
-def over_slabs(count: int, work: Callable[[int, int], None]) -> None:
-    """Call ``work(start, stop)`` for slabs that together cover ``range(count)``, in parallel."""
-    parts = min(count, threads())
+def run_in_slabs(count: int, work: Callable[[int, int], None]) -> None:
+    """Call ``work(start, stop)`` in parallel for slabs that together cover ``range(count)``."""
+    parts = min(count, thread_count())
     if parts <= 1:
         work(0, count)
         return
     edges = [count * part // parts for part in range(parts + 1)]
-    for done in [_pool().submit(work, start, stop) for start, stop in itertools.pairwise(edges)]:
-        done.result()
+    for future in [_pool().submit(work, start, stop) for start, stop in itertools.pairwise(edges)]:
+        future.result()

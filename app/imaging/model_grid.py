@@ -1,4 +1,4 @@
-"""The common voxel grid of a model version and the normalisation of its channels."""
+"""The voxel grid of a model version, and the normalisation of its channels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from app.sdk.types import Channel
 
 
 class Grid(FrozenModel):
-    """The common grid: voxel (i, j, k) lies at ``affine @ (i, j, k, 1)``, MNI152 RAS+ millimetres."""
+    """Voxel grid in MNI152 space: voxel (i, j, k) lies at ``affine @ (i, j, k, 1)``, RAS+ millimetres."""
 
     template: Literal["mni152"] = "mni152"
     shape: tuple[int, int, int]
@@ -19,12 +19,12 @@ class Grid(FrozenModel):
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
-        """Lengths of the voxel edges; the affine is axis-aligned, so its diagonal."""
+        """Lengths of the voxel edges: the diagonal, because the affine is axis-aligned."""
         return (abs(self.affine[0][0]), abs(self.affine[1][1]), abs(self.affine[2][2]))
 
 
 class ChannelSpec(FrozenModel):
-    """One channel: clip to ``window`` (in the modality's own units), then (x - mean) / std; 0 where absent."""
+    """Normalisation of one channel: clip to ``window`` (units of the modality), then (x - mean) / std; 0 if absent."""
 
     name: Channel
     window: tuple[float, float]

@@ -1,16 +1,11 @@
-"""From any grid to any other under an affine, in one interpolation.
+"""Resample a volume from any grid to any other under an affine, with one interpolation and anti-aliasing.
 
-Notable choices:
-- The chain output voxel -> output world -> input world -> input voxel is one matrix, so a volume is interpolated
-  once however many steps brought it there. Affines are used as they are: any axis order, flip, shear or spacing.
-- Anti-aliasing is a low-pass whose full width at half maximum is the output voxel, along each input axis. It is
-  built of three cheap parts whose variances add up to the wanted one: a block mean of the stored integers (which
-  also makes everything after it small), a three-tap blur of the blocks, and the linear interpolation itself.
+Design notes:
+- All transforms are combined into one matrix. Any axis order, flip, shear or spacing is allowed.
+- Anti-aliasing: a low-pass with the output voxel as full width at half maximum (docs/decisions/0051).
 - Integers stay as stored until the block mean; slope and intercept are applied to the result.
-- Only the part of the input that the output can see is read.
-- A voxel is a box: an output centre within half a voxel of the outermost input centres is inside and takes the
-  nearest plane's values; beyond that it takes ``fill``.
-- Arrays are walked in the order they lie in memory; results are Fortran-ordered, as NIfTI stores them.
+- A voxel is a box: up to half a voxel outside the outermost centres, the value is that of the nearest plane.
+- Results are Fortran-ordered, as NIfTI stores them.
 """
 
 from __future__ import annotations
@@ -21,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.imaging.io.nifti import Volume
-from app.imaging.jit import jit_compiled, over_slabs
+from app.imaging.jit import lazy_njit, run_in_slabs
 from app.imaging.model_grid import Grid
 
 __all__ = ["resample", "shrink", "to_grid", "to_patient", "warm_up"]
@@ -29,27 +24,31 @@ __all__ = ["resample", "shrink", "to_grid", "to_patient", "warm_up"]
 Array = npt.NDArray[Any]
 Affine = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
-Whole = npt.NDArray[np.int64]
+Integers = npt.NDArray[np.int64]
 
 FWHM_TO_SIGMA = float(1 / (2 * np.sqrt(2 * np.log(2))))
 LINEAR_VARIANCE = 1 / 6
-"""Variance, in voxels squared, that linear interpolation adds on average over all phases."""
+"""Variance that linear interpolation adds, voxels squared, averaged over all phases."""
 BLOCKS_PER_SIGMA = 1.8
-"""Largest block, in sigmas of the low-pass. Beyond 2, block mean and interpolation alone are too much blur; below 1.2
-the three taps cannot make up what is missing.
+"""Largest block, in sigmas of the low-pass. Above 2, block mean and interpolation alone blur too much; below 1.2, the
+three-tap blur cannot add the missing variance.
 """
-NATIVE = (np.uint8, np.int16, np.uint16, np.float32)
-"""Types the kernels read as they lie; any other is converted to float32 first."""
+NATIVE_TYPES = (np.uint8, np.int16, np.uint16, np.float32)
+"""Types that the kernels read without conversion; other types are converted to float32 first."""
 
 
 def to_grid(volume: Volume, grid: Grid, world_from_mni: Affine, *, nearest: bool = False, fill: float = 0.0) -> Floats:
-    """Bring a volume to the common grid: float32 (X, Y, Z) real-world values.
+    """Resample a volume to the model's grid: float32 real-world values.
 
-    ``world_from_mni`` (4, 4) takes MNI152 millimetres to the patient's RAS+ millimetres. ``nearest`` keeps labels as
-    they are (no filter). Where the volume does not reach, the answer is ``fill`` (air for CT, 0 for maps).
+    Args:
+        volume: (X, Y, Z), on the patient's grid.
+        grid: the model's grid.
+        world_from_mni: (4, 4), MNI152 -> the patient's RAS+ millimetres.
+        nearest: keep labels: nearest neighbour, without a filter.
+        fill: value outside the volume (air for CT, 0 for maps).
     """
     voxel_from_grid = np.linalg.inv(volume.affine) @ world_from_mni @ np.asarray(grid.affine)
-    if volume.data.dtype.type not in NATIVE:
+    if volume.data.dtype.type not in NATIVE_TYPES:
         return resample(volume.values(), voxel_from_grid, grid.shape, nearest=nearest, fill=fill)
     return resample(
         volume.data, voxel_from_grid, grid.shape, nearest=nearest, fill=fill, slope=volume.slope, inter=volume.inter
@@ -59,9 +58,14 @@ def to_grid(volume: Volume, grid: Grid, world_from_mni: Affine, *, nearest: bool
 def to_patient(
     values: Array, grid: Grid, affine: Affine, shape: tuple[int, int, int], mni_from_world: Affine
 ) -> Floats:
-    """Bring values (X, Y, Z) on the common grid back to a patient's own voxels: float32 of ``shape``, 0 outside.
+    """Resample values on the model's grid to the patient's grid: float32 of ``shape``, 0 outside.
 
-    ``affine`` takes the patient's voxels to RAS+ millimetres, ``mni_from_world`` those to MNI152 millimetres.
+    Args:
+        values: (X, Y, Z).
+        grid: the model's grid.
+        affine: (4, 4), the patient's voxels -> RAS+ millimetres.
+        shape: shape of the patient's grid.
+        mni_from_world: (4, 4), the patient's RAS+ millimetres -> MNI152 millimetres.
     """
     return resample(values, np.linalg.inv(np.asarray(grid.affine)) @ mni_from_world @ affine, shape)
 
@@ -80,31 +84,31 @@ def resample(
 
     Values are ``slope * stored + inter``; outside the data they are ``fill``.
     """
-    lying, matrix = _as_it_lies(data, voxel_from_out)
+    array, matrix = _in_memory_order(data, voxel_from_out)
     out = np.empty(shape[::-1], np.float32)
-    bounds = np.array([[-0.5, size - 0.5] for size in lying.shape])
+    bounds = np.array([[-0.5, size - 0.5] for size in array.shape])
     if nearest:
         kernel = _nearest
     else:
         kernel = _linear
-        lying, matrix, bounds = _low_passed(lying, matrix, bounds, shape)
+        array, matrix, bounds = _low_passed(array, matrix, bounds, shape)
     scaling = float(slope), float(inter), float(fill)
-    over_slabs(out.shape[0], lambda start, stop: kernel(lying, matrix, bounds, *scaling, out[start:stop], start))
+    run_in_slabs(out.shape[0], lambda start, stop: kernel(array, matrix, bounds, *scaling, out[start:stop], start))
     return out.T
 
 
 def shrink(
     data: Array, factors: tuple[int, int, int], *, clamp: tuple[float, float] = (-np.inf, np.inf)
 ) -> tuple[Floats, Affine]:
-    """Means of blocks of ``factors`` voxels: float32, and the (4, 4) matrix from its voxels to those of ``data``.
+    """Average blocks of ``factors`` voxels: the means, float32, and the (4, 4) map from blocks to voxels of ``data``.
 
-    Stored values are clamped before they are averaged, so that an edge stays where half of a block is past it,
-    however bright the other side. A block that hangs over the end repeats the last plane.
+    Stored values are clamped first, so that very bright voxels do not move an edge. A block that crosses the end of
+    the data repeats the last plane.
     """
-    lying, order = _as_it_lies(data, np.eye(4))
-    axes = np.argmax(np.abs(order[:, :3]), axis=1)  # axis of data that each axis of the array is
+    array, order = _in_memory_order(data, np.eye(4))
+    axes = np.argmax(np.abs(order[:, :3]), axis=1)  # for each axis of the array, its axis of data
     sizes = np.array([factors[axis] for axis in axes])
-    blocks = _block_means(lying, sizes, np.zeros(3, np.int64), -(-np.array(lying.shape) // sizes), clamp)
+    blocks = _block_means(array, sizes, np.zeros(3, np.int64), -(-np.array(array.shape) // sizes), clamp)
     matrix = np.eye(4)
     matrix[:3, :3] = np.diag(np.array(factors, float))
     matrix[:3, 3] = (np.array(factors) - 1) / 2
@@ -112,88 +116,82 @@ def shrink(
 
 
 def warm_up() -> None:
-    """Compile, or load from the cache, the kernels of every stored type that is common."""
+    """Compile the kernels for the common stored types, or load them from the cache."""
     for dtype in (np.int16, np.uint8, np.float32):
         cube = np.zeros((4, 4, 4), dtype)
         resample(cube, np.diag([2.0, 2.0, 2.0, 1.0]), (2, 2, 2))
         resample(cube, np.eye(4), (2, 2, 2), nearest=True)
 
 
-def _as_it_lies(data: Array, voxel_from_out: Affine) -> tuple[Array, Affine]:
-    """The data as a C-contiguous array of a native type, and the (3, 4) matrix to its axes in their order."""
+def _in_memory_order(data: Array, voxel_from_out: Affine) -> tuple[Array, Affine]:
+    """The data as a C-contiguous array of a native type, and the (3, 4) matrix for its order of axes."""
     matrix = np.ascontiguousarray(voxel_from_out[:3], dtype=np.float64)
     if data.flags.f_contiguous and not data.flags.c_contiguous:
         data, matrix = data.T, np.ascontiguousarray(matrix[::-1])
-    return np.ascontiguousarray(data, data.dtype.type if data.dtype.type in NATIVE else np.float32), matrix
+    return np.ascontiguousarray(data, data.dtype.type if data.dtype.type in NATIVE_TYPES else np.float32), matrix
 
 
-def _low_passed(lying: Array, matrix: Affine, bounds: Affine, shape: tuple[int, ...]) -> tuple[Floats, Affine, Affine]:
-    """What linear interpolation may be applied to: blurred block means of the part that the output sees.
+def _low_passed(array: Array, matrix: Affine, bounds: Affine, shape: tuple[int, ...]) -> tuple[Floats, Affine, Affine]:
+    """Blurred block means of the part of the data that the output needs, ready for linear interpolation.
 
-    Gives the blocks, and ``matrix`` and ``bounds`` in their coordinates. Along each axis the variance of the block
-    mean, (k^2 - 1) / 12, of the taps (a, 1 - 2a, a) on blocks, 2 a k^2, and of the interpolation, k^2 / 6, make up
-    that of the low-pass.
+    Returns the blocks, and ``matrix`` and ``bounds`` in coordinates of the blocks. Along each axis the variances of the
+    block mean, (k^2 - 1) / 12, of the taps (a, 1 - 2a, a) on blocks, 2 a k^2, and of the interpolation, k^2 / 6, add up
+    to the variance of the low-pass.
     """
     variance = (FWHM_TO_SIGMA**2) * (matrix[:, :3] ** 2).sum(axis=1)
     size = np.maximum(1, np.floor(np.sqrt(variance) * BLOCKS_PER_SIGMA)).astype(np.int64)
     taps = np.clip((variance - (size**2 - 1) / 12 - size**2 * LINEAR_VARIANCE) / (2 * size**2), 0, 0.25)
 
     corners = np.array([[i, j, k, 1] for i in (0, shape[0] - 1) for j in (0, shape[1] - 1) for k in (0, shape[2] - 1)])
-    reach = corners @ matrix.T  # (8, 3) in voxels of the data
-    count = -(-np.array(lying.shape) // size)
-    first = np.clip(np.floor(reach.min(axis=0) / size) - 2, 0, count - 1).astype(np.int64)
-    last = np.clip(np.ceil(reach.max(axis=0) / size) + 2, 0, count - 1).astype(np.int64)
-    blocks = _block_means(lying, size, first, last - first + 1)
+    corner_voxels = corners @ matrix.T  # (8, 3) in voxels of the data
+    count = -(-np.array(array.shape) // size)
+    first = np.clip(np.floor(corner_voxels.min(axis=0) / size) - 2, 0, count - 1).astype(np.int64)
+    last = np.clip(np.ceil(corner_voxels.max(axis=0) / size) + 2, 0, count - 1).astype(np.int64)
+    blocks = _block_means(array, size, first, last - first + 1)
     _blur(blocks, taps)
 
-    origin = (size - 1) / 2 + first * size  # of the first block's centre, in voxels
+    origin = (size - 1) / 2 + first * size  # centre of the first block, in voxels
     moved = matrix.copy()
     moved[:, 3] -= origin
     return blocks, moved / size[:, None], (bounds - origin[:, None]) / size[:, None]
 
 
 def _block_means(
-    lying: Array, size: Whole, first: Whole, count: Whole, clamp: tuple[float, float] = (-np.inf, np.inf)
+    array: Array, size: Integers, first: Integers, count: Integers, clamp: tuple[float, float] = (-np.inf, np.inf)
 ) -> Floats:
-    """Means of the ``count`` blocks from block ``first`` on, axis by axis."""
+    """Means of ``count`` blocks per axis, from block ``first``."""
     if (size == 1).all():
         window = tuple(slice(start, start + n) for start, n in zip(first, count, strict=True))
-        blocks = lying[window].astype(np.float32, order="C")
+        blocks = array[window].astype(np.float32, order="C")
         return blocks if clamp == (-np.inf, np.inf) else np.clip(blocks, *clamp, out=blocks)
-    whole = np.issubdtype(lying.dtype, np.integer)
-    limits = (np.iinfo(lying.dtype).min, np.iinfo(lying.dtype).max) if whole else (-np.inf, np.inf)
-    low, high = (lying.dtype.type(np.clip(bound, *limits)) for bound in clamp)
+    is_integer = np.issubdtype(array.dtype, np.integer)
+    limits = (np.iinfo(array.dtype).min, np.iinfo(array.dtype).max) if is_integer else (-np.inf, np.inf)
+    low, high = (array.dtype.type(np.clip(bound, *limits)) for bound in clamp)
     blocks = np.empty(tuple(count), np.float32)
-    over_slabs(
-        int(count[0]),
-        lambda start, stop: _block_slab(
-            lying,
-            size,
-            first,
-            low,
-            high,
-            blocks[start:stop],
-            start,
-            np.zeros(int(count[2] * size[2]), np.int32 if whole else np.float32),
-        ),
-    )
+    row_type = np.int32 if is_integer else np.float32
+
+    def work(start: int, stop: int) -> None:
+        row = np.zeros(int(count[2] * size[2]), row_type)
+        _block_slab(array, size, first, low, high, blocks[start:stop], start, row)
+
+    run_in_slabs(int(count[0]), work)
     return blocks
 
 
 def _blur(blocks: Floats, taps: Floats | Affine) -> None:
-    """Blur in place by (a, 1 - 2a, a) along each axis; the end planes are repeated."""
+    """Blur in place by (a, 1 - 2a, a) along each axis; end planes are repeated."""
     if taps[1:].any():
-        over_slabs(blocks.shape[0], lambda start, stop: _blur_planes(blocks[start:stop], taps[1], taps[2]))
+        run_in_slabs(blocks.shape[0], lambda start, stop: _blur_planes(blocks[start:stop], taps[1], taps[2]))
     if taps[0]:
-        over_slabs(blocks.shape[1], lambda start, stop: _blur_across(blocks, taps[0], start, stop))
+        run_in_slabs(blocks.shape[1], lambda start, stop: _blur_across(blocks, taps[0], start, stop))
 
 
-@jit_compiled
+@lazy_njit
 def _block_slab(
-    lying: Array, size: Whole, first: Whole, low: Any, high: Any, blocks: Floats, slab: int, row: Array
+    array: Array, size: Integers, first: Integers, low: Any, high: Any, blocks: Floats, slab: int, row: Array
 ) -> None:
-    """Add rows of stored values up in ``row`` (exactly, for integers), then along it: reads are sequential."""
-    planes, rows, columns = lying.shape
+    """Sum rows of stored values in ``row`` (exact for integers), then along it, so that reads are sequential."""
+    planes, rows, columns = array.shape
     begin = first[2] * size[2]
     whole = min(columns - begin, row.size)
     scale = np.float32(1.0 / (size[0] * size[1] * size[2]))
@@ -203,7 +201,7 @@ def _block_slab(
             for u in range(size[0]):
                 plane = min((first[0] + slab + a) * size[0] + u, planes - 1)
                 for v in range(size[1]):
-                    line = lying[plane, min((first[1] + b) * size[1] + v, rows - 1), begin : begin + whole]
+                    line = array[plane, min((first[1] + b) * size[1] + v, rows - 1), begin : begin + whole]
                     for c in range(whole):
                         value = line[c]
                         value = max(value, low)
@@ -213,9 +211,9 @@ def _block_slab(
             _means_along(row, size[2], scale, blocks[a, b])
 
 
-@jit_compiled
+@lazy_njit
 def _means_along(row: Array, width: int, scale: np.float32, means: Floats) -> None:
-    if width == 2:  # the common widths apart: the compiler vectorises a fixed stride
+    if width == 2:  # common widths have their own loop, because the compiler vectorises a fixed stride
         for c in range(means.size):
             means[c] = (row[2 * c] + row[2 * c + 1]) * scale
     elif width == 3:
@@ -229,7 +227,7 @@ def _means_along(row: Array, width: int, scale: np.float32, means: Floats) -> No
             means[c] = total * scale
 
 
-@jit_compiled
+@lazy_njit
 def _blur_planes(blocks: Floats, row_tap: float, column_tap: float) -> None:
     planes, rows, columns = blocks.shape
     side, middle = np.float32(column_tap), np.float32(1 - 2 * column_tap)
@@ -254,7 +252,7 @@ def _blur_planes(blocks: Floats, row_tap: float, column_tap: float) -> None:
                 plane[b, columns - 1] = middle * now[columns - 1] + side * (now[columns - 2] + now[columns - 1])
 
 
-@jit_compiled
+@lazy_njit
 def _blur_across(blocks: Floats, tap: float, start: int, stop: int) -> None:
     planes, columns = blocks.shape[0], blocks.shape[2]
     side, middle = np.float32(tap), np.float32(1 - 2 * tap)
@@ -270,29 +268,29 @@ def _blur_across(blocks: Floats, tap: float, start: int, stop: int) -> None:
             before, now = now, before
 
 
-@jit_compiled
+@lazy_njit
 def _linear(
     data: Array, matrix: Affine, bounds: Affine, slope: float, inter: float, fill: float, out: Floats, first: int
 ) -> None:
-    """Trilinear interpolation; neighbours beyond the data are its end planes."""
+    """Trilinear interpolation; neighbours outside the data are its end planes."""
     width, flat = out.shape[2], data.reshape(-1)
     for k in range(out.shape[0]):
         for j in range(out.shape[1]):
             start = matrix[:, 1] * j + matrix[:, 2] * (first + k) + matrix[:, 3]
             low, high = 0, width
             for axis in range(3):
-                low, high = _between_planes(start[axis], matrix[axis, 0], data.shape[axis], low, high)
+                low, high = _interior_range(start[axis], matrix[axis, 0], data.shape[axis], low, high)
             low = min(low, width)
             high = max(low, high)
             row = out[k, j]
-            _row_anywhere(data, matrix, bounds, slope, inter, fill, start, row, 0, low)
-            _row_within(flat, data.shape, matrix, slope, inter, start, row, low, high)
-            _row_anywhere(data, matrix, bounds, slope, inter, fill, start, row, high, width)
+            _row_with_bounds(data, matrix, bounds, slope, inter, fill, start, row, 0, low)
+            _row_interior(flat, data.shape, matrix, slope, inter, start, row, low, high)
+            _row_with_bounds(data, matrix, bounds, slope, inter, fill, start, row, high, width)
 
 
-@jit_compiled
-def _between_planes(start: float, step: float, size: int, low: int, high: int) -> tuple[int, int]:
-    """For which i of low..high-1 surely 0 <= start + step i < size - 1: one fewer at each end than reckoned."""
+@lazy_njit
+def _interior_range(start: float, step: float, size: int, low: int, high: int) -> tuple[int, int]:
+    """Range of i in low..high-1 with 0 <= start + step i < size - 1; one fewer at each end, against rounding."""
     if step > 0:
         return max(low, int(np.ceil(-start / step)) + 1), min(high, int(np.ceil((size - 1 - start) / step)) - 1)
     if step < 0:
@@ -300,7 +298,7 @@ def _between_planes(start: float, step: float, size: int, low: int, high: int) -
     return (low, high) if 0 <= start < size - 1 else (low, low)
 
 
-@jit_compiled
+@lazy_njit
 def _outside(bounds: Affine, p0: float, p1: float, p2: float) -> bool:
     beyond: bool = (
         p0 < bounds[0, 0]
@@ -313,8 +311,8 @@ def _outside(bounds: Affine, p0: float, p1: float, p2: float) -> bool:
     return beyond
 
 
-@jit_compiled
-def _row_within(
+@lazy_njit
+def _row_interior(
     flat: Array,
     shape: tuple[int, int, int],
     matrix: Affine,
@@ -325,7 +323,7 @@ def _row_within(
     low: int,
     high: int,
 ) -> None:
-    """Where all eight neighbours are there: two thirds of the time, without a comparison and by unsigned indices."""
+    """Part of a row where all eight neighbours exist: no comparisons, and unsigned indices, which are faster."""
     one, line, plane = np.uint64(1), np.uint64(shape[2]), np.uint64(shape[1] * shape[2])
     for i in range(low, high):
         p0 = start[0] + matrix[0, 0] * i
@@ -344,8 +342,8 @@ def _row_within(
         row[i] = slope * (front + s * (back - front)) + inter
 
 
-@jit_compiled
-def _row_anywhere(
+@lazy_njit
+def _row_with_bounds(
     data: Array,
     matrix: Affine,
     bounds: Affine,
@@ -380,7 +378,7 @@ def _row_anywhere(
         row[i] = slope * (front + s * (back - front)) + inter
 
 
-@jit_compiled
+@lazy_njit
 def _nearest(
     data: Array, matrix: Affine, bounds: Affine, slope: float, inter: float, fill: float, out: Floats, first: int
 ) -> None:

@@ -1,8 +1,8 @@
-"""A Gaussian over a whole volume on all cores, for what scipy does on one.
+"""Gaussian smoothing of a volume on all cores.
 
-Notable choices:
-- Two of the three axes are done plane by plane, while a plane lies in the cache; the third over rows of all planes.
-- The weights and the order of the sums are fixed: the same volume gives the same numbers on any number of threads.
+Design notes:
+- Two axes are smoothed plane by plane, while a plane lies in the cache; the third axis over rows of all planes.
+- The weights and the order of the sums are fixed, so the number of threads does not change the result.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from app.imaging.jit import jit_compiled, over_slabs
+from app.imaging.jit import lazy_njit, run_in_slabs
 
 __all__ = ["gaussian"]
 
@@ -21,28 +21,32 @@ Floats = npt.NDArray[np.float32]
 
 
 def gaussian(values: Floats, sigma: Sequence[float], *, truncate: float) -> Floats:
-    """``values`` (X, Y, Z) smoothed by ``sigma`` voxels along each axis, cut at ``truncate`` sigmas; end planes repeat.
+    """Smooth a volume as ``scipy.ndimage.gaussian_filter(mode="nearest")`` does, up to float32 rounding.
 
-    What ``scipy.ndimage.gaussian_filter(mode="nearest")`` gives, up to float32 rounding.
+    Args:
+        values: (X, Y, Z).
+        sigma: standard deviation along each axis, voxels.
+        truncate: half width of the kernel, in standard deviations.
     """
     first, second, third = (_weights(each, truncate) for each in sigma)
-    lying = np.ascontiguousarray(values)
-    within, smooth = np.empty_like(lying), np.empty_like(lying)
-    over_slabs(len(lying), lambda start, stop: _in_planes(lying[start:stop], second, third, within[start:stop]))
-    over_slabs(len(lying), lambda start, stop: _across(within, first, smooth[start:stop], start))
+    volume = np.ascontiguousarray(values)
+    planes, smooth = np.empty_like(volume), np.empty_like(volume)
+    run_in_slabs(len(volume), lambda start, stop: _in_planes(volume[start:stop], second, third, planes[start:stop]))
+    run_in_slabs(len(volume), lambda start, stop: _across(planes, first, smooth[start:stop], start))
     return smooth
 
 
 def _weights(sigma: float, truncate: float) -> Floats:
-    """The half of a normalised kernel from its middle outwards."""
+    """Half of a normalised Gaussian kernel, from its centre outwards."""
     at = np.arange(int(truncate * sigma + 0.5) + 1)
     half = np.exp(-(at**2) / (2 * sigma**2))
     weights: Floats = (half / (2 * half.sum() - half[0])).astype(np.float32)
     return weights
 
 
-@jit_compiled
+@lazy_njit
 def _in_planes(planes: Floats, down: Floats, along: Floats, out: Floats) -> None:
+    """Smooth each plane down its rows, then along its columns."""
     rows, columns = planes.shape[1:]
     reach = along.size - 1
     padded = np.empty(columns + 2 * reach, np.float32)
@@ -61,16 +65,16 @@ def _in_planes(planes: Floats, down: Floats, along: Floats, out: Floats) -> None
                     done[c] += along[k] * (left[c] + right[c])
 
 
-@jit_compiled
+@lazy_njit
 def _across(volume: Floats, weights: Floats, out: Floats, first: int) -> None:
     for a in range(out.shape[0]):
         for b in range(volume.shape[1]):
             _add(volume[:, b], weights, first + a, out[a, b])
 
 
-@jit_compiled
+@lazy_njit
 def _add(plane: Any, weights: Floats, row: int, out: Floats) -> None:
-    """One row of a plane smoothed down the plane."""
+    """Write one row of a plane, smoothed down the rows, to ``out``."""
     last, columns = plane.shape[0] - 1, plane.shape[1]
     middle = plane[row]
     for c in range(columns):

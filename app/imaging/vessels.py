@@ -1,17 +1,15 @@
-"""The vessel tree from a CT angiogram, for patients whose site sends no mask of its own.
+"""Segment the vessel tree from a CT angiogram, for patients whose site sends no vessel mask.
 
-Steps: the part of the volume that holds the brain, averaged to about 0.9 mm; bone out; tubes found by their
-second derivatives at three scales; strong tubes grown along weaker ones; islands dropped; back to the CTA's own voxels.
+Steps: average the region of the brain to about 0.9 mm; remove bone; find tubes by second derivatives at three scales;
+keep weak tubes that are connected to strong ones; drop islands; return to the voxels of the CTA.
 
-Notable choices:
-- Frangi's vesselness (Frangi et al., MICCAI 1998): of the Hessian's eigenvalues, a bright tube has two that are large
-  and negative and one near zero. It is evaluated only where the voxel is bright enough to be a vessel (2-5 % of the
-  head), from differences of three Gaussian-smoothed images, which is what makes it fast.
-- Bone is what is too dense for contrast (> 700 HU), grown through what is dense and touching it by 2 mm; with an
-  aligned NCCT, also every voxel that is dense there too: contrast is what the CTA has and the NCCT has not.
-- The skull base is where this is weakest: carotid siphons that touch bone come out thinned.
-- Veins are vessels too; a mask that should not have them must be sent by the site.
-- Anything that maps an aligned CTA to a mask can take its place: see ``Segmenter``.
+Design notes:
+- Frangi's vesselness (Frangi et al., MICCAI 1998): a bright tube has two large negative eigenvalues of the Hessian and
+  one near zero. It is evaluated only in voxels that are bright enough to be a vessel, which saves most of the work.
+- Bone is denser than contrast (> 700 HU) and grows by 2 mm into dense voxels that touch it. With an aligned NCCT,
+  every voxel that is dense in the NCCT too is bone.
+- Limits: carotid siphons that touch bone are too thin; veins are part of the mask.
+- Every function that maps an aligned CTA to a mask can replace it: see ``Segmenter``.
 """
 
 from __future__ import annotations
@@ -23,18 +21,18 @@ import numpy as np
 from scipy import sparse
 
 from app.imaging.io.nifti import Volume
-from app.imaging.jit import jit_compiled, over_slabs
+from app.imaging.jit import lazy_njit, run_in_slabs
 from app.imaging.registration import brain_mask
 from app.imaging.resample import resample, shrink
 from app.imaging.smoothing import gaussian
 
-__all__ = ["Marks", "Segmenter", "inside", "learned", "segment", "vesselness"]
+__all__ = ["Segmenter", "VesselProbability", "is_vessel", "learned", "segment", "vesselness"]
 
 _WORKING_MM: Final = 0.9
 _MARGIN_MM: Final = 5.0
 _SCALES_MM: Final = (0.7, 1.1, 1.8)
-_LEAST_HU: Final = 90.0
-"""Below this nothing is contrast: grey matter lies near 40 HU, clotted blood near 80."""
+_MIN_HU: Final = 90.0
+"""Contrast is brighter than this: grey matter has about 40 HU, clotted blood about 80."""
 
 _TISSUE_HU: Final = 40.0
 _BONE_HU: Final = 700.0
@@ -47,96 +45,102 @@ _ISLAND_MM3: Final = 40.0
 
 
 class Segmenter(Protocol):
-    """Whatever makes a vessel mask: ``segment`` below, or a trained network in its place."""
+    """A function that makes a vessel mask: ``segment`` below, or a trained network."""
 
     def __call__(self, cta: Volume, mni_from_world: np.ndarray, bone: Volume | None = None) -> Volume:
-        """The mask on the CTA's own grid: uint8, 1 in vessels.
+        """Segment the vessels.
 
-        :param cta: (X, Y, Z) HU
-        :param mni_from_world: (4, 4) the CTA's RAS+ mm -> MNI152 mm
-        :param bone: the NCCT, its affine already moved into the CTA's world frame; None where there is none
+        Args:
+            cta: (X, Y, Z) HU.
+            mni_from_world: (4, 4), the CTA's RAS+ mm -> MNI152 mm.
+            bone: the NCCT, with its affine in the world frame of the CTA; None without an NCCT.
+
+        Returns:
+            The mask on the grid of the CTA: uint8, 1 in vessels.
         """
 
 
-Marks = Callable[[np.ndarray], np.ndarray]
-"""A trained network: float32 (X, Y, Z) HU on voxels of about 0.9 mm to the chance of vessel, 0 to 1, in each."""
+VesselProbability = Callable[[np.ndarray], np.ndarray]
+"""A trained network: float32 (X, Y, Z) HU on voxels of about 0.9 mm -> probability of vessel per voxel, 0 to 1."""
 
 
 def segment(cta: Volume, mni_from_world: np.ndarray, bone: Volume | None = None) -> Volume:
-    """The intracranial vessel tree on the CTA's own grid. See ``Segmenter`` for the arguments.
-
-    Empty where the CTA does not show the brain.
-    """
-    return _segment(cta, mni_from_world, bone, _tree)
+    """Segment the intracranial vessel tree; arguments as in ``Segmenter``. Empty if the CTA does not show the brain."""
+    return _segment(cta, mni_from_world, bone, _vessel_blocks)
 
 
-def learned(marks: Marks) -> Segmenter:
-    """A segmenter that asks a trained network which blocks are vessel, and does all else as ``segment`` does."""
+def learned(vessel_probability: VesselProbability) -> Segmenter:
+    """A segmenter like ``segment``, except that a trained network decides which blocks are vessel."""
 
-    def tree(values: np.ndarray, inside: np.ndarray, edges: np.ndarray) -> np.ndarray:  # noqa: ARG001
-        return np.argwhere(_off_border(inside & (values > _LEAST_HU)) & (marks(values) > 0.5))
+    def find_blocks(values: np.ndarray, inside: np.ndarray, edges: np.ndarray) -> np.ndarray:  # noqa: ARG001
+        return np.argwhere(_without_border(inside & (values > _MIN_HU)) & (vessel_probability(values) > 0.5))
 
-    return lambda cta, mni_from_world, bone=None: _segment(cta, mni_from_world, bone, tree)
+    return lambda cta, mni_from_world, bone=None: _segment(cta, mni_from_world, bone, find_blocks)
 
 
 def _segment(
     cta: Volume,
     mni_from_world: np.ndarray,
     bone: Volume | None,
-    tree: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+    find_blocks: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
 ) -> Volume:
     mask = np.zeros(cta.shape, np.uint8, order="F")
     factors = _factors(cta.spacing_mm)
     part = _whole_blocks(brain_mask.box(cta.affine, cta.shape, mni_from_world, _MARGIN_MM), factors)
     window = cta.data[part]
     if window.size:
-        values, affine = _working(cta, part, factors)
+        values, affine = _block_values(cta, part, factors)
         edges = np.linalg.norm(affine[:3, :3], axis=0)
         near = brain_mask.distance(affine, values.shape, mni_from_world) < _MARGIN_MM
         near &= ~_bone(values, affine, edges, bone)
-        # Axes are taken in the order they lie in memory: tubes are tubes in any order.
-        blocks = tree(values.T, near.T, edges[::-1])[:, ::-1]
-        _mark(mask[part], window, blocks * factors, factors, (_rim(values, blocks) - cta.inter) / cta.slope)
+        # Transposed for sequential memory access; the measure does not depend on the order of the axes.
+        blocks = find_blocks(values.T, near.T, edges[::-1])[:, ::-1]
+        _mark_voxels(
+            mask[part], window, blocks * factors, factors, (_edge_level(values, blocks) - cta.inter) / cta.slope
+        )
     return Volume(mask, cta.affine)
 
 
-def inside(mask: Volume) -> np.ndarray:
-    """Where a mask that was sent has a vessel: above 0.5, since a label can decode to 1.000015. Compared as stored."""
-    cut = (0.5 - mask.inter) / mask.slope
-    return np.asarray(mask.data > cut if mask.slope > 0 else mask.data < cut)
+def is_vessel(mask: Volume) -> np.ndarray:
+    """Bool array of a mask that was sent: real value above 0.5, because a label can decode to 1.000015."""
+    threshold = (0.5 - mask.inter) / mask.slope
+    return np.asarray(mask.data > threshold if mask.slope > 0 else mask.data < threshold)
 
 
 def vesselness(values: np.ndarray, at: np.ndarray, edges_mm: np.ndarray) -> np.ndarray:
-    """Frangi's measure for bright tubes, largest over the scales, at chosen voxels.
+    """Frangi's measure of bright tubes, maximum over the scales, at chosen voxels.
 
-    :param values: (X, Y, Z) float32 HU
-    :param at: (n,) flat C-order indices of the voxels asked for, none of them on the array's border
-    :param edges_mm: voxel edges
-    :return: (n,) float32 in 0..1
+    Args:
+        values: (X, Y, Z) float32 HU.
+        at: (n,), flat C-order indices of the voxels, none on the border of the array.
+        edges_mm: (3,), voxel edges.
+
+    Returns:
+        (n,) float32, 0 to 1.
     """
     fine = (values, at, edges_mm)
     coarse = _halved(*fine) if min(values.shape) > 4 else fine
-    enough = _COARSE * edges_mm.max()
+    enough = _COARSE_VOXELS * edges_mm.max()
     best = np.zeros(at.size, np.float32)
     for scale in _SCALES_MM:
-        np.maximum(best, _tubes(*(coarse if scale >= enough else fine), scale), out=best)
+        np.maximum(best, _tube_measure(*(coarse if scale >= enough else fine), scale), out=best)
     return best
 
 
-_COARSE: Final = 1.9
-"""Voxels of smoothing from which a scale is worked on at half the resolution, at an eighth of the cost."""
+_COARSE_VOXELS: Final = 1.9
+"""Smoothing, in voxels, from which a scale is computed at half the resolution."""
 
 
 def _halved(values: np.ndarray, at: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Means of 2 x 2 x 2 voxels; for each voxel of ``at`` the block it is in, or the next one off the border."""
+    """Means of 2 x 2 x 2 voxels; for each voxel of ``at``, its block, or the nearest block not on the border."""
     blocks = np.ascontiguousarray(shrink(values, (2, 2, 2))[0])
     place = np.stack(np.unravel_index(at, values.shape)) // 2
     within = np.clip(place, 1, np.array(blocks.shape)[:, None] - 2)
     return blocks, np.ravel_multi_index(tuple(within), blocks.shape), 2 * edges
 
 
-def _tubes(values: np.ndarray, at: np.ndarray, edges_mm: np.ndarray, scale: float) -> np.ndarray:
-    """The measure at one scale (standard deviation of the smoothing, mm)."""
+def _tube_measure(values: np.ndarray, at: np.ndarray, edges_mm: np.ndarray, scale: float) -> np.ndarray:
+    """Frangi's measure at one scale (standard deviation of the smoothing, mm)."""
     smooth = gaussian(values, [scale / edge for edge in edges_mm], truncate=2.5)
     hessian = _hessian(smooth, at, edges_mm) * np.float32(scale**2)
     low, middle, high = _eigenvalues(hessian)
@@ -150,7 +154,7 @@ def _tubes(values: np.ndarray, at: np.ndarray, edges_mm: np.ndarray, scale: floa
 
 
 _CLEAR_HU: Final = 40.0
-"""Second derivative (HU, scale-normalised) at which a structure counts as clear: three times a usual CTA's noise."""
+"""Scale-normalised second derivative of a clear structure, HU: three times the usual noise of a CTA."""
 
 
 def _factors(spacing_mm: tuple[float, float, float]) -> tuple[int, int, int]:
@@ -159,14 +163,14 @@ def _factors(spacing_mm: tuple[float, float, float]) -> tuple[int, int, int]:
 
 
 def _whole_blocks(part: tuple[slice, ...], factors: tuple[int, int, int]) -> tuple[slice, ...]:
-    """The part, begun on a block's edge."""
+    """The part, extended to start at the edge of a block."""
     return tuple(slice(axis.start // k * k, axis.stop) for axis, k in zip(part, factors, strict=True))
 
 
-def _working(cta: Volume, part: tuple[slice, ...], factors: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+def _block_values(cta: Volume, part: tuple[slice, ...], factors: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Block means (HU, float32) of a part of the CTA, and their affine.
 
-    Whole slices are averaged and cut afterwards: a part of a slice does not lie in one piece, and would be copied.
+    Whole slices are averaged and then cropped, because a part of a slice is not contiguous and would be copied.
     """
     blocks, from_blocks = shrink(cta.data[:, :, part[2]], factors)
     cut = tuple(slice(axis.start // k, -(-axis.stop // k)) for axis, k in zip(part[:2], factors, strict=False))
@@ -179,28 +183,28 @@ def _working(cta: Volume, part: tuple[slice, ...], factors: tuple[int, int, int]
 
 
 def _bone(values: np.ndarray, affine: np.ndarray, edges: np.ndarray, ncct: Volume | None) -> np.ndarray:
-    """Where bone is, grown into the dense voxels that touch it."""
+    """Mask of bone, grown into the dense voxels that touch it."""
     dense = values > _DENSE_HU
     bone = values > _BONE_HU
     for _ in range(max(1, round(_BONE_REACH_MM / min(edges)))):
-        bone = _grown(bone, dense)
+        bone = _dilated(bone, dense)
     if ncct is not None:
         plain = resample(
             ncct.data, np.linalg.inv(ncct.affine) @ affine, values.shape, slope=ncct.slope, inter=ncct.inter
         )
-        bone |= _grown(plain > _NCCT_DENSE_HU, dense)
+        bone |= _dilated(plain > _NCCT_DENSE_HU, dense)
     return bone
 
 
-def _grown(seeds: np.ndarray, within: np.ndarray) -> np.ndarray:
-    """The seeds, and the voxels of ``within`` that share a face with one: a tenth of scipy's time for the same mask."""
-    lying, allowed = np.ascontiguousarray(seeds.T), np.ascontiguousarray(within.T)
-    grown = np.empty_like(lying)
-    over_slabs(len(lying), lambda start, stop: _grow(lying, allowed, grown[start:stop], start))
+def _dilated(seeds: np.ndarray, within: np.ndarray) -> np.ndarray:
+    """The seeds, and the voxels of ``within`` that share a face with one; much faster than scipy's dilation."""
+    contiguous, allowed = np.ascontiguousarray(seeds.T), np.ascontiguousarray(within.T)
+    grown = np.empty_like(contiguous)
+    run_in_slabs(len(contiguous), lambda start, stop: _grow(contiguous, allowed, grown[start:stop], start))
     return grown.T
 
 
-@jit_compiled
+@lazy_njit
 def _grow(seeds: np.ndarray, within: np.ndarray, grown: np.ndarray, first: int) -> None:
     planes, rows, columns = seeds.shape
     for a in range(grown.shape[0]):
@@ -220,68 +224,63 @@ def _grow(seeds: np.ndarray, within: np.ndarray, grown: np.ndarray, first: int) 
                 )
 
 
-def _tree(values: np.ndarray, inside: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """The voxels (n, 3) of strong tubes and of weaker ones that hang on them; without islands."""
-    possible = _off_border(inside & (values > _LEAST_HU))
+def _vessel_blocks(values: np.ndarray, inside: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Voxels (n, 3) of strong tubes and of weak tubes that are connected to them, without islands."""
+    possible = _without_border(inside & (values > _MIN_HU))
     at = np.flatnonzero(possible)
-    # Bone would be the strongest edge of all: it is flattened to the level of a bright vessel before the derivatives.
+    # Bone would be the strongest edge: it is clipped to the level of a bright vessel before the derivatives.
     level = np.where(inside, np.float32(500), np.float32(60))
     measure = vesselness(np.minimum(values, level, out=level), at, edges)
     weak = measure > _WEAK
     at, measure = at[weak], measure[weak]
-    part = _parts(at, values.shape)
+    part = _connected_parts(at, values.shape)
     size = np.bincount(part) * float(np.prod(edges))
     keep = size >= _ISLAND_MM3
     keep &= np.isin(np.arange(keep.size), part[measure > _STRONG])
     return np.stack(np.unravel_index(at[keep[part]], values.shape), axis=1)
 
 
-def _parts(at: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """(n,) the number of the connected part (26 neighbours) that each voxel is in.
+def _connected_parts(at: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """(n,): number of the connected part (26 neighbours) of each voxel; ``at``: (n,), ascending, none on the border.
 
-    By the few voxels that there are, where an image of labels would go through all of them.
-
-    :param at: (n,) flat C-order indices, ascending, none on the border
+    It visits only these voxels, while a label image would visit the whole volume.
     """
-    number = np.zeros(int(np.prod(shape)), np.int32)  # untouched pages cost nothing
+    number = np.zeros(int(np.prod(shape)), np.int32)  # pages that are never written use no memory
     number[at] = np.arange(1, at.size + 1)
     steps = np.array([1, shape[2], shape[1] * shape[2]])
     ahead = [int(step @ steps) for step in np.indices((3, 3, 3)).reshape(3, -1).T[14:] - 1]
-    beside = np.stack([number[at + step] for step in ahead])
-    which, one = np.nonzero(beside)
-    touching = sparse.coo_array((np.ones(one.size, bool), (one, beside[which, one] - 1)), (at.size, at.size))
+    neighbours = np.stack([number[at + step] for step in ahead])
+    which, one = np.nonzero(neighbours)
+    touching = sparse.coo_array((np.ones(one.size, bool), (one, neighbours[which, one] - 1)), (at.size, at.size))
     part: np.ndarray = sparse.csgraph.connected_components(touching, directed=False)[1]
     return part
 
 
-def _off_border(mask: np.ndarray) -> np.ndarray:
+def _without_border(mask: np.ndarray) -> np.ndarray:
     mask[[0, -1]] = mask[:, [0, -1]] = mask[:, :, [0, -1]] = False
     return mask
 
 
-def _rim(values: np.ndarray, blocks: np.ndarray) -> np.ndarray:
-    """(n,) HU at which each of the tree's blocks ends: half way from tissue to the brightest block beside it.
+def _edge_level(values: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+    """(n,) HU at the edge of the vessel in each block: halfway from tissue to the brightest of its 27 neighbours.
 
-    The tree never touches the array's border, so every block has its 26 neighbours.
+    No block lies on the border of the array, so all neighbours exist.
     """
     height = np.full(len(blocks), -np.inf, np.float32)
     for step in np.ndindex(3, 3, 3):
         np.maximum(height, values[tuple((blocks + step - 1).T)], out=height)
-    return np.maximum((height + _TISSUE_HU) / 2, _LEAST_HU)
+    return np.maximum((height + _TISSUE_HU) / 2, _MIN_HU)
 
 
-def _mark(
-    mask: np.ndarray, stored: np.ndarray, first: np.ndarray, factors: tuple[int, int, int], rim: np.ndarray
+def _mark_voxels(
+    mask: np.ndarray, stored: np.ndarray, first: np.ndarray, factors: tuple[int, int, int], edge_level: np.ndarray
 ) -> None:
-    """Set the voxels of the tree's blocks that are bright themselves: the CTA's own voxels trim the blocks.
-
-    :param first: (n, 3) each block's first voxel
-    """
+    """Set the voxels in the blocks of the tree that are brighter than the edge level; ``first``: (n, 3) per block."""
     for step in np.ndindex(factors):
         voxels = first + step
-        there = np.all(voxels < mask.shape, axis=1)
-        at = tuple(voxels[there].T)
-        mask[at] = stored[at] > rim[there]
+        valid = np.all(voxels < mask.shape, axis=1)
+        at = tuple(voxels[valid].T)
+        mask[at] = stored[at] > edge_level[valid]
 
 
 def _hessian(smooth: np.ndarray, at: np.ndarray, edges: np.ndarray) -> np.ndarray:

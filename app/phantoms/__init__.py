@@ -1,1 +1,1 @@
-"""Synthetic patients with a known truth, as volumes, cohorts and arrays."""
+"""Synthetic patients with a known ground truth, as volumes, cohorts and arrays."""

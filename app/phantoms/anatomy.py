@@ -1,11 +1,10 @@
-"""The phantom's body in MNI space: a CT-like head around the MNI brain, and arteries on analytic centre-lines.
+"""Anatomy of the phantom in MNI space: a CT-like head around the MNI brain, and arteries on analytic centre lines.
 
-Notable choices:
-- Everything lives on one canvas of 1 mm voxels, in MNI152 RAS+ millimetres; patients and grids are resamplings of it.
-- Brain tissue comes from the grey and white matter maps in nilearn's wheel (ICBM 2009a, offline); CSF, skull and
-  scalp are shells around it, face and neck a cylinder with a spine. No patient's scan is involved.
-- Arteries are cubic splines through the points of docs/training.md, mirrored; each keeps its arc length, so that
-  "7 to 18 mm beyond the origin" has a meaning, and a clot can be put there.
+Design notes:
+- All parts are on one canvas of 1 mm voxels, MNI152 RAS+ millimetres, which is resampled for patients and grids.
+- Brain tissue comes from the grey and white matter maps of nilearn (ICBM 2009a). CSF, skull and scalp are shells around
+  it; face and neck are a cylinder with a spine. No patient's scan is used.
+- Arteries are cubic splines through the points of docs/training.md, mirrored, with an arc length to position a clot.
 - Densities are Hounsfield units at 120 kV (Barrett & Swindell; Parizel 2001 for blood and thrombus).
 """
 
@@ -13,15 +12,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
-import nibabel
-import nilearn
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.interpolate import CubicSpline
 from scipy.spatial import cKDTree
+
+from app.imaging.registration.brain_mask import template_image
 
 Array = NDArray[np.float32]
 
@@ -32,7 +30,7 @@ CANVAS = np.array([[1.0, 0, 0, ORIGIN_MM[0]], [0, 1.0, 0, ORIGIN_MM[1]], [0, 0, 
 AIR, FAT, MUSCLE, BONE, MARROW, CSF, GREY, WHITE, BLOOD = -1000.0, -80.0, 55.0, 1100.0, 500.0, 8.0, 38.0, 29.0, 42.0
 CONTRAST = 300.0  # added to blood by the bolus, at the arterial peak
 PLAQUE = 160.0  # mean density of a calcified plaque at the clot, above blood
-SIPHON = 350.0  # the same in the carotid siphon, a bystander
+SIPHON = 350.0  # the same in the carotid siphon, away from the clot
 
 # Control points (x, y, z) in mm of the left-positive half; x is mirrored for the other side. Radii in mm.
 _PATHS: dict[str, tuple[float, list[tuple[float, float, float]]]] = {
@@ -49,10 +47,13 @@ _PATHS: dict[str, tuple[float, list[tuple[float, float, float]]]] = {
 
 @dataclass(frozen=True)
 class Arteries:
-    """The voxels of every artery, each owned by one branch.
+    """Voxels of all arteries; each voxel belongs to one branch, named ``side/branch``.
 
-    ``index`` (n,): flat canvas index. ``cover`` (n,): fraction of the voxel inside the artery. ``branch`` (n,): number
-    into ``names``. ``arc_mm`` (n,): distance along the branch from its origin.
+    Attributes:
+        index: (n,), flat canvas index.
+        cover: (n,), fraction of the voxel inside the artery.
+        branch: (n,), index into ``names``.
+        arc_mm: (n,), distance along the branch from its origin.
     """
 
     names: tuple[str, ...]
@@ -63,17 +64,19 @@ class Arteries:
     arc_mm: Array
 
     def of(self, name: str) -> NDArray[np.bool_]:
-        """Which voxels belong to a branch, named ``side/branch`` (``left/m1``)."""
-        mine: NDArray[np.bool_] = self.branch == self.names.index(name)
-        return mine
+        """Mask (n,) of the voxels of a branch ``side/branch`` (``left/m1``)."""
+        owned: NDArray[np.bool_] = self.branch == self.names.index(name)
+        return owned
 
 
 @dataclass(frozen=True)
 class PhantomHead:
-    """What does not change from patient to patient, on the canvas (X, Y, Z).
+    """Maps on the canvas (X, Y, Z) that are the same for every patient.
 
-    ``tissue``: HU without blood vessels. ``brain``: fraction of grey and white matter. ``flow``: normal cerebral
-    blood flow, mL/100 g/min.
+    Attributes:
+        tissue: HU without blood vessels.
+        brain: fraction of grey and white matter.
+        flow: normal cerebral blood flow, mL/100 g/min.
     """
 
     tissue: Array
@@ -82,9 +85,8 @@ class PhantomHead:
 
 
 def _map(name: str) -> Array:
-    """One of nilearn's ICBM 2009a maps, 0..1, laid onto the canvas (both have 1 mm voxels at whole millimetres)."""
-    path = Path(nilearn.__file__).parent / "datasets" / "data" / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"
-    image = nibabel.Nifti1Image.from_filename(path)
+    """One of nilearn's ICBM 2009a maps, 0 to 1, on the canvas (both have 1 mm voxels at whole millimetres)."""
+    image = template_image(name)
     values = np.asarray(image.dataobj, dtype=np.float32) / 255
     canvas = np.zeros(SHAPE, np.float32)
     start = np.rint(image.affine[:3, 3] - ORIGIN_MM).astype(int)
@@ -96,7 +98,7 @@ def _map(name: str) -> Array:
 
 @cache
 def head() -> PhantomHead:
-    """The head, built once a process (two seconds)."""
+    """The head, built once per process."""
     grey, white = _map("gm"), _map("wm")
     brain = np.clip(grey + white, 0, 1)
     solid = ndimage.binary_fill_holes(ndimage.gaussian_filter(brain, 3) > 0.3)
@@ -124,7 +126,7 @@ def head() -> PhantomHead:
 
 
 def _tube(radius: float, points: NDArray[np.float64]) -> tuple[NDArray[np.int64], Array, Array, float]:
-    """Index, cover and arc length of the voxels of a tube of ``radius`` mm on the spline through ``points``."""
+    """Index, cover, arc length and total length of a tube of ``radius`` mm on the spline through ``points``."""
     knots = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
     line = CubicSpline(knots, points)(np.linspace(0, knots[-1], int(knots[-1] * 4)))
     arc = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
@@ -143,9 +145,9 @@ def _tube(radius: float, points: NDArray[np.float64]) -> tuple[NDArray[np.int64]
 
 @cache
 def arteries() -> Arteries:
-    """Every artery of both sides; ``left`` is the patient's left, negative x in RAS+.
+    """All arteries of both sides; ``left`` is the patient's left, negative x in RAS+.
 
-    Where branches meet, a voxel goes to the branch that covers it most, the earlier one in a tie.
+    Where branches meet, a voxel belongs to the branch that covers it most, in a tie to the earlier one.
     """
     names: list[str] = []
     lengths: list[float] = []
@@ -163,6 +165,6 @@ def arteries() -> Arteries:
 
 
 def length_mm(branch: str) -> float:
-    """Length of a branch (``ica``), the same on both sides."""
+    """Length of a branch (``ica``), which is the same on both sides, millimetres."""
     tree = arteries()
     return tree.lengths_mm[tree.names.index(f"left/{branch}")]

@@ -1,18 +1,16 @@
-"""Who the synthetic patients are: a clinical process, an image process, and a known chance of rLVO.
+"""Simulate synthetic patients: clinical facts, imaging latents, and a known probability of rLVO.
 
-Notable choices:
-- Chance and work are split: ``draw_random`` draws every random number, ``simulate`` turns them into patients.
-- Patient i of a seed is the same whatever the size of the cohort (the chances are drawn row by row).
-- One hidden trait, ``a``, makes an occlusion atherosclerotic (+) or cardioembolic (-). The clinical process leans on
-  it heavily, the image process hardly (0.15), so neither source can stand in for the other.
-- The chance of rLVO depends on the product of a clinical and an imaging score. That is what DAFT is for.
-- Scores are standardised with constants of the whole process, not of the sample: a patient's truth depends on nobody.
-- Nothing here is learned from patients. Prevalences follow the literature (docs/training.md names it).
+Design notes:
+- ``draw_random`` draws all random numbers; ``simulate`` is a pure function of them.
+- Random numbers are drawn row by row, so patient i of a seed does not depend on the size of the cohort.
+- A latent trait makes an occlusion atherosclerotic or cardioembolic (docs/decisions/0052).
+- Scores are standardised with constants of the process, so a patient does not depend on the rest of the sample.
+- No parameter is fitted to patients. Prevalences follow the literature, which docs/training.md cites.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 
 import numpy as np
@@ -25,7 +23,7 @@ UNIFORMS = 24
 
 
 class Preset(StrEnum):
-    """How much of the outcome lies in the clinical score, the imaging score, and their product."""
+    """Named set of weights of the clinical score, the imaging score and their product."""
 
     PAPER = "paper"
     INTERACTION = "interaction"
@@ -35,7 +33,7 @@ class Preset(StrEnum):
 
 @dataclass(frozen=True)
 class Weights:
-    """logit p = base + clinical * S + imaging * U + product * S * U."""
+    """Weights of logit p = base + clinical * S + imaging * U + product * S * U (S clinical, U imaging score)."""
 
     base: float
     clinical: float
@@ -50,7 +48,7 @@ WEIGHTS = {
     Preset.XOR: Weights(0.0, 0.0, 0.0, 40.0),
 }
 
-# Mean and standard deviation over two million draws of the process; tests/phantoms/test_biology.py holds them to it.
+# Mean and standard deviation over two million draws of the process; tests/phantoms/test_biology.py checks them.
 STANDARD = {
     "clinical": (1.9878, 1.2514),
     "truncal": (0.3453, 0.4755),
@@ -66,7 +64,7 @@ SITES = ("ica-terminus", "m1", "m2")
 
 @dataclass(frozen=True)
 class RandomDraws:
-    """Every random number of n patients: ``normals`` (n, NORMALS) and ``uniforms`` (n, UNIFORMS)."""
+    """All random numbers of n patients: ``normals`` (n, NORMALS) and ``uniforms`` (n, UNIFORMS)."""
 
     normals: Array
     uniforms: Array
@@ -74,9 +72,9 @@ class RandomDraws:
 
 @dataclass(frozen=True)
 class Patient:
-    """One synthetic patient: the clinical facts, the image latents, and the truth.
+    """One synthetic patient: clinical facts, imaging latents and ground truth.
 
-    Volumes are millilitres of the patient's own brain, lengths millimetres, densities Hounsfield units.
+    Volumes are millilitres of the patient's brain, lengths millimetres, densities Hounsfield units.
     ``intensity`` is the hypoperfusion intensity ratio (Tmax > 10 s volume over Tmax > 6 s volume).
     """
 
@@ -112,7 +110,7 @@ class Patient:
 
 
 def draw_random(patients: int, seed: int) -> RandomDraws:
-    """All the chance there is in a cohort. A longer cohort of the same seed begins with the same patients."""
+    """Draw all random numbers of a cohort; a larger cohort of the same seed starts with the same patients."""
     normals, uniforms = (np.random.default_rng([seed, stream]) for stream in (1, 2))
     return RandomDraws(normals.standard_normal((patients, NORMALS)), uniforms.random((patients, UNIFORMS)))
 
@@ -126,9 +124,9 @@ def _standard(x: Array, name: str) -> Array:
     return (x - mean) / deviation
 
 
-def process(chances: RandomDraws, preset: Preset) -> dict[str, Array]:
-    """The whole process as columns of length n: facts, latents, both scores and the chance of rLVO."""
-    e, u = chances.normals.T, chances.uniforms.T
+def process(draws: RandomDraws, preset: Preset) -> dict[str, Array]:
+    """Run the process: columns (n,) of facts, latents, both scores, the probability of rLVO and the outcome."""
+    e, u = draws.normals.T, draws.uniforms.T
     c: dict[str, Array] = {}
     a, g = e[0], e[1]
     c["age"] = np.clip(74 + 12 * (0.75 * e[2] - 0.3 * a + 0.4 * g), 20, 105)
@@ -192,29 +190,14 @@ def process(chances: RandomDraws, preset: Preset) -> dict[str, Array]:
     return c
 
 
-_FLAGS = (
-    "atrial_fibrillation",
-    "hypertension",
-    "diabetes",
-    "dyslipidemia",
-    "smoking",
-    "male",
-    "coronary_disease",
-    "prior_stroke",
-    "anticoagulant",
-    "ivt",
-    "left",
-    "truncal",
-    "calcified",
-    "refractory",
-)
+_FLAGS = [field.name for field in fields(Patient) if field.type == "bool"]
 
 
-def simulate(chances: RandomDraws, preset: Preset) -> list[Patient]:
-    """The patients that these chances make. Pure: the same chances give the same patients."""
-    columns = process(chances, preset)
+def simulate(draws: RandomDraws, preset: Preset) -> list[Patient]:
+    """Make the patients of these draws (a pure function)."""
+    columns = process(draws, preset)
     patients = []
-    for index in range(len(chances.normals)):
+    for index in range(len(draws.normals)):
         facts = {name: float(column[index]) for name, column in columns.items()}
         flags = {name: bool(facts.pop(name)) for name in _FLAGS}
         site, nihss = SITES[int(facts.pop("site"))], int(facts.pop("nihss"))
@@ -223,5 +206,5 @@ def simulate(chances: RandomDraws, preset: Preset) -> list[Patient]:
 
 
 def draw(patients: int, seed: int, preset: Preset = Preset.INTERACTION) -> list[Patient]:
-    """A population of ``patients``, the same for the same seed."""
+    """Draw a cohort of ``patients``, the same for the same seed."""
     return simulate(draw_random(patients, seed), preset)

@@ -1,10 +1,9 @@
-"""Synthetic patients on disk: one patient as a study to upload, or a cohort to train on.
+"""Synthetic patients as a study to upload, or as a cohort to train on.
 
-Notable choices:
-- ``write_patient`` leaves what a hospital would have (volumes in the patient's own space, a clinical document), and
-  beside it, under ``truth/``, what no hospital has: the latents, the masks and the chance of rLVO.
-- The clinical document holds what is known before the puncture and nothing of the truth; some facts are missing, as
-  they are in life.
+Design notes:
+- ``write_patient`` writes the files of a hospital (volumes, clinical document), and the ground truth (latents, masks,
+  probability of rLVO) in the subfolder ``truth/``.
+- The clinical document contains only facts that are known before the puncture; some are missing, as in real data.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ from app.phantoms.biology import Patient, Preset
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.types import PerfusionSummary
 
-PLACEMENTS = 16
-MISSING = 0.04  # chance that a fact of the record was not written down
+OFFSETS = 16
+MISSING = 0.04  # probability that a fact is missing in the record
 _ALWAYS_KNOWN = ("age", "sex", "occlusion_side", "occlusion_site")
 
 
 def record(patient: Patient, rng: np.random.Generator | None = None) -> ClinicalRecord:
-    """The patient's clinical document. With ``rng`` some facts are missing (each with chance ``MISSING``)."""
+    """The patient's clinical document; with ``rng``, each fact is missing with probability ``MISSING``."""
     facts: dict[str, Any] = {
         "age": round(patient.age, 1),
         "sex": "male" if patient.male else "female",
@@ -52,8 +51,8 @@ def record(patient: Patient, rng: np.random.Generator | None = None) -> Clinical
         "occlusion_site": {"ica-terminus": "ica-terminus", "m1": "m1-proximal", "m2": "m2"}[patient.site],
     }
     if rng is not None:
-        lost = rng.random(len(facts)) < MISSING
-        facts = {n: v for (n, v), gone in zip(facts.items(), lost, strict=True) if n in _ALWAYS_KNOWN or not gone}
+        drop = rng.random(len(facts)) < MISSING
+        facts = {n: v for (n, v), out in zip(facts.items(), drop, strict=True) if n in _ALWAYS_KNOWN or not out}
     return ClinicalRecord.model_validate(facts)
 
 
@@ -65,18 +64,18 @@ def write_patient(
     index: int = 0,
     spacing_mm: dict[str, tuple[float, float, float]] | None = None,
 ) -> dict[str, Path]:
-    """Write patient ``index`` of a seed's cohort as a study; the same seed gives the same bytes of voxels.
+    """Write patient ``index`` of the cohort of a seed as a study; the same seed gives the same voxels.
 
-    Answers the paths by upload name: ``ncct``, ``cta``, ``tmax``, ``cbf`` (.nii.gz) and ``clinical`` (.json).
-    ``spacing_mm`` overrides the voxel size of ``ncct``, ``cta`` or ``perfusion`` (coarser is smaller and quicker).
+    ``spacing_mm`` overrides the voxel size of ``ncct``, ``cta`` or ``perfusion``. Returns the paths by upload field:
+    ``ncct``, ``cta``, ``tmax``, ``cbf`` (.nii.gz) and ``clinical`` (.json).
     """
     patient = biology.draw(index + 1, seed, preset)[index]
-    drawn = scene.build(patient, scene.draw_variation(seed, index))
+    patient_scene = scene.build(patient, scene.draw_variation(seed, index))
     pose = volumes.draw_pose(np.random.default_rng([seed, 5, index]))
     truth = folder / "truth"
     truth.mkdir(parents=True, exist_ok=True)
     paths = {}
-    for one in volumes.series(drawn, pose, spacing_mm):
+    for one in volumes.series(patient_scene, pose, spacing_mm):
         uploaded = one.name in ("ncct", "cta", "tmax", "cbf")
         path = (folder if uploaded else truth) / f"{one.name}.nii.gz"
         nifti.write(path, one.data, one.affine, description="rlvo phantom")
@@ -91,7 +90,7 @@ def write_patient(
 
 
 def measured(patient: Patient, rng: np.random.Generator) -> PerfusionSummary:
-    """The perfusion numbers as software would read them off this patient's maps: the truth, within some 4 %."""
+    """Perfusion summary as software would measure it: the ground truth with a log-normal error of 4 %."""
     core, tmax6, tmax10 = (
         volume * float(np.exp(rng.normal(0, 0.04)))
         for volume in (patient.core_ml, patient.tmax6_ml, patient.tmax6_ml * patient.intensity)
@@ -107,14 +106,14 @@ def measured(patient: Patient, rng: np.random.Generator) -> PerfusionSummary:
 
 
 def images(
-    patients: Sequence[Patient], seed: int, grid: Grid, channels: Sequence[ChannelSpec], placements: int = PLACEMENTS
+    patients: Sequence[Patient], seed: int, grid: Grid, channels: Sequence[ChannelSpec], offsets: int = OFFSETS
 ) -> Iterator[NDArray[np.float16]]:
-    """Each patient's normalised channels (C, X, Y, Z) by the fast path. Patient ``index`` always looks the same.
+    """Render each patient directly onto the grid: (C, X, Y, Z), normalised, the same for the same seed and index.
 
-    :param placements: in how many ways heads lie on the grid; 1 is a perfect registration of everybody
+    ``offsets`` is the number of grid offsets; 1 is a perfect registration of every patient.
     """
-    onto = [render.renderer(grid, placement) for placement in render.grid_offsets(placements)]
+    renderers = [render.renderer(grid, offset) for offset in render.grid_offsets(offsets)]
     for patient in patients:
         variation = scene.draw_variation(seed, patient.index)
-        drawn = onto[variation.noise_seed % placements].render(scene.build(patient, variation))
-        yield render.normalise(drawn, channels).astype(np.float16)
+        image = renderers[variation.noise_seed % offsets].render(scene.build(patient, variation))
+        yield render.normalise(image, channels).astype(np.float16)

@@ -1,11 +1,10 @@
-"""One patient's head: where the clot sits, which arteries fill behind it, and which tissue starves.
+"""Scene of one patient: position of the clot, filling of the arteries behind it, and ischaemic tissue.
 
-Notable choices:
-- Chance and work are split: ``draw_variation`` draws what biology left open, ``build`` puts it into the anatomy.
-- A scene is a value for every artery voxel plus a smooth potential in the brain. Both ways of rendering - onto a
-  model's grid and into a patient's own volumes - start from the same scene, so they show the same patient.
-- The lesion is cut by rank: tissue is ordered by the potential, and the first ``core_ml``, ``tmax10`` and ``tmax6``
-  millilitres of it are the core and the delayed volumes. The volumes are therefore those of the truth.
+Design notes:
+- ``draw_variation`` draws the random numbers that biology leaves open; ``build`` is a pure function of them.
+- Both renderers (onto a model's grid, into full-size volumes) use the same scene, so they show the same patient.
+- Tissue is ranked by the potential; the first ``core_ml``, ``tmax10`` and ``tmax6`` millilitres are the core and the
+  delayed tissue, so the volumes equal the ground truth.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from app.phantoms.biology import Patient
 Array = NDArray[np.float32]
 
 WAVES = 16
-LATTICE_STEP = 2  # canvas voxels; perfusion is smooth, 2 mm is plenty
-_M1_MM = 23.5  # length of the M1 centre-line
+LATTICE_STEP = 2  # canvas voxels; perfusion is smooth, so 2 mm suffices
+_M1_MM = 23.5  # length of the M1 centre line
 
 
 @dataclass(frozen=True)
 class Variation:
-    """What makes two patients of the same biology look different. ``side_waves`` (WAVES,) shape the lesion."""
+    """Random appearance of a patient, independent of biology; ``waves`` (WAVES,) shape the lesion."""
 
     bolus: float
     clot_place: float
@@ -42,10 +41,7 @@ class Variation:
 
 @dataclass(frozen=True)
 class Scene:
-    """``density`` (n,): HU above blood of every artery voxel; ``enhancement`` (n,): share of the bolus it receives.
-
-    ``patency`` (n,): 1 where a reader would call the artery visible on CTA. ``clot`` (n,): 1 in the thrombus.
-    """
+    """Artery voxels (n,) of a patient: ``density`` (HU above blood), ``enhancement`` (share of the bolus), ``clot``."""
 
     patient: Patient
     variation: Variation
@@ -55,16 +51,16 @@ class Scene:
 
     @property
     def patency(self) -> NDArray[np.bool_]:
+        """(n,): True where the artery is visible on CTA."""
         visible: NDArray[np.bool_] = self.enhancement > 0.3
         return visible
 
 
 @dataclass(frozen=True)
 class Lattice:
-    """The brain on every second canvas voxel of its bounding box.
+    """The brain, m voxels of ``mask`` (X, Y, Z), on every second canvas voxel of its bounding box.
 
-    ``mask`` (X, Y, Z); ``affine``: voxel to MNI mm; ``xyz`` (m, 3) mm; ``waves`` (m, WAVES); ``flow`` (m,): normal
-    blood flow over its mean.
+    ``affine``: voxel -> MNI mm; ``xyz`` (m, 3), MNI mm; ``waves`` (m, WAVES); ``flow`` (m,), normal flow / its mean.
     """
 
     mask: NDArray[np.bool_]
@@ -75,7 +71,7 @@ class Lattice:
 
 
 def draw_variation(seed: int, index: int) -> Variation:
-    """The variation of patient ``index`` of a cohort; its own generator, so that order does not matter."""
+    """Draw the variation of patient ``index`` of a cohort, independent of the other patients."""
     rng = np.random.default_rng([seed, 3, index])
     old = rng.random(2) < 0.6
     return Variation(
@@ -91,9 +87,9 @@ def draw_variation(seed: int, index: int) -> Variation:
 
 
 def _clot(patient: Patient, variation: Variation) -> list[tuple[str, float, float]]:
-    """The pieces of artery that the thrombus fills: (branch, from mm, to mm).
+    """Segments of artery that the thrombus fills: (branch, from mm, to mm).
 
-    Truncal: it ends before the bifurcation. Branching-site: it sits on it (Baek et al., Neurology 2016;87:1542).
+    Truncal: it ends before the bifurcation. Branching-site: it covers it (Baek et al., Neurology 2016;87:1542).
     """
     length = patient.clot_length_mm
     if patient.site == "ica-terminus":
@@ -113,7 +109,7 @@ def _clot(patient: Patient, variation: Variation) -> list[tuple[str, float, floa
 
 
 def _filling(patient: Patient, variation: Variation, clot: list[tuple[str, float, float]]) -> dict[str, list[float]]:
-    """Enhancement of the branches behind the clot: [of the first 8 mm, further on]. Collaterals set the latter."""
+    """Enhancement of each branch behind the clot: [first 8 mm, farther on]; collaterals determine the second."""
     collateral = float(np.clip(1.05 - 1.35 * patient.intensity + variation.filling, 0.05, 0.95))
     near = max(collateral, 0.9) if patient.truncal else collateral
     behind = [near, collateral]
@@ -125,7 +121,7 @@ def _filling(patient: Patient, variation: Variation, clot: list[tuple[str, float
 
 
 def build(patient: Patient, variation: Variation) -> Scene:
-    """The scene of one patient. Pure."""
+    """Build the scene of one patient (a pure function)."""
     tree = anatomy.arteries()
     density, enhancement = np.zeros(len(tree.index), np.float32), np.ones(len(tree.index), np.float32)
     clot = np.zeros(len(tree.index), bool)
@@ -135,8 +131,8 @@ def build(patient: Patient, variation: Variation) -> Scene:
     if patient.site == "ica-terminus":
         enhancement[tree.of(f"{side}/ica")] = 0.6  # a stagnant column in front of the clot
     for branch, (near, far) in _filling(patient, variation, pieces).items():
-        own, end = tree.of(f"{side}/{branch}"), ends.get(branch, 0.0)
-        behind = own & (tree.arc_mm > end)
+        voxels, end = tree.of(f"{side}/{branch}"), ends.get(branch, 0.0)
+        behind = voxels & (tree.arc_mm > end)
         enhancement[behind] = np.where(tree.arc_mm[behind] < end + 8, near, far)
     for branch, start, end in pieces:
         inside = tree.of(f"{side}/{branch}") & (tree.arc_mm >= start) & (tree.arc_mm <= end)
@@ -154,7 +150,7 @@ def build(patient: Patient, variation: Variation) -> Scene:
 
 @cache
 def lattice() -> Lattice:
-    """The brain's lattice and sixteen fixed smooth waves on it, out of which lesions get their shapes."""
+    """The lattice of the brain, with sixteen fixed smooth waves that shape the lesions."""
     head = anatomy.head()
     step = (slice(None, None, LATTICE_STEP),) * 3
     whole = np.argwhere(head.brain[step] > 0.5)
@@ -174,13 +170,13 @@ def lattice() -> Lattice:
 
 @cache
 def _hemisphere(left: bool) -> tuple[NDArray[np.int64], Array, Array]:
-    """One hemisphere of the lattice: rows of it, their ``xyz`` and their ``waves``."""
+    """Lattice rows of one hemisphere, with their ``xyz`` and ``waves``."""
     brain = lattice()
-    own = np.flatnonzero(brain.xyz[:, 0] * (-1.0 if left else 1.0) > 1)
-    return own, brain.xyz[own], brain.waves[own]
+    rows = np.flatnonzero(brain.xyz[:, 0] * (-1.0 if left else 1.0) > 1)
+    return rows, brain.xyz[rows], brain.waves[rows]
 
 
-# Centre and half-axes (mm) of the tissue at risk, on the right; M2 by its trunk.
+# Centre and half-axes (mm) of the tissue at risk on the right side; M2 by its trunk.
 _TERRITORY = {
     "ica-terminus": ((36, -8, 18), (34, 62, 44)),
     "m1": ((42, -14, 16), (28, 52, 40)),
@@ -190,39 +186,39 @@ _TERRITORY = {
 
 
 def ranks_ml(scene: Scene, volume_scale: float = 1.0) -> Array:
-    """How many millilitres of tissue are worse off than each lattice voxel, (m,); infinite in the other hemisphere.
+    """Rank of each lattice voxel (m,): millilitres of tissue with worse perfusion; infinite in the other hemisphere.
 
-    :param volume_scale: millilitres of the patient's brain for one of the MNI brain
+    ``volume_scale``: millilitres of the patient's brain per millilitre of the MNI brain.
     """
     brain = lattice()
     patient, variation = scene.patient, scene.variation
     trunk = "m2-superior" if variation.superior else "m2-inferior"
     centre, axes = _TERRITORY[trunk if patient.site == "m2" else patient.site]
     sign = -1.0 if patient.left else 1.0
-    own, xyz, waves = _hemisphere(patient.left)
+    rows, xyz, waves = _hemisphere(patient.left)
     apart = (xyz - np.array(centre, np.float32) * [sign, 1, 1]) / np.array(axes, np.float32)
     badness = -np.linalg.norm(apart, axis=1) + waves @ (0.09 * variation.waves).astype(np.float32)
     ranks = np.full(len(brain.xyz), np.inf, np.float32)
-    ranks[own[np.argsort(-badness, kind="stable")]] = (
-        (np.arange(len(own)) + 0.5) * (LATTICE_STEP**3 / 1000 * volume_scale)
+    ranks[rows[np.argsort(-badness, kind="stable")]] = (
+        (np.arange(len(rows)) + 0.5) * (LATTICE_STEP**3 / 1000 * volume_scale)
     ).astype(np.float32)
     return ranks
 
 
 def tmax_s(ranks: Array, patient: Patient) -> Array:
-    """Tmax in seconds: above 10 s in the first HIR x V millilitres, above 6 s in the first V, 2 s in health."""
+    """Tmax (m,), seconds: above 10 s in the first HIR x V millilitres, above 6 s in the first V, 2 s when normal."""
     late, delayed = patient.tmax6_ml * patient.intensity, patient.tmax6_ml
     return np.interp(ranks, [0, late, delayed, 1.5 * delayed + 10], [13.5, 10.0, 6.0, 2.0]).astype(np.float32)
 
 
 def flow(ranks: Array, patient: Patient) -> Array:
-    """Blood flow over the brain's mean, (m,): 0.10 to 0.28 in the core, at least 0.36 in the penumbra, normal beyond.
+    """Blood flow / mean of the brain (m,): 0.10 to 0.28 in the core, at least 0.36 in the penumbra, else normal.
 
-    The core is absolute (under 30 % of the mean, grey or white matter alike), because that is how software reads it.
+    Grey and white matter have the same threshold of the core (30 % of the mean), as in perfusion software.
     """
     normal = lattice().flow
     core, delayed = patient.core_ml, patient.tmax6_ml
     spared = np.interp(ranks, [core, delayed, 1.4 * delayed + 10], [0.45, 0.75, 1.0])
-    dead = np.interp(ranks, [0, core], [0.10, 0.28])
-    living = np.where(ranks < 1.4 * delayed + 10, np.maximum(normal * spared, 0.36), normal)
-    return np.where(ranks < core, dead, living).astype(np.float32)
+    core_flow = np.interp(ranks, [0, core], [0.10, 0.28])
+    other_flow = np.where(ranks < 1.4 * delayed + 10, np.maximum(normal * spared, 0.36), normal)
+    return np.where(ranks < core, core_flow, other_flow).astype(np.float32)

@@ -1,10 +1,10 @@
-"""A phantom as a scanner would have left it: full-size volumes in an oblique space of the patient's own.
+"""Full-size volumes of a phantom as a scanner would write them, in oblique patient space.
 
-Notable choices:
-- The head is painted on the canvas, then sampled once into each series' own voxels: tilted, flipped, far from the
-  origin, with that series' spacing and noise. NCCT and CTA differ by a small movement, as in real life.
-- Perfusion maps come from the same lattice and ranks as in render.py, counted in the patient's own millilitres.
-- ``draw_pose`` is the chance, ``series`` the work.
+Design notes:
+- The head is painted on the canvas and sampled once into the voxels of each series: tilted, flipped, far from the
+  origin, with the spacing and noise of the series. NCCT and CTA differ by a small movement.
+- Perfusion maps use the lattice and ranks of render.py, scaled to the volume of the patient's brain.
+- ``draw_pose`` draws the random numbers; ``series`` is a pure function of them.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from app.imaging.registration.align import rotation
 from app.phantoms import anatomy, scene
 from app.phantoms.scene import Scene
 
 Affine = NDArray[np.float64]
 
-FIELD_MM = (196.0, 236.0, 204.0)  # of view: the head and some neck, tilted by a few degrees
-CENTRE_MM = np.array([0.0, -18.0, -4.0])  # of the head, in MNI space
-MEAN_FLOW = 40.0  # mL/100 g/min, of the healthy brain
+FIELD_MM = (196.0, 236.0, 204.0)  # field of view: the head and a part of the neck, tilted by a few degrees
+CENTRE_MM = np.array([0.0, -18.0, -4.0])  # centre of the head in MNI space
+MEAN_FLOW = 40.0  # mean flow of the healthy brain, mL/100 g/min
 NOISE_HU = {"ncct": 4.0, "cta": 6.0}  # at the voxel sizes below
 SPACING_MM = {"ncct": (1.0, 1.0, 1.25), "cta": (0.9, 0.9, 1.0), "perfusion": (2.0, 2.0, 4.0)}
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Where the patient lay. Affines take voxels, or MNI millimetres, to the patient's RAS+ millimetres."""
+    """Position of the patient (MNI -> RAS+ mm), movement before the NCCT, and tilt and axis signs of each series."""
 
     world_from_mni: Affine
     ncct_movement: Affine
@@ -39,7 +40,7 @@ class Pose:
 
     @property
     def volume_scale(self) -> float:
-        """Millilitres of this patient's brain for one of the MNI brain."""
+        """Millilitres of this patient's brain per millilitre of the MNI brain."""
         return float(np.linalg.det(self.world_from_mni[:3, :3]))
 
 
@@ -52,17 +53,6 @@ class Series:
     affine: Affine
 
 
-def _rotation(degrees: NDArray[np.float64]) -> NDArray[np.float64]:
-    turned = np.eye(3)
-    for axis, angle in enumerate(np.radians(degrees)):
-        i, j = [(1, 2), (2, 0), (0, 1)][axis]
-        single = np.eye(3)
-        single[i, i] = single[j, j] = np.cos(angle)
-        single[i, j], single[j, i] = -np.sin(angle), np.sin(angle)
-        turned = single @ turned
-    return turned
-
-
 def _about(linear: NDArray[np.float64], centre: NDArray[np.float64], target: NDArray[np.float64]) -> Affine:
     affine = np.eye(4)
     affine[:3, :3] = linear
@@ -71,18 +61,18 @@ def _about(linear: NDArray[np.float64], centre: NDArray[np.float64], target: NDA
 
 
 def draw_pose(rng: np.random.Generator) -> Pose:
-    """A head up to 7 % larger or smaller, turned by up to some 10 degrees, far from the origin."""
+    """Draw a pose: size up to 7 % larger or smaller, rotation up to about 10 degrees, far from the origin."""
     size = np.diag(rng.uniform(0.94, 1.07, 3))
     shear = np.eye(3)
     shear[0, 1], shear[1, 2], shear[0, 2] = rng.uniform(-0.02, 0.02, 3)
     place = rng.uniform(-60, 60, 3)
-    turned = _rotation(rng.uniform(-9, 9, 3))
-    movement = _about(_rotation(rng.uniform(-1.5, 1.5, 3)), place, place + rng.uniform(-2, 2, 3))
+    turned = rotation(rng.uniform(-9, 9, 3))
+    movement = _about(rotation(rng.uniform(-1.5, 1.5, 3)), place, place + rng.uniform(-2, 2, 3))
     layouts = [(1, 1, 1), (-1, 1, 1), (-1, -1, 1)]  # RAS, LAS and LPS storage
     return Pose(
         world_from_mni=_about(turned @ size @ shear, CENTRE_MM, place),
         ncct_movement=movement,
-        tilt={name: _rotation(rng.uniform(-6, 6, 3)) for name in SPACING_MM},
+        tilt={name: rotation(rng.uniform(-6, 6, 3)) for name in SPACING_MM},
         flips={name: layouts[rng.integers(3)] for name in SPACING_MM},
     )
 
@@ -96,25 +86,25 @@ def _grid(pose: Pose, name: str, spacing: tuple[float, ...]) -> tuple[tuple[int,
 
 
 def _sample(canvas: NDArray[np.float32], to_canvas: Affine, shape: tuple[int, ...], fill: float) -> NDArray[np.float32]:
-    found: NDArray[np.float32] = ndimage.affine_transform(
+    sampled: NDArray[np.float32] = ndimage.affine_transform(
         canvas, to_canvas[:3, :3], to_canvas[:3, 3], output_shape=shape, order=1, cval=fill, output=np.float32
     )
-    return found
+    return sampled
 
 
-def paint(drawn: Scene, contrast: bool) -> NDArray[np.float32]:
-    """The head on the canvas, HU, with or without the bolus in its arteries."""
+def paint(patient_scene: Scene, contrast: bool) -> NDArray[np.float32]:
+    """The head on the canvas (X, Y, Z), HU, with or without contrast in the arteries."""
     head, tree = anatomy.head(), anatomy.arteries()
-    blood = anatomy.BLOOD + drawn.density
+    blood = anatomy.BLOOD + patient_scene.density
     if contrast:
-        blood = blood + drawn.enhancement * np.float32(drawn.variation.bolus)
+        blood = blood + patient_scene.enhancement * np.float32(patient_scene.variation.bolus)
     painted = head.tissue.copy().reshape(-1)
     painted[tree.index] += tree.cover * (blood - painted[tree.index])
     return painted.reshape(anatomy.SHAPE)
 
 
 def _marked(voxels: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """A mask on the canvas of some artery voxels (n,)."""
+    """Cover, on the canvas (X, Y, Z), of the artery voxels that are True in ``voxels`` (n,)."""
     tree = anatomy.arteries()
     canvas = np.zeros(anatomy.SHAPE, np.float32).reshape(-1)
     canvas[tree.index] = tree.cover * voxels
@@ -122,39 +112,41 @@ def _marked(voxels: NDArray[np.bool_]) -> NDArray[np.float32]:
 
 
 def series(
-    drawn: Scene, pose: Pose, spacing_mm: dict[str, tuple[float, float, float]] | None = None
+    patient_scene: Scene, pose: Pose, spacing_mm: dict[str, tuple[float, float, float]] | None = None
 ) -> Iterator[Series]:
-    """The volumes of one patient, one at a time: ncct, cta (int16 HU), tmax (s), cbf (mL/100 g/min) as float32, then
-    the truth as uint8 masks: vessels and clot on the CTA's grid, core and tmax6 on the perfusion grid.
+    """Yield the volumes of one patient: images and ground-truth masks.
+
+    Images: ncct and cta (int16, HU), tmax (float32, s), cbf (float32, mL/100 g/min). Masks (uint8): vessels and clot
+    on the grid of the CTA, core and tmax6 on the grid of the perfusion maps.
     """
     spacing = SPACING_MM | (spacing_mm or {})
-    rng = np.random.default_rng([drawn.variation.noise_seed, 4])
+    rng = np.random.default_rng([patient_scene.variation.noise_seed, 4])
     canvas_from_mni = np.linalg.inv(anatomy.CANVAS)
     for name in ("ncct", "cta"):
         shape, affine = _grid(pose, name, spacing[name])
         moved = pose.ncct_movement if name == "ncct" else np.eye(4)
         to_canvas = canvas_from_mni @ np.linalg.inv(moved @ pose.world_from_mni) @ affine
-        values = _sample(paint(drawn, contrast=name == "cta"), to_canvas, shape, anatomy.AIR)
+        values = _sample(paint(patient_scene, contrast=name == "cta"), to_canvas, shape, anatomy.AIR)
         values += rng.standard_normal(shape, dtype=np.float32) * np.float32(NOISE_HU[name])
         if name == "ncct":
-            values += np.float32(drawn.variation.offset_hu)
+            values += np.float32(patient_scene.variation.offset_hu)
         yield Series(name, np.clip(np.rint(values), -1024, 3071).astype(np.int16), affine)
         if name == "cta":
-            for mask, voxels in (("vessels", drawn.patency), ("clot", drawn.clot)):
+            for mask, voxels in (("vessels", patient_scene.patency), ("clot", patient_scene.clot)):
                 covered = _sample(_marked(voxels), to_canvas, shape, 0)
                 yield Series(mask, (covered > 0.4).astype(np.uint8), affine)
 
     brain = scene.lattice()
     shape, affine = _grid(pose, "perfusion", spacing["perfusion"])
     to_lattice = np.linalg.inv(brain.affine) @ np.linalg.inv(pose.world_from_mni) @ affine
-    ranks = scene.ranks_ml(drawn, pose.volume_scale)
-    found = {
-        "tmax": scene.tmax_s(ranks, drawn.patient),
-        "cbf": MEAN_FLOW * scene.flow(ranks, drawn.patient),
-        "core": (ranks < drawn.patient.core_ml).astype(np.float32),
-        "tmax6": (ranks < drawn.patient.tmax6_ml).astype(np.float32),
+    ranks = scene.ranks_ml(patient_scene, pose.volume_scale)
+    maps = {
+        "tmax": scene.tmax_s(ranks, patient_scene.patient),
+        "cbf": MEAN_FLOW * scene.flow(ranks, patient_scene.patient),
+        "core": (ranks < patient_scene.patient.core_ml).astype(np.float32),
+        "tmax6": (ranks < patient_scene.patient.tmax6_ml).astype(np.float32),
     }
-    for name, values in found.items():
+    for name, values in maps.items():
         volume = np.zeros(brain.mask.shape, np.float32)
         volume[brain.mask] = values
         sampled = _sample(volume, to_lattice, shape, 0)

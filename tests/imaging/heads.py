@@ -1,4 +1,4 @@
-"""Synthetic heads in MNI space with answers known beforehand: skull, brain, arteries, a bolus. HU, RAS+ mm."""
+"""Synthetic heads in MNI space with a known ground truth: skull, brain, arteries, a bolus. HU, RAS+ mm."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BRANCHES = (
 
 @dataclass(frozen=True)
 class Angiogram:
-    """A CTA, the NCCT of the same head, the voxels that are vessel, and the branches' centre lines, (n, 3) mm each."""
+    """A CTA, the NCCT of the same head, the mask of the vessels, and the centre line (n, 3) mm of each branch."""
 
     cta: Volume
     ncct: Volume
@@ -37,7 +37,7 @@ class Angiogram:
 
 
 def grid(shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> np.ndarray:
-    """The affine of a grid that is centred on the head."""
+    """Affine of a grid that is centred on the head."""
     affine = np.diag([*spacing, 1.0])
     affine[:3, 3] = np.array([0.0, -18.0, 5.0]) - np.array(spacing) * (np.array(shape) - 1) / 2
     return affine
@@ -55,7 +55,7 @@ def ct(affine: np.ndarray, shape: tuple[int, int, int], *, noise: float = 0.0, s
 
 
 def stored(values: np.ndarray, affine: np.ndarray, *, noise: float = 0.0, seed: int = 0) -> Volume:
-    """Values as a scanner writes them: int16, with noise of a few HU that has the grain of a reconstruction kernel."""
+    """Values as a scanner writes them: int16, with noise that is correlated as by a reconstruction kernel."""
     if noise:
         grain = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(values.shape), 0.6)
         values = values + noise * grain / grain.std()
@@ -88,7 +88,7 @@ def _line(corners: np.ndarray) -> np.ndarray:
 
 
 def _carve(depth: np.ndarray, line: np.ndarray, radius: float, spacing: np.ndarray, affine: np.ndarray) -> None:
-    """Lower ``depth`` to the distance from a tube's wall, in its neighbourhood."""
+    """Lower ``depth`` to the distance from the wall of a tube, near the tube."""
     reach = np.ceil((radius + 1) / spacing).astype(int)
     for centre in (line - affine[:3, 3]) / spacing:
         low = np.maximum(np.floor(centre).astype(int) - reach, 0)
@@ -106,7 +106,7 @@ FINE_S = 0.02
 
 
 def gamma_variate(times: np.ndarray, *, start: float = 10.0, height: float = 300.0) -> np.ndarray:
-    """An arterial curve (a = 3, b = 1.5 s), as used for every digital perfusion phantom since Wu et al. 2003."""
+    """An arterial curve (a = 3, b = 1.5 s), as in the digital perfusion phantom of Wu et al. 2003."""
     since = np.clip(times - start, 0, None)
     curve: np.ndarray = height * since**3 * np.exp(-since / 1.5) / (4.5**3 * np.exp(-3))
     return curve

@@ -1,4 +1,4 @@
-"""What the tests of reading share: a whole intake in one call, and nibabel as the oracle."""
+"""Helpers for the tests of reading: a complete stream check in one call, and nibabel as the reference."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def chunks(data: bytes, size: int) -> Iterable[bytes]:
     return (data[start : start + size] for start in range(0, len(data), size))
 
 
-def take(
+def check_stream(
     data: bytes, sent_as: Input = Input.CTA, *, size: int = 1 << 16, limits: Limits = DEFAULT
 ) -> tuple[bytes, Header]:
     """The bytes to store and the header of one upload that arrives in chunks of ``size`` bytes."""
-    intake = StreamCheck(sent_as, limits)
-    stored = b"".join(piece for chunk in chunks(data, size) for piece in intake.feed(chunk))
-    return stored, intake.finish()
+    check = StreamCheck(sent_as, limits)
+    stored = b"".join(piece for chunk in chunks(data, size) for piece in check.feed(chunk))
+    return stored, check.finish()
 
 
-def oracle(data: bytes) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def read_by_nibabel(data: bytes) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Stored voxels, real values and affine of a plain file, as nibabel reads them."""
     kind = nib.Nifti2Image if data[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nib.Nifti1Image
     image = kind.from_stream(io.BytesIO(data))

@@ -1,7 +1,7 @@
-"""Builds NIfTI files byte by byte, good ones and hostile ones, without any of the code under test.
+"""Build valid and invalid NIfTI files byte by byte, without any of the code under test.
 
-``build`` makes a file from the field tables of the standard; ``mutations`` puts every field through odd values;
-``refused`` is a list of files that must be refused, each with the problem code it must be refused with.
+``build`` makes a file from the field tables of the standard; ``mutations`` sets every field to unusual values;
+``refused`` lists files that must be refused, each with the expected problem code.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ MAGIC = {1: b"n+1\0", 2: b"n+2\0\r\n\x1a\n"}
 CODES = {"u1": 2, "i2": 4, "i4": 8, "f4": 16, "f8": 64, "i1": 256, "u2": 512, "u4": 768, "i8": 1024, "u8": 1280}
 
 AFFINE = np.array([[-0.5, 0, 0, 90], [0, 0.6, 0, -126], [0, 0, 2.0, -72], [0, 0, 0, 1]])
-# The same as a quaternion: half a turn about y, and qfac -1 turns z back.
+# The same as a quaternion: a half turn about y, and qfac -1 mirrors z back.
 QUATERN, QFAC = (0.0, 1.0, 0.0), -1.0
 
 
@@ -70,7 +70,7 @@ def build(
     tail: bytes = b"",
     **fields: Any,
 ) -> bytes:
-    """A NIfTI file. ``fields`` replace what a good header would hold; ``between`` lies before the voxels."""
+    """A NIfTI file. ``fields`` replace the values of a valid header; ``between`` is written before the voxels."""
     data = voxels() if data is None else data
     header = bytearray(SIZES[version])
     spacing = (0.5, 0.6, 2.0)
@@ -98,7 +98,7 @@ def build(
 
 
 def put(header: bytearray, version: int, order: str, name: str, value: Any) -> None:
-    """Writes one field into a header."""
+    """Write one field into a header."""
     offset, kind = TABLES[version][name]
     values = value if isinstance(value, tuple) else (value,)
     struct.pack_into(order + kind, header, offset, *values)
@@ -116,7 +116,7 @@ def gz(
     flags: int = 0,
     method: int = 8,
 ) -> bytes:
-    """One gzip member, any part of it as asked."""
+    """One gzip member, with any part of it replaced."""
     flags |= (8 if name else 0) | (4 if extra is not None else 0) | (16 if comment else 0) | (2 if checksum else 0)
     head = struct.pack("<BBBBIBB", 0x1F, 0x8B, method, flags, 1_700_000_000, 0, 3)
     if extra is not None:
@@ -136,11 +136,11 @@ class Case:
     data: bytes = field(repr=False)
     code: str = "nifti-invalid"
     sent_as: Input = Input.CTA
-    hint: str = ""  # a word of the detail
+    hint: str = ""  # a part of the message
 
 
 def mutations() -> Iterator[tuple[str, bytes]]:
-    """Every field of a good file, both versions and byte orders, put through odd values one at a time."""
+    """Files of both versions and byte orders with one field set to an unusual value."""
     for version in (1, 2):
         for order in "<>":
             good = build(version=version, order=order)
@@ -174,7 +174,7 @@ def _odd(kind: str, order: str, width: int) -> Iterator[tuple[str, bytes]]:
 
 
 def refused() -> Iterator[Case]:
-    """Files that no reader of ours may take."""
+    """Files that must be refused."""
     yield from _not_nifti()
     yield from _wrong_kind()
     yield from _wrong_shape()
@@ -233,8 +233,15 @@ def _not_nifti() -> Iterator[Case]:
 
 
 def _wrong_kind() -> Iterator[Case]:
-    for code, bits, hint in ((128, 24, "RGB"), (2304, 32, "RGB"), (32, 64, "complex"), (1792, 128, "complex"),
-                             (2048, 256, "complex"), (1536, 128, "128-bit"), (1, 1, "one-bit")):  # fmt: skip
+    for code, bits, hint in (
+        (128, 24, "RGB"),
+        (2304, 32, "RGB"),
+        (32, 64, "complex"),
+        (1792, 128, "complex"),
+        (2048, 256, "complex"),
+        (1536, 128, "128-bit"),
+        (1, 1, "one-bit"),
+    ):
         raw = bytes(range(60)) * (bits // 8 or 1)
         yield Case(f"datatype {code}", build(datatype=code, bitpix=bits, tail=raw), hint=hint)
     for code in (0, 3, 5, 255, 257, -1, -4, 32767):

@@ -1,4 +1,4 @@
-"""Where voxels lie: qform and sform against nibabel, and what becomes of two that disagree."""
+"""Voxel-to-world affine: qform and sform against nibabel, and their disagreement."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def disagrees(header: Header) -> bool:
     return "affine-disagree" in [flag.code for flag in header.flags]
 
 
-def test_random_qforms_are_those_of_nibabel() -> None:
+def test_random_qforms_equal_nibabel() -> None:
     rng = np.random.default_rng(1)
     for _ in range(300):
         quatern = rng.normal(size=4)
@@ -35,13 +35,13 @@ def test_random_qforms_are_those_of_nibabel() -> None:
         assert np.allclose(header.affine, expected, atol=1e-4)
 
 
-def test_a_half_turn_rounded_past_one_is_still_a_half_turn() -> None:
+def test_half_turn_quaternion_above_one_is_accepted() -> None:
     header = parse(build(sform_code=0, quatern=(0.0, 1.0000001, 0.0)), field=Input.CTA)
     assert np.allclose(header.affine, AFFINE, atol=1e-5)
 
 
 @pytest.mark.parametrize("tilt", [5, 18.5, 30, 45])
-def test_a_gantry_tilt_is_taken_as_it_is(tilt: float) -> None:
+def test_gantry_tilt_is_kept(tilt: float) -> None:
     sheared = AFFINE.copy()
     sheared[1, 2] = 2 * np.tan(np.radians(tilt))
     header = parse(
@@ -58,30 +58,30 @@ def test_a_gantry_tilt_is_taken_as_it_is(tilt: float) -> None:
 
 
 @pytest.mark.parametrize(("shift", "flagged"), [(0.0, False), (0.9, False), (1.1, True), (300.0, True)])
-def test_a_disagreement_is_flagged_where_it_matters(shift: float, flagged: bool) -> None:
+def test_disagreement_over_one_mm_is_flagged(shift: float, flagged: bool) -> None:
     x, y, z = AFFINE[:3, 3]
     header = parse(build(qoffset=(x + shift, y, z)), field=Input.CTA)
     assert np.allclose(header.affine, AFFINE, atol=1e-5)
     assert disagrees(header) is flagged
 
 
-def test_a_mirrored_qform_is_flagged() -> None:
+def test_mirrored_qform_is_flagged() -> None:
     header = parse(build(pixdim=(1.0, 0.5, 0.6, 2.0, 0.0, 0.0, 0.0, 0.0)), field=Input.CTA)
     assert disagrees(header)
 
 
 @pytest.mark.parametrize("quatern", [(2.0, 0.0, 0.0), (float("nan"), 0.0, 0.0)])
-def test_a_damaged_qform_beside_an_sform_is_flagged(quatern: tuple[float, ...]) -> None:
+def test_damaged_qform_with_valid_sform_is_flagged(quatern: tuple[float, ...]) -> None:
     assert disagrees(parse(build(quatern=quatern), field=Input.CTA))
 
 
-def test_an_sform_whose_voxels_are_of_another_size_is_flagged() -> None:
+def test_sform_with_other_voxel_size_is_flagged() -> None:
     header = parse(build(qform_code=0, pixdim=(1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0)), field=Input.CTA)
     assert disagrees(header)
     assert np.allclose(header.spacing_mm, (0.5, 0.6, 2.0))
 
 
-def test_an_origin_a_metre_away_is_taken() -> None:
+def test_origin_a_metre_away_is_accepted() -> None:
     far = AFFINE.copy()
     far[:3, 3] = 1100, -900, 1700
     header = parse(build(srow=tuple(far[:3].ravel()), qform_code=0), field=Input.CTA)
@@ -89,7 +89,7 @@ def test_an_origin_a_metre_away_is_taken() -> None:
 
 
 @pytest.mark.parametrize("huge", [1e155, 1e300, 1.7e308])
-def test_numbers_that_overflow_are_refused_without_a_warning(huge: float) -> None:
+def test_overflowing_numbers_are_refused_without_warning(huge: float) -> None:
     for fields in (
         {"srow": (huge,) * 12},
         {"srow": (huge, *AFFINE[:3].ravel()[1:])},

@@ -1,4 +1,4 @@
-"""A digital series with a known stroke: the maps, the numbers, and what is said of a poor one."""
+"""A synthetic series with a known stroke: maps, volumes, and the flags of poor series."""
 
 from __future__ import annotations
 
@@ -36,40 +36,42 @@ def cut(series: Volume, frames: slice) -> Volume:
 
 
 def test_maps_of_each_territory(stroke: tuple[Volume, np.ndarray], maps: ctp.PerfusionMaps) -> None:
-    """CBV within 20 %, CBF in the right order and 20-45 % low (exponential residues), Tmax later than the delay."""
+    """CBV is accurate, CBF is 20-45 % low (exponential residues), Tmax is later than the delay."""
     _, labels = stroke
+    latest_s = {heads.NORMAL: 2.72, heads.PENUMBRA: 3.99, heads.CORE: 5.5}  # measured 2.10, 3.07, 4.74
     for label, (cbf, mtt, delay) in heads.HAEMODYNAMICS.items():
         inside = ndimage.binary_erosion(labels == label, iterations=2) & (maps.cbf.data > 0)
-        assert np.median(maps.cbv.data[inside]) == pytest.approx(cbf * mtt / 60, rel=0.2, abs=0.15)
-        assert 0.5 < np.median(maps.cbf.data[inside]) / cbf < 1.05
-        assert 1.0 < np.median(maps.tmax.data[inside]) - delay < 5.5
+        assert np.median(maps.cbv.data[inside]) == pytest.approx(cbf * mtt / 60, rel=0.061)  # measured 0.047
+        assert 0.5 < np.median(maps.cbf.data[inside]) / cbf < 0.85  # measured 0.58 to 0.79
+        assert 1.0 < np.median(maps.tmax.data[inside]) - delay < latest_s[label]
 
 
-def test_the_numbers(stroke: tuple[Volume, np.ndarray], maps: ctp.PerfusionMaps) -> None:
+def test_volumes_and_ratios_equal_the_territories(stroke: tuple[Volume, np.ndarray], maps: ctp.PerfusionMaps) -> None:
     series, labels = stroke
     voxel_ml = abs(np.linalg.det(series.affine[:3, :3])) / 1000
     found = summary.summarise(maps.by_input(), MNI)
     assert found.side is Side.LEFT
-    assert found.summary.core_ml == pytest.approx((labels == heads.CORE).sum() * voxel_ml, rel=0.15)
-    assert found.summary.tmax6_ml == pytest.approx((labels >= heads.PENUMBRA).sum() * voxel_ml, rel=0.10)
-    assert found.summary.mismatch_ratio == pytest.approx(5.2, rel=0.2)
+    # Measured relative errors: 0.031, 0.031, 0.0052.
+    assert found.summary.core_ml == pytest.approx((labels == heads.CORE).sum() * voxel_ml, rel=0.0404)
+    assert found.summary.tmax6_ml == pytest.approx((labels >= heads.PENUMBRA).sum() * voxel_ml, rel=0.0401)
+    assert found.summary.mismatch_ratio == pytest.approx(5.2, rel=0.0068)
     assert maps.flags == ()
 
 
-def test_the_artery_is_scaled_to_the_vein(stroke: tuple[Volume, np.ndarray]) -> None:
-    """The artery was drawn at 60 % of its height, as partial volume does."""
+def test_arterial_curve_is_scaled_to_the_venous_area(stroke: tuple[Volume, np.ndarray]) -> None:
+    """The artery has 60 % of its height, as after a partial-volume effect."""
     series, _ = stroke
     frames = series.values()
     inside = heads.tissues(series.affine, series.shape[:3]) < 100
     enhancement = frames - frames[..., :5].mean(axis=-1, keepdims=True)
-    found = aif.find(enhancement, inside & (enhancement.max(axis=-1) > -100), before=5)
-    assert found.scale == pytest.approx(1 / 0.6, rel=0.08)
-    assert found.arterial.max() == pytest.approx(300, rel=0.1)
+    found = aif.select_curves(enhancement, inside & (enhancement.max(axis=-1) > -100), baseline=5)
+    assert found.scale == pytest.approx(1 / 0.6, rel=0.0614)  # measured 0.047
+    assert found.arterial.max() == pytest.approx(300, rel=0.0464)  # measured 0.036
     assert found.arterial.argmax() < found.venous.argmax()
 
 
-def test_motion_is_found_undone_and_said(stroke: tuple[Volume, np.ndarray], maps: ctp.PerfusionMaps) -> None:
-    """From frame 12 on the head lies 4 mm further right and is turned by 3 degrees."""
+def test_motion_is_detected_corrected_and_flagged(stroke: tuple[Volume, np.ndarray], maps: ctp.PerfusionMaps) -> None:
+    """From frame 12, the head is 4 mm farther to the right and rotated by 3 degrees."""
     series, labels = stroke
     shifted = np.array(series.data, np.int16, order="F")
     for frame in range(12, shifted.shape[3]):
@@ -78,59 +80,59 @@ def test_motion_is_found_undone_and_said(stroke: tuple[Volume, np.ndarray], maps
     moved = ctp.deconvolve(dataclasses.replace(series, data=shifted), MNI)
     assert codes(moved) == {"ctp-motion"}
     inside = ndimage.binary_erosion(labels > 0, iterations=3) & (moved.cbf.data > 0) & (maps.cbf.data > 0)
-    assert np.median(np.abs(moved.tmax.data - maps.tmax.data)[inside]) < 0.3
-    assert np.median(moved.cbf.data[inside] / maps.cbf.data[inside]) == pytest.approx(1, abs=0.15)
+    assert np.median(np.abs(moved.tmax.data - maps.tmax.data)[inside]) < 0.231  # measured 0.178 s
+    assert np.median(moved.cbf.data[inside] / maps.cbf.data[inside]) == pytest.approx(1, abs=0.0487)  # measured 0.037
 
 
-def test_movement_is_measured_in_millimetres(stroke: tuple[Volume, np.ndarray]) -> None:
+def test_motion_is_measured_in_millimetres(stroke: tuple[Volume, np.ndarray]) -> None:
     series, _ = stroke
     frames = series.values()[..., :3].copy()
     frames[..., 2] = ndimage.shift(frames[..., 2], (0, 2 / 2.8, 0), order=1, cval=-1000)
     _, moved = aif.correct_motion(frames, series.spacing_mm)
-    assert moved == pytest.approx(2.0, abs=0.5)
+    assert moved == pytest.approx(2.0, abs=0.265)  # measured 0.204 mm
 
 
-def test_a_head_at_rest_does_not_move(stroke: tuple[Volume, np.ndarray]) -> None:
+def test_series_without_motion_has_no_motion(stroke: tuple[Volume, np.ndarray]) -> None:
     series, _ = stroke
-    assert aif.correct_motion(series.values(), series.spacing_mm)[1] < 0.5
+    assert aif.correct_motion(series.values(), series.spacing_mm)[1] < 0.105  # measured 0.081 mm
 
 
-def test_a_series_that_ends_too_soon(stroke: tuple[Volume, np.ndarray]) -> None:
+def test_truncated_series_is_flagged(stroke: tuple[Volume, np.ndarray]) -> None:
     assert "ctp-truncated" in codes(ctp.deconvolve(cut(stroke[0], slice(0, 14)), MNI))
 
 
-def test_a_series_that_starts_too_late(stroke: tuple[Volume, np.ndarray]) -> None:
+def test_series_with_short_baseline_is_flagged(stroke: tuple[Volume, np.ndarray]) -> None:
     assert "ctp-baseline-short" in codes(ctp.deconvolve(cut(stroke[0], slice(8, None)), MNI))
 
 
-def test_a_series_without_a_bolus(stroke: tuple[Volume, np.ndarray]) -> None:
+def test_series_without_bolus_is_flagged(stroke: tuple[Volume, np.ndarray]) -> None:
     series, _ = stroke
     noise = np.random.default_rng(0).integers(-3, 4, series.shape)
     still = np.asfortranarray(series.data[..., :1] + noise, dtype=np.int16)
     assert "aif-doubtful" in codes(ctp.deconvolve(dataclasses.replace(series, data=still), MNI))
 
 
-def test_a_series_without_a_vein(stroke: tuple[Volume, np.ndarray]) -> None:
+def test_series_without_vein_is_flagged(stroke: tuple[Volume, np.ndarray]) -> None:
     series, _ = stroke
     data = np.array(series.data, order="F")
-    vein = data.max(axis=-1) - data[..., 0] > 230  # the artery is drawn at 60 % of its 300 HU
+    vein = data.max(axis=-1) - data[..., 0] > 230  # the artery has 60 % of its 300 HU
     assert vein.any()
     data[vein] = data[vein][:, :1]
     assert "vof-doubtful" in codes(ctp.deconvolve(dataclasses.replace(series, data=data), MNI))
 
 
 @pytest.mark.parametrize("step", [None, 0.0, 1500.0])
-def test_a_time_axis_that_cannot_be(stroke: tuple[Volume, np.ndarray], step: float | None) -> None:
+def test_impossible_time_step_is_refused(stroke: tuple[Volume, np.ndarray], step: float | None) -> None:
     with pytest.raises(InvalidVolume, match="time step"):
         ctp.deconvolve(dataclasses.replace(stroke[0], time_step_s=step), MNI)
 
 
-def test_too_short_for_a_bolus(stroke: tuple[Volume, np.ndarray]) -> None:
+def test_series_shorter_than_a_bolus_is_refused(stroke: tuple[Volume, np.ndarray]) -> None:
     with pytest.raises(InvalidVolume, match="shorter"):
         ctp.deconvolve(cut(stroke[0], slice(0, 7)), MNI)
 
 
-def test_a_series_of_another_place(stroke: tuple[Volume, np.ndarray]) -> None:
+def test_series_outside_the_brain_is_refused(stroke: tuple[Volume, np.ndarray]) -> None:
     away = stroke[0].affine.copy()
     away[:3, 3] += 500
     with pytest.raises(GeometryMismatch):

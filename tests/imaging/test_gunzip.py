@@ -1,4 +1,4 @@
-"""Gzip streams: every legal form inflates exactly, every fault is met, and a bomb costs no memory."""
+"""Gzip streams: every valid form inflates exactly, every fault is refused, and a bomb needs no memory."""
 
 from __future__ import annotations
 
@@ -62,18 +62,18 @@ def test_every_legal_form_inflates_exactly(name: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [*range(1, 20), 63, 64])
-def test_pieces_of_any_size(size: int) -> None:
+def test_chunks_of_any_size_inflate_exactly(size: int) -> None:
     data = gz(TEXT[:500], name=b"n", comment=b"c", extra=b"e" * 20, checksum=True) + gz(TEXT[500:900]) + bytes(5)
     assert inflate(data, size) == TEXT[:900]
 
 
 @pytest.mark.parametrize("total", [0, 1, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE])
-def test_lengths_about_a_piece(total: int) -> None:
+def test_lengths_around_the_piece_size(total: int) -> None:
     assert inflate(gz(bytes(total))) == bytes(total)
     assert inflate(gz(TEXT[:total]) + gz(TEXT[:3])) == TEXT[:total] + TEXT[:3]
 
 
-def test_every_truncation_is_met() -> None:
+def test_every_truncation_is_refused() -> None:
     data = gz(TEXT[:300], name=b"n", extra=b"ee", checksum=True) + gz(TEXT[300:400])
     whole_members = {0: False, len(gz(TEXT[:300], name=b"n", extra=b"ee", checksum=True)): True}
     for end in range(len(data)):
@@ -84,7 +84,7 @@ def test_every_truncation_is_met() -> None:
                 inflate(data[:end])
 
 
-def test_every_flipped_bit_is_met_or_harmless() -> None:
+def test_every_flipped_bit_is_refused_or_harmless() -> None:
     data = gz(TEXT[:400], name=b"name")
     harmless = 0
     for bit in range(8 * len(data)):
@@ -108,13 +108,13 @@ def test_a_bomb_costs_no_memory() -> None:
     assert peak < 2_000_000
 
 
-def test_a_flood_of_members_is_cut() -> None:
+def test_too_many_members_are_refused() -> None:
     flood = gz(b"") * 100_001
     with pytest.raises(InvalidVolume, match="too many small parts"):
         inflate(flood, 1 << 20)
 
 
-def test_deflate_blocks_of_nothing_end() -> None:
+def test_empty_deflate_blocks_are_accepted() -> None:
     packer = zlib.compressobj(6, wbits=-15)
     body = packer.compress(b"x") + b"".join(packer.flush(zlib.Z_FULL_FLUSH) for _ in range(10))
     empty_blocks = b"\x00\x00\x00\xff\xff" * 100_000

@@ -1,4 +1,4 @@
-"""The header parser: what each field means, what is refused and why, and that no bytes whatever make it stumble."""
+"""Header parser: the meaning of each field, refusals with their reason, and random bytes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from app.imaging.io.header import Header, length, parse
+from app.imaging.io.header import Header, header_length, parse
 from app.imaging.io.limits import Limits
 from app.sdk.errors import DecompressedTooLarge, InvalidVolume
 from app.sdk.types import Input
@@ -23,7 +23,7 @@ def codes(header: Header) -> list[str]:
 
 
 def same(one: Header, other: Header) -> bool:
-    """Equal in everything but where the voxels start."""
+    """Whether two headers are equal except for the offset of the voxels."""
     names = (
         "version",
         "big_endian",
@@ -47,7 +47,7 @@ def test_every_field_is_read(version: int, order: str) -> None:
     assert (header.version, header.big_endian) == (version, order == ">")
     assert header.dtype == np.dtype(order + "u2")
     assert header.shape == (5, 4, 3)
-    assert header.offset == length(data[:4]) == SIZES[version] + 4
+    assert header.offset == header_length(data[:4]) == SIZES[version] + 4
     assert (header.slope, header.inter) == (0.5, -1024.0)
     assert header.form == "sform"
     assert np.allclose(header.affine, AFFINE, atol=1e-6)
@@ -58,7 +58,7 @@ def test_every_field_is_read(version: int, order: str) -> None:
 
 
 @BOTH
-def test_qform_and_sform_of_the_same_file_are_the_same(version: int, order: str) -> None:
+def test_qform_and_sform_of_one_file_agree(version: int, order: str) -> None:
     both = parse(build(version=version, order=order), field=Input.CTA)
     q = parse(build(version=version, order=order, sform_code=0, srow=(math.nan,) * 12), field=Input.CTA)
     s = parse(build(version=version, order=order, qform_code=0, quatern=(9.0, 9.0, 9.0)), field=Input.CTA)
@@ -70,7 +70,7 @@ def test_qform_and_sform_of_the_same_file_are_the_same(version: int, order: str)
 
 @pytest.mark.parametrize(("units", "per_mm"), [(1, 1e-3), (2, 1.0), (3, 1e3), (0, 1.0)])
 @pytest.mark.parametrize("form", ["qform", "sform"])
-def test_lengths_become_millimetres(units: int, per_mm: float, form: str) -> None:
+def test_lengths_are_converted_to_millimetres(units: int, per_mm: float, form: str) -> None:
     srow = tuple(AFFINE[:3].ravel() * per_mm)
     pixdim = (-1.0, 0.5 * per_mm, 0.6 * per_mm, 2.0 * per_mm, 0.0, 0.0, 0.0, 0.0)
     qoffset = tuple(AFFINE[:3, 3] * per_mm)
@@ -103,7 +103,7 @@ def test_trailing_axes_of_one_are_dropped(ones: int) -> None:
     assert header.shape == (5, 4, 3)
 
 
-def test_dimensions_beyond_the_rank_mean_nothing() -> None:
+def test_dimensions_beyond_the_rank_are_ignored() -> None:
     header = parse(build(dim=(3, 5, 4, 3, 0, -7, 25, 0)), field=Input.CTA)
     assert header.shape == (5, 4, 3)
 
@@ -128,7 +128,7 @@ def test_time_step_of_a_series(unit: int, step: float, seconds: float | None) ->
     assert codes(header) == (["time-step-unknown"] if seconds is None else [])
 
 
-def test_limits_are_met_to_the_voxel() -> None:
+def test_limits_are_exact() -> None:
     data = build()
     size = len(data)
     parse(data, field=Input.CTA, limits=Limits(max_voxels=60, max_bytes=size))
@@ -139,16 +139,29 @@ def test_limits_are_met_to_the_voxel() -> None:
 
 
 @BOTH
-def test_the_canonical_header_keeps_meaning_and_nothing_else(version: int, order: str) -> None:
+def test_canonical_header_keeps_only_fields_in_use(version: int, order: str) -> None:
     text = b"DOE^JANE 1970-01-01 4711"
-    canary = {
-        "descrip": text, "aux_file": text, "intent_name": text[:16], "intent_code": 1002, "dim_info": 0x4A,
-        "intent_p": (7.5, 7.5, 7.5), "slice_start": 0x4A4A, "slice_end": 0x4A4A, "slice_code": 0x4A, "cal_max": 7.5,
-        "cal_min": 7.5, "slice_duration": 7.5, "toffset": 7.5, "pixdim": (-1.0, 0.5, 0.6, 2.0, 7.5, 7.5, 7.5, 7.5),
-        "dim": (3, 5, 4, 3, 0x4A4A, 0x4A4A, 0x4A4A, 0x4A4A), "sform_code": 0, "srow": (7.5,) * 12,
-    }  # fmt: skip
+    private = {
+        "descrip": text,
+        "aux_file": text,
+        "intent_name": text[:16],
+        "intent_code": 1002,
+        "dim_info": 0x4A,
+        "intent_p": (7.5, 7.5, 7.5),
+        "slice_start": 0x4A4A,
+        "slice_end": 0x4A4A,
+        "slice_code": 0x4A,
+        "cal_max": 7.5,
+        "cal_min": 7.5,
+        "slice_duration": 7.5,
+        "toffset": 7.5,
+        "pixdim": (-1.0, 0.5, 0.6, 2.0, 7.5, 7.5, 7.5, 7.5),
+        "dim": (3, 5, 4, 3, 0x4A4A, 0x4A4A, 0x4A4A, 0x4A4A),
+        "sform_code": 0,
+        "srow": (7.5,) * 12,
+    }
     if version == 1:
-        canary |= {
+        private |= {
             "data_type": b"JANE DOE",
             "db_name": text[:18],
             "extents": 0x4A4A4A4A,
@@ -158,30 +171,31 @@ def test_the_canonical_header_keeps_meaning_and_nothing_else(version: int, order
             "glmin": 0x4A4A4A4A,
         }
     else:
-        canary |= {"unused_str": text[:15]}
-    data = build(version=version, order=order, between=text, extender=b"\1\2\3\4", **canary)
+        private |= {"unused_str": text[:15]}
+    data = build(version=version, order=order, between=text, extender=b"\1\2\3\4", **private)
     header = parse(data, field=Input.CTA)
-    plain = build(version=version, order=order, sform_code=0, srow=(0.0,) * 12,
-                  pixdim=(-1.0, 0.5, 0.6, 2.0, 0.0, 0.0, 0.0, 0.0))  # fmt: skip
+    plain = build(
+        version=version, order=order, sform_code=0, srow=(0.0,) * 12, pixdim=(-1.0, 0.5, 0.6, 2.0, 0.0, 0.0, 0.0, 0.0)
+    )
     assert header.canonical == plain[: SIZES[version] + 4]
     assert same(parse(header.canonical, field=Input.CTA), header)
 
 
-def test_a_disagreement_survives_the_scrubbing() -> None:
+def test_canonical_header_gives_the_same_flags() -> None:
     header = parse(build(qoffset=(0.0, 0.0, 0.0), xyzt_units=0), field=Input.CTA)
     again = parse(header.canonical, field=Input.CTA)
     assert codes(again) == ["units-assumed", "affine-disagree"]
     assert same(again, header)
 
 
-def test_a_detail_says_which_field_and_what_to_do() -> None:
+def test_message_names_the_field_and_the_remedy() -> None:
     with pytest.raises(InvalidVolume) as caught:
         parse(build(voxels((5, 4, 3, 6))), field=Input.TMAX)
     assert caught.value.detail == "tmax: the file is a 4-D series: send one volume here; only ctp takes a series"
     assert [error.field for error in caught.value.errors] == ["tmax"]
 
 
-# Whatever the bytes: a header or a refusal ----------------------------------------------------------------------------
+# Random bytes give a header or a refusal ------------------------------------------------------------------------------
 
 _FUZZ = settings(deadline=None, suppress_health_check=list(HealthCheck), database=None)
 _GOOD = [build(version=version, order=order)[: SIZES[version] + 4] for version in (1, 2) for order in "<>"]
@@ -210,14 +224,14 @@ def _patched(base: bytes, patches: list[tuple[int, bytes]]) -> bytes:
 
 @_FUZZ
 @given(base=st.sampled_from(_GOOD), patches=_PATCHES, sent_as=st.sampled_from([Input.CTA, Input.CTP]))
-def test_patched_headers(base: bytes, patches: list[tuple[int, bytes]], sent_as: Input) -> None:
+def test_patched_headers_are_parsed_or_refused(base: bytes, patches: list[tuple[int, bytes]], sent_as: Input) -> None:
     _parse_or_refuse(_patched(base, patches), sent_as)
 
 
 @_FUZZ
 @given(rest=st.binary(max_size=600), start=st.sampled_from([b"", *(base[:4] for base in _GOOD)]))
 @example(rest=b"", start=b"")
-def test_any_bytes(rest: bytes, start: bytes) -> None:
+def test_any_bytes_are_parsed_or_refused(rest: bytes, start: bytes) -> None:
     _parse_or_refuse(start + rest, Input.CTA)
 
 
@@ -230,12 +244,12 @@ def test_any_bytes(rest: bytes, start: bytes) -> None:
     sent_as=st.sampled_from(list(Input)),
     cut=st.one_of(st.none(), st.integers(0, 544)),
 )
-def test_patched_headers_at_length(
+def test_patched_headers_are_parsed_or_refused_at_length(
     base: bytes, patches: list[tuple[int, bytes]], sent_as: Input, cut: int | None
 ) -> None:
     _parse_or_refuse(_patched(base, patches)[:cut], sent_as)
 
 
-def test_magic_is_that_of_the_standard() -> None:
+def test_magic_equals_the_standard() -> None:
     assert MAGIC[1] == b"n+1\0"
     assert MAGIC[2] == bytes.fromhex("6e2b32000d0a1a0a")

@@ -1,4 +1,4 @@
-"""From a patient's volumes to the tensor: placement in one interpolation, absences, masks, maps, refusals."""
+"""From a patient's volumes to the tensor: alignment, missing channels, masks, maps, refusals."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def drawn() -> heads.Angiogram:
 
 @pytest.fixture(scope="module")
 def maps() -> dict[Input, Volume]:
-    """Tmax and CBF in MNI space: a lesion of 35 mm on the left, in it a core of 20 mm."""
+    """Tmax and CBF in MNI space: a lesion of 35 mm radius on the left, with a core of 20 mm radius."""
     affine = heads.grid(MAPS_SHAPE, MAPS_SPACING)
     affine[2, 3] += 15
     labels = heads.territories(affine, MAPS_SHAPE)
@@ -69,7 +69,7 @@ def moved(volume: Volume, by: np.ndarray) -> Volume:
     return dataclasses.replace(volume, affine=by @ volume.affine)
 
 
-def test_everything_that_was_sent(whole: PreprocessedImages) -> None:
+def test_all_volumes_sent(whole: PreprocessedImages) -> None:
     assert whole.image.shape == (5, *GRID.shape)
     assert whole.image.dtype == np.float32
     assert whole.presence.all()
@@ -86,26 +86,26 @@ def test_channels_are_windowed_and_normalised(whole: PreprocessedImages) -> None
         assert values.max() <= spec.window[1] + 1e-3
 
 
-def test_the_brain_lies_where_the_template_has_it(whole: PreprocessedImages) -> None:
-    """Brain tissue of 35 HU inside a skull of 1000 HU: the NCCT channel shows it within 3 mm of the template's."""
+def test_brain_is_at_the_position_of_the_template(whole: PreprocessedImages) -> None:
+    """Brain of 35 HU inside a skull of 1000 HU: in the NCCT channel it is within 3 mm of the template."""
     depth = brain_mask.distance(np.array(GRID.affine), GRID.shape, np.eye(4))
     values = raw(whole, Channel.NCCT)
-    assert np.mean(np.abs(values[depth < -10] - heads.TISSUE) < 8) > 0.98
-    assert values[(depth > 7) & (depth < 9)].mean() > 70
+    assert np.abs(values[depth < -10] - heads.TISSUE).max() < 6.6  # measured 5.06 HU
+    assert values[(depth > 7) & (depth < 9)].mean() == pytest.approx(80)  # the upper end of the window
 
 
-def test_maps_follow_and_are_measured(whole: PreprocessedImages, maps: dict[Input, Volume]) -> None:
+def test_maps_are_resampled_and_measured(whole: PreprocessedImages, maps: dict[Input, Volume]) -> None:
     labels = heads.territories(maps[Input.TMAX].affine, MAPS_SHAPE)
     voxel_ml = float(np.prod(MAPS_SPACING)) / 1000
     assert whole.perfusion is not None
-    assert whole.perfusion.core_ml == pytest.approx((labels == heads.CORE).sum() * voxel_ml, rel=0.1)
-    assert whole.perfusion.tmax6_ml == pytest.approx((labels >= heads.PENUMBRA).sum() * voxel_ml, rel=0.05)
+    assert whole.perfusion.core_ml == pytest.approx((labels == heads.CORE).sum() * voxel_ml)
+    assert whole.perfusion.tmax6_ml == pytest.approx((labels >= heads.PENUMBRA).sum() * voxel_ml)
     on_grid = heads.territories(np.array(GRID.affine), GRID.shape)
-    assert raw(whole, Channel.TMAX)[on_grid == heads.CORE].mean() == pytest.approx(12, abs=1.5)
-    assert raw(whole, Channel.RCBF)[on_grid == heads.NORMAL].mean() == pytest.approx(1, abs=0.25)
+    assert raw(whole, Channel.TMAX)[on_grid == heads.CORE].mean() == pytest.approx(12, abs=0.79)  # measured 0.61
+    assert raw(whole, Channel.RCBF)[on_grid == heads.NORMAL].mean() == pytest.approx(1, abs=0.225)  # measured 0.173
 
 
-def test_absent_channels_are_zero_and_said(drawn: heads.Angiogram) -> None:
+def test_missing_channels_are_zero_and_flagged(drawn: heads.Angiogram) -> None:
     found = prepare({Input.NCCT: drawn.ncct}, GRID, CHANNELS)
     assert found.presence.tolist() == [True, False, False, False, False]
     assert not found.image[1:].any()
@@ -121,42 +121,42 @@ def test_the_model_chooses_its_channels(study: dict[Input, Volume]) -> None:
     assert "vessels" not in found.volumes
 
 
-def test_a_head_scanned_elsewhere_gives_the_same_tensor(study: dict[Input, Volume], whole: PreprocessedImages) -> None:
-    """The table a metre away: only the origin differs."""
+def test_origin_of_the_scan_does_not_change_the_tensor(study: dict[Input, Volume], whole: PreprocessedImages) -> None:
+    """The scanner table is a metre away, so only the origin differs."""
     away = np.eye(4)
     away[:3, 3] = 300, -700, 1000
     found = prepare({name: moved(volume, away) for name, volume in study.items()}, GRID, CHANNELS)
     for channel in Channel:
         one, two = raw(whole, channel), raw(found, channel)
-        assert np.corrcoef(one.ravel(), two.ravel())[0, 1] > 0.97, channel
+        assert np.corrcoef(one.ravel(), two.ravel())[0, 1] > 0.99993, channel  # measured 0.99995
 
 
-def test_maps_go_back_to_the_patient(whole: PreprocessedImages, study: dict[Input, Volume]) -> None:
-    """To the grid and back: a smooth image on the MNI grid is found again in the patient's voxels."""
+def test_image_on_the_grid_returns_to_the_patient(whole: PreprocessedImages, study: dict[Input, Volume]) -> None:
+    """The CTA on the MNI grid, resampled to the patient's voxels, shows brain tissue inside the brain."""
     grid = whole.grids[Channel.CTA]
     assert grid.shape == study[Input.CTA].shape
     back = resample.to_patient(whole.volumes["aligned-cta"].data, GRID, grid.affine, grid.shape, grid.mni_from_world)
     inside = brain_mask.distance(grid.affine, grid.shape, grid.mni_from_world) < -15
-    assert np.median(back[inside]) == pytest.approx(heads.TISSUE, abs=3)
+    assert np.median(back[inside]) == pytest.approx(heads.TISSUE, abs=0.169)  # measured 0.130 HU
 
 
 # Vessels -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_mask_is_computed_where_none_was_sent(study: dict[Input, Volume], drawn: heads.Angiogram) -> None:
+def test_mask_is_computed_if_none_was_sent(study: dict[Input, Volume], drawn: heads.Angiogram) -> None:
     found = prepare({Input.CTA: study[Input.CTA], Input.NCCT: study[Input.NCCT]}, GRID, CHANNELS)
     assert "vessels-computed" in codes(found)
     mask = found.volumes["vessels"].data > 0
     reach = brain_mask.distance(drawn.cta.affine, drawn.cta.shape, np.eye(4)) < 3
     truth = drawn.vessels & reach
-    assert 2 * (mask & truth).sum() / ((mask & reach).sum() + truth.sum()) > 0.75
+    assert 2 * (mask & truth).sum() / ((mask & reach).sum() + truth.sum()) > 0.899  # measured 0.922
 
 
-def test_a_mask_that_was_sent_wins(whole: PreprocessedImages, study: dict[Input, Volume]) -> None:
+def test_sent_mask_is_used(whole: PreprocessedImages, study: dict[Input, Volume]) -> None:
     assert np.array_equal(whole.volumes["vessels"].data, study[Input.VESSELS].data)
 
 
-def test_no_segmenter_is_asked_where_a_mask_was_sent(study: dict[Input, Volume]) -> None:
+def test_segmenter_is_not_called_if_a_mask_was_sent(study: dict[Input, Volume]) -> None:
     def never(cta: Volume, mni_from_world: np.ndarray, bone: Volume | None = None) -> Volume:
         raise AssertionError
 
@@ -164,32 +164,32 @@ def test_no_segmenter_is_asked_where_a_mask_was_sent(study: dict[Input, Volume])
     assert "vessels-computed" not in codes(found)
 
 
-def test_labels_that_do_not_decode_to_one(study: dict[Input, Volume], whole: PreprocessedImages) -> None:
+def test_labels_that_decode_to_almost_one_are_vessels(study: dict[Input, Volume], whole: PreprocessedImages) -> None:
     """int16 with slope and intercept: 1.000015 inside, and 0.000015 outside."""
     mask = study[Input.VESSELS]
     stored = np.where(mask.data > 0, 0, -32767).astype(np.int16)
-    odd = Volume(stored, mask.affine, slope=1 / 32767, inter=1.000015)
-    found = prepare({**study, Input.VESSELS: odd}, GRID, CHANNELS)
+    scaled = Volume(stored, mask.affine, slope=1 / 32767, inter=1.000015)
+    found = prepare({**study, Input.VESSELS: scaled}, GRID, CHANNELS)
     assert np.array_equal(found.volumes["vessels"].data, whole.volumes["vessels"].data)
 
 
-def test_a_mask_on_half_the_slices_can_be_used(study: dict[Input, Volume], whole: PreprocessedImages) -> None:
+def test_mask_on_every_second_slice_is_accepted(study: dict[Input, Volume], whole: PreprocessedImages) -> None:
     mask = study[Input.VESSELS]
     thinned = np.asfortranarray(mask.data[:, :, ::2])
     coarse = Volume(thinned, mask.affine @ np.diag([1.0, 1.0, 2.0, 1.0]))
     found = prepare({**study, Input.VESSELS: coarse}, GRID, CHANNELS)
     one, two = raw(whole, Channel.VESSELS), raw(found, Channel.VESSELS)
-    assert np.corrcoef(one.ravel(), two.ravel())[0, 1] > 0.9
+    assert np.corrcoef(one.ravel(), two.ravel())[0, 1] > 0.9827  # measured 0.9867
 
 
-def test_a_mask_of_half_the_head_is_refused(study: dict[Input, Volume]) -> None:
+def test_mask_of_half_the_head_is_refused(study: dict[Input, Volume]) -> None:
     mask = study[Input.VESSELS]
     half = dataclasses.replace(mask, data=np.asfortranarray(mask.data[:, :, :79]))
     with pytest.raises(GeometryMismatch, match=r"CTA is 158x184x158, vessels 158x184x79.*resample"):
         prepare({**study, Input.VESSELS: half}, GRID, CHANNELS)
 
 
-def test_another_segmenter_can_take_the_place(drawn: heads.Angiogram) -> None:
+def test_other_segmenter_is_used(drawn: heads.Angiogram) -> None:
     def nothing(cta: Volume, mni_from_world: np.ndarray, bone: Volume | None = None) -> Volume:
         assert bone is None
         return Volume(np.zeros(cta.shape, np.uint8), cta.affine)
@@ -202,59 +202,60 @@ def test_another_segmenter_can_take_the_place(drawn: heads.Angiogram) -> None:
 # Perfusion ---------------------------------------------------------------------------------------------------------
 
 
-def test_maps_are_computed_from_a_series(drawn: heads.Angiogram) -> None:
+def test_maps_are_computed_from_a_ctp_series(drawn: heads.Angiogram) -> None:
     series, labels = heads.series()
     found = prepare({Input.CTA: drawn.cta, Input.CTP: series}, GRID, CHANNELS)
     assert "perfusion-computed" in codes(found)
     assert found.perfusion is not None
     voxel_ml = abs(np.linalg.det(series.affine[:3, :3])) / 1000
-    assert found.perfusion.tmax6_ml == pytest.approx((labels >= heads.PENUMBRA).sum() * voxel_ml, rel=0.15)
+    truth_ml = (labels >= heads.PENUMBRA).sum() * voxel_ml
+    assert found.perfusion.tmax6_ml == pytest.approx(truth_ml, rel=0.0238)  # measured 0.0183
     assert found.presence[INDEX[Channel.TMAX]]
     assert found.presence[INDEX[Channel.RCBF]]
 
 
-def test_nan_in_maps(study: dict[Input, Volume], whole: PreprocessedImages) -> None:
-    """Software that writes NaN where it saw no tissue."""
+def test_nan_in_maps_is_no_tissue(study: dict[Input, Volume], whole: PreprocessedImages) -> None:
+    """Some perfusion software writes NaN outside tissue."""
     tmax = np.array(study[Input.TMAX].data)
     tmax[tmax == 0] = np.nan
     found = prepare({**study, Input.TMAX: Volume(tmax, study[Input.TMAX].affine)}, GRID, CHANNELS)
     assert np.isfinite(found.image).all()
     assert found.perfusion is not None
     assert whole.perfusion is not None
-    assert found.perfusion.tmax6_ml == pytest.approx(whole.perfusion.tmax6_ml, rel=0.01)
+    assert found.perfusion.tmax6_ml == pytest.approx(whole.perfusion.tmax6_ml)
 
 
-def test_maps_beside_the_head_are_refused(study: dict[Input, Volume]) -> None:
+def test_maps_outside_the_head_are_refused(study: dict[Input, Volume]) -> None:
     away = np.eye(4)
     away[2, 3] = 800
-    lost = {name: moved(study[name], away) for name in (Input.TMAX, Input.CBF)}
+    outside = {name: moved(study[name], away) for name in (Input.TMAX, Input.CBF)}
     with pytest.raises(GeometryMismatch, match="tmax map does not lie in the head"):
-        prepare({**study, **lost}, GRID, CHANNELS)
+        prepare({**study, **outside}, GRID, CHANNELS)
 
 
-def test_maps_half_out_of_the_head_are_flagged(study: dict[Input, Volume]) -> None:
-    aside = np.eye(4)
-    aside[0, 3] = 90
-    lost = {name: moved(study[name], aside) for name in (Input.TMAX, Input.CBF)}
-    assert "perfusion-misplaced" in codes(prepare({**study, **lost}, GRID, CHANNELS))
+def test_maps_partly_outside_the_head_are_flagged(study: dict[Input, Volume]) -> None:
+    shift = np.eye(4)
+    shift[0, 3] = 90
+    shifted = {name: moved(study[name], shift) for name in (Input.TMAX, Input.CBF)}
+    assert "perfusion-misplaced" in codes(prepare({**study, **shifted}, GRID, CHANNELS))
 
 
 # Refusals and odd sizes --------------------------------------------------------------------------------------------
 
 
-def test_maps_alone_cannot_be_placed(maps: dict[Input, Volume]) -> None:
+def test_maps_without_a_ct_are_refused(maps: dict[Input, Volume]) -> None:
     with pytest.raises(MissingInput, match="cta or an ncct"):
         prepare(maps, GRID, CHANNELS)
 
 
-def test_what_is_not_a_head_is_refused(study: dict[Input, Volume]) -> None:
+def test_mask_sent_as_ncct_is_refused(study: dict[Input, Volume]) -> None:
     with pytest.raises(ImplausibleModality):
         prepare({**study, Input.NCCT: study[Input.VESSELS]}, GRID, CHANNELS)
 
 
 @pytest.mark.parametrize(("edge", "spacing"), [(16, 13.0), (24, 9.0), (32, 7.0)])
-def test_small_volumes(edge: int, spacing: float, maps: dict[Input, Volume]) -> None:
-    """What other rooms' tests send: prepared without a stray exception, and all finite."""
+def test_small_volumes_are_prepared(edge: int, spacing: float, maps: dict[Input, Volume]) -> None:
+    """Small volumes, as in the tests of other packages, give finite channels."""
     shape = (edge, edge, edge)
     volume = heads.ct(heads.grid(shape, (spacing,) * 3), shape, noise=3)
     tmax = Volume(np.full(shape, 3.0, np.float32), volume.affine)
@@ -263,13 +264,13 @@ def test_small_volumes(edge: int, spacing: float, maps: dict[Input, Volume]) -> 
     assert found.presence[:4].all()
 
 
-def test_a_field_of_view_that_misses_the_vertex_is_flagged(drawn: heads.Angiogram) -> None:
+def test_field_of_view_without_vertex_is_flagged(drawn: heads.Angiogram) -> None:
     cut = dataclasses.replace(drawn.cta, data=np.asfortranarray(drawn.cta.data[:, :, :100]))
     assert "coverage" in codes(prepare({Input.CTA: cut}, GRID, CHANNELS))
 
 
-def test_an_alignment_that_failed_is_said(drawn: heads.Angiogram) -> None:
-    """A brain without its skull cannot be aligned, to MNI space or to the CTA: placed by its centre, and flagged."""
+def test_failed_alignment_is_flagged(drawn: heads.Angiogram) -> None:
+    """A brain without skull cannot be aligned to the CTA or to MNI space: its centre is used, with flags."""
     shape = (80, 95, 80)
     affine = heads.grid(shape, (2.5, 2.5, 2.5))
     bare = np.where(brain_mask.distance(affine, shape, np.eye(4)) < 0, 35, 0)
@@ -277,7 +278,7 @@ def test_an_alignment_that_failed_is_said(drawn: heads.Angiogram) -> None:
     ncct = Volume(np.asfortranarray(bare + noise, dtype=np.float32), affine)
     mask = Volume(drawn.vessels.astype(np.uint8), drawn.cta.affine)
     found = prepare({Input.CTA: drawn.cta, Input.NCCT: ncct, Input.VESSELS: mask}, GRID, CHANNELS)
-    said = [flag.detail for flag in found.flags if flag.code == "alignment-poor"]
-    assert len(said) == 2
-    assert "could not be aligned to the cta" in said[0]
-    assert "to MNI space is poor" in said[1]
+    details = [flag.detail for flag in found.flags if flag.code == "alignment-poor"]
+    assert len(details) == 2
+    assert "could not be aligned to the cta" in details[0]
+    assert "to MNI space is poor" in details[1]

@@ -1,4 +1,4 @@
-"""A drawn vessel tree in a drawn head: overlap, centre lines, bone, and what must not be found."""
+"""Segmentation of a synthetic vessel tree: overlap, centre lines, bone, and heads without vessels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def drawn() -> heads.Angiogram:
 
 @pytest.fixture(scope="module")
 def reach(drawn: heads.Angiogram) -> np.ndarray:
-    """Within the skull, which starts 3 mm from the brain."""
+    """Mask of the space inside the skull, which starts 3 mm from the brain."""
     return brain_mask.distance(drawn.cta.affine, SHAPE, MNI) < 3
 
 
@@ -33,7 +33,7 @@ def dice(one: np.ndarray, two: np.ndarray) -> float:
 
 
 def followed(near: np.ndarray, line: np.ndarray, affine: np.ndarray, reach: np.ndarray) -> float:
-    """Which share of a centre line, as far as it is in reach, lies in ``near``."""
+    """Share of a centre line, as far as it is inside ``reach``, that lies in ``near``."""
     at = np.round((line - affine[:3, 3]) / np.diag(affine)[:3]).astype(int)
     at = at[np.all((at >= 0) & (at < near.shape), axis=1)]
     at = at[reach[tuple(at.T)]]
@@ -47,30 +47,29 @@ def test_overlap_and_centre_lines(drawn: heads.Angiogram, reach: np.ndarray, sub
     assert found.data.dtype == np.uint8
     assert found.data.shape == SHAPE
     assert np.array_equal(found.affine, drawn.cta.affine)
-    assert dice(mask, drawn.vessels & reach) > 0.85
+    assert dice(mask, drawn.vessels & reach) > 0.909  # measured 0.930
     near = ndimage.binary_dilation(mask)
-    assert min(followed(near, line, found.affine, reach) for line in drawn.lines) > 0.9
-    strays = mask & ~ndimage.binary_dilation(drawn.vessels, iterations=2)
-    assert np.count_nonzero(strays) * 1.1**3 < 100  # mm3
+    assert min(followed(near, line, found.affine, reach) for line in drawn.lines) > 0.986  # measured 0.989
+    assert not (mask & ~ndimage.binary_dilation(drawn.vessels, iterations=2)).any()
 
 
-def test_a_network_can_say_which_blocks_are_vessel(drawn: heads.Angiogram, reach: np.ndarray) -> None:
-    """Working values in HU go in, chances come out; the border, bone and all beyond the brain stay empty."""
-    asked: list[np.ndarray] = []
+def test_network_decides_which_blocks_are_vessel(drawn: heads.Angiogram, reach: np.ndarray) -> None:
+    """The network receives HU and returns probabilities; border, bone and everything outside the brain stay empty."""
+    inputs: list[np.ndarray] = []
 
     def bright(values: np.ndarray) -> np.ndarray:
-        asked.append(values)
+        inputs.append(values)
         return (values > 150).astype(np.float32)
 
     mask = vessels.learned(bright)(drawn.cta, MNI, drawn.ncct).data > 0
-    assert asked[0].dtype == np.float32
-    assert dice(mask, drawn.vessels & reach) > 0.85
+    assert inputs[0].dtype == np.float32
+    assert dice(mask, drawn.vessels & reach) > 0.918  # measured 0.937
     assert not (mask & ~(brain_mask.distance(drawn.cta.affine, SHAPE, MNI) < 8)).any()
     assert vessels.learned(np.zeros_like)(drawn.cta, MNI).data.max() == 0
 
 
-def test_thin_slices_in_any_orientation(drawn: heads.Angiogram) -> None:
-    """Axes permuted and flipped, voxels of 0.8 x 0.8 x 1.4 mm: the same tree in the world."""
+def test_orientation_does_not_change_the_tree(drawn: heads.Angiogram) -> None:
+    """Axes permuted and flipped, voxels of 0.8 x 0.8 x 1.4 mm: the tree in world space is the same."""
     fine = heads.angiogram((240, 275, 130), (0.8, 0.8, 1.4))
     turned = Volume(
         np.asfortranarray(fine.cta.data.transpose(1, 2, 0)[:, :, ::-1]),
@@ -78,49 +77,53 @@ def test_thin_slices_in_any_orientation(drawn: heads.Angiogram) -> None:
     )
     straight = vessels.segment(fine.cta, MNI).data
     again = vessels.segment(turned, MNI).data[:, :, ::-1].transpose(2, 0, 1)
-    assert dice(straight > 0, again > 0) > 0.95
+    assert np.array_equal(straight, again)
 
 
-def test_a_head_without_contrast_has_no_vessels(drawn: heads.Angiogram) -> None:
-    assert vessels.segment(drawn.ncct, MNI).data.sum() * 1.1**3 < 50
+def test_head_without_contrast_has_no_vessels(drawn: heads.Angiogram) -> None:
+    assert not vessels.segment(drawn.ncct, MNI).data.any()
 
 
-def test_subtraction_takes_calcium_away(drawn: heads.Angiogram) -> None:
-    """A calcified falx, dense in both scans, is found in the CTA alone and not after subtraction."""
+def test_subtraction_removes_calcium(drawn: heads.Angiogram) -> None:
+    """A calcified falx, dense in both scans, is segmented from the CTA alone but not with the NCCT."""
     strip = (slice(85, 88), slice(74, 106), slice(122, 125))
     cta, ncct = (np.array(volume.data, order="F") for volume in (drawn.cta, drawn.ncct))
     cta[strip] = ncct[strip] = 300
     both = dataclasses.replace(drawn.cta, data=cta), dataclasses.replace(drawn.ncct, data=ncct)
-    assert vessels.segment(both[0], MNI).data[strip].mean() > 0.5
-    assert vessels.segment(*both[:1], MNI, both[1]).data[strip].mean() < 0.05
+    assert vessels.segment(both[0], MNI).data[strip].all()
+    assert not vessels.segment(both[0], MNI, both[1]).data[strip].any()
 
 
-def test_stored_with_slope_and_intercept(drawn: heads.Angiogram) -> None:
+def test_slope_and_intercept_do_not_change_the_tree(drawn: heads.Angiogram) -> None:
     scaled = Volume(np.asfortranarray((drawn.cta.data + 1024) * 2), drawn.cta.affine, slope=0.5, inter=-1024.0)
-    plain = vessels.segment(drawn.cta, MNI).data
-    assert dice(vessels.segment(scaled, MNI).data > 0, plain > 0) > 0.99
+    assert np.array_equal(vessels.segment(scaled, MNI).data, vessels.segment(drawn.cta, MNI).data)
 
 
 @pytest.mark.parametrize("shape", [(16, 16, 16), (8, 8, 4)])
-def test_volumes_too_coarse_for_vessels(shape: tuple[int, int, int]) -> None:
+def test_coarse_volumes_have_no_vessels(shape: tuple[int, int, int]) -> None:
     coarse = heads.ct(heads.grid(shape, (12.0, 12.0, 12.0)), shape)
-    assert vessels.segment(coarse, MNI).data.shape == shape
+    found = vessels.segment(coarse, MNI)
+    assert found.data.shape == shape
+    assert not found.data.any()
 
 
-@pytest.mark.parametrize("slices", [1, 2, 3, 4, 5, 9])
-def test_a_few_thin_slices(slices: int) -> None:
+@pytest.mark.parametrize(("slices", "share"), [(1, 0), (2, 0), (3, 0), (4, 0), (5, 0), (9, 0.00305)])
+def test_few_thin_slices_have_almost_no_vessels(slices: int, share: float) -> None:
+    """Noise of 60 HU looks like vessels in a few voxels (measured 0.00234 of them in 9 slices)."""
     shape = (190, 220, slices)
     thin = heads.ct(heads.grid(shape, (0.9, 0.9, 0.9)), shape, noise=60)
-    assert vessels.segment(thin, MNI).data.shape == shape
+    found = vessels.segment(thin, MNI)
+    assert found.data.shape == shape
+    assert found.data.mean() <= share
 
 
-def test_a_field_of_view_beside_the_brain(drawn: heads.Angiogram) -> None:
+def test_field_of_view_outside_the_brain_has_no_vessels(drawn: heads.Angiogram) -> None:
     away = drawn.cta.affine.copy()
     away[2, 3] -= 600
     assert not vessels.segment(dataclasses.replace(drawn.cta, affine=away), MNI).data.any()
 
 
-def test_vesselness_of_a_tube_a_sheet_and_a_ball() -> None:
+def test_vesselness_separates_tube_sheet_and_ball() -> None:
     i, j, k = np.indices((41, 41, 41)) - 20
     shapes = {"tube": np.hypot(i, j) < 2, "sheet": np.abs(i) < 2, "ball": i**2 + j**2 + k**2 < 16}
     middle = np.array([np.ravel_multi_index((20, 20, 20), (41, 41, 41))])
@@ -128,14 +131,14 @@ def test_vesselness_of_a_tube_a_sheet_and_a_ball() -> None:
         name: float(vessels.vesselness(np.where(inside, 300, 40).astype(np.float32), middle, np.ones(3))[0])
         for name, inside in shapes.items()
     }
-    assert found["tube"] > 0.7
-    assert found["sheet"] < 0.15
-    assert found["ball"] < 0.5 * found["tube"]
+    assert found["tube"] > 0.817  # measured 0.860
+    assert found["sheet"] < 1e-6  # measured 1e-16
+    assert found["ball"] < 0.15  # measured 0.115
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_eigenvalues_are_numpys(seed: int) -> None:
+def test_eigenvalues_equal_numpy(seed: int) -> None:
     values = np.random.default_rng(seed).standard_normal((50, 6))
     xx, yy, zz, xy, xz, yz = values.T
     matrices = np.stack([xx, xy, xz, xy, yy, yz, xz, yz, zz], axis=1).reshape(-1, 3, 3)
-    assert np.stack(vessels._eigenvalues(values), axis=1) == pytest.approx(np.linalg.eigvalsh(matrices), abs=1e-6)
+    assert np.stack(vessels._eigenvalues(values), axis=1) == pytest.approx(np.linalg.eigvalsh(matrices), abs=1e-13)

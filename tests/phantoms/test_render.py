@@ -1,4 +1,4 @@
-"""The two ways of rendering must show the same patient: else a model trained on one is wrong on the other."""
+"""Both renderers must show the same patient; otherwise a model trained on one is wrong on the other."""
 
 from __future__ import annotations
 
@@ -36,49 +36,52 @@ def fast(drawn: scene.Scene) -> np.ndarray:
 
 
 def prepared(volume: Volume, world_from_mni: np.ndarray, channel: int, fill: float) -> np.ndarray:
-    """What the service's ``prepare`` does once the alignment is known."""
+    """The steps of ``prepare`` after the alignment."""
     spec = CHANNELS[channel]
     values = resample.to_grid(volume, GRID, world_from_mni, fill=fill)
     return (np.clip(values, *spec.window) - spec.mean) / spec.std
 
 
-def alike(one: np.ndarray, other: np.ndarray, correlation: float, difference: float) -> None:
+def assert_similar(one: np.ndarray, other: np.ndarray, correlation: float, difference: float) -> None:
     assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > correlation
     assert np.abs(one - other).mean() < difference
 
 
-def test_ct_is_the_same_by_both_ways(native: dict[str, Volume], fast: np.ndarray, pose: volumes.Pose) -> None:
-    alike(prepared(native["cta"], pose.world_from_mni, 1, -1000.0), fast[1], 0.997, 0.05)
-    alike(prepared(native["ncct"], pose.ncct_movement @ pose.world_from_mni, 0, -1000.0), fast[0], 0.997, 0.07)
+def test_ct_is_equal_by_both_renderers(native: dict[str, Volume], fast: np.ndarray, pose: volumes.Pose) -> None:
+    # Measured: correlation 0.9991 and 0.9983, mean difference 0.0236 and 0.0206.
+    assert_similar(prepared(native["cta"], pose.world_from_mni, 1, -1000.0), fast[1], 0.9988, 0.0307)
+    assert_similar(
+        prepared(native["ncct"], pose.ncct_movement @ pose.world_from_mni, 0, -1000.0), fast[0], 0.9977, 0.0269
+    )
 
 
-def test_perfusion_is_the_same_by_both_ways(native: dict[str, Volume], fast: np.ndarray, pose: volumes.Pose) -> None:
-    alike(prepared(native["tmax"], pose.world_from_mni, 3, 0.0), fast[3], 0.99, 0.05)
+def test_perfusion_is_equal_by_both_renderers(native: dict[str, Volume], fast: np.ndarray, pose: volumes.Pose) -> None:
+    # Measured: correlation 0.9978 and 0.9985, mean difference 0.0134 and 0.0229.
+    assert_similar(prepared(native["tmax"], pose.world_from_mni, 3, 0.0), fast[3], 0.9971, 0.0175)
     relative = Volume(native["cbf"].data / np.float32(volumes.MEAN_FLOW), native["cbf"].affine)
-    alike(prepared(relative, pose.world_from_mni, 4, 0.0), fast[4], 0.99, 0.08)
+    assert_similar(prepared(relative, pose.world_from_mni, 4, 0.0), fast[4], 0.9979, 0.0298)
 
 
-def test_the_vessels_are_those_that_the_service_segments(
+def test_vessels_are_near_the_segmentation_of_the_service(
     native: dict[str, Volume], fast: np.ndarray, pose: volumes.Pose
 ) -> None:
     found = vessels.segment(native["cta"], np.linalg.inv(pose.world_from_mni))
-    alike(prepared(found, pose.world_from_mni, 2, 0.0), fast[2], 0.93, 0.02)
+    # Measured: correlation 0.966, mean difference 0.0017.
+    assert_similar(prepared(found, pose.world_from_mni, 2, 0.0), fast[2], 0.9557, 0.0022)
 
 
-def test_the_service_finds_every_series_plausible(native: dict[str, Volume]) -> None:
+def test_every_series_is_plausible_without_flags(native: dict[str, Volume]) -> None:
     for field in (Input.NCCT, Input.CTA, Input.TMAX, Input.CBF):
         assert plausibility.check(native[field.value], field) == ()
 
 
-def test_the_service_measures_the_true_volumes(
-    native: dict[str, Volume], pose: volumes.Pose, drawn: scene.Scene
-) -> None:
+def test_service_measures_the_true_volumes(native: dict[str, Volume], pose: volumes.Pose, drawn: scene.Scene) -> None:
     maps = {Input.TMAX: native["tmax"], Input.CBF: native["cbf"]}
     found = summary.summarise(maps, np.linalg.inv(pose.world_from_mni)).summary
     patient = drawn.patient
-    assert found.tmax6_ml == pytest.approx(patient.tmax6_ml, rel=0.06)
-    assert found.hypoperfusion_intensity_ratio == pytest.approx(patient.intensity, abs=0.04)
-    assert found.core_ml == pytest.approx(patient.core_ml, rel=0.25, abs=3)
+    assert found.tmax6_ml == pytest.approx(patient.tmax6_ml, rel=0.0525)  # measured 0.040
+    assert found.hypoperfusion_intensity_ratio == pytest.approx(patient.intensity, abs=0.0223)  # measured 0.017
+    assert found.core_ml == pytest.approx(patient.core_ml, rel=0.185)  # measured 0.142
 
 
 def test_heads_are_oblique_and_differ_in_size(native: dict[str, Volume], pose: volumes.Pose) -> None:
@@ -88,15 +91,15 @@ def test_heads_are_oblique_and_differ_in_size(native: dict[str, Volume], pose: v
     assert 0.8 < pose.volume_scale < 1.25
 
 
-def test_the_first_placement_is_exact_and_others_are_near(drawn: scene.Scene) -> None:
+def test_first_offset_is_exact_and_others_are_near(drawn: scene.Scene) -> None:
     first, second = render.grid_offsets(2)
     assert first == render.GridOffset()
     moved = render.Renderer(GRID, second).render(drawn)[Channel.CTA]
     exact = render.renderer(GRID).render(drawn)[Channel.CTA]
     window = [np.clip(values, 0, 300).ravel() for values in (moved, exact)]
-    assert 0.8 < np.corrcoef(*window)[0, 1] < 0.999
+    assert 0.848 < np.corrcoef(*window)[0, 1] < 0.999  # measured 0.883
 
 
-def test_the_same_scene_is_the_same_image(drawn: scene.Scene, fast: np.ndarray) -> None:
+def test_same_scene_gives_the_same_image(drawn: scene.Scene, fast: np.ndarray) -> None:
     again = render.normalise(render.Renderer(GRID).render(drawn), CHANNELS)
     assert np.array_equal(again, fast)

@@ -1,1 +1,1 @@
-"""NIfTI in and out: strict header, affine, gzip and grid checks."""
+"""NIfTI reading and writing, with strict checks of header, affine, gzip stream and grid."""

@@ -1,10 +1,10 @@
-"""Where a NIfTI file places its voxels: the transform in force, from qform and sform.
+"""Read the voxel-to-world affine of a NIfTI file from its qform and sform.
 
-Notable choices:
-- The sform is used where there is one, as nibabel and most viewers do (ITK prefers the qform). Where the two place the
-  head differently the volume carries the flag ``affine-disagree``.
-- With neither there is no side: left and right would be a guess, and the file is refused.
-- A shear (gantry tilt) is taken as it is. Only what is no placement at all is refused: not finite, flat, or absurd.
+Design notes:
+- The sform has priority, as in nibabel and most viewers (ITK prefers the qform). If the two disagree, the volume gets
+  the flag ``affine-disagree``.
+- A file without both is refused, because left and right would be a guess.
+- A shear (gantry tilt) is accepted. An affine that is not finite, flat or out of range is refused.
 
 Source: "METHOD 2" and "METHOD 3" of nifti1.h (https://nifti.nimh.nih.gov).
 """
@@ -21,41 +21,45 @@ import numpy.typing as npt
 from app.imaging.io.limits import Limits, invalid
 from app.sdk.types import Flag, Input
 
-__all__ = ["Matrix", "VoxelToWorld", "place"]
+__all__ = ["Matrix", "VoxelToWorld", "voxel_to_world"]
 
 Matrix = npt.NDArray[np.float64]
 
-# A disagreement below this is rounding; above it, it may move a vessel to its neighbour.
-_SAME_PLACE_MM = 1.0
-# Volume of the voxel over the product of its edges: 1 for right angles, 0.87 for a gantry tilted by 30 degrees.
-_LEAST_SQUARENESS = 0.05
+# A smaller disagreement is rounding; a larger one may move a vessel to its neighbour.
+_AGREEMENT_MM = 1.0
+# Volume of a voxel / product of its edges: 1 for right angles, 0.87 for a gantry tilt of 30 degrees.
+_MIN_SQUARENESS = 0.05
 
 
 @dataclass(frozen=True, eq=False)
 class VoxelToWorld:
-    """:ivar affine: (4, 4), voxel index -> RAS+ millimetres
-    :ivar form: the transform in force, ``sform`` or ``qform``
-    """
+    """Transform of a file: ``affine`` (4, 4), voxel index -> RAS+ millimetres; ``form``: ``sform`` or ``qform``."""
 
     affine: Matrix
     form: str
     flags: tuple[Flag, ...]
 
 
-@np.errstate(all="ignore")  # absurd numbers overflow to infinity or NaN, which every check below refuses
-def place(raw: Any, shape: tuple[int, ...], mm: float, *, field: Input, limits: Limits) -> VoxelToWorld:
-    """The transform in force.
+@np.errstate(all="ignore")  # huge numbers overflow to infinity or NaN, which the checks below refuse
+def voxel_to_world(raw: Any, shape: tuple[int, ...], mm: float, *, field: Input, limits: Limits) -> VoxelToWorld:
+    """Select and check the transform of a file.
 
-    :param raw: the header record with ``pixdim``, ``qform_code``, ``sform_code``, ``quatern``, ``qoffset``, ``srow``
-    :param mm: millimetres in one length unit of the file
-    :raises InvalidVolume: there is none, or none that can be a scan
+    Args:
+        raw: header record with ``pixdim``, ``qform_code``, ``sform_code``, ``quatern``, ``qoffset`` and ``srow``.
+        shape: shape of the volume.
+        mm: millimetres in one length unit of the file.
+        field: the upload field, for the message.
+        limits: accepted voxel sizes and distances from the origin.
+
+    Raises:
+        InvalidVolume: there is no transform, or it cannot be that of a scan.
     """
     edges = [float(edge) * mm for edge in raw["pixdim"][1:4]]
     if not all(math.isfinite(edge) and edge > 0 for edge in edges):
-        raise invalid(field, "has a voxel size that is not above zero: write it again with its true spacing")
+        raise invalid(field, "has a voxel size that is not above zero: write it again with the true spacing")
     qform_code, sform_code = int(raw["qform_code"]), int(raw["sform_code"])
     if not (0 <= qform_code <= 5 and 0 <= sform_code <= 5):
-        raise invalid(field, "has a damaged header: its qform or sform code is none of the standard")
+        raise invalid(field, "has a damaged header: the standard does not define its qform or sform code")
     if qform_code == sform_code == 0:
         raise invalid(field, "has neither qform nor sform, so left and right would be a guess: convert it again")
     qform = _qform(raw, mm) if qform_code else None
@@ -69,12 +73,12 @@ def place(raw: Any, shape: tuple[int, ...], mm: float, *, field: Input, limits: 
         raise invalid(field, "has a damaged sform: convert it again from DICOM")
     _check(sform, shape, field, limits)
     if qform_code:
-        agrees = qform is not None and _distance(sform, qform, shape) <= _SAME_PLACE_MM
+        agrees = qform is not None and _distance(sform, qform, shape) <= _AGREEMENT_MM
         other = "qform"
     else:
         agrees = bool(np.allclose(np.linalg.norm(sform[:3, :3], axis=0), edges, rtol=0.01))
         other = "voxel size"
-    detail = f"{field.value}: its {other} and its sform disagree; the sform was used"
+    detail = f"{field.value}: {other} and sform disagree; the sform was used"
     return VoxelToWorld(sform, "sform", () if agrees else (Flag(code="affine-disagree", detail=detail),))
 
 
@@ -85,16 +89,16 @@ def _sform(raw: Any, mm: float) -> Matrix | None:
 
 
 def _qform(raw: Any, mm: float) -> Matrix | None:
-    """A rotation (unit quaternion, its first part implied), the spacing, and the sign of the third axis (qfac).
+    """Affine from rotation (unit quaternion with implied first component), spacing and sign of the third axis (qfac).
 
-    None where the quaternion is no rotation, or qfac is neither sign: readers differ on what that means.
+    None if the quaternion is not a rotation, or qfac is not 1 or -1, which readers interpret differently.
     """
     b, c, d = (float(part) for part in raw["quatern"])
-    qfac = float(raw["pixdim"][0]) or 1.0  # 0 counts as 1, says the standard
+    qfac = float(raw["pixdim"][0]) or 1.0  # the standard: 0 counts as 1
     rest = 1.0 - (b * b + c * c + d * d)
     if qfac not in (-1.0, 1.0) or not rest > -1e-4:  # also refuses NaN
         return None
-    rounding = 3 * float(np.finfo(raw["quatern"].dtype).eps)  # below it, a half turn, as nibabel has it
+    rounding = 3 * float(np.finfo(raw["quatern"].dtype).eps)  # below it, a half turn, as in nibabel
     a = math.sqrt(rest) if rest >= rounding else 0.0
     norm = math.sqrt(a * a + b * b + c * c + d * d)
     a, b, c, d = a / norm, b / norm, c / norm, d / norm
@@ -117,14 +121,14 @@ def _check(affine: Matrix, shape: tuple[int, ...], field: Input, limits: Limits)
     if not (edges.min() >= limits.min_spacing_mm and edges.max() <= limits.max_spacing_mm):
         possible = f"{limits.min_spacing_mm} to {limits.max_spacing_mm} mm"
         raise invalid(field, f"has a voxel size outside {possible}: check its length unit")
-    if not abs(np.linalg.det(affine[:3, :3] / edges)) >= _LEAST_SQUARENESS:
-        raise invalid(field, "has an affine that folds the volume flat: convert it again from DICOM")
+    if not abs(np.linalg.det(affine[:3, :3] / edges)) >= _MIN_SQUARENESS:
+        raise invalid(field, "has an affine that makes the volume flat: convert it again from DICOM")
     if not np.abs(_corners(affine, shape)).max() <= limits.max_distance_mm:
         raise invalid(field, f"lies more than {limits.max_distance_mm:.0f} mm from the origin: check its affine")
 
 
 def _distance(one: Matrix, other: Matrix, shape: tuple[int, ...]) -> float:
-    """The farthest that two affines set one voxel apart, in millimetres: it is a corner."""
+    """Largest distance between the positions of one voxel under two affines, mm; a corner has it."""
     return float(np.linalg.norm(_corners(one, shape) - _corners(other, shape), axis=0).max())
 
 

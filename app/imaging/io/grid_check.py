@@ -1,6 +1,6 @@
-"""Whether volumes that must share one grid do: a vessel mask its CTA's, perfusion maps each other's.
+"""Check by their headers that volumes share one grid: a vessel mask with its CTA, perfusion maps with each other.
 
-Judged on headers alone, so that a study is refused before anything is computed. numpy only.
+Imports numpy only, because the API process uses it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from app.sdk.errors import FieldError, GeometryMismatch
 from app.sdk.types import Input
 
 TOLERANCE_MM = 0.5
-"""How far a corner of one grid may lie from the same corner of the other: rounding of float32 headers, no more."""
+"""Largest distance between equal corners of two grids: the rounding of float32 headers."""
 
 _SHARED = ((Input.CTA, Input.VESSELS), (Input.TMAX, Input.CBF, Input.CBV, Input.MTT))
 
 
 def check(headers: Mapping[Input, Header]) -> None:
-    """Raises GeometryMismatch, naming both volumes, where two that must share a grid do not."""
+    """Raise GeometryMismatch, which names both volumes, if two volumes that must share a grid do not."""
     for group in _SHARED:
         sent = [name for name in group if name in headers]
         for other in sent[1:]:
@@ -32,11 +32,13 @@ def _compare(first: Input, one: Header, other: Input, two: Header) -> None:
     if one.shape != two.shape:
         difference = f"{first.upper()} is {_times(one.shape)}, {other.upper()} {_times(two.shape)} voxels"
     elif (apart := _apart(one, two)) > TOLERANCE_MM:
-        difference = f"{first.upper()} and {other.upper()} have equal shapes but lie up to {apart:.1f} mm apart"
+        difference = f"{first.upper()} and {other.upper()} have equal shapes but are up to {apart:.1f} mm apart"
     else:
         return
     errors = [FieldError(other.value, f"must lie on the grid of {first.value}")]
-    raise GeometryMismatch(f"{difference}: resample {other.value} onto {first.value}'s grid, or resend.", errors=errors)
+    raise GeometryMismatch(
+        f"{difference}: resample {other.value} onto {first.value}'s grid, or send it again.", errors=errors
+    )
 
 
 def _times(shape: tuple[int, ...]) -> str:
@@ -44,6 +46,6 @@ def _times(shape: tuple[int, ...]) -> str:
 
 
 def _apart(one: Header, two: Header) -> float:
-    """The largest distance in millimetres between equal corners of two grids of one shape."""
+    """Largest distance between equal corners of two grids of one shape, millimetres."""
     corners = np.array([(*corner, 1) for corner in itertools.product(*((0, n - 1) for n in one.shape[:3]))])
     return float(np.linalg.norm(corners @ (one.affine - two.affine).T[:, :3], axis=1).max())

@@ -1,14 +1,12 @@
-"""Gzip as a strict stream: every byte of it is accounted for.
+"""Inflate a gzip stream strictly: every byte is checked.
 
-Notable choices:
-- Fed piece by piece, gives pieces of at most ``PIECE`` bytes, so that a bomb costs no more memory than a scan. Both
-  sizes fit the cache of a core: larger ones measured slower.
-- CRC-32 and length are checked for each member (nibabel never reads them: one flipped bit passes it unseen).
-- Several members in a row are one stream, as bgzip and pigz write them. After the last, zeros may follow (tape blocks,
-  as for gzip(1)), nothing else.
-- The name, comment and time in the gzip header are dropped; its own checksum is checked where there is one.
+Design notes:
+- Input and output are pieces of limited size, so that a decompression bomb needs no more memory than a scan.
+- CRC-32 and length of each member are checked (nibabel reads neither, so it does not notice a flipped bit).
+- Several members are one stream, as bgzip and pigz write them. After the last member only zeros may follow.
+- The name, comment and time in the gzip header are dropped; the checksum of the header is checked if present.
 
-Source: RFC 1952. igzip (ISA-L) inflates, three to four times as fast as zlib, without holding the GIL.
+Source: RFC 1952. igzip (ISA-L) inflates faster than zlib, and without the GIL.
 """
 
 from __future__ import annotations
@@ -34,14 +32,11 @@ _FHCRC, _FEXTRA, _FNAME, _FCOMMENT = 2, 4, 8, 16
 
 
 class Gunzip:
-    """Inflates one gzip stream.
-
-    :raises InvalidVolume: from :meth:`feed` as soon as a fault is met, from :meth:`finish` where the end is missing
-    """
+    """Inflate one gzip stream: call ``feed`` for each chunk, then ``finish``."""
 
     def __init__(self, field: Input) -> None:
         self._field = field
-        self._held = bytearray()  # the part of a header or trailer that has come so far
+        self._buffer = bytearray()  # the part of a member header or trailer that has arrived
         self._inflator: igzip_lib.IgzipDecompressor | None = None
         self._trailer_due = False
         self._crc = 0
@@ -50,7 +45,7 @@ class Gunzip:
         self._padding = 0
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The bytes that ``data`` inflates to, in pieces."""
+        """Inflate ``data`` to pieces of at most ``PIECE`` bytes; raises InvalidVolume if the stream is damaged."""
         rest = memoryview(data)
         while rest:
             if self._inflator is not None:
@@ -61,12 +56,12 @@ class Gunzip:
                 rest = self._read_header(rest)
 
     def finish(self) -> None:
-        """Says that no more will come."""
-        if self._inflator is not None or self._trailer_due or self._held or not self._members:
+        """End the stream; raises InvalidVolume if its end is missing."""
+        if self._inflator is not None or self._trailer_due or self._buffer or not self._members:
             raise invalid(self._field, "ends before its compressed stream does: send it again")
 
     def _inflate(self, inflator: igzip_lib.IgzipDecompressor, data: memoryview) -> Generator[bytes, None, memoryview]:
-        """Inflates up to the end of the member; returns what follows it."""
+        """Inflate up to the end of the member; return the data after it."""
         taken = 0
         while not inflator.eof:
             part = data[taken : taken + _SLICE] if inflator.needs_input else b""
@@ -83,36 +78,36 @@ class Gunzip:
                 yield piece
         self._inflator, self._trailer_due = None, True
         unused = inflator.unused_data
-        if len(unused) > taken:  # igzip reads ahead: some of it came with an earlier chunk
+        if len(unused) > taken:  # igzip reads ahead: a part came with an earlier chunk
             return memoryview(unused + data[taken:])
         return data[taken - len(unused) :]
 
     def _check_trailer(self, data: memoryview) -> memoryview:
-        missing = 8 - len(self._held)
-        self._held += data[:missing]
-        if len(self._held) == 8:
-            crc, size = (int.from_bytes(self._held[i : i + 4], "little") for i in (0, 4))
+        missing = 8 - len(self._buffer)
+        self._buffer += data[:missing]
+        if len(self._buffer) == 8:
+            crc, size = (int.from_bytes(self._buffer[i : i + 4], "little") for i in (0, 4))
             if crc != self._crc or size != self._size & 0xFFFFFFFF:
-                raise invalid(self._field, "does not match its own checksum: send it again")
-            self._held.clear()
+                raise invalid(self._field, "does not match its checksum: send it again")
+            self._buffer.clear()
             self._trailer_due = False
         return data[missing:]
 
     def _read_header(self, data: memoryview) -> memoryview:
-        """Takes a member's header, or the zeros after the last member, from the front of ``data``."""
-        if not self._held and self._members and (self._padding or data[0] == 0):
+        """Read a member header, or the zeros after the last member, from the start of ``data``; return the rest."""
+        if not self._buffer and self._members and (self._padding or data[0] == 0):
             self._padding += len(data)
             if self._padding > _MAX_PADDING or any(data):
-                raise invalid(self._field, "goes on after the end of its compressed stream: send it again")
+                raise invalid(self._field, "continues after the end of its compressed stream: send it again")
             return data[:0]
-        before = len(self._held)
-        self._held += data[:_HEADER_STEP]
-        size = self._header_size(bytes(self._held))
+        before = len(self._buffer)
+        self._buffer += data[:_HEADER_STEP]
+        size = self._header_size(bytes(self._buffer))
         if size is None:
-            if len(self._held) > _MAX_HEADER:
+            if len(self._buffer) > _MAX_HEADER:
                 raise invalid(self._field, "has an endless gzip header: compress it again")
             return data[_HEADER_STEP:]
-        self._held.clear()
+        self._buffer.clear()
         self._members += 1
         if self._members > _MAX_MEMBERS:
             raise invalid(self._field, "is compressed in too many small parts: compress it again as one")
@@ -120,24 +115,24 @@ class Gunzip:
         self._crc = self._size = 0
         return data[size - before :]
 
-    def _header_size(self, held: bytes) -> int | None:
-        """Length of the member header at the front of ``held``; None while it is not all there."""
-        if not held.startswith(MAGIC[: len(held)]):
-            raise invalid(self._field, "goes on after the end of its compressed stream: send it again")
-        if len(held) < 10:
+    def _header_size(self, header: bytes) -> int | None:
+        """Length of the member header at the start of ``header``; None while it is incomplete."""
+        if not header.startswith(MAGIC[: len(header)]):
+            raise invalid(self._field, "continues after the end of its compressed stream: send it again")
+        if len(header) < 10:
             return None
-        method, flags = held[2], held[3]
+        method, flags = header[2], header[3]
         position = 10
         if flags & _FEXTRA:
-            position = 12 + int.from_bytes(held[10:12], "little")
+            position = 12 + int.from_bytes(header[10:12], "little")
         for text in (_FNAME, _FCOMMENT):
             if flags & text:
-                position = held.find(0, position) + 1 or len(held) + 1
+                position = header.find(0, position) + 1 or len(header) + 1
         size = position + 2 if flags & _FHCRC else position
-        if len(held) < size:
+        if len(header) < size:
             return None
-        checksum = int.from_bytes(held[position:size], "little")
-        whole = not flags & _FHCRC or checksum == isal_zlib.crc32(held[:position]) & 0xFFFF
+        checksum = int.from_bytes(header[position:size], "little")
+        whole = not flags & _FHCRC or checksum == isal_zlib.crc32(header[:position]) & 0xFFFF
         if method != 8 or flags & 0xE0 or not whole:
             raise invalid(self._field, "has a damaged gzip header: send it again")
         return size

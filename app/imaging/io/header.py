@@ -1,12 +1,10 @@
-"""A strict reader of NIfTI headers: what a file says of itself, or one clear reason why it cannot be used.
+"""Read NIfTI headers strictly: a complete description of the voxels, or one clear reason for refusal.
 
-Notable choices:
-- NIfTI-1 and -2 in a single file, either byte order. Where two readers of reference (nibabel, the C library) would take
-  an odd header differently it is refused here, so that no voxel and no side is ever a guess.
-- Only fields with a meaning are kept. ``Header.canonical`` is the header rebuilt from them: no free text, no extension,
-  no spare byte; parsing it gives the same header and the same flags again.
-- Every number becomes a Python int or float before it is used: no product of dimensions can overflow.
-- numpy only: the API process reads headers too.
+Design notes:
+- Single-file NIfTI-1 and -2, either byte order. A header that nibabel and the C library read differently is refused.
+- ``Header.canonical`` is rebuilt from the fields in use, without free text and extensions; its meaning is the same.
+- Numbers become Python int or float before use, so a product of dimensions cannot overflow.
+- Imports numpy only, because the API process uses it.
 
 Sources: nifti1.h and nifti2.h of the NIfTI-1.1 and NIfTI-2 standards (https://nifti.nimh.nih.gov).
 """
@@ -19,26 +17,27 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from app.imaging.io.affine import Matrix, place
+from app.imaging.io.affine import Matrix, voxel_to_world
 from app.imaging.io.limits import DEFAULT, Limits, invalid, too_large
 from app.sdk.types import Flag, Input
 
-__all__ = ["Header", "Limits", "check_extensions", "length", "parse"]
+__all__ = ["Header", "Limits", "check_extensions", "header_length", "parse"]
 
 
 @dataclass(frozen=True, eq=False)
 class Header:
-    """What a NIfTI file says of its voxels.
+    """Description of the voxels in a NIfTI file.
 
-    :ivar dtype: type of the stored voxels, in the file's byte order
-    :ivar shape: (X, Y, Z), or (X, Y, Z, T) for a series; in the file the first axis runs fastest
-    :ivar spacing_mm: lengths of the voxel's edges under ``affine``
-    :ivar affine: (4, 4), voxel index -> RAS+ millimetres
-    :ivar offset: where the voxels start in the file as it was received
-    :ivar slope: real value = slope * stored + inter
-    :ivar form: the transform in force, ``sform`` or ``qform``
-    :ivar time_step_s: seconds between the volumes of a series; None where the file does not say
-    :ivar canonical: the scrubbed header with its empty extension mark: all 352 (544) bytes before the voxels
+    Attributes:
+        dtype: type of the stored voxels, in the file's byte order.
+        shape: (X, Y, Z), or (X, Y, Z, T) for a series; the first axis is fastest in the file.
+        spacing_mm: lengths of the voxel's edges under ``affine``.
+        affine: (4, 4), voxel index -> RAS+ millimetres.
+        offset: position of the first voxel in the file as received.
+        slope: real value = slope * stored + inter.
+        form: the transform that is used, ``sform`` or ``qform``.
+        time_step_s: seconds between the volumes of a series; None if unknown.
+        canonical: the scrubbed header with an empty extension mark: all 352 (544) bytes before the voxels.
     """
 
     version: int
@@ -61,7 +60,7 @@ class Header:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-# The two layouts: name, type, offset. Nothing else of a header is ever read, and of these only _KEPT is stored. --
+# The two layouts: name, type, offset. No other field is read; of these, only _KEPT is stored unchanged. ----------
 
 _NIFTI1 = (
     ("sizeof_hdr", "i4", 0), ("dim", "8i2", 40), ("intent_code", "i2", 68), ("datatype", "i2", 70),
@@ -75,17 +74,7 @@ _NIFTI2 = (
     ("qform_code", "i4", 344), ("sform_code", "i4", 348), ("quatern", "3f8", 352), ("qoffset", "3f8", 376),
     ("srow", "(3,4)f8", 400), ("xyzt_units", "i4", 500), ("intent_code", "i4", 504),
 )  # fmt: skip
-_KEPT = (
-    "sizeof_hdr",
-    "magic",
-    "datatype",
-    "bitpix",
-    "scl_slope",
-    "scl_inter",
-    "xyzt_units",
-    "qform_code",
-    "sform_code",
-)
+_KEPT = ("magic", "datatype", "bitpix", "scl_slope", "scl_inter", "xyzt_units", "qform_code", "sform_code")
 
 
 class _Version(NamedTuple):
@@ -97,7 +86,7 @@ class _Version(NamedTuple):
 
     @property
     def first_voxel(self) -> int:
-        """The least offset of the voxels: after the header and the four bytes that announce extensions."""
+        """Smallest offset of the voxels: after the header and the four bytes that announce extensions."""
         return self.size + 4
 
     def record(self, head: bytes, order: str) -> Any:
@@ -146,18 +135,23 @@ _OTHER_FORMATS = (
 )
 
 
-def length(start: bytes) -> int:
-    """How many bytes :func:`parse` needs, from the first four: 544 for NIfTI-2, 352 for anything else."""
+def header_length(start: bytes) -> int:
+    """Number of bytes that ``parse`` needs, from the first four bytes: 544 for NIfTI-2, otherwise 352."""
     version, _ = _identify(start) or (_VERSIONS[0], "<")
     return version.first_voxel
 
 
 def parse(head: bytes, *, field: Input, limits: Limits = DEFAULT) -> Header:
-    """Reads the header at the front of ``head``, of which :func:`length` bytes are needed.
+    """Read the header at the start of ``head``.
 
-    :param field: what the volume was sent as; ``ctp`` must have a time axis, the others must not
-    :raises InvalidVolume: the header cannot be read, or not in one way only
-    :raises DecompressedTooLarge: it claims more voxels or bytes than ``limits`` allow
+    Args:
+        head: at least ``header_length`` bytes.
+        field: the upload field; ``ctp`` must have a time axis, the others must not.
+        limits: largest accepted size, voxel size and distance.
+
+    Raises:
+        InvalidVolume: the header is invalid or ambiguous.
+        DecompressedTooLarge: it claims more voxels or bytes than ``limits`` allow.
     """
     version, order, raw = _recognise(head, field)
     shape = _shape(raw, field)
@@ -166,32 +160,33 @@ def parse(head: bytes, *, field: Input, limits: Limits = DEFAULT) -> Header:
     _check_size(shape, dtype, offset, limits, field)
     slope, inter, scale_flags = _scaling(raw, dtype, field)
     mm, unit_flags = _length_unit(raw, field)
-    placement = place(raw, shape, mm, field=field, limits=limits)
+    transform = voxel_to_world(raw, shape, mm, field=field, limits=limits)
     time_step, time_flags = _time_step(raw, shape, field)
-    x, y, z = (float(edge) for edge in np.linalg.norm(placement.affine[:3, :3], axis=0))
+    x, y, z = (float(edge) for edge in np.linalg.norm(transform.affine[:3, :3], axis=0))
     return Header(
         version=version.number,
         big_endian=order == ">",
         dtype=dtype,
         shape=shape,
         spacing_mm=(x, y, z),
-        affine=placement.affine,
+        affine=transform.affine,
         offset=offset,
         slope=slope,
         inter=inter,
-        form=placement.form,
-        flags=scale_flags + unit_flags + placement.flags + time_flags,
+        form=transform.form,
+        flags=scale_flags + unit_flags + transform.flags + time_flags,
         time_step_s=time_step,
         canonical=_canonical(raw, version, shape),
     )
 
 
 def check_extensions(before_voxels: bytes, header: Header, *, field: Input) -> None:
-    """Walks the extensions in ``before_voxels``, the first ``header.offset`` bytes of the file.
+    """Check the extensions in ``before_voxels``, the first ``header.offset`` bytes of the file.
 
-    They are not kept; but a chain that leads past the voxels means that one of the two is not where the header says.
+    Extensions are dropped, but a chain that does not end before the voxels means that the header is wrong.
 
-    :raises InvalidVolume: a size in the chain is no multiple of 16, or does not end before the voxels
+    Raises:
+        InvalidVolume: a size in the chain is not a multiple of 16, or the chain does not end before the voxels.
     """
     position, end = len(header.canonical), header.offset
     if before_voxels[position - 4] == 0:
@@ -205,7 +200,7 @@ def check_extensions(before_voxels: bytes, header: Header, *, field: Input) -> N
         position += size
 
 
-# One question each, in the order of parse -----------------------------------------------------------------------------
+# One check each, in the order of parse --------------------------------------------------------------------------------
 
 
 def _identify(start: bytes) -> tuple[_Version, str] | None:
@@ -219,10 +214,10 @@ def _identify(start: bytes) -> tuple[_Version, str] | None:
 
 
 def _recognise(head: bytes, field: Input) -> tuple[_Version, str, Any]:
-    found = _identify(head)
-    if found is None:
-        raise invalid(field, _what_else(head))
-    version, order = found
+    identified = _identify(head)
+    if identified is None:
+        raise invalid(field, _other_format(head))
+    version, order = identified
     if len(head) < version.size:
         raise invalid(field, "ends inside its header: send it again")
     raw = version.record(head, order)
@@ -236,11 +231,11 @@ def _recognise(head: bytes, field: Input) -> tuple[_Version, str, Any]:
     if version.number == 2 and magic[:4] == version.magic[:4]:
         raise invalid(field, "was altered by a transfer in text mode: send it in binary mode")
     if version.number == 1 and not any(magic):
-        raise invalid(field, "is an ANALYZE 7.5 header, which does not tell left from right: convert to NIfTI")
+        raise invalid(field, "is an ANALYZE 7.5 header, which does not define left and right: convert it to NIfTI")
     raise invalid(field, "does not have the signature of a single-file NIfTI")
 
 
-def _what_else(head: bytes) -> str:
+def _other_format(head: bytes) -> str:
     if not head:
         return "is empty"
     for position, mark, detail in _OTHER_FORMATS:
@@ -252,18 +247,18 @@ def _what_else(head: bytes) -> str:
 def _shape(raw: Any, field: Input) -> tuple[int, ...]:
     rank, *sizes = (int(n) for n in raw["dim"])
     if not 1 <= rank <= 7:
-        raise invalid(field, "has a damaged header: it has no possible number of dimensions")
+        raise invalid(field, "has a damaged header: its number of dimensions must be 1 to 7")
     sizes = sizes[:rank]
     if min(sizes) < 1:
         raise invalid(field, "has a damaged header: a dimension is zero or less")
     while len(sizes) > 3 and sizes[-1] == 1:
         sizes.pop()
     if len(sizes) > 4 or (len(sizes) == 4 and int(raw["intent_code"]) == _VECTOR_INTENT):
-        raise invalid(field, "holds several values a voxel (a vector or tensor image): send a scalar volume")
+        raise invalid(field, "has several values per voxel (a vector or tensor image): send a scalar volume")
     if len(sizes) < 3 or min(sizes[:3]) < 2:
         raise invalid(field, "is a single slice or line: send the whole volume")
     if field is Input.CTP and len(sizes) == 3:
-        raise invalid(field, "is one volume: ctp takes the 4-D series, and computed maps go by their own names")
+        raise invalid(field, "is one volume: ctp takes the 4-D series; send computed maps as tmax, cbf, cbv and mtt")
     if field is not Input.CTP and len(sizes) == 4:
         raise invalid(field, "is a 4-D series: send one volume here; only ctp takes a series")
     return tuple(sizes)
@@ -277,14 +272,14 @@ def _dtype(raw: Any, order: str, field: Input) -> np.dtype[Any]:
         raise invalid(field, "has a voxel type that the NIfTI standard does not define")
     dtype = np.dtype(order + _DATATYPES[code])
     if int(raw["bitpix"]) != 8 * dtype.itemsize:
-        raise invalid(field, "has a damaged header: its bits per voxel do not fit its voxel type")
+        raise invalid(field, "has a damaged header: its bits per voxel do not match its voxel type")
     return dtype
 
 
 def _offset(raw: Any, version: _Version, limits: Limits, field: Input) -> int:
     value = raw["vox_offset"].item()
     if not math.isfinite(value) or value != int(value) or value < version.first_voxel:
-        raise invalid(field, "has a damaged header: its voxels start at no possible place")
+        raise invalid(field, "has a damaged header: its voxels cannot start at the position that it gives")
     if value > limits.max_offset:
         raise invalid(field, f"has more than {limits.max_offset} bytes before its voxels: remove its extensions")
     return int(value)
@@ -293,22 +288,22 @@ def _offset(raw: Any, version: _Version, limits: Limits, field: Input) -> int:
 def _check_size(shape: tuple[int, ...], dtype: np.dtype[Any], offset: int, limits: Limits, field: Input) -> None:
     voxels = math.prod(shape)
     if voxels > limits.max_voxels:
-        raise too_large(field, f"has more than {limits.max_voxels} voxels, the most that this service takes")
+        raise too_large(field, f"has more than {limits.max_voxels} voxels, the limit of this service")
     if offset + voxels * dtype.itemsize > limits.max_bytes:
-        raise too_large(field, f"inflates to more than {limits.max_bytes} bytes, the most that this service takes")
+        raise too_large(field, f"inflates to more than {limits.max_bytes} bytes, the limit of this service")
 
 
 def _scaling(raw: Any, dtype: np.dtype[Any], field: Input) -> tuple[float, float, tuple[Flag, ...]]:
-    """Slope and intercept. A slope of 0 means none; some writers put NaN, which both readers of reference take as 0."""
+    """Slope and intercept. A slope of 0 means none; nibabel and the C library read NaN, which some write, as 0."""
     slope, inter = float(raw["scl_slope"]), float(raw["scl_inter"])
     if slope == 0 or math.isnan(slope):
         if inter == 0 or math.isnan(inter):
             return 1.0, 0.0, ()
-        detail = f"{field.value}: an intercept without a slope was ignored, as the NIfTI standard asks"
+        detail = f"{field.value}: an intercept without a slope was ignored, as the NIfTI standard requires"
         return 1.0, 0.0, (Flag(code="scaling-ignored", detail=detail),)
     largest = float(np.iinfo(dtype).max) if dtype.kind in "iu" else 1.0
     if abs(slope) < 1e-30 or not abs(slope) * largest + abs(inter) < _FLOAT32_MAX:  # also refuses NaN
-        raise invalid(field, "has a damaged header: its slope and intercept are no possible scaling")
+        raise invalid(field, "has a damaged header: its slope and intercept are outside the range of float32")
     return slope, inter, ()
 
 
@@ -324,7 +319,7 @@ def _length_unit(raw: Any, field: Input) -> tuple[float, tuple[Flag, ...]]:
 
 
 def _time_step(raw: Any, shape: tuple[int, ...], field: Input) -> tuple[float | None, tuple[Flag, ...]]:
-    """Seconds between two volumes. Its unit is often left out or wrong: only 0.05 to 60 s is believed."""
+    """Seconds between two volumes; only 0.05 to 60 s is accepted, because the unit is often missing or wrong."""
     if len(shape) == 3:
         return None, ()
     unit = int(raw["xyzt_units"]) & 0x38
@@ -333,18 +328,18 @@ def _time_step(raw: Any, shape: tuple[int, ...], field: Input) -> tuple[float | 
     step = float(raw["pixdim"][4]) * _SECONDS_PER_UNIT.get(unit, math.nan)
     if 0.05 <= step <= 60:
         return step, ()
-    detail = f"{field.value}: the time between its volumes is not given, or not one that a scanner can have"
+    detail = f"{field.value}: the time between volumes is missing, or not between 0.05 and 60 s"
     return None, (Flag(code="time-step-unknown", detail=detail),)
 
 
 def _canonical(raw: Any, version: _Version, shape: tuple[int, ...]) -> bytes:
-    """A header with nothing in it but what :func:`parse` uses, each number exactly as it was stored."""
+    """A header with only the fields that ``parse`` uses, each number exactly as stored."""
     new = np.zeros((), raw.dtype)
     for name in _KEPT:
         new[name] = raw[name]
     new["dim"] = (len(shape), *shape, *(1,) * (7 - len(shape)))
     new["pixdim"][: len(shape) + 1] = raw["pixdim"][: len(shape) + 1]
-    new["vox_offset"] = version.first_voxel
+    new["sizeof_hdr"], new["vox_offset"] = version.size, version.first_voxel
     if raw["qform_code"]:
         new["quatern"], new["qoffset"] = raw["quatern"], raw["qoffset"]
     if raw["sform_code"]:

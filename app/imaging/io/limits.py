@@ -1,4 +1,4 @@
-"""What a volume may claim, and how one is refused: which field it was sent as, and what is wrong, in one sentence."""
+"""Limits of an uploaded volume, and the errors that refuse it: the upload field and what is wrong."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ __all__ = ["DEFAULT", "Limits", "invalid", "too_large"]
 
 @dataclass(frozen=True)
 class Limits:
-    """Checked before anything is allocated.
+    """Limits that are checked before memory is allocated.
 
-    :ivar max_bytes: of the whole file, inflated
-    :ivar max_offset: bytes of header and extensions before the voxels
-    :ivar max_distance_mm: of any voxel from the origin of the world
+    Attributes:
+        max_bytes: size of the whole file, inflated.
+        max_offset: bytes of header and extensions before the voxels.
+        max_distance_mm: distance of any voxel from the world origin.
     """
 
     max_voxels: int = 512_000_000
@@ -31,11 +32,11 @@ DEFAULT = Limits()
 
 
 def invalid(field: Input, detail: str) -> InvalidVolume:
-    """The refusal of the file sent as ``field``; ``detail`` goes on where "the file" left off."""
+    """Error for the file that was sent as ``field``; ``detail`` completes the sentence "the file ..."."""
     return InvalidVolume(f"{field.value}: the file {detail}", errors=[FieldError(field.value, f"the file {detail}")])
 
 
 def too_large(field: Input, detail: str) -> DecompressedTooLarge:
-    """The same for a file beyond a limit."""
+    """Error for a file above a limit; ``detail`` as in ``invalid``."""
     errors = [FieldError(field.value, f"the file {detail}")]
     return DecompressedTooLarge(f"{field.value}: the file {detail}", errors=errors)

@@ -1,11 +1,11 @@
-"""Volumes read from NIfTI files, and maps written to them.
+"""Read volumes from NIfTI files, and write maps to them.
 
-Notable choices:
-- Reading is the very check of an upload (``intake.StreamCheck``), with its pieces laid straight into the final array: one
-  set of rules, one copy of the voxels, in the type they are stored in.
-- Voxels that are no number (NaN or infinite: outside the field of view, as a rule) become the volume's lowest real
-  value: air in a CT, zero in a perfusion map. So ``Volume.data`` of a file is finite, and flagged where it was not.
-- Written files are the same bytes each time: no name, no time, no free text but ``description``.
+Design notes:
+- Reading uses the check of an upload (``stream_check.StreamCheck``) and copies its pieces into the final array: one set
+  of rules, and one copy of the voxels in their stored type.
+- Non-finite voxels (usually outside the field of view) become the lowest real value of the volume: air in a CT, zero in
+  a map. So ``Volume.data`` is finite, with a flag if the file was not.
+- Written files are reproducible: no name, no time, no free text except ``description``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from isal import igzip
 
 from app.imaging.io.header import Header
 from app.imaging.io.limits import DEFAULT, Limits
-from app.imaging.io.stream_check import GAPS, StreamCheck, largest_stored
+from app.imaging.io.stream_check import NON_FINITE, StreamCheck, max_stored
 from app.sdk.types import Flag, Input
 
 __all__ = ["Volume", "pack", "read", "write"]
@@ -33,12 +33,13 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """Voxels as stored, and where they lie.
+    """Voxels as stored, with their affine and scaling.
 
-    :ivar data: (X, Y, Z) or (X, Y, Z, T), in native byte order
-    :ivar affine: (4, 4), voxel index -> RAS+ millimetres
-    :ivar slope: real value = slope * stored + inter
-    :ivar time_step_s: seconds between the volumes of a series; None where unknown
+    Attributes:
+        data: (X, Y, Z) or (X, Y, Z, T), in native byte order.
+        affine: (4, 4), voxel index -> RAS+ millimetres.
+        slope: real value = slope * stored + inter.
+        time_step_s: seconds between the volumes of a series; None if unknown.
     """
 
     data: npt.NDArray[Any]
@@ -54,15 +55,15 @@ class Volume:
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
-        """Lengths of the voxel's edges."""
+        """Lengths of the voxel's edges, millimetres."""
         x, y, z = (float(edge) for edge in np.linalg.norm(self.affine[:3, :3], axis=0))
         return x, y, z
 
     def values(self) -> npt.NDArray[np.float32]:
         """Real-world values, float32, (X, Y, Z) or (X, Y, Z, T), first axis fastest in memory.
 
-        Scaling is done in float64, a slice at a time: with uint32 voxels and an intercept of -2**31, float32 would lose
-        256 HU. A label stored with a slope comes back as 1.000015, not 1: compare with 0.5, or round; never by ``==``.
+        Scaling is done in float64, slice by slice: with uint32 voxels and an intercept of -2**31, float32 would lose
+        256 HU. A label stored with a slope may decode to 1.000015: compare with 0.5 or round, do not use ``==``.
         """
         out = np.empty(self.data.shape, np.float32, order="F")
         plain = self.slope == 1 and self.inter == 0
@@ -73,12 +74,11 @@ class Volume:
 
 
 def read(path: Path, *, field: Input, limits: Limits = DEFAULT) -> Volume:
-    """Reads a .nii or .nii.gz exactly, or refuses it.
+    """Read a .nii or .nii.gz file exactly; peak memory is the volume and about a megabyte.
 
-    Peak memory: the volume's own bytes and about a megabyte.
-
-    :raises InvalidVolume: the file cannot be read exactly
-    :raises DecompressedTooLarge: it is larger than ``limits``
+    Raises:
+        InvalidVolume: the file cannot be read exactly.
+        DecompressedTooLarge: the file is larger than ``limits``.
     """
     with path.open("rb", buffering=0) as file:
         header, data = _voxels(file, StreamCheck(field, limits))
@@ -92,30 +92,30 @@ def read(path: Path, *, field: Input, limits: Limits = DEFAULT) -> Volume:
     )
 
 
-def _voxels(file: IO[bytes], intake: StreamCheck) -> tuple[Header, npt.NDArray[Any]]:
+def _voxels(file: IO[bytes], check: StreamCheck) -> tuple[Header, npt.NDArray[Any]]:
     flat = np.empty(0, np.uint8)
     filled = -1  # the first piece is the header
     while chunk := file.read(_CHUNK):
-        for piece in intake.feed(chunk):
+        for piece in check.feed(chunk):
             if filled < 0:
-                flat = np.empty(cast("Header", intake.header).voxel_bytes, np.uint8)
+                flat = np.empty(cast("Header", check.header).voxel_bytes, np.uint8)
                 filled = 0
                 continue
             flat[filled : filled + len(piece)] = np.frombuffer(piece, np.uint8)
             filled += len(piece)
-    header = intake.finish()
+    header = check.finish()
     data = flat.view(header.dtype).reshape(header.shape, order="F")
     if not header.dtype.isnative:
         data = data.byteswap(inplace=True).view(header.dtype.newbyteorder("="))
-    if any(flag.code == GAPS for flag in header.flags):
-        _fill_gaps(data, header)
+    if any(flag.code == NON_FINITE for flag in header.flags):
+        _fill_non_finite(data, header)
     return header, data
 
 
 @np.errstate(invalid="ignore")  # NaN compares false
-def _fill_gaps(data: npt.NDArray[Any], header: Header) -> None:
-    """Gives every voxel that is no number the lowest real value, a block at a time to hold no second copy."""
-    largest = largest_stored(header)
+def _fill_non_finite(data: npt.NDArray[Any], header: Header) -> None:
+    """Set every non-finite voxel to the lowest real value, block by block to avoid a second copy."""
+    largest = max_stored(header)
     flat = data.reshape(-1, order="F")  # a view
     blocks = [flat[start : start + _BLOCK] for start in range(0, flat.size, _BLOCK)]
     numbers = [np.abs(block) <= largest for block in blocks]
@@ -126,18 +126,16 @@ def _fill_gaps(data: npt.NDArray[Any], header: Header) -> None:
 
 
 def write(
-    path: Path,
-    data: npt.NDArray[Any],
-    affine: npt.NDArray[np.float64],
-    *,
-    slope: float = 1.0,
-    description: str = "",
+    path: Path, data: npt.NDArray[Any], affine: npt.NDArray[np.float64], *, slope: float = 1.0, description: str = ""
 ) -> None:
-    """Writes a map: ``data`` (X, Y, Z) in its own type, ``affine`` voxel index -> RAS+ millimetres.
+    """Write a map.
 
-    :param path: ``.nii``, or ``.nii.gz`` to compress
-    :param slope: what a reader multiplies the stored values by
-    :param description: at most 79 ASCII characters, for the field ``descrip``
+    Args:
+        path: ``.nii``, or ``.nii.gz`` to compress.
+        data: (X, Y, Z); its dtype is kept.
+        affine: (4, 4), voxel index -> RAS+ millimetres.
+        slope: real value = slope * stored.
+        description: at most 79 ASCII characters, for the field ``descrip``.
     """
     if path.suffix == ".gz":
         path.write_bytes(pack(data, affine, slope=slope, description=description))
@@ -149,7 +147,7 @@ def write(
 def pack(
     data: npt.NDArray[Any], affine: npt.NDArray[np.float64], *, slope: float = 1.0, description: str = ""
 ) -> bytes:
-    """The bytes of the ``.nii.gz`` that `write` would write."""
+    """The bytes of the ``.nii.gz`` file that ``write`` writes."""
     out = io.BytesIO()
     with igzip.IGzipFile(filename="", mode="wb", compresslevel=1, fileobj=out, mtime=0) as packed:
         _write(packed, data, affine, slope, description)

@@ -1,1 +1,1 @@
-"""CT perfusion: arterial input, deconvolution, maps, and their summary in numbers."""
+"""CT perfusion: motion correction, arterial input function, deconvolution, maps, and summary volumes."""

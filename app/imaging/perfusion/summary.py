@@ -1,14 +1,14 @@
-"""Perfusion maps in numbers: core, delayed tissue, mismatch, collaterals.
+"""Volumes and ratios of perfusion maps: core, delayed tissue, mismatch, collaterals.
 
-Notable choices:
-- Core: CBF < 30 % of the mean of the other hemisphere's normal tissue (Campbell et al., Stroke 2011;42:3435). Where
-  there is a Tmax map, only where Tmax > 4 s: our choice, which keeps old scars and cerebrospinal fluid out of it.
+Design notes:
+- Core: CBF < 30 % of the mean of normal tissue in the other hemisphere (Campbell et al., Stroke 2011;42:3435), and
+  Tmax > 4 s if there is a Tmax map: our choice, which excludes old infarcts and CSF.
 - Delayed tissue: Tmax > 6 s. HIR: Tmax > 10 s over Tmax > 6 s (Olivot et al., Stroke 2014;45:1018). CBV index: mean CBV
   of Tmax > 6 s over that of tissue with Tmax <= 4 s (Arenillas et al., J Cereb Blood Flow Metab 2018;38:1839).
-- Islands under 1 mL are noise, and dropped; within the Tmax > 6 s region nothing more is dropped, so HIR is not biased.
-- Only ratios of CBF and CBV are used: the units of a vendor's maps do not matter. Tmax has to be in seconds.
-- A ratio to nothing (no core, no delayed tissue) is None, not infinity.
-- Volumes are counts of voxels times the affine's determinant, so sheared and oblique grids are right too.
+- Islands under 1 mL are dropped as noise, but not within the Tmax > 6 s region, so that HIR is not biased.
+- Only ratios of CBF and CBV are used, so their units do not matter; Tmax must be in seconds. A ratio with a zero
+  denominator is None.
+- Volumes are voxel counts times the determinant of the affine, which also holds for sheared and oblique grids.
 """
 
 from __future__ import annotations
@@ -26,22 +26,24 @@ from app.imaging.resample import resample
 from app.sdk.clinical import Side
 from app.sdk.types import Input, PerfusionSummary
 
-__all__ = ["Perfusion", "measure", "summarise"]
+__all__ = ["PerfusionMeasurement", "measure", "summarise"]
 
 CORE_FRACTION: Final = 0.30
 NORMAL_TMAX_S: Final = 4.0
 DELAYED_TMAX_S: Final = 6.0
 ISLAND_ML: Final = 1.0
 _VESSEL_TIMES_MEDIAN: Final = 3.0
-_SIDED: Final = 1.5
-"""How many times larger the delayed volume of one side must be for the lesion to be on that side."""
+_SIDE_RATIO: Final = 1.5
+"""The lesion is on one side if its delayed volume is this many times that of the other side."""
 
 
 @dataclass(frozen=True)
-class Perfusion:
-    """The numbers, and what they rest on.
+class PerfusionMeasurement:
+    """Volumes and ratios of the maps.
 
-    ``reference_cbf`` is the CBF that 100 % stands for, in the CBF map's own unit; None without such a map.
+    Attributes:
+        side: hemisphere of the lesion; None if unclear.
+        reference_cbf: CBF of normal tissue (100 %), in the unit of the CBF map; None without such a map.
     """
 
     summary: PerfusionSummary
@@ -49,14 +51,15 @@ class Perfusion:
     reference_cbf: float | None
 
 
-def summarise(maps: Mapping[Input, Volume], mni_from_world: np.ndarray) -> Perfusion:
-    """The numbers of a patient's maps; those on other grids are brought to that of Tmax (or else CBF) first.
+def summarise(maps: Mapping[Input, Volume], mni_from_world: np.ndarray) -> PerfusionMeasurement:
+    """Measure a patient's maps, resampled to the grid of Tmax (or else of CBF).
 
-    :param maps: ``tmax`` in seconds, ``cbf`` and ``cbv`` in any unit; at least ``tmax`` or ``cbf``
-    :param mni_from_world: (4, 4) the maps' RAS+ mm -> MNI152 mm, which tells brain and sides
+    Args:
+        maps: ``tmax`` in seconds, ``cbf`` and ``cbv`` in any unit; at least ``tmax`` or ``cbf``.
+        mni_from_world: (4, 4), the maps' RAS+ mm -> MNI152 mm; it locates the brain and its sides.
     """
     base = maps[Input.TMAX] if Input.TMAX in maps else maps[Input.CBF]
-    values = {name: _on(base, maps[name]) for name in (Input.TMAX, Input.CBF, Input.CBV) if name in maps}
+    values = {name: _on_grid(base, maps[name]) for name in (Input.TMAX, Input.CBF, Input.CBV) if name in maps}
     return measure(
         tmax=values.get(Input.TMAX),
         cbf=values.get(Input.CBF),
@@ -67,8 +70,8 @@ def summarise(maps: Mapping[Input, Volume], mni_from_world: np.ndarray) -> Perfu
     )
 
 
-def _on(base: Volume, volume: Volume) -> np.ndarray:
-    """The values of a map on the grid of ``base``, 0 beyond its own."""
+def _on_grid(base: Volume, volume: Volume) -> np.ndarray:
+    """Values of a map on the grid of ``base``, 0 outside the map."""
     values = volume.values()
     if volume.shape == base.shape and np.allclose(volume.affine, base.affine, atol=1e-3):
         return values
@@ -83,15 +86,16 @@ def measure(
     brain: np.ndarray,
     mni_x_mm: np.ndarray,
     voxel_ml: float,
-) -> Perfusion:
-    """The numbers of maps that lie on one grid; each map may be missing.
+) -> PerfusionMeasurement:
+    """Measure maps on one grid; each map may be missing.
 
-    :param tmax: (X, Y, Z) seconds
-    :param cbf: (X, Y, Z) in any unit; 0 where the software saw no tissue
-    :param cbv: (X, Y, Z) in any unit
-    :param brain: (X, Y, Z) bool
-    :param mni_x_mm: (X, Y, Z) each voxel's MNI x, negative on the patient's left
-    :param voxel_ml: volume of one voxel
+    Args:
+        tmax: (X, Y, Z) seconds.
+        cbf: (X, Y, Z) in any unit; 0 where the software found no tissue.
+        cbv: (X, Y, Z) in any unit.
+        brain: (X, Y, Z) bool.
+        mni_x_mm: (X, Y, Z), MNI x of each voxel, negative on the patient's left.
+        voxel_ml: volume of one voxel, mL.
     """
     tissue = brain & np.isfinite(sum(values for values in (tmax, cbf, cbv) if values is not None))
     if cbf is not None:
@@ -123,7 +127,7 @@ def measure(
     if (core := numbers.get("core_ml")) is not None and (penumbra := numbers.get("tmax6_ml")) is not None:
         numbers["mismatch_ml"] = max(penumbra - core, 0.0)
         numbers["mismatch_ratio"] = _ratio(penumbra, core)
-    return Perfusion(PerfusionSummary(**numbers), side, reference)
+    return PerfusionMeasurement(PerfusionSummary(**numbers), side, reference)
 
 
 def _ml(mask: np.ndarray, voxel_ml: float) -> float:
@@ -137,7 +141,7 @@ def _ratio(above: float | None, below: float | None) -> float | None:
 def _without_islands(mask: np.ndarray, smallest: float) -> np.ndarray:
     """The mask without connected parts (26 neighbours) of fewer than ``smallest`` voxels."""
     kept = np.zeros_like(mask)
-    for box in ndimage.find_objects(mask.view(np.uint8)):  # one, if any: a lesion fills a small part of the head
+    for box in ndimage.find_objects(mask.view(np.uint8)):  # at most one box, which is much smaller than the head
         labels, _ = ndimage.label(mask[box], structure=np.ones((3, 3, 3)))
         keep = np.bincount(labels.ravel()) >= smallest
         keep[0] = False
@@ -146,7 +150,7 @@ def _without_islands(mask: np.ndarray, smallest: float) -> np.ndarray:
 
 
 def _reference(cbf: np.ndarray, normal: np.ndarray) -> float | None:
-    """Mean CBF of normal tissue; values above three times the median are large vessels and do not count."""
+    """Mean CBF of normal tissue without large vessels (values above three times the median)."""
     values = cbf[normal]
     if not values.size:
         return None
@@ -156,7 +160,7 @@ def _reference(cbf: np.ndarray, normal: np.ndarray) -> float | None:
 def _lesion_side(
     delayed: np.ndarray | None, cbf: np.ndarray | None, left: np.ndarray, right: np.ndarray, smallest: float
 ) -> Side | None:
-    """The hemisphere with clearly more delayed tissue or, without Tmax, with clearly more low flow; None if neither."""
+    """Hemisphere with clearly more delayed tissue (without Tmax: with clearly more low flow), or None."""
     if delayed is not None:
         lesion = delayed
     elif cbf is not None and (whole := _reference(cbf, left | right)) is not None:
@@ -164,6 +168,6 @@ def _lesion_side(
     else:
         return None
     on_left, on_right = np.count_nonzero(lesion & left), np.count_nonzero(lesion & right)
-    if max(on_left, on_right) < smallest or max(on_left, on_right) < _SIDED * min(on_left, on_right):
+    if max(on_left, on_right) < smallest or max(on_left, on_right) < _SIDE_RATIO * min(on_left, on_right):
         return None
     return Side.LEFT if on_left > on_right else Side.RIGHT

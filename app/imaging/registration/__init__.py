@@ -1,1 +1,1 @@
-"""Affine registration of head CT to MNI152 space, and the skull strip it needs."""
+"""Affine registration of head CT to MNI152 space, with its skull strip, template and brain mask."""

@@ -1,10 +1,8 @@
-"""The MNI152 brain, on any grid that an alignment ties to it.
+"""The MNI152 brain mask, on any grid that an alignment relates to MNI space.
 
-Notable choices:
-- The brain is where nilearn's bundled T1 template (skull-stripped, ICBM 2009a symmetric; in the wheel, no download) is
-  not zero, holes filled, at 2 mm.
-- It is kept as a signed distance in millimetres, negative inside, so that one interpolation answers "within so many
-  millimetres of the brain" for any margin.
+Design notes:
+- The brain is the non-zero part of nilearn's bundled T1 template (skull-stripped, ICBM 2009a symmetric) at 2 mm.
+- It is stored as a signed distance in millimetres, negative inside, so that one interpolation serves every margin.
 """
 
 from __future__ import annotations
@@ -20,24 +18,27 @@ from scipy import ndimage
 
 from app.imaging.resample import resample
 
-__all__ = ["WILLIS_MM", "box", "coverage", "distance", "points", "x_mm"]
+__all__ = ["WILLIS_MM", "box", "coverage", "distance", "points", "template_image", "x_mm"]
 
 WILLIS_MM: Final = ((-45.0, 45.0), (-45.0, 40.0), (-35.0, 5.0))
-"""A box in MNI millimetres that holds the circle of Willis, both M1 segments, and the basilar artery."""
+"""Box in MNI millimetres that contains the circle of Willis, both M1 segments and the basilar artery."""
 
-_TEMPLATE: Final = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
 _FAR_MM: Final = 100.0
 _POINTS_MM: Final = 8.0
 
 
 def distance(affine: np.ndarray, shape: tuple[int, ...], mni_from_world: np.ndarray) -> np.ndarray:
-    """Millimetres (of MNI space) to the brain's surface at each voxel, negative inside.
+    """Distance from each voxel to the surface of the brain, MNI millimetres, negative inside.
 
-    :param affine: (4, 4) voxel -> RAS+ mm of the grid asked for
-    :param mni_from_world: (4, 4) the patient's RAS+ mm -> MNI152 mm
-    :return: float32 of ``shape``
+    Args:
+        affine: (4, 4), voxel -> RAS+ mm of the output grid.
+        shape: shape of the output grid.
+        mni_from_world: (4, 4), the patient's RAS+ mm -> MNI152 mm.
+
+    Returns:
+        float32 of ``shape``.
     """
-    field, to_mni = _field()
+    field, to_mni = _signed_distance()
     return resample(field, np.linalg.inv(to_mni) @ mni_from_world @ affine, shape, fill=_FAR_MM)
 
 
@@ -50,11 +51,11 @@ def x_mm(affine: np.ndarray, shape: tuple[int, ...], mni_from_world: np.ndarray)
 
 
 def box(affine: np.ndarray, shape: tuple[int, ...], mni_from_world: np.ndarray, margin_mm: float) -> tuple[slice, ...]:
-    """The smallest block of voxels that holds the brain and a margin, cut at the grid's ends; may be empty."""
+    """Smallest block of voxels with the brain and a margin, cut at the ends of the grid; it may be empty."""
     world = np.linalg.inv(mni_from_world)
     # The points are 8 mm apart, so the brain may reach that much further.
     grown = points() + (margin_mm + _POINTS_MM) * np.sign(points() - points().mean(axis=0))
-    voxels = _apply(np.linalg.inv(affine) @ world, np.concatenate([points(), grown]))
+    voxels = _transform_points(np.linalg.inv(affine) @ world, np.concatenate([points(), grown]))
     low = np.clip(np.floor(voxels.min(axis=0)), 0, shape).astype(int)
     high = np.clip(np.ceil(voxels.max(axis=0)) + 1, 0, shape).astype(int)
     return tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
@@ -63,39 +64,45 @@ def box(affine: np.ndarray, shape: tuple[int, ...], mni_from_world: np.ndarray, 
 def coverage(
     affine: np.ndarray, shape: tuple[int, ...], mni_from_world: np.ndarray, part: np.ndarray | None = None
 ) -> float:
-    """Which share of the brain's points (or of ``part``, (n, 3) MNI mm) lies in the field of view of a grid."""
-    voxels = _apply(np.linalg.inv(mni_from_world @ affine), points() if part is None else part)
+    """Share of the brain's points (or of ``part``, (n, 3) MNI mm) that lies in the field of view of a grid."""
+    voxels = _transform_points(np.linalg.inv(mni_from_world @ affine), points() if part is None else part)
     within = np.all((voxels >= -0.5) & (voxels <= np.array(shape[:3]) - 0.5), axis=1)
     return float(within.mean())
 
 
 @cache
 def points() -> np.ndarray:
-    """The brain as points 8 mm apart, (n, 3) MNI mm."""
-    field, affine = _field()
+    """Points of the brain, 8 mm apart, (n, 3) MNI mm."""
+    field, affine = _signed_distance()
     step = int(_POINTS_MM / 2)
-    return _apply(affine, np.argwhere(field[::step, ::step, ::step] < 0) * step)
+    return _transform_points(affine, np.argwhere(field[::step, ::step, ::step] < 0) * step)
 
 
-def _apply(matrix: np.ndarray, at: np.ndarray) -> np.ndarray:
-    moved: np.ndarray = at @ matrix[:3, :3].T + matrix[:3, 3]
+def _transform_points(matrix: np.ndarray, points_mm: np.ndarray) -> np.ndarray:
+    moved: np.ndarray = points_mm @ matrix[:3, :3].T + matrix[:3, 3]
     return moved
 
 
-@cache
-def _field() -> tuple[np.ndarray, np.ndarray]:
-    """Signed distance (X, Y, Z) float32 at 2 mm, and its affine."""
+def template_image(name: str) -> nib.Nifti1Image:
+    """One of the MNI152 maps in nilearn's wheel: ``t1`` (skull-stripped), ``gm`` or ``wm``, 1 mm voxels, 0 to 255."""
     package = find_spec("nilearn")
     if package is None or package.origin is None:
-        raise ImportError("nilearn, which carries the MNI152 template, is not installed")
-    image = nib.Nifti1Image.from_filename(Path(package.origin).parent / _TEMPLATE)
-    fine = ndimage.binary_fill_holes(np.asarray(image.dataobj)[::2, ::2, ::2] > 0)
-    brain = np.pad(fine, 20)  # room for distances outside
+        raise ImportError("nilearn, which contains the MNI152 template, is not installed: install nilearn")
+    folder = Path(package.origin).parent / "datasets" / "data"
+    return nib.Nifti1Image.from_filename(folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz")
+
+
+@cache
+def _signed_distance() -> tuple[np.ndarray, np.ndarray]:
+    """Signed distance (X, Y, Z) float32 at 2 mm, and its affine."""
+    image = template_image("t1")
+    mask = ndimage.binary_fill_holes(np.asarray(image.dataobj)[::2, ::2, ::2] > 0)
+    brain = np.pad(mask, 20)  # for distances outside the template
     affine = np.asarray(image.affine, np.float64) @ np.diag([2.0, 2.0, 2.0, 1.0])
     affine[:3, 3] -= affine[:3, :3] @ np.full(3, 20.0)
     edge = 2.0
     inside = ndimage.distance_transform_edt(brain) * edge
     outside = ndimage.distance_transform_edt(~brain) * edge
-    # Half a voxel each way: the surface lies between the last voxel inside and the first one outside.
+    # The surface lies half a voxel from the last voxel inside and from the first one outside.
     field = np.where(brain, edge / 2 - inside, outside - edge / 2)
     return np.asfortranarray(field, dtype=np.float32), affine

@@ -1,12 +1,11 @@
-"""The intracranial space of a head CT, without a model of the head: soft tissue with bone all round.
+"""Skull strip of a head CT: the intracranial space is the soft tissue that bone surrounds.
 
-Notable choices:
-- A voxel is inside the skull when few of the 26 straight ways out of it end in air. Scalp, face and neck have air on
-  one side; where the field of view ends before either air or bone (a cropped vertex), that way does not count.
-- What is left is opened by ``OPENING_MM``, which cuts the spinal canal and the orbits off, and the largest part kept.
-- Distances are chamfer distances (steps of 1, sqrt 2 and sqrt 3): two sweeps, where an exact transform takes ten
-  times as long.
-- Contrast in vessels counts as bone. It lies inside the skull, where more bone changes nothing.
+Design notes:
+- A voxel is inside the skull if few of its 26 rays meet air first. Scalp, face and neck have air on one side.
+- A ray that leaves the field of view before it meets air or bone (a cropped vertex) does not count.
+- An opening by ``OPENING_MM`` removes the spinal canal and the orbits; the largest part is kept.
+- Distances are chamfer distances (two sweeps), which are much faster than an exact transform.
+- Contrast in vessels counts as bone; inside the skull this does not change the result.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from app.imaging.jit import jit_compiled
+from app.imaging.jit import lazy_njit
 
 __all__ = ["BONE_HU", "OUTSIDE", "intracranial", "warm_up"]
 
@@ -26,35 +25,38 @@ Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
 
 OUTSIDE = -2000.0
-"""Stands for no value: the field of view ends before here. Below anything a scanner writes after clamping."""
+"""Value of a voxel without data, outside the field of view; lower than any clamped Hounsfield value."""
 BONE_HU = 110.0
 AIR_HU = -300.0
 FLUID_HU = -10.0
 
-MOST_TO_AIR, FEWEST_TO_BONE = 6, 9
+MAX_AIR_RAYS, MIN_BONE_RAYS = 6, 9
 OPENING_MM, CLOSING_MM = 6.0, 8.0
 
-PASS, BONE, AIR, NOTHING = 0, 1, 2, 3
+SOFT, BONE, AIR, NO_DATA = 0, 1, 2, 3
 
 
 def intracranial(hu: Floats, spacing_mm: float) -> Mask:
-    """Where brain, CSF and what lies among them is, on an isotropic grid (X, Y, Z) of about 4 mm.
+    """Mask (X, Y, Z) of the intracranial space on an isotropic grid of about 4 mm; empty if bone encloses nothing.
 
-    ``hu``: Hounsfield units, ``OUTSIDE`` where there is no data. All False where nothing is enclosed.
+    Args:
+        hu: (X, Y, Z), Hounsfield units; ``OUTSIDE`` where there is no data.
+        spacing_mm: edge of a voxel.
     """
-    kind = np.zeros(hu.shape, np.uint8)
-    kind[hu > BONE_HU] = BONE
-    kind[hu < AIR_HU] = AIR
-    kind[hu <= OUTSIDE] = NOTHING
-    to_air, to_bone = np.zeros((2, *hu.shape), np.uint8)
-    _ways_out(kind, to_air, to_bone)
-    enclosed = (kind == PASS) & (hu > FLUID_HU) & (to_air <= MOST_TO_AIR) & (to_bone >= FEWEST_TO_BONE)
+    tissue_class = np.zeros(hu.shape, np.uint8)
+    tissue_class[hu > BONE_HU] = BONE
+    tissue_class[hu < AIR_HU] = AIR
+    tissue_class[hu <= OUTSIDE] = NO_DATA
+    air_rays, bone_rays = np.zeros((2, *hu.shape), np.uint8)
+    _count_rays(tissue_class, air_rays, bone_rays)
+    enclosed = (tissue_class == SOFT) & (hu > FLUID_HU) & (air_rays <= MAX_AIR_RAYS) & (bone_rays >= MIN_BONE_RAYS)
     core = _largest(_distance(~enclosed, spacing_mm) > OPENING_MM)
     opened = enclosed & (_distance(core, spacing_mm) <= OPENING_MM + spacing_mm / 2)
     return _closed(opened, spacing_mm)
 
 
 def warm_up() -> None:
+    """Compile the kernels, or load them from the cache."""
     intracranial(np.zeros((4, 4, 4), np.float32), 4.0)
 
 
@@ -69,7 +71,7 @@ def _largest(mask: Mask) -> Mask:
 
 
 def _closed(mask: Mask, spacing_mm: float) -> Mask:
-    """Closed by a ball of ``CLOSING_MM``: vessels full of contrast, calcifications and ventricles are inside."""
+    """The mask closed by a ball of ``CLOSING_MM``, so that contrast, calcifications and ventricles are inside."""
     margin = int(CLOSING_MM / spacing_mm) + 1
     grown = _distance(np.pad(mask, margin), spacing_mm) <= CLOSING_MM
     closed: Mask = _distance(~grown, spacing_mm) > CLOSING_MM
@@ -77,15 +79,15 @@ def _closed(mask: Mask, spacing_mm: float) -> Mask:
 
 
 def _distance(mask: Mask, spacing_mm: float) -> Floats:
-    """Millimetres to the nearest True voxel, by chamfer."""
+    """Chamfer distance to the nearest True voxel, millimetres."""
     distance = np.where(mask, np.float32(0), np.float32(1e6))
     _chamfer(distance, np.float32(spacing_mm))
     return distance
 
 
-@jit_compiled
+@lazy_njit
 def _chamfer(distance: Floats, unit: Any) -> None:
-    """Borgefors' two sweeps, forward then backward, over the 13 neighbours already visited."""
+    """Borgefors' two sweeps, forward and backward, over the 13 neighbours that are already visited."""
     nx, ny, nz = distance.shape
     for sweep in (1, -1):
         for i0 in range(nx):
@@ -106,15 +108,14 @@ def _chamfer(distance: Floats, unit: Any) -> None:
                     distance[i, j, k] = best
 
 
-@jit_compiled
-def _ways_out(kind: Array, to_air: Array, to_bone: Array) -> None:
-    """For each voxel, how many of its 26 rays meet air first, and how many bone.
+@lazy_njit
+def _count_rays(tissue_class: Array, air_rays: Array, bone_rays: Array) -> None:
+    """Count, for each voxel, the rays (of 26) that meet air first, and those that meet bone first.
 
-    Along a ray the first thing met is that of the next voxel, unless this one stops it: one sweep for each direction,
-    against it.
+    A voxel of soft tissue takes over the first hit of the next voxel on the ray: one sweep per direction.
     """
-    nx, ny, nz = kind.shape
-    met = np.empty((nx, ny, nz), np.uint8)
+    nx, ny, nz = tissue_class.shape
+    first_hit = np.empty((nx, ny, nz), np.uint8)
     for ray in range(27):
         dx, dy, dz = ray // 9 - 1, ray // 3 % 3 - 1, ray % 3 - 1
         if ray == 13:
@@ -125,10 +126,10 @@ def _ways_out(kind: Array, to_air: Array, to_bone: Array) -> None:
                 j = ny - 1 - j0 if dy > 0 else j0
                 for k0 in range(nz):
                     k = nz - 1 - k0 if dz > 0 else k0
-                    first = kind[i, j, k]
+                    first = tissue_class[i, j, k]
                     if first == 0:
                         a, b, c = i + dx, j + dy, k + dz
-                        first = met[a, b, c] if 0 <= a < nx and 0 <= b < ny and 0 <= c < nz else 3
-                    met[i, j, k] = first
-                    to_air[i, j, k] += first == 2
-                    to_bone[i, j, k] += first == 1
+                        first = first_hit[a, b, c] if 0 <= a < nx and 0 <= b < ny and 0 <= c < nz else 3
+                    first_hit[i, j, k] = first
+                    air_rays[i, j, k] += first == 2
+                    bone_rays[i, j, k] += first == 1
