@@ -1,13 +1,14 @@
-"""The HTTP service, assembled.
+"""Builds the HTTP service and its OpenAPI document.
 
-Notable choices:
-- One constructor makes everything, from settings or from what it is given; nothing reads the environment here.
-- The routes say what the API is, and need no service to be described: `openapi_document` is the same everywhere.
-- This process holds no model and never loads torch.
+Design notes:
+- `create_app` takes settings or ready-made objects; it reads no environment variable.
+- The OpenAPI document depends on the routes only, so it needs no database and no settings.
+- The API process holds no model and never loads torch.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from fastapi import FastAPI
@@ -36,9 +37,10 @@ def create_app(
     queue: Queue | None = None,
     traces: Traces | None = None,
 ) -> FastAPI:
-    """The service over ``settings``; a handle that is given replaces the one that they describe.
+    """Builds the service from ``settings``; an object that is passed replaces the one that they describe.
 
-    :raises ValueError: the settings would let anybody in from elsewhere, without saying so on purpose
+    Raises:
+        ValueError: The settings would accept remote requests without keys, and `insecure` is not set.
     """
     validate_exposure(settings)
     database = database or Database(settings.database, idle=settings.lease)
@@ -50,18 +52,18 @@ def create_app(
         queue=queue or Queue(database),
         traces=traces or create_traces(settings.otlp_endpoint, "rlvo-api"),
     )
-    app = _assembled()
+    app = _app_with_routes()
     app.state.services = services
     app.add_middleware(Middleware, services=services)
     return app
 
 
 def openapi_document() -> dict[str, Any]:
-    """The API's description, which no setting changes."""
-    return _assembled().openapi()
+    """Returns the OpenAPI document, which is the same for all settings."""
+    return _app_with_routes().openapi()
 
 
-def _assembled() -> FastAPI:
+def _app_with_routes() -> FastAPI:
     app = FastAPI(
         openapi_url=None,
         docs_url=None,
@@ -70,16 +72,9 @@ def _assembled() -> FastAPI:
         lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,
     )
-    for room in (predictions, results, followup, models, aliases, health, inference, docs):
-        app.include_router(room.router)
+    for module in (predictions, results, followup, models, aliases, health, inference, docs):
+        app.include_router(module.router)
     docs.mount(app)
     problems.install(app)
-    described: list[dict[str, Any]] = []
-
-    def openapi() -> dict[str, Any]:
-        if not described:
-            described.append(docs.describe(app))
-        return described[0]
-
-    app.openapi = openapi  # type: ignore[method-assign]
+    app.openapi = cache(lambda: docs.describe(app))  # type: ignore[method-assign]
     return app

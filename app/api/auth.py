@@ -1,11 +1,10 @@
-"""Who may call what, settled on method, path and headers alone.
+"""Authentication and authorisation, from method, path and headers alone.
 
-Notable choices:
-- Closed unless opened: an address that nobody listed needs a key, also one that does not exist.
-- Open are the probes, and what holds no record: the pages' own files, the API's description, the problem types.
-- A key comes as ``Authorization: Bearer <key>`` or ``X-API-Key: <key>``; a token of the site's identity provider, where
-  one is set, as ``Authorization: Bearer <token>``. Where no keys are required (loopback, or an
-  explicit setting) everybody is the caller ``local``, and every answer carries a warning.
+Design notes:
+- Every address needs a key unless `_OPEN` lists it; this includes addresses that do not exist.
+- Open are the probes and what holds no record: the files of the page, the OpenAPI document, the problem types.
+- A key is sent as ``Authorization: Bearer <key>`` or ``X-API-Key: <key>``, an OIDC token as a Bearer token.
+- If no key is required (loopback, or an explicit setting), the caller is ``local`` and every response has a warning.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import Headers
 from starlette.types import Scope as Asgi
 
-from app.api.oidc import looks_like_a_token
+from app.api.oidc import looks_like_jwt
 from app.core.config import Settings
 from app.database import api_keys
 from app.database.api_keys import Caller, Scope
@@ -32,35 +31,40 @@ _OPEN = re.compile(
     r"/(livez|readyz|v2/health/(live|ready)|metrics|docs|openapi\.json|favicon\.ico)?|/(static|predictions|problems)/.*",
     re.DOTALL,
 )
-_SECRET = re.compile(r"[\x21-\x7e]{1,8192}")
-_READING = ("GET", "HEAD", "OPTIONS")
+_CREDENTIAL = re.compile(r"[\x21-\x7e]{1,8192}")
+_READ_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
 def validate_exposure(settings: Settings) -> None:
-    """Refuses to serve without keys where others can reach the service. Raises ValueError."""
+    """Raises ValueError if other machines could reach a service that requires no keys."""
     if not settings.keys_required and not settings.on_loopback and not settings.insecure:
-        message = "RLVO_AUTH=off on an address that others can reach needs RLVO_INSECURE=1"
-        raise ValueError(message)
+        raise ValueError("RLVO_AUTH=off allows other machines to connect without keys; this also needs RLVO_INSECURE=1")
 
 
 async def authorise(services: Services, scope: Asgi, headers: Headers) -> Caller | None:
-    """Who calls; None for an open address.
+    """Returns the caller, or None for an open address.
 
-    Raises Unauthenticated, InsufficientScope, RateLimited, DatabaseUnavailable, IdentityUnavailable.
+    Raises:
+        Unauthenticated: The key or token is missing or not valid.
+        InsufficientScope: The key lacks the scope for this call.
+        RateLimited: The caller sends too many requests.
+        DatabaseUnavailable: The key cannot be looked up.
+        IdentityUnavailable: The keys of the identity provider cannot be read.
     """
     if _OPEN.fullmatch(scope["path"]):
         return None
     if not services.settings.keys_required:
         return LOCAL
-    secret = _secret(headers)
-    if services.tokens and looks_like_a_token(secret):
-        caller = await services.work(services.tokens.authenticate, secret)
+    credential = _credential(headers)
+    if services.token_verifier and looks_like_jwt(credential):
+        caller = await services.run_in_thread(services.token_verifier.authenticate, credential)
     else:
-        caller = await services.read(api_keys.authenticate, secret)
-    settings = services.settings
-    wait = services.rates.take(f"{caller.tenant} {caller.name}", caller.per_minute or settings.rate_per_minute)
+        caller = await services.read(api_keys.authenticate, credential)
+    per_minute = caller.per_minute or services.settings.rate_per_minute
+    wait = services.rate_limiter.take(f"{caller.tenant} {caller.name}", per_minute)
     if wait:
-        raise RateLimited(f"Send no more than so many requests a minute; wait {math.ceil(wait)} s.", retry_after=wait)
+        rule = f"This caller may send {per_minute} requests per minute."
+        raise RateLimited(f"{rule} Wait {math.ceil(wait)} s, then send the request again.", retry_after=wait)
     needed = needed_scope(scope["method"], scope["path"])
     if needed and needed not in caller.scopes:
         raise InsufficientScope(f"This call needs a key with the scope `{needed}`.")
@@ -68,19 +72,19 @@ async def authorise(services: Services, scope: Asgi, headers: Headers) -> Caller
 
 
 def needed_scope(method: str, path: str) -> Scope | None:
-    """The scope that a call needs beyond a valid key."""
+    """Returns the scope that a call needs in addition to a valid key."""
     if path.startswith("/v1/audit"):
         return Scope.AUDIT
-    if method in _READING:
+    if method in _READ_METHODS:
         return Scope.READ
     if path.startswith("/v1/models"):
         return Scope.MODELS_ADMIN
     return Scope.PREDICT
 
 
-def _secret(headers: Headers) -> str:
+def _credential(headers: Headers) -> str:
     scheme, _, bearer = headers.get("authorization", "").partition(" ")
-    secret = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-    if not _SECRET.fullmatch(secret):
-        raise Unauthenticated("Send an API key as `Authorization: Bearer <key>`")
-    return secret
+    credential = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+    if not _CREDENTIAL.fullmatch(credential):
+        raise Unauthenticated("Send an API key as `Authorization: Bearer <key>`.")
+    return credential

@@ -1,10 +1,9 @@
-"""A finished prediction as a CDS Hooks card (cds-hooks.hl7.org, 2.0), for the page of the patient's record.
+"""Writes a finished prediction as a CDS Hooks card (cds-hooks.hl7.org, 2.0) for the page of the patient's record.
 
-Notable choices:
-- A card informs: it suggests no order, and no indicator is `critical`, since this is research and no alarm.
-- The summary stands alone: number, interval, side of the threshold, and that it is no ground for a decision.
-- The link to the report is there only where the service knows its own address (``RLVO_PUBLIC_URL``): a card's links are
-  absolute, and the address that a caller used is no address to repeat.
+Design notes:
+- A card informs. It suggests no order and never has the indicator `critical`, because this is research.
+- The summary is complete by itself: probability, interval, side of the threshold, and the research notice.
+- Links in a card are absolute, so the report is linked only if the service knows its address (``RLVO_PUBLIC_URL``).
 """
 
 from __future__ import annotations
@@ -15,17 +14,16 @@ from app.core.display_names import label, percent
 from app.sdk.errors import NotFinished
 from app.sdk.types import ClinicalContribution, ModalityContribution, Prediction
 
-LONGEST_SUMMARY = 140
-"""Characters that a summary stays below, by the specification."""
-REASONS = 3
+MAX_CONTRIBUTIONS = 3
 
 Card = dict[str, Any]
 
 
 def cards(prediction: Prediction, public_url: str) -> dict[str, list[Card]]:
-    """The answer of a CDS service: one card.
+    """Returns the response of a CDS service, which holds one card.
 
-    :raises NotFinished: there is no probability yet, or there never will be
+    Raises:
+        NotFinished: The prediction has no probability, because it is unfinished, failed or was cancelled.
     """
     if prediction.probability is None or prediction.finished is None:
         raise NotFinished("Only a prediction that succeeded has a card.")
@@ -38,14 +36,15 @@ def cards(prediction: Prediction, public_url: str) -> dict[str, list[Card]]:
         "source": {"label": f"rlvo, {prediction.model.name} {prediction.model.version} (research use only)"},
     }
     if public_url:
-        where = public_url.rstrip("/")
+        base = public_url.rstrip("/")
         card["links"] = [
-            {"label": "Report", "url": f"{where}/v1/predictions/{prediction.id}/report.html", "type": "absolute"}
+            {"label": "Report", "url": f"{base}/v1/predictions/{prediction.id}/report.html", "type": "absolute"}
         ]
     return {"cards": [card]}
 
 
 def _summary(prediction: Prediction) -> str:
+    """One line of fewer than 140 characters, as the specification requires."""
     assert prediction.probability is not None
     text = f"Refractory occlusion: {percent(prediction.probability)}"
     if prediction.interval is not None:
@@ -57,20 +56,20 @@ def _summary(prediction: Prediction) -> str:
 
 
 def _detail(prediction: Prediction) -> str:
-    """Markdown: the notice, the strongest reasons, and what was guessed or poor."""
+    """Markdown: the research notice, the largest contributions, and the flags."""
     lines = [f"**{prediction.notice}**", ""]
     if prediction.attribution is not None:
-        reasons: list[ClinicalContribution | ModalityContribution]
-        reasons = [*prediction.attribution.clinical, *prediction.attribution.imaging]
-        strongest = sorted(reasons, key=lambda each: -abs(each.contribution))[:REASONS]
-        lines += ["What weighs most (log-odds):", "", *(_reason(each) for each in strongest), ""]
+        contributions: list[ClinicalContribution | ModalityContribution]
+        contributions = [*prediction.attribution.clinical, *prediction.attribution.imaging]
+        largest = sorted(contributions, key=lambda each: -abs(each.contribution))[:MAX_CONTRIBUTIONS]
+        lines += ["Largest contributions (log-odds):", "", *(_line(each) for each in largest), ""]
     if prediction.flags:
-        lines += ["To be kept in mind:", "", *(f"- {flag.detail}" for flag in prediction.flags), ""]
+        lines += ["Quality flags:", "", *(f"- {flag.detail}" for flag in prediction.flags), ""]
     return "\n".join(lines).rstrip()
 
 
-def _reason(reason: ClinicalContribution | ModalityContribution) -> str:
-    if isinstance(reason, ModalityContribution):
-        return f"- {reason.modality.upper()}: {reason.contribution:+.2f}"
-    guessed = " (imputed)" if reason.imputed else ""
-    return f"- {label(reason.variable)}{guessed}: {reason.contribution:+.2f}"
+def _line(contribution: ClinicalContribution | ModalityContribution) -> str:
+    if isinstance(contribution, ModalityContribution):
+        return f"- {contribution.modality.upper()}: {contribution.contribution:+.2f}"
+    imputed = " (imputed)" if contribution.imputed else ""
+    return f"- {label(contribution.variable)}{imputed}: {contribution.contribution:+.2f}"

@@ -1,10 +1,10 @@
-"""What the routes work with: one bundle of handles, made once by `create_app` and given to each request.
+"""The objects that the routes work with: one `Services` bundle, made by `create_app` and passed to each request.
 
-Notable choices:
-- Database and storage speak in plain blocking calls; they run in threads, and the event loop stays free.
-- Uploads have threads of their own: many slow ones never keep a short question to the database waiting.
-- Dependencies are coroutines: a plain function would cost a thread for each.
-- Routes take `ServicesDep` and `CurrentCaller` as annotated parameters; nothing is looked up in globals.
+Design notes:
+- Database and storage calls block, so they run in threads and the event loop stays free.
+- Uploads, database calls and tensor requests have separate thread limits, so none of them delays the others.
+- FastAPI dependencies are coroutines, because a plain function would use a thread for each call.
+- Routes receive `ServicesDep` and `CurrentCaller` as annotated parameters and read no globals.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from app.sdk.errors import Draining
 from app.storage.local import Storage
 from app.worker.queue import Queue
 
-TENSORS = 4
-"""Requests with prepared tensors whose bodies are held at once; a body is some 20 MB."""
+MAX_TENSOR_REQUESTS = 4
+"""Requests with prepared tensors whose bodies are in memory at the same time."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -42,9 +42,11 @@ T = TypeVar("T")
 
 @dataclass
 class Services:
-    """The handles of one service process.
+    """The database, storage, model store, queue and other shared objects of one service process.
 
-    :ivar draining: set while the process ends; nothing new is taken then, and whoever waits is answered at once
+    Attributes:
+        draining: True while the process shuts down; new studies are refused and waiting requests are answered.
+        inference_slots: Limits how many tensor requests are in memory at the same time.
     """
 
     settings: Settings
@@ -55,67 +57,67 @@ class Services:
     metrics: Metrics = field(default_factory=Metrics)
     traces: Traces = field(default_factory=NoopTraces)
     draining: bool = False
-    _for_rows: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(16))
-    _for_bytes: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(8))
-    _for_questions: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(TENSORS))
-    tensors: Semaphore = field(default_factory=lambda: Semaphore(TENSORS))
+    _database_limiter: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(16))
+    _io_limiter: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(8))
+    _inference_limiter: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(MAX_TENSOR_REQUESTS))
+    inference_slots: Semaphore = field(default_factory=lambda: Semaphore(MAX_TENSOR_REQUESTS))
 
     def __post_init__(self) -> None:
-        self.watch = ChangeWatcher(self.read)
-        self.rates = RateLimiter()
-        self.tokens = TokenVerifier(self.settings) if self.settings.oidc_issuer else None
+        self.watcher = ChangeWatcher(self.read)
+        self.rate_limiter = RateLimiter()
+        self.token_verifier = TokenVerifier(self.settings) if self.settings.oidc_issuer else None
 
     @property
     def owner(self) -> str:
-        """This service's name among those that share its database."""
+        """Identifies this service among the services that share its database."""
         return f"{socket.gethostname()[:50]}:{self.settings.port}"
 
     async def read(self, work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs ``work(session, ...)`` in a transaction that only reads."""
+        """Runs ``work(session, ...)`` in a thread, in a read-only transaction."""
 
         def run() -> T:
             with self.database.reading() as session:
                 return work(session, *args, **kwargs)
 
-        return await to_thread.run_sync(run, limiter=self._for_rows)
+        return await to_thread.run_sync(run, limiter=self._database_limiter)
 
     async def write(self, work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs ``work(session, ...)`` in a transaction that is committed when it returns."""
+        """Runs ``work(session, ...)`` in a thread, in a transaction that is committed when it returns."""
 
         def run() -> T:
             with self.database.session() as session:
                 return work(session, *args, **kwargs)
 
-        return await to_thread.run_sync(run, limiter=self._for_rows)
+        return await to_thread.run_sync(run, limiter=self._database_limiter)
 
-    async def work(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs work on bytes (parsing, hashing, writing to disk) beside the event loop."""
-        return await to_thread.run_sync(lambda: work(*args, **kwargs), limiter=self._for_bytes)
+    async def run_in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs blocking work on bytes (parsing, hashing, disk access) in a thread."""
+        return await to_thread.run_sync(lambda: work(*args, **kwargs), limiter=self._io_limiter)
 
     async def run_inference(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Puts a question to a worker, and waits for its answer beside the event loop and everybody else."""
-        return await to_thread.run_sync(lambda: work(*args, **kwargs), limiter=self._for_questions)
+        """Runs a blocking call to a worker in a thread; these threads are used for nothing else."""
+        return await to_thread.run_sync(lambda: work(*args, **kwargs), limiter=self._inference_limiter)
 
     def drain(self) -> None:
-        """Takes nothing new from now on, and sends those who wait home."""
+        """Refuses new studies from now on and ends all long polls."""
         self.draining = True
-        self.watch.close()
+        self.watcher.close()
 
-    def open_for_work(self) -> None:
-        """Raises Draining while the process ends."""
+    def raise_if_draining(self) -> None:
+        """Raises Draining while the process shuts down."""
         if self.draining:
-            raise Draining("The service is shutting down; send the request again in a moment.", retry_after=5)
+            raise Draining("The service is shutting down. Send the request again in a few seconds.", retry_after=5)
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """From the tables being there to the last waiting caller sent home."""
+    """Creates the tables, runs the change watcher while the service is up, then drains and closes everything."""
     services: Services = app.state.services
     await to_thread.run_sync(services.database.upgrade)
     await to_thread.run_sync(services.queue.upgrade)
     await services.write(idempotency.forget, services.owner)
     async with create_task_group() as tasks:
-        tasks.start_soon(services.watch.run)
+        tasks.start_soon(services.watcher.run)
         try:
             yield
         finally:

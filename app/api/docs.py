@@ -1,10 +1,10 @@
-"""The API's description, and the pages that are served with it: all from this package, nothing from elsewhere.
+"""Serves the OpenAPI document, the Swagger UI and the web pages, all from files of this package.
 
-Notable choices:
-- The description is made from the routes, then completed: problem responses, keys, one schema for each type. It is kept
-  in ``openapi/openapi.json``, and a test holds the two equal.
-- Swagger UI needs inline styles; its page alone allows them. Scripts come from files here, on every page.
-- The pages hold no record: they are open, and ask the API with the key that the reader types.
+Design notes:
+- The document is made from the routes, then completed with problem responses, keys and one schema per type.
+- A committed copy is ``openapi/openapi.json``; a test compares the two.
+- Only the Swagger UI page allows inline styles, because it needs them. No page allows inline scripts.
+- The pages contain no record, so they need no key; they call the API with the key that the reader types.
 """
 
 from __future__ import annotations
@@ -32,23 +32,26 @@ WEB = Path(__file__).parents[1] / "web"
 router = APIRouter(include_in_schema=False)
 
 _TAGS = [
-    {"name": "predictions", "description": "Send a study, follow it, read the answer, take it back."},
+    {"name": "predictions", "description": "Submit a study, follow its progress, read the result, cancel or erase it."},
     {
         "name": "results",
-        "description": "What a prediction made: maps, figures, the report, and other forms of the answer.",
+        "description": "Files of a prediction: maps, figures, the report, and the result as FHIR or CDS Hooks.",
     },
-    {"name": "follow-up", "description": "What a clinician thought of it, and how the thrombectomy ended."},
-    {"name": "models", "description": "Which versions there are, what they need, how good they are."},
-    {"name": "service", "description": "Probes. They need no key."},
+    {"name": "follow-up", "description": "Reviews by clinicians, and the outcome of the thrombectomy."},
+    {
+        "name": "models",
+        "description": "Model versions, the inputs that they need, their model cards, and their aliases.",
+    },
+    {"name": "service", "description": "Health probes and metrics. They need no key."},
 ]
-_DESCRIPTION = f"""How likely is this large-vessel occlusion to be refractory to thrombectomy (final stenosis > 50 %,
-eTICI 0-2a, or rescue angioplasty or stenting)? Send the CT volumes and the clinical document, get a calibrated
-probability, its interval and its reasons.
+_DESCRIPTION = f"""Predicts whether a large-vessel occlusion is refractory to thrombectomy: final stenosis > 50 %,
+eTICI 0-2a, or rescue angioplasty or stenting. Send the CT volumes and the clinical document. The response has a
+calibrated probability, its interval and an explanation.
 
 **{NOTICE}**
 
-Every error is `application/problem+json` (RFC 9457) with a `code` from a fixed list and a `trace_id`; it never repeats
-what was sent. Where the service asks for keys, send `Authorization: Bearer <key>`."""
+Every error is `application/problem+json` (RFC 9457) with a `code` from a fixed list and a `trace_id`. It never repeats
+submitted values. If the service requires keys, send `Authorization: Bearer <key>`."""
 _DOCS_POLICY = (
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
     "frame-ancestors 'none'"
@@ -71,67 +74,71 @@ _DOCS = """<!doctype html>
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of an assembled application."""
+    """Returns the OpenAPI 3.1 document of an application with its routes."""
     document = get_openapi(
         title="rlvo",
         version=VERSION,
-        summary="Refractory large vessel occlusion, predicted before thrombectomy",
+        summary="Prediction of refractory large-vessel occlusion before thrombectomy",
         description=_DESCRIPTION,
         routes=app.routes,
         tags=_TAGS,
         separate_input_output_schemas=False,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
-    kinds = [
-        (kind, "validation") for kind in (ClinicalRecord, Prediction, Problem, ReviewDraft, OutcomeDraft, AliasDraft)
+    types = [
+        (each, "validation") for each in (ClinicalRecord, Prediction, Problem, ReviewDraft, OutcomeDraft, AliasDraft)
     ]
-    _, shared = models_json_schema(kinds, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
+    _, shared = models_json_schema(types, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
     components = document.setdefault("components", {})
     components["schemas"] = dict(sorted({**components.get("schemas", {}), **shared["$defs"]}.items()))
     components["schemas"]["ClinicalRecord"]["examples"] = [EXAMPLE_RECORD]
     components["securitySchemes"] = {
         "key": {"type": "http", "scheme": "bearer", "description": "An API key"},
-        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key, as a header"},
+        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key in a header"},
     }
     document["security"] = [{"key": []}, {"header": []}, {}]
     return document
 
 
 def mount(app: FastAPI) -> None:
-    """Serves the files of the pages under /static."""
+    """Serves the files of the web pages under /static."""
     app.mount("/static", StaticFiles(directory=WEB), name="static")
 
 
 @router.get("/openapi.json")
 async def openapi(request: Request) -> JSONResponse:
+    """Returns the OpenAPI document."""
     return JSONResponse(request.app.openapi())
 
 
 @router.get("/docs")
 async def swagger() -> HTMLResponse:
+    """Returns the Swagger UI page."""
     return HTMLResponse(_DOCS, headers={"Content-Security-Policy": _DOCS_POLICY})
 
 
 @router.get("/")
 async def home() -> Response:
+    """Returns the start page."""
     return FileResponse(WEB / "index.html")
 
 
 @router.get("/predictions/{id}")
 async def prediction() -> Response:
-    """The shell of one prediction's page; it reads the record itself, with the reader's key."""
+    """Returns the page of one prediction, without the record; its script reads that with the reader's key."""
     return FileResponse(WEB / "prediction.html")
 
 
 @router.get("/favicon.ico")
 async def icon() -> Response:
+    """Returns the icon of the pages."""
     return FileResponse(WEB / "icon.svg", media_type="image/svg+xml")
 
 
 @router.get("/problems/{code}")
 async def problem(code: str) -> Response:
-    """What a problem's ``type`` leads to: the code in words."""
-    kind = RlvoError.for_code(code)
-    if kind.code != code:
+    """Describes a problem code; the ``type`` member of a problem document is this address."""
+    error = RlvoError.for_code(code)
+    if error.code != code:
         raise NotFound
-    return PlainTextResponse(f"{kind.code} ({kind.status})\n\n{kind.title}.\n")
+    return PlainTextResponse(f"{error.code} ({error.status})\n\n{error.title}.\n")

@@ -1,11 +1,11 @@
-"""A finished prediction as an HL7 FHIR R4B Bundle: RiskAssessment, Device and Provenance.
+"""Writes a finished prediction as an HL7 FHIR R4B Bundle: RiskAssessment, Device and Provenance.
 
-Notable choices:
-- ``probabilityDecimal`` is a percentage (RiskAssessment invariant ras-2: at most 100), and ``whenPeriod`` is always
-  sent: the risk is that of one procedure, the thrombectomy that follows the imaging.
-- Every resource carries the security label AIAST (v3-ObservationValue, "Artificial Intelligence asserted").
-- The subject is the site's pseudonym as an identifier: no Patient resource, nothing of the clinical record.
-- Entries refer to each other by urn:uuid made from the prediction's id, so that the same record gives the same bundle.
+Design notes:
+- ``probabilityDecimal`` is a percentage (RiskAssessment invariant ras-2: at most 100).
+- ``whenPeriod`` is always sent, because the risk belongs to the thrombectomy that follows the imaging.
+- Every resource has the security label AIAST (v3-ObservationValue, "Artificial Intelligence asserted").
+- The subject is the site's pseudonym as an identifier; there is no Patient resource and no clinical value.
+- References are urn:uuid values made from the prediction's id, so the same record gives the same bundle.
 """
 
 from __future__ import annotations
@@ -23,10 +23,7 @@ _AI_ASSERTED = {
     "display": "Artificial Intelligence asserted",
 }
 _QUALITATIVE = "http://terminology.hl7.org/CodeSystem/risk-probability"
-_ASSEMBLER = {
-    "system": "http://terminology.hl7.org/CodeSystem/provenance-participant-type",
-    "code": "assembler",
-}
+_ASSEMBLER = {"system": "http://terminology.hl7.org/CodeSystem/provenance-participant-type", "code": "assembler"}
 _OUTCOME = "Refractory large vessel occlusion (final stenosis > 50 %, eTICI 0-2a, or rescue treatment)"
 _HORIZON = timedelta(hours=24)
 
@@ -34,12 +31,13 @@ Resource = dict[str, Any]
 
 
 def bundle(prediction: Prediction) -> Resource:
-    """The collection Bundle of a prediction that succeeded.
+    """Returns the collection Bundle of a prediction that succeeded.
 
-    :raises NotFinished: there is no probability yet, or there never will be
+    Raises:
+        NotFinished: The prediction has no probability, because it is unfinished, failed or was cancelled.
     """
     if prediction.probability is None or prediction.finished is None:
-        raise NotFinished("Only a prediction that succeeded has a FHIR form.")
+        raise NotFinished("Only a prediction that succeeded has a FHIR bundle.")
     resources = [_risk_assessment(prediction), _device(prediction), _provenance(prediction)]
     return {
         "resourceType": "Bundle",
@@ -65,14 +63,9 @@ def _risk_assessment(prediction: Prediction) -> Resource:
         side = "Above" if decision.refractory else "Below"
         rationale.append(f"{side} the threshold of {100 * decision.threshold:.1f} percent ({decision.rule}).")
     outcome: Resource = {
-        "outcome": {
-            "text": "Refractory large vessel occlusion (final stenosis > 50 %, eTICI 0-2a, or rescue treatment)"
-        },
+        "outcome": {"text": _OUTCOME},
         "probabilityDecimal": round(100 * prediction.probability, 4),
-        "whenPeriod": {
-            "start": _instant(prediction.created),
-            "end": _instant(prediction.created + _HORIZON),
-        },
+        "whenPeriod": {"start": _instant(prediction.created), "end": _instant(prediction.created + _HORIZON)},
         "rationale": " ".join(rationale),
     }
     if decision is not None:
@@ -113,24 +106,9 @@ def _provenance(prediction: Prediction) -> Resource:
         "meta": _meta(),
         "target": [{"reference": _url(prediction, "RiskAssessment")}],
         "recorded": _instant(prediction.finished),
-        "agent": [
-            {
-                "type": {
-                    "coding": [
-                        {
-                            "system": "http://terminology.hl7.org/CodeSystem/provenance-participant-type",
-                            "code": "assembler",
-                        }
-                    ]
-                },
-                "who": {"reference": _url(prediction, "Device")},
-            }
-        ],
+        "agent": [{"type": {"coding": [_ASSEMBLER]}, "who": {"reference": _url(prediction, "Device")}}],
         "entity": [
-            {
-                "role": "source",
-                "what": {"identifier": {"value": f"sha256:{item.sha256}"}, "display": str(name)},
-            }
+            {"role": "source", "what": {"identifier": {"value": f"sha256:{item.sha256}"}, "display": str(name)}}
             for name, item in prediction.inputs.items()
         ]
         or [{"role": "source", "what": {"display": "clinical document"}}],
@@ -147,13 +125,13 @@ def _meta() -> Resource:
     return {"security": [_AI_ASSERTED]}
 
 
-def _uuid(prediction: Prediction, kind: str) -> uuid.UUID:
-    return uuid.uuid5(uuid.NAMESPACE_URL, f"rlvo:{prediction.id}:{kind}")
+def _uuid(prediction: Prediction, resource_type: str) -> uuid.UUID:
+    return uuid.uuid5(uuid.NAMESPACE_URL, f"rlvo:{prediction.id}:{resource_type}")
 
 
-def _url(prediction: Prediction, kind: str) -> str:
-    return f"urn:uuid:{_uuid(prediction, kind)}"
+def _url(prediction: Prediction, resource_type: str) -> str:
+    return f"urn:uuid:{_uuid(prediction, resource_type)}"
 
 
-def _instant(moment: datetime) -> str:
-    return moment.isoformat(timespec="milliseconds")
+def _instant(time: datetime) -> str:
+    return time.isoformat(timespec="milliseconds")

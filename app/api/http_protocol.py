@@ -1,10 +1,10 @@
-"""One TCP connection, before there is a request and where there never will be one.
+"""Limits one TCP connection and answers what is not valid HTTP.
 
-Notable choices:
-- uvicorn's own protocol over h11, with what it leaves open: a request's head must arrive by a deadline, an answer must
-  be taken by one, and there is a bound on connections. So nobody holds a connection by doing nothing, or by little.
-- What is no HTTP is a problem document like every other error, with the headers that every answer has; a head that is
-  too large is 431. Where an answer is under way already, the connection is cut: a second one would be smuggled in.
+Design notes:
+- It extends uvicorn's h11 protocol with a deadline for the request head, a deadline for reading the response,
+  and a maximum number of connections. An idle or slow client cannot hold a connection.
+- Invalid HTTP gets a problem document with the usual headers; a head that is too large gets 431.
+- If a response has already started, the connection is closed, because a second response could be used for smuggling.
 """
 
 from __future__ import annotations
@@ -29,17 +29,19 @@ _TOO_LARGE = 431
 
 
 class Connection(H11Protocol):
-    """A connection under the three bounds, which `protocol` sets."""
+    """A connection with three limits; `protocol` sets them from the settings."""
 
     settings: ClassVar[Settings]
 
-    _deadline: asyncio.TimerHandle | None = None
-    _unread: asyncio.TimerHandle | None = None
+    _head_timer: asyncio.TimerHandle | None = None
+    _write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         if len(self.connections) > self.settings.max_connections:
-            log.warning("more than %d connections; one is turned away", self.settings.max_connections)
+            log.warning(
+                "closed a new connection: the limit of %d connections is reached", self.settings.max_connections
+            )
             transport.abort()
             return
         self._expect_head()
@@ -53,43 +55,45 @@ class Connection(H11Protocol):
         super().data_received(data)
         if self.transport.is_closing() or self.conn.their_state is not h11.IDLE:
             self._head_arrived()
-        elif self._deadline is None:
+        elif self._head_timer is None:
             self._expect_head()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._unread = self.loop.call_later(self.settings.stall_timeout, self.transport.abort)
+        self._write_timer = self.loop.call_later(self.settings.stall_timeout, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._unread is not None:
-            self._unread.cancel()
-            self._unread = None
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words; ours say more
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - our problem document replaces it
         reason = sys.exception()
         if isinstance(reason, h11.RemoteProtocolError) and reason.error_status_hint == _TOO_LARGE:
-            self._refuse(HeadersTooLarge("The head of a request has at most 64 KiB; send fewer or shorter headers."))
+            self._refuse(
+                HeadersTooLarge("The head of a request may have at most 64 KiB. Send fewer or shorter headers.")
+            )
         else:
-            self._refuse(BadRequest("The request does not follow HTTP/1.1; check its framing and its headers."))
+            self._refuse(BadRequest("The request is not valid HTTP/1.1. Check its framing and its headers."))
 
     def _expect_head(self) -> None:
-        self._deadline = self.loop.call_later(self.settings.header_timeout, self._too_late)
+        self._head_timer = self.loop.call_later(self.settings.header_timeout, self._head_timed_out)
 
     def _head_arrived(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
-    def _too_late(self) -> None:
-        self._deadline = None
+    def _head_timed_out(self) -> None:
+        self._head_timer = None
         if not self.transport.is_closing():
             self._refuse(
                 HeadersTooLate(f"The head of a request must arrive within {self.settings.header_timeout:g} seconds.")
             )
 
     def _refuse(self, error: RlvoError) -> None:
-        """Answers what never became a request, and hangs up."""
+        """Sends the problem document if no response has started, and closes the connection."""
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -105,5 +109,5 @@ class Connection(H11Protocol):
 
 
 def protocol(settings: Settings) -> type[H11Protocol]:
-    """The protocol of the service's connections, bounded by ``settings``; for ``uvicorn.Config(http=...)``."""
+    """Returns the connection class with the limits of ``settings``, for ``uvicorn.Config(http=...)``."""
     return type("BoundedConnection", (Connection,), {"settings": settings})

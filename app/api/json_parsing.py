@@ -1,9 +1,9 @@
-"""JSON as it may come from anywhere: bounded and unambiguous before it is parsed, then a clinical record.
+"""Parses untrusted JSON with limits, and validates clinical records and other request documents.
 
-Notable choices:
-- Size and depth are judged on the bytes, before any parser builds anything of them.
-- A duplicate key, NaN, infinity, a lone surrogate or U+0000 is refused: two readers could take each differently.
-- A fault names the field and its range, never what was sent. A field's name is told back only if it looks like one.
+Design notes:
+- The nesting depth is checked on the bytes, before a parser builds objects from them.
+- Duplicate keys, NaN, infinity, lone surrogates and U+0000 are refused, because parsers disagree about them.
+- An error names the field and its range, never the value. It repeats a field name only if that is a plain identifier.
 """
 
 from __future__ import annotations
@@ -12,28 +12,29 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from app.sdk.clinical import ClinicalRecord
-from app.sdk.errors import FieldError, InvalidClinical, MalformedJson
+from app.sdk.errors import FieldError, InvalidClinical, InvalidRequest, MalformedJson
 
 MAX_DEPTH = 10
 
 _NAME = re.compile(r"[A-Za-z0-9_]{1,40}")
-# Possessive, and content with an open end: it never looks at a byte twice, whatever was sent.
+# The possessive quantifier and the optional end prevent backtracking, so the time is linear for any content.
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
-_UNPRINTABLE = re.compile("[\x00\ud800-\udfff]")
-_LONGEST_NUMBER = 64
+_INVALID_CHARACTER = re.compile("[\x00\ud800-\udfff]")
+_MAX_NUMBER_LENGTH = 64
 
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
+_Document = TypeVar("_Document", bound=BaseModel)
 
 
 def parse(content: bytes) -> Json:
-    """The JSON value in ``content``, UTF-8. Raises MalformedJson."""
+    """Returns the JSON value in ``content``, which is UTF-8. Raises MalformedJson."""
     if _depth(content) > MAX_DEPTH:
-        raise MalformedJson(f"The document is nested deeper than {MAX_DEPTH} levels.")
+        raise MalformedJson(f"The document may have at most {MAX_DEPTH} levels of nesting.")
     try:
         value: Json = json.loads(
             content.decode("utf-8-sig"),
@@ -43,56 +44,76 @@ def parse(content: bytes) -> Json:
             parse_constant=_constant,
         )
     except UnicodeDecodeError as error:
-        raise MalformedJson("The document is not UTF-8.") from error
+        raise MalformedJson("The document must be encoded in UTF-8.") from error
     except json.JSONDecodeError as error:
-        raise MalformedJson(f"The document is not JSON from line {error.lineno}, column {error.colno} on.") from error
-    if any(_UNPRINTABLE.search(text) for text in _texts(value)):
-        raise MalformedJson("The document holds a character that is no text (U+0000 or half of a surrogate pair).")
+        raise MalformedJson(f"The document is not valid JSON at line {error.lineno}, column {error.colno}.") from error
+    if any(_INVALID_CHARACTER.search(text) for text in _strings(value)):
+        raise MalformedJson("The document contains U+0000 or a lone surrogate; remove that character.")
     return value
 
 
 def clinical_record(content: bytes) -> ClinicalRecord:
-    """The clinical record in a JSON document. Raises MalformedJson, InvalidClinical."""
+    """Returns the clinical record in a JSON document. Raises MalformedJson, InvalidClinical."""
     value = parse(content)
     if not isinstance(value, dict):
         raise InvalidClinical('The clinical document must be one JSON object, such as {"age": 71}.')
     try:
         return ClinicalRecord.model_validate(value)
     except ValidationError as error:
-        faults = [_fault(each) for each in error.errors(include_url=False, include_input=False)]
-        count = f"{len(faults)} fields" if len(faults) > 1 else "One field"
+        errors = [_clinical_error(each) for each in error.errors(include_url=False, include_input=False)]
+        count = f"{len(errors)} fields" if len(errors) > 1 else "One field"
         raise InvalidClinical(
-            f"{count} of the clinical document cannot be used; "
-            "GET /v1/schema/clinical has every field, unit and range.",
-            errors=faults,
+            f"{count} of the clinical document cannot be used. "
+            "GET /v1/schema/clinical lists every field with its unit and range.",
+            errors=errors,
         ) from None
 
 
-def _fault(fault: Any) -> FieldError:
-    """One pydantic fault in our words."""
-    path = [str(part) for part in fault["loc"]]
-    shown = ".".join(part if _NAME.fullmatch(part) else "(a field)" for part in path) or "clinical"
-    match fault["type"]:
+def validated(model: type[_Document], content: bytes) -> _Document:
+    """Returns the document of a request body as a ``model``.
+
+    Raises:
+        MalformedJson: The body is not one JSON document.
+        InvalidRequest: A field is not valid; the error names it, never its value.
+    """
+    parse(content)
+    try:
+        return model.model_validate_json(content.removeprefix(b"\xef\xbb\xbf"))
+    except ValidationError as error:
+        errors = [_field_error(model, each) for each in error.errors(include_url=False, include_input=False)]
+        raise InvalidRequest("The document is not valid. GET /openapi.json lists its fields.", errors=errors) from None
+
+
+def _field_error(model: type[BaseModel], error: Any) -> FieldError:
+    name = str(error["loc"][0]) if error["loc"] else "body"
+    known = name if name in model.model_fields else "body"
+    return FieldError(known, "is not a field" if error["type"] == "extra_forbidden" else error["msg"])
+
+
+def _clinical_error(error: Any) -> FieldError:
+    path = [str(part) for part in error["loc"]]
+    name = ".".join(part if _NAME.fullmatch(part) else "(a field)" for part in path) or "clinical"
+    match error["type"]:
         case "extra_forbidden":
             detail = "is not a field of the clinical document"
         case "greater_than_equal" | "less_than_equal" | "finite_number":
-            detail = f"must lie within {_range(path)}"
+            detail = f"must be within {_range(path)}"
         case "model_type" | "model_attributes_type":
             detail = "must be a JSON object"
         case "value_error":
-            detail = str(fault["ctx"]["error"])
+            detail = str(error["ctx"]["error"])
         case _:
-            detail = fault["msg"][:1].lower() + fault["msg"][1:]
-    return FieldError(shown, detail)
+            detail = error["msg"][:1].lower() + error["msg"][1:]
+    return FieldError(name, detail)
 
 
 def _range(path: list[str]) -> str:
-    """The field's range and unit, as in its JSON Schema."""
-    holder: Any = ClinicalRecord
+    """The range and unit of a clinical field, as its JSON Schema states them."""
+    model: Any = ClinicalRecord
     *sections, leaf = path
     for section in sections:
-        holder = next(kind for kind in holder.model_fields[section].annotation.__args__ if kind is not type(None))
-    info = holder.model_fields[leaf]
+        model = next(each for each in model.model_fields[section].annotation.__args__ if each is not type(None))
+    info = model.model_fields[leaf]
     low = next(bound.ge for bound in info.metadata if hasattr(bound, "ge"))
     high = next(bound.le for bound in info.metadata if hasattr(bound, "le"))
     unit = (info.json_schema_extra or {}).get("unit", "1")
@@ -100,7 +121,7 @@ def _range(path: list[str]) -> str:
 
 
 def _depth(content: bytes) -> int:
-    """How deep the brackets outside of strings nest."""
+    """The maximum nesting depth of the brackets that are outside strings."""
     depth = deepest = 0
     for byte in _STRINGS.sub(b"", content):
         if byte in b"[{":
@@ -114,34 +135,34 @@ def _depth(content: bytes) -> int:
 def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     built = dict(pairs)
     if len(built) < len(pairs):
-        raise MalformedJson("The document names a key twice in one object.")
+        raise MalformedJson("The document has the same key twice in one object.")
     return built
 
 
 def _integer(text: str) -> int:
-    if len(text) > _LONGEST_NUMBER:
-        raise MalformedJson(f"The document holds a number of more than {_LONGEST_NUMBER} digits.")
+    if len(text) > _MAX_NUMBER_LENGTH:
+        raise MalformedJson(f"The document has a number of more than {_MAX_NUMBER_LENGTH} digits.")
     return int(text)
 
 
 def _float(text: str) -> float:
-    if len(text) > _LONGEST_NUMBER or not math.isfinite(value := float(text)):
-        raise MalformedJson("The document holds a number that is too long or too large.")
+    if len(text) > _MAX_NUMBER_LENGTH or not math.isfinite(value := float(text)):
+        raise MalformedJson("The document has a number that is too long or too large.")
     return value
 
 
 def _constant(_: str) -> float:
-    raise MalformedJson("NaN and infinity are not JSON numbers; leave an unknown value out.")
+    raise MalformedJson("NaN and infinity are not JSON numbers. Leave an unknown value out.")
 
 
-def _texts(value: Json) -> Iterator[str]:
-    """Every string within ``value``, keys included."""
+def _strings(value: Json) -> Iterator[str]:
+    """All strings in ``value``, keys included."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
         for key, member in value.items():
             yield key
-            yield from _texts(member)
+            yield from _strings(member)
     elif isinstance(value, list):
         for member in value:
-            yield from _texts(member)
+            yield from _strings(member)

@@ -1,10 +1,9 @@
-"""Waiting for predictions to change, at the price of one small query for everybody who waits.
+"""Waits for predictions to change, with one small query for all waiting requests together.
 
-Notable choices:
-- One task asks for the states of all ids that anybody waits for; a waiting request costs an event, not a thread.
-- It asks often while somebody has only just begun to wait, and ever more rarely after: the answer is late by at most
-  a twentieth of what was waited already, and never by more than half a second.
-- Only the database is asked, so it does not matter which worker, on which machine, does the work.
+Design notes:
+- One task reads the states of all awaited ids; a waiting request needs an event, not a thread.
+- The query interval grows with the waiting time: a twentieth of it, within `MIN_INTERVAL` and `MAX_INTERVAL`.
+- Only the database is read, so it does not matter which worker on which machine does the work.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from app.sdk.errors import RlvoError
 
 log = logging.getLogger("rlvo.wait")
 
-SHORTEST = 0.02
-LONGEST = 0.5
-SHARE = 0.05
+MIN_INTERVAL = 0.02
+MAX_INTERVAL = 0.5
+INTERVAL_FRACTION = 0.05
 
 
-class _Place:
-    """One waiting request: the last state it was shown, and what it has not seen yet."""
+class _Waiter:
+    """One waiting request: the last known state, and whether the request has yet to read it."""
 
     def __init__(self) -> None:
         self.since = anyio.current_time()
@@ -39,84 +38,88 @@ class _Place:
 
 
 class ChangeWatcher:
-    """Tells of changes. ``read`` runs a query beside the event loop; `run` must be running for anybody to be woken."""
+    """Reports changes of predictions to the requests that wait for them.
+
+    Args:
+        read: Runs a database query in a thread. `run` must be running for any waiter to be notified.
+    """
 
     def __init__(self, read: Callable[..., Awaitable[Any]]) -> None:
         self._read = read
-        self._places: dict[str, set[_Place]] = {}
-        self._somebody = asyncio.Event()
+        self._waiters: dict[str, set[_Waiter]] = {}
+        self._has_waiters = asyncio.Event()
         self._closed = False
 
     async def finished(self, prediction_id: str, within: float) -> None:
-        """Returns when the prediction has finished or is gone, after ``within`` seconds, or when the service closes."""
+        """Returns when the prediction has finished or is erased, after ``within`` seconds, or when the service ends."""
         with anyio.move_on_after(within):
             async for _ in self.changes(prediction_id):
                 pass
 
     async def changes(self, prediction_id: str, heartbeat: float = math.inf) -> AsyncIterator[State | None]:
-        """Each new state from the present one on, until the prediction has finished or is gone.
+        """Yields the present state and each new one, until the prediction has finished or is erased.
 
-        None says that nothing has changed for ``heartbeat`` seconds.
+        Yields None if nothing has changed for ``heartbeat`` seconds.
         """
-        with self._waiting(prediction_id) as place:
+        with self._waiting(prediction_id) as waiter:
             while not self._closed:
-                with anyio.move_on_after(heartbeat) as silence:
-                    await place.changed.wait()
-                if silence.cancelled_caught:
+                with anyio.move_on_after(heartbeat) as timeout:
+                    await waiter.changed.wait()
+                if timeout.cancelled_caught:
                     yield None
                     continue
-                place.changed.clear()
-                if place.state is None:
+                waiter.changed.clear()
+                if waiter.state is None:
                     return
-                yield place.state
-                if place.state.status.finished:
+                yield waiter.state
+                if waiter.state.status.finished:
                     return
 
     async def run(self) -> None:
-        """Looks on for as long as the service lives."""
+        """Polls the database until cancelled, while at least one request waits."""
         while True:
-            await self._somebody.wait()
-            await anyio.sleep(self._pause())
-            await self._look()
+            await self._has_waiters.wait()
+            await anyio.sleep(self._interval())
+            await self._poll()
 
     def close(self) -> None:
-        """Sends everybody home."""
+        """Ends all waits."""
         self._closed = True
-        for place in self._everybody():
-            place.state = None
-            place.changed.set()
+        for waiter in self._all_waiters():
+            waiter.state = None
+            waiter.changed.set()
 
     @contextmanager
-    def _waiting(self, prediction_id: str) -> Iterator[_Place]:
-        place = _Place()
-        self._places.setdefault(prediction_id, set()).add(place)
-        self._somebody.set()
+    def _waiting(self, prediction_id: str) -> Iterator[_Waiter]:
+        waiter = _Waiter()
+        self._waiters.setdefault(prediction_id, set()).add(waiter)
+        self._has_waiters.set()
         try:
-            yield place
+            yield waiter
         finally:
-            self._places[prediction_id].discard(place)
-            if not self._places[prediction_id]:
-                del self._places[prediction_id]
-            if not self._places:
-                self._somebody.clear()
+            self._waiters[prediction_id].discard(waiter)
+            if not self._waiters[prediction_id]:
+                del self._waiters[prediction_id]
+            if not self._waiters:
+                self._has_waiters.clear()
 
-    def _pause(self) -> float:
-        newest = max((place.since for place in self._everybody()), default=0.0)
-        return min(LONGEST, max(SHORTEST, SHARE * (anyio.current_time() - newest)))
+    def _interval(self) -> float:
+        newest = max((waiter.since for waiter in self._all_waiters()), default=0.0)
+        return min(MAX_INTERVAL, max(MIN_INTERVAL, INTERVAL_FRACTION * (anyio.current_time() - newest)))
 
-    async def _look(self) -> None:
-        asked = list(self._places)
+    async def _poll(self) -> None:
+        ids = list(self._waiters)
         try:
-            states = await self._read(status.states, asked)
-        except RlvoError as error:  # the database is away: those who wait learn it from their own read
-            log.warning("cannot look for changes: %s", error.code)
-            await anyio.sleep(LONGEST)
+            states = await self._read(status.states, ids)
+        except RlvoError as error:  # waiting requests get this error from their next read
+            log.warning("the states of predictions could not be read (%s); trying again", error.code)
+            await anyio.sleep(MAX_INTERVAL)
             return
-        for prediction_id in asked:
-            for place in self._places.get(prediction_id, ()):
-                if (state := states.get(prediction_id)) != place.state or state is None:
-                    place.state = state
-                    place.changed.set()
+        for prediction_id in ids:
+            for waiter in self._waiters.get(prediction_id, ()):
+                if (state := states.get(prediction_id)) != waiter.state or state is None:
+                    waiter.state = state
+                    waiter.changed.set()
 
-    def _everybody(self) -> list[_Place]:
-        return [place for places in self._places.values() for place in places]
+    def _all_waiters(self) -> list[_Waiter]:
+        return [waiter for waiters in self._waiters.values() for waiter in waiters]

@@ -1,13 +1,12 @@
-"""The one layer in front of every route: trace, caller, limits, headers. Plain ASGI, before any body is read.
+"""The ASGI middleware in front of all routes: trace, authentication, body limits and response headers.
 
-Notable choices:
-- Who may call is settled on path and headers alone (security.py); a refused upload is never received into anything.
-- A body is bounded twice: by what it claims (Content-Length) and by what arrives; and it has an absolute deadline
-  and may not fall silent.
-- A refusal is sent at once, while the client may still be sending. What follows is read and dropped for a moment, so
-  that the client reads our answer instead of a broken connection; then the connection is closed.
-- HEAD is GET without its body, on every address.
-- What nobody foresaw is a 500 that says nothing of itself; the log has the trace and no value that was submitted.
+Design notes:
+- Authentication uses path and headers only, so the body of a refused upload is never stored.
+- A body is limited by its Content-Length and by the bytes that arrive, by a total time and by a stall time.
+- A refusal is sent while the client may still be sending. The rest of the body is then read and discarded for a short
+  time, so that the client reads the response instead of a connection reset (docs/decisions/0030).
+- HEAD is answered as GET without a body, on every address.
+- An unexpected error gives a 500 without details. The log has its trace id and no submitted value.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ log = logging.getLogger("rlvo.http")
 
 SUBMIT = "/v1/predictions"
 _INFER = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?/infer")
-INSECURE_WARNING = '199 rlvo "No API keys are asked for: whoever reaches this address may use it"'
+INSECURE_WARNING = '199 rlvo "No API key is required: any client that reaches this address can use the service"'
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; connect-src 'self' blob: data:; "
@@ -47,18 +46,20 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 
-_LINGER_SECONDS = 2.0
-_LINGER_BYTES = 64 * 1024 * 1024
+_DISCARD_SECONDS = 2.0
+_DISCARD_BYTES = 64 * 1024 * 1024
+_METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"}
 
 
 class Middleware:
-    """Lets a request through to ``app`` with ``state.trace_id`` and ``state.caller`` set, or answers it itself."""
+    """Passes a request on to ``app`` with ``state.trace_id`` and ``state.caller`` set, or refuses it."""
 
     def __init__(self, app: ASGIApp, *, services: Services) -> None:
         self.app = app
         self.services = services
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one connection; a websocket is closed, because the service has none."""
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000})
             return
@@ -69,75 +70,76 @@ class Middleware:
         state = scope.setdefault("state", {})
         parent = tracing.trace_context_of(headers.get("traceparent", ""))
         with self.services.traces.span(scope["method"], parent, server=True) as span:
-            state["place"] = span.place
+            state["trace_context"] = span.place
             with logs.bound_fields(trace=span.place.trace):
-                await self._through(scope, receive, send, headers, span)
+                await self._handle(scope, receive, send, headers, span)
 
-    async def _through(self, scope: Scope, receive: Receive, send: Send, headers: Headers, span: Span) -> None:
+    async def _handle(self, scope: Scope, receive: Receive, send: Send, headers: Headers, span: Span) -> None:
         state = scope["state"]
         state["trace_id"] = trace_id = span.place.trace
         settings = self.services.settings
-        body = _Body(receive, self._limit(scope["path"]), settings.receive_timeout, settings.stall_timeout)
-        open_door = not settings.keys_required
-        reply = _Reply(send, trace_id, body, head=scope["method"] == "HEAD", open_door=open_door)
-        if reply.head:
+        body = _RequestBody(receive, self._limit(scope["path"]), settings.receive_timeout, settings.stall_timeout)
+        insecure = not settings.keys_required
+        response = _Response(send, trace_id, body, head=scope["method"] == "HEAD", insecure=insecure)
+        if response.head:
             scope["method"] = "GET"
-        # A range may be ignored (RFC 9110, 14.2), and what we serve is read whole; so no odd one gets anywhere.
+        # A server may ignore Range (RFC 9110, 14.2). All responses are sent whole, so no range reaches a route.
         scope["headers"] = [header for header in scope["headers"] if header[0] not in (b"range", b"if-range")]
         started = time.perf_counter()
         with self.services.metrics.in_flight():
             try:
-                body.expect(headers)
+                body.check_headers(headers)
                 _check_expectation(headers)
                 state["caller"] = caller = await authorise(self.services, scope, headers)
                 if caller and caller.max_body:
                     body.limit = min(body.limit, caller.max_body)
-                    body.expect(headers)
-                await self.app(scope, body.receive, reply.send)
+                    body.check_headers(headers)
+                await self.app(scope, body.receive, response.send)
             except RlvoError as error:
-                await self._refuse(error, scope, reply)
+                await self._refuse(error, scope, response)
             except ClientDisconnect:
-                log.info("the client went away")
-            except Exception as error:  # noqa: BLE001 - the last net of the process; nothing of it may reach the caller
-                log.error("trace=%s %s", trace_id, _without_values(error))
-                await self._refuse(InternalError("The service failed; its log has this trace."), scope, reply)
+                log.info("the client closed the connection")
+            except Exception as error:  # noqa: BLE001 - no unexpected error may reach the caller
+                log.error("trace=%s %s", trace_id, _traceback(error))
+                message = "The service failed. Send the trace_id to its operator, who finds the error in the log."
+                await self._refuse(InternalError(message), scope, response)
             finally:
-                self._record(scope, reply, time.perf_counter() - started, span)
-        await self._finish(headers, body, reply)
+                self._record(scope, response, time.perf_counter() - started, span)
+        await self._finish(headers, body, response)
 
     def _limit(self, path: str) -> int:
         settings = self.services.settings
         return settings.max_body_bytes if path == SUBMIT or _INFER.fullmatch(path) else settings.max_json_bytes
 
-    async def _refuse(self, error: RlvoError, scope: Scope, reply: _Reply) -> None:
-        if not reply.started:
-            await problems.answer(error, reply.trace_id, path=scope["path"])(scope, _nothing, reply.send)
+    async def _refuse(self, error: RlvoError, scope: Scope, response: _Response) -> None:
+        if not response.started:
+            problem = problems.answer(error, response.trace_id, path=scope["path"])
+            await problem(scope, _receive_nothing, response.send)
 
-    async def _finish(self, headers: Headers, body: _Body, reply: _Reply) -> None:
-        """Ends the answer; before that, lets a client that is still sending come to its end."""
-        if reply.held is None:
+    async def _finish(self, headers: Headers, body: _RequestBody, response: _Response) -> None:
+        """Ends a held response, after reading what the client still sends."""
+        if response.held is None:
             return
         if not body.complete and headers.get("expect", "").lower() != "100-continue":
-            await body.drop()
-        await reply.end()
+            await body.discard()
+        await response.end()
 
-    def _record(self, scope: Scope, reply: _Reply, seconds: float, span: Span) -> None:
-        elsewhere = "/static" if scope["path"].startswith("/static/") else "unmatched"
-        route = getattr(scope.get("route"), "path", elsewhere)
-        method = "HEAD" if reply.head else scope["method"]
-        self.services.metrics.request(method if method in _METHODS else "other", route, reply.status, seconds)
-        log.info("%s %s %d %.1f ms", method[:8], route, reply.status, 1000 * seconds)
-        span.note(route=route, status=reply.status)
-        if reply.status >= 500:
-            span.fail(str(reply.status))
-
-
-_METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"}
+    def _record(self, scope: Scope, response: _Response, seconds: float, span: Span) -> None:
+        """Writes the metrics, the log line and the span of a request."""
+        default = "/static" if scope["path"].startswith("/static/") else "unmatched"
+        route = getattr(scope.get("route"), "path", default)
+        method = "HEAD" if response.head else scope["method"]
+        label = method if method in _METHODS else "other"
+        self.services.metrics.observe_request(label, route, response.status, seconds)
+        log.info("%s %s %d %.1f ms", method[:8], route, response.status, 1000 * seconds)
+        span.note(route=route, status=response.status)
+        if response.status >= 500:
+            span.fail(str(response.status))
 
 
 @dataclass
-class _Body:
-    """A request's body on its way in: counted, timed, and known to be complete or not."""
+class _RequestBody:
+    """A request body: counts the bytes, limits the time, and knows whether the body is complete."""
 
     source: Receive
     limit: int
@@ -150,37 +152,38 @@ class _Body:
     def __post_init__(self) -> None:
         self._deadline = anyio.current_time() + self.timeout
 
-    def expect(self, headers: Headers) -> None:
-        """Judges what the headers claim. Raises TooLarge, BadRequest."""
-        claims = headers.getlist("content-length")
-        if claims and not (len(claims) == 1 and claims[0].isascii() and claims[0].isdigit()):
+    def check_headers(self, headers: Headers) -> None:
+        """Raises TooLarge or BadRequest if the headers announce a body that cannot be accepted."""
+        lengths = headers.getlist("content-length")
+        if lengths and not (len(lengths) == 1 and lengths[0].isascii() and lengths[0].isdigit()):
             raise BadRequest("Content-Length must be one number.")
-        if claims and (len(claims[0]) > 18 or int(claims[0]) > self.limit):
+        if lengths and (len(lengths[0]) > 18 or int(lengths[0]) > self.limit):
             raise self._too_large()
-        if claims and "transfer-encoding" in headers:  # RFC 9112, 6.1: perhaps smuggling
-            raise BadRequest("A request has a Content-Length or a Transfer-Encoding, not both.")
-        self.complete = claims == ["0"] or not (claims or "transfer-encoding" in headers)
+        if lengths and "transfer-encoding" in headers:  # RFC 9112, 6.1: may be request smuggling
+            raise BadRequest("Send either a Content-Length or a Transfer-Encoding, not both.")
+        self.complete = lengths == ["0"] or not (lengths or "transfer-encoding" in headers)
 
     async def receive(self) -> Message:
-        if self.complete:  # what follows is only the news of a disconnect
+        """The ASGI ``receive`` of the route. Raises UploadTimeout, TooLarge."""
+        if self.complete:  # only a disconnect can follow
             return await self.source()
         with anyio.move_on_after(min(self._deadline - anyio.current_time(), self.stall)) as scope:
             message = await self.source()
         if scope.cancelled_caught:
             raise UploadTimeout(
-                f"The body must arrive within {self.timeout:g} seconds, without a silence of {self.stall:g} seconds; "
-                "send it again on a faster line."
+                f"The body must arrive within {self.timeout:g} seconds, without a pause of {self.stall:g} seconds. "
+                "Send it again over a faster connection."
             )
         self._count(message)
         if self.received > self.limit:
             raise self._too_large()
         return message
 
-    async def drop(self) -> None:
-        """Reads and forgets what still comes, for a moment."""
-        with anyio.move_on_after(_LINGER_SECONDS):
-            bound = self.received + _LINGER_BYTES
-            while not self.complete and self.received < bound:
+    async def discard(self) -> None:
+        """Reads the rest of the body without using it, within a limit of time and bytes."""
+        with anyio.move_on_after(_DISCARD_SECONDS):
+            limit = self.received + _DISCARD_BYTES
+            while not self.complete and self.received < limit:
                 self._count(await self.source())
 
     def _count(self, message: Message) -> None:
@@ -188,24 +191,28 @@ class _Body:
         self.complete = message["type"] == "http.disconnect" or not message.get("more_body", False)
 
     def _too_large(self) -> TooLarge:
-        return TooLarge(f"This address takes bodies of at most {self.limit} bytes.")
+        return TooLarge(f"This address accepts bodies of at most {self.limit} bytes. Send less.")
 
 
-class _Reply:
-    """An answer on its way out: security headers added, and the very end of a refusal held back for `Middleware._finish`."""
+class _Response:
+    """A response that is being sent: adds the headers, and holds back the end of an error response.
 
-    def __init__(self, send: Send, trace_id: str, body: _Body, *, head: bool, open_door: bool) -> None:
+    `Middleware._finish` sends the end, so that the server keeps the connection open until then.
+    """
+
+    def __init__(self, send: Send, trace_id: str, body: _RequestBody, *, head: bool, insecure: bool) -> None:
         self._send = send
         self._body = body
         self.trace_id = trace_id
         self.head = head
-        self.open_door = open_door
+        self._insecure = insecure
         self.started = False
         self.status = 499
         self.held: Message | None = None
-        self._over = False
+        self._ended = False
 
     async def send(self, message: Message) -> None:
+        """The ASGI ``send`` of the route."""
         if message["type"] == "http.response.start":
             self.started = True
             self.status = message["status"]
@@ -215,41 +222,42 @@ class _Reply:
             headers["X-Trace-Id"] = self.trace_id
             if "Accept-Ranges" in headers:
                 headers["Accept-Ranges"] = "none"
-            if self.open_door:
+            if self._insecure:
                 headers["Warning"] = INSECURE_WARNING
             if not self._body.complete:
                 headers["Connection"] = "close"
             await self._send(message)
-        elif not self._over:
-            await self._content(message)
+        elif not self._ended:
+            await self._send_body(message)
 
-    async def _content(self, message: Message) -> None:
+    async def _send_body(self, message: Message) -> None:
         if self.head:
-            self._over = True
+            self._ended = True
             await self._send({"type": "http.response.body"})
         elif self.status >= 400 and not message.get("more_body", False):
-            self._over = True
+            self._ended = True
             await self._send({**message, "more_body": True})
             self.held = {"type": "http.response.body"}
         else:
             await self._send(message)
 
     async def end(self) -> None:
+        """Sends the part that was held back."""
         if self.held is not None:
             await self._send(self.held)
 
 
-async def _nothing() -> Message:
-    """The receive of an answer that needs no request."""
+async def _receive_nothing() -> Message:
+    """The ASGI ``receive`` of a response that reads no request."""
     return {"type": "http.disconnect"}
 
 
 def _check_expectation(headers: Headers) -> None:
-    """Raises ExpectationFailed: whoever expects what we do not know would wait for it in vain."""
+    """Raises ExpectationFailed for an unknown expectation, because the client would wait for it without end."""
     if headers.get("expect", "100-continue").lower() != "100-continue":
-        raise ExpectationFailed("The only expectation that this service meets is 100-continue.")
+        raise ExpectationFailed("This service supports only `Expect: 100-continue`.")
 
 
-def _without_values(error: BaseException) -> str:
-    """Kind and place of an error, without its message, which could hold what was submitted."""
+def _traceback(error: BaseException) -> str:
+    """The type and the stack of an error, without its message, which could contain submitted values."""
     return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"

@@ -1,9 +1,9 @@
-"""A multipart/form-data body as a stream of events, never held whole.
+"""Parses a multipart/form-data body as a stream, without holding it in memory.
 
-Notable choices:
-- python-multipart's own streaming parser does the parsing; here are the bounds and what form-data means.
-- The parser is told nothing of what the parts are for: uploads.py gives it a sink for each part.
-- One part at a time, one chunk at a time: a sink that is slow slows the sender down, and nothing is buffered.
+Design notes:
+- The streaming parser of python-multipart reads the format; this module adds the limits and the form-data rules.
+- The parser does not know what the parts mean: `uploads` gives it a sink for each part.
+- It passes one chunk of one part at a time, so a slow sink slows the sender and nothing is buffered.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from app.sdk.errors import MalformedMultipart, UnsupportedMedia
 
-# The parser logs the bytes it stumbles over, which are a patient's.
+# The parser logs bytes that it cannot parse, and these can be data of a patient.
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 MAX_HEADERS = 8
@@ -26,36 +26,41 @@ MAX_HEADER_BYTES = 2048
 
 
 @dataclass(frozen=True)
-class PartHead:
-    """What a part says of itself. ``filename`` is None for a plain field, and never kept."""
+class PartHeader:
+    """Name and file name of a part. ``filename`` is None for a plain field; it is never stored."""
 
     name: str
     filename: str | None
 
 
 class Sink(Protocol):
-    """Where the content of one part goes. Either method may raise to refuse the request."""
+    """Receives the content of one part. Both methods may raise an error to refuse the request."""
 
-    def write(self, chunk: memoryview) -> None: ...
+    def write(self, chunk: memoryview) -> None:
+        """Takes the next bytes; they are valid during the call only."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Marks the part as complete."""
 
 
 class FormParser:
-    """Feeds a form-data body to sinks, part by part.
+    """Writes the parts of a form-data body to sinks.
 
-    :param content_type: the request's header
-    :param open_part: makes the sink of a part from its head, or raises to refuse it
-    :raises UnsupportedMedia: the body is not form-data
-    :raises MalformedMultipart: from any method, where the body breaks the format
+    Args:
+        content_type: The Content-Type header of the request.
+        open_part: Returns the sink of a part, or raises an error to refuse it.
+
+    Raises:
+        UnsupportedMedia: The body is not form-data.
+        MalformedMultipart: The body breaks the format; every method can raise it.
     """
 
-    def __init__(self, content_type: str, open_part: Callable[[PartHead], Sink]) -> None:
+    def __init__(self, content_type: str, open_part: Callable[[PartHeader], Sink]) -> None:
         self._open_part = open_part
         self._sink: Sink | None = None
         self._field = bytearray()
         self._value = bytearray()
-        self._head: dict[bytes, bytes] = {}
+        self._headers: dict[bytes, bytes] = {}
         self._ended = False
         self._parser = MultipartParser(
             _boundary(content_type),
@@ -74,18 +79,19 @@ class FormParser:
         )
 
     def write(self, data: bytes) -> None:
+        """Parses the next bytes of the body."""
         try:
             self._parser.write(data)
         except FormParserError as error:
-            raise MalformedMultipart("The body does not follow multipart/form-data; check its boundary.") from error
+            raise MalformedMultipart("The body is not valid multipart/form-data. Check its boundary.") from error
 
     def close(self) -> None:
-        """Call after the last byte. Raises MalformedMultipart where the closing boundary is missing."""
+        """Ends the body. Raises MalformedMultipart if the closing boundary is missing."""
         if not self._ended:
-            raise MalformedMultipart("The body ends before its closing boundary; send it again, complete.")
+            raise MalformedMultipart("The body ends before its closing boundary. Send the complete body.")
 
     def _begin(self) -> None:
-        self._head = {}
+        self._headers = {}
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
         self._field += data[start:end]
@@ -95,14 +101,14 @@ class FormParser:
 
     def _header_end(self) -> None:
         name = bytes(self._field).lower()
-        if name in self._head:
-            raise MalformedMultipart("A part repeats one of its headers.")
-        self._head[name] = bytes(self._value)
+        if name in self._headers:
+            raise MalformedMultipart("A part has the same header twice.")
+        self._headers[name] = bytes(self._value)
         self._field.clear()
         self._value.clear()
 
     def _headers_finished(self) -> None:
-        self._sink = self._open_part(_part_head(self._head))
+        self._sink = self._open_part(_part_header(self._headers))
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         assert self._sink is not None
@@ -118,23 +124,23 @@ class FormParser:
 
 
 def _boundary(content_type: str) -> bytes:
-    kind, options = parse_options_header(content_type)
-    if kind != b"multipart/form-data":
-        raise UnsupportedMedia("Send multipart/form-data, one part per volume.")
+    media_type, options = parse_options_header(content_type)
+    if media_type != b"multipart/form-data":
+        raise UnsupportedMedia("Send the body as multipart/form-data, with one part per volume.")
     boundary = options.get(b"boundary", b"")
     if not 1 <= len(boundary) <= 200:
-        raise MalformedMultipart("The Content-Type header must name the boundary.")
+        raise MalformedMultipart("The Content-Type header must have a boundary of 1 to 200 characters.")
     return boundary
 
 
-def _part_head(headers: dict[bytes, bytes]) -> PartHead:
+def _part_header(headers: dict[bytes, bytes]) -> PartHeader:
     disposition, options = parse_options_header(headers.get(b"content-disposition", b"").decode("latin-1"))
     if disposition != b"form-data" or b"name" not in options:
-        raise MalformedMultipart("Every part needs a Content-Disposition: form-data header with its name.")
+        raise MalformedMultipart("Every part needs a header `Content-Disposition: form-data` with a name.")
     if headers.get(b"content-transfer-encoding", b"binary").strip().lower() not in (b"binary", b"7bit", b"8bit"):
-        raise MalformedMultipart("A part must be sent as it is, without a Content-Transfer-Encoding.")
+        raise MalformedMultipart("A part must be sent without a Content-Transfer-Encoding.")
     filename = options.get(b"filename")
-    return PartHead(
+    return PartHeader(
         name=options[b"name"].decode("utf-8", "replace"),
         filename=None if filename is None else filename.decode("utf-8", "replace"),
     )

@@ -1,12 +1,11 @@
-"""OpenID Connect bearer tokens: who calls, by the word of the site's own identity provider.
+"""Verifies OpenID Connect bearer tokens of the site's identity provider.
 
-Notable choices:
-- PyJWT verifies; one algorithm is pinned by the settings, whatever a token's header says, and it is asymmetric.
-- Issuer, audience, expiry and subject are required of every token. Scopes are ours, plain (``predict``) or prefixed
-  (``rlvo:predict``); others are ignored.
-- The provider's keys are cached. A key id that is not known asks for them anew, at most once in ten seconds, so nobody
-  makes us flood the provider. While it is away, the keys that are known go on being good for a day.
-- Asking for those keys is the one outbound connection of the API, and is made only where an issuer is set.
+Design notes:
+- PyJWT verifies the tokens. The settings fix one asymmetric algorithm; the token's header cannot change it.
+- Issuer, audience, expiry and subject are required. Unknown scopes are ignored; ours may have the prefix ``rlvo:``.
+- The provider's keys are cached. An unknown key id causes a new request to the provider, at most one per
+  `_RETRY_SECONDS`, so that callers cannot flood it. If the provider fails, known keys stay valid for a day.
+- The request for these keys is the only outbound connection of the API; it is made only if an issuer is set.
 """
 
 from __future__ import annotations
@@ -26,17 +25,17 @@ from app.database.api_keys import Caller, Scope
 from app.sdk.errors import IdentityUnavailable, Unauthenticated
 
 LEEWAY = 30
-"""Seconds that the provider's clock may be off."""
+"""Allowed difference to the clock of the provider, in seconds."""
 
-_FRESH = 600.0
-_STALE = 86400.0
-_PAUSE = 10.0
-_LARGEST = 256 * 1024
+_REFRESH_SECONDS = 600.0
+_EXPIRY_SECONDS = 86400.0
+_RETRY_SECONDS = 10.0
+_MAX_DOCUMENT_BYTES = 256 * 1024
 _NAME = re.compile(r"[\x21-\x7e]{1,64}")
 
 
 class TokenVerifier:
-    """Verifies the tokens of one issuer. Safe to use from many threads."""
+    """Verifies the tokens of one issuer. It is thread-safe."""
 
     def __init__(self, settings: Settings) -> None:
         self._issuer = settings.oidc_issuer
@@ -46,13 +45,14 @@ class TokenVerifier:
         self._keys_url = settings.oidc_keys_url
         self._lock = threading.Lock()
         self._keys: dict[str, jwt.PyJWK] = {}
-        self._fetched = self._asked = -_STALE
+        self._fetched = self._attempted = -_EXPIRY_SECONDS
 
     def authenticate(self, token: str) -> Caller:
-        """The caller that a token names.
+        """Returns the caller that a token identifies.
 
-        :raises Unauthenticated: a token that is not good, without saying why
-        :raises IdentityUnavailable: the provider's keys are needed and cannot be had
+        Raises:
+            Unauthenticated: The token is not valid; the error does not say why.
+            IdentityUnavailable: The provider's keys are needed and cannot be read.
         """
         try:
             key = self._key(str(jwt.get_unverified_header(token).get("kid", "")))
@@ -73,54 +73,55 @@ class TokenVerifier:
         subject = str(claims["sub"])
         tenant = str(claims.get(self._tenant_claim) or f"oidc:{subject}")
         granted = claims.get("scope", claims.get("scp", ""))
-        words = granted.split() if isinstance(granted, str) else map(str, granted if isinstance(granted, list) else ())
-        known = {word.removeprefix("rlvo:") for word in words} & set(Scope)
-        return Caller(_short(subject), _short(tenant), frozenset(map(Scope, known)))
+        scopes = granted.split() if isinstance(granted, str) else map(str, granted if isinstance(granted, list) else ())
+        known = {scope.removeprefix("rlvo:") for scope in scopes} & set(Scope)
+        return Caller(_column_name(subject), _column_name(tenant), frozenset(map(Scope, known)))
 
     def _key(self, key_id: str) -> jwt.PyJWK:
         with self._lock:
-            moment = time.monotonic()
-            due = key_id not in self._keys or moment - self._fetched > _FRESH
-            if due and moment - self._asked > _PAUSE:
-                self._asked = moment
-                self._fetch(moment)
-            if moment - self._fetched > _STALE:
-                raise IdentityUnavailable("The identity provider cannot be reached; try again shortly.", retry_after=10)
+            now = time.monotonic()
+            due = key_id not in self._keys or now - self._fetched > _REFRESH_SECONDS
+            if due and now - self._attempted > _RETRY_SECONDS:
+                self._attempted = now
+                self._fetch(now)
+            if now - self._fetched > _EXPIRY_SECONDS:
+                message = "The identity provider cannot be reached. Try again in 10 seconds, or use an API key."
+                raise IdentityUnavailable(message, retry_after=10)
             if key_id not in self._keys:
                 raise ValueError
             return self._keys[key_id]
 
-    def _fetch(self, moment: float) -> None:
-        """Asks the provider for its keys; what is known stays where it does not answer."""
+    def _fetch(self, now: float) -> None:
+        """Reads the keys of the provider; keeps the known keys if that fails."""
         try:
             with httpx.Client(timeout=5, follow_redirects=False, trust_env=False) as http:
                 url = self._keys_url or str(
                     _document(http, self._issuer.rstrip("/") + "/.well-known/openid-configuration")["jwks_uri"]
                 )
-                found = jwt.PyJWKSet.from_dict(_document(http, url)).keys
+                keys = jwt.PyJWKSet.from_dict(_document(http, url)).keys
         except (httpx.HTTPError, httpx.InvalidURL, jwt.PyJWTError, ValueError, KeyError, TypeError):
             return
-        self._keys = {str(key.key_id): key for key in found if key.key_id and key.public_key_use in (None, "sig")}
-        self._fetched = moment
+        self._keys = {str(key.key_id): key for key in keys if key.key_id and key.public_key_use in (None, "sig")}
+        self._fetched = now
 
 
-def looks_like_a_token(secret: str) -> bool:
-    """Whether it is three base64url parts, as no API key is."""
-    return bool(re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+", secret, re.ASCII))
+def looks_like_jwt(credential: str) -> bool:
+    """Returns whether a credential has three base64url parts; no API key has them."""
+    return bool(re.fullmatch(r"[\w-]+\.[\w-]+\.[\w-]+", credential, re.ASCII))
 
 
 def _document(http: httpx.Client, url: str) -> dict[str, Any]:
-    with http.stream("GET", url) as answer:
-        answer.raise_for_status()
+    with http.stream("GET", url) as response:
+        response.raise_for_status()
         content = b""
-        for piece in answer.iter_bytes():
-            content += piece
-            if len(content) > _LARGEST:
+        for chunk in response.iter_bytes():
+            content += chunk
+            if len(content) > _MAX_DOCUMENT_BYTES:
                 raise ValueError
-    found: dict[str, Any] = json.loads(content)
-    return found
+    document: dict[str, Any] = json.loads(content)
+    return document
 
 
-def _short(name: str) -> str:
-    """A name as our columns take it: itself, or where it is long or odd, its sha-256."""
+def _column_name(name: str) -> str:
+    """The name, or its sha-256 if it is too long or has characters that the database columns do not take."""
     return name if _NAME.fullmatch(name) else hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()

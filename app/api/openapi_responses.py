@@ -1,6 +1,6 @@
-"""What the API's description says beyond what the routes' own types say: the form, the answers, the refusals.
+"""The parts of the OpenAPI document that FastAPI cannot derive from the routes: forms, responses, problems, links.
 
-Each route takes its entry by name (``**contract.submit``), so a route and its description stand or fall together.
+Each route uses its entry by name, for example ``**openapi_responses.submit``.
 """
 
 from __future__ import annotations
@@ -9,46 +9,7 @@ from typing import Any
 
 from app.api.problems import responses
 from app.api.uploads import MODEL, SUBJECT
-from app.sdk.errors import (
-    AliasConflict,
-    BadRequest,
-    Conflict,
-    DatabaseUnavailable,
-    DecompressedTooLarge,
-    DigestMismatch,
-    Draining,
-    Erased,
-    EtagMismatch,
-    ExpectationFailed,
-    GeometryMismatch,
-    HeadersTooLarge,
-    IdempotencyKeyMissing,
-    IdempotencyKeyReused,
-    IdentityUnavailable,
-    ImplausibleModality,
-    InsufficientScope,
-    InvalidClinical,
-    InvalidRequest,
-    InvalidVolume,
-    MalformedJson,
-    MalformedMultipart,
-    MissingInput,
-    ModelNotFound,
-    ModelNotReady,
-    NotFinished,
-    NotFound,
-    PreconditionRequired,
-    PredictionNotFound,
-    QueueFull,
-    RateLimited,
-    RequestInProgress,
-    RlvoError,
-    StorageFull,
-    TooLarge,
-    Unauthenticated,
-    UnsupportedMedia,
-    UploadTimeout,
-)
+from app.sdk import errors
 from app.sdk.types import Input
 
 Entry = dict[str, Any]
@@ -73,7 +34,7 @@ EXAMPLE_RECORD = {
 _VOLUMES = {
     Input.NCCT: "Non-contrast CT, HU",
     Input.CTA: "CT angiography, HU",
-    Input.VESSELS: "Vessel mask on the grid of `cta`; computed from it where not sent",
+    Input.VESSELS: "Vessel mask on the grid of `cta`; computed from `cta` if not sent",
     Input.TMAX: "Tmax map, s",
     Input.CBF: "Cerebral blood flow map",
     Input.CBV: "Cerebral blood volume map",
@@ -81,22 +42,25 @@ _VOLUMES = {
     Input.CTP: "CT perfusion series, 4-D, HU",
 }
 
-_ETAG = {"ETag": {"description": "Changes whenever the record does", "schema": {"type": "string"}}}
-_RETRY = {
-    "Retry-After": {"description": "Seconds after which to ask again", "schema": {"type": "integer", "minimum": 1}}
+_ETAG = {"ETag": {"description": "Changes when the record changes", "schema": {"type": "string"}}}
+_RETRY_AFTER = {
+    "Retry-After": {
+        "description": "Seconds to wait before the next request",
+        "schema": {"type": "integer", "minimum": 1},
+    }
 }
-_LOCATION = {"Location": {"description": "Where the prediction is read", "schema": {"type": "string"}}}
-_ALWAYS = (
-    BadRequest,
-    Unauthenticated,
-    InsufficientScope,
-    TooLarge,
-    UploadTimeout,
-    ExpectationFailed,
-    HeadersTooLarge,
-    RateLimited,
-    DatabaseUnavailable,
-    IdentityUnavailable,
+_LOCATION = {"Location": {"description": "Address of the prediction", "schema": {"type": "string"}}}
+_COMMON_ERRORS = (
+    errors.BadRequest,
+    errors.Unauthenticated,
+    errors.InsufficientScope,
+    errors.TooLarge,
+    errors.UploadTimeout,
+    errors.ExpectationFailed,
+    errors.HeadersTooLarge,
+    errors.RateLimited,
+    errors.DatabaseUnavailable,
+    errors.IdentityUnavailable,
 )
 
 
@@ -111,19 +75,19 @@ def _form() -> Entry:
             "type": "string",
             "pattern": f"^({MODEL})?$",
             "examples": [""],
-            "description": "`name`, `name@1.2.0` or `name@alias`; the service's default where not sent",
+            "description": "`name`, `name@1.2.0` or `name@alias`; if not sent, the default model of the service",
         },
         "subject": {
             "type": "string",
             "pattern": f"^({SUBJECT})?$",
             "examples": ["S-001"],
-            "description": "The site's pseudonym for the patient; never a name or a number of the clinic",
+            "description": "Pseudonym of the patient at the site; never a name or a hospital number",
         },
         "explain": {
             "type": "string",
             "enum": ["true", "false", "exact"],
             "default": "true",
-            "description": "With reasons and maps; `exact`: by the exact rules, which take minutes",
+            "description": "Contributions and maps: `true`, `false`, or `exact` for exact methods, which take minutes",
         },
     }
     return {
@@ -132,7 +96,7 @@ def _form() -> Entry:
     }
 
 
-_ABOUT_ONE = (
+_LINKED_OPERATIONS = (
     "read",
     "events",
     "cancel",
@@ -148,80 +112,80 @@ _ABOUT_ONE = (
 
 
 def _links() -> Entry:
-    """What can be asked next of a prediction that was sent."""
+    """The operations that take the id of the submitted prediction."""
     same_id = {"parameters": {"id": "$response.body#/id"}}
-    return {name: {"operationId": name, **same_id} for name in _ABOUT_ONE}
+    return {name: {"operationId": name, **same_id} for name in _LINKED_OPERATIONS}
 
 
-def _entry(*errors: type[RlvoError], ok: dict[int | str, Entry] | None = None, **more: Any) -> Entry:
-    """A route's ``responses``: its successes, its own refusals, and those that every route has."""
-    return {"responses": {**(ok or {}), **responses(*errors, *_ALWAYS)}, **more}
+def _entry(*raised: type[errors.RlvoError], ok: dict[int | str, Entry] | None = None, **more: Any) -> Entry:
+    """The OpenAPI arguments of a route: its successes ``ok``, the errors that it raises, and the common ones."""
+    return {"responses": {**(ok or {}), **responses(*raised, *_COMMON_ERRORS)}, **more}
 
 
-def _one(**headers: Any) -> Entry:
+def _prediction(**headers: Any) -> Entry:
     return {"description": "The prediction", "headers": headers}
 
 
-def _bytes(media_type: str, description: str) -> dict[int | str, Entry]:
-    content = {media_type: {"schema": {"type": "string", "format": "binary"}}}
-    not_modified = {"description": "The caller has this very file"}
+def _file(description: str, *media_types: str) -> dict[int | str, Entry]:
+    content = {each: {"schema": {"type": "string", "format": "binary"}} for each in media_types}
+    not_modified = {"description": "The caller has the present file"}
     return {200: {"description": description, "content": content, "headers": _ETAG}, 304: not_modified}
 
 
-_OF_ONE = (PredictionNotFound, Erased, InvalidRequest)
+_PREDICTION_ERRORS = (errors.PredictionNotFound, errors.Erased, errors.InvalidRequest)
 
 _ACCEPTED = {"application/json": {"schema": {"$ref": "#/components/schemas/Prediction"}}}
 
 submit = _entry(
-    MalformedMultipart,
-    MalformedJson,
-    DigestMismatch,
-    IdempotencyKeyMissing,
-    ModelNotFound,
-    RequestInProgress,
-    DecompressedTooLarge,
-    UnsupportedMedia,
-    InvalidVolume,
-    GeometryMismatch,
-    ImplausibleModality,
-    InvalidClinical,
-    MissingInput,
-    IdempotencyKeyReused,
-    InvalidRequest,
-    QueueFull,
-    ModelNotReady,
-    Draining,
-    StorageFull,
+    errors.MalformedMultipart,
+    errors.MalformedJson,
+    errors.DigestMismatch,
+    errors.IdempotencyKeyMissing,
+    errors.ModelNotFound,
+    errors.RequestInProgress,
+    errors.DecompressedTooLarge,
+    errors.UnsupportedMedia,
+    errors.InvalidVolume,
+    errors.GeometryMismatch,
+    errors.ImplausibleModality,
+    errors.InvalidClinical,
+    errors.MissingInput,
+    errors.IdempotencyKeyReused,
+    errors.InvalidRequest,
+    errors.QueueFull,
+    errors.ModelNotReady,
+    errors.Draining,
+    errors.StorageFull,
     ok={
         200: {
-            "description": "Finished within the wait: succeeded, failed or cancelled",
+            "description": "The prediction finished within the wait: it succeeded, failed or was cancelled",
             "headers": _LOCATION | _ETAG,
             "links": _links(),
         },
         202: {
-            "description": "Accepted and durable; ask at Location",
+            "description": "The study is accepted and stored; read the result at Location",
             "content": _ACCEPTED,
-            "headers": _LOCATION | _ETAG | _RETRY,
+            "headers": _LOCATION | _ETAG | _RETRY_AFTER,
             "links": _links(),
         },
     },
     openapi_extra={"requestBody": {"required": True, "content": {FORM: _form()}}},
     description=(
         "Send at least one volume, and the clinical document as JSON. A part is optional unless the model requires "
-        "it.\n\n**To try it here**: choose a head CT in NIfTI (`make demo` leaves one in the data folder) as `ncct` or "
-        "`cta`, keep the example as `clinical`, and execute. The answer comes within the wait, or is 202 with a "
-        "`Location`.\n\nA refused study leaves nothing behind but the audit's note. The same codes are the terminal "
-        "`error.code` of a prediction that failed."
+        "it.\n\n**To try it here**: choose a head CT in NIfTI as `ncct` or `cta` (`make demo` writes one to the data "
+        "folder), keep the example as `clinical`, and execute. The response is the finished prediction, or 202 with a "
+        "`Location` if the wait is too short.\n\nNothing of a refused study is stored except an audit entry. A "
+        "prediction that fails later has one of these codes as `error.code`."
     ),
 )
 read = _entry(
-    *_OF_ONE,
-    NotFinished,
+    *_PREDICTION_ERRORS,
+    errors.NotFinished,
     ok={
-        200: {**_one(**_ETAG), "content": {"application/fhir+json": {"schema": {"type": "object"}}}},
-        304: {"description": "The caller has this very state"},
+        200: {**_prediction(**_ETAG), "content": {"application/fhir+json": {"schema": {"type": "object"}}}},
+        304: {"description": "The caller has the present state"},
     },
-    description="With `Accept: application/fhir+json` it answers as `/fhir` does.",
+    description="With `Accept: application/fhir+json` the response is the FHIR bundle, as at `/fhir`.",
 )
 _STATE_EVENT = {
     "type": "object",
@@ -244,46 +208,41 @@ _STATE_EVENT = {
     },
 }
 events = _entry(
-    *_OF_ONE,
+    *_PREDICTION_ERRORS,
     ok={
         200: {
-            "description": "`state` events with status, stage and progress, until the prediction has finished",
+            "description": "`state` events with status, stage and progress, until the prediction finishes",
             "content": {"text/event-stream": {"schema": _STATE_EVENT}},
         }
     },
 )
-listing = _entry(InvalidRequest)
-cancel = _entry(*_OF_ONE, Conflict, ok={200: _one(**_ETAG)})
-erase = _entry(*_OF_ONE, ok={204: {"description": "Erased; the id answers 410 from now on"}})
+listing = _entry(errors.InvalidRequest)
+cancel = _entry(*_PREDICTION_ERRORS, errors.Conflict, ok={200: _prediction(**_ETAG)})
+erase = _entry(*_PREDICTION_ERRORS, ok={204: {"description": "The prediction is erased; its id gives 410 from now on"}})
 erasure = _entry(
-    PredictionNotFound,
-    InvalidRequest,
-    NotFound,
-    ok={200: {"description": "What was erased, on the word of an entry of the audit"}},
+    errors.PredictionNotFound,
+    errors.InvalidRequest,
+    errors.NotFound,
+    ok={200: {"description": "What was erased, with the audit entry of the erasure"}},
 )
-volume_map = _entry(*_OF_ONE, NotFound, NotFinished, ok=_bytes("application/gzip", "A NIfTI volume, gzip-compressed"))
+volume_map = _entry(
+    *_PREDICTION_ERRORS,
+    errors.NotFound,
+    errors.NotFinished,
+    ok=_file("A NIfTI volume, gzip-compressed", "application/gzip"),
+)
 figure = _entry(
-    *_OF_ONE,
-    NotFound,
-    NotFinished,
-    ok={
-        200: {
-            "description": "The figure",
-            "content": {
-                kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("image/png", "image/svg+xml")
-            },
-            "headers": _ETAG,
-        },
-        304: {"description": "The caller has this very file"},
-    },
+    *_PREDICTION_ERRORS, errors.NotFound, errors.NotFinished, ok=_file("The figure", "image/png", "image/svg+xml")
 )
-report = _entry(*_OF_ONE, NotFound, NotFinished, ok=_bytes("text/html", "One page, complete in itself"))
+report = _entry(
+    *_PREDICTION_ERRORS, errors.NotFound, errors.NotFinished, ok=_file("One self-contained HTML page", "text/html")
+)
 fhir = _entry(
-    *_OF_ONE,
-    NotFinished,
+    *_PREDICTION_ERRORS,
+    errors.NotFinished,
     ok={
         200: {
-            "description": "Bundle of RiskAssessment, Device, Provenance",
+            "description": "FHIR R4B Bundle of RiskAssessment, Device and Provenance",
             "content": {"application/fhir+json": {"schema": {"type": "object"}}},
         }
     },
@@ -311,82 +270,87 @@ _CARDS = {
     },
 }
 cds = _entry(
-    *_OF_ONE,
-    NotFinished,
+    *_PREDICTION_ERRORS,
+    errors.NotFinished,
     ok={
         200: {
-            "description": "CDS Hooks 2.0: the cards of one answer",
+            "description": "CDS Hooks 2.0 response with one card",
             "content": {"application/json": {"schema": _CARDS}},
         }
     },
 )
 
-_BODY = (MalformedJson, NotFinished)
+_BODY_ERRORS = (errors.MalformedJson, errors.NotFinished)
 
 
-def _takes(kind: str) -> Entry:
+def _json_body(schema: str) -> Entry:
     return {
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{kind}"}}},
+            "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
         }
     }
 
 
 review = _entry(
-    *_OF_ONE,
-    *_BODY,
+    *_PREDICTION_ERRORS,
+    *_BODY_ERRORS,
     ok={
         200: {
-            "description": "The reviewer said just that before; nothing was added",
+            "description": "The last review of this reviewer is the same; nothing was added",
             "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Review"}}},
         },
-        201: {"description": "The review as it is on record"},
+        201: {"description": "The review that was recorded"},
     },
-    openapi_extra=_takes("ReviewDraft"),
+    openapi_extra=_json_body("ReviewDraft"),
 )
-reviews = _entry(*_OF_ONE)
+reviews = _entry(*_PREDICTION_ERRORS)
 set_outcome = _entry(
-    *_OF_ONE,
-    *_BODY,
-    EtagMismatch,
-    PreconditionRequired,
-    ok={200: {"description": "The outcome as it is on record", "headers": _ETAG}},
-    openapi_extra=_takes("OutcomeDraft"),
+    *_PREDICTION_ERRORS,
+    *_BODY_ERRORS,
+    errors.EtagMismatch,
+    errors.PreconditionRequired,
+    ok={200: {"description": "The outcome that was recorded", "headers": _ETAG}},
+    openapi_extra=_json_body("OutcomeDraft"),
 )
-outcome = _entry(*_OF_ONE, NotFound, ok={200: {"description": "The outcome on record", "headers": _ETAG}})
-models = _entry(InvalidRequest)
-model = _entry(InvalidRequest, ModelNotFound, ModelNotReady)
+outcome = _entry(
+    *_PREDICTION_ERRORS, errors.NotFound, ok={200: {"description": "The recorded outcome", "headers": _ETAG}}
+)
+models = _entry(errors.InvalidRequest)
+model = _entry(errors.InvalidRequest, errors.ModelNotFound, errors.ModelNotReady)
 card = _entry(
-    InvalidRequest,
-    ModelNotFound,
-    ModelNotReady,
-    NotFound,
+    errors.InvalidRequest,
+    errors.ModelNotFound,
+    errors.ModelNotReady,
+    errors.NotFound,
     ok={200: {"description": "The model card", "content": {"text/markdown": {"schema": {"type": "string"}}}}},
 )
-_OF_ALIAS = (InvalidRequest, ModelNotFound, ModelNotReady)
-_ALIAS_ANSWER: dict[int | str, Entry] = {200: {"description": "The alias as it stands", "headers": _ETAG}}
-alias = _entry(InvalidRequest, ModelNotFound, ok=_ALIAS_ANSWER)
+_ALIAS_ERRORS = (errors.InvalidRequest, errors.ModelNotFound, errors.ModelNotReady)
+_ALIAS_RESPONSE: dict[int | str, Entry] = {200: {"description": "The alias and its present version", "headers": _ETAG}}
+alias = _entry(errors.InvalidRequest, errors.ModelNotFound, ok=_ALIAS_RESPONSE)
 set_alias = _entry(
-    *_OF_ALIAS,
-    MalformedJson,
-    AliasConflict,
-    EtagMismatch,
-    PreconditionRequired,
-    ok=_ALIAS_ANSWER,
-    openapi_extra=_takes("AliasDraft"),
+    *_ALIAS_ERRORS,
+    errors.MalformedJson,
+    errors.AliasConflict,
+    errors.EtagMismatch,
+    errors.PreconditionRequired,
+    ok=_ALIAS_RESPONSE,
+    openapi_extra=_json_body("AliasDraft"),
     description=(
-        "Every live worker loads the version and computes its golden cases; only if all come out as the manifest says "
-        "is the alias moved, at once for everybody. Otherwise it stays where it was, and the problem says why."
+        "Every live worker loads the version and computes its golden cases. If all results match the manifest, the "
+        "alias is moved for all callers at once. Otherwise the alias stays unchanged and the problem says why."
     ),
 )
-set_back = _entry(*_OF_ALIAS, AliasConflict, EtagMismatch, PreconditionRequired, ok=_ALIAS_ANSWER)
-load = _entry(*_OF_ALIAS, ok={200: {"description": "Loaded and checked by every live worker"}})
-unload = _entry(*_OF_ALIAS, Conflict, ok={202: {"description": "Let go once nothing is left to do for it"}})
-shadow = _entry(InvalidRequest, ModelNotFound, ok={200: {"description": "One entry per pair of versions compared"}})
-_SCHEMA = {
-    "description": "JSON Schema, 2020-12",
-    "content": {"application/schema+json": {"schema": {"type": "object"}}},
-}
-model_schema = _entry(InvalidRequest, ModelNotFound, ModelNotReady, ok={200: _SCHEMA})
-schema = _entry(InvalidRequest, ok={200: _SCHEMA})
+roll_back = _entry(
+    *_ALIAS_ERRORS, errors.AliasConflict, errors.EtagMismatch, errors.PreconditionRequired, ok=_ALIAS_RESPONSE
+)
+load = _entry(*_ALIAS_ERRORS, ok={200: {"description": "Every live worker has loaded and checked the version"}})
+unload = _entry(
+    *_ALIAS_ERRORS, errors.Conflict, ok={202: {"description": "Workers unload the version when no prediction needs it"}}
+)
+shadow = _entry(
+    errors.InvalidRequest, errors.ModelNotFound, ok={200: {"description": "One entry per compared pair of versions"}}
+)
+_SCHEMA = {"description": "JSON Schema 2020-12", "content": {"application/schema+json": {"schema": {"type": "object"}}}}
+model_schema = _entry(errors.InvalidRequest, errors.ModelNotFound, errors.ModelNotReady, ok={200: _SCHEMA})
+schema = _entry(errors.InvalidRequest, ok={200: _SCHEMA})

@@ -1,9 +1,9 @@
-"""Every error leaves as RFC 9457 problem+json, rendered here and nowhere else.
+"""Renders all errors as RFC 9457 problem+json.
 
-Notable choices:
-- ``type`` is a page of this service (``/problems/<code>``), ``instance`` the trace of the one occurrence.
-- A problem stays under 4 KiB whatever was sent, is ASCII, and repeats nothing that was submitted.
-- Starlette's and FastAPI's own errors are turned into members of our tree first, so there is one shape.
+Design notes:
+- ``type`` is a page of this service (``/problems/<code>``); ``instance`` is the trace id of the request.
+- A problem document is ASCII, has at most 4 KiB and repeats no submitted value.
+- Errors of Starlette and FastAPI are converted to an `RlvoError` first, so all problems have one form.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ from app.sdk.types import Problem, ProblemField
 
 MEDIA_TYPE = "application/problem+json"
 
-_MOST_FIELDS = 8
-_LONGEST_DETAIL = 600
-_LONGEST_FIELD_DETAIL = 240
+_MAX_FIELDS = 8
+_MAX_DETAIL = 600
+_MAX_FIELD_DETAIL = 240
 
 
 def document(error: RlvoError, trace_id: str) -> Problem:
-    """The problem document of an error, cut to size."""
+    """Returns the problem document of an error; long texts are shortened."""
     fields = [
-        ProblemField(field=_cut(each.field, 64), detail=_cut(each.detail, _LONGEST_FIELD_DETAIL))
-        for each in error.errors[:_MOST_FIELDS]
+        ProblemField(field=_shorten(each.field, 64), detail=_shorten(each.detail, _MAX_FIELD_DETAIL))
+        for each in error.errors[:_MAX_FIELDS]
     ]
     return Problem(
         type=f"/problems/{error.code}",
         title=error.title,
         status=error.status,
-        detail=_cut(error.detail, _LONGEST_DETAIL),
+        detail=_shorten(error.detail, _MAX_DETAIL),
         instance=f"urn:uuid:{UUID(hex=trace_id)}",
         code=error.code,
         trace_id=trace_id,
@@ -60,7 +60,7 @@ def document(error: RlvoError, trace_id: str) -> Problem:
 
 
 def answer(error: RlvoError, trace_id: str, headers: dict[str, str] | None = None, *, path: str = "") -> Response:
-    """The error as an HTTP response. Under ``/v2`` with the Open Inference Protocol's own member, ``error``, too."""
+    """Returns the error as an HTTP response; under ``/v2`` with the member ``error`` of the Open Inference Protocol."""
     extra = {"Cache-Control": "no-store", **(headers or {})}
     if error.retry_after is not None:
         extra["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
@@ -69,74 +69,75 @@ def answer(error: RlvoError, trace_id: str, headers: dict[str, str] | None = Non
     body = document(error, trace_id).model_dump(mode="json", exclude_none=True)
     if path.startswith("/v2/"):
         body["error"] = body["detail"]
-    return _Problem(body, status_code=error.status, headers=extra)
+    return _ProblemResponse(body, status_code=error.status, headers=extra)
 
 
-def of(request: Request, error: RlvoError, headers: dict[str, str] | None = None) -> Response:
-    """The error as the response to one request."""
+def _answer_request(request: Request, error: RlvoError, headers: dict[str, str] | None = None) -> Response:
     return answer(error, request.state.trace_id, headers, path=request.url.path)
 
 
 def install(app: FastAPI) -> None:
-    """Registers the handlers that bring every kind of exception into this shape."""
+    """Registers the exception handlers of the application."""
 
     @app.exception_handler(RlvoError)
-    async def ours(request: Request, error: RlvoError) -> Response:
-        return of(request, error)
+    async def rlvo_error(request: Request, error: RlvoError) -> Response:
+        return _answer_request(request, error)
 
     @app.exception_handler(RequestValidationError)
-    async def parameters(request: Request, error: RequestValidationError) -> Response:
-        return of(request, _invalid_parameters(error))
+    async def validation_error(request: Request, error: RequestValidationError) -> Response:
+        return _answer_request(request, _invalid_parameters(error))
 
     @app.exception_handler(HTTPException)
-    async def theirs(request: Request, error: HTTPException) -> Response:
+    async def http_exception(request: Request, error: HTTPException) -> Response:
         if error.status_code != 405:
-            return of(request, _from_http(error.status_code))
+            return _answer_request(request, _from_status(error.status_code))
         allow = {"Allow": _methods(request)}
         if request.method == "OPTIONS":
             return Response(status_code=204, headers=allow)
-        return of(request, _from_http(405), allow)
+        return _answer_request(request, _from_status(405), allow)
 
 
 def responses(*errors: type[RlvoError]) -> dict[int | str, dict[str, Any]]:
-    """The ``responses`` of a route: one entry per status, an example per code.
+    """Returns the ``responses`` of a route: one entry per status, with one example per code.
 
-    Examples are made by the same renderer that answers, so the contract cannot show another shape.
+    `document` makes the examples, so they have the same form as real problems.
     """
     table: dict[int | str, dict[str, Any]] = {}
     for status in sorted({error.status for error in errors}):
-        kinds = [error for error in errors if error.status == status]
+        group = [error for error in errors if error.status == status]
         entry: dict[str, Any] = {
-            "description": "; ".join(f"`{kind.code}`: {kind.title}" for kind in kinds),
-            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": _examples(kinds)}},
+            "description": "; ".join(f"`{each.code}`: {each.title}" for each in group),
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": _examples(group)}},
         }
         if status in (429, 503):
-            entry["headers"] = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer", "minimum": 1}}}
+            entry["headers"] = {
+                "Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer", "minimum": 1}}
+            }
         table[status] = entry
     return table
 
 
-class _Problem(JSONResponse):
+class _ProblemResponse(JSONResponse):
     media_type = MEDIA_TYPE
 
     def render(self, content: Any) -> bytes:
         return json.dumps(content).encode("ascii")
 
 
-def _examples(kinds: Iterable[type[RlvoError]]) -> dict[str, Any]:
+def _examples(errors: Iterable[type[RlvoError]]) -> dict[str, Any]:
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
     return {
-        kind.code: {"value": document(kind(), trace).model_dump(mode="json", exclude_none=True), "summary": kind.title}
-        for kind in kinds
+        each.code: {"value": document(each(), trace).model_dump(mode="json", exclude_none=True), "summary": each.title}
+        for each in errors
     }
 
 
-def _from_http(status: int) -> RlvoError:
+def _from_status(status: int) -> RlvoError:
     match status:
         case 404:
             return NotFound()
         case 405:
-            return MethodNotAllowed("See the Allow header for the methods that this address takes.")
+            return MethodNotAllowed("The Allow header lists the methods of this address.")
         case 413:
             return TooLarge()
         case _ if 400 <= status < 500:
@@ -146,18 +147,20 @@ def _from_http(status: int) -> RlvoError:
 
 
 def _methods(request: Request) -> str:
-    """Every method that the address takes; Starlette alone would name those of one of its routes."""
+    """All methods of the address; Starlette would list those of its first route only."""
     path = request.url.path
     routes = [route for route in iter_route_contexts(request.app.routes) if route.path_regex.match(path)]
     return ", ".join(sorted({"HEAD", "OPTIONS"}.union(*(route.methods or {"GET"} for route in routes))))
 
 
 def _invalid_parameters(error: RequestValidationError) -> RlvoError:
-    """Names the parameters at fault and what would be right; pydantic's messages speak of bounds, never of input."""
-    fields = [FieldError(str(fault["loc"][-1]), fault["msg"]) for fault in error.errors()]
+    """Names the invalid parameters and their limits; the messages of pydantic do not repeat the input."""
+    fields = [FieldError(str(each["loc"][-1]), each["msg"]) for each in error.errors()]
     names = ", ".join(sorted({each.field for each in fields}))
-    return InvalidRequest(f"Check these parameters against the API's description: {names}.", errors=fields)
+    return InvalidRequest(
+        f"These parameters are not valid: {names}. GET /openapi.json states their limits.", errors=fields
+    )
 
 
-def _cut(text: str, length: int) -> str:
+def _shorten(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,7 +1,8 @@
-"""How much one caller may ask for: so many requests a minute, in bursts of a tenth of them.
+"""Limits the request rate of each caller, with bursts of a tenth of the requests per minute.
 
-The generic cell rate algorithm (ITU-T I.371): one number a caller, the moment at which its allowance is whole again.
-Kept in this process: several API processes allow as many times the rate.
+Design notes:
+- The method is the generic cell rate algorithm (ITU-T I.371): one theoretical arrival time per caller.
+- The state is in this process only, so N API processes allow N times the rate.
 """
 
 from __future__ import annotations
@@ -9,31 +10,36 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 
-MOST_CALLERS = 10_000
-"""The callers that are remembered; of more, those that asked least lately begin anew."""
+MAX_CALLERS = 10_000
+"""Callers whose rate is kept. Beyond that, the caller that was idle longest starts with a full allowance."""
 
 
 class RateLimiter:
-    """The allowances of all callers."""
+    """The theoretical arrival times of all callers."""
 
     def __init__(self) -> None:
-        self._whole_at: OrderedDict[str, float] = OrderedDict()
+        self._arrivals: OrderedDict[str, float] = OrderedDict()
 
-    def take(self, caller: str, per_minute: int, moment: float | None = None) -> float:
-        """Counts one request; returns 0, or the seconds after which the refused request would pass.
+    def take(self, caller: str, per_minute: int, now: float | None = None) -> float:
+        """Counts one request.
 
-        :param per_minute: the caller's rate; 0: no bound
-        :param moment: the present, by a clock that only goes forward, in seconds
+        Args:
+            caller: Name of the caller, unique across tenants.
+            per_minute: Allowed requests per minute; 0 means no limit.
+            now: Present time of a monotonic clock, in seconds.
+
+        Returns:
+            0 if the request may pass, else the seconds after which it would pass.
         """
         if per_minute == 0:
             return 0.0
-        present = time.monotonic() if moment is None else moment
+        present = time.monotonic() if now is None else now
         interval, burst = 60.0 / per_minute, max(1, per_minute // 10)
-        whole_at = max(present, self._whole_at.pop(caller, present))
-        wait = whole_at + interval - present - burst * interval
+        arrival = max(present, self._arrivals.pop(caller, present))
+        wait = arrival + interval - present - burst * interval
         if wait <= 1e-9:
-            whole_at += interval
-        self._whole_at[caller] = whole_at
-        if len(self._whole_at) > MOST_CALLERS:
-            self._whole_at.popitem(last=False)
+            arrival += interval
+        self._arrivals[caller] = arrival
+        if len(self._arrivals) > MAX_CALLERS:
+            self._arrivals.popitem(last=False)
         return max(0.0, wait) if wait > 1e-9 else 0.0

@@ -1,4 +1,4 @@
-"""How a prediction leaves: its JSON, its entity tag, and the two ways to answer a submission."""
+"""Makes the responses that carry a prediction or another record, with their entity tags and cache headers."""
 
 from __future__ import annotations
 
@@ -6,69 +6,74 @@ import hashlib
 import json
 from typing import Any
 
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel
 
-from app.sdk.types import ErasureCertificate, Prediction, PredictionPage
+from app.sdk.types import Prediction, PredictionPage
 
 JSON = "application/json"
 FHIR = "application/fhir+json"
-_PRIVATE = {"Cache-Control": "private, no-cache", "Vary": "Authorization, X-API-Key, Accept"}
+REVALIDATE = {"Cache-Control": "private, no-cache"}
+_PRIVATE = REVALIDATE | {"Vary": "Authorization, X-API-Key, Accept"}
 
 
-def prediction(answer: Prediction, *, if_none_match: str = "") -> Response:
-    """200 with the prediction, or 304 where the caller has this very state."""
-    content = _content(answer)
+def prediction(record: Prediction, *, if_none_match: str = "") -> Response:
+    """Returns 200 with the prediction, or 304 if the caller has its present state."""
+    content = _content(record)
     tag = _tag(content)
     headers = {"ETag": tag, **_PRIVATE}
-    if not answer.status.finished:
+    if not record.status.finished:
         headers["Retry-After"] = "1"
     if matches(tag, if_none_match):
         return Response(status_code=304, headers=headers)
     return Response(content, media_type=JSON, headers=headers)
 
 
-def fhir(bundle: dict[str, Any]) -> Response:
-    return Response(_json(bundle), media_type=FHIR, headers=_PRIVATE)
+def private(value: dict[str, Any], media_type: str = JSON) -> Response:
+    """Returns 200 with a JSON value that only this caller may cache."""
+    return Response(_json(value), media_type=media_type, headers=_PRIVATE)
 
 
-def cds(found: dict[str, Any]) -> Response:
-    return Response(_json(found), media_type=JSON, headers=_PRIVATE)
-
-
-def certificate(found: ErasureCertificate) -> Response:
-    return Response(_json(found.model_dump(mode="json")), media_type=JSON, headers=_PRIVATE)
-
-
-def submission(answer: Prediction, *, applied: str, replayed: bool) -> Response:
-    """200 with the finished prediction, or 202 and where to look for it."""
-    content = _content(answer)
-    headers = {"Location": f"/v1/predictions/{answer.id}", "ETag": _tag(content), **_PRIVATE}
+def submission(record: Prediction, *, applied: str, replayed: bool) -> Response:
+    """Returns the response to a submission: 200 with the finished prediction, else 202 with its location."""
+    content = _content(record)
+    headers = {"Location": f"/v1/predictions/{record.id}", "ETag": _tag(content), **_PRIVATE}
     if applied:
         headers["Preference-Applied"] = applied
     if replayed:
         headers["Idempotency-Replayed"] = "true"
-    if not answer.status.finished:
+    if not record.status.finished:
         headers["Retry-After"] = "1"
-    return Response(content, 200 if answer.status.finished else 202, headers, JSON)
+    return Response(content, 200 if record.status.finished else 202, headers, JSON)
 
 
-def page(answer: PredictionPage) -> Response:
-    items = [_members(item) for item in answer.items]
-    return Response(_json({"items": items, "next": answer.next}), media_type=JSON, headers=_PRIVATE)
+def page(record: PredictionPage) -> Response:
+    """Returns 200 with one page of predictions."""
+    return private({"items": [_members(item) for item in record.items], "next": record.next})
 
 
-def matches(tag: str, if_none_match: str) -> bool:
-    """Whether an If-None-Match header names the tag; weak and strong count alike (RFC 9110, 13.1.2)."""
-    return if_none_match.strip() == "*" or tag in (each.strip().removeprefix("W/") for each in if_none_match.split(","))
+def tagged(record: BaseModel) -> Response:
+    """Returns 200 with a record and its entity tag."""
+    return JSONResponse(record.model_dump(mode="json"), headers={"ETag": entity_tag(record), **REVALIDATE})
 
 
-def _members(answer: Prediction) -> dict[str, object]:
-    """The prediction with what is not known yet left out."""
-    return {name: value for name, value in answer.model_dump(mode="json").items() if value is not None}
+def entity_tag(record: BaseModel) -> str:
+    """Returns the entity tag of a record, which changes with its content."""
+    return _tag(record.model_dump_json().encode())
 
 
-def _content(answer: Prediction) -> bytes:
-    return _json(_members(answer))
+def matches(tag: str, header: str) -> bool:
+    """Returns whether an If-None-Match or If-Match header names the tag; ``W/`` is ignored (RFC 9110, 13.1.2)."""
+    return header.strip() == "*" or tag in (each.strip().removeprefix("W/") for each in header.split(","))
+
+
+def _members(record: Prediction) -> dict[str, object]:
+    """The members of the prediction that are known."""
+    return {name: value for name, value in record.model_dump(mode="json").items() if value is not None}
+
+
+def _content(record: Prediction) -> bytes:
+    return _json(_members(record))
 
 
 def _json(value: object) -> bytes:

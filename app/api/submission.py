@@ -1,9 +1,9 @@
-"""What happens between a received study and its place in the queue, apart from HTTP.
+"""Turns a received study into a queued prediction, or records its refusal.
 
-Notable choices:
-- The volumes are durable before the rows are, and prediction, job, idempotency key and audit are one transaction: after
-  a 2xx nothing can be lost, and before it nothing is half there.
-- A refusal keeps nothing of the study, only the audit's note that a caller was refused, and why.
+Design notes:
+- The volumes are stored before the rows are written.
+- Prediction, job, idempotency key and audit entry are one transaction, so a 2xx response cannot lose a study.
+- After a refusal, only the audit entry with the reason remains.
 """
 
 from __future__ import annotations
@@ -34,20 +34,24 @@ from app.sdk.types import Input, ModelRef, Priority
 
 log = logging.getLogger("rlvo.submission")
 
-_MADE_FROM = {Input.VESSELS: Input.CTA, Input.TMAX: Input.CTP, Input.CBF: Input.CTP}
-"""Inputs that the service makes itself where the other one was sent."""
+_DERIVED_FROM = {Input.VESSELS: Input.CTA, Input.TMAX: Input.CTP, Input.CBF: Input.CTP}
+"""Inputs that the service computes from another one."""
 
 
 async def reserve(services: Services, caller: Caller, key: str | None) -> Reservation | None:
-    """Takes the caller's idempotency key before the body is read.
+    """Reserves the caller's idempotency key, if there is one, before the body is read.
 
-    :raises Draining, QueueFull, RequestInProgress, IdempotencyKeyMissing:
+    Raises:
+        Draining: The service is shutting down.
+        QueueFull: The queue is full.
+        RequestInProgress: Another request with this key is being received.
+        IdempotencyKeyMissing: The settings require a key, and none was sent.
     """
-    services.open_for_work()
+    services.raise_if_draining()
     if key is None and services.settings.require_idempotency_key:
-        raise IdempotencyKeyMissing("Send an Idempotency-Key header, a new one for each new study.")
+        raise IdempotencyKeyMissing("Send an Idempotency-Key header, with a new value for each study.")
     if await services.read(services.queue.depth) >= services.settings.queue_limit:
-        raise QueueFull("The queue is full; send the study again in a moment.", retry_after=10)
+        raise QueueFull("The queue is full. Send the study again in 10 seconds.", retry_after=10)
     if key is None:
         return None
     lease = services.settings.receive_timeout + 60
@@ -57,87 +61,93 @@ async def reserve(services: Services, caller: Caller, key: str | None) -> Reserv
 async def accept(
     services: Services,
     caller: Caller,
-    reception: UploadReceiver,
+    upload: UploadReceiver,
     reservation: Reservation | None,
-    place: TraceContext,
+    trace_context: TraceContext,
     priority: Priority = Priority.ACUTE,
 ) -> tuple[str, bool]:
-    """Keeps a checked study and queues the work on it.
+    """Stores a checked study and queues its prediction.
 
-    Returns the prediction's id, and whether an earlier request with the same key made it.
+    Returns:
+        The id of the prediction, and whether an earlier request with the same key created it.
 
-    :raises MissingInput: the model needs something that was not sent
-    :raises IdempotencyKeyReused, RequestInProgress, ModelNotFound, ModelNotReady, StorageFull, DatabaseUnavailable:
+    Raises:
+        MissingInput: The model requires an input that was not sent.
+        IdempotencyKeyReused: The key was used with another body.
+        ModelNotFound: There is no such model version.
+        ModelNotReady: The default model is not in the model store.
+        StorageFull: The volumes cannot be stored.
     """
-    if reservation and (earlier := reservation.replay(reception.digest)):
+    study = upload.study
+    if reservation and (earlier := reservation.replay(upload.digest)):
         return earlier, True
-    entry = await services.work(_model, services, reception.study.model)
-    check_needs(entry.manifest, reception.study)
-    inputs = await services.work(reception.keep)
+    entry = await services.run_in_thread(_resolve_model, services, study.model)
+    check_required_inputs(entry.manifest, study)
+    inputs = await services.run_in_thread(upload.commit)
     new = NewPrediction(
         id=predictions.new_id(),
         caller=caller.tenant,
         model=ModelRef(name=entry.name, version=entry.version, digest=entry.digest),
-        subject=reception.study.subject,
-        explain=reception.study.explain,
-        exact=reception.study.exact,
-        clinical=reception.study.record.model_dump(mode="json", exclude_none=True),
+        subject=study.subject,
+        explain=study.explain,
+        exact=study.exact,
+        clinical=study.record.model_dump(mode="json", exclude_none=True),
         inputs=inputs,
-        place=place,
+        place=trace_context,
         priority=priority,
         idempotency_key=reservation.key if reservation else None,
-        body_digest=reception.digest,
+        body_digest=upload.digest,
         keep_key=services.settings.idempotency_hours * 3600,
     )
     await services.write(_enqueue, services, caller, new)
-    services.metrics.stored(sum(summary.bytes for summary in inputs.values()))
+    services.metrics.add_upload(sum(summary.bytes for summary in inputs.values()))
     return new.id, False
 
 
-async def refuse(services: Services, caller: Caller, reservation: Reservation | None, why: str, trace_id: str) -> None:
-    """Gives the key back and notes the refusal. A database that is away is no reason for another error."""
+async def refuse(services: Services, caller: Caller, reservation: Reservation | None, code: str, trace_id: str) -> None:
+    """Releases the idempotency key and writes the audit entry; a database error is logged, not raised."""
 
-    def note(session: Session) -> None:
+    def record(session: Session) -> None:
         if reservation and reservation.token:
             idempotency.release(session, reservation)
-        audit.append(session, caller.name, "prediction.refuse", trace_id, {"code": why})
+        audit.append(session, caller.name, "prediction.refuse", trace_id, {"code": code})
 
     try:
-        await services.write(note)
+        await services.write(record)
     except RlvoError as error:
-        log.warning("a refusal could not be noted: %s", error.code)
+        log.warning("the audit entry of a refusal could not be written: %s", error.code)
 
 
-def check_needs(manifest: Manifest, study: UploadedStudy) -> None:
-    """Raises MissingInput, naming everything that the model version requires and was not sent."""
+def check_required_inputs(manifest: Manifest, study: UploadedStudy) -> None:
+    """Raises MissingInput with the names of all inputs that the model version requires and that were not sent."""
     sent = set(study.headers)
-    volumes = [name for name in manifest.required_inputs if not {name, _MADE_FROM.get(name, name)} & sent]
+    volumes = [name for name in manifest.required_inputs if not {name, _DERIVED_FROM.get(name, name)} & sent]
     maps_sent = Input.CTP in sent or {Input.TMAX, Input.CBF} <= sent
-    facts = [
+    variables = [
         variable.name
         for variable in manifest.clinical.variables
         if variable.required
         and study.record.value(variable.name) is None
         and not (variable.name.startswith("perfusion.") and maps_sent)
     ]
-    if volumes or facts:
+    if volumes or variables:
         errors = [FieldError(name, "is required by this model") for name in volumes]
-        errors += [FieldError(f"clinical.{name}", "is required by this model") for name in facts]
-        raise MissingInput(f"The model needs {', '.join((*volumes, *facts))} as well.", errors=errors)
+        errors += [FieldError(f"clinical.{name}", "is required by this model") for name in variables]
+        raise MissingInput(f"The model also requires: {', '.join((*volumes, *variables))}.", errors=errors)
 
 
-def _model(services: Services, reference: str | None) -> StoredVersion:
+def _resolve_model(services: Services, reference: str | None) -> StoredVersion:
     try:
         return services.registry.resolve(reference or services.settings.default_model)
     except ModelNotFound:
         if reference is None:
-            raise ModelNotReady("The service's default model is not in its model store.", retry_after=30) from None
+            raise ModelNotReady("The default model of the service is not in its model store.", retry_after=30) from None
         raise
 
 
 def _enqueue(session: Session, services: Services, caller: Caller, new: NewPrediction) -> None:
-    turn = predictions.add(session, new)
-    services.queue.submit(session, new.id, priority=turn)
+    queue_position = predictions.add(session, new)
+    services.queue.submit(session, new.id, priority=queue_position)
     detail = {
         "model": f"{new.model.name}@{new.model.version}",
         "inputs": {k.value: v.sha256 for k, v in new.inputs.items()},

@@ -1,13 +1,10 @@
-"""One submission on its way in: from the request's bytes to a study that is checked, and only then kept.
+"""Receives a submission as a stream, checks it, and stores its volumes.
 
-Notable choices:
-- Each chunk goes straight through: parser, NIfTI check, storage. Memory stays the same for any size of upload, and
-  nothing is written outside of the storage's own folder.
-- The event loop only passes chunks on; parsing and inflating run in one thread, hashing and writing a few pieces behind
-  it in another. A megabyte may gather before them; a faster sender has to wait.
-- Nothing becomes visible before everything was checked. Whatever goes wrong, also a client that hangs up, leaves the
-  storage as it was.
-- The digest of a submission is of its parts by name, so a retry with another boundary or order is still the same.
+Design notes:
+- Each chunk passes through parser, NIfTI check and storage, so memory does not grow with the size of the upload.
+- One thread parses and inflates; a second one hashes and writes. Both have bounded buffers, so a fast sender waits.
+- Nothing is visible before the whole submission is checked. After any error the storage is unchanged.
+- The digest of a submission covers its parts by name, so a retry with another boundary or order has the same digest.
 """
 
 from __future__ import annotations
@@ -26,7 +23,7 @@ from starlette.requests import Request
 
 from app.api import json_parsing
 from app.api.dependencies import Services
-from app.api.multipart import FormParser, PartHead, Sink
+from app.api.multipart import FormParser, PartHeader, Sink
 from app.core.concurrency import BoundedExecutor, submit
 from app.imaging.io import grid_check
 from app.imaging.io.header import Header
@@ -40,10 +37,10 @@ from app.storage.local import Storage, Writer
 SUBJECT = r"[A-Za-z0-9._-]{1,64}"
 MODEL = r"[a-z0-9@.-]{1,160}"
 
-GATHERED_CHUNKS = 16
-"""Chunks (of 64 KiB, as the server gives them) that may wait for the thread."""
-PIECES_BEHIND = 8
-"""Pieces (of 256 KiB) that may wait to be hashed and written."""
+MAX_BUFFERED_CHUNKS = 16
+"""Chunks of the request (64 KiB each) that may wait for the parser."""
+MAX_PENDING_PIECES = 8
+"""Pieces of a volume (256 KiB each) that may wait to be hashed and written."""
 
 _FIELD_BYTES = 256
 _VOLUMES = frozenset(Input)
@@ -51,7 +48,7 @@ _VOLUMES = frozenset(Input)
 
 @dataclass
 class UploadedStudy:
-    """What a caller sent, checked. Optional fields are None where they were left out."""
+    """A checked submission. Optional fields that were not sent are None."""
 
     record: ClinicalRecord = field(default_factory=ClinicalRecord)
     model: str | None = None
@@ -62,237 +59,219 @@ class UploadedStudy:
 
 
 class UploadReceiver:
-    """Takes the parts of one submission. Used from one thread at a time."""
+    """Receives the parts of one submission. Only one thread at a time may use it."""
 
     def __init__(self, storage: Storage, limits: Limits, max_json_bytes: int) -> None:
         self.study = UploadedStudy()
         self._storage = storage
-        self._limits = limits
+        self.limits = limits
         self._max_json_bytes = max_json_bytes
         self._writers: dict[Input, Writer] = {}
         self._digests: dict[str, str] = {}
-        self._open = ExitStack()
+        self._resources = ExitStack()
 
-    def part(self, head: PartHead) -> Sink:
-        """The sink for a part. Raises InvalidRequest for one that has no place here."""
-        texts: dict[str, tuple[int, Callable[[bytes], None]]] = {
+    def open_part(self, header: PartHeader) -> Sink:
+        """Returns the sink for a part. Raises InvalidRequest for an unknown or repeated part."""
+        fields: dict[str, tuple[int, Callable[[bytes], None]]] = {
             "clinical": (self._max_json_bytes, self._clinical),
             "model": (_FIELD_BYTES, self._model),
             "subject": (_FIELD_BYTES, self._subject),
             "explain": (_FIELD_BYTES, self._explain),
         }
-        if head.name in self._digests:
-            raise _refused(head.name, "may be sent once only")
-        if head.name in texts:
-            self._digests[head.name] = ""
-            return _Text(head.name, *texts[head.name], done=self._sent)
-        if head.name in _VOLUMES:
-            self._digests[head.name] = ""
-            return _Volume(
-                Input(head.name),
-                self._limits,
-                self._writer,
-                self._behind,
-                done=self._received,
-                chosen=bool(head.filename),
-            )
-        allowed = ", ".join((*Input, *texts))
-        raise InvalidRequest(f"The form has a field that this call does not take; it takes {allowed}.")
+        name = header.name
+        if name in self._digests:
+            raise _invalid_field(name, "may be sent only once")
+        if name in fields:
+            self._digests[name] = ""
+            return _FieldSink(self, name, *fields[name])
+        if name in _VOLUMES:
+            self._digests[name] = ""
+            return _VolumeSink(self, Input(name), has_filename=bool(header.filename))
+        allowed = ", ".join((*Input, *fields))
+        raise InvalidRequest(f"The form has an unknown field. Allowed are: {allowed}.")
 
     def check(self) -> None:
-        """What can only be said of the whole. Raises MissingInput, GeometryMismatch."""
+        """Checks the submission as a whole. Raises MissingInput, GeometryMismatch."""
         if not self.study.headers:
-            raise MissingInput(f"No volume was sent; send at least one of {', '.join(Input)}.")
+            raise MissingInput(f"The form has no volume. Send at least one of: {', '.join(Input)}.")
         grid_check.check(self.study.headers)
 
     @property
     def digest(self) -> str:
-        """The sha-256 of all parts, by name."""
+        """The sha-256 of all parts in the order of their names."""
         lines = "".join(f"{name} {digest}\n" for name, digest in sorted(self._digests.items()))
         return hashlib.sha256(lines.encode()).hexdigest()
 
-    def keep(self) -> dict[Input, InputSummary]:
-        """Makes the volumes durable. Raises StorageFull."""
-        kept = {}
-        begun = {name: submit(writer.commit) for name, writer in self._writers.items()}
-        wait(begun.values())  # one that fails must not have the others dropped while they are at it
-        for name, committed in begun.items():
+    def commit(self) -> dict[Input, InputSummary]:
+        """Makes the volumes durable and describes them. Raises StorageFull."""
+        summaries = {}
+        commits = {name: submit(writer.commit) for name, writer in self._writers.items()}
+        wait(commits.values())  # an error of one must not discard the others while they are written
+        for name, future in commits.items():
             header = self.study.headers[name]
-            sha256, size = committed.result()
-            kept[name] = InputSummary(
+            sha256, size = future.result()
+            summaries[name] = InputSummary(
                 sha256=sha256,
                 bytes=size,
                 shape=list(header.shape),
                 spacing_mm=[round(mm, 6) for mm in header.spacing_mm],
             )
-        return kept
+        return summaries
 
-    def drop(self) -> None:
-        """Deletes what was not kept. Harmless when repeated."""
-        self._open.close()
+    def discard(self) -> None:
+        """Deletes what was not committed; further calls do nothing."""
+        self._resources.close()
 
-    def _writer(self, name: Input) -> Writer:
-        self._writers[name] = self._open.enter_context(self._storage.writer())
-        return self._writers[name]
+    def open_volume(self, name: Input) -> tuple[Writer, BoundedExecutor]:
+        """Returns a writer for a volume, and an executor that hashes and writes in a second thread."""
+        self._writers[name] = self._resources.enter_context(self._storage.writer())
+        return self._writers[name], self._resources.enter_context(BoundedExecutor(MAX_PENDING_PIECES))
 
-    def _behind(self) -> BoundedExecutor:
-        return self._open.enter_context(BoundedExecutor(PIECES_BEHIND))
-
-    def _received(self, name: Input, header: Header | None, digest: str) -> None:
-        if header is None:  # a file picker that was left empty
+    def volume_done(self, name: Input, header: Header | None, digest: str) -> None:
+        """Records a complete volume; a None header means that the user left the file input of the form empty."""
+        if header is None:
             del self._digests[name]
             return
         self.study.headers[name] = header
         self._digests[name] = digest
 
-    def _sent(self, name: str, digest: str) -> None:
+    def field_done(self, name: str, digest: str) -> None:
+        """Records a complete field."""
         self._digests[name] = digest
 
     def _clinical(self, content: bytes) -> None:
         self.study.record = json_parsing.clinical_record(content)
 
     def _model(self, content: bytes) -> None:
-        self.study.model = _matching("model", content, MODEL, "is `name`, `name@1.2.0` or `name@alias`")
+        self.study.model = _matching("model", content, MODEL, "must be `name`, `name@1.2.0` or `name@alias`")
 
     def _subject(self, content: bytes) -> None:
-        self.study.subject = _matching(
-            "subject", content, SUBJECT, "has 1 to 64 letters, digits, dots, dashes, underscores"
-        )
+        rule = "must have 1 to 64 letters, digits, dots, dashes or underscores"
+        self.study.subject = _matching("subject", content, SUBJECT, rule)
 
     def _explain(self, content: bytes) -> None:
-        wanted = _matching("explain", content, "true|false|exact", "is `true`, `false` or `exact`")
-        self.study.explain, self.study.exact = wanted != "false", wanted == "exact"
+        explain = _matching("explain", content, "true|false|exact", "must be `true`, `false` or `exact`")
+        self.study.explain, self.study.exact = explain != "false", explain == "exact"
 
 
 @asynccontextmanager
 async def receive(request: Request, services: Services) -> AsyncIterator[UploadReceiver]:
-    """Receives and checks a submission. What the block does not `keep` is gone at its end.
+    """Receives and checks a submission; what the block does not commit is deleted at its end.
 
-    :raises RlvoError: whatever is wrong with it: the format, a volume, the record, its size, its time
+    Raises:
+        RlvoError: The form, a volume or the clinical record is not valid, too large or too late.
     """
     settings = services.settings
     limits = Limits(max_voxels=settings.max_voxels, max_bytes=settings.max_volume_bytes)
-    reception = UploadReceiver(services.storage, limits, settings.max_json_bytes)
+    upload = UploadReceiver(services.storage, limits, settings.max_json_bytes)
     try:
-        parser = FormParser(request.headers.get("content-type", ""), reception.part)
-        claimed = _claimed_digest(request.headers)
-        whole = hashlib.sha256()
+        parser = FormParser(request.headers.get("content-type", ""), upload.open_part)
+        expected = _content_digest(request.headers)
+        body_hash = hashlib.sha256()
 
-        def take(batch: bytes) -> None:
-            if claimed:
-                whole.update(batch)
+        def parse(batch: bytes) -> None:
+            if expected:
+                body_hash.update(batch)
             parser.write(batch)
 
-        await _pass_on(request.stream(), lambda batch: services.work(take, batch))
+        await _stream_to_thread(request.stream(), lambda batch: services.run_in_thread(parse, batch))
         parser.close()
-        if claimed and whole.digest() != claimed:
-            raise DigestMismatch("The body is not the one that its Content-Digest was made of; send it again.")
-        reception.check()
-        yield reception
+        if expected and body_hash.digest() != expected:
+            raise DigestMismatch("The body does not match its Content-Digest header. Send it again.")
+        upload.check()
+        yield upload
     finally:
         with anyio.CancelScope(shield=True):
-            await services.work(reception.drop)
+            await services.run_in_thread(upload.discard)
 
 
-async def _pass_on(chunks: AsyncIterator[bytes], work: Callable[[bytes], Awaitable[None]]) -> None:
-    """Gives the chunks to a thread. While it works on some, the next ones gather, up to a bound; then the sender waits.
+async def _stream_to_thread(chunks: AsyncIterator[bytes], work: Callable[[bytes], Awaitable[None]]) -> None:
+    """Passes the chunks to ``work`` in batches; the next batch is what has arrived while the last one was processed.
 
-    :raises RlvoError: what either side raised, at once, also where nothing more arrives
+    Raises:
+        RlvoError: The first error of either side, at once, even if no further chunk arrives.
     """
-    to_work, arrived = anyio.create_memory_object_stream[bytes](GATHERED_CHUNKS)
+    sender, receiver = anyio.create_memory_object_stream[bytes](MAX_BUFFERED_CHUNKS)
 
     async def consume() -> None:
-        async for chunk in arrived:
-            batch = [chunk, *(arrived.receive_nowait() for _ in range(arrived.statistics().current_buffer_used))]
+        async for chunk in receiver:
+            batch = [chunk, *(receiver.receive_nowait() for _ in range(receiver.statistics().current_buffer_used))]
             await work(b"".join(batch))
 
     try:
-        with arrived:
-            async with anyio.create_task_group() as tasks, to_work:
+        with receiver:
+            async with anyio.create_task_group() as tasks, sender:
                 tasks.start_soon(consume)
                 async for chunk in chunks:
-                    await to_work.send(chunk)
-    except BaseExceptionGroup as group:  # one side failed and the other was told to stop: a single error
+                    await sender.send(chunk)
+    except BaseExceptionGroup as group:  # one side failed and the other was cancelled, so there is one error
         raise group.exceptions[0] from None
 
 
-class _Volume:
-    """The sink of a file part. Its writer is opened by the first byte.
+class _VolumeSink:
+    """The sink of a volume. The first byte opens its writer.
 
-    A form sends its empty file pickers too, without bytes and without a file name: they count as not sent.
+    A browser also sends the empty file inputs of a form, without bytes and file name; they count as not sent.
     """
 
-    def __init__(
-        self,
-        name: Input,
-        limits: Limits,
-        writer: Callable[[Input], Writer],
-        behind: Callable[[], BoundedExecutor],
-        *,
-        done: Callable[[Input, Header | None, str], None],
-        chosen: bool,
-    ) -> None:
+    def __init__(self, receiver: UploadReceiver, name: Input, *, has_filename: bool) -> None:
+        self._receiver = receiver
         self._name = name
-        self._intake = StreamCheck(name, limits)
-        self._new_writer, self._new_behind = writer, behind
+        self._check = StreamCheck(name, receiver.limits)
         self._writer: Writer | None = None
         self._hash = hashlib.sha256()
-        self._done = done
-        self._chosen = chosen
+        self._has_filename = has_filename
 
     def write(self, chunk: memoryview) -> None:
         if self._writer is None:
-            self._writer = self._new_writer(self._name)
-            self._behind = self._new_behind()
-        sent = bytes(chunk)
-        self._behind(partial(self._hash.update, sent))
-        for piece in self._intake.feed(sent):
-            self._behind(partial(self._writer.write, piece))
+            self._writer, self._executor = self._receiver.open_volume(self._name)
+        content = bytes(chunk)
+        self._executor(partial(self._hash.update, content))
+        for piece in self._check.feed(content):
+            self._executor(partial(self._writer.write, piece))
 
     def close(self) -> None:
         if self._writer is not None:
-            self._behind.catch_up()
-        empty_picker = self._writer is None and not self._chosen
-        header = None if empty_picker else self._intake.finish()
-        self._done(self._name, header, self._hash.hexdigest())
+            self._executor.catch_up()
+        empty_input = self._writer is None and not self._has_filename
+        header = None if empty_input else self._check.finish()
+        self._receiver.volume_done(self._name, header, self._hash.hexdigest())
 
 
-class _Text:
-    """The sink of a short field, which is understood as soon as it is complete."""
+class _FieldSink:
+    """The sink of a short field, which is parsed when it is complete."""
 
-    def __init__(
-        self, name: str, limit: int, use: Callable[[bytes], None], *, done: Callable[[str, str], None]
-    ) -> None:
+    def __init__(self, receiver: UploadReceiver, name: str, limit: int, use: Callable[[bytes], None]) -> None:
+        self._receiver = receiver
         self._name = name
         self._limit = limit
         self._use = use
-        self._done = done
         self._content = bytearray()
 
     def write(self, chunk: memoryview) -> None:
         if len(self._content) + len(chunk) > self._limit:
-            raise TooLarge(f"The field {self._name} takes at most {self._limit} bytes.")
+            raise TooLarge(f"The field {self._name} may have at most {self._limit} bytes.")
         self._content += chunk
 
     def close(self) -> None:
         content = bytes(self._content)
-        if content or self._name == "clinical":  # a form sends its empty fields too; an empty document is a broken one
+        if content or self._name == "clinical":  # browsers send empty fields; an empty document is an error
             self._use(content)
-        self._done(self._name, hashlib.sha256(content).hexdigest())
+        self._receiver.field_done(self._name, hashlib.sha256(content).hexdigest())
 
 
 def _matching(name: str, content: bytes, pattern: str, rule: str) -> str:
     text = content.decode("utf-8", "replace")
     if not re.fullmatch(pattern, text):
-        raise _refused(name, rule)
+        raise _invalid_field(name, rule)
     return text
 
 
-def _refused(name: str, rule: str) -> InvalidRequest:
+def _invalid_field(name: str, rule: str) -> InvalidRequest:
     return InvalidRequest(f"The field {name} {rule}.", errors=[FieldError(name, rule)])
 
 
-def _claimed_digest(headers: Mapping[str, str]) -> bytes | None:
-    """The sha-256 of the body that the caller sent along (RFC 9530 ``Content-Digest``); None where it sent none."""
+def _content_digest(headers: Mapping[str, str]) -> bytes | None:
+    """The sha-256 in the ``Content-Digest`` header (RFC 9530), or None."""
     match = re.search(r"(?:^|[ ,])sha-256=:([A-Za-z0-9+/]{43}=):", headers.get("content-digest", ""))
     return base64.b64decode(match[1]) if match else None

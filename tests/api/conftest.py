@@ -1,4 +1,4 @@
-"""A service of one's own for each test: a real SQLite, a real storage, a model store, and a worker moved by hand."""
+"""Runs a service per test with a real SQLite database, storage and model store; the test plays the worker."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ MAP = b"the bytes of a map"
 
 def volume(shape: tuple[int, ...] = (8, 9, 10), *, shift: float = 0.0, compressed: bool = True) -> bytes:
     """A small NIfTI with the affine of a head CT."""
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     affine = np.array([[2.0, 0, 0, -90 + shift], [0, 2, 0, -120], [0, 0, 3, -70], [0, 0, 0, 1]])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / ("volume.nii.gz" if compressed else "volume.nii")
-        nifti.write(path, chance.integers(-1000, 1000, shape).astype(np.int16), affine)
+        nifti.write(path, rng.integers(-1000, 1000, shape).astype(np.int16), affine)
         return path.read_bytes()
 
 
 @dataclass
-class Worked:
-    """The worker's part of a prediction, done step by step by a test through the worker's own queries."""
+class FakeWorker:
+    """The steps of a worker on one prediction, done by the test with the real queries."""
 
     services: Services
 
@@ -64,20 +64,18 @@ class Worked:
 
     def fail(self, prediction_id: str) -> None:
         study = self.begin(prediction_id)
-        failure = Failure(
-            code="modality-implausible", title="The volume is not what its field claims", detail="no head"
-        )
+        failure = Failure(code="modality-implausible", title="The volume does not match its field", detail="no head")
         with self.services.database.session() as session:
             assert job_state.fail(session, study, failure)
 
-    def beat(self, *models: str) -> None:
+    def heartbeat(self, *models: str) -> None:
         with self.services.database.session() as session:
             workers.heartbeat(session, WorkerRecord("w", "here", 1, "cpu", models, now(), now(), 1))
 
 
 @dataclass
-class House:
-    """A running service and a client of it."""
+class RunningService:
+    """A service and an HTTP client for it."""
 
     app: FastAPI
     http: httpx.AsyncClient
@@ -88,8 +86,8 @@ class House:
         return services
 
     @property
-    def worker(self) -> Worked:
-        return Worked(self.services)
+    def worker(self) -> FakeWorker:
+        return FakeWorker(self.services)
 
     def blobs(self) -> list[str]:
         return sorted(self.services.storage.digests())
@@ -103,15 +101,15 @@ class House:
 
 
 @asynccontextmanager
-async def running(settings: Settings, **given: Any) -> AsyncIterator[House]:
-    """The service with its lifespan, and an HTTP client that calls it in this process."""
-    app = create_app(settings, **given)
+async def running(settings: Settings, **overrides: Any) -> AsyncIterator[RunningService]:
+    """Runs the service with its lifespan; the client calls it in this process."""
+    app = create_app(settings, **overrides)
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://rlvo", timeout=30) as http,
     ):
-        yield House(app, http)
+        yield RunningService(app, http)
 
 
 @pytest.fixture(scope="session")
@@ -121,7 +119,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def model_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One tiny version, ``tiny@1.0.0``, which requires a CTA."""
+    """A model store with the version ``tiny@1.0.0``, which requires a CTA."""
     store = tmp_path_factory.mktemp("models")
     tiny_version(store)
     return store
@@ -139,13 +137,13 @@ def settings(tmp_path: Path, model_store: Path) -> Settings:
 
 
 @pytest.fixture
-async def house(settings: Settings) -> AsyncIterator[House]:
-    async with running(settings) as house:
-        yield house
+async def service(settings: Settings) -> AsyncIterator[RunningService]:
+    async with running(settings) as service:
+        yield service
 
 
 @pytest.fixture(scope="module")
-async def empty_house(tmp_path_factory: pytest.TempPathFactory, model_store: Path) -> AsyncIterator[House]:
-    """One service for all tests of a file that leave nothing behind in it."""
-    async with running(settings_in(tmp_path_factory.mktemp("empty"), model_store)) as house:
-        yield house
+async def shared_service(tmp_path_factory: pytest.TempPathFactory, model_store: Path) -> AsyncIterator[RunningService]:
+    """One service for all tests of a module that store nothing."""
+    async with running(settings_in(tmp_path_factory.mktemp("shared"), model_store)) as service:
+        yield service

@@ -1,4 +1,4 @@
-"""Test data for schemathesis (see schemathesis.toml): where the form takes a file, a volume is sent now and then."""
+"""Test data for schemathesis (see schemathesis.toml): file fields sometimes receive a valid volume."""
 
 from __future__ import annotations
 

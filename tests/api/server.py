@@ -1,4 +1,4 @@
-"""The real service as a process of its own, for what an in-process transport cannot show."""
+"""Runs the real service as a separate process, for tests that need real sockets or its memory use."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ class Server:
         return Database(f"sqlite:///{self.folder / 'rlvo.sqlite'}")
 
     def memory(self) -> int:
-        """Resident bytes of the process."""
+        """Resident memory of the process, in bytes."""
         pages = (Path("/proc") / str(self.pid) / "statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def incoming(self) -> list[Path]:
-        """Uploads under way."""
+        """Files of uploads in progress."""
         return list((self.folder / "blobs" / ".incoming").iterdir())
 
 
 @contextmanager
 def started(folder: Path, model_store: Path, *, worker: bool = False, **settings: str) -> Iterator[Server]:
-    """`rlvo serve` on a free port, without a worker unless one is asked for."""
+    """Runs `rlvo serve` on a free port, by default without a worker."""
     environment = {
         **os.environ,
         "RLVO_DATA_DIR": str(folder),
@@ -45,7 +45,7 @@ def started(folder: Path, model_store: Path, *, worker: bool = False, **settings
     command = [
         sys.executable,
         "-m",
-        "app.cli.__main__",
+        "app.cli",
         "serve",
         "--worker" if worker else "--no-worker",
         "--port",

@@ -1,4 +1,4 @@
-"""The card against the rules of CDS Hooks 2.0 (cds-hooks.hl7.org/2.0, "CDS Service Response")."""
+"""CDS Hooks cards against the specification (cds-hooks.hl7.org/2.0, "CDS Service Response")."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from app.api.cds import cards
 from app.sdk.errors import NotFinished
 from app.sdk.types import Attribution, Channel, ClinicalContribution, Decision, Flag, Interval, ModalityContribution
-from tests.api.conftest import House
+from tests.api.conftest import RunningService
 from tests.api.test_fhir import prediction
 
 ATTRIBUTION = Attribution(
@@ -31,7 +31,7 @@ LONG = {
 }
 
 
-def conforms(card: dict[str, Any]) -> None:
+def assert_conforms(card: dict[str, Any]) -> None:
     UUID(card["uuid"])
     assert 0 < len(card["summary"]) < 140
     assert card["indicator"] in ("info", "warning", "critical")
@@ -45,16 +45,16 @@ def conforms(card: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("changes", [{}, {"interval": None}, {"decision": None}, {"flags": []}, LONG])
 @pytest.mark.parametrize("public_url", ["", "https://rlvo.clinic.example/"])
-def test_a_card_conforms(changes: dict[str, object], public_url: str) -> None:
+def test_card_conforms_to_the_specification(changes: dict[str, object], public_url: str) -> None:
     answer = cards(prediction(attribution=ATTRIBUTION, **changes), public_url)
     assert set(answer) == {"cards"}
     (card,) = answer["cards"]
-    conforms(card)
+    assert_conforms(card)
     assert "Research use only" in card["summary"]
     assert ("links" in card) == bool(public_url)
 
 
-def test_it_says_what_a_reader_needs_to_know() -> None:
+def test_card_states_probability_contributions_and_flags() -> None:
     flags = [Flag(code="missing-modality", detail="tmax not given; imputed")]
     (card,) = cards(prediction(attribution=ATTRIBUTION, flags=flags), "https://rlvo.clinic.example")["cards"]
     assert card["summary"].startswith("Refractory occlusion: 38 % (20 % to 50 %), above the threshold of 22 %")
@@ -65,23 +65,23 @@ def test_it_says_what_a_reader_needs_to_know() -> None:
     assert card["links"][0]["url"].startswith("https://rlvo.clinic.example/v1/predictions/")
 
 
-def test_below_the_threshold_it_only_informs() -> None:
+def test_card_below_the_threshold_has_indicator_info() -> None:
     decision = Decision(refractory=False, threshold=0.5, rule="max F1")
     assert cards(prediction(decision=decision), "")["cards"][0]["indicator"] == "info"
 
 
-def test_an_unfinished_prediction_has_no_card() -> None:
+def test_unfinished_prediction_has_no_card() -> None:
     with pytest.raises(NotFinished):
         cards(prediction(probability=None), "")
 
 
 @pytest.mark.anyio
-async def test_it_is_served_to_its_tenant(house: House) -> None:
-    prediction_id = (await house.submit()).json()["id"]
+async def test_card_is_served_when_the_prediction_has_finished(service: RunningService) -> None:
+    prediction_id = (await service.submit()).json()["id"]
     address = f"/v1/predictions/{prediction_id}/cds-hooks"
-    assert (await house.http.get(address)).json()["code"] == "not-finished"
-    house.worker.succeed(prediction_id)
-    answer = await house.http.get(address)
+    assert (await service.http.get(address)).json()["code"] == "not-finished"
+    service.worker.succeed(prediction_id)
+    answer = await service.http.get(address)
     assert answer.status_code == 200
-    conforms(answer.json()["cards"][0])
+    assert_conforms(answer.json()["cards"][0])
     assert answer.json()["cards"][0]["uuid"] == prediction_id

@@ -1,4 +1,4 @@
-"""The description against the service: schemathesis makes up requests for every operation and judges every answer."""
+"""The service against its OpenAPI document: schemathesis generates requests and checks every response."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from app.sdk.types import Failure, Status
 from tests.api.server import Server, started
 
 ROOT = Path(__file__).parents[2]
-FAILURE = Failure(code="modality-implausible", title="The volume is not what its field claims", detail="No head in it")
+FAILURE = Failure(code="modality-implausible", title="The volume does not match its field", detail="No head was found")
 
 
 @contextmanager
 def refusing_worker(server: Server) -> Iterator[None]:
-    """Is alive and fails whatever is queued, so that those who wait or follow come to an end.
+    """Plays a worker that fails every queued prediction, so that waits and event streams end.
 
-    What operators ask of it is done as soon as it is asked: its one version is always loaded.
+    It answers every load request at once, because its only version is always loaded.
     """
-    over = threading.Event()
+    stop = threading.Event()
 
     def refuse() -> None:
         database = server.database()
-        while not over.wait(0.05):
+        while not stop.wait(0.05):
             with database.session() as session:
                 done = {
-                    f"{each.name}@{each.version}": LoadResult(each.ticket, None)
+                    f"{each.name}@{each.version}": LoadResult(each.generation, None)
                     for each in model_requests.current(session)
                 }
                 workers.heartbeat(session, WorkerRecord("w", "here", 1, "cpu", ("tiny@1.0.0",), now(), now(), 1, done))
@@ -51,11 +51,11 @@ def refusing_worker(server: Server) -> Iterator[None]:
     try:
         yield
     finally:
-        over.set()
+        stop.set()
         thread.join()
 
 
-def test_every_answer_is_as_described(tmp_path: Path, model_store: Path) -> None:
+def test_every_response_matches_the_openapi_document(tmp_path: Path, model_store: Path) -> None:
     with started(tmp_path, model_store, wait_max="0.1") as server, refusing_worker(server):
         command = ["-m", "schemathesis.cli", "--config-file", "schemathesis.toml", "run", f"{server.url}/openapi.json"]
         options = ["--checks", "all", "--max-examples", "5", "--seed", "1", "--workers", "2", "--continue-on-failure"]

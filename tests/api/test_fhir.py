@@ -1,4 +1,4 @@
-"""The bundle, read by an independent implementation of FHIR R4B."""
+"""FHIR bundles, validated by an independent implementation of FHIR R4B."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from app.sdk.types import Decision, Flag, Input, InputSummary, Interval, ModelRe
 
 
 def prediction(**changes: object) -> Prediction:
-    moment = datetime(2026, 11, 23, 12, tzinfo=UTC)
+    time = datetime(2026, 11, 23, 12, tzinfo=UTC)
     return Prediction(
         id="0192f0c4-0000-7000-8000-000000000001",
         status=Status.SUCCEEDED,
@@ -25,8 +25,8 @@ def prediction(**changes: object) -> Prediction:
         decision=Decision(refractory=True, threshold=0.22, rule="max F1"),
         flags=[Flag(code="missing-modality", detail="tmax not given")],
         inputs={Input.CTA: InputSummary(sha256="1" * 64, bytes=9, shape=[2, 2, 2], spacing_mm=[1, 1, 1])},
-        created=moment,
-        finished=moment,
+        created=time,
+        finished=time,
     ).model_copy(update=changes)
 
 
@@ -53,6 +53,6 @@ def test_references_inside_the_bundle_resolve() -> None:
     assert provenance["agent"][0]["who"]["reference"] in urls
 
 
-def test_an_unfinished_prediction_has_no_bundle() -> None:
+def test_unfinished_prediction_has_no_bundle() -> None:
     with pytest.raises(NotFinished):
         fhir.bundle(prediction(probability=None))

@@ -1,4 +1,4 @@
-"""Figures, report and FHIR of a prediction; reviews and outcomes over HTTP."""
+"""Figures, report and FHIR bundle of a prediction; reviews and outcomes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from app.database.predictions import Artifact
 from app.sdk.types import Prediction
-from tests.api.conftest import House
+from tests.api.conftest import RunningService
 
 pytestmark = pytest.mark.anyio
 
@@ -24,20 +24,20 @@ OUTCOME = {"etici": "2a", "rescue_treatment": False, "final_stenosis_percent": 3
 
 
 @pytest.fixture
-async def path(house: House) -> str:
-    """The address of a prediction that succeeded and left files."""
-    sent = (await house.submit()).json()["id"]
+async def path(service: RunningService) -> str:
+    """The address of a prediction that succeeded and has files."""
+    sent = (await service.submit()).json()["id"]
     artifacts = [
-        Artifact(name, house.services.storage.put(content), len(content), kind)
+        Artifact(name, service.services.storage.put(content), len(content), kind)
         for name, (content, kind) in FILES.items()
     ]
-    house.worker.succeed(sent, artifacts)
+    service.worker.succeed(sent, artifacts)
     return f"/v1/predictions/{sent}"
 
 
 @pytest.mark.parametrize("name", FILES)
-async def test_what_a_browser_shows_can_run_nothing(house: House, path: str, name: str) -> None:
-    answer = await house.http.get(f"{path}/{name}")
+async def test_files_for_browsers_cannot_run_scripts(service: RunningService, path: str, name: str) -> None:
+    answer = await service.http.get(f"{path}/{name}")
     assert (answer.content, answer.headers["content-type"]) == FILES[name]
     policy = answer.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'")
@@ -45,34 +45,34 @@ async def test_what_a_browser_shows_can_run_nothing(house: House, path: str, nam
     assert "script" not in policy
     assert answer.headers["content-disposition"].startswith("inline")
     assert (
-        await house.http.get(f"{path}/{name}", headers={"If-None-Match": answer.headers["etag"]})
+        await service.http.get(f"{path}/{name}", headers={"If-None-Match": answer.headers["etag"]})
     ).status_code == 304
 
 
-async def test_a_figure_that_is_not_there(house: House, path: str) -> None:
-    assert (await house.http.get(f"{path}/figures/overlay-ncct.png")).status_code == 404
-    assert (await house.http.get(f"{path}/figures/overlay-cta.gif")).status_code == 422
-    queued = (await house.submit()).json()["id"]
-    assert (await house.http.get(f"/v1/predictions/{queued}/report.html")).json()["code"] == "not-finished"
+async def test_missing_figure_gives_404_and_unknown_format_422(service: RunningService, path: str) -> None:
+    assert (await service.http.get(f"{path}/figures/overlay-ncct.png")).status_code == 404
+    assert (await service.http.get(f"{path}/figures/overlay-cta.gif")).status_code == 422
+    queued = (await service.submit()).json()["id"]
+    assert (await service.http.get(f"/v1/predictions/{queued}/report.html")).json()["code"] == "not-finished"
 
 
-async def test_fhir_by_the_accept_header(house: House, path: str) -> None:
-    answer = await house.http.get(path, headers={"Accept": "application/fhir+json"})
+async def test_accept_header_selects_fhir(service: RunningService, path: str) -> None:
+    answer = await service.http.get(path, headers={"Accept": "application/fhir+json"})
     assert answer.headers["content-type"] == "application/fhir+json"
-    assert answer.json() == (await house.http.get(f"{path}/fhir")).json()
-    plain = await house.http.get(path)
+    assert answer.json() == (await service.http.get(f"{path}/fhir")).json()
+    plain = await service.http.get(path)
     assert Prediction.model_validate(plain.json()).probability is not None
     assert "Accept" in plain.headers["vary"]
 
 
-async def test_reviews(house: House, path: str) -> None:
-    assert (await house.http.get(f"{path}/reviews")).json() == []
-    first = await house.http.post(f"{path}/reviews", json=AGREE)
-    again = await house.http.post(f"{path}/reviews", json=AGREE)
+async def test_reviews_are_recorded_once_and_listed_in_order(service: RunningService, path: str) -> None:
+    assert (await service.http.get(f"{path}/reviews")).json() == []
+    first = await service.http.post(f"{path}/reviews", json=AGREE)
+    again = await service.http.post(f"{path}/reviews", json=AGREE)
     assert (first.status_code, again.status_code) == (201, 200)
     assert first.json() == again.json()
-    second = await house.http.post(f"{path}/reviews", json=OVERRIDE)
-    assert (await house.http.get(f"{path}/reviews")).json() == [first.json(), second.json()]
+    second = await service.http.post(f"{path}/reviews", json=OVERRIDE)
+    assert (await service.http.get(f"{path}/reviews")).json() == [first.json(), second.json()]
     assert second.json() | OVERRIDE == second.json()
 
 
@@ -88,63 +88,63 @@ async def test_reviews(house: House, path: str) -> None:
         ([], "body"),
     ],
 )
-async def test_a_review_that_cannot_be_used(house: House, path: str, body: Any, field: str) -> None:
-    answer = await house.http.post(f"{path}/reviews", json=body)
+async def test_invalid_review_is_refused(service: RunningService, path: str, body: Any, field: str) -> None:
+    answer = await service.http.post(f"{path}/reviews", json=body)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid-request")
     assert answer.json()["errors"][0]["field"] == field
     assert "CANARY" not in answer.text
     assert "Jane" not in answer.text
 
 
-async def put(house: House, path: str, body: Any = OUTCOME, **headers: str) -> httpx.Response:
-    return await house.http.put(
+async def put(service: RunningService, path: str, body: Any = OUTCOME, **headers: str) -> httpx.Response:
+    return await service.http.put(
         f"{path}/outcome", json=body, headers={n.replace("_", "-"): v for n, v in headers.items()}
     )
 
 
-async def test_an_outcome_is_corrected_by_whoever_has_seen_it(house: House, path: str) -> None:
-    assert (await house.http.get(f"{path}/outcome")).status_code == 404
-    assert (await put(house, path, If_Match='"x"')).status_code == 412
-    first = await put(house, path)
+async def test_correcting_an_outcome_needs_its_present_etag(service: RunningService, path: str) -> None:
+    assert (await service.http.get(f"{path}/outcome")).status_code == 404
+    assert (await put(service, path, If_Match='"x"')).status_code == 412
+    first = await put(service, path)
     assert first.json()["refractory"] is True
-    blind = await put(house, path)
-    assert (blind.status_code, blind.json()["code"]) == (428, "precondition-required")
+    without_tag = await put(service, path)
+    assert (without_tag.status_code, without_tag.json()["code"]) == (428, "precondition-required")
     better = {"etici": "3", "rescue_treatment": False, "final_stenosis_percent": 10}
-    second = await put(house, path, better, If_Match=first.headers["etag"])
+    second = await put(service, path, better, If_Match=first.headers["etag"])
     assert second.json()["refractory"] is False
-    late = await put(house, path, If_Match=first.headers["etag"])
-    assert (late.status_code, late.json()["code"]) == (412, "etag-mismatch")
-    read = await house.http.get(f"{path}/outcome")
+    stale = await put(service, path, If_Match=first.headers["etag"])
+    assert (stale.status_code, stale.json()["code"]) == (412, "etag-mismatch")
+    read = await service.http.get(f"{path}/outcome")
     assert (read.json(), read.headers["etag"]) == (second.json(), second.headers["etag"])
 
 
 @pytest.mark.parametrize("changed", [{"etici": "2b"}, {"final_stenosis_percent": 101}, {"rescue_treatment": "no"}])
-async def test_an_outcome_that_cannot_be_used(house: House, path: str, changed: dict[str, Any]) -> None:
-    assert (await put(house, path, OUTCOME | changed)).status_code == 422
+async def test_invalid_outcome_is_refused(service: RunningService, path: str, changed: dict[str, Any]) -> None:
+    assert (await put(service, path, OUTCOME | changed)).status_code == 422
 
 
-async def test_a_prediction_that_has_not_succeeded_is_not_followed_up(house: House) -> None:
-    sent = (await house.submit()).json()["id"]
+async def test_followup_of_an_unfinished_prediction_is_refused(service: RunningService) -> None:
+    sent = (await service.submit()).json()["id"]
     for answer in (
-        await house.http.post(f"/v1/predictions/{sent}/reviews", json=AGREE),
-        await put(house, f"/v1/predictions/{sent}"),
+        await service.http.post(f"/v1/predictions/{sent}/reviews", json=AGREE),
+        await put(service, f"/v1/predictions/{sent}"),
     ):
         assert (answer.status_code, answer.json()["code"]) == (409, "not-finished")
 
 
-async def test_the_audit_knows_of_it_and_holds_no_finding(house: House, path: str) -> None:
-    await house.http.post(f"{path}/reviews", json=OVERRIDE)
-    await put(house, path)
-    with house.services.database.engine.connect() as connection:
+async def test_audit_entries_contain_no_findings(service: RunningService, path: str) -> None:
+    await service.http.post(f"{path}/reviews", json=OVERRIDE)
+    await put(service, path)
+    with service.services.database.engine.connect() as connection:
         rows = connection.exec_driver_sql("SELECT action, detail FROM audit ORDER BY seq").all()
     assert [row[0] for row in rows[-2:]] == ["prediction.review", "prediction.outcome"]
     assert "moved" not in str(rows)
     assert "2a" not in str(rows[-2:])
 
 
-async def test_an_erasure_takes_all_of_it(house: House, path: str) -> None:
-    await house.http.post(f"{path}/reviews", json=OVERRIDE)
-    await put(house, path)
-    assert (await house.http.delete(path)).status_code == 204
+async def test_erasure_includes_followup_and_files(service: RunningService, path: str) -> None:
+    await service.http.post(f"{path}/reviews", json=OVERRIDE)
+    await put(service, path)
+    assert (await service.http.delete(path)).status_code == 204
     for name in ("reviews", "outcome", "report.html", "figures/waterfall.svg"):
-        assert (await house.http.get(f"{path}/{name}")).status_code == 410
+        assert (await service.http.get(f"{path}/{name}")).status_code == 410

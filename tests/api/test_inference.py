@@ -1,4 +1,4 @@
-"""The Open Inference Protocol over HTTP, with the very door that a worker opens behind it."""
+"""The Open Inference Protocol over HTTP, with the real tensor server of a worker."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ from app.inference.model_cache import ModelCache
 from app.inference.model_version import ModelVersion
 from app.worker import ipc
 from app.worker.tensor_server import TensorServer
-from tests.api.conftest import House, running
+from tests.api.conftest import RunningService, running
 from tests.factory import tiny_case
-from tests.inference.test_open_inference import as_binary, as_json
+from tests.inference.tensor_requests import as_binary, as_json
 
 pytestmark = pytest.mark.anyio
 INFER = "/v2/models/tiny/versions/1.0.0/infer"
 
 
 @contextmanager
-def opened(house: House, name: str = "w") -> Iterator[ModelCache]:
-    """A worker's door, with a worker on the roll behind it."""
-    settings = house.services.settings
+def tensor_server(service: RunningService, name: str = "w") -> Iterator[ModelCache]:
+    """Runs a tensor server and registers its worker; gives the models that it serves."""
+    settings = service.services.settings
     settings.workers.mkdir(parents=True, exist_ok=True)
-    predictor = ModelCache(settings.model_store, "cpu", 1)
-    predictor.version("tiny", "1.0.0")
-    door = TensorServer(settings.workers, name, predictor)
-    door.open()
-    with house.services.database.session() as session:
+    models = ModelCache(settings.model_store, "cpu", 1)
+    models.version("tiny", "1.0.0")
+    server = TensorServer(settings.workers, name, models)
+    server.open()
+    with service.services.database.session() as session:
         workers.heartbeat(session, WorkerRecord(name, "here", 1, "cpu", ("tiny@1.0.0",), now(), now(), 1))
     try:
-        yield predictor
+        yield models
     finally:
-        door.close()
+        server.close()
 
 
 @pytest.fixture
-async def busy(house: House) -> AsyncIterator[House]:
-    with opened(house):
-        yield house
+async def with_worker(service: RunningService) -> AsyncIterator[RunningService]:
+    with tensor_server(service):
+        yield service
 
 
 def patient(version: ModelVersion, seed: int = 1) -> dict[str, np.ndarray]:
@@ -56,104 +56,107 @@ def patient(version: ModelVersion, seed: int = 1) -> dict[str, np.ndarray]:
     return {"image": case.image, "clinical": case.clinical}
 
 
-async def test_tensors_get_the_answer_that_a_prediction_would(house: House) -> None:
-    with opened(house) as predictor:
-        version = predictor.version("tiny", "1.0.0")
+async def test_tensors_give_the_same_numbers_as_a_prediction(service: RunningService) -> None:
+    with tensor_server(service) as models:
+        version = models.version("tiny", "1.0.0")
         expected = version.predict(tiny_case(version.manifest, seed=1))
         content, length = as_binary(patient(version))
-        binary = await house.http.post(INFER, content=content, headers={"Inference-Header-Content-Length": str(length)})
-        plain = await house.http.post("/v2/models/tiny/infer", content=as_json(patient(version), id="q-1"))
+        binary = await service.http.post(
+            INFER, content=content, headers={"Inference-Header-Content-Length": str(length)}
+        )
+        plain = await service.http.post("/v2/models/tiny/infer", content=as_json(patient(version), id="q-1"))
     assert binary.status_code == 200, binary.text
     assert binary.json() == plain.json()
-    found = {each["name"]: each["data"] for each in binary.json()["outputs"]}
-    assert found["probability"] == [pytest.approx(expected.probability, abs=1e-6)]
-    assert found["folds"] == pytest.approx(expected.folds, abs=1e-6)
-    assert found["refractory"] == [expected.decision.refractory]
+    outputs = {each["name"]: each["data"] for each in binary.json()["outputs"]}
+    assert outputs["probability"] == [pytest.approx(expected.probability, abs=1e-6)]
+    assert outputs["folds"] == pytest.approx(expected.folds, abs=1e-6)
+    assert outputs["refractory"] == [expected.decision.refractory]
     assert "Research use only" in binary.headers["x-notice"]
 
 
-async def test_a_version_is_described(busy: House) -> None:
-    described = (await busy.http.get("/v2/models/tiny/versions/champion")).json()
+async def test_metadata_describes_a_version(with_worker: RunningService) -> None:
+    described = (await with_worker.http.get("/v2/models/tiny/versions/champion")).json()
     assert described["versions"] == ["1.0.0"]
     assert {each["name"]: each["shape"] for each in described["inputs"]} == {
         "image": [-1, 2, 16, 16, 16],
         "clinical": [-1, 18],
     }
-    assert (await busy.http.get("/v2/models/tiny")).json() == described
-    assert (await busy.http.get("/v2/models/none")).status_code == 404
-    assert (await busy.http.get("/v2/models/tiny@1.0.0")).status_code == 404
-    assert (await busy.http.get("/v2")).json()["extensions"] == ["binary_tensor_data"]
-    assert (await busy.http.get("/v2/health/live")).json() == {"live": True}
-    assert (await busy.http.get("/v2/health/ready")).json() == {"ready": True}
-    assert (await busy.http.get("/v2/models/tiny/ready")).json() == {"name": "tiny", "ready": True}
+    assert (await with_worker.http.get("/v2/models/tiny")).json() == described
+    assert (await with_worker.http.get("/v2/models/none")).status_code == 404
+    assert (await with_worker.http.get("/v2/models/tiny@1.0.0")).status_code == 404
+    assert (await with_worker.http.get("/v2")).json()["extensions"] == ["binary_tensor_data"]
+    assert (await with_worker.http.get("/v2/health/live")).json() == {"live": True}
+    assert (await with_worker.http.get("/v2/health/ready")).json() == {"ready": True}
+    assert (await with_worker.http.get("/v2/models/tiny/ready")).json() == {"name": "tiny", "ready": True}
 
 
-async def test_errors_speak_the_protocol_as_well(busy: House) -> None:
-    refused = await busy.http.post(INFER, content=b'{"inputs": []}')
+async def test_errors_have_the_member_of_the_protocol(with_worker: RunningService) -> None:
+    refused = await with_worker.http.post(INFER, content=b'{"inputs": []}')
     assert (refused.status_code, refused.json()["code"]) == (422, "invalid-request")
     assert refused.json()["error"] == refused.json()["detail"]
-    odd = await busy.http.post(INFER, content=b"{}", headers={"Inference-Header-Content-Length": "-1"})
+    odd = await with_worker.http.post(INFER, content=b"{}", headers={"Inference-Header-Content-Length": "-1"})
     assert (odd.status_code, "error" in odd.json()) == (400, True)
-    assert "error" not in (await busy.http.get("/v1/models/none")).json()
+    assert "error" not in (await with_worker.http.get("/v1/models/none")).json()
 
 
-async def test_without_a_worker_here_nothing_is_read(house: House) -> None:
-    house.worker.beat("tiny@1.0.0")  # alive, on another machine
-    answer = await house.http.post(INFER, content=b"{}")
+async def test_infer_without_a_local_worker_gives_503(service: RunningService) -> None:
+    service.worker.heartbeat("tiny@1.0.0")  # alive, on another machine
+    answer = await service.http.post(INFER, content=b"{}")
     assert (answer.status_code, answer.json()["code"]) == (503, "model-not-ready")
-    assert (await house.http.get("/v2/models/tiny/ready")).status_code == 503
+    assert (await service.http.get("/v2/models/tiny/ready")).status_code == 503
 
 
-async def test_a_dead_workers_socket_costs_no_answer(house: House) -> None:
-    with opened(house, "alive") as predictor:
-        content = as_json(patient(predictor.version("tiny", "1.0.0")))
+async def test_sockets_of_stopped_workers_are_skipped(service: RunningService) -> None:
+    with tensor_server(service, "alive") as models:
+        content = as_json(patient(models.version("tiny", "1.0.0")))
         for name in ("dead-1", "dead-2", "dead-3"):
-            ipc.Listener(house.services.settings.workers, name).close()  # its socket stays, and nobody is behind it
-            with house.services.database.session() as session:
+            # The socket file remains, but no process listens.
+            ipc.Listener(service.services.settings.workers, name).close()
+            with service.services.database.session() as session:
                 workers.heartbeat(session, WorkerRecord(name, "here", 1, "cpu", ("tiny@1.0.0",), now(), now(), 1))
         for _ in range(5):
-            assert (await house.http.post(INFER, content=content)).status_code == 200
+            assert (await service.http.post(INFER, content=content)).status_code == 200
 
 
-async def test_many_at_once_are_all_answered(house: House) -> None:
-    with opened(house) as predictor:
-        version = predictor.version("tiny", "1.0.0")
+async def test_concurrent_requests_all_get_their_own_answer(service: RunningService) -> None:
+    with tensor_server(service) as models:
+        version = models.version("tiny", "1.0.0")
         expected = [version.predict(tiny_case(version.manifest, seed=seed)).probability for seed in range(3)]
         bodies = [as_json(patient(version, seed)) for seed in range(3)]
-        found: dict[int, float] = {}
+        probabilities: dict[int, float] = {}
 
-        async def ask(number: int) -> None:
-            answer = await house.http.post(INFER, content=bodies[number % 3])
-            found[number] = answer.json()["outputs"][0]["data"][0]
+        async def send(number: int) -> None:
+            answer = await service.http.post(INFER, content=bodies[number % 3])
+            probabilities[number] = answer.json()["outputs"][0]["data"][0]
 
         async with anyio.create_task_group() as tasks:
             for number in range(24):
-                tasks.start_soon(ask, number)
-    assert [found[number] for number in range(24)] == pytest.approx(expected * 8, abs=1e-6)
+                tasks.start_soon(send, number)
+    assert [probabilities[number] for number in range(24)] == pytest.approx(expected * 8, abs=1e-6)
 
 
-async def test_a_full_device_is_relieved_and_asked_again(house: House) -> None:
-    with opened(house) as predictor:
-        version = predictor.version("tiny", "1.0.0")
+async def test_request_is_repeated_after_the_device_ran_out_of_memory(service: RunningService) -> None:
+    with tensor_server(service) as models:
+        version = models.version("tiny", "1.0.0")
         content = as_json(patient(version))
-        met = []
+        calls = []
 
-        def full(*_: object) -> None:
-            met.append(None)
+        def out_of_memory(*_: object) -> None:
+            calls.append(None)
             raise torch.OutOfMemoryError
 
         assert isinstance(version.committee, NetworkFolds)
-        version.committee.ensemble.folds[0].trunk.register_forward_pre_hook(full)
-        assert (await house.http.post(INFER, content=content)).status_code == 200
-        assert len(met) == 1
+        version.committee.ensemble.folds[0].trunk.register_forward_pre_hook(out_of_memory)
+        assert (await service.http.post(INFER, content=content)).status_code == 200
+        assert len(calls) == 1
 
 
-async def test_a_body_is_bounded_and_a_key_is_asked_for(settings: Settings, tmp_path: Path) -> None:
+async def test_infer_needs_a_key_and_limits_the_body(settings: Settings, tmp_path: Path) -> None:
     strict = settings.model_copy(update={"auth": "keys", "data_dir": tmp_path / "strict"})
-    async with running(strict) as house:
-        assert (await house.http.post(INFER, content=b"{}")).status_code == 401
-        assert (await house.http.get("/v2/health/live")).status_code == 200
-    async with running(settings) as house:
-        with opened(house):
-            assert (await house.http.post(INFER, content=b" " * 4_000_001)).status_code == 413
-            assert (await house.http.post(INFER, content=b" " * 3_000_000)).status_code == 400
+    async with running(strict) as service:
+        assert (await service.http.post(INFER, content=b"{}")).status_code == 401
+        assert (await service.http.get("/v2/health/live")).status_code == 200
+    async with running(settings) as service:
+        with tensor_server(service):
+            assert (await service.http.post(INFER, content=b" " * 4_000_001)).status_code == 413
+            assert (await service.http.post(INFER, content=b" " * 3_000_000)).status_code == 400

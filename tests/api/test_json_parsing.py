@@ -1,4 +1,4 @@
-"""Bounded JSON: each case is one that some reader would have taken differently."""
+"""Bounded JSON parsing: each malformed case is one that some JSON parsers accept."""
 
 from __future__ import annotations
 
@@ -37,34 +37,34 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("content", MALFORMED.values(), ids=MALFORMED.keys())
-def test_what_is_no_one_document_is_refused(content: bytes) -> None:
+def test_malformed_document_is_refused(content: bytes) -> None:
     with pytest.raises(MalformedJson):
         json_parsing.parse(content)
 
 
-def test_ten_levels_and_brackets_in_strings_are_fine() -> None:
+def test_ten_levels_and_brackets_in_strings_are_accepted() -> None:
     assert json_parsing.parse(b'{"a": ' + b"[" * 9 + b"]" * 9 + b', "b": "' + b"[" * 100 + b'"}')
 
 
 @pytest.mark.parametrize(
     "content", [b'"' * 65_536, b'"\\' * 32_768, b'\\"' * 32_768, b'"\\"' * 21_845, b"[1," * 21_845]
 )
-def test_no_content_takes_long(content: bytes) -> None:
+def test_parsing_time_is_bounded_for_any_content(content: bytes) -> None:
     began = time.perf_counter()
     with pytest.raises(MalformedJson):
         json_parsing.parse(content)
     assert time.perf_counter() - began < 1
 
 
-def test_a_record_is_read_with_a_byte_order_mark() -> None:
+def test_byte_order_mark_is_accepted() -> None:
     record = json_parsing.clinical_record('\ufeff{"age": 71, "sex": "male", "smoking": "former", "ivt": true}'.encode())
     assert (record.age, record.sex, record.smoking, record.ivt) == (71, Sex.MALE, Smoking.FORMER, True)
 
 
 FAULTS = {
-    b'{"age": 17}': ("age", "must lie within 18 to 110 years"),
-    b'{"nihss": 43}': ("nihss", "must lie within 0 to 42"),
-    b'{"perfusion": {"core_ml": -0.5}}': ("perfusion.core_ml", "must lie within 0 to 1000 mL"),
+    b'{"age": 17}': ("age", "must be within 18 to 110 years"),
+    b'{"nihss": 43}': ("nihss", "must be within 0 to 42"),
+    b'{"perfusion": {"core_ml": -0.5}}': ("perfusion.core_ml", "must be within 0 to 1000 mL"),
     b'{"age": "74"}': ("age", "input should be a valid number"),
     b'{"age": true}': ("age", "input should be a valid number"),
     b'{"ivt": 1}': ("ivt", "input should be a valid boolean"),
@@ -80,7 +80,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(("content", "fault"), FAULTS.items())
-def test_a_fault_names_field_and_range_and_no_value(content: bytes, fault: tuple[str, str]) -> None:
+def test_error_names_field_and_range_but_no_value(content: bytes, fault: tuple[str, str]) -> None:
     with pytest.raises(InvalidClinical) as refusal:
         json_parsing.clinical_record(content)
     (error,) = refusal.value.errors
@@ -90,6 +90,6 @@ def test_a_fault_names_field_and_range_and_no_value(content: bytes, fault: tuple
 
 
 @pytest.mark.parametrize("content", [b"[]", b"3", b"null", b'"text"'])
-def test_a_record_is_an_object(content: bytes) -> None:
+def test_record_must_be_an_object(content: bytes) -> None:
     with pytest.raises(RlvoError):
         json_parsing.clinical_record(content)

@@ -1,4 +1,4 @@
-"""The layer before every route: who gets in, how much, and how every answer looks."""
+"""The middleware: authentication, body limits, and the form of every response."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.api.middleware import INSECURE_WARNING
 from app.core.config import Settings
 from app.database import api_keys
 from app.main import create_app
-from tests.api.conftest import House, running, volume
+from tests.api.conftest import RunningService, running, volume
 
 pytestmark = pytest.mark.anyio
 
@@ -22,7 +22,7 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
 def problem(answer: httpx.Response) -> tuple[int, str]:
-    """Status and code of a problem, whose shape is checked on the way."""
+    """Checks the form of a problem document; returns its status and code."""
     assert answer.headers["content-type"] == "application/problem+json"
     assert len(answer.content) < 4096
     body = answer.json()
@@ -34,26 +34,26 @@ def problem(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, body["code"]
 
 
-async def key(house: House, *scopes: str, name: str = "pacs") -> dict[str, str]:
-    secret = await house.services.write(api_keys.create, name, scopes)
+async def key(service: RunningService, *scopes: str, name: str = "pacs") -> dict[str, str]:
+    secret = await service.services.write(api_keys.create, name, scopes)
     return {"Authorization": f"Bearer {secret}"}
 
 
-# who ------------------------------------------------------------------------------------------------------------------
+# authentication -------------------------------------------------------------------------------------------------------
 
 
-async def test_without_keys_every_answer_warns(empty_house: House) -> None:
+async def test_every_response_warns_if_no_key_is_required(shared_service: RunningService) -> None:
     for path in ("/livez", "/v1/models", "/nowhere", "/v1/predictions?limit=0"):
-        assert (await empty_house.http.get(path)).headers["warning"] == INSECURE_WARNING
+        assert (await shared_service.http.get(path)).headers["warning"] == INSECURE_WARNING
 
 
-async def test_with_keys_nothing_is_open_but_probes_and_pages(settings: Settings) -> None:
-    async with running(settings.model_copy(update={"auth": "keys"})) as house:
+async def test_only_probes_and_pages_are_open_if_keys_are_required(settings: Settings) -> None:
+    async with running(settings.model_copy(update={"auth": "keys"})) as service:
         for path in ("/livez", "/metrics", "/docs", "/openapi.json", "/", "/static/style.css", "/problems/erased"):
-            answer = await house.http.get(path)
+            answer = await service.http.get(path)
             assert answer.status_code == 200
             assert "warning" not in answer.headers
-        assert (await house.http.get("/readyz")).status_code == 503  # not ready, but open
+        assert (await service.http.get("/readyz")).status_code == 503  # not ready, but no key is needed
         for method, path in (
             ("GET", "/v1/predictions"),
             ("POST", "/v1/predictions"),
@@ -67,7 +67,7 @@ async def test_with_keys_nothing_is_open_but_probes_and_pages(settings: Settings
             ("OPTIONS", "/v1/predictions"),
             ("TRACE", "/v1/predictions"),
         ):
-            answer = await house.http.request(method, path)
+            answer = await service.http.request(method, path)
             assert problem(answer) == (401, "unauthenticated"), path
             assert answer.headers["www-authenticate"] == "Bearer"
 
@@ -83,36 +83,39 @@ async def test_with_keys_nothing_is_open_but_probes_and_pages(settings: Settings
         {"X-API-Key": "rlvo_wrong"},
     ],
 )
-async def test_a_wrong_key_is_401_and_not_repeated(settings: Settings, headers: Any) -> None:
-    async with running(settings.model_copy(update={"auth": "keys"})) as house:
-        answer = await house.http.get("/v1/predictions", headers=headers)
+async def test_wrong_key_gives_401_and_is_not_repeated(settings: Settings, headers: Any) -> None:
+    async with running(settings.model_copy(update={"auth": "keys"})) as service:
+        answer = await service.http.get("/v1/predictions", headers=headers)
         assert problem(answer) == (401, "unauthenticated")
         assert "wrong" not in answer.text
 
 
-async def test_a_key_opens_what_its_scopes_say(settings: Settings) -> None:
-    async with running(settings.model_copy(update={"auth": "keys"})) as house:
-        reader, sender = await key(house, "read"), await key(house, "predict")
+async def test_key_allows_only_the_calls_of_its_scopes(settings: Settings) -> None:
+    async with running(settings.model_copy(update={"auth": "keys"})) as service:
+        reader, sender = await key(service, "read"), await key(service, "predict")
         files = {"cta": volume()}
-        assert (await house.http.get("/v1/predictions", headers=reader)).status_code == 200
-        assert problem(await house.http.post("/v1/predictions", headers=reader, files=files)) == (
+        assert (await service.http.get("/v1/predictions", headers=reader)).status_code == 200
+        assert problem(await service.http.post("/v1/predictions", headers=reader, files=files)) == (
             403,
             "insufficient-scope",
         )
-        sent = await house.http.post("/v1/predictions", headers=sender | {"Prefer": "respond-async"}, files=files)
+        sent = await service.http.post("/v1/predictions", headers=sender | {"Prefer": "respond-async"}, files=files)
         assert sent.status_code == 202
-        assert problem(await house.http.get("/v1/predictions", headers=sender)) == (403, "insufficient-scope")
+        assert problem(await service.http.get("/v1/predictions", headers=sender)) == (403, "insufficient-scope")
         by_header = {"X-API-Key": reader["Authorization"].removeprefix("Bearer ")}
-        assert (await house.http.get(sent.headers["location"], headers=by_header)).status_code == 200
+        assert (await service.http.get(sent.headers["location"], headers=by_header)).status_code == 200
 
 
-async def test_another_tenants_record_is_as_absent_as_none(settings: Settings) -> None:
-    async with running(settings.model_copy(update={"auth": "keys"})) as house:
-        ours, theirs = await key(house, "predict", "read", name="a"), await key(house, "predict", "read", name="b")
-        sent = await house.http.post(
-            "/v1/predictions", headers=ours | {"Prefer": "respond-async"}, files={"cta": volume()}
+async def test_record_of_another_tenant_looks_like_a_missing_one(settings: Settings) -> None:
+    async with running(settings.model_copy(update={"auth": "keys"})) as service:
+        headers_a, headers_b = (
+            await key(service, "predict", "read", name="a"),
+            await key(service, "predict", "read", name="b"),
         )
-        house.worker.succeed(sent.json()["id"])
+        sent = await service.http.post(
+            "/v1/predictions", headers=headers_a | {"Prefer": "respond-async"}, files={"cta": volume()}
+        )
+        service.worker.succeed(sent.json()["id"])
         for method, suffix in (
             ("GET", ""),
             ("GET", "/events"),
@@ -121,15 +124,15 @@ async def test_another_tenants_record_is_as_absent_as_none(settings: Settings) -
             ("POST", "/cancel"),
             ("DELETE", ""),
         ):
-            theirs_answer = await house.http.request(method, sent.headers["location"] + suffix, headers=theirs)
-            nobodys = await house.http.request(method, f"/v1/predictions/{UNKNOWN}{suffix}", headers=theirs)
-            assert problem(theirs_answer) == problem(nobodys) == (404, "prediction-not-found")
-            assert theirs_answer.json()["detail"] == nobodys.json()["detail"]
-        assert (await house.http.get("/v1/predictions", headers=theirs)).json()["items"] == []
-        assert (await house.http.get(sent.headers["location"], headers=ours)).status_code == 200
+            foreign = await service.http.request(method, sent.headers["location"] + suffix, headers=headers_b)
+            missing = await service.http.request(method, f"/v1/predictions/{UNKNOWN}{suffix}", headers=headers_b)
+            assert problem(foreign) == problem(missing) == (404, "prediction-not-found")
+            assert foreign.json()["detail"] == missing.json()["detail"]
+        assert (await service.http.get("/v1/predictions", headers=headers_b)).json()["items"] == []
+        assert (await service.http.get(sent.headers["location"], headers=headers_a)).status_code == 200
 
 
-def test_an_open_door_on_another_address_must_be_meant(settings: Settings) -> None:
+def test_service_without_keys_on_another_address_needs_an_explicit_setting(settings: Settings) -> None:
     elsewhere = settings.model_copy(update={"host": "0.0.0.0", "auth": "off"})
     with pytest.raises(ValueError, match="RLVO_INSECURE"):
         create_app(elsewhere)
@@ -137,13 +140,13 @@ def test_an_open_door_on_another_address_must_be_meant(settings: Settings) -> No
     create_app(elsewhere.model_copy(update={"auth": "auto"}))
 
 
-# how much -------------------------------------------------------------------------------------------------------------
+# body limits ----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_body_too_large_is_refused_by_its_claim_and_by_its_bytes(house: House) -> None:
+async def test_large_body_is_refused_by_content_length_and_by_size(service: RunningService) -> None:
     form = {"Content-Type": "multipart/form-data; boundary=X"}
-    claimed = await house.http.post("/v1/predictions", content=bytes(4_000_001), headers=form)
-    assert problem(claimed) == (413, "payload-too-large")
+    announced = await service.http.post("/v1/predictions", content=bytes(4_000_001), headers=form)
+    assert problem(announced) == (413, "payload-too-large")
 
     async def chunks() -> Any:
         head = b'--X\r\nContent-Disposition: form-data; name="cta"; filename="a"\r\n\r\n'
@@ -151,41 +154,41 @@ async def test_a_body_too_large_is_refused_by_its_claim_and_by_its_bytes(house: 
         for _ in range(100):
             yield bytes(50_000)
 
-    sent = await house.http.post("/v1/predictions", content=chunks(), headers=form)
+    sent = await service.http.post("/v1/predictions", content=chunks(), headers=form)
     assert problem(sent) in ((413, "payload-too-large"), (422, "nifti-invalid"))
-    assert house.leftovers() == []
+    assert service.leftovers() == []
 
 
-async def test_other_addresses_take_small_bodies_only(empty_house: House) -> None:
-    answer = await empty_house.http.post(f"/v1/predictions/{UNKNOWN}/cancel", content=bytes(5000))
+async def test_other_addresses_accept_only_small_bodies(shared_service: RunningService) -> None:
+    answer = await shared_service.http.post(f"/v1/predictions/{UNKNOWN}/cancel", content=bytes(5000))
     assert problem(answer) == (413, "payload-too-large")
 
 
-@pytest.mark.parametrize("claim", ["-1", "x", "1e3", "", "9" * 40])
-async def test_an_absurd_content_length_is_refused(empty_house: House, claim: str) -> None:
-    answer = await empty_house.http.request("GET", "/livez", headers={"Content-Length": claim})
+@pytest.mark.parametrize("length", ["-1", "x", "1e3", "", "9" * 40])
+async def test_invalid_content_length_is_refused(shared_service: RunningService, length: str) -> None:
+    answer = await shared_service.http.request("GET", "/livez", headers={"Content-Length": length})
     assert answer.status_code in (400, 413)
 
 
-async def test_a_body_that_does_not_arrive_in_time_is_408(settings: Settings) -> None:
-    async with running(settings.model_copy(update={"receive_timeout": 0.3})) as house:
+async def test_late_body_gives_408(settings: Settings) -> None:
+    async with running(settings.model_copy(update={"receive_timeout": 0.3})) as service:
 
         async def chunks() -> Any:
             yield b"--X\r\n"
             await anyio.sleep(30)
 
         headers = {"Content-Type": "multipart/form-data; boundary=X", "Expect": "100-continue"}
-        answer = await house.http.post("/v1/predictions", content=chunks(), headers=headers)
+        answer = await service.http.post("/v1/predictions", content=chunks(), headers=headers)
         assert problem(answer) == (408, "upload-timeout")
-        assert house.leftovers() == []
+        assert service.leftovers() == []
 
 
-# how it looks ---------------------------------------------------------------------------------------------------------
+# responses ------------------------------------------------------------------------------------------------------------
 
 
-async def test_every_answer_has_the_security_headers(empty_house: House) -> None:
+async def test_every_response_has_the_security_headers(shared_service: RunningService) -> None:
     for path in ("/livez", "/", "/docs", "/static/style.css", "/nowhere", "/v1/models"):
-        headers = (await empty_house.http.get(path)).headers
+        headers = (await shared_service.http.get(path)).headers
         assert headers["x-content-type-options"] == "nosniff"
         assert "default-src 'self'" in headers["content-security-policy"]
         assert "frame-ancestors 'none'" in headers["content-security-policy"]
@@ -193,13 +196,13 @@ async def test_every_answer_has_the_security_headers(empty_house: House) -> None
         assert headers["referrer-policy"] == "no-referrer"
 
 
-async def test_a_trace_is_taken_up_or_begun(empty_house: House) -> None:
-    given = await empty_house.http.get("/nowhere", headers={"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"})
-    assert given.json()["trace_id"] == TRACE
+async def test_trace_id_is_taken_from_traceparent_or_new(shared_service: RunningService) -> None:
+    traced = await shared_service.http.get("/nowhere", headers={"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"})
+    assert traced.json()["trace_id"] == TRACE
     for bad in ("", "00-" + "0" * 32 + "-00f067aa0ba902b7-01", "ff-" + TRACE + "-00f067aa0ba902b7-01", "canary"):
-        begun = (await empty_house.http.get("/nowhere", headers={"traceparent": bad})).json()["trace_id"]
-        assert re.fullmatch("[0-9a-f]{32}", begun)
-        assert begun != TRACE
+        trace_id = (await shared_service.http.get("/nowhere", headers={"traceparent": bad})).json()["trace_id"]
+        assert re.fullmatch("[0-9a-f]{32}", trace_id)
+        assert trace_id != TRACE
 
 
 @pytest.mark.parametrize(
@@ -245,39 +248,39 @@ async def test_a_trace_is_taken_up_or_begun(empty_house: House) -> None:
         ("GET", f"/v1/predictions/{UNKNOWN}?wait=1e400", (422, "invalid-request")),
     ],
 )
-async def test_an_odd_request_is_a_problem_that_repeats_nothing(
-    empty_house: House, method: str, path: str, expected: tuple[int, str]
+async def test_invalid_request_gives_a_problem_that_repeats_no_value(
+    shared_service: RunningService, method: str, path: str, expected: tuple[int, str]
 ) -> None:
-    answer = await empty_house.http.request(method, path)
+    answer = await shared_service.http.request(method, path)
     assert problem(answer) == expected
     assert "canary" not in answer.text
 
 
-async def test_405_and_options_name_every_method_of_the_address(empty_house: House) -> None:
-    refused = await empty_house.http.put(f"/v1/predictions/{UNKNOWN}")
+async def test_405_and_options_list_all_methods_of_the_address(shared_service: RunningService) -> None:
+    refused = await shared_service.http.put(f"/v1/predictions/{UNKNOWN}")
     assert refused.headers["allow"] == "DELETE, GET, HEAD, OPTIONS"
-    asked = await empty_house.http.options("/v1/predictions")
+    asked = await shared_service.http.options("/v1/predictions")
     assert (asked.status_code, asked.headers["allow"], asked.content) == (204, "GET, HEAD, OPTIONS, POST", b"")
 
 
-async def test_head_is_get_without_its_body(house: House) -> None:
-    sent = (await house.submit()).json()["id"]
-    house.worker.succeed(sent)
+async def test_head_is_get_without_a_body(service: RunningService) -> None:
+    sent = (await service.submit()).json()["id"]
+    service.worker.succeed(sent)
     for path in ("/", "/livez", "/v1/models", f"/v1/predictions/{sent}", f"/v1/predictions/{sent}/events", "/nowhere"):
-        head, get = await house.http.head(path), await house.http.get(path)
+        head, get = await service.http.head(path), await service.http.get(path)
         assert (head.status_code, head.content) == (get.status_code, b"")
         assert head.headers["content-type"] == get.headers["content-type"]
 
 
-async def test_what_nobody_foresaw_is_a_500_that_says_nothing(
-    house: House, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+async def test_unexpected_error_gives_500_without_details(
+    service: RunningService, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken() -> list[str]:
         secret = "canary of a patient"
         raise LookupError(secret)
 
-    monkeypatch.setattr(house.services.registry, "names", broken)
-    answer = await house.http.get("/v1/models")
+    monkeypatch.setattr(service.services.registry, "names", broken)
+    answer = await service.http.get("/v1/models")
     assert problem(answer) == (500, "internal-error")
     assert "canary" not in answer.text
     assert answer.json()["trace_id"] in caplog.text

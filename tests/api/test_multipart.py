@@ -1,4 +1,4 @@
-"""The form parser on its own: whatever the chunks, the same parts; whatever the abuse, our own refusal."""
+"""The form parser: chunk boundaries do not change the parts, and a malformed body gives MalformedMultipart."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from contextlib import suppress
 
 import pytest
 
-from app.api.multipart import FormParser, PartHead
+from app.api.multipart import FormParser, PartHeader
 from app.sdk.errors import MalformedMultipart, RlvoError, UnsupportedMedia
 
 TYPE = "multipart/form-data; boundary=X"
 
 
-class Kept:
-    """Parts as they came."""
+class PartCollector:
+    """A sink that keeps all parts."""
 
     def __init__(self) -> None:
-        self.parts: list[tuple[PartHead, bytes]] = []
+        self.parts: list[tuple[PartHeader, bytes]] = []
 
-    def open(self, head: PartHead) -> Kept:
+    def open(self, head: PartHeader) -> PartCollector:
         self.parts.append((head, b""))
         return self
 
@@ -32,13 +32,13 @@ class Kept:
         pass
 
 
-def parse(chunks: Iterable[bytes], content_type: str = TYPE) -> list[tuple[PartHead, bytes]]:
-    kept = Kept()
-    parser = FormParser(content_type, kept.open)
+def parse(chunks: Iterable[bytes], content_type: str = TYPE) -> list[tuple[PartHeader, bytes]]:
+    collector = PartCollector()
+    parser = FormParser(content_type, collector.open)
     for chunk in chunks:
         parser.write(chunk)
     parser.close()
-    return kept.parts
+    return collector.parts
 
 
 def part(head: str, content: bytes) -> bytes:
@@ -55,15 +55,15 @@ FILE = 'Content-Disposition: form-data; name="cta"; filename="a.nii"\r\nContent-
 
 @pytest.mark.parametrize("seed", range(20))
 def test_the_parts_do_not_depend_on_the_chunks(seed: int) -> None:
-    chance = random.Random(seed)
-    content = bytes(chance.choices(b"\r\n-X\0a", k=3000))
+    rng = random.Random(seed)
+    content = bytes(rng.choices(b"\r\n-X\0a", k=3000))
     content = content.replace(b"\r\n--X", b"")
     body, chunks = form(part(FIELD, b"tiny"), part(FILE, content)), []
     while body:
-        size = chance.randint(1, 40)
+        size = rng.randint(1, 40)
         chunks.append(body[:size])
         body = body[size:]
-    assert parse(chunks) == [(PartHead("model", None), b"tiny"), (PartHead("cta", "a.nii"), content)]
+    assert parse(chunks) == [(PartHeader("model", None), b"tiny"), (PartHeader("cta", "a.nii"), content)]
 
 
 BROKEN = {
@@ -85,7 +85,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("body", BROKEN.values(), ids=BROKEN.keys())
-def test_a_broken_body_is_refused(body: bytes) -> None:
+def test_malformed_body_is_refused(body: bytes) -> None:
     with pytest.raises(MalformedMultipart):
         parse([body])
 
@@ -101,23 +101,23 @@ def test_a_broken_body_is_refused(body: bytes) -> None:
         ("multipart/form-data; boundary=" + "X" * 300, MalformedMultipart),
     ],
 )
-def test_the_content_type_is_form_data_with_a_boundary(content_type: str, error: type[RlvoError]) -> None:
+def test_content_type_must_be_form_data_with_a_boundary(content_type: str, error: type[RlvoError]) -> None:
     with pytest.raises(error):
         parse([form(part(FIELD, b"x"))], content_type)
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_mutated_bodies_are_parsed_or_refused_and_nothing_else(seed: int) -> None:
-    chance = random.Random(seed)
+def test_mutated_body_is_parsed_or_refused(seed: int) -> None:
+    rng = random.Random(seed)
     body = bytearray(form(part(FIELD, b"tiny"), part(FILE, b"\0\1\2" * 50)))
-    for _ in range(chance.randint(1, 6)):
-        at = chance.randrange(len(body))
-        match chance.randrange(3):
+    for _ in range(rng.randint(1, 6)):
+        at = rng.randrange(len(body))
+        match rng.randrange(3):
             case 0:
-                body[at] = chance.randrange(256)
+                body[at] = rng.randrange(256)
             case 1:
-                del body[at : at + chance.randint(1, 20)]
+                del body[at : at + rng.randint(1, 20)]
             case 2:
-                body[at:at] = chance.choice([b"\r\n", b"--X", b"--X--", b"\0", b'"', b":"])
+                body[at:at] = rng.choice([b"\r\n", b"--X", b"--X--", b"\0", b'"', b":"])
     with suppress(MalformedMultipart):
         parse([bytes(body)])

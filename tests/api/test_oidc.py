@@ -1,4 +1,4 @@
-"""Tokens of a real issuer on loopback: what is good gets in with its scopes, and whatever is not does not."""
+"""Tokens of a real issuer on loopback: valid tokens are accepted with their scopes, all others give 401."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from app.api import oidc
 from app.core.config import Settings
-from tests.api.conftest import House, running, volume
+from tests.api.conftest import RunningService, running, volume
 from tests.api.test_middleware import problem
 
 pytestmark = pytest.mark.anyio
@@ -28,19 +28,19 @@ pytestmark = pytest.mark.anyio
 
 @dataclass
 class Issuer:
-    """An identity provider: a key, its documents, and how often they were asked for."""
+    """An identity provider: its key, its documents, and the number of requests for its keys."""
 
     url: str = ""
     key: rsa.RSAPrivateKey = field(default_factory=lambda: rsa.generate_private_key(65537, 2048))
     key_id: str = "one"
-    asked: int = 0
-    away: bool = False
+    key_requests: int = 0
+    down: bool = False
 
     def document(self, path: str) -> dict[str, Any] | None:
         if path == "/.well-known/openid-configuration":
             return {"issuer": self.url, "jwks_uri": f"{self.url}/keys"}
         if path == "/keys":
-            self.asked += 1
+            self.key_requests += 1
             public = jwt.algorithms.RSAAlgorithm.to_jwk(self.key.public_key(), as_dict=True)
             return {"keys": [public | {"kid": self.key_id, "use": "sig", "alg": "RS256"}]}
         return None
@@ -62,12 +62,12 @@ class Issuer:
 
 
 @contextmanager
-def issuing() -> Iterator[Issuer]:
+def run_issuer() -> Iterator[Issuer]:
     issuer = Issuer()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            document = None if issuer.away else issuer.document(self.path)
+            document = None if issuer.down else issuer.document(self.path)
             self.send_response(503 if document is None else 200)
             self.end_headers()
             self.wfile.write(json.dumps(document).encode())
@@ -88,37 +88,37 @@ def issuing() -> Iterator[Issuer]:
 
 @pytest.fixture
 def issuer() -> Iterator[Issuer]:
-    with issuing() as issuer:
+    with run_issuer() as issuer:
         yield issuer
 
 
-def trusting(settings: Settings, issuer: Issuer) -> Settings:
+def with_issuer(settings: Settings, issuer: Issuer) -> Settings:
     return settings.model_copy(update={"oidc_issuer": issuer.url})
 
 
-async def asked(house: House, token: str) -> httpx.Response:
-    return await house.http.get("/v1/predictions", headers={"Authorization": f"Bearer {token}"})
+async def list_predictions(service: RunningService, token: str) -> httpx.Response:
+    return await service.http.get("/v1/predictions", headers={"Authorization": f"Bearer {token}"})
 
 
-async def test_a_good_token_gets_in_as_its_tenant(settings: Settings, issuer: Issuer) -> None:
-    async with running(trusting(settings, issuer)) as house:
-        assert problem(await house.http.get("/v1/predictions")) == (401, "unauthenticated")
+async def test_valid_token_is_accepted_for_its_tenant(settings: Settings, issuer: Issuer) -> None:
+    async with running(with_issuer(settings, issuer)) as service:
+        assert problem(await service.http.get("/v1/predictions")) == (401, "unauthenticated")
         bearer = {"Authorization": f"Bearer {issuer.token()}"}
-        sent = await house.http.post(
+        sent = await service.http.post(
             "/v1/predictions", headers=bearer | {"Prefer": "respond-async"}, files={"cta": volume()}
         )
         assert sent.status_code == 202, sent.text
-        assert len((await asked(house, issuer.token(sub="dr-2"))).json()["items"]) == 1
-        assert (await asked(house, issuer.token(tenant="elsewhere"))).json()["items"] == []
-        assert (await asked(house, issuer.token(tenant=None))).json()["items"] == []
-        assert issuer.asked == 1
+        assert len((await list_predictions(service, issuer.token(sub="dr-2"))).json()["items"]) == 1
+        assert (await list_predictions(service, issuer.token(tenant="elsewhere"))).json()["items"] == []
+        assert (await list_predictions(service, issuer.token(tenant=None))).json()["items"] == []
+        assert issuer.key_requests == 1
 
 
-async def test_scopes_bind_a_token_as_they_bind_a_key(settings: Settings, issuer: Issuer) -> None:
-    async with running(trusting(settings, issuer)) as house:
+async def test_token_allows_only_the_calls_of_its_scopes(settings: Settings, issuer: Issuer) -> None:
+    async with running(with_issuer(settings, issuer)) as service:
         for scopes in ({"scope": "predict"}, {"scope": "read-all admin"}, {"scope": None}, {"scope": 7}):
-            assert problem(await asked(house, issuer.token(**scopes))) == (403, "insufficient-scope")
-        assert (await asked(house, issuer.token(scope=None, scp=["read"]))).status_code == 200
+            assert problem(await list_predictions(service, issuer.token(**scopes))) == (403, "insufficient-scope")
+        assert (await list_predictions(service, issuer.token(scope=None, scp=["read"]))).status_code == 200
 
 
 def _unsigned(issuer: Issuer) -> str:
@@ -126,7 +126,7 @@ def _unsigned(issuer: Issuer) -> str:
 
 
 def _signed_with_the_public_key(issuer: Issuer) -> str:
-    """The confusion of algorithms: HS256 with what everybody knows as its secret."""
+    """Algorithm confusion: HS256 with the public key as its secret."""
     import hashlib
     import hmac
 
@@ -153,53 +153,57 @@ BAD: dict[str, Callable[[Issuer], str]] = {
     "unsigned": _unsigned,
     "signed with the public key": _signed_with_the_public_key,
     "cut": lambda issuer: issuer.token()[:-4],
-    "words": lambda issuer: "one.two.three",
+    "three plain words": lambda issuer: "one.two.three",
     "nothing in three parts": lambda issuer: "e30.e30.e30",
 }
 
 
-async def test_a_bad_token_is_401(settings: Settings, issuer: Issuer) -> None:
-    async with running(trusting(settings, issuer)) as house:
+async def test_invalid_token_gives_401(settings: Settings, issuer: Issuer) -> None:
+    async with running(with_issuer(settings, issuer)) as service:
         for kind, make in BAD.items():
             token = make(issuer)
-            answer = await asked(house, token)
+            answer = await list_predictions(service, token)
             assert problem(answer) == (401, "unauthenticated"), kind
             assert token not in answer.text
-        assert (await asked(house, issuer.token())).status_code == 200
+        assert (await list_predictions(service, issuer.token())).status_code == 200
 
 
 async def test_unknown_keys_do_not_flood_the_provider(settings: Settings, issuer: Issuer) -> None:
-    async with running(trusting(settings, issuer)) as house:
+    async with running(with_issuer(settings, issuer)) as service:
         for number in range(30):
-            await asked(house, issuer.token(kid=f"k{number}"))
-        assert issuer.asked == 1
+            await list_predictions(service, issuer.token(kid=f"k{number}"))
+        assert issuer.key_requests == 1
 
 
-async def test_a_provider_that_is_away(settings: Settings, issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(oidc, "_PAUSE", 0.0)
-    async with running(trusting(settings, issuer)) as house:
-        issuer.away = True
-        answer = await asked(house, issuer.token())
+async def test_known_keys_stay_valid_while_the_provider_is_down(
+    settings: Settings, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oidc, "_RETRY_SECONDS", 0.0)
+    async with running(with_issuer(settings, issuer)) as service:
+        issuer.down = True
+        answer = await list_predictions(service, issuer.token())
         assert problem(answer) == (503, "identity-unavailable")
         assert int(answer.headers["retry-after"]) >= 1
-        issuer.away = False
-        assert (await asked(house, issuer.token())).status_code == 200
-        issuer.away = True
-        monkeypatch.setattr(oidc, "_FRESH", 0.0)
-        assert (await asked(house, issuer.token())).status_code == 200  # its keys are known
+        issuer.down = False
+        assert (await list_predictions(service, issuer.token())).status_code == 200
+        issuer.down = True
+        monkeypatch.setattr(oidc, "_REFRESH_SECONDS", 0.0)
+        assert (await list_predictions(service, issuer.token())).status_code == 200  # the keys are cached
 
 
-async def test_a_changed_key_is_learnt(settings: Settings, issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(oidc, "_PAUSE", 0.0)
-    async with running(trusting(settings, issuer)) as house:
+async def test_changed_provider_key_is_fetched(
+    settings: Settings, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oidc, "_RETRY_SECONDS", 0.0)
+    async with running(with_issuer(settings, issuer)) as service:
         old = issuer.token()
-        assert (await asked(house, old)).status_code == 200
+        assert (await list_predictions(service, old)).status_code == 200
         issuer.key, issuer.key_id = rsa.generate_private_key(65537, 2048), "two"
-        assert (await asked(house, issuer.token())).status_code == 200
-        assert problem(await asked(house, old)) == (401, "unauthenticated")
+        assert (await list_predictions(service, issuer.token())).status_code == 200
+        assert problem(await list_predictions(service, old)) == (401, "unauthenticated")
 
 
-async def test_odd_names_of_a_subject_fit_our_columns(settings: Settings, issuer: Issuer) -> None:
-    async with running(trusting(settings, issuer)) as house:
+async def test_unusual_subject_names_are_accepted(settings: Settings, issuer: Issuer) -> None:
+    async with running(with_issuer(settings, issuer)) as service:
         for subject in ("a" * 500, "Ünï cødé", "\0", "a b"):
-            assert (await asked(house, issuer.token(sub=subject, tenant=subject))).status_code == 200
+            assert (await list_predictions(service, issuer.token(sub=subject, tenant=subject))).status_code == 200

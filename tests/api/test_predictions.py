@@ -1,4 +1,4 @@
-"""The life of a prediction over HTTP: sent, read, followed, listed, cancelled, erased."""
+"""Predictions over HTTP: submit, read, follow, list, cancel, erase."""
 
 from __future__ import annotations
 
@@ -13,26 +13,28 @@ from app.core.config import Settings
 from app.database import predictions
 from app.database.tables import PredictionRow
 from app.sdk.types import Prediction, PredictionPage, Stage
-from tests.api.conftest import MAP, House, running, volume
+from tests.api.conftest import MAP, RunningService, running, volume
 
 pytestmark = pytest.mark.anyio
 
 CLINICAL = {"age": 71, "nihss": 14, "atrial_fibrillation": False}
 
 
-async def test_a_study_is_accepted_and_on_record(house: House) -> None:
-    answer = await house.submit(clinical=(None, json.dumps(CLINICAL)), subject=(None, "S-17"), explain=(None, "false"))
+async def test_study_is_accepted_and_recorded(service: RunningService) -> None:
+    answer = await service.submit(
+        clinical=(None, json.dumps(CLINICAL)), subject=(None, "S-17"), explain=(None, "false")
+    )
     assert answer.status_code == 202
     sent = Prediction.model_validate(answer.json())
     assert answer.headers["location"] == f"/v1/predictions/{sent.id}"
     assert answer.headers["preference-applied"] == "respond-async"
     assert sent.inputs["cta"].shape == [8, 9, 10]
     assert sent.inputs["cta"].spacing_mm == [2, 2, 3]
-    assert house.services.storage.verify(sent.inputs["cta"].sha256)
+    assert service.services.storage.verify(sent.inputs["cta"].sha256)
     assert sent.model.name == "tiny"
-    read = await house.http.get(answer.headers["location"])
+    read = await service.http.get(answer.headers["location"])
     assert read.json() == answer.json()
-    study = house.worker.begin(sent.id)
+    study = service.worker.begin(sent.id)
     assert (study.clinical, study.explain) == (CLINICAL, False)
 
 
@@ -40,97 +42,97 @@ async def test_a_study_is_accepted_and_on_record(house: House) -> None:
     ("header", "batch"),
     [("u=5", True), ("i, u=7", True), (" u = 4 ", True), ("u=3", False), ("u=0", False), ("u=9", False), ("", False)],
 )
-async def test_an_urgency_above_three_is_a_batch(house: House, header: str, batch: bool) -> None:
+async def test_urgency_above_three_is_batch(service: RunningService, header: str, batch: bool) -> None:
     files = {"cta": ("x.nii.gz", volume(), "application/octet-stream")}
     headers = {"Prefer": "respond-async", "Priority": header}
-    sent = (await house.http.post("/v1/predictions", files=files, headers=headers)).json()["id"]
-    with house.services.database.reading() as session:
+    sent = (await service.http.post("/v1/predictions", files=files, headers=headers)).json()["id"]
+    with service.services.database.reading() as session:
         row = session.get(PredictionRow, sent)
         assert row is not None
-        assert (row.turn > 1_000_000_000) is batch
+        assert (row.queue_position > 1_000_000_000) is batch
 
 
-async def test_a_whole_life_is_the_same_on_either_database(settings: Settings, database_url: str) -> None:
-    async with running(settings.model_copy(update={"database_url": database_url})) as house:
+async def test_life_cycle_is_the_same_on_both_databases(settings: Settings, database_url: str) -> None:
+    async with running(settings.model_copy(update={"database_url": database_url})) as service:
         sent = [
-            (await house.submit(subject=(None, "S-1"), clinical=(None, json.dumps(CLINICAL)))).json()["id"]
+            (await service.submit(subject=(None, "S-1"), clinical=(None, json.dumps(CLINICAL)))).json()["id"]
             for _ in range(3)
         ]
-        first = (await house.http.get("/v1/predictions?limit=2&subject=S-1")).json()
-        rest = (await house.http.get("/v1/predictions", params={"cursor": first["next"]})).json()
+        first = (await service.http.get("/v1/predictions?limit=2&subject=S-1")).json()
+        rest = (await service.http.get("/v1/predictions", params={"cursor": first["next"]})).json()
         assert [item["id"] for item in first["items"] + rest["items"]] == sent[::-1]
-        house.worker.succeed(sent[0])
-        assert (await house.http.get(f"/v1/predictions/{sent[0]}?wait=5")).json()["status"] == "succeeded"
-        assert (await house.http.get(f"/v1/predictions/{sent[0]}/maps/attribution-cta.nii.gz")).content == MAP
-        assert (await house.http.post(f"/v1/predictions/{sent[1]}/cancel")).json()["status"] == "cancelled"
-        assert (await house.http.delete(f"/v1/predictions/{sent[0]}")).status_code == 204
-        assert (await house.http.get(f"/v1/predictions/{sent[0]}")).status_code == 410
-        figures = (await house.http.get("/metrics")).text
+        service.worker.succeed(sent[0])
+        assert (await service.http.get(f"/v1/predictions/{sent[0]}?wait=5")).json()["status"] == "succeeded"
+        assert (await service.http.get(f"/v1/predictions/{sent[0]}/maps/attribution-cta.nii.gz")).content == MAP
+        assert (await service.http.post(f"/v1/predictions/{sent[1]}/cancel")).json()["status"] == "cancelled"
+        assert (await service.http.delete(f"/v1/predictions/{sent[0]}")).status_code == 204
+        assert (await service.http.get(f"/v1/predictions/{sent[0]}")).status_code == 410
+        figures = (await service.http.get("/metrics")).text
         assert 'rlvo_queue_depth{priority="acute"} 1.0' in figures
         assert 'rlvo_predictions_total{status="cancelled"} 1.0' in figures
 
 
-async def test_what_is_kept_is_the_plain_scrubbed_file(house: House) -> None:
-    packed = (await house.submit()).json()["inputs"]["cta"]["sha256"]
-    plain = (await house.submit(cta=("x.nii", volume(compressed=False)))).json()["inputs"]["cta"]["sha256"]
+async def test_stored_file_is_uncompressed_and_scrubbed(service: RunningService) -> None:
+    packed = (await service.submit()).json()["inputs"]["cta"]["sha256"]
+    plain = (await service.submit(cta=("x.nii", volume(compressed=False)))).json()["inputs"]["cta"]["sha256"]
     assert packed == plain
-    assert len(house.blobs()) == 1
+    assert len(service.blobs()) == 1
 
 
-async def test_the_answer_of_a_wait_is_the_finished_prediction(house: House) -> None:
+async def test_waiting_submission_returns_the_finished_prediction(service: RunningService) -> None:
     async with asyncio.TaskGroup() as tasks:
-        waiting = tasks.create_task(house.submit(prefer="wait=20"))
+        waiting = tasks.create_task(service.submit(prefer="wait=20"))
         listed: list[Any] = []
         while not listed:
             await asyncio.sleep(0.02)
-            listed = (await house.http.get("/v1/predictions")).json()["items"]
-        await asyncio.to_thread(house.worker.succeed, listed[0]["id"])
+            listed = (await service.http.get("/v1/predictions")).json()["items"]
+        await asyncio.to_thread(service.worker.succeed, listed[0]["id"])
     answer = waiting.result()
     assert answer.status_code == 200
     assert answer.json()["status"] == "succeeded"
-    assert answer.json()["attribution"]["clinical"][1]["value"] is None  # present, though unknown
+    assert answer.json()["attribution"]["clinical"][1]["value"] is None  # present, although it is unknown
     assert answer.headers["preference-applied"] == "wait=20"
 
 
-async def test_a_failure_within_the_wait_is_an_answer_too(house: House) -> None:
-    sent = (await house.submit()).json()
-    house.worker.fail(sent["id"])
-    answer = await house.http.get(f"/v1/predictions/{sent['id']}?wait=5")
+async def test_failed_prediction_is_returned_within_the_wait(service: RunningService) -> None:
+    sent = (await service.submit()).json()
+    service.worker.fail(sent["id"])
+    answer = await service.http.get(f"/v1/predictions/{sent['id']}?wait=5")
     assert (answer.status_code, answer.json()["error"]["code"]) == (200, "modality-implausible")
 
 
-async def test_a_wait_ends_when_its_time_is_over(house: House) -> None:
-    sent = (await house.submit()).json()
+async def test_wait_ends_after_its_time(service: RunningService) -> None:
+    sent = (await service.submit()).json()
     began = asyncio.get_running_loop().time()
-    answer = await house.http.get(f"/v1/predictions/{sent['id']}?wait=0.3")
+    answer = await service.http.get(f"/v1/predictions/{sent['id']}?wait=0.3")
     assert answer.json()["status"] == "queued"
     assert 0.25 < asyncio.get_running_loop().time() - began < 3
 
 
-async def test_a_caller_who_has_the_state_is_told_so(house: House) -> None:
-    sent = await house.submit()
+async def test_unchanged_prediction_gives_304(service: RunningService) -> None:
+    sent = await service.submit()
     path = sent.headers["location"]
-    assert (await house.http.get(path, headers={"If-None-Match": sent.headers["etag"]})).status_code == 304
-    house.worker.begin(sent.json()["id"])
-    assert (await house.http.get(path, headers={"If-None-Match": sent.headers["etag"]})).status_code == 200
+    assert (await service.http.get(path, headers={"If-None-Match": sent.headers["etag"]})).status_code == 304
+    service.worker.begin(sent.json()["id"])
+    assert (await service.http.get(path, headers={"If-None-Match": sent.headers["etag"]})).status_code == 200
 
 
-async def test_events_tell_each_state_and_end(house: House) -> None:
-    sent = (await house.submit()).json()
+async def test_events_report_each_state_and_end(service: RunningService) -> None:
+    sent = (await service.submit()).json()
     lines: list[str] = []
 
     async def follow() -> None:
-        async with house.http.stream("GET", f"/v1/predictions/{sent['id']}/events") as answer:
+        async with service.http.stream("GET", f"/v1/predictions/{sent['id']}/events") as answer:
             assert answer.headers["content-type"].startswith("text/event-stream")
             lines.extend([line async for line in answer.aiter_lines()])
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(follow())
         await asyncio.sleep(0.15)
-        study = house.worker.begin(sent["id"])
-        house.worker.advance(study, Stage.PREDICT)
+        study = service.worker.begin(sent["id"])
+        service.worker.advance(study, Stage.PREDICT)
         await asyncio.sleep(0.3)
-        house.worker.succeed(sent["id"])
+        service.worker.succeed(sent["id"])
     states = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
     assert [(state["status"], state["stage"]) for state in states] == [
         ("queued", None),
@@ -140,120 +142,125 @@ async def test_events_tell_each_state_and_end(house: House) -> None:
     assert states[-1]["progress"] == 1
 
 
-async def test_pages_follow_each_other_without_a_gap(house: House) -> None:
-    sent = [(await house.submit(subject=(None, f"S-{n % 2}"))).json()["id"] for n in range(5)]
+async def test_pages_cover_all_predictions(service: RunningService) -> None:
+    sent = [(await service.submit(subject=(None, f"S-{n % 2}"))).json()["id"] for n in range(5)]
     seen: list[str] = []
     params: dict[str, str] = {"limit": "2"}
     while True:
-        page = PredictionPage.model_validate((await house.http.get("/v1/predictions", params=params)).json())
+        page = PredictionPage.model_validate((await service.http.get("/v1/predictions", params=params)).json())
         seen += [item.id for item in page.items]
         if page.next is None:
             break
         params["cursor"] = page.next
     assert seen == sent[::-1]
-    of_one = (await house.http.get("/v1/predictions", params={"subject": "S-1", "model": "tiny@1.0.0"})).json()["items"]
+    of_one = (await service.http.get("/v1/predictions", params={"subject": "S-1", "model": "tiny@1.0.0"})).json()[
+        "items"
+    ]
     assert [item["id"] for item in of_one] == [sent[3], sent[1]]
-    none = await house.http.get("/v1/predictions", params={"created_after": "2100-01-01T00:00:00Z", "status": "queued"})
+    none = await service.http.get(
+        "/v1/predictions", params={"created_after": "2100-01-01T00:00:00Z", "status": "queued"}
+    )
     assert none.json() == {"items": [], "next": None}
 
 
-async def test_cancel_ends_a_prediction_and_is_refused_once_it_has_finished(house: House) -> None:
-    sent = (await house.submit()).json()["id"]
+async def test_cancel_is_refused_after_the_prediction_finished(service: RunningService) -> None:
+    sent = (await service.submit()).json()["id"]
     for _ in range(2):
-        answer = await house.http.post(f"/v1/predictions/{sent}/cancel")
+        answer = await service.http.post(f"/v1/predictions/{sent}/cancel")
         assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
-    done = (await house.submit()).json()["id"]
-    house.worker.succeed(done)
-    assert (await house.http.post(f"/v1/predictions/{done}/cancel")).status_code == 409
+    done = (await service.submit()).json()["id"]
+    service.worker.succeed(done)
+    assert (await service.http.post(f"/v1/predictions/{done}/cancel")).status_code == 409
 
 
-async def test_erasure_leaves_410_and_no_row_of_the_patient(house: House) -> None:
-    sent = (await house.submit(subject=(None, "S-9"))).json()["id"]
-    house.worker.succeed(sent)
-    assert (await house.http.delete(f"/v1/predictions/{sent}")).status_code == 204
+async def test_erased_prediction_gives_410_and_has_no_rows(service: RunningService) -> None:
+    sent = (await service.submit(subject=(None, "S-9"))).json()["id"]
+    service.worker.succeed(sent)
+    assert (await service.http.delete(f"/v1/predictions/{sent}")).status_code == 204
     for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/events"), ("GET", "/maps/attribution-cta.nii.gz")):
-        answer = await house.http.request(method, f"/v1/predictions/{sent}{path}")
+        answer = await service.http.request(method, f"/v1/predictions/{sent}{path}")
         assert (answer.status_code, answer.json()["code"]) == (410, "erased")
-    with house.services.database.reading() as session:
-        assert predictions.referenced(session, house.blobs()) == set()
+    with service.services.database.reading() as session:
+        assert predictions.referenced(session, service.blobs()) == set()
 
 
-async def test_an_erasure_has_a_certificate(house: House) -> None:
-    sent = (await house.submit()).json()["id"]
-    house.worker.succeed(sent)
+async def test_erasure_has_a_certificate(service: RunningService) -> None:
+    sent = (await service.submit()).json()["id"]
+    service.worker.succeed(sent)
     address = f"/v1/predictions/{sent}/erasure"
-    early = await house.http.get(address)
+    early = await service.http.get(address)
     assert (early.status_code, early.json()["code"]) == (404, "not-found")
-    await house.http.delete(f"/v1/predictions/{sent}")
-    found = (await house.http.get(address)).json()
-    assert (found["id"], found["complete"], len(found["blobs"])) == (sent, False, 2)  # the bytes are seconds old
-    assert found["entry"]["action"] == "prediction.erase"
-    for digest in house.blobs():
-        house.services.storage.delete(digest, grace=0)
-    assert (await house.http.get(address)).json()["complete"] is True
+    await service.http.delete(f"/v1/predictions/{sent}")
+    certificate = (await service.http.get(address)).json()
+    assert (certificate["id"], len(certificate["blobs"])) == (sent, 2)
+    assert certificate["complete"] is False  # the files are too new to be deleted
+    assert certificate["entry"]["action"] == "prediction.erase"
+    for digest in service.blobs():
+        service.services.storage.delete(digest, grace=0)
+    assert (await service.http.get(address)).json()["complete"] is True
 
 
-async def test_a_map_is_served_as_it_was_stored(house: House) -> None:
-    sent = (await house.submit()).json()["id"]
+async def test_map_is_served_unchanged(service: RunningService) -> None:
+    sent = (await service.submit()).json()["id"]
     path = f"/v1/predictions/{sent}/maps/attribution-cta.nii.gz"
-    early = await house.http.get(path)
+    early = await service.http.get(path)
     assert (early.status_code, early.json()["code"]) == (409, "not-finished")
-    house.worker.succeed(sent)
-    answer = await house.http.get(path)
+    service.worker.succeed(sent)
+    answer = await service.http.get(path)
     assert answer.content == MAP
     assert answer.headers["content-disposition"] == f'attachment; filename="{sent}-attribution-cta.nii.gz"'
     assert answer.headers["content-type"] == "application/gzip"
-    assert (await house.http.get(path, headers={"If-None-Match": answer.headers["etag"]})).status_code == 304
-    assert (await house.http.get(f"/v1/predictions/{sent}/maps/other.nii.gz")).status_code == 404
+    assert (await service.http.get(path, headers={"If-None-Match": answer.headers["etag"]})).status_code == 304
+    assert (await service.http.get(f"/v1/predictions/{sent}/maps/other.nii.gz")).status_code == 404
 
 
-async def test_a_damaged_map_is_never_served(house: House) -> None:
-    sent = (await house.submit()).json()["id"]
-    house.worker.succeed(sent)
-    digest = next(each for each in house.blobs() if house.services.storage.read(each) == MAP)
-    house.services.storage.path(digest).write_bytes(MAP[:-1] + b"!")
-    answer = await house.http.get(f"/v1/predictions/{sent}/maps/attribution-cta.nii.gz")
+async def test_damaged_map_is_not_served(service: RunningService) -> None:
+    sent = (await service.submit()).json()["id"]
+    service.worker.succeed(sent)
+    digest = next(each for each in service.blobs() if service.services.storage.read(each) == MAP)
+    service.services.storage.path(digest).write_bytes(MAP[:-1] + b"!")
+    answer = await service.http.get(f"/v1/predictions/{sent}/maps/attribution-cta.nii.gz")
     assert (answer.status_code, answer.json()["code"]) == (500, "internal-error")
 
 
-async def test_a_prediction_has_a_fhir_form_once_it_succeeded(house: House) -> None:
-    sent = (await house.submit()).json()["id"]
-    assert (await house.http.get(f"/v1/predictions/{sent}/fhir")).status_code == 409
-    house.worker.succeed(sent)
-    answer = await house.http.get(f"/v1/predictions/{sent}/fhir")
+async def test_finished_prediction_has_a_fhir_bundle(service: RunningService) -> None:
+    sent = (await service.submit()).json()["id"]
+    assert (await service.http.get(f"/v1/predictions/{sent}/fhir")).status_code == 409
+    service.worker.succeed(sent)
+    answer = await service.http.get(f"/v1/predictions/{sent}/fhir")
     assert answer.headers["content-type"] == "application/fhir+json"
     assert answer.json()["resourceType"] == "Bundle"
 
 
-async def test_a_full_queue_is_said_before_the_body_is_read(house: House) -> None:
-    house.services.settings = house.services.settings.model_copy(update={"queue_limit": 1})
-    assert (await house.submit()).status_code == 202
+async def test_full_queue_is_reported_before_the_body_is_read(service: RunningService) -> None:
+    service.services.settings = service.services.settings.model_copy(update={"queue_limit": 1})
+    assert (await service.submit()).status_code == 202
 
     async def body() -> Any:
         pytest.fail("the body was read")
         yield b""
 
     headers = {"Content-Type": "multipart/form-data; boundary=x", "Expect": "100-continue"}
-    answer = await house.http.post("/v1/predictions", content=body(), headers=headers)
+    answer = await service.http.post("/v1/predictions", content=body(), headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (429, "queue-full")
     assert int(answer.headers["retry-after"]) >= 1
 
 
-async def test_a_draining_service_takes_nothing_and_sends_waiters_home(house: House) -> None:
-    sent = (await house.submit()).json()["id"]
+async def test_draining_service_refuses_studies_and_ends_waits(service: RunningService) -> None:
+    sent = (await service.submit()).json()["id"]
     async with asyncio.TaskGroup() as tasks:
-        waiting = tasks.create_task(house.http.get(f"/v1/predictions/{sent}?wait=25"))
+        waiting = tasks.create_task(service.http.get(f"/v1/predictions/{sent}?wait=25"))
         await asyncio.sleep(0.1)
-        house.services.drain()
+        service.services.drain()
     assert waiting.result().json()["status"] == "queued"
-    refused: httpx.Response = await house.submit()
+    refused: httpx.Response = await service.submit()
     assert (refused.status_code, refused.json()["code"]) == (503, "draining")
 
 
 @pytest.mark.parametrize(
-    ("asked", "explain", "exact"), [("true", True, False), ("exact", True, True), ("false", False, False)]
+    ("sent", "explain", "exact"), [("true", True, False), ("exact", True, True), ("false", False, False)]
 )
-async def test_how_to_explain_is_on_record(house: House, asked: str, explain: bool, exact: bool) -> None:
-    answer = await house.submit(explain=(None, asked))
-    study = house.worker.begin(answer.json()["id"])
+async def test_explain_option_is_recorded(service: RunningService, sent: str, explain: bool, exact: bool) -> None:
+    answer = await service.submit(explain=(None, sent))
+    study = service.worker.begin(answer.json()["id"])
     assert (study.explain, study.exact) == (explain, exact)

@@ -1,4 +1,4 @@
-"""Models, probes, figures, and the API's own description."""
+"""Models, probes, metrics, pages, and the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from app.main import openapi_document
 from app.sdk.errors import RlvoError
 from app.sdk.types import ModelInfo, ModelVersionInfo
-from tests.api.conftest import House
+from tests.api.conftest import RunningService
 
 pytestmark = pytest.mark.anyio
 
@@ -28,29 +28,29 @@ def test_the_api_process_never_loads_torch() -> None:
 # models ---------------------------------------------------------------------------------------------------------------
 
 
-async def test_models_are_listed_with_what_they_need(house: House) -> None:
-    (model,) = [ModelInfo.model_validate(each) for each in (await house.http.get("/v1/models")).json()]
+async def test_models_are_listed_with_their_inputs(service: RunningService) -> None:
+    (model,) = [ModelInfo.model_validate(each) for each in (await service.http.get("/v1/models")).json()]
     assert (model.name, model.aliases) == ("tiny", {"champion": "1.0.0"})
     (version,) = model.versions
     assert (version.required_inputs, version.optional_inputs) == (["cta"], ["ncct"])
     assert (version.aliases, version.synthetic, version.ready, version.device) == (["champion"], True, False, None)
-    assert (await house.http.get("/v1/models/tiny")).json() == model.model_dump(mode="json")
-    house.worker.beat("tiny@1.0.0")
+    assert (await service.http.get("/v1/models/tiny")).json() == model.model_dump(mode="json")
+    service.worker.heartbeat("tiny@1.0.0")
     for path in ("1.0.0", "champion"):
-        read = ModelVersionInfo.model_validate((await house.http.get(f"/v1/models/tiny/versions/{path}")).json())
+        read = ModelVersionInfo.model_validate((await service.http.get(f"/v1/models/tiny/versions/{path}")).json())
         assert (read.ready, read.device) == (True, "cpu")
 
 
-async def test_a_card_is_served_as_text(empty_house: House) -> None:
-    answer = await empty_house.http.get("/v1/models/tiny/versions/1.0.0/card")
+async def test_model_card_is_served_as_markdown(shared_service: RunningService) -> None:
+    answer = await shared_service.http.get("/v1/models/tiny/versions/1.0.0/card")
     assert (answer.headers["content-type"], answer.text) == (
         "text/markdown; charset=utf-8",
         "# A tiny version for tests\n",
     )
 
 
-async def test_a_versions_schema_names_what_it_reads(empty_house: House) -> None:
-    schema = (await empty_house.http.get("/v1/models/tiny/versions/1.0.0/clinical-schema")).json()
+async def test_schema_of_a_version_has_only_its_fields(shared_service: RunningService) -> None:
+    schema = (await shared_service.http.get("/v1/models/tiny/versions/1.0.0/clinical-schema")).json()
     jsonschema_rs.meta.validate(schema)
     assert set(schema["properties"]) == {
         "age",
@@ -68,8 +68,8 @@ async def test_a_versions_schema_names_what_it_reads(empty_house: House) -> None
         jsonschema_rs.validate(schema, {"age": 17})
 
 
-async def test_the_whole_schema_refuses_unknown_fields(empty_house: House) -> None:
-    schema = (await empty_house.http.get("/v1/schema/clinical")).json()
+async def test_the_whole_schema_refuses_unknown_fields(shared_service: RunningService) -> None:
+    schema = (await shared_service.http.get("/v1/schema/clinical")).json()
     jsonschema_rs.meta.validate(schema)
     with pytest.raises(jsonschema_rs.ValidationError):
         jsonschema_rs.validate(schema, {"agee": 17})
@@ -78,30 +78,30 @@ async def test_the_whole_schema_refuses_unknown_fields(empty_house: House) -> No
 # probes ---------------------------------------------------------------------------------------------------------------
 
 
-async def test_ready_means_that_a_prediction_would_be_answered(house: House) -> None:
+async def test_readiness_needs_a_worker_with_the_default_model(service: RunningService) -> None:
     async def worker() -> tuple[int, str]:
-        answer = await house.http.get("/readyz")
+        answer = await service.http.get("/readyz")
         return answer.status_code, answer.json()["checks"]["worker"]
 
     assert await worker() == (503, "no live worker")
-    house.worker.beat()
+    service.worker.heartbeat()
     assert await worker() == (503, "the default model is being loaded")
-    house.worker.beat("tiny@1.0.0")
+    service.worker.heartbeat("tiny@1.0.0")
     assert await worker() == (200, "ok")
-    house.services.drain()
-    assert (await house.http.get("/readyz")).json()["checks"]["service"] == "draining"
-    assert (await house.http.get("/livez")).status_code == 200
+    service.services.drain()
+    assert (await service.http.get("/readyz")).json()["checks"]["service"] == "draining"
+    assert (await service.http.get("/livez")).status_code == 200
 
 
-async def test_figures_count_requests_by_route_and_stages_once(house: House) -> None:
-    sent = [(await house.submit()).json()["id"] for _ in range(2)]
-    await house.http.get(f"/v1/predictions/{sent[0]}")
-    waiting = (await house.http.get("/metrics")).text
+async def test_metrics_count_requests_by_route_and_stages_once(service: RunningService) -> None:
+    sent = [(await service.submit()).json()["id"] for _ in range(2)]
+    await service.http.get(f"/v1/predictions/{sent[0]}")
+    waiting = (await service.http.get("/metrics")).text
     assert 'rlvo_queue_depth{priority="acute"} 2.0' in waiting
-    house.worker.succeed(sent[0])
-    house.worker.fail(sent[1])
+    service.worker.succeed(sent[0])
+    service.worker.fail(sent[1])
     for _ in range(2):
-        text = (await house.http.get("/metrics")).text
+        text = (await service.http.get("/metrics")).text
     assert 'rlvo_queue_depth{priority="acute"} 0.0' in text
     assert 'rlvo_predictions_total{status="succeeded"} 1.0' in text
     assert 'rlvo_predictions_total{status="failed"} 1.0' in text
@@ -112,15 +112,15 @@ async def test_figures_count_requests_by_route_and_stages_once(house: House) -> 
     assert sent[0] not in text
 
 
-# description ----------------------------------------------------------------------------------------------------------
+# OpenAPI document -----------------------------------------------------------------------------------------------------
 
 
-def test_the_committed_description_is_the_codes_own() -> None:
+def test_committed_openapi_document_is_current() -> None:
     committed = (ROOT / "openapi" / "openapi.json").read_text()
     assert committed == json.dumps(openapi_document(), indent=2, ensure_ascii=False) + "\n", "run `rlvo openapi`"
 
 
-def test_every_volume_is_a_file_picker_and_every_refusal_a_problem() -> None:
+def test_openapi_volumes_are_files_and_errors_are_problems() -> None:
     document = openapi_document()
     assert document["openapi"].startswith("3.1")
     form = document["paths"]["/v1/predictions"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
@@ -136,11 +136,11 @@ def test_every_volume_is_a_file_picker_and_every_refusal_a_problem() -> None:
                         assert RlvoError.for_code(code).status == int(status) == example["value"]["status"]
 
 
-async def test_pages_come_from_here_and_load_nothing_from_elsewhere(empty_house: House) -> None:
+async def test_pages_load_only_local_files(shared_service: RunningService) -> None:
     for path in ("/", "/docs", "/predictions/x"):
-        answer = await empty_house.http.get(path)
+        answer = await shared_service.http.get(path)
         assert answer.headers["content-type"] == "text/html; charset=utf-8"
         assert "//" not in answer.text.replace("<!--", "").replace("http://www.w3.org", "")
         for source in [part.split('"')[0] for part in answer.text.split('src="')[1:]]:
-            assert (await empty_house.http.get(source)).status_code == 200
-    assert (await empty_house.http.get("/openapi.json")).json() == openapi_document()
+            assert (await shared_service.http.get(source)).status_code == 200
+    assert (await shared_service.http.get("/openapi.json")).json() == openapi_document()

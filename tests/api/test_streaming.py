@@ -1,4 +1,4 @@
-"""Over real sockets, against `rlvo serve`: what an in-process transport cannot show."""
+"""Streaming behaviour of `rlvo serve` over real sockets."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ MIB = 1024 * 1024
 
 
 def connect(server: Server) -> socket.socket:
-    place = urlsplit(server.url)
-    return socket.create_connection((place.hostname, place.port), timeout=20)
+    address = urlsplit(server.url)
+    return socket.create_connection((address.hostname, address.port), timeout=20)
 
 
 def request(length: int, **headers: str) -> bytes:
-    """The head of a POST that announces so many bytes."""
+    """The head of a POST with a body of ``length`` bytes."""
     lines = {"Host": "rlvo", "Content-Length": str(length), **FORM, **headers}
     head = "POST /v1/predictions HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
     return head.encode() + b"\r\n"
@@ -42,9 +42,9 @@ def server(tmp_path_factory: pytest.TempPathFactory, model_store: Path) -> Itera
 
 
 @pytest.fixture(scope="module")
-def locked(tmp_path_factory: pytest.TempPathFactory, model_store: Path) -> Iterator[Server]:
-    """A server that asks for keys, and for bodies within four seconds."""
-    with started(tmp_path_factory.mktemp("locked"), model_store, auth="keys", receive_timeout="4") as server:
+def server_with_keys(tmp_path_factory: pytest.TempPathFactory, model_store: Path) -> Iterator[Server]:
+    """A server that requires keys, and bodies within four seconds."""
+    with started(tmp_path_factory.mktemp("server_with_keys"), model_store, auth="keys", receive_timeout="4") as server:
         yield server
 
 
@@ -54,19 +54,19 @@ def key(server: Server) -> dict[str, str]:
 
 
 def answer(connection: socket.socket) -> bytes:
-    """Everything up to the end of the answer's body."""
+    """Status line and body of the response."""
     received = b""
     while b"\r\n\r\n" not in received:
-        received += connection.recv(65536) or pytest.fail("closed without an answer")
+        received += connection.recv(65536) or pytest.fail("the connection was closed without a response")
     head, body = received.split(b"\r\n\r\n", 1)
     length = next(int(line.split(b":")[1]) for line in head.splitlines() if line.lower().startswith(b"content-length"))
     while len(body) < length:
-        body += connection.recv(65536) or pytest.fail("the answer was cut off")
+        body += connection.recv(65536) or pytest.fail("the response is incomplete")
     return received.split(b"\r\n")[0] + b" " + body
 
 
 def big_volume(mebibytes: int) -> bytes:
-    """A valid header for so many MiB of int16 voxels, and a first megabyte of them that varies."""
+    """The header of a NIfTI volume with ``mebibytes`` MiB of int16 voxels."""
     head = bytearray(volume((4, 4, 4), compressed=False)[:352])
     for axis, size in enumerate((512, 512, 2 * mebibytes)):
         head[42 + 2 * axis : 44 + 2 * axis] = size.to_bytes(2, "little")
@@ -91,25 +91,25 @@ def test_memory_does_not_grow_with_the_upload(server: Server) -> None:
     assert server.incoming() == []
 
 
-def test_a_faulty_header_is_refused_while_the_rest_is_still_to_come(server: Server) -> None:
+def test_invalid_header_is_refused_before_the_rest_arrives(server: Server) -> None:
     with closing(connect(server)) as connection:
         began = time.monotonic()
-        connection.sendall(request(500 * MIB) + HEAD + b"this is no volume" * 100)
+        connection.sendall(request(500 * MIB) + HEAD + b"this is not a volume" * 100)
         refusal = answer(connection)
         assert time.monotonic() - began < 2
         assert refusal.startswith(b"HTTP/1.1 422 ")
         assert b"nifti-invalid" in refusal
 
 
-def test_a_client_that_sends_on_still_reads_its_refusal(server: Server) -> None:
-    content = HEAD + b"this is no volume" + os.urandom(30 * MIB) + b"\r\n--X--\r\n"
+def test_client_that_keeps_sending_reads_the_refusal(server: Server) -> None:
+    content = HEAD + b"this is not a volume" + os.urandom(30 * MIB) + b"\r\n--X--\r\n"
     with httpx.Client(base_url=server.url, timeout=60) as http:
         for _ in range(3):
             assert http.post("/v1/predictions", content=content, headers=FORM).json()["code"] == "nifti-invalid"
 
 
-def test_a_client_that_waits_to_be_asked_is_not_asked_for_a_body_that_nobody_wants(locked: Server) -> None:
-    with closing(connect(locked)) as connection:
+def test_refused_expect_100_continue_request_is_closed_at_once(server_with_keys: Server) -> None:
+    with closing(connect(server_with_keys)) as connection:
         connection.sendall(request(500 * MIB, Expect="100-continue"))
         assert answer(connection).startswith(b"HTTP/1.1 401 ")
         began = time.monotonic()
@@ -117,25 +117,25 @@ def test_a_client_that_waits_to_be_asked_is_not_asked_for_a_body_that_nobody_wan
         assert time.monotonic() - began < 1
 
 
-def test_a_stranger_is_refused_before_the_body(locked: Server) -> None:
-    with closing(connect(locked)) as connection:
+def test_request_without_key_is_refused_before_the_body(server_with_keys: Server) -> None:
+    with closing(connect(server_with_keys)) as connection:
         connection.sendall(request(500 * MIB))
         assert answer(connection).startswith(b"HTTP/1.1 401 ")
-    with closing(connect(locked)) as connection:
+    with closing(connect(server_with_keys)) as connection:
         connection.sendall(request(3 << 30))
         assert answer(connection).startswith(b"HTTP/1.1 413 ")
-    assert locked.incoming() == []
+    assert server_with_keys.incoming() == []
 
 
-def test_a_known_caller_sends_as_ever(locked: Server) -> None:
-    headers = {"Prefer": "respond-async", **key(locked)}
-    with httpx.Client(base_url=locked.url, headers=headers, timeout=30) as http:
+def test_request_with_key_is_accepted_without_warning(server_with_keys: Server) -> None:
+    headers = {"Prefer": "respond-async", **key(server_with_keys)}
+    with httpx.Client(base_url=server_with_keys.url, headers=headers, timeout=30) as http:
         sent = http.post("/v1/predictions", files={"cta": volume()})
         assert sent.status_code == 202
         assert "warning" not in sent.headers
 
 
-def test_a_client_that_hangs_up_leaves_nothing(server: Server) -> None:
+def test_aborted_upload_leaves_no_files_and_releases_its_key(server: Server) -> None:
     headers = {"Idempotency-Key": "hung-up", "Prefer": "respond-async"}
     with closing(connect(server)) as connection:
         connection.sendall(request(200 * MIB, **headers) + HEAD + big_volume(100) + os.urandom(3 * MIB))
@@ -146,19 +146,19 @@ def test_a_client_that_hangs_up_leaves_nothing(server: Server) -> None:
         def accepted() -> bool:
             return http.post("/v1/predictions", files={"cta": volume()}, headers=headers).status_code == 202
 
-        wait_for(accepted)  # the key was given back
+        wait_for(accepted)  # the key was released
 
 
-def test_a_slow_client_is_cut(locked: Server) -> None:
-    with closing(connect(locked)) as connection:
-        connection.sendall(request(200 * MIB, **key(locked)) + HEAD + big_volume(100))
+def test_slow_upload_gives_408(server_with_keys: Server) -> None:
+    with closing(connect(server_with_keys)) as connection:
+        connection.sendall(request(200 * MIB, **key(server_with_keys)) + HEAD + big_volume(100))
         began = time.monotonic()
         assert answer(connection).startswith(b"HTTP/1.1 408 ")
         assert 3 < time.monotonic() - began < 12
-    wait_for(lambda: not locked.incoming())
+    wait_for(lambda: not server_with_keys.incoming())
 
 
-def test_a_long_upload_keeps_nobody_waiting(server: Server) -> None:
+def test_long_upload_does_not_delay_other_requests(server: Server) -> None:
     slowest = 0.0
     with closing(connect(server)) as connection, httpx.Client(base_url=server.url, timeout=30) as http:
         connection.sendall(request(400 * MIB) + HEAD + big_volume(100))
@@ -170,7 +170,7 @@ def test_a_long_upload_keeps_nobody_waiting(server: Server) -> None:
     assert slowest < 2
 
 
-def test_events_arrive_one_by_one(server: Server) -> None:
+def test_events_arrive_one_at_a_time(server: Server) -> None:
     with httpx.Client(base_url=server.url, timeout=30) as http:
         sent = http.post("/v1/predictions", files={"cta": volume()}, headers={"Prefer": "respond-async"}).json()["id"]
         with http.stream("GET", f"/v1/predictions/{sent}/events") as stream:
@@ -184,5 +184,5 @@ def test_events_arrive_one_by_one(server: Server) -> None:
 def wait_for(condition: object, seconds: float = 10) -> None:
     end = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
-        assert time.monotonic() < end, "it did not come about"
+        assert time.monotonic() < end, "the condition was not met in time"
         time.sleep(0.05)

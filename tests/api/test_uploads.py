@@ -1,4 +1,4 @@
-"""Submissions as they may come: refused with the reason, and then nothing is left of them."""
+"""Submissions: invalid ones are refused with a code and leave nothing; retries with one key are idempotent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import select
 
 from app.database.tables import AuditRow, PredictionRow
-from tests.api.conftest import House, volume
+from tests.api.conftest import RunningService, volume
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +33,7 @@ def text(content: str) -> tuple[None, str]:
 Parts = list[tuple[str, Any]]
 
 REFUSED: dict[str, tuple[Parts, int, str]] = {
-    "no parts but a record": ([("clinical", text("{}"))], 422, "missing-required-input"),
+    "only a clinical record": ([("clinical", text("{}"))], 422, "missing-required-input"),
     "without the volume that the model requires": ([("ncct", file(CTA))], 422, "missing-required-input"),
     "a truncated gzip": ([("cta", file(CTA[:-20]))], 422, "nifti-invalid"),
     "a damaged gzip": ([("cta", file(CTA[:-5] + bytes([CTA[-5] ^ 1]) + CTA[-4:]))], 422, "nifti-invalid"),
@@ -41,7 +41,7 @@ REFUSED: dict[str, tuple[Parts, int, str]] = {
     "an empty file": ([("cta", file(b""))], 422, "nifti-invalid"),
     "a series as cta": ([("cta", file(volume((4, 4, 4, 5))))], 422, "nifti-invalid"),
     "a mask of another shape": ([("cta", file(CTA)), ("vessels", file(volume((8, 9, 11))))], 422, "geometry-mismatch"),
-    "a mask elsewhere": ([("cta", file(CTA)), ("vessels", file(volume(shift=3)))], 422, "geometry-mismatch"),
+    "a shifted mask": ([("cta", file(CTA)), ("vessels", file(volume(shift=3)))], 422, "geometry-mismatch"),
     "maps on two grids": (
         [("cta", file(CTA)), ("tmax", file(volume())), ("cbf", file(volume((9, 9, 9))))],
         422,
@@ -49,65 +49,71 @@ REFUSED: dict[str, tuple[Parts, int, str]] = {
     ),
     "a volume twice": ([("cta", file(CTA)), ("cta", file(CTA))], 422, "invalid-request"),
     "a record twice": ([("clinical", text("{}")), ("clinical", text("{}"))], 422, "invalid-request"),
-    "a part with no place": ([(CANARY, file(CTA))], 422, "invalid-request"),
+    "an unknown part": ([(CANARY, file(CTA))], 422, "invalid-request"),
     "an unknown field": ([("cta", file(CTA)), ("clinical", text('{"agee": 71}'))], 422, "clinical-invalid"),
     "NaN": ([("cta", file(CTA)), ("clinical", text('{"age": NaN}'))], 400, "malformed-json"),
     "a string for a number": ([("cta", file(CTA)), ("clinical", text('{"age": "74"}'))], 422, "clinical-invalid"),
-    "another word": ([("cta", file(CTA)), ("clinical", text(json.dumps({"sex": CANARY})))], 422, "clinical-invalid"),
+    "an unknown category": (
+        [("cta", file(CTA)), ("clinical", text(json.dumps({"sex": CANARY})))],
+        422,
+        "clinical-invalid",
+    ),
     "an empty record": ([("cta", file(CTA)), ("clinical", text(""))], 400, "malformed-json"),
     "a huge record": ([("cta", file(CTA)), ("clinical", text("{" + " " * 5000 + "}"))], 413, "payload-too-large"),
     "a huge field": ([("cta", file(CTA)), ("subject", text("S" * 5000))], 413, "payload-too-large"),
     "a name as subject": ([("cta", file(CTA)), ("subject", text(f"{CANARY} Müller"))], 422, "invalid-request"),
-    "explain by another word": ([("cta", file(CTA)), ("explain", text("yes"))], 422, "invalid-request"),
-    "a model that is not there": ([("cta", file(CTA)), ("model", text("canary"))], 404, "model-not-found"),
-    "a model by a path": ([("cta", file(CTA)), ("model", text("../../etc/passwd"))], 422, "invalid-request"),
+    "an unknown value of explain": ([("cta", file(CTA)), ("explain", text("yes"))], 422, "invalid-request"),
+    "an unknown model": ([("cta", file(CTA)), ("model", text("canary"))], 404, "model-not-found"),
+    "a path as model": ([("cta", file(CTA)), ("model", text("../../etc/passwd"))], 422, "invalid-request"),
 }
 
 
 @pytest.mark.parametrize(("parts", "status", "code"), REFUSED.values(), ids=REFUSED.keys())
-async def test_a_refusal_says_why_and_leaves_nothing(empty_house: House, parts: Parts, status: int, code: str) -> None:
-    answer = await empty_house.http.post("/v1/predictions", files=parts)
+async def test_refusal_gives_the_code_and_stores_nothing(
+    shared_service: RunningService, parts: Parts, status: int, code: str
+) -> None:
+    answer = await shared_service.http.post("/v1/predictions", files=parts)
     problem = answer.json()
     assert (answer.status_code, problem["code"]) == (status, code)
     assert answer.headers["content-type"] == "application/problem+json"
     assert CANARY not in answer.text
     assert len(answer.content) < 4096
-    assert_nothing_kept(empty_house, problem["trace_id"], code)
+    assert_nothing_stored(shared_service, problem["trace_id"], code)
 
 
-def assert_nothing_kept(house: House, trace_id: str, code: str) -> None:
-    """No bytes, no rows; only the audit's note of the refusal."""
-    assert house.blobs() == []
-    assert house.leftovers() == []
-    with house.services.database.reading() as session:
+def assert_nothing_stored(service: RunningService, trace_id: str, code: str) -> None:
+    """Checks that no file and no row is stored, except the audit entry of the refusal."""
+    assert service.blobs() == []
+    assert service.leftovers() == []
+    with service.services.database.reading() as session:
         assert session.scalars(select(PredictionRow)).all() == []
-        (note,) = session.scalars(select(AuditRow).where(AuditRow.target == trace_id)).all()
-        assert (note.actor, note.action, note.detail) == ("local", "prediction.refuse", {"code": code})
+        (entry,) = session.scalars(select(AuditRow).where(AuditRow.target == trace_id)).all()
+        assert (entry.actor, entry.action, entry.detail) == ("local", "prediction.refuse", {"code": code})
 
 
-async def test_a_bomb_is_refused_by_its_header(empty_house: House) -> None:
+async def test_decompression_bomb_is_refused_by_its_header(shared_service: RunningService) -> None:
     head = bytearray(gzip.decompress(CTA)[:352])
     for axis in range(3):
         head[42 + 2 * axis : 44 + 2 * axis] = (30_000).to_bytes(2, "little")
-    answer = await empty_house.http.post("/v1/predictions", files=[("cta", file(gzip.compress(bytes(head))))])
+    answer = await shared_service.http.post("/v1/predictions", files=[("cta", file(gzip.compress(bytes(head))))])
     assert (answer.status_code, answer.json()["code"]) == (413, "decompressed-too-large")
 
 
-async def test_more_zeros_than_voxels_are_refused_without_being_stored(empty_house: House) -> None:
+async def test_more_zeros_than_voxels_are_refused_without_being_stored(shared_service: RunningService) -> None:
     bomb = gzip.compress(gzip.decompress(CTA) + bytes(100_000_000), 9)
-    answer = await empty_house.http.post("/v1/predictions", files=[("cta", file(bomb))])
+    answer = await shared_service.http.post("/v1/predictions", files=[("cta", file(bomb))])
     assert (answer.status_code, answer.json()["code"]) == (422, "nifti-invalid")
-    assert empty_house.leftovers() == []
+    assert shared_service.leftovers() == []
 
 
-async def test_empty_pickers_and_fields_of_a_form_count_as_not_sent(house: House) -> None:
+async def test_empty_file_inputs_and_fields_count_as_not_sent(service: RunningService) -> None:
     parts: Parts = [
         ("cta", file(CTA)),
         ("ncct", ("", b"", "application/octet-stream")),
         ("ctp", text("")),
         ("subject", text("")),
     ]
-    answer = await house.http.post("/v1/predictions", files=parts, headers={"Prefer": "respond-async"})
+    answer = await service.http.post("/v1/predictions", files=parts, headers={"Prefer": "respond-async"})
     assert answer.status_code == 202
     assert list(answer.json()["inputs"]) == ["cta"]
     assert "subject" not in answer.json()
@@ -122,23 +128,23 @@ async def test_empty_pickers_and_fields_of_a_form_count_as_not_sent(house: House
         ("multipart/form-data", b"--X--", 400, "malformed-multipart"),
     ],
 )
-async def test_what_is_no_form_is_refused(
-    empty_house: House, content_type: str | None, body: bytes, status: int, code: str
+async def test_body_that_is_not_a_form_is_refused(
+    shared_service: RunningService, content_type: str | None, body: bytes, status: int, code: str
 ) -> None:
     headers = {"Content-Type": content_type} if content_type else {}
-    answer = await empty_house.http.post("/v1/predictions", content=body, headers=headers)
+    answer = await shared_service.http.post("/v1/predictions", content=body, headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
-    assert_nothing_kept(empty_house, answer.json()["trace_id"], code)
+    assert_nothing_stored(shared_service, answer.json()["trace_id"], code)
 
 
-async def test_the_body_is_checked_against_the_digest_sent_along(house: House) -> None:
-    request = house.http.build_request("POST", "/v1/predictions", files=[("cta", file(CTA))])
+async def test_body_is_checked_against_its_content_digest(service: RunningService) -> None:
+    request = service.http.build_request("POST", "/v1/predictions", files=[("cta", file(CTA))])
     body = await request.aread()
     for content, status in ((body, 202), (body + b" ", 400)):
         digest = b64encode(hashlib.sha256(body).digest()).decode()
         headers = {"Content-Type": request.headers["content-type"], "Content-Digest": f"sha-256=:{digest}:"}
         headers["Prefer"] = "respond-async"
-        answer = await house.http.post("/v1/predictions", content=content, headers=headers)
+        answer = await service.http.post("/v1/predictions", content=content, headers=headers)
         assert answer.status_code == status
     assert answer.json()["code"] == "digest-mismatch"
 
@@ -146,17 +152,17 @@ async def test_the_body_is_checked_against_the_digest_sent_along(house: House) -
 # idempotency ----------------------------------------------------------------------------------------------------------
 
 
-async def send(house: House, key: str, **parts: Any) -> httpx.Response:
-    """With a boundary of its own each time."""
+async def send(service: RunningService, key: str, **parts: Any) -> httpx.Response:
+    """Submits with an idempotency key and a new multipart boundary."""
     files = {"cta": file(CTA), **parts}
-    return await house.http.post(
+    return await service.http.post(
         "/v1/predictions", files=files, headers={"Idempotency-Key": key, "Prefer": "respond-async"}
     )
 
 
-async def test_the_same_key_and_body_are_the_same_prediction(house: House) -> None:
-    first = await send(house, "k-1", subject=text("S-1"))
-    again = await house.http.post(
+async def test_same_key_and_body_give_the_same_prediction(service: RunningService) -> None:
+    first = await send(service, "k-1", subject=text("S-1"))
+    again = await service.http.post(
         "/v1/predictions",
         files=[("subject", text("S-1")), ("cta", ("other-name.nii.gz", CTA, "application/gzip"))],
         headers={"Idempotency-Key": "k-1", "Prefer": "respond-async"},
@@ -164,28 +170,28 @@ async def test_the_same_key_and_body_are_the_same_prediction(house: House) -> No
     assert (first.json()["id"], again.status_code) == (again.json()["id"], 202)
     assert "idempotency-replayed" not in first.headers
     assert again.headers["idempotency-replayed"] == "true"
-    other = await send(house, "k-2", subject=text("S-1"))
+    other = await send(service, "k-2", subject=text("S-1"))
     assert other.json()["id"] != first.json()["id"]
-    assert house.leftovers() == []
+    assert service.leftovers() == []
 
 
-async def test_the_same_key_with_another_body_is_refused(house: House) -> None:
-    await send(house, "k-1")
-    answer = await send(house, "k-1", subject=text("S-2"))
+async def test_same_key_with_another_body_is_refused(service: RunningService) -> None:
+    await send(service, "k-1")
+    answer = await send(service, "k-1", subject=text("S-2"))
     assert (answer.status_code, answer.json()["code"]) == (422, "idempotency-key-reused")
 
 
-async def test_a_refused_request_gives_its_key_back(house: House) -> None:
-    refused = await send(house, "k-1", clinical=text('{"age": 3}'))
+async def test_refused_request_releases_its_key(service: RunningService) -> None:
+    refused = await send(service, "k-1", clinical=text('{"age": 3}'))
     assert refused.status_code == 422
-    assert (await send(house, "k-1", clinical=text('{"age": 30}'))).status_code == 202
+    assert (await send(service, "k-1", clinical=text('{"age": 30}'))).status_code == 202
 
 
-async def test_many_at_once_with_one_key_make_one_prediction(house: House) -> None:
+async def test_concurrent_requests_with_one_key_make_one_prediction(service: RunningService) -> None:
     answers: list[httpx.Response] = []
 
     async def one() -> None:
-        answers.append(await send(house, "k-1"))
+        answers.append(await send(service, "k-1"))
 
     async with anyio.create_task_group() as tasks:
         for _ in range(20):
@@ -193,26 +199,26 @@ async def test_many_at_once_with_one_key_make_one_prediction(house: House) -> No
     assert {answer.status_code for answer in answers} <= {202, 409}
     assert len({answer.json()["id"] for answer in answers if answer.status_code == 202}) == 1
     assert {answer.json()["code"] for answer in answers if answer.status_code == 409} <= {"request-in-progress"}
-    with house.services.database.reading() as session:
+    with service.services.database.reading() as session:
         assert len(session.scalars(select(PredictionRow)).all()) == 1
 
 
-async def test_a_key_can_be_made_compulsory(house: House) -> None:
-    house.services.settings = house.services.settings.model_copy(update={"require_idempotency_key": True})
-    answer = await house.submit()
+async def test_idempotency_key_can_be_required(service: RunningService) -> None:
+    service.services.settings = service.services.settings.model_copy(update={"require_idempotency_key": True})
+    answer = await service.submit()
     assert (answer.status_code, answer.json()["code"]) == (400, "idempotency-key-missing")
 
 
-async def test_a_database_that_is_away_is_503_and_nothing_is_kept(house: House) -> None:
-    path = house.services.settings.data_dir / "rlvo.sqlite"
-    kept = path.read_bytes()
-    house.services.database.close()
+async def test_database_failure_gives_503_and_stores_nothing(service: RunningService) -> None:
+    path = service.services.settings.data_dir / "rlvo.sqlite"
+    content = path.read_bytes()
+    service.services.database.close()
     path.unlink()
     path.mkdir()
-    answer = await house.submit(clinical=text(json.dumps({"age": 71})))
+    answer = await service.submit(clinical=text(json.dumps({"age": 71})))
     assert (answer.status_code, answer.json()["code"]) == (503, "database-unavailable")
     assert int(answer.headers["retry-after"]) > 0
-    assert house.blobs() == []
+    assert service.blobs() == []
     path.rmdir()
-    path.write_bytes(kept)
-    assert (await house.submit()).status_code == 202
+    path.write_bytes(content)
+    assert (await service.submit()).status_code == 202

@@ -1,6 +1,6 @@
-"""Clinical documents that are broken, odd or hostile: what stands in the field ``clinical``, as bytes.
+"""Malformed, unusual and hostile clinical documents, as bytes for the field ``clinical``.
 
-``documents`` gives each with a name. Where a text may stand, it is the canary: no answer may repeat it.
+`documents` gives each one with a name. Text values are the canary, which no response may repeat.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ _RAW = {
 
 
 def documents() -> Iterator[tuple[str, bytes]]:
-    """Every document; none of them may end in a 5xx, whether it is taken or refused."""
+    """All documents with their names; each may be accepted or refused, but none may cause a 5xx."""
     yield from _RAW.items()
     for depth in (5, 9, 10, 11, 12, 100, 1000, 30000):
         yield f"{depth} lists", b'{"age": ' + b"[" * depth + b"]" * depth + b"}"

@@ -1,4 +1,4 @@
-"""The model store of the services under siege."""
+"""The model store of the services under attack."""
 
 from tests.api.conftest import model_store
 

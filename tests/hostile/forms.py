@@ -1,4 +1,4 @@
-"""Forms whose parts are broken in each way that multipart/form-data can be broken."""
+"""Malformed multipart/form-data bodies."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def forms(volume: bytes) -> Iterator[Attack]:
         "part twice": good + good + end,
         "fields twice": good + part(b"subject", b"a") + part(b"subject", b"b") + end,
         "empty file": part(b"cta", b"") + end,
-        "empty file, chosen": b"--X\r\n" + file + canary + b'"\r\n\r\n\r\n' + end,
+        "empty file with a name": b"--X\r\n" + file + canary + b'"\r\n\r\n\r\n' + end,
         "empty file name": b"--X\r\n" + file + b'"\r\n\r\n' + volume + b"\r\n" + end,
         "file name with a path": b"--X\r\n" + file + b'../../../etc/passwd"\r\n\r\n' + volume + b"\r\n" + end,
         "file name long": b"--X\r\n" + file + b"f" * 1900 + b'"\r\n\r\n' + volume + b"\r\n" + end,
-        "file name endless": b"--X\r\n" + file + b"f" * 100000 + b'"\r\n\r\n' + volume + b"\r\n" + end,
+        "file name of 100000 bytes": b"--X\r\n" + file + b"f" * 100000 + b'"\r\n\r\n' + volume + b"\r\n" + end,
         "file name with newlines": b"--X\r\n" + file + b'a\r\nX: y"\r\n\r\n' + volume + b"\r\n" + end,
         "file name with nul": b"--X\r\n" + file + b'a\0b"\r\n\r\n' + volume + b"\r\n" + end,
         "file name*": b"--X\r\n" + file[:-10] + b"filename*=utf-8''%ff%00\r\n\r\n" + volume + b"\r\n" + end,
@@ -68,7 +68,7 @@ def forms(volume: bytes) -> Iterator[Attack]:
         "subject long": good + part(b"subject", canary * 50) + end,
         "subject odd": good + part(b"subject", canary + b"\0\xff") + end,
         "model odd": good + part(b"model", b"../../" + canary) + end,
-        "model unknown": good + part(b"model", b"nobody@9.9.9") + end,
+        "model unknown": good + part(b"model", b"unknown@9.9.9") + end,
         "explain odd": good + part(b"explain", canary) + end,
         "clinical too large": good + part(b"clinical", b'"' + b"a" * 70000 + b'"') + end,
         "nested": b'--X\r\nContent-Disposition: form-data; name="cta"\r\n'
@@ -86,7 +86,7 @@ def forms(volume: bytes) -> Iterator[Attack]:
         "part header nameless": good.replace(b"Content-Type", b": x\r\nContent-Type") + end,
         "part header colonless": good.replace(b"Content-Type", b"nothing\r\nContent-Type") + end,
         "ten thousand parts": b"".join(part(b"f%d" % n, b"x") for n in range(10000)) + end,
-        "ten thousand empty pickers": b"--X\r\n"
+        "ten thousand empty file inputs": b"--X\r\n"
         + file
         + b'"\r\n\r\n\r\n'
         + (b"--X\r\n" + file + b'"\r\n\r\n\r\n') * 10000

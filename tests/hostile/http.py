@@ -1,6 +1,6 @@
-"""A client that sends raw requests, byte for byte, and what they are built of.
+"""A client for raw requests, and functions that build them.
 
-``CANARY`` stands wherever a value of a patient could stand; no answer and no log may repeat it.
+``CANARY`` stands for values of a patient; no response and no log may repeat it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DISPOSITION = b'Content-Disposition: form-data; name="%s"; filename="CANARY-DOE-
 
 @dataclass(frozen=True)
 class Attack:
-    """What is sent, piece by piece, ``pause`` seconds apart. ``waits``: it is cut off in time, not at once."""
+    """A request in pieces, sent ``pause`` seconds apart; with ``waits``, only a timeout of the service ends it."""
 
     name: str
     pieces: tuple[bytes, ...] = field(repr=False)
@@ -28,7 +28,7 @@ class Attack:
 
 @dataclass
 class Answer:
-    """What came back before the connection ended or fell silent."""
+    """The bytes that were received before the connection was closed or idle."""
 
     raw: bytes
     seconds: float
@@ -39,19 +39,19 @@ class Answer:
         return [int(status) for status in re.findall(rb"HTTP/1\.[01] (\d{3})", self.raw)]
 
 
-async def send(port: int, attack: Attack, *, patience: float = 4.0) -> Answer:
-    """Sends an attack and reads until the service hangs up or has said nothing for a while after answering."""
+async def send(port: int, attack: Attack, *, timeout: float = 4.0) -> Answer:
+    """Sends an attack and reads until the service closes the connection or sends no more data."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     started = time.perf_counter()
-    raw, closed, first = b"", False, patience
+    raw, closed, first = b"", False, timeout
     try:
         for number, piece in enumerate(attack.pieces):
             if number and attack.pause:
                 await asyncio.sleep(attack.pause)
             writer.write(piece)
-            await asyncio.wait_for(writer.drain(), patience)
+            await asyncio.wait_for(writer.drain(), timeout)
         while True:
-            more = await asyncio.wait_for(reader.read(65536), 0.3 if raw else patience)
+            more = await asyncio.wait_for(reader.read(65536), 0.3 if raw else timeout)
             if not more:
                 closed = True
                 break
@@ -68,7 +68,7 @@ async def send(port: int, attack: Attack, *, patience: float = 4.0) -> Answer:
 
 
 def request(head: bytes, body: bytes = b"", *more: bytes) -> bytes:
-    """A request with a Host, the given header lines and a length that is right."""
+    """A request with a Host header, the given header lines and a correct Content-Length."""
     length = b"Content-Length: %d\r\n" % len(body) if body else b""
     return head + b" HTTP/1.1\r\n" + HOST + length + b"".join(line + b"\r\n" for line in more) + b"\r\n" + body
 

@@ -1,6 +1,6 @@
-"""Raw requests that no honest client sends, byte for byte: ``attacks`` lists them.
+"""Raw hostile requests: `attacks` lists them.
 
-Framing (smuggling, lengths, chunks), floods, methods, paths and ids, ranges, expectations; the forms are next door.
+They cover framing (smuggling, lengths, chunks), large heads, methods, paths, ids, ranges and expectations.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from tests.hostile.http import CANARY, HOST, UNKNOWN, Attack, form, part, reques
 
 
 def attacks(volume: bytes) -> Iterator[Attack]:
-    """Every attack; ``volume`` is a good CTA, so that what is wrong is the request and not the file."""
+    """All attacks; ``volume`` is a valid CTA, so that only the request is wrong."""
     yield from _framing(volume)
     yield from _heads()
     yield from _addresses()

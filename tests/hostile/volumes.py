@@ -1,7 +1,7 @@
-"""Volumes that are broken, odd or hostile, as bytes: the imaging room's own list, and what only a service meets.
+"""Malformed, unusual and hostile volumes, as bytes.
 
-The builder and the table of refusals are those of ``tests/imaging/hostile.py``; here are damage by chance (bits, cuts,
-swapped and repeated blocks), bombs, members, extensions, and odd but lawful files that may be taken.
+`tests/imaging/hostile.py` builds the files and lists those that must be refused. This module adds random damage (bits,
+cuts, swapped and repeated blocks), decompression bombs, gzip members, header extensions, and unusual valid files.
 """
 
 from __future__ import annotations
@@ -16,15 +16,13 @@ import numpy as np
 from app.sdk.types import Input
 from tests.imaging import hostile
 
-SERIES = {"ctp"}
-
 
 def volumes(*, seed: int = 3, flips: int = 150) -> Iterator[tuple[str, Input, bytes]]:
-    """Every file with its name and the field that it is sent as."""
+    """All files with their names and the fields that they are sent as."""
     for case in hostile.refused():
         yield case.name, case.sent_as, case.data
     rng = random.Random(seed)
-    yield from _lawful()
+    yield from _valid()
     yield from _bombs()
     yield from _members(rng)
     yield from _extensions()
@@ -32,13 +30,13 @@ def volumes(*, seed: int = 3, flips: int = 150) -> Iterator[tuple[str, Input, by
 
 
 def mutated(*, every: int = 1) -> Iterator[tuple[str, Input, bytes]]:
-    """Every field of the header through odd values; some of the files are still good."""
+    """Files with unusual values in each header field; some of them are still valid."""
     for number, (name, data) in enumerate(hostile.mutations()):
         if number % every == 0:
             yield name, Input.CTA, data
 
 
-def _lawful() -> Iterator[tuple[str, Input, bytes]]:
+def _valid() -> Iterator[tuple[str, Input, bytes]]:
     for kind in hostile.CODES:
         yield f"voxels of {kind}", Input.CTA, hostile.build(hostile.voxels(kind=kind))
         yield (

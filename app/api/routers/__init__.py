@@ -1,1 +1,1 @@
-"""The HTTP routes, one module per resource. A route resolves, acts and answers."""
+"""The HTTP routes, one module per resource. A route resolves its inputs, calls one function, and answers."""

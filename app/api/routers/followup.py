@@ -1,30 +1,24 @@
-"""What becomes of a prediction: reviews, and the outcome of the thrombectomy.
+"""Routes for what follows a prediction: reviews, and the outcome of the thrombectomy.
 
-An outcome may be corrected by whoever has seen the one on record: its entity tag goes into ``If-Match``. The first one
-needs none.
+To correct an outcome, a caller sends the entity tag of the recorded one as ``If-Match``. The first outcome needs none.
 """
 
 from __future__ import annotations
 
-import hashlib
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ValidationError
 from sqlalchemy.orm import Session
 
 from app.api import json_parsing, openapi_responses, responses
 from app.api.dependencies import CurrentCaller, ServicesDep
 from app.api.parameters import PredictionId, strict_query
 from app.database import audit, followup
-from app.sdk.errors import EtagMismatch, FieldError, InvalidRequest, NotFound, PreconditionRequired
+from app.sdk.errors import EtagMismatch, NotFound, PreconditionRequired
 from app.sdk.followup import Outcome, OutcomeDraft, Review, ReviewDraft
 
 router = APIRouter(prefix="/v1/predictions/{id}", tags=["follow-up"], dependencies=[Depends(strict_query)])
-
-_PRIVATE = {"Cache-Control": "private, no-cache"}
-_Draft = TypeVar("_Draft", bound=BaseModel)
 
 
 @router.post(
@@ -37,22 +31,26 @@ _Draft = TypeVar("_Draft", bound=BaseModel)
 async def add_review(
     prediction_id: PredictionId, request: Request, services: ServicesDep, caller: CurrentCaller
 ) -> Response:
-    draft = read_body(ReviewDraft, await request.body())
+    """Records a review; a repetition of the reviewer's last review adds nothing."""
+    draft = json_parsing.validated(ReviewDraft, await request.body())
 
-    def act(session: Session) -> tuple[Review, bool]:
+    def record(session: Session) -> tuple[Review, bool]:
         review, new = followup.add_review(session, prediction_id, caller.tenant, draft)
         if new:
             audit.append(session, caller.name, "prediction.review", prediction_id, {"verdict": draft.verdict})
         return review, new
 
-    review, new = await services.write(act)
-    return JSONResponse(review.model_dump(mode="json"), 201 if new else 200, headers=_PRIVATE)
+    review, new = await services.write(record)
+    return JSONResponse(review.model_dump(mode="json"), 201 if new else 200, headers=responses.REVALIDATE)
 
 
-@router.get("/reviews", summary="Every review, oldest first", response_model=list[Review], **openapi_responses.reviews)
+@router.get(
+    "/reviews", summary="List the reviews, oldest first", response_model=list[Review], **openapi_responses.reviews
+)
 async def reviews(prediction_id: PredictionId, services: ServicesDep, caller: CurrentCaller) -> Response:
-    found = await services.read(followup.reviews, prediction_id, caller.tenant)
-    return JSONResponse([review.model_dump(mode="json") for review in found], headers=_PRIVATE)
+    """Returns all reviews of the prediction."""
+    records = await services.read(followup.reviews, prediction_id, caller.tenant)
+    return JSONResponse([review.model_dump(mode="json") for review in records], headers=responses.REVALIDATE)
 
 
 @router.put(
@@ -63,63 +61,36 @@ async def set_outcome(
     request: Request,
     services: ServicesDep,
     caller: CurrentCaller,
-    if_match: Annotated[str, Header(description="The tag of the outcome to correct", max_length=1000)] = "",
+    if_match: Annotated[str, Header(description="Entity tag of the outcome to correct", max_length=1000)] = "",
 ) -> Response:
-    draft = read_body(OutcomeDraft, await request.body())
+    """Records the outcome of the thrombectomy; a correction needs `If-Match`."""
+    draft = json_parsing.validated(OutcomeDraft, await request.body())
 
-    def act(session: Session) -> Outcome:
+    def record(session: Session) -> Outcome:
         present = followup.outcome(session, prediction_id, caller.tenant)
-        _check(present, if_match)
+        _check_if_match(present, if_match)
         outcome = followup.set_outcome(session, prediction_id, caller.tenant, draft)
         audit.append(session, caller.name, "prediction.outcome", prediction_id, {"correction": present is not None})
         return outcome
 
-    return _answer(await services.write(act))
+    return responses.tagged(await services.write(record))
 
 
-@router.get("/outcome", summary="The outcome", response_model=Outcome, **openapi_responses.outcome)
+@router.get("/outcome", summary="Read the outcome", response_model=Outcome, **openapi_responses.outcome)
 async def outcome(prediction_id: PredictionId, services: ServicesDep, caller: CurrentCaller) -> Response:
-    found = await services.read(followup.outcome, prediction_id, caller.tenant)
-    if found is None:
-        raise NotFound("The outcome of this prediction is not known yet; PUT it here once it is")
-    return _answer(found)
+    """Returns the recorded outcome of the thrombectomy."""
+    record = await services.read(followup.outcome, prediction_id, caller.tenant)
+    if record is None:
+        raise NotFound("The outcome of this prediction is not recorded yet. PUT it to this address.")
+    return responses.tagged(record)
 
 
-def _check(present: Outcome | None, if_match: str) -> None:
-    """Lets nobody overwrite what they have not seen. Raises PreconditionRequired, EtagMismatch."""
+def _check_if_match(present: Outcome | None, if_match: str) -> None:
+    """Raises PreconditionRequired or EtagMismatch if the caller has not read the present outcome."""
     if present is None:
         if if_match:
-            raise EtagMismatch("There is no outcome yet; send it without If-Match")
+            raise EtagMismatch("There is no outcome yet. Send the request without If-Match.")
     elif not if_match:
-        raise PreconditionRequired("There is an outcome already; to correct it, send its ETag as If-Match")
-    elif not responses.matches(_tag(present), if_match):
-        raise EtagMismatch("The outcome was corrected meanwhile; read it again")
-
-
-def _answer(found: Outcome) -> Response:
-    return JSONResponse(found.model_dump(mode="json"), headers={"ETag": _tag(found), **_PRIVATE})
-
-
-def _tag(found: Outcome) -> str:
-    return f'"{hashlib.sha256(found.model_dump_json().encode()).hexdigest()[:32]}"'
-
-
-def read_body(kind: type[_Draft], content: bytes) -> _Draft:
-    """The document in a body.
-
-    Raises MalformedJson, and InvalidRequest, which names the fields at fault and never a value.
-    """
-    json_parsing.parse(content)
-    try:
-        return kind.model_validate_json(content.removeprefix(b"\xef\xbb\xbf"))
-    except ValidationError as error:
-        faults = [_fault(kind, fault) for fault in error.errors(include_url=False, include_input=False)]
-        raise InvalidRequest(
-            "The document cannot be used; the API's description has its fields.", errors=faults
-        ) from None
-
-
-def _fault(kind: type[BaseModel], fault: Any) -> FieldError:
-    name = str(fault["loc"][0]) if fault["loc"] else "body"
-    known = name if name in kind.model_fields else "body"
-    return FieldError(known, "is not a field" if fault["type"] == "extra_forbidden" else fault["msg"])
+        raise PreconditionRequired("The outcome is recorded already. To correct it, send its ETag as If-Match.")
+    elif not responses.matches(responses.entity_tag(present), if_match):
+        raise EtagMismatch("The outcome has been corrected since you read it. Read it again.")

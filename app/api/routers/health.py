@@ -1,7 +1,7 @@
-"""The three probes: is the process there, can it do its work, and how does it do.
+"""Routes of the probes: liveness, readiness and metrics.
 
-``/livez`` asks nothing of anybody, so a slow database never gets a healthy process killed. ``/readyz`` is 200 only if
-a prediction sent now would be answered: database, storage, and a live worker with the default model loaded.
+``/livez`` reads nothing, so a slow database does not restart a healthy process. ``/readyz`` is 200 only if a prediction
+would be answered now: database, storage, and a live worker with the default model work.
 """
 
 from __future__ import annotations
@@ -12,90 +12,54 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from sqlalchemy.orm import Session
 
-from app.api.dependencies import Services, ServicesDep
+from app.api import readiness
+from app.api.dependencies import ServicesDep
 from app.api.metrics import CONTENT_TYPE, Queued
 from app.database import status, workers
 from app.database.workers import WorkerRecord
-from app.sdk.errors import RlvoError
 
 router = APIRouter(tags=["service"])
 
-Checks = dict[str, str]
+_NO_STORE = {"Cache-Control": "no-store"}
 
 
-@router.get("/livez", summary="Is the process alive", response_model=dict[str, str])
+@router.get("/livez", summary="Check that the process is alive", response_model=dict[str, str])
 async def livez() -> JSONResponse:
-    return JSONResponse({"status": "alive"}, headers=_FRESH)
+    """Returns 200 while the process runs; it checks nothing else."""
+    return JSONResponse({"status": "alive"}, headers=_NO_STORE)
 
 
 @router.get(
     "/readyz",
-    summary="Would a prediction sent now be answered",
+    summary="Check that a prediction would be answered now",
     response_model=dict[str, Any],
-    responses={503: {"description": "Not ready; the checks say why", "model": dict[str, Any]}},
+    responses={503: {"description": "Not ready; `checks` gives the reason", "model": dict[str, Any]}},
 )
 async def readyz(services: ServicesDep) -> JSONResponse:
-    checks = {
-        "service": "draining" if services.draining else "ok",
-        "database": await _verdict(services, _database),
-        "storage": await _verdict(services, _storage),
-        "worker": await _verdict(services, _worker),
-    }
-    ready = all(verdict == "ok" for verdict in checks.values())
-    body = {"status": "ready" if ready else "not-ready", "checks": checks}
-    return JSONResponse(
-        body, status_code=200 if ready else 503, headers=_FRESH if ready else _FRESH | {"Retry-After": "2"}
-    )
+    """Checks the database, the storage, and that a live worker has loaded the default model."""
+    checks = await readiness.run_checks(services)
+    if readiness.is_ready(checks):
+        return JSONResponse({"status": "ready", "checks": checks}, headers=_NO_STORE)
+    return JSONResponse({"status": "not-ready", "checks": checks}, 503, headers=_NO_STORE | {"Retry-After": "2"})
 
 
 @router.get(
     "/metrics",
-    summary="Figures for Prometheus",
+    summary="Read the metrics for Prometheus",
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 async def metrics(services: ServicesDep) -> Response:
-    def ask(session: Session) -> tuple[list[status.FinishedPrediction], Queued, list[WorkerRecord]]:
+    """Returns the metrics in the Prometheus text format."""
+
+    def query(session: Session) -> tuple[list[status.FinishedPrediction], Queued, list[WorkerRecord]]:
         return (
             status.done_since(session, services.metrics.since),
             status.waiting(session),
             workers.live(session, services.settings.lease),
         )
 
-    done, waiting, live = await services.read(ask)
-    services.metrics.ended(done)
-    page = services.metrics.page(waiting=waiting, workers=live)
-    return Response(page, media_type=CONTENT_TYPE, headers=_FRESH)
-
-
-_FRESH = {"Cache-Control": "no-store"}
-
-
-async def _verdict(services: Services, check: Any) -> str:
-    try:
-        return str(await services.work(check, services))
-    except RlvoError as error:
-        return error.code
-    except OSError:
-        return "unavailable"
-
-
-def _database(services: Services) -> str:
-    services.database.ping()
-    return "ok"
-
-
-def _storage(services: Services) -> str:
-    services.storage.probe()
-    return "ok"
-
-
-def _worker(services: Services) -> str:
-    """Whether a live worker has the default model loaded."""
-    model = services.registry.resolve(services.settings.default_model)
-    with services.database.reading() as session:
-        live = workers.live(session, services.settings.lease)
-    if not live:
-        return "no live worker"
-    wanted = f"{model.name}@{model.version}"
-    return "ok" if any(wanted in worker.models for worker in live) else "the default model is being loaded"
+    finished, waiting, live = await services.read(query)
+    services.metrics.observe_finished(finished)
+    page = services.metrics.render(waiting=waiting, workers=live)
+    return Response(page, media_type=CONTENT_TYPE, headers=_NO_STORE)

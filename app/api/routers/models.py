@@ -1,4 +1,4 @@
-"""Model versions as callers see them: which there are, whether a worker has them loaded, and what they need."""
+"""Routes that describe the model versions: whether a worker has loaded them, and the inputs that they need."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from app.api import openapi_responses
 from app.api.dependencies import Services, ServicesDep
 from app.api.parameters import strict_query
+from app.api.responses import REVALIDATE
 from app.database import workers
 from app.database.workers import WorkerRecord
 from app.registry.manifest import Manifest
@@ -21,10 +22,9 @@ from app.sdk.types import Channel, Input, ModelInfo, ModelVersionInfo
 
 router = APIRouter(prefix="/v1", tags=["models"], dependencies=[Depends(strict_query)])
 
-Name = Annotated[str, Path(description="A model's name")]
+Name = Annotated[str, Path(description="Name of a model")]
 Version = Annotated[str, Path(description="A version such as `1.2.0`, or an alias such as `champion`")]
 
-_FRESH = {"Cache-Control": "private, no-cache"}
 _SOURCES: dict[Channel, tuple[Input, ...]] = {
     Channel.NCCT: (Input.NCCT,),
     Channel.CTA: (Input.CTA,),
@@ -35,74 +35,80 @@ _SOURCES: dict[Channel, tuple[Input, ...]] = {
 
 
 @router.get(
-    "/models", summary="Every model and its versions", response_model=list[ModelInfo], **openapi_responses.models
+    "/models", summary="List the models and their versions", response_model=list[ModelInfo], **openapi_responses.models
 )
 async def models(services: ServicesDep) -> Response:
+    """Returns all models with their versions and aliases."""
     live = await services.read(_live, services)
-    found = await services.work(lambda: [_model(services, name, live) for name in services.registry.names()])
-    return JSONResponse([each.model_dump(mode="json") for each in found], headers=_FRESH)
+    infos = await services.run_in_thread(lambda: [_model(services, name, live) for name in services.registry.names()])
+    return JSONResponse([each.model_dump(mode="json") for each in infos], headers=REVALIDATE)
 
 
-@router.get("/models/{name}", summary="One model", response_model=ModelInfo, **openapi_responses.model)
+@router.get("/models/{name}", summary="Read a model", response_model=ModelInfo, **openapi_responses.model)
 async def model(name: Name, services: ServicesDep) -> Response:
+    """Returns one model with its versions and aliases."""
     live = await services.read(_live, services)
-    found = await services.work(_model, services, name, live)
-    if not found.versions:
+    info = await services.run_in_thread(_model, services, name, live)
+    if not info.versions:
         raise ModelNotFound
-    return JSONResponse(found.model_dump(mode="json"), headers=_FRESH)
+    return JSONResponse(info.model_dump(mode="json"), headers=REVALIDATE)
 
 
 @router.get(
     "/models/{name}/versions/{version}",
-    summary="One version",
+    summary="Read a version",
     response_model=ModelVersionInfo,
     **openapi_responses.model,
 )
 async def version(name: Name, version: Version, services: ServicesDep) -> Response:
-    return JSONResponse((await describe(services, name, version)).model_dump(mode="json"), headers=_FRESH)
+    """Returns the inputs of the version, and whether a worker has loaded it."""
+    return JSONResponse((await describe(services, name, version)).model_dump(mode="json"), headers=REVALIDATE)
 
 
 @router.get(
     "/models/{name}/versions/{version}/card",
-    summary="Its model card",
+    summary="Read the model card of a version",
     response_class=Response,
     **openapi_responses.card,
 )
 async def card(name: Name, version: Version, services: ServicesDep) -> Response:
-    entry = await services.work(_entry, services, name, version)
+    """Returns the model card of the version in Markdown."""
+    entry = await services.run_in_thread(_entry, services, name, version)
     try:
-        text = await services.work((entry.folder / "card.md").read_bytes)
+        text = await services.run_in_thread((entry.folder / "card.md").read_bytes)
     except FileNotFoundError:
-        raise NotFound("This version was published without a card.") from None
-    return Response(text, media_type="text/markdown", headers=_FRESH)
+        raise NotFound("This version was published without a model card.") from None
+    return Response(text, media_type="text/markdown", headers=REVALIDATE)
 
 
 @router.get(
     "/models/{name}/versions/{version}/clinical-schema",
-    summary="JSON Schema of the clinical document that it reads",
+    summary="Read the JSON Schema of the clinical variables of a version",
     response_class=Response,
     **openapi_responses.model_schema,
 )
 async def clinical_schema(name: Name, version: Version, services: ServicesDep) -> Response:
-    entry = await services.work(_entry, services, name, version)
-    return JSONResponse(_read_by(entry.manifest), media_type="application/schema+json", headers=_FRESH)
+    """Returns the JSON Schema with the clinical fields that the version uses."""
+    entry = await services.run_in_thread(_entry, services, name, version)
+    return JSONResponse(_version_schema(entry.manifest), media_type="application/schema+json", headers=REVALIDATE)
 
 
 @router.get(
     "/schema/clinical",
-    summary="JSON Schema of the clinical document",
+    summary="Read the JSON Schema of the clinical document",
     response_class=Response,
     **openapi_responses.schema,
 )
 async def schema() -> Response:
-    return JSONResponse(_schema(), media_type="application/schema+json", headers=_FRESH)
+    """Returns the JSON Schema with all clinical fields."""
+    return JSONResponse(_schema(), media_type="application/schema+json", headers=REVALIDATE)
 
 
 async def describe(services: Services, name: str, version: str) -> ModelVersionInfo:
-    """One version as callers see it. Raises ModelNotFound, ModelNotReady."""
+    """Returns the description of one version. Raises ModelNotFound, ModelNotReady."""
     live = await services.read(_live, services)
-    entry = await services.work(_entry, services, name, version)
-    aliases = await services.work(services.registry.aliases, name)
+    entry = await services.run_in_thread(_entry, services, name, version)
+    aliases = await services.run_in_thread(services.registry.aliases, name)
     return _version(entry, aliases, live)
 
 
@@ -144,29 +150,29 @@ def _schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **ClinicalRecord.model_json_schema()}
 
 
-def _read_by(manifest: Manifest) -> dict[str, Any]:
-    """The clinical schema cut down to what a version reads, with what it requires.
+def _version_schema(manifest: Manifest) -> dict[str, Any]:
+    """The clinical schema with only the fields that a version uses; those that it requires are required.
 
-    Other fields of the whole schema may be sent and are kept on record, so the cut schema does not forbid them.
+    It allows other fields, because callers may send every field of the whole schema.
     """
     schema = _schema()
     names = {variable.name: variable.required for variable in manifest.clinical.variables}
     if "glucose" in names:
         names["glucose_mmol_l"] = False
-    _cut(schema, {name: required for name, required in names.items() if "." not in name})
+    _restrict(schema, {name: required for name, required in names.items() if "." not in name})
     sections = {name.partition(".")[0] for name in names if "." in name}
     for section in sections:
         whole = ClinicalRecord.model_json_schema()
         part = whole["properties"][section]
-        kind = part["anyOf"][0]["$ref"].rpartition("/")[2]
+        definition = schema["$defs"][part["anyOf"][0]["$ref"].rpartition("/")[2]]
         prefix = f"{section}."
-        _cut(schema["$defs"][kind], {n.removeprefix(prefix): r for n, r in names.items() if n.startswith(prefix)})
+        _restrict(definition, {n.removeprefix(prefix): r for n, r in names.items() if n.startswith(prefix)})
         schema["properties"][section] = part
     return schema
 
 
-def _cut(schema: dict[str, Any], names: dict[str, bool]) -> None:
-    """Leaves only the properties in ``names``, and requires those that are True there."""
+def _restrict(schema: dict[str, Any], names: dict[str, bool]) -> None:
+    """Removes the properties that are not in ``names``, and requires those whose value is True."""
     schema["properties"] = {name: part for name, part in schema["properties"].items() if name in names}
     schema["required"] = sorted(name for name, required in names.items() if required)
     schema["additionalProperties"] = True

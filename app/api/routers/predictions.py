@@ -1,4 +1,4 @@
-"""Predictions: submit, read, follow, list, cancel, erase, and the certificate of that."""
+"""Routes of predictions: submit, read, follow, list, cancel, erase, and the certificate of an erasure."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from app.sdk.errors import RlvoError
 from app.sdk.types import ErasureCertificate, Prediction, PredictionPage, Status
 
 HEARTBEAT = 15.0
-"""Seconds of silence after which an event stream says that it is still there."""
+"""Seconds without an event after which an event stream sends a comment."""
 
 router = APIRouter(prefix="/v1/predictions", tags=["predictions"], dependencies=[Depends(strict_query)])
 
@@ -46,19 +46,20 @@ async def submit(
     prefer: Prefer = "",
     urgency: Urgency = "",
 ) -> Response:
+    """Receives a study, queues its prediction, and waits for the result as long as the caller prefers."""
     reservation = await submission.reserve(services, caller, idempotency_key)
     try:
-        async with uploads.receive(request, services) as reception:
+        async with uploads.receive(request, services) as upload:
             prediction_id, replayed = await submission.accept(
-                services, caller, reception, reservation, request.state.place, priority_of(urgency)
+                services, caller, upload, reservation, request.state.trace_context, priority_of(urgency)
             )
     except (RlvoError, ClientDisconnect) as error:
-        why = error.code if isinstance(error, RlvoError) else "client-gone"
-        await submission.refuse(services, caller, reservation, why, request.state.trace_id)
+        code = error.code if isinstance(error, RlvoError) else "client-gone"
+        await submission.refuse(services, caller, reservation, code, request.state.trace_id)
         raise
     settings = services.settings
     wait, applied = preferred_wait(prefer, default=settings.wait_default, most=settings.wait_max)
-    prediction = await _awaited(services, prediction_id, caller.tenant, wait)
+    prediction = await _wait_for(services, prediction_id, caller.tenant, wait)
     return responses.submission(prediction, applied=applied, replayed=replayed)
 
 
@@ -71,14 +72,16 @@ async def read(
     wait: Wait = 0.0,
     if_none_match: IfNoneMatch = "",
 ) -> Response:
-    prediction = await _awaited(services, prediction_id, caller.tenant, min(wait, services.settings.wait_max))
+    """Returns the present state of the prediction; with `wait`, waits for its result first."""
+    prediction = await _wait_for(services, prediction_id, caller.tenant, min(wait, services.settings.wait_max))
     if responses.FHIR in request.headers.get("accept", ""):
-        return responses.fhir(bundle(prediction))
+        return responses.private(bundle(prediction), responses.FHIR)
     return responses.prediction(prediction, if_none_match=if_none_match)
 
 
 @router.get("/{id}/events", summary="Follow a prediction", response_class=StreamingResponse, **openapi_responses.events)
 async def events(prediction_id: PredictionId, services: ServicesDep, caller: CurrentCaller) -> StreamingResponse:
+    """Sends each new state of the prediction as a server-sent event, until it finishes."""
     await services.read(predictions.find, prediction_id, caller.tenant)
     stream = _events(services, prediction_id)
     return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
@@ -94,9 +97,10 @@ async def listing(
     status: Annotated[Status | None, Query()] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[
-        str | None, Query(description="`next` of the page before", pattern=f"^{predictions.CURSOR}$")
+        str | None, Query(description="`next` of the previous page", pattern=f"^{predictions.CURSOR}$")
     ] = None,
 ) -> Response:
+    """Returns one page of the caller's predictions that match all given filters."""
     page = await services.read(
         predictions.page,
         caller.tenant,
@@ -112,50 +116,55 @@ async def listing(
 
 @router.post("/{id}/cancel", summary="Cancel a prediction", response_model=Prediction, **openapi_responses.cancel)
 async def cancel(prediction_id: PredictionId, services: ServicesDep, caller: CurrentCaller) -> Response:
-    def act(session: Session) -> Prediction:
+    """Stops a prediction that has not finished; the record remains."""
+
+    def record(session: Session) -> Prediction:
         cancelled = predictions.cancel(session, prediction_id, caller.tenant)
         services.queue.announce(session, prediction_id)
         audit.append(session, caller.name, "prediction.cancel", prediction_id)
         return cancelled
 
-    return responses.prediction(await services.write(act))
+    return responses.prediction(await services.write(record))
 
 
 @router.delete("/{id}", summary="Erase a prediction", status_code=204, **openapi_responses.erase)
 async def erase(prediction_id: PredictionId, services: ServicesDep, caller: CurrentCaller) -> Response:
-    def act(session: Session) -> list[str]:
+    """Deletes the prediction, its clinical record, and the files that no other prediction uses."""
+
+    def record(session: Session) -> list[str]:
         return erasures.erase(session, prediction_id, caller.tenant, actor=caller.name, why="request")
 
-    for digest in await services.write(act):
-        await services.work(services.storage.delete, digest)
+    for digest in await services.write(record):
+        await services.run_in_thread(services.storage.delete, digest)
     return Response(status_code=204)
 
 
 @router.get(
     "/{id}/erasure",
-    summary="The certificate of an erasure",
+    summary="Read the certificate of an erasure",
     response_model=ErasureCertificate,
     **openapi_responses.erasure,
 )
 async def erasure(prediction_id: PredictionId, services: ServicesDep, caller: CurrentCaller) -> Response:
+    """Returns what was erased, and whether all files are deleted by now."""
     exists = services.storage.exists
-    found = await services.read(erasures.certificate, prediction_id, caller.tenant, exists)
-    return responses.certificate(found)
+    certificate = await services.read(erasures.certificate, prediction_id, caller.tenant, exists)
+    return responses.private(certificate.model_dump(mode="json"))
 
 
-async def _awaited(services: Services, prediction_id: str, tenant: str, wait: float) -> Prediction:
-    """The prediction once it has finished, or as it is after ``wait`` seconds."""
+async def _wait_for(services: Services, prediction_id: str, tenant: str, wait: float) -> Prediction:
+    """The prediction when it has finished, or its state after ``wait`` seconds."""
     prediction = await services.read(predictions.find, prediction_id, tenant)
     if wait > 0 and not prediction.status.finished:
-        await services.watch.finished(prediction_id, wait)
+        await services.watcher.finished(prediction_id, wait)
         prediction = await services.read(predictions.find, prediction_id, tenant)
     return prediction
 
 
 async def _events(services: Services, prediction_id: str) -> AsyncIterator[str]:
-    """Each state as a server-sent event, and a comment in long silences, until the prediction has finished."""
-    async for state in services.watch.changes(prediction_id, heartbeat=HEARTBEAT):
-        yield ": still here\n\n" if state is None else f"event: state\ndata: {_state(prediction_id, state)}\n\n"
+    """Each state as a server-sent event, and a comment after `HEARTBEAT` seconds without one."""
+    async for state in services.watcher.changes(prediction_id, heartbeat=HEARTBEAT):
+        yield ": heartbeat\n\n" if state is None else f"event: state\ndata: {_state(prediction_id, state)}\n\n"
 
 
 def _state(prediction_id: str, state: State) -> str:

@@ -1,6 +1,6 @@
-"""What a prediction made, as files: each is a blob, served under the name that the prediction gives it.
+"""Routes of the files and exports of a prediction: maps, figures, report, FHIR bundle, CDS Hooks card.
 
-Bytes are checked against their digest before the first one leaves: a damaged blob is an error, never an answer.
+The digest of a file is checked before its first byte is sent, so a damaged file gives an error.
 """
 
 from __future__ import annotations
@@ -19,29 +19,27 @@ from app.api.parameters import IfNoneMatch, PredictionId, strict_query
 from app.database import predictions
 from app.sdk.errors import InternalError
 
-PIECE = 256 * 1024
+CHUNK_BYTES = 256 * 1024
 
-_SHOWN = {
+_INLINE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; sandbox"
 }
-"""Of a file that a browser shows: its own style and its own images, and no script whatever it may hold."""
+"""For files that a browser shows: only inline styles and inline images, and no script."""
 
 router = APIRouter(prefix="/v1/predictions/{id}", tags=["results"], dependencies=[Depends(strict_query)])
 
-Name = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,64}$", description="As `attribution.maps` lists it")]
+Name = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,64}$", description="A name in `attribution.maps`")]
 Figure = Annotated[
     str,
     Path(
         pattern=r"^[a-z0-9-]{1,64}$",
-        description="`waterfall`, `position`, `perfusion`, or `overlay-<modality>` for each explained one",
+        description="`waterfall`, `position`, `perfusion`, or `overlay-<modality>` for an explained modality",
     ),
 ]
 
 
-@router.get(
-    "/maps/{name}.nii.gz", summary="A map of the prediction", response_class=Response, **openapi_responses.volume_map
-)
+@router.get("/maps/{name}.nii.gz", summary="Read a map", response_class=Response, **openapi_responses.volume_map)
 async def volume_map(
     prediction_id: PredictionId,
     name: Name,
@@ -49,10 +47,11 @@ async def volume_map(
     caller: CurrentCaller,
     if_none_match: IfNoneMatch = "",
 ) -> Response:
+    """Returns a voxel map on the grid of the patient's image."""
     return await _file(services, caller.tenant, prediction_id, f"maps/{name}.nii.gz", if_none_match)
 
 
-@router.get("/figures/{name}.{kind}", summary="A figure", response_class=Response, **openapi_responses.figure)
+@router.get("/figures/{name}.{kind}", summary="Read a figure", response_class=Response, **openapi_responses.figure)
 async def figure(
     prediction_id: PredictionId,
     name: Figure,
@@ -61,55 +60,63 @@ async def figure(
     caller: CurrentCaller,
     if_none_match: IfNoneMatch = "",
 ) -> Response:
+    """Returns a figure as PNG or SVG."""
     return await _file(services, caller.tenant, prediction_id, f"figures/{name}.{kind}", if_none_match)
 
 
-@router.get("/report.html", summary="The report, for the record", response_class=Response, **openapi_responses.report)
+@router.get("/report.html", summary="Read the report", response_class=Response, **openapi_responses.report)
 async def report(
     prediction_id: PredictionId, services: ServicesDep, caller: CurrentCaller, if_none_match: IfNoneMatch = ""
 ) -> Response:
+    """Returns the report as one HTML page."""
     return await _file(services, caller.tenant, prediction_id, "report.html", if_none_match)
 
 
-@router.get("/fhir", summary="The prediction as a FHIR R4B bundle", response_class=Response, **openapi_responses.fhir)
+@router.get(
+    "/fhir", summary="Read the prediction as a FHIR R4B bundle", response_class=Response, **openapi_responses.fhir
+)
 async def fhir(prediction_id: PredictionId, services: ServicesDep, caller: CurrentCaller) -> Response:
+    """Returns a FHIR bundle of a prediction that succeeded."""
     prediction = await services.read(predictions.find, prediction_id, caller.tenant)
-    return responses.fhir(bundle(prediction))
+    return responses.private(bundle(prediction), responses.FHIR)
 
 
 @router.get(
-    "/cds-hooks", summary="The prediction as a CDS Hooks card", response_class=Response, **openapi_responses.cds
+    "/cds-hooks", summary="Read the prediction as a CDS Hooks card", response_class=Response, **openapi_responses.cds
 )
 async def cds_hooks(prediction_id: PredictionId, services: ServicesDep, caller: CurrentCaller) -> Response:
+    """Returns a CDS Hooks card of a prediction that succeeded."""
     prediction = await services.read(predictions.find, prediction_id, caller.tenant)
-    return responses.cds(cards(prediction, services.settings.public_url))
+    return responses.private(cards(prediction, services.settings.public_url))
 
 
 async def _file(services: Services, tenant: str, prediction_id: str, name: str, if_none_match: str) -> Response:
-    """One artifact as a download. Raises PredictionNotFound, Erased, NotFinished, NotFound."""
+    """The response with one file. Raises PredictionNotFound, Erased, NotFinished, NotFound."""
     digest, media_type = await services.read(predictions.artifact, prediction_id, tenant, name)
     tag = f'"{digest}"'
     headers = {"ETag": tag, "Cache-Control": "private, no-cache", "Accept-Ranges": "none"}
     if responses.matches(tag, if_none_match):
         return Response(status_code=304, headers=headers)
-    file, size = await services.work(_verified, services, digest)
+    file, size = await services.run_in_thread(_verified, services, digest)
     headers["Content-Length"] = str(size)
-    where = "attachment" if name.startswith("maps/") else "inline"
-    headers["Content-Disposition"] = f'{where}; filename="{prediction_id}-{name.rpartition("/")[2]}"'
-    if where == "inline":
-        headers |= _SHOWN
-    return StreamingResponse(_pieces(services, file), media_type=media_type, headers=headers)
+    disposition = "attachment" if name.startswith("maps/") else "inline"
+    headers["Content-Disposition"] = f'{disposition}; filename="{prediction_id}-{name.rpartition("/")[2]}"'
+    if disposition == "inline":
+        headers |= _INLINE_HEADERS
+    return StreamingResponse(_chunks(services, file), media_type=media_type, headers=headers)
 
 
 def _verified(services: Services, digest: str) -> tuple[BinaryIO, int]:
-    """The blob, opened; blobs are immutable, so what was verified is what will be read."""
+    """The open file and its size in bytes; blobs never change, so the verified content is the content that is read."""
     if not services.storage.verify(digest):
-        raise InternalError("A stored file is missing or damaged; the operator can mend it with `rlvo fsck`")
+        raise InternalError(
+            "A stored file is missing or damaged. The operator can check and repair the storage with `rlvo fsck`."
+        )
     path = services.storage.path(digest)
     return path.open("rb"), path.stat().st_size
 
 
-async def _pieces(services: Services, file: BinaryIO) -> AsyncIterator[bytes]:
+async def _chunks(services: Services, file: BinaryIO) -> AsyncIterator[bytes]:
     with file:
-        while piece := await services.work(file.read, PIECE):
-            yield piece
+        while chunk := await services.run_in_thread(file.read, CHUNK_BYTES):
+            yield chunk

@@ -1,4 +1,4 @@
-"""What every answer to a hostile request must be, and the siege that sends them to a real service."""
+"""Sends hostile requests to a real service and checks every response."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from tests.hostile.http import Answer, Attack, form, part, send
 _LEAKS = re.compile(
     rb"CANARY|DOE|JANE|19700101|Traceback|site-packages|\.py\b|/tmp/|/root|/home|/usr/|sqlalchemy|pydantic|sqlite|h11|etc/passwd"
 )
-_PATIENCE = 4.0
+_TIMEOUT = 4.0
 
 
 @dataclass
-class Siege:
-    """Faults found, and how a healthy caller fared meanwhile (seconds of each of its requests)."""
+class AttackReport:
+    """Faults found; ``healthy`` has the seconds of the requests of a normal client during the attacks."""
 
     faults: list[str] = field(default_factory=list)
     sent: int = 0
     statuses: dict[int, int] = field(default_factory=dict)
     healthy: list[float] = field(default_factory=list)
-    grown: int = 0
+    memory_growth: int = 0
 
     @property
     def p99(self) -> float:
         return sorted(self.healthy)[int(0.99 * (len(self.healthy) - 1))] if self.healthy else 0.0
 
 
-def judge(attack: Attack, answer: Answer) -> list[str]:
-    """What is wrong with an answer."""
+def find_faults(attack: Attack, answer: Answer) -> list[str]:
+    """Returns the rules that an answer breaks."""
     faults = []
     if not answer.statuses and not answer.closed and not attack.waits:
-        faults.append("neither an answer nor a hang-up")
+        faults.append("no answer, and the connection stayed open")
     if any(status >= 500 for status in answer.statuses):
         faults.append(f"answered {answer.statuses}")
     first, _, rest = answer.raw.partition(b"\r\n\r\n")
@@ -47,11 +47,11 @@ def judge(attack: Attack, answer: Answer) -> list[str]:
         if len(rest) > 4096:
             faults.append(f"an error of {len(rest)} bytes")
         if b"application/problem+json" not in first:
-            faults.append("an error that is no problem+json")
+            faults.append("an error that is not problem+json")
         if b"nosniff" not in first:
             faults.append("an error without its security headers")
     if any(status >= 400 for status in answer.statuses) and (leak := _LEAKS.search(answer.raw)):
-        faults.append(f"repeats or tells {leak[0]!r}")
+        faults.append(f"contains {leak[0]!r}")
     if answer.statuses and answer.seconds > 2.0 and not attack.waits:
         faults.append(f"answered after {answer.seconds:.1f} s")
     return [f"{attack.name}: {fault}" for fault in faults]
@@ -70,45 +70,45 @@ def as_document(name: str, volume: bytes, document: bytes) -> Attack:
     return Attack(name, (form(file + part(b"clinical", document) + b"--X--\r\n"),))
 
 
-def besiege(server: Server, attacks: Iterable[Attack], *, at_once: int = 8) -> Siege:
-    """Sends every attack, several at a time, while a healthy caller goes on asking."""
-    siege = Siege()
+def run_attacks(server: Server, attacks: Iterable[Attack], *, at_once: int = 8) -> AttackReport:
+    """Sends all attacks, ``at_once`` at a time, while a normal client also sends requests."""
+    report = AttackReport()
     before = server.memory()
-    asyncio.run(_besiege(int(server.url.rpartition(":")[2]), server.url, attacks, siege, at_once))
-    siege.grown = server.memory() - before
-    return siege
+    asyncio.run(_run(int(server.url.rpartition(":")[2]), server.url, attacks, report, at_once))
+    report.memory_growth = server.memory() - before
+    return report
 
 
-async def _besiege(port: int, url: str, attacks: Iterable[Attack], siege: Siege, at_once: int) -> None:
+async def _run(port: int, url: str, attacks: Iterable[Attack], report: AttackReport, at_once: int) -> None:
     waiting = iter(attacks)
 
     async def attacker() -> None:
         for attack in waiting:
             try:
-                answer = await send(port, attack, patience=_PATIENCE)
+                answer = await send(port, attack, timeout=_TIMEOUT)
             except OSError as error:
-                siege.faults.append(f"{attack.name}: the service is gone ({type(error).__name__})")
+                report.faults.append(f"{attack.name}: the service does not answer ({type(error).__name__})")
                 return
-            siege.sent += 1
+            report.sent += 1
             for status in answer.statuses[:1]:
-                siege.statuses[status] = siege.statuses.get(status, 0) + 1
-            siege.faults += judge(attack, answer)
+                report.statuses[status] = report.statuses.get(status, 0) + 1
+            report.faults += find_faults(attack, answer)
 
-    async def healthy(over: asyncio.Event) -> None:
+    async def healthy(stop: asyncio.Event) -> None:
         async with httpx.AsyncClient(base_url=url, timeout=10) as client:
-            while not over.is_set():
+            while not stop.is_set():
                 for path in ("/livez", "/v1/models", "/v1/predictions?limit=1"):
                     started = time.perf_counter()
                     answer = await client.get(path)
-                    siege.healthy.append(time.perf_counter() - started)
+                    report.healthy.append(time.perf_counter() - started)
                     if answer.status_code != 200:
-                        siege.faults.append(f"a healthy GET {path} got {answer.status_code}")
+                        report.faults.append(f"a healthy GET {path} got {answer.status_code}")
                 await asyncio.sleep(0.02)
 
-    over = asyncio.Event()
-    caller = asyncio.create_task(healthy(over))
+    stop = asyncio.Event()
+    caller = asyncio.create_task(healthy(stop))
     await asyncio.gather(*(attacker() for _ in range(at_once)))
-    over.set()
+    stop.set()
     await caller
 
 
