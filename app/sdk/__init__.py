@@ -1,7 +1,7 @@
-"""The public face of rlvo: the client, the types it speaks and the errors it raises.
+"""Public interface of rlvo: the client, the types of the HTTP API and the errors.
 
-Installed alone it is ``import rlvo``; inside the service it is ``app.sdk``. The client is loaded when it is first asked
-for, so that a process that only speaks the types (the worker, most commands) does not load an HTTP library.
+Installed alone it is ``import rlvo``; inside the service it is ``app.sdk``. The client is imported at first use, so
+that a process that only needs the types (the worker, most commands) does not load an HTTP library.
 """
 
 from __future__ import annotations

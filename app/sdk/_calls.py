@@ -1,13 +1,13 @@
-"""What the client does, apart from how it waits: every verb is a generator of steps.
+"""Methods of the client as generators of steps, shared by the blocking and the asynchronous client.
 
-Notable choices:
-- A verb yields a ``Call`` (send this) or a ``Pause`` (sleep so long) and is sent the answer back. Client and
-  AsyncClient only carry steps out, so sync and async can differ in nothing but ``await``.
-- Every call may be repeated: reads by nature, a new prediction by its Idempotency-Key, a review because the same one
-  twice is one, an outcome because the same one replaces itself. So a lost connection, a full
-  queue (429), a service that starts or drains (502, 503, 504) and an upload still in progress (409) are retried.
-- A volume is sent under its field's name. The name of the local file may hold a patient's, and never leaves.
-- Nothing is checked here that the service checks: its answer is the one that counts.
+Design notes:
+- A method yields a ``Call`` (send this request) or a ``Pause`` (sleep) and receives the reply. ``Client`` and
+  ``AsyncClient`` only perform the steps.
+- All calls can be repeated: a new prediction has an Idempotency-Key, a repeated review or outcome is stored once. So
+  lost connections, a full queue (429), an unavailable service (502, 503, 504) and an upload in progress (409) are
+  retried.
+- A volume is sent under the name of its field, because the local file name may contain the name of a patient.
+- The client validates nothing that the service validates.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from typing import IO, Any, BinaryIO, Literal, TypedDict, TypeVar, cast
 
 import httpx
 
-from ._replies import Reply, json_of, passing, read, read_all, succeeded, understood
+from ._replies import Reply, is_transient, json_of, parse, parse_all, require_response, require_success
 from .clinical import ClinicalRecord
 from .errors import NotFinished, NotFound, RlvoError
 from .followup import Outcome, OutcomeDraft, Review, ReviewDraft
 from .types import ErasureCertificate, Health, Input, ModelInfo, Prediction, PredictionPage, Priority, Status
 
 Volume = str | os.PathLike[str] | bytes
-"""A ``.nii`` or ``.nii.gz``: its path (streamed from disk), or its bytes."""
+"""A ``.nii`` or ``.nii.gz`` file: path (streamed from disk) or bytes."""
 
 
 class Filters(TypedDict, total=False):
-    """Which predictions to list; ``limit`` is the size of one page."""
+    """Filters of ``list``; ``limit`` is the size of one page."""
 
     subject: str
     model: str
@@ -48,7 +48,7 @@ class Filters(TypedDict, total=False):
 
 
 class Study(TypedDict, total=False):
-    """One patient's study. What a model needs of it stands in its card."""
+    """Study of one patient. The model card lists the inputs that a model requires."""
 
     ncct: Volume
     cta: Volume
@@ -67,7 +67,7 @@ class Study(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a prediction is: ``upload`` with its fraction, then the service's stages with that of the whole work."""
+    """Progress: stage ``upload`` with the fraction sent, then a stage of the service with the fraction of all work."""
 
     stage: str
     fraction: float
@@ -76,18 +76,18 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
-class Upload:
-    """A file as httpx reads it, that tells whoever watches each time some of it has gone out."""
+class VolumeUpload:
+    """File that httpx reads and that calls ``on_read`` after each chunk."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.size = file.seek(0, io.SEEK_END)
         file.seek(0)
-        self.moved: Callable[[], None] = lambda: None
+        self.on_read: Callable[[], None] = lambda: None
 
     def read(self, size: int = -1) -> bytes:
         chunk = self._file.read(size)
-        self.moved()
+        self.on_read()
         return chunk
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -99,21 +99,21 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One HTTP exchange. A 2xx body goes to ``sink`` where there is one; ``patience`` is what a long poll may take."""
+    """One HTTP request; a 2xx body is written to ``sink``, and ``extra_timeout`` (s) is added to the read timeout."""
 
     method: str
     path: str
     params: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
-    parts: Mapping[str, str | Upload] = field(default_factory=dict)
+    parts: Mapping[str, str | VolumeUpload] = field(default_factory=dict)
     document: str | None = None
     sink: BinaryIO | None = None
-    patience: float = 0.0
+    extra_timeout: float = 0.0
 
     def request(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
-        """The same call as httpx speaks it; files are read from their start each time it is sent."""
+        """Build the httpx request; files are read from the start at each attempt."""
         timeout = http.timeout.as_dict()
-        timeout["read"] = (timeout["read"] or 0) + self.patience
+        timeout["read"] = (timeout["read"] or 0) + self.extra_timeout
         return http.build_request(
             self.method,
             self.path,
@@ -127,6 +127,8 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
+    """Pause before the next step."""
+
     seconds: float
 
 
@@ -136,7 +138,7 @@ Steps = Generator[Call | Pause, Reply, T]
 
 @dataclass(frozen=True, slots=True)
 class Verbs:
-    """All that can be asked of the service."""
+    """Methods of the client, each as a generator of steps."""
 
     retries: int
     long_poll: float = 20.0
@@ -145,13 +147,13 @@ class Verbs:
     longest_pause: float = 60.0
 
     def submit(self, study: Study, idempotency_key: str | None, on_progress: OnProgress | None) -> Steps[Prediction]:
-        with ExitStack() as opened:
+        with ExitStack() as files:
             volumes: list[tuple[str, Volume]] = [
                 (name.value, study[name.value]) for name in Input if name.value in study
             ]
-            uploads = {name: Upload(opened.enter_context(_open(volume))) for name, volume in volumes}
+            uploads = {name: VolumeUpload(files.enter_context(_open(volume))) for name, volume in volumes}
             if on_progress:
-                _watch(list(uploads.values()), on_progress)
+                _report_upload(list(uploads.values()), on_progress)
             call = Call(
                 "POST",
                 "/v1/predictions",
@@ -162,36 +164,36 @@ class Verbs:
                 },
                 parts={**_fields(study), **uploads},
             )
-            return read(Prediction, (yield from self.exchange(call)))
+            return parse(Prediction, (yield from self.exchange(call)))
 
     def predict(
         self, study: Study, idempotency_key: str | None, wait: float | None, on_progress: OnProgress | None
     ) -> Steps[Prediction]:
         submitted = yield from self.submit(study, idempotency_key, on_progress)
         try:
-            return succeeded((yield from self.wait(submitted.id, wait, on_progress)))
+            return require_success((yield from self.wait(submitted.id, wait, on_progress)))
         except RlvoError as error:
             error.add_note(f"prediction {submitted.id}")
             raise
 
     def get(self, prediction_id: str, wait: float = 0.0) -> Steps[Prediction]:
         params = {"wait": f"{wait:g}"} if wait else {}
-        call = Call("GET", f"/v1/predictions/{prediction_id}", params=params, patience=wait)
-        return read(Prediction, (yield from self.exchange(call)))
+        call = Call("GET", f"/v1/predictions/{prediction_id}", params=params, extra_timeout=wait)
+        return parse(Prediction, (yield from self.exchange(call)))
 
     def wait(self, prediction_id: str, seconds: float | None, on_progress: OnProgress | None) -> Steps[Prediction]:
         end = time.monotonic() + (float("inf") if seconds is None else seconds)
         poll = self.progress_poll if on_progress else self.long_poll
         while True:
-            left = end - time.monotonic()
-            prediction = yield from self.get(prediction_id, wait=max(0.0, min(poll, left)))
+            remaining = end - time.monotonic()
+            prediction = yield from self.get(prediction_id, wait=max(0.0, min(poll, remaining)))
             if on_progress:
                 on_progress(Progress(prediction.stage or prediction.status, prediction.progress))
             if prediction.status.finished:
                 return prediction
-            if left <= 0:
-                raise NotFinished(f"The prediction is still {prediction.status} after {seconds:g} s; wait for it again")
-            yield Pause(0.1)  # a service that answers a long poll at once must not be asked without end
+            if remaining <= 0:
+                raise NotFinished(f"The prediction is still {prediction.status} after {seconds:g} s; call wait again")
+            yield Pause(0.1)  # limits the request rate if the service answers a long poll at once
 
     def page(self, filters: Filters, cursor: str | None) -> Steps[PredictionPage]:
         params = {
@@ -199,20 +201,20 @@ class Verbs:
         }
         if cursor:
             params["cursor"] = cursor
-        return read(PredictionPage, (yield from self.exchange(Call("GET", "/v1/predictions", params=params))))
+        return parse(PredictionPage, (yield from self.exchange(Call("GET", "/v1/predictions", params=params))))
 
     def cancel(self, prediction_id: str) -> Steps[Prediction]:
-        return read(Prediction, (yield from self.exchange(Call("POST", f"/v1/predictions/{prediction_id}/cancel"))))
+        return parse(Prediction, (yield from self.exchange(Call("POST", f"/v1/predictions/{prediction_id}/cancel"))))
 
     def erase(self, prediction_id: str) -> Steps[None]:
         yield from self.exchange(Call("DELETE", f"/v1/predictions/{prediction_id}"))
 
     def certificate(self, prediction_id: str) -> Steps[ErasureCertificate]:
         call = Call("GET", f"/v1/predictions/{prediction_id}/erasure")
-        return read(ErasureCertificate, (yield from self.exchange(call)))
+        return parse(ErasureCertificate, (yield from self.exchange(call)))
 
     def save(self, prediction_id: str, name: str, to: str | os.PathLike[str]) -> Steps[Path]:
-        """``name`` is the file's address within the prediction, such as ``maps/attribution-cta.nii.gz``."""
+        """Save the file ``name`` of a prediction, such as ``maps/attribution-cta.nii.gz``, atomically."""
         path = Path(to) / Path(name).name if Path(to).is_dir() else Path(to)
         part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
         try:
@@ -226,10 +228,10 @@ class Verbs:
     def add_review(self, prediction_id: str, draft: ReviewDraft) -> Steps[Review]:
         path = f"/v1/predictions/{prediction_id}/reviews"
         call = Call("POST", path, document=draft.model_dump_json(exclude_none=True))
-        return read(Review, (yield from self.exchange(call)))
+        return parse(Review, (yield from self.exchange(call)))
 
     def reviews(self, prediction_id: str) -> Steps[list[Review]]:
-        return read_all(Review, (yield from self.exchange(Call("GET", f"/v1/predictions/{prediction_id}/reviews"))))
+        return parse_all(Review, (yield from self.exchange(Call("GET", f"/v1/predictions/{prediction_id}/reviews"))))
 
     def set_outcome(self, prediction_id: str, draft: OutcomeDraft, correct: bool) -> Steps[Outcome]:
         path = f"/v1/predictions/{prediction_id}/outcome"
@@ -237,24 +239,24 @@ class Verbs:
         if correct:
             headers["If-Match"] = (yield from self.exchange(Call("GET", path))).headers["ETag"]
         call = Call("PUT", path, headers=headers, document=draft.model_dump_json(exclude_none=True))
-        return read(Outcome, (yield from self.exchange(call)))
+        return parse(Outcome, (yield from self.exchange(call)))
 
     def outcome(self, prediction_id: str) -> Steps[Outcome | None]:
         try:
-            return read(Outcome, (yield from self.exchange(Call("GET", f"/v1/predictions/{prediction_id}/outcome"))))
+            return parse(Outcome, (yield from self.exchange(Call("GET", f"/v1/predictions/{prediction_id}/outcome"))))
         except NotFound as error:
-            if error.code != NotFound.code:  # it is the prediction that is unknown
+            if error.code != NotFound.code:  # the prediction does not exist
                 raise
             return None
 
     def models(self) -> Steps[list[ModelInfo]]:
-        return read_all(ModelInfo, (yield from self.exchange(Call("GET", "/v1/models"))))
+        return parse_all(ModelInfo, (yield from self.exchange(Call("GET", "/v1/models"))))
 
     def health(self) -> Steps[Health]:
         reply = yield Call("GET", "/readyz")
         if isinstance(reply, httpx.Response) and reply.status_code == 503:
-            return read(Health, reply)  # not ready is an answer here, with its reasons
-        return read(Health, understood(reply))
+            return parse(Health, reply)  # the body says which check failed
+        return parse(Health, require_response(reply))
 
     def schema(self, path: str) -> Steps[dict[str, Any]]:
         return cast("dict[str, Any]", json_of((yield from self.exchange(Call("GET", path)))))
@@ -263,29 +265,29 @@ class Verbs:
         return (yield from self.exchange(Call("GET", path))).text
 
     def exchange(self, call: Call) -> Steps[httpx.Response]:
-        """Sends ``call``, again after a while where that may help, and raises what the service raised."""
+        """Send ``call``, retry after a transient error, and raise the error of the service."""
         for attempt in range(self.retries + 1):
             reply = yield call
             try:
-                return understood(reply)
+                return require_response(reply)
             except RlvoError as error:
                 pause = self.pause(attempt, error)
-                if attempt == self.retries or not passing(reply, error) or pause > self.longest_pause:
+                if attempt == self.retries or not is_transient(reply, error) or pause > self.longest_pause:
                     raise
             yield Pause(pause)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def pause(self, attempt: int, error: RlvoError) -> float:
-        """Seconds until the next attempt: exponential with full jitter, and never sooner than the service asked."""
-        spread = random.uniform(0, self.first_pause * 2**attempt)  # noqa: S311 - jitter, not a secret
-        return (error.retry_after or 0.0) + spread
+        """Seconds until the next attempt: ``Retry-After`` plus an exponential pause with full jitter."""
+        jitter = random.uniform(0, self.first_pause * 2**attempt)  # noqa: S311 - not a secret
+        return (error.retry_after or 0.0) + jitter
 
 
-# what goes out ----------------------------------------------------------------------------------------------------
+# request bodies --------------------------------------------------------------------------------------------------
 
 
-def _part(name: str, part: str | Upload) -> tuple[str | None, IO[bytes] | str, str | None]:
-    """A form part for httpx: file name, content, media type."""
+def _part(name: str, part: str | VolumeUpload) -> tuple[str | None, IO[bytes] | str, str | None]:
+    """Form part for httpx: file name, content, media type."""
     if isinstance(part, str):
         return None, part, None
     return name, cast("IO[bytes]", part), "application/octet-stream"
@@ -295,20 +297,20 @@ def _open(volume: Volume) -> BinaryIO:
     return io.BytesIO(volume) if isinstance(volume, bytes) else Path(volume).open("rb")
 
 
-def _watch(uploads: list[Upload], on_progress: OnProgress) -> None:
-    """Tells ``on_progress`` how much of all uploads has gone out, once per percent."""
+def _report_upload(uploads: list[VolumeUpload], on_progress: OnProgress) -> None:
+    """Report the sent share of all uploads, once per percent."""
     total = sum(upload.size for upload in uploads)
-    told = -1
+    last_percent = -1
 
-    def moved() -> None:
-        nonlocal told
+    def on_read() -> None:
+        nonlocal last_percent
         percent = 100 * sum(upload.tell() for upload in uploads) // max(total, 1)
-        if percent != told:
-            told = percent
+        if percent != last_percent:
+            last_percent = percent
             on_progress(Progress("upload", percent / 100))
 
     for upload in uploads:
-        upload.moved = moved
+        upload.on_read = on_read
 
 
 def _fields(study: Study) -> dict[str, str]:

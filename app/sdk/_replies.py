@@ -1,4 +1,4 @@
-"""What the service answered, as the types of this SDK or as the error that it raised."""
+"""Conversion of HTTP responses into the types and errors of this SDK."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .errors import Conflict, FieldError, RequestInProgress, RlvoError, Transpor
 from .types import Prediction, Problem, Status
 
 Reply = httpx.Response | TransportError | None
-"""What a step is answered with: the response, the reason why there is none, or nothing (after a pause)."""
+"""Result of a step: a response, the transport error, or None after a pause."""
 
-Answer = TypeVar("Answer", bound=BaseModel)
+Model = TypeVar("Model", bound=BaseModel)
 
 
-def understood(reply: Reply) -> httpx.Response:
-    """A successful response. Raises what the service raised, or TransportError."""
+def require_response(reply: Reply) -> httpx.Response:
+    """Return a successful response, or raise the error of the service or ``TransportError``."""
     if isinstance(reply, httpx.Response):
         if reply.is_success:
             return reply
@@ -27,25 +27,25 @@ def understood(reply: Reply) -> httpx.Response:
     raise reply or TransportError()
 
 
-def passing(reply: Reply, error: RlvoError) -> bool:
-    """Whether the same request may succeed a little later."""
+def is_transient(reply: Reply, error: RlvoError) -> bool:
+    """Whether the same request may succeed later."""
     if isinstance(reply, httpx.Response):
         return reply.status_code in (429, 502, 503, 504) or isinstance(error, RequestInProgress)
     return True
 
 
 def _problem(response: httpx.Response) -> RlvoError:
-    """The error that the service raised, as the same class."""
+    """Error of the service, as the class that it raised."""
     try:
         problem = Problem.model_validate_json(response.content)
     except ValidationError:
         return TransportError(
-            f"What answered with status {response.status_code} is not rlvo; check the address",
+            f"The response with status {response.status_code} is not from an rlvo service; check the address",
             retry_after=_retry_after(response),
         )
     error = RlvoError.for_code(problem.code)(
         problem.detail,
-        errors=[FieldError(each.field, each.detail) for each in problem.errors],
+        errors=[FieldError(error.field, error.detail) for error in problem.errors],
         retry_after=_retry_after(response),
     )
     if problem.trace_id:
@@ -54,7 +54,7 @@ def _problem(response: httpx.Response) -> RlvoError:
 
 
 def _retry_after(response: httpx.Response) -> float | None:
-    """The Retry-After header in seconds, whether sent as seconds or as a date."""
+    """``Retry-After`` header in seconds, from seconds or from a date."""
     value = response.headers.get("Retry-After", "")
     if value.isdecimal():
         return float(value)
@@ -65,30 +65,32 @@ def _retry_after(response: httpx.Response) -> float | None:
 
 
 def json_of(response: httpx.Response) -> Any:
-    """The body. Raises TransportError where it is no JSON."""
+    """Parse the body as JSON, or raise ``TransportError``."""
     try:
         return response.json()
     except ValueError:
-        raise TransportError("What answered is not rlvo: its body is not JSON; check the address") from None
+        raise TransportError(
+            "The response is not from an rlvo service: its body is not JSON; check the address"
+        ) from None
 
 
-def read(kind: type[Answer], answer: httpx.Response | object) -> Answer:
-    """A response's body, or a part of one, as a ``kind``. Raises TransportError where it is none."""
+def parse(kind: type[Model], answer: httpx.Response | object) -> Model:
+    """Parse a response, or a part of its body, as ``kind``, or raise ``TransportError``."""
     try:
         return kind.model_validate(json_of(answer) if isinstance(answer, httpx.Response) else answer)
     except ValidationError:
-        raise TransportError(f"What answered is not a {kind.__name__} of this version; check the address") from None
+        raise TransportError(f"The response is not a {kind.__name__} of this version; check the address") from None
 
 
-def read_all(kind: type[Answer], answer: httpx.Response) -> list[Answer]:
-    """Each part of a JSON array as a ``kind``. Raises TransportError where it is none."""
-    return [read(kind, item) for item in json_of(answer)]
+def parse_all(kind: type[Model], response: httpx.Response) -> list[Model]:
+    """Parse each item of a JSON array as ``kind``, or raise ``TransportError``."""
+    return [parse(kind, item) for item in json_of(response)]
 
 
-def succeeded(prediction: Prediction) -> Prediction:
-    """The prediction, or the error that ended it."""
+def require_success(prediction: Prediction) -> Prediction:
+    """Return a prediction that succeeded, or raise the error that ended it."""
     if prediction.error is not None:
         raise RlvoError.for_code(prediction.error.code)(prediction.error.detail)
     if prediction.status is not Status.SUCCEEDED:
-        raise Conflict(f"The prediction was {prediction.status}")
+        raise Conflict(f"The prediction was {prediction.status}; submit the study again")
     return prediction

@@ -1,11 +1,10 @@
-"""The clinical document: what a stroke team knows of the patient before the puncture.
+"""Clinical document: data of the patient that are known before the puncture.
 
-Notable choices:
-- Every field is optional here; a model's manifest says which ones it requires.
-- Types are strict (no "74" for 74, no true for 1), unknown fields are refused, NaN and infinity are refused.
-- Units are fixed by the field, and stand in the JSON Schema with the ranges, so that a form can be built from it.
-- Nothing that is known only after the puncture (passes, devices, times, follow-up) has a field.
-- Codes: SNOMED CT and LOINC codes are in ``json_schema_extra`` where they were verified; see docs/clinical.md.
+Design notes:
+- Every field is optional; the manifest of a model says which fields it requires.
+- Types are strict ("74" is not 74, true is not 1). Unknown fields, NaN and infinity are refused.
+- Each field has a fixed unit; units and ranges are in the JSON Schema, so that a form can be built from it.
+- Data that are known only after the puncture (passes, devices, times, follow-up) have no field.
 """
 
 from __future__ import annotations
@@ -19,22 +18,30 @@ __all__ = ["ClinicalRecord", "ImagingSigns", "OcclusionSite", "PerfusionScalars"
 
 
 class Sex(StrEnum):
+    """Sex of the patient."""
+
     FEMALE = "female"
     MALE = "male"
 
 
 class Smoking(StrEnum):
+    """Smoking status."""
+
     NEVER = "never"
     FORMER = "former"
     CURRENT = "current"
 
 
 class Side(StrEnum):
+    """Side of the brain."""
+
     LEFT = "left"
     RIGHT = "right"
 
 
 class OcclusionSite(StrEnum):
+    """Site of the occlusion."""
+
     ICA_CERVICAL = "ica-cervical"
     ICA_INTRACRANIAL = "ica-intracranial"
     ICA_TERMINUS = "ica-terminus"
@@ -53,11 +60,11 @@ def _count(low: int, high: int, description: str, unit: str = "1") -> Any:
     return Field(default=None, ge=low, le=high, description=description, json_schema_extra={"unit": unit})
 
 
-def _fact(description: str) -> Any:
+def _optional(description: str) -> Any:
     return Field(default=None, description=description)
 
 
-# Enumerations come as JSON strings; strict mode alone would refuse a plain string for an enum member.
+# JSON has strings only; strict mode would refuse a string for an enum member.
 _Lax = Field(strict=False)
 
 
@@ -66,7 +73,7 @@ class _Section(BaseModel):
 
 
 class PerfusionScalars(_Section):
-    """CT perfusion results of the site's own software; they win over the ones computed here."""
+    """CT perfusion results of the software of the site; they replace the results that the service computes."""
 
     core_ml: float | None = _number(0, 1000, "mL", "Ischaemic core, rCBF < 30 %")
     tmax4_ml: float | None = _number(0, 2000, "mL", "Volume with Tmax > 4 s")
@@ -77,38 +84,38 @@ class PerfusionScalars(_Section):
     mismatch_ratio: float | None = _number(0, 1000, "1", "Tmax > 6 s volume over core")
     hypoperfusion_intensity_ratio: float | None = _number(0, 1, "1", "Tmax > 10 s volume over Tmax > 6 s volume")
     cbv_index: float | None = _number(0, 5, "1", "Mean CBV within Tmax > 6 s over mean CBV of normal tissue")
-    software: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9 ._+-]+$")] | None = _fact(
-        "Name and version of the software that made these numbers"
+    software: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9 ._+-]+$")] | None = _optional(
+        "Name and version of the software that computed the results"
     )
 
 
 class ImagingSigns(_Section):
     """Signs that a reader sees on the images before the puncture."""
 
-    truncal_type: bool | None = _fact("Truncal-type occlusion: the bifurcation is spared")
-    hyperdense_artery: bool | None = _fact("Hyperdense artery sign on NCCT")
-    calcified_artery: bool | None = _fact("Calcification at the occlusion")
+    truncal_type: bool | None = _optional("Truncal-type occlusion: the bifurcation is spared")
+    hyperdense_artery: bool | None = _optional("Hyperdense artery sign on NCCT")
+    calcified_artery: bool | None = _optional("Calcification at the occlusion")
     clot_length_mm: float | None = _number(0, 150, "mm", "Length of the clot")
     clot_hu: float | None = _number(-50, 400, "HU", "Mean density of the clot on NCCT")
 
 
 class ClinicalRecord(_Section):
-    """One patient before thrombectomy. Every field is optional; a missing one is imputed and said to be."""
+    """Patient before thrombectomy. Every field is optional; a missing one is imputed and flagged."""
 
     age: float | None = _number(18, 110, "years", "Age")
-    sex: Annotated[Sex, _Lax] | None = _fact("Sex")
-    atrial_fibrillation: bool | None = _fact("Atrial fibrillation, known or newly found")
-    hypertension: bool | None = _fact("Arterial hypertension")
-    diabetes: bool | None = _fact("Diabetes mellitus")
-    dyslipidemia: bool | None = _fact("Dyslipidaemia")
-    smoking: Annotated[Smoking, _Lax] | None = _fact("Smoking")
-    coronary_disease: bool | None = _fact("Coronary artery disease")
-    heart_failure: bool | None = _fact("Heart failure")
-    prior_stroke: bool | None = _fact("Stroke before this one")
-    prior_tia: bool | None = _fact("Transient ischaemic attack before")
-    antiplatelet: bool | None = _fact("On an antiplatelet drug")
-    anticoagulant: bool | None = _fact("On an anticoagulant")
-    statin: bool | None = _fact("On a statin")
+    sex: Annotated[Sex, _Lax] | None = _optional("Sex")
+    atrial_fibrillation: bool | None = _optional("Atrial fibrillation, known or new")
+    hypertension: bool | None = _optional("Arterial hypertension")
+    diabetes: bool | None = _optional("Diabetes mellitus")
+    dyslipidemia: bool | None = _optional("Dyslipidaemia")
+    smoking: Annotated[Smoking, _Lax] | None = _optional("Smoking")
+    coronary_disease: bool | None = _optional("Coronary artery disease")
+    heart_failure: bool | None = _optional("Heart failure")
+    prior_stroke: bool | None = _optional("Stroke before this one")
+    prior_tia: bool | None = _optional("Transient ischaemic attack before")
+    antiplatelet: bool | None = _optional("On an antiplatelet drug")
+    anticoagulant: bool | None = _optional("On an anticoagulant")
+    statin: bool | None = _optional("On a statin")
     nihss: int | None = _count(0, 42, "NIH Stroke Scale at admission")
     prestroke_mrs: int | None = _count(0, 5, "Modified Rankin Scale before the stroke")
     systolic_bp: float | None = _number(60, 280, "mmHg", "Systolic blood pressure at admission")
@@ -124,13 +131,13 @@ class ClinicalRecord(_Section):
     hba1c: float | None = _number(3, 20, "%", "Glycated haemoglobin")
     onset_to_imaging: float | None = _number(0, 2880, "min", "From onset, or last seen well, to imaging")
     onset_to_door: float | None = _number(0, 2880, "min", "From onset, or last seen well, to the door")
-    wake_up: bool | None = _fact("Wake-up stroke")
-    ivt: bool | None = _fact("Intravenous thrombolysis before puncture")
-    occlusion_side: Annotated[Side, _Lax] | None = _fact("Side of the occlusion")
-    occlusion_site: Annotated[OcclusionSite, _Lax] | None = _fact("Site of the occlusion")
+    wake_up: bool | None = _optional("Wake-up stroke")
+    ivt: bool | None = _optional("Intravenous thrombolysis before puncture")
+    occlusion_side: Annotated[Side, _Lax] | None = _optional("Side of the occlusion")
+    occlusion_site: Annotated[OcclusionSite, _Lax] | None = _optional("Site of the occlusion")
     aspects: int | None = _count(0, 10, "ASPECTS")
-    perfusion: PerfusionScalars | None = _fact("CT perfusion results of the site's own software")
-    imaging_signs: ImagingSigns | None = _fact("Signs on the images")
+    perfusion: PerfusionScalars | None = _optional("CT perfusion results of the software of the site")
+    imaging_signs: ImagingSigns | None = _optional("Signs on the images")
 
     @model_validator(mode="after")
     def _one_glucose(self) -> ClinicalRecord:
@@ -139,13 +146,13 @@ class ClinicalRecord(_Section):
         return self
 
     def value(self, variable: str) -> float | int | bool | str | None:
-        """One variable by its dotted name (``age``, ``perfusion.core_ml``), in canonical units; None if missing.
+        """Value of a variable by its dotted name (``age``, ``perfusion.core_ml``); None if missing.
 
-        ``glucose`` is answered in mg/dL whichever unit was sent (1 mmol/L = 18.016 mg/dL).
+        ``glucose`` is in mg/dL for either unit of the document (1 mmol/L = 18.016 mg/dL).
         """
         if variable == "glucose" and self.glucose is None and self.glucose_mmol_l is not None:
             return self.glucose_mmol_l * 18.016
         section, _, name = variable.rpartition(".")
-        holder = getattr(self, section) if section else self
-        found: float | int | bool | str | None = None if holder is None else getattr(holder, name)
-        return found
+        record = getattr(self, section) if section else self
+        value: float | int | bool | str | None = None if record is None else getattr(record, name)
+        return value

@@ -1,7 +1,7 @@
-"""Everything that can go wrong, as one tree.
+"""All errors of the service and the client as one class tree.
 
-The server raises these, one handler renders them as RFC 9457 problem+json, and the client raises the same class
-again. A detail is something a PACS administrator can act on; it never repeats a submitted value, a path or a trace.
+The server raises them, one handler renders them as problem details (RFC 9457), and the client raises the same class. A
+detail says what to do; it contains no submitted value, no path and no stack trace.
 
     RlvoError
     ├── BadRequest            400  malformed-multipart, malformed-json, idempotency-key-missing, digest-mismatch
@@ -14,7 +14,7 @@ again. A detail is something a PACS administrator can act on; it never repeats a
     ├── Busy                  429  rate-limited, queue-full
     ├── Unavailable           503  model-not-ready, draining, database- and identity-unavailable; 507
     ├── InternalError         500  internal-error, quarantined
-    └── TransportError             client side only: no answer, or none that is ours
+    └── TransportError             client only: no response, or not from an rlvo service
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import ClassVar
 
 
 class FieldError:
-    """One field's fault inside an error: where it is, and what would be right."""
+    """Fault of one field: its name, and what is expected."""
 
     __slots__ = ("detail", "field")
 
@@ -43,16 +43,17 @@ class FieldError:
 
 
 class RlvoError(Exception):
-    """The root. ``code`` names the problem type, ``status`` its HTTP status, ``title`` the code in words.
+    """Root of the error tree: ``code`` of the problem type, its HTTP ``status``, and its ``title``.
 
-    :param detail: one sentence that says what is wrong and what would be right
-    :param errors: the single fields at fault, when there are several or they can be named
-    :param retry_after: seconds after which the same request may succeed
+    Args:
+        detail: One sentence that says what is wrong and what is expected.
+        errors: Faults of single fields.
+        retry_after: Seconds after which the same request may succeed.
     """
 
     code: ClassVar[str] = "internal-error"
     status: ClassVar[int] = 500
-    title: ClassVar[str] = "Something failed on our side"
+    title: ClassVar[str] = "The service failed"
 
     _by_code: ClassVar[dict[str, type[RlvoError]]] = {}
 
@@ -70,11 +71,11 @@ class RlvoError(Exception):
 
     @classmethod
     def for_code(cls, code: str) -> type[RlvoError]:
-        """The class that stands for a problem ``code``; the root for a code this version does not know."""
+        """Return the class of a problem ``code``; the root class for an unknown code."""
         return cls._by_code.get(code, RlvoError)
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Job steps cross a process boundary by pickle; keyword arguments would be lost by the default.
+        # Job steps are pickled; the default would lose the keyword arguments.
         return (_rebuild, (type(self), self.detail, self.errors, self.retry_after))
 
 
@@ -86,7 +87,7 @@ def _rebuild(cls: type[RlvoError], detail: str, errors: tuple[FieldError, ...], 
 
 
 class BadRequest(RlvoError):
-    code, status, title = "bad-request", 400, "The request cannot be understood"
+    code, status, title = "bad-request", 400, "The request is malformed"
 
 
 class MalformedMultipart(BadRequest):
@@ -102,14 +103,14 @@ class IdempotencyKeyMissing(BadRequest):
 
 
 class DigestMismatch(BadRequest):
-    code, title = "digest-mismatch", "The body does not match the digest sent with it"
+    code, title = "digest-mismatch", "The body does not match its digest"
 
 
 # 401, 403 ----------------------------------------------------------------------------------------------------------
 
 
 class NotAllowed(RlvoError):
-    code, status, title = "forbidden", 403, "This caller may not do that"
+    code, status, title = "forbidden", 403, "This caller is not allowed to do that"
 
 
 class Unauthenticated(NotAllowed):
@@ -124,7 +125,7 @@ class InsufficientScope(NotAllowed):
 
 
 class NotFound(RlvoError):
-    code, status, title = "not-found", 404, "There is nothing at this address"
+    code, status, title = "not-found", 404, "There is no such resource"
 
 
 class PredictionNotFound(NotFound):
@@ -136,11 +137,11 @@ class ModelNotFound(NotFound):
 
 
 class MethodNotAllowed(RlvoError):
-    code, status, title = "method-not-allowed", 405, "This address does not take that method"
+    code, status, title = "method-not-allowed", 405, "The method is not allowed at this address"
 
 
 class Gone(RlvoError):
-    code, status, title = "gone", 410, "This is gone"
+    code, status, title = "gone", 410, "The resource was deleted"
 
 
 class Erased(Gone):
@@ -155,11 +156,11 @@ class UploadTimeout(RlvoError):
 
 
 class HeadersTooLate(RlvoError):
-    code, status, title = "header-timeout", 408, "The head of the request did not arrive in time"
+    code, status, title = "header-timeout", 408, "The headers of the request did not arrive in time"
 
 
 class Conflict(RlvoError):
-    code, status, title = "conflict", 409, "The request conflicts with the present state"
+    code, status, title = "conflict", 409, "The request conflicts with the current state"
 
 
 class RequestInProgress(Conflict):
@@ -167,7 +168,7 @@ class RequestInProgress(Conflict):
 
 
 class AliasConflict(Conflict):
-    code, title = "alias-conflict", "The alias was moved by someone else"
+    code, title = "alias-conflict", "Another operator moved the alias"
 
 
 class NotFinished(Conflict):
@@ -190,26 +191,26 @@ class TooLarge(RlvoError):
 
 
 class DecompressedTooLarge(TooLarge):
-    code, title = "decompressed-too-large", "The volume inflates to more than this service accepts"
+    code, title = "decompressed-too-large", "The decompressed volume is larger than this service accepts"
 
 
 class HeadersTooLarge(RlvoError):
-    code, status, title = "headers-too-large", 431, "The head of the request is larger than this service accepts"
+    code, status, title = "headers-too-large", 431, "The headers of the request are larger than this service accepts"
 
 
 class UnsupportedMedia(RlvoError):
-    code, status, title = "unsupported-media", 415, "The media type is not one this call takes"
+    code, status, title = "unsupported-media", 415, "The media type is not supported"
 
 
 class ExpectationFailed(RlvoError):
-    code, status, title = "expectation-failed", 417, "The service does not meet this expectation"
+    code, status, title = "expectation-failed", 417, "The Expect header is not supported"
 
 
 # 422 ---------------------------------------------------------------------------------------------------------------
 
 
 class InvalidStudy(RlvoError):
-    code, status, title = "invalid-study", 422, "The study cannot be used as it is"
+    code, status, title = "invalid-study", 422, "The study is not valid"
 
 
 class InvalidRequest(InvalidStudy):
@@ -217,7 +218,7 @@ class InvalidRequest(InvalidStudy):
 
 
 class InvalidVolume(InvalidStudy):
-    code, title = "nifti-invalid", "The file is not a volume that can be read exactly"
+    code, title = "nifti-invalid", "The file is not a volume that the service can read"
 
 
 class GeometryMismatch(InvalidStudy):
@@ -225,7 +226,7 @@ class GeometryMismatch(InvalidStudy):
 
 
 class ImplausibleModality(InvalidStudy):
-    code, title = "modality-implausible", "The volume is not what its field claims"
+    code, title = "modality-implausible", "The volume is not of the modality of its field"
 
 
 class InvalidClinical(InvalidStudy):
@@ -244,7 +245,7 @@ class IdempotencyKeyReused(InvalidStudy):
 
 
 class Busy(RlvoError):
-    code, status, title = "busy", 429, "Too much at once"
+    code, status, title = "busy", 429, "The service is busy"
 
 
 class RateLimited(Busy):
@@ -259,15 +260,15 @@ class QueueFull(Busy):
 
 
 class InternalError(RlvoError):
-    code, status, title = "internal-error", 500, "Something failed on our side"
+    code, status, title = "internal-error", 500, "The service failed"
 
 
 class Quarantined(InternalError):
-    code, title = "quarantined", "The work on the prediction was given up"
+    code, title = "quarantined", "Processing was stopped after repeated failures"
 
 
 class Unavailable(RlvoError):
-    code, status, title = "unavailable", 503, "The service cannot answer just now"
+    code, status, title = "unavailable", 503, "The service is not available"
 
 
 class ModelNotReady(Unavailable):
@@ -294,6 +295,6 @@ class StorageFull(Unavailable):
 
 
 class TransportError(RlvoError):
-    """Raised by the client alone: the service was not reached, or what answered was not rlvo."""
+    """Raised by the client only: no response, or a response that is not from an rlvo service."""
 
     code, status, title = "transport-error", 0, "The service did not answer"

@@ -1,9 +1,9 @@
-"""What becomes of a prediction: a clinician's review, and the outcome of the thrombectomy once it is known.
+"""Follow-up of a prediction: review by a clinician, and outcome of the thrombectomy.
 
-Notable choices:
-- A reviewer is a pseudonym of the site, as a subject is; a comment is for the model's makers and names nobody.
-- Overriding needs a coded reason, so that it can be counted.
-- Whether the occlusion was refractory is derived from the findings, never asked: the definition stands here once.
+Design notes:
+- Reviewer and subject are pseudonyms of the site; a comment must not name a person.
+- An override needs a coded reason, so that reasons can be counted.
+- ``refractory`` is derived from the findings, so that the definition exists in one place.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ __all__ = ["Etici", "Outcome", "OutcomeDraft", "Review", "ReviewDraft", "ReviewR
 
 PSEUDONYM = r"^[A-Za-z0-9._-]{1,64}$"
 REFRACTORY_STENOSIS = 50.0
-"""Percent of the lumen; a final stenosis above it is refractory."""
+"""Percent of the lumen; a final stenosis above this value is refractory."""
 
 
 class Verdict(StrEnum):
+    """Opinion of a reviewer on the decision."""
+
     AGREE = "agree"
     OVERRIDE = "override"
 
 
 class ReviewReason(StrEnum):
-    """Why a decision was overridden."""
+    """Reason of an override."""
 
     IMAGE_QUALITY = "image-quality"
     WRONG_INPUT = "wrong-input"
@@ -36,7 +38,7 @@ class ReviewReason(StrEnum):
 
 
 class Etici(StrEnum):
-    """Reperfusion by the expanded Treatment In Cerebral Infarction scale."""
+    """Reperfusion on the expanded Treatment In Cerebral Infarction scale (eTICI)."""
 
     NONE = "0"
     MINIMAL = "1"
@@ -52,7 +54,7 @@ class _Draft(BaseModel):
 
 
 class ReviewDraft(_Draft):
-    """What a reviewer thinks of a prediction's decision."""
+    """Review of the decision of a prediction."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -63,10 +65,10 @@ class ReviewDraft(_Draft):
         }
     )
 
-    reviewer: str = Field(pattern=PSEUDONYM, description="The site's pseudonym for the reviewer, never a name")
+    reviewer: str = Field(pattern=PSEUDONYM, description="Pseudonym of the reviewer at the site, never a name")
     verdict: Verdict
-    reason: ReviewReason | None = Field(default=None, description="Needed to override")
-    comment: str = Field(default="", max_length=500, description="Nothing that names a patient or a person")
+    reason: ReviewReason | None = Field(default=None, description="Required for an override")
+    comment: str = Field(default="", max_length=500, description="Free text without names of patients or other persons")
 
     @model_validator(mode="after")
     def _override_has_a_reason(self) -> ReviewDraft:
@@ -76,17 +78,17 @@ class ReviewDraft(_Draft):
 
 
 class OutcomeDraft(_Draft):
-    """The findings at the end of the thrombectomy."""
+    """Findings at the end of the thrombectomy."""
 
     etici: Etici
     rescue_treatment: bool = Field(description="Rescue angioplasty or stenting was done")
     final_stenosis_percent: float | None = Field(
-        default=None, ge=0, le=100, allow_inf_nan=False, description="Of the lumen; null where it was not measured"
+        default=None, ge=0, le=100, allow_inf_nan=False, description="Percent of the lumen; null if it was not measured"
     )
 
     @property
     def refractory(self) -> bool | None:
-        """Final stenosis over 50 %, eTICI 0-2a, or rescue treatment; None where only the stenosis could tell."""
+        """Final stenosis > 50 %, eTICI 0-2a, or rescue treatment; None if only the unmeasured stenosis could decide."""
         if self.rescue_treatment or self.etici in (Etici.NONE, Etici.MINIMAL, Etici.LESS_THAN_HALF):
             return True
         if self.final_stenosis_percent is None:
@@ -99,7 +101,7 @@ class _Record(BaseModel):
 
 
 class Review(_Record):
-    """A review on record."""
+    """Stored review."""
 
     id: str
     reviewer: str
@@ -110,7 +112,7 @@ class Review(_Record):
 
 
 class Outcome(_Record):
-    """An outcome on record; ``refractory`` is derived from the findings, and null where they leave it open."""
+    """Stored outcome; ``refractory`` is derived from the findings, and null if they do not decide it."""
 
     etici: Etici
     rescue_treatment: bool

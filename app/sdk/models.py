@@ -1,4 +1,4 @@
-"""What operators send and get about model versions: aliases with their history, and how a shadow compares."""
+"""Types of the model registry: aliases with their history, and shadow reports."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pydantic import BaseModel, ConfigDict, Field
 __all__ = ["Alias", "AliasDraft", "AliasMove", "ShadowReport"]
 
 
-class _Answer(BaseModel):
+class _RegistryModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
 
 class AliasDraft(BaseModel):
-    """Where an alias is to point."""
+    """New target of an alias."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: str = Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+(-[0-9a-z.]+)?$", max_length=64)
 
 
-class AliasMove(_Answer):
-    """The alias came to mean ``version`` after ``previous``; none: it was new."""
+class AliasMove(_RegistryModel):
+    """Move of an alias from ``previous`` (None for a new alias) to ``version``."""
 
     version: str
     previous: str | None = None
@@ -30,8 +30,8 @@ class AliasMove(_Answer):
     by: str
 
 
-class Alias(_Answer):
-    """A name for a version; ``history`` is every move of it, oldest first."""
+class Alias(_RegistryModel):
+    """Alias of a version; ``history`` lists all moves, oldest first."""
 
     model: str
     alias: str
@@ -39,17 +39,17 @@ class Alias(_Answer):
     history: list[AliasMove] = []
 
 
-class ShadowReport(_Answer):
-    """What a version that was scored in the shadow would have said, beside what was answered by another.
+class ShadowReport(_RegistryModel):
+    """Comparison of a shadow version with the version that was answered.
 
-    Differences are of the probability, shadow minus answered.
+    Differences are those of the probability, shadow minus answered.
     """
 
     version: str
     answered: str
     scored: int
     failed: int
-    agreed: int = Field(description="Scored predictions in which both decide alike")
+    agreed: int = Field(description="Scored predictions with the same decision of both versions")
     mean_difference: float | None = None
     mean_absolute_difference: float | None = None
     largest_difference: float | None = None

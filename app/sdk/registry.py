@@ -1,22 +1,21 @@
-"""What operators ask of a service's registry: ``client.registry``, blocking or to await as the client itself.
+"""Operations on model versions and aliases: ``client.registry``, blocking or asynchronous like the client.
 
     with Client(url, api_key=key) as rlvo:
         rlvo.registry.promote("rlvo-synthetic", "1.1.0")
         rlvo.registry.rollback("rlvo-synthetic")
 
-Notable choices:
-- A move is sent with the alias' entity tag as it was read a moment before, and is never sent twice: whoever moves the
-  alias in between wins, and an answer that got lost moves nothing once more.
-- What a service refused for good (a version that does not load) is not asked again.
+Design notes:
+- A move carries the entity tag of the alias in ``If-Match``, so that it fails if another operator moved the alias.
+- A move is never retried: after a lost response a retry could move the alias twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Sequence
+from typing import Protocol, TypeVar
 
 from ._calls import Call, Steps, Verbs
-from ._replies import read, read_all, understood
+from ._replies import parse, parse_all, require_response
 from .errors import NotFound
 from .models import Alias, AliasDraft, AliasMove, ShadowReport
 from .types import ModelVersionInfo
@@ -25,18 +24,18 @@ __all__ = ["AsyncRegistry", "Registry"]
 
 T = TypeVar("T")
 CHAMPION = "champion"
-PATIENCE = 180.0
-"""Seconds that a move may take beyond the client's own timeout: every worker loads and checks the version first."""
+MOVE_TIMEOUT = 180.0
+"""Seconds added to the timeout of the client, because every worker loads and verifies the version first."""
 
 
-class _Verbs:
-    """The verbs as steps, for both kinds of client."""
+class _RegistryVerbs:
+    """Methods of the registry as generators of steps."""
 
     def __init__(self, verbs: Verbs) -> None:
         self._verbs = verbs
 
     def alias(self, model: str, alias: str) -> Steps[Alias]:
-        return read(Alias, (yield from self._verbs.exchange(Call("GET", _path(model, alias)))))
+        return parse(Alias, (yield from self._verbs.exchange(Call("GET", _path(model, alias)))))
 
     def history(self, model: str, alias: str) -> Steps[Sequence[AliasMove]]:
         return (yield from self.alias(model, alias)).history
@@ -46,122 +45,118 @@ class _Verbs:
         call = Call(
             "PUT",
             _path(model, alias),
-            headers=(yield from self._tag(model, alias)),
+            headers=(yield from self._if_match(model, alias)),
             document=document,
-            patience=PATIENCE,
+            extra_timeout=MOVE_TIMEOUT,
         )
-        return read(Alias, understood((yield call)))
+        return parse(Alias, require_response((yield call)))
 
     def rollback(self, model: str, alias: str) -> Steps[Alias]:
-        headers = yield from self._tag(model, alias)
-        call = Call("POST", f"{_path(model, alias)}/rollback", headers=headers, patience=PATIENCE)
-        return read(Alias, understood((yield call)))
+        headers = yield from self._if_match(model, alias)
+        call = Call("POST", f"{_path(model, alias)}/rollback", headers=headers, extra_timeout=MOVE_TIMEOUT)
+        return parse(Alias, require_response((yield call)))
 
-    def keep(self, model: str, version: str, verb: str) -> Steps[ModelVersionInfo]:
-        call = Call("POST", f"/v1/models/{model}/versions/{version}/{verb}", patience=PATIENCE)
-        return read(ModelVersionInfo, understood((yield call)))
+    def load_or_unload(self, model: str, version: str, verb: str) -> Steps[ModelVersionInfo]:
+        call = Call("POST", f"/v1/models/{model}/versions/{version}/{verb}", extra_timeout=MOVE_TIMEOUT)
+        return parse(ModelVersionInfo, require_response((yield call)))
 
     def shadow(self, model: str) -> Steps[Sequence[ShadowReport]]:
-        return read_all(ShadowReport, (yield from self._verbs.exchange(Call("GET", f"/v1/models/{model}/shadow"))))
+        return parse_all(ShadowReport, (yield from self._verbs.exchange(Call("GET", f"/v1/models/{model}/shadow"))))
 
-    def _tag(self, model: str, alias: str) -> Steps[dict[str, str]]:
-        """The header that names the alias as it is now; none where there is no such alias yet."""
+    def _if_match(self, model: str, alias: str) -> Steps[dict[str, str]]:
+        """``If-Match`` header with the current entity tag of the alias; empty for a new alias."""
         try:
-            seen = yield from self._verbs.exchange(Call("GET", _path(model, alias)))
+            current = yield from self._verbs.exchange(Call("GET", _path(model, alias)))
         except NotFound:
             return {}
-        return {"If-Match": seen.headers["ETag"]}
+        return {"If-Match": current.headers["ETag"]}
 
 
 def _path(model: str, alias: str) -> str:
     return f"/v1/models/{model}/aliases/{alias}"
 
 
-class Registry:
-    """The registry of the service that a ``Client`` speaks to. Moves need a key with the scope ``models:admin``."""
+class _Run(Protocol):
+    def __call__(self, steps: Steps[T]) -> T: ...
 
-    def __init__(self, verbs: Verbs, run: Callable[[Steps[Any]], Any]) -> None:
-        self._verbs = _Verbs(verbs)
+
+class _RunAsync(Protocol):
+    def __call__(self, steps: Steps[T]) -> Awaitable[T]: ...
+
+
+class Registry:
+    """Model registry of the service of a ``Client``; moves need an API key with the scope ``models:admin``."""
+
+    def __init__(self, verbs: Verbs, run: _Run) -> None:
+        self._verbs = _RegistryVerbs(verbs)
         self._run = run
 
     def alias(self, model: str, alias: str = CHAMPION) -> Alias:
-        """What an alias means, with every move of it."""
-        found: Alias = self._run(self._verbs.alias(model, alias))
-        return found
+        """Return the version of an alias and all moves of the alias."""
+        return self._run(self._verbs.alias(model, alias))
 
     def history(self, model: str, alias: str = CHAMPION) -> Sequence[AliasMove]:
-        """Every move of an alias, oldest first."""
-        found: Sequence[AliasMove] = self._run(self._verbs.history(model, alias))
-        return found
+        """Return all moves of an alias, oldest first."""
+        return self._run(self._verbs.history(model, alias))
 
     def promote(self, model: str, version: str, alias: str = CHAMPION) -> Alias:
-        """Moves an alias once every worker has loaded the version and its golden cases come out right.
+        """Move an alias after every worker has loaded the version and verified its golden cases.
 
-        :raises ModelNotReady: a worker could not load it, and nothing has changed; the detail says why
-        :raises EtagMismatch, AliasConflict: somebody moved the alias meanwhile
+        Raises:
+            ModelNotReady: A worker could not load or verify the version; the alias is unchanged.
+            EtagMismatch: Another operator moved the alias.
+            AliasConflict: Another operator moved the alias.
         """
-        moved: Alias = self._run(self._verbs.promote(model, version, alias))
-        return moved
+        return self._run(self._verbs.promote(model, version, alias))
 
     def rollback(self, model: str, alias: str = CHAMPION) -> Alias:
-        """Moves an alias back to what it meant before its last move. Raises as ``promote``."""
-        moved: Alias = self._run(self._verbs.rollback(model, alias))
-        return moved
+        """Move an alias back to the version before its last move; raises the errors of ``promote``."""
+        return self._run(self._verbs.rollback(model, alias))
 
     def load(self, model: str, version: str) -> ModelVersionInfo:
-        """Has every worker load and check a version, and keep it."""
-        found: ModelVersionInfo = self._run(self._verbs.keep(model, version, "load"))
-        return found
+        """Let every worker load, verify and keep a version."""
+        return self._run(self._verbs.load_or_unload(model, version, "load"))
 
     def unload(self, model: str, version: str) -> ModelVersionInfo:
-        """Has every worker let a version go once nothing is left to do for it."""
-        found: ModelVersionInfo = self._run(self._verbs.keep(model, version, "unload"))
-        return found
+        """Let every worker unload a version after its last job."""
+        return self._run(self._verbs.load_or_unload(model, version, "unload"))
 
     def shadow(self, model: str) -> Sequence[ShadowReport]:
-        """How versions that were scored in the shadow compare with what was answered."""
-        found: Sequence[ShadowReport] = self._run(self._verbs.shadow(model))
-        return found
+        """Compare the shadow scores of versions with the predictions that were returned."""
+        return self._run(self._verbs.shadow(model))
 
 
 class AsyncRegistry:
     """``Registry`` to await."""
 
-    def __init__(self, verbs: Verbs, run: Callable[[Steps[Any]], Awaitable[Any]]) -> None:
-        self._verbs = _Verbs(verbs)
+    def __init__(self, verbs: Verbs, run: _RunAsync) -> None:
+        self._verbs = _RegistryVerbs(verbs)
         self._run = run
 
     async def alias(self, model: str, alias: str = CHAMPION) -> Alias:
         """See ``Registry.alias``."""
-        found: Alias = await self._run(self._verbs.alias(model, alias))
-        return found
+        return await self._run(self._verbs.alias(model, alias))
 
     async def history(self, model: str, alias: str = CHAMPION) -> Sequence[AliasMove]:
         """See ``Registry.history``."""
-        found: Sequence[AliasMove] = await self._run(self._verbs.history(model, alias))
-        return found
+        return await self._run(self._verbs.history(model, alias))
 
     async def promote(self, model: str, version: str, alias: str = CHAMPION) -> Alias:
         """See ``Registry.promote``."""
-        moved: Alias = await self._run(self._verbs.promote(model, version, alias))
-        return moved
+        return await self._run(self._verbs.promote(model, version, alias))
 
     async def rollback(self, model: str, alias: str = CHAMPION) -> Alias:
         """See ``Registry.rollback``."""
-        moved: Alias = await self._run(self._verbs.rollback(model, alias))
-        return moved
+        return await self._run(self._verbs.rollback(model, alias))
 
     async def load(self, model: str, version: str) -> ModelVersionInfo:
         """See ``Registry.load``."""
-        found: ModelVersionInfo = await self._run(self._verbs.keep(model, version, "load"))
-        return found
+        return await self._run(self._verbs.load_or_unload(model, version, "load"))
 
     async def unload(self, model: str, version: str) -> ModelVersionInfo:
         """See ``Registry.unload``."""
-        found: ModelVersionInfo = await self._run(self._verbs.keep(model, version, "unload"))
-        return found
+        return await self._run(self._verbs.load_or_unload(model, version, "unload"))
 
     async def shadow(self, model: str) -> Sequence[ShadowReport]:
         """See ``Registry.shadow``."""
-        found: Sequence[ShadowReport] = await self._run(self._verbs.shadow(model))
-        return found
+        return await self._run(self._verbs.shadow(model))

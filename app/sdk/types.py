@@ -1,10 +1,9 @@
-"""What goes in and what comes out: the public contract as types.
+"""Types of the HTTP API: inputs, predictions, attributions, models and problems.
 
-Notable choices:
-- These are the very types the service answers with, so the client cannot drift from the server.
-- ``Input`` names what may be uploaded; ``Channel`` names what a network sees (``rcbf`` is made from ``cbf``).
-- Answers tolerate unknown members (a newer server may add some); requests never do.
-- No numpy here: this module is installed alone with the client.
+Design notes:
+- The service responds with the same types, so that client and server cannot differ.
+- ``Input`` names the uploads; ``Channel`` names the channels of a network (``rcbf`` is computed from ``cbf``).
+- Responses may have unknown members, because a newer server may add some; requests may not.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ NOTICE = "Research use only. Not for clinical decisions."
 
 
 class Input(StrEnum):
-    """A volume that may be uploaded, by its field name."""
+    """Volume that can be uploaded, by the name of its field."""
 
     NCCT = "ncct"
     CTA = "cta"
@@ -62,7 +61,7 @@ class Input(StrEnum):
 
 
 class Channel(StrEnum):
-    """An image channel of a network, in its canonical order."""
+    """Image channel of a network, in canonical order."""
 
     NCCT = "ncct"
     CTA = "cta"
@@ -72,6 +71,8 @@ class Channel(StrEnum):
 
 
 class Status(StrEnum):
+    """State of a prediction."""
+
     QUEUED = "queued"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
@@ -80,18 +81,19 @@ class Status(StrEnum):
 
     @property
     def finished(self) -> bool:
+        """Whether the state is final."""
         return self not in (Status.QUEUED, Status.RUNNING)
 
 
 class Priority(StrEnum):
-    """Whether a patient waits for the answer; a batch is served when nobody acute waits."""
+    """Priority in the queue; batch predictions wait until no acute prediction is queued."""
 
     ACUTE = "acute"
     BATCH = "batch"
 
 
 class Stage(StrEnum):
-    """The steps of one prediction, in order."""
+    """Stages of a prediction, in order."""
 
     PREPARE = "prepare"
     PREDICT = "predict"
@@ -104,7 +106,7 @@ class _ResponseModel(BaseModel):
 
 
 class ModelRef(_ResponseModel):
-    """The exact version that answered; ``digest`` is the sha-256 of its manifest, as ``sha256:<hex>``."""
+    """Model version of a prediction; ``digest`` is the SHA-256 of its manifest, as ``sha256:<hex>``."""
 
     name: str
     version: str
@@ -112,7 +114,7 @@ class ModelRef(_ResponseModel):
 
 
 class Interval(_ResponseModel):
-    """Where the ensemble's probability lies at ``level`` confidence, from the spread of its folds."""
+    """Confidence interval of the probability at ``level``, from the spread of the folds."""
 
     level: float
     low: float
@@ -120,23 +122,26 @@ class Interval(_ResponseModel):
 
 
 class Decision(_ResponseModel):
+    """Decision at the threshold of the model version."""
+
     refractory: bool
     threshold: float
     rule: str
     conformal: list[str] | None = Field(
-        default=None, description="The classes that cannot be excluded at the version's level; both means uncertain"
+        default=None,
+        description="Classes that cannot be excluded at the level of the version; both classes mean uncertain",
     )
 
 
 class Flag(_ResponseModel):
-    """Something that was guessed, imputed, disagreeing or poor."""
+    """Warning about the inputs: assumed, imputed, inconsistent or of poor quality."""
 
     code: str
     detail: str
 
 
 class ClinicalContribution(_ResponseModel):
-    """A clinical variable's share of the log-odds; ``value`` is None and ``imputed`` true where it was missing."""
+    """Contribution of a clinical variable to the log-odds; a missing one has no ``value`` and is ``imputed``."""
 
     variable: str
     value: float | bool | str | None
@@ -145,12 +150,14 @@ class ClinicalContribution(_ResponseModel):
 
 
 class ModalityContribution(_ResponseModel):
+    """Contribution of an image channel to the log-odds."""
+
     modality: Channel
     contribution: float
 
 
 class RegionContribution(_ResponseModel):
-    """``side``: that of the occlusion or the other; None on the midline, and where the side is not known."""
+    """Contribution of a brain region; ``side`` is None on the midline and if the side of the occlusion is unknown."""
 
     region: str
     modality: Channel
@@ -159,7 +166,7 @@ class RegionContribution(_ResponseModel):
 
 
 class Attribution(_ResponseModel):
-    """base + sum(clinical) + sum(imaging) = total, the log-odds of the calibrated probability, to 1e-4."""
+    """Additive explanation: base + sum(clinical) + sum(imaging) = total log-odds of the probability, within 1e-4."""
 
     base: float
     total: float
@@ -168,17 +175,19 @@ class Attribution(_ResponseModel):
     regions: list[RegionContribution] = []
     maps: list[str] = []
     method: Literal["fast", "exact"] | None = Field(
-        default=None, description="The quick rules, or integrated gradients and every subset of the modalities"
+        default=None, description="fast: DeepLIFT rules; exact: integrated gradients and all subsets of the modalities"
     )
     error: float | None = Field(
-        default=None, description="Largest standard error of a clinical contribution; 0 where they are exact"
+        default=None, description="Largest standard error of a clinical contribution; 0 if the contributions are exact"
     )
     affected: Literal["left", "right"] | None = Field(
-        default=None, description="Side of the occlusion: as given, or, where a flag says so, as the images show it"
+        default=None, description="Side of the occlusion: as sent, or as derived from the images if a flag says so"
     )
 
 
 class PerfusionSummary(_ResponseModel):
+    """CT perfusion results computed by the service; volumes in mL."""
+
     core_ml: float | None = None
     tmax4_ml: float | None = None
     tmax6_ml: float | None = None
@@ -191,7 +200,7 @@ class PerfusionSummary(_ResponseModel):
 
 
 class InputSummary(_ResponseModel):
-    """What was stored of one uploaded volume. ``sha256`` is of the bytes as kept, after the header was scrubbed."""
+    """Stored upload; ``sha256`` is that of the stored bytes, after the header was de-identified."""
 
     sha256: str
     bytes: int
@@ -200,7 +209,7 @@ class InputSummary(_ResponseModel):
 
 
 class Failure(_ResponseModel):
-    """Why a prediction failed, with the code of the problem it would have been as an answer."""
+    """Error of a failed prediction; ``code`` is a problem code."""
 
     code: str
     title: str
@@ -208,7 +217,7 @@ class Failure(_ResponseModel):
 
 
 class Prediction(_ResponseModel):
-    """One prediction in any state; what is not known yet is absent."""
+    """Prediction in any state; results are null until they are known."""
 
     id: str
     status: Status
@@ -233,7 +242,7 @@ class Prediction(_ResponseModel):
 
 
 class AuditEntry(_ResponseModel):
-    """An entry of the audit. ``hash`` covers all other members and, by ``previous``, all entries before it."""
+    """Audit entry; ``hash`` covers all other members and, through ``previous``, all earlier entries."""
 
     seq: int
     at: datetime
@@ -246,31 +255,33 @@ class AuditEntry(_ResponseModel):
 
 
 class ErasedBlob(_ResponseModel):
-    """Bytes that no record names any more; ``gone``: they are deleted. Young ones are deleted within the hour."""
+    """Blob without a reference; ``gone``: deleted. A recently stored blob is deleted within an hour."""
 
     sha256: str
     gone: bool
 
 
 class ErasureCertificate(_ResponseModel):
-    """What was erased of a prediction: all that is known of the patient, on the word of an entry of the audit."""
+    """Proof that all data of a prediction were erased, with the audit entry."""
 
     id: str
     erased: datetime
     blobs: list[ErasedBlob]
-    shared: int = Field(description="Files that other predictions name as well, and that stay for them")
-    complete: bool = Field(description="Whether all bytes are gone by now")
+    shared: int = Field(description="Number of files that are kept because other predictions use them")
+    complete: bool = Field(description="Whether all files are deleted")
     entry: AuditEntry
 
 
 class PredictionPage(_ResponseModel):
-    """Newest first; ``next`` is the cursor of the following page, None on the last."""
+    """Page of predictions, newest first; ``next`` is the cursor of the next page, None on the last page."""
 
     items: list[Prediction]
     next: str | None = None
 
 
 class ModelVersionInfo(_ResponseModel):
+    """Model version with its readiness and required inputs."""
+
     name: str
     version: str
     digest: str
@@ -285,29 +296,34 @@ class ModelVersionInfo(_ResponseModel):
 
 
 class ModelInfo(_ResponseModel):
+    """Model with its versions and aliases."""
+
     name: str
     versions: list[ModelVersionInfo]
     aliases: dict[str, str] = {}
 
 
 class Health(_ResponseModel):
-    """Whether a prediction sent now would be answered; ``checks`` says ``ok`` or what is amiss, part by part."""
+    """Readiness of the service; ``checks`` has ``ok`` or the fault of each part."""
 
     status: str
     checks: dict[str, str] = {}
 
     @property
     def ready(self) -> bool:
+        """Whether the service can predict now."""
         return self.status == "ready"
 
 
 class ProblemField(_ResponseModel):
+    """Invalid field of a request."""
+
     field: str
     detail: str
 
 
 class Problem(_ResponseModel):
-    """RFC 9457 problem details, with the members this service adds."""
+    """Problem details (RFC 9457) with the additional members of this service."""
 
     type: str
     title: str

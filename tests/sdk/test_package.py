@@ -1,4 +1,4 @@
-"""The client on its own, in an empty environment, by the command that its README gives."""
+"""Installation of the client alone in an empty environment, with the command of its README."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 SDK = Path(__file__).resolve().parents[2] / "app" / "sdk"
 
-LOOK = """
+CHECK_INSTALLATION = """
 import importlib.util, rlvo
 assert rlvo.Client is not None and issubclass(rlvo.InvalidVolume, rlvo.RlvoError)
 for name in rlvo.__all__:
@@ -22,15 +22,15 @@ print(rlvo.__version__)
 """
 
 
-def test_it_installs_alone(tmp_path: Path) -> None:
+def test_client_installs_alone(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / "bin" / "python"
     installed = subprocess.run([python, "-m", "pip", "install", "--quiet", SDK], capture_output=True, text=True)
     if "Failed to establish a new connection" in installed.stderr or "Temporary failure in name" in installed.stderr:
-        pytest.skip("no package index can be reached from here")
+        pytest.skip("no package index is reachable")
     assert installed.returncode == 0, installed.stderr
-    looked = subprocess.run([python, "-c", LOOK], capture_output=True, text=True, cwd=tmp_path)
-    assert looked.returncode == 0, looked.stderr
+    checked = subprocess.run([python, "-c", CHECK_INSTALLATION], capture_output=True, text=True, cwd=tmp_path)
+    assert checked.returncode == 0, checked.stderr
     project = tomllib.loads((SDK.parents[1] / "pyproject.toml").read_text())["project"]
-    assert looked.stdout.strip() == project["version"]  # client and service are released together
+    assert checked.stdout.strip() == project["version"]  # client and service are released together
     assert not (SDK / "build").exists()

@@ -1,4 +1,4 @@
-"""Operating a registry through the client: a move names what it has seen, and is made once."""
+"""Model registry through the client: a move carries the entity tag of the alias and is sent once."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from app.sdk import EtagMismatch, ModelNotReady, TransportError
-from tests.sdk.conftest import Answer, Script
+from app.sdk import EtagMismatch, ModelNotFound, ModelNotReady, TransportError
+from tests.sdk.scripted_server import Response, ScriptedServer
 
 Connect = Callable[..., Any]
 
@@ -30,59 +30,58 @@ VERSION = {
 }
 
 
-def tagged(body: dict[str, Any]) -> Answer:
-    return Answer(body, headers={"ETag": f'"{body["version"]}"'})
+def with_etag(body: dict[str, Any]) -> Response:
+    return Response(body, headers={"ETag": f'"{body["version"]}"'})
 
 
-def asked(server: Script) -> list[tuple[str, str, str | None]]:
+def requests(server: ScriptedServer) -> list[tuple[str, str, str | None]]:
     return [
-        (each.method, each.path.removeprefix("/v1/models/m"), each.headers.get("If-Match")) for each in server.asked
+        (request.method, request.path.removeprefix("/v1/models/m"), request.headers.get("If-Match"))
+        for request in server.requests
     ]
 
 
-def test_a_promotion_names_what_it_has_seen(connect: Connect, server: Script) -> None:
-    server.says(tagged(ALIAS), tagged(MOVED))
+def test_promotion_sends_the_etag_of_the_alias(connect: Connect, server: ScriptedServer) -> None:
+    server.respond_with(with_etag(ALIAS), with_etag(MOVED))
     moved = connect().registry.promote("m", "1.1.0")
     assert (moved.version, moved.history[-1].previous) == ("1.1.0", "1.0.0")
-    assert asked(server) == [("GET", "/aliases/champion", None), ("PUT", "/aliases/champion", '"1.0.0"')]
-    assert json.loads(server.asked[1].body) == {"version": "1.1.0"}
+    assert requests(server) == [("GET", "/aliases/champion", None), ("PUT", "/aliases/champion", '"1.0.0"')]
+    assert json.loads(server.requests[1].body) == {"version": "1.1.0"}
 
 
-def test_a_new_alias_names_nothing(connect: Connect, server: Script) -> None:
-    server.says(Answer.problem(_not_found()), tagged(MOVED | {"alias": "shadow"}))
+def test_new_alias_is_moved_without_an_etag(connect: Connect, server: ScriptedServer) -> None:
+    server.respond_with(
+        Response.problem(ModelNotFound("There is no such alias")), with_etag(MOVED | {"alias": "shadow"})
+    )
     connect().registry.promote("m", "1.1.0", "shadow")
-    assert asked(server)[1] == ("PUT", "/aliases/shadow", None)
+    assert requests(server)[1] == ("PUT", "/aliases/shadow", None)
 
 
-def _not_found() -> Any:
-    from app.sdk import ModelNotFound
-
-    return ModelNotFound("There is no such alias")
-
-
-def test_a_rollback_is_sent_once_whatever_becomes_of_its_answer(connect: Connect, server: Script) -> None:
-    server.says(tagged(MOVED), Answer(hang_up=True))
+def test_rollback_is_not_retried_after_a_disconnect(connect: Connect, server: ScriptedServer) -> None:
+    server.respond_with(with_etag(MOVED), Response(disconnect=True))
     with pytest.raises(TransportError):
         connect().registry.rollback("m")
-    assert asked(server)[1:] == [("POST", "/aliases/champion/rollback", '"1.1.0"')]
+    assert requests(server)[1:] == [("POST", "/aliases/champion/rollback", '"1.1.0"')]
 
 
-@pytest.mark.parametrize("refusal", [ModelNotReady("golden cases come out otherwise"), EtagMismatch("moved meanwhile")])
-def test_a_refusal_is_not_asked_for_again(connect: Connect, server: Script, refusal: Any) -> None:
-    server.says(tagged(ALIAS), Answer.problem(refusal))
+@pytest.mark.parametrize("refusal", [ModelNotReady("golden cases differ"), EtagMismatch("moved by another operator")])
+def test_refused_promotion_is_not_retried(connect: Connect, server: ScriptedServer, refusal: Any) -> None:
+    server.respond_with(with_etag(ALIAS), Response.problem(refusal))
     with pytest.raises(type(refusal)) as raised:
         connect().registry.promote("m", "1.1.0")
     assert raised.value.detail == refusal.detail
-    assert len(server.asked) == 2
+    assert len(server.requests) == 2
 
 
-def test_reads_and_residency(connect: Connect, server: Script) -> None:
+def test_reads_load_and_unload(connect: Connect, server: ScriptedServer) -> None:
     report = {"version": "1.1.0", "answered": "1.0.0", "scored": 3, "failed": 0, "agreed": 2, "mean_difference": 0.1}
-    server.says(tagged(ALIAS), tagged(ALIAS), Answer([report]), Answer(VERSION), Answer(VERSION, 202))
+    server.respond_with(
+        with_etag(ALIAS), with_etag(ALIAS), Response([report]), Response(VERSION), Response(VERSION, 202)
+    )
     registry = connect().registry
     assert registry.alias("m").version == "1.0.0"
     assert [move.by for move in registry.history("m")] == ["ann"]
-    assert [each.agreed for each in registry.shadow("m")] == [2]
+    assert [row.agreed for row in registry.shadow("m")] == [2]
     assert registry.load("m", "1.1.0").ready
     assert registry.unload("m", "1.1.0").version == "1.1.0"
-    assert [path for _, path, _ in asked(server)][3:] == ["/versions/1.1.0/load", "/versions/1.1.0/unload"]
+    assert [path for _, path, _ in requests(server)][3:] == ["/versions/1.1.0/load", "/versions/1.1.0/unload"]
