@@ -1,23 +1,56 @@
-"""The `rlvo` command.
+"""The `rlvo` command: all command groups in one Typer application.
 
-Notable choices:
-- A command imports what it needs when it runs, so that `rlvo --help` answers at once and only the commands that need
-  torch load it. The training room's commands are handed over by name.
-- Exit status: 0 done, 1 something failed, 2 the command or the input was wrong.
-- Errors are one line on standard error; nothing that a traceback might hold of a patient is printed.
+Design notes:
+- Each command imports its modules when it runs, so `rlvo --help` loads no torch, numpy or web framework.
+- The exit status is 0 for success, 1 for a failure, and 2 for a wrong command or a wrong input.
+- An `RlvoError` is printed in a few lines. A traceback shows no local variables, which may hold patient data.
 """
 
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 from typing import Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from app.cli import admin, demo, models, monitor, predict, serve, subjects, webhooks
+from app.cli import admin, demo, models, monitor, predict, predict_cohort, serve, subjects, webhooks
+
+RUN, OPERATE, TRAIN = "Run", "Operate", "Train"
+
+TRAINING_COMMANDS = {
+    "synthesize": "Make a cohort of synthetic patients, and a table of their true values.",
+    "train": "Train by the paper's protocol, print the results table, and write a version that the service can load.",
+    "train-segmenter": "Train the small U-Net that marks vessels, on phantoms.",
+    "evaluate": "Score versions on a cohort (discrimination, calibration, decisions, subgroups) "
+    "and compare them in pairs.",
+    "import": "Write the cohort table of a published data set; its volumes are not copied.",
+}
+"""Name and summary of each command of `app.cli.training`."""
+
+
+class TrainingCommand(TyperCommand):
+    """Training command that imports `app.cli.training` only when it runs or shows its help."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Return the context of the command of the same name in `app.cli.training`."""
+        from app.cli.training import commands
+
+        command = typer.main.get_group(commands).commands[str(self.name)]
+        return command.make_context(info_name, args, parent, **extra)
+
+
+class RlvoGroup(TyperGroup):
+    """Root group: the commands that are registered with `app`, and the training commands."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        for name, summary in TRAINING_COMMANDS.items():
+            self.add_command(TrainingCommand(name=name, help=summary, rich_help_panel=TRAIN))
+
 
 app = typer.Typer(
+    cls=RlvoGroup,
     help="Predicts refractory large vessel occlusion from CT volumes and clinical data. Research use only.",
     no_args_is_help=True,
     add_completion=False,
@@ -25,11 +58,10 @@ app = typer.Typer(
     epilog="Start with `rlvo demo`. Settings are environment variables, RLVO_*; the README lists them.",
 )
 
-RUN, OPERATE, TRAIN = "Run", "Operate", "Train"
-
 app.command(rich_help_panel=RUN)(serve.serve)
 app.command(rich_help_panel=RUN)(serve.worker)
-app.command(rich_help_panel=RUN)(predict.predict)
+app.command(rich_help_panel=RUN, cls=predict.PredictCommand)(predict.predict)
+app.command(rich_help_panel=RUN)(predict_cohort.predict_cohort)
 app.command(rich_help_panel=RUN)(demo.demo)
 app.add_typer(models.models, name="models", rich_help_panel=OPERATE)
 app.add_typer(admin.keys, name="keys", rich_help_panel=OPERATE)
@@ -44,37 +76,12 @@ app.command("settings", rich_help_panel=OPERATE)(admin.list_settings)
 app.command(rich_help_panel=OPERATE)(admin.openapi)
 
 
-def _hand_over(name: str, summary: str) -> None:
-    """Registers a command of the training room, which is entered only when the command is called, its help included."""
-
-    @app.command(
-        name,
-        help=summary,
-        rich_help_panel=TRAIN,
-        add_help_option=False,
-        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    )
-    def call(context: typer.Context) -> None:
-        import_module("app.cli.training").commands([name, *context.args], prog_name="rlvo", obj=_spread)
-
-
-def _spread(*studies: Any) -> None:
-    """What `--workers queue` of the training room asks for: it knows no queue itself."""
-    import_module("app.cli.queue_preprocessing").by_queue(*studies)
-
-
-_hand_over("synthesize", "Makes a cohort of synthetic patients, with the truth beside it.")
-_hand_over("train", "Trains a model version on a cohort, by the published protocol.")
-_hand_over("evaluate", "Scores model versions on a cohort, and compares them.")
-_hand_over("import", "Writes the table of a published data set (isles24).")
-
-
 def main() -> None:
-    """The entry point: runs the command, and turns our own errors into a few lines and a status."""
+    """Run the command; print an `RlvoError` in a few lines and exit with its status."""
     try:
         app()
     except Exception as error:
-        from app.sdk.errors import RlvoError  # here, since the types that come with it cost a tenth of a second
+        from app.sdk.errors import RlvoError  # here: it imports pydantic, which `rlvo --help` does not need
 
         if not isinstance(error, RlvoError):
             raise

@@ -1,37 +1,34 @@
-"""The operator's commands beside `rlvo models`: keys, database, audit, storage and the API's description."""
+"""Operator commands for API keys, database, audit trail, settings, replay, storage check and OpenAPI description."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from app.cli.common import none_in_use, settings, table
+from app.cli.common import exit_unknown_id, open_database, settings, table
 
-if TYPE_CHECKING:
-    from app.database.session import Database
-
-keys = typer.Typer(help="API keys: who may call, as which tenant, for what.", no_args_is_help=True)
+keys = typer.Typer(help="API keys: create, list and revoke them.", no_args_is_help=True)
 db = typer.Typer(help="The database.", no_args_is_help=True)
 audit = typer.Typer(help="The audit trail.", no_args_is_help=True)
 
-SAME = 1e-6  # of a probability; another device or library may round the last digits differently
+SAME = 1e-6  # tolerance of a probability: another device or library may round the last digits differently
 
 
 @keys.command("create")
 def create_key(
-    name: Annotated[str, typer.Argument(help="Who will use it; stands in the audit")],
+    name: Annotated[str, typer.Argument(help="Name of the caller, as it appears in the audit trail")],
     scope: Annotated[
         list[str] | None, typer.Option(help="predict, read, models:admin or audit; may be repeated")
     ] = None,
-    tenant: Annotated[str | None, typer.Option(help="Whose predictions it makes and sees; the name if none")] = None,
-    expires: Annotated[datetime | None, typer.Option(help="When it ends, in UTC")] = None,
-    per_minute: Annotated[int | None, typer.Option(min=1, help="Most requests a minute")] = None,
-    max_body: Annotated[int | None, typer.Option(min=1, help="Most bytes of one request")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Tenant of the key; default: the name")] = None,
+    expires: Annotated[datetime | None, typer.Option(help="Time of expiry, in UTC")] = None,
+    per_minute: Annotated[int | None, typer.Option(min=1, help="Maximum number of requests per minute")] = None,
+    max_body: Annotated[int | None, typer.Option(min=1, help="Maximum size of one request, in bytes")] = None,
 ) -> None:
-    """Makes an API key and prints its secret, once.
+    """Create an API key and print its secret, once.
 
     rlvo keys create pacs
     rlvo keys create dashboard --scope read --tenant pacs --expires 2030-01-01
@@ -51,46 +48,46 @@ def create_key(
             max_body=max_body,
         )
     typer.echo(secret)
-    typer.echo("This is shown once. Send it as `Authorization: Bearer <key>`.", err=True)
+    typer.echo("The key is shown only once. Send it as `Authorization: Bearer <key>`.", err=True)
 
 
 @keys.command("list")
 def list_keys() -> None:
-    """Lists every key ever made; none of their secrets, which are not kept.
+    """List all keys, including revoked ones. Secrets are not stored and cannot be shown.
 
     rlvo keys list
     """
     from app.database import api_keys as rows
 
     with open_database().reading() as session:
-        found = rows.listed(session)
+        records = rows.listed(session)
     table(
         ["id", "name", "tenant", "scopes", "created", "expires", "revoked"],
         [
             [key.id, key.name, key.tenant, ", ".join(key.scopes), *map(_day, (key.created, key.expires, key.revoked))]
-            for key in found
+            for key in records
         ],
     )
 
 
 @keys.command("revoke")
-def revoke_key(key_id: Annotated[str, typer.Argument(help="The id that `rlvo keys list` shows")]) -> None:
-    """Ends a key for good.
+def revoke_key(key_id: Annotated[str, typer.Argument(help="Id of the key, as `rlvo keys list` shows it")]) -> None:
+    """Revoke a key permanently.
 
     rlvo keys revoke 3f9a1c04
     """
     from app.database import api_keys as rows
 
     with open_database().session() as session:
-        ended = rows.revoke(session, key_id)
-    if not ended:
-        none_in_use("key", "keys")
+        revoked = rows.revoke(session, key_id)
+    if not revoked:
+        exit_unknown_id("key", "keys")
     typer.echo("revoked")
 
 
 @db.command()
 def upgrade() -> None:
-    """Brings the tables to this release's shape; `rlvo serve` does so at its start.
+    """Migrate the database to the schema of this release. `rlvo serve` does this when it starts.
 
     rlvo db upgrade
     RLVO_DATABASE_URL=postgresql://... rlvo db upgrade
@@ -103,7 +100,7 @@ def upgrade() -> None:
 
 @audit.command("verify")
 def verify_audit() -> None:
-    """Recomputes the chain of the audit trail; exits with 1 where it does not hold.
+    """Verify the hash chain of the audit trail; exit with 1 if it is broken.
 
     rlvo audit verify
     """
@@ -112,15 +109,15 @@ def verify_audit() -> None:
     with open_database().reading() as session:
         verdict = verify(session)
     if not verdict.intact:
-        typer.echo(f"broken at entry {verdict.broken_at}; the {verdict.entries} before it hold", err=True)
+        typer.echo(f"broken at entry {verdict.broken_at}; the {verdict.entries} entries before it are intact", err=True)
         raise typer.Exit(1)
     typer.echo(f"{verdict.entries} entries, intact; head {verdict.head}")
 
 
 def list_settings(
-    markdown: Annotated[bool, typer.Option("--markdown", help="All defaults, as the README's table")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the defaults as a Markdown table")] = False,
 ) -> None:
-    """Lists every setting with the value in force here. Settings are environment variables.
+    """List every setting with its current value. Settings are environment variables.
 
     rlvo settings
     RLVO_PORT=80 rlvo settings
@@ -129,22 +126,21 @@ def list_settings(
 
     if markdown:
         typer.echo("| variable | default | what it sets |\n|---|---|---|")
-        for name, one in Settings.model_fields.items():
-            typer.echo(f"| `RLVO_{name.upper()}` | {_default(one.default)} | {one.description} |")
+        for name, field in Settings.model_fields.items():
+            typer.echo(f"| `RLVO_{name.upper()}` | {_default(field.default)} | {field.description} |")
     else:
-        here = settings()
-        fields = Settings.model_fields.items()
-        table(
-            ["variable", "value", ""],
-            [[f"RLVO_{name.upper()}", _shown(getattr(here, name)), one.description or ""] for name, one in fields],
-        )
+        config, fields = settings(), Settings.model_fields.items()
+        rows = [
+            [f"RLVO_{name.upper()}", _shown(getattr(config, name)), field.description or ""] for name, field in fields
+        ]
+        table(["variable", "value", ""], rows)
 
 
 def openapi(
-    path: Annotated[Path, typer.Argument(help="Where the description lies")] = Path("openapi/openapi.json"),
-    check: Annotated[bool, typer.Option("--check", help="Change nothing; exit with 1 where it is out of date")] = False,
+    path: Annotated[Path, typer.Argument(help="File of the description")] = Path("openapi/openapi.json"),
+    check: Annotated[bool, typer.Option("--check", help="Only check; exit with 1 if out of date")] = False,
 ) -> None:
-    """Writes the API's description (OpenAPI 3.1), or checks the one that is there.
+    """Write the OpenAPI 3.1 description of the API to a file, or check the file.
 
     rlvo openapi
     rlvo openapi --check
@@ -159,16 +155,16 @@ def openapi(
         path.write_text(wanted)
         typer.echo(f"wrote {path}")
     elif not path.is_file() or path.read_text() != wanted:
-        typer.echo(f"{path} is not what the code describes; run `rlvo openapi` and commit it", err=True)
+        typer.echo(f"{path} does not match the code. Run `rlvo openapi` and commit the file.", err=True)
         raise typer.Exit(1)
 
 
-def replay(prediction_id: Annotated[str, typer.Argument(help="A finished prediction")]) -> None:
-    """Computes a stored prediction again and says whether the number is the same; exits with 1 where it is not.
+def replay(prediction_id: Annotated[str, typer.Argument(help="Id of a finished prediction")]) -> None:
+    """Recompute a stored prediction and compare the probability; exit with 1 if it differs.
 
     rlvo replay 0192f3a4-7c1e-7b7e-9d0a-3f5a1c2b4d6e
 
-    The stored volumes and record go through the same model version once more. Nothing is written.
+    The command uses the stored volumes, the stored record and the same model version. It writes nothing.
     """
     from app.database import job_state, predictions
     from app.imaging.io.limits import Limits
@@ -177,33 +173,34 @@ def replay(prediction_id: Annotated[str, typer.Argument(help="A finished predict
     from app.worker.process import create_model_cache
     from app.worker.queue import Queue
 
-    here, database = settings(), open_database()
+    config, database = settings(), open_database()
     with database.reading() as session:
-        then = predictions.find(session, prediction_id, None).probability
+        stored = predictions.find(session, prediction_id, None).probability
         study = job_state.recorded(session, prediction_id)
-    if then is None:
-        typer.echo("This prediction has no answer to compare with.", err=True)
+    if stored is None:
+        typer.echo("This prediction has no stored probability to compare with.", err=True)
         raise typer.Exit(2)
-    predictor = create_model_cache(here)
-    limits = Limits(max_voxels=here.max_voxels, max_bytes=here.max_volume_bytes)
-    now = PredictionPipeline(database, storage_of(here), Queue(database), predictor, limits).replay(study).probability
-    typer.echo(f"then {then:.9f}, now {now:.9f}, {study.model.name} {study.model.version}")
-    if abs(now - then) > SAME:
-        typer.echo("The number is not the same.", err=True)
+    models = create_model_cache(config)
+    limits = Limits(max_voxels=config.max_voxels, max_bytes=config.max_volume_bytes)
+    pipeline = PredictionPipeline(database, storage_of(config), Queue(database), models, limits)
+    recomputed = pipeline.replay(study).probability
+    typer.echo(f"stored {stored:.9f}, recomputed {recomputed:.9f}, {study.model.name} {study.model.version}")
+    if abs(recomputed - stored) > SAME:
+        typer.echo("The probabilities differ.", err=True)
         raise typer.Exit(1)
-    typer.echo("the same number")
+    typer.echo("the probabilities agree")
 
 
 def fsck(
-    deep: Annotated[bool, typer.Option("--deep", help="Also recompute every digest; reads all that is stored")] = False,
-    mend: Annotated[bool, typer.Option("--mend", help="Put damage aside, delete orphans, end what is stuck")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also recompute the digest of every file")] = False,
+    mend: Annotated[bool, typer.Option("--mend", help="Quarantine damage, delete orphans, fail stuck jobs")] = False,
 ) -> None:
-    """Checks that rows and stored files agree; exits with 1 where something is lost.
+    """Check that the database and the stored files agree; exit with 1 if data is lost.
 
     rlvo fsck
     rlvo fsck --deep --mend
 
-    It may run beside a working service. Without --mend it changes nothing.
+    The service may run at the same time. Without --mend the command changes nothing.
     """
     from app.operations.fsck import fsck
 
@@ -214,17 +211,8 @@ def fsck(
         raise typer.Exit(1)
 
 
-def open_database() -> Database:
-    """The database of the settings in force, its tables brought to this release's shape."""
-    from app.database.session import Database
-
-    database = Database(settings().database)
-    database.upgrade()
-    return database
-
-
 def _shown(value: object) -> str:
-    """A setting's value, without the password that a URL may hold."""
+    """Value of a setting, without the password of a URL."""
     import re
 
     return re.sub(r"(?<=:)[^:@/]+(?=@)", "***", str(value))

@@ -1,4 +1,4 @@
-"""What several commands share: settings with readable faults, tables on the terminal, a service of one's own."""
+"""Helpers of several commands: settings, tables on the terminal, and the service that a command talks to."""
 
 from __future__ import annotations
 
@@ -6,21 +6,37 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 if TYPE_CHECKING:
     from app.core.config import Settings
+    from app.database.session import Database
     from app.sdk.client import Client
 
-READY_WITHIN = 120.0  # seconds: the first start on a machine compiles and caches
+READY_WITHIN = 120.0  # seconds; the first start on a machine compiles code
+
+
+@dataclass
+class ServiceOptions:
+    """The service that a command talks to."""
+
+    url: Annotated[str | None, typer.Option(envvar="RLVO_URL", help="Running service; default: a temporary one")] = None
+    api_key: Annotated[str | None, typer.Option(envvar="RLVO_API_KEY", help="API key, if the service needs one")] = None
+
+    def client(self) -> AbstractContextManager[Client]:
+        """Client of the service at ``url``, or of a service that runs as long as the block."""
+        from app.sdk.client import Client
+
+        return Client(self.url, api_key=self.api_key) if self.url else temporary_service()
 
 
 def settings(**given: Any) -> Settings:
-    """The settings from the environment, with ``given`` ones on top; exits with 2 and their names if any is wrong."""
+    """Read the settings from the environment; ``given`` ones override it. A wrong setting exits with status 2."""
     from pydantic import ValidationError
 
     from app.core.config import Settings
@@ -33,14 +49,23 @@ def settings(**given: Any) -> Settings:
         raise typer.Exit(2) from None
 
 
-def none_in_use(what: str, group: str) -> NoReturn:
-    """Says that no ``what`` of the id given is still in use, and where all are listed; exits with 2."""
-    typer.echo(f"There is no {what} of that id that is still in use; `rlvo {group} list` shows all.", err=True)
+def open_database() -> Database:
+    """Open the database that the settings name, migrated to the schema of this release."""
+    from app.database.session import Database
+
+    database = Database(settings().database)
+    database.upgrade()
+    return database
+
+
+def exit_unknown_id(what: str, group: str) -> NoReturn:
+    """Print that no active ``what`` has the given id, and exit with status 2."""
+    typer.echo(f"No active {what} has this id. `rlvo {group} list` shows all ids.", err=True)
     raise typer.Exit(2)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Prints a table as wide as the terminal; where that is none, as wide as it needs to be, so that `grep` sees it."""
+    """Print a table as wide as the terminal. Without a terminal, no line is wrapped, so that `grep` finds it."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -48,18 +73,17 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     console = Console()
     if not console.is_terminal:
         console.width = 1000
-    drawn = Table(*columns, box=box.SIMPLE_HEAD, show_header=any(columns), pad_edge=False)
+    grid = Table(*columns, box=box.SIMPLE_HEAD, show_header=any(columns), pad_edge=False)
     for row in rows:
-        drawn.add_row(*row)
-    console.print(drawn)
+        grid.add_row(*row)
+    console.print(grid)
 
 
 @contextmanager
-def own_service() -> Iterator[Client]:
-    """A service on a free port for as long as the block runs; yields its client once it can predict.
+def temporary_service() -> Iterator[Client]:
+    """Run a service on a free port during the block; yield its client once the service can predict.
 
-    It keeps what it does in the data folder like any other, so a later one answers for the same predictions.
-    Its log goes to ``rlvo.log`` there.
+    The predictions stay in the data folder, where a later service finds them. The log is ``rlvo.log`` there.
     """
     from rich.console import Console
 
@@ -68,7 +92,7 @@ def own_service() -> Iterator[Client]:
     folder = settings().data_dir
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "rlvo.log"
-    command = [sys.executable, "-m", "app.cli.__main__", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "app.cli", "serve", "--port", "0"]
     with (
         log.open("ab") as to_log,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=to_log, start_new_session=True) as service,  # noqa: S603
@@ -84,13 +108,13 @@ def own_service() -> Iterator[Client]:
 
 
 def _address(service: subprocess.Popen[bytes], log: Path) -> str:
-    """Reads the line with which a service says where it listens."""
+    """Read the line in which the service prints its address."""
     assert service.stdout is not None
     for line in service.stdout:
         _, at, url = line.decode().strip().partition("rlvo is at ")
         if at:
             return url
-    typer.echo(f"The service did not start; {log} says why.", err=True)
+    typer.echo(f"The service did not start. Its log is {log}.", err=True)
     raise typer.Exit(1)
 
 
@@ -98,7 +122,7 @@ def _wait_until_ready(client: Client, log: Path) -> None:
     end = time.monotonic() + READY_WITHIN
     while not (health := client.health()).ready:
         if time.monotonic() > end:
-            amiss = ", ".join(f"{part}: {verdict}" for part, verdict in health.checks.items() if verdict != "ok")
-            typer.echo(f"The service did not get ready ({amiss}); {log} says why.", err=True)
+            failed = ", ".join(f"{part}: {verdict}" for part, verdict in health.checks.items() if verdict != "ok")
+            typer.echo(f"The service is not ready after {READY_WITHIN:.0f} s ({failed}). Its log is {log}.", err=True)
             raise typer.Exit(1)
         time.sleep(0.1)

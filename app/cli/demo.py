@@ -1,4 +1,4 @@
-"""`rlvo demo`: one synthetic patient through the whole house, and one real file if there is one to send."""
+"""`rlvo demo`: predict a synthetic patient with a temporary service, and one NCCT file if it is given."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from app.cli.common import own_service, settings
+from app.cli.common import settings, temporary_service
 from app.cli.predict import progress, show
 
 if TYPE_CHECKING:
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from app.sdk.client import Client, Study
 
 EXACT = 1e-4
-"""How closely base and reasons must make the log-odds of the answer."""
+"""Largest accepted difference between the sum of the contributions and the log-odds of the answer."""
 
 
 def demo(
-    study: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Also send this NCCT")] = None,
-    once: Annotated[bool, typer.Option("--once", help="End when done, instead of leaving the page open")] = False,
+    study: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="NCCT volume to send too")] = None,
+    once: Annotated[bool, typer.Option("--once", help="Exit at the end; do not keep the page open")] = False,
 ) -> None:
-    """Starts a service, sends a synthetic study through it, prints the answer and leaves the page open.
+    """Start a service, predict a synthetic patient, print the answer and keep the page open.
 
     rlvo demo
     rlvo demo --once --study head.nii.gz
@@ -35,24 +35,24 @@ def demo(
     from rich.console import Console
 
     console = Console()
-    kept = settings().data_dir
-    with own_service() as client:
-        with console.status("Drawing a synthetic patient"):
-            synthetic = _synthetic_study(kept / "demo")
+    folder = settings().data_dir
+    with temporary_service() as client:
+        with console.status("Making a synthetic patient"):
+            synthetic = _synthetic_study(folder / "demo")
         console.rule("A synthetic patient")
-        _send(client, synthetic, kept / "demo", console)
+        _predict(client, synthetic, folder / "demo", console)
         if study:
-            console.rule("The file you gave, as NCCT, with nothing else known")
-            _send(client, {"ncct": study, "clinical": {}}, kept / "demo", console)
-        console.print(f"\nAll of it is on record in {kept}; `make serve` answers for the same ids.")
+            console.rule("Your file, as NCCT, without clinical data")
+            _predict(client, {"ncct": study, "clinical": {}}, folder / "demo", console)
+        console.print(f"\nThe predictions are stored in {folder}; `make serve` serves the same ids.")
         if not once:
-            console.print(f"The page is open at [bold]{client.url}[/bold]. Ctrl-C ends it.")
+            console.print(f"The page is open at [bold]{client.url}[/bold]. Press Ctrl-C to stop.")
             with suppress(KeyboardInterrupt):
                 threading.Event().wait()
 
 
 def _synthetic_study(folder: Path) -> Study:
-    """One synthetic patient on disk, always the same."""
+    """Write the synthetic patient of seed 1 to ``folder``; return the study to send."""
     from app.phantoms.cohort import write_patient
 
     paths: dict[str, Path] = write_patient(folder / "study", seed=1)
@@ -60,41 +60,42 @@ def _synthetic_study(folder: Path) -> Study:
     return cast("Study", {**paths, "clinical": clinical, "subject": "demo"})
 
 
-def _send(client: Client, study: Study, folder: Path, console: Console) -> None:
-    """Sends a study, prints its answer, and checks what an answer promises. Exits with 1 where it does not hold."""
+def _predict(client: Client, study: Study, folder: Path, console: Console) -> None:
+    """Predict a study, print the answer, and check that the contributions and the maps fit; exit with 1 if not."""
     with progress(console) as on_progress:
         prediction = client.predict(on_progress=on_progress, **study)
     show(prediction, console)
-    reasons, probability = prediction.attribution, prediction.probability
-    assert reasons is not None
+    attribution, probability = prediction.attribution, prediction.probability
+    assert attribution is not None
     assert probability is not None
-    parts = sum(part.contribution for part in reasons.clinical) + sum(part.contribution for part in reasons.imaging)
+    total = sum(part.contribution for part in attribution.clinical)
+    total += sum(part.contribution for part in attribution.imaging)
     log_odds = math.log(probability / (1 - probability))
     console.print(
-        f"The base {reasons.base:+.4f} and the reasons {parts:+.4f} make {reasons.base + parts:+.4f}: "
-        f"the log-odds of the answer are {log_odds:+.4f}."
+        f"The base {attribution.base:+.4f} plus the contributions {total:+.4f} is {attribution.base + total:+.4f}. "
+        f"The log-odds of the answer are {log_odds:+.4f}."
     )
     maps = folder / "maps" / prediction.id
     maps.mkdir(parents=True, exist_ok=True)
-    for name in reasons.maps:
+    for name in attribution.maps:
         client.map(prediction.id, name, to=maps)
-    console.print(f"{len(reasons.maps)} maps lie in {maps}", soft_wrap=True)
+    console.print(f"{len(attribution.maps)} maps are in {maps}", soft_wrap=True)
     for name in sorted({"ncct", "cta"} & set(study)):
         shape = _shared_grid(maps / f"attribution-{name}.nii.gz", Path(str(study[name])))  # type: ignore[literal-required]
-        console.print(f"attribution-{name} has the shape {shape} and the affine of the {name} that was sent.")
-    console.print(f"Its page: {client.url}/predictions/{prediction.id}", soft_wrap=True)
-    if abs(reasons.base + parts - log_odds) > EXACT:
-        console.print("[red]The reasons do not add up to the answer.[/red]")
+        console.print(f"attribution-{name} has the shape {shape} and the affine of the {name} volume.")
+    console.print(f"Page: {client.url}/predictions/{prediction.id}", soft_wrap=True)
+    if abs(attribution.base + total - log_odds) > EXACT:
+        console.print("[red]The contributions do not add up to the answer.[/red]")
         raise typer.Exit(1)
 
 
 def _shared_grid(map_volume: Path, sent: Path) -> tuple[int, ...]:
-    """The shape of a map that lies voxel for voxel on the volume that was sent; exits with 1 where it does not."""
+    """Return the voxel shape that a map shares with the sent volume; exit with 1 if shape or affine differ."""
     import nibabel
     import numpy as np
 
-    ours, theirs = cast("Any", nibabel.load(map_volume)), cast("Any", nibabel.load(sent))
-    if ours.shape != theirs.shape or not np.allclose(ours.affine, theirs.affine, atol=1e-4):
-        typer.echo(f"{map_volume.name} does not lie on the grid of the volume that was sent", err=True)
+    image, reference = cast("Any", nibabel.load(map_volume)), cast("Any", nibabel.load(sent))
+    if image.shape != reference.shape or not np.allclose(image.affine, reference.affine, atol=1e-4):
+        typer.echo(f"{map_volume.name} is not on the voxel grid of {sent.name}.", err=True)
         raise typer.Exit(1)
-    return tuple(ours.shape)
+    return tuple(image.shape)

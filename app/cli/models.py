@@ -1,4 +1,4 @@
-"""`rlvo models`: the model store, and which version of it serves."""
+"""`rlvo models`: the versions of the model store and the aliases that select them."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.common import settings, table
+from app.cli.common import open_database, settings, table
 
 if TYPE_CHECKING:
     from app.operations.promotion import Promotion
     from app.registry.model_store import ModelStore
 
 models = typer.Typer(
-    help="The model store: which versions there are, whether they are intact, and which one serves.",
+    help="Model versions: list, verify, sign, promote, roll back and export them.",
     no_args_is_help=True,
 )
 
 Reference = Annotated[str, typer.Argument(help="name, name@1.2.0 or name@champion")]
-Name = Annotated[str, typer.Argument(help="The model's name")]
-Alias = Annotated[str, typer.Option(help="champion, challenger, shadow, or one of your own")]
+Name = Annotated[str, typer.Argument(help="Name of the model")]
+Alias = Annotated[str, typer.Option(help="champion, challenger, shadow, or an alias of your choice")]
 
 
 @models.command("list")
 def list_models() -> None:
-    """Lists every version in the model store.
+    """List every version in the model store.
 
     rlvo models list
     """
@@ -34,15 +34,15 @@ def list_models() -> None:
     for name in registry.names():
         aliases = registry.aliases(name)
         for entry in registry.versions(name):
-            meant = ", ".join(alias for alias, version in sorted(aliases.items()) if version == entry.version)
+            names = ", ".join(alias for alias, version in sorted(aliases.items()) if version == entry.version)
             data = "synthetic patients" if entry.manifest.training.synthetic else "real patients"
-            rows.append([name, entry.version, meant, data, entry.digest.removeprefix("sha256:")[:12]])
+            rows.append([name, entry.version, names, data, entry.digest.removeprefix("sha256:")[:12]])
     table(["model", "version", "aliases", "trained on", "digest"], rows)
 
 
 @models.command("show")
 def show_model(reference: Reference) -> None:
-    """Shows what one version needs, was trained on and reached.
+    """Show the inputs, the training data and the metrics of one version.
 
     rlvo models show rlvo-synthetic
     """
@@ -53,42 +53,41 @@ def show_model(reference: Reference) -> None:
         ["digest", entry.digest],
         ["use", manifest.intended_use],
         ["network", f"{manifest.architecture.fusion}, {len(manifest.folds)} folds, grid {manifest.grid.shape}"],
-        ["needs", ", ".join(manifest.required_inputs) or "nothing in particular"],
+        ["needs", ", ".join(manifest.required_inputs) or "no particular input"],
         ["clinical", ", ".join(variable.name for variable in manifest.clinical.variables)],
         ["trained on", f"{manifest.training.patients} patients: {manifest.training.data}"],
         ["threshold", f"{manifest.threshold.value:.3f} ({manifest.threshold.rule})"],
     ]
     for name, metric in manifest.metrics.items():
-        spread = (
-            f" ({metric.low:.3f} to {metric.high:.3f})" if metric.low is not None and metric.high is not None else ""
-        )
-        rows.append([name, f"{metric.value:.3f}{spread}"])
+        bounded = metric.low is not None and metric.high is not None
+        interval = f" ({metric.low:.3f} to {metric.high:.3f})" if bounded else ""
+        rows.append([name, f"{metric.value:.3f}{interval}"])
     table(["", ""], rows)
 
 
 @models.command()
 def card(reference: Reference) -> None:
-    """Prints the model card of one version, as Markdown.
+    """Print the model card of one version, in Markdown.
 
     rlvo models card rlvo-synthetic
     """
     path = _registry().resolve(reference).folder / "card.md"
     if not path.is_file():
-        typer.echo("This version was published without a card.", err=True)
+        typer.echo("This version has no model card (card.md).", err=True)
         raise typer.Exit(2)
     typer.echo(path.read_text(encoding="utf-8"))
 
 
 @models.command()
 def verify(
-    reference: Annotated[str | None, typer.Argument(help="name, name@1.2.0 or name@champion; all if none")] = None,
+    reference: Annotated[str | None, typer.Argument(help="name, name@1.2.0 or name@champion; default: all")] = None,
 ) -> None:
-    """Checks every file of a version, or of all, against its digest.
+    """Check the digest of every file of one version, or of all versions.
 
     rlvo models verify
     rlvo models verify rlvo-synthetic@1.0.0
 
-    Where RLVO_TRUSTED_KEYS is set, the signature too.
+    If RLVO_TRUSTED_KEYS is set, the command checks the signatures too.
     """
     registry = _registry()
     entries = (
@@ -104,17 +103,18 @@ def verify(
 @models.command()
 def add(
     folder: Annotated[
-        Path, typer.Argument(exists=True, file_okay=False, help="A version: manifest.json, its folds, its card")
+        Path,
+        typer.Argument(exists=True, file_okay=False, help="Folder with manifest.json and folds"),
     ],
 ) -> None:
-    """Copies a version into the model store, checked, whole or not at all. Running services see it at once.
+    """Check a version and copy it into the model store, completely or not at all. Running services see it at once.
 
     rlvo models add runs/2026-11/version
 
-    No alias moves by that: `rlvo models promote` is the next step.
+    No alias moves. To serve the version, run `rlvo models promote`.
     """
     entry = _registry().add(folder)
-    typer.echo(f"{entry.name} {entry.version} is in the store, intact; `rlvo models promote` puts it to work")
+    typer.echo(f"{entry.name} {entry.version} is in the store, intact; run `rlvo models promote` to serve it")
 
 
 @models.command()
@@ -122,12 +122,12 @@ def promote(
     reference: Annotated[str, typer.Argument(help="name@1.2.0")],
     alias: Alias = "champion",
 ) -> None:
-    """Moves an alias to a version, once every worker has loaded it and its golden cases come out right.
+    """Move an alias to a version, after every worker has loaded it and verified its golden cases.
 
     rlvo models promote rlvo-synthetic@1.1.0
     rlvo models promote rlvo-synthetic@1.1.0 --alias shadow
 
-    Where no worker runs, the version is loaded and checked here. Where any refuses, nothing changes.
+    Without a running worker, this command loads and verifies the version. If a worker fails, nothing changes.
     """
     entry = _registry().resolve(reference)
     move = _promotion().promote(entry.name, alias, entry.version, by="operator")
@@ -136,7 +136,7 @@ def promote(
 
 @models.command()
 def rollback(name: Name, alias: Alias = "champion") -> None:
-    """Moves an alias back to the version before, in the same way.
+    """Move an alias back to its previous version, with the same checks as `promote`.
 
     rlvo models rollback rlvo-synthetic
     """
@@ -146,27 +146,25 @@ def rollback(name: Name, alias: Alias = "champion") -> None:
 
 @models.command()
 def history(name: Name, alias: Alias = "champion") -> None:
-    """Lists every move of an alias, oldest first.
+    """List every change of an alias, oldest first.
 
     rlvo models history rlvo-synthetic
     """
-    moves = _registry().history(name, alias)
-    table(["at", "from", "to", "by"], [[move.at[:19], move.previous or "", move.version, move.by] for move in moves])
+    changes = _registry().history(name, alias)
+    rows = [[change.at[:19], change.previous or "", change.version, change.by] for change in changes]
+    table(["at", "from", "to", "by"], rows)
 
 
 @models.command()
 def shadow(name: Name) -> None:
-    """Shows how shadow versions compare with what was answered.
+    """Compare the scores of shadow versions with the answers that were given.
 
     rlvo models shadow rlvo-synthetic
     """
-    from app.database.session import Database
     from app.database.shadow_scores import report
 
-    database = Database(settings().database)
-    database.upgrade()
-    with database.reading() as session:
-        found = report(session, name)
+    with open_database().reading() as session:
+        comparisons = report(session, name)
     table(
         ["shadow", "answered by", "scored", "failed", "decide alike", "mean difference", "mean absolute", "largest"],
         [
@@ -178,41 +176,43 @@ def shadow(name: Name) -> None:
                 str(each.agreed),
                 *map(_number, (each.mean_difference, each.mean_absolute_difference, each.largest_difference)),
             ]
-            for each in found
+            for each in comparisons
         ],
     )
 
 
 @models.command()
-def keygen(path: Annotated[Path, typer.Argument(help="Where the private key goes; kept from others")]) -> None:
-    """Makes an Ed25519 key to sign versions with, and prints its public half.
+def keygen(
+    path: Annotated[Path, typer.Argument(help="New file for the private key")],
+) -> None:
+    """Create an Ed25519 key pair for signing versions; print the public key.
 
     rlvo models keygen signing.key
 
-    Services that are to take only what it signed get the public half as RLVO_TRUSTED_KEYS.
+    Set RLVO_TRUSTED_KEYS to the public key: the service then accepts only versions that are signed with it.
     """
     from app.registry.signatures import generate
 
     try:
         typer.echo(generate(path))
     except FileExistsError:
-        typer.echo("There is such a file already; it is left as it is.", err=True)
+        typer.echo(f"{path} exists already. Choose another file name.", err=True)
         raise typer.Exit(2) from None
 
 
 @models.command()
 def sign(
     reference: Annotated[str, typer.Argument(help="name@1.2.0")],
-    key: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="The private key's file")],
+    key: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="File of the private key")],
 ) -> None:
-    """Signs a version, every file of which is checked first.
+    """Check every file of a version, then sign the version.
 
     rlvo models sign rlvo-synthetic@1.0.0 --key signing.key
     """
     from app.registry.model_store import ModelStore
     from app.registry.signatures import sign as add_signature
 
-    registry = ModelStore(settings().model_store)  # what is to be signed is not signed yet
+    registry = ModelStore(settings().model_store)  # without trusted keys: the version is not signed yet
     entry = registry.resolve(reference)
     registry.verify(entry)
     typer.echo(f"{entry.name} {entry.version} is signed; its public key is {add_signature(entry.folder, key)}")
@@ -224,14 +224,14 @@ def export(
     form: Annotated[str, typer.Option("--format", help="onnx, openvino or torchscript")] = "onnx",
     to: Annotated[Path, typer.Option(file_okay=False, help="Folder to write into")] = Path(),
 ) -> None:
-    """Writes a version as one graph for another runtime, checked there against the version's golden cases.
+    """Export a version as one graph for another runtime, and verify its golden cases in that runtime.
 
     rlvo models export rlvo-synthetic --format openvino --to exported
 
-    Prepared tensors in, the calibrated probability out; preparing and explaining stay here.
+    The graph takes prepared tensors and returns the calibrated probability. It neither prepares nor explains.
     """
     if form not in ("onnx", "openvino", "torchscript"):
-        raise typer.BadParameter("It is onnx, openvino or torchscript.", param_hint="--format")
+        raise typer.BadParameter("Use onnx, openvino or torchscript.", param_hint="--format")
     from app.inference.export import GraphFormat
     from app.inference.export import export as write
     from app.inference.model_version import ModelVersion
@@ -240,32 +240,27 @@ def export(
     entry = registry.resolve(reference)
     registry.verify(entry)
     written = write(ModelVersion.load(entry.folder, entry.manifest, "cpu"), entry.folder, GraphFormat(form), to)
-    typer.echo(
-        f"{written.path}: {written.cases} cases answered alike, within {written.difference:.1e} of a probability"
-    )
+    typer.echo(f"{written.path}: {written.cases} golden cases agree; largest difference {written.difference:.1e}")
 
 
 def _registry() -> ModelStore:
     from app.registry.model_store import ModelStore
 
-    here = settings()
-    return ModelStore(here.model_store, here.trusted)
+    config = settings()
+    return ModelStore(config.model_store, config.trusted)
 
 
 def _promotion() -> Promotion:
-    from app.database.session import Database
     from app.operations.promotion import Promotion
 
-    here = settings()
-    database = Database(here.database)
-    database.upgrade()
+    config = settings()
 
-    def alone(name: str, version: str) -> None:
-        from app.worker.process import create_model_cache  # only here: it loads torch
+    def check_here(name: str, version: str) -> None:
+        from app.worker.process import create_model_cache  # here: it loads torch
 
-        create_model_cache(here).check(name, version)
+        create_model_cache(config).check(name, version)
 
-    return Promotion(database, _registry(), here.lease, alone=alone, patience=here.load_timeout)
+    return Promotion(open_database(), _registry(), config.lease, check_here=check_here, patience=config.load_timeout)
 
 
 def _number(value: float | None) -> str:

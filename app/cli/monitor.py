@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.common import settings, table
+from app.cli.common import open_database, settings, table
 
 if TYPE_CHECKING:
     from app.operations.monitor import MonitorReport, MonitorWindow
@@ -18,14 +18,14 @@ Day = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"])]
 
 
 def monitor(
-    model: Annotated[str, typer.Argument(help="NAME or NAME@VERSION; the default model if none")] = "",
+    model: Annotated[str, typer.Argument(help="NAME or NAME@VERSION; default: the default model")] = "",
     window: Annotated[str, typer.Option(help="day, week or month")] = "month",
     since: Day = None,
     until: Day = None,
-    out: Annotated[Path | None, typer.Option(help="A folder for the table (CSV) and the figures (SVG, PNG)")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 where something should be looked at")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for the table (CSV) and the figures (SVG, PNG)")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if any window has a signal")] = False,
 ) -> None:
-    """Reports a version's calibration, its reviewers' agreement and the drift of its inputs over time windows.
+    """Report the calibration, the reviewer agreement and the input drift of a version over time windows.
 
     rlvo monitor
     rlvo monitor rlvo-synthetic@1.0.0 --window week --since 2026-01-01 --out monitor/
@@ -34,7 +34,6 @@ def monitor(
     """
     from contextlib import closing
 
-    from app.cli.admin import open_database
     from app.database.followup import followed
     from app.operations.monitor import WindowLength, report
     from app.operations.monitor import table as rows_of
@@ -43,33 +42,33 @@ def monitor(
     try:
         length = WindowLength(window)
     except ValueError:
-        typer.echo("--window is day, week or month", err=True)
+        typer.echo("--window must be day, week or month.", err=True)
         raise typer.Exit(2) from None
-    here = settings()
-    entry = ModelStore(here.model_store).resolve(model or here.default_model)
+    config = settings()
+    entry = ModelStore(config.model_store).resolve(model or config.default_model)
     with closing(open_database()) as database, database.reading() as session:
         answered = followed(session, entry.name, entry.version, _utc(since), _utc(until))
     if not answered:
-        typer.echo(f"{entry.name}@{entry.version} has answered nobody in this time.", err=True)
+        typer.echo(f"{entry.name}@{entry.version} has no prediction in this period.", err=True)
         raise typer.Exit(2)
-    found = report(answered, entry.manifest, length)
+    result = report(answered, entry.manifest, length)
     typer.echo(f"{entry.name}@{entry.version}, by {length}")
-    heads, rows = rows_of(found)
+    heads, rows = rows_of(result)
     table(heads, rows)
-    if found.slope is not None and found.intercept is not None:
-        typer.echo(f"calibration slope {found.slope:.2f} (1 is right), intercept {found.intercept:+.2f} (0 is right)")
-    for start, signals in found.signals.items():
+    if result.slope is not None and result.intercept is not None:
+        typer.echo(f"calibration slope {result.slope:.2f} (ideal: 1), intercept {result.intercept:+.2f} (ideal: 0)")
+    for start, signals in result.signals.items():
         typer.echo(f"{start:%Y-%m-%d}: {'; '.join(signals)}")
-    if not found.signals:
-        typer.echo("nothing stands out")
+    if not result.signals:
+        typer.echo("no signals")
     if out is not None:
-        _write(out, found, heads, rows)
-        typer.echo(f"table and figures are in {out}")
-    if strict and found.signals:
+        _write(out, result, heads, rows)
+        typer.echo(f"The table and the figures are in {out}.")
+    if strict and result.signals:
         raise typer.Exit(1)
 
 
-def _write(folder: Path, found: MonitorReport, heads: list[str], rows: list[list[str]]) -> None:
+def _write(folder: Path, result: MonitorReport, heads: list[str], rows: list[list[str]]) -> None:
     import csv
 
     from app.evaluation.figures import calibration
@@ -79,9 +78,9 @@ def _write(folder: Path, found: MonitorReport, heads: list[str], rows: list[list
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "monitor.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([heads, *rows])
-    days = [f"{window.start:%Y-%m-%d}" for window in found.windows]
-    drawings = {
-        "over-time": trends.over_time([_point(day, window) for day, window in zip(days, found.windows, strict=True)]),
+    days = [f"{window.start:%Y-%m-%d}" for window in result.windows]
+    figures = {
+        "over-time": trends.over_time([_point(day, window) for day, window in zip(days, result.windows, strict=True)]),
         "shifts": trends.shifts(
             days,
             [
@@ -90,15 +89,15 @@ def _write(folder: Path, found: MonitorReport, heads: list[str], rows: list[list
                     [shift.deviations if shift.known else None for shift in shifts],
                     [shift.signal for shift in shifts],
                 )
-                for name, shifts in by_variable(found).items()
+                for name, shifts in by_variable(result).items()
             ],
         ),
     }
-    if len(found.labels):
-        drawings["calibration"] = calibration(found.labels, found.chances, "the answers")
-    for name, drawing in drawings.items():
-        (folder / f"{name}.svg").write_bytes(drawing.svg())
-        (folder / f"{name}.png").write_bytes(drawing.png())
+    if len(result.labels):
+        figures["calibration"] = calibration(result.labels, result.probabilities, "predictions")
+    for name, figure in figures.items():
+        (folder / f"{name}.svg").write_bytes(figure.svg())
+        (folder / f"{name}.png").write_bytes(figure.png())
 
 
 def _point(day: str, window: MonitorWindow) -> Point:

@@ -1,15 +1,18 @@
-"""`rlvo predict`: one study from the command line, through the client like every other caller's."""
+"""`rlvo predict`: one study, sent to a service by the Python client."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
+from typer.core import TyperCommand
 
-from app.cli.common import own_service
+from app.cli.common import ServiceOptions
+from app.cli.option_groups import expand_option_groups
 from app.core.display_names import label, shown
 
 if TYPE_CHECKING:
@@ -19,68 +22,61 @@ if TYPE_CHECKING:
     from app.sdk.client import OnProgress, Study
     from app.sdk.types import Attribution, Prediction
 
-BAR = 20  # characters of the longest bar
+LONGEST_BAR = 20  # characters
 Nifti = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help=".nii or .nii.gz")]
 
 
+@dataclass
+class VolumeOptions:
+    """The volumes of one study."""
+
+    ncct: Nifti = None
+    cta: Nifti = None
+    vessels: Nifti = None
+    tmax: Nifti = None
+    cbf: Nifti = None
+    cbv: Nifti = None
+    mtt: Nifti = None
+    ctp: Nifti = None
+
+
+class PredictCommand(TyperCommand):
+    """`rlvo predict`; refuses its former option --cohort and names the command that replaces it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line as usual, unless it holds --cohort."""
+        if any(each.partition("=")[0] == "--cohort" for each in args):
+            ctx.fail("--cohort is no option of `rlvo predict`. Use `rlvo predict-cohort TABLE --results FILE`.")
+        return super().parse_args(ctx, args)
+
+
+@expand_option_groups
 def predict(
-    ncct: Nifti = None,
-    cta: Nifti = None,
-    vessels: Nifti = None,
-    tmax: Nifti = None,
-    cbf: Nifti = None,
-    cbv: Nifti = None,
-    mtt: Nifti = None,
-    ctp: Nifti = None,
+    volumes: VolumeOptions,
     clinical: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="The clinical document, JSON")
     ] = None,
     model: Annotated[str | None, typer.Option(help="name, name@1.2.0 or name@champion")] = None,
     subject: Annotated[str | None, typer.Option(help="Your pseudonym for the patient")] = None,
-    explain: Annotated[bool, typer.Option(help="Also say why")] = True,
+    explain: Annotated[bool, typer.Option(help="Also explain the prediction")] = True,
     maps: Annotated[Path | None, typer.Option(file_okay=False, help="Folder to save the map volumes in")] = None,
-    cohort: Annotated[
-        Path | None, typer.Option(exists=True, help="A whole cohort: its table (.csv, .parquet), or its folder")
-    ] = None,
-    out: Annotated[Path, typer.Option(dir_okay=False, help="Where a cohort's results go, line by line")] = Path(
-        "predictions.csv"
-    ),
-    url: Annotated[
-        str | None, typer.Option(envvar="RLVO_URL", help="A running service; without it, one of its own")
-    ] = None,
-    api_key: Annotated[str | None, typer.Option(envvar="RLVO_API_KEY", help="Needed beyond your own machine")] = None,
+    *,
+    service: ServiceOptions,
     wait: Annotated[float, typer.Option(help="Seconds to wait for the answer")] = 600.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the prediction as JSON")] = False,
 ) -> None:
-    """Predicts one study and prints the probability with its reasons. Research use only.
+    """Predict one study and print the probability with its explanation. Research use only.
 
     rlvo predict --ncct ncct.nii.gz --cta cta.nii.gz --clinical clinical.json
     rlvo predict --cta cta.nii.gz --clinical clinical.json --url http://rlvo.local:8000 --json
     rlvo predict --cta cta.nii.gz --maps out/
-    rlvo predict --cohort cohort.csv --out predictions.csv --no-explain
 
-    A cohort's table has a line a patient: `patient`, the volumes' paths by the names above, clinical facts by theirs.
-    It is served behind acute studies, by as many workers as there are; interrupted, the same command goes on where it
-    was, and what stands in the results is not sent again.
-
-    Without --url it starts a service of its own in the data folder (RLVO_DATA_DIR), and stops it again.
+    Without --url, the command starts a service in the data folder (RLVO_DATA_DIR) and stops it at the end.
     """
     from rich.console import Console
 
-    from app.sdk.client import Client
-
-    if cohort:
-        _predict_cohort(cohort, out, url, api_key, model, explain=explain)
-        return
     given = {
-        "ncct": ncct,
-        "cta": cta,
-        "vessels": vessels,
-        "tmax": tmax,
-        "cbf": cbf,
-        "cbv": cbv,
-        "mtt": mtt,
-        "ctp": ctp,
+        **asdict(volumes),
         "clinical": _document(clinical) if clinical else None,
         "model": model,
         "subject": subject,
@@ -89,7 +85,7 @@ def predict(
     study = cast("Study", {name: value for name, value in given.items() if value is not None})
 
     console = Console(stderr=True)
-    with Client(url, api_key=api_key) if url else own_service() as client:
+    with service.client() as client:
         with progress(console) as on_progress:
             prediction = client.predict(wait=wait, on_progress=on_progress, **study)
         saved = []
@@ -104,32 +100,9 @@ def predict(
             typer.echo(f"saved {path}")
 
 
-def _predict_cohort(
-    table: Path, out: Path, url: str | None, api_key: str | None, model: str | None, *, explain: bool
-) -> None:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    from app.cli.predict_cohort import predict_cohort
-    from app.sdk.client import Client
-    from app.training.cohort import to_predict
-
-    studies = to_predict(table)
-    columns = TextColumn("predict"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    bar = Bar(*columns, console=Console(stderr=True))
-    with Client(url, api_key=api_key) if url else own_service() as client, bar:
-        task = bar.add_task("", total=len(studies))
-        ended = predict_cohort(client, studies, out, model=model, explain=explain, done=lambda: bar.advance(task))
-    told = ", ".join(f"{count} {status}" for status, count in sorted(ended.items())) or "nothing was left to do"
-    typer.echo(f"{told}; {out}")
-    if set(ended) - {"succeeded"}:
-        raise typer.Exit(1)
-
-
 @contextmanager
 def progress(console: Console) -> Iterator[OnProgress]:
-    """Draws what the client tells: one bar, named after what is going on."""
+    """Draw one progress bar, named after the current stage; yield the callback that updates it."""
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
@@ -146,7 +119,7 @@ def progress(console: Console) -> Iterator[OnProgress]:
 
 
 def show(prediction: Prediction, console: Console) -> None:
-    """Prints a finished prediction for a person: the number, how sure, what follows, why, and what was amiss."""
+    """Print a finished prediction: probability, interval, decision, model, explanation and flags."""
     if prediction.probability is None:
         console.print(f"{prediction.id}: {prediction.status}")
         return
@@ -161,33 +134,33 @@ def show(prediction: Prediction, console: Console) -> None:
     console.print(f"Model: {prediction.model.name} {prediction.model.version}   Prediction: {prediction.id}")
 
     if prediction.attribution:
-        console.print(_reasons(prediction.attribution))
+        console.print(_contribution_table(prediction.attribution))
     for flag in prediction.flags:
         console.print(f"[yellow]{flag.code}[/yellow]: {flag.detail}")
     console.print(f"[dim]{prediction.notice}[/dim]")
 
 
-def _reasons(reasons: Attribution) -> Table:
-    """The additive reasons, images first, then the clinical ones by weight, each with a bar."""
+def _contribution_table(attribution: Attribution) -> Table:
+    """Table of the additive contributions: images first, then the clinical variables by absolute contribution."""
     from rich import box
     from rich.table import Table
 
-    clinical = sorted(reasons.clinical, key=lambda part: -abs(part.contribution))
-    rows = [(f"image: {part.modality}", "", part.contribution) for part in reasons.imaging]
+    clinical = sorted(attribution.clinical, key=lambda part: -abs(part.contribution))
+    rows = [(f"image: {part.modality}", "", part.contribution) for part in attribution.imaging]
     for part in clinical:
         rows.append((label(part.variable), "imputed" if part.imputed else shown(part.value), part.contribution))
     longest = max((abs(share) for _, _, share in rows), default=0.0) or 1.0
-    drawn = Table("reason", "value", "log-odds", "", box=box.SIMPLE_HEAD, pad_edge=False)
-    drawn.add_row("everyone (base)", "", f"{reasons.base:+.3f}", "")
+    table = Table("reason", "value", "log-odds", "", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_row("all patients (base)", "", f"{attribution.base:+.3f}", "")
     for name, value, share in rows:
-        color = "red" if share > 0 else "blue"
-        drawn.add_row(name, value, f"{share:+.3f}", f"[{color}]{'█' * round(BAR * abs(share) / longest)}[/{color}]")
-    drawn.add_row("[bold]sum", "", f"[bold]{reasons.total:+.3f}", "")
-    return drawn
+        color, bar = "red" if share > 0 else "blue", "█" * round(LONGEST_BAR * abs(share) / longest)
+        table.add_row(name, value, f"{share:+.3f}", f"[{color}]{bar}[/{color}]")
+    table.add_row("[bold]sum", "", f"[bold]{attribution.total:+.3f}", "")
+    return table
 
 
 def _document(path: Path) -> dict[str, Any]:
-    """The clinical document of a file. Only that it is a JSON object is checked here; the service checks the rest."""
+    """Read the clinical document and check that it is a JSON object; the service checks its members."""
     import json
 
     from app.sdk.errors import MalformedJson

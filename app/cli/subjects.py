@@ -1,4 +1,4 @@
-"""`rlvo subjects`: what is kept of one patient, given out or erased."""
+"""`rlvo subjects`: export or erase all stored data of one subject (patient pseudonym)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from app.cli.common import settings
+from app.cli.common import open_database, settings
 
-subjects = typer.Typer(help="One subject: all that is kept of it, given out or erased.", no_args_is_help=True)
+subjects = typer.Typer(help="Stored data of one subject: export it or erase it.", no_args_is_help=True)
 
-Subject = Annotated[str, typer.Argument(help="The site's pseudonym, as it was sent with the studies")]
-Tenant = Annotated[str, typer.Option(help="Whose subject it is, as `rlvo keys list` shows it; `local` without keys")]
+Subject = Annotated[str, typer.Argument(help="Pseudonym of the patient, as it was sent with the studies")]
+Tenant = Annotated[str, typer.Option(help="Tenant of the subject, as `rlvo keys list` shows it; `local` without keys")]
 
 
 @subjects.command("export")
@@ -21,21 +21,20 @@ def export(
     to: Annotated[Path, typer.Option(help="The ZIP file to write")],
     tenant: Tenant = "local",
     with_volumes: Annotated[
-        bool, typer.Option("--with-volumes", help="Also the images: a face can be drawn from them")
+        bool, typer.Option("--with-volumes", help="Include the image volumes; a face can be reconstructed from them")
     ] = False,
 ) -> None:
-    """Writes all that is kept of a subject into one ZIP file. No image volume is in it unless asked for.
+    """Write all stored data of a subject to one ZIP file, by default without image volumes.
 
     rlvo subjects export S-001 --to S-001.zip
     rlvo subjects export S-001 --tenant pacs --to S-001.zip --with-volumes
     """
-    from app.cli.admin import open_database
     from app.database import audit
     from app.operations.subject_export import export as write
     from app.storage.factory import storage_of
 
     if to.exists():
-        typer.echo("There is a file of that name already.", err=True)
+        typer.echo(f"{to} exists already. Choose another file name.", err=True)
         raise typer.Exit(2)
     database = open_database()
     report = write(database, storage_of(settings()), tenant, subject, to, volumes=with_volumes)
@@ -43,7 +42,7 @@ def export(
         audit.append(session, "operator", "subject.export", tenant, {"predictions": report.predictions})
     typer.echo(f"{report.predictions} predictions, {report.files} files; {len(report.left_out)} volumes left out")
     if report.missing:
-        typer.echo(f"{len(report.missing)} files are missing or damaged; `rlvo fsck` tells more", err=True)
+        typer.echo(f"{len(report.missing)} files are missing or damaged. Run `rlvo fsck` for details.", err=True)
         raise typer.Exit(1)
 
 
@@ -51,14 +50,13 @@ def export(
 def erase(
     subject: Subject,
     tenant: Tenant = "local",
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask first; this cannot be taken back")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Erase without confirmation; this cannot be undone")] = False,
 ) -> None:
-    """Erases all that is kept of a subject and prints one certificate a prediction, as JSON lines.
+    """Erase all stored data of a subject; print one certificate per prediction, as JSON lines.
 
     rlvo subjects erase S-001
     rlvo subjects erase S-001 --tenant pacs --yes > certificates.jsonl
     """
-    from app.cli.admin import open_database
     from app.database import erasures
     from app.sdk.errors import NotFound
     from app.storage.factory import storage_of
@@ -67,9 +65,9 @@ def erase(
     with database.reading() as session:
         ids = erasures.of_subject(session, tenant, subject)
     if not ids:
-        raise NotFound("Nothing is kept of this subject of this tenant")
+        raise NotFound("This tenant has no stored data of this subject")
     if not yes:
-        typer.confirm(f"Erase {len(ids)} predictions for good?", abort=True, err=True)
+        typer.confirm(f"Erase {len(ids)} predictions permanently?", abort=True, err=True)
     for prediction_id in ids:
         with database.session() as session:
             orphans = erasures.erase(session, prediction_id, tenant, actor="operator", why="subject")
@@ -79,16 +77,15 @@ def erase(
 
 
 @subjects.command("certificate")
-def certify(prediction_id: Annotated[str, typer.Argument(help="An erased prediction")]) -> None:
-    """Prints the certificate of an erased prediction: what was erased, when, by whom, and whether all of it is gone.
+def certify(prediction_id: Annotated[str, typer.Argument(help="Id of an erased prediction")]) -> None:
+    """Print the certificate of an erased prediction: data, time, actor, and whether all files are deleted.
 
     rlvo subjects certificate 0192f3a4-7c1e-7b7e-9d0a-3f5a1c2b4d6e
     """
-    from app.cli.admin import open_database
     from app.database import erasures
     from app.storage.factory import storage_of
 
     storage = storage_of(settings())
     with open_database().reading() as session:
-        found = erasures.certificate(session, prediction_id, None, storage.exists)
-    typer.echo(found.model_dump_json())
+        certificate = erasures.certificate(session, prediction_id, None, storage.exists)
+    typer.echo(certificate.model_dump_json())

@@ -1,1 +1,1 @@
-"""What every package may use: settings, logging, tracing, concurrency, file system and outbound HTTP."""
+"""Settings, logging, tracing, concurrency, file system and outbound HTTP for every package."""

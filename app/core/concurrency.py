@@ -1,11 +1,10 @@
-"""Work in other threads: begun beside what one goes on with, or all in one thread, a piece at a time.
+"""Executors that run tasks in background threads or in one dedicated thread.
 
-Notable choices:
-- Beside is for steps that need nothing of each other and let the GIL go: kernels of numba, most of scipy, inflating,
-  the disk. Each gets a thread of its own, never one of a pool that it might itself wait for.
-- In one thread is for torch on a CPU. OpenMP keeps helpers for every thread that ever asked it for something; once
-  they are more than the cores, they sleep between two steps instead of standing by, and the explanation of a small
-  network takes 1.4 times as long (docs/experiments.md).
+Design notes:
+- `submit` and `BoundedExecutor` are for work that releases the GIL: numba kernels, scipy, decompression, disk access.
+- `submit` uses a new thread for each task, so a task never waits for a pool thread that waits for the task.
+- `SerialExecutor` keeps all torch CPU work in one thread. OpenMP keeps helper threads for each calling thread, and
+  too many of them slow down small networks (docs/experiments.md).
 """
 
 from __future__ import annotations
@@ -21,38 +20,38 @@ T = TypeVar("T")
 
 
 class Executor(Protocol):
-    """Lets a task be done when its turn has come, and gives its result, or its error."""
+    """Callable that runs a task, possibly later or in another thread, and returns its result or raises its error."""
 
     def __call__(self, task: Callable[[], T], /) -> T: ...
 
 
 def run_inline(task: Callable[[], T], /) -> T:
-    """Where nobody else is waiting."""
+    """Executor that runs the task at once, in the calling thread."""
     return task()
 
 
 def no_pause() -> None:
-    """Where nobody is in the way of anybody."""
+    """Pause function that returns at once, for work that does not share its thread."""
 
 
 def submit(task: Callable[[], T]) -> Future[T]:
-    """Begin a task in a thread of its own; ask for the result, or the error, when it is needed."""
-    pool = ThreadPoolExecutor(1, thread_name_prefix="aside")
-    begun = pool.submit(task)
+    """Start a task in a new thread and return its future."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="submit")
+    future = pool.submit(task)
     pool.shutdown(wait=False)
-    return begun
+    return future
 
 
 class BoundedExecutor:
-    """Does tasks in their order in a thread of its own, at most so many behind whoever gives them.
+    """Run tasks in order in one background thread, with a bounded number of unfinished tasks.
 
-    Leaving the block waits for the one in hand and drops the rest.
+    At the end of the `with` block, the executor waits for the running task and drops the others.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._begun: deque[Future[None]] = deque()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="behind")
+    def __init__(self, max_pending: int) -> None:
+        self._max_pending = max_pending
+        self._pending: deque[Future[None]] = deque()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="bounded")
 
     def __enter__(self) -> BoundedExecutor:
         return self
@@ -63,30 +62,30 @@ class BoundedExecutor:
         self._pool.shutdown(cancel_futures=True)
 
     def __call__(self, task: Callable[[], None]) -> None:
-        """Raises what an earlier task raised."""
-        if len(self._begun) >= self._most:
-            self._begun.popleft().result()
-        self._begun.append(self._pool.submit(task))
+        """Queue a task; if the bound is reached, wait for the oldest task first and raise its error."""
+        if len(self._pending) >= self._max_pending:
+            self._pending.popleft().result()
+        self._pending.append(self._pool.submit(task))
 
     def catch_up(self) -> None:
-        """Returns once all is done. Raises what a task raised."""
-        while self._begun:
-            self._begun.popleft().result()
+        """Wait until all tasks are done; raise the error of the first failed task."""
+        while self._pending:
+            self._pending.popleft().result()
 
 
 class SerialExecutor:
-    """Does what it is given in one thread of its own, a piece at a time; whoever gives it waits for the result."""
+    """Executor that runs all tasks in one dedicated thread, one at a time; the caller waits for the result."""
 
     def __init__(self, name: str) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._thread: int | None = None
 
     def __call__(self, task: Callable[[], T], /) -> T:
-        """The task's result, or its error. A task may give another one; it is done at once."""
+        """Run a task and return its result or raise its error; a task that a running task calls runs at once."""
         if threading.get_ident() == self._thread:
             return task()
-        return self._pool.submit(self._do, task).result()
+        return self._pool.submit(self._run, task).result()
 
-    def _do(self, task: Callable[[], T]) -> T:
+    def _run(self, task: Callable[[], T]) -> T:
         self._thread = threading.get_ident()
         return task()

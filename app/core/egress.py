@@ -1,14 +1,11 @@
-"""Calls that leave the house: to the hosts that an operator listed, at addresses that were looked at first.
+"""HTTP client for outbound calls, restricted to the hosts that the operator listed (docs/decisions/0040).
 
-Notable choices:
-- A list of hosts that may be called, and nothing else may (OWASP, "Server-Side Request Forgery Prevention"). With none
-  listed nothing leaves.
-- A name is resolved once, every address it has is judged, and the connection goes to one that was judged: a second
-  answer of the resolver (DNS rebinding) is never asked for. TLS still verifies the name.
-- An address that is not public (loopback, private, link-local with its cloud metadata, multicast) is called only where
-  the list names the address itself, or a network that holds it.
-- Redirects are answers like any other and followed nowhere; proxies of the environment are not used; an answer's body
-  is not read.
+Design notes:
+- Only listed hosts are called. An empty list permits no call.
+- A host name is resolved once, and all its addresses are checked. The connection uses a checked address (against DNS
+  rebinding); TLS still verifies the name.
+- An address that is not public must be in the list itself, or in a listed network.
+- Redirects are not followed, environment proxies are not used, and the body of an answer is not read.
 """
 
 from __future__ import annotations
@@ -24,7 +21,7 @@ from dataclasses import dataclass
 import httpx
 
 TIMEOUT = httpx.Timeout(10.0)
-"""Seconds for each of: connecting, sending, the first byte of an answer."""
+"""Seconds for each of: connect, send, first byte of the answer."""
 LONGEST_URL = 2000
 
 _PORTS = {"https": 443, "http": 80}
@@ -36,64 +33,73 @@ Resolve = Callable[[str, int], Iterable[str]]
 
 
 class EgressRefused(Exception):
-    """A call that may not be made; the message says which rule forbids it and repeats nothing of the address."""
+    """Outbound call that is not permitted; the message names the rule and contains no part of the address."""
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """One host of the list: a name or an address, its port (None: the scheme's), and whether it may be without TLS."""
+    """Listed host: name or address, port (None: default of the scheme), and whether plain HTTP is permitted."""
 
     host: str
     port: int | None
     plain: bool
 
 
-def resolved(host: str, port: int) -> list[str]:
-    """Every address of a host, by the machine's own resolver. Raises OSError."""
-    return [str(place[0]) for *_, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+def resolve_addresses(host: str, port: int) -> list[str]:
+    """Return all addresses of a host by the system resolver; an unknown name raises OSError."""
+    return [str(sockaddr[0]) for *_, sockaddr in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
 class EgressClient:
-    """Sends to the listed hosts. Safe to use from many threads.
+    """HTTP client that calls the listed hosts only; safe to use from several threads."""
 
-    :param hosts: ``RLVO_WEBHOOK_HOSTS``: names, addresses and networks by comma; ``:port`` where it is not the
-        scheme's own; ``http://`` before one that speaks no TLS
-    :raises ValueError: an entry that is none of these
-    """
+    def __init__(self, hosts: str, *, resolve: Resolve = resolve_addresses) -> None:
+        """Parse the list of permitted hosts.
 
-    def __init__(self, hosts: str, *, resolve: Resolve = resolved) -> None:
+        Args:
+            hosts: ``RLVO_WEBHOOK_HOSTS``: comma-separated names, addresses and networks, with ``:port`` for another
+                port than the default, and with ``http://`` to permit plain HTTP.
+            resolve: Function that returns the addresses of a host and port.
+
+        Raises:
+            ValueError: An entry is not a host, address or network.
+        """
         self._networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
         self._entries: list[_Entry] = []
         self._resolve = resolve
         for text in filter(None, (each.strip() for each in hosts.split(","))):
-            self._list(text)
+            self._add_entry(text)
 
     def check(self, url: str) -> httpx.URL:
-        """The URL, if it may be called. Looks up no address. Raises Refused."""
+        """Parse a URL and check it against the list, without a name look-up; raise EgressRefused if not permitted."""
         if len(url) > LONGEST_URL or not url.isascii() or not url.isprintable():
-            raise EgressRefused("A URL has at most 2000 printable ASCII characters")
+            raise EgressRefused(f"The URL must have at most {LONGEST_URL} characters, all of them printable ASCII")
         try:
             parsed = httpx.URL(url)
         except httpx.InvalidURL:
-            raise EgressRefused("That is no URL") from None
+            raise EgressRefused("The text is not a valid URL") from None
         if parsed.scheme not in _PORTS or not parsed.host:
-            raise EgressRefused("A URL begins with https:// and a host")
+            raise EgressRefused("The URL must begin with https:// (or http://) and a host")
         if parsed.userinfo or parsed.fragment:
-            raise EgressRefused("A URL holds no user, password or fragment")
+            raise EgressRefused("The URL must not contain a user, a password or a fragment")
         port = parsed.port or _PORTS[parsed.scheme]
         for entry in self._entries:
             same_port = port == (entry.port or _PORTS[parsed.scheme])
-            if entry.host == _plain(parsed.host) and same_port and (entry.plain or parsed.scheme == "https"):
+            if entry.host == _normalised(parsed.host) and same_port and (entry.plain or parsed.scheme == "https"):
                 return parsed
-        raise EgressRefused("RLVO_WEBHOOK_HOSTS does not list this host and port, or lists it with https only")
+        raise EgressRefused("RLVO_WEBHOOK_HOSTS does not list this host and port, or permits https only")
 
     def post(self, url: str, content: bytes, headers: Mapping[str, str]) -> int:
-        """Sends ``content`` and returns the status of the answer.
+        """Send ``content`` and return the status code of the answer.
 
-        Raises Refused, OSError (the name does not resolve), httpx.HTTPError, ssl.SSLError.
+        Raises:
+            EgressRefused: The URL or an address of its host is not permitted.
+            OSError: The host name cannot be resolved.
+            httpx.HTTPError: The request failed.
+            ssl.SSLError: The TLS handshake failed.
         """
         parsed = self.check(url)
-        host, port = _plain(parsed.host), parsed.port or _PORTS[parsed.scheme]
+        host, port = _normalised(parsed.host), parsed.port or _PORTS[parsed.scheme]
         address = self._address(host, port)
         pinned = parsed.copy_with(host=address)
         named = {**headers, "Host": parsed.netloc.decode("ascii")}
@@ -106,24 +112,22 @@ class EgressClient:
             return answer.status_code
 
     def _address(self, host: str, port: int) -> str:
-        """One address of the host, after all of them were found allowed. Raises Refused, OSError."""
-        found = list(self._resolve(host, port))
-        for each in found:
+        """Return one address of the host after checking all of them."""
+        addresses = list(self._resolve(host, port))
+        for each in addresses:
             if not self._allowed(ipaddress.ip_address(each.partition("%")[0])):
-                raise EgressRefused(
-                    "The host has an address that is not public and that RLVO_WEBHOOK_HOSTS does not list"
-                )
-        if not found:
+                raise EgressRefused("The host has a non-public address that RLVO_WEBHOOK_HOSTS does not list")
+        if not addresses:
             raise OSError("the host has no address")
-        return found[0]
+        return addresses[0]
 
     def _allowed(self, address: Address) -> bool:
-        inner = _inside(address)
+        inner = _embedded_ipv4(address)
         if any(inner in network for network in self._networks):
             return True
         return inner.is_global and not inner.is_multicast
 
-    def _list(self, text: str) -> None:
+    def _add_entry(self, text: str) -> None:
         plain = text.startswith("http://")
         bare = text.lower().removeprefix("http://").removeprefix("https://").rstrip("/")
         try:
@@ -133,23 +137,23 @@ class EgressClient:
         if network is not None:
             self._networks.append(network)
             if "/" not in bare:
-                self._entries.append(_Entry(_plain(bare), None, plain))
+                self._entries.append(_Entry(_normalised(bare), None, plain))
         elif entry := _ENTRY.fullmatch(bare):
-            host, port = _plain(entry["host"]), entry["port"]
+            host, port = _normalised(entry["host"]), entry["port"]
             self._entries.append(_Entry(host, int(port) if port else None, plain))
             with suppress(ValueError):
                 self._networks.append(ipaddress.ip_network(host))
         else:
-            raise ValueError("RLVO_WEBHOOK_HOSTS holds an entry that is no host, address or network")
+            raise ValueError("RLVO_WEBHOOK_HOSTS contains an entry that is not a host, an address or a network")
 
 
-def _plain(host: str) -> str:
-    """A host in one spelling: lower case, no final dot, an IPv6 address without its brackets."""
+def _normalised(host: str) -> str:
+    """Normalised host: lower case, no final dot, no brackets around an IPv6 address."""
     return host.strip("[]").rstrip(".").lower()
 
 
-def _inside(address: Address) -> Address:
-    """The IPv4 address that an IPv6 one stands for (mapped, 6to4, NAT64), since that is where it leads."""
+def _embedded_ipv4(address: Address) -> Address:
+    """IPv4 address that an IPv6 address contains (mapped, 6to4, NAT64), else the address itself."""
     if isinstance(address, ipaddress.IPv6Address):
         if address in _NAT64:
             return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)

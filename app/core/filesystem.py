@@ -1,6 +1,6 @@
-"""What several rooms do with a folder: hold its lock, let it appear whole, and make a new entry survive a power cut.
+"""Folder locks, atomic creation of a folder, and fsync.
 
-The lock is flock's: the kernel lets go of it when a process dies, so nothing is ever left locked.
+The locks are those of flock(2). The kernel releases them when a process ends, so no lock remains after a crash.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pathlib import Path
 
 @contextmanager
 def locked(folder: Path, *, shared: bool = False) -> Iterator[int]:
-    """Holds the folder's lock, for which it waits; gives its open descriptor, which `os.fsync` takes.
+    """Wait for the lock of a folder and hold it during the block; yield the open descriptor, for `os.fsync`.
 
-    :param shared: beside others that share it; whom the kernel stops while he shares it keeps none of them waiting
+    With ``shared``, several processes hold the lock at the same time, and a stopped holder delays no other one.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -31,17 +31,17 @@ def locked(folder: Path, *, shared: bool = False) -> Iterator[int]:
 
 @contextmanager
 def locked_soon(folder: Path, seconds: float = 1.0) -> Iterator[bool]:
-    """Tries for some seconds to hold the folder's lock alone; whether it does."""
+    """Try for some seconds to get the exclusive lock of a folder; yield whether the block holds it."""
     descriptor, deadline = os.open(folder, os.O_RDONLY | os.O_DIRECTORY), time.monotonic() + seconds
     try:
-        while not (held := _taken(descriptor)) and time.monotonic() < deadline:
+        while not (held := _try_lock(descriptor)) and time.monotonic() < deadline:
             time.sleep(0.01)
         yield held
     finally:
         os.close(descriptor)
 
 
-def _taken(descriptor: int) -> bool:
+def _try_lock(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -50,22 +50,22 @@ def _taken(descriptor: int) -> bool:
 
 
 @contextmanager
-def atomic_directory(place: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes ``place`` if nothing goes wrong, and else nothing. ``place`` is not there yet."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+def atomic_directory(target: Path) -> Iterator[Path]:
+    """Yield a temporary folder to fill; rename it to the new folder ``target``, or delete it after an error."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         yield draft
         draft.chmod(0o755)
-        draft.rename(place)
+        draft.rename(target)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    sync(place.parent)
+    sync(target.parent)
 
 
 def sync(path: Path) -> None:
-    """Makes a file's bytes, or a folder's new entries, survive a power cut."""
+    """Flush a file, or the entries of a folder, to the disk (fsync), so that they survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,10 +1,9 @@
-"""The log of a process: one event a line on standard error, for people or as JSON for a collector.
+"""Logging of a process: one event per line on standard error, as text or as JSON.
 
-Notable choices:
-- Ids are bound to the work in hand (`bound_fields`), so that every line of it names the trace and the prediction, whichever
-  room wrote it; the rooms themselves use Python's own logging and know nothing of this one.
-- An error is told by its kind and place, never by its message: that may hold what was submitted. This holds for every
-  library's log records too.
+Design notes:
+- `bound_fields` adds ids (trace, prediction) to every line that a block logs. All packages use Python's own logging.
+- An error is logged with its type and source lines, never with its message, which may contain submitted data.
+  This applies to the records of libraries too.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
-_CHATTY = ("dbos", "alembic", "opentelemetry")
+_VERBOSE = ("dbos", "alembic", "opentelemetry")
 _bound: ContextVar[Mapping[str, str]] = ContextVar("_bound", default={})  # noqa: B039 - never written to
 
 
 @contextmanager
 def bound_fields(**ids: str | None) -> Iterator[None]:
-    """Names these ids in every line that the block, and what it calls, logs; None is left out."""
+    """Add these ids to every line that is logged inside the block; ids that are None are omitted."""
     token = _bound.set({**_bound.get(), **{name: value for name, value in ids.items() if value is not None}})
     try:
         yield
@@ -34,16 +33,16 @@ def bound_fields(**ids: str | None) -> Iterator[None]:
 
 
 def configure_logging(level: str, form: str = "text") -> None:
-    """Has this process log to standard error from ``level`` upwards, as ``text`` or as ``json``."""
+    """Log to standard error from ``level`` upwards; ``form`` is ``text`` or ``json``."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for chatty in _CHATTY:
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for name in _VERBOSE:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def error_location(error: BaseException) -> str:
-    """The kind of an error and where it came from, without its message."""
+    """Type of an error and its innermost source lines, without its message."""
     frames = traceback.extract_tb(error.__traceback__)[-3:]
     return f"{type(error).__name__} at " + " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(frames))
 
@@ -52,26 +51,26 @@ _Raised = tuple[type[BaseException], BaseException, TracebackType | None] | tupl
 
 
 class TextFormatter(logging.Formatter):
-    """A line to read, with the bound ids at its end."""
+    """Text line with the bound ids at its end."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line; a record of several lines stays several."""
+        """Format a record; line breaks of its message are kept."""
         ids = "".join(f" {name}={value}" for name, value in _bound.get().items())
         return super().format(record) + ids
 
     def formatException(self, ei: _Raised) -> str:  # noqa: N802 - the base class names it so
-        """The error's kind and place in the stead of its traceback."""
+        """Return type and source lines of the error instead of its traceback."""
         return error_location(ei[1]) if ei[1] else ""
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, event, the bound ids, and the error's kind and place."""
+    """One JSON object per line: time, level, logger, event, bound ids, and type and source lines of an error."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The object."""
+        """Format a record as a JSON object."""
         line: dict[str, str] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),

@@ -1,9 +1,8 @@
-"""Spans by OpenTelemetry. The one file that imports it, and only on purpose (`tracing.traces_of`).
+"""Traces by OpenTelemetry; the only module that imports it (`tracing_factory.create_traces` loads it on demand).
 
-Notable choices:
-- A provider of our own, not the process-wide one: two services in one process (the tests) do not mix, and no library
-  that traces by itself adds spans with what it saw.
-- Spans are sent in batches by a thread of the library's; a collector that is away costs nothing but spans.
+Design notes:
+- Each object has a separate provider, so two services in one process do not mix their spans.
+- A library thread sends the spans in batches. If the collector is not reachable, only spans are lost.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from app.sdk.errors import RlvoError
 
 
 class OpenTelemetry:
-    """`tracing.Traces` that end in ``processor``."""
+    """Traces that send their spans to an OpenTelemetry span processor."""
 
     def __init__(self, processor: SpanProcessor, service: str) -> None:
         self._provider = TracerProvider(sampler=ALWAYS_ON, resource=Resource.create({"service.name": service}))
@@ -33,35 +32,35 @@ class OpenTelemetry:
 
     @contextmanager
     def span(self, name: str, parent: TraceContext | None, *, server: bool = False, **facts: Fact) -> Iterator[Span]:
-        """See `tracing.Traces.span`. An RlvoError that leaves the block is its failure, by its code."""
+        """Trace the block as a span; an error that leaves the block marks the span as failed, by code or type."""
         kind = SpanKind.SERVER if server else SpanKind.INTERNAL
         attributes = {f"rlvo.{key}": value for key, value in facts.items()}
         started = self._tracer.start_span(name, _context(parent), kind=kind, attributes=attributes)
-        kept = _Kept(started)
+        recorded = _RecordedSpan(started)
         try:
-            yield kept
+            yield recorded
         except RlvoError as error:
-            kept.fail(error.code)
+            recorded.fail(error.code)
             raise
         except BaseException as error:
-            kept.fail(type(error).__name__)  # its message may hold what was submitted
+            recorded.fail(type(error).__name__)  # not its message, which may contain submitted data
             raise
         finally:
             started.end()
 
     def close(self) -> None:
-        """Sends what is left, for a few seconds at most."""
+        """Send the remaining spans, within a few seconds."""
         self._provider.shutdown()
 
 
-class _Kept:
+class _RecordedSpan:
     def __init__(self, span: trace.Span) -> None:
         self._span = span
 
     @property
     def place(self) -> TraceContext:
-        here = self._span.get_span_context()
-        return TraceContext(format(here.trace_id, "032x"), format(here.span_id, "016x"))
+        context = self._span.get_span_context()
+        return TraceContext(format(context.trace_id, "032x"), format(context.span_id, "016x"))
 
     def note(self, **facts: Fact) -> None:
         for key, value in facts.items():
@@ -72,17 +71,17 @@ class _Kept:
 
 
 def _context(parent: TraceContext | None) -> Context:
-    """OpenTelemetry's own word for a parent; an empty context starts a trace."""
+    """OpenTelemetry context of a parent; an empty context starts a new trace."""
     if parent is None or parent.span is None:
         return Context()
-    around = SpanContext(
+    parent_span = SpanContext(
         int(parent.trace, 16), int(parent.span, 16), is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED)
     )
-    return trace.set_span_in_context(NonRecordingSpan(around), Context())
+    return trace.set_span_in_context(NonRecordingSpan(parent_span), Context())
 
 
-def collected(endpoint: str, service: str) -> OpenTelemetry:
-    """Spans sent to a collector by OTLP over HTTP; ``endpoint`` is its base address, such as http://host:4318."""
+def otlp_traces(endpoint: str, service: str) -> OpenTelemetry:
+    """Traces that are sent by OTLP over HTTP to the collector at ``endpoint``, such as http://host:4318."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
     exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")

@@ -1,4 +1,4 @@
-"""Base class of every part of a manifest: unknown members are refused, instances are immutable."""
+"""Base class of the models of a manifest."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class FrozenModel(BaseModel):
-    """An immutable pydantic model that refuses unknown members."""
+    """Immutable pydantic model that refuses unknown members."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())

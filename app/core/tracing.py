@@ -1,11 +1,9 @@
-"""Traces from a request to the last step of its prediction, by W3C trace context.
+"""Interface of traces from a request to the last step of its prediction (W3C Trace Context).
 
-Notable choices:
-- A span's place (`TraceContext`) travels in the prediction's row, as a request's does in its traceparent header, so a worker
-  on any machine, hours later, goes on with the caller's own trace.
-- Nothing is sent unless `RLVO_OTLP_ENDPOINT` says where to (`traces.py`): `NoopTraces` hands a caller's place through, so
-  that the record still names the trace, and no telemetry library is imported.
-- Spans hold ids, names and numbers, never a value of a patient.
+Design notes:
+- The row of a prediction stores its `TraceContext`, so a worker on any machine continues the trace of the caller.
+- Without `RLVO_OTLP_ENDPOINT`, `NoopTraces` passes the caller's context on and imports no telemetry library.
+- Spans contain ids, names and numbers, but no patient data.
 """
 
 from __future__ import annotations
@@ -24,14 +22,14 @@ Fact = str | int | float | bool
 
 @dataclass(frozen=True)
 class TraceContext:
-    """Where in which trace: 32 and 16 hexadecimal digits. ``span``: None where nothing was traced."""
+    """Identity of a span: trace id (32 hexadecimal digits) and span id (16 digits; None if no span was recorded)."""
 
     trace: str
     span: str | None = None
 
 
 def trace_context_of(traceparent: str) -> TraceContext | None:
-    """The caller's place (https://www.w3.org/TR/trace-context/), where it sent a valid one."""
+    """Parse a traceparent header (https://www.w3.org/TR/trace-context/); None if it is not valid."""
     match = _TRACEPARENT.fullmatch(traceparent)
     if match and int(match[1], 16) and int(match[2], 16):
         return TraceContext(match[1], match[2])
@@ -39,43 +37,48 @@ def trace_context_of(traceparent: str) -> TraceContext | None:
 
 
 class Span(Protocol):
-    """A piece of work that is being traced."""
+    """Span: one traced operation."""
 
     @property
     def place(self) -> TraceContext: ...
 
     def note(self, **facts: Fact) -> None:
-        """Adds what became known meanwhile."""
+        """Add attributes to the span."""
 
     def fail(self, code: str) -> None:
-        """Marks the work as failed, with a code of `sdk/errors.py`."""
+        """Mark the span as failed, with an error code of `sdk/errors.py`."""
 
 
 class Traces(Protocol):
-    """Where spans go."""
+    """Creates the spans of a process and sends them."""
 
     def span(
         self, name: str, parent: TraceContext | None, *, server: bool = False, **facts: Fact
     ) -> AbstractContextManager[Span]:
-        """Traces the block as ``name``, caused by ``parent`` or else by nothing; ``server``: it answers a request."""
+        """Trace the block as a span with the attributes ``facts``; ``parent`` None starts a new trace.
+
+        ``server`` marks a span that answers a request.
+        """
 
     def close(self) -> None:
-        """Sends what is left."""
+        """Send the remaining spans."""
 
 
 @dataclass(frozen=True)
 class NoopSpan:
+    """Span that records nothing."""
+
     place: TraceContext
 
     def note(self, **facts: Fact) -> None:
-        """Nobody listens."""
+        """Ignore the attributes."""
 
     def fail(self, code: str) -> None:
-        """Nobody listens."""
+        """Ignore the failure."""
 
 
 class NoopTraces:
-    """Traces that nobody keeps."""
+    """Traces that record nothing."""
 
     @contextmanager
     def span(
@@ -86,8 +89,8 @@ class NoopTraces:
         server: bool = False,  # noqa: ARG002
         **facts: Fact,  # noqa: ARG002
     ) -> Iterator[Span]:
-        """The block, at its caller's place or in a trace of its own."""
+        """Yield a span that has the parent's context, or a new trace id."""
         yield NoopSpan(parent or TraceContext(secrets.token_hex(16)))
 
     def close(self) -> None:
-        """There is nothing left."""
+        """Do nothing: no span is recorded."""

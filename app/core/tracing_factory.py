@@ -1,4 +1,4 @@
-"""Where the traces of a process go, by the settings: to a collector, or to nobody."""
+"""Creates the traces of a process from the settings."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from app.core.tracing import NoopTraces, Traces
 
 
 def create_traces(endpoint: str, service: str) -> Traces:
-    """Traces to the collector at ``endpoint`` (OTLP over HTTP), as those of ``service``; none: to nobody."""
+    """Return traces that go to the collector at ``endpoint`` (OTLP over HTTP); without one, they record nothing."""
     if not endpoint:
         return NoopTraces()
-    from app.core.otel import collected  # only here: who is not asked to trace needs no telemetry
+    from app.core.otel import otlp_traces  # here: without an endpoint no telemetry library is needed
 
-    return collected(endpoint, service)
+    return otlp_traces(endpoint, service)

@@ -1,1 +1,1 @@
-"""What an operator does: promotion of a version, consistency check, subject export, monitoring."""
+"""Operator tasks: promotion of versions, consistency check, subject export and monitoring."""

@@ -1,10 +1,9 @@
-"""`rlvo fsck`: do the rows and the blobs still agree, and are the bytes the ones that were stored?
+"""`rlvo fsck`: check that database rows and blobs agree, and repair what can be repaired.
 
-Notable choices:
-- It may run beside a working service: what is too young to judge is left alone.
-- Damaged bytes are put into quarantine, so that they are never served; the predictions that name them keep their
-  numbers and say that the file is missing.
-- What a backup cannot bring back is told and never invented: a missing blob stays missing.
+Design notes:
+- The service may run at the same time: blobs that are too young to judge are skipped.
+- Damaged blobs go to quarantine and are not served any more. Their predictions keep their numbers.
+- A missing blob is reported; it can only come back from a backup.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from app.worker.queue import Queue
 
 @dataclass
 class ConsistencyReport:
-    """What was found. ``missing`` and ``damaged`` are digests with the ids of the predictions that name them."""
+    """Result of a check; ``missing`` and ``damaged`` map digests to the ids of the predictions that name them."""
 
     blobs: int = 0
     missing: dict[str, list[str]] = field(default_factory=dict)
@@ -37,27 +36,26 @@ class ConsistencyReport:
 
     @property
     def sound(self) -> bool:
-        """Whether nothing is lost. Orphans only take room."""
+        """Whether no data is lost; orphans only use disk space."""
         return not (self.missing or self.damaged or self.stuck) and self.audit_broken_at is None
 
     def lines(self) -> list[str]:
-        """The findings in words, one a line."""
-        found = [f"{self.blobs} blobs named by predictions"]
+        """Return the findings as text, one per line."""
+        findings = [f"{self.blobs} blobs named by predictions"]
         for name, digests in (("missing", self.missing), ("damaged", self.damaged)):
-            found += [f"{name}: {digest}, named by {', '.join(ids)}" for digest, ids in sorted(digests.items())]
-        found += [f"stuck: {prediction_id} is unfinished and nothing works on it" for prediction_id in self.stuck]
+            findings += [f"{name}: {digest}, named by {', '.join(ids)}" for digest, ids in sorted(digests.items())]
+        findings += [f"stuck: {prediction_id} is unfinished and has no job" for prediction_id in self.stuck]
         if self.audit_broken_at is not None:
-            found.append(f"the audit is broken at entry {self.audit_broken_at}")
+            findings.append(f"the audit trail is broken at entry {self.audit_broken_at}")
         if self.orphans:
-            found.append(f"{len(self.orphans)} blobs that no prediction names")
-        return found
+            findings.append(f"{len(self.orphans)} orphans: blobs that no prediction names")
+        return findings
 
 
 def fsck(settings: Settings, *, deep: bool = False, mend: bool = False) -> ConsistencyReport:
-    """Compares rows and blobs.
+    """Compare database rows and blobs; with ``deep``, also read every blob and recompute its digest.
 
-    :param deep: also recompute every blob's digest; reads all that is stored
-    :param mend: quarantine damaged blobs, delete orphans, and fail predictions that nothing works on
+    With ``mend``, quarantine damaged blobs, delete orphans and fail predictions that have no job.
     """
     database, storage = Database(settings.database), storage_of(settings)
     queue, report = Queue(database), ConsistencyReport()
@@ -78,20 +76,20 @@ def fsck(settings: Settings, *, deep: bool = False, mend: bool = False) -> Consi
     alive = queue.alive(unfinished) if unfinished else set()
     report.stuck = [prediction_id for prediction_id in unfinished if prediction_id not in alive]
     if mend:
-        _mend(report, database, storage, queue)
+        _repair(report, database, storage, queue)
     database.close()
     return report
 
 
-def _mend(report: ConsistencyReport, database: Database, storage: Storage, queue: Queue) -> None:
+def _repair(report: ConsistencyReport, database: Database, storage: Storage, queue: Queue) -> None:
     for digest in report.damaged:
         storage.quarantine(digest)
     with database.reading() as session:
-        named_since = predictions.referenced(session, report.orphans)
+        named_meanwhile = predictions.referenced(session, report.orphans)
     for digest in report.orphans:
-        if digest not in named_since:
+        if digest not in named_meanwhile:
             storage.delete(digest)
-    lost = InternalError("The work on this prediction was lost; send the study again")
+    lost = InternalError("The job of this prediction was lost; send the study again")
     for prediction_id in report.stuck:
         with database.session() as session:
             if study := job_state.start(session, prediction_id):

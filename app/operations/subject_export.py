@@ -1,10 +1,9 @@
-"""All that is kept of one subject, as one ZIP file: for the subject, or for whoever moves to another system.
+"""Export of all stored data of one subject as one ZIP file.
 
-Notable choices:
-- No volume is in it by default. A head CT shows a face, and maps on the patient's own grid show its outline; who needs
-  them asks for them, and is told. Numbers, figures (slices), the report and the FHIR bundle are.
-- What was left out is listed, so that nobody takes the file for more than it is.
-- Written beside its place, readable by its owner alone, and renamed when it is whole.
+Design notes:
+- Volumes are excluded by default: a face can be reconstructed from a head CT or from a map on the patient's grid.
+- The archive lists the excluded files.
+- The archive is written to a temporary file that only its owner can read, and renamed when it is complete.
 """
 
 from __future__ import annotations
@@ -31,23 +30,23 @@ _VOLUMES = (".nii", ".nii.gz")
 
 @dataclass
 class SubjectArchive:
-    """What an export holds: how many predictions and files, and the volumes that were left out."""
+    """Content of an export: number of predictions and files, and the excluded volumes."""
 
     predictions: int = 0
     files: int = 0
     left_out: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
-    """Files that the record names and the storage no longer has, or has damaged."""
+    """Files of the record that are missing or damaged in the storage."""
 
 
 def export(
     database: Database, storage: Storage, tenant: str, subject: str, to: Path, *, volumes: bool = False
 ) -> SubjectArchive:
-    """Writes all that is kept of a subject to the file ``to``.
+    """Write all stored data of a subject to the new ZIP file ``to``; ``volumes`` includes image and map volumes.
 
-    :param volumes: also what was uploaded and the map volumes
-    :raises NotFound: nothing is kept of this subject
-    :raises FileExistsError: there is such a file already
+    Raises:
+        NotFound: There is no stored data of this subject.
+        FileExistsError: The file exists already.
     """
     if to.exists():
         raise FileExistsError(to)
@@ -56,7 +55,7 @@ def export(
     with database.reading() as session:
         ids = erasures.of_subject(session, tenant, subject)
         if not ids:
-            raise NotFound("Nothing is kept of this subject of this tenant")
+            raise NotFound("This tenant has no stored data of this subject")
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -91,18 +90,18 @@ def _write(
         archive.writestr(f"{prediction_id}/{name}.json", json.dumps(document, indent=2))
     named = select(ArtifactRow).where(ArtifactRow.prediction_id == prediction_id).order_by(ArtifactRow.name)
     for artifact in session.scalars(named):
-        place = f"{prediction_id}/{artifact.name}"
+        path = f"{prediction_id}/{artifact.name}"
         if artifact.name.endswith(_VOLUMES) and not volumes:
-            report.left_out.append(place)
+            report.left_out.append(path)
         elif not storage.verify(artifact.digest):
-            report.missing.append(place)
+            report.missing.append(path)
         else:
-            archive.write(storage.path(artifact.digest), place)
+            archive.write(storage.path(artifact.digest), path)
             report.files += 1
 
 
 def _documents(session: Session, prediction_id: str) -> Iterator[tuple[str, Any]]:
-    """The rows of a prediction, as the documents that the API gives."""
+    """Yield name and content of each document of a prediction, as the API returns them."""
     row = session.get_one(PredictionRow, prediction_id)
     yield "prediction", predictions.find(session, prediction_id, None).model_dump(mode="json")
     yield "clinical", row.clinical

@@ -1,11 +1,11 @@
-"""The aliases of one model: which version each one means, and every move that ever made it so.
+"""Aliases of one model: the version of each alias and the history of its changes.
 
-Notable choices:
-- `aliases.json` is the truth, replaced in one rename: a reader sees the old meaning or the new one, never half of it.
-- `aliases.log` is the history, one JSON line a move, synced before the rename. A line without its rename (a crash in
-  between) is recognised, because the next move starts elsewhere, and is passed over.
-- What a model, a version and an alias may be called stands here: names come from requests and become paths.
-- Movers take the folder's lock, and may say which version they expect: of two at once, one is refused.
+Design notes:
+- `aliases.json` holds the current versions and is replaced by one rename, so a reader never sees a partial file.
+- `aliases.log` holds the history, one JSON line per change, synced before the rename. After a crash between both, the
+  line does not fit the next change and is skipped.
+- The patterns of model names, versions and aliases are defined here, since names of requests become paths.
+- A change locks the folder and may name the expected version, so one of two simultaneous changes is refused.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ ALIAS = re.compile(r"[a-z][a-z0-9-]{0,31}")
 DEFAULT_ALIAS = "champion"
 CHALLENGER = "challenger"
 SHADOW = "shadow"
-"""The version that scores live traffic after the answer is out."""
+"""Alias of the version that scores live predictions after the answer was sent."""
 
 
 @dataclass(frozen=True)
 class AliasChange:
-    """An alias came to mean ``version``, after ``previous`` (None: it was new). ``at``: ISO 8601, UTC."""
+    """Change of an alias from ``previous`` (None: new alias) to ``version``; ``at`` is ISO 8601 in UTC."""
 
     alias: str
     version: str
@@ -42,64 +42,67 @@ class AliasChange:
     by: str
 
 
-def present(folder: Path) -> dict[str, str]:
-    """The aliases of the model in ``folder`` and the version that each one means."""
+def current_versions(folder: Path) -> dict[str, str]:
+    """Return the aliases of the model in ``folder`` and their versions."""
     try:
-        found: dict[str, str] = json.loads((folder / "aliases.json").read_bytes())
+        aliases: dict[str, str] = json.loads((folder / "aliases.json").read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    return found
+    return aliases
 
 
 def history(folder: Path, alias: str) -> list[AliasChange]:
-    """Every move of the alias that took effect, oldest first."""
+    """Return the changes of the alias that took effect, oldest first."""
     try:
         lines = (folder / "aliases.log").read_text(encoding="utf-8").splitlines()
     except (FileNotFoundError, NotADirectoryError):
         return []
-    moves = [move for move in map(_read, lines) if move and move.alias == alias]
-    after = [*(move.previous for move in moves[1:]), present(folder).get(alias)]
-    return [move for move, next_from in zip(moves, after, strict=False) if move.version == next_from]
+    changes = [change for change in map(_read, lines) if change and change.alias == alias]
+    after = [*(change.previous for change in changes[1:]), current_versions(folder).get(alias)]
+    return [change for change, next_from in zip(changes, after, strict=False) if change.version == next_from]
 
 
-def before(folder: Path, alias: str) -> str:
-    """The version that the alias meant before its last move. Raises ModelNotFound where there was none."""
-    moves = history(folder, alias)
-    if not moves or moves[-1].previous is None:
-        raise ModelNotFound("This alias has no earlier version to go back to")
-    return moves[-1].previous
+def previous_version(folder: Path, alias: str) -> str:
+    """Return the version of the alias before its last change; ModelNotFound if there is none."""
+    changes = history(folder, alias)
+    if not changes or changes[-1].previous is None:
+        raise ModelNotFound("This alias has no earlier version to roll back to")
+    return changes[-1].previous
 
 
-def move(folder: Path, alias: str, version: str, *, expected: str | None, by: str) -> AliasChange:
-    """Moves the alias.
+def set_alias(folder: Path, alias: str, version: str, *, expected: str | None, by: str) -> AliasChange:
+    """Set the alias to ``version`` and record the change.
 
-    Raises InvalidRequest for what is no alias, AliasConflict where it does not mean ``expected``.
+    Raises:
+        InvalidRequest: The alias has a wrong form.
+        AliasConflict: The version of the alias is not ``expected``.
     """
     if not ALIAS.fullmatch(alias):
-        raise InvalidRequest("An alias is a lower-case word of at most 32 letters, digits and dashes")
+        raise InvalidRequest("An alias is a lower-case letter and up to 31 lower-case letters, digits and dashes")
     with locked(folder) as descriptor:
-        known = present(folder)
-        if expected is not None and known.get(alias) != expected:
-            raise AliasConflict("The alias means another version by now; read it again before moving it")
-        made = AliasChange(alias, version, known.get(alias), datetime.now(UTC).isoformat(timespec="milliseconds"), by)
-        if made.previous == version:
-            return made
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        versions = current_versions(folder)
+        if expected is not None and versions.get(alias) != expected:
+            raise AliasConflict("The alias was changed meanwhile; read it again, then repeat the change")
+        change = AliasChange(alias, version, versions.get(alias), now, by)
+        if change.previous == version:
+            return change
         with (folder / "aliases.log").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(asdict(made)) + "\n")
+            log.write(json.dumps(asdict(change)) + "\n")
             log.flush()
             os.fsync(log.fileno())
         temporary = folder / f".aliases-{secrets.token_hex(8)}"
         with temporary.open("x") as file:
-            json.dump(known | {alias: version}, file, indent=2, sort_keys=True)
+            json.dump(versions | {alias: version}, file, indent=2, sort_keys=True)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(folder / "aliases.json")
         os.fsync(descriptor)
-    return made
+    return change
 
 
 def _read(line: str) -> AliasChange | None:
-    """The move in a line of the log; None for a line that a crash cut off."""
+    """Parse a line of the log; None for an incomplete line after a crash."""
     try:
         return AliasChange(**json.loads(line))
     except (ValueError, TypeError):

@@ -1,11 +1,11 @@
-"""The description of one model version: what ``manifest.json`` holds, and the words every room uses for it.
+"""Manifest of one model version: the content of ``manifest.json`` as pydantic models.
 
-Notable choices:
-- Preprocessing, weights and recipe are one thing: all that serving needs to repeat training is written here.
-- No torch and no file access: the API process reads manifests too.
-- Modes are named. ``Architecture`` says in words what the network is; app/network builds it.
-- Unknown members are refused: a manifest this code does not fully understand must not serve.
-- Coordinates are RAS+ millimetres throughout.
+Design notes:
+- The manifest holds everything that serving needs to repeat the preprocessing of the training.
+- The module imports no torch and reads no files, since the API process uses it too.
+- ``Architecture`` describes the network; app/network builds it.
+- Unknown members are refused: a manifest that this release does not fully understand must not be served.
+- Coordinates are RAS+ millimetres.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ SCHEMA_VERSION = 1
 
 
 class VariableKind(StrEnum):
+    """Kind of a clinical variable."""
+
     NUMBER = "number"
     FLAG = "flag"
     CATEGORY = "category"
@@ -32,9 +34,9 @@ class VariableKind(StrEnum):
 class ClinicalVariable(FrozenModel):
     """One variable of the clinical vector.
 
-    A number is transformed (log or identity), then standardised; a flag is 0 or 1, standardised too; a category
-    gives one 0/1 column per entry of ``categories`` (standardised by nothing). A missing one takes ``imputed`` (in
-    raw units, or a category's frequencies by ``category_means``), and its missing bit is set.
+    A number (after its optional log) and a flag (0 or 1) are standardised. A category gives one 0/1 column per entry
+    of ``categories``, not standardised. A missing value is replaced by ``imputed`` (raw unit), or by
+    ``category_means`` for a category, and its missing bit is 1.
     """
 
     name: str
@@ -52,32 +54,34 @@ class ClinicalVariable(FrozenModel):
     @model_validator(mode="after")
     def _categories_have_means(self) -> ClinicalVariable:
         if self.kind is VariableKind.CATEGORY and len(self.category_means) != len(self.categories):
-            raise ValueError("a category needs one mean per category")
+            raise ValueError("category_means must have one entry per category")
         return self
 
 
 class Clinical(FrozenModel):
-    """The clinical vector: values of ``variables`` in order, then one missing bit each, then one presence bit per
-    channel (1 = the patient has it).
-    """
+    """Layout of the clinical vector: values of ``variables``, their missing bits, one presence bit per channel."""
 
     variables: tuple[ClinicalVariable, ...]
 
 
 class Fold(FrozenModel):
+    """Weights of one fold of the ensemble."""
+
     file: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*\.(safetensors|json)$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     validation_auc: float | None = None
 
 
 class Calibration(FrozenModel):
-    """Platt scaling of the ensemble's mean logit: log-odds = slope * logit + intercept."""
+    """Platt scaling of the mean logit of the ensemble: log-odds = slope * logit + intercept."""
 
     slope: float = Field(default=1.0, gt=0)
     intercept: float = 0.0
 
 
 class Threshold(FrozenModel):
+    """Decision threshold of the calibrated probability and the rule that chose it."""
+
     value: float = Field(gt=0, lt=1)
     rule: str
 
@@ -91,16 +95,16 @@ class Conformal(FrozenModel):
 
 
 class Background(FrozenModel):
-    """What an absent player is replaced by in an explanation: a sample of training patients' clinical vectors.
+    """Clinical vectors of sampled training patients, which replace an absent player in an explanation.
 
-    ``vectors``: (n, clinical size), as the network sees them, presence bits included.
+    ``vectors`` has the shape (patients, clinical size), in network input units, with presence bits.
     """
 
     vectors: tuple[tuple[float, ...], ...]
 
 
 class GoldenCase(FrozenModel):
-    """A prepared case stored with the version, and the per-fold logits it must give on any device."""
+    """Prepared case that is stored with the version, and its expected logits, one per fold, on any device."""
 
     file: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*\.safetensors$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -108,7 +112,7 @@ class GoldenCase(FrozenModel):
 
 
 class OutOfDistribution(FrozenModel):
-    """Reference statistics of the penultimate features, for a Mahalanobis distance (squared) beyond ``limit``."""
+    """Mean and precision of the penultimate features; ``limit`` bounds the squared Mahalanobis distance."""
 
     mean: tuple[float, ...]
     precision: tuple[tuple[float, ...], ...]
@@ -116,7 +120,7 @@ class OutOfDistribution(FrozenModel):
 
 
 class Measured(FrozenModel):
-    """A metric with its interval (2000-fold stratified bootstrap unless the card says otherwise)."""
+    """Metric with its 95 % interval (2000-fold stratified bootstrap, unless the model card says otherwise)."""
 
     value: float
     low: float | None = None
@@ -124,7 +128,7 @@ class Measured(FrozenModel):
 
 
 class Training(FrozenModel):
-    """Where the version comes from."""
+    """Training data and settings of the version."""
 
     data: str
     data_sha256: str = ""
@@ -138,7 +142,7 @@ class Training(FrozenModel):
 
 
 class SegmenterManifest(FrozenModel):
-    """A trained vessel segmenter in the model store, ``segmenters/<name>/<version>``."""
+    """Manifest of a trained vessel segmenter in the model store, ``segmenters/<name>/<version>``."""
 
     schema_version: Literal[1] = 1
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
@@ -152,7 +156,7 @@ class SegmenterManifest(FrozenModel):
 
 
 class SegmenterRef(FrozenModel):
-    """Which segmenter a model version was trained with; ``sha256`` is that of its weights."""
+    """Segmenter that a model version was trained with; ``sha256`` is the digest of its weights."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
     version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+(-[0-9a-z.]+)?$")]
@@ -160,7 +164,7 @@ class SegmenterRef(FrozenModel):
 
 
 class Manifest(FrozenModel):
-    """One model version, complete."""
+    """Complete manifest of one model version."""
 
     schema_version: Literal[1] = 1
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
@@ -178,12 +182,12 @@ class Manifest(FrozenModel):
     background: Background
     out_of_distribution: OutOfDistribution | None = None
     segmenter: SegmenterRef | None = Field(
-        default=None, description="The trained vessel segmenter used where no mask is sent; null: the classical one"
+        default=None, description="Trained vessel segmenter, used if no mask is sent; null: the classical one"
     )
     golden: tuple[GoldenCase, ...] = ()
     training: Training
     metrics: dict[str, Measured] = Field(default_factory=dict)
-    regions: str = Field(default="rlvo-regions-1", description="The region atlas that the explanation uses")
+    regions: str = Field(default="rlvo-regions-1", description="Region atlas of the explanation")
     intended_use: str = "Research use only. Not for clinical decisions."
     licence: str = "Apache-2.0"
     extra: dict[str, Any] = Field(default_factory=dict)
@@ -191,12 +195,12 @@ class Manifest(FrozenModel):
     @model_validator(mode="after")
     def _sizes_agree(self) -> Manifest:
         if self.kind == "network" and len(self.channels) != self.architecture.in_channels:
-            raise ValueError("the architecture's channels are not the manifest's")
+            raise ValueError("architecture.in_channels must equal the number of channels")
         return self
 
     @property
     def required_inputs(self) -> list[Input]:
-        """The uploads without which this version refuses a study."""
+        """Inputs without which this version refuses a study."""
         needs = {
             Channel.NCCT: Input.NCCT,
             Channel.CTA: Input.CTA,

@@ -1,13 +1,12 @@
-"""The model store: which versions there are, which one an alias means, and whether their files are intact.
+"""Model store: finds, adds and verifies model versions.
 
-Notable choices:
-- A version is a folder, `<name>/<version>/manifest.json` and the files that the manifest lists by digest. Dropping a
-  complete folder in publishes it; nothing is registered elsewhere, so nothing has to be restarted.
-- A version's digest is the sha-256 of its manifest's bytes, which hold the digests of all its other files.
-- Aliases (`champion` is the default one) and every move of them are in `aliases.py`.
-- Where keys are trusted, a version whose manifest none of them signed does not serve, whoever asks for it.
-- Names come from requests: they are matched against the manifest's own patterns before they touch a path.
-- No torch: the API process uses this too.
+Design notes:
+- A version is a folder `<name>/<version>` with `manifest.json` and the files that the manifest lists. A complete folder
+  is published; no restart and no other registration is needed.
+- The digest of a version is the sha-256 of its manifest, which contains the digests of all its other files.
+- If keys are trusted, only versions whose manifest is signed with one of them are served.
+- Names of requests are checked against patterns before they become paths.
+- The module imports no torch, since the API process uses it too.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from app.core.filesystem import atomic_directory, sync
-from app.registry import aliases as moves
+from app.registry import aliases as alias_files
 from app.registry.aliases import ALIAS, DEFAULT_ALIAS, NAME, VERSION, AliasChange
 from app.registry.manifest import Fold, GoldenCase, Manifest, SegmenterManifest, SegmenterRef
 from app.sdk.errors import Conflict, ModelNotFound, ModelNotReady
@@ -31,7 +30,7 @@ _OPTIONAL = ("card.md", "manifest.sig")
 
 @dataclass(frozen=True)
 class StoredVersion:
-    """One version on the shelf; ``digest`` is ``sha256:<hex>`` of its manifest."""
+    """Model version in the store; ``digest`` is ``sha256:<hex>`` of its manifest."""
 
     manifest: Manifest
     folder: Path
@@ -39,17 +38,19 @@ class StoredVersion:
 
     @property
     def name(self) -> str:
+        """Name of the model."""
         return self.manifest.name
 
     @property
     def version(self) -> str:
+        """Version number, such as ``1.2.0``."""
         return self.manifest.version
 
 
 class ModelStore:
-    """The versions under ``folder``. Manifests are parsed once and again only when their file changes.
+    """Model versions under ``folder``; a manifest is parsed again only when its file changes.
 
-    :param trusted: Ed25519 public keys (see `signatures.public_keys`); none: versions need no signature
+    ``trusted`` holds Ed25519 public keys (see `signatures.public_keys`); without any, versions need no signature.
     """
 
     def __init__(self, folder: Path, trusted: Sequence[str] = ()) -> None:
@@ -58,14 +59,17 @@ class ModelStore:
         self._parsed: dict[Path, tuple[tuple[int, int, int], StoredVersion]] = {}
 
     def resolve(self, reference: str) -> StoredVersion:
-        """The version that ``name``, ``name@1.2.0`` or ``name@alias`` means.
+        """Return the version of ``name``, ``name@1.2.0`` or ``name@alias``.
 
-        A bare name means its champion, or its newest version where no champion was ever named.
-        Raises ModelNotFound, and ModelNotReady where the manifest cannot be understood.
+        A name alone selects the champion, or the newest version if there is no champion.
+
+        Raises:
+            ModelNotFound: There is no such model, version or alias.
+            ModelNotReady: The manifest is not valid, or a required signature is missing.
         """
         name, _, which = reference.partition("@")
         if not NAME.fullmatch(name) or (which and not (VERSION.fullmatch(which) or ALIAS.fullmatch(which))):
-            raise ModelNotFound("A model is named as `name`, `name@1.2.0` or `name@alias`")
+            raise ModelNotFound("A model reference has the form `name`, `name@1.2.0` or `name@alias`")
         if VERSION.fullmatch(which):
             return self._entry(name, which)
         aliases = self.aliases(name)
@@ -73,11 +77,11 @@ class ModelStore:
             return self._entry(name, aliases[alias])
         versions = self.versions(name)
         if which or not versions:
-            raise ModelNotFound("There is no such model or alias; GET /v1/models lists those there are")
+            raise ModelNotFound("There is no such model or alias; GET /v1/models lists all")
         return versions[0]
 
     def names(self) -> list[str]:
-        """Every name that has at least one version, in order."""
+        """Return the sorted names of all models that have at least one version."""
         if not self.folder.is_dir():
             return []
         return sorted(
@@ -85,7 +89,7 @@ class ModelStore:
         )
 
     def versions(self, name: str) -> list[StoredVersion]:
-        """The readable versions of ``name``, newest first; none for an unknown name."""
+        """Return the readable versions of ``name``, newest first; an unknown name has none."""
         folder = self.folder / name
         if not NAME.fullmatch(name) or not folder.is_dir():
             return []
@@ -94,72 +98,69 @@ class ModelStore:
             if VERSION.fullmatch(path.name) and (path / "manifest.json").is_file():
                 try:
                     entries.append(self._entry(name, path.name))
-                except ModelNotReady:  # One damaged version does not hide the others; asked for by name, it says why.
+                except ModelNotReady:  # resolving this version raises the reason; the others stay usable
                     continue
         return sorted(entries, key=lambda entry: _order(entry.version), reverse=True)
 
     def add(self, folder: Path) -> StoredVersion:
-        """Copies a version into the store, whole or not at all, once its files are what its manifest says.
+        """Verify a version and copy it into the store, completely or not at all.
 
-        :raises ModelNotReady: where a file is missing or damaged, the manifest not understood, a signature missing
-        :raises Conflict: where the store has this version: versions never change
+        Raises:
+            ModelNotReady: A file is missing or damaged, the manifest is not valid, or a required signature is missing.
+            Conflict: The store has this version already.
         """
         try:
             manifest = Manifest.model_validate_json((folder / "manifest.json").read_bytes())
         except (OSError, ValidationError) as error:
-            raise ModelNotReady("The folder holds no manifest.json that this release understands") from error
-        place = self.folder / manifest.name / manifest.version
-        if place.exists():
+            raise ModelNotReady("The folder has no manifest.json that this release can read") from error
+        target = self.folder / manifest.name / manifest.version
+        if target.exists():
             raise Conflict(f"{manifest.name} {manifest.version} is in the store already; versions never change")
         listed = [*(fold.file for fold in manifest.folds), *(case.file for case in manifest.golden)]
         listed += [each for each in _OPTIONAL if (folder / each).is_file()]
-        with atomic_directory(place) as draft:
+        with atomic_directory(target) as draft:
             _copy(folder, draft, ["manifest.json", *listed])
             self.verify(self._read(draft, (draft / "manifest.json").read_bytes()))
             if manifest.segmenter is not None:
                 self._add_segmenter(folder.parent.parent, manifest.segmenter)
         return self._entry(manifest.name, manifest.version)
 
-    def _add_segmenter(self, source: Path, named: SegmenterRef) -> None:
-        """Brings along the vessel segmenter that a version names, from the store that it lies in."""
-        place = _shelf(self.folder, named)
-        if place.exists():
-            read_segmenter(self.folder, named)
+    def _add_segmenter(self, source: Path, reference: SegmenterRef) -> None:
+        """Copy the vessel segmenter of a version from the store ``source``, unless it is in this store already."""
+        target = _segmenter_folder(self.folder, reference)
+        if target.exists():
+            read_segmenter(self.folder, reference)
             return
-        described, _ = read_segmenter(source, named)
-        with atomic_directory(place) as draft:
-            _copy(_shelf(source, named), draft, ["manifest.json", described.file])
+        manifest, _ = read_segmenter(source, reference)
+        with atomic_directory(target) as draft:
+            _copy(_segmenter_folder(source, reference), draft, ["manifest.json", manifest.file])
 
     def aliases(self, name: str) -> dict[str, str]:
-        """The aliases of ``name`` and the version that each one means."""
-        return moves.present(self.folder / name) if NAME.fullmatch(name) else {}
+        """Return the aliases of ``name`` and their versions."""
+        return alias_files.current_versions(self.folder / name) if NAME.fullmatch(name) else {}
 
     def history(self, name: str, alias: str) -> list[AliasChange]:
-        """Every move of the alias, oldest first."""
-        return moves.history(self.folder / name, alias) if NAME.fullmatch(name) else []
+        """Return all changes of the alias, oldest first."""
+        return alias_files.history(self.folder / name, alias) if NAME.fullmatch(name) else []
 
     def set_alias(
         self, name: str, alias: str, version: str, *, expected: str | None = None, by: str = "operator"
     ) -> AliasChange:
-        """Moves ``alias`` of ``name`` to ``version``, which must exist; all who resolve see it at once.
+        """Set ``alias`` of ``name`` to ``version``, which must exist; every process sees the change at once.
 
-        :param expected: the version that the alias must mean now, else AliasConflict; None: whichever
-        :param by: who moved it, for the history
+        If the alias has another version than ``expected`` (None: any), AliasConflict is raised. ``by`` is the actor.
         """
         self._entry(name, version)
-        return moves.move(self.folder / name, alias, version, expected=expected, by=by)
+        return alias_files.set_alias(self.folder / name, alias, version, expected=expected, by=by)
 
-    def before(self, name: str, alias: str) -> str:
-        """The version that the alias meant before its last move. Raises ModelNotFound where it never moved."""
+    def previous_version(self, name: str, alias: str) -> str:
+        """Return the version of the alias before its last change; ModelNotFound if there is none."""
         if not NAME.fullmatch(name) or alias not in self.aliases(name):
-            raise ModelNotFound("There is no such alias; GET /v1/models lists those there are")
-        return moves.before(self.folder / name, alias)
+            raise ModelNotFound("There is no such alias; GET /v1/models lists all")
+        return alias_files.previous_version(self.folder / name, alias)
 
     def verify(self, entry: StoredVersion) -> None:
-        """Checks the digest of every file that the manifest lists, read afresh.
-
-        Raises ModelNotReady at the first that differs.
-        """
+        """Check the digest of every file that the manifest lists; a wrong file raises ModelNotReady."""
         manifest = entry.manifest
         listed: list[Fold | GoldenCase] = [*manifest.folds, *manifest.golden]
         for part in listed:
@@ -169,7 +170,7 @@ class ModelStore:
             except FileNotFoundError:
                 intact = False
             if not intact:
-                raise ModelNotReady("A file of this model version is missing or is not the one its manifest lists")
+                raise ModelNotReady("A file of this model version is missing or differs from its manifest")
 
     def _entry(self, name: str, version: str) -> StoredVersion:
         folder = self.folder / name / version
@@ -179,59 +180,56 @@ class ModelStore:
         try:
             stat = path.stat()
             stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-            if (known := self._parsed.get(path)) and known[0] == stamp:
-                return known[1]
+            if (cached := self._parsed.get(path)) and cached[0] == stamp:
+                return cached[1]
             content = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
-            raise ModelNotFound("There is no such model version; GET /v1/models lists those there are") from None
+            raise ModelNotFound("There is no such model version; GET /v1/models lists all") from None
         entry = self._read(folder, content)
         if (entry.name, entry.version) != (name, version):
-            raise ModelNotReady("The manifest of this model version names another one")
+            raise ModelNotReady("The manifest of this model version has another name or version than its folder")
         self._parsed[path] = (stamp, entry)
         return entry
 
     def _read(self, folder: Path, content: bytes) -> StoredVersion:
-        """The version that a manifest's bytes describe, signed where it must be."""
+        """Parse the bytes of a manifest and check its signature if keys are trusted."""
         try:
             manifest = Manifest.model_validate_json(content)
         except ValidationError as error:
-            raise ModelNotReady("The manifest of this model version cannot be understood by this release") from error
+            raise ModelNotReady("This release cannot read the manifest of this model version") from error
         if self.trusted:
-            from app.registry import signatures  # only here: a store that trusts everybody needs no cryptography
+            from app.registry import signatures  # here: without trusted keys no cryptography library is needed
 
             signatures.check(folder, content, self.trusted)
         return StoredVersion(manifest, folder, "sha256:" + hashlib.sha256(content).hexdigest())
 
 
 def _order(version: str) -> tuple[tuple[int, ...], bool, str]:
-    """Semantic versioning's order, as far as it is used: 1.0.0-rc.1 comes before 1.0.0."""
+    """Sort key of a semantic version: 1.0.0-rc.1 comes before 1.0.0."""
     numbers, _, prerelease = version.partition("-")
     return tuple(map(int, numbers.split("."))), not prerelease, prerelease
 
 
-def read_segmenter(store: Path, named: SegmenterRef) -> tuple[SegmenterManifest, bytes]:
-    """A vessel segmenter of a model store, and its weights.
-
-    :raises ModelNotReady: where it is missing, or its weights are not the ones that were named
-    """
-    shelf = _shelf(store, named)
+def read_segmenter(store: Path, reference: SegmenterRef) -> tuple[SegmenterManifest, bytes]:
+    """Read manifest and weights of a vessel segmenter; missing or wrong files raise ModelNotReady."""
+    folder = _segmenter_folder(store, reference)
     try:
-        described = SegmenterManifest.model_validate_json((shelf / "manifest.json").read_bytes())
-        weights = (shelf / described.file).read_bytes()
+        manifest = SegmenterManifest.model_validate_json((folder / "manifest.json").read_bytes())
+        weights = (folder / manifest.file).read_bytes()
     except (OSError, ValidationError) as error:
-        raise ModelNotReady("the vessel segmenter that the manifest names is missing or damaged") from error
-    if hashlib.sha256(weights).hexdigest() != named.sha256:
-        raise ModelNotReady(f"{described.file} of the vessel segmenter is not the one that was named (sha-256 differs)")
-    return described, weights
+        raise ModelNotReady("The vessel segmenter of this model version is missing or damaged") from error
+    if hashlib.sha256(weights).hexdigest() != reference.sha256:
+        raise ModelNotReady(f"The sha-256 of {manifest.file} differs from that of the vessel segmenter in the manifest")
+    return manifest, weights
 
 
-def _shelf(store: Path, named: SegmenterRef) -> Path:
-    return store / "segmenters" / named.name / named.version
+def _segmenter_folder(store: Path, reference: SegmenterRef) -> Path:
+    return store / "segmenters" / reference.name / reference.version
 
 
-def _copy(source: Path, to: Path, files: Sequence[str]) -> None:
+def _copy(source: Path, target: Path, files: Sequence[str]) -> None:
     for file in files:
         if not (source / file).is_file():
-            raise ModelNotReady(f"{file}, which the manifest lists, is missing")
-        shutil.copyfile(source / file, to / file)
-        sync(to / file)
+            raise ModelNotReady(f"The file {file}, which the manifest lists, is missing")
+        shutil.copyfile(source / file, target / file)
+        sync(target / file)

@@ -1,10 +1,10 @@
-"""Ed25519 signatures of model versions, for stores that do not take a version from just anybody.
+"""Ed25519 signatures of model versions.
 
-Notable choices:
-- What is signed is the manifest's bytes, which hold the digest of every other file: one signature covers the version.
-- `manifest.sig` holds one line per signature, base64 of 64 bytes; several may sign, one that is trusted is enough.
-- Keys are the raw 32 bytes (RFC 8032), in base64; a private key's file must be readable by its owner alone.
-- This is the only file that imports cryptography, and only a store with trusted keys imports this file.
+Design notes:
+- The signed bytes are the manifest, which contains the digest of every other file. One signature covers the version.
+- `manifest.sig` has one signature per line (64 bytes in base64). One signature with a trusted key is sufficient.
+- Keys are 32 raw bytes (RFC 8032) in base64. Only the owner can read the file of a private key.
+- Only this module imports the cryptography library, and only a store with trusted keys imports this module.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SIGNATURE = "manifest.sig"
 
 
 def generate(path: Path) -> str:
-    """Writes a new private key, readable by its owner alone, and returns its public key. Raises FileExistsError."""
+    """Write a new private key that only its owner can read; return the public key. An existing file is kept."""
     key = Ed25519PrivateKey.generate()
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
@@ -33,25 +33,22 @@ def generate(path: Path) -> str:
 
 
 def sign(folder: Path, key: Path) -> str:
-    """Adds the key's signature to the version in ``folder``; the public key that it can be checked with.
-
-    Raises InvalidRequest where the file holds no key.
-    """
+    """Sign the version in ``folder``; return the public key. A file without a key raises InvalidRequest."""
     try:
         private = Ed25519PrivateKey.from_private_bytes(_bytes(key.read_text()))
     except (ValueError, UnicodeDecodeError) as error:
-        raise InvalidRequest("The file holds no Ed25519 private key; `rlvo models keygen` makes one") from error
+        raise InvalidRequest("The file contains no Ed25519 private key; `rlvo models keygen` creates one") from error
     signature = _text(private.sign((folder / "manifest.json").read_bytes()))
-    known = _signatures(folder)
-    if signature not in known:
+    present = _signatures(folder)
+    if signature not in present:
         temporary = folder / f"{SIGNATURE}.part"
-        temporary.write_text("\n".join([*known, signature]) + "\n")
+        temporary.write_text("\n".join([*present, signature]) + "\n")
         temporary.replace(folder / SIGNATURE)
     return _text(private.public_key().public_bytes_raw())
 
 
 def check(folder: Path, manifest: bytes, trusted: Sequence[str]) -> None:
-    """Raises ModelNotReady unless one of the trusted keys signed the manifest's bytes."""
+    """Raise ModelNotReady unless a trusted key signed the bytes of the manifest."""
     keys = public_keys(trusted)
     for signature in _signatures(folder):
         for key in keys:
@@ -60,15 +57,15 @@ def check(folder: Path, manifest: bytes, trusted: Sequence[str]) -> None:
             except (InvalidSignature, ValueError):
                 continue
             return
-    raise ModelNotReady("This model version is not signed by a key that this service trusts")
+    raise ModelNotReady("This model version is not signed with a trusted key (RLVO_TRUSTED_KEYS)")
 
 
 def public_keys(trusted: Sequence[str]) -> list[Ed25519PublicKey]:
-    """The keys, each 32 bytes in base64. Raises InvalidRequest where one is not."""
+    """Decode public keys, each 32 bytes in base64; a wrong key raises InvalidRequest."""
     try:
         return [Ed25519PublicKey.from_public_bytes(_bytes(key)) for key in trusted]
     except ValueError as error:
-        raise InvalidRequest("A trusted key is 32 bytes in base64; RLVO_TRUSTED_KEYS holds something else") from error
+        raise InvalidRequest("Each key in RLVO_TRUSTED_KEYS must be 32 bytes in base64") from error
 
 
 def _signatures(folder: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Where the blobs are, by the settings: a folder, or a bucket with a folder as its cache."""
+"""Creates the blob storage from the settings."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from app.storage.local import Storage
 
 
 def storage_of(settings: Settings) -> Storage:
-    """The storage that the settings name."""
+    """Return the storage that ``settings.storage_url`` names: a local folder, or an S3 bucket with a local cache."""
     if not settings.storage_url.startswith("s3://"):
         return Storage(settings.blobs)
-    from app.storage.s3 import BucketStorage  # only here: a folder needs no S3
+    from app.storage.s3 import BucketStorage  # here: a local folder needs no S3 library
 
-    return BucketStorage(settings.storage_url, settings.blobs, endpoint=settings.s3_endpoint, room=settings.cache_bytes)
+    cache = settings.blobs
+    return BucketStorage(settings.storage_url, cache, endpoint=settings.s3_endpoint, cache_bytes=settings.cache_bytes)

@@ -1,17 +1,15 @@
-"""Blobs on a local folder: immutable bytes, each named by its own sha-256.
+"""Blobs in a local folder: immutable files, each named by the sha-256 of its bytes (docs/decisions/0041).
 
-Notable choices:
-- A blob is written beside its final place, synced, renamed, and its folder synced: it is there whole or not at all.
-- Committing bytes that are already kept renames the fresh copy over the old one. So a blob's modification time is the
-  last time that anybody stored it, and `delete` can tell an orphan from an upload whose rows are not committed yet.
-- `commit` and `delete` lock the same folder (flock: the kernel lets go of it when a process dies), so a blob is never
-  deleted between an upload's rename and the check of its age.
-- Work in progress lies apart, one folder per prediction: it is shared by nobody and goes when the prediction is done.
+Design notes:
+- A blob is written to a temporary file, synced and renamed. It is complete or absent.
+- A repeated upload of the same bytes replaces the file, so its modification time is that of the last upload.
+- `delete` keeps a young blob: the transaction that names it may not be committed yet.
+- `commit` and `delete` lock the same folder, so no blob is deleted between its rename and the check of its age.
 
     ab/ab12…            a blob
-    .incoming/…         uploads under way
-    .work/<id>/<sha256> what the steps of an unfinished prediction hand to each other
-    .quarantine/…       damaged blobs, put aside by `rlvo fsck`
+    .incoming/…         unfinished uploads
+    .work/<id>/<sha256> intermediate results of an unfinished prediction
+    .quarantine/…       damaged blobs, moved here by `rlvo fsck`
 """
 
 from __future__ import annotations
@@ -33,13 +31,13 @@ from app.core.filesystem import locked, locked_soon, sync
 from app.sdk.errors import InternalError, StorageFull
 
 GRACE = 900.0
-"""Seconds for which a blob that no row names is left alone: its upload may be about to commit its rows."""
+"""Seconds for which a blob that no row names is kept: its upload may not have committed its rows yet."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class Storage:
-    """The blobs under ``folder``. Cheap to make; safe to use from many threads and processes at once."""
+    """Blobs under ``folder``; safe to use from several threads and processes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -50,52 +48,53 @@ class Storage:
             part.mkdir(parents=True, exist_ok=True)
 
     def writer(self) -> Writer:
-        """A blob to be written piece by piece; nothing is kept of it unless it is committed."""
-        return Writer(self.incoming(), self._place)
+        """Return a writer of one new blob; without a commit it leaves no data."""
+        return Writer(self.incoming(), self._target)
 
     def incoming(self) -> Path:
-        """A fresh place for what is on its way in."""
+        """Return a new temporary path for an upload."""
         return self._incoming / secrets.token_hex(16)
 
     def probe(self) -> None:
-        """Writes a byte and takes it back, as an upload would. Raises what an upload would meet."""
+        """Write one byte and delete it, to raise the errors that an upload would raise."""
         with self.writer() as writer:
             writer.write(b"\0")
 
     def put(self, data: bytes) -> str:
-        """Keeps ``data`` and returns its digest. Raises StorageFull."""
+        """Store ``data`` and return its digest; a full disk raises StorageFull."""
         with self.writer() as writer:
             writer.write(data)
             return writer.commit()[0]
 
     def path(self, digest: str) -> Path:
-        """Where the blob lies, or would lie."""
+        """Return the path of a blob, whether or not it exists."""
         return self._local(digest)
 
     def _local(self, digest: str) -> Path:
         if not _DIGEST.fullmatch(digest):
-            raise ValueError("not a sha-256 digest")
+            raise ValueError("The text is not a sha-256 digest")
         return self.folder / digest[:2] / digest
 
     def open(self, digest: str) -> BinaryIO:
-        """The blob for reading. Raises FileNotFoundError where there is none."""
+        """Open a blob for reading; a missing blob raises FileNotFoundError."""
         return self.path(digest).open("rb")
 
     def read(self, digest: str) -> bytes:
-        """The blob's bytes, checked against its name. Raises InternalError where they are missing or damaged."""
+        """Return the verified bytes of a blob; a missing or damaged blob raises InternalError."""
         try:
             data = self.path(digest).read_bytes()
         except FileNotFoundError:
-            raise InternalError("A stored file is missing; the operator can mend it with `rlvo fsck`") from None
+            raise InternalError("A stored file is missing; the operator can run `rlvo fsck`") from None
         if hashlib.sha256(data).hexdigest() != digest:
-            raise InternalError("A stored file is damaged; the operator can mend it with `rlvo fsck`")
+            raise InternalError("A stored file is damaged; the operator can run `rlvo fsck --deep`")
         return data
 
     def exists(self, digest: str) -> bool:
+        """Whether the blob is stored; its bytes are not verified."""
         return self.path(digest).is_file()
 
     def verify(self, digest: str) -> bool:
-        """Whether the blob is there and its bytes are the ones that its name stands for."""
+        """Whether the blob is stored and its bytes match its digest."""
         try:
             with self._local(digest).open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest() == digest
@@ -103,23 +102,22 @@ class Storage:
             return False
 
     def digests(self) -> Iterator[str]:
-        """The names of all blobs, in no particular order."""
+        """Yield the digests of all blobs, in no particular order."""
         for shard in self.folder.glob("[0-9a-f][0-9a-f]"):
             for blob in shard.iterdir():
                 if _DIGEST.fullmatch(blob.name):
                     yield blob.name
 
     def delete(self, digest: str, *, grace: float = GRACE) -> bool:
-        """Deletes a blob that no row names any more, unless somebody stored it within the last ``grace`` seconds.
+        """Delete a blob that no row names; return whether it is absent now.
 
-        Returns whether it is gone. One that had to be left is an orphan, which `sweep` takes later: so is one whose
-        neighbours somebody is writing and does not come to an end with it.
+        A blob younger than ``grace`` seconds, or in a folder that stays locked, is kept for a later sweep.
         """
         path = self.path(digest)
         if not path.parent.exists():
             return True
-        with locked_soon(path.parent) as alone:
-            if not alone:
+        with locked_soon(path.parent) as exclusive:
+            if not exclusive:
                 return not path.exists()
             try:
                 if time.time() - path.stat().st_mtime < grace:
@@ -130,14 +128,14 @@ class Storage:
         return True
 
     def quarantine(self, digest: str) -> None:
-        """Puts a damaged blob aside, so that its bytes are never served but can be looked at."""
+        """Move a damaged blob to the quarantine folder: it is not served any more, but can be inspected."""
         self._quarantine.mkdir(exist_ok=True)
         path = self.path(digest)
         with locked(path.parent), suppress(FileNotFoundError):
             path.replace(self._quarantine / f"{digest}.{secrets.token_hex(4)}")
 
     def older_than(self, age: float) -> Iterator[str]:
-        """The blobs that nobody has stored within the last ``age`` seconds."""
+        """Yield the digests of the blobs that were not stored within the last ``age`` seconds."""
         before = time.time() - age
         for digest in self.digests():
             with suppress(FileNotFoundError):
@@ -145,26 +143,26 @@ class Storage:
                     yield digest
 
     def sweep_incoming(self, *, older_than: float) -> int:
-        """Deletes what uploads left behind when their process died; returns how many files."""
-        before, swept = time.time() - older_than, 0
+        """Delete temporary files of interrupted uploads that are older than this (seconds); return their number."""
+        before, deleted = time.time() - older_than, 0
         for path in self._incoming.iterdir():
             with suppress(FileNotFoundError):
                 if path.stat().st_mtime < before:
                     path.unlink()
-                    swept += 1
-        return swept
+                    deleted += 1
+        return deleted
 
     def workbench(self, prediction_id: str) -> Workbench:
-        """The place for the steps of one prediction to hand bytes to each other."""
+        """Return the store of the intermediate results of one prediction."""
         if not re.fullmatch(r"[0-9a-zA-Z-]{1,64}", prediction_id):
-            raise ValueError("not a prediction id")
+            raise ValueError("The text is not a prediction id")
         return Workbench(self._work / prediction_id)
 
     def workbenches(self) -> list[str]:
-        """The ids of the predictions that have a workbench."""
+        """Return the ids of the predictions that have a scratch folder."""
         return [path.name for path in self._work.iterdir()]
 
-    def _place(self, digest: str) -> Path:
+    def _target(self, digest: str) -> Path:
         path = self._local(digest)
         if not path.parent.exists():
             path.parent.mkdir(exist_ok=True)
@@ -173,11 +171,11 @@ class Storage:
 
 
 class Writer:
-    """One blob on its way in: write, then commit; leaving the block without a commit deletes what was written."""
+    """Writer of one blob; without `commit`, the end of the `with` block deletes the written bytes."""
 
-    def __init__(self, temporary: Path, place: Callable[[str], Path]) -> None:
+    def __init__(self, temporary: Path, target: Callable[[str], Path]) -> None:
         self._temporary = temporary
-        self._place = place
+        self._target = target
         self._hash = hashlib.sha256()
         self._size = 0
         with _full_disk():
@@ -192,7 +190,7 @@ class Writer:
         self.abort()
 
     def write(self, chunk: bytes | memoryview) -> None:
-        """Raises StorageFull."""
+        """Append a chunk; a full disk raises StorageFull."""
         self._hash.update(chunk)
         self._size += len(chunk)
         rest = memoryview(chunk)
@@ -201,13 +199,13 @@ class Writer:
                 rest = rest[self._file.write(rest) :]
 
     def commit(self) -> tuple[str, int]:
-        """Makes the blob durable and visible; returns its sha-256 (hex) and its size in bytes."""
+        """Make the blob durable and visible; return its sha-256 (hexadecimal) and its size in bytes."""
         digest = self._hash.hexdigest()
         with _full_disk():
             os.fsync(self._file.fileno())
             self._file.close()
-            path = self._place(digest)
-            # Shared: only who deletes must not come between. Who is stopped in here holds up nobody else.
+            path = self._target(digest)
+            # A shared lock excludes `delete`; a process that is suspended here does not block other uploads.
             with locked(path.parent, shared=True) as folder:
                 os.utime(self._temporary)
                 self._temporary.replace(path)
@@ -215,22 +213,22 @@ class Writer:
         return digest, self._size
 
     def abort(self) -> None:
-        """Deletes what was written, unless it was committed. Harmless when repeated."""
+        """Delete the written bytes, unless they were committed; may be called repeatedly."""
         self._file.close()
         self._temporary.unlink(missing_ok=True)
 
 
 class Workbench:
-    """What the steps of one prediction hand to each other. Every file is named by its digest, as a blob is.
+    """Intermediate results of one prediction, each file named by its digest.
 
-    Nothing is synced: what a power cut takes or tears is missing to `get`, and is made again.
+    Files are not synced. After a power failure `get` returns None for a damaged file, and the step computes it again.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def put(self, data: bytes) -> str:
-        """Keeps ``data`` until `clear` and returns its digest. Raises StorageFull."""
+        """Store ``data`` until `clear` and return its digest; a full disk raises StorageFull."""
         self._folder.mkdir(exist_ok=True)
         digest, part = hashlib.sha256(data).hexdigest(), self._folder / f"{secrets.token_hex(8)}.part"
         try:
@@ -242,7 +240,7 @@ class Workbench:
         return digest
 
     def get(self, digest: str) -> bytes | None:
-        """The bytes, or None where they are missing or damaged: the step that made them can make them again."""
+        """Return the bytes, or None if they are missing or damaged."""
         try:
             data = (self._folder / digest).read_bytes()
         except FileNotFoundError:
@@ -250,14 +248,16 @@ class Workbench:
         return data if hashlib.sha256(data).hexdigest() == digest else None
 
     def clear(self) -> None:
+        """Delete all intermediate results of the prediction."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
 @contextmanager
 def _full_disk() -> Iterator[None]:
+    """Convert the OSError of a full disk to StorageFull."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull("The storage has no room left; free some and send the study again") from error
+            raise StorageFull("The storage is full; free disk space and send the study again") from error
         raise

@@ -1,15 +1,10 @@
-"""Blobs in an S3 bucket, each fetched once to a local folder: for workers and API replicas on many machines.
+"""Blobs in an S3 bucket with a local cache, for workers and API replicas on several machines (docs/decisions/0041).
 
-Notable choices:
-- A blob is in the bucket before anybody is told its name, and its bytes are hashed again whenever they arrive here.
-- The local folder is a cache and may be lost: whatever is missing is fetched again. The least recently used go once it
-  holds more than its room, but nothing that was touched within ten minutes: somebody may be reading it.
-- Workbenches stay local. A worker elsewhere that takes over a job finds its step's bytes gone, and runs the step again.
-- Committing bytes that are kept already writes them again, so that an object's time is the last time anybody stored it,
-  as in a folder. What a folder's lock holds apart, storing and deleting the same orphan in the same instant, S3 cannot:
-  `delete` looks at the time and then deletes. The grace (an hour for sweeps) makes that window as good as never met.
-- Retries are obstore's; credentials and region come from the usual AWS_ variables, which it reads itself.
-- This is the only file that imports obstore, and only an ``s3://`` storage imports this file.
+Design notes:
+- A blob is uploaded before any row names it, and its digest is verified after each download.
+- The local folder is a cache: missing blobs are downloaded again, and the least recently used are evicted.
+- Scratch folders stay local. A worker on another machine that takes over a job computes the missing results again.
+- obstore does the retries and reads credentials and region from the AWS_ variables. Only this module imports obstore.
 """
 
 from __future__ import annotations
@@ -44,41 +39,42 @@ _RETRIES = {
 
 
 class BucketStorage(Storage):
-    """The blobs under ``s3://bucket/prefix``, with ``folder`` as their cache.
+    """Blobs under ``s3://bucket/prefix``, cached in ``folder`` up to ``cache_bytes``.
 
-    :param endpoint: of an S3 that is not Amazon's; ``http://`` is taken for what it is: unencrypted
-    :param room: bytes that the cache may hold
+    ``endpoint`` is the URL of an S3 service other than Amazon's; with ``http://`` the connection is unencrypted.
     """
 
-    def __init__(self, url: str, folder: Path, *, endpoint: str = "", room: int = 20 * 2**30) -> None:
+    def __init__(self, url: str, folder: Path, *, endpoint: str = "", cache_bytes: int = 20 * 2**30) -> None:
         super().__init__(folder)
-        self._room = room
+        self._cache_bytes = cache_bytes
         options: dict[str, object] = {"endpoint": endpoint} if endpoint else {}
-        plain = {"allow_http": True} if endpoint.startswith("http://") else {}
-        self._bucket = S3Store.from_url(url, client_options=plain, retry_config=_RETRIES, **options)  # type: ignore[arg-type]
+        client_options = {"allow_http": True} if endpoint.startswith("http://") else {}
+        self._bucket = S3Store.from_url(url, client_options=client_options, retry_config=_RETRIES, **options)  # type: ignore[arg-type]
 
     def writer(self) -> Writer:
+        """Return a writer of one new blob; its commit uploads the blob first."""
         return _BucketWriter(self)
 
     def path(self, digest: str) -> Path:
-        """The blob's local copy, fetched where there is none. Where the bucket has none either, nothing lies there."""
+        """Return the path of the local copy, downloaded if needed; it does not exist if the bucket lacks the blob."""
         local = self._local(digest)
         if not local.exists():
             with suppress(FileNotFoundError):
                 self._fetch(digest)
         else:
-            with suppress(FileNotFoundError):  # its last use; the time of its change stays
+            with suppress(FileNotFoundError):  # record the access time; keep the modification time
                 os.utime(local, (time.time(), local.stat().st_mtime))
         return local
 
     def exists(self, digest: str) -> bool:
-        with _spoken(), suppress(FileNotFoundError):
+        """Whether the bucket has the blob."""
+        with _obstore_errors(), suppress(FileNotFoundError):
             obstore.head(self._bucket, _key(digest))
             return True
         return False
 
     def verify(self, digest: str) -> bool:
-        """As in a folder; a damaged local copy is thrown away and fetched once more."""
+        """Whether the blob is stored and intact; a damaged local copy is deleted and downloaded again."""
         if super().verify(digest):
             return True
         self._local(digest).unlink(missing_ok=True)
@@ -89,14 +85,17 @@ class BucketStorage(Storage):
         return True
 
     def digests(self) -> Iterator[str]:
+        """Yield the digests of all blobs of the bucket."""
         return (digest for digest, _ in self._listed())
 
     def older_than(self, age: float) -> Iterator[str]:
+        """Yield the digests of the blobs that were not uploaded within the last ``age`` seconds."""
         before = time.time() - age
         return (digest for digest, stored in self._listed() if stored < before)
 
     def delete(self, digest: str, *, grace: float = GRACE) -> bool:
-        with _spoken():
+        """Delete a blob that no row names, unless it was uploaded within the last ``grace`` seconds."""
+        with _obstore_errors():
             try:
                 stored = obstore.head(self._bucket, _key(digest))["last_modified"].timestamp()
             except FileNotFoundError:
@@ -109,42 +108,45 @@ class BucketStorage(Storage):
         return True
 
     def quarantine(self, digest: str) -> None:
-        with _spoken(), suppress(FileNotFoundError):
+        """Move a damaged blob to ``.quarantine/`` of the bucket and delete the local copy."""
+        with _obstore_errors(), suppress(FileNotFoundError):
             obstore.copy(self._bucket, _key(digest), f".quarantine/{digest}.{secrets.token_hex(4)}")
             obstore.delete(self._bucket, _key(digest))
         self._local(digest).unlink(missing_ok=True)
 
     def sweep_incoming(self, *, older_than: float) -> int:
+        """Evict blobs from the cache, then delete the temporary files of interrupted uploads."""
         self._evict()
         return super().sweep_incoming(older_than=older_than)
 
     def probe(self) -> None:
+        """Write one byte to the cache and send one request to the bucket, to raise the errors of an upload."""
         super().probe()
         self.exists("0" * 64)
 
     def upload(self, digest: str, file: Path) -> None:
-        """Puts a local file's bytes into the bucket. Raises Unavailable."""
-        with _spoken():
+        """Upload a local file to the bucket; an unreachable bucket raises Unavailable."""
+        with _obstore_errors():
             obstore.put(self._bucket, _key(digest), file)
 
     def _fetch(self, digest: str) -> None:
-        """Brings a blob here, checked. Raises FileNotFoundError, InternalError, Unavailable."""
+        """Download a blob to the cache and verify its digest."""
         part = self._incoming / secrets.token_hex(16)
         hashed = hashlib.sha256()
         try:
-            with _spoken(), part.open("xb") as file:
+            with _obstore_errors(), part.open("xb") as file:
                 for piece in obstore.get(self._bucket, _key(digest)).stream(min_chunk_size=_PIECE):
                     hashed.update(piece)
                     file.write(piece)
             if hashed.hexdigest() != digest:
-                raise InternalError("A stored file is damaged; the operator can mend it with `rlvo fsck`")
-            part.replace(self._place(digest))
+                raise InternalError("A stored file is damaged; the operator can run `rlvo fsck --deep`")
+            part.replace(self._target(digest))
         finally:
             part.unlink(missing_ok=True)
 
     def _listed(self) -> Iterator[tuple[str, float]]:
-        """Every blob, and when it was last stored."""
-        with _spoken():
+        """Yield each blob of the bucket and the time of its last upload."""
+        with _obstore_errors():
             for page in obstore.list(self._bucket):
                 for item in page:
                     shard, _, digest = item["path"].rpartition("/")
@@ -152,9 +154,9 @@ class BucketStorage(Storage):
                         yield digest, item["last_modified"].timestamp()
 
     def _evict(self) -> None:
-        """Drops what was longest not used, until the rest fits."""
+        """Delete the least recently used local copies until the cache fits its limit."""
         cached = sorted((path.stat().st_atime, path.stat().st_size, path) for path in self._cached())
-        excess, before = sum(size for _, size, _ in cached) - self._room, time.time() - IN_USE
+        excess, before = sum(size for _, size, _ in cached) - self._cache_bytes, time.time() - IN_USE
         for used, size, path in cached:
             if excess <= 0 or used > before:
                 break
@@ -169,9 +171,10 @@ class BucketStorage(Storage):
 class _BucketWriter(Writer):
     def __init__(self, storage: BucketStorage) -> None:
         self._storage = storage
-        super().__init__(storage.incoming(), storage._place)  # noqa: SLF001 - the writer is half of the storage
+        super().__init__(storage.incoming(), storage._target)  # noqa: SLF001 - the writer is part of the storage
 
     def commit(self) -> tuple[str, int]:
+        """Upload the blob, then keep the local copy; return its sha-256 (hexadecimal) and its size in bytes."""
         self._storage.upload(self._hash.hexdigest(), self._temporary)
         return super().commit()
 
@@ -181,11 +184,11 @@ def _key(digest: str) -> str:
 
 
 @contextmanager
-def _spoken() -> Iterator[None]:
-    """Turns obstore's errors into ours; what is not there is FileNotFoundError, as in a folder."""
+def _obstore_errors() -> Iterator[None]:
+    """Convert the errors of obstore: a missing object to FileNotFoundError, all others to Unavailable."""
     try:
         yield
     except (NotFoundError, FileNotFoundError) as error:
         raise FileNotFoundError from error
     except BaseError as error:
-        raise Unavailable("The bucket of the stored files cannot be reached just now", retry_after=5) from error
+        raise Unavailable("The bucket of the stored files cannot be reached at the moment", retry_after=5) from error

@@ -1,4 +1,4 @@
-"""The command line without a service: help that teaches, exit statuses, and what each command prints."""
+"""Commands that need no service: help texts, exit statuses and output."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import typer.main
 
-from app.cli.__main__ import app, main
-from app.cli.serve import Supervisor
+from app.cli.__main__ import TRAINING_COMMANDS, app, main
+from app.cli.serve import ProcessSupervisor
 from tests.factory import tiny_version
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,85 +35,121 @@ class Run:
 
 @pytest.fixture
 def rlvo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Rlvo:
-    """Runs the command with a data folder of its own; ``env`` adds settings."""
+    """Run the command in this process with a temporary data folder; ``env`` adds settings."""
 
     def run(*arguments: str, **env: str) -> Run:
-        with monkeypatch.context() as here:
+        with monkeypatch.context() as patch:
             for name, value in {"RLVO_DATA_DIR": str(tmp_path / "data"), "COLUMNS": "200", **env}.items():
-                here.setenv(name, value)
-            here.setattr(sys, "argv", ["rlvo", *arguments])
-            with pytest.raises(SystemExit) as ended:
+                patch.setenv(name, value)
+            patch.setattr(sys, "argv", ["rlvo", *arguments])
+            with pytest.raises(SystemExit) as exit_info:
                 main()
         printed = capfd.readouterr()
-        return Run(int(ended.value.code or 0), printed.out, printed.err)
+        return Run(int(exit_info.value.code or 0), printed.out, printed.err)
 
     return run
 
 
 @pytest.fixture
 def rlvo_process(tmp_path: Path) -> Rlvo:
-    """The same in a process of its own, for what sets up signals and logging."""
+    """Run the command in a new process, since it sets up signals and logging."""
 
     def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "app.cli.__main__", *arguments]
+        command = [sys.executable, "-m", "app.cli", *arguments]
         environment = os.environ | {"RLVO_DATA_DIR": str(tmp_path / "data")} | env
         return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, timeout=120)
 
     return run
 
 
-def everything(group: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    found = []
+def leaf_commands(group: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Path of every command that is not a group."""
+    paths = []
     for name, command in group.commands.items():
-        found += everything(command, (*path, name)) if hasattr(command, "commands") else [(*path, name)]
-    return found
+        paths += leaf_commands(command, (*path, name)) if hasattr(command, "commands") else [(*path, name)]
+    return paths
 
 
-@pytest.mark.parametrize("path", everything(COMMANDS), ids=" ".join)
-def test_every_command_says_what_it_does_and_shows_an_example(path: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("path", leaf_commands(COMMANDS), ids=" ".join)
+def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
     command = COMMANDS
     for name in path:
         command = command.commands[name]
-    first, *rest = command.help.split("\n\n")
-    assert first.endswith((".", "Research use only."))
-    if path[0] not in ("synthesize", "train", "evaluate", "import"):  # these have their help in their own room
+    summary, *rest = command.help.split("\n\n")
+    assert summary.endswith(".")
+    if path[0] not in TRAINING_COMMANDS:
         assert any(f"rlvo {' '.join(path)}" in paragraph for paragraph in rest)
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["serve", "--help"], ["train", "--help"], ["keys", "create", "--help"]]
+    ("arguments", "text"),
+    [
+        (["--help"], "train-segmenter"),
+        (["serve", "--help"], "--no-worker"),
+        (["keys", "create", "--help"], "--per-minute"),
+        (["synthesize", "--help"], "--patients"),
+        (["train", "--help"], "--validation"),
+        (["train-segmenter", "--help"], "--steps"),
+        (["evaluate", "--help"], "--since"),
+        (["import", "--help"], "isles24"),
+    ],
 )
-def test_help(rlvo: Rlvo, arguments: list[str]) -> None:
+def test_help_shows_the_options(rlvo: Rlvo, arguments: list[str], text: str) -> None:
     run = rlvo(*arguments)
     assert run.returncode == 0
-    assert "Usage" in run.stdout
+    assert "Usage: rlvo" in run.stdout.replace("  ", " ")
+    assert text in run.stdout
+
+
+def test_training_commands_are_registered_with_their_summaries() -> None:
+    from app.cli.training import commands
+
+    registered = typer.main.get_group(commands).commands
+    assert set(TRAINING_COMMANDS) == set(registered)
+    for name, summary in TRAINING_COMMANDS.items():
+        assert registered[name].help.startswith(summary)
+
+
+@pytest.mark.parametrize("option", [["--cohort", "cohort.csv", "--out", "x.csv"], ["--cohort=cohort.csv"]])
+def test_predict_cohort_option_names_the_new_command(rlvo: Rlvo, option: list[str]) -> None:
+    run = rlvo("predict", *option)
+    assert run.returncode == 2
+    assert "rlvo predict-cohort TABLE --results FILE" in run.stderr
+
+
+@pytest.mark.parametrize("option", ["--cta", "--maps", "--json", "--subject", "--wait"])
+def test_predict_cohort_refuses_options_of_one_study(rlvo: Rlvo, tmp_path: Path, option: str) -> None:
+    (tmp_path / "cohort.csv").write_text("patient\n")
+    run = rlvo("predict-cohort", str(tmp_path / "cohort.csv"), option)
+    assert run.returncode == 2
+    assert f"No such option: {option}" in run.stderr
 
 
 @pytest.mark.parametrize(
     "arguments",
     [["nonsense"], ["serve", "--port", "x"], ["predict", "--cta", "/not/there.nii"], ["models", "show", "unknown"]],
 )
-def test_a_wrong_command_exits_with_2(rlvo: Rlvo, arguments: list[str]) -> None:
+def test_wrong_command_exits_with_2(rlvo: Rlvo, arguments: list[str]) -> None:
     run = rlvo(*arguments)
     assert run.returncode == 2
     assert run.stderr
     assert "Traceback" not in run.stderr
 
 
-def test_a_wrong_setting_is_named(rlvo: Rlvo) -> None:
+def test_wrong_setting_is_named(rlvo: Rlvo) -> None:
     run = rlvo("db", "upgrade", RLVO_PORT="many")
     assert run.returncode == 2
     assert run.stderr.startswith("RLVO_PORT: ")
 
 
-def test_a_failure_exits_with_1(rlvo: Rlvo) -> None:
+def test_failure_exits_with_1(rlvo: Rlvo) -> None:
     run = rlvo("db", "upgrade", RLVO_DATABASE_URL="postgresql://127.0.0.1:9/none")
     assert run.returncode == 1
     assert "database" in run.stderr
     assert "Traceback" not in run.stderr
 
 
-def test_a_clinical_file_that_is_no_object_is_refused_before_anything_starts(rlvo: Rlvo, tmp_path: Path) -> None:
+def test_clinical_file_without_object_is_refused_before_a_service_starts(rlvo: Rlvo, tmp_path: Path) -> None:
     (tmp_path / "clinical.json").write_text("[1]")
     run = rlvo("predict", "--clinical", str(tmp_path / "clinical.json"))
     assert run.returncode == 2
@@ -138,9 +174,9 @@ def test_models(rlvo: Rlvo, tmp_path: Path) -> None:
 
 
 def test_keys(rlvo: Rlvo) -> None:
-    made = rlvo("keys", "create", "pacs", "--scope", "read", "--tenant", "clinic", "--expires", "2030-01-01")
-    assert made.returncode == 0, made.stderr
-    secret = made.stdout.strip()
+    created = rlvo("keys", "create", "pacs", "--scope", "read", "--tenant", "clinic", "--expires", "2030-01-01")
+    assert created.returncode == 0, created.stderr
+    secret = created.stdout.strip()
     assert secret.startswith("rlvo_")
     listed = rlvo("keys", "list").stdout
     assert secret not in listed
@@ -151,13 +187,13 @@ def test_keys(rlvo: Rlvo) -> None:
     assert rlvo("keys", "create", "x", "--scope", "everything").returncode == 2
 
 
-def test_an_empty_house_is_sound(rlvo: Rlvo) -> None:
+def test_empty_database_and_storage_are_sound(rlvo: Rlvo) -> None:
     assert rlvo("db", "upgrade").returncode == 0
     assert rlvo("fsck", "--deep").returncode == 0
     assert rlvo("audit", "verify").stdout.startswith("0 entries, intact")
 
 
-def test_openapi_is_the_committed_one(rlvo: Rlvo, tmp_path: Path) -> None:
+def test_openapi_description_is_up_to_date(rlvo: Rlvo, tmp_path: Path) -> None:
     assert rlvo("openapi", "--check").returncode == 0
     assert rlvo("openapi", str(tmp_path / "api.json")).returncode == 0
     document = json.loads((tmp_path / "api.json").read_text())
@@ -172,23 +208,23 @@ def test_settings_hide_passwords(rlvo: Rlvo) -> None:
     assert "secret" not in shown
 
 
-def test_an_open_door_is_refused(rlvo_process: Rlvo) -> None:
+def test_public_address_without_auth_is_refused(rlvo_process: Rlvo) -> None:
     run = rlvo_process("serve", "--host", "0.0.0.0", "--port", "0", RLVO_AUTH="off")
     assert run.returncode == 2
     assert "RLVO_INSECURE" in run.stderr
 
 
-def test_a_taken_port_is_a_failure(rlvo_process: Rlvo) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        run = rlvo_process("serve", "--port", str(taken.getsockname()[1]))
+def test_used_port_is_a_failure(rlvo_process: Rlvo) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        run = rlvo_process("serve", "--port", str(other.getsockname()[1]))
     assert run.returncode == 1
     assert "in use" in run.stderr
 
 
 class TestSupervisor:
-    """On a child that notes its start, then waits for what the test does to it."""
+    """Tests with a child that records its start and runs until its standard input closes."""
 
     @pytest.fixture
     def child(self, tmp_path: Path) -> list[str]:
@@ -201,17 +237,17 @@ class TestSupervisor:
         return [sys.executable, "-c", code]
 
     def starts(self, folder: Path, count: int) -> list[int]:
-        """The ids of the first ``count`` children, once there are so many."""
+        """Wait for ``count`` starts; return the process ids."""
         end = time.monotonic() + 30
         while time.monotonic() < end:
-            noted = (folder / "starts").read_text().split() if (folder / "starts").exists() else []
-            if len(noted) >= count:
-                return [int(pid) for pid in noted]
+            started = (folder / "starts").read_text().split() if (folder / "starts").exists() else []
+            if len(started) >= count:
+                return [int(pid) for pid in started]
             time.sleep(0.02)
-        pytest.fail(f"not {count} starts")
+        pytest.fail(f"fewer than {count} starts")
 
-    def test_a_killed_child_is_replaced_and_a_stopped_one_is_not(self, child: list[str], tmp_path: Path) -> None:
-        supervisor = Supervisor(child)
+    def test_killed_child_is_replaced_and_stopped_child_is_not(self, child: list[str], tmp_path: Path) -> None:
+        supervisor = ProcessSupervisor(child)
         supervisor.start()
         os.kill(self.starts(tmp_path, 1)[0], signal.SIGKILL)
         second = self.starts(tmp_path, 2)[1]
@@ -221,22 +257,23 @@ class TestSupervisor:
         time.sleep(1.5)
         assert len(self.starts(tmp_path, 2)) == 2
 
-    def test_a_child_that_will_not_end_is_killed(self, tmp_path: Path) -> None:
+    def test_child_that_ignores_sigterm_is_killed(self, tmp_path: Path) -> None:
         code = (
             "import signal, pathlib, time\n"
             "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
             f"pathlib.Path({str(tmp_path / 'starts')!r}).write_text('1')\n"
             "time.sleep(60)\n"
         )
-        supervisor = Supervisor([sys.executable, "-c", code])
+        supervisor = ProcessSupervisor([sys.executable, "-c", code])
         supervisor.start()
         self.starts(tmp_path, 1)
-        begun = time.monotonic()
+        start = time.monotonic()
         supervisor.stop(grace=0.2)
-        assert time.monotonic() - begun < 10
+        assert time.monotonic() - start < 10
 
-    def test_a_child_learns_that_its_supervisor_was_killed(self, child: list[str], tmp_path: Path) -> None:
-        code = f"from app.commands.serve import Supervisor; import time; Supervisor({child!r}).start(); time.sleep(60)"
+    def test_child_ends_after_its_supervisor_was_killed(self, child: list[str], tmp_path: Path) -> None:
+        code = "import time; from app.cli.serve import ProcessSupervisor\n"
+        code += f"ProcessSupervisor({child!r}).start(); time.sleep(60)"
         supervisor = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
         self.starts(tmp_path, 1)
         supervisor.kill()
@@ -246,11 +283,11 @@ class TestSupervisor:
             assert time.monotonic() < end
             time.sleep(0.02)
 
-    def test_stopping_before_the_start_is_nothing(self, child: list[str]) -> None:
-        Supervisor(child).stop()
+    def test_stop_before_start_does_nothing(self, child: list[str]) -> None:
+        ProcessSupervisor(child).stop()
 
 
-def test_a_version_from_its_folder_to_champion_and_back(rlvo: Rlvo, tmp_path: Path) -> None:
+def test_version_is_added_promoted_and_rolled_back(rlvo: Rlvo, tmp_path: Path) -> None:
     store = {"RLVO_MODEL_STORE": str(tmp_path / "store")}
     tiny_version(tmp_path / "store")
     elsewhere = tiny_version(tmp_path / "made", version="1.1.0", seed=3)
@@ -266,11 +303,11 @@ def test_a_version_from_its_folder_to_champion_and_back(rlvo: Rlvo, tmp_path: Pa
     (tmp_path / "store" / "tiny" / "1.1.0" / "fold-0.safetensors").write_bytes(b"x")
     refused = rlvo("models", "promote", "tiny@1.1.0", **store)
     assert refused.returncode == 1
-    assert "missing or is not the one" in refused.stderr
+    assert "missing or differs from its manifest" in refused.stderr
     assert rlvo("audit", "verify").stdout.startswith("4 entries, intact")
 
 
-def test_only_signed_versions_serve_where_keys_are_trusted(rlvo: Rlvo, tmp_path: Path) -> None:
+def test_only_signed_versions_are_served_with_trusted_keys(rlvo: Rlvo, tmp_path: Path) -> None:
     env = {"RLVO_MODEL_STORE": str(tmp_path / "store")}
     tiny_version(tmp_path / "store")
     key = str(tmp_path / "key")

@@ -1,15 +1,18 @@
-"""`rlvo predict --cohort`: every study once, in a file that grows line by line, whatever interrupts it."""
+"""`rlvo predict-cohort`: each study is predicted once and listed once, also after an interruption."""
 
 from __future__ import annotations
 
 import csv
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from app.cli import predict_cohort as command
-from app.cli.predict_cohort import predict_cohort
+from app.cli.__main__ import app
+from app.cli.predict_cohort import predict_rows
 from app.sdk.client import Client
 from app.sdk.errors import TransportError
 from app.sdk.types import ModelRef, Prediction, Status
@@ -26,19 +29,19 @@ def table(folder: Path, *lines: str) -> Path:
 
 
 class Service(Client):
-    """The client's verbs over a service that predicts at once: one prediction per key, as the real one keeps them."""
+    """Client of a service that predicts at once and has one prediction per idempotency key."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, dict[str, object]]] = []
-        self.made: dict[str, str] = {}
-        self.away_after = 10**6
+        self.ids: dict[str, str] = {}
+        self.fail_after = 10**6
 
     def submit(self, *, on_progress: object = None, idempotency_key: str | None = None, **study: object) -> Prediction:
-        if len(self.sent) >= self.away_after:
+        if len(self.sent) >= self.fail_after:
             raise TransportError
         assert idempotency_key
         self.sent.append((idempotency_key, study))
-        return self._prediction(self.made.setdefault(idempotency_key, f"p{len(self.made)}"))
+        return self._prediction(self.ids.setdefault(idempotency_key, f"p{len(self.ids)}"))
 
     def wait(self, prediction_id: str, *, seconds: float | None = 0, on_progress: object = None) -> Prediction:
         return self._prediction(prediction_id)
@@ -52,11 +55,12 @@ class Service(Client):
 
 def run(service: Service, path: Path, out: Path) -> tuple[dict[str, int], int]:
     ticks: list[None] = []
-    ended = predict_cohort(service, to_predict(path), out, model=None, explain=False, done=lambda: ticks.append(None))
-    return ended, len(ticks)
+    studies = to_predict(path)
+    counts = predict_rows(service, studies, out, model=None, explain=False, on_finished=lambda: ticks.append(None))
+    return counts, len(ticks)
 
 
-def test_a_cohort_is_predicted_behind_the_acute_studies(tmp_path: Path) -> None:
+def test_cohort_is_sent_at_batch_priority(tmp_path: Path) -> None:
     path, service = table(tmp_path, "P1,a.nii,71", "P2,b.nii,"), Service()
     assert run(service, path, tmp_path / "out.csv") == ({"succeeded": 2}, 2)
     lines = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
@@ -72,36 +76,48 @@ def test_a_cohort_is_predicted_behind_the_acute_studies(tmp_path: Path) -> None:
     json.dumps(sent["clinical"])
 
 
-def test_an_interrupted_cohort_goes_on_and_sends_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_cohort_continues_without_repetition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "AHEAD", 2)
     path, service = table(tmp_path, "P1,a.nii,71", "P2,b.nii,72", "P3,c.nii,73"), Service()
-    service.away_after = 2
+    service.fail_after = 2
     with pytest.raises(TransportError):
         run(service, path, tmp_path / "out.csv")
     done = (tmp_path / "out.csv").read_text()
     assert "P1" in done
     with (tmp_path / "out.csv").open("a") as file:
-        file.write("P2,succ")  # cut off within a line
-    service.away_after = 10**6
+        file.write("P2,succ")  # incomplete line
+    service.fail_after = 10**6
     assert run(service, path, tmp_path / "out.csv") == ({"succeeded": 2}, 3)
     lines = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
     assert [line["patient"] for line in lines] == ["P1", "P2", "P3"]
-    assert len(service.made) == 3  # P2 was sent twice, under one key
+    assert len(service.ids) == 3  # P2 was sent twice with the same key
     assert run(service, path, tmp_path / "out.csv") == ({}, 3)
 
 
-def test_another_content_is_another_study(tmp_path: Path) -> None:
+def test_changed_volume_is_another_study(tmp_path: Path) -> None:
     path, service = table(tmp_path, "P1,a.nii,71"), Service()
     run(service, path, tmp_path / "one.csv")
     (tmp_path / "a.nii").write_bytes(b"other")
     run(service, path, tmp_path / "two.csv")
-    assert len(service.made) == 2
+    assert len(service.ids) == 2
 
 
-def test_every_fault_of_the_table_is_told_before_anything_is_sent(tmp_path: Path) -> None:
+def test_command_writes_the_results_and_prints_the_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service, out = Service(), tmp_path / "out.csv"
+    monkeypatch.setattr("app.cli.common.ServiceOptions.client", lambda _: nullcontext(service))
+    arguments = ["predict-cohort", str(table(tmp_path, "P1,a.nii,71")), "--results", str(out), "--model", "tiny"]
+    run = CliRunner().invoke(app, [*arguments, "--no-explain"])
+    assert run.stdout == f"1 succeeded; {out}\n"
+    assert [line["patient"] for line in csv.DictReader(out.read_text().splitlines())] == ["P1"]
+    assert service.sent[0][1]["model"] == "tiny"
+    assert service.sent[0][1]["explain"] is False
+    assert CliRunner().invoke(app, arguments).stdout == f"no study left to predict; {out}\n"
+
+
+def test_all_faults_of_the_table_are_listed_before_a_study_is_sent(tmp_path: Path) -> None:
     path = table(tmp_path, "P1,a.nii,71", "P1,b.nii,72", "P3,,73", "P4,gone.nii,740")
-    with pytest.raises(CohortFault) as told:
+    with pytest.raises(CohortFault) as raised:
         to_predict(path)
-    faults = str(told.value.args) + str(told.value.__dict__)
-    for word in ("row 2", "row 3", "row 4", "row 5"):
-        assert word in faults
+    faults = str(raised.value.args) + str(raised.value.__dict__)
+    for row in ("row 2", "row 3", "row 4", "row 5"):
+        assert row in faults

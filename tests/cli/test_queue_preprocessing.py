@@ -1,4 +1,4 @@
-"""A cohort's preparation through the queue: a real worker does it, behind everybody else, and faults stay with rows."""
+"""Preprocessing of a cohort through the queue: a real worker prepares the studies, and faults name their rows."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ import pytest
 from app.cli.queue_preprocessing import by_queue
 from app.inference import preprocess_cache
 from app.phantoms import cohort as phantoms
-from app.training import cohort, preprocess
+from app.training import cohort
 from app.training.cohort import CohortRow
 from app.training.errors import CohortFault
+from app.training.preprocess import preprocess
+from app.training.progress import ProgressReporter
 from app.worker import preprocess_jobs
 from tests.factory import tiny_version
 
@@ -27,7 +29,7 @@ COARSE = {"ncct": (4.0, 4.0, 4.0), "cta": (4.0, 4.0, 4.0), "perfusion": (5.0, 5.
 
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory: pytest.TempPathFactory) -> list[CohortRow]:
-    """A phantom, and a patient whose NCCT is no volume."""
+    """A phantom, and a patient whose NCCT file is no volume."""
     folder = tmp_path_factory.mktemp("cohort")
     phantoms.write_patient(folder / "good", 3, spacing_mm=COARSE)
     (folder / "bad.nii.gz").write_bytes(b"\x1f\x8b not a volume")
@@ -38,7 +40,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> list[CohortRow]:
 
 @pytest.fixture
 def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker as `rlvo worker` starts one, on a service of its own, whose settings this process has too."""
+    """A process of `rlvo worker`; this process has the same settings."""
     tiny_version(tmp_path / "models")
     settings = {
         "RLVO_DATA_DIR": str(tmp_path / "data"),
@@ -49,40 +51,36 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subproce
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     (tmp_path / "data").mkdir()
-    with subprocess.Popen([sys.executable, "-m", "app.cli.__main__", "worker"], env=os.environ | settings) as process:
+    with subprocess.Popen([sys.executable, "-m", "app.cli", "worker"], env=os.environ | settings) as process:
         yield process
         process.send_signal(signal.SIGTERM)
 
 
 @pytest.mark.usefixtures("worker")
-def test_a_worker_prepares_what_the_trainer_then_reads(studies: list[CohortRow], tmp_path: Path) -> None:
-    cache, ticks = tmp_path / "cache", []
+def test_worker_prepares_the_studies_that_training_reads(studies: list[CohortRow], tmp_path: Path) -> None:
+    cache, ticks = tmp_path / ".prepared", []
     by_queue(studies, cache, lambda: ticks.append(None))
     assert len(ticks) == 2
     assert [path.name for path in cache.iterdir()] == [f"{preprocess_cache.cache_key(studies[0].volumes)}.safetensors"]
-    found = preprocess_cache.prepare_cached(studies[0].volumes, cache)
-    assert found.presence.tolist() == [True, False, False, False, False]  # the NCCT alone
+    prepared = preprocess_cache.prepare_cached(studies[0].volumes, cache)
+    assert prepared.presence.tolist() == [True, False, False, False, False]  # only the NCCT
     with pytest.raises(CohortFault, match="row 3: "):
-        preprocess.dataset(cohort.Cohort(tmp_path, tuple(known(study) for study in studies)), cache)
+        preprocess(cohort.Cohort(tmp_path, tuple(replace(study, outcome=0) for study in studies)), ProgressReporter())
 
 
-def known(study: CohortRow) -> CohortRow:
-    return replace(study, outcome=0)
-
-
-def test_an_order_that_kills_its_workers_is_given_up(studies: list[CohortRow], tmp_path: Path) -> None:
-    ((_, order),) = preprocess_jobs.write(studies[:1], tmp_path)
-    order._tries.write_bytes(b"...")  # three workers began and never ended
-    preprocess_jobs.job_at(order.path).carry_out(tries=3)
-    assert order.given_up
-    assert order.ended
-    order.clear()
+def test_job_that_stops_its_workers_is_given_up(studies: list[CohortRow], tmp_path: Path) -> None:
+    ((_, job),) = preprocess_jobs.write(studies[:1], tmp_path)
+    job._tries.write_bytes(b"...")  # three tries without a result
+    preprocess_jobs.job_at(job.path).carry_out(tries=3)
+    assert job.given_up
+    assert job.ended
+    job.clear()
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_prepared_already_is_left_alone(studies: list[CohortRow], tmp_path: Path) -> None:
-    ((_, order),) = preprocess_jobs.write(studies[:1], tmp_path)
-    place = tmp_path / f"{order.key}.safetensors"
-    place.write_bytes(b"here already")
-    preprocess_jobs.job_at(order.path).carry_out(tries=3)
-    assert place.read_bytes() == b"here already"
+def test_prepared_study_is_not_prepared_again(studies: list[CohortRow], tmp_path: Path) -> None:
+    ((_, job),) = preprocess_jobs.write(studies[:1], tmp_path)
+    prepared = tmp_path / f"{job.key}.safetensors"
+    prepared.write_bytes(b"prepared")
+    preprocess_jobs.job_at(job.path).carry_out(tries=3)
+    assert prepared.read_bytes() == b"prepared"

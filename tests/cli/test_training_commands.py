@@ -1,4 +1,4 @@
-"""The three commands as a user runs them, on a small synthetic cohort and on cohorts with faults."""
+"""The training commands as a user runs them, on a small synthetic cohort and on cohorts with faults."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from app.cli import queue_preprocessing
 from app.cli.training import commands
 from app.inference.model_version import ModelVersion
 from app.phantoms import biology
@@ -31,14 +32,14 @@ TRUNK = Path(__file__).resolve().parents[2] / "model_store" / "rlvo-synthetic" /
 PATIENTS = 90
 
 
-def rlvo(*words: object) -> Result:
-    return CliRunner().invoke(commands, [str(word) for word in words])
+def rlvo(*arguments: object) -> Result:
+    return CliRunner().invoke(commands, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("cohorts") / "small"
-    # More events than in life, so that every fold of so few patients has some.
+    # This preset has enough events for every fold of so few patients.
     synthesize(out, PATIENTS, 31, Preset.XOR)
     table = pd.read_csv(out / "cohort.csv", dtype=str, keep_default_na=False)
     table["site"], table["date"] = np.where(np.arange(PATIENTS) % 3, "east", "west"), dates()
@@ -56,7 +57,7 @@ def trained(cohort: Path) -> tuple[Path, Result]:
     return out, rlvo("train", cohort, "--out", out, "--trunk", TRUNK, "--quick", "--seed", 4)
 
 
-def test_the_table_has_no_truth_in_it(cohort: Path) -> None:
+def test_cohort_table_holds_no_true_values(cohort: Path) -> None:
     table = pd.read_csv(cohort / "cohort.csv")
     assert len(table) == PATIENTS
     assert not {"probability", "truncal", "intensity", "refractory"} & set(table.columns)
@@ -65,7 +66,7 @@ def test_the_table_has_no_truth_in_it(cohort: Path) -> None:
     assert list(truth["patient"]) == list(table["patient"])
 
 
-def test_training_prints_the_table_and_writes_a_version_that_serves(trained: tuple[Path, Result]) -> None:
+def test_training_prints_the_table_and_writes_a_loadable_version(trained: tuple[Path, Result]) -> None:
     out, result = trained
     assert result.exit_code == 0, result.output
     for name in ("clinical, logistic regression", "clinical, gradient boosting", "imaging + clinical, DAFT"):
@@ -78,12 +79,12 @@ def test_training_prints_the_table_and_writes_a_version_that_serves(trained: tup
     assert ModelVersion.load(out, manifest, "cpu").check(out) < 1e-4
     card = (out / "card.md").read_text()
     assert "SYNTHETIC" in card
-    assert "The trunk is that of rlvo-synthetic 1.0.0" in card
+    assert "Trunk and last block are those of rlvo-synthetic 1.0.0" in card
     for table in ("| act above | net benefit |", "| sex: female |", "| oracle (the true chances) |"):
         assert table in card
 
 
-def test_the_same_seed_gives_the_same_digests(trained: tuple[Path, Result], cohort: Path) -> None:
+def test_same_seed_gives_same_digests(trained: tuple[Path, Result], cohort: Path) -> None:
     first, _ = trained
     copy = cohort.parent / "again"
     shutil.copytree(cohort, copy, ignore=shutil.ignore_patterns(".runs"))
@@ -95,7 +96,7 @@ def test_the_same_seed_gives_the_same_digests(trained: tuple[Path, Result], coho
     assert one.metrics == other.metrics
 
 
-def test_a_version_is_never_written_over(trained: tuple[Path, Result], cohort: Path) -> None:
+def test_existing_version_is_not_overwritten(trained: tuple[Path, Result], cohort: Path) -> None:
     out, _ = trained
     before = (out / "manifest.json").read_bytes()
     result = rlvo("train", cohort, "--out", out, "--trunk", TRUNK, "--quick")
@@ -104,13 +105,11 @@ def test_a_version_is_never_written_over(trained: tuple[Path, Result], cohort: P
     assert (out / "manifest.json").read_bytes() == before
 
 
-def test_evaluation_reports_discrimination_calibration_and_subgroups(
-    trained: tuple[Path, Result], cohort: Path
-) -> None:
+def test_evaluation_prints_discrimination_calibration_and_subgroups(trained: tuple[Path, Result], cohort: Path) -> None:
     result = rlvo("evaluate", trained[0], cohort)
     assert result.exit_code == 0, result.output
-    for words in ("| AUC |", "| AUC of the oracle |", "calibration slope", "conformal coverage", "| sex: female |"):
-        assert words in result.stdout
+    for text in ("| AUC |", "| AUC of the oracle |", "calibration slope", "conformal coverage", "| sex: female |"):
+        assert text in result.stdout
     assert "| site east |" in result.stdout
 
 
@@ -130,10 +129,10 @@ def test_two_versions_are_compared_on_the_same_patients(
             assert min(picture.size) > 500
 
 
-def test_only_some_patients_can_be_asked_for(trained: tuple[Path, Result], cohort: Path) -> None:
-    nobody = rlvo("evaluate", trained[0], cohort, "--site", "elsewhere")
-    assert nobody.exit_code == 2
-    assert "0 patients are left" in nobody.stderr
+def test_evaluation_selects_patients_by_site_and_date(trained: tuple[Path, Result], cohort: Path) -> None:
+    elsewhere = rlvo("evaluate", trained[0], cohort, "--site", "elsewhere")
+    assert elsewhere.exit_code == 2
+    assert "0 patients are left" in elsewhere.stderr
     late = rlvo("evaluate", trained[0], cohort, "--since", "2024-03-01")
     assert f"on {(dates() >= '2024-03-01').sum()} patients" in late.stdout
     assert rlvo("evaluate", cohort, cohort).exit_code == 2
@@ -145,7 +144,7 @@ def logistic(cohort: Path) -> tuple[Path, Result]:
     return out, rlvo("train", cohort, "--out", out, "--model", "logistic", "--quick", "--seed", 4)
 
 
-def test_a_simple_baseline_becomes_a_version_of_its_own(logistic: tuple[Path, Result]) -> None:
+def test_logistic_baseline_can_be_published(logistic: tuple[Path, Result]) -> None:
     out, result = logistic
     assert result.exit_code == 0, result.output
     manifest = Manifest.model_validate_json((out / "manifest.json").read_text())
@@ -162,7 +161,9 @@ def test_a_simple_baseline_becomes_a_version_of_its_own(logistic: tuple[Path, Re
         ("dates", "| model | AUC, folds (mean ± SD) |"),
     ],
 )
-def test_other_validations_are_options(cohort: Path, tmp_path: Path, validation: str, heads: str) -> None:
+def test_every_validation_prints_its_table_and_writes_a_report(
+    cohort: Path, tmp_path: Path, validation: str, heads: str
+) -> None:
     arguments = ("train", cohort, "--model", "logistic", "--quick", "--validation", validation, "--repeats", 2)
     result = rlvo(*arguments, "--report", tmp_path / "report")
     assert result.exit_code == 0, result.output
@@ -171,15 +172,15 @@ def test_other_validations_are_options(cohort: Path, tmp_path: Path, validation:
     assert (tmp_path / "report" / "report.md").exists()
 
 
-def test_many_ensembles_are_no_version(cohort: Path, tmp_path: Path) -> None:
+def test_validation_with_many_splits_writes_no_version(cohort: Path, tmp_path: Path) -> None:
     result = rlvo("train", cohort, "--validation", "sites", "--out", tmp_path / "m" / "1.0.0")
     assert result.exit_code == 2
     assert "none of them is the version" in result.stderr
     assert not (tmp_path / "m").exists()
 
 
-def half(result: Result, models: tuple[str, ...]) -> None:
-    """Every one of the models' intervals over all patients holds 0.5."""
+def check_chance_level(result: Result, models: tuple[str, ...]) -> None:
+    """Check that the AUC interval of each model over all patients includes 0.5."""
     assert result.exit_code == 0, result.output
     for model in models:
         (line,) = [line for line in result.stdout.splitlines() if line.startswith(f"| {model} |")]
@@ -187,8 +188,8 @@ def half(result: Result, models: tuple[str, ...]) -> None:
         assert low < 0.5 < high, line
 
 
-def test_labels_that_mean_nothing_score_a_half(cohort: Path, tmp_path: Path) -> None:
-    """The facts of the cohort with the null preset's outcomes (test_loop.py does the same to DAFT)."""
+def test_random_labels_score_at_chance_level(cohort: Path, tmp_path: Path) -> None:
+    """Clinical data of the cohort with the outcomes of the null preset (test_trainer.py does the same for DAFT)."""
     shutil.copytree(cohort, tmp_path / "null", ignore=shutil.ignore_patterns(".*"))
     table = pd.read_csv(tmp_path / "null" / "cohort.csv", dtype=str, keep_default_na=False)
     people = biology.draw(PATIENTS, 31, Preset.NULL)
@@ -196,24 +197,26 @@ def test_labels_that_mean_nothing_score_a_half(cohort: Path, tmp_path: Path) -> 
     table["etici"], table["rescue_treatment"] = "3", "0"
     table.to_csv(tmp_path / "null" / "cohort.csv", index=False)
     arguments = ("train", tmp_path / "null", "--model", "logistic", "--quick", "--validation", "nested")
-    half(rlvo(*arguments, "--repeats", 1), ("clinical, logistic regression", "clinical + CTP, logistic regression"))
+    check_chance_level(
+        rlvo(*arguments, "--repeats", 1), ("clinical, logistic regression", "clinical + CTP, logistic regression")
+    )
 
 
 @pytest.mark.soak
-def test_nobody_learns_the_null_preset(tmp_path: Path) -> None:
+def test_null_preset_scores_at_chance_level(tmp_path: Path) -> None:
     synthesize(tmp_path / "null", 599, 7, Preset.NULL)
     result = rlvo("train", tmp_path / "null", "--trunk", TRUNK, "--validation", "nested", "--repeats", 1)
-    half(result, ("clinical, logistic regression", "all imaging", "imaging + clinical, DAFT"))
+    check_chance_level(result, ("clinical, logistic regression", "all imaging", "imaging + clinical, DAFT"))
 
 
-def test_a_killed_run_goes_on_to_the_same_version(trained: tuple[Path, Result], cohort: Path) -> None:
-    """Killed (SIGKILL) once the second fold has begun; started again, it ends with the very weights."""
+def test_killed_run_resumes_to_the_same_version(trained: tuple[Path, Result], cohort: Path) -> None:
+    """SIGKILL during the second fold; the same command then gives the same weights."""
     copy = cohort.parent / "killed"
     shutil.copytree(cohort, copy, ignore=shutil.ignore_patterns(".*"))
     out = cohort.parent / "store" / "tried" / "0.1.2"
-    words = ["train", str(copy), "--out", str(out), "--trunk", str(TRUNK), "--quick", "--seed", "4"]
+    arguments = ["train", str(copy), "--out", str(out), "--trunk", str(TRUNK), "--quick", "--seed", "4"]
     with subprocess.Popen(
-        [sys.executable, "-m", "app.cli.__main__", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "app.cli", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
         for _ in range(2400):
             if list(copy.glob(".runs/*/daft-*-1.pt")):
@@ -223,13 +226,13 @@ def test_a_killed_run_goes_on_to_the_same_version(trained: tuple[Path, Result], 
         process.kill()
     assert process.returncode == -signal.SIGKILL
     assert not out.exists()
-    assert rlvo(*words).exit_code == 0
+    assert rlvo(*arguments).exit_code == 0
     one, other = (Manifest.model_validate_json((folder / "manifest.json").read_text()) for folder in (trained[0], out))
     assert [fold.sha256 for fold in one.folds] == [fold.sha256 for fold in other.folds]
 
 
-def fault(cohort: Path, folder: Path, change: str, value: object) -> Result:
-    """The result of training on the cohort with one cell of its fourth row, or one column, changed."""
+def train_with_fault(cohort: Path, folder: Path, change: str, value: object) -> Result:
+    """Train on the cohort with one cell of its fourth row changed, or with one more column."""
     shutil.copytree(cohort, folder, ignore=shutil.ignore_patterns(".runs"))
     table = pd.read_csv(folder / "cohort.csv", dtype=str, keep_default_na=False)
     if change in table.columns:
@@ -241,7 +244,7 @@ def fault(cohort: Path, folder: Path, change: str, value: object) -> Result:
 
 
 @pytest.mark.parametrize(
-    ("change", "value", "said"),
+    ("change", "value", "message"),
     [
         ("prepared", "4000", "row 5, column prepared"),
         ("age", "seventy", "row 5, column age"),
@@ -249,17 +252,17 @@ def fault(cohort: Path, folder: Path, change: str, value: object) -> Result:
         ("cta", "gone.nii.gz", "row 5, column cta: there is no such file"),
     ],
 )
-def test_a_fault_ends_with_status_2_and_its_row(
-    cohort: Path, tmp_path: Path, change: str, value: str, said: str
+def test_cohort_fault_exits_with_2_and_names_its_row(
+    cohort: Path, tmp_path: Path, change: str, value: str, message: str
 ) -> None:
-    result = fault(cohort, tmp_path / "faulty", change, value)
+    result = train_with_fault(cohort, tmp_path / "faulty", change, value)
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert message in result.stderr
     assert not (tmp_path / "faulty" / "m").exists()
 
 
 def corrupt(cohort: Path, folder: Path) -> Path:
-    """The cohort with a volume for everybody that is none."""
+    """Write the cohort with a file that is no volume as every patient's NCCT."""
     table = pd.read_csv(cohort / "cohort.csv", dtype=str, keep_default_na=False).drop(columns="prepared")
     table["ncct"] = "head.nii.gz"
     (folder / "head.nii.gz").write_bytes(b"\x1f\x8b not a volume")
@@ -267,7 +270,7 @@ def corrupt(cohort: Path, folder: Path) -> Path:
     return folder
 
 
-def test_a_corrupt_volume_is_told_with_its_row(cohort: Path, tmp_path: Path) -> None:
+def test_corrupt_volume_is_reported_with_its_row(cohort: Path, tmp_path: Path) -> None:
     result = rlvo("train", corrupt(cohort, tmp_path), "--out", tmp_path / "m" / "1.0.0", "--quick", "--jobs", 1)
     assert result.exit_code == 2
     assert "row 2: " in result.stderr
@@ -275,28 +278,26 @@ def test_a_corrupt_volume_is_told_with_its_row(cohort: Path, tmp_path: Path) -> 
     assert not (tmp_path / "m").exists()
 
 
-def test_the_queue_is_handed_what_is_to_prepare(cohort: Path, tmp_path: Path) -> None:
-    handed: list[str] = []
+def test_queue_receives_the_studies_to_prepare(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    received: list[str] = []
 
     def queue(studies: Sequence[CohortRow], cache: Path, advance: Callable[[], None]) -> None:
-        handed.extend(study.patient for study in studies)
+        received.extend(study.patient for study in studies)
 
-    words = ["train", str(corrupt(cohort, tmp_path)), "--quick", "--workers", "queue"]
-    assert CliRunner().invoke(commands, words, obj=queue).exit_code == 2  # the volumes are what they were
-    assert len(handed) == PATIENTS
-    without = CliRunner().invoke(commands, words)
-    assert without.exit_code == 2
-    assert "knows the queue" in without.stderr
+    monkeypatch.setattr(queue_preprocessing, "by_queue", queue)
+    result = rlvo("train", corrupt(cohort, tmp_path), "--quick", "--workers", "queue")
+    assert result.exit_code == 2  # the queue prepared nothing, and the volumes cannot be read
+    assert len(received) == PATIENTS
 
 
 @pytest.mark.parametrize(
-    ("folds", "said"),
+    ("folds", "message"),
     [
-        ("test 1 2 3 1", "row 6, column fold: the patient of row 3 is in another fold there"),
+        ("test 1 2 3 1", "row 6, column fold: the same patient has another fold in row 3"),
         ("test 1 2 3 4", "has patients of one outcome only"),
     ],
 )
-def test_folds_that_cannot_be_are_told(cohort: Path, tmp_path: Path, folds: str, said: str) -> None:
+def test_invalid_folds_are_reported(cohort: Path, tmp_path: Path, folds: str, message: str) -> None:
     table = pd.read_csv(cohort / "cohort.csv", dtype=str, keep_default_na=False)
     table["fold"] = [folds.split()[n % 5] for n in range(PATIENTS)]
     if folds.endswith("1"):
@@ -308,7 +309,7 @@ def test_folds_that_cannot_be_are_told(cohort: Path, tmp_path: Path, folds: str,
     table.to_csv(tmp_path / "c" / "cohort.csv", index=False)
     result = rlvo("train", tmp_path / "c", "--out", tmp_path / "m" / "1.0.0", "--quick", "--model", "logistic")
     assert result.exit_code == 2, result.output
-    assert said in result.stderr
+    assert message in result.stderr
     assert not (tmp_path / "m").exists()
 
 
@@ -322,13 +323,13 @@ def test_three_patients_are_too_few(cohort: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_device_that_is_not_there_is_told(cohort: Path) -> None:
+def test_missing_device_is_reported(cohort: Path) -> None:
     result = rlvo("train", cohort, "--device", "cuda", "--quick")
     assert result.exit_code == 2
     assert "no CUDA device" in result.stderr
 
 
-def test_a_cohort_is_never_written_over_another(cohort: Path) -> None:
+def test_existing_cohort_is_not_overwritten(cohort: Path) -> None:
     result = rlvo("synthesize", cohort, "--patients", 3)
     assert result.exit_code == 2
     assert "exists" in result.stderr

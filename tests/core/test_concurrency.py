@@ -1,4 +1,4 @@
-"""Work in other threads: its order, its results and its errors."""
+"""Executors: order, results and errors of tasks in other threads."""
 
 from __future__ import annotations
 
@@ -12,87 +12,87 @@ import pytest
 from app.core.concurrency import BoundedExecutor, SerialExecutor, submit
 
 
-def refuse() -> None:
+def fail() -> None:
     raise ValueError("no")
 
 
-def test_a_task_aside_gives_its_result_or_its_error() -> None:
+def test_submitted_task_returns_its_result_or_raises_its_error() -> None:
     assert submit(threading.get_ident).result() != threading.get_ident()
     with pytest.raises(ValueError, match="no"):
-        submit(refuse).result()
+        submit(fail).result()
 
 
-def test_one_thread_does_it_all_a_piece_at_a_time() -> None:
-    alone, inside = SerialExecutor("alone"), threading.Lock()
+def test_serial_executor_runs_one_task_at_a_time_in_one_thread() -> None:
+    serial, lock = SerialExecutor("serial"), threading.Lock()
 
-    def piece() -> int:
-        assert inside.acquire(blocking=False)
+    def task() -> int:
+        assert lock.acquire(blocking=False)
         try:
             return threading.get_ident()
         finally:
-            inside.release()
+            lock.release()
 
-    with ThreadPoolExecutor(8) as askers:
-        threads = {asked.result() for asked in [askers.submit(alone, piece) for _ in range(200)]}
+    with ThreadPoolExecutor(8) as callers:
+        threads = {future.result() for future in [callers.submit(serial, task) for _ in range(200)]}
     assert len(threads) == 1
-    assert alone(lambda: alone(piece)) in threads  # a task's own task is done at once, not waited for
+    assert serial(lambda: serial(task)) in threads  # a nested task runs at once
     with pytest.raises(ValueError, match="no"):
-        alone(refuse)
+        serial(fail)
 
 
-def test_the_one_thread_ends_with_whoever_owned_it() -> None:
-    alone = SerialExecutor("owned")
-    here = alone(threading.current_thread)
-    del alone
+def test_thread_of_a_deleted_serial_executor_ends() -> None:
+    serial = SerialExecutor("deleted")
+    thread = serial(threading.current_thread)
+    del serial
     gc.collect()
-    here.join(10)
-    assert not here.is_alive()
+    thread.join(10)
+    assert not thread.is_alive()
 
 
-def test_what_lies_behind_is_done_in_order_and_no_further_behind_than_allowed() -> None:
+def test_bounded_executor_keeps_the_order_and_the_bound() -> None:
     done: list[int] = []
-    go_on = threading.Event()
+    proceed = threading.Event()
 
     def first() -> None:
-        go_on.wait(10)
+        proceed.wait(10)
 
-    with BoundedExecutor(3) as behind:
-        behind(first)
+    with BoundedExecutor(3) as bounded:
+        bounded(first)
         for number in range(2):
-            behind(partial(done.append, number))
-        late = threading.Thread(target=lambda: behind(partial(done.append, 2)))
-        late.start()  # a fourth: it has to wait for the first
-        late.join(0.2)
-        assert late.is_alive()
-        go_on.set()
-        late.join(10)
-        behind.catch_up()
+            bounded(partial(done.append, number))
+        fourth = threading.Thread(target=lambda: bounded(partial(done.append, 2)))
+        fourth.start()  # it waits for the first task
+        fourth.join(0.2)
+        assert fourth.is_alive()
+        proceed.set()
+        fourth.join(10)
+        bounded.catch_up()
         assert done == [0, 1, 2]
 
 
-def test_an_error_behind_reaches_whoever_gives_the_next_task_and_drops_the_rest() -> None:
+def test_error_of_a_bounded_task_is_raised_by_the_next_call() -> None:
     done: list[str] = []
-    with BoundedExecutor(1) as behind:
-        behind(refuse)
+    with BoundedExecutor(1) as bounded:
+        bounded(fail)
         with pytest.raises(ValueError, match="no"):
-            behind(partial(done.append, "after"))
+            bounded(partial(done.append, "after"))
     assert done == []
-    with BoundedExecutor(4) as behind:
-        behind(refuse)
+    with BoundedExecutor(4) as bounded:
+        bounded(fail)
         with pytest.raises(ValueError, match="no"):
-            behind.catch_up()
+            bounded.catch_up()
 
 
-def test_leaving_early_waits_for_the_task_in_hand() -> None:
-    begun, finished = threading.Event(), threading.Event()
+def test_end_of_the_block_waits_for_the_running_task() -> None:
+    started, finished = threading.Event(), threading.Event()
 
     def slow() -> None:
-        begun.set()
+        started.set()
         threading.Event().wait(0.2)
         finished.set()
 
-    with BoundedExecutor(8) as behind:
-        behind(slow)
-        begun.wait(10)
-        behind(refuse)  # never begun, or nobody's matter any more
+    with BoundedExecutor(8) as bounded:
+        bounded(slow)
+        started.wait(10)
+        bounded(fail)  # dropped, or its error is not collected any more
     assert finished.is_set()

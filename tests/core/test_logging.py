@@ -1,4 +1,4 @@
-"""A log line: one event, the ids it belongs to, and no value of anybody's."""
+"""Log lines have one event and the bound ids, and no message of an error."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.core import logging as logs
+from app.core import logging as app_logging
 
 
 @pytest.fixture(params=["text", "json"])
 def written(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
-    """Where the log of a process goes that was set up in this form."""
+    """Log output of a process that is configured in this format."""
     root, stream = logging.getLogger(), io.StringIO()
     before, level = list(root.handlers), root.level
     monkeypatch.setattr("sys.stderr", stream)
-    logs.configure_logging("info", request.param)
+    app_logging.configure_logging("info", request.param)
     yield stream
     root.handlers[:] = before
     root.setLevel(level)
 
 
-def test_a_line_names_what_is_being_worked_on(written: io.StringIO) -> None:
+def test_line_has_the_bound_ids(written: io.StringIO) -> None:
     log = logging.getLogger("rlvo.test")
-    with logs.bound_fields(trace="t1"), logs.bound_fields(prediction="p1", worker=None):
+    with app_logging.bound_fields(trace="t1"), app_logging.bound_fields(prediction="p1", worker=None):
         log.info("stage %s", "prepare")
     log.info("idle")
     inside, outside = written.getvalue().splitlines()
@@ -37,20 +37,20 @@ def test_a_line_names_what_is_being_worked_on(written: io.StringIO) -> None:
     assert "t1" not in outside
 
 
-def test_an_error_is_told_without_its_message(written: io.StringIO) -> None:
+def test_error_is_logged_without_its_message(written: io.StringIO) -> None:
     try:
         raise ValueError("CANARY: age 71")
     except ValueError:
         logging.getLogger("a.library").exception("it failed")
     assert "CANARY" not in written.getvalue()
-    assert "ValueError at test_logs.py:" in written.getvalue()
+    assert "ValueError at test_logging.py:" in written.getvalue()
 
 
-def test_json_is_one_object_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_format_has_one_object_per_line(monkeypatch: pytest.MonkeyPatch) -> None:
     record = logging.LogRecord("rlvo.x", logging.WARNING, "f", 1, "two\nlines of %d", (3,), None)
-    with logs.bound_fields(trace="t"):
-        line = logs.JsonFormatter().format(record)
+    with app_logging.bound_fields(trace="t"):
+        line = app_logging.JsonFormatter().format(record)
     assert "\n" not in line
-    found = json.loads(line)
-    assert found.pop("time").endswith("+00:00")
-    assert found == {"level": "warning", "logger": "rlvo.x", "event": "two\nlines of 3", "trace": "t"}
+    document = json.loads(line)
+    assert document.pop("time").endswith("+00:00")
+    assert document == {"level": "warning", "logger": "rlvo.x", "event": "two\nlines of 3", "trace": "t"}

@@ -1,4 +1,4 @@
-"""One trace from the caller's own span to the last step of the work, and none where nobody asked for it."""
+"""One trace from the caller's span to the last step of the prediction, and none without a collector."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-def kept() -> InMemorySpanExporter:
+def exporter() -> InMemorySpanExporter:
     return InMemorySpanExporter()
 
 
 @pytest.fixture
-def traces(kept: InMemorySpanExporter) -> OpenTelemetry:
-    return OpenTelemetry(SimpleSpanProcessor(kept), "test")
+def traces(exporter: InMemorySpanExporter) -> OpenTelemetry:
+    return OpenTelemetry(SimpleSpanProcessor(exporter), "test")
 
 
 def parent_of(span: ReadableSpan) -> str | None:
     return span.parent and format(span.parent.span_id, "016x")
 
 
-def own(span: ReadableSpan) -> tuple[str, str]:
+def ids_of(span: ReadableSpan) -> tuple[str, str]:
     assert span.context
     return format(span.context.trace_id, "032x"), format(span.context.span_id, "016x")
 
 
 @pytest.mark.parametrize(
-    ("header", "place"),
+    ("header", "context"),
     [
         (TRACEPARENT, TraceContext(TRACE, CALLER)),
         (f"cc-{TRACE}-{CALLER}-00-more", TraceContext(TRACE, CALLER)),
@@ -63,11 +63,11 @@ def own(span: ReadableSpan) -> tuple[str, str]:
         ("", None),
     ],
 )
-def test_a_callers_place_is_taken_where_it_is_valid(header: str, place: TraceContext | None) -> None:
-    assert trace_context_of(header) == place
+def test_valid_traceparent_is_parsed(header: str, context: TraceContext | None) -> None:
+    assert trace_context_of(header) == context
 
 
-def test_silence_hands_the_place_through() -> None:
+def test_noop_traces_pass_the_context_on() -> None:
     with NoopTraces().span("x", TraceContext(TRACE, CALLER)) as span:
         assert span.place == TraceContext(TRACE, CALLER)
     with NoopTraces().span("x", None) as span:
@@ -75,54 +75,55 @@ def test_silence_hands_the_place_through() -> None:
         assert span.place.span is None
 
 
-def test_a_failure_is_told_by_its_code(traces: OpenTelemetry, kept: InMemorySpanExporter) -> None:
+def test_failed_span_has_the_error_code(traces: OpenTelemetry, exporter: InMemorySpanExporter) -> None:
     with pytest.raises(InvalidVolume), traces.span("x", None):
         raise InvalidVolume("CANARY")
     with pytest.raises(ValueError, match="CANARY"), traces.span("y", None):
         raise ValueError("CANARY")
-    assert [span.status.description for span in kept.get_finished_spans()] == [InvalidVolume.code, "ValueError"]
-    assert "CANARY" not in "".join(span.to_json() for span in kept.get_finished_spans())
+    assert [span.status.description for span in exporter.get_finished_spans()] == [InvalidVolume.code, "ValueError"]
+    assert "CANARY" not in "".join(span.to_json() for span in exporter.get_finished_spans())
 
 
 @pytest.mark.anyio
-async def test_a_callers_trace_goes_on_to_the_workers_last_step(
-    traces: OpenTelemetry, kept: InMemorySpanExporter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_trace_of_the_caller_continues_to_the_last_step(
+    traces: OpenTelemetry, exporter: InMemorySpanExporter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = tmp_path / "models"
     tiny_version(store)
     settings = settings_in(tmp_path, store)
-    async with running(settings, traces=traces) as house:
+    async with running(settings, traces=traces) as service:
         files = {"cta": ("cta", volume(), "application/octet-stream")}
         headers = {"Prefer": "respond-async", "traceparent": TRACEPARENT}
-        answer = await house.http.post("/v1/predictions", files=files, headers=headers)
+        answer = await service.http.post("/v1/predictions", files=files, headers=headers)
         assert answer.headers["x-trace-id"] == TRACE
         prediction_id = answer.json()["id"]
-        monkeypatch.setattr("app.worker.process.DBOS.run_step", lambda _, step, *given: step(*given))
+        monkeypatch.setattr("app.worker.workflows.DBOS.run_step", lambda _, step, *given: step(*given))
         monkeypatch.setattr(PredictionPipeline, "step", lambda *_: {"digest": "", "seconds": 0.0})
         worker = Worker(settings, traces=traces)
-        worker.predict(prediction_id)
-        worker._watch.close()
-        with house.services.database.reading() as session:
-            assert job_state.recorded(session, prediction_id).place == TraceContext(TRACE, _named(kept, "POST")[1])
-    spans = {span.name: span for span in kept.get_finished_spans()}
+        worker.workflows.predict(prediction_id)
+        worker.liveness.close()
+        with service.services.database.reading() as session:
+            assert job_state.recorded(session, prediction_id).place == TraceContext(TRACE, _named(exporter, "POST")[1])
+    spans = {span.name: span for span in exporter.get_finished_spans()}
     assert set(spans) == {"POST", "prediction", *Stage}
-    assert {own(span)[0] for span in spans.values()} == {TRACE}
+    assert {ids_of(span)[0] for span in spans.values()} == {TRACE}
     assert parent_of(spans["POST"]) == CALLER
-    assert parent_of(spans["prediction"]) == own(spans["POST"])[1]
-    assert {parent_of(spans[stage]) for stage in Stage} == {own(spans["prediction"])[1]}
+    assert parent_of(spans["prediction"]) == ids_of(spans["POST"])[1]
+    assert {parent_of(spans[stage]) for stage in Stage} == {ids_of(spans["prediction"])[1]}
     assert spans["POST"].kind is SpanKind.SERVER
     assert dict(spans["POST"].attributes or {}) == {"rlvo.route": "/v1/predictions", "rlvo.status": 202}
     assert (spans["prediction"].attributes or {})["rlvo.prediction"] == prediction_id
     assert spans["prediction"].status.status_code is StatusCode.UNSET
 
 
-def _named(kept: InMemorySpanExporter, name: str) -> tuple[str, str]:
-    return next(own(span) for span in kept.get_finished_spans() if span.name == name)
+def _named(exporter: InMemorySpanExporter, name: str) -> tuple[str, str]:
+    return next(ids_of(span) for span in exporter.get_finished_spans() if span.name == name)
 
 
-def test_who_is_not_asked_to_trace_imports_no_telemetry() -> None:
+def test_without_an_endpoint_no_telemetry_library_is_imported() -> None:
     code = (
-        "import sys, app.main, app.worker.process; from app.core.tracing_factory import traces_of; traces_of('', 'x');"
+        "import sys, app.main, app.worker.process; from app.core.tracing_factory import create_traces\n"
+        "create_traces('', 'x');"
         "sys.exit(bool({'app.core.otel', 'opentelemetry.exporter'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""A checkpoint with one bit flipped is refused: a thousand flips in `make soak`, a hundred in `make test`."""
+"""A weights file with one flipped bit is refused: 100 flips in `make test`, 1000 in `make soak`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.factory import tiny_version
 def test_every_flipped_bit_is_refused(tmp_path: Path, flips: int) -> None:
     folder = tiny_version(tmp_path)
     manifest = Manifest.model_validate_json((folder / "manifest.json").read_bytes())
-    chance = np.random.default_rng(7)
+    rng = np.random.default_rng(7)
     refused = 0
     for _ in range(flips):
-        file = folder / manifest.folds[chance.integers(len(manifest.folds))].file
+        file = folder / manifest.folds[rng.integers(len(manifest.folds))].file
         good = file.read_bytes()
-        bit = int(chance.integers(8 * len(good)))
+        bit = int(rng.integers(8 * len(good)))
         flipped = bytearray(good)
         flipped[bit // 8] ^= 1 << bit % 8
         file.write_bytes(flipped)

@@ -1,4 +1,4 @@
-"""`rlvo monitor`: a calibrated version is left in peace, a miscalibrated one and a changed population are told."""
+"""`rlvo monitor` reports a miscalibrated version and a changed population, and no signal otherwise."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from app.registry.manifest import Manifest
 from app.registry.model_store import ModelStore
 from app.sdk.followup import Etici, OutcomeDraft, ReviewDraft, ReviewReason, Verdict
 from app.sdk.types import ModelRef
-from tests.database.results import result
+from tests.database.results import result as finished_result
 from tests.factory import tiny_manifest, tiny_version
 from tests.study import new_prediction
 
@@ -35,29 +35,29 @@ START = datetime(2026, 1, 5, 12, tzinfo=UTC)  # a Monday
 
 
 def cohort(count: int, seed: int = 0, **changes: Callable[[np.random.Generator], Any]) -> list[FollowedUpPrediction]:
-    """A calibrated version on patients like the tiny manifest's training patients, one an hour."""
+    """Predictions of a calibrated version on patients like those of training, one per hour."""
     rng = np.random.default_rng(seed)
-    found = []
+    predictions = []
     for number in range(count):
-        chance = float(rng.uniform(0.05, 0.6))
+        probability = float(rng.uniform(0.05, 0.6))
         record = {
             "age": float(np.clip(rng.normal(73, 12), 20, 110)),
             "nihss": int(np.clip(rng.normal(15, 6), 0, 42)),
             "atrial_fibrillation": bool(rng.random() < 0.38),
             "smoking": str(rng.choice(["never", "former", "current"], p=[0.5, 0.3, 0.2])),
         }
-        found.append(
+        predictions.append(
             FollowedUpPrediction(
                 created=START + timedelta(hours=number),
-                probability=chance,
+                probability=probability,
                 clinical=record | {name: change(rng) for name, change in changes.items()},
                 perfusion=None,
                 flags=frozenset(),
-                refractory=bool(rng.random() < chance),
+                refractory=bool(rng.random() < probability),
                 verdicts=(),
             )
         )
-    return found
+    return predictions
 
 
 @pytest.fixture(scope="module")
@@ -65,20 +65,20 @@ def manifest() -> Manifest:
     return tiny_manifest()
 
 
-def test_patients_like_those_of_training_raise_no_signal(manifest: Manifest) -> None:
-    found = report(cohort(600), manifest, WindowLength.WEEK)
-    assert [window.predictions for window in found.windows] == [156, 168, 168, 108]
-    assert found.signals == {}
-    assert found.overall is not None
-    assert found.overall.low <= found.overall.expected <= found.overall.high
-    assert found.slope == pytest.approx(1, abs=0.35)
-    assert found.intercept == pytest.approx(0, abs=0.35)
+def test_patients_like_those_of_training_give_no_signal(manifest: Manifest) -> None:
+    result = report(cohort(600), manifest, WindowLength.WEEK)
+    assert [window.predictions for window in result.windows] == [156, 168, 168, 108]
+    assert result.signals == {}
+    assert result.overall is not None
+    assert result.overall.low <= result.overall.expected <= result.overall.high
+    assert result.slope == pytest.approx(1, abs=0.35)
+    assert result.intercept == pytest.approx(0, abs=0.35)
 
 
-def test_numbers_of_a_window_are_its_definitions(manifest: Manifest) -> None:
+def test_window_numbers_follow_their_definitions(manifest: Manifest) -> None:
     patients = [
-        replace(one, probability=chance, refractory=truth, verdicts=verdicts, flags=frozenset(flags))
-        for one, chance, truth, verdicts, flags in zip(
+        replace(one, probability=probability, refractory=truth, verdicts=verdicts, flags=frozenset(flags))
+        for one, probability, truth, verdicts, flags in zip(
             cohort(4),
             [0.1, 0.4, 0.6, 0.9],
             [False, True, True, None],
@@ -91,13 +91,13 @@ def test_numbers_of_a_window_are_its_definitions(manifest: Manifest) -> None:
     assert window.start == datetime(2026, 1, 1, tzinfo=UTC)
     assert window.probability == pytest.approx(0.5)
     assert (window.reviews, window.agreement) == (3, pytest.approx(2 / 3))
-    assert window.unlike == 0.25
-    judged = window.calibration
-    assert judged is not None
-    assert (judged.patients, judged.auc) == (3, 1.0)
-    assert judged.expected == pytest.approx((0.1 + 0.4 + 0.6) / 3)
-    assert judged.observed == pytest.approx(2 / 3)
-    assert judged.brier == pytest.approx((0.01 + 0.36 + 0.16) / 3)
+    assert window.out_of_distribution == 0.25
+    calibration = window.calibration
+    assert calibration is not None
+    assert (calibration.patients, calibration.auc) == (3, 1.0)
+    assert calibration.expected == pytest.approx((0.1 + 0.4 + 0.6) / 3)
+    assert calibration.observed == pytest.approx(2 / 3)
+    assert calibration.brier == pytest.approx((0.01 + 0.36 + 0.16) / 3)
     ages = [one.clinical["age"] for one in patients]
     age = window.shifts[0]
     assert (age.variable, age.known, age.missing) == ("age", 4, 0.0)
@@ -106,60 +106,60 @@ def test_numbers_of_a_window_are_its_definitions(manifest: Manifest) -> None:
     assert (core.known, core.missing, core.deviations, core.signal) == (0, 1.0, 0.0, False)
 
 
-def test_older_patients_are_told_in_the_window_where_they_came(manifest: Manifest) -> None:
+def test_older_patients_give_a_signal_in_their_windows(manifest: Manifest) -> None:
     older = cohort(168, seed=1, age=lambda rng: float(rng.normal(88, 5)))
     later = [replace(one, created=one.created + timedelta(weeks=4)) for one in older]
-    found = report([*cohort(400), *later], manifest, WindowLength.WEEK)
-    assert set(found.signals) == {
-        window.start for window in found.windows if window.start >= datetime(2026, 2, 2, tzinfo=UTC)
+    result = report([*cohort(400), *later], manifest, WindowLength.WEEK)
+    assert set(result.signals) == {
+        window.start for window in result.windows if window.start >= datetime(2026, 2, 2, tzinfo=UTC)
     }
-    assert all(signal.startswith("age +1.") for signals in found.signals.values() for signal in signals)
+    assert all(signal.startswith("age +1.") for signals in result.signals.values() for signal in signals)
 
 
-def test_a_category_and_a_flag_drift_too(manifest: Manifest) -> None:
+def test_category_and_flag_give_signals(manifest: Manifest) -> None:
     patients = cohort(60, smoking=lambda _: "current", atrial_fibrillation=lambda _: True)
     (window,) = report(patients, manifest, WindowLength.MONTH).windows
-    told = {shift.variable: shift for shift in window.shifts if shift.signal}
-    assert set(told) == {"smoking", "atrial_fibrillation"}
-    assert told["smoking"].deviations == pytest.approx((1 - 0.2) / np.sqrt(0.2 * 0.8), abs=1e-6)
-    assert told["atrial_fibrillation"].deviations == pytest.approx((1 - 0.38) / 0.49, abs=1e-4)
+    signals = {shift.variable: shift for shift in window.shifts if shift.signal}
+    assert set(signals) == {"smoking", "atrial_fibrillation"}
+    assert signals["smoking"].deviations == pytest.approx((1 - 0.2) / np.sqrt(0.2 * 0.8), abs=1e-6)
+    assert signals["atrial_fibrillation"].deviations == pytest.approx((1 - 0.38) / 0.49, abs=1e-4)
 
 
-def test_few_patients_far_away_are_an_accident_and_many_near_are_no_matter() -> None:
+def test_signal_needs_a_large_and_significant_shift() -> None:
     assert not InputShift("age", 1.4, 4, 0).signal  # three standard errors of four patients are 1.5
     assert InputShift("age", 1.6, 4, 0).signal
     assert not InputShift("age", 0.4, 10_000, 0).signal
     assert InputShift("age", -0.6, 10_000, 0).signal
 
 
-def test_a_version_that_promises_too_little_is_told(manifest: Manifest) -> None:
+def test_underestimating_version_gives_a_calibration_signal(manifest: Manifest) -> None:
     patients = [replace(one, probability=one.probability / 4) for one in cohort(300)]
-    found = report(patients, manifest, WindowLength.MONTH)
-    assert [signals[0].startswith("calibration:") for signals in found.signals.values()] == [True]
-    heads, rows = monitor.table(found)
+    result = report(patients, manifest, WindowLength.MONTH)
+    assert [signals[0].startswith("calibration:") for signals in result.signals.values()] == [True]
+    heads, rows = monitor.table(result)
     assert rows[0][heads.index("observed (95 %)")].endswith("!")
-    assert found.intercept is not None
-    assert found.intercept > 0.5
+    assert result.intercept is not None
+    assert result.intercept > 0.5
 
 
-def test_without_outcomes_or_reviews_drift_is_told_all_the_same(manifest: Manifest) -> None:
+def test_drift_needs_no_outcomes_or_reviews(manifest: Manifest) -> None:
     patients = [replace(one, refractory=None) for one in cohort(50, age=lambda _: 25.0)]
-    found = report(patients, manifest, WindowLength.MONTH)
-    assert (found.overall, found.slope) == (None, None)
-    assert [signals[0].split()[0] for signals in found.signals.values()] == ["age"]
-    _, rows = monitor.table(found)
+    result = report(patients, manifest, WindowLength.MONTH)
+    assert (result.overall, result.slope) == (None, None)
+    assert [signals[0].split()[0] for signals in result.signals.values()] == ["age"]
+    _, rows = monitor.table(result)
     assert rows[0][3:9] == ["0", "", "", "", "", ""]
 
 
 def answered(database: Database, model: ModelRef, created: datetime, clinical: dict[str, Any]) -> str:
-    """A prediction of that moment, with the answer of ``result``."""
+    """Store a finished prediction with this creation time; return its id."""
     new = new_prediction(model=model, clinical=clinical)
     with database.session() as session:
         predictions.add(session, new)
     with database.session() as session:
         study = job_state.start(session, new.id)
         assert study is not None
-        assert job_state.succeed(session, study, result())
+        assert job_state.succeed(session, study, finished_result())
         session.execute(update(PredictionRow).where(PredictionRow.id == new.id).values(created=created))
     return new.id
 
@@ -170,7 +170,7 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-def test_the_command_reads_the_record(tmp_path: Path, store: Path, database: Database, database_url: str) -> None:
+def test_command_writes_table_and_figures(tmp_path: Path, store: Path, database: Database, database_url: str) -> None:
     entry = ModelStore(store).resolve("tiny")
     model = ModelRef(name=entry.name, version=entry.version, digest=entry.digest)
     ids = [answered(database, model, START + timedelta(days=20 * n), {"age": 25 + n}) for n in range(12)]
@@ -196,13 +196,13 @@ def test_the_command_reads_the_record(tmp_path: Path, store: Path, database: Dat
         return CliRunner().invoke(app, ["monitor", *arguments], env=environment)
 
     run = rlvo("--out", str(tmp_path / "out"), "--strict")
-    assert run.exit_code == 1, run.output  # patients of 25 years are no accident
+    assert run.exit_code == 1, run.output  # an age of 25 years is a signal
     rows = list(csv.DictReader((tmp_path / "out" / "monitor.csv").read_text().splitlines()))
     assert sum(int(row["patients"]) for row in rows[:-1]) == int(rows[-1]["patients"]) == 12
     assert rows[-1]["from"] == "all"
     assert rows[-1]["outcomes"] == "8"
     assert rows[-1]["observed (95 %)"].startswith("25%")
-    assert rows[0]["agreement"] == "50% of 2"  # the last word of each
+    assert rows[0]["agreement"] == "50% of 2"  # only the last review of each reviewer counts
     assert "age -4.0 SD !" in rows[0]["largest shift"]
     assert "age -4.0 SD" in run.output
     for name in ("over-time", "shifts", "calibration"):

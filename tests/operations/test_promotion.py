@@ -1,4 +1,4 @@
-"""A version comes to serve: loaded and checked where the work is done, then moved in one step, or not at all."""
+"""Promotion: every worker loads and verifies the version before the alias moves; otherwise nothing changes."""
 
 from __future__ import annotations
 
@@ -35,45 +35,45 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-class Hand:
-    """A worker's residency with its heartbeat, as the worker itself drives them."""
+class SimulatedWorker:
+    """Model loader and heartbeat of a worker, without its process."""
 
     def __init__(self, database: Database, store: Path, name: str) -> None:
         self.predictor = ModelCache(store, "cpu")
-        self._residency = ModelLoader(database, self.predictor)
+        self._loader = ModelLoader(database, self.predictor)
         self._database, self._name = database, name
 
-    def turn(self) -> None:
-        self._residency.tend()
+    def beat(self) -> None:
+        self._loader.reconcile()
         models = tuple(f"{ref.name}@{ref.version}" for ref in self.predictor.loaded())
         with self._database.session() as session:
             workers.heartbeat(
-                session, WorkerRecord(self._name, "here", 1, "cpu", models, now(), now(), 1, self._residency.results)
+                session, WorkerRecord(self._name, "here", 1, "cpu", models, now(), now(), 1, self._loader.results)
             )
 
     @property
-    def warm(self) -> set[str]:
+    def loaded(self) -> set[str]:
         return {ref.version for ref in self.predictor.loaded()}
 
 
 @contextmanager
-def working(*hands: Hand) -> Iterator[None]:
-    """The hands' turns, again and again, in a thread each."""
-    over = threading.Event()
+def running(*simulated: SimulatedWorker) -> Iterator[None]:
+    """Let the workers beat repeatedly, each in a thread."""
+    stop = threading.Event()
 
-    def go_on(hand: Hand) -> None:
-        while not over.wait(0.05):
-            hand.turn()
+    def beat_repeatedly(worker: SimulatedWorker) -> None:
+        while not stop.wait(0.05):
+            worker.beat()
 
-    for hand in hands:
-        hand.turn()
-    threads = [threading.Thread(target=go_on, args=(hand,)) for hand in hands]
+    for worker in simulated:
+        worker.beat()
+    threads = [threading.Thread(target=beat_repeatedly, args=(worker,)) for worker in simulated]
     for thread in threads:
         thread.start()
     try:
         yield
     finally:
-        over.set()
+        stop.set()
         for thread in threads:
             thread.join()
 
@@ -82,63 +82,61 @@ def promotion(database: Database, store: Path, **options: object) -> Promotion:
     return Promotion(database, ModelStore(store), LEASE, **options)  # type: ignore[arg-type]
 
 
-def test_every_worker_has_it_loaded_before_anybody_is_served_by_it(database: Database, store: Path) -> None:
-    hands = [Hand(database, store, name) for name in ("a", "b")]
-    with working(*hands):
-        for hand in hands:
-            hand.predictor.version("tiny", "1.0.0")
-        made = promotion(database, store).promote("tiny", "champion", "1.1.0", expected="1.0.0", by="ann")
-        assert all("1.1.0" in hand.warm for hand in hands)
-    for hand in hands:
-        hand.turn()
-        assert hand.warm == {"1.1.0"}  # the old one is let go
-    assert (made.previous, made.version) == ("1.0.0", "1.1.0")
+def test_every_worker_loads_the_version_before_the_alias_moves(database: Database, store: Path) -> None:
+    simulated = [SimulatedWorker(database, store, name) for name in ("a", "b")]
+    with running(*simulated):
+        for worker in simulated:
+            worker.predictor.version("tiny", "1.0.0")
+        change = promotion(database, store).promote("tiny", "champion", "1.1.0", expected="1.0.0", by="ann")
+        assert all("1.1.0" in worker.loaded for worker in simulated)
+    for worker in simulated:
+        worker.beat()
+        assert worker.loaded == {"1.1.0"}  # the old version is unloaded
+    assert (change.previous, change.version) == ("1.0.0", "1.1.0")
     assert ModelStore(store).resolve("tiny").version == "1.1.0"
     with database.reading() as session:
         assert audit.verify(session).entries == 2
 
 
 @on_sqlite
-def test_one_call_leads_back(database: Database, store: Path) -> None:
-    hand = Hand(database, store, "a")
-    with working(hand):
+def test_rollback_restores_the_previous_version(database: Database, store: Path) -> None:
+    worker = SimulatedWorker(database, store, "a")
+    with running(worker):
         promote = promotion(database, store)
         promote.promote("tiny", "champion", "2.0.0", by="ann")
         promote.rollback("tiny", "champion", by="bob")
-        assert "1.0.0" in hand.warm
+        assert "1.0.0" in worker.loaded
     assert ModelStore(store).resolve("tiny").version == "1.0.0"
     assert ModelStore(store).history("tiny", "champion")[-1].by == "bob"
 
 
 @on_sqlite
 @pytest.mark.parametrize("damage", ["weights", "golden", "answers"])
-def test_a_version_that_does_not_load_leaves_the_old_one_serving_and_says_why(
-    database: Database, store: Path, damage: str
-) -> None:
+def test_version_that_does_not_load_is_not_promoted(database: Database, store: Path, damage: str) -> None:
     folder = store / "tiny" / "2.0.0"
-    if damage == "answers":  # files as listed, but they compute something else than the manifest says
+    if damage == "answers":  # intact files that give other logits than the manifest
         manifest = folder / "manifest.json"
         entry = ModelStore(store).resolve("tiny@2.0.0").manifest
         wrong = entry.golden[0].model_copy(update={"logits": (9.0, 9.0)})
         manifest.write_text(entry.model_copy(update={"golden": (wrong,)}).model_dump_json())
     else:
         (folder / {"weights": "fold-0.safetensors", "golden": "golden-0.safetensors"}[damage]).write_bytes(b"x")
-    hand = Hand(database, store, "a")
-    with working(hand):
-        hand.predictor.version("tiny", "1.0.0")
-        with pytest.raises(ModelNotReady, match="golden cases come out" if damage == "answers" else "file"):
+    worker = SimulatedWorker(database, store, "a")
+    with running(worker):
+        worker.predictor.version("tiny", "1.0.0")
+        with pytest.raises(ModelNotReady, match="golden cases" if damage == "answers" else "file"):
             promotion(database, store).promote("tiny", "champion", "2.0.0", by="ann")
-        assert hand.warm == {"1.0.0"}
+        assert worker.loaded == {"1.0.0"}
     assert ModelStore(store).resolve("tiny").version == "1.0.0"
     with database.reading() as session:
         assert not any(demand.wanted for demand in model_requests.current(session))
 
 
 @on_sqlite
-def test_what_was_refused_is_tried_again_once_it_is_mended(database: Database, store: Path) -> None:
+def test_repaired_version_can_be_promoted(database: Database, store: Path) -> None:
     fold = store / "tiny" / "2.0.0" / "fold-0.safetensors"
     good = fold.read_bytes()
-    with working(Hand(database, store, "a")):
+    with running(SimulatedWorker(database, store, "a")):
         fold.write_bytes(b"x")
         with pytest.raises(ModelNotReady):
             promotion(database, store).promote("tiny", "champion", "2.0.0", by="ann")
@@ -148,43 +146,43 @@ def test_what_was_refused_is_tried_again_once_it_is_mended(database: Database, s
 
 
 @on_sqlite
-def test_the_old_version_stays_until_nothing_is_left_to_do_for_it(database: Database, store: Path) -> None:
-    hand, entry = Hand(database, store, "a"), ModelStore(store).resolve("tiny@1.0.0")
+def test_old_version_stays_loaded_until_its_predictions_are_finished(database: Database, store: Path) -> None:
+    worker, entry = SimulatedWorker(database, store, "a"), ModelStore(store).resolve("tiny@1.0.0")
     new = new_prediction(model=ModelRef(name="tiny", version="1.0.0", digest=entry.digest))
     with database.session() as session:
         add_and_queue(session, Queue(database), new)
-    hand.predictor.version("tiny", "1.0.0")
-    with working(hand):
+    worker.predictor.version("tiny", "1.0.0")
+    with running(worker):
         promotion(database, store).promote("tiny", "champion", "1.1.0", by="ann")
-    hand.turn()
-    assert hand.warm == {"1.0.0", "1.1.0"}
+    worker.beat()
+    assert worker.loaded == {"1.0.0", "1.1.0"}
     with database.session() as session:
         predictions.cancel(session, new.id, None)
-    hand.turn()
-    assert hand.warm == {"1.1.0"}
+    worker.beat()
+    assert worker.loaded == {"1.1.0"}
 
 
 @on_sqlite
-def test_without_a_worker_nothing_moves_unless_it_can_be_checked_here(database: Database, store: Path) -> None:
+def test_without_a_worker_the_version_must_be_verified_here(database: Database, store: Path) -> None:
     with pytest.raises(ModelNotReady, match="No worker"):
         promotion(database, store).promote("tiny", "champion", "1.1.0", by="ann")
     checked: list[str] = []
-    here = promotion(database, store, alone=lambda name, version: checked.append(f"{name}@{version}"))
-    here.promote("tiny", "champion", "1.1.0", by="ann")
+    local = promotion(database, store, check_here=lambda name, version: checked.append(f"{name}@{version}"))
+    local.promote("tiny", "champion", "1.1.0", by="ann")
     assert checked == ["tiny@1.1.0"]
 
 
 @on_sqlite
-def test_a_worker_that_never_answers_is_not_waited_for_for_ever(database: Database, store: Path) -> None:
-    Hand(database, store, "a").turn()
+def test_missing_answer_of_a_worker_ends_in_a_timeout(database: Database, store: Path) -> None:
+    SimulatedWorker(database, store, "a").beat()
     with pytest.raises(ModelNotReady, match="1 of 1 workers"):
         promotion(database, store, patience=0.2).promote("tiny", "champion", "1.1.0", by="ann")
     assert ModelStore(store).resolve("tiny").version == "1.0.0"
 
 
 @on_sqlite
-def test_of_two_moves_from_one_place_one_is_refused(database: Database, store: Path) -> None:
-    with working(Hand(database, store, "a")):
+def test_second_of_two_equal_expectations_is_refused(database: Database, store: Path) -> None:
+    with running(SimulatedWorker(database, store, "a")):
         promotion(database, store).promote("tiny", "champion", "1.1.0", expected="1.0.0", by="ann")
         with pytest.raises(AliasConflict):
             promotion(database, store).promote("tiny", "champion", "2.0.0", expected="1.0.0", by="bob")
@@ -192,16 +190,16 @@ def test_of_two_moves_from_one_place_one_is_refused(database: Database, store: P
 
 
 @on_sqlite
-def test_what_an_alias_means_is_not_let_go(database: Database, store: Path) -> None:
+def test_version_of_an_alias_is_not_unloaded(database: Database, store: Path) -> None:
     promote = promotion(database, store)
     with pytest.raises(Conflict, match="champion"):
         promote.unload("tiny", "1.0.0", by="ann")
     with pytest.raises(ModelNotFound):
         promote.unload("tiny", "9.0.0", by="ann")
-    hand = Hand(database, store, "a")
-    with working(hand):
+    worker = SimulatedWorker(database, store, "a")
+    with running(worker):
         promote.load("tiny", "2.0.0", by="ann")
-        assert "2.0.0" in hand.warm
+        assert "2.0.0" in worker.loaded
         promote.unload("tiny", "2.0.0", by="ann")
-    hand.turn()
-    assert hand.warm == set()
+    worker.beat()
+    assert worker.loaded == set()

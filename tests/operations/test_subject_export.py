@@ -1,4 +1,4 @@
-"""One subject's data: given out without its faces, erased with certificates."""
+"""Export of a subject's data without volumes, and erasure with certificates."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def storage(tmp_path: Path) -> Storage:
 
 
 def answered(database: Database, storage: Storage, folder: Path, subject: str = "S-1", seed: int = 0) -> str:
-    """A prediction with its files; its id."""
+    """Store a finished prediction with its files; return its id."""
     new = study.new_prediction("local", subject=subject, inputs={Input.CTA: study.store_volume(storage, folder, seed)})
     with database.session() as session:
         study.add_and_queue(session, Queue(database), new)
-        begun = job_state.start(session, new.id)
-        assert begun
-        made = [Artifact(name, storage.put(data), len(data), "text/plain") for name, data in FILES.items()]
-        assert job_state.succeed(session, begun, result(made))
+        started = job_state.start(session, new.id)
+        assert started
+        artifacts = [Artifact(name, storage.put(data), len(data), "text/plain") for name, data in FILES.items()]
+        assert job_state.succeed(session, started, result(artifacts))
     return new.id
 
 
@@ -60,7 +60,7 @@ def names(path: Path) -> set[str]:
         return set(archive.namelist())
 
 
-def test_no_volume_is_in_an_export_unless_asked_for(database: Database, storage: Storage, tmp_path: Path) -> None:
+def test_export_contains_volumes_only_on_request(database: Database, storage: Storage, tmp_path: Path) -> None:
     first, second = (answered(database, storage, tmp_path, seed=seed) for seed in range(2))
     answered(database, storage, tmp_path, subject="S-2", seed=2)
     report = export(database, storage, "local", "S-1", tmp_path / "plain.zip")
@@ -71,9 +71,9 @@ def test_no_volume_is_in_an_export_unless_asked_for(database: Database, storage:
     assert not [name for name in expected if ".nii" in name]
     assert len(report.left_out) == 6
     assert (tmp_path / "plain.zip").stat().st_mode & 0o077 == 0
-    whole = export(database, storage, "local", "S-1", tmp_path / "whole.zip", volumes=True)
-    assert whole.left_out == []
-    assert {f"{first}/inputs/cta.nii", f"{first}/maps/aligned-cta.nii.gz"} <= names(tmp_path / "whole.zip")
+    complete = export(database, storage, "local", "S-1", tmp_path / "complete.zip", volumes=True)
+    assert complete.left_out == []
+    assert {f"{first}/inputs/cta.nii", f"{first}/maps/aligned-cta.nii.gz"} <= names(tmp_path / "complete.zip")
     with zipfile.ZipFile(tmp_path / "plain.zip") as archive:
         about = json.loads(archive.read("subject.json"))
         assert json.loads(archive.read(f"{first}/clinical.json")) == {"age": 71, "nihss": 14}
@@ -81,7 +81,7 @@ def test_no_volume_is_in_an_export_unless_asked_for(database: Database, storage:
     assert about["left_out"] == report.left_out
 
 
-def test_damaged_bytes_are_told_and_not_given_out(database: Database, storage: Storage, tmp_path: Path) -> None:
+def test_damaged_file_is_reported_and_not_exported(database: Database, storage: Storage, tmp_path: Path) -> None:
     prediction_id = answered(database, storage, tmp_path)
     (digest,) = (digest for digest in storage.digests() if storage.read(digest) == FILES["report.html"])
     storage.path(digest).write_bytes(b"other bytes")
@@ -90,7 +90,7 @@ def test_damaged_bytes_are_told_and_not_given_out(database: Database, storage: S
     assert f"{prediction_id}/report.html" not in names(tmp_path / "export.zip")
 
 
-def test_an_unknown_subject_leaves_no_file(database: Database, storage: Storage, tmp_path: Path) -> None:
+def test_unknown_subject_leaves_no_file(database: Database, storage: Storage, tmp_path: Path) -> None:
     answered(database, storage, tmp_path)
     for tenant, subject in (("local", "S-9"), ("another", "S-1")):
         with pytest.raises(NotFound):
@@ -98,20 +98,22 @@ def test_an_unknown_subject_leaves_no_file(database: Database, storage: Storage,
     assert not list(tmp_path.glob("export*"))
 
 
-def test_the_commands(database: Database, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_subject_commands(
+    database: Database, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RLVO_DATA_DIR", str(tmp_path))
     prediction_id = answered(database, storage, tmp_path)
     command = CliRunner()
     target = str(tmp_path / "S-1.zip")
-    told = command.invoke(app, ["subjects", "export", "S-1", "--to", target])
-    assert told.stdout == "1 predictions, 2 files; 3 volumes left out\n"
+    exported = command.invoke(app, ["subjects", "export", "S-1", "--to", target])
+    assert exported.stdout == "1 predictions, 2 files; 3 volumes left out\n"
     assert command.invoke(app, ["subjects", "export", "S-1", "--to", target]).exit_code == 2
     assert command.invoke(app, ["subjects", "erase", "S-1"], input="n\n").exit_code == 1
     erased = command.invoke(app, ["subjects", "erase", "S-1", "--yes"])
     certificate = ErasureCertificate.model_validate_json(erased.stdout)
     assert certificate.id == prediction_id
     assert len(certificate.blobs) == 5
-    assert not certificate.complete  # the bytes were stored a moment ago, and the sweep has not come by
+    assert not certificate.complete  # the blobs are too young to be deleted
     assert command.invoke(app, ["subjects", "certificate", prediction_id]).stdout == erased.stdout
     assert isinstance(command.invoke(app, ["subjects", "erase", "S-1", "--yes"]).exception, NotFound)
     with database.reading() as session:

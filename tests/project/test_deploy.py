@@ -1,4 +1,4 @@
-"""What is deployed fits the code: settings that exist and are valid, commands, addresses, metrics."""
+"""Deployment files use existing settings, commands, addresses and metrics of the code."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def documents(path: Path) -> list[dict[str, Any]]:
 
 
 def within(node: object, key: str) -> Iterator[Any]:
-    """Every value under ``key``, however deep."""
+    """Yield every value under ``key``, at any depth."""
     if isinstance(node, dict):
         for name, value in node.items():
             if name == key:
@@ -43,18 +43,18 @@ def within(node: object, key: str) -> Iterator[Any]:
 
 
 def check_settings(environment: dict[str, str]) -> Settings:
-    """Every name is a setting or one of AWS', and every value one that it takes."""
-    ours = {name: value for name, value in environment.items() if name.startswith("RLVO_")}
-    assert set(environment) - set(ours) <= AWS
+    """Check that every name is a setting or an AWS variable, and that every value is valid."""
+    own = {name: value for name, value in environment.items() if name.startswith("RLVO_")}
+    assert set(environment) - set(own) <= AWS
     fields = {f"RLVO_{name.upper()}": name for name in Settings.model_fields}
-    assert set(ours) <= set(fields)
-    return Settings(**{fields[name]: value for name, value in ours.items()})  # type: ignore[arg-type]
+    assert set(own) <= set(fields)
+    return Settings(**{fields[name]: value for name, value in own.items()})  # type: ignore[arg-type]
 
 
 def check_command(command: list[str]) -> None:
     assert command[0] == "rlvo"
-    known = get_command(command_line).commands[command[1]]  # type: ignore[attr-defined]
-    options = {word for each in known.params for word in (*each.opts, *each.secondary_opts)}
+    registered = get_command(command_line).commands[command[1]]  # type: ignore[attr-defined]
+    options = {name for each in registered.params for name in (*each.opts, *each.secondary_opts)}
     assert set(command[2:]) <= options
 
 
@@ -64,12 +64,12 @@ def check_command(command: list[str]) -> None:
 @pytest.fixture(scope="module")
 def compose() -> dict[str, Any]:
     text = (DEPLOY / "compose.yaml").read_text()
-    found: dict[str, Any] = yaml.safe_load(re.sub(r"\$\{(\w+)(:\?[^}]*)?\}", r"\1", text))
-    return found
+    document: dict[str, Any] = yaml.safe_load(re.sub(r"\$\{(\w+)(:\?[^}]*)?\}", r"\1", text))
+    return document
 
 
 @pytest.mark.parametrize("name", ["api", "worker", "worker-gpu"])
-def test_compose_runs_our_commands_with_our_settings(compose: dict[str, Any], name: str) -> None:
+def test_compose_uses_existing_commands_and_settings(compose: dict[str, Any], name: str) -> None:
     service = compose["services"][name]
     check_command(service["command"])
     settings = check_settings(service["environment"])
@@ -78,7 +78,7 @@ def test_compose_runs_our_commands_with_our_settings(compose: dict[str, Any], na
     assert service["read_only"]
 
 
-def test_compose_names_only_what_is_there(compose: dict[str, Any]) -> None:
+def test_compose_names_existing_services_and_volumes(compose: dict[str, Any]) -> None:
     services = compose["services"]
     for service in services.values():
         assert set(service.get("depends_on", ())) <= set(services)
@@ -95,14 +95,14 @@ def test_compose_names_only_what_is_there(compose: dict[str, Any]) -> None:
 @pytest.fixture(scope="module")
 def cluster() -> list[dict[str, Any]]:
     """Every resource that the kustomization names."""
-    (whole,) = documents(KUBERNETES / "kustomization.yaml")
-    assert {path.name for path in KUBERNETES.glob("*.yaml")} == {"kustomization.yaml", *whole["resources"]}
-    return [document for file in whole["resources"] for document in documents(KUBERNETES / file)]
+    (kustomization,) = documents(KUBERNETES / "kustomization.yaml")
+    assert {path.name for path in KUBERNETES.glob("*.yaml")} == {"kustomization.yaml", *kustomization["resources"]}
+    return [document for file in kustomization["resources"] for document in documents(KUBERNETES / file)]
 
 
-def test_kubernetes_runs_our_commands_with_our_settings(cluster: list[dict[str, Any]]) -> None:
-    (whole,) = documents(KUBERNETES / "kustomization.yaml")
-    shared = dict(literal.split("=", 1) for literal in whole["configMapGenerator"][0]["literals"])
+def test_kubernetes_uses_existing_commands_and_settings(cluster: list[dict[str, Any]]) -> None:
+    (kustomization,) = documents(KUBERNETES / "kustomization.yaml")
+    shared = dict(literal.split("=", 1) for literal in kustomization["configMapGenerator"][0]["literals"])
     deployments = [each for each in cluster if each["kind"] == "Deployment"]
     assert {each["metadata"]["name"] for each in deployments} == {"api", "worker", "worker-gpu"}
     for deployment in deployments:
@@ -118,7 +118,7 @@ def test_kubernetes_runs_our_commands_with_our_settings(cluster: list[dict[str, 
         assert pod["terminationGracePeriodSeconds"] > 25
 
 
-def test_kubernetes_asks_addresses_that_are_there(cluster: list[dict[str, Any]]) -> None:
+def test_kubernetes_probes_existing_addresses(cluster: list[dict[str, Any]]) -> None:
     probes = [probe["path"] for probe in within(cluster, "httpGet")]
     assert sorted(probes) == ["/livez", "/readyz"]
     assert set(probes) <= set(openapi_document()["paths"])
@@ -132,50 +132,36 @@ def test_kubernetes_asks_addresses_that_are_there(cluster: list[dict[str, Any]])
 # metrics --------------------------------------------------------------------------------------------------------------
 
 
-def metrics_there_are() -> set[str]:
+def existing_metrics() -> set[str]:
     worker = WorkerRecord("w", "h", 1, "cuda", ("m@1.0.0",), now(), now(), 1, {}, Usage(1, 2, 3, 4))
     metrics = Metrics()
-    metrics.request("GET", "/", 200, 0.1)
-    page = metrics.page(waiting={each: Waiting(0, 0.0) for each in Priority}, workers=[worker]).decode()
+    metrics.observe_request("GET", "/", 200, 0.1)
+    page = metrics.render(waiting={each: Waiting(0, 0.0) for each in Priority}, workers=[worker]).decode()
     types = dict(re.findall(r"^# TYPE (\w+) (\w+)$", page, re.MULTILINE))
     parts = {name: [f"{name}_{part}" for part in ("bucket", "sum", "count")] for name in types}
     return {part for name, kind in types.items() for part in (parts[name] if kind == "histogram" else [name])}
 
 
 @pytest.mark.parametrize("file", ["grafana.json", "kubernetes/autoscaling.yaml"])
-def test_every_metric_that_is_asked_for_is_there(file: str) -> None:
+def test_queried_metrics_exist(file: str) -> None:
     path = DEPLOY / file
     document = json.loads(path.read_text()) if path.suffix == ".json" else documents(path)
     queries = [*within(document, "expr"), *([] if path.suffix == ".json" else within(document, "query"))]
     assert queries
-    asked = {name for query in queries for name in re.findall(r"rlvo_\w+", query)}
-    assert asked <= metrics_there_are()
+    queried = {name for query in queries for name in re.findall(r"rlvo_\w+", query)}
+    assert queried <= existing_metrics()
 
 
-def test_the_manual_speaks_of_what_there_is() -> None:
+def test_manual_names_existing_metrics_and_settings() -> None:
     text = (DEPLOY.parent / "docs" / "operations.md").read_text()
-    spoken = re.findall(r"\brlvo ((?:models |keys |db |audit )?[a-z]+)(?= |`|\n)", " ".join(code(text)))
-    assert len(spoken) > 10
-    for words in spoken:
-        here: Any = get_command(command_line)
-        for word in words.split():
-            here = here.commands[word]
-    assert set(re.findall(r"\brlvo_\w+", text)) <= metrics_there_are() | {
-        name.removesuffix("_bucket") for name in metrics_there_are()
-    }
+    metrics = existing_metrics()
+    assert set(re.findall(r"\brlvo_\w+", text)) <= metrics | {name.removesuffix("_bucket") for name in metrics}
     assert set(re.findall(r"RLVO_(\w+)", text)) <= {name.upper() for name in Settings.model_fields}
 
 
-def code(text: str) -> list[str]:
-    """What stands in backticks, and the lines of shell blocks without their comments."""
-    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-    spans = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
-    return [*spans, *(line.partition("#")[0] for block in blocks for line in block.splitlines())]
-
-
-def test_the_dashboard_shows_every_metric() -> None:
+def test_dashboard_shows_every_metric() -> None:
     queries = " ".join(within(json.loads((DEPLOY / "grafana.json").read_text()), "expr"))
-    shown = {re.sub(r"_(bucket|sum|count|total)$", "", name) for name in metrics_there_are()}
+    shown = {re.sub(r"_(bucket|sum|count|total)$", "", name) for name in existing_metrics()}
     missing = {name for name in shown if name not in queries and not name.endswith("_created")}
     assert not missing
 
@@ -183,8 +169,9 @@ def test_the_dashboard_shows_every_metric() -> None:
 def test_panels_do_not_overlap() -> None:
     cells: set[tuple[int, int]] = set()
     for panel in json.loads((DEPLOY / "grafana.json").read_text())["panels"]:
-        at = panel["gridPos"]
-        mine = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
-        assert not cells & mine
-        assert at["x"] + at["w"] <= 24
-        cells |= mine
+        grid = panel["gridPos"]
+        right, bottom = grid["x"] + grid["w"], grid["y"] + grid["h"]
+        covered = {(x, y) for x in range(grid["x"], right) for y in range(grid["y"], bottom)}
+        assert not cells & covered
+        assert right <= 24
+        cells |= covered

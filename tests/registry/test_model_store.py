@@ -1,4 +1,4 @@
-"""The model store as it is found on disk."""
+"""Model store: references, versions, manifests, aliases and added versions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from app.registry.manifest import Manifest, SegmenterManifest, SegmenterRef
 from app.registry.model_store import ModelStore
 from app.sdk.errors import AliasConflict, InvalidRequest, ModelNotFound, ModelNotReady
-from tests.factory import tiny_manifest
+from tests.registry.publish import publish
 
 
 @pytest.fixture
@@ -20,19 +20,7 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-def publish(store: Path, version: str, name: str = "tiny") -> Path:
-    """Drops a version in: a manifest and the one fold that it lists."""
-    weights = f"weights of {version}".encode()
-    manifest = tiny_manifest(name=name, version=version, folds=1)
-    fold = manifest.folds[0].model_copy(update={"sha256": hashlib.sha256(weights).hexdigest()})
-    folder = store / name / version
-    folder.mkdir(parents=True)
-    (folder / fold.file).write_bytes(weights)
-    (folder / "manifest.json").write_text(manifest.model_copy(update={"folds": (fold,)}).model_dump_json())
-    return folder
-
-
-def test_an_empty_store_has_no_models(store: Path) -> None:
+def test_empty_store_has_no_models(store: Path) -> None:
     registry = ModelStore(store)
     assert registry.names() == []
     assert registry.versions("tiny") == []
@@ -40,7 +28,7 @@ def test_an_empty_store_has_no_models(store: Path) -> None:
         registry.resolve("tiny")
 
 
-def test_references_mean_versions(store: Path) -> None:
+def test_references_select_versions(store: Path) -> None:
     for version in ("1.0.0", "1.2.0", "1.10.0", "2.0.0-rc.1"):
         publish(store, version)
     registry = ModelStore(store)
@@ -55,7 +43,7 @@ def test_references_mean_versions(store: Path) -> None:
     assert registry.aliases("tiny") == {"champion": "1.2.0", "shadow": "2.0.0-rc.1"}
 
 
-def test_without_a_champion_a_name_means_its_newest_version(store: Path) -> None:
+def test_name_without_champion_selects_the_newest_version(store: Path) -> None:
     publish(store, "1.9.0")
     publish(store, "1.10.0")
     assert ModelStore(store).resolve("tiny").version == "1.10.0"
@@ -63,7 +51,7 @@ def test_without_a_champion_a_name_means_its_newest_version(store: Path) -> None
         ModelStore(store).resolve("tiny@champion")
 
 
-def test_a_digest_is_of_the_manifests_bytes(store: Path) -> None:
+def test_digest_is_that_of_the_manifest(store: Path) -> None:
     content = (publish(store, "1.0.0") / "manifest.json").read_bytes()
     assert ModelStore(store).resolve("tiny").digest == "sha256:" + hashlib.sha256(content).hexdigest()
 
@@ -84,7 +72,7 @@ def test_a_digest_is_of_the_manifests_bytes(store: Path) -> None:
         "a" * 99,
     ],
 )
-def test_what_is_not_there_is_not_found(store: Path, reference: str) -> None:
+def test_unknown_reference_is_not_found(store: Path, reference: str) -> None:
     publish(store, "1.0.0")
     if reference == "tiny@":
         assert ModelStore(store).resolve(reference).version == "1.0.0"
@@ -93,7 +81,7 @@ def test_what_is_not_there_is_not_found(store: Path, reference: str) -> None:
         ModelStore(store).resolve(reference)
 
 
-def test_versions_dropped_in_are_seen_at_once(store: Path) -> None:
+def test_new_folder_is_found_at_once(store: Path) -> None:
     registry = ModelStore(store)
     assert registry.names() == []
     publish(store, "1.0.0")
@@ -102,7 +90,7 @@ def test_versions_dropped_in_are_seen_at_once(store: Path) -> None:
     assert registry.resolve("tiny").version == "1.1.0"
 
 
-def test_a_manifest_is_read_again_only_when_it_changes(store: Path) -> None:
+def test_manifest_is_read_again_only_after_a_change(store: Path) -> None:
     folder = publish(store, "1.0.0")
     registry = ModelStore(store)
     first = registry.resolve("tiny")
@@ -114,7 +102,7 @@ def test_a_manifest_is_read_again_only_when_it_changes(store: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"name": "tiny"}'])
-def test_a_manifest_that_is_not_understood_does_not_serve(store: Path, content: str) -> None:
+def test_invalid_manifest_is_not_served(store: Path, content: str) -> None:
     publish(store, "1.0.0")
     (publish(store, "1.1.0") / "manifest.json").write_text(content)
     registry = ModelStore(store)
@@ -123,13 +111,13 @@ def test_a_manifest_that_is_not_understood_does_not_serve(store: Path, content: 
     assert [entry.version for entry in registry.versions("tiny")] == ["1.0.0"]
 
 
-def test_a_version_in_anothers_folder_does_not_serve(store: Path) -> None:
+def test_version_in_a_folder_of_another_name_is_not_served(store: Path) -> None:
     publish(store, "1.0.0").rename(store / "tiny" / "3.0.0")
     with pytest.raises(ModelNotReady):
         ModelStore(store).resolve("tiny@3.0.0")
 
 
-def test_an_alias_moves_only_from_where_it_is_expected(store: Path) -> None:
+def test_alias_changes_only_from_the_expected_version(store: Path) -> None:
     publish(store, "1.0.0")
     publish(store, "2.0.0")
     registry = ModelStore(store)
@@ -146,7 +134,7 @@ def test_an_alias_moves_only_from_where_it_is_expected(store: Path) -> None:
     assert registry.aliases("tiny") == {"champion": "2.0.0"}
 
 
-def test_aliases_set_at_once_are_all_kept(store: Path) -> None:
+def test_simultaneous_alias_changes_are_all_kept(store: Path) -> None:
     publish(store, "1.0.0")
     threads = [
         threading.Thread(target=ModelStore(store).set_alias, args=("tiny", f"alias-{number}", "1.0.0"))
@@ -160,7 +148,7 @@ def test_aliases_set_at_once_are_all_kept(store: Path) -> None:
     assert sorted(path.name for path in (store / "tiny").iterdir() if path.is_file()) == ["aliases.json", "aliases.log"]
 
 
-def test_every_file_is_checked_against_its_digest(store: Path) -> None:
+def test_every_file_is_verified(store: Path) -> None:
     folder = publish(store, "1.0.0")
     registry = ModelStore(store)
     entry = registry.resolve("tiny")
@@ -174,30 +162,30 @@ def test_every_file_is_checked_against_its_digest(store: Path) -> None:
         registry.verify(entry)
 
 
-def test_a_version_brings_its_segmenter_along(store: Path, tmp_path: Path) -> None:
+def test_added_version_includes_its_segmenter(store: Path, tmp_path: Path) -> None:
     weights, elsewhere = b"weights of a segmenter", tmp_path / "elsewhere"
-    named = SegmenterRef(name="vessels", version="2.0.0", sha256=hashlib.sha256(weights).hexdigest())
-    described = SegmenterManifest(**named.model_dump(), filters=2, file="weights.safetensors", training="none")
+    reference = SegmenterRef(name="vessels", version="2.0.0", sha256=hashlib.sha256(weights).hexdigest())
+    segmenter = SegmenterManifest(**reference.model_dump(), filters=2, file="weights.safetensors", training="none")
     folder = publish(elsewhere, "1.0.0")
     manifest = Manifest.model_validate_json((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(manifest.model_copy(update={"segmenter": named}).model_dump_json())
+    (folder / "manifest.json").write_text(manifest.model_copy(update={"segmenter": reference}).model_dump_json())
     registry = ModelStore(store)
     with pytest.raises(ModelNotReady, match="missing"):
         registry.add(folder)
-    shelf = elsewhere / "segmenters" / "vessels" / "2.0.0"
-    shelf.mkdir(parents=True)
-    (shelf / "manifest.json").write_text(described.model_dump_json())
-    (shelf / "weights.safetensors").write_bytes(weights[:-1])
+    source = elsewhere / "segmenters" / "vessels" / "2.0.0"
+    source.mkdir(parents=True)
+    (source / "manifest.json").write_text(segmenter.model_dump_json())
+    (source / "weights.safetensors").write_bytes(weights[:-1])
     with pytest.raises(ModelNotReady, match="sha-256"):
         registry.add(folder)
     assert registry.names() == []
-    (shelf / "weights.safetensors").write_bytes(weights)
+    (source / "weights.safetensors").write_bytes(weights)
     assert registry.add(folder).version == "1.0.0"
-    (shelf / "weights.safetensors").unlink()
+    (source / "weights.safetensors").unlink()
     assert (store / "segmenters" / "vessels" / "2.0.0" / "weights.safetensors").read_bytes() == weights
-    # A second version finds the segmenter on the shelf.
+    # The segmenter of the second version is in the store already.
     other = publish(elsewhere, "1.1.0")
     manifest = Manifest.model_validate_json((other / "manifest.json").read_text())
-    (other / "manifest.json").write_text(manifest.model_copy(update={"segmenter": named}).model_dump_json())
+    (other / "manifest.json").write_text(manifest.model_copy(update={"segmenter": reference}).model_dump_json())
     assert registry.add(other).version == "1.1.0"
     assert registry.names() == ["tiny"]

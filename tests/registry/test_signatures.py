@@ -1,4 +1,4 @@
-"""Signed versions: whose are taken, and that nothing of a signed one can be changed."""
+"""Signatures: only versions that are signed with a trusted key, and unchanged since, are served."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ import pytest
 from app.registry import signatures
 from app.registry.model_store import ModelStore
 from app.sdk.errors import InvalidRequest, ModelNotReady
-from tests.registry.test_model_store import publish
+from tests.registry.publish import publish
 
 
-def test_only_what_a_trusted_key_signed_serves(tmp_path: Path) -> None:
+def test_only_versions_signed_with_a_trusted_key_are_served(tmp_path: Path) -> None:
     folder = publish(tmp_path / "store", "1.0.0")
-    ours, theirs = (signatures.generate(tmp_path / name) for name in ("ours", "theirs"))
-    assert (tmp_path / "ours").stat().st_mode & 0o077 == 0
-    strict = ModelStore(tmp_path / "store", [ours])
+    trusted, other = (signatures.generate(tmp_path / name) for name in ("trusted", "other"))
+    assert (tmp_path / "trusted").stat().st_mode & 0o077 == 0
+    strict = ModelStore(tmp_path / "store", [trusted])
     with pytest.raises(ModelNotReady, match="not signed"):
         strict.resolve("tiny@1.0.0")
     assert strict.versions("tiny") == []
-    signatures.sign(folder, tmp_path / "theirs")
+    signatures.sign(folder, tmp_path / "other")
     with pytest.raises(ModelNotReady):
         strict.resolve("tiny@1.0.0")
-    assert signatures.sign(folder, tmp_path / "ours") == ours
+    assert signatures.sign(folder, tmp_path / "trusted") == trusted
     assert strict.resolve("tiny@1.0.0").version == "1.0.0"
-    assert ModelStore(tmp_path / "store", [theirs]).resolve("tiny").version == "1.0.0"
+    assert ModelStore(tmp_path / "store", [other]).resolve("tiny").version == "1.0.0"
     before = (folder / "manifest.sig").read_text()
-    signatures.sign(folder, tmp_path / "ours")
+    signatures.sign(folder, tmp_path / "trusted")
     assert (folder / "manifest.sig").read_text() == before
 
 
-def test_a_signature_does_not_outlive_the_manifest_that_it_was_made_for(tmp_path: Path) -> None:
+def test_signature_does_not_fit_a_changed_manifest(tmp_path: Path) -> None:
     folder = publish(tmp_path / "store", "1.0.0")
     key = signatures.generate(tmp_path / "key")
     signatures.sign(folder, tmp_path / "key")
@@ -50,7 +50,7 @@ def test_a_signature_does_not_outlive_the_manifest_that_it_was_made_for(tmp_path
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", "not base64!\n", "AAAA\n", "\u00e9\n"])
-def test_a_signature_file_that_holds_none_signs_nothing(tmp_path: Path, content: str) -> None:
+def test_invalid_signature_file_is_refused(tmp_path: Path, content: str) -> None:
     folder = publish(tmp_path / "store", "1.0.0")
     key = signatures.generate(tmp_path / "key")
     (folder / "manifest.sig").write_text(content)
@@ -58,7 +58,7 @@ def test_a_signature_file_that_holds_none_signs_nothing(tmp_path: Path, content:
         ModelStore(tmp_path / "store", [key]).resolve("tiny@1.0.0")
 
 
-def test_what_is_no_key_is_said_to_be_none(tmp_path: Path) -> None:
+def test_invalid_key_is_refused(tmp_path: Path) -> None:
     folder = publish(tmp_path / "store", "1.0.0")
     (tmp_path / "nothing").write_text("short")
     with pytest.raises(InvalidRequest, match="no Ed25519 private key"):
@@ -70,10 +70,10 @@ def test_what_is_no_key_is_said_to_be_none(tmp_path: Path) -> None:
         signatures.generate(tmp_path / "key")
 
 
-def test_a_store_that_trusts_everybody_loads_no_cryptography(tmp_path: Path) -> None:
+def test_store_without_trusted_keys_loads_no_cryptography(tmp_path: Path) -> None:
     publish(tmp_path, "1.0.0")
     code = (
-        "import sys; from pathlib import Path; from app.registry import Registry;"
-        f"Registry(Path({str(tmp_path)!r})).resolve('tiny'); sys.exit('cryptography' in sys.modules)"
+        "import sys; from pathlib import Path; from app.registry.model_store import ModelStore;"
+        f"ModelStore(Path({str(tmp_path)!r})).resolve('tiny'); sys.exit('cryptography' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""The blobs: whole or absent, never wrong, never lost to a race, never left behind."""
+"""Local blobs are complete or absent, verified, safe against races, and leave no files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def age(path: Path, seconds: float) -> None:
     os.utime(path, (time.time() - seconds,) * 2)
 
 
-def test_a_blob_is_named_by_its_bytes(storage: Storage) -> None:
+def test_blob_is_named_by_the_digest_of_its_bytes(storage: Storage) -> None:
     with storage.writer() as writer:
         for start in range(0, len(DATA), 777):
             writer.write(memoryview(DATA)[start : start + 777])
@@ -52,7 +52,7 @@ def test_a_blob_is_named_by_its_bytes(storage: Storage) -> None:
     assert storage.verify(digest)
 
 
-def test_what_is_not_committed_leaves_nothing(storage: Storage) -> None:
+def test_uncommitted_blob_leaves_no_file(storage: Storage) -> None:
     with storage.writer() as writer:
         writer.write(DATA)
         writer.abort()
@@ -68,12 +68,12 @@ def test_what_is_not_committed_leaves_nothing(storage: Storage) -> None:
     assert files(storage) == []
 
 
-def test_the_same_bytes_are_kept_once(storage: Storage) -> None:
+def test_equal_bytes_are_stored_once(storage: Storage) -> None:
     assert storage.put(DATA) == storage.put(DATA)
     assert len(files(storage)) == 1
 
 
-def test_damage_is_seen_and_never_read(storage: Storage) -> None:
+def test_damaged_blob_is_detected_and_not_read(storage: Storage) -> None:
     digest = storage.put(DATA)
     storage.path(digest).write_bytes(DATA[:-1] + b"!")
     assert not storage.verify(digest)
@@ -86,22 +86,22 @@ def test_damage_is_seen_and_never_read(storage: Storage) -> None:
         storage.read(digest)
     with pytest.raises(FileNotFoundError):
         storage.open(digest)
-    assert len(files(storage)) == 1  # put aside, not destroyed
+    assert len(files(storage)) == 1  # in quarantine, not deleted
 
 
 @pytest.mark.parametrize("name", ["", "../secret", "a" * 63, "A" * 64, "g" * 64, "/" + "a" * 63])
-def test_only_digests_become_paths(storage: Storage, name: str) -> None:
+def test_text_that_is_no_digest_is_refused(storage: Storage, name: str) -> None:
     with pytest.raises(ValueError, match="digest"):
         storage.path(name)
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".", "x" * 65])
-def test_only_ids_become_workbenches(storage: Storage, name: str) -> None:
+def test_text_that_is_no_id_is_refused(storage: Storage, name: str) -> None:
     with pytest.raises(ValueError, match="id"):
         storage.workbench(name)
 
 
-def test_a_young_blob_is_not_deleted(storage: Storage) -> None:
+def test_young_blob_is_not_deleted(storage: Storage) -> None:
     digest = storage.put(DATA)
     assert not storage.delete(digest)
     assert storage.exists(digest)
@@ -112,7 +112,7 @@ def test_a_young_blob_is_not_deleted(storage: Storage) -> None:
     assert not storage.exists(digest)
 
 
-def test_storing_a_blob_again_makes_it_young(storage: Storage) -> None:
+def test_repeated_upload_makes_a_blob_young(storage: Storage) -> None:
     digest = storage.put(DATA)
     age(storage.path(digest), 1e6)
     assert list(storage.older_than(3600)) == [digest]
@@ -121,22 +121,22 @@ def test_storing_a_blob_again_makes_it_young(storage: Storage) -> None:
     assert not storage.delete(digest)
 
 
-def _delete_forever(folder: Path, digest: str, awake: Event) -> None:
+def _delete_repeatedly(folder: Path, digest: str, started: Event) -> None:
     storage = Storage(folder)
     while True:
         storage.delete(digest, grace=0.5)
-        awake.set()
+        started.set()
 
 
-def test_a_blob_just_stored_is_there_whatever_deletes_old_ones(storage: Storage) -> None:
-    """Every put finds an old blob of the same bytes, which another process is about to delete."""
+def test_blob_survives_a_simultaneous_deletion(storage: Storage) -> None:
+    """Each upload replaces an old blob that another process is deleting."""
     digest = hashlib.sha256(DATA).hexdigest()
     spawn = multiprocessing.get_context("spawn")
-    awake = spawn.Event()
-    deleter = spawn.Process(target=_delete_forever, args=(storage.folder, digest, awake))
+    started = spawn.Event()
+    deleter = spawn.Process(target=_delete_repeatedly, args=(storage.folder, digest, started))
     deleter.start()
     try:
-        assert awake.wait(30)
+        assert started.wait(30)
         for _ in range(500):
             storage.put(DATA)
             assert storage.read(digest) == DATA
@@ -146,7 +146,7 @@ def test_a_blob_just_stored_is_there_whatever_deletes_old_ones(storage: Storage)
         deleter.join()
 
 
-def test_many_writers_of_one_blob_leave_one_whole_blob(storage: Storage) -> None:
+def test_simultaneous_writers_of_one_blob_leave_one_intact_blob(storage: Storage) -> None:
     threads = [threading.Thread(target=storage.put, args=(DATA,)) for _ in range(16)]
     for thread in threads:
         thread.start()
@@ -156,7 +156,7 @@ def test_many_writers_of_one_blob_leave_one_whole_blob(storage: Storage) -> None
     assert storage.verify(next(storage.digests()))
 
 
-def test_a_killed_writer_leaves_no_blob_and_its_rest_is_swept(storage: Storage) -> None:
+def test_killed_writer_leaves_a_temporary_file_that_is_swept(storage: Storage) -> None:
     code = (
         "import sys; from pathlib import Path; from app.storage.local import Storage\n"
         "w = Storage(Path(sys.argv[1])).writer(); w.write(b'x' * 100000); print('written', flush=True)\n"
@@ -170,15 +170,15 @@ def test_a_killed_writer_leaves_no_blob_and_its_rest_is_swept(storage: Storage) 
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert list(storage.digests()) == []
-    (rest,) = files(storage)
+    (temporary,) = files(storage)
     assert storage.sweep_incoming(older_than=60) == 0
-    age(rest, 61)
+    age(temporary, 61)
     assert storage.sweep_incoming(older_than=60) == 1
     assert files(storage) == []
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A limit on the size of files stands in for a full disk: the kernel refuses the write in the same way."""
+def test_full_disk_raises_and_leaves_no_file(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit on the file size simulates a full disk: the kernel refuses the write in the same way."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     monkeypatch.setattr(errno, "EDQUOT", errno.EFBIG)
@@ -193,29 +193,29 @@ def test_a_full_disk_is_told_and_leaves_nothing(storage: Storage, monkeypatch: p
     storage.put(DATA)
 
 
-def test_a_workbench_keeps_bytes_until_it_is_cleared(storage: Storage) -> None:
-    bench = storage.workbench("0192-a")
-    digest = bench.put(DATA)
+def test_scratch_folder_keeps_bytes_until_it_is_cleared(storage: Storage) -> None:
+    scratch_folder = storage.workbench("0192-a")
+    digest = scratch_folder.put(DATA)
     assert storage.workbench("0192-a").get(digest) == DATA
     assert storage.workbench("0192-b").get(digest) is None
     assert storage.workbenches() == ["0192-a"]
     (storage.folder / ".work" / "0192-a" / digest).write_bytes(b"damaged")
-    assert bench.get(digest) is None
-    bench.clear()
-    bench.clear()
-    assert bench.get(digest) is None
+    assert scratch_folder.get(digest) is None
+    scratch_folder.clear()
+    scratch_folder.clear()
+    assert scratch_folder.get(digest) is None
     assert storage.workbenches() == []
     assert list(storage.digests()) == []
 
 
-def test_who_is_stopped_while_he_stores_holds_up_nobody(storage: Storage) -> None:
+def test_suspended_upload_does_not_block_others(storage: Storage) -> None:
     digest = storage.put(DATA)
     folder = storage.path(digest).parent
     os.utime(storage.path(digest), (1, 1))
-    with locked(folder, shared=True):  # as a process that SIGSTOP meets while it syncs the folder
+    with locked(folder, shared=True):  # as a process that is suspended while it syncs the folder
         assert storage.put(DATA) == digest
         os.utime(storage.path(digest), (1, 1))
-        began = time.monotonic()
-        assert not storage.delete(digest)  # an orphan now, that a later sweep takes
-        assert time.monotonic() - began < 5
+        start = time.monotonic()
+        assert not storage.delete(digest)  # a later sweep deletes it
+        assert time.monotonic() - start < 5
     assert storage.delete(digest)
