@@ -1,10 +1,10 @@
-"""What a version is made of unless the user says otherwise: grid, channels, clinical variables, network.
+"""Defaults of a model version: grid, channels, clinical variables and network.
 
-Notable choices:
-- The grid holds the brain and little else: 40 x 48 x 40 voxels of 4 mm, symmetric about the midline.
-- Windows: NCCT 0..100 HU keeps clot and calcium apart; CTA 0..300 HU spans brain to full artery; Tmax 0..16 s; rCBF
-  0..2. A channel's zero after normalisation is near what healthy brain looks like, so an absent channel is no outlier.
-- The side of the occlusion is no variable: both sides look alike to the network (app/training/augment.py).
+Design notes:
+- The grid covers the brain: 40 x 48 x 40 voxels of 4 mm, symmetric about the midline.
+- Windows: NCCT 0..100 HU separates clot and calcium; CTA 0..300 HU spans brain to full artery; Tmax 0..16 s; rCBF
+  0..2. After normalisation, zero is near healthy brain, so that an absent channel is no outlier.
+- The side of the occlusion is no variable: training mirrors the images (app/training/augmentation.py).
 """
 
 from __future__ import annotations
@@ -68,6 +68,6 @@ VARIABLES = (
 def architecture(
     fusion: Fusion, clinical: Clinical, *, filters: int = 8, channels: int = len(CHANNELS)
 ) -> Architecture:
-    """The network over ``CHANNELS`` or some of them, and this clinical vector (values, missing bits, presence bits)."""
+    """Architecture for ``channels`` image channels and the clinical vector (values, missing bits, presence bits)."""
     size = sum(width(variable) for variable in clinical.variables) + len(clinical.variables) + len(CHANNELS)
     return Architecture(fusion=fusion, in_channels=channels, clinical_size=size, filters=filters)

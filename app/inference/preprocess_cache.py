@@ -1,8 +1,8 @@
-"""One prepared study, computed by the service's own ``prepare`` once and then read from a folder.
+"""Prepared studies of a training cohort, cached in a folder.
 
-Notable choices:
-- A prepared study is stored under the sha-256 of its files' contents and of the grid and channels. An interrupted
-  preparation continues where it stopped; an edited file is prepared again; a renamed one is not.
+Design notes:
+- The key is the sha-256 of the files' contents, the grid and the channels. So an interrupted preparation continues, an
+  edited file is prepared again, and a renamed file is not.
 """
 
 from __future__ import annotations
@@ -29,7 +29,12 @@ PERFUSION_FIELDS = tuple(PerfusionSummary.model_fields)
 
 @dataclass(frozen=True)
 class PreparedStudy:
-    """One study: image (C, X, Y, Z) float16, presence (C,), perfusion numbers."""
+    """One prepared study.
+
+    Attributes:
+        image: (C, X, Y, Z) float16 on the model's grid, normalised.
+        presence: (C,), whether the channel is present.
+    """
 
     image: NDArray[np.float16]
     presence: NDArray[np.bool_]
@@ -37,7 +42,7 @@ class PreparedStudy:
 
 
 def layout() -> dict[str, object]:
-    """What prepared images depend on; kept beside them and compared."""
+    """Grid and channels on which prepared images depend, as JSON."""
     return {
         "grid": defaults.GRID.model_dump(mode="json"),
         "channels": [channel.model_dump(mode="json") for channel in defaults.CHANNELS],
@@ -45,39 +50,40 @@ def layout() -> dict[str, object]:
 
 
 def cache_key(volumes: Volumes) -> str:
-    """What a prepared study is kept under: a digest of its files' contents, of the grid and of the channels."""
+    """SHA-256 of the study's files, the grid and the channels."""
     digest = hashlib.sha256(json.dumps(layout(), sort_keys=True).encode())
     for field in sorted(volumes):
-        about = volumes[field].stat()
-        digest.update(f"{field}:{_content(volumes[field], about.st_size, about.st_mtime_ns)}".encode())
+        status = volumes[field].stat()
+        digest.update(f"{field}:{_content(volumes[field], status.st_size, status.st_mtime_ns)}".encode())
     return digest.hexdigest()
 
 
 @lru_cache(maxsize=100_000)
 def _content(path: Path, size: int, changed_ns: int) -> str:
-    """The file's sha-256, read once as long as it stays the same."""
+    """SHA-256 of a file; it is read again only if its size or time of change differs."""
     del size, changed_ns
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def prepare_cached(volumes: Volumes, cache: Path) -> PreparedStudy:
-    """One study, from the cache or by the service's ``prepare``, and then kept there.
+    """Load a study from the cache; if it is not there, prepare it and store it.
 
-    :raises RlvoError: where a volume cannot be used
+    Raises:
+        RlvoError: If a volume cannot be used.
     """
     path = cache / f"{cache_key(volumes)}.safetensors"
     if path.exists():
-        kept = load_file(path)
-        return PreparedStudy(kept["image"], kept["presence"].astype(bool), _summary(kept["perfusion"]))
+        stored = load_file(path)
+        return PreparedStudy(stored["image"], stored["presence"].astype(bool), _summary(stored["perfusion"]))
     from app.imaging import preprocess
     from app.imaging.io import nifti
 
-    found = preprocess.prepare(
+    images = preprocess.prepare(
         {field: nifti.read(file, field=field) for field, file in volumes.items()}, defaults.GRID, defaults.CHANNELS
     )
-    prepared = PreparedStudy(found.image.astype(np.float16), np.asarray(found.presence, bool), found.perfusion)
-    numbers = [getattr(found.perfusion, name, None) for name in PERFUSION_FIELDS]
+    prepared = PreparedStudy(images.image.astype(np.float16), np.asarray(images.presence, bool), images.perfusion)
+    numbers = [getattr(images.perfusion, name, None) for name in PERFUSION_FIELDS]
     cache.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(f".{os.getpid()}.part")
     save_file(

@@ -1,10 +1,9 @@
-"""What an imaging network has to beat: models of the clinical record alone.
+"""Baseline models of the clinical record alone: logistic regression and gradient boosting.
 
-Notable choices:
-- They see the very same clinical vectors (imputed, scaled, with missing bits) and the very same folds.
-- Logistic regression is L2-penalised with C = 0.3, fixed beforehand: with some hundred patients a search for it would
-  cost more than it gains. It can become a version of its own.
-- Gradient boosting is shallow and slow-learning, for the same reason.
+Design notes:
+- They use the same clinical vectors (imputed, scaled, with missing bits) and the same folds as the networks.
+- The L2 penalty of the logistic regression is fixed (C = 0.3): some hundred patients are too few for a search.
+- Gradient boosting has shallow trees and a low learning rate for the same reason.
 """
 
 from __future__ import annotations
@@ -24,13 +23,15 @@ from app.training.splits import Split
 
 
 class Baseline(StrEnum):
+    """Kind of baseline model."""
+
     LOGISTIC = "logistic"
     BOOSTING = "boosting"
 
 
 @dataclass(frozen=True)
 class FittedBaseline:
-    """Four folds of a baseline: as ``folds.Trained``, and the coefficients where it is logistic."""
+    """Folds of a baseline: scores as in ``folds.Trained``, and coefficients of a logistic regression."""
 
     out_of_fold: Array
     each: Array
@@ -39,6 +40,7 @@ class FittedBaseline:
 
     @property
     def mean(self) -> Array:
+        """(n,) mean logits of the folds on rows outside ``develop``, NaN elsewhere."""
         return np.asarray(self.each.mean(axis=0))
 
 
@@ -50,15 +52,15 @@ def fit(
     columns: NDArray[np.bool_],
     seed: int,
 ) -> FittedBaseline:
-    """Fit a baseline on the clinical vectors (n, v), of which it sees ``columns`` (v,)."""
-    seen = vectors[:, columns].astype(np.float64)
+    """Fit a baseline on ``columns`` (v,) of the clinical ``vectors`` (n, v); ``labels`` (n,) are 0 or 1."""
+    inputs = vectors[:, columns].astype(np.float64)
     out_of_fold = np.full(len(labels), np.nan)
     each = np.full((len(split.folds), len(labels)), np.nan)
     others = np.setdiff1d(np.arange(len(labels)), split.develop)
     aucs, logistic = [], []
     for fold, (learn, validate) in enumerate(split.folds):
         if kind is Baseline.LOGISTIC:
-            model = LogisticRegression(C=0.3, max_iter=2000).fit(seen[learn], labels[learn])
+            model = LogisticRegression(C=0.3, max_iter=2000).fit(inputs[learn], labels[learn])
             coefficients = np.zeros(vectors.shape[1])
             coefficients[columns] = model.coef_[0]
             logistic.append(LogisticFold(tuple(map(float, coefficients)), float(model.intercept_[0])))
@@ -70,9 +72,9 @@ def fit(
                 min_samples_leaf=20,
                 l2_regularization=1.0,
                 random_state=seed,
-            ).fit(seen[learn], labels[learn])
-        for rows, into in ((validate, out_of_fold), (others, each[fold])):
+            ).fit(inputs[learn], labels[learn])
+        for rows, target in ((validate, out_of_fold), (others, each[fold])):
             if len(rows):
-                into[rows] = logit(np.clip(model.predict_proba(seen[rows])[:, 1], 1e-6, 1 - 1e-6))
+                target[rows] = logit(np.clip(model.predict_proba(inputs[rows])[:, 1], 1e-6, 1 - 1e-6))
         aucs.append(auc(labels[validate], out_of_fold[validate]))
     return FittedBaseline(out_of_fold, each, tuple(aucs), tuple(logistic))

@@ -1,15 +1,10 @@
-"""From folds to a version that can be served: calibration, threshold, conformal sets, background, OOD, golden case.
+"""Learn the rules, the explanation background and the OOD statistics of a model version.
 
-Notable choices:
-- Calibration, threshold and conformal quantiles come from pooled out-of-fold logits: every development patient is
-  scored by the one fold that never saw it. Then they are frozen; the test part only measures.
-- What is served is the folds' mean, which is less noisy than one fold. Rules learnt from single folds would be too
-  timid for it (a calibration slope above one, conformal sets too wide), so the out-of-fold logits are first given the
-  spread of the mean (``as_ensemble``). How much the folds disagree is measured where no fold has learnt; no label is
-  needed for that.
-- The background of the explanations is a sample of development patients, as the network sees them.
-- Out-of-distribution statistics describe the ensemble's penultimate features on augmented development patients, some
-  without modalities, so that a study with fewer images is not strange for that alone.
+Design notes:
+- Calibration, threshold and conformal quantiles are learnt from pooled out-of-fold logits. The test part only measures.
+- The ensemble's mean is less noisy than one fold, so out-of-fold logits are first narrowed to the spread of the mean
+  (``as_ensemble``); else the calibration slope exceeds one and conformal sets are too wide.
+- OOD statistics include augmented patients without some modalities, so a study with few images alone raises no flag.
 """
 
 from __future__ import annotations
@@ -23,11 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from app.evaluation.metrics import Array, best_f1_threshold, conformal_thresholds, platt, probabilities_of
-from app.inference.clinical_encoder import encode
-from app.inference.model_input import ModelInput
 from app.network.daft import Network
-from app.registry.manifest import Background, Calibration, Clinical, Conformal, OutOfDistribution, Threshold
-from app.training.dataset import Dataset, Vectors
+from app.registry.manifest import Background, Calibration, Conformal, OutOfDistribution, Threshold
+from app.training.dataset import Vectors
 from app.training.tasks import TrainingContext
 
 CONFORMAL_LEVEL = 0.9
@@ -37,47 +30,52 @@ OOD_QUANTILE = 0.995
 
 @dataclass(frozen=True)
 class Rules:
-    """What turns a mean logit into an answer."""
+    """Rules that turn an ensemble's logit into a probability, a decision and a conformal set."""
 
     calibration: Calibration
     threshold: Threshold
     conformal: Conformal
 
+    def probabilities(self, logits: Array) -> Array:
+        """Calibrated probabilities (n,) of the ensemble's logits (n,)."""
+        return probabilities_of(logits, self.calibration.slope, self.calibration.intercept)
+
     def decide(self, logits: Array) -> NDArray[np.bool_]:
-        """Whether the outcome is expected."""
-        line = self.calibration
-        return np.asarray(probabilities_of(logits, line.slope, line.intercept) >= self.threshold.value)
+        """Whether the calibrated probability of each logit (n,) reaches the threshold."""
+        return np.asarray(self.probabilities(logits) >= self.threshold.value)
 
 
 def fold_noise(each: Array) -> float:
-    """Variance of one fold's logit about the mean of all folds that could be trained, from what ``each`` fold says
-    (folds, n) of rows that none has seen; columns of NaN are left out.
+    """Variance of one fold's logit about the mean of all possible folds; needs no labels.
+
+    Args:
+        each: Logits (folds, n) of rows that no fold was trained on; columns of NaN are left out.
     """
     unseen = each[:, np.isfinite(each).all(axis=0)]
     return float(unseen.var(axis=0, ddof=1).mean()) if unseen.size and len(unseen) > 1 else 0.0
 
 
 def as_ensemble(labels: NDArray[np.int64], logits: Array, noise: float, folds: int) -> Array:
-    """Out-of-fold logits (n,) with the spread that the mean of ``folds`` folds would have had.
+    """Narrow out-of-fold logits (n,) to the spread that the mean of ``folds`` folds would have.
 
-    A fold's logit is what all possible folds would say on average, plus a noise of its own of variance ``noise``; of
-    that the mean keeps one part in ``folds``. So within a class the variance v falls by noise (1 - 1 / folds) while the
-    class's mean stays: each logit moves towards it by the factor sqrt(1 - noise (1 - 1 / folds) / v).
+    A fold's logit is the mean over all possible folds plus noise of variance ``noise``; the mean of the folds keeps
+    ``noise / folds``. Within a class of variance v, each logit is therefore scaled about the class's mean by
+    sqrt(1 - noise (1 - 1 / folds) / v).
     """
-    found = logits.copy()
+    narrowed = logits.copy()
     for value in (0, 1):
         own = labels == value
         if own.sum() > 1 and (variance := float(logits[own].var())) > 0:
             kept = np.sqrt(max(1 - noise * (1 - 1 / folds) / variance, 0.05))
-            found[own] = logits[own].mean() + kept * (logits[own] - logits[own].mean())
-    return found
+            narrowed[own] = logits[own].mean() + kept * (logits[own] - logits[own].mean())
+    return narrowed
 
 
 def rules(labels: NDArray[np.int64], logits: Array, *, noise: float = 0.0, folds: int = 1) -> Rules:
-    """Learn them from out-of-fold logits (n,), for the mean of ``folds`` folds whose ``fold_noise`` is known."""
+    """Learn the rules from out-of-fold logits (n,), for the mean of ``folds`` folds with this ``fold_noise``."""
     logits = as_ensemble(labels, logits, noise, folds)
     slope, intercept = platt(labels, logits)
-    slope = max(slope, 1e-3)  # a model that knows nothing must not turn its ranks around
+    slope = max(slope, 1e-3)  # a useless model must not reverse the order of patients
     probabilities = probabilities_of(logits, slope, intercept)
     negative, positive = conformal_thresholds(labels, probabilities, CONFORMAL_LEVEL)
     return Rules(
@@ -88,52 +86,42 @@ def rules(labels: NDArray[np.int64], logits: Array, *, noise: float = 0.0, folds
 
 
 def background(vectors: Vectors, presence: NDArray[np.bool_], rows: NDArray[np.int64], seed: int) -> Background:
-    """``BACKGROUND`` clinical vectors of development patients."""
+    """Draw ``BACKGROUND`` clinical vectors of development patients: the reference of the explanations."""
     chosen = np.sort(np.random.default_rng([seed, 10]).choice(rows, min(BACKGROUND, len(rows)), replace=False))
-    found = vectors.joined(chosen, presence[chosen])
-    return Background(vectors=tuple(tuple(round(float(x), 5) for x in row) for row in found))
+    joined = vectors.joined(chosen, presence[chosen])
+    return Background(vectors=tuple(tuple(round(float(x), 5) for x in row) for row in joined))
 
 
 @torch.no_grad()
 def out_of_distribution(
     networks: Sequence[Network], context: TrainingContext, rows: NDArray[np.int64], seed: int
 ) -> OutOfDistribution:
-    """Mean and precision of the folds' averaged penultimate features, and the distance that few patients exceed."""
+    """Mean and precision of the ensemble's penultimate features (mean over folds) on augmented development patients.
+
+    The limit is the squared Mahalanobis distance that a share of 1 - ``OOD_QUANTILE`` of these patients exceeds.
+    """
     rng = np.random.default_rng([seed, 11])
     weights = [list(network.trunk.state_dict().values()) for network in networks]
-    # A taught trunk is the same for all folds: once is enough.
-    one = all(torch.equal(a, b) for other in weights[1:] for a, b in zip(weights[0], other, strict=True))
+    # If all folds share a pretrained trunk, its features are computed once.
+    shared = all(torch.equal(a, b) for other in weights[1:] for a, b in zip(weights[0], other, strict=True))
     parts: list[Tensor] = []
     for part in np.array_split(np.sort(rng.permutation(rows)[:512]), 16):
         if not len(part):
             continue
         images, vectors = context.augmented(part, rng, turn=False)
         features = networks[0].trunk(images)
-        seen = [network.penultimate(features if one else network.trunk(images), vectors) for network in networks]
-        parts.append(torch.stack(seen).mean(dim=0).double().cpu())
+        penultimate = [
+            network.penultimate(features if shared else network.trunk(images), vectors) for network in networks
+        ]
+        parts.append(torch.stack(penultimate).mean(dim=0).double().cpu())
     features = torch.cat(parts).numpy()
     mean = features.mean(axis=0)
     covariance = np.cov(features.T)
     shrunk = 0.9 * covariance + 0.1 * np.eye(len(mean)) * np.trace(covariance) / len(mean)
     precision = np.linalg.inv(shrunk)
-    apart = np.einsum("ni,ij,nj->n", features - mean, precision, features - mean)
+    distances = np.einsum("ni,ij,nj->n", features - mean, precision, features - mean)
     return OutOfDistribution(
         mean=tuple(round(float(x), 6) for x in mean),
         precision=tuple(tuple(round(float(x), 5) for x in row) for row in precision),
-        limit=float(np.quantile(apart, OOD_QUANTILE)),
-    )
-
-
-def case(data: Dataset, vectors: Vectors, spec: Clinical, row: int) -> ModelInput:
-    """One row as the model room's ``ModelInput``: a golden case, stored with the version."""
-    encoded = encode(data.records[row], spec, data.perfusion[row])
-    presence = data.presence[row]
-    image = data.images[row].astype(np.float32) * presence[:, None, None, None]
-    return ModelInput(
-        image=image,
-        presence=presence,
-        clinical=vectors.joined(np.array([row]), presence[None])[0],
-        shown=encoded.shown,
-        imputed=encoded.imputed,
-        perfusion=data.perfusion[row],
+        limit=float(np.quantile(distances, OOD_QUANTILE)),
     )

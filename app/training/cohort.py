@@ -1,16 +1,16 @@
-"""A cohort as its user keeps it: one table, one row a study, with paths, clinical facts and how it ended.
+"""Reads a cohort: one table with one row per study (paths, clinical fields, outcome).
 
-Columns: ``patient``; ``site``, ``scanner``, ``date`` (ISO), ``fold`` (test, 1, 2 ...) if wanted; volumes by upload name
-(``ncct``, ``cta`` ...; paths relative to the table), or ``prepared`` (a row of ``images.npy``, see prepared.py);
-clinical facts by the record's own names (``age``, ``perfusion.core_ml``); and how it ended: rLVO's components
-``final_stenosis_percent``, ``etici``, ``rescue_treatment``, or ``mtici`` alone, whose target is another one.
+Columns: ``patient``; optionally ``site``, ``scanner``, ``date`` (ISO) and ``fold`` (test, 1, 2 ...); volumes by upload
+name (``ncct``, ``cta`` ...; paths relative to the table), or ``prepared`` (row of ``images.npy``, see ``preprocess``);
+clinical fields by the names of the record (``age``, ``perfusion.core_ml``); and the outcome. The components of rLVO are
+``final_stenosis_percent``, ``etici`` and ``rescue_treatment``; ``mtici`` alone defines another target.
 
-Notable choices:
-- Every fault of every row is collected and told at once, with its row as a spreadsheet numbers it; no row is dropped.
-- A column that is known only after the puncture is refused by name; so is one that nobody knows.
-- rLVO: any component positive is 1, else any missing is unknown, else 0. Unknown outcomes are faults: they can only be
-  left out by asking for it. ``mtici`` 0-2a without the other components is ``unsuccessful_reperfusion``, never rLVO.
-- A cell is parsed by what the clinical record expects there; the record itself then judges ranges.
+Design notes:
+- All faults of all rows are reported together, with the row number of a spreadsheet; no row is dropped silently.
+- A column that is known only after the puncture is refused by name, and so is an unknown column.
+- rLVO is 1 if any component is positive, else unknown if any is missing, else 0. An unknown outcome is a fault unless
+  ``drop_unknown`` is set. ``mtici`` 0-2a is ``unsuccessful_reperfusion``, never rLVO.
+- Each cell is parsed as the type of its field in the clinical record; the record validates ranges.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ OUTCOME = ("final_stenosis_percent", "etici", "rescue_treatment")
 ETICI = ("0", "1", "2a", "2b", "2b50", "2b67", "2c", "3")
 UNSUCCESSFUL = ("0", "1", "2a")
 REPERFUSION = "mtici"
-ORGANISING = ("patient", "site", "scanner", "date", "fold", "prepared")
+STUDY_COLUMNS = ("patient", "site", "scanner", "date", "fold", "prepared")
 TRUE, FALSE = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
 HEADER_ROWS = 1
 
 
 @dataclass(frozen=True)
 class CohortRow:
-    """One row: ``row`` as a spreadsheet numbers it; ``outcome`` 1, 0, or None where it is unknown."""
+    """One study: ``row`` is the row number of a spreadsheet; ``outcome`` is 1, 0, or None if unknown."""
 
     row: int
     patient: str
@@ -58,7 +58,7 @@ class CohortRow:
 
 @dataclass(frozen=True)
 class Cohort:
-    """All rows of one table. ``folder`` is where its relative paths start; ``target`` names the outcome."""
+    """All rows of one table; ``folder`` is the base of relative paths, ``target`` the name of the outcome."""
 
     folder: Path
     studies: tuple[CohortRow, ...]
@@ -66,10 +66,12 @@ class Cohort:
 
 
 def read(path: Path, *, drop_unknown: bool = False) -> Cohort:
-    """Read a manifest (.csv or .parquet), the ``cohort.csv`` of a folder, or a folder laid out as ISLES'24.
+    """Read a table (.csv or .parquet), the ``cohort.csv`` of a folder, or a folder with the layout of ISLES'24.
 
-    :param drop_unknown: leave out the rows whose outcome is unknown, instead of refusing them
-    :raises CohortFault: with every fault of the table
+    ``drop_unknown`` leaves out rows with an unknown outcome instead of refusing them.
+
+    Raises:
+        CohortFault: All faults of the table.
     """
     folder, frame = _table(path)
     _check_columns(frame)
@@ -81,7 +83,7 @@ def read(path: Path, *, drop_unknown: bool = False) -> Cohort:
         if study is None or (study.outcome is None and drop_unknown):
             continue
         if study.outcome is None:
-            faults.append(f"row {row}: the outcome is unknown (a component is missing and none is positive)")
+            faults.append(f"row {row}: the outcome is unknown; complete it, or use --drop-unknown to leave the row out")
         studies.append(study)
     _check_folds(studies, faults)
     if not faults and len({study.patient for study in studies}) < 20:
@@ -93,9 +95,10 @@ def read(path: Path, *, drop_unknown: bool = False) -> Cohort:
 
 
 def to_predict(path: Path) -> list[CohortRow]:
-    """The studies of a table that are to be predicted: as `read`, whatever their outcomes, and however few.
+    """Read the rows of a table for prediction: like ``read``, but without outcome and without a minimum number of rows.
 
-    :raises CohortFault: with every fault of the table
+    Raises:
+        CohortFault: All faults of the table.
     """
     folder, frame = _table(path)
     _check_columns(frame, outcome=False)
@@ -106,16 +109,16 @@ def to_predict(path: Path) -> list[CohortRow]:
         if study is not None:
             studies.append(study)
     faults += [f"row {study.row}: there is no volume to send" for study in studies if not study.volumes]
-    seen = Counter(study.patient for study in studies)
-    faults += [f"row {study.row}: its patient stands twice" for study in studies if seen[study.patient] > 1]
+    counts = Counter(study.patient for study in studies)
+    faults += [f"row {study.row}: its patient is in several rows" for study in studies if counts[study.patient] > 1]
     if faults:
         raise CohortFault(faults)
     return studies
 
 
 def _table(path: Path) -> tuple[Path, pd.DataFrame]:
-    """The table at ``path``, and the folder where its relative paths start."""
-    if path.is_dir() and not (path / "cohort.csv").exists() and isles24.recognised(path):
+    """Table at ``path``, and the base folder of its relative paths."""
+    if path.is_dir() and not (path / "cohort.csv").exists() and isles24.has_layout(path):
         return path, isles24.load(path).frame
     path = path / "cohort.csv" if path.is_dir() else path
     return path.parent, _load(path)
@@ -123,7 +126,7 @@ def _table(path: Path) -> tuple[Path, pd.DataFrame]:
 
 def _load(path: Path) -> pd.DataFrame:
     if not path.exists():
-        raise CohortFault([f"there is no table {path.name}; give a .csv, a .parquet, or a folder with cohort.csv"])
+        raise CohortFault([f"there is no table {path.name}; give a .csv, a .parquet, or a folder with a cohort.csv"])
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
@@ -137,44 +140,44 @@ def _text(value: Any) -> str:
 
 
 def _check_columns(frame: pd.DataFrame, *, outcome: bool = True) -> None:
-    known = {*ORGANISING, *OUTCOME, REPERFUSION, *(field.value for field in Input), *_kinds()}
+    known = {*STUDY_COLUMNS, *OUTCOME, REPERFUSION, *(field.value for field in Input), *_column_types()}
     faults = []
     for column in map(str, frame.columns):
         if column in known:
             continue
         if column.lower().rpartition(".")[2] in POST_PROCEDURE_FIELDS:
-            faults.append(f"column {column}: it is known only after the puncture and can never be an input; remove it")
+            faults.append(f"column {column}: it is known only after the puncture and cannot be an input; remove it")
         else:
-            faults.append(f"column {column}: unknown; remove it or name it as the clinical schema does")
+            faults.append(f"column {column}: unknown; remove it, or use a name of the clinical schema")
     faults += [f"column {name} is missing" for name in ("patient",) if name not in frame.columns]
     components = [name for name in OUTCOME if name in frame.columns]
     if outcome and not components and REPERFUSION not in frame.columns:
-        faults.append(f"no outcome: at least one of the columns {', '.join(OUTCOME)} is needed, or {REPERFUSION} alone")
+        faults.append(f"no outcome: give at least one of the columns {', '.join(OUTCOME)}, or only {REPERFUSION}")
     if components and REPERFUSION in frame.columns:
-        faults.append(f"column {REPERFUSION}: beside {', '.join(components)} it would be another target; call it etici")
+        faults.append(f"column {REPERFUSION}: with {', '.join(components)} it is a second target; rename it to etici")
     if faults:
         raise CohortFault(faults)
 
 
-def _kinds() -> dict[str, type]:
-    """Every clinical column and the Python type that its cells hold; sections by dotted names."""
+def _column_types() -> dict[str, type]:
+    """Python type of every clinical column; sections have dotted names."""
 
     def leaves(model: type[BaseModel], prefix: str) -> dict[str, type]:
-        found: dict[str, type] = {}
+        types: dict[str, type] = {}
         for name, info in model.model_fields.items():
             kind = next(a for a in (*get_args(info.annotation), info.annotation) if a is not type(None))
             kind = next((a for a in get_args(kind) if isinstance(a, type)), kind)
             if isinstance(kind, type) and issubclass(kind, BaseModel):
-                found |= leaves(kind, f"{name}.")
+                types |= leaves(kind, f"{name}.")
             else:
-                found[prefix + name] = kind
-        return found
+                types[prefix + name] = kind
+        return types
 
     return leaves(ClinicalRecord, "")
 
 
 def _study(row: int, cells: dict[str, str], folder: Path, faults: list[str]) -> CohortRow | None:
-    before = len(faults)
+    fault_count = len(faults)
     patient = cells.get("patient", "")
     if not patient:
         faults.append(f"row {row}: the patient is missing")
@@ -186,7 +189,7 @@ def _study(row: int, cells: dict[str, str], folder: Path, faults: list[str]) -> 
                 faults.append(f"row {row}, column {field.value}: there is no such file")
     prepared = cells.get("prepared", "")
     if not volumes and not prepared.isdigit():
-        faults.append(f"row {row}: there is no volume")
+        faults.append(f"row {row}: there is no volume; name at least one file")
     record = _record(row, cells, faults)
     outcome = _outcome(row, cells, faults)
     day = cells.get("date", "")
@@ -195,7 +198,7 @@ def _study(row: int, cells: dict[str, str], folder: Path, faults: list[str]) -> 
             date.fromisoformat(day[:10])
         except ValueError:
             faults.append(f"row {row}, column date: not an ISO date (YYYY-MM-DD)")
-    if len(faults) > before or record is None:
+    if len(faults) > fault_count or record is None:
         return None
     return CohortRow(
         row=row,
@@ -213,8 +216,8 @@ def _study(row: int, cells: dict[str, str], folder: Path, faults: list[str]) -> 
 
 def _record(row: int, cells: dict[str, str], faults: list[str]) -> ClinicalRecord | None:
     document: dict[str, Any] = {}
-    wrong = False
-    for name, kind in _kinds().items():
+    failed = False
+    for name, kind in _column_types().items():
         cell = cells.get(name, "")
         if not cell:
             continue
@@ -222,23 +225,23 @@ def _record(row: int, cells: dict[str, str], faults: list[str]) -> ClinicalRecor
             value = _cell(cell, kind)
         except ValueError as error:
             faults.append(f"row {row}, column {name}: {error}")
-            wrong = True
+            failed = True
             continue
         section, _, field = name.rpartition(".")
         (document.setdefault(section, {}) if section else document)[field] = value
-    if wrong:
+    if failed:
         return None
     try:
         return ClinicalRecord.model_validate(document)
     except ValidationError as error:
-        for each in error.errors():
-            where = ".".join(str(part) for part in each["loc"]) or "the record"
-            faults.append(f"row {row}, column {where}: {each['msg']}")
+        for detail in error.errors():
+            column = ".".join(str(part) for part in detail["loc"]) or "the record"
+            faults.append(f"row {row}, column {column}: {detail['msg']}")
         return None
 
 
 def _cell(cell: str, kind: type) -> object:
-    """A cell as the record's type; pandas may have written an integer as 1.0."""
+    """Cell as the type of its field; pandas may write an integer as 1.0."""
     if kind is bool:
         if cell.lower() in TRUE or cell.lower() in FALSE:
             return cell.lower() in TRUE
@@ -247,7 +250,7 @@ def _cell(cell: str, kind: type) -> object:
         try:
             number = float(cell)
         except ValueError:
-            raise ValueError("expected a number with a decimal point, or nothing") from None
+            raise ValueError("expected a number with a decimal point, or an empty cell") from None
         if kind is float:
             return number
         if number != int(number):
@@ -257,7 +260,7 @@ def _cell(cell: str, kind: type) -> object:
 
 
 def _outcome(row: int, cells: dict[str, str], faults: list[str]) -> int | None:
-    """The rLVO rule on the components that the table has columns for, or the grade of reperfusion alone."""
+    """Outcome by the rLVO rule on the components in the table, or by the grade of reperfusion alone."""
     positive: list[bool | None] = []
     stenosis = cells.get("final_stenosis_percent")
     if stenosis is not None:
@@ -267,14 +270,14 @@ def _outcome(row: int, cells: dict[str, str], faults: list[str]) -> int | None:
                 raise ValueError
             positive.append(None if percent is None else percent > 50)
         except ValueError:
-            faults.append(f"row {row}, column final_stenosis_percent: expected 0 to 100, or nothing")
+            faults.append(f"row {row}, column final_stenosis_percent: expected 0 to 100, or an empty cell")
     for name in ("etici", REPERFUSION):
         grade = cells.get(name)
         if grade is None:
             continue
         grade = grade.lower().removesuffix(".0")
         if grade and grade not in ETICI:
-            faults.append(f"row {row}, column {name}: expected one of {', '.join(ETICI)}, or nothing")
+            faults.append(f"row {row}, column {name}: expected one of {', '.join(ETICI)}, or an empty cell")
         positive.append(None if not grade else grade in UNSUCCESSFUL)
     rescue = cells.get("rescue_treatment")
     if rescue is not None:
@@ -288,11 +291,11 @@ def _outcome(row: int, cells: dict[str, str], faults: list[str]) -> int | None:
 
 
 def _check_folds(studies: list[CohortRow], faults: list[str]) -> None:
-    """A patient's rows must lie in one fold, and all rows or none must say theirs."""
-    seen: dict[str, CohortRow] = {}
+    """Require one fold per patient, and a fold in all rows or in none."""
+    first_rows: dict[str, CohortRow] = {}
     for study in studies:
-        first = seen.setdefault(study.patient, study)
+        first = first_rows.setdefault(study.patient, study)
         if first.fold != study.fold:
-            faults.append(f"row {study.row}, column fold: the patient of row {first.row} is in another fold there")
+            faults.append(f"row {study.row}, column fold: the same patient has another fold in row {first.row}")
     if studies and any(study.fold for study in studies) and not all(study.fold for study in studies):
         faults.extend(f"row {study.row}, column fold: missing" for study in studies if not study.fold)

@@ -1,79 +1,84 @@
-"""The other validations: leave one site out, and repeated nested cross-validation.
+"""Pool the test parts of many splits: leave-one-site-out, and repeated nested cross-validation.
 
-Notable choices:
-- Each split is the paper's protocol in small (folds, ensemble, calibration from out-of-fold logits); what its ensemble
-  says of its own test part is what counts, so every patient is scored by a model that never saw them.
-- Splits come in blocks: a block is a site, or a repeat that tests everybody once. The table gives the mean and SD over
-  blocks, and one AUC over all patients, each with the mean of the probabilities that they were given.
-- Probabilities of different ensembles are pooled after calibration, each by its own; raw logits are not comparable.
+Design notes:
+- Every patient is scored by an ensemble that was not trained on that patient.
+- A block is a site, or a repeat that tests every patient once. The table gives mean and SD of the AUC over blocks, and
+  one AUC over all patients with the mean of each patient's probabilities.
+- Each ensemble's probabilities are calibrated by its own rules before they are pooled: raw logits of different
+  ensembles are not comparable.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from app.evaluation.metrics import Array, Comparison, Estimate, Labels, auc, bootstrap, delong, probabilities_of
+from app.evaluation.metrics import Array, Comparison, Estimate, Labels, auc, bootstrap, delong
 from app.training.results_table import ModelScores
 from app.training.splits import Split
-
-Blocks = Mapping[str, Sequence[Split]]
 
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """One model: AUC by block, mean and SD over blocks; pooled over patients; the reference's AUC minus it."""
+    """One model of the table.
+
+    Attributes:
+        by_block: AUC in each block.
+        pooled: AUC over all tested patients.
+        comparison: AUC of the reference model minus that of this one; None for the reference.
+    """
 
     name: str
     by_block: tuple[float, ...]
     pooled: Estimate
-    rival: Comparison | None
+    comparison: Comparison | None
 
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """``tested`` rows, their mean calibrated probabilities by model (len(tested),), and the table's lines."""
+    """Pooled results.
+
+    Attributes:
+        tested: Rows (m,) that are in a test part.
+        probabilities: Mean calibrated probabilities (m,) by the model's name.
+        lines: One line of the table for each model.
+    """
 
     blocks: tuple[str, ...]
     tested: Labels
-    chances: Mapping[str, Array]
+    probabilities: Mapping[str, Array]
     lines: tuple[ModelSummary, ...]
 
 
-def run(
-    blocks: Blocks, labels: Labels, compare: Callable[[str, Split], Mapping[str, ModelScores]], reference: str
+def pool(
+    results: Sequence[tuple[str, Split, Mapping[str, ModelScores]]], labels: Labels, reference: str
 ) -> CrossValidation:
-    """Train on every split and pool what its test patients were told.
-
-    :param compare: trains the models of the table on one split, named for its checkpoints
-    """
-    said: dict[str, dict[str, Array]] = {}  # model, block: (n,) probabilities, NaN where not tested
-    for block, splits in blocks.items():
-        for number, split in enumerate(splits):
-            for model, scored in compare(f"{block}-{number}".replace(" ", "-"), split).items():
-                learnt = scored.rules(labels, split.develop).calibration
-                own = said.setdefault(model, {}).setdefault(block, np.full(len(labels), np.nan))
-                own[split.test] = probabilities_of(scored.mean[split.test], learnt.slope, learnt.intercept)
-    tested = np.flatnonzero(np.isfinite(np.array(list(next(iter(said.values())).values()))).any(axis=0))
-    chances = {model: np.nanmean(list(own.values()), axis=0)[tested] for model, own in said.items()}
+    """Pool the probabilities of all test parts; ``results``: block, split and scores of each split."""
+    by_block: dict[str, dict[str, Array]] = {}  # model, block: (n,) probabilities, NaN where not tested
+    for block, split, scores in results:
+        for model, scored in scores.items():
+            own = by_block.setdefault(model, {}).setdefault(block, np.full(len(labels), np.nan))
+            own[split.test] = scored.rules(labels, split.develop).probabilities(scored.mean[split.test])
+    tested = np.flatnonzero(np.isfinite(np.array(list(next(iter(by_block.values())).values()))).any(axis=0))
+    pooled = {model: np.nanmean(list(blocks.values()), axis=0)[tested] for model, blocks in by_block.items()}
     lines = []
-    for model, blocks_said in said.items():
+    for model, blocks in by_block.items():
         areas = []
-        for values in blocks_said.values():
-            rows = np.flatnonzero(np.isfinite(values))
-            areas.append(auc(labels[rows], values[rows]))
-        rival = None
-        if model != reference and reference in chances:
-            rival = delong(labels[tested], chances[reference], chances[model])
-        lines.append(ModelSummary(model, tuple(areas), bootstrap(auc, labels[tested], chances[model]), rival))
-    return CrossValidation(tuple(blocks), tested, chances, tuple(lines))
+        for own in blocks.values():
+            rows = np.flatnonzero(np.isfinite(own))
+            areas.append(auc(labels[rows], own[rows]))
+        comparison = None
+        if model != reference and reference in pooled:
+            comparison = delong(labels[tested], pooled[reference], pooled[model])
+        lines.append(ModelSummary(model, tuple(areas), bootstrap(auc, labels[tested], pooled[model]), comparison))
+    return CrossValidation(tuple(dict.fromkeys(block for block, _, _ in results)), tested, pooled, tuple(lines))
 
 
-def markdown(found: CrossValidation, reference: str, *, most: int = 8) -> str:
-    """The table as Markdown; single blocks are shown where there are at most ``most``."""
-    shown = found.blocks if len(found.blocks) <= most else ()
+def markdown(summary: CrossValidation, reference: str, *, most: int = 8) -> str:
+    """The table as Markdown; single blocks are shown if there are at most ``most``."""
+    shown = summary.blocks if len(summary.blocks) <= most else ()
     head = [
         "model",
         *shown,
@@ -82,9 +87,9 @@ def markdown(found: CrossValidation, reference: str, *, most: int = 8) -> str:
         f"{reference} minus it",
     ]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for line in found.lines:
+    for line in summary.lines:
         cells = [f"{area:.3f}" for area in line.by_block] if shown else []
         spread = f"{np.mean(line.by_block):.3f} ± {np.std(line.by_block):.3f}"
-        rival = str(line.rival) if line.rival else "reference" if reference in line.name else ""
-        lines.append("| " + " | ".join([line.name, *cells, spread, str(line.pooled), rival]) + " |")
+        comparison = str(line.comparison) if line.comparison else "reference" if reference in line.name else ""
+        lines.append("| " + " | ".join([line.name, *cells, spread, str(line.pooled), comparison]) + " |")
     return "\n".join(lines)

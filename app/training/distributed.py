@@ -1,13 +1,12 @@
-"""One fold spread over several processes, as ``torchrun`` starts them: one a GPU, or gloo between CPUs.
+"""Data-parallel training of one fold under ``torchrun``: one process per GPU, or gloo between CPUs.
 
-Notable choices:
-- Nothing to configure: under ``torchrun`` the processes find each other by its environment, otherwise there is one rank
-  and every function here does nothing.
-- Every rank holds the whole network and takes its share of each batch; gradients are averaged before each step, so the
-  ranks' weights stay the same. Shares differ by one patient at most.
-- Batch normalisation sees a rank's own share (as DistributedDataParallel by default); running statistics are averaged
-  after each epoch. So several ranks give another, equally good network than one.
-- The first rank alone scores, writes checkpoints and the version, and speaks.
+Design notes:
+- Without ``torchrun`` there is one rank and every function does nothing.
+- Every rank holds the whole network and takes its share of each batch; shares differ by at most one patient. Gradients
+  are averaged before each step, so that the weights of all ranks stay equal.
+- Batch norm uses the share of one rank; running statistics are averaged after each epoch. So the weights depend on the
+  number of ranks.
+- Only the first rank scores, writes checkpoints and the version, and reports progress.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ def is_launched_by_torchrun() -> bool:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[torch.device]:
-    """Meet the other ranks for the time of the block; this rank's own device."""
+    """Join the process group within the block; yields the device of this rank."""
     if not is_launched_by_torchrun():
         yield device
         return
@@ -37,7 +36,9 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
         device = torch.device("cuda", distributed.get_node_local_rank())
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    distributed.init_process_group(backend, timeout=timedelta(hours=12))  # the others wait while the first prepares
+    distributed.init_process_group(
+        backend, timeout=timedelta(hours=12)
+    )  # the other ranks wait while the first preprocesses
     try:
         yield device
     finally:
@@ -45,22 +46,22 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
 
 
 def is_distributed() -> bool:
-    """Whether there is more than this rank."""
+    """Whether there are several ranks."""
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 def is_first_rank() -> bool:
-    """Whether this is the rank that writes and speaks."""
+    """Whether this rank writes files and reports progress."""
     return not is_distributed() or distributed.get_rank() == 0
 
 
 def rank_rows(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """This rank's rows of a batch."""
+    """Rows of a batch that this rank processes."""
     return np.array_split(rows, distributed.get_world_size())[distributed.get_rank()] if is_distributed() else rows
 
 
 def average_gradients(module: nn.Module) -> None:
-    """After ``backward``: the mean over the ranks, in one message. A parameter without a gradient counts as zero."""
+    """Average the gradients over the ranks in one all-reduce; a missing gradient counts as zero."""
     if not is_distributed():
         return
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -70,24 +71,24 @@ def average_gradients(module: nn.Module) -> None:
 
 
 def average_buffers(module: nn.Module, weights: dict[str, Tensor]) -> None:
-    """The mean over the ranks of running statistics, in the module and in its moving average ``weights``."""
+    """Average running statistics over the ranks, in ``module`` and in its moving average ``weights``."""
     if not is_distributed():
         return
     names = [name for name, buffer in module.named_buffers() if buffer.is_floating_point()]
-    own = dict(module.named_buffers())
-    found = [own[name] for name in names] + [weights[name] for name in names]
+    buffers = dict(module.named_buffers())
+    statistics = [buffers[name] for name in names] + [weights[name] for name in names]
     with torch.no_grad():
-        for buffer, mean in zip(found, _mean(found), strict=True):
+        for buffer, mean in zip(statistics, _mean(statistics), strict=True):
             buffer.copy_(mean)
 
 
 def broadcast(value: float, device: torch.device) -> float:
-    """The first rank's value, on every rank."""
+    """Value of the first rank, on every rank."""
     if not is_distributed():
         return value
-    box = torch.tensor([value], dtype=torch.float64, device=device)
-    distributed.broadcast(box, 0)
-    return float(box[0])
+    buffer = torch.tensor([value], dtype=torch.float64, device=device)
+    distributed.broadcast(buffer, 0)
+    return float(buffer[0])
 
 
 def barrier() -> None:

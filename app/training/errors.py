@@ -1,4 +1,4 @@
-"""What can be wrong with a cohort: one error that lists every fault."""
+"""Error that lists every fault of a cohort."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from app.sdk.errors import InvalidStudy
 
 
 class CohortFault(InvalidStudy):
-    """The cohort cannot be trained or scored on. ``faults``: one line each, naming the row where there is one."""
+    """The cohort cannot be used for training or evaluation.
+
+    Attributes:
+        faults: One line for each fault, with its row where there is one.
+    """
 
     code, title = "cohort-invalid", "The cohort cannot be used as it is"
 

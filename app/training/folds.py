@@ -1,10 +1,9 @@
-"""The folds of one row of the table: every development patient scored by a fold that never saw it.
+"""Trains all folds of one row of the results table and scores each development patient out of fold.
 
-Notable choices:
-- A row of the table is a fusion and the channels that it may see; everything else is the same for all rows.
-- With an image side that was taught before (app/training/teacher.py) only the tails are trained, on stored features;
-  otherwise networks are trained end to end.
-- A fold's checkpoint carries its name, so that a killed run goes on where it stopped.
+Design notes:
+- A row of the table is one fusion and one set of visible channels; everything else is the same for all rows.
+- With a pretrained network only modulation and head are trained, on stored features; otherwise the whole network is.
+- Each fold has its own checkpoint file, so that an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -34,11 +33,12 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Trained:
-    """Four folds and their scores.
+    """Trained folds and their scores on n patients.
 
-    ``networks``: one a fold. ``out_of_fold`` (n,): logits of development rows, NaN elsewhere. ``mean`` (n,): the
-    ensemble's mean logits of rows outside ``develop``, NaN elsewhere. ``each`` (folds, n): a fold's own logits there.
-    ``aucs``: each fold's on its validation rows.
+    Attributes:
+        out_of_fold: (n,) validation logits of development rows, NaN elsewhere.
+        each: (folds, n) logits of each fold on rows outside ``develop``, NaN elsewhere.
+        aucs: AUC of each fold on its validation rows.
     """
 
     networks: tuple[Network, ...]
@@ -48,12 +48,13 @@ class Trained:
 
     @property
     def mean(self) -> Array:
+        """(n,) mean logits of the ensemble on rows outside ``develop``, NaN elsewhere."""
         return np.asarray(self.each.mean(axis=0))
 
 
 @dataclass(frozen=True)
-class _Fold:
-    """One fold's work, for whichever process does it. ``views``, ``taught``: as `train`."""
+class _FoldJob:
+    """Input of one fold; it can be sent to another process."""
 
     number: int
     architecture: Architecture
@@ -69,39 +70,39 @@ class _Fold:
 
 
 @dataclass(frozen=True)
-class _Scored:
-    """What comes of a fold: its weights (arrays travel by value), and its logits of ``validate`` and ``others``."""
+class _FoldResult:
+    """Weights of one fold (arrays, so that they can be pickled) and its logits of ``validate`` and ``others``."""
 
     weights: dict[str, NDArray[np.generic]]
     validate: Array
     others: Array
 
 
-def _train_one(work: _Fold, tell: Tell) -> _Scored:
-    """Train one fold; tells (fold, epoch, score) after each epoch."""
-    context = work.context.context if isinstance(work.context, SharedContext) else work.context
-    torch.manual_seed(work.seed)
-    network = build(work.architecture)
+def _fit_fold(job: _FoldJob, tell: Tell) -> _FoldResult:
+    """Train one fold; report (fold, epoch, score) after each epoch."""
+    context = job.context.context if isinstance(job.context, SharedContext) else job.context
+    torch.manual_seed(job.seed)
+    network = build(job.architecture)
     task: tasks.EndToEnd | TailOnly
-    if work.taught is not None and work.views is not None:
-        network.trunk.load_state_dict(work.taught.trunk.state_dict())
-        network.block.load_state_dict(work.taught.block.state_dict())
-        task = TailOnly(network, context, work.views, work.learn, work.validate, l2_to_init=work.recipe.l2_to_init)
+    if job.taught is not None and job.views is not None:
+        network.trunk.load_state_dict(job.taught.trunk.state_dict())
+        network.block.load_state_dict(job.taught.block.state_dict())
+        task = TailOnly(network, context, job.views, job.learn, job.validate, l2_to_init=job.recipe.l2_to_init)
     else:
-        recipe = work.recipe
-        task = tasks.EndToEnd(network, context, work.learn, work.validate, turn=recipe.turn, auxiliary=recipe.auxiliary)
-    trainer.run(
+        recipe = job.recipe
+        task = tasks.EndToEnd(network, context, job.learn, job.validate, turn=recipe.turn, auxiliary=recipe.auxiliary)
+    trainer.fit(
         task,
-        work.recipe,
-        work.seed,
-        checkpoint=work.checkpoint,
-        advance=lambda epoch, score: tell((work.number, epoch, score)),
+        job.recipe,
+        job.seed,
+        checkpoint=job.checkpoint,
+        advance=lambda epoch, score: tell((job.number, epoch, score)),
     )
     network.eval()
-    found = task.logits(work.validate), task.logits(work.others) if len(work.others) else np.empty(0)
+    scores = task.logits(job.validate), task.logits(job.others) if len(job.others) else np.empty(0)
     if isinstance(task, TailOnly):
         task.finish()
-    return _Scored({name: value.cpu().numpy() for name, value in network.state_dict().items()}, *found)
+    return _FoldResult({name: value.cpu().numpy() for name, value in network.state_dict().items()}, *scores)
 
 
 def train(
@@ -120,23 +121,22 @@ def train(
 ) -> Trained:
     """Train every fold of one row of the table.
 
-    :param taught: whose trunk and last block stay as they are; needs ``views``, its trunk's features of every row
-    :param folder: of the checkpoints
-    :param jobs: folds at once, each in a process of its own; tails on stored features take seconds and stay in this one
-    :param advance: told (fold, epoch, score)
+    With the pretrained network ``taught``, its trunk and last block stay frozen, ``views`` are its features of every
+    row, and all folds run in this process. Otherwise ``jobs`` folds run at once, each in its own process. Checkpoints
+    are ``folder/name-FOLD.pt``. ``advance`` is called with (fold, epoch, score) after each epoch.
     """
     count = len(context.data)
     others = np.setdiff1d(np.arange(count), split.develop)
-    apart = jobs > 1 and taught is None
+    in_processes = jobs > 1 and taught is None
     with ExitStack() as stack:
-        if apart:
+        if in_processes:
             folder = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        seen = share(context, folder) if apart and folder else context
-        work = [
-            _Fold(
+        shared = share(context, folder) if in_processes and folder else context
+        fold_jobs = [
+            _FoldJob(
                 fold,
                 architecture,
-                seen,
+                shared,
                 learn,
                 validate,
                 others,
@@ -148,15 +148,15 @@ def train(
             )
             for fold, (learn, validate) in enumerate(split.folds)
         ]
-        done = side_by_side(_train_one, work, jobs if apart else 1, lambda told: advance(*told))
+        results = side_by_side(_fit_fold, fold_jobs, jobs if in_processes else 1, lambda message: advance(*message))
     out_of_fold = np.full(count, np.nan)
-    each = np.full((len(work), count), np.nan)
+    each = np.full((len(fold_jobs), count), np.nan)
     aucs = []
-    for one, scored in zip(work, done, strict=True):
-        out_of_fold[one.validate] = scored.validate
-        each[one.number, others] = scored.others
-        aucs.append(auc(context.data.labels[one.validate], scored.validate))
-    return Trained(tuple(_network(architecture, one.weights) for one in done), out_of_fold, each, tuple(aucs))
+    for job, result in zip(fold_jobs, results, strict=True):
+        out_of_fold[job.validate] = result.validate
+        each[job.number, others] = result.others
+        aucs.append(auc(context.data.labels[job.validate], result.validate))
+    return Trained(tuple(_network(architecture, result.weights) for result in results), out_of_fold, each, tuple(aucs))
 
 
 def _network(architecture: Architecture, weights: dict[str, NDArray[np.generic]]) -> Network:

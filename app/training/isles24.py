@@ -1,18 +1,17 @@
-"""ISLES'24 (Riedel et al., arXiv:2408.11142) as a cohort: its folder tree becomes the table that ``cohort.read`` takes.
+"""Imports ISLES'24 (Riedel et al., arXiv:2408.11142): its folder tree becomes the table that ``cohort.read`` takes.
 
     raw_data/<id>/ses-01/*_{ncct,cta,ctp}.nii.gz, perfusion-maps/*_{tmax,cbf,cbv,mtt}.nii.gz
-    derivatives/<id>/ses-01/*_space-ncct_*.nii.gz                                     where the raw volume is missing
+    derivatives/<id>/ses-01/*_space-ncct_*.nii.gz                                     if the raw volume is missing
     phenotype/<id>/ses-01/*_demographic_baseline.{csv,xlsx}, ses-02/*_outcome.{csv,xlsx}
 
-Notable choices:
-- It knows the grade of reperfusion (mTICI), but neither residual stenosis nor rescue treatment: the target is
-  ``unsuccessful_reperfusion`` (0-2a), never rLVO.
-- Of the second session nothing is read but the mTICI. Times after the puncture are dropped, and said to be.
-- Spellings differ between releases: ``ses-0001``, ``sub-strokecase``, ``rawdata``, one row or two columns, case,
-  spaces, byte-order marks. A header that is nevertheless unknown stops the import: it might be a renamed column.
-- Glucose is in mg/dL at one centre and in mmol/L at another; the ranges do not meet, so the number tells its unit. CRP
-  has no unit that could be told, and is left out.
-- The licence (CC BY-NC-SA 4.0) forbids shipping a model that was trained on it.
+Design notes:
+- ISLES'24 has the grade of reperfusion (mTICI), but neither residual stenosis nor rescue treatment. The target is
+  therefore ``unsuccessful_reperfusion`` (0-2a), never rLVO.
+- Of the second session only the mTICI is read. Times after the puncture are dropped and listed in the summary.
+- Releases differ in spelling: ``ses-0001``, ``sub-strokecase``, ``rawdata``, one row or two columns, case, spaces,
+  byte-order marks. Any other unknown header stops the import, because it may be a renamed column.
+- Glucose is in mg/dL or mmol/L; the ranges do not overlap, so the value shows the unit. CRP has no known unit.
+- The licence (CC BY-NC-SA 4.0) forbids shipping a model that was trained on this data set.
 """
 
 from __future__ import annotations
@@ -55,33 +54,34 @@ NUMBERS = {
 OTHERS = ("center", "sex", "glucose", "onset to door", "door to imaging")
 GRADE = ("mtici postinterventional", "mtici")
 WITHOUT_FIELD = ("in-house", "referral", "crp")
-TITLES = ("variable", "name", "field", "column", "parameter")  # of a two-column table's own header
+TITLES = ("variable", "name", "field", "column", "parameter")  # header cells of a two-column table
 SEXES = {"m": "male", "male": "male", "f": "female", "female": "female", "w": "female"}
 TRUE, FALSE = ("1", "yes", "true", "y"), ("0", "no", "false", "n")
 
 
 @dataclass
 class ImportedCohort:
-    """The table, and what of the phenotype was not taken: ``afterwards`` is known only after the puncture."""
+    """Imported table, and dropped headers: known only after the puncture, or without a field in the record."""
 
     frame: pd.DataFrame
-    afterwards: set[str] = field(default_factory=set)
+    post_procedure: set[str] = field(default_factory=set)
     unused: set[str] = field(default_factory=set)
 
 
-def recognised(folder: Path) -> bool:
-    """Whether a folder is laid out as ISLES'24."""
+def has_layout(folder: Path) -> bool:
+    """Whether ``folder`` has the layout of ISLES'24."""
     return any((base / "phenotype").is_dir() for base in _bases(folder))
 
 
 def load(folder: Path) -> ImportedCohort:
-    """The data set as a table; paths are relative to ``folder``.
+    """Load the data set as a table with paths relative to ``folder``.
 
-    :raises CohortFault: where the folder is laid out otherwise, a header is unknown, or a value cannot be understood
+    Raises:
+        CohortFault: The folder has another layout, a header is unknown, or a value cannot be read.
     """
     base = next((base for base in _bases(folder) if (base / "phenotype").is_dir()), None)
     if base is None:
-        raise CohortFault([f"{folder} is not laid out as ISLES'24: there is no phenotype folder in it"])
+        raise CohortFault([f"{folder} is not laid out as ISLES'24: it has no phenotype folder"])
     raw = _subjects(base / "raw_data") or _subjects(base / "rawdata")
     derived, phenotypes = _subjects(base / "derivatives"), _subjects(base / "phenotype")
     faults: list[str] = []
@@ -92,11 +92,12 @@ def load(folder: Path) -> ImportedCohort:
         facts = _phenotype(name, place, imported, faults)
         volumes = {**_volumes(derived.get(number)), **_volumes(raw.get(number))}
         if not volumes:
-            faults.append(f"{name}: there is no volume of the first session")
+            faults.append(f"{name}: there is no volume of the first session; add one or remove the patient")
         paths = {kind: os.path.relpath(path, folder) for kind, path in volumes.items()}
         rows.append({"patient": name, **facts, **paths})
     faults += [
-        f"sub-stroke{number:04d}: there are volumes, but no phenotype" for number in sorted(raw.keys() - phenotypes)
+        f"sub-stroke{number:04d}: there are volumes, but no phenotype; add it"
+        for number in sorted(raw.keys() - phenotypes)
     ]
     if faults:
         raise CohortFault(faults)
@@ -109,12 +110,13 @@ def load(folder: Path) -> ImportedCohort:
 
 
 def write(folder: Path, table: Path) -> str:
-    """Write the table into the new file ``table``, its paths relative to it; what was imported, in words.
+    """Write the new file ``table`` with paths relative to it, and return a summary for the user.
 
-    :raises CohortFault: as `load`, and where the file exists
+    Raises:
+        CohortFault: As in ``load``, or the file exists.
     """
     if table.exists():
-        raise CohortFault([f"the table {table.name} exists; nothing is written over it"])
+        raise CohortFault([f"the table {table.name} exists and is not overwritten; choose another name"])
     imported = load(folder)
     frame = imported.frame.copy()
     for column in frame.columns.intersection(["ncct", "cta", "ctp", "tmax", "cbf", "cbv", "mtt"]):
@@ -127,8 +129,8 @@ def write(folder: Path, table: Path) -> str:
     return (
         f"{len(frame)} patients, {int(failed.sum())} with unsuccessful_reperfusion (mTICI 0-2a), "
         f"{int((~known).sum())} of unknown mTICI.\n"
-        f"Known only afterwards, dropped: {', '.join(sorted(imported.afterwards)) or 'nothing'}.\n"
-        f"Without a field here, dropped: {', '.join(sorted(imported.unused)) or 'nothing'}.\n"
+        f"Dropped, known only after the puncture: {', '.join(sorted(imported.post_procedure)) or 'nothing'}.\n"
+        f"Dropped, no field in the clinical record: {', '.join(sorted(imported.unused)) or 'nothing'}.\n"
         "Licence CC BY-NC-SA 4.0: a model trained on it may not be shipped."
     )
 
@@ -138,11 +140,11 @@ def _bases(folder: Path) -> tuple[Path, Path]:
 
 
 def _subjects(folder: Path) -> dict[int, Path]:
-    """The patients' folders by number."""
+    """Folders of the patients by number."""
     if not folder.is_dir():
         return {}
-    found = ((SUBJECT.fullmatch(path.name), path) for path in sorted(folder.iterdir()) if path.is_dir())
-    return {int(match[1]): path for match, path in found if match}
+    matches = ((SUBJECT.fullmatch(path.name), path) for path in sorted(folder.iterdir()) if path.is_dir())
+    return {int(match[1]): path for match, path in matches if match}
 
 
 def _session(patient: Path | None, which: re.Pattern[str]) -> Iterator[Path]:
@@ -153,34 +155,34 @@ def _session(patient: Path | None, which: re.Pattern[str]) -> Iterator[Path]:
 
 
 def _volumes(patient: Path | None) -> dict[str, Path]:
-    """The first session's volumes by upload name."""
-    found: dict[str, Path] = {}
+    """Volumes of the first session by upload name."""
+    volumes: dict[str, Path] = {}
     for path in _session(patient, ACUTE):
         if match := VOLUME.search(path.name):
-            found.setdefault(match[1].lower(), path)
-    return found
+            volumes.setdefault(match[1].lower(), path)
+    return volumes
 
 
 def _phenotype(name: str, patient: Path, imported: ImportedCohort, faults: list[str]) -> dict[str, str]:
-    """The table's cells of one patient, out of the baseline table and the outcome table."""
+    """Table cells of one patient, from the baseline table and the outcome table."""
     facts: dict[str, str] = {}
     for path in _session(patient, ACUTE):
         if "demographic_baseline" in path.stem.lower():
             facts |= _baseline(name, _cells(path, faults), imported, faults)
     if not facts:
-        faults.append(f"{name}: there is no demographic_baseline table")
+        faults.append(f"{name}: there is no demographic_baseline table in the first session")
     for path in _session(patient, LATER):
         if "outcome" in path.stem.lower():
             cells = _cells(path, faults)
             if grade := next((cells[head] for head in GRADE if head in cells), None):
-                facts["mtici"] = _plain(grade).lower()
+                facts["mtici"] = _text(grade).lower()
             if not any(head in cells for head in GRADE):
                 faults.append(f"{name}: the outcome table has no column {GRADE[0]}")
     return facts
 
 
 def _cells(path: Path, faults: list[str]) -> dict[str, Any]:
-    """A table of one patient, by normalised header: one row under a header, or two columns of names and values."""
+    """Cells of a table of one patient by normalised header; the table has one row, or two columns (name, value)."""
     try:
         if path.suffix.lower() == ".xlsx":
             frame = pd.read_excel(path, header=None, dtype=object)
@@ -189,56 +191,56 @@ def _cells(path: Path, faults: list[str]) -> dict[str, Any]:
                 path, header=None, dtype=str, sep=None, engine="python", encoding="utf-8-sig", keep_default_na=False
             )
     except (ValueError, OSError, KeyError):
-        faults.append(f"{path.name}: it cannot be read as a table")
+        faults.append(f"{path.name} cannot be read as a table")
         return {}
     rows = frame.to_numpy(dtype=object)
-    if rows.shape[1] == 2 and (rows.shape[0] != 2 or _head(rows[0, 1]) not in _known()):
-        pairs = [(row[0], row[1]) for row in rows if _head(row[0]) not in TITLES]
+    if rows.shape[1] == 2 and (rows.shape[0] != 2 or _normalised_header(rows[0, 1]) not in _known_headers()):
+        pairs = [(row[0], row[1]) for row in rows if _normalised_header(row[0]) not in TITLES]
     elif rows.shape[0] == 2:
         pairs = list(zip(rows[0], rows[1], strict=True))
     else:
-        faults.append(f"{path.name}: expected one row under a header, or two columns")
+        faults.append(f"{path.name}: expected a header and one row, or two columns (name, value)")
         return {}
-    return {_head(head): value for head, value in pairs if _head(head)}
+    return {_normalised_header(head): value for head, value in pairs if _normalised_header(head)}
 
 
-def _known() -> set[str]:
+def _known_headers() -> set[str]:
     return {*FLAGS, *NUMBERS, *OTHERS, *GRADE, *WITHOUT_FIELD}
 
 
-def _head(cell: Any) -> str:
-    """A header without prefix (``section::name``), byte-order mark, double spaces and case."""
-    return " ".join(_plain(cell).split("::")[-1].replace("\ufeff", "").split()).casefold()
+def _normalised_header(cell: Any) -> str:
+    """Header without prefix (``section::name``), byte-order mark and double spaces, in lower case."""
+    return " ".join(_text(cell).split("::")[-1].replace("\ufeff", "").split()).casefold()
 
 
-def _plain(cell: Any) -> str:
+def _text(cell: Any) -> str:
     return "" if cell is None or cell is pd.NaT or cell != cell else str(cell).strip()
 
 
 def _baseline(name: str, cells: Mapping[str, Any], imported: ImportedCohort, faults: list[str]) -> dict[str, str]:
-    """The record's fields out of the baseline table."""
+    """Clinical fields from the cells of the baseline table."""
     facts: dict[str, str] = {}
     for head, value in cells.items():
         if head.replace(" ", "_").replace("-", "_") in POST_PROCEDURE_FIELDS:
-            imported.afterwards.add(head)
+            imported.post_procedure.add(head)
         elif head in WITHOUT_FIELD:
             imported.unused.add(head)
-        elif head not in _known():
-            faults.append(f"{name}: the header {head!r} is unknown; if it is a renamed column, name it as before")
-        elif _plain(value):
+        elif head not in _known_headers():
+            faults.append(f"{name}: the header {head!r} is unknown; if the column was renamed, restore its name")
+        elif _text(value):
             try:
                 facts |= _fact(head, value)
             except (ValueError, KeyError):
-                faults.append(f"{name}, {head}: the value cannot be understood")
-    waited = facts.pop("door_to_imaging", None)
-    if waited and "onset_to_door" in facts:
-        facts["onset_to_imaging"] = f"{float(facts['onset_to_door']) + float(waited):g}"
+                faults.append(f"{name}, {head}: the value cannot be read")
+    door_to_imaging = facts.pop("door_to_imaging", None)
+    if door_to_imaging and "onset_to_door" in facts:
+        facts["onset_to_imaging"] = f"{float(facts['onset_to_door']) + float(door_to_imaging):g}"
     return facts
 
 
 def _fact(head: str, value: Any) -> dict[str, str]:
-    """One known column as the table has it; ``door_to_imaging`` is for the caller to add up."""
-    text = _plain(value)
+    """Table cell of one known column; the caller adds ``door_to_imaging`` to ``onset_to_door``."""
+    text = _text(value)
     if head in FLAGS:
         return {FLAGS[head]: _flag(text)}
     if head in NUMBERS:
@@ -267,12 +269,12 @@ def _number(text: str) -> float:
 
 
 def _minutes(value: Any) -> float:
-    """A duration written as H:MM, H:MM:SS, or kept as a time by a spreadsheet."""
+    """Minutes of a duration: H:MM, H:MM:SS, or a time value of a spreadsheet."""
     if isinstance(value, time):
         return value.hour * 60 + value.minute + value.second / 60
     if isinstance(value, timedelta):
         return value.total_seconds() / 60
-    match = re.fullmatch(r"(\d+):([0-5]\d)(?::([0-5]\d))?", _plain(value))
+    match = re.fullmatch(r"(\d+):([0-5]\d)(?::([0-5]\d))?", _text(value))
     if not match:
         raise ValueError
     hours, minutes, seconds = (int(part or 0) for part in match.groups())

@@ -1,6 +1,6 @@
-"""The model card, after TRIPOD+AI (BMJ 2024;385:e078378), CLAIM 2024 and the Model Facts label.
+"""Model card after TRIPOD+AI (BMJ 2024;385:e078378), CLAIM 2024 and the Model Facts label.
 
-Written from the run itself: no number is typed by hand.
+Every number comes from the run.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from app.training.results_table import ResultRow, markdown
 from app.training.splits import Split
 
 _SYNTHETIC = (
-    "**SYNTHETIC. This version was trained on phantoms only: it has never seen a patient, and its numbers say nothing "
-    "about any. It exists so that the service, the explanations and the protocol can be tried and tested.**"
+    "**SYNTHETIC. This version was trained on phantoms only, and its metrics do not apply to patients. It serves to "
+    "test the service, the explanations and the protocol.**"
 )
 
 
@@ -30,10 +30,7 @@ def write(
     split: Split,
     parts: Sequence[str] = (),
 ) -> str:
-    """The card as Markdown.
-
-    :param parts: more tables of the test part: decisions, subgroups
-    """
+    """The card as Markdown; ``oracle``: true probabilities (n,) of phantoms; ``parts``: tables of the test part."""
     sections = {
         f"# {manifest.name} {manifest.version}": [
             _SYNTHETIC if manifest.training.synthetic else "",
@@ -51,33 +48,33 @@ def write(
 
 
 _LIMITS = (
-    "Not a medical device. Not for clinical decisions. The interval of an answer is the spread of the folds: it does "
-    "not know of other scanners, other patients or other definitions. A study unlike the training patients is flagged, "
-    "but not every strangeness is noticed. Contributions explain this model, not the disease."
+    "Not a medical device. Not for clinical decisions. The interval of a prediction is the spread of the folds; it "
+    "does not cover other scanners, other patients or other definitions. A study unlike the training patients is "
+    "flagged, but not every difference is detected. Contributions explain this model, not the disease."
 )
 
 
 def _purpose(manifest: Manifest) -> str:
-    what = (
-        "A logistic regression on the clinical record and the perfusion numbers; it does not look at images."
+    kind = (
+        "A logistic regression on the clinical record and the perfusion numbers; it uses no images."
         if manifest.kind == "logistic"
-        else f"An ensemble of {len(manifest.folds)} 3-D ResNets whose last block the clinical record modulates "
-        f"({manifest.architecture.fusion}), on {' x '.join(map(str, manifest.grid.shape))} voxels of "
+        else f"An ensemble of {len(manifest.folds)} 3-D ResNets; the clinical record modulates their last block "
+        f"({manifest.architecture.fusion}). Images have {' x '.join(map(str, manifest.grid.shape))} voxels of "
         f"{manifest.grid.spacing_mm[0]:g} mm in MNI space."
     )
     return (
-        "Before thrombectomy, it gives the chance that a large-vessel occlusion is refractory "
-        f"({manifest.training.target}: final stenosis over 50 %, eTICI 0-2a, or rescue angioplasty or stenting). {what}"
+        "Before thrombectomy, it predicts the probability that a large-vessel occlusion is refractory "
+        f"({manifest.training.target}: final stenosis over 50 %, eTICI 0-2a, or rescue angioplasty or stenting). {kind}"
     )
 
 
 def _inputs(manifest: Manifest) -> str:
     channels = ", ".join(channel.name.value for channel in manifest.channels)
-    required = ", ".join(channel.name.value for channel in manifest.channels if channel.required) or "none by itself"
+    required = ", ".join(channel.name.value for channel in manifest.channels if channel.required) or "none"
     variables = ", ".join(variable.name for variable in manifest.clinical.variables)
     return (
-        f"Channels: {channels}; required: {required}. Clinical variables: {variables}. Any may be missing; what is "
-        "missing is imputed and said to be."
+        f"Channels: {channels}; required: {required}. Clinical variables: {variables}. Any may be missing; a "
+        "missing value is imputed and marked as imputed."
     )
 
 
@@ -95,8 +92,8 @@ def _rules(manifest: Manifest) -> str:
     line, threshold = manifest.calibration, manifest.threshold
     return (
         f"Calibration (Platt: slope {line.slope:.3f}, intercept {line.intercept:.3f}), threshold "
-        f"({threshold.value:.3f}, {threshold.rule}) and conformal quantiles come from out-of-fold logits and "
-        "were then frozen."
+        f"({threshold.value:.3f}, {threshold.rule}) and conformal quantiles were learnt from out-of-fold logits "
+        "and then frozen."
     )
 
 
@@ -112,4 +109,4 @@ def _oracle(oracle: Array | None, labels: NDArray[np.int64], split: Split) -> st
     if oracle is None:
         return ""
     best = auc(labels[split.test], oracle[split.test])
-    return f"The oracle, who knows every phantom's true chance, has an AUC of {best:.3f} on the same test part."
+    return f"The oracle predicts the true probability of each phantom. Its AUC on the same test part is {best:.3f}."

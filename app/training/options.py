@@ -1,12 +1,19 @@
-"""Words that the training commands offer; light, so that ``--help`` answers without torch."""
+"""Options of a training run. This module imports no torch, so that ``--help`` answers quickly."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
+
+from app.training.errors import CohortFault
 
 
 class PublishedModel(StrEnum):
-    """Which model of the table becomes the version; the simple one may well be the better one."""
+    """The published model: the one model of the results table that is packaged as the model version.
+
+    The other models of the table are trained for comparison. The simple model can be the better one.
+    """
 
     DAFT = "daft"
     FILM = "film"
@@ -16,9 +23,57 @@ class PublishedModel(StrEnum):
 
 
 class Validation(StrEnum):
-    """How test patients are chosen. Only the first two give one ensemble, which can be published as a version."""
+    """The validation: how the test patients are chosen.
+
+    ``paper`` and ``dates`` make one split, thus one ensemble, which can be packaged as a version. ``sites`` and
+    ``nested`` make many splits with one ensemble each; they measure only.
+    """
 
     PAPER = "paper"
     DATES = "dates"
     SITES = "sites"
     NESTED = "nested"
+
+    @property
+    def has_many_splits(self) -> bool:
+        """Whether the run trains more than one ensemble."""
+        return self in (Validation.SITES, Validation.NESTED)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Arguments of ``rlvo train``. Each field that can change a number is part of the run's key (``split.py``).
+
+    Attributes:
+        out: Folder of the new version, ``model_store/NAME/VERSION``; None: no version is written.
+        trunk: Version whose image trunk and last block are reused without training.
+        phantoms: Number of phantoms on which a new trunk is pretrained; 0: none.
+        jobs: Folds, or studies, that run at the same time.
+    """
+
+    cohort: Path
+    out: Path | None
+    trunk: Path | None
+    phantoms: int
+    epochs: int
+    seed: int
+    device: str
+    quick: bool
+    drop_unknown: bool
+    model: PublishedModel = PublishedModel.DAFT
+    validation: Validation = Validation.PAPER
+    repeats: int = 5
+    jobs: int = 1
+    report: Path | None = None
+
+    def check(self) -> None:
+        """Check that the version can be written.
+
+        Raises:
+            CohortFault: If the version exists, or if the validation trains no single ensemble.
+        """
+        if self.out is not None and self.out.exists():
+            raise CohortFault([f"version {self.out.name} exists; versions never change: choose another"])
+        if self.out is not None and self.validation.has_many_splits:
+            fault = f"the validation `{self.validation}` trains many ensembles, and none of them is the version"
+            raise CohortFault([f"{fault}: leave out --out, and train the version by `paper` or `dates`"])

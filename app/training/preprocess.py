@@ -1,11 +1,10 @@
-"""From a cohort's studies to arrays: the service's own ``prepare`` on every study, each only once.
+"""Stage 2 of a training run: turn the cohort's studies into arrays with the service's own preprocessing.
 
-Notable choices:
-- A prepared study is kept under the sha-256 of its files' contents and of the grid and channels. A killed preparation
-  goes on where it stopped; an edited file is prepared again; a renamed one is not.
-- A synthetic cohort may come prepared (``images.npy``, ``images.json``, ``truth.csv`` beside its table): tens of
-  thousands of volumes need not be written to be read again.
-- A study that cannot be prepared is a fault of its row. All rows are tried, then all faults are told.
+Design notes:
+- A prepared study is cached in the cohort's folder (``inference/preprocess_cache.py``), so each study is prepared once
+  and a killed run resumes.
+- A synthetic cohort can come prepared, with ``images.npy``, ``images.json`` and ``truth.csv`` in its folder.
+- All studies are tried before the faults of those that cannot be prepared are raised together.
 """
 
 from __future__ import annotations
@@ -23,44 +22,38 @@ from numpy.typing import NDArray
 from app.inference import preprocess_cache
 from app.sdk.errors import RlvoError
 from app.sdk.types import PerfusionSummary
+from app.training import distributed
 from app.training.cohort import Cohort, CohortRow
 from app.training.dataset import LATENTS, Dataset, known_latents
 from app.training.errors import CohortFault
 from app.training.process_pool import side_by_side
+from app.training.progress import ProgressReporter
 
 Filler = Callable[[Sequence[CohortRow], Path, Callable[[], None]], None]
-"""Prepares studies into the cache's folder, somewhere and side by side, and tells of each that is done. It raises
-nothing for a study that cannot be prepared: that one is tried again here, where its fault is told with its row."""
+"""Prepares studies into the cache folder and calls the third argument after each. It raises nothing for a study that
+cannot be prepared: ``preprocess`` tries that study again and raises its fault with its row."""
 
 
-def dataset(
-    cohort: Cohort, cache: Path, advance: Callable[[], None] = lambda: None, *, fill: Filler | None = None
-) -> Dataset:
-    """The cohort as arrays.
+def preprocess(cohort: Cohort, progress: ProgressReporter, *, jobs: int = 1, fill: Filler | None = None) -> Dataset:
+    """Prepare every study of the cohort that is not in its cache, and load all studies.
 
-    :param cache: folder of prepared studies
-    :param advance: told after each study
-    :param fill: prepares those that are not in the cache yet; without it, they are prepared here one after another
-    :raises CohortFault: naming every row that cannot be prepared
+    ``fill`` prepares the studies; by default ``jobs`` processes do. Under torchrun the first rank prepares, and the
+    other ranks read the cache.
+
+    Raises:
+        CohortFault: With every row that cannot be prepared, or whose outcome is unknown.
     """
     if any(study.outcome is None for study in cohort.studies):
         raise CohortFault(["rows of unknown outcome cannot be trained or scored on"])
-    rows = list(cohort.studies)
-    ready = _ready(cohort)
-    if ready is not None:
-        images, presence, perfusion = ready
-        for _ in rows:
-            advance()
-    else:
-        if fill is not None:
-            missing = [study for study in rows if not _place(study, cache).exists()]
-            for _ in range(len(rows) - len(missing)):
-                advance()
-            fill(missing, cache, advance)
-            advance = _nothing
-        images, presence, perfusion = _prepare_all(rows, cache, advance)
+    cache = cohort.folder / ".prepared"
+    arrays = _ready(cohort)
+    if arrays is None and distributed.is_first_rank():
+        arrays = _prepare(cohort, cache, fill or _by_processes(jobs), progress)
+    distributed.barrier()
+    images, presence, perfusion = arrays or _load(cohort, cache)
+    rows = cohort.studies
     patients = {name: number for number, name in enumerate(dict.fromkeys(study.patient for study in rows))}
-    latents, oracle = _truth(cohort, rows, perfusion)
+    latents, oracle = _truth(cohort, perfusion)
     return Dataset(
         images=images,
         presence=presence,
@@ -79,13 +72,13 @@ Arrays = tuple[NDArray[np.float16], NDArray[np.bool_], list[PerfusionSummary | N
 
 
 def _ready(cohort: Cohort) -> Arrays | None:
-    """The arrays of a cohort that came prepared."""
+    """The arrays of a cohort that comes prepared; None for any other cohort."""
     numbers = [study.prepared for study in cohort.studies]
     if any(number is None for number in numbers):
         return None
     folder = cohort.folder
     if not (folder / "images.npy").is_file() or not (folder / "images.json").is_file():
-        raise CohortFault(["the table has prepared rows, but images.npy or images.json is not beside it"])
+        raise CohortFault(["the table has prepared rows, but images.npy or images.json is missing in its folder"])
     if json.loads((folder / "images.json").read_text()) != preprocess_cache.layout():
         raise CohortFault(["images.npy was prepared for another grid or other channels: make the cohort again"])
     images = np.load(folder / "images.npy", mmap_mode="r")
@@ -94,33 +87,37 @@ def _ready(cohort: Cohort) -> Arrays | None:
     if beyond:
         raise CohortFault([f"row {row}, column prepared: images.npy has no such row" for row in beyond])
     in_order = np.array_equal(order, np.arange(len(images)))
-    # The record's own perfusion numbers serve; a prepared synthetic cohort carries them in its table.
+    # The perfusion numbers of a prepared cohort are in its clinical records.
     return images if in_order else images[order], np.ones((len(order), images.shape[1]), bool), [None] * len(order)
 
 
-def _prepare_all(rows: list[CohortRow], cache: Path, advance: Callable[[], None]) -> Arrays:
-    faults, done = [], []
-    for study in rows:
+def _prepare(cohort: Cohort, cache: Path, fill: Filler, progress: ProgressReporter) -> Arrays:
+    missing = [study for study in cohort.studies if not _cached(study, cache).exists()]
+    with progress.stage("preparing", len(cohort.studies)) as advance:
+        advance(len(cohort.studies) - len(missing))
+        fill(missing, cache, lambda: advance(1))
+    return _load(cohort, cache)
+
+
+def _load(cohort: Cohort, cache: Path) -> Arrays:
+    """Load every study from the cache; one that is not there is prepared, so that its fault is raised with its row."""
+    faults, prepared = [], []
+    for study in cohort.studies:
         try:
-            done.append(preprocess_cache.prepare_cached(study.volumes, cache))
+            prepared.append(preprocess_cache.prepare_cached(study.volumes, cache))
         except RlvoError as error:
             faults.append(f"row {study.row}: {error.detail}")
-        advance()
     if faults:
         raise CohortFault(faults)
     return (
-        np.stack([one.image for one in done]),
-        np.stack([one.presence for one in done]),
-        [one.perfusion for one in done],
+        np.stack([one.image for one in prepared]),
+        np.stack([one.presence for one in prepared]),
+        [one.perfusion for one in prepared],
     )
 
 
-def _nothing() -> None:
-    """What is told where nobody listens."""
-
-
-def by_processes(jobs: int) -> Filler:
-    """Fills the cache by processes of this machine, ``jobs`` at once."""
+def _by_processes(jobs: int) -> Filler:
+    """Filler that runs ``jobs`` processes on this machine."""
 
     def fill(studies: Sequence[CohortRow], cache: Path, advance: Callable[[], None]) -> None:
         if jobs > 1 and len(studies) > 1:
@@ -128,8 +125,8 @@ def by_processes(jobs: int) -> Filler:
             try:
                 side_by_side(_try, work, jobs, lambda _: advance())
             except BrokenProcessPool:
-                fault = "a process that prepared a study was killed, perhaps for want of memory"
-                raise CohortFault([f"{fault}: try --jobs 1, or --workers queue, which names its row"]) from None
+                fault = "a process that prepared a study was killed, perhaps because memory ran out"
+                raise CohortFault([f"{fault}: try --jobs 1, or --workers queue, which names the row"]) from None
         else:
             for study in studies:
                 _try((study.volumes, cache), lambda _: advance())
@@ -143,14 +140,15 @@ def _try(work: tuple[preprocess_cache.Volumes, Path], tell: Callable[[bool], Non
     tell(True)
 
 
-def _place(study: CohortRow, cache: Path) -> Path:
+def _cached(study: CohortRow, cache: Path) -> Path:
     return cache / f"{preprocess_cache.cache_key(study.volumes)}.safetensors"
 
 
 def _truth(
-    cohort: Cohort, rows: list[CohortRow], perfusion: list[PerfusionSummary | None]
+    cohort: Cohort, perfusion: list[PerfusionSummary | None]
 ) -> tuple[NDArray[np.float32], NDArray[np.float64] | None]:
-    """Latents and true chances of a synthetic cohort; of a real one, what is known of the latents, and None."""
+    """Latents (n, k) and true probabilities (n,) of a synthetic cohort; for a real one the known latents, and None."""
+    rows = cohort.studies
     path = cohort.folder / "truth.csv"
     if not path.is_file():
         pairs = zip(rows, perfusion, strict=True)

@@ -1,10 +1,8 @@
-"""An image side that was taught before the patients came: from a version, or by phantoms.
+"""Provides a pretrained trunk and last block: from a version, or trained on phantoms.
 
-Notable choices:
-- The phantoms that teach are drawn into one file and mapped from it: ten thousand of them are eight gigabytes. The file
-  serves every later run of the folder.
-- What was taught, and every patient's features, are kept beside the run's checkpoints: a run that is started again
-  computes neither twice.
+Design notes:
+- The phantoms of pretraining are one memory-mapped file in ``.runs`` of the cohort; every later run reuses it.
+- Pretrained weights and features are stored with the checkpoints, so that a resumed run computes neither again.
 """
 
 from __future__ import annotations
@@ -29,92 +27,93 @@ from app.training.dataset import Dataset, Vectors, phantoms
 from app.training.progress import ProgressReporter
 from app.training.tasks import TrainingContext, Views
 
-PHANTOM_SEED = 1_000_003  # of the phantoms that teach: far from any cohort's
+PHANTOM_SEED = 1_000_003  # of the pretraining phantoms; far from the seed of any cohort
 CHANNEL_NAMES = tuple(channel.name for channel in defaults.CHANNELS)
 
 
 def of_version(folder: Path) -> tuple[Network, str]:
-    """The first fold's network of a version, and a note for the card."""
+    """Network of the first fold of the version in ``folder``, and a note for the model card."""
     manifest = Manifest.model_validate_json((folder / "manifest.json").read_text())
     network = build(manifest.architecture)
     network.load_state_dict(load_file(folder / manifest.folds[0].file))
     note = (
-        f"The trunk is that of {manifest.name} {manifest.version}, and so is the last block; only the modulation and "
-        "the head were trained."
+        f"Trunk and last block are those of {manifest.name} {manifest.version}; only the modulation and the head were "
+        "trained."
     )
     return network, note
 
 
 def by_phantoms(
-    count: int, seed: int, device: torch.device, folder: Path, board: ProgressReporter
+    count: int, seed: int, device: torch.device, folder: Path, reporter: ProgressReporter
 ) -> tuple[Network, str]:
-    """A network that ``count`` phantoms have taught, and a note for the card.
+    """Network pretrained on ``count`` phantoms, and a note for the model card.
 
-    :param folder: of the run's checkpoints; the phantoms lie beside it
+    ``folder`` is the checkpoint folder of the run; the phantoms are stored in its parent.
     """
-    path = folder / "taught.safetensors"
+    path = folder / "taught.safetensors"  # runs of earlier releases have this name, and the metadata member "told"
     if not path.exists():
-        _teach(count, seed, device, path, board)
-    with safe_open(path, "pt") as kept:
-        told = json.loads(kept.metadata()["told"])
+        _pretrain(count, seed, device, path, reporter)
+    with safe_open(path, "pt") as file:
+        explained = json.loads(file.metadata()["told"])
     network = build(defaults.architecture(Fusion.NONE, Clinical(variables=defaults.VARIABLES)))
     network.load_state_dict(load_file(path))
-    found = ", ".join(f"{name} {share:.0%}" for name, share in told.items())
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in explained.items())
     note = (
-        f"Trunk and last block were first taught by {count} other phantoms to read their latents, with no label of "
-        f"the outcome (share of variance that the pooled block explains on those held out: {found}). They then stayed "
-        "as they were, shared by the folds; each fold trained its modulation and its head. The spread of the folds is "
-        "that of the tails alone."
+        f"Trunk and last block were pretrained on {count} other phantoms to predict their latents, without any outcome "
+        f"label (share of variance that the pooled block explains on held-out phantoms: {shares}). They then stayed "
+        "frozen and are shared by the folds; each fold trained its modulation and its head. The spread of the folds is "
+        "that of modulation and head alone."
     )
     return network, note
 
 
-def _teach(count: int, seed: int, device: torch.device, path: Path, board: ProgressReporter) -> None:
-    data = _drawn(count, path.parent.parent, board)
+def _pretrain(count: int, seed: int, device: torch.device, path: Path, reporter: ProgressReporter) -> None:
+    data = _phantoms(count, path.parent.parent, reporter)
     spec = clinical_encoder.fit(data.records, [*defaults.VARIABLES])
     torch.manual_seed(seed)
     network = build(defaults.architecture(Fusion.NONE, spec)).to(device)
     context = TrainingContext(data, Vectors.of(data, spec), defaults.GRID, CHANNEL_NAMES, device)
-    explained = pretraining.teach(network, context, seed, board, folder=path.parent)
-    _keep(network.state_dict(), path, {"told": json.dumps(explained)})
+    explained = pretraining.pretrain(network, context, seed, reporter, folder=path.parent)
+    _save(network.state_dict(), path, {"told": json.dumps(explained)})
     distributed.barrier()
 
 
-def _drawn(count: int, folder: Path, board: ProgressReporter) -> Dataset:
+def _phantoms(count: int, folder: Path, reporter: ProgressReporter) -> Dataset:
+    """Pretraining phantoms, drawn into a file of ``folder`` at the first call and mapped from it afterwards."""
     layout = hashlib.sha256(json.dumps(preprocess_cache.layout(), sort_keys=True).encode()).hexdigest()[:8]
     path = folder / f"phantoms-{count}-{PHANTOM_SEED}-{layout}.npy"
-    kind = (count, PHANTOM_SEED, Preset.INTERACTION, defaults.GRID, defaults.CHANNELS)
+    arguments = (count, PHANTOM_SEED, Preset.INTERACTION, defaults.GRID, defaults.CHANNELS)
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         draft, shape = path.with_suffix(".part"), (count, len(defaults.CHANNELS), *defaults.GRID.shape)
         images = np.lib.format.open_memmap(draft, "w+", np.float16, shape)
-        with board.stage("phantoms", count) as advance:
-            phantoms(*kind, into=images, advance=lambda: advance(1))
+        with reporter.stage("phantoms", count) as advance:
+            phantoms(*arguments, into=images, advance=lambda: advance(1))
         images.flush()
         draft.replace(path)
-    return phantoms(*kind, into=np.load(path, mmap_mode="r"), drawn=True)
+    return phantoms(*arguments, into=np.load(path, mmap_mode="r"), drawn=True)
 
 
 def views(
-    network: Network, context: TrainingContext, count: int, seed: int, path: Path | None, board: ProgressReporter
+    network: Network, context: TrainingContext, count: int, seed: int, path: Path | None, reporter: ProgressReporter
 ) -> Views:
-    """``tasks.views`` of every patient, from the file ``path`` where it is there, else kept in it."""
+    """``tasks.views`` of every patient, loaded from the file ``path`` if it exists, else computed and stored there."""
     if path is not None and path.exists():
-        kept = load_file(path, str(context.device))
-        return [(kept[f"features-{view}"], kept[f"vectors-{view}"]) for view in range(count)]
-    with board.stage("features", count * len(context.data)) as advance:
-        found = tasks.views(network.to(context.device), context, count, seed, lambda: advance(1))
+        stored = load_file(path, str(context.device))
+        return [(stored[f"features-{view}"], stored[f"vectors-{view}"]) for view in range(count)]
+    with reporter.stage("features", count * len(context.data)) as advance:
+        computed = tasks.views(network.to(context.device), context, count, seed, lambda: advance(1))
     if path is not None:
-        named = {f"features-{view}": pair[0] for view, pair in enumerate(found)}
-        named |= {f"vectors-{view}": pair[1] for view, pair in enumerate(found)}
-        _keep(named, path)
-    return found
+        named = {f"features-{view}": pair[0] for view, pair in enumerate(computed)}
+        named |= {f"vectors-{view}": pair[1] for view, pair in enumerate(computed)}
+        _save(named, path)
+    return computed
 
 
-def _keep(tensors: dict[str, Tensor], path: Path, told: dict[str, str] | None = None) -> None:
-    """Write a file whole or not at all; the first rank does."""
+def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a file atomically, on the first rank only."""
     if distributed.is_first_rank():
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(".part")
-        save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, draft, told)
+        save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, draft, metadata)
         draft.replace(path)

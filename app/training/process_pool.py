@@ -1,10 +1,11 @@
-"""Folds side by side: each in a process of its own, or one after another in this one. The weights are the same.
+"""Run tasks in several processes, or one after another in this process, with the same results.
 
-Notable choices:
-- A fold computes on one CPU thread wherever it runs, so neither ``--jobs`` nor the machine's cores change its weights.
-- Processes are spawned, not forked: a fork would inherit locked thread pools, and CUDA forbids it. Images do not
-  travel: they are a file that every process maps, and the kernel keeps its pages once.
-- A member of the crew dies with its parent, so that a killed run leaves nobody behind.
+Design notes:
+- A task uses one CPU thread in either case, so ``--jobs`` and the number of cores change no weight.
+- Processes are spawned: a fork would copy locked thread pools, and CUDA forbids it.
+- Images are not pickled: every process maps the same file.
+- Each task carries the writing end of the progress pipe; no process keeps a channel in a global variable.
+- Linux kills the processes of a pool when their parent stops, so a killed run leaves no process behind.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,20 +40,20 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 @dataclass(frozen=True)
 class SharedContext:
-    """A bench as it travels to another process: without its images, but with the file (.npy) that holds them."""
+    """A training context that can be pickled: without its images, with the path of the .npy file that holds them."""
 
     _context: TrainingContext
     _images: Path
 
     @property
     def context(self) -> TrainingContext:
-        """The bench, its images mapped."""
+        """The training context, its images memory-mapped."""
         images = np.load(self._images, mmap_mode="r")
         return replace(self._context, data=replace(self._context.data, images=images))
 
 
 def share(context: TrainingContext, folder: Path) -> SharedContext:
-    """The bench for other processes; images that are in memory only are written into ``folder`` once."""
+    """Make a context that can be sent to other processes; images that are in no file are written to ``folder`` once."""
     images = context.data.images
     if isinstance(images, np.memmap) and isinstance(images.base, mmap.mmap) and images.filename is not None:
         path = Path(images.filename)
@@ -67,31 +69,38 @@ def share(context: TrainingContext, folder: Path) -> SharedContext:
 
 
 def side_by_side(work: Work[Task, Result], tasks: Sequence[Task], jobs: int, on_progress: Tell) -> list[Result]:
-    """``work(task, tell)`` for every task, in the order of the tasks, ``jobs`` of them at once.
+    """Run ``work(task, tell)`` for every task.
 
-    :param work: a function of a module; what it tells reaches ``on_progress`` in this process
+    Args:
+        work: Function of a module. It reports progress with ``tell``; a report is shorter than a pipe's atomic write.
+        tasks: One argument of ``work`` for each call; pickled if ``jobs`` is more than one.
+        jobs: Number of processes; 1: this process.
+        on_progress: Receives the reports in this process.
+
+    Returns:
+        The results, in the order of the tasks.
     """
     if jobs <= 1 or len(tasks) <= 1:
         with one_thread():
             return [work(task, on_progress) for task in tasks]
     context = multiprocessing.get_context("spawn")
-    words = context.SimpleQueue()
-    ear = threading.Thread(target=_listen, args=(words, on_progress), daemon=True)
-    ear.start()
+    reader, writer = context.Pipe(duplex=False)
+    listener = threading.Thread(target=_listen, args=(reader, on_progress), daemon=True)
+    listener.start()
+    workers = min(jobs, len(tasks))
     try:
-        crew = ProcessPoolExecutor(
-            min(jobs, len(tasks)), mp_context=context, initializer=_join, initargs=(words, os.getpid())
-        )
-        with crew:
-            return list(crew.map(_work, [work] * len(tasks), tasks))
+        with ProcessPoolExecutor(workers, context, initializer=_initialise, initargs=(os.getpid(),)) as pool:
+            return list(pool.map(_run, [work] * len(tasks), tasks, [writer] * len(tasks)))
     finally:
-        words.put(None)
-        ear.join()
+        writer.send(None)
+        listener.join()
+        writer.close()
+        reader.close()
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """torch on one CPU thread, then as before."""
+    """Limit torch to one CPU thread inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -100,24 +109,19 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-_words: Any = None  # of a crew's member: the way to its parent
-
-
-def _join(words: Any, parent: int) -> None:
-    """What a member does first."""
-    global _words
-    _words = words
+def _initialise(parent: int) -> None:
+    """Prepare a process of the pool: one thread, and an end together with the parent process."""
     torch.set_num_threads(1)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before we asked to be told
+    if os.getppid() != parent:  # the parent stopped before prctl was called
         os._exit(1)
 
 
-def _work(work: Work[Task, Result], task: Task) -> Result:
-    return work(task, _words.put)
+def _run(work: Work[Task, Result], task: Task, progress: Connection) -> Result:
+    return work(task, progress.send)
 
 
-def _listen(words: Any, on_progress: Tell) -> None:
-    while (told := words.get()) is not None:
-        on_progress(told)
+def _listen(reader: Connection, on_progress: Tell) -> None:
+    while (report := reader.recv()) is not None:
+        on_progress(report)

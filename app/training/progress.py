@@ -1,9 +1,4 @@
-"""What a long run says while it works: a bar for each stage with the time that is left, and a line of words.
-
-Notable choices:
-- ``ProgressReporter`` says nothing, for tests and for the ranks that are not the first; ``RichProgress`` writes to a terminal.
-- A board is called with words, so that whatever only has something to say takes it for a plain function.
-"""
+"""Progress of a long run: one bar for each stage, with the remaining time and a message."""
 
 from __future__ import annotations
 
@@ -26,31 +21,34 @@ Advance = Callable[[int], None]
 
 
 class ProgressReporter:
-    """Says nothing."""
+    """Reporter that shows nothing; for tests, and for all ranks but the first.
 
-    def __call__(self, words: str) -> None:
-        """What is being done now."""
+    A reporter is called with a message, so a plain function serves where only messages are reported.
+    """
+
+    def __call__(self, message: str) -> None:
+        """Report the current work."""
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Advance]:
-        """A stage of ``total`` steps; the function that it gives takes the steps done."""
+        """Open a stage of ``total`` steps; yields a function that takes the number of steps just done."""
         del name, total
         yield lambda _: None
 
 
 class RichProgress(ProgressReporter):
-    """On a console: a bar with the time left for the stage at work, the words beside it."""
+    """Reporter that draws a bar and the last message of the current stage on a console."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._progress: Progress | None = None
         self._task = TaskID(0)
 
-    def __call__(self, words: str) -> None:
+    def __call__(self, message: str) -> None:
         if self._progress is None:
-            self._console.print(words, highlight=False)
+            self._console.print(message, highlight=False)
         else:
-            self._progress.update(self._task, words=words)
+            self._progress.update(self._task, message=message)
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Advance]:
@@ -62,10 +60,10 @@ class RichProgress(ProgressReporter):
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=False),
-            TextColumn("{task.fields[words]}"),
+            TextColumn("{task.fields[message]}"),
         )
         with Progress(*columns, console=self._console) as progress:
-            task = self._task = progress.add_task(name, total=total, words="")
+            task = self._task = progress.add_task(name, total=total, message="")
             self._progress = progress
             try:
                 yield lambda steps: progress.advance(task, steps)

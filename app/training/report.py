@@ -1,8 +1,4 @@
-"""What a run or an evaluation leaves to be read: ``report.md`` with its tables, and the four figures beside it.
-
-Notable choices:
-- Written from the numbers that were just computed; the folder appears whole, in place of an earlier report of the run.
-"""
+"""Write the report of a run or an evaluation: ``report.md`` with its tables, and four figures in the same folder."""
 
 from __future__ import annotations
 
@@ -30,11 +26,10 @@ def write(
     chosen: str,
     threshold: float,
 ) -> Path:
-    """Write the report of ``rows`` of a cohort; its path.
+    """Write the report of ``rows`` of a cohort into ``folder``, in place of an earlier one; returns its path.
 
-    :param tables: Markdown, in their order
-    :param models: calibrated probabilities (len(rows),) by name, ``chosen`` among them
-    :param threshold: of the chosen one's decision
+    ``tables`` are Markdown; ``models`` are calibrated probabilities (len(rows),) by name. The decision curve and the
+    subgroups are those of the model ``chosen``, which decides at ``threshold``.
     """
     labels = data.labels[rows]
     with atomic_directory(folder) as draft:
@@ -55,10 +50,12 @@ def write(
     return folder / "report.md"
 
 
-def decisions(labels: Labels, chances: Array) -> list[str]:
-    """The decision curve at a few thresholds, as a Markdown table."""
+def decisions(labels: Labels, probabilities: Array) -> list[str]:
+    """The decision curve at the thresholds ``THRESHOLDS``, as lines of a Markdown table."""
     lines = ["| act above | net benefit | of treating all |", "|---|---|---|"]
-    everybody = net_benefit(labels, np.ones(len(labels)), THRESHOLDS)
-    for threshold, gain, all_ in zip(THRESHOLDS, net_benefit(labels, chances, THRESHOLDS), everybody, strict=True):
-        lines.append(f"| {threshold:.2f} | {gain:+.3f} | {all_:+.3f} |")
+    treat_all = net_benefit(labels, np.ones(len(labels)), THRESHOLDS)
+    for threshold, gain, gain_of_all in zip(
+        THRESHOLDS, net_benefit(labels, probabilities, THRESHOLDS), treat_all, strict=True
+    ):
+        lines.append(f"| {threshold:.2f} | {gain:+.3f} | {gain_of_all:+.3f} |")
     return lines

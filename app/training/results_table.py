@@ -1,10 +1,10 @@
-"""The paper's table, on the same rows: what clinical data, images and their fusions are worth on this cohort.
+"""Results table: every model scored on the same validation folds and on the same test part.
 
-Notable choices:
-- Every entry is scored on the same validation folds and on the same test part; a simple model that wins is said to.
-- mean +- SD over folds as in the paper; the ensemble with a stratified bootstrap interval; DAFT against each by DeLong.
-- Where the true chances are known (phantoms), the oracle stands in the table as a model of its own: nobody can be
-  expected to do better than it.
+Design notes:
+- The table has the paper's statistics: mean and SD over folds, the ensemble's AUC with a stratified bootstrap interval,
+  and the difference from DAFT by DeLong's test.
+- For phantoms the true probabilities are known; the oracle that predicts them is a model of the table, and its upper
+  limit.
 """
 
 from __future__ import annotations
@@ -25,22 +25,32 @@ ORACLE = "oracle (the true chances)"
 
 @dataclass(frozen=True)
 class ResultRow:
-    """One line: ``folds`` AUC mean and SD, ``folds_f1`` the same; ``test`` AUC of the ensemble; ``f1`` at the
-    out-of-fold threshold; ``rival``: the reference's AUC minus this one's.
+    """One model of the table.
+
+    Attributes:
+        folds: Mean and SD of the folds' AUC.
+        test: AUC of the ensemble on the test part.
+        f1: F1 of the ensemble on the test part, at the out-of-fold threshold.
+        comparison: AUC of the reference model minus that of this one; None for the reference.
+        folds_f1: Mean and SD of the folds' F1.
     """
 
     name: str
     folds: tuple[float, float]
     test: Estimate
     f1: float
-    rival: Comparison | None
+    comparison: Comparison | None
     folds_f1: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True)
 class ModelScores:
-    """A model's logits: ``out_of_fold`` (n,) on development rows, ``each`` fold's (folds, n) on the others; AUC of each
-    fold on its own validation rows.
+    """Logits of one model on the n rows of a cohort.
+
+    Attributes:
+        out_of_fold: (n,), each development row by the fold that was not trained on it; NaN elsewhere.
+        each: (folds, n), each fold on the rows outside development; NaN elsewhere.
+        aucs: AUC of each fold on its validation rows.
     """
 
     out_of_fold: Array
@@ -49,17 +59,17 @@ class ModelScores:
 
     @property
     def mean(self) -> Array:
-        """The ensemble's logits (n,) of rows that no fold has seen, NaN elsewhere."""
+        """The ensemble's logits (n,) on the rows outside development, NaN elsewhere."""
         return np.asarray(self.each.mean(axis=0))
 
     def rules(self, labels: NDArray[np.int64], develop: NDArray[np.int64]) -> Rules:
-        """What turns the ensemble's logit into an answer, learnt from the development rows."""
+        """Learn the ensemble's rules from the development rows."""
         return rules(labels[develop], self.out_of_fold[develop], noise=fold_noise(self.each), folds=len(self.each))
 
 
-def of_oracle(chances: Array, labels: NDArray[np.int64], split: Split) -> ModelScores:
-    """The oracle as a model: ``chances`` (n,) are the true ones."""
-    logits = np.asarray(logit(np.clip(chances, 1e-6, 1 - 1e-6)))
+def of_oracle(probabilities: Array, labels: NDArray[np.int64], split: Split) -> ModelScores:
+    """Scores of the oracle, which predicts the true ``probabilities`` (n,)."""
+    logits = np.asarray(logit(np.clip(probabilities, 1e-6, 1 - 1e-6)))
     aucs = tuple(auc(labels[validate], logits[validate]) for _, validate in split.folds)
     return ModelScores(logits, logits[None], aucs)
 
@@ -67,22 +77,22 @@ def of_oracle(chances: Array, labels: NDArray[np.int64], split: Split) -> ModelS
 def table(
     scored: Mapping[str, ModelScores], labels: NDArray[np.int64], split: Split, reference: str, seed: int = 0
 ) -> list[ResultRow]:
-    """One row a model, compared with ``reference`` on the test rows."""
+    """One row for each model, compared with ``reference`` on the test rows."""
     rows, test = [], split.test
     for name, model in scored.items():
-        learnt = model.rules(labels, split.develop)
-        alone = rules(labels[split.develop], model.out_of_fold[split.develop])  # for a fold by itself
-        by_fold = [f1(labels[own], alone.decide(model.out_of_fold[own])) for _, own in split.folds]
-        rival = None
+        ensemble_rules = model.rules(labels, split.develop)
+        fold_rules = rules(labels[split.develop], model.out_of_fold[split.develop])
+        by_fold = [f1(labels[own], fold_rules.decide(model.out_of_fold[own])) for _, own in split.folds]
+        comparison = None
         if name != reference and reference in scored:
-            rival = delong(labels[test], scored[reference].mean[test], model.mean[test])
+            comparison = delong(labels[test], scored[reference].mean[test], model.mean[test])
         rows.append(
             ResultRow(
                 name=name,
                 folds=(float(np.mean(model.aucs)), float(np.std(model.aucs))),
                 test=bootstrap(auc, labels[test], model.mean[test], seed=seed),
-                f1=f1(labels[test], learnt.decide(model.mean[test])),
-                rival=rival,
+                f1=f1(labels[test], ensemble_rules.decide(model.mean[test])),
+                comparison=comparison,
                 folds_f1=(float(np.mean(by_fold)), float(np.std(by_fold))),
             )
         )
@@ -90,7 +100,7 @@ def table(
 
 
 def markdown(rows: Sequence[ResultRow], reference: str) -> str:
-    """The table as Markdown, and in a sentence who is best."""
+    """The table as Markdown, and one sentence that names the best model."""
     heads = (
         "model",
         "AUC, folds (mean ± SD)",
@@ -104,13 +114,13 @@ def markdown(rows: Sequence[ResultRow], reference: str) -> str:
         (area, spread), (score, scatter) = row.folds, row.folds_f1
         lines.append(
             f"| {row.name} | {area:.3f} ± {spread:.3f} | {score:.2f} ± {scatter:.2f} | {row.test} | {row.f1:.2f} "
-            f"| {row.rival or ('reference' if reference in row.name else '')} |"
+            f"| {row.comparison or ('reference' if reference in row.name else '')} |"
         )
     return "\n".join([*lines, "", verdict(rows)])
 
 
 def verdict(rows: Sequence[ResultRow]) -> str:
-    """Who is best on the folds and on the test part; the oracle does not compete."""
+    """Name the best model on the folds and on the test part; the oracle is left out."""
     models = [row for row in rows if row.name != ORACLE]
     on_folds = max(models, key=lambda row: row.folds[0])
     on_test = max(models, key=lambda row: row.test.value)

@@ -1,11 +1,8 @@
-"""Who is trained on and who is not: the paper's protocol, and its relatives.
+"""Draw splits: the paper's test part and folds, leave-one-site-out, the latest patients, nested cross-validation.
 
-Notable choices:
-- The test fifth is drawn first and frozen: it is kept in ``split.json`` with the digest of what it was drawn from, and
-  a later run on other rows is refused instead of silently redrawn.
-- Drawing is stratified by label and site, and rows of one patient are never separated.
-- Four folds of the rest, as the paper's. Other validations are splits of the same kind, each with folds of its own:
-  one site left out, the latest patients left out, or repeated nested cross-validation, where every patient is tested.
+Design notes:
+- A split is stratified by outcome and site, and the rows of one patient stay in one part.
+- A split is kept in ``split.json`` with the digest of its cohort. A later run on another cohort is refused.
 """
 
 from __future__ import annotations
@@ -28,7 +25,13 @@ TEST_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Split:
-    """``develop`` and ``test`` rows, and for each fold its ``(train, validate)`` rows of ``develop``."""
+    """Row numbers of one split.
+
+    Attributes:
+        develop: Rows of the folds.
+        test: Rows that no fold is trained or validated on.
+        folds: ``(train, validate)`` rows of each fold, both from ``develop``.
+    """
 
     develop: Rows
     test: Rows
@@ -36,9 +39,9 @@ class Split:
 
 
 def deal(labels: Rows, groups: Rows, sites: NDArray[np.str_], parts: int, seed: int) -> Rows:
-    """The part (n,) that each row is dealt to: patients of every label and site spread evenly, none separated.
+    """Assign each row (n,) to one of ``parts`` parts, evenly for each outcome and site.
 
-    A patient counts as positive if any of its rows is.
+    The rows of one patient go to one part; a patient counts as positive if any row is.
     """
     rng = np.random.default_rng([seed, 9])
     patients, first, member = np.unique(groups, return_index=True, return_inverse=True)
@@ -49,22 +52,23 @@ def deal(labels: Rows, groups: Rows, sites: NDArray[np.str_], parts: int, seed: 
     offset = 0
     for stratum in np.unique(strata):
         own = rng.permutation(np.flatnonzero(strata == stratum))
-        part[own] = (np.arange(len(own)) + offset) % parts  # go on where the last stratum stopped: parts stay even
+        part[own] = (np.arange(len(own)) + offset) % parts  # start where the last stratum ended, to keep the parts even
         offset += len(own)
     return part[member]
 
 
 def split(labels: Rows, groups: Rows, sites: NDArray[np.str_], seed: int, folds: int = FOLDS) -> Split:
-    """The frozen test fifth and the folds of the rest.
+    """Draw the test part, a fifth of the patients, and the folds of the others.
 
-    :raises CohortFault: where a fold, or the test part, would have one class only
+    Raises:
+        CohortFault: If a fold, or the test part, has patients of one outcome only.
     """
     fifth = deal(labels, groups, sites, round(1 / TEST_SHARE), seed)
     develop, test = np.flatnonzero(fifth != 0), np.flatnonzero(fifth == 0)
-    return around(test, develop, labels, groups, sites, seed, folds)
+    return with_folds(test, develop, labels, groups, sites, seed, folds)
 
 
-def around(
+def with_folds(
     test: Rows,
     develop: Rows,
     labels: Rows,
@@ -74,9 +78,10 @@ def around(
     folds: int = FOLDS,
     name: str = "the test part",
 ) -> Split:
-    """A test part and the folds of the ``develop`` rows.
+    """Draw the folds of the ``develop`` rows for a given test part, which a fault calls ``name``.
 
-    :raises CohortFault: where a fold, or the test part, would have one class only
+    Raises:
+        CohortFault: If a fold, or the test part, has patients of one outcome only.
     """
     part = deal(labels[develop], groups[develop], sites[develop], folds, seed + 1)
     pairs = tuple((develop[part != fold], develop[part == fold]) for fold in range(folds))
@@ -85,25 +90,27 @@ def around(
 
 
 def nested(labels: Rows, groups: Rows, sites: NDArray[np.str_], seed: int, repeats: int) -> dict[str, list[Split]]:
-    """Repeated nested cross-validation: by repeat, five splits that test every patient once.
+    """Repeated nested cross-validation: for each repeat, five splits that test every patient once.
 
-    :raises CohortFault: where a part would have one class only
+    Raises:
+        CohortFault: If a part has patients of one outcome only.
     """
-    found = {}
+    repeated = {}
     for repeat in range(repeats):
         own = seed + 1000 * repeat
         outer = deal(labels, groups, sites, round(1 / TEST_SHARE), own)
-        found[f"repeat {repeat + 1}"] = [
-            around(np.flatnonzero(outer == part), np.flatnonzero(outer != part), labels, groups, sites, own + part)
+        repeated[f"repeat {repeat + 1}"] = [
+            with_folds(np.flatnonzero(outer == part), np.flatnonzero(outer != part), labels, groups, sites, own + part)
             for part in range(round(1 / TEST_SHARE))
         ]
-    return found
+    return repeated
 
 
 def given(own: NDArray[np.str_], labels: Rows) -> Split:
-    """The folds that the cohort itself names: ``test``, and any others.
+    """Split by the cohort's ``fold`` column: ``own`` (n,) is ``test`` or the name of a fold.
 
-    :raises CohortFault: where there are fewer than two folds, or one of them has one class only
+    Raises:
+        CohortFault: If there are fewer than two folds, or one of them has patients of one outcome only.
     """
     names = sorted(set(own.tolist()) - {"test"})
     develop, test = np.flatnonzero(own != "test"), np.flatnonzero(own == "test")
@@ -117,43 +124,46 @@ def given(own: NDArray[np.str_], labels: Rows) -> Split:
 
 
 def by_site(labels: Rows, groups: Rows, sites: NDArray[np.str_], seed: int) -> dict[str, Split]:
-    """Leave one site out, by the site that is left out. A patient who was at several sites is not trained on there.
+    """Leave-one-site-out: one split for each site. A patient of the test site is in no fold, at any site.
 
-    :raises CohortFault: where there is one site only, or a part would have one class only
+    Raises:
+        CohortFault: If there is one site only, or a part has patients of one outcome only.
     """
     names = np.unique(sites)
     if len(names) < 2:
         raise CohortFault(["column site: leaving one site out needs at least two sites"])
-    found = {}
+    by_name = {}
     for site in map(str, names):
         test, others = np.flatnonzero(sites == site), np.flatnonzero(sites != site)
         develop = others[~np.isin(groups[others], groups[test])]
-        found[site] = around(test, develop, labels, groups, sites, seed, name=f"site {site}")
-    return found
+        by_name[site] = with_folds(test, develop, labels, groups, sites, seed, name=f"site {site}")
+    return by_name
 
 
 def by_date(labels: Rows, groups: Rows, sites: NDArray[np.str_], dates: Sequence[str], seed: int) -> Split:
-    """Test on the latest fifth (ISO dates), train on the patients before them. A patient's date is the first of theirs.
+    """Test on the latest fifth of the patients by ISO date. A patient's date is the earliest of the rows.
 
-    :raises CohortFault: where a part would have one class only
+    Raises:
+        CohortFault: If a part has patients of one outcome only.
     """
     days = np.asarray(dates)
     first = {group: min(days[groups == group].tolist()) for group in np.unique(groups).tolist()}
     own = [first[group] for group in groups.tolist()]
     cut = sorted(own)[round(len(own) * (1 - TEST_SHARE))]
     late = np.array([day >= cut for day in own])
-    return around(np.flatnonzero(late), np.flatnonzero(~late), labels, groups, sites, seed, name="the later part")
+    return with_folds(np.flatnonzero(late), np.flatnonzero(~late), labels, groups, sites, seed, name="the later part")
 
 
 def freeze(path: Path, parts: Split, digest: str) -> Split:
-    """Keep the split beside the run, or take the one that is kept.
+    """Write the split to ``path``, or return the split that is there.
 
-    :raises CohortFault: where the kept split was drawn from other data
+    Raises:
+        CohortFault: If the split that is there belongs to another cohort.
     """
     if path.exists():
         kept = json.loads(path.read_text())
         if kept["data"] != digest:
-            raise CohortFault(["the cohort is not the one that the frozen split was drawn from: use a new folder"])
+            raise CohortFault(["the frozen split belongs to another cohort: use a new folder"])
         pairs = [(np.array(train, np.int64), np.array(validate, np.int64)) for train, validate in kept["folds"]]
         return Split(np.array(kept["develop"], np.int64), np.array(kept["test"], np.int64), tuple(pairs))
     document = {
@@ -170,7 +180,7 @@ def freeze(path: Path, parts: Split, digest: str) -> Split:
 
 
 def digest_of(names: Sequence[str], labels: Rows) -> str:
-    """What a split was drawn from: the patients and their outcomes, as sha-256."""
+    """SHA-256 of the patients and their outcomes: the cohort that a split belongs to."""
     return hashlib.sha256(json.dumps([list(names), labels.tolist()]).encode()).hexdigest()
 
 

@@ -1,9 +1,9 @@
-"""What every training task works with, and the task of a whole network.
+"""Training context (patients, clinical vectors, device), batches, and the task that trains a whole network.
 
-Notable choices:
-- ``EndToEnd`` is the recipe for patients: image augmentation, modality and fact dropout, BCE from the prior's logit,
-  and, where latents are known, the same auxiliary heads beside it.
-- ``views`` computes a taught trunk's features once (app/training/teacher.py, app/training/tails.py).
+Design notes:
+- ``EndToEnd`` trains on patients with image augmentation, dropout of modalities and of clinical variables, and binary
+  cross-entropy. Rows with known latents also train auxiliary heads.
+- ``views`` computes the features of a frozen trunk once; ``frozen_trunk`` and ``pretraining`` train on them.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ Views = Sequence[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class TrainingContext:
-    """What every task works with: the patients, their clinical side, and where the work is done.
+    """Patients, their clinical vectors, the grid and the device of a training task.
 
-    ``given``: the channels that a network is given at all, None for every one. A network of fewer channels is cheaper,
-    and says the same, as one to which the others are always absent.
+    ``input_channels``: indices of the channels that the network takes, None for all. A network without the other
+    channels is cheaper than, and equivalent to, one where they are always absent.
     """
 
     data: Dataset
@@ -43,57 +43,58 @@ class TrainingContext:
     grid: Grid
     channels: Sequence[Channel]
     device: torch.device
-    given: tuple[int, ...] | None = None
+    input_channels: tuple[int, ...] | None = None
 
-    def _taken(self, rows: Rows) -> Tensor:
-        """(n, C, X, Y, Z) float32 of the channels given."""
+    def _selected_images(self, rows: Rows) -> Tensor:
+        """(n, C, X, Y, Z) float32 of the input channels."""
         images = self.data.images[rows]
-        chosen = images if self.given is None else images[:, list(self.given)]
+        chosen = images if self.input_channels is None else images[:, list(self.input_channels)]
         return torch.from_numpy(np.ascontiguousarray(chosen)).to(self.device).float()
 
-    def _present(self, present: NDArray[np.bool_]) -> Tensor:
-        """(n, C, 1, 1, 1) of the channels given."""
-        chosen = present if self.given is None else present[:, list(self.given)]
+    def _presence_mask(self, present: NDArray[np.bool_]) -> Tensor:
+        """(n, C, 1, 1, 1) of the input channels."""
+        chosen = present if self.input_channels is None else present[:, list(self.input_channels)]
         return torch.from_numpy(chosen).to(self.device)[:, :, None, None, None]
 
     def images(self, rows: Rows, present: NDArray[np.bool_]) -> Tensor:
-        """(n, C, X, Y, Z) float32 with absent channels zero."""
-        images = self._taken(rows) * self._present(present)
+        """Images (n, C, X, Y, Z) float32 of ``rows``; channels not ``present`` (n, C) are zero."""
+        images = self._selected_images(rows) * self._presence_mask(present)
         return images.contiguous(memory_format=torch.channels_last_3d)
 
     def vectors_of(self, rows: Rows, drop: Dropout) -> Tensor:
-        """(n, v) clinical vectors."""
+        """Clinical vectors (n, v) of ``rows`` after the dropout ``drop``."""
         return torch.from_numpy(self.vectors.joined(rows, drop.present, drop.hidden)).to(self.device)
 
     def augmented(self, rows: Rows, rng: np.random.Generator, turn: bool) -> tuple[Tensor, Tensor]:
-        """A training batch: changed images and clinical vectors, some of each missing."""
+        """Training batch: augmented images (n, C, X, Y, Z) and clinical vectors (n, v), both after dropout."""
         drop = draw_dropout(self.data.presence[rows], self.channels, self.vectors, rng)
-        images = self._taken(rows)
+        images = self._selected_images(rows)
         change = augmentation.draw(len(rows), images.shape[1], self.grid, rng, turn=turn)
-        images = augmentation.apply(images, change) * self._present(drop.present)
+        images = augmentation.apply(images, change) * self._presence_mask(drop.present)
         return images.contiguous(memory_format=torch.channels_last_3d), self.vectors_of(rows, drop)
 
     def first(self, count: int) -> TrainingContext:
-        """The first ``count`` patients."""
+        """Context of the first ``count`` patients."""
         return replace(self, data=self.data.first(count), vectors=self.vectors.first(count))
 
     @property
-    def quick(self) -> bool:
-        """Whether the device multiplies bfloat16 faster than float32: a GPU, or a CPU with matrix tiles."""
+    def use_bfloat16(self) -> bool:
+        """Whether bfloat16 is faster than float32 on the device: a GPU, or a CPU with AMX."""
         return self.device.type == "cuda" or torch.cpu._is_amx_tile_supported()  # noqa: SLF001 - it has no public name
 
     def latents(self, rows: Rows) -> Tensor:
-        """(n, k) standardised, NaN where unknown."""
+        """Standardised latents (n, k) of ``rows``, NaN where unknown."""
         return torch.from_numpy(self.data.latents[rows]).to(self.device)
 
     def labels(self, rows: Rows) -> Tensor:
+        """Labels (n,) float32 of ``rows``."""
         return torch.from_numpy(self.data.labels[rows]).to(self.device).float()
 
 
 def batches(rows: Rows, size: int, rng: np.random.Generator) -> Iterator[Rows]:
-    """The rows in a new order; a last batch of less than half the size is left out (batch norm needs company).
+    """Shuffled rows in batches of ``size``; each rank gets its share of every batch.
 
-    Where a fold is spread over ranks, each gets its share of every batch.
+    A last batch of less than half the size is left out, because batch-norm statistics would be too noisy.
     """
     order = rng.permutation(rows)
     for start in range(0, len(order), size):
@@ -103,20 +104,20 @@ def batches(rows: Rows, size: int, rng: np.random.Generator) -> Iterator[Rows]:
 
 
 def count_batches(rows: int, size: int) -> int:
-    """How many ``batches`` gives."""
+    """Number of batches that ``batches`` gives."""
     whole, rest = divmod(rows, size)
     return whole + (rest * 2 >= min(size, rows) and rest > 0)
 
 
-def quality(labels: Rows, scores: Array) -> float:
-    """What early stopping watches: AUPRC + AUC."""
+def auprc_plus_auc(labels: Rows, scores: Array) -> float:
+    """AUPRC + AUC, the score of early stopping; 0 with one class only."""
     if len(np.unique(labels)) < 2:
         return 0.0
     return average_precision(labels, scores) + auc(labels, scores)
 
 
 def latent_loss(guess: Tensor, truth: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean squared error over the latents that are known (NaN: unknown), perhaps weighted (k,)."""
+    """Mean squared error over the known latents of ``truth`` (n, k; NaN: unknown), optionally with ``weights`` (k,)."""
     known = torch.isfinite(truth)
     if not known.any():
         return guess.sum() * 0.0
@@ -125,7 +126,7 @@ def latent_loss(guess: Tensor, truth: Tensor, weights: Tensor | None = None) -> 
 
 
 class EndToEnd:
-    """A whole network on one fold, with auxiliary heads where latents are known."""
+    """Training task: a whole network on one fold, with auxiliary heads if latents are known (``trainer.Task``)."""
 
     def __init__(
         self, network: Network, context: TrainingContext, train: Rows, validate: Rows, *, turn: bool, auxiliary: float
@@ -141,16 +142,16 @@ class EndToEnd:
         start_from_prior(network, context.data.labels[train])
 
     def steps(self, batch: int) -> int:
-        """Batches of one epoch."""
+        """Number of batches in one epoch."""
         return count_batches(len(self._train), batch)
 
     def losses(self, batch: int, rng: np.random.Generator) -> Iterator[Tensor]:
-        """BCE, and a share of the latents' error."""
+        """Binary cross-entropy, plus the weighted latent loss."""
         context = self._context
-        halved = context.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        mixed_precision = context.device.type == "cuda" and torch.cuda.is_bf16_supported()
         for rows in batches(self._train, batch, rng):
             images, vectors = context.augmented(rows, rng, self._turn)
-            with torch.autocast(context.device.type, torch.bfloat16, enabled=halved):
+            with torch.autocast(context.device.type, torch.bfloat16, enabled=mixed_precision):
                 features = self.network.trunk(images)
                 logits = self.network.tail(features, vectors)[:, 0]
             loss = functional.binary_cross_entropy_with_logits(logits.float(), context.labels(rows))
@@ -160,27 +161,27 @@ class EndToEnd:
             yield loss
 
     def logits(self, rows: Rows) -> Array:
-        """Logits (n,) of rows as they are, nothing augmented."""
+        """Logits (n,) of ``rows`` without augmentation."""
         return logits(self.network, self._context, rows)
 
     def score(self, module: nn.Module) -> float:
         """AUPRC + AUC on the validation rows."""
         del module  # it is self.module
-        return quality(self._context.data.labels[self._validate], self.logits(self._validate))
+        return auprc_plus_auc(self._context.data.labels[self._validate], self.logits(self._validate))
 
 
-def mixed(views: Views, rows: Rows, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Features and clinical vectors of ``rows``, each from a view of its own."""
+def mix_views(views: Views, rows: Rows, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Features and clinical vectors of ``rows``, each row from a random view."""
     which = rng.integers(len(views), size=len(rows))
     order = np.concatenate([np.flatnonzero(which == view) for view in range(len(views))])
     parts = [[part[torch.from_numpy(rows[which == view])] for part in pair] for view, pair in enumerate(views)]
-    back = torch.from_numpy(np.argsort(order))
-    features, vectors = (torch.cat(part)[back] for part in zip(*parts, strict=True))
+    inverse = torch.from_numpy(np.argsort(order))
+    features, vectors = (torch.cat(part)[inverse] for part in zip(*parts, strict=True))
     return features.float().contiguous(memory_format=torch.channels_last_3d), vectors
 
 
 def start_from_prior(network: Network, labels: Rows) -> None:
-    """Set the output's bias to the prior's logit: the first epochs need not learn the prevalence."""
+    """Set the output bias to the logit of the prevalence, so that the first epochs need not learn it."""
     share = float(np.clip(labels.mean(), 0.01, 0.99))
     with torch.no_grad():
         network.head.bias.fill_(np.log(share / (1 - share)))
@@ -188,24 +189,24 @@ def start_from_prior(network: Network, labels: Rows) -> None:
 
 @torch.no_grad()
 def logits(network: Network, context: TrainingContext, rows: Rows, batch: int = 32) -> Array:
-    """Logits (n,) of a whole network in eval mode, on rows as they are."""
+    """Logits (n,) of a whole network in eval mode, without augmentation."""
     network.eval()
-    found = []
+    parts = []
     for part in np.array_split(rows, max(-(-len(rows) // batch), 1)):
         drop = no_dropout(context.data.presence[part], context.vectors)
-        found.append(network(context.images(part, drop.present), context.vectors_of(part, drop))[:, 0])
-    return torch.cat(found).double().cpu().numpy()
+        parts.append(network(context.images(part, drop.present), context.vectors_of(part, drop))[:, 0])
+    return torch.cat(parts).double().cpu().numpy()
 
 
 @torch.no_grad()
 def views(
     network: Network, context: TrainingContext, count: int, seed: int, advance: Callable[[], None] = lambda: None
 ) -> Views:
-    """``count`` views of every row by the network's trunk: the plain one, then augmented ones."""
+    """Trunk features and clinical vectors of every row in ``count`` views: the first plain, the others augmented."""
     network.eval()
     shape = (len(context.channels), *context.grid.shape)
-    alone = backends.pick(backends.Backend.AUTO, context.device, [folded(network)], shape)
-    made = []
+    trunk = backends.pick(backends.Backend.AUTO, context.device, [folded(network)], shape)
+    result = []
     for view in range(count):
         rng = np.random.default_rng([seed, 8, view])
         features, vectors = [], []
@@ -215,10 +216,10 @@ def views(
             else:
                 drop = no_dropout(context.data.presence[rows], context.vectors)
                 images, clinical = context.images(rows, drop.present), context.vectors_of(rows, drop)
-            found = network.trunk(images) if alone is None else torch.cat([alone(image)[0] for image in images])
-            features.append(found.half())
+            batch = network.trunk(images) if trunk is None else torch.cat([trunk(image)[0] for image in images])
+            features.append(batch.half())
             vectors.append(clinical)
             for _ in rows:
                 advance()
-        made.append((torch.cat(features), torch.cat(vectors)))
-    return made
+        result.append((torch.cat(features), torch.cat(vectors)))
+    return result

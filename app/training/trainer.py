@@ -1,12 +1,10 @@
-"""The training loop, for anything that can make a batch, a loss and a score.
+"""Training loop for any task that gives batches, a loss and a validation score.
 
-Notable choices:
-- AdamW, one cycle of the learning rate, gradients clipped at 1, an exponential moving average of the weights (and of
-  the normalisation statistics) that is what is scored and kept.
-- Early stopping and the choice of the best epoch both use the smoothed score: one lucky epoch decides nothing.
-- Resumable at any epoch: a checkpoint after each, written to the side and renamed. All chance of epoch e comes from
-  generators seeded by (seed, e), so a resumed run gives the very weights of an uninterrupted one.
-- Deterministic on a CPU: same seed, same thread count, same weights.
+Design notes:
+- AdamW with a one-cycle learning rate. The moving average of weights and batch-norm statistics is scored and kept.
+- Early stopping and the best epoch use the smoothed score, so that a single outlier decides nothing.
+- Epoch e draws from the seed (seed, e), so a run resumed from a checkpoint gives the same weights.
+- On a CPU, the same seed and the same thread count give the same weights.
 """
 
 from __future__ import annotations
@@ -28,8 +26,10 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how hard. ``rate``: peak learning rate; ``average``: of the moving average, per step; ``l2_to_init``:
-    penalty that keeps a tail near its start.
+    """Hyperparameters of one fit.
+
+    ``rate``: peak learning rate; ``decay``: weight decay; ``average``: decay of the moving average per step; ``turn``:
+    rotate training images; ``auxiliary``: weight of the latent loss; ``l2_to_init``: see ``frozen_trunk.TailOnly``.
     """
 
     epochs: int = 12
@@ -45,25 +45,25 @@ class Recipe:
 
 
 class Task(Protocol):
-    """What is trained."""
+    """A module with its training loss and its validation score."""
 
     @property
     def module(self) -> nn.Module:
-        """All that has weights to learn."""
+        """The module whose weights are trained."""
 
     def steps(self, batch: int) -> int:
-        """Batches of one epoch."""
+        """Number of batches in one epoch."""
 
     def losses(self, batch: int, rng: np.random.Generator) -> Iterator[Tensor]:
-        """One epoch's losses, one a batch, each with its graph."""
+        """Losses of one epoch, one per batch, each with its autograd graph."""
 
     def score(self, module: nn.Module) -> float:
-        """How good ``module`` is on rows that it was not trained on; more is better."""
+        """Score of ``module`` on the validation rows; higher is better."""
 
 
 @dataclass
 class TrainingState:
-    """Where a run stands: what a checkpoint holds besides the tensors."""
+    """Progress of a fit; a checkpoint stores it with the tensors."""
 
     epoch: int = 0
     best: float = -np.inf
@@ -72,7 +72,7 @@ class TrainingState:
     history: list[float] = field(default_factory=list)
 
 
-def run(
+def fit(
     task: Task,
     recipe: Recipe,
     seed: int,
@@ -80,13 +80,13 @@ def run(
     checkpoint: Path | None = None,
     advance: Callable[[int, float], None] = lambda *_: None,
 ) -> TrainingState:
-    """Train ``task.module`` in place, leaving the averaged weights of its best epoch in it.
+    """Train ``task.module`` in place; at the end it holds the averaged weights of the best epoch.
 
-    :param checkpoint: file to resume from and to write after every epoch; removed by nobody but the caller
-    :param advance: told (epoch, score) after each
+    ``checkpoint`` is the file to resume from and to write after every epoch; the caller removes it. ``advance`` is
+    called with (epoch, score) after each epoch.
     """
     module = task.module
-    # Weight decay pulls matrices towards zero; a bias or a normalisation's scale has no reason to be pulled.
+    # Biases and normalisation scales take no weight decay.
     matrices = [p for p in module.parameters() if p.ndim > 1]
     vectors = [p for p in module.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": recipe.decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -95,15 +95,16 @@ def run(
     cycle = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.rate, total_steps=recipe.epochs * steps + 1, pct_start=0.25
     )
+    stateful = {"module": module, "optimizer": optimizer, "cycle": cycle}
     average = {name: value.detach().clone() for name, value in module.state_dict().items()}
     best = {name: value.clone() for name, value in average.items()}
-    progress = TrainingState()
-    distributed.barrier()  # so that nobody looks for a checkpoint while the first rank still writes the last fold's
+    state = TrainingState()
+    distributed.barrier()  # the first rank may still be writing the checkpoint of the previous fold
     if checkpoint is not None and checkpoint.exists():
-        progress, average, best = _resume(checkpoint, module, optimizer, cycle)
+        state, average, best = _load_checkpoint(checkpoint, stateful)
 
-    while progress.epoch < recipe.epochs and progress.epoch - progress.best_epoch <= recipe.patience:
-        rng = np.random.default_rng([seed, 7, progress.epoch])
+    while state.epoch < recipe.epochs and state.epoch - state.best_epoch <= recipe.patience:
+        rng = np.random.default_rng([seed, 7, state.epoch])
         module.train()
         for loss in task.losses(recipe.batch, rng):
             optimizer.zero_grad()
@@ -112,7 +113,7 @@ def run(
             nn.utils.clip_grad_norm_(module.parameters(), 1.0)
             optimizer.step()
             cycle.step()
-            _follow(average, module, recipe.average)
+            _update_average(average, module, recipe.average)
         distributed.average_buffers(module, average)
         current = {name: value.clone() for name, value in module.state_dict().items()}
         module.load_state_dict(average)
@@ -121,24 +122,24 @@ def run(
             task.score(module) if distributed.is_first_rank() else 0.0, next(module.parameters()).device
         )
         module.load_state_dict(current)
-        weight = recipe.smoothing if progress.history else 0.0
-        progress.smoothed = weight * progress.smoothed + (1 - weight) * score
-        progress.history.append(score)
-        if progress.smoothed > progress.best:
-            progress.best, progress.best_epoch = progress.smoothed, progress.epoch
+        weight = recipe.smoothing if state.history else 0.0
+        state.smoothed = weight * state.smoothed + (1 - weight) * score
+        state.history.append(score)
+        if state.smoothed > state.best:
+            state.best, state.best_epoch = state.smoothed, state.epoch
             best = {name: value.clone() for name, value in average.items()}
-        progress.epoch += 1
+        state.epoch += 1
         if checkpoint is not None and distributed.is_first_rank():
-            _save(checkpoint, progress, module, average, best, optimizer, cycle)
-        advance(progress.epoch, score)
+            _save_checkpoint(checkpoint, state, {"average": average, "best": best}, stateful)
+        advance(state.epoch, score)
     module.load_state_dict(best)
     module.eval()
-    return progress
+    return state
 
 
 @torch.no_grad()
-def _follow(average: Weights, module: nn.Module, rate: float) -> None:
-    """One step of the moving average; counters are copied."""
+def _update_average(average: Weights, module: nn.Module, rate: float) -> None:
+    """One step of the moving average; integer counters are copied."""
     for name, value in module.state_dict().items():
         if value.is_floating_point():
             average[name].lerp_(value, 1 - rate)
@@ -146,38 +147,20 @@ def _follow(average: Weights, module: nn.Module, rate: float) -> None:
             average[name].copy_(value)
 
 
-def _save(
-    path: Path,
-    progress: TrainingState,
-    module: nn.Module,
-    average: Weights,
-    best: Weights,
-    optimizer: torch.optim.Optimizer,
-    cycle: torch.optim.lr_scheduler.LRScheduler,
-) -> None:
-    state = {
-        "progress": vars(progress),
-        "module": module.state_dict(),
-        "average": average,
-        "best": best,
-        "optimizer": optimizer.state_dict(),
-        "cycle": cycle.state_dict(),
-    }
+def _save_checkpoint(path: Path, state: TrainingState, weights: dict[str, Weights], stateful: dict[str, Any]) -> None:
+    """Write a checkpoint atomically."""
+    content = {"progress": vars(state), **weights, **{name: part.state_dict() for name, part in stateful.items()}}
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".part")
     with draft.open("wb") as file:
-        torch.save(state, file)
+        torch.save(content, file)
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
 
 
-def _resume(
-    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, cycle: torch.optim.lr_scheduler.LRScheduler
-) -> tuple[TrainingState, Weights, Weights]:
-    """The run's own checkpoint; weights_only keeps anything but tensors and plain values out."""
-    state: dict[str, Any] = torch.load(path, weights_only=True)
-    module.load_state_dict(state["module"])
-    optimizer.load_state_dict(state["optimizer"])
-    cycle.load_state_dict(state["cycle"])
-    return TrainingState(**state["progress"]), state["average"], state["best"]
+def _load_checkpoint(path: Path, stateful: dict[str, Any]) -> tuple[TrainingState, Weights, Weights]:
+    content: dict[str, Any] = torch.load(path, weights_only=True)
+    for name, part in stateful.items():
+        part.load_state_dict(content[name])
+    return TrainingState(**content["progress"]), content["average"], content["best"]

@@ -1,4 +1,4 @@
-"""What each rank of test_crew.py runs under torchrun: DAFT on the xor patients; what it found, in a file of its own."""
+"""One rank of test_process_pool.py under torchrun: trains DAFT on the XOR cohort and writes its results to a file."""
 
 from __future__ import annotations
 
@@ -11,29 +11,24 @@ import numpy as np
 import torch
 from torch import distributed
 
+from app.network.architecture import Fusion
 from app.training import distributed as ranks
 from app.training import tasks, trainer
-from app.training.trainer import Recipe
-from tests.training.conftest import xor_bench
-from tests.training.test_trainer import LEARN, VALIDATE, network, score
+from tests.training.tiny import LEARN, RECIPE, fresh_auc, network, xor_context, xor_task
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
-    bench = xor_bench()
-    from app.network.architecture import Fusion
-
+    context = xor_context()
     with ranks.process_group(torch.device("cpu")):
         model = network(Fusion.DAFT)
         shares = [rows.tolist() for rows in tasks.batches(LEARN[:128], 16, np.random.default_rng(0))]
-        task = tasks.EndToEnd(model, bench, LEARN, VALIDATE, turn=False, auxiliary=0.0)
-        recipe = Recipe(epochs=10, batch=16, rate=1e-2, average=0.9, patience=10, turn=False)
-        trainer.run(task, recipe, 5, checkpoint=folder / "fold.pt")
+        trainer.fit(xor_task(model, context), RECIPE, 5, checkpoint=folder / "fold.pt")
         content = b"".join(value.numpy().tobytes() for value in model.state_dict().values())
-        found = {
+        results = {
             "weights": hashlib.sha256(content).hexdigest(),
             "shares": [len(rows) for rows in shares],
             "rows": shares,
-            "auc": score(model, bench),
+            "auc": fresh_auc(model, context),
         }
-        (folder / f"rank-{distributed.get_rank()}.json").write_text(json.dumps(found))
+        (folder / f"rank-{distributed.get_rank()}.json").write_text(json.dumps(results))

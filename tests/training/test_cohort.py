@@ -47,23 +47,23 @@ def faults(folder: Path, table: list[dict[str, object]]) -> str:
 
 
 @pytest.mark.parametrize("name", ["cohort.csv", "cohort.parquet"])
-def test_a_table_is_read_with_its_types(tmp_path: Path, name: str) -> None:
-    found = cohort.read(write(tmp_path, rows(), name))
-    first = found.studies[0]
+def test_table_is_read_with_its_types(tmp_path: Path, name: str) -> None:
+    studies = cohort.read(write(tmp_path, rows(), name)).studies
+    first = studies[0]
     assert (first.row, first.patient, first.outcome, first.record.nihss) == (2, "p0", 1, 12)
     assert first.record.atrial_fibrillation is False
     assert first.record.value("perfusion.core_ml") == 10.5
     assert first.volumes["ncct"] == tmp_path / "head.nii.gz"  # type: ignore[index]
-    assert sum(study.outcome or 0 for study in found.studies) == 6
+    assert sum(study.outcome or 0 for study in studies) == 6
 
 
-def test_a_folder_means_its_cohort_csv(tmp_path: Path) -> None:
+def test_folder_is_read_by_its_cohort_csv(tmp_path: Path) -> None:
     write(tmp_path, rows())
     assert len(cohort.read(tmp_path).studies) == 24
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "said"),
+    ("column", "value", "expected"),
     [
         ("ncct", "gone.nii.gz", "row 5, column ncct: there is no such file"),
         ("ncct", "", "row 5: there is no volume"),
@@ -80,15 +80,15 @@ def test_a_folder_means_its_cohort_csv(tmp_path: Path) -> None:
         ("date", "1.2.2024", "row 5, column date: not an ISO date"),
     ],
 )
-def test_a_fault_names_its_row(tmp_path: Path, column: str, value: object, said: str) -> None:
+def test_fault_names_its_row(tmp_path: Path, column: str, value: object, expected: str) -> None:
     table = rows()
     for row in table:
         row.setdefault(column, "")
     table[3][column] = value
-    assert said in faults(tmp_path, table)
+    assert expected in faults(tmp_path, table)
 
 
-def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+def test_all_faults_are_reported_together(tmp_path: Path) -> None:
     table = rows()
     table[1]["age"], table[2]["etici"], table[9]["ncct"] = "x", "9", "no.nii"
     assert [line.split(":")[0] for line in faults(tmp_path, table).splitlines()] == [
@@ -99,22 +99,22 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("column", ["mrs_90", "passes", "door_to_recanalization"])
-def test_what_is_known_only_afterwards_is_refused(tmp_path: Path, column: str) -> None:
+def test_post_procedure_column_is_refused(tmp_path: Path, column: str) -> None:
     assert f"column {column}: it is known only after" in faults(tmp_path, [row | {column: 1} for row in rows()])
 
 
-def test_an_unknown_column_is_refused(tmp_path: Path) -> None:
+def test_unknown_column_is_refused(tmp_path: Path) -> None:
     assert "column favourite_colour: unknown" in faults(tmp_path, [row | {"favourite_colour": 1} for row in rows()])
 
 
-def test_three_patients_are_too_few(tmp_path: Path) -> None:
+def test_fewer_than_twenty_patients_are_refused(tmp_path: Path) -> None:
     assert "3 rows are too few" in faults(tmp_path, rows(3))
 
 
-def test_a_patient_in_two_folds_is_refused(tmp_path: Path) -> None:
+def test_patient_in_two_folds_is_refused(tmp_path: Path) -> None:
     table = [row | {"fold": str(n % 4)} for n, row in enumerate(rows())]
     table[7]["patient"] = "p2"
-    assert "row 9, column fold: the patient of row 4 is in another fold there" in faults(tmp_path, table)
+    assert "row 9, column fold: the same patient has another fold in row 4" in faults(tmp_path, table)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_patient_in_two_folds_is_refused(tmp_path: Path) -> None:
         ("10", "2b67", "no", 0),
     ],
 )
-def test_the_outcome_rule(tmp_path: Path, stenosis: str, etici: str, rescue: str, outcome: int | None) -> None:
+def test_outcome_rule(tmp_path: Path, stenosis: str, etici: str, rescue: str, outcome: int | None) -> None:
     table = rows()
     table[0] |= {"final_stenosis_percent": stenosis, "etici": etici, "rescue_treatment": rescue}
     path = write(tmp_path, table)
@@ -142,7 +142,7 @@ def test_the_outcome_rule(tmp_path: Path, stenosis: str, etici: str, rescue: str
         assert cohort.read(path).studies[0].outcome == outcome
 
 
-def test_a_table_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_missing_or_unreadable_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CohortFault, match="there is no table"):
         cohort.read(tmp_path / "cohort.csv")
     (tmp_path / "cohort.parquet").write_bytes(b"not parquet")

@@ -1,4 +1,4 @@
-"""Folds side by side, and a fold over several ranks."""
+"""Folds in several processes, and one fold over several ranks."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ PART = ROWS[:120] % 3
 SPLIT = Split(ROWS[:120], ROWS[120:], tuple((ROWS[:120][k != PART], ROWS[:120][k == PART]) for k in range(3)))
 
 
-def small(bench: TrainingContext) -> TrainingContext:
-    data = bench.data
+def small(context: TrainingContext) -> TrainingContext:
+    """The first 160 patients."""
+    data = context.data
     few = replace(
         data,
         images=data.images[ROWS],
@@ -36,43 +37,43 @@ def small(bench: TrainingContext) -> TrainingContext:
         sites=data.sites[ROWS],
         latents=data.latents[ROWS],
     )
-    vectors = replace(bench.vectors, values=bench.vectors.values[ROWS], missing=bench.vectors.missing[ROWS])
-    return replace(bench, data=few, vectors=vectors)
+    vectors = replace(context.vectors, values=context.vectors.values[ROWS], missing=context.vectors.missing[ROWS])
+    return replace(context, data=few, vectors=vectors)
 
 
 def bytes_of(trained: folds.Trained) -> list[bytes]:
     return [b"".join(v.numpy().tobytes() for v in network.state_dict().values()) for network in trained.networks]
 
 
-def test_folds_side_by_side_have_the_weights_of_folds_one_by_one(xor: TrainingContext, tmp_path: Path) -> None:
-    bench, told = small(xor), []
-    one = folds.train(ARCHITECTURE, bench, SPLIT, RECIPE, 3)
+def test_folds_in_processes_have_the_same_weights_as_folds_in_sequence(xor: TrainingContext, tmp_path: Path) -> None:
+    context, reports = small(xor), []
+    one = folds.train(ARCHITECTURE, context, SPLIT, RECIPE, 3)
     two = folds.train(
         ARCHITECTURE,
-        bench,
+        context,
         SPLIT,
         RECIPE,
         3,
         jobs=2,
         folder=tmp_path,
-        advance=lambda fold, epoch, score: told.append((fold, epoch)),
+        advance=lambda fold, epoch, score: reports.append((fold, epoch)),
     )
     assert bytes_of(one) == bytes_of(two)
     assert np.array_equal(one.out_of_fold, two.out_of_fold, equal_nan=True)
     assert np.array_equal(one.each, two.each, equal_nan=True)
-    assert sorted(told) == [(fold, epoch) for fold in range(3) for epoch in (1, 2)]
+    assert sorted(reports) == [(fold, epoch) for fold in range(3) for epoch in (1, 2)]
 
 
-def test_a_lent_bench_maps_the_very_images(xor: TrainingContext, tmp_path: Path) -> None:
-    lent = process_pool.share(small(xor), tmp_path)
-    assert np.array_equal(lent.bench.data.images, xor.data.images[ROWS])
-    mapped = replace(lent.bench.data)
-    again = process_pool.share(replace(xor, data=mapped), tmp_path / "nowhere")
-    assert np.array_equal(again.bench.data.images, mapped.images)
-    assert not (tmp_path / "nowhere").exists()  # what is a file already is not written again
+def test_shared_context_maps_the_same_images(xor: TrainingContext, tmp_path: Path) -> None:
+    shared = process_pool.share(small(xor), tmp_path)
+    assert np.array_equal(shared.context.data.images, xor.data.images[ROWS])
+    mapped = replace(shared.context.data)
+    again = process_pool.share(replace(xor, data=mapped), tmp_path / "unused")
+    assert np.array_equal(again.context.data.images, mapped.images)
+    assert not (tmp_path / "unused").exists()  # images that are in a file are not written again
 
 
-def test_ranks_started_by_torchrun_train_one_network(tmp_path: Path) -> None:
+def test_ranks_of_torchrun_train_the_same_network(tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--module"]
     done = subprocess.run(
         [*launch, "tests.training.distributed_run", str(tmp_path)],

@@ -1,0 +1,81 @@
+"""Stage 4 of a training run: fit the models of the results table on every split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from app.network.daft import Network
+from app.training import distributed, experiment, pretrained
+from app.training.dataset import Dataset
+from app.training.experiment import ExperimentConfig, ExperimentResult
+from app.training.options import TrainConfig
+from app.training.progress import ProgressReporter
+from app.training.split import RunSplits
+from app.training.trainer import Recipe
+
+TAIL_RECIPE = Recipe(epochs=8, batch=64, rate=6e-3, patience=8, l2_to_init=1e-4)
+"""Recipe of the modulation and the head on a pretrained trunk."""
+
+
+@dataclass(frozen=True)
+class FittedModels:
+    """Fitted models of every split.
+
+    Attributes:
+        results: One result for each split, in the order of the splits; networks are kept for a single split only.
+        notes: Origin of a pretrained trunk, for the model card.
+    """
+
+    results: tuple[ExperimentResult, ...]
+    config: ExperimentConfig
+    notes: tuple[str, ...]
+
+
+def fit(
+    splits: RunSplits, data: Dataset, config: TrainConfig, device: torch.device, progress: ProgressReporter
+) -> FittedModels:
+    """Fit the table's models on every split. A killed run continues from the checkpoints in the splits' folders."""
+    trunk, notes = _pretrained(config, device, splits.folder, progress)
+    settings = ExperimentConfig(
+        seed=config.seed,
+        recipe=TAIL_RECIPE if trunk else Recipe(epochs=config.epochs),
+        networks=tuple(
+            name for name in experiment.NETWORKS if not config.quick or name == experiment.PUBLISHED[config.model]
+        ),
+    )
+    # Under torchrun each fold uses all ranks, so the folds run one after another.
+    jobs = 1 if distributed.is_distributed() else config.jobs
+    folds = sum(len(part.split.folds) for part in splits.parts)
+    results = []
+    with progress.stage("training", folds * len(settings.networks) * settings.recipe.epochs) as advance:
+        for part in splits.parts:
+            result = experiment.fit_models(
+                settings,
+                data,
+                part.split,
+                device,
+                progress,
+                trunk=trunk,
+                folder=part.folder,
+                shared=splits.folder,
+                jobs=jobs,
+                advance=advance,
+            )
+            results.append(replace(result, networks={}) if config.validation.has_many_splits else result)
+    return FittedModels(tuple(results), settings, notes)
+
+
+def _pretrained(
+    config: TrainConfig, device: torch.device, folder: Path, progress: ProgressReporter
+) -> tuple[Network | None, tuple[str, ...]]:
+    """The network whose trunk and last block are reused, and a note for the card; None: train whole networks."""
+    if config.trunk is not None:
+        network, note = pretrained.of_version(config.trunk)
+    elif config.phantoms:
+        network, note = pretrained.by_phantoms(config.phantoms, config.seed, device, folder, progress)
+    else:
+        return None, ()
+    return network, (note,)
