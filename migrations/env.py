@@ -1,4 +1,4 @@
-"""Runs inside `Database.upgrade`, which hands over an open transaction that holds the migration lock."""
+"""Environment of Alembic: runs in the transaction of `Database.upgrade`, which holds the migration lock."""
 
 from __future__ import annotations
 

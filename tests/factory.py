@@ -1,6 +1,6 @@
-"""A tiny model version, real in every part: random weights, two folds, two filters, a 16-cubed grid over the head.
+"""A complete tiny model version: random weights, two folds, two filters, and a 16-cubed grid over the head.
 
-For the tests of every room that needs a version to load, serve, or ask. It is no good at predicting anything.
+For all tests that need a version to load, serve or run. Its predictions have no meaning.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def tiny_manifest(
     backgrounds: int = 6,
     seed: int = 0,
 ) -> Manifest:
-    """The manifest of a tiny version; its folds are named but not written."""
+    """The manifest of a tiny version, without files of the folds."""
     clinical = Clinical(variables=tuple(variables))
     values = sum(len(variable.categories) or 1 for variable in variables)
     size = values + len(variables) + len(channels)
@@ -106,7 +106,7 @@ def tiny_manifest(
 
 
 def random_network(architecture: Architecture, seed: int = 0) -> Network:
-    """A network whose every part matters: random running statistics and affines, and a head that spreads logits."""
+    """A network in which each part has an effect: random statistics and affines, and a head that spreads logits."""
     torch.manual_seed(seed)
     network = build(architecture).eval()
     with torch.no_grad():
@@ -124,9 +124,9 @@ def random_network(architecture: Architecture, seed: int = 0) -> Network:
 
 
 def tiny_version(model_store: Path, **options: object) -> Path:
-    """Write a tiny version into a model store, its champion alias set; the version's folder.
+    """Writes a tiny version into a model store, sets its champion alias, and returns the folder of the version.
 
-    ``options`` are those of ``tiny_manifest``.
+    ``options`` are those of `tiny_manifest`.
     """
     manifest = tiny_manifest(**options)  # type: ignore[arg-type]
     seed, count = manifest.training.seed, len(manifest.folds)
@@ -144,7 +144,7 @@ def tiny_version(model_store: Path, **options: object) -> Path:
 
 
 def tiny_case(manifest: Manifest, *, seed: int = 0, absent: Sequence[Channel] = ()) -> ModelInput:
-    """A patient straight on the version's grid: smooth noise in every channel that is not ``absent``."""
+    """A model input on the grid of the version: smooth noise in each channel that is not ``absent``."""
     chance = torch.Generator().manual_seed(seed)
     coarse = torch.randn((1, len(manifest.channels), 6, 6, 6), generator=chance)
     image = torch.nn.functional.interpolate(coarse, size=manifest.grid.shape, mode="trilinear")[0].numpy()

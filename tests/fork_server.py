@@ -1,12 +1,12 @@
-"""Real worker and API processes that die where they are told to.
+"""Real worker and API processes with faults at chosen points.
 
-`Nursery` is a process that does the heavy imports once and forks a worker, or an API, whenever one is asked for; one
-that dies by SIGKILL is replaced, as a supervisor would. What is tested here is the life of a job, so that preparing
-takes a ready case instead of registering a volume; the journeys run the real thing.
+`ForkServer` is a process that imports the heavy modules once and forks a worker, or an API, on request. A process that
+ends by SIGKILL is replaced, as a process supervisor does. These tests are about the life of a job, so `prepare` takes a
+ready model input instead of a registration; the end-to-end tests run the real one.
 
-Faults: a file named by a prediction's id holds ``<stage> <before|after> <once|always|pause|spin>``. There the worker
-kills itself, once or whenever it comes by, waits until the file is gone, or uses up CPU time without end. ``log`` gets
-a line for each step that ran. ``clock`` holds the seconds by which the processes' wall clock is wrong.
+Faults: a file with the id of a prediction as its name contains ``<stage> <before|after> <once|always|pause|spin>``. At
+this point the worker kills itself, once or each time, waits until the file is gone, or uses CPU time without end. The
+file ``log`` gets a line for each step that runs; ``clock`` holds the error of the wall clock in seconds.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ from typing import TYPE_CHECKING, Any
 from app.sdk.types import Stage
 
 if TYPE_CHECKING:
-    from app.worker.pipeline import PredictionPipeline, StepResult, StepResults
+    from app.worker.pipeline import PredictionPipeline
+    from app.worker.prediction_context import PredictionContext, StepResult
 
 
-class Nursery:
-    """The parent of the workers of a whole test session."""
+class ForkServer:
+    """Starts the workers and APIs of a test session."""
 
     def __init__(self) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -43,37 +44,37 @@ class Nursery:
             env=environment,
         )
 
-    def start(self, faults: Path, settings: Mapping[str, str], kind: str = "worker") -> Keeper:
-        """A ``worker`` or an ``api`` with these settings, kept alive until it is told to end."""
+    def start(self, faults: Path, settings: Mapping[str, str], kind: str = "worker") -> SupervisedProcess:
+        """Starts a ``worker`` or an ``api`` with these settings and a supervisor that restarts it."""
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(json.dumps([kind, str(faults), dict(settings)]) + "\n")
         self._process.stdin.flush()
-        return Keeper(int(self._process.stdout.readline()), faults)
+        return SupervisedProcess(int(self._process.stdout.readline()), faults)
 
     def close(self) -> None:
         self._process.communicate()
 
 
-class Keeper:
-    """The process that keeps one worker, or one API, alive, seen from the test."""
+class SupervisedProcess:
+    """The supervisor of one worker or one API."""
 
     def __init__(self, pid: int, faults: Path) -> None:
         self.pid = pid
         self._faults = faults
 
     @property
-    def worker(self) -> int:
-        """The present worker's, or API's, process id."""
-        return int((self._faults / f"worker-of-{self.pid}").read_text())
+    def child(self) -> int:
+        """Process id of the present worker or API."""
+        return int((self._faults / f"child-of-{self.pid}").read_text())
 
     @property
-    def lives(self) -> int:
-        """How many workers there were so far."""
-        return (self._faults / "lives").read_text().count(f"{self.pid}\n")
+    def starts(self) -> int:
+        """Number of processes that were started so far."""
+        return (self._faults / "starts").read_text().count(f"{self.pid}\n")
 
     def end(self) -> str:
-        """SIGTERM; how the worker ended, once it has."""
+        """Sends SIGTERM, waits for the end of the process, and returns its exit code as text."""
         os.kill(self.pid, signal.SIGTERM)
         ending = self._faults / f"end-of-{self.pid}"
         deadline = time.monotonic() + 60
@@ -83,62 +84,59 @@ class Keeper:
         return ending.read_text()
 
     def kill(self) -> None:
-        """SIGKILL to the keeper, and with it to its worker."""
+        """Sends SIGKILL to the supervisor; its child ends with it."""
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
 
 
 def serve() -> None:
-    """The nursery's own process: one line in asks for a process, one line out is its keeper's process id.
-
-    All that is heavy is imported before any fork.
-    """
-    for heavy in (
+    """Main loop of the fork server: each line on stdin requests a process; the reply is the pid of its supervisor."""
+    for module in (
         "app.worker.process",
         "app.main",
         "app.cli.serve",
         "app.api.http_protocol",
         "tests.factory",
     ):  # before any fork
-        importlib.import_module(heavy)
+        importlib.import_module(module)
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for line in sys.stdin:
         kind, faults, settings = json.loads(line)
-        keeper = os.fork()
-        if keeper == 0:
+        supervisor = os.fork()
+        if supervisor == 0:
             _die_with_parent()
             os.environ |= settings
-            _keep(Path(faults), {"worker": _work, "api": _answer}[kind])
+            _supervise(Path(faults), {"worker": _run_worker, "api": _run_api}[kind])
             os._exit(0)
-        print(keeper, flush=True)
+        print(supervisor, flush=True)
 
 
-def _keep(faults: Path, live: Callable[[Path], None]) -> None:
+def _supervise(faults: Path, run: Callable[[Path], None]) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.signal(signal.SIGTERM, lambda number, _: os.kill(worker, number))
+    signal.signal(signal.SIGTERM, lambda number, _: os.kill(child, number))
     status = signal.SIGKILL
     while status in (signal.SIGKILL, signal.SIGPROF):
-        worker = os.fork()
-        if worker == 0:
+        child = os.fork()
+        if child == 0:
             _die_with_parent()
-            _wear_a_clock(faults)
-            live(faults)
-        _tell(faults / f"worker-of-{os.getpid()}", str(worker))
-        with (faults / "lives").open("a") as lives:
-            lives.write(f"{os.getpid()}\n")
-        _, status = os.waitpid(worker, 0)
-    _tell(faults / f"end-of-{os.getpid()}", f"exit {os.waitstatus_to_exitcode(status)}")
+            _shift_clock(faults)
+            run(faults)
+        _write(faults / f"child-of-{os.getpid()}", str(child))
+        with (faults / "starts").open("a") as starts:
+            starts.write(f"{os.getpid()}\n")
+        _, status = os.waitpid(child, 0)
+    _write(faults / f"end-of-{os.getpid()}", f"exit {os.waitstatus_to_exitcode(status)}")
 
 
-def _tell(place: Path, word: str) -> None:
-    """Written whole or not at all: the test reads it at any moment."""
-    draft = place.with_suffix(".part")
-    draft.write_text(word)
-    draft.replace(place)
+def _write(path: Path, content: str) -> None:
+    """Writes a file in one step, because a test may read it at any time."""
+    draft = path.with_suffix(".part")
+    draft.write_text(content)
+    draft.replace(path)
 
 
-def _work(faults: Path) -> None:
+def _run_worker(faults: Path) -> None:
     from app.core.config import Settings
     from app.inference.model_version import ModelVersion
     from app.worker.pipeline import PredictionPipeline
@@ -147,12 +145,12 @@ def _work(faults: Path) -> None:
 
     original = PredictionPipeline.step
 
-    def step(self: PredictionPipeline, stage: Stage, study: Any, done: StepResults) -> StepResult:
-        _meet(faults / study.id, stage, "before")
+    def step(self: PredictionPipeline, stage: Stage, context: PredictionContext) -> StepResult:
+        _inject_fault(faults / context.study.id, stage, "before")
         with (faults / "log").open("a") as log:
-            log.write(f"{study.id} {stage}\n")
-        result = original(self, stage, study, done)
-        _meet(faults / study.id, stage, "after")
+            log.write(f"{context.study.id} {stage}\n")
+        result = original(self, stage, context)
+        _inject_fault(faults / context.study.id, stage, "after")
         return result
 
     PredictionPipeline.step = step  # type: ignore[method-assign]
@@ -164,10 +162,10 @@ def _work(faults: Path) -> None:
         os._exit(1)
 
 
-def _answer(_faults: Path) -> None:
+def _run_api(_faults: Path) -> None:
     from app.cli.serve import serve
 
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # that pipe is the nursery's own
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the pipe belongs to the fork server
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         serve(host=None, port=None, worker=False)
@@ -175,47 +173,47 @@ def _answer(_faults: Path) -> None:
         os._exit(1)
 
 
-def _wear_a_clock(faults: Path) -> None:
-    """Lets this process believe that its wall clock is off by what the file ``clock`` says at each moment."""
+def _shift_clock(faults: Path) -> None:
+    """Shifts the wall clock of this process by the content of the file ``clock``, read at each use."""
     from datetime import UTC, datetime, timedelta
 
     from app.database import session
 
-    def off() -> float:
+    def shift() -> float:
         try:
             return float((faults / "clock").read_text() or 0)
         except FileNotFoundError:
             return 0.0
 
-    class Worn(datetime):
+    class ShiftedDatetime(datetime):
         @classmethod
         def now(cls, tz: Any = None) -> Any:
-            return datetime.now(tz) + timedelta(seconds=off())
+            return datetime.now(tz) + timedelta(seconds=shift())
 
     real = time.time
-    time.time = lambda: real() + off()
-    session.datetime = Worn  # type: ignore[misc]
-    assert abs((session.now() - datetime.now(UTC)).total_seconds() - off()) < 1
+    time.time = lambda: real() + shift()
+    session.datetime = ShiftedDatetime  # type: ignore[misc]
+    assert abs((session.now() - datetime.now(UTC)).total_seconds() - shift()) < 1
 
 
 def _die_with_parent() -> None:
-    """Asks the kernel for SIGKILL when the parent dies (PR_SET_PDEATHSIG, prctl(2)): no test leaves a worker behind."""
+    """Makes the kernel send SIGKILL when the parent ends (PR_SET_PDEATHSIG, prctl(2)), so no test leaves a process."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
-def _meet(fault: Path, stage: Stage, when: str) -> None:
+def _inject_fault(fault: Path, stage: Stage, when: str) -> None:
     if not fault.exists() or fault.read_text().split()[:2] != [stage, when]:
         return
-    how = fault.read_text().split()[2]
-    if how == "pause":
+    kind = fault.read_text().split()[2]
+    if kind == "pause":
         fault.with_suffix(".paused").touch()
         while fault.exists():
             time.sleep(0.01)
         return
-    if how == "spin":
+    if kind == "spin":
         while True:  # until the kernel ends it
             pass
-    if how == "once":
+    if kind == "once":
         fault.unlink()
     os.kill(os.getpid(), signal.SIGKILL)
 

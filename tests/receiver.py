@@ -1,4 +1,4 @@
-"""A webhook's receiver, real to the last byte: it verifies signatures as Standard Webhooks' own library does."""
+"""A real receiver of webhook messages, which verifies signatures with the library of Standard Webhooks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from standardwebhooks import Webhook
 
 @dataclass
 class Receiver:
-    """What came in. ``statuses`` are answered in turn, the last one for ever."""
+    """Received messages. The receiver answers with ``statuses`` in order and repeats the last one."""
 
     port: int
     statuses: list[int]
@@ -28,13 +28,13 @@ class Receiver:
         return f"http://127.0.0.1:{self.port}/rlvo"
 
     def verified(self, secret: str, number: int = -1) -> Any:
-        """One message's document. Raises WebhookVerificationError where its signature is not good."""
+        """The document of one message. Raises WebhookVerificationError if the signature is not valid."""
         return Webhook(secret).verify(self.bodies[number], self.headers[number])
 
 
 @contextmanager
 def receiving(*statuses: int, location: str = "", tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
-    """A receiver on a free port of this machine."""
+    """Runs a receiver on a free port of this machine."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

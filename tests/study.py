@@ -1,4 +1,4 @@
-"""A study as the API would have accepted it, for the tests of what comes after: stored, inserted, queued."""
+"""Studies as the API accepts them: stored, inserted and queued."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ AFFINE = np.array([[12.0, 0, 0, -90], [0, 14, 0, -123], [0, 0, 12, -78], [0, 0, 
 
 
 def new_prediction(caller: str = "pacs", **changes: object) -> NewPrediction:
-    """A study without volumes."""
-    plain: dict[str, object] = {
+    """A study without volumes; ``changes`` replace its fields."""
+    defaults: dict[str, object] = {
         "id": predictions.new_id(),
         "caller": caller,
         "model": MODEL,
@@ -31,11 +31,11 @@ def new_prediction(caller: str = "pacs", **changes: object) -> NewPrediction:
         "clinical": {"age": 71, "nihss": 14},
         "inputs": {},
     }
-    return NewPrediction(**(plain | changes))  # type: ignore[arg-type]
+    return NewPrediction(**(defaults | changes))  # type: ignore[arg-type]
 
 
 def store_volume(storage: Storage, folder: Path, seed: int = 0) -> InputSummary:
-    """Keeps a small CTA, as the API keeps one: a plain .nii."""
+    """Stores a small CTA as the API does, as an uncompressed .nii."""
     voxels = np.random.default_rng(seed).integers(-1000, 1500, (16, 16, 16)).astype(np.int16)
     path = folder / f"cta-{seed}.nii"
     nifti.write(path, voxels, AFFINE)
@@ -43,8 +43,15 @@ def store_volume(storage: Storage, folder: Path, seed: int = 0) -> InputSummary:
     return InputSummary(sha256=storage.put(data), bytes=len(data), shape=[16, 16, 16], spacing_mm=[12, 14, 12])
 
 
+def volume_bytes(*, shift: float = 0.0) -> bytes:
+    """A small CTA as a client sends it, as .nii.gz; ``shift`` moves it by millimetres."""
+    voxels = np.random.default_rng(0).integers(-1000, 1000, (8, 9, 10)).astype(np.int16)
+    affine = np.array([[2.0, 0, 0, -90 + shift], [0, 2, 0, -120], [0, 0, 3, -70], [0, 0, 0, 1]])
+    return nifti.pack(voxels, affine)
+
+
 def submit(database: Database, queue: Queue, entry: StoredVersion, volume: InputSummary, **changes: object) -> str:
-    """Inserts and queues a study of one CTA; its id."""
+    """Inserts and queues a study of one CTA and returns its id."""
     model = ModelRef(name=entry.name, version=entry.version, digest=entry.digest)
     new = new_prediction(model=model, inputs={Input.CTA: volume}, **changes)
     with database.session() as session:

@@ -1,7 +1,7 @@
-"""API keys: who may call, as which tenant, for what.
+"""API keys: name, tenant and scopes of each caller.
 
-A secret is shown once, when it is made; what is kept is its sha-256. A slow password hash would add nothing: the
-secret has 256 random bits, so nobody can search for it, and every request is spared the cost.
+A secret is shown once, when it is created, and stored as its sha-256. A slow password hash would not help, because a
+secret with 256 random bits cannot be found by search.
 """
 
 from __future__ import annotations
@@ -32,20 +32,21 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True)
 class Caller:
-    """Who sends a request. Callers of one tenant see the same predictions, and nobody else's."""
+    """Sender of a request. Callers of one tenant see the same predictions, and only these.
+
+    A limit that is None (requests a minute, bytes of a body) has the value of the settings.
+    """
 
     name: str
     tenant: str
     scopes: frozenset[Scope]
     per_minute: int | None = None
-    """Requests a minute; None: as the settings say."""
     max_body: int | None = None
-    """Bytes of one request's body; None: as the settings say."""
 
 
 @dataclass(frozen=True)
 class ApiKey:
-    """An API key as an operator may see it."""
+    """An API key, without its secret."""
 
     id: str
     name: str
@@ -66,19 +67,20 @@ def create(
     per_minute: int | None = None,
     max_body: int | None = None,
 ) -> str:
-    """Makes a key and returns its secret, which is kept nowhere.
+    """Creates a key and returns its secret, which is not stored.
 
-    :param tenant: whose predictions it sees and makes; its own name unless given
-    :param per_minute: how many requests a minute it may send; as the settings say unless given
-    :param max_body: how many bytes one request may have; as the settings say unless given
-    :raises InvalidRequest: for a scope that does not exist, or a name longer than 64 characters
+    The key can create and see the predictions of ``tenant``, by default the name of the key. Without ``per_minute``
+    (requests) and ``max_body`` (bytes of a request), the values of the settings apply.
+
+    Raises:
+        InvalidRequest: A scope does not exist, or a name has not 1 to 64 characters.
     """
     try:
         granted = sorted({Scope(scope) for scope in scopes})
     except ValueError:
-        raise InvalidRequest(f"A scope is one of {', '.join(Scope)}") from None
+        raise InvalidRequest(f"Unknown scope; use one of {', '.join(Scope)}") from None
     if not 1 <= len(name) <= 64 or len(tenant or name) > 64:
-        raise InvalidRequest("A key's name and tenant have 1 to 64 characters")
+        raise InvalidRequest("The name and the tenant of a key must have 1 to 64 characters")
     secret = _PREFIX + secrets.token_urlsafe(32)
     session.add(
         ApiKeyRow(
@@ -97,7 +99,7 @@ def create(
 
 
 def authenticate(session: Session, secret: str) -> Caller:
-    """Whose key it is. Raises Unauthenticated for one that is unknown, expired or revoked, without saying which."""
+    """The caller of a key. Raises Unauthenticated for an unknown, expired or revoked key, without the reason."""
     row = session.scalar(select(ApiKeyRow).where(ApiKeyRow.hash == _hash(secret)))
     if row is None or row.revoked or (row.expires and row.expires <= now()):
         raise Unauthenticated("Send a valid API key as `Authorization: Bearer <key>`")
@@ -105,7 +107,7 @@ def authenticate(session: Session, secret: str) -> Caller:
 
 
 def listed(session: Session) -> list[ApiKey]:
-    """Every key ever made, oldest first."""
+    """All keys, also revoked ones, oldest first."""
     rows = session.scalars(select(ApiKeyRow).order_by(ApiKeyRow.created, ApiKeyRow.id))
     return [
         ApiKey(row.id, row.name, row.tenant, tuple(map(Scope, row.scopes)), row.created, row.expires, row.revoked)
@@ -114,9 +116,9 @@ def listed(session: Session) -> list[ApiKey]:
 
 
 def revoke(session: Session, key_id: str) -> bool:
-    """Ends a key for good; returns whether there was one to end."""
-    ended = update(ApiKeyRow).where(ApiKeyRow.id == key_id, ApiKeyRow.revoked.is_(None)).values(revoked=now())
-    return session.execute(ended.returning(ApiKeyRow.id)).first() is not None
+    """Revokes a key; returns False if there is no valid key with this id."""
+    revoked = update(ApiKeyRow).where(ApiKeyRow.id == key_id, ApiKeyRow.revoked.is_(None)).values(revoked=now())
+    return session.execute(revoked.returning(ApiKeyRow.id)).first() is not None
 
 
 def _hash(secret: str) -> str:

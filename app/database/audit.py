@@ -1,11 +1,11 @@
-"""The audit: who did what to which id, in a chain that shows any change.
+"""The audit log: actor, action and target of each change, in a hash chain that reveals manipulation.
 
-Notable choices:
-- Each entry's hash covers the hash before it, so altering, removing or reordering one breaks all that follow.
-- `audit_head` keeps the length and the last hash: cutting the end off shows too. Noting that hash elsewhere from time
-  to time guards against somebody who can rewrite the whole database.
-- Appends queue for the head's row, which is locked until the caller's transaction ends: append last.
-- Entries hold ids, digests and codes, never a patient's value, so erasing a patient leaves the chain whole.
+Design notes:
+- The hash of an entry covers the hash before it, so a changed, removed or moved entry breaks all later ones.
+- `audit_head` keeps the length and the last hash, so a shortened chain shows too. A copy of that hash elsewhere
+  protects against a rewrite of the whole database.
+- An append locks the row of the head until the transaction of the caller ends, so append last.
+- Entries hold ids, digests and codes, but no patient data, so the chain stays valid after an erasure.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ GENESIS = "0" * 64
 
 @dataclass(frozen=True)
 class ChainCheck:
-    """What `verify` found: how many entries hold, the last good hash, and the first entry that does not hold."""
+    """Result of `verify`: number of valid entries, hash of the last one, and number of the first invalid entry."""
 
     entries: int
     head: str
@@ -39,12 +39,10 @@ class ChainCheck:
 
 
 def append(session: Session, actor: str, action: str, target: str, detail: dict[str, Any] | None = None) -> None:
-    """Adds an entry in the caller's transaction.
+    """Appends an entry in the transaction of the caller.
 
-    :param actor: the API key's name, ``worker`` or ``operator``
-    :param action: a verb of ours, such as ``prediction.submit``
-    :param target: the id that it was done to
-    :param detail: codes, digests and counts; nothing of a patient
+    The actor is the name of an API key, ``worker`` or ``operator``; the target is an id. ``detail`` has codes, digests
+    and counts, but no patient data.
     """
     head = session.scalars(select(AuditHeadRow).with_for_update().execution_options(populate_existing=True)).one()
     row = AuditRow(
@@ -57,7 +55,7 @@ def append(session: Session, actor: str, action: str, target: str, detail: dict[
 
 
 def verify(session: Session) -> ChainCheck:
-    """Recomputes the chain from its beginning."""
+    """Recomputes the chain from its first entry."""
     head = session.scalars(select(AuditHeadRow)).one()
     seq, previous = 0, GENESIS
     in_order = select(AuditRow).order_by(AuditRow.seq).execution_options(yield_per=1000)

@@ -1,13 +1,13 @@
-"""Whose turn it is: acute studies before batches, and within each the callers by turns, whoever sends how many.
+"""Fair queue positions: acute studies before batches, and within each class a fair share for each caller.
 
-Start-time fair queueing (Goyal, Vin, Cheng, SIGCOMM 1996) with equal weights: a caller's next prediction takes the turn
-after that caller's last waiting one, and at least the turn that is being served. So a caller with a thousand waiting
-predictions has turns 1 to 1000, and the first one of another caller comes beside the earliest of them, not after all.
+Start-time fair queueing (Goyal, Vin, Cheng, SIGCOMM 1996) with equal weights. The next prediction of a caller gets the
+position after the last waiting one of this caller, and at least the position that is served now. So a caller with 1,000
+waiting predictions has positions 1 to 1,000, and the first one of another caller shares the smallest of them.
 
-Notable choices:
-- A turn is the job engine's priority: it serves the smallest first, and equal ones in the order of arrival.
-- Only predictions that wait count, so once nobody waits the turns start again from the first.
-- Two that arrive at once may take the same turn; that is no harm.
+Design notes:
+- A position is the priority in the job engine, which serves the smallest first and equal ones in order of arrival.
+- Only waiting predictions count, so an empty queue starts from the first position again.
+- Two predictions that arrive at the same time may get the same position; this does no harm.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ _FIRST = {Priority.ACUTE: 1, Priority.BATCH: 1 + _CLASS}
 
 
 def next_position(session: Session, caller: str, priority: Priority) -> int:
-    """The turn of the caller's next prediction; smaller is served earlier."""
+    """Position of the caller's next prediction; a smaller one is served earlier."""
     first, last = span(priority)
     waiting = (PredictionRow.status == Status.QUEUED, PredictionRow.queue_position.between(first, last))
     served = session.scalar(select(func.min(PredictionRow.queue_position)).where(*waiting))
-    mine = session.scalar(
+    latest = session.scalar(
         select(func.max(PredictionRow.queue_position)).where(*waiting, PredictionRow.caller == caller)
     )
-    return min(max(served or first, first if mine is None else mine + 1), last)
+    return min(max(served or first, first if latest is None else latest + 1), last)
 
 
 def span(priority: Priority) -> tuple[int, int]:
-    """The first and the last turn of a priority's predictions."""
+    """First and last position of a priority."""
     first = _FIRST[priority]
     return first, first + _CLASS - 1

@@ -1,7 +1,7 @@
-"""What became of predictions: reviews, which add up, and one outcome each, which may be corrected.
+"""Follow-up of predictions: any number of reviews, and one outcome, which can be corrected.
 
-Both are erased with their prediction (`predictions.erase`). Every change locks the prediction's row first, so that an
-erasure and a review, or two corrections at once, come one after the other.
+Both are erased with their prediction (`predictions.erase`). Each change locks the row of the prediction first, so an
+erasure and a review, or two corrections, run one after the other.
 """
 
 from __future__ import annotations
@@ -24,11 +24,7 @@ from app.sdk.types import PerfusionSummary, Status
 
 @dataclass(frozen=True)
 class FollowedUpPrediction:
-    """A prediction that succeeded, and what became of it.
-
-    ``flags``: their codes. ``refractory``: None as long as the outcome is open. ``verdicts``: whether each reviewer
-    agrees, by their last word.
-    """
+    """A prediction that succeeded, with the codes of its flags, its outcome, and the agreement of each reviewer."""
 
     created: datetime
     probability: float
@@ -40,13 +36,18 @@ class FollowedUpPrediction:
 
 
 def add_review(session: Session, prediction_id: str, caller: str | None, draft: ReviewDraft) -> tuple[Review, bool]:
-    """The review as it is on record, and whether it is new: the reviewer's last one sent again changes nothing.
+    """Adds a review; the last review of the same reviewer, sent again, changes nothing.
 
-    Raises PredictionNotFound, Erased, and NotFinished where there is nothing to review.
+    Returns:
+        The stored review, and whether it is new.
+
+    Raises:
+        PredictionNotFound, Erased: There is no such prediction, or it is erased.
+        NotFinished: The prediction has not succeeded.
     """
     _lock(session, prediction_id, caller)
-    by_them = _reviews_of(prediction_id).where(ReviewRow.reviewer == draft.reviewer)
-    last = session.scalars(by_them.order_by(ReviewRow.id.desc()).limit(1)).first()
+    by_reviewer = _reviews_of(prediction_id).where(ReviewRow.reviewer == draft.reviewer)
+    last = session.scalars(by_reviewer.order_by(ReviewRow.id.desc()).limit(1)).first()
     values = {
         "verdict": draft.verdict.value,
         "reason": draft.reason and draft.reason.value,
@@ -63,13 +64,13 @@ def add_review(session: Session, prediction_id: str, caller: str | None, draft: 
 
 
 def reviews(session: Session, prediction_id: str, caller: str | None) -> list[Review]:
-    """Every review of a prediction, oldest first. Raises PredictionNotFound, Erased."""
+    """All reviews of a prediction, oldest first. Raises PredictionNotFound, Erased."""
     predictions.find(session, prediction_id, caller)
     return [_review(row) for row in session.scalars(_reviews_of(prediction_id).order_by(ReviewRow.id))]
 
 
 def set_outcome(session: Session, prediction_id: str, caller: str | None, draft: OutcomeDraft) -> Outcome:
-    """Records the outcome, or corrects it. Raises as `add_review`."""
+    """Stores or corrects the outcome. Raises the errors of `add_review`."""
     _lock(session, prediction_id, caller)
     row = session.get(OutcomeRow, prediction_id) or OutcomeRow(prediction_id=prediction_id)
     row.etici = draft.etici
@@ -83,7 +84,7 @@ def set_outcome(session: Session, prediction_id: str, caller: str | None, draft:
 
 
 def outcome(session: Session, prediction_id: str, caller: str | None) -> Outcome | None:
-    """The outcome on record; None where none was told yet. Raises PredictionNotFound, Erased."""
+    """The stored outcome; None if there is none. Raises PredictionNotFound, Erased."""
     predictions.find(session, prediction_id, caller)
     row = session.get(OutcomeRow, prediction_id)
     return None if row is None else _outcome(row)
@@ -92,9 +93,9 @@ def outcome(session: Session, prediction_id: str, caller: str | None) -> Outcome
 def followed(
     session: Session, name: str, version: str, since: datetime | None = None, until: datetime | None = None
 ) -> list[FollowedUpPrediction]:
-    """All answers of one version that were not erased, oldest first, of every tenant.
+    """Successful predictions of one version, of all tenants, without erased ones, oldest first.
 
-    :param since: none created before it; ``until``: none at it or later
+    ``since`` and ``until`` limit the time of creation; ``until`` itself is excluded.
     """
     query = (
         select(PredictionRow, OutcomeRow.refractory)
@@ -111,12 +112,12 @@ def followed(
         query = query.where(PredictionRow.created >= since)
     if until is not None:
         query = query.where(PredictionRow.created < until)
-    found = [(row, refractory) for row, refractory in session.execute(query)]
-    words = _last_words(session, name, version)
-    return [_followed(row, refractory, words.get(row.id, {})) for row, refractory in found]
+    rows = session.execute(query).all()
+    verdicts = _last_verdicts(session, name, version)
+    return [_followed(row, refractory, verdicts.get(row.id, {})) for row, refractory in rows]
 
 
-def _followed(row: PredictionRow, refractory: bool | None, words: Mapping[str, Verdict]) -> FollowedUpPrediction:
+def _followed(row: PredictionRow, refractory: bool | None, verdicts: Mapping[str, Verdict]) -> FollowedUpPrediction:
     assert row.probability is not None
     return FollowedUpPrediction(
         created=row.created,
@@ -125,28 +126,28 @@ def _followed(row: PredictionRow, refractory: bool | None, words: Mapping[str, V
         perfusion=PerfusionSummary.model_validate(row.perfusion) if row.perfusion else None,
         flags=frozenset(flag["code"] for flag in row.flags or []),
         refractory=refractory,
-        verdicts=tuple(verdict is Verdict.AGREE for verdict in words.values()),
+        verdicts=tuple(verdict is Verdict.AGREE for verdict in verdicts.values()),
     )
 
 
-def _last_words(session: Session, name: str, version: str) -> dict[str, dict[str, Verdict]]:
-    """By prediction and reviewer, of one version's predictions."""
+def _last_verdicts(session: Session, name: str, version: str) -> dict[str, dict[str, Verdict]]:
+    """Last verdict by prediction and reviewer, for the predictions of one version."""
     query = (
         select(ReviewRow)
         .join(PredictionRow, PredictionRow.id == ReviewRow.prediction_id)
         .where(PredictionRow.model_name == name, PredictionRow.model_version == version)
         .order_by(ReviewRow.id)
     )
-    found: dict[str, dict[str, Verdict]] = {}
+    verdicts: dict[str, dict[str, Verdict]] = {}
     for row in session.scalars(query):
-        found.setdefault(row.prediction_id, {})[row.reviewer] = Verdict(row.verdict)
-    return found
+        verdicts.setdefault(row.prediction_id, {})[row.reviewer] = Verdict(row.verdict)
+    return verdicts
 
 
 def _lock(session: Session, prediction_id: str, caller: str | None) -> None:
     session.execute(select(PredictionRow.id).where(PredictionRow.id == prediction_id).with_for_update())
     if predictions.find(session, prediction_id, caller).status is not Status.SUCCEEDED:
-        raise NotFinished("Only a prediction that succeeded can be reviewed or have an outcome")
+        raise NotFinished("Only a prediction that succeeded can have a review or an outcome")
 
 
 def _reviews_of(prediction_id: str) -> Select[ReviewRow]:

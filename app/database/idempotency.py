@@ -1,11 +1,11 @@
-"""Idempotency keys: one caller's key stands for one prediction, however often and from wherever it is sent.
+"""Idempotency keys: one key of a caller stands for one prediction, however often it is sent.
 
-Notable choices:
-- The unique row decides, not a look before it: of any number of concurrent sends, one reserves the key.
-- A reservation ends with its lease, so a service that dies while a body arrives blocks its key for no longer. One that
-  starts again forgets its own reservations at once.
-- The key is completed in the transaction that inserts the prediction. Should a lease run out under a slow upload and
-  another send take over, the first of the two to commit wins and the other is told to ask again.
+Design notes:
+- A unique row decides, so of several concurrent requests exactly one reserves the key.
+- A reservation ends with its lease, so a service that stops during an upload blocks the key for a short time only. A
+  service that starts again drops its reservations at once.
+- The transaction that inserts the prediction completes the key. If a lease ends during a slow upload and another
+  request takes the key, the first commit wins and the other request gets `RequestInProgress`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from app.sdk.errors import IdempotencyKeyReused, RequestInProgress
 
 @dataclass(frozen=True)
 class Reservation:
-    """A key as one request holds it. ``prediction_id`` is set where an earlier request completed it."""
+    """A key in one request; ``prediction_id`` and ``body_digest`` are those of an earlier request that completed it."""
 
     caller: str
     key: str
@@ -34,32 +34,33 @@ class Reservation:
     body_digest: str | None = None
 
     def replay(self, body_digest: str) -> str | None:
-        """The prediction that this very body made before, or None for a fresh key. Raises IdempotencyKeyReused."""
+        """The prediction of an earlier request with this body; None for a new key. Raises IdempotencyKeyReused."""
         if self.prediction_id and self.body_digest != body_digest:
-            raise IdempotencyKeyReused("This Idempotency-Key came with another body before; use a new key")
+            raise IdempotencyKeyReused("This Idempotency-Key was used with another body. Use a new key")
         return self.prediction_id
 
 
 def reserve(session: Session, caller: str, key: str, *, lease: float, owner: str = "") -> Reservation:
-    """Takes a key for one request, before its body is read.
+    """Reserves a key for one request, before its body is read.
 
-    :param lease: seconds after which the reservation lapses if it was neither completed nor released
-    :param owner: the service's own name, for `forget`
-    :raises RequestInProgress: while another request holds the key
+    The reservation ends after ``lease`` seconds, unless it is completed or released before. ``owner`` names the service
+    for `forget`.
+
+    Raises:
+        RequestInProgress: Another request holds the key.
     """
     token = secrets.token_hex(16)
     fresh = {"token": token, "owner": owner, "expires": now() + timedelta(seconds=lease)}
     fresh |= {"prediction_id": None, "body_digest": None}
     insert = insert_for(session, IdempotencyRow).values(caller=caller, key=key, **fresh)
-    lapsed = IdempotencyRow.expires <= now()
-    taken = insert.on_conflict_do_update(index_elements=["caller", "key"], set_=fresh, where=lapsed)
-    session.execute(taken)
+    expired = IdempotencyRow.expires <= now()
+    session.execute(insert.on_conflict_do_update(index_elements=["caller", "key"], set_=fresh, where=expired))
     row = session.scalars(_row(caller, key).with_for_update()).one()
     if row.token == token:
         return Reservation(caller, key, token)
     if row.prediction_id is None:
         raise RequestInProgress(
-            "A request with this Idempotency-Key is still under way; ask again shortly", retry_after=2
+            "Another request with this Idempotency-Key is in progress. Send the request again later", retry_after=2
         )
     return Reservation(caller, key, "", row.prediction_id, row.body_digest)
 
@@ -67,7 +68,8 @@ def reserve(session: Session, caller: str, key: str, *, lease: float, owner: str
 def complete(session: Session, caller: str, key: str, prediction_id: str, body_digest: str, *, keep: float) -> None:
     """Binds the key to the prediction that this transaction inserts, for ``keep`` seconds.
 
-    :raises RequestInProgress: where another request completed the key meanwhile; nothing of this one may be committed
+    Raises:
+        RequestInProgress: Another request has completed the key. This transaction must not be committed.
     """
     bound = {
         "token": "",
@@ -77,34 +79,30 @@ def complete(session: Session, caller: str, key: str, prediction_id: str, body_d
         "expires": now() + timedelta(seconds=keep),
     }
     insert = insert_for(session, IdempotencyRow).values(caller=caller, key=key, **bound)
-    open_still = IdempotencyRow.prediction_id.is_(None) | (IdempotencyRow.expires <= now())
-    session.execute(insert.on_conflict_do_update(index_elements=["caller", "key"], set_=bound, where=open_still))
+    incomplete = IdempotencyRow.prediction_id.is_(None) | (IdempotencyRow.expires <= now())
+    session.execute(insert.on_conflict_do_update(index_elements=["caller", "key"], set_=bound, where=incomplete))
     row = session.scalars(_row(caller, key).execution_options(populate_existing=True)).one()
     if row.prediction_id != prediction_id:
-        raise RequestInProgress("Another request with this Idempotency-Key was faster; send it again", retry_after=0)
+        raise RequestInProgress(
+            "Another request with this Idempotency-Key was faster. Send the request again", retry_after=0
+        )
 
 
 def release(session: Session, reservation: Reservation) -> None:
-    """Gives a key back whose request was refused, so that a corrected one may use it."""
+    """Releases the key of a refused request, so that a corrected request can use it."""
     held = (IdempotencyRow.token == reservation.token) & IdempotencyRow.prediction_id.is_(None)
     session.execute(delete(IdempotencyRow).where(_is(reservation.caller, reservation.key), held))
 
 
-def find(session: Session, caller: str, key: str) -> tuple[str, str] | None:
-    """The prediction and the body digest that a completed key stands for."""
-    row = session.scalars(_row(caller, key).where(IdempotencyRow.expires > now())).one_or_none()
-    return (row.prediction_id, row.body_digest or "") if row and row.prediction_id else None
-
-
 def forget(session: Session, owner: str) -> None:
-    """Drops the reservations that this service made in an earlier life; to be called when it starts."""
+    """Drops the reservations of an earlier process of this service; called when the service starts."""
     session.execute(delete(IdempotencyRow).where(IdempotencyRow.owner == owner, IdempotencyRow.prediction_id.is_(None)))
 
 
 def expire(session: Session) -> int:
-    """Drops the keys whose time is over; returns how many."""
-    gone = delete(IdempotencyRow).where(IdempotencyRow.expires <= now()).returning(IdempotencyRow.key)
-    return len(session.execute(gone).all())
+    """Drops expired keys and returns their number."""
+    expired = delete(IdempotencyRow).where(IdempotencyRow.expires <= now()).returning(IdempotencyRow.key)
+    return len(session.execute(expired).all())
 
 
 def _is(caller: str, key: str) -> ColumnElement[bool]:

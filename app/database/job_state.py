@@ -1,8 +1,7 @@
-"""The worker's side of a prediction: start, advance, succeed, fail.
+"""Writes of a worker to a prediction: start, advance, succeed, fail.
 
-Each of them writes only for the run that holds the prediction: `start` hands out the next number, and every later
-write names it. A worker that was taken for dead (stopped by SIGSTOP, cut off from the network) and wakes up finds that
-its number is old, the prediction finished, cancelled or erased, and writes nothing.
+`start` gives each run the next number (a fencing token), and every later write checks it. If a worker was suspended or
+cut off from the network and another one has taken over, its number is old and it writes nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.core.tracing import TraceContext
-from app.database.predictions import Artifact, name_blobs
+from app.database.predictions import Artifact, add_artifacts
 from app.database.session import now
 from app.database.tables import AttributionRow, PredictionRow
 from app.sdk.errors import Erased, PredictionNotFound
@@ -36,12 +35,16 @@ from app.sdk.types import (
 
 _ORDER = list(Stage)
 _SHARE = {Stage.PREPARE: 0.05, Stage.PREDICT: 0.5, Stage.EXPLAIN: 0.6, Stage.RECORD: 0.95}
-"""How much of the work lies behind a prediction that enters a stage; roughly, on a CPU."""
+"""Approximate progress of a prediction that enters a stage, on a CPU."""
 
 
 @dataclass(frozen=True)
 class JobStudy:
-    """All that the work needs to know. ``attempts`` counts the starts since the work last reached a new stage."""
+    """A study for the worker.
+
+    ``run`` is the fencing token; ``attempts`` counts the starts since the work last reached a new stage;
+    ``place`` is the span of the request; ``exact`` selects the slow, exact methods of explanation.
+    """
 
     id: str
     run: int
@@ -53,13 +56,12 @@ class JobStudy:
     clinical: dict[str, Any]
     inputs: Mapping[Input, InputSummary]
     place: TraceContext | None = None
-    """What took the study in, in the trace of its request."""
     exact: bool = False
 
 
 @dataclass(frozen=True)
 class PredictionResult:
-    """The numbers of a finished prediction, and the names of the files it made."""
+    """Numbers and files of a finished prediction."""
 
     probability: float
     interval: Interval | None
@@ -73,7 +75,7 @@ class PredictionResult:
 
 
 def start(session: Session, prediction_id: str) -> JobStudy | None:
-    """Takes the prediction for a new run. None where there is nothing to do: finished, cancelled, erased, unknown."""
+    """Starts a new run; None if the prediction is finished, cancelled, erased or unknown."""
     row = _open_row(session, prediction_id)
     if row is None:
         return None
@@ -86,18 +88,18 @@ def start(session: Session, prediction_id: str) -> JobStudy | None:
 
 
 def advance(session: Session, study: JobStudy, stage: Stage) -> bool:
-    """Shows that the work has reached ``stage``. False where this run may not go on."""
+    """Notes that the work has reached ``stage``; False if this run has lost the prediction."""
     row = _held_row(session, study)
     if row is None:
         return False
     if row.stage is None or _ORDER.index(stage) > _ORDER.index(Stage(row.stage)):
-        # Progress was made: whatever kills the worker from here on is counted anew.
+        # A new stage is progress, so the count of starts begins again.
         row.stage, row.progress, row.attempts = stage, _SHARE[stage], 1
     return True
 
 
 def succeed(session: Session, study: JobStudy, result: PredictionResult) -> bool:
-    """Records the answer, once. False where this run may not."""
+    """Records the answer once; False if this run has lost the prediction."""
     row = _held_row(session, study)
     if row is None:
         return False
@@ -111,12 +113,12 @@ def succeed(session: Session, study: JobStudy, result: PredictionResult) -> bool
     row.timings = dict(result.timings)
     if result.attribution is not None:
         session.add(AttributionRow(prediction_id=row.id, **result.attribution.model_dump(mode="json")))
-    name_blobs(session, row.id, result.artifacts)
+    add_artifacts(session, row.id, result.artifacts)
     return True
 
 
 def fail(session: Session, study: JobStudy, failure: Failure) -> bool:
-    """Records why there will be no answer. False where this run may not."""
+    """Records the failure; False if this run has lost the prediction."""
     row = _held_row(session, study)
     if row is None:
         return False
@@ -126,7 +128,7 @@ def fail(session: Session, study: JobStudy, failure: Failure) -> bool:
 
 
 def recorded(session: Session, prediction_id: str) -> JobStudy:
-    """The study as it is on record, in whatever state, to be looked at. Raises PredictionNotFound, Erased."""
+    """The study of a prediction in any state, without a new run. Raises PredictionNotFound, Erased."""
     row = session.get(PredictionRow, prediction_id)
     if row is None:
         raise PredictionNotFound
@@ -136,16 +138,16 @@ def recorded(session: Session, prediction_id: str) -> JobStudy:
 
 
 def unfinished(session: Session, ids: Iterable[str]) -> set[str]:
-    """Those of the predictions that are queued or running."""
+    """The given predictions that are queued or running."""
     open_states = PredictionRow.status.in_([Status.QUEUED, Status.RUNNING])
     return set(session.scalars(select(PredictionRow.id).where(PredictionRow.id.in_(list(ids)), open_states)))
 
 
 def unfinished_on(session: Session, name: str, version: str) -> bool:
-    """Whether a prediction that was accepted for this model version is queued or running."""
+    """Whether a prediction of this model version is queued or running."""
     open_states = PredictionRow.status.in_([Status.QUEUED, Status.RUNNING])
-    mine = (PredictionRow.model_name == name, PredictionRow.model_version == version)
-    return session.scalars(select(PredictionRow.id).where(open_states, *mine).limit(1)).first() is not None
+    of_version = (PredictionRow.model_name == name, PredictionRow.model_version == version)
+    return session.scalars(select(PredictionRow.id).where(open_states, *of_version).limit(1)).first() is not None
 
 
 def _study(row: PredictionRow) -> JobStudy:

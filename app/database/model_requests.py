@@ -1,8 +1,9 @@
-"""What operators ask of all workers: keep this version loaded, or let it go. Each worker answers in its own row.
+"""Load requests of operators to all workers: keep a version loaded, or unload it.
 
-Notable choices:
-- A demand stands until it is replaced, so that a worker that starts later, or again, loads what is wanted as well.
-- Asking again takes the next generation, and an answer says which it is to: an old refusal is not taken for a new one.
+Design notes:
+- A request stays until it is replaced, so a worker that starts later carries it out as well.
+- A renewed request has the next generation. Each worker writes its result with the generation into its row, so an old
+  result is not taken for the new one.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from app.database.upsert import insert_for
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """``wanted``: to be loaded and checked, else to be unloaded once nothing is left to do for it."""
+    """Request for one version; ``wanted``: load and check it, otherwise unload it after its last prediction."""
 
     name: str
     version: str
@@ -28,7 +29,7 @@ class LoadRequest:
 
 
 def request(session: Session, name: str, version: str, *, wanted: bool) -> int:
-    """Makes or renews a demand; its generation."""
+    """Makes or renews a request and returns its generation."""
     known = session.scalars(
         select(ModelRequestRow)
         .where(ModelRequestRow.name == name, ModelRequestRow.version == version)
@@ -42,7 +43,7 @@ def request(session: Session, name: str, version: str, *, wanted: bool) -> int:
 
 
 def current(session: Session) -> list[LoadRequest]:
-    """Every demand, the oldest first."""
+    """All requests, oldest first."""
     rows = session.scalars(
         select(ModelRequestRow).order_by(ModelRequestRow.requested, ModelRequestRow.name, ModelRequestRow.version)
     )

@@ -1,11 +1,11 @@
-"""Every question that the API asks of the predictions, and every change that it makes to one.
+"""Queries and changes of predictions for the API.
 
-Notable choices:
-- A caller (a tenant) sees its own predictions only; another's id is answered as if it did not exist.
-- What a prediction is made of and what it made are artifacts: names for blobs. Rows and names change in one
-  transaction; the bytes are written before it and deleted after it, so a row never names bytes that are not there.
-- Ids are UUIDs of version 7: they sort by the time they were made.
-- The worker's side of a prediction, with its fencing, is in `work.py`.
+Design notes:
+- A caller (a tenant) sees only the predictions of the tenant; other ids are answered as unknown.
+- Inputs and results are artifacts: names for blobs. Rows and artifacts change in one transaction; the bytes are written
+  before it and deleted after it, so an artifact never refers to missing bytes.
+- Ids are UUIDs of version 7, which sort by time.
+- The writes of the worker are in `app.database.job_state`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class NewPrediction:
-    """A study as it was accepted: checked, stored, and not yet worked on."""
+    """An accepted study: checked and stored, but not queued.
+
+    ``place`` is the span of the request; the idempotency key is kept for ``keep_key`` seconds; ``exact`` selects the
+    slow, exact methods of explanation.
+    """
 
     id: str
     caller: str
@@ -61,13 +65,12 @@ class NewPrediction:
     body_digest: str = ""
     priority: Priority = Priority.ACUTE
     keep_key: float = 86400.0
-    """Seconds for which the idempotency key is remembered."""
     exact: bool = False
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A blob under the name that a prediction gives it."""
+    """A blob with its name in a prediction, such as ``report.html``."""
 
     name: str
     digest: str
@@ -84,9 +87,9 @@ def new_id() -> str:
 
 
 def add(session: Session, new: NewPrediction) -> int:
-    """Inserts a queued prediction, the names of its inputs, and its idempotency key; its turn in the queue.
+    """Inserts a queued prediction with its inputs, completes its idempotency key, and returns its queue position.
 
-    :raises RequestInProgress: where another request completed the key meanwhile
+    Raises RequestInProgress if another request has completed the key.
     """
     queue_position = fair_queue.next_position(session, new.caller, new.priority)
     session.add(
@@ -113,38 +116,32 @@ def add(session: Session, new: NewPrediction) -> int:
         )
     )
     session.flush()
-    name_blobs(
-        session,
-        new.id,
-        [Artifact(f"inputs/{name}.nii", summary.sha256, summary.bytes, VOLUME) for name, summary in new.inputs.items()],
-    )
+    inputs = [Artifact(f"inputs/{name}.nii", each.sha256, each.bytes, VOLUME) for name, each in new.inputs.items()]
+    add_artifacts(session, new.id, inputs)
     if new.idempotency_key is not None:
         idempotency.complete(session, new.caller, new.idempotency_key, new.id, new.body_digest, keep=new.keep_key)
     return queue_position
 
 
-def name_blobs(session: Session, prediction_id: str, artifacts: Iterable[Artifact]) -> None:
-    """Lets a prediction name blobs that the storage holds already."""
-    ordered = sorted(artifacts, key=lambda artifact: artifact.digest)  # one order of locks: no deadlock
+def add_artifacts(session: Session, prediction_id: str, artifacts: Iterable[Artifact]) -> None:
+    """Adds artifacts to a prediction; the storage has their bytes already."""
+    ordered = sorted(artifacts, key=lambda artifact: artifact.digest)  # the same order of locks prevents a deadlock
     for artifact in ordered:
         blob = insert_for(session, BlobRow).values(digest=artifact.digest, bytes=artifact.bytes)
-        # An update even of an equal row locks it, so that no erasure drops it before this transaction ends.
+        # The update of an equal row locks it, so that no erasure deletes it before this transaction ends.
         session.execute(blob.on_conflict_do_update(index_elements=["digest"], set_={"bytes": artifact.bytes}))
         session.add(
             ArtifactRow(
-                prediction_id=prediction_id,
-                name=artifact.name,
-                digest=artifact.digest,
-                media_type=artifact.media_type,
+                prediction_id=prediction_id, name=artifact.name, digest=artifact.digest, media_type=artifact.media_type
             )
         )
     session.flush()
 
 
 def find(session: Session, prediction_id: str, caller: str | None) -> Prediction:
-    """The prediction as it stands. Raises PredictionNotFound, Erased.
+    """A prediction in its present state. Raises PredictionNotFound, Erased.
 
-    :param caller: the tenant that asks; None for the operator, who may see all
+    ``caller`` is the tenant of the caller, here and below; None stands for the operator, who may see all.
     """
     row = _row(session, prediction_id, caller)
     return _prediction(row, session.get(AttributionRow, prediction_id))
@@ -161,54 +158,46 @@ def page(
     status: Status | None = None,
     created_after: datetime | None = None,
 ) -> PredictionPage:
-    """The caller's predictions, newest first, erased ones left out.
+    """Predictions of a caller, newest first, without erased ones.
 
-    A cursor stands for a place in the order and not for a count, so rows that come or go meanwhile neither repeat nor
-    hide others. Raises InvalidRequest for a cursor that is not one of ours.
+    A cursor is a position in the order and not a count, so new and erased rows neither repeat nor hide others.
 
-    :param model: a name, or ``name@1.2.0``
+    The cursor is `PredictionPage.next` of the page before; the model is a name, or ``name@1.2.0``. Raises
+    InvalidRequest for a cursor that is not one of this service.
     """
-    wanted: list[ColumnElement[bool]] = [PredictionRow.erased.is_(None)]
+    conditions: list[ColumnElement[bool]] = [PredictionRow.erased.is_(None)]
     if caller is not None:
-        wanted.append(PredictionRow.caller == caller)
+        conditions.append(PredictionRow.caller == caller)
     if subject is not None:
-        wanted.append(PredictionRow.subject == subject)
+        conditions.append(PredictionRow.subject == subject)
     if model is not None:
         name, _, version = model.partition("@")
-        wanted.append(PredictionRow.model_name == name)
+        conditions.append(PredictionRow.model_name == name)
         if version:
-            wanted.append(PredictionRow.model_version == version)
+            conditions.append(PredictionRow.model_version == version)
     if status is not None:
-        wanted.append(PredictionRow.status == status)
+        conditions.append(PredictionRow.status == status)
     if created_after is not None:
-        wanted.append(PredictionRow.created > created_after)
+        conditions.append(PredictionRow.created > created_after)
     if cursor is not None:
-        wanted.append(_before(cursor))
+        conditions.append(_before(cursor))
     newest_first = (PredictionRow.created.desc(), PredictionRow.id.desc())
-    rows = list(session.scalars(select(PredictionRow).where(*wanted).order_by(*newest_first).limit(limit + 1)))
+    rows = list(session.scalars(select(PredictionRow).where(*conditions).order_by(*newest_first).limit(limit + 1)))
     more, rows = len(rows) > limit, rows[:limit]
-    ids = [row.id for row in rows]
-    reasons = {
-        row.prediction_id: row
-        for row in session.scalars(select(AttributionRow).where(AttributionRow.prediction_id.in_(ids)))
-    }
-    items = [_prediction(row, reasons.get(row.id)) for row in rows]
+    of_rows = AttributionRow.prediction_id.in_([row.id for row in rows])
+    attributions = {row.prediction_id: row for row in session.scalars(select(AttributionRow).where(of_rows))}
+    items = [_prediction(row, attributions.get(row.id)) for row in rows]
     return PredictionPage(items=items, next=_cursor(rows[-1]) if more else None)
 
 
-def by_idempotency_key(session: Session, caller: str, key: str) -> tuple[str, str] | None:
-    """The prediction and the body digest that a completed key stands for."""
-    return idempotency.find(session, caller, key)
-
-
 def cancel(session: Session, prediction_id: str, caller: str | None) -> Prediction:
-    """Ends a queued or running prediction; its worker writes nothing more. A cancelled one stays as it is.
+    """Cancels a queued or running prediction; its worker writes nothing more. A cancelled one stays as it is.
 
-    Raises PredictionNotFound, Erased, and Conflict for one that has finished.
+    Raises PredictionNotFound, Erased, and Conflict if the prediction has finished.
     """
     row = _row(session, prediction_id, caller, lock=True)
     if Status(row.status) in (Status.SUCCEEDED, Status.FAILED):
-        raise Conflict("The prediction has finished and cannot be cancelled any more")
+        raise Conflict("The prediction has finished and cannot be cancelled")
     if row.status != Status.CANCELLED:
         row.status, row.stage, row.finished = Status.CANCELLED, None, now()
         session.flush()
@@ -216,10 +205,9 @@ def cancel(session: Session, prediction_id: str, caller: str | None) -> Predicti
 
 
 def erase(session: Session, prediction_id: str, caller: str | None) -> list[str]:
-    """Erases all that is known of the patient: inputs, record, results, reasons, reviews, outcome. A tombstone is left.
+    """Erases inputs, clinical record, results, attribution, reviews and outcome; an empty row stays.
 
-    Returns the digests that no prediction names any more, for `Storage.delete` once this transaction is committed.
-    Raises PredictionNotFound, Erased.
+    Returns the digests without any reference, for `Storage.delete` after the commit. Raises PredictionNotFound, Erased.
     """
     row = _row(session, prediction_id, caller, lock=True)
     if not Status(row.status).finished:
@@ -229,52 +217,46 @@ def erase(session: Session, prediction_id: str, caller: str | None) -> list[str]
     row.subject = row.clinical = row.inputs = row.trace_id = row.span_id = row.body_digest = None
     row.probability = row.interval = row.folds = row.decision = None
     row.flags = row.perfusion = row.timings = row.error = None
-    session.execute(delete(AttributionRow).where(AttributionRow.prediction_id == prediction_id))
-    session.execute(delete(ReviewRow).where(ReviewRow.prediction_id == prediction_id))
-    session.execute(delete(ShadowRow).where(ShadowRow.prediction_id == prediction_id))
-    session.execute(delete(OutcomeRow).where(OutcomeRow.prediction_id == prediction_id))
-    session.execute(delete(IdempotencyRow).where(IdempotencyRow.prediction_id == prediction_id))
-    named = select(ArtifactRow.digest).where(ArtifactRow.prediction_id == prediction_id)
-    # Locked in one order before they are counted: whoever names one of these blobs now is waited for, or waits.
-    mine = set(
-        session.scalars(
-            select(BlobRow.digest).where(BlobRow.digest.in_(named)).order_by(BlobRow.digest).with_for_update()
-        )
-    )
+    for table in (AttributionRow, ReviewRow, ShadowRow, OutcomeRow, IdempotencyRow):
+        session.execute(delete(table).where(table.prediction_id == prediction_id))
+    referenced = select(ArtifactRow.digest).where(ArtifactRow.prediction_id == prediction_id)
+    # Locked in one order before the count, so that a transaction that adds an artifact of one of these blobs waits.
+    blobs = select(BlobRow.digest).where(BlobRow.digest.in_(referenced)).order_by(BlobRow.digest)
+    digests = set(session.scalars(blobs.with_for_update()))
     session.execute(delete(ArtifactRow).where(ArtifactRow.prediction_id == prediction_id))
-    orphans = mine - set(session.scalars(select(ArtifactRow.digest).where(ArtifactRow.digest.in_(mine))))
+    orphans = digests - set(session.scalars(select(ArtifactRow.digest).where(ArtifactRow.digest.in_(digests))))
     session.execute(delete(BlobRow).where(BlobRow.digest.in_(orphans)))
     session.flush()
     return sorted(orphans)
 
 
 def artifact(session: Session, prediction_id: str, caller: str | None, name: str) -> tuple[str, str]:
-    """The digest and the media type of what a prediction made, by its name.
+    """Digest and media type of an artifact. Raises PredictionNotFound, Erased.
 
-    Raises PredictionNotFound, Erased, NotFinished (it may come to be), NotFound (it will not).
+    Raises NotFinished if the prediction may still make the artifact, and NotFound if it has finished without it.
     """
     row = _row(session, prediction_id, caller)
-    if found := session.get(ArtifactRow, (prediction_id, name)):
-        return found.digest, found.media_type
+    if artifact_row := session.get(ArtifactRow, (prediction_id, name)):
+        return artifact_row.digest, artifact_row.media_type
     if not Status(row.status).finished:
-        raise NotFinished("The prediction is still being made; ask again when it has finished")
-    raise NotFound("This prediction has no such file; its record lists those it has")
+        raise NotFinished("The prediction is not finished. Send the request again when it has finished")
+    raise NotFound("The prediction has no such file. Its record lists the files that exist")
 
 
 def artifacts(session: Session, prediction_id: str, caller: str | None) -> list[str]:
-    """The names of all that the prediction is made of and made, in order."""
+    """Names of all artifacts of a prediction, in order. Raises PredictionNotFound, Erased."""
     _row(session, prediction_id, caller)
-    named = select(ArtifactRow.name).where(ArtifactRow.prediction_id == prediction_id)
-    return list(session.scalars(named.order_by(ArtifactRow.name)))
+    names = select(ArtifactRow.name).where(ArtifactRow.prediction_id == prediction_id)
+    return list(session.scalars(names.order_by(ArtifactRow.name)))
 
 
 def referenced(session: Session, digests: Iterable[str]) -> set[str]:
-    """Those of the digests that some prediction names."""
-    wanted, found = list(digests), set[str]()
-    for start in range(0, len(wanted), 500):  # databases limit the parameters of one statement
-        part = wanted[start : start + 500]
-        found |= set(session.scalars(select(ArtifactRow.digest).where(ArtifactRow.digest.in_(part))))
-    return found
+    """The given digests that at least one prediction refers to."""
+    listed, referenced = list(digests), set[str]()
+    for start in range(0, len(listed), 500):  # databases limit the parameters of one statement
+        part = listed[start : start + 500]
+        referenced |= set(session.scalars(select(ArtifactRow.digest).where(ArtifactRow.digest.in_(part))))
+    return referenced
 
 
 def _row(session: Session, prediction_id: str, caller: str | None, *, lock: bool = False) -> PredictionRow:
@@ -287,28 +269,22 @@ def _row(session: Session, prediction_id: str, caller: str | None, *, lock: bool
     return row
 
 
-def _prediction(row: PredictionRow, reasons: AttributionRow | None) -> Prediction:
+_SAME_NAME = (
+    *("id", "status", "stage", "progress", "subject", "probability", "interval", "folds", "decision", "perfusion"),
+    *("error", "created", "started", "finished"),
+)
+"""Fields of `Prediction` that are columns of the same name."""
+
+
+def _prediction(row: PredictionRow, attribution: AttributionRow | None) -> Prediction:
     return Prediction.model_validate(
-        {
-            "id": row.id,
-            "status": row.status,
-            "stage": row.stage,
-            "progress": row.progress,
+        {name: getattr(row, name) for name in _SAME_NAME}
+        | {
             "model": {"name": row.model_name, "version": row.model_version, "digest": row.model_digest},
-            "subject": row.subject,
-            "probability": row.probability,
-            "interval": row.interval,
-            "folds": row.folds,
-            "decision": row.decision,
             "flags": row.flags or [],
-            "attribution": reasons and _attribution(reasons),
-            "perfusion": row.perfusion,
+            "attribution": attribution and _attribution(attribution),
             "inputs": row.inputs or {},
             "timings": row.timings or {},
-            "error": row.error,
-            "created": row.created,
-            "started": row.started,
-            "finished": row.finished,
         }
     )
 
@@ -318,14 +294,14 @@ def _attribution(row: AttributionRow) -> Attribution:
 
 
 def _cursor(row: PredictionRow) -> str:
-    """The row's place in the order: its microseconds since 1970, then its id. A pattern tells every cursor there is."""
+    """Position of a row in the order: microseconds since 1970, then the id (see `CURSOR`)."""
     return f"{(row.created - _EPOCH) // timedelta(microseconds=1):016d}{uuid.UUID(row.id).hex}"
 
 
 def _before(cursor: str) -> ColumnElement[bool]:
-    """The condition for rows that come after the cursor's row, in the order newest first."""
+    """Condition for the rows after the row of the cursor, in the order newest first."""
     if not re.fullmatch(CURSOR, cursor):
-        raise InvalidRequest("The cursor is not one that this service gave out; start again without it")
+        raise InvalidRequest("The cursor is not valid. Start again without a cursor, and pass on `next` of each page")
     created = _EPOCH + timedelta(microseconds=int(cursor[:16]))
-    same_instant = and_(PredictionRow.created == created, PredictionRow.id < str(uuid.UUID(cursor[16:])))
-    return or_(PredictionRow.created < created, same_instant)
+    same_time = and_(PredictionRow.created == created, PredictionRow.id < str(uuid.UUID(cursor[16:])))
+    return or_(PredictionRow.created < created, same_time)

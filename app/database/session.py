@@ -1,13 +1,12 @@
-"""The connection to the database: one engine per process, one transaction per `session`.
+"""Connection to the database: one engine per process, one transaction per `Database.session`.
 
-Notable choices:
-- SQLite runs with journal_mode=DELETE and synchronous=FULL. Its WAL can lose committed writes before 3.51.3 when two
-  connections write and checkpoint (sqlite.org/wal.html, "the WAL-reset bug"), and this house may run on an older one.
-- On SQLite a writing session takes the write lock when it begins (BEGIN IMMEDIATE). What it reads is then still true
-  when it writes, as rows read ``with_for_update`` are on PostgreSQL, and two writers queue instead of failing.
-- SQLite overwrites what it deletes (secure_delete), so that nothing of an erased patient lies in the file's free pages.
-- The job engine shares this engine and these transactions, so a prediction and its job are committed together.
-- Migrations belong to the package: `upgrade` finds them wherever it is installed.
+Design notes:
+- SQLite uses journal_mode=DELETE and synchronous=FULL. Before 3.51.3 its WAL can lose committed writes when two
+  connections write and checkpoint (sqlite.org/wal.html, "the WAL-reset bug").
+- On SQLite a writing session takes the write lock at its begin (BEGIN IMMEDIATE). What it reads is then valid until its
+  writes, like rows read ``with_for_update`` on PostgreSQL, and a second writer waits instead of failing.
+- SQLite overwrites deleted data (secure_delete), so the free pages of the file hold no data of an erased patient.
+- The job engine shares this engine and its transactions, so a prediction and its job are committed together.
 """
 
 from __future__ import annotations
@@ -30,18 +29,18 @@ T = TypeVar("T")
 
 log = logging.getLogger("rlvo.database")
 
-# Beside this file where the package is installed; at the root of a checkout.
+# Next to this file in an installed package; at the root of a checkout.
 _HERE = Path(__file__).parent
 _MIGRATIONS = next(folder for folder in (_HERE / "migrations", _HERE.parents[1] / "migrations") if folder.is_dir())
 _PRAGMAS = ("busy_timeout=30000", "journal_mode=DELETE", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON")
-_MIGRATION_LOCK = 0x726C766F  # "rlvo"; any number does that nobody else uses
+_MIGRATION_LOCK = 0x726C766F  # "rlvo" in hexadecimal; any number without another use
 
 
 class Database:
-    """A SQLite file or a PostgreSQL database, by its SQLAlchemy URL. Connects when first used.
+    """A SQLite file or a PostgreSQL database, by its SQLAlchemy URL; connects at first use.
 
-    :param idle: seconds after which PostgreSQL ends a transaction whose process stands still in the middle of it: what
-        it has locked, all others wait for. SQLite's lock is the process's own, and only its end lets go of it.
+    PostgreSQL ends the transaction of a suspended process after ``idle`` seconds, because others wait for its locks. On
+    SQLite only the end of the process releases the lock.
     """
 
     def __init__(self, url: str, *, idle: float = 60.0) -> None:
@@ -64,29 +63,29 @@ class Database:
     def session(self) -> Iterator[Session]:
         """One transaction that may write: committed at the end of the block, rolled back by an exception.
 
-        Raises DatabaseUnavailable where the database cannot be reached, StorageFull where its disk is full.
+        Raises DatabaseUnavailable, and StorageFull if the disk of the database is full.
         """
-        with _spoken(), Session(self.engine, expire_on_commit=False) as session, session.begin():
+        with _rlvo_errors(), Session(self.engine, expire_on_commit=False) as session, session.begin():
             if self.sqlite:
                 session.execute(text("BEGIN IMMEDIATE"))
             yield session
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """One transaction that only reads, from one snapshot, without the write lock. Errors as `session`."""
-        with _spoken(), Session(self.engine, expire_on_commit=False) as session, session.begin():
+        """One read-only transaction with one snapshot and without the write lock. Raises the errors of `session`."""
+        with _rlvo_errors(), Session(self.engine, expire_on_commit=False) as session, session.begin():
             session.execute(
                 text("BEGIN" if self.sqlite else "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             )
             yield session
 
     def ping(self) -> None:
-        """Raises DatabaseUnavailable unless the database answers and its tables are there."""
+        """Checks the connection and the tables. Raises DatabaseUnavailable."""
         with self.reading() as session:
             session.execute(text("SELECT seq FROM audit_head"))
 
     def upgrade(self) -> None:
-        """Brings the tables to this release's shape. Safe to call from many processes at once."""
+        """Migrates the tables to this release. Several processes may call it at the same time."""
         if self._version() == max(path.name for path in (_MIGRATIONS / "versions").glob("0*.py"))[:4]:
             return
         from alembic import command
@@ -96,7 +95,7 @@ class Database:
             Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
         config = Config()
         config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-        with _spoken(), self.engine.connect() as connection:
+        with _rlvo_errors(), self.engine.connect() as connection:
             if self.sqlite:
                 connection.execute(text("BEGIN IMMEDIATE"))
             else:
@@ -106,7 +105,7 @@ class Database:
             connection.commit()
 
     def _version(self) -> str:
-        """The number of the last migration that was run; nothing where there is no database yet."""
+        """Number of the last migration; empty for a new database."""
         try:
             with self.engine.connect() as connection:
                 return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar())
@@ -114,22 +113,24 @@ class Database:
             return ""
 
     def close(self) -> None:
-        """Closes every pooled connection."""
+        """Closes all pooled connections."""
         self.engine.dispose()
 
 
 def now() -> datetime:
+    """The current time in UTC."""
     return datetime.now(UTC)
 
 
 def retry_until_available(action: Callable[[], T]) -> T:
-    """Does ``action``, however long the database is away or full; for what nobody waits for and must not be dropped."""
+    """Repeats ``action`` while the database is unavailable or full; for work that must not be lost."""
     pause = 0.2
     while True:
         try:
             return action()
         except (DatabaseUnavailable, StorageFull) as error:
-            log.warning("the database is %s; trying again in %.1f s", "full" if error.status == 507 else "away", pause)
+            state = "full" if error.status == 507 else "unavailable"
+            log.warning("the database is %s; the next try is in %.1f s", state, pause)
             time.sleep(pause)
             pause = min(2 * pause, 5.0)
 
@@ -139,15 +140,15 @@ def _with_driver(url: URL) -> URL:
 
 
 def _set_up_sqlite(connection: Any, _record: object) -> None:
-    # The driver itself begins a transaction before a write; it shall take the lock at once, and so queue for it.
+    # The driver begins a transaction before a write. IMMEDIATE takes the lock at once, so a second writer waits.
     connection.isolation_level = "IMMEDIATE"
     for pragma in _PRAGMAS:
         connection.execute(f"PRAGMA {pragma}")
 
 
 @contextmanager
-def _spoken() -> Iterator[None]:
-    """Turns the loss of the database into the error that callers know."""
+def _rlvo_errors() -> Iterator[None]:
+    """Translates errors of the connection into RlvoErrors."""
     try:
         yield
     except (sql_errors.OperationalError, sql_errors.InterfaceError, sql_errors.TimeoutError) as error:
@@ -161,7 +162,5 @@ def _spoken() -> Iterator[None]:
 def _translated(error: Exception) -> RlvoError:
     original = getattr(error, "orig", None)
     if "disk is full" in str(original) or getattr(original, "sqlstate", None) == "53100":
-        return StorageFull("The database has no room left; free some and send the study again")
-    return DatabaseUnavailable(
-        "The database cannot be reached just now; the same request may succeed later", retry_after=5
-    )
+        return StorageFull("The disk of the database is full. Free space and send the study again")
+    return DatabaseUnavailable("The database cannot be reached. Send the request again later", retry_after=5)

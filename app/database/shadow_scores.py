@@ -1,7 +1,7 @@
-"""What a shadow version would have said, beside what was answered. Never part of any answer to a caller's prediction.
+"""Scores of shadow versions against the recorded answers. No caller's prediction contains them.
 
-A score is a difference of probabilities and whether the two decisions agree; the patient's own number stays in the
-prediction's row. Erasing a prediction erases its score.
+A score has a difference of probabilities and whether the two decisions agree, but not the probability of the patient.
+The erasure of a prediction erases its score.
 """
 
 from __future__ import annotations
@@ -18,20 +18,24 @@ from app.database.upsert import insert_for
 
 @dataclass(frozen=True)
 class ShadowScore:
-    """``difference``: the shadow's probability minus the answered one; None, with ``error``, where it had none."""
+    """Score of one prediction.
+
+    ``difference`` is the probability of the shadow ``version`` minus that of the version that ``answered``; None, with
+    ``error``, if the shadow failed.
+    """
 
     prediction_id: str
     name: str
     version: str
     answered: str
-    difference: float | None
-    agrees: bool | None
+    difference: float | None = None
+    agrees: bool | None = None
     error: str | None = None
 
 
 @dataclass(frozen=True)
 class ShadowSummary:
-    """How a shadow compares with what was answered; differences of probability."""
+    """Comparison of a shadow version with the version that answered, in differences of probability."""
 
     version: str
     answered: str
@@ -44,7 +48,7 @@ class ShadowSummary:
 
 
 def store(session: Session, score: ShadowScore) -> bool:
-    """Keeps a score, once; False where its prediction is erased, or has no answer."""
+    """Stores a score once; False if the prediction is erased or has no answer."""
     row = session.scalars(
         select(PredictionRow).where(PredictionRow.id == score.prediction_id).with_for_update()
     ).one_or_none()
@@ -65,7 +69,7 @@ def store(session: Session, score: ShadowScore) -> bool:
 
 
 def report(session: Session, name: str) -> list[ShadowSummary]:
-    """One report per pair of a shadow and the version that it was compared with, the newest shadow first."""
+    """One summary per pair of a shadow and an answering version, newest shadow first."""
     pair = (ShadowRow.version, ShadowRow.answered)
     query = (
         select(

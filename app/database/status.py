@@ -1,6 +1,6 @@
-"""What those who only look on ask of the database: the states that somebody waits for, and the service's figures.
+"""Read-only queries for waiting callers and for the metrics.
 
-These run often (a waiting caller's poll, a scrape), so they read few columns and touch no patient data.
+They run often, so they read few columns and no patient data.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from app.sdk.types import Priority, Stage, Status
 
 @dataclass(frozen=True)
 class State:
-    """How far a prediction is; ``progress`` is the fraction of the whole, 0 to 1."""
+    """State of a prediction; ``progress`` is a fraction from 0 to 1."""
 
     status: Status
     stage: Stage | None
@@ -29,7 +29,7 @@ class State:
 
 @dataclass(frozen=True)
 class FinishedPrediction:
-    """A finished prediction, as the metrics see it; ``seconds`` by stage, ``waited`` in the queue."""
+    """A finished prediction for the metrics; ``seconds`` by stage, ``waited``: seconds in the queue."""
 
     id: str
     status: Status
@@ -41,14 +41,14 @@ class FinishedPrediction:
 
 @dataclass(frozen=True)
 class Waiting:
-    """How many predictions wait for a worker, and for how many seconds the first of them has."""
+    """Number of predictions that wait for a worker, and the seconds that the oldest one has waited."""
 
     count: int
     oldest: float
 
 
 def states(session: Session, ids: Iterable[str]) -> dict[str, State]:
-    """The states of these predictions; one that was erased or never was is left out."""
+    """States of the given predictions, without erased and unknown ones."""
     columns = (PredictionRow.id, PredictionRow.status, PredictionRow.stage, PredictionRow.progress)
     rows = session.execute(select(*columns).where(PredictionRow.id.in_(list(ids)), PredictionRow.erased.is_(None)))
     return {
@@ -56,8 +56,8 @@ def states(session: Session, ids: Iterable[str]) -> dict[str, State]:
     }
 
 
-def done_since(session: Session, moment: datetime) -> list[FinishedPrediction]:
-    """The predictions that finished at ``moment`` or later."""
+def done_since(session: Session, since: datetime) -> list[FinishedPrediction]:
+    """Predictions that finished at ``since`` or later."""
     columns = (
         PredictionRow.id,
         PredictionRow.status,
@@ -66,7 +66,7 @@ def done_since(session: Session, moment: datetime) -> list[FinishedPrediction]:
         PredictionRow.finished,
         PredictionRow.timings,
     )
-    rows = session.execute(select(*columns).where(PredictionRow.finished >= moment))
+    rows = session.execute(select(*columns).where(PredictionRow.finished >= since))
     return [
         FinishedPrediction(
             key, Status(status), created, started and (started - created).total_seconds(), finished, timings or {}
@@ -76,11 +76,11 @@ def done_since(session: Session, moment: datetime) -> list[FinishedPrediction]:
 
 
 def waiting(session: Session) -> dict[Priority, Waiting]:
-    """The queue, by priority."""
+    """Waiting predictions by priority."""
     row = PredictionRow
-    found = {}
+    queue = {}
     for priority in Priority:
-        mine = (row.status == Status.QUEUED, row.queue_position.between(*fair_queue.span(priority)))
-        count, oldest = session.execute(select(func.count(), func.min(row.created)).where(*mine)).one()
-        found[priority] = Waiting(count, max(0.0, (now() - oldest).total_seconds()) if oldest else 0.0)
-    return found
+        conditions = (row.status == Status.QUEUED, row.queue_position.between(*fair_queue.span(priority)))
+        count, oldest = session.execute(select(func.count(), func.min(row.created)).where(*conditions)).one()
+        queue[priority] = Waiting(count, max(0.0, (now() - oldest).total_seconds()) if oldest else 0.0)
+    return queue

@@ -1,12 +1,11 @@
-"""What is kept, as tables. The same on SQLite and PostgreSQL.
+"""Tables of the database, the same on SQLite and PostgreSQL.
 
-Notable choices:
-- Times are UTC and aware, whatever the database makes of them.
-- Answers are stored in the shape they are given in, as JSON; only what is searched or fenced has a column.
-- A blob's reference count is the number of artifacts that name it: a stored counter could drift, this cannot.
-- Clinical values live in `predictions`, `attributions`, `reviews` and `outcomes` alone, so that erasing their rows
-  erases the patient.
-- `migrations/` creates these tables; a test holds the two equal.
+Design notes:
+- Times are UTC and aware on both databases.
+- Answers are stored as JSON; only values for searches and for fencing have columns.
+- The number of references to a blob is the number of its artifacts. A stored counter could become wrong.
+- Only `predictions`, `attributions`, `reviews` and `outcomes` hold clinical values, so an erasure clears four tables.
+- `migrations/` creates these tables; a test compares the two.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class Utc(TypeDecorator[datetime]):
-    """An aware UTC time. SQLite has no zones: it keeps the UTC reading, and the zone is put back here."""
+    """An aware UTC time. SQLite has no time zones, so it stores the UTC time and this class adds the zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -32,7 +31,7 @@ class Utc(TypeDecorator[datetime]):
 
 
 class Base(DeclarativeBase):
-    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own declaration
+    type_annotation_map = {  # noqa: RUF012 - a declaration of SQLAlchemy
         datetime: Utc(),
         dict[str, Any]: JSON(none_as_null=True),
         list[Any]: JSON(none_as_null=True),
@@ -40,7 +39,7 @@ class Base(DeclarativeBase):
 
 
 class PredictionRow(Base):
-    """One prediction. After an erasure only the tombstone is left: id, caller, model, times."""
+    """One prediction. An erasure leaves id, caller, model and times."""
 
     __tablename__ = "predictions"
     __table_args__ = (Index("predictions_page", "caller", "created", "id"), Index("predictions_status", "status"))
@@ -56,12 +55,12 @@ class PredictionRow(Base):
     erased: Mapped[datetime | None]
 
     run: Mapped[int] = mapped_column(Integer, default=0)
-    """The fencing token: each start of the work takes the next number, and only its holder may write."""
+    """Fencing token: each start of the work takes the next number, and only the newest run may write."""
     attempts: Mapped[int] = mapped_column(Integer, default=0)
-    """Starts since the work last reached a new stage; a job that dies too often is quarantined by it."""
+    """Starts since the work last reached a new stage; too many lead to quarantine."""
 
     queue_position: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
-    """Its place among those that wait, a smaller one is served earlier (app/database/turns.py)."""
+    """Position among the waiting predictions; a smaller one is served earlier (`app.database.fair_queue`)."""
 
     model_name: Mapped[str] = mapped_column(String(63))
     model_version: Mapped[str] = mapped_column(String(64))
@@ -70,12 +69,12 @@ class PredictionRow(Base):
     subject: Mapped[str | None] = mapped_column(String(128))
     explain: Mapped[bool]
     exact: Mapped[bool] = mapped_column(default=False)
-    """The reasons were asked for by the slow, exact rules."""
+    """Whether the explanation uses the slow, exact methods."""
     clinical: Mapped[dict[str, Any] | None]
     inputs: Mapped[dict[str, Any] | None]
     trace_id: Mapped[str | None] = mapped_column(String(64))
     span_id: Mapped[str | None] = mapped_column(String(16))
-    """What took it in, of that trace."""
+    """Span of the request, in the trace ``trace_id``."""
     body_digest: Mapped[str | None] = mapped_column(String(128))
 
     probability: Mapped[float | None] = mapped_column(Float)
@@ -89,7 +88,7 @@ class PredictionRow(Base):
 
 
 class AttributionRow(Base):
-    """The reasons of one prediction, as numbers; its maps are artifacts."""
+    """Attribution of one prediction, as numbers; the maps are artifacts."""
 
     __tablename__ = "attributions"
 
@@ -106,7 +105,7 @@ class AttributionRow(Base):
 
 
 class BlobRow(Base):
-    """Bytes in the storage that at least one artifact names."""
+    """A blob in the storage that at least one artifact refers to."""
 
     __tablename__ = "blobs"
 
@@ -115,7 +114,7 @@ class BlobRow(Base):
 
 
 class ArtifactRow(Base):
-    """What a prediction calls a blob: ``inputs/cta.nii``, ``maps/attribution-cta.nii.gz``, ``report.html``."""
+    """Name of a blob in a prediction: ``inputs/cta.nii``, ``maps/attribution-cta.nii.gz``, ``report.html``."""
 
     __tablename__ = "artifacts"
 
@@ -126,7 +125,7 @@ class ArtifactRow(Base):
 
 
 class ReviewRow(Base):
-    """What a reviewer thought of a prediction."""
+    """Review of a prediction."""
 
     __tablename__ = "reviews"
 
@@ -140,7 +139,7 @@ class ReviewRow(Base):
 
 
 class OutcomeRow(Base):
-    """How the thrombectomy of a prediction's patient ended."""
+    """Outcome of the thrombectomy of a prediction's patient."""
 
     __tablename__ = "outcomes"
 
@@ -153,7 +152,7 @@ class OutcomeRow(Base):
 
 
 class IdempotencyRow(Base):
-    """An Idempotency-Key of one caller: reserved (no prediction yet, until ``expires``) or complete."""
+    """An Idempotency-Key of one caller: reserved (without a prediction, until ``expires``) or complete."""
 
     __tablename__ = "idempotency_keys"
 
@@ -167,7 +166,7 @@ class IdempotencyRow(Base):
 
 
 class ApiKeyRow(Base):
-    """An API key. The secret itself is nowhere: it has 256 random bits, so its plain sha-256 cannot be searched."""
+    """An API key with the sha-256 of its secret (see `app.database.api_keys`)."""
 
     __tablename__ = "api_keys"
 
@@ -184,7 +183,7 @@ class ApiKeyRow(Base):
 
 
 class WebhookRow(Base):
-    """An address that is told of a tenant's finished predictions; the secret signs what is sent there."""
+    """An address for messages on the finished predictions of a tenant; the secret signs them."""
 
     __tablename__ = "webhooks"
 
@@ -197,7 +196,7 @@ class WebhookRow(Base):
 
 
 class AuditRow(Base):
-    """Who did what to which id. Triggers of the database refuse to change or delete a row."""
+    """An entry of the audit log. Triggers of the database refuse to change or delete it."""
 
     __tablename__ = "audit"
 
@@ -212,7 +211,7 @@ class AuditRow(Base):
 
 
 class AuditHeadRow(Base):
-    """The one row that every append locks: the length of the chain and its last hash."""
+    """The single row with the length of the chain and its last hash; each append locks it."""
 
     __tablename__ = "audit_head"
 
@@ -222,7 +221,7 @@ class AuditHeadRow(Base):
 
 
 class WorkerRow(Base):
-    """A worker process that says it is alive. ``heartbeats`` counts up, so that a jump of a clock kills nobody."""
+    """A registered worker process. ``heartbeats`` counts up, so liveness does not depend on a clock."""
 
     __tablename__ = "workers"
 
@@ -240,7 +239,7 @@ class WorkerRow(Base):
 
 
 class ModelRequestRow(Base):
-    """A version that all workers are to keep loaded, or to let go."""
+    """A version that all workers must keep loaded or must unload."""
 
     __tablename__ = "model_requests"
 
@@ -252,7 +251,7 @@ class ModelRequestRow(Base):
 
 
 class ShadowRow(Base):
-    """How far a shadow version's probability lay from the answered one; ``error``: why it had none."""
+    """Score of a shadow version against the recorded answer; ``error``: code of its failure."""
 
     __tablename__ = "shadow_scores"
     __table_args__ = (Index("shadow_scores_version", "model_name", "version"),)

@@ -1,4 +1,4 @@
-"""`INSERT ... ON CONFLICT`, which SQLAlchemy offers under two names for our two databases."""
+"""`INSERT ... ON CONFLICT` for SQLite and PostgreSQL, which SQLAlchemy has in two modules."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from app.database.tables import Base
 
 
 def insert_for(session: Session, table: type[Base]) -> sqlite.Insert:
-    """An insert into ``table`` that understands ``on_conflict_do_update`` on the session's database."""
+    """An insert into ``table`` with ``on_conflict_do_update`` for the database of the session."""
     if session.get_bind().dialect.name == "postgresql":
-        # The two classes share every method that is used here, and no base that declares them.
+        # Both classes have the methods that are used here, but no common base class.
         return postgresql.insert(table)  # type: ignore[return-value]
     return sqlite.insert(table)

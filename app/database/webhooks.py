@@ -1,7 +1,6 @@
-"""Webhooks: where a tenant wants to be told that a prediction has finished.
+"""Webhooks: addresses of a tenant that receive a message when a prediction has finished.
 
-The secret is kept as it is, because every message is signed with it (HMAC); so it opens nothing here, and whoever can
-read this table can already read the predictions.
+The secret is stored in plain text, because every message is signed with it (HMAC). It gives no access to this service.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from app.sdk.types import Status
 
 @dataclass(frozen=True)
 class Webhook:
-    """One address of a tenant; ``ended``: nothing is sent there any more."""
+    """One address of a tenant; nothing is sent to it after ``ended``."""
 
     id: str
     tenant: str
@@ -33,9 +32,9 @@ class Webhook:
 
 
 def create(session: Session, tenant: str, url: str) -> Webhook:
-    """Makes a webhook with a fresh secret (``whsec_`` and 256 random bits). Raises InvalidRequest."""
+    """Creates a webhook with a new secret (``whsec_`` and 256 random bits). Raises InvalidRequest."""
     if not 1 <= len(tenant) <= 64:
-        raise InvalidRequest("A tenant has 1 to 64 characters")
+        raise InvalidRequest("The tenant must have 1 to 64 characters")
     row = WebhookRow(
         id=secrets.token_hex(4),
         tenant=tenant,
@@ -49,31 +48,31 @@ def create(session: Session, tenant: str, url: str) -> Webhook:
 
 
 def listed(session: Session) -> list[Webhook]:
-    """Every webhook ever made, oldest first."""
+    """All webhooks, also ended ones, oldest first."""
     return [_webhook(row) for row in session.scalars(select(WebhookRow).order_by(WebhookRow.created, WebhookRow.id))]
 
 
 def end(session: Session, webhook_id: str) -> bool:
-    """Sends nothing more there; returns whether there was one to end."""
+    """Ends a webhook; returns False if there is no active webhook with this id."""
     ended = update(WebhookRow).where(WebhookRow.id == webhook_id, WebhookRow.ended.is_(None)).values(ended=now())
     return session.execute(ended.returning(WebhookRow.id)).first() is not None
 
 
 def find(session: Session, webhook_id: str) -> Webhook | None:
-    """The webhook, unless it was ended or never was."""
+    """The webhook; None if it is unknown or ended."""
     row = session.get(WebhookRow, webhook_id)
     return None if row is None or row.ended else _webhook(row)
 
 
-def wanting(session: Session, prediction_id: str) -> list[str]:
-    """The ids of the webhooks that want to know of this prediction: its tenant's."""
+def subscribed(session: Session, prediction_id: str) -> list[str]:
+    """Ids of the active webhooks of a prediction's tenant."""
     tenant = select(PredictionRow.caller).where(PredictionRow.id == prediction_id).scalar_subquery()
-    mine = select(WebhookRow.id).where(WebhookRow.tenant == tenant, WebhookRow.ended.is_(None))
-    return list(session.scalars(mine.order_by(WebhookRow.id)))
+    active = select(WebhookRow.id).where(WebhookRow.tenant == tenant, WebhookRow.ended.is_(None))
+    return list(session.scalars(active.order_by(WebhookRow.id)))
 
 
-def news(session: Session, prediction_id: str) -> tuple[Status, datetime] | None:
-    """How and when a prediction finished; None where it has not, or was erased since."""
+def finished(session: Session, prediction_id: str) -> tuple[Status, datetime] | None:
+    """Status and end of a finished prediction; None if it has not finished or is erased."""
     row = session.get(PredictionRow, prediction_id)
     if row is None or row.erased or row.finished is None:
         return None

@@ -1,4 +1,4 @@
-"""The roll of the workers: who is alive, which models it has loaded, and whose jobs have to be taken over."""
+"""Registered workers: heartbeats, loaded models, load results and memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from app.database.upsert import insert_for
 
 @dataclass(frozen=True)
 class LoadResult:
-    """What became of a demand (`demands.py`): the ticket that it is to, and why it could not be met, if so."""
+    """Result of a load request (`app.database.model_requests`): its generation, and the error if it failed."""
 
     generation: int
     error: str | None
@@ -24,7 +24,7 @@ class LoadResult:
 
 @dataclass(frozen=True)
 class Usage:
-    """Bytes: of memory that the process holds, of the weights that it keeps loaded, and of its GPU, used and whole."""
+    """Memory in bytes: of the process, of the loaded weights, and of its GPU, used and in total."""
 
     resident: int
     weights: int
@@ -34,10 +34,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class WorkerRecord:
-    """One worker as the roll has it; ``models`` are the ``name@version`` that it keeps loaded.
-
-    ``answers``: by ``name@version``, to what operators asked of it.
-    """
+    """Row of one worker; ``models`` and the keys of ``load_results`` are ``name@version``."""
 
     id: str
     host: str
@@ -52,7 +49,7 @@ class WorkerRecord:
 
 
 def heartbeat(session: Session, worker: WorkerRecord) -> None:
-    """Writes the worker's sign of life, and its row where it is new or was taken for dead."""
+    """Writes the row of a worker; adds it if it is new or was deregistered."""
     values = {
         "host": worker.host,
         "pid": worker.pid,
@@ -69,7 +66,7 @@ def heartbeat(session: Session, worker: WorkerRecord) -> None:
 
 
 def registered(session: Session) -> list[WorkerRecord]:
-    """Everybody on the roll, alive or not, oldest first."""
+    """All registered workers, also stopped ones, oldest first."""
     rows = session.scalars(select(WorkerRow).order_by(WorkerRow.started, WorkerRow.id))
     return [
         WorkerRecord(
@@ -89,13 +86,13 @@ def registered(session: Session) -> list[WorkerRecord]:
 
 
 def live(session: Session, lease: float) -> list[WorkerRecord]:
-    """Those that gave a sign of life within the last ``lease`` seconds."""
+    """Workers with a heartbeat within the last ``lease`` seconds."""
     since = now() - timedelta(seconds=lease)
     return [worker for worker in registered(session) if worker.last_heartbeat >= since]
 
 
 def deregister(session: Session, worker_id: str) -> bool:
-    """Takes a worker off the roll. Of several that try at once, one is told True."""
+    """Deletes the row of a worker; of several concurrent calls, one returns True."""
     return (
         session.execute(delete(WorkerRow).where(WorkerRow.id == worker_id).returning(WorkerRow.id)).first() is not None
     )

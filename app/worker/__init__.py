@@ -1,1 +1,1 @@
-"""The worker process: the pipeline of one prediction, its queue, and the supervision of workers."""
+"""The worker process: the pipeline of one prediction, the queue, and supervision between workers."""

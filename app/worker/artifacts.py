@@ -1,11 +1,11 @@
-"""What a prediction leaves for people to look at: maps, figures and the report, each as a named file.
+"""Files of one prediction for its readers: maps, figures and the report.
 
-Notable choices:
-- Images are shown on one MNI grid of 2 mm, each interpolated once from the stored volume: the model's own grid may be
-  too coarse to recognise anything on.
-- A map on the patient's own grid can have a hundred million voxels. It is stored in steps of a 127th of its peak, an
-  eighth of the bytes and a quarter of the time; exact values stand in ``aligned-attribution-<channel>``.
-- The maps are packed beside the drawing of the figures, one after the other: one large copy is held at a time.
+Design notes:
+- Images are shown on one MNI grid of 2 mm, interpolated once from the stored volume; the grid of the model can be too
+  coarse to show anatomy.
+- A map on the patient's grid can have 10^8 voxels. It is stored as int8, in steps of 1/127 of its peak;
+  ``aligned-attribution-<channel>`` has the exact values.
+- One thread packs the maps one after the other while the figures are drawn, so memory holds one large copy at a time.
 """
 
 from __future__ import annotations
@@ -35,104 +35,110 @@ from app.reporting.figures import CohortPosition, Figure
 from app.sdk.types import Channel, Input, Prediction
 
 VIEW = Grid(shape=(91, 109, 91), affine=((2, 0, 0, -90), (0, 2, 0, -126), (0, 0, 2, -72), (0, 0, 0, 1)))
-"""The grid that images are shown on: MNI152 at 2 mm."""
+"""Grid of the shown images: MNI152 at 2 mm."""
 
 MAP, PNG, SVG, HTML = "application/gzip", "image/png", "image/svg+xml", "text/html; charset=utf-8"
 
 _NOTE = "rlvo: log-odds per voxel, research only"
 _AIR = {Channel.NCCT: -1000.0, Channel.CTA: -1000.0}
-_FINE = {Channel.VESSELS: 100, Channel.TMAX: 100, Channel.RCBF: 1000}
-"""Steps a unit in which an image is stored; a CT is stored in whole HU."""
+_STEPS_PER_UNIT = {Channel.VESSELS: 100, Channel.TMAX: 100, Channel.RCBF: 1000}
+"""Stored steps per unit of an image; a CT is stored in whole HU."""
 
 
 @dataclass(frozen=True)
 class ArtifactFile:
-    """What a prediction made, under the name that its artifact gets."""
+    """One file of a prediction; ``map_name`` is the name of a map in `Attribution.maps`, None for other files."""
 
     name: str
     content: bytes
     media_type: str
+    map_name: str | None = None
 
 
 def files(
     prediction: Prediction,
-    case: ModelInput,
+    model_input: ModelInput,
     manifest: Manifest,
     maps: Mapping[str, MapVolume],
     read: Callable[[Input], Volume],
     card: str,
 ) -> Iterator[ArtifactFile]:
-    """Everything, maps first, the report last.
+    """Makes all files, the maps first and the report last.
 
-    :param prediction: as it will be on record, its attribution included
-    :param maps: as `ModelVersion.explain` made them
-    :param read: gives an upload of the study
-    :param card: the version's model card, Markdown
+    Args:
+        prediction: The prediction as the database will have it, with its attribution.
+        model_input: Output of `prepare`.
+        manifest: Manifest of the model version.
+        maps: Maps of `ModelVersion.explain`: ``aligned-...`` on the grid of the model, others on the patient's grid.
+        read: Returns a volume of the study.
+        card: Model card of the version, Markdown.
     """
     assert prediction.attribution is not None
-    packed = submit(partial(_packed, maps))
+    packed = submit(partial(_map_files, maps))
     images: list[ArtifactFile] = []
     drawn: dict[str, tuple[str, Drawing]] = {
         "waterfall": ("What every variable and image adds", figures.waterfall(prediction.attribution))
     }
-    for spec, values in zip(manifest.channels, case.image, strict=True):
+    for spec, values in zip(manifest.channels, model_input.image, strict=True):
         if f"aligned-attribution-{spec.name}" in maps:
-            shown = _image(spec, values, case, manifest.grid, read)
+            shown = _image(spec, values, model_input, manifest.grid, read)
             images.append(_image_file(spec.name, shown))
             caption = f"{spec.name.upper()}: where it raised and lowered the probability"
             drawn[f"overlay-{spec.name}"] = (caption, _overlay(spec, shown, maps, prediction, manifest.grid))
     yield from packed.result()
     yield from images
-    mask = case.sources.get(Channel.VESSELS)
+    mask = model_input.sources.get(Channel.VESSELS)
     if mask is not None and mask.computed is not None:
-        yield ArtifactFile("maps/vessels.nii.gz", nifti.pack(mask.computed.data, mask.computed.affine), MAP)
+        yield _map_file("vessels", nifti.pack(mask.computed.data, mask.computed.affine))
     if prediction.perfusion is not None:
         drawn["perfusion"] = ("Perfusion volumes", figures.perfusion(prediction.perfusion))
-    if among := list(_among(case, manifest)):
-        drawn["position"] = ("This patient among training patients", figures.position(among))
+    if positions := list(_cohort_positions(model_input, manifest)):
+        drawn["position"] = ("This patient among training patients", figures.position(positions))
     for name, (_, drawing) in drawn.items():
         yield ArtifactFile(f"figures/{name}.svg", drawing.svg(), SVG)
         yield ArtifactFile(f"figures/{name}.png", drawing.png(), PNG)
     yield ArtifactFile("report.html", page.report(prediction, dict(drawn.values()), card).encode(), HTML)
 
 
-def _packed(maps: Mapping[str, MapVolume]) -> list[ArtifactFile]:
+def _map_files(maps: Mapping[str, MapVolume]) -> list[ArtifactFile]:
     return [
-        _aligned_map(name, volume) if name.startswith("aligned-") else _patient_map(name, volume)
+        _map_file(name, _pack_exact(volume) if name.startswith("aligned-") else _pack_int8(volume))
         for name, volume in maps.items()
     ]
 
 
-def _aligned_map(name: str, volume: MapVolume) -> ArtifactFile:
-    return ArtifactFile(f"maps/{name}.nii.gz", nifti.pack(volume.array, volume.affine, description=_NOTE), MAP)
+def _map_file(name: str, content: bytes) -> ArtifactFile:
+    return ArtifactFile(f"maps/{name}.nii.gz", content, MAP, map_name=name)
 
 
-def _patient_map(name: str, volume: MapVolume) -> ArtifactFile:
+def _pack_exact(volume: MapVolume) -> bytes:
+    return nifti.pack(volume.array, volume.affine, description=_NOTE)
+
+
+def _pack_int8(volume: MapVolume) -> bytes:
     step = max(float(volume.array.max()), -float(volume.array.min())) / 127 or 1.0
     steps = np.empty(volume.array.shape, np.int8, order="F")
-    for plane, done in zip(volume.array.T, steps.T, strict=True):  # a plane stays in the cache; the whole would not
-        done[:] = np.rint(plane * np.float32(1 / step))
-    content = nifti.pack(steps, volume.affine, slope=step, description=_NOTE)
-    return ArtifactFile(f"maps/{name}.nii.gz", content, MAP)
+    for source, target in zip(volume.array.T, steps.T, strict=True):  # one plane fits the processor cache
+        target[:] = np.rint(source * np.float32(1 / step))
+    return nifti.pack(steps, volume.affine, slope=step, description=_NOTE)
 
 
 def _image(
-    spec: ChannelSpec, values: NDArray[np.float32], case: ModelInput, grid: Grid, read: Callable[[Input], Volume]
+    spec: ChannelSpec, values: NDArray[np.float32], model_input: ModelInput, grid: Grid, read: Callable[[Input], Volume]
 ) -> Figure:
-    """A channel's real-world values; where its volume is not known, as the network saw them."""
-    source, own = case.sources.get(spec.name), case.grids.get(spec.name)
-    if source is None or own is None or (source.computed is None and source.upload is None):
+    """Image of a channel in its physical unit; the input of the network if the volume is unknown."""
+    source, patient_grid = model_input.sources.get(spec.name), model_input.grids.get(spec.name)
+    if source is None or patient_grid is None or (source.computed is None and source.upload is None):
         return Figure(values * spec.std + spec.mean, np.asarray(grid.affine, np.float64))
     volume = read(source.upload) if source.upload is not None else source.computed
     assert volume is not None
-    seen = to_grid(volume, VIEW, np.linalg.inv(own.mni_from_world), fill=_AIR.get(spec.name, 0.0))
-    return Figure(seen * np.float32(source.factor), np.asarray(VIEW.affine, np.float64))
+    values = to_grid(volume, VIEW, np.linalg.inv(patient_grid.mni_from_world), fill=_AIR.get(spec.name, 0.0))
+    return Figure(values * np.float32(source.factor), np.asarray(VIEW.affine, np.float64))
 
 
 def _image_file(channel: Channel, image: Figure) -> ArtifactFile:
-    steps: NDArray[Any] = np.rint(image.values * _FINE.get(channel, 1)).clip(-32768, 32767).astype(np.int16)
-    content = nifti.pack(steps, image.affine, slope=1 / _FINE.get(channel, 1))
-    return ArtifactFile(f"maps/aligned-{channel}.nii.gz", content, MAP)
+    steps: NDArray[Any] = np.rint(image.values * _STEPS_PER_UNIT.get(channel, 1)).clip(-32768, 32767).astype(np.int16)
+    return _map_file(f"aligned-{channel}", nifti.pack(steps, image.affine, slope=1 / _STEPS_PER_UNIT.get(channel, 1)))
 
 
 def _overlay(
@@ -141,24 +147,24 @@ def _overlay(
     assert prediction.attribution is not None
     attribution = Figure(*maps[f"aligned-attribution-{spec.name}"])
     voxel, _ = figures.peak(attribution)
-    where = atlas.NAMES[atlas.labels(grid.shape, grid.affine)[voxel]]
-    part = next(each.contribution for each in prediction.attribution.imaging if each.modality == spec.name)
-    peak = "outside the brain" if where == "other" else f"in the {where}"
-    title = f"{spec.name.upper()} adds {part:+.2f}; its peak lies {peak}"
-    mine = [each for each in prediction.attribution.regions if each.modality == spec.name]
-    return figures.overlay(image, spec.window, attribution, title, mine)
+    region = atlas.NAMES[atlas.labels(grid.shape, grid.affine)[voxel]]
+    share = next(each.contribution for each in prediction.attribution.imaging if each.modality == spec.name)
+    place = "outside the brain" if region == "other" else f"in the {region}"
+    title = f"{spec.name.upper()} adds {share:+.2f}; the peak is {place}"
+    regions = [each for each in prediction.attribution.regions if each.modality == spec.name]
+    return figures.overlay(image, spec.window, attribution, title, regions)
 
 
-def _among(case: ModelInput, manifest: Manifest) -> Iterator[CohortPosition]:
-    """The numbers of the clinical vector that are known, beside those of the background patients."""
+def _cohort_positions(model_input: ModelInput, manifest: Manifest) -> Iterator[CohortPosition]:
+    """Known numbers of the clinical vector, with the values of the background patients."""
     variables = manifest.clinical.variables
-    others = np.asarray(manifest.background.vectors, np.float32)
+    background = np.asarray(manifest.background.vectors, np.float32)
     missing = sum(width(variable) for variable in variables)
     column = 0
     for index, variable in enumerate(variables):
-        if variable.kind is VariableKind.NUMBER and not case.clinical[missing + index]:
-            known = others[others[:, missing + index] == 0]
-            value = case.shown.get(variable.name)
-            said = "" if value is None else quantity(value, variable.unit)
-            yield CohortPosition(label(variable.name), said, float(case.clinical[column]), known[:, column])
+        if variable.kind is VariableKind.NUMBER and not model_input.clinical[missing + index]:
+            known = background[background[:, missing + index] == 0]
+            value = model_input.shown.get(variable.name)
+            text = "" if value is None else quantity(value, variable.unit)
+            yield CohortPosition(label(variable.name), text, float(model_input.clinical[column]), known[:, column])
         column += width(variable)

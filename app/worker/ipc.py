@@ -1,10 +1,10 @@
-"""How the API process asks a worker of its own machine, and waits: two messages there, two back, over a Unix socket.
+"""Messages between the API process and a worker on the same machine, over a Unix socket.
 
-Notable choices:
-- For prepared tensors alone, which are answered at once and leave no record; what is on record goes through the queue.
-- A worker's socket lies beside its lock file, named by the worker's id, and only this user may open it. A Unix socket's
-  path has at most 107 bytes; through `/proc/self/fd` any folder is short enough.
-- The standard library frames the messages; nothing is ever pickled.
+Design notes:
+- Only prepared tensors use the socket: they are answered at once and leave no record. Predictions use the queue.
+- The id of the worker names the socket, next to the lock file of the worker. Only the current user may open it.
+- The path of a Unix socket has at most 107 bytes; a path through `/proc/self/fd` is short for every folder.
+- The standard library frames the messages. Pickle is not used.
 """
 
 from __future__ import annotations
@@ -24,83 +24,82 @@ SUFFIX = ".tensors"
 
 
 def ask(folder: Path, worker_id: str, head: dict[str, Any], body: bytes, *, patience: float) -> bytes:
-    """What the worker answers.
+    """Sends one request to a worker and returns the body of its response.
 
-    :param folder: of the workers' files
-    :raises OSError, EOFError: the worker is not there, or went away
-    :raises ModelNotReady: it did not answer within ``patience`` seconds
-    :raises RlvoError: what the worker raised
+    Raises:
+        OSError, EOFError: The worker has no socket in the folder, or the connection broke.
+        ModelNotReady: There was no response within ``patience`` seconds.
+        RlvoError: The worker answered with this error.
     """
-    caller = socket.socket(socket.AF_UNIX)
-    with caller, _reach(folder, worker_id) as address:
-        caller.connect(address)
-        line = Connection(caller.detach())
-    with line:
-        line.send_bytes(json.dumps(head).encode())
-        line.send_bytes(body)
-        if not line.poll(patience):
-            raise ModelNotReady("The worker did not answer in time", retry_after=5)
-        told, answer = json.loads(line.recv_bytes()), line.recv_bytes()
-    if "code" in told:
-        raise RlvoError.for_code(told["code"])(told["detail"], retry_after=told["retry_after"])
+    client = socket.socket(socket.AF_UNIX)
+    with client, _short_path(folder, worker_id) as address:
+        client.connect(address)
+        connection = Connection(client.detach())
+    with connection:
+        connection.send_bytes(json.dumps(head).encode())
+        connection.send_bytes(body)
+        if not connection.poll(patience):
+            raise ModelNotReady("The worker did not answer in time. Send the request again", retry_after=5)
+        header, answer = json.loads(connection.recv_bytes()), connection.recv_bytes()
+    if "code" in header:
+        raise RlvoError.for_code(header["code"])(header["detail"], retry_after=header["retry_after"])
     return answer
 
 
-def receive(line: Connection) -> tuple[dict[str, Any], bytes]:
-    """The worker's side: one question."""
-    head: dict[str, Any] = json.loads(line.recv_bytes())
-    return head, line.recv_bytes()
+def receive(connection: Connection) -> tuple[dict[str, Any], bytes]:
+    """Reads one request in the worker: head and body."""
+    head: dict[str, Any] = json.loads(connection.recv_bytes())
+    return head, connection.recv_bytes()
 
 
-def reply(line: Connection, answer: bytes | RlvoError) -> None:
-    """The worker's side: its answer, or why there is none."""
-    told = {}
+def reply(connection: Connection, answer: bytes | RlvoError) -> None:
+    """Sends the response of the worker: the body or the error."""
+    header = {}
     if isinstance(answer, RlvoError):
-        told, answer = {"code": answer.code, "detail": answer.detail, "retry_after": answer.retry_after}, b""
-    line.send_bytes(json.dumps(told).encode())
-    line.send_bytes(answer)
+        header, answer = {"code": answer.code, "detail": answer.detail, "retry_after": answer.retry_after}, b""
+    connection.send_bytes(json.dumps(header).encode())
+    connection.send_bytes(answer)
 
 
 class Listener:
-    """The worker's side: its socket, open until `close`."""
+    """Socket of a worker, open until `close`."""
 
     def __init__(self, folder: Path, worker_id: str) -> None:
         remove_socket(folder, worker_id)
         self._socket = socket.socket(socket.AF_UNIX)
-        with _reach(folder, worker_id) as address:
-            before = os.umask(0o177)
+        with _short_path(folder, worker_id) as address:
+            umask = os.umask(0o177)
             try:
                 self._socket.bind(address)
             finally:
-                os.umask(before)
+                os.umask(umask)
         self._socket.listen(64)
 
     def accept(self) -> Connection:
-        """The next caller. Raises OSError once it is closed."""
+        """Waits for the next connection. Raises OSError after `close`."""
         return Connection(self._socket.accept()[0].detach())
 
     def close(self) -> None:
-        """Wakes whoever accepts."""
+        """Closes the socket and ends a waiting `accept`."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
 
 def remove_socket(folder: Path, worker_id: str) -> None:
-    """Removes a worker's socket, its own or a dead one's."""
+    """Removes the socket file of a worker, if there is one."""
     (folder / f"{worker_id}{SUFFIX}").unlink(missing_ok=True)
 
 
 def listening(folder: Path) -> set[str]:
-    """The workers that have a socket here, alive or not."""
+    """Ids of the workers that have a socket in this folder; some of them may have stopped."""
     with suppress(FileNotFoundError):
         return {path.name.removesuffix(SUFFIX) for path in folder.iterdir() if path.name.endswith(SUFFIX)}
     return set()
 
 
 @contextmanager
-def _reach(folder: Path, worker_id: str) -> Iterator[str]:
-    """A short path to the worker's socket."""
+def _short_path(folder: Path, worker_id: str) -> Iterator[str]:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{descriptor}/{worker_id}{SUFFIX}"

@@ -1,4 +1,10 @@
-"""Which workers are dead, and which jobs nobody does: what every worker watches in the others, and in itself."""
+"""Detection of stopped workers and of orphaned jobs.
+
+Design notes:
+- A worker has stopped if its lock file is free, or if its heartbeat count has not changed for one lease.
+- The kernel frees the lock file at once, but only watchers on the same machine see it.
+- The watcher measures the lease with its monotonic clock, so clocks of two machines are never compared.
+"""
 
 from __future__ import annotations
 
@@ -13,71 +19,71 @@ from app.worker import ipc
 
 
 class LivenessMonitor:
-    """Tells which workers are dead, by their lock files and by their beats. Holds this worker's own lock."""
+    """Watches other workers by their lock files and heartbeats, and holds the lock file of this worker."""
 
-    def __init__(self, me: str, folder: Path, lease: float) -> None:
-        self._me = me
+    def __init__(self, worker_id: str, folder: Path, lease: float) -> None:
+        self._id = worker_id
         self._folder = folder
         self._lease = lease
         self._seen: dict[str, tuple[int, float]] = {}
-        self._stray_since: dict[tuple[str, str], float] = {}
-        self._in_hand: set[str] = set()
+        self._orphaned_since: dict[tuple[str, str], float] = {}
+        self._active_jobs: set[str] = set()
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = (folder / me).open("w")
+        self._lock = (folder / worker_id).open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 
-    def dead(self, roll: list[workers.WorkerRecord]) -> list[str]:
-        """Those on the roll that are dead."""
-        found, moment = [], time.monotonic()
-        for worker in roll:
-            if worker.id == self._me:
+    def stopped(self, registered: list[workers.WorkerRecord]) -> list[str]:
+        """Ids of the registered workers that have stopped."""
+        ids, current_time = [], time.monotonic()
+        for worker in registered:
+            if worker.id == self._id:
                 continue
-            heartbeats, since = self._seen.get(worker.id, (-1, moment))
+            heartbeats, since = self._seen.get(worker.id, (-1, current_time))
             if heartbeats != worker.heartbeats:
-                self._seen[worker.id] = (worker.heartbeats, moment)
-                since = moment
-            if moment - since > self._lease or self._unlocked(worker.id):
-                found.append(worker.id)
-        return found
+                self._seen[worker.id] = (worker.heartbeats, current_time)
+                since = current_time
+            if current_time - since > self._lease or self._unlocked(worker.id):
+                ids.append(worker.id)
+        return ids
 
     @contextmanager
-    def in_hand(self, job: str) -> Iterator[None]:
-        """Tells that this worker does the job for as long as the block runs."""
-        self._in_hand.add(job)
+    def active_job(self, job: str) -> Iterator[None]:
+        """Marks a job as active in this worker while the block runs."""
+        self._active_jobs.add(job)
         try:
             yield
         finally:
-            self._in_hand.discard(job)
+            self._active_jobs.discard(job)
 
-    def orphaned_jobs(self, running: dict[str, str], known: set[str]) -> set[str]:
-        """Jobs that nobody has had in hand for a lease, though the engine says that somebody has.
+    def orphaned_jobs(self, running: dict[str, str], registered: set[str]) -> set[str]:
+        """Jobs that the engine counts as running and that no worker has worked on for one lease.
 
-        Either their worker is off the roll, and whoever struck it died before it put them back; or they are ours, and
-        the engine dropped them.
+        The worker of such a job is not registered, because the worker that deregistered it stopped before it requeued
+        the jobs. Or it is this worker, and the engine has dropped the job. ``running`` gives the worker of each job.
         """
-        moment = time.monotonic()
-        mine = set(self._in_hand)
-        lost = {
+        current_time = time.monotonic()
+        active = set(self._active_jobs)
+        orphaned = {
             (job, owner)
             for job, owner in running.items()
-            if owner not in known or (owner == self._me and job not in mine)
+            if owner not in registered or (owner == self._id and job not in active)
         }
-        self._stray_since = {stray: self._stray_since.get(stray, moment) for stray in lost}
-        return {job for (job, _), since in self._stray_since.items() if moment - since > self._lease}
+        self._orphaned_since = {each: self._orphaned_since.get(each, current_time) for each in orphaned}
+        return {job for (job, _), since in self._orphaned_since.items() if current_time - since > self._lease}
 
     def forget(self, worker_id: str) -> None:
-        """Drops what is kept about a worker that was struck off."""
+        """Drops the state and the files of a worker that was deregistered."""
         self._seen.pop(worker_id, None)
         (self._folder / worker_id).unlink(missing_ok=True)
         ipc.remove_socket(self._folder, worker_id)
 
     def close(self) -> None:
-        """Lets go of this worker's lock."""
-        (self._folder / self._me).unlink(missing_ok=True)
+        """Releases the lock of this worker."""
+        (self._folder / self._id).unlink(missing_ok=True)
         self._lock.close()
 
     def _unlocked(self, worker_id: str) -> bool:
-        """Whether the worker's lock file is here and nobody holds it. False where it ran on another machine."""
+        """Whether the lock file of a worker exists and is free; False for a worker of another machine."""
         try:
             with (self._folder / worker_id).open() as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

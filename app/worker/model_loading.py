@@ -1,9 +1,8 @@
-"""What one worker keeps loaded because operators asked for it, and how it results them.
+"""Loading and unloading of model versions in one worker, as operators request it.
 
-Notable choices:
-- A version is loaded, its files' digests and golden cases checked, beside the job in hand: whoever is served waits for
-  nothing of it. What fails is told in this worker's result, and nothing else changes.
-- A version that is to go is let go only when no unfinished prediction names it: the old one is drained.
+Design notes:
+- A version is loaded and checked while the current job runs. A failure changes only the load result of this worker.
+- A version is unloaded only when no unfinished prediction names it.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ log = logging.getLogger("rlvo.residency")
 
 
 class ModelLoader:
-    """The duty of one worker: see that what is asked for is done."""
+    """Carries out the load requests in one worker."""
 
     def __init__(self, database: Database, predictor: ModelCache) -> None:
         self._database = database
@@ -31,11 +30,11 @@ class ModelLoader:
 
     @property
     def results(self) -> Mapping[str, LoadResult]:
-        """By ``name@version``: what became of the request."""
+        """Load results by ``name@version``."""
         return dict(self._results)
 
     def reconcile(self) -> None:
-        """Does what is asked for and not done yet."""
+        """Carries out the requests that have no result yet."""
         with self._database.reading() as session:
             requests = model_requests.current(session)
         for request in requests:
@@ -52,9 +51,9 @@ class ModelLoader:
         except RlvoError as error:
             log.error("%s %s is not loaded: %s", request.name, request.version, error.detail)
             return LoadResult(request.generation, error.detail)
-        except Exception as error:  # noqa: BLE001 - a load that breaks must be told, or whoever asked waits in vain
+        except Exception as error:  # noqa: BLE001 - without a result, the operator's request waits until its timeout
             log.error("%s %s is not loaded: %s", request.name, request.version, type(error).__name__)
-            return LoadResult(request.generation, f"Loading it broke off with {type(error).__name__}")
+            return LoadResult(request.generation, f"The version could not be loaded: {type(error).__name__}")
         log.info("%s %s is loaded and checked", request.name, request.version)
         return LoadResult(request.generation, None)
 

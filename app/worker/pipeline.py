@@ -1,15 +1,13 @@
 """The steps of one prediction: prepare, predict, explain, record.
 
-Notable choices:
-- A step hands its result to the next as bytes on the prediction's workbench and returns only their digest. So what the
-  job engine keeps holds nothing of the patient, and a worker that takes over goes on after the last completed step.
-- A step is a pure function of the stored study and the model version: where its bytes are gone it is simply run again.
-- A step does not raise. A refusal (an RlvoError below 500) is its result, final at once; anything else is tried three
-  times. Logs name the kind of an unexpected error and its place, never its message, which may hold a patient's value.
-- What `prepare` read of a study is held until its reasons are told, so that no volume is read twice; a worker that
-  takes over reads it again.
-- Only `record` writes: maps, figures and the report become blobs, then one transaction holds the numbers, the names of
-  the blobs, the audit.
+Design notes:
+- Each step is a function of the `PredictionContext` of its prediction. No step calls another step.
+- The job engine logs each completed step, so a worker that takes over continues after the last one.
+- `prepare`, `predict` and `explain` are pure functions of the stored study and the model version. If an output is gone,
+  for example because another machine takes over, the pipeline computes it again before the step that needs it.
+- A step never raises. An RlvoError below 500 is final at once; any other error leads to a new try.
+- The log shows the type and the place of an unexpected error. Its message may hold a value of the patient.
+- Only `record` writes to the database, in one transaction.
 """
 
 from __future__ import annotations
@@ -17,9 +15,10 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from app.core.concurrency import submit
 from app.core.logging import error_location
@@ -28,275 +27,217 @@ from app.database.job_state import JobStudy, PredictionResult
 from app.database.predictions import Artifact
 from app.database.session import Database, retry_until_available
 from app.database.shadow_scores import ShadowScore
-from app.imaging.io import nifti
 from app.imaging.io.limits import Limits
-from app.imaging.io.nifti import Volume
 from app.inference.ensemble_predictor import EXACT_METHOD
 from app.inference.model_cache import ModelCache, out_of_memory
-from app.inference.model_input import ModelInput
 from app.registry.model_store import StoredVersion
-from app.sdk.clinical import ClinicalRecord
-from app.sdk.errors import InternalError, ModelNotReady, RlvoError
-from app.sdk.types import (
-    Attribution,
-    Decision,
-    Failure,
-    Flag,
-    Input,
-    Interval,
-    PerfusionSummary,
-    Prediction,
-    Stage,
-    Status,
-)
+from app.sdk.errors import InternalError, RlvoError
+from app.sdk.types import Attribution, Decision, Failure, Flag, Interval, PerfusionSummary, Prediction, Stage, Status
 from app.storage.local import Storage
-from app.worker import artifacts as publish
+from app.worker import artifacts
+from app.worker.prediction_context import FailureRecord, PredictionContext, StepResult
 from app.worker.queue import Queue
 
 if TYPE_CHECKING:
-    from app.inference.model_version import ModelAnswer, ModelVersion
+    from app.inference.model_version import ModelAnswer
 
 log = logging.getLogger("rlvo.job")
 
 TRIES = 3
-"""How often a step that breaks unexpectedly is tried, and how often a job may kill its worker."""
+"""Largest number of tries of a step that fails unexpectedly, and of starts of a job that stops its worker."""
 PAUSE = 0.5
-"""Seconds before the second try; twice that before the third."""
-
-FailureRecord = dict[str, str]
-"""Code, title and detail, as plain JSON: what `Failure` is in the record."""
+"""Seconds before the second try; the pause before the third try is twice as long."""
 
 
-class StepResult(TypedDict, total=False):
-    """What a step leaves in the job engine's log: where its result lies, or why there is none."""
-
-    digest: str
-    seconds: float
-    failure: FailureRecord
-
-
-StepResults = dict[str, StepResult]
+def prepare(context: PredictionContext) -> bytes:
+    """Reads the volumes and makes the model input, as one safetensors file."""
+    model_input = context.version().prepare(context.volumes(), context.clinical_record())
+    if not context.study.explain:
+        context.release_volumes()
+    return model_input.to_bytes()
 
 
+def predict(context: PredictionContext) -> bytes:
+    """Computes the calibrated probability and everything that belongs to the answer, as JSON."""
+    model_input = context.model_input()
+    answer = context.version().predict(model_input)
+    return _json_bytes(
+        {
+            "probability": answer.probability,
+            "interval": answer.interval and answer.interval.model_dump(mode="json"),
+            "folds": list(answer.folds),
+            "decision": answer.decision.model_dump(mode="json"),
+            "flags": [flag.model_dump(mode="json") for flag in (*model_input.flags, *answer.flags)],
+            "perfusion": model_input.perfusion and model_input.perfusion.model_dump(mode="json"),
+        }
+    )
+
+
+def explain(context: PredictionContext) -> bytes:
+    """Computes the attribution, as JSON, and puts maps, figures and the report on the workbench."""
+    version, model_input = context.version(), context.model_input()
+    attribution, maps = version.explain(model_input, method=EXACT_METHOD if context.study.exact else None)
+    prediction = _prediction(context.study, context.answer(), attribution)
+    files: list[tuple[str, str, str]] = []
+    map_names: list[str] = []
+    for file in artifacts.files(prediction, model_input, version.manifest, maps, context.volume, context.model_card()):
+        files.append((file.name, context.workbench.put(file.content), file.media_type))
+        if file.map_name is not None:
+            map_names.append(file.map_name)
+    context.release_volumes()
+    attribution = attribution.model_copy(update={"maps": map_names})
+    return _json_bytes({"attribution": attribution.model_dump(mode="json"), "files": files})
+
+
+def record(context: PredictionContext, store: Callable[[PredictionResult], None]) -> None:
+    """Makes blobs of the files on the workbench; ``store`` writes the result in one transaction."""
+    answer = context.answer()
+    stored: list[Artifact] = []
+    attribution = None
+    if context.study.explain:
+        explanation = context.explanation()
+        # In parallel: the disk syncs many files in the time of one.
+        writes = [submit(partial(_publish, context, *file)) for file in explanation["files"]]
+        stored = [write.result() for write in writes]
+        attribution = Attribution.model_validate(explanation["attribution"])
+    store(
+        PredictionResult(
+            probability=answer["probability"],
+            interval=answer["interval"] and Interval.model_validate(answer["interval"]),
+            folds=answer["folds"],
+            decision=Decision.model_validate(answer["decision"]),
+            flags=[Flag.model_validate(flag) for flag in answer["flags"]],
+            perfusion=answer["perfusion"] and PerfusionSummary.model_validate(answer["perfusion"]),
+            attribution=attribution,
+            timings={stage: result["seconds"] for stage, result in context.results.items()},
+            artifacts=stored,
+        )
+    )
+
+
+COMPUTED_STEPS: Mapping[Stage, Callable[[PredictionContext], bytes]] = {
+    Stage.PREPARE: prepare,
+    Stage.PREDICT: predict,
+    Stage.EXPLAIN: explain,
+}
+"""The steps whose output can be computed again, in their order."""
+
+
+@dataclass(frozen=True)
 class PredictionPipeline:
-    """The four steps, with all that they need. One worker has one, for every prediction that it takes."""
+    """Runs the steps of predictions. A worker has one pipeline; each prediction has its context."""
 
-    def __init__(
-        self, database: Database, storage: Storage, queue: Queue, predictor: ModelCache, limits: Limits
-    ) -> None:
-        self._database = database
-        self._queue = queue
-        self._storage = storage
-        self._predictor = predictor
-        self._limits = limits
-        self._held: tuple[str, dict[Input, Volume]] = ("", {})
+    database: Database
+    storage: Storage
+    queue: Queue
+    model_cache: ModelCache
+    limits: Limits
 
-    def step(self, stage: Stage, study: JobStudy, done: StepResults) -> StepResult:
-        """One step, tried until it is done or refused. Never raises an Exception."""
-        began = time.monotonic()
+    def begin(self, study: JobStudy) -> PredictionContext:
+        """Makes the context of a prediction. The caller closes it."""
+        return PredictionContext(study, self.model_cache, self.storage, self.limits)
+
+    def step(self, stage: Stage, context: PredictionContext) -> StepResult:
+        """Runs one step until it succeeds, is refused, or has failed `TRIES` times. Never raises an Exception."""
+        started = time.monotonic()
         failure: FailureRecord = {}
-        for tries in range(TRIES):
+        for number in range(1, TRIES + 1):
             full = False
             try:
-                digest = self._run(stage, study, done)
-                return {"digest": digest, "seconds": round(time.monotonic() - began, 4)}
+                digest = self._run(stage, context)
+                return {"digest": digest, "seconds": round(time.monotonic() - started, 4)}
             except RlvoError as error:
                 failure = failure_record(error)
                 if error.status < 500:
                     break
-            except Exception as error:  # noqa: BLE001 - whatever a step meets must end in the record, not in a crash
+            except Exception as error:  # noqa: BLE001 - every error of a step must end in the record, not in a crash
                 full = out_of_memory(error)
-                log.error("%s of %s: %s", stage, study.id, error_location(error))
+                log.error("%s of %s: %s", stage, context.study.id, error_location(error))
                 failure = failure_record(
-                    InternalError("The prediction could not be made; the operator finds more in the log")
+                    InternalError("The prediction failed unexpectedly. The operator can find the cause in the log")
                 )
-            if full:  # not in the handler: until it is left, the error holds what the step had allocated
-                self._predictor.evict(study.model.name, study.model.version)
-            if tries + 1 < TRIES:
-                time.sleep(PAUSE * (tries + 1))
+            if full:  # not in the handler: the error keeps the memory of the step until the handler ends
+                self.model_cache.evict(context.study.model.name, context.study.model.version)
+            if number < TRIES:
+                time.sleep(PAUSE * number)
         return {"failure": failure}
 
     def fail(self, study: JobStudy, failure: FailureRecord) -> None:
-        """Records why there is no answer, unless this run may not write any more."""
-        with self._database.session() as session:
+        """Records the failure of a prediction, unless this run has lost the prediction."""
+        with self.database.session() as session:
             if job_state.fail(session, study, Failure.model_validate(failure)):
-                self._queue.announce(session, study.id)
+                self.queue.announce(session, study.id)
                 audit.append(session, "worker", "prediction.failed", study.id, {"code": failure["code"]})
 
-    def tidy(self, prediction_id: str) -> None:
-        """Clears the workbench of a prediction that nobody works on any more; another run's is left alone."""
-        self._held = ("", {})
-        with self._database.reading() as session:
+    def clear_workbench(self, prediction_id: str) -> None:
+        """Clears the workbench of a finished prediction; another run may still need that of an unfinished one."""
+        with self.database.reading() as session:
             finished = not job_state.unfinished(session, [prediction_id])
         if finished:
-            self._storage.workbench(prediction_id).clear()
+            self.storage.workbench(prediction_id).clear()
 
     def replay(self, study: JobStudy) -> ModelAnswer:
-        """The answer computed again from the stored study and the same model version. Nothing is written.
+        """Computes the answer again from the stored study and the same model version, and stores nothing.
 
-        Raises InternalError where a volume is gone, ModelNotFound and ModelNotReady where the version is.
+        Raises InternalError if a volume is missing or damaged, and the errors of `PredictionContext.version`.
         """
-        return self._model(study).predict(self._prepared(study, self._volumes(study)))
+        context = self.begin(study)
+        version = context.version()
+        return version.predict(version.prepare(context.volumes(), context.clinical_record()))
 
     def shadow(self, study: JobStudy, entry: StoredVersion) -> None:
-        """Scores an answered study by another version of its model, beside the answer. Never raises an Exception."""
-        here = {
-            "prediction_id": study.id,
-            "name": entry.name,
-            "version": entry.version,
-            "answered": study.model.version,
-        }
+        """Scores a study that has its answer with another version of the model. Never raises an Exception."""
+        score = partial(ShadowScore, study.id, entry.name, entry.version, study.model.version)
         try:
-            version = self._predictor.version(entry.name, entry.version)
-            outcome = version.predict(self._prepared(study, self._volumes(study), version))
-            with self._database.reading() as session:
+            context = self.begin(study)
+            version = self.model_cache.version(entry.name, entry.version)
+            outcome = version.predict(version.prepare(context.volumes(), context.clinical_record()))
+            with self.database.reading() as session:
                 answered = predictions.find(session, study.id, None)
         except RlvoError as error:
-            score = ShadowScore(**here, difference=None, agrees=None, error=error.code)
-        except Exception as error:  # noqa: BLE001 - a shadow harms nobody, whatever it meets
+            result = score(error=error.code)
+        except Exception as error:  # noqa: BLE001 - a failed shadow must not stop the worker
             log.error("shadow of %s: %s", study.id, error_location(error))
-            score = ShadowScore(**here, difference=None, agrees=None, error=InternalError.code)
+            result = score(error=InternalError.code)
         else:
             if answered.probability is None or answered.decision is None:
                 return
-            score = ShadowScore(
-                **here,
+            result = score(
                 difference=outcome.probability - answered.probability,
                 agrees=outcome.decision.refractory == answered.decision.refractory,
             )
-        with self._database.session() as session:
-            shadow_scores.store(session, score)
+        with self.database.session() as session:
+            shadow_scores.store(session, result)
 
-    def _run(self, stage: Stage, study: JobStudy, done: StepResults) -> str:
-        steps: dict[Stage, Callable[[JobStudy, StepResults], str]] = {
-            Stage.PREPARE: self._prepare,
-            Stage.PREDICT: self._predict,
-            Stage.EXPLAIN: self._explain,
-            Stage.RECORD: self._record,
-        }
-        return steps[stage](study, done)
-
-    def _prepare(self, study: JobStudy, _done: StepResults) -> str:
-        volumes = self._volumes(study)
-        if study.explain:
-            self._held = (study.id, volumes)
-        return self._storage.workbench(study.id).put(self._prepared(study, volumes).to_bytes())
-
-    def _volumes(self, study: JobStudy) -> dict[Input, Volume]:
-        begun = {field: submit(partial(self._verified, study, field)) for field in study.inputs}
-        return {field: volume.result() for field, volume in begun.items()}
-
-    def _prepared(
-        self, study: JobStudy, volumes: dict[Input, Volume], version: ModelVersion | None = None
-    ) -> ModelInput:
-        record = ClinicalRecord.model_validate_json(json.dumps(study.clinical))
-        return (version or self._model(study)).prepare(volumes, record)
-
-    def _predict(self, study: JobStudy, done: StepResults) -> str:
-        case = self._case(study, done)
-        outcome = self._model(study).predict(case)
-        return self._put(
-            study,
-            {
-                "probability": outcome.probability,
-                "interval": outcome.interval and outcome.interval.model_dump(mode="json"),
-                "folds": list(outcome.folds),
-                "decision": outcome.decision.model_dump(mode="json"),
-                "flags": [flag.model_dump(mode="json") for flag in (*case.flags, *outcome.flags)],
-                "perfusion": case.perfusion and case.perfusion.model_dump(mode="json"),
-            },
-        )
-
-    def _explain(self, study: JobStudy, done: StepResults) -> str:
-        version, case = self._model(study), self._case(study, done)
-        attribution, maps = version.explain(case, method=EXACT_METHOD if study.exact else None)
-        answer = _answer(study, json.loads(self._bytes(Stage.PREDICT, study, done)), attribution)
-        bench, files = self._storage.workbench(study.id), []
-        for file in publish.files(answer, case, version.manifest, maps, partial(self._seen, study), self._card(study)):
-            files.append([file.name, bench.put(file.content), file.media_type])
-        listed = [name[5:-7] for name, _, _ in files if name.startswith("maps/")]  # maps/<name>.nii.gz
-        attribution = attribution.model_copy(update={"maps": listed})
-        return self._put(study, {"attribution": attribution.model_dump(mode="json"), "files": files})
-
-    def _record(self, study: JobStudy, done: StepResults) -> str:
-        outcome = json.loads(self._bytes(Stage.PREDICT, study, done))
-        artifacts: list[Artifact] = []
-        attribution = None
-        if study.explain:
-            reasons = json.loads(self._bytes(Stage.EXPLAIN, study, done))
-            begun = [submit(partial(self._publish, study, *file)) for file in reasons["files"]]
-            artifacts = [artifact.result() for artifact in begun]  # the disk syncs many files as soon as one
-            attribution = Attribution.model_validate(reasons["attribution"])
-        result = PredictionResult(
-            probability=outcome["probability"],
-            interval=outcome["interval"] and Interval.model_validate(outcome["interval"]),
-            folds=outcome["folds"],
-            decision=Decision.model_validate(outcome["decision"]),
-            flags=[Flag.model_validate(flag) for flag in outcome["flags"]],
-            perfusion=outcome["perfusion"] and PerfusionSummary.model_validate(outcome["perfusion"]),
-            attribution=attribution,
-            timings={stage: step["seconds"] for stage, step in done.items()},
-            artifacts=artifacts,
-        )
-        retry_until_available(partial(self._succeed, study, result))
+    def _run(self, stage: Stage, context: PredictionContext) -> str:
+        """Runs one step, after each completed step whose output is gone, and returns the digest of the output."""
+        for each, compute in COMPUTED_STEPS.items():
+            if each is stage:
+                return context.put_output(stage, compute(context))
+            if each in context.results and not context.load_output(each):
+                context.results[each]["digest"] = context.put_output(each, compute(context))
+        record(context, partial(self._succeed, context.study))
         return ""
 
     def _succeed(self, study: JobStudy, result: PredictionResult) -> None:
-        with self._database.session() as session:
-            if job_state.succeed(session, study, result):
-                self._queue.announce(session, study.id)
-                audit.append(session, "worker", "prediction.succeeded", study.id)
+        def store() -> None:
+            with self.database.session() as session:
+                if job_state.succeed(session, study, result):
+                    self.queue.announce(session, study.id)
+                    audit.append(session, "worker", "prediction.succeeded", study.id)
 
-    def _publish(self, study: JobStudy, name: str, digest: str, media_type: str) -> Artifact:
-        """Makes a file of the workbench a blob, which its row will name."""
-        data = self._storage.workbench(study.id).get(digest)
-        if data is None:
-            raise InternalError("A map or a figure went missing before it was recorded")
-        return Artifact(name, self._storage.put(data), len(data), media_type)
-
-    def _seen(self, study: JobStudy, field: Input) -> Volume:
-        """An upload as `prepare` saw it."""
-        holder, volumes = self._held
-        return volumes[field] if holder == study.id else self._volume(study, field)
-
-    def _verified(self, study: JobStudy, field: Input) -> Volume:
-        if not self._storage.verify(study.inputs[field].sha256):
-            raise InternalError("A stored volume is missing or damaged; the operator can look with `rlvo fsck`")
-        return self._volume(study, field)
-
-    def _volume(self, study: JobStudy, field: Input) -> Volume:
-        return nifti.read(self._storage.path(study.inputs[field].sha256), field=field, limits=self._limits)
-
-    def _card(self, study: JobStudy) -> str:
-        """The version's card; a version may have none."""
-        entry = self._predictor.registry.resolve(f"{study.model.name}@{study.model.version}")
-        path = entry.folder / "card.md"
-        return path.read_text(encoding="utf-8") if path.exists() else ""
-
-    def _model(self, study: JobStudy) -> ModelVersion:
-        """The very version that the study was accepted for. Raises ModelNotFound, ModelNotReady."""
-        version = self._predictor.version(study.model.name, study.model.version)
-        if version.digest != study.model.digest:
-            raise ModelNotReady("The model version was replaced by other files since the study was accepted")
-        return version
-
-    def _case(self, study: JobStudy, done: StepResults) -> ModelInput:
-        return ModelInput.from_bytes(self._bytes(Stage.PREPARE, study, done))
-
-    def _put(self, study: JobStudy, document: dict[str, Any]) -> str:
-        return self._storage.workbench(study.id).put(json.dumps(document, allow_nan=False).encode())
-
-    def _bytes(self, stage: Stage, study: JobStudy, done: StepResults) -> bytes:
-        """What an earlier step left on the workbench; it is run again where that is gone."""
-        bench = self._storage.workbench(study.id)
-        data = bench.get(done[stage]["digest"])
-        return data if data is not None else bench.get(self._run(stage, study, done)) or b""
+        retry_until_available(store)
 
 
-def _answer(study: JobStudy, outcome: dict[str, Any], attribution: Attribution) -> Prediction:
-    """The prediction as it will be on record."""
+def failure_record(error: RlvoError) -> FailureRecord:
+    """Record of an error that ends a prediction."""
+    return {"code": error.code, "title": error.title, "detail": error.detail}
+
+
+def _prediction(study: JobStudy, answer: dict[str, Any], attribution: Attribution) -> Prediction:
+    """The prediction as the database will have it, for the report."""
     return Prediction.model_validate(
-        outcome
+        answer
         | {
             "id": study.id,
             "status": Status.SUCCEEDED,
@@ -309,6 +250,13 @@ def _answer(study: JobStudy, outcome: dict[str, Any], attribution: Attribution) 
     )
 
 
-def failure_record(error: RlvoError) -> FailureRecord:
-    """What is recorded of an error that ends a prediction."""
-    return {"code": error.code, "title": error.title, "detail": error.detail}
+def _publish(context: PredictionContext, name: str, digest: str, media_type: str) -> Artifact:
+    """Makes a blob of a file on the workbench."""
+    data = context.workbench.get(digest)
+    if data is None:
+        raise InternalError("A map or a figure is missing from the workbench. Send the study again")
+    return Artifact(name, context.storage.put(data), len(data), media_type)
+
+
+def _json_bytes(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, allow_nan=False).encode()

@@ -1,13 +1,11 @@
-"""One study to prepare, as a file that any worker can carry out: how a cohort's preparation goes through the queue.
+"""Preprocessing of a training cohort by workers: each study is one job, described by a file.
 
-Notable choices:
-- The order is a file beside the cache, under the study's own digest. The queue carries its path and nothing else: no
-  path of a patient's file ever lies in the engine's tables.
-- Carrying out an order twice is harmless: what is in the cache already is left there. So an order may be queued again,
-  and a worker that takes over begins it anew.
-- An order that cannot be carried out leaves a word of why. One that killed its worker each time it was tried is given
-  up, instead of killing the next.
-- Workers must see the cohort's folder under the same path: a shared disk, where they run on other machines.
+Design notes:
+- The job file is in the cache folder, named by the digest of the study. The queue carries only its path, so the tables
+  of the engine hold no path of a patient's file.
+- A job may run twice: a study that is in the cache already is left as it is.
+- A job that fails leaves a file with the reason. A job that stops its worker each time is given up.
+- All workers must see the folder of the cohort under the same path, on other machines by a shared disk.
 """
 
 from __future__ import annotations
@@ -33,29 +31,34 @@ class HasVolumes(Protocol):
 
 S = TypeVar("S", bound=HasVolumes)
 
-GIVEN_UP = "the worker that prepared it died, or went beyond its limits, each time it was tried"
+GIVEN_UP = "the worker stopped, or exceeded its limits, each time it tried to prepare the study"
 
 
 @dataclass(frozen=True)
 class PreprocessJob:
-    """An order in ``folder``, the cache, under ``key``."""
+    """One study to prepare into the cache.
+
+    Attributes:
+        folder: Folder of the cache.
+        key: Digest of the study.
+    """
 
     folder: Path
     key: str
 
     @property
     def path(self) -> Path:
-        """The file that a worker is told of."""
+        """The job file, which the queue carries."""
         return self.folder / f"{self.key}.order"
 
     @property
     def ended(self) -> bool:
-        """Whether it was carried out, or cannot be."""
+        """Whether the job has succeeded or failed."""
         return (self.folder / f"{self.key}.safetensors").exists() or self._failed.exists()
 
     @property
     def given_up(self) -> bool:
-        """Whether it killed its workers."""
+        """Whether the job stopped its worker in each try."""
         return self._failed.exists() and self._failed.read_text() == GIVEN_UP
 
     @property
@@ -67,7 +70,7 @@ class PreprocessJob:
         return self.folder / f"{self.key}.tries"
 
     def carry_out(self, tries: int) -> None:
-        """Prepare the study into the cache, or leave a word of why not. At most ``tries`` times, whoever dies."""
+        """Prepares the study into the cache, or writes the reason of the failure; at most ``tries`` times."""
         if self.ended or not self.path.exists():
             return
         with self._tries.open("ab") as file:
@@ -82,29 +85,29 @@ class PreprocessJob:
             self._fail(getattr(error, "detail", None) or type(error).__name__)
 
     def clear(self) -> None:
-        """Remove the order and what was noted of it; what was prepared stays."""
+        """Removes the files of the job; the prepared study stays."""
         for path in (self.path, self._failed, self._tries):
             path.unlink(missing_ok=True)
 
-    def _fail(self, why: str) -> None:
+    def _fail(self, reason: str) -> None:
         draft = self._failed.with_suffix(".part")
-        draft.write_text(why)
+        draft.write_text(reason)
         draft.replace(self._failed)
 
 
 def write(studies: Sequence[S], cache: Path) -> Iterator[tuple[S, PreprocessJob]]:
-    """Leave an order for each study in ``cache``; those whose files cannot be read have none."""
+    """Writes a job file into ``cache`` for each study; a study whose files cannot be read gets none."""
     cache.mkdir(parents=True, exist_ok=True)
     for study in studies:
         with suppress(OSError):
-            order = PreprocessJob(cache.resolve(), preprocess_cache.cache_key(study.volumes))
-            order.clear()
-            draft = order.path.with_suffix(".part")
+            job = PreprocessJob(cache.resolve(), preprocess_cache.cache_key(study.volumes))
+            job.clear()
+            draft = job.path.with_suffix(".part")
             draft.write_text(json.dumps({name: str(path.resolve()) for name, path in study.volumes.items()}))
-            draft.replace(order.path)
-            yield study, order
+            draft.replace(job.path)
+            yield study, job
 
 
 def job_at(path: Path) -> PreprocessJob:
-    """The order whose file that is."""
+    """The job of a job file."""
     return PreprocessJob(path.parent, path.stem)

@@ -1,12 +1,12 @@
-"""The queue of predictions: an entry is made in the very transaction that inserts the prediction.
+"""The queue of jobs, in the same transaction as the row of the prediction.
 
-Notable choices:
-- The engine is DBOS Transact, over our own database and our own connections; no queue is written by hand.
-- A job's id is its prediction's id, so submitting one twice makes one job.
-- Webhooks have a queue of their own: no receiver that is slow keeps a prediction waiting.
-- A job carries its prediction's id and nothing else: no patient data ever lies in the engine's tables.
-- There is no cancel here. A prediction is cancelled in its own row; its job looks there before each step, and ends.
-- No torch: the API process uses this.
+Design notes:
+- The engine is DBOS Transact, with the database and the connections of the service.
+- The id of a job is the id of its prediction, so a second submission makes no second job.
+- Webhooks have a separate queue, so a slow receiver does not delay predictions.
+- A job carries ids only, so the tables of the engine hold no patient data.
+- The queue has no cancel: a prediction is cancelled in its row, and its job ends at the next step.
+- This module loads no torch, because the API process imports it.
 """
 
 from __future__ import annotations
@@ -29,24 +29,23 @@ APPLICATION = "rlvo"
 QUEUE = "predictions"
 JOB = "predict"
 SHADOW_JOB = "shadow"
-NEWS_QUEUE = "webhooks"
-NEWS_JOB = "tell"
+WEBHOOK_QUEUE = "webhooks"
+WEBHOOK_JOB = "tell"
 PREPARE_JOB = "prepare"
-JOBS = [JOB, SHADOW_JOB, NEWS_JOB, PREPARE_JOB]
+JOBS = [JOB, SHADOW_JOB, WEBHOOK_JOB, PREPARE_JOB]
 SERIALIZER = DBOSPortableJSONSerializer()
-LAST = 2**31 - 1
-"""The priority of what may wait for ever."""
-POLLING = 0.05
-"""Seconds between a worker's looks at the queue."""
-NEWS_POLLING = 0.5
-NEWS_AT_ONCE = 4
-"""Messages that one worker sends at a time."""
+LOWEST_PRIORITY = 2**31 - 1
+"""Priority of jobs that wait until no prediction waits."""
+POLLING_SECONDS = 0.05
+WEBHOOK_POLLING_SECONDS = 0.5
+WEBHOOK_CONCURRENCY = 4
+"""Messages that one worker sends at the same time."""
 
-_NEWS = f"{NEWS_JOB}-"
+_WEBHOOK_PREFIX = f"{WEBHOOK_JOB}-"
 
 
 class Queue:
-    """The way into the queue, for the process that takes requests. Connects when first used."""
+    """Client of the job engine; connects at first use."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -59,15 +58,17 @@ class Queue:
         )
 
     def upgrade(self) -> None:
-        """Brings the engine's tables to this release's shape; after `Database.upgrade`, which makes the file."""
+        """Creates or migrates the tables of the engine; call it after `Database.upgrade`."""
         DBOS.migrate(self._database.url.render_as_string(hide_password=False))
-        self._client.register_queue(QUEUE, worker_concurrency=1, polling_interval_sec=POLLING)
-        self._client.register_queue(NEWS_QUEUE, worker_concurrency=NEWS_AT_ONCE, polling_interval_sec=NEWS_POLLING)
+        self._client.register_queue(QUEUE, worker_concurrency=1, polling_interval_sec=POLLING_SECONDS)
+        self._client.register_queue(
+            WEBHOOK_QUEUE, worker_concurrency=WEBHOOK_CONCURRENCY, polling_interval_sec=WEBHOOK_POLLING_SECONDS
+        )
 
     def submit(self, session: Session, prediction_id: str, *, priority: int = 1) -> None:
-        """Queues the work on a prediction, if and when the session's transaction is committed.
+        """Queues the job of a prediction when the transaction of the session is committed.
 
-        :param priority: its turn (app/database/turns.py); a smaller number is served earlier
+        ``priority`` is the position of `app.database.fair_queue`; a smaller number is served earlier.
         """
         self._client.enqueue_in_transaction(
             session,
@@ -76,74 +77,78 @@ class Queue:
         )
 
     def shadow(self, prediction_id: str) -> None:
-        """Queues the scoring of an answered prediction by its model's shadow, for when nobody else waits."""
+        """Queues the shadow score of a prediction that has its answer, with the lowest priority."""
         self._client.enqueue(
             {
                 "workflow_name": SHADOW_JOB,
                 "queue_name": QUEUE,
                 "workflow_id": f"shadow-{prediction_id}",
-                "priority": LAST,
+                "priority": LOWEST_PRIORITY,
             },
             prediction_id,
         )
 
     def announce(self, session: Session, prediction_id: str) -> None:
-        """Lets every webhook of the prediction's tenant know that it has finished, if the transaction is committed."""
-        for webhook_id in webhooks.wanting(session, prediction_id):
-            self.tell(session, webhook_id, prediction_id, 1)
+        """Queues a message to each webhook of the tenant that the prediction has finished, in this transaction."""
+        for webhook_id in webhooks.subscribed(session, prediction_id):
+            self.queue_message(session, webhook_id, prediction_id, 1)
 
-    def tell(
+    def queue_message(
         self, session: Session, webhook_id: str, prediction_id: str, tries: int, *, delay: float | None = None
     ) -> None:
-        """Queues one try at one message, to be made after ``delay`` seconds, if the transaction is committed."""
+        """Queues one try of one webhook message, ``delay`` seconds after the transaction is committed."""
         job: EnqueueOptions = {
-            "workflow_name": NEWS_JOB,
-            "queue_name": NEWS_QUEUE,
-            "workflow_id": f"{_NEWS}{webhook_id}-{prediction_id}-{tries}",
+            "workflow_name": WEBHOOK_JOB,
+            "queue_name": WEBHOOK_QUEUE,
+            "workflow_id": f"{_WEBHOOK_PREFIX}{webhook_id}-{prediction_id}-{tries}",
         }
         if delay is not None:
             job["delay_seconds"] = delay
         self._client.enqueue_in_transaction(session, job, webhook_id, prediction_id, tries)
 
-    def prepare(self, name: str, order: str) -> None:
-        """Queues the preparation of one study of a cohort (app/training/orders.py), for when nobody else waits.
+    def prepare(self, name: str, path: str) -> None:
+        """Queues the preparation of one study of a cohort (`app.worker.preprocess_jobs`), with the lowest priority.
 
-        :param name: of the job; one that was queued under this name before is not queued again
-        :param order: path of the order's file
+        ``path`` is the job file. A ``name`` that was queued before makes no second job.
         """
         self._client.enqueue(
-            {"workflow_name": PREPARE_JOB, "queue_name": QUEUE, "workflow_id": f"prepare-{name}", "priority": LAST},
-            order,
+            {
+                "workflow_name": PREPARE_JOB,
+                "queue_name": QUEUE,
+                "workflow_id": f"prepare-{name}",
+                "priority": LOWEST_PRIORITY,
+            },
+            path,
         )
 
     def running(self) -> dict[str, str]:
-        """The jobs that some worker took, each with that worker's id; a prediction's job has its id."""
+        """Running jobs, each with the id of its worker."""
         jobs = self._client.list_workflows(status="PENDING", name=JOBS, load_input=False, load_output=False)
         return {job.workflow_id: job.executor_id or "" for job in jobs}
 
     def requeue(self, jobs: list[str]) -> None:
-        """Lets other workers go on with jobs whose worker is gone, after the last step that it completed.
+        """Puts jobs of a stopped worker back into the queue; the next worker continues after the last completed step.
 
-        Should that worker live after all, it has lost the jobs: neither the engine nor our rows take its writes.
+        If the worker still runs, it has lost the jobs: the engine and the rows of the predictions refuse its writes.
         """
-        news = [job for job in jobs if job.startswith(_NEWS)]
-        work = [job for job in jobs if not job.startswith(_NEWS)]
-        for ids, queue in ((work, QUEUE), (news, NEWS_QUEUE)):
+        messages = [job for job in jobs if job.startswith(_WEBHOOK_PREFIX)]
+        others = [job for job in jobs if not job.startswith(_WEBHOOK_PREFIX)]
+        for ids, queue in ((others, QUEUE), (messages, WEBHOOK_QUEUE)):
             if ids:
                 self._client.resume_workflows(ids, queue_name=queue)
 
     def broken(self) -> list[str]:
-        """The jobs that the engine gave up, because the database failed it while it noted what they had done."""
+        """Jobs that the engine has given up because the database failed while it logged a step."""
         jobs = self._client.list_workflows(status="ERROR", name=JOBS, load_input=False, load_output=False)
         return [job.workflow_id for job in jobs]
 
-    def begin_again(self, job: str) -> None:
-        """Lets workers do a broken job once more, from its beginning; what it has recorded is recorded once."""
-        with suppress(engine_errors.DBOSException):  # another worker was quicker
-            self._client.rewind_workflow(job, queue_name=NEWS_QUEUE if job.startswith(_NEWS) else QUEUE)
+    def restart(self, job: str) -> None:
+        """Queues a broken job again from its first step; a result is still recorded only once."""
+        with suppress(engine_errors.DBOSException):  # another worker restarted it first
+            self._client.rewind_workflow(job, queue_name=WEBHOOK_QUEUE if job.startswith(_WEBHOOK_PREFIX) else QUEUE)
 
     def prune(self, *, older_than: float) -> None:
-        """Forgets jobs that ended more than ``older_than`` seconds ago; their predictions are the record."""
+        """Deletes jobs that ended more than ``older_than`` seconds ago; the predictions stay."""
         before = datetime.fromtimestamp(time.time() - older_than, UTC).isoformat()
         ended = self._client.list_workflows(
             status="SUCCESS",
@@ -157,12 +162,12 @@ class Queue:
             self._client.delete_workflows([job.workflow_id for job in ended])
 
     def alive(self, prediction_ids: list[str]) -> set[str]:
-        """Those of the predictions that the engine will still work on."""
+        """The given predictions whose jobs are queued or running."""
         jobs = self._client.list_workflows(
             workflow_ids=prediction_ids, status=["ENQUEUED", "PENDING"], load_input=False, load_output=False
         )
         return {job.workflow_id for job in jobs}
 
     def depth(self, session: Session) -> int:
-        """How many predictions wait for a worker."""
+        """Number of predictions that wait for a worker."""
         return session.scalar(select(func.count()).where(PredictionRow.status == Status.QUEUED)) or 0

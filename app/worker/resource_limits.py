@@ -1,13 +1,13 @@
-"""What one worker process may use: memory, and CPU time for one try at a prediction.
+"""Limits of one worker process: memory, and CPU time of one start of a job.
 
-Notable choices:
-- The kernel holds the limits, so native code that never gives the interpreter back is bound by them too.
-- Memory: RLIMIT_DATA (private writable memory; files mapped for reading, such as weights, are not counted). An
-  allocation beyond it fails, and the step that asked for it with it; the worker lives.
-- Memory that was freed is kept for the next case: the kernel clears each page that it gives out, which took an eighth
-  of a study's time (docs/experiments.md). All threads share one heap, so that one's leavings serve the next one.
-- CPU time: ITIMER_PROF counts the CPU seconds of all threads of the process, and SIGPROF ends it. The job goes back
-  into the queue, and after three such ends into quarantine, while other jobs go on.
+Design notes:
+- The kernel enforces both limits, so they also hold in native code that keeps the interpreter lock.
+- Memory: RLIMIT_DATA, which counts private writable memory and no mapped weights. An allocation beyond it fails and the
+  step with it; the worker continues.
+- Freed memory is kept for the next case, because the kernel clears each new page (docs/experiments.md). All threads
+  share one heap, so each thread can use what another one has freed.
+- CPU time: ITIMER_PROF counts the CPU seconds of all threads, and SIGPROF ends the process. The job is requeued, and
+  quarantined after three such ends.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _LARGEST = 2**31 - 1
 
 
 def memory(megabytes: int) -> None:
-    """Bounds this process's private memory; 0: to nine tenths of the machine's."""
-    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    bound = megabytes * 1_000_000 or int(_SHARE * whole)
+    """Limits the private memory of this process; 0 stands for nine tenths of the machine's memory."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = megabytes * 1_000_000 or int(_SHARE * total)
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if hard != resource.RLIM_INFINITY:
-        bound = min(bound, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (bound, hard))
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
 
 def keep_memory() -> None:
-    """Has this process's allocator keep what is freed and hand it out again. Before other threads begin; glibc only."""
+    """Makes the allocator keep and reuse freed memory. Call it before other threads start; glibc only."""
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(_M_MMAP_THRESHOLD, _LARGEST)
         mallopt(_M_TRIM_THRESHOLD, _LARGEST)
@@ -44,7 +44,7 @@ def keep_memory() -> None:
 
 
 def resident() -> int:
-    """Bytes of memory that this process holds."""
+    """Resident memory of this process in bytes."""
     pages = Path("/proc/self/statm").read_text().split()[1]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 

@@ -1,11 +1,10 @@
-"""Erases predictions that are older than the site keeps them (``RLVO_RETENTION_DAYS``).
+"""Erases predictions after the retention period (``RLVO_RETENTION_DAYS``) and removes files that nothing refers to.
 
-Notable choices:
-- The days count from when the study was accepted, whatever became of it.
-- Any number of workers may do this at once: each erasure is a transaction of its own, and the second one finds the
-  prediction erased.
-- Erasing cannot be taken back, and it hangs on the clock. So where the wall clock has jumped against the monotonic one
-  since the process started, nothing is erased until an operator has looked and started it anew.
+Design notes:
+- The period starts when the study is accepted, whatever the state of the prediction.
+- Several workers may run this at the same time: each erasure is one transaction, and a second one finds it done.
+- An erasure is final and depends on the clock. If the wall clock has jumped against the monotonic clock since the start
+  of the process, nothing is erased until an operator restarts the worker.
 """
 
 from __future__ import annotations
@@ -14,20 +13,22 @@ import logging
 import time
 from datetime import datetime, timedelta
 
-from app.database import erasures
+from app.database import erasures, idempotency, job_state, predictions
 from app.database.session import Database, now
 from app.sdk.errors import Erased
 from app.storage.local import Storage
 
 log = logging.getLogger("rlvo.retention")
 
-AT_ONCE = 100
+BATCH_SIZE = 100
+ORPHAN_AGE = 3600.0
+"""Age in seconds at which an unreferenced blob or the rest of an upload is removed; no upload takes that long."""
 LARGEST_JUMP = 3600.0
-"""Seconds by which the wall clock may drift while a process lives; daylight saving does not touch UTC."""
+"""Seconds by which the wall clock may drift while a process runs; daylight saving does not change UTC."""
 
 
 class Retention:
-    """Keeps nothing longer than ``days``; 0: keeps everything."""
+    """Erases predictions after ``days`` days; 0 keeps all predictions."""
 
     def __init__(self, database: Database, storage: Storage, days: float) -> None:
         self._database = database
@@ -36,11 +37,11 @@ class Retention:
         self._offset = time.time() - time.monotonic()
 
     def apply(self) -> int:
-        """Erases what is due, and returns how many predictions that were."""
+        """Erases all predictions that are due and returns their number."""
         if not self._days:
             return 0
         if abs(time.time() - time.monotonic() - self._offset) > LARGEST_JUMP:
-            log.error("the clock has jumped; nothing is erased by its age until this worker is started again")
+            log.error("the clock has jumped; nothing is erased by age until this worker is restarted")
             return 0
         erased, before = 0, now() - timedelta(days=self._days)
         while ids := self._due(before):
@@ -51,7 +52,7 @@ class Retention:
 
     def _due(self, before: datetime) -> list[str]:
         with self._database.reading() as session:
-            return erasures.due(session, before, most=AT_ONCE)
+            return erasures.due(session, before, most=BATCH_SIZE)
 
     def _erase(self, prediction_id: str) -> bool:
         try:
@@ -62,3 +63,21 @@ class Retention:
         for digest in orphans:
             self._storage.delete(digest)
         return True
+
+
+def sweep(database: Database, storage: Storage, *, age: float = ORPHAN_AGE) -> int:
+    """Deletes unreferenced blobs and rests of uploads that are ``age`` seconds old, and returns their number.
+
+    It also clears workbenches that no prediction needs, and drops expired idempotency keys.
+    """
+    old = list(storage.older_than(age))
+    with database.reading() as session:
+        referenced = predictions.referenced(session, old)
+    deleted = sum(storage.delete(digest, grace=age) for digest in old if digest not in referenced)
+    workbenches = storage.workbenches()
+    with database.session() as session:
+        idempotency.expire(session)
+        needed = job_state.unfinished(session, workbenches)
+    for prediction_id in set(workbenches) - needed:
+        storage.workbench(prediction_id).clear()
+    return deleted + storage.sweep_incoming(older_than=age)

@@ -1,9 +1,9 @@
-"""A worker's door for prepared tensors: answers at once, with the versions that it keeps loaded anyway.
+"""Server of a worker for prepared tensors: answers at once, with the versions that the worker keeps loaded.
 
-Notable choices:
-- The device works on one case at a time, tensors or jobs: whoever comes waits for the version's own turn.
-- Nothing is recorded and nothing explained. A case on record is a prediction, and comes through the queue.
-- A full device is relieved and the question tried once more, as a job's step is.
+Design notes:
+- The device computes one case at a time, of tensors or of jobs; each request waits for the executor of the version.
+- Nothing is recorded and nothing is explained. A case that needs a record is a prediction and uses the queue.
+- If the device runs out of memory, other versions are unloaded and the request runs once more.
 """
 
 from __future__ import annotations
@@ -28,81 +28,81 @@ from app.worker import ipc
 
 log = logging.getLogger("rlvo.inference")
 
-AT_ONCE = 4
-"""Questions that are read and parsed while one is computed."""
+THREADS = 4
+"""Requests that are read and parsed while another one is computed."""
 
 
 class TensorServer:
-    """Open from `open` to `close`, in threads of its own."""
+    """Answers requests in its threads, from `open` to `close`."""
 
     def __init__(self, folder: Path, worker_id: str, predictor: ModelCache) -> None:
         self._folder, self._id, self._predictor = folder, worker_id, predictor
-        self._hands = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="tensors")
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="tensors")
         self._closing = threading.Event()
 
     def open(self) -> None:
-        """Starts to answer."""
+        """Starts the accept loop."""
         self._listener = ipc.Listener(self._folder, self._id)
-        threading.Thread(target=self._welcome, name="door", daemon=True).start()
+        threading.Thread(target=self._accept_loop, name="tensor-server", daemon=True).start()
 
     def close(self) -> None:
-        """Takes nothing more, and returns once what was taken is answered."""
+        """Accepts no more requests and returns when all accepted ones are answered."""
         self._closing.set()
         ipc.remove_socket(self._folder, self._id)
         self._listener.close()
-        self._hands.shutdown()
+        self._threads.shutdown()
 
-    def _welcome(self) -> None:
+    def _accept_loop(self) -> None:
         while not self._closing.is_set():
             try:
-                line = self._listener.accept()
+                connection = self._listener.accept()
             except OSError:  # closed
                 return
             try:
-                self._hands.submit(self._serve, line)
+                self._threads.submit(self._serve, connection)
             except RuntimeError:  # closing
-                line.close()
+                connection.close()
 
-    def _serve(self, line: Connection) -> None:
-        with line, suppress(OSError, EOFError):
-            head, body = ipc.receive(line)
+    def _serve(self, connection: Connection) -> None:
+        with connection, suppress(OSError, EOFError):
+            head, body = ipc.receive(connection)
             try:
                 answer: bytes | RlvoError = self._answer(head["name"], head["version"], head["header_length"], body)
             except RlvoError as error:
                 answer = error
-            except Exception as error:  # noqa: BLE001 - one bad question must not close the door
+            except Exception as error:  # noqa: BLE001 - one bad request must not stop the server
                 log.error("tensors for %s: %s", head.get("name"), error_location(error))
                 answer = InternalError()
-            ipc.reply(line, answer)
+            ipc.reply(connection, answer)
 
     def _answer(self, name: str, version: str, header_length: int | None, body: bytes) -> bytes:
         loaded = self._predictor.version(name, version)
         request = open_inference.parse(body, header_length, loaded.manifest)
         full = False
         try:
-            outcomes = _outcomes(loaded, request)
+            answers = _predict(loaded, request)
         except Exception as error:
             if not out_of_memory(error):
                 raise
             full = True
-        if full:  # not in the handler: the error holds what was allocated
+        if full:  # not in the handler: the error keeps the memory of the try until the handler ends
             del loaded
             self._predictor.evict(name, version)
             loaded = self._predictor.version(name, version)
-            outcomes = _outcomes(loaded, request)
+            answers = _predict(loaded, request)
         return open_inference.answer(
             request,
             loaded.manifest,
             {
-                "probability": np.asarray([each.probability for each in outcomes]),
-                "log_odds": np.asarray([each.log_odds for each in outcomes]),
-                "folds": np.asarray([each.folds for each in outcomes]),
-                "refractory": np.asarray([each.decision.refractory for each in outcomes]),
+                "probability": np.asarray([each.probability for each in answers]),
+                "log_odds": np.asarray([each.log_odds for each in answers]),
+                "folds": np.asarray([each.folds for each in answers]),
+                "refractory": np.asarray([each.decision.refractory for each in answers]),
             },
         )
 
 
-def _outcomes(version: ModelVersion, request: open_inference.InferenceRequest) -> list[ModelAnswer]:
+def _predict(version: ModelVersion, request: open_inference.InferenceRequest) -> list[ModelAnswer]:
     bits = presence_bits(version.manifest)
     return [
         version.predict(ModelInput(image=image, presence=clinical[bits] > 0, clinical=clinical))

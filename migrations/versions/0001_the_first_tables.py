@@ -1,6 +1,6 @@
 """The first tables.
 
-There is no way down: tables that hold patients' results are not dropped by a command. Restore a backup instead.
+There is no downgrade, because no command may drop tables with results of patients. Restore a backup instead.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Reviews of predictions, and their outcomes.
 
-There is no way down, as in the first migration.
+There is no downgrade, as in the first migration.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What operators ask of the workers and how these answer, what a shadow version said, and a prediction's turn.
+"""Load requests and their results, shadow scores, and queue positions.
 
-There is no way down, as in the first migration.
+There is no downgrade, as in the first migration.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The span that took a prediction in, and what each worker uses.
+"""Span of the request of a prediction, and memory of each worker.
 
-There is no way down, as in the first migration.
+There is no downgrade, as in the first migration.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Where tenants want to be told that a prediction has finished. The next free number is 0007.
+"""Addresses of tenants for messages on finished predictions.
 
-There is no way down, as in the first migration.
+There is no downgrade, as in the first migration.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""How an explanation was asked for, and how it was computed.
+"""Requested and used method of an explanation.
 
-There is no way down, as in the first migration.
+There is no downgrade, as in the first migration.
 """
 
 from __future__ import annotations

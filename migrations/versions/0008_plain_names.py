@@ -1,7 +1,8 @@
-"""Plain names: load requests, heartbeats and queue positions are called what they are.
+"""Names of docs/glossary.md: load requests, heartbeats and queue positions.
 
-The results that workers have noted are dropped, since their members are renamed: each worker writes them again with its
-next heartbeat. There is no way down, as in the first migration.
+Processes of the release before do not know these names, so stop them first. Load results are dropped, because their
+members are renamed; each worker writes them again with its next heartbeat. There is no downgrade, as in the first
+migration.
 """
 
 from __future__ import annotations
@@ -25,6 +26,6 @@ RENAMED_COLUMNS = (
 
 def upgrade() -> None:
     op.rename_table("demands", "model_requests")
-    for table, old, new in RENAMED_COLUMNS:  # plain SQL: Alembic renames no column on SQLite, which can
+    for table, old, new in RENAMED_COLUMNS:  # plain SQL: Alembic cannot rename a column on SQLite
         op.execute(sa.text(f"ALTER TABLE {table} RENAME COLUMN {old} TO {new}"))
     op.execute(sa.text("UPDATE workers SET load_results = NULL"))

@@ -1,4 +1,4 @@
-"""A result with every part set, for the tests that store one."""
+"""A result in which each part is set, for tests that store one."""
 
 from __future__ import annotations
 

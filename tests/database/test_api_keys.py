@@ -1,4 +1,4 @@
-"""API keys: shown once, kept as a hash, ended for good."""
+"""API keys: shown once, stored as a hash, revoked without return."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.database.session import Database, now
 from app.sdk.errors import InvalidRequest, Unauthenticated
 
 
-def test_a_key_opens_what_it_was_made_for(database: Database) -> None:
+def test_key_has_its_name_tenant_and_scopes(database: Database) -> None:
     with database.session() as session:
         secret = api_keys.create(session, "pacs", ["read", Scope.PREDICT])
         shared = api_keys.create(session, "dashboard", [Scope.READ], tenant="pacs")
@@ -23,7 +23,7 @@ def test_a_key_opens_what_it_was_made_for(database: Database) -> None:
         assert [key.name for key in api_keys.listed(session)] == ["pacs", "dashboard"]
 
 
-def test_the_secret_is_not_in_the_database(database: Database) -> None:
+def test_secret_is_not_in_the_database(database: Database) -> None:
     with database.session() as session:
         secret = api_keys.create(session, "pacs")
     with database.engine.connect() as connection:
@@ -33,7 +33,7 @@ def test_the_secret_is_not_in_the_database(database: Database) -> None:
     assert len(secret) > 40
 
 
-def test_only_valid_keys_open(database: Database) -> None:
+def test_only_valid_keys_authenticate(database: Database) -> None:
     with database.session() as session:
         expired = api_keys.create(session, "old", expires=now() - timedelta(seconds=1))
         valid = api_keys.create(session, "new", expires=now() + timedelta(hours=1))
@@ -50,6 +50,6 @@ def test_only_valid_keys_open(database: Database) -> None:
 
 
 @pytest.mark.parametrize(("name", "scopes"), [("pacs", ["admin"]), ("", ["read"]), ("x" * 65, ["read"])])
-def test_a_key_that_cannot_be_is_refused(database: Database, name: str, scopes: list[str]) -> None:
+def test_invalid_key_is_refused(database: Database, name: str, scopes: list[str]) -> None:
     with database.session() as session, pytest.raises(InvalidRequest):
         api_keys.create(session, name, scopes)

@@ -1,4 +1,4 @@
-"""An erasure is on record, and its certificate can be checked by whoever holds it."""
+"""Erasures are recorded, and the holder of a certificate can check it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from app.database.session import Database, now
 from app.sdk.errors import Erased, NotFound, PredictionNotFound
 from app.sdk.followup import ReviewDraft, Verdict
 from app.sdk.types import AuditEntry, Input
-from tests.database.test_predictions import A, B, C, added, finished, volume
+from tests.database.rows import A, B, C, add_prediction, finish, summary
 
 
 def erase(database: Database, prediction_id: str, tenant: str | None = "pacs") -> list[str]:
@@ -23,10 +23,10 @@ def erase(database: Database, prediction_id: str, tenant: str | None = "pacs") -
         return erasures.erase(session, prediction_id, tenant, actor="pacs", why="request")
 
 
-def test_the_certificate_names_what_was_erased_and_what_stayed(database: Database) -> None:
-    first = added(database, inputs={Input.CTA: volume(A), Input.NCCT: volume(B)})
-    added(database, inputs={Input.CTA: volume(A)})
-    finished(database, first, Artifact("maps/attribution-cta.nii.gz", C, 10, "application/gzip"))
+def test_certificate_lists_erased_and_shared_blobs(database: Database) -> None:
+    first = add_prediction(database, inputs={Input.CTA: summary(A), Input.NCCT: summary(B)})
+    add_prediction(database, inputs={Input.CTA: summary(A)})
+    finish(database, first, Artifact("maps/attribution-cta.nii.gz", C, 10, "application/gzip"))
     assert erase(database, first.id) == [B, C]
     with database.reading() as session:
         pending = erasures.certificate(session, first.id, "pacs", lambda digest: digest == C)
@@ -41,8 +41,8 @@ def test_the_certificate_names_what_was_erased_and_what_stayed(database: Databas
     assert done.entry.actor == "pacs"
 
 
-def test_whoever_holds_the_certificate_can_check_it(database: Database) -> None:
-    new = added(database)
+def test_holder_of_a_certificate_can_check_it(database: Database) -> None:
+    new = add_prediction(database)
     erase(database, new.id)
     with database.session() as session:
         audit.append(session, "pacs", "prediction.submit", "another")
@@ -53,21 +53,21 @@ def test_whoever_holds_the_certificate_can_check_it(database: Database) -> None:
 
 
 def recomputed(entry: AuditEntry) -> str:
-    """The entry's hash from the certificate alone, as docs/security.md says it."""
+    """Hash of the entry, from the certificate alone, as docs/security.md describes it."""
     members = [entry.seq, entry.at.isoformat(), entry.actor, entry.action, entry.target, entry.detail, entry.previous]
     return hashlib.sha256(
         json.dumps(members, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     ).hexdigest()
 
 
-def test_what_was_not_erased_has_no_certificate(database: Database) -> None:
-    new = added(database)
+def test_prediction_that_is_not_erased_has_no_certificate(database: Database) -> None:
+    new = add_prediction(database)
     with database.reading() as session, pytest.raises(NotFound):
         erasures.certificate(session, new.id, "pacs", lambda digest: False)
 
 
-def test_nothing_is_erased_twice_or_by_another_tenant(database: Database) -> None:
-    new = added(database)
+def test_erasure_is_refused_twice_and_for_other_tenants(database: Database) -> None:
+    new = add_prediction(database)
     with pytest.raises(PredictionNotFound):
         erase(database, new.id, "another")
     erase(database, new.id)
@@ -77,32 +77,32 @@ def test_nothing_is_erased_twice_or_by_another_tenant(database: Database) -> Non
         assert audit.verify(session).entries == 1
 
 
-def test_a_subject_is_one_within_its_tenant(database: Database) -> None:
-    mine = [added(database, subject="S-7").id for _ in range(2)]
-    added(database, subject="S-8")
-    added(database, caller="another", subject="S-7")
-    erased = added(database, subject="S-7")
+def test_subject_belongs_to_its_tenant(database: Database) -> None:
+    ids = [add_prediction(database, subject="S-7").id for _ in range(2)]
+    add_prediction(database, subject="S-8")
+    add_prediction(database, caller="another", subject="S-7")
+    erased = add_prediction(database, subject="S-7")
     erase(database, erased.id)
     with database.reading() as session:
-        assert erasures.of_subject(session, "pacs", "S-7") == mine
+        assert erasures.of_subject(session, "pacs", "S-7") == ids
         assert erasures.of_subject(session, "pacs", "S-9") == []
 
 
-def test_what_is_due_is_told_by_age(database: Database) -> None:
-    old = [added(database).id for _ in range(3)]
+def test_due_predictions_are_listed_by_age(database: Database) -> None:
+    old = [add_prediction(database).id for _ in range(3)]
     with database.reading() as session:
         assert erasures.due(session, now() + timedelta(seconds=1), most=2) == old[:2]
         assert erasures.due(session, now() - timedelta(hours=1), most=9) == []
 
 
-def test_no_page_of_the_file_keeps_an_erased_patient(database: Database) -> None:
+def test_no_page_of_the_file_keeps_erased_patient_data(database: Database) -> None:
     if not database.sqlite:
-        pytest.skip("PostgreSQL's own vacuum does this; docs/security.md says how")
+        pytest.skip("on PostgreSQL, VACUUM does this; see docs/security.md")
     canary = "CANARY-7f3a"
     ids = []
     for number in range(40):
-        new = added(database, subject=canary, clinical={"age": f"{canary} {number} " * 40})
-        finished(database, new)
+        new = add_prediction(database, subject=canary, clinical={"age": f"{canary} {number} " * 40})
+        finish(database, new)
         with database.session() as session:
             followup.add_review(
                 session, new.id, "pacs", ReviewDraft(reviewer="A", verdict=Verdict.AGREE, comment=f"{canary} {number}")
@@ -115,7 +115,7 @@ def test_no_page_of_the_file_keeps_an_erased_patient(database: Database) -> None
 
 
 def content(database: Database) -> str:
-    """All bytes of the SQLite file, free pages included."""
+    """All bytes of the SQLite file, with its free pages."""
     with database.engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA secure_delete").scalar() == 1
     return Path(str(database.url.database)).read_bytes().decode("latin-1")

@@ -1,4 +1,4 @@
-"""Whose turn it is: acute before batch, callers by turns, and nobody starves."""
+"""Fair queue positions: acute before batch, a fair share for each caller, and no starvation."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from app.worker.queue import Queue
 from tests.study import add_and_queue, new_prediction
 
 
-class Line:
-    """The queue as a worker meets it: the smallest turn first, then the order of arrival."""
+class SimulatedQueue:
+    """The queue as a worker sees it: the smallest position first, then the order of arrival."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
         self.callers: dict[str, str] = {}
 
-    def join(self, caller: str, count: int = 1, priority: Priority = Priority.ACUTE) -> None:
+    def add(self, caller: str, count: int = 1, priority: Priority = Priority.ACUTE) -> None:
         with self.database.session() as session:
             for _ in range(count):
                 new = new_prediction(caller, priority=priority)
@@ -30,7 +30,7 @@ class Line:
                 predictions.add(session, new)
 
     def serve(self, count: int) -> list[str]:
-        """Who is served next, one after the other."""
+        """Serves the next predictions and returns their callers."""
         served = []
         for _ in range(count):
             with self.database.session() as session:
@@ -44,43 +44,43 @@ class Line:
 
 
 @pytest.fixture
-def line(database: Database) -> Line:
-    return Line(database)
+def queue(database: Database) -> SimulatedQueue:
+    return SimulatedQueue(database)
 
 
-def test_who_sends_few_does_not_wait_for_who_sends_many(line: Line) -> None:
-    line.join("big", 30)
-    assert line.serve(5) == ["big"] * 5
-    line.join("small", 3)
-    assert line.serve(6).count("small") == 3
-    line.join("small", 1)
-    assert "small" in line.serve(2)
-    assert Counter(line.serve(100)) == {"big": 21}
+def test_caller_with_few_predictions_does_not_wait_for_one_with_many(queue: SimulatedQueue) -> None:
+    queue.add("big", 30)
+    assert queue.serve(5) == ["big"] * 5
+    queue.add("small", 3)
+    assert queue.serve(6).count("small") == 3
+    queue.add("small", 1)
+    assert "small" in queue.serve(2)
+    assert Counter(queue.serve(100)) == {"big": 21}
 
 
-def test_within_a_caller_the_order_is_that_of_arrival(line: Line, database: Database) -> None:
-    line.join("big", 10)
-    line.serve(5)
-    line.join("big", 3)
+def test_order_within_a_caller_is_the_order_of_arrival(queue: SimulatedQueue, database: Database) -> None:
+    queue.add("big", 10)
+    queue.serve(5)
+    queue.add("big", 3)
     with database.reading() as session:
-        in_turn = session.scalars(
+        in_order = session.scalars(
             select(PredictionRow.created)
             .where(PredictionRow.status == Status.QUEUED)
             .order_by(PredictionRow.queue_position, PredictionRow.created)
         ).all()
-    assert in_turn == sorted(in_turn)
+    assert in_order == sorted(in_order)
 
 
-def test_an_acute_study_goes_before_every_batch(line: Line) -> None:
-    line.join("research", 20, Priority.BATCH)
-    line.join("pacs", 2)
-    line.join("research", 1)
-    assert sorted(line.serve(3)) == ["pacs", "pacs", "research"]
-    assert line.serve(100) == ["research-batch"] * 20
+def test_acute_study_is_before_each_batch(queue: SimulatedQueue) -> None:
+    queue.add("research", 20, Priority.BATCH)
+    queue.add("pacs", 2)
+    queue.add("research", 1)
+    assert sorted(queue.serve(3)) == ["pacs", "pacs", "research"]
+    assert queue.serve(100) == ["research-batch"] * 20
 
 
-def test_the_job_engine_serves_by_turns(line: Line, database: Database) -> None:
-    queue = Queue(database)
+def test_job_engine_serves_by_position(database: Database) -> None:
+    engine = Queue(database)
     sent = []
     for caller, priority in (
         ("a", Priority.BATCH),
@@ -90,8 +90,8 @@ def test_the_job_engine_serves_by_turns(line: Line, database: Database) -> None:
     ):
         new = new_prediction(caller, priority=priority)
         with database.session() as session:
-            add_and_queue(session, queue, new)
+            add_and_queue(session, engine, new)
         sent.append(new.id)
-    jobs = queue._client.list_workflows(status="ENQUEUED")
-    in_turn = sorted(jobs, key=lambda job: (job.priority or 0, job.created_at or 0))
-    assert [job.workflow_id for job in in_turn] == [sent[1], sent[3], sent[2], sent[0]]
+    jobs = engine._client.list_workflows(status="ENQUEUED")
+    in_order = sorted(jobs, key=lambda job: (job.priority or 0, job.created_at or 0))
+    assert [job.workflow_id for job in in_order] == [sent[1], sent[3], sent[2], sent[0]]

@@ -1,4 +1,4 @@
-"""Reviews add up, an outcome is corrected, and both go with their prediction."""
+"""Reviews are added, an outcome is corrected, and both are erased with their prediction."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from app.database import followup, predictions
 from app.database.session import Database
 from app.sdk.errors import Erased, NotFinished, PredictionNotFound
 from app.sdk.followup import Etici, OutcomeDraft, ReviewDraft, ReviewReason, Verdict
-from tests.database.test_predictions import added, finished
+from tests.database.rows import add_prediction, finish
 
 AGREE = ReviewDraft(reviewer="R-1", verdict=Verdict.AGREE)
 OVERRIDE = ReviewDraft(reviewer="R-1", verdict=Verdict.OVERRIDE, reason=ReviewReason.OTHER, comment="CANARY")
@@ -20,12 +20,12 @@ OPEN = OutcomeDraft(etici=Etici.TWO_THIRDS, rescue_treatment=False)
 
 @pytest.fixture
 def prediction(database: Database) -> str:
-    new = added(database)
-    finished(database, new)
+    new = add_prediction(database)
+    finish(database, new)
     return new.id
 
 
-def test_reviews_add_up_and_the_same_twice_is_one(database: Database, prediction: str) -> None:
+def test_reviews_are_added_and_a_repetition_is_not(database: Database, prediction: str) -> None:
     for draft, is_new in ((AGREE, True), (AGREE, False), (OVERRIDE, True), (AGREE, True)):
         with database.session() as session:
             review, new = followup.add_review(session, prediction, "pacs", draft)
@@ -34,18 +34,17 @@ def test_reviews_add_up_and_the_same_twice_is_one(database: Database, prediction
     with database.session() as session:
         assert followup.add_review(session, prediction, "pacs", other)[1]
     with database.reading() as session:
-        found = followup.reviews(session, prediction, "pacs")
-    said = [(review.reviewer, review.verdict, review.reason) for review in found]
-    assert said == [
+        reviews = followup.reviews(session, prediction, "pacs")
+    assert [(review.reviewer, review.verdict, review.reason) for review in reviews] == [
         ("R-1", "agree", None),
         ("R-1", "override", "other"),
         ("R-1", "agree", None),
         ("R-2", "agree", None),
     ]
-    assert found[1].comment == "CANARY"
+    assert reviews[1].comment == "CANARY"
 
 
-def test_an_outcome_is_recorded_and_corrected(database: Database, prediction: str) -> None:
+def test_outcome_is_stored_and_corrected(database: Database, prediction: str) -> None:
     with database.reading() as session:
         assert followup.outcome(session, prediction, "pacs") is None
     for draft, refractory in ((REFRACTORY, True), (OPEN, None)):
@@ -58,24 +57,24 @@ def test_an_outcome_is_recorded_and_corrected(database: Database, prediction: st
         assert outcome.refractory is refractory
 
 
-def test_only_what_succeeded_can_be_followed_up(database: Database) -> None:
-    new = added(database)
+def test_only_successful_predictions_have_followup(database: Database) -> None:
+    new = add_prediction(database)
     with database.session() as session, pytest.raises(NotFinished):
         followup.add_review(session, new.id, "pacs", AGREE)
     with database.session() as session, pytest.raises(NotFinished):
         followup.set_outcome(session, new.id, "pacs", OPEN)
 
 
-def test_nobody_follows_up_another_callers_prediction(database: Database, prediction: str) -> None:
+def test_other_callers_have_no_access_to_followup(database: Database, prediction: str) -> None:
     with database.session() as session:
-        for ask in (followup.reviews, followup.outcome):
+        for query in (followup.reviews, followup.outcome):
             with pytest.raises(PredictionNotFound):
-                ask(session, prediction, "other")
+                query(session, prediction, "other")
         with pytest.raises(PredictionNotFound):
             followup.add_review(session, prediction, "other", AGREE)
 
 
-def test_an_erasure_takes_reviews_and_outcome_along(database: Database, prediction: str) -> None:
+def test_erasure_deletes_reviews_and_outcome(database: Database, prediction: str) -> None:
     with database.session() as session:
         followup.add_review(session, prediction, "pacs", OVERRIDE)
         followup.set_outcome(session, prediction, "pacs", REFRACTORY)
@@ -87,7 +86,7 @@ def test_an_erasure_takes_reviews_and_outcome_along(database: Database, predicti
         followup.add_review(session, prediction, "pacs", AGREE)
 
 
-def test_the_same_review_twice_at_once_is_one(database: Database, prediction: str) -> None:
+def test_concurrent_equal_reviews_are_one(database: Database, prediction: str) -> None:
     def send() -> None:
         with database.session() as session:
             followup.add_review(session, prediction, "pacs", AGREE)

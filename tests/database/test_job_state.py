@@ -1,4 +1,4 @@
-"""The worker's writes, and all the times that they must not happen."""
+"""Writes of a worker, and the cases in which it must not write."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def status(database: Database, prediction_id: str) -> Status:
 
 
 def writes(database: Database, study: JobStudy) -> list[bool]:
-    """Tries every write of a run."""
+    """Tries each write of a run."""
     with database.session() as session:
         return [
             job_state.advance(session, study, Stage.RECORD),
@@ -46,7 +46,7 @@ def writes(database: Database, study: JobStudy) -> list[bool]:
         ]
 
 
-def test_a_start_tells_all_that_the_work_needs(database: Database) -> None:
+def test_start_returns_the_study(database: Database) -> None:
     study = started(database, queued(database))
     assert study.clinical == {"age": 71, "nihss": 14}
     assert study.explain
@@ -54,27 +54,27 @@ def test_a_start_tells_all_that_the_work_needs(database: Database) -> None:
     assert status(database, study.id) is Status.RUNNING
 
 
-def test_stages_are_shown_and_never_go_back(database: Database) -> None:
+def test_stages_are_stored_and_never_go_back(database: Database) -> None:
     study = started(database, queued(database))
     shown = []
     for stage in (Stage.PREPARE, Stage.EXPLAIN, Stage.PREDICT):
         with database.session() as session:
             assert job_state.advance(session, study, stage)
         with database.reading() as session:
-            found = predictions.find(session, study.id, None)
-        shown.append((found.stage, found.progress))
+            stored = predictions.find(session, study.id, None)
+        shown.append((stored.stage, stored.progress))
     assert [stage for stage, _ in shown] == [Stage.PREPARE, Stage.EXPLAIN, Stage.EXPLAIN]
     assert 0 < shown[0][1] < shown[1][1] == shown[2][1] < 1
 
 
-def test_a_failure_is_recorded(database: Database) -> None:
+def test_failure_is_recorded(database: Database) -> None:
     study = started(database, queued(database))
     with database.session() as session:
         assert job_state.fail(session, study, FAILURE)
     with database.reading() as session:
-        found = predictions.find(session, study.id, None)
-    assert (found.status, found.error) == (Status.FAILED, FAILURE)
-    assert found.finished
+        stored = predictions.find(session, study.id, None)
+    assert (stored.status, stored.error) == (Status.FAILED, FAILURE)
+    assert stored.finished
 
 
 def cancelled(database: Database, prediction_id: str) -> None:
@@ -105,12 +105,12 @@ def taken_over(database: Database, prediction_id: str) -> None:
     started(database, prediction_id)
 
 
-@pytest.mark.parametrize("happened", [cancelled, erased, recorded, failed, taken_over])
-def test_a_run_that_lost_its_prediction_writes_nothing(
-    database: Database, happened: Callable[[Database, str], None]
+@pytest.mark.parametrize("change", [cancelled, erased, recorded, failed, taken_over])
+def test_run_that_lost_its_prediction_writes_nothing(
+    database: Database, change: Callable[[Database, str], None]
 ) -> None:
     study = started(database, queued(database))
-    happened(database, study.id)
+    change(database, study.id)
     with database.engine.connect() as connection:
         before = connection.exec_driver_sql("SELECT * FROM predictions").all()
     assert writes(database, study) == [False, False, False]
@@ -119,12 +119,10 @@ def test_a_run_that_lost_its_prediction_writes_nothing(
         assert connection.exec_driver_sql("SELECT * FROM artifacts").all() == []
 
 
-@pytest.mark.parametrize("happened", [cancelled, erased, recorded, failed])
-def test_there_is_nothing_to_start_where_all_is_over(
-    database: Database, happened: Callable[[Database, str], None]
-) -> None:
+@pytest.mark.parametrize("change", [cancelled, erased, recorded, failed])
+def test_finished_prediction_is_not_started(database: Database, change: Callable[[Database, str], None]) -> None:
     prediction_id = queued(database)
-    happened(database, prediction_id)
+    change(database, prediction_id)
     with database.session() as session:
         assert job_state.start(session, prediction_id) is None
         assert job_state.start(session, "unknown") is None

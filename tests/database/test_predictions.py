@@ -1,4 +1,4 @@
-"""The predictions as the API sees them."""
+"""Queries and changes of predictions for the API."""
 
 from __future__ import annotations
 
@@ -9,33 +9,14 @@ from datetime import timedelta
 import pytest
 
 from app.core.tracing import TraceContext
-from app.database import job_state, predictions
-from app.database.predictions import Artifact, NewPrediction
+from app.database import idempotency, predictions
+from app.database.predictions import Artifact
 from app.database.session import Database, now
 from app.sdk.errors import Conflict, Erased, InvalidRequest, NotFinished, NotFound, PredictionNotFound
-from app.sdk.types import Input, InputSummary, Status
+from app.sdk.types import Input, Status
 from tests.database.results import result
+from tests.database.rows import A, B, C, add_prediction, finish, summary
 from tests.study import MODEL, new_prediction
-
-A, B, C = "a" * 64, "b" * 64, "c" * 64
-
-
-def volume(digest: str) -> InputSummary:
-    return InputSummary(sha256=digest, bytes=5 << 30, shape=[512, 512, 320], spacing_mm=[0.5, 0.5, 0.6])
-
-
-def added(database: Database, **changes: object) -> NewPrediction:
-    new = new_prediction(**changes)  # type: ignore[arg-type]
-    with database.session() as session:
-        predictions.add(session, new)
-    return new
-
-
-def finished(database: Database, new: NewPrediction, *artifacts: Artifact) -> None:
-    with database.session() as session:
-        study = job_state.start(session, new.id)
-        assert study
-        assert job_state.succeed(session, study, result(artifacts=artifacts))
 
 
 def test_ids_sort_by_time_and_never_repeat() -> None:
@@ -46,52 +27,52 @@ def test_ids_sort_by_time_and_never_repeat() -> None:
     assert [one[:13] for one in ids] == sorted(one[:13] for one in ids)
 
 
-def test_a_new_prediction_is_queued_and_read_as_it_was_sent(database: Database) -> None:
-    new = added(database, inputs={Input.CTA: volume(A)}, clinical={"age": 71, "aphasia": "größer ≥ 中"})
+def test_new_prediction_is_queued_and_read_back(database: Database) -> None:
+    new = add_prediction(database, inputs={Input.CTA: summary(A)}, clinical={"age": 71, "aphasia": "größer ≥ 中"})
     with database.reading() as session:
-        found = predictions.find(session, new.id, "pacs")
-        study = predictions.artifacts(session, new.id, "pacs")
-    assert found.status is Status.QUEUED
-    assert found.model == MODEL
-    assert found.inputs == {Input.CTA: volume(A)}
-    assert found.subject == "S-1"
-    assert found.created.utcoffset() == timedelta(0)
-    assert study == ["inputs/cta.nii"]
+        stored = predictions.find(session, new.id, "pacs")
+        names = predictions.artifacts(session, new.id, "pacs")
+    assert stored.status is Status.QUEUED
+    assert stored.model == MODEL
+    assert stored.inputs == {Input.CTA: summary(A)}
+    assert stored.subject == "S-1"
+    assert stored.created.utcoffset() == timedelta(0)
+    assert names == ["inputs/cta.nii"]
 
 
-def test_a_finished_prediction_is_read_as_it_was_made(database: Database) -> None:
-    new, made = added(database), result()
-    finished(database, new)
+def test_finished_prediction_is_read_back(database: Database) -> None:
+    new, made = add_prediction(database), result()
+    finish(database, new)
     with database.reading() as session:
-        found = predictions.find(session, new.id, "pacs")
-    assert found.status is Status.SUCCEEDED
-    assert (found.probability, found.interval, found.folds) == (made.probability, made.interval, made.folds)
-    assert (found.decision, found.flags, found.attribution) == (made.decision, made.flags, made.attribution)
-    assert (found.perfusion, found.timings, found.progress) == (made.perfusion, made.timings, 1.0)
-    assert found.finished
-    assert found.started
-    assert found.created <= found.started <= found.finished
+        stored = predictions.find(session, new.id, "pacs")
+    assert stored.status is Status.SUCCEEDED
+    assert (stored.probability, stored.interval, stored.folds) == (made.probability, made.interval, made.folds)
+    assert (stored.decision, stored.flags, stored.attribution) == (made.decision, made.flags, made.attribution)
+    assert (stored.perfusion, stored.timings, stored.progress) == (made.perfusion, made.timings, 1.0)
+    assert stored.finished
+    assert stored.started
+    assert stored.created <= stored.started <= stored.finished
 
 
-def test_nobody_sees_another_callers_prediction(database: Database) -> None:
-    new = added(database, inputs={Input.CTA: volume(A)})
+def test_other_callers_do_not_see_a_prediction(database: Database) -> None:
+    new = add_prediction(database, inputs={Input.CTA: summary(A)})
     with database.session() as session:
-        for ask in (predictions.find, predictions.cancel, predictions.erase, predictions.artifacts):
+        for query in (predictions.find, predictions.cancel, predictions.erase, predictions.artifacts):
             with pytest.raises(PredictionNotFound):
-                ask(session, new.id, "other")
+                query(session, new.id, "other")
         with pytest.raises(PredictionNotFound):
             predictions.artifact(session, new.id, "other", "inputs/cta.nii")
         assert predictions.page(session, "other").items == []
         assert predictions.find(session, new.id, None).id == new.id
 
 
-def test_an_unknown_id_is_not_found(database: Database) -> None:
+def test_unknown_id_is_not_found(database: Database) -> None:
     with database.reading() as session, pytest.raises(PredictionNotFound):
         predictions.find(session, "nothing", "pacs")
 
 
 def test_pages_show_each_prediction_once_newest_first(database: Database) -> None:
-    ids = [added(database).id for _ in range(7)]
+    ids = [add_prediction(database).id for _ in range(7)]
     seen, cursor = [], None
     with database.reading() as session:
         while True:
@@ -103,11 +84,11 @@ def test_pages_show_each_prediction_once_newest_first(database: Database) -> Non
     assert seen == ids[::-1]
 
 
-def test_a_cursor_survives_rows_that_come_and_go(database: Database) -> None:
-    ids = [added(database).id for _ in range(6)]
+def test_cursor_is_valid_after_new_and_erased_rows(database: Database) -> None:
+    ids = [add_prediction(database).id for _ in range(6)]
     with database.session() as session:
         first = predictions.page(session, "pacs", limit=3)
-    added(database)
+    add_prediction(database)
     with database.session() as session:
         predictions.erase(session, first.items[-1].id, "pacs")
     with database.reading() as session:
@@ -117,10 +98,10 @@ def test_a_cursor_survives_rows_that_come_and_go(database: Database) -> None:
 
 
 def test_pages_are_filtered(database: Database) -> None:
-    old = added(database, subject="S-2")
-    moment = now()
-    new = added(database, model=MODEL.model_copy(update={"version": "2.0.0"}))
-    finished(database, new)
+    old = add_prediction(database, subject="S-2")
+    between = now()
+    new = add_prediction(database, model=MODEL.model_copy(update={"version": "2.0.0"}))
+    finish(database, new)
 
     def ids(**filters: object) -> list[str]:
         with database.reading() as session:
@@ -131,59 +112,60 @@ def test_pages_are_filtered(database: Database) -> None:
     assert ids(model="tiny") == [new.id, old.id]
     assert ids(model="tiny@2.0.0") == [new.id]
     assert ids(model="other") == []
-    assert ids(created_after=moment) == [new.id]
+    assert ids(created_after=between) == [new.id]
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "!!!!", "bnVsbA", "W10", "WzEsMl0", "WyJ4IiwieSJd", "é", "a" * 5000])
-def test_a_foreign_cursor_is_refused(database: Database, cursor: str) -> None:
+def test_invalid_cursor_is_refused(database: Database, cursor: str) -> None:
     with database.reading() as session, pytest.raises(InvalidRequest):
         predictions.page(session, "pacs", cursor=cursor)
 
 
-def test_cancelling_ends_what_has_not_finished(database: Database) -> None:
-    new = added(database)
+def test_unfinished_prediction_is_cancelled(database: Database) -> None:
+    new = add_prediction(database)
     with database.session() as session:
         assert predictions.cancel(session, new.id, "pacs").status is Status.CANCELLED
         again = predictions.cancel(session, new.id, "pacs")
         assert again.status is Status.CANCELLED
         assert again.finished
-    done = added(database)
-    finished(database, done)
+    done = add_prediction(database)
+    finish(database, done)
     with database.session() as session, pytest.raises(Conflict):
         predictions.cancel(session, done.id, "pacs")
 
 
-def test_erasing_leaves_a_tombstone_and_nothing_of_the_patient(database: Database) -> None:
+def test_erasure_leaves_an_empty_row_and_no_patient_data(database: Database) -> None:
     canary = "CANARY"
-    new = added(
+    new = add_prediction(
         database,
         subject=canary,
         clinical={"age": canary},
         place=TraceContext(canary, canary),
         idempotency_key=canary,
         body_digest=canary,
-        inputs={Input.CTA: volume(A)},
+        inputs={Input.CTA: summary(A)},
     )
-    finished(database, new, Artifact("maps/attribution-cta.nii.gz", B, 10, "application/gzip"))
+    finish(database, new, Artifact("maps/attribution-cta.nii.gz", B, 10, "application/gzip"))
     with database.session() as session:
         assert predictions.erase(session, new.id, "pacs") == [A, B]
     with database.session() as session:
-        for ask in (predictions.find, predictions.cancel, predictions.erase):
+        for query in (predictions.find, predictions.cancel, predictions.erase):
             with pytest.raises(Erased):
-                ask(session, new.id, "pacs")
+                query(session, new.id, "pacs")
         with pytest.raises(PredictionNotFound):
             predictions.find(session, new.id, "other")
-        assert predictions.by_idempotency_key(session, "pacs", canary) is None
         assert predictions.page(session, "pacs").items == []
         assert predictions.referenced(session, [A, B]) == set()
     with database.engine.connect() as connection:
         for table in ("predictions", "attributions", "artifacts", "blobs", "idempotency_keys"):
             assert canary not in str(connection.exec_driver_sql(f"SELECT * FROM {table}").all())
+    with database.session() as session:
+        assert idempotency.reserve(session, "pacs", canary, lease=60).prediction_id is None
 
 
-def test_a_blob_stays_while_any_prediction_names_it(database: Database) -> None:
-    first = added(database, inputs={Input.CTA: volume(A), Input.NCCT: volume(B)})
-    second = added(database, inputs={Input.CTA: volume(A), Input.TMAX: volume(C)})
+def test_blob_stays_while_a_prediction_refers_to_it(database: Database) -> None:
+    first = add_prediction(database, inputs={Input.CTA: summary(A), Input.NCCT: summary(B)})
+    second = add_prediction(database, inputs={Input.CTA: summary(A), Input.TMAX: summary(C)})
     with database.session() as session:
         assert predictions.erase(session, first.id, "pacs") == [B]
     with database.session() as session:
@@ -191,21 +173,21 @@ def test_a_blob_stays_while_any_prediction_names_it(database: Database) -> None:
         assert predictions.erase(session, second.id, "pacs") == [A, C]
 
 
-def test_erasing_and_naming_one_blob_at_once_never_loses_it(database: Database) -> None:
-    """Many predictions of one volume come and go; whatever is returned for deletion is named by none that stays."""
+def test_concurrent_erasure_and_use_of_a_blob_do_not_lose_it(database: Database) -> None:
+    """Several threads add and erase predictions of one volume; no remaining one refers to a digest for deletion."""
     failures: list[str] = []
 
-    def churn(number: int) -> None:
+    def add_and_erase(number: int) -> None:
         for _ in range(6):
-            new = new_prediction(inputs={Input.CTA: volume(A), Input.NCCT: volume(B)})
+            new = new_prediction(inputs={Input.CTA: summary(A), Input.NCCT: summary(B)})
             with database.session() as session:
                 predictions.add(session, new)
             if number % 2:
                 with database.session() as session:
-                    gone = predictions.erase(session, new.id, "pacs")
-                    failures.extend(predictions.referenced(session, gone))
+                    orphans = predictions.erase(session, new.id, "pacs")
+                    failures.extend(predictions.referenced(session, orphans))
 
-    threads = [threading.Thread(target=churn, args=(number,)) for number in range(6)]
+    threads = [threading.Thread(target=add_and_erase, args=(number,)) for number in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -216,12 +198,12 @@ def test_erasing_and_naming_one_blob_at_once_never_loses_it(database: Database) 
         assert predictions.referenced(session, [A, B]) == {A, B}
 
 
-def test_artifacts_are_found_by_name_or_told_why_not(database: Database) -> None:
-    new = added(database)
+def test_artifact_is_found_by_name_or_has_a_reason(database: Database) -> None:
+    new = add_prediction(database)
     name = "maps/attribution-cta.nii.gz"
     with database.reading() as session, pytest.raises(NotFinished):
         predictions.artifact(session, new.id, "pacs", name)
-    finished(database, new, Artifact(name, B, 10, "application/gzip"))
+    finish(database, new, Artifact(name, B, 10, "application/gzip"))
     with database.reading() as session:
         assert predictions.artifact(session, new.id, "pacs", name) == (B, "application/gzip")
         with pytest.raises(NotFound):

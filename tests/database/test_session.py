@@ -1,4 +1,4 @@
-"""The connection: what a transaction promises on both databases, and how their loss is told."""
+"""The connection: transactions on both databases, and errors when a database is unavailable."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def worker(heartbeats: int = 1) -> WorkerRecord:
     return WorkerRecord("w", "host", 1, "cpu", ("tiny@1.0.0",), now(), now(), heartbeats)
 
 
-def test_an_exception_rolls_everything_back(database: Database) -> None:
+def test_exception_rolls_back_the_transaction(database: Database) -> None:
     def fail_halfway() -> None:
         with database.session() as session:
             workers.heartbeat(session, worker())
@@ -38,25 +38,25 @@ def test_an_exception_rolls_everything_back(database: Database) -> None:
         assert workers.registered(session) == []
 
 
-def test_a_session_is_committed_at_its_end(database: Database) -> None:
+def test_session_is_committed_at_its_end(database: Database) -> None:
     with database.session() as session:
         workers.heartbeat(session, worker())
     with database.reading() as session:
-        (found,) = workers.registered(session)
-    assert found.models == ("tiny@1.0.0",)
-    assert found.last_heartbeat.utcoffset() is not None
-    assert abs((now() - found.last_heartbeat).total_seconds()) < 60
+        (stored,) = workers.registered(session)
+    assert stored.models == ("tiny@1.0.0",)
+    assert stored.last_heartbeat.utcoffset() is not None
+    assert abs((now() - stored.last_heartbeat).total_seconds()) < 60
 
 
-def test_a_reading_session_writes_nothing(database: Database) -> None:
+def test_reading_session_writes_nothing(database: Database) -> None:
     if database.sqlite:
-        pytest.skip("SQLite's reading session is a promise of ours, not of the database")
+        pytest.skip("SQLite does not enforce a reading session")
     with pytest.raises(Exception, match="read-only"), database.reading() as session:
         workers.heartbeat(session, worker())
 
 
-def test_what_was_read_still_holds_when_it_is_written(database: Database) -> None:
-    """Twenty threads count one number up; none of their counts is lost."""
+def test_value_that_was_read_is_valid_until_the_write(database: Database) -> None:
+    """Twenty threads increment one number; no increment is lost."""
     with database.session() as session:
         workers.heartbeat(session, worker(heartbeats=0))
 
@@ -77,9 +77,9 @@ def test_what_was_read_still_holds_when_it_is_written(database: Database) -> Non
         assert workers.registered(session)[0].heartbeats == 100
 
 
-def test_sqlite_is_set_to_lose_nothing(database: Database) -> None:
+def test_sqlite_settings_lose_nothing(database: Database) -> None:
     if not database.sqlite:
-        pytest.skip("about SQLite")
+        pytest.skip("SQLite only")
     with database.reading() as session:
         settings = [session.execute(text(f"PRAGMA {name}")).scalar() for name in ("journal_mode", "synchronous")]
         assert settings == ["delete", 2]
@@ -87,22 +87,25 @@ def test_sqlite_is_set_to_lose_nothing(database: Database) -> None:
         assert session.execute(text("PRAGMA foreign_keys")).scalar() == 1
 
 
-def test_the_migrations_make_the_tables_that_the_code_declares(database: Database) -> None:
-    ours = set(Base.metadata.tables)
+def test_migrations_make_the_declared_tables(database: Database) -> None:
+    declared = set(Base.metadata.tables)
     with database.engine.connect() as connection:
         context = MigrationContext.configure(
             connection,
-            opts={"include_name": lambda name, kind, _parents: kind != "table" or name in ours, "compare_type": True},
+            opts={
+                "include_name": lambda name, kind, _parents: kind != "table" or name in declared,
+                "compare_type": True,
+            },
         )
         assert compare_metadata(context, Base.metadata) == []
 
 
-def test_upgrading_again_changes_nothing(database: Database) -> None:
+def test_second_upgrade_changes_nothing(database: Database) -> None:
     database.upgrade()
     database.ping()
 
 
-def test_many_processes_may_upgrade_at_once(tmp_path: Path) -> None:
+def test_several_processes_can_upgrade_at_the_same_time(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'new' / 'rlvo.sqlite'}"
     code = f"from app.database.session import Database; Database({url!r}).upgrade()"
     started = [subprocess.Popen([sys.executable, "-W", "error", "-c", code]) for _ in range(3)]
@@ -114,18 +117,18 @@ def test_many_processes_may_upgrade_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["sqlite:////nowhere/rlvo.sqlite", "postgresql://nobody@127.0.0.1:1/nothing", "postgres://nobody@127.0.0.1:1/x"],
+    ["sqlite:////nowhere/rlvo.sqlite", "postgresql://user@127.0.0.1:1/nothing", "postgres://user@127.0.0.1:1/x"],
 )
-def test_a_database_that_is_away_is_unavailable(url: str) -> None:
+def test_unreachable_database_is_unavailable(url: str) -> None:
     database = Database(url)
-    with pytest.raises(DatabaseUnavailable) as told:
+    with pytest.raises(DatabaseUnavailable) as caught:
         database.ping()
-    assert told.value.retry_after
-    assert "nowhere" not in told.value.detail
+    assert caught.value.retry_after
+    assert "nowhere" not in caught.value.detail
     database.close()
 
 
-def test_a_database_without_tables_is_unavailable(tmp_path: Path) -> None:
+def test_database_without_tables_is_unavailable(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'empty.sqlite'}")
     with pytest.raises(DatabaseUnavailable):
         database.ping()
@@ -133,24 +136,24 @@ def test_a_database_without_tables_is_unavailable(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_who_stands_still_within_a_transaction_loses_it_and_others_go_on(database: Database, database_url: str) -> None:
+def test_suspended_transaction_is_ended_and_others_continue(database: Database, database_url: str) -> None:
     with database.session() as session:
         workers.heartbeat(session, worker(heartbeats=0))
-    still, count = Database(database_url, idle=1), text("UPDATE workers SET heartbeats = heartbeats + 1")
+    suspended, count = Database(database_url, idle=1), text("UPDATE workers SET heartbeats = heartbeats + 1")
 
-    def stand(then: Callable[[Session], object]) -> None:
-        with still.session() as session:
+    def suspend(then: Callable[[Session], object]) -> None:
+        with suspended.session() as session:
             session.execute(count)
-            began = time.monotonic()
+            started = time.monotonic()
             with database.session() as other:
                 other.execute(count)  # waits for the row that is locked
-            assert 0.5 < time.monotonic() - began < 10
+            assert 0.5 < time.monotonic() - started < 10
             then(session)
 
-    # It learns of it by its next statement, or as it commits, which is next to no statement here.
+    # The error comes with the next statement or with the commit.
     for then in (lambda session: session.execute(count), lambda _: None):
         with pytest.raises(DatabaseUnavailable):
-            stand(then)
-    still.close()
+            suspend(then)
+    suspended.close()
     with database.reading() as session:
         assert workers.registered(session)[0].heartbeats == 2

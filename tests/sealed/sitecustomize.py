@@ -1,7 +1,7 @@
-"""Python imports this in every process that has the folder in PYTHONPATH: nothing connects beyond this machine.
+"""Refuses connections to other machines, in each Python process that has this folder in PYTHONPATH.
 
-An audit hook (PEP 578) sees each connect and each look-up of a name, whichever library makes it. One that leads away is
-written to the file ``RLVO_SEALED`` and refused.
+An audit hook (PEP 578) sees each connection and each look-up of a name, by any library. It refuses those that lead to
+another machine and writes them to the file ``RLVO_SEALED``.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 _EVENTS = ("socket.connect", "socket.sendto", "socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr")
 
 
-def _leaves(place: object) -> bool:
-    if not isinstance(place, str | bytes) or not place:
+def _is_remote(address: object) -> bool:
+    if not isinstance(address, str | bytes) or not address:
         return False
-    host = place.decode("latin-1") if isinstance(place, bytes) else place
+    host = address.decode("latin-1") if isinstance(address, bytes) else address
     try:
         return not ipaddress.ip_address(host.partition("%")[0]).is_loopback
     except ValueError:
@@ -27,16 +27,16 @@ def _leaves(place: object) -> bool:
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     if event not in _EVENTS:
         return
-    place = arguments[0]
+    host = arguments[0]
     if event in ("socket.connect", "socket.sendto"):
         address = arguments[1]
-        if not isinstance(address, tuple):  # a socket of this machine's file system
+        if not isinstance(address, tuple):  # a Unix socket
             return
-        place = address[0]
-    if _leaves(place) and place != "0.0.0.0":
+        host = address[0]
+    if _is_remote(host) and host != "0.0.0.0":
         with open(os.environ["RLVO_SEALED"], "a") as file:  # noqa: PTH123
-            file.write(f"{os.getpid()} {event} {place!r} {sys.argv[:4]}\n")
-        message = "this process may not connect beyond its machine"
+            file.write(f"{os.getpid()} {event} {host!r} {sys.argv[:4]}\n")
+        message = "this process must not connect to other machines"
         raise PermissionError(message)
 
 

@@ -1,4 +1,4 @@
-"""Maps, figures and the report as files: in the right place, in few bytes, from whatever the patient has."""
+"""Maps, figures and the report as files: position, size and content, for all kinds of studies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from app.worker import artifacts
 from app.worker.artifacts import ArtifactFile
 from tests.factory import tiny_case, tiny_version
 
-# The patient lies 6 mm to the left and 4 mm high, turned by 10 degrees about z.
+# The head is shifted by 6 mm to the left and 4 mm up, and rotated by 10 degrees about z.
 _C, _S = np.cos(np.radians(10)), np.sin(np.radians(10))
 MNI_FROM_WORLD = np.array([[_C, -_S, 0, 6], [_S, _C, 0, 0], [0, 0, 1, -4], [0, 0, 0, 1.0]])
 AFFINE = np.array([[-3.0, 0, 0, 96], [0, 3, 0, -130], [0, 0, 4, -70], [0, 0, 0, 1]])
@@ -43,8 +43,8 @@ def patient(manifest: Manifest, sources: dict[Channel, Source]) -> ModelInput:
     return replace(tiny_case(manifest), grids=grids, sources=sources)
 
 
-def published(version: ModelVersion, case: ModelInput, **silent: MapVolume) -> dict[str, ArtifactFile]:
-    """Every file of a case by its name; ``silent`` stands in for a map of the explanation."""
+def make_files(version: ModelVersion, case: ModelInput, **replaced: MapVolume) -> dict[str, ArtifactFile]:
+    """All files of a case by name; ``replaced`` are maps that replace those of the explanation."""
     attribution, maps = version.explain(case)
     prediction = Prediction(
         id="0192",
@@ -57,7 +57,7 @@ def published(version: ModelVersion, case: ModelInput, **silent: MapVolume) -> d
         created=datetime(2026, 11, 24, tzinfo=UTC),
     )
     kinds = {Input.NCCT: Channel.NCCT, Input.CTA: Channel.CTA}
-    maps = maps | {name.replace("_", "-"): volume for name, volume in silent.items()}
+    maps = maps | {name.replace("_", "-"): volume for name, volume in replaced.items()}
     made = artifacts.files(prediction, case, version.manifest, maps, lambda field: ct(kinds[field]), "# The card\n")
     return {file.name: file for file in made}
 
@@ -78,14 +78,14 @@ def files(version: ModelVersion) -> dict[str, ArtifactFile]:
             Channel.VESSELS: Source(computed=ct(Channel.VESSELS)),
         },
     )
-    return published(version, case)
+    return make_files(version, case)
 
 
 def image(file: ArtifactFile) -> nibabel.Nifti1Image:
     return nibabel.Nifti1Image.from_bytes(gzip.decompress(file.content))
 
 
-def test_all_that_there_is_to_look_at(files: dict[str, ArtifactFile]) -> None:
+def test_all_files_are_made(files: dict[str, ArtifactFile]) -> None:
     channels = ("ncct", "cta", "vessels")
     maps = {
         f"maps/{kind}-{name}.nii.gz" for kind in ("attribution", "aligned-attribution", "aligned") for name in channels
@@ -94,10 +94,13 @@ def test_all_that_there_is_to_look_at(files: dict[str, ArtifactFile]) -> None:
     figures = {f"figures/{name}.{kind}" for name in names for kind in ("png", "svg")}
     assert set(files) == {*maps, "maps/vessels.nii.gz", *figures, "report.html"}
     assert {file.media_type for name, file in files.items() if name.endswith(".png")} == {"image/png"}
+    assert {f"maps/{file.map_name}.nii.gz" for file in files.values() if file.map_name} == maps | {
+        "maps/vessels.nii.gz"
+    }
 
 
 @pytest.mark.parametrize(("name", "bright"), [("ncct", 300), ("cta", 600), ("vessels", 1)])
-def test_what_is_shown_lies_in_mni_space(files: dict[str, ArtifactFile], name: str, bright: float) -> None:
+def test_shown_image_is_in_mni_space(files: dict[str, ArtifactFile], name: str, bright: float) -> None:
     shown = image(files[f"maps/aligned-{name}.nii.gz"])
     assert shown.shape == (91, 109, 91)
     values = shown.get_fdata()
@@ -107,7 +110,7 @@ def test_what_is_shown_lies_in_mni_space(files: dict[str, ArtifactFile], name: s
     assert (shown.affine @ [*centre, 1])[:3] == pytest.approx(SPOT_MM, abs=0.7)
 
 
-def test_the_patients_map_is_the_exact_one_within_half_a_step(
+def test_map_on_the_patients_grid_has_half_a_step_of_error(
     version: ModelVersion, files: dict[str, ArtifactFile]
 ) -> None:
     case = patient(version.manifest, {Channel.NCCT: Source(Input.NCCT)})
@@ -122,15 +125,15 @@ def test_the_patients_map_is_the_exact_one_within_half_a_step(
     assert np.array_equal(aligned.get_fdata(dtype=np.float32), maps["aligned-attribution-ncct"].array)
 
 
-def test_a_computed_mask_is_handed_out_on_its_own_grid(files: dict[str, ArtifactFile]) -> None:
+def test_computed_mask_is_stored_on_its_grid(files: dict[str, ArtifactFile]) -> None:
     mask = image(files["maps/vessels.nii.gz"])
     np.testing.assert_allclose(mask.affine, AFFINE)
     assert np.array_equal(np.asarray(mask.dataobj), ct(Channel.VESSELS).data)
 
 
-def test_a_case_without_volumes_shows_what_the_network_saw(version: ModelVersion) -> None:
+def test_case_without_volumes_shows_the_input_of_the_network(version: ModelVersion) -> None:
     case = tiny_case(version.manifest)
-    made = published(version, case)
+    made = make_files(version, case)
     spec = version.manifest.channels[1]
     shown = image(made["maps/aligned-cta.nii.gz"])
     np.testing.assert_allclose(shown.affine, np.asarray(version.manifest.grid.affine))
@@ -138,20 +141,20 @@ def test_a_case_without_volumes_shows_what_the_network_saw(version: ModelVersion
     assert "maps/vessels.nii.gz" not in made
 
 
-def test_the_report_holds_the_figures_and_the_card(files: dict[str, ArtifactFile]) -> None:
+def test_report_contains_the_figures_and_the_model_card(files: dict[str, ArtifactFile]) -> None:
     html = files["report.html"].content.decode()
     assert "# The card" in html
     for caption in ("What every variable and image adds", "CTA: where it raised and lowered the probability"):
         assert caption in html
 
 
-def test_a_silent_map_is_no_division_by_nothing(version: ModelVersion) -> None:
+def test_map_of_zeros_does_not_divide_by_zero(version: ModelVersion) -> None:
     zero = MapVolume(np.zeros((4, 4, 4), np.float32), np.eye(4))
-    made = published(version, tiny_case(version.manifest), attribution_cta=zero)
+    made = make_files(version, tiny_case(version.manifest), attribution_cta=zero)
     assert not image(made["maps/attribution-cta.nii.gz"]).get_fdata().any()
 
 
-def test_a_case_remembers_its_sources_over_a_restart(version: ModelVersion) -> None:
+def test_sources_survive_serialization(version: ModelVersion) -> None:
     sources = {
         Channel.CTA: Source(Input.CTA, 0.25),
         Channel.VESSELS: Source(computed=ct(Channel.VESSELS)),

@@ -1,6 +1,6 @@
-"""The disk is full, the database goes away, the clock jumps, two hundred send at once: told, survived, recovered from.
+"""Faults of the environment: a full disk, a stopped database, a clock that jumps, and 200 concurrent requests.
 
-Real ones: a tmpfs that is filled to its last byte, a PostgreSQL that is stopped, processes whose clock is moved.
+They are real: a full tmpfs, a stopped PostgreSQL, processes with a shifted clock.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,36 +21,35 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from app.database import audit
 from app.database.session import Database
 from app.sdk.types import Prediction, Status
 from app.worker.queue import Queue
-from tests import site as sites
-from tests.api.conftest import volume
-from tests.fork_server import Nursery
-from tests.site import Site
-from tests.worker.test_process import model_store, roll, site
+from tests import deployment as deployments
+from tests.deployment import Deployment
+from tests.fork_server import ForkServer
+from tests.study import volume_bytes
 
-__all__ = ["model_store", "site"]
-
-wait = partial(sites.wait, seconds=180)
-STUDY = volume()
+STUDY = volume_bytes()
 MIB = 1024 * 1024
 DAY = 86400.0
 
 
-class Caller:
-    """A service's API and an HTTP client of it."""
+def wait(condition: Callable[[], bool]) -> None:
+    deployments.wait(condition, seconds=180)
 
-    def __init__(self, site: Site) -> None:
+
+class ApiClient:
+    """An API process and an HTTP client of it."""
+
+    def __init__(self, deployment: Deployment) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        self.keeper = site.api(port)
+        deployment.start_api(port)
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
         wait(self.alive)
 
-    def __enter__(self) -> Caller:
+    def __enter__(self) -> ApiClient:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -72,26 +70,22 @@ class Caller:
     def read(self, prediction_id: str) -> Prediction:
         return Prediction.model_validate(self.http.get(f"/v1/predictions/{prediction_id}").json())
 
-    def succeeds(self, answer: httpx.Response) -> None:
+    def expect_success(self, answer: httpx.Response) -> None:
         assert answer.status_code in (200, 202), answer.text
         prediction_id = answer.json()["id"]
         wait(lambda: self.read(prediction_id).status.finished)
-        ended = self.read(prediction_id)
-        assert ended.status is Status.SUCCEEDED, ended.error
+        finished = self.read(prediction_id)
+        assert finished.status is Status.SUCCEEDED, finished.error
 
 
-def outcome(site: Site, *ids: str) -> list[Prediction]:
-    """The predictions, once they have finished."""
-    wait(lambda: all(site.find(one).status.finished for one in ids))
-    return [site.find(one) for one in ids]
+def finished(deployment: Deployment, *ids: str) -> list[Prediction]:
+    """The predictions after their end."""
+    return deployment.wait_for(*ids, seconds=180)
 
 
-def endings(site: Site) -> Counter[str]:
-    """How often each prediction's success is on record; the audit must hold."""
-    with site.database.reading() as session:
-        assert audit.verify(session).intact
-        rows = session.execute(text("SELECT target FROM audit WHERE action = 'prediction.succeeded'"))
-        return Counter(row[0] for row in rows)
+def success_counts(deployment: Deployment) -> Counter[str]:
+    """Number of recorded successes of each prediction."""
+    return deployment.audit_counts("prediction.succeeded")
 
 
 # The disk -----------------------------------------------------------------------------------------------------------
@@ -106,13 +100,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         ["mount", "-t", "tmpfs", "-o", "size=24m", "rlvo-test", str(disk)], capture_output=True, check=False
     )
     if mounted.returncode:
-        pytest.skip("needs root and the right to mount a tmpfs: a disk that is really full")
+        pytest.skip("needs root and the right to mount a tmpfs")
     yield disk
     subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def fill(disk: Path) -> Path:
-    """Takes what is left of the disk, to the last byte; the file that holds it."""
+    """Fills the disk to its last byte and returns the file that does so."""
     filler = disk / "filler"
     with filler.open("wb", buffering=0) as file:
         for size in (MIB, 4096, 1):
@@ -125,44 +119,42 @@ def fill(disk: Path) -> Path:
     return filler
 
 
-def on(disk: Path, model_store: Path, nursery: Nursery) -> Site:
-    """A site whose rows and blobs lie on that disk."""
+def deployment_on(disk: Path, model_store: Path, fork_server: ForkServer) -> Deployment:
+    """A deployment with its database and its blobs on this disk."""
     url = f"sqlite:///{disk / 'rlvo.sqlite'}"
     database = Database(url)
     database.upgrade()
     Queue(database).upgrade()
-    return Site(disk, url, database, model_store, nursery)
+    return Deployment(disk, url, database, model_store, fork_server)
 
 
-def test_a_full_disk_is_507_and_when_there_is_room_again_work_goes_on(
-    small_disk: Path, model_store: Path, nursery: Nursery
+def test_full_disk_is_507_and_work_continues_when_space_is_free(
+    small_disk: Path, model_store: Path, fork_server: ForkServer
 ) -> None:
-    site = on(small_disk, model_store, nursery)
+    deployment = deployment_on(small_disk, model_store, fork_server)
     try:
-        with Caller(site) as caller:
-            site.worker()
-            first = caller.submit()
-            caller.succeeds(first)
-            in_hand = site.submit("predict before pause")
-            wait((site.faults / f"{in_hand}.paused").exists)
+        with ApiClient(deployment) as client:
+            deployment.start_worker()
+            first = client.submit()
+            client.expect_success(first)
+            current = deployment.submit_paused("predict")
             filler = fill(small_disk)
-            (site.faults / in_hand).unlink()
+            deployment.resume(current)
             for _ in range(3):
-                refused = caller.submit(key="study-7")
+                refused = client.submit(key="study-7")
                 assert (refused.status_code, refused.json()["code"]) == (507, "storage-full"), refused.text
                 assert len(refused.content) < 4096
-            assert caller.read(first.json()["id"]).status is Status.SUCCEEDED
-            assert caller.http.get("/readyz").json()["checks"]["storage"] == "storage-full"
-            time.sleep(3)  # long enough for the worker to have tried all that it tries
+            assert client.read(first.json()["id"]).status is Status.SUCCEEDED
+            assert client.http.get("/readyz").json()["checks"]["storage"] == "storage-full"
+            time.sleep(3)  # enough for all tries of the worker
             filler.unlink()
-            caller.succeeds(caller.submit(key="study-7"))
-            assert outcome(site, in_hand)[0].status is Status.SUCCEEDED
+            client.expect_success(client.submit(key="study-7"))
+            assert finished(deployment, current)[0].status is Status.SUCCEEDED
             assert list((small_disk / "blobs" / ".incoming").iterdir()) == []
-            assert set(endings(site).values()) == {1}
+            assert set(success_counts(deployment).values()) == {1}
     finally:
-        for keeper in site.keepers:
-            keeper.kill()
-        site.database.close()
+        deployment.kill_all()
+        deployment.database.close()
 
 
 # The database -------------------------------------------------------------------------------------------------------
@@ -170,7 +162,7 @@ def test_a_full_disk_is_507_and_when_there_is_room_again_work_goes_on(
 
 @pytest.fixture
 def own_server() -> Iterator[Any]:
-    """A PostgreSQL server that may be stopped and started."""
+    """A PostgreSQL server that the test may stop and start."""
     folder = Path(tempfile.mkdtemp(prefix="rlvo-postgresql-"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -182,104 +174,101 @@ def own_server() -> Iterator[Any]:
     server.cleanup()
 
 
-def away_for(seconds: float, server: Any, folder: Path, model_store: Path, nursery: Nursery) -> None:
+def check_outage(seconds: float, server: Any, folder: Path, model_store: Path, fork_server: ForkServer) -> None:
     url = server.get_uri()
     database = Database(url)
     database.upgrade()
     Queue(database).upgrade()
-    site = Site(folder, url, database, model_store, nursery)
+    deployment = Deployment(folder, url, database, model_store, fork_server)
     try:
-        with Caller(site) as caller:
-            site.worker()
-            in_hand = site.submit("predict before pause")
-            wait((site.faults / f"{in_hand}.paused").exists)
+        with ApiClient(deployment) as client:
+            deployment.start_worker()
+            current = deployment.submit_paused("predict")
             server.stop()
-            (site.faults / in_hand).unlink()
+            deployment.resume(current)
             end = time.monotonic() + seconds
             while time.monotonic() < end:
-                refused = caller.submit(key="study-7")
+                refused = client.submit(key="study-7")
                 assert (refused.status_code, refused.json()["code"]) == (503, "database-unavailable"), refused.text
                 assert int(refused.headers["Retry-After"]) > 0
-                assert caller.http.get(f"/v1/predictions/{in_hand}").status_code == 503
-                assert caller.http.get("/readyz").json()["checks"]["database"] == "database-unavailable"
-                assert caller.alive()
+                assert client.http.get(f"/v1/predictions/{current}").status_code == 503
+                assert client.http.get("/readyz").json()["checks"]["database"] == "database-unavailable"
+                assert client.alive()
                 time.sleep(0.5)
             server.ensure_postgres_running()
-            back = time.monotonic()
-            wait(lambda: caller.submit(key="study-7").status_code == 202)
-            caller.succeeds(caller.submit(key="study-7"))
-            assert outcome(site, in_hand)[0].status is Status.SUCCEEDED
-            print(f"away for {seconds:g} s; all was done {time.monotonic() - back:.1f} s after it came back")
-            assert set(endings(site).values()) == {1}
-            assert sum(keeper.lives for keeper in site.keepers) == 2  # nobody died of it
+            restarted = time.monotonic()
+            wait(lambda: client.submit(key="study-7").status_code == 202)
+            client.expect_success(client.submit(key="study-7"))
+            assert finished(deployment, current)[0].status is Status.SUCCEEDED
+            print(f"outage of {seconds:g} s; all work was done {time.monotonic() - restarted:.1f} s after its end")
+            assert set(success_counts(deployment).values()) == {1}
+            assert sum(process.starts for process in deployment.processes) == 2  # no process has ended
     finally:
-        for keeper in site.keepers:
-            keeper.kill()
-        site.database.close()
+        deployment.kill_all()
+        deployment.database.close()
 
 
-def test_a_database_that_is_away_is_503_and_when_it_is_back_work_goes_on(
-    own_server: Any, tmp_path: Path, model_store: Path, nursery: Nursery
+def test_stopped_database_is_503_and_work_continues_after_its_restart(
+    own_server: Any, tmp_path: Path, model_store: Path, fork_server: ForkServer
 ) -> None:
-    away_for(3, own_server, tmp_path, model_store, nursery)
+    check_outage(3, own_server, tmp_path, model_store, fork_server)
 
 
 @pytest.mark.soak
-def test_a_database_that_is_away_for_half_a_minute(
-    own_server: Any, tmp_path: Path, model_store: Path, nursery: Nursery
+def test_database_outage_of_half_a_minute(
+    own_server: Any, tmp_path: Path, model_store: Path, fork_server: ForkServer
 ) -> None:
-    away_for(30, own_server, tmp_path, model_store, nursery)
+    check_outage(30, own_server, tmp_path, model_store, fork_server)
 
 
 # The clock ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_clock_that_jumps_kills_nobody_and_repeats_nothing(site: Site) -> None:
-    workers = [site.worker(), site.worker()]
-    wait(lambda: len(roll(site)) == 2)
+def test_clock_jump_stops_no_worker_and_repeats_nothing(deployment: Deployment) -> None:
+    workers = [deployment.start_worker(), deployment.start_worker()]
+    wait(lambda: len(deployment.registered_workers()) == 2)
     for jump in (DAY, -DAY, 400 * DAY, 0.0):
-        in_hand = site.submit("predict before pause")
-        wait((site.faults / f"{in_hand}.paused").exists)
-        (site.faults / "clock").write_text(str(jump))
-        time.sleep(0.5)  # a few beats by the new clock
-        (site.faults / in_hand).unlink()
-        done = outcome(site, in_hand, site.submit())
+        current = deployment.submit_paused("predict")
+        (deployment.faults / "clock").write_text(str(jump))
+        time.sleep(0.5)  # a few heartbeats with the new clock
+        deployment.resume(current)
+        done = finished(deployment, current, deployment.submit())
         assert {each.status for each in done} == {Status.SUCCEEDED}
-    assert [keeper.lives for keeper in workers] == [1, 1]
-    assert len(roll(site)) == 2
-    assert set(endings(site).values()) == {1}
+    assert [worker.starts for worker in workers] == [1, 1]
+    assert len(deployment.registered_workers()) == 2
+    assert set(success_counts(deployment).values()) == {1}
 
 
 # Many at once -------------------------------------------------------------------------------------------------------
 
 
-def crowd(site: Site, rounds: int, many: int = 200) -> None:
-    """Each round, ``many`` clients send one study under one key at the same time."""
-    with Caller(site) as caller:
-        site.worker()
+def send_concurrently(deployment: Deployment, rounds: int, clients: int = 200) -> None:
+    """In each round, all clients send one study with one key at the same time."""
+    with ApiClient(deployment) as client:
+        deployment.start_worker()
         statuses: Counter[int] = Counter()
         for number in range(rounds):
-            answers = asyncio.run(together(str(caller.http.base_url), f"round-{number}", many))
+            answers = asyncio.run(send_together(str(client.http.base_url), f"round-{number}", clients))
             statuses.update(answer.status_code for answer in answers)
             accepted = {answer.json()["id"] for answer in answers if answer.is_success}
             assert len(accepted) == 1
             for answer in answers:
                 assert answer.is_success or answer.json()["code"] == "request-in-progress", answer.text
-            again = caller.submit(key=f"round-{number}")
+            again = client.submit(key=f"round-{number}")
             assert {again.json()["id"]} == accepted
-            other = caller.submit(key=f"round-{number}", content=volume(shift=1.0))
+            other = client.submit(key=f"round-{number}", content=volume_bytes(shift=1.0))
             assert (other.status_code, other.json()["code"]) == (422, "idempotency-key-reused")
-        with site.database.reading() as session:
+        with deployment.database.reading() as session:
             ids = set(session.scalars(text("SELECT id FROM predictions")))
         assert len(ids) == rounds
-        assert {each.status for each in outcome(site, *ids)} == {Status.SUCCEEDED}
-        ends = endings(site)
-        assert all(ends[prediction_id] == 1 for prediction_id in ids)
-        print(f"{rounds} rounds of {many}: {dict(statuses)}, {len(ids)} jobs")
+        assert {each.status for each in finished(deployment, *ids)} == {Status.SUCCEEDED}
+        counts = success_counts(deployment)
+        assert all(counts[prediction_id] == 1 for prediction_id in ids)
+        print(f"{rounds} rounds of {clients}: {dict(statuses)}, {len(ids)} jobs")
 
 
-async def together(url: str, key: str, many: int) -> list[httpx.Response]:
-    limits = httpx.Limits(max_connections=many)
+async def send_together(url: str, key: str, clients: int) -> list[httpx.Response]:
+    limits = httpx.Limits(max_connections=clients)
     async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as http:
 
         async def send() -> httpx.Response:
@@ -290,15 +279,15 @@ async def together(url: str, key: str, many: int) -> list[httpx.Response]:
                 headers={"Idempotency-Key": key, "Prefer": "respond-async"},
             )
 
-        return await asyncio.gather(*(send() for _ in range(many)))
+        return await asyncio.gather(*(send() for _ in range(clients)))
 
 
 @pytest.mark.timeout(600)
-def test_of_two_hundred_who_send_at_once_one_job_is_made(site: Site) -> None:
-    crowd(site, rounds=3)
+def test_200_concurrent_requests_make_one_job(deployment: Deployment) -> None:
+    send_concurrently(deployment, rounds=3)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_of_two_hundred_who_send_at_once_one_job_is_made_fifty_times(site: Site) -> None:
-    crowd(site, rounds=50)
+def test_200_concurrent_requests_make_one_job_50_times(deployment: Deployment) -> None:
+    send_concurrently(deployment, rounds=50)

@@ -1,10 +1,10 @@
-"""kill -9 at instants that chance chose, over the API and the worker, on both databases; and SIGSTOP likewise.
+"""SIGKILL and SIGSTOP at random times to the API and the worker, on both databases.
 
-One instant: a study is sent, and after a random moment the API, the worker or both are killed. The client does what an
-honest client does, and sends the study again with the same Idempotency-Key until it is told 2xx. Everything that was
-told 2xx must end in one answer; nothing may be there twice, and no file that is not whole may carry a blob's name.
+In each round the client sends a study, and the API, the worker or both are killed after a random time. The client sends
+the study again with the same Idempotency-Key until it gets 2xx. Each accepted study must have one answer; nothing may
+exist twice, and no incomplete file may have the name of a blob.
 
-``RLVO_INSTANTS`` and ``RLVO_SEED`` give the soak its length and its chance.
+``RLVO_INSTANTS`` and ``RLVO_SEED`` set the number of rounds of the soak tests and their random seed.
 """
 
 from __future__ import annotations
@@ -27,51 +27,48 @@ from sqlalchemy import text
 from app.core.config import Settings
 from app.operations.fsck import fsck
 from app.sdk.types import Status
-from tests.api.conftest import volume
-from tests.fork_server import Keeper
-from tests.site import LEASE, Site, recorded, wait
-from tests.worker.test_process import model_store, roll, site, stop
+from tests.deployment import LEASE, Deployment, wait
+from tests.fork_server import SupervisedProcess
+from tests.study import volume_bytes
 
-__all__ = ["model_store", "site"]
-
-INSTANTS = int(os.environ.get("RLVO_INSTANTS", "500"))
+ROUNDS = int(os.environ.get("RLVO_INSTANTS", "500"))
 SEED = int(os.environ.get("RLVO_SEED", "1"))
-STUDY = volume()
+STUDY = volume_bytes()
 
 
 @dataclass
-class Storm:
-    """A service whose processes are killed, and a client that does not give up."""
+class RandomKills:
+    """A service whose processes are killed at random times, and a client that repeats its requests."""
 
-    site: Site
+    deployment: Deployment
     seed: int
     acknowledged: dict[str, str] = field(default_factory=dict)
-    """By idempotency key, the id of each study that was told 2xx."""
+    """Ids of the accepted studies by idempotency key."""
     kills: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self.chance = random.Random(self.seed)
+        self.rng = random.Random(self.seed)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.keepers = {"worker": self.site.worker(), "api": self.site.api(self.port)}
+        self.processes = {"worker": self.deployment.start_worker(), "api": self.deployment.start_api(self.port)}
         self.send("undisturbed-0")
         self.finish("undisturbed-0")
-        began = time.monotonic()
+        started = time.monotonic()
         self.send("undisturbed-1")
         self.finish("undisturbed-1")
-        self.span = 1.2 * (time.monotonic() - began)
+        self.span = 1.2 * (time.monotonic() - started)
 
-    def instant(self, number: int) -> None:
-        """One study, one moment, one kill."""
+    def kill_once(self, number: int) -> None:
+        """Sends one study and kills once at a random time."""
         key = f"study-{self.seed}-{number}"
         client = threading.Thread(target=self.send, args=(key,))
         client.start()
-        time.sleep(self.chance.uniform(0, self.span))
-        victims = self.chance.choice([("api",), ("worker",), ("api", "worker")])
+        time.sleep(self.rng.uniform(0, self.span))
+        victims = self.rng.choice([("api",), ("worker",), ("api", "worker")])
         self.kills[" and ".join(victims)] += 1
         for victim in victims:
-            kill(self.keepers[victim])
+            kill(self.processes[victim])
         client.join()
         self.finish(key)
 
@@ -92,85 +89,84 @@ class Storm:
                         return
                     assert answer.status_code in (409, 503), answer.text
                 time.sleep(0.02)
-        raise AssertionError("never accepted")
+        raise AssertionError("the study was not accepted")
 
     def finish(self, key: str) -> None:
         prediction_id = self.acknowledged[key]
-        wait(lambda: self.site.find(prediction_id).status.finished, 120)
+        wait(lambda: self.deployment.find(prediction_id).status.finished, 120)
 
     def check(self) -> None:
-        """Nothing lost, nothing twice, nothing half."""
+        """Checks that nothing is lost, repeated or incomplete."""
         ids = set(self.acknowledged.values())
         assert len(ids) == len(self.acknowledged)
-        answers = [self.site.find(prediction_id) for prediction_id in ids]
+        answers = [self.deployment.find(prediction_id) for prediction_id in ids]
         assert {answer.status for answer in answers} == {Status.SUCCEEDED}, [each.error for each in answers]
         assert len({answer.probability for answer in answers}) == 1
-        with self.site.database.reading() as session:
+        with self.deployment.database.reading() as session:
             stored = set(session.scalars(text("SELECT id FROM predictions")))
-            ends = Counter(session.scalars(text("SELECT target FROM audit WHERE action = 'prediction.succeeded'")))
-            starts = Counter(session.scalars(text("SELECT target FROM audit WHERE action = 'prediction.submit'")))
         assert stored == ids
-        assert ends == starts == dict.fromkeys(ids, 1)
-        assert set(recorded(self.site)) == ids
-        for digest in self.site.storage.digests():
-            assert hashlib.sha256(self.site.storage.read(digest)).hexdigest() == digest
+        for action in ("prediction.submit", "prediction.succeeded"):
+            assert self.deployment.audit_counts(action) == dict.fromkeys(ids, 1)
+        assert set(self.deployment.audit_counts()) == ids
+        for digest in self.deployment.storage.digests():
+            assert hashlib.sha256(self.deployment.storage.read(digest)).hexdigest() == digest
         settings = Settings(
-            data_dir=self.site.folder,
-            database_url=self.site.url,
-            storage_url=str(self.site.folder / "blobs"),
-            model_store=self.site.model_store,
+            data_dir=self.deployment.folder,
+            database_url=self.deployment.url,
+            storage_url=str(self.deployment.folder / "blobs"),
+            model_store=self.deployment.model_store,
         )
         report = fsck(settings, deep=True)
         assert report.sound, report.lines()
 
 
-def kill(keeper: Keeper) -> None:
-    with suppress(ProcessLookupError):  # it may be between two lives
-        os.kill(keeper.worker, signal.SIGKILL)
+def kill(process: SupervisedProcess) -> None:
+    with suppress(ProcessLookupError):  # the supervisor may be starting the next one
+        os.kill(process.child, signal.SIGKILL)
 
 
-def weather(site: Site, seed: int, instants: int) -> None:
-    storm = Storm(site, seed)
-    began = time.monotonic()
-    for number in range(instants):
-        storm.instant(number)
-    storm.check()
-    took = time.monotonic() - began
-    print(f"seed {seed}: {instants} instants, {dict(storm.kills)}, span {storm.span:.2f} s, {took:.0f} s in all")
+def kill_at_random_times(deployment: Deployment, seed: int, rounds: int) -> None:
+    scenario = RandomKills(deployment, seed)
+    started = time.monotonic()
+    for number in range(rounds):
+        scenario.kill_once(number)
+    scenario.check()
+    seconds = time.monotonic() - started
+    print(f"seed {seed}: {rounds} rounds, {dict(scenario.kills)}, span {scenario.span:.2f} s, {seconds:.0f} s in all")
 
 
 @pytest.mark.timeout(600)
-def test_killed_at_a_few_instants_it_loses_and_repeats_nothing(site: Site) -> None:
-    weather(site, seed=7, instants=25)
+def test_few_random_kills_lose_and_repeat_nothing(deployment: Deployment) -> None:
+    kill_at_random_times(deployment, seed=7, rounds=25)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(4 * 3600)
-def test_killed_at_many_instants_it_loses_and_repeats_nothing(site: Site) -> None:
-    weather(site, SEED, INSTANTS)
+def test_many_random_kills_lose_and_repeat_nothing(deployment: Deployment) -> None:
+    kill_at_random_times(deployment, SEED, ROUNDS)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(4 * 3600)
-def test_stopped_at_many_instants_it_writes_nothing_stale(site: Site) -> None:
-    """SIGSTOP for longer than a lease, then SIGCONT: 100 times on each database unless RLVO_INSTANTS says less."""
-    chance, longest = random.Random(SEED), 0.0
-    workers = [site.worker(), site.worker()]
-    wait(lambda: len(roll(site)) == 2)
-    for _ in range(min(INSTANTS, 100)):
-        prediction_id = site.submit()
-        time.sleep(chance.uniform(0, 0.4))
-        victim = chance.choice(workers).worker
-        stop(site, victim)
-        began = time.monotonic()
-        site.outcome(prediction_id)
-        longest = max(longest, time.monotonic() - began)
-        wait(lambda stopped=victim: stopped not in {each.pid for each in roll(site)})
-        before = site.rows(prediction_id)
+def test_workers_stopped_at_random_times_write_nothing_stale(deployment: Deployment) -> None:
+    """SIGSTOP for longer than a lease, then SIGCONT: at most 100 times, or ``RLVO_INSTANTS`` times if fewer."""
+    rng, longest = random.Random(SEED), 0.0
+    workers = [deployment.start_worker(), deployment.start_worker()]
+    wait(lambda: len(deployment.registered_workers()) == 2)
+    for _ in range(min(ROUNDS, 100)):
+        prediction_id = deployment.submit()
+        time.sleep(rng.uniform(0, 0.4))
+        victim = rng.choice(workers).child
+        deployment.suspend(victim)
+        started = time.monotonic()
+        deployment.wait_for(prediction_id)
+        longest = max(longest, time.monotonic() - started)
+        wait(lambda stopped=victim: stopped not in {each.pid for each in deployment.registered_workers()})
+        before = deployment.rows(prediction_id)
         os.kill(victim, signal.SIGCONT)
-        wait(lambda: len(roll(site)) == 2)
-        assert site.outcome(prediction_id)[0].status is Status.SUCCEEDED
-        assert site.rows(prediction_id) == before
+        wait(lambda: len(deployment.registered_workers()) == 2)
+        assert deployment.wait_for(prediction_id)[0].status is Status.SUCCEEDED
+        assert deployment.rows(prediction_id) == before
     assert longest < LEASE + 5, longest
-    assert set(recorded(site).values()) == {1}
-    print(f"seed {SEED}: {min(INSTANTS, 100)} stops, the slowest job resumed and done after {longest:.1f} s")
+    assert set(deployment.audit_counts().values()) == {1}
+    print(f"seed {SEED}: {min(ROUNDS, 100)} stops, the slowest job was done after {longest:.1f} s")

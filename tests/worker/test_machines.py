@@ -1,4 +1,4 @@
-"""Workers on several machines, over PostgreSQL and S3: whichever is killed, and whenever, loses and doubles nothing."""
+"""Workers on several machines with PostgreSQL and S3: random kills lose and repeat nothing."""
 
 from __future__ import annotations
 
@@ -18,44 +18,44 @@ from app.database.session import Database
 from app.sdk.types import Status
 from app.worker.pipeline import TRIES
 from tests.conftest import CREDENTIALS
-from tests.factory import tiny_version
-from tests.fork_server import Nursery
-from tests.site import Site, recorded, wait
+from tests.deployment import Deployment, wait
+from tests.fork_server import ForkServer
 
 pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
 
 @pytest.fixture
-def site(
-    tmp_path: Path, database_url: str, database: Database, nursery: Nursery, bucket: str, s3: str
-) -> Iterator[Site]:
-    store = tmp_path / "models"
-    tiny_version(store)
-    site = Site(tmp_path, database_url, database, store, nursery, blobs=bucket, endpoint=s3)
-    yield site
-    for keeper in site.keepers:
-        keeper.kill()
+def deployment(
+    tmp_path: Path,
+    database_url: str,
+    database: Database,
+    model_store: Path,
+    fork_server: ForkServer,
+    bucket: str,
+    s3: str,
+) -> Iterator[Deployment]:
+    deployment = Deployment(tmp_path, database_url, database, model_store, fork_server, blobs=bucket, endpoint=s3)
+    yield deployment
+    deployment.kill_all()
 
 
-def machine(site: Site, name: str) -> None:
-    """A worker that shares database and bucket with the others, and no folder: its death shows by its silence alone."""
-    site.worker(RLVO_DATA_DIR=str(site.folder / name), **CREDENTIALS)
+def start_machine(deployment: Deployment, name: str) -> None:
+    """Starts a worker with a separate data folder, so that others see its end by its heartbeat only."""
+    deployment.start_worker(RLVO_DATA_DIR=str(deployment.folder / name), **CREDENTIALS)
 
 
-def shoot(site: Site, chance: random.Random) -> None:
-    """SIGKILL to one of the workers, whatever it is doing; its keeper starts another one, as a supervisor does."""
-    keeper = chance.choice(site.keepers)
-    lives = keeper.lives
+def kill_random_worker(deployment: Deployment, rng: random.Random) -> None:
+    """Sends SIGKILL to one of the workers; its supervisor starts another one."""
+    worker = rng.choice(deployment.processes)
+    starts = worker.starts
     with suppress(ProcessLookupError, FileNotFoundError):
-        os.kill(keeper.worker, signal.SIGKILL)
-        wait(lambda: keeper.lives > lives)
+        os.kill(worker.child, signal.SIGKILL)
+        wait(lambda: worker.starts > starts)
 
 
-def on_its_last_try(site: Site) -> bool:
-    """Whether one more death would put a prediction into quarantine: so many shots at one job are what a poison job
-    looks like, and quarantine has tests of its own.
-    """
-    with site.database.reading() as session:
+def has_job_on_last_try(deployment: Deployment) -> bool:
+    """Whether one more kill would quarantine a prediction; quarantine has other tests."""
+    with deployment.database.reading() as session:
         most = session.scalar(text("SELECT max(attempts) FROM predictions WHERE status IN ('queued', 'running')"))
     return (most or 0) >= TRIES
 
@@ -63,32 +63,31 @@ def on_its_last_try(site: Site) -> bool:
 @pytest.mark.parametrize(
     ("machines", "studies", "kills"), [(2, 8, 2), pytest.param(4, 200, 40, marks=pytest.mark.soak)]
 )
-def test_whichever_is_killed_nothing_is_lost_or_doubled(site: Site, machines: int, studies: int, kills: int) -> None:
+def test_random_kills_lose_and_repeat_nothing(deployment: Deployment, machines: int, studies: int, kills: int) -> None:
     for number in range(machines):
-        machine(site, f"machine-{number}")
-    chance = random.Random(studies)
-    ids = [site.submit() for _ in range(studies)]
+        start_machine(deployment, f"machine-{number}")
+    rng = random.Random(studies)
+    ids = [deployment.submit() for _ in range(studies)]
 
     def done() -> int:
-        with site.database.reading() as session:
-            found = [predictions.find(session, one, None).status for one in ids]
-        return sum(status.finished for status in found)
+        with deployment.database.reading() as session:
+            return sum(predictions.find(session, one, None).status.finished for one in ids)
 
-    for shot in range(kills):
-        wait(lambda shot=shot: done() >= studies * (shot + 1) // (kills + 2), 120)  # type: ignore[misc]
-        wait(lambda: not on_its_last_try(site))
-        time.sleep(chance.uniform(0, 0.3))
-        shoot(site, chance)
+    for number in range(kills):
+        wait(lambda number=number: done() >= studies * (number + 1) // (kills + 2), 120)  # type: ignore[misc]
+        wait(lambda: not has_job_on_last_try(deployment))
+        time.sleep(rng.uniform(0, 0.3))
+        kill_random_worker(deployment, rng)
     wait(lambda: done() == studies, 300)
-    outcomes = [site.find(one) for one in ids]
+    outcomes = [deployment.find(one) for one in ids]
     assert [each.error for each in outcomes if each.status is not Status.SUCCEEDED] == []
     assert len({each.probability for each in outcomes}) == 1
-    assert recorded(site) == dict.fromkeys(ids, 1)
-    with site.database.reading() as session:
-        named = {
+    assert deployment.audit_counts() == dict.fromkeys(ids, 1)
+    with deployment.database.reading() as session:
+        digests = {
             name: predictions.artifact(session, ids[0], None, name)[0]
             for name in predictions.artifacts(session, ids[0], None)
         }
         for one in ids:
-            assert set(predictions.artifacts(session, one, None)) == set(named)
-    assert all(site.storage.verify(digest) for digest in named.values())
+            assert set(predictions.artifacts(session, one, None)) == set(digests)
+    assert all(deployment.storage.verify(digest) for digest in digests.values())

@@ -1,29 +1,41 @@
-"""The steps of a job, without a worker around them: what is tried again, what is final, what is logged."""
+"""The steps of a prediction without a worker process: order, retries, takeover and logged errors."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
 import pytest
 import torch
 
 from app.database import job_state, predictions
 from app.database.job_state import JobStudy
 from app.database.session import Database
+from app.imaging.io import nifti
 from app.imaging.io.limits import Limits
+from app.imaging.preprocess import PatientGrid, Source
 from app.inference.ensemble_predictor import NetworkFolds
 from app.inference.model_cache import ModelCache
+from app.inference.model_input import ModelInput
 from app.inference.model_version import ModelVersion
 from app.network.ensemble import Ensemble
 from app.sdk.errors import InvalidVolume
-from app.sdk.types import Stage, Status
+from app.sdk.types import Channel, Input, Prediction, Stage, Status
 from app.storage.local import Storage
 from app.worker import pipeline
-from app.worker.pipeline import PredictionPipeline, StepResults
+from app.worker.pipeline import PredictionPipeline
+from app.worker.prediction_context import PredictionContext, StepResults
 from app.worker.queue import Queue
 from tests import study
 from tests.factory import tiny_case, tiny_version
+
+
+def tiny_input(version: ModelVersion, *_: object) -> ModelInput:
+    """A ready model input, instead of a registration; the CTA of the study is the source of its channel."""
+    grids = {Channel.CTA: PatientGrid(study.AFFINE, (16, 16, 16), np.eye(4))}
+    return replace(tiny_case(version.manifest), grids=grids, sources={Channel.CTA: Source(Input.CTA)})
 
 
 @pytest.fixture
@@ -34,166 +46,234 @@ def storage(tmp_path: Path) -> Storage:
 @pytest.fixture
 def steps(database: Database, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PredictionPipeline:
     monkeypatch.setattr(pipeline, "PAUSE", 0.0)
-    monkeypatch.setattr(ModelVersion, "prepare", lambda self, *_: tiny_case(self.manifest))
+    monkeypatch.setattr(ModelVersion, "prepare", tiny_input)
     tiny_version(tmp_path / "models")
     return PredictionPipeline(database, storage, Queue(database), ModelCache(tmp_path / "models", "cpu", 1), Limits())
 
 
 @pytest.fixture
 def started(database: Database, storage: Storage, steps: PredictionPipeline, tmp_path: Path) -> JobStudy:
-    entry = steps._predictor.registry.resolve("tiny")
+    entry = steps.model_cache.registry.resolve("tiny")
     prediction_id = study.submit(database, Queue(database), entry, study.store_volume(storage, tmp_path))
     with database.session() as session:
-        found = job_state.start(session, prediction_id)
-    assert found
-    return found
+        started = job_state.start(session, prediction_id)
+    assert started
+    return started
 
 
-def run_all(steps: PredictionPipeline, started: JobStudy, done: StepResults) -> None:
+@pytest.fixture
+def context(steps: PredictionPipeline, started: JobStudy) -> PredictionContext:
+    return steps.begin(started)
+
+
+def run_step(steps: PredictionPipeline, stage: Stage, context: PredictionContext) -> None:
+    result = steps.step(stage, context)
+    assert "failure" not in result
+    context.results[stage] = result
+
+
+def run_all(steps: PredictionPipeline, context: PredictionContext) -> StepResults:
     for stage in Stage:
-        done[stage] = steps.step(stage, started, done)
-        assert "failure" not in done[stage]
+        run_step(steps, stage, context)
+    return context.results
 
 
-def test_steps_hand_on_digests_and_end_in_the_record(
-    database: Database, steps: PredictionPipeline, started: JobStudy
-) -> None:
-    done: StepResults = {}
-    run_all(steps, started, done)
-    assert all(set(step) == {"digest", "seconds"} for step in done.values())
+def find(database: Database, prediction_id: str) -> Prediction:
     with database.reading() as session:
-        assert predictions.find(session, started.id, None).status is Status.SUCCEEDED
-        names = predictions.artifacts(session, started.id, None)
+        return predictions.find(session, prediction_id, None)
+
+
+@pytest.fixture
+def read_fields(monkeypatch: pytest.MonkeyPatch) -> list[Input]:
+    """The volumes that were read, in order."""
+    original, fields = nifti.read, []
+
+    def read(path: Path, *, field: Input, limits: Limits) -> nifti.Volume:
+        fields.append(field)
+        return original(path, field=field, limits=limits)
+
+    monkeypatch.setattr(nifti, "read", read)
+    return fields
+
+
+def test_steps_log_digests_and_end_in_the_record(
+    database: Database, steps: PredictionPipeline, context: PredictionContext
+) -> None:
+    results = run_all(steps, context)
+    assert all(list(result) == ["digest", "seconds"] for result in results.values())
+    assert results[Stage.RECORD]["digest"] == ""
+    prediction = find(database, context.study.id)
+    assert prediction.status is Status.SUCCEEDED
+    with database.reading() as session:
+        names = predictions.artifacts(session, context.study.id, None)
     assert "inputs/cta.nii" in names
     assert {"maps/attribution-cta.nii.gz", "maps/attribution-ncct.nii.gz"} <= set(names)
+    assert prediction.attribution
+    maps = {name.removeprefix("maps/").removesuffix(".nii.gz") for name in names if name.startswith("maps/")}
+    assert set(prediction.attribution.maps) == maps
 
 
-def test_a_record_is_made_once(database: Database, steps: PredictionPipeline, started: JobStudy) -> None:
-    done: StepResults = {}
-    run_all(steps, started, done)
-    with database.reading() as session:
-        before = predictions.find(session, started.id, None)
-    assert "failure" not in steps.step(Stage.RECORD, started, done)
-    with database.reading() as session:
-        assert predictions.find(session, started.id, None) == before
+def test_result_is_recorded_once(database: Database, steps: PredictionPipeline, context: PredictionContext) -> None:
+    run_all(steps, context)
+    before = find(database, context.study.id)
+    assert "failure" not in steps.step(Stage.RECORD, context)
+    assert find(database, context.study.id) == before
 
 
-def test_what_is_gone_from_the_workbench_is_made_again(
-    database: Database, storage: Storage, steps: PredictionPipeline, started: JobStudy
+def test_output_that_is_gone_is_computed_again(
+    database: Database, storage: Storage, steps: PredictionPipeline, context: PredictionContext
 ) -> None:
-    done: StepResults = {}
     for stage in Stage:
-        storage.workbench(started.id).clear()
-        done[stage] = steps.step(stage, started, done)
-    with database.reading() as session:
-        found = predictions.find(session, started.id, None)
-    assert found.status is Status.SUCCEEDED
-    assert found.attribution
-    assert {"attribution-ncct", "attribution-cta"} <= set(found.attribution.maps)
+        storage.workbench(context.study.id).clear()
+        run_step(steps, stage, context)
+    prediction = find(database, context.study.id)
+    assert prediction.status is Status.SUCCEEDED
+    assert prediction.attribution
+    assert {"attribution-ncct", "attribution-cta"} <= set(prediction.attribution.maps)
 
 
-def test_a_refusal_is_not_tried_again(
-    steps: PredictionPipeline, started: JobStudy, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("cleared", [False, True], ids=["same machine", "another machine"])
+@pytest.mark.parametrize("stage", [Stage.PREDICT, Stage.EXPLAIN, Stage.RECORD])
+def test_takeover_continues_after_the_last_logged_step(
+    database: Database, storage: Storage, steps: PredictionPipeline, started: JobStudy, stage: Stage, cleared: bool
 ) -> None:
-    tried = 0
+    stopped, successor = steps.begin(started), steps.begin(started)
+    for each in list(Stage)[: list(Stage).index(stage)]:
+        run_step(steps, each, stopped)
+    logged = {each: stopped.results[each]["digest"] for each in list(stopped.results)[:2]}
+    successor.results = stopped.results
+    if cleared:
+        storage.workbench(started.id).clear()
+    for each in list(Stage)[list(Stage).index(stage) :]:
+        run_step(steps, each, successor)
+    assert {each: successor.results[each]["digest"] for each in logged} == logged
+    assert find(database, started.id).status is Status.SUCCEEDED
+
+
+def test_volume_is_read_once_and_released(
+    steps: PredictionPipeline, context: PredictionContext, read_fields: list[Input]
+) -> None:
+    for stage in (Stage.PREPARE, Stage.PREDICT, Stage.EXPLAIN):
+        run_step(steps, stage, context)
+        assert read_fields == [Input.CTA]
+    assert context._volumes == {}
+    run_step(steps, Stage.RECORD, context)
+    assert read_fields == [Input.CTA]
+    context.close()
+    assert context._outputs == {}
+
+
+def test_volume_is_released_at_once_without_an_explanation(
+    steps: PredictionPipeline, started: JobStudy, read_fields: list[Input]
+) -> None:
+    context = steps.begin(replace(started, explain=False))
+    run_step(steps, Stage.PREPARE, context)
+    assert read_fields == [Input.CTA]
+    assert context._volumes == {}
+
+
+def test_refusal_is_not_tried_again(
+    steps: PredictionPipeline, context: PredictionContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = 0
 
     def refuse(*_: object) -> NoReturn:
-        nonlocal tried
-        tried += 1
+        nonlocal tries
+        tries += 1
         raise InvalidVolume("The volume is cut off")
 
     monkeypatch.setattr(ModelVersion, "prepare", refuse)
-    assert steps.step(Stage.PREPARE, started, {}) == {
+    assert steps.step(Stage.PREPARE, context) == {
         "failure": {"code": "nifti-invalid", "title": InvalidVolume.title, "detail": "The volume is cut off"}
     }
-    assert tried == 1
+    assert tries == 1
 
 
-def test_an_unexpected_error_is_tried_three_times_and_tells_nothing(
-    steps: PredictionPipeline, started: JobStudy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_unexpected_error_is_tried_three_times_and_its_message_is_hidden(
+    steps: PredictionPipeline,
+    context: PredictionContext,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    tried = 0
+    tries = 0
 
     def fail(*_: object) -> NoReturn:
-        nonlocal tried
-        tried += 1
+        nonlocal tries
+        tries += 1
         raise ValueError("CANARY: age 71")
 
     monkeypatch.setattr(ModelVersion, "prepare", fail)
-    result = steps.step(Stage.PREPARE, started, {})
-    assert tried == 3
+    result = steps.step(Stage.PREPARE, context)
+    assert tries == 3
     assert result["failure"]["code"] == "internal-error"
     assert "CANARY" not in str(result) + caplog.text
-    assert "ValueError at test_job.py:" in caplog.text
+    assert "ValueError at test_pipeline.py:" in caplog.text
 
 
-def test_an_error_that_passes_is_survived(
-    steps: PredictionPipeline, started: JobStudy, monkeypatch: pytest.MonkeyPatch
+def test_third_try_can_succeed(
+    steps: PredictionPipeline, context: PredictionContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare, tried = ModelVersion.prepare, 0
+    tries = 0
 
-    def fail_twice(self: ModelVersion, *given: object) -> object:
-        nonlocal tried
-        tried += 1
-        if tried < 3:
+    def fail_twice(version: ModelVersion, *_: object) -> ModelInput:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
             raise OSError
-        return prepare(self, *given)  # type: ignore[arg-type]
+        return tiny_input(version)
 
     monkeypatch.setattr(ModelVersion, "prepare", fail_twice)
-    assert "digest" in steps.step(Stage.PREPARE, started, {})
+    assert "digest" in steps.step(Stage.PREPARE, context)
 
 
-def room_for(versions: int, steps: PredictionPipeline, started: JobStudy) -> list[int]:
-    """A device that holds ``versions`` loaded ones: with more, the network's own forward runs out of memory.
+def limit_device(versions: int, steps: PredictionPipeline, study: JobStudy) -> list[int]:
+    """A device with memory for ``versions`` loaded versions; with more, the forward pass runs out of memory.
 
-    Returns how many were loaded at each forward of the first convolution.
+    Returns the number of loaded versions at each forward pass of the first convolution.
     """
     loaded: list[int] = []
 
     def forward(*_: object) -> None:
-        loaded.append(len(steps._predictor.loaded()))
+        loaded.append(len(steps.model_cache.loaded()))
         if loaded[-1] > versions:
             raise torch.OutOfMemoryError
 
-    committee = steps._predictor.version(started.model.name, started.model.version).committee
+    committee = steps.model_cache.version(study.model.name, study.model.version).committee
     assert isinstance(committee, NetworkFolds)
     first = next(part for part in committee.ensemble.folds[0].modules() if isinstance(part, torch.nn.Conv3d))
     first.register_forward_pre_hook(forward)
     return loaded
 
 
-def test_a_full_device_is_relieved_and_the_step_tried_again(
-    database: Database, steps: PredictionPipeline, started: JobStudy, tmp_path: Path
+def test_full_device_unloads_other_versions_and_the_step_is_tried_again(
+    database: Database, steps: PredictionPipeline, context: PredictionContext, tmp_path: Path
 ) -> None:
     tiny_version(tmp_path / "models", name="other")
-    loaded = room_for(1, steps, started)
-    steps._predictor.version("other", "1.0.0")
-    done: StepResults = {}
-    run_all(steps, started, done)
+    loaded = limit_device(1, steps, context.study)
+    steps.model_cache.version("other", "1.0.0")
+    run_all(steps, context)
     assert loaded[:2] == [2, 1]
-    assert [ref.name for ref in steps._predictor.loaded()] == ["tiny"]
-    with database.reading() as session:
-        assert predictions.find(session, started.id, None).status is Status.SUCCEEDED
+    assert [ref.name for ref in steps.model_cache.loaded()] == ["tiny"]
+    assert find(database, context.study.id).status is Status.SUCCEEDED
 
 
-def test_a_device_that_is_full_with_one_version_has_it_loaded_anew(
-    steps: PredictionPipeline, started: JobStudy
+def test_device_that_is_full_with_one_version_loads_it_again(
+    steps: PredictionPipeline, context: PredictionContext
 ) -> None:
-    loaded = room_for(0, steps, started)  # as scattered memory is: enough of it, once it is given back
-    done: StepResults = {}
-    run_all(steps, started, done)
+    loaded = limit_device(0, steps, context.study)  # like fragmented memory, which is enough after a release
+    run_all(steps, context)
     assert loaded == [1]
 
 
-def test_a_device_that_is_too_small_fails_the_step_and_not_the_worker(
-    steps: PredictionPipeline, started: JobStudy, monkeypatch: pytest.MonkeyPatch
+def test_device_without_enough_memory_fails_the_step_and_not_the_worker(
+    steps: PredictionPipeline, context: PredictionContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def forward(*_: object) -> NoReturn:
         torch.empty(2**50)
         raise AssertionError
 
-    done: StepResults = {Stage.PREPARE: steps.step(Stage.PREPARE, started, {})}
-    with monkeypatch.context() as small:
-        small.setattr(Ensemble, "trunk", forward)
-        assert steps.step(Stage.PREDICT, started, done)["failure"]["code"] == "internal-error"
-    assert "digest" in steps.step(Stage.PREDICT, started, done)
+    run_step(steps, Stage.PREPARE, context)
+    with monkeypatch.context() as patched:
+        patched.setattr(Ensemble, "trunk", forward)
+        assert steps.step(Stage.PREDICT, context)["failure"]["code"] == "internal-error"
+    assert "digest" in steps.step(Stage.PREDICT, context)

@@ -1,4 +1,4 @@
-"""The queue: a job exists if, and only if, its prediction does; and the API's side of it stays light."""
+"""The queue: a job exists if and only if its prediction exists, and the API loads no torch for it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def jobs(database: Database) -> list[tuple[str, str]]:
         return [(row[0], row[1]) for row in rows]
 
 
-def test_a_job_is_committed_with_its_prediction(database: Database, queue: Queue) -> None:
+def test_job_is_committed_with_its_prediction(database: Database, queue: Queue) -> None:
     new = new_prediction()
     with database.session() as session:
         add_and_queue(session, queue, new)
@@ -36,7 +36,7 @@ def test_a_job_is_committed_with_its_prediction(database: Database, queue: Queue
     assert queue.alive([new.id, "other"]) == {new.id}
 
 
-def test_a_job_is_rolled_back_with_its_prediction(database: Database, queue: Queue) -> None:
+def test_job_is_rolled_back_with_its_prediction(database: Database, queue: Queue) -> None:
     new = new_prediction()
 
     def fail_halfway() -> None:
@@ -62,7 +62,7 @@ def test_submitting_twice_makes_one_job(database: Database, queue: Queue) -> Non
     assert len(jobs(database)) == 1
 
 
-def test_the_engine_knows_an_id_and_nothing_of_the_patient(database: Database, queue: Queue) -> None:
+def test_engine_holds_an_id_and_no_patient_data(database: Database, queue: Queue) -> None:
     with database.session() as session:
         add_and_queue(session, queue, new_prediction(subject="CANARY", clinical={"age": "CANARY"}))
     tables = ("workflow_status", "workflow_input")
@@ -81,14 +81,14 @@ def test_upgrading_again_changes_nothing(database: Database, queue: Queue) -> No
 
 
 def test_a_lost_database_is_told_and_not_waited_for() -> None:
-    database = Database("postgresql://nobody@127.0.0.1:1/nothing")
+    database = Database("postgresql://user@127.0.0.1:1/nothing")
     queue = Queue(database)
     with pytest.raises(DatabaseUnavailable), database.session() as session:
         queue.submit(session, "x")
     database.close()
 
 
-def test_the_way_into_the_queue_loads_no_torch() -> None:
+def test_queue_loads_no_torch() -> None:
     modules = "app.worker.queue, app.registry.model_store, app.storage.local, app.database.predictions"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""The kernel holds a worker's limits, whatever its code does."""
+"""The kernel enforces the limits of a worker."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_memory_beyond_the_bound_is_refused_and_the_process_lives() -> None:
+def test_memory_beyond_the_limit_is_refused_and_the_process_continues() -> None:
     code = """
 import numpy as np
-from app import limits
-limits.memory(500)
+from app.worker import resource_limits
+resource_limits.memory(500)
 np.ones(100_000_000, np.uint8)
 try:
     np.ones(1_000_000_000, np.uint8)
@@ -26,19 +26,24 @@ except MemoryError:
     assert (done.returncode, done.stdout) == (0, "refused\n"), done.stderr
 
 
-def test_cpu_time_beyond_the_bound_ends_the_process_even_in_native_code() -> None:
+def test_cpu_time_beyond_the_limit_ends_the_process_in_native_code() -> None:
     code = """
-from app import limits
-with limits.cpu(5):
+from app.worker import resource_limits
+with resource_limits.cpu(5):
     sum(range(1000))
-with limits.cpu(0.2):
+with resource_limits.cpu(0.2):
     print("began", flush=True)
-    pow(7, 10 ** 30000, 10 ** 30000 + 1)  # one call, minutes long, that never gives the interpreter back
+    pow(7, 10 ** 30000, 10 ** 30000 + 1)  # one call of minutes that keeps the interpreter lock
     print("ended")
 """
     done = run(code)
     assert (done.returncode, done.stdout) == (-signal.SIGPROF, "began\n")
 
 
-def test_waiting_costs_no_cpu_time() -> None:
-    assert run("import time; from app import limits\nwith limits.cpu(0.2): time.sleep(0.6)").returncode == 0
+def test_waiting_uses_no_cpu_time() -> None:
+    assert (
+        run(
+            "import time; from app.worker import resource_limits\nwith resource_limits.cpu(0.2): time.sleep(0.6)"
+        ).returncode
+        == 0
+    )

@@ -1,4 +1,4 @@
-"""Nothing is kept longer than the site says; and a clock that jumps erases nothing."""
+"""Predictions are erased after the retention period, and a clock jump erases nothing."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ def storage(tmp_path: Path) -> Storage:
     return Storage(tmp_path / "blobs")
 
 
-def made(database: Database, storage: Storage, folder: Path, *, days_ago: float, seed: int) -> str:
-    """A prediction of one volume that was accepted so many days ago; its id."""
+def add_old_prediction(database: Database, storage: Storage, folder: Path, *, days_ago: float, seed: int) -> str:
+    """Adds a prediction of one volume that was accepted some days ago, and returns its id."""
     summary = study.store_volume(storage, folder, seed)
     os.utime(storage.path(summary.sha256), (time.time() - 86400 * days_ago,) * 2)
     new = study.new_prediction(inputs={Input.CTA: summary})
     with database.session() as session:
         predictions.add(session, new)
-        moment = Utc().process_bind_param(now() - timedelta(days=days_ago), session.get_bind().dialect)
-        assert moment
-        shown = moment.strftime("%Y-%m-%d %H:%M:%S.%f") if database.sqlite else moment
-        session.execute(text("UPDATE predictions SET created = :at WHERE id = :id"), {"at": shown, "id": new.id})
+        created = Utc().process_bind_param(now() - timedelta(days=days_ago), session.get_bind().dialect)
+        assert created
+        value = created.strftime("%Y-%m-%d %H:%M:%S.%f") if database.sqlite else created
+        session.execute(text("UPDATE predictions SET created = :at WHERE id = :id"), {"at": value, "id": new.id})
     return new.id
 
 
-def kept(database: Database, *ids: str) -> list[bool]:
-    """Of each prediction, whether it is still there."""
+def exist(database: Database, *ids: str) -> list[bool]:
+    """Whether each prediction still exists."""
 
-    def there(prediction_id: str) -> bool:
+    def exists(prediction_id: str) -> bool:
         with database.reading() as session:
             try:
                 predictions.find(session, prediction_id, None)
@@ -50,16 +50,18 @@ def kept(database: Database, *ids: str) -> list[bool]:
                 return False
         return True
 
-    return [there(each) for each in ids]
+    return [exists(each) for each in ids]
 
 
-def test_what_is_older_is_erased_with_its_bytes_and_what_is_younger_stays(
+def test_only_older_predictions_are_erased_with_their_bytes(
     database: Database, storage: Storage, tmp_path: Path
 ) -> None:
-    old, young = (made(database, storage, tmp_path, days_ago=age, seed=index) for index, age in enumerate((31, 29)))
+    old, young = (
+        add_old_prediction(database, storage, tmp_path, days_ago=age, seed=index) for index, age in enumerate((31, 29))
+    )
     assert len(list(storage.digests())) == 2
     assert Retention(database, storage, 30).apply() == 1
-    assert kept(database, old, young) == [False, True]
+    assert exist(database, old, young) == [False, True]
     assert len(list(storage.digests())) == 1
     with database.reading() as session:
         certificate = erasures.certificate(session, old, None, storage.exists)
@@ -69,29 +71,29 @@ def test_what_is_older_is_erased_with_its_bytes_and_what_is_younger_stays(
     assert Retention(database, storage, 30).apply() == 0
 
 
-def test_without_a_setting_everything_stays(database: Database, storage: Storage, tmp_path: Path) -> None:
-    old = made(database, storage, tmp_path, days_ago=10_000, seed=0)
+def test_without_a_period_all_predictions_stay(database: Database, storage: Storage, tmp_path: Path) -> None:
+    old = add_old_prediction(database, storage, tmp_path, days_ago=10_000, seed=0)
     assert Retention(database, storage, 0).apply() == 0
-    assert kept(database, old) == [True]
+    assert exist(database, old) == [True]
 
 
-def test_many_are_erased_in_parts(
+def test_many_predictions_are_erased_in_batches(
     database: Database, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.worker.retention.AT_ONCE", 2)
+    monkeypatch.setattr("app.worker.retention.BATCH_SIZE", 2)
     for seed in range(5):
-        made(database, storage, tmp_path, days_ago=31, seed=seed)
+        add_old_prediction(database, storage, tmp_path, days_ago=31, seed=seed)
     assert Retention(database, storage, 30).apply() == 5
     assert list(storage.digests()) == []
 
 
-def test_a_clock_that_jumps_erases_nothing(
+def test_clock_jump_erases_nothing(
     database: Database, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    young = made(database, storage, tmp_path, days_ago=1, seed=0)
+    young = add_old_prediction(database, storage, tmp_path, days_ago=1, seed=0)
     retention, real = Retention(database, storage, 30), time.time
     monkeypatch.setattr(time, "time", lambda: real() + 400 * 86400)
     monkeypatch.setattr("app.worker.retention.now", lambda: now() + timedelta(days=400))
     assert retention.apply() == 0
-    assert kept(database, young) == [True]
-    assert Retention(database, storage, 30).apply() == 1  # a worker that was started since believes its clock
+    assert exist(database, young) == [True]
+    assert Retention(database, storage, 30).apply() == 1  # a worker that starts after the jump trusts its clock
