@@ -1,1 +1,1 @@
-"""Metrics, curves and subgroups of predicted probabilities. Uses no torch and no database."""
+"""Metrics, curves and subgroups of predicted probabilities; without torch and database."""

@@ -1,11 +1,12 @@
-"""How good probabilities are: discrimination, calibration, decisions, and how sure we may be of each number.
+"""Metrics of predicted probabilities: discrimination, calibration, decisions, and their uncertainty.
 
-Notable choices:
-- AUC is the Mann-Whitney statistic, with ties counted half; its variance and paired comparison are DeLong's (Biometrics
+Design notes:
+- AUC is the Mann-Whitney statistic; ties count half. Its variance and paired comparison are DeLong's (Biometrics
   1988;44:837), by mid-ranks (Sun & Xu, IEEE SPL 2014).
-- Bootstrap is stratified by label: the prevalence stays as it is.
+- The bootstrap is stratified by label, so that the prevalence does not change.
 - Calibration slope and intercept come from an unpenalised logistic regression of the outcome on the log-odds.
-- Conformal quantiles are class-conditional split-conformal: each class is covered at the level on its own.
+- Conformal quantiles are class-conditional split-conformal: each class is covered at the level.
+- Labels are (n,) 0/1; scores, logits and probabilities are (n,).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Labels = NDArray[np.int64]
 
 
 def auc(labels: Labels, scores: Array) -> float:
-    """Area under the ROC curve; 0.5 where there is one class only."""
+    """Area under the ROC curve; 0.5 if there is only one class."""
     positives = int(labels.sum())
     negatives = len(labels) - positives
     if not positives or not negatives:
@@ -39,11 +40,11 @@ def average_precision(labels: Labels, scores: Array) -> float:
     hits = labels[order] == 1
     if not hits.any():
         return 0.0
-    # Equal scores are one threshold: precision is read at the last of them.
+    # Equal scores are one threshold; precision is taken at the last of them.
     last = np.append(np.diff(scores[order]) != 0, True)
-    found = np.cumsum(hits)[last]
-    precision = found / (np.flatnonzero(last) + 1)
-    return float((np.diff(found, prepend=0) * precision).sum() / hits.sum())
+    true_positives = np.cumsum(hits)[last]
+    precision = true_positives / (np.flatnonzero(last) + 1)
+    return float((np.diff(true_positives, prepend=0) * precision).sum() / hits.sum())
 
 
 def brier(labels: Labels, probabilities: Array) -> float:
@@ -52,7 +53,7 @@ def brier(labels: Labels, probabilities: Array) -> float:
 
 
 def calibration_error(labels: Labels, probabilities: Array, bins: int = 10) -> float:
-    """Expected calibration error over bins of equal size."""
+    """Expected calibration error, in bins with equal numbers of patients."""
     order = np.argsort(probabilities, kind="stable")
     gaps = [
         len(part) * abs(labels[part].mean() - probabilities[part].mean())
@@ -65,14 +66,14 @@ def calibration_error(labels: Labels, probabilities: Array, bins: int = 10) -> f
 def platt(labels: Labels, logits: Array) -> tuple[float, float]:
     """Slope and intercept of log-odds = slope * logit + intercept, by maximum likelihood."""
 
-    def loss(line: Array) -> tuple[float, Array]:
-        odds = line[0] * logits + line[1]
+    def loss(parameters: Array) -> tuple[float, Array]:
+        odds = parameters[0] * logits + parameters[1]
         error = expit(odds) - labels
         value = np.logaddexp(0, odds).mean() - (labels * odds).mean()
         return float(value), np.array([(error * logits).mean(), error.mean()])
 
-    found = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS", options={"gtol": 1e-7})
-    return float(found.x[0]), float(found.x[1])
+    fitted = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS", options={"gtol": 1e-7})
+    return float(fitted.x[0]), float(fitted.x[1])
 
 
 def calibration_line(labels: Labels, probabilities: Array) -> tuple[float, float]:
@@ -88,25 +89,25 @@ def f1(labels: Labels, decided: NDArray[np.bool_]) -> float:
 
 
 def best_f1_threshold(labels: Labels, probabilities: Array) -> float:
-    """The threshold with the largest F1, half-way between two neighbouring probabilities."""
+    """Threshold with the largest F1, half-way between two neighbouring probabilities."""
     order = np.argsort(-probabilities, kind="stable")
     hits = np.cumsum(labels[order])
     scores = 2 * hits / (np.arange(1, len(order) + 1) + labels.sum())
-    place = int(scores.argmax())
+    best = int(scores.argmax())
     ordered = probabilities[order]
-    after = ordered[place + 1] if place + 1 < len(ordered) else 0.0
-    return float(np.clip((ordered[place] + after) / 2, 1e-6, 1 - 1e-6))
+    after = ordered[best + 1] if best + 1 < len(ordered) else 0.0
+    return float(np.clip((ordered[best] + after) / 2, 1e-6, 1 - 1e-6))
 
 
 def conformal_thresholds(labels: Labels, probabilities: Array, level: float) -> tuple[float, float]:
-    """Least probability of the true class that keeps ``level`` of each class: (of class 0, of class 1)."""
-    found = []
-    for value, given in ((0, 1 - probabilities), (1, probabilities)):
-        own = np.sort(given[labels == value])
+    """Least probability of the true class that covers ``level`` of each class: (of class 0, of class 1)."""
+    quantiles = []
+    for value, true_class in ((0, 1 - probabilities), (1, probabilities)):
+        ordered = np.sort(true_class[labels == value])
         # With n calibration patients the k-th smallest, k = floor((n + 1) (1 - level)), covers at least ``level``.
-        place = int(np.floor((len(own) + 1) * (1 - level)))
-        found.append(float(own[place - 1]) if place >= 1 else 0.0)
-    return found[0], found[1]
+        rank = int(np.floor((len(ordered) + 1) * (1 - level)))
+        quantiles.append(float(ordered[rank - 1]) if rank >= 1 else 0.0)
+    return quantiles[0], quantiles[1]
 
 
 @dataclass(frozen=True)
@@ -130,20 +131,20 @@ def bootstrap(
     seed: int = 0,
     level: float = 0.95,
 ) -> Estimate:
-    """The statistic with its percentile interval over stratified resamples."""
+    """Estimate a statistic with its percentile interval over ``rounds`` stratified resamples."""
     rng = np.random.default_rng(seed)
     classes = [np.flatnonzero(labels == value) for value in (0, 1)]
-    drawn = []
+    values = []
     for _ in range(rounds):
-        rows = np.concatenate([rng.choice(own, len(own)) for own in classes if len(own)])
-        drawn.append(statistic(labels[rows], scores[rows]))
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+        rows = np.concatenate([rng.choice(members, len(members)) for members in classes if len(members)])
+        values.append(statistic(labels[rows], scores[rows]))
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(statistic(labels, scores), float(low), float(high))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """AUC of the first minus AUC of the second, on the same patients."""
+    """Difference of two AUCs on the same patients, with its interval and p value."""
 
     difference: float
     low: float
@@ -155,7 +156,7 @@ class Comparison:
 
 
 def delong(labels: Labels, first: Array, second: Array, level: float = 0.95) -> Comparison:
-    """Paired comparison of two AUCs."""
+    """Compare two AUCs on the same patients: AUC of ``first`` minus AUC of ``second``."""
     positives, negatives = labels == 1, labels == 0
     m, n = int(positives.sum()), int(negatives.sum())
     by_positive, by_negative, areas = [], [], []
@@ -174,7 +175,7 @@ def delong(labels: Labels, first: Array, second: Array, level: float = 0.95) -> 
 
 
 def wilson(events: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927)."""
+    """95 % interval of a share (Wilson 1927)."""
     share = events / count
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
@@ -182,10 +183,10 @@ def wilson(events: int, count: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def net_benefit(labels: Labels, probabilities: Array, thresholds: Array) -> Array:
-    """Net benefit of acting above each threshold (Vickers & Elkin 2006), per patient."""
-    acted = probabilities[None] >= thresholds[:, None]
-    hits = (acted & (labels == 1)).mean(1)
-    false = (acted & (labels == 0)).mean(1)
+    """Net benefit per patient of treating above each threshold (Vickers & Elkin 2006)."""
+    treated = probabilities[None] >= thresholds[:, None]
+    hits = (treated & (labels == 1)).mean(1)
+    false = (treated & (labels == 0)).mean(1)
     return np.asarray(hits - false * thresholds / (1 - thresholds))
 
 

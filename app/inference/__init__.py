@@ -1,1 +1,1 @@
-"""A model version as prepare, predict and explain; the model cache and the clinical encoder."""
+"""A loaded model version (prepare, predict, explain), the model cache, the clinical encoder and attribution."""

@@ -1,12 +1,12 @@
-"""The clinical record as the network's clinical vector, and back to words for the explanation.
+"""Encode the clinical record as the network's clinical vector.
 
-Notable choices:
-- Everything that was learnt from training patients (imputation, mean, standard deviation) stands in the manifest;
-  ``fit`` writes it, ``encode`` only reads it. Training and serving run the same ``encode``.
-- A variable is named as in the record, dotted inside a section: ``age``, ``perfusion.core_ml``.
-- What is known only after the puncture can never be a variable: ``POST_PROCEDURE_FIELDS`` lists it, once, for the whole house.
-- A perfusion number that the site's own software gave wins over the one computed here; a disagreement is flagged.
-- ``log`` means log(1 + x): volumes and times may be zero.
+Design notes:
+- The manifest holds everything learnt from training patients (imputation, mean, standard deviation). ``fit`` writes it
+  and ``encode`` reads it, in training as in serving.
+- A variable has the name of the record's field, with a dot inside a section: ``age``, ``perfusion.core_ml``.
+- A field that is known only after the puncture can never be a variable; ``POST_PROCEDURE_FIELDS`` is the only list.
+- A perfusion number from the site's software has priority over the computed one; a large difference gives a flag.
+- ``log`` means log(1 + x), because volumes and times may be zero.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Value = float | bool | str
 
 PERFUSION = "perfusion."
 
-# Known only once the artery has been punctured, or later: a model that reads one of these reads its own answer.
+# Known only after the puncture of the artery: as an input, each would reveal the outcome to the model.
 POST_PROCEDURE_FIELDS = frozenset(
     {
         "passes",
@@ -89,10 +89,9 @@ POST_PROCEDURE_FIELDS = frozenset(
 
 @dataclass(frozen=True)
 class EncodedRecord:
-    """One patient's clinical side.
+    """One encoded record: standardised values (columns,), and 1 for each missing variable (variables,), float32.
 
-    ``values``: (columns,) float32, standardised; ``missing``: (variables,) float32, 1 where the record had nothing;
-    ``imputed``: the names of those variables; ``shown``: what the record said, None where it said nothing.
+    ``imputed`` names the missing variables; ``shown`` holds the record's values, None if missing.
     """
 
     values: NDArray[np.float32]
@@ -103,18 +102,18 @@ class EncodedRecord:
 
 
 def encode(record: ClinicalRecord, clinical: Clinical, perfusion: PerfusionSummary | None = None) -> EncodedRecord:
-    """The record in the manifest's words.
+    """Encode a record; ``perfusion``, computed from the images, fills numbers that the record does not give.
 
-    :param perfusion: what was computed from this patient's images; fills what the record leaves open
-    :raises InvalidClinical: for a variable that no record has, or one known only after the puncture
-    :raises MissingInput: where the model requires a variable that is missing
+    Raises:
+        InvalidClinical: A variable is no field of the record, or is known only after the puncture.
+        MissingInput: A required variable is missing.
     """
-    check(variable.name for variable in clinical.variables)
+    validate_names(variable.name for variable in clinical.variables)
     shown = {variable.name: _value(record, variable.name, perfusion) for variable in clinical.variables}
     required = [variable.name for variable in clinical.variables if variable.required and shown[variable.name] is None]
     if required:
         errors = [FieldError(f"clinical.{name}", "this model requires it") for name in required]
-        raise MissingInput(f"this model requires clinical fields: {', '.join(required)}", errors=errors)
+        raise MissingInput(f"This model requires the clinical fields: {', '.join(required)}.", errors=errors)
     columns = [column for variable in clinical.variables for column in _columns(variable, shown[variable.name])]
     missing = [float(value is None) for value in shown.values()]
     return EncodedRecord(
@@ -127,40 +126,41 @@ def encode(record: ClinicalRecord, clinical: Clinical, perfusion: PerfusionSumma
 
 
 def width(variable: ClinicalVariable) -> int:
-    """How many columns of the clinical vector a variable's values take."""
+    """Return the number of columns of a variable in the clinical vector."""
     return len(variable.categories) if variable.kind is VariableKind.CATEGORY else 1
 
 
-def check(names: Iterable[str]) -> None:
-    """Refuse variables that a record cannot have, or that would leak the outcome.
+def validate_names(names: Iterable[str]) -> None:
+    """Check that each variable is a field of the record and known before the puncture.
 
-    :raises InvalidClinical: naming each, and why
+    Raises:
+        InvalidClinical: The message names each unusable variable and the reason.
     """
     errors = []
     for name in names:
         if name.rpartition(".")[2].lower().replace("-", "_") in POST_PROCEDURE_FIELDS:
             errors.append(FieldError(name, "it is known only after the puncture and can never be an input"))
-        elif not _known(name):
+        elif not _is_record_field(name):
             errors.append(FieldError(name, "the clinical record has no such field"))
     if errors:
-        said = "; ".join(f"{error.field}: {error.detail}" for error in errors)
-        raise InvalidClinical(f"the clinical variables cannot be used: {said}", errors=errors)
+        reasons = "; ".join(f"{error.field}: {error.detail}" for error in errors)
+        raise InvalidClinical(f"The clinical variables cannot be used: {reasons}.", errors=errors)
 
 
 def fit(records: Sequence[ClinicalRecord], variables: Sequence[ClinicalVariable]) -> Clinical:
-    """The variables with imputation and standardisation learnt from training records.
+    """Return the variables with imputation and standardisation learnt from training records.
 
     A number is imputed by its median, a flag by its frequency, a category by its frequencies. Mean and standard
-    deviation are those of the imputed column, of the transformed number.
+    deviation are those of the imputed and transformed column. Statistics in ``variables`` are replaced.
 
-    :param variables: names, kinds, units, groups; their statistics are replaced
-    :raises InvalidClinical: as ``check``
+    Raises:
+        InvalidClinical: See ``validate_names``.
     """
-    check(variable.name for variable in variables)
-    return Clinical(variables=tuple(_fitted(variable, records) for variable in variables))
+    validate_names(variable.name for variable in variables)
+    return Clinical(variables=tuple(_fit_variable(variable, records) for variable in variables))
 
 
-def _fitted(variable: ClinicalVariable, records: Sequence[ClinicalRecord]) -> ClinicalVariable:
+def _fit_variable(variable: ClinicalVariable, records: Sequence[ClinicalRecord]) -> ClinicalVariable:
     raw = [record.value(variable.name) for record in records]
     known = [value for value in raw if value is not None]
     if variable.kind is VariableKind.CATEGORY:
@@ -172,7 +172,7 @@ def _fitted(variable: ClinicalVariable, records: Sequence[ClinicalRecord]) -> Cl
     imputed = float(middle(numbers)) if len(numbers) else 0.0
     filled = np.asarray([_transform(variable, imputed if value is None else float(value)) for value in raw] or [0.0])
     spread = float(filled.std())
-    # A column that never varies carries nothing; a standard deviation of 1 leaves it at zero.
+    # A constant column has no information; a standard deviation of 1 keeps it at zero.
     update = {"imputed": imputed, "mean": float(filled.mean()), "std": spread if spread > 1e-6 else 1.0}
     return variable.model_copy(update=update)
 
@@ -197,13 +197,13 @@ def _transform(variable: ClinicalVariable, number: float) -> float:
     return math.log1p(max(number, 0.0)) if variable.log else number
 
 
-def _known(name: str) -> bool:
-    """Whether a record has a field of this dotted name (a section itself is no variable)."""
+def _is_record_field(name: str) -> bool:
+    """Whether a record has a field of this dotted name; a section is no field."""
     section, _, field = name.rpartition(".")
     model: type[BaseModel] | None = ClinicalRecord
     if section:
-        found = ClinicalRecord.model_fields.get(section)
-        model = _section(found.annotation) if found else None
+        parent = ClinicalRecord.model_fields.get(section)
+        model = _section(parent.annotation) if parent else None
     if model is None or field not in model.model_fields or name == "glucose_mmol_l":
         return False
     return _section(model.model_fields[field].annotation) is None
@@ -217,18 +217,19 @@ def _section(annotation: object) -> type[BaseModel] | None:
 
 
 def _disagreements(record: ClinicalRecord, perfusion: PerfusionSummary | None) -> Iterator[Flag]:
-    """The site's perfusion numbers against ours: apart by more than a third, and by more than 5 in their own unit
-    for volumes (mL), 0.1 for indices.
+    """Yield a flag for each perfusion number that differs from the computed one.
+
+    The difference must exceed a third of the larger number, and 5 mL for a volume or 0.1 for an index.
     """
     if record.perfusion is None or perfusion is None:
         return
     for field in PerfusionSummary.model_fields:
-        theirs, ours = getattr(record.perfusion, field), getattr(perfusion, field)
-        if theirs is None or ours is None:
+        recorded, computed = getattr(record.perfusion, field), getattr(perfusion, field)
+        if recorded is None or computed is None:
             continue
-        apart = abs(theirs - ours)
-        if apart > (5.0 if field.endswith("_ml") else 0.1) and apart > max(abs(theirs), abs(ours)) / 3:
+        difference, larger = abs(recorded - computed), max(abs(recorded), abs(computed))
+        if difference > (5.0 if field.endswith("_ml") else 0.1) and difference > larger / 3:
             yield Flag(
                 code="perfusion-differs",
-                detail=f"{field} of the record differs from the one computed from the images; the record's was used",
+                detail=f"{field} of the record differs from the value computed from the images; the record is used",
             )

@@ -1,10 +1,10 @@
-"""Who answers for a version: its folds, whatever they are, asked the same four questions.
+"""Ensemble of the folds of one model version: logits, features, value function and image attribution.
 
-Notable choices:
-- ``NetworkFolds`` and ``LogisticFolds`` are told apart when a version is loaded, and never again.
-- Arrays of numpy go in and out; only this room and training hold tensors.
-- Images and clinical side are asked separately (``value_function``), because an explanation asks about hundreds of clinical
-  vectors of one patient, with the images and without them.
+Design notes:
+- ``NetworkFolds`` and ``LogisticFolds`` have one interface. Only the load of a version distinguishes them.
+- Inputs and outputs are numpy arrays; only this module, app/network and training use tensors.
+- A value function keeps the features of one patient's images, because an explanation evaluates hundreds of clinical
+  vectors with the images and without them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,12 @@ import torch
 from numpy.typing import NDArray
 
 from app.inference.attribution import deeplift
-from app.inference.attribution.integrated_gradients import FINE_STEPS, modality_shares_exact, path_gradients, smooth
+from app.inference.attribution.integrated_gradients import (
+    DEFAULT_STEPS,
+    exact_modality_shares,
+    integrated_gradients,
+    smooth,
+)
 from app.network.backends import Backend, Precision, pick
 from app.network.ensemble import Ensemble
 from app.network.tail_evaluator import TailEvaluator
@@ -29,19 +34,19 @@ Array = NDArray[np.float64]
 Image = NDArray[np.float32]  # (c, x, y, z)
 Vector = NDArray[np.float32]  # (v,)
 
-# Mean logits (n,) of clinical vectors (n, v), each with the images or without: (n,) bool.
+# Mean logits (n,) of clinical vectors (n, v); (n,) bool: whether the images are present.
 ValueFunction = Callable[[NDArray[np.float32], NDArray[np.bool_]], Array]
 
 
 class VoxelRule(StrEnum):
-    """How voxels get their shares: by the rescale rule, or by integrated gradients."""
+    """Method of the voxel maps."""
 
     RESCALE = "rescale"
     GRADIENTS = "integrated-gradients"
 
 
 class ModalityRule(StrEnum):
-    """How imaging's value is shared among modalities: by the sums of their maps, or over every subset of them."""
+    """Method of the modalities' shares: sums of their maps, or exact Shapley values over every subset."""
 
     MAPS = "maps"
     EXACT = "exact"
@@ -49,27 +54,27 @@ class ModalityRule(StrEnum):
 
 @dataclass(frozen=True)
 class ExplanationMethod:
-    """How an explanation is computed: quick by default, finer on request.
+    """How an explanation is computed; the default is the fast method.
 
-    ``steps``: of the integrated gradients. ``budget``: most evaluations of the clinical game; beyond it, orders of
-    entry take the place of every coalition, at least one for each background patient.
+    ``steps`` are the quadrature nodes of integrated gradients. ``budget`` is the largest number of evaluations of the
+    clinical game; if all coalitions need more, permutations are sampled.
     """
 
     maps: VoxelRule = VoxelRule.RESCALE
     modalities: ModalityRule = ModalityRule.MAPS
-    steps: int = FINE_STEPS
+    steps: int = DEFAULT_STEPS
     budget: int = 768
 
 
 EXACT_METHOD = ExplanationMethod(VoxelRule.GRADIENTS, ModalityRule.EXACT, budget=16384)
-"""What ``explain=exact`` asks for."""
+"""The method of ``explain=exact``."""
 
 
 @dataclass(frozen=True)
 class ImageShares:
-    """Raw shares of the mean logit: (c,) of the channels, and (c, x, y, z) of their voxels, where there are any.
+    """Raw shares of the mean logit: channels (c,) and voxels (c, x, y, z); voxels only if the folds are networks.
 
-    ``value_function``: where the trunk's features came along, who answers for them without another pass.
+    ``value_function`` is that of the same images, if their features are known.
     """
 
     channels: Array
@@ -78,14 +83,14 @@ class ImageShares:
 
 
 class EnsembleOutput(NamedTuple):
-    """Each fold's logit, (folds,), and the features that the out-of-distribution statistics describe, where wanted."""
+    """Each fold's logit, (folds,), and, if requested, the mean pooled features (8 f,) of the last block."""
 
     logits: Array
     penultimate: Array | None
 
 
 class EnsemblePredictor(Protocol):
-    """The folds of one version. ``precision``: of what depends on the device; ``bytes``: of the weights."""
+    """The folds of one version; ``precision`` is that of the trunks, ``bytes`` the size of the weights."""
 
     @property
     def precision(self) -> Precision: ...
@@ -94,28 +99,28 @@ class EnsemblePredictor(Protocol):
     def bytes(self) -> int: ...
 
     def logits(self, image: Image, clinical: Vector, /) -> Array:
-        """Each fold's logit, (folds,), for one patient."""
+        """Compute each fold's logit, (folds,), for one patient."""
 
-    def answer(self, image: Image, clinical: Vector, /, *, watch: bool = False) -> EnsembleOutput:
-        """The same, and with ``watch`` the features that lead to it; the images are looked at once."""
+    def predict(self, image: Image, clinical: Vector, /, *, with_features: bool = False) -> EnsembleOutput:
+        """Compute the logits and, with ``with_features``, the pooled features, in one pass over the images."""
 
     def warm_up(self) -> None:
-        """Have paid now what the first case would pay."""
+        """Do the one-time work now, so that the first prediction is not slower."""
 
     def value_function(self, image: Image, /) -> ValueFunction:
-        """Mean logits for many clinical vectors of one patient."""
+        """Prepare mean logits of many clinical vectors of one patient."""
 
     def image_shares(
         self, image: Image, clinical: Vector, bits: slice, present: Sequence[int], method: ExplanationMethod, /
     ) -> ImageShares:
-        """Where imaging's part of the mean logit comes from. ``bits``: the presence bits in ``clinical``."""
+        """Share imaging's part of the mean logit among channels and voxels.
+
+        ``bits`` are the positions of the presence bits in ``clinical``; ``present`` are the present channels.
+        """
 
 
 class NetworkFolds:
-    """Folds that are networks.
-
-    :param shape: of the images, (c, x, y, z)
-    """
+    """Folds that are networks, for images of ``shape`` (c, x, y, z)."""
 
     def __init__(self, ensemble: Ensemble, shape: tuple[int, int, int, int]) -> None:
         self.ensemble = ensemble
@@ -130,88 +135,88 @@ class NetworkFolds:
         return sum(weight.nbytes for part in held for weight in part.parameters())
 
     def run_on(self, backend: Backend, precision: Precision) -> None:
-        """Has the trunks computed by a backend from now on. Raises ModelNotReady where it cannot be had."""
+        """Compute the trunks with a backend from now on.
+
+        Raises:
+            ModelNotReady: The backend is not available on this device.
+        """
         ensemble = self.ensemble
         ensemble.backend = pick(backend, ensemble.device, ensemble.folds, self.shape, precision)
         if ensemble.backend is not None:
             self.precision = precision
 
     def logits(self, image: Image, clinical: Vector, /) -> Array:
-        return self.answer(image, clinical).logits
+        return self.predict(image, clinical).logits
 
-    def answer(self, image: Image, clinical: Vector, /, *, watch: bool = False) -> EnsembleOutput:
+    def predict(self, image: Image, clinical: Vector, /, *, with_features: bool = False) -> EnsembleOutput:
         features, vector = self.ensemble.features(torch.from_numpy(image)), torch.from_numpy(clinical)[None]
-        logits, pooled = self.ensemble.ending(features, vector)
-        return EnsembleOutput(logits[:, 0].double().numpy(), pooled[0].double().numpy() if watch else None)
+        logits, pooled = self.ensemble.logits_and_features(features, vector)
+        return EnsembleOutput(logits[:, 0].double().numpy(), pooled[0].double().numpy() if with_features else None)
 
     @cached_property
-    def _without(self) -> list[TailEvaluator]:
-        """The tails of a patient without images: the same for everybody, so prepared once."""
+    def _tails_without_images(self) -> list[TailEvaluator]:
+        """The tails of a patient without images; the same for all patients, so prepared once."""
         return self.ensemble.tails(self.ensemble.features(torch.zeros(self.shape)))
 
     @cached_property
-    def _absence(self) -> list[deeplift.AbsentImage]:
-        """What the folds see of no image, for the rescale rule: the same for everybody too."""
+    def _baselines(self) -> list[deeplift.BaselineActivations]:
+        """Each fold's activations without images, for the rescale rule; the same for all patients."""
         blank = self.ensemble.image(torch.zeros(self.shape))
-        return [deeplift.absent_image(fold, blank) for fold in self.ensemble.folds]
+        return [deeplift.baseline_activations(fold, blank) for fold in self.ensemble.folds]
 
     def warm_up(self) -> None:
-        nobody = np.zeros((2, self.ensemble.folds[0].architecture.clinical_size), np.float32)
-        self._asker(self._without)(nobody, np.asarray([True, False]))
+        blank = np.zeros((2, self.ensemble.folds[0].architecture.clinical_size), np.float32)
+        self._value_function(self._tails_without_images)(blank, np.asarray([True, False]))
 
     def value_function(self, image: Image, /) -> ValueFunction:
-        return self._asker(self.ensemble.tails(self.ensemble.features(torch.from_numpy(image))))
+        return self._value_function(self.ensemble.tails(self.ensemble.features(torch.from_numpy(image))))
 
-    def _asker(self, tails: Sequence[TailEvaluator]) -> ValueFunction:
-        def ask(clinical: NDArray[np.float32], imaging: NDArray[np.bool_], /) -> Array:
-            found = np.empty(len(clinical))
-            for with_images, asked in ((True, tails), (False, self._without)):
+    def _value_function(self, tails: Sequence[TailEvaluator]) -> ValueFunction:
+        def mean_logits(clinical: NDArray[np.float32], imaging: NDArray[np.bool_], /) -> Array:
+            means = np.empty(len(clinical))
+            for with_images, evaluators in ((True, tails), (False, self._tails_without_images)):
                 rows = imaging == with_images
                 if rows.any():
                     vectors = torch.from_numpy(clinical[rows]).to(self.ensemble.device)
-                    each = torch.stack([tail.logits(vectors)[:, 0] for tail in asked])
-                    found[rows] = each.double().mean(dim=0).cpu().numpy()
-            return found
+                    by_fold = torch.stack([tail.logits(vectors)[:, 0] for tail in evaluators])
+                    means[rows] = by_fold.double().mean(dim=0).cpu().numpy()
+            return means
 
-        return ask
+        return mean_logits
 
     def image_shares(
         self, image: Image, clinical: Vector, bits: slice, present: Sequence[int], method: ExplanationMethod, /
     ) -> ImageShares:
-        picture, vector = torch.from_numpy(image), torch.from_numpy(clinical)
+        volume, vector = torch.from_numpy(image), torch.from_numpy(clinical)
         features: list[torch.Tensor] = []
         if method.maps is VoxelRule.GRADIENTS:
-            by_voxel, by_bit = path_gradients(self.ensemble, picture, vector, bits, steps=method.steps)
+            by_voxel, by_bit = integrated_gradients(self.ensemble, volume, vector, bits, steps=method.steps)
         else:
-            by_voxel, by_bit, features = self._rescaled(picture, vector, bits)
+            by_voxel, by_bit, features = self._rescaled(volume, vector, bits)
         channels = (by_voxel.double().sum(dim=(1, 2, 3)) + by_bit.double()).numpy()
         if method.modalities is ModalityRule.EXACT:
-            channels[list(present)] = modality_shares_exact(self.ensemble, picture, vector, bits, present)
-        # An explanation adds up to what was predicted, so it may only ask about the very features of the prediction.
-        same = features and self.ensemble.differentiable
-        value_function = self._asker(self.ensemble.tails(features)) if same else None
+            channels[list(present)] = exact_modality_shares(self.ensemble, volume, vector, bits, present)
+        # An explanation must add up to the prediction, so it may reuse only features that equal the prediction's.
+        reusable = features and self.ensemble.differentiable
+        value_function = self._value_function(self.ensemble.tails(features)) if reusable else None
         return ImageShares(channels, smooth(by_voxel), value_function)
 
     def _rescaled(
         self, image: torch.Tensor, clinical: torch.Tensor, bits: slice
     ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
-        """Mean shares, over the folds, of the voxels (c, x, y, z) and the presence bits (c,); each fold's features."""
+        """Return mean shares of the voxels (c, x, y, z) and the presence bits (c,), and each fold's features."""
         batch, vector = self.ensemble.image(image), clinical.to(self.ensemble.device, torch.float32)[None]
         slopes, by_bit, features = torch.zeros_like(batch), torch.zeros_like(vector[0, bits]), []
-        for found in deeplift.passes(self.ensemble.folds, self._absence, batch, vector, bits):
-            slopes += found.voxels
-            by_bit += found.bits
-            features.append(found.features)
+        for result in deeplift.rescale_folds(self.ensemble.folds, self._baselines, batch, vector, bits):
+            slopes += result.voxels
+            by_bit += result.bits
+            features.append(result.features)
         count = len(self.ensemble.folds)
         return (slopes * batch / count)[0].cpu(), (by_bit * vector[0, bits] / count).cpu(), features
 
 
 class LogisticFolds:
-    """Folds that are logistic regressions on the clinical vector, presence bits included.
-
-    :param coefficients: (folds, v)
-    :param intercepts: (folds,)
-    """
+    """Folds that are logistic regressions on the clinical vector: coefficients (folds, v), intercepts (folds,)."""
 
     def __init__(self, coefficients: Array, intercepts: Array) -> None:
         self.coefficients = coefficients
@@ -223,22 +228,22 @@ class LogisticFolds:
         return self.coefficients.nbytes + self.intercepts.nbytes
 
     def logits(self, _image: Image, clinical: Vector, /) -> Array:
-        found: Array = self.coefficients @ clinical.astype(np.float64) + self.intercepts
-        return found
+        logits: Array = self.coefficients @ clinical.astype(np.float64) + self.intercepts
+        return logits
 
-    def answer(self, image: Image, clinical: Vector, /, *, watch: bool = False) -> EnsembleOutput:  # noqa: ARG002
-        """There is no layer before the last, and nothing to watch."""
+    def predict(self, image: Image, clinical: Vector, /, *, with_features: bool = False) -> EnsembleOutput:  # noqa: ARG002
+        """Compute the logits; a logistic regression has no features."""
         return EnsembleOutput(self.logits(image, clinical), None)
 
     def warm_up(self) -> None:
-        """Nothing is computed that takes time."""
+        """Do nothing: a logistic regression has no one-time work."""
 
     def value_function(self, _image: Image, /) -> ValueFunction:
-        def ask(clinical: NDArray[np.float32], _imaging: NDArray[np.bool_], /) -> Array:
-            found: Array = clinical.astype(np.float64) @ self.coefficients.mean(axis=0) + self.intercepts.mean()
-            return found
+        def mean_logits(clinical: NDArray[np.float32], _imaging: NDArray[np.bool_], /) -> Array:
+            means: Array = clinical.astype(np.float64) @ self.coefficients.mean(axis=0) + self.intercepts.mean()
+            return means
 
-        return ask
+        return mean_logits
 
     def image_shares(
         self, _image: Image, clinical: Vector, bits: slice, _present: Sequence[int], _method: ExplanationMethod, /

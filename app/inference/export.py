@@ -1,11 +1,11 @@
-"""A version's whole ensemble as one graph for other runtimes: ONNX, OpenVINO, TorchScript.
+"""Export a version's whole ensemble as one graph for other runtimes: ONNX, OpenVINO, TorchScript.
 
-Notable choices:
-- The graph is image (1, c, x, y, z) and clinical (1, v) to probability (1,) and logits (folds,): prepared tensors in,
-  the calibrated answer out. Preparing and explaining stay here.
-- What was written is loaded again by its own runtime and must give the manifest's answers for the golden cases, and
-  ours for a patient without images. Otherwise nothing is left of it.
-- Each runtime is imported only when its format is asked for.
+Design notes:
+- The graph maps image (1, c, x, y, z) and clinical (1, v) to probability (1,) and logits (folds,). It does not prepare
+  or explain.
+- The written graph is loaded by its runtime and compared with this version, on the golden cases and on a patient
+  without images. If it differs, its files are deleted.
+- Each runtime is imported only for its format.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ from app.sdk.errors import InvalidRequest, ModelNotReady
 from app.sdk.types import NOTICE
 
 TOLERANCE = 1e-4
-"""Of a probability, between what was written and what this version answers."""
+"""Largest allowed difference in probability between the written graph and this version."""
 
 Run = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
-"""Image (1, c, x, y, z) and clinical (1, v) to the folds' logits, by the runtime of a format."""
+"""Compute the folds' logits of image (1, c, x, y, z) and clinical (1, v) with the runtime of a format."""
 
 
 class GraphFormat(StrEnum):
-    """What can be written; `_NEEDS` are the packages without which it cannot be, or not be checked."""
+    """Formats of a graph; `_NEEDED` lists the packages that writing and checking need."""
 
     ONNX = "onnx"
     OPENVINO = "openvino"
     TORCHSCRIPT = "torchscript"
 
 
-_NEEDS = {GraphFormat.ONNX: ("onnx", "onnxruntime"), GraphFormat.OPENVINO: ("openvino",), GraphFormat.TORCHSCRIPT: ()}
+_NEEDED = {GraphFormat.ONNX: ("onnx", "onnxruntime"), GraphFormat.OPENVINO: ("openvino",), GraphFormat.TORCHSCRIPT: ()}
 _SUFFIX = {GraphFormat.ONNX: ".onnx", GraphFormat.OPENVINO: ".xml", GraphFormat.TORCHSCRIPT: ".pt"}
 
 
 @dataclass(frozen=True)
 class ExportedGraph:
-    """Where the graph lies, and by how much its probabilities differ at most from the version's own."""
+    """A written graph: its path, the largest difference in probability, and the number of compared cases."""
 
     path: Path
     difference: float
@@ -61,7 +61,7 @@ class ExportedGraph:
 
 
 class EnsembleGraph(nn.Module):
-    """Every fold and the calibration of their mean, as one graph."""
+    """Every fold, and the calibration of their mean logit."""
 
     def __init__(self, folds: Sequence[Network], calibration: Calibration) -> None:
         super().__init__()
@@ -69,46 +69,45 @@ class EnsembleGraph(nn.Module):
         self.slope, self.intercept = calibration.slope, calibration.intercept
 
     def forward(self, image: Tensor, clinical: Tensor) -> tuple[Tensor, Tensor]:
-        """Probability (1,) and logits (folds,) of one patient."""
+        """Compute probability (1,) and logits (folds,) of one patient."""
         logits = torch.cat([fold(image, clinical)[:, 0] for fold in self.folds])
         return torch.sigmoid(self.slope * logits.mean(dim=0, keepdim=True) + self.intercept), logits
 
 
-def export(version: ModelVersion, folder: Path, form: GraphFormat, to: Path) -> ExportedGraph:
-    """Writes a version into the folder ``to`` as ``<name>-<version>``, with a JSON file that says what it is.
+def export(version: ModelVersion, folder: Path, graph_format: GraphFormat, target: Path) -> ExportedGraph:
+    """Write a version into the folder ``target`` as ``<name>-<version>``, with a JSON file that describes the graph.
 
-    :param version: loaded on a CPU
-    :param folder: the version's own, for its golden cases
-    :raises InvalidRequest: a logistic version has no graph, a package is missing, or there is such a file already
-    :raises ModelNotReady: what was written does not answer as the version does
+    ``version`` is loaded on a CPU; ``folder`` is the folder of the version, with its golden cases.
+
+    Raises:
+        InvalidRequest: The version is logistic, a package is missing, or the file exists.
+        ModelNotReady: The written graph differs from the version.
     """
     if not isinstance(version.committee, NetworkFolds):
-        raise InvalidRequest("A logistic version is its coefficients; there is no graph to export")
-    if missing := [package for package in _NEEDS[form] if find_spec(package) is None]:
-        raise InvalidRequest(f"This format needs `pip install {' '.join(missing)}`")
+        raise InvalidRequest("A logistic version has no graph to export; its coefficients are in its fold files.")
+    if missing := [package for package in _NEEDED[graph_format] if find_spec(package) is None]:
+        raise InvalidRequest(f"This format needs `pip install {' '.join(missing)}`.")
     manifest = version.manifest
-    path = to / f"{manifest.name}-{manifest.version}{_SUFFIX[form]}"
+    path = target / f"{manifest.name}-{manifest.version}{_SUFFIX[graph_format]}"
     if path.exists():
-        raise InvalidRequest("There is such a file already; it is left as it is")
-    to.mkdir(parents=True, exist_ok=True)
+        raise InvalidRequest(f"{path.name} exists already. Delete it, or choose another folder.")
+    target.mkdir(parents=True, exist_ok=True)
     image = torch.zeros(1, *version.committee.shape)
     clinical = torch.zeros(1, manifest.architecture.clinical_size)
-    whole = EnsembleGraph(version.committee.ensemble.folds, manifest.calibration).eval()
+    graph = EnsembleGraph(version.committee.ensemble.folds, manifest.calibration).eval()
     try:
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the tracer's advice to use newer exporters, which take minutes here
-            run = {GraphFormat.ONNX: _onnx, GraphFormat.OPENVINO: _openvino, GraphFormat.TORCHSCRIPT: _torchscript}[
-                form
-            ](whole, (image, clinical), path)
+            warnings.simplefilter("ignore")  # torch recommends newer exporters, which take minutes
+            run = _WRITERS[graph_format](graph, (image, clinical), path)
         difference, cases = _compare(run, version, folder)
     except BaseException:
         for part in (path, path.with_suffix(".bin")):
             part.unlink(missing_ok=True)
         raise
-    about = {
+    description = {
         "model": f"{manifest.name}@{manifest.version}",
         "digest": version.digest,
-        "format": form,
+        "format": graph_format,
         "inputs": {"image": list(image.shape), "clinical": list(clinical.shape)},
         "outputs": {"probability": [1], "logits": [len(manifest.folds)]},
         "probability_differs_by": difference,
@@ -116,35 +115,35 @@ def export(version: ModelVersion, folder: Path, form: GraphFormat, to: Path) -> 
         "threshold": manifest.threshold.value,
         "notice": NOTICE,
     }
-    path.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    path.with_suffix(".json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
     return ExportedGraph(path, difference, cases)
 
 
 def _compare(run: Run, version: ModelVersion, folder: Path) -> tuple[float, int]:
-    """The largest difference in probability. Raises ModelNotReady where it is beyond the tolerance."""
-    blank = np.zeros(version.manifest.architecture.clinical_size, np.float32)
+    """Return the largest difference in probability, or raise ModelNotReady if it exceeds the tolerance."""
+    vector = np.zeros(version.manifest.architecture.clinical_size, np.float32)
     assert isinstance(version.committee, NetworkFolds)
-    nobody = np.zeros(version.committee.shape, np.float32)
-    asked = [(case.image, case.clinical, np.asarray(logits)) for case, logits in golden_cases(version.manifest, folder)]
-    asked.append((nobody, blank, version.committee.logits(nobody, blank)))
+    blank = np.zeros(version.committee.shape, np.float32)
+    cases = [(case.image, case.clinical, np.asarray(logits)) for case, logits in golden_cases(version.manifest, folder)]
+    cases.append((blank, vector, version.committee.logits(blank, vector)))
 
     def probability(logits: NDArray[np.floating]) -> float:
         mean = np.asarray(logits, dtype=np.float64).mean(keepdims=True)
         return float(expit(explain.log_odds(mean, version.manifest.calibration))[0])
 
     worst = max(
-        abs(probability(run(image[None], clinical[None])) - probability(logits)) for image, clinical, logits in asked
+        abs(probability(run(image[None], clinical[None])) - probability(logits)) for image, clinical, logits in cases
     )
     if not worst <= TOLERANCE:
-        raise ModelNotReady(f"The exported graph's probabilities differ by {worst:.1e}; {TOLERANCE:g} is allowed")
-    return worst, len(asked)
+        raise ModelNotReady(f"The exported graph's probabilities differ by {worst:.1e}; {TOLERANCE:g} is allowed.")
+    return worst, len(cases)
 
 
-def _onnx(whole: EnsembleGraph, example: tuple[Tensor, Tensor], path: Path) -> Run:
+def _onnx(graph: EnsembleGraph, example: tuple[Tensor, Tensor], path: Path) -> Run:
     import onnxruntime
 
     torch.onnx.export(
-        whole,
+        graph,
         example,
         str(path),
         input_names=["image", "clinical"],
@@ -155,20 +154,24 @@ def _onnx(whole: EnsembleGraph, example: tuple[Tensor, Tensor], path: Path) -> R
     return lambda image, clinical: np.asarray(session.run(["logits"], {"image": image, "clinical": clinical})[0])
 
 
-def _openvino(whole: EnsembleGraph, example: tuple[Tensor, Tensor], path: Path) -> Run:
+def _openvino(graph: EnsembleGraph, example: tuple[Tensor, Tensor], path: Path) -> Run:
     from app.network.openvino import library
 
     openvino = library()
-    traced = torch.jit.trace(whole, example, check_trace=False)  # type: ignore[no-untyped-call]
-    graph = openvino.convert_model(traced, example_input=example, input=[tuple(part.shape) for part in example])
-    for port, name in zip((*graph.inputs, *graph.outputs), ("image", "clinical", "probability", "logits"), strict=True):
+    traced = torch.jit.trace(graph, example, check_trace=False)  # type: ignore[no-untyped-call]
+    converted = openvino.convert_model(traced, example_input=example, input=[tuple(part.shape) for part in example])
+    ports = (*converted.inputs, *converted.outputs)
+    for port, name in zip(ports, ("image", "clinical", "probability", "logits"), strict=True):
         port.set_names({name})
-    openvino.save_model(graph, str(path), compress_to_fp16=False)
+    openvino.save_model(converted, str(path), compress_to_fp16=False)
     compiled = openvino.compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda image, clinical: np.array(compiled((image, clinical))[1])
 
 
-def _torchscript(whole: EnsembleGraph, example: tuple[Tensor, Tensor], path: Path) -> Run:
-    torch.jit.trace(whole, example, check_trace=False).save(str(path))  # type: ignore[no-untyped-call]
+def _torchscript(graph: EnsembleGraph, example: tuple[Tensor, Tensor], path: Path) -> Run:
+    torch.jit.trace(graph, example, check_trace=False).save(str(path))  # type: ignore[no-untyped-call]
     loaded = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
     return lambda image, clinical: loaded(torch.from_numpy(image), torch.from_numpy(clinical))[1].numpy()
+
+
+_WRITERS = {GraphFormat.ONNX: _onnx, GraphFormat.OPENVINO: _openvino, GraphFormat.TORCHSCRIPT: _torchscript}

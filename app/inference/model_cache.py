@@ -1,13 +1,12 @@
-"""Model versions kept warm on one device.
+"""Loaded model versions on one device.
 
-Notable choices:
-- One case at a time per device: all versions predict and explain in one thread. A second case would only fight for the
-  same cores, or for the card's memory; why it is the same thread each time, app/aside.py says.
-- A version that appears in the model store later is loaded when it is first asked for; nothing restarts.
-- A version is warm only after its golden cases came out as its manifest says, on this very device.
-- Whoever asks for a warm version never waits for the load of another one.
-- Weights stay within a budget: the version that was longest not asked for goes first. Where a device runs out of memory
-  nevertheless, all others go, and the work is tried again.
+Design notes:
+- One case at a time per device: one thread computes the predictions and explanations of all versions, because cases
+  at the same time would compete for cores or GPU memory. app/core/concurrency.py explains why it is always one thread.
+- A version that is added to the model store later is loaded at its first use, without a restart.
+- A version is usable only after its golden cases agree with its manifest on this device.
+- The use of a loaded version does not wait for the load of another one.
+- Weights stay within a budget: the least recently used version is unloaded first.
 """
 
 from __future__ import annotations
@@ -21,33 +20,35 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from threading import Lock
+from typing import TypeVar
 
 import torch
 
 from app.core.concurrency import SerialExecutor, no_pause, run_inline, submit
 from app.inference.model_version import ModelVersion
 from app.network.backends import Backend, Precision
-from app.network.ensemble import pick_device
+from app.network.ensemble import select_device
 from app.registry.model_store import ModelStore, StoredVersion
 from app.sdk.types import ModelRef
 
-PAUSE = 0.05
-"""Seconds between two pieces of a load that nobody waits for: all at once, it slowed some 18 answers by a quarter."""
+T = TypeVar("T")
+
+PAUSE_S = 0.05
+"""Seconds between two parts of a load in the background, so that it does not slow predictions down."""
 
 
 @dataclass
-class _Warm:
+class _CachedVersion:
     entry: StoredVersion
     version: ModelVersion
-    asked: float = field(default_factory=time.monotonic)
+    last_used: float = field(default_factory=time.monotonic)
 
 
 class ModelCache:
-    """The warm versions of one worker.
+    """The loaded versions of one worker.
 
-    :param device: ``auto``, ``cpu`` or ``cuda``; the attribute is the one in use, never ``auto``
-    :param threads: CPU threads of this process; 0: as torch finds them
-    :param budget: bytes of weights that may be warm at once; 0: no bound. The version in use is kept whatever it takes
+    ``threads`` are the CPU threads of loads and predictions; 0 keeps torch's number. ``budget`` limits the bytes of
+    loaded weights; 0 is no limit, and the version in use always stays. The attribute ``device`` is never ``auto``.
     """
 
     def __init__(
@@ -61,52 +62,54 @@ class ModelCache:
         budget: int = 0,
     ) -> None:
         self.registry = model_store if isinstance(model_store, ModelStore) else ModelStore(model_store)
-        self.device = pick_device(device).type
-        # Said to every load, not found there: it differs for a moment while a small tail is computed.
-        self.threads = threads or torch.get_num_threads()
+        self.device = select_device(device).type
+        # Read here, not in a load's thread, because it is 1 while another thread computes a small tail.
+        self._process_threads = torch.get_num_threads()
+        self.threads = threads or self._process_threads
         self.budget = budget
         self._backend, self._precision = Backend(backend), Precision(precision)
-        self._warm: dict[str, _Warm] = {}
+        self._cached: dict[str, _CachedVersion] = {}
         self._loading: defaultdict[str, Lock] = defaultdict(Lock)
-        self._table = Lock()
-        self._turn = SerialExecutor("device")
+        self._lock = Lock()
+        self._device_thread = SerialExecutor("device")
 
     def version(self, name: str, version: str, *, pause: Callable[[], None] = no_pause) -> ModelVersion:
-        """The version, loaded if it was not yet, or if its manifest has been replaced since.
+        """Return the version; load it first if it is not loaded, or if its manifest has changed since.
 
-        :param pause: see `ModelVersion.load`
-        :raises ModelNotFound: where the store has no such version
-        :raises ModelNotReady: where its files are not what its manifest says, or its golden cases come out otherwise
+        ``pause`` is described at `ModelVersion.load`.
+
+        Raises:
+            ModelNotFound: The store has no such version.
+            ModelNotReady: A file or a golden case differs from the manifest.
         """
         entry = self.registry.resolve(f"{name}@{version}")
         key = f"{name}@{version}"
-        if (found := self._known(key, entry)) is not None:
-            return found
-        with self._table:
+        if (cached := self._get(key, entry)) is not None:
+            return cached
+        with self._lock:
             loading = self._loading[key]
         with loading:
-            if (found := self._known(key, entry)) is not None:
-                return found
-            # In a thread that ends, and its OpenMP helpers with it.
-            loaded = submit(partial(self._loaded, entry, pause)).result()
-            with self._table:
-                self._warm[key] = _Warm(entry, loaded)
-            self._keep_within(self.budget, key)
-            _release()  # what loading leaves behind, the files' bytes among it
+            if (cached := self._get(key, entry)) is not None:
+                return cached
+            # In a thread that ends, so that its OpenMP threads end too.
+            loaded = submit(partial(self._with_threads, partial(self._load, entry, pause))).result()
+            with self._lock:
+                self._cached[key] = _CachedVersion(entry, loaded)
+            self._unload_beyond(self.budget, key)
+            _release_memory()  # temporary memory of the load
             return loaded
 
-    def _loaded(self, entry: StoredVersion, pause: Callable[[], None]) -> ModelVersion:
-        """The version, warm and vouched for.
+    def _load(self, entry: StoredVersion, pause: Callable[[], None]) -> ModelVersion:
+        """Load a version and verify its golden cases.
 
-        On a CPU all of that is done beside whoever is served, who would wait longer for a turn of so many pieces; a
-        card's memory is one case's at a time.
+        On a CPU the load runs in parallel to predictions; on a GPU it uses the device's thread, because GPU memory is
+        for one case at a time.
         """
         loaded = ModelVersion.load(
             entry.folder,
             entry.manifest,
             self.device,
-            self.threads,
-            turn=self._turn if self.device == "cuda" else run_inline,
+            executor=self._run_on_device if self.device == "cuda" else run_inline,
             backend=self._backend,
             precision=self._precision,
             pause=pause,
@@ -115,93 +118,107 @@ class ModelCache:
         loaded.warm_up()
         pause()
         loaded.verify_golden_cases(entry.folder)
-        loaded.turn = self._turn
+        loaded.executor = self._run_on_device
         return loaded
 
-    def check(self, name: str, version: str) -> None:
-        """Loads the version if it was not yet, and checks its files and golden cases even if it was.
+    def _run_on_device(self, task: Callable[[], T], /) -> T:
+        """Run a task in the device's thread; an ``Executor`` (docs/decisions/0060)."""
+        return self._device_thread(partial(self._with_threads, task))
 
-        Raises ModelNotFound, ModelNotReady.
+    def _with_threads(self, task: Callable[[], T]) -> T:
+        """Run a task with ``threads`` CPU threads in the calling thread, then restore the process's number."""
+        if torch.get_num_threads() == self.threads:  # also in a task that another task started
+            return task()
+        torch.set_num_threads(self.threads)
+        try:
+            return task()
+        finally:
+            torch.set_num_threads(self._process_threads)
+
+    def check(self, name: str, version: str) -> None:
+        """Verify the files and golden cases of a version, and load it if needed.
+
+        Raises:
+            ModelNotFound: The store has no such version.
+            ModelNotReady: A file or a golden case differs from the manifest.
         """
         entry = self.registry.resolve(f"{name}@{version}")
-        if (known := self._known(f"{name}@{version}", entry)) is not None:
+        if (cached := self._get(f"{name}@{version}", entry)) is not None:
             self.registry.verify(entry)
-            known.verify_golden_cases(entry.folder)
+            cached.verify_golden_cases(entry.folder)
         else:
-            # Each file is checked as it is read, and the version vouched for.
-            self.version(name, version, pause=partial(time.sleep, PAUSE))
+            # The load itself verifies files and golden cases.
+            self.version(name, version, pause=partial(time.sleep, PAUSE_S))
 
     def loaded(self) -> list[ModelRef]:
-        """The versions that are warm now."""
-        with self._table:
-            entries = [warm.entry for warm in self._warm.values()]
+        """Return the versions that are loaded now."""
+        with self._lock:
+            entries = [cached.entry for cached in self._cached.values()]
         return [ModelRef(name=entry.name, version=entry.version, digest=entry.digest) for entry in entries]
 
     def bytes(self) -> int:
-        """What the warm versions' weights take on the device."""
-        with self._table:
-            return sum(warm.version.bytes for warm in self._warm.values())
+        """Return the size of the loaded weights on the device."""
+        with self._lock:
+            return sum(cached.version.bytes for cached in self._cached.values())
 
     def device_memory(self) -> tuple[int, int]:
-        """Bytes of the GPU's memory in use, by whomever, and in all; nothing on a CPU."""
+        """Return the bytes of GPU memory in use by all processes, and in total; (0, 0) on a CPU."""
         if self.device != "cuda":
             return 0, 0
         free, whole = torch.cuda.mem_get_info()
         return whole - free, whole
 
     def unload(self, name: str, version: str) -> None:
-        """Forget a version, and give its device memory back, once no case is being worked on."""
-        self._turn(lambda: self._forget(f"{name}@{version}"))
-        _release()
+        """Remove a version and release its device memory, after the running case."""
+        self._run_on_device(lambda: self._forget(f"{name}@{version}"))
+        _release_memory()
 
     def evict(self, name: str, version: str) -> None:
-        """The device ran out of memory: unloads every version but this one; where it is alone already, it too.
+        """Release device memory after an out-of-memory error.
 
-        It is then loaded anew at its next use, into memory that nothing is scattered over.
+        Unloads all other versions. If there is no other, it unloads this one; its next use loads it into unfragmented
+        memory.
         """
-        if not self._keep_within(1, f"{name}@{version}"):
+        if not self._unload_beyond(1, f"{name}@{version}"):
             self.unload(name, version)
 
     def _forget(self, key: str) -> None:
-        with self._table:
-            self._warm.pop(key, None)
+        with self._lock:
+            self._cached.pop(key, None)
 
-    def _known(self, key: str, entry: StoredVersion) -> ModelVersion | None:
-        with self._table:
-            known = self._warm.get(key)
-            if known is None or known.entry.digest != entry.digest:
+    def _get(self, key: str, entry: StoredVersion) -> ModelVersion | None:
+        with self._lock:
+            cached = self._cached.get(key)
+            if cached is None or cached.entry.digest != entry.digest:
                 return None
-            known.asked = time.monotonic()
-            return known.version
+            cached.last_used = time.monotonic()
+            return cached.version
 
-    def _keep_within(self, budget: int, key: str) -> bool:
-        """Unloads the versions that were longest not asked for, never ``key``, until the rest fits the budget.
-
-        Returns whether any had to go.
-        """
-        gone = False
-        with self._table:
-            spare = sorted((each for each in self._warm if each != key), key=lambda each: self._warm[each].asked)
-            while budget and spare and sum(warm.version.bytes for warm in self._warm.values()) > budget:
-                del self._warm[spare.pop(0)]
-                gone = True
-        if gone:
-            _release()
-        return gone
+    def _unload_beyond(self, budget: int, key: str) -> bool:
+        """Unload the least recently used versions, except ``key``, until the rest fits; return whether any was."""
+        unloaded = False
+        with self._lock:
+            others = sorted((each for each in self._cached if each != key), key=lambda k: self._cached[k].last_used)
+            while budget and others and sum(cached.version.bytes for cached in self._cached.values()) > budget:
+                del self._cached[others.pop(0)]
+                unloaded = True
+        if unloaded:
+            _release_memory()
+        return unloaded
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether the device, or this process, had no room for what was asked."""
-    # torch has no error of its own for the CPU's memory (c10/core/impl/alloc_cpu.cpp).
+    """Whether the device or this process ran out of memory."""
+    # torch has no separate error class for CPU memory (c10/core/impl/alloc_cpu.cpp).
     on_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error)
     return on_cpu or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
-def _release() -> None:
-    """Gives freed memory back to the device and to the system, so that others can have it."""
-    gc.collect()  # a loaded graph holds itself by cycles
+def _release_memory() -> None:
+    """Return freed memory to the device and to the operating system."""
+    gc.collect()  # a loaded graph has reference cycles
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    # glibc keeps what was freed in the middle of its heaps: without this, none of a version's weights came back (seen).
+    # glibc keeps freed memory inside its heaps; without this call, a version's weights stay allocated.
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)

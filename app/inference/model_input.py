@@ -1,8 +1,8 @@
-"""One patient as a model version sees it, between prepare and predict.
+"""The input of a model version for one patient, made by prepare and used by predict and explain.
 
-Notable choices:
-- It travels between worker steps as bytes: one safetensors file, what is not a tensor in it as JSON. No pickle.
-- Everything that the answer must say about the input (flags, imputed fields, grids of the patient) travels with it.
+Design notes:
+- Between worker steps it is stored as one safetensors file with its metadata as JSON; nothing is pickled.
+- It carries everything that the answer must report about the input: flags, imputed fields, the patient's grids.
 """
 
 from __future__ import annotations
@@ -27,13 +27,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelInput:
-    """What a version needs to know of one patient.
+    """One patient as a model version's input.
 
-    ``image``: (c, x, y, z) float32 on the version's MNI grid, normalised, zero where the channel is absent.
-    ``presence``: (c,) bool. ``clinical``: (v,) float32, the whole clinical vector (values, missing bits, presence
-    bits). ``shown``: the record's values by variable, None where missing. ``grids``: each uploaded channel's own grid;
-    a channel without one is shown on the MNI grid. ``sources``: what each of these channels was read from.
-    ``affected``: the side of the occlusion, None where neither record nor images tell.
+    Attributes:
+        image: (c, x, y, z) float32 on the version's MNI grid, normalised; an absent channel is zero.
+        presence: (c,) bool.
+        clinical: (v,) float32, the clinical vector: values, missing bits, presence bits.
+        shown: The record's values by variable; None if missing.
+        grids: The patient's grid of each channel; a channel without one is shown on the MNI grid.
+        sources: The upload or computation behind each of these channels.
+        affected: The side of the occlusion; None if neither record nor images show it.
     """
 
     image: NDArray[np.float32]
@@ -48,7 +51,7 @@ class ModelInput:
     affected: Side | None = None
 
     def to_bytes(self) -> bytes:
-        """The case as one safetensors file."""
+        """Serialise as one safetensors file."""
         tensors: dict[str, Any] = {"image": self.image, "presence": self.presence, "clinical": self.clinical}
         for channel, grid in self.grids.items():
             tensors[f"affine/{channel}"] = np.asarray(grid.affine, dtype=np.float64)
@@ -56,7 +59,7 @@ class ModelInput:
         for channel, source in self.sources.items():
             if source.computed is not None:
                 tensors[f"computed/{channel}"] = _flat(source.computed.data)
-        words = {
+        metadata = {
             "shown": dict(self.shown),
             "imputed": self.imputed,
             "flags": [flag.model_dump() for flag in self.flags],
@@ -65,40 +68,40 @@ class ModelInput:
             "shapes": {channel: list(grid.shape) for channel, grid in self.grids.items()},
             "sources": {channel: [source.upload, source.factor] for channel, source in self.sources.items()},
         }
-        tensors["words"] = np.frombuffer(json.dumps(words).encode(), dtype=np.uint8)
+        tensors["words"] = np.frombuffer(json.dumps(metadata).encode(), dtype=np.uint8)
         return bytes(save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> ModelInput:
-        """The case that ``to_bytes`` wrote."""
+        """Read the file that ``to_bytes`` wrote."""
         tensors = load(data)
-        case = json.loads(tensors["words"].tobytes())
-        grids = {Channel(name): _grid(tensors, name, shape) for name, shape in case["shapes"].items()}
+        metadata = json.loads(tensors["words"].tobytes())
+        grids = {Channel(name): _grid(tensors, name, shape) for name, shape in metadata["shapes"].items()}
         return cls(
             image=tensors["image"],
             presence=tensors["presence"],
             clinical=tensors["clinical"],
-            shown=case["shown"],
-            imputed=tuple(case["imputed"]),
-            flags=tuple(Flag(**flag) for flag in case["flags"]),
-            perfusion=PerfusionSummary(**case["perfusion"]) if case["perfusion"] else None,
+            shown=metadata["shown"],
+            imputed=tuple(metadata["imputed"]),
+            flags=tuple(Flag(**flag) for flag in metadata["flags"]),
+            perfusion=PerfusionSummary(**metadata["perfusion"]) if metadata["perfusion"] else None,
             grids=grids,
-            affected=Side(case["affected"]) if case.get("affected") else None,
+            affected=Side(metadata["affected"]) if metadata.get("affected") else None,
             sources={
                 Channel(name): _source(tensors, grids[Channel(name)], name, *source)
-                for name, source in case.get("sources", {}).items()
+                for name, source in metadata.get("sources", {}).items()
             },
         )
 
 
 def _flat(values: NDArray[Any]) -> NDArray[Any]:
-    """A volume's voxels in NIfTI's order; a mask's as bits, an eighth of its bytes."""
+    """Flatten a volume in NIfTI's voxel order, and a mask to one bit per voxel."""
     flat = values.ravel(order="F")
     return np.packbits(flat) if values.dtype == np.uint8 else flat
 
 
 def _grid(tensors: Mapping[str, NDArray[Any]], name: str, shape: list[int]) -> PatientGrid:
-    # Here, because the imaging room takes seconds to import, and a case without grids can do without it.
+    # Imported here, because app.imaging takes seconds to import and an input without grids does not need it.
     from app.imaging.preprocess import PatientGrid
 
     x, y, z = shape

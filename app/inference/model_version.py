@@ -1,11 +1,11 @@
-"""A model version as three verbs: prepare, predict, explain. Training and serving both come through here.
+"""A model version: prepare, predict and explain one patient, in training as in serving.
 
-Notable choices:
-- A fold file's sha-256 is checked against the manifest on the very bytes that are then parsed; safetensors and JSON
-  only, nothing is ever unpickled.
-- The answer is the folds' mean logit, calibrated; the interval is Student's, of that mean, from the folds' spread.
-- A logistic regression is a version too (manifest kind ``logistic``) and answers the same verbs.
-- ``save`` writes a version whole or not at all, and ``load`` of what it wrote gives the same numbers.
+Design notes:
+- A fold file's sha-256 is compared with the manifest on the bytes that are then parsed. Files are safetensors or JSON;
+  nothing is unpickled.
+- The log-odds are the calibrated mean logit of the folds. The interval is Student's, from the spread of the folds.
+- A logistic regression is also a version (manifest kind ``logistic``), with the same methods.
+- ``save`` writes a complete version or nothing. ``load`` of the result gives the same numbers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
@@ -29,8 +28,7 @@ from scipy.special import expit, stdtrit
 
 from app.core.concurrency import Executor, no_pause, run_inline
 from app.core.filesystem import atomic_directory
-from app.inference import clinical_encoder, occlusion_side
-from app.inference import explain as explanation
+from app.inference import clinical_encoder, explain, occlusion_side
 from app.inference.attribution import atlas
 from app.inference.ensemble_predictor import EnsemblePredictor, ExplanationMethod, LogisticFolds, NetworkFolds
 from app.inference.model_input import ModelInput
@@ -52,7 +50,7 @@ REFRACTORY, NOT_REFRACTORY = "refractory", "not-refractory"
 
 
 class MapVolume(NamedTuple):
-    """A map on a grid: float32 (x, y, z) and its voxel-to-RAS+ affine in millimetres."""
+    """A map on a grid: float32 (x, y, z), and its affine, voxel to RAS+ millimetres."""
 
     array: NDArray[np.float32]
     affine: NDArray[np.float64]
@@ -60,7 +58,7 @@ class MapVolume(NamedTuple):
 
 @dataclass(frozen=True)
 class LogisticFold:
-    """One fold of a logistic version: coefficients (v,) on the clinical vector, and the intercept."""
+    """One fold of a logistic version: coefficients (v,) of the clinical vector, and the intercept."""
 
     coefficients: tuple[float, ...]
     intercept: float
@@ -68,7 +66,7 @@ class LogisticFold:
 
 @dataclass(frozen=True)
 class ModelAnswer:
-    """What a version says of one case. ``folds``: each fold's calibrated probability; ``interval`` needs two folds."""
+    """Prediction of one case; ``folds`` are each fold's calibrated probability, ``interval`` needs two folds."""
 
     probability: float
     log_odds: float
@@ -79,10 +77,10 @@ class ModelAnswer:
 
 
 class ModelVersion:
-    """One loaded version on one device. Get one by ``load``.
+    """One loaded version on one device; created by ``load``.
 
-    :param turn: who lets the device work; versions that share a device share it
-    :param marker: the trained network that finds vessels where no mask is sent; None: the classical way
+    ``executor`` runs the work of the device; versions on one device share it. ``vessel_net`` segments vessels if no
+    mask is sent; without it, the segmentation is the classical one.
     """
 
     def __init__(
@@ -90,14 +88,14 @@ class ModelVersion:
         manifest: Manifest,
         digest: str,
         committee: EnsemblePredictor,
-        turn: Executor = run_inline,
-        marker: VesselNet | None = None,
+        executor: Executor = run_inline,
+        vessel_net: VesselNet | None = None,
     ) -> None:
         self.manifest = manifest
-        self._marker = marker
+        self._vessel_net = vessel_net
         self.digest = digest
         self.committee = committee
-        self.turn = turn
+        self.executor = executor
 
     @classmethod
     def load(
@@ -105,75 +103,74 @@ class ModelVersion:
         folder: Path,
         manifest: Manifest,
         device: str = "auto",
-        threads: int = 0,
-        turn: Executor = run_inline,
+        executor: Executor = run_inline,
         backend: Backend = Backend.TORCH,
         precision: Precision = Precision.FLOAT32,
         pause: Callable[[], None] = no_pause,
     ) -> ModelVersion:
-        """The version in ``folder``, ready to answer.
+        """Load the version in ``folder``.
 
-        :param threads: CPU threads of the whole process; 0 leaves them as they are
-        :param backend: what computes the trunks, with ``precision`` on a CPU
-        :param pause: called between the pieces of the work, for the sake of who is served beside it
-        :raises ModelNotReady: where a file is missing, is not the one that the manifest names, or does not fit it
+        ``backend`` computes the trunks, with the number of threads that torch has in the calling thread. ``pause`` is
+        called between the parts of the load, so that predictions can run in between.
+
+        Raises:
+            ModelNotReady: A file is missing, differs from the manifest's digest, or does not fit the manifest.
         """
-        if threads:
-            torch.set_num_threads(threads)
         if manifest.regions != atlas.ATLAS:
-            raise ModelNotReady("the manifest names another atlas of regions than this release has")
-        files = [_checked(folder, fold.file, fold.sha256) for fold in manifest.folds]
+            raise ModelNotReady(f"The manifest names the atlas {manifest.regions}, this release has {atlas.ATLAS}.")
+        files = [_read_verified(folder, fold.file, fold.sha256) for fold in manifest.folds]
         committee: EnsemblePredictor
         if manifest.kind == "logistic":
-            committee = _logistics(files, manifest)
+            committee = _load_logistic(files, manifest)
         else:
-            committee = _networks(files, manifest, device, pause)
+            committee = _load_networks(files, manifest, device, pause)
             pause()
             committee.run_on(backend, precision)
         stored = folder / "manifest.json"
         content = stored.read_bytes() if stored.exists() else manifest.model_dump_json().encode()
-        return cls(
-            manifest, f"sha256:{hashlib.sha256(content).hexdigest()}", committee, turn, _marker(folder, manifest)
-        )
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        return cls(manifest, digest, committee, executor, _load_vessel_net(folder, manifest))
 
     def warm_up(self) -> None:
-        """Have paid now what the first patient would pay: the network's kernels, the atlas, the imageless case.
+        """Do the one-time work of the network and the atlas now, so that the first prediction is not slower.
 
-        Imaging's own kernels are not: two CPU seconds more at every start of a worker would be added to each recovery
-        from a dead one, to spare one patient three.
+        The kernels of app/imaging are left out, because they would delay every recovery from a stopped worker.
         """
         atlas.labels(self.manifest.grid.shape, self.manifest.grid.affine)
-        self.turn(self.committee.warm_up)
+        self.executor(self.committee.warm_up)
 
     def prepare(self, volumes: Mapping[Input, Volume], record: ClinicalRecord) -> ModelInput:
-        """One patient's volumes and record as this version sees them.
+        """Prepare one patient's volumes and record as the model's input.
 
-        :raises MissingInput: where a volume or a clinical field that this version requires is missing
-        :raises InvalidStudy: as the imaging room's ``prepare``
+        Raises:
+            MissingInput: A volume or a clinical field that this version requires is missing.
+            InvalidStudy: See ``preprocess.prepare``.
         """
         from app.imaging import preprocess, vessels
 
         missing = [needed for needed in self.manifest.required_inputs if needed not in volumes]
         if missing:
-            raise MissingInput(f"this model requires the volumes: {', '.join(missing)}")
-        marker = self._marker
-        segmenter = vessels.learned(lambda hu: self.turn(partial(marker, hu))) if marker else vessels.segment
+            raise MissingInput(f"This model requires the volumes: {', '.join(missing)}.")
+        net, segmenter = self._vessel_net, vessels.segment
+        if net is not None:
+            segmenter = vessels.learned(lambda hu: self.executor(partial(net, hu)))
         prepared = preprocess.prepare(volumes, self.manifest.grid, self.manifest.channels, segmenter=segmenter)
         encoded = clinical_encoder.encode(record, self.manifest.clinical, prepared.perfusion)
         presence = np.asarray(prepared.presence, dtype=bool)
-        side, seen = record.occlusion_side, []
+        side, side_flags = record.occlusion_side, []
         if side is None and (
-            read := occlusion_side.affected_side(prepared.image, presence, self.manifest.channels, self.manifest.grid)
+            sign := occlusion_side.affected_side(prepared.image, presence, self.manifest.channels, self.manifest.grid)
         ):
-            side, by = read
-            seen = [Flag(code="side-from-images", detail=f"occlusion_side not given; {by} shows it on the {side}")]
+            side, channel = sign
+            detail = f"occlusion_side is not given; {channel} shows the occlusion on the {side}"
+            side_flags = [Flag(code="side-from-images", detail=detail)]
         return ModelInput(
             image=prepared.image,
             presence=presence,
             clinical=np.concatenate([encoded.values, encoded.missing, presence.astype(np.float32)]),
             shown=encoded.shown,
             imputed=encoded.imputed,
-            flags=(*prepared.flags, *encoded.flags, *_imputed(encoded.imputed), *seen),
+            flags=(*prepared.flags, *encoded.flags, *_imputed(encoded.imputed), *side_flags),
             perfusion=prepared.perfusion,
             grids=prepared.grids,
             sources=prepared.sources,
@@ -181,63 +178,65 @@ class ModelVersion:
         )
 
     def predict(self, case: ModelInput) -> ModelAnswer:
-        """The calibrated probability, its uncertainty, and the decision at the version's threshold."""
-        logits, penultimate = self.turn(lambda: self.committee.answer(case.image, case.clinical, watch=self._watches))
-        calibration = self.manifest.calibration
-        log_odds = float(explanation.log_odds(logits.mean(), calibration))
+        """Compute the calibrated probability, its uncertainty, and the decision at the version's threshold."""
+        with_features, calibration = self.manifest.out_of_distribution is not None, self.manifest.calibration
+        logits, penultimate = self.executor(
+            lambda: self.committee.predict(case.image, case.clinical, with_features=with_features)
+        )
+        log_odds = float(explain.log_odds(logits.mean(), calibration))
         probability = float(expit(log_odds))
         return ModelAnswer(
             probability=probability,
             log_odds=log_odds,
             interval=self._interval(logits),
-            folds=tuple(float(p) for p in expit(explanation.log_odds(logits, calibration))),
+            folds=tuple(float(p) for p in expit(explain.log_odds(logits, calibration))),
             decision=self._decision(probability),
-            flags=self._outside(penultimate),
+            flags=self._out_of_distribution(penultimate),
         )
 
     def explain(
         self, case: ModelInput, *, maps: bool = True, method: ExplanationMethod | None = None
     ) -> tuple[Attribution, dict[str, MapVolume]]:
-        """Contributions that sum to the log-odds, and two maps per present channel.
+        """Compute contributions that sum to the log-odds, and two maps per present channel.
 
-        ``aligned-attribution-<channel>`` is on the model's grid, where a map sums to its modality's contribution;
-        ``attribution-<channel>`` on the patient's own: resampling keeps a map's values, not its sum.
-
-        :param method: how they are computed; by default the quick way
+        ``aligned-attribution-<channel>`` is on the model's grid and sums to the modality's contribution.
+        ``attribution-<channel>`` is on the patient's grid; resampling keeps the values, not the sum.
         """
-        why = self.turn(lambda: explanation.explain(self.committee, self.manifest, case, maps=maps, method=method))
-        grid = np.asarray(self.manifest.grid.affine, dtype=np.float64)
-        own = {f"attribution-{channel}": self._on_patient(case, channel, map_) for channel, map_ in why.maps.items()}
-        aligned = {f"aligned-attribution-{channel}": MapVolume(map_, grid) for channel, map_ in why.maps.items()}
-        return why.attribution, own | aligned
+        result = self.executor(lambda: explain.explain(self.committee, self.manifest, case, maps=maps, method=method))
+        affine = np.asarray(self.manifest.grid.affine, dtype=np.float64)
+        volumes = {f"attribution-{name}": self._on_patient_grid(case, name, map_) for name, map_ in result.maps.items()}
+        aligned = {f"aligned-attribution-{name}": MapVolume(map_, affine) for name, map_ in result.maps.items()}
+        return result.attribution, volumes | aligned
 
     def verify_golden_cases(self, folder: Path) -> None:
-        """Raises ModelNotReady unless every golden case in ``folder`` gets the answer that the manifest has for it.
+        """Compare this device's results for the golden cases in ``folder`` with the manifest's.
 
-        Folds' logits are compared as probabilities (a sigmoid's slope is a quarter at most): to 1e-4 in float32, to
-        1e-2 where the trunks run in bfloat16.
+        Logits are compared as probabilities, with the largest slope of the sigmoid, 1/4.
+
+        Raises:
+            ModelNotReady: A difference exceeds 1e-4 in float32, or 1e-2 in bfloat16.
         """
-        if (off := self.check(folder) / 4) > TOLERANCE[self.precision]:
+        if (difference := self.check(folder) / 4) > TOLERANCE[self.precision]:
             raise ModelNotReady(
-                f"This version's golden cases come out {off:.1e} (probability) off what its manifest says; "
-                f"{TOLERANCE[self.precision]:g} is allowed on this device"
+                f"The probabilities of this version's golden cases differ by {difference:.1e} from its manifest; "
+                f"{TOLERANCE[self.precision]:g} is allowed on this device."
             )
 
     @property
     def precision(self) -> Precision:
-        """Of the trunks, on this device."""
+        """Number format of the trunks on this device."""
         return self.committee.precision
 
     @property
     def bytes(self) -> int:
-        """What the folds' weights take on the device."""
+        """Size of the folds' weights on the device."""
         return self.committee.bytes
 
     def check(self, folder: Path) -> float:
-        """The largest difference between the golden cases' logits and what this device computes."""
+        """Return the largest difference between the golden cases' logits in the manifest and on this device."""
         worst = 0.0
         for case, expected in golden_cases(self.manifest, folder):
-            logits = self.turn(partial(self.committee.logits, case.image, case.clinical))
+            logits = self.executor(partial(self.committee.logits, case.image, case.clinical))
             worst = max(worst, float(np.abs(logits - np.asarray(expected)).max()))
         return worst
 
@@ -246,7 +245,7 @@ class ModelVersion:
         if count < 2:
             return None
         half = stdtrit(count - 1, (1 + level) / 2) * logits.std(ddof=1) / np.sqrt(count)
-        ends = explanation.log_odds(np.asarray([logits.mean() - half, logits.mean() + half]), self.manifest.calibration)
+        ends = explain.log_odds(np.asarray([logits.mean() - half, logits.mean() + half]), self.manifest.calibration)
         low, high = (float(p) for p in expit(ends))
         return Interval(level=level, low=low, high=high)
 
@@ -254,30 +253,26 @@ class ModelVersion:
         threshold, conformal = self.manifest.threshold, self.manifest.conformal
         classes = None
         if conformal is not None:
-            likely = {
+            included = {
                 REFRACTORY: probability >= conformal.quantile_positive,
                 NOT_REFRACTORY: 1 - probability >= conformal.quantile_negative,
             }
-            classes = [name for name, stays in likely.items() if stays]
+            classes = [name for name, is_included in included.items() if is_included]
         return Decision(
             refractory=probability >= threshold.value, threshold=threshold.value, rule=threshold.rule, conformal=classes
         )
 
-    @property
-    def _watches(self) -> bool:
-        return self.manifest.out_of_distribution is not None
-
-    def _outside(self, penultimate: NDArray[np.float64] | None) -> tuple[Flag, ...]:
-        """A flag where the squared Mahalanobis distance to the training patients is beyond the manifest's limit."""
+    def _out_of_distribution(self, penultimate: NDArray[np.float64] | None) -> tuple[Flag, ...]:
+        """Return a flag if the squared Mahalanobis distance to the training patients exceeds the manifest's limit."""
         reference = self.manifest.out_of_distribution
         if reference is None or penultimate is None:
             return ()
-        apart = penultimate - np.asarray(reference.mean)
-        if apart @ np.asarray(reference.precision) @ apart <= reference.limit:
+        offset = penultimate - np.asarray(reference.mean)
+        if offset @ np.asarray(reference.precision) @ offset <= reference.limit:
             return ()
-        return (Flag(code="out-of-distribution", detail="This patient is unlike those that the model was trained on"),)
+        return (Flag(code="out-of-distribution", detail="This patient differs from the training patients"),)
 
-    def _on_patient(self, case: ModelInput, channel: Channel, values: NDArray[np.float32]) -> MapVolume:
+    def _on_patient_grid(self, case: ModelInput, channel: Channel, values: NDArray[np.float32]) -> MapVolume:
         grid = case.grids.get(channel)
         if grid is None:
             return MapVolume(values, np.asarray(self.manifest.grid.affine, dtype=np.float64))
@@ -288,12 +283,13 @@ class ModelVersion:
 
 
 def golden_cases(manifest: Manifest, folder: Path) -> Iterator[tuple[ModelInput, tuple[float, ...]]]:
-    """The golden cases in ``folder``, each with the folds' logits that the manifest has for it.
+    """Yield the golden cases in ``folder``, each with the folds' logits in the manifest.
 
-    :raises ModelNotReady: where a file is missing or is not the one that the manifest names
+    Raises:
+        ModelNotReady: A file is missing or differs from the manifest's digest.
     """
     for golden in manifest.golden:
-        yield ModelInput.from_bytes(_checked(folder, golden.file, golden.sha256)), golden.logits
+        yield ModelInput.from_bytes(_read_verified(folder, golden.file, golden.sha256)), golden.logits
 
 
 def save(
@@ -304,16 +300,16 @@ def save(
     golden: Sequence[ModelInput] = (),
     card: str = "",
 ) -> Manifest:
-    """Write a version into ``folder`` (``model_store/<name>/<version>``), whole or not at all.
+    """Write a complete version into ``folder`` (``model_store/<name>/<version>``), or nothing.
 
-    :param manifest: what the version is; its folds and golden cases are replaced by what is written here, a fold's
-        validation AUC kept
-    :param folds: networks as trained, or logistic folds, in the manifest's order
-    :param golden: cases that are stored with the logits that this machine's CPU gives them
-    :raises FileExistsError: where the version exists: versions never change
+    ``folds`` are networks as trained, or logistic folds. ``golden`` cases are stored with their logits on this CPU.
+    The returned manifest names the written folds and golden cases; each fold's validation AUC is kept.
+
+    Raises:
+        FileExistsError: The version exists; versions never change.
     """
     if folder.exists():
-        raise FileExistsError(f"version {folder.name} of {folder.parent.name} exists; versions never change")
+        raise FileExistsError(f"Version {folder.name} of {folder.parent.name} exists and cannot change: use a new one.")
     with atomic_directory(folder) as draft:
         written = [_write(draft, f"fold-{index}.{_suffix(fold)}", _bytes(fold)) for index, fold in enumerate(folds)]
         known = [fold.validation_auc for fold in manifest.folds] + [None] * len(folds)
@@ -338,19 +334,19 @@ def save(
     return manifest
 
 
-def _checked(folder: Path, file: str, digest: str) -> bytes:
-    """A file's bytes, once their sha-256 is the one that the manifest names."""
+def _read_verified(folder: Path, file: str, digest: str) -> bytes:
+    """Read a file and compare its sha-256 with the manifest's."""
     try:
         content = (folder / file).read_bytes()
     except OSError as error:
-        raise ModelNotReady(f"{file} of the model version cannot be read") from error
+        raise ModelNotReady(f"{file} of the model version cannot be read.") from error
     if hashlib.sha256(content).hexdigest() != digest:
-        raise ModelNotReady(f"{file} of the model version is not the file that its manifest names (sha-256 differs)")
+        raise ModelNotReady(f"{file} of the model version differs from its manifest (sha-256). Restore the file.")
     return content
 
 
-def _marker(folder: Path, manifest: Manifest) -> VesselNet | None:
-    """The segmenter that the manifest names, from ``segmenters`` in the same model store."""
+def _load_vessel_net(folder: Path, manifest: Manifest) -> VesselNet | None:
+    """Load the manifest's segmenter from ``segmenters`` in the same model store."""
     named = manifest.segmenter
     if named is None:
         return None
@@ -358,13 +354,13 @@ def _marker(folder: Path, manifest: Manifest) -> VesselNet | None:
     try:
         return VesselNet.from_bytes(weights, described.filters)
     except ValueError as error:
-        raise ModelNotReady("the vessel segmenter that the manifest names is damaged") from error
+        raise ModelNotReady("The vessel segmenter of this version is damaged. Restore its file.") from error
 
 
-def _networks(files: Sequence[bytes], manifest: Manifest, device: str, pause: Callable[[], None]) -> NetworkFolds:
-    expected = explanation.presence_bits(manifest).stop
-    if manifest.architecture.clinical_size != expected:
-        raise ModelNotReady(f"the manifest's clinical vector has {expected} entries, its network takes another number")
+def _load_networks(files: Sequence[bytes], manifest: Manifest, device: str, pause: Callable[[], None]) -> NetworkFolds:
+    expected, size = explain.presence_bits(manifest).stop, manifest.architecture.clinical_size
+    if size != expected:
+        raise ModelNotReady(f"The manifest's clinical vector has {expected} entries, but its network takes {size}.")
     folds = []
     for file, fold in zip(files, manifest.folds, strict=True):
         pause()
@@ -372,21 +368,21 @@ def _networks(files: Sequence[bytes], manifest: Manifest, device: str, pause: Ca
         try:
             network.load_state_dict(load_tensors(file))
         except (SafetensorError, RuntimeError) as error:
-            raise ModelNotReady(f"{fold.file} does not hold the weights of the manifest's network") from error
+            raise ModelNotReady(f"{fold.file} does not hold the weights of the manifest's network.") from error
         folds.append(network)
-    return NetworkFolds(Ensemble(folds, device, ours=True), (len(manifest.channels), *manifest.grid.shape))
+    return NetworkFolds(Ensemble(folds, device, in_place=True), (len(manifest.channels), *manifest.grid.shape))
 
 
-def _logistics(files: Sequence[bytes], manifest: Manifest) -> LogisticFolds:
-    expected = explanation.presence_bits(manifest).stop
+def _load_logistic(files: Sequence[bytes], manifest: Manifest) -> LogisticFolds:
+    expected = explain.presence_bits(manifest).stop
     try:
         folds = [json.loads(file) for file in files]
         coefficients = np.asarray([fold["coefficients"] for fold in folds], dtype=np.float64)
         intercepts = np.asarray([fold["intercept"] for fold in folds], dtype=np.float64)
     except (ValueError, KeyError, TypeError) as error:
-        raise ModelNotReady("a fold file does not hold coefficients and an intercept") from error
+        raise ModelNotReady("A fold file does not hold coefficients and an intercept.") from error
     if coefficients.shape != (len(files), expected) or not np.isfinite(coefficients).all():
-        raise ModelNotReady(f"a fold file does not hold {expected} finite coefficients, one per clinical vector entry")
+        raise ModelNotReady(f"A fold file does not hold {expected} finite coefficients, one per clinical vector entry.")
     return LogisticFolds(coefficients, intercepts)
 
 
@@ -405,7 +401,7 @@ def _bytes(fold: Network | LogisticFold) -> bytes:
 
 
 def _write(folder: Path, file: str, content: bytes) -> tuple[str, str]:
-    """Write and fsync; the file's name and sha-256."""
+    """Write and fsync a file; return its name and sha-256."""
     with (folder / file).open("wb") as out:
         out.write(content)
         out.flush()

@@ -1,13 +1,12 @@
-"""Which side the occlusion is on, read off the images where the record does not say.
+"""Detect the side of the occlusion in the images, if the record does not give it.
 
-Notable choices:
-- Three signs, the surest first: delayed tissue on Tmax, low flow on rCBF, missing arteries on the vessel mask. The
-  first one that is clearly one-sided decides; where none is, the side stays unknown rather than guessed.
-- Of 80 phantoms all, 62 and 12 are told by one sign alone, none wrongly. Arteries by themselves need a threshold that
-  few pass: at a third of it six in ten are told, and one in ten of these wrongly.
-- Delay is looked for in the whole anterior territory; arteries and flow where the middle cerebral artery has no help
-  from collaterals, around M1 and in the insula. Over the whole territory good collaterals can outweigh the clot.
-- It only names the sides of regions in an explanation. No network sees it.
+Design notes:
+- Three signs, the most reliable first: delayed tissue on Tmax, low flow on rCBF, missing arteries on the vessel mask.
+- The first sign that is clearly one-sided decides. If none is, the side stays unknown.
+- Missing arteries need a high threshold; a lower one gives wrong sides (docs/benchmarks.md).
+- Delay is measured in the whole anterior territory; arteries and flow around M1 and in the insula, where collaterals
+  do not hide the occlusion.
+- The side only names the sides of regions in an explanation; no network receives it.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from app.inference.attribution import atlas
 from app.sdk.clinical import Side
 from app.sdk.types import Channel
 
-DELAYED_S = 6.0
-LEAST_ML = 5.0
-"""Less delayed tissue than this says nothing."""
-ONE_SIDED = {Channel.TMAX: 0.5, Channel.RCBF: 0.1, Channel.VESSELS: 0.3}
-"""Least |left - right| / (left + right) that decides."""
+DELAYED_TMAX_S = 6.0
+MIN_DELAYED_ML = 5.0
+"""Least delayed tissue for a decision."""
+MIN_ASYMMETRY = {Channel.TMAX: 0.5, Channel.RCBF: 0.1, Channel.VESSELS: 0.3}
+"""Least |left - right| / (left + right) for a decision."""
 
 _DEEP = ("MCA M1", "insula")
 _ANTERIOR = (*_DEEP, "basal ganglia", "MCA M2-M3 superior", "MCA M2-M3 inferior")
@@ -35,14 +34,14 @@ _ANTERIOR = (*_DEEP, "basal ganglia", "MCA M2-M3 superior", "MCA M2-M3 inferior"
 def affected_side(
     image: NDArray[np.float32], presence: NDArray[np.bool_], channels: Sequence[ChannelSpec], grid: Grid
 ) -> tuple[Side, Channel] | None:
-    """The side, and the image that shows it; None where no image tells.
+    """Return the side and the channel that shows it; None if no channel is clearly one-sided.
 
-    :param image: (c, x, y, z) as a version's network sees it
+    ``image`` is (c, x, y, z), normalised as for the network; ``presence`` is (c,).
     """
-    found = {
+    volumes = {
         spec.name: values * spec.std + spec.mean
-        for spec, values, there in zip(channels, image, presence, strict=True)
-        if there
+        for spec, values, is_present in zip(channels, image, presence, strict=True)
+        if is_present
     }
     labels = atlas.labels(grid.shape, grid.affine)
 
@@ -50,15 +49,15 @@ def affected_side(
         return [np.isin(labels, [atlas.NAMES.index(f"{side} {name}") for name in names]) for side in Side]
 
     millilitres = float(np.prod(grid.spacing_mm)) / 1000
-    for channel, least in ONE_SIDED.items():
-        if channel not in found:
+    for channel, least in MIN_ASYMMETRY.items():
+        if channel not in volumes:
             continue
-        values = found[channel]
+        values = volumes[channel]
         if channel is Channel.TMAX:
-            left, right = (float((values[side] > DELAYED_S).sum()) * millilitres for side in halves(_ANTERIOR))
-            if max(left, right) < LEAST_ML:
+            left, right = (float((values[side] > DELAYED_TMAX_S).sum()) * millilitres for side in halves(_ANTERIOR))
+            if max(left, right) < MIN_DELAYED_ML:
                 continue
-        else:  # the poorer side is the affected one
+        else:  # less flow or fewer arteries: the other side is affected
             right, left = (float(np.clip(values[side], 0, None).sum()) for side in halves(_DEEP))
         if left + right > 0 and abs(left - right) / (left + right) > least:
             return (Side.LEFT if left > right else Side.RIGHT), channel

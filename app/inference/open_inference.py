@@ -1,13 +1,13 @@
-"""Prepared tensors in the words of the Open Inference Protocol, version 2 (KServe, Triton).
+"""Prepared tensors in the Open Inference Protocol, version 2 (KServe, Triton).
 
-https://github.com/kserve/open-inference-protocol, with its binary tensor data extension for what is sent.
+Source: https://github.com/kserve/open-inference-protocol, with its binary tensor data extension for requests.
 
-Notable choices:
-- Two inputs, as `prepare` makes them: ``image`` (n, c, x, y, z) on the version's MNI grid, normalised, and ``clinical``
-  (n, v), the whole clinical vector with its missing and presence bits. One patient may come without the n.
-- An answer is a handful of numbers a patient, so it is plain JSON, whatever form the tensors came in.
-- Values are checked before any network sees them: shapes, types, finite numbers.
-- No torch: the API process describes versions with this.
+Design notes:
+- Two inputs, as ``prepare`` makes them: ``image`` (n, c, x, y, z) on the version's MNI grid, normalised, and
+  ``clinical`` (n, v), with missing and presence bits. One patient may be sent without the n.
+- A response is always plain JSON, because it has only a few numbers per patient.
+- Shapes, types and finite numbers are checked before a network receives the values.
+- No torch: the API process uses this module for model metadata.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from numpy.typing import NDArray
 from app.registry.manifest import Manifest
 from app.sdk.errors import InvalidRequest, MalformedJson
 
-MOST = 8
-"""Patients in one request."""
+MAX_PATIENTS = 8
+"""Most patients in one request."""
 PLATFORM = "rlvo_ensemble"
 _TYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "FP64": np.dtype("<f8")}
 
 
 @dataclass(frozen=True)
 class InferenceRequest:
-    """``image`` (n, c, x, y, z) and ``clinical`` (n, v), float32; ``id``: what the caller calls it."""
+    """``image`` (n, c, x, y, z) and ``clinical`` (n, v), float32; ``id`` is the caller's identifier."""
 
     id: str | None
     image: NDArray[np.float32]
@@ -40,7 +40,7 @@ class InferenceRequest:
 
 
 def shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
-    """Each input's shape for one patient."""
+    """Return each input's shape for one patient."""
     return {
         "image": (len(manifest.channels), *manifest.grid.shape),
         "clinical": (manifest.architecture.clinical_size,),
@@ -48,7 +48,7 @@ def shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
 
 
 def metadata(manifest: Manifest, versions: Sequence[str]) -> dict[str, Any]:
-    """The protocol's model metadata; -1 is the number of patients."""
+    """Return the protocol's model metadata; -1 stands for the number of patients."""
     each = {"probability": [-1], "log_odds": [-1], "folds": [-1, len(manifest.folds)]}
     return {
         "name": manifest.name,
@@ -65,40 +65,40 @@ def metadata(manifest: Manifest, versions: Sequence[str]) -> dict[str, Any]:
 
 
 def parse(content: bytes, header_length: int | None, manifest: Manifest) -> InferenceRequest:
-    """A request's body.
+    """Parse the body of a request; ``header_length`` bytes of JSON precede binary tensors (None: only JSON).
 
-    :param header_length: bytes of JSON before the binary tensors; None: all of it is JSON
-    :raises MalformedJson: where the JSON is none
-    :raises InvalidRequest: where a tensor is missing or not what the version takes; names it
+    Raises:
+        MalformedJson: The JSON cannot be parsed.
+        InvalidRequest: A tensor is missing or does not match the version; the message names it.
     """
     whole = memoryview(content)
     try:
         document = json.loads(bytes(whole[:header_length]))
         listed = {str(each["name"]): each for each in document["inputs"]}
     except (ValueError, RecursionError):
-        raise MalformedJson("The inference request is no JSON") from None
+        raise MalformedJson("The inference request is not valid JSON.") from None
     except (KeyError, TypeError):
-        raise InvalidRequest("An inference request lists its tensors in `inputs`, each with a name") from None
+        raise InvalidRequest("The request must list its tensors in `inputs`, each with a name.") from None
     binary = whole[len(content) if header_length is None else header_length :]
     expected = shapes(manifest)
-    found: dict[str, NDArray[np.float32]] = {}
+    tensors: dict[str, NDArray[np.float32]] = {}
     for name, tensor in listed.items():
         if name not in expected:
-            raise InvalidRequest(f"This version takes the inputs {' and '.join(expected)}")
+            raise InvalidRequest(f"This version takes the inputs {' and '.join(expected)}.")
         size = _binary_size(tensor)
-        found[name] = _tensor(name, tensor, None if size is None else binary[:size], expected[name])
+        tensors[name] = _tensor(name, tensor, None if size is None else binary[:size], expected[name])
         binary = binary[size or 0 :]
-    if missing := set(expected) - set(found):
-        raise InvalidRequest(f"The input {' and '.join(sorted(missing))} is missing")
-    count = len(found["image"])
-    if len(found["clinical"]) != count or not 1 <= count <= MOST:
-        raise InvalidRequest(f"Send as many clinical vectors as images, 1 to {MOST}")
+    if missing := set(expected) - set(tensors):
+        raise InvalidRequest(f"The input {' and '.join(sorted(missing))} is missing.")
+    count = len(tensors["image"])
+    if len(tensors["clinical"]) != count or not 1 <= count <= MAX_PATIENTS:
+        raise InvalidRequest(f"Send as many clinical vectors as images, 1 to {MAX_PATIENTS}.")
     identity = document.get("id")
-    return InferenceRequest(identity if isinstance(identity, str) else None, found["image"], found["clinical"])
+    return InferenceRequest(identity if isinstance(identity, str) else None, tensors["image"], tensors["clinical"])
 
 
 def answer(request: InferenceRequest, manifest: Manifest, outputs: Mapping[str, NDArray[Any]]) -> bytes:
-    """The protocol's inference response. ``outputs``: arrays whose first axis is the patients."""
+    """Encode the protocol's inference response; the first axis of each output is the patient."""
     kinds = {"f": "FP64", "b": "BOOL"}
     document: dict[str, Any] = {
         "model_name": manifest.name,
@@ -122,28 +122,28 @@ def _binary_size(tensor: Mapping[str, Any]) -> int | None:
     parameters = tensor.get("parameters")
     size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
     if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 0):
-        raise InvalidRequest("binary_data_size is a number of bytes")
+        raise InvalidRequest("binary_data_size must be a number of bytes.")
     return size
 
 
 def _tensor(
     name: str, tensor: Mapping[str, Any], binary: memoryview | None, one: tuple[int, ...]
 ) -> NDArray[np.float32]:
-    """The tensor (n, ...). Raises InvalidRequest."""
-    words = f"{name}: this version takes FP32 or FP64 of the shape (n, {', '.join(map(str, one))})"
+    """Return the tensor (n, ...), or raise InvalidRequest."""
+    message = f"{name}: this version takes FP32 or FP64 of the shape (n, {', '.join(map(str, one))})."
     kind, shape = _TYPES.get(str(tensor.get("datatype"))), tensor.get("shape")
     if kind is None or not isinstance(shape, list) or not all(type(edge) is int and 0 < edge < 2**31 for edge in shape):
-        raise InvalidRequest(words)
+        raise InvalidRequest(message)
     if tuple(shape) != one and tuple(shape[1:]) != one:
-        raise InvalidRequest(words)
+        raise InvalidRequest(message)
     try:
         flat = np.asarray(tensor["data"], kind).ravel() if binary is None else np.frombuffer(binary, kind)
     except (KeyError, TypeError, ValueError, OverflowError):
-        raise InvalidRequest(f"{name}: its data is not what its datatype says") from None
+        raise InvalidRequest(f"{name}: the data do not match the datatype.") from None
     if flat.size != math.prod(shape):
-        raise InvalidRequest(f"{name}: {math.prod(shape)} values belong to its shape")
-    # Aligned and writable, as torch asks for: what lies in the body is neither.
+        raise InvalidRequest(f"{name}: the shape needs {math.prod(shape)} values.")
+    # torch needs aligned, writable memory; the body of the request is neither.
     values: NDArray[np.float32] = np.require(flat.reshape(-1, *one), np.float32, ["C", "A", "W"])
     if not np.isfinite(values).all():
-        raise InvalidRequest(f"{name}: every value must be a finite number")
+        raise InvalidRequest(f"{name}: every value must be a finite number.")
     return values

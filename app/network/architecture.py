@@ -1,4 +1,4 @@
-"""Options of a network as its manifest names them. Loads no torch, so that the API process can read manifests."""
+"""Options of a network, as its manifest names them; without torch, because the API process reads manifests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from app.core.schema import FrozenModel
 
 
 class Fusion(StrEnum):
-    """How the clinical vector meets the image features."""
+    """How the clinical vector is combined with the image features."""
 
     NONE = "none"
     CONCAT = "concat"
@@ -29,6 +29,8 @@ class Location(StrEnum):
 
 
 class ScaleActivation(StrEnum):
+    """Activation of the modulation's scale."""
+
     LINEAR = "linear"
     TANH = "tanh"
     SIGMOID = "sigmoid"

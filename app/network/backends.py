@@ -1,12 +1,10 @@
-"""What computes the trunks of an ensemble: torch itself, or a runtime that was chosen when the version was loaded.
+"""Select the runtime that computes the trunks of an ensemble: torch or OpenVINO.
 
-Notable choices:
-- A backend computes the trunks' features and nothing else. They are nearly all of the work; the tail stays float32
-  torch for everybody, so a prediction and its explanation, which asks the tail hundreds of questions, see the same
-  features and add up whatever the backend rounds.
-- Gradients are torch's alone: the explanation's maps do not come through here.
-- ``auto`` is OpenVINO on a CPU where it is installed, torch everywhere else (docs/decisions/0020); nothing is imported
-  that is not used.
+Design notes:
+- A backend computes the trunks' features only; they are nearly all of the work.
+- The tail is float32 torch with every backend. So a prediction and its explanation use the same features and add up.
+- torch computes all gradients; the voxel maps of an explanation use no backend.
+- ``auto`` is OpenVINO on a CPU where it is installed, and torch everywhere else (docs/decisions/0020).
 """
 
 from __future__ import annotations
@@ -24,20 +22,22 @@ from app.sdk.errors import ModelNotReady
 
 
 class Backend(StrEnum):
+    """Runtime of the trunks (setting ``RLVO_BACKEND``)."""
+
     AUTO = "auto"
     TORCH = "torch"
     OPENVINO = "openvino"
 
 
 class Precision(StrEnum):
-    """Of the trunks on a CPU; on CUDA they are bfloat16 always."""
+    """Number format of the trunks on a CPU; on CUDA it is always bfloat16."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
 
 
 class Trunks(Protocol):
-    """Each fold's trunk features, (1, 4 f, ., ., .) float32, of one image (c, x, y, z) on the CPU."""
+    """Compute each fold's trunk features, (1, 4 f, ., ., .) float32, of one image (c, x, y, z) on the CPU."""
 
     def __call__(self, image: Tensor, /) -> list[Tensor]: ...
 
@@ -49,15 +49,17 @@ def pick(
     shape: tuple[int, int, int, int],
     precision: Precision = Precision.FLOAT32,
 ) -> Trunks | None:
-    """The backend that is asked for, compiled for images of ``shape``; None: the ensemble's own torch.
+    """Return the requested backend, compiled for images of ``shape``, or None for torch.
 
-    :param folds: as the ensemble holds them, normalisation folded in
-    :raises ModelNotReady: where a backend is asked for that is not installed, or not for this device
+    ``folds`` have batch normalisation folded in; ``shape`` is (c, x, y, z) of one image.
+
+    Raises:
+        ModelNotReady: OpenVINO is requested, but it is not installed or the device is no CPU.
     """
-    here = device.type == "cpu" and find_spec("openvino") is not None
-    if backend is Backend.TORCH or (backend is Backend.AUTO and not here):
+    available = device.type == "cpu" and find_spec("openvino") is not None
+    if backend is Backend.TORCH or (backend is Backend.AUTO and not available):
         return None
-    if not here:
+    if not available:
         raise ModelNotReady("RLVO_BACKEND=openvino needs a CPU and `pip install rlvo-service[openvino]`")
     from app.network import openvino
 

@@ -1,20 +1,17 @@
-"""Convolutions by oneDNN's own kernels on a CPU, by torch's public calls elsewhere.
+"""Convolutions by oneDNN's kernels on a CPU, and by torch's public calls elsewhere.
 
-Notable choices:
-- torch leaves one patient's small volume (channels * x * y up to 20,480; ``use_mkldnn`` in ATen/native/Convolution.cpp)
-  to a loop that takes ten times as long as oneDNN. ``convolve`` does not.
-- relu(conv(x) + other) in one go: the weights are put into the kernel's own order once, not at every call, and nothing
-  is written to memory between the convolution, the addition and the rectifier: a tenth of a coalition's time
-  (bench/explain.py).
-- Neither operator has a public name, so they are used here only, and only where they are there; the same numbers come
-  out either way (tests/network).
+Design notes:
+- torch computes one patient's small volume (channels * x * y up to 20,480; ``use_mkldnn`` in
+  ATen/native/Convolution.cpp) with a slow loop. ``convolve`` calls oneDNN's faster kernel instead.
+- ``conv_add_relu`` reorders the weights once and writes no intermediate result to memory (bench/explain.py).
+- Neither operator has a public name. Only this module uses them, and only where torch has them. The numbers are equal
+  with and without them (tests/network).
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,24 +21,24 @@ ConvAddRelu = Callable[[Tensor, Tensor], Tensor]
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
-    """``functional.conv3d``, differentiable; what traces it (an export, a compiler) sees the public call."""
-    here = x.device.type == weight.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
+    """Compute ``functional.conv3d``, differentiable; an export or a compiler sees torch's public call."""
+    on_cpu = x.device.type == weight.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    if here and not traced and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        found: Tensor = torch.mkldnn_convolution(x, weight, bias, padding, stride, (1, 1, 1), 1)
-        return found
+    if on_cpu and not traced and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        result: Tensor = torch.mkldnn_convolution(x, weight, bias, padding, stride, (1, 1, 1), 1)
+        return result
     return functional.conv3d(x, weight, bias, tuple(stride), tuple(padding))
 
 
 class Convolution(nn.Conv3d):
-    """A layer that asks ``convolve``."""
+    """A layer that calls ``convolve`` on the weights of ``conv``: undilated, ungrouped, padded by zeros."""
 
-    @classmethod
-    def of(cls, conv: nn.Conv3d) -> Convolution:
-        """The same layer on the same weights: undilated, ungrouped, padded by zeros."""
-        made = copy.copy(conv)
-        made.__class__ = cls
-        return cast("Convolution", made)
+    def __init__(self, conv: nn.Conv3d) -> None:
+        geometry: dict[str, Any] = {"kernel_size": conv.kernel_size, "stride": conv.stride, "padding": conv.padding}
+        # On the meta device, initial weights cost no memory and draw no random numbers.
+        super().__init__(conv.in_channels, conv.out_channels, bias=False, device="meta", **geometry)
+        self.weight, self.bias = conv.weight, conv.bias
+        self.train(conv.training)
 
     def forward(self, x: Tensor) -> Tensor:
         assert not isinstance(self.padding, str)
@@ -49,7 +46,7 @@ class Convolution(nn.Conv3d):
 
 
 def conv_add_relu(conv: nn.Conv3d) -> ConvAddRelu:
-    """(x, other) to relu(conv(x) + other), for a 3x3x3 convolution of stride 1; ``other`` may be written to."""
+    """Return (x, other) -> relu(conv(x) + other) for a 3x3x3 convolution of stride 1; it may overwrite ``other``."""
     if conv.weight.device.type == "cpu" and hasattr(torch.ops.mkldnn, "_convolution_pointwise_"):
         return _onednn(conv)
 

@@ -1,13 +1,13 @@
 """The whole network: a ResNet whose last block is modulated by the clinical vector.
 
-Written from Wolf, Poelsterl, Wachinger, "DAFT: a universal module to interweave tabular data and 3D images in CNNs",
-NeuroImage 2022, and checked by numbers against the original (tests/conformance/daft.py).
+Source: Wolf, Poelsterl, Wachinger, "DAFT: a universal module to interweave tabular data and 3D images in CNNs",
+NeuroImage 2022. tests/conformance compares the numbers with the original code.
 
-Notable choices:
-- DAFT and FiLM are one module: they differ only in whether the auxiliary net also sees the pooled features.
-- ``forward`` is ``tail(trunk(image), clinical)``; the trunk never sees the clinical vector.
-- The tail's steps carry names (``Location``), and each is a place where a modulation may stand.
-- app/network/coalitions.py answers the same tail for hundreds of clinical vectors cheaply.
+Design notes:
+- DAFT and FiLM are one module. They differ only in whether the auxiliary net also receives the pooled features.
+- ``forward`` is ``tail(trunk(image), clinical)``; the trunk does not depend on the clinical vector.
+- ``Location`` names the points of the tail at which the modulation can be applied.
+- app/network/tail_evaluator.py computes the same tail for hundreds of clinical vectors at low cost.
 """
 
 from __future__ import annotations
@@ -28,16 +28,14 @@ ACTIVATIONS = {
 
 
 def pool(features: Tensor) -> Tensor:
-    """Global average over space: (n, c, x, y, z) to (n, c)."""
+    """Average over space: (n, c, x, y, z) to (n, c)."""
     return features.mean(dim=(2, 3, 4))
 
 
 def scale_shift(features: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
-    """scale * features + shift, one number per channel (eq. 1 of the paper); None leaves that part out.
+    """Compute scale * features + shift per channel (equation 1 of the paper); None leaves that part out.
 
-    :param features: (n, c, x, y, z)
-    :param scale: (n, c)
-    :param shift: (n, c)
+    ``features`` are (n, c, x, y, z), ``scale`` and ``shift`` (n, c).
     """
     if scale is not None:
         features = features * scale[:, :, None, None, None]
@@ -47,10 +45,7 @@ def scale_shift(features: Tensor, scale: Tensor | None, shift: Tensor | None) ->
 
 
 class Modulation(nn.Module):
-    """The auxiliary net: a bottleneck over the clinical vector (DAFT: and the pooled features) gives scale and shift.
-
-    :param channels: channels of the features that it modulates
-    """
+    """The auxiliary net: scale and shift of ``channels`` channels from the clinical vector (DAFT: and the features)."""
 
     def __init__(self, channels: int, architecture: Architecture) -> None:
         super().__init__()
@@ -61,16 +56,16 @@ class Modulation(nn.Module):
         self.squeeze = nn.Linear(inputs, architecture.bottleneck, bias=False)
         self.expand = nn.Linear(architecture.bottleneck, outputs, bias=False)
         self.activation = ACTIVATIONS[architecture.activation]()
-        # Whether the modulated features are linear in the hidden units (see app/network/coalitions.py).
+        # Whether the modulated features are linear in the hidden units (see app/network/tail_evaluator.py).
         self.linear = self.has_scale and architecture.activation is ScaleActivation.LINEAR
 
     def bottleneck(self, features: Tensor, clinical: Tensor) -> Tensor:
-        """The hidden units: (n, c, x, y, z) and (n, v) to (n, bottleneck)."""
-        seen = torch.cat([pool(features), clinical], dim=1) if self.sees_features else clinical
-        return torch.relu(self.squeeze(seen))
+        """Compute the hidden units (n, bottleneck) from features (n, c, x, y, z) and clinical vectors (n, v)."""
+        inputs = torch.cat([pool(features), clinical], dim=1) if self.sees_features else clinical
+        return torch.relu(self.squeeze(inputs))
 
     def split(self, hidden: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Scale and shift of each channel, (n, c) each, from the hidden units; None where switched off."""
+        """Compute scale and shift, (n, c) each, from the hidden units; None for a part that is switched off."""
         parts = list(self.expand(hidden).chunk(self.has_scale + self.has_shift, dim=1))
         scale = self.activation(parts.pop(0)) if self.has_scale else None
         return scale, parts.pop(0) if self.has_shift else None
@@ -80,7 +75,7 @@ class Modulation(nn.Module):
 
 
 class Network(nn.Module):
-    """A member of the family that ``Architecture`` spans; logits (n, outputs)."""
+    """The network that an ``Architecture`` describes."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -91,47 +86,48 @@ class Network(nn.Module):
         if architecture.fusion in (Fusion.DAFT, Fusion.FILM):
             before = location in (Location.BLOCK_INPUT, Location.SHORTCUT, Location.RESIDUAL_INPUT)
             self.modulation = Modulation(4 * filters if before else 8 * filters, architecture)
-        # After norm1 the modulation brings the scale and shift that the normalisation would have had.
+        # A modulation after norm1 replaces the scale and shift of that normalisation.
         affine = self.modulation is None or location is not Location.AFTER_NORM
         self.block = Residual(4 * filters, 8 * filters, architecture.stride, affine=affine)
         late = architecture.clinical_size if architecture.fusion is Fusion.CONCAT else 0
         self.head = nn.Linear(8 * filters + late, architecture.outputs)
 
     def forward(self, image: Tensor, clinical: Tensor) -> Tensor:
-        """Logits (n, outputs) of images (n, c, x, y, z) and clinical vectors (n, v)."""
+        """Compute logits (n, outputs) of images (n, c, x, y, z) and clinical vectors (n, v)."""
         return self.tail(self.trunk(image), clinical)
 
     def tail(self, features: Tensor, clinical: Tensor) -> Tensor:
-        """Logits (n, outputs) from the trunk's features (n, 4 f, x, y, z) and the clinical vectors (n, v)."""
+        """Compute logits (n, outputs) from trunk features (n, 4 f, x, y, z) and clinical vectors (n, v)."""
         return self.classify(self.penultimate(features, clinical), clinical)
 
     def penultimate(self, features: Tensor, clinical: Tensor) -> Tensor:
-        """The last block's output, pooled: (n, 8 f)."""
+        """Compute the pooled output of the last block, (n, 8 f)."""
         block = self.block
 
-        def at(location: Location, x: Tensor) -> Tensor:
+        def modulate_at(location: Location, x: Tensor) -> Tensor:
             if self.modulation is None or self.architecture.location is not location:
                 return x
             return cast("Tensor", self.modulation(x, clinical))
 
-        x = at(Location.BLOCK_INPUT, features)
-        shortcut = block.shortcut(at(Location.SHORTCUT, x))
-        residual = block.norm1(block.conv1(at(Location.RESIDUAL_INPUT, x)))
-        residual = torch.relu(at(Location.AFTER_NORM, residual))
-        residual = block.norm2(block.conv2(at(Location.AFTER_ACTIVATION, residual)))
+        x = modulate_at(Location.BLOCK_INPUT, features)
+        shortcut = block.shortcut(modulate_at(Location.SHORTCUT, x))
+        residual = block.norm1(block.conv1(modulate_at(Location.RESIDUAL_INPUT, x)))
+        residual = torch.relu(modulate_at(Location.AFTER_NORM, residual))
+        residual = block.norm2(block.conv2(modulate_at(Location.AFTER_ACTIVATION, residual)))
         return pool(torch.relu(shortcut + residual))
 
     def classify(self, pooled: Tensor, clinical: Tensor) -> Tensor:
-        """The head: pooled features (n, 8 f), with the clinical vector beside them under ``concat``."""
+        """Apply the head to pooled features (n, 8 f), joined with the clinical vector under ``concat``."""
         if self.architecture.fusion is Fusion.CONCAT:
             pooled = torch.cat([pooled, clinical], dim=1)
         return cast("Tensor", self.head(pooled))
 
 
 def build(architecture: Architecture) -> Network:
-    """A network with fresh random weights.
+    """Create a network with random initial weights.
 
-    :raises ValueError: where a modulation is asked for that neither scales nor shifts
+    Raises:
+        ValueError: The modulation neither scales nor shifts.
     """
     modulated = architecture.fusion in (Fusion.DAFT, Fusion.FILM)
     if modulated and not (architecture.scale or architecture.shift):

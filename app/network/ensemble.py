@@ -1,13 +1,12 @@
 """The folds of one model version on one device.
 
-Notable choices:
+Design notes:
 - Batch normalisation is folded into the convolutions, and tensors are channels-last: the same numbers, faster.
-- On CUDA the trunk runs under bf16 autocast; the tail is float32 everywhere, so that an explanation, which asks the
-  tail hundreds of questions, adds up to the very number that was predicted.
-- The trunks may be computed by another backend (app/network/backends); gradients and the tail are torch's.
-- A small tail is computed in one thread: of two, on cores that a backend's own threads have just used, one waits for
-  the other at each of its dozen layers (docs/experiments.md).
-- Only the first output is used; auxiliary outputs, if any, serve training.
+- On CUDA the trunk runs under bfloat16 autocast. The tail is float32 everywhere, so that an explanation adds up to
+  exactly the predicted number.
+- Another backend may compute the trunks (app/network/backends.py); torch computes gradients and the tail.
+- One thread computes a small tail, because threads would wait for each other at each layer (docs/experiments.md).
+- Only the first output is used; auxiliary outputs are for training.
 """
 
 from __future__ import annotations
@@ -25,25 +24,25 @@ from app.network.conv import Convolution
 from app.network.daft import Network
 from app.network.tail_evaluator import TailEvaluator
 
-SMALL = 10**8
-"""Multiply-adds of one fold's tail up to which one thread computes it."""
+SMALL_TAIL = 10**8
+"""Most multiply-adds of one fold's tail that one thread computes."""
 
 
-def pick_device(wanted: str) -> torch.device:
-    """``auto`` is CUDA where there is one, else the CPU."""
+def select_device(wanted: str) -> torch.device:
+    """Return the device; ``auto`` is CUDA if available, else the CPU."""
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(wanted)
 
 
 def folded(network: Network) -> Network:
-    """A copy for inference, each batch normalisation folded into the convolution before it."""
-    return fold_in(copy.deepcopy(network))
+    """Return a copy for inference, with each batch normalisation folded into the convolution before it."""
+    return fold_batch_norm_in_place(copy.deepcopy(network))
 
 
 @torch.no_grad()
-def fold_in(network: Network) -> Network:
-    """The network itself, changed so."""
+def fold_batch_norm_in_place(network: Network) -> Network:
+    """Change the network itself as ``folded`` changes the copy."""
     for parent in list(network.eval().modules()):
         for conv, norm in (("conv", "norm"), ("conv1", "norm1"), ("conv2", "norm2")):
             if isinstance(layer := getattr(parent, conv, None), nn.Conv3d):
@@ -60,72 +59,74 @@ def fold_in(network: Network) -> Network:
                         after.bias,
                     )
                     setattr(parent, norm, nn.Identity())
-                setattr(parent, conv, Convolution.of(layer))
+                setattr(parent, conv, Convolution(layer))
     return network.requires_grad_(requires_grad=False)
 
 
 class Ensemble:
-    """Folds that answer together.
+    """The networks of all folds, prepared for inference.
 
-    :param networks: one per fold, as trained (not folded)
-    :param ours: whether they may be changed; to copy them first is a quarter of a load
+    Args:
+        networks: One per fold, as trained (batch normalisation not folded in).
+        in_place: Change ``networks`` instead of copying them, which shortens a load.
     """
 
-    def __init__(self, networks: Sequence[Network], device: str = "cpu", *, ours: bool = False) -> None:
-        self.device = pick_device(device)
+    def __init__(self, networks: Sequence[Network], device: str = "cpu", *, in_place: bool = False) -> None:
+        self.device = select_device(device)
         self.backend: Trunks | None = None
-        self.folds = [(fold_in if ours else folded)(network).to(self.device) for network in networks]
-        for fold in self.folds:
-            for weight in fold.parameters():
+        fold = fold_batch_norm_in_place if in_place else folded
+        self.folds = [fold(network).to(self.device) for network in networks]
+        for network in self.folds:
+            for weight in network.parameters():
                 if weight.dim() == 5:
                     weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
 
     @property
     def differentiable(self) -> bool:
-        """Whether ``features`` come from the float32 torch that also gives the gradients."""
+        """Whether float32 torch computes ``features``, as it computes the gradients."""
         return self.device.type == "cpu" and self.backend is None
 
     def image(self, image: Tensor) -> Tensor:
-        """One image (c, x, y, z) as a batch on the device, channels last."""
+        """Return one image (c, x, y, z) as a batch (1, c, x, y, z) on the device, channels last."""
         return image[None].to(self.device, torch.float32).contiguous(memory_format=torch.channels_last_3d)
 
     @torch.no_grad()
     def features(self, image: Tensor) -> list[Tensor]:
-        """Each fold's trunk features (1, 4 f, ., ., .) of one image (c, x, y, z)."""
+        """Compute each fold's trunk features (1, 4 f, ., ., .) of one image (c, x, y, z)."""
         if self.backend is not None:
             return self.backend(image)
         return [self.trunk(fold, self.image(image)) for fold in self.folds]
 
     def trunk(self, fold: Network, batch: Tensor) -> Tensor:
-        """One fold's trunk under the device's precision; differentiable."""
+        """Compute one fold's trunk features of a batch (n, c, x, y, z) in the device's precision; differentiable."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             features: Tensor = fold.trunk(batch)
         return features.float()
 
     def logits(self, features: Sequence[Tensor], clinical: Tensor) -> Tensor:
-        """(folds, n) logits of clinical vectors (n, v), for one patient's features."""
-        return self.ending(features, clinical)[0]
+        """Compute logits (folds, n) of clinical vectors (n, v), for one patient's features."""
+        return self.logits_and_features(features, clinical)[0]
 
     @torch.no_grad()
-    def ending(self, features: Sequence[Tensor], clinical: Tensor) -> tuple[Tensor, Tensor]:
-        """The same, and the last block's pooled output, (n, 8 f), averaged over folds."""
+    def logits_and_features(self, features: Sequence[Tensor], clinical: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute logits (folds, n), and the pooled output of the last block, (n, 8 f), averaged over folds."""
         clinical = clinical.to(self.device, torch.float32)
         rows, pooled = [], []
-        with self._threads_for(len(clinical) * features[0][0, 0].numel()):
-            for fold, seen in zip(self.folds, features, strict=True):
-                pooled.append(fold.penultimate(seen.expand(len(clinical), -1, -1, -1, -1), clinical))
+        with self._limit_threads(len(clinical) * features[0][0, 0].numel()):
+            for fold, own in zip(self.folds, features, strict=True):
+                pooled.append(fold.penultimate(own.expand(len(clinical), -1, -1, -1, -1), clinical))
                 rows.append(fold.classify(pooled[-1], clinical)[:, 0])
         return torch.stack(rows).cpu(), torch.stack(pooled).mean(dim=0).cpu()
 
     def tails(self, features: Sequence[Tensor]) -> list[TailEvaluator]:
-        """Each fold's tail, prepared for many clinical vectors of one patient."""
-        return [TailEvaluator(fold, seen) for fold, seen in zip(self.folds, features, strict=True)]
+        """Prepare each fold's tail for many clinical vectors of one patient."""
+        return [TailEvaluator(fold, own) for fold, own in zip(self.folds, features, strict=True)]
 
     @contextmanager
-    def _threads_for(self, voxels: int) -> Iterator[None]:
-        """One thread, for whoever calls this alone, while a small tail is computed on so many voxels."""
+    def _limit_threads(self, voxels: int) -> Iterator[None]:
+        """Use one thread, in the calling thread only, while a small tail is computed on ``voxels`` voxels."""
         weights = sum(weight.numel() for weight in self.folds[0].block.parameters() if weight.dim() == 5)
-        usual, small = torch.get_num_threads(), self.device.type == "cpu" and weights * voxels <= SMALL
+        usual, small = torch.get_num_threads(), self.device.type == "cpu" and weights * voxels <= SMALL_TAIL
         if small:
             torch.set_num_threads(1)
         try:

@@ -1,9 +1,9 @@
-"""The image side of the network: a small 3-D ResNet (He et al. 2016), as the DAFT paper uses it.
+"""The image part of the network: a small 3-D ResNet (He et al. 2016), as in the DAFT paper.
 
-Notable choices:
+Design notes:
 - Convolutions have no bias; a batch normalisation follows each.
-- The trunk ends before the last residual block. It never sees the clinical vector, so one pass of it serves every
-  question that is asked about the clinical side.
+- The trunk ends before the last residual block and does not depend on the clinical vector. So one pass serves any
+  number of clinical vectors.
 - All tensors are (n, channels, x, y, z).
 """
 
@@ -19,14 +19,14 @@ Modulate = Callable[[Tensor], Tensor]
 
 
 def conv3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv3d:
-    """A 3x3x3 convolution that keeps the size at stride 1."""
+    """Create a 3x3x3 convolution that keeps the size at stride 1."""
     return nn.Conv3d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=False)
 
 
 class Stem(nn.Sequential):
     """conv3 - norm - relu, then max-pooling by 2: (n, c, x, y, z) to (n, filters, x/2, y/2, z/2).
 
-    Computed with the pooling before the relu: the two commute, and the relu then has an eighth of the voxels.
+    Pooling and relu commute. The pooling comes first, so that the relu has an eighth of the voxels.
     """
 
     def __init__(self, channels: int, filters: int) -> None:
@@ -50,9 +50,10 @@ class Shortcut(nn.Sequential):
 
 
 class Residual(nn.Module):
-    """relu(shortcut(x) + norm2(conv2(relu(norm1(conv1(x)))))).
+    """Residual block: relu(shortcut(x) + norm2(conv2(relu(norm1(conv1(x)))))).
 
-    :param affine: whether norm1 has weights of its own (not where a modulation follows it and brings them)
+    Args:
+        affine: Whether norm1 has a scale and a shift; False if a modulation after it provides them.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1, *, affine: bool = True) -> None:

@@ -1,11 +1,11 @@
-"""One patient, hundreds of clinical vectors: the tail of the network in the form that makes each of them cheap.
+"""Evaluate the tail of the network for many clinical vectors of one patient at low cost.
 
-Notable choices:
-- The modulated features are sum_r k_r(clinical) G_r: a few fixed maps G_r, mixed by numbers that the clinical vector
-  decides. With a linear scale there is one map per unit of the bottleneck (seven); with tanh or sigmoid, one per
-  channel and half. A convolution is linear, so it is applied to the maps once, and only the mixing is left.
-- What follows the first rectifier is not linear: one convolution per clinical vector remains at most.
-- The numbers are those of ``Network.tail`` up to rounding (1e-5; tests/network/test_coalitions.py).
+Design notes:
+- The modulated features are sum_r k_r(clinical) G_r: fixed maps G_r with coefficients from the clinical vector.
+- With a linear scale there is one map per bottleneck unit; with tanh or sigmoid, one per channel for scale and shift.
+- A convolution is linear, so it is applied to the maps once. Per clinical vector only the linear combination remains.
+- The layers after the first rectifier are not linear: at most one convolution per clinical vector remains.
+- The numbers equal those of ``Network.tail`` up to rounding (1e-5; tests/network/test_tail_evaluator.py).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from app.network.architecture import Location
 from app.network.conv import conv_add_relu
 from app.network.daft import Modulation, Network, pool
 
-CHUNK_BYTES = 4 << 20  # mixed maps in flight: as many as the second-level caches hold (a sixth faster than 64 MiB)
+CHUNK_BYTES = 4 << 20  # combined maps computed at a time; they fit the second-level cache
 
 
 @dataclass(frozen=True)
-class ModulatedConv:
+class MapCombination:
     """constant + sum_r coefficient_r * map_r; without maps, the constant alone.
 
-    Maps are kept flat in channels-last order, (r, x * y * z * c), which is how the next convolution likes them.
+    ``constant`` is (1, x * y * z * c) and ``maps`` (r, x * y * z * c), channels last; ``shape`` is (x, y, z, c).
     """
 
     constant: Tensor
@@ -37,37 +37,34 @@ class ModulatedConv:
     shape: tuple[int, ...]
 
     @classmethod
-    def of(cls, step: Callable[[Tensor], Tensor], generators: Tensor) -> ModulatedConv:
-        """Take ``step``, linear but for a constant, through every generator (r, c, x, y, z)."""
+    def of(cls, step: Callable[[Tensor], Tensor], generators: Tensor) -> MapCombination:
+        """Apply ``step``, linear up to a constant, to every generator (r, c, x, y, z)."""
         constant = step(torch.zeros_like(generators[:1]))
         maps = (step(generators) - constant).permute(0, 2, 3, 4, 1)
         return cls(constant.permute(0, 2, 3, 4, 1).flatten(1), maps.flatten(1), tuple(maps.shape[1:]))
 
     @classmethod
-    def fixed(cls, value: Tensor) -> ModulatedConv:
-        """What no clinical vector changes: (1, c, x, y, z)."""
+    def fixed(cls, value: Tensor) -> MapCombination:
+        """Create a combination without maps from one value (1, c, x, y, z)."""
         last = value.permute(0, 2, 3, 4, 1)
         return cls(last.flatten(1), None, tuple(last.shape[1:]))
 
     def __call__(self, coefficients: Tensor) -> Tensor:
-        """(n, r) to (n, c, x, y, z), or (1, c, x, y, z) where nothing varies."""
-        mixed = self.constant if self.maps is None else torch.addmm(self.constant, coefficients, self.maps)
-        return mixed.view(-1, *self.shape).permute(0, 4, 1, 2, 3)
+        """Combine the maps: coefficients (n, r) to (n, c, x, y, z), or (1, c, x, y, z) without maps."""
+        combined = self.constant if self.maps is None else torch.addmm(self.constant, coefficients, self.maps)
+        return combined.view(-1, *self.shape).permute(0, 4, 1, 2, 3)
 
 
 class TailEvaluator:
-    """``network.tail(features, .)`` of one patient, prepared once.
-
-    :param features: (1, 4 f, x, y, z), the trunk's output
-    """
+    """``network.tail(features, .)`` of one patient's trunk features (1, 4 f, x, y, z), for many clinical vectors."""
 
     @torch.no_grad()
     def __init__(self, network: Network, features: Tensor) -> None:
         self.network = network
         self.pooled: Tensor | None = None
         if network.modulation is None:
-            nothing = features.new_zeros(1, network.architecture.clinical_size)
-            self.pooled = network.penultimate(features, nothing)
+            unused = features.new_zeros(1, network.architecture.clinical_size)
+            self.pooled = network.penultimate(features, unused)
             return
         self.modulation = network.modulation
         self._prepare(features, network.architecture.location)
@@ -86,38 +83,38 @@ class TailEvaluator:
             modulated = first(features)
         elif location is Location.AFTER_ACTIVATION:
             modulated = torch.relu(first(features))
-        self.seen = pool(modulated)
+        self.pooled_input = pool(modulated)
         generators = _generators(self.modulation, modulated)
 
         conv = block.conv2
         if not isinstance(block.norm2, nn.Identity):
             conv = fuse_conv_bn_eval(conv, block.norm2)
-        self._end = conv_add_relu(conv)
+        self._conv2_add_relu = conv_add_relu(conv)
 
         in_shortcut = location in (Location.BLOCK_INPUT, Location.SHORTCUT)
         self.shortcut = (
-            ModulatedConv.of(block.shortcut, generators)
+            MapCombination.of(block.shortcut, generators)
             if in_shortcut
-            else ModulatedConv.fixed(block.shortcut(features))
+            else MapCombination.fixed(block.shortcut(features))
         )
-        self.before: ModulatedConv | None = None  # the residual path before its rectifier, where that varies
+        self.before: MapCombination | None = None  # the residual path before its rectifier, if it varies
         if location in (Location.BLOCK_INPUT, Location.RESIDUAL_INPUT):
-            self.before = ModulatedConv.of(first, generators)
+            self.before = MapCombination.of(first, generators)
         elif location is Location.AFTER_NORM:
-            self.before = ModulatedConv.of(lambda x: x, generators)
+            self.before = MapCombination.of(lambda x: x, generators)
         elif location is Location.AFTER_ACTIVATION:
-            self.residual = ModulatedConv.of(second, generators)
+            self.residual = MapCombination.of(second, generators)
         else:
-            self.residual = ModulatedConv.fixed(second(torch.relu(first(features))))
+            self.residual = MapCombination.fixed(second(torch.relu(first(features))))
 
     @torch.no_grad()
     def logits(self, clinical: Tensor) -> Tensor:
-        """Logits (n, outputs) of clinical vectors (n, v)."""
+        """Compute logits (n, outputs) of clinical vectors (n, v)."""
         if self.pooled is not None:
             return self.network.classify(self.pooled.expand(len(clinical), -1), clinical)
         coefficients = self._coefficients(clinical)
         rows = max(1, CHUNK_BYTES // (4 * self.shortcut.constant.numel()))
-        pooled = torch.cat([self._penultimate(some) for some in torch.split(coefficients, rows)])
+        pooled = torch.cat([self._penultimate(chunk) for chunk in torch.split(coefficients, rows)])
         return self.network.classify(pooled, clinical)
 
     def _penultimate(self, coefficients: Tensor) -> Tensor:
@@ -125,14 +122,14 @@ class TailEvaluator:
         if self.before is None:
             return pool(torch.relu(self.residual(coefficients) + shortcut))
         inner = torch.relu_(self.before(coefficients))
-        if self.shortcut.maps is None:  # everybody's: not to be written to
+        if self.shortcut.maps is None:  # shared by all vectors: copy it, because the kernel writes to it
             shortcut = shortcut.expand_as(inner).clone(memory_format=torch.channels_last_3d)
-        return pool(self._end(inner, shortcut))
+        return pool(self._conv2_add_relu(inner, shortcut))
 
     def _coefficients(self, clinical: Tensor) -> Tensor:
         modulation = self.modulation
-        seen = self.seen.expand(len(clinical), -1)
-        inputs = torch.cat([seen, clinical], dim=1) if modulation.sees_features else clinical
+        pooled = self.pooled_input.expand(len(clinical), -1)
+        inputs = torch.cat([pooled, clinical], dim=1) if modulation.sees_features else clinical
         hidden = torch.relu(modulation.squeeze(inputs))
         if modulation.linear:
             return hidden
@@ -142,16 +139,16 @@ class TailEvaluator:
 
 
 def _generators(modulation: Modulation, features: Tensor) -> Tensor:
-    """The maps that the coefficients mix: (r, c, x, y, z), in the order of ``_coefficients``."""
+    """Return the maps (r, c, x, y, z) in the order of ``_coefficients``."""
     channels = features.shape[1]
-    each = torch.eye(channels, dtype=features.dtype, device=features.device)[:, :, None, None, None]
-    everywhere = torch.ones_like(features[:, :1])
+    one_channel = torch.eye(channels, dtype=features.dtype, device=features.device)[:, :, None, None, None]
+    ones = torch.ones_like(features[:, :1])
     if modulation.linear:
         scale, shift = modulation.split(torch.eye(modulation.squeeze.out_features, device=features.device))
         assert scale is not None
         maps = scale[:, :, None, None, None] * features
-        return maps if shift is None else maps + shift[:, :, None, None, None] * everywhere
-    parts = [each * features if modulation.has_scale else features]
+        return maps if shift is None else maps + shift[:, :, None, None, None] * ones
+    parts = [one_channel * features if modulation.has_scale else features]
     if modulation.has_shift:
-        parts.append(each * everywhere)
+        parts.append(one_channel * ones)
     return torch.cat(parts)

@@ -1,10 +1,9 @@
-"""The pictures of one prediction: overlays, the waterfall of contributions, perfusion, the patient among others.
+"""Figures of one prediction: overlays, contributions, perfusion, and the patient's position in the cohort.
 
-Notable choices:
-- Orange raises the probability and blue lowers it (Okabe and Ito 2008: told apart by the colour-blind).
-- Neurological view, left is left, and every slice says where it lies in MNI millimetres.
-- A plane is sampled where it is shown, never the whole volume.
-- Figures are made from arrays on a common world frame; nothing here reads a file.
+Design notes:
+- Orange raises the probability and blue lowers it (Okabe and Ito 2008: colour-blind people can distinguish them).
+- Neurological view: the patient's left is on the left. Every slice shows its position in MNI millimetres.
+- Only the shown plane of a volume is resampled.
 - Every figure carries its table.
 """
 
@@ -17,22 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from app.core.display_names import label, outside, percent, shortened, shown, volume
-from app.reporting.drawing import INK, QUIET, Drawing, FigureTable, Pixels
+from app.core.display_names import label, percent, perfusion_value, region_label, shown, truncated
+from app.reporting.drawing import INK, MUTED, Drawing, FigureTable, Pixels
 from app.sdk.types import Attribution, PerfusionSummary, RegionContribution
 
-RAISES, LOWERS, MARK, FAINT = "#d55e00", "#0072b2", "#f0e442", "#d5dde5"
+RAISES, LOWERS, PEAK_MARK, GRID_LINE = "#d55e00", "#0072b2", "#f0e442", "#d5dde5"
 UNITS_PER_MM = 1.2
 _PLANES = {"axial": (0, 1, 2), "coronal": (0, 2, 1), "sagittal": (1, 2, 0)}
 _ENDS = {0: ("L", "R"), 1: ("P", "A")}
 
 Plane = NDArray[np.floating]
-"""(up, across): the first row is the lowest."""
+"""(rows, columns); the first row is the lowest."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A volume (X, Y, Z) with its affine (4, 4), voxel to MNI RAS+ mm; the affine of an image is axis-aligned."""
+    """A volume (x, y, z) and its affine (4, 4), voxel to MNI RAS+ mm; the affine of an image is axis-aligned."""
 
     values: NDArray[np.floating]
     affine: NDArray[np.float64]
@@ -40,19 +39,19 @@ class Figure:
 
 @dataclass(frozen=True)
 class CohortPosition:
-    """A patient's value of one variable among those of training patients, all in standard deviations from the mean.
+    """A patient's value of one variable among training patients, in standard deviations from their mean.
 
-    ``said``: the value with its unit, as the record has it.
+    ``value_text`` is the recorded value with its unit.
     """
 
     name: str
-    said: str
+    value_text: str
     patient: float
     others: NDArray[np.floating]
 
 
 def peak(attribution: Figure) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
-    """Voxel of the largest absolute attribution, and where it lies in MNI mm."""
+    """Return the voxel of the largest absolute attribution, and its MNI coordinates (3,) in mm."""
     flat = int(np.argmax(np.abs(attribution.values)))
     i, j, k = (int(n) for n in np.unravel_index(flat, attribution.values.shape))
     return (i, j, k), (attribution.affine @ np.array([i, j, k, 1.0]))[:3]
@@ -65,39 +64,38 @@ def overlay(
     title: str,
     regions: Sequence[RegionContribution] = (),
 ) -> Drawing:
-    """Axial, coronal and sagittal slices through the attribution's peak, and all of it from above.
+    """Draw axial, coronal and sagittal slices through the attribution's peak, and a projection from above.
 
-    :param image: what lies below, shown between ``window``'s ends (HU, s or ratio)
-    :param attribution: log-odds a voxel, on any grid
-    :param regions: this image's, for the table
+    ``image`` is the grey background; ``window`` holds its values (HU, s or ratio) for black and white. ``attribution``
+    is in log-odds per voxel, on any grid. ``regions`` are the image's contributions for the table.
     """
-    at, world = peak(attribution)
-    most = float(np.abs(attribution.values[at]))
+    peak_voxel, world = peak(attribution)
+    largest = float(np.abs(attribution.values[peak_voxel]))
     voxel = np.linalg.inv(image.affine) @ np.append(world, 1.0)
     centre = np.clip(np.rint(voxel[:3]).astype(int), 0, np.array(image.values.shape) - 1)
     size = UNITS_PER_MM * np.abs(np.diag(image.affine)[:3])  # of a voxel, in units
     extent = size * image.values.shape
     tallest, gap = max(extent[1], extent[2]), 14.0
     drawing = Drawing(3 * extent[0] + extent[1] + 5 * gap, tallest + 84, title)
-    drawing.table = by_region(regions)
+    drawing.table = region_table(regions)
     drawing.text(gap, 24, title, size=15)
 
     def panel(left: float, name: str, grey: Plane, values: Plane, across: int, up: int, clear: float = 0.1) -> None:
-        drawing.photo(left, 56, extent[across], extent[up], _blended(grey, values, window, most, clear))
-        drawing.text(left, 48, name, size=11, fill=QUIET)
+        drawing.image(left, 56, extent[across], extent[up], _blended(grey, values, window, largest, clear))
+        drawing.text(left, 48, name, size=11, fill=MUTED)
         x, y = left + (centre[across] + 0.5) * size[across], 56 + extent[up] - (centre[up] + 0.5) * size[up]
-        drawing.ring(x, y, 9, MARK)
-        for mark, side in zip(_ENDS[across], (left + 9, left + extent[across] - 9), strict=True):
-            drawing.text(side, 56 + extent[up] - 6, mark, size=11, fill="#ffffff", anchor="middle")
+        drawing.ring(x, y, 9, PEAK_MARK)
+        for mark, at in zip(_ENDS[across], (left + 9, left + extent[across] - 9), strict=True):
+            drawing.text(at, 56 + extent[up] - 6, mark, size=11, fill="#ffffff", anchor="middle")
 
     left = gap
     for name, (across, up, through) in _PLANES.items():
-        where = int(centre[through])
-        values = _sampled(attribution, image, across, up, through, where)
+        index = int(centre[through])
+        values = _sampled(attribution, image, across, up, through, index)
         panel(
             left,
             f"{name}, {'xyz'[through]} = {world[through]:.0f} mm",
-            np.take(image.values, where, through).T,
+            np.take(image.values, index, through).T,
             values,
             across,
             up,
@@ -105,17 +103,17 @@ def overlay(
         left += extent[across] + gap
     strongest = np.take_along_axis(
         attribution.values, np.abs(attribution.values).argmax(axis=2, keepdims=True), axis=2
-    )  # on every line from above
+    )  # along the vertical axis
     flat = Figure(strongest, attribution.affine)
     values = _sampled(flat, image, 0, 1, 2, None)
-    shadow = np.clip(image.values, *window).mean(axis=2).T
-    panel(left, "from above, the strongest at any height", shadow, values, 0, 1, clear=0.35)
-    _legend(drawing, gap, tallest + 74, f"peak {attribution.values[at]:+.2g} log-odds a voxel")
+    mean_image = np.clip(image.values, *window).mean(axis=2).T
+    panel(left, "from above, largest value at any height", mean_image, values, 0, 1, clear=0.35)
+    _legend(drawing, gap, tallest + 74, f"peak {attribution.values[peak_voxel]:+.2g} log-odds per voxel")
     return drawing
 
 
 def contributions(attribution: Attribution) -> list[tuple[str, str, float]]:
-    """Every contribution as a name, a value in words and its log-odds, the largest first."""
+    """Return name, value as text and log-odds of every contribution, the largest first."""
     items = [
         (label(item.variable), "unknown" if item.imputed else shown(item.value), item.contribution)
         for item in attribution.clinical
@@ -123,19 +121,22 @@ def contributions(attribution: Attribution) -> list[tuple[str, str, float]]:
     return sorted(items, key=lambda item: -abs(item[2]))
 
 
-def by_region(regions: Sequence[RegionContribution], most: int = 12) -> FigureTable | None:
-    """The ``most`` regions that weigh most, the largest first; None where there are none."""
-    best = sorted(regions, key=lambda part: -abs(part.contribution))[:most]
-    rows = [(outside(part.region), part.side or "", str(part.modality), f"{part.contribution:+.3f}") for part in best]
+def region_table(regions: Sequence[RegionContribution], limit: int = 12) -> FigureTable | None:
+    """Return the ``limit`` largest contributions of regions, the largest first; None without regions."""
+    largest = sorted(regions, key=lambda part: -abs(part.contribution))[:limit]
+    rows = [
+        (region_label(part.region), part.side or "", str(part.modality), f"{part.contribution:+.3f}")
+        for part in largest
+    ]
     return FigureTable(("Region", "Side", "Image", "Log-odds"), rows) if rows else None
 
 
-def waterfall(attribution: Attribution, most: int = 12) -> Drawing:
-    """From the base to the total, the largest contribution first; what is past ``most`` bars is one bar."""
-    every = contributions(attribution)
-    items = [(f"{name}: {value}" if value else name, part) for name, value, part in every]
-    if len(items) > most:
-        items = [*items[:most], (f"{len(items) - most} smaller ones", sum(value for _, value in items[most:]))]
+def waterfall(attribution: Attribution, limit: int = 12) -> Drawing:
+    """Draw the contributions from base to total, the largest first; those after ``limit`` bars are one bar."""
+    rows = contributions(attribution)
+    items = [(f"{name}: {value}" if value else name, part) for name, value, part in rows]
+    if len(items) > limit:
+        items = [*items[:limit], (f"{len(items) - limit} smaller ones", sum(value for _, value in items[limit:]))]
 
     row, names_end, width = 26.0, 340.0, 900.0
     stops = np.cumsum([attribution.base, *(value for _, value in items)])
@@ -143,7 +144,7 @@ def waterfall(attribution: Attribution, most: int = 12) -> Drawing:
     scale = (width - names_end - 80) / ((high - low) or 1.0)
     bottom = 24 + row * (len(items) + 2)
     drawing = Drawing(width, bottom + 34, f"Contributions from {attribution.base:+.2f} to {attribution.total:+.2f}")
-    drawing.table = FigureTable(("Variable", "Value", "Log-odds"), [(*said, f"{part:+.3f}") for *said, part in every])
+    drawing.table = FigureTable(("Variable", "Value", "Log-odds"), [(*texts, f"{part:+.3f}") for *texts, part in rows])
 
     def x(value: float) -> float:
         return names_end + (value - low) * scale
@@ -152,10 +153,10 @@ def waterfall(attribution: Attribution, most: int = 12) -> Drawing:
         [("average training patient", attribution.base), *items, ("this patient", attribution.total)]
     ):
         middle = 24 + row * (number + 0.5)
-        drawing.text(names_end - 12, middle + 4, shortened(name, 52), anchor="end")
+        drawing.text(names_end - 12, middle + 4, truncated(name, 52), anchor="end")
         if 0 < number <= len(items):
             start, end = float(stops[number - 1]), float(stops[number])
-            drawing.line(x(start), middle - row + 8, x(start), middle - 8, FAINT)
+            drawing.line(x(start), middle - row + 8, x(start), middle - 8, GRID_LINE)
             drawing.bar(
                 x(min(start, end)), middle - 8, max(abs(end - start) * scale, 1.5), 16, RAISES if value >= 0 else LOWERS
             )
@@ -168,17 +169,17 @@ def waterfall(attribution: Attribution, most: int = 12) -> Drawing:
 
 
 def perfusion(summary: PerfusionSummary) -> Drawing:
-    """Volumes of core and of delayed tissue, in mL."""
-    wanted = {"core": summary.core_ml, "Tmax > 10 s": summary.tmax10_ml, "Tmax > 6 s": summary.tmax6_ml}
-    known = {name: value for name, value in wanted.items() if value is not None}
+    """Draw the volumes of core and of delayed tissue, in mL."""
+    volumes = {"core": summary.core_ml, "Tmax > 10 s": summary.tmax10_ml, "Tmax > 6 s": summary.tmax6_ml}
+    known = {name: value for name, value in volumes.items() if value is not None}
     row, left, width = 34.0, 110.0, 620.0
     drawing = Drawing(width, 16 + row * max(len(known), 1), "Perfusion volumes in mL")
-    every = {name: value for name, value in summary if value is not None}
+    measures = {name: value for name, value in summary if value is not None}
     drawing.table = FigureTable(
-        ("Measure", "Value"), [(label(name), volume(name, value)) for name, value in every.items()]
+        ("Measure", "Value"), [(label(name), perfusion_value(name, value)) for name, value in measures.items()]
     )
     scale = (width - left - 90) / max(*known.values(), 1.0, 1.0)
-    colours = dict(zip(wanted, ("#cc79a7", "#e69f00", "#f0e442"), strict=True))
+    colours = dict(zip(volumes, ("#cc79a7", "#e69f00", "#f0e442"), strict=True))
     for number, (name, value) in enumerate(known.items()):
         middle = 8 + row * (number + 0.5)
         drawing.text(left - 12, middle + 4, name, anchor="end")
@@ -188,59 +189,62 @@ def perfusion(summary: PerfusionSummary) -> Drawing:
 
 
 def position(variables: Sequence[CohortPosition]) -> Drawing:
-    """Where the patient stands among training patients: one line a variable, a dot for each of them."""
-    row, left, width, reach = 24.0, 260.0, 860.0, 3.5
+    """Draw the patient's values among the training patients': one row per variable, one dot per patient."""
+    row, left, width, scale_end = 24.0, 260.0, 860.0, 3.5
     bottom = 20 + row * len(variables)
-    drawing = Drawing(width, bottom + 44, "This patient among training patients")
+    drawing = Drawing(width, bottom + 44, "This patient compared with training patients")
     rows = [
-        (each.name, each.said, percent(float(np.mean(each.others < each.patient))), f"{each.patient:+.1f} SD")
+        (each.name, each.value_text, percent(float(np.mean(each.others < each.patient))), f"{each.patient:+.1f} SD")
         for each in variables
     ]
     drawing.table = FigureTable(("Variable", "This patient", "Training patients below", "From their mean"), rows)
-    scale = (width - left - 30) / (2 * reach)
+    scale = (width - left - 30) / (2 * scale_end)
 
     def x(value: float) -> float:
-        return left + (min(max(value, -reach), reach) + reach) * scale
+        return left + (min(max(value, -scale_end), scale_end) + scale_end) * scale
 
     for number in range(-3, 4):
-        drawing.line(x(number), 16, x(number), bottom, FAINT)
+        drawing.line(x(number), 16, x(number), bottom, GRID_LINE)
         drawing.text(
-            x(number), bottom + 16, f"{number:+d} SD" if number else "mean", size=11, fill=QUIET, anchor="middle"
+            x(number), bottom + 16, f"{number:+d} SD" if number else "mean", size=11, fill=MUTED, anchor="middle"
         )
     for number, variable in enumerate(variables):
         middle = 20 + row * (number + 0.5)
-        drawing.text(left - 12, middle + 4, shortened(variable.name, 36), anchor="end")
+        drawing.text(left - 12, middle + 4, truncated(variable.name, 36), anchor="end")
         for value in variable.others:
             drawing.disc(x(float(value)), middle, 2.2, "#9bb8cc")
-        beyond = abs(variable.patient) > reach
+        beyond = abs(variable.patient) > scale_end
         drawing.disc(x(variable.patient), middle, 6, RAISES if beyond else INK)
     drawing.disc(left + 6, bottom + 32, 6, INK)
-    drawing.text(left + 18, bottom + 36, "this patient (orange: beyond the scale)", size=11, fill=QUIET)
+    drawing.text(left + 18, bottom + 36, "this patient (orange: beyond the scale)", size=11, fill=MUTED)
     drawing.disc(left + 290, bottom + 32, 2.2, "#9bb8cc")
-    drawing.text(left + 300, bottom + 36, "a training patient", size=11, fill=QUIET)
+    drawing.text(left + 300, bottom + 36, "a training patient", size=11, fill=MUTED)
     return drawing
 
 
-def _sampled(attribution: Figure, image: Figure, across: int, up: int, through: int, where: int | None) -> Plane:
-    """The attribution on the image's plane ``where`` along the axis ``through``; None: that axis does not count."""
+def _sampled(attribution: Figure, image: Figure, across: int, up: int, through: int, index: int | None) -> Plane:
+    """Resample the attribution on the image's plane ``index`` along axis ``through``.
+
+    ``index`` is None for an attribution with one plane along that axis.
+    """
     rows, columns = np.indices((image.values.shape[up], image.values.shape[across]), dtype=np.float64)
     voxels = np.ones((4, rows.size))
-    voxels[across], voxels[up], voxels[through] = columns.ravel(), rows.ravel(), where or 0
+    voxels[across], voxels[up], voxels[through] = columns.ravel(), rows.ravel(), index or 0
     at = (np.linalg.inv(attribution.affine) @ image.affine @ voxels)[:3]
-    if where is None:
+    if index is None:
         at[through] = 0
-    found: Plane = ndimage.map_coordinates(attribution.values, at, order=1, mode="constant").reshape(rows.shape)
-    return found
+    plane: Plane = ndimage.map_coordinates(attribution.values, at, order=1, mode="constant").reshape(rows.shape)
+    return plane
 
 
-def _blended(grey: Plane, values: Plane, window: tuple[float, float], most: float, clear: float) -> Pixels:
-    """The grey plane with its overlay; what lies under a share ``clear`` of the peak stays clear."""
+def _blended(grey: Plane, values: Plane, window: tuple[float, float], largest: float, clear: float) -> Pixels:
+    """Blend a grey plane with its overlay; values below the share ``clear`` of the peak are transparent."""
     low, high = window
-    light = np.clip((grey - low) / (high - low), 0, 1)[..., None] * 255
-    share = np.abs(values)[..., None] / (most or 1.0)
+    brightness = np.clip((grey - low) / (high - low), 0, 1)[..., None] * 255
+    share = np.abs(values)[..., None] / (largest or 1.0)
     opacity = np.clip((share - clear) / 0.4, 0, 0.85)
     colour = np.where(values[..., None] >= 0, _rgb(RAISES), _rgb(LOWERS))
-    blended: Pixels = np.rint(light * (1 - opacity) + colour * opacity).astype(np.uint8)[::-1]
+    blended: Pixels = np.rint(brightness * (1 - opacity) + colour * opacity).astype(np.uint8)[::-1]
     return blended
 
 
@@ -250,7 +254,7 @@ def _rgb(colour: str) -> NDArray[np.uint8]:
 
 def _legend(drawing: Drawing, left: float, baseline: float, note: str) -> None:
     drawing.bar(left, baseline - 10, 12, 12, RAISES)
-    drawing.text(left + 18, baseline, "raises the probability", size=12, fill=QUIET)
+    drawing.text(left + 18, baseline, "raises the probability", size=12, fill=MUTED)
     drawing.bar(left + 160, baseline - 10, 12, 12, LOWERS)
-    drawing.text(left + 178, baseline, "lowers it", size=12, fill=QUIET)
-    drawing.text(left + 250, baseline, note, size=12, fill=QUIET)
+    drawing.text(left + 178, baseline, "lowers it", size=12, fill=MUTED)
+    drawing.text(left + 250, baseline, note, size=12, fill=MUTED)

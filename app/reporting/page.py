@@ -1,9 +1,9 @@
-"""One self-contained HTML page of a prediction, for the record: nothing in it loads anything from anywhere.
+"""A self-contained HTML report of one prediction; it loads no external resource.
 
-Notable choices:
-- Every figure has its table beside it, so that the page can be read without the pictures.
-- Figures are SVG, as data URIs: sharp on paper, and an image can run no script.
-- All that is shown is escaped; the page is served with a policy that lets nothing but its own style and images in.
+Design notes:
+- Every figure has its table below it, so that the report can be read without the figures.
+- Figures are SVG data URIs: sharp in print, and an image cannot run scripts.
+- All values are escaped. The content security policy of the page allows only its own style and images.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from html import escape
 
 from app.core.display_names import percent
 from app.reporting.drawing import Drawing, FigureTable
-from app.reporting.figures import by_region, contributions
+from app.reporting.figures import contributions, region_table
 from app.sdk.types import NOTICE, Attribution, Prediction
 
 _STYLE = """
@@ -27,32 +27,33 @@ td.n,th.n{text-align:right}img{max-width:100%}.big{font-size:2.4rem;font-weight:
 figure{margin:1.2rem 0}figcaption{color:#5b6b7b}pre{white-space:pre-wrap;font-size:.85em}
 @media print{body{margin:0;max-width:none}h2{break-after:avoid}figure,table{break-inside:avoid}}
 """
-_NAMED = 3  # contributions that the summary in words names on each side
+_SUMMARY_ITEMS = 3  # contributions in the summary sentence, in each direction
 
 
 def report(prediction: Prediction, figures: Mapping[str, Drawing], card: str) -> str:
-    """The page as HTML.
+    """Return the report as HTML.
 
-    :param prediction: a finished one
-    :param figures: drawings by their captions, in the order they are shown
-    :param card: the model card, Markdown, shown as it is written
+    Args:
+        prediction: A finished prediction.
+        figures: Drawings by caption, in the order of the report.
+        card: The model card, Markdown, shown as plain text.
     """
     parts = [
         f"<h1>Refractory occlusion: prediction {escape(prediction.id)}</h1>",
         f"<p class=notice role=note>{escape(NOTICE)}</p>",
-        _answer(prediction),
-        "<h2>To know before reading it</h2>",
-        _list([flag.detail for flag in prediction.flags] or ["Nothing was guessed, imputed or poor."]),
+        _probability(prediction),
+        "<h2>Remarks on the input</h2>",
+        _list([flag.detail for flag in prediction.flags] or ["No value was imputed, and no problem was found."]),
     ]
     if prediction.attribution is not None:
-        parts += ["<h2>Reasons</h2>", *_reasons(prediction.attribution)]
+        parts += ["<h2>Contributions</h2>", *_contributions(prediction.attribution)]
     parts += ["<h2>Figures</h2>", *(_figure(caption, drawing) for caption, drawing in figures.items())]
     parts += [
-        "<h2>On record</h2>",
+        "<h2>Record</h2>",
         _table(
             "",
             FigureTable(
-                ("What", "Recorded"),
+                ("Item", "Value"),
                 [
                     ("Subject", prediction.subject or "not given"),
                     ("Model", f"{prediction.model.name}@{prediction.model.version}"),
@@ -71,7 +72,7 @@ def report(prediction: Prediction, figures: Mapping[str, Drawing], card: str) ->
     )
 
 
-def _answer(prediction: Prediction) -> str:
+def _probability(prediction: Prediction) -> str:
     assert prediction.probability is not None
     assert prediction.decision is not None
     interval, decision = prediction.interval, prediction.decision
@@ -86,37 +87,37 @@ def _answer(prediction: Prediction) -> str:
     )
 
 
-def _reasons(attribution: Attribution) -> list[str]:
-    every = contributions(attribution)
-    raised = [item for item in every if item[2] > 0][:_NAMED]
-    lowered = [item for item in every if item[2] < 0][:_NAMED]
+def _contributions(attribution: Attribution) -> list[str]:
+    items = contributions(attribution)
+    raised = [item for item in items if item[2] > 0][:_SUMMARY_ITEMS]
+    lowered = [item for item in items if item[2] < 0][:_SUMMARY_ITEMS]
     parts = [
         (
             f"<p>Contributions to the log-odds add up from {attribution.base:+.3f}, the average training patient, "
-            f"to {attribution.total:+.3f}. {_in_words('Raised', raised)} {_in_words('Lowered', lowered)}</p>"
+            f"to {attribution.total:+.3f}. {_summary('Raised', raised)} {_summary('Lowered', lowered)}</p>"
         ),
         f"<p>{escape(_method(attribution))}</p>",
     ]
-    if regions := by_region(attribution.regions):
-        parts.append(_table("Regions behind the image contributions", regions))
+    if regions := region_table(attribution.regions):
+        parts.append(_table("Image contributions by region", regions))
     return parts
 
 
 def _method(attribution: Attribution) -> str:
-    """How the contributions were computed, and how far chance may have moved them."""
+    """Describe the method of the contributions and their standard error."""
     images = {
-        "exact": "images by every subset of the modalities and integrated gradients",
-        "fast": "images by the quick rule (see the model card and docs/explanation.md for how far it agrees)",
+        "exact": "images: every subset of the modalities, and integrated gradients",
+        "fast": "images: the fast method (its agreement with the exact one is in docs/explanation.md)",
     }
-    said = ["Shapley values of the calibrated log-odds", images.get(attribution.method or "", "")]
+    parts = ["Shapley values of the calibrated log-odds", images.get(attribution.method or "", "")]
     if attribution.error:
-        said.append(f"the clinical ones are sampled, one standard error at most {attribution.error:.3f}")
-    sentence = "; ".join(filter(None, said))
+        parts.append(f"clinical contributions are sampled, with a standard error of at most {attribution.error:.3f}")
+    sentence = "; ".join(filter(None, parts))
     side = f" The occlusion is on the {attribution.affected}." if attribution.affected else ""
     return f"{sentence}.{side}"
 
 
-def _in_words(verb: str, items: Sequence[tuple[str, str, float]]) -> str:
+def _summary(verb: str, items: Sequence[tuple[str, str, float]]) -> str:
     """``Raised most by NIHSS 19 (+0.41) and image: cta (+0.30).``"""
     if not items:
         return f"{verb} by nothing."
@@ -129,16 +130,16 @@ def _list(items: list[str]) -> str:
 
 
 def _table(caption: str, table: FigureTable) -> str:
-    """The last column is right-aligned: that is where the numbers stand."""
-    last = len(table.heads) - 1
-    kinds = [" class=n" if column == last > 0 else "" for column in range(len(table.heads))]
-    head = "".join(f"<th scope=col{kind}>{escape(text)}</th>" for text, kind in zip(table.heads, kinds, strict=True))
+    """Render a table; its last column, the numbers, is right-aligned."""
+    last = len(table.headers) - 1
+    kinds = [" class=n" if column == last > 0 else "" for column in range(len(table.headers))]
+    head = "".join(f"<th scope=col{kind}>{escape(text)}</th>" for text, kind in zip(table.headers, kinds, strict=True))
     body = "".join(
         "<tr>" + "".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row, kinds, strict=True)) + "</tr>"
         for row in table.rows
     )
-    said = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f"<table>{said}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    caption_tag = f"<caption>{escape(caption)}</caption>" if caption else ""
+    return f"<table>{caption_tag}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _figure(caption: str, drawing: Drawing) -> str:

@@ -1,9 +1,9 @@
-"""How a version fares over time: what was expected and what came of it, and how far today's patients have moved.
+"""Figures of a version over time: expected and observed outcomes, and shifts of the inputs.
 
-Notable choices:
-- Time runs from left to right, a column a window; every figure carries its table.
-- A shift's cell is orange where the variable rose and blue where it fell, the deeper the farther, up to two standard
-  deviations; its number stands in it, and a frame is drawn around what is no accident. Colour is never alone.
+Design notes:
+- Time runs from left to right, one column per window; every figure carries its table.
+- A shift's cell is orange for a rise and blue for a fall, darker for a larger shift up to two standard deviations. Its
+  number is in the cell, and a significant shift has a frame, so that colour is never the only sign.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.core.display_names import label, percent, shortened
-from app.reporting.drawing import INK, QUIET, Drawing, FigureTable
-from app.reporting.figures import FAINT, LOWERS, RAISES
+from app.core.display_names import label, percent, truncated
+from app.reporting.drawing import INK, MUTED, Drawing, FigureTable
+from app.reporting.figures import GRID_LINE, LOWERS, RAISES
 
-DEEPEST = 2.0
+FULL_TINT = 2.0
+"""Shift, in standard deviations, with the darkest colour."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One window: shares, None where nothing is known. ``low`` and ``high``: of what was observed."""
+    """Shares of one window, None if unknown; ``low`` and ``high`` are the interval of the observed share."""
 
     name: str
     expected: float
@@ -33,39 +34,39 @@ class Point:
 
 
 def over_time(points: Sequence[Point]) -> Drawing:
-    """Mean probability, observed share with its interval, and agreement, window by window."""
+    """Draw mean probability, observed share with its interval, and reviewers' agreement, window by window."""
     left, top, height, step = 60.0, 44.0, 240.0, max(64.0, 640.0 / max(len(points), 1))
     width = left + step * len(points)
-    drawing = Drawing(width + 20, top + height + 70, "Expected, observed and agreed over time")
+    drawing = Drawing(width + 20, top + height + 70, "Expected risk, observed outcome and agreement over time")
     drawing.text(left, 24, drawing.title, size=15)
 
     def y(share: float) -> float:
         return top + height * (1 - share)
 
     for tenth in range(0, 11, 2):
-        drawing.line(left, y(tenth / 10), width, y(tenth / 10), FAINT)
-        drawing.text(left - 8, y(tenth / 10) + 4, percent(tenth / 10), size=11, fill=QUIET, anchor="end")
-    before: tuple[float, float] | None = None
+        drawing.line(left, y(tenth / 10), width, y(tenth / 10), GRID_LINE)
+        drawing.text(left - 8, y(tenth / 10) + 4, percent(tenth / 10), size=11, fill=MUTED, anchor="end")
+    previous: tuple[float, float] | None = None
     for number, point in enumerate(points):
         x = left + step * (number + 0.5)
-        drawing.text(x, top + height + 18, point.name, size=11, fill=QUIET, anchor="middle")
+        drawing.text(x, top + height + 18, point.name, size=11, fill=MUTED, anchor="middle")
         if point.observed is not None:
             drawing.line(x, y(point.low), x, y(point.high), RAISES, 2)
             drawing.disc(x, y(point.observed), 5, RAISES)
         if point.agreement is not None:
-            drawing.ring(x, y(point.agreement), 6, QUIET)
-        here = (x, y(point.expected))
-        if before is not None:
-            drawing.line(*before, *here, LOWERS, 2)
-        drawing.bar(x - 4, here[1] - 4, 8, 8, LOWERS)
-        before = here
+            drawing.ring(x, y(point.agreement), 6, MUTED)
+        current = (x, y(point.expected))
+        if previous is not None:
+            drawing.line(*previous, *current, LOWERS, 2)
+        drawing.bar(x - 4, current[1] - 4, 8, 8, LOWERS)
+        previous = current
     baseline = top + height + 48
     drawing.bar(left, baseline - 9, 8, 8, LOWERS)
-    drawing.text(left + 16, baseline, "expected (mean probability)", size=12, fill=QUIET)
+    drawing.text(left + 16, baseline, "expected (mean probability)", size=12, fill=MUTED)
     drawing.disc(left + 216, baseline - 5, 5, RAISES)
-    drawing.text(left + 228, baseline, "observed, 95 % interval", size=12, fill=QUIET)
-    drawing.ring(left + 402, baseline - 5, 6, QUIET)
-    drawing.text(left + 416, baseline, "reviewers agree", size=12, fill=QUIET)
+    drawing.text(left + 228, baseline, "observed, 95 % interval", size=12, fill=MUTED)
+    drawing.ring(left + 402, baseline - 5, 6, MUTED)
+    drawing.text(left + 416, baseline, "reviewers agree", size=12, fill=MUTED)
     drawing.table = FigureTable(
         ("From", "Expected", "Observed", "95 % interval", "Agreement"),
         [
@@ -84,7 +85,7 @@ def over_time(points: Sequence[Point]) -> Drawing:
 
 @dataclass(frozen=True)
 class ShiftRow:
-    """A variable's shifts, in training standard deviations, window by window; None where nobody has it."""
+    """A variable's shifts, in training standard deviations, window by window; None without values."""
 
     name: str
     shifts: Sequence[float | None]
@@ -92,37 +93,37 @@ class ShiftRow:
 
 
 def shifts(windows: Sequence[str], rows: Sequence[ShiftRow]) -> Drawing:
-    """A cell for each variable and window."""
-    left, top, high, step = 240.0, 64.0, 24.0, max(64.0, 640.0 / max(len(windows), 1))
-    width, bottom = left + step * len(windows), top + high * len(rows)
-    drawing = Drawing(width + 20, bottom + 36, "Inputs against the training patients")
+    """Draw the shifts, one cell for each variable and window."""
+    left, top, row_height, step = 240.0, 64.0, 24.0, max(64.0, 640.0 / max(len(windows), 1))
+    width, bottom = left + step * len(windows), top + row_height * len(rows)
+    drawing = Drawing(width + 20, bottom + 36, "Inputs compared with training patients")
     drawing.text(20, 24, drawing.title, size=15)
     for number, name in enumerate(windows):
-        drawing.text(left + step * (number + 0.5), top - 8, name, size=11, fill=QUIET, anchor="middle")
+        drawing.text(left + step * (number + 0.5), top - 8, name, size=11, fill=MUTED, anchor="middle")
     for number, row in enumerate(rows):
-        y = top + high * number
-        drawing.text(left - 12, y + 16, shortened(label(row.name), 34), anchor="end")
+        y = top + row_height * number
+        drawing.text(left - 12, y + 16, truncated(label(row.name), 34), anchor="end")
         for window, (shift, signal) in enumerate(zip(row.shifts, row.signals, strict=True)):
             x = left + step * window
             if shift is None:
-                drawing.text(x + step / 2, y + 16, "-", size=11, fill=QUIET, anchor="middle")
+                drawing.text(x + step / 2, y + 16, "-", size=11, fill=MUTED, anchor="middle")
                 continue
-            drawing.bar(x + 1, y + 1, step - 2, high - 2, _tint(shift))
+            drawing.bar(x + 1, y + 1, step - 2, row_height - 2, _tint(shift))
             drawing.text(x + step / 2, y + 16, f"{shift:+.1f}", size=11, anchor="middle")
             if signal:
                 for ends in (
                     (x, y, x + step, y),
-                    (x, y + high, x + step, y + high),
-                    (x, y, x, y + high),
-                    (x + step, y, x + step, y + high),
+                    (x, y + row_height, x + step, y + row_height),
+                    (x, y, x, y + row_height),
+                    (x + step, y, x + step, y + row_height),
                 ):
                     drawing.line(*ends, INK, 2)
     drawing.text(
         20,
         bottom + 24,
-        "Standard deviations of training from its mean; framed: large, and no accident.",
+        "Difference from the training mean in standard deviations; a frame marks a large, significant shift.",
         size=11,
-        fill=QUIET,
+        fill=MUTED,
     )
     drawing.table = FigureTable(
         ("Variable", *windows),
@@ -141,8 +142,8 @@ def shifts(windows: Sequence[str], rows: Sequence[ShiftRow]) -> Drawing:
 
 
 def _tint(shift: float) -> str:
-    """From white at no shift to two thirds of the full colour, so that black text stays readable."""
-    share = 0.66 * min(abs(shift) / DEEPEST, 1.0)
+    """Return a colour from white, for no shift, to two thirds of the full colour; black text stays readable."""
+    share = 0.66 * min(abs(shift) / FULL_TINT, 1.0)
     colour = np.frombuffer(bytes.fromhex((RAISES if shift > 0 else LOWERS)[1:]), np.uint8)
-    light = [round(255 + share * (float(part) - 255)) for part in colour]
-    return "#" + bytes(light).hex()
+    tinted = [round(255 + share * (float(part) - 255)) for part in colour]
+    return "#" + bytes(tinted).hex()

@@ -1,8 +1,8 @@
-"""Do our networks give the original DAFT code's numbers? ``python -m tests.conformance.daft FILE.npz ...``
+"""Compare this project's networks with the original DAFT code: ``python -m tests.conformance.daft FILE.npz ...``
 
-A golden file holds the original's configuration (``config_json``), its state dict under the original names
-(``state/...``), inputs and logits. The weights are mapped by name onto our network; every tensor must find its place.
-Prints, per file, its name and the largest absolute logit difference (float32); exits 1 above 1e-4.
+A golden file holds the configuration of the original (``config_json``), its state dict (``state/...``), inputs and
+logits. The weights are mapped to this project's network by name, and every tensor must have a counterpart. The command
+prints each file's name and largest absolute logit difference (float32), and exits with 1 above 1e-4.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ FUSIONS = {
     "HeterogeneousResNet": Fusion.NONE,
     "ResNet": Fusion.NONE,
 }
-LOCATIONS = list(Location)  # the original counts them 0..4 in this order
-IGNORED = {"bn_momentum"}  # moves the running statistics in training; no logit depends on it
+LOCATIONS = list(Location)  # numbered 0..4 in this order in the original
+IGNORED = {"bn_momentum"}  # used only in training; no logit depends on it
 
-# The original's names on the left, ours on the right; applied in order.
+# Names in the original on the left, in this project on the right; applied in order.
 NAMES = [
     (r"^conv1\.", "trunk.stem."),
     (r"^(block[123])\.", r"trunk.\1."),
@@ -48,13 +48,14 @@ NAMES = [
 
 
 def architecture(config: Mapping[str, Any], clinical_size: int) -> Architecture:
-    """The configuration in our words; options may stand at the top or inside ``filmblock_args``.
+    """Convert the configuration; options are at the top level or inside ``filmblock_args``.
 
-    :raises ValueError: for an option that is not known
+    Raises:
+        ValueError: An option is not known.
     """
     options = dict(config["kwargs"])
     options |= options.pop("filmblock_args", None) or {}
-    ours = Architecture(
+    converted = Architecture(
         fusion=FUSIONS[config["network"]],
         in_channels=options.pop("in_channels"),
         outputs=options.pop("n_outputs"),
@@ -68,19 +69,19 @@ def architecture(config: Mapping[str, Any], clinical_size: int) -> Architecture:
         stride=options.pop("stride", 2),
     )
     if unknown := set(options) - IGNORED:
-        raise ValueError(f"options this conformance check does not know: {sorted(unknown)}")
-    return ours
+        raise ValueError(f"unknown options: {sorted(unknown)}")
+    return converted
 
 
 def translate(name: str) -> str:
-    """Our name for one of the original's tensors."""
+    """Return this project's name of a tensor of the original."""
     for pattern, replacement in NAMES:
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def load(golden: Mapping[str, np.ndarray]) -> Network:
-    """The golden file's network as ours, with its weights. Fails on a tensor left over on either side."""
+    """Build the network of a golden file with its weights; fail if a tensor has no counterpart."""
     config = json.loads(str(golden["config_json"]))
     state = {key.removeprefix("state/"): golden[key] for key in golden if key.startswith("state/")}
     network = build(architecture(config, int(config.get("ndim_non_img", 15))))
@@ -89,7 +90,7 @@ def load(golden: Mapping[str, np.ndarray]) -> Network:
 
 
 def difference(path: Path) -> float:
-    """Largest absolute difference of the logits (float32); nan if either side is not finite."""
+    """Return the largest absolute difference of the logits (float32); nan if either is not finite."""
     with np.load(path, allow_pickle=False) as file:
         golden = {key: file[key] for key in file.files}
     network = load(golden)
@@ -101,22 +102,22 @@ def difference(path: Path) -> float:
         logits = network(image.float(), clinical.float()).numpy()
     expected = golden["output/logits_f32"]
     if logits.shape != expected.shape:
-        raise ValueError(f"logits of shape {logits.shape}, the original's have {expected.shape}")
+        raise ValueError(f"logits of shape {logits.shape}, those of the original have {expected.shape}")
     return float(np.abs(logits - expected).max())
 
 
 def main(paths: list[str]) -> int:
-    """Check every file; 0 if all agree."""
+    """Check every file; return 0 if all agree."""
     failed = not paths
     for path in map(Path, paths):
         try:
-            found = difference(path)
+            largest = difference(path)
         except (OSError, ValueError, KeyError, IndexError, RuntimeError) as error:
             print(f"{path.name} failed: {error}")
             failed = True
             continue
-        print(f"{path.name} {found:.3e}")
-        failed |= not found <= TOLERANCE
+        print(f"{path.name} {largest:.3e}")
+        failed |= not largest <= TOLERANCE
     return int(failed)
 
 

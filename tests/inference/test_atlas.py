@@ -1,4 +1,4 @@
-"""Regions: mirrored, complete, and where a neuroradiologist would look for them."""
+"""Atlas regions: mirrored, complete, and region_at the anatomical positions."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 
 from app.inference.attribution import atlas
-from app.inference.attribution.atlas import NAMES, PAIRED, TREE, labels, sums, with_tree
+from app.inference.attribution.atlas import NAMES, PAIRED, TREE, labels, region_sums, with_vessel_tree
 
-# 4 mm, symmetric about the midline: voxel centres at x = -94, -90 ... 94.
+# 4 mm, symmetric about the midline: voxel centres region_at x = -94, -90 ... 94.
 SHAPE = (48, 56, 48)
 AFFINE = ((4.0, 0.0, 0.0, -94.0), (0.0, 4.0, 0.0, -130.0), (0.0, 0.0, 4.0, -74.0), (0.0, 0.0, 0.0, 1.0))
 
 
-def at(x: float, y: float, z: float) -> str:
-    i, j, k = (round((place - AFFINE[axis][3]) / 4) for axis, place in enumerate((x, y, z)))
+def region_at(x: float, y: float, z: float) -> str:
+    i, j, k = (round((value - AFFINE[axis][3]) / 4) for axis, value in enumerate((x, y, z)))
     return NAMES[int(labels(SHAPE, AFFINE)[i, j, k])]
 
 
 @pytest.mark.parametrize(
-    ("place", "region"),
+    ("position", "region"),
     [
         ((26, 1, -14), "MCA M1"),
         ((14, -4, -27), "ICA"),
@@ -34,56 +34,56 @@ def at(x: float, y: float, z: float) -> str:
         ((40, 8, -34), "MCA M2-M3 inferior"),
     ],
 )
-def test_known_places(place: tuple[float, float, float], region: str) -> None:
-    x, y, z = place
-    assert at(x, y, z) == f"right {region}"
-    assert at(-x, y, z) == f"left {region}"
+def test_known_positions(position: tuple[float, float, float], region: str) -> None:
+    x, y, z = position
+    assert region_at(x, y, z) == f"right {region}"
+    assert region_at(-x, y, z) == f"left {region}"
 
 
-def test_the_midline_and_the_outside() -> None:
-    assert at(2, -30, -38) == "brainstem and cerebellum"
-    assert at(-26, -66, -38) == "brainstem and cerebellum"
-    assert at(0, 90, -60) == "other"
-    assert at(0, 60, -54) == "other"
+def test_midline_and_outside() -> None:
+    assert region_at(2, -30, -38) == "brainstem and cerebellum"
+    assert region_at(-26, -66, -38) == "brainstem and cerebellum"
+    assert region_at(0, 90, -60) == "other"
+    assert region_at(0, 60, -54) == "other"
 
 
-def test_the_hemispheres_mirror_each_other() -> None:
-    found = labels(SHAPE, AFFINE)
+def test_hemispheres_mirror_each_other() -> None:
+    regions = labels(SHAPE, AFFINE)
     swapped = {NAMES.index(f"left {name}"): NAMES.index(f"right {name}") for name in PAIRED}
     swapped |= {right: left for left, right in swapped.items()}
-    mirrored = np.vectorize(lambda label: swapped.get(label, label))(found[::-1])
-    assert np.array_equal(mirrored, found)
+    mirrored = np.vectorize(lambda label: swapped.get(label, label))(regions[::-1])
+    assert np.array_equal(mirrored, regions)
 
 
-def test_every_region_has_voxels_and_the_sums_are_whole() -> None:
-    found = labels(SHAPE, AFFINE)
-    trees = {NAMES.index(f"{side} {TREE}") for side in ("left", "right")}  # a patient's own, none of the atlas's
-    assert set(np.unique(found)) == set(range(len(NAMES))) - trees
+def test_every_region_has_voxels_and_sums_add_up() -> None:
+    regions = labels(SHAPE, AFFINE)
+    trees = {NAMES.index(f"{side} {TREE}") for side in ("left", "right")}  # only for a patient with known arteries
+    assert set(np.unique(regions)) == set(range(len(NAMES))) - trees
     values = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
-    by_region = sums(values, found)
+    by_region = region_sums(values, regions)
     assert by_region.sum() == pytest.approx(values.sum(dtype=np.float64), abs=1e-6)
-    insula = found == NAMES.index("left insula")
+    insula = regions == NAMES.index("left insula")
     assert by_region[NAMES.index("left insula")] == pytest.approx(values[insula].sum(dtype=np.float64), abs=1e-6)
 
 
-def test_the_atlas_covers_the_brain() -> None:
+def test_atlas_covers_the_brain() -> None:
     from nilearn.datasets import load_mni152_brain_mask
 
     mask = load_mni152_brain_mask(resolution=4)
     brain = np.asarray(mask.dataobj) > 0
-    found = labels(brain.shape, tuple(map(tuple, mask.affine)))
-    assert (found[brain] == NAMES.index("other")).mean() < 0.03
+    regions = labels(brain.shape, tuple(map(tuple, mask.affine)))
+    assert (regions[brain] == NAMES.index("other")).mean() < 0.03
     assert atlas.ATLAS == "rlvo-regions-1"
 
 
-def test_the_vessel_tree_takes_the_small_arteries_and_leaves_the_named_ones() -> None:
-    found, lumen = labels(SHAPE, AFFINE), np.zeros(SHAPE, bool)
+def test_vessel_tree_takes_small_arteries_and_keeps_ica_and_m1() -> None:
+    regions, lumen = labels(SHAPE, AFFINE), np.zeros(SHAPE, bool)
     lumen[10:40, 20:40, 15:30] = True
-    treed = with_tree(found, lumen, AFFINE)
+    with_tree = with_vessel_tree(regions, lumen, AFFINE)
     for side, region in (("left", "MCA M2-M3 superior"), ("right", "insula")):
-        taken = lumen & (found == NAMES.index(f"{side} {region}"))
-        assert taken.any()
-        assert (treed[taken] == NAMES.index(f"{side} {TREE}")).all()
-    kept = np.isin(found, [NAMES.index(f"{side} {name}") for side in ("left", "right") for name in ("ICA", "MCA M1")])
-    assert np.array_equal(treed[kept | ~lumen], found[kept | ~lumen])
-    assert np.array_equal(found, labels(SHAPE, AFFINE))  # the atlas itself is not written to
+        expected = lumen & (regions == NAMES.index(f"{side} {region}"))
+        assert expected.any()
+        assert (with_tree[expected] == NAMES.index(f"{side} {TREE}")).all()
+    kept = np.isin(regions, [NAMES.index(f"{side} {name}") for side in ("left", "right") for name in ("ICA", "MCA M1")])
+    assert np.array_equal(with_tree[kept | ~lumen], regions[kept | ~lumen])
+    assert np.array_equal(regions, labels(SHAPE, AFFINE))  # the cached atlas is unchanged

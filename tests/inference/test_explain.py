@@ -1,4 +1,4 @@
-"""Reasons: a patient in the mirror has them on the other side; what two patients share is asked once."""
+"""Explanations: symmetry of left and right, and values that patient and background share."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from app.sdk.clinical import Side
 from app.sdk.types import Channel
 from tests.factory import random_network, tiny_case, tiny_manifest
 
-# 18, 9, 5, 3, 2 voxels from stage to stage: odd wherever a stride of two meets it, so the network has a middle plane.
+# 18, 9, 5, 3, 2 voxels per stage: odd before every stride of two, so that the network has a middle plane.
 GRID = Grid(shape=(18, 18, 18), affine=((10, 0, 0, -85), (0, 12, 0, -122), (0, 0, 10, -78), (0, 0, 0, 1)))
 
 
 def symmetric(network: Network) -> Network:
-    """The same network blind to left and right: every kernel the mean of itself and its mirror image."""
+    """Make a network symmetric: every kernel becomes the mean of itself and its mirror image."""
     with torch.no_grad():
         for weight in network.parameters():
             if weight.dim() == 5:
@@ -39,62 +39,63 @@ def manifest() -> Manifest:
 
 
 @pytest.fixture(scope="module")
-def blind(manifest: Manifest) -> NetworkFolds:
+def symmetric_folds(manifest: Manifest) -> NetworkFolds:
     folds = [symmetric(random_network(manifest.architecture, seed)) for seed in (1, 2)]
     return NetworkFolds(Ensemble(folds), (2, *GRID.shape))
 
 
-def other(region: str) -> str:
+def mirrored_region(region: str) -> str:
     side, _, name = region.partition(" ")
     opposite = {Side.LEFT: Side.RIGHT, Side.RIGHT: Side.LEFT}
     return f"{opposite[Side(side)]} {name}" if side in list(Side) else region
 
 
 @pytest.mark.parametrize("method", [ExplanationMethod(), replace(EXACT_METHOD, steps=4)], ids=["fast", "exact"])
-def test_left_and_right_change_places_with_the_patient(
-    blind: NetworkFolds, manifest: Manifest, method: ExplanationMethod
+def test_contributions_change_sides_with_the_patient(
+    symmetric_folds: NetworkFolds, manifest: Manifest, method: ExplanationMethod
 ) -> None:
     case = replace(tiny_case(manifest, seed=3), affected=Side.LEFT)
     mirrored: ModelInput = replace(case, image=np.ascontiguousarray(case.image[:, ::-1]), affected=Side.RIGHT)
-    one, two = (explain.explain(blind, manifest, patient, method=method) for patient in (case, mirrored))
+    one, two = (explain.explain(symmetric_folds, manifest, patient, method=method) for patient in (case, mirrored))
     for channel, values in one.maps.items():
         most = float(np.abs(values).max())
         assert two.maps[channel][::-1] == pytest.approx(values, abs=1e-4 * most)
-    there = {(part.region, part.modality): part for part in two.attribution.regions}
+    mirrored_parts = {(part.region, part.modality): part for part in two.attribution.regions}
     for part in one.attribution.regions:
-        twin = there[other(part.region), part.modality]
+        twin = mirrored_parts[mirrored_region(part.region), part.modality]
         assert twin.contribution == pytest.approx(part.contribution, abs=1e-5)
-        assert twin.side == part.side  # seen from the occlusion, it is the same side
+        assert twin.side == part.side  # relative to the occlusion, it is the same side
     assert {part.side for part in one.attribution.regions} == {"affected", "contralateral", None}
 
 
-def test_what_patient_and_background_share_is_asked_once_and_worth_nothing(
-    blind: NetworkFolds, manifest: Manifest
+def test_shared_values_are_evaluated_once_and_contribute_nothing(
+    symmetric_folds: NetworkFolds, manifest: Manifest
 ) -> None:
     case = tiny_case(manifest, seed=3)
     case.clinical[:] += np.float32(1 / 3e5)  # no round numbers
-    seat = explain.players(manifest)[1]
+    player = explain.players(manifest)[1]
     rows = np.asarray(manifest.background.vectors, np.float32)
-    rows[:, seat.columns] = case.clinical[seat.columns].round(5)  # as a version's manifest keeps them
-    alike = manifest.model_copy(update={"background": Background(vectors=tuple(tuple(row) for row in rows.tolist()))})
-    asked = []
+    rows[:, player.columns] = case.clinical[player.columns].round(5)  # rounded as in a manifest
+    shared = manifest.model_copy(update={"background": Background(vectors=tuple(tuple(row) for row in rows.tolist()))})
+    calls = []
 
     class Counting(NetworkFolds):
         def value_function(self, image: NDArray[np.float32], /) -> ValueFunction:
-            ask = super().value_function(image)
+            mean_logits = super().value_function(image)
 
             def counted(vectors: NDArray[np.float32], imaging: NDArray[np.bool_], /) -> NDArray[np.float64]:
-                asked.append(np.concatenate([vectors, imaging[:, None]], axis=1))
-                return ask(vectors, imaging)
+                calls.append(np.concatenate([vectors, imaging[:, None]], axis=1))
+                return mean_logits(vectors, imaging)
 
             return counted
 
-    counting = Counting(blind.ensemble, blind.shape)
-    found = explain.explain(counting, alike, case, method=replace(EXACT_METHOD, steps=4)).attribution
-    parts = {part.variable: part.contribution for part in found.clinical}
-    assert parts[seat.name] == 0
-    assert found.base + sum(parts.values()) + sum(p.contribution for p in found.imaging) == pytest.approx(found.total)
-    (questions,) = asked
-    assert len(np.unique(questions, axis=0)) == len(questions)
-    players = len(explain.players(manifest)) + 1
-    assert len(questions) <= 2 ** (players - 1) * len(rows)
+    counting = Counting(symmetric_folds.ensemble, symmetric_folds.shape)
+    attribution = explain.explain(counting, shared, case, method=replace(EXACT_METHOD, steps=4)).attribution
+    parts = {part.variable: part.contribution for part in attribution.clinical}
+    assert parts[player.name] == 0
+    imaging = sum(part.contribution for part in attribution.imaging)
+    assert attribution.base + sum(parts.values()) + imaging == pytest.approx(attribution.total)
+    (inputs,) = calls
+    assert len(np.unique(inputs, axis=0)) == len(inputs)
+    count = len(explain.players(manifest)) + 1
+    assert len(inputs) <= 2 ** (count - 1) * len(rows)

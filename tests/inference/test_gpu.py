@@ -1,6 +1,6 @@
-"""On a CUDA device (`make test-gpu`): the CPU's answer, warm weights within a budget, memory that really comes back.
+"""On a CUDA device (`make test-gpu`): results as on the CPU, weights within a budget, released memory.
 
-Skipped where there is none.
+Skipped without a CUDA device.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """Two versions of some 70 MB each."""
+    """Two versions of about 70 MB each."""
     for seed, version in enumerate(("1.0.0", "2.0.0")):
         manifest = tiny_manifest(version=version)
         architecture = manifest.architecture.model_copy(update={"filters": 32})
@@ -38,10 +38,10 @@ def store(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_auto_takes_the_card_in_bfloat16_and_channels_last(store: Path) -> None:
-    predictor = ModelCache(store)
-    assert predictor.device == "cuda"
-    version = predictor.version("tiny", "1.0.0")
+def test_auto_uses_the_gpu_in_bfloat16_and_channels_last(store: Path) -> None:
+    model_cache = ModelCache(store)
+    assert model_cache.device == "cuda"
+    version = model_cache.version("tiny", "1.0.0")
     assert version.precision is Precision.BFLOAT16
     assert isinstance(version.committee, NetworkFolds)
     weights = [weight for fold in version.committee.ensemble.folds for weight in fold.parameters() if weight.dim() == 5]
@@ -49,34 +49,34 @@ def test_auto_takes_the_card_in_bfloat16_and_channels_last(store: Path) -> None:
     assert all(weight.is_contiguous(memory_format=torch.channels_last_3d) for weight in weights)
 
 
-def test_the_trained_version_answers_as_on_a_cpu() -> None:
+def test_trained_version_gives_the_results_of_the_cpu() -> None:
     entry = ModelStore(ROOT / "model_store").resolve("rlvo-synthetic")
-    card, cpu = (ModelVersion.load(entry.folder, entry.manifest, device) for device in ("cuda", "cpu"))
-    card.verify_golden_cases(entry.folder)
+    gpu, cpu = (ModelVersion.load(entry.folder, entry.manifest, device) for device in ("cuda", "cpu"))
+    gpu.verify_golden_cases(entry.folder)
     golden = tiny_case(entry.manifest, seed=3)
-    assert card.predict(golden).probability == pytest.approx(cpu.predict(golden).probability, abs=1e-2)
-    why, _ = card.explain(golden)
-    assert why.total == pytest.approx(card.predict(golden).log_odds, abs=1e-4)
+    assert gpu.predict(golden).probability == pytest.approx(cpu.predict(golden).probability, abs=1e-2)
+    attribution, _ = gpu.explain(golden)
+    assert attribution.total == pytest.approx(gpu.predict(golden).log_odds, abs=1e-4)
 
 
-def test_unloading_frees_the_cards_memory(store: Path) -> None:
-    predictor = ModelCache(store)
+def test_unloading_releases_gpu_memory(store: Path) -> None:
+    model_cache = ModelCache(store)
     before = torch.cuda.memory_reserved()
-    size = predictor.version("tiny", "1.0.0").bytes
+    size = model_cache.version("tiny", "1.0.0").bytes
     assert torch.cuda.memory_allocated() >= size
-    predictor.unload("tiny", "1.0.0")
+    model_cache.unload("tiny", "1.0.0")
     assert torch.cuda.memory_reserved() <= before
 
 
-def test_a_budget_bounds_what_lies_on_the_card(store: Path) -> None:
+def test_budget_limits_gpu_memory(store: Path) -> None:
     size = ModelCache(store).version("tiny", "1.0.0").bytes
-    predictor = ModelCache(store, budget=size)
+    model_cache = ModelCache(store, budget=size)
     for version in ("1.0.0", "2.0.0", "1.0.0"):
-        predictor.version("tiny", version)
-        assert [ref.version for ref in predictor.loaded()] == [version]
-    assert predictor.bytes() == size
+        model_cache.version("tiny", version)
+        assert [ref.version for ref in model_cache.loaded()] == [version]
+    assert model_cache.bytes() == size
 
 
-def test_openvino_is_not_for_a_card(store: Path) -> None:
+def test_openvino_is_refused_on_a_gpu(store: Path) -> None:
     with pytest.raises(ModelNotReady, match="needs a CPU"):
         ModelCache(store, backend=Backend.OPENVINO).version("tiny", "1.0.0")

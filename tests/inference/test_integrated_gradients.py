@@ -1,4 +1,4 @@
-"""Where the maps point: captum's numbers, a network that knows nothing, and a network that has learnt a sign."""
+"""Image attribution: agreement with captum, and maps of a network that has learnt one sign."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from captum.attr import IntegratedGradients, KernelShap, ShapleyValues
 from torch import Tensor, nn
 
 from app.inference.attribution import deeplift
-from app.inference.attribution.integrated_gradients import modality_shares_exact, path_gradients, smooth, voxel_map
+from app.inference.attribution.integrated_gradients import (
+    exact_modality_shares,
+    integrated_gradients,
+    smooth,
+    voxel_map,
+)
 from app.inference.attribution.shapley import exact
 from app.inference.ensemble_predictor import ExplanationMethod, ImageShares, NetworkFolds, VoxelRule
 from app.network.architecture import Architecture, Fusion, Location
@@ -57,13 +62,13 @@ def without(clinical: Tensor, *bits: int) -> Tensor:
     return known
 
 
-def test_integrated_gradients_are_captums(ensemble: Ensemble, image: Tensor, clinical: Tensor) -> None:
+def test_integrated_gradients_equal_captum(ensemble: Ensemble, image: Tensor, clinical: Tensor) -> None:
     class Mean(nn.Module):
         def forward(self, images: Tensor, bits: Tensor) -> Tensor:
             known = torch.cat([clinical[None, :4].expand(len(bits), -1), bits], dim=1)
             return torch.stack([fold(images, known)[:, 0] for fold in ensemble.folds]).mean(dim=0)
 
-    voxels, bits = path_gradients(ensemble, image, clinical, BITS, steps=8)
+    voxels, bits = integrated_gradients(ensemble, image, clinical, BITS, steps=8)
     expected = IntegratedGradients(Mean()).attribute(
         (image[None], clinical[None, BITS]), n_steps=8, method="gausslegendre"
     )
@@ -71,11 +76,11 @@ def test_integrated_gradients_are_captums(ensemble: Ensemble, image: Tensor, cli
     assert torch.allclose(bits, expected[1][0].float(), atol=1e-6)
 
 
-def test_many_steps_are_complete(ensemble: Ensemble, image: Tensor, clinical: Tensor) -> None:
+def test_shares_sum_to_the_gain_with_many_steps(ensemble: Ensemble, image: Tensor, clinical: Tensor) -> None:
     gain = logit(ensemble, image, clinical) - logit(ensemble, torch.zeros_like(image), without(clinical, 4, 5))
     left = []
     for steps in (1, 32):
-        voxels, bits = path_gradients(ensemble, image, clinical, BITS, steps=steps)
+        voxels, bits = integrated_gradients(ensemble, image, clinical, BITS, steps=steps)
         left.append(abs(float(voxels.sum() + bits.sum()) - gain))
     assert left[1] < 2e-3 * max(abs(gain), 1)
     assert left[1] < left[0]
@@ -83,10 +88,10 @@ def test_many_steps_are_complete(ensemble: Ensemble, image: Tensor, clinical: Te
 
 @pytest.mark.parametrize("fusion", list(Fusion))
 @pytest.mark.parametrize("location", [Location.BLOCK_INPUT, Location.AFTER_NORM])
-def test_the_rescale_rule_leaves_nothing_over(
+def test_rescale_shares_sum_to_the_gain(
     fusion: Fusion, location: Location, image: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the trunk nothing at all; in the tail what its quadrature leaves, which goes with the steps."""
+    """The rule is exact in the trunk; the quadrature error of the tail decreases with the steps."""
     monkeypatch.setattr(deeplift, "TAIL_STEPS", 400)
     architecture = ARCHITECTURE.model_copy(update={"fusion": fusion, "location": location})
     ensemble, clinical = Ensemble([random_network(architecture, 3)]), torch.tensor([0.3, -1.2, 0.5, 1.0, 1.0, 1.0])
@@ -95,20 +100,20 @@ def test_the_rescale_rule_leaves_nothing_over(
     assert raw.channels.sum() == pytest.approx(gain, abs=1e-3)
 
 
-def test_an_explanation_asks_about_the_features_of_the_prediction(ensemble: Ensemble, image: Tensor) -> None:
-    """The pass that makes the maps gives the features too; they must be those that ``features`` gives."""
+def test_explanation_reuses_the_features_of_the_prediction(ensemble: Ensemble, image: Tensor) -> None:
+    """The pass that makes the maps also gives the features; they must equal those of ``features``."""
     clinical = torch.tensor([0.3, -1.2, 0.5, 1.0, 1.0, 1.0])
     raw = shares(ensemble, image, clinical, BITS, ExplanationMethod())
     assert raw.value_function is not None
-    asked = raw.value_function(clinical[None].numpy(), np.asarray([True]))
-    assert asked[0] == pytest.approx(logit(ensemble, image, clinical), abs=1e-6)
+    values = raw.value_function(clinical[None].numpy(), np.asarray([True]))
+    assert values[0] == pytest.approx(logit(ensemble, image, clinical), abs=1e-6)
 
 
-class EveryCoalition(KernelShap):
-    """captum's KernelShap, shown every coalition as often as its kernel weighs it: nothing is left to a sample."""
+class ExhaustiveKernelShap(KernelShap):
+    """captum's KernelShap on every coalition, repeated by its kernel weight, so that nothing is sampled."""
 
-    def kernel_shap_perturb_generator(self, original_inp: object, **told: Any) -> Iterator[Tensor]:
-        players = told["num_interp_features"]
+    def kernel_shap_perturb_generator(self, original_inp: object, **options: Any) -> Iterator[Tensor]:
+        players = options["num_interp_features"]
         every = torch.tensor(list(product((0, 1), repeat=players)))
         weights = {size: (players - 1) / (comb(players, size) * size * (players - size)) for size in range(1, players)}
         yield from (torch.ones(1, players, dtype=torch.long), torch.zeros(1, players, dtype=torch.long))
@@ -118,22 +123,22 @@ class EveryCoalition(KernelShap):
 
 
 @pytest.mark.parametrize(
-    ("captums", "options"),
-    [(ShapleyValues, {}), (EveryCoalition, {"n_samples": 52})],  # five players: 2 + 10 * 3 + 20
+    ("captum_method", "options"),
+    [(ShapleyValues, {}), (ExhaustiveKernelShap, {"n_samples": 52})],  # five players: 2 + 10 * 3 + 20
     ids=["ShapleyValues", "KernelShap"],
 )
-def test_the_outer_game_is_captums(
-    ensemble: Ensemble, image: Tensor, clinical: Tensor, captums: Any, options: dict[str, int]
+def test_outer_game_equals_captum(
+    ensemble: Ensemble, image: Tensor, clinical: Tensor, captum_method: Any, options: dict[str, int]
 ) -> None:
-    """Four clinical values and imaging, as captum plays it with the whole network, every coalition counted."""
+    """Four clinical values and imaging: equal to captum with the whole network and every coalition."""
     background = torch.tensor([[-0.5, 0.4, 1.1, 0.0]])
     networks = NetworkFolds(ensemble, (2, 16, 16, 16))
-    ask = networks.value_function(image.numpy())
+    value_function = networks.value_function(image.numpy())
 
     def game(present: np.ndarray, rows: np.ndarray) -> np.ndarray:
         vectors = np.concatenate([background.numpy()[rows], np.zeros((len(rows), 2), np.float32)], axis=1)
         owners = np.asarray([0, 1, 2, 3, 4, 4])
-        return ask(np.where(present[:, owners], clinical.numpy(), vectors).astype(np.float32), present[:, 4])
+        return value_function(np.where(present[:, owners], clinical.numpy(), vectors).astype(np.float32), present[:, 4])
 
     def forward(images: Tensor, known: Tensor) -> Tensor:
         return torch.stack([fold(images, known)[:, 0] for fold in ensemble.folds]).mean(dim=0)
@@ -141,7 +146,7 @@ def test_the_outer_game_is_captums(
     ours = exact(game, 5, 1)
     empty = torch.cat([background, torch.zeros(1, 2)], dim=1)
     with torch.no_grad():
-        images, vector = captums(forward).attribute(
+        images, vector = captum_method(forward).attribute(
             (image[None], clinical[None]),
             baselines=(torch.zeros_like(image[None]), empty),
             feature_mask=(torch.full_like(image[None], 4, dtype=torch.long), torch.tensor([[0, 1, 2, 3, 4, 4]])),
@@ -149,32 +154,32 @@ def test_the_outer_game_is_captums(
             **options,
         )
     theirs = [*vector[0, :4].tolist(), float(images.flatten()[0])]
-    # In float32, and captum's regression holds the two ends by a weight of a million, not for certain.
+    # float32; and captum's regression fixes the two ends only by a weight of a million.
     assert ours.values == pytest.approx(theirs, abs=1e-4 * np.abs(ours.values).max())
 
 
-def test_exact_modality_shares_are_the_definition(ensemble: Ensemble, image: Tensor, clinical: Tensor) -> None:
+def test_exact_modality_shares_follow_the_definition(ensemble: Ensemble, image: Tensor, clinical: Tensor) -> None:
     def value(shown: tuple[int, ...]) -> float:
-        some = torch.zeros_like(image)
-        some[list(shown)] = image[list(shown)]
-        return logit(ensemble, some, without(clinical, *(4 + channel for channel in {0, 1} - set(shown))))
+        subset = torch.zeros_like(image)
+        subset[list(shown)] = image[list(shown)]
+        return logit(ensemble, subset, without(clinical, *(4 + channel for channel in {0, 1} - set(shown))))
 
     gains = np.zeros(2)
     for order in permutations((0, 1)):
         for position, channel in enumerate(order):
             gains[channel] += (value(order[: position + 1]) - value(order[:position])) / 2
-    found = modality_shares_exact(ensemble, image, clinical, BITS, [0, 1])
-    assert found == pytest.approx(gains, abs=1e-5)
+    by_modality = exact_modality_shares(ensemble, image, clinical, BITS, [0, 1])
+    assert by_modality == pytest.approx(gains, abs=1e-5)
 
 
-def test_an_absent_channel_gets_nothing(ensemble: Ensemble, image: Tensor, clinical: Tensor) -> None:
+def test_absent_channel_has_no_share(ensemble: Ensemble, image: Tensor, clinical: Tensor) -> None:
     image[0] = 0
-    voxels, bits = path_gradients(ensemble, image, without(clinical, 4), BITS, steps=3)
+    voxels, bits = integrated_gradients(ensemble, image, without(clinical, 4), BITS, steps=3)
     assert not voxels[0].any()
     assert bits[0] == 0
 
 
-def test_a_map_sums_to_its_contribution_and_smoothing_keeps_a_blob_in_place() -> None:
+def test_map_sums_to_its_contribution_and_smoothing_keeps_the_peak() -> None:
     blob = torch.zeros(1, 9, 9, 9)
     blob[0, 4, 5, 3] = 2.0
     spread = smooth(blob)
@@ -183,7 +188,7 @@ def test_a_map_sums_to_its_contribution_and_smoothing_keeps_a_blob_in_place() ->
     assert voxel_map(spread[0], -0.7).sum() == pytest.approx(-0.7, abs=1e-6)
 
 
-# A network that has learnt one sign: a blob in one place is positive, a blob in another means nothing. ------------
+# A network that has learnt one sign: a blob at one position is positive, a blob at another has no meaning.
 
 SIZE = 16
 SIGN, DISTRACTOR = (4, 6, 4), (11, 9, 11)
@@ -196,11 +201,12 @@ def blob(centre: tuple[int, int, int]) -> Tensor:
 
 
 def patients(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Noise, with the sign in half of them (their labels), and the distractor in an independent half."""
-    chance = torch.Generator().manual_seed(seed)
-    labels, odd = (torch.randint(0, 2, (count,), generator=chance).float() for _ in range(2))
-    noise = 0.5 * torch.randn(count, 1, SIZE, SIZE, SIZE, generator=chance)
-    return noise + 3 * (labels.view(-1, 1, 1, 1, 1) * blob(SIGN) + odd.view(-1, 1, 1, 1, 1) * blob(DISTRACTOR)), labels
+    """Noise, with the sign in half of the patients (label 1), and the distractor in an independent half."""
+    rng = torch.Generator().manual_seed(seed)
+    labels, distracted = (torch.randint(0, 2, (count,), generator=rng).float() for _ in range(2))
+    noise = 0.5 * torch.randn(count, 1, SIZE, SIZE, SIZE, generator=rng)
+    signs = labels.view(-1, 1, 1, 1, 1) * blob(SIGN) + distracted.view(-1, 1, 1, 1, 1) * blob(DISTRACTOR)
+    return noise + 3 * signs, labels
 
 
 @pytest.fixture(scope="module")
@@ -210,17 +216,17 @@ def learnt() -> Ensemble:
     optimiser = torch.optim.Adam(network.parameters(), lr=4e-3)
     for step in range(120):
         images, labels = patients(16, seed=step)
-        found = network(images, torch.ones(16, 1))[:, 0]
-        nn.functional.binary_cross_entropy_with_logits(found, labels).backward()  # type: ignore[no-untyped-call]
+        logits = network(images, torch.ones(16, 1))[:, 0]
+        nn.functional.binary_cross_entropy_with_logits(logits, labels).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         optimiser.zero_grad()
     return Ensemble([network])
 
 
-FAST, FINE = ExplanationMethod(), ExplanationMethod(maps=VoxelRule.GRADIENTS, steps=32)
+FAST, GRADIENTS = ExplanationMethod(), ExplanationMethod(maps=VoxelRule.GRADIENTS, steps=32)
 
 
-def mapped(ensemble: Ensemble, image: Tensor, method: ExplanationMethod = FAST) -> Tensor:
+def attribution_map(ensemble: Ensemble, image: Tensor, method: ExplanationMethod = FAST) -> Tensor:
     voxels = shares(ensemble, image, torch.ones(1), slice(0, 1), method).voxels
     assert voxels is not None
     return voxels[0]
@@ -231,30 +237,30 @@ def positives(count: int) -> list[Tensor]:
     return list(images[labels > 0][:count])
 
 
-def test_the_sign_was_learnt(learnt: Ensemble) -> None:
+def test_network_has_learnt_the_sign(learnt: Ensemble) -> None:
     images, labels = patients(64, seed=10**6)
-    found = torch.tensor([logit(learnt, image, torch.ones(1)) for image in images])
-    assert ((found > 0) == (labels > 0)).float().mean() > 0.95
+    logits = torch.tensor([logit(learnt, image, torch.ones(1)) for image in images])
+    assert ((logits > 0) == (labels > 0)).float().mean() > 0.95
 
 
-@pytest.mark.parametrize("method", [FAST, FINE], ids=["fast", "fine"])
-def test_a_planted_sign_is_found_where_it_was_planted(learnt: Ensemble, method: ExplanationMethod) -> None:
+@pytest.mark.parametrize("method", [FAST, GRADIENTS], ids=["fast", "gradients"])
+def test_map_peaks_at_the_planted_sign(learnt: Ensemble, method: ExplanationMethod) -> None:
     hits = 0
     for image in positives(16):
-        peak = np.unravel_index(int(mapped(learnt, image, method).argmax()), (SIZE, SIZE, SIZE))
+        peak = np.unravel_index(int(attribution_map(learnt, image, method).argmax()), (SIZE, SIZE, SIZE))
         hits += bool(np.linalg.norm(np.subtract(peak, SIGN)) <= 3)
     assert hits >= 15
 
 
-def test_deleting_the_top_voxels_moves_the_logit_more_than_deleting_random_ones(learnt: Ensemble) -> None:
-    chance = torch.Generator().manual_seed(0)
+def test_deleting_top_voxels_lowers_the_logit_more_than_random_ones(learnt: Ensemble) -> None:
+    rng = torch.Generator().manual_seed(0)
     count = SIZE**3 // 50
     top: list[float] = []
     other: list[float] = []
     for image in positives(8):
         whole = logit(learnt, image, torch.ones(1))
-        ranked = mapped(learnt, image).flatten().argsort(descending=True)[:count]
-        for where, drops in ((ranked, top), (torch.randperm(SIZE**3, generator=chance)[:count], other)):
+        ranked = attribution_map(learnt, image).flatten().argsort(descending=True)[:count]
+        for where, drops in ((ranked, top), (torch.randperm(SIZE**3, generator=rng)[:count], other)):
             deleted = image.clone()
             deleted.view(-1)[where] = 0
             drops.append(whole - logit(learnt, deleted, torch.ones(1)))
@@ -262,45 +268,45 @@ def test_deleting_the_top_voxels_moves_the_logit_more_than_deleting_random_ones(
     assert np.mean(top) > 5 * abs(np.mean(other))
 
 
-def test_inserting_the_top_voxels_makes_more_of_the_logit_than_inserting_random_ones(learnt: Ensemble) -> None:
-    chance = torch.Generator().manual_seed(1)
+def test_inserting_top_voxels_raises_the_logit_more_than_random_ones(learnt: Ensemble) -> None:
+    rng = torch.Generator().manual_seed(1)
     count = SIZE**3 // 20
     empty = logit(learnt, torch.zeros(1, SIZE, SIZE, SIZE), torch.ones(1))
     for image in positives(6):
-        ranked = mapped(learnt, image).flatten().argsort(descending=True)[:count]
+        ranked = attribution_map(learnt, image).flatten().argsort(descending=True)[:count]
         gains = []
-        for where in (ranked, torch.randperm(SIZE**3, generator=chance)[:count]):
+        for where in (ranked, torch.randperm(SIZE**3, generator=rng)[:count]):
             inserted = torch.zeros_like(image)
             inserted.view(-1)[where] = image.view(-1)[where]
             gains.append(logit(learnt, inserted, torch.ones(1)) - empty)
         assert gains[0] > gains[1] + 0.5
 
 
-def test_a_randomised_network_gives_unrelated_maps(learnt: Ensemble) -> None:
+def test_randomised_network_gives_unrelated_maps(learnt: Ensemble) -> None:
     """Adebayo et al., "Sanity checks for saliency maps", NeurIPS 2018."""
     randomised = Ensemble([random_network(learnt.folds[0].architecture, seed=7)])
     for image in positives(6):
-        one, two = (np.argsort(np.argsort(mapped(e, image).flatten().numpy())) for e in (learnt, randomised))
+        one, two = (np.argsort(np.argsort(attribution_map(e, image).flatten().numpy())) for e in (learnt, randomised))
         assert abs(np.corrcoef(one, two)[0, 1]) < 0.3
 
 
-def test_the_fast_map_agrees_with_integrated_gradients(learnt: Ensemble) -> None:
-    fast_fine = [
-        np.corrcoef(mapped(learnt, image).flatten(), mapped(learnt, image, FINE).flatten())[0, 1]
+def test_fast_map_agrees_with_integrated_gradients(learnt: Ensemble) -> None:
+    correlations = [
+        np.corrcoef(attribution_map(learnt, image).flatten(), attribution_map(learnt, image, GRADIENTS).flatten())[0, 1]
         for image in positives(6)
     ]
-    assert np.mean(fast_fine) > 0.85
+    assert np.mean(correlations) > 0.85
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_the_map_is_the_same_on_both_devices(ensemble: Ensemble, image: Tensor, clinical: Tensor) -> None:
-    on_card = Ensemble([random_network(ARCHITECTURE, seed) for seed in (1, 2)], "cuda")
-    for method in (FAST, FINE):
-        here, there = (shares(each, image, clinical, BITS, method) for each in (ensemble, on_card))
-        assert here.voxels is not None
-        assert there.voxels is not None
-        # Integrated gradients run under the card's bfloat16; the rescale rule is float32 everywhere.
+def test_map_is_equal_on_both_devices(ensemble: Ensemble, image: Tensor, clinical: Tensor) -> None:
+    on_gpu = Ensemble([random_network(ARCHITECTURE, seed) for seed in (1, 2)], "cuda")
+    for method in (FAST, GRADIENTS):
+        cpu, gpu = (shares(each, image, clinical, BITS, method) for each in (ensemble, on_gpu))
+        assert cpu.voxels is not None
+        assert gpu.voxels is not None
+        # Integrated gradients use bfloat16 on the GPU; the rescale rule is float32 everywhere.
         tolerance = 1e-4 if method is FAST else 2e-2
-        assert there.channels == pytest.approx(here.channels, abs=tolerance * max(1, np.abs(here.channels).max()))
-        assert np.corrcoef(here.voxels.flatten(), there.voxels.flatten())[0, 1] > 1 - tolerance
+        assert gpu.channels == pytest.approx(cpu.channels, abs=tolerance * max(1, np.abs(cpu.channels).max()))
+        assert np.corrcoef(cpu.voxels.flatten(), gpu.voxels.flatten())[0, 1] > 1 - tolerance

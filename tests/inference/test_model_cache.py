@@ -1,4 +1,4 @@
-"""Versions kept warm."""
+"""The cache of loaded model versions."""
 
 from __future__ import annotations
 
@@ -21,67 +21,86 @@ from app.worker import resource_limits
 from tests.factory import random_network, tiny_case, tiny_manifest, tiny_version
 
 
-def test_a_version_is_loaded_once_and_stays_warm(tmp_path: Path) -> None:
+def test_version_is_loaded_once_and_stays_loaded(tmp_path: Path) -> None:
     tiny_version(tmp_path)
-    predictor = ModelCache(tmp_path, "cpu")
-    assert predictor.loaded() == []
-    first = predictor.version("tiny", "1.0.0")
-    assert predictor.version("tiny", "1.0.0") is first
-    assert [(ref.name, ref.version) for ref in predictor.loaded()] == [("tiny", "1.0.0")]
-    assert predictor.loaded()[0].digest == first.digest
+    model_cache = ModelCache(tmp_path, "cpu")
+    assert model_cache.loaded() == []
+    first = model_cache.version("tiny", "1.0.0")
+    assert model_cache.version("tiny", "1.0.0") is first
+    assert [(ref.name, ref.version) for ref in model_cache.loaded()] == [("tiny", "1.0.0")]
+    assert model_cache.loaded()[0].digest == first.digest
 
 
-def test_a_version_dropped_in_later_is_found(tmp_path: Path) -> None:
-    predictor = ModelCache(tmp_path, "cpu")
+def test_version_added_later_is_loaded(tmp_path: Path) -> None:
+    model_cache = ModelCache(tmp_path, "cpu")
     with pytest.raises(ModelNotFound):
-        predictor.version("tiny", "1.0.0")
+        model_cache.version("tiny", "1.0.0")
+    folder = tiny_version(tmp_path)
+    version = model_cache.version("tiny", "1.0.0")
+    assert (version.manifest.name, version.manifest.version) == ("tiny", "1.0.0")
+    assert version.check(folder) < 1e-5
+
+
+def test_unloaded_version_is_loaded_again(tmp_path: Path) -> None:
     tiny_version(tmp_path)
-    predictor.version("tiny", "1.0.0")
+    model_cache = ModelCache(tmp_path, "cpu")
+    first = model_cache.version("tiny", "1.0.0")
+    model_cache.unload("tiny", "1.0.0")
+    assert model_cache.loaded() == []
+    assert model_cache.version("tiny", "1.0.0") is not first
 
 
-def test_unloading_forgets_and_loads_again(tmp_path: Path) -> None:
-    tiny_version(tmp_path)
-    predictor = ModelCache(tmp_path, "cpu")
-    first = predictor.version("tiny", "1.0.0")
-    predictor.unload("tiny", "1.0.0")
-    assert predictor.loaded() == []
-    assert predictor.version("tiny", "1.0.0") is not first
-
-
-def test_a_damaged_version_is_not_kept(tmp_path: Path) -> None:
+def test_damaged_version_is_not_cached(tmp_path: Path) -> None:
     folder = tiny_version(tmp_path)
     (folder / "fold-0.safetensors").write_bytes(b"")
-    predictor = ModelCache(tmp_path, "cpu")
+    model_cache = ModelCache(tmp_path, "cpu")
     with pytest.raises(ModelNotReady):
-        predictor.version("tiny", "1.0.0")
-    assert predictor.loaded() == []
+        model_cache.version("tiny", "1.0.0")
+    assert model_cache.loaded() == []
 
 
-def test_a_load_that_nobody_waits_for_makes_way_between_its_pieces(tmp_path: Path) -> None:
+def test_load_pauses_between_its_parts(tmp_path: Path) -> None:
     tiny_version(tmp_path)
-    predictor, pauses = ModelCache(tmp_path, "cpu"), []
-    gently = predictor.version("tiny", "1.0.0", pause=lambda: pauses.append(1))
-    assert len(pauses) >= len(gently.manifest.folds) + 3  # the folds, the backend, the warming up, the golden cases
+    model_cache, pauses = ModelCache(tmp_path, "cpu"), []
+    version = model_cache.version("tiny", "1.0.0", pause=lambda: pauses.append(1))
+    assert len(pauses) >= len(version.manifest.folds) + 3  # folds, backend, loaded_versions-up, golden cases
 
 
-def test_many_threads_get_one_version_and_equal_answers(tmp_path: Path) -> None:
+def test_threads_share_one_version_and_get_equal_results(tmp_path: Path) -> None:
     tiny_version(tmp_path)
-    predictor = ModelCache(tmp_path, "cpu")
-    together = threading.Barrier(6)
+    model_cache = ModelCache(tmp_path, "cpu")
+    barrier = threading.Barrier(6)
 
-    def ask(seed: int) -> tuple[int, float]:
-        together.wait()
-        version = predictor.version("tiny", "1.0.0")
+    def predict(seed: int) -> tuple[int, float]:
+        barrier.wait()
+        version = model_cache.version("tiny", "1.0.0")
         return id(version), version.predict(tiny_case(version.manifest, seed=seed % 2)).probability
 
     with ThreadPoolExecutor(6) as pool:
-        answers = list(pool.map(ask, range(6)))
-    assert len({which for which, _ in answers}) == 1
-    assert len({probability for _, probability in answers}) == 2
+        results = list(pool.map(predict, range(6)))
+    assert len({identity for identity, _ in results}) == 1
+    assert len({probability for _, probability in results}) == 2
 
 
-def store_of(folder: Path, *versions: str, filters: int = 2) -> Path:
-    """Versions of one size, whose weights grow with the square of ``filters``."""
+def test_threads_apply_to_the_work_of_the_cache_only(tmp_path: Path) -> None:
+    tiny_version(tmp_path)
+    threads: list[int] = []
+    usual = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        model_cache = ModelCache(tmp_path, "cpu", 1)
+        version = model_cache.version("tiny", "1.0.0", pause=lambda: threads.append(torch.get_num_threads()))
+        assert set(threads) == {1}
+        assert version.executor(torch.get_num_threads) == 1
+        assert version.executor(lambda: (version.executor(torch.get_num_threads), torch.get_num_threads())) == (1, 1)
+        with ThreadPoolExecutor(1) as pool:  # a new thread takes the number of the process
+            assert pool.submit(torch.get_num_threads).result() == torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(usual)
+
+
+def write_versions(folder: Path, *versions: str, filters: int = 2) -> Path:
+    """Write versions of equal size; the weights grow with the square of ``filters``."""
     for seed, version in enumerate(versions):
         manifest = tiny_manifest(version=version)
         manifest = manifest.model_copy(
@@ -92,92 +111,92 @@ def store_of(folder: Path, *versions: str, filters: int = 2) -> Path:
     return folder
 
 
-def warm(predictor: ModelCache) -> list[str]:
-    return sorted(ref.version for ref in predictor.loaded())
+def loaded_versions(model_cache: ModelCache) -> list[str]:
+    return sorted(ref.version for ref in model_cache.loaded())
 
 
-def test_the_version_that_was_longest_not_asked_for_makes_room(tmp_path: Path) -> None:
-    store = store_of(tmp_path, "1.0.0", "2.0.0", "3.0.0")
+def test_least_recently_used_version_is_unloaded_first(tmp_path: Path) -> None:
+    store = write_versions(tmp_path, "1.0.0", "2.0.0", "3.0.0")
     measured = ModelCache(store, "cpu")
     size = measured.version("tiny", "1.0.0").bytes
-    predictor = ModelCache(store, "cpu", budget=2 * size)
-    first = predictor.version("tiny", "1.0.0")
-    predictor.version("tiny", "2.0.0")
-    assert (warm(predictor), predictor.bytes()) == (["1.0.0", "2.0.0"], 2 * size)
-    assert predictor.version("tiny", "1.0.0") is first
-    predictor.version("tiny", "3.0.0")
-    assert (warm(predictor), predictor.bytes()) == (["1.0.0", "3.0.0"], 2 * size)
+    model_cache = ModelCache(store, "cpu", budget=2 * size)
+    first = model_cache.version("tiny", "1.0.0")
+    model_cache.version("tiny", "2.0.0")
+    assert (loaded_versions(model_cache), model_cache.bytes()) == (["1.0.0", "2.0.0"], 2 * size)
+    assert model_cache.version("tiny", "1.0.0") is first
+    model_cache.version("tiny", "3.0.0")
+    assert (loaded_versions(model_cache), model_cache.bytes()) == (["1.0.0", "3.0.0"], 2 * size)
 
 
-def test_the_version_in_use_is_kept_whatever_it_takes(tmp_path: Path) -> None:
-    predictor = ModelCache(store_of(tmp_path, "1.0.0", "2.0.0"), "cpu", budget=1)
+def test_version_in_use_stays_loaded_beyond_the_budget(tmp_path: Path) -> None:
+    model_cache = ModelCache(write_versions(tmp_path, "1.0.0", "2.0.0"), "cpu", budget=1)
     for version in ("1.0.0", "2.0.0", "1.0.0"):
-        predictor.version("tiny", version)
-        assert warm(predictor) == [version]
-    unbounded = ModelCache(predictor.registry, "cpu")
+        model_cache.version("tiny", version)
+        assert loaded_versions(model_cache) == [version]
+    unbounded = ModelCache(model_cache.registry, "cpu")
     for version in ("1.0.0", "2.0.0"):
         unbounded.version("tiny", version)
-    assert warm(unbounded) == ["1.0.0", "2.0.0"]
+    assert loaded_versions(unbounded) == ["1.0.0", "2.0.0"]
 
 
 @pytest.mark.parametrize("backend", ["torch", "openvino"])
 @pytest.mark.parametrize("how", ["unload", "budget"])
-def test_what_is_unloaded_gives_its_memory_back(tmp_path: Path, backend: str, how: str) -> None:
-    store = store_of(tmp_path, "1.0.0", filters=32)
-    store_of(store, "2.0.0")
-    alone = get_context("spawn")  # what is weighed is a whole process: one that other tests have left nothing in
-    with ProcessPoolExecutor(1, mp_context=alone) as scales:
-        size, loaded, unloaded = scales.submit(weigh, store, backend, how).result()
+def test_unloading_releases_memory(tmp_path: Path, backend: str, how: str) -> None:
+    store = write_versions(tmp_path, "1.0.0", filters=32)
+    write_versions(store, "2.0.0")
+    # The memory of a whole process is measured, so it is a new process without other tests' memory.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        size, loaded, unloaded = pool.submit(measure_memory, store, backend, how).result()
     assert size > 25_000_000
-    assert 0.8 * size < loaded < 2 * size  # of the load itself, some four times the weights, nothing is left
+    assert 0.8 * size < loaded < 2 * size  # temporary memory of the load is released
     assert unloaded > 0.8 * size
 
 
-def weigh(store: Path, backend: str, how: str) -> tuple[int, int, int]:
-    """Bytes of a version's weights, what its load added to this process, and what its unloading gave back."""
-    resource_limits.keep_memory()  # as a worker's allocator does
-    predictor = ModelCache(store, "cpu", 1, backend=backend, budget=1 if how == "budget" else 0)
-    predictor.version("tiny", "1.0.0")
-    predictor.unload("tiny", "1.0.0")  # what is paid once, libraries and their pools, is paid now
+def measure_memory(store: Path, backend: str, how: str) -> tuple[int, int, int]:
+    """Return the bytes of a version's weights, of memory that its load added, and that its unloading released."""
+    resource_limits.keep_memory()  # the allocator settings of a worker
+    model_cache = ModelCache(store, "cpu", 1, backend=backend, budget=1 if how == "budget" else 0)
+    model_cache.version("tiny", "1.0.0")
+    model_cache.unload("tiny", "1.0.0")  # libraries and their pools are loaded now
     empty = resident()
-    version = predictor.version("tiny", "1.0.0")
-    size, gone = version.bytes, weakref.ref(version)
+    version = model_cache.version("tiny", "1.0.0")
+    size, reference = version.bytes, weakref.ref(version)
     del version
     before = resident()
     if how == "unload":
-        predictor.unload("tiny", "1.0.0")
+        model_cache.unload("tiny", "1.0.0")
     else:
-        predictor.version("tiny", "2.0.0")
-    assert gone() is None
+        model_cache.version("tiny", "2.0.0")
+    assert reference() is None
     return size, before - empty, before - resident()
 
 
 def resident() -> int:
-    """Bytes of memory that this process holds."""
+    """Return the resident memory of this process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_relief_leaves_the_version_at_work_and_takes_that_too_where_it_is_alone(tmp_path: Path) -> None:
-    predictor = ModelCache(store_of(tmp_path, "1.0.0", "2.0.0"), "cpu")
+def test_eviction_unloads_other_versions_first_and_then_the_used_one(tmp_path: Path) -> None:
+    model_cache = ModelCache(write_versions(tmp_path, "1.0.0", "2.0.0"), "cpu")
     for version in ("1.0.0", "2.0.0"):
-        predictor.version("tiny", version)
-    predictor.evict("tiny", "1.0.0")
-    assert warm(predictor) == ["1.0.0"]
-    predictor.evict("tiny", "1.0.0")
-    assert warm(predictor) == []
+        model_cache.version("tiny", version)
+    model_cache.evict("tiny", "1.0.0")
+    assert loaded_versions(model_cache) == ["1.0.0"]
+    model_cache.evict("tiny", "1.0.0")
+    assert loaded_versions(model_cache) == []
 
 
-def test_memory_that_is_not_there_is_known_for_what_it_is() -> None:
-    def met(ask: Callable[[], object]) -> BaseException:
+def test_out_of_memory_errors_are_recognised() -> None:
+    def error_of(task: Callable[[], object]) -> BaseException:
         with pytest.raises((RuntimeError, MemoryError)) as caught:
-            ask()
+            task()
         return caught.value
 
-    assert out_of_memory(met(lambda: torch.empty(2**50)))
-    assert out_of_memory(met(lambda: np.empty(2**50)))
+    assert out_of_memory(error_of(lambda: torch.empty(2**50)))
+    assert out_of_memory(error_of(lambda: np.empty(2**50)))
     assert out_of_memory(torch.OutOfMemoryError())
-    assert not out_of_memory(met(lambda: torch.empty(2) @ torch.empty(3)))
+    assert not out_of_memory(error_of(lambda: torch.empty(2) @ torch.empty(3)))
 
 
-def test_auto_is_told_by_its_name(tmp_path: Path) -> None:
+def test_auto_resolves_to_a_device(tmp_path: Path) -> None:
     assert ModelCache(tmp_path, "auto").device == ("cuda" if torch.cuda.is_available() else "cpu")

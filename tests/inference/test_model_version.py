@@ -1,4 +1,4 @@
-"""A version, from its folder to its answer."""
+"""A model version: load, prepare, predict, explain, save."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from tests.factory import random_network, tiny_case, tiny_manifest, tiny_version
 from tests.imaging import heads
 
 
-def opened(folder: Path) -> ModelVersion:
+def load_version(folder: Path) -> ModelVersion:
     return ModelVersion.load(folder, Manifest.model_validate_json((folder / "manifest.json").read_bytes()), "cpu")
 
 
 @pytest.fixture(params=["network", "logistic"])
 def version(request: pytest.FixtureRequest, tmp_path: Path) -> ModelVersion:
-    return opened(tiny_version(tmp_path, kind=request.param))
+    return load_version(tiny_version(tmp_path, kind=request.param))
 
 
 @pytest.mark.parametrize(
@@ -55,66 +55,70 @@ def version(request: pytest.FixtureRequest, tmp_path: Path) -> ModelVersion:
         EXACT_METHOD,
     ],
 )
-def test_contributions_add_up_to_the_answer(version: ModelVersion, method: ExplanationMethod) -> None:
+def test_contributions_sum_to_the_log_odds(version: ModelVersion, method: ExplanationMethod) -> None:
     case = tiny_case(version.manifest, seed=1)
-    outcome = version.predict(case)
-    why, _ = version.explain(case, method=method)
-    parts = sum(part.contribution for part in why.clinical) + sum(part.contribution for part in why.imaging)
-    assert why.base + parts == pytest.approx(why.total, abs=1e-6)
-    assert why.total == pytest.approx(outcome.log_odds, abs=1e-5)
-    assert outcome.probability == pytest.approx(1 / (1 + np.exp(-why.total)), abs=1e-6)
+    answer = version.predict(case)
+    attribution, _ = version.explain(case, method=method)
+    parts = sum(part.contribution for part in attribution.clinical) + sum(
+        part.contribution for part in attribution.imaging
+    )
+    assert attribution.base + parts == pytest.approx(attribution.total, abs=1e-6)
+    assert attribution.total == pytest.approx(answer.log_odds, abs=1e-5)
+    assert answer.probability == pytest.approx(1 / (1 + np.exp(-attribution.total)), abs=1e-6)
 
 
-def test_a_map_sums_to_its_modality(tmp_path: Path) -> None:
-    version = opened(tiny_version(tmp_path))
-    why, maps = version.explain(tiny_case(version.manifest))
-    for part in why.imaging:
+def test_map_sums_to_its_modality(tmp_path: Path) -> None:
+    version = load_version(tiny_version(tmp_path))
+    attribution, maps = version.explain(tiny_case(version.manifest))
+    for part in attribution.imaging:
         array, affine = maps[f"attribution-{part.modality}"]
         assert array.shape == version.manifest.grid.shape
         assert array.sum() == pytest.approx(part.contribution, abs=1e-5)
         assert np.array_equal(affine, np.asarray(version.manifest.grid.affine))
-    assert sorted(maps) == sorted(why.maps)
+    assert sorted(maps) == sorted(attribution.maps)
 
 
-def test_an_absent_channel_has_no_part(tmp_path: Path) -> None:
-    version = opened(tiny_version(tmp_path))
-    why, maps = version.explain(tiny_case(version.manifest, absent=[Channel.NCCT]))
-    assert [part.modality for part in why.imaging] == [Channel.CTA]
+def test_absent_channel_has_no_contribution(tmp_path: Path) -> None:
+    version = load_version(tiny_version(tmp_path))
+    attribution, maps = version.explain(tiny_case(version.manifest, absent=[Channel.NCCT]))
+    assert [part.modality for part in attribution.imaging] == [Channel.CTA]
     assert list(maps) == ["attribution-cta", "aligned-attribution-cta"]
 
 
-def test_without_any_image_the_clinical_side_says_it_all(tmp_path: Path) -> None:
-    version = opened(tiny_version(tmp_path))
+def test_clinical_contributions_sum_to_the_log_odds_without_images(tmp_path: Path) -> None:
+    version = load_version(tiny_version(tmp_path))
     case = tiny_case(version.manifest, absent=[Channel.NCCT, Channel.CTA])
-    why, maps = version.explain(case)
-    assert why.imaging == []
+    attribution, maps = version.explain(case)
+    assert attribution.imaging == []
     assert maps == {}
-    assert why.base + sum(part.contribution for part in why.clinical) == pytest.approx(why.total, abs=1e-6)
+    assert attribution.base + sum(part.contribution for part in attribution.clinical) == pytest.approx(
+        attribution.total, abs=1e-6
+    )
 
 
-def test_a_flipped_bit_is_refused(tmp_path: Path) -> None:
+def test_flipped_bit_is_refused(tmp_path: Path) -> None:
     folder = tiny_version(tmp_path)
     weights = bytearray((folder / "fold-1.safetensors").read_bytes())
     weights[-100] ^= 1
     (folder / "fold-1.safetensors").write_bytes(weights)
     with pytest.raises(ModelNotReady, match=r"fold-1\.safetensors"):
-        opened(folder)
+        load_version(folder)
 
 
-def test_a_missing_fold_is_refused(tmp_path: Path) -> None:
+def test_missing_fold_is_refused(tmp_path: Path) -> None:
     folder = tiny_version(tmp_path)
     (folder / "fold-0.safetensors").unlink()
     with pytest.raises(ModelNotReady, match=r"fold-0\.safetensors"):
-        opened(folder)
+        load_version(folder)
 
 
-def test_a_version_finds_vessels_with_the_segmenter_that_it_names(tmp_path: Path) -> None:
+def test_version_uses_the_segmenter_of_its_manifest(tmp_path: Path) -> None:
     segment = tmp_path / "segmenters" / "vessels" / "2.0.0"
     segment.mkdir(parents=True)
     network = UNet(2)
     with torch.no_grad():
         network.last.weight.zero_()
-        network.last.bias.fill_(9.0)  # every block that is bright enough is vessel
+        network.last.bias.fill_(9.0)  # every bright block is vessel
     content = save_tensors(network.state_dict())
     named = SegmenterRef(name="vessels", version="2.0.0", sha256=hashlib.sha256(content).hexdigest())
     described = SegmenterManifest(**named.model_dump(), filters=2, file="weights.safetensors", training="none")
@@ -128,7 +132,7 @@ def test_a_version_finds_vessels_with_the_segmenter_that_it_names(tmp_path: Path
     head = heads.ct(heads.grid(shape, (3, 3, 3)), shape, noise=60)
     marked, classical = (
         each.prepare({Input.CTA: head}, ClinicalRecord()).sources[Channel.VESSELS].computed
-        for each in (trained, opened(folder))
+        for each in (trained, load_version(folder))
     )
     assert marked is not None
     assert classical is not None
@@ -142,14 +146,14 @@ def test_a_version_finds_vessels_with_the_segmenter_that_it_names(tmp_path: Path
         ModelVersion.load(folder, manifest.model_copy(update={"segmenter": named}), "cpu")
 
 
-def test_a_version_gives_its_golden_answers(tmp_path: Path) -> None:
+def test_version_reproduces_its_golden_cases(tmp_path: Path) -> None:
     folder = tiny_version(tmp_path)
-    version = opened(folder)
+    version = load_version(folder)
     assert len(version.manifest.golden) == 1
     assert version.check(folder) < 1e-5
 
 
-def test_a_version_is_never_overwritten(tmp_path: Path) -> None:
+def test_version_is_never_overwritten(tmp_path: Path) -> None:
     folder = tiny_version(tmp_path)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(FileExistsError):
@@ -157,16 +161,16 @@ def test_a_version_is_never_overwritten(tmp_path: Path) -> None:
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_the_interval_is_around_the_answer(version: ModelVersion) -> None:
-    outcome = version.predict(tiny_case(version.manifest, seed=2))
-    assert outcome.interval is not None
-    assert outcome.interval.low < outcome.probability < outcome.interval.high
-    assert len(outcome.folds) == 2
-    assert outcome.decision.refractory == (outcome.probability >= version.manifest.threshold.value)
+def test_interval_contains_the_probability(version: ModelVersion) -> None:
+    answer = version.predict(tiny_case(version.manifest, seed=2))
+    assert answer.interval is not None
+    assert answer.interval.low < answer.probability < answer.interval.high
+    assert len(answer.folds) == 2
+    assert answer.decision.refractory == (answer.probability >= version.manifest.threshold.value)
 
 
-def test_a_case_survives_the_way_between_steps(tmp_path: Path) -> None:
-    version = opened(tiny_version(tmp_path))
+def test_serialised_input_gives_the_same_prediction(tmp_path: Path) -> None:
+    version = load_version(tiny_version(tmp_path))
     case = tiny_case(version.manifest, seed=4)
     again = ModelInput.from_bytes(case.to_bytes())
     assert np.array_equal(again.image, case.image)
@@ -174,40 +178,40 @@ def test_a_case_survives_the_way_between_steps(tmp_path: Path) -> None:
     assert version.predict(again) == version.predict(case)
 
 
-def test_a_map_lies_on_the_patients_own_grid(tmp_path: Path) -> None:
-    version = opened(tiny_version(tmp_path))
-    # A patient whose world is MNI space shifted by 20 mm to the right, scanned in finer voxels, x running leftwards.
+def test_map_is_resampled_to_the_patients_grid(tmp_path: Path) -> None:
+    version = load_version(tiny_version(tmp_path))
+    # The patient's world is MNI space shifted by 20 mm to the right; voxels are finer, and x runs to the left.
     affine = np.array([[-4.0, 0, 0, 70], [0, 4.0, 0, -110], [0, 0, 5.0, -70], [0, 0, 0, 1]])
     shift = np.eye(4)
     shift[0, 3] = 20.0
     grid = PatientGrid(affine=affine, shape=(40, 48, 32), mni_from_world=shift)
     case = replace(tiny_case(version.manifest), grids={Channel.CTA: grid})
-    _, here = version.explain(ModelInput.from_bytes(case.to_bytes()))
-    _, there = version.explain(tiny_case(version.manifest))
-    mine, on_grid = here["attribution-cta"], there["attribution-cta"]
-    assert mine.array.shape == (40, 48, 32)
-    assert np.array_equal(mine.affine, affine)
+    _, patient_maps = version.explain(ModelInput.from_bytes(case.to_bytes()))
+    _, grid_maps = version.explain(tiny_case(version.manifest))
+    on_patient, on_grid = patient_maps["attribution-cta"], grid_maps["attribution-cta"]
+    assert on_patient.array.shape == (40, 48, 32)
+    assert np.array_equal(on_patient.affine, affine)
     inverse = np.linalg.inv(on_grid.affine)
     for voxel in ((12, 20, 10), (30, 9, 21)):
-        place = inverse @ shift @ affine @ (*voxel, 1)
-        expected = map_coordinates(on_grid.array, place[:3, None], order=1)[0]
-        assert mine.array[voxel] == pytest.approx(expected, abs=1e-6)
-    assert here["attribution-ncct"].array.shape == version.manifest.grid.shape
+        position = inverse @ shift @ affine @ (*voxel, 1)
+        expected = map_coordinates(on_grid.array, position[:3, None], order=1)[0]
+        assert on_patient.array[voxel] == pytest.approx(expected, abs=1e-6)
+    assert patient_maps["attribution-ncct"].array.shape == version.manifest.grid.shape
 
 
 @pytest.mark.parametrize("vessels", [False, True], ids=["without vessels", "with vessels"])
 def test_regions_sum_to_imaging(tmp_path: Path, vessels: bool) -> None:
-    """A patient whose arteries are not known has no vessel tree."""
-    version = opened(tiny_version(tmp_path, channels=[Channel.CTA, *([Channel.VESSELS] if vessels else [])]))
-    why, _ = version.explain(tiny_case(version.manifest))
-    for part in why.imaging:
-        shares = {each.region: each.contribution for each in why.regions if each.modality is part.modality}
+    """Without known arteries there is no vessel tree."""
+    version = load_version(tiny_version(tmp_path, channels=[Channel.CTA, *([Channel.VESSELS] if vessels else [])]))
+    attribution, _ = version.explain(tiny_case(version.manifest))
+    for part in attribution.imaging:
+        shares = {each.region: each.contribution for each in attribution.regions if each.modality is part.modality}
         assert set(shares) == {name for name in NAMES if vessels or TREE not in name}
         assert sum(shares.values()) == pytest.approx(part.contribution, abs=1e-5)
 
 
-def test_a_missing_value_that_the_background_misses_too_says_nothing(tmp_path: Path) -> None:
-    version = opened(tiny_version(tmp_path))
+def test_missing_value_contributes_nothing_if_the_background_misses_it_too(tmp_path: Path) -> None:
+    version = load_version(tiny_version(tmp_path))
     columns = next(player.columns for player in players(version.manifest) if player.name == "nihss")
     assert len(columns) == 2  # the value and its missing bit
     case = tiny_case(version.manifest)
@@ -216,16 +220,16 @@ def test_a_missing_value_that_the_background_misses_too_says_nothing(tmp_path: P
     vectors[:, columns] = (0.0, 1.0)
     background = Background(vectors=tuple(map(tuple, vectors.tolist())))
     version.manifest = version.manifest.model_copy(update={"background": background})
-    why, _ = version.explain(replace(case, shown={**case.shown, "nihss": None}))
-    (part,) = (part for part in why.clinical if part.variable == "nihss")
+    attribution, _ = version.explain(replace(case, shown={**case.shown, "nihss": None}))
+    (part,) = (part for part in attribution.clinical if part.variable == "nihss")
     assert part.imputed
     assert part.contribution == pytest.approx(0, abs=1e-9)
 
 
 def test_grouped_variables_are_one_contribution(tmp_path: Path) -> None:
-    version = opened(tiny_version(tmp_path))
-    why, _ = version.explain(tiny_case(version.manifest))
-    assert [part.variable for part in why.clinical] == [
+    version = load_version(tiny_version(tmp_path))
+    attribution, _ = version.explain(tiny_case(version.manifest))
+    assert [part.variable for part in attribution.clinical] == [
         "age",
         "atrial_fibrillation",
         "nihss",
@@ -233,36 +237,36 @@ def test_grouped_variables_are_one_contribution(tmp_path: Path) -> None:
         "blood pressure",
         "perfusion.core_ml",
     ]
-    assert why.clinical[4].value == "systolic BP 150 mmHg, diastolic BP 85 mmHg"
+    assert attribution.clinical[4].value == "systolic BP 150 mmHg, diastolic BP 85 mmHg"
 
 
-def test_a_stranger_is_flagged(tmp_path: Path) -> None:
-    version = opened(tiny_version(tmp_path))
+def test_out_of_distribution_patient_is_flagged(tmp_path: Path) -> None:
+    version = load_version(tiny_version(tmp_path))
     case = tiny_case(version.manifest)
-    found = version.committee.answer(case.image, case.clinical, watch=True).penultimate
-    assert found is not None
-    near = OutOfDistribution(mean=tuple(found.tolist()), precision=tuple(map(tuple, np.eye(16).tolist())), limit=1.0)
-    far = near.model_copy(update={"mean": tuple((found + 1).tolist())})
+    features = version.committee.predict(case.image, case.clinical, with_features=True).penultimate
+    assert features is not None
+    near = OutOfDistribution(mean=tuple(features.tolist()), precision=tuple(map(tuple, np.eye(16).tolist())), limit=1.0)
+    far = near.model_copy(update={"mean": tuple((features + 1).tolist())})
     for reference, flags in ((near, []), (far, ["out-of-distribution"])):
         version.manifest = version.manifest.model_copy(update={"out_of_distribution": reference})
         assert [flag.code for flag in version.predict(case).flags] == flags
 
 
-def test_a_prediction_looks_at_the_images_once(tmp_path: Path) -> None:
-    version = opened(tiny_version(tmp_path))
+def test_prediction_makes_one_pass_over_the_images(tmp_path: Path) -> None:
+    version = load_version(tiny_version(tmp_path))
     reference = OutOfDistribution(mean=(0.0,) * 16, precision=tuple(map(tuple, np.eye(16).tolist())), limit=1.0)
     version.manifest = version.manifest.model_copy(update={"out_of_distribution": reference})
     assert isinstance(version.committee, NetworkFolds)
-    looks: list[object] = []
+    passes: list[object] = []
     for fold in version.committee.ensemble.folds:
-        fold.trunk.register_forward_hook(lambda *_: looks.append(None))
+        fold.trunk.register_forward_hook(lambda *_: passes.append(None))
     version.predict(tiny_case(version.manifest))
-    assert len(looks) == len(version.manifest.folds)
+    assert len(passes) == len(version.manifest.folds)
 
 
 @pytest.mark.parametrize("quantiles", [(0.0, 0.0), (1.0, 1.0), (0.0, 1.0)])
 def test_conformal_classes(tmp_path: Path, quantiles: tuple[float, float]) -> None:
-    version = opened(tiny_version(tmp_path))
+    version = load_version(tiny_version(tmp_path))
     conformal = Conformal(level=0.9, quantile_negative=quantiles[0], quantile_positive=quantiles[1])
     version.manifest = version.manifest.model_copy(update={"conformal": conformal})
     expected = {(0.0, 0.0): ["refractory", "not-refractory"], (1.0, 1.0): [], (0.0, 1.0): ["not-refractory"]}
@@ -272,20 +276,20 @@ def test_conformal_classes(tmp_path: Path, quantiles: tuple[float, float]) -> No
 @pytest.mark.parametrize("kind", ["network", "logistic"])
 def test_weights_of_another_shape_are_refused(tmp_path: Path, kind: str) -> None:
     folder = tiny_version(tmp_path, kind=kind)
-    manifest = opened(folder).manifest
+    manifest = load_version(folder).manifest
     variables = manifest.clinical.variables[:-1]
     fewer = manifest.model_copy(update={"clinical": Clinical(variables=variables)})
     with pytest.raises(ModelNotReady):
         ModelVersion.load(folder, fewer, "cpu")
 
 
-def test_a_required_volume_is_asked_for(tmp_path: Path) -> None:
-    version = opened(tiny_version(tmp_path))
+def test_missing_required_volume_is_refused(tmp_path: Path) -> None:
+    version = load_version(tiny_version(tmp_path))
     with pytest.raises(MissingInput, match="cta"):
         version.prepare({}, ClinicalRecord())
 
 
-def test_a_failed_save_leaves_nothing(tmp_path: Path) -> None:
+def test_failed_save_leaves_no_files(tmp_path: Path) -> None:
     manifest = tiny_manifest()
     other = random_network(manifest.architecture.model_copy(update={"filters": 3}))
     with pytest.raises(ModelNotReady):
@@ -293,14 +297,14 @@ def test_a_failed_save_leaves_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "tiny").iterdir()) == []
 
 
-def test_the_real_head_ct_from_volume_to_map(tmp_path: Path, real_images: Path) -> None:
-    version = opened(tiny_version(tmp_path, channels=[Channel.NCCT]))
+def test_real_head_ct_from_volume_to_map(tmp_path: Path, real_images: Path) -> None:
+    version = load_version(tiny_version(tmp_path, channels=[Channel.NCCT]))
     volume = nifti.read(real_images / "ncct_human_ge_deskewed.nii.gz", field=Input.NCCT)
     case = version.prepare({Input.NCCT: volume}, ClinicalRecord(age=70.0))
     assert case.presence.tolist() == [True]
     assert "imputed" in [flag.code for flag in case.flags]
-    why, maps = version.explain(case)
+    attribution, maps = version.explain(case)
     array, affine = maps["attribution-ncct"]
     assert array.shape == volume.shape
     assert np.array_equal(affine, volume.affine)
-    assert why.total == pytest.approx(version.predict(case).log_odds, abs=1e-5)
+    assert attribution.total == pytest.approx(version.predict(case).log_odds, abs=1e-5)

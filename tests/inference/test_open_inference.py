@@ -1,4 +1,4 @@
-"""Prepared tensors by the Open Inference Protocol: what is read, what is refused, what is answered."""
+"""Prepared tensors in the Open Inference Protocol: parsing, refusals and responses."""
 
 from __future__ import annotations
 
@@ -11,36 +11,15 @@ import pytest
 from app.inference import open_inference
 from app.sdk.errors import InvalidRequest, MalformedJson
 from tests.factory import tiny_manifest
+from tests.inference.tensor_requests import as_binary, as_json
 
 MANIFEST = tiny_manifest()
 SHAPES = open_inference.shapes(MANIFEST)
-CHANCE = np.random.default_rng(0)
-ONE = {name: CHANCE.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
+RNG = np.random.default_rng(0)
+ONE = {name: RNG.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
 
 
-def as_json(values: dict[str, np.ndarray[Any, Any]], datatype: str = "FP32", **more: Any) -> bytes:
-    inputs = [
-        {"name": name, "datatype": datatype, "shape": list(array.shape), "data": array.tolist()}
-        for name, array in values.items()
-    ]
-    return json.dumps({"inputs": inputs, **more}).encode()
-
-
-def as_binary(values: dict[str, np.ndarray[Any, Any]], datatype: str = "FP32") -> tuple[bytes, int]:
-    inputs = [
-        {
-            "name": name,
-            "datatype": datatype,
-            "shape": list(array.shape),
-            "parameters": {"binary_data_size": array.nbytes},
-        }
-        for name, array in values.items()
-    ]
-    head = json.dumps({"id": "q-1", "inputs": inputs}).encode()
-    return head + b"".join(array.tobytes() for array in values.values()), len(head)
-
-
-def test_json_and_binary_mean_the_same() -> None:
+def test_json_and_binary_requests_are_equal() -> None:
     many = {name: np.stack([array, array + 1]) for name, array in ONE.items()}
     for values in (ONE, many):
         read = [
@@ -59,7 +38,7 @@ def test_json_and_binary_mean_the_same() -> None:
 
 
 def changed(**change: Any) -> bytes:
-    """A request whose image is described otherwise."""
+    """A request with a changed description of the image."""
     document = json.loads(as_json(ONE))
     document["inputs"][0] |= change
     return json.dumps(document).encode()
@@ -69,42 +48,42 @@ NAN = as_json(ONE | {"image": np.full_like(ONE["image"], np.nan)})
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
-        (b"{}", "lists its tensors"),
-        (b"[]", "lists its tensors"),
-        (b'{"inputs": 3}', "lists its tensors"),
+        (b"{}", "list its tensors"),
+        (b"[]", "list its tensors"),
+        (b'{"inputs": 3}', "list its tensors"),
         (b'{"inputs": []}', "missing"),
         (as_json({"clinical": ONE["clinical"]}), "image is missing"),
         (as_json(ONE | {"extra": ONE["image"]}), "takes the inputs"),
         (changed(datatype="INT8"), "FP32 or FP64"),
         (changed(shape=[1, 2, 3]), "of the shape"),
-        (changed(shape=[2, *SHAPES["image"]]), "values belong"),
+        (changed(shape=[2, *SHAPES["image"]]), "the shape needs"),
         (changed(shape=[True, *SHAPES["image"]]), "of the shape"),
         (changed(shape="x"), "of the shape"),
-        (changed(data=["a"]), "not what its datatype says"),
-        (changed(data=[[1.0], [1.0, 2.0]]), "not what its datatype says"),
-        (changed(data=None), "values belong|finite|datatype says"),
+        (changed(data=["a"]), "do not match the datatype"),
+        (changed(data=[[1.0], [1.0, 2.0]]), "do not match the datatype"),
+        (changed(data=None), "the shape needs|finite|match the datatype"),
         (changed(parameters={"binary_data_size": -1}), "number of bytes"),
         (changed(parameters={"binary_data_size": True}), "number of bytes"),
-        (changed(parameters={"binary_data_size": 8}), "values belong"),
+        (changed(parameters={"binary_data_size": 8}), "the shape needs"),
         (as_json(ONE | {"clinical": np.stack([ONE["clinical"]] * 2)}), "as many clinical vectors"),
         (as_json({name: np.stack([array] * 9) for name, array in ONE.items()}), "1 to 8"),
         (NAN, "finite"),
     ],
 )
-def test_what_a_version_does_not_take_is_refused_by_name(content: bytes, words: str) -> None:
-    with pytest.raises(InvalidRequest, match=words):
+def test_unusable_tensor_is_refused_with_its_name(content: bytes, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
         open_inference.parse(content, None, MANIFEST)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"{", b"[" * 100_000])
-def test_what_is_no_json_is_refused(content: bytes) -> None:
+def test_invalid_json_is_refused(content: bytes) -> None:
     with pytest.raises(MalformedJson):
         open_inference.parse(content, None, MANIFEST)
 
 
-def test_binary_tensors_that_end_early_are_refused() -> None:
+def test_truncated_binary_tensors_are_refused() -> None:
     content, length = as_binary(ONE)
     for cut in (content[:-4], content[: length + 3], content[:length]):
         with pytest.raises(InvalidRequest):
@@ -113,7 +92,7 @@ def test_binary_tensors_that_end_early_are_refused() -> None:
         open_inference.parse(content, length + 1, MANIFEST)
 
 
-def test_an_answer_is_in_the_protocols_words() -> None:
+def test_response_follows_the_protocol() -> None:
     request = open_inference.parse(*as_binary(ONE), MANIFEST)
     outputs = {"probability": np.asarray([0.25]), "folds": np.asarray([[0.2, 0.3]]), "refractory": np.asarray([True])}
     assert json.loads(open_inference.answer(request, MANIFEST, outputs)) == {

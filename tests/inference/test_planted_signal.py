@@ -1,8 +1,8 @@
-"""Signs planted in known regions, a model that has learnt them, and whether its reasons name the place.
+"""Signs planted in known regions: does the explanation of a model that has learnt them name the region?
 
-Heads of noise on a 6 mm MNI grid. A clot is a bright blob on NCCT in or around an artery, a core is a dark one on rCBF
-in a territory; each lies in half of the patients, independently, on either side. Two small models learn one sign each,
-so the other one is there to be ignored.
+Heads of noise on a 6 mm MNI grid. A clot is a bright blob on NCCT in or near an artery; a core is a dark blob on rCBF
+in a territory. Each is present in half of the patients, independently, on either side. Two small models learn one sign
+each and must ignore the other.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from tests.factory import tiny_manifest
 
 GRID = Grid(shape=(30, 36, 30), affine=((6, 0, 0, -87), (0, 6, 0, -122), (0, 0, 6, -69), (0, 0, 0, 1)))
 CHANNELS = (Channel.NCCT, Channel.RCBF)
-PLACES = {
+SIGN_REGIONS = {
     Channel.NCCT: ("ICA", "MCA M1", "MCA M2-M3 superior", "MCA M2-M3 inferior"),
     Channel.RCBF: ("basal ganglia", "insula", "MCA M2-M3 superior", "MCA M2-M3 inferior", "ACA", "PCA"),
 }
-LESSONS = {Channel.NCCT: (110, 24), Channel.RCBF: (60, 12)}  # steps of training, and heads in each
+TRAINING = {Channel.NCCT: (110, 24), Channel.RCBF: (60, 12)}  # steps of training, and heads in each
 SIZE = {Channel.NCCT: (4.0, 6.0), Channel.RCBF: (-3.0, 9.0)}  # amplitude, and width (one standard deviation) in mm
 
 
 class Head(NamedTuple):
-    """image (2, x, y, z); the region of each channel's sign, None where it has none."""
+    """Image (2, x, y, z), and the region of each channel's sign; None without a sign."""
 
     image: torch.Tensor
     planted: dict[Channel, str | None]
@@ -51,13 +51,13 @@ def millimetres() -> np.ndarray:
 
 @cache
 def centres(region: str) -> np.ndarray:
-    """Where in a region of either side a sign may lie: (n, 3) mm, none of them with another region one voxel away."""
+    """Return positions (n, 3) in mm for a sign in a region, away from the region's border."""
     labels = atlas.labels(GRID.shape, GRID.affine)
-    found = np.argwhere(labels == atlas.NAMES.index(region))
+    voxels = np.argwhere(labels == atlas.NAMES.index(region))
     steps = np.vstack([np.eye(3, dtype=int), -np.eye(3, dtype=int)])
-    around = np.stack([labels[tuple((found + step).T)] for step in steps])
-    own = (around == atlas.NAMES.index(region)).mean(axis=0)
-    kept = found[own >= np.quantile(own, 0.6)]
+    around = np.stack([labels[tuple((voxels + step).T)] for step in steps])
+    inside = (around == atlas.NAMES.index(region)).mean(axis=0)
+    kept = voxels[inside >= np.quantile(inside, 0.6)]
     return millimetres()[:, *kept.T].T
 
 
@@ -66,21 +66,21 @@ def head(rng: np.random.Generator) -> Head:
     planted: dict[Channel, str | None] = dict.fromkeys(CHANNELS)
     for row, channel in enumerate(CHANNELS):
         if rng.random() < 0.5:
-            region = f"{rng.choice(['left', 'right'])} {rng.choice(PLACES[channel])}"
-            places = centres(region)
-            centre = places[rng.integers(len(places))]
+            region = f"{rng.choice(['left', 'right'])} {rng.choice(SIGN_REGIONS[channel])}"
+            positions = centres(region)
+            centre = positions[rng.integers(len(positions))]
             amplitude, width = SIZE[channel]
-            apart = ((millimetres() - centre[:, None, None, None]) ** 2).sum(axis=0)
-            image[row] += amplitude * np.exp(-apart / (2 * width**2))
+            squared = ((millimetres() - centre[:, None, None, None]) ** 2).sum(axis=0)
+            image[row] += amplitude * np.exp(-squared / (2 * width**2))
             planted[channel] = region
     return Head(torch.from_numpy(image), planted)
 
 
 @cache
 def manifest() -> Manifest:
-    made = tiny_manifest(channels=CHANNELS, folds=1)
-    architecture = made.architecture.model_copy(update={"filters": 8})
-    return made.model_copy(update={"grid": GRID, "architecture": architecture})
+    tiny = tiny_manifest(channels=CHANNELS, folds=1)
+    architecture = tiny.architecture.model_copy(update={"filters": 8})
+    return tiny.model_copy(update={"grid": GRID, "architecture": architecture})
 
 
 def clinical(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -91,16 +91,16 @@ def clinical(rng: np.random.Generator, count: int) -> np.ndarray:
 
 @cache
 def learnt(sign: Channel) -> NetworkFolds:
-    """A network that answers whether the sign is there; its clinical vector is noise. Absence is shown too.
+    """Train a network to detect the sign; the clinical vector is noise, and absent images are included.
 
-    Trained on one thread, so that it is the same network wherever the test runs.
+    It uses one thread, so that the network is the same on every computer.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(1)
     rng, network = np.random.default_rng(1), build(manifest().architecture)
     optimiser = torch.optim.Adam(network.parameters(), lr=3e-3)
-    steps, batch = LESSONS[sign]
+    steps, batch = TRAINING[sign]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 6e-3, steps)
     for _ in range(steps):
         heads = [head(rng) for _ in range(batch)]
@@ -123,16 +123,16 @@ def auc(networks: NetworkFolds, sign: Channel, count: int) -> float:
     return float(roc_auc_score([one.planted[sign] is not None for one in heads], logits))
 
 
-def named(networks: NetworkFolds, image: torch.Tensor, vector: np.ndarray) -> list[tuple[str, Channel]]:
-    """The two regions that raise the answer most."""
+def top_regions(networks: NetworkFolds, image: torch.Tensor, vector: np.ndarray) -> list[tuple[str, Channel]]:
+    """Return the two regions that raise the log-odds most."""
     case = ModelInput(image.numpy(), np.ones(2, bool), vector)
-    found = explain.explain(networks, manifest(), case).attribution.regions
-    best = sorted(found, key=lambda part: -part.contribution)[:2]
+    regions = explain.explain(networks, manifest(), case).attribution.regions
+    best = sorted(regions, key=lambda part: -part.contribution)[:2]
     return [(part.region, part.modality) for part in best]
 
 
 def localised(sign: Channel, count: int) -> tuple[int, int]:
-    """In how many of ``count`` patients with the sign its region is among the two named, and of their mirror images."""
+    """Count the patients with the sign, of ``count``, whose top regions include it; and their mirror images."""
     rng = np.random.default_rng(20)
     networks, hits, mirrored, seen = learnt(sign), 0, 0, 0
     while seen < count:
@@ -141,26 +141,26 @@ def localised(sign: Channel, count: int) -> tuple[int, int]:
         if region is None:
             continue
         seen += 1
-        hits += (region, sign) in named(networks, one.image, vector)
+        hits += (region, sign) in top_regions(networks, one.image, vector)
         side, _, name = region.partition(" ")
         other = {"left": "right", "right": "left"}[side]
-        mirrored += (f"{other} {name}", sign) in named(networks, one.image.flip(1), vector)
+        mirrored += (f"{other} {name}", sign) in top_regions(networks, one.image.flip(1), vector)
     return hits, mirrored
 
 
-def test_a_planted_core_is_named() -> None:
+def test_region_of_a_planted_core_is_named() -> None:
     assert auc(learnt(Channel.RCBF), Channel.RCBF, 60) > 0.95
     hits, mirrored = localised(Channel.RCBF, 20)
     assert hits >= 18
-    assert mirrored >= 18  # left and right change places with the patient
+    assert mirrored >= 18  # the region changes sides with the patient
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("sign", CHANNELS)
-def test_planted_signs_are_named_in_nine_of_ten(sign: Channel) -> None:
-    found, (hits, mirrored) = auc(learnt(sign), sign, 200), localised(sign, 100)
-    print(f"{sign}: AUC {found:.3f}, named {hits}, mirrored {mirrored} of 100")
-    assert found > 0.95
+def test_regions_of_planted_signs_are_named_in_nine_of_ten(sign: Channel) -> None:
+    area, (hits, mirrored) = auc(learnt(sign), sign, 200), localised(sign, 100)
+    print(f"{sign}: AUC {area:.3f}, named {hits}, mirrored {mirrored} of 100")
+    assert area > 0.95
     assert hits >= 90
     assert mirrored >= 90

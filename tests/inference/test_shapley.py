@@ -1,4 +1,4 @@
-"""The games: brute force, the efficiency of pairs, and sums that hold."""
+"""Shapley values: brute force, exactness of pairs, and sums."""
 
 from __future__ import annotations
 
@@ -10,19 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from app.inference.attribution.shapley import Array, Game, exact, paired, shares, to_sum
+from app.inference.attribution.shapley import Array, Game, distribute_remainder, exact, paired, shapley_values
 
 
 def game_of(order: int, players: int, backgrounds: int, seed: int = 0) -> Game:
-    """A random polynomial of the players' values, at most ``order`` of them in one term; the absent take a background
-    row's values.
-    """
-    chance = np.random.default_rng(seed)
-    patient, background = chance.normal(size=players), chance.normal(size=(backgrounds, players))
+    """A random polynomial with at most ``order`` players per term; absent players take a background row's values."""
+    rng = np.random.default_rng(seed)
+    patient, background = rng.normal(size=players), rng.normal(size=(backgrounds, players))
     terms = [
-        (chance.choice(players, size, replace=False), chance.normal())
-        for size in range(1, order + 1)
-        for _ in range(12)
+        (rng.choice(players, size, replace=False), rng.normal()) for size in range(1, order + 1) for _ in range(12)
     ]
 
     def game(present: NDArray[np.bool_], rows: NDArray[np.intp]) -> Array:
@@ -33,7 +29,7 @@ def game_of(order: int, players: int, backgrounds: int, seed: int = 0) -> Game:
 
 
 def brute_force(game: Game, players: int, backgrounds: int) -> Array:
-    """The definition: the mean gain over all orders of entry and all background rows."""
+    """Compute the mean gain over all orders of entry and all background rows, which is the definition."""
     gains = np.zeros(players)
     orders = list(permutations(range(players)))
     for order in orders:
@@ -45,55 +41,55 @@ def brute_force(game: Game, players: int, backgrounds: int) -> Array:
     return gains / (len(orders) * backgrounds)
 
 
-def test_exact_is_the_definition() -> None:
+def test_exact_values_follow_the_definition() -> None:
     game = game_of(4, 5, 3)
-    found = exact(game, 5, 3)
-    assert found.values == pytest.approx(brute_force(game, 5, 3), abs=1e-12)
-    assert not found.error.any()
+    result = exact(game, 5, 3)
+    assert result.values == pytest.approx(brute_force(game, 5, 3), abs=1e-12)
+    assert not result.error.any()
 
 
-def test_pairs_are_exact_where_at_most_two_interact() -> None:
+def test_pairs_are_exact_if_at_most_two_players_interact() -> None:
     game = game_of(2, 9, 4)
     assert paired(game, 9, 4).values == pytest.approx(exact(game, 9, 4).values, abs=1e-12)
 
 
 @pytest.mark.parametrize("rounds", [1, 4])
-def test_the_stated_error_is_that_of_what_is_left_to_chance(rounds: int) -> None:
+def test_stated_error_covers_the_sampling_error(rounds: int) -> None:
     game = game_of(5, 8, 4, seed=3)
     truth = exact(game, 8, 4).values
-    found = [paired(game, 8, 4, rounds=rounds, seed=seed) for seed in range(100)]
-    made = np.mean([np.square(one.values - truth) for one in found])
-    stated = np.mean([np.square(one.error) for one in found])
-    assert stated > 0.8 * made
+    result = [paired(game, 8, 4, rounds=rounds, seed=seed) for seed in range(100)]
+    actual = np.mean([np.square(one.values - truth) for one in result])
+    stated = np.mean([np.square(one.error) for one in result])
+    assert stated > 0.8 * actual
 
 
 @given(seed=st.integers(0, 10**6), players=st.integers(1, 12), backgrounds=st.integers(1, 5))
-def test_contributions_add_up_whatever_the_method(seed: int, players: int, backgrounds: int) -> None:
+def test_values_sum_to_the_total_with_every_method(seed: int, players: int, backgrounds: int) -> None:
     game = game_of(min(players, 4), players, backgrounds, seed)
-    for found in (shares(game, players, backgrounds, budget=64), shares(game, players, backgrounds)):
-        assert found.base + found.values.sum() == pytest.approx(found.total, abs=1e-9)
+    for result in (shapley_values(game, players, backgrounds, budget=64), shapley_values(game, players, backgrounds)):
+        assert result.base + result.values.sum() == pytest.approx(result.total, abs=1e-9)
 
 
-def test_the_budget_is_kept() -> None:
-    asked = 0
+def test_budget_is_kept() -> None:
+    evaluations = 0
     inner = game_of(3, 12, 4)
 
     def counted(present: NDArray[np.bool_], rows: NDArray[np.intp]) -> Array:
-        nonlocal asked
-        asked += len(rows)
+        nonlocal evaluations
+        evaluations += len(rows)
         return inner(present, rows)
 
-    shares(counted, 12, 4, budget=500)
-    assert 0 < asked <= 500
+    shapley_values(counted, 12, 4, budget=500)
+    assert 0 < evaluations <= 500
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=9), st.floats(-9, 9))
-def test_the_remainder_is_spread_by_magnitude(raw: list[float], total: float) -> None:
-    found = to_sum(np.asarray(raw), total)
-    assert found.sum() == pytest.approx(total, abs=1e-9)
+def test_remainder_is_distributed_by_magnitude(raw: list[float], total: float) -> None:
+    result = distribute_remainder(np.asarray(raw), total)
+    assert result.sum() == pytest.approx(total, abs=1e-9)
     if abs(total - sum(raw)) < sum(map(abs, raw)):
-        assert (np.sign(found) * np.sign(raw) >= 0).all()
+        assert (np.sign(result) * np.sign(raw) >= 0).all()
 
 
-def test_a_sum_of_nothing_is_spread_evenly() -> None:
-    assert to_sum(np.zeros(4), 2.0).tolist() == [0.5] * 4
+def test_remainder_of_zeros_is_distributed_evenly() -> None:
+    assert distribute_remainder(np.zeros(4), 2.0).tolist() == [0.5] * 4

@@ -1,4 +1,4 @@
-"""oneDNN by its own names gives what torch's public convolution gives, and can be differentiated and exported."""
+"""oneDNN convolutions: equal to torch's public convolution, differentiable and exportable."""
 
 from __future__ import annotations
 
@@ -15,39 +15,54 @@ from tests.factory import random_network, tiny_manifest
 
 @pytest.mark.parametrize("stride", [(1, 1, 1), (2, 2, 2)])
 @pytest.mark.parametrize("bias", [False, True])
-def test_one_small_patient_gives_the_same_numbers_and_slopes(stride: tuple[int, int, int], bias: bool) -> None:
+def test_small_volume_gives_the_same_numbers_and_slopes(stride: tuple[int, int, int], bias: bool) -> None:
     torch.manual_seed(0)
     image = torch.randn(1, 5, 12, 14, 10).contiguous(memory_format=torch.channels_last_3d)
     weight, offset = torch.randn(8, 5, 3, 3, 3), torch.randn(8) if bias else None
-    answers, slopes = [], []
-    for way in (
+    outputs, slopes = [], []
+    for convolution in (
         lambda x: convolve(x, weight, offset, stride, (1, 1, 1)),
         lambda x: functional.conv3d(x, weight, offset, stride, (1, 1, 1)),
     ):
         at = image.clone().requires_grad_()
-        answer = way(at)
-        answers.append(answer.detach())
-        slopes.append(torch.autograd.grad(answer.square().sum(), at)[0])
-    torch.testing.assert_close(*answers, rtol=1e-5, atol=1e-4)
+        output = convolution(at)
+        outputs.append(output.detach())
+        slopes.append(torch.autograd.grad(output.square().sum(), at)[0])
+    torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(*slopes, rtol=1e-5, atol=1e-3)
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_convolution_shares_the_parameters_and_draws_no_random_numbers(bias: bool) -> None:
+    layer = torch.nn.Conv3d(3, 4, 3, stride=2, padding=1, bias=bias).eval()
+    state = torch.random.get_rng_state()
+    convolution = Convolution(layer)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert convolution.weight is layer.weight
+    assert convolution.bias is layer.bias
+    assert list(convolution.state_dict()) == list(layer.state_dict())
+    assert convolution.extra_repr().removesuffix(", bias=False") == layer.extra_repr().removesuffix(", bias=False")
+    assert not convolution.training
+    x = torch.randn(2, 3, 6, 8, 7)
+    torch.testing.assert_close(convolution(x), layer(x))
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.trace.*:DeprecationWarning")
-def test_a_folded_network_asks_onednn_and_an_export_sees_torch() -> None:
+def test_folded_network_uses_onednn_and_an_export_uses_torch() -> None:
     torch.manual_seed(0)
     network = build(Architecture(in_channels=2, clinical_size=6, filters=2)).eval()
-    lean = folded(network)
-    assert isinstance(lean.trunk.stem.conv, Convolution)
+    inference = folded(network)
+    assert isinstance(inference.trunk.stem.conv, Convolution)
     image, record = torch.randn(1, 2, 16, 16, 16), torch.randn(1, 6)
     with torch.no_grad():
-        torch.testing.assert_close(lean(image, record), network(image, record), rtol=1e-4, atol=1e-5)
-        traced = torch.jit.trace(lean, (image, record), check_trace=False)
+        torch.testing.assert_close(inference(image, record), network(image, record), rtol=1e-4, atol=1e-5)
+        traced = torch.jit.trace(inference, (image, record), check_trace=False)
     assert "mkldnn" not in str(traced.inlined_graph)
 
 
 @pytest.mark.parametrize(("cases", "threads"), [(1, 1), (10_000, 2)])
-def test_a_small_tail_takes_one_thread_and_gives_the_other_back(cases: int, threads: int) -> None:
-    """The head tells how many threads there were."""
+def test_small_tail_uses_one_thread_and_restores_the_number(cases: int, threads: int) -> None:
+    """A hook on the head records the number of threads."""
     ensemble = Ensemble([random_network(tiny_manifest().architecture, 0)])
     seen: list[int] = []
     ensemble.folds[0].head.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))

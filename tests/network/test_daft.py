@@ -1,4 +1,4 @@
-"""What the modulation does at each of its places, against the paper's formula written out by hand."""
+"""The modulation at each location, compared with the formula of the paper."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def architecture(**options: object) -> Architecture:
 
 
 @pytest.mark.parametrize("location", list(Location))
-def test_the_tail_is_the_papers_formula(location: Location) -> None:
+def test_tail_follows_the_formula_of_the_paper(location: Location) -> None:
     network = random_network(architecture(location=location, activation=ScaleActivation.TANH))
     block, aux = network.block, network.modulation
     assert aux is not None
@@ -44,7 +44,7 @@ def test_scale_and_shift_are_per_channel() -> None:
 
 
 @pytest.mark.parametrize("fusion", list(Fusion))
-def test_only_fusion_sees_the_clinical_vector(fusion: Fusion) -> None:
+def test_output_depends_on_the_clinical_vector_only_with_fusion(fusion: Fusion) -> None:
     network = random_network(architecture(fusion=fusion))
     image = torch.randn(1, 2, 16, 16, 16)
     one, two = network(image, torch.zeros(1, 5)), network(image, torch.ones(1, 5))
@@ -63,6 +63,6 @@ def test_training_reaches_every_weight() -> None:
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in network.parameters())
 
 
-def test_a_modulation_must_do_something() -> None:
+def test_modulation_without_scale_and_shift_is_refused() -> None:
     with pytest.raises(ValueError, match="scale, a shift, or both"):
         build(architecture(scale=False, shift=False))

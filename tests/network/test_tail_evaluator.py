@@ -1,4 +1,4 @@
-"""The cheap form of the tail is the tail."""
+"""The tail evaluator gives the numbers of the tail at a lower cost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.factory import random_network
 
 @pytest.mark.parametrize("location", list(Location))
 @pytest.mark.parametrize("fusion", list(Fusion))
-def test_it_gives_the_tails_numbers(fusion: Fusion, location: Location) -> None:
+def test_evaluator_equals_the_tail(fusion: Fusion, location: Location) -> None:
     halves = ((True, True), (True, False), (False, True))
     for activation, (scale, shift) in itertools.product(ScaleActivation, halves):
         network = random_network(
@@ -39,8 +39,8 @@ def test_it_gives_the_tails_numbers(fusion: Fusion, location: Location) -> None:
         assert torch.allclose(TailEvaluator(network, features).logits(clinical), direct, atol=1e-5)
 
 
-def test_the_fused_kernel_is_the_three_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And a torch without it answers the same."""
+def test_fused_kernel_equals_the_three_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also without the kernel, as in another build of torch."""
     conv = torch.nn.Conv3d(4, 8, 3, padding=1)
     x, other = (torch.randn(5, n, 6, 7, 6).contiguous(memory_format=torch.channels_last_3d) for n in (4, 8))
     with torch.no_grad():
@@ -50,8 +50,8 @@ def test_the_fused_kernel_is_the_three_calls(monkeypatch: pytest.MonkeyPatch) ->
         assert torch.allclose(conv_add_relu(conv)(x, other.clone()), direct, atol=1e-6)
 
 
-def test_one_vectors_answer_does_not_change_the_nexts() -> None:
-    """Where the shortcut is everybody's, the kernel must not write into it."""
+def test_one_evaluation_does_not_change_the_next() -> None:
+    """The kernel must not write into a shortcut that all vectors share."""
     for location in Location:
         network = random_network(Architecture(in_channels=2, clinical_size=5, filters=2, location=location))
         tail, vector = TailEvaluator(network, network.trunk(torch.randn(1, 2, 16, 16, 16)).detach()), torch.randn(1, 5)
@@ -60,7 +60,7 @@ def test_one_vectors_answer_does_not_change_the_nexts() -> None:
         assert torch.equal(tail.logits(vector), first)
 
 
-def test_folding_the_normalisation_changes_nothing() -> None:
+def test_folding_the_normalisation_keeps_the_numbers() -> None:
     for location in Location:
         network = random_network(Architecture(in_channels=2, clinical_size=5, filters=2, location=location))
         image, clinical = torch.randn(2, 2, 16, 16, 16), torch.randn(2, 5)
@@ -69,10 +69,8 @@ def test_folding_the_normalisation_changes_nothing() -> None:
         assert torch.allclose(inference(image, clinical), network(image, clinical), atol=1e-5)
 
 
-def test_a_coalition_costs_a_small_part_of_the_network() -> None:
-    """At the size that the benches use, rates are 150 apart and more (bench/explain.py); here a lenient tenth of it,
-    on a quarter of the voxels, so that a busy machine does not decide.
-    """
+def test_one_vector_costs_a_small_part_of_the_network() -> None:
+    """A lenient bound on a quarter of the bench's voxels, so that a busy computer passes (see bench/explain.py)."""
     architecture = Architecture(in_channels=5, clinical_size=40, filters=16)
     ensemble = Ensemble([random_network(architecture)])
     network, image, clinical = ensemble.folds[0], torch.randn(5, 64, 64, 64), torch.randn(256, 40)

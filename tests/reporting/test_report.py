@@ -1,4 +1,4 @@
-"""Figures and the page: what is drawn is what was computed, and the page loads nothing."""
+"""Figures and the HTML report: shapes, tables, texts, and no external resources."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.core.display_names import measured, shortened
+from app.core.display_names import named_quantity, truncated
 from app.reporting import figures, page
 from app.reporting.drawing import BarShape, CircleShape, Drawing, ImageShape
 from app.sdk.types import (
@@ -49,10 +49,10 @@ def attribution() -> Attribution:
 
 @pytest.fixture
 def prediction(attribution: Attribution) -> Prediction:
-    return _answered(attribution)
+    return finished_prediction(attribution)
 
 
-def _answered(attribution: Attribution) -> Prediction:
+def finished_prediction(attribution: Attribution) -> Prediction:
     return Prediction(
         id="0192",
         status=Status.SUCCEEDED,
@@ -78,7 +78,7 @@ def _share(pixels: np.ndarray, red_minus_blue: float) -> float:
 
 
 def _texts(drawing: Drawing) -> list[str]:
-    """The words of the SVG, in order; the SVG is XML that a strict reader takes."""
+    """Return the texts of the SVG, in order, with a strict XML parser."""
     root = ElementTree.fromstring(drawing.svg())
     return [node.text or "" for node in root.iter("{http://www.w3.org/2000/svg}text")]
 
@@ -89,12 +89,12 @@ def test_overlay_marks_the_peak_in_the_colour_of_its_sign(sign: int) -> None:
     values = np.zeros((48, 56, 48))
     values[30:34, 20:24, 25:29] = sign
     drawing = figures.overlay(image, (0, 80), figures.Figure(values, AFFINE), "cta")
-    panels = _pixels(drawing.png())[90:-60]  # without the legend, which shows both colours
+    panels = _pixels(drawing.png())[90:-60]  # without the legend, which has both colours
     assert _share(panels, 0.3 * sign) > 0.002
-    assert _share(panels, -0.3 * sign) < (0.002 if sign > 0 else 0.02)  # the ring is yellow, which is not blue
+    assert _share(panels, -0.3 * sign) < (0.002 if sign > 0 else 0.02)  # the ring is yellow, which contains little blue
 
 
-def test_overlay_carries_a_coarse_map_to_the_right_place() -> None:
+def test_overlay_resamples_a_coarse_map_correctly() -> None:
     values = np.zeros((24, 28, 24))
     values[15, 10, 12] = 1.0
     coarse = figures.Figure(values, AFFINE @ np.diag([2.0, 2, 2, 1]))
@@ -106,11 +106,11 @@ def test_overlay_carries_a_coarse_map_to_the_right_place() -> None:
     axial = next(shape for shape in drawing.shapes if isinstance(shape, ImageShape))
     orange = axial.pixels[..., 0].astype(int) - axial.pixels[..., 2] > 80
     rows, columns = np.nonzero(orange)
-    assert (columns.mean(), 55 - rows.mean()) == pytest.approx((30, 20), abs=0.5)  # the first row is on top
+    assert (columns.mean(), 55 - rows.mean()) == pytest.approx((30, 20), abs=0.5)  # the first row is at the top
     assert f"axial, z = {world[2]:.0f} mm" in _texts(drawing)
 
 
-def test_waterfall_has_a_bar_for_each_contribution(attribution: Attribution) -> None:
+def test_waterfall_has_a_bar_per_contribution(attribution: Attribution) -> None:
     drawing = figures.waterfall(attribution)
     texts = _texts(drawing)
     for text in ("age: 61", "atrial fibrillation: yes", "core: unknown", "image: cta", "+0.90", "-0.50"):
@@ -121,14 +121,14 @@ def test_waterfall_has_a_bar_for_each_contribution(attribution: Attribution) -> 
     assert widths / widths[0] == pytest.approx(np.array([0.9, 0.6, 0.4]) / 0.9)
 
 
-def test_many_small_contributions_are_one_bar() -> None:
+def test_small_contributions_share_one_bar() -> None:
     many = [ClinicalContribution(variable=f"v{n}", value=1.0, contribution=0.5 if n < 2 else 0.01) for n in range(20)]
-    texts = _texts(figures.waterfall(Attribution(base=0, total=1.18, clinical=many, imaging=[]), most=2))
+    texts = _texts(figures.waterfall(Attribution(base=0, total=1.18, clinical=many, imaging=[]), limit=2))
     assert "18 smaller ones" in texts
     assert "+0.18" in texts
 
 
-def test_the_patient_stands_among_the_others() -> None:
+def test_position_figure_shows_patient_and_cohort() -> None:
     others = np.linspace(-2, 2, 9)
     drawing = figures.position(
         [figures.CohortPosition("age", "81 years", 1.0, others), figures.CohortPosition("NIHSS", "42", 9.0, others)]
@@ -137,11 +137,11 @@ def test_the_patient_stands_among_the_others() -> None:
     small = [
         shape for shape in drawing.shapes if isinstance(shape, CircleShape) and shape.radius == 2.2 and shape.y < 40
     ]
-    assert sum(dot.x < large[0].x for dot in small) == 6  # -2 to 0.5; the one at 1.0 lies under it
+    assert sum(dot.x < large[0].x for dot in small) == 6  # -2 to 0.5; the dot at 1.0 is below the patient's
     assert large[1].colour == figures.RAISES  # beyond the scale
 
 
-def test_every_figure_carries_its_table(attribution: Attribution) -> None:
+def test_every_figure_has_its_table(attribution: Attribution) -> None:
     parts = [
         RegionContribution(region=region, modality=Channel.CTA, contribution=part, side=side)
         for region, part, side in (("other", -0.05, None), ("left MCA M1", 0.65, "affected"))
@@ -170,33 +170,33 @@ def test_every_figure_carries_its_table(attribution: Attribution) -> None:
     for drawing, rows in drawings.items():
         assert drawing.table is not None
         assert drawing.table.rows == rows
-        said = ElementTree.fromstring(drawing.svg()).findtext("{http://www.w3.org/2000/svg}desc") or ""
-        assert said.splitlines()[1:] == [" | ".join(row) for row in rows]
+        description = ElementTree.fromstring(drawing.svg()).findtext("{http://www.w3.org/2000/svg}desc") or ""
+        assert description.splitlines()[1:] == [" | ".join(row) for row in rows]
         for cell in rows[0]:
-            assert f">{cell}</td>" in page.report(_answered(attribution), {"a figure": drawing}, "")
+            assert f">{cell}</td>" in page.report(finished_prediction(attribution), {"a figure": drawing}, "")
 
 
-def test_a_group_is_said_in_words_with_units() -> None:
-    assert measured("perfusion.core_ml", 22.944, "mL") == "core 22.9 mL"
-    assert measured("perfusion.hypoperfusion_intensity_ratio", 0.4123, "1") == "HIR 0.412"
-    assert measured("systolic_bp", 150.0, "mmHg") == "systolic BP 150 mmHg"
-    assert shortened("perfusion: core 22.9 mL, Tmax > 6 s 99 mL", 20) == "perfusion: core 22.."
+def test_quantities_have_names_and_units() -> None:
+    assert named_quantity("perfusion.core_ml", 22.944, "mL") == "core 22.9 mL"
+    assert named_quantity("perfusion.hypoperfusion_intensity_ratio", 0.4123, "1") == "HIR 0.412"
+    assert named_quantity("systolic_bp", 150.0, "mmHg") == "systolic BP 150 mmHg"
+    assert truncated("perfusion: core 22.9 mL, Tmax > 6 s 99 mL", 20) == "perfusion: core 22.."
 
 
-def test_figures_are_the_same_twice(attribution: Attribution) -> None:
+def test_equal_figures_give_equal_bytes(attribution: Attribution) -> None:
     first, second = (figures.waterfall(attribution) for _ in range(2))
     assert first.svg() == second.svg()
     assert first.png() == second.png()
 
 
-def test_a_title_cannot_break_out_of_its_drawing() -> None:
+def test_texts_of_a_drawing_are_escaped() -> None:
     drawing = Drawing(100, 50, "<script>")
     drawing.text(10, 20, "a < b & c")
     assert b"<script" not in drawing.svg()
     assert _texts(drawing) == ["a < b & c"]
 
 
-def test_the_page_is_self_contained_and_escapes_what_it_shows(prediction: Prediction) -> None:
+def test_report_is_self_contained_and_escapes_its_values(prediction: Prediction) -> None:
     drawing = figures.perfusion(PerfusionSummary(core_ml=21.0, tmax6_ml=96.0))
     html = page.report(prediction, {"Perfusion": drawing}, "card <script>")
     assert "38 %" in html
@@ -206,13 +206,13 @@ def test_the_page_is_self_contained_and_escapes_what_it_shows(prediction: Predic
     assert not re.search(r"""(src|href)=(?!["']?data:)""", html)
 
 
-def test_the_page_says_the_reasons_in_words(prediction: Prediction) -> None:
+def test_report_summarises_the_contributions(prediction: Prediction) -> None:
     html = page.report(prediction, {}, "")
     assert "Raised most by age 61 (+0.90) and image: cta (+0.60)." in html
     assert "Lowered most by atrial fibrillation yes (-0.40)." in html
 
 
-def test_the_page_of_a_single_fold_says_no_interval(prediction: Prediction) -> None:
+def test_report_of_a_single_fold_has_no_interval(prediction: Prediction) -> None:
     html = page.report(prediction.model_copy(update={"interval": None, "attribution": None}), {}, "")
     assert "interval" not in html
-    assert "Reasons" not in html
+    assert "Contributions" not in html

@@ -1,1 +1,1 @@
-"""Shares of a prediction: Shapley values, voxel attribution and anatomical regions."""
+"""Attribution of a prediction: Shapley values, voxel maps and anatomical regions."""

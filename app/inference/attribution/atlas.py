@@ -1,14 +1,12 @@
-"""Coarse anatomical regions of the MNI152 grid, in the words of a stroke team. Atlas ``rlvo-regions-1``.
+"""Coarse anatomical regions on the MNI152 grid, named as in stroke care; atlas ``rlvo-regions-1``.
 
-Notable choices:
-- Own definitions, as capsules around the usual course of a vessel, ellipsoids around deep structures, and half-spaces
-  for the cortical territories. They say where to look; they are no segmentation.
-- Each hemisphere mirrors the other (x to -x); RAS+, so the left hemisphere has negative x.
-- The vessel tree is a region of its own, one per hemisphere, for a patient whose arteries are known (``with_tree``):
-  the lumen that fills, outside of ICA and M1, which keep theirs. So a clot in M1 is said to lie in M1, and a sign of
-  the small arteries is not said to lie in the tissue around them.
-- A voxel belongs to one region: the first in the list that holds it. What none holds (skull, face, neck, air) is
-  ``other``, so that the regions of a modality sum to the modality.
+Design notes:
+- The definitions are this project's: capsules around the usual course of a vessel, ellipsoids around deep structures,
+  half-spaces for the cortical territories. They show where to look; they are no segmentation.
+- The hemispheres mirror each other (x to -x). Coordinates are RAS+, so the left hemisphere has negative x.
+- If a patient's arteries are known, the vessel tree is one more region per hemisphere (``with_vessel_tree``).
+- A voxel belongs to the first region that contains it, or to ``other`` (skull, face, neck, air). So the regions of a
+  modality sum to the modality.
 """
 
 from __future__ import annotations
@@ -38,53 +36,54 @@ NAMES = (
 
 @lru_cache(maxsize=8)
 def labels(shape: tuple[int, int, int], affine: tuple[tuple[float, ...], ...]) -> NDArray[np.intp]:
-    """The index into ``NAMES`` of every voxel (x, y, z) of a grid; the array is kept, do not write to it.
+    """Return the index into ``NAMES`` of every voxel (x, y, z); the array is cached, so do not change it.
 
-    :param affine: (4, 4) voxel to MNI152 RAS+ millimetres
+    ``affine`` is (4, 4), voxel to MNI152 RAS+ millimetres.
     """
     voxels = np.stack([*np.indices(shape), np.ones(shape)])
     x, y, z = np.tensordot(np.asarray(affine, dtype=np.float64), voxels, axes=1)[:3]
     at = np.stack([np.abs(x), y, z])  # both hemispheres at once
-    found = np.zeros(shape, dtype=np.intp)
+    regions = np.zeros(shape, dtype=np.intp)
     free = np.ones(shape, dtype=bool)
     for region, mask in _shapes(at).items():
-        here = mask & free
-        free &= ~here
+        inside = mask & free
+        free &= ~inside
         if region in PAIRED:
             left = NAMES.index(f"left {region}")
-            found[here] = np.where(x[here] < 0, left, left + len(PAIRED))
+            regions[inside] = np.where(x[inside] < 0, left, left + len(PAIRED))
         else:
-            found[here] = NAMES.index(region)
-    return found
+            regions[inside] = NAMES.index(region)
+    return regions
 
 
-def with_tree(found: NDArray[np.intp], lumen: Mask, affine: tuple[tuple[float, ...], ...]) -> NDArray[np.intp]:
-    """``labels`` with the arteries of ``lumen`` (x, y, z) in regions of their own; a new array."""
+def with_vessel_tree(regions: NDArray[np.intp], lumen: Mask, affine: tuple[tuple[float, ...], ...]) -> NDArray[np.intp]:
+    """Return ``regions`` (see ``labels``) with the arteries of ``lumen`` (x, y, z) as vessel trees; a new array.
+
+    ICA and M1 keep their regions, so that a clot in M1 is reported in M1.
+    """
     named = [NAMES.index(f"{side} {artery}") for side in ("left", "right") for artery in ("ICA", "MCA M1")]
-    x = affine[0][0] * np.arange(found.shape[0]) + affine[0][3]
+    x = affine[0][0] * np.arange(regions.shape[0]) + affine[0][3]
     tree = np.where(x < 0, NAMES.index(f"left {TREE}"), NAMES.index(f"right {TREE}"))[:, None, None]
-    taken: NDArray[np.intp] = np.where(lumen & ~np.isin(found, [NAMES.index("other"), *named]), tree, found)
-    return taken
+    in_tree = lumen & ~np.isin(regions, [NAMES.index("other"), *named])
+    return np.asarray(np.where(in_tree, tree, regions))
 
 
-def side(region: str, affected: str | None) -> Literal["affected", "contralateral"] | None:
-    """Which side of the patient a region is on, seen from the occlusion; None for the midline, or an unknown side."""
-    own, _, name = region.partition(" ")
+def relative_side(region: str, affected: str | None) -> Literal["affected", "contralateral"] | None:
+    """Return a region's side relative to the occlusion; None on the midline or if ``affected`` is unknown."""
+    region_side, _, name = region.partition(" ")
     if affected is None or name not in PAIRED:
         return None
-    return "affected" if own == affected else "contralateral"
+    return "affected" if region_side == affected else "contralateral"
 
 
-def sums(values: NDArray[np.float32], where: NDArray[np.intp]) -> NDArray[np.float64]:
-    """A map's sum over each region, in the order of ``NAMES``."""
-    found: NDArray[np.float64] = np.bincount(
-        where.ravel(), weights=values.ravel().astype(np.float64), minlength=len(NAMES)
-    ).astype(np.float64)
-    return found
+def region_sums(values: NDArray[np.float32], regions: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Sum a map (x, y, z) over each region, in the order of ``NAMES``."""
+    sums = np.bincount(regions.ravel(), weights=values.ravel().astype(np.float64), minlength=len(NAMES))
+    return sums.astype(np.float64)
 
 
 def _shapes(at: Millimetres) -> dict[str, Mask]:
-    """The regions in order of precedence, at (|x|, y, z) in MNI152 millimetres."""
+    """Return the regions in order of precedence, at (|x|, y, z) in MNI152 millimetres."""
     x, y, z = at
     sylvian = z > 3 - 0.36 * y  # above the plane through the Sylvian fissure, which rises backwards
     # The hemispheres, without the orbits and the skull base in front of and between the temporal lobes.
@@ -111,17 +110,17 @@ def _shapes(at: Millimetres) -> dict[str, Mask]:
 
 
 def _ellipsoid(at: Millimetres, centre: Point, radii: Point) -> Mask:
-    apart = (at - np.asarray(centre)[:, None, None, None]) / np.asarray(radii)[:, None, None, None]
-    inside: Mask = np.square(apart).sum(axis=0) <= 1
+    offset = (at - np.asarray(centre)[:, None, None, None]) / np.asarray(radii)[:, None, None, None]
+    inside: Mask = np.square(offset).sum(axis=0) <= 1
     return inside
 
 
 def _capsule(at: Millimetres, course: Sequence[Point], radius: float) -> Mask:
-    """All points within ``radius`` of a line through the points of ``course``."""
+    """Return the points within ``radius`` of the line through the points of ``course``."""
     inside = np.zeros(at.shape[1:], dtype=bool)
     for start, end in itertools.pairwise(course):
         first, along = np.asarray(start), np.asarray(end) - np.asarray(start)
-        apart = at - first[:, None, None, None]
-        share = np.clip(np.tensordot(along, apart, axes=1) / (along @ along), 0, 1)
-        inside |= np.square(apart - share * along[:, None, None, None]).sum(axis=0) <= radius**2
+        offset = at - first[:, None, None, None]
+        share = np.clip(np.tensordot(along, offset, axes=1) / (along @ along), 0, 1)
+        inside |= np.square(offset - share * along[:, None, None, None]).sum(axis=0) <= radius**2
     return inside

@@ -1,16 +1,14 @@
-"""One pass back through the trunk that leaves nothing over: the rescale rule, for maps at a fraction of their price.
+"""Voxel maps by DeepLIFT's rescale rule, in one backward pass through the trunk.
 
-DeepLIFT's rescale rule (Shrikumar et al., "Learning important features through propagating activation differences",
-ICML 2017) takes, at every rectifier, the slope between absence and the patient in place of the gradient.
+At every rectifier, the rule replaces the gradient by the slope between the baseline and the patient (Shrikumar et al.,
+"Learning important features through propagating activation differences", ICML 2017).
 
-Notable choices:
-- Absence is one image, zero everywhere, the same for all patients: its activations are computed once per fold. After
-  the stem's convolution it is one number per channel, because a convolution of zeros is its bias.
-- Max-pooling needs no rule of its own: absence is constant before it, so the difference of the pooled values is the
-  difference at the voxel that wins, which is where its gradient goes. Pooling first, the rectifier sees an eighth.
-- In the tail, where clinical vector and features multiply, gradients are integrated along the straight path of the
-  features and the presence bits (Sundararajan et al., ICML 2017). It is small, so eight steps cost next to nothing.
-- float32 on every device: what is divided by small differences must not be rounded.
+Design notes:
+- The baseline is an image of zeros, the same for all patients. So its activations are computed once per fold.
+- Max-pooling needs no rule. The baseline is constant before it, so the gradient at the maximum is already exact.
+- In the tail, clinical vector and features multiply. There, gradients are integrated along the straight path of the
+  features and the presence bits (Sundararajan et al., ICML 2017).
+- float32 on every device, because slopes are divided by small differences.
 """
 
 from __future__ import annotations
@@ -27,21 +25,21 @@ from app.network.conv import convolve
 from app.network.daft import Network
 
 TAIL_STEPS = 8
-_FLAT = 1e-12
-"""Keeps what is equal from being divided by nothing."""
+_EPSILON = 1e-12
+"""Avoids a division by zero for equal activations."""
 
 
-class AbsentImage(NamedTuple):
-    """A fold's view of no image: what its rectifiers receive, in order, and its trunk features."""
+class BaselineActivations(NamedTuple):
+    """One fold's activations for the baseline image: inputs of its rectifiers, in order, and its trunk features."""
 
-    received: list[Tensor]
+    rectifier_inputs: list[Tensor]
     features: Tensor
 
 
-class RescalePass(NamedTuple):
-    """What one fold saw and why: features (1, 4 f, x, y, z), and slopes by voxels (1, c, X, Y, Z) and by bits (c,).
+class RescaleResult(NamedTuple):
+    """One fold's trunk features (1, 4 f, x, y, z), and the slopes of its logit.
 
-    Shares are slopes times the image, and times the bits; absence is zero in both.
+    Slopes are by voxels (1, c, X, Y, Z) and by presence bits (c,). A share is a slope times its input.
     """
 
     features: Tensor
@@ -50,94 +48,94 @@ class RescalePass(NamedTuple):
 
 
 @torch.no_grad()
-def absent_image(fold: Network, blank: Tensor) -> AbsentImage:
-    """:param blank: (1, c, x, y, z) of zeros, as the ensemble makes images of one patient."""
-    received: list[Tensor] = []
+def baseline_activations(fold: Network, blank: Tensor) -> BaselineActivations:
+    """Compute the activations of ``blank`` (1, c, x, y, z), a batch of zeros as ``Ensemble.image`` makes it."""
+    inputs: list[Tensor] = []
 
     def rectify(x: Tensor) -> Tensor:
-        # Of the stem one voxel stands for all.
-        received.append(x if received else x[:, :, :1, :1, :1].clone())
+        # After the stem's convolution every voxel equals the bias, so one voxel is enough.
+        inputs.append(x if inputs else x[:, :, :1, :1, :1].clone())
         return torch.relu(x)
 
-    return AbsentImage(received=received, features=_trunk(fold, blank, rectify))
+    return BaselineActivations(rectifier_inputs=inputs, features=_trunk(fold, blank, rectify))
 
 
-def explain(fold: Network, none: AbsentImage, image: Tensor, clinical: Tensor, bits: slice) -> RescalePass:
-    """Slopes whose shares sum to logit(patient) - logit(patient without images), up to the tail's quadrature.
+def rescale(
+    fold: Network, baseline: BaselineActivations, image: Tensor, clinical: Tensor, bits: slice
+) -> RescaleResult:
+    """Compute slopes whose shares sum to logit(patient) - logit(patient without images), up to the quadrature error.
 
-    :param image: (1, c, x, y, z)
-    :param clinical: (1, v); ``bits`` says where in it the presence bits lie
+    ``image`` is (1, c, x, y, z), ``clinical`` (1, v), and ``bits`` the positions of the presence bits in it.
     """
-    left, stem = iter(none.received), fold.trunk.stem
+    remaining, stem = iter(baseline.rectifier_inputs), fold.trunk.stem
     with torch.no_grad():
-        seen = stem.norm(stem.conv(image))
-    seen.requires_grad_()
-    features = _after_stem(fold, seen, lambda x: _Rescaled.apply(x, next(left)))  # type: ignore[no-untyped-call]
-    slopes, by_bit = _tail_slopes(fold, none.features, features.detach(), clinical, bits)
-    (by_seen,) = torch.autograd.grad(features, seen, slopes)
-    return RescalePass(features.detach(), _back_through(stem.conv.weight, by_seen), by_bit)
+        stem_output = stem.norm(stem.conv(image))
+    stem_output.requires_grad_()
+    features = _after_stem(fold, stem_output, lambda x: _RescaledRelu.apply(x, next(remaining)))  # type: ignore[no-untyped-call]
+    slopes, by_bit = _tail_slopes(fold, baseline.features, features.detach(), clinical, bits)
+    (by_stem_output,) = torch.autograd.grad(features, stem_output, slopes)
+    return RescaleResult(features.detach(), _convolution_backward(stem.conv.weight, by_stem_output), by_bit)
 
 
-def _back_through(weight: Tensor, slopes: Tensor) -> Tensor:
-    """Slopes by the input of a 3x3x3 convolution of stride 1, from those by its output.
+def _convolution_backward(weight: Tensor, slopes: Tensor) -> Tensor:
+    """Compute slopes by the input of a 3x3x3 convolution of stride 1 from those by its output.
 
-    As the convolution with the mirrored kernel that it is: a sixth faster than the library's backward pass for so few
-    input channels.
+    For few input channels, a convolution with the mirrored kernel is faster than torch's backward pass.
     """
     mirrored = weight.transpose(0, 1).flip(2, 3, 4).contiguous(memory_format=torch.channels_last_3d)
     return convolve(slopes, mirrored, None, (1, 1, 1), (1, 1, 1))
 
 
 def _tail_slopes(fold: Network, start: Tensor, end: Tensor, clinical: Tensor, bits: slice) -> tuple[Tensor, Tensor]:
-    """Mean gradients of the logit along the tail's path, by the features and by the presence bits: one batch."""
+    """Compute mean gradients of the logit along the path, by the features and by the presence bits, in one batch."""
     nodes, weights = torch.tensor(gauss_legendre(TAIL_STEPS), dtype=torch.float32, device=end.device).T
     at = (start + nodes.view(-1, 1, 1, 1, 1) * (end - start)).requires_grad_()
-    told = (clinical[:, bits] * nodes[:, None]).requires_grad_()
+    bits_at = (clinical[:, bits] * nodes[:, None]).requires_grad_()
     before, after = (
         clinical[:, part].expand(TAIL_STEPS, -1) for part in (slice(0, bits.start), slice(bits.stop, None))
     )
-    logits = fold.tail(at, torch.cat([before, told, after], dim=1))[:, 0]
-    by_feature, by_bit = torch.autograd.grad((logits * weights).sum(), [at, told], materialize_grads=True)
+    logits = fold.tail(at, torch.cat([before, bits_at, after], dim=1))[:, 0]
+    by_feature, by_bit = torch.autograd.grad((logits * weights).sum(), [at, bits_at], materialize_grads=True)
     return by_feature.sum(dim=0, keepdim=True), by_bit.sum(dim=0)
 
 
 def _trunk(fold: Network, image: Tensor, rectify: Any) -> Tensor:
-    """``fold.trunk`` with every rectifier in one's own hands."""
+    """Compute ``fold.trunk`` with ``rectify`` in place of every rectifier."""
     stem = fold.trunk.stem
     return _after_stem(fold, stem.norm(stem.conv(image)), rectify)
 
 
-def _after_stem(fold: Network, seen: Tensor, rectify: Any) -> Tensor:
-    """The trunk's rest; the stem's rectifier stands after its pooling, which commutes."""
+def _after_stem(fold: Network, stem_output: Tensor, rectify: Any) -> Tensor:
+    """Compute the trunk from the stem's normalised output on."""
     trunk = fold.trunk
-    x: Tensor = rectify(functional.max_pool3d(seen, 2))
+    x: Tensor = rectify(functional.max_pool3d(stem_output, 2))
     for block in (trunk.block1, trunk.block2, trunk.block3):
         inner = rectify(block.norm1(block.conv1(x)))
         x = rectify(block.shortcut(x) + block.norm2(block.conv2(inner)))
     return x
 
 
-class _Rescaled(torch.autograd.Function):
-    """A rectifier whose slope is that between what absence and what the patient sends it."""
+class _RescaledRelu(torch.autograd.Function):
+    """A rectifier whose slope is taken between the baseline's input and the patient's input."""
 
     @staticmethod
-    def forward(context: Any, x: Tensor, none: Tensor) -> Tensor:
-        context.save_for_backward(x, none)
+    def forward(context: Any, x: Tensor, baseline: Tensor) -> Tensor:
+        context.save_for_backward(x, baseline)
         return torch.relu(x)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        # (relu(x) - relu(none)) / (x - none) in few passes over memory: 1 where both are positive, 0 where neither is,
-        # and the larger one's part of the distance between them where the rectifier bends.
-        x, none = context.saved_tensors
-        apart = (x - none).abs_().add_(_FLAT)
-        slope = torch.maximum(x, none).div_(apart).clamp_(0, 1)
+        # (relu(x) - relu(baseline)) / (x - baseline) in few passes over memory: 1 if both are positive, 0 if neither
+        # is; otherwise the larger value divided by the distance.
+        x, baseline = context.saved_tensors
+        distance = (x - baseline).abs_().add_(_EPSILON)
+        slope = torch.maximum(x, baseline).div_(distance).clamp_(0, 1)
         return slope.mul_(gradients[0]), None
 
 
-def passes(
-    folds: list[Network], none: list[AbsentImage], image: Tensor, clinical: Tensor, bits: slice
-) -> Iterator[RescalePass]:
-    """Fold by fold, so that one fold's activations are held at a time."""
-    for fold, empty in zip(folds, none, strict=True):
-        yield explain(fold, empty, image, clinical, bits)
+def rescale_folds(
+    folds: list[Network], baselines: list[BaselineActivations], image: Tensor, clinical: Tensor, bits: slice
+) -> Iterator[RescaleResult]:
+    """Yield ``rescale`` of each fold, so that only one fold's activations are in memory at a time."""
+    for fold, baseline in zip(folds, baselines, strict=True):
+        yield rescale(fold, baseline, image, clinical, bits)

@@ -1,14 +1,12 @@
-"""Where in the images the ensemble's logit comes from.
+"""Image attribution: integrated gradients, exact modality shares and smoothing of voxel maps.
 
-Notable choices:
-- Everything starts from absence: zero channels with their presence bits off, which training shows the network often.
-- Voxel maps are by the rescale rule (app/network/rescale.py) unless asked otherwise: about three forward passes, and
-  deleting what they rank highest takes as much away as by 32 steps of integrated gradients (docs/explanation.md).
-- On request they are path-integrated gradients (Sundararajan et al., ICML 2017) of the ensemble's mean logit, image
-  and presence bits growing together, at two and a half forward passes a step.
-- A bit's share belongs to its channel, spread like the rest of it.
-- Imaging's value is shared among modalities by the sums of the same maps, or, on request, exactly, over every subset
-  of the present channels. Either is made to sum (``to_sum``).
+Design notes:
+- The baseline is an absent image: zero channels with their presence bits off, which training shows the network often.
+- Voxel maps use the rescale rule by default (deeplift.py), which ranks voxels equally well at a lower cost
+  (docs/explanation.md). On request they are integrated gradients (Sundararajan et al., ICML 2017) of the ensemble's
+  mean logit, along a path on which image and presence bits grow together.
+- A presence bit's share belongs to its channel.
+- The modalities' shares are the sums of the maps, or exact Shapley values on request. Both are adjusted to the total.
 """
 
 from __future__ import annotations
@@ -21,24 +19,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from app.inference.attribution.quadrature import gauss_legendre
-from app.inference.attribution.shapley import exact, to_sum
+from app.inference.attribution.shapley import distribute_remainder, exact
 from app.network.ensemble import Ensemble
 
-FINE_STEPS = 32
+DEFAULT_STEPS = 32
 
 Array = NDArray[np.float64]
 
 
-def path_gradients(
-    ensemble: Ensemble, image: Tensor, clinical: Tensor, bits: slice, *, steps: int = FINE_STEPS
+def integrated_gradients(
+    ensemble: Ensemble, image: Tensor, clinical: Tensor, bits: slice, *, steps: int = DEFAULT_STEPS
 ) -> tuple[Tensor, Tensor]:
-    """Integrated gradients of the mean logit from absence to the patient, by Gauss-Legendre quadrature.
+    """Compute integrated gradients of the mean logit by Gauss-Legendre quadrature.
 
-    :param image: (c, x, y, z)
-    :param clinical: (v,) the patient's clinical vector
-    :param bits: where in it the presence bits lie
-    :return: (c, x, y, z) shares of the voxels and (c,) shares of the presence bits; their sum approaches
-        logit(patient) - logit(patient without images) as ``steps`` grows
+    ``image`` is (c, x, y, z), ``clinical`` (v,), and ``bits`` the positions of the presence bits in it.
+
+    Returns:
+        (c, x, y, z) shares of the voxels and (c,) shares of the presence bits; their sum approaches
+        logit(patient) - logit(patient without images) as ``steps`` grows.
     """
     full = ensemble.image(image)
     vector = clinical.to(ensemble.device, torch.float32)[None]
@@ -46,36 +44,39 @@ def path_gradients(
     for along, weight in gauss_legendre(steps):
         for fold in ensemble.folds:
             at = (full * along).requires_grad_()
-            told = (vector[:, bits] * along).requires_grad_()
-            known = torch.cat([vector[:, : bits.start], told, vector[:, bits.stop :]], dim=1)
-            logit = fold.tail(ensemble.trunk(fold, at), known)[0, 0]
-            by_image, by_bits = torch.autograd.grad(logit, [at, told], materialize_grads=True)
+            bits_at = (vector[:, bits] * along).requires_grad_()
+            vector_at = torch.cat([vector[:, : bits.start], bits_at, vector[:, bits.stop :]], dim=1)
+            logit = fold.tail(ensemble.trunk(fold, at), vector_at)[0, 0]
+            by_image, by_bits = torch.autograd.grad(logit, [at, bits_at], materialize_grads=True)
             slope_image += weight / len(ensemble.folds) * by_image
             slope_bits += weight / len(ensemble.folds) * by_bits
     return (slope_image * full)[0].cpu(), (slope_bits * vector[:, bits])[0].cpu()
 
 
-def modality_shares_exact(
+def exact_modality_shares(
     ensemble: Ensemble, image: Tensor, clinical: Tensor, bits: slice, present: Sequence[int]
 ) -> Array:
-    """Shapley values, in logits, of the present channels: 2^len(present) trunk passes, at the patient's own record."""
+    """Compute Shapley values, in logits, of the present channels, with 2^len(present) trunk passes.
+
+    The clinical values are the patient's. For ``image``, ``clinical`` and ``bits`` see ``integrated_gradients``.
+    """
 
     def game(masks: NDArray[np.bool_], _rows: NDArray[np.intp]) -> Array:
         values = []
         for mask in masks:
-            some, known = torch.zeros_like(image), clinical.clone()
-            known[bits] = 0.0
+            subset, vector = torch.zeros_like(image), clinical.clone()
+            vector[bits] = 0.0
             for channel in np.asarray(present)[mask]:
-                some[channel] = image[channel]
-                known[bits.start + channel] = clinical[bits.start + channel]
-            values.append(float(ensemble.logits(ensemble.features(some), known[None]).mean()))
+                subset[channel] = image[channel]
+                vector[bits.start + channel] = clinical[bits.start + channel]
+            values.append(float(ensemble.logits(ensemble.features(subset), vector[None]).mean()))
         return np.asarray(values)
 
     return exact(game, len(present), 1).values
 
 
 def smooth(shares: Tensor) -> Tensor:
-    """A 3x3x3 binomial smoothing of maps (c, x, y, z), zero outside; gradients are rough from voxel to voxel."""
+    """Smooth maps (c, x, y, z) by a 3x3x3 binomial kernel, zero outside, because gradients vary between neighbours."""
     for axis in (1, 2, 3):
         size = shares.shape[axis]
         blurred = shares * 0.5
@@ -86,5 +87,5 @@ def smooth(shares: Tensor) -> Tensor:
 
 
 def voxel_map(shares: Tensor, contribution: float) -> NDArray[np.float32]:
-    """One channel's map (x, y, z), summing to its modality's contribution."""
-    return to_sum(shares.double().numpy(), contribution).astype(np.float32)
+    """Adjust one channel's map (x, y, z) to sum to its modality's contribution."""
+    return distribute_remainder(shares.double().numpy(), contribution).astype(np.float32)

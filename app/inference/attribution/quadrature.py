@@ -1,4 +1,4 @@
-"""Where along a path to look, and how much each look counts."""
+"""Gauss-Legendre quadrature of an integral along a path."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import numpy as np
 
 
 def gauss_legendre(steps: int) -> list[tuple[float, float]]:
-    """Nodes and weights on (0, 1); exact for polynomials up to degree 2 ``steps`` - 1."""
+    """Return nodes and weights on (0, 1); exact for polynomials up to degree 2 ``steps`` - 1."""
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     return [(float(node + 1) / 2, float(weight) / 2) for node, weight in zip(nodes, weights, strict=True)]
