@@ -1,13 +1,21 @@
-# One word each. `make demo` and `make test` need nothing but Python 3.11 and a way to its packages.
+# `make demo` and `make test` need Python 3.11 and access to its packages, nothing else.
 #
-#   demo     a synthetic patient through the whole service; ONCE=1 ends after it, STUDY=head.nii.gz sends that too
-#   serve    the service on http://127.0.0.1:8000, with what the demo left on record
-#   test     every test           check    lint, types, import contracts, formatting, the API's description
-#   bench    how fast it is       soak     the long proofs
-#   openapi  writes the API's description
-#   lock     pins what the image is made of   sbom   lists it (CycloneDX)   audit   looks for known vulnerabilities in it
-#   test-gpu the tests that need a CUDA device
-#   clean    removes what the tools made; never the data folder
+#   demo              run the service and predict for one synthetic patient; ONCE=1 stops after it, STUDY=head.nii.gz sends that too
+#   serve             run the service on http://127.0.0.1:8000 with the predictions of the demo
+#   test              run every test; COVERAGE=1 measures coverage
+#   test-unit         run the tests of single modules (under 2 minutes)
+#   test-integration  run the tests of several modules with a database, a server or a worker process
+#   test-e2e          run the tests of the whole service, with a browser
+#   check             lint, types, import contracts, spelling, words to avoid, the OpenAPI document
+#   structure         print the size and the structure of app/
+#   bench             measure speed and accuracy
+#   soak              run the long durability tests
+#   openapi           write the OpenAPI document
+#   lock              pin the packages of the image
+#   sbom              list them (CycloneDX)
+#   audit             look for known vulnerabilities in them
+#   test-gpu          run the tests that need a CUDA device
+#   clean             remove what these commands made, except the data folder
 
 PYTHON ?= python3
 VENV := .venv
@@ -16,13 +24,13 @@ SERVICE := $(VENV)/.service
 DEV := $(VENV)/.dev
 BENCH := $(VENV)/.bench
 
-.PHONY: demo serve test check bench soak openapi lock sbom audit test-gpu clean
+.PHONY: demo serve test test-unit test-integration test-e2e check structure bench soak openapi lock sbom audit test-gpu clean
 .DEFAULT_GOAL := help
 .PHONY: help
 help:
-	@sed -n '3,10s/^# *//p' Makefile
+	@sed -n '3,19s/^# *//p' Makefile
 
-# torch first, by its own: pip then takes the CPU build where one is provided, not gigabytes of CUDA.
+# torch is installed first and alone: pip then takes a CPU build where one is provided, not gigabytes of CUDA.
 $(SERVICE): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
@@ -45,16 +53,27 @@ demo: $(SERVICE)
 serve: $(SERVICE)
 	$(BIN)/rlvo serve
 
-# One test process per core, one thread each: two processes of many threads would wait for each other.
+# One test process per core with one thread each: several threads per process would compete for the cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadgroup
+COVER := $(if $(COVERAGE),--cov=app --cov-report=term:skip-covered)
+
 test: $(DEV)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadgroup -m "not soak and not gpu"
+	$(PYTEST) $(COVER) -m "not soak and not gpu"
+
+test-unit test-integration test-e2e: $(DEV)
+	$(PYTEST) -m "$(@:test-%=%) and not soak and not gpu"
 
 check: $(DEV)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
+	$(BIN)/python tools/check_words.py
 	$(BIN)/rlvo openapi --check
+
+structure:
+	$(PYTHON) tools/structure.py
 
 bench: $(BENCH)
 	$(BIN)/python -m bench

@@ -1,1 +1,1 @@
-"""The `rlvo` command: one module per command group. A command imports what it needs when it runs."""
+"""The `rlvo` command, one module per command group; a command imports its modules when it runs."""

@@ -1,6 +1,6 @@
-"""``rlvo synthesize``, ``train``, ``train-segmenter``, ``evaluate`` and ``import``: the training room's doors.
+"""Commands of training: ``rlvo synthesize``, ``train``, ``train-segmenter``, ``evaluate`` and ``import``.
 
-Heavy imports wait until a command runs. Faults of a cohort are listed one a line, and the exit status is 2.
+Each command imports its heavy modules when it runs. A cohort's faults are printed one per line, with exit status 2.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ console = Console(stderr=True)
 
 
 class Workers(StrEnum):
-    """Who prepares studies."""
+    """Processes that prepare the studies."""
 
     LOCAL = "local"
     QUEUE = "queue"
@@ -37,77 +37,80 @@ class Layout(StrEnum):
 
 
 def _device(name: str) -> str:
-    """A device that is there."""
+    """Check that the device exists."""
     if name not in ("auto", "cpu", "cuda"):
-        raise typer.BadParameter("auto, cpu or cuda")
+        raise typer.BadParameter("give auto, cpu or cuda")
     if name == "cuda":
         import torch
 
         if not torch.cuda.is_available():
-            raise typer.BadParameter("torch finds no CUDA device on this machine")
+            raise typer.BadParameter("torch finds no CUDA device on this machine: give auto or cpu")
     return name
 
 
 @commands.command()
 def synthesize(
     out: Annotated[Path, typer.Argument(help="New folder of the cohort")],
-    patients: Annotated[int, typer.Option(min=1, help="How many")] = 599,
-    preset: Annotated[Preset, typer.Option(help="What the outcome depends on")] = Preset.PAPER,
+    patients: Annotated[int, typer.Option(min=1, help="Number of patients")] = 599,
+    preset: Annotated[
+        Preset, typer.Option(help="Dependence of the outcome on the images and the record")
+    ] = Preset.PAPER,
     seed: Annotated[int, typer.Option(help="The same seed gives the same patients")] = 7,
-    full_size: Annotated[bool, typer.Option(help="Write full-size NIfTI volumes in oblique patient spaces")] = False,
+    full_size: Annotated[bool, typer.Option(help="Write full-size NIfTI volumes in oblique patient space")] = False,
 ) -> None:
-    """Make a cohort of synthetic patients, with the truth beside it."""
-    from app.training.synthesize import synthesize as make
+    """Make a cohort of synthetic patients, and a table of their true values."""
+    from app.training import synthesize as generator
 
     with _faults(), _bar("patients", patients) as advance:
-        make(out, patients, seed, preset, full_size=full_size, advance=advance)
+        generator.synthesize(out, patients, seed, preset, full_size=full_size, advance=advance)
 
 
 @commands.command()
 def train(
-    context: typer.Context,
     cohort: Annotated[Path, typer.Argument(help="Table (.csv, .parquet), or folder with cohort.csv, or ISLES'24")],
     out: Annotated[
-        Path | None, typer.Option(help="New version: model_store/NAME/VERSION; without it, only the table is printed")
+        Path | None, typer.Option(help="New version, model_store/NAME/VERSION; without it, only the table is printed")
     ] = None,
     model: Annotated[
-        PublishedModel, typer.Option(help="Which model of the table becomes the version")
+        PublishedModel, typer.Option(help="Model of the table that becomes the version")
     ] = PublishedModel.DAFT,
     validation: Annotated[
         Validation,
-        typer.Option(help="paper: 80/20 and folds; dates: latest fifth; sites: each left out; nested: repeated CV"),
+        typer.Option(
+            help="Test patients. paper: a fifth; dates: the latest fifth; sites: each site; nested: repeated CV"
+        ),
     ] = Validation.PAPER,
-    repeats: Annotated[int, typer.Option(min=1, help="Of `nested`")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="Repeats of `nested`")] = 5,
     trunk: Annotated[
-        Path | None, typer.Option(help="Version whose image trunk is kept as it is: quick, and good for few patients")
+        Path | None, typer.Option(help="Version whose image trunk is reused without training: fast, suits few patients")
     ] = None,
-    phantoms: Annotated[int, typer.Option(min=0, help="Teach a new trunk on this many phantoms first")] = 0,
-    epochs: Annotated[int, typer.Option(min=1, help="Most epochs of a fold")] = 12,
-    seed: Annotated[int, typer.Option(help="Same seed, same data, same weights (on one kind of CPU)")] = 0,
+    phantoms: Annotated[int, typer.Option(min=0, help="Pretrain a new trunk on this many phantoms")] = 0,
+    epochs: Annotated[int, typer.Option(min=1, help="Maximum of epochs per fold")] = 12,
+    seed: Annotated[int, typer.Option(help="Same seed and data give the same weights on one kind of CPU")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda", callback=_device)] = "auto",
-    jobs: Annotated[int, typer.Option(min=0, help="Folds and studies at once; 0: as many as cores")] = 0,
+    jobs: Annotated[int, typer.Option(min=0, help="Folds, or studies, at the same time; 0: one per core")] = 0,
     workers: Annotated[
-        Workers, typer.Option(help="Who prepares the studies: own processes, or the service's workers by its queue")
+        Workers,
+        typer.Option(help="Prepare the studies in local processes, or by the service's workers through its queue"),
     ] = Workers.LOCAL,
     report: Annotated[Path | None, typer.Option(help="Folder of the report and its figures")] = None,
     quick: Annotated[bool, typer.Option(help="Only the published model and the baselines")] = False,
     drop_unknown: Annotated[bool, typer.Option(help="Leave out rows of unknown outcome")] = False,
 ) -> None:
-    """Train by the paper's protocol, print its table, and write a version that the service can load.
+    """Train by the paper's protocol, print the results table, and write a version that the service can load.
 
-    A killed run goes on where it stopped when it is started again with the same arguments. Under torchrun, each fold is
-    spread over its processes.
+    The same command resumes a killed run. Under torchrun, each fold uses all processes.
     """
-    from app.training.pipeline import TrainConfig
-    from app.training.pipeline import train as launch
+    from app.training import pipeline
+    from app.training.options import TrainConfig
 
     fill = None
     if workers is Workers.QUEUE:
-        if not callable(context.obj):
-            raise typer.BadParameter("only the `rlvo` command knows the queue", param_hint="--workers")
-        fill = context.obj
+        from app.cli.queue_preprocessing import by_queue
+
+        fill = by_queue
     with _faults():
-        order = TrainConfig(
+        config = TrainConfig(
             cohort=cohort,
             out=out,
             trunk=trunk,
@@ -123,23 +126,22 @@ def train(
             jobs=jobs or _cores(),
             report=report,
         )
-        if told := launch(
-            order, RichProgress(console), fill
-        ):  # of torchrun's processes, only the first has something to say
-            typer.echo(told)
+        summary = pipeline.run(config, RichProgress(console), fill)
+    if summary:  # under torchrun, only the first process has one
+        typer.echo(summary)
 
 
 @commands.command("train-segmenter")
 def train_segmenter(
     out: Annotated[Path, typer.Argument(help="New version: model_store/segmenters/NAME/VERSION")],
-    steps: Annotated[int, typer.Option(min=1, help="Batches of patches")] = 400,
-    seed: Annotated[int, typer.Option(help="Same seed, same weights (on one machine's CPU)")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps, one batch of patches each")] = 400,
+    seed: Annotated[int, typer.Option(help="Same seed gives the same weights on one machine's CPU")] = 0,
 ) -> None:
-    """Teach the small U-Net to mark vessels, on phantoms. A version names it in its manifest's ``segmenter``."""
-    from app.training.segmenter import train as teach
+    """Train the small U-Net that marks vessels, on phantoms. A version's manifest names it in ``segmenter``."""
+    from app.training import segmenter
 
     with _bar("steps", steps) as advance:
-        teach(out, steps=steps, seed=seed, name=out.parent.name, version=out.name, advance=advance)
+        segmenter.train(out, steps=steps, seed=seed, name=out.parent.name, version=out.name, advance=advance)
 
 
 @commands.command()
@@ -149,16 +151,15 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda", callback=_device)] = "auto",
     since: Annotated[str, typer.Option(help="Only patients of this date (ISO) or later")] = "",
     site: Annotated[str, typer.Option(help="Only patients of this site")] = "",
-    report: Annotated[Path | None, typer.Option(help="Folder for a report with figures")] = None,
-    jobs: Annotated[int, typer.Option(min=0, help="Studies prepared at once; 0: as many as cores")] = 0,
+    report: Annotated[Path | None, typer.Option(help="Folder of a report with figures")] = None,
+    jobs: Annotated[int, typer.Option(min=0, help="Studies prepared at the same time; 0: one per core")] = 0,
     drop_unknown: Annotated[bool, typer.Option(help="Leave out rows of unknown outcome")] = False,
 ) -> None:
-    """Score versions on a cohort: discrimination, calibration, decisions, subgroups; several are compared in pairs."""
-    from app.training.evaluate import EvalConfig
-    from app.training.evaluate import evaluate as ask
+    """Score versions on a cohort (discrimination, calibration, decisions, subgroups) and compare them in pairs."""
+    from app.training.score import EvalConfig, score
 
     with _faults():
-        inquiry = EvalConfig(
+        config = EvalConfig(
             versions=versions,
             cohort=cohort,
             device=device,
@@ -168,26 +169,27 @@ def evaluate(
             report=report,
             jobs=jobs or _cores(),
         )
-        typer.echo(ask(inquiry, RichProgress(console)))
+        text = score(config, RichProgress(console))
+    typer.echo(text)
 
 
 @commands.command(name="import")
 def import_(
-    layout: Annotated[Layout, typer.Argument(help="How the folder is laid out")],
-    folder: Annotated[Path, typer.Argument(help="The data set, unpacked")],
+    layout: Annotated[Layout, typer.Argument(help="Layout of the folder")],
+    folder: Annotated[Path, typer.Argument(help="Folder of the unpacked data set")],
     table: Annotated[Path, typer.Argument(help="New table (.csv), which `rlvo train` reads")],
 ) -> None:
-    """Write a published data set's table; its volumes stay where they are."""
+    """Write the cohort table of a published data set; its volumes are not copied."""
     from app.training import isles24
 
-    del layout  # there is one so far
+    del layout  # isles24 is the only layout
     with _faults():
         typer.echo(isles24.write(folder, table))
 
 
 @contextmanager
 def _faults() -> Iterator[None]:
-    """Lists a cohort's faults and leaves with status 2."""
+    """Print a cohort's faults and exit with status 2."""
     from app.training.errors import CohortFault
 
     try:
@@ -199,11 +201,11 @@ def _faults() -> Iterator[None]:
 
 
 @contextmanager
-def _bar(what: str, total: int) -> Iterator[Any]:
-    with RichProgress(console).stage(what, total) as advance:
+def _bar(name: str, total: int) -> Iterator[Any]:
+    with RichProgress(console).stage(name, total) as advance:
         yield lambda: advance(1)
 
 
 def _cores() -> int:
-    """The cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

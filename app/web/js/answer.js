@@ -1,10 +1,10 @@
-// The answer itself: the probability, how sure it is, and what to know before reading it.
+// The result: probability, interval, decision and notes.
 
 import { byId, el, percent } from "./dom.js";
 
 const classes = { "refractory": "refractory", "not-refractory": "not refractory" };
 
-/** The probability, its interval and the threshold on one line from 0 to 1. */
+/** Drawing of probability, interval and threshold on one axis from 0 to 1. */
 function scale({ probability, interval, decision }) {
   const x = (value) => 20 + 560 * value;
   const text = (value, y, content, anchor = "middle") =>
@@ -24,10 +24,10 @@ function scale({ probability, interval, decision }) {
 
 function conformal({ conformal: left }) {
   if (!left) return null;
-  if (left.length === 1) return `At the version's level only “${classes[left[0]] || left[0]}” cannot be excluded.`;
+  if (left.length === 1) return `Conformal prediction set: only “${classes[left[0]] || left[0]}”.`;
   return left.length
-    ? "At the version's level neither class can be excluded: read the number as uncertain."
-    : "At the version's level both classes look unlikely: this patient is unlike the training patients.";
+    ? "Conformal prediction set: both classes. The result is uncertain."
+    : "Conformal prediction set: empty. This patient differs from the training patients.";
 }
 
 export function showAnswer(prediction) {
@@ -46,5 +46,5 @@ export function showAnswer(prediction) {
   ].filter(Boolean));
   byId("flags").replaceChildren(...(prediction.flags.length
     ? prediction.flags.map((flag) => el("li", {}, el("span", { class: "flag" }, flag.code), ` ${flag.detail}`))
-    : [el("li", { class: "quiet" }, "Nothing was guessed, imputed or poor.")]));
+    : [el("li", { class: "quiet" }, "No value was imputed and no check raised a note.")]));
 }

@@ -1,14 +1,14 @@
-// The service as this page sees it: one fetch, one error, one key kept for as long as the tab is open.
+// Calls to the service: one fetch function, one error class, one API key that is kept while the tab is open.
 
 const stored = "rlvo-key";
 
-/** What went wrong, as the service's problem document says it. */
+/** The error of a call, made from the problem document of the service. */
 export class Problem extends Error {
   constructor(document, status) {
-    super(document.detail || document.title || `The service answered ${status}`);
+    super(document.detail || document.title || `The service returned status ${status}`);
     this.status = status;
     this.code = document.code;
-    this.title = document.title || "Something failed";
+    this.title = document.title || "Error";
     this.errors = document.errors || [];
   }
 }
@@ -23,7 +23,7 @@ async function ask(path, options = {}) {
   try {
     answer = await fetch(path, { ...options, headers: { ...headers(), ...options.headers } });
   } catch {
-    throw new Problem({ title: "No answer", detail: "The service cannot be reached." }, 0);
+    throw new Problem({ title: "No response", detail: "The service cannot be reached. Check that it runs." }, 0);
   }
   if (answer.ok) return answer;
   throw new Problem(await answer.json().catch(() => ({})), answer.status);
@@ -33,7 +33,7 @@ export const get = async (path) => (await ask(path, { headers: { Accept: "applic
 
 export const text = async (path) => (await ask(path)).text();
 
-/** A document and its entity tag; both null where there is none yet. */
+/** Read a document and its entity tag; both are null if it does not exist yet. */
 export async function tagged(path) {
   try {
     const answer = await ask(path, { headers: { Accept: "application/json" } });
@@ -44,21 +44,21 @@ export async function tagged(path) {
   }
 }
 
-/** Sends a JSON document; answers the document that comes back, and its entity tag. */
+/** Send a JSON document; return the document of the response and its entity tag. */
 export async function send(method, path, document, more = {}) {
   const options = { method, headers: { "Content-Type": "application/json", ...more }, body: JSON.stringify(document) };
   const answer = await ask(path, options);
   return [await answer.json(), answer.headers.get("ETag")];
 }
 
-/** Points an image at a file that may need the key: a plain `src` could not send it. */
+/** Load an image with the API key; a plain `src` cannot send the key. */
 export async function picture(image, path) {
   const url = URL.createObjectURL(await (await ask(path)).blob());
   image.onload = () => URL.revokeObjectURL(url);
   image.src = url;
 }
 
-/** Saves a file. A link would do, were it not for the key. */
+/** Save a file with the API key; a plain link cannot send the key. */
 export async function save(path, name) {
   const url = URL.createObjectURL(await (await ask(path)).blob());
   const link = document.createElement("a");
@@ -68,7 +68,7 @@ export async function save(path, name) {
   setTimeout(() => URL.revokeObjectURL(url), 60000);
 }
 
-/** Sends a form with upload progress (fetch has none), and answers the prediction that it made. */
+/** Send a form and report upload progress (fetch has none); return the new prediction. */
 export function upload(path, form, onProgress) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
@@ -82,12 +82,12 @@ export function upload(path, form, onProgress) {
       request.status < 300
         ? resolve(request.response)
         : reject(new Problem(request.response || {}, request.status));
-    request.onerror = () => reject(new Problem({ title: "No answer", detail: "The upload broke off." }, 0));
+    request.onerror = () => reject(new Problem({ title: "No response", detail: "The upload was interrupted. Send the study again." }, 0));
     request.send(form);
   });
 }
 
-/** Shows the key field where the service asks for a key; `retry` runs once one was typed. */
+/** Show the API key field; call `retry` when a key was entered. */
 export function askForKey(retry) {
   const field = document.querySelector(".key");
   const input = field.querySelector("input");

@@ -1,8 +1,8 @@
-// A model card, which is Markdown: headings, paragraphs, lists and tables, made of elements and never of parsed HTML.
+// Render a model card (Markdown) as DOM elements: headings, paragraphs, lists and tables. It never parses HTML.
 
 import { el } from "./dom.js";
 
-/** `**bold**` and `` `code` `` within a line. */
+/** Render `**bold**` and `` `code` `` within a line. */
 function inline(text) {
   return text.split(/(\*\*[^*]+\*\*|`[^`]+`)/).filter(Boolean).map((part) => {
     if (part.startsWith("**")) return el("strong", {}, part.slice(2, -2));
@@ -27,7 +27,7 @@ function block(lines) {
   return el("p", {}, ...inline(lines.join(" ")));
 }
 
-/** The card as elements, in order. */
+/** Return the elements of the card, in order. */
 export function card(markdown) {
   const blocks = markdown.split(/\n\s*\n/).flatMap((part) => {
     const lines = part.split("\n").filter((line) => line.trim());

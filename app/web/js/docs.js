@@ -1,4 +1,4 @@
-// Swagger UI over this service's own description. The key that a reader types stays in the tab.
+// Swagger UI for the OpenAPI document of this service. The API key stays in the tab.
 
 window.ui = SwaggerUIBundle({
   url: "/openapi.json",

@@ -1,6 +1,6 @@
-// Building elements without ever parsing text as HTML: what a server sends is shown, never run.
+// Create DOM elements. Text is never parsed as HTML, so content of the server cannot run as code.
 
-/** An element with attributes and children; strings become text. */
+/** Create an element with attributes and children; strings become text nodes. */
 export function el(tag, attributes = {}, ...children) {
   const node = tag.includes(":")
     ? document.createElementNS("http://www.w3.org/2000/svg", tag.split(":")[1])
@@ -14,14 +14,14 @@ export function el(tag, attributes = {}, ...children) {
 
 export const byId = (id) => document.getElementById(id);
 
-/** A number with a sign, as contributions to log-odds are shown. */
+/** Format a number with its sign, for contributions to log-odds. */
 export const signed = (value, digits = 2) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(digits);
 
 export const percent = (value) => `${(100 * value).toFixed(0)} %`;
 
 const acronyms = /\b(nihss|mrs|bp|crp|inr|ldl|ivt|tia|aspects|cbv|hu)\b/g;
 
-/** `atrial_fibrillation` and `perfusion.core_ml` as words; a unit at the end is said elsewhere. */
+/** Display name of a field such as `atrial_fibrillation` or `perfusion.core_ml`, without its unit. */
 export const words = (name) => name
   .replace(/^(perfusion|imaging_signs)\./, "")
   .replace(/_(ml|mm|hu|mmol_l)$/, "")
@@ -30,7 +30,7 @@ export const words = (name) => name
   .replace(/^tmax(\d+)/, "Tmax > $1 s")
   .replace("MRS", "mRS");
 
-/** A clinical value as a person writes it. */
+/** Format a clinical value for display. */
 export function shown(value) {
   if (typeof value === "boolean") return value ? "yes" : "no";
   return typeof value === "number" ? String(Number(value.toPrecision(4))) : String(value).replaceAll("_", " ");

@@ -1,4 +1,4 @@
-// What a clinician thinks of the decision, and how the thrombectomy ended.
+// Forms for the review of a clinician and for the outcome of the thrombectomy.
 
 import { get, send, tagged } from "./api.js";
 import { byId, el } from "./dom.js";
@@ -36,7 +36,7 @@ function reviewing(path) {
       sessionStorage.setItem(remembered, draft.reviewer);
       fields.comment.value = "";
       await showReviews(path);
-      byId("review-said").textContent = "On record.";
+      byId("review-said").textContent = "Saved.";
     } catch (problem) {
       showProblem(byId("review-problem"), problem);
     }
@@ -45,13 +45,13 @@ function reviewing(path) {
 
 const verdicts = { true: "refractory", false: "not refractory", null: "open: the final stenosis was not measured" };
 
-/** @param tag of the outcome on record: whoever corrects it has seen it */
+/** @param tag entity tag of the stored outcome; a correction must send it */
 function outcoming(path, outcome, tag) {
   const form = byId("outcome");
   const fields = form.elements;
   let seen = tag;
   const tell = (known) => {
-    byId("outcome-said").textContent = known ? `On record: ${verdicts[known.refractory]}. Saving again corrects it.` : "";
+    byId("outcome-said").textContent = known ? `Saved: ${verdicts[known.refractory]}. Save again to correct it.` : "";
   };
   if (outcome) {
     fields.etici.value = outcome.etici;

@@ -1,4 +1,4 @@
-// The first page: recent predictions with live states, and a form to send a study by hand.
+// Start page: recent predictions with their current states, and the form to submit a study.
 
 import { get } from "./api.js";
 import { byId, el, percent } from "./dom.js";
@@ -23,7 +23,7 @@ function row(prediction) {
     el("td", { class: decision?.refractory ? "raises" : "" }, said));
 }
 
-/** Only what changed is drawn again, so that the focus and a selection stay where they are. */
+/** Redraw only changed rows, so that focus and selection stay in place. */
 function draw(rows) {
   const body = byId("recent");
   rows.forEach((row, index) => {

@@ -1,4 +1,4 @@
-// One prediction: waits for it, then shows the answer, its reasons and the images they came from.
+// Page of one prediction: wait until it has finished, then show result, explanation and images.
 
 import { showAnswer } from "./answer.js";
 import { get } from "./api.js";
@@ -21,7 +21,7 @@ async function answered(prediction) {
   await showReasons(prediction);
   const figures = {};
   if (attribution && perfusion) figures.perfusion = "perfusion";
-  else byId("perfusion").replaceChildren(el("p", { class: "quiet" }, "No perfusion was given."));
+  else byId("perfusion").replaceChildren(el("p", { class: "quiet" }, "The study has no perfusion data."));
   if (attribution) figures.position = "position";
   byId("position-panel").hidden = !attribution;
   await Promise.all([viewer, showFigures(path, figures), showFollowUp(path)]);
@@ -36,11 +36,11 @@ function show(prediction) {
   byId("state").className = `state ${status}`;
   byId("running").hidden = !going;
   byId("bar").value = progress;
-  byId("stage").textContent = status === "queued" ? "Waiting for a worker …" : `Working: ${stage} …`;
+  byId("stage").textContent = status === "queued" ? "Waiting for a worker …" : `Running: ${stage} …`;
   byId("answer").hidden = status !== "succeeded";
   byId("problem").replaceChildren();
   if (status === "failed") showProblem(byId("problem"), { title: error.title, message: error.detail });
-  if (status === "cancelled") showProblem(byId("problem"), { title: "Cancelled.", message: "There will be no answer." });
+  if (status === "cancelled") showProblem(byId("problem"), { title: "Cancelled.", message: "This prediction has no result." });
   return going;
 }
 

@@ -1,4 +1,4 @@
-// Why: contributions in a sentence, as a waterfall and as tables; where the patient stands among training patients.
+// Explanation: contributions as a sentence, a waterfall and tables; figures drawn by the service.
 
 import { get, picture, text } from "./api.js";
 import { byId, el, percent, shown, signed, words } from "./dom.js";
@@ -23,56 +23,56 @@ function contributions({ clinical, imaging }, units) {
 
 /** “Raised most by NIHSS 19 (+0.41) and image: cta (+0.30).” */
 function sentence(verb, items) {
-  if (!items.length) return `${verb} by nothing.`;
+  if (!items.length) return `Nothing ${verb.toLowerCase()} it.`;
   const named = items.slice(0, inWords).map((item) => `${item.name} ${item.shown}`.trim() + ` (${signed(item.contribution)})`);
   return `${verb} most by ${[named.slice(0, -1).join(", "), named.at(-1)].filter(Boolean).join(" and ")}.`;
 }
 
 function method({ method: how, error }) {
   const images = how === "exact"
-    ? "Images by every subset of the modalities and integrated gradients."
-    : "Images by the quick rule; send explain=exact for the slow, exact one.";
+    ? "Image part: all subsets of the modalities, and integrated gradients."
+    : "Image part: fast method. Send explain=exact for the exact method, which is slower.";
   return `Shapley values of the calibrated log-odds. ${images}`
-    + (error ? ` The clinical ones are sampled: one standard error is at most ${error.toFixed(3)}.` : "");
+    + (error ? ` The clinical contributions are sampled; their standard error is at most ${error.toFixed(3)}.` : "");
 }
 
-/** Units by variable, of the fields that have one. */
+/** Return the units of all variables that have one. */
 async function unitsOf({ name, version }) {
   try {
     const schema = await get(`/v1/models/${encodeURIComponent(name)}/versions/${encodeURIComponent(version)}/clinical-schema`);
     return Object.fromEntries(Object.entries(schema.properties)
       .filter(([, field]) => field.unit && field.unit !== "1").map(([key, field]) => [key, field.unit]));
   } catch {
-    return {}; // values without units are better than no reasons
+    return {}; // show values without units rather than no explanation
   }
 }
 
 export async function showReasons({ attribution, probability, model }) {
   if (!attribution) {
-    byId("reasons").replaceChildren(el("p", { class: "quiet" }, "No explanation was asked for."));
+    byId("reasons").replaceChildren(el("p", { class: "quiet" }, "This prediction was requested without an explanation."));
     return;
   }
   const items = contributions(attribution, await unitsOf(model));
   const regions = [...attribution.regions].sort((a, b) => Math.abs(b.contribution) - Math.abs(a.contribution)).slice(0, 10);
   byId("reasons").replaceChildren(
-    el("p", {}, `From ${signed(attribution.base)} log-odds for the average training patient the contributions add up to `,
+    el("p", {}, `The base is ${signed(attribution.base)} log-odds, the average training patient. With all contributions it becomes `,
       `${signed(attribution.total)}, which is ${percent(probability)}. `,
       sentence("Raised", items.filter((item) => item.contribution > 0)), " ",
       sentence("Lowered", items.filter((item) => item.contribution < 0))),
     waterfall(attribution.base, attribution.total, items),
     el("details", {}, el("summary", {}, "As a table"),
-      table("Every contribution", [["Variable"], ["Value"], ["Log-odds", "number"]],
+      table("All contributions", [["Variable"], ["Value"], ["Log-odds", "number"]],
         items.map((item) => [item.name, item.shown, signed(item.contribution)]))),
     el("p", { class: "quiet" }, method(attribution)));
   byId("regions-panel").hidden = !regions.length;
   byId("regions").replaceChildren(
     attribution.affected ? el("p", {}, `The occlusion is on the ${attribution.affected}.`) : "",
-    table("Regions of the MNI grid that weigh most", [["Region"], ["Side"], ["Image"], ["Log-odds", "number"]],
+    table("Regions with the largest contributions (MNI grid)", [["Region"], ["Side"], ["Image"], ["Log-odds", "number"]],
       regions.map((item) => [item.region === "other" ? "outside the named regions" : item.region, item.side || "–",
         item.modality, signed(item.contribution)])));
 }
 
-/** Figures that the service drew: each with its table. `names` maps an element's id to the figure's name. */
+/** Show figures drawn by the service, each with its table. `names` maps the id of an element to the name of a figure. */
 export async function showFigures(path, names) {
   for (const [id, name] of Object.entries(names)) {
     const place = byId(id);
@@ -83,7 +83,7 @@ export async function showFigures(path, names) {
       await picture(image, `${path}/figures/${name}.svg`);
       place.replaceChildren(image, el("details", {}, el("summary", {}, "As a table"), tableOf(svg)));
     } catch {
-      place.replaceChildren(el("p", { class: "quiet" }, "This figure is not on record."));
+      place.replaceChildren(el("p", { class: "quiet" }, "This figure is not available."));
     }
   }
 }

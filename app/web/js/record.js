@@ -1,4 +1,4 @@
-// What is kept: numbers about the run, files to take away, and the card of the version that answered.
+// Record of a prediction: data of the run, files to download, and the model card.
 
 import { save, text } from "./api.js";
 import { card } from "./card.js";
@@ -6,7 +6,7 @@ import { byId, el } from "./dom.js";
 import { showProblem } from "./problem.js";
 import { table } from "./table.js";
 
-/** A button that saves a file of this prediction. */
+/** Create a button that saves a file of this prediction. */
 function file(path, id, name) {
   const button = el("button", { type: "button", class: "plain small" }, name);
   button.onclick = () => save(`${path}/${name}`, `${id}-${name.split("/").pop()}`)
@@ -36,7 +36,7 @@ export function showRecord(path, prediction) {
       el("p", { class: "files" }, ...maps.map((name) => file(path, id, name)))) : "");
 }
 
-/** Read once the reader opens it. */
+/** Load the card when its panel is opened. */
 export function offerCard({ name, version }) {
   byId("card-panel").addEventListener("toggle", async () => {
     if (byId("card").childElementCount) return;

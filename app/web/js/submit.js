@@ -1,4 +1,4 @@
-// The form: file pickers, clinical fields made from the service's own JSON Schema, and the document they add up to.
+// Submission form: file inputs, clinical fields built from the JSON Schema of the service, and the resulting document.
 
 import { get, upload } from "./api.js";
 import { byId, el, words } from "./dom.js";
@@ -9,7 +9,7 @@ const volumes = {
   cbf: "CBF map", cbv: "CBV map", mtt: "MTT map (s)", ctp: "CT perfusion series (4-D)",
 };
 
-/** The form's parts, in the order in which a stroke team learns them. What is in none of them is asked for at the end. */
+/** Sections of the form, in the order in which a stroke team learns the values. All other fields follow at the end. */
 const parts = {
   "Patient and presentation": ["age", "sex", "nihss", "prestroke_mrs", "systolic_bp", "diastolic_bp", "onset_to_imaging",
     "onset_to_door", "wake_up", "ivt"],
@@ -17,19 +17,19 @@ const parts = {
     "heart_failure", "prior_stroke", "prior_tia", "antiplatelet", "anticoagulant", "statin"],
   "Occlusion and signs on the images": ["occlusion_side", "occlusion_site", "aspects", "imaging_signs."],
   "Laboratory": ["glucose", "glucose_mmol_l", "crp", "leukocytes", "inr", "platelets", "creatinine", "ldl", "hba1c"],
-  "Perfusion by the site's own software": ["perfusion."],
+  "Perfusion values of your software": ["perfusion."],
 };
 
 const within = (name, members) => members.some((member) => (member.endsWith(".") ? name.startsWith(member) : name === member));
 
-/** The schema of one field without its null branch and its reference. */
+/** Return the schema of one field without its null branch and with its reference resolved. */
 function resolve(schema, field) {
   const branches = (field.anyOf || [field]).filter((branch) => branch.type !== "null");
   const branch = branches[0].$ref ? schema.$defs[branches[0].$ref.split("/").pop()] : branches[0];
   return { ...branch, title: field.description || branch.title, unit: field.unit };
 }
 
-/** Every leaf of the schema as [dotted name, field]; sections are walked into. */
+/** Return every leaf of the schema as [dotted name, field]. */
 function leaves(schema, properties, prefix = "") {
   return Object.entries(properties).flatMap(([name, raw]) => {
     const field = resolve(schema, raw);
@@ -51,7 +51,7 @@ function input(name, field) {
   return el("label", { title: field.title }, el("span", {}, label), control);
 }
 
-/** Every field once: in the first part that names it, or among the others. */
+/** Assign every field to the first section that names it, or to the last section. */
 function fieldsets(fields) {
   const others = fields.filter(([name]) => !Object.values(parts).some((members) => within(name, members)));
   const place = (members) => members.flatMap((member) => fields.filter(([name]) => within(name, [member])));
@@ -73,7 +73,7 @@ function collect() {
   return record;
 }
 
-/** The JSON shown back into the fields, as far as it can be read. */
+/** Copy the edited JSON into the fields, if it is valid. */
 function spread(text) {
   let record;
   try { record = JSON.parse(text); } catch { return; }
@@ -112,7 +112,7 @@ async function send(event) {
   }
 }
 
-/** Builds the form once; later calls (a key was typed, say) do nothing where it stands. */
+/** Build the form once; later calls (after a key was entered) do nothing if it exists. */
 export async function buildForm() {
   if (byId("volumes").childElementCount) return;
   try {

@@ -1,4 +1,4 @@
-// A table as every part of these pages has it: a caption, heads, and numbers to the right.
+// Create a table with a caption, column heads and right-aligned numbers.
 
 import { el } from "./dom.js";
 
@@ -9,7 +9,7 @@ export const table = (caption, heads, rows) =>
     el("tbody", {}, ...rows.map((cells) =>
       el("tr", {}, ...cells.map((cell, column) => el("td", { class: heads[column][1] }, cell))))));
 
-/** The table that one of the service's figures carries in its `desc`, a line a row. */
+/** Read the table that a figure of the service holds in its `desc` element, one line per row. */
 export function tableOf(svg) {
   const said = new DOMParser().parseFromString(svg, "image/svg+xml").querySelector("desc")?.textContent || "";
   const [heads, ...rows] = said.split("\n").map((line) => line.split(" | "));

@@ -1,8 +1,8 @@
 // The images in three planes with an attribution overlay, on NiiVue.
 //
-// Everything shown lies in MNI space: `aligned-<modality>` as the image, `aligned-attribution-<modality>` on top.
-// The overlay's threshold is a share of its own peak, so that quiet maps can be looked at too.
-// The crosshair starts at the peak. On the keyboard: arrows and the page keys move it, Home goes back to the peak.
+// All images are in MNI space: `aligned-<modality>` as the image, `aligned-attribution-<modality>` on top.
+// The threshold of the overlay is a share of its peak, so that weak maps are visible too.
+// The crosshair starts at the peak. Arrow keys and page keys move it; Home returns to the peak.
 
 import { headers, picture } from "./api.js";
 import { byId, el, signed } from "./dom.js";
@@ -10,7 +10,7 @@ import { showProblem } from "./problem.js";
 
 const windows = { ncct: [0, 80], cta: [-50, 350], vessels: [0, 1], tmax: [0, 16], rcbf: [0, 1.6] };
 
-// Okabe and Ito's vermillion and blue, lighter towards the peak.
+// Okabe and Ito's vermilion and blue, lighter towards the peak.
 const ramps = {
   raises: { R: [150, 213, 255], G: [62, 94, 190], B: [0, 0, 110], A: [0, 200, 255], I: [0, 128, 255] },
   lowers: { R: [0, 0, 130], G: [70, 114, 205], B: [120, 178, 255], A: [0, 200, 255], I: [0, 128, 255] },
@@ -21,8 +21,8 @@ const steps = {
   PageDown: [0, 0, -1], PageUp: [0, 0, 1],
 };
 
-/** The voxel of the largest absolute value: where it lies in MNI mm, and the value. (The volume's own extremes leave
- *  out its faces.) */
+/** Return the MNI position (mm) and the value of the voxel with the largest absolute value. (The extremes that NiiVue
+ *  computes leave out the faces of the volume.) */
 function peak(volume) {
   const { scl_slope: slope, scl_inter: inter, dims } = volume.hdr;
   let [at, most, value] = [0, -1, 0];
@@ -36,7 +36,7 @@ function peak(volume) {
   return { place, value };
 }
 
-/** Still pictures of the same, for browsers without WebGL, and for those who prefer them. */
+/** Show static figures of the same images, for browsers without WebGL. */
 function offerStills(path, attribution) {
   byId("stills").addEventListener("toggle", () => {
     const place = byId("stills-pictures");
@@ -108,7 +108,7 @@ class Viewer {
     this.niivue.scene.crosshairPos = this.niivue.mm2frac(place);
     this.niivue.createOnLocationChange();
     this.niivue.drawScene();
-    byId("peak-said").textContent = `Peak at ${place.map((mm) => mm.toFixed(0)).join(", ")} mm: ${signed(value, 5)} log-odds a voxel.`;
+    byId("peak-said").textContent = `Peak at ${place.map((mm) => mm.toFixed(0)).join(", ")} mm: ${signed(value, 5)} log-odds per voxel.`;
   }
 
   key(event) {
@@ -121,7 +121,7 @@ class Viewer {
   }
 }
 
-/** @param attribution of the prediction; without one, or without maps, there is nothing to view. */
+/** @param attribution of the prediction; without maps the viewer stays hidden. */
 export async function showViewer(path, attribution) {
   const maps = attribution?.maps || [];
   const bases = maps.filter((name) => /^aligned-(?!attribution)/.test(name));
@@ -140,6 +140,6 @@ export async function showViewer(path, attribution) {
     await new Viewer(path).open();
   } catch (problem) {
     byId("stills").open = true;
-    showProblem(byId("viewer-problem"), { title: "The viewer could not start.", message: `${problem.message || problem} The still pictures below show the same.` });
+    showProblem(byId("viewer-problem"), { title: "The viewer could not start.", message: `${problem.message || problem} The figures below show the same images.` });
   }
 }

@@ -1,4 +1,4 @@
-// The waterfall of contributions: from the base to the total, largest first, the small ones gathered.
+// Waterfall chart of the contributions from base to total, largest first; small ones are combined.
 
 import { el, signed } from "./dom.js";
 
