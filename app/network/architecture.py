@@ -19,7 +19,7 @@ class Fusion(StrEnum):
 
 
 class Location(StrEnum):
-    """Where in the last residual block the features are modulated (0..4 in the DAFT paper's code)."""
+    """Point of the last residual block at which the features are modulated (0..4 in the DAFT paper's code)."""
 
     BLOCK_INPUT = "block-input"
     SHORTCUT = "shortcut"
