@@ -1,15 +1,15 @@
 # The service as one image: `docker run -p 8000:8000 -v rlvo:/data IMAGE`. CPU only; research use only.
-# The root file system may be read-only (--read-only --tmpfs /tmp): all that is kept, caches too, lies in /data.
+# The root file system may be read-only (--read-only --tmpfs /tmp): all stored data and caches are in /data.
 
 FROM docker.io/library/python:3.11-slim-bookworm AS build
 RUN python -m venv /opt/rlvo
 ENV PATH=/opt/rlvo/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-# CPU wheels are asked for where an index offers them (--build-arg TORCH_INDEX=...); torch goes first, as in the Makefile.
+# --build-arg TORCH_INDEX=... selects an index with CPU wheels. torch is installed first, as in the Makefile.
 ARG TORCH_INDEX=
 RUN pip install --quiet ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch>=2.10,<2.14"
 WORKDIR /src
-# The dependencies alone first: they change seldom, so this layer is kept while the code changes. Each file must have a
-# hash of the lock, and be a wheel: no package's own code runs while the image is built.
+# The dependencies have a separate layer, which stays valid when the code changes. Each package must be a wheel with a
+# hash of the lock, so that no code of a package runs during the build.
 COPY requirements.lock ./
 RUN pip install --quiet --no-deps --only-binary :all: --require-hashes --requirement requirements.lock
 RUN pip install --quiet "hatchling>=1.27"
@@ -22,7 +22,7 @@ RUN pip install --quiet --no-deps --no-build-isolation . \
 
 FROM docker.io/library/python:3.11-slim-bookworm
 COPY --from=build /opt/rlvo /opt/rlvo
-# The service's own user moves aliases, which lie beside the versions.
+# The user of the service writes the files of the aliases, which are in the model store.
 COPY --chown=10001:10001 model_store /opt/rlvo/model_store
 RUN useradd --system --uid 10001 --home-dir /data --shell /usr/sbin/nologin rlvo \
  && install --directory --owner rlvo --group rlvo /data
@@ -39,5 +39,5 @@ VOLUME /data
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
   CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/livez', timeout=2)"]
-# API keys are required, since the address is public: docker exec CONTAINER rlvo keys create NAME
+# API keys are required, because the service listens on all addresses: docker exec CONTAINER rlvo keys create NAME
 CMD ["rlvo", "serve"]

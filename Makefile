@@ -1,7 +1,7 @@
-# `make demo` and `make test` need Python 3.11 and access to its packages, nothing else.
+# `make demo` and `make test` need only Python 3.11 and access to a package index; the browser tests also need chromium.
 #
-#   demo              run the service and predict for one synthetic patient; ONCE=1 stops after it, STUDY=head.nii.gz sends that too
-#   serve             run the service on http://127.0.0.1:8000 with the predictions of the demo
+#   demo              run the service and predict one synthetic patient; ONCE=1 stops then, STUDY=head.nii.gz also sends this NCCT
+#   serve             run the service on http://127.0.0.1:8000 with the data of the demo
 #   test              run every test; COVERAGE=1 measures coverage
 #   test-unit         run the tests of single modules (under 2 minutes)
 #   test-integration  run the tests of several modules with a database, a server or a worker process
@@ -12,10 +12,10 @@
 #   soak              run the long durability tests
 #   openapi           write the OpenAPI document
 #   lock              pin the packages of the image
-#   sbom              list them (CycloneDX)
-#   audit             look for known vulnerabilities in them
+#   sbom              list the packages of the image (CycloneDX)
+#   audit             look for known vulnerabilities in the packages of the image
 #   test-gpu          run the tests that need a CUDA device
-#   clean             remove what these commands made, except the data folder
+#   clean             remove everything that these commands created, except the data folder
 
 PYTHON ?= python3
 VENV := .venv
@@ -30,7 +30,7 @@ BENCH := $(VENV)/.bench
 help:
 	@sed -n '3,19s/^# *//p' Makefile
 
-# torch is installed first and alone: pip then takes a CPU build where one is provided, not gigabytes of CUDA.
+# torch is installed first and alone, so that pip takes a CPU build if the index has one, not gigabytes of CUDA.
 $(SERVICE): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
@@ -87,7 +87,7 @@ test-gpu: $(DEV)
 openapi: $(SERVICE)
 	$(BIN)/rlvo openapi
 
-# uv resolves for every platform at once; what only a CUDA build of torch needs is dropped.
+# uv resolves for all platforms; packages that only a CUDA build of torch needs are removed.
 EXTRAS := --extra openvino --extra otel --extra postgres --extra s3
 lock: $(DEV)
 	{ sed -n '/^#/p' requirements.lock; \
@@ -96,15 +96,15 @@ lock: $(DEV)
 	  | awk '/^[a-z]/ {keep = !/^(torch|triton|nvidia-|cuda-)/} keep'; } > requirements.new
 	mv requirements.new requirements.lock
 
-# The bill of materials of the image: the lock, which is what the image is built from.
+# The bill of materials of the image, made from the lock.
 sbom: $(DEV)
 	mkdir -p build
 	$(BIN)/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --output-format JSON \
 	  --output-reproducible --output-file build/sbom.json
 	@echo "build/sbom.json: $$($(BIN)/python -c 'import json; print(len(json.load(open("build/sbom.json"))["components"]))') components"
 
-# Asks a service of known vulnerabilities (PyPI, or OSV with AUDIT="--vulnerability-service osv") about the lock; --strict:
-# a package that could not be asked about is a failure, not a pass.
+# Searches a database of vulnerabilities (PyPI, or OSV with AUDIT="--vulnerability-service osv") for the packages of the lock.
+# With --strict, a package that cannot be searched is a failure.
 audit: $(DEV)
 	mkdir -p build
 	$(BIN)/pip-audit --requirement requirements.lock --require-hashes --disable-pip --strict --progress-spinner off $(AUDIT) \

@@ -3,7 +3,7 @@
     python examples/train_own_cohort.py cohort.csv --out runs/mine/1.0.0 --store model_store
 
 The table has one row for each study: paths of the volumes, clinical columns, and the components of the outcome; see
-docs/training.md. The commands are those of the terminal: ``rlvo train``, ``rlvo models add`` and ``rlvo models promote``.
+docs/training.md. It runs the commands ``rlvo train`` and ``rlvo models add``.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api import problems
 from app.api.auth import authorise
 from app.api.dependencies import Services
-from app.core import logging as logs
+from app.core import logging as app_logging
 from app.core import tracing
 from app.core.tracing import Span
 from app.sdk.errors import BadRequest, ExpectationFailed, InternalError, RlvoError, TooLarge, UploadTimeout
@@ -70,13 +70,13 @@ class Middleware:
         state = scope.setdefault("state", {})
         parent = tracing.trace_context_of(headers.get("traceparent", ""))
         with self.services.traces.span(scope["method"], parent, server=True) as span:
-            state["trace_context"] = span.place
-            with logs.bound_fields(trace=span.place.trace):
+            state["trace_context"] = span.trace_context
+            with app_logging.bound_fields(trace=span.trace_context.trace):
                 await self._handle(scope, receive, send, headers, span)
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send, headers: Headers, span: Span) -> None:
         state = scope["state"]
-        state["trace_id"] = trace_id = span.place.trace
+        state["trace_id"] = trace_id = span.trace_context.trace
         settings = self.services.settings
         body = _RequestBody(receive, self._limit(scope["path"]), settings.receive_timeout, settings.stall_timeout)
         insecure = not settings.keys_required

@@ -93,7 +93,7 @@ async def accept(
         exact=study.exact,
         clinical=study.record.model_dump(mode="json", exclude_none=True),
         inputs=inputs,
-        place=trace_context,
+        trace_context=trace_context,
         priority=priority,
         idempotency_key=reservation.key if reservation else None,
         body_digest=upload.digest,

@@ -260,7 +260,9 @@ def _promotion() -> Promotion:
 
         create_model_cache(config).check(name, version)
 
-    return Promotion(open_database(), _registry(), config.lease, check_here=check_here, patience=config.load_timeout)
+    return Promotion(
+        open_database(), _registry(), config.lease, check_here=check_here, load_timeout=config.load_timeout
+    )
 
 
 def _number(value: float | None) -> str:

@@ -13,7 +13,7 @@ from typer.core import TyperCommand
 
 from app.cli.common import ServiceOptions
 from app.cli.option_groups import expand_option_groups
-from app.core.display_names import label, shown
+from app.core.display_names import format_value, label
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -148,7 +148,7 @@ def _contribution_table(attribution: Attribution) -> Table:
     clinical = sorted(attribution.clinical, key=lambda part: -abs(part.contribution))
     rows = [(f"image: {part.modality}", "", part.contribution) for part in attribution.imaging]
     for part in clinical:
-        rows.append((label(part.variable), "imputed" if part.imputed else shown(part.value), part.contribution))
+        rows.append((label(part.variable), "imputed" if part.imputed else format_value(part.value), part.contribution))
     longest = max((abs(share) for _, _, share in rows), default=0.0) or 1.0
     table = Table("reason", "value", "log-odds", "", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_row("all patients (base)", "", f"{attribution.base:+.3f}", "")

@@ -16,22 +16,22 @@ def label(name: str) -> str:
     return _DELAY.sub(r"Tmax > \1 s", _ACRONYMS.sub(lambda match: match[0].upper(), plain)).replace("MRS", "mRS")
 
 
-def shown(value: float | bool | str | None) -> str:
+def format_value(value: float | bool | str | None) -> str:
     """Display text of a clinical value: yes, no, a number with four significant digits, or a word."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.4g}" if isinstance(value, float) else str(value).replace("_", " ")
 
 
-def quantity(value: float | bool | str, unit: str) -> str:
+def format_quantity(value: float | bool | str, unit: str) -> str:
     """Value with its unit: ``22.9 mL``, ``150 mmHg``, ``0.41``."""
-    number = f"{value:.3g}" if isinstance(value, float) else shown(value)
+    number = f"{value:.3g}" if isinstance(value, float) else format_value(value)
     return number if unit == "1" else f"{number} {unit}"
 
 
 def named_quantity(name: str, value: float | bool | str, unit: str) -> str:
     """Variable, value and unit: ``core 22.9 mL``, ``HIR 0.41``, ``systolic BP 150 mmHg``."""
-    return f"{_SHORT.get(name.rpartition('.')[2]) or label(name)} {quantity(value, unit)}"
+    return f"{_SHORT.get(name.rpartition('.')[2]) or label(name)} {format_quantity(value, unit)}"
 
 
 def perfusion_value(name: str, value: float) -> str:

@@ -58,7 +58,7 @@ class _RecordedSpan:
         self._span = span
 
     @property
-    def place(self) -> TraceContext:
+    def trace_context(self) -> TraceContext:
         context = self._span.get_span_context()
         return TraceContext(format(context.trace_id, "032x"), format(context.span_id, "016x"))
 

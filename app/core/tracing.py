@@ -40,7 +40,7 @@ class Span(Protocol):
     """Span: one traced operation."""
 
     @property
-    def place(self) -> TraceContext: ...
+    def trace_context(self) -> TraceContext: ...
 
     def note(self, **facts: Fact) -> None:
         """Add attributes to the span."""
@@ -68,7 +68,7 @@ class Traces(Protocol):
 class NoopSpan:
     """Span that records nothing."""
 
-    place: TraceContext
+    trace_context: TraceContext
 
     def note(self, **facts: Fact) -> None:
         """Ignore the attributes."""

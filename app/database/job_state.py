@@ -43,7 +43,7 @@ class JobStudy:
     """A study for the worker.
 
     ``run`` is the fencing token; ``attempts`` counts the starts since the work last reached a new stage;
-    ``place`` is the span of the request; ``exact`` selects the slow, exact methods of explanation.
+    ``trace_context`` is the span of the request; ``exact`` selects the slow, exact methods of explanation.
     """
 
     id: str
@@ -55,7 +55,7 @@ class JobStudy:
     explain: bool
     clinical: dict[str, Any]
     inputs: Mapping[Input, InputSummary]
-    place: TraceContext | None = None
+    trace_context: TraceContext | None = None
     exact: bool = False
 
 
@@ -162,7 +162,7 @@ def _study(row: PredictionRow) -> JobStudy:
         exact=row.exact,
         clinical=row.clinical or {},
         inputs={Input(name): InputSummary.model_validate(summary) for name, summary in (row.inputs or {}).items()},
-        place=TraceContext(row.trace_id, row.span_id) if row.trace_id else None,
+        trace_context=TraceContext(row.trace_id, row.span_id) if row.trace_id else None,
     )
 
 

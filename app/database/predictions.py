@@ -49,8 +49,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class NewPrediction:
     """An accepted study: checked and stored, but not queued.
 
-    ``place`` is the span of the request; the idempotency key is kept for ``keep_key`` seconds; ``exact`` selects the
-    slow, exact methods of explanation.
+    ``trace_context`` is the span of the request; the idempotency key is kept for ``keep_key`` seconds; ``exact``
+    selects the slow, exact methods of explanation.
     """
 
     id: str
@@ -60,7 +60,7 @@ class NewPrediction:
     explain: bool
     clinical: dict[str, Any]
     inputs: Mapping[Input, InputSummary]
-    place: TraceContext | None = None
+    trace_context: TraceContext | None = None
     idempotency_key: str | None = None
     body_digest: str = ""
     priority: Priority = Priority.ACUTE
@@ -110,8 +110,8 @@ def add(session: Session, new: NewPrediction) -> int:
             exact=new.exact,
             clinical=new.clinical,
             inputs={name.value: summary.model_dump(mode="json") for name, summary in new.inputs.items()},
-            trace_id=new.place and new.place.trace,
-            span_id=new.place and new.place.span,
+            trace_id=new.trace_context and new.trace_context.trace,
+            span_id=new.trace_context and new.trace_context.span,
             body_digest=new.body_digest,
         )
     )

@@ -26,7 +26,7 @@ from app.imaging.registration import brain_mask
 from app.imaging.resample import resample, shrink
 from app.imaging.smoothing import gaussian
 
-__all__ = ["Segmenter", "VesselProbability", "is_vessel", "learned", "segment", "vesselness"]
+__all__ = ["Segmenter", "VesselProbability", "is_vessel", "learned_segmenter", "segment", "vesselness"]
 
 _WORKING_MM: Final = 0.9
 _MARGIN_MM: Final = 5.0
@@ -69,7 +69,7 @@ def segment(cta: Volume, mni_from_world: np.ndarray, bone: Volume | None = None)
     return _segment(cta, mni_from_world, bone, _vessel_blocks)
 
 
-def learned(vessel_probability: VesselProbability) -> Segmenter:
+def learned_segmenter(vessel_probability: VesselProbability) -> Segmenter:
     """A segmenter like ``segment``, except that a trained network decides which blocks are vessel."""
 
     def find_blocks(values: np.ndarray, inside: np.ndarray, edges: np.ndarray) -> np.ndarray:  # noqa: ARG001

@@ -26,7 +26,7 @@ from app.inference.attribution.integrated_gradients import (
     integrated_gradients,
     smooth,
 )
-from app.network.backends import Backend, Precision, pick
+from app.network.backends import Backend, Precision, select_backend
 from app.network.ensemble import Ensemble
 from app.network.tail_evaluator import TailEvaluator
 
@@ -141,7 +141,7 @@ class NetworkFolds:
             ModelNotReady: The backend is not available on this device.
         """
         ensemble = self.ensemble
-        ensemble.backend = pick(backend, ensemble.device, ensemble.folds, self.shape, precision)
+        ensemble.backend = select_backend(backend, ensemble.device, ensemble.folds, self.shape, precision)
         if ensemble.backend is not None:
             self.precision = precision
 

@@ -57,7 +57,7 @@ class Explanation:
     error: float
 
 
-def players(manifest: Manifest) -> list[Player]:
+def clinical_players(manifest: Manifest) -> list[Player]:
     """Return the clinical players in the manifest's order; a group takes the place of its first variable."""
     variables = manifest.clinical.variables
     starts = np.concatenate([[0], np.cumsum([width(variable) for variable in variables])]).astype(int)
@@ -81,21 +81,21 @@ def presence_bits(manifest: Manifest) -> slice:
 def explain(
     predictor: EnsemblePredictor,
     manifest: Manifest,
-    case: ModelInput,
+    model_input: ModelInput,
     *,
     maps: bool = True,
     method: ExplanationMethod | None = None,
 ) -> Explanation:
-    """Compute the contributions of one case, with its voxel maps unless ``maps`` is false."""
+    """Compute the contributions of one model input, with its voxel maps unless ``maps`` is false."""
     method = method or ExplanationMethod()
-    clinical = players(manifest)
-    present = [index for index, is_present in enumerate(case.presence) if is_present]
-    raw = predictor.image_shares(case.image, case.clinical, presence_bits(manifest), present, method)
-    value_function = raw.value_function or predictor.value_function(case.image)
-    outer = _outer_game(value_function, manifest, case, clinical, method.budget)
+    clinical = clinical_players(manifest)
+    present = [index for index, is_present in enumerate(model_input.presence) if is_present]
+    raw = predictor.image_shares(model_input.image, model_input.clinical, presence_bits(manifest), present, method)
+    value_function = raw.value_function or predictor.value_function(model_input.image)
+    outer = _outer_game(value_function, manifest, model_input, clinical, method.budget)
     imaging: list[ModalityContribution] = []
     by_region: list[RegionContribution] = []
-    regions = _regions(manifest, case)
+    regions = _regions(manifest, model_input)
     voxels: dict[Channel, NDArray[np.float32]] = {}
     if present:
         parts = distribute_remainder(raw.channels[present], float(outer.values[-1]))
@@ -104,33 +104,33 @@ def explain(
             imaging.append(ModalityContribution(modality=channel, contribution=float(part)))
             if raw.voxels is not None:
                 voxels[channel] = voxel_map(raw.voxels[index], float(part))
-                by_region.extend(_by_region(regions, channel, voxels[channel], case.affected))
+                by_region.extend(_by_region(regions, channel, voxels[channel], model_input.affected))
     by_region.sort(key=lambda part: -abs(part.contribution))
     voxels = voxels if maps else {}
     attribution = Attribution(
         base=outer.base,
         total=outer.total,
         clinical=[
-            _contribution(player, float(part), case, manifest.clinical)
+            _contribution(player, float(part), model_input, manifest.clinical)
             for player, part in zip(clinical, outer.values[:-1], strict=True)
         ],
         imaging=imaging,
         regions=by_region,
         method="exact" if method == EXACT_METHOD else "fast",
         error=float(outer.error.max()),
-        affected=case.affected and case.affected.value,
+        affected=model_input.affected and model_input.affected.value,
         maps=[f"{name}-{channel}" for name in ("attribution", "aligned-attribution") for channel in voxels],
     )
     return Explanation(attribution, voxels, float(outer.error.max()))
 
 
 def _outer_game(
-    value_function: ValueFunction, manifest: Manifest, case: ModelInput, clinical: Sequence[Player], budget: int
+    value_function: ValueFunction, manifest: Manifest, model_input: ModelInput, clinical: Sequence[Player], budget: int
 ) -> ShapleyValues:
     """Compute the Shapley values of the clinical players and, last, of imaging."""
     background = np.asarray(manifest.background.vectors, dtype=np.float32)
     bits = presence_bits(manifest)
-    owner = np.full(len(case.clinical), len(clinical))
+    owner = np.full(len(model_input.clinical), len(clinical))
     for index, player in enumerate(clinical):
         owner[player.columns] = index
 
@@ -138,8 +138,8 @@ def _outer_game(
         absent = background[rows]
         absent[:, bits] = 0.0
         # Values that differ only by the manifest's rounding are equal.
-        absent = np.where(np.abs(absent - case.clinical) < MANIFEST_ROUNDING, case.clinical, absent)
-        vectors = np.where(present[:, owner], case.clinical, absent).astype(np.float32)
+        absent = np.where(np.abs(absent - model_input.clinical) < MANIFEST_ROUNDING, model_input.clinical, absent)
+        vectors = np.where(present[:, owner], model_input.clinical, absent).astype(np.float32)
         # Coalitions with equal vectors are evaluated once.
         inputs = np.concatenate([vectors, present[:, -1:]], axis=1, dtype=np.float32)
         distinct, inverse = np.unique(inputs, axis=0, return_inverse=True)
@@ -148,15 +148,17 @@ def _outer_game(
     return shapley_values(game, len(clinical) + 1, len(background), budget=budget)
 
 
-def _regions(manifest: Manifest, case: ModelInput) -> NDArray[np.intp]:
+def _regions(manifest: Manifest, model_input: ModelInput) -> NDArray[np.intp]:
     """Return the region of every voxel (x, y, z), with the vessel trees if the patient's arteries are known."""
     grid, names = manifest.grid, [spec.name for spec in manifest.channels]
     regions = atlas.labels(grid.shape, grid.affine)
-    if Channel.VESSELS not in names or not case.presence[names.index(Channel.VESSELS)]:
+    if Channel.VESSELS not in names or not model_input.presence[names.index(Channel.VESSELS)]:
         return regions
     index = names.index(Channel.VESSELS)
     spec = manifest.channels[index]
-    return atlas.with_vessel_tree(regions, case.image[index] * spec.std + spec.mean > MIN_ARTERY_SHARE, grid.affine)
+    return atlas.with_vessel_tree(
+        regions, model_input.image[index] * spec.std + spec.mean > MIN_ARTERY_SHARE, grid.affine
+    )
 
 
 def _by_region(
@@ -178,8 +180,10 @@ def log_odds(logit: Array, calibration: Calibration) -> Array:
     return calibration.slope * logit + calibration.intercept
 
 
-def _contribution(player: Player, contribution: float, case: ModelInput, clinical: Clinical) -> ClinicalContribution:
-    shown = {name: case.shown.get(name) for name in player.variables}
+def _contribution(
+    player: Player, contribution: float, model_input: ModelInput, clinical: Clinical
+) -> ClinicalContribution:
+    shown = {name: model_input.shown.get(name) for name in player.variables}
     value: Value | None
     if len(shown) == 1:
         (value,) = shown.values()

@@ -83,7 +83,7 @@ def export(version: ModelVersion, folder: Path, graph_format: GraphFormat, targe
         InvalidRequest: The version is logistic, a package is missing, or the file exists.
         ModelNotReady: The written graph differs from the version.
     """
-    if not isinstance(version.committee, NetworkFolds):
+    if not isinstance(version.predictor, NetworkFolds):
         raise InvalidRequest("A logistic version has no graph to export; its coefficients are in its fold files.")
     if missing := [package for package in _NEEDED[graph_format] if find_spec(package) is None]:
         raise InvalidRequest(f"This format needs `pip install {' '.join(missing)}`.")
@@ -92,9 +92,9 @@ def export(version: ModelVersion, folder: Path, graph_format: GraphFormat, targe
     if path.exists():
         raise InvalidRequest(f"{path.name} exists already. Delete it, or choose another folder.")
     target.mkdir(parents=True, exist_ok=True)
-    image = torch.zeros(1, *version.committee.shape)
+    image = torch.zeros(1, *version.predictor.shape)
     clinical = torch.zeros(1, manifest.architecture.clinical_size)
-    graph = EnsembleGraph(version.committee.ensemble.folds, manifest.calibration).eval()
+    graph = EnsembleGraph(version.predictor.ensemble.folds, manifest.calibration).eval()
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch recommends newer exporters, which take minutes
@@ -122,10 +122,13 @@ def export(version: ModelVersion, folder: Path, graph_format: GraphFormat, targe
 def _compare(run: Run, version: ModelVersion, folder: Path) -> tuple[float, int]:
     """Return the largest difference in probability, or raise ModelNotReady if it exceeds the tolerance."""
     vector = np.zeros(version.manifest.architecture.clinical_size, np.float32)
-    assert isinstance(version.committee, NetworkFolds)
-    blank = np.zeros(version.committee.shape, np.float32)
-    cases = [(case.image, case.clinical, np.asarray(logits)) for case, logits in golden_cases(version.manifest, folder)]
-    cases.append((blank, vector, version.committee.logits(blank, vector)))
+    assert isinstance(version.predictor, NetworkFolds)
+    blank = np.zeros(version.predictor.shape, np.float32)
+    cases = [
+        (model_input.image, model_input.clinical, np.asarray(logits))
+        for model_input, logits in golden_cases(version.manifest, folder)
+    ]
+    cases.append((blank, vector, version.predictor.logits(blank, vector)))
 
     def probability(logits: NDArray[np.floating]) -> float:
         mean = np.asarray(logits, dtype=np.float64).mean(keepdims=True)
@@ -155,9 +158,9 @@ def _onnx(graph: EnsembleGraph, example: tuple[Tensor, Tensor], path: Path) -> R
 
 
 def _openvino(graph: EnsembleGraph, example: tuple[Tensor, Tensor], path: Path) -> Run:
-    from app.network.openvino import library
+    from app.network.openvino import import_openvino
 
-    openvino = library()
+    openvino = import_openvino()
     traced = torch.jit.trace(graph, example, check_trace=False)  # type: ignore[no-untyped-call]
     converted = openvino.convert_model(traced, example_input=example, input=[tuple(part.shape) for part in example])
     ports = (*converted.inputs, *converted.outputs)

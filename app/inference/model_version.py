@@ -66,7 +66,7 @@ class LogisticFold:
 
 @dataclass(frozen=True)
 class ModelAnswer:
-    """Prediction of one case; ``folds`` are each fold's calibrated probability, ``interval`` needs two folds."""
+    """Prediction of one patient; ``folds`` are each fold's calibrated probability, ``interval`` needs two folds."""
 
     probability: float
     log_odds: float
@@ -87,14 +87,14 @@ class ModelVersion:
         self,
         manifest: Manifest,
         digest: str,
-        committee: EnsemblePredictor,
+        predictor: EnsemblePredictor,
         executor: Executor = run_inline,
         vessel_net: VesselNet | None = None,
     ) -> None:
         self.manifest = manifest
         self._vessel_net = vessel_net
         self.digest = digest
-        self.committee = committee
+        self.predictor = predictor
         self.executor = executor
 
     @classmethod
@@ -119,17 +119,17 @@ class ModelVersion:
         if manifest.regions != atlas.ATLAS:
             raise ModelNotReady(f"The manifest names the atlas {manifest.regions}, this release has {atlas.ATLAS}.")
         files = [_read_verified(folder, fold.file, fold.sha256) for fold in manifest.folds]
-        committee: EnsemblePredictor
+        predictor: EnsemblePredictor
         if manifest.kind == "logistic":
-            committee = _load_logistic(files, manifest)
+            predictor = _load_logistic(files, manifest)
         else:
-            committee = _load_networks(files, manifest, device, pause)
+            predictor = _load_networks(files, manifest, device, pause)
             pause()
-            committee.run_on(backend, precision)
+            predictor.run_on(backend, precision)
         stored = folder / "manifest.json"
         content = stored.read_bytes() if stored.exists() else manifest.model_dump_json().encode()
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        return cls(manifest, digest, committee, executor, _load_vessel_net(folder, manifest))
+        return cls(manifest, digest, predictor, executor, _load_vessel_net(folder, manifest))
 
     def warm_up(self) -> None:
         """Do the one-time work of the network and the atlas now, so that the first prediction is not slower.
@@ -137,7 +137,7 @@ class ModelVersion:
         The kernels of app/imaging are left out, because they would delay every recovery from a stopped worker.
         """
         atlas.labels(self.manifest.grid.shape, self.manifest.grid.affine)
-        self.executor(self.committee.warm_up)
+        self.executor(self.predictor.warm_up)
 
     def prepare(self, volumes: Mapping[Input, Volume], record: ClinicalRecord) -> ModelInput:
         """Prepare one patient's volumes and record as the model's input.
@@ -153,7 +153,7 @@ class ModelVersion:
             raise MissingInput(f"This model requires the volumes: {', '.join(missing)}.")
         net, segmenter = self._vessel_net, vessels.segment
         if net is not None:
-            segmenter = vessels.learned(lambda hu: self.executor(partial(net, hu)))
+            segmenter = vessels.learned_segmenter(lambda hu: self.executor(partial(net, hu)))
         prepared = preprocess.prepare(volumes, self.manifest.grid, self.manifest.channels, segmenter=segmenter)
         encoded = clinical_encoder.encode(record, self.manifest.clinical, prepared.perfusion)
         presence = np.asarray(prepared.presence, dtype=bool)
@@ -177,11 +177,11 @@ class ModelVersion:
             affected=side,
         )
 
-    def predict(self, case: ModelInput) -> ModelAnswer:
+    def predict(self, model_input: ModelInput) -> ModelAnswer:
         """Compute the calibrated probability, its uncertainty, and the decision at the version's threshold."""
         with_features, calibration = self.manifest.out_of_distribution is not None, self.manifest.calibration
         logits, penultimate = self.executor(
-            lambda: self.committee.predict(case.image, case.clinical, with_features=with_features)
+            lambda: self.predictor.predict(model_input.image, model_input.clinical, with_features=with_features)
         )
         log_odds = float(explain.log_odds(logits.mean(), calibration))
         probability = float(expit(log_odds))
@@ -195,16 +195,20 @@ class ModelVersion:
         )
 
     def explain(
-        self, case: ModelInput, *, maps: bool = True, method: ExplanationMethod | None = None
+        self, model_input: ModelInput, *, maps: bool = True, method: ExplanationMethod | None = None
     ) -> tuple[Attribution, dict[str, MapVolume]]:
         """Compute contributions that sum to the log-odds, and two maps per present channel.
 
         ``aligned-attribution-<channel>`` is on the model's grid and sums to the modality's contribution.
         ``attribution-<channel>`` is on the patient's grid; resampling keeps the values, not the sum.
         """
-        result = self.executor(lambda: explain.explain(self.committee, self.manifest, case, maps=maps, method=method))
+        result = self.executor(
+            lambda: explain.explain(self.predictor, self.manifest, model_input, maps=maps, method=method)
+        )
         affine = np.asarray(self.manifest.grid.affine, dtype=np.float64)
-        volumes = {f"attribution-{name}": self._on_patient_grid(case, name, map_) for name, map_ in result.maps.items()}
+        volumes = {
+            f"attribution-{name}": self._on_patient_grid(model_input, name, map_) for name, map_ in result.maps.items()
+        }
         aligned = {f"aligned-attribution-{name}": MapVolume(map_, affine) for name, map_ in result.maps.items()}
         return result.attribution, volumes | aligned
 
@@ -225,18 +229,18 @@ class ModelVersion:
     @property
     def precision(self) -> Precision:
         """Number format of the trunks on this device."""
-        return self.committee.precision
+        return self.predictor.precision
 
     @property
     def bytes(self) -> int:
         """Size of the folds' weights on the device."""
-        return self.committee.bytes
+        return self.predictor.bytes
 
     def check(self, folder: Path) -> float:
         """Return the largest difference between the golden cases' logits in the manifest and on this device."""
         worst = 0.0
-        for case, expected in golden_cases(self.manifest, folder):
-            logits = self.executor(partial(self.committee.logits, case.image, case.clinical))
+        for model_input, expected in golden_cases(self.manifest, folder):
+            logits = self.executor(partial(self.predictor.logits, model_input.image, model_input.clinical))
             worst = max(worst, float(np.abs(logits - np.asarray(expected)).max()))
         return worst
 
@@ -272,8 +276,8 @@ class ModelVersion:
             return ()
         return (Flag(code="out-of-distribution", detail="This patient differs from the training patients"),)
 
-    def _on_patient_grid(self, case: ModelInput, channel: Channel, values: NDArray[np.float32]) -> MapVolume:
-        grid = case.grids.get(channel)
+    def _on_patient_grid(self, model_input: ModelInput, channel: Channel, values: NDArray[np.float32]) -> MapVolume:
+        grid = model_input.grids.get(channel)
         if grid is None:
             return MapVolume(values, np.asarray(self.manifest.grid.affine, dtype=np.float64))
         from app.imaging.resample import to_patient
@@ -322,11 +326,11 @@ def save(
                 "golden": (),
             }
         )
-        committee = ModelVersion.load(draft, manifest, "cpu").committee
+        predictor = ModelVersion.load(draft, manifest, "cpu").predictor
         cases = []
-        for index, case in enumerate(golden):
-            file, digest = _write(draft, f"golden-{index}.safetensors", case.to_bytes())
-            logits = tuple(float(logit) for logit in committee.logits(case.image, case.clinical))
+        for index, model_input in enumerate(golden):
+            file, digest = _write(draft, f"golden-{index}.safetensors", model_input.to_bytes())
+            logits = tuple(float(logit) for logit in predictor.logits(model_input.image, model_input.clinical))
             cases.append(GoldenCase(file=file, sha256=digest, logits=logits))
         manifest = Manifest.model_validate(manifest.model_copy(update={"golden": tuple(cases)}).model_dump())
         _write(draft, "manifest.json", manifest.model_dump_json(indent=1).encode())

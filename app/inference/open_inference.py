@@ -97,7 +97,7 @@ def parse(content: bytes, header_length: int | None, manifest: Manifest) -> Infe
     return InferenceRequest(identity if isinstance(identity, str) else None, tensors["image"], tensors["clinical"])
 
 
-def answer(request: InferenceRequest, manifest: Manifest, outputs: Mapping[str, NDArray[Any]]) -> bytes:
+def encode_response(request: InferenceRequest, manifest: Manifest, outputs: Mapping[str, NDArray[Any]]) -> bytes:
     """Encode the protocol's inference response; the first axis of each output is the patient."""
     kinds = {"f": "FP64", "b": "BOOL"}
     document: dict[str, Any] = {

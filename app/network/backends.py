@@ -42,7 +42,7 @@ class Trunks(Protocol):
     def __call__(self, image: Tensor, /) -> list[Tensor]: ...
 
 
-def pick(
+def select_backend(
     backend: Backend,
     device: torch.device,
     folds: Sequence[Network],

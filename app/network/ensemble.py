@@ -35,14 +35,14 @@ def select_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
-def folded(network: Network) -> Network:
+def fold_batch_norm(network: Network) -> Network:
     """Return a copy for inference, with each batch normalisation folded into the convolution before it."""
     return fold_batch_norm_in_place(copy.deepcopy(network))
 
 
 @torch.no_grad()
 def fold_batch_norm_in_place(network: Network) -> Network:
-    """Change the network itself as ``folded`` changes the copy."""
+    """Change the network itself as ``fold_batch_norm`` changes the copy."""
     for parent in list(network.eval().modules()):
         for conv, norm in (("conv", "norm"), ("conv1", "norm1"), ("conv2", "norm2")):
             if isinstance(layer := getattr(parent, conv, None), nn.Conv3d):
@@ -74,7 +74,7 @@ class Ensemble:
     def __init__(self, networks: Sequence[Network], device: str = "cpu", *, in_place: bool = False) -> None:
         self.device = select_device(device)
         self.backend: Trunks | None = None
-        fold = fold_batch_norm_in_place if in_place else folded
+        fold = fold_batch_norm_in_place if in_place else fold_batch_norm
         self.folds = [fold(network).to(self.device) for network in networks]
         for network in self.folds:
             for weight in network.parameters():

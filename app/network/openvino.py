@@ -34,7 +34,7 @@ class OpenVinoTrunks:
     """
 
     def __init__(self, folds: Sequence[Network], shape: tuple[int, int, int, int], precision: str) -> None:
-        openvino = library()
+        openvino = import_openvino()
         hints = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
             "PERFORMANCE_HINT": "LATENCY",
@@ -53,7 +53,7 @@ class _TrunkGraph:
     """Build one OpenVINO model of one image from the ``resnet.Trunk`` of every fold."""
 
     def __init__(self) -> None:
-        self._model = library().Model
+        self._model = import_openvino().Model
         import openvino.opset13 as operators
 
         self._operators: Any = operators
@@ -86,7 +86,7 @@ class _TrunkGraph:
         )
 
 
-def library() -> Any:
+def import_openvino() -> Any:
     """Import openvino without its telemetry package."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino

@@ -94,5 +94,5 @@ def _repair(report: ConsistencyReport, database: Database, storage: Storage, que
         with database.session() as session:
             if study := job_state.start(session, prediction_id):
                 job_state.fail(session, study, Failure(code=lost.code, title=lost.title, detail=lost.detail))
-                queue.announce(session, prediction_id)
+                queue.queue_webhooks(session, prediction_id)
                 audit.append(session, "operator", "prediction.failed", prediction_id, {"code": lost.code})

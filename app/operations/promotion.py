@@ -27,8 +27,8 @@ PAUSE = 0.05
 class Promotion:
     """Loads, unloads and promotes model versions on all workers.
 
-    A worker counts as lost after ``lease`` seconds without heartbeat. Live workers have ``patience`` seconds to load a
-    version. If no worker runs, ``check_here`` verifies a version (name, version); None refuses it.
+    A worker counts as lost after ``lease`` seconds without heartbeat. Live workers have ``load_timeout`` seconds to
+    load a version. If no worker runs, ``check_here`` verifies a version (name, version); None refuses it.
     """
 
     def __init__(
@@ -38,13 +38,13 @@ class Promotion:
         lease: float,
         *,
         check_here: Callable[[str, str], None] | None = None,
-        patience: float = PATIENCE,
+        load_timeout: float = PATIENCE,
     ) -> None:
         self._database = database
         self._registry = registry
         self._lease = lease
         self._check_here = check_here
-        self._patience = patience
+        self._patience = load_timeout
 
     def load(self, name: str, version: str, *, by: str) -> StoredVersion:
         """Let every live worker load, verify and keep the version.

@@ -89,7 +89,7 @@ def write_patient(
     return paths
 
 
-def measured(patient: Patient, rng: np.random.Generator) -> PerfusionSummary:
+def measured_perfusion(patient: Patient, rng: np.random.Generator) -> PerfusionSummary:
     """Perfusion summary as software would measure it: the ground truth with a log-normal error of 4 %."""
     core, tmax6, tmax10 = (
         volume * float(np.exp(rng.normal(0, 0.04)))

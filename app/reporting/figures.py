@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from app.core.display_names import label, percent, perfusion_value, region_label, shown, truncated
+from app.core.display_names import format_value, label, percent, perfusion_value, region_label, truncated
 from app.reporting.drawing import INK, MUTED, Drawing, FigureTable, Pixels
 from app.sdk.types import Attribution, PerfusionSummary, RegionContribution
 
@@ -30,7 +30,7 @@ Plane = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
-class Figure:
+class GridVolume:
     """A volume (x, y, z) and its affine (4, 4), voxel to MNI RAS+ mm; the affine of an image is axis-aligned."""
 
     values: NDArray[np.floating]
@@ -50,7 +50,7 @@ class CohortPosition:
     others: NDArray[np.floating]
 
 
-def peak(attribution: Figure) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
+def peak(attribution: GridVolume) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
     """Return the voxel of the largest absolute attribution, and its MNI coordinates (3,) in mm."""
     flat = int(np.argmax(np.abs(attribution.values)))
     i, j, k = (int(n) for n in np.unravel_index(flat, attribution.values.shape))
@@ -58,9 +58,9 @@ def peak(attribution: Figure) -> tuple[tuple[int, int, int], NDArray[np.float64]
 
 
 def overlay(
-    image: Figure,
+    image: GridVolume,
     window: tuple[float, float],
-    attribution: Figure,
+    attribution: GridVolume,
     title: str,
     regions: Sequence[RegionContribution] = (),
 ) -> Drawing:
@@ -104,7 +104,7 @@ def overlay(
     strongest = np.take_along_axis(
         attribution.values, np.abs(attribution.values).argmax(axis=2, keepdims=True), axis=2
     )  # along the vertical axis
-    flat = Figure(strongest, attribution.affine)
+    flat = GridVolume(strongest, attribution.affine)
     values = _sampled(flat, image, 0, 1, 2, None)
     mean_image = np.clip(image.values, *window).mean(axis=2).T
     panel(left, "from above, largest value at any height", mean_image, values, 0, 1, clear=0.35)
@@ -115,7 +115,7 @@ def overlay(
 def contributions(attribution: Attribution) -> list[tuple[str, str, float]]:
     """Return name, value as text and log-odds of every contribution, the largest first."""
     items = [
-        (label(item.variable), "unknown" if item.imputed else shown(item.value), item.contribution)
+        (label(item.variable), "unknown" if item.imputed else format_value(item.value), item.contribution)
         for item in attribution.clinical
     ] + [(f"image: {item.modality}", "", item.contribution) for item in attribution.imaging]
     return sorted(items, key=lambda item: -abs(item[2]))
@@ -222,7 +222,9 @@ def position(variables: Sequence[CohortPosition]) -> Drawing:
     return drawing
 
 
-def _sampled(attribution: Figure, image: Figure, across: int, up: int, through: int, index: int | None) -> Plane:
+def _sampled(
+    attribution: GridVolume, image: GridVolume, across: int, up: int, through: int, index: int | None
+) -> Plane:
     """Resample the attribution on the image's plane ``index`` along axis ``through``.
 
     ``index`` is None for an attribution with one plane along that axis.

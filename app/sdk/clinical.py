@@ -130,7 +130,7 @@ class ClinicalRecord(_Section):
     ldl: float | None = _number(0, 500, "mg/dL", "LDL cholesterol")
     hba1c: float | None = _number(3, 20, "%", "Glycated haemoglobin")
     onset_to_imaging: float | None = _number(0, 2880, "min", "From onset, or last seen well, to imaging")
-    onset_to_door: float | None = _number(0, 2880, "min", "From onset, or last seen well, to the door")
+    onset_to_door: float | None = _number(0, 2880, "min", "From onset, or last seen well, to arrival at the hospital")
     wake_up: bool | None = _optional("Wake-up stroke")
     ivt: bool | None = _optional("Intravenous thrombolysis before puncture")
     occlusion_side: Annotated[Side, _Lax] | None = _optional("Side of the occlusion")

@@ -152,13 +152,13 @@ class Storage:
                     deleted += 1
         return deleted
 
-    def workbench(self, prediction_id: str) -> Workbench:
+    def scratch(self, prediction_id: str) -> ScratchFolder:
         """Return the store of the intermediate results of one prediction."""
         if not re.fullmatch(r"[0-9a-zA-Z-]{1,64}", prediction_id):
             raise ValueError("The text is not a prediction id")
-        return Workbench(self._work / prediction_id)
+        return ScratchFolder(self._work / prediction_id)
 
-    def workbenches(self) -> list[str]:
+    def scratch_ids(self) -> list[str]:
         """Return the ids of the predictions that have a scratch folder."""
         return [path.name for path in self._work.iterdir()]
 
@@ -218,7 +218,7 @@ class Writer:
         self._temporary.unlink(missing_ok=True)
 
 
-class Workbench:
+class ScratchFolder:
     """Intermediate results of one prediction, each file named by its digest.
 
     Files are not synced. After a power failure `get` returns None for a damaged file, and the step computes it again.

@@ -94,7 +94,7 @@ def phantoms(
         images=images,
         presence=np.ones((patients, len(channels)), bool),
         records=[cohort.record(person, rng) for person, rng in zip(persons, rngs, strict=True)],
-        perfusion=[cohort.measured(person, rng) for person, rng in zip(persons, rngs, strict=True)],
+        perfusion=[cohort.measured_perfusion(person, rng) for person, rng in zip(persons, rngs, strict=True)],
         labels=np.array([person.refractory for person in persons], np.int64),
         groups=np.arange(patients),
         sites=np.full(patients, "phantom"),

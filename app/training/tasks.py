@@ -21,7 +21,7 @@ from app.evaluation.metrics import Array, auc, average_precision
 from app.imaging.model_grid import Grid
 from app.network import backends
 from app.network.daft import Network, pool
-from app.network.ensemble import folded
+from app.network.ensemble import fold_batch_norm
 from app.sdk.types import Channel
 from app.training import augmentation, distributed
 from app.training.dataset import LATENTS, Dataset, Dropout, Vectors, draw_dropout, no_dropout
@@ -205,7 +205,7 @@ def views(
     """Trunk features and clinical vectors of every row in ``count`` views: the first plain, the others augmented."""
     network.eval()
     shape = (len(context.channels), *context.grid.shape)
-    trunk = backends.pick(backends.Backend.AUTO, context.device, [folded(network)], shape)
+    trunk = backends.select_backend(backends.Backend.AUTO, context.device, [fold_batch_norm(network)], shape)
     result = []
     for view in range(count):
         rng = np.random.default_rng([seed, 8, view])

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.core.concurrency import submit
-from app.core.display_names import label, quantity
+from app.core.display_names import format_quantity, label
 from app.imaging.io import nifti
 from app.imaging.io.nifti import Volume
 from app.imaging.model_grid import ChannelSpec, Grid
@@ -31,7 +31,7 @@ from app.inference.model_version import MapVolume
 from app.registry.manifest import Manifest, VariableKind
 from app.reporting import figures, page
 from app.reporting.drawing import Drawing
-from app.reporting.figures import CohortPosition, Figure
+from app.reporting.figures import CohortPosition, GridVolume
 from app.sdk.types import Channel, Input, Prediction
 
 VIEW = Grid(shape=(91, 109, 91), affine=((2, 0, 0, -90), (0, 2, 0, -126), (0, 0, 2, -72), (0, 0, 0, 1)))
@@ -125,27 +125,27 @@ def _pack_int8(volume: MapVolume) -> bytes:
 
 def _image(
     spec: ChannelSpec, values: NDArray[np.float32], model_input: ModelInput, grid: Grid, read: Callable[[Input], Volume]
-) -> Figure:
+) -> GridVolume:
     """Image of a channel in its physical unit; the input of the network if the volume is unknown."""
     source, patient_grid = model_input.sources.get(spec.name), model_input.grids.get(spec.name)
     if source is None or patient_grid is None or (source.computed is None and source.upload is None):
-        return Figure(values * spec.std + spec.mean, np.asarray(grid.affine, np.float64))
+        return GridVolume(values * spec.std + spec.mean, np.asarray(grid.affine, np.float64))
     volume = read(source.upload) if source.upload is not None else source.computed
     assert volume is not None
     values = to_grid(volume, VIEW, np.linalg.inv(patient_grid.mni_from_world), fill=_AIR.get(spec.name, 0.0))
-    return Figure(values * np.float32(source.factor), np.asarray(VIEW.affine, np.float64))
+    return GridVolume(values * np.float32(source.factor), np.asarray(VIEW.affine, np.float64))
 
 
-def _image_file(channel: Channel, image: Figure) -> ArtifactFile:
+def _image_file(channel: Channel, image: GridVolume) -> ArtifactFile:
     steps: NDArray[Any] = np.rint(image.values * _STEPS_PER_UNIT.get(channel, 1)).clip(-32768, 32767).astype(np.int16)
     return _map_file(f"aligned-{channel}", nifti.pack(steps, image.affine, slope=1 / _STEPS_PER_UNIT.get(channel, 1)))
 
 
 def _overlay(
-    spec: ChannelSpec, image: Figure, maps: Mapping[str, MapVolume], prediction: Prediction, grid: Grid
+    spec: ChannelSpec, image: GridVolume, maps: Mapping[str, MapVolume], prediction: Prediction, grid: Grid
 ) -> Drawing:
     assert prediction.attribution is not None
-    attribution = Figure(*maps[f"aligned-attribution-{spec.name}"])
+    attribution = GridVolume(*maps[f"aligned-attribution-{spec.name}"])
     voxel, _ = figures.peak(attribution)
     region = atlas.NAMES[atlas.labels(grid.shape, grid.affine)[voxel]]
     share = next(each.contribution for each in prediction.attribution.imaging if each.modality == spec.name)
@@ -165,6 +165,6 @@ def _cohort_positions(model_input: ModelInput, manifest: Manifest) -> Iterator[C
         if variable.kind is VariableKind.NUMBER and not model_input.clinical[missing + index]:
             known = background[background[:, missing + index] == 0]
             value = model_input.shown.get(variable.name)
-            text = "" if value is None else quantity(value, variable.unit)
+            text = "" if value is None else format_quantity(value, variable.unit)
             yield CohortPosition(label(variable.name), text, float(model_input.clinical[column]), known[:, column])
         column += width(variable)

@@ -23,7 +23,7 @@ from app.sdk.errors import ModelNotReady, RlvoError
 SUFFIX = ".tensors"
 
 
-def ask(folder: Path, worker_id: str, head: dict[str, Any], body: bytes, *, patience: float) -> bytes:
+def send_request(folder: Path, worker_id: str, head: dict[str, Any], body: bytes, *, patience: float) -> bytes:
     """Sends one request to a worker and returns the body of its response.
 
     Raises:
@@ -91,7 +91,7 @@ def remove_socket(folder: Path, worker_id: str) -> None:
     (folder / f"{worker_id}{SUFFIX}").unlink(missing_ok=True)
 
 
-def listening(folder: Path) -> set[str]:
+def workers_with_socket(folder: Path) -> set[str]:
     """Ids of the workers that have a socket in this folder; some of them may have stopped."""
     with suppress(FileNotFoundError):
         return {path.name.removesuffix(SUFFIX) for path in folder.iterdir() if path.name.endswith(SUFFIX)}

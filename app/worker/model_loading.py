@@ -17,15 +17,15 @@ from app.database.workers import LoadResult
 from app.inference.model_cache import ModelCache
 from app.sdk.errors import RlvoError
 
-log = logging.getLogger("rlvo.residency")
+log = logging.getLogger("rlvo.model_loading")
 
 
 class ModelLoader:
     """Carries out the load requests in one worker."""
 
-    def __init__(self, database: Database, predictor: ModelCache) -> None:
+    def __init__(self, database: Database, model_cache: ModelCache) -> None:
         self._database = database
-        self._predictor = predictor
+        self._model_cache = model_cache
         self._results: dict[str, LoadResult] = {}
 
     @property
@@ -47,7 +47,7 @@ class ModelLoader:
 
     def _load(self, request: LoadRequest) -> LoadResult:
         try:
-            self._predictor.check(request.name, request.version)
+            self._model_cache.check(request.name, request.version)
         except RlvoError as error:
             log.error("%s %s is not loaded: %s", request.name, request.version, error.detail)
             return LoadResult(request.generation, error.detail)
@@ -61,5 +61,5 @@ class ModelLoader:
         with self._database.reading() as session:
             if job_state.unfinished_on(session, request.name, request.version):
                 return None
-        self._predictor.unload(request.name, request.version)
+        self._model_cache.unload(request.name, request.version)
         return LoadResult(request.generation, None)

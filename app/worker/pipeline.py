@@ -74,14 +74,14 @@ def predict(context: PredictionContext) -> bytes:
 
 
 def explain(context: PredictionContext) -> bytes:
-    """Computes the attribution, as JSON, and puts maps, figures and the report on the workbench."""
+    """Computes the attribution, as JSON, and puts maps, figures and the report in the scratch folder."""
     version, model_input = context.version(), context.model_input()
     attribution, maps = version.explain(model_input, method=EXACT_METHOD if context.study.exact else None)
     prediction = _prediction(context.study, context.answer(), attribution)
     files: list[tuple[str, str, str]] = []
     map_names: list[str] = []
     for file in artifacts.files(prediction, model_input, version.manifest, maps, context.volume, context.model_card()):
-        files.append((file.name, context.workbench.put(file.content), file.media_type))
+        files.append((file.name, context.scratch.put(file.content), file.media_type))
         if file.map_name is not None:
             map_names.append(file.map_name)
     context.release_volumes()
@@ -90,7 +90,7 @@ def explain(context: PredictionContext) -> bytes:
 
 
 def record(context: PredictionContext, store: Callable[[PredictionResult], None]) -> None:
-    """Makes blobs of the files on the workbench; ``store`` writes the result in one transaction."""
+    """Makes blobs of the files in the scratch folder; ``store`` writes the result in one transaction."""
     answer = context.answer()
     stored: list[Artifact] = []
     attribution = None
@@ -166,15 +166,15 @@ class PredictionPipeline:
         """Records the failure of a prediction, unless this run has lost the prediction."""
         with self.database.session() as session:
             if job_state.fail(session, study, Failure.model_validate(failure)):
-                self.queue.announce(session, study.id)
+                self.queue.queue_webhooks(session, study.id)
                 audit.append(session, "worker", "prediction.failed", study.id, {"code": failure["code"]})
 
-    def clear_workbench(self, prediction_id: str) -> None:
-        """Clears the workbench of a finished prediction; another run may still need that of an unfinished one."""
+    def clear_scratch(self, prediction_id: str) -> None:
+        """Clears the scratch folder of a finished prediction; another run may still need that of an unfinished one."""
         with self.database.reading() as session:
             finished = not job_state.unfinished(session, [prediction_id])
         if finished:
-            self.storage.workbench(prediction_id).clear()
+            self.storage.scratch(prediction_id).clear()
 
     def replay(self, study: JobStudy) -> ModelAnswer:
         """Computes the answer again from the stored study and the same model version, and stores nothing.
@@ -223,7 +223,7 @@ class PredictionPipeline:
         def store() -> None:
             with self.database.session() as session:
                 if job_state.succeed(session, study, result):
-                    self.queue.announce(session, study.id)
+                    self.queue.queue_webhooks(session, study.id)
                     audit.append(session, "worker", "prediction.succeeded", study.id)
 
         retry_until_available(store)
@@ -251,10 +251,10 @@ def _prediction(study: JobStudy, answer: dict[str, Any], attribution: Attributio
 
 
 def _publish(context: PredictionContext, name: str, digest: str, media_type: str) -> Artifact:
-    """Makes a blob of a file on the workbench."""
-    data = context.workbench.get(digest)
+    """Makes a blob of a file in the scratch folder."""
+    data = context.scratch.get(digest)
     if data is None:
-        raise InternalError("A map or a figure is missing from the workbench. Send the study again")
+        raise InternalError("A map or a figure is missing from the scratch folder. Send the study again")
     return Artifact(name, context.storage.put(data), len(data), media_type)
 
 

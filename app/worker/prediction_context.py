@@ -2,8 +2,8 @@
 
 Design notes:
 - A worker makes one context when it takes a prediction, passes it to every step, and closes it at the end.
-- The output of a step is a file on the workbench, named by its sha-256. The log of the job engine keeps that digest,
-  the duration and a failure code, and nothing of the patient.
+- The output of a step is a file in the scratch folder, named by its sha-256. The log of the job engine keeps that
+  digest, the duration and a failure code, and nothing of the patient.
 - Each volume is read once in a run: `explain` uses the volumes that `prepare` read.
 """
 
@@ -24,7 +24,7 @@ from app.inference.model_input import ModelInput
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import InternalError, ModelNotReady
 from app.sdk.types import Input, Stage
-from app.storage.local import Storage, Workbench
+from app.storage.local import ScratchFolder, Storage
 
 if TYPE_CHECKING:
     from app.inference.model_version import ModelVersion
@@ -62,9 +62,9 @@ class PredictionContext:
         self.release_volumes()
 
     @property
-    def workbench(self) -> Workbench:
+    def scratch(self) -> ScratchFolder:
         """Folder for the outputs of the steps."""
-        return self.storage.workbench(self.study.id)
+        return self.storage.scratch(self.study.id)
 
     def version(self) -> ModelVersion:
         """The model version that the study was accepted for.
@@ -107,16 +107,16 @@ class PredictionContext:
         self._volumes.clear()
 
     def load_output(self, stage: Stage) -> bool:
-        """Loads the output of a completed step from the workbench; False if it is gone."""
-        data = self.workbench.get(self.results[stage]["digest"])
+        """Loads the output of a completed step from the scratch folder; False if it is gone."""
+        data = self.scratch.get(self.results[stage]["digest"])
         if data is not None:
             self._outputs[stage] = data
         return data is not None
 
     def put_output(self, stage: Stage, data: bytes) -> str:
-        """Puts the output of a step on the workbench and returns its sha-256."""
+        """Puts the output of a step in the scratch folder and returns its sha-256."""
         self._outputs[stage] = data
-        return self.workbench.put(data)
+        return self.scratch.put(data)
 
     def model_input(self) -> ModelInput:
         """Output of `prepare`."""
@@ -127,7 +127,7 @@ class PredictionContext:
         return dict(json.loads(self._outputs[Stage.PREDICT]))
 
     def explanation(self) -> dict[str, Any]:
-        """Output of `explain`: the attribution and the list of files on the workbench, as JSON."""
+        """Output of `explain`: the attribution and the list of files in the scratch folder, as JSON."""
         return dict(json.loads(self._outputs[Stage.EXPLAIN]))
 
     def _read_verified(self, name: Input) -> Volume:

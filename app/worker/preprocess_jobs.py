@@ -69,7 +69,7 @@ class PreprocessJob:
     def _tries(self) -> Path:
         return self.folder / f"{self.key}.tries"
 
-    def carry_out(self, tries: int) -> None:
+    def run_job(self, tries: int) -> None:
         """Prepares the study into the cache, or writes the reason of the failure; at most ``tries`` times."""
         if self.ended or not self.path.exists():
             return

@@ -88,7 +88,7 @@ class Queue:
             prediction_id,
         )
 
-    def announce(self, session: Session, prediction_id: str) -> None:
+    def queue_webhooks(self, session: Session, prediction_id: str) -> None:
         """Queues a message to each webhook of the tenant that the prediction has finished, in this transaction."""
         for webhook_id in webhooks.subscribed(session, prediction_id):
             self.queue_message(session, webhook_id, prediction_id, 1)

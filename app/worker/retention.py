@@ -68,16 +68,16 @@ class Retention:
 def sweep(database: Database, storage: Storage, *, age: float = ORPHAN_AGE) -> int:
     """Deletes unreferenced blobs and rests of uploads that are ``age`` seconds old, and returns their number.
 
-    It also clears workbenches that no prediction needs, and drops expired idempotency keys.
+    It also clears scratch folders that no prediction needs, and drops expired idempotency keys.
     """
     old = list(storage.older_than(age))
     with database.reading() as session:
         referenced = predictions.referenced(session, old)
     deleted = sum(storage.delete(digest, grace=age) for digest in old if digest not in referenced)
-    workbenches = storage.workbenches()
+    scratch_ids = storage.scratch_ids()
     with database.session() as session:
         idempotency.expire(session)
-        needed = job_state.unfinished(session, workbenches)
-    for prediction_id in set(workbenches) - needed:
-        storage.workbench(prediction_id).clear()
+        needed = job_state.unfinished(session, scratch_ids)
+    for prediction_id in set(scratch_ids) - needed:
+        storage.scratch(prediction_id).clear()
     return deleted + storage.sweep_incoming(older_than=age)

@@ -35,8 +35,8 @@ THREADS = 4
 class TensorServer:
     """Answers requests in its threads, from `open` to `close`."""
 
-    def __init__(self, folder: Path, worker_id: str, predictor: ModelCache) -> None:
-        self._folder, self._id, self._predictor = folder, worker_id, predictor
+    def __init__(self, folder: Path, worker_id: str, model_cache: ModelCache) -> None:
+        self._folder, self._id, self._model_cache = folder, worker_id, model_cache
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="tensors")
         self._closing = threading.Event()
 
@@ -76,7 +76,7 @@ class TensorServer:
             ipc.reply(connection, answer)
 
     def _answer(self, name: str, version: str, header_length: int | None, body: bytes) -> bytes:
-        loaded = self._predictor.version(name, version)
+        loaded = self._model_cache.version(name, version)
         request = open_inference.parse(body, header_length, loaded.manifest)
         full = False
         try:
@@ -87,10 +87,10 @@ class TensorServer:
             full = True
         if full:  # not in the handler: the error keeps the memory of the try until the handler ends
             del loaded
-            self._predictor.evict(name, version)
-            loaded = self._predictor.version(name, version)
+            self._model_cache.evict(name, version)
+            loaded = self._model_cache.version(name, version)
             answers = _predict(loaded, request)
-        return open_inference.answer(
+        return open_inference.encode_response(
             request,
             loaded.manifest,
             {

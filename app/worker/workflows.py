@@ -76,8 +76,10 @@ class Workflows:
         if study is not None:
             model = f"{study.model.name}@{study.model.version}"
             with (
-                self.traces.span("prediction", study.place, prediction=study.id, model=model, run=study.run) as span,
-                bound_fields(trace=span.place.trace, prediction=study.id),
+                self.traces.span(
+                    "prediction", study.trace_context, prediction=study.id, model=model, run=study.run
+                ) as span,
+                bound_fields(trace=span.trace_context.trace, prediction=study.id),
             ):
                 with resource_limits.cpu(self.cpu_limit), closing(self.pipeline.begin(study)) as context:
                     failure = QUARANTINED if study.attempts > TRIES else self._run_steps(context, span)
@@ -87,7 +89,7 @@ class Workflows:
                     span.fail(failure["code"])
                     log.error("prediction %s failed: %s", prediction_id, failure["detail"])
                     retry_until_available(partial(self.pipeline.fail, study, failure))
-        retry_until_available(partial(self.pipeline.clear_workbench, prediction_id))
+        retry_until_available(partial(self.pipeline.clear_scratch, prediction_id))
 
     def shadow(self, prediction_id: str) -> None:
         """Scores a prediction that has its answer with the shadow version of its model."""
@@ -104,7 +106,7 @@ class Workflows:
         from app.worker import preprocess_jobs  # here: only training needs scikit-learn
 
         with resource_limits.cpu(self.cpu_limit):
-            preprocess_jobs.job_at(Path(path)).carry_out(TRIES)
+            preprocess_jobs.job_at(Path(path)).run_job(TRIES)
 
     def _run_steps(self, context: PredictionContext, span: Span) -> FailureRecord | None:
         """Runs the steps in order.
@@ -117,7 +119,7 @@ class Workflows:
                 continue
             if not retry_until_available(partial(self._advance, context.study, stage)):
                 return None
-            result = DBOS.run_step({"name": stage}, self._traced_step, span.place, stage, context)
+            result = DBOS.run_step({"name": stage}, self._traced_step, span.trace_context, stage, context)
             if failure := result.get("failure"):
                 return failure
             context.results[stage] = result

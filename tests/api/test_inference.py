@@ -145,8 +145,8 @@ async def test_request_is_repeated_after_the_device_ran_out_of_memory(service: R
             calls.append(None)
             raise torch.OutOfMemoryError
 
-        assert isinstance(version.committee, NetworkFolds)
-        version.committee.ensemble.folds[0].trunk.register_forward_pre_hook(out_of_memory)
+        assert isinstance(version.predictor, NetworkFolds)
+        version.predictor.ensemble.folds[0].trunk.register_forward_pre_hook(out_of_memory)
         assert (await service.http.post(INFER, content=content)).status_code == 200
         assert len(calls) == 1
 

@@ -71,7 +71,7 @@ def test_worker_prepares_the_studies_that_training_reads(studies: list[CohortRow
 def test_job_that_stops_its_workers_is_given_up(studies: list[CohortRow], tmp_path: Path) -> None:
     ((_, job),) = preprocess_jobs.write(studies[:1], tmp_path)
     job._tries.write_bytes(b"...")  # three tries without a result
-    preprocess_jobs.job_at(job.path).carry_out(tries=3)
+    preprocess_jobs.job_at(job.path).run_job(tries=3)
     assert job.given_up
     assert job.ended
     job.clear()
@@ -82,5 +82,5 @@ def test_prepared_study_is_not_prepared_again(studies: list[CohortRow], tmp_path
     ((_, job),) = preprocess_jobs.write(studies[:1], tmp_path)
     prepared = tmp_path / f"{job.key}.safetensors"
     prepared.write_bytes(b"prepared")
-    preprocess_jobs.job_at(job.path).carry_out(tries=3)
+    preprocess_jobs.job_at(job.path).run_job(tries=3)
     assert prepared.read_bytes() == b"prepared"

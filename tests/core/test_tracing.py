@@ -69,10 +69,10 @@ def test_valid_traceparent_is_parsed(header: str, context: TraceContext | None) 
 
 def test_noop_traces_pass_the_context_on() -> None:
     with NoopTraces().span("x", TraceContext(TRACE, CALLER)) as span:
-        assert span.place == TraceContext(TRACE, CALLER)
+        assert span.trace_context == TraceContext(TRACE, CALLER)
     with NoopTraces().span("x", None) as span:
-        assert re.fullmatch("[0-9a-f]{32}", span.place.trace)
-        assert span.place.span is None
+        assert re.fullmatch("[0-9a-f]{32}", span.trace_context.trace)
+        assert span.trace_context.span is None
 
 
 def test_failed_span_has_the_error_code(traces: OpenTelemetry, exporter: InMemorySpanExporter) -> None:
@@ -103,7 +103,9 @@ async def test_trace_of_the_caller_continues_to_the_last_step(
         worker.workflows.predict(prediction_id)
         worker.liveness.close()
         with service.services.database.reading() as session:
-            assert job_state.recorded(session, prediction_id).place == TraceContext(TRACE, _named(exporter, "POST")[1])
+            assert job_state.recorded(session, prediction_id).trace_context == TraceContext(
+                TRACE, _named(exporter, "POST")[1]
+            )
     spans = {span.name: span for span in exporter.get_finished_spans()}
     assert set(spans) == {"POST", "prediction", *Stage}
     assert {ids_of(span)[0] for span in spans.values()} == {TRACE}

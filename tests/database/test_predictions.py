@@ -140,7 +140,7 @@ def test_erasure_leaves_an_empty_row_and_no_patient_data(database: Database) -> 
         database,
         subject=canary,
         clinical={"age": canary},
-        place=TraceContext(canary, canary),
+        trace_context=TraceContext(canary, canary),
         idempotency_key=canary,
         body_digest=canary,
         inputs={Input.CTA: summary(A)},

@@ -61,11 +61,11 @@ def test_network_decides_which_blocks_are_vessel(drawn: heads.Angiogram, reach: 
         inputs.append(values)
         return (values > 150).astype(np.float32)
 
-    mask = vessels.learned(bright)(drawn.cta, MNI, drawn.ncct).data > 0
+    mask = vessels.learned_segmenter(bright)(drawn.cta, MNI, drawn.ncct).data > 0
     assert inputs[0].dtype == np.float32
     assert dice(mask, drawn.vessels & reach) > 0.918  # measured 0.937
     assert not (mask & ~(brain_mask.distance(drawn.cta.affine, SHAPE, MNI) < 8)).any()
-    assert vessels.learned(np.zeros_like)(drawn.cta, MNI).data.max() == 0
+    assert vessels.learned_segmenter(np.zeros_like)(drawn.cta, MNI).data.max() == 0
 
 
 def test_orientation_does_not_change_the_tree(drawn: heads.Angiogram) -> None:

@@ -73,7 +73,7 @@ def test_shared_values_are_evaluated_once_and_contribute_nothing(
 ) -> None:
     case = tiny_case(manifest, seed=3)
     case.clinical[:] += np.float32(1 / 3e5)  # no round numbers
-    player = explain.players(manifest)[1]
+    player = explain.clinical_players(manifest)[1]
     rows = np.asarray(manifest.background.vectors, np.float32)
     rows[:, player.columns] = case.clinical[player.columns].round(5)  # rounded as in a manifest
     shared = manifest.model_copy(update={"background": Background(vectors=tuple(tuple(row) for row in rows.tolist()))})
@@ -97,5 +97,5 @@ def test_shared_values_are_evaluated_once_and_contribute_nothing(
     assert attribution.base + sum(parts.values()) + imaging == pytest.approx(attribution.total)
     (inputs,) = calls
     assert len(np.unique(inputs, axis=0)) == len(inputs)
-    count = len(explain.players(manifest)) + 1
+    count = len(explain.clinical_players(manifest)) + 1
     assert len(inputs) <= 2 ** (count - 1) * len(rows)

@@ -53,9 +53,9 @@ def probability(graph_format: GraphFormat, path: Path, image: np.ndarray, clinic
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         return float(session.run(["probability"], {"image": image, "clinical": clinical})[0][0])
     if graph_format is GraphFormat.OPENVINO:
-        from app.network.openvino import library
+        from app.network.openvino import import_openvino
 
-        graph = library().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        graph = import_openvino().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         return float(graph({"image": image, "clinical": clinical})["probability"][0])
     import torch
 

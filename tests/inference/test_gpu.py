@@ -43,8 +43,8 @@ def test_auto_uses_the_gpu_in_bfloat16_and_channels_last(store: Path) -> None:
     assert model_cache.device == "cuda"
     version = model_cache.version("tiny", "1.0.0")
     assert version.precision is Precision.BFLOAT16
-    assert isinstance(version.committee, NetworkFolds)
-    weights = [weight for fold in version.committee.ensemble.folds for weight in fold.parameters() if weight.dim() == 5]
+    assert isinstance(version.predictor, NetworkFolds)
+    weights = [weight for fold in version.predictor.ensemble.folds for weight in fold.parameters() if weight.dim() == 5]
     assert all(weight.is_cuda for weight in weights)
     assert all(weight.is_contiguous(memory_format=torch.channels_last_3d) for weight in weights)
 

@@ -16,7 +16,7 @@ from app.imaging.io import nifti
 from app.imaging.preprocess import PatientGrid
 from app.inference.attribution.atlas import NAMES, TREE
 from app.inference.ensemble_predictor import EXACT_METHOD, ExplanationMethod, ModalityRule, NetworkFolds, VoxelRule
-from app.inference.explain import players
+from app.inference.explain import clinical_players
 from app.inference.model_input import ModelInput
 from app.inference.model_version import ModelVersion, save
 from app.network.unet import UNet
@@ -212,7 +212,7 @@ def test_regions_sum_to_imaging(tmp_path: Path, vessels: bool) -> None:
 
 def test_missing_value_contributes_nothing_if_the_background_misses_it_too(tmp_path: Path) -> None:
     version = load_version(tiny_version(tmp_path))
-    columns = next(player.columns for player in players(version.manifest) if player.name == "nihss")
+    columns = next(player.columns for player in clinical_players(version.manifest) if player.name == "nihss")
     assert len(columns) == 2  # the value and its missing bit
     case = tiny_case(version.manifest)
     case.clinical[columns] = (0.0, 1.0)
@@ -243,7 +243,7 @@ def test_grouped_variables_are_one_contribution(tmp_path: Path) -> None:
 def test_out_of_distribution_patient_is_flagged(tmp_path: Path) -> None:
     version = load_version(tiny_version(tmp_path))
     case = tiny_case(version.manifest)
-    features = version.committee.predict(case.image, case.clinical, with_features=True).penultimate
+    features = version.predictor.predict(case.image, case.clinical, with_features=True).penultimate
     assert features is not None
     near = OutOfDistribution(mean=tuple(features.tolist()), precision=tuple(map(tuple, np.eye(16).tolist())), limit=1.0)
     far = near.model_copy(update={"mean": tuple((features + 1).tolist())})
@@ -256,9 +256,9 @@ def test_prediction_makes_one_pass_over_the_images(tmp_path: Path) -> None:
     version = load_version(tiny_version(tmp_path))
     reference = OutOfDistribution(mean=(0.0,) * 16, precision=tuple(map(tuple, np.eye(16).tolist())), limit=1.0)
     version.manifest = version.manifest.model_copy(update={"out_of_distribution": reference})
-    assert isinstance(version.committee, NetworkFolds)
+    assert isinstance(version.predictor, NetworkFolds)
     passes: list[object] = []
-    for fold in version.committee.ensemble.folds:
+    for fold in version.predictor.ensemble.folds:
         fold.trunk.register_forward_hook(lambda *_: passes.append(None))
     version.predict(tiny_case(version.manifest))
     assert len(passes) == len(version.manifest.folds)

@@ -95,7 +95,7 @@ def test_truncated_binary_tensors_are_refused() -> None:
 def test_response_follows_the_protocol() -> None:
     request = open_inference.parse(*as_binary(ONE), MANIFEST)
     outputs = {"probability": np.asarray([0.25]), "folds": np.asarray([[0.2, 0.3]]), "refractory": np.asarray([True])}
-    assert json.loads(open_inference.answer(request, MANIFEST, outputs)) == {
+    assert json.loads(open_inference.encode_response(request, MANIFEST, outputs)) == {
         "model_name": "tiny",
         "model_version": "1.0.0",
         "id": "q-1",

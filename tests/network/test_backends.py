@@ -50,13 +50,13 @@ def test_explanation_sums_to_the_prediction_of_the_backend(tmp_path: Path) -> No
 def test_unfolded_normalisation_is_refused() -> None:
     network, shape = random_network(tiny_manifest().architecture, 0), (2, 16, 16, 16)
     with pytest.raises(ValueError, match="fold it in"):
-        backends.pick(Backend.OPENVINO, torch.device("cpu"), [network], shape)
+        backends.select_backend(Backend.OPENVINO, torch.device("cpu"), [network], shape)
 
 
 def test_two_results_do_not_share_memory(tmp_path: Path) -> None:
     version = load_version(tiny_version(tmp_path), Backend.OPENVINO)
-    assert isinstance(version.committee, NetworkFolds)
-    ensemble = version.committee.ensemble
+    assert isinstance(version.predictor, NetworkFolds)
+    ensemble = version.predictor.ensemble
     first = ensemble.features(torch.from_numpy(tiny_case(version.manifest, seed=1).image))
     copies = [part.clone() for part in first]
     ensemble.features(torch.from_numpy(tiny_case(version.manifest, seed=2).image))
@@ -84,9 +84,9 @@ def test_version_that_differs_from_its_golden_cases_is_refused(tmp_path: Path) -
 def test_auto_is_torch_without_openvino_and_requesting_openvino_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "find_spec", lambda _: None)
     shape = (1, 16, 16, 16)
-    assert backends.pick(Backend.AUTO, torch.device("cpu"), [], shape) is None
+    assert backends.select_backend(Backend.AUTO, torch.device("cpu"), [], shape) is None
     with pytest.raises(ModelNotReady, match="openvino"):
-        backends.pick(Backend.OPENVINO, torch.device("cpu"), [], shape)
+        backends.select_backend(Backend.OPENVINO, torch.device("cpu"), [], shape)
 
 
 @pytest.mark.parametrize("backend", ["torch", "openvino"])

@@ -9,7 +9,7 @@ from torch.nn import functional
 from app.network.architecture import Architecture
 from app.network.conv import Convolution, convolve
 from app.network.daft import build
-from app.network.ensemble import Ensemble, folded
+from app.network.ensemble import Ensemble, fold_batch_norm
 from tests.factory import random_network, tiny_manifest
 
 
@@ -51,7 +51,7 @@ def test_convolution_shares_the_parameters_and_draws_no_random_numbers(bias: boo
 def test_folded_network_uses_onednn_and_an_export_uses_torch() -> None:
     torch.manual_seed(0)
     network = build(Architecture(in_channels=2, clinical_size=6, filters=2)).eval()
-    inference = folded(network)
+    inference = fold_batch_norm(network)
     assert isinstance(inference.trunk.stem.conv, Convolution)
     image, record = torch.randn(1, 2, 16, 16, 16), torch.randn(1, 6)
     with torch.no_grad():

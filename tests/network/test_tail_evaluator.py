@@ -11,7 +11,7 @@ import torch
 
 from app.network.architecture import Architecture, Fusion, Location, ScaleActivation
 from app.network.conv import conv_add_relu
-from app.network.ensemble import Ensemble, folded
+from app.network.ensemble import Ensemble, fold_batch_norm
 from app.network.tail_evaluator import TailEvaluator
 from tests.factory import random_network
 
@@ -64,7 +64,7 @@ def test_folding_the_normalisation_keeps_the_numbers() -> None:
     for location in Location:
         network = random_network(Architecture(in_channels=2, clinical_size=5, filters=2, location=location))
         image, clinical = torch.randn(2, 2, 16, 16, 16), torch.randn(2, 5)
-        inference = folded(network)
+        inference = fold_batch_norm(network)
         assert not any(isinstance(module, torch.nn.BatchNorm3d) for module in inference.modules())
         assert torch.allclose(inference(image, clinical), network(image, clinical), atol=1e-5)
 

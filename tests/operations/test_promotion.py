@@ -39,13 +39,13 @@ class SimulatedWorker:
     """Model loader and heartbeat of a worker, without its process."""
 
     def __init__(self, database: Database, store: Path, name: str) -> None:
-        self.predictor = ModelCache(store, "cpu")
-        self._loader = ModelLoader(database, self.predictor)
+        self.model_cache = ModelCache(store, "cpu")
+        self._loader = ModelLoader(database, self.model_cache)
         self._database, self._name = database, name
 
     def beat(self) -> None:
         self._loader.reconcile()
-        models = tuple(f"{ref.name}@{ref.version}" for ref in self.predictor.loaded())
+        models = tuple(f"{ref.name}@{ref.version}" for ref in self.model_cache.loaded())
         with self._database.session() as session:
             workers.heartbeat(
                 session, WorkerRecord(self._name, "here", 1, "cpu", models, now(), now(), 1, self._loader.results)
@@ -53,7 +53,7 @@ class SimulatedWorker:
 
     @property
     def loaded(self) -> set[str]:
-        return {ref.version for ref in self.predictor.loaded()}
+        return {ref.version for ref in self.model_cache.loaded()}
 
 
 @contextmanager
@@ -86,7 +86,7 @@ def test_every_worker_loads_the_version_before_the_alias_moves(database: Databas
     simulated = [SimulatedWorker(database, store, name) for name in ("a", "b")]
     with running(*simulated):
         for worker in simulated:
-            worker.predictor.version("tiny", "1.0.0")
+            worker.model_cache.version("tiny", "1.0.0")
         change = promotion(database, store).promote("tiny", "champion", "1.1.0", expected="1.0.0", by="ann")
         assert all("1.1.0" in worker.loaded for worker in simulated)
     for worker in simulated:
@@ -123,7 +123,7 @@ def test_version_that_does_not_load_is_not_promoted(database: Database, store: P
         (folder / {"weights": "fold-0.safetensors", "golden": "golden-0.safetensors"}[damage]).write_bytes(b"x")
     worker = SimulatedWorker(database, store, "a")
     with running(worker):
-        worker.predictor.version("tiny", "1.0.0")
+        worker.model_cache.version("tiny", "1.0.0")
         with pytest.raises(ModelNotReady, match="golden cases" if damage == "answers" else "file"):
             promotion(database, store).promote("tiny", "champion", "2.0.0", by="ann")
         assert worker.loaded == {"1.0.0"}
@@ -151,7 +151,7 @@ def test_old_version_stays_loaded_until_its_predictions_are_finished(database: D
     new = new_prediction(model=ModelRef(name="tiny", version="1.0.0", digest=entry.digest))
     with database.session() as session:
         add_and_queue(session, Queue(database), new)
-    worker.predictor.version("tiny", "1.0.0")
+    worker.model_cache.version("tiny", "1.0.0")
     with running(worker):
         promotion(database, store).promote("tiny", "champion", "1.1.0", by="ann")
     worker.beat()
@@ -176,7 +176,7 @@ def test_without_a_worker_the_version_must_be_verified_here(database: Database, 
 def test_missing_answer_of_a_worker_ends_in_a_timeout(database: Database, store: Path) -> None:
     SimulatedWorker(database, store, "a").beat()
     with pytest.raises(ModelNotReady, match="1 of 1 workers"):
-        promotion(database, store, patience=0.2).promote("tiny", "champion", "1.1.0", by="ann")
+        promotion(database, store, load_timeout=0.2).promote("tiny", "champion", "1.1.0", by="ann")
     assert ModelStore(store).resolve("tiny").version == "1.0.0"
 
 

@@ -85,10 +85,10 @@ def _texts(drawing: Drawing) -> list[str]:
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_overlay_marks_the_peak_in_the_colour_of_its_sign(sign: int) -> None:
-    image = figures.Figure(np.full((48, 56, 48), 40.0), AFFINE)
+    image = figures.GridVolume(np.full((48, 56, 48), 40.0), AFFINE)
     values = np.zeros((48, 56, 48))
     values[30:34, 20:24, 25:29] = sign
-    drawing = figures.overlay(image, (0, 80), figures.Figure(values, AFFINE), "cta")
+    drawing = figures.overlay(image, (0, 80), figures.GridVolume(values, AFFINE), "cta")
     panels = _pixels(drawing.png())[90:-60]  # without the legend, which has both colours
     assert _share(panels, 0.3 * sign) > 0.002
     assert _share(panels, -0.3 * sign) < (0.002 if sign > 0 else 0.02)  # the ring is yellow, which contains little blue
@@ -97,11 +97,11 @@ def test_overlay_marks_the_peak_in_the_colour_of_its_sign(sign: int) -> None:
 def test_overlay_resamples_a_coarse_map_correctly() -> None:
     values = np.zeros((24, 28, 24))
     values[15, 10, 12] = 1.0
-    coarse = figures.Figure(values, AFFINE @ np.diag([2.0, 2, 2, 1]))
+    coarse = figures.GridVolume(values, AFFINE @ np.diag([2.0, 2, 2, 1]))
     voxel, world = figures.peak(coarse)
     assert voxel == (15, 10, 12)
     assert world == pytest.approx((coarse.affine @ [15, 10, 12, 1])[:3])
-    image = figures.Figure(np.full((48, 56, 48), 40.0), AFFINE)
+    image = figures.GridVolume(np.full((48, 56, 48), 40.0), AFFINE)
     drawing = figures.overlay(image, (0, 80), coarse, "cta")
     axial = next(shape for shape in drawing.shapes if isinstance(shape, ImageShape))
     orange = axial.pixels[..., 0].astype(int) - axial.pixels[..., 2] > 80
@@ -146,7 +146,7 @@ def test_every_figure_has_its_table(attribution: Attribution) -> None:
         RegionContribution(region=region, modality=Channel.CTA, contribution=part, side=side)
         for region, part, side in (("other", -0.05, None), ("left MCA M1", 0.65, "affected"))
     ]
-    image = figures.Figure(np.full((24, 28, 24), 40.0), AFFINE)
+    image = figures.GridVolume(np.full((24, 28, 24), 40.0), AFFINE)
     others = np.linspace(-2, 2, 10)
     drawings = {
         figures.overlay(image, (0, 80), image, "cta", parts): [

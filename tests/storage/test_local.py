@@ -98,7 +98,7 @@ def test_text_that_is_no_digest_is_refused(storage: Storage, name: str) -> None:
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".", "x" * 65])
 def test_text_that_is_no_id_is_refused(storage: Storage, name: str) -> None:
     with pytest.raises(ValueError, match="id"):
-        storage.workbench(name)
+        storage.scratch(name)
 
 
 def test_young_blob_is_not_deleted(storage: Storage) -> None:
@@ -194,17 +194,17 @@ def test_full_disk_raises_and_leaves_no_file(storage: Storage, monkeypatch: pyte
 
 
 def test_scratch_folder_keeps_bytes_until_it_is_cleared(storage: Storage) -> None:
-    scratch_folder = storage.workbench("0192-a")
+    scratch_folder = storage.scratch("0192-a")
     digest = scratch_folder.put(DATA)
-    assert storage.workbench("0192-a").get(digest) == DATA
-    assert storage.workbench("0192-b").get(digest) is None
-    assert storage.workbenches() == ["0192-a"]
+    assert storage.scratch("0192-a").get(digest) == DATA
+    assert storage.scratch("0192-b").get(digest) is None
+    assert storage.scratch_ids() == ["0192-a"]
     (storage.folder / ".work" / "0192-a" / digest).write_bytes(b"damaged")
     assert scratch_folder.get(digest) is None
     scratch_folder.clear()
     scratch_folder.clear()
     assert scratch_folder.get(digest) is None
-    assert storage.workbenches() == []
+    assert storage.scratch_ids() == []
     assert list(storage.digests()) == []
 
 

@@ -124,7 +124,7 @@ def test_output_that_is_gone_is_computed_again(
     database: Database, storage: Storage, steps: PredictionPipeline, context: PredictionContext
 ) -> None:
     for stage in Stage:
-        storage.workbench(context.study.id).clear()
+        storage.scratch(context.study.id).clear()
         run_step(steps, stage, context)
     prediction = find(database, context.study.id)
     assert prediction.status is Status.SUCCEEDED
@@ -143,7 +143,7 @@ def test_takeover_continues_after_the_last_logged_step(
     logged = {each: stopped.results[each]["digest"] for each in list(stopped.results)[:2]}
     successor.results = stopped.results
     if cleared:
-        storage.workbench(started.id).clear()
+        storage.scratch(started.id).clear()
     for each in list(Stage)[list(Stage).index(stage) :]:
         run_step(steps, each, successor)
     assert {each: successor.results[each]["digest"] for each in logged} == logged
@@ -238,9 +238,9 @@ def limit_device(versions: int, steps: PredictionPipeline, study: JobStudy) -> l
         if loaded[-1] > versions:
             raise torch.OutOfMemoryError
 
-    committee = steps.model_cache.version(study.model.name, study.model.version).committee
-    assert isinstance(committee, NetworkFolds)
-    first = next(part for part in committee.ensemble.folds[0].modules() if isinstance(part, torch.nn.Conv3d))
+    predictor = steps.model_cache.version(study.model.name, study.model.version).predictor
+    assert isinstance(predictor, NetworkFolds)
+    first = next(part for part in predictor.ensemble.folds[0].modules() if isinstance(part, torch.nn.Conv3d))
     first.register_forward_pre_hook(forward)
     return loaded
 

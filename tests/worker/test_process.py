@@ -43,7 +43,7 @@ def test_prediction_is_explained_and_recorded(deployment: Deployment) -> None:
     assert worker.usage
     assert worker.usage.resident > 100_000_000
     assert worker.usage.weights > 1000
-    wait(lambda: deployment.storage.workbenches() == [])  # cleared a little after the record
+    wait(lambda: deployment.storage.scratch_ids() == [])  # cleared a little after the record
     assert deployment.processes[0].end() == "exit 0"
     with deployment.database.reading() as session:
         assert workers.registered(session) == []
@@ -121,7 +121,7 @@ def test_job_that_always_kills_its_worker_is_quarantined(deployment: Deployment)
     assert poisoned.error.code == "quarantined"
     assert worker.starts == 4
     assert deployment.steps(poison) == ["prepare"]
-    wait(lambda: deployment.storage.workbenches() == [])
+    wait(lambda: deployment.storage.scratch_ids() == [])
 
 
 def test_job_without_end_is_quarantined_by_its_cpu_time(deployment: Deployment) -> None:
@@ -177,7 +177,7 @@ def test_job_ends_with_its_prediction(deployment: Deployment, ending: Callable[.
     assert [deployment.rows(one) for one in (prediction_id, queued)] == before
     assert deployment.steps(prediction_id) == ["prepare", "predict"]
     assert deployment.steps(queued) == []
-    assert deployment.storage.workbenches() == []
+    assert deployment.storage.scratch_ids() == []
 
 
 def test_worker_finishes_its_current_job_after_sigterm(deployment: Deployment) -> None:
@@ -244,11 +244,11 @@ def test_work_continues_after_an_outage_of_the_database(deployment: Deployment) 
 def test_sweep_removes_only_unreferenced_files(deployment: Deployment) -> None:
     waiting = deployment.submit()
     orphan = deployment.storage.put(b"unreferenced")
-    deployment.storage.workbench(waiting).put(b"needed")
-    deployment.storage.workbench(predictions.new_id()).put(b"left behind")
+    deployment.storage.scratch(waiting).put(b"needed")
+    deployment.storage.scratch(predictions.new_id()).put(b"left behind")
     assert sweep(deployment.database, deployment.storage) == 0
     for digest in (orphan, deployment.volume.sha256):
         os.utime(deployment.storage.path(digest), (0, 0))
     assert sweep(deployment.database, deployment.storage) == 1
     assert list(deployment.storage.digests()) == [deployment.volume.sha256]
-    assert deployment.storage.workbenches() == [waiting]
+    assert deployment.storage.scratch_ids() == [waiting]

@@ -131,12 +131,12 @@ def test_message_is_queued_in_the_transaction_of_the_prediction(database: Databa
     subscribe(database, receiver, tenant="another")
     queue = Queue(database)
     with database.engine.begin() as connection, Session(connection) as session:
-        queue.announce(session, prediction_id)
+        queue.queue_webhooks(session, prediction_id)
         connection.rollback()
     assert queued(database) == []
     for _ in range(2):  # the second call adds no job
         with database.session() as session:
-            queue.announce(session, prediction_id)
+            queue.queue_webhooks(session, prediction_id)
     assert queued(database) == [(f"{WEBHOOK_JOB}-{webhook.id}-{prediction_id}-1", "ENQUEUED")]
 
 

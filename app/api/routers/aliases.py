@@ -115,7 +115,7 @@ async def shadow(name: Name, services: ServicesDep) -> Response:
 
 def _promotion(services: Services) -> Promotion:
     settings = services.settings
-    return Promotion(services.database, services.registry, settings.lease, patience=settings.load_timeout)
+    return Promotion(services.database, services.registry, settings.lease, load_timeout=settings.load_timeout)
 
 
 def _find_alias(services: Services, name: str, alias: str) -> Alias | None:

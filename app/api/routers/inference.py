@@ -106,7 +106,9 @@ def _infer(services: Services, local: list[WorkerRecord], head: dict[str, Any], 
     """The result of the first worker that can be reached; a repeated request is safe, because it changes nothing."""
     for worker in local:
         try:
-            return ipc.ask(services.settings.workers, worker.id, head, body, patience=services.settings.load_timeout)
+            return ipc.send_request(
+                services.settings.workers, worker.id, head, body, patience=services.settings.load_timeout
+            )
         except (OSError, EOFError):
             continue
     raise ModelNotReady("The worker stopped. Send the tensors again in 2 seconds.", retry_after=2)
@@ -114,7 +116,7 @@ def _infer(services: Services, local: list[WorkerRecord], head: dict[str, Any], 
 
 async def _local_workers(services: Services) -> list[WorkerRecord]:
     """The live workers on this machine that accept tensors."""
-    listening = await services.run_in_thread(ipc.listening, services.settings.workers)
+    listening = await services.run_in_thread(ipc.workers_with_socket, services.settings.workers)
     return [worker for worker in await services.read(workers.live, services.settings.lease) if worker.id in listening]
 
 

@@ -120,7 +120,7 @@ async def cancel(prediction_id: PredictionId, services: ServicesDep, caller: Cur
 
     def record(session: Session) -> Prediction:
         cancelled = predictions.cancel(session, prediction_id, caller.tenant)
-        services.queue.announce(session, prediction_id)
+        services.queue.queue_webhooks(session, prediction_id)
         audit.append(session, caller.name, "prediction.cancel", prediction_id)
         return cancelled
 
