@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from app.registry.model_store import ModelStore
 
 models = typer.Typer(
-    help="Model versions: list, verify, sign, promote, roll back and export them.",
-    no_args_is_help=True,
+    help="Model versions: list, verify, sign, promote, roll back and export them.", no_args_is_help=True
 )
 
 Reference = Annotated[str, typer.Argument(help="name, name@1.2.0 or name@champion")]
@@ -102,10 +101,7 @@ def verify(
 
 @models.command()
 def add(
-    folder: Annotated[
-        Path,
-        typer.Argument(exists=True, file_okay=False, help="Folder with manifest.json and folds"),
-    ],
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder with manifest.json and folds")],
 ) -> None:
     """Check a version and copy it into the model store, completely or not at all. Running services see it at once.
 
@@ -118,10 +114,7 @@ def add(
 
 
 @models.command()
-def promote(
-    reference: Annotated[str, typer.Argument(help="name@1.2.0")],
-    alias: Alias = "champion",
-) -> None:
+def promote(reference: Annotated[str, typer.Argument(help="name@1.2.0")], alias: Alias = "champion") -> None:
     """Move an alias to a version, after every worker has loaded it and verified its golden cases.
 
     rlvo models promote rlvo-synthetic@1.1.0
@@ -182,9 +175,7 @@ def shadow(name: Name) -> None:
 
 
 @models.command()
-def keygen(
-    path: Annotated[Path, typer.Argument(help="New file for the private key")],
-) -> None:
+def keygen(path: Annotated[Path, typer.Argument(help="New file for the private key")]) -> None:
     """Create an Ed25519 key pair for signing versions; print the public key.
 
     rlvo models keygen signing.key

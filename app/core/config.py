@@ -32,9 +32,7 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address to listen on")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on")
     public_url: str = Field(
-        default="",
-        pattern="^(https?://[!-~]+)?$",
-        description="External URL of this service, for links in CDS cards",
+        default="", pattern="^(https?://[!-~]+)?$", description="External URL of this service, for links in CDS cards"
     )
     auth: Literal["auto", "keys", "off"] = Field(
         default="auto", description="API keys: `keys` required, `off` not required, `auto` required except on loopback"

@@ -48,11 +48,7 @@ def add_review(session: Session, prediction_id: str, caller: str | None, draft: 
     _lock(session, prediction_id, caller)
     by_reviewer = _reviews_of(prediction_id).where(ReviewRow.reviewer == draft.reviewer)
     last = session.scalars(by_reviewer.order_by(ReviewRow.id.desc()).limit(1)).first()
-    values = {
-        "verdict": draft.verdict.value,
-        "reason": draft.reason and draft.reason.value,
-        "comment": draft.comment,
-    }
+    values = {"verdict": draft.verdict.value, "reason": draft.reason and draft.reason.value, "comment": draft.comment}
     if last is not None and {name: getattr(last, name) for name in values} == values:
         return _review(last), False
     row = ReviewRow(

@@ -41,10 +41,7 @@ class InferenceRequest:
 
 def shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
     """Return each input's shape for one patient."""
-    return {
-        "image": (len(manifest.channels), *manifest.grid.shape),
-        "clinical": (manifest.architecture.clinical_size,),
-    }
+    return {"image": (len(manifest.channels), *manifest.grid.shape), "clinical": (manifest.architecture.clinical_size,)}
 
 
 def metadata(manifest: Manifest, versions: Sequence[str]) -> dict[str, Any]:

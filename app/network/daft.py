@@ -20,11 +20,7 @@ from torch import Tensor, nn
 from app.network.architecture import Architecture, Fusion, Location, ScaleActivation
 from app.network.resnet import Residual, Trunk
 
-ACTIVATIONS = {
-    ScaleActivation.LINEAR: nn.Identity,
-    ScaleActivation.TANH: nn.Tanh,
-    ScaleActivation.SIGMOID: nn.Sigmoid,
-}
+ACTIVATIONS = {ScaleActivation.LINEAR: nn.Identity, ScaleActivation.TANH: nn.Tanh, ScaleActivation.SIGMOID: nn.Sigmoid}
 
 
 def pool(features: Tensor) -> Tensor:

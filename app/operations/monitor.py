@@ -224,19 +224,8 @@ def clinical_name(name: str) -> str:
 
 def table(result: MonitorReport) -> tuple[list[str], list[list[str]]]:
     """Return heads and rows: one row per window, then one for all windows; ``!`` marks a signal."""
-    heads = [
-        "from",
-        "patients",
-        "probability",
-        "outcomes",
-        "expected",
-        "observed (95 %)",
-        "Brier",
-        "AUC",
-        "agreement",
-        "unlike training",
-        "largest shift",
-    ]
+    heads = ["from", "patients", "probability", "outcomes", "expected", "observed (95 %)", "Brier", "AUC", "agreement"]
+    heads += ["unlike training", "largest shift"]
     rows = [
         [
             f"{window.start:%Y-%m-%d}",

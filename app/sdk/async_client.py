@@ -66,11 +66,7 @@ class AsyncClient:
         return await self._run(self._verbs.predict(study, idempotency_key, wait, on_progress))
 
     async def submit(
-        self,
-        *,
-        on_progress: OnProgress | None = None,
-        idempotency_key: str | None = None,
-        **study: Unpack[Study],
+        self, *, on_progress: OnProgress | None = None, idempotency_key: str | None = None, **study: Unpack[Study]
     ) -> Prediction:
         """See ``Client.submit``."""
         return await self._run(self._verbs.submit(study, idempotency_key, on_progress))

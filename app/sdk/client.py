@@ -98,11 +98,7 @@ class Client:
         return self._run(self._verbs.predict(study, idempotency_key, wait, on_progress))
 
     def submit(
-        self,
-        *,
-        on_progress: OnProgress | None = None,
-        idempotency_key: str | None = None,
-        **study: Unpack[Study],
+        self, *, on_progress: OnProgress | None = None, idempotency_key: str | None = None, **study: Unpack[Study]
     ) -> Prediction:
         """Send a study as in ``predict``, and return the queued prediction as soon as the service has stored it.
 

@@ -14,36 +14,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = [
-    "NOTICE",
-    "Attribution",
-    "AuditEntry",
-    "Channel",
-    "ClinicalContribution",
-    "Decision",
-    "ErasedBlob",
-    "ErasureCertificate",
-    "Failure",
-    "Flag",
-    "Health",
-    "Input",
-    "InputSummary",
-    "Interval",
-    "ModalityContribution",
-    "ModelInfo",
-    "ModelRef",
-    "ModelVersionInfo",
-    "PerfusionSummary",
-    "Prediction",
-    "PredictionPage",
-    "Priority",
-    "Problem",
-    "ProblemField",
-    "RegionContribution",
-    "Stage",
-    "Status",
-]
-
 NOTICE = "Research use only. Not for clinical decisions."
 
 

@@ -79,13 +79,7 @@ def pool(
 def markdown(summary: CrossValidation, reference: str, *, most: int = 8) -> str:
     """The table as Markdown; single blocks are shown if there are at most ``most``."""
     shown = summary.blocks if len(summary.blocks) <= most else ()
-    head = [
-        "model",
-        *shown,
-        "AUC, mean ± SD",
-        "AUC over all patients (95 % interval)",
-        f"{reference} minus it",
-    ]
+    head = ["model", *shown, "AUC, mean ± SD", "AUC over all patients (95 % interval)", f"{reference} minus it"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for line in summary.lines:
         cells = [f"{area:.3f}" for area in line.by_block] if shown else []

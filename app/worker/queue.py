@@ -151,12 +151,7 @@ class Queue:
         """Deletes jobs that ended more than ``older_than`` seconds ago; the predictions stay."""
         before = datetime.fromtimestamp(time.time() - older_than, UTC).isoformat()
         ended = self._client.list_workflows(
-            status="SUCCESS",
-            name=JOBS,
-            completed_before=before,
-            limit=1000,
-            load_input=False,
-            load_output=False,
+            status="SUCCESS", name=JOBS, completed_before=before, limit=1000, load_input=False, load_output=False
         )
         if ended:
             self._client.delete_workflows([job.workflow_id for job in ended])

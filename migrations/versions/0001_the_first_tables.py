@@ -58,11 +58,7 @@ def upgrade() -> None:
         _json("regions"),
         _json("maps"),
     )
-    op.create_table(
-        "blobs",
-        _text("digest", 64, primary_key=True),
-        sa.Column("bytes", sa.BigInteger(), nullable=False),
-    )
+    op.create_table("blobs", _text("digest", 64, primary_key=True), sa.Column("bytes", sa.BigInteger(), nullable=False))
     op.create_table(
         "artifacts",
         _text("prediction_id", 36, sa.ForeignKey("predictions.id"), primary_key=True),

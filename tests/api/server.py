@@ -42,15 +42,7 @@ def started(folder: Path, model_store: Path, *, worker: bool = False, **settings
         "RLVO_DEFAULT_MODEL": "tiny",
         **{f"RLVO_{name.upper()}": value for name, value in settings.items()},
     }
-    command = [
-        sys.executable,
-        "-m",
-        "app.cli",
-        "serve",
-        "--worker" if worker else "--no-worker",
-        "--port",
-        "0",
-    ]
+    command = [sys.executable, "-m", "app.cli", "serve", "--worker" if worker else "--no-worker", "--port", "0"]
     with (
         (folder / "log").open("wb") as log,
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log) as process,

@@ -107,15 +107,5 @@ def test_check_without_files_fails() -> None:
 
 def test_missing_options_take_the_defaults_of_the_original() -> None:
     built = daft.architecture({"network": "DAFT", "kwargs": {"in_channels": 1, "n_outputs": 1}}, 15)
-    assert (built.fusion, built.filters, built.clinical_size, built.bottleneck) == (
-        Fusion.DAFT,
-        4,
-        15,
-        7,
-    )
-    assert (built.location, built.stride, built.scale, built.shift) == (
-        Location.BLOCK_INPUT,
-        2,
-        True,
-        True,
-    )
+    assert (built.fusion, built.filters, built.clinical_size, built.bottleneck) == (Fusion.DAFT, 4, 15, 7)
+    assert (built.location, built.stride, built.scale, built.shift) == (Location.BLOCK_INPUT, 2, True, True)

@@ -116,8 +116,7 @@ def test_several_processes_can_upgrade_at_the_same_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "url",
-    ["sqlite:////nowhere/rlvo.sqlite", "postgresql://user@127.0.0.1:1/nothing", "postgres://user@127.0.0.1:1/x"],
+    "url", ["sqlite:////nowhere/rlvo.sqlite", "postgresql://user@127.0.0.1:1/nothing", "postgres://user@127.0.0.1:1/x"]
 )
 def test_unreachable_database_is_unavailable(url: str) -> None:
     database = Database(url)

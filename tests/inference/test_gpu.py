@@ -18,10 +18,7 @@ from app.registry.model_store import ModelStore
 from app.sdk.errors import ModelNotReady
 from tests.factory import random_network, tiny_case, tiny_manifest
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 ROOT = Path(__file__).resolve().parents[2]
 

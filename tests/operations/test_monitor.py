@@ -186,11 +186,7 @@ def test_command_writes_table_and_figures(tmp_path: Path, store: Path, database:
         followup.add_review(session, ids[0], None, ReviewDraft(reviewer="r-1", verdict=Verdict.AGREE))
         followup.add_review(session, ids[0], None, reviewed.model_copy(update={"reviewer": "r-2"}))
         predictions.erase(session, erased, None)
-    environment = {
-        "RLVO_DATABASE_URL": database_url,
-        "RLVO_MODEL_STORE": str(store),
-        "RLVO_DEFAULT_MODEL": "tiny",
-    }
+    environment = {"RLVO_DATABASE_URL": database_url, "RLVO_MODEL_STORE": str(store), "RLVO_DEFAULT_MODEL": "tiny"}
 
     def rlvo(*arguments: str) -> Result:
         return CliRunner().invoke(app, ["monitor", *arguments], env=environment)

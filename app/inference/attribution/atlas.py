@@ -27,11 +27,7 @@ Millimetres = NDArray[np.float64]
 
 TREE = "vessel tree"
 PAIRED = ("ICA", "MCA M1", "insula", "basal ganglia", "ACA", "PCA", "MCA M2-M3 superior", "MCA M2-M3 inferior", TREE)
-NAMES = (
-    "other",
-    "brainstem and cerebellum",
-    *(f"{side} {region}" for side in ("left", "right") for region in PAIRED),
-)
+NAMES = ("other", "brainstem and cerebellum", *(f"{side} {region}" for side in ("left", "right") for region in PAIRED))
 
 
 @lru_cache(maxsize=8)
