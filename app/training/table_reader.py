@@ -225,9 +225,11 @@ def _separator(text: str) -> str:
 
 def _spreadsheet(path: Path, sheet: str) -> _Lines:
     try:
+        content = path.read_bytes()  # openpyxl leaves a damaged file open
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # styles and rules that openpyxl does not know
-            values, formulas = openpyxl.load_workbook(path, data_only=True), openpyxl.load_workbook(path)
+            values = openpyxl.load_workbook(io.BytesIO(content), data_only=True)
+            formulas = openpyxl.load_workbook(io.BytesIO(content))
     except UNREADABLE as error:
         raise CohortFault([f"the spreadsheet {path.name} is damaged; open it, and save it again as .xlsx"]) from error
     used = [page.title for page in values.worksheets if page.max_row > 1 or page["A1"].value is not None]

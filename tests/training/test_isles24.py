@@ -159,6 +159,35 @@ def test_unknown_grade_is_an_unknown_outcome(tmp_path: Path) -> None:
     assert len(read(tmp_path, drop_unknown=True).studies) == 24
 
 
+@pytest.mark.parametrize("grade", ["2A", "TICI 2a", "mTICI IIa"])
+def test_grade_is_read_in_every_spelling(tmp_path: Path, grade: str) -> None:
+    write_data_set(tmp_path, 24)
+    write_patient(tmp_path, 25, grade)
+    assert read(tmp_path).studies[-1].outcome == 1
+
+
+def test_text_that_is_no_grade_is_refused(tmp_path: Path) -> None:
+    write_data_set(tmp_path, 24)
+    write_patient(tmp_path, 25, "2")
+    with pytest.raises(CohortFault, match="sub-stroke0025, mTICI: expected one of 0, 1, 2a"):
+        read(tmp_path)
+
+
+def test_isles24_needs_an_explicit_target(tmp_path: Path) -> None:
+    write_data_set(tmp_path, 24)
+    with pytest.raises(CohortFault, match="give --target unsuccessful-reperfusion"):
+        cohort.read(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 damaged", b"\xd0\xcf\x11\xe0"])
+def test_damaged_phenotype_is_a_fault_and_no_traceback(tmp_path: Path, content: bytes) -> None:
+    write_data_set(tmp_path, 24, excel=True)
+    (table,) = (tmp_path / "phenotype" / "sub-stroke0003" / "ses-01").iterdir()
+    table.write_bytes(content)
+    with pytest.raises(CohortFault, match="sub-stroke0003"):
+        read(tmp_path)
+
+
 def test_volumes_without_phenotype_are_a_fault(tmp_path: Path) -> None:
     write_data_set(tmp_path, 21)
     (tmp_path / "raw_data" / "sub-stroke0099" / "ses-01").mkdir(parents=True)
