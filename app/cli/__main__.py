@@ -14,7 +14,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from app.cli import admin, demo, models, monitor, predict, predict_cohort, serve, subjects, webhooks
+from app.cli import admin, demo, models, monitor, predict, predict_cohort, serve, subjects, table, webhooks
 
 RUN, OPERATE, TRAIN = "Run", "Operate", "Train"
 
@@ -63,6 +63,7 @@ app.command(rich_help_panel=RUN)(serve.worker)
 app.command(rich_help_panel=RUN, cls=predict.PredictCommand)(predict.predict)
 app.command(rich_help_panel=RUN)(predict_cohort.predict_cohort)
 app.command(rich_help_panel=RUN)(demo.demo)
+app.add_typer(table.table, name="table", rich_help_panel=TRAIN)
 app.add_typer(models.models, name="models", rich_help_panel=OPERATE)
 app.add_typer(admin.keys, name="keys", rich_help_panel=OPERATE)
 app.add_typer(subjects.subjects, name="subjects", rich_help_panel=OPERATE)

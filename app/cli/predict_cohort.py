@@ -35,7 +35,7 @@ COLUMNS = ("patient", "status", "probability", "low", "high", "refractory", "pre
 
 @expand_option_groups
 def predict_cohort(
-    table: Annotated[Path, typer.Argument(exists=True, help="Table (.csv, .parquet), or its folder")],
+    table: Annotated[Path, typer.Argument(exists=True, help="Table (.csv, .xlsx, .parquet), or its folder")],
     results: Annotated[Path, typer.Option(dir_okay=False, help="CSV file of the results")] = Path("predictions.csv"),
     model: Annotated[str | None, typer.Option(help="name, name@1.2.0 or name@champion")] = None,
     explain: Annotated[bool, typer.Option(help="Also explain the predictions")] = True,

@@ -16,11 +16,19 @@ import typer
 from rich.console import Console
 
 from app.phantoms.biology import Preset
-from app.training.options import PublishedModel, Validation
+from app.training.options import PublishedModel, Target, Validation
 from app.training.progress import RichProgress
 
 commands = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console(stderr=True)
+
+
+TargetOption = Annotated[
+    Target | None, typer.Option(help="Outcome to predict; rlvo if the table has any of its components")
+]
+ColumnsOption = Annotated[Path | None, typer.Option(help="columns.toml; default: the one next to the table")]
+DateFormatOption = Annotated[str, typer.Option(help="Form of the dates, as dd/mm/yyyy, or excel; default: ISO")]
+TABLE_HELP = "Table (.csv, .xlsx, .parquet), or folder with cohort.csv, or ISLES'24"
 
 
 class Workers(StrEnum):
@@ -67,7 +75,7 @@ def synthesize(
 
 @commands.command()
 def train(
-    cohort: Annotated[Path, typer.Argument(help="Table (.csv, .parquet), or folder with cohort.csv, or ISLES'24")],
+    cohort: Annotated[Path, typer.Argument(help=TABLE_HELP)],
     out: Annotated[
         Path | None, typer.Option(help="New version, model_store/NAME/VERSION; without it, only the table is printed")
     ] = None,
@@ -96,6 +104,9 @@ def train(
     report: Annotated[Path | None, typer.Option(help="Folder of the report and its figures")] = None,
     quick: Annotated[bool, typer.Option(help="Only the published model and the baselines")] = False,
     drop_unknown: Annotated[bool, typer.Option(help="Leave out rows of unknown outcome")] = False,
+    target: TargetOption = None,
+    columns: ColumnsOption = None,
+    date_format: DateFormatOption = "",
 ) -> None:
     """Train by the paper's protocol, print the results table, and write a version that the service can load.
 
@@ -125,6 +136,9 @@ def train(
             repeats=repeats,
             jobs=jobs or _cores(),
             report=report,
+            target=target,
+            columns=columns,
+            date_format=date_format,
         )
         summary = pipeline.run(config, RichProgress(console), fill)
     if summary:  # under torchrun, only the first process has one
@@ -147,13 +161,16 @@ def train_segmenter(
 @commands.command()
 def evaluate(
     versions: Annotated[list[Path], typer.Argument(help="Folders of versions: model_store/NAME/VERSION")],
-    cohort: Annotated[Path, typer.Argument(help="Table (.csv, .parquet), or folder with cohort.csv, or ISLES'24")],
+    cohort: Annotated[Path, typer.Argument(help=TABLE_HELP)],
     device: Annotated[str, typer.Option(help="auto, cpu or cuda", callback=_device)] = "auto",
     since: Annotated[str, typer.Option(help="Only patients of this date (ISO) or later")] = "",
     site: Annotated[str, typer.Option(help="Only patients of this site")] = "",
     report: Annotated[Path | None, typer.Option(help="Folder of a report with figures")] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Studies prepared at the same time; 0: one per core")] = 0,
     drop_unknown: Annotated[bool, typer.Option(help="Leave out rows of unknown outcome")] = False,
+    target: TargetOption = None,
+    columns: ColumnsOption = None,
+    date_format: DateFormatOption = "",
 ) -> None:
     """Score versions on a cohort (discrimination, calibration, decisions, subgroups) and compare them in pairs."""
     from app.training.score import EvalConfig, score
@@ -168,6 +185,9 @@ def evaluate(
             site=site,
             report=report,
             jobs=jobs or _cores(),
+            target=target,
+            columns=columns,
+            date_format=date_format,
         )
         text = score(config, RichProgress(console))
     typer.echo(text)

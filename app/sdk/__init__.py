@@ -55,7 +55,8 @@ from .errors import (
     UnsupportedMedia,
     UploadTimeout,
 )
-from .followup import Etici, Outcome, OutcomeDraft, Review, ReviewDraft, ReviewReason, Verdict
+from .etici import Etici, parse_etici
+from .followup import Outcome, OutcomeDraft, Review, ReviewDraft, ReviewReason, Verdict
 from .models import Alias, AliasMove, ShadowReport
 from .types import (
     NOTICE,
@@ -181,6 +182,7 @@ __all__ = [
     "UploadTimeout",
     "Verdict",
     "Volume",
+    "parse_etici",
 ]
 
 

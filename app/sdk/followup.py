@@ -13,6 +13,8 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from .etici import UNSUCCESSFUL, Etici, EticiField
+
 __all__ = ["Etici", "Outcome", "OutcomeDraft", "Review", "ReviewDraft", "ReviewReason", "Verdict"]
 
 PSEUDONYM = r"^[A-Za-z0-9._-]{1,64}$"
@@ -35,18 +37,6 @@ class ReviewReason(StrEnum):
     IMPLAUSIBLE_REASONS = "implausible-reasons"
     UNKNOWN_TO_THE_MODEL = "unknown-to-the-model"
     OTHER = "other"
-
-
-class Etici(StrEnum):
-    """Reperfusion on the expanded Treatment In Cerebral Infarction scale (eTICI)."""
-
-    NONE = "0"
-    MINIMAL = "1"
-    LESS_THAN_HALF = "2a"
-    HALF = "2b50"
-    TWO_THIRDS = "2b67"
-    NEAR_COMPLETE = "2c"
-    COMPLETE = "3"
 
 
 class _Draft(BaseModel):
@@ -80,7 +70,7 @@ class ReviewDraft(_Draft):
 class OutcomeDraft(_Draft):
     """Findings at the end of the thrombectomy."""
 
-    etici: Etici
+    etici: EticiField = Field(description="Other spellings are accepted: 2B, TICI 2b, eTICI 2b50, IIb")
     rescue_treatment: bool = Field(description="Rescue angioplasty or stenting was done")
     final_stenosis_percent: float | None = Field(
         default=None, ge=0, le=100, allow_inf_nan=False, description="Percent of the lumen; null if it was not measured"
@@ -89,7 +79,7 @@ class OutcomeDraft(_Draft):
     @property
     def refractory(self) -> bool | None:
         """Final stenosis > 50 %, eTICI 0-2a, or rescue treatment; None if only the unmeasured stenosis could decide."""
-        if self.rescue_treatment or self.etici in (Etici.NONE, Etici.MINIMAL, Etici.LESS_THAN_HALF):
+        if self.rescue_treatment or self.etici in UNSUCCESSFUL:
             return True
         if self.final_stenosis_percent is None:
             return None

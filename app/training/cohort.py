@@ -2,15 +2,14 @@
 
 Columns: ``patient``; optionally ``site``, ``scanner``, ``date`` (ISO) and ``fold`` (test, 1, 2 ...); volumes by upload
 name (``ncct``, ``cta`` ...; paths relative to the table), or ``prepared`` (row of ``images.npy``, see ``preprocess``);
-clinical fields by the names of the record (``age``, ``perfusion.core_ml``); and the outcome. The components of rLVO are
-``final_stenosis_percent``, ``etici`` and ``rescue_treatment``; ``mtici`` alone defines another target.
+clinical fields by the names of the record (``age``, ``perfusion.core_ml``); and the outcome (``outcome.py``).
 
 Design notes:
-- All faults of all rows are reported together, with the row number of a spreadsheet; no row is dropped silently.
-- A column that is known only after the puncture is refused by name, and so is an unknown column.
-- rLVO is 1 if any component is positive, else unknown if any is missing, else 0. An unknown outcome is a fault unless
-  ``drop_unknown`` is set. ``mtici`` 0-2a is ``unsuccessful_reperfusion``, never rLVO.
-- Each cell is parsed as the type of its field in the clinical record; the record validates ranges.
+- All faults of all rows are reported together, one line for each kind, with the row numbers of a spreadsheet. No row is
+  dropped silently.
+- ``table_reader`` reads the file, ``columns`` names its columns, ``cells`` parses its cells. The record validates
+  ranges.
+- An unknown outcome is a fault unless ``drop_unknown`` is set.
 """
 
 from __future__ import annotations
@@ -18,26 +17,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import pandas as pd
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from app.inference.clinical_encoder import POST_PROCEDURE_FIELDS
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.types import Input
-from app.training import isles24
-from app.training.errors import CohortFault
+from app.training import cells as parsing
+from app.training import columns, isles24, outcome, table_reader
+from app.training.columns import ColumnRules, MappedTable
+from app.training.errors import CohortFault, FaultList
+from app.training.options import Target
+from app.training.outcome import Findings, OutcomeCounts
+from app.training.table_reader import RawTable
 
-OUTCOME = ("final_stenosis_percent", "etici", "rescue_treatment")
-ETICI = ("0", "1", "2a", "2b", "2b50", "2b67", "2c", "3")
-UNSUCCESSFUL = ("0", "1", "2a")
-REPERFUSION = "mtici"
-STUDY_COLUMNS = ("patient", "site", "scanner", "date", "fold", "prepared")
-TRUE, FALSE = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
-HEADER_ROWS = 1
+LEAST_PATIENTS = 20
 
 
 @dataclass(frozen=True)
@@ -58,40 +53,101 @@ class CohortRow:
 
 @dataclass(frozen=True)
 class Cohort:
-    """All rows of one table; ``folder`` is the base of relative paths, ``target`` the name of the outcome."""
+    """All rows of one table.
+
+    Attributes:
+        folder: Base of relative paths.
+        target: Name of the outcome.
+        counts: Outcomes by component and site, before rows of unknown outcome are left out.
+        notes: How the table was read.
+    """
 
     folder: Path
     studies: tuple[CohortRow, ...]
     target: str = "rLVO"
+    counts: OutcomeCounts | None = None
+    notes: tuple[str, ...] = ()
 
 
-def read(path: Path, *, drop_unknown: bool = False) -> Cohort:
-    """Read a table (.csv or .parquet), the ``cohort.csv`` of a folder, or a folder with the layout of ISLES'24.
+@dataclass(frozen=True)
+class _Source:
+    """A table with named columns, and how its cells are parsed: decimal mark by field, pattern of the dates."""
 
-    ``drop_unknown`` leaves out rows with an unknown outcome instead of refusing them.
+    folder: Path
+    raw: RawTable
+    table: MappedTable
+    marks: Mapping[str, str]
+    dates: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A table, its columns, all its faults, and the cohort if there is no fault."""
+
+    raw: RawTable
+    table: MappedTable
+    faults: FaultList
+    cohort: Cohort | None
+
+
+def read(
+    path: Path,
+    *,
+    drop_unknown: bool = False,
+    target: Target | None = None,
+    rules: Path | None = None,
+    date_format: str = "",
+) -> Cohort:
+    """Read a table (.csv, .xlsx, .parquet), the ``cohort.csv`` of a folder, or a folder with the layout of ISLES'24.
+
+    Args:
+        path: Table, or folder.
+        drop_unknown: Leave out rows with an unknown outcome instead of refusing them.
+        target: Outcome; None: rLVO, if the table has any of its components.
+        rules: ``columns.toml``; None: the one in the folder of the table, if there is one.
+        date_format: Form of the dates, as ``dd/mm/yyyy``; "": ISO, or that of ``columns.toml``.
 
     Raises:
         CohortFault: All faults of the table.
     """
-    folder, frame = _table(path)
-    _check_columns(frame)
-    faults: list[str] = []
-    studies = []
-    for position, cells in enumerate(frame.to_dict("records")):
-        row = position + HEADER_ROWS + 1
-        study = _study(row, {str(name): _text(value) for name, value in cells.items()}, folder, faults)
-        if study is None or (study.outcome is None and drop_unknown):
+    inspection = inspect(path, drop_unknown=drop_unknown, target=target, rules=rules, date_format=date_format)
+    inspection.faults.check()
+    assert inspection.cohort is not None
+    return inspection.cohort
+
+
+def inspect(
+    path: Path,
+    *,
+    drop_unknown: bool = False,
+    target: Target | None = None,
+    rules: Path | None = None,
+    date_format: str = "",
+) -> Inspection:
+    """Like ``read``, but return the faults of columns and cells. Raises CohortFault if the file is no table."""
+    faults = FaultList()
+    source = _source(path, rules, date_format, faults)
+    chosen, components = outcome.choose(source.table.fields.values(), target, faults)
+    studies, found = [], []
+    for row, cells in source.table.rows:
+        before = len(faults)
+        findings = outcome.findings(row, cells, components, faults, source.marks)
+        study = _study(row, cells, findings, source, faults)
+        if study is None or len(faults) > before:
             continue
-        if study.outcome is None:
-            faults.append(f"row {row}: the outcome is unknown; complete it, or use --drop-unknown to leave the row out")
-        studies.append(study)
+        found.append((study.site, findings))
+        if study.outcome is None and components and not drop_unknown:
+            faults.add("the outcome is unknown; complete it, or use --drop-unknown to leave the row out", row=row)
+        if study.outcome is not None:
+            studies.append(study)
     _check_folds(studies, faults)
-    if not faults and len({study.patient for study in studies}) < 20:
-        faults.append(f"{len(studies)} rows are too few: at least 20 patients are needed")
+    if not faults and len({study.patient for study in studies}) < LEAST_PATIENTS:
+        faults.add(f"{len(studies)} rows are too few: at least {LEAST_PATIENTS} patients are needed")
     if faults:
-        raise CohortFault(faults)
-    target = "unsuccessful_reperfusion" if REPERFUSION in frame.columns else "rLVO"
-    return Cohort(folder, tuple(studies), target)
+        return Inspection(source.raw, source.table, faults, None)
+    counts = outcome.count(chosen.outcome, components, found, drop_unknown=drop_unknown)
+    cohort = Cohort(source.folder, tuple(studies), chosen.outcome, counts, source.raw.notes)
+    return Inspection(source.raw, source.table, faults, cohort)
 
 
 def to_predict(path: Path) -> list[CohortRow]:
@@ -100,104 +156,73 @@ def to_predict(path: Path) -> list[CohortRow]:
     Raises:
         CohortFault: All faults of the table.
     """
-    folder, frame = _table(path)
-    _check_columns(frame, outcome=False)
-    faults: list[str] = []
-    studies = []
-    for row, cells in enumerate(frame.to_dict("records"), HEADER_ROWS + 1):
-        study = _study(row, {str(name): _text(value) for name, value in cells.items()}, folder, faults)
-        if study is not None:
-            studies.append(study)
-    faults += [f"row {study.row}: there is no volume to send" for study in studies if not study.volumes]
+    faults = FaultList()
+    source = _source(path, None, "", faults)
+    faults.check()
+    rows = [(row, _study(row, cells, {}, source, faults)) for row, cells in source.table.rows]
+    studies = [study for _, study in rows if study is not None]
     counts = Counter(study.patient for study in studies)
-    faults += [f"row {study.row}: its patient is in several rows" for study in studies if counts[study.patient] > 1]
-    if faults:
-        raise CohortFault(faults)
+    for study in studies:
+        if not study.volumes:
+            faults.add("there is no volume to send", row=study.row)
+        if counts[study.patient] > 1:
+            faults.add("its patient is in several rows", row=study.row)
+    faults.check()
     return studies
 
 
-def _table(path: Path) -> tuple[Path, pd.DataFrame]:
-    """Table at ``path``, and the base folder of its relative paths."""
+def _source(path: Path, rules: Path | None, date_format: str, faults: FaultList) -> _Source:
+    """The table at ``path`` with its columns named; faults of the columns are added to ``faults``."""
     if path.is_dir() and not (path / "cohort.csv").exists() and isles24.has_layout(path):
-        return path, isles24.load(path).frame
-    path = path / "cohort.csv" if path.is_dir() else path
-    return path.parent, _load(path)
-
-
-def _load(path: Path) -> pd.DataFrame:
-    if not path.exists():
-        raise CohortFault([f"there is no table {path.name}; give a .csv, a .parquet, or a folder with a cohort.csv"])
+        folder, given = path, ColumnRules()
+        raw = table_reader.from_frame(isles24.load(path).frame)
+    else:
+        path = path / "cohort.csv" if path.is_dir() else path
+        folder = path.parent
+        if rules is not None and not rules.is_file():
+            raise CohortFault([f"there is no file {rules.name}; `rlvo table check` writes a template"])
+        given = columns.read_rules(rules or folder / columns.FILE)
+        raw = table_reader.read_table(path, given.sheet)
+    table = columns.map_columns(raw, given, faults)
+    if "patient" not in table.fields.values():
+        faults.add("column patient is missing")
+    default = given.decimal or ("," if raw.semicolons else ".")
+    kinds = columns.column_types()
+    numbers = [field for field in table.fields.values() if kinds.get(field) in (int, float)]
+    marks = {f: parsing.decimal_mark(table.cells(f), default) for f in (*numbers, "final_stenosis_percent")}
     try:
-        if path.suffix == ".parquet":
-            return pd.read_parquet(path)
-        return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (ValueError, OSError) as error:
-        raise CohortFault([f"the table {path.name} cannot be read as {path.suffix or 'a table'}"]) from error
+        pattern = parsing.date_pattern(date_format or given.date_format)
+    except ValueError as error:
+        raise CohortFault([str(error)]) from None
+    return _Source(folder, raw, table, marks, pattern)
 
 
-def _text(value: Any) -> str:
-    return "" if pd.isna(value) else str(value).strip()
-
-
-def _check_columns(frame: pd.DataFrame, *, outcome: bool = True) -> None:
-    known = {*STUDY_COLUMNS, *OUTCOME, REPERFUSION, *(field.value for field in Input), *_column_types()}
-    faults = []
-    for column in map(str, frame.columns):
-        if column in known:
-            continue
-        if column.lower().rpartition(".")[2] in POST_PROCEDURE_FIELDS:
-            faults.append(f"column {column}: it is known only after the puncture and cannot be an input; remove it")
-        else:
-            faults.append(f"column {column}: unknown; remove it, or use a name of the clinical schema")
-    faults += [f"column {name} is missing" for name in ("patient",) if name not in frame.columns]
-    components = [name for name in OUTCOME if name in frame.columns]
-    if outcome and not components and REPERFUSION not in frame.columns:
-        faults.append(f"no outcome: give at least one of the columns {', '.join(OUTCOME)}, or only {REPERFUSION}")
-    if components and REPERFUSION in frame.columns:
-        faults.append(f"column {REPERFUSION}: with {', '.join(components)} it is a second target; rename it to etici")
-    if faults:
-        raise CohortFault(faults)
-
-
-def _column_types() -> dict[str, type]:
-    """Python type of every clinical column; sections have dotted names."""
-
-    def leaves(model: type[BaseModel], prefix: str) -> dict[str, type]:
-        types: dict[str, type] = {}
-        for name, info in model.model_fields.items():
-            kind = next(a for a in (*get_args(info.annotation), info.annotation) if a is not type(None))
-            kind = next((a for a in get_args(kind) if isinstance(a, type)), kind)
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                types |= leaves(kind, f"{name}.")
-            else:
-                types[prefix + name] = kind
-        return types
-
-    return leaves(ClinicalRecord, "")
-
-
-def _study(row: int, cells: dict[str, str], folder: Path, faults: list[str]) -> CohortRow | None:
+def _study(
+    row: int, cells: Mapping[str, str], findings: Findings, source: _Source, faults: FaultList
+) -> CohortRow | None:
     fault_count = len(faults)
     patient = cells.get("patient", "")
-    if not patient:
-        faults.append(f"row {row}: the patient is missing")
+    if not patient and "patient" in cells:
+        faults.add("the patient is missing", row=row)
     volumes = {}
     for field in Input:
         if name := cells.get(field.value, ""):
-            volumes[field] = folder / name
+            volumes[field] = source.folder / name
             if not volumes[field].is_file():
-                faults.append(f"row {row}, column {field.value}: there is no such file")
-    prepared = cells.get("prepared", "")
-    if not volumes and not prepared.isdigit():
-        faults.append(f"row {row}: there is no volume; name at least one file")
-    record = _record(row, cells, faults)
-    outcome = _outcome(row, cells, faults)
-    day = cells.get("date", "")
-    if day:
+                faults.add("there is no such file", row=row, column=field.value)
+    prepared = cells.get("prepared", "").removesuffix(".0")
+    is_number = prepared.isascii() and prepared.isdecimal()
+    if prepared and not is_number:
+        faults.add("expected a row number of images.npy", row=row, column="prepared", found=parsing.form_of(prepared))
+    elif not volumes and not prepared:
+        faults.add("there is no volume; name at least one file", row=row)
+    record = _record(row, cells, source, faults)
+    day = ""
+    if cell := cells.get("date", ""):
         try:
-            date.fromisoformat(day[:10])
-        except ValueError:
-            faults.append(f"row {row}, column date: not an ISO date (YYYY-MM-DD)")
+            day = parsing.parse_day(cell, source.dates, from_1904=source.raw.from_1904).isoformat()
+        except ValueError as error:
+            faults.add(str(error), row=row, column="date", found=parsing.form_of(cell))
     if len(faults) > fault_count or record is None:
         return None
     return CohortRow(
@@ -209,22 +234,24 @@ def _study(row: int, cells: dict[str, str], folder: Path, faults: list[str]) -> 
         volumes=volumes,
         prepared=int(prepared) if prepared else None,
         record=record,
-        outcome=outcome,
+        outcome=outcome.decide(findings),
         scanner=cells.get("scanner", ""),
     )
 
 
-def _record(row: int, cells: dict[str, str], faults: list[str]) -> ClinicalRecord | None:
+def _record(row: int, cells: Mapping[str, str], source: _Source, faults: FaultList) -> ClinicalRecord | None:
     document: dict[str, Any] = {}
     failed = False
-    for name, kind in _column_types().items():
+    for name, kind in columns.column_types().items():
         cell = cells.get(name, "")
         if not cell:
             continue
         try:
-            value = _cell(cell, kind)
+            value = parsing.parse_cell(
+                cell, kind, source.marks.get(name, "."), synonyms=name not in source.table.mapped
+            )
         except ValueError as error:
-            faults.append(f"row {row}, column {name}: {error}")
+            faults.add(str(error), row=row, column=name, found=parsing.form_of(cell))
             failed = True
             continue
         section, _, field = name.rpartition(".")
@@ -235,67 +262,21 @@ def _record(row: int, cells: dict[str, str], faults: list[str]) -> ClinicalRecor
         return ClinicalRecord.model_validate(document)
     except ValidationError as error:
         for detail in error.errors():
-            column = ".".join(str(part) for part in detail["loc"]) or "the record"
-            faults.append(f"row {row}, column {column}: {detail['msg']}")
+            column = ".".join(str(part) for part in detail["loc"])
+            cell = cells.get(column, "")
+            faults.add(detail["msg"], row=row, column=column, found=parsing.form_of(cell))
         return None
 
 
-def _cell(cell: str, kind: type) -> object:
-    """Cell as the type of its field; pandas may write an integer as 1.0."""
-    if kind is bool:
-        if cell.lower() in TRUE or cell.lower() in FALSE:
-            return cell.lower() in TRUE
-        raise ValueError("expected 1 or 0, true or false, yes or no")
-    if kind in (int, float):
-        try:
-            number = float(cell)
-        except ValueError:
-            raise ValueError("expected a number with a decimal point, or an empty cell") from None
-        if kind is float:
-            return number
-        if number != int(number):
-            raise ValueError("expected a whole number")
-        return int(number)
-    return cell.lower() if kind is not str else cell
-
-
-def _outcome(row: int, cells: dict[str, str], faults: list[str]) -> int | None:
-    """Outcome by the rLVO rule on the components in the table, or by the grade of reperfusion alone."""
-    positive: list[bool | None] = []
-    stenosis = cells.get("final_stenosis_percent")
-    if stenosis is not None:
-        try:
-            percent = float(stenosis) if stenosis else None
-            if percent is not None and not 0 <= percent <= 100:
-                raise ValueError
-            positive.append(None if percent is None else percent > 50)
-        except ValueError:
-            faults.append(f"row {row}, column final_stenosis_percent: expected 0 to 100, or an empty cell")
-    for name in ("etici", REPERFUSION):
-        grade = cells.get(name)
-        if grade is None:
-            continue
-        grade = grade.lower().removesuffix(".0")
-        if grade and grade not in ETICI:
-            faults.append(f"row {row}, column {name}: expected one of {', '.join(ETICI)}, or an empty cell")
-        positive.append(None if not grade else grade in UNSUCCESSFUL)
-    rescue = cells.get("rescue_treatment")
-    if rescue is not None:
-        try:
-            positive.append(None if not rescue else bool(_cell(rescue, bool)))
-        except ValueError as error:
-            faults.append(f"row {row}, column rescue_treatment: {error}")
-    if any(positive):
-        return 1
-    return None if None in positive or not positive else 0
-
-
-def _check_folds(studies: list[CohortRow], faults: list[str]) -> None:
+def _check_folds(studies: list[CohortRow], faults: FaultList) -> None:
     """Require one fold per patient, and a fold in all rows or in none."""
     first_rows: dict[str, CohortRow] = {}
     for study in studies:
         first = first_rows.setdefault(study.patient, study)
         if first.fold != study.fold:
-            faults.append(f"row {study.row}, column fold: the same patient has another fold in row {first.row}")
-    if studies and any(study.fold for study in studies) and not all(study.fold for study in studies):
-        faults.extend(f"row {study.row}, column fold: missing" for study in studies if not study.fold)
+            message, other = "the same patient has another fold", f"in row {first.row}"
+            faults.add(message, row=study.row, column="fold", example=other)
+    if studies and any(study.fold for study in studies):
+        for study in studies:
+            if not study.fold:
+                faults.add("missing", row=study.row, column="fold")

@@ -62,7 +62,9 @@ def pool(
             own = by_block.setdefault(model, {}).setdefault(block, np.full(len(labels), np.nan))
             own[split.test] = scored.rules(labels, split.develop).probabilities(scored.mean[split.test])
     tested = np.flatnonzero(np.isfinite(np.array(list(next(iter(by_block.values())).values()))).any(axis=0))
-    pooled = {model: np.nanmean(list(blocks.values()), axis=0)[tested] for model, blocks in by_block.items()}
+    pooled = {
+        model: np.nanmean(np.array(list(blocks.values()))[:, tested], axis=0) for model, blocks in by_block.items()
+    }
     lines = []
     for model, blocks in by_block.items():
         areas = []

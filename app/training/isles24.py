@@ -27,7 +27,9 @@ from typing import Any
 import pandas as pd
 
 from app.inference.clinical_encoder import POST_PROCEDURE_FIELDS
+from app.sdk.etici import UNSUCCESSFUL, parse_etici
 from app.training.errors import CohortFault
+from app.training.table_reader import read_rows
 
 SUBJECT = re.compile(r"sub-stroke(?:case)?0*(\d+)", re.IGNORECASE)
 ACUTE, LATER = re.compile(r"ses-0*1", re.IGNORECASE), re.compile(r"ses-0*2", re.IGNORECASE)
@@ -125,7 +127,7 @@ def write(folder: Path, table: Path) -> str:
     frame.to_csv(draft, index=False)
     draft.replace(table)
     known = frame["mtici"] != ""
-    failed = frame["mtici"].str.lower().isin(["0", "1", "2a"])
+    failed = frame["mtici"].isin(UNSUCCESSFUL)
     return (
         f"{len(frame)} patients, {int(failed.sum())} with unsuccessful_reperfusion (mTICI 0-2a), "
         f"{int((~known).sum())} of unknown mTICI.\n"
@@ -175,7 +177,10 @@ def _phenotype(name: str, patient: Path, imported: ImportedCohort, faults: list[
         if "outcome" in path.stem.lower():
             cells = _cells(path, faults)
             if grade := next((cells[head] for head in GRADE if head in cells), None):
-                facts["mtici"] = _text(grade).lower()
+                try:
+                    facts["mtici"] = parse_etici(_text(grade)).value if _text(grade) else ""
+                except ValueError as error:
+                    faults.append(f"{name}, mTICI: {error}, or an empty cell")
             if not any(head in cells for head in GRADE):
                 faults.append(f"{name}: the outcome table has no column {GRADE[0]}")
     return facts
@@ -184,19 +189,14 @@ def _phenotype(name: str, patient: Path, imported: ImportedCohort, faults: list[
 def _cells(path: Path, faults: list[str]) -> dict[str, Any]:
     """Cells of a table of one patient by normalised header; the table has one row, or two columns (name, value)."""
     try:
-        if path.suffix.lower() == ".xlsx":
-            frame = pd.read_excel(path, header=None, dtype=object)
-        else:
-            frame = pd.read_csv(
-                path, header=None, dtype=str, sep=None, engine="python", encoding="utf-8-sig", keep_default_na=False
-            )
-    except (ValueError, OSError, KeyError):
-        faults.append(f"{path.name} cannot be read as a table")
+        rows = read_rows(path)
+    except CohortFault as error:
+        faults.extend(error.faults)
         return {}
-    rows = frame.to_numpy(dtype=object)
-    if rows.shape[1] == 2 and (rows.shape[0] != 2 or _normalised_header(rows[0, 1]) not in _known_headers()):
-        pairs = [(row[0], row[1]) for row in rows if _normalised_header(row[0]) not in TITLES]
-    elif rows.shape[0] == 2:
+    width = max(map(len, rows), default=0)
+    if width == 2 and (len(rows) != 2 or _normalised_header(rows[0][1]) not in _known_headers()):
+        pairs = [(row[0], row[-1] if len(row) > 1 else "") for row in rows if _normalised_header(row[0]) not in TITLES]
+    elif len(rows) == 2 and len(rows[0]) == len(rows[1]):
         pairs = list(zip(rows[0], rows[1], strict=True))
     else:
         faults.append(f"{path.name}: expected a header and one row, or two columns (name, value)")

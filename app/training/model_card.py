@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from app.evaluation.metrics import Array, auc
 from app.registry.manifest import Manifest
+from app.training.options import Target
 from app.training.results_table import ResultRow, markdown
 from app.training.splits import Split
 
@@ -29,8 +30,20 @@ def write(
     labels: NDArray[np.int64],
     split: Split,
     parts: Sequence[str] = (),
+    outcome: Sequence[str] = (),
 ) -> str:
-    """The card as Markdown; ``oracle``: true probabilities (n,) of phantoms; ``parts``: tables of the test part."""
+    """The card as Markdown.
+
+    Args:
+        manifest: Manifest of the version.
+        rows: Rows of the results table.
+        notes: Origin of a pretrained trunk, and the command of the run.
+        oracle: True probabilities (n,) of phantoms.
+        labels: Outcomes (n,).
+        split: Development and test part.
+        parts: Tables of the test part.
+        outcome: Counts of the outcome by component and site, and how the table was read.
+    """
     sections = {
         f"# {manifest.name} {manifest.version}": [
             _SYNTHETIC if manifest.training.synthetic else "",
@@ -38,6 +51,7 @@ def write(
         ],
         "## What it does": [_purpose(manifest), _inputs(manifest)],
         "## Data and protocol": [_data(manifest, split), _rules(manifest)],
+        "## Outcome": ["\n".join(outcome)],
         "## Measured on the test part": [_numbers(manifest), *parts],
         "## The table": [markdown(list(rows), "DAFT"), _oracle(oracle, labels, split)],
         "## Notes": list(notes),
@@ -62,10 +76,14 @@ def _purpose(manifest: Manifest) -> str:
         f"({manifest.architecture.fusion}). Images have {' x '.join(map(str, manifest.grid.shape))} voxels of "
         f"{manifest.grid.spacing_mm[0]:g} mm in MNI space."
     )
-    return (
-        "Before thrombectomy, it predicts the probability that a large-vessel occlusion is refractory "
-        f"({manifest.training.target}: final stenosis over 50 %, eTICI 0-2a, or rescue angioplasty or stenting). {kind}"
+    target = manifest.training.target
+    outcome = (
+        f"a large-vessel occlusion is refractory ({target}: final stenosis over 50 %, eTICI 0-2a, or rescue "
+        "angioplasty or stenting)"
+        if target == Target.RLVO.outcome
+        else f"thrombectomy ends with a grade of reperfusion of 0-2a ({target}). This is not rLVO"
     )
+    return f"Before thrombectomy, it predicts the probability that {outcome}. {kind}"
 
 
 def _inputs(manifest: Manifest) -> str:

@@ -22,6 +22,18 @@ class PublishedModel(StrEnum):
     LOGISTIC = "logistic"
 
 
+class Target(StrEnum):
+    """The target: the outcome that a version predicts."""
+
+    RLVO = "rlvo"
+    UNSUCCESSFUL_REPERFUSION = "unsuccessful-reperfusion"
+
+    @property
+    def outcome(self) -> str:
+        """Name of the outcome in manifests and reports."""
+        return "rLVO" if self is Target.RLVO else "unsuccessful_reperfusion"
+
+
 class Validation(StrEnum):
     """The validation: how the test patients are chosen.
 
@@ -49,6 +61,9 @@ class TrainConfig:
         trunk: Version whose image trunk and last block are reused without training.
         phantoms: Number of phantoms on which a new trunk is pretrained; 0: none.
         jobs: Folds, or studies, that run at the same time.
+        target: None: rLVO, if the table has any of its components.
+        columns: ``columns.toml`` of the table; None: the one in its folder, if there is one.
+        date_format: Form of the dates, as ``dd/mm/yyyy``; "": ISO.
     """
 
     cohort: Path
@@ -65,6 +80,9 @@ class TrainConfig:
     repeats: int = 5
     jobs: int = 1
     report: Path | None = None
+    target: Target | None = None
+    columns: Path | None = None
+    date_format: str = ""
 
     def check(self) -> None:
         """Check that the version can be written.

@@ -63,14 +63,15 @@ def package(
     path = report.write(
         config.report or splits.folder / "report",
         f"{config.cohort.name}: {PROTOCOLS[config.validation] if many else 'the test part'}",
-        [evaluation.table],
+        [evaluation.table, *splits.notes],
         data,
         evaluation.tested,
         evaluation.probabilities,
         PUBLISHED[config.model],
         calibrated.threshold,
     )
-    return Packaged(f"{evaluation.table}\n\nFigures, decision curve and subgroups: {path}", manifest)
+    notes = "".join(f"\n\n{note}" for note in splits.notes)
+    return Packaged(f"{evaluation.table}{notes}\n\nFigures, decision curve and subgroups: {path}", manifest)
 
 
 def _write_version(
@@ -112,7 +113,8 @@ def _write_version(
     golden = [to_model_input(seen, result.vectors, result.spec, int(test[0]))]
     notes = [*(() if logistic else fitted.notes), _command(config)]
     tables = _test_tables(data, test, statistics.rules.probabilities(scores.mean[test]), statistics.rules)
-    card = model_card.write(manifest, evaluation.rows, notes, data.oracle, data.labels, result.split, tables)
+    outcome = [*(cohort.counts.lines() if cohort.counts else ()), *_reading(cohort)]
+    card = model_card.write(manifest, evaluation.rows, notes, data.oracle, data.labels, result.split, tables, outcome)
     return model_version.save(out, manifest, list(parts), golden=golden, card=card)
 
 
@@ -136,9 +138,18 @@ def _training(cohort: Cohort, splits: RunSplits, data: Dataset, config: TrainCon
     )
 
 
+def _reading(cohort: Cohort) -> list[str]:
+    """How the table was read, for the card."""
+    return ["", f"The table was read with: {', '.join(cohort.notes)}."] if cohort.notes else []
+
+
 def _command(config: TrainConfig) -> str:
     """The command that makes the version again, for its card."""
     options = {"--phantoms": config.phantoms, "--seed": config.seed, "--model": config.model.value}
+    if config.target is not None:
+        options["--target"] = config.target.value
+    if config.date_format:
+        options["--date-format"] = config.date_format
     if config.validation is not Validation.PAPER:
         options["--validation"] = config.validation.value
     if config.trunk is not None:

@@ -28,7 +28,13 @@ def run(config: TrainConfig, progress: ProgressReporter, fill: Filler | None = N
         if not distributed.is_first_rank():
             progress = ProgressReporter()
         config.check()
-        patients = cohort.read(config.cohort, drop_unknown=config.drop_unknown)
+        patients = cohort.read(
+            config.cohort,
+            drop_unknown=config.drop_unknown,
+            target=config.target,
+            rules=config.columns,
+            date_format=config.date_format,
+        )
         data = preprocess(patients, progress, jobs=config.jobs, fill=fill)
         splits = split(patients, data, config)
         fitted = fit(splits, data, config, device, progress)

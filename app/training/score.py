@@ -9,7 +9,8 @@ Design notes:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +31,10 @@ from app.evaluation.metrics import (
 )
 from app.inference.model_version import ModelVersion
 from app.registry.manifest import Manifest
-from app.training import cohort, report
+from app.training import cells, cohort, report
 from app.training.dataset import Dataset, Vectors, to_model_input
-from app.training.errors import CohortFault
+from app.training.errors import CohortFault, FaultList
+from app.training.options import Target
 from app.training.preprocess import preprocess
 from app.training.progress import ProgressReporter
 
@@ -64,6 +66,9 @@ class EvalConfig:
     site: str = ""
     report: Path | None = None
     jobs: int = 1
+    target: Target | None = None
+    columns: Path | None = None
+    date_format: str = ""
 
 
 def predict_all(model: ModelVersion, data: Dataset, advance: Callable[[], None] = lambda: None) -> VersionPredictions:
@@ -87,7 +92,16 @@ def score(config: EvalConfig, progress: ProgressReporter | None = None) -> str:
     """
     progress = progress or ProgressReporter()
     manifests = [_manifest(folder) for folder in config.versions]
-    patients = _select(cohort.read(config.cohort, drop_unknown=config.drop_unknown), config)
+    patients = _select(
+        cohort.read(
+            config.cohort,
+            drop_unknown=config.drop_unknown,
+            target=config.target,
+            rules=config.columns,
+            date_format=config.date_format,
+        ),
+        config,
+    )
     for manifest in manifests:
         if manifest.training.target != patients.target:
             fault = f"{_name(manifest)} predicts {manifest.training.target}, and the cohort's outcome is another"
@@ -129,15 +143,27 @@ def _manifest(folder: Path) -> Manifest:
 
 def _select(patients: cohort.Cohort, config: EvalConfig) -> cohort.Cohort:
     """The studies of the requested site and dates."""
-    selected = [
-        study
-        for study in patients.studies
-        if (not config.site or study.site == config.site) and (not config.since or study.date >= config.since)
-    ]
+    selected = [study for study in patients.studies if not config.site or study.site == config.site]
+    if config.since:
+        selected = _since(selected, config.since)
     outcomes = {study.outcome for study in selected}
     if len(outcomes) < 2:
         raise CohortFault([f"{len(selected)} patients are left, of one outcome only: there is nothing to score"])
-    return cohort.Cohort(patients.folder, tuple(selected), patients.target)
+    return replace(patients, studies=tuple(selected))
+
+
+def _since(studies: Sequence[cohort.CohortRow], since: str) -> list[cohort.CohortRow]:
+    """The studies of this ISO date or later. Every study needs a date, because none is left out silently."""
+    try:
+        first = cells.parse_day(since)
+    except ValueError:
+        raise CohortFault(["--since: expected an ISO date (YYYY-MM-DD)"]) from None
+    faults = FaultList()
+    for study in studies:
+        if not study.date:
+            faults.add("missing; --since needs it", row=study.row, column="date")
+    faults.check()
+    return [study for study in studies if date.fromisoformat(study.date) >= first]
 
 
 def _metrics(manifest: Manifest, data: Dataset, predictions: VersionPredictions) -> Iterator[str]:

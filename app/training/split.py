@@ -39,11 +39,13 @@ class RunSplits:
         digest: SHA-256 of the cohort's patients and outcomes.
         folder: ``.runs/KEY`` in the cohort's folder. The key depends on the cohort and on all arguments that change a
             number: the same command resumes from its own checkpoints, and another command never uses them.
+        notes: What the validation leaves out, for the report.
     """
 
     parts: tuple[RunSplit, ...]
     digest: str
     folder: Path
+    notes: tuple[str, ...] = ()
 
 
 def split(cohort: Cohort, data: Dataset, config: TrainConfig) -> RunSplits:
@@ -58,7 +60,14 @@ def split(cohort: Cohort, data: Dataset, config: TrainConfig) -> RunSplits:
     if distributed.is_first_rank():
         for part in parts:
             splits.freeze(part.folder / "split.json", part.split, digest)
-    return RunSplits(parts, digest, folder)
+    return RunSplits(parts, digest, folder, _notes(data, config))
+
+
+def _notes(data: Dataset, config: TrainConfig) -> tuple[str, ...]:
+    untested = splits.sites_of_one_outcome(data.labels, data.sites) if config.validation is Validation.SITES else ()
+    if not untested:
+        return ()
+    return (f"Sites that are not a test part, because their patients have one outcome only: {', '.join(untested)}.",)
 
 
 def _key(config: TrainConfig, digest: str) -> str:

@@ -124,20 +124,29 @@ def given(own: NDArray[np.str_], labels: Rows) -> Split:
 
 
 def by_site(labels: Rows, groups: Rows, sites: NDArray[np.str_], seed: int) -> dict[str, Split]:
-    """Leave-one-site-out: one split for each site. A patient of the test site is in no fold, at any site.
+    """Leave-one-site-out: one split for each site with both outcomes.
+
+    A patient of the test site is in no fold, at any site. A site of one outcome is no test part, but is trained on.
 
     Raises:
-        CohortFault: If there is one site only, or a part has patients of one outcome only.
+        CohortFault: If fewer than two sites have both outcomes, or a fold has patients of one outcome only.
     """
-    names = np.unique(sites)
+    untested = sites_of_one_outcome(labels, sites)
+    names = [site for site in map(str, np.unique(sites)) if site not in untested]
     if len(names) < 2:
-        raise CohortFault(["column site: leaving one site out needs at least two sites"])
+        fault = "column site: leaving one site out needs at least two sites with both outcomes"
+        raise CohortFault([f"{fault}; one outcome only: {', '.join(untested)}" if untested else fault])
     by_name = {}
-    for site in map(str, names):
+    for site in names:
         test, others = np.flatnonzero(sites == site), np.flatnonzero(sites != site)
         develop = others[~np.isin(groups[others], groups[test])]
         by_name[site] = with_folds(test, develop, labels, groups, sites, seed, name=f"site {site}")
     return by_name
+
+
+def sites_of_one_outcome(labels: Rows, sites: NDArray[np.str_]) -> tuple[str, ...]:
+    """Names of the sites whose patients have one outcome only, so that no AUC exists there."""
+    return tuple(site for site in map(str, np.unique(sites)) if len(np.unique(labels[sites == site])) < 2)
 
 
 def by_date(labels: Rows, groups: Rows, sites: NDArray[np.str_], dates: Sequence[str], seed: int) -> Split:

@@ -118,9 +118,15 @@ async def test_correcting_an_outcome_needs_its_present_etag(service: RunningServ
     assert (read.json(), read.headers["etag"]) == (second.json(), second.headers["etag"])
 
 
-@pytest.mark.parametrize("changed", [{"etici": "2b"}, {"final_stenosis_percent": 101}, {"rescue_treatment": "no"}])
+@pytest.mark.parametrize("changed", [{"etici": "2"}, {"final_stenosis_percent": 101}, {"rescue_treatment": "no"}])
 async def test_invalid_outcome_is_refused(service: RunningService, path: str, changed: dict[str, Any]) -> None:
     assert (await put(service, path, OUTCOME | changed)).status_code == 422
+
+
+@pytest.mark.parametrize(("spelling", "grade"), [("2b", "2b"), ("TICI 2b", "2b"), ("eTICI 2B-50", "2b50")])
+async def test_spellings_of_etici_are_accepted(service: RunningService, path: str, spelling: str, grade: str) -> None:
+    stored = await put(service, path, OUTCOME | {"etici": spelling})
+    assert (stored.status_code, stored.json()["etici"]) == (200, grade)
 
 
 async def test_followup_of_an_unfinished_prediction_is_refused(service: RunningService) -> None:

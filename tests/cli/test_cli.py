@@ -90,7 +90,10 @@ def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
         (["synthesize", "--help"], "--patients"),
         (["train", "--help"], "--validation"),
         (["train-segmenter", "--help"], "--steps"),
+        (["train", "--help"], "--target"),
         (["evaluate", "--help"], "--since"),
+        (["evaluate", "--help"], "--date-format"),
+        (["table", "check", "--help"], "columns.toml"),
         (["import", "--help"], "isles24"),
     ],
 )

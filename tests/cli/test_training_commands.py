@@ -138,6 +138,43 @@ def test_evaluation_selects_patients_by_site_and_date(trained: tuple[Path, Resul
     assert rlvo("evaluate", cohort, cohort).exit_code == 2
 
 
+def test_card_states_what_each_component_decided(trained: tuple[Path, Result]) -> None:
+    out, _ = trained
+    events = Manifest.model_validate_json((out / "manifest.json").read_text()).training.positives
+    card = (out / "card.md").read_text()
+    assert "Outcome rLVO, from final_stenosis_percent, etici, rescue_treatment" in card
+    assert "| component | rows with a value | positive | positive alone |" in card
+    sites = [line for line in card.splitlines() if line.startswith(("| east |", "| west |"))]
+    assert sum(int(line.split("|")[2]) for line in sites) == events
+    assert "separator comma" in card
+
+
+def test_target_option_is_named_for_a_table_of_grades_only(tmp_path: Path) -> None:
+    (tmp_path / "head.nii.gz").write_bytes(b"x")
+    table = pd.DataFrame({"patient": range(30), "ncct": "head.nii.gz", "mtici": "3"})
+    table.to_csv(tmp_path / "cohort.csv", index=False)
+    result = rlvo("train", tmp_path)
+    assert result.exit_code == 2
+    assert "give --target unsuccessful-reperfusion" in result.stderr
+    assert rlvo("train", tmp_path, "--target", "mtici").exit_code == 2
+
+
+def test_site_of_one_outcome_is_left_out_by_name(cohort: Path, tmp_path: Path) -> None:
+    shutil.copytree(cohort, tmp_path / "sites", ignore=shutil.ignore_patterns(".*"))
+    table = pd.read_csv(tmp_path / "sites" / "cohort.csv", dtype=str, keep_default_na=False)
+    without = table["final_stenosis_percent"].astype(float) <= 50
+    without &= ~table["etici"].isin(["0", "1", "2a"]) & ~table["rescue_treatment"].isin(["1", "True", "true"])
+    table.loc[table.index[without][:5], "site"] = "north"
+    table.to_csv(tmp_path / "sites" / "cohort.csv", index=False)
+    arguments = ("train", tmp_path / "sites", "--model", "logistic", "--quick", "--validation", "sites")
+    result = rlvo(*arguments, "--report", tmp_path / "report")
+    assert result.exit_code == 0, result.output
+    assert "| model | east | west | AUC, mean ± SD |" in result.stdout
+    note = "Sites that are not a test part, because their patients have one outcome only: north."
+    assert note in result.stdout
+    assert note in (tmp_path / "report" / "report.md").read_text()
+
+
 @pytest.fixture(scope="module")
 def logistic(cohort: Path) -> tuple[Path, Result]:
     out = cohort.parent / "store" / "simple" / "0.1.0"

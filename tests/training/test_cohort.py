@@ -7,6 +7,7 @@ import pytest
 
 from app.training import cohort
 from app.training.errors import CohortFault
+from app.training.options import Target
 
 
 def rows(count: int = 24) -> list[dict[str, object]]:
@@ -71,7 +72,7 @@ def test_folder_is_read_by_its_cohort_csv(tmp_path: Path) -> None:
         ("age", "old", "row 5, column age: expected a number"),
         ("age", 300, "row 5, column age:"),
         ("nihss", 12.5, "row 5, column nihss: expected a whole number"),
-        ("sex", "m", "row 5, column sex:"),
+        ("sex", "unknown", "row 5, column sex: expected one of female, male"),
         ("atrial_fibrillation", "perhaps", "row 5, column atrial_fibrillation: expected 1 or 0"),
         ("perfusion.core_ml", -4, "row 5, column perfusion.core_ml:"),
         ("final_stenosis_percent", 700, "row 5, column final_stenosis_percent: expected 0 to 100"),
@@ -148,3 +149,87 @@ def test_missing_or_unreadable_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cohort.parquet").write_bytes(b"not parquet")
     with pytest.raises(CohortFault, match="cannot be read"):
         cohort.read(tmp_path / "cohort.parquet")
+
+
+def grades(count: int = 24, **other: object) -> list[dict[str, object]]:
+    return [
+        {"patient": f"p{n}", "ncct": "head.nii.gz", "mtici": "2a" if n % 4 == 0 else "2b"} | other for n in range(count)
+    ]
+
+
+def test_grade_alone_needs_an_explicit_target(tmp_path: Path) -> None:
+    text = faults(tmp_path, grades())
+    assert text.startswith("column mtici: rLVO needs at least one of final_stenosis_percent, etici, rescue_treatment")
+    assert "--target unsuccessful-reperfusion" in text
+    read = cohort.read(tmp_path / "cohort.csv", target=Target.UNSUCCESSFUL_REPERFUSION)
+    assert (read.target, sum(study.outcome or 0 for study in read.studies)) == ("unsuccessful_reperfusion", 6)
+
+
+@pytest.mark.parametrize(
+    ("table", "target", "expected"),
+    [
+        (rows(), None, "rLVO"),
+        (rows(), Target.RLVO, "rLVO"),
+        (rows(), Target.UNSUCCESSFUL_REPERFUSION, "unsuccessful_reperfusion"),
+        (grades(rescue_treatment=0), Target.RLVO, "rLVO"),
+        (grades(rescue_treatment=0), Target.UNSUCCESSFUL_REPERFUSION, "unsuccessful_reperfusion"),
+    ],
+)
+def test_target_is_one_choice(
+    tmp_path: Path, table: list[dict[str, object]], target: Target | None, expected: str
+) -> None:
+    assert cohort.read(write(tmp_path, table), target=target).target == expected
+
+
+@pytest.mark.parametrize(
+    ("table", "target", "expected"),
+    [
+        (grades(), Target.RLVO, "rLVO needs at least one of"),
+        (grades(rescue_treatment=0), None, "choose with --target rlvo or --target unsuccessful-reperfusion"),
+        ([{"patient": f"p{n}", "ncct": "head.nii.gz"} for n in range(24)], None, "no outcome: give at least one of"),
+        (
+            [{"patient": f"p{n}", "ncct": "head.nii.gz", "rescue_treatment": 0} for n in range(24)],
+            Target.UNSUCCESSFUL_REPERFUSION,
+            "--target unsuccessful-reperfusion needs the column mtici or etici",
+        ),
+    ],
+)
+def test_target_without_its_columns_is_refused(
+    tmp_path: Path, table: list[dict[str, object]], target: Target | None, expected: str
+) -> None:
+    with pytest.raises(CohortFault, match=expected):
+        cohort.read(write(tmp_path, table), target=target)
+
+
+def test_counts_say_what_each_component_decided_and_what_was_left_out(tmp_path: Path) -> None:
+    table = rows()
+    table[1] |= {"etici": "2a", "rescue_treatment": ""}  # decided by eTICI alone
+    table[2] |= {"etici": "TICI IIa", "rescue_treatment": "yes"}  # two components
+    table[3] |= {"rescue_treatment": "", "site": "south"}  # unknown
+    table[5] |= {"rescue_treatment": "", "final_stenosis_percent": ""}  # unknown
+    read = cohort.read(write(tmp_path, table), drop_unknown=True)
+    counts = read.counts
+    assert counts is not None
+    assert counts.alone == {"final_stenosis_percent": 6, "etici": 1, "rescue_treatment": 0}
+    assert counts.positive == {"final_stenosis_percent": 6, "etici": 2, "rescue_treatment": 1}
+    assert counts.known == {"final_stenosis_percent": 23, "etici": 24, "rescue_treatment": 21}
+    assert counts.missing == {"final_stenosis_percent": 1, "etici": 0, "rescue_treatment": 2}
+    assert (counts.dropped, len(read.studies)) == (2, 22)
+    assert counts.sites == {"north": {1: 8, 0: 14, None: 1}, "south": {None: 1}}
+    text = "\n".join(counts.lines())
+    assert "| etici | 24 | 2 | 1 |" in text
+    assert "| south | 0 | 0 | 1 |" in text
+    assert "2 rows of unknown outcome were left out (`--drop-unknown`); missing: final_stenosis_percent in 1" in text
+
+
+def test_counts_of_a_complete_table_name_nothing_left_out(tmp_path: Path) -> None:
+    counts = cohort.read(write(tmp_path, rows())).counts
+    assert counts is not None
+    assert "left out" not in "\n".join(counts.lines())
+
+
+def test_patient_with_a_faulty_row_is_one_line_and_no_value_is_shown(tmp_path: Path) -> None:
+    table = [row | {"age": "Jane Doe"} for row in rows()]
+    (line,) = faults(tmp_path, table).splitlines()
+    assert line.startswith("24 rows (2, 3, 4, ...), column age: expected a number")
+    assert line.endswith("(found: aaaa aaa)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from app.cli.training import commands
 from app.training import cohort
 from app.training.errors import CohortFault
+from app.training.options import Target
 
 BASELINE: dict[str, object] = {
     "Center": "1",
@@ -39,6 +41,7 @@ BASELINE: dict[str, object] = {
     "Door to recanalization": "2:10",
     "Door to first series": "1:20",
 }
+read = partial(cohort.read, target=Target.UNSUCCESSFUL_REPERFUSION)
 GRADES = ("0", "1", "2a", "2b", "2c", "3")
 
 
@@ -103,7 +106,7 @@ def write_data_set(root: Path, count: int = 24, **spelling: object) -> Path:
 )
 def test_every_spelling_gives_the_same_cohort(tmp_path: Path, inside: str, spelling: dict[str, object]) -> None:
     write_data_set(tmp_path / inside, 22, **spelling)
-    imported = cohort.read(tmp_path)
+    imported = read(tmp_path)
     assert imported.target == "unsuccessful_reperfusion"
     first = imported.studies[0]
     assert (first.patient, first.site) == ("sub-stroke0001", "1")
@@ -119,13 +122,13 @@ def test_every_spelling_gives_the_same_cohort(tmp_path: Path, inside: str, spell
 def test_headers_may_differ_in_case_spaces_and_prefix(tmp_path: Path) -> None:
     spelled = {"Age": None, "demographics::  age ": 66, "NIHSS at admission": None, "nihss  AT admission": 9}
     write_data_set(tmp_path, 21, **spelled)
-    record = cohort.read(tmp_path).studies[0].record
+    record = read(tmp_path).studies[0].record
     assert (record.age, record.nihss) == (66, 9)
 
 
 def test_glucose_unit_follows_from_the_value(tmp_path: Path) -> None:
     write_data_set(tmp_path, 21, Glucose="6,5")
-    record = cohort.read(tmp_path).studies[0].record
+    record = read(tmp_path).studies[0].record
     assert (record.glucose, record.glucose_mmol_l) == (None, 6.5)
 
 
@@ -136,7 +139,7 @@ def test_glucose_unit_follows_from_the_value(tmp_path: Path) -> None:
         ({"Sex": "x"}, "sub-stroke0001, sex: the value cannot be read"),
         ({"Onset to door": "late"}, "sub-stroke0001, onset to door: the value cannot be read"),
         ({"Hypertension": "perhaps"}, "sub-stroke0001, hypertension: the value cannot be read"),
-        ({"Age": 300}, "row 2, column age:"),
+        ({"Age": 300}, "21 rows (2, 3, 4, ...), column age:"),
     ],
 )
 def test_unreadable_value_or_unknown_header_stops_the_import(
@@ -144,7 +147,7 @@ def test_unreadable_value_or_unknown_header_stops_the_import(
 ) -> None:
     write_data_set(tmp_path, 21, **changes)
     with pytest.raises(CohortFault) as caught:
-        cohort.read(tmp_path)
+        read(tmp_path)
     assert expected in "\n".join(caught.value.faults)
 
 
@@ -152,15 +155,44 @@ def test_unknown_grade_is_an_unknown_outcome(tmp_path: Path) -> None:
     write_data_set(tmp_path, 24)
     write_patient(tmp_path, 25, "")
     with pytest.raises(CohortFault, match="row 26: the outcome is unknown"):
+        read(tmp_path)
+    assert len(read(tmp_path, drop_unknown=True).studies) == 24
+
+
+@pytest.mark.parametrize("grade", ["2A", "TICI 2a", "mTICI IIa"])
+def test_grade_is_read_in_every_spelling(tmp_path: Path, grade: str) -> None:
+    write_data_set(tmp_path, 24)
+    write_patient(tmp_path, 25, grade)
+    assert read(tmp_path).studies[-1].outcome == 1
+
+
+def test_text_that_is_no_grade_is_refused(tmp_path: Path) -> None:
+    write_data_set(tmp_path, 24)
+    write_patient(tmp_path, 25, "2")
+    with pytest.raises(CohortFault, match="sub-stroke0025, mTICI: expected one of 0, 1, 2a"):
+        read(tmp_path)
+
+
+def test_isles24_needs_an_explicit_target(tmp_path: Path) -> None:
+    write_data_set(tmp_path, 24)
+    with pytest.raises(CohortFault, match="give --target unsuccessful-reperfusion"):
         cohort.read(tmp_path)
-    assert len(cohort.read(tmp_path, drop_unknown=True).studies) == 24
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 damaged", b"\xd0\xcf\x11\xe0"])
+def test_damaged_phenotype_is_a_fault_and_no_traceback(tmp_path: Path, content: bytes) -> None:
+    write_data_set(tmp_path, 24, excel=True)
+    (table,) = (tmp_path / "phenotype" / "sub-stroke0003" / "ses-01").iterdir()
+    table.write_bytes(content)
+    with pytest.raises(CohortFault, match="sub-stroke0003"):
+        read(tmp_path)
 
 
 def test_volumes_without_phenotype_are_a_fault(tmp_path: Path) -> None:
     write_data_set(tmp_path, 21)
     (tmp_path / "raw_data" / "sub-stroke0099" / "ses-01").mkdir(parents=True)
     with pytest.raises(CohortFault, match="sub-stroke0099: there are volumes, but no phenotype"):
-        cohort.read(tmp_path)
+        read(tmp_path)
 
 
 def test_imported_table_reads_the_same(tmp_path: Path) -> None:
@@ -174,7 +206,7 @@ def test_imported_table_reads_the_same(tmp_path: Path) -> None:
     assert "CC BY-NC-SA" in result.stdout
     columns = set(pd.read_csv(out).columns)
     assert not {"mrs_90", "time_of_intervention", "door_to_recanalization", "dwi"} & columns
-    direct, written = cohort.read(tmp_path / "isles"), cohort.read(out)
+    direct, written = read(tmp_path / "isles"), read(out)
     assert written.target == direct.target
     for one, other in zip(direct.studies, written.studies, strict=True):
         assert (one.record, one.outcome) == (other.record, other.outcome)

@@ -75,6 +75,18 @@ def test_leave_one_site_out_tests_on_that_site_only() -> None:
         splits.by_site(LABELS, GROUPS, np.full(400, "one"), seed=0)
 
 
+def test_site_of_one_outcome_is_no_test_part_and_is_trained_on() -> None:
+    sites = SITES.astype("U8")
+    sites[(LABELS == 0) & (GROUPS < 60)] = "west"
+    sites[(LABELS == 1) & (GROUPS < 20)] = "north"
+    by_site = splits.by_site(LABELS, GROUPS, sites, seed=0)
+    assert set(by_site) == {"north", "south"}
+    assert splits.sites_of_one_outcome(LABELS, sites) == ("west",)
+    assert "west" in sites[by_site["south"].develop]
+    with pytest.raises(CohortFault, match="one outcome only: west"):
+        splits.by_site(LABELS, GROUPS, np.where(sites == "west", "west", "other"), seed=0)
+
+
 def test_split_by_date_tests_on_the_latest_fifth() -> None:
     days = [f"20{10 + group // 40}-{1 + group // 30:02d}-01" for group in GROUPS]
     split = splits.by_date(LABELS, GROUPS, SITES, days, seed=0)

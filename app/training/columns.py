@@ -1,0 +1,246 @@
+"""Maps the columns of a hospital's table to the columns of a cohort, by name and by ``columns.toml``.
+
+Design notes:
+- A header is matched without regard to case, spaces, hyphens and underscores. ``columns.toml`` declares other names.
+- Only an empty cell is missing. Codes such as 999 or NA are declared, for one column or for all.
+- A column that is known only after the puncture cannot be an input. A name that may be the outcome gets the right name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from app.inference.clinical_encoder import POST_PROCEDURE_FIELDS
+from app.sdk.clinical import ClinicalRecord
+from app.sdk.types import Input
+from app.training.cells import POINT_NUMBER
+from app.training.errors import CohortFault, FaultList
+from app.training.table_reader import RawTable
+
+FILE = "columns.toml"
+STUDY_COLUMNS = ("patient", "site", "scanner", "date", "fold", "prepared")
+COMPONENTS = ("final_stenosis_percent", "etici", "rescue_treatment")
+REPERFUSION = "mtici"
+OUTCOME_NAMES = {
+    r"m_?tici": "mtici",
+    r"e_tici": "etici",
+    r"e?tici": "etici, or mtici",
+    r"(?:residual|final)_stenosis": "final_stenosis_percent",
+    r"rescue|angioplasty": "rescue_treatment",
+}
+"""Words in a header that may be the outcome, and the name of the cohort's column."""
+MOST_WORDS = 8
+"""A column with more words than this is no category, so the template lists none of them."""
+SPREADSHEET_ERRORS = ("#N/A", "#REF!", "#DIV/0!", "#VALUE!", "#NAME?", "#NUM!", "#NULL!")
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ColumnRule(_Document):
+    """Rule of one column of the table: its field ("" to ignore it), its codes of a missing value, and its words."""
+
+    field: str
+    missing: tuple[str, ...] = ()
+    values: Mapping[str, str] = {}
+
+
+class ColumnRules(_Document):
+    """Content of ``columns.toml``; ``columns`` is keyed by the header in the table."""
+
+    sheet: str = ""
+    date_format: str = ""
+    decimal: Literal["", ".", ","] = ""
+    missing: tuple[str, ...] = ()
+    columns: Mapping[str, ColumnRule] = {}
+
+
+@dataclass(frozen=True)
+class MappedTable:
+    """Rows whose cells are named by the columns of a cohort.
+
+    Attributes:
+        fields: Field of each header of the table; "" for an ignored column.
+        rows: Row number, and text by field.
+        mapped: Fields whose words are declared, so that no other short word is accepted.
+    """
+
+    fields: Mapping[str, str]
+    rows: tuple[tuple[int, dict[str, str]], ...]
+    mapped: frozenset[str] = frozenset()
+
+    def cells(self, field: str) -> list[str]:
+        """Cells of one column that are not missing."""
+        return [cells[field] for _, cells in self.rows if cells.get(field)]
+
+
+def read_rules(path: Path) -> ColumnRules:
+    """Read ``columns.toml``; the default rules if there is no such file.
+
+    Raises:
+        CohortFault: The file is no such document.
+    """
+    try:
+        return ColumnRules.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return ColumnRules()
+    except (OSError, ValueError) as error:
+        if not isinstance(error, ValidationError):
+            raise CohortFault([f"{path.name} is no TOML: {error}"]) from error
+        faults = [f"{path.name}, {'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+        raise CohortFault([f"{fault}; `rlvo table check` writes a template" for fault in faults]) from error
+
+
+@cache
+def column_types() -> Mapping[str, type]:
+    """Python type of every clinical column; sections have dotted names."""
+
+    def leaves(model: type[BaseModel], prefix: str) -> dict[str, type]:
+        types: dict[str, type] = {}
+        for name, info in model.model_fields.items():
+            kind = next(a for a in (*get_args(info.annotation), info.annotation) if a is not type(None))
+            kind = next((a for a in get_args(kind) if isinstance(a, type)), kind)
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                types |= leaves(kind, f"{name}.")
+            else:
+                types[prefix + name] = kind
+        return types
+
+    return leaves(ClinicalRecord, "")
+
+
+def known_fields() -> tuple[str, ...]:
+    """Every column that a cohort can have."""
+    return (*STUDY_COLUMNS, *COMPONENTS, REPERFUSION, *(field.value for field in Input), *column_types())
+
+
+def normalised(header: str) -> str:
+    """Header in lower case, with underscores for spaces and hyphens."""
+    return re.sub(r"[\s_-]+", "_", header.strip().casefold())
+
+
+def match(header: str) -> str:
+    """Field of a header by its name alone; "" if there is none."""
+    return (
+        header if header in known_fields() else {normalised(f): f for f in known_fields()}.get(normalised(header), "")
+    )
+
+
+def map_columns(table: RawTable, rules: ColumnRules, faults: FaultList) -> MappedTable:
+    """Name the cells by the columns of a cohort, apply value maps, and empty cells with a code of a missing value."""
+    fields: dict[str, str] = {}
+    for header in rules.columns:
+        if header not in table.header:
+            faults.add(f"{FILE} names it, and the table does not have it; correct the name", column=header)
+    for header in table.header:
+        rule = rules.columns.get(header)
+        field = match(header) if rule is None else rule.field
+        if rule is not None and field and field not in known_fields():
+            faults.add(f"{FILE} gives it the unknown field {field}; {_advice(field)}", column=header)
+        elif rule is None and not field:
+            faults.add(_refusal(header), column=header)
+        elif field and field in fields.values():
+            other = next(name for name, given in fields.items() if given == field)
+            faults.add(f"it is {field}, and so is column {other}; remove one of them", column=header)
+        fields[header] = field
+    readers = [
+        (place, fields[name], rules.columns.get(name)) for place, name in enumerate(table.header) if fields[name]
+    ]
+    rows = []
+    for number, cells in table.rows:
+        named = {}
+        for place, field, rule in readers:
+            text = _value(cells[place], rules, rule)
+            if text in SPREADSHEET_ERRORS:
+                faults.add("an error value of the spreadsheet; correct the formula", row=number, column=field)
+                text = ""
+            named[field] = text
+        rows.append((number, named))
+    return MappedTable(fields, tuple(rows), frozenset(field for _, field, rule in readers if rule and rule.values))
+
+
+def template(table: RawTable, rules: ColumnRules) -> str:
+    """``columns.toml`` for a table: one section for each column, with the words of its categories.
+
+    The template changes no reading: a section of an unknown column is a comment. With an empty field it is ignored.
+    """
+    lines = [
+        "# Written by `rlvo table check`. Correct it, and run the command again.",
+        '# To ignore a column, give it the field "".',
+        f"sheet = {_toml(rules.sheet)}  # sheet of a spreadsheet; empty: the first",
+        f'date_format = {_toml(rules.date_format)}  # as "dd/mm/yyyy", or "excel"; empty: YYYY-MM-DD',
+        f'decimal = {_toml(rules.decimal)}  # "," or "."; empty: as the columns show',
+        f'missing = {_toml(list(rules.missing))}  # codes of a missing value in every column, as ["NA", "-"]',
+    ]
+    for place, header in enumerate(table.header):
+        field = match(header)
+        kind = column_types().get(field)
+        section = [f"[columns.{_toml(header)}]", f"field = {_toml(field)}", 'missing = []  # as ["999"]']
+        words = sorted({cells[place] for _, cells in table.rows if cells[place]})
+        if len(words) <= MOST_WORDS and kind not in (int, float) and (kind or not field):
+            found = ", ".join(map(_toml, words))
+            section.append(f'values = {{}}  # as {{ V = "male", M = "female" }}; the table has {found}')
+        if not field:  # stays refused until it is declared
+            section = [f"# unknown; {_advice(header)}", *(f"# {line}" for line in section)]
+        lines += ["", *section]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: str | list[str]) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in escaped) + '"'
+
+
+def _value(text: str, rules: ColumnRules, rule: ColumnRule | None) -> str:
+    codes = (*rules.missing, *(rule.missing if rule else ()))
+    if text and any(_same(text, code) for code in codes):
+        return ""
+    for word, value in rule.values.items() if rule else ():
+        if _same(text, word):
+            return value
+    return text
+
+
+def _same(text: str, code: str) -> bool:
+    """Whether a cell is a code: the same text without regard to case, or the same number."""
+    if text.casefold() == code.strip().casefold():
+        return True
+    numbers = POINT_NUMBER.fullmatch(text) and POINT_NUMBER.fullmatch(code.strip())
+    return bool(numbers) and float(text) == float(code)
+
+
+def _refusal(header: str) -> str:
+    name = normalised(header)
+    for words, column in OUTCOME_NAMES.items():
+        if re.search(f"(?:^|_)(?:{words})(?:_|$)", name):
+            return f"if it is the outcome, name it {column}; it cannot be an input"
+    if _last(name) in POST_PROCEDURE_FIELDS:
+        return "it is known only after the puncture and cannot be an input; remove it"
+    return f"unknown; {_advice(header)}"
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _advice(header: str) -> str:
+    """What to do with an unknown name: the nearest field, or the way to declare it."""
+    names: Sequence[str] = difflib.get_close_matches(normalised(header), known_fields(), 1, 0.75)
+    if not names:
+        ends: dict[str, Any] = {_last(field): field for field in column_types()}
+        names = [ends[end] for end in difflib.get_close_matches(normalised(header), ends, 1, 0.85)]
+    if names:
+        return f"if it is {names[0]}, name it so"
+    return f"remove it, use a name of the clinical schema, or declare it in {FILE} (`rlvo table check`)"

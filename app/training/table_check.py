@@ -1,0 +1,57 @@
+"""Checks a table before training: one line for each column, and the template of ``columns.toml``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.training import cohort, columns
+from app.training.cohort import Inspection
+from app.training.options import Target
+
+
+@dataclass(frozen=True)
+class TableCheck:
+    """Result of a check: summary, template of ``columns.toml``, and whether the table can be used."""
+
+    text: str
+    template: str
+    usable: bool
+
+
+def check(
+    path: Path,
+    *,
+    drop_unknown: bool = False,
+    target: Target | None = None,
+    rules: Path | None = None,
+    date_format: str = "",
+) -> TableCheck:
+    """Check a table with the arguments of ``cohort.read``.
+
+    Raises:
+        CohortFault: The file cannot be read as a table.
+    """
+    inspection = cohort.inspect(path, drop_unknown=drop_unknown, target=target, rules=rules, date_format=date_format)
+    given = columns.read_rules(rules or (path if path.is_dir() else path.parent) / columns.FILE)
+    return TableCheck(
+        _summary(path, inspection), columns.template(inspection.raw, given), inspection.cohort is not None
+    )
+
+
+def _summary(path: Path, inspection: Inspection) -> str:
+    raw, faults, fields = inspection.raw, inspection.faults, inspection.table.fields
+    notes = "".join(f"; {note}" for note in raw.notes)
+    lines = [f"{path.name}: {len(raw.rows)} rows, {len(raw.header)} columns{notes}"]
+    rest = faults.lines()
+    for header in raw.header:
+        field = fields[header]
+        filled = sum(bool(cells[field]) for _, cells in inspection.table.rows) if field else 0
+        use = f"{field}, {filled} of {len(raw.rows)} filled" if field else "not used"
+        said = [line for name in dict.fromkeys((header, field)) if name for line in faults.lines(name)]
+        rest = [line for line in rest if line not in said]
+        lines.append("; ".join([f"{header} -> {use}", *said]))
+    lines += rest
+    if inspection.cohort is not None and inspection.cohort.counts is not None:
+        lines += ["", *inspection.cohort.counts.lines()]
+    return "\n".join(lines)
