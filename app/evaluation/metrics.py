@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
+from math import floor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,7 +107,8 @@ def conformal_thresholds(labels: Labels, probabilities: Array, level: float) -> 
     for value, true_class in ((0, 1 - probabilities), (1, probabilities)):
         ordered = np.sort(true_class[labels == value])
         # With n calibration patients the k-th smallest, k = floor((n + 1) (1 - level)), covers at least ``level``.
-        rank = int(np.floor((len(ordered) + 1) * (1 - level)))
+        # The fraction is exact: in floating point, 10 * (1 - 0.9) is less than 1.
+        rank = floor((len(ordered) + 1) * (1 - Fraction(str(level))))
         quantiles.append(float(ordered[rank - 1]) if rank >= 1 else 0.0)
     return quantiles[0], quantiles[1]
 

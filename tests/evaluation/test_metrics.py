@@ -63,6 +63,17 @@ def test_conformal_sets_cover_each_class_on_new_patients() -> None:
     assert (1 - probabilities[labels == 0] >= negative).mean() == pytest.approx(0.9, abs=0.025)
 
 
+@pytest.mark.parametrize(("percent", "level"), [(90, 0.9), (95, 0.95), (80, 0.8), (70, 0.7)])
+def test_conformal_rank_is_exact_for_every_number_of_patients(percent: int, level: float) -> None:
+    """The k-th smallest of n with k = floor((n + 1) (1 - level)), in whole numbers: n + 1 = 10, 20, 30 among them."""
+    for count in range(1, 300):
+        rank = (count + 1) * (100 - percent) // 100
+        ladder = np.arange(1, count + 1) / 1000  # the k-th smallest is k / 1000
+        labels = np.repeat([1, 0], count)
+        negative, positive = metrics.conformal_thresholds(labels, np.concatenate([ladder, 1 - ladder]), level)
+        assert (negative, positive) == pytest.approx((rank / 1000, rank / 1000)), count
+
+
 def test_few_patients_give_thresholds_of_zero() -> None:
     assert metrics.conformal_thresholds(np.array([0, 1]), np.array([0.4, 0.6]), level=0.9) == (0.0, 0.0)
 
