@@ -96,6 +96,9 @@ def train(
     report: Annotated[Path | None, typer.Option(help="Folder of the report and its figures")] = None,
     quick: Annotated[bool, typer.Option(help="Only the published model and the baselines")] = False,
     drop_unknown: Annotated[bool, typer.Option(help="Leave out rows of unknown outcome")] = False,
+    publish_anyway: Annotated[
+        bool, typer.Option(help="Write the version even with too few events or a ranking worse than chance")
+    ] = False,
 ) -> None:
     """Train by the paper's protocol, print the results table, and write a version that the service can load.
 
@@ -125,6 +128,7 @@ def train(
             repeats=repeats,
             jobs=jobs or _cores(),
             report=report,
+            publish_anyway=publish_anyway,
         )
         summary = pipeline.run(config, RichProgress(console), fill)
     if summary:  # under torchrun, only the first process has one

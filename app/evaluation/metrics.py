@@ -19,7 +19,7 @@ from math import floor
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
-from scipy.optimize import minimize
+from scipy.optimize import brentq, minimize
 from scipy.special import expit, logit
 
 Array = NDArray[np.float64]
@@ -67,15 +67,33 @@ def calibration_error(labels: Labels, probabilities: Array, bins: int = 10) -> f
 
 def platt(labels: Labels, logits: Array) -> tuple[float, float]:
     """Slope and intercept of log-odds = slope * logit + intercept, by maximum likelihood."""
+    # Standardised logits: the fit converges for any level and scale of the logits.
+    middle, scale = float(logits.mean()), float(logits.std()) or 1.0
+    standard = (logits - middle) / scale
 
     def loss(parameters: Array) -> tuple[float, Array]:
-        odds = parameters[0] * logits + parameters[1]
+        odds = parameters[0] * standard + parameters[1]
         error = expit(odds) - labels
         value = np.logaddexp(0, odds).mean() - (labels * odds).mean()
-        return float(value), np.array([(error * logits).mean(), error.mean()])
+        return float(value), np.array([(error * standard).mean(), error.mean()])
 
     fitted = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS", options={"gtol": 1e-7})
-    return float(fitted.x[0]), float(fitted.x[1])
+    slope = float(fitted.x[0]) / scale
+    return slope, float(fitted.x[1]) - slope * middle
+
+
+def intercept_at(labels: Labels, offsets: Array) -> float:
+    """Intercept that makes the mean of expit(offset + intercept) over ``offsets`` (n,) equal to the prevalence.
+
+    It is the maximum-likelihood intercept of a logistic regression whose other terms are fixed.
+    """
+    prevalence = float(labels.mean())
+    if prevalence in (0.0, 1.0):
+        return float(np.copysign(np.inf, prevalence - 0.5))
+    middle = float(logit(prevalence))
+    # The mean is monotonic in the intercept, and the root is between these bounds.
+    low, high = middle - float(offsets.max()) - 1e-6, middle - float(offsets.min()) + 1e-6
+    return float(brentq(lambda intercept: float(expit(offsets + intercept).mean()) - prevalence, low, high, xtol=1e-12))
 
 
 def calibration_line(labels: Labels, probabilities: Array) -> tuple[float, float]:

@@ -73,9 +73,12 @@ class Fold(FrozenModel):
 
 
 class Calibration(FrozenModel):
-    """Platt scaling of the mean logit of the ensemble: log-odds = slope * logit + intercept."""
+    """Platt scaling of the mean logit of the ensemble: log-odds = slope * logit + intercept.
 
-    slope: float = Field(default=1.0, gt=0)
+    With the slope 0, every patient gets the same probability.
+    """
+
+    slope: float = Field(default=1.0, ge=0)
     intercept: float = 0.0
 
 

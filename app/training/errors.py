@@ -1,4 +1,4 @@
-"""Error that lists every fault of a cohort."""
+"""Errors of a training run that list every fault."""
 
 from __future__ import annotations
 
@@ -19,3 +19,9 @@ class CohortFault(InvalidStudy):
     def __init__(self, faults: Sequence[str], **_: object) -> None:
         self.faults = tuple(faults)
         super().__init__("\n".join(faults))
+
+
+class PublicationRefused(CohortFault):
+    """The trained model must not become a version unless the user accepts the objections."""
+
+    code, title = "publication-refused", "The model version was not published"

@@ -49,6 +49,7 @@ class TrainConfig:
         trunk: Version whose image trunk and last block are reused without training.
         phantoms: Number of phantoms on which a new trunk is pretrained; 0: none.
         jobs: Folds, or studies, that run at the same time.
+        publish_anyway: Write a version in spite of few events or a ranking below chance (``publication.py``).
     """
 
     cohort: Path
@@ -65,6 +66,7 @@ class TrainConfig:
     repeats: int = 5
     jobs: int = 1
     report: Path | None = None
+    publish_anyway: bool = False
 
     def check(self) -> None:
         """Check that the version can be written.

@@ -19,7 +19,7 @@ from app.inference import defaults, model_version
 from app.network.architecture import Fusion
 from app.network.daft import Network
 from app.registry.manifest import Fold, Manifest, Measured, Training
-from app.training import model_card, report
+from app.training import model_card, publication, report
 from app.training.calibrate import Calibrated, VersionStatistics
 from app.training.calibration import Rules
 from app.training.cohort import Cohort
@@ -55,10 +55,11 @@ def package(
     data: Dataset,
     config: TrainConfig,
 ) -> Packaged:
-    """Write the version and the report of the test patients."""
-    manifest = None
-    if calibrated.version is not None:
-        manifest = _write_version(cohort, splits, fitted, evaluation, calibrated.version, data, config)
+    """Write the report of the test patients, and the version.
+
+    Raises:
+        PublicationRefused: If the model ranks the development patients worse than chance out of fold.
+    """
     many = config.validation.has_many_splits
     path = report.write(
         config.report or splits.folder / "report",
@@ -70,6 +71,14 @@ def package(
         PUBLISHED[config.model],
         calibrated.threshold,
     )
+    manifest = None
+    if calibrated.version is not None:
+        (result,) = fitted.results
+        develop, scores = result.split.develop, result.scores[PUBLISHED[config.model]]
+        objections = publication.below_chance(data.labels[develop], scores.out_of_fold[develop])
+        publication.check(objections, accepted=config.publish_anyway, report=str(path))
+        objections += publication.too_few_events(data.labels[develop])
+        manifest = _write_version(cohort, splits, fitted, evaluation, calibrated.version, objections, data, config)
     return Packaged(f"{evaluation.table}\n\nFigures, decision curve and subgroups: {path}", manifest)
 
 
@@ -79,6 +88,7 @@ def _write_version(
     fitted: FittedModels,
     evaluation: Evaluation,
     statistics: VersionStatistics,
+    objections: Sequence[str],
     data: Dataset,
     config: TrainConfig,
 ) -> Manifest:
@@ -110,7 +120,8 @@ def _write_version(
     )
     seen = data.only([CHANNEL_NAMES.index(channel) for channel in visible])
     golden = [to_model_input(seen, result.vectors, result.spec, int(test[0]))]
-    notes = [*(() if logistic else fitted.notes), _command(config)]
+    accepted = [f"Published with `--publish-anyway`: {objection}." for objection in objections]
+    notes = [*accepted, *(() if logistic else fitted.notes), _command(config)]
     tables = _test_tables(data, test, statistics.rules.probabilities(scores.mean[test]), statistics.rules)
     card = model_card.write(manifest, evaluation.rows, notes, data.oracle, data.labels, result.split, tables)
     return model_version.save(out, manifest, list(parts), golden=golden, card=card)
@@ -146,6 +157,7 @@ def _command(config: TrainConfig) -> str:
     elif not config.phantoms:
         options |= {"--epochs": config.epochs}
     given = " ".join(f"{name} {value}" for name, value in options.items() if value)
+    given += " --publish-anyway" if config.publish_anyway else ""
     return f"Made by `rlvo train {config.cohort.name} {given}`."
 
 
