@@ -123,7 +123,7 @@ class OutOfDistribution(FrozenModel):
 
 
 class Measured(FrozenModel):
-    """Metric with its 95 % interval (2000-fold stratified bootstrap, unless the model card says otherwise)."""
+    """Metric with its 95 % interval, which is null for a metric without one."""
 
     value: float
     low: float | None = None

@@ -31,10 +31,8 @@ def below_chance(labels: Labels, out_of_fold: Array) -> list[str]:
     area = auc(labels, out_of_fold)
     if area >= 0.5:
         return []
-    return [
-        f"the model ranks patients worse than chance: the AUC of its out-of-fold predictions is {area:.3f}, and a "
-        "version needs at least 0.5. A version of this model gives every patient the prevalence of the outcome"
-    ]
+    fault = f"the model ranks patients worse than chance: the AUC of its out-of-fold predictions is {area:.3f}"
+    return [f"{fault}; a version needs at least 0.5. Such a version gives every patient the prevalence of the outcome"]
 
 
 def check(objections: Sequence[str], *, accepted: bool, report: str = "") -> None:

@@ -56,7 +56,8 @@ def test_ensemble_is_calibrated_and_conformal_sets_cover_their_level(trial: Tria
     labels, out_of_fold, each = trial
     rules = ModelScores(out_of_fold, each, ()).rules(labels, np.arange(DEVELOP))
     fresh, probabilities = _fresh(trial, rules)
-    assert metrics.calibration_line(fresh, probabilities) == pytest.approx((1, 0), abs=0.06)
+    assert metrics.calibration_slope(fresh, probabilities).value == pytest.approx(1, abs=0.06)
+    assert metrics.calibration_in_the_large(fresh, probabilities).value == pytest.approx(0, abs=0.06)
     assert metrics.calibration_error(fresh, probabilities) < 0.01
     quantiles = rules.conformal
     assert (probabilities[fresh == 1] >= quantiles.quantile_positive).mean() == pytest.approx(quantiles.level, abs=0.02)
@@ -68,7 +69,7 @@ def test_ensemble_is_calibrated_and_conformal_sets_cover_their_level(trial: Tria
 def test_rules_without_correction_are_underconfident(trial: Trial) -> None:
     labels, out_of_fold, _ = trial
     fresh, probabilities = _fresh(trial, calibration.rules(labels[:DEVELOP], out_of_fold[:DEVELOP]))
-    assert metrics.calibration_line(fresh, probabilities)[0] > 1.2
+    assert metrics.calibration_slope(fresh, probabilities).value > 1.2
 
 
 def test_threshold_is_best_for_the_ensemble(trial: Trial) -> None:
