@@ -11,13 +11,15 @@ from scipy.special import expit
 
 from app.evaluation import figures, subgroups
 from app.evaluation.metrics import Comparison, Estimate, auc, f1
+from app.registry.manifest import Measured
 from app.reporting.drawing import CircleShape, LineShape
 from app.sdk.clinical import ClinicalRecord
-from app.training import calibration, cross_validation, report, results_table
+from app.training import calibration, cross_validation, model_card, report, results_table
 from app.training.cross_validation import CrossValidation, ModelSummary
 from app.training.dataset import Dataset
 from app.training.results_table import ORACLE, ModelScores, ResultRow
 from app.training.splits import Split
+from tests.factory import tiny_manifest
 from tests.training.tiny import tiny_dataset
 
 RNG = np.random.default_rng(3)
@@ -193,3 +195,14 @@ def test_table_with_several_comparisons_carries_the_note_on_multiplicity() -> No
     assert "2 comparisons: p values" in cross_validation.markdown(pooled, "DAFT")
     scored.pop("b")
     assert "comparisons" not in results_table.markdown(results_table.table(scored, LABELS, _split(400), "DAFT"), "DAFT")
+
+
+def test_card_states_what_a_single_run_can_be_and_only_estimable_intervals() -> None:
+    measured = {"auc": Measured(value=0.7, low=0.6, high=0.8), "calibration_intercept": Measured(value=0.1)}
+    manifest = tiny_manifest().model_copy(update={"metrics": measured})  # the second name is that of old manifests
+    rows = results_table.table({"DAFT": _noise(400, 1)}, LABELS, _split(400), "DAFT")
+    card = model_card.write(manifest, rows, ["a note"], None, LABELS, _split(400))
+    assert model_card.SINGLE_RUN in card
+    assert "| auc | 0.700 | 0.600 to 0.800 |" in card
+    assert "| calibration intercept | 0.100 |  |" in card
+    assert "0.71 to 1.67" in (Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md").read_text()
