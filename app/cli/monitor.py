@@ -55,8 +55,10 @@ def monitor(
     typer.echo(f"{entry.name}@{entry.version}, by {length}")
     heads, rows = rows_of(result)
     table(heads, rows)
-    if result.slope is not None and result.intercept is not None:
-        typer.echo(f"calibration slope {result.slope:.2f} (ideal: 1), intercept {result.intercept:+.2f} (ideal: 0)")
+    if result.slope is not None and result.in_the_large is not None:
+        typer.echo(
+            f"calibration slope {result.slope}, ideal: 1; calibration in the large {result.in_the_large}, ideal: 0"
+        )
     for start, signals in result.signals.items():
         typer.echo(f"{start:%Y-%m-%d}: {'; '.join(signals)}")
     if not result.signals:

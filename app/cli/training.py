@@ -107,6 +107,9 @@ def train(
     target: TargetOption = None,
     columns: ColumnsOption = None,
     date_format: DateFormatOption = "",
+    publish_anyway: Annotated[
+        bool, typer.Option(help="Write the version even with too few events or a ranking worse than chance")
+    ] = False,
 ) -> None:
     """Train by the paper's protocol, print the results table, and write a version that the service can load.
 
@@ -139,6 +142,7 @@ def train(
             target=target,
             columns=columns,
             date_format=date_format,
+            publish_anyway=publish_anyway,
         )
         summary = pipeline.run(config, RichProgress(console), fill)
     if summary:  # under torchrun, only the first process has one

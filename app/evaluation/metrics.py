@@ -3,8 +3,8 @@
 Design notes:
 - AUC is the Mann-Whitney statistic; ties count half. Its variance and paired comparison are DeLong's (Biometrics
   1988;44:837), by mid-ranks (Sun & Xu, IEEE SPL 2014).
-- The bootstrap is stratified by label, so that the prevalence does not change.
-- Calibration slope and intercept come from an unpenalised logistic regression of the outcome on the log-odds.
+- The bootstrap resamples patients without strata: a resample stratified by label holds the prevalence fixed, and its
+  intervals of Brier score and AUPRC are too narrow. ``python -m bench.statistics`` measures every interval's coverage.
 - Conformal quantiles are class-conditional split-conformal: each class is covered at the level.
 - Labels are (n,) 0/1; scores, logits and probabilities are (n,).
 """
@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
+from math import floor
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
-from scipy.optimize import minimize
+from scipy.optimize import brentq, minimize
 from scipy.special import expit, logit
 
 Array = NDArray[np.float64]
@@ -65,20 +67,33 @@ def calibration_error(labels: Labels, probabilities: Array, bins: int = 10) -> f
 
 def platt(labels: Labels, logits: Array) -> tuple[float, float]:
     """Slope and intercept of log-odds = slope * logit + intercept, by maximum likelihood."""
+    # Standardised logits: the fit converges for any level and scale of the logits.
+    middle, scale = float(logits.mean()), float(logits.std()) or 1.0
+    standard = (logits - middle) / scale
 
     def loss(parameters: Array) -> tuple[float, Array]:
-        odds = parameters[0] * logits + parameters[1]
+        odds = parameters[0] * standard + parameters[1]
         error = expit(odds) - labels
         value = np.logaddexp(0, odds).mean() - (labels * odds).mean()
-        return float(value), np.array([(error * logits).mean(), error.mean()])
+        return float(value), np.array([(error * standard).mean(), error.mean()])
 
     fitted = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS", options={"gtol": 1e-7})
-    return float(fitted.x[0]), float(fitted.x[1])
+    slope = float(fitted.x[0]) / scale
+    return slope, float(fitted.x[1]) - slope * middle
 
 
-def calibration_line(labels: Labels, probabilities: Array) -> tuple[float, float]:
-    """Calibration slope and intercept: 1 and 0 for a perfect model."""
-    return platt(labels, logit(np.clip(probabilities, 1e-6, 1 - 1e-6)))
+def intercept_at(labels: Labels, offsets: Array) -> float:
+    """Intercept that makes the mean of expit(offset + intercept) over ``offsets`` (n,) equal to the prevalence.
+
+    It is the maximum-likelihood intercept of a logistic regression whose other terms are fixed.
+    """
+    prevalence = float(labels.mean())
+    if prevalence in (0.0, 1.0):
+        return float(np.copysign(np.inf, prevalence - 0.5))
+    middle = float(logit(prevalence))
+    # The mean is monotonic in the intercept, and the root is between these bounds.
+    low, high = middle - float(offsets.max()) - 1e-6, middle - float(offsets.min()) + 1e-6
+    return float(brentq(lambda intercept: float(expit(offsets + intercept).mean()) - prevalence, low, high, xtol=1e-12))
 
 
 def f1(labels: Labels, decided: NDArray[np.bool_]) -> float:
@@ -105,21 +120,74 @@ def conformal_thresholds(labels: Labels, probabilities: Array, level: float) -> 
     for value, true_class in ((0, 1 - probabilities), (1, probabilities)):
         ordered = np.sort(true_class[labels == value])
         # With n calibration patients the k-th smallest, k = floor((n + 1) (1 - level)), covers at least ``level``.
-        rank = int(np.floor((len(ordered) + 1) * (1 - level)))
+        # The fraction is exact: in floating point, 10 * (1 - 0.9) is less than 1.
+        rank = floor((len(ordered) + 1) * (1 - Fraction(str(level))))
         quantiles.append(float(ordered[rank - 1]) if rank >= 1 else 0.0)
     return quantiles[0], quantiles[1]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its interval."""
+    """A number and its interval; NaN if it cannot be estimated."""
 
     value: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} ({self.low:.3f}-{self.high:.3f})"
+        if not np.isfinite([self.value, self.low, self.high]).all():
+            return "not estimable"
+        between = "-" if self.low >= 0 else " to "
+        return f"{self.value:.3f} ({self.low:.3f}{between}{self.high:.3f})"
+
+
+NOT_ESTIMABLE = Estimate(np.nan, np.nan, np.nan)
+
+
+def _normal(level: float) -> float:
+    return float(stats.norm.ppf((1 + level) / 2))
+
+
+def _on_log_odds(value: float, center: float, half: float) -> Estimate:
+    """Estimate of a share, with an interval of ``center`` and ``half`` width in log-odds."""
+    low, high = float(expit(center - half)), float(expit(center + half))
+    return Estimate(value, min(low, value), max(high, value))
+
+
+def auc_estimate(labels: Labels, scores: Array, level: float = 0.95) -> Estimate:
+    """AUC with DeLong's interval in log-odds (Pepe 2003).
+
+    Where DeLong's variance is 0 (perfect separation, or one patient of a class), the interval is Newcombe's method 5
+    (Stat Med 2006;25:559).
+    """
+    positives, negatives = int(labels.sum()), int((labels == 0).sum())
+    area = auc(labels, scores)
+    if not positives or not negatives:
+        return Estimate(area, 0.0, 1.0)
+    deviation = 0.0
+    if min(positives, negatives) > 1 and 0 < area < 1:
+        by_positive, by_negative = _placements(labels, scores)
+        deviation = float(np.sqrt(by_positive.var(ddof=1) / positives + by_negative.var(ddof=1) / negatives))
+    if deviation:
+        return _on_log_odds(area, float(logit(area)), _normal(level) * deviation / (area * (1 - area)))
+    size, pairs = (positives + negatives) / 2, positives * negatives
+
+    def excess(candidate: float) -> float:
+        spread = (2 * size - 1 - (3 * size - 3) / ((2 - candidate) * (1 + candidate))) / pairs
+        return (area - candidate) ** 2 - _normal(level) ** 2 * candidate * (1 - candidate) * spread
+
+    low = float(brentq(excess, 1e-12, area)) if area > 1e-9 else 0.0
+    high = float(brentq(excess, area, 1 - 1e-12)) if area < 1 - 1e-9 else 1.0
+    return Estimate(area, low, high)
+
+
+def _placements(labels: Labels, scores: Array) -> tuple[Array, Array]:
+    """Share of negatives below each positive, and share of positives above each negative."""
+    positives, negatives = labels == 1, labels == 0
+    ranks = stats.rankdata(scores)
+    by_positive = (ranks[positives] - stats.rankdata(scores[positives])) / int(negatives.sum())
+    by_negative = 1 - (ranks[negatives] - stats.rankdata(scores[negatives])) / int(positives.sum())
+    return np.asarray(by_positive), np.asarray(by_negative)
 
 
 def bootstrap(
@@ -130,16 +198,74 @@ def bootstrap(
     rounds: int = 2000,
     seed: int = 0,
     level: float = 0.95,
+    by_events: bool = False,
 ) -> Estimate:
-    """Estimate a statistic with its percentile interval over ``rounds`` stratified resamples."""
+    """Estimate a statistic between 0 and 1 with its interval over ``rounds`` plain resamples of the patients.
+
+    The interval is normal in log-odds, with the SD and the bias of the resamples (Efron & Tibshirani 1993, ch. 10).
+
+    With ``by_events``, the quantile is Student's t with as many degrees of freedom as patients of the rarer outcome,
+    less one. It suits a statistic whose precision depends on these patients only, such as the AUPRC.
+    """
     rng = np.random.default_rng(seed)
-    classes = [np.flatnonzero(labels == value) for value in (0, 1)]
-    values = []
-    for _ in range(rounds):
-        rows = np.concatenate([rng.choice(members, len(members)) for members in classes if len(members)])
-        values.append(statistic(labels[rows], scores[rows]))
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(statistic(labels, scores), float(low), float(high))
+    rarer = int(min(labels.sum(), len(labels) - labels.sum()))
+    value = statistic(labels, scores)
+    if rarer < 2:
+        return Estimate(value, 0.0, 1.0)
+    drawn = (rng.integers(0, len(labels), len(labels)) for _ in range(rounds))
+    values = [statistic(labels[rows], scores[rows]) for rows in drawn if 0 < labels[rows].sum() < len(rows)]
+    if np.ptp(values) == 0:  # no variation: perfect separation
+        return Estimate(value, 0.0, 1.0)
+    replicates, center = logit(np.clip(values, 1e-6, 1 - 1e-6)), float(logit(np.clip(value, 1e-6, 1 - 1e-6)))
+    quantile = float(stats.t.ppf((1 + level) / 2, rarer - 1)) if by_events else _normal(level)
+    bias = float(replicates.mean()) - center
+    return _on_log_odds(value, center - bias, quantile * float(replicates.std(ddof=1)))
+
+
+def average_precision_estimate(labels: Labels, scores: Array, *, rounds: int = 2000) -> Estimate:
+    """Area under the precision-recall curve with its bootstrap interval."""
+    return bootstrap(average_precision, labels, scores, rounds=rounds, by_events=True)
+
+
+def brier_estimate(labels: Labels, probabilities: Array, *, rounds: int = 2000) -> Estimate:
+    """Brier score with its bootstrap interval."""
+    return bootstrap(brier, labels, probabilities, rounds=rounds)
+
+
+def _log_odds(probabilities: Array) -> Array:
+    return np.asarray(logit(np.clip(probabilities, 1e-6, 1 - 1e-6)))
+
+
+def calibration_slope(labels: Labels, probabilities: Array, level: float = 0.95) -> Estimate:
+    """Slope of the outcome's log-odds by the predicted log-odds, 1 for a calibrated model, with Wald's interval.
+
+    It is not estimable if the probabilities are all equal or separate the outcomes.
+    """
+    x = _log_odds(probabilities)
+    events, others = x[labels == 1], x[labels == 0]
+    if not len(events) or not len(others) or events.min() >= others.max() or events.max() <= others.min():
+        return NOT_ESTIMABLE
+    slope, intercept = platt(labels, x)
+    expected = expit(slope * x + intercept)
+    weights = expected * (1 - expected)
+    information = float(weights @ (x - weights @ x / weights.sum()) ** 2)
+    half = _normal(level) / float(np.sqrt(information))
+    return Estimate(slope, slope - half, slope + half)
+
+
+def calibration_in_the_large(labels: Labels, probabilities: Array, level: float = 0.95) -> Estimate:
+    """Intercept of the outcome's log-odds with the slope fixed at 1, with Wald's interval.
+
+    It is 0 for a calibrated model, and positive if the outcome is more frequent than predicted (Van Calster et al.,
+    J Clin Epidemiol 2016;74:167).
+    """
+    x = _log_odds(probabilities)
+    intercept = intercept_at(labels, x)
+    if not np.isfinite(intercept):
+        return NOT_ESTIMABLE
+    expected = expit(x + intercept)
+    half = _normal(level) / float(np.sqrt((expected * (1 - expected)).sum()))
+    return Estimate(intercept, intercept - half, intercept + half)
 
 
 @dataclass(frozen=True)
@@ -152,26 +278,38 @@ class Comparison:
     p: float
 
     def __str__(self) -> str:
-        return f"{self.difference:+.3f} ({self.low:+.3f} to {self.high:+.3f}), p = {self.p:.2g}"
+        p = f"p = {self.p:.2g}" if np.isfinite(self.p) else "p not estimable"
+        return f"{self.difference:+.3f} ({self.low:+.3f} to {self.high:+.3f}), {p}"
 
 
 def delong(labels: Labels, first: Array, second: Array, level: float = 0.95) -> Comparison:
-    """Compare two AUCs on the same patients: AUC of ``first`` minus AUC of ``second``."""
-    positives, negatives = labels == 1, labels == 0
-    m, n = int(positives.sum()), int(negatives.sum())
-    by_positive, by_negative, areas = [], [], []
-    for scores in (first, second):
-        whole = stats.rankdata(scores)
-        by_positive.append((whole[positives] - stats.rankdata(scores[positives])) / n)
-        by_negative.append(1 - (whole[negatives] - stats.rankdata(scores[negatives])) / m)
-        areas.append(float(by_positive[-1].mean()))
+    """Compare two AUCs on the same patients: AUC of ``first`` minus AUC of ``second``, within -1 and 1.
+
+    If a class has fewer than two patients, or two different AUCs have no variance, every difference is possible: the
+    interval is -1 to 1, and p is NaN.
+    """
+    m, n = int((labels == 1).sum()), int((labels == 0).sum())
+    difference = auc(labels, first) - auc(labels, second)
+    if min(m, n) < 2:
+        return Comparison(difference, -1.0, 1.0, np.nan)
+    by_positive, by_negative = zip(*(_placements(labels, scores) for scores in (first, second)), strict=True)
     covariance = np.cov(by_positive) / m + np.cov(by_negative) / n
-    variance = float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
-    difference = areas[0] - areas[1]
-    spread = float(np.sqrt(max(variance, 0.0)))
-    half = float(stats.norm.ppf((1 + level) / 2)) * spread
-    p = float(2 * stats.norm.sf(abs(difference) / spread)) if spread else 1.0
-    return Comparison(difference, difference - half, difference + half, p)
+    spread = float(np.sqrt(max(float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]), 0.0)))
+    if not spread:
+        return Comparison(difference, -1.0, 1.0, np.nan) if difference else Comparison(0.0, 0.0, 0.0, 1.0)
+    half = _normal(level) * spread
+    p = float(2 * stats.norm.sf(abs(difference) / spread))
+    return Comparison(difference, max(difference - half, -1.0), min(difference + half, 1.0), p)
+
+
+def multiplicity_note(comparisons: int) -> str:
+    """Sentence on the p values of several comparisons; empty for one."""
+    if comparisons < 2:
+        return ""
+    return (
+        f"{comparisons} comparisons: p values and intervals are not adjusted for multiplicity. To keep the chance of "
+        f"any false difference below 5 %, read p below {0.05 / comparisons:.2g} as a difference (Bonferroni)."
+    )
 
 
 def wilson(events: int, count: int, z: float = 1.96) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from app.evaluation.metrics import Array, Labels, auc, bootstrap
+from app.evaluation.metrics import Array, Labels, auc_estimate
 from app.sdk.clinical import ClinicalRecord
 
 
@@ -34,7 +34,6 @@ class Patients(Protocol):
 
 
 MIN_EVENTS = 5
-BOOTSTRAP_ROUNDS = 500
 
 
 def masks(data: Patients) -> dict[str, NDArray[np.bool_]]:
@@ -55,10 +54,11 @@ def masks(data: Patients) -> dict[str, NDArray[np.bool_]]:
     return {name: rows for name, rows in groups.items() if rows.any()}
 
 
-def lines(data: Patients, rows: Labels, probabilities: Array, threshold: float) -> Iterator[str]:
+def lines(data: Patients, rows: Labels, probabilities: Array, decided: Array) -> Iterator[str]:
     """Yield the lines of a Markdown table of the subgroups of ``rows``.
 
-    ``probabilities`` are the calibrated probabilities of these rows, (len(rows),).
+    ``probabilities`` (len(rows),) are the calibrated probabilities of these rows, and ``decided`` (len(rows),) are the
+    decisions at the threshold, as 0 and 1 or as the share of several ensembles.
     """
     yield "| subgroup | patients | with the outcome | AUC (95 % interval) | sensitivity | specificity |"
     yield "|---|---|---|---|---|---|"
@@ -66,11 +66,11 @@ def lines(data: Patients, rows: Labels, probabilities: Array, threshold: float) 
         inside = mask[rows]
         if not inside.any():
             continue
-        labels, own = data.labels[rows][inside], probabilities[inside]
+        labels, own, called = data.labels[rows][inside], probabilities[inside], decided[inside]
         events = int(labels.sum())
         if min(events, len(labels) - events) < MIN_EVENTS:
             yield f"| {name} | {len(labels)} | too few of one outcome | | | |"
             continue
-        area = bootstrap(auc, labels, own, rounds=BOOTSTRAP_ROUNDS)
-        sensitivity, specificity = (own[labels == 1] >= threshold).mean(), (own[labels == 0] < threshold).mean()
+        area = auc_estimate(labels, own)
+        sensitivity, specificity = called[labels == 1].mean(), 1 - called[labels == 0].mean()
         yield f"| {name} | {len(labels)} | {events} | {area} | {sensitivity:.2f} | {specificity:.2f} |"

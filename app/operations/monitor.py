@@ -21,7 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.database.followup import FollowedUpPrediction
-from app.evaluation.metrics import Array, Labels, auc, brier, calibration_line, wilson
+from app.evaluation.metrics import (
+    Array,
+    Estimate,
+    Labels,
+    auc,
+    brier,
+    calibration_in_the_large,
+    calibration_slope,
+    wilson,
+)
 from app.inference import clinical_encoder
 from app.registry.manifest import Clinical, Manifest, VariableKind
 from app.sdk.clinical import ClinicalRecord
@@ -113,14 +122,14 @@ class MonitorWindow:
 class MonitorReport:
     """All windows, oldest first, and the calibration over all of them.
 
-    ``slope`` and ``intercept`` are 1 and 0 for a calibrated version, and None if all outcomes are equal.
+    ``slope`` and ``in_the_large`` are 1 and 0 for a calibrated version, and None if all outcomes are equal.
     ``labels`` and ``probabilities`` are those of the patients with a known outcome, shape (patients,).
     """
 
     windows: list[MonitorWindow]
     overall: ObservedCalibration | None
-    slope: float | None
-    intercept: float | None
+    slope: Estimate | None
+    in_the_large: Estimate | None
     labels: Labels = field(repr=False)
     probabilities: Array = field(repr=False)
 
@@ -137,10 +146,11 @@ def report(followed: Iterable[FollowedUpPrediction], manifest: Manifest, length:
         by_window.setdefault(length.start(one.created), []).append(one)
     windows = [_window(start, by_window[start], manifest) for start in sorted(by_window)]
     labels, probabilities = _outcomes([one for start in sorted(by_window) for one in by_window[start]])
-    slope = intercept = None
+    slope = in_the_large = None
     if 0 < labels.sum() < len(labels):
-        slope, intercept = calibration_line(labels, probabilities)
-    return MonitorReport(windows, _calibration(labels, probabilities), slope, intercept, labels, probabilities)
+        slope = calibration_slope(labels, probabilities)
+        in_the_large = calibration_in_the_large(labels, probabilities)
+    return MonitorReport(windows, _calibration(labels, probabilities), slope, in_the_large, labels, probabilities)
 
 
 def _window(start: datetime, patients: Sequence[FollowedUpPrediction], manifest: Manifest) -> MonitorWindow:

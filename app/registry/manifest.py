@@ -73,9 +73,12 @@ class Fold(FrozenModel):
 
 
 class Calibration(FrozenModel):
-    """Platt scaling of the mean logit of the ensemble: log-odds = slope * logit + intercept."""
+    """Platt scaling of the mean logit of the ensemble: log-odds = slope * logit + intercept.
 
-    slope: float = Field(default=1.0, gt=0)
+    With the slope 0, every patient gets the same probability.
+    """
+
+    slope: float = Field(default=1.0, ge=0)
     intercept: float = 0.0
 
 
@@ -120,7 +123,7 @@ class OutOfDistribution(FrozenModel):
 
 
 class Measured(FrozenModel):
-    """Metric with its 95 % interval (2000-fold stratified bootstrap, unless the model card says otherwise)."""
+    """Metric with its 95 % interval, which is null for a metric without one."""
 
     value: float
     low: float | None = None

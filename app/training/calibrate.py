@@ -6,13 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
-from app.evaluation.metrics import best_f1_threshold
 from app.inference import defaults
 from app.registry.manifest import Background, OutOfDistribution
 from app.training import calibration
 from app.training.calibration import Rules
 from app.training.dataset import Dataset
-from app.training.evaluate import Evaluation
 from app.training.experiment import CHANNEL_NAMES, LOGISTIC, NETWORKS, PUBLISHED
 from app.training.fit import FittedModels
 from app.training.options import TrainConfig
@@ -28,24 +26,14 @@ class VersionStatistics:
     out_of_distribution: OutOfDistribution | None
 
 
-@dataclass(frozen=True)
-class Calibrated:
-    """Decision threshold of the published model for the report, and the version's statistics if one is packaged."""
-
-    threshold: float
-    version: VersionStatistics | None
-
-
-def calibrate(fitted: FittedModels, evaluation: Evaluation, data: Dataset, config: TrainConfig) -> Calibrated:
-    """Learn the rules of the published model, and for a version the background and the OOD statistics."""
+def calibrate(fitted: FittedModels, data: Dataset, config: TrainConfig) -> VersionStatistics | None:
+    """Learn the rules, the background and the OOD statistics of the version; None if none is requested."""
+    if config.out is None:
+        return None
     name = PUBLISHED[config.model]
-    if config.validation.has_many_splits:
-        return Calibrated(best_f1_threshold(data.labels[evaluation.tested], evaluation.probabilities[name]), None)
     (result,) = fitted.results
     develop, seed = result.split.develop, fitted.config.seed
     rules = result.scores[name].rules(data.labels, develop)
-    if config.out is None:
-        return Calibrated(rules.threshold.value, None)
     familiar = None
     if name != LOGISTIC:
         visible = [CHANNEL_NAMES.index(channel) for channel in NETWORKS[name][1]]
@@ -53,4 +41,4 @@ def calibrate(fitted: FittedModels, evaluation: Evaluation, data: Dataset, confi
         context = TrainingContext(data.only(visible), result.vectors, defaults.GRID, CHANNEL_NAMES, cpu)
         familiar = calibration.out_of_distribution(result.networks[name], context, develop, seed)
     background = calibration.background(result.vectors, data.presence, develop, seed)
-    return Calibrated(rules.threshold.value, VersionStatistics(rules, background, familiar))
+    return VersionStatistics(rules, background, familiar)

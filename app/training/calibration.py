@@ -15,15 +15,25 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import logit
 from torch import Tensor
 
-from app.evaluation.metrics import Array, best_f1_threshold, conformal_thresholds, platt, probabilities_of
+from app.evaluation.metrics import (
+    Array,
+    auc,
+    best_f1_threshold,
+    conformal_thresholds,
+    intercept_at,
+    platt,
+    probabilities_of,
+)
 from app.network.daft import Network
 from app.registry.manifest import Background, Calibration, Conformal, OutOfDistribution, Threshold
 from app.training.dataset import Vectors
 from app.training.tasks import TrainingContext
 
 CONFORMAL_LEVEL = 0.9
+MIN_SLOPE = 1e-3
 BACKGROUND = 24
 OOD_QUANTILE = 0.995
 
@@ -72,10 +82,16 @@ def as_ensemble(labels: NDArray[np.int64], logits: Array, noise: float, folds: i
 
 
 def rules(labels: NDArray[np.int64], logits: Array, *, noise: float = 0.0, folds: int = 1) -> Rules:
-    """Learn the rules from out-of-fold logits (n,), for the mean of ``folds`` folds with this ``fold_noise``."""
+    """Learn the rules from out-of-fold logits (n,), for the mean of ``folds`` folds with this ``fold_noise``.
+
+    The slope is at least ``MIN_SLOPE``, so that the order of patients is kept. A model whose AUC is below 0.5 gets the
+    slope 0: it gives every patient the prevalence. The mean probability is always the prevalence.
+    """
+    ranks_patients = auc(labels, logits) >= 0.5
     logits = as_ensemble(labels, logits, noise, folds)
-    slope, intercept = platt(labels, logits)
-    slope = max(slope, 1e-3)  # a useless model must not reverse the order of patients
+    slope, intercept = platt(labels, logits) if ranks_patients else (0.0, float(logit(labels.mean())))
+    if ranks_patients and slope < MIN_SLOPE:
+        slope, intercept = MIN_SLOPE, intercept_at(labels, MIN_SLOPE * logits)
     probabilities = probabilities_of(logits, slope, intercept)
     negative, positive = conformal_thresholds(labels, probabilities, CONFORMAL_LEVEL)
     return Rules(

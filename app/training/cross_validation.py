@@ -4,6 +4,7 @@ Design notes:
 - Every patient is scored by an ensemble that was not trained on that patient.
 - A block is a site, or a repeat that tests every patient once. The table gives mean and SD of the AUC over blocks, and
   one AUC over all patients with the mean of each patient's probabilities.
+- Each ensemble decides at its own threshold, which its development patients chose: no tested label chooses a threshold.
 - Each ensemble's probabilities are calibrated by its own rules before they are pooled: raw logits of different
   ensembles are not comparable.
 """
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.evaluation.metrics import Array, Comparison, Estimate, Labels, auc, bootstrap, delong
+from app.evaluation.metrics import Array, Comparison, Estimate, Labels, auc, auc_estimate, delong, multiplicity_note
 from app.training.results_table import ModelScores
 from app.training.splits import Split
 
@@ -43,12 +44,14 @@ class CrossValidation:
     Attributes:
         tested: Rows (m,) that are in a test part.
         probabilities: Mean calibrated probabilities (m,) by the model's name.
+        decided: Share (m,) of the ensembles that decide for the outcome, by the model's name.
         lines: One line of the table for each model.
     """
 
     blocks: tuple[str, ...]
     tested: Labels
     probabilities: Mapping[str, Array]
+    decided: Mapping[str, Array]
     lines: tuple[ModelSummary, ...]
 
 
@@ -57,14 +60,20 @@ def pool(
 ) -> CrossValidation:
     """Pool the probabilities of all test parts; ``results``: block, split and scores of each split."""
     by_block: dict[str, dict[str, Array]] = {}  # model, block: (n,) probabilities, NaN where not tested
+    decisions: dict[str, list[Array]] = {}
     for block, split, scores in results:
         for model, scored in scores.items():
             own = by_block.setdefault(model, {}).setdefault(block, np.full(len(labels), np.nan))
-            own[split.test] = scored.rules(labels, split.develop).probabilities(scored.mean[split.test])
+            rules, logits = scored.rules(labels, split.develop), scored.mean[split.test]
+            own[split.test] = rules.probabilities(logits)
+            decision = np.full(len(labels), np.nan)
+            decision[split.test] = rules.decide(logits)
+            decisions.setdefault(model, []).append(decision)
     tested = np.flatnonzero(np.isfinite(np.array(list(next(iter(by_block.values())).values()))).any(axis=0))
     pooled = {
         model: np.nanmean(np.array(list(blocks.values()))[:, tested], axis=0) for model, blocks in by_block.items()
     }
+    decided = {model: np.nanmean(np.array(parts)[:, tested], axis=0) for model, parts in decisions.items()}
     lines = []
     for model, blocks in by_block.items():
         areas = []
@@ -74,8 +83,10 @@ def pool(
         comparison = None
         if model != reference and reference in pooled:
             comparison = delong(labels[tested], pooled[reference], pooled[model])
-        lines.append(ModelSummary(model, tuple(areas), bootstrap(auc, labels[tested], pooled[model]), comparison))
-    return CrossValidation(tuple(dict.fromkeys(block for block, _, _ in results)), tested, pooled, tuple(lines))
+        lines.append(ModelSummary(model, tuple(areas), auc_estimate(labels[tested], pooled[model]), comparison))
+    return CrossValidation(
+        tuple(dict.fromkeys(block for block, _, _ in results)), tested, pooled, decided, tuple(lines)
+    )
 
 
 def markdown(summary: CrossValidation, reference: str, *, most: int = 8) -> str:
@@ -85,7 +96,9 @@ def markdown(summary: CrossValidation, reference: str, *, most: int = 8) -> str:
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for line in summary.lines:
         cells = [f"{area:.3f}" for area in line.by_block] if shown else []
-        spread = f"{np.mean(line.by_block):.3f} ± {np.std(line.by_block):.3f}"
+        deviation = f"{np.std(line.by_block, ddof=1):.3f}" if len(line.by_block) > 1 else "unknown"
+        spread = f"{np.mean(line.by_block):.3f} ± {deviation}"
         comparison = str(line.comparison) if line.comparison else "reference" if reference in line.name else ""
         lines.append("| " + " | ".join([line.name, *cells, spread, str(line.pooled), comparison]) + " |")
-    return "\n".join(lines)
+    note = multiplicity_note(sum(line.comparison is not None for line in summary.lines))
+    return "\n".join([*lines, *(["", note] if note else [])])

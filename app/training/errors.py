@@ -1,4 +1,4 @@
-"""Error that lists every fault of a cohort, and the list that collects the faults."""
+"""Errors of a training run that list every fault, and the list that collects the faults."""
 
 from __future__ import annotations
 
@@ -22,6 +22,12 @@ class CohortFault(InvalidStudy):
     def __init__(self, faults: Sequence[str], **_: object) -> None:
         self.faults = tuple(faults)
         super().__init__("\n".join(faults))
+
+
+class PublicationRefused(CohortFault):
+    """The trained model must not become a version unless the user accepts the objections."""
+
+    code, title = "publication-refused", "The model version was not published"
 
 
 @dataclass

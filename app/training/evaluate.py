@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from app.evaluation.metrics import Array, Labels
 from app.training import cross_validation, results_table
 from app.training.dataset import Dataset
@@ -24,12 +26,15 @@ class Evaluation:
         rows: Rows of the table of a single split; empty for many splits.
         tested: Rows (m,) of the cohort that are in a test part.
         probabilities: Calibrated probabilities (m,) by the model's name, for the models that the report shows.
+        decided: Decisions (m,) of the published model at thresholds learnt from development patients; with many
+            ensembles, the share of them that decides for the outcome.
     """
 
     table: str
     rows: Sequence[ResultRow]
     tested: Labels
     probabilities: Mapping[str, Array]
+    decided: Array
 
 
 def evaluate(fitted: FittedModels, splits: RunSplits, data: Dataset, config: TrainConfig) -> Evaluation:
@@ -41,7 +46,8 @@ def evaluate(fitted: FittedModels, splits: RunSplits, data: Dataset, config: Tra
         ]
         pooled = cross_validation.pool(parts, data.labels, DAFT)
         probabilities = {name: pooled.probabilities[name] for name in shown if name in pooled.probabilities}
-        return Evaluation(cross_validation.markdown(pooled, "DAFT"), (), pooled.tested, probabilities)
+        decided = pooled.decided[PUBLISHED[config.model]]
+        return Evaluation(cross_validation.markdown(pooled, "DAFT"), (), pooled.tested, probabilities, decided)
     (result,) = fitted.results
     split = result.split
     probabilities = {}
@@ -52,4 +58,6 @@ def evaluate(fitted: FittedModels, splits: RunSplits, data: Dataset, config: Tra
     if data.oracle is not None:
         probabilities[ORACLE] = data.oracle[split.test]
     rows = results_table.table(result.scores, data.labels, split, DAFT)
-    return Evaluation(results_table.markdown(rows, "DAFT"), rows, split.test, probabilities)
+    published = result.scores[PUBLISHED[config.model]]
+    decided = published.rules(data.labels, split.develop).decide(published.mean[split.test]).astype(np.float64)
+    return Evaluation(results_table.markdown(rows, "DAFT"), rows, split.test, probabilities, decided)

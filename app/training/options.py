@@ -64,6 +64,7 @@ class TrainConfig:
         target: None: rLVO, if the table has any of its components.
         columns: ``columns.toml`` of the table; None: the one in its folder, if there is one.
         date_format: Form of the dates, as ``dd/mm/yyyy``; "": ISO.
+        publish_anyway: Write a version in spite of few events or a ranking below chance (``publication.py``).
     """
 
     cohort: Path
@@ -83,6 +84,7 @@ class TrainConfig:
     target: Target | None = None
     columns: Path | None = None
     date_format: str = ""
+    publish_anyway: bool = False
 
     def check(self) -> None:
         """Check that the version can be written.

@@ -19,8 +19,8 @@ from app.inference import defaults, model_version
 from app.network.architecture import Fusion
 from app.network.daft import Network
 from app.registry.manifest import Fold, Manifest, Measured, Training
-from app.training import model_card, report
-from app.training.calibrate import Calibrated, VersionStatistics
+from app.training import model_card, publication, report
+from app.training.calibrate import VersionStatistics
 from app.training.calibration import Rules
 from app.training.cohort import Cohort
 from app.training.dataset import Dataset, to_model_input
@@ -51,14 +51,15 @@ def package(
     splits: RunSplits,
     fitted: FittedModels,
     evaluation: Evaluation,
-    calibrated: Calibrated,
+    statistics: VersionStatistics | None,
     data: Dataset,
     config: TrainConfig,
 ) -> Packaged:
-    """Write the version and the report of the test patients."""
-    manifest = None
-    if calibrated.version is not None:
-        manifest = _write_version(cohort, splits, fitted, evaluation, calibrated.version, data, config)
+    """Write the report of the test patients, and the version.
+
+    Raises:
+        PublicationRefused: If the model ranks the development patients worse than chance out of fold.
+    """
     many = config.validation.has_many_splits
     path = report.write(
         config.report or splits.folder / "report",
@@ -68,8 +69,16 @@ def package(
         evaluation.tested,
         evaluation.probabilities,
         PUBLISHED[config.model],
-        calibrated.threshold,
+        evaluation.decided,
     )
+    manifest = None
+    if statistics is not None:
+        (result,) = fitted.results
+        develop, scores = result.split.develop, result.scores[PUBLISHED[config.model]]
+        objections = publication.below_chance(data.labels[develop], scores.out_of_fold[develop])
+        publication.check(objections, accepted=config.publish_anyway, report=str(path))
+        objections += publication.too_few_events(data.labels[develop])
+        manifest = _write_version(cohort, splits, fitted, evaluation, statistics, objections, data, config)
     notes = "".join(f"\n\n{note}" for note in splits.notes)
     return Packaged(f"{evaluation.table}{notes}\n\nFigures, decision curve and subgroups: {path}", manifest)
 
@@ -80,6 +89,7 @@ def _write_version(
     fitted: FittedModels,
     evaluation: Evaluation,
     statistics: VersionStatistics,
+    objections: Sequence[str],
     data: Dataset,
     config: TrainConfig,
 ) -> Manifest:
@@ -111,7 +121,8 @@ def _write_version(
     )
     seen = data.only([CHANNEL_NAMES.index(channel) for channel in visible])
     golden = [to_model_input(seen, result.vectors, result.spec, int(test[0]))]
-    notes = [*(() if logistic else fitted.notes), _command(config)]
+    accepted = [f"Published with `--publish-anyway`: {objection}." for objection in objections]
+    notes = [*accepted, *(() if logistic else fitted.notes), _command(config)]
     tables = _test_tables(data, test, statistics.rules.probabilities(scores.mean[test]), statistics.rules)
     outcome = [*(cohort.counts.lines() if cohort.counts else ()), *_reading(cohort)]
     card = model_card.write(manifest, evaluation.rows, notes, data.oracle, data.labels, result.split, tables, outcome)
@@ -157,27 +168,28 @@ def _command(config: TrainConfig) -> str:
     elif not config.phantoms:
         options |= {"--epochs": config.epochs}
     given = " ".join(f"{name} {value}" for name, value in options.items() if value)
+    given += " --publish-anyway" if config.publish_anyway else ""
     return f"Made by `rlvo train {config.cohort.name} {given}`."
 
 
 def _test_tables(data: Dataset, test: NDArray[np.int64], probabilities: Array, rules: Rules) -> list[str]:
     """The decision curve and the subgroups of the test part, as Markdown tables."""
-    rows = subgroups.lines(data, test, probabilities, rules.threshold.value)
+    decided = (probabilities >= rules.threshold.value).astype(np.float64)
+    rows = subgroups.lines(data, test, probabilities, decided)
     return ["\n".join(report.decisions(data.labels[test], probabilities)), "\n".join(rows)]
 
 
 def _measured(labels: NDArray[np.int64], logits: Array, rules: Rules) -> dict[str, Measured]:
-    """Metrics of the test part; the first three with 95 % intervals by stratified bootstrap."""
+    """Metrics of the test part, some with 95 % intervals; what cannot be estimated is left out."""
     probabilities, decided = rules.probabilities(logits), rules.decide(logits)
-    slope, intercept = metrics.calibration_line(labels, probabilities)
     with_interval = {
-        "auc": metrics.bootstrap(metrics.auc, labels, probabilities),
-        "auprc": metrics.bootstrap(metrics.average_precision, labels, probabilities),
-        "brier": metrics.bootstrap(metrics.brier, labels, probabilities),
+        "auc": metrics.auc_estimate(labels, probabilities),
+        "auprc": metrics.average_precision_estimate(labels, probabilities),
+        "brier": metrics.brier_estimate(labels, probabilities),
+        "calibration_slope": metrics.calibration_slope(labels, probabilities),
+        "calibration_in_the_large": metrics.calibration_in_the_large(labels, probabilities),
     }
     plain = {
-        "calibration_slope": slope,
-        "calibration_intercept": intercept,
         "ece": metrics.calibration_error(labels, probabilities),
         "f1": metrics.f1(labels, decided),
         "sensitivity": _share(decided[labels == 1]),
@@ -190,6 +202,7 @@ def _measured(labels: NDArray[np.int64], logits: Array, rules: Rules) -> dict[st
     estimates = {
         name: Measured(value=round(e.value, 4), low=round(e.low, 4), high=round(e.high, 4))
         for name, e in with_interval.items()
+        if np.isfinite(e.value)
     }
     return estimates | {name: Measured(value=round(float(value), 4)) for name, value in plain.items()}
 

@@ -41,8 +41,8 @@ def run(config: TrainConfig, progress: ProgressReporter, fill: Filler | None = N
         if not distributed.is_first_rank():
             return ""
         evaluation = evaluate(fitted, splits, data, config)
-        calibrated = calibrate(fitted, evaluation, data, config)
-        return package(patients, splits, fitted, evaluation, calibrated, data, config).summary
+        statistics = calibrate(fitted, data, config)
+        return package(patients, splits, fitted, evaluation, statistics, data, config).summary
 
 
 def _device(name: str) -> torch.device:

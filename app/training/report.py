@@ -24,12 +24,12 @@ def write(
     rows: Labels,
     models: Mapping[str, Array],
     chosen: str,
-    threshold: float,
+    decided: Array,
 ) -> Path:
     """Write the report of ``rows`` of a cohort into ``folder``, in place of an earlier one; returns its path.
 
     ``tables`` are Markdown; ``models`` are calibrated probabilities (len(rows),) by name. The decision curve and the
-    subgroups are those of the model ``chosen``, which decides at ``threshold``.
+    subgroups are those of the model ``chosen``; ``decided`` (len(rows),) are its decisions, or shares of ensembles.
     """
     labels = data.labels[rows]
     with atomic_directory(folder) as draft:
@@ -43,7 +43,7 @@ def write(
             f"## Decisions by {chosen}",
             "\n".join(decisions(labels, models[chosen])),
             f"## Subgroups, {chosen}",
-            "\n".join(subgroups.lines(data, rows, models[chosen], threshold)),
+            "\n".join(subgroups.lines(data, rows, models[chosen], decided)),
         ]
         (draft / "report.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)

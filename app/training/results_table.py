@@ -1,8 +1,9 @@
 """Results table: every model scored on the same validation folds and on the same test part.
 
 Design notes:
-- The table has the paper's statistics: mean and SD over folds, the ensemble's AUC with a stratified bootstrap interval,
-  and the difference from DAFT by DeLong's test.
+- The table has the paper's statistics: mean and SD over folds, the ensemble's AUC with its interval, and the
+  difference from DAFT by DeLong's test.
+- F1 of a fold is at the threshold of the other folds, so that no patient helps to choose the own threshold.
 - For phantoms the true probabilities are known; the oracle that predicts them is a model of the table, and its upper
   limit.
 """
@@ -16,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logit
 
-from app.evaluation.metrics import Array, Comparison, Estimate, auc, bootstrap, delong, f1
+from app.evaluation.metrics import Array, Comparison, Estimate, auc, auc_estimate, delong, f1, multiplicity_note
 from app.training.calibration import Rules, fold_noise, rules
 from app.training.splits import Split
 
 ORACLE = "oracle (the true chances)"
+MIN_EVENTS = 10
+"""Fewest test patients of the rarer outcome for which the best model of the test part is named."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class ResultRow:
         f1: F1 of the ensemble on the test part, at the out-of-fold threshold.
         comparison: AUC of the reference model minus that of this one; None for the reference.
         folds_f1: Mean and SD of the folds' F1.
+        events: Test patients of the rarer outcome.
     """
 
     name: str
@@ -41,6 +45,7 @@ class ResultRow:
     f1: float
     comparison: Comparison | None
     folds_f1: tuple[float, float] = (0.0, 0.0)
+    events: int = MIN_EVENTS
 
 
 @dataclass(frozen=True)
@@ -75,28 +80,35 @@ def of_oracle(probabilities: Array, labels: NDArray[np.int64], split: Split) -> 
 
 
 def table(
-    scored: Mapping[str, ModelScores], labels: NDArray[np.int64], split: Split, reference: str, seed: int = 0
+    scored: Mapping[str, ModelScores], labels: NDArray[np.int64], split: Split, reference: str
 ) -> list[ResultRow]:
     """One row for each model, compared with ``reference`` on the test rows."""
     rows, test = [], split.test
     for name, model in scored.items():
         ensemble_rules = model.rules(labels, split.develop)
-        fold_rules = rules(labels[split.develop], model.out_of_fold[split.develop])
-        by_fold = [f1(labels[own], fold_rules.decide(model.out_of_fold[own])) for _, own in split.folds]
+        by_fold = [
+            _f1_of_fold(model.out_of_fold, labels, np.setdiff1d(split.develop, own), own) for _, own in split.folds
+        ]
         comparison = None
         if name != reference and reference in scored:
             comparison = delong(labels[test], scored[reference].mean[test], model.mean[test])
         rows.append(
             ResultRow(
                 name=name,
-                folds=(float(np.mean(model.aucs)), float(np.std(model.aucs))),
-                test=bootstrap(auc, labels[test], model.mean[test], seed=seed),
+                folds=(float(np.mean(model.aucs)), float(np.std(model.aucs, ddof=1))),
+                test=auc_estimate(labels[test], model.mean[test]),
                 f1=f1(labels[test], ensemble_rules.decide(model.mean[test])),
                 comparison=comparison,
-                folds_f1=(float(np.mean(by_fold)), float(np.std(by_fold))),
+                folds_f1=(float(np.mean(by_fold)), float(np.std(by_fold, ddof=1))),
+                events=int(min(labels[test].sum(), (1 - labels[test]).sum())),
             )
         )
     return rows
+
+
+def _f1_of_fold(logits: Array, labels: NDArray[np.int64], others: NDArray[np.int64], own: NDArray[np.int64]) -> float:
+    """F1 of the fold with the rows ``own``, at the threshold of the ``others``."""
+    return f1(labels[own], rules(labels[others], logits[others]).decide(logits[own]))
 
 
 def markdown(rows: Sequence[ResultRow], reference: str) -> str:
@@ -116,13 +128,17 @@ def markdown(rows: Sequence[ResultRow], reference: str) -> str:
             f"| {row.name} | {area:.3f} ± {spread:.3f} | {score:.2f} ± {scatter:.2f} | {row.test} | {row.f1:.2f} "
             f"| {row.comparison or ('reference' if reference in row.name else '')} |"
         )
-    return "\n".join([*lines, "", verdict(rows)])
+    note = multiplicity_note(sum(row.comparison is not None for row in rows))
+    return "\n".join([*lines, "", verdict(rows), *([note] if note else [])])
 
 
 def verdict(rows: Sequence[ResultRow]) -> str:
-    """Name the best model on the folds and on the test part; the oracle is left out."""
+    """Name the best model on the folds and, with enough events, on the test part; the oracle is left out."""
     models = [row for row in rows if row.name != ORACLE]
     on_folds = max(models, key=lambda row: row.folds[0])
+    if (events := min(row.events for row in rows)) < MIN_EVENTS:
+        floor = f"{events} test patients of the rarer outcome are too few to name a best model; {MIN_EVENTS} are needed"
+        return f"Best on the folds: {on_folds.name}. {floor}."
     on_test = max(models, key=lambda row: row.test.value)
     if on_folds is on_test:
         return f"Best on the folds and on the test part: {on_folds.name}."

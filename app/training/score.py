@@ -22,12 +22,14 @@ from app.evaluation.metrics import (
     Array,
     Labels,
     auc,
-    average_precision,
-    bootstrap,
-    brier,
+    auc_estimate,
+    average_precision_estimate,
+    brier_estimate,
     calibration_error,
-    calibration_line,
+    calibration_in_the_large,
+    calibration_slope,
     delong,
+    multiplicity_note,
 )
 from app.inference.model_version import ModelVersion
 from app.registry.manifest import Manifest
@@ -120,13 +122,15 @@ def score(config: EvalConfig, progress: ProgressReporter | None = None) -> str:
     if config.report is not None:
         first, title = manifests[0], f"{', '.join(probabilities)} on {config.cohort.name}"
         models = probabilities if data.oracle is None else probabilities | {ORACLE: data.oracle}
-        threshold = first.threshold.value
-        path = report.write(config.report, title, sections, data, rows, models, _name(first), threshold)
+        decided = (probabilities[_name(first)] >= first.threshold.value).astype(np.float64)
+        path = report.write(config.report, title, sections, data, rows, models, _name(first), decided)
         return "\n\n".join([*sections, f"Figures, decision curve and subgroups: {path}"])
     for manifest in manifests:
         own = probabilities[_name(manifest)]
         sections.append(f"{_name(manifest)}\n\n" + "\n".join(report.decisions(data.labels, own)))
-        sections.append("\n".join(subgroups.lines(data, rows, own, manifest.threshold.value)))
+        sections.append(
+            "\n".join(subgroups.lines(data, rows, own, (own >= manifest.threshold.value).astype(np.float64)))
+        )
     return "\n\n".join(sections)
 
 
@@ -169,18 +173,18 @@ def _since(studies: Sequence[cohort.CohortRow], since: str) -> list[cohort.Cohor
 def _metrics(manifest: Manifest, data: Dataset, predictions: VersionPredictions) -> Iterator[str]:
     """Lines of one version's table of metrics."""
     labels, probabilities = data.labels, predictions.probabilities
-    slope, intercept = calibration_line(labels, probabilities)
     yield f"{_name(manifest)} on {len(data)} patients, {int(labels.sum())} with the outcome"
     yield ""
     yield "| metric | value (95 % interval) |"
     yield "|---|---|"
-    yield f"| AUC | {bootstrap(auc, labels, probabilities)} |"
+    yield f"| AUC | {auc_estimate(labels, probabilities)} |"
     if data.oracle is not None:
         yield f"| AUC of the oracle | {auc(labels, data.oracle):.3f} |"
         yield f"| the oracle minus it | {delong(labels, data.oracle, probabilities)} |"
-    yield f"| AUPRC | {bootstrap(average_precision, labels, probabilities)} |"
-    yield f"| Brier | {bootstrap(brier, labels, probabilities)} |"
-    yield f"| calibration slope, intercept | {slope:.3f}, {intercept:.3f} |"
+    yield f"| AUPRC | {average_precision_estimate(labels, probabilities)} |"
+    yield f"| Brier | {brier_estimate(labels, probabilities)} |"
+    yield f"| calibration slope (ideal: 1) | {calibration_slope(labels, probabilities)} |"
+    yield f"| calibration in the large (ideal: 0) | {calibration_in_the_large(labels, probabilities)} |"
     yield f"| expected calibration error | {calibration_error(labels, probabilities):.3f} |"
     yield from _decisions(labels, probabilities >= manifest.threshold.value)
     if manifest.conformal is not None:
@@ -208,3 +212,6 @@ def _comparison(data: Dataset, probabilities: dict[str, Array]) -> Iterator[str]
     yield "|---|---|"
     for name, other in others:
         yield f"| {name} | {delong(data.labels, own, other)} |"
+    if note := multiplicity_note(len(others)):
+        yield ""
+        yield note

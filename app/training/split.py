@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from app.inference import preprocess_cache
-from app.training import distributed, splits
+from app.training import distributed, publication, splits
 from app.training.cohort import Cohort
 from app.training.dataset import Dataset
 from app.training.errors import CohortFault
 from app.training.options import TrainConfig, Validation
 from app.training.splits import Split
 
-NO_EFFECT = ("jobs", "report", "out", "model")  # arguments that change no number of a fitted model
+NO_EFFECT = ("jobs", "report", "out", "model", "publish_anyway")  # arguments that change no number of a fitted model
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,14 @@ def split(cohort: Cohort, data: Dataset, config: TrainConfig) -> RunSplits:
 
     Raises:
         CohortFault: If the cohort has no such split.
+        PublicationRefused: If a version is requested and the development part has too few events.
     """
     digest = splits.digest_of([study.patient for study in cohort.studies], data.labels)
     folder = cohort.folder / ".runs" / _key(config, digest)
     parts = tuple(RunSplit(block, part, folder / name) for block, name, part in _draw(cohort, data, config))
+    if config.out is not None:
+        objections = publication.too_few_events(data.labels[parts[0].split.develop])
+        publication.check(objections, accepted=config.publish_anyway)
     if distributed.is_first_rank():
         for part in parts:
             splits.freeze(part.folder / "split.json", part.split, digest)

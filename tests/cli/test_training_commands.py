@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from scipy.special import expit
 from typer.testing import CliRunner, Result
 
 from app.cli import queue_preprocessing
@@ -237,6 +238,46 @@ def test_random_labels_score_at_chance_level(cohort: Path, tmp_path: Path) -> No
     check_chance_level(
         rlvo(*arguments, "--repeats", 1), ("clinical, logistic regression", "clinical + CTP, logistic regression")
     )
+
+
+def with_outcomes(cohort: Path, folder: Path, outcomes: np.ndarray) -> Path:
+    """Write the cohort with other outcomes (PATIENTS,)."""
+    shutil.copytree(cohort, folder, ignore=shutil.ignore_patterns(".*"))
+    table = pd.read_csv(folder / "cohort.csv", dtype=str, keep_default_na=False)
+    table["final_stenosis_percent"] = np.where(outcomes, "80", "10")
+    table["etici"], table["rescue_treatment"] = "3", "0"
+    table.to_csv(folder / "cohort.csv", index=False)
+    return folder
+
+
+def test_model_below_chance_is_not_published_unless_accepted(cohort: Path, tmp_path: Path) -> None:
+    ignorant = with_outcomes(cohort, tmp_path / "coins", np.random.default_rng(6).random(PATIENTS) < 0.4)
+    out = tmp_path / "store" / "coins" / "0.1.0"
+    arguments = ("train", ignorant, "--out", out, "--model", "logistic", "--quick", "--report", tmp_path / "report")
+    refused = rlvo(*arguments)
+    assert refused.exit_code == 2, refused.output
+    assert "worse than chance" in refused.stderr
+    assert "--publish-anyway" in refused.stderr
+    assert not out.exists()
+    assert "| clinical, gradient boosting |" in (tmp_path / "report" / "report.md").read_text()
+    accepted = rlvo(*arguments, "--publish-anyway")
+    assert accepted.exit_code == 0, accepted.output
+    manifest = Manifest.model_validate_json((out / "manifest.json").read_text())
+    assert manifest.calibration.slope == 0
+    assert expit(manifest.calibration.intercept) == pytest.approx(24 / 72, abs=0.02)
+    assert (
+        "Published with `--publish-anyway`: the model ranks patients worse than chance" in (out / "card.md").read_text()
+    )
+
+
+def test_too_few_events_are_refused_before_training(cohort: Path, tmp_path: Path) -> None:
+    rare = with_outcomes(cohort, tmp_path / "rare", np.arange(PATIENTS) % 5 == 0)
+    arguments = ("train", rare, "--model", "logistic", "--quick")
+    result = rlvo(*arguments, "--out", tmp_path / "m" / "1.0.0")
+    assert result.exit_code == 2, result.output
+    assert "a version needs at least 20 of each" in result.stderr
+    assert not list(rare.glob(".runs/*"))
+    assert rlvo(*arguments).exit_code == 0  # the table alone has no such floor
 
 
 @pytest.mark.soak

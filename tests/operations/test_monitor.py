@@ -71,8 +71,8 @@ def test_patients_like_those_of_training_give_no_signal(manifest: Manifest) -> N
     assert result.signals == {}
     assert result.overall is not None
     assert result.overall.low <= result.overall.expected <= result.overall.high
-    assert result.slope == pytest.approx(1, abs=0.35)
-    assert result.intercept == pytest.approx(0, abs=0.35)
+    assert result.slope.value == pytest.approx(1, abs=0.35)
+    assert result.in_the_large.value == pytest.approx(0, abs=0.35)
 
 
 def test_window_numbers_follow_their_definitions(manifest: Manifest) -> None:
@@ -138,8 +138,8 @@ def test_underestimating_version_gives_a_calibration_signal(manifest: Manifest) 
     assert [signals[0].startswith("calibration:") for signals in result.signals.values()] == [True]
     heads, rows = monitor.table(result)
     assert rows[0][heads.index("observed (95 %)")].endswith("!")
-    assert result.intercept is not None
-    assert result.intercept > 0.5
+    assert result.in_the_large is not None
+    assert result.in_the_large.value > 0.5
 
 
 def test_drift_needs_no_outcomes_or_reviews(manifest: Manifest) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from app.evaluation import metrics
-from app.training import calibration
+from app.inference.model_version import ModelVersion
+from app.registry.manifest import Calibration, Manifest
+from app.training import calibration, publication
+from app.training.errors import PublicationRefused
 from app.training.results_table import ModelScores
+from tests.factory import tiny_case, tiny_version
 
 Trial = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]
 
@@ -50,7 +56,8 @@ def test_ensemble_is_calibrated_and_conformal_sets_cover_their_level(trial: Tria
     labels, out_of_fold, each = trial
     rules = ModelScores(out_of_fold, each, ()).rules(labels, np.arange(DEVELOP))
     fresh, probabilities = _fresh(trial, rules)
-    assert metrics.calibration_line(fresh, probabilities) == pytest.approx((1, 0), abs=0.06)
+    assert metrics.calibration_slope(fresh, probabilities).value == pytest.approx(1, abs=0.06)
+    assert metrics.calibration_in_the_large(fresh, probabilities).value == pytest.approx(0, abs=0.06)
     assert metrics.calibration_error(fresh, probabilities) < 0.01
     quantiles = rules.conformal
     assert (probabilities[fresh == 1] >= quantiles.quantile_positive).mean() == pytest.approx(quantiles.level, abs=0.02)
@@ -62,7 +69,7 @@ def test_ensemble_is_calibrated_and_conformal_sets_cover_their_level(trial: Tria
 def test_rules_without_correction_are_underconfident(trial: Trial) -> None:
     labels, out_of_fold, _ = trial
     fresh, probabilities = _fresh(trial, calibration.rules(labels[:DEVELOP], out_of_fold[:DEVELOP]))
-    assert metrics.calibration_line(fresh, probabilities)[0] > 1.2
+    assert metrics.calibration_slope(fresh, probabilities).value > 1.2
 
 
 def test_threshold_is_best_for_the_ensemble(trial: Trial) -> None:
@@ -77,3 +84,87 @@ def test_threshold_is_best_for_the_ensemble(trial: Trial) -> None:
 def test_logits_of_one_fold_are_unchanged() -> None:
     labels, logits = np.array([0, 0, 1, 1]), np.array([-1.0, 0.5, 0.2, 2.0])
     assert calibration.as_ensemble(labels, logits, 0.7, 1) == pytest.approx(logits)
+
+
+def _ignorant(seed: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Labels of 200 patients, and logits that know nothing of them: of any level and scale."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random(200) < 0.16).astype(np.int64)
+    return labels, rng.normal((-90, -2, 0, 40)[seed % 4], (0.1, 1, 30)[seed % 3], 200)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_mean_probability_is_the_prevalence_whatever_the_logits_know(seed: int) -> None:
+    labels, logits = _ignorant(seed)
+    probabilities = calibration.rules(labels, logits).probabilities(logits)
+    assert probabilities.mean() == pytest.approx(labels.mean(), abs=1e-4)
+    assert probabilities.min() > 0.001
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_model_below_chance_answers_the_prevalence(seed: int) -> None:
+    labels, logits = _ignorant(seed)
+    logits = logits if metrics.auc(labels, logits) < 0.5 else -logits
+    rules = calibration.rules(labels, logits)
+    assert rules.calibration.slope == 0.0
+    assert rules.probabilities(np.array([-1e3, 0.0, 1e3])) == pytest.approx(labels.mean())
+    assert rules.decide(logits).all() or not rules.decide(logits).any()
+    assert rules.probabilities(logits).min() >= rules.conformal.quantile_positive
+    assert (1 - rules.probabilities(logits)).min() >= rules.conformal.quantile_negative
+
+
+def test_clamped_slope_has_the_intercept_of_its_own_fit() -> None:
+    """Outliers turn the slope of a model with an AUC above 0.5; the order of patients is kept."""
+    labels = np.array([0] * 80 + [1] * 20)
+    logits = np.concatenate([np.linspace(-1, 0, 79), [400.0], np.linspace(0.1, 1, 20)])
+    assert metrics.platt(labels, logits)[0] < calibration.MIN_SLOPE
+    rules = calibration.rules(labels, logits)
+    assert rules.calibration.slope == calibration.MIN_SLOPE
+    probabilities = rules.probabilities(logits)
+    assert probabilities.mean() == pytest.approx(0.2, abs=1e-6)
+    assert (np.diff(probabilities[np.argsort(logits)]) >= 0).all()
+
+
+def test_weak_model_above_chance_keeps_its_fitted_line() -> None:
+    rng = np.random.default_rng(1)
+    logits = rng.normal(-2, 1, 4000)
+    labels = (rng.random(4000) < expit(0.3 * logits - 1.2)).astype(np.int64)
+    rules = calibration.rules(labels, logits)
+    assert (rules.calibration.slope, rules.calibration.intercept) == metrics.platt(labels, logits)
+    assert rules.calibration.slope == pytest.approx(0.3, abs=0.1)
+
+
+@pytest.mark.parametrize("kind", ["network", "logistic"])
+def test_version_without_a_slope_gives_finite_answers_and_no_contribution(tmp_path: Path, kind: str) -> None:
+    folder = tiny_version(tmp_path, kind=kind)
+    manifest = Manifest.model_validate_json((folder / "manifest.json").read_bytes())
+    flat = manifest.model_copy(update={"calibration": Calibration(slope=0.0, intercept=float(logit(0.16)))})
+    version, case = ModelVersion.load(folder, flat, "cpu"), tiny_case(flat)
+    answer = version.predict(case)
+    assert answer.probability == pytest.approx(0.16)
+    assert answer.folds == pytest.approx([0.16] * len(flat.folds))
+    attribution, maps = version.explain(case)
+    contributions = [each.contribution for each in (*attribution.imaging, *attribution.clinical)]
+    assert contributions == pytest.approx([0.0] * len(contributions), abs=1e-9)
+    assert all(np.isfinite(volume.array).all() for volume in maps.values())
+
+
+@pytest.mark.parametrize(("events", "refused"), [(19, True), (20, False), (40, False), (80, False), (81, True)])
+def test_version_needs_enough_patients_of_both_outcomes(events: int, refused: bool) -> None:
+    labels = (np.arange(100) < events).astype(np.int64)
+    objections = publication.too_few_events(labels)
+    assert bool(objections) is refused
+    publication.check(objections, accepted=True)
+    if refused:
+        with pytest.raises(PublicationRefused, match=rf"{events} patients with the outcome(?s:.*)--publish-anyway"):
+            publication.check(objections, accepted=False)
+
+
+def test_version_needs_a_ranking_that_is_not_below_chance() -> None:
+    labels = np.array([0, 0, 1, 1])
+    assert publication.below_chance(labels, np.array([0.1, 0.2, 0.3, 0.4])) == []
+    assert publication.below_chance(labels, np.array([0.1, 0.1, 0.1, 0.1])) == []
+    (objection,) = publication.below_chance(labels, np.array([0.4, 0.3, 0.2, 0.1]))
+    assert "is 0.000" in objection
+    with pytest.raises(PublicationRefused, match=r"results of this run: folder/report\.md"):
+        publication.check([objection], accepted=False, report="folder/report.md")

@@ -10,13 +10,16 @@ import pytest
 from scipy.special import expit
 
 from app.evaluation import figures, subgroups
-from app.evaluation.metrics import Comparison, Estimate, auc
+from app.evaluation.metrics import Comparison, Estimate, auc, f1
+from app.registry.manifest import Measured
 from app.reporting.drawing import CircleShape, LineShape
 from app.sdk.clinical import ClinicalRecord
-from app.training import report, results_table
+from app.training import calibration, cross_validation, model_card, report, results_table
+from app.training.cross_validation import CrossValidation, ModelSummary
 from app.training.dataset import Dataset
-from app.training.results_table import ORACLE, ResultRow
+from app.training.results_table import ORACLE, ModelScores, ResultRow
 from app.training.splits import Split
+from tests.factory import tiny_manifest
 from tests.training.tiny import tiny_dataset
 
 RNG = np.random.default_rng(3)
@@ -33,7 +36,7 @@ def data() -> Dataset:
 
 
 def lines(data: Dataset, labels: np.ndarray) -> dict[str, list[str]]:
-    table = subgroups.lines(replace(data, labels=labels), np.arange(400), PROBABILITIES, 0.3)
+    table = subgroups.lines(replace(data, labels=labels), np.arange(400), PROBABILITIES, PROBABILITIES >= 0.3)
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in list(table)[2:]]
     return {row[0]: row[1:] for row in cells}
 
@@ -51,7 +54,7 @@ def test_subgroup_with_few_events_is_listed_without_numbers(data: Dataset) -> No
 
 def test_subgroups_cover_the_given_rows_and_known_scanners(data: Dataset) -> None:
     rows = np.arange(100)
-    table = list(subgroups.lines(data, rows, PROBABILITIES[rows], 0.3))
+    table = list(subgroups.lines(data, rows, PROBABILITIES[rows], PROBABILITIES[rows] >= 0.3))
     assert any(line.startswith("| scanner A | 50 |") for line in table)
     assert not any(line.startswith("| sex: female") for line in table)  # no such patient in these rows
     assert sum(line.startswith("| scanner") for line in table) == 1
@@ -83,10 +86,10 @@ def test_same_report_has_the_same_bytes_and_replaces_the_earlier_one(tmp_path: P
         return {path.name: path.read_bytes() for path in sorted((tmp_path / "report").iterdir())}
 
     rows, models = np.arange(400), {"one": PROBABILITIES, "other": PROBABILITIES[::-1]}
-    report.write(tmp_path / "report", "title", ["| a table |"], data, rows, models, "one", 0.3)
+    report.write(tmp_path / "report", "title", ["| a table |"], data, rows, models, "one", PROBABILITIES >= 0.3)
     first = bytes_of()
     (tmp_path / "report" / "stale.txt").touch()
-    report.write(tmp_path / "report", "title", ["| a table |"], data, rows, models, "one", 0.3)
+    report.write(tmp_path / "report", "title", ["| a table |"], data, rows, models, "one", PROBABILITIES >= 0.3)
     assert bytes_of() == first
     assert len(first) == 9
     assert "| a table |" in first["report.md"].decode()
@@ -111,3 +114,95 @@ def test_oracle_is_scored_like_any_model() -> None:
     assert line.test.value == auc(LABELS[300:], PROBABILITIES[300:])
     assert other.comparison is not None
     assert other.comparison.difference == 0
+
+
+def _noise(rows: int, seed: int) -> ModelScores:
+    """Scores of a model that knows nothing, in four folds of the first 3/4 of the rows."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(-1.5, 1, rows)
+    develop = np.arange(rows * 3 // 4)
+    out_of_fold, each = logits.copy(), np.tile(logits, (4, 1)) + rng.normal(0, 0.1, (4, rows))
+    out_of_fold[len(develop) :] = np.nan
+    each[:, : len(develop)] = np.nan
+    return ModelScores(out_of_fold, each, (0.4, 0.5, 0.5, 0.6))
+
+
+def _split(rows: int) -> Split:
+    develop = np.arange(rows * 3 // 4)
+    parts = np.array_split(develop, 4)
+    return Split(develop, np.arange(len(develop), rows), tuple((np.setdiff1d(develop, own), own) for own in parts))
+
+
+def test_sd_over_folds_has_one_degree_of_freedom_less() -> None:
+    (row,) = results_table.table({"noise": _noise(400, 1)}, LABELS, _split(400), "noise")
+    assert row.folds == (pytest.approx(0.5), pytest.approx(np.std([0.4, 0.5, 0.5, 0.6], ddof=1)))
+    line = ModelSummary("noise", (0.4, 0.6), Estimate(0.5, 0.4, 0.6), None)
+    summary = CrossValidation(("a", "b"), np.arange(2), {}, {}, (line,))
+    assert "0.500 ± 0.141" in cross_validation.markdown(summary, "noise")
+    single = replace(line, by_block=(0.4,))
+    assert "0.400 ± unknown" in cross_validation.markdown(replace(summary, lines=(single,)), "noise")
+
+
+def test_labels_of_a_fold_do_not_choose_its_threshold() -> None:
+    """Labels of the tested rows are changed: decisions on these rows stay as they are."""
+    split, scores = _split(400), _noise(400, 2)
+    own = split.folds[0][1]
+    flipped = LABELS.copy()
+    flipped[own] = 1 - flipped[own]
+    learn = split.folds[0][0]
+    one, other = (calibration.rules(labels[learn], scores.out_of_fold[learn]) for labels in (LABELS, flipped))
+    assert one == other
+    by_fold = [
+        f1(LABELS[rows], calibration.rules(LABELS[learn], scores.out_of_fold[learn]).decide(scores.out_of_fold[rows]))
+        for learn, rows in split.folds
+    ]
+    (row,) = results_table.table({"noise": scores}, LABELS, split, "noise")
+    assert row.folds_f1 == (pytest.approx(np.mean(by_fold)), pytest.approx(np.std(by_fold, ddof=1)))
+
+
+def test_pooled_decisions_do_not_depend_on_the_tested_labels() -> None:
+    split, scores = _split(400), _noise(400, 3)
+    changed = LABELS.copy()
+    changed[split.test] = 1 - changed[split.test]
+    one, other = (
+        cross_validation.pool([("a", split, {"noise": scores})], labels, "noise") for labels in (LABELS, changed)
+    )
+    assert one.decided["noise"] == pytest.approx(other.decided["noise"])
+    own = scores.rules(LABELS, split.develop).decide(scores.mean[split.test])
+    assert one.decided["noise"] == pytest.approx(own.astype(float))
+
+
+def test_decisions_of_several_repeats_are_pooled_as_their_share() -> None:
+    split = _split(400)
+    repeats = [(f"repeat {n}", split, {"noise": _noise(400, n)}) for n in (4, 5)]
+    pooled = cross_validation.pool(repeats, LABELS, "noise")
+    assert set(np.unique(pooled.decided["noise"])) <= {0.0, 0.5, 1.0}
+
+
+def test_no_best_model_is_named_with_few_test_events() -> None:
+    def row(name: str, events: int) -> ResultRow:
+        return ResultRow(name, (0.7, 0.0), Estimate(0.8, 0, 1), 0.0, None, events=events)
+
+    assert "9 test patients of the rarer outcome are too few" in results_table.verdict([row("a", 9), row("b", 9)])
+    assert results_table.verdict([row("a", 10)]) == "Best on the folds and on the test part: a."
+
+
+def test_table_with_several_comparisons_carries_the_note_on_multiplicity() -> None:
+    scored = {name: _noise(400, seed) for seed, name in enumerate(("DAFT", "a", "b"))}
+    text = results_table.markdown(results_table.table(scored, LABELS, _split(400), "DAFT"), "DAFT")
+    assert "2 comparisons: p values" in text
+    pooled = cross_validation.pool([("x", _split(400), scored)], LABELS, "DAFT")
+    assert "2 comparisons: p values" in cross_validation.markdown(pooled, "DAFT")
+    scored.pop("b")
+    assert "comparisons" not in results_table.markdown(results_table.table(scored, LABELS, _split(400), "DAFT"), "DAFT")
+
+
+def test_card_states_what_a_single_run_can_be_and_only_estimable_intervals() -> None:
+    measured = {"auc": Measured(value=0.7, low=0.6, high=0.8), "calibration_intercept": Measured(value=0.1)}
+    manifest = tiny_manifest().model_copy(update={"metrics": measured})  # the second name is that of old manifests
+    rows = results_table.table({"DAFT": _noise(400, 1)}, LABELS, _split(400), "DAFT")
+    card = model_card.write(manifest, rows, ["a note"], None, LABELS, _split(400))
+    assert model_card.SINGLE_RUN in card
+    assert "| auc | 0.700 | 0.600 to 0.800 |" in card
+    assert "| calibration intercept | 0.100 |  |" in card
+    assert "0.71 to 1.67" in (Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md").read_text()
