@@ -327,7 +327,7 @@ def train_with_fault(cohort: Path, folder: Path, change: str, value: object) -> 
         ("prepared", "4000", "row 5, column prepared"),
         ("age", "seventy", "row 5, column age"),
         ("mrs_90", "1", "column mrs_90: it is known only after"),
-        ("cta", "gone.nii.gz", "row 5, column cta: there is no such file"),
+        ("cta", "gone.nii.gz", "90 rows (2, 3, 4, ...), column cta: there is no such file"),
     ],
 )
 def test_cohort_fault_exits_with_2_and_names_its_row(
