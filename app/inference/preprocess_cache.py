@@ -53,9 +53,14 @@ def cache_key(volumes: Volumes) -> str:
     """SHA-256 of the study's files, the grid and the channels."""
     digest = hashlib.sha256(json.dumps(layout(), sort_keys=True).encode())
     for field in sorted(volumes):
-        status = volumes[field].stat()
-        digest.update(f"{field}:{_content(volumes[field], status.st_size, status.st_mtime_ns)}".encode())
+        digest.update(f"{field}:{file_digest(volumes[field])}".encode())
     return digest.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    status = path.stat()
+    return _content(path, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=100_000)

@@ -41,6 +41,7 @@ class Dataset:
         groups: (n,) patient numbers; rows of one patient stay together in every split.
         latents: (n, k) standardised, NaN where unknown.
         oracle: (n,) true probability of rLVO, for phantoms only.
+        digests: Digests (n) of the images of each row, see ``provenance.image_digests``.
     """
 
     images: NDArray[np.float16]
@@ -53,6 +54,7 @@ class Dataset:
     latents: NDArray[np.float32]
     oracle: NDArray[np.float64] | None = None
     scanners: NDArray[np.str_] | None = None
+    digests: Sequence[Mapping[str, str]] = ()
 
     def __len__(self) -> int:
         return len(self.labels)

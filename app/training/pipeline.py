@@ -30,7 +30,7 @@ def run(config: TrainConfig, progress: ProgressReporter, fill: Filler | None = N
         config.check()
         patients = cohort.read(config.cohort, drop_unknown=config.drop_unknown)
         data = preprocess(patients, progress, jobs=config.jobs, fill=fill)
-        splits = split(patients, data, config)
+        splits = split(patients, data, config, device)
         fitted = fit(splits, data, config, device, progress)
         if not distributed.is_first_rank():
             return ""

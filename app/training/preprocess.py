@@ -28,6 +28,7 @@ from app.training.dataset import LATENTS, Dataset, known_latents
 from app.training.errors import CohortFault
 from app.training.process_pool import side_by_side
 from app.training.progress import ProgressReporter
+from app.training.provenance import image_digests
 
 Filler = Callable[[Sequence[CohortRow], Path, Callable[[], None]], None]
 """Prepares studies into the cache folder and calls the third argument after each. It raises nothing for a study that
@@ -54,6 +55,7 @@ def preprocess(cohort: Cohort, progress: ProgressReporter, *, jobs: int = 1, fil
     rows = cohort.studies
     patients = {name: number for number, name in enumerate(dict.fromkeys(study.patient for study in rows))}
     latents, oracle = _truth(cohort, perfusion)
+    files = [study.volumes if study.prepared is None else {} for study in rows]
     return Dataset(
         images=images,
         presence=presence,
@@ -65,6 +67,7 @@ def preprocess(cohort: Cohort, progress: ProgressReporter, *, jobs: int = 1, fil
         latents=latents,
         oracle=oracle,
         scanners=np.array([study.scanner for study in rows]),
+        digests=[image_digests(*parts) for parts in zip(images, presence, files, strict=True)],
     )
 
 

@@ -94,6 +94,20 @@ def test_same_seed_gives_same_digests(trained: tuple[Path, Result], cohort: Path
     assert [fold.sha256 for fold in one.folds] == [fold.sha256 for fold in other.folds]
     assert one.calibration == other.calibration
     assert one.metrics == other.metrics
+    assert one.training.data_sha256 == other.training.data_sha256
+
+
+def test_edited_table_is_trained_anew(trained: tuple[Path, Result], cohort: Path) -> None:
+    """The same command on an edited table uses no checkpoint, and the manifest has another data digest."""
+    copy, second = cohort.parent / "edited", cohort.parent / "store" / "tried" / "0.1.3"
+    shutil.copytree(cohort, copy)
+    table = pd.read_csv(copy / "cohort.csv", dtype=str, keep_default_na=False)
+    table["age"] = table["age"].to_numpy()[::-1]
+    table.to_csv(copy / "cohort.csv", index=False)
+    assert rlvo("train", copy, "--out", second, "--trunk", TRUNK, "--quick", "--seed", 4).exit_code == 0
+    one, other = (Manifest.model_validate_json((out / "manifest.json").read_text()) for out in (trained[0], second))
+    assert not {fold.sha256 for fold in one.folds} & {fold.sha256 for fold in other.folds}
+    assert one.training.data_sha256 != other.training.data_sha256
 
 
 def test_existing_version_is_not_overwritten(trained: tuple[Path, Result], cohort: Path) -> None:
