@@ -96,6 +96,12 @@ def train(
     report: Annotated[Path | None, typer.Option(help="Folder of the report and its figures")] = None,
     quick: Annotated[bool, typer.Option(help="Only the published model and the baselines")] = False,
     drop_unknown: Annotated[bool, typer.Option(help="Leave out rows of unknown outcome")] = False,
+    accept_flags: Annotated[
+        bool, typer.Option("--accept-flags", help="Continue with doubtful images, or images of several patients")
+    ] = False,
+    i_know: Annotated[
+        bool, typer.Option("--i-know", help="Continue with patients that a given version was trained on")
+    ] = False,
 ) -> None:
     """Train by the paper's protocol, print the results table, and write a version that the service can load.
 
@@ -125,6 +131,8 @@ def train(
             repeats=repeats,
             jobs=jobs or _cores(),
             report=report,
+            accept_flags=accept_flags,
+            i_know=i_know,
         )
         summary = pipeline.run(config, RichProgress(console), fill)
     if summary:  # under torchrun, only the first process has one
@@ -154,6 +162,12 @@ def evaluate(
     report: Annotated[Path | None, typer.Option(help="Folder of a report with figures")] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Studies prepared at the same time; 0: one per core")] = 0,
     drop_unknown: Annotated[bool, typer.Option(help="Leave out rows of unknown outcome")] = False,
+    accept_flags: Annotated[
+        bool, typer.Option("--accept-flags", help="Continue with doubtful images, or images of several patients")
+    ] = False,
+    i_know: Annotated[
+        bool, typer.Option("--i-know", help="Continue with patients that a given version was trained on")
+    ] = False,
 ) -> None:
     """Score versions on a cohort (discrimination, calibration, decisions, subgroups) and compare them in pairs."""
     from app.training.score import EvalConfig, score
@@ -168,6 +182,8 @@ def evaluate(
             site=site,
             report=report,
             jobs=jobs or _cores(),
+            accept_flags=accept_flags,
+            i_know=i_know,
         )
         text = score(config, RichProgress(console))
     typer.echo(text)

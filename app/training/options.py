@@ -49,6 +49,8 @@ class TrainConfig:
         trunk: Version whose image trunk and last block are reused without training.
         phantoms: Number of phantoms on which a new trunk is pretrained; 0: none.
         jobs: Folds, or studies, that run at the same time.
+        accept_flags: Train although the preparation doubts some images, or images repeat under several patients.
+        i_know: Train although the version of ``trunk`` was trained on some of the patients.
     """
 
     cohort: Path
@@ -65,6 +67,8 @@ class TrainConfig:
     repeats: int = 5
     jobs: int = 1
     report: Path | None = None
+    accept_flags: bool = False
+    i_know: bool = False
 
     def check(self) -> None:
         """Check that the version can be written.

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from app.inference import defaults, model_version
 from app.network.architecture import Fusion
 from app.network.daft import Network
 from app.registry.manifest import Fold, Manifest, Measured, Training
-from app.training import model_card, report
+from app.training import model_card, provenance, report, training_overlap
 from app.training.calibrate import Calibrated, VersionStatistics
 from app.training.calibration import Rules
 from app.training.cohort import Cohort
@@ -54,23 +55,25 @@ def package(
     calibrated: Calibrated,
     data: Dataset,
     config: TrainConfig,
+    remarks: Sequence[str] = (),
 ) -> Packaged:
-    """Write the version and the report of the test patients."""
+    """Write the version and the report of the test patients; ``remarks`` on the cohort stand in the card and report."""
     manifest = None
     if calibrated.version is not None:
-        manifest = _write_version(cohort, splits, fitted, evaluation, calibrated.version, data, config)
+        manifest = _write_version(cohort, splits, fitted, evaluation, calibrated.version, data, config, remarks)
     many = config.validation.has_many_splits
     path = report.write(
         config.report or splits.folder / "report",
         f"{config.cohort.name}: {PROTOCOLS[config.validation] if many else 'the test part'}",
-        [evaluation.table],
+        [evaluation.table, *remarks],
         data,
         evaluation.tested,
         evaluation.probabilities,
         PUBLISHED[config.model],
         calibrated.threshold,
     )
-    return Packaged(f"{evaluation.table}\n\nFigures, decision curve and subgroups: {path}", manifest)
+    summary = [evaluation.table, *remarks, f"Figures, decision curve and subgroups: {path}"]
+    return Packaged("\n\n".join(summary), manifest)
 
 
 def _write_version(
@@ -81,6 +84,7 @@ def _write_version(
     statistics: VersionStatistics,
     data: Dataset,
     config: TrainConfig,
+    remarks: Sequence[str] = (),
 ) -> Manifest:
     assert config.out is not None
     out, name, (result,) = config.out, PUBLISHED[config.model], fitted.results
@@ -106,11 +110,12 @@ def _write_version(
         background=statistics.background,
         out_of_distribution=statistics.out_of_distribution,
         training=_training(cohort, splits, data, config),
+        extra=_provenance(cohort, data, config),
         metrics=_measured(data.labels[test], scores.mean[test], statistics.rules),
     )
     seen = data.only([CHANNEL_NAMES.index(channel) for channel in visible])
     golden = [to_model_input(seen, result.vectors, result.spec, int(test[0]))]
-    notes = [*(() if logistic else fitted.notes), _command(config)]
+    notes = [*(() if logistic else fitted.notes), _command(config), *remarks]
     tables = _test_tables(data, test, statistics.rules.probabilities(scores.mean[test]), statistics.rules)
     card = model_card.write(manifest, evaluation.rows, notes, data.oracle, data.labels, result.split, tables)
     return model_version.save(out, manifest, list(parts), golden=golden, card=card)
@@ -134,6 +139,14 @@ def _training(cohort: Cohort, splits: RunSplits, data: Dataset, config: TrainCon
         target=cohort.target,
         protocol=PROTOCOLS[config.validation],
     )
+
+
+def _provenance(cohort: Cohort, data: Dataset, config: TrainConfig) -> dict[str, Any]:
+    """Digest of the code, and hashes of the patients that the version or its reused trunk was trained on."""
+    trained_on = [training_overlap.hashes(cohort, data)]
+    if config.trunk is not None:
+        trained_on += provenance.read_manifest(config.trunk).extra.get(training_overlap.EXTRA, [])
+    return {"code_sha256": provenance.code_digest(), training_overlap.EXTRA: trained_on}
 
 
 def _command(config: TrainConfig) -> str:

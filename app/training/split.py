@@ -19,8 +19,11 @@ from app.training.errors import CohortFault
 from app.training.options import TrainConfig, Validation
 from app.training.splits import Split
 
-NO_EFFECT = ("jobs", "report", "out", "model")  # arguments that change no number of a fitted model
-BY_CONTENT = ("cohort", "trunk", "device")  # arguments of which the key holds the content and not the text
+NO_EFFECT = ("jobs", "report", "out", "model", "accept_flags", "i_know")
+"""Arguments that change no number of a fitted model."""
+
+BY_CONTENT = ("cohort", "trunk", "device")
+"""Arguments of which the key holds the content and not the text."""
 
 
 @dataclass(frozen=True)

@@ -121,3 +121,10 @@ def test_study_of_an_older_cache_is_prepared_again(tmp_path: Path, monkeypatch: 
     now = preprocess_cache.cache_key(volumes)
     monkeypatch.setattr(preprocess_cache, "CACHE_VERSION", preprocess_cache.CACHE_VERSION - 1)
     assert preprocess_cache.cache_key(volumes) != now
+
+
+def test_every_code_that_stops_a_run_is_documented() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "training.md").read_text()
+    table = text[text.index("### Checks of the images") : text.index("### Patients that a version")]
+    documented = [line.split("`")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert documented == list(input_checks.DOUBTFUL)
