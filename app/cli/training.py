@@ -110,6 +110,12 @@ def train(
     publish_anyway: Annotated[
         bool, typer.Option(help="Write the version even with too few events or a ranking worse than chance")
     ] = False,
+    accept_flags: Annotated[
+        bool, typer.Option("--accept-flags", help="Continue with doubtful images, or images of several patients")
+    ] = False,
+    i_know: Annotated[
+        bool, typer.Option("--i-know", help="Continue with patients that a given version was trained on")
+    ] = False,
 ) -> None:
     """Train by the paper's protocol, print the results table, and write a version that the service can load.
 
@@ -143,6 +149,8 @@ def train(
             columns=columns,
             date_format=date_format,
             publish_anyway=publish_anyway,
+            accept_flags=accept_flags,
+            i_know=i_know,
         )
         summary = pipeline.run(config, RichProgress(console), fill)
     if summary:  # under torchrun, only the first process has one
@@ -175,6 +183,12 @@ def evaluate(
     target: TargetOption = None,
     columns: ColumnsOption = None,
     date_format: DateFormatOption = "",
+    accept_flags: Annotated[
+        bool, typer.Option("--accept-flags", help="Continue with doubtful images, or images of several patients")
+    ] = False,
+    i_know: Annotated[
+        bool, typer.Option("--i-know", help="Continue with patients that a given version was trained on")
+    ] = False,
 ) -> None:
     """Score versions on a cohort (discrimination, calibration, decisions, subgroups) and compare them in pairs."""
     from app.training.score import EvalConfig, score
@@ -192,6 +206,8 @@ def evaluate(
             target=target,
             columns=columns,
             date_format=date_format,
+            accept_flags=accept_flags,
+            i_know=i_know,
         )
         text = score(config, RichProgress(console))
     typer.echo(text)

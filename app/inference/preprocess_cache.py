@@ -1,8 +1,9 @@
 """Prepared studies of a training cohort, cached in a folder.
 
 Design notes:
-- The key is the sha-256 of the files' contents, the grid and the channels. So an interrupted preparation continues, an
-  edited file is prepared again, and a renamed file is not.
+- The key is the sha-256 of the files' contents, the grid, the channels and ``CACHE_VERSION``. So an interrupted
+  preparation continues, an edited file is prepared again, and a renamed file is not.
+- The flags of the preparation are in the metadata of the file.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from app.inference import defaults
-from app.sdk.types import Input, PerfusionSummary
+from app.sdk.types import Flag, Input, PerfusionSummary
 
 Volumes = Mapping[Input, Path]
 
+CACHE_VERSION = 2  # increase it when the content of a file or the preprocessing changes; older files are not read
 PERFUSION_FIELDS = tuple(PerfusionSummary.model_fields)
 
 
@@ -39,6 +42,7 @@ class PreparedStudy:
     image: NDArray[np.float16]
     presence: NDArray[np.bool_]
     perfusion: PerfusionSummary | None
+    flags: tuple[Flag, ...] = ()
 
 
 def layout() -> dict[str, object]:
@@ -50,12 +54,17 @@ def layout() -> dict[str, object]:
 
 
 def cache_key(volumes: Volumes) -> str:
-    """SHA-256 of the study's files, the grid and the channels."""
-    digest = hashlib.sha256(json.dumps(layout(), sort_keys=True).encode())
+    """SHA-256 of the study's files, the grid, the channels and the version of the cache."""
+    digest = hashlib.sha256(json.dumps(layout() | {"cache": CACHE_VERSION}, sort_keys=True).encode())
     for field in sorted(volumes):
-        status = volumes[field].stat()
-        digest.update(f"{field}:{_content(volumes[field], status.st_size, status.st_mtime_ns)}".encode())
+        digest.update(f"{field}:{file_digest(volumes[field])}".encode())
     return digest.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    status = path.stat()
+    return _content(path, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=100_000)
@@ -75,14 +84,17 @@ def prepare_cached(volumes: Volumes, cache: Path) -> PreparedStudy:
     path = cache / f"{cache_key(volumes)}.safetensors"
     if path.exists():
         stored = load_file(path)
-        return PreparedStudy(stored["image"], stored["presence"].astype(bool), _summary(stored["perfusion"]))
+        with safe_open(path, "np") as file:
+            flags = tuple(Flag(**flag) for flag in json.loads(file.metadata()["flags"]))
+        return PreparedStudy(stored["image"], stored["presence"].astype(bool), _summary(stored["perfusion"]), flags)
     from app.imaging import preprocess
     from app.imaging.io import nifti
 
     images = preprocess.prepare(
         {field: nifti.read(file, field=field) for field, file in volumes.items()}, defaults.GRID, defaults.CHANNELS
     )
-    prepared = PreparedStudy(images.image.astype(np.float16), np.asarray(images.presence, bool), images.perfusion)
+    image, presence = images.image.astype(np.float16), np.asarray(images.presence, bool)
+    prepared = PreparedStudy(image, presence, images.perfusion, images.flags)
     numbers = [getattr(images.perfusion, name, None) for name in PERFUSION_FIELDS]
     cache.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(f".{os.getpid()}.part")
@@ -93,6 +105,7 @@ def prepare_cached(volumes: Volumes, cache: Path) -> PreparedStudy:
             "perfusion": np.array([np.nan if number is None else number for number in numbers], np.float64),
         },
         draft,
+        {"flags": json.dumps([flag.model_dump(mode="json") for flag in prepared.flags])},
     )
     draft.replace(path)
     return prepared

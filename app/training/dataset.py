@@ -24,7 +24,7 @@ from app.phantoms import biology, cohort
 from app.phantoms.biology import Preset
 from app.registry.manifest import Clinical
 from app.sdk.clinical import ClinicalRecord, ImagingSigns
-from app.sdk.types import Channel, PerfusionSummary
+from app.sdk.types import Channel, Flag, PerfusionSummary
 
 Bits = NDArray[np.bool_]
 
@@ -41,6 +41,8 @@ class Dataset:
         groups: (n,) patient numbers; rows of one patient stay together in every split.
         latents: (n, k) standardised, NaN where unknown.
         oracle: (n,) true probability of rLVO, for phantoms only.
+        digests: Digests (n) of the images of each row, see ``provenance.image_digests``.
+        flags: Flags (n) of the preparation of each row; None for a row that came prepared.
     """
 
     images: NDArray[np.float16]
@@ -53,6 +55,8 @@ class Dataset:
     latents: NDArray[np.float32]
     oracle: NDArray[np.float64] | None = None
     scanners: NDArray[np.str_] | None = None
+    digests: Sequence[Mapping[str, str]] = ()
+    flags: Sequence[Sequence[Flag] | None] = ()
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -50,6 +50,11 @@ def is_distributed() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
+def rank_count() -> int:
+    """Number of ranks that train one fold."""
+    return distributed.get_world_size() if is_distributed() else 1
+
+
 def is_first_rank() -> bool:
     """Whether this rank writes files and reports progress."""
     return not is_distributed() or distributed.get_rank() == 0

@@ -65,6 +65,8 @@ class TrainConfig:
         columns: ``columns.toml`` of the table; None: the one in its folder, if there is one.
         date_format: Form of the dates, as ``dd/mm/yyyy``; "": ISO.
         publish_anyway: Write a version in spite of few events or a ranking below chance (``publication.py``).
+        accept_flags: Train although the preparation doubts some images, or images repeat under several patients.
+        i_know: Train although the version of ``trunk`` was trained on some of the patients.
     """
 
     cohort: Path
@@ -85,6 +87,8 @@ class TrainConfig:
     columns: Path | None = None
     date_format: str = ""
     publish_anyway: bool = False
+    accept_flags: bool = False
+    i_know: bool = False
 
     def check(self) -> None:
         """Check that the version can be written.

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from app.inference import defaults, model_version
 from app.network.architecture import Fusion
 from app.network.daft import Network
 from app.registry.manifest import Fold, Manifest, Measured, Training
-from app.training import model_card, publication, report
+from app.training import model_card, provenance, publication, report, training_overlap
 from app.training.calibrate import VersionStatistics
 from app.training.calibration import Rules
 from app.training.cohort import Cohort
@@ -54,8 +55,9 @@ def package(
     statistics: VersionStatistics | None,
     data: Dataset,
     config: TrainConfig,
+    remarks: Sequence[str] = (),
 ) -> Packaged:
-    """Write the report of the test patients, and the version.
+    """Write the report of the test patients, and the version; ``remarks`` on the cohort stand in both.
 
     Raises:
         PublicationRefused: If the model ranks the development patients worse than chance out of fold.
@@ -64,7 +66,7 @@ def package(
     path = report.write(
         config.report or splits.folder / "report",
         f"{config.cohort.name}: {PROTOCOLS[config.validation] if many else 'the test part'}",
-        [evaluation.table, *splits.notes],
+        [evaluation.table, *splits.notes, *remarks],
         data,
         evaluation.tested,
         evaluation.probabilities,
@@ -78,9 +80,9 @@ def package(
         objections = publication.below_chance(data.labels[develop], scores.out_of_fold[develop])
         publication.check(objections, accepted=config.publish_anyway, report=str(path))
         objections += publication.too_few_events(data.labels[develop])
-        manifest = _write_version(cohort, splits, fitted, evaluation, statistics, objections, data, config)
-    notes = "".join(f"\n\n{note}" for note in splits.notes)
-    return Packaged(f"{evaluation.table}{notes}\n\nFigures, decision curve and subgroups: {path}", manifest)
+        manifest = _write_version(cohort, splits, fitted, evaluation, statistics, objections, data, config, remarks)
+    place = f"Figures, decision curve and subgroups: {path}"
+    return Packaged("\n\n".join([evaluation.table, *splits.notes, *remarks, place]), manifest)
 
 
 def _write_version(
@@ -92,6 +94,7 @@ def _write_version(
     objections: Sequence[str],
     data: Dataset,
     config: TrainConfig,
+    remarks: Sequence[str] = (),
 ) -> Manifest:
     assert config.out is not None
     out, name, (result,) = config.out, PUBLISHED[config.model], fitted.results
@@ -117,12 +120,13 @@ def _write_version(
         background=statistics.background,
         out_of_distribution=statistics.out_of_distribution,
         training=_training(cohort, splits, data, config),
+        extra=_provenance(cohort, data, config),
         metrics=_measured(data.labels[test], scores.mean[test], statistics.rules),
     )
     seen = data.only([CHANNEL_NAMES.index(channel) for channel in visible])
     golden = [to_model_input(seen, result.vectors, result.spec, int(test[0]))]
     accepted = [f"Published with `--publish-anyway`: {objection}." for objection in objections]
-    notes = [*accepted, *(() if logistic else fitted.notes), _command(config)]
+    notes = [*accepted, *(() if logistic else fitted.notes), _command(config), *remarks]
     tables = _test_tables(data, test, statistics.rules.probabilities(scores.mean[test]), statistics.rules)
     outcome = [*(cohort.counts.lines() if cohort.counts else ()), *_reading(cohort)]
     card = model_card.write(manifest, evaluation.rows, notes, data.oracle, data.labels, result.split, tables, outcome)
@@ -152,6 +156,14 @@ def _training(cohort: Cohort, splits: RunSplits, data: Dataset, config: TrainCon
 def _reading(cohort: Cohort) -> list[str]:
     """How the table was read, for the card."""
     return ["", f"The table was read with: {', '.join(cohort.notes)}."] if cohort.notes else []
+
+
+def _provenance(cohort: Cohort, data: Dataset, config: TrainConfig) -> dict[str, Any]:
+    """Digest of the code, and hashes of the patients that the version or its reused trunk was trained on."""
+    trained_on = [training_overlap.hashes(cohort, data)]
+    if config.trunk is not None:
+        trained_on += provenance.read_manifest(config.trunk).extra.get(training_overlap.EXTRA, [])
+    return {"code_sha256": provenance.code_digest(), training_overlap.EXTRA: trained_on}
 
 
 def _command(config: TrainConfig) -> str:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import torch
 
-from app.training import cohort, distributed
+from app.training import cohort, distributed, input_checks, training_overlap
 from app.training.calibrate import calibrate
+from app.training.dataset import Dataset
 from app.training.evaluate import evaluate
 from app.training.fit import fit
 from app.training.options import TrainConfig
 from app.training.package import package
 from app.training.preprocess import Filler, preprocess
 from app.training.progress import ProgressReporter
+from app.training.provenance import read_manifest
 from app.training.split import split
 
 
@@ -36,13 +38,23 @@ def run(config: TrainConfig, progress: ProgressReporter, fill: Filler | None = N
             date_format=config.date_format,
         )
         data = preprocess(patients, progress, jobs=config.jobs, fill=fill)
-        splits = split(patients, data, config)
+        remarks = _check(patients, data, config)
+        splits = split(patients, data, config, device)
         fitted = fit(splits, data, config, device, progress)
         if not distributed.is_first_rank():
             return ""
         evaluation = evaluate(fitted, splits, data, config)
         statistics = calibrate(fitted, data, config)
-        return package(patients, splits, fitted, evaluation, statistics, data, config).summary
+        return package(patients, splits, fitted, evaluation, statistics, data, config, remarks).summary
+
+
+def _check(patients: cohort.Cohort, data: Dataset, config: TrainConfig) -> tuple[str, ...]:
+    """Remarks on the images, and on patients that the reused trunk was trained on, for the card and the report."""
+    overlap = ""
+    if config.trunk is not None:
+        overlap = training_overlap.check(read_manifest(config.trunk), patients, data, accept=config.i_know)
+    remarks = overlap, input_checks.check(patients, data, accept=config.accept_flags)
+    return tuple(filter(None, remarks))
 
 
 def _device(name: str) -> torch.device:

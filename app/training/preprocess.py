@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 
 from app.inference import preprocess_cache
 from app.sdk.errors import RlvoError
-from app.sdk.types import PerfusionSummary
+from app.sdk.types import Flag, PerfusionSummary
 from app.training import distributed
 from app.training.cohort import Cohort, CohortRow
 from app.training.dataset import LATENTS, Dataset, known_latents
 from app.training.errors import CohortFault
 from app.training.process_pool import side_by_side
 from app.training.progress import ProgressReporter
+from app.training.provenance import image_digests
 
 Filler = Callable[[Sequence[CohortRow], Path, Callable[[], None]], None]
 """Prepares studies into the cache folder and calls the third argument after each. It raises nothing for a study that
@@ -50,10 +51,11 @@ def preprocess(cohort: Cohort, progress: ProgressReporter, *, jobs: int = 1, fil
     if arrays is None and distributed.is_first_rank():
         arrays = _prepare(cohort, cache, fill or _by_processes(jobs), progress)
     distributed.barrier()
-    images, presence, perfusion = arrays or _load(cohort, cache)
+    images, presence, perfusion, flags = arrays or _load(cohort, cache)
     rows = cohort.studies
     patients = {name: number for number, name in enumerate(dict.fromkeys(study.patient for study in rows))}
     latents, oracle = _truth(cohort, perfusion)
+    files = [study.volumes if study.prepared is None else {} for study in rows]
     return Dataset(
         images=images,
         presence=presence,
@@ -65,10 +67,12 @@ def preprocess(cohort: Cohort, progress: ProgressReporter, *, jobs: int = 1, fil
         latents=latents,
         oracle=oracle,
         scanners=np.array([study.scanner for study in rows]),
+        digests=[image_digests(*parts) for parts in zip(images, presence, files, strict=True)],
+        flags=flags,
     )
 
 
-Arrays = tuple[NDArray[np.float16], NDArray[np.bool_], list[PerfusionSummary | None]]
+Arrays = tuple[NDArray[np.float16], NDArray[np.bool_], list[PerfusionSummary | None], Sequence[Sequence[Flag] | None]]
 
 
 def _ready(cohort: Cohort) -> Arrays | None:
@@ -88,7 +92,9 @@ def _ready(cohort: Cohort) -> Arrays | None:
         raise CohortFault([f"row {row}, column prepared: images.npy has no such row" for row in beyond])
     in_order = np.array_equal(order, np.arange(len(images)))
     # The perfusion numbers of a prepared cohort are in its clinical records.
-    return images if in_order else images[order], np.ones((len(order), images.shape[1]), bool), [None] * len(order)
+    count = len(order)
+    presence = np.ones((count, images.shape[1]), bool)
+    return images if in_order else images[order], presence, [None] * count, [None] * count
 
 
 def _prepare(cohort: Cohort, cache: Path, fill: Filler, progress: ProgressReporter) -> Arrays:
@@ -113,6 +119,7 @@ def _load(cohort: Cohort, cache: Path) -> Arrays:
         np.stack([one.image for one in prepared]),
         np.stack([one.presence for one in prepared]),
         [one.perfusion for one in prepared],
+        [one.flags for one in prepared],
     )
 
 

@@ -21,8 +21,8 @@ from app.inference import clinical_encoder, defaults, preprocess_cache
 from app.network.architecture import Fusion
 from app.network.daft import Network, build
 from app.phantoms.biology import Preset
-from app.registry.manifest import Clinical, Manifest
-from app.training import distributed, pretraining, tasks
+from app.registry.manifest import Clinical
+from app.training import distributed, pretraining, provenance, tasks
 from app.training.dataset import Dataset, Vectors, phantoms
 from app.training.progress import ProgressReporter
 from app.training.tasks import TrainingContext, Views
@@ -33,7 +33,7 @@ CHANNEL_NAMES = tuple(channel.name for channel in defaults.CHANNELS)
 
 def of_version(folder: Path) -> tuple[Network, str]:
     """Network of the first fold of the version in ``folder``, and a note for the model card."""
-    manifest = Manifest.model_validate_json((folder / "manifest.json").read_text())
+    manifest = provenance.read_manifest(folder)
     network = build(manifest.architecture)
     network.load_state_dict(load_file(folder / manifest.folds[0].file))
     note = (
@@ -80,8 +80,9 @@ def _pretrain(count: int, seed: int, device: torch.device, path: Path, reporter:
 
 def _phantoms(count: int, folder: Path, reporter: ProgressReporter) -> Dataset:
     """Pretraining phantoms, drawn into a file of ``folder`` at the first call and mapped from it afterwards."""
-    layout = hashlib.sha256(json.dumps(preprocess_cache.layout(), sort_keys=True).encode()).hexdigest()[:8]
-    path = folder / f"phantoms-{count}-{PHANTOM_SEED}-{layout}.npy"
+    made_by = [preprocess_cache.layout(), provenance.code_digest(("imaging", "phantoms"))]
+    digest = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:8]
+    path = folder / f"phantoms-{count}-{PHANTOM_SEED}-{digest}.npy"
     arguments = (count, PHANTOM_SEED, Preset.INTERACTION, defaults.GRID, defaults.CHANNELS)
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,16 +98,19 @@ def _phantoms(count: int, folder: Path, reporter: ProgressReporter) -> Dataset:
 def views(
     network: Network, context: TrainingContext, count: int, seed: int, path: Path | None, reporter: ProgressReporter
 ) -> Views:
-    """``tasks.views`` of every patient, loaded from the file ``path`` if it exists, else computed and stored there."""
+    """``tasks.views`` of every patient; the features are loaded from the file ``path`` if it exists, else stored there.
+
+    The splits of a run share the features. The clinical vectors depend on the development patients of a split, so they
+    are in no file.
+    """
     if path is not None and path.exists():
         stored = load_file(path, str(context.device))
-        return [(stored[f"features-{view}"], stored[f"vectors-{view}"]) for view in range(count)]
+        vectors = tasks.view_vectors(context, count, seed)
+        return [(stored[f"features-{view}"], vectors[view]) for view in range(count)]
     with reporter.stage("features", count * len(context.data)) as advance:
         computed = tasks.views(network.to(context.device), context, count, seed, lambda: advance(1))
     if path is not None:
-        named = {f"features-{view}": pair[0] for view, pair in enumerate(computed)}
-        named |= {f"vectors-{view}": pair[1] for view, pair in enumerate(computed)}
-        _save(named, path)
+        _save({f"features-{view}": pair[0] for view, pair in enumerate(computed)}, path)
     return computed
 
 

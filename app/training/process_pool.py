@@ -11,6 +11,7 @@ Design notes:
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import mmap
 import multiprocessing
 import os
@@ -53,12 +54,15 @@ class SharedContext:
 
 
 def share(context: TrainingContext, folder: Path) -> SharedContext:
-    """Make a context that can be sent to other processes; images that are in no file are written to ``folder`` once."""
+    """Make a context that can be sent to other processes; images that are in no file are written to ``folder`` once.
+
+    The name of the file holds the digest of the images.
+    """
     images = context.data.images
     if isinstance(images, np.memmap) and isinstance(images.base, mmap.mmap) and images.filename is not None:
         path = Path(images.filename)
     else:
-        path = folder / "images.npy"
+        path = folder / f"images-{hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()[:32]}.npy"
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
             draft = path.with_suffix(".part")

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from app.evaluation import subgroups
 from app.evaluation.metrics import (
@@ -33,12 +32,13 @@ from app.evaluation.metrics import (
 )
 from app.inference.model_version import ModelVersion
 from app.registry.manifest import Manifest
-from app.training import cells, cohort, report
+from app.training import cells, cohort, input_checks, report, training_overlap
 from app.training.dataset import Dataset, Vectors, to_model_input
 from app.training.errors import CohortFault, FaultList
 from app.training.options import Target
 from app.training.preprocess import preprocess
 from app.training.progress import ProgressReporter
+from app.training.provenance import read_manifest
 
 ORACLE = "the oracle"
 
@@ -58,7 +58,10 @@ class VersionPredictions:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Arguments of ``rlvo evaluate``. ``since``: only patients of this ISO date or later; ``site``: only this site."""
+    """Arguments of ``rlvo evaluate``. ``since``: only patients of this ISO date or later; ``site``: only this site.
+
+    ``accept_flags`` scores doubtful images too; ``i_know`` scores patients that a version was trained on.
+    """
 
     versions: Sequence[Path]
     cohort: Path
@@ -71,6 +74,8 @@ class EvalConfig:
     target: Target | None = None
     columns: Path | None = None
     date_format: str = ""
+    accept_flags: bool = False
+    i_know: bool = False
 
 
 def predict_all(model: ModelVersion, data: Dataset, advance: Callable[[], None] = lambda: None) -> VersionPredictions:
@@ -93,7 +98,7 @@ def score(config: EvalConfig, progress: ProgressReporter | None = None) -> str:
         CohortFault: With every fault of the cohort, or if a folder holds no version.
     """
     progress = progress or ProgressReporter()
-    manifests = [_manifest(folder) for folder in config.versions]
+    manifests = [read_manifest(folder) for folder in config.versions]
     patients = _select(
         cohort.read(
             config.cohort,
@@ -109,13 +114,15 @@ def score(config: EvalConfig, progress: ProgressReporter | None = None) -> str:
             fault = f"{_name(manifest)} predicts {manifest.training.target}, and the cohort's outcome is another"
             raise CohortFault([f"{fault}: {patients.target}"])
     data = preprocess(patients, progress, jobs=config.jobs)
+    remarks = [training_overlap.check(manifest, patients, data, accept=config.i_know) for manifest in manifests]
+    remarks = [*filter(None, remarks), input_checks.check(patients, data, accept=config.accept_flags)]
     predictions: dict[str, VersionPredictions] = {}
     with progress.stage("predicting", len(data) * len(manifests)) as advance:
         for manifest, folder in zip(manifests, config.versions, strict=True):
             model = ModelVersion.load(folder, manifest, config.device)
             predictions[_name(manifest)] = predict_all(model, data, lambda: advance(1))
     probabilities = {name: one.probabilities for name, one in predictions.items()}
-    sections = ["\n".join(_metrics(m, data, predictions[_name(m)])) for m in manifests]
+    sections = [*remarks, *("\n".join(_metrics(m, data, predictions[_name(m)])) for m in manifests)]
     if len(probabilities) > 1:
         sections.append("\n".join(_comparison(data, probabilities)))
     rows = np.arange(len(data))
@@ -136,13 +143,6 @@ def score(config: EvalConfig, progress: ProgressReporter | None = None) -> str:
 
 def _name(manifest: Manifest) -> str:
     return f"{manifest.name} {manifest.version}"
-
-
-def _manifest(folder: Path) -> Manifest:
-    try:
-        return Manifest.model_validate_json((folder / "manifest.json").read_bytes())
-    except (OSError, ValidationError):
-        raise CohortFault([f"{folder} holds no model version: give model_store/NAME/VERSION"]) from None
 
 
 def _select(patients: cohort.Cohort, config: EvalConfig) -> cohort.Cohort:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from app.inference import preprocess_cache
-from app.training import distributed, publication, splits
+from app.training import distributed, provenance, publication, splits
 from app.training.cohort import Cohort
 from app.training.dataset import Dataset
 from app.training.errors import CohortFault
 from app.training.options import TrainConfig, Validation
 from app.training.splits import Split
 
-NO_EFFECT = ("jobs", "report", "out", "model", "publish_anyway")  # arguments that change no number of a fitted model
+NO_EFFECT = ("jobs", "report", "out", "model", "accept_flags", "i_know", "publish_anyway")
+"""Arguments that change no number of a fitted model."""
+
+BY_CONTENT = ("cohort", "trunk", "device")
+"""Arguments of which the key holds the content and not the text."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +41,10 @@ class RunSplits:
 
     Attributes:
         parts: The splits; a single one for the validations ``paper`` and ``dates``.
-        digest: SHA-256 of the cohort's patients and outcomes.
-        folder: ``.runs/KEY`` in the cohort's folder. The key depends on the cohort and on all arguments that change a
-            number: the same command resumes from its own checkpoints, and another command never uses them.
+        digest: SHA-256 of the table, the images and the truth (``provenance.data_digest``).
+        folder: ``.runs/KEY`` in the cohort's folder. The key depends on that digest, the code, and all arguments that
+            change a number. The same command resumes from its own checkpoints. After a change of any of these, the run
+            starts again and uses no checkpoint of the earlier one.
         notes: What the validation leaves out, for the report.
     """
 
@@ -48,15 +54,15 @@ class RunSplits:
     notes: tuple[str, ...] = ()
 
 
-def split(cohort: Cohort, data: Dataset, config: TrainConfig) -> RunSplits:
+def split(cohort: Cohort, data: Dataset, config: TrainConfig, device: torch.device) -> RunSplits:
     """Draw the splits and keep each in ``split.json`` of its folder.
 
     Raises:
         CohortFault: If the cohort has no such split.
         PublicationRefused: If a version is requested and the development part has too few events.
     """
-    digest = splits.digest_of([study.patient for study in cohort.studies], data.labels)
-    folder = cohort.folder / ".runs" / _key(config, digest)
+    digest = provenance.data_digest(cohort, data)
+    folder = cohort.folder / ".runs" / _key(config, digest, device)
     parts = tuple(RunSplit(block, part, folder / name) for block, name, part in _draw(cohort, data, config))
     if config.out is not None:
         objections = publication.too_few_events(data.labels[parts[0].split.develop])
@@ -74,10 +80,22 @@ def _notes(data: Dataset, config: TrainConfig) -> tuple[str, ...]:
     return (f"Sites that are not a test part, because their patients have one outcome only: {', '.join(untested)}.",)
 
 
-def _key(config: TrainConfig, digest: str) -> str:
-    given = {name: str(value) for name, value in asdict(config).items() if name not in NO_EFFECT}
-    parts = given | {"cohort": digest, "layout": preprocess_cache.layout()}
+def _key(config: TrainConfig, digest: str, device: torch.device) -> str:
+    given = {name: str(value) for name, value in asdict(config).items() if name not in (*NO_EFFECT, *BY_CONTENT)}
+    parts = given | {
+        "data": digest,
+        "code": provenance.code_digest(),
+        "trunk": "" if config.trunk is None else provenance.version_digest(config.trunk),
+        "device": device.type,
+        "ranks": distributed.rank_count(),
+    }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _folder_name(block: str, number: int) -> str:
+    """Name of the folder of one split. The digest keeps apart blocks that differ in special characters or case only."""
+    digest = hashlib.sha256(block.encode()).hexdigest()[:8]
+    return f"{re.sub('[^A-Za-z0-9]+', '-', block)[:40]}-{digest}-{number}"
 
 
 def _draw(cohort: Cohort, data: Dataset, config: TrainConfig) -> Iterator[tuple[str, str, Split]]:
@@ -94,8 +112,8 @@ def _draw(cohort: Cohort, data: Dataset, config: TrainConfig) -> Iterator[tuple[
             yield "", "", splits.by_date(labels, groups, sites, [study.date for study in cohort.studies], seed)
         case Validation.SITES:
             for site, part in splits.by_site(labels, groups, sites, seed).items():
-                yield site, f"{site}-0".replace(" ", "-"), part
+                yield site, _folder_name(site, 0), part
         case Validation.NESTED:
             for block, parts in splits.nested(labels, groups, sites, seed, config.repeats).items():
                 for number, part in enumerate(parts):
-                    yield block, f"{block}-{number}".replace(" ", "-"), part
+                    yield block, _folder_name(block, number), part

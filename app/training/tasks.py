@@ -67,11 +67,20 @@ class TrainingContext:
 
     def augmented(self, rows: Rows, rng: np.random.Generator, turn: bool) -> tuple[Tensor, Tensor]:
         """Training batch: augmented images (n, C, X, Y, Z) and clinical vectors (n, v), both after dropout."""
-        drop = draw_dropout(self.data.presence[rows], self.channels, self.vectors, rng)
-        images = self._selected_images(rows)
-        change = augmentation.draw(len(rows), images.shape[1], self.grid, rng, turn=turn)
-        images = augmentation.apply(images, change) * self._presence_mask(drop.present)
+        drop, change = self._draw(rows, rng, turn)
+        images = augmentation.apply(self._selected_images(rows), change) * self._presence_mask(drop.present)
         return images.contiguous(memory_format=torch.channels_last_3d), self.vectors_of(rows, drop)
+
+    def augmented_vectors(self, rows: Rows, rng: np.random.Generator, turn: bool) -> Tensor:
+        """The clinical vectors of ``augmented``, by the same draws, without the images."""
+        return self.vectors_of(rows, self._draw(rows, rng, turn)[0])
+
+    def _draw(
+        self, rows: Rows, rng: np.random.Generator, turn: bool
+    ) -> tuple[Dropout, augmentation.AugmentationParameters]:
+        drop = draw_dropout(self.data.presence[rows], self.channels, self.vectors, rng)
+        count = self.data.images.shape[1] if self.input_channels is None else len(self.input_channels)
+        return drop, augmentation.draw(len(rows), count, self.grid, rng, turn=turn)
 
     def first(self, count: int) -> TrainingContext:
         """Context of the first ``count`` patients."""
@@ -210,7 +219,7 @@ def views(
     for view in range(count):
         rng = np.random.default_rng([seed, 8, view])
         features, vectors = [], []
-        for rows in np.array_split(np.arange(len(context.data)), max(len(context.data) // 32, 1)):
+        for rows in _view_batches(context):
             if view:
                 images, clinical = context.augmented(rows, rng, turn=False)
             else:
@@ -223,3 +232,21 @@ def views(
                 advance()
         result.append((torch.cat(features), torch.cat(vectors)))
     return result
+
+
+def view_vectors(context: TrainingContext, count: int, seed: int) -> list[Tensor]:
+    """The clinical vectors of ``views`` alone, by the same draws."""
+    result = []
+    for view in range(count):
+        rng = np.random.default_rng([seed, 8, view])
+        parts = []
+        for rows in _view_batches(context):
+            drop = no_dropout(context.data.presence[rows], context.vectors)
+            vectors = context.augmented_vectors(rows, rng, turn=False) if view else context.vectors_of(rows, drop)
+            parts.append(vectors)
+        result.append(torch.cat(parts))
+    return result
+
+
+def _view_batches(context: TrainingContext) -> list[Rows]:
+    return np.array_split(np.arange(len(context.data)), max(len(context.data) // 32, 1))

@@ -95,6 +95,20 @@ def test_same_seed_gives_same_digests(trained: tuple[Path, Result], cohort: Path
     assert [fold.sha256 for fold in one.folds] == [fold.sha256 for fold in other.folds]
     assert one.calibration == other.calibration
     assert one.metrics == other.metrics
+    assert one.training.data_sha256 == other.training.data_sha256
+
+
+def test_edited_table_is_trained_anew(trained: tuple[Path, Result], cohort: Path) -> None:
+    """The same command on an edited table uses no checkpoint, and the manifest has another data digest."""
+    copy, second = cohort.parent / "edited", cohort.parent / "store" / "tried" / "0.1.3"
+    shutil.copytree(cohort, copy)
+    table = pd.read_csv(copy / "cohort.csv", dtype=str, keep_default_na=False)
+    table["age"] = table["age"].to_numpy()[::-1]
+    table.to_csv(copy / "cohort.csv", index=False)
+    assert rlvo("train", copy, "--out", second, "--trunk", TRUNK, "--quick", "--seed", 4).exit_code == 0
+    one, other = (Manifest.model_validate_json((out / "manifest.json").read_text()) for out in (trained[0], second))
+    assert not {fold.sha256 for fold in one.folds} & {fold.sha256 for fold in other.folds}
+    assert one.training.data_sha256 != other.training.data_sha256
 
 
 def test_existing_version_is_not_overwritten(trained: tuple[Path, Result], cohort: Path) -> None:
@@ -107,7 +121,7 @@ def test_existing_version_is_not_overwritten(trained: tuple[Path, Result], cohor
 
 
 def test_evaluation_prints_discrimination_calibration_and_subgroups(trained: tuple[Path, Result], cohort: Path) -> None:
-    result = rlvo("evaluate", trained[0], cohort)
+    result = rlvo("evaluate", trained[0], cohort, "--i-know")
     assert result.exit_code == 0, result.output
     for text in ("| AUC |", "| AUC of the oracle |", "calibration slope", "conformal coverage", "| sex: female |"):
         assert text in result.stdout
@@ -117,7 +131,7 @@ def test_evaluation_prints_discrimination_calibration_and_subgroups(trained: tup
 def test_two_versions_are_compared_on_the_same_patients(
     trained: tuple[Path, Result], logistic: tuple[Path, Result], cohort: Path, tmp_path: Path
 ) -> None:
-    result = rlvo("evaluate", trained[0], logistic[0], cohort, "--report", tmp_path / "report")
+    result = rlvo("evaluate", trained[0], logistic[0], cohort, "--i-know", "--report", tmp_path / "report")
     assert result.exit_code == 0, result.output
     assert "tried 0.1.0 minus" in result.stdout
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("| simple 0.1.0 |")]
@@ -130,11 +144,52 @@ def test_two_versions_are_compared_on_the_same_patients(
             assert min(picture.size) > 500
 
 
+def test_images_of_two_patients_stop_the_run_until_accepted(cohort: Path, tmp_path: Path) -> None:
+    shutil.copytree(cohort, tmp_path / "c", ignore=shutil.ignore_patterns(".*"))
+    table = pd.read_csv(tmp_path / "c" / "cohort.csv", dtype=str, keep_default_na=False)
+    table.loc[5, "prepared"] = table.loc[3, "prepared"]
+    table.to_csv(tmp_path / "c" / "cohort.csv", index=False)
+    arguments = ("train", tmp_path / "c", "--quick", "--model", "logistic", "--out", tmp_path / "m" / "1.0.0")
+    result = rlvo(*arguments)
+    assert result.exit_code == 2, result.output
+    assert "rows 5, 7: the same images under several patients" in result.stderr
+    assert not (tmp_path / "m").exists()
+    accepted = rlvo(*arguments, "--accept-flags")
+    assert accepted.exit_code == 0, accepted.output
+    card = (tmp_path / "m" / "1.0.0" / "card.md").read_text()
+    for text in (accepted.stdout, card):
+        assert "Accepted with `--accept-flags`" in text
+        assert "90 studies came prepared, and their flags are unknown" in text
+
+
+def test_patients_of_the_training_are_refused_without_consent(
+    trained: tuple[Path, Result], cohort: Path, tmp_path: Path
+) -> None:
+    """Evaluation, and a trunk, on the training patients; a single patient under another id is found by its image."""
+    shutil.copytree(cohort, tmp_path / "c", ignore=shutil.ignore_patterns(".*"))
+    table = pd.read_csv(tmp_path / "c" / "cohort.csv", dtype=str, keep_default_na=False)
+    (tmp_path / "c" / "truth.csv").unlink()
+    table["patient"] = [f"new-{number}" for number in range(PATIENTS)]
+    table.to_csv(tmp_path / "c" / "cohort.csv", index=False)
+    for arguments in (
+        ("evaluate", trained[0], cohort),
+        ("evaluate", trained[0], tmp_path / "c"),
+        ("train", cohort, "--trunk", trained[0], "--quick", "--model", "logistic"),
+    ):
+        result = rlvo(*arguments)
+        assert result.exit_code == 2, result.output
+        assert "tried 0.1.0 was trained on 90 of these 90 studies" in result.stderr
+        assert "rows 2-91" in result.stderr
+    manifest = (trained[0] / "manifest.json").read_text()
+    assert "phantom-31-" not in manifest
+    assert "trained on 90 of these" in rlvo("evaluate", trained[0], cohort, "--i-know").stdout
+
+
 def test_evaluation_selects_patients_by_site_and_date(trained: tuple[Path, Result], cohort: Path) -> None:
     elsewhere = rlvo("evaluate", trained[0], cohort, "--site", "elsewhere")
     assert elsewhere.exit_code == 2
     assert "0 patients are left" in elsewhere.stderr
-    late = rlvo("evaluate", trained[0], cohort, "--since", "2024-03-01")
+    late = rlvo("evaluate", trained[0], cohort, "--i-know", "--since", "2024-03-01")
     assert f"on {(dates() >= '2024-03-01').sum()} patients" in late.stdout
     assert rlvo("evaluate", cohort, cohort).exit_code == 2
 

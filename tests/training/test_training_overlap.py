@@ -1,0 +1,78 @@
+"""Patients that a version was trained on are found by hashes, one by one, and no id is stored."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from app.registry.manifest import Manifest
+from app.training import splits, training_overlap
+from app.training.cohort import Cohort
+from app.training.dataset import Dataset
+from app.training.errors import CohortFault
+from tests.training.test_input_checks import small
+
+SHIPPED = Path(__file__).resolve().parents[2] / "model_store" / "rlvo-synthetic" / "1.0.0" / "manifest.json"
+
+
+def version(*cohorts: tuple[Cohort, Dataset], data_sha256: str = "") -> Manifest:
+    """A version that was trained on the cohorts, or an older one without hashes."""
+    manifest = Manifest.model_validate_json(SHIPPED.read_bytes())
+    training = manifest.training.model_copy(update={"data_sha256": data_sha256})
+    extra = {training_overlap.EXTRA: [training_overlap.hashes(*one) for one in cohorts]} if cohorts else {}
+    plain = manifest.model_copy(update={"training": training, "extra": extra})
+    return Manifest.model_validate_json(plain.model_dump_json())
+
+
+def named(*patients: tuple[str, str]) -> tuple[Cohort, Dataset]:
+    """A cohort of (patient, digest of the NCCT) pairs."""
+    cohort, data = small(*({"ncct": image} for _, image in patients))
+    rows = tuple(replace(study, patient=name) for study, (name, _) in zip(cohort.studies, patients, strict=True))
+    return replace(cohort, studies=rows), data
+
+
+TRAINED = named(("ana", "i1"), ("ben", "i2"), ("eva", "i3"))
+
+
+@pytest.mark.parametrize(
+    ("cohort", "rows"),
+    [
+        (named(("ana", "i1"), ("ben", "i2"), ("eva", "i3")), "2-4"),
+        (named(("x", "new"), ("ben", "other"), ("y", "newer")), "3"),  # one patient, other images
+        (named(("x", "new"), ("y", "newer"), ("z", "i3")), "4"),  # one image, under another id
+    ],
+)
+def test_shared_patient_or_image_is_refused_with_its_row(cohort: tuple[Cohort, Dataset], rows: str) -> None:
+    with pytest.raises(CohortFault, match=rf"rows {rows}\).*--i-know"):
+        training_overlap.check(version(TRAINED), *cohort, accept=False)
+    assert "say nothing about new patients" in training_overlap.check(version(TRAINED), *cohort, accept=True)
+
+
+def test_other_patients_pass() -> None:
+    assert not training_overlap.check(version(TRAINED), *named(("dan", "i4"), ("mia", "i5")), accept=False)
+    empty = small({"ncct": "constant 0.0"}, {"vessels": "i1"})
+    assert not training_overlap.check(version(TRAINED), *empty, accept=False)
+
+
+def test_patients_of_a_reused_trunk_are_found() -> None:
+    with pytest.raises(CohortFault, match="rows 2"):
+        training_overlap.check(version(named(("dan", "i4")), TRAINED), *named(("eva", "i9")), accept=False)
+
+
+def test_manifest_holds_no_patient_and_differs_between_cohorts() -> None:
+    stored = json.dumps(version(TRAINED).extra)
+    assert not any(name in stored for name in ("ana", "ben", "eva", "i1"))
+    first, other = training_overlap.hashes(*TRAINED), training_overlap.hashes(*named(("ana", "i1"), ("dan", "i4")))
+    assert first == training_overlap.hashes(*TRAINED)
+    assert not set(first["patients"]) & set(other["patients"])  # type: ignore[call-overload]
+
+
+def test_version_without_hashes_is_compared_as_a_whole() -> None:
+    cohort, data = TRAINED
+    old = splits.digest_of([study.patient for study in cohort.studies], data.labels)
+    with pytest.raises(CohortFault, match="rows 2-4"):
+        training_overlap.check(version(data_sha256=old), *TRAINED, accept=False)
+    assert "no hashes" in training_overlap.check(version(), *TRAINED, accept=False)
