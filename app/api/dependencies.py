@@ -33,9 +33,7 @@ from app.sdk.errors import Draining
 from app.storage.local import Storage
 from app.worker.queue import Queue
 
-MAX_TENSOR_REQUESTS = 4
-"""Requests with prepared tensors whose bodies are in memory at the same time."""
-
+MAX_TENSOR_REQUESTS = 4  # requests with prepared tensors whose bodies are in memory at the same time
 P = ParamSpec("P")
 T = TypeVar("T")
 

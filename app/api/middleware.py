@@ -3,8 +3,7 @@
 Design notes:
 - Authentication uses path and headers only, so the body of a refused upload is never stored.
 - A body is limited by its Content-Length and by the bytes that arrive, by a total time and by a stall time.
-- A refusal is sent while the client may still be sending. The rest of the body is then read and discarded for a short
-  time, so that the client reads the response instead of a connection reset (docs/decisions/0030).
+- A refusal is sent before the body has arrived, and the rest of the body is discarded (docs/decisions/0030).
 - HEAD is answered as GET without a body, on every address.
 - An unexpected error gives a 500 without details. The log has its trace id and no submitted value.
 """

@@ -24,9 +24,7 @@ from app.core.config import Settings
 from app.database.api_keys import Caller, Scope
 from app.sdk.errors import IdentityUnavailable, Unauthenticated
 
-LEEWAY = 30
-"""Allowed difference to the clock of the provider, in seconds."""
-
+LEEWAY = 30  # allowed difference to the clock of the provider, in seconds
 _REFRESH_SECONDS = 600.0
 _EXPIRY_SECONDS = 86400.0
 _RETRY_SECONDS = 10.0

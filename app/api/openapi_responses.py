@@ -122,6 +122,10 @@ def _entry(*raised: type[errors.RlvoError], ok: dict[int | str, Entry] | None = 
     return {"responses": {**(ok or {}), **responses(*raised, *_COMMON_ERRORS)}, **more}
 
 
+def _json(schema: str) -> Entry:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+
+
 def _prediction(**headers: Any) -> Entry:
     return {"description": "The prediction", "headers": headers}
 
@@ -133,8 +137,6 @@ def _file(description: str, *media_types: str) -> dict[int | str, Entry]:
 
 
 _PREDICTION_ERRORS = (errors.PredictionNotFound, errors.Erased, errors.InvalidRequest)
-
-_ACCEPTED = {"application/json": {"schema": {"$ref": "#/components/schemas/Prediction"}}}
 
 submit = _entry(
     errors.MalformedMultipart,
@@ -164,7 +166,7 @@ submit = _entry(
         },
         202: {
             "description": "The study is accepted and stored; read the result at Location",
-            "content": _ACCEPTED,
+            "content": _json("Prediction"),
             "headers": _LOCATION | _ETAG | _RETRY_AFTER,
             "links": _links(),
         },
@@ -284,12 +286,7 @@ _BODY_ERRORS = (errors.MalformedJson, errors.NotFinished)
 
 
 def _json_body(schema: str) -> Entry:
-    return {
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
-        }
-    }
+    return {"requestBody": {"required": True, "content": _json(schema)}}
 
 
 review = _entry(
@@ -298,7 +295,7 @@ review = _entry(
     ok={
         200: {
             "description": "The last review of this reviewer is the same; nothing was added",
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Review"}}},
+            "content": _json("Review"),
         },
         201: {"description": "The review that was recorded"},
     },

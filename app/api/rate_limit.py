@@ -10,8 +10,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 
-MAX_CALLERS = 10_000
-"""Callers whose rate is kept. Beyond that, the caller that was idle longest starts with a full allowance."""
+MAX_CALLERS = 10_000  # callers whose rate is kept; one more replaces the caller that was idle longest
 
 
 class RateLimiter:

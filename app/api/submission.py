@@ -34,8 +34,7 @@ from app.sdk.types import Input, ModelRef, Priority
 
 log = logging.getLogger("rlvo.submission")
 
-_DERIVED_FROM = {Input.VESSELS: Input.CTA, Input.TMAX: Input.CTP, Input.CBF: Input.CTP}
-"""Inputs that the service computes from another one."""
+_DERIVED_FROM = {Input.VESSELS: Input.CTA, Input.TMAX: Input.CTP, Input.CBF: Input.CTP}  # computed input: its source
 
 
 async def reserve(services: Services, caller: Caller, key: str | None) -> Reservation | None:

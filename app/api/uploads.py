@@ -37,11 +37,8 @@ from app.storage.local import Storage, Writer
 SUBJECT = r"[A-Za-z0-9._-]{1,64}"
 MODEL = r"[a-z0-9@.-]{1,160}"
 
-MAX_BUFFERED_CHUNKS = 16
-"""Chunks of the request (64 KiB each) that may wait for the parser."""
-MAX_PENDING_PIECES = 8
-"""Pieces of a volume (256 KiB each) that may wait to be hashed and written."""
-
+MAX_BUFFERED_CHUNKS = 16  # chunks of the request (64 KiB each) that may wait for the parser
+MAX_PENDING_PIECES = 8  # pieces of a volume (256 KiB each) that may wait to be hashed and written
 _FIELD_BYTES = 256
 _VOLUMES = frozenset(Input)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli.common import exit_unknown_id, open_database, settings, table
+from app.cli.common import day, exit_unknown_id, open_database, settings, table
 
 keys = typer.Typer(help="API keys: create, list and revoke them.", no_args_is_help=True)
 db = typer.Typer(help="The database.", no_args_is_help=True)
@@ -64,7 +64,7 @@ def list_keys() -> None:
     table(
         ["id", "name", "tenant", "scopes", "created", "expires", "revoked"],
         [
-            [key.id, key.name, key.tenant, ", ".join(key.scopes), *map(_day, (key.created, key.expires, key.revoked))]
+            [key.id, key.name, key.tenant, ", ".join(key.scopes), *map(day, (key.created, key.expires, key.revoked))]
             for key in records
         ],
     )
@@ -220,7 +220,3 @@ def _shown(value: object) -> str:
 
 def _default(value: object) -> str:
     return "" if value == "" else f"`{str(value).lower() if isinstance(value, bool) else value}`"
-
-
-def _day(when: datetime | None) -> str:
-    return f"{when:%Y-%m-%d}" if when else ""

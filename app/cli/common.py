@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -62,6 +63,11 @@ def exit_unknown_id(what: str, group: str) -> NoReturn:
     """Print that no active ``what`` has the given id, and exit with status 2."""
     typer.echo(f"No active {what} has this id. `rlvo {group} list` shows all ids.", err=True)
     raise typer.Exit(2)
+
+
+def day(when: datetime | None) -> str:
+    """Write the date of a time for a table; empty for None."""
+    return f"{when:%Y-%m-%d}" if when else ""
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

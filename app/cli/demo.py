@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
     from app.sdk.client import Client, Study
 
-EXACT = 1e-4
-"""Largest accepted difference between the sum of the contributions and the log-odds of the answer."""
+EXACT = 1e-4  # largest accepted difference between the sum of the contributions and the log-odds of the answer
 
 
 def demo(

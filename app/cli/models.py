@@ -164,9 +164,7 @@ def shadow(name: Name) -> None:
             [
                 each.version,
                 each.answered,
-                str(each.scored),
-                str(each.failed),
-                str(each.agreed),
+                *map(str, (each.scored, each.failed, each.agreed)),
                 *map(_number, (each.mean_difference, each.mean_absolute_difference, each.largest_difference)),
             ]
             for each in comparisons

@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from app.sdk.types import Prediction
     from app.training.cohort import CohortRow
 
-AHEAD = 8
-"""Studies that are sent before the first of them has finished."""
+AHEAD = 8  # studies that are sent before the first of them has finished
 COLUMNS = ("patient", "status", "probability", "low", "high", "refractory", "prediction", "error")
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli.common import exit_unknown_id, open_database, settings, table
+from app.cli.common import day, exit_unknown_id, open_database, settings, table
 
 webhooks = typer.Typer(help="Webhooks: messages about finished predictions.", no_args_is_help=True)
 
@@ -46,13 +46,8 @@ def list_webhooks() -> None:
 
     with open_database().reading() as session:
         records = rows.listed(session)
-    table(
-        ["id", "tenant", "url", "created", "ended"],
-        [
-            [each.id, each.tenant, each.url, f"{each.created:%Y-%m-%d}", f"{each.ended:%Y-%m-%d}" if each.ended else ""]
-            for each in records
-        ],
-    )
+    lines = [[each.id, each.tenant, each.url, day(each.created), day(each.ended)] for each in records]
+    table(["id", "tenant", "url", "created", "ended"], lines)
 
 
 @webhooks.command("remove")

@@ -20,8 +20,7 @@ from dataclasses import dataclass
 
 import httpx
 
-TIMEOUT = httpx.Timeout(10.0)
-"""Seconds for each of: connect, send, first byte of the answer."""
+TIMEOUT = httpx.Timeout(10.0)  # seconds for each of: connect, send, first byte of the answer
 LONGEST_URL = 2000
 
 _PORTS = {"https": 443, "http": 80}
@@ -100,8 +99,7 @@ class EgressClient:
         """
         parsed = self.check(url)
         host, port = _normalised(parsed.host), parsed.port or _PORTS[parsed.scheme]
-        address = self._address(host, port)
-        pinned = parsed.copy_with(host=address)
+        pinned = parsed.copy_with(host=self._address(host, port))
         named = {**headers, "Host": parsed.netloc.decode("ascii")}
         with (
             httpx.Client(

@@ -53,9 +53,7 @@ def of_subject(session: Session, tenant: str, subject: str) -> list[str]:
 def certificate(
     session: Session, prediction_id: str, tenant: str | None, exists: Callable[[str], bool]
 ) -> ErasureCertificate:
-    """Certificate of an erasure.
-
-    ``exists`` tells whether the storage still has a digest.
+    """Certificate of an erasure; ``exists`` returns whether the storage still has a digest.
 
     Raises:
         PredictionNotFound: The tenant never had such a prediction.

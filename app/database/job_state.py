@@ -34,8 +34,7 @@ from app.sdk.types import (
 )
 
 _ORDER = list(Stage)
-_SHARE = {Stage.PREPARE: 0.05, Stage.PREDICT: 0.5, Stage.EXPLAIN: 0.6, Stage.RECORD: 0.95}
-"""Approximate progress of a prediction that enters a stage, on a CPU."""
+_SHARE = {Stage.PREPARE: 0.05, Stage.PREDICT: 0.5, Stage.EXPLAIN: 0.6, Stage.RECORD: 0.95}  # at its start, on a CPU
 
 
 @dataclass(frozen=True)

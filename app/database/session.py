@@ -1,8 +1,7 @@
 """Connection to the database: one engine per process, one transaction per `Database.session`.
 
 Design notes:
-- SQLite uses journal_mode=DELETE and synchronous=FULL. Before 3.51.3 its WAL can lose committed writes when two
-  connections write and checkpoint (sqlite.org/wal.html, "the WAL-reset bug").
+- SQLite uses journal_mode=DELETE and synchronous=FULL; its WAL can lose committed writes (docs/decisions/0005).
 - On SQLite a writing session takes the write lock at its begin (BEGIN IMMEDIATE). What it reads is then valid until its
   writes, like rows read ``with_for_update`` on PostgreSQL, and a second writer waits instead of failing.
 - SQLite overwrites deleted data (secure_delete), so the free pages of the file hold no data of an erased patient.

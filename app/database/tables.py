@@ -54,10 +54,8 @@ class PredictionRow(Base):
     finished: Mapped[datetime | None]
     erased: Mapped[datetime | None]
 
-    run: Mapped[int] = mapped_column(Integer, default=0)
-    """Fencing token: each start of the work takes the next number, and only the newest run may write."""
-    attempts: Mapped[int] = mapped_column(Integer, default=0)
-    """Starts since the work last reached a new stage; too many lead to quarantine."""
+    run: Mapped[int] = mapped_column(Integer, default=0)  # fencing token: start number; only the newest start may write
+    attempts: Mapped[int] = mapped_column(Integer, default=0)  # starts since the last new stage; too many: quarantine
 
     queue_position: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
     """Position among the waiting predictions; a smaller one is served earlier (`app.database.fair_queue`)."""
@@ -68,13 +66,11 @@ class PredictionRow(Base):
 
     subject: Mapped[str | None] = mapped_column(String(128))
     explain: Mapped[bool]
-    exact: Mapped[bool] = mapped_column(default=False)
-    """Whether the explanation uses the slow, exact methods."""
+    exact: Mapped[bool] = mapped_column(default=False)  # whether the explanation uses the slow, exact methods
     clinical: Mapped[dict[str, Any] | None]
     inputs: Mapped[dict[str, Any] | None]
     trace_id: Mapped[str | None] = mapped_column(String(64))
-    span_id: Mapped[str | None] = mapped_column(String(16))
-    """Span of the request, in the trace ``trace_id``."""
+    span_id: Mapped[str | None] = mapped_column(String(16))  # span of the request, in the trace ``trace_id``
     body_digest: Mapped[str | None] = mapped_column(String(128))
 
     probability: Mapped[float | None] = mapped_column(Float)

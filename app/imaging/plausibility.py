@@ -26,24 +26,16 @@ __all__ = ["check"]
 
 _WORKING_MM: Final = 3.0
 _AIR_HU: Final = -300.0
-_MIN_AIR: Final = 0.005
-"""With a smaller share of air, the air was removed or the values are not HU."""
-
+_MIN_AIR: Final = 0.005  # with a smaller share of air, the air was removed or the values are not HU
 _BEYOND_HU: Final = 4000.0
-_BRAIN_HU: Final = (15.0, 60.0)
-"""Range of the median of a skull-stripped brain, HU, with or without contrast."""
-
+_BRAIN_HU: Final = (15.0, 60.0)  # range of the median of a skull-stripped brain, HU, with or without contrast
 _SKULL_HU: Final = 200.0
 _SOFT_HU: Final = (-20.0, 100.0)
 _FAT_HU: Final = (-150.0, -30.0)
 _LUNG_HU: Final = (-920.0, -600.0)
 _LUNG_ML: Final = 1000.0
-_TRUNK_ML: Final = 5500.0
-"""More than the largest head with its neck."""
-
-_MIN_BRAIN_CM2: Final = 40.0
-"""Area of soft tissue enclosed by bone in one axial slice that only a head reaches (a spinal canal: 3 cm2)."""
-
+_TRUNK_ML: Final = 5500.0  # more than the largest head with its neck
+_MIN_BRAIN_CM2: Final = 40.0  # soft tissue within bone in one axial slice; only a head reaches it (spinal canal: 3)
 _CONTRAST_HU: Final = 110.0
 _MAX_SLICE_MM: Final = {Input.CTA: 1.5, Input.NCCT: 5.5, Input.CTP: 10.5, Input.TMAX: 10.5, Input.CBF: 10.5}
 _MAX_S: Final = {Input.TMAX: 120.0, Input.MTT: 240.0}

@@ -35,9 +35,7 @@ __all__ = ["PatientGrid", "PreprocessedImages", "Source", "prepare"]
 
 _MAPS: Final = (Input.TMAX, Input.CBF, Input.CBV, Input.MTT)
 _FILL: Final = {Channel.NCCT: -1000.0, Channel.CTA: -1000.0}
-_MAX_VALUE: Final = {Channel.TMAX: 60.0, Channel.RCBF: 10.0}
-"""A larger value in a map is an artefact, and the interpolation would spread it to its neighbours."""
-
+_MAX_VALUE: Final = {Channel.TMAX: 60.0, Channel.RCBF: 10.0}  # more is an artefact, which interpolation would spread
 _MIN_COVERAGE: Final = 0.9
 _MIN_MAP_COVERAGE: Final = 0.5
 _MIN_OVERLAP: Final = 0.1
@@ -136,8 +134,7 @@ def prepare(
             errors=[FieldError(Input.CTA, "required unless ncct is sent")],
         )
     study = _AlignedStudy()
-    heads = _check_volumes(study, volumes)
-    _align_heads(study, volumes, heads)
+    _align_heads(study, volumes, _check_volumes(study, volumes))
     perfusion_study = _AlignedStudy(dict(study.aligned))
     perfusion_task = submit(partial(_add_perfusion, perfusion_study, volumes))
     if Channel.VESSELS in {channel.name for channel in channels}:

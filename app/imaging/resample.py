@@ -27,14 +27,12 @@ Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 
 FWHM_TO_SIGMA = float(1 / (2 * np.sqrt(2 * np.log(2))))
-LINEAR_VARIANCE = 1 / 6
-"""Variance that linear interpolation adds, voxels squared, averaged over all phases."""
+LINEAR_VARIANCE = 1 / 6  # variance that linear interpolation adds, voxels squared, averaged over all phases
 BLOCKS_PER_SIGMA = 1.8
 """Largest block, in sigmas of the low-pass. Above 2, block mean and interpolation alone blur too much; below 1.2, the
 three-tap blur cannot add the missing variance.
 """
-NATIVE_TYPES = (np.uint8, np.int16, np.uint16, np.float32)
-"""Types that the kernels read without conversion; other types are converted to float32 first."""
+NATIVE_TYPES = (np.uint8, np.int16, np.uint16, np.float32)  # types that the kernels read; others become float32
 
 
 def to_grid(volume: Volume, grid: Grid, world_from_mni: Affine, *, nearest: bool = False, fill: float = 0.0) -> Floats:

@@ -31,9 +31,7 @@ __all__ = ["Segmenter", "VesselProbability", "is_vessel", "learned_segmenter", "
 _WORKING_MM: Final = 0.9
 _MARGIN_MM: Final = 5.0
 _SCALES_MM: Final = (0.7, 1.1, 1.8)
-_MIN_HU: Final = 90.0
-"""Contrast is brighter than this: grey matter has about 40 HU, clotted blood about 80."""
-
+_MIN_HU: Final = 90.0  # contrast is brighter than this: grey matter has about 40 HU, clotted blood about 80
 _TISSUE_HU: Final = 40.0
 _BONE_HU: Final = 700.0
 _DENSE_HU: Final = 250.0
@@ -127,8 +125,7 @@ def vesselness(values: np.ndarray, at: np.ndarray, edges_mm: np.ndarray) -> np.n
     return best
 
 
-_COARSE_VOXELS: Final = 1.9
-"""Smoothing, in voxels, from which a scale is computed at half the resolution."""
+_COARSE_VOXELS: Final = 1.9  # smoothing, in voxels, from which a scale is computed at half the resolution
 
 
 def _halved(values: np.ndarray, at: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -153,8 +150,7 @@ def _tube_measure(values: np.ndarray, at: np.ndarray, edges_mm: np.ndarray, scal
     return result
 
 
-_CLEAR_HU: Final = 40.0
-"""Scale-normalised second derivative of a clear structure, HU: three times the usual noise of a CTA."""
+_CLEAR_HU: Final = 40.0  # scale-normalised second derivative of a clear structure: three times the usual noise
 
 
 def _factors(spacing_mm: tuple[float, float, float]) -> tuple[int, int, int]:

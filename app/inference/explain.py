@@ -27,10 +27,8 @@ from app.inference.model_input import ModelInput
 from app.registry.manifest import Calibration, Clinical, Manifest
 from app.sdk.types import Attribution, Channel, ClinicalContribution, ModalityContribution, RegionContribution
 
-MIN_ARTERY_SHARE = 0.25
-"""Least share of artery in a voxel of the model's grid for the voxel to belong to the vessel tree."""
-MANIFEST_ROUNDING = 1e-5
-"""Largest rounding error of a background value in the manifest."""
+MIN_ARTERY_SHARE = 0.25  # least share of artery in a voxel of the model's grid that belongs to the vessel tree
+MANIFEST_ROUNDING = 1e-5  # largest rounding error of a background value in the manifest
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,7 @@ from app.registry.manifest import Calibration
 from app.sdk.errors import InvalidRequest, ModelNotReady
 from app.sdk.types import NOTICE
 
-TOLERANCE = 1e-4
-"""Largest allowed difference in probability between the written graph and this version."""
+TOLERANCE = 1e-4  # largest allowed difference in probability between the written graph and this version
 
 Run = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
 """Compute the folds' logits of image (1, c, x, y, z) and clinical (1, v) with the runtime of a format."""

@@ -33,8 +33,7 @@ from app.sdk.types import ModelRef
 
 T = TypeVar("T")
 
-PAUSE_S = 0.05
-"""Seconds between two parts of a load in the background, so that it does not slow predictions down."""
+PAUSE_S = 0.05  # seconds between two parts of a load in the background, so that it does not slow predictions down
 
 
 @dataclass

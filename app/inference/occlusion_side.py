@@ -22,11 +22,8 @@ from app.sdk.clinical import Side
 from app.sdk.types import Channel
 
 DELAYED_TMAX_S = 6.0
-MIN_DELAYED_ML = 5.0
-"""Least delayed tissue for a decision."""
-MIN_ASYMMETRY = {Channel.TMAX: 0.5, Channel.RCBF: 0.1, Channel.VESSELS: 0.3}
-"""Least |left - right| / (left + right) for a decision."""
-
+MIN_DELAYED_ML = 5.0  # least delayed tissue for a decision
+MIN_ASYMMETRY = {Channel.TMAX: 0.5, Channel.RCBF: 0.1, Channel.VESSELS: 0.3}  # least |left - right| / sum
 _DEEP = ("MCA M1", "insula")
 _ANTERIOR = (*_DEEP, "basal ganglia", "MCA M2-M3 superior", "MCA M2-M3 inferior")
 

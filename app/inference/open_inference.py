@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 from app.registry.manifest import Manifest
 from app.sdk.errors import InvalidRequest, MalformedJson
 
-MAX_PATIENTS = 8
-"""Most patients in one request."""
+MAX_PATIENTS = 8  # most patients in one request
 PLATFORM = "rlvo_ensemble"
 _TYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "FP64": np.dtype("<f8")}
 

@@ -24,8 +24,7 @@ from app.network.conv import Convolution
 from app.network.daft import Network
 from app.network.tail_evaluator import TailEvaluator
 
-SMALL_TAIL = 10**8
-"""Most multiply-adds of one fold's tail that one thread computes."""
+SMALL_TAIL = 10**8  # most multiply-adds of one fold's tail that one thread computes
 
 
 def select_device(wanted: str) -> torch.device:

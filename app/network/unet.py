@@ -24,8 +24,7 @@ __all__ = ["WINDOW_HU", "UNet", "VesselNet", "scaled"]
 
 Floats = NDArray[np.float32]
 
-WINDOW_HU: Final = (-50.0, 600.0)
-"""Values outside are clamped: air to the lower end, dense bone to the upper end."""
+WINDOW_HU: Final = (-50.0, 600.0)  # values outside are clamped: air to the lower end, dense bone to the upper end
 _CELL, _MARGIN, _SLAB = 4, 24, 48
 """Planes: per cell after both poolings; receptive field on either side, rounded up; computed at a time."""
 

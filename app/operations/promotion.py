@@ -19,8 +19,7 @@ from app.registry.aliases import AliasChange
 from app.registry.model_store import ModelStore, StoredVersion
 from app.sdk.errors import Conflict, ModelNotReady
 
-PATIENCE = 120.0
-"""Default seconds within which every live worker must load a version."""
+PATIENCE = 120.0  # default seconds within which every live worker must load a version
 PAUSE = 0.05
 
 

@@ -35,8 +35,7 @@ class SubjectArchive:
     predictions: int = 0
     files: int = 0
     left_out: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    """Files of the record that are missing or damaged in the storage."""
+    missing: list[str] = field(default_factory=list)  # files of the record that are missing or damaged in the storage
 
 
 def export(

@@ -135,8 +135,7 @@ def build(patient: Patient, variation: Variation) -> Scene:
         behind = voxels & (tree.arc_mm > end)
         enhancement[behind] = np.where(tree.arc_mm[behind] < end + 8, near, far)
     for branch, start, end in pieces:
-        inside = tree.of(f"{side}/{branch}") & (tree.arc_mm >= start) & (tree.arc_mm <= end)
-        clot |= inside
+        clot |= tree.of(f"{side}/{branch}") & (tree.arc_mm >= start) & (tree.arc_mm <= end)
     density[clot] = patient.clot_hu - anatomy.BLOOD
     enhancement[clot] = 0.0
     if patient.calcified:

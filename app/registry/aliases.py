@@ -27,8 +27,7 @@ ALIAS = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 DEFAULT_ALIAS = "champion"
 CHALLENGER = "challenger"
-SHADOW = "shadow"
-"""Alias of the version that scores live predictions after the answer was sent."""
+SHADOW = "shadow"  # alias of the version that scores live predictions after the answer was sent
 
 
 @dataclass(frozen=True)

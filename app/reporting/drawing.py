@@ -26,8 +26,7 @@ SCALE = 1.6
 INK, MUTED, BACKGROUND = "#1b2733", "#5b6b7b", "#ffffff"
 
 Anchor = Literal["start", "middle", "end"]
-Pixels = NDArray[np.uint8]
-"""(rows, columns, 3) RGB; the first row is at the top."""
+Pixels = NDArray[np.uint8]  # (rows, columns, 3) RGB; the first row is at the top
 
 
 class BarShape(NamedTuple):

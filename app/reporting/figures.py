@@ -25,8 +25,7 @@ UNITS_PER_MM = 1.2
 _PLANES = {"axial": (0, 1, 2), "coronal": (0, 2, 1), "sagittal": (1, 2, 0)}
 _ENDS = {0: ("L", "R"), 1: ("P", "A")}
 
-Plane = NDArray[np.floating]
-"""(rows, columns); the first row is the lowest."""
+Plane = NDArray[np.floating]  # (rows, columns); the first row is the lowest
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,7 @@ from app.core.display_names import label, percent, truncated
 from app.reporting.drawing import INK, MUTED, Drawing, FigureTable
 from app.reporting.figures import GRID_LINE, LOWERS, RAISES
 
-FULL_TINT = 2.0
-"""Shift, in standard deviations, with the darkest colour."""
+FULL_TINT = 2.0  # shift, in standard deviations, with the darkest colour
 
 
 @dataclass(frozen=True)

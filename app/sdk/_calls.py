@@ -3,9 +3,8 @@
 Design notes:
 - A method yields a ``Call`` (send this request) or a ``Pause`` (sleep) and receives the reply. ``Client`` and
   ``AsyncClient`` only perform the steps.
-- All calls can be repeated: a new prediction has an Idempotency-Key, a repeated review or outcome is stored once. So
-  lost connections, a full queue (429), an unavailable service (502, 503, 504) and an upload in progress (409) are
-  retried.
+- All calls can be repeated: a prediction has an Idempotency-Key, a repeated review or outcome is stored once. So lost
+  connections, full queues (429), uploads in progress (409) and unavailable services (502, 503, 504) are retried.
 - A volume is sent under the name of its field, because the local file name may contain the name of a patient.
 - The client validates nothing that the service validates.
 """

@@ -6,8 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, closing
 from os import PathLike
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack, cast
 
 import anyio
 import httpx
@@ -45,9 +44,7 @@ class AsyncClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -158,8 +155,7 @@ class AsyncClient:
                 try:
                     step = steps.send(reply)
                 except StopIteration as stop:
-                    result: T = stop.value
-                    return result
+                    return cast("T", stop.value)
                 reply = await self._perform(step)
 
     async def _perform(self, step: Call | Pause) -> Reply:

@@ -17,8 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from os import PathLike
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack, cast
 
 import httpx
 
@@ -66,9 +65,7 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -220,8 +217,7 @@ class Client:
                 try:
                     step = steps.send(reply)
                 except StopIteration as stop:
-                    result: T = stop.value
-                    return result
+                    return cast("T", stop.value)
                 reply = self._perform(step)
 
     def _perform(self, step: Call | Pause) -> Reply:

@@ -41,14 +41,9 @@ class _RegistryVerbs:
         return (yield from self.alias(model, alias)).history
 
     def promote(self, model: str, version: str, alias: str) -> Steps[Alias]:
+        headers = yield from self._if_match(model, alias)
         document = AliasDraft(version=version).model_dump_json()
-        call = Call(
-            "PUT",
-            _path(model, alias),
-            headers=(yield from self._if_match(model, alias)),
-            document=document,
-            extra_timeout=MOVE_TIMEOUT,
-        )
+        call = Call("PUT", _path(model, alias), headers=headers, document=document, extra_timeout=MOVE_TIMEOUT)
         return parse(Alias, require_response((yield call)))
 
     def rollback(self, model: str, alias: str) -> Steps[Alias]:
@@ -104,8 +99,7 @@ class Registry:
 
         Raises:
             ModelNotReady: A worker could not load or verify the version; the alias is unchanged.
-            EtagMismatch: Another operator moved the alias.
-            AliasConflict: Another operator moved the alias.
+            EtagMismatch, AliasConflict: Another operator moved the alias.
         """
         return self._run(self._verbs.promote(model, version, alias))
 

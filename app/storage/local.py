@@ -1,8 +1,7 @@
 """Blobs in a local folder: immutable files, each named by the sha-256 of its bytes (docs/decisions/0041).
 
 Design notes:
-- A blob is written to a temporary file, synced and renamed. It is complete or absent.
-- A repeated upload of the same bytes replaces the file, so its modification time is that of the last upload.
+- A blob is complete or absent. Its modification time is that of the last upload of the same bytes.
 - `delete` keeps a young blob: the transaction that names it may not be committed yet.
 - `commit` and `delete` lock the same folder, so no blob is deleted between its rename and the check of its age.
 
@@ -24,15 +23,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO
 
 from app.core.filesystem import locked, locked_soon, sync
 from app.sdk.errors import InternalError, StorageFull
 
-GRACE = 900.0
-"""Seconds for which a blob that no row names is kept: its upload may not have committed its rows yet."""
-
+GRACE = 900.0  # seconds for which a blob that no row names is kept: its upload may not have committed its rows yet
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -184,9 +180,7 @@ class Writer:
     def __enter__(self) -> Writer:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.abort()
 
     def write(self, chunk: bytes | memoryview) -> None:

@@ -26,9 +26,7 @@ from obstore.store import S3Store
 from app.sdk.errors import InternalError, Unavailable
 from app.storage.local import GRACE, Storage, Writer
 
-IN_USE = 600.0
-"""Seconds since its last use for which a cached blob is not evicted."""
-
+IN_USE = 600.0  # seconds since its last use for which a cached blob is not evicted
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PIECE = 8 * 1024 * 1024
 _RETRIES = {

@@ -43,10 +43,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("rlvo.job")
 
-TRIES = 3
-"""Largest number of tries of a step that fails unexpectedly, and of starts of a job that stops its worker."""
-PAUSE = 0.5
-"""Seconds before the second try; the pause before the third try is twice as long."""
+TRIES = 3  # largest number of tries of a step that fails unexpectedly, and of starts of a job that stops its worker
+PAUSE = 0.5  # seconds before the second try; the pause before the third try is twice as long
 
 
 def prepare(context: PredictionContext) -> bytes:

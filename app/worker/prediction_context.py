@@ -29,8 +29,7 @@ from app.storage.local import ScratchFolder, Storage
 if TYPE_CHECKING:
     from app.inference.model_version import ModelVersion
 
-FailureRecord = dict[str, str]
-"""Code, title and detail of a `Failure`, as plain JSON."""
+FailureRecord = dict[str, str]  # code, title and detail of a `Failure`, as plain JSON
 
 
 class StepResult(TypedDict, total=False):

@@ -43,12 +43,9 @@ from app.worker.workflows import Workflows
 
 log = logging.getLogger("rlvo.worker")
 
-SWITCH_INTERVAL = 1e-4
-"""Seconds after which a thread that waits for the interpreter gets it."""
-LOADING_NICE = 10
-"""Niceness of the thread that loads versions."""
-DRAIN_SECONDS = 25
-"""Time for the current job after SIGTERM; a process supervisor must wait a little longer before SIGKILL."""
+SWITCH_INTERVAL = 1e-4  # seconds after which a thread that waits for the interpreter gets it
+LOADING_NICE = 10  # niceness of the thread that loads versions
+DRAIN_SECONDS = 25  # for the current job after SIGTERM; a process supervisor waits a little longer before SIGKILL
 SWEEP_EVERY = 600.0
 
 

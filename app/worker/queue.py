@@ -34,13 +34,10 @@ WEBHOOK_JOB = "tell"
 PREPARE_JOB = "prepare"
 JOBS = [JOB, SHADOW_JOB, WEBHOOK_JOB, PREPARE_JOB]
 SERIALIZER = DBOSPortableJSONSerializer()
-LOWEST_PRIORITY = 2**31 - 1
-"""Priority of jobs that wait until no prediction waits."""
+LOWEST_PRIORITY = 2**31 - 1  # priority of jobs that wait until no prediction waits
 POLLING_SECONDS = 0.05
 WEBHOOK_POLLING_SECONDS = 0.5
-WEBHOOK_CONCURRENCY = 4
-"""Messages that one worker sends at the same time."""
-
+WEBHOOK_CONCURRENCY = 4  # messages that one worker sends at the same time
 _WEBHOOK_PREFIX = f"{WEBHOOK_JOB}-"
 
 

@@ -2,8 +2,7 @@
 
 Design notes:
 - The kernel enforces both limits, so they also hold in native code that keeps the interpreter lock.
-- Memory: RLIMIT_DATA, which counts private writable memory and no mapped weights. An allocation beyond it fails and the
-  step with it; the worker continues.
+- Memory: RLIMIT_DATA counts private writable memory, not mapped weights. Beyond it the step fails, not the worker.
 - Freed memory is kept for the next case, because the kernel clears each new page (docs/experiments.md). All threads
   share one heap, so each thread can use what another one has freed.
 - CPU time: ITIMER_PROF counts the CPU seconds of all threads, and SIGPROF ends the process. The job is requeued, and

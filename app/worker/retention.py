@@ -21,10 +21,8 @@ from app.storage.local import Storage
 log = logging.getLogger("rlvo.retention")
 
 BATCH_SIZE = 100
-ORPHAN_AGE = 3600.0
-"""Age in seconds at which an unreferenced blob or the rest of an upload is removed; no upload takes that long."""
-LARGEST_JUMP = 3600.0
-"""Seconds by which the wall clock may drift while a process runs; daylight saving does not change UTC."""
+ORPHAN_AGE = 3600.0  # seconds until an unreferenced blob or partial upload is removed; no upload takes that long
+LARGEST_JUMP = 3600.0  # seconds that the wall clock may drift in one process; daylight saving does not change UTC
 
 
 class Retention:

@@ -28,8 +28,7 @@ from app.worker import ipc
 
 log = logging.getLogger("rlvo.inference")
 
-THREADS = 4
-"""Requests that are read and parsed while another one is computed."""
+THREADS = 4  # requests that are read and parsed while another one is computed
 
 
 class TensorServer:

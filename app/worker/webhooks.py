@@ -32,8 +32,7 @@ from app.worker.queue import Queue
 log = logging.getLogger("rlvo.webhooks")
 
 TRIES = 9
-BACKOFF_FACTOR = 5.0
-"""Ratio of one pause to the pause before it: 5 s, 25 s, 2 min, 10 min, 52 min, 4 h, 22 h, then a day."""
+BACKOFF_FACTOR = 5.0  # pauses: 5 s, 25 s, 2 min, 10 min, 52 min, 4 h, 22 h, then a day
 LONGEST_PAUSE = 86400.0
 
 _GONE = 410

@@ -109,11 +109,7 @@ class Workflows:
             preprocess_jobs.job_at(Path(path)).run_job(TRIES)
 
     def _run_steps(self, context: PredictionContext, span: Span) -> FailureRecord | None:
-        """Runs the steps in order.
-
-        Returns:
-            The failure of a step. None if the answer is recorded, or if this run has lost the prediction.
-        """
+        """Returns the failure of a step; None if the answer is recorded or this run has lost the prediction."""
         for stage in Stage:
             if stage is Stage.EXPLAIN and not context.study.explain:
                 continue

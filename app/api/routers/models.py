@@ -162,8 +162,7 @@ def _version_schema(manifest: Manifest) -> dict[str, Any]:
     _restrict(schema, {name: required for name, required in names.items() if "." not in name})
     sections = {name.partition(".")[0] for name in names if "." in name}
     for section in sections:
-        whole = ClinicalRecord.model_json_schema()
-        part = whole["properties"][section]
+        part = ClinicalRecord.model_json_schema()["properties"][section]
         definition = schema["$defs"][part["anyOf"][0]["$ref"].rpartition("/")[2]]
         prefix = f"{section}."
         _restrict(definition, {n.removeprefix(prefix): r for n, r in names.items() if n.startswith(prefix)})

@@ -31,8 +31,7 @@ from app.database.status import State
 from app.sdk.errors import RlvoError
 from app.sdk.types import ErasureCertificate, Prediction, PredictionPage, Status
 
-HEARTBEAT = 15.0
-"""Seconds without an event after which an event stream sends a comment."""
+HEARTBEAT = 15.0  # seconds without an event after which an event stream sends a comment
 
 router = APIRouter(prefix="/v1/predictions", tags=["predictions"], dependencies=[Depends(strict_query)])
 

@@ -14,9 +14,7 @@ from app.imaging.io.header import Header
 from app.sdk.errors import FieldError, GeometryMismatch
 from app.sdk.types import Input
 
-TOLERANCE_MM = 0.5
-"""Largest distance between equal corners of two grids: the rounding of float32 headers."""
-
+TOLERANCE_MM = 0.5  # largest distance between equal corners of two grids: the rounding of float32 headers
 _SHARED = ((Input.CTA, Input.VESSELS), (Input.TMAX, Input.CBF, Input.CBV, Input.MTT))
 
 

@@ -21,19 +21,14 @@ from app.sdk.types import Flag, Input
 
 __all__ = ["BolusCurves", "baseline_frames", "correct_motion", "select_curves"]
 
-MOTION_FLAG_MM: Final = 3.0
-"""Movement of a point 80 mm from the centre of the head above which a flag is set; smaller motion is corrected too."""
-
+MOTION_FLAG_MM: Final = 3.0  # movement 80 mm from the centre that sets a flag; smaller motion is corrected too
 _CORRECTED_MM: Final = 0.3
-_MOTION_MM: Final = 4.0
-"""Sampling for the estimate of motion: six parameters need no finer grid."""
-
+_MOTION_MM: Final = 4.0  # sampling for the estimate of motion: six parameters need no finer grid
 _RADIUS_MM: Final = 80.0
 _CANDIDATES: Final = 0.02
 _ARTERIES: Final = 10
 _VEINS: Final = 10
-_VEIN_WIDTHS: Final = 3.0
-"""Largest width of a venous curve, in widths of the arterial curve."""
+_VEIN_WIDTHS: Final = 3.0  # largest width of a venous curve, in widths of the arterial curve
 
 
 @dataclass(frozen=True)

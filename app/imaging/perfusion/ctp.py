@@ -29,20 +29,14 @@ from app.sdk.types import Flag, Input
 __all__ = ["PerfusionMaps", "deconvolve"]
 
 _WORKING_MM: Final = 2.0
-_SMOOTH_MM: Final = 5.0
-"""Full width at half maximum of the smoothing before deconvolution."""
-
+_SMOOTH_MM: Final = 5.0  # full width at half maximum of the smoothing before deconvolution
 _MIN_FRAMES: Final = 8
 _MIN_S: Final = 20.0
 _STEP_S: Final = (0.2, 6.0)
-_TISSUE_HU: Final = (18.0, 90.0)
-"""Range of brain tissue, also with oedema. CSF is lower; its delay would be noise."""
-
+_TISSUE_HU: Final = (18.0, 90.0)  # range of brain tissue, also with oedema. CSF is lower; its delay would be noise
 _VESSEL_HU: Final = (-20.0, 130.0)
 _VESSEL_MARGIN_MM: Final = 3.0
-_VESSEL_CBV: Final = 9.0
-"""mL / 100 g; a voxel with more is a vessel and is excluded before smoothing."""
-
+_VESSEL_CBV: Final = 9.0  # mL / 100 g; a voxel with more is a vessel and is excluded before smoothing
 _MIN_ML: Final = 20.0
 
 

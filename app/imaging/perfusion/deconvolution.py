@@ -24,20 +24,13 @@ from scipy.interpolate import CubicSpline
 
 __all__ = ["KAPPA", "OSCILLATION_LIMIT", "Haemodynamics", "haemodynamics", "oscillation", "residues"]
 
-KAPPA: Final = ((1 - 0.45) / (1 - 0.25)) / 1.04
-"""mL per g: corrects for the lower haematocrit in small vessels, and converts volume of tissue to mass."""
-
-OSCILLATION_LIMIT: Final = 0.035
-"""Wu et al. 2003, table 1: the limit chosen for oSVD."""
-
-_STEP_S: Final = 1.0
-"""The sampling at which the limit was found."""
-
+KAPPA: Final = ((1 - 0.45) / (1 - 0.25)) / 1.04  # mL per g: haematocrit of small vessels; volume to mass
+OSCILLATION_LIMIT: Final = 0.035  # Wu et al. 2003, table 1: the limit chosen for oSVD
+_STEP_S: Final = 1.0  # the sampling at which the limit was found
 _LEVELS: Final = tuple(float(level) for level in np.geomspace(0.02, 0.9, 24))
 """Truncation levels as fractions of the largest singular value, weakest truncation first."""
 
-_CHUNK: Final = 8192
-"""Curves per chunk, chosen for the size of the processor cache."""
+_CHUNK: Final = 8192  # curves per chunk, chosen for the size of the processor cache
 
 
 @dataclass(frozen=True)
@@ -95,10 +88,7 @@ def _resampling(frames: int, step_s: float) -> np.ndarray:
 
 
 def oscillation(residue: np.ndarray) -> np.ndarray:
-    """(N,): oscillation index of each row of ``residue`` (N, L), by Wu et al. 2003, eq. 9.
-
-    It is the mean absolute second difference divided by the peak.
-    """
+    """(N,): oscillation index of each row of ``residue`` (N, L): mean |second difference| / peak (Wu et al., eq. 9)."""
     bend = np.abs(np.diff(residue, n=2, axis=1)).sum(axis=1)
     index: np.ndarray = bend / (residue.shape[1] * np.maximum(residue.max(axis=1), 1e-12))
     return index

@@ -33,8 +33,7 @@ NORMAL_TMAX_S: Final = 4.0
 DELAYED_TMAX_S: Final = 6.0
 ISLAND_ML: Final = 1.0
 _VESSEL_TIMES_MEDIAN: Final = 3.0
-_SIDE_RATIO: Final = 1.5
-"""The lesion is on one side if its delayed volume is this many times that of the other side."""
+_SIDE_RATIO: Final = 1.5  # the lesion is on one side if its delayed volume is this many times that of the other side
 
 
 @dataclass(frozen=True)

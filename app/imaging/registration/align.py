@@ -33,19 +33,14 @@ __all__ = ["POOR_QUALITY", "Alignment", "RegistrationImage", "coregister", "rota
 Floats = npt.NDArray[np.float32]
 Matrix = npt.NDArray[Any]
 
-POOR_QUALITY = 0.5
-"""Quality below which an alignment is unreliable."""
-
+POOR_QUALITY = 0.5  # quality below which an alignment is unreliable
 CLAMP_HU = (-400.0, 400.0)
 BODY_HU = -300.0
 SMALL_MM, START_MM, FINE_MM = 1.9, 4.0, 3.0
 MIN_BRAIN_ML = 250.0
-MIN_BAND_SHARE = 0.4
-"""Smallest share of the skull around the brain in the field of view for which a quality is computed."""
-LEVELS = ((8, 12.0), (4, 6.0))
-"""Per refinement grid: spacing of the template points and blur of both images, mm."""
-STIFFNESS = 0.2
-"""Weight of the strain penalty, which matters where little of the head is in view (cropped vertex, thick slices)."""
+MIN_BAND_SHARE = 0.4  # a quality needs at least this share of the skull around the brain in the field of view
+LEVELS = ((8, 12.0), (4, 6.0))  # per refinement grid: spacing of the template points and blur of both images, mm
+STIFFNESS = 0.2  # weight of the strain penalty, for heads that are hardly in view (cropped vertex, thick slices)
 
 
 @dataclass(frozen=True)

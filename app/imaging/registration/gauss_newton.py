@@ -25,8 +25,7 @@ Floats = npt.NDArray[np.float32]
 Matrix = npt.NDArray[Any]
 
 UNIT_MM = 50.0
-MIN_VISIBLE = 0.75
-"""A sample counts if at least this share of its neighbourhood lies in the field of view."""
+MIN_VISIBLE = 0.75  # a sample counts if at least this share of its neighbourhood lies in the field of view
 
 
 @dataclass(frozen=True, eq=False)

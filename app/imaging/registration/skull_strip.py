@@ -24,8 +24,7 @@ Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
 
-OUTSIDE = -2000.0
-"""Value of a voxel without data, outside the field of view; lower than any clamped Hounsfield value."""
+OUTSIDE = -2000.0  # value of a voxel without data, outside the field of view; lower than any clamped Hounsfield value
 BONE_HU = 110.0
 AIR_HU = -300.0
 FLUID_HU = -10.0

@@ -29,13 +29,10 @@ Floats = npt.NDArray[np.float32]
 Matrix = npt.NDArray[Any]
 
 CSF_HU, GREY_HU, WHITE_HU = 8.0, 38.0, 29.0
-CENTRE_MM = np.array([0.0, -22.0, 9.5])
-"""Centre of mass of the brain."""
-BOX = ((-92.0, 92.0), (-128.0, 92.0), (-92.0, 104.0))
-"""MNI millimetres: the brain and 20 mm around it."""
+CENTRE_MM = np.array([0.0, -22.0, 9.5])  # centre of mass of the brain
+BOX = ((-92.0, 92.0), (-128.0, 92.0), (-92.0, 104.0))  # MNI millimetres: the brain and 20 mm around it
 BAND_MM = (-7.0, 6.0)
-DURA_MM = 1.0
-"""From the edge of the brain to bone; tuned on the whole-head CT template, which fits 0 to 1 mm equally well."""
+DURA_MM = 1.0  # from the edge of the brain to bone; the whole-head CT template fits 0 to 1 mm equally well
 BONE_HU = (100.0, 400.0)
 NON_CSF_HU = (5.0, 30.0)
 """Ramps from 0 to 1. The ramp of bone ends below the densest bone, so that thin and thick bone count equally."""

@@ -25,8 +25,7 @@ from app.network.conv import convolve
 from app.network.daft import Network
 
 TAIL_STEPS = 8
-_EPSILON = 1e-12
-"""Avoids a division by zero for equal activations."""
+_EPSILON = 1e-12  # avoids a division by zero for equal activations
 
 
 class BaselineActivations(NamedTuple):

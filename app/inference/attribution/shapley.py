@@ -88,8 +88,7 @@ def alternating(game: Game, players: int, backgrounds: int, *, seed: int = 0) ->
     rng = np.random.default_rng(seed)
     half = np.stack([rng.permutation(players) for _ in range((backgrounds + 1) // 2)])
     orders = np.stack([half, half[:, ::-1]], axis=1).reshape(-1, players)[:backgrounds]
-    rows = rng.permutation(backgrounds)
-    value = _values_along(game, orders, rows)
+    value = _values_along(game, orders, rng.permutation(backgrounds))
     gains = np.empty(orders.shape)
     np.put_along_axis(gains, orders, np.diff(value, axis=1), axis=1)
     pairs = gains[: backgrounds // 2 * 2].reshape(-1, 2, players).mean(axis=1)

@@ -1,0 +1,76 @@
+"""Benches: every listed module exists, and no modules of bench/ import each other in a circle."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from graphlib import CycleError, TopologicalSorter
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BENCH = ROOT / "bench"
+
+
+def module_name(path: Path) -> str:
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    return name.removesuffix(".__init__")
+
+
+def imported(tree: ast.Module) -> set[str]:
+    """Return the names of all imports, those inside functions included."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "bench/ uses absolute imports only"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return names
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Return the modules of bench/ that each module of bench/ imports."""
+    trees = {module_name(path): ast.parse(path.read_text(encoding="utf-8")) for path in BENCH.rglob("*.py")}
+    return {name: imported(tree) & trees.keys() - {name} for name, tree in trees.items()}
+
+
+def test_no_import_circle() -> None:
+    graph = import_graph()
+    assert graph["bench.swap"] >= {"bench.server_process", "bench.model_stores"}
+    TopologicalSorter(graph).prepare()
+
+
+def test_an_import_circle_would_be_found() -> None:
+    graph = import_graph()
+    graph["bench.server_process"].add("bench.swap")
+    with pytest.raises(CycleError):
+        TopologicalSorter(graph).prepare()
+
+
+def test_every_listed_bench_exists_and_is_described() -> None:
+    run = subprocess.run([sys.executable, "-m", "bench", "--list"], capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
+    lines = [line.split(maxsplit=1) for line in run.stdout.splitlines()]
+    assert len(lines) > 10
+    for name, description in lines:
+        assert find_spec(f"bench.{name}"), name
+        assert description.endswith("."), name
+
+
+def test_documented_benches_are_listed() -> None:
+    run = subprocess.run([sys.executable, "-m", "bench", "--list"], capture_output=True, text=True, cwd=ROOT)
+    listed = {line.split()[0] for line in run.stdout.splitlines()}
+    text = "".join(path.read_text(encoding="utf-8") for path in [*ROOT.glob("docs/**/*.md"), ROOT / "README.md"])
+    words = text.replace("python -m bench.", "python -m bench ").split("python -m bench ")[1:]
+    named = {word.split()[0].strip("`,.;:)") for word in words}
+    assert {name for name in named if not name.startswith(("-", "_"))} <= listed
+
+
+def test_unknown_bench_is_named() -> None:
+    run = subprocess.run([sys.executable, "-m", "bench", "unheard-of"], capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 2
+    assert "unknown bench: unheard-of" in run.stderr
