@@ -1,6 +1,8 @@
-"""``python -m bench``: every bench, one after the other. ``python -m bench NAME...``: those. ``--list``: their names.
+"""Run the benches. ``python -m bench`` runs all of them.
 
-A bench is a module of this folder with a ``main()``; its docstring's first line says what it measures.
+``python -m bench NAME...`` runs these, ``python -m bench NAME --OPTION...`` passes options to one, and ``--list``
+prints the names. A bench is a module of this folder with a function ``main()``. The first line of its docstring says
+what it measures.
 """
 
 from __future__ import annotations
@@ -14,29 +16,35 @@ FOLDER = Path(__file__).parent
 
 
 def benches() -> dict[str, str]:
-    """Name and first line of every bench, read from the source: a bench that is not asked for is not imported."""
-    found = {}
+    """Return the first docstring line of each bench by its name, read from the source without an import."""
+    lines = {}
     for path in sorted(FOLDER.glob("*.py")):
         module = ast.parse(path.read_text(encoding="utf-8"))
-        runs = any(isinstance(each, ast.FunctionDef) and each.name == "main" for each in module.body)
-        if runs and not path.name.startswith("_"):
-            found[path.stem] = (ast.get_docstring(module) or "").partition("\n")[0]
-    return found
+        has_main = any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in module.body)
+        if has_main and not path.name.startswith("_"):
+            lines[path.stem] = (ast.get_docstring(module) or "").partition("\n")[0]
+    return lines
 
 
 def main(arguments: list[str]) -> int:
+    """Run the named benches; return 1 if one of them failed, 2 for an unknown name."""
     known = benches()
     if arguments == ["--list"]:
-        print("\n".join(f"{name:10} {line}" for name, line in known.items()))
+        print("\n".join(f"{name:18} {line}" for name, line in known.items()))
         return 0
-    if unknown := set(arguments) - set(known):
-        print(f"no bench called {', '.join(sorted(unknown))}; there are {', '.join(known)}", file=sys.stderr)
+    first_option = next((n for n, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
+    names, options = arguments[:first_option], arguments[first_option:]
+    if options and len(names) != 1:
+        print("options need the name of one bench before them", file=sys.stderr)
+        return 2
+    if unknown := set(names) - set(known):
+        print(f"unknown bench: {', '.join(sorted(unknown))}; known: {', '.join(known)}", file=sys.stderr)
         return 2
     failed = []
-    for name in arguments or known:
+    for name in names or known:
         print(f"\n== {name}: {known[name]}\n", flush=True)
-        # A process each: memory at peak, and threads, are one bench's own.
-        if subprocess.run([sys.executable, "-m", f"bench.{name}"], check=False).returncode:
+        # One process for each bench, so that one does not change the peak memory or the threads of another.
+        if subprocess.run([sys.executable, "-m", f"bench.{name}", *options], check=False).returncode:
             failed.append(name)
     if failed:
         print(f"\nfailed: {', '.join(failed)}", file=sys.stderr)

@@ -1,14 +1,13 @@
-"""Does the paper's ordering come out? Images alone, the record alone, and both, on five cohorts of the `paper` preset.
+"""AUC of images, clinical record and both on five cohorts of the preset `paper`, compared with the order in the paper.
 
     python -m bench._ordering [SEED ...]
 
-Not part of `make bench`: it measures patients, not seconds. A seed takes some minutes; what is done is kept in
-`ordering.jsonl` in the folder given by `--folder`, and a seed that stands there is not run again; a killed one goes on.
-
-Notable choices:
-- 599 patients a seed, drawn straight onto a grid of 8 mm (20 x 24 x 20) instead of 4: an eighth of the work, so that
-  five seeds fit into minutes. Clots are short beside 8 mm: the imaging rows would be a little better at 4.
-- Everything else is `rlvo train`'s own: frozen 80/20 split, four folds, the recipe, the same rows for every model.
+Design notes:
+- `make bench` does not run it, because it measures models, not speed. One seed takes some minutes.
+- Results are stored in `ordering.jsonl` in `--folder`. A stored seed is not run again, and a stopped one continues.
+- A seed has 599 patients on a grid of 8 mm (20 x 24 x 20) instead of 4 mm: an eighth of the work. Clots are short
+  compared with 8 mm, so the rows with images would be a little better at 4 mm.
+- Everything else is that of `rlvo train`: fixed 80/20 split, four folds, the recipe, the same rows for every model.
 """
 
 from __future__ import annotations
@@ -24,50 +23,50 @@ import torch
 from app.imaging.model_grid import Grid
 from app.inference import defaults
 from app.phantoms.biology import Preset
-from app.training import experiment, splits
+from app.training import experiment, results_table, splits
 from app.training.dataset import phantoms
-from app.training.results_table import ORACLE, ResultRow
+from app.training.progress import ProgressReporter
+from app.training.results_table import ORACLE
 from app.training.trainer import Recipe
 
 PATIENTS = 599
 GRID = Grid(shape=(20, 24, 20), affine=((8, 0, 0, -76), (0, 8, 0, -110), (0, 0, 8, -72), (0, 0, 0, 1)))
 NETWORKS = ("all imaging", "imaging + clinical, concatenation", "imaging + clinical, DAFT")
-SHOWN = ("clinical, logistic regression", "clinical, gradient boosting", experiment.LOGISTIC, *NETWORKS, ORACLE)
+MODELS = ("clinical, logistic regression", "clinical, gradient boosting", experiment.LOGISTIC, *NETWORKS, ORACLE)
 
 
-def one(seed: int, folder: Path) -> dict[str, list[float]]:
-    """By model: AUC over folds, its SD, AUC on the test part."""
+def evaluate(seed: int, folder: Path) -> dict[str, list[float]]:
+    """Return by model: AUC over folds, its SD, AUC on the test part."""
     defaults.GRID = GRID  # type: ignore[misc]
     torch.set_num_threads(1)
     data = phantoms(PATIENTS, seed, Preset.PAPER, GRID, defaults.CHANNELS)
     split = splits.split(data.labels, data.groups, data.sites, seed)
-    plan = experiment.ExperimentPlan(
-        "ordering", "0.0.0", "phantoms", synthetic=True, seed=seed, recipe=Recipe(), networks=NETWORKS
-    )
-    found = experiment.compare(plan, data, split, torch.device("cpu"), lambda _: None, folder=folder / f"seed-{seed}")
-    rows: dict[str, ResultRow] = {row.name: row for row in found.rows}
-    return {name: [*rows[name].folds, rows[name].test.value] for name in SHOWN}
+    config = experiment.ExperimentConfig(seed=seed, recipe=Recipe(), networks=NETWORKS)
+    cpu, checkpoints = torch.device("cpu"), folder / f"seed-{seed}"
+    fitted = experiment.fit_models(config, data, split, cpu, ProgressReporter(), folder=checkpoints)
+    rows = {row.name: row for row in results_table.table(fitted.scores, data.labels, split, experiment.DAFT)}
+    return {name: [*rows[name].folds, rows[name].test.value] for name in MODELS}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("seeds", nargs="*", type=int, default=[7, 17, 27, 37, 47])
     parser.add_argument("--folder", type=Path, default=Path("ordering"))
-    given = parser.parse_args()
-    given.folder.mkdir(parents=True, exist_ok=True)
-    path = given.folder / "ordering.jsonl"
-    kept = {} if not path.exists() else {int(k): v for line in path.open() for k, v in json.loads(line).items()}
-    for seed in given.seeds:
-        if seed not in kept:
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    path = arguments.folder / "ordering.jsonl"
+    results = {} if not path.exists() else {int(k): v for line in path.open() for k, v in json.loads(line).items()}
+    for seed in arguments.seeds:
+        if seed not in results:
             start = time.process_time()
-            kept[seed] = one(seed, given.folder)
+            results[seed] = evaluate(seed, arguments.folder)
             with path.open("a") as file:
-                file.write(json.dumps({seed: kept[seed]}) + "\n")
+                file.write(json.dumps({seed: results[seed]}) + "\n")
             print(f"seed {seed}: {time.process_time() - start:.0f} CPU-s")
-    chosen = np.array([[kept[seed][name] for name in SHOWN] for seed in given.seeds])
+    values = np.array([[results[seed][name] for name in MODELS] for seed in arguments.seeds])
     print("| model | AUC over folds, mean of seeds ± SD | AUC on test, mean of seeds ± SD |\n|---|---|---|")
-    for column, name in enumerate(SHOWN):
-        folds, _, test = chosen[:, column].T
+    for column, name in enumerate(MODELS):
+        folds, _, test = values[:, column].T
         print(f"| {name} | {folds.mean():.3f} ± {folds.std():.3f} | {test.mean():.3f} ± {test.std():.3f} |")
 
 

@@ -1,6 +1,7 @@
-"""Draws docs/images: a real head in MNI space under the MNI brain's contour, and a real angiogram beside its mask.
+"""Draw docs/images: a real head in MNI space with the contour of the MNI brain, and a real angiogram with its mask.
 
-``python -m bench._overlays``, from ../shared: its SOURCES.md names the origin and licence of each (both BSD-2-Clause).
+``python -m bench._overlays`` reads the images from ../shared, whose SOURCES.md names their origins and licences (both
+BSD-2-Clause).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ GREEN, RED = (90, 230, 120), (255, 90, 70)
 
 
 def head_in_mni() -> Image.Image:
-    """Three axial, two coronal and two sagittal slices, windowed to 0..80 HU."""
+    """Return three axial, two coronal and two sagittal slices, 0 to 80 HU."""
     volume = nifti.read(NCCT, field=Input.NCCT)
     world_from_mni = np.linalg.inv(align.to_mni(align.RegistrationImage(volume)).mni_from_world)
     matrix = np.linalg.inv(volume.affine) @ world_from_mni @ GRID
@@ -38,13 +39,13 @@ def head_in_mni() -> Image.Image:
     edge = inside & ~ndimage.binary_erosion(inside)
     grey = np.clip(hu / 80, 0, 1) * 255
     cuts = [(2, 70), (2, 100), (2, 130), (1, 90), (1, 132), (0, 80), (0, 118)]
-    return _row([_painted(grey.take(at, axis), edge.take(at, axis), GREEN) for axis, at in cuts])
+    return _row([_coloured(grey.take(at, axis), edge.take(at, axis), GREEN) for axis, at in cuts])
 
 
 def vessel_tree() -> Image.Image:
-    """Maximum intensity projections of the angiogram, and of the mask in red over it, from above, front and side.
+    """Return maximum intensity projections of the angiogram, without and with the mask in red, along z, y and x.
 
-    The file has no brain and no bone left to align by: it is placed by the centre of its field of view.
+    The file has no brain and no bone to align by, so the centre of its field of view gives the position.
     """
     volume = nifti.read(REAL / "cta_avm_vessels.nii.gz", field=Input.CTA)
     mni_from_world = np.eye(4)
@@ -52,22 +53,23 @@ def vessel_tree() -> Image.Image:
     mask = vessels.segment(volume, mni_from_world)
     grid = np.eye(4)
     grid[:3, 3] = np.linalg.inv(mni_from_world)[:3, 3] + GRID[:3, 3]
-    shown, marked = (_on(each, grid) for each in (Volume(volume.values(), volume.affine), mask))
+    grey_values, mask_values = (_resampled(each, grid) for each in (Volume(volume.values(), volume.affine), mask))
     pictures = []
     for axis in (2, 1, 0):
-        grey = np.clip(shown.max(axis=axis) / 400, 0, 1) * 255
-        pictures += [_painted(grey, np.zeros(grey.shape, bool), RED), _painted(grey, marked.max(axis=axis) > 0.5, RED)]
+        grey = np.clip(grey_values.max(axis=axis) / 400, 0, 1) * 255
+        projection = mask_values.max(axis=axis) > 0.5
+        pictures += [_coloured(grey, np.zeros(grey.shape, bool), RED), _coloured(grey, projection, RED)]
     return _row(pictures)
 
 
-def _on(volume: Volume, grid: Array) -> NDArray[np.float32]:
+def _resampled(volume: Volume, grid: Array) -> NDArray[np.float32]:
     return resample(volume.data, np.linalg.inv(volume.affine) @ grid, SHAPE)
 
 
-def _painted(grey: NDArray[np.float32], where: NDArray[np.bool_], colour: tuple[int, int, int]) -> Array:
-    """(rows, columns, 3), the second axis of ``grey`` upwards; the patient's left on the right, as radiologists see."""
+def _coloured(grey: NDArray[np.float32], coloured: NDArray[np.bool_], colour: tuple[int, int, int]) -> Array:
+    """Return (rows, columns, 3) with the second axis of ``grey`` upwards and the patient's left on the right."""
     picture = np.repeat(grey[..., None], 3, axis=-1)
-    picture[where] = colour
+    picture[coloured] = colour
     return np.asarray(picture.transpose(1, 0, 2)[::-1, ::-1])
 
 

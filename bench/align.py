@@ -1,13 +1,14 @@
-"""How well, how surely and how fast a head CT is aligned to MNI space. ``python -m bench.align [--quick] [--times]``
+"""Accuracy and time of the alignment of a head CT to MNI space, compared with SimpleITK, elastix and ANTs.
 
-Heads with a known answer: the synthetic head of ``app.phantoms`` and, where ../shared is, a whole-head CT template that
-lies in MNI space; and a real NCCT whose answer is what the alignment itself gives for it as it was scanned, so that its
-errors are of consistency. Each is turned, moved, grown, sheared and scanned anew on a scanner's grid, cropped or not,
-with noise. The error is the distance by which points of the brain are off, in the template's millimetres.
+``python -m bench align [--quick] [--times]``.
 
-``--times`` compares one alignment with SimpleITK, elastix and ANTs on the first of the same heads, each in its own
-usual form and given the stripped 2 mm images for nothing: the phantom's brain is known, the template has a stripped
-version of its own (``make bench`` installs them; those that are absent are left out).
+- Heads with a known pose: the synthetic head of ``app.phantoms`` and, if ../shared exists, a whole-head CT template in
+  MNI space. For a real NCCT the alignment of the original scan is the reference, so its errors show consistency.
+- Each head is rotated, moved, scaled, sheared and scanned on a scanner's grid, with noise and with or without a crop.
+- The error is the distance of brain points from their true position, in mm of the template.
+- ``--times`` compares the time with SimpleITK, elastix and ANTs on the first of the same heads. Each library has its
+  usual settings and receives the stripped 2 mm images; the time of the stripping is not counted. A library that is not
+  installed is left out (``make bench`` installs them).
 """
 
 from __future__ import annotations
@@ -30,20 +31,30 @@ from app.imaging.io.nifti import Volume
 from app.imaging.registration import align, brain_mask, skull_strip
 from app.imaging.resample import resample
 from app.sdk.types import Input
+from bench import align_baselines
+from bench.usual_pipeline import installed
 
 REAL = Path(__file__).resolve().parents[2] / "shared/data/images"
 CT_TEMPLATE, NCCT = REAL / "template_scct_wholehead_cormack.nii", REAL / "ncct_human_ge_deskewed.nii.gz"
 CT_BRAIN = REAL / "template_scct_stripped_cormack.nii"
 TABLE = {"degrees": 10, "mm": 30}
-"""A head as it lies on a scanner's table; the default of ``draw`` is as far off as a scan may be."""
+"""Limits of a pose on a scanner table. The defaults of ``draw`` are the widest poses that a scan may have."""
 SEED = 0
-MOST_MM = 10.0
-"""Beyond this mean error an alignment has failed."""
+FAILURE_MM = 10.0
+"""An alignment with a larger mean error has failed."""
 
 
 @dataclass(frozen=True)
 class Pose:
-    """``world_from_mni`` (4, 4), and how the head is scanned: spacing (3,) mm, ``crop`` mm of vertex, noise in HU."""
+    """Position of a head and settings of its scan.
+
+    Attributes:
+        world_from_mni: Affine (4, 4), mm.
+        spacing: Voxel size (3,), mm.
+        crop: Millimetres that the scan lacks at the vertex; 0 for a whole head.
+        noise: Standard deviation, HU.
+        tilt: Gantry tilt, degrees.
+    """
 
     world_from_mni: np.ndarray
     spacing: np.ndarray
@@ -53,16 +64,16 @@ class Pose:
 
 
 def draw(rng: np.random.Generator, *, degrees: float = 30, mm: float = 60, growth: float = 0.1) -> Pose:
-    turn = align._turn(tuple(rng.uniform(-degrees, degrees, 3)))  # noqa: SLF001
+    rotation = align.rotation(tuple(rng.uniform(-degrees, degrees, 3)))
     stretch = np.diag(1 + rng.uniform(-growth, growth) + rng.uniform(-0.03, 0.03, 3))
     stretch[0, 1:] += rng.uniform(-0.02, 0.02, 2)
     pose = np.eye(4)
-    pose[:3, :3] = turn @ stretch
+    pose[:3, :3] = rotation @ stretch
     pose[:3, 3] = rng.uniform(-mm, mm, 3) + (rng.choice([-1000, 0, 0, 1000], 3) if rng.random() < 0.3 else 0)
-    across = rng.uniform(0.8, 1.5)
+    in_plane = rng.uniform(0.8, 1.5)
     return Pose(
         pose,
-        np.array([across, across, rng.choice([1.0, 2.5, 5.0])]),
+        np.array([in_plane, in_plane, rng.choice([1.0, 2.5, 5.0])]),
         float(rng.choice([0, 0, 15, 30])),
         float(rng.uniform(0, 15)),
         float(rng.choice([0, 0, 15])),
@@ -70,7 +81,7 @@ def draw(rng: np.random.Generator, *, degrees: float = 30, mm: float = 60, growt
 
 
 def scan(head: Volume, pose: Pose, rng: np.random.Generator) -> Volume:
-    """The head in its pose, on a scanner's grid along the world's axes (the gantry tilted: sheared), int16 HU."""
+    """Return the posed head on a scanner's grid along the world's axes (sheared by a gantry tilt), int16 HU."""
     world_from_head = pose.world_from_mni @ head.affine
     ends = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)]) * [*np.subtract(head.shape, 1), 1]
     corners = (ends @ world_from_head.T)[:, :3]
@@ -81,18 +92,18 @@ def scan(head: Volume, pose: Pose, rng: np.random.Generator) -> Volume:
     grid[1, 2] = np.tan(np.deg2rad(pose.tilt)) * pose.spacing[2]
     grid[:3, 3] = low
     grid[1, 3] -= max(0.0, grid[1, 2] / pose.spacing[2] * (high[2] - low[2]))
-    reach = high - grid[:3, 3]
-    shape = tuple(int(n) for n in np.ceil(reach / pose.spacing))
+    extent = high - grid[:3, 3]
+    shape = tuple(int(n) for n in np.ceil(extent / pose.spacing))
     hu = resample(head.data, np.linalg.inv(world_from_head) @ grid, shape, fill=-1000)
     hu = hu + rng.normal(0, pose.noise, shape)
     return Volume(np.asfortranarray(np.clip(hu, -1024, 3071), dtype=np.int16), grid)
 
 
-def error(found: np.ndarray, pose: Pose) -> tuple[float, float]:
-    """Mean and largest distance in mm over the brain, of ``mni_from_world`` after ``pose``, from where it started."""
-    at = np.column_stack([brain_mask.points(), np.ones(len(brain_mask.points()))])
-    off = np.linalg.norm((at @ (found @ pose.world_from_mni - np.eye(4)).T)[:, :3], axis=1)
-    return float(off.mean()), float(off.max())
+def error(mni_from_world: np.ndarray, pose: Pose) -> tuple[float, float]:
+    """Return the mean and the largest error of an alignment over the points of the brain, mm."""
+    points = np.column_stack([brain_mask.points(), np.ones(len(brain_mask.points()))])
+    distances = np.linalg.norm((points @ (mni_from_world @ pose.world_from_mni - np.eye(4)).T)[:, :3], axis=1)
+    return float(distances.mean()), float(distances.max())
 
 
 def phantom() -> Volume:
@@ -102,7 +113,7 @@ def phantom() -> Volume:
 
 
 def ct_template(path: Path = CT_TEMPLATE) -> Volume:
-    """The template in Hounsfield units: its Cormack units stretch 0 to 100 HU elevenfold."""
+    """Return the template in Hounsfield units. Its Cormack units stretch 0 to 100 HU by a factor of 11."""
     image = nib.Nifti1Image.from_filename(path)
     cormack = np.asarray(image.dataobj, np.float32)
     hu = np.select([cormack <= 900, cormack <= 3100], [cormack - 1000, (cormack - 900) / 11 - 100], cormack - 3000)
@@ -110,34 +121,36 @@ def ct_template(path: Path = CT_TEMPLATE) -> Volume:
 
 
 def brains() -> dict[str, Volume]:
-    """Masks of the heads whose answer is known, uint8, where ``heads`` has the heads."""
+    """Return the brain masks, uint8, of the heads in ``heads`` whose pose is known."""
     from app.phantoms import anatomy
 
     solid = ndimage.gaussian_filter(anatomy.head().brain, 3) > 0.3
-    found = {"phantom": Volume(np.asfortranarray(solid, dtype=np.uint8), anatomy.CANVAS)}
+    masks = {"phantom": Volume(np.asfortranarray(solid, dtype=np.uint8), anatomy.CANVAS)}
     if CT_BRAIN.exists():
-        bare = ct_template(CT_BRAIN)
-        found["CT template"] = Volume(np.asfortranarray(bare.data > 0, dtype=np.uint8), bare.affine)
-    return found
+        stripped = ct_template(CT_BRAIN)
+        masks["CT template"] = Volume(np.asfortranarray(stripped.data > 0, dtype=np.uint8), stripped.affine)
+    return masks
 
 
 def real_ncct() -> Volume:
-    """The real NCCT, moved to MNI space by its own alignment."""
+    """Return the real NCCT in MNI space, by the alignment itself."""
     volume = nifti.read(NCCT, field=Input.NCCT)
-    found = align.to_mni(align.RegistrationImage(volume)).mni_from_world
-    return Volume(volume.data, found @ volume.affine, volume.slope, volume.inter)
+    mni_from_world = align.to_mni(align.RegistrationImage(volume)).mni_from_world
+    return Volume(volume.data, mni_from_world @ volume.affine, volume.slope, volume.inter)
 
 
 def heads(real: bool = True) -> dict[str, Volume]:
-    found = {"phantom": phantom()}
+    """Return the heads by name; ``real`` adds the NCCT whose reference is the alignment itself."""
+    volumes = {"phantom": phantom()}
     if CT_TEMPLATE.exists():
-        found["CT template"] = ct_template()
+        volumes["CT template"] = ct_template()
     if NCCT.exists() and real:
-        found["real NCCT, consistency"] = real_ncct()
-    return found
+        volumes["real NCCT, consistency"] = real_ncct()
+    return volumes
 
 
 def scans(head: Volume, count: int, seed: int, **limits: float) -> Iterator[tuple[Pose, Volume]]:
+    """Yield random poses of a head and its scans; ``limits`` are those of ``draw``."""
     rng = np.random.default_rng(seed)
     for _ in range(count):
         pose = draw(rng, **limits)
@@ -145,26 +158,26 @@ def scans(head: Volume, count: int, seed: int, **limits: float) -> Iterator[tupl
 
 
 def accuracy(counts: dict[str, int], seed: int, **limits: float) -> None:
-    """A line for each kind of head, and one for all of them together."""
+    """Print the errors of each kind of head, and of all of them together."""
     rows: dict[str, list[tuple[float, ...]]] = {}
-    drawn = heads()
+    volumes = heads()
     with _progress() as progress:
         task = progress.add_task("heads", total=sum(counts.values()))
-        for name in counts.keys() & drawn.keys():
+        for name in counts.keys() & volumes.keys():
             rows[name] = []
-            for pose, volume in scans(drawn[name], counts[name], seed, **limits):
+            for pose, volume in scans(volumes[name], counts[name], seed, **limits):
                 start = time.process_time()
-                found = align.to_mni(align.RegistrationImage(volume))
-                spent = time.process_time() - start
-                rows[name].append((*error(found.mni_from_world, pose), found.quality, spent))
+                alignment = align.to_mni(align.RegistrationImage(volume))
+                seconds = time.process_time() - start
+                rows[name].append((*error(alignment.mni_from_world, pose), alignment.quality, seconds))
                 progress.advance(task)
     print("| head | poses | mean error: median | 95 % | worst | largest: median | worst | failed | quality | s CPU |")
     print("|---|---|---|---|---|---|---|---|---|---|")
-    for name, found in (*sorted(rows.items()), ("all", [row for each in rows.values() for row in each])):
-        mean, largest, quality, seconds = np.array(found).T
+    for name, measured in (*sorted(rows.items()), ("all", [row for each in rows.values() for row in each])):
+        mean, largest, quality, seconds = np.array(measured).T
         print(
             f"| {name} | {len(mean)} | {np.median(mean):.2f} | {np.percentile(mean, 95):.2f} | {mean.max():.2f} | "
-            f"{np.median(largest):.2f} | {largest.max():.2f} | {(mean > MOST_MM).sum()} | "
+            f"{np.median(largest):.2f} | {largest.max():.2f} | {(mean > FAILURE_MM).sum()} | "
             f"{quality.min():.2f}-{quality.max():.2f} | {np.median(seconds):.2f} |",
             flush=True,
         )
@@ -174,49 +187,49 @@ def _progress() -> Progress:
     return Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
 
 
-def times(count: int) -> None:
-    """Interleaved runs on the first heads of each kind: time, and how far each is off."""
-    from bench import align_baselines, peers
-
-    ways = {name: run for name, (module, run) in align_baselines.WAYS.items() if peers.installed(module)}
-    spent: dict[str, list[float]] = {name: [] for name in ("rlvo", *ways)}
-    off: dict[str, dict[str, list[float]]] = {}
+def compare_times(count: int) -> None:
+    """Print time and error of rlvo and of each library on the first heads of each kind, in alternating runs."""
+    libraries = {name: run for name, (module, run) in align_baselines.REGISTRATIONS.items() if installed(module)}
+    seconds: dict[str, list[float]] = {name: [] for name in ("rlvo", *libraries)}
+    errors: dict[str, dict[str, list[float]]] = {}
     masks = brains()
-    drawn = heads(real=False)  # the real head's answer is ours: no one else can be held to it
+    volumes = heads(real=False)  # the reference of the real head is rlvo's result, so it cannot judge other libraries
     with _progress() as progress:
-        task = progress.add_task("registrations", total=len(drawn) * count * len(spent))
-        for kind, head in drawn.items():
-            off[kind] = {name: [] for name in spent}
+        task = progress.add_task("registrations", total=len(volumes) * count * len(seconds))
+        for kind, head in volumes.items():
+            errors[kind] = {name: [] for name in seconds}
             for pose, volume in scans(head, count, SEED, **TABLE):
                 fixed, moving = align_baselines.stripped(volume, masks[kind], pose.world_from_mni)
-                for name in spent:
+                for name in seconds:
                     start = time.perf_counter()
-                    found = ways[name](fixed, moving) if name in ways else align.to_mni(align.RegistrationImage(volume))
-                    spent[name].append(time.perf_counter() - start)
-                    matrix = found.mni_from_world if isinstance(found, align.Alignment) else found
-                    off[kind][name].append(error(matrix, pose)[0])
+                    if name in libraries:
+                        mni_from_world = libraries[name](fixed, moving)
+                    else:
+                        mni_from_world = align.to_mni(align.RegistrationImage(volume)).mni_from_world
+                    seconds[name].append(time.perf_counter() - start)
+                    errors[kind][name].append(error(mni_from_world, pose)[0])
                     progress.advance(task)
-    columns = "".join(f" {kind}: mean error, median | worst |" for kind in off)
-    print(f"| {count} of each head | s, median | times rlvo |{columns}")
-    print("|---|---|---|" + "---|---|" * len(off))
-    ours = float(np.median(spent["rlvo"]))
-    for name, seconds in spent.items():
-        cells = "".join(f" {np.median(errors[name]):.2f} | {max(errors[name]):.2f} |" for errors in off.values())
-        print(f"| {name} | {np.median(seconds):.2f} | {np.median(seconds) / ours:.1f} |{cells}", flush=True)
+    columns = "".join(f" {kind}: mean error, median | worst |" for kind in errors)
+    print(f"| {count} of each head | s, median | relative to rlvo |{columns}")
+    print("|---|---|---|" + "---|---|" * len(errors))
+    rlvo = float(np.median(seconds["rlvo"]))
+    for name, times in seconds.items():
+        cells = "".join(f" {np.median(head[name]):.2f} | {max(head[name]):.2f} |" for head in errors.values())
+        print(f"| {name} | {np.median(times):.2f} | {np.median(times) / rlvo:.1f} |{cells}", flush=True)
 
 
 def absolute() -> None:
-    """The whole-head CT template, whose answer is the identity."""
+    """Print the error of the CT template, whose true alignment is the identity, and the overlap of the real NCCT."""
     if CT_TEMPLATE.exists():
-        found = align.to_mni(align.RegistrationImage(ct_template())).mni_from_world
-        mean, largest = error(found, Pose(np.eye(4), np.ones(3), 0, 0, 0))
-        print(f"CT template as it lies: {mean:.2f} mm mean, {largest:.2f} mm at most from the identity")
+        mni_from_world = align.to_mni(align.RegistrationImage(ct_template())).mni_from_world
+        mean, largest = error(mni_from_world, Pose(np.eye(4), np.ones(3), 0, 0, 0))
+        print(f"CT template, original pose: mean error {mean:.2f} mm, largest {largest:.2f} mm")
     if NCCT.exists():
         print(f"real NCCT: Dice {overlap(nifti.read(NCCT, field=Input.NCCT)):.3f} with the MNI brain mask\n")
 
 
 def overlap(volume: Volume) -> float:
-    """Dice of the head's intracranial space (``strip``), brought to MNI space, with the MNI brain in its view."""
+    """Return the Dice of the aligned intracranial space with the MNI brain in the field of view."""
     grid = np.diag([2.0, 2.0, 2.0, 1.0])
     grid[:3, 3] = -90, -126, -72
     shape = (91, 109, 91)
@@ -224,27 +237,27 @@ def overlap(volume: Volume) -> float:
     hu = resample(
         volume.values(), np.linalg.inv(volume.affine) @ world_from_mni @ grid, shape, fill=skull_strip.OUTSIDE
     )
-    theirs = skull_strip.intracranial(hu, 2.0)
-    ours = (brain_mask.distance(grid, shape, np.eye(4)) < 0) & (hu > skull_strip.OUTSIDE)
-    return float(2 * (theirs & ours).sum() / (theirs.sum() + ours.sum()))
+    stripped = skull_strip.intracranial(hu, 2.0)
+    brain = (brain_mask.distance(grid, shape, np.eye(4)) < 0) & (hu > skull_strip.OUTSIDE)
+    return float(2 * (stripped & brain).sum() / (stripped.sum() + brain.sum()))
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument("--quick", action="store_true", help="a tenth of the poses")
-    arguments.add_argument("--times", action="store_true", help="only against SimpleITK, elastix and ANTs")
-    chosen = arguments.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the poses")
+    parser.add_argument("--times", action="store_true", help="only the comparison with SimpleITK, elastix and ANTs")
+    arguments = parser.parse_args()
     align.warm_up()
-    few = 10 if chosen.quick else 1
-    if not chosen.times:
+    divisor = 10 if arguments.quick else 1
+    if not arguments.times:
         absolute()
-        print("50 heads in poses as on a scanner's table\n")
-        mix = {"phantom": 20 // few, "CT template": 20 // few, "real NCCT, consistency": 10 // few}
-        accuracy(mix, SEED, **TABLE)
-        print("\n200 poses, as far off as a scan may be\n")
-        accuracy({"phantom": 100 // few, "CT template": 100 // few}, SEED + 1)
+        print("50 heads in poses of a scanner table\n")
+        counts = {"phantom": 20 // divisor, "CT template": 20 // divisor, "real NCCT, consistency": 10 // divisor}
+        accuracy(counts, SEED, **TABLE)
+        print("\n200 heads in the widest poses that a scan may have\n")
+        accuracy({"phantom": 100 // divisor, "CT template": 100 // divisor}, SEED + 1)
         print()
-    times(max(1, 3 // few))
+    compare_times(max(1, 3 // divisor))
 
 
 if __name__ == "__main__":

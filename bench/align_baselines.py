@@ -1,8 +1,10 @@
-"""Affine registration as SimpleITK, elastix and ANTs do it, each in its own usual form, to compare ``align`` with.
+"""Affine registration by SimpleITK, elastix and ANTs with their usual settings, for comparison with ``align``.
 
-Each is given a stripped brain, cut out by a mask that came with the head, and the MNI brain, both on 2 mm grids, for
-nothing; ours starts from the whole head. Each gives ``mni_from_world`` (4, 4); the images' world is called RAS+
-throughout, since the names of the axes do not enter.
+Design notes:
+- Each library receives a stripped brain, cut out by a mask that comes with the head, and the MNI brain, both on 2 mm
+  grids. The time of the stripping is not counted. rlvo starts from the whole head.
+- Each function returns ``mni_from_world`` (4, 4), mm. The world of the images is called RAS+ everywhere, because the
+  names of the axes do not change the result.
 """
 
 from __future__ import annotations
@@ -30,9 +32,12 @@ class Image(NamedTuple):
 
 
 def stripped(volume: Volume, mask: Volume, world_from_mni: Array) -> tuple[Image, Image]:
-    """The brain of MNI152 (fixed) and of the head (moving): tissue of 0 to 100 HU under the head's own brain mask.
+    """Return the brain of MNI152 (fixed) and of the head (moving): tissue of 0 to 100 HU inside the head's brain mask.
 
-    ``mask`` lies where the head does before it is posed by ``world_from_mni``.
+    Args:
+        volume: The head in its pose.
+        mask: Brain mask of the head before the pose.
+        world_from_mni: The pose (4, 4), mm.
     """
     corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
     ends = (corners * [*np.subtract(volume.shape, 1), 1] @ volume.affine.T)[:, :3]
@@ -51,35 +56,35 @@ def _target() -> tuple[Array, Array]:
 
 
 def _grid(ends: Array, edge: float) -> tuple[Array, tuple[int, ...]]:
-    """A grid along the world's axes that holds the points ``ends`` (n, 3): its affine and shape."""
+    """Return affine and shape of a grid along the world's axes that contains the points ``ends`` (n, 3), mm."""
     grid = np.diag([edge, edge, edge, 1.0])
     grid[:3, 3] = ends.min(axis=0)
     return grid, tuple(int(n) for n in np.ceil(np.ptp(ends, axis=0) / edge) + 1)
 
 
-def _placed(one: Image, make: Callable[[Array], Any]) -> Any:
-    """The image as SimpleITK or ITK have it, made by ``make`` from the array (z, y, x)."""
-    made = make(np.ascontiguousarray(one.data.T))
-    made.SetSpacing([EDGE_MM] * 3)
-    made.SetOrigin(one.affine[:3, 3].tolist())
-    return made
+def _converted(image: Image, convert: Callable[[Array], Any]) -> Any:
+    """Return the image of SimpleITK or ITK that ``convert`` makes from the array (z, y, x), with spacing and origin."""
+    converted = convert(np.ascontiguousarray(image.data.T))
+    converted.SetSpacing([EDGE_MM] * 3)
+    converted.SetOrigin(image.affine[:3, 3].tolist())
+    return converted
 
 
 def simpleitk(fixed: Image, moving: Image) -> Array:
-    """Mattes mutual information, centres of mass then rigid then affine, two levels."""
-    import SimpleITK as sitk  # noqa: N813 - the name its own documentation uses
+    """Register by Mattes mutual information on two levels: centres of mass, rigid, affine."""
+    import SimpleITK as sitk  # noqa: N813 - the name in SimpleITK's documentation
 
-    target, source = (_placed(one, sitk.GetImageFromArray) for one in (fixed, moving))
-    found: Any = sitk.CenteredTransformInitializer(
+    target, source = (_converted(image, sitk.GetImageFromArray) for image in (fixed, moving))
+    transform: Any = sitk.CenteredTransformInitializer(
         target, source, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
     )
     for kind in ("rigid", "affine"):
         if kind == "affine":
             start = sitk.AffineTransform(3)
-            start.SetCenter(found.GetCenter())
-            start.SetMatrix(found.GetMatrix())
-            start.SetTranslation(found.GetTranslation())
-            found = start
+            start.SetCenter(transform.GetCenter())
+            start.SetMatrix(transform.GetMatrix())
+            start.SetTranslation(transform.GetTranslation())
+            transform = start
         method = sitk.ImageRegistrationMethod()
         method.SetMetricAsMattesMutualInformation(32)
         method.SetMetricSamplingStrategy(method.RANDOM)
@@ -89,13 +94,13 @@ def simpleitk(fixed: Image, moving: Image) -> Array:
         method.SetOptimizerScalesFromPhysicalShift()
         method.SetShrinkFactorsPerLevel([2, 1])
         method.SetSmoothingSigmasPerLevel([2, 1])
-        method.SetInitialTransform(found, inPlace=True)
+        method.SetInitialTransform(transform, inPlace=True)
         method.Execute(target, source)
-    return _mni_from_world(lambda point: np.array(found.TransformPoint(point.tolist())))
+    return _mni_from_world(lambda point: np.array(transform.TransformPoint(point.tolist())))
 
 
 def elastix(fixed: Image, moving: Image) -> Array:
-    """elastix's own default affine parameter map, centres of mass first."""
+    """Register by elastix's default rigid and affine parameter maps, starting from the centres of mass."""
     import itk
 
     parameters = itk.ParameterObject.New()
@@ -105,7 +110,8 @@ def elastix(fixed: Image, moving: Image) -> Array:
         chosen["AutomaticTransformInitializationMethod"] = ["CenterOfGravity"]
         chosen["WriteResultImage"] = ["false"]
         parameters.AddParameterMap(chosen)
-    method = itk.ElastixRegistrationMethod.New(*(_placed(one, itk.image_view_from_array) for one in (fixed, moving)))
+    target, source = (_converted(image, itk.image_view_from_array) for image in (fixed, moving))
+    method = itk.ElastixRegistrationMethod.New(target, source)
     method.SetParameterObject(parameters)
     method.SetLogToConsole(False)
     method.UpdateLargestPossibleRegion()
@@ -114,7 +120,7 @@ def elastix(fixed: Image, moving: Image) -> Array:
 
 
 def _elastix_point(chain: Any, point: Array) -> Array:
-    # elastix composes T(x) = affine(rigid(x)): the first map is the initial transform, and is applied first.
+    # elastix composes T(x) = affine(rigid(x)): the first map is the initial transform.
     for n in (0, 1):
         one = chain.GetParameterMap(n)
         centre = np.array([float(x) for x in one["CenterOfRotationPoint"]])
@@ -125,41 +131,41 @@ def _elastix_point(chain: Any, point: Array) -> Array:
 
 
 def _euler(angles: Array) -> Array:
-    """ITK's Euler3DTransform: z, then x, then y."""
+    """Return the rotation of ITK's Euler3DTransform: z @ x @ y."""
     (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
     x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    turned: Array = z @ x @ y
-    return turned
+    rotation: Array = z @ x @ y
+    return rotation
 
 
 def _ants(kind: str) -> Callable[[Image, Image], Array]:
     def run(fixed: Image, moving: Image) -> Array:
         import ants
 
-        def image(one: Image) -> Any:
-            return ants.from_numpy(one.data, origin=one.affine[:3, 3].tolist(), spacing=[EDGE_MM] * 3)
+        def convert(image: Image) -> Any:
+            return ants.from_numpy(image.data, origin=image.affine[:3, 3].tolist(), spacing=[EDGE_MM] * 3)
 
-        found = ants.registration(image(fixed), image(moving), type_of_transform=kind, random_seed=1)
-        transform = ants.read_transform(found["fwdtransforms"][0])
+        result = ants.registration(convert(fixed), convert(moving), type_of_transform=kind, random_seed=1)
+        transform = ants.read_transform(result["fwdtransforms"][0])
         return _mni_from_world(lambda point: np.array(transform.apply_to_point(point.tolist())))
 
     return run
 
 
 def _mni_from_world(point_of: Callable[[Array], Array]) -> Array:
-    """The inverse of a map from fixed to moving points, given as a function."""
+    """Return the inverse of an affine map (fixed -> moving points) that is given as a function."""
     world = np.eye(4)
     world[:3, 3] = point_of(np.zeros(3))
     world[:3, :3] = np.stack([point_of(axis) - world[:3, 3] for axis in np.eye(3)], axis=1)
     return np.linalg.inv(world)
 
 
-WAYS: dict[str, tuple[str, Callable[[Image, Image], Array]]] = {
+REGISTRATIONS: dict[str, tuple[str, Callable[[Image, Image], Array]]] = {
     "SimpleITK, Mattes MI": ("SimpleITK", simpleitk),
     "elastix, affine": ("itk", elastix),
     "ANTs AffineFast": ("ants", _ants("AffineFast")),
     "ANTs Affine": ("ants", _ants("Affine")),
 }
-"""By name: the module that must be installed, and the registration."""
+"""Functions by name, with the module that must be installed."""

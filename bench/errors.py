@@ -1,6 +1,6 @@
-"""The error figures of docs/imaging.md: perfusion against known residues, vessels against drawn trees.
+"""Errors of CT perfusion on known residue functions, and of the vessel mask on drawn vessel trees.
 
-``python -m bench.errors`` prints the tables as they stand there.
+``python -m bench errors`` prints the tables of docs/imaging.md.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DELAYS = (0.0, 2.0, 4.0, 6.0)
 
 
 def residue_table() -> None:
-    """CBF as a share of the truth, and Tmax minus the delay, over all delays; 1000 noisy curves each."""
+    """Print CBF and CBV as shares of the truth, and Tmax minus the delay, over all delays; 1000 noisy curves each."""
     print("| residue | CBF, MTT | noise HU | CBF / true (sd) | CBV / true (sd) | Tmax - delay, s (sd) |")
     print("|---|---|---|---|---|---|")
     times = np.arange(0, 60, 1.5)
@@ -34,42 +34,45 @@ def residue_table() -> None:
     for plug in (False, True):
         for cbf, mtt in TISSUES:
             for noise in (0.0, 1.0):
-                flow, volume, late = [], [], []
+                cbf_shares, cbv_shares, lateness = [], [], []
                 for delay in DELAYS:
                     clean = heads.tissue_curve(times, cbf=cbf, mtt=mtt, delay=delay, plug=plug)
                     curves = clean + noise * rng.standard_normal((1000 if noise else 1, times.size))
-                    found = haemodynamics(curves, heads.gamma_variate(times), 1.5)
-                    flow.append(found.cbf / cbf)
-                    volume.append(found.cbv / (cbf * mtt / 60))
-                    late.append(found.tmax - delay)
-                cells = [f"{np.mean(v):.2f} ({np.std(v):.2f})" for v in map(np.concatenate, (flow, volume))]
-                cells.append(f"{np.median(late):.1f} ({_spread(np.concatenate(late)):.1f})")
+                    measured = haemodynamics(curves, heads.gamma_variate(times), 1.5)
+                    cbf_shares.append(measured.cbf / cbf)
+                    cbv_shares.append(measured.cbv / (cbf * mtt / 60))
+                    lateness.append(measured.tmax - delay)
+                shares = map(np.concatenate, (cbf_shares, cbv_shares))
+                cells = [f"{np.mean(values):.2f} ({np.std(values):.2f})" for values in shares]
+                cells.append(f"{np.median(lateness):.1f} ({_robust_sd(np.concatenate(lateness)):.1f})")
                 kind = "plug flow" if plug else "exponential"
                 print(f"| {kind} | {cbf:.0f}, {mtt:.1f} s | {noise:.0f} | {' | '.join(cells)} |")
 
 
-def _spread(values: np.ndarray) -> float:
-    """A standard deviation that a few wild values do not move: from the middle 68 %."""
+def _robust_sd(values: np.ndarray) -> float:
+    """Return the standard deviation computed from the middle 68 %, which outliers do not change."""
     low, high = np.percentile(values, [16, 84])
     return float(high - low) / 2
 
 
 def series_table() -> None:
+    """Print the core and the volume with Tmax > 6 s of whole series, with the true volumes."""
     print("\n| step, s | noise HU | core mL (true) | Tmax > 6 s mL (true) | flags |")
     print("|---|---|---|---|---|")
     for step, noise in ((1.0, 3.0), (1.5, 0.0), (1.5, 3.0), (1.5, 6.0), (2.0, 3.0), (3.0, 3.0)):
         series, labels = heads.series(step_s=step, frames=int(60 / step), noise=noise)
         voxel_ml = abs(np.linalg.det(series.affine[:3, :3])) / 1000
         maps = ctp.deconvolve(series, MNI)
-        found = summary.summarise(maps.by_input(), MNI).summary
+        volumes = summary.summarise(maps.by_input(), MNI).summary
         core, delayed = ((labels >= label).sum() * voxel_ml for label in (heads.CORE, heads.PENUMBRA))
         codes = ", ".join(flag.code for flag in maps.flags) or "none"
-        numbers = f"{found.core_ml:.0f} ({core:.0f}) | {found.tmax6_ml:.0f} ({delayed:.0f})"
+        numbers = f"{volumes.core_ml:.0f} ({core:.0f}) | {volumes.tmax6_ml:.0f} ({delayed:.0f})"
         print(f"| {step} | {noise:.0f} | {numbers} | {codes} |")
 
 
 def vessel_table() -> None:
-    ways = {"rules": vessels.segment, **_learned()}
+    """Print the agreement of each segmenter with drawn vessel trees."""
+    segmenters = {"rules": vessels.segment, **_trained_segmenters()}
     print(
         "\n| segmenter | voxel mm | noise HU | contrast HU | NCCT | Dice | precision | recall | centre line, "
         "least branch |"
@@ -78,36 +81,37 @@ def vessel_table() -> None:
     for edge, noise, contrast in ((0.6, 15, 350), (0.9, 15, 350), (0.9, 30, 350), (0.9, 15, 220), (1.25, 15, 350)):
         shape = tuple(int(n / edge) for n in (190, 220, 190))
         drawn = heads.angiogram(shape, (edge,) * 3, noise=noise, contrast=contrast)
-        reach = brain_mask.distance(drawn.cta.affine, shape, MNI) < 3
-        truth = drawn.vessels & reach
-        for (name, segment), bone in itertools.product(ways.items(), (None, drawn.ncct)):
+        near_brain = brain_mask.distance(drawn.cta.affine, shape, MNI) < 3
+        truth = drawn.vessels & near_brain
+        for (name, segment), bone in itertools.product(segmenters.items(), (None, drawn.ncct)):
             mask = segment(drawn.cta, MNI, bone).data > 0
             both = np.count_nonzero(mask & truth)
             near = ndimage.binary_dilation(mask)
-            least = min(_followed(near, line, drawn.cta.affine, reach) for line in drawn.lines)
+            lowest = min(_share_inside(near, line, drawn.cta.affine, near_brain) for line in drawn.lines)
             dice = 2 * both / (np.count_nonzero(mask) + np.count_nonzero(truth))
             print(
                 f"| {name} | {edge} | {noise} | {contrast} | {'yes' if bone else 'no'} | {dice:.2f} "
-                f"| {both / max(1, mask.sum()):.2f} | {both / truth.sum():.2f} | {least:.2f} |",
+                f"| {both / max(1, mask.sum()):.2f} | {both / truth.sum():.2f} | {lowest:.2f} |",
                 flush=True,
             )
 
 
-def _learned() -> dict[str, vessels.Segmenter]:
-    """The trained segmenters of the model store."""
-    found = {}
+def _trained_segmenters() -> dict[str, vessels.Segmenter]:
+    """Return the segmenters of the model store."""
+    segmenters = {}
     for path in sorted(SEGMENTERS.glob("*/*/manifest.json")):
-        described = SegmenterManifest.model_validate_json(path.read_bytes())
-        marker = VesselNet.from_bytes((path.parent / described.file).read_bytes(), described.filters)
-        found[f"{described.name} {described.version}"] = vessels.learned(marker)
-    return found
+        manifest = SegmenterManifest.model_validate_json(path.read_bytes())
+        net = VesselNet.from_bytes((path.parent / manifest.file).read_bytes(), manifest.filters)
+        segmenters[f"{manifest.name} {manifest.version}"] = vessels.learned_segmenter(net)
+    return segmenters
 
 
-def _followed(near: np.ndarray, line: np.ndarray, affine: np.ndarray, reach: np.ndarray) -> float:
+def _share_inside(mask: np.ndarray, line: np.ndarray, affine: np.ndarray, near_brain: np.ndarray) -> float:
+    """Return the share of the points of a centre line (n, 3), world mm, near the brain that are inside the mask."""
     at = np.round((line - affine[:3, 3]) / np.diag(affine)[:3]).astype(int)
-    at = at[np.all((at >= 0) & (at < near.shape), axis=1)]
-    at = at[reach[tuple(at.T)]]
-    return float(near[tuple(at.T)].mean())
+    at = at[np.all((at >= 0) & (at < mask.shape), axis=1)]
+    at = at[near_brain[tuple(at.T)]]
+    return float(mask[tuple(at.T)].mean())
 
 
 def main() -> None:

@@ -1,10 +1,12 @@
-"""Each stage of ``prepare`` and the whole of it, against the usual pipeline, on a study as large as real ones.
+"""Time and memory of ``prepare`` and of each stage on a study of clinical size, compared with the usual pipeline.
 
-``python -m bench.imaging [--rounds N] [STAGE...]``. In each round every contender runs once, in turn, so that a busy
-machine slows all of them; the figures are medians, and only the ratios are worth quoting. Memory is the peak of a fresh
-process above what its imports and one small patient leave. The study: CTA 512x512x320, NCCT 512x512x32, four perfusion
-maps 256x256x20, all .nii.gz. The usual pipeline reads by nibabel, aligns by ANTs or SimpleITK, and resamples by MONAI
-or scipy with anti-aliasing; it finds no vessels, measures no perfusion and checks nothing.
+``python -m bench imaging`` or ``python -m bench.imaging [--rounds N] [STAGE...]``.
+
+- The study: CTA 512x512x320, NCCT 512x512x32, four perfusion maps 256x256x20, all .nii.gz.
+- In each round every candidate runs once, so that a busy machine slows all of them. The figures are medians; quote only
+  their ratios. Memory is the peak of a new process minus its memory after the imports and one small patient.
+- The usual pipeline reads with nibabel, aligns with ANTs or SimpleITK, and resamples with MONAI or scipy. It segments
+  no vessels, measures no perfusion and checks nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from app.imaging.model_grid import ChannelSpec, Grid
 from app.imaging.preprocess import prepare
 from app.imaging.registration import align, brain_mask
 from app.sdk.types import Channel, Input
-from bench import peers
+from bench import usual_pipeline
 from tests.imaging import heads
 
 GRID = Grid(shape=(96, 112, 96), affine=((2, 0, 0, -95), (0, 2, 0, -129), (0, 0, 2, -77), (0, 0, 0, 1)))
@@ -45,7 +47,7 @@ MAPS = (Input.TMAX, Input.CBF, Input.CBV, Input.MTT)
 
 
 def write_study(folder: Path) -> None:
-    """Draws one patient and writes the six files."""
+    """Draw one patient and write the six files."""
     drawn = heads.angiogram((256, 256, 160), (0.9, 0.9, 1.0), noise=0)
     rng = np.random.default_rng(0)
     fine = np.repeat(np.repeat(np.repeat(drawn.cta.data, 2, 0), 2, 1), 2, 2)
@@ -69,69 +71,73 @@ def write_study(folder: Path) -> None:
 
 def read_study(folder: Path) -> dict[Input, Volume]:
     names = (Input.CTA, Input.NCCT, *MAPS)
-    begun = {name: submit(partial(nifti.read, folder / f"{name}.nii.gz", field=name)) for name in names}
-    return {name: volume.result() for name, volume in begun.items()}
+    futures = {name: submit(partial(nifti.read, folder / f"{name}.nii.gz", field=name)) for name in names}
+    return {name: future.result() for name, future in futures.items()}
 
 
-def ours_whole(folder: Path) -> None:
+def prepare_with_rlvo(folder: Path) -> None:
     prepare(read_study(folder), GRID, CHANNELS)
 
 
-def usual_whole(folder: Path, aligner: str, resampler: str) -> None:
-    align_it, place = peers.ALIGNERS[aligner][1], peers.RESAMPLERS[resampler][1]
-    cta = peers.nibabel_read(folder / "cta.nii.gz")
-    world_from_mni = align_it(cta, _template())
+def prepare_with_usual_pipeline(folder: Path, aligner: str, resampler: str) -> None:
+    register, place = usual_pipeline.ALIGNERS[aligner][1], usual_pipeline.RESAMPLERS[resampler][1]
+    cta = usual_pipeline.nibabel_read(folder / "cta.nii.gz")
+    world_from_mni = register(cta, _template())
     place(cta, GRID, world_from_mni)
     for name in (Input.NCCT, *MAPS):
-        place(peers.nibabel_read(folder / f"{name}.nii.gz"), GRID, world_from_mni)
+        place(usual_pipeline.nibabel_read(folder / f"{name}.nii.gz"), GRID, world_from_mni)
 
 
-def _template() -> peers.Loaded:
+def _template() -> usual_pipeline.Loaded:
     from nilearn.datasets import load_mni152_template
 
     image = load_mni152_template(resolution=2)
-    return peers.Loaded(np.asarray(image.get_fdata()), np.asarray(image.affine))
+    return usual_pipeline.Loaded(np.asarray(image.get_fdata()), np.asarray(image.affine))
 
 
 def stages(folder: Path) -> dict[str, dict[str, Callable[[], object]]]:
-    """Every stage, with ours first among its contenders."""
+    """Return the candidates of every stage, rlvo first."""
     volume = nifti.read(folder / "cta.nii.gz", field=Input.CTA)
-    usual = peers.nibabel_read(folder / "cta.nii.gz")
+    usual = usual_pipeline.nibabel_read(folder / "cta.nii.gz")
     template, mni = _template(), np.eye(4)
-    resamplers = {name: way for name, (module, way) in peers.RESAMPLERS.items() if peers.installed(module)}
-    aligners = {name: way for name, (module, way) in peers.ALIGNERS.items() if peers.installed(module)}
-    found: dict[str, dict[str, Callable[[], object]]] = {
+    resamplers = _installed(usual_pipeline.RESAMPLERS)
+    aligners = _installed(usual_pipeline.ALIGNERS)
+    candidates: dict[str, dict[str, Callable[[], object]]] = {
         "read": {
-            "ours": lambda: nifti.read(folder / "cta.nii.gz", field=Input.CTA),
-            "nibabel": lambda: peers.nibabel_read(folder / "cta.nii.gz"),
+            "rlvo": lambda: nifti.read(folder / "cta.nii.gz", field=Input.CTA),
+            "nibabel": lambda: usual_pipeline.nibabel_read(folder / "cta.nii.gz"),
         },
-        "plausibility": {"ours": lambda: plausibility.check(volume, Input.CTA)},
+        "plausibility": {"rlvo": lambda: plausibility.check(volume, Input.CTA)},
         "align": {
-            "ours": lambda: align.to_mni(align.RegistrationImage(volume)),
-            **{name: (lambda way=way: way(usual, template)) for name, way in aligners.items()},
+            "rlvo": lambda: align.to_mni(align.RegistrationImage(volume)),
+            **{name: (lambda run=run: run(usual, template)) for name, run in aligners.items()},
         },
         "resample": {
-            "ours": lambda: resample.to_grid(volume, GRID, mni, fill=-1000),
-            **{name: (lambda way=way: way(usual, GRID, mni)) for name, way in resamplers.items()},
+            "rlvo": lambda: resample.to_grid(volume, GRID, mni, fill=-1000),
+            **{name: (lambda run=run: run(usual, GRID, mni)) for name, run in resamplers.items()},
         },
-        "vessels": {"ours": lambda: vessels.segment(volume, mni)},
+        "vessels": {"rlvo": lambda: vessels.segment(volume, mni)},
         "prepare": {
-            "ours": lambda: ours_whole(folder),
+            "rlvo": lambda: prepare_with_rlvo(folder),
             **{
-                f"{first} + {second}": (lambda one=first, two=second: usual_whole(folder, one, two))
+                f"{first} + {second}": (lambda one=first, two=second: prepare_with_usual_pipeline(folder, one, two))
                 for first in aligners
                 for second in resamplers
             },
         },
     }
-    if peers.installed("skimage"):
+    if usual_pipeline.installed("skimage"):
         small = resample.shrink(volume.data, (2, 2, 2))[0]
-        found["vessels"]["skimage"] = lambda: peers.skimage_vessels(small)
-    return found
+        candidates["vessels"]["skimage"] = lambda: usual_pipeline.skimage_vessels(small)
+    return candidates
+
+
+def _installed(functions: dict[str, tuple[str, Callable[..., object]]]) -> dict[str, Callable[..., object]]:
+    return {name: function for name, (module, function) in functions.items() if usual_pipeline.installed(module)}
 
 
 def resampling_error(folder: Path) -> float:
-    """HU rms in the brain, against the same low-pass by exact Gaussians and a cubic spline."""
+    """Return the rms difference in the brain, HU, from the same low-pass by exact Gaussians and a cubic spline."""
     volume = nifti.read(folder / "cta.nii.gz", field=Input.CTA)
     matrix = np.linalg.inv(volume.affine) @ np.asarray(GRID.affine)
     width = np.linalg.norm(matrix[:3, :3], axis=1) / np.sqrt(8 * np.log(2))
@@ -141,14 +147,17 @@ def resampling_error(folder: Path) -> float:
     return float(np.sqrt(np.mean((resample.to_grid(volume, GRID, np.eye(4), fill=-1000) - exact)[inside] ** 2)))
 
 
-def peak_mb(folder: Path, what: str) -> float:
-    """Megabytes by which the whole of ``what`` raises the peak of a fresh process, above its imports and warm-up."""
-    command = [sys.executable, "-m", "bench.imaging", "--peak", what, str(folder)]
+def peak_mb(folder: Path, candidate: str) -> float:
+    """Return the megabytes by which a candidate raises the peak of a new process, after imports and warm-up."""
+    command = [sys.executable, "-m", "bench.imaging", "--peak", candidate, str(folder)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
-def _peak_here(folder: Path, what: str) -> float:
-    run = ours_whole if what == "ours" else lambda path: usual_whole(path, *what.split(" + "))
+def _peak_here(folder: Path, candidate: str) -> float:
+    run = prepare_with_rlvo
+    if candidate != "rlvo":
+        aligner, resampler = candidate.split(" + ")
+        run = partial(prepare_with_usual_pipeline, aligner=aligner, resampler=resampler)
     volume = heads.ct(heads.grid((32, 36, 32), (6, 6, 6)), (32, 36, 32), noise=5)
     prepare({Input.CTA: volume, Input.NCCT: volume}, GRID, CHANNELS)
     before = _status_mb("VmRSS")
@@ -160,11 +169,11 @@ def _status_mb(line: str) -> float:
     return int(Path("/proc/self/status").read_text().split(f"{line}:")[1].split()[0]) / 1024
 
 
-def measure(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    contenders["ours"]()  # compiled kernels are loaded, and the template is
+def measure(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    candidates["rlvo"]()  # loads the compiled kernels and the template
     for _ in range(rounds):
-        for name, run in contenders.items():
+        for name, run in candidates.items():
             start = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - start)
@@ -172,31 +181,31 @@ def measure(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[st
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument("stages", nargs="*", help="only these: read, align, prepare, memory, error ...")
-    arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
-    chosen = arguments.parse_args()
-    if chosen.peak:
-        print(_peak_here(Path(chosen.peak[1]), chosen.peak[0]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stages", nargs="*", help="measure only these: read, align, prepare, memory, error ...")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.peak:
+        print(_peak_here(Path(arguments.peak[1]), arguments.peak[0]))
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_study(folder)
-        print("| stage | | median | times ours |\n|---|---|---|---|")
-        known = stages(folder)
-        for stage, contenders in known.items():
-            if not chosen.stages or stage in chosen.stages:
-                medians = measure(contenders, chosen.rounds)
-                for contender, seconds in medians.items():
-                    print(f"| {stage} | {contender} | {seconds:.3f} s | {seconds / medians['ours']:.1f} |", flush=True)
-        rivals = list(known["prepare"])
-        known.clear()
-        if not chosen.stages or "memory" in chosen.stages:
-            for what in rivals:
-                print(f"| memory at peak | {what} | {peak_mb(folder, what):.0f} MB | |", flush=True)
-        if not chosen.stages or "error" in chosen.stages:
-            print(f"| resampling error | ours | {resampling_error(folder):.2f} HU rms | |", flush=True)
+        print("| stage | candidate | median | relative to rlvo |\n|---|---|---|---|")
+        by_stage = stages(folder)
+        for stage, candidates in by_stage.items():
+            if not arguments.stages or stage in arguments.stages:
+                medians = measure(candidates, arguments.rounds)
+                for candidate, seconds in medians.items():
+                    print(f"| {stage} | {candidate} | {seconds:.3f} s | {seconds / medians['rlvo']:.1f} |", flush=True)
+        names = list(by_stage["prepare"])
+        by_stage.clear()  # frees the volumes that the stages hold
+        if not arguments.stages or "memory" in arguments.stages:
+            for candidate in names:
+                print(f"| peak memory | {candidate} | {peak_mb(folder, candidate):.0f} MB | |", flush=True)
+        if not arguments.stages or "error" in arguments.stages:
+            print(f"| resampling error | rlvo | {resampling_error(folder):.2f} HU rms | |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Inflating and decoding a CT-like volume, ours against nibabel's ``get_fdata``: time as a ratio, memory at peak.
+"""Time and peak memory to inflate and decode a CT-like volume: rlvo and nibabel's ``get_fdata``.
 
-``python -m bench.reading [rounds]``: both readers in turn in each round, so that a busy machine slows both; medians.
-The volume is 512x512x320 int16, a noisy head in air with padding outside the field of view, gzip ratio about 2.4.
+``python -m bench reading`` or ``python -m bench.reading [ROUNDS]``. The rounds of the two readers alternate, so that a
+busy machine slows both; the figures are medians. The volume is 512x512x320 int16: a noisy head in air, with padding
+outside the field of view, gzip ratio about 2.4.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ SPACING_MM = (0.45, 0.45, 0.5)
 
 
 def ct_like(path: Path) -> None:
-    """Writes the volume as ``path``.nii and ``path``.nii.gz."""
+    """Write the volume as ``path``.nii and ``path``.nii.gz."""
     rng = np.random.default_rng(0)
     x = np.linspace(-1, 1, SHAPE[0], dtype=np.float32)[:, None]
     y = np.linspace(-1, 1, SHAPE[1], dtype=np.float32)[None, :]
@@ -40,22 +41,22 @@ def ct_like(path: Path) -> None:
     path.with_suffix(".nii.gz").write_bytes(gzip.compress(path.with_suffix(".nii").read_bytes(), 6))
 
 
-def ours(path: Path) -> None:
+def read_with_rlvo(path: Path) -> None:
     from app.imaging.io.nifti import read
     from app.sdk.types import Input
 
     read(path, field=Input.CTA)
 
 
-def nibabels(path: Path) -> None:
+def read_with_nibabel(path: Path) -> None:
     nib.load(path).get_fdata()  # type: ignore[attr-defined]
 
 
-READERS: dict[str, Callable[[Path], None]] = {"ours": ours, "nibabel": nibabels}
+READERS: dict[str, Callable[[Path], None]] = {"rlvo": read_with_rlvo, "nibabel": read_with_nibabel}
 
 
 def peak_growth(reader: str, path: Path) -> int:
-    """Bytes by which reading raises the peak memory of a fresh process."""
+    """Return the bytes by which reading raises the peak memory of a new process."""
     command = [sys.executable, "-m", "bench.reading", "--peak", reader, str(path)]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -63,14 +64,14 @@ def peak_growth(reader: str, path: Path) -> int:
 def _peak_growth_here(reader: str, path: Path) -> int:
     small = path.with_name("small.nii.gz")
     nib.save(nib.Nifti1Image(np.arange(512, dtype=np.int16).reshape(8, 8, 8), np.eye(4)), small)
-    READERS[reader](small)  # imports and buffers are not the volume's
-    before = _peak_so_far()
+    READERS[reader](small)  # loads the imports and allocates the buffers
+    before = _peak_memory()
     READERS[reader](path)
-    return _peak_so_far() - before
+    return _peak_memory() - before
 
 
-def _peak_so_far() -> int:
-    """Bytes, from Linux's VmHWM: getrusage's figure is inherited from the process that started this one."""
+def _peak_memory() -> int:
+    """Return bytes from Linux's VmHWM, because a new process inherits getrusage's figure from its parent."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
@@ -89,11 +90,11 @@ def main(rounds: int = 5) -> None:
                     start = time.perf_counter()
                     reader(path)
                     seconds[name].append(time.perf_counter() - start)
-            ratio = statistics.median(b / a for a, b in zip(seconds["ours"], seconds["nibabel"], strict=True))
+            ratio = statistics.median(b / a for a, b in zip(seconds["rlvo"], seconds["nibabel"], strict=True))
             for name, times in seconds.items():
                 peak = peak_growth(name, path) / size
                 print(f"{path.name:10} {name:8} {statistics.median(times):6.3f} s   peak {peak:4.2f} x the volume")
-            print(f"{path.name:10} ours is {ratio:.1f} times as fast")
+            print(f"{path.name:10} nibabel / rlvo, time: {ratio:.1f}")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
-"""A whole study, from the files to the recorded and explained answer, by the running service and by the usual pipeline.
+"""A whole study, from the files to the recorded and explained result: rlvo and the usual pipeline.
 
-``python -m bench.study [--rounds 5] [--model demo|default]``: a synthetic patient's NCCT and CTA (at the phantoms' own
-voxel size), sent by the client to `rlvo serve` with its worker: received, registered, vessels segmented, predicted,
-fully explained with maps, drawn, reported and recorded. The usual pipeline does less, on the same files, in one run:
-nibabel, ANTs' Affine of each volume to the template (SimpleITK's where ANTs is not installed), MONAI's GaussianSmooth
-and SpatialResample, torch eager over the folds, captum's integrated gradients of 32 steps a fold; it segments no
-vessels, explains no clinical variable, draws and keeps nothing. Medians; the seconds of its stages are printed as well.
+``python -m bench study [--rounds 5] [--model demo|default]``. Printed: medians, and the seconds of each stage of the
+usual pipeline.
 
-With ``--concurrency 4`` so many studies are sent at once, without asking for reasons, to rlvo and to a plain FastAPI
-handler that runs the usual pipeline up to the prediction: studies a second of each.
+- The study is the NCCT and the CTA of a synthetic patient, at the voxel size of the phantoms.
+- rlvo: the client sends them to `rlvo serve` with its worker, which registers, segments vessels, predicts, explains
+  with maps, draws, writes the report and records.
+- The usual pipeline does less with the same files: nibabel, ANTs' Affine of each volume to the template (SimpleITK's if
+  ANTs is not installed), MONAI's GaussianSmooth and SpatialResample, torch eager over the folds, captum's integrated
+  gradients with 32 steps a fold. It segments no vessels, explains no clinical variable, draws and stores nothing.
+- ``--concurrency 4`` sends four studies at once, without explanation, to rlvo and to a plain FastAPI handler that runs
+  the usual pipeline up to the prediction. Printed: studies per second of both.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import secrets
 import statistics
 import subprocess
 import sys
@@ -29,104 +30,62 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
-import numpy as np
 import torch
 
-from app.imaging.registration import template
 from app.phantoms.cohort import write_patient
-from app.registry.manifest import Manifest
 from app.registry.model_store import ModelStore
 from app.sdk import Client, Progress
-from app.sdk.types import Channel, Prediction
-from bench import peers, serve
+from app.sdk.types import Prediction
+from bench.eager_model import EagerModel
+from bench.model_stores import STORES
+from bench.server_process import ServerProcess
+from bench.usual_pipeline import usual_image
 
 STEPS = 32
 
 
-Stage = Callable[[str, Callable[[], Any]], Any]
-
-
-def unwatched(_name: str, work: Callable[[], Any]) -> Any:
-    return work()
-
-
-def usual_image(study: dict[str, Path], manifest: Manifest, stage: Stage = unwatched) -> np.ndarray:
-    """The usual pipeline's tensor (c, x, y, z) of a patient."""
-    read = stage("read", lambda: {name: peers.nibabel_read(study[name]) for name in ("ncct", "cta")})
-    fixed = peers.Loaded(*(np.asarray(part, dtype=np.float64) for part in template.tissue()))
-    stage("register", lambda: [_register(volume, fixed) for volume in read.values()])
-    resampled = stage(
-        "resample", lambda: {name: peers.monai_resample(read[name], manifest.grid, np.eye(4)) for name in read}
-    )
-    image = np.zeros((len(manifest.channels), *manifest.grid.shape), np.float32)
-    for index, channel in enumerate(manifest.channels):
-        if channel.name in (Channel.NCCT, Channel.CTA):
-            low, high = channel.window
-            image[index] = (np.clip(resampled[channel.name.value], low, high) - channel.mean) / channel.std
-    return image
-
-
 def usual(study: dict[str, Path], store: Path) -> dict[str, float]:
-    """Seconds of each stage of the usual pipeline, once."""
-    import torch
+    """Run the usual pipeline once and return the seconds of each stage."""
     from captum.attr import IntegratedGradients
 
-    from bench.serving import Model
-
-    model = Model(ModelStore(store).resolve("bench").folder)
-    spent: dict[str, float] = {}
+    model = EagerModel(ModelStore(store).resolve("bench").folder)
+    seconds: dict[str, float] = {}
 
     def stage(name: str, work: Callable[[], Any]) -> Any:
-        began = time.perf_counter()
+        start = time.perf_counter()
         result = work()
-        spent[name] = time.perf_counter() - began
+        seconds[name] = time.perf_counter() - start
         return result
 
     image = usual_image(study, model.manifest, stage)
     clinical = torch.zeros(1, model.manifest.architecture.clinical_size)
     batch = torch.from_numpy(image)[None]
-    stage("predict", lambda: model(image.tobytes() + clinical.numpy().tobytes()))
+    stage("predict", lambda: model.predict(image.tobytes() + clinical.numpy().tobytes()))
     for fold in model.folds:
         fold.requires_grad_(requires_grad=False)
     stage(
         "explain",
         lambda: [
-            IntegratedGradients(lambda seen, fold=fold: fold(seen, clinical.expand(len(seen), -1))[:, 0]).attribute(
+            IntegratedGradients(lambda x, fold=fold: fold(x, clinical.expand(len(x), -1))[:, 0]).attribute(
                 batch, n_steps=STEPS, internal_batch_size=1
             )
             for fold in model.folds
         ],
     )
-    return spent
-
-
-def _register(volume: peers.Loaded, fixed: peers.Loaded) -> None:
-    if not peers.installed("ants"):
-        peers.simpleitk_align(volume, fixed)
-        return
-    import ants
-
-    target, moving = (
-        ants.from_numpy(
-            np.ascontiguousarray(np.clip(each.data, 0, 100), dtype=np.float32),
-            spacing=[float(edge) for edge in np.linalg.norm(each.affine[:3, :3], axis=0)],
-        )
-        for each in (fixed, volume)
-    )
-    ants.registration(target, moving, type_of_transform="Affine")
+    return seconds
 
 
 @contextmanager
-def service(store: Path, scratch: Path, precision: str) -> Iterator[Client]:
-    """`rlvo serve` with its worker, ready."""
+def running_service(store: Path, data: Path, precision: str) -> Iterator[Client]:
+    """Run `rlvo serve` with its worker; yield a client once the service is ready."""
     environment = os.environ | {
-        "RLVO_DATA_DIR": str(scratch / precision),
+        "RLVO_DATA_DIR": str(data),
         "RLVO_MODEL_STORE": str(store),
         "RLVO_DEFAULT_MODEL": "bench",
         "RLVO_PRECISION": precision,
         "RLVO_LOG_LEVEL": "warning",
     }
-    command = [sys.executable, "-m", "app.cli.__main__", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "app.cli", "serve", "--port", "0"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdout
         try:
@@ -139,118 +98,121 @@ def service(store: Path, scratch: Path, precision: str) -> Iterator[Client]:
             process.terminate()
 
 
-class Spent(NamedTuple):
-    """Seconds of one study at its client: all of them, and those after the last byte was sent."""
+class Elapsed(NamedTuple):
+    """Seconds of one study at the client: in total, and after the last byte was sent."""
 
-    whole: float
-    after: float
+    total: float
+    after_upload: float
 
 
-def ours(
+def predict(
     study: dict[str, Path], store: Path, scratch: Path, rounds: int, precision: str
-) -> tuple[dict[bool, list[Spent]], Prediction]:
-    """What each round took with reasons and without, after two that warm the service; the last prediction with them."""
+) -> tuple[dict[bool, list[Elapsed]], Prediction]:
+    """Send the study to rlvo, without and with explanation.
+
+    Returns:
+        Times of the rounds by ``explain``, without the two that warm the service up, and the last explained prediction.
+    """
     clinical = json.loads(study["clinical"].read_text())
-    spent: dict[bool, list[Spent]] = {False: [], True: []}
-    with service(store, scratch, precision) as client:
-        for explain, kept in spent.items():
+    times: dict[bool, list[Elapsed]] = {False: [], True: []}
+    with running_service(store, scratch / precision, precision) as client:
+        for explain, elapsed in times.items():
             for _ in range(rounds + 2):
-                sent: list[float] = []
+                uploaded: list[float] = []
 
-                def watch(progress: Progress, sent: list[float] = sent) -> None:
+                def on_progress(progress: Progress, uploaded: list[float] = uploaded) -> None:
                     if progress.stage == "upload":
-                        sent[:] = [time.perf_counter()]
+                        uploaded[:] = [time.perf_counter()]
 
-                began = time.perf_counter()
+                start = time.perf_counter()
                 prediction = client.predict(
-                    ncct=study["ncct"], cta=study["cta"], clinical=clinical, explain=explain, on_progress=watch
+                    ncct=study["ncct"], cta=study["cta"], clinical=clinical, explain=explain, on_progress=on_progress
                 )
-                ended = time.perf_counter()
-                kept.append(Spent(ended - began, ended - sent[0]))
-            print(f"the worker's own timings: {prediction.timings}", flush=True)
-    return {explain: kept[2:] for explain, kept in spent.items()}, prediction
+                end = time.perf_counter()
+                elapsed.append(Elapsed(end - start, end - uploaded[0]))
+            print(f"seconds of the worker's steps: {prediction.timings}", flush=True)
+    return {explain: elapsed[2:] for explain, elapsed in times.items()}, prediction
 
 
-def rate(ask: Callable[[], object], count: int, concurrency: int) -> float:
-    """Studies a second of so many at once."""
-    began = time.perf_counter()
+def studies_per_second(send: Callable[[], object], count: int, concurrency: int) -> float:
+    start = time.perf_counter()
     with ThreadPoolExecutor(concurrency) as pool:
-        for done in [pool.submit(ask) for _ in range(count)]:
-            done.result()
-    return count / (time.perf_counter() - began)
+        for future in [pool.submit(send) for _ in range(count)]:
+            future.result()
+    return count / (time.perf_counter() - start)
 
 
-def at_once(study: dict[str, Path], store: Path, scratch: Path, concurrency: int) -> None:
-    """Studies a second, no reasons asked for, of rlvo and of the plain handler."""
+def compare_concurrent(study: dict[str, Path], store: Path, scratch: Path, concurrency: int) -> None:
+    """Print studies per second, without explanation, of rlvo and of the plain handler."""
     clinical = json.loads(study["clinical"].read_text())
-    with service(store, scratch / "at-once", "float32") as client:
+    with running_service(store, scratch / "concurrent", "float32") as client:
 
-        def ask() -> object:
+        def send() -> object:
             return client.predict(ncct=study["ncct"], cta=study["cta"], clinical=clinical, explain=False)
 
-        ask()
-        ours_rate = rate(ask, 4 * concurrency, concurrency)
-    token, port = secrets.token_hex(8), serve.free_port()
-    process = serve.start("fastapi", port, store, scratch, token)
+        send()
+        rlvo_rate = studies_per_second(send, 4 * concurrency, concurrency)
+    server = ServerProcess("fastapi", store, scratch)
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=3600) as line:
+        with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=3600) as client:
 
-            def ask_plain() -> object:
+            def send_plain() -> object:
                 files = {name: study[name].read_bytes() for name in ("ncct", "cta")}
-                return line.post("/study", files=files).raise_for_status()
+                return client.post("/study", files=files).raise_for_status()
 
             while True:
                 try:
-                    line.get("/livez").raise_for_status()
+                    client.get("/livez").raise_for_status()
                     break
                 except httpx.HTTPError:
                     time.sleep(0.3)
-            plain_rate = rate(ask_plain, concurrency, concurrency)
+            plain_rate = studies_per_second(send_plain, concurrency, concurrency)
     finally:
-        serve.end(process, token)
+        server.stop()
     print(
-        f"{concurrency} at once, no reasons: rlvo {ours_rate:.2f} a second, "
-        f"the plain FastAPI handler {plain_rate:.4f}, {ours_rate / plain_rate:.0f} times less"
+        f"concurrency {concurrency}, without explanation: rlvo {rlvo_rate:.2f} studies/s, "
+        f"plain FastAPI handler {plain_rate:.4f} studies/s, ratio {rlvo_rate / plain_rate:.0f}"
     )
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--rounds", type=int, default=5)
-    arguments.add_argument("--model", choices=("default", "demo"), default="demo")
-    arguments.add_argument("--concurrency", type=int, default=0, help="only this: so many studies at once")
-    arguments.add_argument("--alone", action="store_true", help="without the usual pipeline")
-    given = arguments.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--model", choices=tuple(STORES), default="demo")
+    parser.add_argument("--concurrency", type=int, default=0, help="only measure this many studies at once")
+    parser.add_argument("--alone", action="store_true", help="leave out the usual pipeline")
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         store, scratch = Path(folder) / "store", Path(folder)
-        (serve.default_store if given.model == "default" else serve.demo_store)(store)
-        print("drawing the patient ...", flush=True)
+        STORES[arguments.model](store)
+        print("drawing the synthetic patient ...", flush=True)
         study = write_patient(scratch / "patient", seed=1)
-        if given.concurrency:
-            at_once(study, store, scratch, given.concurrency)
+        if arguments.concurrency:
+            compare_concurrent(study, store, scratch, arguments.concurrency)
             return
-        found = {}
+        results = {}
         for precision in ("bfloat16",) if torch.cuda.is_available() else ("float32", "bfloat16"):
             print(f"rlvo, {precision} ...", flush=True)
-            found[precision], prediction = ours(study, store, scratch, given.rounds, precision)
+            results[precision], prediction = predict(study, store, scratch, arguments.rounds, precision)
         for name, summary in prediction.inputs.items():
             print(f"{name}: {'x'.join(map(str, summary.shape))}, {summary.bytes / 1e6:.0f} MB")
-        for precision, spent in found.items():
-            for explain, kept in spent.items():
-                whole, after = (statistics.median(column) for column in zip(*kept, strict=True))
-                reasons = "explained" if explain else "no reasons"
+        for precision, times in results.items():
+            for explain, elapsed in times.items():
+                total, after_upload = (statistics.median(column) for column in zip(*elapsed, strict=True))
                 print(
-                    f"rlvo, {precision}, {reasons}: p50 {whole:.2f} s of {len(kept)}, {after:.3f} s after the last byte"
+                    f"rlvo, {precision}, {'with' if explain else 'without'} explanation: p50 of {len(elapsed)} "
+                    f"{total:.2f} s, {after_upload:.3f} s after the last byte"
                 )
-        if given.alone:
+        if arguments.alone:
             return
-        print("the usual pipeline ...", flush=True)
+        print("usual pipeline ...", flush=True)
         stages = usual(study, store)
-        theirs = sum(stages.values())
-        print(f"\nusual: {theirs:.1f} s ({', '.join(f'{name} {seconds:.1f}' for name, seconds in stages.items())})")
-        for precision, spent in found.items():
-            middle = statistics.median(one.whole for one in spent[True])
-            print(f"rlvo, {precision}: {theirs / middle:.0f} times as fast")
+        usual_total = sum(stages.values())
+        parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in stages.items())
+        print(f"\nusual pipeline: {usual_total:.1f} s ({parts})")
+        for precision, times in results.items():
+            median = statistics.median(elapsed.total for elapsed in times[True])
+            print(f"usual pipeline / rlvo, {precision}: {usual_total / median:.0f}")
 
 
 if __name__ == "__main__":

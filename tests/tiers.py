@@ -12,10 +12,22 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-END_TO_END = ("e2e", "examples")
-INTEGRATION = ("api", "database", "hostile", "sdk", "training", "worker")
+END_TO_END = ("e2e",)
+INTEGRATION = ("api", "cli", "database", "hostile", "sdk", "training", "worker")
 """Folders whose tests start servers or processes, or train."""
-SERVERS = {"database_url", "fork_server", "own_server", "postgres", "s3", "service"}
+COMBINED = ("test_export", "test_model_cache", "test_planted_signal", "test_preprocess", "test_promotion")
+"""Files elsewhere whose tests run several packages together."""
+SERVERS = {
+    "bucket",
+    "database",
+    "database_url",
+    "empty_database_url",
+    "fork_server",
+    "own_server",
+    "postgresql",
+    "s3",
+    "service",
+}
 """Fixtures that start a server or a process."""
 
 
@@ -24,7 +36,7 @@ def tier(item: pytest.Item) -> str:
     folder = item.path.relative_to(HERE).parts[0]
     if folder in END_TO_END:
         return "e2e"
-    if folder in INTEGRATION or SERVERS & set(getattr(item, "fixturenames", ())):
+    if folder in INTEGRATION or item.path.stem in COMBINED or SERVERS & set(getattr(item, "fixturenames", ())):
         return "integration"
     return "unit"
 

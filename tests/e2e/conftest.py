@@ -1,4 +1,4 @@
-"""One synthetic patient and one running service, for all journeys of a test process."""
+"""One synthetic patient, one running service and one browser for all tests of a test process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from app.phantoms.cohort import write_patient
 from tests.factory import tiny_version
 
-from .house import House
+from .service_process import RunningService
 
 COARSE = {"ncct": (3.0, 3.0, 4.0), "cta": (3.0, 3.0, 3.0), "perfusion": (4.0, 4.0, 6.0)}
 
@@ -27,7 +27,7 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def study(patient: dict[str, Path]) -> dict[str, Any]:
-    """The study that the journeys send: two volumes and the clinical document."""
+    """Two volumes and the clinical document."""
     return {"ncct": patient["ncct"], "cta": patient["cta"], "clinical": json.loads(patient["clinical"].read_text())}
 
 
@@ -39,17 +39,17 @@ def model_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def house(tmp_path_factory: pytest.TempPathFactory, model_store: Path) -> Iterator[House]:
-    """The running service. A test that stops or kills it leaves it running again."""
-    house = House(tmp_path_factory.mktemp("house"), model_store, "tiny")
-    house.start()
-    yield house
-    assert house.stop() == 0, house.log()
+def service(tmp_path_factory: pytest.TempPathFactory, model_store: Path) -> Iterator[RunningService]:
+    """The running service. A test that stops or kills it starts it again."""
+    service = RunningService(tmp_path_factory.mktemp("service"), model_store, "tiny")
+    service.start()
+    yield service
+    assert service.stop() == 0, service.log()
 
 
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    """Headless Chromium that reaches this machine only: whatever a page loads from elsewhere fails."""
+    """Headless Chromium that can connect to this machine only."""
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not chromium or not driver:
         pytest.skip("needs Debian's chromium and chromium-driver")
@@ -71,16 +71,16 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 
 
 @pytest.fixture
-def browser(chromium: Chrome, house: House) -> Iterator[Chrome]:
-    """The browser; afterwards, that every request of the test went to the service and to nobody else."""
+def browser(chromium: Chrome, service: RunningService) -> Iterator[Chrome]:
+    """The browser. After the test: every request of the pages went to the service."""
     chromium.get_log("performance")
     chromium.get_log("browser")
     yield chromium
     events = [json.loads(entry["message"])["message"] for entry in chromium.get_log("performance")]
     sent = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
     failed = [event["params"] for event in events if event["method"] == "Network.loadingFailed"]
-    held_back = {event["requestId"] for event in failed if event.get("blockedReason") == "csp"}
-    asked = [event["request"]["url"] for event in sent if event["requestId"] not in held_back]
-    assert asked
-    elsewhere = [url for url in asked if not url.startswith((f"{house.url}/", "data:", f"blob:{house.url}/"))]
-    assert not elsewhere, elsewhere
+    blocked = {event["requestId"] for event in failed if event.get("blockedReason") == "csp"}
+    urls = [event["request"]["url"] for event in sent if event["requestId"] not in blocked]
+    assert urls
+    other = [url for url in urls if not url.startswith((f"{service.url}/", "data:", f"blob:{service.url}/"))]
+    assert not other, other

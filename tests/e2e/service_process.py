@@ -1,4 +1,4 @@
-"""The real service as processes of their own, to be used, stopped and killed like anybody's."""
+"""The real service in separate processes, which tests use, stop and kill."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from typing import Any
 
 from app.sdk import Client, RlvoError
 
-PATIENCE = 90.0
+TIMEOUT_S = 90.0
 
 
-def eventually(true: Callable[[], Any], what: str, within: float = PATIENCE) -> Any:
-    """The first true answer of ``true``, asked often."""
+def eventually(condition: Callable[[], Any], description: str, within: float = TIMEOUT_S) -> Any:
+    """Call ``condition`` until its result is true, and return the result."""
     end = time.monotonic() + within
-    while not (answer := true()):
-        assert time.monotonic() < end, f"not within {within:.0f} s: {what}"
+    while not (result := condition()):
+        assert time.monotonic() < end, f"not within {within:.0f} s: {description}"
         time.sleep(0.02)
-    return answer
+    return result
 
 
-class House:
-    """``rlvo serve`` over one data folder, on one port that stays the same when it is started again."""
+class RunningService:
+    """``rlvo serve`` on one data folder and one port, also after a restart."""
 
     def __init__(self, folder: Path, model_store: Path, model: str) -> None:
         self.folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.environment = os.environ | {
             "RLVO_DATA_DIR": str(folder),
@@ -49,9 +49,9 @@ class House:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Returns once it can predict."""
+        """Start the service and return when it is ready to predict."""
         with (self.folder / "log").open("ab") as log:
-            command = [sys.executable, "-m", "app.cli.__main__", "serve"]
+            command = [sys.executable, "-m", "app.cli", "serve"]
             self._process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
         with self.client() as client:
 
@@ -66,10 +66,10 @@ class House:
             eventually(ready, f"ready\n{self.log()}")
 
     def stop(self) -> int:
-        """SIGTERM, as an operator's; the exit status."""
+        """Send SIGTERM, as an operator does, and return the exit status."""
         assert self._process is not None
         self._process.terminate()
-        return self._process.wait(PATIENCE)
+        return self._process.wait(TIMEOUT_S)
 
     def kill_api(self) -> None:
         assert self._process is not None
@@ -77,11 +77,11 @@ class House:
         self._process.wait()
 
     def workers(self) -> list[int]:
-        """The processes of the workers on the roll, the one that beat last first."""
-        return [pid for (pid,) in self.ask("SELECT pid FROM workers ORDER BY beat DESC")]
+        """Return the process ids of the registered workers, the latest heartbeat first."""
+        return [pid for (pid,) in self.query("SELECT pid FROM workers ORDER BY last_heartbeat DESC")]
 
     def kill_worker(self) -> int:
-        """SIGKILL to the present worker; its process id."""
+        """Send SIGKILL to the current worker and return its process id."""
         worker = self.workers()[0]
         os.kill(worker, signal.SIGKILL)
         return worker
@@ -89,19 +89,19 @@ class House:
     def client(self, **options: Any) -> Client:
         return Client(self.url, **options)
 
-    def ask(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        """Rows straight from the database, past the service."""
-        with sqlite3.connect(f"file:{self.folder / 'rlvo.sqlite'}?mode=ro", uri=True, timeout=30) as rows:
-            return rows.execute(query, values).fetchall()
+    def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """Return rows that are read directly from the database."""
+        with sqlite3.connect(f"file:{self.folder / 'rlvo.sqlite'}?mode=ro", uri=True, timeout=30) as connection:
+            return connection.execute(sql, values).fetchall()
 
     def blobs(self) -> set[str]:
-        """The names of all stored files, unfinished ones too."""
+        """Return the names of all stored files, unfinished ones included."""
         return {str(path.relative_to(self.folder)) for path in (self.folder / "blobs").rglob("*") if path.is_file()}
 
     def rlvo(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Runs the command line in this house's environment."""
-        command = [sys.executable, "-m", "app.cli.__main__", *arguments]
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=PATIENCE)
+        """Run a command of rlvo in the environment of the service."""
+        command = [sys.executable, "-m", "app.cli", *arguments]
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=TIMEOUT_S)
 
     def log(self) -> str:
         return (self.folder / "log").read_text()[-4000:]

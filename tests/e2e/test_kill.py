@@ -1,4 +1,4 @@
-"""kill -9 at the worst moments: what was answered 202 is finished, once."""
+"""SIGKILL of worker and API: an accepted study (202) is finished exactly once."""
 
 from __future__ import annotations
 
@@ -9,64 +9,66 @@ import pytest
 
 from app.sdk import Client, Prediction, Stage, Status
 
-from .house import House, eventually
+from .service_process import RunningService, eventually
 
-pytestmark = pytest.mark.xdist_group("journeys")
+pytestmark = pytest.mark.xdist_group("e2e")
 
 
 @pytest.fixture(scope="module")
-def undisturbed(house: House, study: dict[str, Any]) -> Prediction:
-    with house.client() as client:
+def undisturbed(service: RunningService, study: dict[str, Any]) -> Prediction:
+    with service.client() as client:
         return client.predict(**study)
 
 
-def finished_once(house: House, client: Client, prediction_id: str, like: Prediction) -> None:
+def assert_finished_once(service: RunningService, client: Client, prediction_id: str, expected: Prediction) -> None:
     prediction = client.wait(prediction_id)
     assert prediction.status is Status.SUCCEEDED, prediction.error
-    assert prediction.probability == like.probability
-    assert prediction.attribution == like.attribution
-    ends = house.ask("SELECT count(*) FROM audit WHERE target = ? AND action = 'prediction.succeeded'", prediction_id)
-    assert ends == [(1,)]
+    assert prediction.probability == expected.probability
+    assert prediction.attribution == expected.attribution
+    audited = "SELECT count(*) FROM audit WHERE target = ? AND action = 'prediction.succeeded'"
+    assert service.query(audited, prediction_id) == [(1,)]
 
 
 @pytest.mark.parametrize("stage", list(Stage))
-def test_the_worker_is_killed_in_each_step(
-    house: House, study: dict[str, Any], undisturbed: Prediction, stage: Stage
+def test_killed_worker_loses_and_repeats_nothing(
+    service: RunningService, study: dict[str, Any], undisturbed: Prediction, stage: Stage
 ) -> None:
-    with house.client() as client:
-        for _ in range(20):  # a step of a tiny model may end between the look and the kill; then another one is tried
+    with service.client() as client:
+        for _ in range(20):  # a step may end between the query and the kill; then the next study is tried
             submitted = client.submit(**study)
-            moment = "SELECT status, stage FROM predictions WHERE id = ?"
-            while house.ask(moment, submitted.id)[0] not in {("running", stage), ("succeeded", None)}:
+            state = "SELECT status, stage FROM predictions WHERE id = ?"
+            while service.query(state, submitted.id)[0] not in {("running", stage), ("succeeded", None)}:
                 time.sleep(0.0005)
-            killed = house.kill_worker()
-            hit = house.ask(moment, submitted.id)[0] == ("running", stage)
-            finished_once(house, client, submitted.id, undisturbed)
-            eventually(lambda dead=killed: house.workers() and dead not in house.workers(), "the dead one struck off")
-            if hit:
+            killed = service.kill_worker()
+            was_in_stage = service.query(state, submitted.id)[0] == ("running", stage)
+            assert_finished_once(service, client, submitted.id, undisturbed)
+            eventually(
+                lambda pid=killed: service.workers() and pid not in service.workers(), "killed worker is deregistered"
+            )
+            if was_in_stage:
                 return
-    pytest.fail(f"the worker was never caught in {stage}")
+    pytest.fail(f"the worker was never killed in the stage {stage}")
 
 
-def test_the_api_is_killed_right_after_it_accepted(
-    house: House, study: dict[str, Any], undisturbed: Prediction
+def test_accepted_study_survives_a_killed_api(
+    service: RunningService, study: dict[str, Any], undisturbed: Prediction
 ) -> None:
-    with house.client() as client:
+    with service.client() as client:
         submitted = client.submit(**study)
-        house.kill_api()
-        house.start()
-        finished_once(house, client, submitted.id, undisturbed)
+        service.kill_api()
+        service.start()
+        assert_finished_once(service, client, submitted.id, undisturbed)
 
 
-def test_nobody_is_left_behind_by_a_killed_api(house: House) -> None:
-    before = house.workers()
-    house.kill_api()
-    house.start()
-    eventually(lambda: len(house.workers()) == 1 and house.workers() != before, "a new worker, and none but it")
+def test_worker_of_a_killed_api_stops(service: RunningService) -> None:
+    before = service.workers()
+    service.kill_api()
+    service.start()
+    eventually(lambda: len(service.workers()) == 1 and service.workers() != before, "exactly one new worker")
 
 
-def test_the_audit_still_holds(house: House) -> None:
-    verdict = house.rlvo("audit", "verify")
-    assert verdict.returncode == 0, verdict.stderr
-    checked = house.rlvo("fsck", "--deep")
-    assert checked.returncode == 0, checked.stdout
+def test_audit_chain_and_stored_files_are_valid_after_kills(service: RunningService) -> None:
+    audit = service.rlvo("audit", "verify")
+    assert audit.returncode == 0, audit.stderr
+    fsck = service.rlvo("fsck", "--deep")
+    assert fsck.returncode == 0, fsck.stdout

@@ -1,4 +1,4 @@
-"""The same study by every way in gives the same answer, and it is still there after a restart."""
+"""The same study gives the same number by every interface, and the result survives a restart."""
 
 from __future__ import annotations
 
@@ -15,34 +15,35 @@ import pytest
 
 from app.sdk import Input, Prediction, Status
 
-from .house import House
+from .service_process import RunningService
 
-pytestmark = pytest.mark.xdist_group("journeys")
+pytestmark = pytest.mark.xdist_group("e2e")
 
 
 @pytest.fixture(scope="module")
-def by_client(house: House, study: dict[str, Any]) -> Prediction:
-    with house.client() as client:
+def by_client(service: RunningService, study: dict[str, Any]) -> Prediction:
+    with service.client() as client:
         return client.predict(**study)
 
 
-def test_the_answer_is_whole(by_client: Prediction) -> None:
+def test_contributions_add_up_to_the_probability(by_client: Prediction) -> None:
     assert by_client.status is Status.SUCCEEDED
     assert by_client.probability is not None
     assert by_client.interval is not None
     assert by_client.interval.low <= by_client.probability <= by_client.interval.high
-    reasons = by_client.attribution
-    assert reasons is not None
-    total = reasons.base + sum(c.contribution for c in reasons.clinical) + sum(c.contribution for c in reasons.imaging)
+    attribution = by_client.attribution
+    assert attribution is not None
+    parts = [part.contribution for part in [*attribution.clinical, *attribution.imaging]]
+    total = attribution.base + sum(parts)
     assert math.isclose(total, math.log(by_client.probability / (1 - by_client.probability)), abs_tol=1e-4)
 
 
-def test_maps_lie_on_the_patients_own_grid(
-    house: House, by_client: Prediction, study: dict[str, Any], tmp_path: Path
+def test_maps_have_the_grid_of_the_sent_volumes(
+    service: RunningService, by_client: Prediction, study: dict[str, Any], tmp_path: Path
 ) -> None:
     assert by_client.attribution is not None
     assert {"attribution-ncct", "attribution-cta"} <= set(by_client.attribution.maps)
-    with house.client() as client:
+    with service.client() as client:
         for modality in (Input.NCCT, Input.CTA):
             saved = nibabel.load(client.map(by_client.id, f"attribution-{modality}", tmp_path))
             sent = nibabel.load(study[modality])
@@ -51,8 +52,8 @@ def test_maps_lie_on_the_patients_own_grid(
             assert np.isfinite(saved.get_fdata()).all()
 
 
-def test_curl_gives_the_same_number(house: House, by_client: Prediction, study: dict[str, Any]) -> None:
-    command = ["curl", "--silent", "--fail-with-body", f"{house.url}/v1/predictions"]
+def test_curl_gives_the_same_number(service: RunningService, by_client: Prediction, study: dict[str, Any]) -> None:
+    command = ["curl", "--silent", "--fail-with-body", f"{service.url}/v1/predictions"]
     for name in ("ncct", "cta"):
         command += ["--form", f"{name}=@{study[name]}"]
     run = subprocess.run(
@@ -62,10 +63,12 @@ def test_curl_gives_the_same_number(house: House, by_client: Prediction, study: 
     assert json.loads(run.stdout)["probability"] == by_client.probability
 
 
-def test_plain_http_gives_the_same_number(house: House, by_client: Prediction, study: dict[str, Any]) -> None:
+def test_plain_http_gives_the_same_number(
+    service: RunningService, by_client: Prediction, study: dict[str, Any]
+) -> None:
     with study["ncct"].open("rb") as ncct, study["cta"].open("rb") as cta:
         answer = httpx.post(
-            f"{house.url}/v1/predictions",
+            f"{service.url}/v1/predictions",
             files={
                 "cta": ("x.nii.gz", cta, "application/gzip"),
                 "ncct": ("y.nii.gz", ncct),
@@ -77,39 +80,39 @@ def test_plain_http_gives_the_same_number(house: House, by_client: Prediction, s
     assert answer.json()["probability"] == by_client.probability
 
 
-def test_the_command_line_gives_the_same_number(
-    house: House, by_client: Prediction, patient: dict[str, Path], tmp_path: Path
+def test_command_line_gives_the_same_number(
+    service: RunningService, by_client: Prediction, patient: dict[str, Path], tmp_path: Path
 ) -> None:
     arguments = ["predict", "--ncct", str(patient["ncct"]), "--cta", str(patient["cta"])]
-    arguments += ["--clinical", str(patient["clinical"]), "--url", house.url]
-    as_json = house.rlvo(*arguments, "--json", "--maps", str(tmp_path / "maps"))
+    arguments += ["--clinical", str(patient["clinical"]), "--url", service.url]
+    as_json = service.rlvo(*arguments, "--json", "--maps", str(tmp_path / "maps"))
     assert as_json.returncode == 0, as_json.stderr
     assert json.loads(as_json.stdout)["probability"] == by_client.probability
     assert (tmp_path / "maps" / "attribution-cta.nii.gz").is_file()
-    for_people = house.rlvo(*arguments)
-    assert f"{by_client.probability:.1%}" in for_people.stdout
-    assert "Research use only" in for_people.stdout
+    as_text = service.rlvo(*arguments)
+    assert f"{by_client.probability:.1%}" in as_text.stdout
+    assert "Research use only" in as_text.stdout
 
 
-def test_a_replay_gives_the_same_number(house: House, by_client: Prediction) -> None:
-    run = house.rlvo("replay", by_client.id)
+def test_replay_gives_the_same_number(service: RunningService, by_client: Prediction) -> None:
+    run = service.rlvo("replay", by_client.id)
     assert run.returncode == 0, run.stderr
-    assert f"then {by_client.probability:.9f}" in run.stdout
-    assert house.rlvo("replay", "0192f3a4-7c1e-7b7e-9d0a-3f5a1c2b4d6e").returncode == 2
+    assert f"stored {by_client.probability:.9f}" in run.stdout
+    assert service.rlvo("replay", "0192f3a4-7c1e-7b7e-9d0a-3f5a1c2b4d6e").returncode == 2
 
 
-def test_one_key_is_one_prediction(house: House, study: dict[str, Any]) -> None:
-    with house.client() as client:
+def test_one_idempotency_key_makes_one_prediction(service: RunningService, study: dict[str, Any]) -> None:
+    with service.client() as client:
         first = client.predict(**study, idempotency_key="once")
         assert client.predict(**study, idempotency_key="once") == first
 
 
-def test_a_restart_forgets_nothing(house: House, by_client: Prediction, tmp_path: Path) -> None:
-    with house.client() as client:
+def test_restart_keeps_predictions_and_maps(service: RunningService, by_client: Prediction, tmp_path: Path) -> None:
+    with service.client() as client:
         assert by_client.attribution is not None
         before = client.map(by_client.id, by_client.attribution.maps[0], tmp_path / "before.nii.gz").read_bytes()
-        assert house.stop() == 0
-        house.start()
+        assert service.stop() == 0
+        service.start()
         assert client.get(by_client.id) == by_client
         assert client.map(by_client.id, by_client.attribution.maps[0], tmp_path / "after.nii.gz").read_bytes() == before
         assert by_client.id in {each.id for each in client.list()}

@@ -1,4 +1,4 @@
-"""A clinician at the page: what is painted over the images, a study sent by hand, a review, and the keyboard alone."""
+"""The web page in a browser: overlays, the form, review and outcome, and use with the keyboard alone."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from app.sdk import Prediction
 
-from .house import House
+from .service_process import RunningService
 
-pytestmark = pytest.mark.xdist_group("journeys")
+pytestmark = pytest.mark.xdist_group("e2e")
 
 AXIAL = 0
 COLOURED = 40
-"""Levels of red, green and blue between which a pixel is no grey."""
+"""A pixel with a larger difference between red, green and blue levels has a colour."""
 
 
 @pytest.fixture(scope="module")
-def prediction(house: House, study: dict[str, Any]) -> Prediction:
-    with house.client() as client:
+def prediction(service: RunningService, study: dict[str, Any]) -> Prediction:
+    with service.client() as client:
         return client.predict(**study)
 
 
-def on(browser: Chrome, what: str) -> WebElement:
-    """The element once it is there to be used. The list makes its rows anew all the time: a lost one is no end."""
-    found: WebElement = WebDriverWait(browser, 60, ignored_exceptions=[StaleElementReferenceException]).until(
-        lambda page: next((each for each in page.find_elements(By.CSS_SELECTOR, what) if each.is_displayed()), None)
+def visible(browser: Chrome, selector: str) -> WebElement:
+    """Wait for a visible element and return it. The list replaces its rows, so a lost element is searched again."""
+    element: WebElement = WebDriverWait(browser, 60, ignored_exceptions=[StaleElementReferenceException]).until(
+        lambda page: next((each for each in page.find_elements(By.CSS_SELECTOR, selector) if each.is_displayed()), None)
     )
-    return found
+    return element
 
 
-def slide(browser: Chrome, name: str, value: float) -> None:
+def move_slider(browser: Chrome, name: str, value: float) -> None:
     browser.execute_script(
         "const slider = document.getElementById(arguments[0]); slider.value = arguments[1];"
         "slider.dispatchEvent(new Event('input'));",
@@ -55,8 +55,8 @@ def slide(browser: Chrome, name: str, value: float) -> None:
     )
 
 
-def painted(browser: Chrome) -> np.ndarray:
-    """The canvas as it is on the screen: (rows, columns, 3) levels."""
+def canvas_pixels(browser: Chrome) -> np.ndarray:
+    """Return the canvas as it is on the screen: levels (rows, columns, 3)."""
     png = browser.find_element(By.ID, "canvas").screenshot_as_png
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
 
@@ -67,25 +67,25 @@ def coloured(pixels: np.ndarray) -> np.ndarray:
 
 
 class Axial(NamedTuple):
-    """Where the axial plane lies on the screen: left, top, width and height, in pixels of the canvas."""
+    """Position of the axial plane on the screen, in pixels of the canvas."""
 
     left: float
     top: float
     width: float
     height: float
 
-    def at(self, across: float, up: float) -> tuple[int, int]:
-        """Row and column of a place given as shares of the plane's width and height, from its lower left corner."""
+    def pixel(self, across: float, up: float) -> tuple[int, int]:
+        """Return row and column of a position, given as shares of width and height from the lower left corner."""
         return round(self.top + (1 - up) * self.height), round(self.left + across * self.width)
 
 
-def opened(browser: Chrome, house: House, prediction: Prediction, modality: str) -> Axial:
-    """The viewer on one modality, the crosshair, which would hide what lies under it, put away."""
-    browser.get(f"{house.url}/predictions/{prediction.id}")
-    on(browser, "#canvas[data-loaded*=aligned]")
-    Select(on(browser, "#base")).select_by_value(f"aligned-{modality}")
-    Select(on(browser, "#overlay")).select_by_value(f"aligned-attribution-{modality}")
-    on(browser, f"#canvas[data-loaded='aligned-{modality} aligned-attribution-{modality}']")
+def open_viewer(browser: Chrome, service: RunningService, prediction: Prediction, modality: str) -> Axial:
+    """Open the viewer with one modality, without the crosshair, which would hide pixels."""
+    browser.get(f"{service.url}/predictions/{prediction.id}")
+    visible(browser, "#canvas[data-loaded*=aligned]")
+    Select(visible(browser, "#base")).select_by_value(f"aligned-{modality}")
+    Select(visible(browser, "#overlay")).select_by_value(f"aligned-attribution-{modality}")
+    visible(browser, f"#canvas[data-loaded='aligned-{modality} aligned-attribution-{modality}']")
     tiles = browser.execute_script(
         "const viewer = document.getElementById('canvas').viewer; viewer.setCrosshairWidth(0);"
         "viewer.opts.crosshairGap = 0; viewer.opts.isOrientationTextVisible = false; viewer.drawScene();"
@@ -95,94 +95,92 @@ def opened(browser: Chrome, house: House, prediction: Prediction, modality: str)
     return Axial(*next(tile[1:] for tile in tiles if tile[0] == AXIAL))
 
 
-def attribution(house: House, prediction: Prediction, modality: str, folder: Path) -> nib.Nifti1Image:
-    with house.client() as client:
+def attribution(service: RunningService, prediction: Prediction, modality: str, folder: Path) -> nib.Nifti1Image:
+    with service.client() as client:
         path = client.map(prediction.id, f"aligned-attribution-{modality}", to=folder)
     return nib.Nifti1Image.from_filename(path)
 
 
 @pytest.mark.parametrize("modality", ["ncct", "cta"])
-def test_the_overlay_is_painted_where_the_map_says(
-    house: House, browser: Chrome, prediction: Prediction, modality: str, tmp_path: Path
+def test_overlay_is_drawn_where_the_map_has_high_values(
+    service: RunningService, browser: Chrome, prediction: Prediction, modality: str, tmp_path: Path
 ) -> None:
-    axial = opened(browser, house, prediction, modality)
-    image = attribution(house, prediction, modality, tmp_path)
+    axial = open_viewer(browser, service, prediction, modality)
+    image = attribution(service, prediction, modality, tmp_path)
     values = np.asarray(image.dataobj)
     peak = np.unravel_index(int(np.abs(values).argmax()), values.shape)
 
     def on_screen(i: int, j: int) -> tuple[int, int]:
-        # The plane shows the field of view of the image below: the 2 mm grid from -91 to 91 and -127 to 91 mm.
+        # The plane shows the field of view of the image: the 2 mm grid from -91 to 91 and -127 to 91 mm.
         x, y, _, _ = image.affine @ (i, j, peak[2], 1)
-        return axial.at((x + 91) / 182, (y + 127) / 218)
+        return axial.pixel((x + 91) / 182, (y + 127) / 218)
 
-    place, share = on_screen(*peak[:2]), np.abs(values) / np.abs(values[peak])
-    slide(browser, "threshold", 0.3)
-    slide(browser, "opacity", 1)
-    shown = painted(browser)
-    slide(browser, "opacity", 0)
-    grey = painted(browser)
-    assert not coloured(grey).any()  # without the overlay, nothing on the canvas has a colour
-    loud = np.argwhere(share[..., peak[2]] > 0.6)
-    assert len(loud)
-    assert all(coloured(shown)[on_screen(i, j)] for i, j in loud)
-    # Between voxels the viewer interpolates, so a voxel is quiet where its neighbours are too.
-    quiet = np.argwhere(ndimage.maximum_filter(share, 3)[1:-1, 1:-1, peak[2]] < 0.3) + 1
-    assert len(quiet) > 10
-    assert all(np.abs(shown - grey)[on_screen(i, j)].max() <= 2 for i, j in quiet)
-    red, _, blue = shown[place]
+    peak_pixel, share = on_screen(*peak[:2]), np.abs(values) / np.abs(values[peak])
+    move_slider(browser, "threshold", 0.3)
+    move_slider(browser, "opacity", 1)
+    shown = canvas_pixels(browser)
+    move_slider(browser, "opacity", 0)
+    grey = canvas_pixels(browser)
+    assert not coloured(grey).any()  # no colour without the overlay
+    above = np.argwhere(share[..., peak[2]] > 0.6)
+    assert len(above)
+    assert all(coloured(shown)[on_screen(i, j)] for i, j in above)
+    # The viewer interpolates, so a voxel has no colour only if its neighbours are below the threshold too.
+    below = np.argwhere(ndimage.maximum_filter(share, 3)[1:-1, 1:-1, peak[2]] < 0.3) + 1
+    assert len(below) > 10
+    assert all(np.abs(shown - grey)[on_screen(i, j)].max() <= 2 for i, j in below)
+    red, _, blue = shown[peak_pixel]
     assert (red > blue + COLOURED) if values[peak] > 0 else (blue > red + COLOURED)
-    assert np.ptp(grey[place]) <= 3
+    assert np.ptp(grey[peak_pixel]) <= 3
 
-    slide(browser, "opacity", 0.5)
-    half = painted(browser)
-    between = np.abs(half[place] - (shown[place] + grey[place]) / 2)
-    assert between.max() <= 12  # half of the one, half of the other
+    move_slider(browser, "opacity", 0.5)
+    half = canvas_pixels(browser)
+    between = np.abs(half[peak_pixel] - (shown[peak_pixel] + grey[peak_pixel]) / 2)
+    assert between.max() <= 12  # the mean of image and overlay
 
-    slide(browser, "opacity", 1)
+    move_slider(browser, "opacity", 1)
     areas = []
     for share in (0.1, 0.5, 0.9):
-        slide(browser, "threshold", share)
-        areas.append(int(coloured(painted(browser)).sum()))
+        move_slider(browser, "threshold", share)
+        areas.append(int(coloured(canvas_pixels(browser)).sum()))
     assert areas[0] > areas[1] > areas[2] >= 0
 
 
-def test_another_overlay_is_another_picture_and_none_is_grey(
-    house: House, browser: Chrome, prediction: Prediction
-) -> None:
-    opened(browser, house, prediction, "cta")
-    slide(browser, "opacity", 1)
-    own = painted(browser)
-    Select(on(browser, "#overlay")).select_by_value("aligned-attribution-ncct")
-    on(browser, "#canvas[data-loaded='aligned-cta aligned-attribution-ncct']")
-    assert (coloured(painted(browser)) != coloured(own)).sum() > 30
-    Select(on(browser, "#overlay")).select_by_value("")
-    on(browser, "#canvas[data-loaded='aligned-cta ']")
-    assert not coloured(painted(browser)).any()
+def test_overlay_can_be_changed_and_removed(service: RunningService, browser: Chrome, prediction: Prediction) -> None:
+    open_viewer(browser, service, prediction, "cta")
+    move_slider(browser, "opacity", 1)
+    cta_overlay = canvas_pixels(browser)
+    Select(visible(browser, "#overlay")).select_by_value("aligned-attribution-ncct")
+    visible(browser, "#canvas[data-loaded='aligned-cta aligned-attribution-ncct']")
+    assert (coloured(canvas_pixels(browser)) != coloured(cta_overlay)).sum() > 30
+    Select(visible(browser, "#overlay")).select_by_value("")
+    visible(browser, "#canvas[data-loaded='aligned-cta ']")
+    assert not coloured(canvas_pixels(browser)).any()
 
 
-def test_the_page_says_what_the_record_says(house: House, browser: Chrome, prediction: Prediction) -> None:
-    browser.get(f"{house.url}/predictions/{prediction.id}")
-    on(browser, "body[data-shown=succeeded]")
+def test_page_shows_the_recorded_result(service: RunningService, browser: Chrome, prediction: Prediction) -> None:
+    browser.get(f"{service.url}/predictions/{prediction.id}")
+    visible(browser, "body[data-shown=succeeded]")
     assert prediction.probability is not None
     assert prediction.attribution is not None
-    assert on(browser, "#result .probability").text == f"{100 * prediction.probability:.0f} %"
-    assert "Research use only" in on(browser, ".banner").text
+    assert visible(browser, "#result .probability").text == f"{100 * prediction.probability:.0f} %"
+    assert "Research use only" in visible(browser, ".banner").text
     for flag in prediction.flags:
-        assert flag.detail in on(browser, "#flags").text
+        assert flag.detail in visible(browser, "#flags").text
     bars = browser.find_elements(By.CSS_SELECTOR, "#reasons svg rect")
     assert len(bars) == len(prediction.attribution.clinical) + len(prediction.attribution.imaging)
     assert len(browser.find_elements(By.CSS_SELECTOR, "#regions tbody tr")) == 10
-    drawn = on(browser, "#position img")
+    drawn = visible(browser, "#position img")
     WebDriverWait(browser, 60).until(lambda page: page.execute_script("return arguments[0].naturalWidth", drawn) > 100)
-    on(browser, "#card-panel > summary").click()
-    assert "A tiny version for tests" in on(browser, "#card h3").text
+    visible(browser, "#card-panel > summary").click()
+    assert "A tiny version for tests" in visible(browser, "#card h3").text
     failed = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
-    assert all(f"{prediction.id}/outcome" in message for message in failed), failed  # not known yet: 404
+    assert all(f"{prediction.id}/outcome" in message for message in failed), failed  # 404: no outcome yet
 
 
-def test_the_report_prints_whole(house: House, browser: Chrome, prediction: Prediction) -> None:
-    """On paper as on the screen: every figure is drawn, and nothing is loaded for it."""
-    browser.get(f"{house.url}/v1/predictions/{prediction.id}/report.html")
+def test_report_prints_with_all_figures(service: RunningService, browser: Chrome, prediction: Prediction) -> None:
+    """The report shows and prints every figure and loads nothing."""
+    browser.get(f"{service.url}/v1/predictions/{prediction.id}/report.html")
     figures = browser.find_elements(By.TAG_NAME, "img")
     assert len(figures) >= 4  # the waterfall, two overlays, the position
     assert all(browser.execute_script("return arguments[0].naturalWidth", figure) > 100 for figure in figures)
@@ -190,50 +188,52 @@ def test_the_report_prints_whole(house: House, browser: Chrome, prediction: Pred
     printed = base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"])
     assert printed.startswith(b"%PDF-")
     assert len(re.findall(rb"/Type\s*/Page\b", printed)) >= 2
-    asked = browser.execute_script("return performance.getEntriesByType('resource').map(each => each.name)")
-    assert [url for url in asked if not url.startswith("data:")] == []
+    loaded = browser.execute_script("return performance.getEntriesByType('resource').map(each => each.name)")
+    assert [url for url in loaded if not url.startswith("data:")] == []
 
 
-def test_a_study_is_submitted_by_hand(house: House, browser: Chrome, study: dict[str, Any]) -> None:
-    browser.get(house.url)
-    on(browser, "input[name=ncct]").send_keys(str(study["ncct"]))
-    on(browser, "input[name=cta]").send_keys(str(study["cta"]))
+def test_study_is_submitted_with_the_form(service: RunningService, browser: Chrome, study: dict[str, Any]) -> None:
+    browser.get(service.url)
+    visible(browser, "input[name=ncct]").send_keys(str(study["ncct"]))
+    visible(browser, "input[name=cta]").send_keys(str(study["cta"]))
     for name, value in {"age": "71", "nihss": "14", "perfusion.core_ml": "12.5"}.items():
-        on(browser, f"[data-name='{name}']").send_keys(value)
-    Select(on(browser, "[data-name=atrial_fibrillation]")).select_by_visible_text("yes")
-    on(browser, "input[name=subject]").send_keys("by-hand-1")
-    # A slow line, so that there is progress to be seen: the two volumes take a second or two.
+        visible(browser, f"[data-name='{name}']").send_keys(value)
+    Select(visible(browser, "[data-name=atrial_fibrillation]")).select_by_visible_text("yes")
+    visible(browser, "input[name=subject]").send_keys("by-hand-1")
+    # A slow connection makes the progress visible: the two volumes take a second or two.
     size = sum(study[name].stat().st_size for name in ("ncct", "cta"))
-    line = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": size / 2}
+    network = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": size / 2}
     browser.execute_cdp_cmd("Network.enable", {})
-    browser.execute_cdp_cmd("Network.emulateNetworkConditions", line)
+    browser.execute_cdp_cmd("Network.emulateNetworkConditions", network)
     browser.execute_script(
-        "window.name = '[]'; new MutationObserver(() => {"  # a window keeps its name from page to page
+        "window.name = '[]'; new MutationObserver(() => {"  # window.name survives a page change
         "  window.name = JSON.stringify([...JSON.parse(window.name), document.getElementById('bar').value]);"
         "}).observe(document.getElementById('upload-text'), {childList: true});"
     )
-    on(browser, "#submit button[type=submit]").click()
-    on(browser, "body[data-shown=succeeded]")
-    browser.execute_cdp_cmd("Network.emulateNetworkConditions", line | {"uploadThroughput": -1})
-    seen = json.loads(browser.execute_script("return window.name"))
-    assert seen == sorted(seen)
-    assert any(0 < share < 1 for share in seen), seen
-    assert seen[-1] == 1
+    visible(browser, "#submit button[type=submit]").click()
+    visible(browser, "body[data-shown=succeeded]")
+    browser.execute_cdp_cmd("Network.emulateNetworkConditions", network | {"uploadThroughput": -1})
+    progress = json.loads(browser.execute_script("return window.name"))
+    assert progress == sorted(progress)
+    assert any(0 < share < 1 for share in progress), progress
+    assert progress[-1] == 1
     record = {"age": 71, "nihss": 14, "atrial_fibrillation": True, "perfusion": {"core_ml": 12.5}}
-    with house.client() as client:
+    with service.client() as client:
         sent = client.get(browser.current_url.rpartition("/")[2])
         again = client.predict(ncct=study["ncct"], cta=study["cta"], clinical=record)
     assert sent.subject == "by-hand-1"
     assert sent.probability == again.probability
-    assert "by-hand-1" in on(browser, "#title").text
-    on(browser, "nav a").click()
-    assert "by-hand-1" in on(browser, "#recent tr:nth-child(2)").text  # the client's came after it
+    assert "by-hand-1" in visible(browser, "#title").text
+    visible(browser, "nav a").click()
+    assert "by-hand-1" in visible(browser, "#recent tr:nth-child(2)").text  # the prediction of the client is newer
 
 
-def test_the_list_follows_what_is_going_on(house: House, browser: Chrome, study: dict[str, Any]) -> None:
-    """Without a reload: a study that somebody else sends appears, works and ends with its probability."""
-    browser.get(house.url)
-    on(browser, "#recent tr")
+def test_list_shows_other_studies_without_a_reload(
+    service: RunningService, browser: Chrome, study: dict[str, Any]
+) -> None:
+    """A study sent by another client appears, changes its state and shows its probability."""
+    browser.get(service.url)
+    visible(browser, "#recent tr")
     states = (
         "window.states = []; new MutationObserver(() => {"
         "  const row = [...document.querySelectorAll('#recent tr')].find(r => r.textContent.includes('elsewhere-1'));"
@@ -241,7 +241,7 @@ def test_the_list_follows_what_is_going_on(house: House, browser: Chrome, study:
         "}).observe(document.getElementById('recent'), {childList: true, subtree: true});"
     )
     browser.execute_script(states)
-    with house.client() as client:
+    with service.client() as client:
         sent = client.submit(**study, subject="elsewhere-1")
         done = client.wait(sent.id)
     row = f"//tr[td[text()='elsewhere-1']][td[text()='{100 * (done.probability or 0):.0f} %']]"
@@ -249,37 +249,37 @@ def test_the_list_follows_what_is_going_on(house: House, browser: Chrome, study:
     assert browser.execute_script("return window.states").pop() == "succeeded"
 
 
-def test_what_is_refused_is_said_beside_the_form(house: House, browser: Chrome, tmp_path: Path) -> None:
+def test_refusal_is_shown_next_to_the_form(service: RunningService, browser: Chrome, tmp_path: Path) -> None:
     (tmp_path / "ncct.nii").write_bytes(b"no volume at all")
-    browser.get(house.url)
-    on(browser, "input[name=ncct]").send_keys(str(tmp_path / "ncct.nii"))
-    on(browser, "#submit button[type=submit]").click()
-    assert "NIfTI" in on(browser, "#submit-problem .problem").text
-    assert on(browser, "#submit button[type=submit]").is_enabled()
+    browser.get(service.url)
+    visible(browser, "input[name=ncct]").send_keys(str(tmp_path / "ncct.nii"))
+    visible(browser, "#submit button[type=submit]").click()
+    assert "NIfTI" in visible(browser, "#submit-problem .problem").text
+    assert visible(browser, "#submit button[type=submit]").is_enabled()
 
 
-def test_a_review_and_an_outcome_are_put_on_record(house: House, browser: Chrome, prediction: Prediction) -> None:
-    browser.get(f"{house.url}/predictions/{prediction.id}")
-    on(browser, "body[data-shown=succeeded]")
-    on(browser, "#review [value=override]").click()
-    on(browser, "#review [name=reviewer]").send_keys("reader-1")
-    on(browser, "#review button").click()  # a reason is missing: the browser itself holds it back
+def test_review_and_outcome_are_recorded(service: RunningService, browser: Chrome, prediction: Prediction) -> None:
+    browser.get(f"{service.url}/predictions/{prediction.id}")
+    visible(browser, "body[data-shown=succeeded]")
+    visible(browser, "#review [value=override]").click()
+    visible(browser, "#review [name=reviewer]").send_keys("reader-1")
+    visible(browser, "#review button").click()  # the browser does not send a form without a reason
     assert browser.execute_script("return document.querySelector('#review :invalid').name") == "reason"
-    Select(on(browser, "#review [name=reason]")).select_by_value("image-quality")
-    on(browser, "#review [name=comment]").send_keys("<b>motion</b>")
-    on(browser, "#review button").click()
-    said = WebDriverWait(browser, 30).until(lambda page: page.find_elements(By.CSS_SELECTOR, "#reviews li strong"))
-    assert said[0].text == "Overrides: image quality"
-    assert "<b>motion</b>" in on(browser, "#reviews").text
-    Select(on(browser, "#outcome [name=etici]")).select_by_visible_text("2b67")
-    on(browser, "#outcome [name=stenosis]").send_keys("70")
-    for times in range(2):  # once, and once more to correct it
-        on(browser, "#outcome button").click()
-        expected = ["On record: refractory.", "On record: not refractory."][times]
-        WebDriverWait(browser, 30).until(lambda _, words=expected: words in on(browser, "#outcome-said").text)
-        on(browser, "#outcome [name=stenosis]").clear()
-        on(browser, "#outcome [name=stenosis]").send_keys("30")
-    with house.client() as client:
+    Select(visible(browser, "#review [name=reason]")).select_by_value("image-quality")
+    visible(browser, "#review [name=comment]").send_keys("<b>motion</b>")
+    visible(browser, "#review button").click()
+    saved = WebDriverWait(browser, 30).until(lambda page: page.find_elements(By.CSS_SELECTOR, "#reviews li strong"))
+    assert saved[0].text == "Overrides: image quality"
+    assert "<b>motion</b>" in visible(browser, "#reviews").text
+    Select(visible(browser, "#outcome [name=etici]")).select_by_visible_text("2b67")
+    visible(browser, "#outcome [name=stenosis]").send_keys("70")
+    for times in range(2):  # the second one is a correction
+        visible(browser, "#outcome button").click()
+        expected = ["Saved: refractory.", "Saved: not refractory."][times]
+        WebDriverWait(browser, 30).until(lambda _, message=expected: message in visible(browser, "#outcome-said").text)
+        visible(browser, "#outcome [name=stenosis]").clear()
+        visible(browser, "#outcome [name=stenosis]").send_keys("30")
+    with service.client() as client:
         (review,) = client.reviews(prediction.id)
         assert (review.reviewer, review.reason) == ("reader-1", "image-quality")
         outcome = client.outcome(prediction.id)
@@ -287,41 +287,43 @@ def test_a_review_and_an_outcome_are_put_on_record(house: House, browser: Chrome
     assert outcome.refractory is False
 
 
-def test_the_keyboard_is_enough(house: House, browser: Chrome, prediction: Prediction) -> None:
-    """From the list to the viewer and its sliders without a mouse."""
-    browser.get(house.url)
-    on(browser, f"#recent a[href='/predictions/{prediction.id}']")
+def test_page_works_with_the_keyboard_alone(service: RunningService, browser: Chrome, prediction: Prediction) -> None:
+    """From the list to the viewer and its sliders."""
+    browser.get(service.url)
+    visible(browser, f"#recent a[href='/predictions/{prediction.id}']")
 
-    def tab_to(true: Callable[[WebElement], Any], most: int = 80) -> WebElement:
+    def tab_to(condition: Callable[[WebElement], Any], most: int = 80) -> WebElement:
         for _ in range(most):
             browser.switch_to.active_element.send_keys(Keys.TAB)
-            if true(browser.switch_to.active_element):
+            if condition(browser.switch_to.active_element):
                 return browser.switch_to.active_element
-        raise AssertionError("not within reach of the Tab key")
+        raise AssertionError("the Tab key does not reach the element")
 
-    tab_to(lambda at: (at.get_attribute("href") or "").endswith(prediction.id)).send_keys(Keys.ENTER)
-    on(browser, "#canvas[data-loaded*=aligned]")
-    on(browser, "body[data-shown=succeeded]")
-    canvas = tab_to(lambda at: at.get_attribute("id") == "canvas")
-    where = "return Array.from(document.getElementById('canvas').viewer.scene.crosshairPos)"
-    start = np.asarray(browser.execute_script(where))
+    tab_to(lambda element: (element.get_attribute("href") or "").endswith(prediction.id)).send_keys(Keys.ENTER)
+    visible(browser, "#canvas[data-loaded*=aligned]")
+    visible(browser, "body[data-shown=succeeded]")
+    canvas = tab_to(lambda element: element.get_attribute("id") == "canvas")
+    position = "return Array.from(document.getElementById('canvas').viewer.scene.crosshairPos)"
+    start = np.asarray(browser.execute_script(position))
     for key, axis, sign in ((Keys.ARROW_RIGHT, 0, 1), (Keys.ARROW_UP, 1, 1), (Keys.PAGE_DOWN, 2, -1)):
         canvas.send_keys(key)
-        moved = np.asarray(browser.execute_script(where)) - start
+        moved = np.asarray(browser.execute_script(position)) - start
         assert sign * moved[axis] > 0
         canvas.send_keys(Keys.HOME)
-        assert browser.execute_script(where) == pytest.approx(start)
-    opacity = tab_to(lambda at: at.get_attribute("id") == "opacity")
+        assert browser.execute_script(position) == pytest.approx(start)
+    opacity = tab_to(lambda element: element.get_attribute("id") == "opacity")
     before = float(opacity.get_attribute("value") or 0)
     opacity.send_keys(Keys.ARROW_LEFT)
     assert float(opacity.get_attribute("value") or 0) < before
     assert browser.execute_script("return document.getElementById('canvas').viewer.volumes[1].opacity") < before
 
 
-def test_the_pages_policy_lets_nothing_else_in(house: House, browser: Chrome, prediction: Prediction) -> None:
-    """Neither an inline script, nor another host, nor a frame; the browser itself says no."""
-    browser.get(f"{house.url}/predictions/{prediction.id}")
-    on(browser, "body[data-shown=succeeded]")
+def test_content_policy_blocks_other_scripts_and_hosts(
+    service: RunningService, browser: Chrome, prediction: Prediction
+) -> None:
+    """The browser blocks an inline script and requests to other hosts."""
+    browser.get(f"{service.url}/predictions/{prediction.id}")
+    visible(browser, "body[data-shown=succeeded]")
     browser.execute_async_script(
         "const done = arguments[0];"
         "document.addEventListener('securitypolicyviolation', () => { window.refused = (window.refused || 0) + 1; });"

@@ -1,4 +1,4 @@
-"""The README's promises: its examples run as they stand there, its table is the settings, its pictures exist."""
+"""The README: its examples run unchanged, its table of settings is current, its links and pictures exist."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from .house import PATIENCE, House
+from .service_process import TIMEOUT_S, RunningService
 
-pytestmark = pytest.mark.xdist_group("journeys")
+pytestmark = pytest.mark.xdist_group("e2e")
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-# Installed alone the client is `rlvo`; here it is the same files under the service's name for them.
+# The client installed alone is named `rlvo`; in this checkout the same files are `app.sdk`.
 AS_INSTALLED = "import sys, app.sdk, app.sdk.client; sys.modules['rlvo'] = app.sdk\n"
 
 
@@ -28,27 +28,27 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(patient: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A reader's folder: ncct.nii.gz, cta.nii.gz and clinical.json."""
+    """A folder with ncct.nii.gz, cta.nii.gz and clinical.json."""
     folder = tmp_path_factory.mktemp("reader")
     for name in ("ncct", "cta", "clinical"):
         shutil.copy(patient[name], folder)
     return folder
 
 
-def test_there_are_examples() -> None:
+def test_readme_has_three_examples() -> None:
     assert len(blocks("python")) == 1
     assert len(blocks("sh")) == 2
 
 
-def test_the_python_example(house: House, folder: Path) -> None:
-    code = AS_INSTALLED + blocks("python")[0].replace("http://127.0.0.1:8000", house.url)
+def test_python_example_runs(service: RunningService, folder: Path) -> None:
+    code = AS_INSTALLED + blocks("python")[0].replace("http://127.0.0.1:8000", service.url)
     run = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         cwd=folder,
-        env=house.environment | {"PYTHONPATH": str(ROOT)},
-        timeout=PATIENCE,
+        env=service.environment | {"PYTHONPATH": str(ROOT)},
+        timeout=TIMEOUT_S,
     )
     assert run.returncode == 0, run.stderr
     assert re.match(r"\d+\.\d%, refractory: (True|False)\n", run.stdout)
@@ -57,16 +57,16 @@ def test_the_python_example(house: House, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["curl", "rlvo"])
-def test_the_shell_examples(house: House, folder: Path, number: int) -> None:
-    script = blocks("sh")[number].replace("http://127.0.0.1:8000", house.url)
-    path = f"{Path(sys.executable).parent}:{house.environment['PATH']}"
+def test_shell_example_runs(service: RunningService, folder: Path, number: int) -> None:
+    script = blocks("sh")[number].replace("http://127.0.0.1:8000", service.url)
+    path = f"{Path(sys.executable).parent}:{service.environment['PATH']}"
     run = subprocess.run(
         ["bash", "-euc", script],
         capture_output=True,
         text=True,
         cwd=folder,
-        env=house.environment | {"PATH": path, "RLVO_URL": house.url},
-        timeout=PATIENCE,
+        env=service.environment | {"PATH": path, "RLVO_URL": service.url},
+        timeout=TIMEOUT_S,
     )
     assert run.returncode == 0, run.stdout + run.stderr
     if number == 0:
@@ -76,12 +76,12 @@ def test_the_shell_examples(house: House, folder: Path, number: int) -> None:
         assert "Probability of refractory LVO" in run.stdout
 
 
-def test_the_table_is_the_settings(house: House) -> None:
-    stands = re.search(r"<!-- settings: .* -->\n(.*?)<!-- /settings -->", README, re.DOTALL)
-    assert stands
-    assert stands[1] == house.rlvo("settings", "--markdown").stdout
+def test_settings_table_is_current(service: RunningService) -> None:
+    table = re.search(r"<!-- settings: .* -->\n(.*?)<!-- /settings -->", README, re.DOTALL)
+    assert table
+    assert table[1] == service.rlvo("settings", "--markdown").stdout
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
-def test_what_it_points_to_is_there(target: str) -> None:
+def test_linked_file_exists(target: str) -> None:
     assert (ROOT / target).exists()

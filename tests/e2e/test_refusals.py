@@ -1,4 +1,4 @@
-"""What cannot be used is refused with advice, and leaves nothing behind but the audit's note."""
+"""An invalid study is refused with advice. Only an audit entry is stored."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pytest
 
 from app.sdk import Problem
 
-from .house import House, eventually
+from .service_process import RunningService, eventually
 
-pytestmark = pytest.mark.xdist_group("journeys")
+pytestmark = pytest.mark.xdist_group("e2e")
 
 Parts = dict[str, Any]
 
@@ -25,7 +25,7 @@ def truncated(patient: dict[str, Path], _: Path) -> Parts:
     return {"cta": patient["cta"].read_bytes()[:-5000]}
 
 
-def text(patient: dict[str, Path], _: Path) -> Parts:
+def text_file(patient: dict[str, Path], _: Path) -> Parts:
     return {"cta": b"Dear colleague, please find the patient's CT attached.\n" * 20}
 
 
@@ -54,17 +54,17 @@ def clinical(document: str) -> Callable[[dict[str, Path], Path], Parts]:
     return lambda patient, _: {"cta": patient["cta"].read_bytes(), "clinical": document}
 
 
-def nothing(patient: dict[str, Path], _: Path) -> Parts:
+def no_volume(patient: dict[str, Path], _: Path) -> Parts:
     return {"clinical": json.dumps({"age": 74})}
 
 
-def not_what_the_model_needs(patient: dict[str, Path], _: Path) -> Parts:
+def only_ncct(patient: dict[str, Path], _: Path) -> Parts:
     return {"ncct": patient["ncct"].read_bytes()}
 
 
 CASES = {
     "truncated": (truncated, 422, "nifti-invalid"),
-    "text": (text, 422, "nifti-invalid"),
+    "text": (text_file, 422, "nifti-invalid"),
     "rgb": (rgb, 422, "nifti-invalid"),
     "series-as-cta": (series_as_cta, 422, "nifti-invalid"),
     "mask-on-another-grid": (mask_elsewhere, 422, "geometry-mismatch"),
@@ -73,24 +73,25 @@ CASES = {
     "infinity": (clinical('{"age": 1e999}'), 400, "malformed-json"),
     "string-for-number": (clinical('{"age": "74"}'), 422, "clinical-invalid"),
     "not-an-object": (clinical("[74]"), 422, "clinical-invalid"),
-    "no-volume": (nothing, 422, "missing-required-input"),
-    "another-models-input": (not_what_the_model_needs, 422, "missing-required-input"),
+    "no-volume": (no_volume, 422, "missing-required-input"),
+    "another-models-input": (only_ncct, 422, "missing-required-input"),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_bad_study_is_refused_and_not_kept(house: House, patient: dict[str, Path], tmp_path: Path, case: str) -> None:
+def test_invalid_study_is_refused_and_not_stored(
+    service: RunningService, patient: dict[str, Path], tmp_path: Path, case: str
+) -> None:
     make, status, code = CASES[case]
     parts = make(patient, tmp_path)
-    eventually(
-        lambda: house.ask("SELECT count(*) FROM predictions WHERE status IN ('queued', 'running')") == [(0,)], "idle"
-    )
-    stored = house.blobs()
-    rows = house.ask("SELECT count(*) FROM predictions")
-    [(audited,)] = house.ask("SELECT coalesce(max(seq), 0) FROM audit")
+    unfinished = "SELECT count(*) FROM predictions WHERE status IN ('queued', 'running')"
+    eventually(lambda: service.query(unfinished) == [(0,)], "idle")
+    stored = service.blobs()
+    rows = service.query("SELECT count(*) FROM predictions")
+    [(audited,)] = service.query("SELECT coalesce(max(seq), 0) FROM audit")
 
     answer = httpx.post(
-        f"{house.url}/v1/predictions",
+        f"{service.url}/v1/predictions",
         files={name: (None if name == "clinical" else "DOE^JANE.nii.gz", part) for name, part in parts.items()},
         timeout=60,
     )
@@ -101,13 +102,13 @@ def test_a_bad_study_is_refused_and_not_kept(house: House, patient: dict[str, Pa
     assert problem.type == f"/problems/{code}"
     assert len(problem.detail) > 20
     assert "DOE" not in answer.text
-    assert house.blobs() == stored
-    assert house.ask("SELECT count(*) FROM predictions") == rows
-    notes = house.ask("SELECT action, detail FROM audit WHERE seq > ?", audited)
-    assert [(action, json.loads(detail)["code"]) for action, detail in notes] == [("prediction.refuse", code)]
+    assert service.blobs() == stored
+    assert service.query("SELECT count(*) FROM predictions") == rows
+    entries = service.query("SELECT action, detail FROM audit WHERE seq > ?", audited)
+    assert [(action, json.loads(detail)["code"]) for action, detail in entries] == [("prediction.refuse", code)]
 
 
-def test_each_problem_has_a_page(house: House) -> None:
-    answer = httpx.get(f"{house.url}/problems/geometry-mismatch")
+def test_problem_type_has_a_page(service: RunningService) -> None:
+    answer = httpx.get(f"{service.url}/problems/geometry-mismatch")
     assert answer.status_code == 200
     assert "do not lie on matching grids" in answer.text

@@ -1,6 +1,6 @@
-"""One patient, recognisable in every place where a patient can stand, goes through the whole service; then we search.
+"""Confidentiality: a study with unmistakable patient data passes the whole service, and the tests search for the data.
 
-The service runs sealed: whatever tries to connect beyond the machine is noted and refused (tests/sealed).
+An audit hook records and refuses every connection of the service to another machine (tests/sealed).
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from nibabel.nifti1 import Nifti1Extension
 from app.sdk import Prediction, Status
 from tests.receiver import Receiver, receiving
 
-from .house import House, eventually
+from .service_process import RunningService, eventually
 
-pytestmark = pytest.mark.xdist_group("journeys")
+pytestmark = pytest.mark.xdist_group("e2e")
 
 SEALED = Path(__file__).parents[1] / "sealed"
 NAME = "CANARY^JANE-19531107"
 SUBJECT = "CANARY-S-0042"
 NUMBERS = {"glucose": 123.4567, "crp": 7.65432, "creatinine": 1.23987}
-"""Clinical values that nothing else would print."""
+"""Clinical values that occur nowhere else."""
 CANARIES = re.compile("|".join(map(re.escape, [NAME, "CANARY", "JANE", "19531107", *map(str, NUMBERS.values())])))
 NAMED = re.compile("|".join(map(re.escape, [NAME, "JANE", "19531107"])))
-"""What may stand nowhere at all; the pseudonym and the values stand in the caller's own answer."""
+"""What no output may contain. The pseudonym and the clinical values may occur in the response to the sender."""
 
 
 @dataclass
-class Passage:
-    """What the service said of the patient while it worked, place by place."""
+class ServedStudy:
+    """The service after it processed the marked study, with its outputs."""
 
-    house: House
+    service: RunningService
     receiver: Receiver
     prediction: Prediction
     refusals: list[str] = field(default_factory=list)
@@ -51,8 +51,8 @@ class Passage:
 
 
 @pytest.fixture(scope="module")
-def marked(patient: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The volumes with the patient's name in each text that a NIfTI file can hold, and in the gzip header."""
+def marked_volumes(patient: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Volumes with the patient's name in all texts of the NIfTI header, in an extension and in the gzip header."""
     volumes = {}
     for name in ("ncct", "cta"):
         image = nibabel.load(patient[name])
@@ -75,44 +75,44 @@ def marked(patient: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="module")
-def passage(
-    tmp_path_factory: pytest.TempPathFactory, model_store: Path, study: dict[str, Any], marked: dict[str, bytes]
-) -> Iterator[Passage]:
+def served(
+    tmp_path_factory: pytest.TempPathFactory, model_store: Path, study: dict[str, Any], marked_volumes: dict[str, bytes]
+) -> Iterator[ServedStudy]:
     folder = tmp_path_factory.mktemp("sealed")
-    house = House(folder, model_store, "tiny")
+    service = RunningService(folder, model_store, "tiny")
     with receiving(204) as receiver:
-        house.environment |= {
+        service.environment |= {
             "RLVO_LOG_FORMAT": "json",
             "RLVO_LOG_LEVEL": "debug",
             "RLVO_WEBHOOK_HOSTS": f"http://127.0.0.1:{receiver.port}",
             "RLVO_SEALED": str(folder / "attempts"),
             "PYTHONPATH": str(SEALED),
         }
-        assert house.rlvo("webhooks", "add", receiver.url, "--tenant", "local").returncode == 0
-        house.start()
+        assert service.rlvo("webhooks", "add", receiver.url, "--tenant", "local").returncode == 0
+        service.start()
         clinical = study["clinical"] | NUMBERS
-        prediction = Prediction.model_validate(send(house, marked, clinical).json())
-        found = Passage(house, receiver, prediction, attempts=folder / "attempts")
+        prediction = Prediction.model_validate(send(service, marked_volumes, clinical).json())
+        result = ServedStudy(service, receiver, prediction, attempts=folder / "attempts")
         for volumes, document in (
-            ({"cta": marked["cta"][:-4000]}, clinical),
+            ({"cta": marked_volumes["cta"][:-4000]}, clinical),
             ({"cta": NAME.encode() * 100}, clinical),
-            (marked, clinical | {NAME: NAME}),
-            (marked, clinical | {"glucose": 98765.4321, "sex": NAME}),
-            ({"ncct": marked["ncct"]}, clinical),
+            (marked_volumes, clinical | {NAME: NAME}),
+            (marked_volumes, clinical | {"glucose": 98765.4321, "sex": NAME}),
+            ({"ncct": marked_volumes["ncct"]}, clinical),
         ):
-            refused = send(house, volumes, document)
+            refused = send(service, volumes, document)
             assert refused.status_code == 422, refused.text
-            found.refusals.append(refused.text + str(refused.headers))
+            result.refusals.append(refused.text + str(refused.headers))
         for address in (f"/v1/predictions/{NAME}", f"/v1/predictions?subject={NAME}&{NAME}=1", f"/{NAME}"):
-            found.refusals.append(httpx.get(house.url + address).text)
-        eventually(lambda: receiver.bodies, "the webhook called")
-        yield found
-        assert house.stop() == 0
+            result.refusals.append(httpx.get(service.url + address).text)
+        eventually(lambda: receiver.bodies, "webhook message received")
+        yield result
+        assert service.stop() == 0
 
 
-def send(house: House, volumes: dict[str, bytes], clinical: dict[str, Any]) -> httpx.Response:
+def send(service: RunningService, volumes: dict[str, bytes], clinical: dict[str, Any]) -> httpx.Response:
     return httpx.post(
-        f"{house.url}/v1/predictions",
+        f"{service.url}/v1/predictions",
         files={name: (f"{NAME}.nii.gz", content) for name, content in volumes.items()},
         data={"clinical": json.dumps(clinical), "subject": SUBJECT},
         headers={
@@ -125,16 +125,16 @@ def send(house: House, volumes: dict[str, bytes], clinical: dict[str, Any]) -> h
     )
 
 
-def test_the_study_is_answered(passage: Passage) -> None:
-    assert passage.prediction.status is Status.SUCCEEDED, passage.prediction.error
-    assert passage.prediction.subject == SUBJECT
+def test_study_succeeds(served: ServedStudy) -> None:
+    assert served.prediction.status is Status.SUCCEEDED, served.prediction.error
+    assert served.prediction.subject == SUBJECT
 
 
-def test_nothing_connected_beyond_the_machine(passage: Passage) -> None:
-    assert not passage.attempts.exists(), passage.attempts.read_text()
+def test_service_connects_to_no_other_machine(served: ServedStudy) -> None:
+    assert not served.attempts.exists(), served.attempts.read_text()
 
 
-def test_the_seal_would_have_seen_it(tmp_path: Path) -> None:
+def test_audit_hook_refuses_and_records_a_connection(tmp_path: Path) -> None:
     code = (
         "import socket\ntry: socket.create_connection(('192.0.2.1', 80), 1)\nexcept PermissionError: print('refused')"
     )
@@ -144,95 +144,95 @@ def test_the_seal_would_have_seen_it(tmp_path: Path) -> None:
     assert "192.0.2.1" in (tmp_path / "attempts").read_text()
 
 
-def test_the_logs_do_not_know_the_patient(passage: Passage) -> None:
-    log = (passage.house.folder / "log").read_text()
-    assert passage.prediction.id in log  # it is the right log, and it tells of this very prediction
+def test_logs_contain_no_patient_data(served: ServedStudy) -> None:
+    log = (served.service.folder / "log").read_text()
+    assert served.prediction.id in log  # the log is that of this prediction
     assert not CANARIES.search(log), [line for line in log.splitlines() if CANARIES.search(line)][:3]
 
 
-def test_no_error_repeats_anything(passage: Passage) -> None:
-    for refusal in passage.refusals:
+def test_errors_repeat_no_patient_data(served: ServedStudy) -> None:
+    for refusal in served.refusals:
         assert not CANARIES.search(refusal), refusal
         assert "98765" not in refusal
 
 
-def test_the_metrics_do_not_know_the_patient(passage: Passage) -> None:
-    metrics = httpx.get(f"{passage.house.url}/metrics").text
+def test_metrics_contain_no_patient_data(served: ServedStudy) -> None:
+    metrics = httpx.get(f"{served.service.url}/metrics").text
     assert "rlvo_predictions_total" in metrics
     assert not CANARIES.search(metrics)
 
 
-def test_the_webhook_tells_an_id(passage: Passage) -> None:
-    told = json.loads(passage.receiver.bodies[0])
-    assert told["data"] == {"id": passage.prediction.id}
-    assert not CANARIES.search(str((passage.receiver.bodies, passage.receiver.headers)))
+def test_webhook_contains_only_an_id(served: ServedStudy) -> None:
+    message = json.loads(served.receiver.bodies[0])
+    assert message["data"] == {"id": served.prediction.id}
+    assert not CANARIES.search(str((served.receiver.bodies, served.receiver.headers)))
 
 
-def test_audit_and_engine_do_not_know_the_patient(passage: Passage) -> None:
-    tables = [name for (name,) in passage.house.ask("SELECT name FROM sqlite_master WHERE type = 'table'")]
-    # What is known of a patient lies in these alone (app/database/tables.py), and goes with an erasure.
-    own = {"predictions", "attributions", "reviews", "outcomes"}
-    assert own <= set(tables)
-    for table in set(tables) - own:
-        assert not CANARIES.search(str(passage.house.ask(f"SELECT * FROM {table}"))), table
+def test_audit_and_job_engine_contain_no_patient_data(served: ServedStudy) -> None:
+    tables = [name for (name,) in served.service.query("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    # Only these tables contain patient data (app/database/tables.py), and an erasure deletes their rows.
+    with_patient_data = {"predictions", "attributions", "reviews", "outcomes"}
+    assert with_patient_data <= set(tables)
+    for table in set(tables) - with_patient_data:
+        assert not CANARIES.search(str(served.service.query(f"SELECT * FROM {table}"))), table
 
 
-def test_no_file_names_the_patient(passage: Passage) -> None:
-    files = [path for path in passage.house.folder.rglob("*") if path.is_file()]
+def test_stored_files_do_not_contain_the_name(served: ServedStudy) -> None:
+    files = [path for path in served.service.folder.rglob("*") if path.is_file()]
     assert len(files) > 10
     for path in files:
         assert not NAMED.search(str(path))
         content = path.read_bytes()
-        assert not NAMED.search(_inflated(content).decode("latin-1")), path
+        assert not NAMED.search(_with_inflated(content).decode("latin-1")), path
 
 
-def test_answers_name_nobody(passage: Passage) -> None:
-    base = f"{passage.house.url}/v1/predictions/{passage.prediction.id}"
-    attribution = passage.prediction.attribution
+def test_responses_do_not_contain_the_name(served: ServedStudy) -> None:
+    base = f"{served.service.url}/v1/predictions/{served.prediction.id}"
+    attribution = served.prediction.attribution
     assert attribution
-    answers = [f"{base}{part}" for part in ("", "/fhir", "/cds-hooks", "/report.html", "/figures/waterfall.svg")]
-    for address in answers + [f"{base}/maps/{name}.nii.gz" for name in attribution.maps]:
-        answer = httpx.get(address)
-        assert answer.status_code == 200, address
-        assert not NAMED.search(str(answer.headers)), address
-        assert not NAMED.search(_inflated(answer.content).decode("latin-1")), address
+    urls = [f"{base}{part}" for part in ("", "/fhir", "/cds-hooks", "/report.html", "/figures/waterfall.svg")]
+    for url in urls + [f"{base}/maps/{name}.nii.gz" for name in attribution.maps]:
+        response = httpx.get(url)
+        assert response.status_code == 200, url
+        assert not NAMED.search(str(response.headers)), url
+        assert not NAMED.search(_with_inflated(response.content).decode("latin-1")), url
 
 
-def test_the_export_names_nobody_and_shows_no_face(passage: Passage, tmp_path: Path) -> None:
+def test_export_contains_no_name_and_no_volume(served: ServedStudy, tmp_path: Path) -> None:
     target = tmp_path / "export.zip"
-    assert passage.house.rlvo("subjects", "export", SUBJECT, "--to", str(target)).returncode == 0
+    assert served.service.rlvo("subjects", "export", SUBJECT, "--to", str(target)).returncode == 0
     with zipfile.ZipFile(target) as archive:
         names = archive.namelist()
-        assert f"{passage.prediction.id}/report.html" in names
+        assert f"{served.prediction.id}/report.html" in names
         assert not [name for name in names if ".nii" in name]
         for name in names:
             assert not NAMED.search(name + archive.read(name).decode("latin-1"))
 
 
-def test_after_an_erasure_nothing_of_the_patient_is_left(passage: Passage) -> None:
-    """Last, since it erases: the rows at once, the bytes of a study that is younger than the sweep's grace later."""
-    erased = passage.house.rlvo("subjects", "erase", SUBJECT, "--yes")
+def test_erasure_leaves_no_patient_data(served: ServedStudy) -> None:
+    """The last test of the study. Rows are deleted at once, files when they are older than the grace period."""
+    erased = served.service.rlvo("subjects", "erase", SUBJECT, "--yes")
     assert erased.returncode == 0, erased.stderr
     assert not CANARIES.search(erased.stdout)
-    assert not CANARIES.search((passage.house.folder / "rlvo.sqlite").read_bytes().decode("latin-1"))
-    certificate = httpx.get(f"{passage.house.url}/v1/predictions/{passage.prediction.id}/erasure").json()
+    assert not CANARIES.search((served.service.folder / "rlvo.sqlite").read_bytes().decode("latin-1"))
+    certificate = httpx.get(f"{served.service.url}/v1/predictions/{served.prediction.id}/erasure").json()
     assert {blob["sha256"] for blob in certificate["blobs"]} >= {
-        summary.sha256 for summary in passage.prediction.inputs.values()
+        summary.sha256 for summary in served.prediction.inputs.values()
     }
-    assert httpx.get(f"{passage.house.url}/v1/predictions/{passage.prediction.id}").status_code == 410
+    assert httpx.get(f"{served.service.url}/v1/predictions/{served.prediction.id}").status_code == 410
 
 
-def test_with_no_network_at_all_it_predicts(
+def test_predicts_without_any_network(
     tmp_path: Path, model_store: Path, patient: dict[str, Path], study: dict[str, Any]
 ) -> None:
-    """In a network namespace that has nothing but loopback, native code included."""
+    """Predict in a network namespace with only the loopback interface, which also restricts native code."""
     up = (
         "import fcntl, os, socket, struct, sys\n"
         "s = socket.socket(); fcntl.ioctl(s, 0x8914, struct.pack('16sH14s', b'lo', 0x49, b''))\n"  # SIOCSIFFLAGS: up
-        "os.execv(sys.executable, [sys.executable, '-m', 'app.cli.__main__', *sys.argv[1:]])"
+        "os.execv(sys.executable, [sys.executable, '-m', 'app.cli', *sys.argv[1:]])"
     )
     command = ["predict", "--ncct", str(patient["ncct"]), "--cta", str(patient["cta"]), "--no-explain", "--json"]
-    environment = House(tmp_path, model_store, "tiny").environment
+    environment = RunningService(tmp_path, model_store, "tiny").environment
     done = subprocess.run(
         ["unshare", "--net", sys.executable, "-c", up, *command],
         env=environment,
@@ -242,10 +242,11 @@ def test_with_no_network_at_all_it_predicts(
         check=False,
     )
     if "unshare" in done.stderr:
-        pytest.skip("needs the right to make a network namespace")
+        pytest.skip("needs the permission to create a network namespace")
     assert done.returncode == 0, done.stderr
     assert 0 < json.loads(done.stdout)["probability"] < 1
 
 
-def _inflated(content: bytes) -> bytes:
+def _with_inflated(content: bytes) -> bytes:
+    """Return the bytes, followed by what they decompress to if they are gzip."""
     return content + gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
