@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from app.cli.option_groups import expand_option_groups
 from app.phantoms.biology import Preset
 from app.training.options import PublishedModel, Target, Validation
 from app.training.progress import RichProgress
@@ -23,12 +25,31 @@ commands = typer.Typer(no_args_is_help=True, add_completion=False, pretty_except
 console = Console(stderr=True)
 
 
-TargetOption = Annotated[
-    Target | None, typer.Option(help="Outcome to predict; rlvo if the table has any of its components")
-]
-ColumnsOption = Annotated[Path | None, typer.Option(help="columns.toml; default: the one next to the table")]
-DateFormatOption = Annotated[str, typer.Option(help="Form of the dates, as dd/mm/yyyy, or excel; default: ISO")]
 TABLE_HELP = "Table (.csv, .xlsx, .parquet), or folder with cohort.csv, or ISLES'24"
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How the table of a cohort is read."""
+
+    drop_unknown: Annotated[bool, typer.Option(help="Leave out rows of unknown outcome")] = False
+    target: Annotated[
+        Target | None, typer.Option(help="Outcome to predict; rlvo if the table has any of its components")
+    ] = None
+    columns: Annotated[Path | None, typer.Option(help="columns.toml; default: the one next to the table")] = None
+    date_format: Annotated[str, typer.Option(help="Form of the dates, as dd/mm/yyyy, or excel; default: ISO")] = ""
+
+
+@dataclass(frozen=True)
+class ConsentOptions:
+    """Objections to the data that the user accepts."""
+
+    accept_flags: Annotated[
+        bool, typer.Option("--accept-flags", help="Continue with doubtful images, or images of several patients")
+    ] = False
+    i_know: Annotated[
+        bool, typer.Option("--i-know", help="Continue with patients that a given version was trained on")
+    ] = False
 
 
 class Workers(StrEnum):
@@ -74,6 +95,7 @@ def synthesize(
 
 
 @commands.command()
+@expand_option_groups
 def train(
     cohort: Annotated[Path, typer.Argument(help=TABLE_HELP)],
     out: Annotated[
@@ -103,19 +125,11 @@ def train(
     ] = Workers.LOCAL,
     report: Annotated[Path | None, typer.Option(help="Folder of the report and its figures")] = None,
     quick: Annotated[bool, typer.Option(help="Only the published model and the baselines")] = False,
-    drop_unknown: Annotated[bool, typer.Option(help="Leave out rows of unknown outcome")] = False,
-    target: TargetOption = None,
-    columns: ColumnsOption = None,
-    date_format: DateFormatOption = "",
+    reading: ReadingOptions = ReadingOptions(),
     publish_anyway: Annotated[
         bool, typer.Option(help="Write the version even with too few events or a ranking worse than chance")
     ] = False,
-    accept_flags: Annotated[
-        bool, typer.Option("--accept-flags", help="Continue with doubtful images, or images of several patients")
-    ] = False,
-    i_know: Annotated[
-        bool, typer.Option("--i-know", help="Continue with patients that a given version was trained on")
-    ] = False,
+    consent: ConsentOptions = ConsentOptions(),
 ) -> None:
     """Train by the paper's protocol, print the results table, and write a version that the service can load.
 
@@ -139,18 +153,14 @@ def train(
             seed=seed,
             device=device,
             quick=quick,
-            drop_unknown=drop_unknown,
             model=model,
             validation=validation,
             repeats=repeats,
             jobs=jobs or _cores(),
             report=report,
-            target=target,
-            columns=columns,
-            date_format=date_format,
             publish_anyway=publish_anyway,
-            accept_flags=accept_flags,
-            i_know=i_know,
+            **asdict(reading),
+            **asdict(consent),
         )
         summary = pipeline.run(config, RichProgress(console), fill)
     if summary:  # under torchrun, only the first process has one
@@ -171,6 +181,7 @@ def train_segmenter(
 
 
 @commands.command()
+@expand_option_groups
 def evaluate(
     versions: Annotated[list[Path], typer.Argument(help="Folders of versions: model_store/NAME/VERSION")],
     cohort: Annotated[Path, typer.Argument(help=TABLE_HELP)],
@@ -179,16 +190,8 @@ def evaluate(
     site: Annotated[str, typer.Option(help="Only patients of this site")] = "",
     report: Annotated[Path | None, typer.Option(help="Folder of a report with figures")] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Studies prepared at the same time; 0: one per core")] = 0,
-    drop_unknown: Annotated[bool, typer.Option(help="Leave out rows of unknown outcome")] = False,
-    target: TargetOption = None,
-    columns: ColumnsOption = None,
-    date_format: DateFormatOption = "",
-    accept_flags: Annotated[
-        bool, typer.Option("--accept-flags", help="Continue with doubtful images, or images of several patients")
-    ] = False,
-    i_know: Annotated[
-        bool, typer.Option("--i-know", help="Continue with patients that a given version was trained on")
-    ] = False,
+    reading: ReadingOptions = ReadingOptions(),
+    consent: ConsentOptions = ConsentOptions(),
 ) -> None:
     """Score versions on a cohort (discrimination, calibration, decisions, subgroups) and compare them in pairs."""
     from app.training.score import EvalConfig, score
@@ -198,16 +201,12 @@ def evaluate(
             versions=versions,
             cohort=cohort,
             device=device,
-            drop_unknown=drop_unknown,
             since=since,
             site=site,
             report=report,
             jobs=jobs or _cores(),
-            target=target,
-            columns=columns,
-            date_format=date_format,
-            accept_flags=accept_flags,
-            i_know=i_know,
+            **asdict(reading),
+            **asdict(consent),
         )
         text = score(config, RichProgress(console))
     typer.echo(text)
