@@ -12,7 +12,7 @@ from app.api.cds import cards
 from app.sdk.errors import NotFinished
 from app.sdk.types import Attribution, Channel, ClinicalContribution, Decision, Flag, Interval, ModalityContribution
 from tests.api.conftest import RunningService
-from tests.api.test_fhir import prediction
+from tests.api.responses import prediction
 
 ATTRIBUTION = Attribution(
     base=-1.0,

@@ -6,7 +6,6 @@ import re
 from typing import Any
 
 import anyio
-import httpx
 import pytest
 
 from app.api.middleware import INSECURE_WARNING
@@ -14,24 +13,12 @@ from app.core.config import Settings
 from app.database import api_keys
 from app.main import create_app
 from tests.api.conftest import RunningService, running, volume
+from tests.api.responses import problem
 
 pytestmark = pytest.mark.anyio
 
 UNKNOWN = "01900000-0000-7000-8000-000000000000"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
-
-
-def problem(answer: httpx.Response) -> tuple[int, str]:
-    """Checks the form of a problem document; returns its status and code."""
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert len(answer.content) < 4096
-    body = answer.json()
-    assert body["type"] == f"/problems/{body['code']}"
-    assert body["status"] == answer.status_code
-    assert body["trace_id"] == answer.headers["x-trace-id"]
-    assert body["title"]
-    assert body["detail"]
-    return answer.status_code, body["code"]
 
 
 async def key(service: RunningService, *scopes: str, name: str = "pacs") -> dict[str, str]:

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from app.api import oidc
 from app.core.config import Settings
 from tests.api.conftest import RunningService, running, volume
-from tests.api.test_middleware import problem
+from tests.api.responses import problem
 
 pytestmark = pytest.mark.anyio
 

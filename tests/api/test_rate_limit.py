@@ -13,7 +13,7 @@ from app.core.config import Settings
 from app.database import api_keys
 from app.database.session import now
 from tests.api.conftest import RunningService, running, volume
-from tests.api.test_middleware import problem
+from tests.api.responses import problem
 
 pytestmark = pytest.mark.anyio
 
