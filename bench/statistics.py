@@ -1,4 +1,4 @@
-"""Coverage of the printed 95 % intervals, and calibration slope of single runs. ``python -m bench.statistics``
+"""Coverage of the printed 95 % intervals, and calibration slope of single runs: ``python -m bench.statistics``.
 
 Coverage: patients are drawn with a known chance of the outcome (16 % have it), and with the predictions of two models.
 Each interval is computed with the functions of app/evaluation/metrics.py, and counted if it contains the value of the

@@ -119,5 +119,5 @@ def test_all_faults_of_the_table_are_listed_before_a_study_is_sent(tmp_path: Pat
     with pytest.raises(CohortFault) as raised:
         to_predict(path)
     faults = str(raised.value.args) + str(raised.value.__dict__)
-    for row in ("row 2", "row 3", "row 4", "row 5"):
+    for row in ("rows (2, 3)", "row 4", "row 5"):
         assert row in faults
