@@ -56,9 +56,9 @@ def predict_cohort(
     from rich.progress import TimeElapsedColumn as Elapsed
     from rich.progress import TimeRemainingColumn as Remaining
 
-    from app.training.cohort import to_predict
+    from app.training.cohort import read_for_prediction
 
-    studies = to_predict(table)
+    studies = read_for_prediction(table)
     columns = TextColumn("predict"), BarColumn(), MofNCompleteColumn(), Elapsed(), Remaining()
     bar = Progress(*columns, console=Console(stderr=True))
     with service.client() as client, bar:

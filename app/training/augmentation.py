@@ -2,7 +2,7 @@
 
 Design notes:
 - ``draw`` draws the random parameters, ``apply`` is pure: the same parameters always make the same images.
-- With ``turn``, half of the patients are rotated, scaled and shifted by amounts that registration leaves. The others
+- With ``rotate``, half of the patients are rotated, scaled and shifted by amounts that registration leaves. The others
   shift by whole voxels, which needs no interpolation.
 - Noise is cut from one fixed tensor at random offsets, because drawing new noise per batch is slow.
 - Half of the images are mirrored along the first axis, so that the network does not depend on the side of the
@@ -45,15 +45,15 @@ class AugmentationParameters:
     noise: NDArray[np.int64]
 
 
-def draw(count: int, channels: int, grid: Grid, rng: np.random.Generator, *, turn: bool) -> AugmentationParameters:
-    """Parameters of ``count`` patients on ``grid``; ``turn`` adds rotation, scaling and noise."""
+def draw(count: int, channels: int, grid: Grid, rng: np.random.Generator, *, rotate: bool) -> AugmentationParameters:
+    """Parameters of ``count`` patients on ``grid``; ``rotate`` adds rotation, scaling and noise."""
     reach = np.maximum(np.rint(SHIFT_MM / np.array(grid.spacing_mm)), 1).astype(int)
     return AugmentationParameters(
         mirror=rng.random(count) < 0.5,
         shift=rng.integers(-reach, reach + 1, (count, 3)),
         gain=rng.uniform(1 - GAIN, 1 + GAIN, (count, channels)).astype(np.float32),
         level=rng.uniform(-LEVEL, LEVEL, (count, channels)).astype(np.float32),
-        sampling=_draw_sampling(count, grid, rng) if turn else None,
+        sampling=_draw_sampling(count, grid, rng) if rotate else None,
         rotated=rng.random(count) < ROTATED_SHARE,
         noise=rng.integers(NOISE_OFFSETS, size=count),
     )

@@ -124,7 +124,7 @@ def out_of_distribution(
     for part in np.array_split(np.sort(rng.permutation(rows)[:512]), 16):
         if not len(part):
             continue
-        images, vectors = context.augmented(part, rng, turn=False)
+        images, vectors = context.augmented(part, rng, rotate=False)
         features = networks[0].trunk(images)
         penultimate = [
             network.penultimate(features if shared else network.trunk(images), vectors) for network in networks

@@ -150,7 +150,7 @@ def inspect(
     return Inspection(source.raw, source.table, faults, cohort)
 
 
-def to_predict(path: Path) -> list[CohortRow]:
+def read_for_prediction(path: Path) -> list[CohortRow]:
     """Read the rows of a table for prediction: like ``read``, but without outcome and without a minimum number of rows.
 
     Raises:

@@ -134,13 +134,13 @@ def fit_models(
             path = shared / f"views-{'-'.join(channels)}.safetensors" if shared else None
             features[channels] = pretrained.views(trunk, context, config.views, config.seed, path, progress)
         epochs = _EpochCounter(name, len(split.folds), config.recipe.epochs, progress, advance)
-        fitted = folds.train(
+        fitted = folds.fit(
             defaults.architecture(fusion, spec, filters=config.filters, channels=len(given or CHANNEL_NAMES)),
             context,
             split,
             config.recipe,
             config.seed,
-            taught=trunk,
+            pretrained_network=trunk,
             views=features.get(channels),
             folder=folder,
             name="-".join((fusion.value, *channels)),

@@ -73,9 +73,9 @@ def _pretrained(
 ) -> tuple[Network | None, tuple[str, ...]]:
     """The network whose trunk and last block are reused, and a note for the card; None: train whole networks."""
     if config.trunk is not None:
-        network, note = pretrained.of_version(config.trunk)
+        network, note = pretrained.from_version(config.trunk)
     elif config.phantoms:
-        network, note = pretrained.by_phantoms(config.phantoms, config.seed, device, folder, progress)
+        network, note = pretrained.from_phantoms(config.phantoms, config.seed, device, folder, progress)
     else:
         return None, ()
     return network, (note,)

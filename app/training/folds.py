@@ -66,7 +66,7 @@ class _FoldJob:
     seed: int
     checkpoint: Path | None
     views: Views | None = None
-    taught: Network | None = None
+    pretrained_network: Network | None = None
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,15 @@ def _fit_fold(job: _FoldJob, tell: Tell) -> _FoldResult:
     torch.manual_seed(job.seed)
     network = build(job.architecture)
     task: tasks.EndToEnd | TailOnly
-    if job.taught is not None and job.views is not None:
-        network.trunk.load_state_dict(job.taught.trunk.state_dict())
-        network.block.load_state_dict(job.taught.block.state_dict())
+    if job.pretrained_network is not None and job.views is not None:
+        network.trunk.load_state_dict(job.pretrained_network.trunk.state_dict())
+        network.block.load_state_dict(job.pretrained_network.block.state_dict())
         task = TailOnly(network, context, job.views, job.learn, job.validate, l2_to_init=job.recipe.l2_to_init)
     else:
         recipe = job.recipe
-        task = tasks.EndToEnd(network, context, job.learn, job.validate, turn=recipe.turn, auxiliary=recipe.auxiliary)
+        task = tasks.EndToEnd(
+            network, context, job.learn, job.validate, rotate=recipe.rotate, auxiliary=recipe.auxiliary
+        )
     trainer.fit(
         task,
         job.recipe,
@@ -105,7 +107,7 @@ def _fit_fold(job: _FoldJob, tell: Tell) -> _FoldResult:
     return _FoldResult({name: value.cpu().numpy() for name, value in network.state_dict().items()}, *scores)
 
 
-def train(
+def fit(
     architecture: Architecture,
     context: TrainingContext,
     split: Split,
@@ -113,7 +115,7 @@ def train(
     seed: int,
     *,
     views: Views | None = None,
-    taught: Network | None = None,
+    pretrained_network: Network | None = None,
     folder: Path | None = None,
     name: str = "daft",
     jobs: int = 1,
@@ -121,13 +123,13 @@ def train(
 ) -> Trained:
     """Train every fold of one row of the table.
 
-    With the pretrained network ``taught``, its trunk and last block stay frozen, ``views`` are its features of every
-    row, and all folds run in this process. Otherwise ``jobs`` folds run at once, each in its own process. Checkpoints
+    Trunk and last block of a ``pretrained_network`` stay frozen, ``views`` are its features of every row, and all folds
+    run in this process. Otherwise ``jobs`` folds run at once, each in its own process. Checkpoints
     are ``folder/name-FOLD.pt``. ``advance`` is called with (fold, epoch, score) after each epoch.
     """
     count = len(context.data)
     others = np.setdiff1d(np.arange(count), split.develop)
-    in_processes = jobs > 1 and taught is None
+    in_processes = jobs > 1 and pretrained_network is None
     with ExitStack() as stack:
         if in_processes:
             folder = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -144,7 +146,7 @@ def train(
                 seed * 1000 + fold,
                 folder / f"{name}-{fold}.pt" if folder else None,
                 views,
-                taught,
+                pretrained_network,
             )
             for fold, (learn, validate) in enumerate(split.folds)
         ]

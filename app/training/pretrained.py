@@ -31,7 +31,7 @@ PHANTOM_SEED = 1_000_003  # of the pretraining phantoms; far from the seed of an
 CHANNEL_NAMES = tuple(channel.name for channel in defaults.CHANNELS)
 
 
-def of_version(folder: Path) -> tuple[Network, str]:
+def from_version(folder: Path) -> tuple[Network, str]:
     """Network of the first fold of the version in ``folder``, and a note for the model card."""
     manifest = provenance.read_manifest(folder)
     network = build(manifest.architecture)
@@ -43,7 +43,7 @@ def of_version(folder: Path) -> tuple[Network, str]:
     return network, note
 
 
-def by_phantoms(
+def from_phantoms(
     count: int, seed: int, device: torch.device, folder: Path, reporter: ProgressReporter
 ) -> tuple[Network, str]:
     """Network pretrained on ``count`` phantoms, and a note for the model card.

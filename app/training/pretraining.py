@@ -154,7 +154,7 @@ class ArteryBoxTask:
         """Weighted squared error of all heads."""
         context = self._context
         for rows in batches(self._train, batch, rng):
-            change = augmentation.draw(len(rows), len(context.channels), context.grid, rng, turn=False)
+            change = augmentation.draw(len(rows), len(context.channels), context.grid, rng, rotate=False)
             unshifted = rng.random(len(rows)) >= AUGMENTED_SHARE["shift"]
             change = replace(change, shift=np.where(unshifted[:, None], 0, change.shift))
             drop = draw_dropout(context.data.presence[rows], context.channels, context.vectors, rng)
@@ -229,7 +229,7 @@ def recalibrate_batchnorm(trunk: Trunk, context: TrainingContext, rows: Rows, se
     trunk.train()
     rng = np.random.default_rng([seed, 13])
     for part in batches(rows, 32, rng):
-        trunk(context.augmented(part, rng, turn=False)[0])
+        trunk(context.augmented(part, rng, rotate=False)[0])
     for norm in norms:
         norm.momentum = momentum
     trunk.eval()

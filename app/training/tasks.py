@@ -65,22 +65,22 @@ class TrainingContext:
         """Clinical vectors (n, v) of ``rows`` after the dropout ``drop``."""
         return torch.from_numpy(self.vectors.joined(rows, drop.present, drop.hidden)).to(self.device)
 
-    def augmented(self, rows: Rows, rng: np.random.Generator, turn: bool) -> tuple[Tensor, Tensor]:
+    def augmented(self, rows: Rows, rng: np.random.Generator, rotate: bool) -> tuple[Tensor, Tensor]:
         """Training batch: augmented images (n, C, X, Y, Z) and clinical vectors (n, v), both after dropout."""
-        drop, change = self._draw(rows, rng, turn)
+        drop, change = self._draw(rows, rng, rotate)
         images = augmentation.apply(self._selected_images(rows), change) * self._presence_mask(drop.present)
         return images.contiguous(memory_format=torch.channels_last_3d), self.vectors_of(rows, drop)
 
-    def augmented_vectors(self, rows: Rows, rng: np.random.Generator, turn: bool) -> Tensor:
+    def augmented_vectors(self, rows: Rows, rng: np.random.Generator, rotate: bool) -> Tensor:
         """The clinical vectors of ``augmented``, by the same draws, without the images."""
-        return self.vectors_of(rows, self._draw(rows, rng, turn)[0])
+        return self.vectors_of(rows, self._draw(rows, rng, rotate)[0])
 
     def _draw(
-        self, rows: Rows, rng: np.random.Generator, turn: bool
+        self, rows: Rows, rng: np.random.Generator, rotate: bool
     ) -> tuple[Dropout, augmentation.AugmentationParameters]:
         drop = draw_dropout(self.data.presence[rows], self.channels, self.vectors, rng)
         count = self.data.images.shape[1] if self.input_channels is None else len(self.input_channels)
-        return drop, augmentation.draw(len(rows), count, self.grid, rng, turn=turn)
+        return drop, augmentation.draw(len(rows), count, self.grid, rng, rotate=rotate)
 
     def first(self, count: int) -> TrainingContext:
         """Context of the first ``count`` patients."""
@@ -138,7 +138,7 @@ class EndToEnd:
     """Training task: a whole network on one fold, with auxiliary heads if latents are known (``trainer.Task``)."""
 
     def __init__(
-        self, network: Network, context: TrainingContext, train: Rows, validate: Rows, *, turn: bool, auxiliary: float
+        self, network: Network, context: TrainingContext, train: Rows, validate: Rows, *, rotate: bool, auxiliary: float
     ) -> None:
         self.network = network.to(context.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         width = network.block.conv1.in_channels
@@ -147,7 +147,7 @@ class EndToEnd:
         if self._auxiliary:
             parts["heads"] = nn.Linear(width, len(LATENTS))
         self.module = nn.ModuleDict(parts).to(context.device)
-        self._context, self._train, self._validate, self._turn = context, train, validate, turn
+        self._context, self._train, self._validate, self._rotate = context, train, validate, rotate
         start_from_prior(network, context.data.labels[train])
 
     def steps(self, batch: int) -> int:
@@ -159,7 +159,7 @@ class EndToEnd:
         context = self._context
         mixed_precision = context.device.type == "cuda" and torch.cuda.is_bf16_supported()
         for rows in batches(self._train, batch, rng):
-            images, vectors = context.augmented(rows, rng, self._turn)
+            images, vectors = context.augmented(rows, rng, self._rotate)
             with torch.autocast(context.device.type, torch.bfloat16, enabled=mixed_precision):
                 features = self.network.trunk(images)
                 logits = self.network.tail(features, vectors)[:, 0]
@@ -221,7 +221,7 @@ def views(
         features, vectors = [], []
         for rows in _view_batches(context):
             if view:
-                images, clinical = context.augmented(rows, rng, turn=False)
+                images, clinical = context.augmented(rows, rng, rotate=False)
             else:
                 drop = no_dropout(context.data.presence[rows], context.vectors)
                 images, clinical = context.images(rows, drop.present), context.vectors_of(rows, drop)
@@ -242,7 +242,7 @@ def view_vectors(context: TrainingContext, count: int, seed: int) -> list[Tensor
         parts = []
         for rows in _view_batches(context):
             drop = no_dropout(context.data.presence[rows], context.vectors)
-            vectors = context.augmented_vectors(rows, rng, turn=False) if view else context.vectors_of(rows, drop)
+            vectors = context.augmented_vectors(rows, rng, rotate=False) if view else context.vectors_of(rows, drop)
             parts.append(vectors)
         result.append(torch.cat(parts))
     return result

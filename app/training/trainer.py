@@ -28,8 +28,8 @@ Weights = dict[str, Tensor]
 class Recipe:
     """Hyperparameters of one fit.
 
-    ``rate``: peak learning rate; ``decay``: weight decay; ``average``: decay of the moving average per step; ``turn``:
-    rotate training images; ``auxiliary``: weight of the latent loss; ``l2_to_init``: see ``frozen_trunk.TailOnly``.
+    ``rate``: peak learning rate; ``decay``: weight decay; ``average``: decay of the moving average per step;
+    ``rotate``: rotate training images; ``auxiliary``: weight of the latent loss; ``l2_to_init``: see ``frozen_trunk.TailOnly``.
     """
 
     epochs: int = 12
@@ -39,7 +39,7 @@ class Recipe:
     average: float = 0.99
     patience: int = 4
     smoothing: float = 0.5
-    turn: bool = True
+    rotate: bool = True
     auxiliary: float = 0.3
     l2_to_init: float = 0.0
 

@@ -16,7 +16,7 @@ from app.cli.predict_cohort import predict_rows
 from app.sdk.client import Client
 from app.sdk.errors import TransportError
 from app.sdk.types import ModelRef, Prediction, Status
-from app.training.cohort import to_predict
+from app.training.cohort import read_for_prediction
 from app.training.errors import CohortFault
 
 
@@ -55,7 +55,7 @@ class Service(Client):
 
 def run(service: Service, path: Path, out: Path) -> tuple[dict[str, int], int]:
     ticks: list[None] = []
-    studies = to_predict(path)
+    studies = read_for_prediction(path)
     counts = predict_rows(service, studies, out, model=None, explain=False, on_finished=lambda: ticks.append(None))
     return counts, len(ticks)
 
@@ -117,7 +117,7 @@ def test_command_writes_the_results_and_prints_the_counts(tmp_path: Path, monkey
 def test_all_faults_of_the_table_are_listed_before_a_study_is_sent(tmp_path: Path) -> None:
     path = table(tmp_path, "P1,a.nii,71", "P1,b.nii,72", "P3,,73", "P4,gone.nii,740")
     with pytest.raises(CohortFault) as raised:
-        to_predict(path)
+        read_for_prediction(path)
     faults = str(raised.value.args) + str(raised.value.__dict__)
     for row in ("rows (2, 3)", "row 4", "row 5"):
         assert row in faults

@@ -35,7 +35,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> list[CohortRow]:
     (folder / "bad.nii.gz").write_bytes(b"\x1f\x8b not a volume")
     table = pd.DataFrame({"patient": ["good", "bad"], "ncct": ["good/ncct.nii.gz", "bad.nii.gz"]})
     table.to_csv(folder / "cohort.csv", index=False)
-    return cohort.to_predict(folder)
+    return cohort.read_for_prediction(folder)
 
 
 @pytest.fixture

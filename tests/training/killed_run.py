@@ -23,5 +23,5 @@ def kill_at_second_epoch(epoch: int, _: float) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     task = xor_task(network(Fusion.DAFT), xor_context())
-    recipe = Recipe(epochs=3, turn=True)
+    recipe = Recipe(epochs=3, rotate=True)
     trainer.fit(task, recipe, 5, checkpoint=Path(sys.argv[1]), advance=kill_at_second_epoch)

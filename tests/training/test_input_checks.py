@@ -103,7 +103,7 @@ def test_compressed_copy_of_a_volume_is_found(tmp_path: Path) -> None:
     (tmp_path / "p5" / "ncct.nii.gz").write_bytes(copy)
     table = pd.DataFrame({"patient": ["p3", "p5"], "ncct": ["p3/ncct.nii.gz", "p5/ncct.nii.gz"]})
     table.to_csv(tmp_path / "cohort.csv", index=False)
-    rows = tuple(replace(study, outcome=0) for study in cohorts.to_predict(tmp_path))
+    rows = tuple(replace(study, outcome=0) for study in cohorts.read_for_prediction(tmp_path))
     cohort = Cohort(tmp_path, rows)
     first = preprocess(cohort, ProgressReporter())
     again = preprocess(cohort, ProgressReporter())

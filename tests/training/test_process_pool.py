@@ -17,7 +17,7 @@ from app.training.tasks import TrainingContext
 from app.training.trainer import Recipe
 
 ARCHITECTURE = Architecture(fusion=Fusion.DAFT, in_channels=1, clinical_size=3, filters=4)
-RECIPE = Recipe(epochs=2, batch=16, rate=1e-2, average=0.9, turn=True)
+RECIPE = Recipe(epochs=2, batch=16, rate=1e-2, average=0.9, rotate=True)
 ROWS = np.arange(160)
 PART = ROWS[:120] % 3
 SPLIT = Split(ROWS[:120], ROWS[120:], tuple((ROWS[:120][k != PART], ROWS[:120][k == PART]) for k in range(3)))
@@ -47,8 +47,8 @@ def bytes_of(trained: folds.Trained) -> list[bytes]:
 
 def test_folds_in_processes_have_the_same_weights_as_folds_in_sequence(xor: TrainingContext, tmp_path: Path) -> None:
     context, reports = small(xor), []
-    one = folds.train(ARCHITECTURE, context, SPLIT, RECIPE, 3)
-    two = folds.train(
+    one = folds.fit(ARCHITECTURE, context, SPLIT, RECIPE, 3)
+    two = folds.fit(
         ARCHITECTURE,
         context,
         SPLIT,

@@ -28,7 +28,7 @@ def test_daft_learns_a_product_that_concatenation_cannot_learn(xor: TrainingCont
 def test_random_labels_are_not_learned(xor: TrainingContext) -> None:
     shuffled = np.random.default_rng(8).permutation(xor.data.labels)
     null = replace(xor, data=replace(xor.data, labels=shuffled))
-    model = fit_network(Fusion.DAFT, null, Recipe(epochs=4, turn=False))
+    model = fit_network(Fusion.DAFT, null, Recipe(epochs=4, rotate=False))
     assert abs(fresh_auc(model, null) - 0.5) < 3 * 0.013
 
 
@@ -38,11 +38,11 @@ def weights(model: Network) -> bytes:
 
 @pytest.fixture(scope="module")
 def uninterrupted(xor: TrainingContext) -> bytes:
-    return weights(fit_network(Fusion.DAFT, xor, Recipe(epochs=3, turn=True)))
+    return weights(fit_network(Fusion.DAFT, xor, Recipe(epochs=3, rotate=True)))
 
 
 def test_same_seed_gives_the_same_weights(xor: TrainingContext, uninterrupted: bytes) -> None:
-    assert weights(fit_network(Fusion.DAFT, xor, Recipe(epochs=3, turn=True))) == uninterrupted
+    assert weights(fit_network(Fusion.DAFT, xor, Recipe(epochs=3, rotate=True))) == uninterrupted
 
 
 def test_killed_run_resumes_to_the_same_weights(xor: TrainingContext, uninterrupted: bytes, tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_killed_run_resumes_to_the_same_weights(xor: TrainingContext, uninterrup
     killed = subprocess.run([sys.executable, "-m", "tests.training.killed_run", str(checkpoint)], check=False)
     assert killed.returncode == -signal.SIGKILL
     assert torch.load(checkpoint, weights_only=True)["progress"]["epoch"] == 2
-    assert weights(fit_network(Fusion.DAFT, xor, Recipe(epochs=3, turn=True), checkpoint)) == uninterrupted
+    assert weights(fit_network(Fusion.DAFT, xor, Recipe(epochs=3, rotate=True), checkpoint)) == uninterrupted
 
 
 def test_early_stopping_keeps_the_best_epoch(xor: TrainingContext) -> None:
@@ -60,6 +60,6 @@ def test_early_stopping_keeps_the_best_epoch(xor: TrainingContext) -> None:
         def score(self, module: torch.nn.Module) -> float:
             return next(self.scores)
 
-    task = FallingScore(network(Fusion.NONE), xor, LEARN[:32], VALIDATE, turn=False, auxiliary=0.0)
-    state = trainer.fit(task, Recipe(epochs=7, patience=2, smoothing=0.0, turn=False), 5)
+    task = FallingScore(network(Fusion.NONE), xor, LEARN[:32], VALIDATE, rotate=False, auxiliary=0.0)
+    state = trainer.fit(task, Recipe(epochs=7, patience=2, smoothing=0.0, rotate=False), 5)
     assert (state.best_epoch, state.epoch) == (1, 4)

@@ -22,7 +22,7 @@ from app.training.trainer import Recipe
 
 GRID = Grid(shape=(8, 8, 8), affine=((20, 0, 0, -70), (0, 20, 0, -70), (0, 0, 20, -70), (0, 0, 0, 1)))
 VARIABLES = [ClinicalVariable(name="age", kind=VariableKind.NUMBER)]
-RECIPE = Recipe(epochs=10, batch=16, rate=1e-2, average=0.9, patience=10, turn=False)
+RECIPE = Recipe(epochs=10, batch=16, rate=1e-2, average=0.9, patience=10, rotate=False)
 LEARN, VALIDATE, FRESH = np.arange(300), np.arange(300, 400), np.arange(400, 2400)  # rows of the XOR cohort
 
 
@@ -65,7 +65,7 @@ def network(fusion: Fusion, seed: int = 3) -> Network:
 
 
 def xor_task(model: Network, context: TrainingContext) -> EndToEnd:
-    return EndToEnd(model, context, LEARN, VALIDATE, turn=False, auxiliary=0.0)
+    return EndToEnd(model, context, LEARN, VALIDATE, rotate=False, auxiliary=0.0)
 
 
 def fit_network(
