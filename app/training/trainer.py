@@ -29,7 +29,8 @@ class Recipe:
     """Hyperparameters of one fit.
 
     ``rate``: peak learning rate; ``decay``: weight decay; ``average``: decay of the moving average per step;
-    ``rotate``: rotate training images; ``auxiliary``: weight of the latent loss; ``l2_to_init``: see ``frozen_trunk.TailOnly``.
+    ``rotate``: rotate training images; ``auxiliary``: weight of the latent loss; ``l2_to_init``: see
+    ``frozen_trunk.TailOnly``.
     """
 
     epochs: int = 12
