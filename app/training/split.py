@@ -23,7 +23,7 @@ NO_EFFECT = ("jobs", "report", "out", "model", "accept_flags", "i_know", "publis
 """Arguments that change no number of a fitted model."""
 
 BY_CONTENT = ("cohort", "trunk", "device")
-"""Arguments of which the key holds the content and not the text."""
+"""Arguments that enter the key by their content, not by their text."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class RunSplits:
         parts: The splits; a single one for the validations ``paper`` and ``dates``.
         digest: SHA-256 of the table, the images and the truth (``provenance.data_digest``).
         folder: ``.runs/KEY`` in the cohort's folder. The key depends on that digest, the code, and all arguments that
-            change a number. The same command resumes from its own checkpoints. After a change of any of these, the run
-            starts again and uses no checkpoint of the earlier one.
+            change a number. The same command resumes from its own checkpoints. If one of these changes, the run starts
+            again and uses no earlier checkpoint.
         notes: What the validation leaves out, for the report.
     """
 
