@@ -168,7 +168,7 @@ class PredictionPipeline:
                 audit.append(session, "worker", "prediction.failed", study.id, {"code": failure["code"]})
 
     def clear_scratch(self, prediction_id: str) -> None:
-        """Clears the scratch folder of a finished prediction. An unfinished one keeps its folder: another run may need it."""
+        """Clears the scratch folder of a finished prediction; another run may need that of an unfinished one."""
         with self.database.reading() as session:
             finished = not job_state.unfinished(session, [prediction_id])
         if finished:
