@@ -2,7 +2,7 @@
 #
 #   demo              run the service and predict one synthetic patient; ONCE=1 stops then, STUDY=head.nii.gz also sends this NCCT
 #   serve             run the service on http://127.0.0.1:8000 with the data of the demo
-#   test              run every test; COVERAGE=1 measures coverage
+#   test              run every test; COVERAGE=1 measures coverage, here and in the next three
 #   test-unit         run the tests of single modules (under 2 minutes)
 #   test-integration  run the tests of several modules with a database, a server or a worker process
 #   test-e2e          run the tests of the whole service, with a browser
@@ -61,7 +61,7 @@ test: $(DEV)
 	$(PYTEST) $(COVER) -m "not soak and not gpu"
 
 test-unit test-integration test-e2e: $(DEV)
-	$(PYTEST) -m "$(@:test-%=%) and not soak and not gpu"
+	$(PYTEST) $(COVER) -m "$(@:test-%=%) and not soak and not gpu"
 
 check: $(DEV)
 	$(BIN)/ruff check

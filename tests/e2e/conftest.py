@@ -67,6 +67,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     with Chrome(options=options, service=ChromeService(driver)) as chrome:
+        chrome.get("about:blank")  # ends the loads of the browser's own start page, which are no requests of a test
         yield chrome
 
 
