@@ -46,7 +46,7 @@ def check(cohort: Cohort, data: Dataset, *, accept: bool) -> str:
     return "\n\n".join(["## Flags of the preparation", *parts])
 
 
-def rows_text(rows: Sequence[int]) -> str:
+def row_ranges(rows: Sequence[int]) -> str:
     """Row numbers as text, with ranges: ``2-4, 7``."""
     spans: list[list[int]] = []
     for row in sorted(set(rows)):
@@ -111,7 +111,7 @@ def _table(studies: Sequence[CohortRow], data: Dataset) -> str:
             unknown.append(study.row)
         for code in {flag.code for flag in flags or ()}:
             rows[code].append(study.row)
-    lines = [f"| {code} | {len(where)} | {rows_text(where)} |" for code, where in sorted(rows.items())]
+    lines = [f"| {code} | {len(where)} | {row_ranges(where)} |" for code, where in sorted(rows.items())]
     parts = []
     if lines:
         parts.append("\n".join(["| flag | studies | rows of the table |", "|---|---|---|", *lines]))
@@ -121,4 +121,4 @@ def _table(studies: Sequence[CohortRow], data: Dataset) -> str:
 
 
 def _rows(rows: Sequence[int]) -> str:
-    return f"row{'s' if len(set(rows)) > 1 else ''} {rows_text(rows)}"
+    return f"row{'s' if len(set(rows)) > 1 else ''} {row_ranges(rows)}"

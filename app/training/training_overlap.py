@@ -55,7 +55,7 @@ def check(manifest: Manifest, cohort: Cohort, data: Dataset, *, accept: bool) ->
         by_id = set(range(len(data)))
     if not by_id | by_image:
         return "" if blocks else f"{name} keeps no hashes of its training patients: only the same cohort is found."
-    rows = input_checks.rows_text([cohort.studies[index].row for index in by_id | by_image])
+    rows = input_checks.row_ranges([cohort.studies[index].row for index in by_id | by_image])
     found = (
         f"{name} was trained on {len(by_id | by_image)} of these {len(data)} studies (same patient id: {len(by_id)}, "
         f"same image: {len(by_image)}; rows {rows})"
