@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from .flags import Severity, severity_of
+
 NOTICE = "Research use only. Not for clinical decisions."
 
 
@@ -104,10 +106,17 @@ class Decision(_ResponseModel):
 
 
 class Flag(_ResponseModel):
-    """Warning about the inputs: assumed, imputed, inconsistent or of poor quality."""
+    """Statement about the inputs or the answer; docs/flags.md explains each code.
+
+    ``severity`` is that of the code in the catalogue, unless the service sent another one.
+    """
 
     code: str
     detail: str
+    severity: Severity = Field(
+        default_factory=lambda data: severity_of(data["code"]),
+        description="warning: the decision is withheld unless the caller accepts warnings; info: the answer stands",
+    )
 
 
 class ClinicalContribution(_ResponseModel):
