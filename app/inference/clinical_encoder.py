@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from app.registry.manifest import Clinical, ClinicalVariable, VariableKind
+from app.sdk import clinical_rules
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import FieldError, InvalidClinical, MissingInput
 from app.sdk.types import Flag, PerfusionSummary
@@ -76,7 +77,7 @@ def encode(record: ClinicalRecord, clinical: Clinical, perfusion: PerfusionSumma
         missing=np.asarray(missing, dtype=np.float32),
         imputed=tuple(name for name, value in shown.items() if value is None),
         shown=shown,
-        flags=tuple(_disagreements(record, perfusion)),
+        flags=(*clinical_rules.doubts(record), *_disagreements(record, perfusion)),
     )
 
 

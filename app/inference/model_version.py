@@ -157,13 +157,8 @@ class ModelVersion:
         prepared = preprocess.prepare(volumes, self.manifest.grid, self.manifest.channels, segmenter=segmenter)
         encoded = clinical_encoder.encode(record, self.manifest.clinical, prepared.perfusion)
         presence = np.asarray(prepared.presence, dtype=bool)
-        side, side_flags = record.occlusion_side, []
-        if side is None and (
-            sign := occlusion_side.affected_side(prepared.image, presence, self.manifest.channels, self.manifest.grid)
-        ):
-            side, channel = sign
-            detail = f"occlusion_side is not given; {channel} shows the occlusion on the {side}"
-            side_flags = [Flag(code="side-from-images", detail=detail)]
+        shown = occlusion_side.shown_sides(prepared.image, presence, self.manifest.channels, self.manifest.grid)
+        side, side_flags = occlusion_side.compare(record.occlusion_side, shown)
         return ModelInput(
             image=prepared.image,
             presence=presence,

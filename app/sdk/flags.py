@@ -189,6 +189,24 @@ _MODEL: Final = {
         "Mahalanobis distance of the features of the network.",
         "Look at the images. Do not rely on the answer.",
     ),
+    "record-contradiction": FlagKind(
+        _WARNING,
+        "Perfusion numbers of the record do not fit together.",
+        "Core, Tmax volumes, mismatch and ratios, beside each other (docs/clinical.md).",
+        "Check the numbers in the report of the perfusion software.",
+    ),
+    "record-unusual": FlagKind(
+        _INFO,
+        "Values of the record are possible but unusual; they may be in another unit.",
+        "Usual range of each field (docs/clinical.md).",
+        "Check the unit.",
+    ),
+    "side-contradiction": FlagKind(
+        _WARNING,
+        "The sides of the occlusion in the record and in the images differ; no region is named affected.",
+        "occlusion_side, and the asymmetry of Tmax, relative CBF and arteries.",
+        "Check the record. Check that no volume is mirrored.",
+    ),
     "side-from-images": FlagKind(
         _INFO,
         "The side of the occlusion was not sent; it is taken from the images.",
