@@ -1,6 +1,6 @@
 """Valid studies that the input checks flag, and wrong ones that they miss: ``python -m bench.input_checks``.
 
-Phantoms of many patients are varied as bench/variations describes, prepared as by the service, and their answers counted.
+Phantoms of many patients are varied as bench/variations describes, prepared as by the service, and counted by answer.
 Answers are stored in a file, so that an interrupted run continues. ``--wrong 200`` is the whole measurement.
 """
 
