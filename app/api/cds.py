@@ -2,7 +2,7 @@
 
 Design notes:
 - A card informs. It suggests no order and never has the indicator `critical`, because this is research.
-- The summary is complete by itself: probability, interval, side of the threshold, and the research notice.
+- The summary is complete by itself: probability, spread of the folds, side of the threshold, and the research notice.
 - Links in a card are absolute, so the report is linked only if the service knows its address (``RLVO_PUBLIC_URL``).
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.core.display_names import label, percent
+from app.core.display_names import interval_text, label, percent
 from app.sdk.errors import NotFinished
 from app.sdk.types import ClinicalContribution, ModalityContribution, Prediction
 
@@ -48,7 +48,7 @@ def _summary(prediction: Prediction) -> str:
     assert prediction.probability is not None
     text = f"Refractory occlusion: {percent(prediction.probability)}"
     if prediction.interval is not None:
-        text += f" ({percent(prediction.interval.low)} to {percent(prediction.interval.high)})"
+        text += f" ({interval_text(prediction.interval)})"
     if prediction.decision is not None:
         side = "above" if prediction.decision.refractory else "below"
         text += f", {side} the threshold of {percent(prediction.decision.threshold)}"

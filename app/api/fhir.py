@@ -14,6 +14,7 @@ import uuid
 from datetime import datetime, timedelta
 from typing import Any
 
+from app.core.display_names import interval_name
 from app.sdk.errors import NotFinished
 from app.sdk.types import Prediction
 
@@ -56,9 +57,8 @@ def _risk_assessment(prediction: Prediction) -> Resource:
     decision, interval = prediction.decision, prediction.interval
     rationale = [prediction.notice]
     if interval is not None:
-        rationale.append(
-            f"{100 * interval.level:.0f} % interval {100 * interval.low:.1f} to {100 * interval.high:.1f} percent."
-        )
+        name = interval_name(interval).capitalize()
+        rationale.append(f"{name} {100 * interval.low:.1f} to {100 * interval.high:.1f} percent.")
     if decision is not None:
         side = "Above" if decision.refractory else "Below"
         rationale.append(f"{side} the threshold of {100 * decision.threshold:.1f} percent ({decision.rule}).")

@@ -13,7 +13,7 @@ from typer.core import TyperCommand
 
 from app.cli.common import ServiceOptions
 from app.cli.option_groups import expand_option_groups
-from app.core.display_names import format_value, label
+from app.core.display_names import format_value, interval_name, label
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -119,14 +119,14 @@ def progress(console: Console) -> Iterator[OnProgress]:
 
 
 def show(prediction: Prediction, console: Console) -> None:
-    """Print a finished prediction: probability, interval, decision, model, explanation and flags."""
+    """Print a finished prediction: probability, spread of the folds, decision, model, explanation and flags."""
     if prediction.probability is None:
         console.print(f"{prediction.id}: {prediction.status}")
         return
     interval, decision = prediction.interval, prediction.decision
     console.print(f"\n[bold]Probability of refractory LVO: {prediction.probability:.1%}[/bold]", end="")
     if interval:
-        console.print(f"   ({interval.level:.0%} interval {interval.low:.1%} to {interval.high:.1%})", end="")
+        console.print(f"   ({interval_name(interval)} {interval.low:.1%} to {interval.high:.1%})", end="")
     console.print()
     if decision:
         verdict = "refractory" if decision.refractory else "not refractory"

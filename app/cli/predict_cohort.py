@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from app.training.cohort import CohortRow
 
 AHEAD = 8  # studies that are sent before the first of them has finished
-COLUMNS = ("patient", "status", "probability", "low", "high", "refractory", "prediction", "error")
+COLUMNS = ("patient", "status", "probability", "fold_low", "fold_high", "refractory", "prediction", "error")
 
 
 @expand_option_groups

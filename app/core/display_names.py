@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from app.sdk.types import CalibratedInterval, Interval
+
 _ACRONYMS = re.compile(r"\b(nihss|mrs|bp|crp|inr|ldl|ivt|tia|aspects|cbv|hu)\b")
 _UNITS = re.compile(r"_(ml|mm|hu|mmol_l)$")
 _DELAY = re.compile(r"^tmax(\d+)")
@@ -52,3 +54,15 @@ def truncated(text: str, limit: int) -> str:
 def percent(value: float) -> str:
     """Fraction as a whole percentage: 0.41 gives ``41 %``."""
     return f"{100 * value:.0f} %"
+
+
+def interval_name(interval: Interval) -> str:
+    """What an interval is: ``spread of the folds``, or a level with its measured coverage."""
+    if isinstance(interval, CalibratedInterval):
+        return f"{percent(interval.level)} interval (measured coverage {percent(interval.coverage)})"
+    return "spread of the folds"
+
+
+def interval_text(interval: Interval) -> str:
+    """An interval with its name: ``spread of the folds 20 % to 50 %``."""
+    return f"{interval_name(interval)} {percent(interval.low)} to {percent(interval.high)}"

@@ -12,7 +12,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from app.core.display_names import percent
+from app.core.display_names import interval_text, percent
 from app.reporting.drawing import Drawing, FigureTable
 from app.reporting.figures import contributions, region_table
 from app.sdk.types import NOTICE, Attribution, Prediction
@@ -76,9 +76,7 @@ def _probability(prediction: Prediction) -> str:
     assert prediction.probability is not None
     assert prediction.decision is not None
     interval, decision = prediction.interval, prediction.decision
-    spread = (
-        f"; {percent(interval.level)} interval {percent(interval.low)} to {percent(interval.high)}" if interval else ""
-    )
+    spread = f"; {interval_text(interval)}" if interval else ""
     side = "above" if decision.refractory else "below"
     return (
         f"<p><span class=big>{percent(prediction.probability)}</span> probability of a refractory large vessel "

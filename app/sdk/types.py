@@ -8,11 +8,12 @@ Design notes:
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .flags import Severity, severity_of
 
@@ -85,12 +86,38 @@ class ModelRef(_ResponseModel):
     digest: str
 
 
-class Interval(_ResponseModel):
-    """Confidence interval of the probability at ``level``, from the spread of the folds."""
+class FoldSpread(_ResponseModel):
+    """Lowest and highest probability of the folds. It has no level: the true chance is often outside of it."""
 
-    level: float
+    kind: Literal["fold-spread"] = "fold-spread"
     low: float
     high: float
+
+
+class CalibratedInterval(_ResponseModel):
+    """Interval of the probability at ``level``; ``coverage`` is the measured share of true chances inside."""
+
+    kind: Literal["calibrated"] = "calibrated"
+    low: float
+    high: float
+    level: float = Field(gt=0, lt=1)
+    coverage: float = Field(ge=0, le=1)
+
+
+Interval = Annotated[FoldSpread | CalibratedInterval, Field(discriminator="kind")]
+"""What an answer says about the uncertainty of its probability; ``kind`` tells what it is."""
+
+
+def read_interval(interval: object, folds: Sequence[float] | None) -> object:
+    """Return an interval as this release writes it.
+
+    Earlier releases stored a ``level``, no ``kind``, and ends that did not have this level. Such an interval is read as
+    the spread of the stored ``folds``.
+    """
+    if not isinstance(interval, Mapping) or "kind" in interval:
+        return interval
+    low, high = (min(folds), max(folds)) if folds else (interval.get("low"), interval.get("high"))
+    return {"kind": "fold-spread", "low": low, "high": high}
 
 
 class Decision(_ResponseModel):
@@ -218,6 +245,13 @@ class Prediction(_ResponseModel):
     created: datetime
     started: datetime | None = None
     finished: datetime | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_earlier_release(cls, document: object) -> object:
+        if not isinstance(document, Mapping) or "interval" not in document:
+            return document
+        return {**document, "interval": read_interval(document["interval"], document.get("folds"))}
 
 
 class AuditEntry(_ResponseModel):

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter
+
 from app.core.concurrency import submit
 from app.core.logging import error_location
 from app.database import audit, job_state, predictions, shadow_scores
@@ -32,7 +34,18 @@ from app.inference.ensemble_predictor import EXACT_METHOD
 from app.inference.model_cache import ModelCache, out_of_memory
 from app.registry.model_store import StoredVersion
 from app.sdk.errors import InternalError, RlvoError
-from app.sdk.types import Attribution, Decision, Failure, Flag, Interval, PerfusionSummary, Prediction, Stage, Status
+from app.sdk.types import (
+    Attribution,
+    Decision,
+    Failure,
+    Flag,
+    Interval,
+    PerfusionSummary,
+    Prediction,
+    Stage,
+    Status,
+    read_interval,
+)
 from app.storage.local import Storage
 from app.worker import artifacts
 from app.worker.prediction_context import FailureRecord, PredictionContext, StepResult
@@ -44,6 +57,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("rlvo.job")
 
 TRIES = 3  # largest number of tries of a step that fails unexpectedly, and of starts of a job that stops its worker
+_INTERVAL: TypeAdapter[Interval | None] = TypeAdapter(Interval | None)
 PAUSE = 0.5  # seconds before the second try; the pause before the third try is twice as long
 
 
@@ -101,7 +115,7 @@ def record(context: PredictionContext, store: Callable[[PredictionResult], None]
     store(
         PredictionResult(
             probability=answer["probability"],
-            interval=answer["interval"] and Interval.model_validate(answer["interval"]),
+            interval=_INTERVAL.validate_python(read_interval(answer["interval"], answer["folds"])),
             folds=answer["folds"],
             decision=Decision.model_validate(answer["decision"]),
             flags=[Flag.model_validate(flag) for flag in answer["flags"]],

@@ -16,11 +16,12 @@ from app.reporting import figures, page
 from app.reporting.drawing import BarShape, CircleShape, Drawing, ImageShape
 from app.sdk.types import (
     Attribution,
+    CalibratedInterval,
     Channel,
     ClinicalContribution,
     Decision,
     Flag,
-    Interval,
+    FoldSpread,
     ModalityContribution,
     ModelRef,
     PerfusionSummary,
@@ -59,7 +60,7 @@ def finished_prediction(attribution: Attribution) -> Prediction:
         model=ModelRef(name="tiny", version="1.0.0", digest="sha256:" + "0" * 64),
         subject="<b>S1</b>",
         probability=0.377,
-        interval=Interval(level=0.9, low=0.2, high=0.5),
+        interval=FoldSpread(low=0.2, high=0.5),
         decision=Decision(refractory=True, threshold=0.22, rule="max F1"),
         flags=[Flag(code="missing-modality", detail="tmax not given")],
         attribution=attribution,
@@ -212,7 +213,19 @@ def test_report_summarises_the_contributions(prediction: Prediction) -> None:
     assert "Lowered most by atrial fibrillation yes (-0.40)." in html
 
 
-def test_report_of_a_single_fold_has_no_interval(prediction: Prediction) -> None:
-    html = page.report(prediction.model_copy(update={"interval": None, "attribution": None}), {}, "")
+def test_report_names_the_spread_of_the_folds_without_a_level(prediction: Prediction) -> None:
+    html = page.report(prediction, {}, "")
+    assert "; spread of the folds 20 % to 50 %." in html
     assert "interval" not in html
+
+
+def test_report_names_a_calibrated_interval_with_level_and_coverage(prediction: Prediction) -> None:
+    interval = CalibratedInterval(level=0.9, coverage=0.88, low=0.2, high=0.5)
+    html = page.report(prediction.model_copy(update={"interval": interval}), {}, "")
+    assert "; 90 % interval (measured coverage 88 %) 20 % to 50 %." in html
+
+
+def test_report_of_a_single_fold_has_no_spread(prediction: Prediction) -> None:
+    html = page.report(prediction.model_copy(update={"interval": None, "attribution": None}), {}, "")
+    assert "spread" not in html
     assert "Contributions" not in html

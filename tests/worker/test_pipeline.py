@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -22,7 +23,7 @@ from app.inference.model_input import ModelInput
 from app.inference.model_version import ModelVersion
 from app.network.ensemble import Ensemble
 from app.sdk.errors import InvalidVolume
-from app.sdk.types import Channel, Input, Prediction, Stage, Status
+from app.sdk.types import Channel, FoldSpread, Input, Prediction, Stage, Status
 from app.storage.local import Storage
 from app.worker import pipeline
 from app.worker.pipeline import PredictionPipeline
@@ -148,6 +149,20 @@ def test_takeover_continues_after_the_last_logged_step(
         run_step(steps, each, successor)
     assert {each: successor.results[each]["digest"] for each in logged} == logged
     assert find(database, started.id).status is Status.SUCCEEDED
+
+
+def test_interval_that_an_earlier_release_computed_is_recorded_as_the_spread_of_the_folds(
+    database: Database, steps: PredictionPipeline, context: PredictionContext
+) -> None:
+    for stage in (Stage.PREPARE, Stage.PREDICT):
+        run_step(steps, stage, context)
+    answer = context.answer()
+    earlier = answer | {"interval": {"level": 0.9, "low": 0.01, "high": 0.99}}
+    context.results[Stage.PREDICT]["digest"] = context.put_output(Stage.PREDICT, json.dumps(earlier).encode())
+    for stage in (Stage.EXPLAIN, Stage.RECORD):
+        run_step(steps, stage, context)
+    interval = FoldSpread(low=min(answer["folds"]), high=max(answer["folds"]))
+    assert find(database, context.study.id).interval == interval
 
 
 def test_volume_is_read_once_and_released(

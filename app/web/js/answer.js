@@ -1,10 +1,10 @@
-// The result: probability, interval, decision and notes.
+// The result: probability, spread of the folds, decision and notes.
 
 import { byId, el, percent } from "./dom.js";
 
 const classes = { "refractory": "refractory", "not-refractory": "not refractory" };
 
-/** Drawing of probability, interval and threshold on one axis from 0 to 1. */
+/** Drawing of probability, spread of the folds and threshold on one axis from 0 to 1. */
 function scale({ probability, interval, decision }) {
   const x = (value) => 20 + 560 * value;
   const text = (value, y, content, anchor = "middle") =>
@@ -30,6 +30,10 @@ function conformal({ conformal: left }) {
     : "Conformal prediction set: empty. This patient differs from the training patients.";
 }
 
+/** What an interval is: the spread of the folds has no level. */
+const intervalName = ({ kind, level, coverage }) => kind === "calibrated"
+  ? `${percent(level)} interval (measured coverage ${percent(coverage)})` : "spread of the folds";
+
 export function showAnswer(prediction) {
   const { probability, interval, decision, folds } = prediction;
   byId("result").replaceChildren(...[
@@ -40,7 +44,7 @@ export function showAnswer(prediction) {
         el("div", { class: "quiet" }, `${decision.refractory ? "above" : "below"} the threshold of ${percent(decision.threshold)}`))),
     scale(prediction),
     el("p", {}, "Probability of a refractory occlusion: final stenosis > 50 %, eTICI 0–2a, or rescue treatment",
-      interval ? `; ${percent(interval.level)} interval ${percent(interval.low)} to ${percent(interval.high)}.` : "."),
+      interval ? `; ${intervalName(interval)} ${percent(interval.low)} to ${percent(interval.high)}.` : "."),
     conformal(decision) && el("p", {}, conformal(decision)),
     el("p", { class: "quiet" }, `Folds: ${folds.map(percent).join(", ")}. Threshold rule: ${decision.rule}.`),
   ].filter(Boolean));
