@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
-from app.sdk.types import CalibratedInterval, Interval
+from app.sdk.flags import Severity
+from app.sdk.types import CalibratedInterval, Flag, Interval
 
 _ACRONYMS = re.compile(r"\b(nihss|mrs|bp|crp|inr|ldl|ivt|tia|aspects|cbv|hu)\b")
 _UNITS = re.compile(r"_(ml|mm|hu|mmol_l)$")
@@ -66,3 +68,14 @@ def interval_name(interval: Interval) -> str:
 def interval_text(interval: Interval) -> str:
     """An interval with its name: ``spread of the folds 20 % to 50 %``."""
     return f"{interval_name(interval)} {percent(interval.low)} to {percent(interval.high)}"
+
+
+def warnings_first(flags: Iterable[Flag]) -> list[Flag]:
+    """Flags in the order of their severity; those of one severity keep their order."""
+    return sorted(flags, key=lambda flag: flag.severity is not Severity.WARNING)
+
+
+def flag_text(flag: Flag) -> str:
+    """Detail of a flag and what to do: ``cta: the alignment is poor. What to do: look at the aligned volumes.``"""
+    detail = flag.detail if flag.detail.endswith(".") else f"{flag.detail}."
+    return detail if flag.action == "None." else f"{detail} What to do: {flag.action[:1].lower()}{flag.action[1:]}"

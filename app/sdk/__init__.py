@@ -56,6 +56,7 @@ from .errors import (
     UploadTimeout,
 )
 from .etici import Etici, parse_etici
+from .flags import FLAGS, FlagKind, Severity
 from .followup import Outcome, OutcomeDraft, Review, ReviewDraft, ReviewReason, Verdict
 from .models import Alias, AliasMove, ShadowReport
 from .types import (
@@ -93,6 +94,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "FLAGS",
     "NOTICE",
     "Alias",
     "AliasConflict",
@@ -120,6 +122,7 @@ __all__ = [
     "FieldError",
     "Filters",
     "Flag",
+    "FlagKind",
     "FoldSpread",
     "GeometryMismatch",
     "Gone",
@@ -170,6 +173,7 @@ __all__ = [
     "ReviewDraft",
     "ReviewReason",
     "RlvoError",
+    "Severity",
     "Sex",
     "ShadowReport",
     "Side",

@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from .flags import Severity, severity_of
+from .flags import Severity, action_of, severity_of
+from .summary import answer_line
 
 NOTICE = "Research use only. Not for clinical decisions."
 
@@ -144,6 +145,7 @@ class Flag(_ResponseModel):
         default_factory=lambda data: severity_of(data["code"]),
         description="warning: the decision is withheld unless the caller accepts warnings; info: the answer stands",
     )
+    action: str = Field(default_factory=lambda data: action_of(data["code"]), description="What to do")
 
 
 class ClinicalContribution(_ResponseModel):
@@ -222,8 +224,21 @@ class Failure(_ResponseModel):
     detail: str
 
 
+def _summary(values: dict[str, Any]) -> str:
+    """First line of a prediction with these members: its answer, its error, or its state."""
+    if values["error"] is not None:
+        return f"Failed: {values['error'].title}."
+    if values["probability"] is None:
+        return f"{values['status'].capitalize()}."
+    return answer_line(*(values[name] for name in ("probability", "decision", "withheld", "flags", "inputs")))
+
+
 class Prediction(_ResponseModel):
-    """Prediction in any state; results are null until they are known."""
+    """Prediction in any state; results are null until they are known.
+
+    If a flag is a warning, ``decision`` is None and ``withheld`` has the codes of the warnings, unless the study was
+    sent with ``accept_warnings``. Probability and attribution are there in both cases.
+    """
 
     id: str
     status: Status
@@ -234,7 +249,13 @@ class Prediction(_ResponseModel):
     probability: float | None = Field(default=None, ge=0, le=1)
     interval: Interval | None = None
     folds: list[float] | None = None
-    decision: Decision | None = None
+    decision: Decision | None = Field(
+        default=None, description="null until it is known, and if `withheld` lists the codes of warnings"
+    )
+    withheld: list[str] = Field(
+        default=[], description="Codes of the warnings that withhold the decision; empty if it is not withheld"
+    )
+    accept_warnings: bool = Field(default=False, description="The caller wants a decision in spite of warnings")
     flags: list[Flag] = []
     attribution: Attribution | None = None
     perfusion: PerfusionSummary | None = None
@@ -245,6 +266,17 @@ class Prediction(_ResponseModel):
     created: datetime
     started: datetime | None = None
     finished: datetime | None = None
+    summary: str = Field(default_factory=_summary, description="First line to show: the answer and whether to trust it")
+
+    def members(self) -> dict[str, Any]:
+        """Known members as JSON values, as the service sends them; a withheld decision is null."""
+        known = {name: value for name, value in self.model_dump(mode="json").items() if value is not None}
+        return {"decision": None, **known} if self.withheld else known
+
+    @property
+    def warnings(self) -> list[Flag]:
+        """Flags of severity ``warning``."""
+        return [flag for flag in self.flags if flag.severity is Severity.WARNING]
 
     @model_validator(mode="before")
     @classmethod

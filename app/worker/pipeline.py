@@ -34,6 +34,7 @@ from app.inference.ensemble_predictor import EXACT_METHOD
 from app.inference.model_cache import ModelCache, out_of_memory
 from app.registry.model_store import StoredVersion
 from app.sdk.errors import InternalError, RlvoError
+from app.sdk.summary import warning_codes
 from app.sdk.types import (
     Attribution,
     Decision,
@@ -73,13 +74,16 @@ def predict(context: PredictionContext) -> bytes:
     """Computes the calibrated probability and everything that belongs to the answer, as JSON."""
     model_input = context.model_input()
     answer = context.version().predict(model_input)
+    flags = [*model_input.flags, *answer.flags]
+    withheld = [] if context.study.accept_warnings else warning_codes(flags)
     return _json_bytes(
         {
             "probability": answer.probability,
             "interval": answer.interval and answer.interval.model_dump(mode="json"),
             "folds": list(answer.folds),
-            "decision": answer.decision.model_dump(mode="json"),
-            "flags": [flag.model_dump(mode="json") for flag in (*model_input.flags, *answer.flags)],
+            "decision": None if withheld else answer.decision.model_dump(mode="json"),
+            "withheld": withheld,
+            "flags": [flag.model_dump(mode="json") for flag in flags],
             "perfusion": model_input.perfusion and model_input.perfusion.model_dump(mode="json"),
         }
     )
@@ -117,7 +121,8 @@ def record(context: PredictionContext, store: Callable[[PredictionResult], None]
             probability=answer["probability"],
             interval=_INTERVAL.validate_python(read_interval(answer["interval"], answer["folds"])),
             folds=answer["folds"],
-            decision=Decision.model_validate(answer["decision"]),
+            decision=answer["decision"] and Decision.model_validate(answer["decision"]),
+            withheld=answer.get("withheld", []),  # a step of an earlier release has none
             flags=[Flag.model_validate(flag) for flag in answer["flags"]],
             perfusion=answer["perfusion"] and PerfusionSummary.model_validate(answer["perfusion"]),
             attribution=attribution,
@@ -212,11 +217,12 @@ class PredictionPipeline:
             log.error("shadow of %s: %s", study.id, error_location(error))
             result = score(error=InternalError.code)
         else:
-            if answered.probability is None or answered.decision is None:
+            if answered.probability is None:
                 return
+            decision = answered.decision
             result = score(
                 difference=outcome.probability - answered.probability,
-                agrees=outcome.decision.refractory == answered.decision.refractory,
+                agrees=None if decision is None else outcome.decision.refractory == decision.refractory,
             )
         with self.database.session() as session:
             shadow_scores.store(session, result)
@@ -257,6 +263,7 @@ def _prediction(study: JobStudy, answer: dict[str, Any], attribution: Attributio
             "subject": study.subject,
             "inputs": study.inputs,
             "created": study.created,
+            "accept_warnings": study.accept_warnings,
             "attribution": attribution,
         }
     )

@@ -229,3 +229,37 @@ def test_report_of_a_single_fold_has_no_spread(prediction: Prediction) -> None:
     html = page.report(prediction.model_copy(update={"interval": None, "attribution": None}), {}, "")
     assert "spread" not in html
     assert "Contributions" not in html
+
+
+DOUBTFUL = [
+    Flag(code="imputed", detail="age: not given"),
+    Flag(code="alignment-poor", detail="cta: the alignment is poor"),
+]
+
+
+def test_report_shows_a_withheld_decision_first_and_says_what_to_do(prediction: Prediction) -> None:
+    withheld = {"decision": None, "withheld": ["alignment-poor"], "flags": DOUBTFUL, "summary": "Decision withheld: x."}
+    html = page.report(prediction.model_copy(update=withheld), {}, "")
+    order = [
+        "Decision withheld: x.",
+        "<b>Warning:</b> cta: the alignment is poor. What to do: look at",
+        "They are no decision.",
+        "38 %",
+        "<b>Info:</b> age: not given.",
+    ]
+    places = [html.index(text) for text in order]
+    assert places == sorted(places)
+    assert html.count("aria-label=Warning") == 2  # the icon of the first line and that of the flag
+    assert "threshold" not in html
+
+
+def test_report_names_accepted_warnings_beside_the_decision(prediction: Prediction) -> None:
+    html = page.report(prediction.model_copy(update={"flags": DOUBTFUL, "accept_warnings": True}), {}, "")
+    assert "The decision was given in spite of these warnings." in html
+    assert "threshold is 22 %" in html
+
+
+def test_report_without_warnings_has_no_alert(prediction: Prediction) -> None:
+    html = page.report(prediction, {}, "")
+    assert "role=alert" not in html
+    assert "<p class=first>Refractory: the probability of 38 % is above the threshold of 22 %.</p>" in html
