@@ -33,6 +33,11 @@ def severity_of(code: str) -> Severity:
     return FLAGS[code].severity if code in FLAGS else Severity.WARNING
 
 
+def action_of(code: str) -> str:
+    """What to do about a code."""
+    return FLAGS[code].action if code in FLAGS else "Read docs/flags.md of the release that the service runs."
+
+
 _INFO, _WARNING = Severity.INFO, Severity.WARNING
 
 _HEADER: Final = {
