@@ -50,6 +50,9 @@ class ConsentOptions:
     i_know: Annotated[
         bool, typer.Option("--i-know", help="Continue with patients that a given version was trained on")
     ] = False
+    accept: Annotated[
+        str, typer.Option(help="Codes of suspicious values to continue with, separated by commas, or all")
+    ] = ""
 
 
 class Workers(StrEnum):

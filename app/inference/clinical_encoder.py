@@ -13,7 +13,7 @@ Design notes:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -87,8 +87,22 @@ def encode(record: ClinicalRecord, clinical: Clinical, perfusion: PerfusionSumma
         missing=np.asarray(missing, dtype=np.float32),
         imputed=tuple(name for name, value in shown.items() if value is None),
         shown=shown,
-        flags=(*_disagreements(record, perfusion), *_unknown_categories(clinical, given)),
+        flags=(*_disagreements(record, perfusion), *category_flags(record, clinical)),
     )
+
+
+def category_flags(record: ClinicalRecord, clinical: Clinical) -> Iterator[Flag]:
+    """Yield a flag for each category that the version has no column for, or that no training patient had."""
+    for variable in clinical.variables:
+        if variable.kind is not VariableKind.CATEGORY or (value := record.value(variable.name)) is None:
+            continue
+        if value not in variable.categories:
+            known = ", ".join(variable.categories)
+            detail = f"{variable.name}: the version does not know this category and takes it as missing; known: {known}"
+            yield Flag(code="category-unknown", detail=detail)
+        elif any(variable.category_means) and not variable.category_means[variable.categories.index(str(value))]:
+            detail = f"{variable.name}: no training patient had this category, so its effect was not learnt"
+            yield Flag(code="category-unknown", detail=detail)
 
 
 def width(variable: ClinicalVariable) -> int:
@@ -155,21 +169,6 @@ def _value(record: ClinicalRecord, name: str, perfusion: PerfusionSummary | None
 
 def _has_column(variable: ClinicalVariable, value: Value | None) -> bool:
     return variable.kind is not VariableKind.CATEGORY or value is None or value in variable.categories
-
-
-def _unknown_categories(clinical: Clinical, given: Mapping[str, Value | None]) -> Iterator[Flag]:
-    """Yield a flag for each category that the version has no column for, or that no training patient had."""
-    for variable in clinical.variables:
-        value = given[variable.name]
-        if variable.kind is not VariableKind.CATEGORY or value is None:
-            continue
-        if value not in variable.categories:
-            known = ", ".join(variable.categories)
-            detail = f"{variable.name}: the version does not know this category and takes it as missing; known: {known}"
-            yield Flag(code="category-unknown", detail=detail)
-        elif any(variable.category_means) and not variable.category_means[variable.categories.index(str(value))]:
-            detail = f"{variable.name}: no training patient had this category, so its effect was not learnt"
-            yield Flag(code="category-unknown", detail=detail)
 
 
 def _columns(variable: ClinicalVariable, value: Value | None) -> list[float]:

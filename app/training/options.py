@@ -67,6 +67,7 @@ class TrainConfig:
         publish_anyway: Write a version in spite of few events or a ranking below chance (``publication.py``).
         accept_flags: Train although the preparation doubts some images, or images repeat under several patients.
         i_know: Train although the version of ``trunk`` was trained on some of the patients.
+        accept: Codes of suspicious values that are accepted, separated by commas; ``all``: every code.
     """
 
     cohort: Path
@@ -89,6 +90,7 @@ class TrainConfig:
     publish_anyway: bool = False
     accept_flags: bool = False
     i_know: bool = False
+    accept: str = ""
 
     def check(self) -> None:
         """Check that the version can be written.

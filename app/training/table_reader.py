@@ -29,6 +29,8 @@ from openpyxl.utils.exceptions import InvalidFileException
 from app.training.errors import CohortFault, FaultList, rows_text
 
 TEXT, SPREADSHEET = (".csv", ".tsv", ".txt", ""), (".xlsx", ".xlsm")
+SYSTEM_FILES = ("~$", "._")
+"""First characters of lock files of a spreadsheet program, and of AppleDouble files."""
 SEPARATORS = {"\t": "tab", ";": "semicolon", ",": "comma"}
 ZIP, OLE = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
 UNREADABLE = (
@@ -90,7 +92,7 @@ def read_table(path: Path, sheet: str = "") -> RawTable:
         raise CohortFault(
             [f"there is no table {path.name}; give a .csv, .xlsx or .parquet, or a folder with a cohort.csv"]
         )
-    if path.suffix.lower() == ".parquet":
+    if path.suffix.lower() == ".parquet" and not path.name.startswith(SYSTEM_FILES):
         return _parquet(path)
     lines = _lines(path, sheet)
     if not lines.rows:
@@ -145,7 +147,7 @@ def cell_text(cell: Any) -> str:
 
 
 def _lines(path: Path, sheet: str) -> _Lines:
-    if path.name.startswith(("~$", "._")):
+    if path.name.startswith(SYSTEM_FILES):
         raise CohortFault([f"{path.name} is a file of the spreadsheet program or the system, not a table"])
     start = _head(path)
     if start.startswith(OLE):
