@@ -217,7 +217,7 @@ def _study(
             if fault := _file_fault(volumes[field]):
                 faults.add(fault, row=row, column=field.value)
     prepared = cells.get("prepared", "").removesuffix(".0")
-    is_number = prepared.isascii() and prepared.isdecimal()
+    is_number = prepared.isascii() and prepared.isdecimal() and len(prepared) < 10
     if prepared and not is_number:
         faults.add("expected a row number of images.npy", row=row, column="prepared", found=parsing.form_of(prepared))
     elif not volumes and not prepared:

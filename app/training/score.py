@@ -38,7 +38,7 @@ from app.training.errors import CohortFault, FaultList
 from app.training.options import Target
 from app.training.preprocess import preprocess
 from app.training.progress import ProgressReporter
-from app.training.provenance import read_manifest
+from app.training.provenance import check_layout, read_manifest
 
 ORACLE = "the oracle"
 
@@ -111,7 +111,12 @@ def score(config: EvalConfig, progress: ProgressReporter | None = None) -> str:
         ),
         config,
     )
+    if len({_name(manifest) for manifest in manifests}) < len(manifests):
+        raise CohortFault(["one version is given twice; give each version once"])
+    if config.report is not None and config.report.exists() and not config.report.is_dir():
+        raise CohortFault([f"--report: {config.report.name} is a file; name a folder"])
     for manifest in manifests:
+        check_layout(manifest)
         if manifest.training.target != patients.target:
             fault = f"{_name(manifest)} predicts {manifest.training.target}, and the cohort's outcome is another"
             raise CohortFault([f"{fault}: {patients.target}"])
