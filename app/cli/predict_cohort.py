@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from app.sdk.types import Prediction
     from app.training.cohort import CohortRow
 
-AHEAD = 8  # studies that are sent before the first of them has finished
 COLUMNS = ("patient", "status", "probability", "low", "high", "refractory", "prediction", "error")
+AHEAD = 8  # studies that are sent before the first of them has finished
 
 
 @expand_option_groups
@@ -56,9 +56,11 @@ def predict_cohort(
     from rich.progress import TimeElapsedColumn as Elapsed
     from rich.progress import TimeRemainingColumn as Remaining
 
+    from app.cli import cohort_results
     from app.training.cohort import read_for_prediction
 
     studies = read_for_prediction(table)
+    cohort_results.listed_patients(results, COLUMNS)  # a file of another kind is refused before a service starts
     columns = TextColumn("predict"), BarColumn(), MofNCompleteColumn(), Elapsed(), Remaining()
     bar = Progress(*columns, console=Console(stderr=True))
     with service.client() as client, bar:
@@ -88,9 +90,10 @@ def predict_rows(
     Raises:
         TransportError: The service is not reachable any more. The same call continues later.
     """
+    from app.cli import cohort_results
     from app.sdk.errors import InternalError, RlvoError, TransportError
 
-    listed = _listed(results)
+    listed = cohort_results.listed_patients(results, COLUMNS)
     counts: dict[str, int] = {}
     waiting: deque[tuple[str, str]] = deque()
     with results.open("a", newline="", encoding="utf-8") as file:
@@ -154,17 +157,6 @@ def _line(patient: str, prediction: Prediction) -> tuple[str, ...]:
         prediction.id,
         "" if error is None else error.code,
     )
-
-
-def _listed(results: Path) -> set[str]:
-    """Return the patients that an earlier run finished; remove a last line that a crash cut off."""
-    if not results.exists():
-        return set()
-    content = results.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        os.truncate(results, len(whole))
-    return {line["patient"] for line in csv.DictReader(whole.decode("utf-8").splitlines())}
 
 
 def _write(file: TextIO, cells: Sequence[str]) -> None:

@@ -178,13 +178,37 @@ def _parquet(path: Path) -> RawTable:
     return from_frame(frame)
 
 
+def decode_text(content: bytes, name: str) -> tuple[str, str]:
+    """Text of a file, and its encoding: UTF-8, UTF-16, or Windows-1252 for text that is no UTF-8.
+
+    Raises:
+        CohortFault: The content is no text.
+    """
+    encoding = "utf-8-sig"
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    elif content[1:200:2].count(0) > len(content[:200]) // 4:
+        encoding = "utf-16-le"
+    elif content[0:200:2].count(0) > len(content[:200]) // 4:
+        encoding = "utf-16-be"
+    elif b"\x00" in content:
+        raise CohortFault([f"the table {name} is no text; save it as .xlsx, .csv or .parquet"])
+    for candidate in (encoding, "cp1252", "latin-1"):
+        try:
+            return content.decode(candidate), candidate.removesuffix("-sig")
+        except UnicodeDecodeError:
+            if encoding.startswith("utf-16"):
+                raise CohortFault([f"the table {name} is damaged UTF-16 text; save it again"]) from None
+    raise AssertionError("latin-1 decodes every byte")
+
+
 def _text_table(path: Path) -> _Lines:
-    text, encoding = _decoded(path)
+    text, encoding = decode_text(path.read_bytes(), path.name)
     separator = ""
     if text[:4].casefold() == "sep=" and text[4:5]:  # the first line tells the separator to a spreadsheet program
         separator = text[4]
         text = text.partition("\n")[2]
-    separator = separator or _separator(text)
+    separator = separator or find_separator(text)
     try:
         parsed = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
     except csv.Error as error:
@@ -197,28 +221,7 @@ def _text_table(path: Path) -> _Lines:
     return _Lines(rows, notes, semicolons=separator == ";")
 
 
-def _decoded(path: Path) -> tuple[str, str]:
-    """Text of a file, and its encoding: UTF-8, UTF-16, or Windows-1252 for text that is no UTF-8."""
-    content = path.read_bytes()
-    encoding = "utf-8-sig"
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encoding = "utf-16"
-    elif content[1:200:2].count(0) > len(content[:200]) // 4:
-        encoding = "utf-16-le"
-    elif content[0:200:2].count(0) > len(content[:200]) // 4:
-        encoding = "utf-16-be"
-    elif b"\x00" in content:
-        raise CohortFault([f"the table {path.name} is no text; save it as .xlsx, .csv or .parquet"])
-    for name in (encoding, "cp1252", "latin-1"):
-        try:
-            return content.decode(name), name.removesuffix("-sig")
-        except UnicodeDecodeError:
-            if encoding.startswith("utf-16"):
-                raise CohortFault([f"the table {path.name} is damaged UTF-16 text; save it again"]) from None
-    raise AssertionError("latin-1 decodes every byte")
-
-
-def _separator(text: str) -> str:
+def find_separator(text: str) -> str:
     """Separator that is most frequent in the header, outside quotation marks."""
     header = next((line for line in text.splitlines() if line.strip()), "")
     outside = "".join(header.split('"')[::2])
