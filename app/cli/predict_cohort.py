@@ -70,10 +70,12 @@ def predict_cohort(
     from rich.progress import TimeElapsedColumn as Elapsed
     from rich.progress import TimeRemainingColumn as Remaining
 
+    from app.cli import cohort_results
     from app.training.cohort import read_for_prediction
 
     studies = read_for_prediction(table)
     options = RowOptions(model, explain, accept_warnings)
+    cohort_results.listed_patients(results, COLUMNS)  # a file of another kind is refused before a service starts
     columns = TextColumn("predict"), BarColumn(), MofNCompleteColumn(), Elapsed(), Remaining()
     bar = Progress(*columns, console=Console(stderr=True))
     with service.client() as client, bar:
@@ -93,12 +95,13 @@ def predict_rows(
     ``on_finished`` is called once for each study that has finished, including those of an earlier run.
 
     Raises:
-        InvalidRequest: ``results`` has other columns, for example those of an earlier release.
+        CohortFault: ``results`` has other columns, for example those of an earlier release.
         TransportError: The service is not reachable any more. The same call continues later.
     """
+    from app.cli import cohort_results
     from app.sdk.errors import InternalError, RlvoError, TransportError
 
-    listed = _listed(results)
+    listed = cohort_results.listed_patients(results, COLUMNS)
     counts: dict[str, int] = {}
     waiting: deque[tuple[str, str]] = deque()
     with results.open("a", newline="", encoding="utf-8") as file:
@@ -166,22 +169,6 @@ def _line(patient: str, prediction: Prediction) -> tuple[str, ...]:
         prediction.id,
         "" if error is None else error.code,
     )
-
-
-def _listed(results: Path) -> set[str]:
-    """Return the patients that an earlier run finished; remove a last line that a crash cut off."""
-    if not results.exists():
-        return set()
-    content = results.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    lines = csv.DictReader(whole.decode("utf-8").splitlines())
-    if whole and tuple(lines.fieldnames or ()) != COLUMNS:
-        from app.sdk.errors import InvalidRequest
-
-        raise InvalidRequest("The results file has other columns than this release writes. Choose another file")
-    if whole != content:
-        os.truncate(results, len(whole))
-    return {line["patient"] for line in lines}
 
 
 def _write(file: TextIO, cells: Sequence[str]) -> None:

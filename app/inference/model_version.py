@@ -28,7 +28,7 @@ from scipy.special import expit
 
 from app.core.concurrency import Executor, no_pause, run_inline
 from app.core.filesystem import atomic_directory
-from app.inference import clinical_encoder, explain, occlusion_side
+from app.inference import clinical_encoder, explain, occlusion_side, unread_inputs
 from app.inference.attribution import atlas
 from app.inference.ensemble_predictor import EnsemblePredictor, ExplanationMethod, LogisticFolds, NetworkFolds
 from app.inference.model_input import ModelInput
@@ -159,13 +159,15 @@ class ModelVersion:
         presence = np.asarray(prepared.presence, dtype=bool)
         shown = occlusion_side.shown_sides(prepared.image, presence, self.manifest.channels, self.manifest.grid)
         side, side_flags = occlusion_side.compare(record.occlusion_side, shown)
+        not_given = [name for name in encoded.imputed if record.value(name) is None]
+        not_used = unread_inputs.flags(self.manifest, volumes, record)
         return ModelInput(
             image=prepared.image,
             presence=presence,
             clinical=np.concatenate([encoded.values, encoded.missing, presence.astype(np.float32)]),
             shown=encoded.shown,
             imputed=encoded.imputed,
-            flags=(*prepared.flags, *encoded.flags, *_imputed(encoded.imputed), *side_flags),
+            flags=(*prepared.flags, *encoded.flags, *_imputed(not_given), *side_flags, *not_used),
             perfusion=prepared.perfusion,
             grids=prepared.grids,
             sources=prepared.sources,

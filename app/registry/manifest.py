@@ -22,6 +22,8 @@ from app.network.architecture import Architecture
 from app.sdk.types import Channel, Input
 
 SCHEMA_VERSION = 1
+NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
+VERSION_PATTERN = r"^[0-9]+\.[0-9]+\.[0-9]+(-[0-9a-z.]+)?$"
 
 
 class VariableKind(StrEnum):
@@ -149,8 +151,8 @@ class SegmenterManifest(FrozenModel):
     """Manifest of a trained vessel segmenter in the model store, ``segmenters/<name>/<version>``."""
 
     schema_version: Literal[1] = 1
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-    version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+(-[0-9a-z.]+)?$")]
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    version: Annotated[str, Field(pattern=VERSION_PATTERN)]
     filters: int = Field(ge=1, le=64)
     file: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*\.safetensors$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -162,8 +164,8 @@ class SegmenterManifest(FrozenModel):
 class SegmenterRef(FrozenModel):
     """Segmenter that a model version was trained with; ``sha256`` is the digest of its weights."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-    version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+(-[0-9a-z.]+)?$")]
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    version: Annotated[str, Field(pattern=VERSION_PATTERN)]
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
@@ -171,8 +173,8 @@ class Manifest(FrozenModel):
     """Complete manifest of one model version."""
 
     schema_version: Literal[1] = 1
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-    version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+(-[0-9a-z.]+)?$")]
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    version: Annotated[str, Field(pattern=VERSION_PATTERN)]
     kind: Literal["network", "logistic"] = "network"
     architecture: Architecture
     grid: Grid

@@ -170,6 +170,12 @@ _PERFUSION: Final = {
 }
 
 _MODEL: Final = {
+    "category-unknown": FlagKind(
+        _INFO,
+        "The version was not trained on this category; without a column for it, the value counts as missing.",
+        "Categories in the manifest, and their shares in training.",
+        "None. Train a version on patients of this category.",
+    ),
     "imputed": FlagKind(
         _INFO,
         "Clinical values that the model reads are missing; they are imputed.",

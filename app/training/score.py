@@ -32,13 +32,13 @@ from app.evaluation.metrics import (
 )
 from app.inference.model_version import ModelVersion
 from app.registry.manifest import Manifest
-from app.training import cells, cohort, input_checks, report, training_overlap
+from app.training import cells, cohort, input_checks, report, suspicious, training_overlap, unread_columns
 from app.training.dataset import Dataset, Vectors, to_model_input
 from app.training.errors import CohortFault, FaultList
 from app.training.options import Target
 from app.training.preprocess import preprocess
 from app.training.progress import ProgressReporter
-from app.training.provenance import read_manifest
+from app.training.provenance import check_layout, read_manifest
 
 ORACLE = "the oracle"
 
@@ -60,7 +60,8 @@ class VersionPredictions:
 class EvalConfig:
     """Arguments of ``rlvo evaluate``. ``since``: only patients of this ISO date or later; ``site``: only this site.
 
-    ``accept_flags`` scores doubtful images too; ``i_know`` scores patients that a version was trained on.
+    ``accept_flags`` scores doubtful images too; ``i_know`` scores patients that a version was trained on; ``accept``
+    names the codes of suspicious values that are accepted.
     """
 
     versions: Sequence[Path]
@@ -76,6 +77,7 @@ class EvalConfig:
     date_format: str = ""
     accept_flags: bool = False
     i_know: bool = False
+    accept: str = ""
 
 
 def predict_all(model: ModelVersion, data: Dataset, advance: Callable[[], None] = lambda: None) -> VersionPredictions:
@@ -109,13 +111,22 @@ def score(config: EvalConfig, progress: ProgressReporter | None = None) -> str:
         ),
         config,
     )
+    if len({_name(manifest) for manifest in manifests}) < len(manifests):
+        raise CohortFault(["one version is given twice; give each version once"])
+    if config.report is not None and config.report.exists() and not config.report.is_dir():
+        raise CohortFault([f"--report: {config.report.name} is a file; name a folder"])
     for manifest in manifests:
+        check_layout(manifest)
         if manifest.training.target != patients.target:
             fault = f"{_name(manifest)} predicts {manifest.training.target}, and the cohort's outcome is another"
             raise CohortFault([f"{fault}: {patients.target}"])
+    suspicions = suspicious.check(patients, config.accept, accept_images=config.accept_flags)
     data = preprocess(patients, progress, jobs=config.jobs)
     remarks = [training_overlap.check(manifest, patients, data, accept=config.i_know) for manifest in manifests]
-    remarks = [*filter(None, remarks), input_checks.check(patients, data, accept=config.accept_flags)]
+    repeats = suspicious.SAME_IMAGE in suspicious.accepted(config.accept)
+    remarks.append(input_checks.check(patients, data, accept=config.accept_flags, accept_repeats=repeats))
+    remarks += [suspicions, *(unread_columns.of_version(patients, manifest) for manifest in manifests)]
+    remarks = [*filter(None, remarks)]
     predictions: dict[str, VersionPredictions] = {}
     with progress.stage("predicting", len(data) * len(manifests)) as advance:
         for manifest, folder in zip(manifests, config.versions, strict=True):

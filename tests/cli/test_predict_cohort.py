@@ -109,6 +109,67 @@ def test_changed_volume_is_another_study(tmp_path: Path) -> None:
     assert len(service.ids) == 2
 
 
+SAVED_BY_A_SPREADSHEET = {
+    "semicolons and decimal commas": lambda text: text.replace(",", ";").replace("0.25", "0,25").encode(),
+    "a byte-order mark": lambda text: text.encode("utf-8-sig"),
+    "Windows line ends": lambda text: text.replace("\n", "\r\n").encode(),
+    "UTF-16 with tabs": lambda text: text.replace(",", "\t").encode("utf-16"),
+    "Windows-1252": lambda text: text.replace(",", ";").replace("P1", "Lleó").encode("cp1252"),
+    "words in capitals": lambda text: text.replace("true", "WAHR").replace("false", "FALSE").encode("utf-8-sig"),
+    "no line end": lambda text: text.replace(",", ";").rstrip("\n").encode(),
+    "empty columns at the end": lambda text: text.replace(",", ";").replace("\n", ";;\n").encode(),
+    "sep= in the first line": lambda text: "sep=;\n" + text.replace(",", ";"),
+}
+
+
+@pytest.mark.parametrize("name", SAVED_BY_A_SPREADSHEET)
+def test_results_saved_again_by_a_spreadsheet_program_are_continued_in_their_own_form(
+    tmp_path: Path, name: str
+) -> None:
+    patient = "Lleó" if name == "Windows-1252" else "P1"
+    path, out, service = table(tmp_path, f"{patient},a.nii,71"), tmp_path / "out.csv", Service()
+    run(service, path, out)
+    before = out.read_text()
+    saved = SAVED_BY_A_SPREADSHEET[name](before)
+    out.write_bytes(saved if isinstance(saved, bytes) else saved.encode())
+    path = table(tmp_path, f"{patient},a.nii,71", "P2,b.nii,")
+    assert run(service, path, out) == ({"succeeded": 1}, 2)
+    lines = out.read_text().splitlines()
+    assert "\n".join(lines[:2]) + "\n" == before
+    assert [line.split(",")[:3] for line in lines[1:]] == [
+        [patient, "succeeded", "0.250000"],
+        ["P2", "succeeded", "0.250000"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"patient,cta,age\nP1,a.nii,71\n", "no file of results"),
+        (b"patient,cta,age\nP1,a.nii,71", "no file of results"),
+        (b"PK\x03\x04 zip", "save it as CSV"),
+        (b"\x00\x01\xff binary", "no text"),
+        (b'patient;"status', "no file of results"),
+        (b"patient;status;probability;low;high;refractory;prediction;error\nP1;succeeded;250.000;;;;p0;\n", "row 2"),
+        (b"patient;status;probability;low;high;refractory;prediction;error\nP1;succeeded;0,2;;;maybe;p0;\n", "row 2"),
+    ],
+)
+def test_file_that_is_no_file_of_results_is_refused_and_kept(tmp_path: Path, content: bytes, message: str) -> None:
+    path, out = table(tmp_path, "P1,a.nii,71"), tmp_path / "out.csv"
+    out.write_bytes(content)
+    with pytest.raises(CohortFault, match=message):
+        run(Service(), path, out)
+    assert out.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"", b"patient,sta"])
+def test_file_whose_header_was_cut_off_is_started_again(tmp_path: Path, content: bytes) -> None:
+    path, out = table(tmp_path, "P1,a.nii,71"), tmp_path / "out.csv"
+    out.write_bytes(content)
+    assert run(Service(), path, out) == ({"succeeded": 1}, 1)
+    assert len(out.read_text().splitlines()) == 2
+
+
 def test_command_writes_the_results_and_prints_the_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     service, out = Service(), tmp_path / "out.csv"
     monkeypatch.setattr("app.cli.common.ServiceOptions.client", lambda _: nullcontext(service))
