@@ -14,7 +14,7 @@ from app.cli import predict_cohort as command
 from app.cli.__main__ import app
 from app.cli.predict_cohort import RowOptions, predict_rows
 from app.sdk.client import Client
-from app.sdk.errors import InvalidRequest, TransportError
+from app.sdk.errors import TransportError
 from app.sdk.types import ModelRef, Prediction, Status
 from app.training.cohort import read_for_prediction
 from app.training.errors import CohortFault
@@ -150,8 +150,14 @@ def test_results_saved_again_by_a_spreadsheet_program_are_continued_in_their_own
         (b"PK\x03\x04 zip", "save it as CSV"),
         (b"\x00\x01\xff binary", "no text"),
         (b'patient;"status', "no file of results"),
-        (b"patient;status;probability;low;high;refractory;prediction;error\nP1;succeeded;250.000;;;;p0;\n", "row 2"),
-        (b"patient;status;probability;low;high;refractory;prediction;error\nP1;succeeded;0,2;;;maybe;p0;\n", "row 2"),
+        (
+            b"patient;status;probability;fold_low;fold_high;refractory;withheld;prediction;error\nP1;succeeded;250.000;;;;;p0;\n",
+            "row 2",
+        ),
+        (
+            b"patient;status;probability;fold_low;fold_high;refractory;withheld;prediction;error\nP1;succeeded;0,2;;;maybe;;p0;\n",
+            "row 2",
+        ),
     ],
 )
 def test_file_that_is_no_file_of_results_is_refused_and_kept(tmp_path: Path, content: bytes, message: str) -> None:
@@ -212,6 +218,6 @@ def test_results_file_of_an_earlier_release_is_refused_and_not_changed(tmp_path:
     out = tmp_path / "out.csv"
     out.write_text("patient,status,probability,low,high,refractory,prediction,error\nP1,succeeded,0.2,0,1,fal")
     before = out.read_text()
-    with pytest.raises(InvalidRequest, match="other columns"):
+    with pytest.raises(CohortFault, match="no file of results"):
         run(Service(), table(tmp_path, "P1,a.nii,71"), out)
     assert out.read_text() == before
