@@ -25,6 +25,7 @@ commands = typer.Typer(no_args_is_help=True, add_completion=False, pretty_except
 console = Console(stderr=True)
 
 
+REPORT_HELP = "Folder of the report; default: a new one in `reports` beside the table"
 TABLE_HELP = "Table (.csv, .xlsx, .parquet), or folder with cohort.csv, or ISLES'24"
 
 
@@ -123,7 +124,10 @@ def train(
         Workers,
         typer.Option(help="Prepare the studies in local processes, or by the service's workers through its queue"),
     ] = Workers.LOCAL,
-    report: Annotated[Path | None, typer.Option(help="Folder of the report and its figures")] = None,
+    report: Annotated[Path | None, typer.Option(help=REPORT_HELP)] = None,
+    variables: Annotated[
+        str, typer.Option(help="Clinical variables, as age,sex,perfusion.core_ml; default: the usual ones")
+    ] = "",
     quick: Annotated[bool, typer.Option(help="Only the published model and the baselines")] = False,
     reading: ReadingOptions = ReadingOptions(),
     publish_anyway: Annotated[
@@ -136,6 +140,7 @@ def train(
     The same command resumes a killed run. Under torchrun, each fold uses all processes.
     """
     from app.training import pipeline
+    from app.training import variables as clinical_variables
     from app.training.options import TrainConfig
 
     fill = None
@@ -158,6 +163,7 @@ def train(
             repeats=repeats,
             jobs=jobs or _cores(),
             report=report,
+            variables=clinical_variables.parse(variables),
             publish_anyway=publish_anyway,
             **asdict(reading),
             **asdict(consent),
@@ -188,7 +194,7 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda", callback=_device)] = "auto",
     since: Annotated[str, typer.Option(help="Only patients of this date (ISO) or later")] = "",
     site: Annotated[str, typer.Option(help="Only patients of this site")] = "",
-    report: Annotated[Path | None, typer.Option(help="Folder of a report with figures")] = None,
+    report: Annotated[Path | None, typer.Option(help=REPORT_HELP)] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Studies prepared at the same time; 0: one per core")] = 0,
     reading: ReadingOptions = ReadingOptions(),
     consent: ConsentOptions = ConsentOptions(),

@@ -1,8 +1,8 @@
 """CSV files that a spreadsheet program opens without running a cell as a formula.
 
 Design notes:
-- A spreadsheet program runs a text that begins with one of ``MARKS`` as a formula (OWASP, CSV injection). ``write`` puts
-  an apostrophe before such a text; ``plain`` removes it. Numbers keep their sign.
+- A spreadsheet program runs a text that begins with one of ``MARKS`` as a formula (OWASP, CSV injection). ``write``
+  puts an apostrophe before such a text; ``plain`` removes it. Numbers keep their sign.
 - Files are UTF-8 with commas, a header, and one line feed after each row.
 """
 

@@ -1,8 +1,8 @@
 """Table 1 of a study: characteristics of the patients by group, with missing values and standardised differences.
 
 Design notes:
-- A number is given as mean and SD, or as median and quartiles if the skewness of all known values exceeds 1. A flag and a
-  category are given as count and percent of the known values.
+- A number is given as mean and SD, or as median and quartiles if the skewness of all known values exceeds 1. A flag and
+  a category are given as count and percent of the known values.
 - The standardised difference is (first - second) / pooled SD (Austin, Stat Med 2009;28:3083). For a category with more
   than two levels it is the multivariate distance of Yang and Dalton (SAS Global Forum 2012), which has no sign.
 - ``least`` suppresses counts from 1 to ``least - 1``, their complements, and a second level if the rest of a category
@@ -32,6 +32,11 @@ class Characteristic:
     name: str
     values: Sequence[Value]
 
+    @property
+    def missing(self) -> tuple[int, int]:
+        """Patients without a value, and all patients."""
+        return sum(value is None for value in self.values), len(self.values)
+
 
 @dataclass(frozen=True)
 class GroupCell:
@@ -55,11 +60,17 @@ class GroupCell:
 
 @dataclass(frozen=True)
 class TableRow:
-    """One line of the table: a variable, or one level of it; ``differences`` by compared pair, NaN if undefined."""
+    """One line of the table: a variable, or one level of it.
+
+    Attributes:
+        missing: Patients of all groups without a value, and all patients.
+        differences: Standardised difference of each compared pair, NaN if undefined.
+    """
 
     variable: str
     level: str
     statistic: str
+    missing: tuple[int, int]
     cells: Mapping[str, GroupCell]
     differences: tuple[float, ...]
 
@@ -94,8 +105,7 @@ def cells_of(lines: Sequence[TableRow], *, least: int = 0) -> list[list[str]]:
     table = []
     for number, line in enumerate(lines):
         name = f"{line.variable}: {line.level}" if line.level else line.variable
-        first = next(iter(line.cells.values()))
-        cells = [name, line.statistic, count_text(first.missing, first.patients, least)]
+        cells = [name, line.statistic, count_text(*line.missing, least)]
         for group, cell in line.cells.items():
             cells.append(f"<{least}" if (number, group) in hidden else _cell_text(line, cell))
         cells += ["" if np.isnan(value) else f"{value:+.2f}" for value in line.differences]
@@ -143,7 +153,8 @@ def _number(one: Characteristic, groups: Mapping[str, Mask], pairs: Sequence[tup
         first, second = (values[groups[name]][np.isfinite(values[groups[name]])] for name in pair)
         spread = np.sqrt((first.var(ddof=1) + second.var(ddof=1)) / 2) if min(len(first), len(second)) > 1 else 0.0
         differences.append(float((first.mean() - second.mean()) / spread) if spread > 0 else np.nan)
-    return TableRow(one.name, "", "median [IQR]" if skewed else "mean ± SD", cells, tuple(differences))
+    statistic = "median [IQR]" if skewed else "mean ± SD"
+    return TableRow(one.name, "", statistic, one.missing, cells, tuple(differences))
 
 
 def _flag(one: Characteristic, groups: Mapping[str, Mask], pairs: Sequence[tuple[str, str]]) -> TableRow:
@@ -154,7 +165,8 @@ def _flag(one: Characteristic, groups: Mapping[str, Mask], pairs: Sequence[tuple
         own = own[np.isfinite(own)]
         cells[name] = GroupCell(int(mask.sum()), len(own), (float(own.sum()),))
         shares[name] = float(own.mean()) if len(own) else np.nan
-    return TableRow(one.name, "", "n (%)", cells, tuple(_of_shares([shares[a]], [shares[b]]) for a, b in pairs))
+    differences = tuple(_of_shares([shares[a]], [shares[b]]) for a, b in pairs)
+    return TableRow(one.name, "", "n (%)", one.missing, cells, differences)
 
 
 def _category(one: Characteristic, groups: Mapping[str, Mask], pairs: Sequence[tuple[str, str]]) -> list[TableRow]:
@@ -168,6 +180,7 @@ def _category(one: Characteristic, groups: Mapping[str, Mask], pairs: Sequence[t
             one.name,
             level,
             "n (%)",
+            one.missing,
             {
                 name: GroupCell(int(mask.sum()), int(counts[name].sum()), (float(counts[name][number]),))
                 for name, mask in groups.items()

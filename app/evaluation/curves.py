@@ -5,8 +5,8 @@ Design notes:
 - The band of a net benefit is Wald's interval after two true positives and two untreated patients are added, as Agresti
   and Coull (Am Stat 1998;52:119) do for a share. The plain bootstrap covers too little where few patients are treated
   (docs/experiments.md). The rules of the model stay fixed.
-- The calibration line is logistic: the outcome's log-odds are linear in the predicted log-odds (Cox 1958; Van Calster et
-  al., J Clin Epidemiol 2016;74:167). Its band is Wald's, by the delta method. Tenths of the patients, with Wilson
+- The calibration line is logistic: the outcome's log-odds are linear in the predicted log-odds (Cox 1958; Van Calster
+  et al., J Clin Epidemiol 2016;74:167). Its band is Wald's, by the delta method. Tenths of the patients, with Wilson
   intervals, show where a line does not fit.
 """
 

@@ -49,7 +49,9 @@ class _Plot:
         for value in ticks(*y):
             zx, py = self.at(x[0], value)
             draw.line(zx, py, LEFT + SIDE, py, GRID)
-            draw.text(zx - 8, py + 4, f"{100 * value:.3g}{' %' if unit == '%' else ''}", size=11, fill=MUTED, anchor="end")
+            draw.text(
+                zx - 8, py + 4, f"{100 * value:.3g}{' %' if unit == '%' else ''}", size=11, fill=MUTED, anchor="end"
+            )
         draw.text(LEFT + SIDE / 2, TOP + SIDE + 40, across, size=12, anchor="middle")
         draw.text(LEFT - 40, TOP - 14, up, size=12)
 
@@ -103,7 +105,9 @@ def roc(labels: Labels, models: Curves) -> Drawing:
 
 def precision_recall(labels: Labels, models: Curves) -> Drawing:
     """Draw positive predictive value over sensitivity; the flat line is the prevalence."""
-    plot = _Plot("Precision and recall", _about(labels), "recall (sensitivity)", "precision (positive predictive value)")
+    plot = _Plot(
+        "Precision and recall", _about(labels), "recall (sensitivity)", "precision (positive predictive value)"
+    )
     prevalence = float(labels.mean())
     plot.curve(np.array([0.0, 1.0]), np.array([prevalence, prevalence]), MUTED, 1)
     for (name, probabilities), colour in zip(models.items(), COLOURS, strict=False):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from app.evaluation.baseline_table import Characteristic, TableRow, Value
 from app.inference import defaults
 from app.inference.clinical_encoder import PERFUSION
 from app.sdk.types import Channel
+from app.training import variables
 from app.training.cohort import Cohort, CohortRow
 from app.training.columns import column_types
 from app.training.dataset import Dataset
@@ -77,9 +78,7 @@ class Description:
             "## Flow of the studies",
             baseline_table.markdown(*self._flow(least)),
             "## Table 1",
-            baseline_table.markdown(
-                baseline_table.heads(groups, pairs), baseline_table.cells_of(lines, least=least)
-            ),
+            baseline_table.markdown(baseline_table.heads(groups, pairs), baseline_table.cells_of(lines, least=least)),
             "## Missing values",
             baseline_table.markdown(*self._missing(least)),
             note,
@@ -132,14 +131,19 @@ class Description:
         return ["characteristic", *groups, *(f"site {name}" for name in names)], joined
 
     def _flow(self, least: int) -> tuple[list[str], list[list[str]]]:
-        sites = sorted({site for step in self.flow for site in step.sites})
+        # Without sites in the card: a small count would follow from the others.
+        sites = [] if least else sorted({site for step in self.flow for site in step.sites})
 
         def text(count: int | None) -> str:
             return "" if count is None else f"<{least}" if 0 < count < least else str(count)
 
         head = ["step", "studies", "patients", WITH, *(f"site {site}" for site in sites)]
         rows = [
-            [step.name, *map(text, (step.studies, step.patients, step.events)), *(text(step.sites.get(s, 0)) for s in sites)]
+            [
+                step.name,
+                *map(text, (step.studies, step.patients, step.events)),
+                *(text(step.sites.get(s, 0)) for s in sites),
+            ]
             for step in self.flow
         ]
         return head, rows
@@ -177,7 +181,6 @@ def describe(
 
 def characteristics(data: Dataset) -> Iterator[Characteristic]:
     """Clinical fields and images of the studies; a perfusion number of the maps fills a gap of the record."""
-    units = {variable.name: variable.unit for variable in defaults.VARIABLES}
     for name, kind in column_types().items():
         if name in NOT_DESCRIBED:
             continue
@@ -186,13 +189,15 @@ def characteristics(data: Dataset) -> Iterator[Characteristic]:
             value: Value = record.value(name)
             if value is None and perfusion is not None and name.startswith(PERFUSION):
                 value = getattr(perfusion, name.removeprefix(PERFUSION), None)
-            values.append(value if value is None or kind is bool else str(value) if isinstance(value, str) else float(value))
-        unit = units.get(name, "1")
+            values.append(
+                value if value is None or kind is bool else str(value) if isinstance(value, str) else float(value)
+            )
+        unit = variables.available()[name].unit if name in variables.available() else "1"
         yield Characteristic(label(name) + (f", {unit}" if unit != "1" else ""), values)
     channels = [channel.name for channel in defaults.CHANNELS]
     for image, names in IMAGES.items():
         columns = [channels.index(name) for name in names]
-        present = data.presence[:, columns].any(axis=1)
+        present = np.asarray(data.presence[:, columns].any(axis=1))
         yield Characteristic(f"image: {image}", [bool(flag) for flag in present])
 
 
@@ -229,4 +234,4 @@ def _only(
     """The line with only these groups and pairs."""
     differences = tuple(line.differences[all_pairs.index(pair)] for pair in pairs)
     cells = {name: line.cells[name] for name in groups}
-    return TableRow(line.variable, line.level, line.statistic, cells, differences)
+    return replace(line, cells=cells, differences=differences)

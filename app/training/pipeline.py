@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from app.training import cohort, distributed, input_checks, training_overlap
+from app.training import cohort, distributed, input_checks, training_overlap, variables
 from app.training.calibrate import calibrate
 from app.training.dataset import Dataset
 from app.training.evaluate import evaluate
@@ -37,7 +37,9 @@ def run(config: TrainConfig, progress: ProgressReporter, fill: Filler | None = N
             rules=config.columns,
             date_format=config.date_format,
         )
+        variables.select(config.variables)
         data = preprocess(patients, progress, jobs=config.jobs, fill=fill)
+        variables.check_values(config.variables, data)
         remarks = _check(patients, data, config)
         splits = split(patients, data, config, device)
         fitted = fit(splits, data, config, device, progress)
