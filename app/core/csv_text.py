@@ -2,7 +2,7 @@
 
 Design notes:
 - A spreadsheet program runs a text that begins with one of ``MARKS`` as a formula (OWASP, CSV injection). ``write``
-  puts an apostrophe before such a text; ``plain`` removes it. Numbers keep their sign.
+  puts an apostrophe before such a text; ``plain`` removes it. A number, also one written as text, keeps its sign.
 - Files are UTF-8 with commas, a header, and one line feed after each row.
 """
 
@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 Cell = str | float | bool | None
+_NUMBER = re.compile(r"[+-]\d+(?:\.\d+)?", re.ASCII)
 MARKS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
@@ -25,7 +27,7 @@ def text_of(cell: Cell) -> str:
         return str(int(cell))
     if isinstance(cell, float):
         return f"{cell:.6g}"
-    return f"'{cell}" if cell.startswith(MARKS) else cell
+    return f"'{cell}" if cell.startswith(MARKS) and not _NUMBER.fullmatch(cell) else cell
 
 
 def plain(text: str) -> str:

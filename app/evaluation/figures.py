@@ -10,13 +10,13 @@ Design notes:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
+from app.core import json_text
 from app.evaluation import curves
 from app.evaluation.curves import Curve
 from app.evaluation.metrics import Array, Labels, auc, average_precision, wilson
@@ -228,7 +228,7 @@ def write(folder: Path, labels: Labels, models: Curves, chosen: str) -> list[str
     for name, drawing in drawings.items():
         (folder / f"{name}.svg").write_bytes(drawing.svg())
         (folder / f"{name}.png").write_bytes(drawing.png())
-        (folder / f"{name}.json").write_text(json.dumps(documents[name], indent=1) + "\n", encoding="utf-8")
+        json_text.write(folder / f"{name}.json", documents[name])
     return list(drawings)
 
 

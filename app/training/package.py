@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from app.core import json_text
 from app.evaluation import baseline_table, metrics, subgroups
 from app.evaluation.metrics import Array
 from app.inference import defaults, model_version
@@ -150,7 +151,7 @@ def _write_patients(
         digest = hashlib.sha256((config.out / "manifest.json").read_bytes()).hexdigest()
         version = Source(f"{published.name}@{published.version}", digest)
         sources[PUBLISHED[config.model]] = version
-        report.add_to_json(folder / "report.json", {"version": version.version, "manifest_sha256": digest})
+        json_text.add(folder / "report.json", {"version": version.version, "manifest_sha256": digest})
     tested = patient_files.tested(parts, data.labels)
     patient_files.write(folder / "test.csv", patient_files.TEST, tested, cohort.studies, data, sources)
     if len(parts) == 1:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from app.core import json_text
 from app.core.filesystem import atomic_directory
 from app.evaluation import curves, figures, metrics, subgroups
 from app.evaluation.metrics import Array, Estimate, Labels
@@ -75,14 +73,17 @@ def write(
                 "title": title,
                 "patients": len(labels),
                 "events": int(labels.sum()),
-                "models": {name: scores(labels, own) for name, own in models.items()},
+                "models": {
+                    name: {metric: asdict(one) for metric, one in scores(labels, own).items()}
+                    for name, own in models.items()
+                },
                 "chosen": chosen,
                 "decision_table": _decision_document(labels, models[chosen]),
                 "subgroups": [asdict(row) for row in subgroups.rows_of(data, rows, models[chosen], decided)],
                 **(description.document() if description else {}),
                 **(document or {}),
             }
-            write_json(draft / "report.json", content)
+            json_text.write(draft / "report.json", content)
             if description:
                 description.write(draft)
             shutil.rmtree(folder, ignore_errors=True)
@@ -90,18 +91,6 @@ def write(
         fault = f"the report folder {folder} cannot be written ({error.strerror}); give another one with --report"
         raise CohortFault([fault]) from error
     return folder / "report.md"
-
-
-def write_json(path: Path, document: Mapping[str, object]) -> None:
-    """Write a JSON file in one step; a number that cannot be estimated is null."""
-    draft = path.with_name(f".{path.name}.part")
-    draft.write_text(json.dumps(_finite(document), indent=1, default=str, ensure_ascii=False) + "\n", encoding="utf-8")
-    draft.replace(path)
-
-
-def add_to_json(path: Path, members: Mapping[str, object]) -> None:
-    """Add members to a JSON file that ``write_json`` wrote."""
-    write_json(path, json.loads(path.read_text(encoding="utf-8")) | members)
 
 
 def scores(labels: Labels, probabilities: Array) -> dict[str, Estimate]:
@@ -132,16 +121,3 @@ def _decision_document(labels: Labels, probabilities: Array) -> list[dict[str, f
     columns = (curve.x, curve.y, curve.low, curve.high, treat_all)
     names = ("threshold", "net_benefit", "low", "high", "of_treating_all")
     return [dict(zip(names, map(float, values), strict=True)) for values in zip(*columns, strict=True)]
-
-
-def _finite(value: Any) -> Any:
-    """The value with null for each number that is not finite, and with dataclasses as objects."""
-    if isinstance(value, Estimate):
-        value = asdict(value)
-    if isinstance(value, Mapping):
-        return {str(name): _finite(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
