@@ -20,6 +20,7 @@ import typer
 
 from app.cli.common import ServiceOptions
 from app.cli.option_groups import expand_option_groups
+from app.core import csv_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -164,10 +165,10 @@ def _listed(results: Path) -> set[str]:
     whole = content[: content.rfind(b"\n") + 1]
     if whole != content:
         os.truncate(results, len(whole))
-    return {line["patient"] for line in csv.DictReader(whole.decode("utf-8").splitlines())}
+    return {csv_text.plain(line["patient"]) for line in csv.DictReader(whole.decode("utf-8").splitlines())}
 
 
 def _write(file: TextIO, cells: Sequence[str]) -> None:
-    csv.writer(file, lineterminator="\n").writerow(cells)
+    csv.writer(file, lineterminator="\n").writerow([csv_text.text_of(cell) for cell in cells])
     file.flush()
     os.fsync(file.fileno())

@@ -16,7 +16,7 @@ from pathlib import Path
 
 Cell = str | float | bool | None
 _NUMBER = re.compile(r"[+-]\d+(?:\.\d+)?", re.ASCII)
-MARKS = ("=", "+", "-", "@", "\t", "\r", "\n")
+MARKS = ("=", "+", "-", "@", "\t", "\n")
 
 
 def text_of(cell: Cell) -> str:
@@ -27,6 +27,7 @@ def text_of(cell: Cell) -> str:
         return str(int(cell))
     if isinstance(cell, float):
         return f"{cell:.6g}"
+    cell = cell.replace("\r\n", "\n").replace("\r", "\n")  # csv does not quote a carriage return
     return f"'{cell}" if cell.startswith(MARKS) and not _NUMBER.fullmatch(cell) else cell
 
 
