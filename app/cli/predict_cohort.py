@@ -20,6 +20,7 @@ import typer
 
 from app.cli.common import ServiceOptions
 from app.cli.option_groups import expand_option_groups
+from app.core import csv_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -172,6 +173,6 @@ def _line(patient: str, prediction: Prediction) -> tuple[str, ...]:
 
 
 def _write(file: TextIO, cells: Sequence[str]) -> None:
-    csv.writer(file, lineterminator="\n").writerow(cells)
+    csv.writer(file, lineterminator="\n").writerow([csv_text.text_of(cell) for cell in cells])
     file.flush()
     os.fsync(file.fileno())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from app.sdk.flags import Severity
-from app.sdk.types import CalibratedInterval, Flag, Interval
+if TYPE_CHECKING:  # the command line imports this module and must start fast
+    from app.sdk.types import Flag, Interval
 
 _ACRONYMS = re.compile(r"\b(nihss|mrs|bp|crp|inr|ldl|ivt|tia|aspects|cbv|hu)\b")
 _UNITS = re.compile(r"_(ml|mm|hu|mmol_l)$")
@@ -60,7 +61,7 @@ def percent(value: float) -> str:
 
 def interval_name(interval: Interval) -> str:
     """What an interval is: ``spread of the folds``, or a level with its measured coverage."""
-    if isinstance(interval, CalibratedInterval):
+    if interval.kind == "calibrated":
         return f"{percent(interval.level)} interval (measured coverage {percent(interval.coverage)})"
     return "spread of the folds"
 
@@ -72,7 +73,7 @@ def interval_text(interval: Interval) -> str:
 
 def warnings_first(flags: Iterable[Flag]) -> list[Flag]:
     """Flags in the order of their severity; those of one severity keep their order."""
-    return sorted(flags, key=lambda flag: flag.severity is not Severity.WARNING)
+    return sorted(flags, key=lambda flag: flag.severity != "warning")
 
 
 def flag_text(flag: Flag) -> str:

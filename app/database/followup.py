@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from app.database import predictions
 from app.database.session import now
-from app.database.tables import OutcomeRow, PredictionRow, ReviewRow
+from app.database.tables import OutcomeRow, PredictionRow, ReviewRow, ShadowRow
 from app.sdk.errors import Conflict, NotFinished
 from app.sdk.followup import Outcome, OutcomeDraft, Review, ReviewDraft, Verdict
 from app.sdk.types import PerfusionSummary, Prediction, Status
@@ -33,6 +33,18 @@ class FollowedUpPrediction:
     flags: frozenset[str]
     refractory: bool | None
     verdicts: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class LiveScore:
+    """Probability of one version for a prediction that it answered, or scored as a shadow; ``refractory``: outcome."""
+
+    prediction_id: str
+    caller: str
+    subject: str | None
+    created: datetime
+    probability: float
+    refractory: bool | None
 
 
 def add_review(session: Session, prediction_id: str, caller: str | None, draft: ReviewDraft) -> tuple[Review, bool]:
@@ -113,6 +125,42 @@ def followed(
     rows = session.execute(query).all()
     verdicts = _last_verdicts(session, name, version)
     return [_followed(row, refractory, verdicts.get(row.id, {})) for row, refractory in rows]
+
+
+def live_scores(
+    session: Session, name: str, version: str, since: datetime | None = None, until: datetime | None = None
+) -> list[LiveScore]:
+    """Scores of one version, of all tenants, without erased predictions, oldest first; limits as in ``followed``.
+
+    A shadow stores the difference to the answer, so its probability is the answer plus the difference.
+    """
+    answered = PredictionRow.probability.label("score")
+    shadow = (PredictionRow.probability + ShadowRow.difference).label("score")
+    columns = (PredictionRow.id, PredictionRow.caller, PredictionRow.subject, PredictionRow.created)
+    own = select(*columns, answered, OutcomeRow.refractory).where(
+        PredictionRow.model_name == name, PredictionRow.model_version == version
+    )
+    shadowed = (
+        select(*columns, shadow, OutcomeRow.refractory)
+        .join(ShadowRow, ShadowRow.prediction_id == PredictionRow.id)
+        .where(ShadowRow.model_name == name, ShadowRow.version == version, ShadowRow.difference.is_not(None))
+    )
+    scores = []
+    for query in (own, shadowed):
+        limited = query.outerjoin(OutcomeRow, OutcomeRow.prediction_id == PredictionRow.id).where(
+            PredictionRow.status == Status.SUCCEEDED.value, PredictionRow.probability.is_not(None)
+        )
+        if since is not None:
+            limited = limited.where(PredictionRow.created >= since)
+        if until is not None:
+            limited = limited.where(PredictionRow.created < until)
+        rows = session.execute(limited)
+        scores += [
+            LiveScore(prediction_id, caller, subject, created, score, refractory)
+            for prediction_id, caller, subject, created, score, refractory in rows
+            if score is not None
+        ]
+    return sorted(scores, key=lambda one: (one.created, one.prediction_id))
 
 
 def _followed(row: PredictionRow, refractory: bool | None, verdicts: Mapping[str, Verdict]) -> FollowedUpPrediction:
