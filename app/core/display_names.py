@@ -77,6 +77,6 @@ def warnings_first(flags: Iterable[Flag]) -> list[Flag]:
 
 
 def flag_text(flag: Flag) -> str:
-    """Detail of a flag and what to do: ``cta: the alignment is poor. What to do: look at the aligned volumes.``"""
+    """Detail of a flag and what to do: ``cta: the alignment is poor. What to do: Look at the aligned volumes.``"""
     detail = flag.detail if flag.detail.endswith(".") else f"{flag.detail}."
-    return detail if flag.action == "None." else f"{detail} What to do: {flag.action[:1].lower()}{flag.action[1:]}"
+    return detail if flag.action == "None." else f"{detail} What to do: {flag.action}"

@@ -71,7 +71,7 @@ def test_card_states_probability_contributions_and_flags() -> None:
     assert card["indicator"] == "warning"
     strongest = [line for line in card["detail"].splitlines() if re.search(r": [+-]\d", line)]
     assert strongest == ["- CTA: +0.62", "- atrial fibrillation (imputed): -0.41", "- NIHSS: +0.11"]
-    assert "- Info: tmax not given; imputed. What to do: send the image if there is one." in card["detail"]
+    assert "- Info: tmax not given; imputed. What to do: Send the image if there is one." in card["detail"]
     assert card["links"][0]["url"].startswith("https://rlvo.clinic.example/v1/predictions/")
 
 

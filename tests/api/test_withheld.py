@@ -97,7 +97,7 @@ def test_fhir_notes_start_with_the_withheld_decision_and_there_is_no_qualitative
     notes = [note["text"] for note in assessment["note"]]
     assert notes[0] == "Decision withheld: alignment-poor, tmax-doubtful."
     assert [note.partition(":")[0] for note in notes[1:4]] == ["Warning", "Warning", "Info"]
-    assert "What to do: look at the aligned volumes." in notes[1]
+    assert "What to do: Look at the aligned volumes." in notes[1]
 
 
 def test_card_starts_with_the_withheld_decision_and_says_what_to_do() -> None:
@@ -106,7 +106,7 @@ def test_card_starts_with_the_withheld_decision_and_says_what_to_do() -> None:
     assert card["indicator"] == "warning"
     lines = [line for line in card["detail"].splitlines() if line]
     assert lines[0] == "**Decision withheld: alignment-poor, tmax-doubtful.**"
-    assert lines[1].startswith("- **Warning:** cta: the alignment to MNI space is poor. What to do: look at")
+    assert lines[1].startswith("- **Warning:** cta: the alignment to MNI space is poor. What to do: Look at")
     assert "threshold" not in card["summary"] + card["detail"]
 
 

@@ -88,7 +88,7 @@ def test_page_shows_it_first_with_icon_word_and_action(
     visible(browser, "body[data-shown=succeeded]")
     panel = visible(browser, "#summary[role=alert]")
     assert panel.text.startswith(f"Decision withheld: {CODE}.")
-    assert "Warning This patient differs from the training patients. What to do: look at the images." in panel.text
+    assert "Warning This patient differs from the training patients. What to do: Look at the images." in panel.text
     assert len(panel.find_elements(By.CSS_SELECTOR, "svg.icon")) == 2
     assert panel.rect["y"] + panel.rect["height"] < 800  # visible without scrolling
     assert panel.rect["y"] < visible(browser, "#result").rect["y"]
@@ -109,10 +109,13 @@ def test_report_shows_it_at_the_top(service: RunningService, browser: Chrome, wi
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
 
 
-def test_list_names_it(service: RunningService, browser: Chrome, withheld: Prediction) -> None:
+def test_list_names_it(service: RunningService, browser: Chrome, withheld: Prediction, width: int) -> None:
     browser.get(service.url)
     row = visible(browser, f"#recent tr:has(a[href='/predictions/{withheld.id}'])")
-    assert row.find_elements(By.TAG_NAME, "td")[-1].text.strip() == "withheld"
+    cell = row.find_elements(By.TAG_NAME, "td")[-1]
+    assert cell.text.strip() == "withheld"
+    assert cell.find_element(By.CSS_SELECTOR, "svg.icon").is_displayed()
+    assert cell.rect["x"] + cell.rect["width"] <= width
 
 
 def test_form_accepts_warnings(service: RunningService, browser: Chrome, study: dict[str, Any], model: str) -> None:

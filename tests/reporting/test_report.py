@@ -242,7 +242,7 @@ def test_report_shows_a_withheld_decision_first_and_says_what_to_do(prediction: 
     html = page.report(prediction.model_copy(update=withheld), {}, "")
     order = [
         "Decision withheld: x.",
-        "<b>Warning:</b> cta: the alignment is poor. What to do: look at",
+        "<b>Warning:</b> cta: the alignment is poor. What to do: Look at",
         "They are no decision.",
         "38 %",
         "<b>Info:</b> age: not given.",

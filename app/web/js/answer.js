@@ -40,7 +40,7 @@ const intervalName = ({ kind, level, coverage }) => kind === "calibrated"
 /** A flag with icon and word of its severity, its text and what to do. */
 const flagItem = ({ code, detail, severity, action }) => el("li", {},
   icon(severity), " ", el("strong", {}, severity === "warning" ? "Warning" : "Info"), ` ${detail}. `,
-  action && action !== "None." ? `What to do: ${action[0].toLowerCase()}${action.slice(1)} ` : null,
+  action && action !== "None." ? `What to do: ${action} ` : null,
   el("span", { class: "flag" }, code));
 
 /** The first line of the answer; warnings are listed below it. */
