@@ -3,8 +3,8 @@
 Design notes:
 - Judged by tissue, not by low values: brain lies in a skull near 35 HU, and air around the head near -1000 HU.
 - Padding (a constant below air) is ignored.
-- If no brain is where it belongs, other scales are tried: each maps two peaks of the histogram to air and brain. A scale
-  that shows a brain in a skull names the fault.
+- If no brain is where it belongs, other scales are tried: each maps two peaks of the histogram to air and brain. A
+  scale that shows a brain in a skull names the fault.
 - All checks use block means over about 3 mm.
 """
 
@@ -33,12 +33,12 @@ _PEAK_SHARE: Final = 0.02
 _MAX_PEAKS: Final = 6
 _OFFSET_HU: Final = 300.0
 _RANGE_HU: Final = (-1300.0, 4000.0)
-_IN_RANGE: Final = 0.99
+_EDGE_OF_PADDING: Final = 0.1  # blocks that are half padding
+_METAL: Final = 0.01
 _SOFT_AND_FAT_HU: Final = (-150.0, 100.0)
 _BONE_TO_SOFT: Final = 0.6  # a head has 0.2
 _BIN_HU: Final = 20.0
 _CUT_ML: Final = 10.0  # blocks with exactly the highest value; without a cut it is one block
-_UNCUT_HU: Final = 1000.0
 
 
 class Scale(NamedTuple):
@@ -51,28 +51,25 @@ class Scale(NamedTuple):
     def reason(self) -> str:
         """What was probably done wrong, and what to do."""
         if self.slope < 0:
-            return "the sign is inverted (air is brighter than bone): export the CT again, without inverting its grey values"
+            return "the sign is inverted (air is brighter than bone): export the CT without inverting its grey values"
         if not _SLOPE[0] < self.slope < _SLOPE[1]:
             return (
-                "the distance from air to brain is not about 1000 HU, so a wrong slope was applied: export the CT with the "
-                "rescale slope of the scanner, once"
+                "a wrong slope was applied (air and brain are not 1000 HU apart): export the CT with the rescale slope "
+                "of the scanner, applied once"
             )
         if self.inter > 0:
             return (
-                "the rescale intercept is missing (air near 0, brain above 1000): export the CT with its rescale slope and "
-                "intercept applied"
+                "the rescale intercept is missing (air near 0, brain above 1000): export the CT with its rescale slope "
+                "and intercept applied"
             )
-        return (
-            "the rescale intercept was applied twice (brain near -1000): export the CT with its rescale intercept applied "
-            "once"
-        )
+        return "the rescale intercept was applied twice (brain near -1000): export the CT with it applied once"
 
 
 def cut_level(values: np.ndarray, edges: np.ndarray) -> float | None:
-    """Value, HU, at which all higher values were cut off; None if there is no such value below 1000 HU."""
+    """Value, HU, at which all higher values were cut off; None if they were not."""
     highest = float(values.max())
     cut_ml = np.count_nonzero(values > highest - 0.5) * float(np.prod(edges)) / 1000
-    return highest if highest < _UNCUT_HU and cut_ml >= _CUT_ML else None
+    return highest if cut_ml >= _CUT_ML else None
 
 
 def brain_level(space: Enclosure, values: np.ndarray) -> float:
@@ -126,7 +123,7 @@ def _better_scale(values: np.ndarray, known: np.ndarray, space: Enclosure) -> Sc
 
 
 def _scales(known: np.ndarray) -> Iterator[Scale]:
-    """Scales that put two peaks at air and brain, or one peak at brain; none that is close to the values as they are."""
+    """Scales that put two peaks at air and brain, or one peak at brain, unless close to the values as they are."""
     levels = [level for level, share in _peaks(known)[:_MAX_PEAKS] if share >= _PEAK_SHARE]
     slopes = [(brain, (brain - air) / _SPAN_HU) for air, brain in itertools.permutations(levels, 2)]
     for brain, slope in [*slopes, *((level, 1.0) for level in levels)]:
@@ -139,7 +136,7 @@ def _scales(known: np.ndarray) -> Iterator[Scale]:
 def _could_be_head(hu: np.ndarray, levels: np.ndarray) -> bool:
     """Whether a histogram with these peaks can be that of a head: no tissue but bone is denser than brain."""
     bone, soft = np.mean(hu > enclosure.SKULL_HU), np.mean(enclosure.between(hu, _SOFT_AND_FAT_HU))
-    in_range = np.mean(enclosure.between(hu, _RANGE_HU)) > _IN_RANGE
+    in_range = np.mean(hu < _RANGE_HU[0]) < _EDGE_OF_PADDING and np.mean(hu > _RANGE_HU[1]) < _METAL
     return bool(in_range and bone < _BONE_TO_SOFT * soft and not (levels > _BRAIN_HU + _OFFSET_HU).any())
 
 

@@ -116,16 +116,19 @@ def content(mask: Volume, ct: Volume, kind: Input, mni_from_world: np.ndarray) -
     return ()
 
 
-def amount(mask: Volume, mni_from_world: np.ndarray) -> tuple[Flag, ...]:
-    """Flags for a mask, of a head that is completely in view, that is empty, far too small, or on one side only.
+def amount(mask: Volume, mni_from_world: np.ndarray, *, complete: bool) -> tuple[Flag, ...]:
+    """Flags for a mask that is empty, far too small, or on one side only.
 
     Args:
         mask: (X, Y, Z) uint8, 1 in vessels; sent or computed.
         mni_from_world: (4, 4), its RAS+ mm -> MNI152 mm.
+        complete: whether the brain is in view and well aligned; otherwise only an empty mask is flagged.
     """
     points = _sampled(mask, mni_from_world)
     if points is None:
         return (Flag(code="vessels-empty", detail="vessels: the mask contains no vessel"),)
+    if not complete:
+        return ()
     if points.brain_ml < _MIN_ML:
         return (Flag(code="vessels-few", detail="vessels: the mask contains hardly any vessel of the brain"),)
     x = points.mni_mm[points.depth_mm < 0, 0]

@@ -12,20 +12,21 @@ Design notes:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
 from scipy import ndimage
 
 from app.imaging import enclosure, hounsfield_check, vessels
-from app.imaging.enclosure import SOFT_HU, Enclosure, between
+from app.imaging.enclosure import Enclosure, between
 from app.imaging.hounsfield_check import MIN_BRAIN_CM2
 from app.imaging.io.nifti import Volume
 from app.imaging.resample import shrink
 from app.sdk.errors import FieldError, ImplausibleModality
 from app.sdk.types import Flag, Input
 
-__all__ = ["check"]
+__all__ = ["check", "check_exchange"]
 
 _WORKING_MM: Final = 3.0
 _AIR_HU: Final = -300.0
@@ -38,11 +39,13 @@ _LUNG_ML: Final = 1000.0
 _TRUNK_ML: Final = 5500.0  # more than the largest head with its neck
 _USUAL_BRAIN_HU: Final = (5.0, 70.0)
 _WINDOW_HU: Final = 400.0  # a display window ends below; bone and contrast are lost
+_BONE_HU: Final = 700.0  # the segmentation of vessels takes higher values for bone
 _CONTRAST_HU: Final = 110.0
 _MAX_BLOCK_MM: Final = 6.0
 _CELL_MM: Final = 12.0
-_CONTRAST_CELLS: Final = 15  # cells with bright blocks; calcifications fill up to 11, arteries with contrast 20 to 86
-_WHOLE_TREE_MM: Final = 60.0  # a shorter scan shows fewer cells
+_CONTRAST_PLACES: Final = {Input.CTA: 15, Input.NCCT: 24}  # cells with bright blocks; docs/input-checks.md
+_NEIGHBOURS: Final = np.pad(np.zeros((1, 1, 1), bool), 1, constant_values=True)
+_WHOLE_TREE_MM: Final = 60.0  # a shorter scan shows fewer places
 _METAL_HU: Final = 2000.0
 _MAX_SLICE_MM: Final = {Input.CTA: 1.5, Input.NCCT: 5.5, Input.CTP: 10.5, Input.TMAX: 10.5, Input.CBF: 10.5}
 _MAX_S: Final = {Input.TMAX: 120.0, Input.MTT: 240.0}
@@ -61,6 +64,18 @@ def check(volume: Volume, field: Input) -> tuple[Flag, ...]:
     if field is Input.VESSELS:
         return _mask(volume)
     return (*flags, *_map(volume, field))
+
+
+def check_exchange(flags: Iterable[Flag]) -> None:
+    """Refuse a pair of an NCCT with contrast and a CTA without; ``flags``: those of both volumes.
+
+    Raises:
+        ImplausibleModality: NCCT and CTA are certainly exchanged.
+    """
+    doubtful = {flag.detail.partition(":")[0] for flag in flags if flag.code == "contrast-doubtful"}
+    if doubtful >= {Input.NCCT, Input.CTA}:
+        detail = "the ncct shows contrast and the cta shows none: exchange the two files"
+        raise ImplausibleModality(detail, errors=[FieldError(field, detail) for field in (Input.NCCT, Input.CTA)])
 
 
 def _refuse(field: Input, detail: str) -> ImplausibleModality:
@@ -130,14 +145,18 @@ def _window(values: np.ndarray, edges: np.ndarray, field: Input) -> tuple[Flag, 
             "all values above a display window were cut off, so bone and contrast cannot be told apart: export the CT "
             "in HU without a window",
         )
-    return (_flag("hu-cut", field, "all values above some level below 1000 HU were cut off; bone reaches 1000 to 3000"),)
+    if field is Input.NCCT or highest >= _BONE_HU:
+        return ()
+    return (_flag("hu-cut", field, "high values were cut off, so bone cannot be told from contrast"),)
 
 
 def _brain_level(space: Enclosure, values: np.ndarray, field: Input) -> tuple[Flag, ...]:
     low, high = _USUAL_BRAIN_HU
     if low < hounsfield_check.brain_level(space, values) < high:
         return ()
-    return (_flag("hu-doubtful", field, "the soft tissue inside the skull does not have the values of brain (20 to 50 HU)"),)
+    return (
+        _flag("hu-doubtful", field, "the soft tissue inside the skull does not have the values of brain (20 to 50 HU)"),
+    )
 
 
 def _shows_trunk(values: np.ndarray, body: np.ndarray, edges: np.ndarray) -> bool:
@@ -188,15 +207,16 @@ def _contrast(values: np.ndarray, space: Enclosure, field: Input) -> tuple[Flag,
     """
     if space.edges.max() > _MAX_BLOCK_MM:  # arteries are not visible in slices this thick
         return ()
-    bright = np.argwhere(space.inside & (values > _CONTRAST_HU))
+    is_bright = space.inside & (values > _CONTRAST_HU)
+    bright = np.argwhere(is_bright & ndimage.binary_dilation(is_bright, _NEIGHBOURS))  # single blocks are noise
     deep = bright[_all_neighbours_in(bright, space.inside, space.edges, 8)]
     if deep.size and values[tuple(deep.T)].max() > _METAL_HU:  # its streaks are bright, too
         return ()
-    cells = len(np.unique((deep * space.edges // _CELL_MM).astype(int), axis=0))
+    places = len(np.unique((deep * space.edges // _CELL_MM).astype(int), axis=0))
     shown_mm = np.count_nonzero(space.brain_cm2 >= MIN_BRAIN_CM2) * space.edges[space.axis]
-    if field is Input.CTA and cells <= _CONTRAST_CELLS * min(1.0, shown_mm / _WHOLE_TREE_MM):
+    if field is Input.CTA and places <= _CONTRAST_PLACES[field] * min(1.0, shown_mm / _WHOLE_TREE_MM):
         return (_flag("contrast-doubtful", field, "the arteries of the brain are hardly brighter than brain tissue"),)
-    if field is Input.NCCT and cells > _CONTRAST_CELLS:
+    if field is Input.NCCT and places > _CONTRAST_PLACES[field]:
         return (_flag("contrast-doubtful", field, "the arteries of the brain are bright, as after contrast"),)
     return ()
 

@@ -8,8 +8,8 @@ Design notes:
   one near zero. It is evaluated only in voxels that are bright enough to be a vessel, which saves most of the work.
 - Bone is denser than most contrast (> 700 HU) and grows by 2 mm into dense voxels that touch it. With an aligned NCCT,
   every voxel that is dense in the NCCT too is bone.
-- Contrast above 700 HU (low tube voltage, virtual monoenergetic images) is told from bone by its place: a dense part that
-  reaches deep into the brain is no skull.
+- Contrast above 700 HU (low tube voltage, virtual monoenergetic images) is told from bone by its place: a dense part
+  that reaches deep into the brain is no skull.
 - Limits: carotid siphons that touch bone are too thin; veins are part of the mask.
 - Every function that maps an aligned CTA to a mask can replace it: see ``Segmenter``.
 """
