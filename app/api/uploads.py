@@ -25,7 +25,7 @@ from app.api import json_parsing
 from app.api.dependencies import Services
 from app.api.multipart import FormParser, PartHeader, Sink
 from app.core.concurrency import BoundedExecutor, submit
-from app.imaging.io import grid_check
+from app.imaging.io import duplicates, grid_check
 from app.imaging.io.header import Header
 from app.imaging.io.limits import Limits
 from app.imaging.io.stream_check import StreamCheck
@@ -90,9 +90,10 @@ class UploadReceiver:
         raise InvalidRequest(f"The form has an unknown field. Allowed are: {allowed}.")
 
     def check(self) -> None:
-        """Checks the submission as a whole. Raises MissingInput, GeometryMismatch."""
+        """Checks the submission as a whole. Raises MissingInput, GeometryMismatch, ImplausibleModality."""
         if not self.study.headers:
             raise MissingInput(f"The form has no volume. Send at least one of: {', '.join(Input)}.")
+        duplicates.check_bytes({name: self._digests[name] for name in self.study.headers})
         grid_check.check(self.study.headers)
 
     @property

@@ -21,7 +21,8 @@ from typing import Final
 import numpy as np
 
 from app.core.concurrency import submit
-from app.imaging import plausibility, vessels
+from app.imaging import mask_check, plausibility, vessels
+from app.imaging.io import duplicates
 from app.imaging.io.nifti import Volume
 from app.imaging.model_grid import ChannelSpec, Grid
 from app.imaging.perfusion import ctp
@@ -102,6 +103,11 @@ class _AlignedStudy:
     def flag(self, code: str, detail: str) -> None:
         self.flags.append(Flag(code=code, detail=detail))
 
+    @property
+    def poorly_aligned(self) -> bool:
+        """Whether places in MNI space are uncertain, which has its own flag."""
+        return any(flag.code == "alignment-poor" for flag in self.flags)
+
     def merge(self, other: _AlignedStudy) -> None:
         self.aligned |= other.aligned
         self.flags += other.flags
@@ -172,6 +178,7 @@ def _tensor(
 
 def _check_volumes(study: _AlignedStudy, volumes: Mapping[Input, Volume]) -> dict[Input, align.RegistrationImage]:
     """Add the plausibility flags of each volume, and prepare the CTs for registration; the first refusal is raised."""
+    duplicates.check_voxels(volumes)
 
     def check(name: Input, volume: Volume) -> tuple[tuple[Flag, ...], align.RegistrationImage | None]:
         flags = plausibility.check(volume, name)
@@ -184,6 +191,7 @@ def _check_volumes(study: _AlignedStudy, volumes: Mapping[Input, Volume]) -> dic
         study.flags += [*volumes[name].flags, *flags]
         if head is not None:
             heads[name] = head
+    plausibility.check_exchange(study.flags)
     return heads
 
 
@@ -255,6 +263,7 @@ def _add_vessels(study: _AlignedStudy, volumes: Mapping[Input, Volume], segmente
         aligned = _AlignedVolume(mask, _frames(study)[0], Source(Input.VESSELS))
         if cta is not None:
             _check_mask(cta, aligned)
+        _check_mask_content(study, aligned)
         study.aligned[Channel.VESSELS] = aligned
     elif cta is not None:
         bone = None
@@ -265,6 +274,7 @@ def _add_vessels(study: _AlignedStudy, volumes: Mapping[Input, Volume], segmente
         mask = segmenter(cta.volume, cta.mni_from_world, bone)
         study.aligned[Channel.VESSELS] = _AlignedVolume(mask, cta.mni_from_world, Source(computed=mask))
         study.flag("vessels-computed", "vessels: not given; segmented from the cta")
+        _check_amount(study, study.aligned[Channel.VESSELS])
 
 
 def _check_mask(cta: _AlignedVolume, mask: _AlignedVolume) -> None:
@@ -276,6 +286,19 @@ def _check_mask(cta: _AlignedVolume, mask: _AlignedVolume) -> None:
         "resample the mask onto the CTA or send it again",
         errors=[FieldError(Input.VESSELS, "does not lie on the CTA")],
     )
+
+
+def _check_mask_content(study: _AlignedStudy, mask: _AlignedVolume) -> None:
+    """Check a mask that was sent against the CT that it belongs to."""
+    kind = Input.CTA if Channel.CTA in study.aligned else Input.NCCT
+    if not study.poorly_aligned:
+        study.flags += mask_check.content(mask.volume, study.aligned[Channel(kind)].volume, kind, mask.mni_from_world)
+    _check_amount(study, mask)
+
+
+def _check_amount(study: _AlignedStudy, mask: _AlignedVolume) -> None:
+    complete = mask.coverage >= _MIN_COVERAGE and not study.poorly_aligned
+    study.flags += mask_check.amount(mask.volume, mask.mni_from_world, complete=complete)
 
 
 def _size(volume: Volume) -> str:

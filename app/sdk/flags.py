@@ -83,7 +83,7 @@ _CT: Final = {
     "contrast-doubtful": FlagKind(
         _WARNING,
         "The CTA has no bright arteries, or the NCCT has.",
-        "Volume of bright voxels inside the skull.",
+        "Number of places (cells of 12 mm) inside the skull with blocks above 110 HU.",
         "Check that NCCT and CTA are not exchanged.",
     ),
     "coverage": FlagKind(
@@ -104,6 +104,18 @@ _CT: Final = {
         "Share of air, and the values of the rest.",
         "Send the original series.",
     ),
+    "hu-cut": FlagKind(
+        _WARNING,
+        "High values of the CTA were cut off, so bone cannot be told from contrast.",
+        "Volume of blocks of 3 mm that have exactly the highest value, between 400 and 700 HU.",
+        "Export the CTA in HU without a window.",
+    ),
+    "hu-doubtful": FlagKind(
+        _WARNING,
+        "The soft tissue inside the skull does not have the values of brain.",
+        "Median of the soft tissue inside bone; 5 to 70 HU is expected.",
+        "Export the CT with its rescale slope and intercept, applied once.",
+    ),
     "slice-thickness": FlagKind(
         _INFO,
         "The slices are thicker than the model was trained on.",
@@ -118,6 +130,24 @@ _VESSELS: Final = {
     ),
     "vessels-empty": FlagKind(
         _WARNING, "The vessel mask contains no vessel.", "Voxels in the mask.", "Send the mask again, or leave it out."
+    ),
+    "vessels-few": FlagKind(
+        _WARNING,
+        "The vessel mask, sent or computed, contains hardly any vessel of the brain.",
+        "Volume of the mask inside the brain; 1 mL or more is expected.",
+        "Check that the CTA shows arteries with contrast, and the mask all of them.",
+    ),
+    "vessels-misplaced": FlagKind(
+        _WARNING,
+        "The vessel mask that was sent does not lie on the arteries of the CTA, or it is mirrored.",
+        "Share of the mask, deep in the brain, above 90 HU on the CTA, as sent and mirrored; 30 % or more is expected.",
+        "Send the mask on the grid of the CTA, or leave it out.",
+    ),
+    "vessels-one-sided": FlagKind(
+        _WARNING,
+        "Nearly all vessels of the mask, sent or computed, lie on one side of the brain.",
+        "Volume of the mask in the left and the right half of the brain; an occlusion leaves 44 % or more.",
+        "Check the CTA and the mask.",
     ),
 }
 
