@@ -18,6 +18,7 @@ from scipy import ndimage
 
 from app.imaging import vessels
 from app.imaging.io.nifti import Volume
+from app.imaging.perfusion import background
 from app.imaging.resample import shrink
 from app.sdk.errors import FieldError, ImplausibleModality
 from app.sdk.types import Flag, Input
@@ -203,7 +204,7 @@ def _between(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
 
 
 def _map(volume: Volume, field: Input) -> tuple[Flag, ...]:
-    values, _ = _averaged(volume)
+    values, _ = _averaged(background.clean(volume, field)[0])
     positive = values[values > 0]
     if np.percentile(values, 1) < -50 or np.mean(values < -0.5) > 0.3 or not positive.size:
         raise _refuse(
