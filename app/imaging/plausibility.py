@@ -40,6 +40,8 @@ _MIN_BRAIN_CM2: Final = 40.0  # soft tissue within bone in one axial slice; only
 _CONTRAST_HU: Final = 110.0
 _MAX_SLICE_MM: Final = {Input.CTA: 1.5, Input.NCCT: 5.5, Input.CTP: 10.5, Input.TMAX: 10.5, Input.CBF: 10.5}
 _MAX_S: Final = {Input.TMAX: 120.0, Input.MTT: 240.0}
+_SHORTEST_S: Final = 1.5  # the noise of every Tmax map in seconds exceeds it
+_NO_DELAY_S: Final = 3.0
 _MASK_LEVELS: Final = 64
 
 
@@ -217,8 +219,11 @@ def _map(volume: Volume, field: Input) -> tuple[Flag, ...]:
         raise _refuse(
             field, "the values are too large for seconds: export the map in seconds, not in milliseconds or grey levels"
         )
-    if field is Input.TMAX and np.percentile(positive, 99.5) < 3:
-        return (_flag("tmax-doubtful", field, "no delay reaches 3 s; check that the map is in seconds"),)
+    highest = float(np.percentile(positive, 99.5)) if field is Input.TMAX else np.inf
+    if highest < _SHORTEST_S:
+        return (_flag("tmax-doubtful", field, "no delay reaches 1.5 s; check that the map is in seconds"),)
+    if highest < _NO_DELAY_S:
+        return (_flag("tmax-no-delay", field, "no delay reaches 3 s; the map shows no delayed tissue"),)
     return ()
 
 

@@ -312,9 +312,7 @@ def _add_perfusion(study: _AlignedStudy, volumes: Mapping[Input, Volume]) -> Per
     return map_check.withhold(measurement.summary, found.blanked)
 
 
-def _clean_maps(
-    study: _AlignedStudy, volumes: Mapping[Input, Volume]
-) -> tuple[dict[Input, Volume], frozenset[Input]]:
+def _clean_maps(study: _AlignedStudy, volumes: Mapping[Input, Volume]) -> tuple[dict[Input, Volume], frozenset[Input]]:
     """The maps that were sent, 0 where they have no data, and the names of those that were used as sent."""
     maps, as_sent = {}, set()
     for name in (name for name in _MAPS if name in volumes):

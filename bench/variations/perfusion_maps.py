@@ -35,7 +35,7 @@ def put(study: Study, **maps: np.ndarray) -> Study:
 
 
 def all_maps(study: Study, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Tmax, CBF, MTT and CBV = CBF x MTT of the patient; MTT is 4 to 5.5 s in normal tissue and grows with the delay."""
+    """Tmax, CBF, MTT and CBV = CBF x MTT of the patient; normal MTT is 4 to 5.5 s and grows with the delay."""
     tmax, cbf = study[Input.TMAX].values(), study[Input.CBF].values()
     grain = ndimage.gaussian_filter(rng.standard_normal(tmax.shape).astype(np.float32), 1.0)
     usual = rng.uniform(4.0, 5.5) * (1 + 0.12 * grain / grain.std())
@@ -65,7 +65,7 @@ def _outside(study: Study) -> np.ndarray:
 # Valid -------------------------------------------------------------------------------------------------------------
 
 
-def as_sent(study: Study, rng: np.random.Generator) -> Study:
+def as_sent(study: Study, _rng: np.random.Generator) -> Study:
     """The study without a change."""
     return study
 
@@ -118,7 +118,7 @@ def other_units(study: Study, rng: np.random.Generator) -> Study:
     return put(study, tmax=maps["tmax"], cbf=maps["cbf"] / 100, cbv=maps["cbv"] / 100, mtt=maps["mtt"])
 
 
-def relative_cbf(study: Study, rng: np.random.Generator) -> Study:
+def relative_cbf(study: Study, _rng: np.random.Generator) -> Study:
     """CBF as a ratio to its mean."""
     cbf = study[Input.CBF].values()
     return put(study, cbf=cbf / cbf[cbf > 0].mean())
@@ -127,7 +127,7 @@ def relative_cbf(study: Study, rng: np.random.Generator) -> Study:
 def background(value: float) -> Variation:
     """Maps with another number than 0 outside the brain."""
 
-    def vary(study: Study, rng: np.random.Generator) -> Study:
+    def vary(study: Study, _rng: np.random.Generator) -> Study:
         outside = _outside(study)
         maps = {name: study[Input(name)].values() for name in ("tmax", "cbf")}
         return put(study, **{name: np.where(outside, np.float32(value), values) for name, values in maps.items()})
@@ -135,7 +135,7 @@ def background(value: float) -> Variation:
     return vary
 
 
-def large_background(study: Study, rng: np.random.Generator) -> Study:
+def large_background(study: Study, _rng: np.random.Generator) -> Study:
     """CBF with 4095 and Tmax with 60 s outside the brain: the numbers must be those of the brain."""
     outside = _outside(study)
     return put(
@@ -207,11 +207,14 @@ def smoothed(study: Study, rng: np.random.Generator) -> Study:
     maps = {name: study[Input(name)].values() for name in ("tmax", "cbf")}
     return put(
         study,
-        **{name: np.where(data, ndimage.gaussian_filter(one, size) / np.maximum(weight, 1e-3), 0) for name, one in maps.items()},
+        **{
+            name: np.where(data, ndimage.gaussian_filter(one, size) / np.maximum(weight, 1e-3), 0)
+            for name, one in maps.items()
+        },
     )
 
 
-def integers_with_slope(study: Study, rng: np.random.Generator) -> Study:
+def integers_with_slope(study: Study, _rng: np.random.Generator) -> Study:
     """Maps as int16 in tenths, with the slope in the header."""
     return study | {
         name: Volume(np.rint(study[name].values() * 10).astype(np.int16), study[name].affine, slope=0.1)
@@ -259,9 +262,9 @@ VALID: dict[str, Variation] = {
 
 
 def blanked(mark: float, names: tuple[str, ...], *, whole: bool = False) -> Variation:
-    """A core, or all tissue with Tmax > 6 s (``whole``), without data in some maps; at least 4 mL of the most delayed."""
+    """A core, or all tissue with Tmax > 6 s (``whole``), without data in some maps; at least 4 mL."""
 
-    def vary(study: Study, rng: np.random.Generator) -> Study:
+    def vary(study: Study, _rng: np.random.Generator) -> Study:
         tmax, cbf = study[Input.TMAX].values(), study[Input.CBF].values()
         usual = np.median(cbf[(cbf > 0) & (tmax <= 4)])
         core = (tmax > 6) & ((cbf < 0.3 * usual) | whole)
@@ -276,17 +279,17 @@ def blanked(mark: float, names: tuple[str, ...], *, whole: bool = False) -> Vari
     return vary
 
 
-def tenths(study: Study, rng: np.random.Generator) -> Study:
+def tenths(study: Study, _rng: np.random.Generator) -> Study:
     """Tmax in tenths of a second, without a slope."""
     return put(study, tmax=np.rint(study[Input.TMAX].values() * 10))
 
 
-def milliseconds(study: Study, rng: np.random.Generator) -> Study:
+def milliseconds(study: Study, _rng: np.random.Generator) -> Study:
     """Tmax in milliseconds."""
     return put(study, tmax=study[Input.TMAX].values() * 1000)
 
 
-def minutes(study: Study, rng: np.random.Generator) -> Study:
+def minutes(study: Study, _rng: np.random.Generator) -> Study:
     """Tmax in minutes."""
     return put(study, tmax=study[Input.TMAX].values() / 60)
 
@@ -329,7 +332,7 @@ def time_to_peak(field: str) -> Variation:
 def classes(limits: tuple[float, ...], values: tuple[float, ...]) -> Variation:
     """Colour classes of Tmax: ``values`` below, between and above ``limits`` (s)."""
 
-    def vary(study: Study, rng: np.random.Generator) -> Study:
+    def vary(study: Study, _rng: np.random.Generator) -> Study:
         tmax = study[Input.TMAX].values()
         shown = np.array(values, np.float32)[np.digitize(tmax, limits)]
         return put(study, tmax=np.where(tmax > 0, shown, 0))

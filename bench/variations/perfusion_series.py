@@ -1,7 +1,7 @@
 """Valid and wrong CT perfusion series of a study, for ``python -m bench.input_checks``.
 
 The series is simulated from the patient's own NCCT, Tmax and CBF: each voxel of tissue gets the curve of an exponential
-residue with its flow and delay, arteries and sagittal sinus the bolus. The maps are left out, so that they are computed.
+residue with its flow and delay, arteries and sagittal sinus the bolus. The maps are not sent, so they are computed.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def frames(ctp: Volume, chosen: np.ndarray | list[int]) -> Volume:
     return dataclasses.replace(ctp, data=np.asfortranarray(ctp.data[..., chosen]))
 
 
-def biphasic(ctp: Volume, rng: np.random.Generator) -> Volume:
+def biphasic(ctp: Volume, _rng: np.random.Generator) -> Volume:
     """Every frame until 36 s, then every third; the header has the first interval."""
     first = int(36 / (ctp.time_step_s or 1.5))
     return frames(ctp, [*range(first), *range(first, ctp.shape[3], 3)])
@@ -143,7 +143,7 @@ def moved(ctp: Volume, rng: np.random.Generator) -> Volume:
     return dataclasses.replace(ctp, data=data)
 
 
-def without_unit(ctp: Volume, rng: np.random.Generator) -> Volume:
+def without_unit(ctp: Volume, _rng: np.random.Generator) -> Volume:
     """A time step that is right, without a unit (the flag is the reader's)."""
     return dataclasses.replace(ctp, flags=(Flag(code="time-unit-assumed", detail="ctp: no unit"),))
 
@@ -160,14 +160,14 @@ VALID: dict[str, Variation] = {
 }
 
 
-def default_step(ctp: Volume, rng: np.random.Generator) -> Volume:
+def default_step(ctp: Volume, _rng: np.random.Generator) -> Volume:
     """The step of 1 that a library writes where none was set, without a unit (the flag is the reader's)."""
     flag = Flag(code="time-step-default", detail="ctp: the default of 1")
     return dataclasses.replace(ctp, time_step_s=1.0, flags=(flag,))
 
 
 def other_step(seconds: float | None) -> Callable[[Volume, np.random.Generator], Volume]:
-    return lambda ctp, rng: dataclasses.replace(ctp, time_step_s=seconds)
+    return lambda ctp, _rng: dataclasses.replace(ctp, time_step_s=seconds)
 
 
 def empty_frame(value: int) -> Callable[[Volume, np.random.Generator], Volume]:
@@ -179,15 +179,15 @@ def empty_frame(value: int) -> Callable[[Volume, np.random.Generator], Volume]:
     return change
 
 
-def time_before_z(ctp: Volume, rng: np.random.Generator) -> Volume:
+def time_before_z(ctp: Volume, _rng: np.random.Generator) -> Volume:
     return dataclasses.replace(ctp, data=np.asfortranarray(ctp.data.transpose(0, 1, 3, 2)))
 
 
-def reversed_frames(ctp: Volume, rng: np.random.Generator) -> Volume:
+def reversed_frames(ctp: Volume, _rng: np.random.Generator) -> Volume:
     return frames(ctp, np.arange(ctp.shape[3])[::-1])
 
 
-def one_frame(ctp: Volume, rng: np.random.Generator) -> Volume:
+def one_frame(ctp: Volume, _rng: np.random.Generator) -> Volume:
     return frames(ctp, [0])
 
 
@@ -197,12 +197,12 @@ def repeated_frames(ctp: Volume, rng: np.random.Generator) -> Volume:
     return frames(ctp, np.sort([*range(count), *rng.choice(count, 3, replace=False)]))
 
 
-def cut_at_the_peak(ctp: Volume, rng: np.random.Generator) -> Volume:
+def cut_at_the_peak(ctp: Volume, _rng: np.random.Generator) -> Volume:
     """The scan ends 3 s after the arterial peak."""
     return frames(ctp, list(range(int((13 + 3 * 2.2 + 3) / (ctp.time_step_s or 1.5)))))
 
 
-def started_late(ctp: Volume, rng: np.random.Generator) -> Volume:
+def started_late(ctp: Volume, _rng: np.random.Generator) -> Volume:
     """The scan starts at the arterial peak."""
     return frames(ctp, list(range(int((8 + 3 * 2.2) / (ctp.time_step_s or 1.5)), ctp.shape[3])))
 

@@ -4,8 +4,8 @@ Design notes:
 - ``check_frames`` looks at the frames before they are registered, ``check_bolus`` at the curves before deconvolution.
 - Contrast rises faster than it falls, leaves some contrast behind, and reaches the sagittal sinus after the arteries.
   One missing sign is a flag, because a cut bolus lacks one too; two are the mark of reversed frames.
-- An injection lasts 5 to 10 s, and the bolus becomes wider in the heart and the lungs. A narrower curve has a wrong time
-  step. The intervals may differ in two phases; the bolus lies in the first.
+- An injection lasts 5 to 10 s, and the bolus becomes wider in heart and lungs. A narrower curve has a wrong time step.
+  The intervals may differ in two phases; the bolus lies in the first.
 - docs/input-checks.md states each limit with its measured distribution.
 """
 
@@ -32,9 +32,9 @@ _MIN_SKEWNESS: Final = -0.1  # 0.2 to 0.8 in valid series, the negative of that 
 _MIN_RISE: Final = -0.1  # last minus first value of the brain, in peaks; 0 and more in valid series
 _MIN_DELAY_S: Final = -0.5  # sinus minus arteries; 3 to 8 s in valid series
 _CUT_SHARE: Final = 0.4  # last value of the artery over its peak; recirculation leaves up to 0.25
+_CUT_BRAIN_SHARE: Final = 0.75  # the same for the mean of the brain; 0.1 to 0.5 in valid series
 _WIDTH_S: Final = (4.5, 25.0)  # full width at half maximum of the artery
-_POSSIBLE_CUT_SHARE: Final = 0.4  # last value of the artery over its peak; recirculation leaves up to 0.25
-_WIDTH_S: Final = (1.5, 60.0)
+_POSSIBLE_WIDTH_S: Final = (1.5, 60.0)
 
 _MIN_VESSEL_SHARE: Final = 0.2  # a curve of a vessel has at least this share of the height of the artery
 _PER_VESSEL: Final = 10
@@ -109,23 +109,27 @@ def check_bolus(
     reversed_signs = _reversed_signs(enhancement, vessels, mni_from_voxel, curves, step_s)
     if reversed_signs > 1:
         raise _refuse("the contrast leaves before it arrives: send the frames in the order of the scan")
-    if curves.arterial[-1] > _CUT_SHARE * curves.arterial.max() or int(curves.arterial.argmax()) < 2:
+    whole = enhancement[vessels].mean(axis=0)
+    ended = _ends_below(curves.arterial, _CUT_SHARE) and _ends_below(whole, _CUT_BRAIN_SHARE)
+    if not ended or int(curves.arterial.argmax()) < 2:
         detail = "the series starts or ends within the bolus, so flow and delays are wrong: send all frames"
         return (_flag("bolus-cut", detail),)
     width = _width(curves.arterial) * step_s
     if not _POSSIBLE_WIDTH_S[0] < width < _POSSIBLE_WIDTH_S[1]:
         raise _refuse(
-            "the bolus in the arteries is far narrower or wider than 5 to 20 s: correct the time step of the header, or "
-            "send the seconds between the frames as ctp_interval_s"
+            "the bolus in the arteries is far narrower or wider than 5 to 20 s: correct the time step of the header, "
+            "or send the seconds between the frames as ctp_interval_s"
         )
     flags = []
     if reversed_signs:
-        detail = "the contrast falls faster than it rises, or starts high; check the order of the frames and their start"
+        detail = (
+            "the contrast falls faster than it rises, or starts high; check the order of the frames and their start"
+        )
         flags.append(_flag("bolus-doubtful", detail))
     if not _WIDTH_S[0] < width < _WIDTH_S[1]:
         detail = (
-            "the bolus in the arteries is narrower or wider than usual; check the time step, or send the seconds between "
-            "the frames as ctp_interval_s"
+            "the bolus in the arteries is narrower or wider than usual; check the time step, or send the seconds "
+            "between the frames as ctp_interval_s"
         )
         flags.append(_flag("ctp-interval-doubtful", detail))
     return tuple(flags)
@@ -138,9 +142,14 @@ def _reversed_signs(
     skewness = (_skewness(curves.arterial) + _skewness(curves.venous)) / 2
     whole = enhancement[vessels].mean(axis=0)
     rise = (whole[-2:].mean() - whole[:2].mean()) / max(float(np.ptp(whole)), 1e-6)
-    ended = curves.arterial[-1] < _CUT_SHARE * curves.arterial.max()  # a bolus that is cut off has no tail
+    ended = _ends_below(curves.arterial, _CUT_SHARE)  # a bolus that is cut off has no tail
     delay_s = _sinus_delay(enhancement, vessels, mni_from_voxel, curves.arterial.max() / curves.scale) * step_s
     return int(ended and skewness < _MIN_SKEWNESS) + int(rise < _MIN_RISE) + int(delay_s < _MIN_DELAY_S)
+
+
+def _ends_below(curve: np.ndarray, share: float) -> bool:
+    """Whether the last two values of a curve are below a share of its peak."""
+    return bool(curve[-2:].mean() < share * curve.max())
 
 
 def _skewness(curve: np.ndarray) -> float:

@@ -1,7 +1,8 @@
 """Compute the perfusion maps (CBF, CBV, MTT, Tmax) of a raw CT perfusion series.
 
-Steps: average voxels to about 2 mm; check the frames; register every frame to the first; subtract the mean of the frames
-before the bolus; find arterial input and venous output; check the bolus; smooth the curves within the brain; deconvolve.
+Steps: average voxels to about 2 mm; check the frames; register every frame to the first; subtract the mean of the
+frames before the bolus; find arterial input and venous output; check the bolus; smooth the curves within the brain;
+deconvolve.
 
 Design notes:
 - The maps have a grid of about 2 mm, because CT perfusion noise leaves no finer detail.
