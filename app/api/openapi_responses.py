@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from app.api.problems import responses
-from app.api.uploads import MODEL, SUBJECT
+from app.api.uploads import INTERVAL, MODEL, SUBJECT
 from app.sdk import errors
 from app.sdk.types import Input
 
@@ -94,6 +94,12 @@ def _form() -> Entry:
             "enum": ["true", "false"],
             "default": "false",
             "description": "`true`: give the decision in spite of flags of severity `warning`, which else withhold it",
+        },
+        "ctp_interval_s": {
+            "type": "string",
+            "pattern": f"^({INTERVAL})?$",
+            "examples": [""],
+            "description": "Seconds between the frames of `ctp`, 0.2 to 6; they replace the time step of its header",
         },
     }
     return {

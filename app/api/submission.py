@@ -92,6 +92,7 @@ async def accept(
         explain=study.explain,
         exact=study.exact,
         accept_warnings=study.accept_warnings,
+        ctp_interval_s=study.ctp_interval_s,
         clinical=study.record.model_dump(mode="json", exclude_none=True),
         inputs=inputs,
         trace_context=trace_context,
@@ -155,4 +156,6 @@ def _enqueue(session: Session, services: Services, caller: Caller, new: NewPredi
     }
     if new.accept_warnings:
         detail["accept_warnings"] = True
+    if new.ctp_interval_s is not None:
+        detail["ctp_interval_s"] = new.ctp_interval_s
     audit.append(session, caller.name, "prediction.submit", new.id, detail)

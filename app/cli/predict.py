@@ -64,6 +64,9 @@ def predict(
     accept_warnings: Annotated[
         bool, typer.Option("--accept-warnings", help="Give a decision in spite of warnings")
     ] = False,
+    ctp_interval_s: Annotated[
+        float | None, typer.Option("--ctp-interval-s", min=0.2, max=6.0, help="Seconds between the frames of the CTP")
+    ] = None,
     maps: Annotated[Path | None, typer.Option(file_okay=False, help="Folder to save the map volumes in")] = None,
     *,
     service: ServiceOptions,
@@ -89,6 +92,7 @@ def predict(
         "subject": subject,
         "explain": explain,
         "accept_warnings": accept_warnings,
+        "ctp_interval_s": ctp_interval_s,
     }
     study = cast("Study", {name: value for name, value in given.items() if value is not None})
 

@@ -41,6 +41,7 @@ class RowOptions(NamedTuple):
     model: str | None
     explain: bool
     accept_warnings: bool = False
+    ctp_interval_s: float | None = None
 
 
 @expand_option_groups
@@ -52,6 +53,9 @@ def predict_cohort(
     accept_warnings: Annotated[
         bool, typer.Option("--accept-warnings", help="Give decisions in spite of warnings")
     ] = False,
+    ctp_interval_s: Annotated[
+        float | None, typer.Option("--ctp-interval-s", min=0.2, max=6.0, help="Seconds between the frames of every CTP")
+    ] = None,
     *,
     service: ServiceOptions,
 ) -> None:
@@ -75,7 +79,7 @@ def predict_cohort(
     from app.training.cohort import read_for_prediction
 
     studies = read_for_prediction(table)
-    options = RowOptions(model, explain, accept_warnings)
+    options = RowOptions(model, explain, accept_warnings, ctp_interval_s)
     cohort_results.listed_patients(results, COLUMNS)  # a file of another kind is refused before a service starts
     columns = TextColumn("predict"), BarColumn(), MofNCompleteColumn(), Elapsed(), Remaining()
     bar = Progress(*columns, console=Console(stderr=True))
@@ -138,12 +142,14 @@ def predict_rows(
 
 
 def _submit(client: Client, study: CohortRow, options: RowOptions) -> str:
-    from app.sdk.types import Priority
+    from app.sdk.types import Input, Priority
 
     record = study.record.model_dump(mode="json", exclude_none=True)
     sent: dict[str, object] = {name.value: path for name, path in study.volumes.items()}
     sent |= {"clinical": record, "subject": study.patient, "explain": options.explain, "priority": Priority.BATCH}
     sent["accept_warnings"] = options.accept_warnings
+    if options.ctp_interval_s is not None and Input.CTP in study.volumes:
+        sent["ctp_interval_s"] = options.ctp_interval_s
     if options.model:
         sent["model"] = options.model
     return client.submit(idempotency_key=_idempotency_key(study, options), **cast("Study", sent)).id

@@ -43,7 +43,8 @@ class JobStudy:
 
     ``run`` is the fencing token; ``attempts`` counts the starts since the work last reached a new stage;
     ``trace_context`` is the span of the request; ``exact`` selects the slow, exact methods of explanation;
-    ``accept_warnings`` asks for a decision in spite of warnings.
+    ``accept_warnings`` asks for a decision in spite of warnings; ``ctp_interval_s`` replaces the time step in the
+    header of the CT perfusion series.
     """
 
     id: str
@@ -58,6 +59,7 @@ class JobStudy:
     trace_context: TraceContext | None = None
     exact: bool = False
     accept_warnings: bool = False
+    ctp_interval_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,7 @@ def _study(row: PredictionRow) -> JobStudy:
         explain=row.explain,
         exact=row.exact,
         accept_warnings=row.accept_warnings,
+        ctp_interval_s=row.ctp_interval_s,
         clinical=row.clinical or {},
         inputs={Input(name): InputSummary.model_validate(summary) for name, summary in (row.inputs or {}).items()},
         trace_context=TraceContext(row.trace_id, row.span_id) if row.trace_id else None,

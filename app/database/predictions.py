@@ -50,7 +50,8 @@ class NewPrediction:
     """An accepted study: checked and stored, but not queued.
 
     ``trace_context`` is the span of the request; the idempotency key is kept for ``keep_key`` seconds; ``exact``
-    selects the slow, exact methods of explanation; ``accept_warnings`` asks for a decision in spite of warnings.
+    selects the slow, exact methods of explanation; ``accept_warnings`` asks for a decision in spite of warnings;
+    ``ctp_interval_s`` replaces the time step in the header of the CT perfusion series.
     """
 
     id: str
@@ -67,6 +68,7 @@ class NewPrediction:
     keep_key: float = 86400.0
     exact: bool = False
     accept_warnings: bool = False
+    ctp_interval_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ def add(session: Session, new: NewPrediction) -> int:
             explain=new.explain,
             exact=new.exact,
             accept_warnings=new.accept_warnings,
+            ctp_interval_s=new.ctp_interval_s,
             clinical=new.clinical,
             inputs={name.value: summary.model_dump(mode="json") for name, summary in new.inputs.items()},
             trace_id=new.trace_context and new.trace_context.trace,
@@ -273,7 +276,7 @@ def _row(session: Session, prediction_id: str, caller: str | None, *, lock: bool
 
 _SAME_NAME = (
     *("id", "status", "stage", "progress", "subject", "probability", "interval", "folds", "decision", "perfusion"),
-    *("accept_warnings", "error", "created", "started", "finished"),
+    *("accept_warnings", "ctp_interval_s", "error", "created", "started", "finished"),
 )
 """Fields of `Prediction` that are columns of the same name."""
 

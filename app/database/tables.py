@@ -80,6 +80,7 @@ class PredictionRow(Base):
     explain: Mapped[bool]
     exact: Mapped[bool] = mapped_column(default=False)  # whether the explanation uses the slow, exact methods
     accept_warnings: Mapped[bool] = mapped_column(default=False, server_default=false())  # decide in spite of warnings
+    ctp_interval_s: Mapped[float | None] = mapped_column(Float)  # seconds between frames, as sent; None: the header's
     clinical: Mapped[dict[str, Any] | None]
     inputs: Mapped[dict[str, Any] | None]
     trace_id: Mapped[str | None] = mapped_column(String(64))

@@ -22,6 +22,7 @@ from app.imaging import enclosure, hounsfield_check, vessels
 from app.imaging.enclosure import Enclosure, between
 from app.imaging.hounsfield_check import MIN_BRAIN_CM2
 from app.imaging.io.nifti import Volume
+from app.imaging.perfusion import background
 from app.imaging.resample import shrink
 from app.sdk.errors import FieldError, ImplausibleModality
 from app.sdk.types import Flag, Input
@@ -49,6 +50,8 @@ _WHOLE_TREE_MM: Final = 60.0  # a shorter scan shows fewer places
 _METAL_HU: Final = 2000.0
 _MAX_SLICE_MM: Final = {Input.CTA: 1.5, Input.NCCT: 5.5, Input.CTP: 10.5, Input.TMAX: 10.5, Input.CBF: 10.5}
 _MAX_S: Final = {Input.TMAX: 120.0, Input.MTT: 240.0}
+_SHORTEST_S: Final = 1.5  # the noise of every Tmax map in seconds exceeds it
+_NO_DELAY_S: Final = 3.0
 _MASK_LEVELS: Final = 64
 
 
@@ -235,7 +238,7 @@ def _all_neighbours_in(voxels: np.ndarray, mask: np.ndarray, edges: np.ndarray, 
 
 
 def _map(volume: Volume, field: Input) -> tuple[Flag, ...]:
-    values, _ = _averaged(volume)
+    values, _ = _averaged(background.clean(volume, field)[0])
     positive = values[values > 0]
     if np.percentile(values, 1) < -50 or np.mean(values < -0.5) > 0.3 or not positive.size:
         raise _refuse(
@@ -248,8 +251,11 @@ def _map(volume: Volume, field: Input) -> tuple[Flag, ...]:
         raise _refuse(
             field, "the values are too large for seconds: export the map in seconds, not in milliseconds or grey levels"
         )
-    if field is Input.TMAX and np.percentile(positive, 99.5) < 3:
-        return (_flag("tmax-doubtful", field, "no delay reaches 3 s; check that the map is in seconds"),)
+    highest = float(np.percentile(positive, 99.5)) if field is Input.TMAX else np.inf
+    if highest < _SHORTEST_S:
+        return (_flag("tmax-doubtful", field, "no delay reaches 1.5 s; check that the map is in seconds"),)
+    if highest < _NO_DELAY_S:
+        return (_flag("tmax-no-delay", field, "no delay reaches 3 s; the map shows no delayed tissue"),)
     return ()
 
 

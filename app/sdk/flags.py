@@ -59,11 +59,23 @@ _HEADER: Final = {
         "scl_slope and scl_inter.",
         "Check that the values are in their unit.",
     ),
+    "time-step-default": FlagKind(
+        _WARNING,
+        "The time step of the CT perfusion series is 1 without a unit, as a library writes it where none was set.",
+        "pixdim[4] and the time unit of the header.",
+        "Send the seconds between the frames as ctp_interval_s.",
+    ),
     "time-step-unknown": FlagKind(
         _INFO,
         "The time between the frames of the CT perfusion series is missing, or not between 0.05 and 60 s.",
         "pixdim[4] and the time unit of the header.",
         "Convert the series again with its frame times.",
+    ),
+    "time-unit-assumed": FlagKind(
+        _INFO,
+        "The time step of the CT perfusion series has no unit; seconds are assumed.",
+        "The time unit of the header.",
+        "None if the step is right; otherwise send ctp_interval_s.",
     ),
     "units-assumed": FlagKind(
         _INFO,
@@ -158,8 +170,45 @@ _PERFUSION: Final = {
         "Peak of the arterial curve, beside noise and tissue.",
         "Check the order and the time step of the frames, or send the scanner's maps.",
     ),
+    "bolus-cut": FlagKind(
+        _WARNING,
+        "The CT perfusion series starts or ends within the bolus; flow and delays are wrong.",
+        "Last value and peak of the arterial curve.",
+        "Send all frames, or the scanner's maps.",
+    ),
+    "bolus-doubtful": FlagKind(
+        _WARNING,
+        "The contrast falls faster than it rises, starts high, or reaches the sinus before the arteries.",
+        "Skewness of the curves, end beside start, and times of arteries and sinus.",
+        "Check the order of the frames, and that none is missing at the start.",
+    ),
+    "core-blanked": FlagKind(
+        _WARNING,
+        "A part of the brain beside delayed tissue has no data; it is probably severe hypoperfusion that the perfusion "
+        "software left out. The core, and the numbers that depend on it, are not given.",
+        "Voxels without data that data enclose, Tmax beside them, and their density in the CT.",
+        "Export the maps without a threshold, or send the core volume in the record.",
+    ),
     "ctp-baseline-short": FlagKind(
         _INFO, "The series starts with the bolus.", "Frames before the arrival.", "None; the maps are less exact."
+    ),
+    "ctp-frames-repeated": FlagKind(
+        _WARNING,
+        "Some frames of the CT perfusion series are identical, so their times are doubtful.",
+        "Every frame beside the others.",
+        "Export the series again.",
+    ),
+    "ctp-interval-differs": FlagKind(
+        _INFO,
+        "The time step of the header differs from the interval that was sent; the interval that was sent is used.",
+        "pixdim[4], beside ctp_interval_s.",
+        "Check ctp_interval_s.",
+    ),
+    "ctp-interval-doubtful": FlagKind(
+        _WARNING,
+        "The bolus is narrower or wider than an injection gives, so the time step is doubtful.",
+        "Full width at half maximum of the arterial curve.",
+        "Check the time step, or send ctp_interval_s.",
     ),
     "ctp-motion": FlagKind(
         _INFO, "The head moved during the series; motion was corrected.", "Largest shift of a frame.", "None."
@@ -169,6 +218,42 @@ _PERFUSION: Final = {
         "The series ends before the contrast has washed out; delays may be too short.",
         "Mean of the last frames, beside the peak.",
         "Send the whole series.",
+    ),
+    "map-background": FlagKind(
+        _INFO,
+        "The background of a map is a number other than 0; it is read as no data.",
+        "The value on the edges of the map.",
+        "None.",
+    ),
+    "map-classes": FlagKind(
+        _WARNING,
+        "A perfusion map has a few levels only, like classes or colours.",
+        "Number of levels, and the share of the brain that has one.",
+        "Send the map with its original numbers.",
+    ),
+    "map-hole": FlagKind(
+        _INFO,
+        "A large part of the brain has no data in a map; the numbers do not include it.",
+        "Voxels without data that data enclose, and their density in the CT.",
+        "Look at the map. An old infarct may be the reason.",
+    ),
+    "map-thresholded": FlagKind(
+        _WARNING,
+        "The Tmax map has values in one hemisphere only; it may show the lesion only.",
+        "Share of each hemisphere with a value.",
+        "Export the map without a threshold.",
+    ),
+    "map-units": FlagKind(
+        _INFO,
+        "CBF, CBV and MTT are not in mL/100 g/min, mL/100 g and s; only ratios are used.",
+        "Median of CBV / (CBF x MTT).",
+        "None.",
+    ),
+    "maps-contradict": FlagKind(
+        _WARNING,
+        "Perfusion maps contradict each other: flow is not low where Tmax is prolonged, or CBV is not CBF times MTT.",
+        "CBF in delayed and in other tissue; spread of CBV / (CBF x MTT).",
+        "Check that the maps are not exchanged.",
     ),
     "perfusion-computed": FlagKind(
         _INFO, "Perfusion maps were not sent; they are computed from the series.", "Inputs of the study.", "None."
@@ -187,9 +272,21 @@ _PERFUSION: Final = {
     ),
     "tmax-doubtful": FlagKind(
         _WARNING,
-        "No delay of the Tmax map reaches 3 s.",
+        "No delay of the Tmax map reaches 1.5 s.",
         "Highest values of the map.",
         "Check that the map is Tmax, in seconds.",
+    ),
+    "tmax-no-delay": FlagKind(
+        _INFO,
+        "No delay of the Tmax map reaches 3 s; the map shows no delayed tissue.",
+        "Highest values of the map.",
+        "None if collaterals are good; otherwise check the map.",
+    ),
+    "tmax-scale": FlagKind(
+        _WARNING,
+        "Even the less affected hemisphere is delayed, or Tmax equals CBV / CBF.",
+        "Median Tmax of the less affected hemisphere; CBV / CBF beside Tmax.",
+        "Check that the map is Tmax in seconds, not MTT, TTP or tenths; of a series, check frames and interval.",
     ),
     "vof-doubtful": FlagKind(
         _INFO,

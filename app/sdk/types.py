@@ -256,6 +256,9 @@ class Prediction(_ResponseModel):
         default=[], description="Codes of the warnings that withhold the decision; empty if it is not withheld"
     )
     accept_warnings: bool = Field(default=False, description="The caller wants a decision in spite of warnings")
+    ctp_interval_s: float | None = Field(
+        default=None, description="Seconds between the frames of the CT perfusion series, as sent by the caller"
+    )
     flags: list[Flag] = []
     attribution: Attribution | None = None
     perfusion: PerfusionSummary | None = None

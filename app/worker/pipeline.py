@@ -264,6 +264,7 @@ def _prediction(study: JobStudy, answer: dict[str, Any], attribution: Attributio
             "inputs": study.inputs,
             "created": study.created,
             "accept_warnings": study.accept_warnings,
+            "ctp_interval_s": study.ctp_interval_s,
             "attribution": attribution,
         }
     )
