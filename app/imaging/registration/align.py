@@ -235,8 +235,7 @@ def best_start(coarse: Coarse, guesses: Sequence[Matrix], *, apart: int = 12, ke
         attempts.append((cost, transform))
     attempts.sort(key=lambda attempt: attempt[0])
     best = [
-        gauss_newton.fit(coarse.image, points, transform, similarity=True, steps=15)
-        for _, transform in attempts[:kept]
+        gauss_newton.fit(coarse.image, points, transform, similarity=True, steps=15) for _, transform in attempts[:kept]
     ]
     transform, cost = min(best, key=lambda attempt: attempt[1])
     return coarse.affine @ points.voxel_from_mm(transform), cost
