@@ -21,13 +21,13 @@ from typing import Final
 import numpy as np
 
 from app.core.concurrency import submit
-from app.imaging import mask_check, plausibility, vessels
+from app.imaging import mask_check, plausibility, slices_check, study_check, vessels
 from app.imaging.io import duplicates
 from app.imaging.io.nifti import Volume
 from app.imaging.model_grid import ChannelSpec, Grid
 from app.imaging.perfusion import background, ctp, map_check
 from app.imaging.perfusion import summary as perfusion
-from app.imaging.registration import align, brain_mask
+from app.imaging.registration import align, brain_mask, transform_check
 from app.imaging.resample import to_grid
 from app.sdk.errors import FieldError, GeometryMismatch, MissingInput
 from app.sdk.types import Channel, Flag, Input, PerfusionSummary
@@ -82,11 +82,12 @@ class PreprocessedImages:
 
 @dataclass(frozen=True)
 class _AlignedVolume:
-    """A volume with its map to MNI space, (4, 4) millimetres, and its origin."""
+    """A volume with its map to MNI space, (4, 4) millimetres, its origin, and the intracranial space of a CT."""
 
     volume: Volume
     mni_from_world: np.ndarray
     source: Source = Source()
+    coarse: align.Coarse | None = None
 
     @property
     def coverage(self) -> float:
@@ -131,7 +132,7 @@ def prepare(
     Raises:
         MissingInput: there is neither a CTA nor an NCCT.
         ImplausibleModality: a volume does not show what its field claims.
-        GeometryMismatch: a mask or map does not lie in the head.
+        GeometryMismatch: a mask or map does not lie in the head, or a head contradicts its header.
         InvalidVolume: a perfusion series has no usable time axis.
     """
     if Input.CTA not in volumes and Input.NCCT not in volumes:
@@ -182,7 +183,10 @@ def _check_volumes(study: _AlignedStudy, volumes: Mapping[Input, Volume]) -> dic
 
     def check(name: Input, volume: Volume) -> tuple[tuple[Flag, ...], align.RegistrationImage | None]:
         flags = plausibility.check(volume, name)
-        return flags, align.RegistrationImage(volume) if name in (Input.CTA, Input.NCCT) else None
+        if name not in (Input.CTA, Input.NCCT):
+            return flags, None
+        head = align.RegistrationImage(volume)
+        return (*flags, *slices_check.check(head, name)), head
 
     tasks = {name: submit(partial(check, name, volume)) for name, volume in volumes.items()}
     heads = {}
@@ -206,11 +210,13 @@ def _align_heads(
     pair_task = submit(partial(align.coregister, ncct, cta, rigid=True)) if cta and ncct else None
     if cta is not None:
         study.aligned[Channel.CTA] = _AlignedVolume(
-            volumes[Input.CTA], _to_mni(study, cta, Input.CTA), Source(Input.CTA)
+            volumes[Input.CTA], _to_mni(study, cta, Input.CTA), Source(Input.CTA), cta.coarse
         )
     if ncct is not None:
         mni_from_ncct = _ncct_to_mni(study, ncct, pair_task.result() if pair_task else None)
-        study.aligned[Channel.NCCT] = _AlignedVolume(volumes[Input.NCCT], mni_from_ncct, Source(Input.NCCT))
+        study.aligned[Channel.NCCT] = _AlignedVolume(
+            volumes[Input.NCCT], mni_from_ncct, Source(Input.NCCT), ncct.coarse
+        )
     for name in (Channel.CTA, Channel.NCCT):
         if name in study.aligned:
             _check_coverage(study, name)
@@ -218,23 +224,27 @@ def _align_heads(
 
 def _to_mni(study: _AlignedStudy, head: align.RegistrationImage, name: Input) -> np.ndarray:
     alignment = align.to_mni(head)
+    study.flags += transform_check.check(head, alignment, name)
     if alignment.poor:
         study.flag("alignment-poor", f"{name}: the alignment to MNI space is poor; regions and maps may be misplaced")
     return alignment.mni_from_world
 
 
 def _ncct_to_mni(
-    study: _AlignedStudy, ncct: align.RegistrationImage, to_cta: tuple[np.ndarray, float] | None
+    study: _AlignedStudy, ncct: align.RegistrationImage, to_cta: align.Coregistration | None
 ) -> np.ndarray:
     """MNI from NCCT: through the CTA if the two can be aligned, otherwise directly."""
     if to_cta is None:
         return _to_mni(study, ncct, Input.NCCT)
-    cta_from_ncct, quality = to_cta
-    if quality >= align.POOR_QUALITY:
-        mni_from_ncct: np.ndarray = study.aligned[Channel.CTA].mni_from_world @ cta_from_ncct
+    mni_from_ncct: np.ndarray = study.aligned[Channel.CTA].mni_from_world @ to_cta.fixed_from_moving
+    if not study_check.is_other_head(to_cta):
         return mni_from_ncct
-    study.flag("alignment-poor", "ncct: it could not be aligned to the cta; it was aligned to MNI space directly")
-    return _to_mni(study, ncct, Input.NCCT)
+    if to_cta.quality < align.POOR_QUALITY:
+        study.flag("alignment-poor", "ncct: it could not be aligned to the cta; it was aligned to MNI space directly")
+    else:
+        study.flag("study-mismatch", "ncct: its skull has another size or shape than that of the cta")
+    alone = _to_mni(study, ncct, Input.NCCT)
+    return alone if to_cta.quality < align.POOR_QUALITY else mni_from_ncct
 
 
 def _check_coverage(study: _AlignedStudy, name: Channel) -> None:
@@ -371,6 +381,9 @@ def _frame_of(study: _AlignedStudy, maps: Mapping[Input, Volume]) -> np.ndarray:
     frame = _frames(study)[best]
     if shares[best] < _MIN_IN_BRAIN:
         study.flag("perfusion-misplaced", "perfusion: much of the maps' tissue lies outside the brain of the CT")
+    else:
+        heads = [study.aligned[name].coarse for name in (Channel.CTA, Channel.NCCT) if name in study.aligned]
+        study.flags += study_check.check_maps(maps, heads[best])
     if _AlignedVolume(lead, frame).coverage < _MIN_MAP_COVERAGE:
         study.flag("coverage", "perfusion: the maps cover less than half of the brain; volumes are of that part only")
     return frame

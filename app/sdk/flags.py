@@ -110,6 +110,18 @@ _CT: Final = {
         "Area of soft tissue inside bone in an axial slice.",
         "Check that the series shows the whole head.",
     ),
+    "head-size-implausible": FlagKind(
+        _WARNING,
+        "The head has a size, proportions or a shear that hardly any adult head has.",
+        "Width, length, height and shear of the intracranial space, relative to the MNI template.",
+        "Check the voxel size, the distance of the slices and the gantry tilt; convert the series from DICOM again.",
+    ),
+    "orientation-doubtful": FlagKind(
+        _WARNING,
+        "The head is turned far against the axes of its header, so left and right may be wrong.",
+        "Angle between the axes of the head and those of the header.",
+        "Check the orientation of the series in a viewer; convert it from DICOM again.",
+    ),
     "skull-stripped": FlagKind(
         _INFO,
         "The skull and the air around it were removed before upload.",
@@ -128,12 +140,27 @@ _CT: Final = {
         "Median of the soft tissue inside bone; 5 to 70 HU is expected.",
         "Export the CT with its rescale slope and intercept, applied once.",
     ),
+    "slices-missing": FlagKind(
+        _WARNING,
+        "Slices are missing or empty inside the head, or the head moved between two slices.",
+        "Difference of neighbouring slices, beside those around it.",
+        "Send the whole series.",
+    ),
     "slice-thickness": FlagKind(
         _INFO,
         "The slices are thicker than the model was trained on.",
         "Largest voxel edge.",
         "Send the thin reconstruction.",
     ),
+}
+
+_STUDY: Final = {
+    "study-mismatch": FlagKind(
+        _WARNING,
+        "Two parts of the study seem to show two heads, or one of them has a wrong voxel size.",
+        "Skull of the NCCT beside the CTA after a rigid registration; outline of the maps beside the brain of the CT.",
+        "Check that all volumes are of one patient.",
+    )
 }
 
 _VESSELS: Final = {
@@ -266,8 +293,8 @@ _PERFUSION: Final = {
     ),
     "perfusion-misplaced": FlagKind(
         _WARNING,
-        "Much of the maps' tissue lies outside the brain of the CT.",
-        "Share of map tissue within 5 mm of the brain.",
+        "The tissue of the maps lies beside the brain of the CT, or the maps are mirrored.",
+        "Distance from the outline of the maps to the brain of the CT, and the share of their tissue in the brain.",
         "Send the maps with the scanner's coordinates.",
     ),
     "tmax-doubtful": FlagKind(
@@ -353,5 +380,5 @@ _MODEL: Final = {
     ),
 }
 
-FLAGS: Final[dict[str, FlagKind]] = {**_HEADER, **_CT, **_VESSELS, **_PERFUSION, **_MODEL}
+FLAGS: Final[dict[str, FlagKind]] = {**_HEADER, **_CT, **_STUDY, **_VESSELS, **_PERFUSION, **_MODEL}
 """Every code that a prediction can carry."""

@@ -4,6 +4,8 @@ Design notes:
 - The sform has priority, as in nibabel and most viewers (ITK prefers the qform). If the two disagree, the volume gets
   the flag ``affine-disagree``.
 - A file without both is refused, because left and right would be a guess.
+- A file whose affine only scales, with its origin at zero, is refused for the same reason: tools write such an affine
+  when they know nothing about the position.
 - A shear (gantry tilt) is accepted. An affine that is not finite, flat or out of range is refused.
 
 Source: "METHOD 2" and "METHOD 3" of nifti1.h (https://nifti.nimh.nih.gov).
@@ -27,6 +29,7 @@ Matrix = npt.NDArray[np.float64]
 
 # A smaller disagreement is rounding; a larger one may move a vessel to its neighbour.
 _AGREEMENT_MM = 1.0
+_ZERO_MM = 1e-5
 # Volume of a voxel / product of its edges: 1 for right angles, 0.87 for a gantry tilt of 30 degrees.
 _MIN_SQUARENESS = 0.05
 
@@ -123,6 +126,12 @@ def _check(affine: Matrix, shape: tuple[int, ...], field: Input, limits: Limits)
         raise invalid(field, f"has a voxel size outside {possible}: check its length unit")
     if not abs(np.linalg.det(affine[:3, :3] / edges)) >= _MIN_SQUARENESS:
         raise invalid(field, "has an affine that makes the volume flat: convert it again from DICOM")
+    if np.abs(affine[:3, :3] - np.diag(np.diag(affine[:3, :3]))).max() < _ZERO_MM > np.abs(affine[:3, 3]).max():
+        raise invalid(
+            field,
+            "has an affine that only scales, as tools write without a position, so left and right would be a guess: "
+            "convert it again from DICOM",
+        )
     if not np.abs(_corners(affine, shape)).max() <= limits.max_distance_mm:
         raise invalid(field, f"lies more than {limits.max_distance_mm:.0f} mm from the origin: check its affine")
 

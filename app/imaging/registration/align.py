@@ -16,7 +16,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,8 @@ from app.imaging.registration import gauss_newton, skull_strip, template
 from app.imaging.registration.gauss_newton import Points
 from app.imaging.registration.skull_strip import OUTSIDE
 
-__all__ = ["POOR_QUALITY", "Alignment", "RegistrationImage", "coregister", "rotation", "to_mni", "warm_up"]
+__all__ = ["POOR_QUALITY", "Alignment", "Coarse", "Coregistration", "RegistrationImage", "best_start", "coregister"]
+__all__ += ["refine", "rotation", "to_mni", "warm_up"]
 
 Floats = npt.NDArray[np.float32]
 Matrix = npt.NDArray[Any]
@@ -40,6 +41,10 @@ SMALL_MM, START_MM, FINE_MM = 1.9, 4.0, 3.0
 MIN_BRAIN_ML = 250.0
 MIN_BAND_SHARE = 0.4  # a quality needs at least this share of the skull around the brain in the field of view
 LEVELS = ((8, 12.0), (4, 6.0))  # per refinement grid: spacing of the template points and blur of both images, mm
+USUAL_SIZE, USUAL_PROPORTION = (0.8, 1.25), (0.87, 1.15)
+"""Edge of the intracranial space relative to the template's, and of each axis relative to all three. Outside these
+ranges the start search also tries the measured sizes, because a similarity fit cannot find them.
+"""
 STIFFNESS = 0.2  # weight of the strain penalty, for heads that are hardly in view (cropped vertex, thick slices)
 
 
@@ -52,18 +57,51 @@ class Alignment:
     poor: bool
 
 
+@dataclass(frozen=True, eq=False)
+class Coarse:
+    """The intracranial space of a head, on which every search for a start works.
+
+    Attributes:
+        image: (X, Y, Z, 3), blurred: mask, HU / 40 inside it, field of view.
+        affine: (4, 4), voxel index -> RAS+ millimetres, along the world's axes.
+        middle: (3,), centre of mass, RAS+ millimetres.
+        size: (3,), extent along the world's axes relative to the template's.
+    """
+
+    image: Floats
+    affine: Matrix
+    middle: Matrix
+    size: Matrix
+
+
+class Coregistration(NamedTuple):
+    """Map from RAS+ millimetres of ``moving`` to those of ``fixed``, (4, 4), and how well it fits.
+
+    Attributes:
+        quality: 0 to 1, correlation of bone; 0 if either has no intracranial space.
+        mismatch_mm: mean distance of brain points between this rigid map and the best affine one; 0 if not ``rigid``.
+    """
+
+    fixed_from_moving: Matrix
+    quality: float
+    mismatch_mm: float
+
+
 class RegistrationImage:
     """A head CT prepared for registration; one object serves several registrations.
 
     Attributes:
         hu: downsampled, clamped copy, Hounsfield units.
         affine: (4, 4), voxel index of ``hu`` -> RAS+ millimetres.
+        coarse: its intracranial space; None without one.
         start: (4, 4), MNI152 -> patient millimetres, accurate to about 10 mm; None without an intracranial space.
+        start_cost: cost of ``start``.
     """
 
     def __init__(self, volume: Volume) -> None:
         self.hu, self.affine = _downsampled(volume)
-        self.start = _initial_alignment(self)
+        self.coarse = _coarse(self)
+        self.start, self.start_cost = best_start(self.coarse, _guesses(self.coarse)) if self.coarse else (None, np.inf)
 
     def resampled(self, affine: Matrix, shape: tuple[int, ...]) -> Floats:
         """The volume on another grid, HU; ``OUTSIDE`` where it has no data. ``affine`` (4, 4): voxel -> RAS+ mm."""
@@ -77,19 +115,19 @@ def to_mni(head: RegistrationImage) -> Alignment:
     """
     if head.start is None:
         return Alignment(_centre_alignment(head), 0.0, poor=True)
-    world_from_mni, quality = _refine(head, head.start)
+    return refine(head, head.start)
+
+
+def refine(head: RegistrationImage, start: Matrix) -> Alignment:
+    """Register a head CT to MNI152 from a start, (4, 4) MNI152 -> patient millimetres."""
+    world_from_mni, quality = _refine(head, start)
     return Alignment(np.linalg.inv(world_from_mni), quality, poor=quality < POOR_QUALITY)
 
 
-def coregister(moving: RegistrationImage, fixed: RegistrationImage, *, rigid: bool = False) -> tuple[Matrix, float]:
-    """Register one head CT of a patient to another, usually an NCCT to a CTA; ``rigid`` keeps lengths.
-
-    Returns:
-        The (4, 4) map from RAS+ millimetres of ``moving`` to those of ``fixed``, and a quality from 0 to 1 (0 if
-        either has no intracranial space).
-    """
+def coregister(moving: RegistrationImage, fixed: RegistrationImage, *, rigid: bool = False) -> Coregistration:
+    """Register one head CT of a patient to another, usually an NCCT to a CTA; ``rigid`` keeps lengths."""
     if moving.start is None or fixed.start is None:
-        return np.eye(4), 0.0
+        return Coregistration(np.eye(4), 0.0, 0.0)
     moving_from_fixed = moving.start @ np.linalg.inv(fixed.start)
     if rigid:
         u, _, v = np.linalg.svd(moving_from_fixed[:3, :3])
@@ -98,16 +136,30 @@ def coregister(moving: RegistrationImage, fixed: RegistrationImage, *, rigid: bo
         moving_from_fixed[:3, :3] = u @ v
         moving_from_fixed[:3, 3] = mapped_middle - u @ v @ middle
     grid, shape = _brain_grid(fixed.start)
-    quality = 0.0
+    quality, mismatch = 0.0, 0.0
     for fwhm, step in ((10.0, 3), (5.0, 2)):
         target = _head_image(fixed, grid, shape, fwhm)
         image = _head_image(moving, moving_from_fixed @ grid, shape, fwhm)
         points = _sample_points(target, step, grid)
         start = points.voxel_from_unit(np.linalg.inv(grid))
         transform, _ = gauss_newton.fit(image, points, start, rigid=rigid, steps=20)
+        if rigid and fwhm == 5.0:
+            mismatch = _mismatch_mm(image, _sample_points(target, 3, grid), transform, points, grid)
         moving_from_fixed = moving_from_fixed @ grid @ points.voxel_from_mm(transform)
         quality = _bone_correlation(_head_image(moving, moving_from_fixed @ grid, shape, fwhm), target)
-    return np.linalg.inv(moving_from_fixed), quality
+    return Coregistration(np.linalg.inv(moving_from_fixed), quality, mismatch)
+
+
+def _mismatch_mm(image: Floats, points: Points, rigid: Matrix, rigid_points: Points, grid: Matrix) -> float:
+    """Mean distance of brain points between the rigid fit of a pair and its best affine fit, mm.
+
+    Heads of two patients differ in length, width and height; two scans of one head do not.
+    """
+    start = points.voxel_from_unit(rigid_points.voxel_from_mm(rigid))
+    affine, _ = gauss_newton.fit(image, points, start, steps=12, tolerance=0.03)
+    at = np.column_stack([points.coordinates, np.ones(len(points.coordinates))])
+    moved = at @ (affine - start).T  # voxels of the grid, which has an isotropic edge
+    return float(np.linalg.norm(moved, axis=1).mean() * np.cbrt(abs(np.linalg.det(grid[:3, :3]))))
 
 
 @cache
@@ -133,8 +185,8 @@ def _downsampled(volume: Volume) -> tuple[Floats, Matrix]:
     return blocks * np.float32(slope) + np.float32(inter), volume.affine @ from_blocks
 
 
-def _initial_alignment(head: RegistrationImage) -> Matrix | None:
-    """(4, 4) MNI -> world millimetres, accurate to about 10 mm; None without an intracranial space."""
+def _coarse(head: RegistrationImage) -> Coarse | None:
+    """The intracranial space on a grid of ``START_MM``; None without one."""
     low, high = _body_box(head)
     shape = tuple(int(n) for n in np.ceil((high - low) / START_MM) + 1)
     grid = np.diag([START_MM, START_MM, START_MM, 1.0])
@@ -146,20 +198,47 @@ def _initial_alignment(head: RegistrationImage) -> Matrix | None:
     image = _channels(
         [inside.astype(np.float32), np.where(inside, np.clip(hu, 0, 80), 0) / 40], hu > OUTSIDE, 12 / START_MM
     )
-    coarse, points = template.intracranial_points(12, 12.0), template.intracranial_points(8, 12.0)
-    middle = grid[:3, :3] @ np.argwhere(inside).mean(axis=0) + grid[:3, 3]
+    at = np.argwhere(inside) * START_MM
+    return Coarse(image, grid, at.mean(axis=0) + low, at.std(axis=0) / template.spread_mm())
+
+
+def _guesses(coarse: Coarse) -> list[Matrix]:
+    """Linear parts, (3, 3) MNI152 -> patient, of the starts: small rotations, and the size if it is unusual."""
+    tilts = [rotation(angles) for angles in itertools.product((-25, 0, 25), (-20, 0, 20), (-25, 0, 25))]
+    edge = float(np.prod(coarse.size)) ** (1 / 3)
+    guesses = list(tilts)
+    if not USUAL_SIZE[0] < edge < USUAL_SIZE[1]:
+        guesses += [edge * tilt for tilt in tilts[1::3]]
+    if not all(USUAL_PROPORTION[0] < axis < USUAL_PROPORTION[1] for axis in coarse.size / edge):
+        guesses.append(np.diag(coarse.size))
+    return guesses
+
+
+def best_start(coarse: Coarse, guesses: Sequence[Matrix], *, apart: int = 12, kept: int = 3) -> tuple[Matrix, float]:
+    """The start, (4, 4) MNI152 -> patient millimetres, of the lowest cost that a guess leads to; and its cost.
+
+    Args:
+        coarse: the intracranial space.
+        guesses: linear parts, (3, 3) MNI152 -> patient.
+        apart: millimetres between the points of the first fits.
+        kept: number of best guesses that are fitted further.
+    """
+    few, points = template.intracranial_points(apart, 12.0), template.intracranial_points(8, 12.0)
+    from_world = np.linalg.inv(coarse.affine)
     attempts = []
-    for angles in itertools.product((-25, 0, 25), (-20, 0, 20), (-25, 0, 25)):
+    for linear in guesses:
         guess = np.eye(4)
-        guess[:3, :3] = rotation(angles)
-        guess[:3, 3] = middle - guess[:3, :3] @ template.CENTRE_MM
-        start = points.voxel_from_unit(np.linalg.inv(grid) @ guess)
-        transform, cost = gauss_newton.fit(image, coarse, start, similarity=True, steps=4)
+        guess[:3, :3] = linear
+        guess[:3, 3] = coarse.middle - linear @ template.CENTRE_MM
+        start = few.voxel_from_unit(from_world @ guess)
+        transform, cost = gauss_newton.fit(coarse.image, few, start, similarity=True, steps=4)
         attempts.append((cost, transform))
     attempts.sort(key=lambda attempt: attempt[0])
-    best = [gauss_newton.fit(image, points, transform, similarity=True, steps=15) for _, transform in attempts[:3]]
-    transform, _ = min(best, key=lambda attempt: attempt[1])
-    return grid @ points.voxel_from_mm(transform)
+    best = [
+        gauss_newton.fit(coarse.image, points, transform, similarity=True, steps=15) for _, transform in attempts[:kept]
+    ]
+    transform, cost = min(best, key=lambda attempt: attempt[1])
+    return coarse.affine @ points.voxel_from_mm(transform), cost
 
 
 def _refine(head: RegistrationImage, world_from_mni: Matrix) -> tuple[Matrix, float]:

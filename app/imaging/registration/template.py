@@ -23,7 +23,16 @@ from app.imaging.registration import brain_mask
 from app.imaging.registration.gauss_newton import UNIT_MM, Points
 
 __all__ = ["BONE_HU", "BOX", "CENTRE_MM", "NON_CSF_HU"]
-__all__ += ["clear_maps", "head_points", "intracranial_points", "ramp", "sigma_of_fwhm", "tissue"]
+__all__ += [
+    "clear_maps",
+    "head_points",
+    "intracranial_points",
+    "ramp",
+    "sigma_of_fwhm",
+    "spread_mm",
+    "tissue",
+    "volume_ml",
+]
 
 Floats = npt.NDArray[np.float32]
 Matrix = npt.NDArray[Any]
@@ -68,6 +77,15 @@ def intracranial_points(step: int, fwhm_mm: float) -> Points:
     included = (distance < 12) & (at[2] > -45)
     hu, mask, _ = _maps()
     return _points(at[:, included], [_blurred(values, fwhm_mm, step)[included] for values in (mask, hu / 40)])
+
+
+def spread_mm() -> Matrix:
+    """(3,): standard deviation of the brain's points along MNI axes, millimetres."""
+    points = intracranial_points(8, 12.0)
+    weights = points.values[:, 0].astype(np.float64)
+    centred = points.coordinates - np.average(points.coordinates, axis=0, weights=weights)
+    spread: Matrix = np.sqrt(np.average(centred**2, axis=0, weights=weights)) * UNIT_MM
+    return spread
 
 
 def tissue() -> tuple[Floats, Matrix]:

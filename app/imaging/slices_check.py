@@ -1,0 +1,64 @@
+"""Find missing slices in a CT: a jump between two neighbouring slices that is much larger than those around it.
+
+Design notes:
+- Slices that were lost in a transfer are stacked without a gap, so the header looks right and the head is too short.
+- The mean absolute difference of neighbouring slices changes slowly along a head. A jump is compared with the largest
+  of the six differences around it. In-plane means over 5 mm remove noise.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from app.imaging.registration.align import BODY_HU, RegistrationImage
+from app.imaging.resample import shrink
+from app.sdk.types import Flag, Input
+
+__all__ = ["check"]
+
+_IN_PLANE_MM: Final = 5.0
+_MIN_BODY_CM2: Final = 12.0
+_AROUND: Final = 3
+_MIN_JUMP_HU: Final = 2.0
+_MAX_RATIO: Final = 2.3
+
+
+def check(head: RegistrationImage, name: Input) -> tuple[Flag, ...]:
+    """``slices-missing`` if a head CT seems to lack slices, or has empty ones, inside the head."""
+    jumps, empty = _differences(head)
+    if not empty and largest_ratio(jumps) < _MAX_RATIO:
+        return ()
+    detail = f"{name}: slices are missing or empty inside the head, or the head moved there; send the whole series"
+    return (Flag(code="slices-missing", detail=detail),)
+
+
+def largest_ratio(jumps: np.ndarray) -> float:
+    """Largest ratio of a difference, (n,), to the largest of those around it; differences of 0 do not count."""
+    largest = 0.0
+    for k, jump in enumerate(jumps):
+        around = np.concatenate([jumps[max(0, k - _AROUND) : k], jumps[k + 1 : k + 1 + _AROUND]])
+        if np.count_nonzero(around) >= _AROUND:
+            largest = max(largest, float(jump / max(around.max(), _MIN_JUMP_HU)))
+    return largest
+
+
+def _differences(head: RegistrationImage) -> tuple[np.ndarray, bool]:
+    """Mean absolute difference of neighbouring slices inside the body, (n,) HU; and whether one inside is empty."""
+    axis = int(np.argmax(np.abs(head.affine[2, :3])))
+    edges = np.linalg.norm(head.affine[:3, :3], axis=0)
+    x, y, z = (1 if other == axis else max(1, round(_IN_PLANE_MM / edges[other])) for other in range(3))
+    planes = np.moveaxis(shrink(head.hu, (x, y, z))[0], axis, 0)
+    planes = planes.reshape(len(planes), -1)
+    body = planes > BODY_HU
+    cm2 = float(np.prod(np.delete(edges * (x, y, z), axis))) / 100
+    filled = np.flatnonzero(body.sum(axis=1) * cm2 > _MIN_BODY_CM2)
+    if len(filled) < 2:
+        return np.zeros(0), False
+    inside = slice(filled[0], filled[-1] + 1)
+    empty = bool((~body[inside]).all(axis=1).any())
+    either = body[inside][1:] | body[inside][:-1]
+    difference = np.abs(np.diff(planes[inside], axis=0))
+    jumps: np.ndarray = (difference * either).sum(axis=1) / np.maximum(either.sum(axis=1), 1)
+    return jumps, empty

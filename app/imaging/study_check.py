@@ -1,0 +1,131 @@
+"""Compare the parts of one study: do the NCCT and the perfusion maps belong to the head of the CTA?
+
+Design notes:
+- Two CTs of one patient differ by a movement only. The mean distance between the best rigid and the best affine map of
+  one to the other shows another length, width or height, and the correlation of bone shows another shape.
+- The tissue of a perfusion map lies within the skull. A rigid fit of its outline to the intracranial space of the CT
+  shows how far the map is displaced. The fit needs an outline: it is left out for maps without background.
+- A mirrored map is displaced unless the head lies straight in its grid; then its outline is its own mirror image.
+- Maps with another proportion of width to length than the brain of the CT are those of another head. A margin that is
+  equal on all sides is allowed, because every software draws the outline differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from app.imaging.io.nifti import Volume
+from app.imaging.registration import gauss_newton, template
+from app.imaging.registration.align import Coarse, Coregistration
+from app.imaging.registration.gauss_newton import UNIT_MM, Points
+from app.imaging.resample import shrink
+from app.sdk.types import Flag, Input
+
+__all__ = ["MAX_DISPLACEMENT_MM", "MAX_PROPORTION_MM", "Outline", "check_maps", "compare_outline", "is_other_head"]
+
+Matrix = npt.NDArray[Any]
+Floats = npt.NDArray[np.float32]
+
+MAX_MISMATCH_MM: Final = 1.0
+MIN_BONE_CORRELATION: Final = 0.93
+
+_OUTLINE_MM: Final = 4.0
+_BLUR_MM: Final = 12.0  # of the intracranial space in ``Coarse``
+_TISSUE_SHARE: Final = (0.03, 0.85)  # share of the field of view; more or less is not an outline of a brain
+_BETTER_FIT: Final = 0.8  # cost after the fit relative to that before it
+_HALF_OF_STD: Final = 5**0.5  # half an axis of a solid ellipsoid, in standard deviations along it
+MAX_DISPLACEMENT_MM: Final = 5.0
+MAX_PROPORTION_MM: Final = 3.0
+
+
+class Outline(NamedTuple):
+    """Outline of the tissue of perfusion maps, compared with the intracranial space of a CT.
+
+    Attributes:
+        displacement_mm: mean distance that the tissue must move; 0 if a movement hardly improves the fit.
+        proportion_mm: difference between the margins across and along the head, after that movement.
+    """
+
+    displacement_mm: float
+    proportion_mm: float
+
+
+def is_other_head(pair: Coregistration) -> bool:
+    """Whether two CTs that were registered rigidly show two heads."""
+    return pair.mismatch_mm > MAX_MISMATCH_MM or pair.quality < MIN_BONE_CORRELATION
+
+
+def compare_outline(maps: Mapping[Input, Volume], coarse: Coarse) -> Outline | None:
+    """Fit the tissue of perfusion maps to the intracranial space of a CT; None if the maps show no outline.
+
+    Args:
+        maps: maps on one grid, 0 outside tissue.
+        coarse: the intracranial space, in the world frame of the maps.
+    """
+    outline = _outline(maps)
+    if outline is None:
+        return None
+    start = outline.voxel_from_unit(np.linalg.inv(coarse.affine))
+    image = np.ascontiguousarray(coarse.image[..., [0, 2]])
+    _, before = gauss_newton.fit(image, outline, start, rigid=True, steps=0)
+    moved, after = gauss_newton.fit(image, outline, start, rigid=True, steps=15, tolerance=0.03)
+    if after > _BETTER_FIT * before:
+        moved = start
+    tissue = outline.coordinates[outline.values[:, 0] > 0.5]
+    at = np.column_stack([tissue, np.ones(len(tissue))])
+    distance = np.linalg.norm(at @ (moved - start).T, axis=1).mean() * abs(coarse.affine[0, 0])
+    stretched, _ = gauss_newton.fit(image, outline, moved, steps=12, tolerance=0.03)
+    _, stretch, v = np.linalg.svd(stretched[:, :3] @ np.linalg.inv(moved[:, :3]))
+    growth = np.diag(v.T @ np.diag(stretch) @ v)[:2] - 1
+    margins = growth * tissue.std(axis=0)[:2] * _HALF_OF_STD * UNIT_MM
+    return Outline(float(distance), float(abs(margins[0] - margins[1])))
+
+
+def _outline(maps: Mapping[Input, Volume]) -> Points | None:
+    """The tissue of maps, blurred as the intracranial space of a CT, as points to fit; None if it has no outline."""
+    first = next(iter(maps.values()))
+    tissue = np.zeros(first.shape, np.float32, order="F")
+    for volume in maps.values():
+        if volume.shape == first.shape:
+            tissue[volume.data > 0] = 1
+    if not _TISSUE_SHARE[0] < tissue.mean() < _TISSUE_SHARE[1]:
+        return None
+    x, y, z = (max(1, round(_OUTLINE_MM / edge)) for edge in first.spacing_mm)
+    blocks, from_blocks = shrink(tissue, (x, y, z))
+    affine = first.affine @ from_blocks
+    edges = np.linalg.norm(affine[:3, :3], axis=0)
+    filled = np.stack([ndimage.binary_fill_holes(plane) for plane in np.moveaxis(blocks > 0.5, _slices(affine), 0)])
+    solid = np.moveaxis(filled, 0, _slices(affine)).astype(np.float32)
+    blurred = ndimage.gaussian_filter(solid, template.sigma_of_fwhm(_BLUR_MM) / edges, mode="nearest", truncate=3)
+    every = tuple(slice(None, None, max(1, round(8 / edge))) for edge in edges)
+    index = np.indices(blurred.shape)[(slice(None), *every)].reshape(3, -1)
+    values = np.ascontiguousarray(blurred[every].reshape(-1, 1), np.float32)
+    at = (affine[:3, :3] @ index + affine[:3, 3:]).T
+    if not (values > 0.5).any():
+        return None
+    centre = at[values[:, 0] > 0.5].mean(axis=0)
+    return Points(np.ascontiguousarray((at - centre) / UNIT_MM), values, np.ones_like(values), centre)
+
+
+def _slices(affine: Matrix) -> int:
+    """The axis of the axial slices."""
+    return int(np.argmax(np.abs(affine[2, :3])))
+
+
+def check_maps(maps: Mapping[Input, Volume], coarse: Coarse | None) -> tuple[Flag, ...]:
+    """Flags for perfusion maps that are displaced against a CT, or have the proportions of another head."""
+    outline = compare_outline(maps, coarse) if coarse is not None else None
+    if outline is None:
+        return ()
+    if outline.displacement_mm > MAX_DISPLACEMENT_MM:
+        detail = "perfusion: the tissue of the maps lies beside the brain of the CT, or is mirrored"
+        return (Flag(code="perfusion-misplaced", detail=detail),)
+    if outline.proportion_mm > MAX_PROPORTION_MM:
+        detail = "perfusion: the tissue of the maps has other proportions than the brain of the CT"
+        return (Flag(code="study-mismatch", detail=detail),)
+    return ()
