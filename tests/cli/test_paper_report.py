@@ -95,7 +95,13 @@ def test_choice_of_variables_is_another_run(logistic: tuple[Path, Result], cohor
 
 def test_card_has_table_1_flow_and_modalities(logistic: tuple[Path, Result]) -> None:
     card = (logistic[0] / "card.md").read_text()
-    for text in ("## Flow of the studies", "## Table 1", "## Missing values", "## By modality", "| NCCT present | 90 |"):
+    for text in (
+        "## Flow of the studies",
+        "## Table 1",
+        "## Missing values",
+        "## By modality",
+        "| NCCT present | 90 |",
+    ):
         assert text in card
     assert "removed from all |" not in card  # a logistic regression sees no image
     assert "| age, years | mean ± SD | 0 (0 %) |" in card

@@ -22,7 +22,14 @@ def row(values: list[Value], first: int, least: int = 0) -> list[str]:
 
 
 def test_symmetric_number_has_mean_and_sd_and_a_skewed_one_median_and_quartiles() -> None:
-    assert row([60.0, 70.0, None, 80.0, 90.0, 100.0], 3) == ["x", "mean ± SD", "1 (17 %)", "65 ± 7.07", "90 ± 10", "-2.89"]
+    assert row([60.0, 70.0, None, 80.0, 90.0, 100.0], 3) == [
+        "x",
+        "mean ± SD",
+        "1 (17 %)",
+        "65 ± 7.07",
+        "90 ± 10",
+        "-2.89",
+    ]
     name, statistic, _, first, *_ = row([1.0, 2.0, 3.0, 4.0, 500.0, 5.0, 6.0, 7.0], 5)
     assert (name, statistic, first) == ("x", "median [IQR]", "3 [2-4]")
 
@@ -42,7 +49,9 @@ def test_category_has_one_line_for_each_level_and_one_distance() -> None:
     gap = shares[0] - shares[1]
     assert lines[0].differences[0] == pytest.approx(np.sqrt(gap @ np.linalg.inv(covariance) @ gap))
     assert np.isnan(lines[1].differences[0])
-    two = baseline_table.rows([Characteristic("sex", ["f"] * 5 + ["m"] * 5 + ["f"] * 2 + ["m"] * 8)], groups(10, 10), PAIR)
+    two = baseline_table.rows(
+        [Characteristic("sex", ["f"] * 5 + ["m"] * 5 + ["f"] * 2 + ["m"] * 8)], groups(10, 10), PAIR
+    )
     assert two[0].differences[0] == pytest.approx(-(0.5 - 0.2) / np.sqrt((0.25 + 0.16) / 2))
 
 

@@ -46,7 +46,12 @@ def scores(count: int = 80, seed: int = 0) -> tuple[list[LiveScore], list[LiveSc
         both.append(
             [
                 LiveScore(
-                    f"{version}-{n}", "pacs", f"S-{n}", START + timedelta(days=n), float(expit(logits[n])), bool(labels[n])
+                    f"{version}-{n}",
+                    "pacs",
+                    f"S-{n}",
+                    START + timedelta(days=n),
+                    float(expit(logits[n])),
+                    bool(labels[n]),
                 )
                 for n in range(count)
             ]

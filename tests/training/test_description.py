@@ -43,7 +43,8 @@ def data() -> Dataset:
 
 def cohort(unknown: int = 4) -> Cohort:
     studies = tuple(
-        CohortRow(n + 2, f"p{n}", str(SITES[n]), "", "", {}, None, ClinicalRecord(), int(LABELS[n])) for n in range(COUNT)
+        CohortRow(n + 2, f"p{n}", str(SITES[n]), "", "", {}, None, ClinicalRecord(), int(LABELS[n]))
+        for n in range(COUNT)
     )
     found = [(study.site, {"etici": bool(study.outcome)}) for study in studies] + [("south", {"etici": None})] * unknown
     counts = outcome.count(Target.RLVO.outcome, ["etici"], found, drop_unknown=True)

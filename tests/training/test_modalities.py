@@ -93,7 +93,9 @@ def test_removed_modality_is_as_if_it_had_not_been_sent() -> None:
     other = cohort(without)
     networks = result.networks[DAFT]
     context = TrainingContext(other, Vectors.of(other, result.spec), defaults.GRID, CHANNEL_NAMES, CPU)
-    expected = np.concatenate([tasks.logits(network, context, own) for network, own in zip(networks, FOLDS, strict=True)])
+    expected = np.concatenate(
+        [tasks.logits(network, context, own) for network, own in zip(networks, FOLDS, strict=True)]
+    )
     scores = modalities._without(result, DAFT, data, ("tmax", "rcbf"), CPU)
     assert scores.out_of_fold[DEVELOP] == pytest.approx(expected, abs=1e-5)
     assert np.isfinite(scores.mean[SPLIT.test]).all()

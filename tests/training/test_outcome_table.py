@@ -61,7 +61,9 @@ def test_row_without_any_finding_has_no_outcome_yet(tmp_path: Path) -> None:
 
 def test_all_faults_are_reported_together_without_values(tmp_path: Path) -> None:
     text = "prediction,subject,date,etici,rescue_treatment,final_stenosis_percent\n"
-    text += f"{ID},,,2,0,10\nJane,,,3,0,\n,Jane Roe,,3,0,\n,S-1,1/3/2026,3,0,\n,,,3,0,\n,S-2,,,0,\n,S-3,,3,perhaps,500\n"
+    text += (
+        f"{ID},,,2,0,10\nJane,,,3,0,\n,Jane Roe,,3,0,\n,S-1,1/3/2026,3,0,\n,,,3,0,\n,S-2,,,0,\n,S-3,,3,perhaps,500\n"
+    )
     said = faults(tmp_path, text)
     for expected in (
         "row 2, column etici: expected one of 0, 1, 2a",

@@ -72,7 +72,12 @@ def test_files_have_one_line_for_each_study_and_model(tmp_path: Path) -> None:
     assert (first["row"], first["part"], first["fold"], first["flags"]) == ("2", "development", "1", "slice-thickness")
     assert (first["model"], first["manifest_sha256"]) == ("a", "ab" * 32)
     assert all(int(line["outcome"]) == LABELS[int(line["row"]) - 2] for line in lines)
-    assert {line["conformal"] for line in lines} <= {"refractory", "not-refractory", "not-refractory refractory", "none"}
+    assert {line["conformal"] for line in lines} <= {
+        "refractory",
+        "not-refractory",
+        "not-refractory refractory",
+        "none",
+    }
     late = read(tmp_path / "test.csv")
     assert [line["patient"] for line in late] == [f"p{n}" for n in range(160, COUNT)] * 2
     assert late[-1]["flags"] == "unknown"

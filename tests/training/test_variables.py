@@ -33,7 +33,9 @@ def test_names_are_put_into_the_order_of_the_record(text: str, names: tuple[str,
     assert variables.parse(text) == names
 
 
-@pytest.mark.parametrize("text", ["weight", "age,etici", "mrs_90", "occlusion_side", "perfusion.software", ",", "perfusion"])
+@pytest.mark.parametrize(
+    "text", ["weight", "age,etici", "mrs_90", "occlusion_side", "perfusion.software", ",", "perfusion"]
+)
 def test_unknown_name_is_refused_with_the_names_that_exist(text: str) -> None:
     with pytest.raises(CohortFault, match=r"age, sex, .*perfusion.core_ml"):
         variables.parse(text)
