@@ -55,7 +55,7 @@ def test_training_prints_the_table_and_writes_a_loadable_version(trained: tuple[
     card = (out / "card.md").read_text()
     assert "SYNTHETIC" in card
     assert "Trunk and last block are those of rlvo-synthetic 1.0.0" in card
-    for table in ("| act above | net benefit |", "| sex: female |", "| oracle (the true chances) |"):
+    for table in ("| act above | net benefit (95 % interval) |", "| sex: female |", "| oracle (the true chances) |"):
         assert table in card
 
 
