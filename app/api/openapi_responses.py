@@ -89,6 +89,12 @@ def _form() -> Entry:
             "default": "true",
             "description": "Contributions and maps: `true`, `false`, or `exact` for exact methods, which take minutes",
         },
+        "accept_warnings": {
+            "type": "string",
+            "enum": ["true", "false"],
+            "default": "false",
+            "description": "`true`: give the decision in spite of flags of severity `warning`, which else withhold it",
+        },
     }
     return {
         "schema": {"type": "object", "properties": volumes | fields, "additionalProperties": False},
@@ -292,6 +298,7 @@ def _json_body(schema: str) -> Entry:
 review = _entry(
     *_PREDICTION_ERRORS,
     *_BODY_ERRORS,
+    errors.Conflict,
     ok={
         200: {
             "description": "The last review of this reviewer is the same; nothing was added",

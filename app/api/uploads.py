@@ -52,6 +52,7 @@ class UploadedStudy:
     subject: str | None = None
     explain: bool = True
     exact: bool = False
+    accept_warnings: bool = False
     headers: dict[Input, Header] = field(default_factory=dict)
 
 
@@ -74,6 +75,7 @@ class UploadReceiver:
             "model": (_FIELD_BYTES, self._model),
             "subject": (_FIELD_BYTES, self._subject),
             "explain": (_FIELD_BYTES, self._explain),
+            "accept_warnings": (_FIELD_BYTES, self._accept_warnings),
         }
         name = header.name
         if name in self._digests:
@@ -149,6 +151,10 @@ class UploadReceiver:
     def _explain(self, content: bytes) -> None:
         explain = _matching("explain", content, "true|false|exact", "must be `true`, `false` or `exact`")
         self.study.explain, self.study.exact = explain != "false", explain == "exact"
+
+    def _accept_warnings(self, content: bytes) -> None:
+        text = _matching("accept_warnings", content, "true|false", "must be `true` or `false`")
+        self.study.accept_warnings = text == "true"
 
 
 @asynccontextmanager

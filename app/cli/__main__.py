@@ -2,7 +2,8 @@
 
 Design notes:
 - Each command imports its modules when it runs, so `rlvo --help` loads no torch, numpy or web framework.
-- The exit status is 0 for success, 1 for a failure, and 2 for a wrong command or a wrong input.
+- The exit status is 0 for success, 1 for a failure, 2 for a wrong command or a wrong input, and 3 from
+  `rlvo predict` for a withheld decision.
 - An `RlvoError` is printed in a few lines. A traceback shows no local variables, which may hold patient data.
 """
 

@@ -22,11 +22,15 @@ def check(
     columns: Annotated[Path | None, typer.Option(help="columns.toml; default: the one next to the table")] = None,
     date_format: Annotated[str, typer.Option(help="Form of the dates, as dd/mm/yyyy, or excel; default: ISO")] = "",
     drop_unknown: Annotated[bool, typer.Option(help="Leave out rows of unknown outcome")] = False,
+    accept: Annotated[
+        str, typer.Option(help="Codes of suspicious values that are right, separated by commas, or all")
+    ] = "",
 ) -> None:
     """Print one line for each column of a table and its faults, and write the template of columns.toml.
 
     rlvo table check cohort.xlsx
     rlvo table check cohort.csv --date-format dd/mm/yyyy
+    rlvo table check cohort.csv --accept missing-code,unit
 
     The template is written next to the table, if there is no columns.toml. It may contain words of the table.
     Exit status 2 says that the table cannot be used yet.
@@ -38,7 +42,9 @@ def check(
     if target and target not in list(Target):
         raise typer.BadParameter(f"give {' or '.join(Target)}", param_hint="--target")
     chosen = Target(target) if target else None
-    result = table_check.check(file, drop_unknown=drop_unknown, target=chosen, rules=columns, date_format=date_format)
+    result = table_check.check(
+        file, drop_unknown=drop_unknown, target=chosen, rules=columns, date_format=date_format, accept=accept
+    )
     typer.echo(result.text)
     rules = columns or (file if file.is_dir() else file.parent) / FILE
     if not rules.exists():

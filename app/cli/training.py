@@ -5,6 +5,7 @@ Each command imports its heavy modules when it runs. A cohort's faults are print
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,9 @@ commands = typer.Typer(no_args_is_help=True, add_completion=False, pretty_except
 console = Console(stderr=True)
 
 
+NOT_OF_INPUT = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE)
+"""Errors of the machine: disk full or broken, too many open files."""
+LARGEST_SEED = 2**32 - 1
 REPORT_HELP = "Folder of the report; default: a new one in `reports` beside the table"
 TABLE_HELP = "Table (.csv, .xlsx, .parquet), or folder with cohort.csv, or ISLES'24"
 
@@ -51,6 +55,9 @@ class ConsentOptions:
     i_know: Annotated[
         bool, typer.Option("--i-know", help="Continue with patients that a given version was trained on")
     ] = False
+    accept: Annotated[
+        str, typer.Option(help="Codes of suspicious values to continue with, separated by commas, or all")
+    ] = ""
 
 
 class Workers(StrEnum):
@@ -85,7 +92,7 @@ def synthesize(
     preset: Annotated[
         Preset, typer.Option(help="Dependence of the outcome on the images and the record")
     ] = Preset.PAPER,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same patients")] = 7,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="The same seed gives the same patients")] = 7,
     full_size: Annotated[bool, typer.Option(help="Write full-size NIfTI volumes in oblique patient space")] = False,
 ) -> None:
     """Make a cohort of synthetic patients, and a table of their true values."""
@@ -117,7 +124,9 @@ def train(
     ] = None,
     phantoms: Annotated[int, typer.Option(min=0, help="Pretrain a new trunk on this many phantoms")] = 0,
     epochs: Annotated[int, typer.Option(min=1, help="Maximum of epochs per fold")] = 12,
-    seed: Annotated[int, typer.Option(help="Same seed and data give the same weights on one kind of CPU")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Same seed and data give the same weights on one kind of CPU")
+    ] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda", callback=_device)] = "auto",
     jobs: Annotated[int, typer.Option(min=0, help="Folds, or studies, at the same time; 0: one per core")] = 0,
     workers: Annotated[
@@ -177,12 +186,14 @@ def train(
 def train_segmenter(
     out: Annotated[Path, typer.Argument(help="New version: model_store/segmenters/NAME/VERSION")],
     steps: Annotated[int, typer.Option(min=1, help="Training steps, one batch of patches each")] = 400,
-    seed: Annotated[int, typer.Option(help="Same seed gives the same weights on one machine's CPU")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Same seed gives the same weights on one machine's CPU")
+    ] = 0,
 ) -> None:
     """Train the small U-Net that marks vessels, on phantoms. A version's manifest names it in ``segmenter``."""
     from app.training import segmenter
 
-    with _bar("steps", steps) as advance:
+    with _faults(), _bar("steps", steps) as advance:
         segmenter.train(out, steps=steps, seed=seed, name=out.parent.name, version=out.name, advance=advance)
 
 
@@ -234,15 +245,23 @@ def import_(
 
 @contextmanager
 def _faults() -> Iterator[None]:
-    """Print a cohort's faults and exit with status 2."""
-    from app.training.errors import CohortFault
+    """Print the faults of a cohort, a version or a file, and exit with status 2, or 1 if the input is not the cause."""
+    from app.sdk.errors import RlvoError
+    from app.training.errors import CohortFault, file_fault
 
     try:
         yield
     except CohortFault as error:
-        for fault in error.faults:
-            console.print(fault, style="red", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
+        lines, status = list(error.faults), 2
+    except RlvoError as error:
+        lines, status = [error.detail], 2 if 400 <= error.status < 500 else 1
+    except OSError as error:
+        lines, status = [file_fault(error)], 1 if error.errno in NOT_OF_INPUT else 2
+    else:
+        return
+    for line in lines:
+        console.print(line, style="red", highlight=False, soft_wrap=True, markup=False)
+    raise typer.Exit(status)
 
 
 @contextmanager

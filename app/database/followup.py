@@ -17,9 +17,9 @@ from sqlalchemy.orm import Session
 from app.database import predictions
 from app.database.session import now
 from app.database.tables import OutcomeRow, PredictionRow, ReviewRow, ShadowRow
-from app.sdk.errors import NotFinished
+from app.sdk.errors import Conflict, NotFinished
 from app.sdk.followup import Outcome, OutcomeDraft, Review, ReviewDraft, Verdict
-from app.sdk.types import PerfusionSummary, Status
+from app.sdk.types import PerfusionSummary, Prediction, Status
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,10 @@ def add_review(session: Session, prediction_id: str, caller: str | None, draft: 
     Raises:
         PredictionNotFound, Erased: There is no such prediction, or it is erased.
         NotFinished: The prediction has not succeeded.
+        Conflict: Warnings withhold the decision, so there is none to review.
     """
-    _lock(session, prediction_id, caller)
+    if _lock(session, prediction_id, caller).decision is None:
+        raise Conflict("The decision of this prediction is withheld, so there is none to review")
     by_reviewer = _reviews_of(prediction_id).where(ReviewRow.reviewer == draft.reviewer)
     last = session.scalars(by_reviewer.order_by(ReviewRow.id.desc()).limit(1)).first()
     values = {"verdict": draft.verdict.value, "reason": draft.reason and draft.reason.value, "comment": draft.comment}
@@ -188,10 +190,12 @@ def _last_verdicts(session: Session, name: str, version: str) -> dict[str, dict[
     return verdicts
 
 
-def _lock(session: Session, prediction_id: str, caller: str | None) -> None:
+def _lock(session: Session, prediction_id: str, caller: str | None) -> Prediction:
     session.execute(select(PredictionRow.id).where(PredictionRow.id == prediction_id).with_for_update())
-    if predictions.find(session, prediction_id, caller).status is not Status.SUCCEEDED:
+    prediction = predictions.find(session, prediction_id, caller)
+    if prediction.status is not Status.SUCCEEDED:
         raise NotFinished("Only a prediction that succeeded can have a review or an outcome")
+    return prediction
 
 
 def _reviews_of(prediction_id: str) -> Select[ReviewRow]:

@@ -6,6 +6,7 @@ Design notes:
 - A variable has the name of the record's field, with a dot inside a section: ``age``, ``perfusion.core_ml``.
 - A field that is known only after the puncture can never be a variable; ``POST_PROCEDURE_FIELDS`` is the only list.
 - A perfusion number from the site's software has priority over the computed one; a large difference gives a flag.
+- A category without a column is a missing value, and a flag says so. It never looks like a known value of zeros.
 - ``log`` means log(1 + x), because volumes and times may be zero.
 """
 
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from app.registry.manifest import Clinical, ClinicalVariable, VariableKind
+from app.sdk import clinical_rules
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import FieldError, InvalidClinical, MissingInput
 from app.sdk.types import Flag, PerfusionSummary
@@ -64,11 +66,21 @@ def encode(record: ClinicalRecord, clinical: Clinical, perfusion: PerfusionSumma
         MissingInput: A required variable is missing.
     """
     validate_names(variable.name for variable in clinical.variables)
-    shown = {variable.name: _value(record, variable.name, perfusion) for variable in clinical.variables}
-    required = [variable.name for variable in clinical.variables if variable.required and shown[variable.name] is None]
+    given = {variable.name: _value(record, variable.name, perfusion) for variable in clinical.variables}
+    shown = {v.name: given[v.name] if _has_column(v, given[v.name]) else None for v in clinical.variables}
+    required = [variable for variable in clinical.variables if variable.required and shown[variable.name] is None]
     if required:
-        errors = [FieldError(f"clinical.{name}", "this model requires it") for name in required]
-        raise MissingInput(f"This model requires the clinical fields: {', '.join(required)}.", errors=errors)
+        names = ", ".join(variable.name for variable in required)
+        errors = [
+            FieldError(
+                f"clinical.{variable.name}",
+                "this model requires it"
+                if given[variable.name] is None
+                else f"this model requires it, and knows only {', '.join(variable.categories)}",
+            )
+            for variable in required
+        ]
+        raise MissingInput(f"This model requires the clinical fields: {names}.", errors=errors)
     columns = [column for variable in clinical.variables for column in _columns(variable, shown[variable.name])]
     missing = [float(value is None) for value in shown.values()]
     return EncodedRecord(
@@ -76,8 +88,22 @@ def encode(record: ClinicalRecord, clinical: Clinical, perfusion: PerfusionSumma
         missing=np.asarray(missing, dtype=np.float32),
         imputed=tuple(name for name, value in shown.items() if value is None),
         shown=shown,
-        flags=tuple(_disagreements(record, perfusion)),
+        flags=(*clinical_rules.doubts(record), *_disagreements(record, perfusion), *category_flags(record, clinical)),
     )
+
+
+def category_flags(record: ClinicalRecord, clinical: Clinical) -> Iterator[Flag]:
+    """Yield a flag for each category that the version has no column for, or that no training patient had."""
+    for variable in clinical.variables:
+        if variable.kind is not VariableKind.CATEGORY or (value := record.value(variable.name)) is None:
+            continue
+        if value not in variable.categories:
+            known = ", ".join(variable.categories)
+            detail = f"{variable.name}: the version does not know this category and takes it as missing; known: {known}"
+            yield Flag(code="category-unknown", detail=detail)
+        elif any(variable.category_means) and not variable.category_means[variable.categories.index(str(value))]:
+            detail = f"{variable.name}: no training patient had this category, so its effect was not learnt"
+            yield Flag(code="category-unknown", detail=detail)
 
 
 def width(variable: ClinicalVariable) -> int:
@@ -106,7 +132,8 @@ def fit(records: Sequence[ClinicalRecord], variables: Sequence[ClinicalVariable]
     """Return the variables with imputation and standardisation learnt from training records.
 
     A number is imputed by its median, a flag by its frequency, a category by its frequencies. Mean and standard
-    deviation are those of the imputed and transformed column. Statistics in ``variables`` are replaced.
+    deviation are those of the imputed and transformed column. Statistics in ``variables`` are replaced. A category
+    of the schema that a training record has gets a column, even if ``variables`` does not list it.
 
     Raises:
         InvalidClinical: See ``validate_names``.
@@ -119,9 +146,11 @@ def _fit_variable(variable: ClinicalVariable, records: Sequence[ClinicalRecord])
     raw = [record.value(variable.name) for record in records]
     known = [value for value in raw if value is not None]
     if variable.kind is VariableKind.CATEGORY:
-        counts = np.asarray([sum(str(value) == category for value in known) for category in variable.categories])
-        shares = counts / max(int(counts.sum()), 1)
-        return variable.model_copy(update={"category_means": tuple(float(share) for share in shares)})
+        words = [str(value) for value in known]
+        categories = (*variable.categories, *sorted(set(words) - set(variable.categories)))
+        counts = np.asarray([words.count(category) for category in categories])
+        shares = tuple(float(share) for share in counts / max(int(counts.sum()), 1))
+        return variable.model_copy(update={"categories": categories, "category_means": shares})
     numbers = np.asarray([float(value) for value in known], dtype=np.float64)
     middle = np.mean if variable.kind is VariableKind.FLAG else np.median
     imputed = float(middle(numbers)) if len(numbers) else 0.0
@@ -137,6 +166,10 @@ def _value(record: ClinicalRecord, name: str, perfusion: PerfusionSummary | None
     if value is None and perfusion is not None and name.startswith(PERFUSION):
         value = getattr(perfusion, name.removeprefix(PERFUSION), None)
     return str(value) if isinstance(value, str) else value
+
+
+def _has_column(variable: ClinicalVariable, value: Value | None) -> bool:
+    return variable.kind is not VariableKind.CATEGORY or value is None or value in variable.categories
 
 
 def _columns(variable: ClinicalVariable, value: Value | None) -> list[float]:

@@ -10,6 +10,7 @@ Design notes:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,8 @@ from app.network.architecture import Architecture
 from app.sdk.types import Channel, Input
 
 SCHEMA_VERSION = 1
+NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
+VERSION_PATTERN = r"^[0-9]+\.[0-9]+\.[0-9]+(-[0-9a-z.]+)?$"
 
 
 class VariableKind(StrEnum):
@@ -148,8 +151,8 @@ class SegmenterManifest(FrozenModel):
     """Manifest of a trained vessel segmenter in the model store, ``segmenters/<name>/<version>``."""
 
     schema_version: Literal[1] = 1
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-    version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+(-[0-9a-z.]+)?$")]
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    version: Annotated[str, Field(pattern=VERSION_PATTERN)]
     filters: int = Field(ge=1, le=64)
     file: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*\.safetensors$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -161,8 +164,8 @@ class SegmenterManifest(FrozenModel):
 class SegmenterRef(FrozenModel):
     """Segmenter that a model version was trained with; ``sha256`` is the digest of its weights."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-    version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+(-[0-9a-z.]+)?$")]
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    version: Annotated[str, Field(pattern=VERSION_PATTERN)]
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
@@ -170,8 +173,8 @@ class Manifest(FrozenModel):
     """Complete manifest of one model version."""
 
     schema_version: Literal[1] = 1
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-    version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+(-[0-9a-z.]+)?$")]
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    version: Annotated[str, Field(pattern=VERSION_PATTERN)]
     kind: Literal["network", "logistic"] = "network"
     architecture: Architecture
     grid: Grid
@@ -180,7 +183,6 @@ class Manifest(FrozenModel):
     folds: tuple[Fold, ...] = Field(min_length=1)
     calibration: Calibration = Calibration()
     threshold: Threshold
-    interval_level: float = Field(default=0.9, gt=0, lt=1)
     conformal: Conformal | None = None
     background: Background
     out_of_distribution: OutOfDistribution | None = None
@@ -194,6 +196,14 @@ class Manifest(FrozenModel):
     intended_use: str = "Research use only. Not for clinical decisions."
     licence: str = "Apache-2.0"
     extra: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_interval_level(cls, document: object) -> object:
+        """Ignore ``interval_level`` of manifests of earlier releases: the spread of the folds has no level."""
+        if not isinstance(document, Mapping):
+            return document
+        return {name: value for name, value in document.items() if name != "interval_level"}
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> Manifest:

@@ -14,6 +14,7 @@ Design notes:
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,11 +26,12 @@ from pydantic import ValidationError
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.types import Input
 from app.training import cells as parsing
-from app.training import columns, isles24, outcome, table_reader
+from app.training import columns, isles24, outcome, suspicious, table_reader, value_rules
 from app.training.columns import ColumnRules, MappedTable
 from app.training.errors import CohortFault, FaultList
 from app.training.options import Target
 from app.training.outcome import Findings, OutcomeCounts
+from app.training.suspicious import Suspicion
 from app.training.table_reader import RawTable
 
 LEAST_PATIENTS = 20
@@ -60,6 +62,7 @@ class Cohort:
         target: Name of the outcome.
         counts: Outcomes by component and site, before rows of unknown outcome are left out.
         notes: How the table was read.
+        suspicions: Values that are valid and probably wrong, which the caller checks.
     """
 
     folder: Path
@@ -67,6 +70,7 @@ class Cohort:
     target: str = "rLVO"
     counts: OutcomeCounts | None = None
     notes: tuple[str, ...] = ()
+    suspicions: tuple[Suspicion, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,12 +86,13 @@ class _Source:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A table, its columns, all its faults, and the cohort if there is no fault."""
+    """A table, its columns, all its faults and suspicions, and the cohort if there is no fault."""
 
     raw: RawTable
     table: MappedTable
     faults: FaultList
     cohort: Cohort | None
+    suspicions: tuple[Suspicion, ...] = ()
 
 
 def read(
@@ -143,11 +148,12 @@ def inspect(
     _check_folds(studies, faults)
     if not faults and len({study.patient for study in studies}) < LEAST_PATIENTS:
         faults.add(f"{len(studies)} rows are too few: at least {LEAST_PATIENTS} patients are needed")
+    suspicions = suspicious.find(studies, dict(source.table.rows), source.marks.get(suspicious.STENOSIS, "."))
     if faults:
-        return Inspection(source.raw, source.table, faults, None)
+        return Inspection(source.raw, source.table, faults, None, suspicions)
     counts = outcome.count(chosen.outcome, components, found, drop_unknown=drop_unknown)
-    cohort = Cohort(source.folder, tuple(studies), chosen.outcome, counts, source.raw.notes)
-    return Inspection(source.raw, source.table, faults, cohort)
+    cohort = Cohort(source.folder, tuple(studies), chosen.outcome, counts, source.raw.notes, suspicions)
+    return Inspection(source.raw, source.table, faults, cohort, suspicions)
 
 
 def read_for_prediction(path: Path) -> list[CohortRow]:
@@ -208,10 +214,10 @@ def _study(
     for field in Input:
         if name := cells.get(field.value, ""):
             volumes[field] = source.folder / name
-            if not volumes[field].is_file():
-                faults.add("there is no such file", row=row, column=field.value)
+            if fault := _file_fault(volumes[field]):
+                faults.add(fault, row=row, column=field.value)
     prepared = cells.get("prepared", "").removesuffix(".0")
-    is_number = prepared.isascii() and prepared.isdecimal()
+    is_number = prepared.isascii() and prepared.isdecimal() and len(prepared) < 10
     if prepared and not is_number:
         faults.add("expected a row number of images.npy", row=row, column="prepared", found=parsing.form_of(prepared))
     elif not volumes and not prepared:
@@ -239,6 +245,20 @@ def _study(
     )
 
 
+def _file_fault(path: Path) -> str:
+    """What is wrong with the path of a volume; "" if it is a file that can be read."""
+    if path.name.startswith(table_reader.SYSTEM_FILES) or "__MACOSX" in path.parts:
+        return "a file of the spreadsheet program or the system, and no volume; name the volume itself"
+    try:
+        if path.is_dir():
+            return "it is a folder; name one file"
+        if not path.is_file():
+            return "there is no such file"
+    except OSError:
+        return "the path is no valid file name"
+    return "" if os.access(path, os.R_OK) else "the file cannot be opened; check its permissions"
+
+
 def _record(row: int, cells: Mapping[str, str], source: _Source, faults: FaultList) -> ClinicalRecord | None:
     document: dict[str, Any] = {}
     failed = False
@@ -264,7 +284,8 @@ def _record(row: int, cells: Mapping[str, str], source: _Source, faults: FaultLi
         for detail in error.errors():
             column = ".".join(str(part) for part in detail["loc"])
             cell = cells.get(column, "")
-            faults.add(detail["msg"], row=row, column=column, found=parsing.form_of(cell))
+            advice = value_rules.range_advice(column, detail["type"], cell)
+            faults.add(detail["msg"] + advice, row=row, column=column, found=parsing.form_of(cell))
         return None
 
 

@@ -31,18 +31,21 @@ DOUBTFUL = (
 NOT_IDENTIFYING = ("vessels", "vessels file")  # masks of two patients can be equal
 
 
-def check(cohort: Cohort, data: Dataset, *, accept: bool) -> str:
+def check(cohort: Cohort, data: Dataset, *, accept: bool, accept_repeats: bool = False) -> str:
     """Check the images of a cohort; returns a section of the report, as Markdown.
 
     Raises:
-        CohortFault: With the rows of doubtful or repeated images, unless ``accept`` is set.
+        CohortFault: With the rows of doubtful or repeated images, unless ``accept`` is set; repeated images alone are
+            also accepted by ``accept_repeats`` (``--accept same-image``).
     """
-    faults = [*_doubts(cohort.studies, data), *_repeated(cohort.studies, data)]
-    if faults and not accept:
-        raise CohortFault([*faults, "correct the table or the files, or accept all of this with --accept-flags"])
+    doubts, repeats = [*_doubts(cohort.studies, data)], [*_repeated(cohort.studies, data)]
+    refused = [] if accept else [*doubts, *([] if accept_repeats else repeats)]
+    if refused:
+        raise CohortFault([*refused, "correct the table or the files, or accept all of this with --accept-flags"])
     table = _table(cohort.studies, data)
-    accepted = [f"- {fault}" for fault in faults]
-    parts = [table, *(["Accepted with `--accept-flags`:", "\n".join(accepted)] if accepted else [])]
+    accepted = [f"- {fault}" for fault in (*doubts, *repeats)]
+    option = "--accept-flags" if accept else "--accept same-image"
+    parts = [table, *([f"Accepted with `{option}`:", "\n".join(accepted)] if accepted else [])]
     return "\n\n".join(["## Flags of the preparation", *parts])
 
 

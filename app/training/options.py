@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from app.registry.manifest import NAME_PATTERN, VERSION_PATTERN
 from app.training import report_folder
 from app.training.errors import CohortFault
 
@@ -70,6 +72,7 @@ class TrainConfig:
         publish_anyway: Write a version in spite of few events or a ranking below chance (``publication.py``).
         accept_flags: Train although the preparation doubts some images, or images repeat under several patients.
         i_know: Train although the version of ``trunk`` was trained on some of the patients.
+        accept: Codes of suspicious values that are accepted, separated by commas; ``all``: every code.
     """
 
     cohort: Path
@@ -93,17 +96,27 @@ class TrainConfig:
     publish_anyway: bool = False
     accept_flags: bool = False
     i_know: bool = False
+    accept: str = ""
 
     def check(self) -> None:
-        """Check that the version can be written.
+        """Check that the version and the report can be written.
 
         Raises:
-            CohortFault: If the version exists, the validation trains no single ensemble, or the report's folder has
-                other files.
+            CohortFault: If the version exists or has no valid name, if a path is a file where a folder is needed, if
+                the validation trains no single ensemble, or if the report's folder has other files.
         """
+        if self.out is not None:
+            self._check_version(self.out)
         report_folder.check(self.report)
-        if self.out is not None and self.out.exists():
-            raise CohortFault([f"version {self.out.name} exists; versions never change: choose another"])
-        if self.out is not None and self.validation.has_many_splits:
+
+    def _check_version(self, out: Path) -> None:
+        if out.exists():
+            raise CohortFault([f"version {out.name} exists; versions never change: choose another"])
+        if not re.fullmatch(NAME_PATTERN, out.parent.name) or not re.fullmatch(VERSION_PATTERN, out.name):
+            expected = "a folder NAME/VERSION, with small letters, digits and hyphens, as model_store/mine/1.0.0"
+            raise CohortFault([f"--out: expected {expected}"])
+        if any(folder.exists() and not folder.is_dir() for folder in out.parents):
+            raise CohortFault(["--out: a part of its path is a file; name a new folder"])
+        if self.validation.has_many_splits:
             fault = f"the validation `{self.validation}` trains many ensembles, and none of them is the version"
             raise CohortFault([f"{fault}: leave out --out, and train the version by `paper` or `dates`"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from app.training import cohort, distributed, input_checks, training_overlap, variables
+from app.training import cohort, distributed, input_checks, suspicious, training_overlap, unread_columns, variables
 from app.training.calibrate import calibrate
 from app.training.dataset import Dataset
 from app.training.evaluate import evaluate
@@ -37,10 +37,11 @@ def run(config: TrainConfig, progress: ProgressReporter, fill: Filler | None = N
             rules=config.columns,
             date_format=config.date_format,
         )
+        suspicions = suspicious.check(patients, config.accept, accept_images=config.accept_flags)
         variables.select(config.variables)
         data = preprocess(patients, progress, jobs=config.jobs, fill=fill)
         variables.check_values(config.variables, data)
-        remarks = _check(patients, data, config)
+        remarks = (*_check(patients, data, config), *filter(None, [suspicions]))
         splits = split(patients, data, config, device)
         fitted = fit(splits, data, config, device, progress)
         if not distributed.is_first_rank():
@@ -55,7 +56,9 @@ def _check(patients: cohort.Cohort, data: Dataset, config: TrainConfig) -> tuple
     overlap = ""
     if config.trunk is not None:
         overlap = training_overlap.check(read_manifest(config.trunk), patients, data, accept=config.i_know)
-    remarks = overlap, input_checks.check(patients, data, accept=config.accept_flags)
+    repeats = suspicious.SAME_IMAGE in suspicious.accepted(config.accept)
+    images = input_checks.check(patients, data, accept=config.accept_flags, accept_repeats=repeats)
+    remarks = overlap, images, unread_columns.of_training(patients, config.model)
     return tuple(filter(None, remarks))
 
 

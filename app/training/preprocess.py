@@ -19,13 +19,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from app.inference import preprocess_cache
+from app.inference import defaults, preprocess_cache
 from app.sdk.errors import RlvoError
 from app.sdk.types import Flag, PerfusionSummary
 from app.training import distributed
 from app.training.cohort import Cohort, CohortRow
 from app.training.dataset import LATENTS, Dataset, known_latents
-from app.training.errors import CohortFault
+from app.training.errors import CohortFault, FaultList
 from app.training.process_pool import side_by_side
 from app.training.progress import ProgressReporter
 from app.training.provenance import image_digests
@@ -83,13 +83,20 @@ def _ready(cohort: Cohort) -> Arrays | None:
     folder = cohort.folder
     if not (folder / "images.npy").is_file() or not (folder / "images.json").is_file():
         raise CohortFault(["the table has prepared rows, but images.npy or images.json is missing in its folder"])
-    if json.loads((folder / "images.json").read_text()) != preprocess_cache.layout():
+    try:
+        layout = json.loads((folder / "images.json").read_bytes())
+        images = np.load(folder / "images.npy", mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        raise CohortFault(["images.npy or images.json is damaged: make the cohort again"]) from error
+    expected = (len(defaults.CHANNELS), *defaults.GRID.shape)
+    if layout != preprocess_cache.layout() or images.shape[1:] != expected or images.dtype != np.float16:
         raise CohortFault(["images.npy was prepared for another grid or other channels: make the cohort again"])
-    images = np.load(folder / "images.npy", mmap_mode="r")
     order = np.array(numbers, np.int64)
-    beyond = [study.row for study in cohort.studies if not 0 <= (study.prepared or 0) < len(images)]
-    if beyond:
-        raise CohortFault([f"row {row}, column prepared: images.npy has no such row" for row in beyond])
+    faults = FaultList()
+    for study in cohort.studies:
+        if not 0 <= (study.prepared or 0) < len(images):
+            faults.add("images.npy has no such row", row=study.row, column="prepared")
+    faults.check()
     in_order = np.array_equal(order, np.arange(len(images)))
     # The perfusion numbers of a prepared cohort are in its clinical records.
     count = len(order)
@@ -160,6 +167,10 @@ def _truth(
     if not path.is_file():
         pairs = zip(rows, perfusion, strict=True)
         return np.array([known_latents(study.record, numbers) for study, numbers in pairs], np.float32), None
-    truth = pd.read_csv(path, dtype={"patient": str}).set_index("patient")
-    known = truth.loc[[study.patient for study in rows]]
+    try:
+        truth = pd.read_csv(path, dtype={"patient": str}).set_index("patient")
+        known = truth.loc[[study.patient for study in rows], [*LATENTS, "probability"]].astype(np.float64)
+    except (KeyError, ValueError) as error:
+        fault = "truth.csv, the truth of phantoms, is damaged or lacks a patient"
+        raise CohortFault([f"{fault}: make the cohort again, or remove the file of a real cohort"]) from error
     return known[list(LATENTS)].to_numpy(np.float32), known["probability"].to_numpy(np.float64)

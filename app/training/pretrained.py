@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -24,6 +24,7 @@ from app.phantoms.biology import Preset
 from app.registry.manifest import Clinical
 from app.training import distributed, pretraining, provenance, tasks
 from app.training.dataset import Dataset, Vectors, phantoms
+from app.training.errors import CohortFault
 from app.training.progress import ProgressReporter
 from app.training.tasks import TrainingContext, Views
 
@@ -32,10 +33,24 @@ CHANNEL_NAMES = tuple(channel.name for channel in defaults.CHANNELS)
 
 
 def from_version(folder: Path) -> tuple[Network, str]:
-    """Network of the first fold of the version in ``folder``, and a note for the model card."""
+    """Network of the first fold of the version in ``folder``, and a note for the model card.
+
+    Raises:
+        CohortFault: If the version has no network, or its weights cannot be read.
+    """
     manifest = provenance.read_manifest(folder)
+    usual = defaults.architecture(Fusion.NONE, manifest.clinical)
+    if manifest.kind != "network" or manifest.architecture.filters != usual.filters:
+        raise CohortFault(
+            [f"--trunk: {folder.name} of {manifest.name} has no image layers of the usual size; give another version"]
+        )
+    provenance.check_layout(manifest)
     network = build(manifest.architecture)
-    network.load_state_dict(load_file(folder / manifest.folds[0].file))
+    try:
+        network.load_state_dict(load_file(folder / manifest.folds[0].file))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        fault = f"--trunk: the weights of {manifest.name} {manifest.version} are missing or damaged"
+        raise CohortFault([f"{fault}; restore {manifest.folds[0].file}"]) from error
     note = (
         f"Trunk and last block are those of {manifest.name} {manifest.version}; only the modulation and the head were "
         "trained."

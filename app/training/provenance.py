@@ -92,8 +92,27 @@ def read_manifest(folder: Path) -> Manifest:
         raise CohortFault([f"{folder} holds no model version: give model_store/NAME/VERSION"]) from None
 
 
+def check_layout(manifest: Manifest) -> None:
+    """Check that a version has the grid and the channels on which this release prepares a cohort.
+
+    Raises:
+        CohortFault: The version has others.
+    """
+    if manifest.grid != defaults.GRID or tuple(manifest.channels) != defaults.CHANNELS:
+        fault = f"{manifest.name} {manifest.version} has another grid or other channels than cohorts of this release"
+        raise CohortFault([f"{fault}; give a version that this release trained"])
+
+
 def version_digest(folder: Path) -> str:
-    """SHA-256 of the manifest of a version and of the weights that a run reuses."""
+    """SHA-256 of the manifest of a version and of the weights that a run reuses.
+
+    Raises:
+        CohortFault: If the folder holds no version, or its weights are missing.
+    """
+    manifest = read_manifest(folder)
     digest = hashlib.sha256((folder / "manifest.json").read_bytes())
-    digest.update((folder / read_manifest(folder).folds[0].file).read_bytes())
+    try:
+        digest.update((folder / manifest.folds[0].file).read_bytes())
+    except OSError as error:
+        raise CohortFault([f"{manifest.folds[0].file} of {manifest.name} {manifest.version} is missing"]) from error
     return digest.hexdigest()

@@ -44,7 +44,9 @@ from app.training import (
     provenance,
     report,
     report_folder,
+    suspicious,
     training_overlap,
+    unread_columns,
 )
 from app.training.dataset import Dataset, Vectors, to_model_input
 from app.training.errors import CohortFault, FaultList
@@ -52,7 +54,7 @@ from app.training.options import Target
 from app.training.patient_files import Predictions, Source
 from app.training.preprocess import preprocess
 from app.training.progress import ProgressReporter
-from app.training.provenance import read_manifest
+from app.training.provenance import check_layout, read_manifest
 
 ORACLE = "the oracle"
 
@@ -77,7 +79,8 @@ class EvalConfig:
     """Arguments of ``rlvo evaluate``. ``since``: only patients of this ISO date or later; ``site``: only this site.
 
     ``report`` is the report's folder; None: a folder in ``reports`` beside the table. ``accept_flags`` scores doubtful
-    images too; ``i_know`` scores patients that a version was trained on.
+    images too; ``i_know`` scores patients that a version was trained on; ``accept`` names the codes of suspicious
+    values that are accepted.
     """
 
     versions: Sequence[Path]
@@ -93,6 +96,7 @@ class EvalConfig:
     date_format: str = ""
     accept_flags: bool = False
     i_know: bool = False
+    accept: str = ""
 
 
 def predict_all(model: ModelVersion, data: Dataset, advance: Callable[[], None] = lambda: None) -> VersionPredictions:
@@ -125,14 +129,21 @@ def score(config: EvalConfig, progress: ProgressReporter | None = None) -> str:
         rules=config.columns,
         date_format=config.date_format,
     )
+    if len({_name(manifest) for manifest in manifests}) < len(manifests):
+        raise CohortFault(["one version is given twice; give each version once"])
     patients = _select(read, config)
     for manifest in manifests:
+        check_layout(manifest)
         if manifest.training.target != patients.target:
             fault = f"{_name(manifest)} predicts {manifest.training.target}, and the cohort's outcome is another"
             raise CohortFault([f"{fault}: {patients.target}"])
+    suspicions = suspicious.check(patients, config.accept, accept_images=config.accept_flags)
     data = preprocess(patients, progress, jobs=config.jobs)
     remarks = [training_overlap.check(manifest, patients, data, accept=config.i_know) for manifest in manifests]
-    remarks = [*filter(None, remarks), input_checks.check(patients, data, accept=config.accept_flags)]
+    repeats = suspicious.SAME_IMAGE in suspicious.accepted(config.accept)
+    remarks.append(input_checks.check(patients, data, accept=config.accept_flags, accept_repeats=repeats))
+    remarks += [suspicions, *(unread_columns.of_version(patients, manifest) for manifest in manifests)]
+    remarks = [*filter(None, remarks)]
     predictions: dict[str, VersionPredictions] = {}
     with progress.stage("predicting", len(data) * len(manifests)) as advance:
         for manifest, folder in zip(manifests, config.versions, strict=True):

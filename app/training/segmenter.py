@@ -23,6 +23,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
+from app.core.filesystem import atomic_directory
 from app.network.unet import UNet, scaled
 from app.phantoms import anatomy, biology, scene, volumes
 from app.registry.manifest import SegmenterManifest
@@ -77,7 +78,8 @@ def train(
     Raises:
         FileExistsError: ``out`` exists; versions never change.
     """
-    out.mkdir(parents=True)
+    if out.exists():
+        raise FileExistsError(f"version {out.name} exists; versions never change: choose another")
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     phantoms = [_phantom(seed, index) for index in range(patients)]
@@ -100,9 +102,10 @@ def train(
         sha256=hashlib.sha256(content).hexdigest(),
         training=f"{patients} phantoms, {steps} steps, seed {seed}",
     )
-    (out / manifest.file).write_bytes(content)
-    (out / "card.md").write_text(f"# {name} {version}\n\n{_CARD}\n\nTraining: {manifest.training}.\n")
-    (out / "manifest.json").write_text(manifest.model_dump_json(indent=1) + "\n")
+    with atomic_directory(out) as draft:
+        (draft / manifest.file).write_bytes(content)
+        (draft / "card.md").write_text(f"# {name} {version}\n\n{_CARD}\n\nTraining: {manifest.training}.\n")
+        (draft / "manifest.json").write_text(manifest.model_dump_json(indent=1) + "\n")
     return manifest
 
 

@@ -15,11 +15,11 @@ import torch
 from app.training import distributed, provenance, publication, splits
 from app.training.cohort import Cohort
 from app.training.dataset import Dataset
-from app.training.errors import CohortFault
+from app.training.errors import FaultList
 from app.training.options import TrainConfig, Validation
 from app.training.splits import Split
 
-NO_EFFECT = ("jobs", "report", "out", "model", "accept_flags", "i_know", "publish_anyway")
+NO_EFFECT = ("jobs", "report", "out", "model", "accept", "accept_flags", "i_know", "publish_anyway")
 """Arguments that change no number of a fitted model."""
 
 BY_CONTENT = ("cohort", "trunk", "device")
@@ -106,9 +106,11 @@ def _draw(cohort: Cohort, data: Dataset, config: TrainConfig) -> Iterator[tuple[
             own = np.array([study.fold for study in cohort.studies])
             yield "", "", splits.given(own, labels) if own[0] else splits.split(labels, groups, sites, seed)
         case Validation.DATES:
-            undated = [f"row {study.row}, column date: missing" for study in cohort.studies if not study.date]
-            if undated:
-                raise CohortFault(undated)
+            faults = FaultList()
+            for study in cohort.studies:
+                if not study.date:
+                    faults.add("missing", row=study.row, column="date")
+            faults.check()
             yield "", "", splits.by_date(labels, groups, sites, [study.date for study in cohort.studies], seed)
         case Validation.SITES:
             for site, part in splits.by_site(labels, groups, sites, seed).items():

@@ -20,6 +20,7 @@ from app.training.errors import CohortFault
 
 Rows = NDArray[np.int64]
 FOLDS = 4
+SHOWN_PARTS = 5
 TEST_SHARE = 0.2
 
 
@@ -194,6 +195,9 @@ def digest_of(names: Sequence[str], labels: Rows) -> str:
 
 
 def _both_classes(labels: Rows, parts: Sequence[tuple[str, Rows]]) -> None:
-    faults = [f"{name} has patients of one outcome only" for name, rows in parts if len(np.unique(labels[rows])) < 2]
+    single = [name for name, rows in parts if len(np.unique(labels[rows])) < 2]
+    faults = [f"{name} has patients of one outcome only" for name in single[:SHOWN_PARTS]]
+    if len(single) > SHOWN_PARTS:
+        faults.append(f"{len(single) - SHOWN_PARTS} other parts have patients of one outcome only")
     if faults:
         raise CohortFault([*faults, "a cohort needs more patients of the rarer outcome"])

@@ -29,6 +29,8 @@ from openpyxl.utils.exceptions import InvalidFileException
 from app.training.errors import CohortFault, FaultList, rows_text
 
 TEXT, SPREADSHEET = (".csv", ".tsv", ".txt", ""), (".xlsx", ".xlsm")
+SYSTEM_FILES = ("~$", "._")
+"""First characters of lock files of a spreadsheet program, and of AppleDouble files."""
 SEPARATORS = {"\t": "tab", ";": "semicolon", ",": "comma"}
 ZIP, OLE = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
 UNREADABLE = (
@@ -90,7 +92,7 @@ def read_table(path: Path, sheet: str = "") -> RawTable:
         raise CohortFault(
             [f"there is no table {path.name}; give a .csv, .xlsx or .parquet, or a folder with a cohort.csv"]
         )
-    if path.suffix.lower() == ".parquet":
+    if path.suffix.lower() == ".parquet" and not path.name.startswith(SYSTEM_FILES):
         return _parquet(path)
     lines = _lines(path, sheet)
     if not lines.rows:
@@ -145,7 +147,7 @@ def cell_text(cell: Any) -> str:
 
 
 def _lines(path: Path, sheet: str) -> _Lines:
-    if path.name.startswith(("~$", "._")):
+    if path.name.startswith(SYSTEM_FILES):
         raise CohortFault([f"{path.name} is a file of the spreadsheet program or the system, not a table"])
     start = _head(path)
     if start.startswith(OLE):
@@ -176,13 +178,37 @@ def _parquet(path: Path) -> RawTable:
     return from_frame(frame)
 
 
+def decode_text(content: bytes, name: str) -> tuple[str, str]:
+    """Text of a file, and its encoding: UTF-8, UTF-16, or Windows-1252 for text that is no UTF-8.
+
+    Raises:
+        CohortFault: The content is no text.
+    """
+    encoding = "utf-8-sig"
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    elif content[1:200:2].count(0) > len(content[:200]) // 4:
+        encoding = "utf-16-le"
+    elif content[0:200:2].count(0) > len(content[:200]) // 4:
+        encoding = "utf-16-be"
+    elif b"\x00" in content:
+        raise CohortFault([f"the table {name} is no text; save it as .xlsx, .csv or .parquet"])
+    for candidate in (encoding, "cp1252", "latin-1"):
+        try:
+            return content.decode(candidate), candidate.removesuffix("-sig")
+        except UnicodeDecodeError:
+            if encoding.startswith("utf-16"):
+                raise CohortFault([f"the table {name} is damaged UTF-16 text; save it again"]) from None
+    raise AssertionError("latin-1 decodes every byte")
+
+
 def _text_table(path: Path) -> _Lines:
-    text, encoding = _decoded(path)
+    text, encoding = decode_text(path.read_bytes(), path.name)
     separator = ""
     if text[:4].casefold() == "sep=" and text[4:5]:  # the first line tells the separator to a spreadsheet program
         separator = text[4]
         text = text.partition("\n")[2]
-    separator = separator or _separator(text)
+    separator = separator or find_separator(text)
     try:
         parsed = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
     except csv.Error as error:
@@ -195,28 +221,7 @@ def _text_table(path: Path) -> _Lines:
     return _Lines(rows, notes, semicolons=separator == ";")
 
 
-def _decoded(path: Path) -> tuple[str, str]:
-    """Text of a file, and its encoding: UTF-8, UTF-16, or Windows-1252 for text that is no UTF-8."""
-    content = path.read_bytes()
-    encoding = "utf-8-sig"
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encoding = "utf-16"
-    elif content[1:200:2].count(0) > len(content[:200]) // 4:
-        encoding = "utf-16-le"
-    elif content[0:200:2].count(0) > len(content[:200]) // 4:
-        encoding = "utf-16-be"
-    elif b"\x00" in content:
-        raise CohortFault([f"the table {path.name} is no text; save it as .xlsx, .csv or .parquet"])
-    for name in (encoding, "cp1252", "latin-1"):
-        try:
-            return content.decode(name), name.removesuffix("-sig")
-        except UnicodeDecodeError:
-            if encoding.startswith("utf-16"):
-                raise CohortFault([f"the table {path.name} is damaged UTF-16 text; save it again"]) from None
-    raise AssertionError("latin-1 decodes every byte")
-
-
-def _separator(text: str) -> str:
+def find_separator(text: str) -> str:
     """Separator that is most frequent in the header, outside quotation marks."""
     header = next((line for line in text.splitlines() if line.strip()), "")
     outside = "".join(header.split('"')[::2])

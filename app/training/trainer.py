@@ -23,6 +23,10 @@ from app.training import distributed
 
 Weights = dict[str, Tensor]
 
+WARM_UP = 0.25
+"""Share of the steps in which the learning rate rises. A run of few steps rises in half a step, because the schedule
+divides by the length of this phase."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -93,8 +97,9 @@ def fit(
     groups = [{"params": matrices, "weight_decay": recipe.decay}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=recipe.rate)
     steps = task.steps(recipe.batch)
+    total = recipe.epochs * steps + 1
     cycle = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.rate, total_steps=recipe.epochs * steps + 1, pct_start=0.25
+        optimizer, recipe.rate, total_steps=total, pct_start=WARM_UP if WARM_UP * total > 1 else 1.5 / total
     )
     stateful = {"module": module, "optimizer": optimizer, "cycle": cycle}
     average = {name: value.detach().clone() for name, value in module.state_dict().items()}

@@ -122,7 +122,7 @@ class PredictionContext:
         return ModelInput.from_bytes(self._outputs[Stage.PREPARE])
 
     def answer(self) -> dict[str, Any]:
-        """Output of `predict`: probability, interval, folds, decision, flags and perfusion, as JSON."""
+        """Output of `predict`: probability, interval, folds, decision, withheld, flags and perfusion, as JSON."""
         return dict(json.loads(self._outputs[Stage.PREDICT]))
 
     def explanation(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from app.cli import predict_cohort as command
 from app.cli.__main__ import app
-from app.cli.predict_cohort import predict_rows
+from app.cli.predict_cohort import RowOptions, predict_rows
 from app.sdk.client import Client
 from app.sdk.errors import TransportError
 from app.sdk.types import ModelRef, Prediction, Status
@@ -35,6 +35,7 @@ class Service(Client):
         self.sent: list[tuple[str, dict[str, object]]] = []
         self.ids: dict[str, str] = {}
         self.fail_after = 10**6
+        self.withheld: list[str] = []
 
     def submit(self, *, on_progress: object = None, idempotency_key: str | None = None, **study: object) -> Prediction:
         if len(self.sent) >= self.fail_after:
@@ -49,14 +50,20 @@ class Service(Client):
     def _prediction(self, prediction_id: str) -> Prediction:
         model = ModelRef(name="tiny", version="1.0.0", digest="sha256:0")
         return Prediction(
-            id=prediction_id, status=Status.SUCCEEDED, model=model, probability=0.25, created="2026-01-01T00:00:00Z"
+            id=prediction_id,
+            status=Status.SUCCEEDED,
+            model=model,
+            probability=0.25,
+            withheld=self.withheld,
+            created="2026-01-01T00:00:00Z",
         )
 
 
 def run(service: Service, path: Path, out: Path) -> tuple[dict[str, int], int]:
     ticks: list[None] = []
     studies = read_for_prediction(path)
-    counts = predict_rows(service, studies, out, model=None, explain=False, on_finished=lambda: ticks.append(None))
+    options = RowOptions(None, explain=False)
+    counts = predict_rows(service, studies, out, options, on_finished=lambda: ticks.append(None))
     return counts, len(ticks)
 
 
@@ -102,6 +109,73 @@ def test_changed_volume_is_another_study(tmp_path: Path) -> None:
     assert len(service.ids) == 2
 
 
+SAVED_BY_A_SPREADSHEET = {
+    "semicolons and decimal commas": lambda text: text.replace(",", ";").replace("0.25", "0,25").encode(),
+    "a byte-order mark": lambda text: text.encode("utf-8-sig"),
+    "Windows line ends": lambda text: text.replace("\n", "\r\n").encode(),
+    "UTF-16 with tabs": lambda text: text.replace(",", "\t").encode("utf-16"),
+    "Windows-1252": lambda text: text.replace(",", ";").replace("P1", "Lleó").encode("cp1252"),
+    "words in capitals": lambda text: text.replace("true", "WAHR").replace("false", "FALSE").encode("utf-8-sig"),
+    "no line end": lambda text: text.replace(",", ";").rstrip("\n").encode(),
+    "empty columns at the end": lambda text: text.replace(",", ";").replace("\n", ";;\n").encode(),
+    "sep= in the first line": lambda text: "sep=;\n" + text.replace(",", ";"),
+}
+
+
+@pytest.mark.parametrize("name", SAVED_BY_A_SPREADSHEET)
+def test_results_saved_again_by_a_spreadsheet_program_are_continued_in_their_own_form(
+    tmp_path: Path, name: str
+) -> None:
+    patient = "Lleó" if name == "Windows-1252" else "P1"
+    path, out, service = table(tmp_path, f"{patient},a.nii,71"), tmp_path / "out.csv", Service()
+    run(service, path, out)
+    before = out.read_text()
+    saved = SAVED_BY_A_SPREADSHEET[name](before)
+    out.write_bytes(saved if isinstance(saved, bytes) else saved.encode())
+    path = table(tmp_path, f"{patient},a.nii,71", "P2,b.nii,")
+    assert run(service, path, out) == ({"succeeded": 1}, 2)
+    lines = out.read_text().splitlines()
+    assert "\n".join(lines[:2]) + "\n" == before
+    assert [line.split(",")[:3] for line in lines[1:]] == [
+        [patient, "succeeded", "0.250000"],
+        ["P2", "succeeded", "0.250000"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"patient,cta,age\nP1,a.nii,71\n", "no file of results"),
+        (b"patient,cta,age\nP1,a.nii,71", "no file of results"),
+        (b"PK\x03\x04 zip", "save it as CSV"),
+        (b"\x00\x01\xff binary", "no text"),
+        (b'patient;"status', "no file of results"),
+        (
+            b"patient;status;probability;fold_low;fold_high;refractory;withheld;prediction;error\nP1;succeeded;250.000;;;;;p0;\n",
+            "row 2",
+        ),
+        (
+            b"patient;status;probability;fold_low;fold_high;refractory;withheld;prediction;error\nP1;succeeded;0,2;;;maybe;;p0;\n",
+            "row 2",
+        ),
+    ],
+)
+def test_file_that_is_no_file_of_results_is_refused_and_kept(tmp_path: Path, content: bytes, message: str) -> None:
+    path, out = table(tmp_path, "P1,a.nii,71"), tmp_path / "out.csv"
+    out.write_bytes(content)
+    with pytest.raises(CohortFault, match=message):
+        run(Service(), path, out)
+    assert out.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"", b"patient,sta"])
+def test_file_whose_header_was_cut_off_is_started_again(tmp_path: Path, content: bytes) -> None:
+    path, out = table(tmp_path, "P1,a.nii,71"), tmp_path / "out.csv"
+    out.write_bytes(content)
+    assert run(Service(), path, out) == ({"succeeded": 1}, 1)
+    assert len(out.read_text().splitlines()) == 2
+
+
 def test_command_writes_the_results_and_prints_the_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     service, out = Service(), tmp_path / "out.csv"
     monkeypatch.setattr("app.cli.common.ServiceOptions.client", lambda _: nullcontext(service))
@@ -121,3 +195,29 @@ def test_all_faults_of_the_table_are_listed_before_a_study_is_sent(tmp_path: Pat
     faults = str(raised.value.args) + str(raised.value.__dict__)
     for row in ("rows (2, 3)", "row 4", "row 5"):
         assert row in faults
+
+
+def test_withheld_decisions_are_listed_and_counted(tmp_path: Path) -> None:
+    path, service = table(tmp_path, "P1,a.nii,71"), Service()
+    service.withheld = ["alignment-poor", "tmax-doubtful"]
+    assert run(service, path, tmp_path / "out.csv")[0] == {"succeeded": 1, "withheld decisions": 1}
+    (line,) = csv.DictReader((tmp_path / "out.csv").read_text().splitlines())
+    assert (line["refractory"], line["withheld"]) == ("", "alignment-poor tmax-doubtful")
+
+
+def test_accepted_warnings_are_sent_and_change_the_key(tmp_path: Path) -> None:
+    studies, service = read_for_prediction(table(tmp_path, "P1,a.nii,71")), Service()
+    for number, accepted in enumerate((False, True)):
+        options = RowOptions(None, explain=False, accept_warnings=accepted)
+        predict_rows(service, studies, tmp_path / f"{number}.csv", options, on_finished=lambda: None)
+    assert [sent["accept_warnings"] for _, sent in service.sent] == [False, True]
+    assert len({key for key, _ in service.sent}) == 2
+
+
+def test_results_file_of_an_earlier_release_is_refused_and_not_changed(tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+    out.write_text("patient,status,probability,low,high,refractory,prediction,error\nP1,succeeded,0.2,0,1,fal")
+    before = out.read_text()
+    with pytest.raises(CohortFault, match="no file of results"):
+        run(Service(), table(tmp_path, "P1,a.nii,71"), out)
+    assert out.read_text() == before

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from enum import StrEnum
+from typing import get_args
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.inference import defaults
 from app.inference.clinical_encoder import POST_PROCEDURE_FIELDS, encode, fit, validate_names, width
 from app.registry.manifest import Clinical, ClinicalVariable, VariableKind
 from app.sdk.clinical import ClinicalRecord
@@ -87,6 +90,61 @@ def test_missing_required_variable_is_refused_by_name() -> None:
     with pytest.raises(MissingInput, match="age") as caught:
         encode(record(), needed)
     assert [error.field for error in caught.value.errors] == ["clinical.age"]
+
+
+def enum_fields() -> dict[str, type[StrEnum]]:
+    """Categories of the schema by field."""
+    kinds = {name: get_args(get_args(info.annotation)[0]) for name, info in ClinicalRecord.model_fields.items()}
+    found = {name: [*parts, *get_args(ClinicalRecord.model_fields[name].annotation)] for name, parts in kinds.items()}
+    return {
+        name: next(part for part in parts if isinstance(part, type) and issubclass(part, StrEnum))
+        for name, parts in found.items()
+        if any(isinstance(part, type) and issubclass(part, StrEnum) for part in parts)
+    }
+
+
+@pytest.mark.parametrize("name", sorted(enum_fields()))
+def test_no_category_of_the_schema_looks_like_a_known_value_of_zeros(name: str) -> None:
+    words = [word.value for word in enum_fields()[name]]
+    short = ClinicalVariable(
+        name=name, kind=VariableKind.CATEGORY, categories=tuple(words[1:]), category_means=(0.4,) * len(words[1:])
+    )
+    for word in words:
+        encoded = encode(record(**{name: word}), Clinical(variables=(short,)))
+        if word in words[1:]:
+            assert (encoded.values.sum(), encoded.missing[0], encoded.flags) == (1, 0, ())
+        else:
+            assert encoded.values == pytest.approx(short.category_means)
+            assert (encoded.missing[0], encoded.imputed, encoded.shown[name]) == (1, (name,), None)
+            assert [flag.code for flag in encoded.flags] == ["category-unknown"]
+            assert word not in encoded.flags[0].detail  # a flag never repeats a submitted value
+
+
+@pytest.mark.parametrize("name", sorted({v.name for v in defaults.VARIABLES if v.kind is VariableKind.CATEGORY}))
+def test_fitted_variables_encode_every_category_of_the_training_records(name: str) -> None:
+    records = [record(**{name: word.value}) for word in enum_fields()[name]]
+    spec = fit(records, [variable for variable in defaults.VARIABLES if variable.name == name])
+    for one in records:
+        encoded = encode(one, spec)
+        assert (encoded.values.sum(), encoded.missing[0], encoded.flags) == (1, 0, ())
+
+
+def test_category_without_a_training_patient_keeps_its_column_and_is_flagged() -> None:
+    learnt = SMOKING.model_copy(update={"category_means": (0.7, 0.3, 0.0)})
+    assert column(learnt, record(smoking="current")) == [0, 0, 1]
+    (flag,) = encode(record(smoking="current"), Clinical(variables=(learnt,))).flags
+    assert (flag.code, "no training patient" in flag.detail) == ("category-unknown", True)
+    assert encode(record(smoking="former"), Clinical(variables=(learnt,))).flags == ()
+    assert encode(record(smoking="former"), Clinical(variables=(SMOKING,))).flags == ()  # not fitted
+
+
+def test_required_variable_of_an_unknown_category_is_refused_with_the_known_ones() -> None:
+    needed = SMOKING.model_copy(
+        update={"required": True, "categories": ("never", "former"), "category_means": (0.5, 0.5)}
+    )
+    with pytest.raises(MissingInput, match="smoking") as caught:
+        encode(record(smoking="current"), Clinical(variables=(needed,)))
+    assert [error.detail for error in caught.value.errors] == ["this model requires it, and knows only never, former"]
 
 
 @pytest.mark.parametrize("name", ["shoe_size", "perfusion", "perfusion.volume", "imaging_signs", "", "glucose_mmol_l"])

@@ -94,6 +94,7 @@ async function send(event) {
     const value = event.target.elements[name].value;
     if (value) form.append(name, value);
   }
+  if (event.target.elements.accept_warnings.checked) form.append("accept_warnings", "true");
   const button = event.target.querySelector("button[type=submit]");
   button.disabled = true;
   byId("upload").hidden = false;

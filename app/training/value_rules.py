@@ -1,0 +1,119 @@
+"""What real columns of numbers look like: codes of missing values, times in hours, and values in another unit.
+
+Design notes:
+- Bounds lie where no real column does: a median creatinine of 0.35 mg/dL, or a median onset of a few minutes.
+- A code is suspicious by its place in its own column. Beyond all other values by three interquartile ranges it stands
+  apart; more than four times as frequent as any neighbour within a fifth of it, it is too frequent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.sdk.clinical import ClinicalRecord
+
+MISSING_CODES = (
+    *(-999.0, -99.0, -9.0, -8.0, -1.0),
+    *(8.0, 9.0, 9.9, 9.99, 77.0, 88.0, 99.0, 99.9, 99.99),
+    *(777.0, 888.0, 999.0, 999.9, 7777.0, 8888.0, 9999.0),
+)
+READINGS = frozenset({("final_stenosis_percent", 99.0)})
+"""Codes that are a reading of their column: 99 % is a near occlusion."""
+MINUTES = ("onset_to_imaging", "onset_to_door")
+NEIGHBOURS = 0.2
+LONGEST_HOURS = 48
+"""Hours of the longest window of a stroke trial."""
+
+
+@dataclass(frozen=True)
+class UnitRule:
+    """Bounds of a column in its unit.
+
+    Attributes:
+        least_median: Smallest median of the positive values of a site.
+        largest: The median counts only if every value is below this bound.
+        least: Smallest value of one patient.
+        advice: What to do.
+    """
+
+    unit: str
+    least_median: float
+    largest: float
+    least: float
+    advice: str
+
+
+UNITS = {
+    "creatinine": UnitRule("mg/dL", 0.35, 2.0, 0.15, "for mmol/L, multiply by 11.3"),
+    "platelets": UnitRule("10^9/L", 30, 100, 5, "for 10^11/L or 10^12/L, multiply by 100 or 1000"),
+    "leukocytes": UnitRule("10^9/L", 2, 8, 0.3, "write 10^9/L, which is 1000 per uL"),
+    "crp": UnitRule("mg/L", 1, 40, 0, "for mg/dL, multiply by 10"),
+    "ldl": UnitRule("mg/dL", 20, 40, 8, "for mmol/L, multiply by 38.7"),
+    "imaging_signs.clot_length_mm": UnitRule("mm", 4, 12, 0, "for cm, multiply by 10"),
+    "perfusion.tmax6_ml": UnitRule("mL", 2, 2, 0, "for litres, multiply by 1000"),
+}
+
+RANGE_ADVICE = {
+    ("glucose", "greater_than_equal"): "for mmol/L, name the column glucose_mmol_l",
+    ("glucose_mmol_l", "less_than_equal"): "for mg/dL, name the column glucose",
+    ("creatinine", "less_than_equal"): "for umol/L, divide by 88.4",
+    ("creatinine", "greater_than_equal"): "for mmol/L, multiply by 11.3",
+    ("platelets", "less_than_equal"): "for values per uL, divide by 1000",
+    ("leukocytes", "less_than_equal"): "for values per uL, divide by 1000",
+    ("hba1c", "less_than_equal"): "for mmol/mol, the percent is 0.0915 times it plus 2.15",
+    ("hba1c", "greater_than_equal"): "for a fraction, multiply by 100",
+    ("inr", "less_than_equal"): "a prothrombin time in percent or seconds is no INR",
+    ("systolic_bp", "greater_than_equal"): "for kPa, multiply by 7.5",
+    ("diastolic_bp", "greater_than_equal"): "for kPa, multiply by 7.5",
+    ("onset_to_imaging", "less_than_equal"): "for seconds, divide by 60",
+    ("onset_to_door", "less_than_equal"): "for seconds, divide by 60",
+    ("perfusion.hypoperfusion_intensity_ratio", "less_than_equal"): "for percent, divide by 100",
+}
+"""What a value out of range can be, by column and type of the error."""
+
+
+def number(record: ClinicalRecord, column: str) -> float | None:
+    """Number of a column as the table has it; None for a flag, a category, a missing value or no clinical column."""
+    section, _, name = column.rpartition(".")
+    owner = getattr(record, section, None) if section else record
+    value = getattr(owner, name, None)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def range_advice(column: str, error: str, cell: str) -> str:
+    """What to do about a value out of range, for a message; ``error`` is the type of pydantic's error."""
+    parts = [RANGE_ADVICE.get((column, error), "")]
+    if error in ("less_than_equal", "greater_than_equal") and cell.strip("-9") in ("", ".") and cell:
+        parts.append("if it means missing, declare it in columns.toml")
+    if cell == "-1":
+        parts.append("if it means missing, declare it in columns.toml")
+    return "".join(f"; {part}" for part in parts if part)
+
+
+def stands_apart(code: float, others: NDArray[np.float64]) -> bool:
+    """Whether ``code`` is far beyond every other value (n,) of the column."""
+    low, high = np.percentile(others, [25, 75])
+    if code < 0:
+        return bool(others.min() >= 0)
+    return bool(code > others.max() * 1.5 and code - others.max() > 3 * (high - low))
+
+
+def too_frequent(code: float, count: int, others: NDArray[np.float64]) -> bool:
+    """Whether ``count`` cells with ``code`` are too many, compared with the neighbours in the column (n,)."""
+    near = others[np.abs(others - code) <= NEIGHBOURS * abs(code)]
+    most = int(np.unique(near, return_counts=True)[1].max()) if len(near) else 0
+    return count >= 3 and count > 4 * most
+
+
+def look_like_hours(minutes: NDArray[np.float64]) -> bool:
+    """Whether the positive times (n,) of a site are hours, or days, and not minutes.
+
+    Hours of a stroke are below 48, and many are below 10. A patient needs more than some minutes to reach a hospital.
+    """
+    positive = minutes[minutes > 0]
+    if len(positive) < 5 or positive.max() > LONGEST_HOURS:
+        return False
+    return bool(positive.max() <= LONGEST_HOURS / 2 or np.mean(positive < 10) >= 0.1)
