@@ -75,6 +75,8 @@ def test_chosen_variables_are_those_of_the_version_and_its_card(logistic: tuple[
     manifest = Manifest.model_validate_json((out / "manifest.json").read_text())
     assert [variable.name for variable in manifest.clinical.variables] == ["age", "sex", "perfusion.core_ml"]
     card = (out / "card.md").read_text()
+    assert "does not predict from the columns" in card
+    assert "nihss" in card.partition("does not predict from the columns")[2].partition("\n")[0]
     assert "Clinical variables: age, sex, perfusion.core_ml." in card
     assert "--variables age,sex,perfusion.core_ml" in card
     refused = rlvo("train", cohort, "--variables", "age,weight")
