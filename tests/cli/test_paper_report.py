@@ -123,6 +123,9 @@ def test_evaluation_writes_its_predictions_with_the_version(logistic: tuple[Path
     labels = np.array([int(row["outcome"]) for row in rows])
     area = auc(labels, np.array([float(row["probability"]) for row in rows]))
     assert area == pytest.approx(document["models"]["paper 0.1.0"]["auc"]["value"], abs=1e-3)
+    decided = np.array([row["decision"] == "1" for row in rows])
+    assert document["decisions"]["paper 0.1.0"]["sensitivity"] == pytest.approx(decided[labels == 1].mean())
+    assert document["first_minus"] == {}
     assert [line["step"] for line in lines(folder / "flow.csv")] == [
         "studies in the table",
         "left out: another site (--site)",
@@ -130,6 +133,22 @@ def test_evaluation_writes_its_predictions_with_the_version(logistic: tuple[Path
     ]
     other = rlvo("evaluate", out, cohort, "--i-know", "--site", "west")
     assert folder_of(other) != folder
+
+
+def test_sites_left_out_in_turn_have_their_patients_and_numbers(cohort: Path, tmp_path: Path) -> None:
+    arguments = ("train", cohort, "--model", "logistic", "--quick", "--validation", "sites")
+    result = rlvo(*arguments, "--report", tmp_path / "report")
+    assert result.exit_code == 0, result.output
+    rows = [line for line in lines(tmp_path / "report" / "test.csv") if line["model"].startswith("clinical + CTP")]
+    assert len(rows) == PATIENTS
+    assert all(row["fold"] == row["site"] for row in rows)
+    assert not (tmp_path / "report" / "out-of-fold.csv").exists()
+    document = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert document["blocks"] == ["east", "west"]
+    east = [row for row in rows if row["site"] == "east"]
+    labels, own = ([float(row[name]) for row in east] for name in ("outcome", "probability"))
+    (line,) = [one for one in document["cross_validation"] if one["name"].startswith("clinical + CTP")]
+    assert line["by_block"][0] == pytest.approx(auc(np.array(labels, int), np.array(own)), abs=1e-3)
 
 
 def test_left_out_rows_are_in_the_flow(cohort: Path, tmp_path: Path) -> None:
