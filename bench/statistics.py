@@ -20,7 +20,7 @@ import numpy as np
 from rich.progress import track
 from scipy.special import expit, logit
 
-from app.evaluation import metrics
+from app.evaluation import curves, metrics
 from app.evaluation.metrics import Array, Labels
 from app.evaluation.subgroups import MIN_EVENTS
 from app.inference import clinical_encoder, defaults
@@ -34,6 +34,8 @@ SIZES = (118, 481, 2000)
 PAPER_PATIENTS = 599
 POPULATION, FRESH = 500_000, 4_000
 ALLOWED = 0.02
+THRESHOLDS = np.array([0.05, 0.1, 0.2, 0.3])
+PREDICTED = (0.1, 0.2, 0.3)
 
 Sample = tuple[Labels, Array, Array, Array]
 
@@ -56,7 +58,22 @@ def population(rng: np.random.Generator) -> dict[str, float]:
         "calibration slope": metrics.calibration_slope(labels, first).value,
         "calibration in the large": metrics.calibration_in_the_large(labels, first).value,
         "difference of two AUCs": metrics.auc(labels, first) - metrics.auc(labels, second),
+        **{name: (low + high) / 2 for name, low, high in bands(labels, first)},
     }
+
+
+def bands(labels: Labels, probabilities: Array) -> Iterator[tuple[str, float, float]]:
+    """Name and ends of the bands of a decision curve and of a calibration line at some points."""
+    gains = curves.decision(labels, probabilities, THRESHOLDS)
+    line = curves.calibration(labels, probabilities).line
+    assert gains.low is not None
+    assert gains.high is not None
+    for at, low, high in zip(THRESHOLDS, gains.low, gains.high, strict=True):
+        yield f"net benefit at {at:.2f}", float(low), float(high)
+    if line is not None and line.low is not None and line.high is not None:
+        for at in PREDICTED:
+            ends = [float(np.interp(at, line.x, end)) for end in (line.low, line.high)]
+            yield f"calibration line at {at:.2f}", ends[0], ends[1]
 
 
 def intervals(sample: Sample, rounds: int) -> Iterator[tuple[str, float, float, float | None]]:
@@ -75,6 +92,8 @@ def intervals(sample: Sample, rounds: int) -> Iterator[tuple[str, float, float, 
         estimates["AUC of a subgroup"] = metrics.auc_estimate(labels[quarter], first[quarter])
     for name, estimate in estimates.items():
         yield name, estimate.low, estimate.high, None
+    for name, low, high in bands(labels, first):
+        yield name, low, high, None
     for part in np.array_split(np.argsort(first, kind="stable"), 10):
         low, high = metrics.wilson(int(labels[part].sum()), len(part))
         yield "observed share of a tenth", low, high, float(chances[part].mean())

@@ -22,7 +22,9 @@ def monitor(
     window: Annotated[str, typer.Option(help="day, week or month")] = "month",
     since: Day = None,
     until: Day = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the table (CSV) and the figures (SVG, PNG)")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the table (CSV, JSON) and the figures (SVG, PNG)")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if any window has a signal")] = False,
 ) -> None:
     """Report the calibration, the reviewer agreement and the input drift of a version over time windows.
@@ -71,13 +73,14 @@ def monitor(
 
 
 def _write(folder: Path, result: MonitorReport, heads: list[str], rows: list[list[str]]) -> None:
-    from app.core import csv_text
+    from app.core import csv_text, json_text
     from app.evaluation.figures import calibration
-    from app.operations.monitor import by_variable
+    from app.operations.monitor import by_variable, document
     from app.reporting import trends
 
     folder.mkdir(parents=True, exist_ok=True)
     csv_text.write(folder / "monitor.csv", heads, rows)
+    json_text.write(folder / "monitor.json", document(result))
     days = [f"{window.start:%Y-%m-%d}" for window in result.windows]
     figures = {
         "over-time": trends.over_time([_point(day, window) for day, window in zip(days, result.windows, strict=True)]),

@@ -135,7 +135,7 @@ def train(
     ] = Workers.LOCAL,
     report: Annotated[Path | None, typer.Option(help=REPORT_HELP)] = None,
     variables: Annotated[
-        str, typer.Option(help="Clinical variables, as age,sex,perfusion.core_ml; default: the usual ones")
+        str, typer.Option(help="Clinical variables, as age,sex,perfusion.core_ml; default: 19 of the record")
     ] = "",
     quick: Annotated[bool, typer.Option(help="Only the published model and the baselines")] = False,
     reading: ReadingOptions = ReadingOptions(),

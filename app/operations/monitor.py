@@ -13,7 +13,7 @@ Design notes:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
@@ -252,6 +252,18 @@ def table(result: MonitorReport) -> tuple[list[str], list[list[str]]]:
     if len(result.windows) > 1:
         rows.append(["all", str(patients), "", *_calibration_cells(result.overall), "", "", ""])
     return heads, rows
+
+
+def document(result: MonitorReport) -> dict[str, object]:
+    """All numbers of the windows and of their signals, for JSON."""
+    return {
+        "windows": [
+            asdict(window) | {"start": window.start.isoformat(), "signals": window.signals} for window in result.windows
+        ],
+        "overall": None if result.overall is None else asdict(result.overall),
+        "slope": None if result.slope is None else asdict(result.slope),
+        "in_the_large": None if result.in_the_large is None else asdict(result.in_the_large),
+    }
 
 
 def _calibration_cells(calibration: ObservedCalibration | None) -> list[str]:

@@ -10,6 +10,7 @@ import torch
 
 from app.evaluation.metrics import Array, Labels
 from app.training import cross_validation, modalities, results_table
+from app.training.cross_validation import CrossValidation
 from app.training.dataset import Dataset
 from app.training.experiment import DAFT, LOGISTIC, PUBLISHED
 from app.training.fit import FittedModels
@@ -31,6 +32,7 @@ class Evaluation:
         decided: Decisions (m,) of the published model at thresholds learnt from development patients; with many
             ensembles, the share of them that decides for the outcome.
         modalities: Scores of the published model by modality; empty for many splits.
+        pooled: The table of many splits; None for a single split.
     """
 
     table: str
@@ -39,6 +41,7 @@ class Evaluation:
     probabilities: Mapping[str, Array]
     decided: Array
     modalities: Sequence[ModalityRow] = ()
+    pooled: CrossValidation | None = None
 
 
 def evaluate(fitted: FittedModels, splits: RunSplits, data: Dataset, config: TrainConfig) -> Evaluation:
@@ -51,7 +54,8 @@ def evaluate(fitted: FittedModels, splits: RunSplits, data: Dataset, config: Tra
         pooled = cross_validation.pool(parts, data.labels, DAFT)
         probabilities = {name: pooled.probabilities[name] for name in shown if name in pooled.probabilities}
         decided = pooled.decided[PUBLISHED[config.model]]
-        return Evaluation(cross_validation.markdown(pooled, "DAFT"), (), pooled.tested, probabilities, decided)
+        table = cross_validation.markdown(pooled, "DAFT")
+        return Evaluation(table, (), pooled.tested, probabilities, decided, pooled=pooled)
     (result,) = fitted.results
     split = result.split
     probabilities = {}

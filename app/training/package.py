@@ -129,6 +129,8 @@ def _write_report(
             "protocol": PROTOCOLS[config.validation],
             "variables": [variable.name for variable in fitted.results[0].spec.variables],
             "results_table": [asdict(row) for row in evaluation.rows],
+            "blocks": evaluation.pooled.blocks if evaluation.pooled else (),
+            "cross_validation": [asdict(line) for line in evaluation.pooled.lines] if evaluation.pooled else (),
             "by_modality": [asdict(row) for row in evaluation.modalities],
         },
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -193,7 +193,22 @@ def _write_report(
         _name(first),
         (probabilities[_name(first)] >= first.threshold.value).astype(np.float64),
         description=description.describe(data, read, stages),
-        document={"versions": digests, "data_sha256": data_sha256, "target": patients.target},
+        document={
+            "versions": digests,
+            "data_sha256": data_sha256,
+            "target": patients.target,
+            "decisions": {
+                _name(manifest): _decision_shares(
+                    data.labels, probabilities[_name(manifest)] >= manifest.threshold.value
+                )
+                for manifest in manifests
+            },
+            "first_minus": {
+                name: asdict(delong(data.labels, probabilities[_name(first)], own))
+                for name, own in probabilities.items()
+                if name != _name(first)
+            },
+        },
     )
     sources = {_name(m): Source(f"{m.name}@{m.version}", digests[_name(m)]) for m in manifests}
     own = [_for_file(manifest, predictions[_name(manifest)]) for manifest in manifests]
@@ -281,14 +296,19 @@ def _metrics(manifest: Manifest, data: Dataset, predictions: VersionPredictions)
 
 
 def _decisions(labels: Labels, decided: NDArray[np.bool_]) -> Iterator[str]:
+    for name, share in _decision_shares(labels, decided).items():
+        yield f"| {name} | {share:.3f} |" if share is not None else f"| {name} | no patient |"
+
+
+def _decision_shares(labels: Labels, decided: NDArray[np.bool_]) -> dict[str, float | None]:
+    """Shares of right decisions; None without a patient."""
     parts = {
         "sensitivity": decided[labels == 1],
         "specificity": ~decided[labels == 0],
         "PPV": labels[decided] == 1,
         "NPV": labels[~decided] == 0,
     }
-    for name, flags in parts.items():
-        yield f"| {name} | {flags.mean():.3f} |" if len(flags) else f"| {name} | no patient |"
+    return {name: float(flags.mean()) if len(flags) else None for name, flags in parts.items()}
 
 
 def _comparison(data: Dataset, probabilities: dict[str, Array]) -> Iterator[str]:

@@ -7,11 +7,13 @@ know are counted, because it takes them as missing.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from app.inference import clinical_encoder, defaults
 from app.inference.unread_inputs import ReadInputs, given_fields
 from app.network.architecture import Fusion
 from app.registry.manifest import Clinical, Manifest
+from app.training import variables
 from app.training.cohort import Cohort
 from app.training.experiment import LOGISTIC, NETWORKS, PUBLISHED
 from app.training.options import PublishedModel
@@ -24,14 +26,17 @@ def of_version(cohort: Cohort, manifest: Manifest) -> str:
     return "\n\n".join(filter(None, parts))
 
 
-def of_training(cohort: Cohort, model: PublishedModel) -> str:
-    """Line on the columns that the model to be published will not read; "" if there are none."""
+def of_training(cohort: Cohort, model: PublishedModel, chosen: Sequence[str] = ()) -> str:
+    """Line on the columns that the model to be published will not read; "" if there are none.
+
+    ``chosen``: names of the clinical variables (``variables.py``); (): the default ones.
+    """
     logistic = PUBLISHED[model] == LOGISTIC
     fusion, channels = (Fusion.NONE, ()) if logistic else NETWORKS[PUBLISHED[model]]
-    variables = frozenset(variable.name for variable in defaults.VARIABLES)
+    names = frozenset(variable.name for variable in variables.select(chosen))
     read = ReadInputs(
         channels=frozenset(channel.name for channel in defaults.CHANNELS if channel.name in channels),
-        variables=variables if logistic or fusion is not Fusion.NONE else frozenset(),
+        variables=names if logistic or fusion is not Fusion.NONE else frozenset(),
     )
     return _line(f"The model {model.value}", cohort, read)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -204,6 +205,10 @@ def test_command_writes_table_and_figures(tmp_path: Path, store: Path, database:
     for name in ("over-time", "shifts", "calibration"):
         ElementTree.parse(tmp_path / "out" / f"{name}.svg")
         assert (tmp_path / "out" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    document = json.loads((tmp_path / "out" / "monitor.json").read_text())
+    assert sum(window["predictions"] for window in document["windows"]) == 12
+    assert document["overall"]["patients"] == 8
+    assert any("age -4.0 SD" in window["signals"] for window in document["windows"])
     later = rlvo("tiny@1.0.0", "--since", "2026-08-01", "--window", "day")
     assert later.exit_code == 0
     assert "2026-08-13" in later.output

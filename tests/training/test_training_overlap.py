@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from app.registry.manifest import Manifest
@@ -55,6 +56,36 @@ def test_other_patients_pass() -> None:
     assert not training_overlap.check(version(TRAINED), *named(("dan", "i4"), ("mia", "i5")), accept=False)
     empty = small({"ncct": "constant 0.0"}, {"vessels": "i1"})
     assert not training_overlap.check(version(TRAINED), *empty, accept=False)
+
+
+def part_of(trained: tuple[Cohort, Dataset], test: list[int]) -> Manifest:
+    """A version whose test part has the rows ``test``."""
+    manifest = version(trained)
+    extra = {training_overlap.EXTRA: [training_overlap.hashes(*trained, np.array(test))]}
+    return Manifest.model_validate_json(manifest.model_copy(update={"extra": extra}).model_dump_json())
+
+
+def test_patient_of_the_test_part_is_noted_and_not_refused() -> None:
+    note = training_overlap.check(part_of(TRAINED, [2]), *named(("eva", "i9"), ("dan", "i4")), accept=False)
+    assert "was tested, and not trained, on 1 of these 2 studies (same patient id: 1, same image: 0; rows 2)" in note
+    assert "--i-know" not in note
+
+
+def test_training_patients_are_counted_without_the_test_part() -> None:
+    with pytest.raises(CohortFault, match=r"was trained on 2 of these 3 studies .*rows 2-3\)"):
+        training_overlap.check(part_of(TRAINED, [2]), *TRAINED, accept=False)
+    note = training_overlap.check(part_of(TRAINED, [2]), *TRAINED, accept=True)
+    assert "was trained on 2 of these 3 studies" in note
+    assert "was tested, and not trained, on 1 of these 3 studies" in note
+
+
+def test_version_that_does_not_keep_its_test_part_apart_says_so() -> None:
+    manifest = version(TRAINED)
+    (block,) = manifest.extra[training_overlap.EXTRA]
+    old = {name: block[name] for name in ("salt", "patients", "images")}
+    earlier = manifest.model_copy(update={"extra": {training_overlap.EXTRA: [old]}})
+    with pytest.raises(CohortFault, match="was trained or tested on 3 of these 3"):
+        training_overlap.check(earlier, *TRAINED, accept=False)
 
 
 def test_patients_of_a_reused_trunk_are_found() -> None:
