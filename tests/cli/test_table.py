@@ -20,7 +20,7 @@ def check(*arguments: object) -> Result:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "head.nii.gz").write_bytes(b"x")
+    messy_tables.images(tmp_path)
     return tmp_path
 
 
