@@ -146,7 +146,7 @@ def test_unit_of_one_site_is_found_among_others(tmp_path: Path) -> None:
     assert all(set(one.rows) == {int(n) + 2 for n in np.flatnonzero(south)} for one in suspicions)
 
 
-def ist() -> pd.DataFrame:
+def stroke_trial() -> pd.DataFrame:
     """Real records of the International Stroke Trial; two pressures above the range of the record are left out."""
     table = pd.read_csv(shared_path("data", "ist", "ist_odd_hospitals.csv.gz"))
     table = table[table["systolic_bp"] <= 280].reset_index(drop=True)
@@ -163,7 +163,7 @@ def ist() -> pd.DataFrame:
 
 def test_real_trial_has_no_suspicious_column_in_any_hospital(tmp_path: Path) -> None:
     """9,256 real records of 236 hospitals, together, and each hospital of 20 patients or more as its own table."""
-    table = ist()
+    table = stroke_trial()
     assert found(tmp_path, **{name: table[name].tolist() for name in table}) == []
     hospitals = [own for _, own in table.groupby("site") if len(own) >= 20]
     assert len(hospitals) > 100
@@ -183,7 +183,7 @@ def test_real_trial_has_no_suspicious_column_in_any_hospital(tmp_path: Path) -> 
 def test_fault_put_into_the_real_trial_is_found(
     tmp_path: Path, code: str, change: Callable[[pd.DataFrame], pd.DataFrame]
 ) -> None:
-    table = change(ist().head(2000))
+    table = change(stroke_trial().head(2000))
     assert [one.code for one in found(tmp_path, **{name: table[name].tolist() for name in table})] == [code]
 
 
