@@ -50,10 +50,11 @@ def test_cohort_fault_exits_with_2_and_names_its_row(
 
 
 def corrupt(cohort: Path, folder: Path) -> Path:
-    """Write the cohort with a file that is no volume as every patient's NCCT."""
+    """Write the cohort with a file that is no volume as the NCCT of each patient."""
     table = pd.read_csv(cohort / "cohort.csv", dtype=str, keep_default_na=False).drop(columns="prepared")
-    table["ncct"] = "head.nii.gz"
-    (folder / "head.nii.gz").write_bytes(b"\x1f\x8b not a volume")
+    table["ncct"] = [f"head{n}.nii.gz" for n in range(len(table))]
+    for n, name in enumerate(table["ncct"]):
+        (folder / name).write_bytes(b"\x1f\x8b not a volume %d" % n)
     table.to_csv(folder / "cohort.csv", index=False)
     return folder
 
