@@ -67,7 +67,7 @@ def main() -> None:
     print("| model | AUC over folds, mean of seeds ± SD | AUC on test, mean of seeds ± SD |\n|---|---|---|")
     for column, name in enumerate(MODELS):
         folds, _, test = values[:, column].T
-        print(f"| {name} | {folds.mean():.3f} ± {folds.std():.3f} | {test.mean():.3f} ± {test.std():.3f} |")
+        print(f"| {name} | {folds.mean():.3f} ± {folds.std(ddof=1):.3f} | {test.mean():.3f} ± {test.std(ddof=1):.3f} |")
 
 
 if __name__ == "__main__":

@@ -32,9 +32,10 @@ def main() -> None:
         except InvalidStudy as error:
             sys.exit(f"The service refused the study: {error.detail} {[str(field) for field in error.errors]}")
 
+        print(prediction.summary)
         print(f"Probability of refractory LVO: {prediction.probability:.1%} ({prediction.notice})")
         for flag in prediction.flags:
-            print(f"Note: {flag.detail}")
+            print(f"{flag.severity.capitalize()}: {flag.detail}. What to do: {flag.action}")
         if prediction.attribution is not None:
             for reason in sorted(prediction.attribution.clinical, key=lambda reason: -abs(reason.contribution)):
                 print(f"{reason.variable:45} {reason.contribution:+.2f}")

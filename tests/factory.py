@@ -26,6 +26,7 @@ from app.registry.manifest import (
     Conformal,
     Fold,
     Manifest,
+    OutOfDistribution,
     Threshold,
     Training,
     VariableKind,
@@ -65,6 +66,9 @@ VARIABLES = (
     ),
 )
 
+EVERY_STUDY = OutOfDistribution(mean=(0.0,) * 16, precision=tuple(tuple(row) for row in np.eye(16).tolist()), limit=0.0)
+"""Limit of the distance to the training patients that every study exceeds."""
+
 
 def tiny_manifest(
     *,
@@ -78,8 +82,9 @@ def tiny_manifest(
     folds: int = 2,
     backgrounds: int = 6,
     seed: int = 0,
+    unfamiliar: bool = False,
 ) -> Manifest:
-    """The manifest of a tiny version, without files of the folds."""
+    """The manifest of a tiny version, without files of the folds; ``unfamiliar`` flags every study with a warning."""
     clinical = Clinical(variables=tuple(variables))
     values = sum(len(variable.categories) or 1 for variable in variables)
     size = values + len(variables) + len(channels)
@@ -101,6 +106,7 @@ def tiny_manifest(
         threshold=Threshold(value=0.4, rule="chosen for tests"),
         conformal=Conformal(level=0.9, quantile_negative=0.3, quantile_positive=0.2),
         background=Background(vectors=tuple(tuple(float(x) for x in row) for row in background)),
+        out_of_distribution=EVERY_STUDY if unfamiliar else None,
         training=Training(data="none: random weights", synthetic=True, seed=seed),
     )
 

@@ -2,7 +2,8 @@
 
 Design notes:
 - A card informs. It suggests no order and never has the indicator `critical`, because this is research.
-- The summary is complete by itself: probability, interval, side of the threshold, and the research notice.
+- The summary is complete by itself: probability, spread of the folds, side of the threshold, and the research notice.
+- If there are warnings, the summary is the first line of the answer: a withheld decision, or the warnings.
 - Links in a card are absolute, so the report is linked only if the service knows its address (``RLVO_PUBLIC_URL``).
 """
 
@@ -10,11 +11,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.core.display_names import label, percent
+from app.core.display_names import flag_text, interval_text, label, percent, truncated
 from app.sdk.errors import NotFinished
+from app.sdk.flags import Severity
 from app.sdk.types import ClinicalContribution, ModalityContribution, Prediction
 
 MAX_CONTRIBUTIONS = 3
+MAX_SUMMARY = 139  # characters; the specification allows fewer than 140
 
 Card = dict[str, Any]
 
@@ -28,11 +31,12 @@ def cards(prediction: Prediction, public_url: str) -> dict[str, list[Card]]:
     if prediction.probability is None or prediction.finished is None:
         raise NotFinished("Only a prediction that succeeded has a card.")
     refractory = prediction.decision is not None and prediction.decision.refractory
+    doubtful = bool(prediction.withheld or prediction.warnings)
     card: Card = {
         "uuid": prediction.id,
         "summary": _summary(prediction),
         "detail": _detail(prediction),
-        "indicator": "warning" if refractory else "info",
+        "indicator": "warning" if refractory or doubtful else "info",
         "source": {"label": f"rlvo, {prediction.model.name} {prediction.model.version} (research use only)"},
     }
     if public_url:
@@ -46,9 +50,12 @@ def cards(prediction: Prediction, public_url: str) -> dict[str, list[Card]]:
 def _summary(prediction: Prediction) -> str:
     """One line of fewer than 140 characters, as the specification requires."""
     assert prediction.probability is not None
+    if prediction.withheld or prediction.warnings:
+        end = f" Probability {percent(prediction.probability)}. Research use only."
+        return truncated(prediction.summary, MAX_SUMMARY - len(end)) + end
     text = f"Refractory occlusion: {percent(prediction.probability)}"
     if prediction.interval is not None:
-        text += f" ({percent(prediction.interval.low)} to {percent(prediction.interval.high)})"
+        text += f" ({interval_text(prediction.interval)})"
     if prediction.decision is not None:
         side = "above" if prediction.decision.refractory else "below"
         text += f", {side} the threshold of {percent(prediction.decision.threshold)}"
@@ -56,15 +63,19 @@ def _summary(prediction: Prediction) -> str:
 
 
 def _detail(prediction: Prediction) -> str:
-    """Markdown: the research notice, the largest contributions, and the flags."""
-    lines = [f"**{prediction.notice}**", ""]
+    """Markdown: summary and warnings, the research notice, the largest contributions, and the other flags."""
+    flags = {severity: [flag for flag in prediction.flags if flag.severity is severity] for severity in Severity}
+    lines = [f"**{prediction.summary}**", ""]
+    if warnings := flags[Severity.WARNING]:
+        lines += [*(f"- **Warning:** {flag_text(flag)}" for flag in warnings), ""]
+    lines += [f"**{prediction.notice}**", ""]
     if prediction.attribution is not None:
         contributions: list[ClinicalContribution | ModalityContribution]
         contributions = [*prediction.attribution.clinical, *prediction.attribution.imaging]
         largest = sorted(contributions, key=lambda each: -abs(each.contribution))[:MAX_CONTRIBUTIONS]
         lines += ["Largest contributions (log-odds):", "", *(_line(each) for each in largest), ""]
-    if prediction.flags:
-        lines += ["Quality flags:", "", *(f"- {flag.detail}" for flag in prediction.flags), ""]
+    if infos := flags[Severity.INFO]:
+        lines += ["Information on the input:", "", *(f"- Info: {flag_text(flag)}" for flag in infos), ""]
     return "\n".join(lines).rstrip()
 
 

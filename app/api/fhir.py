@@ -5,6 +5,7 @@ Design notes:
 - ``whenPeriod`` is always sent, because the risk belongs to the thrombectomy that follows the imaging.
 - Every resource has the security label AIAST (v3-ObservationValue, "Artificial Intelligence asserted").
 - The subject is the site's pseudonym as an identifier; there is no Patient resource and no clinical value.
+- The first note is the summary. A withheld decision has no ``qualitativeRisk``; the notes say why.
 - References are urn:uuid values made from the prediction's id, so the same record gives the same bundle.
 """
 
@@ -14,6 +15,7 @@ import uuid
 from datetime import datetime, timedelta
 from typing import Any
 
+from app.core.display_names import flag_text, interval_name, warnings_first
 from app.sdk.errors import NotFinished
 from app.sdk.types import Prediction
 
@@ -54,14 +56,12 @@ def _risk_assessment(prediction: Prediction) -> Resource:
     assert prediction.probability is not None
     assert prediction.finished is not None
     decision, interval = prediction.decision, prediction.interval
-    rationale = [prediction.notice]
+    rationale = [prediction.summary, prediction.notice]
     if interval is not None:
-        rationale.append(
-            f"{100 * interval.level:.0f} % interval {100 * interval.low:.1f} to {100 * interval.high:.1f} percent."
-        )
+        name = interval_name(interval).capitalize()
+        rationale.append(f"{name} {100 * interval.low:.1f} to {100 * interval.high:.1f} percent.")
     if decision is not None:
-        side = "Above" if decision.refractory else "Below"
-        rationale.append(f"{side} the threshold of {100 * decision.threshold:.1f} percent ({decision.rule}).")
+        rationale.append(f"Rule of the threshold: {decision.rule}.")
     outcome: Resource = {
         "outcome": {"text": _OUTCOME},
         "probabilityDecimal": round(100 * prediction.probability, 4),
@@ -81,8 +81,13 @@ def _risk_assessment(prediction: Prediction) -> Resource:
         "occurrenceDateTime": _instant(prediction.finished),
         "performer": {"reference": _url(prediction, "Device")},
         "prediction": [outcome],
-        "note": [{"text": flag.detail} for flag in prediction.flags] or [{"text": prediction.notice}],
+        "note": [{"text": text} for text in (prediction.summary, *_flags(prediction), prediction.notice)],
     }
+
+
+def _flags(prediction: Prediction) -> list[str]:
+    """Text of each flag with its severity, warnings first."""
+    return [f"{flag.severity.capitalize()}: {flag_text(flag)}" for flag in warnings_first(prediction.flags)]
 
 
 def _device(prediction: Prediction) -> Resource:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from app.sdk.clinical import ClinicalRecord
+from app.sdk.clinical_rules import contradictions
 from app.sdk.errors import FieldError, InvalidClinical, InvalidRequest, MalformedJson
 
 MAX_DEPTH = 10
@@ -58,15 +59,23 @@ def clinical_record(content: bytes) -> ClinicalRecord:
     if not isinstance(value, dict):
         raise InvalidClinical('The clinical document must be one JSON object, such as {"age": 71}.')
     try:
-        return ClinicalRecord.model_validate(value)
+        record = ClinicalRecord.model_validate(value)
     except ValidationError as error:
-        errors = [_clinical_error(each) for each in error.errors(include_url=False, include_input=False)]
-        count = f"{len(errors)} fields" if len(errors) > 1 else "One field"
-        raise InvalidClinical(
-            f"{count} of the clinical document cannot be used. "
-            "GET /v1/schema/clinical lists every field with its unit and range.",
-            errors=errors,
+        raise _unusable(
+            [_clinical_error(each) for each in error.errors(include_url=False, include_input=False)]
         ) from None
+    if errors := contradictions(record):
+        raise _unusable(errors)
+    return record
+
+
+def _unusable(errors: list[FieldError]) -> InvalidClinical:
+    count = f"{len(errors)} fields" if len(errors) > 1 else "One field"
+    return InvalidClinical(
+        f"{count} of the clinical document cannot be used. "
+        "GET /v1/schema/clinical lists every field with its unit and range.",
+        errors=errors,
+    )
 
 
 def validated(model: type[_Document], content: bytes) -> _Document:

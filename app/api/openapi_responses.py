@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from app.api.problems import responses
-from app.api.uploads import MODEL, SUBJECT
+from app.api.uploads import INTERVAL, MODEL, SUBJECT
 from app.sdk import errors
 from app.sdk.types import Input
 
@@ -88,6 +88,18 @@ def _form() -> Entry:
             "enum": ["true", "false", "exact"],
             "default": "true",
             "description": "Contributions and maps: `true`, `false`, or `exact` for exact methods, which take minutes",
+        },
+        "accept_warnings": {
+            "type": "string",
+            "enum": ["true", "false"],
+            "default": "false",
+            "description": "`true`: give the decision in spite of flags of severity `warning`, which else withhold it",
+        },
+        "ctp_interval_s": {
+            "type": "string",
+            "pattern": f"^({INTERVAL})?$",
+            "examples": [""],
+            "description": "Seconds between the frames of `ctp`, 0.2 to 6; they replace the time step of its header",
         },
     }
     return {
@@ -292,6 +304,7 @@ def _json_body(schema: str) -> Entry:
 review = _entry(
     *_PREDICTION_ERRORS,
     *_BODY_ERRORS,
+    errors.Conflict,
     ok={
         200: {
             "description": "The last review of this reviewer is the same; nothing was added",

@@ -49,7 +49,7 @@ def submission(record: Prediction, *, applied: str, replayed: bool) -> Response:
 
 def page(record: PredictionPage) -> Response:
     """Returns 200 with one page of predictions."""
-    return private({"items": [_members(item) for item in record.items], "next": record.next})
+    return private({"items": [item.members() for item in record.items], "next": record.next})
 
 
 def tagged(record: BaseModel) -> Response:
@@ -67,13 +67,8 @@ def matches(tag: str, header: str) -> bool:
     return header.strip() == "*" or tag in (each.strip().removeprefix("W/") for each in header.split(","))
 
 
-def _members(record: Prediction) -> dict[str, object]:
-    """The members of the prediction that are known."""
-    return {name: value for name, value in record.model_dump(mode="json").items() if value is not None}
-
-
 def _content(record: Prediction) -> bytes:
-    return _json(_members(record))
+    return _json(record.members())
 
 
 def _json(value: object) -> bytes:

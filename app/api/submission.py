@@ -9,6 +9,7 @@ Design notes:
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -90,6 +91,8 @@ async def accept(
         subject=study.subject,
         explain=study.explain,
         exact=study.exact,
+        accept_warnings=study.accept_warnings,
+        ctp_interval_s=study.ctp_interval_s,
         clinical=study.record.model_dump(mode="json", exclude_none=True),
         inputs=inputs,
         trace_context=trace_context,
@@ -147,8 +150,12 @@ def _resolve_model(services: Services, reference: str | None) -> StoredVersion:
 def _enqueue(session: Session, services: Services, caller: Caller, new: NewPrediction) -> None:
     queue_position = predictions.add(session, new)
     services.queue.submit(session, new.id, priority=queue_position)
-    detail = {
+    detail: dict[str, Any] = {
         "model": f"{new.model.name}@{new.model.version}",
         "inputs": {k.value: v.sha256 for k, v in new.inputs.items()},
     }
+    if new.accept_warnings:
+        detail["accept_warnings"] = True
+    if new.ctp_interval_s is not None:
+        detail["ctp_interval_s"] = new.ctp_interval_s
     audit.append(session, caller.name, "prediction.submit", new.id, detail)

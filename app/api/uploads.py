@@ -25,7 +25,7 @@ from app.api import json_parsing
 from app.api.dependencies import Services
 from app.api.multipart import FormParser, PartHeader, Sink
 from app.core.concurrency import BoundedExecutor, submit
-from app.imaging.io import grid_check
+from app.imaging.io import duplicates, grid_check
 from app.imaging.io.header import Header
 from app.imaging.io.limits import Limits
 from app.imaging.io.stream_check import StreamCheck
@@ -36,6 +36,8 @@ from app.storage.local import Storage, Writer
 
 SUBJECT = r"[A-Za-z0-9._-]{1,64}"
 MODEL = r"[a-z0-9@.-]{1,160}"
+INTERVAL = r"[0-9]{1,3}(\.[0-9]{1,6})?"
+CTP_INTERVAL_S = (0.2, 6.0)
 
 MAX_BUFFERED_CHUNKS = 16  # chunks of the request (64 KiB each) that may wait for the parser
 MAX_PENDING_PIECES = 8  # pieces of a volume (256 KiB each) that may wait to be hashed and written
@@ -52,6 +54,8 @@ class UploadedStudy:
     subject: str | None = None
     explain: bool = True
     exact: bool = False
+    accept_warnings: bool = False
+    ctp_interval_s: float | None = None
     headers: dict[Input, Header] = field(default_factory=dict)
 
 
@@ -74,6 +78,8 @@ class UploadReceiver:
             "model": (_FIELD_BYTES, self._model),
             "subject": (_FIELD_BYTES, self._subject),
             "explain": (_FIELD_BYTES, self._explain),
+            "accept_warnings": (_FIELD_BYTES, self._accept_warnings),
+            "ctp_interval_s": (_FIELD_BYTES, self._ctp_interval),
         }
         name = header.name
         if name in self._digests:
@@ -88,9 +94,12 @@ class UploadReceiver:
         raise InvalidRequest(f"The form has an unknown field. Allowed are: {allowed}.")
 
     def check(self) -> None:
-        """Checks the submission as a whole. Raises MissingInput, GeometryMismatch."""
+        """Checks the submission as a whole. Raises MissingInput, GeometryMismatch, ImplausibleModality."""
         if not self.study.headers:
             raise MissingInput(f"The form has no volume. Send at least one of: {', '.join(Input)}.")
+        duplicates.check_bytes({name: self._digests[name] for name in self.study.headers})
+        if self.study.ctp_interval_s is not None and Input.CTP not in self.study.headers:
+            raise _invalid_field("ctp_interval_s", "needs a ctp series: send both, or none")
         grid_check.check(self.study.headers)
 
     @property
@@ -149,6 +158,18 @@ class UploadReceiver:
     def _explain(self, content: bytes) -> None:
         explain = _matching("explain", content, "true|false|exact", "must be `true`, `false` or `exact`")
         self.study.explain, self.study.exact = explain != "false", explain == "exact"
+
+    def _accept_warnings(self, content: bytes) -> None:
+        text = _matching("accept_warnings", content, "true|false", "must be `true` or `false`")
+        self.study.accept_warnings = text == "true"
+
+    def _ctp_interval(self, content: bytes) -> None:
+        low, high = CTP_INTERVAL_S
+        rule = f"must be a number of seconds from {low} to {high}, such as 1.5"
+        seconds = float(_matching("ctp_interval_s", content, INTERVAL, rule))
+        if not low <= seconds <= high:
+            raise _invalid_field("ctp_interval_s", rule)
+        self.study.ctp_interval_s = seconds
 
 
 @asynccontextmanager

@@ -2,7 +2,8 @@
 
 Design notes:
 - Each command imports its modules when it runs, so `rlvo --help` loads no torch, numpy or web framework.
-- The exit status is 0 for success, 1 for a failure, and 2 for a wrong command or a wrong input.
+- The exit status is 0 for success, 1 for a failure, 2 for a wrong command or a wrong input, and 3 from
+  `rlvo predict` for a withheld decision.
 - An `RlvoError` is printed in a few lines. A traceback shows no local variables, which may hold patient data.
 """
 
@@ -14,7 +15,20 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from app.cli import admin, demo, models, monitor, predict, predict_cohort, serve, subjects, table, webhooks
+from app.cli import (
+    admin,
+    compare,
+    demo,
+    models,
+    monitor,
+    outcomes,
+    predict,
+    predict_cohort,
+    serve,
+    subjects,
+    table,
+    webhooks,
+)
 
 RUN, OPERATE, TRAIN = "Run", "Operate", "Train"
 
@@ -70,7 +84,9 @@ app.add_typer(subjects.subjects, name="subjects", rich_help_panel=OPERATE)
 app.add_typer(webhooks.webhooks, name="webhooks", rich_help_panel=OPERATE)
 app.add_typer(admin.db, name="db", rich_help_panel=OPERATE)
 app.add_typer(admin.audit, name="audit", rich_help_panel=OPERATE)
+app.add_typer(outcomes.outcomes, name="outcomes", rich_help_panel=OPERATE)
 app.command(rich_help_panel=OPERATE)(monitor.monitor)
+app.command(rich_help_panel=OPERATE)(compare.compare)
 app.command(rich_help_panel=OPERATE)(admin.replay)
 app.command(rich_help_panel=OPERATE)(admin.fsck)
 app.command("settings", rich_help_panel=OPERATE)(admin.list_settings)

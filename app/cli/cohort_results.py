@@ -14,6 +14,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from app.core import csv_text
 from app.training import cells, table_reader
 from app.training.errors import CohortFault
 
@@ -35,7 +36,7 @@ def listed_patients(results: Path, columns: Sequence[str]) -> set[str]:
         if whole != content:
             os.truncate(results, len(whole))
         try:
-            return {line[PATIENT] for line in csv.DictReader(whole.decode("utf-8").splitlines())}
+            return {csv_text.plain(line[PATIENT]) for line in csv.DictReader(whole.decode("utf-8").splitlines())}
         except UnicodeDecodeError:
             pass  # saved with another encoding
     if header.startswith(content):  # a crash cut off the header
@@ -50,7 +51,7 @@ def listed_patients(results: Path, columns: Sequence[str]) -> set[str]:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(results)
-    return {line[PATIENT] for line in lines}
+    return {csv_text.plain(line[PATIENT]) for line in lines}
 
 
 def _restored(results: Path, content: bytes, columns: Sequence[str]) -> list[dict[str, str]]:

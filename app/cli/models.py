@@ -159,12 +159,22 @@ def shadow(name: Name) -> None:
     with open_database().reading() as session:
         comparisons = report(session, name)
     table(
-        ["shadow", "answered by", "scored", "failed", "decide alike", "mean difference", "mean absolute", "largest"],
+        [
+            "shadow",
+            "answered by",
+            "scored",
+            "failed",
+            "decided",
+            "decide alike",
+            "mean difference",
+            "mean absolute",
+            "largest",
+        ],
         [
             [
                 each.version,
                 each.answered,
-                *map(str, (each.scored, each.failed, each.agreed)),
+                *map(str, (each.scored, each.failed, each.decided, each.agreed)),
                 *map(_number, (each.mean_difference, each.mean_absolute_difference, each.largest_difference)),
             ]
             for each in comparisons

@@ -71,15 +71,13 @@ def monitor(
 
 
 def _write(folder: Path, result: MonitorReport, heads: list[str], rows: list[list[str]]) -> None:
-    import csv
-
+    from app.core import csv_text
     from app.evaluation.figures import calibration
     from app.operations.monitor import by_variable
     from app.reporting import trends
 
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "monitor.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([heads, *rows])
+    csv_text.write(folder / "monitor.csv", heads, rows)
     days = [f"{window.start:%Y-%m-%d}" for window in result.windows]
     figures = {
         "over-time": trends.over_time([_point(day, window) for day, window in zip(days, result.windows, strict=True)]),

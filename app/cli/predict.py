@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from typer.core import TyperCommand
 
 from app.cli.common import ServiceOptions
 from app.cli.option_groups import expand_option_groups
-from app.core.display_names import format_value, label
+from app.core.display_names import flag_text, format_value, interval_name, label, warnings_first
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from app.sdk.types import Attribution, Prediction
 
 LONGEST_BAR = 20  # characters
+WITHHELD = 3  # exit status if warnings withhold the decision
 Nifti = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help=".nii or .nii.gz")]
 
 
@@ -59,6 +61,12 @@ def predict(
     model: Annotated[str | None, typer.Option(help="name, name@1.2.0 or name@champion")] = None,
     subject: Annotated[str | None, typer.Option(help="Your pseudonym for the patient")] = None,
     explain: Annotated[bool, typer.Option(help="Also explain the prediction")] = True,
+    accept_warnings: Annotated[
+        bool, typer.Option("--accept-warnings", help="Give a decision in spite of warnings")
+    ] = False,
+    ctp_interval_s: Annotated[
+        float | None, typer.Option("--ctp-interval-s", min=0.2, max=6.0, help="Seconds between the frames of the CTP")
+    ] = None,
     maps: Annotated[Path | None, typer.Option(file_okay=False, help="Folder to save the map volumes in")] = None,
     *,
     service: ServiceOptions,
@@ -71,6 +79,8 @@ def predict(
     rlvo predict --cta cta.nii.gz --clinical clinical.json --url http://rlvo.local:8000 --json
     rlvo predict --cta cta.nii.gz --maps out/
 
+    Warnings withhold the decision: the first line says so, and the exit status is 3.
+
     Without --url, the command starts a service in the data folder (RLVO_DATA_DIR) and stops it at the end.
     """
     from rich.console import Console
@@ -81,6 +91,8 @@ def predict(
         "model": model,
         "subject": subject,
         "explain": explain,
+        "accept_warnings": accept_warnings,
+        "ctp_interval_s": ctp_interval_s,
     }
     study = cast("Study", {name: value for name, value in given.items() if value is not None})
 
@@ -93,11 +105,13 @@ def predict(
             maps.mkdir(parents=True, exist_ok=True)
             saved = [client.map(prediction.id, name, to=maps) for name in prediction.attribution.maps]
     if as_json:
-        typer.echo(prediction.model_dump_json(indent=2, exclude_none=True))
+        typer.echo(json.dumps(prediction.members(), indent=2))
     else:
         show(prediction, Console())
         for path in saved:
             typer.echo(f"saved {path}")
+    if prediction.withheld:
+        raise typer.Exit(WITHHELD)
 
 
 @contextmanager
@@ -119,24 +133,30 @@ def progress(console: Console) -> Iterator[OnProgress]:
 
 
 def show(prediction: Prediction, console: Console) -> None:
-    """Print a finished prediction: probability, interval, decision, model, explanation and flags."""
+    """Print a finished prediction: summary, warnings, probability, spread of the folds, model, explanation, flags."""
     if prediction.probability is None:
         console.print(f"{prediction.id}: {prediction.status}")
         return
     interval, decision = prediction.interval, prediction.decision
+    console.print(f"[bold]{prediction.summary}[/bold]", soft_wrap=True)
+    flags = warnings_first(prediction.flags)
+    for flag in prediction.warnings:
+        console.print(f"[bold yellow]! warning[/bold yellow] {flag.code}: {flag_text(flag)}")
     console.print(f"\n[bold]Probability of refractory LVO: {prediction.probability:.1%}[/bold]", end="")
     if interval:
-        console.print(f"   ({interval.level:.0%} interval {interval.low:.1%} to {interval.high:.1%})", end="")
+        console.print(f"   ({interval_name(interval)} {interval.low:.1%} to {interval.high:.1%})", end="")
     console.print()
     if decision:
         verdict = "refractory" if decision.refractory else "not refractory"
         console.print(f"Decision: [bold]{verdict}[/bold] at a threshold of {decision.threshold:.1%} ({decision.rule})")
+    elif prediction.withheld:
+        console.print("Decision: withheld. Check the study, or send it again with --accept-warnings.")
     console.print(f"Model: {prediction.model.name} {prediction.model.version}   Prediction: {prediction.id}")
 
     if prediction.attribution:
         console.print(_contribution_table(prediction.attribution))
-    for flag in prediction.flags:
-        console.print(f"[yellow]{flag.code}[/yellow]: {flag.detail}")
+    for flag in flags[len(prediction.warnings) :]:
+        console.print(f"i info {flag.code}: {flag_text(flag)}")
     console.print(f"[dim]{prediction.notice}[/dim]")
 
 
@@ -161,8 +181,6 @@ def _contribution_table(attribution: Attribution) -> Table:
 
 def _document(path: Path) -> dict[str, Any]:
     """Read the clinical document and check that it is a JSON object; the service checks its members."""
-    import json
-
     from app.sdk.errors import MalformedJson
 
     try:

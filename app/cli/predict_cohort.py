@@ -14,12 +14,13 @@ import os
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO, cast
+from typing import TYPE_CHECKING, Annotated, NamedTuple, TextIO, cast
 
 import typer
 
 from app.cli.common import ServiceOptions
 from app.cli.option_groups import expand_option_groups
+from app.core import csv_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +29,19 @@ if TYPE_CHECKING:
     from app.sdk.types import Prediction
     from app.training.cohort import CohortRow
 
-COLUMNS = ("patient", "status", "probability", "low", "high", "refractory", "prediction", "error")
 AHEAD = 8  # studies that are sent before the first of them has finished
+COLUMNS = ("patient", "status", "probability", "fold_low", "fold_high", "refractory", "withheld", "prediction", "error")
+
+WITHHELD = "withheld decisions"  # name in the summary
+
+
+class RowOptions(NamedTuple):
+    """What every study of the table is sent with."""
+
+    model: str | None
+    explain: bool
+    accept_warnings: bool = False
+    ctp_interval_s: float | None = None
 
 
 @expand_option_groups
@@ -38,6 +50,12 @@ def predict_cohort(
     results: Annotated[Path, typer.Option(dir_okay=False, help="CSV file of the results")] = Path("predictions.csv"),
     model: Annotated[str | None, typer.Option(help="name, name@1.2.0 or name@champion")] = None,
     explain: Annotated[bool, typer.Option(help="Also explain the predictions")] = True,
+    accept_warnings: Annotated[
+        bool, typer.Option("--accept-warnings", help="Give decisions in spite of warnings")
+    ] = False,
+    ctp_interval_s: Annotated[
+        float | None, typer.Option("--ctp-interval-s", min=0.2, max=6.0, help="Seconds between the frames of every CTP")
+    ] = None,
     *,
     service: ServiceOptions,
 ) -> None:
@@ -48,6 +66,7 @@ def predict_cohort(
 
     The table has one line per patient: `patient`, the paths of the volumes (`ncct`, `cta`, ...), clinical variables.
     Acute studies of other callers are predicted first. After an interruption, the same command continues.
+    The column `withheld` lists the warnings that withhold a decision.
 
     Without --url, the command starts a service in the data folder (RLVO_DATA_DIR) and stops it at the end.
     """
@@ -60,34 +79,28 @@ def predict_cohort(
     from app.training.cohort import read_for_prediction
 
     studies = read_for_prediction(table)
+    options = RowOptions(model, explain, accept_warnings, ctp_interval_s)
     cohort_results.listed_patients(results, COLUMNS)  # a file of another kind is refused before a service starts
     columns = TextColumn("predict"), BarColumn(), MofNCompleteColumn(), Elapsed(), Remaining()
     bar = Progress(*columns, console=Console(stderr=True))
     with service.client() as client, bar:
         task = bar.add_task("", total=len(studies))
-        counts = predict_rows(
-            client, studies, results, model=model, explain=explain, on_finished=lambda: bar.advance(task)
-        )
+        counts = predict_rows(client, studies, results, options, on_finished=lambda: bar.advance(task))
     summary = ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "no study left to predict"
     typer.echo(f"{summary}; {results}")
-    if set(counts) - {"succeeded"}:
+    if set(counts) - {"succeeded", WITHHELD}:
         raise typer.Exit(1)
 
 
 def predict_rows(
-    client: Client,
-    studies: Sequence[CohortRow],
-    results: Path,
-    *,
-    model: str | None,
-    explain: bool,
-    on_finished: Callable[[], None],
+    client: Client, studies: Sequence[CohortRow], results: Path, options: RowOptions, *, on_finished: Callable[[], None]
 ) -> dict[str, int]:
     """Predict every study that ``results`` does not list yet; return the number of studies by final status.
 
     ``on_finished`` is called once for each study that has finished, including those of an earlier run.
 
     Raises:
+        CohortFault: ``results`` has other columns, for example those of an earlier release.
         TransportError: The service is not reachable any more. The same call continues later.
     """
     from app.cli import cohort_results
@@ -105,6 +118,8 @@ def predict_rows(
             prediction = client.wait(prediction_id, seconds=None)
             _write(file, _line(patient, prediction))
             counts[prediction.status] = counts.get(prediction.status, 0) + 1
+            if prediction.withheld:
+                counts[WITHHELD] = counts.get(WITHHELD, 0) + 1
             on_finished()
 
         for study in studies:
@@ -112,11 +127,11 @@ def predict_rows(
                 on_finished()
                 continue
             try:
-                waiting.append((study.patient, _submit(client, study, model=model, explain=explain)))
+                waiting.append((study.patient, _submit(client, study, options)))
             except RlvoError as error:
                 if isinstance(error, TransportError | InternalError):
                     raise
-                _write(file, (study.patient, "refused", *[""] * 5, error.code))
+                _write(file, (study.patient, "refused", *[""] * 6, error.code))
                 counts["refused"] = counts.get("refused", 0) + 1
                 on_finished()
             if len(waiting) >= AHEAD:
@@ -126,19 +141,22 @@ def predict_rows(
     return counts
 
 
-def _submit(client: Client, study: CohortRow, *, model: str | None, explain: bool) -> str:
-    from app.sdk.types import Priority
+def _submit(client: Client, study: CohortRow, options: RowOptions) -> str:
+    from app.sdk.types import Input, Priority
 
     record = study.record.model_dump(mode="json", exclude_none=True)
     sent: dict[str, object] = {name.value: path for name, path in study.volumes.items()}
-    sent |= {"clinical": record, "subject": study.patient, "explain": explain, "priority": Priority.BATCH}
-    if model:
-        sent["model"] = model
-    return client.submit(idempotency_key=_idempotency_key(study, model, explain), **cast("Study", sent)).id
+    sent |= {"clinical": record, "subject": study.patient, "explain": options.explain, "priority": Priority.BATCH}
+    sent["accept_warnings"] = options.accept_warnings
+    if options.ctp_interval_s is not None and Input.CTP in study.volumes:
+        sent["ctp_interval_s"] = options.ctp_interval_s
+    if options.model:
+        sent["model"] = options.model
+    return client.submit(idempotency_key=_idempotency_key(study, options), **cast("Study", sent)).id
 
 
-def _idempotency_key(study: CohortRow, model: str | None, explain: bool) -> str:
-    digest = hashlib.sha256(repr((study.patient, model, explain, study.record.model_dump_json())).encode())
+def _idempotency_key(study: CohortRow, options: RowOptions) -> str:
+    digest = hashlib.sha256(repr((study.patient, *options, study.record.model_dump_json())).encode())
     for name, path in sorted(study.volumes.items()):
         with path.open("rb") as file:
             digest.update(f"{name}={hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
@@ -154,12 +172,13 @@ def _line(patient: str, prediction: Prediction) -> tuple[str, ...]:
         "" if interval is None else f"{interval.low:.6f}",
         "" if interval is None else f"{interval.high:.6f}",
         "" if decision is None else str(decision.refractory).lower(),
+        " ".join(prediction.withheld),
         prediction.id,
         "" if error is None else error.code,
     )
 
 
 def _write(file: TextIO, cells: Sequence[str]) -> None:
-    csv.writer(file, lineterminator="\n").writerow(cells)
+    csv.writer(file, lineterminator="\n").writerow([csv_text.text_of(cell) for cell in cells])
     file.flush()
     os.fsync(file.fileno())

@@ -29,6 +29,7 @@ console = Console(stderr=True)
 NOT_OF_INPUT = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE)
 """Errors of the machine: disk full or broken, too many open files."""
 LARGEST_SEED = 2**32 - 1
+REPORT_HELP = "Folder of the report; default: a new one in `reports` beside the table"
 TABLE_HELP = "Table (.csv, .xlsx, .parquet), or folder with cohort.csv, or ISLES'24"
 
 
@@ -132,7 +133,10 @@ def train(
         Workers,
         typer.Option(help="Prepare the studies in local processes, or by the service's workers through its queue"),
     ] = Workers.LOCAL,
-    report: Annotated[Path | None, typer.Option(help="Folder of the report and its figures")] = None,
+    report: Annotated[Path | None, typer.Option(help=REPORT_HELP)] = None,
+    variables: Annotated[
+        str, typer.Option(help="Clinical variables, as age,sex,perfusion.core_ml; default: the usual ones")
+    ] = "",
     quick: Annotated[bool, typer.Option(help="Only the published model and the baselines")] = False,
     reading: ReadingOptions = ReadingOptions(),
     publish_anyway: Annotated[
@@ -145,6 +149,7 @@ def train(
     The same command resumes a killed run. Under torchrun, each fold uses all processes.
     """
     from app.training import pipeline
+    from app.training import variables as clinical_variables
     from app.training.options import TrainConfig
 
     fill = None
@@ -167,6 +172,7 @@ def train(
             repeats=repeats,
             jobs=jobs or _cores(),
             report=report,
+            variables=clinical_variables.parse(variables),
             publish_anyway=publish_anyway,
             **asdict(reading),
             **asdict(consent),
@@ -199,7 +205,7 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda", callback=_device)] = "auto",
     since: Annotated[str, typer.Option(help="Only patients of this date (ISO) or later")] = "",
     site: Annotated[str, typer.Option(help="Only patients of this site")] = "",
-    report: Annotated[Path | None, typer.Option(help="Folder of a report with figures")] = None,
+    report: Annotated[Path | None, typer.Option(help=REPORT_HELP)] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Studies prepared at the same time; 0: one per core")] = 0,
     reading: ReadingOptions = ReadingOptions(),
     consent: ConsentOptions = ConsentOptions(),

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the command line imports this module and must start fast
+    from app.sdk.types import Flag, Interval
 
 _ACRONYMS = re.compile(r"\b(nihss|mrs|bp|crp|inr|ldl|ivt|tia|aspects|cbv|hu)\b")
 _UNITS = re.compile(r"_(ml|mm|hu|mmol_l)$")
@@ -52,3 +57,26 @@ def truncated(text: str, limit: int) -> str:
 def percent(value: float) -> str:
     """Fraction as a whole percentage: 0.41 gives ``41 %``."""
     return f"{100 * value:.0f} %"
+
+
+def interval_name(interval: Interval) -> str:
+    """What an interval is: ``spread of the folds``, or a level with its measured coverage."""
+    if interval.kind == "calibrated":
+        return f"{percent(interval.level)} interval (measured coverage {percent(interval.coverage)})"
+    return "spread of the folds"
+
+
+def interval_text(interval: Interval) -> str:
+    """An interval with its name: ``spread of the folds 20 % to 50 %``."""
+    return f"{interval_name(interval)} {percent(interval.low)} to {percent(interval.high)}"
+
+
+def warnings_first(flags: Iterable[Flag]) -> list[Flag]:
+    """Flags in the order of their severity; those of one severity keep their order."""
+    return sorted(flags, key=lambda flag: flag.severity != "warning")
+
+
+def flag_text(flag: Flag) -> str:
+    """Detail of a flag and what to do: ``cta: the alignment is poor. What to do: Look at the aligned volumes.``"""
+    detail = flag.detail if flag.detail.endswith(".") else f"{flag.detail}."
+    return detail if flag.action == "None." else f"{detail} What to do: {flag.action}"

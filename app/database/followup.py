@@ -16,10 +16,10 @@ from sqlalchemy.orm import Session
 
 from app.database import predictions
 from app.database.session import now
-from app.database.tables import OutcomeRow, PredictionRow, ReviewRow
-from app.sdk.errors import NotFinished
+from app.database.tables import OutcomeRow, PredictionRow, ReviewRow, ShadowRow
+from app.sdk.errors import Conflict, NotFinished
 from app.sdk.followup import Outcome, OutcomeDraft, Review, ReviewDraft, Verdict
-from app.sdk.types import PerfusionSummary, Status
+from app.sdk.types import PerfusionSummary, Prediction, Status
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,18 @@ class FollowedUpPrediction:
     verdicts: tuple[bool, ...]
 
 
+@dataclass(frozen=True)
+class LiveScore:
+    """Probability of one version for a prediction that it answered, or scored as a shadow; ``refractory``: outcome."""
+
+    prediction_id: str
+    caller: str
+    subject: str | None
+    created: datetime
+    probability: float
+    refractory: bool | None
+
+
 def add_review(session: Session, prediction_id: str, caller: str | None, draft: ReviewDraft) -> tuple[Review, bool]:
     """Adds a review; the last review of the same reviewer, sent again, changes nothing.
 
@@ -44,8 +56,10 @@ def add_review(session: Session, prediction_id: str, caller: str | None, draft: 
     Raises:
         PredictionNotFound, Erased: There is no such prediction, or it is erased.
         NotFinished: The prediction has not succeeded.
+        Conflict: Warnings withhold the decision, so there is none to review.
     """
-    _lock(session, prediction_id, caller)
+    if _lock(session, prediction_id, caller).decision is None:
+        raise Conflict("The decision of this prediction is withheld, so there is none to review")
     by_reviewer = _reviews_of(prediction_id).where(ReviewRow.reviewer == draft.reviewer)
     last = session.scalars(by_reviewer.order_by(ReviewRow.id.desc()).limit(1)).first()
     values = {"verdict": draft.verdict.value, "reason": draft.reason and draft.reason.value, "comment": draft.comment}
@@ -113,6 +127,42 @@ def followed(
     return [_followed(row, refractory, verdicts.get(row.id, {})) for row, refractory in rows]
 
 
+def live_scores(
+    session: Session, name: str, version: str, since: datetime | None = None, until: datetime | None = None
+) -> list[LiveScore]:
+    """Scores of one version, of all tenants, without erased predictions, oldest first; limits as in ``followed``.
+
+    A shadow stores the difference to the answer, so its probability is the answer plus the difference.
+    """
+    answered = PredictionRow.probability.label("score")
+    shadow = (PredictionRow.probability + ShadowRow.difference).label("score")
+    columns = (PredictionRow.id, PredictionRow.caller, PredictionRow.subject, PredictionRow.created)
+    own = select(*columns, answered, OutcomeRow.refractory).where(
+        PredictionRow.model_name == name, PredictionRow.model_version == version
+    )
+    shadowed = (
+        select(*columns, shadow, OutcomeRow.refractory)
+        .join(ShadowRow, ShadowRow.prediction_id == PredictionRow.id)
+        .where(ShadowRow.model_name == name, ShadowRow.version == version, ShadowRow.difference.is_not(None))
+    )
+    scores = []
+    for query in (own, shadowed):
+        limited = query.outerjoin(OutcomeRow, OutcomeRow.prediction_id == PredictionRow.id).where(
+            PredictionRow.status == Status.SUCCEEDED.value, PredictionRow.probability.is_not(None)
+        )
+        if since is not None:
+            limited = limited.where(PredictionRow.created >= since)
+        if until is not None:
+            limited = limited.where(PredictionRow.created < until)
+        rows = session.execute(limited)
+        scores += [
+            LiveScore(prediction_id, caller, subject, created, score, refractory)
+            for prediction_id, caller, subject, created, score, refractory in rows
+            if score is not None
+        ]
+    return sorted(scores, key=lambda one: (one.created, one.prediction_id))
+
+
 def _followed(row: PredictionRow, refractory: bool | None, verdicts: Mapping[str, Verdict]) -> FollowedUpPrediction:
     assert row.probability is not None
     return FollowedUpPrediction(
@@ -140,10 +190,12 @@ def _last_verdicts(session: Session, name: str, version: str) -> dict[str, dict[
     return verdicts
 
 
-def _lock(session: Session, prediction_id: str, caller: str | None) -> None:
+def _lock(session: Session, prediction_id: str, caller: str | None) -> Prediction:
     session.execute(select(PredictionRow.id).where(PredictionRow.id == prediction_id).with_for_update())
-    if predictions.find(session, prediction_id, caller).status is not Status.SUCCEEDED:
+    prediction = predictions.find(session, prediction_id, caller)
+    if prediction.status is not Status.SUCCEEDED:
         raise NotFinished("Only a prediction that succeeded can have a review or an outcome")
+    return prediction
 
 
 def _reviews_of(prediction_id: str) -> Select[ReviewRow]:

@@ -6,7 +6,7 @@ cut off from the network and another one has taken over, its number is old and i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -42,7 +42,9 @@ class JobStudy:
     """A study for the worker.
 
     ``run`` is the fencing token; ``attempts`` counts the starts since the work last reached a new stage;
-    ``trace_context`` is the span of the request; ``exact`` selects the slow, exact methods of explanation.
+    ``trace_context`` is the span of the request; ``exact`` selects the slow, exact methods of explanation;
+    ``accept_warnings`` asks for a decision in spite of warnings; ``ctp_interval_s`` replaces the time step in the
+    header of the CT perfusion series.
     """
 
     id: str
@@ -56,21 +58,24 @@ class JobStudy:
     inputs: Mapping[Input, InputSummary]
     trace_context: TraceContext | None = None
     exact: bool = False
+    accept_warnings: bool = False
+    ctp_interval_s: float | None = None
 
 
 @dataclass(frozen=True)
 class PredictionResult:
-    """Numbers and files of a finished prediction."""
+    """Numbers and files of a finished prediction; ``withheld`` has the warnings that withhold the decision."""
 
     probability: float
     interval: Interval | None
     folds: list[float]
-    decision: Decision
+    decision: Decision | None
     flags: list[Flag]
     perfusion: PerfusionSummary | None
     attribution: Attribution | None
     timings: dict[str, float]
     artifacts: Iterable[Artifact] = ()
+    withheld: Sequence[str] = ()
 
 
 def start(session: Session, prediction_id: str) -> JobStudy | None:
@@ -106,7 +111,8 @@ def succeed(session: Session, study: JobStudy, result: PredictionResult) -> bool
     row.probability = result.probability
     row.interval = None if result.interval is None else result.interval.model_dump(mode="json")
     row.folds = list(result.folds)
-    row.decision = result.decision.model_dump(mode="json")
+    row.decision = None if result.decision is None else result.decision.model_dump(mode="json")
+    row.withheld = list(result.withheld)
     row.flags = [flag.model_dump(mode="json") for flag in result.flags]
     row.perfusion = None if result.perfusion is None else result.perfusion.model_dump(mode="json")
     row.timings = dict(result.timings)
@@ -159,6 +165,8 @@ def _study(row: PredictionRow) -> JobStudy:
         created=row.created,
         explain=row.explain,
         exact=row.exact,
+        accept_warnings=row.accept_warnings,
+        ctp_interval_s=row.ctp_interval_s,
         clinical=row.clinical or {},
         inputs={Input(name): InputSummary.model_validate(summary) for name, summary in (row.inputs or {}).items()},
         trace_context=TraceContext(row.trace_id, row.span_id) if row.trace_id else None,

@@ -50,7 +50,8 @@ class NewPrediction:
     """An accepted study: checked and stored, but not queued.
 
     ``trace_context`` is the span of the request; the idempotency key is kept for ``keep_key`` seconds; ``exact``
-    selects the slow, exact methods of explanation.
+    selects the slow, exact methods of explanation; ``accept_warnings`` asks for a decision in spite of warnings;
+    ``ctp_interval_s`` replaces the time step in the header of the CT perfusion series.
     """
 
     id: str
@@ -66,6 +67,8 @@ class NewPrediction:
     priority: Priority = Priority.ACUTE
     keep_key: float = 86400.0
     exact: bool = False
+    accept_warnings: bool = False
+    ctp_interval_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,8 @@ def add(session: Session, new: NewPrediction) -> int:
             subject=new.subject,
             explain=new.explain,
             exact=new.exact,
+            accept_warnings=new.accept_warnings,
+            ctp_interval_s=new.ctp_interval_s,
             clinical=new.clinical,
             inputs={name.value: summary.model_dump(mode="json") for name, summary in new.inputs.items()},
             trace_id=new.trace_context and new.trace_context.trace,
@@ -215,7 +220,7 @@ def erase(session: Session, prediction_id: str, caller: str | None) -> list[str]
     row.erased = now()
     row.progress, row.stage = 0.0, None
     row.subject = row.clinical = row.inputs = row.trace_id = row.span_id = row.body_digest = None
-    row.probability = row.interval = row.folds = row.decision = None
+    row.probability = row.interval = row.folds = row.decision = row.withheld = None
     row.flags = row.perfusion = row.timings = row.error = None
     for table in (AttributionRow, ReviewRow, ShadowRow, OutcomeRow, IdempotencyRow):
         session.execute(delete(table).where(table.prediction_id == prediction_id))
@@ -271,7 +276,7 @@ def _row(session: Session, prediction_id: str, caller: str | None, *, lock: bool
 
 _SAME_NAME = (
     *("id", "status", "stage", "progress", "subject", "probability", "interval", "folds", "decision", "perfusion"),
-    *("error", "created", "started", "finished"),
+    *("accept_warnings", "ctp_interval_s", "error", "created", "started", "finished"),
 )
 """Fields of `Prediction` that are columns of the same name."""
 
@@ -282,6 +287,7 @@ def _prediction(row: PredictionRow, attribution: AttributionRow | None) -> Predi
         | {
             "model": {"name": row.model_name, "version": row.model_version, "digest": row.model_digest},
             "flags": row.flags or [],
+            "withheld": row.withheld or [],
             "attribution": attribution and _attribution(attribution),
             "inputs": row.inputs or {},
             "timings": row.timings or {},

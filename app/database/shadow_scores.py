@@ -21,7 +21,7 @@ class ShadowScore:
     """Score of one prediction.
 
     ``difference`` is the probability of the shadow ``version`` minus that of the version that ``answered``; None, with
-    ``error``, if the shadow failed.
+    ``error``, if the shadow failed. ``agrees`` is also None if the decision of the answer is withheld.
     """
 
     prediction_id: str
@@ -41,6 +41,7 @@ class ShadowSummary:
     answered: str
     scored: int
     failed: int
+    decided: int
     agreed: int
     mean_difference: float | None
     mean_absolute_difference: float | None
@@ -76,6 +77,7 @@ def report(session: Session, name: str) -> list[ShadowSummary]:
             *pair,
             func.count(ShadowRow.difference),
             func.count(ShadowRow.error),
+            func.count(ShadowRow.agrees),
             func.count(ShadowRow.prediction_id).filter(ShadowRow.agrees.is_(True)),
             func.avg(ShadowRow.difference),
             func.avg(func.abs(ShadowRow.difference)),

@@ -13,7 +13,19 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Float, ForeignKey, Index, Integer, String, TypeDecorator
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    TypeDecorator,
+    false,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -67,6 +79,8 @@ class PredictionRow(Base):
     subject: Mapped[str | None] = mapped_column(String(128))
     explain: Mapped[bool]
     exact: Mapped[bool] = mapped_column(default=False)  # whether the explanation uses the slow, exact methods
+    accept_warnings: Mapped[bool] = mapped_column(default=False, server_default=false())  # decide in spite of warnings
+    ctp_interval_s: Mapped[float | None] = mapped_column(Float)  # seconds between frames, as sent; None: the header's
     clinical: Mapped[dict[str, Any] | None]
     inputs: Mapped[dict[str, Any] | None]
     trace_id: Mapped[str | None] = mapped_column(String(64))
@@ -77,6 +91,7 @@ class PredictionRow(Base):
     interval: Mapped[dict[str, Any] | None]
     folds: Mapped[list[Any] | None]
     decision: Mapped[dict[str, Any] | None]
+    withheld: Mapped[list[Any] | None]  # codes of the warnings that withhold the decision
     flags: Mapped[list[Any] | None]
     perfusion: Mapped[dict[str, Any] | None]
     timings: Mapped[dict[str, Any] | None]

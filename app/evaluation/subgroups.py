@@ -8,12 +8,13 @@ Design notes:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.evaluation.metrics import Array, Labels, auc_estimate
+from app.evaluation.metrics import Array, Estimate, Labels, auc_estimate
 from app.sdk.clinical import ClinicalRecord
 
 
@@ -36,6 +37,18 @@ class Patients(Protocol):
 MIN_EVENTS = 5
 
 
+@dataclass(frozen=True)
+class SubgroupRow:
+    """One subgroup; events and scores are None if one outcome is too rare."""
+
+    name: str
+    patients: int
+    events: int | None = None
+    auc: Estimate | None = None
+    sensitivity: float | None = None
+    specificity: float | None = None
+
+
 def masks(data: Patients) -> dict[str, NDArray[np.bool_]]:
     """Return the rows (n,) of each subgroup that is not empty, by its name."""
     groups: dict[str, NDArray[np.bool_]] = {}
@@ -54,14 +67,12 @@ def masks(data: Patients) -> dict[str, NDArray[np.bool_]]:
     return {name: rows for name, rows in groups.items() if rows.any()}
 
 
-def lines(data: Patients, rows: Labels, probabilities: Array, decided: Array) -> Iterator[str]:
-    """Yield the lines of a Markdown table of the subgroups of ``rows``.
+def rows_of(data: Patients, rows: Labels, probabilities: Array, decided: Array) -> Iterator[SubgroupRow]:
+    """Yield the subgroups of ``rows`` of a cohort.
 
     ``probabilities`` (len(rows),) are the calibrated probabilities of these rows, and ``decided`` (len(rows),) are the
     decisions at the threshold, as 0 and 1 or as the share of several ensembles.
     """
-    yield "| subgroup | patients | with the outcome | AUC (95 % interval) | sensitivity | specificity |"
-    yield "|---|---|---|---|---|---|"
     for name, mask in masks(data).items():
         inside = mask[rows]
         if not inside.any():
@@ -69,8 +80,19 @@ def lines(data: Patients, rows: Labels, probabilities: Array, decided: Array) ->
         labels, own, called = data.labels[rows][inside], probabilities[inside], decided[inside]
         events = int(labels.sum())
         if min(events, len(labels) - events) < MIN_EVENTS:
-            yield f"| {name} | {len(labels)} | too few of one outcome | | | |"
+            yield SubgroupRow(name, len(labels))
             continue
-        area = auc_estimate(labels, own)
-        sensitivity, specificity = called[labels == 1].mean(), 1 - called[labels == 0].mean()
-        yield f"| {name} | {len(labels)} | {events} | {area} | {sensitivity:.2f} | {specificity:.2f} |"
+        sensitivity, specificity = float(called[labels == 1].mean()), float(1 - called[labels == 0].mean())
+        yield SubgroupRow(name, len(labels), events, auc_estimate(labels, own), sensitivity, specificity)
+
+
+def lines(data: Patients, rows: Labels, probabilities: Array, decided: Array) -> Iterator[str]:
+    """Yield the lines of a Markdown table of the subgroups; arguments as for ``rows_of``."""
+    yield "| subgroup | patients | with the outcome | AUC (95 % interval) | sensitivity | specificity |"
+    yield "|---|---|---|---|---|---|"
+    for row in rows_of(data, rows, probabilities, decided):
+        if row.events is None:
+            yield f"| {row.name} | {row.patients} | too few of one outcome | | | |"
+        else:
+            scores = f"{row.auc} | {row.sensitivity:.2f} | {row.specificity:.2f}"
+            yield f"| {row.name} | {row.patients} | {row.events} | {scores} |"

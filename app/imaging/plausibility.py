@@ -6,39 +6,52 @@ Design notes:
 - All checks use block means over about 3 mm, which removes most of the noise.
 - These pass: padding below air (-1500, -2000, -3024), metal, a missing piece of skull, a skull-stripped brain in HU, a
   plastic phantom in HU, a volume of 16 voxels a side.
+- Intercept, slope, sign and display windows are checked by hounsfield_check.py, contents of a mask by mask_check.py.
 - A message says what is expected and what to do; it does not repeat voxel values.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
 from scipy import ndimage
 
-from app.imaging import vessels
+from app.imaging import enclosure, hounsfield_check, vessels
+from app.imaging.enclosure import Enclosure, between
+from app.imaging.hounsfield_check import MIN_BRAIN_CM2
 from app.imaging.io.nifti import Volume
+from app.imaging.perfusion import background
 from app.imaging.resample import shrink
 from app.sdk.errors import FieldError, ImplausibleModality
 from app.sdk.types import Flag, Input
 
-__all__ = ["check"]
+__all__ = ["check", "check_exchange"]
 
 _WORKING_MM: Final = 3.0
 _AIR_HU: Final = -300.0
 _MIN_AIR: Final = 0.005  # with a smaller share of air, the air was removed or the values are not HU
 _BEYOND_HU: Final = 4000.0
 _BRAIN_HU: Final = (15.0, 60.0)  # range of the median of a skull-stripped brain, HU, with or without contrast
-_SKULL_HU: Final = 200.0
-_SOFT_HU: Final = (-20.0, 100.0)
 _FAT_HU: Final = (-150.0, -30.0)
 _LUNG_HU: Final = (-920.0, -600.0)
 _LUNG_ML: Final = 1000.0
 _TRUNK_ML: Final = 5500.0  # more than the largest head with its neck
-_MIN_BRAIN_CM2: Final = 40.0  # soft tissue within bone in one axial slice; only a head reaches it (spinal canal: 3)
+_USUAL_BRAIN_HU: Final = (5.0, 70.0)
+_WINDOW_HU: Final = 400.0  # a display window ends below; bone and contrast are lost
+_BONE_HU: Final = 700.0  # the segmentation of vessels takes higher values for bone
 _CONTRAST_HU: Final = 110.0
+_MAX_BLOCK_MM: Final = 6.0
+_CELL_MM: Final = 12.0
+_CONTRAST_PLACES: Final = {Input.CTA: 15, Input.NCCT: 24}  # cells with bright blocks; docs/input-checks.md
+_NEIGHBOURS: Final = np.pad(np.zeros((1, 1, 1), bool), 1, constant_values=True)
+_WHOLE_TREE_MM: Final = 60.0  # a shorter scan shows fewer places
+_METAL_HU: Final = 2000.0
 _MAX_SLICE_MM: Final = {Input.CTA: 1.5, Input.NCCT: 5.5, Input.CTP: 10.5, Input.TMAX: 10.5, Input.CBF: 10.5}
 _MAX_S: Final = {Input.TMAX: 120.0, Input.MTT: 240.0}
+_SHORTEST_S: Final = 1.5  # the noise of every Tmax map in seconds exceeds it
+_NO_DELAY_S: Final = 3.0
 _MASK_LEVELS: Final = 64
 
 
@@ -54,6 +67,18 @@ def check(volume: Volume, field: Input) -> tuple[Flag, ...]:
     if field is Input.VESSELS:
         return _mask(volume)
     return (*flags, *_map(volume, field))
+
+
+def check_exchange(flags: Iterable[Flag]) -> None:
+    """Refuse a pair of an NCCT with contrast and a CTA without; ``flags``: those of both volumes.
+
+    Raises:
+        ImplausibleModality: NCCT and CTA are certainly exchanged.
+    """
+    doubtful = {flag.detail.partition(":")[0] for flag in flags if flag.code == "contrast-doubtful"}
+    if doubtful >= {Input.NCCT, Input.CTA}:
+        detail = "the ncct shows contrast and the cta shows none: exchange the two files"
+        raise ImplausibleModality(detail, errors=[FieldError(field, detail) for field in (Input.NCCT, Input.CTA)])
 
 
 def _refuse(field: Input, detail: str) -> ImplausibleModality:
@@ -94,28 +119,54 @@ def _head_ct(volume: Volume, field: Input) -> tuple[Flag, ...]:
             "the values are not Hounsfield units (air -1000, water 0, bone up to 3000): export the CT "
             "with its rescale slope and intercept applied",
         )
-    axis = int(np.argmax(np.abs(volume.affine[2, :3])))
-    enclosed = _enclosed(values, edges, axis)
-    brain = enclosed & _between(values, _SOFT_HU)
-    seen = _largest_area_cm2(brain, edges, axis) >= _MIN_BRAIN_CM2
-    if np.mean(~body) < _MIN_AIR and not (seen and _has_dense_bone(values) and _brain_like(values[brain])):
+    space = enclosure.find(values, edges, int(np.argmax(np.abs(volume.affine[2, :3]))))
+    seen = space.brain_cm2.max() >= MIN_BRAIN_CM2
+    if np.mean(~body) < _MIN_AIR and not (seen and _has_dense_bone(values) and _brain_like(values[space.brain])):
         return _stripped(values, edges, field)
+    if (scale := hounsfield_check.fault(values, space)) is not None:
+        raise _refuse(field, f"the values are not Hounsfield units: {scale.reason}")
     if seen:
-        return _contrast(values, enclosed, edges, field)
+        flags = _window(values, edges, field)
+        return (*flags, *_brain_level(space, values, field), *_contrast(values, space, field))
     if _shows_trunk(values, body, edges):
         raise _refuse(
             field,
             "this is not a CT of the head (it shows no brain within a skull, but the fat or the lungs of "
             "a trunk): send the head series",
         )
-    return (_flag("head-doubtful", field, "no brain within a closed skull was found"),)
+    return (*_window(values, edges, field), _flag("head-doubtful", field, "no brain within a closed skull was found"))
+
+
+def _window(values: np.ndarray, edges: np.ndarray, field: Input) -> tuple[Flag, ...]:
+    """Refuse a display window, and flag values that were cut off higher up."""
+    highest = hounsfield_check.cut_level(values, edges)
+    if highest is None:
+        return ()
+    if highest < _WINDOW_HU:
+        raise _refuse(
+            field,
+            "all values above a display window were cut off, so bone and contrast cannot be told apart: export the CT "
+            "in HU without a window",
+        )
+    if field is Input.NCCT or highest >= _BONE_HU:
+        return ()
+    return (_flag("hu-cut", field, "high values were cut off, so bone cannot be told from contrast"),)
+
+
+def _brain_level(space: Enclosure, values: np.ndarray, field: Input) -> tuple[Flag, ...]:
+    low, high = _USUAL_BRAIN_HU
+    if low < hounsfield_check.brain_level(space, values) < high:
+        return ()
+    return (
+        _flag("hu-doubtful", field, "the soft tissue inside the skull does not have the values of brain (20 to 50 HU)"),
+    )
 
 
 def _shows_trunk(values: np.ndarray, body: np.ndarray, edges: np.ndarray) -> bool:
     """Whether the volume shows the fat or the lungs of a trunk; thin layers (skin, hair, head-rest) are not lung."""
     voxel_ml = float(np.prod(edges)) / 1000
-    lung = ndimage.binary_opening(_between(values, _LUNG_HU), np.ones([3 if edge < 5 else 1 for edge in edges]))
-    fat = body.sum() * voxel_ml > _TRUNK_ML and np.mean(_between(values[body], _FAT_HU)) > 0.2
+    lung = ndimage.binary_opening(between(values, _LUNG_HU), np.ones([3 if edge < 5 else 1 for edge in edges]))
+    fat = body.sum() * voxel_ml > _TRUNK_ML and np.mean(between(values[body], _FAT_HU)) > 0.2
     return bool(fat or lung.sum() * voxel_ml > _LUNG_ML)
 
 
@@ -126,7 +177,8 @@ def _stripped(values: np.ndarray, edges: np.ndarray, field: Input) -> tuple[Flag
     if shown.size and 0.1 < litres < 3 and _brain_like(shown):
         upper = float(np.percentile(shown, 90))
         if upper < 100 and np.percentile(shown, 10) < 0.85 * upper and _varies_smoothly(values):
-            return (_flag("skull-stripped", field, "the skull and the air around it were removed before upload"),)
+            detail = "the skull and the air around it were removed before upload"
+            return (*_window(values, edges, field), _flag("skull-stripped", field, detail))
     raise _refuse(
         field,
         "no value is as low as air: these are not Hounsfield units (display levels 0 to 255, a missing "
@@ -151,35 +203,23 @@ def _varies_smoothly(values: np.ndarray) -> bool:
     return bool(np.mean(steps[both] > 0.01) > 0.5) if both.any() else False
 
 
-def _enclosed(values: np.ndarray, edges: np.ndarray, axis: int) -> np.ndarray:
-    """Mask of what bone surrounds in its axial slice; gaps up to 6 mm (sutures, thin bone, foramina) are closed."""
-    bone = np.moveaxis(values > _SKULL_HU, axis, 0)
-    edge = float(np.delete(edges, axis).mean())
-    reach = round(3.0 / edge)
-    within = slice(reach + 1, -reach - 1)
-    in_slice = ndimage.generate_binary_structure(2, 1)[None]
-    ring = np.pad(bone, ((0, 0), (reach + 1,) * 2, (reach + 1,) * 2))
-    if reach:
-        ring = ndimage.binary_closing(ring, in_slice, iterations=reach)
-    inside = ndimage.binary_fill_holes(ring, in_slice)[:, within, within] & ~bone
-    return np.moveaxis(inside, 0, axis)
+def _contrast(values: np.ndarray, space: Enclosure, field: Input) -> tuple[Flag, ...]:
+    """Flag a CTA without bright arteries inside the skull, and an NCCT with them.
 
-
-def _largest_area_cm2(mask: np.ndarray, edges: np.ndarray, axis: int) -> float:
-    """Largest area of a mask in one axial slice, cm2."""
-    others = tuple(other for other in range(3) if other != axis)
-    return float(mask.sum(axis=others).max() * np.prod(edges[list(others)]) / 100)
-
-
-def _contrast(values: np.ndarray, enclosed: np.ndarray, edges: np.ndarray, field: Input) -> tuple[Flag, ...]:
-    """Flag a CTA without bright arteries inside the brain, and an NCCT with them (calcified plexus: under 1 mL)."""
-    if edges.max() > 1.2 * _WORKING_MM:  # arteries are not visible in slices this thick
+    Arteries with contrast are bright in many places. Calcifications and clots are bright in a few.
+    """
+    if space.edges.max() > _MAX_BLOCK_MM:  # arteries are not visible in slices this thick
         return ()
-    bright = np.argwhere(enclosed & (values > _CONTRAST_HU))
-    bright_ml = np.count_nonzero(_all_neighbours_in(bright, enclosed, edges, 8)) * float(np.prod(edges)) / 1000
-    if field is Input.CTA and bright_ml < 0.3:
+    is_bright = space.inside & (values > _CONTRAST_HU)
+    bright = np.argwhere(is_bright & ndimage.binary_dilation(is_bright, _NEIGHBOURS))  # single blocks are noise
+    deep = bright[_all_neighbours_in(bright, space.inside, space.edges, 8)]
+    if deep.size and values[tuple(deep.T)].max() > _METAL_HU:  # its streaks are bright, too
+        return ()
+    places = len(np.unique((deep * space.edges // _CELL_MM).astype(int), axis=0))
+    shown_mm = np.count_nonzero(space.brain_cm2 >= MIN_BRAIN_CM2) * space.edges[space.axis]
+    if field is Input.CTA and places <= _CONTRAST_PLACES[field] * min(1.0, shown_mm / _WHOLE_TREE_MM):
         return (_flag("contrast-doubtful", field, "the arteries of the brain are hardly brighter than brain tissue"),)
-    if field is Input.NCCT and bright_ml > 5:
+    if field is Input.NCCT and places > _CONTRAST_PLACES[field]:
         return (_flag("contrast-doubtful", field, "the arteries of the brain are bright, as after contrast"),)
     return ()
 
@@ -194,16 +234,11 @@ def _all_neighbours_in(voxels: np.ndarray, mask: np.ndarray, edges: np.ndarray, 
     return deeper
 
 
-def _between(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
-    inside: np.ndarray = (values > limits[0]) & (values < limits[1])
-    return inside
-
-
 # Maps and masks ----------------------------------------------------------------------------------------------------
 
 
 def _map(volume: Volume, field: Input) -> tuple[Flag, ...]:
-    values, _ = _averaged(volume)
+    values, _ = _averaged(background.clean(volume, field)[0])
     positive = values[values > 0]
     if np.percentile(values, 1) < -50 or np.mean(values < -0.5) > 0.3 or not positive.size:
         raise _refuse(
@@ -216,8 +251,11 @@ def _map(volume: Volume, field: Input) -> tuple[Flag, ...]:
         raise _refuse(
             field, "the values are too large for seconds: export the map in seconds, not in milliseconds or grey levels"
         )
-    if field is Input.TMAX and np.percentile(positive, 99.5) < 3:
-        return (_flag("tmax-doubtful", field, "no delay reaches 3 s; check that the map is in seconds"),)
+    highest = float(np.percentile(positive, 99.5)) if field is Input.TMAX else np.inf
+    if highest < _SHORTEST_S:
+        return (_flag("tmax-doubtful", field, "no delay reaches 1.5 s; check that the map is in seconds"),)
+    if highest < _NO_DELAY_S:
+        return (_flag("tmax-no-delay", field, "no delay reaches 3 s; the map shows no delayed tissue"),)
     return ()
 
 

@@ -21,10 +21,11 @@ from typing import Final
 import numpy as np
 
 from app.core.concurrency import submit
-from app.imaging import plausibility, vessels
+from app.imaging import mask_check, plausibility, vessels
+from app.imaging.io import duplicates
 from app.imaging.io.nifti import Volume
 from app.imaging.model_grid import ChannelSpec, Grid
-from app.imaging.perfusion import ctp
+from app.imaging.perfusion import background, ctp, map_check
 from app.imaging.perfusion import summary as perfusion
 from app.imaging.registration import align, brain_mask
 from app.imaging.resample import to_grid
@@ -102,6 +103,11 @@ class _AlignedStudy:
     def flag(self, code: str, detail: str) -> None:
         self.flags.append(Flag(code=code, detail=detail))
 
+    @property
+    def poorly_aligned(self) -> bool:
+        """Whether places in MNI space are uncertain, which has its own flag."""
+        return any(flag.code == "alignment-poor" for flag in self.flags)
+
     def merge(self, other: _AlignedStudy) -> None:
         self.aligned |= other.aligned
         self.flags += other.flags
@@ -172,6 +178,7 @@ def _tensor(
 
 def _check_volumes(study: _AlignedStudy, volumes: Mapping[Input, Volume]) -> dict[Input, align.RegistrationImage]:
     """Add the plausibility flags of each volume, and prepare the CTs for registration; the first refusal is raised."""
+    duplicates.check_voxels(volumes)
 
     def check(name: Input, volume: Volume) -> tuple[tuple[Flag, ...], align.RegistrationImage | None]:
         flags = plausibility.check(volume, name)
@@ -184,6 +191,7 @@ def _check_volumes(study: _AlignedStudy, volumes: Mapping[Input, Volume]) -> dic
         study.flags += [*volumes[name].flags, *flags]
         if head is not None:
             heads[name] = head
+    plausibility.check_exchange(study.flags)
     return heads
 
 
@@ -255,6 +263,7 @@ def _add_vessels(study: _AlignedStudy, volumes: Mapping[Input, Volume], segmente
         aligned = _AlignedVolume(mask, _frames(study)[0], Source(Input.VESSELS))
         if cta is not None:
             _check_mask(cta, aligned)
+        _check_mask_content(study, aligned)
         study.aligned[Channel.VESSELS] = aligned
     elif cta is not None:
         bone = None
@@ -265,6 +274,7 @@ def _add_vessels(study: _AlignedStudy, volumes: Mapping[Input, Volume], segmente
         mask = segmenter(cta.volume, cta.mni_from_world, bone)
         study.aligned[Channel.VESSELS] = _AlignedVolume(mask, cta.mni_from_world, Source(computed=mask))
         study.flag("vessels-computed", "vessels: not given; segmented from the cta")
+        _check_amount(study, study.aligned[Channel.VESSELS])
 
 
 def _check_mask(cta: _AlignedVolume, mask: _AlignedVolume) -> None:
@@ -278,6 +288,19 @@ def _check_mask(cta: _AlignedVolume, mask: _AlignedVolume) -> None:
     )
 
 
+def _check_mask_content(study: _AlignedStudy, mask: _AlignedVolume) -> None:
+    """Check a mask that was sent against the CT that it belongs to."""
+    kind = Input.CTA if Channel.CTA in study.aligned else Input.NCCT
+    if not study.poorly_aligned:
+        study.flags += mask_check.content(mask.volume, study.aligned[Channel(kind)].volume, kind, mask.mni_from_world)
+    _check_amount(study, mask)
+
+
+def _check_amount(study: _AlignedStudy, mask: _AlignedVolume) -> None:
+    complete = mask.coverage >= _MIN_COVERAGE and not study.poorly_aligned
+    study.flags += mask_check.amount(mask.volume, mask.mni_from_world, complete=complete)
+
+
 def _size(volume: Volume) -> str:
     return "x".join(str(n) for n in volume.shape)
 
@@ -287,10 +310,9 @@ def _size(volume: Volume) -> str:
 
 def _add_perfusion(study: _AlignedStudy, volumes: Mapping[Input, Volume]) -> PerfusionSummary | None:
     """Add Tmax and relative CBF, from maps that were sent or computed; return the volumes and ratios of the maps."""
-    maps = {name: _clean(volumes[name]) for name in _MAPS if name in volumes}
-    frame = _frames(study)[0]
+    maps, as_sent = _clean_maps(study, volumes)
     if Input.CTP in volumes and not {Input.TMAX, Input.CBF} <= maps.keys():
-        computed = ctp.deconvolve(volumes[Input.CTP], frame)
+        computed = ctp.deconvolve(volumes[Input.CTP], _frames(study)[0])
         study.flags += computed.flags
         missing = [name for name in _MAPS if name not in maps]
         study.flag("perfusion-computed", f"{', '.join(missing)}: not given; computed from the ctp series")
@@ -298,24 +320,36 @@ def _add_perfusion(study: _AlignedStudy, volumes: Mapping[Input, Volume]) -> Per
     if Input.TMAX not in maps and Input.CBF not in maps:
         return None
     frame = _frame_of(study, maps)
+    found = map_check.check(maps, frame, _plainest_ct(study), computed=Input.TMAX not in volumes)
+    study.flags += found.flags
     measurement = perfusion.summarise(maps, frame)
     if Input.TMAX in maps:
         tmax = _capped(maps[Input.TMAX], Channel.TMAX)
-        sent = Input.TMAX in volumes
-        study.aligned[Channel.TMAX] = _AlignedVolume(tmax, frame, Source(Input.TMAX) if sent else Source(computed=tmax))
+        source = Source(Input.TMAX) if Input.TMAX in as_sent else Source(computed=tmax)
+        study.aligned[Channel.TMAX] = _AlignedVolume(tmax, frame, source)
     if Input.CBF in maps and measurement.reference_cbf:
         factor = 1 / measurement.reference_cbf
         rcbf = _capped(Volume(maps[Input.CBF].values() * np.float32(factor), maps[Input.CBF].affine), Channel.RCBF)
-        sent = Input.CBF in volumes
-        study.aligned[Channel.RCBF] = _AlignedVolume(
-            rcbf, frame, Source(Input.CBF, factor) if sent else Source(computed=rcbf)
-        )
-    return measurement.summary
+        source = Source(Input.CBF, factor) if Input.CBF in as_sent else Source(computed=rcbf)
+        study.aligned[Channel.RCBF] = _AlignedVolume(rcbf, frame, source)
+    return map_check.withhold(measurement.summary, found.blanked)
 
 
-def _clean(volume: Volume) -> Volume:
-    """A map as float32, with 0 where its software wrote NaN (no tissue)."""
-    return Volume(np.nan_to_num(volume.values(), copy=False, nan=0, posinf=0, neginf=0), volume.affine)
+def _clean_maps(study: _AlignedStudy, volumes: Mapping[Input, Volume]) -> tuple[dict[Input, Volume], frozenset[Input]]:
+    """The maps that were sent, 0 where they have no data, and the names of those that were used as sent."""
+    maps, as_sent = {}, set()
+    for name in (name for name in _MAPS if name in volumes):
+        maps[name], flags = background.clean(volumes[name], name)
+        study.flags += flags
+        if not flags:
+            as_sent.add(name)
+    return maps, frozenset(as_sent)
+
+
+def _plainest_ct(study: _AlignedStudy) -> map_check.PlacedVolume:
+    """The NCCT, or else the CTA, in MNI space."""
+    aligned = study.aligned[Channel.NCCT if Channel.NCCT in study.aligned else Channel.CTA]
+    return map_check.PlacedVolume(aligned.volume, aligned.mni_from_world)
 
 
 def _capped(volume: Volume, channel: Channel) -> Volume:

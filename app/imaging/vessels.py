@@ -6,8 +6,10 @@ keep weak tubes that are connected to strong ones; drop islands; return to the v
 Design notes:
 - Frangi's vesselness (Frangi et al., MICCAI 1998): a bright tube has two large negative eigenvalues of the Hessian and
   one near zero. It is evaluated only in voxels that are bright enough to be a vessel, which saves most of the work.
-- Bone is denser than contrast (> 700 HU) and grows by 2 mm into dense voxels that touch it. With an aligned NCCT,
+- Bone is denser than most contrast (> 700 HU) and grows by 2 mm into dense voxels that touch it. With an aligned NCCT,
   every voxel that is dense in the NCCT too is bone.
+- Contrast above 700 HU (low tube voltage, virtual monoenergetic images) is told from bone by its place: a dense part
+  that reaches deep into the brain is no skull.
 - Limits: carotid siphons that touch bone are too thin; veins are part of the mask.
 - Every function that maps an aligned CTA to a mask can replace it: see ``Segmenter``.
 """
@@ -34,6 +36,10 @@ _SCALES_MM: Final = (0.7, 1.1, 1.8)
 _MIN_HU: Final = 90.0  # contrast is brighter than this: grey matter has about 40 HU, clotted blood about 80
 _TISSUE_HU: Final = 40.0
 _BONE_HU: Final = 700.0
+_METAL_HU: Final = 2000.0  # coils and clips; contrast in an artery stays below
+_LINK_HU: Final = 500.0  # noise does not break a bright artery into parts at this level
+_DEEP_MM: Final = 5.0  # skull never lies this deep in the registered brain (real head: 3 mm, at the skull base)
+_SURFACE_MM: Final = 0.0  # from the depth, a bright artery is followed to the surface of the brain
 _DENSE_HU: Final = 250.0
 _NCCT_DENSE_HU: Final = 130.0
 _BONE_REACH_MM: Final = 2.0
@@ -89,8 +95,8 @@ def _segment(
     if window.size:
         values, affine = _block_values(cta, part, factors)
         edges = np.linalg.norm(affine[:3, :3], axis=0)
-        near = brain_mask.distance(affine, values.shape, mni_from_world) < _MARGIN_MM
-        near &= ~_bone(values, affine, edges, bone)
+        depth = brain_mask.distance(affine, values.shape, mni_from_world)
+        near = (depth < _MARGIN_MM) & ~_bone(values, depth, affine, edges, bone)
         # Transposed for sequential memory access; the measure does not depend on the order of the axes.
         blocks = find_blocks(values.T, near.T, edges[::-1])[:, ::-1]
         _mark_voxels(
@@ -178,10 +184,12 @@ def _block_values(cta: Volume, part: tuple[slice, ...], factors: tuple[int, int,
     return values, cta.affine @ slab @ from_blocks @ moved
 
 
-def _bone(values: np.ndarray, affine: np.ndarray, edges: np.ndarray, ncct: Volume | None) -> np.ndarray:
-    """Mask of bone, grown into the dense voxels that touch it."""
+def _bone(
+    values: np.ndarray, depth: np.ndarray, affine: np.ndarray, edges: np.ndarray, ncct: Volume | None
+) -> np.ndarray:
+    """Mask of bone, grown into the dense voxels that touch it; ``depth``: mm from the surface of the brain."""
     dense = values > _DENSE_HU
-    bone = values > _BONE_HU
+    bone = _without_bright_arteries(values > _BONE_HU, values, depth)
     for _ in range(max(1, round(_BONE_REACH_MM / min(edges)))):
         bone = _dilated(bone, dense)
     if ncct is not None:
@@ -189,6 +197,19 @@ def _bone(values: np.ndarray, affine: np.ndarray, edges: np.ndarray, ncct: Volum
             ncct.data, np.linalg.inv(ncct.affine) @ affine, values.shape, slope=ncct.slope, inter=ncct.inter
         )
         bone |= _dilated(plain > _NCCT_DENSE_HU, dense)
+    return bone
+
+
+def _without_bright_arteries(bone: np.ndarray, values: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """The mask of bone without the dense parts of the brain that reach deep into it, unless they are metal."""
+    inside = _without_border((values > _LINK_HU) & (values < _METAL_HU) & (depth < _SURFACE_MM))
+    at = np.flatnonzero(inside)
+    voxels = np.unravel_index(at, inside.shape)
+    deep = bone[voxels] & (depth[voxels] < -_DEEP_MM)
+    if deep.any():
+        part = _connected_parts(at, inside.shape)
+        artery = np.isin(part, part[deep])
+        bone[tuple(axis[artery] for axis in voxels)] = False
     return bone
 
 

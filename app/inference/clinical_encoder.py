@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from app.registry.manifest import Clinical, ClinicalVariable, VariableKind
+from app.sdk import clinical_rules
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import FieldError, InvalidClinical, MissingInput
 from app.sdk.types import Flag, PerfusionSummary
@@ -88,7 +89,7 @@ def encode(record: ClinicalRecord, clinical: Clinical, perfusion: PerfusionSumma
         missing=np.asarray(missing, dtype=np.float32),
         imputed=tuple(name for name, value in shown.items() if value is None),
         shown=shown,
-        flags=(*_disagreements(record, perfusion), *category_flags(record, clinical)),
+        flags=(*clinical_rules.doubts(record), *_disagreements(record, perfusion), *category_flags(record, clinical)),
     )
 
 

@@ -3,7 +3,7 @@
 Design notes:
 - A fold file's sha-256 is compared with the manifest on the bytes that are then parsed. Files are safetensors or JSON;
   nothing is unpickled.
-- The log-odds are the calibrated mean logit of the folds. The interval is Student's, from the spread of the folds.
+- The log-odds are the calibrated mean logit of the folds. The spread is the lowest and the highest fold.
 - A logistic regression is also a version (manifest kind ``logistic``), with the same methods.
 - ``save`` writes a complete version or nothing. ``load`` of the result gives the same numbers.
 """
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from scipy.special import expit, stdtrit
+from scipy.special import expit
 
 from app.core.concurrency import Executor, no_pause, run_inline
 from app.core.filesystem import atomic_directory
@@ -40,7 +40,7 @@ from app.registry.manifest import Fold, GoldenCase, Manifest
 from app.registry.model_store import read_segmenter
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import MissingInput, ModelNotReady
-from app.sdk.types import Attribution, Channel, Decision, Flag, Input, Interval
+from app.sdk.types import Attribution, Channel, Decision, Flag, FoldSpread, Input, Interval
 
 if TYPE_CHECKING:
     from app.imaging.io.nifti import Volume
@@ -157,13 +157,8 @@ class ModelVersion:
         prepared = preprocess.prepare(volumes, self.manifest.grid, self.manifest.channels, segmenter=segmenter)
         encoded = clinical_encoder.encode(record, self.manifest.clinical, prepared.perfusion)
         presence = np.asarray(prepared.presence, dtype=bool)
-        side, side_flags = record.occlusion_side, []
-        if side is None and (
-            sign := occlusion_side.affected_side(prepared.image, presence, self.manifest.channels, self.manifest.grid)
-        ):
-            side, channel = sign
-            detail = f"occlusion_side is not given; {channel} shows the occlusion on the {side}"
-            side_flags = [Flag(code="side-from-images", detail=detail)]
+        shown = occlusion_side.shown_sides(prepared.image, presence, self.manifest.channels, self.manifest.grid)
+        side, side_flags = occlusion_side.compare(record.occlusion_side, shown)
         not_given = [name for name in encoded.imputed if record.value(name) is None]
         not_used = unread_inputs.flags(self.manifest, volumes, record)
         return ModelInput(
@@ -187,11 +182,12 @@ class ModelVersion:
         )
         log_odds = float(explain.log_odds(logits.mean(), calibration))
         probability = float(expit(log_odds))
+        folds = tuple(float(p) for p in expit(explain.log_odds(logits, calibration)))
         return ModelAnswer(
             probability=probability,
             log_odds=log_odds,
-            interval=self._interval(logits),
-            folds=tuple(float(p) for p in expit(explain.log_odds(logits, calibration))),
+            interval=FoldSpread(low=min(folds), high=max(folds)) if len(folds) > 1 else None,
+            folds=folds,
             decision=self._decision(probability),
             flags=self._out_of_distribution(penultimate),
         )
@@ -245,15 +241,6 @@ class ModelVersion:
             logits = self.executor(partial(self.predictor.logits, model_input.image, model_input.clinical))
             worst = max(worst, float(np.abs(logits - np.asarray(expected)).max()))
         return worst
-
-    def _interval(self, logits: NDArray[np.float64]) -> Interval | None:
-        count, level = len(logits), self.manifest.interval_level
-        if count < 2:
-            return None
-        half = stdtrit(count - 1, (1 + level) / 2) * logits.std(ddof=1) / np.sqrt(count)
-        ends = explain.log_odds(np.asarray([logits.mean() - half, logits.mean() + half]), self.manifest.calibration)
-        low, high = (float(p) for p in expit(ends))
-        return Interval(level=level, low=low, high=high)
 
     def _decision(self, probability: float) -> Decision:
         threshold, conformal = self.manifest.threshold, self.manifest.conformal

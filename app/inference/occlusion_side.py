@@ -1,8 +1,9 @@
-"""Detect the side of the occlusion in the images, if the record does not give it.
+"""Find the side of the occlusion in the images, and compare it with the side in the record.
 
 Design notes:
 - Three signs, the most reliable first: delayed tissue on Tmax, low flow on rCBF, missing arteries on the vessel mask.
-- The first sign that is clearly one-sided decides. If none is, the side stays unknown.
+- The record's side is used. Without it, the first sign that is clearly one-sided decides.
+- If two known sides differ, one source is wrong. The side then stays unknown, with a warning.
 - Missing arteries need a high threshold; a lower one gives wrong sides (docs/benchmarks.md).
 - Delay is measured in the whole anterior territory; arteries and flow around M1 and in the insula, where collaterals
   do not hide the occlusion.
@@ -11,7 +12,7 @@ Design notes:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from app.imaging.model_grid import ChannelSpec, Grid
 from app.inference.attribution import atlas
 from app.sdk.clinical import Side
-from app.sdk.types import Channel
+from app.sdk.types import Channel, Flag
 
 DELAYED_TMAX_S = 6.0
 MIN_DELAYED_ML = 5.0  # least delayed tissue for a decision
@@ -28,10 +29,30 @@ _DEEP = ("MCA M1", "insula")
 _ANTERIOR = (*_DEEP, "basal ganglia", "MCA M2-M3 superior", "MCA M2-M3 inferior")
 
 
-def affected_side(
+def compare(recorded: Side | None, shown: Mapping[Channel, Side]) -> tuple[Side | None, list[Flag]]:
+    """Return the side of the occlusion and the flags about it.
+
+    Args:
+        recorded: side in the clinical record.
+        shown: side that each channel shows, the most reliable channel first, as from ``shown_sides``.
+    """
+    sides = {"the record": recorded} if recorded else {}
+    sides |= {str(channel): side for channel, side in shown.items()}
+    if len(set(sides.values())) > 1:
+        stated = ", ".join(f"{source} {side}" for source, side in sides.items())
+        detail = f"the sides of the occlusion differ ({stated}); check the header of each volume and the record"
+        return None, [Flag(code="side-contradiction", detail=detail)]
+    if recorded or not shown:
+        return recorded, []
+    channel, side = next(iter(shown.items()))
+    detail = f"occlusion_side is not given; {channel} shows the occlusion on the {side}"
+    return side, [Flag(code="side-from-images", detail=detail)]
+
+
+def shown_sides(
     image: NDArray[np.float32], presence: NDArray[np.bool_], channels: Sequence[ChannelSpec], grid: Grid
-) -> tuple[Side, Channel] | None:
-    """Return the side and the channel that shows it; None if no channel is clearly one-sided.
+) -> dict[Channel, Side]:
+    """Return the side that each clearly one-sided channel shows, the most reliable channel first.
 
     ``image`` is (c, x, y, z), normalised as for the network; ``presence`` is (c,).
     """
@@ -46,6 +67,7 @@ def affected_side(
         return [np.isin(labels, [atlas.NAMES.index(f"{side} {name}") for name in names]) for side in Side]
 
     millilitres = float(np.prod(grid.spacing_mm)) / 1000
+    shown = {}
     for channel, least in MIN_ASYMMETRY.items():
         if channel not in volumes:
             continue
@@ -57,5 +79,5 @@ def affected_side(
         else:  # less flow or fewer arteries: the other side is affected
             right, left = (float(np.clip(values[side], 0, None).sum()) for side in halves(_DEEP))
         if left + right > 0 and abs(left - right) / (left + right) > least:
-            return (Side.LEFT if left > right else Side.RIGHT), channel
-    return None
+            shown[channel] = Side.LEFT if left > right else Side.RIGHT
+    return shown

@@ -44,7 +44,10 @@ def shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
 
 
 def metadata(manifest: Manifest, versions: Sequence[str]) -> dict[str, Any]:
-    """Return the protocol's model metadata; -1 stands for the number of patients."""
+    """Return the protocol's model metadata; -1 stands for the number of patients.
+
+    Where ``withheld`` is true, a warning withholds the decision, and ``refractory`` must not be used.
+    """
     each = {"probability": [-1], "log_odds": [-1], "folds": [-1, len(manifest.folds)]}
     return {
         "name": manifest.name,
@@ -56,6 +59,7 @@ def metadata(manifest: Manifest, versions: Sequence[str]) -> dict[str, Any]:
         "outputs": [
             *({"name": name, "datatype": "FP64", "shape": shape} for name, shape in each.items()),
             {"name": "refractory", "datatype": "BOOL", "shape": [-1]},
+            {"name": "withheld", "datatype": "BOOL", "shape": [-1]},
         ],
     }
 

@@ -10,6 +10,7 @@ Design notes:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -182,7 +183,6 @@ class Manifest(FrozenModel):
     folds: tuple[Fold, ...] = Field(min_length=1)
     calibration: Calibration = Calibration()
     threshold: Threshold
-    interval_level: float = Field(default=0.9, gt=0, lt=1)
     conformal: Conformal | None = None
     background: Background
     out_of_distribution: OutOfDistribution | None = None
@@ -196,6 +196,14 @@ class Manifest(FrozenModel):
     intended_use: str = "Research use only. Not for clinical decisions."
     licence: str = "Apache-2.0"
     extra: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_interval_level(cls, document: object) -> object:
+        """Ignore ``interval_level`` of manifests of earlier releases: the spread of the folds has no level."""
+        if not isinstance(document, Mapping):
+            return document
+        return {name: value for name, value in document.items() if name != "interval_level"}
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> Manifest:

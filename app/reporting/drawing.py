@@ -1,7 +1,7 @@
 """A drawing as a list of shapes, written as SVG or PNG.
 
 Design notes:
-- Five kinds of shapes are enough for all figures. They are faster than a plotting library and keep no global state.
+- Six kinds of shapes are enough for all figures. They are faster than a plotting library and keep no global state.
 - The same drawing gives the same bytes: no date, no random ids.
 - A drawing can carry its data as a table, for readers who cannot see the figure. The SVG holds it as ``<desc>``.
 - Coordinates are SVG user units, y downwards; a text's y is its baseline. PNG has `SCALE` pixels per unit.
@@ -65,6 +65,14 @@ class TextShape(NamedTuple):
     anchor: Anchor
 
 
+class PolygonShape(NamedTuple):
+    """A filled polygon with the ``opacity`` 0 to 1."""
+
+    points: tuple[tuple[float, float], ...]
+    fill: str
+    opacity: float
+
+
 class ImageShape(NamedTuple):
     x: float
     y: float
@@ -73,7 +81,7 @@ class ImageShape(NamedTuple):
     pixels: Pixels
 
 
-Shape = BarShape | LineShape | CircleShape | TextShape | ImageShape
+Shape = BarShape | LineShape | CircleShape | TextShape | PolygonShape | ImageShape
 
 
 class FigureTable(NamedTuple):
@@ -107,6 +115,9 @@ class Drawing:
         self, x: float, y: float, content: str, *, size: float = 13, fill: str = INK, anchor: Anchor = "start"
     ) -> None:
         self.shapes.append(TextShape(x, y, content, size, fill, anchor))
+
+    def polygon(self, points: Sequence[tuple[float, float]], fill: str, opacity: float = 1.0) -> None:
+        self.shapes.append(PolygonShape(tuple(points), fill, opacity))
 
     def image(self, x: float, y: float, width: float, height: float, pixels: Pixels) -> None:
         self.shapes.append(ImageShape(x, y, width, height, pixels))
@@ -144,6 +155,9 @@ def _shape_svg(shape: Shape) -> str:
         case TextShape(x, y, content, size, fill, anchor):
             position = f'x="{_num(x)}" y="{_num(y)}" font-size="{_num(size)}" fill="{fill}"'
             return f'<text {position} text-anchor="{anchor}">{escape(content)}</text>'
+        case PolygonShape(points, fill, opacity):
+            corners = " ".join(f"{_num(x)},{_num(y)}" for x, y in points)
+            return f'<polygon points="{corners}" fill="{fill}" fill-opacity="{_num(opacity)}"/>'
         case ImageShape(x, y, width, height, pixels):
             data = base64.b64encode(_encode_png(pixels)).decode("ascii")
             position = f'x="{_num(x)}" y="{_num(y)}" width="{_num(width)}" height="{_num(height)}"'
@@ -163,6 +177,10 @@ def _draw_shape(canvas: Image.Image, draw: ImageDraw.ImageDraw, shape: Shape) ->
             draw.ellipse(box, **style)
         case TextShape(x, y, content, size, fill, anchor):
             draw.text((SCALE * x, SCALE * y), content, fill, _font(SCALE * size), anchor=_ANCHORS[anchor])
+        case PolygonShape(points, fill, opacity):
+            mask = Image.new("L", canvas.size, 0)
+            ImageDraw.Draw(mask).polygon([(SCALE * x, SCALE * y) for x, y in points], fill=round(255 * opacity))
+            canvas.paste(fill, mask=mask)
         case ImageShape(x, y, width, height, pixels):
             size_in_pixels = round(SCALE * width), round(SCALE * height)
             scaled = Image.fromarray(pixels).resize(size_in_pixels, Image.Resampling.BILINEAR)

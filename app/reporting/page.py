@@ -12,10 +12,11 @@ import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from app.core.display_names import percent
+from app.core.display_names import flag_text, interval_text, percent
 from app.reporting.drawing import Drawing, FigureTable
 from app.reporting.figures import contributions, region_table
-from app.sdk.types import NOTICE, Attribution, Prediction
+from app.sdk.flags import Severity
+from app.sdk.types import NOTICE, Attribution, Flag, Prediction
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1b2733;max-width:60rem;margin:2rem auto;padding:0 1rem}
@@ -24,9 +25,21 @@ h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem;border-bottom:1px solid 
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}caption{text-align:left;color:#5b6b7b}
 th,td{padding:.2rem .8rem .2rem 0;text-align:left;border-bottom:1px solid #d5dde5;overflow-wrap:anywhere}
 td.n,th.n{text-align:right}img{max-width:100%}.big{font-size:2.4rem;font-weight:650}
+.first{font-size:1.2rem;font-weight:600}.withheld{border:3px solid #8a4b00;background:#fff3cd;padding:0 1rem}
+.flags{list-style:none;padding:0}.flags li{margin:.4rem 0}.icon{height:1.1em;width:1.1em;vertical-align:-.15em}
 figure{margin:1.2rem 0}figcaption{color:#5b6b7b}pre{white-space:pre-wrap;font-size:.85em}
 @media print{body{margin:0;max-width:none}h2{break-after:avoid}figure,table{break-inside:avoid}}
 """
+_ICONS = {
+    Severity.WARNING: (
+        '<svg class=icon viewBox="0 0 20 20" role=img aria-label=Warning><path d="M10 1 19.5 18.5H.5z" fill="#8a4b00"/>'
+        '<path d="M10 7v6M10 15v2" stroke="#fff" stroke-width="2"/></svg>'
+    ),
+    Severity.INFO: (
+        '<svg class=icon viewBox="0 0 20 20" role=img aria-label=Info><circle cx="10" cy="10" r="9" fill="#0072b2"/>'
+        '<path d="M10 4v2M10 8.500v7" stroke="#fff" stroke-width="2"/></svg>'
+    ),
+}
 _SUMMARY_ITEMS = 3  # contributions in the summary sentence, in each direction
 
 
@@ -41,9 +54,10 @@ def report(prediction: Prediction, figures: Mapping[str, Drawing], card: str) ->
     parts = [
         f"<h1>Refractory occlusion: prediction {escape(prediction.id)}</h1>",
         f"<p class=notice role=note>{escape(NOTICE)}</p>",
+        _first_line(prediction),
         _probability(prediction),
         "<h2>Remarks on the input</h2>",
-        _list([flag.detail for flag in prediction.flags] or ["No value was imputed, and no problem was found."]),
+        _flags(prediction.flags, Severity.INFO) or "<p>No value was imputed, and no problem was found.</p>",
     ]
     if prediction.attribution is not None:
         parts += ["<h2>Contributions</h2>", *_contributions(prediction.attribution)]
@@ -72,18 +86,39 @@ def report(prediction: Prediction, figures: Mapping[str, Drawing], card: str) ->
     )
 
 
+def _first_line(prediction: Prediction) -> str:
+    """The summary; with warnings it is a box that lists them and what to do."""
+    warnings = _flags(prediction.flags, Severity.WARNING)
+    if not warnings:
+        return f"<p class=first>{escape(prediction.summary)}</p>"
+    advice = (
+        "The probability and the contributions below serve to check the study. They are no decision."
+        if prediction.withheld
+        else "The decision was given in spite of these warnings."
+    )
+    line = f"<p class=first>{_ICONS[Severity.WARNING]} {escape(prediction.summary)}</p>"
+    return f"<div class=withheld role=alert>{line}{warnings}<p>{advice}</p></div>"
+
+
+def _flags(flags: Sequence[Flag], severity: Severity) -> str:
+    """List of the flags of one severity: icon, word, text and code; empty if there is none."""
+    items = [
+        f"<li>{_ICONS[severity]} <b>{severity.capitalize()}:</b> {escape(flag_text(flag))} "
+        f"<code>{escape(flag.code)}</code></li>"
+        for flag in flags
+        if flag.severity is severity
+    ]
+    return f"<ul class=flags>{''.join(items)}</ul>" if items else ""
+
+
 def _probability(prediction: Prediction) -> str:
     assert prediction.probability is not None
-    assert prediction.decision is not None
     interval, decision = prediction.interval, prediction.decision
-    spread = (
-        f"; {percent(interval.level)} interval {percent(interval.low)} to {percent(interval.high)}" if interval else ""
-    )
-    side = "above" if decision.refractory else "below"
+    spread = f"; {interval_text(interval)}" if interval else ""
+    limit = f" The version's threshold is {percent(decision.threshold)} ({escape(decision.rule)})." if decision else ""
     return (
         f"<p><span class=big>{percent(prediction.probability)}</span> probability of a refractory large vessel "
-        f"occlusion (final stenosis &gt; 50 %, eTICI 0-2a, or rescue treatment){spread}. This is {side} the version's "
-        f"threshold of {percent(decision.threshold)} ({escape(decision.rule)}).</p>"
+        f"occlusion (final stenosis &gt; 50 %, eTICI 0-2a, or rescue treatment){spread}.{limit}</p>"
     )
 
 
@@ -123,10 +158,6 @@ def _summary(verb: str, items: Sequence[tuple[str, str, float]]) -> str:
         return f"{verb} by nothing."
     named = [escape(f"{name} {value}".strip() + f" ({part:+.2f})") for name, value, part in items]
     return f"{verb} most by {' and '.join(filter(None, [', '.join(named[:-1]), named[-1]]))}."
-
-
-def _list(items: list[str]) -> str:
-    return "<ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"
 
 
 def _table(caption: str, table: FigureTable) -> str:

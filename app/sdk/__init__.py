@@ -56,17 +56,20 @@ from .errors import (
     UploadTimeout,
 )
 from .etici import Etici, parse_etici
+from .flags import FLAGS, FlagKind, Severity
 from .followup import Outcome, OutcomeDraft, Review, ReviewDraft, ReviewReason, Verdict
 from .models import Alias, AliasMove, ShadowReport
 from .types import (
     NOTICE,
     Attribution,
+    CalibratedInterval,
     Channel,
     ClinicalContribution,
     Decision,
     ErasureCertificate,
     Failure,
     Flag,
+    FoldSpread,
     Health,
     Input,
     InputSummary,
@@ -91,6 +94,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "FLAGS",
     "NOTICE",
     "Alias",
     "AliasConflict",
@@ -99,6 +103,7 @@ __all__ = [
     "Attribution",
     "BadRequest",
     "Busy",
+    "CalibratedInterval",
     "Channel",
     "Client",
     "ClinicalContribution",
@@ -117,6 +122,8 @@ __all__ = [
     "FieldError",
     "Filters",
     "Flag",
+    "FlagKind",
+    "FoldSpread",
     "GeometryMismatch",
     "Gone",
     "Health",
@@ -166,6 +173,7 @@ __all__ = [
     "ReviewDraft",
     "ReviewReason",
     "RlvoError",
+    "Severity",
     "Sex",
     "ShadowReport",
     "Side",

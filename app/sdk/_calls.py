@@ -47,7 +47,11 @@ class Filters(TypedDict, total=False):
 
 
 class Study(TypedDict, total=False):
-    """Study of one patient. The model card lists the inputs that a model requires."""
+    """Study of one patient. The model card lists the inputs that a model requires.
+
+    With ``accept_warnings``, the answer has a decision in spite of warnings. ``ctp_interval_s`` is the time from frame
+    to frame of ``ctp``, s; it replaces the time step of its header.
+    """
 
     ncct: Volume
     cta: Volume
@@ -61,6 +65,8 @@ class Study(TypedDict, total=False):
     model: str
     subject: str
     explain: bool | Literal["exact"]
+    accept_warnings: bool
+    ctp_interval_s: float
     priority: Priority
 
 
@@ -316,6 +322,10 @@ def _fields(study: Study) -> dict[str, str]:
     fields: dict[str, str] = {name: study[name] for name in ("model", "subject") if name in study}
     if "explain" in study:
         fields["explain"] = str(study["explain"]).lower()
+    if study.get("accept_warnings"):
+        fields["accept_warnings"] = "true"
+    if "ctp_interval_s" in study:
+        fields["ctp_interval_s"] = f"{study['ctp_interval_s']:.6f}".rstrip("0").rstrip(".")
     clinical = study.get("clinical", {})
     if isinstance(clinical, ClinicalRecord):
         fields["clinical"] = clinical.model_dump_json(exclude_none=True)

@@ -170,7 +170,11 @@ class Client:
         return self._run(self._verbs.schema(f"/v1/predictions/{prediction_id}/fhir"))
 
     def review(self, prediction_id: str, draft: ReviewDraft) -> Review:
-        """Record that a reviewer agrees with the decision or overrides it; a repeated review is stored once."""
+        """Record that a reviewer agrees with the decision or overrides it; a repeated review is stored once.
+
+        Raises:
+            Conflict: Warnings withhold the decision, so there is none to review.
+        """
         return self._run(self._verbs.add_review(prediction_id, draft))
 
     def reviews(self, prediction_id: str) -> Sequence[Review]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 __all__ = ["ClinicalRecord", "ImagingSigns", "OcclusionSite", "PerfusionScalars", "Sex", "Side", "Smoking"]
 
@@ -138,6 +138,12 @@ class ClinicalRecord(_Section):
     aspects: int | None = _count(0, 10, "ASPECTS")
     perfusion: PerfusionScalars | None = _optional("CT perfusion results of the software of the site")
     imaging_signs: ImagingSigns | None = _optional("Signs on the images")
+
+    @field_validator("nihss", "prestroke_mrs", "aspects", mode="before")
+    @classmethod
+    def _whole(cls, value: object) -> object:
+        """Take 15.0 as 15: JSON Schema counts it as an integer, and some languages write integers so."""
+        return int(value) if type(value) is float and value.is_integer() else value
 
     @model_validator(mode="after")
     def _one_glucose(self) -> ClinicalRecord:

@@ -49,6 +49,7 @@ class ShadowReport(_RegistryModel):
     answered: str
     scored: int
     failed: int
+    decided: int = Field(default=0, description="Scored predictions with a decision, which is not withheld")
     agreed: int = Field(description="Scored predictions with the same decision of both versions")
     mean_difference: float | None = None
     mean_absolute_difference: float | None = None

@@ -8,11 +8,15 @@ Design notes:
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from .flags import Severity, action_of, severity_of
+from .summary import answer_line
 
 NOTICE = "Research use only. Not for clinical decisions."
 
@@ -83,12 +87,38 @@ class ModelRef(_ResponseModel):
     digest: str
 
 
-class Interval(_ResponseModel):
-    """Confidence interval of the probability at ``level``, from the spread of the folds."""
+class FoldSpread(_ResponseModel):
+    """Lowest and highest probability of the folds. It has no level: the true chance is often outside of it."""
 
-    level: float
+    kind: Literal["fold-spread"] = "fold-spread"
     low: float
     high: float
+
+
+class CalibratedInterval(_ResponseModel):
+    """Interval of the probability at ``level``; ``coverage`` is the measured share of true chances inside."""
+
+    kind: Literal["calibrated"] = "calibrated"
+    low: float
+    high: float
+    level: float = Field(gt=0, lt=1)
+    coverage: float = Field(ge=0, le=1)
+
+
+Interval = Annotated[FoldSpread | CalibratedInterval, Field(discriminator="kind")]
+"""What an answer says about the uncertainty of its probability; ``kind`` tells what it is."""
+
+
+def read_interval(interval: object, folds: Sequence[float] | None) -> object:
+    """Return an interval as this release writes it.
+
+    Earlier releases stored a ``level``, no ``kind``, and ends that did not have this level. Such an interval is read as
+    the spread of the stored ``folds``.
+    """
+    if not isinstance(interval, Mapping) or "kind" in interval:
+        return interval
+    low, high = (min(folds), max(folds)) if folds else (interval.get("low"), interval.get("high"))
+    return {"kind": "fold-spread", "low": low, "high": high}
 
 
 class Decision(_ResponseModel):
@@ -104,10 +134,18 @@ class Decision(_ResponseModel):
 
 
 class Flag(_ResponseModel):
-    """Warning about the inputs: assumed, imputed, inconsistent or of poor quality."""
+    """Statement about the inputs or the answer; docs/flags.md explains each code.
+
+    ``severity`` is that of the code in the catalogue, unless the service sent another one.
+    """
 
     code: str
     detail: str
+    severity: Severity = Field(
+        default_factory=lambda data: severity_of(data["code"]),
+        description="warning: the decision is withheld unless the caller accepts warnings; info: the answer stands",
+    )
+    action: str = Field(default_factory=lambda data: action_of(data["code"]), description="What to do")
 
 
 class ClinicalContribution(_ResponseModel):
@@ -186,8 +224,21 @@ class Failure(_ResponseModel):
     detail: str
 
 
+def _summary(values: dict[str, Any]) -> str:
+    """First line of a prediction with these members: its answer, its error, or its state."""
+    if values["error"] is not None:
+        return f"Failed: {values['error'].title}."
+    if values["probability"] is None:
+        return f"{values['status'].capitalize()}."
+    return answer_line(*(values[name] for name in ("probability", "decision", "withheld", "flags", "inputs")))
+
+
 class Prediction(_ResponseModel):
-    """Prediction in any state; results are null until they are known."""
+    """Prediction in any state; results are null until they are known.
+
+    If a flag is a warning, ``decision`` is None and ``withheld`` has the codes of the warnings, unless the study was
+    sent with ``accept_warnings``. Probability and attribution are there in both cases.
+    """
 
     id: str
     status: Status
@@ -198,7 +249,16 @@ class Prediction(_ResponseModel):
     probability: float | None = Field(default=None, ge=0, le=1)
     interval: Interval | None = None
     folds: list[float] | None = None
-    decision: Decision | None = None
+    decision: Decision | None = Field(
+        default=None, description="null until it is known, and if `withheld` lists the codes of warnings"
+    )
+    withheld: list[str] = Field(
+        default=[], description="Codes of the warnings that withhold the decision; empty if it is not withheld"
+    )
+    accept_warnings: bool = Field(default=False, description="The caller wants a decision in spite of warnings")
+    ctp_interval_s: float | None = Field(
+        default=None, description="Seconds between the frames of the CT perfusion series, as sent by the caller"
+    )
     flags: list[Flag] = []
     attribution: Attribution | None = None
     perfusion: PerfusionSummary | None = None
@@ -209,6 +269,24 @@ class Prediction(_ResponseModel):
     created: datetime
     started: datetime | None = None
     finished: datetime | None = None
+    summary: str = Field(default_factory=_summary, description="First line to show: the answer and whether to trust it")
+
+    def members(self) -> dict[str, Any]:
+        """Known members as JSON values, as the service sends them; a withheld decision is null."""
+        known = {name: value for name, value in self.model_dump(mode="json").items() if value is not None}
+        return {"decision": None, **known} if self.withheld else known
+
+    @property
+    def warnings(self) -> list[Flag]:
+        """Flags of severity ``warning``."""
+        return [flag for flag in self.flags if flag.severity is Severity.WARNING]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_earlier_release(cls, document: object) -> object:
+        if not isinstance(document, Mapping) or "interval" not in document:
+            return document
+        return {**document, "interval": read_interval(document["interval"], document.get("folds"))}
 
 
 class AuditEntry(_ResponseModel):

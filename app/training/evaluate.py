@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from app.evaluation.metrics import Array, Labels
-from app.training import cross_validation, results_table
+from app.training import cross_validation, modalities, results_table
 from app.training.dataset import Dataset
 from app.training.experiment import DAFT, LOGISTIC, PUBLISHED
 from app.training.fit import FittedModels
+from app.training.modalities import ModalityRow
 from app.training.options import TrainConfig
 from app.training.results_table import ORACLE, ResultRow
 from app.training.split import RunSplits
@@ -28,6 +30,7 @@ class Evaluation:
         probabilities: Calibrated probabilities (m,) by the model's name, for the models that the report shows.
         decided: Decisions (m,) of the published model at thresholds learnt from development patients; with many
             ensembles, the share of them that decides for the outcome.
+        modalities: Scores of the published model by modality; empty for many splits.
     """
 
     table: str
@@ -35,6 +38,7 @@ class Evaluation:
     tested: Labels
     probabilities: Mapping[str, Array]
     decided: Array
+    modalities: Sequence[ModalityRow] = ()
 
 
 def evaluate(fitted: FittedModels, splits: RunSplits, data: Dataset, config: TrainConfig) -> Evaluation:
@@ -60,4 +64,7 @@ def evaluate(fitted: FittedModels, splits: RunSplits, data: Dataset, config: Tra
     rows = results_table.table(result.scores, data.labels, split, DAFT)
     published = result.scores[PUBLISHED[config.model]]
     decided = published.rules(data.labels, split.develop).decide(published.mean[split.test]).astype(np.float64)
-    return Evaluation(results_table.markdown(rows, "DAFT"), rows, split.test, probabilities, decided)
+    by_modality = modalities.measure(result, PUBLISHED[config.model], data, torch.device("cpu"))
+    return Evaluation(
+        results_table.markdown(rows, "DAFT"), rows, split.test, probabilities, decided, tuple(by_modality)
+    )

@@ -22,6 +22,7 @@ from app.network.architecture import Fusion
 from app.network.daft import Network
 from app.registry.manifest import Clinical
 from app.training import baselines, folds, pretrained
+from app.training import variables as clinical_variables
 from app.training.baselines import Baseline
 from app.training.dataset import Dataset, Vectors
 from app.training.options import PublishedModel
@@ -62,6 +63,7 @@ class ExperimentConfig:
 
     Attributes:
         networks: Rows of ``NETWORKS`` to train.
+        variables: Names of the clinical variables; (): the default ones.
         views: Views of each patient, one plain and the others augmented, on a pretrained trunk.
         filters: Width of the networks.
     """
@@ -69,6 +71,7 @@ class ExperimentConfig:
     seed: int = 0
     recipe: Recipe = field(default_factory=Recipe)
     networks: tuple[str, ...] = tuple(NETWORKS)
+    variables: tuple[str, ...] = ()
     views: int = 2
     filters: int = 8
 
@@ -120,7 +123,9 @@ def fit_models(
         jobs: Folds that run at the same time.
         advance: Receives the epochs done, of ``len(config.networks) * len(split.folds) * config.recipe.epochs``.
     """
-    spec = clinical_encoder.fit([data.records[row] for row in split.develop], [*defaults.VARIABLES])
+    spec = clinical_encoder.fit(
+        [data.records[row] for row in split.develop], clinical_variables.select(config.variables)
+    )
     vectors = Vectors.of(data, spec)
     scores, logistic = _fit_baselines(config, data, vectors, split, progress)
     networks: dict[str, tuple[Network, ...]] = {}
@@ -175,7 +180,10 @@ class _EpochCounter:
 def _fit_baselines(
     config: ExperimentConfig, data: Dataset, vectors: Vectors, split: Split, progress: ProgressReporter
 ) -> tuple[dict[str, ModelScores], tuple[LogisticFold, ...]]:
-    """Scores of the baselines by their row of the table, and the folds of the row ``LOGISTIC``, which is the last."""
+    """Scores of the baselines by their row of the table, and the folds of the row ``LOGISTIC``, which is the last.
+
+    If all clinical variables are perfusion numbers, the record alone has no model.
+    """
     joined = vectors.joined(np.arange(len(data)), data.presence)
     with_perfusion = np.arange(joined.shape[1]) < vectors.size  # without presence bits: a baseline sees no image
     record_only = with_perfusion & ~_perfusion_columns(vectors, joined.shape[1])
@@ -185,6 +193,8 @@ def _fit_baselines(
         ("clinical, gradient boosting", Baseline.BOOSTING, record_only),
         (LOGISTIC, Baseline.LOGISTIC, with_perfusion),
     ):
+        if not columns.any():
+            continue
         fitted = baselines.fit(kind, joined, data.labels, split, columns, config.seed)
         scores[name] = ModelScores(fitted.out_of_fold, fitted.each, fitted.aucs)
         progress(f"{name}: folds {np.mean(fitted.aucs):.3f}")

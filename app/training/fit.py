@@ -45,6 +45,7 @@ def fit(
         networks=tuple(
             name for name in experiment.NETWORKS if not config.quick or name == experiment.PUBLISHED[config.model]
         ),
+        variables=config.variables,
     )
     # Under torchrun each fold uses all ranks, so the folds run one after another.
     jobs = 1 if distributed.is_distributed() else config.jobs

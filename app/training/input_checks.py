@@ -1,8 +1,8 @@
 """Checks of the prepared images of a cohort before they are trained or scored on: flags, and repeated images.
 
 Design notes:
-- A flag of ``DOUBTFUL`` says that an image probably does not show what its column claims. Such a flag, or an image of
-  two patients, stops the run, unless the user accepts it.
+- A flag of severity ``warning`` says that an image probably does not show what its column claims. Such a flag, or an
+  image of two patients, stops the run, unless the user accepts it.
 - Every flag is counted and listed by row in the report, whether it stops the run or not.
 - An image is known by the digest of its file, or of its prepared voxels. A compressed copy is therefore found too.
 """
@@ -12,21 +12,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
+from app.sdk.flags import FLAGS, Severity
 from app.training.cohort import Cohort, CohortRow
 from app.training.dataset import Dataset
 from app.training.errors import CohortFault
 from app.training.provenance import CONSTANT
 
-DOUBTFUL = (
-    "head-doubtful",
-    "contrast-doubtful",
-    "alignment-poor",
-    "tmax-doubtful",
-    "perfusion-misplaced",
-    "aif-doubtful",
-    "vessels-empty",
-)
-"""Codes of flags that stop a run."""
+DOUBTFUL = tuple(sorted(code for code, kind in FLAGS.items() if kind.severity is Severity.WARNING))
+"""Codes of flags that stop a run: all warnings."""
 
 NOT_IDENTIFYING = ("vessels", "vessels file")  # masks of two patients can be equal
 

@@ -31,6 +31,7 @@ def write(
     split: Split,
     parts: Sequence[str] = (),
     outcome: Sequence[str] = (),
+    cohort: Sequence[str] = (),
 ) -> str:
     """The card as Markdown.
 
@@ -43,6 +44,7 @@ def write(
         split: Development and test part.
         parts: Tables of the test part.
         outcome: Counts of the outcome by component and site, and how the table was read.
+        cohort: Flow of the studies, table 1 and missing values, without small counts.
     """
     sections = {
         f"# {manifest.name} {manifest.version}": [
@@ -51,7 +53,7 @@ def write(
         ],
         "## What it does": [_purpose(manifest), _inputs(manifest)],
         "## Data and protocol": [_data(manifest, split), _rules(manifest)],
-        "## Outcome": ["\n".join(outcome)],
+        "## Outcome": ["\n".join(outcome), *cohort],
         "## Measured on the test part": [_numbers(manifest), SINGLE_RUN, *parts],
         "## The table": [markdown(list(rows), "DAFT"), _oracle(oracle, labels, split)],
         "## Notes": list(notes),
@@ -68,9 +70,10 @@ SINGLE_RUN = (
 """What the calibration slope of one run can be; docs/benchmarks.md has the same numbers."""
 
 _LIMITS = (
-    "Not a medical device. Not for clinical decisions. The interval of a prediction is the spread of the folds; it "
-    "does not cover other scanners, other patients or other definitions. A study unlike the training patients is "
-    "flagged, but not every difference is detected. Contributions explain this model, not the disease."
+    "Not a medical device. Not for clinical decisions. A prediction gives the spread of the folds: the lowest and the "
+    "highest probability of the networks. It is not a confidence interval and has no level. It does not cover other "
+    "scanners, other patients or other definitions. A study unlike the training patients is flagged, but not every "
+    "difference is detected. Contributions explain this model, not the disease."
 )
 
 

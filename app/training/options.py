@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from app.registry.manifest import NAME_PATTERN, VERSION_PATTERN
+from app.training import report_folder
 from app.training.errors import CohortFault
 
 
@@ -63,9 +64,11 @@ class TrainConfig:
         trunk: Version whose image trunk and last block are reused without training.
         phantoms: Number of phantoms on which a new trunk is pretrained; 0: none.
         jobs: Folds, or studies, that run at the same time.
+        report: Folder of the report; None: a folder in ``reports`` beside the table, named after the table and the run.
         target: None: rLVO, if the table has any of its components.
         columns: ``columns.toml`` of the table; None: the one in its folder, if there is one.
         date_format: Form of the dates, as ``dd/mm/yyyy``; "": ISO.
+        variables: Names of the clinical variables (``variables.py``); (): the default ones.
         publish_anyway: Write a version in spite of few events or a ranking below chance (``publication.py``).
         accept_flags: Train although the preparation doubts some images, or images repeat under several patients.
         i_know: Train although the version of ``trunk`` was trained on some of the patients.
@@ -89,6 +92,7 @@ class TrainConfig:
     target: Target | None = None
     columns: Path | None = None
     date_format: str = ""
+    variables: tuple[str, ...] = ()
     publish_anyway: bool = False
     accept_flags: bool = False
     i_know: bool = False
@@ -98,13 +102,12 @@ class TrainConfig:
         """Check that the version and the report can be written.
 
         Raises:
-            CohortFault: If the version exists or has no valid name, if a path is a file where a folder is needed, or if
-                the validation trains no single ensemble.
+            CohortFault: If the version exists or has no valid name, if a path is a file where a folder is needed, if
+                the validation trains no single ensemble, or if the report's folder has other files.
         """
         if self.out is not None:
             self._check_version(self.out)
-        if self.report is not None and self.report.exists() and not self.report.is_dir():
-            raise CohortFault([f"--report: {self.report.name} is a file; name a folder"])
+        report_folder.check(self.report)
 
     def _check_version(self, out: Path) -> None:
         if out.exists():

@@ -47,22 +47,34 @@ class OutcomeCounts:
     missing: Mapping[str, int]
     dropped: int = 0
 
-    def lines(self) -> list[str]:
-        """The counts as Markdown, one table by component and one by site."""
+    def lines(self, *, least: int = 0) -> list[str]:
+        """The counts as Markdown, one table by component and one by site; counts below ``least`` are not shown."""
+
+        def text(count: int) -> str:
+            return f"<{least}" if 0 < count < least else str(count)
+
         lines = [
             f"Outcome {self.target}, from {', '.join(self.components)}. A row has it if any component is positive.",
             "",
             "| component | rows with a value | positive | positive alone |",
             "|---|---|---|---|",
-            *(f"| {c} | {self.known[c]} | {self.positive[c]} | {self.alone[c]} |" for c in self.components),
+            *(
+                f"| {c} | {text(self.known[c])} | {text(self.positive[c])} | {text(self.alone[c])} |"
+                for c in self.components
+            ),
             "",
             f"| site | with the outcome | without | unknown{', left out' if self.dropped else ''} |",
             "|---|---|---|---|",
-            *(f"| {site} | {n.get(1, 0)} | {n.get(0, 0)} | {n.get(None, 0)} |" for site, n in self.sites.items()),
+            *(
+                f"| {site} | {text(n.get(1, 0))} | {text(n.get(0, 0))} | {text(n.get(None, 0))} |"
+                for site, n in self.sites.items()
+            ),
         ]
         if self.dropped:
-            missing = ", ".join(f"{name} in {count}" for name, count in self.missing.items() if count)
-            dropped = f"{self.dropped} rows of unknown outcome were left out (`--drop-unknown`); missing: {missing}."
+            missing = ", ".join(f"{name} in {text(count)}" for name, count in self.missing.items() if count)
+            dropped = (
+                f"{text(self.dropped)} rows of unknown outcome were left out (`--drop-unknown`); missing: {missing}."
+            )
             bias = "None of them has a positive component, so the share with the outcome is higher than among all rows."
             lines += ["", f"{dropped} {bias}"]
         return lines

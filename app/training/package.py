@@ -5,31 +5,47 @@ A version holds the folds, the manifest, a golden case and the model card. It ap
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.evaluation import metrics, subgroups
+from app.core import json_text
+from app.evaluation import baseline_table, metrics, subgroups
 from app.evaluation.metrics import Array
 from app.inference import defaults, model_version
 from app.network.architecture import Fusion
 from app.network.daft import Network
 from app.registry.manifest import Fold, Manifest, Measured, Training
-from app.training import model_card, provenance, publication, report, training_overlap
+from app.training import (
+    description,
+    modalities,
+    model_card,
+    patient_files,
+    provenance,
+    publication,
+    report,
+    report_folder,
+    training_overlap,
+)
 from app.training.calibrate import VersionStatistics
 from app.training.calibration import Rules
 from app.training.cohort import Cohort
 from app.training.dataset import Dataset, to_model_input
+from app.training.description import Description
 from app.training.evaluate import Evaluation
 from app.training.experiment import CHANNEL_NAMES, LOGISTIC, NETWORKS, PUBLISHED
 from app.training.fit import FittedModels
 from app.training.options import TrainConfig, Validation
+from app.training.patient_files import Source
 from app.training.split import RunSplits
+from app.training.splits import Split
 
 PROTOCOLS = {
     Validation.PAPER: "80/20 frozen, stratified by outcome and site; four folds; ensemble of the folds",
@@ -62,17 +78,11 @@ def package(
     Raises:
         PublicationRefused: If the model ranks the development patients worse than chance out of fold.
     """
-    many = config.validation.has_many_splits
-    path = report.write(
-        config.report or splits.folder / "report",
-        f"{config.cohort.name}: {PROTOCOLS[config.validation] if many else 'the test part'}",
-        [evaluation.table, *splits.notes, *remarks],
-        data,
-        evaluation.tested,
-        evaluation.probabilities,
-        PUBLISHED[config.model],
-        evaluation.decided,
+    described = description.describe(
+        data, cohort, split=None if config.validation.has_many_splits else fitted.results[0].split
     )
+    path = _write_report(cohort, splits, fitted, evaluation, described, data, config, remarks)
+    _write_patients(path.parent, cohort, splits, fitted, data, config)
     manifest = None
     if statistics is not None:
         (result,) = fitted.results
@@ -80,9 +90,85 @@ def package(
         objections = publication.below_chance(data.labels[develop], scores.out_of_fold[develop])
         publication.check(objections, accepted=config.publish_anyway, report=str(path))
         objections += publication.too_few_events(data.labels[develop])
-        manifest = _write_version(cohort, splits, fitted, evaluation, statistics, objections, data, config, remarks)
-    place = f"Figures, decision curve and subgroups: {path}"
+        manifest = _write_version(
+            cohort, splits, fitted, evaluation, statistics, described, objections, data, config, remarks
+        )
+        _write_patients(path.parent, cohort, splits, fitted, data, config, published=manifest)
+    place = f"Report, figures and predictions of each patient: {path.parent}"
     return Packaged("\n\n".join([evaluation.table, *splits.notes, *remarks, place]), manifest)
+
+
+def _write_report(
+    cohort: Cohort,
+    splits: RunSplits,
+    fitted: FittedModels,
+    evaluation: Evaluation,
+    described: Description,
+    data: Dataset,
+    config: TrainConfig,
+    remarks: Sequence[str],
+) -> Path:
+    """Write the report of the test part; returns the path of ``report.md``."""
+    many, model = config.validation.has_many_splits, config.model.value
+    default = report_folder.default(cohort.folder, config.cohort, [model], splits.folder.name)
+    by_modality = modalities.section(evaluation.modalities)
+    return report.write(
+        config.report or default,
+        f"{config.cohort.name}: {PROTOCOLS[config.validation] if many else 'the test part'}",
+        [evaluation.table, *splits.notes, *remarks, *by_modality],
+        data,
+        evaluation.tested,
+        evaluation.probabilities,
+        PUBLISHED[config.model],
+        evaluation.decided,
+        description=described,
+        document={
+            "run": splits.folder.name,
+            "data_sha256": splits.digest,
+            "target": cohort.target,
+            "protocol": PROTOCOLS[config.validation],
+            "variables": [variable.name for variable in fitted.results[0].spec.variables],
+            "results_table": [asdict(row) for row in evaluation.rows],
+            "by_modality": [asdict(row) for row in evaluation.modalities],
+        },
+    )
+
+
+def _write_patients(
+    folder: Path,
+    cohort: Cohort,
+    splits: RunSplits,
+    fitted: FittedModels,
+    data: Dataset,
+    config: TrainConfig,
+    published: Manifest | None = None,
+) -> None:
+    """Write the predictions of each patient, and name the version in ``report.json`` once it is ``published``."""
+    run = Source(f"run {splits.folder.name}")
+    parts = [(part, result.scores) for part, result in zip(splits.parts, fitted.results, strict=True)]
+    sources = {name: run for _, scores in parts for name in scores}
+    if published is not None and config.out is not None:
+        digest = hashlib.sha256((config.out / "manifest.json").read_bytes()).hexdigest()
+        version = Source(f"{published.name}@{published.version}", digest)
+        sources[PUBLISHED[config.model]] = version
+        json_text.add(folder / "report.json", {"version": version.version, "manifest_sha256": digest})
+    tested = patient_files.tested(parts, data.labels)
+    patient_files.write(folder / "test.csv", patient_files.TEST, tested, cohort.studies, data, sources)
+    if len(parts) == 1:
+        part, scores = parts[0]
+        names = _fold_names(cohort, part.split)
+        own = patient_files.out_of_fold(scores, data.labels, part.split, names)
+        path = folder / "out-of-fold.csv"
+        patient_files.write(path, patient_files.DEVELOPMENT, own, cohort.studies, data, sources)
+
+
+def _fold_names(cohort: Cohort, split: Split) -> list[str]:
+    """Name of the fold (n,) of each study: that of the table's column ``fold``, or its number from 1."""
+    names = [study.fold for study in cohort.studies]
+    for number, (_, rows) in enumerate(split.folds, 1):
+        for row in rows.tolist():
+            names[row] = names[row] or str(number)
+    return names
 
 
 def _write_version(
@@ -91,6 +177,7 @@ def _write_version(
     fitted: FittedModels,
     evaluation: Evaluation,
     statistics: VersionStatistics,
+    described: Description,
     objections: Sequence[str],
     data: Dataset,
     config: TrainConfig,
@@ -120,16 +207,24 @@ def _write_version(
         background=statistics.background,
         out_of_distribution=statistics.out_of_distribution,
         training=_training(cohort, splits, data, config),
-        extra=_provenance(cohort, data, config),
+        extra=_provenance(cohort, data, result.split, config),
         metrics=_measured(data.labels[test], scores.mean[test], statistics.rules),
     )
     seen = data.only([CHANNEL_NAMES.index(channel) for channel in visible])
     golden = [to_model_input(seen, result.vectors, result.spec, int(test[0]))]
     accepted = [f"Published with `--publish-anyway`: {objection}." for objection in objections]
-    notes = [*accepted, *(() if logistic else fitted.notes), _command(config), *remarks]
+    chosen = (
+        [f"Clinical variables chosen with `--variables`: {', '.join(config.variables)}."] if config.variables else []
+    )
+    notes = [*accepted, *(() if logistic else fitted.notes), *chosen, _command(config), *remarks]
     tables = _test_tables(data, test, statistics.rules.probabilities(scores.mean[test]), statistics.rules)
-    outcome = [*(cohort.counts.lines() if cohort.counts else ()), *_reading(cohort)]
-    card = model_card.write(manifest, evaluation.rows, notes, data.oracle, data.labels, result.split, tables, outcome)
+    tables += modalities.section(evaluation.modalities)
+    small = baseline_table.SMALL
+    outcome = [*(cohort.counts.lines(least=small) if cohort.counts else ()), *_reading(cohort)]
+    about = described.sections(least=small)
+    card = model_card.write(
+        manifest, evaluation.rows, notes, data.oracle, data.labels, result.split, tables, outcome, about
+    )
     return model_version.save(out, manifest, list(parts), golden=golden, card=card)
 
 
@@ -158,9 +253,9 @@ def _reading(cohort: Cohort) -> list[str]:
     return ["", f"The table was read with: {', '.join(cohort.notes)}."] if cohort.notes else []
 
 
-def _provenance(cohort: Cohort, data: Dataset, config: TrainConfig) -> dict[str, Any]:
-    """Digest of the code, and hashes of the patients that the version or its reused trunk was trained on."""
-    trained_on = [training_overlap.hashes(cohort, data)]
+def _provenance(cohort: Cohort, data: Dataset, split: Split, config: TrainConfig) -> dict[str, Any]:
+    """Digest of the code, and hashes of the patients that the version or its reused trunk was trained or tested on."""
+    trained_on = [training_overlap.hashes(cohort, data, split.test)]
     if config.trunk is not None:
         trained_on += provenance.read_manifest(config.trunk).extra.get(training_overlap.EXTRA, [])
     return {"code_sha256": provenance.code_digest(), training_overlap.EXTRA: trained_on}
@@ -171,6 +266,8 @@ def _command(config: TrainConfig) -> str:
     options = {"--phantoms": config.phantoms, "--seed": config.seed, "--model": config.model.value}
     if config.target is not None:
         options["--target"] = config.target.value
+    if config.variables:
+        options["--variables"] = ",".join(config.variables)
     if config.date_format:
         options["--date-format"] = config.date_format
     if config.validation is not Validation.PAPER:

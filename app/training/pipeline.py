@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from app.training import cohort, distributed, input_checks, suspicious, training_overlap, unread_columns
+from app.training import cohort, distributed, input_checks, suspicious, training_overlap, unread_columns, variables
 from app.training.calibrate import calibrate
 from app.training.dataset import Dataset
 from app.training.evaluate import evaluate
@@ -38,7 +38,9 @@ def run(config: TrainConfig, progress: ProgressReporter, fill: Filler | None = N
             date_format=config.date_format,
         )
         suspicions = suspicious.check(patients, config.accept, accept_images=config.accept_flags)
+        variables.select(config.variables)
         data = preprocess(patients, progress, jobs=config.jobs, fill=fill)
+        variables.check_values(config.variables, data)
         remarks = (*_check(patients, data, config), *filter(None, [suspicions]))
         splits = split(patients, data, config, device)
         fitted = fit(splits, data, config, device, progress)

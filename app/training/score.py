@@ -8,7 +8,9 @@ Design notes:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -32,10 +34,24 @@ from app.evaluation.metrics import (
 )
 from app.inference.model_version import ModelVersion
 from app.registry.manifest import Manifest
-from app.training import cells, cohort, input_checks, report, suspicious, training_overlap, unread_columns
+from app.sdk.types import Flag
+from app.training import (
+    cells,
+    cohort,
+    description,
+    input_checks,
+    patient_files,
+    provenance,
+    report,
+    report_folder,
+    suspicious,
+    training_overlap,
+    unread_columns,
+)
 from app.training.dataset import Dataset, Vectors, to_model_input
 from app.training.errors import CohortFault, FaultList
 from app.training.options import Target
+from app.training.patient_files import Predictions, Source
 from app.training.preprocess import preprocess
 from app.training.progress import ProgressReporter
 from app.training.provenance import check_layout, read_manifest
@@ -50,18 +66,21 @@ class VersionPredictions:
     Attributes:
         probabilities: (n,) calibrated probabilities.
         kept: (n, 2), whether class 0 and class 1 are in the conformal set.
+        flags: Flags (n) that the version gives, such as out-of-distribution.
     """
 
     probabilities: Array
     kept: NDArray[np.bool_]
+    flags: Sequence[Sequence[Flag]] = ()
 
 
 @dataclass(frozen=True)
 class EvalConfig:
     """Arguments of ``rlvo evaluate``. ``since``: only patients of this ISO date or later; ``site``: only this site.
 
-    ``accept_flags`` scores doubtful images too; ``i_know`` scores patients that a version was trained on; ``accept``
-    names the codes of suspicious values that are accepted.
+    ``report`` is the report's folder; None: a folder in ``reports`` beside the table. ``accept_flags`` scores doubtful
+    images too; ``i_know`` scores patients that a version was trained on; ``accept`` names the codes of suspicious
+    values that are accepted.
     """
 
     versions: Sequence[Path]
@@ -83,38 +102,36 @@ class EvalConfig:
 def predict_all(model: ModelVersion, data: Dataset, advance: Callable[[], None] = lambda: None) -> VersionPredictions:
     """Predict every patient with one version."""
     vectors = Vectors.of(data, model.manifest.clinical)
-    probabilities, kept = [], []
+    probabilities, kept, flags = [], [], []
     for row in range(len(data)):
         answer = model.predict(to_model_input(data, vectors, model.manifest.clinical, row))
         probabilities.append(answer.probability)
         conformal_set = answer.decision.conformal or []
         kept.append(["not-refractory" in conformal_set, "refractory" in conformal_set])
+        flags.append(answer.flags)
         advance()
-    return VersionPredictions(np.array(probabilities), np.array(kept, bool))
+    return VersionPredictions(np.array(probabilities), np.array(kept, bool), flags)
 
 
 def score(config: EvalConfig, progress: ProgressReporter | None = None) -> str:
-    """Score the versions, write a report if one is requested, and return the tables as Markdown.
+    """Score the versions, write a report, and return the tables as Markdown.
 
     Raises:
         CohortFault: With every fault of the cohort, or if a folder holds no version.
     """
     progress = progress or ProgressReporter()
+    report_folder.check(config.report)
     manifests = [read_manifest(folder) for folder in config.versions]
-    patients = _select(
-        cohort.read(
-            config.cohort,
-            drop_unknown=config.drop_unknown,
-            target=config.target,
-            rules=config.columns,
-            date_format=config.date_format,
-        ),
-        config,
+    read = cohort.read(
+        config.cohort,
+        drop_unknown=config.drop_unknown,
+        target=config.target,
+        rules=config.columns,
+        date_format=config.date_format,
     )
     if len({_name(manifest) for manifest in manifests}) < len(manifests):
         raise CohortFault(["one version is given twice; give each version once"])
-    if config.report is not None and config.report.exists() and not config.report.is_dir():
-        raise CohortFault([f"--report: {config.report.name} is a file; name a folder"])
+    patients = _select(read, config)
     for manifest in manifests:
         check_layout(manifest)
         if manifest.training.target != patients.target:
@@ -136,20 +153,66 @@ def score(config: EvalConfig, progress: ProgressReporter | None = None) -> str:
     sections = [*remarks, *("\n".join(_metrics(m, data, predictions[_name(m)])) for m in manifests)]
     if len(probabilities) > 1:
         sections.append("\n".join(_comparison(data, probabilities)))
-    rows = np.arange(len(data))
-    if config.report is not None:
-        first, title = manifests[0], f"{', '.join(probabilities)} on {config.cohort.name}"
-        models = probabilities if data.oracle is None else probabilities | {ORACLE: data.oracle}
-        decided = (probabilities[_name(first)] >= first.threshold.value).astype(np.float64)
-        path = report.write(config.report, title, sections, data, rows, models, _name(first), decided)
-        return "\n\n".join([*sections, f"Figures, decision curve and subgroups: {path}"])
+    folder = _write_report(config, manifests, read, data, predictions, sections)
     for manifest in manifests:
         own = probabilities[_name(manifest)]
         sections.append(f"{_name(manifest)}\n\n" + "\n".join(report.decisions(data.labels, own)))
-        sections.append(
-            "\n".join(subgroups.lines(data, rows, own, (own >= manifest.threshold.value).astype(np.float64)))
-        )
-    return "\n\n".join(sections)
+        decided = (own >= manifest.threshold.value).astype(np.float64)
+        sections.append("\n".join(subgroups.lines(data, np.arange(len(data)), own, decided)))
+    return "\n\n".join([*sections, f"Report, figures and predictions of each patient: {folder}"])
+
+
+def _write_report(
+    config: EvalConfig,
+    manifests: Sequence[Manifest],
+    read: cohort.Cohort,
+    data: Dataset,
+    predictions: Mapping[str, VersionPredictions],
+    sections: Sequence[str],
+) -> Path:
+    """Write the report and ``evaluation.csv``; returns the folder. ``read``: the cohort before the selection."""
+    stages = _stages(read, config)
+    patients = replace(read, studies=tuple(stages[-1][1])) if stages else read
+    digests = {
+        _name(manifest): hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+        for manifest, folder in zip(manifests, config.versions, strict=True)
+    }
+    data_sha256 = provenance.data_digest(patients, data)
+    key = hashlib.sha256(json.dumps([*digests.values(), data_sha256, config.site, config.since]).encode()).hexdigest()
+    names = [f"{manifest.name}-{manifest.version}" for manifest in manifests]
+    folder = config.report or report_folder.default(patients.folder, config.cohort, names, key)
+    probabilities = {name: one.probabilities for name, one in predictions.items()}
+    first, rows = manifests[0], np.arange(len(data))
+    report.write(
+        folder,
+        f"{', '.join(probabilities)} on {config.cohort.name}",
+        sections,
+        data,
+        rows,
+        probabilities if data.oracle is None else probabilities | {ORACLE: data.oracle},
+        _name(first),
+        (probabilities[_name(first)] >= first.threshold.value).astype(np.float64),
+        description=description.describe(data, read, stages),
+        document={"versions": digests, "data_sha256": data_sha256, "target": patients.target},
+    )
+    sources = {_name(m): Source(f"{m.name}@{m.version}", digests[_name(m)]) for m in manifests}
+    own = [_for_file(manifest, predictions[_name(manifest)]) for manifest in manifests]
+    path = folder / "evaluation.csv"
+    patient_files.write(path, patient_files.EVALUATION, own, patients.studies, data, sources)
+    return folder
+
+
+def _for_file(manifest: Manifest, one: VersionPredictions) -> Predictions:
+    count = len(one.probabilities)
+    return Predictions(
+        model=_name(manifest),
+        rows=np.arange(count),
+        folds=[""] * count,
+        probabilities=one.probabilities,
+        decided=one.probabilities >= manifest.threshold.value,
+        kept=None if manifest.conformal is None else one.kept,
+        flags=one.flags,
+    )
 
 
 def _name(manifest: Manifest) -> str:
@@ -158,13 +221,25 @@ def _name(manifest: Manifest) -> str:
 
 def _select(patients: cohort.Cohort, config: EvalConfig) -> cohort.Cohort:
     """The studies of the requested site and dates."""
-    selected = [study for study in patients.studies if not config.site or study.site == config.site]
-    if config.since:
-        selected = _since(selected, config.since)
+    stages = _stages(patients, config)
+    selected = stages[-1][1] if stages else patients.studies
     outcomes = {study.outcome for study in selected}
     if len(outcomes) < 2:
         raise CohortFault([f"{len(selected)} patients are left, of one outcome only: there is nothing to score"])
     return replace(patients, studies=tuple(selected))
+
+
+def _stages(patients: cohort.Cohort, config: EvalConfig) -> list[tuple[str, Sequence[cohort.CohortRow]]]:
+    """Each selection: why studies are left out, and the studies that are left."""
+    stages: list[tuple[str, Sequence[cohort.CohortRow]]] = []
+    selected: Sequence[cohort.CohortRow] = patients.studies
+    if config.site:
+        selected = [study for study in selected if study.site == config.site]
+        stages.append(("another site (--site)", selected))
+    if config.since:
+        selected = _since(selected, config.since)
+        stages.append((f"before {config.since} (--since)", selected))
+    return stages
 
 
 def _since(studies: Sequence[cohort.CohortRow], since: str) -> list[cohort.CohortRow]:

@@ -1,8 +1,9 @@
-"""Find patients of a cohort that a model version was trained on.
+"""Find patients of a cohort that a model version was trained or tested on.
 
 Design notes:
 - A version keeps salted hashes of its patients and images in ``extra`` of the manifest, and those of the version whose
-  trunk it reuses. So one shared patient is found in another cohort, and no patient id is in the manifest.
+  trunk it reuses. Those of the test part are kept apart.
+- So one shared patient is found in another cohort, and no patient id is in the manifest.
 - A patient id is short, so its hash is slow (scrypt). A list of all possible ids can still be tried against it: treat
   the manifest as pseudonymised data. An image cannot be guessed, and its hash is fast.
 - The salt is made of the digest of the data, so that the same run gives the same manifest.
@@ -12,8 +13,10 @@ Design notes:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from app.evaluation.metrics import Labels
 from app.registry.manifest import Manifest
 from app.training import input_checks, splits
 from app.training.cohort import Cohort
@@ -22,47 +25,102 @@ from app.training.errors import CohortFault
 from app.training.provenance import CONSTANT, data_digest
 
 EXTRA = "trained_on"
+TEST = "test_"  # prefix of the hashes of the test part
 SIZE = 8  # bytes of a hash
 COST = 2**10  # of scrypt
 
 
-def hashes(cohort: Cohort, data: Dataset) -> dict[str, object]:
-    """Salted hashes of the patients and the images of a cohort, for ``extra`` of a manifest."""
+@dataclass(frozen=True)
+class _Overlap:
+    """Studies of a cohort that share a patient id, or an image, with some patients of a version."""
+
+    by_id: frozenset[int] = frozenset()
+    by_image: frozenset[int] = frozenset()
+
+    @property
+    def rows(self) -> frozenset[int]:
+        return self.by_id | self.by_image
+
+    def __or__(self, other: _Overlap) -> _Overlap:
+        return _Overlap(self.by_id | other.by_id, self.by_image | other.by_image)
+
+    def text(self, cohort: Cohort) -> str:
+        """Counts, and the rows of the table."""
+        rows = input_checks.row_ranges([cohort.studies[index].row for index in self.rows])
+        return f"same patient id: {len(self.by_id)}, same image: {len(self.by_image)}; rows {rows}"
+
+
+def hashes(cohort: Cohort, data: Dataset, test: Labels | None = None) -> dict[str, object]:
+    """Salted hashes of the patients and the images of a cohort, for ``extra`` of a manifest.
+
+    Args:
+        cohort: Studies with their patient ids.
+        data: Digests of their images.
+        test: Rows of the test part, whose hashes are kept apart; None: there is no test part.
+    """
     salt = hashlib.sha256(f"salt {data_digest(cohort, data)}".encode()).hexdigest()[:32]
-    patients = {_of_patient(salt, patient) for patient in {study.patient for study in cohort.studies}}
-    images = {_of_image(salt, digest) for row in range(len(data)) for digest in _identifying(data, row)}
-    return {"salt": salt, "patients": sorted(patients), "images": sorted(images)}
+    tested = set() if test is None else set(test.tolist())
+    document: dict[str, object] = {"salt": salt}
+    for prefix, rows in (("", set(range(len(data))) - tested), (TEST, tested)):
+        patients = {_of_patient(salt, patient) for patient in {cohort.studies[row].patient for row in rows}}
+        images = {_of_image(salt, digest) for row in rows for digest in _identifying(data, row)}
+        document |= {f"{prefix}patients": sorted(patients), f"{prefix}images": sorted(images)}
+    return document
 
 
 def check(manifest: Manifest, cohort: Cohort, data: Dataset, *, accept: bool) -> str:
-    """Compare a cohort with the training patients of a version; returns a note for the report, or "".
+    """Compare a cohort with the patients of a version; returns a note for the report, or "".
+
+    Patients of its test part were not trained on: they are noted and never refused.
 
     Raises:
         CohortFault: If the version was trained on some of the patients, unless ``accept`` is set.
     """
     name = f"{manifest.name} {manifest.version}"
     blocks: Sequence[dict[str, object]] = manifest.extra.get(EXTRA, [])
-    by_id, by_image = set(), set()
+    trained, tested = _Overlap(), _Overlap()
     for block in blocks:
-        salt, patients, images = str(block["salt"]), _set(block["patients"]), _set(block["images"])
-        known = {p for p in {study.patient for study in cohort.studies} if _of_patient(salt, p) in patients}
-        by_id |= {index for index, study in enumerate(cohort.studies) if study.patient in known}
-        by_image |= {
-            row for row in range(len(data)) if any(_of_image(salt, d) in images for d in _identifying(data, row))
-        }
+        trained, tested = trained | _overlap(block, "", cohort, data), tested | _overlap(block, TEST, cohort, data)
     names = [study.patient for study in cohort.studies]
-    if manifest.training.data_sha256 in (data_digest(cohort, data), splits.digest_of(names, data.labels)):
-        by_id = set(range(len(data)))
-    if not by_id | by_image:
-        return "" if blocks else f"{name} keeps no hashes of its training patients: only the same cohort is found."
-    rows = input_checks.row_ranges([cohort.studies[index].row for index in by_id | by_image])
-    found = (
-        f"{name} was trained on {len(by_id | by_image)} of these {len(data)} studies (same patient id: {len(by_id)}, "
-        f"same image: {len(by_image)}; rows {rows})"
+    same = manifest.training.data_sha256 in (data_digest(cohort, data), splits.digest_of(names, data.labels))
+    if not blocks and same:
+        trained = _Overlap(frozenset(range(len(data))))
+    tested = _Overlap(tested.by_id - trained.rows, tested.by_image - trained.rows)
+    notes = []
+    if trained.rows:
+        # A version of an earlier release does not say which of its patients are its test part.
+        separate = all(f"{TEST}patients" in block for block in blocks) and bool(blocks)
+        verb = "trained" if separate else "trained or tested"
+        found = f"{name} was {verb} on {len(trained.rows)} of these {len(data)} studies ({trained.text(cohort)})"
+        if not accept:
+            advice = "its results on them say nothing about new patients; leave them out, or --i-know"
+            raise CohortFault([f"{found}: {advice}"])
+        notes.append(
+            f"**{found}. Results on these patients are too good and say nothing about new patients (`--i-know`).**"
+        )
+    if tested.rows:
+        notes.append(
+            f"{name} was tested, and not trained, on {len(tested.rows)} of these {len(data)} studies "
+            f"({tested.text(cohort)}). Results on them repeat those of its card."
+        )
+    if not blocks and not notes:
+        return f"{name} keeps no hashes of its training patients: only the same cohort is found."
+    return "\n\n".join(notes)
+
+
+def _overlap(block: Mapping[str, object], prefix: str, cohort: Cohort, data: Dataset) -> _Overlap:
+    """Studies whose patient or image is among the hashes with this ``prefix``."""
+    salt = str(block["salt"])
+    patients, images = (_set(block.get(f"{prefix}{kind}", ())) for kind in ("patients", "images"))
+    if not patients and not images:
+        return _Overlap()
+    known = {name for name in {study.patient for study in cohort.studies} if _of_patient(salt, name) in patients}
+    return _Overlap(
+        frozenset(index for index, study in enumerate(cohort.studies) if study.patient in known),
+        frozenset(
+            row for row in range(len(data)) if any(_of_image(salt, d) in images for d in _identifying(data, row))
+        ),
     )
-    if not accept:
-        raise CohortFault([f"{found}: its results on them say nothing about new patients; leave them out, or --i-know"])
-    return f"**{found}. Results on these patients are too good and say nothing about new patients (`--i-know`).**"
 
 
 def _identifying(data: Dataset, row: int) -> list[str]:

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter
+
 from app.core.concurrency import submit
 from app.core.logging import error_location
 from app.database import audit, job_state, predictions, shadow_scores
@@ -32,7 +34,19 @@ from app.inference.ensemble_predictor import EXACT_METHOD
 from app.inference.model_cache import ModelCache, out_of_memory
 from app.registry.model_store import StoredVersion
 from app.sdk.errors import InternalError, RlvoError
-from app.sdk.types import Attribution, Decision, Failure, Flag, Interval, PerfusionSummary, Prediction, Stage, Status
+from app.sdk.summary import warning_codes
+from app.sdk.types import (
+    Attribution,
+    Decision,
+    Failure,
+    Flag,
+    Interval,
+    PerfusionSummary,
+    Prediction,
+    Stage,
+    Status,
+    read_interval,
+)
 from app.storage.local import Storage
 from app.worker import artifacts
 from app.worker.prediction_context import FailureRecord, PredictionContext, StepResult
@@ -44,6 +58,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("rlvo.job")
 
 TRIES = 3  # largest number of tries of a step that fails unexpectedly, and of starts of a job that stops its worker
+_INTERVAL: TypeAdapter[Interval | None] = TypeAdapter(Interval | None)
 PAUSE = 0.5  # seconds before the second try; the pause before the third try is twice as long
 
 
@@ -59,13 +74,16 @@ def predict(context: PredictionContext) -> bytes:
     """Computes the calibrated probability and everything that belongs to the answer, as JSON."""
     model_input = context.model_input()
     answer = context.version().predict(model_input)
+    flags = [*model_input.flags, *answer.flags]
+    withheld = [] if context.study.accept_warnings else warning_codes(flags)
     return _json_bytes(
         {
             "probability": answer.probability,
             "interval": answer.interval and answer.interval.model_dump(mode="json"),
             "folds": list(answer.folds),
-            "decision": answer.decision.model_dump(mode="json"),
-            "flags": [flag.model_dump(mode="json") for flag in (*model_input.flags, *answer.flags)],
+            "decision": None if withheld else answer.decision.model_dump(mode="json"),
+            "withheld": withheld,
+            "flags": [flag.model_dump(mode="json") for flag in flags],
             "perfusion": model_input.perfusion and model_input.perfusion.model_dump(mode="json"),
         }
     )
@@ -101,9 +119,10 @@ def record(context: PredictionContext, store: Callable[[PredictionResult], None]
     store(
         PredictionResult(
             probability=answer["probability"],
-            interval=answer["interval"] and Interval.model_validate(answer["interval"]),
+            interval=_INTERVAL.validate_python(read_interval(answer["interval"], answer["folds"])),
             folds=answer["folds"],
-            decision=Decision.model_validate(answer["decision"]),
+            decision=answer["decision"] and Decision.model_validate(answer["decision"]),
+            withheld=answer.get("withheld", []),  # a step of an earlier release has none
             flags=[Flag.model_validate(flag) for flag in answer["flags"]],
             perfusion=answer["perfusion"] and PerfusionSummary.model_validate(answer["perfusion"]),
             attribution=attribution,
@@ -198,11 +217,12 @@ class PredictionPipeline:
             log.error("shadow of %s: %s", study.id, error_location(error))
             result = score(error=InternalError.code)
         else:
-            if answered.probability is None or answered.decision is None:
+            if answered.probability is None:
                 return
+            decision = answered.decision
             result = score(
                 difference=outcome.probability - answered.probability,
-                agrees=outcome.decision.refractory == answered.decision.refractory,
+                agrees=None if decision is None else outcome.decision.refractory == decision.refractory,
             )
         with self.database.session() as session:
             shadow_scores.store(session, result)
@@ -243,6 +263,8 @@ def _prediction(study: JobStudy, answer: dict[str, Any], attribution: Attributio
             "subject": study.subject,
             "inputs": study.inputs,
             "created": study.created,
+            "accept_warnings": study.accept_warnings,
+            "ctp_interval_s": study.ctp_interval_s,
             "attribution": attribution,
         }
     )

@@ -19,6 +19,7 @@ from app.database.job_state import JobStudy
 from app.imaging.io import nifti
 from app.imaging.io.limits import Limits
 from app.imaging.io.nifti import Volume
+from app.imaging.perfusion import bolus_check
 from app.inference.model_cache import ModelCache
 from app.inference.model_input import ModelInput
 from app.sdk.clinical import ClinicalRecord
@@ -122,7 +123,7 @@ class PredictionContext:
         return ModelInput.from_bytes(self._outputs[Stage.PREPARE])
 
     def answer(self) -> dict[str, Any]:
-        """Output of `predict`: probability, interval, folds, decision, flags and perfusion, as JSON."""
+        """Output of `predict`: probability, interval, folds, decision, withheld, flags and perfusion, as JSON."""
         return dict(json.loads(self._outputs[Stage.PREDICT]))
 
     def explanation(self) -> dict[str, Any]:
@@ -135,4 +136,6 @@ class PredictionContext:
         return self._read(name)
 
     def _read(self, name: Input) -> Volume:
-        return nifti.read(self.storage.path(self.study.inputs[name].sha256), field=name, limits=self.limits)
+        volume = nifti.read(self.storage.path(self.study.inputs[name].sha256), field=name, limits=self.limits)
+        interval_s = self.study.ctp_interval_s if name is Input.CTP else None
+        return volume if interval_s is None else bolus_check.with_interval(volume, interval_s)

@@ -24,6 +24,7 @@ from app.inference.model_cache import ModelCache, out_of_memory
 from app.inference.model_input import ModelInput
 from app.inference.model_version import ModelAnswer, ModelVersion
 from app.sdk.errors import InternalError, RlvoError
+from app.sdk.summary import warning_codes
 from app.worker import ipc
 
 log = logging.getLogger("rlvo.inference")
@@ -97,6 +98,7 @@ class TensorServer:
                 "log_odds": np.asarray([each.log_odds for each in answers]),
                 "folds": np.asarray([each.folds for each in answers]),
                 "refractory": np.asarray([each.decision.refractory for each in answers]),
+                "withheld": np.asarray([bool(warning_codes(each.flags)) for each in answers]),
             },
         )
 

@@ -10,7 +10,15 @@ import pytest
 
 from app.api.cds import cards
 from app.sdk.errors import NotFinished
-from app.sdk.types import Attribution, Channel, ClinicalContribution, Decision, Flag, Interval, ModalityContribution
+from app.sdk.types import (
+    Attribution,
+    CalibratedInterval,
+    Channel,
+    ClinicalContribution,
+    Decision,
+    Flag,
+    ModalityContribution,
+)
 from tests.api.conftest import RunningService
 from tests.api.responses import prediction
 
@@ -26,7 +34,7 @@ ATTRIBUTION = Attribution(
 )
 LONG = {
     "probability": 1.0,
-    "interval": Interval(level=0.9, low=1.0, high=1.0),
+    "interval": CalibratedInterval(level=0.9, coverage=1.0, low=1.0, high=1.0),
     "decision": Decision(refractory=True, threshold=1.0, rule="the longest rule"),
 }
 
@@ -57,11 +65,13 @@ def test_card_conforms_to_the_specification(changes: dict[str, object], public_u
 def test_card_states_probability_contributions_and_flags() -> None:
     flags = [Flag(code="missing-modality", detail="tmax not given; imputed")]
     (card,) = cards(prediction(attribution=ATTRIBUTION, flags=flags), "https://rlvo.clinic.example")["cards"]
-    assert card["summary"].startswith("Refractory occlusion: 38 % (20 % to 50 %), above the threshold of 22 %")
+    assert card["summary"].startswith(
+        "Refractory occlusion: 38 % (spread of the folds 20 % to 50 %), above the threshold of 22 %"
+    )
     assert card["indicator"] == "warning"
     strongest = [line for line in card["detail"].splitlines() if re.search(r": [+-]\d", line)]
     assert strongest == ["- CTA: +0.62", "- atrial fibrillation (imputed): -0.41", "- NIHSS: +0.11"]
-    assert "- tmax not given; imputed" in card["detail"]
+    assert "- Info: tmax not given; imputed. What to do: Send the image if there is one." in card["detail"]
     assert card["links"][0]["url"].startswith("https://rlvo.clinic.example/v1/predictions/")
 
 

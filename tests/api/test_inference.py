@@ -71,6 +71,7 @@ async def test_tensors_give_the_same_numbers_as_a_prediction(service: RunningSer
     assert outputs["probability"] == [pytest.approx(expected.probability, abs=1e-6)]
     assert outputs["folds"] == pytest.approx(expected.folds, abs=1e-6)
     assert outputs["refractory"] == [expected.decision.refractory]
+    assert outputs["withheld"] == [False]
     assert "Research use only" in binary.headers["x-notice"]
 
 

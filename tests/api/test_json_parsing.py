@@ -93,3 +93,15 @@ def test_error_names_field_and_range_but_no_value(content: bytes, fault: tuple[s
 def test_record_must_be_an_object(content: bytes) -> None:
     with pytest.raises(RlvoError):
         json_parsing.clinical_record(content)
+
+
+def test_contradictory_record_is_refused_by_field() -> None:
+    with pytest.raises(InvalidClinical) as caught:
+        json_parsing.clinical_record(
+            b'{"systolic_bp": 80, "diastolic_bp": 140, "perfusion": {"tmax6_ml": 9, "tmax8_ml": 90}}'
+        )
+    assert [error.field for error in caught.value.errors] == ["systolic_bp", "perfusion.tmax8_ml"]
+
+
+def test_whole_float_is_accepted_as_an_integer() -> None:
+    assert json_parsing.clinical_record(b'{"nihss": 15.0}').nihss == 15

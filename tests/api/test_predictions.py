@@ -11,6 +11,7 @@ import pytest
 
 from app.core.config import Settings
 from app.database import predictions
+from app.database.predictions import Artifact
 from app.database.tables import PredictionRow
 from app.sdk.types import Prediction, PredictionPage, Stage
 from tests.api.conftest import MAP, RunningService, running, volume
@@ -198,6 +199,19 @@ async def test_erasure_has_a_certificate(service: RunningService) -> None:
     for digest in service.blobs():
         service.services.storage.delete(digest, grace=0)
     assert (await service.http.get(address)).json()["complete"] is True
+
+
+async def test_unchanged_report_keeps_its_content_security_policy(service: RunningService) -> None:
+    """A browser replaces the stored headers by those of the 304; with another policy the report loses its style."""
+    sent = (await service.submit()).json()["id"]
+    digest = service.services.storage.put(b"<style>p{color:red}</style>")
+    service.worker.succeed(sent, [Artifact("report.html", digest, 27, "text/html")])
+    path = f"/v1/predictions/{sent}/report.html"
+    first = await service.http.get(path)
+    again = await service.http.get(path, headers={"If-None-Match": first.headers["etag"]})
+    assert (first.status_code, again.status_code) == (200, 304)
+    assert "style-src 'unsafe-inline'" in first.headers["content-security-policy"]
+    assert again.headers["content-security-policy"] == first.headers["content-security-policy"]
 
 
 async def test_map_is_served_unchanged(service: RunningService) -> None:

@@ -222,3 +222,32 @@ async def test_database_failure_gives_503_and_stores_nothing(service: RunningSer
     path.rmdir()
     path.write_bytes(content)
     assert (await service.submit()).status_code == 202
+
+
+async def test_interval_of_a_series_is_stored_and_part_of_the_fingerprint(service: RunningService) -> None:
+    series = {"ctp": ("x.nii.gz", volume((4, 4, 4, 9)), "application/octet-stream")}
+
+    def send(seconds: str, **parts: Any) -> Any:
+        headers = {"Idempotency-Key": "k-1", "Prefer": "respond-async"}
+        files = {"cta": ("x.nii.gz", CTA, "application/octet-stream"), **parts, "ctp_interval_s": text(seconds)}
+        return service.http.post("/v1/predictions", files=files, headers=headers)
+
+    sent = await send("1.5", **series)
+    assert (sent.status_code, sent.json()["ctp_interval_s"]) == (202, 1.5)
+    assert service.worker.begin(sent.json()["id"]).ctp_interval_s == 1.5
+    again = await send("2", **series)
+    assert (again.status_code, again.json()["code"]) == (422, "idempotency-key-reused")
+
+
+@pytest.mark.parametrize("seconds", ["0.1", "7", "1500", "-1", "1,5", "nan"])
+async def test_impossible_interval_is_refused(shared_service: RunningService, seconds: str) -> None:
+    series = ("x.nii.gz", volume((4, 4, 4, 9)), "application/octet-stream")
+    refused = await shared_service.submit(ctp=series, ctp_interval_s=text(seconds))
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "ctp_interval_s")
+
+
+async def test_interval_without_a_series_is_refused(shared_service: RunningService) -> None:
+    refused = await shared_service.submit(ctp_interval_s=text("1.5"))
+    assert refused.status_code == 422
+    assert "ctp series" in refused.json()["detail"]
+    assert (await shared_service.submit(ctp_interval_s=text(""))).status_code == 202  # as a browser sends it

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from app.cli import predict_cohort as command
 from app.cli.__main__ import app
-from app.cli.predict_cohort import predict_rows
+from app.cli.predict_cohort import RowOptions, predict_rows
 from app.sdk.client import Client
 from app.sdk.errors import TransportError
 from app.sdk.types import ModelRef, Prediction, Status
@@ -35,6 +35,7 @@ class Service(Client):
         self.sent: list[tuple[str, dict[str, object]]] = []
         self.ids: dict[str, str] = {}
         self.fail_after = 10**6
+        self.withheld: list[str] = []
 
     def submit(self, *, on_progress: object = None, idempotency_key: str | None = None, **study: object) -> Prediction:
         if len(self.sent) >= self.fail_after:
@@ -49,14 +50,20 @@ class Service(Client):
     def _prediction(self, prediction_id: str) -> Prediction:
         model = ModelRef(name="tiny", version="1.0.0", digest="sha256:0")
         return Prediction(
-            id=prediction_id, status=Status.SUCCEEDED, model=model, probability=0.25, created="2026-01-01T00:00:00Z"
+            id=prediction_id,
+            status=Status.SUCCEEDED,
+            model=model,
+            probability=0.25,
+            withheld=self.withheld,
+            created="2026-01-01T00:00:00Z",
         )
 
 
 def run(service: Service, path: Path, out: Path) -> tuple[dict[str, int], int]:
     ticks: list[None] = []
     studies = read_for_prediction(path)
-    counts = predict_rows(service, studies, out, model=None, explain=False, on_finished=lambda: ticks.append(None))
+    options = RowOptions(None, explain=False)
+    counts = predict_rows(service, studies, out, options, on_finished=lambda: ticks.append(None))
     return counts, len(ticks)
 
 
@@ -143,8 +150,14 @@ def test_results_saved_again_by_a_spreadsheet_program_are_continued_in_their_own
         (b"PK\x03\x04 zip", "save it as CSV"),
         (b"\x00\x01\xff binary", "no text"),
         (b'patient;"status', "no file of results"),
-        (b"patient;status;probability;low;high;refractory;prediction;error\nP1;succeeded;250.000;;;;p0;\n", "row 2"),
-        (b"patient;status;probability;low;high;refractory;prediction;error\nP1;succeeded;0,2;;;maybe;p0;\n", "row 2"),
+        (
+            b"patient;status;probability;fold_low;fold_high;refractory;withheld;prediction;error\nP1;succeeded;250.000;;;;;p0;\n",
+            "row 2",
+        ),
+        (
+            b"patient;status;probability;fold_low;fold_high;refractory;withheld;prediction;error\nP1;succeeded;0,2;;;maybe;;p0;\n",
+            "row 2",
+        ),
     ],
 )
 def test_file_that_is_no_file_of_results_is_refused_and_kept(tmp_path: Path, content: bytes, message: str) -> None:
@@ -182,3 +195,29 @@ def test_all_faults_of_the_table_are_listed_before_a_study_is_sent(tmp_path: Pat
     faults = str(raised.value.args) + str(raised.value.__dict__)
     for row in ("rows (2, 3)", "row 4", "row 5"):
         assert row in faults
+
+
+def test_withheld_decisions_are_listed_and_counted(tmp_path: Path) -> None:
+    path, service = table(tmp_path, "P1,a.nii,71"), Service()
+    service.withheld = ["alignment-poor", "tmax-doubtful"]
+    assert run(service, path, tmp_path / "out.csv")[0] == {"succeeded": 1, "withheld decisions": 1}
+    (line,) = csv.DictReader((tmp_path / "out.csv").read_text().splitlines())
+    assert (line["refractory"], line["withheld"]) == ("", "alignment-poor tmax-doubtful")
+
+
+def test_accepted_warnings_are_sent_and_change_the_key(tmp_path: Path) -> None:
+    studies, service = read_for_prediction(table(tmp_path, "P1,a.nii,71")), Service()
+    for number, accepted in enumerate((False, True)):
+        options = RowOptions(None, explain=False, accept_warnings=accepted)
+        predict_rows(service, studies, tmp_path / f"{number}.csv", options, on_finished=lambda: None)
+    assert [sent["accept_warnings"] for _, sent in service.sent] == [False, True]
+    assert len({key for key, _ in service.sent}) == 2
+
+
+def test_results_file_of_an_earlier_release_is_refused_and_not_changed(tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+    out.write_text("patient,status,probability,low,high,refractory,prediction,error\nP1,succeeded,0.2,0,1,fal")
+    before = out.read_text()
+    with pytest.raises(CohortFault, match="no file of results"):
+        run(Service(), table(tmp_path, "P1,a.nii,71"), out)
+    assert out.read_text() == before

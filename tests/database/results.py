@@ -12,7 +12,7 @@ from app.sdk.types import (
     ClinicalContribution,
     Decision,
     Flag,
-    Interval,
+    FoldSpread,
     ModalityContribution,
     PerfusionSummary,
     RegionContribution,
@@ -22,7 +22,7 @@ from app.sdk.types import (
 def result(artifacts: Iterable[Artifact] = ()) -> PredictionResult:
     return PredictionResult(
         probability=0.1 + 0.2,
-        interval=Interval(level=0.9, low=0.24, high=0.51),
+        interval=FoldSpread(low=0.31, high=0.35),
         folds=[0.31, 0.35, 1 / 3],
         decision=Decision(refractory=True, threshold=0.22, rule="max F1", conformal=["refractory"]),
         flags=[Flag(code="imputed", detail="age: not given, imputed")],

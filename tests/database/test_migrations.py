@@ -14,7 +14,7 @@ from app.database import job_state, model_requests, predictions, session, worker
 from app.database.model_requests import LoadRequest
 from app.database.session import Database
 from app.database.tables import PredictionRow
-from app.sdk.types import Status
+from app.sdk.types import FoldSpread, Status
 
 TIME = datetime(2026, 11, 20, 8, 30, 15, 250_000, tzinfo=UTC)
 ID = "0193a0c4-7c1e-7b7e-9d0a-3f5a1c2b4d6e"
@@ -115,4 +115,29 @@ def test_upgraded_database_accepts_new_rows(database_0007: Database) -> None:
         assert started
         assert started.run == 3
         assert workers.deregister(writing, "w-1")
+    database_0007.close()
+
+
+def test_answer_of_the_release_before_0009_keeps_decision_and_interval(database_0007: Database) -> None:
+    """The row has an interval with a level, flags without a severity, and a decision in spite of a warning."""
+    upgrade_to(database_0007, "0008")
+    with database_0007.session() as session:
+        values = {
+            "status": "succeeded",
+            "probability": 0.37,
+            "interval": json.dumps({"level": 0.9, "low": 0.24, "high": 0.51}),
+            "folds": json.dumps([0.31, 0.35, 0.41, 0.4]),
+            "decision": json.dumps({"refractory": True, "threshold": 0.22, "rule": "max F1", "conformal": None}),
+            "flags": json.dumps([{"code": "alignment-poor", "detail": "cta: it is poor"}]),
+        }
+        columns = ", ".join(f"{name} = :{name}" for name in values)
+        session.execute(text(f"UPDATE predictions SET {columns} WHERE id = :id"), values | {"id": ID})
+    database_0007.upgrade()
+    with database_0007.reading() as reading:
+        prediction = predictions.find(reading, ID, "pacs")
+        assert not job_state.recorded(reading, ID).accept_warnings
+    assert prediction.interval == FoldSpread(low=0.31, high=0.41)
+    assert prediction.decision
+    assert (prediction.withheld, prediction.accept_warnings) == ([], False)
+    assert [flag.code for flag in prediction.warnings] == ["alignment-poor"]
     database_0007.close()

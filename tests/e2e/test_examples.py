@@ -55,7 +55,9 @@ def test_predict_saves_report_and_maps(service: RunningService, study_folder: Pa
     files = [study_folder / name for name in ("ncct.nii.gz", "cta.nii.gz", "clinical.json")]
     done = run("predict.py", *files, "--url", service.url, "--out", tmp_path / "results")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("Probability of refractory LVO: ")
+    first, second = done.stdout.splitlines()[:2]
+    assert first.startswith(("Refractory: the probability", "Not refractory: the probability"))
+    assert second.startswith("Probability of refractory LVO: ")
     assert "Research use only" in done.stdout
     saved = {path.name for path in (tmp_path / "results").iterdir()}
     assert {"attribution-cta.nii.gz", "attribution-ncct.nii.gz"} <= saved

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,19 @@ def test_replay_gives_the_same_number(service: RunningService, by_client: Predic
     assert run.returncode == 0, run.stderr
     assert f"stored {by_client.probability:.9f}" in run.stdout
     assert service.rlvo("replay", "0192f3a4-7c1e-7b7e-9d0a-3f5a1c2b4d6e").returncode == 2
+
+
+def test_prediction_of_an_earlier_release_is_read_and_replayed(
+    service: RunningService, study: dict[str, Any], by_client: Prediction
+) -> None:
+    with service.client() as client:
+        prediction_id = client.predict(**study, explain=False).id
+        with closing(sqlite3.connect(service.folder / "rlvo.sqlite")) as connection, connection:
+            interval = json.dumps({"level": 0.9, "low": 0.001, "high": 0.999})
+            connection.execute("UPDATE predictions SET interval = ? WHERE id = ?", (interval, prediction_id))
+        assert client.get(prediction_id).interval == by_client.interval
+    run = service.rlvo("replay", prediction_id)
+    assert run.returncode == 0, run.stderr
 
 
 def test_one_idempotency_key_makes_one_prediction(service: RunningService, study: dict[str, Any]) -> None:

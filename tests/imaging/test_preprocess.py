@@ -257,9 +257,9 @@ def test_mask_sent_as_ncct_is_refused(study: dict[Input, Volume]) -> None:
 def test_small_volumes_are_prepared(edge: int, spacing: float, maps: dict[Input, Volume]) -> None:
     """Small volumes, as in the tests of other packages, give finite channels."""
     shape = (edge, edge, edge)
-    volume = heads.ct(heads.grid(shape, (spacing,) * 3), shape, noise=3)
-    tmax = Volume(np.full(shape, 3.0, np.float32), volume.affine)
-    found = prepare({Input.CTA: volume, Input.NCCT: volume, Input.TMAX: tmax}, GRID, CHANNELS)
+    cta, ncct = (heads.ct(heads.grid(shape, (spacing,) * 3), shape, noise=3, seed=seed) for seed in (0, 1))
+    tmax = Volume(np.full(shape, 3.0, np.float32), cta.affine)
+    found = prepare({Input.CTA: cta, Input.NCCT: ncct, Input.TMAX: tmax}, GRID, CHANNELS)
     assert np.isfinite(found.image).all()
     assert found.presence[:4].all()
 

@@ -31,7 +31,7 @@ from app.registry.manifest import (
 )
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import MissingInput, ModelNotReady
-from app.sdk.types import Channel, Input
+from app.sdk.types import Channel, FoldSpread, Input
 from tests.factory import random_network, tiny_case, tiny_manifest, tiny_version
 from tests.imaging import heads
 
@@ -161,9 +161,9 @@ def test_version_is_never_overwritten(tmp_path: Path) -> None:
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_interval_contains_the_probability(version: ModelVersion) -> None:
+def test_spread_is_the_lowest_and_the_highest_fold(version: ModelVersion) -> None:
     answer = version.predict(tiny_case(version.manifest, seed=2))
-    assert answer.interval is not None
+    assert answer.interval == FoldSpread(low=min(answer.folds), high=max(answer.folds))
     assert answer.interval.low < answer.probability < answer.interval.high
     assert len(answer.folds) == 2
     assert answer.decision.refractory == (answer.probability >= version.manifest.threshold.value)

@@ -56,6 +56,14 @@ def test_digest_is_that_of_the_manifest(store: Path) -> None:
     assert ModelStore(store).resolve("tiny").digest == "sha256:" + hashlib.sha256(content).hexdigest()
 
 
+def test_manifest_of_an_earlier_release_loads_with_its_interval_level(store: Path) -> None:
+    folder = publish(store, "1.0.0")
+    document = json.loads((folder / "manifest.json").read_text())
+    assert "interval_level" not in document
+    (folder / "manifest.json").write_text(json.dumps(document | {"interval_level": 0.9}))
+    assert ModelStore(store).resolve("tiny").manifest == Manifest.model_validate(document)
+
+
 @pytest.mark.parametrize(
     "reference",
     [

@@ -16,11 +16,12 @@ from app.reporting import figures, page
 from app.reporting.drawing import BarShape, CircleShape, Drawing, ImageShape
 from app.sdk.types import (
     Attribution,
+    CalibratedInterval,
     Channel,
     ClinicalContribution,
     Decision,
     Flag,
-    Interval,
+    FoldSpread,
     ModalityContribution,
     ModelRef,
     PerfusionSummary,
@@ -59,7 +60,7 @@ def finished_prediction(attribution: Attribution) -> Prediction:
         model=ModelRef(name="tiny", version="1.0.0", digest="sha256:" + "0" * 64),
         subject="<b>S1</b>",
         probability=0.377,
-        interval=Interval(level=0.9, low=0.2, high=0.5),
+        interval=FoldSpread(low=0.2, high=0.5),
         decision=Decision(refractory=True, threshold=0.22, rule="max F1"),
         flags=[Flag(code="missing-modality", detail="tmax not given")],
         attribution=attribution,
@@ -212,7 +213,53 @@ def test_report_summarises_the_contributions(prediction: Prediction) -> None:
     assert "Lowered most by atrial fibrillation yes (-0.40)." in html
 
 
-def test_report_of_a_single_fold_has_no_interval(prediction: Prediction) -> None:
-    html = page.report(prediction.model_copy(update={"interval": None, "attribution": None}), {}, "")
+def test_report_names_the_spread_of_the_folds_without_a_level(prediction: Prediction) -> None:
+    html = page.report(prediction, {}, "")
+    assert "; spread of the folds 20 % to 50 %." in html
     assert "interval" not in html
+
+
+def test_report_names_a_calibrated_interval_with_level_and_coverage(prediction: Prediction) -> None:
+    interval = CalibratedInterval(level=0.9, coverage=0.88, low=0.2, high=0.5)
+    html = page.report(prediction.model_copy(update={"interval": interval}), {}, "")
+    assert "; 90 % interval (measured coverage 88 %) 20 % to 50 %." in html
+
+
+def test_report_of_a_single_fold_has_no_spread(prediction: Prediction) -> None:
+    html = page.report(prediction.model_copy(update={"interval": None, "attribution": None}), {}, "")
+    assert "spread" not in html
     assert "Contributions" not in html
+
+
+DOUBTFUL = [
+    Flag(code="imputed", detail="age: not given"),
+    Flag(code="alignment-poor", detail="cta: the alignment is poor"),
+]
+
+
+def test_report_shows_a_withheld_decision_first_and_says_what_to_do(prediction: Prediction) -> None:
+    withheld = {"decision": None, "withheld": ["alignment-poor"], "flags": DOUBTFUL, "summary": "Decision withheld: x."}
+    html = page.report(prediction.model_copy(update=withheld), {}, "")
+    order = [
+        "Decision withheld: x.",
+        "<b>Warning:</b> cta: the alignment is poor. What to do: Look at",
+        "They are no decision.",
+        "38 %",
+        "<b>Info:</b> age: not given.",
+    ]
+    places = [html.index(text) for text in order]
+    assert places == sorted(places)
+    assert html.count("aria-label=Warning") == 2  # the icon of the first line and that of the flag
+    assert "threshold" not in html
+
+
+def test_report_names_accepted_warnings_beside_the_decision(prediction: Prediction) -> None:
+    html = page.report(prediction.model_copy(update={"flags": DOUBTFUL, "accept_warnings": True}), {}, "")
+    assert "The decision was given in spite of these warnings." in html
+    assert "threshold is 22 %" in html
+
+
+def test_report_without_warnings_has_no_alert(prediction: Prediction) -> None:
+    html = page.report(prediction, {}, "")
+    assert "role=alert" not in html
+    assert "<p class=first>Refractory: the probability of 38 % is above the threshold of 22 %.</p>" in html

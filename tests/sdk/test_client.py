@@ -66,6 +66,8 @@ def test_predict_sends_the_study_and_returns_the_prediction(
         subject="p1",
         model="m@1.0.0",
         explain=False,
+        accept_warnings=True,
+        ctp_interval_s=1.5,
     )
     assert prediction.probability == 0.37
     post = server.requests[0]
@@ -74,6 +76,8 @@ def test_predict_sends_the_study_and_returns_the_prediction(
         "model": (None, b"m@1.0.0"),
         "subject": (None, b"p1"),
         "explain": (None, b"false"),
+        "accept_warnings": (None, b"true"),
+        "ctp_interval_s": (None, b"1.5"),
         "ncct": ("ncct", b"voxels"),
         "cta": ("cta", b"bytes"),
     }

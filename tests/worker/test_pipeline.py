@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from app.database import job_state, predictions
+from app.database import job_state, predictions, shadow_scores
 from app.database.job_state import JobStudy
 from app.database.session import Database
 from app.imaging.io import nifti
@@ -22,7 +23,7 @@ from app.inference.model_input import ModelInput
 from app.inference.model_version import ModelVersion
 from app.network.ensemble import Ensemble
 from app.sdk.errors import InvalidVolume
-from app.sdk.types import Channel, Input, Prediction, Stage, Status
+from app.sdk.types import Channel, Flag, FoldSpread, Input, Prediction, Stage, Status
 from app.storage.local import Storage
 from app.worker import pipeline
 from app.worker.pipeline import PredictionPipeline
@@ -148,6 +149,61 @@ def test_takeover_continues_after_the_last_logged_step(
         run_step(steps, each, successor)
     assert {each: successor.results[each]["digest"] for each in logged} == logged
     assert find(database, started.id).status is Status.SUCCEEDED
+
+
+def test_interval_that_an_earlier_release_computed_is_recorded_as_the_spread_of_the_folds(
+    database: Database, steps: PredictionPipeline, context: PredictionContext
+) -> None:
+    for stage in (Stage.PREPARE, Stage.PREDICT):
+        run_step(steps, stage, context)
+    answer = context.answer()
+    earlier = answer | {"interval": {"level": 0.9, "low": 0.01, "high": 0.99}}
+    context.results[Stage.PREDICT]["digest"] = context.put_output(Stage.PREDICT, json.dumps(earlier).encode())
+    for stage in (Stage.EXPLAIN, Stage.RECORD):
+        run_step(steps, stage, context)
+    interval = FoldSpread(low=min(answer["folds"]), high=max(answer["folds"]))
+    assert find(database, context.study.id).interval == interval
+
+
+DOUBTFUL = (Flag(code="imputed", detail="age: not given"), Flag(code="alignment-poor", detail="cta: it is poor"))
+
+
+@pytest.mark.parametrize("accepted", [False, True], ids=["by default", "warnings accepted"])
+@pytest.mark.parametrize("codes", [["imputed"], ["imputed", "alignment-poor"]], ids=["info", "warning"])
+def test_warnings_withhold_the_decision_unless_they_are_accepted(
+    database: Database,
+    steps: PredictionPipeline,
+    started: JobStudy,
+    monkeypatch: pytest.MonkeyPatch,
+    codes: list[str],
+    accepted: bool,
+) -> None:
+    flags = tuple(flag for flag in DOUBTFUL if flag.code in codes)
+    monkeypatch.setattr(ModelVersion, "prepare", lambda version, *_: replace(tiny_input(version), flags=flags))
+    context = steps.begin(replace(started, accept_warnings=accepted))
+    run_all(steps, context)
+    prediction = find(database, started.id)
+    withheld = [] if accepted or codes == ["imputed"] else ["alignment-poor"]
+    assert (prediction.decision is None, prediction.withheld) == (bool(withheld), withheld)
+    assert prediction.probability is not None
+    assert prediction.attribution
+    with database.reading() as session:
+        digest, _ = predictions.artifact(session, started.id, None, "report.html")
+    report = context.storage.read(digest).decode()
+    assert ("Decision withheld: alignment-poor." in report) is bool(withheld)
+    assert steps.replay(started).probability == prediction.probability
+
+
+def test_shadow_of_a_withheld_decision_has_a_difference_and_no_agreement(
+    database: Database, steps: PredictionPipeline, started: JobStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ModelVersion, "prepare", lambda version, *_: replace(tiny_input(version), flags=DOUBTFUL))
+    run_all(steps, steps.begin(started))
+    steps.shadow(started, steps.model_cache.registry.resolve("tiny"))
+    with database.reading() as session:
+        (summary,) = shadow_scores.report(session, "tiny")
+    assert (summary.scored, summary.failed, summary.decided, summary.agreed) == (1, 0, 0, 0)
+    assert summary.mean_difference == 0
 
 
 def test_volume_is_read_once_and_released(

@@ -95,14 +95,14 @@ async def _file(services: Services, tenant: str, prediction_id: str, name: str, 
     digest, media_type = await services.read(predictions.artifact, prediction_id, tenant, name)
     tag = f'"{digest}"'
     headers = {"ETag": tag, "Cache-Control": "private, no-cache", "Accept-Ranges": "none"}
+    disposition = "attachment" if name.startswith("maps/") else "inline"
+    if disposition == "inline":
+        headers |= _INLINE_HEADERS  # also of a 304, whose headers replace those that the browser has stored
     if responses.matches(tag, if_none_match):
         return Response(status_code=304, headers=headers)
     file, size = await services.run_in_thread(_verified, services, digest)
     headers["Content-Length"] = str(size)
-    disposition = "attachment" if name.startswith("maps/") else "inline"
     headers["Content-Disposition"] = f'{disposition}; filename="{prediction_id}-{name.rpartition("/")[2]}"'
-    if disposition == "inline":
-        headers |= _INLINE_HEADERS
     return StreamingResponse(_chunks(services, file), media_type=media_type, headers=headers)
 
 

@@ -327,9 +327,17 @@ def _time_step(raw: Any, shape: tuple[int, ...], field: Input) -> tuple[float | 
         raise invalid(field, "has a fourth axis that is not time: send the perfusion series")
     step = float(raw["pixdim"][4]) * _SECONDS_PER_UNIT.get(unit, math.nan)
     if 0.05 <= step <= 60:
-        return step, ()
+        return step, _step_doubts(step, field) if unit == 0 else ()
     detail = f"{field.value}: the time between volumes is missing, or not between 0.05 and 60 s"
     return None, (Flag(code="time-step-unknown", detail=detail),)
+
+
+def _step_doubts(step: float, field: Input) -> tuple[Flag, ...]:
+    """The flag of a time step without a unit; libraries write 1 where no one has set a step."""
+    if step == 1:
+        detail = f"{field.value}: the time step is the default of 1 without a unit: send the seconds as ctp_interval_s"
+        return (Flag(code="time-step-default", detail=detail),)
+    return (Flag(code="time-unit-assumed", detail=f"{field.value}: the time step has no unit; seconds assumed"),)
 
 
 def _canonical(raw: Any, version: _Version, shape: tuple[int, ...]) -> bytes:

@@ -3,8 +3,8 @@
 Design notes:
 - Reading uses the check of an upload (``stream_check.StreamCheck``) and copies its pieces into the final array: one set
   of rules, and one copy of the voxels in their stored type.
-- Non-finite voxels (usually outside the field of view) become the lowest real value of the volume: air in a CT, zero in
-  a map. So ``Volume.data`` is finite, with a flag if the file was not.
+- Non-finite voxels (usually outside the field of view) become the lowest real value of the volume: air in a CT. In a
+  map or mask they become 0 (no data) at most. So ``Volume.data`` is finite, with a flag if the file was not.
 - Written files are reproducible: no name, no time, no free text except ``description``.
 """
 
@@ -22,7 +22,7 @@ from isal import igzip
 
 from app.imaging.io.header import Header
 from app.imaging.io.limits import DEFAULT, Limits
-from app.imaging.io.stream_check import NON_FINITE, StreamCheck, max_stored
+from app.imaging.io.stream_check import CT_FIELDS, NON_FINITE, StreamCheck, max_stored
 from app.sdk.types import Flag, Input
 
 __all__ = ["Volume", "pack", "read", "write"]
@@ -81,7 +81,7 @@ def read(path: Path, *, field: Input, limits: Limits = DEFAULT) -> Volume:
         DecompressedTooLarge: the file is larger than ``limits``.
     """
     with path.open("rb", buffering=0) as file:
-        header, data = _voxels(file, StreamCheck(field, limits))
+        header, data = _voxels(file, field, limits)
     return Volume(
         data=data,
         affine=header.affine,
@@ -92,7 +92,8 @@ def read(path: Path, *, field: Input, limits: Limits = DEFAULT) -> Volume:
     )
 
 
-def _voxels(file: IO[bytes], check: StreamCheck) -> tuple[Header, npt.NDArray[Any]]:
+def _voxels(file: IO[bytes], field: Input, limits: Limits) -> tuple[Header, npt.NDArray[Any]]:
+    check = StreamCheck(field, limits)
     flat = np.empty(0, np.uint8)
     filled = -1  # the first piece is the header
     while chunk := file.read(_CHUNK):
@@ -108,19 +109,23 @@ def _voxels(file: IO[bytes], check: StreamCheck) -> tuple[Header, npt.NDArray[An
     if not header.dtype.isnative:
         data = data.byteswap(inplace=True).view(header.dtype.newbyteorder("="))
     if any(flag.code == NON_FINITE for flag in header.flags):
-        _fill_non_finite(data, header)
+        _fill_non_finite(data, header, zero=field not in CT_FIELDS)
     return header, data
 
 
 @np.errstate(invalid="ignore")  # NaN compares false
-def _fill_non_finite(data: npt.NDArray[Any], header: Header) -> None:
-    """Set every non-finite voxel to the lowest real value, block by block to avoid a second copy."""
+def _fill_non_finite(data: npt.NDArray[Any], header: Header, *, zero: bool) -> None:
+    """Set every non-finite voxel to the lowest real value, or to 0 if ``zero`` is set and no value is lower.
+
+    It works block by block, to avoid a second copy.
+    """
     largest = max_stored(header)
     flat = data.reshape(-1, order="F")  # a view
     blocks = [flat[start : start + _BLOCK] for start in range(0, flat.size, _BLOCK)]
     numbers = [np.abs(block) <= largest for block in blocks]
     lowest = np.min if header.slope > 0 else np.max
-    value = lowest([lowest(block[good]) for block, good in zip(blocks, numbers, strict=True) if good.any()])
+    values = [lowest(block[good]) for block, good in zip(blocks, numbers, strict=True) if good.any()]
+    value = lowest([*values, -header.inter / header.slope] if zero else values)
     for block, good in zip(blocks, numbers, strict=True):
         block[~good] = value
 

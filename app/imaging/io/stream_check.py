@@ -21,9 +21,10 @@ from app.imaging.io.header import Header, check_extensions, header_length, parse
 from app.imaging.io.limits import DEFAULT, Limits, invalid
 from app.sdk.types import Flag, Input
 
-__all__ = ["NON_FINITE", "StreamCheck", "max_stored"]
+__all__ = ["CT_FIELDS", "NON_FINITE", "StreamCheck", "max_stored"]
 
 NON_FINITE = "non-finite-voxels"
+CT_FIELDS = frozenset({Input.NCCT, Input.CTA, Input.CTP})
 
 _MAX_PADDING = 4096
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -80,7 +81,8 @@ class StreamCheck:
         if not self._scan.varies:
             raise invalid(self._field, "has the same value in all its voxels, or no finite value: export it again")
         if self._scan.non_finite:
-            detail = f"{self._field.value}: some voxels are NaN or infinite; they count as the lowest value"
+            meaning = "the lowest value" if self._field in CT_FIELDS else "no data"
+            detail = f"{self._field.value}: some voxels are NaN or infinite; they count as {meaning}"
             flag = Flag(code=NON_FINITE, detail=detail)
             self.header = replace(self.header, flags=(*self.header.flags, flag))
         return self.header

@@ -1,7 +1,8 @@
 """Compute the perfusion maps (CBF, CBV, MTT, Tmax) of a raw CT perfusion series.
 
-Steps: average voxels to about 2 mm; register every frame to the first; subtract the mean of the frames before the
-bolus; find arterial input and venous output; smooth the curves within the brain; deconvolve.
+Steps: average voxels to about 2 mm; check the frames; register every frame to the first; subtract the mean of the
+frames before the bolus; find arterial input and venous output; check the bolus; smooth the curves within the brain;
+deconvolve.
 
 Design notes:
 - The maps have a grid of about 2 mm, because CT perfusion noise leaves no finer detail.
@@ -19,7 +20,7 @@ import numpy as np
 from scipy import ndimage
 
 from app.imaging.io.nifti import Volume
-from app.imaging.perfusion import aif
+from app.imaging.perfusion import aif, bolus_check
 from app.imaging.perfusion.deconvolution import KAPPA, haemodynamics
 from app.imaging.registration import brain_mask
 from app.imaging.resample import shrink
@@ -63,11 +64,12 @@ def deconvolve(series: Volume, mni_from_world: np.ndarray) -> PerfusionMaps:
         mni_from_world: (4, 4), the series' RAS+ mm -> MNI152 mm; it locates the brain.
 
     Raises:
-        InvalidVolume: the series has no usable time axis.
+        InvalidVolume: the series has no usable time axis, or does not show a bolus in the order of time.
         GeometryMismatch: the series does not show the brain.
     """
     step_s = _step_s(series)
     frames, affine = _block_values(series)
+    frame_flags = bolus_check.check_frames(frames)
     frames, moved_mm = aif.correct_motion(frames, _edges(affine))
 
     depth = brain_mask.distance(affine, frames.shape[:3], mni_from_world)
@@ -85,18 +87,23 @@ def deconvolve(series: Volume, mni_from_world: np.ndarray) -> PerfusionMaps:
     near_bone = ndimage.binary_dilation(plain > _VESSEL_HU[1])
     inside = (depth < _VESSEL_MARGIN_MM) & _between(plain, _VESSEL_HU) & ~near_bone
     vessels = aif.select_curves(frames, inside, baseline=baseline)
+    bolus_flags = bolus_check.check_bolus(frames, inside, mni_from_world @ affine, vessels, step_s)
     tissue &= _blood_volume(frames, vessels.arterial) < _VESSEL_CBV
     result = haemodynamics(_smoothed(frames, tissue, _edges(affine)), vessels.arterial, step_s)
     cbf, cbv, mtt, tmax = (
         Volume(_volume_of(tissue, values), affine) for values in (result.cbf, result.cbv, result.mtt, result.tmax)
     )
-    return PerfusionMaps(cbf, cbv, mtt, tmax, (*_motion_flags(moved_mm), *vessels.flags))
+    flags = (*frame_flags, *_motion_flags(moved_mm), *vessels.flags, *bolus_flags)
+    return PerfusionMaps(cbf, cbv, mtt, tmax, flags)
 
 
 def _step_s(series: Volume) -> float:
     step_s, frames = series.time_step_s, series.shape[3]
     if step_s is None or not _STEP_S[0] <= step_s <= _STEP_S[1]:
-        raise InvalidVolume("ctp: the time step in the header must be 0.2 to 6 s from frame to frame: correct it")
+        raise InvalidVolume(
+            "ctp: the time step must be 0.2 to 6 s from frame to frame: correct it in the header, or send it as "
+            "ctp_interval_s"
+        )
     if frames < _MIN_FRAMES or frames * step_s < _MIN_S:
         raise InvalidVolume("ctp: the series is shorter than a bolus passage; 20 s and 8 frames are the minimum")
     return step_s

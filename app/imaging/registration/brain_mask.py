@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from app.imaging.resample import resample
 
-__all__ = ["WILLIS_MM", "box", "coverage", "distance", "points", "template_image", "x_mm"]
+__all__ = ["WILLIS_MM", "box", "coverage", "distance", "distance_at", "points", "template_image", "x_mm"]
 
 WILLIS_MM: Final = ((-45.0, 45.0), (-45.0, 40.0), (-35.0, 5.0))
 """Box in MNI millimetres that contains the circle of Willis, both M1 segments and the basilar artery."""
@@ -40,6 +40,16 @@ def distance(affine: np.ndarray, shape: tuple[int, ...], mni_from_world: np.ndar
     """
     field, to_mni = _signed_distance()
     return resample(field, np.linalg.inv(to_mni) @ mni_from_world @ affine, shape, fill=_FAR_MM)
+
+
+def distance_at(points_mm: np.ndarray) -> np.ndarray:
+    """Distance from each of the points (n, 3), MNI mm, to the surface of the brain, (n,) mm, negative inside."""
+    field, to_mni = _signed_distance()
+    voxels = np.rint(_transform_points(np.linalg.inv(to_mni), points_mm)).astype(int)
+    known = np.all((voxels >= 0) & (voxels < field.shape), axis=1)
+    found = np.full(len(voxels), _FAR_MM, np.float32)
+    found[known] = field[tuple(voxels[known].T)]
+    return found
 
 
 def x_mm(affine: np.ndarray, shape: tuple[int, ...], mni_from_world: np.ndarray) -> np.ndarray:

@@ -12,6 +12,15 @@ export function el(tag, attributes = {}, ...children) {
   return node;
 }
 
+/** Icon of a severity: a triangle with an exclamation mark, or a circle with an i. */
+export function icon(severity) {
+  const warning = severity === "warning";
+  return el("svg:svg", { viewBox: "0 0 20 20", class: "icon", "aria-hidden": "true" },
+    warning ? el("svg:path", { d: "M10 1 19.5 18.5H.5z", fill: "#8a4b00" })
+      : el("svg:circle", { cx: 10, cy: 10, r: 9, fill: "#0072b2" }),
+    el("svg:path", { d: warning ? "M10 7v6M10 15v2" : "M10 4v2M10 8.5v7", stroke: "#fff", "stroke-width": 2 }));
+}
+
 export const byId = (id) => document.getElementById(id);
 
 /** Format a number with its sign, for contributions to log-odds. */

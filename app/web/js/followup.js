@@ -77,7 +77,9 @@ function outcoming(path, outcome, tag) {
   });
 }
 
-export async function showFollowUp(path) {
+export async function showFollowUp(path, { decision }) {
+  byId("review").hidden = !decision;
+  byId("no-review").hidden = Boolean(decision);
   reviewing(path);
   try {
     await showReviews(path);

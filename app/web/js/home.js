@@ -1,7 +1,7 @@
 // Start page: recent predictions with their current states, and the form to submit a study.
 
 import { get } from "./api.js";
-import { byId, el, percent } from "./dom.js";
+import { byId, el, icon, percent } from "./dom.js";
 import { showProblem } from "./problem.js";
 import { buildForm } from "./submit.js";
 
@@ -12,15 +12,16 @@ const working = ({ status, stage, progress }) =>
   (status === "running" ? el("progress", { max: 1, value: progress, "aria-label": `${stage || "running"}: ${percent(progress)}` }) : null);
 
 function row(prediction) {
-  const { id, status, stage, subject, model, probability, decision, created } = prediction;
-  const said = decision ? (decision.refractory ? "refractory" : "not refractory") : "";
+  const { id, status, stage, subject, model, probability, decision, withheld, created } = prediction;
+  const said = withheld.length ? [icon("warning"), " withheld"]
+    : [decision ? (decision.refractory ? "refractory" : "not refractory") : ""];
   return el("tr", {},
     el("td", {}, el("a", { href: `/predictions/${encodeURIComponent(id)}` }, new Date(created).toLocaleString())),
     el("td", {}, subject || "–"),
     el("td", {}, `${model.name}@${model.version}`),
     el("td", {}, el("span", { class: `state ${status}` }, (status === "running" && stage) || status), working(prediction)),
     el("td", { class: "number" }, probability == null ? "" : percent(probability)),
-    el("td", { class: decision?.refractory ? "raises" : "" }, said));
+    el("td", { class: decision?.refractory ? "raises" : "", title: withheld.join(", ") || null }, ...said));
 }
 
 /** Redraw only changed rows, so that focus and selection stay in place. */

@@ -24,7 +24,7 @@ async function answered(prediction) {
   else byId("perfusion").replaceChildren(el("p", { class: "quiet" }, "The study has no perfusion data."));
   if (attribution) figures.position = "position";
   byId("position-panel").hidden = !attribution;
-  await Promise.all([viewer, showFigures(path, figures), showFollowUp(path)]);
+  await Promise.all([viewer, showFigures(path, figures), showFollowUp(path, prediction)]);
 }
 
 function show(prediction) {

@@ -90,10 +90,11 @@ async function send(event) {
     if (picker.files.length) form.append(picker.name, picker.files[0]);
   }
   form.append("clinical", byId("json").value);
-  for (const name of ["subject", "model", "explain"]) {
+  for (const name of ["subject", "model", "explain", "ctp_interval_s"]) {
     const value = event.target.elements[name].value;
     if (value) form.append(name, value);
   }
+  if (event.target.elements.accept_warnings.checked) form.append("accept_warnings", "true");
   const button = event.target.querySelector("button[type=submit]");
   button.disabled = true;
   byId("upload").hidden = false;

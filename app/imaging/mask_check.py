@@ -1,0 +1,194 @@
+"""Check that a vessel mask shows the vessels of this head: its volume, the HU inside it, bone, shape and sides.
+
+Design notes:
+- A mask of brain, bone or a lesion is refused. A mask that misses the arteries of the CTA is flagged.
+- Deep inside the brain there is no bone, so what is brighter than tissue on a CTA is an artery or a vein.
+- Points of the mask are sampled, so the cost does not depend on its size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+
+from app.imaging.io.nifti import Volume
+from app.imaging.registration import brain_mask
+from app.sdk.errors import FieldError, ImplausibleModality
+from app.sdk.types import Flag, Input
+
+__all__ = ["amount", "content"]
+
+_POINTS: Final = 10_000
+_DEEP_MM: Final = 3.0  # skull does not reach this deep into the registered brain
+_MIN_DEEP_POINTS: Final = 50
+_MIN_DEEP_SHARE: Final = 0.05
+_BRIGHT_HU: Final = 90.0
+_BONE_HU: Final = {Input.CTA: 450.0, Input.NCCT: 300.0}
+_MAX_ML: Final = 400.0  # all vessels from the aortic arch to the vertex
+_MAX_BRAIN_ML: Final = 200.0  # the whole blood of the brain is 50 to 70 mL
+_BONE_SHARE: Final = 0.4
+_BONE_DEEP_SHARE: Final = 0.15
+_MIN_BRIGHT: Final = 0.3
+_MIRROR_GAIN: Final = 0.3
+_COMPACT_MM: Final = 4.0
+_COMPACT: Final = {Input.CTA: 0.1, Input.NCCT: 0.4}
+_MIN_ML: Final = 1.0
+_MIN_SIDE: Final = 0.15
+_MIDLINE_MM: Final = 4.0
+
+
+@dataclass(frozen=True)
+class _Points:
+    """Sampled voxels of a mask, (n, 3), with the mask and its map to MNI space."""
+
+    voxels: np.ndarray
+    mask: Volume
+    mni_from_world: np.ndarray
+    total_ml: float
+
+    @cached_property
+    def mni_mm(self) -> np.ndarray:
+        return _moved(self.voxels, self.mni_from_world @ self.mask.affine)
+
+    @cached_property
+    def depth_mm(self) -> np.ndarray:
+        return brain_mask.distance_at(self.mni_mm)
+
+    def share(self, chosen: np.ndarray) -> float:
+        return float(np.mean(chosen))
+
+    @property
+    def brain_ml(self) -> float:
+        return self.total_ml * self.share(self.depth_mm < 0)
+
+    @property
+    def compact_share(self) -> float:
+        """Share of the points whose six neighbours at 4 mm lie in the mask; a vessel is thinner."""
+        steps = np.maximum(1, np.rint(_COMPACT_MM / np.array(self.mask.spacing_mm)).astype(int))
+        compact = np.ones(len(self.voxels), bool)
+        for step in np.concatenate([np.diag(steps), -np.diag(steps)]):
+            there = np.clip(self.voxels + step, 0, np.array(self.mask.shape) - 1)
+            compact &= self.mask.data[tuple(there.T)] > 0
+        return self.share(compact)
+
+
+def content(mask: Volume, ct: Volume, kind: Input, mni_from_world: np.ndarray) -> tuple[Flag, ...]:
+    """Check a mask that was sent.
+
+    Args:
+        mask: (X, Y, Z) uint8, 1 in vessels.
+        ct: the CTA, or else the NCCT, in the same world frame.
+        kind: which of the two it is.
+        mni_from_world: (4, 4), RAS+ mm of both -> MNI152 mm.
+
+    Returns:
+        ``vessels-misplaced`` if the mask misses the arteries of the CTA.
+
+    Raises:
+        ImplausibleModality: the mask shows brain, bone or a lesion.
+    """
+    points = _sampled(mask, mni_from_world)
+    if points is None:
+        return ()
+    if points.total_ml > _MAX_ML or points.brain_ml > _MAX_BRAIN_ML:
+        raise _refuse("it is larger than all vessels of head and neck together")
+    hu, known = _values_at(ct, _moved(points.voxels, mask.affine))
+    deep = points.depth_mm < -_DEEP_MM
+    if points.share(hu > _BONE_HU[kind]) > _BONE_SHARE and points.share(deep) < _BONE_DEEP_SHARE:
+        raise _refuse("most of it lies in bone")
+    compact = points.compact_share > _COMPACT[kind]
+    if kind is Input.NCCT:  # blood and brain are equally bright
+        if compact:
+            raise _refuse("it is a compact region, as of a lesion")
+        return ()
+    bright = _bright_share(hu, known & deep)
+    if bright is None or points.share(deep) < _MIN_DEEP_SHARE:
+        return (_misplaced("hardly any of the mask lies inside the brain"),)
+    if bright < _MIN_BRIGHT and compact:
+        raise _refuse("it is a compact region without contrast, as of a lesion")
+    if _best_mirrored(points, ct) > bright + _MIRROR_GAIN:
+        return (_misplaced("the mask fits the arteries of the cta after mirroring only"),)
+    if bright < _MIN_BRIGHT:
+        return (_misplaced("most of the mask lies beside the bright arteries of the cta"),)
+    return ()
+
+
+def amount(mask: Volume, mni_from_world: np.ndarray, *, complete: bool) -> tuple[Flag, ...]:
+    """Flags for a mask that is empty, far too small, or on one side only.
+
+    Args:
+        mask: (X, Y, Z) uint8, 1 in vessels; sent or computed.
+        mni_from_world: (4, 4), its RAS+ mm -> MNI152 mm.
+        complete: whether the brain is in view and well aligned; otherwise only an empty mask is flagged.
+    """
+    points = _sampled(mask, mni_from_world)
+    if points is None:
+        return (Flag(code="vessels-empty", detail="vessels: the mask contains no vessel"),)
+    if not complete:
+        return ()
+    if points.brain_ml < _MIN_ML:
+        return (Flag(code="vessels-few", detail="vessels: the mask contains hardly any vessel of the brain"),)
+    x = points.mni_mm[points.depth_mm < 0, 0]
+    left, right = np.count_nonzero(x < -_MIDLINE_MM), np.count_nonzero(x > _MIDLINE_MM)
+    if min(left, right) < _MIN_SIDE * max(left, right):
+        detail = "vessels: nearly all vessels of the mask lie on one side; one occlusion does not explain that"
+        return (Flag(code="vessels-one-sided", detail=detail),)
+    return ()
+
+
+def _sampled(mask: Volume, mni_from_world: np.ndarray) -> _Points | None:
+    """Evenly chosen voxels of a mask; None if it is empty."""
+    at = np.flatnonzero(mask.data.T)
+    if not at.size:
+        return None
+    chosen = at[np.linspace(0, at.size - 1, min(_POINTS, at.size)).astype(int)]
+    voxels = np.stack(np.unravel_index(chosen, mask.data.T.shape)[::-1], axis=1)
+    voxel_ml = abs(float(np.linalg.det(mask.affine[:3, :3]))) / 1000
+    return _Points(voxels, mask, mni_from_world, at.size * voxel_ml)
+
+
+def _moved(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    moved: np.ndarray = points @ matrix[:3, :3].T + matrix[:3, 3]
+    return moved
+
+
+def _values_at(ct: Volume, world_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """HU of the nearest voxel at each point (n, 3), and whether the CT covers it."""
+    voxels = np.rint(_moved(world_mm, np.linalg.inv(ct.affine))).astype(int)
+    known = np.all((voxels >= 0) & (voxels < ct.shape), axis=1)
+    hu = np.full(len(voxels), -1000.0)
+    hu[known] = ct.data[tuple(voxels[known].T)] * ct.slope + ct.inter
+    return hu, known
+
+
+def _bright_share(hu: np.ndarray, chosen: np.ndarray) -> float | None:
+    return float(np.mean(hu[chosen] > _BRIGHT_HU)) if np.count_nonzero(chosen) >= _MIN_DEEP_POINTS else None
+
+
+def _best_mirrored(points: _Points, ct: Volume) -> float:
+    """Largest share of bright points after the mask is mirrored: along an axis of its grid, or at the midline."""
+    last = np.array(points.mask.shape) - 1
+    mirrored = []
+    for axis in range(3):
+        voxels = points.voxels.copy()
+        voxels[:, axis] = last[axis] - voxels[:, axis]
+        mirrored.append(_moved(voxels, points.mask.affine))
+    mirrored.append(_moved(points.mni_mm * [-1, 1, 1], np.linalg.inv(points.mni_from_world)))
+    shares = [0.0]
+    for world_mm in mirrored:
+        hu, known = _values_at(ct, world_mm)
+        deep = brain_mask.distance_at(_moved(world_mm, points.mni_from_world)) < -_DEEP_MM
+        shares.append(_bright_share(hu, known & deep) or 0.0)
+    return max(shares)
+
+
+def _misplaced(detail: str) -> Flag:
+    return Flag(code="vessels-misplaced", detail=f"vessels: {detail}")
+
+
+def _refuse(reason: str) -> ImplausibleModality:
+    detail = f"this is not a mask of vessels ({reason}): send the mask of the arteries, or leave it out"
+    return ImplausibleModality(f"{Input.VESSELS}: {detail}", errors=[FieldError(Input.VESSELS, detail)])

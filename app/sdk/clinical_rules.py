@@ -1,0 +1,108 @@
+"""Rules for a clinical record as a whole: values that contradict each other, and values that look like another unit.
+
+Design notes:
+- ``contradictions`` cannot be true of any patient; the service refuses such a record.
+- ``doubts`` are possible, so they become flags: a warning for numbers that do not fit together, else information.
+- docs/clinical.md lists every rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Final
+
+from .clinical import ClinicalRecord, PerfusionScalars
+from .errors import FieldError
+from .types import Flag
+
+TMAX_FIELDS: Final = ("tmax4_ml", "tmax6_ml", "tmax8_ml", "tmax10_ml")
+
+USUAL: Final[dict[str, tuple[float, float, str]]] = {
+    "systolic_bp": (80, 280, "mmHg, not kPa"),
+    "diastolic_bp": (40, 160, "mmHg, not kPa"),
+    "glucose": (54, 700, "mg/dL; send mmol/L as glucose_mmol_l"),
+    "crp": (0.5, 600, "mg/L, not mg/dL"),
+    "leukocytes": (1.5, 40, "10^9/L"),
+    "inr": (0.7, 8, "a ratio, not per cent"),
+    "platelets": (50, 1000, "10^9/L"),
+    "creatinine": (0.3, 10, "mg/dL, not µmol/L"),
+    "ldl": (30, 500, "mg/dL, not mmol/L"),
+    "hba1c": (4, 15, "per cent, not mmol/mol"),
+    "onset_to_imaging": (15, 2880, "minutes, not hours"),
+    "onset_to_door": (8, 2880, "minutes, not hours"),
+    "perfusion.cbv_index": (0.05, 2, "a ratio"),
+    "imaging_signs.clot_length_mm": (1.5, 100, "mm, not cm"),
+}
+"""Usual range and unit of fields that are often sent in another unit; 0 is always usual."""
+
+
+def contradictions(record: ClinicalRecord) -> list[FieldError]:
+    """Return one error for each pair of values that cannot belong to one patient."""
+    return list(_contradictions(record))
+
+
+def doubts(record: ClinicalRecord) -> tuple[Flag, ...]:
+    """Return a flag for each group of values that hardly fit together, and one for all unusual values."""
+    warnings = [Flag(code="record-contradiction", detail=text) for text in _misfits(record)]
+    unusual = [*_unusual_values(record), *_unusual_pairs(record)]
+    return (*warnings, *([Flag(code="record-unusual", detail="; ".join(unusual))] if unusual else []))
+
+
+def _contradictions(record: ClinicalRecord) -> Iterator[FieldError]:
+    systolic, diastolic = record.systolic_bp, record.diastolic_bp
+    if systolic is not None and diastolic is not None and systolic <= diastolic:
+        yield FieldError("systolic_bp", "must be above diastolic_bp")
+    perfusion = record.perfusion
+    if perfusion is None:
+        return
+    given = [name for name in TMAX_FIELDS if getattr(perfusion, name) is not None]
+    for lower, higher in pairwise(given):
+        if getattr(perfusion, higher) > 1.02 * getattr(perfusion, lower) + 1:  # the numbers may be rounded
+            yield FieldError(f"perfusion.{higher}", f"must not exceed {lower}, because it is a part of that volume")
+    if _core_exceeds(perfusion) and ((perfusion.mismatch_ml or 0) > 5 or (perfusion.mismatch_ratio or 0) > 1.1):
+        yield FieldError("perfusion.core_ml", "must not exceed tmax6_ml if there is a mismatch")
+
+
+def _core_exceeds(perfusion: PerfusionScalars) -> bool:
+    core, tmax6 = perfusion.core_ml, perfusion.tmax6_ml
+    return core is not None and tmax6 is not None and core > 1.1 * tmax6 + 5
+
+
+def _misfits(record: ClinicalRecord) -> Iterator[str]:
+    perfusion = record.perfusion
+    if perfusion is None:
+        return
+    core, tmax6, tmax10 = perfusion.core_ml, perfusion.tmax6_ml, perfusion.tmax10_ml
+    if _core_exceeds(perfusion):
+        yield "perfusion.core_ml exceeds perfusion.tmax6_ml; check that they are not exchanged"
+    if core is not None and tmax6 is not None:
+        difference = max(tmax6 - core, 0.0)
+        if perfusion.mismatch_ml is not None and _differs(perfusion.mismatch_ml, difference, 5, 0.1):
+            yield "perfusion.mismatch_ml is not tmax6_ml minus core_ml"
+        if perfusion.mismatch_ratio is not None and core >= 5 and _differs(perfusion.mismatch_ratio, tmax6 / core, 0.3):
+            yield "perfusion.mismatch_ratio is not tmax6_ml over core_ml"
+    intensity = perfusion.hypoperfusion_intensity_ratio
+    if intensity is None or tmax10 is None or tmax6 is None or tmax6 < 10:
+        return
+    if _differs(intensity, tmax10 / tmax6, 0.1, 0):
+        yield "perfusion.hypoperfusion_intensity_ratio is not tmax10_ml over tmax6_ml"
+
+
+def _differs(stated: float, computed: float, least: float, share: float = 0.2) -> bool:
+    return abs(stated - computed) > least + share * abs(computed)
+
+
+def _unusual_values(record: ClinicalRecord) -> Iterator[str]:
+    for name, (low, high, unit) in USUAL.items():
+        value = getattr(record, name) if name == "glucose" else record.value(name)
+        if isinstance(value, float | int) and value != 0 and not low <= value <= high:
+            yield f"{name} is unusual; the unit is {unit}"
+
+
+def _unusual_pairs(record: ClinicalRecord) -> Iterator[str]:
+    imaging, door = record.onset_to_imaging, record.onset_to_door
+    if imaging is not None and door is not None and imaging < door:
+        yield "onset_to_imaging is shorter than onset_to_door, as after imaging at another hospital"
+    if record.diabetes is False and record.hba1c is not None and record.hba1c >= 6.5:
+        yield "hba1c is 6.5 % or more, but diabetes is false"

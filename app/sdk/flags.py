@@ -1,0 +1,357 @@
+"""Catalogue of the flags of a prediction: severity, meaning, what was measured, and what to do.
+
+Design notes:
+- ``warning``: the inputs or the answer cannot be trusted; the decision is withheld unless the caller accepts warnings.
+- ``info``: something was assumed, computed, imputed or is unusual; the answer stands.
+- A code never changes its meaning. docs/flags.md is written from this catalogue by ``tools/flags_page.py``.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+
+class Severity(StrEnum):
+    """Severity of a flag; a ``warning`` withholds the decision."""
+
+    INFO = "info"
+    WARNING = "warning"
+
+
+class FlagKind(NamedTuple):
+    """What a flag code says: severity, meaning, the measurement behind it, and what to do."""
+
+    severity: Severity
+    meaning: str
+    measured: str
+    action: str
+
+
+def severity_of(code: str) -> Severity:
+    """Severity of a code; a code that this release does not know counts as a warning."""
+    return FLAGS[code].severity if code in FLAGS else Severity.WARNING
+
+
+def action_of(code: str) -> str:
+    """What to do about a code."""
+    return FLAGS[code].action if code in FLAGS else "Read docs/flags.md of the release that the service runs."
+
+
+_INFO, _WARNING = Severity.INFO, Severity.WARNING
+
+_HEADER: Final = {
+    "affine-disagree": FlagKind(
+        _INFO,
+        "Two descriptions of the position in the NIfTI header disagree; the sform is used.",
+        "Distance of the corners of the volume between qform and sform, or voxel size beside sform.",
+        "Convert the series from DICOM again.",
+    ),
+    "non-finite-voxels": FlagKind(
+        _INFO,
+        "Some voxels are NaN or infinite; they count as the lowest value.",
+        "Every voxel.",
+        "None for background. Otherwise export the volume again.",
+    ),
+    "scaling-ignored": FlagKind(
+        _INFO,
+        "The header has an intercept without a slope; NIfTI requires that both are ignored.",
+        "scl_slope and scl_inter.",
+        "Check that the values are in their unit.",
+    ),
+    "time-step-default": FlagKind(
+        _WARNING,
+        "The time step of the CT perfusion series is 1 without a unit, as a library writes it where none was set.",
+        "pixdim[4] and the time unit of the header.",
+        "Send the seconds between the frames as ctp_interval_s.",
+    ),
+    "time-step-unknown": FlagKind(
+        _INFO,
+        "The time between the frames of the CT perfusion series is missing, or not between 0.05 and 60 s.",
+        "pixdim[4] and the time unit of the header.",
+        "Convert the series again with its frame times.",
+    ),
+    "time-unit-assumed": FlagKind(
+        _INFO,
+        "The time step of the CT perfusion series has no unit; seconds are assumed.",
+        "The time unit of the header.",
+        "None if the step is right; otherwise send ctp_interval_s.",
+    ),
+    "units-assumed": FlagKind(
+        _INFO,
+        "The header gives no length unit; millimetres are assumed.",
+        "xyzt_units.",
+        "None if the volume was converted from DICOM.",
+    ),
+}
+
+_CT: Final = {
+    "alignment-poor": FlagKind(
+        _WARNING,
+        "The CT could not be aligned well to MNI space, or the NCCT to the CTA.",
+        "Quality of the registration.",
+        "Look at the aligned volumes. Check orientation, slice distance and completeness of the series.",
+    ),
+    "contrast-doubtful": FlagKind(
+        _WARNING,
+        "The CTA has no bright arteries, or the NCCT has.",
+        "Number of places (cells of 12 mm) inside the skull with blocks above 110 HU.",
+        "Check that NCCT and CTA are not exchanged.",
+    ),
+    "coverage": FlagKind(
+        _INFO,
+        "Part of the brain, or of the circle of Willis, lies outside the field of view.",
+        "Share of the MNI brain inside the volume.",
+        "Send the complete series if there is one.",
+    ),
+    "head-doubtful": FlagKind(
+        _WARNING,
+        "No brain within a closed skull was found.",
+        "Area of soft tissue inside bone in an axial slice.",
+        "Check that the series shows the whole head.",
+    ),
+    "skull-stripped": FlagKind(
+        _INFO,
+        "The skull and the air around it were removed before upload.",
+        "Share of air, and the values of the rest.",
+        "Send the original series.",
+    ),
+    "hu-cut": FlagKind(
+        _WARNING,
+        "High values of the CTA were cut off, so bone cannot be told from contrast.",
+        "Volume of blocks of 3 mm that have exactly the highest value, between 400 and 700 HU.",
+        "Export the CTA in HU without a window.",
+    ),
+    "hu-doubtful": FlagKind(
+        _WARNING,
+        "The soft tissue inside the skull does not have the values of brain.",
+        "Median of the soft tissue inside bone; 5 to 70 HU is expected.",
+        "Export the CT with its rescale slope and intercept, applied once.",
+    ),
+    "slice-thickness": FlagKind(
+        _INFO,
+        "The slices are thicker than the model was trained on.",
+        "Largest voxel edge.",
+        "Send the thin reconstruction.",
+    ),
+}
+
+_VESSELS: Final = {
+    "vessels-computed": FlagKind(
+        _INFO, "The vessel mask was not sent; it is computed from the CTA.", "Inputs of the study.", "None."
+    ),
+    "vessels-empty": FlagKind(
+        _WARNING, "The vessel mask contains no vessel.", "Voxels in the mask.", "Send the mask again, or leave it out."
+    ),
+    "vessels-few": FlagKind(
+        _WARNING,
+        "The vessel mask, sent or computed, contains hardly any vessel of the brain.",
+        "Volume of the mask inside the brain; 1 mL or more is expected.",
+        "Check that the CTA shows arteries with contrast, and the mask all of them.",
+    ),
+    "vessels-misplaced": FlagKind(
+        _WARNING,
+        "The vessel mask that was sent does not lie on the arteries of the CTA, or it is mirrored.",
+        "Share of the mask, deep in the brain, above 90 HU on the CTA, as sent and mirrored; 30 % or more is expected.",
+        "Send the mask on the grid of the CTA, or leave it out.",
+    ),
+    "vessels-one-sided": FlagKind(
+        _WARNING,
+        "Nearly all vessels of the mask, sent or computed, lie on one side of the brain.",
+        "Volume of the mask in the left and the right half of the brain; an occlusion leaves 44 % or more.",
+        "Check the CTA and the mask.",
+    ),
+}
+
+_PERFUSION: Final = {
+    "aif-doubtful": FlagKind(
+        _WARNING,
+        "The CT perfusion series has no clear arterial curve.",
+        "Peak of the arterial curve, beside noise and tissue.",
+        "Check the order and the time step of the frames, or send the scanner's maps.",
+    ),
+    "bolus-cut": FlagKind(
+        _WARNING,
+        "The CT perfusion series starts or ends within the bolus; flow and delays are wrong.",
+        "Last value and peak of the arterial curve.",
+        "Send all frames, or the scanner's maps.",
+    ),
+    "bolus-doubtful": FlagKind(
+        _WARNING,
+        "The contrast falls faster than it rises, starts high, or reaches the sinus before the arteries.",
+        "Skewness of the curves, end beside start, and times of arteries and sinus.",
+        "Check the order of the frames, and that none is missing at the start.",
+    ),
+    "core-blanked": FlagKind(
+        _WARNING,
+        "A part of the brain beside delayed tissue has no data; it is probably severe hypoperfusion that the perfusion "
+        "software left out. The core, and the numbers that depend on it, are not given.",
+        "Voxels without data that data enclose, Tmax beside them, and their density in the CT.",
+        "Export the maps without a threshold, or send the core volume in the record.",
+    ),
+    "ctp-baseline-short": FlagKind(
+        _INFO, "The series starts with the bolus.", "Frames before the arrival.", "None; the maps are less exact."
+    ),
+    "ctp-frames-repeated": FlagKind(
+        _WARNING,
+        "Some frames of the CT perfusion series are identical, so their times are doubtful.",
+        "Every frame beside the others.",
+        "Export the series again.",
+    ),
+    "ctp-interval-differs": FlagKind(
+        _INFO,
+        "The time step of the header differs from the interval that was sent; the interval that was sent is used.",
+        "pixdim[4], beside ctp_interval_s.",
+        "Check ctp_interval_s.",
+    ),
+    "ctp-interval-doubtful": FlagKind(
+        _WARNING,
+        "The bolus is narrower or wider than an injection gives, so the time step is doubtful.",
+        "Full width at half maximum of the arterial curve.",
+        "Check the time step, or send ctp_interval_s.",
+    ),
+    "ctp-motion": FlagKind(
+        _INFO, "The head moved during the series; motion was corrected.", "Largest shift of a frame.", "None."
+    ),
+    "ctp-truncated": FlagKind(
+        _INFO,
+        "The series ends before the contrast has washed out; delays may be too short.",
+        "Mean of the last frames, beside the peak.",
+        "Send the whole series.",
+    ),
+    "map-background": FlagKind(
+        _INFO,
+        "The background of a map is a number other than 0; it is read as no data.",
+        "The value on the edges of the map.",
+        "None.",
+    ),
+    "map-classes": FlagKind(
+        _WARNING,
+        "A perfusion map has a few levels only, like classes or colours.",
+        "Number of levels, and the share of the brain that has one.",
+        "Send the map with its original numbers.",
+    ),
+    "map-hole": FlagKind(
+        _INFO,
+        "A large part of the brain has no data in a map; the numbers do not include it.",
+        "Voxels without data that data enclose, and their density in the CT.",
+        "Look at the map. An old infarct may be the reason.",
+    ),
+    "map-thresholded": FlagKind(
+        _WARNING,
+        "The Tmax map has values in one hemisphere only; it may show the lesion only.",
+        "Share of each hemisphere with a value.",
+        "Export the map without a threshold.",
+    ),
+    "map-units": FlagKind(
+        _INFO,
+        "CBF, CBV and MTT are not in mL/100 g/min, mL/100 g and s; only ratios are used.",
+        "Median of CBV / (CBF x MTT).",
+        "None.",
+    ),
+    "maps-contradict": FlagKind(
+        _WARNING,
+        "Perfusion maps contradict each other: flow is not low where Tmax is prolonged, or CBV is not CBF times MTT.",
+        "CBF in delayed and in other tissue; spread of CBV / (CBF x MTT).",
+        "Check that the maps are not exchanged.",
+    ),
+    "perfusion-computed": FlagKind(
+        _INFO, "Perfusion maps were not sent; they are computed from the series.", "Inputs of the study.", "None."
+    ),
+    "perfusion-differs": FlagKind(
+        _INFO,
+        "A perfusion number of the record differs from the computed one; the record is used.",
+        "Difference above a third, and above 5 mL or 0.1.",
+        "Check the record and the maps.",
+    ),
+    "perfusion-misplaced": FlagKind(
+        _WARNING,
+        "Much of the maps' tissue lies outside the brain of the CT.",
+        "Share of map tissue within 5 mm of the brain.",
+        "Send the maps with the scanner's coordinates.",
+    ),
+    "tmax-doubtful": FlagKind(
+        _WARNING,
+        "No delay of the Tmax map reaches 1.5 s.",
+        "Highest values of the map.",
+        "Check that the map is Tmax, in seconds.",
+    ),
+    "tmax-no-delay": FlagKind(
+        _INFO,
+        "No delay of the Tmax map reaches 3 s; the map shows no delayed tissue.",
+        "Highest values of the map.",
+        "None if collaterals are good; otherwise check the map.",
+    ),
+    "tmax-scale": FlagKind(
+        _WARNING,
+        "Even the less affected hemisphere is delayed, or Tmax equals CBV / CBF.",
+        "Median Tmax of the less affected hemisphere; CBV / CBF beside Tmax.",
+        "Check that the map is Tmax in seconds, not MTT, TTP or tenths; of a series, check frames and interval.",
+    ),
+    "vof-doubtful": FlagKind(
+        _INFO,
+        "No venous curve is larger and later than the arterial one; CBF and CBV may be off by a common factor.",
+        "Arterial and venous curves.",
+        "None; relative CBF does not depend on it.",
+    ),
+}
+
+_MODEL: Final = {
+    "category-unknown": FlagKind(
+        _INFO,
+        "The version was not trained on this category; without a column for it, the value counts as missing.",
+        "Categories in the manifest, and their shares in training.",
+        "None. Train a version on patients of this category.",
+    ),
+    "imputed": FlagKind(
+        _INFO,
+        "Clinical values that the model reads are missing; they are imputed.",
+        "Fields of the record.",
+        "Send the values if they are known.",
+    ),
+    "missing-modality": FlagKind(
+        _INFO,
+        "An image that the model reads is missing; the model predicts without it.",
+        "Inputs of the study.",
+        "Send the image if there is one.",
+    ),
+    "not-used": FlagKind(
+        _INFO,
+        "Values or volumes were sent that this model version does not read.",
+        "Fields of the record and of the manifest.",
+        "None; they do not change the answer.",
+    ),
+    "out-of-distribution": FlagKind(
+        _WARNING,
+        "The study differs from the training patients.",
+        "Mahalanobis distance of the features of the network.",
+        "Look at the images. Do not rely on the answer.",
+    ),
+    "record-contradiction": FlagKind(
+        _WARNING,
+        "Perfusion numbers of the record do not fit together.",
+        "Core, Tmax volumes, mismatch and ratios, beside each other (docs/clinical.md).",
+        "Check the numbers in the report of the perfusion software.",
+    ),
+    "record-unusual": FlagKind(
+        _INFO,
+        "Values of the record are possible but unusual; they may be in another unit.",
+        "Usual range of each field (docs/clinical.md).",
+        "Check the unit.",
+    ),
+    "side-contradiction": FlagKind(
+        _WARNING,
+        "The sides of the occlusion in the record and in the images differ; no region is named affected.",
+        "occlusion_side, and the asymmetry of Tmax, relative CBF and arteries.",
+        "Check the record. Check that no volume is mirrored.",
+    ),
+    "side-from-images": FlagKind(
+        _INFO,
+        "The side of the occlusion was not sent; it is taken from the images.",
+        "Asymmetry of Tmax, or of the arteries.",
+        "Send occlusion_side.",
+    ),
+}
+
+FLAGS: Final[dict[str, FlagKind]] = {**_HEADER, **_CT, **_VESSELS, **_PERFUSION, **_MODEL}
+"""Every code that a prediction can carry."""

@@ -1,0 +1,103 @@
+"""Choice of the clinical variables of a training: ``--variables age,sex,perfusion.mismatch_ratio``.
+
+Design notes:
+- Any field of the clinical record can be chosen. Kind, unit and categories follow from the record's schema.
+- The side of the occlusion cannot be chosen, because training mirrors the images.
+- The names are kept in the order of the record, so that the order of the option changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from functools import cache
+
+from pydantic import BaseModel
+
+from app.inference import defaults
+from app.inference.clinical_encoder import PERFUSION
+from app.registry.manifest import ClinicalVariable, VariableKind
+from app.sdk.clinical import ClinicalRecord, ImagingSigns, PerfusionScalars
+from app.training.columns import column_types, normalised
+from app.training.dataset import Dataset
+from app.training.errors import CohortFault
+
+NOT_A_VARIABLE = ("glucose_mmol_l", "perfusion.software", "occlusion_side")
+SKEWED = ("crp", "leukocytes", "creatinine", "onset_to_imaging", "perfusion.mismatch_ratio")
+"""Numbers besides volumes that enter the network as log(1 + x)."""
+SECTIONS: Mapping[str, type[BaseModel]] = {
+    "": ClinicalRecord,
+    "perfusion": PerfusionScalars,
+    "imaging_signs": ImagingSigns,
+}
+
+
+@cache
+def available() -> Mapping[str, ClinicalVariable]:
+    """Every variable that can be chosen, by name: the default ones first."""
+    known = {variable.name: variable for variable in defaults.VARIABLES}
+    others = {name: _variable(name, kind) for name, kind in column_types().items() if name not in known}
+    return known | {name: variable for name, variable in others.items() if name not in NOT_A_VARIABLE}
+
+
+def parse(text: str) -> tuple[str, ...]:
+    """Names of the option ``--variables``; () for the default ones. A name without its section is accepted.
+
+    Raises:
+        CohortFault: With every unknown name, and the names that exist.
+    """
+    if not text:
+        return ()
+    names = {normalised(name): name for name in available()}
+    names |= {normalised(name.rpartition(".")[2]): name for name in available()}
+    given = [part.strip() for part in text.split(",") if part.strip()]
+    unknown = [part for part in given if normalised(part) not in names]
+    if unknown or not given:
+        fault = f"--variables: unknown: {', '.join(unknown)}" if unknown else "--variables names no variable"
+        raise CohortFault([f"{fault}; expected some of {', '.join(available())}"])
+    chosen = {names[normalised(part)] for part in given}
+    return () if chosen == {v.name for v in defaults.VARIABLES} else tuple(n for n in available() if n in chosen)
+
+
+def select(names: Sequence[str]) -> list[ClinicalVariable]:
+    """Variables of these names; without names the default ones.
+
+    Raises:
+        CohortFault: If a name is unknown.
+    """
+    return [available()[name] for name in parse(",".join(names))] or list(defaults.VARIABLES)
+
+
+def check_values(names: Sequence[str], data: Dataset) -> None:
+    """Check that the studies have a value of each chosen variable.
+
+    Raises:
+        CohortFault: With every variable without a value.
+    """
+    empty = [name for name in names if not any(_has_value(data, row, name) for row in range(len(data)))]
+    if empty:
+        raise CohortFault([f"--variables: no study has a value of {', '.join(empty)}; leave it out, or add its column"])
+
+
+def _has_value(data: Dataset, row: int, name: str) -> bool:
+    computed = data.perfusion[row] if name.startswith(PERFUSION) else None
+    return (
+        data.records[row].value(name) is not None or getattr(computed, name.removeprefix(PERFUSION), None) is not None
+    )
+
+
+def _variable(name: str, kind: type) -> ClinicalVariable:
+    section, _, field = name.rpartition(".")
+    group = "perfusion" if section == "perfusion" else None
+    if kind is bool:
+        return ClinicalVariable(name=name, kind=VariableKind.FLAG, group=group)
+    if issubclass(kind, StrEnum):
+        levels = tuple(kind)
+        means = (0.0,) * len(levels)
+        return ClinicalVariable(
+            name=name, kind=VariableKind.CATEGORY, categories=tuple(map(str, levels)), category_means=means
+        )
+    extra = SECTIONS[section].model_fields[field].json_schema_extra
+    unit = str(extra.get("unit", "1")) if isinstance(extra, dict) else "1"
+    log = name.endswith("_ml") or name in SKEWED
+    return ClinicalVariable(name=name, kind=VariableKind.NUMBER, unit=unit, log=log, group=group)

@@ -1,0 +1,111 @@
+"""Studies that cannot be right, and valid look-alikes, through the running service.
+
+The studies are those of bench/variations, of one patient each. ``python -m bench.input_checks`` measures more patients.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+
+from app.phantoms import biology
+from app.phantoms.biology import Preset
+from app.sdk import Prediction, RlvoError, Status
+from app.sdk.flags import Severity
+from bench import input_checks
+from bench.input_checks import REFUSED, Study
+
+from .service_process import RunningService
+
+pytestmark = pytest.mark.xdist_group("e2e")
+
+MODEL_STORE = Path(__file__).parents[2] / "model_store"
+PATIENT = 3
+WRONG = [(module, name) for module, (_, wrong) in input_checks.modules().items() for name in wrong]
+VALID = [(module, name) for module, (valid, _) in input_checks.modules().items() for name in valid]
+
+
+@pytest.fixture(scope="module")
+def demo_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """A service with the shipped version, which reads every channel."""
+    store = tmp_path_factory.mktemp("store") / "model_store"
+    shutil.copytree(MODEL_STORE, store)
+    running = RunningService(tmp_path_factory.mktemp("demo"), store, "rlvo-synthetic")
+    running.start()
+    yield running
+    assert running.stop() == 0, running.log()
+
+
+def send(service: RunningService, study: Study, folder: Path, **record: Any) -> Prediction | str:
+    """The answer of the service, or the code of its refusal."""
+    volumes: dict[str, Any] = {}
+    for field, volume in study.items():
+        volumes[str(field)] = folder / f"{field}.nii.gz"
+        scaled = (volume.slope, volume.inter) != (1.0, 0.0)
+        image = nibabel.Nifti1Image(volume.values() if scaled else volume.data, volume.affine)
+        image.header.set_xyzt_units("mm", "sec")
+        if volume.time_step_s is not None:
+            image.header["pixdim"][4] = volume.time_step_s
+        image.to_filename(volumes[str(field)])
+    with service.client() as client:
+        try:
+            return client.predict(**volumes, clinical=record, explain=False)
+        except RlvoError as error:
+            return error.code
+
+
+def codes(answer: Prediction | str) -> set[str]:
+    if isinstance(answer, str) or answer.status is Status.FAILED:
+        return {REFUSED}
+    assert answer.status is Status.SUCCEEDED
+    return {flag.code for flag in answer.flags if flag.severity is Severity.WARNING}
+
+
+@pytest.mark.parametrize(("module", "name"), WRONG, ids=["-".join(pair) for pair in WRONG])
+def test_wrong_study_has_no_decision(demo_service: RunningService, tmp_path: Path, module: str, name: str) -> None:
+    vary, accepted = input_checks.modules()[module][1][name]
+    study = vary(dict(input_checks.phantom(PATIENT)), np.random.default_rng(5))
+    answer = send(demo_service, study, tmp_path)
+    assert codes(answer) & accepted, codes(answer)
+    if isinstance(answer, Prediction) and answer.status is Status.SUCCEEDED:
+        assert answer.decision is None
+        assert accepted & set(answer.withheld)
+
+
+@pytest.mark.parametrize(("module", "name"), VALID, ids=["-".join(pair) for pair in VALID])
+def test_unusual_valid_study_has_a_decision(
+    demo_service: RunningService, tmp_path: Path, module: str, name: str
+) -> None:
+    study = input_checks.modules()[module][0][name](dict(input_checks.phantom(PATIENT)), np.random.default_rng(5))
+    answer = send(demo_service, study, tmp_path)
+    assert isinstance(answer, Prediction), answer
+    assert codes(answer) == set()
+    assert answer.decision is not None
+
+
+def test_record_and_maps_on_different_sides_withhold_the_decision(demo_service: RunningService, tmp_path: Path) -> None:
+    patient = biology.draw(PATIENT + 1, input_checks.SEED, Preset.INTERACTION)[PATIENT]
+    side, other = ("left", "right") if patient.left else ("right", "left")
+    study = input_checks.phantom(PATIENT)
+    answer = send(demo_service, study, tmp_path, occlusion_side=other, occlusion_site="ica-cervical")
+    assert isinstance(answer, Prediction)
+    assert "side-contradiction" in answer.withheld
+    right = send(demo_service, study, tmp_path, occlusion_side=side)
+    assert codes(right) == set()
+
+
+def test_record_that_contradicts_itself_is_refused_by_field(demo_service: RunningService, tmp_path: Path) -> None:
+    study = input_checks.phantom(PATIENT)
+    wrong: dict[str, Any] = {"systolic_bp": 80, "diastolic_bp": 140}
+    assert send(demo_service, study, tmp_path, **wrong) == "clinical-invalid"
+    unusual = send(demo_service, study, tmp_path, platelets=25, nihss=json.loads("15.0"))
+    assert isinstance(unusual, Prediction)
+    assert "record-unusual" in {flag.code for flag in unusual.flags}
+    assert unusual.decision is not None

@@ -1,0 +1,95 @@
+"""Rules for a clinical record as a whole: refusals, flags, and valid look-alikes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from app.sdk.clinical import ClinicalRecord
+from app.sdk.clinical_rules import USUAL, contradictions, doubts
+from app.sdk.flags import Severity
+
+RAPID = {"core_ml": 22.0, "tmax4_ml": 180.0, "tmax6_ml": 110.0, "tmax8_ml": 70.0, "tmax10_ml": 40.0}
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "systolic below diastolic": ({"systolic_bp": 80, "diastolic_bp": 140}, "systolic_bp"),
+    "systolic equal to diastolic": ({"systolic_bp": 90, "diastolic_bp": 90}, "systolic_bp"),
+    "tmax10 above tmax6": ({"perfusion": RAPID | {"tmax8_ml": None, "tmax10_ml": 150.0}}, "perfusion.tmax10_ml"),
+    "tmax6 above tmax4": ({"perfusion": RAPID | {"tmax6_ml": 250.0}}, "perfusion.tmax6_ml"),
+    "core above tmax6 with a mismatch": (
+        {"perfusion": {"core_ml": 90.0, "tmax6_ml": 30.0, "mismatch_ml": 60.0}},
+        "perfusion.core_ml",
+    ),
+}
+
+FLAGGED: dict[str, tuple[dict[str, Any], str]] = {
+    "core above tmax6": ({"perfusion": {"core_ml": 90.0, "tmax6_ml": 30.0}}, "record-contradiction"),
+    "mismatch of another patient": ({"perfusion": RAPID | {"mismatch_ml": 20.0}}, "record-contradiction"),
+    "ratio of another patient": ({"perfusion": RAPID | {"mismatch_ratio": 1.8}}, "record-contradiction"),
+    "HIR of another patient": ({"perfusion": RAPID | {"hypoperfusion_intensity_ratio": 0.8}}, "record-contradiction"),
+    "onset to imaging before the door": ({"onset_to_imaging": 60, "onset_to_door": 240}, "record-unusual"),
+    "hours as minutes": ({"onset_to_imaging": 4.5}, "record-unusual"),
+    "platelets in another unit": ({"platelets": 25}, "record-unusual"),
+    "CRP in mg/dL": ({"crp": 0.4}, "record-unusual"),
+    "LDL in mmol/L": ({"ldl": 3.1}, "record-unusual"),
+    "clot length in cm": ({"imaging_signs": {"clot_length_mm": 1.2}}, "record-unusual"),
+    "HbA1c without diabetes": ({"hba1c": 9.1, "diabetes": False}, "record-unusual"),
+}
+
+VALID: dict[str, dict[str, Any]] = {
+    "RAPID": {"perfusion": RAPID | {"mismatch_ml": 88.0, "mismatch_ratio": 5.0, "hypoperfusion_intensity_ratio": 0.4}},
+    "rounded volumes": {"perfusion": {"tmax6_ml": 20.0, "tmax8_ml": 20.6}},
+    "no core": {"perfusion": {"core_ml": 0.0, "tmax6_ml": 60.0, "mismatch_ml": 60.0, "mismatch_ratio": 999.0}},
+    "no delayed tissue": {"perfusion": {"tmax4_ml": 3.0, "tmax6_ml": 0.0, "hypoperfusion_intensity_ratio": 0.0}},
+    "narrow pulse pressure": {"systolic_bp": 101, "diastolic_bp": 92},
+    "stroke in the hospital": {"onset_to_door": 0, "onset_to_imaging": 25},
+    "leukaemia excluded, usual bloods": {"leukocytes": 7.2, "platelets": 240, "crp": 3.0, "inr": 1.0, "ldl": 120},
+    "no CRP measured above the limit": {"crp": 0.0},
+    "glucose in mmol/L": {"glucose_mmol_l": 6.1},
+}
+
+
+@pytest.mark.parametrize(("document", "field"), REFUSED.values(), ids=REFUSED.keys())
+def test_contradiction_names_its_field(document: dict[str, Any], field: str) -> None:
+    assert [error.field for error in contradictions(ClinicalRecord.model_validate(document))] == [field]
+
+
+@pytest.mark.parametrize(("document", "code"), FLAGGED.values(), ids=FLAGGED.keys())
+def test_doubtful_values_are_flagged(document: dict[str, Any], code: str) -> None:
+    record = ClinicalRecord.model_validate(document)
+    assert contradictions(record) == []
+    flags = doubts(record)
+    assert [flag.code for flag in flags] == [code]
+    assert flags[0].severity is (Severity.WARNING if code == "record-contradiction" else Severity.INFO)
+
+
+@pytest.mark.parametrize("document", VALID.values(), ids=VALID.keys())
+def test_valid_record_has_no_flag(document: dict[str, Any]) -> None:
+    record = ClinicalRecord.model_validate(document)
+    assert contradictions(record) == []
+    assert doubts(record) == ()
+
+
+def test_detail_never_repeats_a_value() -> None:
+    flags = doubts(ClinicalRecord.model_validate({"platelets": 27.125, "crp": 0.4375}))
+    assert "27.125" not in flags[0].detail
+    assert "platelets" in flags[0].detail
+    assert "crp" in flags[0].detail
+
+
+def test_usual_ranges_lie_within_the_ranges_of_the_schema() -> None:
+    for name, (low, high, _) in USUAL.items():
+        section, _, field = name.rpartition(".")
+        document = {field: low} if not section else {section: {field: low}}
+        ClinicalRecord.model_validate(document)
+        assert low < high
+
+
+@pytest.mark.parametrize("field", ["nihss", "prestroke_mrs", "aspects"])
+def test_whole_float_is_an_integer(field: str) -> None:
+    assert getattr(ClinicalRecord.model_validate({field: 4.0}), field) == 4
+    for wrong in (4.5, True, "4", float("inf")):
+        with pytest.raises(ValidationError):
+            ClinicalRecord.model_validate({field: wrong})
