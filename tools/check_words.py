@@ -30,7 +30,7 @@ AVOIDED = re.compile(
     r"|\b(rooms?|doors?)\b",
     re.IGNORECASE,
 )
-CLINICAL = re.compile(r"\b(onset|door)[-_ ]to[-_ ]\w+|room temperature|in-house", re.IGNORECASE)
+CLINICAL = re.compile(r"\b(onset|alert|stroke|door)[-_ ]to[-_ ]\w+|room temperature|in-house", re.IGNORECASE)
 """Clinical intervals, such as onset-to-door, are the one use of "door"."""
 
 

@@ -234,13 +234,17 @@ def import_(
     layout: Annotated[Layout, typer.Argument(help="Layout of the folder")],
     folder: Annotated[Path, typer.Argument(help="Folder of the unpacked data set")],
     table: Annotated[Path, typer.Argument(help="New table (.csv), which `rlvo train` reads")],
+    columns: Annotated[
+        Path | None, typer.Option(help="columns.toml with unknown headers; default: the one in the folder")
+    ] = None,
 ) -> None:
     """Write the cohort table of a published data set; its volumes are not copied."""
     from app.training import isles24
+    from app.training.columns import find_rules
 
     del layout  # isles24 is the only layout
     with _faults():
-        typer.echo(isles24.write(folder, table))
+        typer.echo(isles24.write(folder, table, find_rules(columns, folder)))
 
 
 @contextmanager

@@ -34,12 +34,13 @@ PERFUSION = "perfusion."
 # Known only after the puncture of the artery: as an input, each would reveal the outcome to the model.
 _POST_PROCEDURE = """
     passes first_pass_effect device devices technique stent_retriever aspiration puncture_time time_to_puncture
-    onset_to_puncture door_to_puncture time_of_intervention recanalization_time recanalisation_time
-    door_to_recanalization onset_to_recanalization door_to_first_series procedure_time anesthesia anaesthesia
-    operator_notes complications mtici etici tici final_stenosis_percent residual_stenosis rescue_treatment
-    rescue_stenting angioplasty tirofiban gp_iib_iiia reocclusion rlvo refractory unsuccessful_reperfusion
-    follow_up followup_nihss nihss_24h discharge_nihss mrs_90 mrs_3_months mortality death infarct_volume
-    lesion_volume hemorrhage haemorrhage sich dwi length_of_stay
+    onset_to_puncture door_to_puncture time_of_intervention recanalization_time recanalisation_time door_to_groin
+    onset_to_groin door_to_recanalization onset_to_recanalization door_to_first_series procedure_time anesthesia
+    anaesthesia operator_notes complications mtici etici tici mtici_postinterventional tici_postinterventional
+    final_stenosis_percent residual_stenosis rescue_treatment rescue_stenting angioplasty tirofiban gp_iib_iiia
+    reocclusion rlvo refractory unsuccessful_reperfusion follow_up followup_nihss nihss_24h discharge_nihss
+    nihss_discharge mrs_24h mrs_discharge mrs_90 mrs_3_months mortality death infarct_volume lesion_volume
+    hemorrhage haemorrhage sich dwi length_of_stay
 """
 POST_PROCEDURE_FIELDS = frozenset(_POST_PROCEDURE.split())
 

@@ -181,13 +181,12 @@ def _source(path: Path, rules: Path | None, date_format: str, faults: FaultList)
     """The table at ``path`` with its columns named; faults of the columns are added to ``faults``."""
     if path.is_dir() and not (path / "cohort.csv").exists() and isles24.has_layout(path):
         folder, given = path, ColumnRules()
-        raw = table_reader.from_frame(isles24.load(path).frame)
+        imported = isles24.load(path, columns.find_rules(rules, path))
+        raw = table_reader.from_frame(imported.frame, imported.notes.lines())
     else:
         path = path / "cohort.csv" if path.is_dir() else path
         folder = path.parent
-        if rules is not None and not rules.is_file():
-            raise CohortFault([f"there is no file {rules.name}; `rlvo table check` writes a template"])
-        given = columns.read_rules(rules or folder / columns.FILE)
+        given = columns.find_rules(rules, folder)
         raw = table_reader.read_table(path, given.sheet)
     table = columns.map_columns(raw, given, faults)
     if "patient" not in table.fields.values():

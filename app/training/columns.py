@@ -94,11 +94,22 @@ def read_rules(path: Path) -> ColumnRules:
         return ColumnRules.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return ColumnRules()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         if not isinstance(error, ValidationError):
             raise CohortFault([f"{path.name} is no TOML: {error}"]) from error
         faults = [f"{path.name}, {'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
         raise CohortFault([f"{fault}; `rlvo table check` writes a template" for fault in faults]) from error
+
+
+def find_rules(path: Path | None, folder: Path) -> ColumnRules:
+    """Read the rules of a table in ``folder``; ``path``: the file, or None for ``columns.toml`` of the folder.
+
+    Raises:
+        CohortFault: There is no file ``path``, or it is no such document.
+    """
+    if path is not None and not path.is_file():
+        raise CohortFault([f"there is no file {path.name}; `rlvo table check` writes a template"])
+    return read_rules(path or folder / FILE)
 
 
 @cache
@@ -160,7 +171,7 @@ def map_columns(table: RawTable, rules: ColumnRules, faults: FaultList) -> Mappe
     for number, cells in table.rows:
         named = {}
         for place, field, rule in readers:
-            text = _value(cells[place], rules, rule)
+            text = declared_value(cells[place], rules, rule)
             if text in SPREADSHEET_ERRORS:
                 faults.add("an error value of the spreadsheet; correct the formula", row=number, column=field)
                 text = ""
@@ -203,7 +214,8 @@ def _toml(value: str | list[str]) -> str:
     return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in escaped) + '"'
 
 
-def _value(text: str, rules: ColumnRules, rule: ColumnRule | None) -> str:
+def declared_value(text: str, rules: ColumnRules, rule: ColumnRule | None) -> str:
+    """Text of a cell after the declared codes of a missing value and the declared words of its column."""
     codes = (*rules.missing, *(rule.missing if rule else ()))
     if text and any(_same(text, code) for code in codes):
         return ""

@@ -176,7 +176,7 @@ def _codes(column: str, values: Numbers) -> Iterator[Finding]:
         others = np.array([value for _, value in values if value != code])
         if not rows or len(others) < ENOUGH or (column, code) in value_rules.READINGS:
             continue
-        if value_rules.stands_apart(code, others) or value_rules.too_frequent(code, len(rows), others):
+        if value_rules.stands_apart(code, len(rows), others) or value_rules.too_frequent(code, len(rows), others):
             message = "it can be a code for a missing value; if it is one, declare it as missing in columns.toml"
             yield MISSING_CODE, rows, message
 

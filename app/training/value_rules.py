@@ -2,8 +2,9 @@
 
 Design notes:
 - Bounds lie where no real column does: a median creatinine of 0.35 mg/dL, or a median onset of a few minutes.
-- A code is suspicious by its place in its own column. Beyond all other values by three interquartile ranges it stands
-  apart; more than four times as frequent as any neighbour within a fifth of it, it is too frequent.
+- A code is suspicious by its place in its own column: it stands apart beyond all other values by three interquartile
+  ranges, or it is four times as frequent as any neighbour within a twentieth of it and twice as frequent as a usual
+  value.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ MISSING_CODES = (
     *(8.0, 9.0, 9.9, 9.99, 77.0, 88.0, 99.0, 99.9, 99.99),
     *(777.0, 888.0, 999.0, 999.9, 7777.0, 8888.0, 9999.0),
 )
-READINGS = frozenset({("final_stenosis_percent", 99.0)})
-"""Codes that are a reading of their column: 99 % is a near occlusion."""
+READINGS = frozenset({("final_stenosis_percent", 99.0), *(("creatinine", code) for code in (8.0, 9.0, 9.9, 9.99))})
+"""Codes that are a reading of their column: a near occlusion, or dialysis."""
 MINUTES = ("onset_to_imaging", "onset_to_door")
-NEIGHBOURS = 0.2
+NEIGHBOURS = 0.05
+STEPS = (60, 30, 10, 5)
+LEAST_FREQUENT = 50
 LONGEST_HOURS = 48
 """Hours of the longest window of a stroke trial."""
 
@@ -53,7 +56,7 @@ UNITS = {
     "crp": UnitRule("mg/L", 1, 40, 0, "for mg/dL, multiply by 10"),
     "ldl": UnitRule("mg/dL", 20, 40, 8, "for mmol/L, multiply by 38.7"),
     "imaging_signs.clot_length_mm": UnitRule("mm", 4, 12, 0, "for cm, multiply by 10"),
-    "perfusion.tmax6_ml": UnitRule("mL", 2, 2, 0, "for litres, multiply by 1000"),
+    "perfusion.tmax6_ml": UnitRule("mL", 1, 1, 0, "for litres, multiply by 1000"),
 }
 
 RANGE_ADVICE = {
@@ -93,19 +96,36 @@ def range_advice(column: str, error: str, cell: str) -> str:
     return "".join(f"; {part}" for part in parts if part)
 
 
-def stands_apart(code: float, others: NDArray[np.float64]) -> bool:
-    """Whether ``code`` is far beyond every other value (n,) of the column."""
-    low, high = np.percentile(others, [25, 75])
+def stands_apart(code: float, count: int, others: NDArray[np.float64]) -> bool:
+    """Whether ``count`` cells with ``code`` are far beyond every other value (n,) of the column.
+
+    One cell of two digits can be right: a CRP of 99 after an infection.
+    """
     if code < 0:
         return bool(others.min() >= 0)
-    return bool(code > others.max() * 1.5 and code - others.max() > 3 * (high - low))
+    low, high = np.percentile(others, [25, 75])
+    beyond = code > others.max() * 1.5 and code - others.max() > 3 * (high - low)
+    return bool(beyond and (count > 1 or not LEAST_FREQUENT < code < 100))
 
 
 def too_frequent(code: float, count: int, others: NDArray[np.float64]) -> bool:
-    """Whether ``count`` cells with ``code`` are too many, compared with the neighbours in the column (n,)."""
-    near = others[np.abs(others - code) <= NEIGHBOURS * abs(code)]
-    most = int(np.unique(near, return_counts=True)[1].max()) if len(near) else 0
-    return count >= 3 and count > 4 * most
+    """Whether ``count`` cells with ``code`` are too many, compared with the neighbours in the column (n,).
+
+    A code of one digit is never too frequent, because it is a usual value of a score. If nearly all other values are
+    multiples of a step, the neighbours are the other values between the steps.
+    """
+    typical = float(np.median(np.unique(others, return_counts=True)[1]))
+    if code < LEAST_FREQUENT or count < 3:
+        return False
+    for step in STEPS:
+        if code % step and np.mean(others % step == 0) >= 0.9:
+            return count > 4 * _largest_count(others[others % step != 0])
+    return count > 2 * typical and count > 4 * _largest_count(others[np.abs(others - code) <= NEIGHBOURS * code])
+
+
+def _largest_count(values: NDArray[np.float64]) -> int:
+    """Count of the most frequent value (n,); 0 for no value."""
+    return int(np.unique(values, return_counts=True)[1].max()) if len(values) else 0
 
 
 def look_like_hours(minutes: NDArray[np.float64]) -> bool:

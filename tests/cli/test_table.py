@@ -20,7 +20,7 @@ def check(*arguments: object) -> Result:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "head.nii.gz").write_bytes(b"x")
+    messy_tables.images(tmp_path)
     return tmp_path
 
 
@@ -75,3 +75,20 @@ def test_unknown_target_and_missing_file_are_refused(folder: Path) -> None:
     result = check(messy_tables.plain(messy_tables.rows())(folder), "--target", "rLVO2")
     assert result.exit_code == 2
     assert "unsuccessful-reperfusion" in result.stderr
+
+
+def test_suspicious_values_stand_in_the_line_of_their_column_until_they_are_accepted(folder: Path) -> None:
+    rows = [row | {"patient": "p0"} if n == 1 else row for n, row in enumerate(messy_tables.fractions())]
+    rows[1] |= {"sex": "female", "age": 60, "ncct": "p0.nii.gz", "date": rows[0]["date"]}
+    rows[3] |= {"ncct": "p2.nii.gz"}
+    path = messy_tables.plain(rows)(folder)
+    result = check(path)
+    assert result.exit_code == 2
+    (stenosis,) = [line for line in result.stdout.splitlines() if line.startswith("final_stenosis_percent ->")]
+    assert "fraction: 24 rows (2, 3, 4, ...), column final_stenosis_percent:" in stenosis
+    assert result.stdout.splitlines()[-1] != ""
+    assert "give --accept fraction,same-image,two-sexes" in result.stdout
+    assert check(path, "--accept", "fraction,two-sexes").exit_code == 2
+    assert check(path, "--accept", "fraction, two-sexes,same-image").exit_code == 0
+    assert check(path, "--accept", "all").exit_code == 0
+    assert check(path, "--accept", "none").exit_code != 0

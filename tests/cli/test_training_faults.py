@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -14,6 +15,8 @@ from typer.testing import Result
 from app.cli import queue_preprocessing
 from app.training.cohort import CohortRow
 from tests.cli.training_runs import PATIENTS, TRUNK, rlvo
+
+LOGISTIC = TRUNK.parents[1] / "rlvo-synthetic-lr" / "1.0.0"
 
 
 def train_with_fault(cohort: Path, folder: Path, change: str, value: object) -> Result:
@@ -47,10 +50,11 @@ def test_cohort_fault_exits_with_2_and_names_its_row(
 
 
 def corrupt(cohort: Path, folder: Path) -> Path:
-    """Write the cohort with a file that is no volume as every patient's NCCT."""
+    """Write the cohort with a file that is no volume as the NCCT of each patient."""
     table = pd.read_csv(cohort / "cohort.csv", dtype=str, keep_default_na=False).drop(columns="prepared")
-    table["ncct"] = "head.nii.gz"
-    (folder / "head.nii.gz").write_bytes(b"\x1f\x8b not a volume")
+    table["ncct"] = [f"head{n}.nii.gz" for n in range(len(table))]
+    for n, name in enumerate(table["ncct"]):
+        (folder / name).write_bytes(b"\x1f\x8b not a volume %d" % n)
     table.to_csv(folder / "cohort.csv", index=False)
     return folder
 
@@ -96,6 +100,35 @@ def test_invalid_folds_are_reported(cohort: Path, tmp_path: Path, folds: str, me
     assert result.exit_code == 2, result.output
     assert message in result.stderr
     assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_suspicious_values_stop_a_run_and_what_is_accepted_stands_in_the_report(
+    cohort: Path, tmp_path: Path, command: str
+) -> None:
+    shutil.copytree(cohort, tmp_path / "c", ignore=shutil.ignore_patterns(".*"))
+    table = pd.read_csv(tmp_path / "c" / "cohort.csv", dtype=str, keep_default_na=False)
+    table["final_stenosis_percent"] = (table["final_stenosis_percent"].astype(float) / 100).astype(str)
+    table.loc[table["rescue_treatment"] == "0", "etici"] = np.where(
+        np.arange((table["rescue_treatment"] == "0").sum()) % 2, "3", "2a"
+    )
+    table["platelets"] = ["999" if n < 5 else str(180 + n) for n in range(PATIENTS)]
+    table.to_csv(tmp_path / "c" / "cohort.csv", index=False)
+    report, given = tmp_path / "report", [tmp_path / "c", "--report", tmp_path / "report"]
+    words = ["train", *given, "--model", "logistic", "--quick", "--trunk", TRUNK] if command == "train" else []
+    words = words or ["evaluate", LOGISTIC, *given]
+    result = rlvo(*words)
+    assert result.exit_code == 2
+    assert "missing-code: 5 rows (2, 3, 4, ...), column platelets" in result.stderr
+    assert "fraction: " in result.stderr
+    assert len(result.stderr.splitlines()) == 3
+    assert not report.exists()
+    accepted = rlvo(*words, "--accept", "missing-code,fraction")
+    assert accepted.exit_code == 0, accepted.output
+    text = (report / "report.md").read_text()
+    assert "Accepted with `--accept`:" in text
+    assert "- missing-code: 5 rows (2, 3, 4, ...), column platelets" in text
+    assert "does not predict from the columns" in text
 
 
 def test_three_patients_are_too_few(cohort: Path, tmp_path: Path) -> None:

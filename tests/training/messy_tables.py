@@ -18,7 +18,7 @@ from typing import Any
 
 import openpyxl
 
-from app.training import cohort
+from app.training import cohort, suspicious
 from app.training.errors import CohortFault
 from app.training.options import Target
 
@@ -36,7 +36,7 @@ def rows() -> list[Row]:
             "patient": f"p{n}",
             "site": "north",
             "date": f"2024-03-{1 + n:02d}",
-            "ncct": "head.nii.gz",
+            "ncct": f"p{n}.nii.gz",
             "age": 60 + n,
             "sex": "male",
             "atrial_fibrillation": n % 2,
@@ -48,6 +48,23 @@ def rows() -> list[Row]:
         }
         for n in range(PATIENTS)
     ]
+
+
+def images(folder: Path) -> None:
+    """Write one file for each patient of the valid table."""
+    for n in range(PATIENTS):
+        (folder / f"p{n}.nii.gz").write_bytes(f"volume {n}".encode())
+
+
+def numbers(column: str, *values: float) -> list[Row]:
+    """The valid table with one more column of numbers, whose values repeat."""
+    return [row | {column: values[n % len(values)]} for n, row in enumerate(rows())]
+
+
+def one_patient(**other: Any) -> list[Row]:
+    """The valid table with a second row of the first patient, with ``other`` cells."""
+    first, second, *rest = rows()
+    return [first, second | {"patient": first["patient"], "age": first["age"]} | other, *rest]
 
 
 def changed(column: str, value: Any, count: int = PATIENTS, name: str = "") -> list[Row]:
@@ -167,7 +184,16 @@ def spanish() -> list[Row]:
 
 def grades() -> list[Row]:
     """A table with the grade of reperfusion and no component of rLVO."""
-    return [{"patient": f"p{n}", "ncct": "head.nii.gz", "mtici": "2b" if n % 4 else "2a"} for n in range(PATIENTS)]
+    return [{"patient": f"p{n}", "ncct": f"p{n}.nii.gz", "mtici": "2b" if n % 4 else "2a"} for n in range(PATIENTS)]
+
+
+def old() -> list[Row]:
+    """A table of old patients, one of them 99 years old."""
+    return [row | {"age": 76 + n} for n, row in enumerate(rows())]
+
+
+def fractions() -> list[Row]:
+    return [row | {"final_stenosis_percent": row["final_stenosis_percent"] / 100} for row in rows()]
 
 
 @dataclass(frozen=True)
@@ -244,6 +270,42 @@ TABLES = [
     MessyTable("days of Excel, `45352`", plain(serials()), "--date-format excel", "date"),
     MessyTable("eTICI as `TICI 2b`", plain(changed("etici", "TICI 2b")), shown="outcomes"),
     MessyTable("eTICI as `2`", plain(changed("etici", "2", 2))),
+    MessyTable("NIHSS -1 for missing", plain(changed("nihss", -1, 5))),
+    MessyTable("platelets 999 for missing", plain(numbers("platelets", 231, 187, 999, 264, 305, 198, 222, 243))),
+    MessyTable(
+        "platelets 999 for missing, declared",
+        declared(
+            numbers("platelets", 231, 187, 999, 264, 305, 198, 222, 243),
+            '[columns."platelets"]\nfield = "platelets"\nmissing = ["999"]\n',
+        ),
+    ),
+    MessyTable(
+        "platelets 999 that are right",
+        plain(numbers("platelets", 231, 187, 999, 264, 305, 198, 222, 243)),
+        "--accept missing-code",
+    ),
+    MessyTable("an age of 99 for unknown in eight rows", plain(changed("age", 99, 8))),
+    MessyTable("one patient of 99 years among old patients", plain(old())),
+    MessyTable("stenosis as a fraction, `0.7`", plain(fractions())),
+    MessyTable("onset to door in hours", plain(numbers("onset_to_door", 2, 3.5, 1, 6, 12, 8))),
+    MessyTable("short onset to door, in minutes", plain(numbers("onset_to_door", 25, 55, 40, 70, 35, 90))),
+    MessyTable("glucose in mmol/L", plain(numbers("glucose", 5.6, 7.1, 6.3, 9.8))),
+    MessyTable("creatinine in umol/L", plain(numbers("creatinine", 71, 88, 95, 102))),
+    MessyTable("creatinine in mmol/L", plain(numbers("creatinine", 0.12, 0.16, 0.18, 0.21))),
+    MessyTable("platelets per uL", plain(numbers("platelets", 231000, 187000, 264000))),
+    MessyTable("platelets in 10^12/L", plain(numbers("platelets", 0.231, 0.187, 0.264))),
+    MessyTable("CRP in mg/dL", plain(numbers("crp", 0.3, 0.5, 0.4, 1.9, 0.2))),
+    MessyTable("CRP in mg/L, few with an infection", plain(numbers("crp", 1.2, 3.4, 2.1, 41, 5))),
+    MessyTable("LDL in mmol/L", plain(numbers("ldl", 2.6, 3.1, 1.9))),
+    MessyTable("HbA1c in mmol/mol", plain(numbers("hba1c", 38, 45, 52))),
+    MessyTable("a blood pressure in kPa", plain(numbers("systolic_bp", 18.5, 20.1))),
+    MessyTable("one image for two patients", plain(changed("ncct", "p0.nii.gz", 2))),
+    MessyTable("two sexes of one patient", plain(one_patient(sex="female"))),
+    MessyTable("two ages of one patient, a day apart", plain(one_patient(age=71))),
+    MessyTable("two ages of one patient, ten years apart", plain(one_patient(age=70, date="2034-03-01"))),
+    MessyTable("an AppleDouble file as table", stored(b"\x00\x05\x16\x07", "._cohort.csv")),
+    MessyTable("an AppleDouble file as image", plain(changed("ncct", "._p0.nii.gz", 1))),
+    MessyTable("a folder as image", plain(changed("ncct", ".", 1))),
     MessyTable("`mtici`, no component of rLVO", plain(grades())),
     MessyTable("`mtici`, no component of rLVO", plain(grades()), "--target unsuccessful-reperfusion", "outcomes"),
     MessyTable("rescue unknown in five rows", plain(changed("rescue_treatment", "", 5))),
@@ -253,7 +315,7 @@ TABLES = [
 
 def said(table: MessyTable, folder: Path) -> str:
     """What rlvo says to a table: its faults, or what was read."""
-    (folder / "head.nii.gz").write_bytes(b"x")
+    images(folder)
     words = table.options.split()
     options: dict[str, Any] = {"drop_unknown": "--drop-unknown" in words}
     if "--target" in words:
@@ -262,6 +324,7 @@ def said(table: MessyTable, folder: Path) -> str:
         options["date_format"] = words[1]
     try:
         read = cohort.read(table.write(folder), **options)
+        suspicious.check(read, words[1] if "--accept" in words else "")
     except CohortFault as error:
         return "<br>".join(error.faults)
     last = read.studies[-1]

@@ -42,6 +42,7 @@ BASELINE: dict[str, object] = {
     "Door to first series": "1:20",
 }
 read = partial(cohort.read, target=Target.UNSUCCESSFUL_REPERFUSION)
+ALL_21 = "21 patients (sub-stroke0001, sub-stroke0002, sub-stroke0003, ...)"
 GRADES = ("0", "1", "2a", "2b", "2c", "3")
 
 
@@ -135,10 +136,13 @@ def test_glucose_unit_follows_from_the_value(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"Age": None, "Age (years)": 70}, "sub-stroke0001: the header 'age (years)' is unknown"),
-        ({"Sex": "x"}, "sub-stroke0001, sex: the value cannot be read"),
-        ({"Onset to door": "late"}, "sub-stroke0001, onset to door: the value cannot be read"),
-        ({"Hypertension": "perhaps"}, "sub-stroke0001, hypertension: the value cannot be read"),
+        (
+            {"Age": None, "Age (years)": 70},
+            f"{ALL_21}, header 'age (years)': unknown; declare its field in columns.toml",
+        ),
+        ({"Sex": "x"}, f"{ALL_21}, header 'sex': the value cannot be read"),
+        ({"Onset to door": "late"}, f"{ALL_21}, header 'onset to door': the value cannot be read"),
+        ({"Hypertension": "perhaps"}, f"{ALL_21}, header 'hypertension': the value cannot be read"),
         ({"Age": 300}, "21 rows (2, 3, 4, ...), column age:"),
     ],
 )
@@ -148,7 +152,8 @@ def test_unreadable_value_or_unknown_header_stops_the_import(
     write_data_set(tmp_path, 21, **changes)
     with pytest.raises(CohortFault) as caught:
         read(tmp_path)
-    assert expected in "\n".join(caught.value.faults)
+    (fault,) = caught.value.faults
+    assert expected in fault
 
 
 def test_unknown_grade_is_an_unknown_outcome(tmp_path: Path) -> None:
@@ -169,7 +174,9 @@ def test_grade_is_read_in_every_spelling(tmp_path: Path, grade: str) -> None:
 def test_text_that_is_no_grade_is_refused(tmp_path: Path) -> None:
     write_data_set(tmp_path, 24)
     write_patient(tmp_path, 25, "2")
-    with pytest.raises(CohortFault, match="sub-stroke0025, mTICI: expected one of 0, 1, 2a"):
+    with pytest.raises(
+        CohortFault, match="sub-stroke0025, header 'mtici postinterventional': expected one of 0, 1, 2a"
+    ):
         read(tmp_path)
 
 

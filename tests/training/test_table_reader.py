@@ -163,7 +163,7 @@ def test_outcome_in_another_case_is_never_advised_to_be_removed(tmp_path: Path, 
 @pytest.mark.parametrize("header", ["TICI", "e-TICI", "eTICI score", "residual stenosis", "Rescue_stenting", "eTICl"])
 def test_name_that_may_be_the_outcome_gets_the_right_name(tmp_path: Path, header: str) -> None:
     table = messy_tables.changed("inr", 1, name=header)
-    (tmp_path / "head.nii.gz").write_bytes(b"x")
+    messy_tables.images(tmp_path)
     with pytest.raises(CohortFault) as caught:
         cohort.read(messy_tables.plain(table)(tmp_path))
     (fault,) = caught.value.faults
