@@ -58,7 +58,7 @@ def _check(patients: cohort.Cohort, data: Dataset, config: TrainConfig) -> tuple
         overlap = training_overlap.check(read_manifest(config.trunk), patients, data, accept=config.i_know)
     repeats = suspicious.SAME_IMAGE in suspicious.accepted(config.accept)
     images = input_checks.check(patients, data, accept=config.accept_flags, accept_repeats=repeats)
-    remarks = overlap, images, unread_columns.of_training(patients, config.model)
+    remarks = overlap, images, unread_columns.of_training(patients, config.model, config.variables)
     return tuple(filter(None, remarks))
 
 

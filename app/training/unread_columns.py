@@ -7,6 +7,7 @@ know are counted, because it takes them as missing.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from app.inference import clinical_encoder, defaults
 from app.inference.unread_inputs import ReadInputs, given_fields
@@ -24,11 +25,14 @@ def of_version(cohort: Cohort, manifest: Manifest) -> str:
     return "\n\n".join(filter(None, parts))
 
 
-def of_training(cohort: Cohort, model: PublishedModel) -> str:
-    """Line on the columns that the model to be published will not read; "" if there are none."""
+def of_training(cohort: Cohort, model: PublishedModel, names: Sequence[str] = ()) -> str:
+    """Line on the columns that the model to be published will not read; "" if there are none.
+
+    ``names`` are the clinical variables of the run; (): the default ones.
+    """
     logistic = PUBLISHED[model] == LOGISTIC
     fusion, channels = (Fusion.NONE, ()) if logistic else NETWORKS[PUBLISHED[model]]
-    variables = frozenset(variable.name for variable in defaults.VARIABLES)
+    variables = frozenset(names or (variable.name for variable in defaults.VARIABLES))
     read = ReadInputs(
         channels=frozenset(channel.name for channel in defaults.CHANNELS if channel.name in channels),
         variables=variables if logistic or fusion is not Fusion.NONE else frozenset(),
