@@ -162,6 +162,7 @@ BAD = [
     ("a seed below 0", nothing, "train c --seed -1", "seed"),
     ("a seed of 30 digits", nothing, f"train c --seed {10**30}", "seed"),
     ("an unknown device", nothing, "train c --device tpu", "give auto, cpu or cuda"),
+    ("an unknown variable", nothing, "train c --variables shoe_size", "variable"),
     ("an unknown code", nothing, "train c --accept everything", "--accept: give all, or codes"),
     ("an unknown form of dates", nothing, "train c --date-format day", "--date-format: expected"),
     ("missing rules", nothing, "train c --columns gone.toml", "there is no file gone.toml"),

@@ -63,3 +63,5 @@ def test_training_tells_the_columns_that_the_published_model_will_not_read(
     assert line == f"The model {model} does not predict from the columns {expected}."
     if model is PublishedModel.DAFT:
         assert unread_columns.of_training(cohort({"age": 70.0}), model) == ""
+    chosen = unread_columns.of_training(cohort({"age": 70.0, "inr": 1.1}), PublishedModel.DAFT, ("inr",))
+    assert chosen == "The model daft does not predict from the columns age."
