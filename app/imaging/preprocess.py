@@ -192,7 +192,8 @@ def _check_volumes(study: _AlignedStudy, volumes: Mapping[Input, Volume]) -> dic
     heads = {}
     for name, task in tasks.items():
         flags, head = task.result()
-        study.flags += [*volumes[name].flags, *flags]
+        read = name is not Input.CTP or _needs_series(volumes)
+        study.flags += [*(volumes[name].flags if read else ()), *flags]
         if head is not None:
             heads[name] = head
     plausibility.check_exchange(study.flags)
@@ -321,7 +322,7 @@ def _size(volume: Volume) -> str:
 def _add_perfusion(study: _AlignedStudy, volumes: Mapping[Input, Volume]) -> PerfusionSummary | None:
     """Add Tmax and relative CBF, from maps that were sent or computed; return the volumes and ratios of the maps."""
     maps, as_sent = _clean_maps(study, volumes)
-    if Input.CTP in volumes and not {Input.TMAX, Input.CBF} <= maps.keys():
+    if _needs_series(volumes):
         computed = ctp.deconvolve(volumes[Input.CTP], _frames(study)[0])
         study.flags += computed.flags
         missing = [name for name in _MAPS if name not in maps]
@@ -343,6 +344,11 @@ def _add_perfusion(study: _AlignedStudy, volumes: Mapping[Input, Volume]) -> Per
         source = Source(Input.CBF, factor) if Input.CBF in as_sent else Source(computed=rcbf)
         study.aligned[Channel.RCBF] = _AlignedVolume(rcbf, frame, source)
     return map_check.withhold(measurement.summary, found.blanked)
+
+
+def _needs_series(volumes: Mapping[Input, Volume]) -> bool:
+    """Whether maps are computed from a series, because Tmax or CBF was not sent."""
+    return Input.CTP in volumes and not {Input.TMAX, Input.CBF} <= volumes.keys()
 
 
 def _clean_maps(study: _AlignedStudy, volumes: Mapping[Input, Volume]) -> tuple[dict[Input, Volume], frozenset[Input]]:

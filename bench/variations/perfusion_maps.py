@@ -352,7 +352,7 @@ def noise_only(study: Study, rng: np.random.Generator) -> Study:
 
 
 BLANK = {"core-blanked"}
-SCALE = {"refused", "tmax-scale", "maps-contradict"}
+SCALE = {"refused", "tmax-scale", "tmax-doubtful", "maps-contradict"}
 CLASSES = {"refused", "map-classes", "map-thresholded"}
 
 WRONG: dict[str, tuple[Variation, set[str]]] = {

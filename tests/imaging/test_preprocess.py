@@ -12,8 +12,8 @@ from app.imaging.io.nifti import Volume
 from app.imaging.model_grid import ChannelSpec, Grid
 from app.imaging.preprocess import PreprocessedImages, prepare
 from app.imaging.registration import brain_mask
-from app.sdk.errors import GeometryMismatch, ImplausibleModality, MissingInput
-from app.sdk.types import Channel, Input
+from app.sdk.errors import GeometryMismatch, ImplausibleModality, InvalidVolume, MissingInput
+from app.sdk.types import Channel, Flag, Input
 from tests.imaging import heads
 
 GRID = Grid(shape=(48, 56, 48), affine=((4, 0, 0, -94), (0, 4, 0, -128), (0, 0, 4, -76), (0, 0, 0, 1)))
@@ -212,6 +212,53 @@ def test_maps_are_computed_from_a_ctp_series(drawn: heads.Angiogram) -> None:
     assert found.perfusion.tmax6_ml == pytest.approx(truth_ml, rel=0.0238)  # measured 0.0183
     assert found.presence[INDEX[Channel.TMAX]]
     assert found.presence[INDEX[Channel.RCBF]]
+
+
+def test_series_beside_maps_is_not_read(study: dict[Input, Volume]) -> None:
+    """A doubt about its time step does not concern the answer, because the maps that were sent are used."""
+    doubt = Flag(code="time-step-default", detail="ctp: no step")
+    series = dataclasses.replace(heads.series(frames=14)[0], time_step_s=1.0, flags=(doubt,))
+    found = prepare({**study, Input.CTP: series}, GRID, CHANNELS)
+    assert not {"time-step-default", "perfusion-computed"} & codes(found)
+    with pytest.raises(InvalidVolume, match="shorter than a bolus"):
+        prepare(
+            {name: volume for name, volume in study.items() if name is not Input.CBF} | {Input.CTP: series},
+            GRID,
+            CHANNELS,
+        )
+
+
+def test_background_of_another_number_is_not_drawn_or_measured(
+    study: dict[Input, Volume], whole: PreprocessedImages
+) -> None:
+    """CBF with 4095 and Tmax with 60 s outside the brain: the network and the numbers get the brain only."""
+    marked = {
+        name: dataclasses.replace(study[name], data=np.where(study[Input.CBF].data > 0, study[name].data, mark))
+        for name, mark in ((Input.TMAX, np.float32(60)), (Input.CBF, np.float32(4095)))
+    }
+    found = prepare({**study, **marked}, GRID, CHANNELS)
+    assert codes(found) == {"map-background"}
+    assert found.perfusion == whole.perfusion
+    assert np.array_equal(found.image, whole.image)
+    assert found.sources[Channel.TMAX].upload is None
+
+
+def test_blanked_core_is_no_core_of_zero(study: dict[Input, Volume]) -> None:
+    labels = heads.territories(study[Input.TMAX].affine, MAPS_SHAPE)
+    blanked = {
+        name: dataclasses.replace(study[name], data=np.where(labels == heads.CORE, np.float32(0), study[name].data))
+        for name in (Input.TMAX, Input.CBF)
+    }
+    found = prepare({**study, **blanked}, GRID, CHANNELS)
+    assert codes(found) == {"core-blanked"}
+    assert found.perfusion is not None
+    assert found.perfusion.core_ml is None
+
+
+def test_exchanged_tmax_and_cbf_are_refused(study: dict[Input, Volume]) -> None:
+    swapped = {Input.TMAX: study[Input.CBF], Input.CBF: study[Input.TMAX]}
+    with pytest.raises(ImplausibleModality, match="not seconds of Tmax"):
+        prepare({**study, **swapped}, GRID, CHANNELS)
 
 
 def test_nan_in_maps_is_no_tissue(study: dict[Input, Volume], whole: PreprocessedImages) -> None:

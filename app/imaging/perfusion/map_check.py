@@ -192,9 +192,9 @@ def _levels(values: np.ndarray, field: Input) -> list[Flag]:
         return []
     covered = _brain() & ~np.isnan(values)
     slices = data.any(axis=(0, 1))
-    counts = [np.count_nonzero(side) for side in _hemispheres(data)]
-    possible = [np.count_nonzero(side) for side in _hemispheres(covered & slices)]
-    shown = min(float(some) / max(whole, 1) for some, whole in zip(counts, possible, strict=True))
+    counts = [int(np.count_nonzero(side)) for side in _hemispheres(data)]
+    possible = [int(np.count_nonzero(side)) for side in _hemispheres(covered & slices)]
+    shown = min(some / max(whole, 1) for some, whole in zip(counts, possible, strict=True))
     numbered = bool(np.all(levels == np.rint(levels)) and levels[-1] <= levels.size + 1)
     if 1 < levels.size <= _CLASSES and (numbered or shown < _MIN_SHOWN):
         detail = "the map has a few levels only, like classes or colours: send the map with its original numbers"
@@ -288,18 +288,14 @@ def _volume_theorem(cbf: np.ndarray, cbv: np.ndarray, mtt: np.ndarray) -> tuple[
 
 def _holes(maps: Mapping[Input, np.ndarray], ct: PlacedVolume) -> tuple[frozenset[Input], frozenset[Input]]:
     """Maps with a hole of brain density beside delayed tissue, and maps with another large one."""
-    tmax = maps.get(Input.TMAX)
-    delay = _nearest_delay(tmax) if tmax is not None else np.zeros(_SHAPE, np.float32)
-    dense: np.ndarray | None = None
+    holes = {name: _enclosed(maps[name]) for name in (Input.TMAX, Input.CBF) if name in maps}
+    holes = {name: hole for name, hole in holes.items() if np.count_nonzero(hole) * _VOXEL_ML > _MIN_HOLE_ML}
+    if not holes:
+        return frozenset(), frozenset()
+    dense = _brain_density(ct, np.logical_or.reduce([_has_data(values) for values in maps.values()]))
+    delay = _nearest_delay(maps[Input.TMAX]) if Input.TMAX in maps else np.zeros(_SHAPE, np.float32)
     blanked, plain = set(), set()
-    for name in (Input.TMAX, Input.CBF):
-        if name not in maps:
-            continue
-        hole = _enclosed(maps[name])
-        if np.count_nonzero(hole) * _VOXEL_ML < _MIN_HOLE_ML:
-            continue
-        if dense is None:
-            dense = _brain_density(ct, np.logical_or.reduce([_has_data(values) for values in maps.values()]))
+    for name, hole in holes.items():
         tissue = ndimage.binary_opening(hole & dense)
         if _largest_ml(tissue & (delay > NORMAL_TMAX_S)) > _MIN_HOLE_ML:
             blanked.add(name)
@@ -323,9 +319,11 @@ def _enclosed(values: np.ndarray) -> np.ndarray:
     data = _has_data(values)
     between = np.zeros(_SHAPE, bool)
     for axis in range(3):
-        before = np.logical_or.accumulate(data, axis=axis)
-        after = np.flip(np.logical_or.accumulate(np.flip(data, axis), axis=axis), axis)
-        between |= before & after
+        last = _SHAPE[axis] - 1
+        at = np.arange(_SHAPE[axis]).reshape([-1 if other == axis else 1 for other in range(3)])
+        first_data = data.argmax(axis=axis, keepdims=True)
+        last_data = last - np.flip(data, axis).argmax(axis=axis, keepdims=True)
+        between |= data.any(axis=axis, keepdims=True) & (at > first_data) & (at < last_data)
     hole: np.ndarray = ndimage.binary_opening(_brain() & between & ~data & ~np.isnan(values))
     return hole
 
