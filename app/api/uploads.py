@@ -93,8 +93,8 @@ class UploadReceiver:
         """Checks the submission as a whole. Raises MissingInput, GeometryMismatch, ImplausibleModality."""
         if not self.study.headers:
             raise MissingInput(f"The form has no volume. Send at least one of: {', '.join(Input)}.")
-        duplicates.check_bytes({name: self._digests[name] for name in self.study.headers})
         grid_check.check(self.study.headers)
+        duplicates.check_bytes({name: self._digests[name] for name in self.study.headers})
 
     @property
     def digest(self) -> str:
