@@ -97,10 +97,10 @@ class UploadReceiver:
         """Checks the submission as a whole. Raises MissingInput, GeometryMismatch, ImplausibleModality."""
         if not self.study.headers:
             raise MissingInput(f"The form has no volume. Send at least one of: {', '.join(Input)}.")
-        duplicates.check_bytes({name: self._digests[name] for name in self.study.headers})
         if self.study.ctp_interval_s is not None and Input.CTP not in self.study.headers:
             raise _invalid_field("ctp_interval_s", "needs a ctp series: send both, or none")
         grid_check.check(self.study.headers)
+        duplicates.check_bytes({name: self._digests[name] for name in self.study.headers})
 
     @property
     def digest(self) -> str:

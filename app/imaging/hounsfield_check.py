@@ -30,11 +30,13 @@ _SPAN_HU: Final = 1035.0  # from air to brain
 _SLOPE: Final = (0.8, 1.25)  # air at -1000 +- 60 and brain at 20 to 50 HU give 0.93 to 1.07
 _AIR_SHARE: Final = 0.3  # of the low values, within 40 HU of their peak; a lung or partial volume is broader
 _PEAK_SHARE: Final = 0.02
+_TISSUE_SHARE: Final = 0.05  # bone has no peak this high
 _MAX_PEAKS: Final = 6
 _OFFSET_HU: Final = 300.0
 _RANGE_HU: Final = (-1300.0, 4000.0)
 _EDGE_OF_PADDING: Final = 0.1  # blocks that are half padding
 _METAL: Final = 0.01
+_CLEARLY: Final = 3.0
 _SOFT_AND_FAT_HU: Final = (-150.0, 100.0)
 _BONE_TO_SOFT: Final = 0.6  # a head has 0.2
 _BIN_HU: Final = 20.0
@@ -112,8 +114,9 @@ def _air_level(values: np.ndarray, known: np.ndarray) -> float | None:
 
 
 def _better_scale(values: np.ndarray, known: np.ndarray, space: Enclosure) -> Scale | None:
-    """The scale that shows three times more brain in a skull than the values as they are."""
-    best, most = None, max(3 * float(space.core_cm2.sum()), _MIN_CORE_CM2)
+    """The scale that shows clearly more brain in a skull than the values as they are."""
+    factor = _CLEARLY if _bone_is_plausible(known) else 1.0
+    best, most = None, max(factor * float(space.core_cm2.sum()), _MIN_CORE_CM2)
     for scale in _scales(known):
         found = enclosure.find((values - np.float32(scale.inter)) / np.float32(scale.slope), space.edges, space.axis)
         areas = found.core_cm2
@@ -123,21 +126,27 @@ def _better_scale(values: np.ndarray, known: np.ndarray, space: Enclosure) -> Sc
 
 
 def _scales(known: np.ndarray) -> Iterator[Scale]:
-    """Scales that put two peaks at air and brain, or one peak at brain, unless close to the values as they are."""
-    levels = [level for level, share in _peaks(known)[:_MAX_PEAKS] if share >= _PEAK_SHARE]
+    """Scales that put two peaks at air and brain, or one high peak at brain, unless close to the values as they are."""
+    peaks = [(level, share) for level, share in _peaks(known)[:_MAX_PEAKS] if share >= _PEAK_SHARE]
+    levels = [level for level, _ in peaks]
+    tissues = np.array([level for level, share in peaks if share >= _TISSUE_SHARE])
     slopes = [(brain, (brain - air) / _SPAN_HU) for air, brain in itertools.permutations(levels, 2)]
-    for brain, slope in [*slopes, *((level, 1.0) for level in levels)]:
+    for brain, slope in [*slopes, *((level, 1.0) for level in levels if level > _OFFSET_HU)]:
         scale = Scale(slope, brain - _BRAIN_HU * slope)
         is_other = not _SLOPE[0] < slope < _SLOPE[1] or abs(scale.inter) > _OFFSET_HU
-        if is_other and _could_be_head((known - scale.inter) / slope, (np.array(levels) - scale.inter) / slope):
+        if is_other and _could_be_head((known - scale.inter) / slope, (tissues - scale.inter) / slope):
             yield scale
 
 
 def _could_be_head(hu: np.ndarray, levels: np.ndarray) -> bool:
     """Whether a histogram with these peaks can be that of a head: no tissue but bone is denser than brain."""
-    bone, soft = np.mean(hu > enclosure.SKULL_HU), np.mean(enclosure.between(hu, _SOFT_AND_FAT_HU))
     in_range = np.mean(hu < _RANGE_HU[0]) < _EDGE_OF_PADDING and np.mean(hu > _RANGE_HU[1]) < _METAL
-    return bool(in_range and bone < _BONE_TO_SOFT * soft and not (levels > _BRAIN_HU + _OFFSET_HU).any())
+    return bool(in_range and _bone_is_plausible(hu) and not (levels > _BRAIN_HU + _OFFSET_HU).any())
+
+
+def _bone_is_plausible(hu: np.ndarray) -> bool:
+    soft = np.count_nonzero(enclosure.between(hu, _SOFT_AND_FAT_HU))
+    return bool(np.count_nonzero(hu > enclosure.SKULL_HU) < _BONE_TO_SOFT * soft)
 
 
 def _peaks(values: np.ndarray) -> list[tuple[float, float]]:
@@ -148,5 +157,6 @@ def _peaks(values: np.ndarray) -> list[tuple[float, float]]:
     share = np.convolve(counts, np.ones(3), "same") / values.size
     around = np.lib.stride_tricks.sliding_window_view(np.pad(share, 5, constant_values=-1), 11).max(axis=1)
     tops = np.flatnonzero((share >= around) & (share > 0))
+    tops = tops[np.diff(tops, prepend=-6) > 5]  # of equal neighbours, the first
     found = [(float((bounds[top] + bounds[top + 1]) / 2), float(share[top])) for top in tops]
     return sorted(found, key=lambda peak: -peak[1])

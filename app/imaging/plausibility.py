@@ -44,7 +44,7 @@ _BONE_HU: Final = 700.0  # the segmentation of vessels takes higher values for b
 _CONTRAST_HU: Final = 110.0
 _MAX_BLOCK_MM: Final = 6.0
 _CELL_MM: Final = 12.0
-_CONTRAST_PLACES: Final = {Input.CTA: 15, Input.NCCT: 24}  # cells with bright blocks; docs/input-checks.md
+_CONTRAST_PLACES: Final = {Input.CTA: 12, Input.NCCT: 24}  # cells with bright blocks; docs/input-checks.md
 _NEIGHBOURS: Final = np.pad(np.zeros((1, 1, 1), bool), 1, constant_values=True)
 _WHOLE_TREE_MM: Final = 60.0  # a shorter scan shows fewer places
 _METAL_HU: Final = 2000.0
