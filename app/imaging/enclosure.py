@@ -87,8 +87,8 @@ def find(values: np.ndarray, edges: np.ndarray, axis: int) -> Enclosure:
     own = (slice(None), slice(margin, -margin), slice(margin, -margin))
     brain = filled[own] & ~bone & np.moveaxis(between(values, SOFT_HU), axis, 0)
     inside = filled & ~is_skull[pieces]
-    back = [np.moveaxis(mask, 0, axis) for mask in (brain, inside[own], brain & core[own])]
-    return Enclosure(*back, axis, edges)
+    brain, inside, deep = (np.moveaxis(mask, 0, axis) for mask in (brain, inside[own], brain & core[own]))
+    return Enclosure(brain, inside, deep, axis, edges)
 
 
 _IN_SLICE: Final = ndimage.generate_binary_structure(2, 1)[None]  # neighbours in the slice that share an edge

@@ -220,12 +220,12 @@ def noisy(study: Study, rng: Random) -> Study:
     }
 
 
-def ncct_only(study: Study, rng: Random) -> Study:
+def ncct_only(study: Study, _rng: Random) -> Study:
     """A study without CTA."""
     return {name: volume for name, volume in study.items() if name is not Input.CTA}
 
 
-def cta_only(study: Study, rng: Random) -> Study:
+def cta_only(study: Study, _rng: Random) -> Study:
     """A study without NCCT."""
     return {name: volume for name, volume in study.items() if name is not Input.NCCT}
 
@@ -239,7 +239,7 @@ def slices_reversed(study: Study, rng: Random) -> Study:
     return study | {name: replace(study[name], data=np.asfortranarray(study[name].data[:, :, ::-1])) for name in names}
 
 
-def turned_180(study: Study, rng: Random) -> Study:
+def turned_180(study: Study, _rng: Random) -> Study:
     """LPS coordinates read as RAS."""
     return _moved(study, np.diag([-1.0, -1.0, 1.0, 1.0]))
 
@@ -272,9 +272,8 @@ def slices_lost_thick(study: Study, rng: Random) -> Study:
     thick = thick_ncct(study, rng)
     volume = thick[Input.NCCT]
     start = int(volume.shape[2] * rng.uniform(0.3, 0.7))
-    return thick | {
-        Input.NCCT: replace(volume, data=np.asfortranarray(np.delete(volume.data, range(start, start + 4), 2)))
-    }
+    data = np.delete(volume.data, range(start, start + 4), 2)
+    return thick | {Input.NCCT: replace(volume, data=np.asfortranarray(data))}
 
 
 def slices_empty(study: Study, rng: Random) -> Study:
@@ -286,7 +285,7 @@ def slices_empty(study: Study, rng: Random) -> Study:
     return study | {name: replace(study[name], data=data)}
 
 
-def spacing_times(study: Study, rng: Random, factor: float) -> Study:
+def spacing_times(study: Study, _rng: Random, factor: float) -> Study:
     """Voxel size of all volumes times a factor."""
     return _moved(study, _about(np.eye(3) * factor, np.zeros(3)))
 
@@ -314,7 +313,7 @@ def tilt_ignored(study: Study, rng: Random) -> Study:
     return _moved(study, around, (name,))
 
 
-def identity_affine(study: Study, rng: Random) -> Study:
+def identity_affine(study: Study, _rng: Random) -> Study:
     """The identity matrix as the affine of all volumes (its file is refused earlier)."""
     return {name: replace(volume, affine=np.eye(4)) for name, volume in study.items()}
 
@@ -359,12 +358,12 @@ def maps_displaced(study: Study, rng: Random, mm: float) -> Study:
     return _moved(study, _shift(mm * _direction(rng)), MAPS)
 
 
-def maps_mirrored(study: Study, rng: Random) -> Study:
+def maps_mirrored(study: Study, _rng: Random) -> Study:
     """Maps with their first axis reversed, and the old affine."""
     return study | {name: replace(study[name], data=study[name].data[::-1]) for name in MAPS if name in study}
 
 
-def maps_upside_down(study: Study, rng: Random) -> Study:
+def maps_upside_down(study: Study, _rng: Random) -> Study:
     """Maps with their slices in reverse order, and the old affine."""
     return study | {name: replace(study[name], data=study[name].data[:, :, ::-1]) for name in MAPS if name in study}
 

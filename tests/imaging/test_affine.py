@@ -99,3 +99,22 @@ def test_overflowing_numbers_are_refused_without_warning(huge: float) -> None:
         for units in (1, 2, 3):
             with pytest.raises(InvalidVolume):
                 parse(build(version=2, xyzt_units=units, **fields), field=Input.CTA)
+
+
+@pytest.mark.parametrize("signs", [(1, 1, 1), (-1, 1, 1), (-1, -1, 1)])
+@pytest.mark.parametrize("edges", [(1.0, 1.0, 1.0), (0.5, 0.6, 2.0)])
+def test_affine_that_only_scales_is_refused(signs: tuple[int, ...], edges: tuple[float, ...]) -> None:
+    srow = np.zeros((3, 4))
+    srow[:, :3] = np.diag(np.array(signs) * edges)
+    with pytest.raises(InvalidVolume, match="left and right would be a guess"):
+        parse(build(srow=tuple(srow.ravel()), qform_code=0), field=Input.CTA)
+    srow[:, 3] = -80, -110, 20
+    header = parse(build(srow=tuple(srow.ravel()), qform_code=0), field=Input.CTA)
+    assert np.allclose(header.affine[:3], srow)
+
+
+def test_qform_that_only_scales_is_refused() -> None:
+    fields = {"sform_code": 0, "quatern": (0.0, 0.0, 0.0), "pixdim": (1.0, 0.5, 0.6, 2.0, 0.0, 0.0, 0.0, 0.0)}
+    with pytest.raises(InvalidVolume, match="only scales"):
+        parse(build(qoffset=(0.0, 0.0, 0.0), **fields), field=Input.CTA)
+    assert parse(build(qoffset=(-80.0, -110.0, 20.0), **fields), field=Input.CTA).form == "qform"

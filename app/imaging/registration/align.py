@@ -101,7 +101,10 @@ class RegistrationImage:
     def __init__(self, volume: Volume) -> None:
         self.hu, self.affine = _downsampled(volume)
         self.coarse = _coarse(self)
-        self.start, self.start_cost = best_start(self.coarse, _guesses(self.coarse)) if self.coarse else (None, np.inf)
+        self.start: Matrix | None = None
+        self.start_cost = np.inf
+        if self.coarse is not None:
+            self.start, self.start_cost = best_start(self.coarse, _guesses(self.coarse))
 
     def resampled(self, affine: Matrix, shape: tuple[int, ...]) -> Floats:
         """The volume on another grid, HU; ``OUTSIDE`` where it has no data. ``affine`` (4, 4): voxel -> RAS+ mm."""

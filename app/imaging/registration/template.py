@@ -23,16 +23,7 @@ from app.imaging.registration import brain_mask
 from app.imaging.registration.gauss_newton import UNIT_MM, Points
 
 __all__ = ["BONE_HU", "BOX", "CENTRE_MM", "NON_CSF_HU"]
-__all__ += [
-    "clear_maps",
-    "head_points",
-    "intracranial_points",
-    "ramp",
-    "sigma_of_fwhm",
-    "spread_mm",
-    "tissue",
-    "volume_ml",
-]
+__all__ += ["clear_maps", "head_points", "intracranial_points", "ramp", "sigma_of_fwhm", "spread_mm", "tissue"]
 
 Floats = npt.NDArray[np.float32]
 Matrix = npt.NDArray[Any]

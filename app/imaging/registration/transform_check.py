@@ -23,7 +23,7 @@ from app.imaging.registration.align import Alignment, RegistrationImage
 from app.sdk.errors import FieldError, GeometryMismatch
 from app.sdk.types import Flag, Input
 
-__all__ = ["Transform", "check", "measure"]
+__all__ = ["Transform", "along_axes", "check", "measure"]
 
 Matrix = npt.NDArray[Any]
 
@@ -107,8 +107,8 @@ def _orientation(found: Transform, name: Input) -> tuple[Flag, ...]:
     doubtful, impossible = _MAX_TURN
     if found.turn > impossible:
         raise GeometryMismatch(
-            f"{name}: the head does not lie as the header says (it faces another way, stands upside down, or its slices "
-            f"are in reverse order), so left and right are unknown: {_RESEND}",
+            f"{name}: the head does not lie as the header says (it faces another way, stands upside down, or its "
+            f"slices are in reverse order), so left and right are unknown: {_RESEND}",
             errors=[FieldError(name, "the axes of the head contradict the header")],
         )
     if found.turn > doubtful:
@@ -132,8 +132,8 @@ def _size(found: Transform, name: Input, *, whole: bool) -> tuple[Flag, ...]:
 
     if unusual(1):
         raise GeometryMismatch(
-            f"{name}: the head has a size or shape that no adult head has, so its voxel size or slice spacing is wrong: "
-            f"{_RESEND}",
+            f"{name}: the head has a size or shape that no adult head has, so its voxel size or slice spacing is "
+            f"wrong: {_RESEND}",
             errors=[FieldError(name, "the size or shape of the head is impossible")],
         )
     if whole and unusual(0):  # the height of a head that is cut off is uncertain
@@ -142,7 +142,7 @@ def _size(found: Transform, name: Input, *, whole: bool) -> tuple[Flag, ...]:
     return ()
 
 
-def _along_axes() -> list[Matrix]:
+def along_axes() -> list[Matrix]:
     """The 23 rotations, other than none, that map axes to axes."""
     turned = []
     for order in itertools.permutations(range(3)):
@@ -153,4 +153,4 @@ def _along_axes() -> list[Matrix]:
     return turned
 
 
-_ORIENTATIONS: Final = _along_axes()
+_ORIENTATIONS: Final = along_axes()

@@ -1,0 +1,102 @@
+"""Parts of two patients in one study are flagged; parts of one patient that lie unusually are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from app.imaging import study_check
+from app.imaging.io.nifti import Volume
+from app.imaging.preprocess import prepare
+from app.imaging.registration import align
+from app.inference import defaults
+from app.sdk.flags import Severity
+from app.sdk.types import Input
+from bench.variations import geometry
+from tests.imaging import phantom_studies
+
+Study = dict[Input, Volume]
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    return phantom_studies.phantom()
+
+
+@pytest.fixture(scope="module")
+def cta(study: Study) -> align.RegistrationImage:
+    return align.RegistrationImage(study[Input.CTA])
+
+
+def pair(study: Study, cta: align.RegistrationImage) -> bool:
+    ncct = align.RegistrationImage(study[Input.NCCT])
+    return study_check.is_other_head(align.coregister(ncct, cta, rigid=True))
+
+
+def map_codes(study: Study, cta: align.RegistrationImage) -> set[str]:
+    maps = {name: volume for name, volume in study.items() if name in (Input.TMAX, Input.CBF)}
+    return {flag.code for flag in study_check.check_maps(maps, cta.coarse)}
+
+
+def warnings(study: Study) -> set[str]:
+    flags = prepare(study, defaults.GRID, defaults.CHANNELS).flags
+    return {flag.code for flag in flags if flag.severity is Severity.WARNING}
+
+
+def test_study_of_one_patient_has_no_warning(study: Study) -> None:
+    assert warnings(study) == set()
+
+
+def test_ncct_of_another_patient_is_flagged(study: Study) -> None:
+    assert "study-mismatch" in warnings(study | {Input.NCCT: phantom_studies.phantom(3)[Input.NCCT]})
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_another_head_is_found_by_its_skull(study: Study, cta: align.RegistrationImage, seed: int) -> None:
+    assert pair(geometry.other_patients_ncct(study, np.random.default_rng(seed)), cta)
+
+
+@pytest.mark.parametrize("vary", [geometry.patient_moved, geometry.thick_ncct, geometry.gantry_tilt])
+def test_two_scans_of_one_head_match(
+    study: Study, cta: align.RegistrationImage, vary: Callable[[Study, np.random.Generator], Study]
+) -> None:
+    assert not pair(vary(study, np.random.default_rng(1)), cta)
+
+
+@pytest.mark.parametrize("mm", [10, 25])
+@pytest.mark.parametrize("seed", range(3))
+def test_displaced_maps_are_flagged(study: Study, cta: align.RegistrationImage, mm: float, seed: int) -> None:
+    displaced = geometry.maps_displaced(study, np.random.default_rng(seed), mm)
+    assert map_codes(displaced, cta) == {"perfusion-misplaced"}
+
+
+def test_distance_of_displaced_maps_is_measured(study: Study, cta: align.RegistrationImage) -> None:
+    assert cta.coarse is not None
+    for mm in (5.0, 12.0):
+        moved = geometry.maps_displaced(study, np.random.default_rng(0), mm)
+        outline = study_check.compare_outline({Input.CBF: moved[Input.CBF]}, cta.coarse)
+        assert outline is not None
+        assert outline.displacement_mm == pytest.approx(mm, abs=0.5)
+
+
+def test_maps_of_another_patient_are_flagged(study: Study, cta: align.RegistrationImage) -> None:
+    assert map_codes(geometry.other_patients_maps(study, np.random.default_rng(0)), cta) != set()
+
+
+def test_mirrored_maps_of_a_head_that_lies_askew_are_flagged(study: Study, cta: align.RegistrationImage) -> None:
+    assert map_codes(geometry.maps_mirrored(study, np.random.default_rng(0)), cta) == {"perfusion-misplaced"}
+
+
+@pytest.mark.parametrize("vary", [geometry.maps_moved_2mm, geometry.maps_slab, geometry.maps_eroded])
+def test_maps_as_perfusion_software_writes_them_pass(
+    study: Study, cta: align.RegistrationImage, vary: Callable[[Study, np.random.Generator], Study]
+) -> None:
+    for seed in range(3):
+        assert map_codes(vary(study, np.random.default_rng(seed)), cta) == set()
+
+
+def test_maps_without_background_are_not_judged(study: Study, cta: align.RegistrationImage) -> None:
+    full = {Input.TMAX: Volume(np.full(study[Input.TMAX].shape, 3.0, np.float32), study[Input.TMAX].affine)}
+    assert map_codes(full, cta) == set()
