@@ -101,8 +101,8 @@ def _unusual_values(record: ClinicalRecord) -> Iterator[str]:
 
 
 def _unusual_pairs(record: ClinicalRecord) -> Iterator[str]:
-    imaging, door = record.onset_to_imaging, record.onset_to_door
-    if imaging is not None and door is not None and imaging < door:
+    imaging, arrival = record.onset_to_imaging, record.onset_to_door
+    if imaging is not None and arrival is not None and imaging < arrival:
         yield "onset_to_imaging is shorter than onset_to_door, as after imaging at another hospital"
     if record.diabetes is False and record.hba1c is not None and record.hba1c >= 6.5:
         yield "hba1c is 6.5 % or more, but diabetes is false"

@@ -29,7 +29,7 @@ FLAGGED: dict[str, tuple[dict[str, Any], str]] = {
     "mismatch of another patient": ({"perfusion": RAPID | {"mismatch_ml": 20.0}}, "record-contradiction"),
     "ratio of another patient": ({"perfusion": RAPID | {"mismatch_ratio": 1.8}}, "record-contradiction"),
     "HIR of another patient": ({"perfusion": RAPID | {"hypoperfusion_intensity_ratio": 0.8}}, "record-contradiction"),
-    "onset to imaging before the door": ({"onset_to_imaging": 60, "onset_to_door": 240}, "record-unusual"),
+    "imaging before the arrival": ({"onset_to_imaging": 60, "onset_to_door": 240}, "record-unusual"),
     "hours as minutes": ({"onset_to_imaging": 4.5}, "record-unusual"),
     "platelets in another unit": ({"platelets": 25}, "record-unusual"),
     "CRP in mg/dL": ({"crp": 0.4}, "record-unusual"),
