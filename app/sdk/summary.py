@@ -11,10 +11,11 @@ from typing import Final, Protocol
 from .flags import Severity
 
 OUT_OF_DEPTH: Final = 2  # number of signs that together say that the model was not made for a study
+_NO_CERTAIN_CTA: Final = "no certain CTA"
 _SIGNS: Final = {
-    "contrast-doubtful": "no certain CTA",
-    "alignment-poor": "alignment doubtful",
-    "head-doubtful": "alignment doubtful",
+    **dict.fromkeys(("contrast-doubtful", "hu-cut", "vessels-few"), _NO_CERTAIN_CTA),
+    **dict.fromkeys(("alignment-poor", "orientation-doubtful"), "alignment doubtful"),
+    **dict.fromkeys(("head-doubtful", "head-size-implausible", "hu-doubtful"), "head doubtful"),
     "out-of-distribution": "unlike the training patients",
 }
 """Signs by the code of a flag. A missing CTA is another sign; its flag does not name the volume."""
@@ -51,8 +52,9 @@ def out_of_depth(flags: Sequence[FlagLike], inputs: Iterable[str]) -> list[str]:
         inputs: Names of the volumes that were sent.
     """
     codes = {flag.code for flag in flags}
-    signs = [] if "cta" in inputs or "missing-modality" not in codes else ["no CTA"]
-    signs = list(dict.fromkeys([*signs, *(sign for code, sign in _SIGNS.items() if code in codes)]))
+    signs = list(dict.fromkeys(sign for code, sign in _SIGNS.items() if code in codes))
+    if "missing-modality" in codes and "cta" not in inputs:
+        signs = ["no CTA", *(sign for sign in signs if sign != _NO_CERTAIN_CTA)]
     return signs if len(signs) >= OUT_OF_DEPTH else []
 
 

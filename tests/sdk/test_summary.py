@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from app.sdk import Flag, Prediction
+from app.sdk import FLAGS, Flag, Prediction, Severity, summary
+from app.sdk.flags import severity_of
 from app.sdk.summary import out_of_depth
 
 DECISION = {"refractory": True, "threshold": 0.22, "rule": "max F1"}
@@ -71,12 +72,25 @@ def test_two_signs_together_say_that_the_model_was_not_made_for_the_study() -> N
         (["missing-modality"], ["ncct"]),
         (["missing-modality", "alignment-poor"], ["ncct", "cta"]),  # another image is missing
         (["out-of-distribution", "imputed", "vessels-computed"], ["cta"]),
-        (["alignment-poor", "head-doubtful"], ["cta"]),  # one sign, seen twice
+        (["alignment-poor", "orientation-doubtful"], ["cta"]),  # one sign, seen twice
+        (["contrast-doubtful", "vessels-few"], ["ncct", "cta"]),
+        (["missing-modality", "vessels-few"], ["ncct"]),  # there is no CTA, so the mask holds no vessels
+        (["map-classes", "tmax-scale", "record-contradiction"], ["cta"]),  # faults of other parts
         ([], []),
     ],
 )
 def test_one_sign_alone_does_not_say_so(codes: list[str], inputs: list[str]) -> None:
     assert out_of_depth(flags(*codes), inputs) == []
+
+
+def test_every_sign_is_a_warning_of_the_catalogue() -> None:
+    assert {severity_of(code) for code in summary._SIGNS} == {Severity.WARNING}
+    assert set(summary._SIGNS) <= set(FLAGS)
+
+
+def test_head_and_contrast_together_say_so() -> None:
+    codes = ["hu-doubtful", "contrast-doubtful"]
+    assert out_of_depth(flags(*codes), ["cta"]) == ["no certain CTA", "head doubtful"]
 
 
 def test_unfinished_and_failed_predictions_name_their_state() -> None:
