@@ -242,7 +242,7 @@ VALID: dict[str, Variation] = {
     "slab of 80 mm in a padded box": slab(80, padded=True),
     "strong noise": strong_noise,
     "four maps": four_maps,
-    "mL/g instead of mL/100 g": other_units,
+    "other units of CBF and CBV": other_units,
     "relative CBF": relative_cbf,
     "background 0": background(0),
     "background -1": background(-1),

@@ -209,7 +209,7 @@ def _scale(tmax: np.ndarray, *, computed: bool) -> list[Flag]:
     """Refuse or flag a Tmax map whose less affected hemisphere is far from the usual 0 to 3 s."""
     data = _has_data(tmax)
     sides = [tmax[side] for side in _hemispheres(data) if np.count_nonzero(side) * _VOXEL_ML > _MIN_LESION_ML]
-    if not sides:
+    if len(sides) < 2:  # a map of one hemisphere, or of the lesion, has no less affected side
         return []
     usual = min(float(np.median(side)) for side in sides)
     delayed = min(float(np.mean(side > DELAYED_TMAX_S)) for side in sides)
