@@ -58,6 +58,10 @@ def no_volume(patient: dict[str, Path], _: Path) -> Parts:
     return {"clinical": json.dumps({"age": 74})}
 
 
+def one_file_in_two_fields(patient: dict[str, Path], _: Path) -> Parts:
+    return {"cta": patient["cta"].read_bytes(), "ncct": patient["cta"].read_bytes()}
+
+
 def only_ncct(patient: dict[str, Path], _: Path) -> Parts:
     return {"ncct": patient["ncct"].read_bytes()}
 
@@ -68,6 +72,7 @@ CASES = {
     "rgb": (rgb, 422, "nifti-invalid"),
     "series-as-cta": (series_as_cta, 422, "nifti-invalid"),
     "mask-on-another-grid": (mask_elsewhere, 422, "geometry-mismatch"),
+    "one-file-in-two-fields": (one_file_in_two_fields, 422, "modality-implausible"),
     "unknown-field": (clinical('{"age": 74, "mrs_90d": 3}'), 422, "clinical-invalid"),
     "nan": (clinical('{"age": NaN}'), 400, "malformed-json"),
     "infinity": (clinical('{"age": 1e999}'), 400, "malformed-json"),
