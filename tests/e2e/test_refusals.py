@@ -113,6 +113,27 @@ def test_invalid_study_is_refused_and_not_stored(
     assert [(action, json.loads(detail)["code"]) for action, detail in entries] == [("prediction.refuse", code)]
 
 
+@pytest.mark.parametrize(("offset", "status"), [(0, "succeeded"), (1024, "failed")])
+def test_values_without_intercept_fail_with_advice(
+    service: RunningService, patient: dict[str, Path], tmp_path: Path, offset: int, status: str
+) -> None:
+    """A GE scanner's padding of -2000 outside a circle; with HU inside it passes, with stored values it does not."""
+    cta = nibabel.load(patient["cta"])
+    values = np.asarray(cta.dataobj) + offset
+    x, y = (np.linspace(-1, 1, n) for n in values.shape[:2])
+    values[np.hypot(x[:, None], y) > 1.1] = -2000
+    nibabel.save(nibabel.Nifti1Image(values.astype(np.int16), cta.affine), tmp_path / "cta.nii.gz")
+
+    content = (tmp_path / "cta.nii.gz").read_bytes()
+    answer = httpx.post(f"{service.url}/v1/predictions", files={"cta": ("cta.nii.gz", content)}, timeout=60)
+
+    prediction = answer.json()
+    assert prediction["status"] == status, answer.text
+    if offset:
+        assert prediction["error"]["code"] == "modality-implausible"
+        assert "intercept" in prediction["error"]["detail"]
+
+
 def test_problem_type_has_a_page(service: RunningService) -> None:
     answer = httpx.get(f"{service.url}/problems/geometry-mismatch")
     assert answer.status_code == 200

