@@ -127,8 +127,10 @@ def test_values_without_intercept_fail_with_advice(
     content = (tmp_path / "cta.nii.gz").read_bytes()
     answer = httpx.post(f"{service.url}/v1/predictions", files={"cta": ("cta.nii.gz", content)}, timeout=60)
 
-    prediction = answer.json()
-    assert prediction["status"] == status, answer.text
+    address = f"{service.url}/v1/predictions/{answer.json()['id']}"
+    eventually(lambda: httpx.get(address).json()["status"] not in ("queued", "running"), "finished")
+    prediction = httpx.get(address).json()
+    assert prediction["status"] == status
     if offset:
         assert prediction["error"]["code"] == "modality-implausible"
         assert "intercept" in prediction["error"]["detail"]
