@@ -46,7 +46,7 @@ _MAX_BLOCK_MM: Final = 6.0
 _CELL_MM: Final = 12.0
 _CONTRAST_PLACES: Final = {Input.CTA: 12, Input.NCCT: 24}  # cells with bright blocks; docs/input-checks.md
 _NEIGHBOURS: Final = np.pad(np.zeros((1, 1, 1), bool), 1, constant_values=True)
-_WHOLE_TREE_MM: Final = 60.0  # a shorter scan shows fewer places
+_WHOLE_TREE_MM: Final = 100.0  # a shorter scan shows fewer places
 _METAL_HU: Final = 2000.0
 _MAX_SLICE_MM: Final = {Input.CTA: 1.5, Input.NCCT: 5.5, Input.CTP: 10.5, Input.TMAX: 10.5, Input.CBF: 10.5}
 _MAX_S: Final = {Input.TMAX: 120.0, Input.MTT: 240.0}

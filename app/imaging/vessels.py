@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 import numpy as np
-from scipy import sparse
+from scipy import ndimage, sparse
 
 from app.imaging.io.nifti import Volume
 from app.imaging.jit import lazy_njit, run_in_slabs
@@ -40,6 +40,7 @@ _METAL_HU: Final = 2000.0  # coils and clips; contrast in an artery stays below
 _LINK_HU: Final = 500.0  # noise does not break a bright artery into parts at this level
 _DEEP_MM: Final = 5.0  # skull never lies this deep in the registered brain (real head: 3 mm, at the skull base)
 _SURFACE_MM: Final = 0.0  # from the depth, a bright artery is followed to the surface of the brain
+_ARTERY_MM: Final = 25.0  # length of a part; calcium in the brain is shorter
 _DENSE_HU: Final = 250.0
 _NCCT_DENSE_HU: Final = 130.0
 _BONE_REACH_MM: Final = 2.0
@@ -189,7 +190,7 @@ def _bone(
 ) -> np.ndarray:
     """Mask of bone, grown into the dense voxels that touch it; ``depth``: mm from the surface of the brain."""
     dense = values > _DENSE_HU
-    bone = _without_bright_arteries(values > _BONE_HU, values, depth)
+    bone = _without_bright_arteries(values > _BONE_HU, values, depth, edges)
     for _ in range(max(1, round(_BONE_REACH_MM / min(edges)))):
         bone = _dilated(bone, dense)
     if ncct is not None:
@@ -200,16 +201,22 @@ def _bone(
     return bone
 
 
-def _without_bright_arteries(bone: np.ndarray, values: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    """The mask of bone without the dense parts of the brain that reach deep into it, unless they are metal."""
+def _without_bright_arteries(bone: np.ndarray, values: np.ndarray, depth: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """The mask of bone without long dense parts that reach deep into the brain: arteries, not metal or calcium."""
     inside = _without_border((values > _LINK_HU) & (values < _METAL_HU) & (depth < _SURFACE_MM))
     at = np.flatnonzero(inside)
-    voxels = np.unravel_index(at, inside.shape)
-    deep = bone[voxels] & (depth[voxels] < -_DEEP_MM)
-    if deep.any():
-        part = _connected_parts(at, inside.shape)
-        artery = np.isin(part, part[deep])
-        bone[tuple(axis[artery] for axis in voxels)] = False
+    voxels = np.stack(np.unravel_index(at, inside.shape))
+    deep = bone[tuple(voxels)] & (depth[tuple(voxels)] < -_DEEP_MM)
+    if not deep.any():
+        return bone
+    part = _connected_parts(at, inside.shape)
+    parts = np.arange(part.max() + 1)
+    lengths = np.zeros(parts.size)
+    for axis, edge in zip(voxels, edges, strict=True):
+        low, high, _, _ = ndimage.extrema(axis, part, parts)
+        lengths = np.maximum(lengths, (high - low + 1) * edge)
+    is_artery = np.isin(parts, part[deep]) & (lengths > _ARTERY_MM)
+    bone[tuple(voxels[:, is_artery[part]])] = False
     return bone
 
 

@@ -185,7 +185,7 @@ _VESSELS: Final = {
     "vessels-one-sided": FlagKind(
         _WARNING,
         "Nearly all vessels of the mask, sent or computed, lie on one side of the brain.",
-        "Volume of the mask in the left and the right half of the brain; an occlusion leaves 44 % or more.",
+        "Volume of the mask on each side of the brain; the smaller is expected to reach 15 % of the larger.",
         "Check the CTA and the mask.",
     ),
 }

@@ -47,6 +47,7 @@ REFUSED: dict[str, tuple[Parts, int, str]] = {
         422,
         "geometry-mismatch",
     ),
+    "one file in two fields": ([("cta", file(CTA)), ("ncct", file(CTA))], 422, "modality-implausible"),
     "a volume twice": ([("cta", file(CTA)), ("cta", file(CTA))], 422, "invalid-request"),
     "a record twice": ([("clinical", text("{}")), ("clinical", text("{}"))], 422, "invalid-request"),
     "an unknown part": ([(CANARY, file(CTA))], 422, "invalid-request"),

@@ -58,6 +58,10 @@ def no_volume(patient: dict[str, Path], _: Path) -> Parts:
     return {"clinical": json.dumps({"age": 74})}
 
 
+def one_file_in_two_fields(patient: dict[str, Path], _: Path) -> Parts:
+    return {"cta": patient["cta"].read_bytes(), "ncct": patient["cta"].read_bytes()}
+
+
 def only_ncct(patient: dict[str, Path], _: Path) -> Parts:
     return {"ncct": patient["ncct"].read_bytes()}
 
@@ -68,6 +72,7 @@ CASES = {
     "rgb": (rgb, 422, "nifti-invalid"),
     "series-as-cta": (series_as_cta, 422, "nifti-invalid"),
     "mask-on-another-grid": (mask_elsewhere, 422, "geometry-mismatch"),
+    "one-file-in-two-fields": (one_file_in_two_fields, 422, "modality-implausible"),
     "unknown-field": (clinical('{"age": 74, "mrs_90d": 3}'), 422, "clinical-invalid"),
     "nan": (clinical('{"age": NaN}'), 400, "malformed-json"),
     "infinity": (clinical('{"age": 1e999}'), 400, "malformed-json"),
@@ -106,6 +111,29 @@ def test_invalid_study_is_refused_and_not_stored(
     assert service.query("SELECT count(*) FROM predictions") == rows
     entries = service.query("SELECT action, detail FROM audit WHERE seq > ?", audited)
     assert [(action, json.loads(detail)["code"]) for action, detail in entries] == [("prediction.refuse", code)]
+
+
+@pytest.mark.parametrize(("offset", "status"), [(0, "succeeded"), (1024, "failed")])
+def test_values_without_intercept_fail_with_advice(
+    service: RunningService, patient: dict[str, Path], tmp_path: Path, offset: int, status: str
+) -> None:
+    """A GE scanner's padding of -2000 outside a circle; with HU inside it passes, with stored values it does not."""
+    cta = nibabel.load(patient["cta"])
+    values = np.asarray(cta.dataobj) + offset
+    x, y = (np.linspace(-1, 1, n) for n in values.shape[:2])
+    values[np.hypot(x[:, None], y) > 1.1] = -2000
+    nibabel.save(nibabel.Nifti1Image(values.astype(np.int16), cta.affine), tmp_path / "cta.nii.gz")
+
+    content = (tmp_path / "cta.nii.gz").read_bytes()
+    answer = httpx.post(f"{service.url}/v1/predictions", files={"cta": ("cta.nii.gz", content)}, timeout=60)
+
+    address = f"{service.url}/v1/predictions/{answer.json()['id']}"
+    eventually(lambda: httpx.get(address).json()["status"] not in ("queued", "running"), "finished")
+    prediction = httpx.get(address).json()
+    assert prediction["status"] == status
+    if offset:
+        assert prediction["error"]["code"] == "modality-implausible"
+        assert "intercept" in prediction["error"]["detail"]
 
 
 def test_problem_type_has_a_page(service: RunningService) -> None:
