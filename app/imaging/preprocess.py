@@ -214,7 +214,10 @@ def _align_heads(
             volumes[Input.CTA], _to_mni(study, cta, Input.CTA), Source(Input.CTA), cta.coarse
         )
     if ncct is not None:
-        mni_from_ncct = _ncct_to_mni(study, ncct, pair_task.result() if pair_task else None)
+        pair = pair_task.result() if pair_task else None
+        mni_from_ncct = _ncct_to_mni(study, ncct, pair)
+        if cta is not None and pair is not None:
+            study.flags += study_check.check_sides(ncct, cta, pair, study.aligned[Channel.CTA].mni_from_world)
         study.aligned[Channel.NCCT] = _AlignedVolume(
             volumes[Input.NCCT], mni_from_ncct, Source(Input.NCCT), ncct.coarse
         )

@@ -3,6 +3,8 @@
 Design notes:
 - Two CTs of one patient differ by a movement only. The mean distance between the best rigid and the best affine map of
   one to the other shows another length, width or height, and the correlation of bone shows another shape.
+- A skull is not exactly symmetric. If the asymmetry of bone and of CSF is opposite in two CTs of one head, one of them
+  is a mirror image. In a head that is symmetric, as a phantom, nothing is found.
 - The tissue of a perfusion map lies within the skull. A rigid fit of its outline to the intracranial space of the CT
   shows how far the map is displaced. The fit needs an outline: it is left out for maps without background.
 - A mirrored map is displaced unless the head lies straight in its grid; then its outline is its own mirror image.
@@ -21,12 +23,14 @@ from scipy import ndimage
 
 from app.imaging.io.nifti import Volume
 from app.imaging.registration import gauss_newton, template
-from app.imaging.registration.align import Coarse, Coregistration
+from app.imaging.registration.align import POOR_QUALITY, Coarse, Coregistration, RegistrationImage
 from app.imaging.registration.gauss_newton import UNIT_MM, Points
+from app.imaging.registration.skull_strip import OUTSIDE
 from app.imaging.resample import shrink
 from app.sdk.types import Flag, Input
 
-__all__ = ["MAX_DISPLACEMENT_MM", "MAX_PROPORTION_MM", "Outline", "check_maps", "compare_outline", "is_other_head"]
+__all__ = ["MAX_DISPLACEMENT_MM", "MAX_PROPORTION_MM", "Outline", "check_maps", "check_sides", "compare_outline"]
+__all__ += ["is_mirrored", "is_other_head"]
 
 Matrix = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
@@ -34,6 +38,9 @@ Floats = npt.NDArray[np.float32]
 MAX_MISMATCH_MM: Final = 1.0
 MIN_BONE_CORRELATION: Final = 0.93
 
+MAX_MIRRORED: Final = -0.5  # correlation of the asymmetry of bone, and of CSF
+_ASYMMETRY_MM: Final = 6.0
+_ASYMMETRY_BOX: Final = ((-81.0, 81.0), (-111.0, 81.0), (-33.0, 81.0))  # symmetric about x = 0, MNI mm
 _OUTLINE_MM: Final = 4.0
 _BLUR_MM: Final = 12.0  # of the intracranial space in ``Coarse``
 _TISSUE_SHARE: Final = (0.03, 0.85)  # share of the field of view; more or less is not an outline of a brain
@@ -41,6 +48,52 @@ _BETTER_FIT: Final = 0.8  # cost after the fit relative to that before it
 _HALF_OF_STD: Final = 5**0.5  # half an axis of a solid ellipsoid, in standard deviations along it
 MAX_DISPLACEMENT_MM: Final = 5.0
 MAX_PROPORTION_MM: Final = 3.0
+
+
+def is_mirrored(ncct: RegistrationImage, cta: RegistrationImage, cta_from_ncct: Matrix, mni_from_cta: Matrix) -> bool:
+    """Whether one of two CTs of a head is a mirror image of the other, by the sign of their asymmetry.
+
+    Args:
+        ncct: one CT.
+        cta: the other CT.
+        cta_from_ncct: (4, 4), RAS+ mm of the one -> of the other.
+        mni_from_cta: (4, 4), RAS+ mm of the other -> MNI152 mm.
+    """
+    world_from_mni = np.linalg.inv(mni_from_cta)
+    one, one_seen = _asymmetry(ncct, np.linalg.inv(cta_from_ncct) @ world_from_mni)
+    other, other_seen = _asymmetry(cta, world_from_mni)
+    seen = one_seen & other_seen
+    if not seen.any():
+        return False
+    return all(_correlation(a[seen], b[seen]) < MAX_MIRRORED for a, b in zip(one, other, strict=True))
+
+
+def check_sides(
+    ncct: RegistrationImage, cta: RegistrationImage, pair: Coregistration, mni_from_cta: Matrix
+) -> tuple[Flag, ...]:
+    """``orientation-doubtful`` if NCCT and CTA are mirror images of each other; arguments as in ``is_mirrored``."""
+    if pair.quality < POOR_QUALITY or not is_mirrored(ncct, cta, pair.fixed_from_moving, mni_from_cta):
+        return ()
+    detail = "ncct: it is a mirror image of the cta, so left and right are exchanged in one of them"
+    return (Flag(code="orientation-doubtful", detail=detail),)
+
+
+def _asymmetry(head: RegistrationImage, world_from_mni: Matrix) -> tuple[list[Floats], npt.NDArray[np.bool_]]:
+    """Difference between the sides of bone and of non-CSF on a grid around the midplane, and where both are in view."""
+    axes = [np.arange(low, high + _ASYMMETRY_MM, _ASYMMETRY_MM) for low, high in _ASYMMETRY_BOX]
+    grid = np.diag([_ASYMMETRY_MM, _ASYMMETRY_MM, _ASYMMETRY_MM, 1.0])
+    grid[:3, 3] = [axis[0] for axis in axes]
+    hu = head.resampled(world_from_mni @ grid, tuple(len(axis) for axis in axes))
+    seen = hu > OUTSIDE
+    ramps = [template.ramp(hu, ends) for ends in (template.BONE_HU, template.NON_CSF_HU)]
+    smooth = [ndimage.gaussian_filter(values, 1.0) for values in ramps]
+    return [values - values[::-1] for values in smooth], seen & seen[::-1]
+
+
+def _correlation(one: Floats, other: Floats) -> float:
+    """Pearson's correlation; 0 if either is constant."""
+    spread = float(one.std()) * float(other.std())
+    return float(np.mean((one - one.mean()) * (other - other.mean()))) / spread if spread else 0.0
 
 
 class Outline(NamedTuple):

@@ -118,8 +118,8 @@ _CT: Final = {
     ),
     "orientation-doubtful": FlagKind(
         _WARNING,
-        "The head is turned far against the axes of its header, so left and right may be wrong.",
-        "Angle between the axes of the head and those of the header.",
+        "A head is turned far against the axes of its header, or NCCT and CTA are mirror images: sides may be wrong.",
+        "Angle between the axes of the head and those of the header; asymmetry of the skull in NCCT and CTA.",
         "Check the orientation of the series in a viewer; convert it from DICOM again.",
     ),
     "skull-stripped": FlagKind(

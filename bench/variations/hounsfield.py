@@ -143,17 +143,6 @@ def one_sided_arteries(study: Study, rng: Random) -> Study:
 # Look-alikes ---------------------------------------------------------------------------------------------------------
 
 
-def craniectomy(values: np.ndarray, rng: Random) -> np.ndarray:
-    """A piece of the skull is missing on one side."""
-    half = values.shape[0] // 2
-    side = slice(0, int(half * 0.9)) if rng.random() < 0.5 else slice(-int(half * 0.9), None)
-    top = slice(int(values.shape[2] * rng.uniform(0.45, 0.6)), None)
-    changed = values.copy()
-    part = changed[side, :, top]
-    part[part > 150] = 45
-    return changed
-
-
 def metal(values: np.ndarray, rng: Random) -> np.ndarray:
     """A coil at the scanner's highest value, with streaks."""
     changed = values.copy()
@@ -276,7 +265,6 @@ def _tmax_twice(study: Study, rng: Random) -> Study:  # noqa: ARG001
 
 VALID: dict[str, Callable[[Study, Random], Study]] = {
     "padding": partial(_both, change=_padded),
-    "craniectomy": partial(_both, change=craniectomy),
     "metal": partial(_both, change=metal),
     "low_dose": partial(_both, change=low_dose),
     "calcified": partial(_both, change=calcified),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from app.imaging import study_check
+from app.imaging.io import nifti
 from app.imaging.io.nifti import Volume
 from app.imaging.preprocess import prepare
 from app.imaging.registration import align
@@ -100,3 +103,27 @@ def test_maps_as_perfusion_software_writes_them_pass(
 def test_maps_without_background_are_not_judged(study: Study, cta: align.RegistrationImage) -> None:
     full = {Input.TMAX: Volume(np.full(study[Input.TMAX].shape, 3.0, np.float32), study[Input.TMAX].affine)}
     assert map_codes(full, cta) == set()
+
+
+# Mirror images -----------------------------------------------------------------------------------------------------
+
+
+def sides(one: Volume, other: Volume) -> tuple[str, ...]:
+    ncct, cta = align.RegistrationImage(one), align.RegistrationImage(other)
+    pair = align.coregister(ncct, cta, rigid=True)
+    found = study_check.check_sides(ncct, cta, pair, align.to_mni(cta).mni_from_world)
+    return tuple(flag.code for flag in found)
+
+
+def test_mirror_image_of_a_real_head_is_flagged(real_images: Path) -> None:
+    head = nifti.read(real_images / "ncct_human_ge_deskewed.nii.gz", field=Input.NCCT)
+    turn = np.eye(4)
+    turn[:3, :3] = align.rotation((6, -4, 9))
+    moved = dataclasses.replace(head, affine=turn @ head.affine)
+    assert sides(moved, head) == ()
+    mirrored = dataclasses.replace(head, affine=np.diag([-1.0, 1.0, 1.0, 1.0]) @ head.affine)
+    assert sides(mirrored, head) == ("orientation-doubtful",)
+
+
+def test_sides_of_a_symmetric_head_are_not_judged(study: Study) -> None:
+    assert sides(study[Input.NCCT], study[Input.CTA]) == ()

@@ -175,6 +175,7 @@ def warm_up() -> None:
     head = RegistrationImage(Volume(np.asfortranarray(hu), np.diag([3.0, 3.0, 3.0, 1.0])))
     to_mni(head)
     coregister(head, head)
+    template.intracranial_points(16, 12.0)  # for the search of transform_check
     template.clear_maps()
 
 
