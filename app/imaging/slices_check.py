@@ -35,14 +35,14 @@ def check(head: RegistrationImage, name: Input) -> tuple[Flag, ...]:
 
 
 def largest_ratio(jumps: np.ndarray) -> float:
-    """Largest ratio of a difference, (n,), to the largest of the six around it; those of 0 do not count.
+    """Largest ratio of a difference, (n,), to the largest of the six around it, none of which is 0.
 
     The first and the last three differences are left out: at the end of a tilted series a part of the slice is empty.
     """
     largest = 0.0
     for k in range(_AROUND, len(jumps) - _AROUND):
         around = np.concatenate([jumps[k - _AROUND : k], jumps[k + 1 : k + 1 + _AROUND]])
-        if np.count_nonzero(around) >= _AROUND:
+        if around.all():
             largest = max(largest, float(jumps[k] / max(around.max(), _MIN_JUMP_HU)))
     return largest
 
