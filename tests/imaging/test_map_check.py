@@ -133,7 +133,9 @@ def test_nan_in_a_file_of_a_map_is_no_data(tmp_path: Path) -> None:
     """Before, NaN became the lowest delay of the map, which is normal tissue."""
     values = np.full((6, 6, 6), np.nan, np.float32)
     values[1:5, 1:5, 1:5] = np.arange(64).reshape(4, 4, 4) + 2
-    nifti.write(tmp_path / "tmax.nii", values, np.diag([20.0, 20, 20, 1]))
+    affine = np.diag([20.0, 20, 20, 1])
+    affine[:3, 3] = -60, -70, -50
+    nifti.write(tmp_path / "tmax.nii", values, affine)
     assert nifti.read(tmp_path / "tmax.nii", field=Input.TMAX).values()[0, 0, 0] == 0
     assert nifti.read(tmp_path / "tmax.nii", field=Input.CTA).values()[0, 0, 0] == 2
 
