@@ -85,6 +85,21 @@ def _device(name: str) -> str:
     return name
 
 
+@dataclass(frozen=True)
+class FitOptions:
+    """How the networks are fitted."""
+
+    trunk: Annotated[
+        Path | None, typer.Option(help="Version whose image trunk is reused without training: fast, suits few patients")
+    ] = None
+    phantoms: Annotated[int, typer.Option(min=0, help="Pretrain a new trunk on this many phantoms")] = 0
+    epochs: Annotated[int, typer.Option(min=1, help="Maximum of epochs per fold")] = 12
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Same seed and data give the same weights on one kind of CPU")
+    ] = 0
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda", callback=_device)] = "auto"
+
+
 @commands.command()
 def synthesize(
     out: Annotated[Path, typer.Argument(help="New folder of the cohort")],
@@ -119,15 +134,7 @@ def train(
         ),
     ] = Validation.PAPER,
     repeats: Annotated[int, typer.Option(min=1, help="Repeats of `nested`")] = 5,
-    trunk: Annotated[
-        Path | None, typer.Option(help="Version whose image trunk is reused without training: fast, suits few patients")
-    ] = None,
-    phantoms: Annotated[int, typer.Option(min=0, help="Pretrain a new trunk on this many phantoms")] = 0,
-    epochs: Annotated[int, typer.Option(min=1, help="Maximum of epochs per fold")] = 12,
-    seed: Annotated[
-        int, typer.Option(min=0, max=LARGEST_SEED, help="Same seed and data give the same weights on one kind of CPU")
-    ] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda", callback=_device)] = "auto",
+    fitting: FitOptions = FitOptions(),
     jobs: Annotated[int, typer.Option(min=0, help="Folds, or studies, at the same time; 0: one per core")] = 0,
     workers: Annotated[
         Workers,
@@ -161,11 +168,6 @@ def train(
         config = TrainConfig(
             cohort=cohort,
             out=out,
-            trunk=trunk,
-            phantoms=phantoms,
-            epochs=epochs,
-            seed=seed,
-            device=device,
             quick=quick,
             model=model,
             validation=validation,
@@ -174,6 +176,7 @@ def train(
             report=report,
             variables=clinical_variables.parse(variables),
             publish_anyway=publish_anyway,
+            **asdict(fitting),
             **asdict(reading),
             **asdict(consent),
         )

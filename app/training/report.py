@@ -69,20 +69,9 @@ def write(
                 "\n".join(subgroups.lines(data, rows, models[chosen], decided)),
             ]
             (draft / "report.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-            content = {
-                "title": title,
-                "patients": len(labels),
-                "events": int(labels.sum()),
-                "models": {
-                    name: {metric: asdict(one) for metric, one in scores(labels, own).items()}
-                    for name, own in models.items()
-                },
-                "chosen": chosen,
-                "decision_table": _decision_document(labels, models[chosen]),
-                "subgroups": [asdict(row) for row in subgroups.rows_of(data, rows, models[chosen], decided)],
-                **(description.document() if description else {}),
-                **(document or {}),
-            }
+            content = {"title": title, **_numbers(data, rows, models, chosen, decided)}
+            content |= description.document() if description else {}
+            content |= document or {}
             json_text.write(draft / "report.json", content)
             if description:
                 description.write(draft)
@@ -91,6 +80,23 @@ def write(
         fault = f"the report folder {folder} cannot be written ({error.strerror}); give another one with --report"
         raise CohortFault([fault]) from error
     return folder / "report.md"
+
+
+def _numbers(
+    data: Dataset, rows: Labels, models: Mapping[str, Array], chosen: str, decided: Array
+) -> dict[str, object]:
+    """Scores, decisions and subgroups of a report as JSON; arguments as in ``write``."""
+    labels = data.labels[rows]
+    return {
+        "patients": len(labels),
+        "events": int(labels.sum()),
+        "models": {
+            name: {metric: asdict(one) for metric, one in scores(labels, own).items()} for name, own in models.items()
+        },
+        "chosen": chosen,
+        "decision_table": _decision_document(labels, models[chosen]),
+        "subgroups": [asdict(row) for row in subgroups.rows_of(data, rows, models[chosen], decided)],
+    }
 
 
 def scores(labels: Labels, probabilities: Array) -> dict[str, Estimate]:
