@@ -32,6 +32,7 @@ BLOCKS_PER_SIGMA = 1.8
 """Largest block, in sigmas of the low-pass. Above 2, block mean and interpolation alone blur too much; below 1.2, the
 three-tap blur cannot add the missing variance.
 """
+MIN_STEP = 1e-9  # voxels; a smaller step along a row is rounding of a zero
 NATIVE_TYPES = (np.uint8, np.int16, np.uint16, np.float32)  # types that the kernels read; others become float32
 
 
@@ -289,11 +290,12 @@ def _linear(
 @lazy_njit
 def _interior_range(start: float, step: float, size: int, low: int, high: int) -> tuple[int, int]:
     """Range of i in low..high-1 with 0 <= start + step i < size - 1; one fewer at each end, against rounding."""
+    if abs(step) < MIN_STEP:  # the quotients below would exceed the integers
+        inside = 0 <= start < size - 1 and 0 <= start + step * max(high, 0) < size - 1
+        return (low, high) if inside else (low, low)
     if step > 0:
         return max(low, int(np.ceil(-start / step)) + 1), min(high, int(np.ceil((size - 1 - start) / step)) - 1)
-    if step < 0:
-        return max(low, int(np.floor((size - 1 - start) / step)) + 2), min(high, int(np.floor(-start / step)))
-    return (low, high) if 0 <= start < size - 1 else (low, low)
+    return max(low, int(np.floor((size - 1 - start) / step)) + 2), min(high, int(np.floor(-start / step)))
 
 
 @lazy_njit

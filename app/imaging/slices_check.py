@@ -4,6 +4,7 @@ Design notes:
 - Slices that were lost in a transfer are stacked without a gap, so the header looks right and the head is too short.
 - The mean absolute difference of neighbouring slices changes slowly along a head. A jump is compared with the largest
   of the six differences around it. In-plane means over 5 mm remove noise.
+- Only slices at the level of the brain are compared: the vertex ends abruptly, and so do shoulders.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from app.sdk.types import Flag, Input
 __all__ = ["check"]
 
 _IN_PLANE_MM: Final = 5.0
-_MIN_BODY_CM2: Final = 12.0
+_END_MM: Final = 5.0
 _AROUND: Final = 3
 _MIN_JUMP_HU: Final = 2.0
-_MAX_RATIO: Final = 2.3
+_MAX_RATIO: Final = 2.0
 
 
 def check(head: RegistrationImage, name: Input) -> tuple[Flag, ...]:
@@ -48,20 +49,26 @@ def largest_ratio(jumps: np.ndarray) -> float:
 
 
 def _differences(head: RegistrationImage) -> tuple[np.ndarray, bool]:
-    """Mean absolute difference of neighbouring slices inside the body, (n,) HU; and whether one inside is empty."""
+    """Mean absolute difference of neighbouring slices at the level of the brain, (n,) HU; and whether one is empty."""
     axis = int(np.argmax(np.abs(head.affine[2, :3])))
     edges = np.linalg.norm(head.affine[:3, :3], axis=0)
     x, y, z = (1 if other == axis else max(1, round(_IN_PLANE_MM / edges[other])) for other in range(3))
     planes = np.moveaxis(shrink(head.hu, (x, y, z))[0], axis, 0)
-    planes = planes.reshape(len(planes), -1)
+    planes = planes.reshape(len(planes), -1)[_brain_slices(head, axis)]
     body = planes > BODY_HU
-    cm2 = float(np.prod(np.delete(edges * (x, y, z), axis))) / 100
-    filled = np.flatnonzero(body.sum(axis=1) * cm2 > _MIN_BODY_CM2)
-    if len(filled) < 2:
+    if len(planes) < 2:
         return np.zeros(0), False
-    inside = slice(filled[0], filled[-1] + 1)
-    empty = bool((~body[inside]).all(axis=1).any())
-    either = body[inside][1:] | body[inside][:-1]
-    difference = np.abs(np.diff(planes[inside], axis=0))
-    jumps: np.ndarray = (difference * either).sum(axis=1) / np.maximum(either.sum(axis=1), 1)
-    return jumps, empty
+    either = body[1:] | body[:-1]
+    jumps: np.ndarray = (np.abs(np.diff(planes, axis=0)) * either).sum(axis=1) / np.maximum(either.sum(axis=1), 1)
+    return jumps, bool((~body).all(axis=1).any())
+
+
+def _brain_slices(head: RegistrationImage, axis: int) -> slice:
+    """Slices between the lowest and the highest of the intracranial space, except for ``_END_MM`` at both ends."""
+    if head.coarse is None:
+        return slice(0, 0)
+    inside = np.argwhere(head.coarse.image[..., 0] > 0.5)
+    voxel_from_coarse = np.linalg.inv(head.affine) @ head.coarse.affine
+    along = inside @ voxel_from_coarse[axis, :3] + voxel_from_coarse[axis, 3]
+    end = _END_MM / float(np.linalg.norm(head.affine[:3, axis]))
+    return slice(max(0, int(np.ceil(along.min() + end))), max(0, int(along.max() - end) + 1))

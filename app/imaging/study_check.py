@@ -8,14 +8,13 @@ Design notes:
 - The tissue of a perfusion map lies within the skull. A rigid fit of its outline to the intracranial space of the CT
   shows how far the map is displaced. The fit needs an outline: it is left out for maps without background.
 - A mirrored map is displaced unless the head lies straight in its grid; then its outline is its own mirror image.
-- Maps with another proportion of width to length than the brain of the CT are those of another head. A margin that is
-  equal on all sides is allowed, because every software draws the outline differently.
+- The size of the outline is not compared: every software draws it differently, and a craniectomy dents the skull.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +28,7 @@ from app.imaging.registration.skull_strip import OUTSIDE
 from app.imaging.resample import shrink
 from app.sdk.types import Flag, Input
 
-__all__ = ["MAX_DISPLACEMENT_MM", "MAX_PROPORTION_MM", "Outline", "check_maps", "check_sides", "compare_outline"]
-__all__ += ["is_mirrored", "is_other_head"]
+__all__ = ["MAX_DISPLACEMENT_MM", "check_maps", "check_sides", "displacement_mm", "is_mirrored", "is_other_head"]
 
 Matrix = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
@@ -45,9 +43,7 @@ _OUTLINE_MM: Final = 4.0
 _BLUR_MM: Final = 12.0  # of the intracranial space in ``Coarse``
 _TISSUE_SHARE: Final = (0.03, 0.85)  # share of the field of view; more or less is not an outline of a brain
 _BETTER_FIT: Final = 0.8  # cost after the fit relative to that before it
-_HALF_OF_STD: Final = 5**0.5  # half an axis of a solid ellipsoid, in standard deviations along it
 MAX_DISPLACEMENT_MM: Final = 5.0
-MAX_PROPORTION_MM: Final = 3.0
 
 
 def is_mirrored(ncct: RegistrationImage, cta: RegistrationImage, cta_from_ncct: Matrix, mni_from_cta: Matrix) -> bool:
@@ -96,29 +92,20 @@ def _correlation(one: Floats, other: Floats) -> float:
     return float(np.mean((one - one.mean()) * (other - other.mean()))) / spread if spread else 0.0
 
 
-class Outline(NamedTuple):
-    """Outline of the tissue of perfusion maps, compared with the intracranial space of a CT.
-
-    Attributes:
-        displacement_mm: mean distance that the tissue must move; 0 if a movement hardly improves the fit.
-        proportion_mm: difference between the margins across and along the head, after that movement.
-    """
-
-    displacement_mm: float
-    proportion_mm: float
-
-
 def is_other_head(pair: Coregistration) -> bool:
     """Whether two CTs that were registered rigidly show two heads."""
     return pair.mismatch_mm > MAX_MISMATCH_MM or pair.quality < MIN_BONE_CORRELATION
 
 
-def compare_outline(maps: Mapping[Input, Volume], coarse: Coarse) -> Outline | None:
-    """Fit the tissue of perfusion maps to the intracranial space of a CT; None if the maps show no outline.
+def displacement_mm(maps: Mapping[Input, Volume], coarse: Coarse) -> float | None:
+    """Mean distance that the tissue of perfusion maps must move to fit the intracranial space of a CT, mm.
 
     Args:
         maps: maps on one grid, 0 outside tissue.
         coarse: the intracranial space, in the world frame of the maps.
+
+    Returns:
+        0 if a movement hardly improves the fit; None if the maps show no outline.
     """
     outline = _outline(maps)
     if outline is None:
@@ -128,15 +115,10 @@ def compare_outline(maps: Mapping[Input, Volume], coarse: Coarse) -> Outline | N
     _, before = gauss_newton.fit(image, outline, start, rigid=True, steps=0)
     moved, after = gauss_newton.fit(image, outline, start, rigid=True, steps=15, tolerance=0.03)
     if after > _BETTER_FIT * before:
-        moved = start
+        return 0.0
     tissue = outline.coordinates[outline.values[:, 0] > 0.5]
     at = np.column_stack([tissue, np.ones(len(tissue))])
-    distance = np.linalg.norm(at @ (moved - start).T, axis=1).mean() * abs(coarse.affine[0, 0])
-    stretched, _ = gauss_newton.fit(image, outline, moved, steps=12, tolerance=0.03)
-    _, stretch, v = np.linalg.svd(stretched[:, :3] @ np.linalg.inv(moved[:, :3]))
-    growth = np.diag(v.T @ np.diag(stretch) @ v)[:2] - 1
-    margins = growth * tissue.std(axis=0)[:2] * _HALF_OF_STD * UNIT_MM
-    return Outline(float(distance), float(abs(margins[0] - margins[1])))
+    return float(np.linalg.norm(at @ (moved - start).T, axis=1).mean() * abs(coarse.affine[0, 0]))
 
 
 def _outline(maps: Mapping[Input, Volume]) -> Points | None:
@@ -171,14 +153,9 @@ def _slices(affine: Matrix) -> int:
 
 
 def check_maps(maps: Mapping[Input, Volume], coarse: Coarse | None) -> tuple[Flag, ...]:
-    """Flags for perfusion maps that are displaced against a CT, or have the proportions of another head."""
-    outline = compare_outline(maps, coarse) if coarse is not None else None
-    if outline is None:
+    """``perfusion-misplaced`` if perfusion maps are displaced or turned against the CT that they belong to."""
+    distance = displacement_mm(maps, coarse) if coarse is not None else None
+    if distance is None or distance <= MAX_DISPLACEMENT_MM:
         return ()
-    if outline.displacement_mm > MAX_DISPLACEMENT_MM:
-        detail = "perfusion: the tissue of the maps lies beside the brain of the CT, or is mirrored"
-        return (Flag(code="perfusion-misplaced", detail=detail),)
-    if outline.proportion_mm > MAX_PROPORTION_MM:
-        detail = "perfusion: the tissue of the maps has other proportions than the brain of the CT"
-        return (Flag(code="study-mismatch", detail=detail),)
-    return ()
+    detail = "perfusion: the tissue of the maps lies beside the brain of the CT, or is mirrored"
+    return (Flag(code="perfusion-misplaced", detail=detail),)

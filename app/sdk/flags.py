@@ -157,8 +157,8 @@ _CT: Final = {
 _STUDY: Final = {
     "study-mismatch": FlagKind(
         _WARNING,
-        "Two parts of the study seem to show two heads, or one of them has a wrong voxel size.",
-        "Skull of the NCCT beside the CTA after a rigid registration; outline of the maps beside the brain of the CT.",
+        "NCCT and CTA seem to show two heads, or one of them has a wrong voxel size.",
+        "Skull of the NCCT beside the CTA after a rigid registration: size and shape.",
         "Check that all volumes are of one patient.",
     )
 }

@@ -395,7 +395,7 @@ _REFUSED = {"refused"}
 _SIZE = {"refused", "head-size-implausible"}
 _PAIR = {"refused", "study-mismatch", "head-size-implausible", "alignment-poor"}
 _SLICES = _PAIR | {"slices-missing"}
-_MAPS = {"refused", "perfusion-misplaced", "study-mismatch"}
+_MAPS = {"refused", "perfusion-misplaced"}
 
 WRONG: dict[str, tuple[Callable[[Study, Random], Study], set[str]]] = {
     "slices_reversed": (slices_reversed, _REFUSED),

@@ -118,3 +118,17 @@ def test_field_on_the_grid_is_shown_at_its_position_in_the_patient(head: Volume)
     expected = ndimage.map_coordinates(field, on_grid[:3, None], order=3)[0]
     assert back.shape == SHAPE
     assert back[70, 80, 75] == pytest.approx(expected, abs=3.9e-4)  # measured 3.0e-4
+
+
+@pytest.mark.parametrize("rounding", [0.0, 1e-17, -1e-17, 1e-18, -1e-18, 1e-19, -1e-19, 1e-30, -1e-30])
+def test_outside_is_fill_if_zeros_of_the_matrix_are_rounded(rounding: float) -> None:
+    """The inverse of an oblique affine times another one has entries that are almost, but not exactly, zero."""
+    data = np.asfortranarray(np.full((12, 10, 8), 30, np.int16))
+    matrix = np.eye(4)
+    matrix[1, 0] = matrix[2, 0] = rounding
+    matrix[1, 2], matrix[1, 3] = 1.5, -5.8
+    out = resample(data, matrix, (12, 10, 8), fill=-1000)
+    j, k = np.meshgrid(np.arange(10), np.arange(8), indexing="ij")
+    at = j + 1.5 * k - 5.8
+    inside = (at >= -0.5) & (at <= 9.5)
+    assert np.array_equal(out, np.broadcast_to(np.where(inside, 30, -1000).astype(np.float32), out.shape))

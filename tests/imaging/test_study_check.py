@@ -79,9 +79,8 @@ def test_distance_of_displaced_maps_is_measured(study: Study, cta: align.Registr
     assert cta.coarse is not None
     for mm in (5.0, 12.0):
         moved = geometry.maps_displaced(study, np.random.default_rng(0), mm)
-        outline = study_check.compare_outline({Input.CBF: moved[Input.CBF]}, cta.coarse)
-        assert outline is not None
-        assert outline.displacement_mm == pytest.approx(mm, abs=0.5)
+        found = study_check.displacement_mm({Input.CBF: moved[Input.CBF]}, cta.coarse)
+        assert found == pytest.approx(mm, abs=0.5)
 
 
 def test_maps_of_another_patient_are_flagged(study: Study, cta: align.RegistrationImage) -> None:
@@ -98,6 +97,11 @@ def test_maps_as_perfusion_software_writes_them_pass(
 ) -> None:
     for seed in range(3):
         assert map_codes(vary(study, np.random.default_rng(seed)), cta) == set()
+
+
+def test_maps_beside_a_craniectomy_pass(study: Study) -> None:
+    opened = geometry.craniectomy(study, np.random.default_rng(0))
+    assert map_codes(opened, align.RegistrationImage(opened[Input.CTA])) == set()
 
 
 def test_maps_without_background_are_not_judged(study: Study, cta: align.RegistrationImage) -> None:
