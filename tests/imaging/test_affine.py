@@ -101,14 +101,22 @@ def test_overflowing_numbers_are_refused_without_warning(huge: float) -> None:
                 parse(build(version=2, xyzt_units=units, **fields), field=Input.CTA)
 
 
-@pytest.mark.parametrize("signs", [(1, 1, 1), (-1, 1, 1), (-1, -1, 1)])
 @pytest.mark.parametrize("edges", [(1.0, 1.0, 1.0), (0.5, 0.6, 2.0)])
-def test_affine_that_only_scales_is_refused(signs: tuple[int, ...], edges: tuple[float, ...]) -> None:
+def test_affine_that_only_scales_is_refused(edges: tuple[float, ...]) -> None:
     srow = np.zeros((3, 4))
-    srow[:, :3] = np.diag(np.array(signs) * edges)
+    srow[:, :3] = np.diag(edges)
     with pytest.raises(InvalidVolume, match="left and right would be a guess"):
         parse(build(srow=tuple(srow.ravel()), qform_code=0), field=Input.CTA)
     srow[:, 3] = -80, -110, 20
+    header = parse(build(srow=tuple(srow.ravel()), qform_code=0), field=Input.CTA)
+    assert np.allclose(header.affine[:3], srow)
+
+
+@pytest.mark.parametrize("signs", [(-1, 1, 1), (-1, -1, 1)])
+def test_affine_with_a_reversed_axis_at_the_origin_is_read(signs: tuple[int, ...]) -> None:
+    """Two real files of ../shared have such an affine."""
+    srow = np.zeros((3, 4))
+    srow[:, :3] = np.diag(signs)
     header = parse(build(srow=tuple(srow.ravel()), qform_code=0), field=Input.CTA)
     assert np.allclose(header.affine[:3], srow)
 

@@ -5,7 +5,7 @@ Design notes:
   the flag ``affine-disagree``.
 - A file without both is refused, because left and right would be a guess.
 - A file whose affine only scales, with its origin at zero, is refused for the same reason: tools write such an affine
-  when they know nothing about the position.
+  when they know nothing about the position. A reversed axis is a statement about sides, so such a file is read.
 - A shear (gantry tilt) is accepted. An affine that is not finite, flat or out of range is refused.
 
 Source: "METHOD 2" and "METHOD 3" of nifti1.h (https://nifti.nimh.nih.gov).
@@ -126,7 +126,7 @@ def _check(affine: Matrix, shape: tuple[int, ...], field: Input, limits: Limits)
         raise invalid(field, f"has a voxel size outside {possible}: check its length unit")
     if not abs(np.linalg.det(affine[:3, :3] / edges)) >= _MIN_SQUARENESS:
         raise invalid(field, "has an affine that makes the volume flat: convert it again from DICOM")
-    if np.abs(affine[:3, :3] - np.diag(np.diag(affine[:3, :3]))).max() < _ZERO_MM > np.abs(affine[:3, 3]).max():
+    if (affine.diagonal() > 0).all() and np.abs(affine - np.diag(affine.diagonal())).max() < _ZERO_MM:
         raise invalid(
             field,
             "has an affine that only scales, as tools write without a position, so left and right would be a guess: "
