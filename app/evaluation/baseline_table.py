@@ -174,7 +174,7 @@ def _category(one: Characteristic, groups: Mapping[str, Mask], pairs: Sequence[t
     levels = sorted(set(values.tolist()) - {""})
     counts = {name: np.array([(values[mask] == level).sum() for level in levels]) for name, mask in groups.items()}
     shares = {name: own / own.sum() if own.sum() else np.full(len(levels), np.nan) for name, own in counts.items()}
-    differences = tuple(_of_shares(shares[a][1:], shares[b][1:]) for a, b in pairs)
+    differences = tuple(_of_shares(shares[a][:-1], shares[b][:-1]) for a, b in pairs)
     return [
         TableRow(
             one.name,
@@ -192,7 +192,7 @@ def _category(one: Characteristic, groups: Mapping[str, Mask], pairs: Sequence[t
 
 
 def _of_shares(first: Sequence[float] | NDArray[np.float64], second: Sequence[float] | NDArray[np.float64]) -> float:
-    """Standardised difference of two shares, or distance of two vectors of shares (k,) without the first level."""
+    """Standardised difference of two shares, or distance of two vectors of shares (k,) without the last level."""
     a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if not len(a) or not np.isfinite([*a, *b]).all():
         return np.nan

@@ -52,7 +52,7 @@ def test_category_has_one_line_for_each_level_and_one_distance() -> None:
     two = baseline_table.rows(
         [Characteristic("sex", ["f"] * 5 + ["m"] * 5 + ["f"] * 2 + ["m"] * 8)], groups(10, 10), PAIR
     )
-    assert two[0].differences[0] == pytest.approx(-(0.5 - 0.2) / np.sqrt((0.25 + 0.16) / 2))
+    assert two[0].differences[0] == pytest.approx((0.5 - 0.2) / np.sqrt((0.25 + 0.16) / 2))
 
 
 @pytest.mark.parametrize("values", [[True] * 6, [5.0] * 6, ["x"] * 6, [None, None, None, 1.0, 2.0, 3.0]])
