@@ -25,6 +25,8 @@ from app.sdk.types import Channel, Flag
 DELAYED_TMAX_S = 6.0
 MIN_DELAYED_ML = 5.0  # least delayed tissue for a decision
 MIN_ASYMMETRY = {Channel.TMAX: 0.5, Channel.RCBF: 0.1, Channel.VESSELS: 0.3}  # least |left - right| / sum
+MIN_SEEN = 0.5  # least share of the deep territory with a value on both sides, for relative CBF
+NO_FLOW = 0.02  # relative CBF of a voxel without data
 _DEEP = ("MCA M1", "insula")
 _ANTERIOR = (*_DEEP, "basal ganglia", "MCA M2-M3 superior", "MCA M2-M3 inferior")
 
@@ -77,7 +79,22 @@ def shown_sides(
             if max(left, right) < MIN_DELAYED_ML:
                 continue
         else:  # less flow or fewer arteries: the other side is affected
-            right, left = (float(np.clip(values[side], 0, None).sum()) for side in halves(_DEEP))
+            deep = halves(_DEEP)
+            if channel is Channel.RCBF:
+                seen = _seen_on_both_sides(values, grid)
+                if any(np.mean(seen[side]) < MIN_SEEN for side in deep):
+                    continue
+                deep = [side & seen for side in deep]
+            right, left = (float(np.clip(values[side], 0, None).sum()) for side in deep)
         if left + right > 0 and abs(left - right) / (left + right) > least:
             shown[channel] = Side.LEFT if left > right else Side.RIGHT
     return shown
+
+
+def _seen_on_both_sides(values: NDArray[np.float32], grid: Grid) -> NDArray[np.bool_]:
+    """Voxels (x, y, z) of a map that have a value there and at the mirrored place, because a tilted slab is uneven."""
+    seen = values > NO_FLOW
+    to_x, shape = np.asarray(grid.affine, np.float64)[0], grid.shape
+    if abs(2 * to_x[3] + (shape[0] - 1) * to_x[0]) < abs(to_x[0]) / 2:  # the grid is symmetric about the midplane
+        seen &= seen[::-1]
+    return seen

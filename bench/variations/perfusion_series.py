@@ -224,7 +224,7 @@ WRONG: dict[str, tuple[Variation, set[str]]] = {
     "repeated frames": (changed(repeated_frames), {"ctp-frames-repeated"}),
     "bolus cut off at its peak": (
         changed(cut_at_the_peak, start_s=13.0, width=2.2),
-        {"refused", "ctp-truncated", "aif-doubtful"},
+        {"refused", "bolus-cut", "aif-doubtful"},
     ),
     "scan starts at the peak": (changed(started_late, start_s=8.0, width=2.2), ORDER),
 }

@@ -102,3 +102,18 @@ def test_relative_side_of_regions() -> None:
     assert atlas.relative_side("right MCA M1", "left") == "contralateral"
     assert atlas.relative_side("brainstem and cerebellum", "left") is None
     assert atlas.relative_side("left MCA M1", None) is None
+
+
+@pytest.mark.parametrize("tilt", [-0.4, 0.4])
+def test_tilted_slab_of_a_flow_map_shows_no_wrong_side(phantoms: list[tuple[str, np.ndarray]], tilt: float) -> None:
+    """The lower edge of the slab is higher on one side, so this side has less data."""
+    x, _, z = np.meshgrid(
+        *[np.arange(n) * 4.0 + GRID.affine[axis][3] for axis, n in enumerate(GRID.shape)], indexing="ij"
+    )
+    presence = np.asarray([spec.name is Channel.RCBF for spec in CHANNELS])
+    index = [spec.name for spec in CHANNELS].index(Channel.RCBF)
+    for truth, image in phantoms:
+        changed = image.copy()
+        changed[index][z < tilt * x - 6] = -CHANNELS[index].mean / CHANNELS[index].std
+        shown = occlusion_side.shown_sides(changed, presence, CHANNELS, GRID)
+        assert shown.get(Channel.RCBF, truth) == truth
