@@ -49,18 +49,22 @@ def largest_ratio(jumps: np.ndarray) -> float:
 
 
 def _differences(head: RegistrationImage) -> tuple[np.ndarray, bool]:
-    """Mean absolute difference of neighbouring slices at the level of the brain, (n,) HU; and whether one is empty."""
+    """Mean absolute difference of neighbouring slices of the brain, (n,) HU; whether the body has an empty slice."""
     axis = int(np.argmax(np.abs(head.affine[2, :3])))
     edges = np.linalg.norm(head.affine[:3, :3], axis=0)
     x, y, z = (1 if other == axis else max(1, round(_IN_PLANE_MM / edges[other])) for other in range(3))
     planes = np.moveaxis(shrink(head.hu, (x, y, z))[0], axis, 0)
-    planes = planes.reshape(len(planes), -1)[_brain_slices(head, axis)]
+    planes = planes.reshape(len(planes), -1)
     body = planes > BODY_HU
+    filled = np.flatnonzero(body.any(axis=1))
+    empty = bool(len(filled)) and not bool(body[filled[0] : filled[-1]].any(axis=1).all())
+    brain = _brain_slices(head, axis)
+    planes, body = planes[brain], body[brain]
     if len(planes) < 2:
-        return np.zeros(0), False
+        return np.zeros(0), empty
     either = body[1:] | body[:-1]
     jumps: np.ndarray = (np.abs(np.diff(planes, axis=0)) * either).sum(axis=1) / np.maximum(either.sum(axis=1), 1)
-    return jumps, bool((~body).all(axis=1).any())
+    return jumps, empty
 
 
 def _brain_slices(head: RegistrationImage, axis: int) -> slice:

@@ -78,13 +78,17 @@ def head_rolled(study: Study, rng: Random) -> Study:
 
 
 def stored_in_other_order(study: Study, rng: Random) -> Study:
-    """Axes of the arrays in another order and direction (LAS, LPS, AIL ...), with affines that say so."""
-    stored = {}
+    """Axes of the arrays in another order and direction (LAS, LPS, AIL ...), with affines that say so.
+
+    The maps keep one grid, as the service requires.
+    """
+    stored, draws = {}, {}
     for name, volume in study.items():
-        order = rng.permutation(3)
+        group = name if name in CT else "maps"
+        order, flips = draws.setdefault(group, (rng.permutation(3), rng.random(3) < 0.5))
         data, affine = volume.data.transpose(order), volume.affine.copy()
         affine[:, :3] = affine[:, order]
-        for axis in np.flatnonzero(rng.random(3) < 0.5):
+        for axis in np.flatnonzero(flips):
             data = np.flip(data, axis)
             affine[:, 3] += affine[:, axis] * (data.shape[axis] - 1)
             affine[:, axis] *= -1

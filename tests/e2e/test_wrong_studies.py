@@ -54,8 +54,8 @@ def send(service: RunningService, study: Study, folder: Path, **record: Any) -> 
         image = nibabel.Nifti1Image(volume.values() if scaled else volume.data, volume.affine)
         without_unit = {flag.code for flag in volume.flags} & {"time-step-default", "time-unit-assumed"}
         image.header.set_xyzt_units("mm", None if without_unit else "sec")
-        if volume.time_step_s is not None:
-            image.header["pixdim"][4] = volume.time_step_s
+        if volume.data.ndim == 4:
+            image.header["pixdim"][4] = volume.time_step_s or 0.0
         image.to_filename(volumes[str(field)])
     with service.client() as client:
         try:

@@ -125,7 +125,8 @@ def test_time_step_of_a_series(unit: int, step: float, seconds: float | None) ->
     header = parse(data, field=Input.CTP)
     assert header.shape == (5, 4, 3, 6)
     assert header.time_step_s == (None if seconds is None else pytest.approx(seconds))
-    assert codes(header) == (["time-step-unknown"] if seconds is None else [])
+    assumed = [] if unit else ["time-unit-assumed"]
+    assert codes(header) == (["time-step-unknown"] if seconds is None else assumed)
 
 
 def test_limits_are_exact() -> None:
