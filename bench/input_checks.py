@@ -39,7 +39,6 @@ COARSE = {"ncct": (1.5, 1.5, 2.5), "cta": (1.2, 1.2, 1.2), "perfusion": (2.0, 2.
 REFUSED = "refused"
 REAL = {
     "ncct_human_ge_deskewed.nii.gz": Input.NCCT,
-    "cta_avm_vessels.nii.gz": Input.CTA,
     "template_ct_stripped_hu.nii": Input.NCCT,
 }
 """Real volumes in Hounsfield units, with the field that each is valid for."""
