@@ -70,12 +70,12 @@ def _masked(study: Study, mask: np.ndarray) -> Study:
     return study | {Input.VESSELS: replace(study[Input.CTA], data=np.asfortranarray(mask, dtype=np.uint8))}
 
 
-def own_mask(study: Study, rng: Random) -> Study:  # noqa: ARG001
+def own_mask(study: Study, _rng: Random) -> Study:
     """The arteries, as a site's software marks them."""
     return _masked(study, _arteries(study[Input.CTA]))
 
 
-def wide_mask(study: Study, rng: Random) -> Study:  # noqa: ARG001
+def wide_mask(study: Study, _rng: Random) -> Study:
     """The arteries, one voxel too wide on all sides."""
     return _masked(study, ndimage.binary_dilation(_arteries(study[Input.CTA])))
 
@@ -89,12 +89,12 @@ def displaced_mask(study: Study, rng: Random) -> Study:
     return _masked(study, np.roll(_arteries(cta), tuple(shift), axis=(0, 1, 2)))
 
 
-def mirrored_mask(study: Study, rng: Random) -> Study:  # noqa: ARG001
+def mirrored_mask(study: Study, _rng: Random) -> Study:
     """The arteries, left and right exchanged."""
     return _masked(study, _arteries(study[Input.CTA])[::-1])
 
 
-def brain_mask(study: Study, rng: Random) -> Study:  # noqa: ARG001
+def brain_mask(study: Study, _rng: Random) -> Study:
     """A mask of the brain."""
     return _masked(study, ndimage.binary_opening(_inside(study[Input.CTA]), iterations=2))
 
@@ -176,7 +176,7 @@ def thick_ncct(study: Study, rng: Random) -> Study:
     return study | {Input.NCCT: _thick(study[Input.NCCT], rng, 5.0)}
 
 
-def _thick(volume: Volume, rng: Random, mm: float) -> Volume:  # noqa: ARG001
+def _thick(volume: Volume, _rng: Random, mm: float) -> Volume:
     count = max(1, round(mm / volume.spacing_mm[2]))
     used = volume.shape[2] // count * count
     data = volume.data[..., :used].reshape(*volume.shape[:2], -1, count).mean(axis=-1)
@@ -185,7 +185,7 @@ def _thick(volume: Volume, rng: Random, mm: float) -> Volume:  # noqa: ARG001
     return _stored(data, replace(volume, affine=volume.affine @ moved))
 
 
-def arch_to_vertex(study: Study, rng: Random) -> Study:  # noqa: ARG001
+def arch_to_vertex(study: Study, _rng: Random) -> Study:
     """A CTA that reaches down to the lungs."""
     cta = study[Input.CTA]
     up = cta.affine[2, 2] > 0
@@ -221,7 +221,7 @@ def _wrong_slope_padded(values: np.ndarray, rng: Random) -> np.ndarray:
     return _wrong_slope(_padded(values, rng), rng)
 
 
-def _window(values: np.ndarray, rng: Random) -> np.ndarray:  # noqa: ARG001
+def _window(values: np.ndarray, _rng: Random) -> np.ndarray:
     return np.minimum(values, 300)
 
 
@@ -238,7 +238,7 @@ def _cta_cut(study: Study, rng: Random) -> Study:
 # Wrong fields --------------------------------------------------------------------------------------------------------
 
 
-def _exchanged(study: Study, rng: Random) -> Study:  # noqa: ARG001
+def _exchanged(study: Study, _rng: Random) -> Study:
     return study | {Input.NCCT: study[Input.CTA], Input.CTA: study[Input.NCCT]}
 
 
@@ -248,18 +248,18 @@ def _moved_to(study: Study, rng: Random, *, sent: Input, field: Input, mm: float
     return {name: each for name, each in study.items() if name not in CT} | {field: volume}
 
 
-def _ncct_twice(study: Study, rng: Random) -> Study:  # noqa: ARG001
+def _ncct_twice(study: Study, _rng: Random) -> Study:
     return study | {Input.CTA: replace(study[Input.NCCT], data=study[Input.NCCT].data.copy())}
 
 
-def _cta_twice_turned(study: Study, rng: Random) -> Study:  # noqa: ARG001
+def _cta_twice_turned(study: Study, _rng: Random) -> Study:
     cta = study[Input.CTA]
     flip = np.diag([-1.0, 1.0, 1.0, 1.0])
     flip[0, 3] = cta.shape[0] - 1
     return study | {Input.NCCT: replace(cta, data=np.ascontiguousarray(cta.data[::-1]), affine=cta.affine @ flip)}
 
 
-def _tmax_twice(study: Study, rng: Random) -> Study:  # noqa: ARG001
+def _tmax_twice(study: Study, _rng: Random) -> Study:
     return study | {Input.CBF: study[Input.TMAX]}
 
 
