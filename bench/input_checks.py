@@ -37,10 +37,7 @@ Variation = Callable[[Study, np.random.Generator], Study]
 SEED = 1701
 COARSE = {"ncct": (1.5, 1.5, 2.5), "cta": (1.2, 1.2, 1.2), "perfusion": (2.0, 2.0, 5.0)}
 REFUSED = "refused"
-REAL = {
-    "ncct_human_ge_deskewed.nii.gz": Input.NCCT,
-    "template_ct_stripped_hu.nii": Input.NCCT,
-}
+REAL = {"ncct_human_ge_deskewed.nii.gz": Input.NCCT, "template_ct_stripped_hu.nii": Input.NCCT}
 """Real volumes in Hounsfield units, with the field that each is valid for."""
 
 
