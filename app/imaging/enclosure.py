@@ -14,11 +14,14 @@ from typing import Final
 import numpy as np
 from scipy import ndimage
 
+from app.imaging import morphology
+
 __all__ = ["SKULL_HU", "SOFT_HU", "Enclosure", "between", "find"]
 
 SKULL_HU: Final = 200.0
 SOFT_HU: Final = (-20.0, 100.0)
 _GAP_MM: Final = 3.0  # half of the largest gap
+_IN_SLICE: Final = (1, 2)
 _CORE_MM: Final = 9.0  # the scalp, or the gap between head and head-rest, is thinner than twice this
 
 
@@ -28,6 +31,7 @@ class Enclosure:
 
     Attributes:
         brain: soft tissue that bone surrounds.
+        brain_hu: its median value; NaN without any.
         inside: what the skull surrounds, with bright islands.
         core: the part of ``brain`` that lies some way from the outer surface of the skull.
         axis: array axis of the axial slices.
@@ -35,6 +39,7 @@ class Enclosure:
     """
 
     brain: np.ndarray
+    brain_hu: float
     inside: np.ndarray
     core: np.ndarray
     axis: int
@@ -76,20 +81,17 @@ def find(values: np.ndarray, edges: np.ndarray, axis: int) -> Enclosure:
     margin = reach + 1
     ring = np.pad(bone, ((0, 0), (margin, margin), (margin, margin)))
     if reach:
-        ring = ndimage.binary_closing(ring, _IN_SLICE, iterations=reach)
-    spaces, _ = ndimage.label(~ring, _CONNECTED)
+        ring = morphology.erode(morphology.dilate(ring, _IN_SLICE, reach), _IN_SLICE, reach)
+    spaces, _ = ndimage.label(~ring, morphology.IN_SLICE)
     outside = spaces == spaces[:, :1, :1]  # the margin connects everything outside the ring of a slice
-    pieces, count = ndimage.label(ring, _CONNECTED)
+    pieces, count = ndimage.label(ring, morphology.IN_SLICE)
     is_skull = np.zeros(count + 1, bool)
-    is_skull[pieces[ndimage.binary_dilation(outside, _IN_SLICE) & ring]] = True
+    is_skull[pieces[morphology.dilate(outside, _IN_SLICE) & ring]] = True
     filled = ~outside
-    core = ndimage.binary_erosion(filled, _IN_SLICE, iterations=max(1, round(_CORE_MM / edge)))
+    core = morphology.erode(filled, _IN_SLICE, max(1, round(_CORE_MM / edge)))
     own = (slice(None), slice(margin, -margin), slice(margin, -margin))
     brain = filled[own] & ~bone & np.moveaxis(between(values, SOFT_HU), axis, 0)
     inside = filled & ~is_skull[pieces]
     brain, inside, deep = (np.moveaxis(mask, 0, axis) for mask in (brain, inside[own], brain & core[own]))
-    return Enclosure(brain, inside, deep, axis, edges)
-
-
-_IN_SLICE: Final = ndimage.generate_binary_structure(2, 1)[None]  # neighbours in the slice that share an edge
-_CONNECTED: Final = np.pad(_IN_SLICE, ((1, 1), (0, 0), (0, 0)))  # the same, for labels
+    brain_hu = float(np.median(values[brain])) if brain.any() else np.nan
+    return Enclosure(brain, brain_hu, inside, deep, axis, edges)

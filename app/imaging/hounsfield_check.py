@@ -19,7 +19,7 @@ import numpy as np
 from app.imaging import enclosure
 from app.imaging.enclosure import Enclosure
 
-__all__ = ["Scale", "brain_level", "cut_level", "fault"]
+__all__ = ["Scale", "cut_level", "fault"]
 
 MIN_BRAIN_CM2: Final = 40.0  # soft tissue within bone in one axial slice; only a head reaches it (spinal canal: 3)
 _MIN_CORE_CM2: Final = 30.0
@@ -40,6 +40,7 @@ _CLEARLY: Final = 3.0
 _SOFT_AND_FAT_HU: Final = (-150.0, 100.0)
 _BONE_TO_SOFT: Final = 0.6  # a head has 0.2
 _BIN_HU: Final = 20.0
+_ENOUGH: Final = 100_000  # values of air, from which their peak is found
 _CUT_ML: Final = 10.0  # blocks with exactly the highest value; without a cut it is one block
 
 
@@ -74,11 +75,6 @@ def cut_level(values: np.ndarray, edges: np.ndarray) -> float | None:
     return highest if cut_ml >= _CUT_ML else None
 
 
-def brain_level(space: Enclosure, values: np.ndarray) -> float:
-    """Median value of the soft tissue inside the skull, HU."""
-    return float(np.median(values[space.brain]))
-
-
 def fault(values: np.ndarray, space: Enclosure) -> Scale | None:
     """The wrong scale of a volume that certainly is not in Hounsfield units; None if nothing speaks against it.
 
@@ -91,7 +87,7 @@ def fault(values: np.ndarray, space: Enclosure) -> Scale | None:
     if shows_brain.any():
         air = _air_level(np.compress(shows_brain, values, axis=space.axis), known)
         if air is not None:
-            slope = (brain_level(space, values) - air) / _SPAN_HU
+            slope = (space.brain_hu - air) / _SPAN_HU
             return None if _SLOPE[0] < slope < _SLOPE[1] else Scale(slope, 0.0)
     return _better_scale(values, known, space)
 
@@ -107,6 +103,7 @@ def _air_level(values: np.ndarray, known: np.ndarray) -> float | None:
     low = low[low > values.min() + 1] if low.size and values.min() < _PADDING_HU else low
     if low.size < _PEAK_SHARE * known.size:
         return None
+    low = low[:: max(1, low.size // _ENOUGH)]
     level, share = _peaks(low)[0] if (low.max() - low.min()) > _BIN_HU else (float(low[0]), 1.0)
     near = low[np.abs(low - level) < 2 * _BIN_HU]
     is_constant = np.ptp(near) < 1 and not -1100 < level < -900

@@ -141,7 +141,7 @@ def amount(mask: Volume, mni_from_world: np.ndarray, *, complete: bool) -> tuple
 
 def _sampled(mask: Volume, mni_from_world: np.ndarray) -> _Points | None:
     """Evenly chosen voxels of a mask; None if it is empty."""
-    at = np.flatnonzero(mask.data.T)
+    at = np.flatnonzero(mask.data.T > 0)
     if not at.size:
         return None
     chosen = at[np.linspace(0, at.size - 1, min(_POINTS, at.size)).astype(int)]

@@ -45,7 +45,7 @@ _CONTRAST_HU: Final = 110.0
 _MAX_BLOCK_MM: Final = 6.0
 _CELL_MM: Final = 12.0
 _CONTRAST_PLACES: Final = {Input.CTA: 12, Input.NCCT: 24}  # cells with bright blocks; docs/input-checks.md
-_NEIGHBOURS: Final = np.pad(np.zeros((1, 1, 1), bool), 1, constant_values=True)
+_NEIGHBOURS: Final = np.delete(np.indices((3, 3, 3)).reshape(3, -1).T, 13, axis=0)  # in an array padded by 1
 _WHOLE_TREE_MM: Final = 100.0  # a shorter scan shows fewer places
 _METAL_HU: Final = 2000.0
 _MAX_SLICE_MM: Final = {Input.CTA: 1.5, Input.NCCT: 5.5, Input.CTP: 10.5, Input.TMAX: 10.5, Input.CBF: 10.5}
@@ -121,13 +121,13 @@ def _head_ct(volume: Volume, field: Input) -> tuple[Flag, ...]:
         )
     space = enclosure.find(values, edges, int(np.argmax(np.abs(volume.affine[2, :3]))))
     seen = space.brain_cm2.max() >= MIN_BRAIN_CM2
-    if np.mean(~body) < _MIN_AIR and not (seen and _has_dense_bone(values) and _brain_like(values[space.brain])):
+    if np.mean(~body) < _MIN_AIR and not (seen and _has_dense_bone(values) and _in_brain_range(space.brain_hu)):
         return _stripped(values, edges, field)
     if (scale := hounsfield_check.fault(values, space)) is not None:
         raise _refuse(field, f"the values are not Hounsfield units: {scale.reason}")
     if seen:
         flags = _window(values, edges, field)
-        return (*flags, *_brain_level(space, values, field), *_contrast(values, space, field))
+        return (*flags, *_brain_level(space, field), *_contrast(values, space, field))
     if _shows_trunk(values, body, edges):
         raise _refuse(
             field,
@@ -153,9 +153,9 @@ def _window(values: np.ndarray, edges: np.ndarray, field: Input) -> tuple[Flag, 
     return (_flag("hu-cut", field, "high values were cut off, so bone cannot be told from contrast"),)
 
 
-def _brain_level(space: Enclosure, values: np.ndarray, field: Input) -> tuple[Flag, ...]:
+def _brain_level(space: Enclosure, field: Input) -> tuple[Flag, ...]:
     low, high = _USUAL_BRAIN_HU
-    if low < hounsfield_check.brain_level(space, values) < high:
+    if low < space.brain_hu < high:
         return ()
     return (
         _flag("hu-doubtful", field, "the soft tissue inside the skull does not have the values of brain (20 to 50 HU)"),
@@ -174,7 +174,7 @@ def _stripped(values: np.ndarray, edges: np.ndarray, field: Input) -> tuple[Flag
     """Check a volume without air: a skull-stripped brain in HU is flagged, anything else is refused."""
     shown = values[np.abs(values - values.min()) > 1] if values.min() >= -1 else values
     litres = shown.size * float(np.prod(edges)) / 1e6
-    if shown.size and 0.1 < litres < 3 and _brain_like(shown):
+    if shown.size and 0.1 < litres < 3 and _in_brain_range(float(np.median(shown))):
         upper = float(np.percentile(shown, 90))
         if upper < 100 and np.percentile(shown, 10) < 0.85 * upper and _varies_smoothly(values):
             detail = "the skull and the air around it were removed before upload"
@@ -192,8 +192,8 @@ def _has_dense_bone(values: np.ndarray) -> bool:
     return bool(values.max() > 400)
 
 
-def _brain_like(values: np.ndarray) -> bool:
-    return bool(_BRAIN_HU[0] < np.median(values) < _BRAIN_HU[1])
+def _in_brain_range(hu: float) -> bool:
+    return _BRAIN_HU[0] < hu < _BRAIN_HU[1]
 
 
 def _varies_smoothly(values: np.ndarray) -> bool:
@@ -211,8 +211,8 @@ def _contrast(values: np.ndarray, space: Enclosure, field: Input) -> tuple[Flag,
     if space.edges.max() > _MAX_BLOCK_MM:  # arteries are not visible in slices this thick
         return ()
     is_bright = space.inside & (values > _CONTRAST_HU)
-    bright = np.argwhere(is_bright & ndimage.binary_dilation(is_bright, _NEIGHBOURS))  # single blocks are noise
-    deep = bright[_all_neighbours_in(bright, space.inside, space.edges, 8)]
+    bright = _with_neighbours(is_bright)  # single blocks are noise
+    deep = _deep_in(bright, space.inside, space.edges, 8)
     if deep.size and values[tuple(deep.T)].max() > _METAL_HU:  # its streaks are bright, too
         return ()
     places = len(np.unique((deep * space.edges // _CELL_MM).astype(int), axis=0))
@@ -224,14 +224,23 @@ def _contrast(values: np.ndarray, space: Enclosure, field: Input) -> tuple[Flag,
     return ()
 
 
-def _all_neighbours_in(voxels: np.ndarray, mask: np.ndarray, edges: np.ndarray, mm: float) -> np.ndarray:
-    """(n,) bool: whether all neighbours of a voxel (n, 3) within ``mm`` are in the mask."""
+def _with_neighbours(mask: np.ndarray) -> np.ndarray:
+    """(n, 3): set voxels with a set voxel among the 26 around them."""
+    voxels, around = np.argwhere(mask), np.pad(mask, 1)
+    found: np.ndarray = voxels[np.any([around[tuple((voxels + step).T)] for step in _NEIGHBOURS], axis=0)]
+    return found
+
+
+def _deep_in(voxels: np.ndarray, mask: np.ndarray, edges: np.ndarray, mm: float) -> np.ndarray:
+    """The voxels (n, 3) all of whose neighbours within ``mm`` are in the mask."""
     reach = np.ceil(mm / edges).astype(int)
     around = np.pad(mask, [(n, n) for n in reach], constant_values=True)
     steps = np.indices(tuple(2 * reach + 1)).reshape(3, -1).T
-    near = steps[np.linalg.norm((steps - reach) * edges, axis=1) <= mm]
-    deeper: np.ndarray = np.all([around[tuple((voxels + step).T)] for step in near], axis=0)
-    return deeper
+    far = np.linalg.norm((steps - reach) * edges, axis=1)
+    near = steps[np.argsort(-far)[np.count_nonzero(far > mm) :]]  # the farthest first: most voxels fail there
+    for step in near:
+        voxels = voxels[around[tuple((voxels + step).T)]]
+    return voxels
 
 
 # Maps and masks ----------------------------------------------------------------------------------------------------

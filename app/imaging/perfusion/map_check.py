@@ -20,6 +20,7 @@ from typing import Final
 import numpy as np
 from scipy import ndimage
 
+from app.imaging import morphology
 from app.imaging.io.nifti import Volume
 from app.imaging.perfusion.summary import DELAYED_TMAX_S, NORMAL_TMAX_S
 from app.imaging.registration import brain_mask
@@ -134,31 +135,30 @@ def withhold(summary: PerfusionSummary, blanked: frozenset[Input]) -> PerfusionS
 
 
 @cache
-def _grid() -> tuple[np.ndarray, np.ndarray]:
-    """Affine of the grid, and the depth of its points in the brain, (X, Y, Z) mm, negative inside."""
+def _brain() -> np.ndarray:
+    """(X, Y, Z) bool: the grid's points in the brain, without its outermost part."""
     affine = np.diag([_STEP_MM, _STEP_MM, _STEP_MM, 1.0])
     affine[:3, 3] = _LOW_MM
-    return affine, brain_mask.distance(affine, _SHAPE, np.eye(4))
-
-
-def _brain() -> np.ndarray:
-    inside: np.ndarray = _grid()[1] < -_RIM_MM
+    inside: np.ndarray = brain_mask.distance(affine, _SHAPE, np.eye(4)) < -_RIM_MM
     return inside
 
 
+@cache
+def _brain_points() -> tuple[np.ndarray, np.ndarray]:
+    """Flat indices (n,) of the points of ``_brain``, and their places, (4, n): MNI152 mm and 1."""
+    places = np.argwhere(_brain()).T * _STEP_MM + np.array(_LOW_MM)[:, None]
+    return np.flatnonzero(_brain()), np.vstack([places, np.ones(places.shape[1])]).astype(np.float32)
+
+
 def _sample(volume: Volume, mni_from_world: np.ndarray) -> np.ndarray:
-    """(X, Y, Z): value of the nearest voxel; 0 in a voxel without data, NaN outside the volume."""
-    affine, _ = _grid()
-    to_voxel = np.linalg.inv(mni_from_world @ volume.affine) @ affine
-    axes = np.ogrid[tuple(slice(n) for n in _SHAPE)]
+    """(X, Y, Z): value of the nearest voxel; 0 in a voxel without data, NaN outside the volume and the brain."""
+    points, places = _brain_points()
+    voxels = np.rint(np.linalg.inv(mni_from_world @ volume.affine)[:3].astype(np.float32) @ places).astype(np.int32)
+    inside = np.logical_and.reduce([(at >= 0) & (at < n) for at, n in zip(voxels, volume.shape, strict=True)])
+    stored = volume.data[tuple(voxels[:, inside])]
     found = np.full(_SHAPE, np.nan, np.float32)
-    index = [
-        np.rint(sum(to_voxel[row, axis] * axes[axis] for axis in range(3)) + to_voxel[row, 3]).astype(np.int32)
-        for row in range(3)
-    ]
-    within = np.logical_and.reduce([(at >= 0) & (at < n) for at, n in zip(index, volume.shape, strict=True)])
-    stored = volume.data[tuple(at[within] for at in index)]
-    found[within] = np.maximum(stored * np.float32(volume.slope) + np.float32(volume.inter), 0)
+    values = np.maximum(stored * np.float32(volume.slope) + np.float32(volume.inter), 0)
+    found.ravel()[points[inside]] = values
     return found
 
 
@@ -259,22 +259,22 @@ def _flow_contradicts(tmax: np.ndarray, cbf: np.ndarray) -> bool:
     data = _has_data(tmax) & _has_data(cbf)
     if not data.any():
         return False
-    delayed = ndimage.binary_opening(data & (tmax > DELAYED_TMAX_S))
+    delayed = morphology.opened(data & (tmax > DELAYED_TMAX_S))
     normal = data & (tmax <= NORMAL_TMAX_S)
     if np.count_nonzero(delayed) * _VOXEL_ML > _MIN_LESION_ML and normal.any():
         return bool(cbf[delayed].mean() > _MAX_FLOW_RATIO * np.median(cbf[normal]))
     if np.percentile(tmax[data], 99.5) >= NORMAL_TMAX_S - 1:
         return False
     smooth = _smooth(cbf, data, 3)
-    both = ndimage.binary_erosion(data & data[::-1])
-    one_sided = ndimage.binary_opening(both & (smooth > _SIDE_RATIO * smooth[::-1]))
+    both = morphology.erode(data & data[::-1])
+    one_sided = morphology.opened(both & (smooth > _SIDE_RATIO * smooth[::-1]))
     return bool(np.count_nonzero(one_sided) * _VOXEL_ML > _MIN_SIDE_ML)
 
 
 def _volume_theorem(cbf: np.ndarray, cbv: np.ndarray, mtt: np.ndarray) -> tuple[float, float]:
     """Median of CBV / (CBF x MTT / 60) over blocks of tissue, and the interquartile range of its logarithm."""
     data = _has_data(cbf) & _has_data(cbv) & _has_data(mtt)
-    inner = ndimage.binary_erosion(data)
+    inner = morphology.erode(data)
     if np.count_nonzero(inner) < 100:
         return 1.0, 0.0
     smooth = [_smooth(values, data, 3)[inner] for values in (cbf, cbv, mtt)]
@@ -293,10 +293,11 @@ def _holes(maps: Mapping[Input, np.ndarray], ct: PlacedVolume) -> tuple[frozense
     if not holes:
         return frozenset(), frozenset()
     dense = _brain_density(ct, np.logical_or.reduce([_has_data(values) for values in maps.values()]))
-    delay = _nearest_delay(maps[Input.TMAX]) if Input.TMAX in maps else np.zeros(_SHAPE, np.float32)
+    tissues = {name: morphology.opened(hole & dense) for name, hole in holes.items()}
+    tissues = {name: tissue for name, tissue in tissues.items() if _largest_ml(tissue) > _MIN_HOLE_ML}
+    delay = _nearest_delay(maps[Input.TMAX]) if tissues and Input.TMAX in maps else np.zeros(_SHAPE, np.float32)
     blanked, plain = set(), set()
-    for name, hole in holes.items():
-        tissue = ndimage.binary_opening(hole & dense)
+    for name, tissue in tissues.items():
         if _largest_ml(tissue & (delay > NORMAL_TMAX_S)) > _MIN_HOLE_ML:
             blanked.add(name)
         elif (name is Input.CBF or Input.CBF not in maps) and _largest_ml(tissue) > _MIN_PLAIN_HOLE_ML:
@@ -324,7 +325,7 @@ def _enclosed(values: np.ndarray) -> np.ndarray:
         first_data = data.argmax(axis=axis, keepdims=True)
         last_data = last - np.flip(data, axis).argmax(axis=axis, keepdims=True)
         between |= data.any(axis=axis, keepdims=True) & (at > first_data) & (at < last_data)
-    hole: np.ndarray = ndimage.binary_opening(_brain() & between & ~data & ~np.isnan(values))
+    hole: np.ndarray = morphology.opened(_brain() & between & ~data & ~np.isnan(values))
     return hole
 
 
