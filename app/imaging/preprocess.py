@@ -217,7 +217,7 @@ def _align_heads(
         pair = pair_task.result() if pair_task else None
         mni_from_ncct = _ncct_to_mni(study, ncct, pair)
         if cta is not None and pair is not None:
-            study.flags += study_check.check_sides(ncct, cta, pair, study.aligned[Channel.CTA].mni_from_world)
+            study.flags += study_check.check_inside(ncct, cta, pair, study.aligned[Channel.CTA].mni_from_world)
         study.aligned[Channel.NCCT] = _AlignedVolume(
             volumes[Input.NCCT], mni_from_ncct, Source(Input.NCCT), ncct.coarse
         )

@@ -5,6 +5,7 @@ Design notes:
   one to the other shows another length, width or height, and the correlation of bone shows another shape.
 - A skull is not exactly symmetric. If the asymmetry of bone and of CSF is opposite in two CTs of one head, one of them
   is a mirror image. In a head that is symmetric, as a phantom, nothing is found.
+- Ventricles differ between patients more than skulls do. CSF around them is compared after the registration.
 - The tissue of a perfusion map lies within the skull. A rigid fit of its outline to the intracranial space of the CT
   shows how far the map is displaced. The fit needs an outline: it is left out for maps without background.
 - A mirrored map is displaced unless the head lies straight in its grid; then its outline is its own mirror image.
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from app.imaging import morphology
 from app.imaging.io.nifti import Volume
 from app.imaging.registration import gauss_newton, template
 from app.imaging.registration.align import POOR_QUALITY, Coarse, Coregistration, RegistrationImage
@@ -28,7 +30,15 @@ from app.imaging.registration.skull_strip import OUTSIDE
 from app.imaging.resample import shrink
 from app.sdk.types import Flag, Input
 
-__all__ = ["MAX_DISPLACEMENT_MM", "check_maps", "check_sides", "displacement_mm", "is_mirrored", "is_other_head"]
+__all__ = [
+    "MAX_DISPLACEMENT_MM",
+    "check_inside",
+    "check_maps",
+    "displacement_mm",
+    "is_mirrored",
+    "is_other_head",
+    "ventricle_correlation",
+]
 
 Matrix = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
@@ -37,6 +47,11 @@ MAX_MISMATCH_MM: Final = 1.0
 MIN_BONE_CORRELATION: Final = 0.93
 
 MAX_MIRRORED: Final = -0.5  # correlation of the asymmetry of bone, and of CSF
+_CSF_MM: Final = 3.0
+_FLUID_TO_BRAIN_HU: Final = (-20.0, 60.0)  # without contrast, calcium and fat
+_VENTRICLES_BOX: Final = ((-39.0, 39.0), (-69.0, 45.0), (-15.0, 42.0))  # MNI mm
+_MAX_GRAIN_HU: Final = 3.5  # above it, noise hides the ventricles
+MIN_VENTRICLES: Final = 0.85  # correlation of CSF
 _ASYMMETRY_MM: Final = 6.0
 _ASYMMETRY_BOX: Final = ((-81.0, 81.0), (-111.0, 81.0), (-33.0, 81.0))  # symmetric about x = 0, MNI mm
 _OUTLINE_MM: Final = 4.0
@@ -64,14 +79,52 @@ def is_mirrored(ncct: RegistrationImage, cta: RegistrationImage, cta_from_ncct: 
     return all(_correlation(a[seen], b[seen]) < MAX_MIRRORED for a, b in zip(one, other, strict=True))
 
 
-def check_sides(
+def ventricle_correlation(
+    ncct: RegistrationImage, cta: RegistrationImage, cta_from_ncct: Matrix, mni_from_cta: Matrix
+) -> float:
+    """Correlation of CSF around the ventricles in two CTs of a head, -1 to 1; arguments as in ``is_mirrored``.
+
+    1 if the ventricles are not in the field of view of both, or if one is too noisy.
+    """
+    world_from_mni = np.linalg.inv(mni_from_cta)
+    one = _csf(ncct, np.linalg.inv(cta_from_ncct) @ world_from_mni)
+    other = _csf(cta, world_from_mni)
+    return _correlation(one, other) if one is not None and other is not None else 1.0
+
+
+def check_inside(
     ncct: RegistrationImage, cta: RegistrationImage, pair: Coregistration, mni_from_cta: Matrix
 ) -> tuple[Flag, ...]:
-    """``orientation-doubtful`` if NCCT and CTA are mirror images of each other; arguments as in ``is_mirrored``."""
-    if pair.quality < POOR_QUALITY or not is_mirrored(ncct, cta, pair.fixed_from_moving, mni_from_cta):
+    """Compare what two CTs of one head show inside the skull; arguments as in ``is_mirrored``.
+
+    Returns:
+        ``orientation-doubtful`` if they are mirror images of each other; ``study-mismatch`` if the ventricles differ.
+    """
+    if pair.quality < POOR_QUALITY:
         return ()
-    detail = "ncct: it is a mirror image of the cta, so left and right are exchanged in one of them"
-    return (Flag(code="orientation-doubtful", detail=detail),)
+    matrices = pair.fixed_from_moving, mni_from_cta
+    if is_mirrored(ncct, cta, *matrices):
+        detail = "ncct: it is a mirror image of the cta, so left and right are exchanged in one of them"
+        return (Flag(code="orientation-doubtful", detail=detail),)
+    if not is_other_head(pair) and ventricle_correlation(ncct, cta, *matrices) < MIN_VENTRICLES:
+        detail = "ncct: its ventricles have another size or shape than those of the cta"
+        return (Flag(code="study-mismatch", detail=detail),)
+    return ()
+
+
+def _csf(head: RegistrationImage, world_from_mni: Matrix) -> Floats | None:
+    """Share of CSF on a grid around the ventricles, blurred; None if noisy or not in the field of view."""
+    axes = [np.arange(low, high + _CSF_MM, _CSF_MM) for low, high in _VENTRICLES_BOX]
+    grid = np.diag([_CSF_MM, _CSF_MM, _CSF_MM, 1.0])
+    grid[:3, 3] = [axis[0] for axis in axes]
+    hu = head.resampled(world_from_mni @ grid, tuple(len(axis) for axis in axes))
+    if (hu <= OUTSIDE).any():
+        return None
+    grey = np.clip(hu, *_FLUID_TO_BRAIN_HU)
+    if np.median(np.abs(grey - ndimage.gaussian_filter(grey, 1.0))) > _MAX_GRAIN_HU:
+        return None
+    blurred: Floats = ndimage.gaussian_filter(1 - template.ramp(hu, template.NON_CSF_HU), 1.0)
+    return blurred
 
 
 def _asymmetry(head: RegistrationImage, world_from_mni: Matrix) -> tuple[list[Floats], npt.NDArray[np.bool_]]:
@@ -134,7 +187,7 @@ def _outline(maps: Mapping[Input, Volume]) -> Points | None:
     blocks, from_blocks = shrink(tissue, (x, y, z))
     affine = first.affine @ from_blocks
     edges = np.linalg.norm(affine[:3, :3], axis=0)
-    filled = np.stack([ndimage.binary_fill_holes(plane) for plane in np.moveaxis(blocks > 0.5, _slices(affine), 0)])
+    filled = morphology.fill_slices(np.moveaxis(blocks > 0.5, _slices(affine), 0))
     solid = np.moveaxis(filled, 0, _slices(affine)).astype(np.float32)
     blurred = ndimage.gaussian_filter(solid, template.sigma_of_fwhm(_BLUR_MM) / edges, mode="nearest", truncate=3)
     every = tuple(slice(None, None, max(1, round(8 / edge))) for edge in edges)

@@ -349,6 +349,21 @@ def other_patients_cta(study: Study, rng: Random) -> Study:
     return study | {Input.CTA: _other_head(study[Input.CTA], rng)}
 
 
+def other_ventricles(study: Study, rng: Random) -> Study:
+    """An NCCT of another patient with the same skull: its ventricles are larger or smaller by a half."""
+    ncct = study[Input.NCCT]
+    body = np.argwhere(ncct.data[::4, ::4, ::4] > BONE_HU) * 4
+    middle = (ncct.affine @ [*body.mean(axis=0), 1])[:3]
+    voxels = np.indices(ncct.shape, np.float32).reshape(3, -1)
+    away = ncct.affine[:3, :3] @ voxels + (ncct.affine[:3, 3] - middle)[:, None]
+    grown = rng.choice([-1, 1]) * rng.uniform(0.4, 0.5)
+    places = away * (1 - grown * np.exp(-(away**2).sum(axis=0) / 38**2)) + middle[:, None]
+    back = np.linalg.inv(ncct.affine)
+    at = (back[:3, :3] @ places + back[:3, 3:]).reshape(3, *ncct.shape)
+    values = ndimage.map_coordinates(ncct.data.astype(np.float32), at, order=1, mode="nearest")
+    return study | {Input.NCCT: replace(ncct, data=np.asfortranarray(np.rint(values), dtype=np.int16))}
+
+
 def other_patients_maps(study: Study, rng: Random) -> Study:
     """Maps of a head that lies within 30 mm, is turned by up to 15 degrees, and has other sizes."""
     sizes = np.diag(1 + rng.normal(0, 0.045, 3))
@@ -416,6 +431,7 @@ WRONG: dict[str, tuple[Callable[[Study, Random], Study], set[str]]] = {
     "identity_affine": (identity_affine, _PAIR | {"orientation-doubtful"}),
     "other_patients_ncct": (other_patients_ncct, _PAIR),
     "other_patients_cta": (other_patients_cta, _PAIR),
+    "other_ventricles": (other_ventricles, _PAIR),
     "other_patients_maps": (other_patients_maps, _MAPS),
     **{f"maps_displaced_{mm}mm": (partial(maps_displaced, mm=mm), _MAPS) for mm in (10, 25)},
     "maps_mirrored": (maps_mirrored, _MAPS | {"side-contradiction"}),

@@ -115,7 +115,7 @@ def test_maps_without_background_are_not_judged(study: Study, cta: align.Registr
 def sides(one: Volume, other: Volume) -> tuple[str, ...]:
     ncct, cta = align.RegistrationImage(one), align.RegistrationImage(other)
     pair = align.coregister(ncct, cta, rigid=True)
-    found = study_check.check_sides(ncct, cta, pair, align.to_mni(cta).mni_from_world)
+    found = study_check.check_inside(ncct, cta, pair, align.to_mni(cta).mni_from_world)
     return tuple(flag.code for flag in found)
 
 
@@ -131,3 +131,18 @@ def test_mirror_image_of_a_real_head_is_flagged(real_images: Path) -> None:
 
 def test_sides_of_a_symmetric_head_are_not_judged(study: Study) -> None:
     assert sides(study[Input.NCCT], study[Input.CTA]) == ()
+
+
+# Ventricles --------------------------------------------------------------------------------------------------------
+
+
+def test_ncct_with_other_ventricles_in_the_same_skull_is_flagged(study: Study) -> None:
+    for seed in (0, 1):
+        assert "study-mismatch" in warnings(geometry.other_ventricles(study, np.random.default_rng(seed)))
+
+
+@pytest.mark.parametrize("vary", [geometry.noisy, geometry.thick_ncct])
+def test_ventricles_of_one_patient_agree_in_unlike_scans(
+    study: Study, vary: Callable[[Study, np.random.Generator], Study]
+) -> None:
+    assert "study-mismatch" not in warnings(vary(study, np.random.default_rng(2)))
