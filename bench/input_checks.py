@@ -1,7 +1,8 @@
 """Valid studies that the input checks flag, and wrong ones that they miss: ``python -m bench.input_checks``.
 
 Phantoms of many patients are varied as bench/variations describes, prepared as by the service, and counted by answer.
-Answers are stored in a file, so that an interrupted run continues. ``--wrong 200`` is the whole measurement.
+Answers are stored in a file, so that an interrupted run continues. The wrong studies of a kind (registration, parts of
+a study, perfusion maps, perfusion series, vessel masks, Hounsfield units) are shared among its variations.
 """
 
 from __future__ import annotations
@@ -87,16 +88,19 @@ def run(task: tuple[str, str, str, int]) -> tuple[str, list[str]]:
 
 
 def tasks(valid: int, wrong: int, only: list[str]) -> Iterator[tuple[str, str, str, int]]:
-    """All tasks: ``valid`` phantoms shared among the valid variations and none, ``wrong`` for each wrong one."""
+    """All tasks: ``valid`` phantoms shared among the valid variations and none, ``wrong`` for each kind of fault."""
     known = {name: pair for name, pair in modules().items() if not only or name in only}
     named = [("none", "none"), *((module, name) for module, (good, _) in known.items() for name in good)]
     for index in range(valid):
         module, name = named[index % len(named)]
         yield "valid", module, name, index
+    kinds: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for module, (_, bad) in known.items():
         for name in bad:
-            for index in range(wrong):
-                yield "wrong", module, name, index
+            kinds[variations.kind(module, name)].append((module, name))
+    for faults in kinds.values():
+        for index in range(wrong):
+            yield "wrong", *faults[index % len(faults)], index
 
 
 def real(folder: Path) -> None:
@@ -121,15 +125,20 @@ def report(answers: dict[str, list[str]]) -> None:
             totals.update(studies=len(all_codes), refused=refused, warned=warned)
             print(f"| {_title(module, name)} | {len(all_codes)} | {refused} | {warned} | {_codes(all_codes)} |")
     print(f"| all | {totals['studies']} | {totals['refused']} | {totals['warned']} | |")
-    print("\n| wrong study | studies | caught | with another warning | missed | codes |\n|---|---|---|---|---|---|")
+    print("\n| kind | wrong study | studies | caught | with another warning | missed | codes |")
+    print("|---" * 7 + "|")
+    kinds: dict[str, Counter[str]] = defaultdict(Counter)
     for (kind, module, name), all_codes in sorted(grouped.items()):
         if kind == "wrong":
-            accepted = modules()[module][1][name][1]
+            accepted, group = modules()[module][1][name][1], variations.kind(module, name)
             caught = sum(bool(accepted & set(codes)) for codes in all_codes)
             missed = sum(not codes for codes in all_codes)
             other = len(all_codes) - caught - missed
+            kinds[group].update(studies=len(all_codes), caught=caught, other=other, missed=missed)
             row = f"{len(all_codes)} | {caught} | {other} | {missed}"
-            print(f"| {_title(module, name)} | {row} | {_codes(all_codes)} |")
+            print(f"| {group} | {_title(module, name)} | {row} | {_codes(all_codes)} |")
+    for group, n in sorted(kinds.items()):
+        print(f"| {group} | all | {n['studies']} | {n['caught']} | {n['other']} | {n['missed']} | |")
 
 
 def _title(module: str, name: str) -> str:
@@ -145,7 +154,7 @@ def main() -> None:
     """Run what is not stored yet, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--valid", type=int, default=500, help="number of valid studies")
-    parser.add_argument("--wrong", type=int, default=20, help="number of studies of each wrong variation")
+    parser.add_argument("--wrong", type=int, default=200, help="number of wrong studies of each kind")
     parser.add_argument("--only", nargs="*", default=[], help="modules of bench/variations")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--answers", type=Path, default=Path(".bench/input_checks.jsonl"))

@@ -3,3 +3,20 @@
 Each module has ``VALID`` (name -> function) and ``WRONG`` (name -> function and the accepted answers: flag codes, or
 ``refused``). A function takes a study and a random generator and returns the changed study.
 """
+
+from __future__ import annotations
+
+from typing import Final
+
+_PARTS: Final = ("other_", "maps_", "exchanged", "ncct_twice", "cta_twice", "tmax_twice")
+
+
+def kind(module: str, name: str) -> str:
+    """The kind of fault that a wrong variation belongs to."""
+    if module.startswith("perfusion_"):
+        return module.replace("_", " ")
+    if name.startswith(_PARTS) or "_as_" in name:
+        return "parts of a study"
+    if module == "geometry":
+        return "registration"
+    return "vessel masks" if name.endswith("_mask") or name == "one_sided_arteries" else "Hounsfield units"
