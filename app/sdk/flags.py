@@ -158,7 +158,7 @@ _STUDY: Final = {
     "study-mismatch": FlagKind(
         _WARNING,
         "NCCT and CTA seem to show two heads, or one of them has a wrong voxel size.",
-        "Skull of the NCCT beside the CTA after a rigid registration: size and shape.",
+        "Skull of the NCCT beside the CTA after a rigid registration (size and shape), and their ventricles.",
         "Check that all volumes are of one patient.",
     )
 }
