@@ -106,7 +106,7 @@ class RunningService:
 
     def requests(self, status: int) -> int:
         """Return the number of requests that the service has answered with ``status``."""
-        return len(re.findall(rf" {status} [0-9.]+ ms$", (self.folder / "log").read_text(), re.MULTILINE))
+        return len(re.findall(rf" {status} [0-9.]+ ms\b", (self.folder / "log").read_text()))
 
     def log(self) -> str:
         return (self.folder / "log").read_text()[-4000:]
