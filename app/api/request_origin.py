@@ -2,7 +2,7 @@
 
 Design notes:
 - Browsers and proxies on this machine connect over loopback too, so the address of the client says nothing.
-- A foreign Host is DNS rebinding or a proxy. A proxy also shows by its headers, or by HTTP/1.0 (the default of nginx).
+- A foreign Host is DNS rebinding or a proxy. A proxy also shows by its headers, or by HTTP/1.0 (nginx before 1.29.7).
 - A page of another origin cannot choose Host, Origin and Sec-Fetch-Site, because the browser sets them (Fetch standard,
   forbidden request headers; W3C Fetch Metadata). A client that is no browser sends no Sec-Fetch-Site.
 - A link of another page may open an address of this service: the page cannot read the response of a navigation.

@@ -126,7 +126,7 @@ async def test_probes_and_pages_stay_open_for_each_host(keyless: RunningService)
 
 
 def test_request_by_http_1_0_needs_a_key(tmp_path: Path, model_store: Path) -> None:
-    """So does nginx by default: HTTP/1.0, Host of the target, and no header that names the client."""
+    """So does nginx before 1.29.7 by default: Host of the target, and no header that names the client."""
 
     def status(head: str) -> str:
         with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=30) as connection:
