@@ -5,6 +5,7 @@ Design notes:
 - Open are the probes and what holds no record: the files of the page, the OpenAPI document, the problem types.
 - A key is sent as ``Authorization: Bearer <key>`` or ``X-API-Key: <key>``, an OIDC token as a Bearer token.
 - If no key is required (loopback, or an explicit setting), the caller is ``local`` and every response has a warning.
+- Such a request must come from this machine and from no page of another web site (`app.api.request_origin`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import Headers
 from starlette.types import Scope as Asgi
 
+from app.api import request_origin
 from app.api.oidc import looks_like_jwt
 from app.core.config import Settings
 from app.database import api_keys
@@ -32,6 +34,11 @@ _OPEN = re.compile(
     re.DOTALL,
 )
 _CREDENTIAL = re.compile(r"[\x21-\x7e]{1,8192}")
+_SEND_KEY = "Send an API key as `Authorization: Bearer <key>`."
+_NOT_LOCAL = (
+    "Without a key, only requests from this machine are answered: to localhost, 127.0.0.1 or [::1], over HTTP/1.1, and "
+    "not through a proxy. For others create a key (`rlvo keys create`) and send it as `Authorization: Bearer <key>`."
+)
 _READ_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
@@ -41,11 +48,19 @@ def validate_exposure(settings: Settings) -> None:
         raise ValueError("RLVO_AUTH=off allows other machines to connect without keys; this also needs RLVO_INSECURE=1")
 
 
+def key_needed(settings: Settings, scope: Asgi, headers: Headers) -> bool:
+    """Returns whether this request needs a key; without keys, one that does not come from this machine needs one."""
+    if settings.keys_required:
+        return True
+    return not (settings.open_to_all or request_origin.is_local(scope, headers))
+
+
 async def authorise(services: Services, scope: Asgi, headers: Headers) -> Caller | None:
     """Returns the caller, or None for an open address.
 
     Raises:
         Unauthenticated: The key or token is missing or not valid.
+        CrossOrigin: No key is needed, and a page of another web site makes a browser send the request.
         InsufficientScope: The key lacks the scope for this call.
         RateLimited: The caller sends too many requests.
         DatabaseUnavailable: The key cannot be looked up.
@@ -53,14 +68,16 @@ async def authorise(services: Services, scope: Asgi, headers: Headers) -> Caller
     """
     if _OPEN.fullmatch(scope["path"]):
         return None
-    if not services.settings.keys_required:
+    settings = services.settings
+    if not key_needed(settings, scope, headers):
+        request_origin.check_origin(scope, headers, public_url=settings.public_url)
         return LOCAL
-    credential = _credential(headers)
+    credential = _credential(headers, _SEND_KEY if settings.keys_required else _NOT_LOCAL)
     if services.token_verifier and looks_like_jwt(credential):
         caller = await services.run_in_thread(services.token_verifier.authenticate, credential)
     else:
         caller = await services.read(api_keys.authenticate, credential)
-    per_minute = caller.per_minute or services.settings.rate_per_minute
+    per_minute = caller.per_minute or settings.rate_per_minute
     wait = services.rate_limiter.take(f"{caller.tenant} {caller.name}", per_minute)
     if wait:
         rule = f"This caller may send {per_minute} requests per minute."
@@ -82,9 +99,9 @@ def needed_scope(method: str, path: str) -> Scope | None:
     return Scope.PREDICT
 
 
-def _credential(headers: Headers) -> str:
+def _credential(headers: Headers, rule: str) -> str:
     scheme, _, bearer = headers.get("authorization", "").partition(" ")
     credential = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
     if not _CREDENTIAL.fullmatch(credential):
-        raise Unauthenticated("Send an API key as `Authorization: Bearer <key>`.")
+        raise Unauthenticated(rule)
     return credential

@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import problems
-from app.api.auth import authorise
+from app.api.auth import authorise, key_needed
 from app.api.dependencies import Services
 from app.core import logging as app_logging
 from app.core import tracing
@@ -78,7 +78,7 @@ class Middleware:
         state["trace_id"] = trace_id = span.trace_context.trace
         settings = self.services.settings
         body = _RequestBody(receive, self._limit(scope["path"]), settings.receive_timeout, settings.stall_timeout)
-        insecure = not settings.keys_required
+        insecure = not key_needed(settings, scope, headers)
         response = _Response(send, trace_id, body, head=scope["method"] == "HEAD", insecure=insecure)
         if response.head:
             scope["method"] = "GET"

@@ -54,6 +54,7 @@ _COMMON_ERRORS = (
     errors.BadRequest,
     errors.Unauthenticated,
     errors.InsufficientScope,
+    errors.CrossOrigin,
     errors.TooLarge,
     errors.UploadTimeout,
     errors.ExpectationFailed,

@@ -3,6 +3,7 @@
 Design notes:
 - The volumes are stored before the rows are written.
 - Prediction, job, idempotency key and audit entry are one transaction, so a 2xx response cannot lose a study.
+- The places in the queue are counted before the body is read, and again in that transaction, which decides.
 - After a refusal, only the audit entry with the reason remains.
 """
 
@@ -16,21 +17,14 @@ from sqlalchemy.orm import Session
 from app.api.dependencies import Services
 from app.api.uploads import UploadedStudy, UploadReceiver
 from app.core.tracing import TraceContext
-from app.database import audit, idempotency, predictions
+from app.database import audit, idempotency, predictions, queue_limits
 from app.database.api_keys import Caller
 from app.database.idempotency import Reservation
 from app.database.predictions import NewPrediction
+from app.database.queue_limits import QueueLimits
 from app.registry.manifest import Manifest
 from app.registry.model_store import StoredVersion
-from app.sdk.errors import (
-    FieldError,
-    IdempotencyKeyMissing,
-    MissingInput,
-    ModelNotFound,
-    ModelNotReady,
-    QueueFull,
-    RlvoError,
-)
+from app.sdk.errors import FieldError, IdempotencyKeyMissing, MissingInput, ModelNotFound, ModelNotReady, RlvoError
 from app.sdk.types import Input, ModelRef, Priority
 
 log = logging.getLogger("rlvo.submission")
@@ -38,24 +32,35 @@ log = logging.getLogger("rlvo.submission")
 _DERIVED_FROM = {Input.VESSELS: Input.CTA, Input.TMAX: Input.CTP, Input.CBF: Input.CTP}  # computed input: its source
 
 
-async def reserve(services: Services, caller: Caller, key: str | None) -> Reservation | None:
+async def reserve(
+    services: Services, caller: Caller, key: str | None, priority: Priority = Priority.ACUTE
+) -> Reservation | None:
     """Reserves the caller's idempotency key, if there is one, before the body is read.
+
+    A key of an accepted study needs no place in the queue.
 
     Raises:
         Draining: The service is shutting down.
-        QueueFull: The queue is full.
+        QueueFull: The queue has no place for a study of this tenant and priority.
         RequestInProgress: Another request with this key is being received.
         IdempotencyKeyMissing: The settings require a key, and none was sent.
     """
     services.raise_if_draining()
     if key is None and services.settings.require_idempotency_key:
         raise IdempotencyKeyMissing("Send an Idempotency-Key header, with a new value for each study.")
-    if await services.read(services.queue.depth) >= services.settings.queue_limit:
-        raise QueueFull("The queue is full. Send the study again in 10 seconds.", retry_after=10)
+    limits = QueueLimits.of(services.settings)
     if key is None:
+        await services.read(queue_limits.check, limits, caller.tenant, priority)
         return None
     lease = services.settings.receive_timeout + 60
-    return await services.write(idempotency.reserve, caller.tenant, key, lease=lease, owner=services.owner)
+
+    def record(session: Session) -> Reservation:
+        reservation = idempotency.reserve(session, caller.tenant, key, lease=lease, owner=services.owner)
+        if reservation.prediction_id is None:
+            queue_limits.check(session, limits, caller.tenant, priority)
+        return reservation
+
+    return await services.write(record)
 
 
 async def accept(
@@ -76,6 +81,7 @@ async def accept(
         IdempotencyKeyReused: The key was used with another body.
         ModelNotFound: There is no such model version.
         ModelNotReady: The default model is not in the model store.
+        QueueFull: Other studies have taken the last place while this one was received.
         StorageFull: The volumes cannot be stored.
     """
     study = upload.study
@@ -148,6 +154,7 @@ def _resolve_model(services: Services, reference: str | None) -> StoredVersion:
 
 
 def _enqueue(session: Session, services: Services, caller: Caller, new: NewPrediction) -> None:
+    queue_limits.admit(session, QueueLimits.of(services.settings), caller.tenant, new.priority)
     queue_position = predictions.add(session, new)
     services.queue.submit(session, new.id, priority=queue_position)
     detail: dict[str, Any] = {

@@ -102,9 +102,10 @@ def predict_rows(
     Raises:
         CohortFault: ``results`` has other columns, for example those of an earlier release.
         TransportError: The service is not reachable any more. The same call continues later.
+        RlvoError: The service is busy, unavailable or failed. The same call continues later.
     """
     from app.cli import cohort_results
-    from app.sdk.errors import InternalError, RlvoError, TransportError
+    from app.sdk.errors import Busy, InternalError, RlvoError, TransportError, Unavailable
 
     listed = cohort_results.listed_patients(results, COLUMNS)
     counts: dict[str, int] = {}
@@ -129,7 +130,7 @@ def predict_rows(
             try:
                 waiting.append((study.patient, _submit(client, study, options)))
             except RlvoError as error:
-                if isinstance(error, TransportError | InternalError):
+                if isinstance(error, TransportError | InternalError | Busy | Unavailable):
                     raise
                 _write(file, (study.patient, "refused", *[""] * 6, error.code))
                 counts["refused"] = counts.get("refused", 0) + 1

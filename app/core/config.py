@@ -32,12 +32,17 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address to listen on")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on")
     public_url: str = Field(
-        default="", pattern="^(https?://[!-~]+)?$", description="External URL of this service, for links in CDS cards"
+        default="",
+        pattern="^(https?://[!-~]+)?$",
+        description="External URL of this service: for links in CDS cards, and the origin of its pages behind a proxy",
     )
     auth: Literal["auto", "keys", "off"] = Field(
-        default="auto", description="API keys: `keys` required, `off` not required, `auto` required except on loopback"
+        default="auto",
+        description="API keys: `keys` required, `auto` and `off` not required from this machine on loopback",
     )
-    insecure: bool = Field(default=False, description="Allow `auth=off` on an address that other machines can reach")
+    insecure: bool = Field(
+        default=False, description="With `auth=off`: require no keys from other machines and through a proxy either"
+    )
 
     oidc_issuer: str = Field(default="", description="Identity provider of tokens; empty: API keys only")
     oidc_audience: str = Field(default="rlvo", description="Audience that a token must contain")
@@ -63,6 +68,12 @@ class Settings(BaseSettings):
     wait_default: float = Field(default=30.0, ge=0, description="Default seconds that a POST waits for its answer")
     wait_max: float = Field(default=120.0, ge=0, description="Longest wait that a request may set, in seconds")
     queue_limit: int = Field(default=1000, ge=1, description="Maximum of waiting predictions; then POST answers 429")
+    queue_acute_share: float = Field(
+        default=0.2, ge=0, lt=1, description="Share of these places that only acute studies may take"
+    )
+    queue_tenant_share: float = Field(
+        default=0.4, gt=0, le=1, description="Share of the places of each priority that one tenant may take"
+    )
     idempotency_hours: float = Field(default=24.0, gt=0, description="Hours for which an Idempotency-Key is stored")
     require_idempotency_key: bool = Field(default=False, description="Refuse a POST without an Idempotency-Key")
 
@@ -128,6 +139,11 @@ class Settings(BaseSettings):
         return self.host in ("127.0.0.1", "::1", "localhost")
 
     @property
+    def open_to_all(self) -> bool:
+        """Whether no request needs a key, wherever it comes from."""
+        return self.auth == "off" and self.insecure
+
+    @property
     def keys_required(self) -> bool:
-        """Whether a request needs an API key or a token."""
+        """Whether every request needs an API key or a token."""
         return self.auth == "keys" or (self.auth == "auto" and not (self.on_loopback and not self.oidc_issuer))

@@ -4,7 +4,8 @@ Design notes:
 - Only listed hosts are called. An empty list permits no call.
 - A host name is resolved once, and all its addresses are checked. The connection uses a checked address (against DNS
   rebinding); TLS still verifies the name.
-- An address that is not public must be in the list itself, or in a listed network.
+- An address that is not public must be in the list itself, or in a listed network. Public are the addresses outside the
+  special-purpose registries of IANA (RFC 6890); of IPv6, only those that are assigned as global unicast (2000::/3).
 - Redirects are not followed, environment proxies are not used, and the body of an answer is not read.
 """
 
@@ -26,6 +27,33 @@ LONGEST_URL = 2000
 _PORTS = {"https": 443, "http": 80}
 _ENTRY = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?\.?)(?::(?P<port>[0-9]{1,5}))?")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # IANA has assigned no other block for public hosts
+_SPECIAL = [
+    ipaddress.ip_network(each)
+    for each in (
+        "0.0.0.0/8",  # this network
+        "10.0.0.0/8",  # private
+        "100.64.0.0/10",  # shared by the customers of a provider
+        "127.0.0.0/8",  # loopback
+        "169.254.0.0/16",  # link-local, with the metadata services of clouds
+        "172.16.0.0/12",  # private
+        "192.0.0.0/24",  # protocol assignments
+        "192.0.2.0/24",  # documentation
+        "192.31.196.0/24",  # AS112
+        "192.52.193.0/24",  # multicast relays
+        "192.88.99.0/24",  # 6to4 relays
+        "192.168.0.0/16",  # private
+        "192.175.48.0/24",  # AS112
+        "198.18.0.0/15",  # benchmarks
+        "198.51.100.0/24",  # documentation
+        "203.0.113.0/24",  # documentation
+        "224.0.0.0/3",  # multicast, reserved, broadcast
+        "2001::/23",  # protocol assignments, with Teredo
+        "2001:db8::/32",  # documentation
+        "2620:4f:8000::/48",  # AS112
+        "3fff::/20",  # documentation
+    )
+]
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str, int], Iterable[str]]
@@ -121,9 +149,7 @@ class EgressClient:
 
     def _allowed(self, address: Address) -> bool:
         inner = _embedded_ipv4(address)
-        if any(inner in network for network in self._networks):
-            return True
-        return inner.is_global and not inner.is_multicast
+        return any(inner in network or address in network for network in self._networks) or _is_public(inner)
 
     def _add_entry(self, text: str) -> None:
         plain = text.startswith("http://")
@@ -148,6 +174,13 @@ class EgressClient:
 def _normalised(host: str) -> str:
     """Normalised host: lower case, no final dot, no brackets around an IPv6 address."""
     return host.strip("[]").rstrip(".").lower()
+
+
+def _is_public(address: Address) -> bool:
+    """Whether the address can belong to a host of the internet."""
+    if address.version == 6 and address not in _GLOBAL_UNICAST:
+        return False
+    return address.is_global and not any(address in network for network in _SPECIAL)
 
 
 def _embedded_ipv4(address: Address) -> Address:

@@ -5,7 +5,7 @@ detail says what to do; it contains no submitted value, no path and no stack tra
 
     RlvoError
     ├── BadRequest            400  malformed-multipart, malformed-json, idempotency-key-missing, digest-mismatch
-    ├── NotAllowed            401  unauthenticated, 403 insufficient-scope
+    ├── NotAllowed            401  unauthenticated, 403 insufficient-scope, cross-origin
     ├── NotFound              404  prediction-not-found, model-not-found, not-found
     ├── Gone                  410  erased
     ├── Conflict              409  request-in-progress, alias-conflict, not-finished; 412, 428 preconditions
@@ -119,6 +119,10 @@ class Unauthenticated(NotAllowed):
 
 class InsufficientScope(NotAllowed):
     code, title = "insufficient-scope", "The API key lacks the scope for this call"
+
+
+class CrossOrigin(NotAllowed):
+    code, title = "cross-origin", "The request comes from another web site"
 
 
 # 404, 405, 410 -----------------------------------------------------------------------------------------------------

@@ -17,13 +17,10 @@ from datetime import UTC, datetime
 
 from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
 from dbos import error as engine_errors
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.database import webhooks
 from app.database.session import Database
-from app.database.tables import PredictionRow
-from app.sdk.types import Status
 
 APPLICATION = "rlvo"
 QUEUE = "predictions"
@@ -159,7 +156,3 @@ class Queue:
             workflow_ids=prediction_ids, status=["ENQUEUED", "PENDING"], load_input=False, load_output=False
         )
         return {job.workflow_id for job in jobs}
-
-    def depth(self, session: Session) -> int:
-        """Number of predictions that wait for a worker."""
-        return session.scalar(select(func.count()).where(PredictionRow.status == Status.QUEUED)) or 0

@@ -107,7 +107,7 @@ async def running(settings: Settings, **overrides: Any) -> AsyncIterator[Running
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://rlvo", timeout=30) as http,
+        httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=30) as http,
     ):
         yield RunningService(app, http)
 

@@ -71,7 +71,11 @@ async def test_moving_an_alias_needs_its_present_etag(with_worker: RunningServic
         CHAMPION, json={"version": "1.0.0"}, headers={"If-Match": present.headers["etag"]}
     )
     assert (stale.status_code, stale.json()["code"]) == (412, "etag-mismatch")
-    back = await with_worker.http.post(f"{CHAMPION}/rollback")
+    untagged = await with_worker.http.post(f"{CHAMPION}/rollback")
+    assert (untagged.status_code, untagged.json()["code"]) == (428, "precondition-required")
+    late = await with_worker.http.post(f"{CHAMPION}/rollback", headers={"If-Match": present.headers["etag"]})
+    assert (late.status_code, late.json()["code"]) == (412, "etag-mismatch")
+    back = await with_worker.http.post(f"{CHAMPION}/rollback", headers={"If-Match": moved.headers["etag"]})
     assert back.json()["version"] == "1.0.0"
     assert back.headers["etag"] != present.headers["etag"]  # the tag covers the history, not only the version
     assert (await with_worker.http.get("/v1/models/tiny")).json()["aliases"] == {"champion": "1.0.0"}

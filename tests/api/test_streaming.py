@@ -30,7 +30,7 @@ def connect(server: Server) -> socket.socket:
 
 def request(length: int, **headers: str) -> bytes:
     """The head of a POST with a body of ``length`` bytes."""
-    lines = {"Host": "rlvo", "Content-Length": str(length), **FORM, **headers}
+    lines = {"Host": "localhost", "Content-Length": str(length), **FORM, **headers}
     head = "POST /v1/predictions HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
     return head.encode() + b"\r\n"
 

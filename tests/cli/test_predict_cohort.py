@@ -14,7 +14,7 @@ from app.cli import predict_cohort as command
 from app.cli.__main__ import app
 from app.cli.predict_cohort import RowOptions, predict_rows
 from app.sdk.client import Client
-from app.sdk.errors import TransportError
+from app.sdk.errors import InvalidVolume, QueueFull, RlvoError, StorageFull, TransportError
 from app.sdk.types import ModelRef, Prediction, Status
 from app.training.cohort import read_for_prediction
 from app.training.errors import CohortFault
@@ -35,11 +35,12 @@ class Service(Client):
         self.sent: list[tuple[str, dict[str, object]]] = []
         self.ids: dict[str, str] = {}
         self.fail_after = 10**6
+        self.failure: RlvoError = TransportError()
         self.withheld: list[str] = []
 
     def submit(self, *, on_progress: object = None, idempotency_key: str | None = None, **study: object) -> Prediction:
         if len(self.sent) >= self.fail_after:
-            raise TransportError
+            raise self.failure
         assert idempotency_key
         self.sent.append((idempotency_key, study))
         return self._prediction(self.ids.setdefault(idempotency_key, f"p{len(self.ids)}"))
@@ -99,6 +100,23 @@ def test_interrupted_cohort_continues_without_repetition(tmp_path: Path, monkeyp
     assert [line["patient"] for line in lines] == ["P1", "P2", "P3"]
     assert len(service.ids) == 3  # P2 was sent twice with the same key
     assert run(service, path, tmp_path / "out.csv") == ({}, 3)
+
+
+@pytest.mark.parametrize("failure", [QueueFull(), StorageFull()])
+def test_study_that_meets_a_busy_service_is_not_listed_as_refused(tmp_path: Path, failure: RlvoError) -> None:
+    path, service = table(tmp_path, "P1,a.nii,71"), Service()
+    service.fail_after, service.failure = 0, failure
+    with pytest.raises(type(failure)):
+        run(service, path, tmp_path / "out.csv")
+    service.fail_after = 10**6
+    assert run(service, path, tmp_path / "out.csv") == ({"succeeded": 1}, 1)
+
+
+def test_invalid_study_is_listed_as_refused(tmp_path: Path) -> None:
+    path, service = table(tmp_path, "P1,a.nii,71"), Service()
+    service.fail_after, service.failure = 0, InvalidVolume()
+    assert run(service, path, tmp_path / "out.csv") == ({"refused": 1}, 1)
+    assert "nifti-invalid" in (tmp_path / "out.csv").read_text()
 
 
 def test_changed_volume_is_another_study(tmp_path: Path) -> None:

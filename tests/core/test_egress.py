@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import ssl
 from collections.abc import Iterable
@@ -16,6 +17,23 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from app.core.egress import EgressClient, EgressRefused
 from tests.receiver import receiving
+
+NOT_PUBLIC = (
+    *("192.0.0.8", "192.0.2.1", "192.88.99.1", "198.18.0.1", "198.51.100.1", "203.0.113.9", "240.0.0.1"),
+    *("192.31.196.1", "192.52.193.1", "192.175.48.1", "239.255.255.250"),
+    *("64:ff9b:1::1", "64:ff9b:1:7f00:0:1::", "64:ff9b:2::1", "64:ff9b::c058:6301"),  # NAT64; the last is 192.88.99.1
+    *("::7f00:1", "::808:808", "::ffff:0:808:808", "fec0::1", "fe80::1", "100::1", "3fff::1", "3fff:fff::1"),
+    *("2001::1", "2001:0:808:808::1", "2001:2::1", "2001:10::1", "2001:20::1", "2001:db8::1", "2620:4f:8000::1"),
+    *("5f00::1", "4000::1", "8000::1", "fc00::1", "ff0e::1", "2002:c058:6301::", "2002:a9fe:a9fe::"),
+)
+"""Addresses of the special-purpose registries of IANA, of each kind, and of blocks that IANA has not assigned."""
+PUBLIC = (
+    *("8.8.8.8", "93.184.215.14", "100.63.255.255", "100.128.0.1", "172.15.0.1", "172.32.0.1", "192.0.1.1"),
+    *("192.88.98.1", "192.88.100.1", "198.17.0.1", "198.20.0.1", "223.255.255.254"),
+    *("2001:200::1", "2001:4860:4860::8888", "2606:4700::1111", "2a00:1450:4003::1", "2003::1", "3ffe::1"),
+    *("3fff:1000::1", "64:ff9b::808:808", "::ffff:8.8.8.8", "2002:808:808::1"),
+)
+"""Addresses of internet hosts, some next to a special block."""
 
 LISTED = "pacs.clinic.example, 10.0.0.7:8443, http://ris.clinic.example:8080, [fd00::7]:9443, 10.1.0.0/16"
 
@@ -99,12 +117,24 @@ def test_invalid_entry_is_refused(hosts: str) -> None:
         "::ffff:127.0.0.1",
         "64:ff9b::7f00:1",
         "2002:7f00:1::",
+        *NOT_PUBLIC,
     ],
 )
 def test_name_with_a_non_public_address_is_refused(address: str) -> None:
     client = EgressClient("pacs.clinic.example", resolve=lambda *_: ["93.184.215.14", address])
     with pytest.raises(EgressRefused):
         client.post("https://pacs.clinic.example/", b"{}", {})
+
+
+@pytest.mark.parametrize("address", PUBLIC)
+def test_public_address_is_permitted(address: str) -> None:
+    assert EgressClient("pacs.clinic.example")._allowed(ipaddress.ip_address(address))
+
+
+@pytest.mark.parametrize("address", NOT_PUBLIC)
+def test_address_of_a_special_block_is_permitted_if_it_is_listed(address: str) -> None:
+    assert EgressClient(f"pacs.clinic.example, {address}")._allowed(ipaddress.ip_address(address))
+    assert not EgressClient("pacs.clinic.example, 10.9.9.9")._allowed(ipaddress.ip_address(address))
 
 
 def test_name_is_resolved_once() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,14 @@ def service(tmp_path_factory: pytest.TempPathFactory, model_store: Path) -> Iter
 
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    """Headless Chromium that can connect to this machine only."""
+    """The browser of most tests."""
+    with open_chromium(tmp_path_factory.mktemp("chromium")) as chrome:
+        yield chrome
+
+
+@contextmanager
+def open_chromium(folder: Path, *names: str) -> Iterator[Chrome]:
+    """Run headless Chromium, which can connect to this machine only; ``names`` are rules for host names."""
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not chromium or not driver:
         pytest.skip("needs Debian's chromium and chromium-driver")
@@ -61,8 +69,8 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
         "--disable-dev-shm-usage",
         "--enable-unsafe-swiftshader",  # WebGL without a graphics card, for NiiVue
         "--window-size=1400,1800",
-        "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
-        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
+        f"--host-resolver-rules={', '.join([*names, 'MAP * ~NOTFOUND', 'EXCLUDE 127.0.0.1'])}",
+        f"--user-data-dir={folder}",
     ):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -102,6 +103,10 @@ class RunningService:
         """Run a command of rlvo in the environment of the service."""
         command = [sys.executable, "-m", "app.cli", *arguments]
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=TIMEOUT_S)
+
+    def requests(self, status: int) -> int:
+        """Return the number of requests that the service has answered with ``status``."""
+        return len(re.findall(rf" {status} [0-9.]+ ms\b", (self.folder / "log").read_text()))
 
     def log(self) -> str:
         return (self.folder / "log").read_text()[-4000:]

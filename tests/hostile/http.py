@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 CANARY = "CANARY-DOE-JANE-19700101"
 UNKNOWN = "01900000-0000-7000-8000-000000000000"
-HOST = b"Host: rlvo\r\n"
+HOST = b"Host: localhost\r\n"
 DISPOSITION = b'Content-Disposition: form-data; name="%s"; filename="CANARY-DOE-JANE-19700101.nii.gz"\r\n'
 
 

@@ -8,9 +8,10 @@ import sys
 import pytest
 from sqlalchemy import text
 
-from app.database import predictions
+from app.database import predictions, status
 from app.database.session import Database
 from app.sdk.errors import DatabaseUnavailable, PredictionNotFound
+from app.sdk.types import Priority
 from app.worker.queue import Queue
 from tests.study import add_and_queue, new_prediction
 
@@ -31,7 +32,7 @@ def test_job_is_committed_with_its_prediction(database: Database, queue: Queue) 
     new = new_prediction()
     with database.session() as session:
         add_and_queue(session, queue, new)
-        assert queue.depth(session) == 1
+        assert status.waiting(session)[Priority.ACUTE].count == 1
     assert jobs(database) == [(new.id, "ENQUEUED")]
     assert queue.alive([new.id, "other"]) == {new.id}
 
@@ -48,7 +49,7 @@ def test_job_is_rolled_back_with_its_prediction(database: Database, queue: Queue
         fail_halfway()
     assert jobs(database) == []
     with database.reading() as session:
-        assert queue.depth(session) == 0
+        assert status.waiting(session)[Priority.ACUTE].count == 0
         with pytest.raises(PredictionNotFound):
             predictions.find(session, new.id, None)
 

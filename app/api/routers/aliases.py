@@ -63,13 +63,12 @@ async def set_alias(
 async def roll_back(
     name: Name, alias: AliasName, services: ServicesDep, caller: CurrentCaller, if_match: IfMatch = ""
 ) -> Response:
-    """Moves the alias to the version that it had before its last move; `If-Match` is optional."""
+    """Moves the alias to the version that it had before its last move; needs the entity tag as `If-Match`."""
     present = await services.run_in_thread(_existing_alias, services, name, alias)
-    if if_match:
-        _check_if_match(present, if_match)
+    expected = _check_if_match(present, if_match)
 
     def move_back() -> Alias:
-        _promotion(services).rollback(name, alias, expected=present.version, by=caller.name)
+        _promotion(services).rollback(name, alias, expected=expected, by=caller.name)
         return _existing_alias(services, name, alias)
 
     return responses.tagged(await to_thread.run_sync(move_back, abandon_on_cancel=True))

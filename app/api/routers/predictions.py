@@ -46,11 +46,12 @@ async def submit(
     urgency: Urgency = "",
 ) -> Response:
     """Receives a study, queues its prediction, and waits for the result as long as the caller prefers."""
-    reservation = await submission.reserve(services, caller, idempotency_key)
+    priority = priority_of(urgency)
+    reservation = await submission.reserve(services, caller, idempotency_key, priority)
     try:
         async with uploads.receive(request, services) as upload:
             prediction_id, replayed = await submission.accept(
-                services, caller, upload, reservation, request.state.trace_context, priority_of(urgency)
+                services, caller, upload, reservation, request.state.trace_context, priority
             )
     except (RlvoError, ClientDisconnect) as error:
         code = error.code if isinstance(error, RlvoError) else "client-gone"
