@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import socket
-import threading
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from urllib.parse import urlsplit
-
-import httpx
 
 from app.database import api_keys
 from tests.api.server import Server
@@ -37,9 +37,9 @@ def read_all(connection: socket.socket) -> bytes:
     return received
 
 
-def ask(server: Server, request: bytes, *, half_close: bool = False) -> bytes:
+def ask(server: Server, request: bytes, *, half_close: bool = False, timeout: float = 5) -> bytes:
     """Sends raw bytes and returns everything that the service answers."""
-    with connect(server, timeout=5) as connection:
+    with connect(server, timeout=timeout) as connection:
         connection.sendall(request)
         if half_close:
             connection.shutdown(socket.SHUT_WR)
@@ -53,33 +53,31 @@ def key(server: Server, name: str = "pacs") -> dict[str, str]:
 
 
 @contextmanager
-def flood(send: Callable[[], None], connections: int) -> Iterator[None]:
-    """Calls ``send`` again and again in as many threads while the block runs; a refused connection is no error."""
-    end = threading.Event()
-
-    def attack() -> None:
-        while not end.is_set():
-            with suppress(OSError):
-                send()
-
-    threads = [threading.Thread(target=attack, daemon=True) for _ in range(connections)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        end.set()
-        for thread in threads:
-            thread.join()
+def flood(server: Server, request: bytes, connections: int) -> Iterator[None]:
+    """Sends ``request`` again and again over as many connections while the block runs, from another process."""
+    address = urlsplit(server.url)
+    command = [sys.executable, str(Path(__file__).with_name("flood_client.py")), address.hostname, address.port]
+    with subprocess.Popen(
+        [*map(str, command), str(connections)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(request)
+        process.stdin.close()
+        assert process.stdout.readline() == b"started\n"
+        try:
+            yield
+        finally:
+            process.kill()
 
 
-def latencies(url: str, seconds: float) -> list[float]:
-    """The sorted times of one GET after the other, each with a new connection; s."""
+def latencies(server: Server, seconds: float) -> list[float]:
+    """The sorted times of one `GET /livez` after the other, each with a new connection; s."""
     times = []
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         began = time.monotonic()
-        assert httpx.get(url, timeout=30).status_code == 200
+        assert ask(server, head("GET /livez", "Connection: close"), timeout=60).startswith(b"HTTP/1.1 200 ")
         times.append(time.monotonic() - began)
         time.sleep(0.02)
     return sorted(times)
