@@ -129,8 +129,8 @@ class Connection(H11Protocol):
         if self._half_closed and not self.flow.held:
             self._end_half_closed()
 
-    def eof_received(self) -> bool:
-        """Keeps the connection open until the response to a complete request is sent."""
+    def half_closed(self) -> bool:
+        """Keeps the connection open until the response to a complete request is sent (`eof_received` of asyncio)."""
         self._half_closed = True
         if self._discard is not None:
             self._discard.complete.set()
@@ -307,5 +307,7 @@ class _Discard:
 def protocol(settings: Settings) -> type[H11Protocol]:
     """Returns the connection class with the limits of ``settings``, for ``uvicorn.Config(http=...)``."""
     places = ConnectionPlaces[Connection](settings.max_connections)
-    members = {"settings": settings, "places": places, "turns": ParsingTurns()}
+    members: dict[str, Any] = {"settings": settings, "places": places, "turns": ParsingTurns()}
+    # Not a method of `Connection`: uvicorn declares it without the result that asyncio reads.
+    members["eof_received"] = Connection.half_closed
     return type("BoundedConnection", (Connection,), members)
