@@ -28,6 +28,7 @@ from app.sdk.errors import InvalidRequest
 
 MAX_PATIENTS = 8  # most patients in one request
 VALUE_BYTES = 32  # most bytes of one value: a number with 17 digits, its exponent and white space
+MAX_JSON_BYTES = 512 * 1024 * 1024
 PLATFORM = "rlvo_ensemble"
 _TYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "FP64": np.dtype("<f8")}
 
@@ -47,9 +48,13 @@ def shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
 
 
 def max_request_bytes(manifest: Manifest) -> int:
-    """Return the largest size of a request body: `MAX_PATIENTS` patients as JSON, in bytes."""
-    values = sum(math.prod(shape) for shape in shapes(manifest).values())
-    return tensor_json.MAX_TEXT_BYTES + MAX_PATIENTS * values * VALUE_BYTES
+    """Return the largest size of a request body, in bytes.
+
+    It holds `MAX_PATIENTS` patients as JSON; on a large grid fewer, but always as many in binary FP64.
+    """
+    values = MAX_PATIENTS * sum(math.prod(shape) for shape in shapes(manifest).values())
+    as_json = min(values * VALUE_BYTES, MAX_JSON_BYTES)
+    return tensor_json.MAX_TEXT_BYTES + max(as_json, values * _TYPES["FP64"].itemsize)
 
 
 def metadata(manifest: Manifest, versions: Sequence[str]) -> dict[str, Any]:

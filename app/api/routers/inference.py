@@ -117,8 +117,8 @@ async def _body(request: Request, limit: int) -> bytearray:
 
 def _too_large(limit: int) -> TooLarge:
     return TooLarge(
-        f"A request to this version may have at most {limit} bytes, enough for {open_inference.MAX_PATIENTS} patients. "
-        "Send fewer patients, or binary tensors (`binary_data_size`)."
+        f"A request to this version may have at most {limit} bytes. Send fewer patients (at most "
+        f"{open_inference.MAX_PATIENTS}), or binary tensors (`binary_data_size`)."
     )
 
 
