@@ -19,6 +19,7 @@ from anyio import CapacityLimiter, Semaphore, create_task_group, to_thread
 from fastapi import Depends, FastAPI, Request
 from sqlalchemy.orm import Session
 
+from app.api.connection_limits import RequestsInProgress
 from app.api.long_poll import ChangeWatcher
 from app.api.metrics import Metrics
 from app.api.oidc import TokenVerifier
@@ -63,6 +64,7 @@ class Services:
     def __post_init__(self) -> None:
         self.watcher = ChangeWatcher(self.read)
         self.rate_limiter = RateLimiter()
+        self.requests_in_progress = RequestsInProgress.of(self.settings)
         self.token_verifier = TokenVerifier(self.settings) if self.settings.oidc_issuer else None
 
     @property

@@ -4,6 +4,7 @@ Design notes:
 - Authentication uses path and headers only, so the body of a refused upload is never stored.
 - A body is limited by its Content-Length and by the bytes that arrive, by a total time and by a stall time.
 - A refusal is sent before the body has arrived, and the rest of the body is discarded (docs/decisions/0030).
+- The requests in progress of a caller are limited, so that one caller cannot use up the connections.
 - HEAD is answered as GET without a body, on every address.
 - An unexpected error gives a 500 without details. The log has its trace id and no submitted value.
 """
@@ -14,6 +15,8 @@ import logging
 import re
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import anyio
@@ -21,13 +24,14 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api import problems
+from app.api import problems, request_headers
 from app.api.auth import authorise, key_needed
 from app.api.dependencies import Services
 from app.core import logging as app_logging
 from app.core import tracing
 from app.core.tracing import Span
-from app.sdk.errors import BadRequest, ExpectationFailed, InternalError, RlvoError, TooLarge, UploadTimeout
+from app.database.api_keys import Caller
+from app.sdk.errors import BadRequest, InternalError, RlvoError, TooLarge, UploadTimeout
 
 log = logging.getLogger("rlvo.http")
 
@@ -45,8 +49,9 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 
-_DISCARD_SECONDS = 2.0
-_DISCARD_BYTES = 64 * 1024 * 1024
+DISCARD = "rlvo.discard"  # extension of the ASGI scope: a function that discards the rest of the request
+DISCARD_SECONDS = 2.0
+DISCARD_BYTES = 64 * 1024 * 1024
 _METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"}
 
 
@@ -82,18 +87,19 @@ class Middleware:
         response = _Response(send, trace_id, body, head=scope["method"] == "HEAD", insecure=insecure)
         if response.head:
             scope["method"] = "GET"
-        # A server may ignore Range (RFC 9110, 14.2). All responses are sent whole, so no range reaches a route.
-        scope["headers"] = [header for header in scope["headers"] if header[0] not in (b"range", b"if-range")]
+        scope["headers"] = request_headers.merged(scope["headers"])
+        headers = Headers(scope=scope)
         started = time.perf_counter()
         with self.services.metrics.in_flight():
             try:
                 body.check_headers(headers)
-                _check_expectation(headers)
+                request_headers.check(headers, has_body=not body.complete)
                 state["caller"] = caller = await authorise(self.services, scope, headers)
                 if caller and caller.max_body:
                     body.limit = min(body.limit, caller.max_body)
                     body.check_headers(headers)
-                await self.app(scope, body.receive, response.send)
+                with self._admitted(scope, caller):
+                    await self.app(scope, body.receive, response.send)
             except RlvoError as error:
                 await self._refuse(error, scope, response)
             except ClientDisconnect:
@@ -104,7 +110,22 @@ class Middleware:
                 await self._refuse(InternalError(message), scope, response)
             finally:
                 self._record(scope, response, time.perf_counter() - started, span)
-        await self._finish(headers, body, response)
+        await self._finish(scope, headers, body, response)
+
+    @contextmanager
+    def _admitted(self, scope: Scope, caller: Caller | None) -> Iterator[None]:
+        """Counts an authenticated request as in progress; `http_protocol` closes no connection that serves one."""
+        if caller is None:
+            yield
+            return
+        address = (scope.get("client") or ("",))[0]
+        name = f"{caller.tenant} {caller.name}" if self.services.settings.keys_required else address
+        with self.services.requests_in_progress.admitted(name):
+            scope["state"]["admitted"] = True
+            try:
+                yield
+            finally:
+                scope["state"]["admitted"] = False
 
     def _limit(self, path: str) -> int:
         settings = self.services.settings
@@ -115,12 +136,12 @@ class Middleware:
             problem = problems.answer(error, response.trace_id, path=scope["path"])
             await problem(scope, _receive_nothing, response.send)
 
-    async def _finish(self, headers: Headers, body: _RequestBody, response: _Response) -> None:
+    async def _finish(self, scope: Scope, headers: Headers, body: _RequestBody, response: _Response) -> None:
         """Ends a held response, after reading what the client still sends."""
         if response.held is None:
             return
         if not body.complete and headers.get("expect", "").lower() != "100-continue":
-            await body.discard()
+            await scope.get("extensions", {}).get(DISCARD, body.discard)()
         await response.end()
 
     def _record(self, scope: Scope, response: _Response, seconds: float, span: Span) -> None:
@@ -180,8 +201,8 @@ class _RequestBody:
 
     async def discard(self) -> None:
         """Reads the rest of the body without using it, within a limit of time and bytes."""
-        with anyio.move_on_after(_DISCARD_SECONDS):
-            limit = self.received + _DISCARD_BYTES
+        with anyio.move_on_after(DISCARD_SECONDS):
+            limit = self.received + DISCARD_BYTES
             while not self.complete and self.received < limit:
                 self._count(await self.source())
 
@@ -249,12 +270,6 @@ class _Response:
 async def _receive_nothing() -> Message:
     """The ASGI ``receive`` of a response that reads no request."""
     return {"type": "http.disconnect"}
-
-
-def _check_expectation(headers: Headers) -> None:
-    """Raises ExpectationFailed for an unknown expectation, because the client would wait for it without end."""
-    if headers.get("expect", "100-continue").lower() != "100-continue":
-        raise ExpectationFailed("This service supports only `Expect: 100-continue`.")
 
 
 def _traceback(error: BaseException) -> str:

@@ -31,6 +31,7 @@ from app.sdk.errors import (
     RlvoError,
     TooLarge,
     Unauthenticated,
+    UnsupportedMedia,
 )
 from app.sdk.types import Problem, ProblemField
 
@@ -66,6 +67,8 @@ def answer(error: RlvoError, trace_id: str, headers: dict[str, str] | None = Non
         extra["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     if isinstance(error, Unauthenticated):
         extra["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, UnsupportedMedia):  # RFC 9110, 15.5.16: the cause may be a content coding
+        extra["Accept-Encoding"] = "identity"
     body = document(error, trace_id).model_dump(mode="json", exclude_none=True)
     if path.startswith("/v2/"):
         body["error"] = body["detail"]

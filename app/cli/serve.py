@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -32,6 +33,7 @@ FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
 STABLE_AFTER = 60.0  # seconds; a worker that ran this long did not fail at its start
 SPIN_COUNT = "1000"  # how long idle OpenMP threads spin: from one layer to the next, no longer (docs/experiments.md)
+OTHER_FILES = 512  # open files of the API process besides its connections: uploads, downloads, database
 GRACE = 30.0  # seconds until a draining worker is killed; its job resumes at the next start
 
 
@@ -98,6 +100,7 @@ def _listen(service: FastAPI, config: Settings, supervisor: ProcessSupervisor | 
             timeout_graceful_shutdown=round(GRACE),
         )
     )
+    _allow_open_files(config.max_connections + OTHER_FILES)
     # uvicorn raises the signal that stopped it again at its end; the worker must still be drained then.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
@@ -112,6 +115,17 @@ def _listen(service: FastAPI, config: Settings, supervisor: ProcessSupervisor | 
             supervisor.stop()
     if not server.started:
         raise typer.Exit(1)
+
+
+def _allow_open_files(wanted: int) -> None:
+    """Raise the limit of open files of this process, because each connection needs one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    possible = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
+    if possible < wanted:
+        log.warning("the system allows %d open files, %d are needed; set RLVO_MAX_CONNECTIONS lower", possible, wanted)
 
 
 def worker(

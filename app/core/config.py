@@ -65,6 +65,12 @@ class Settings(BaseSettings):
     stall_timeout: float = Field(default=30.0, gt=0, description="Seconds without progress until a transfer is aborted")
     header_timeout: float = Field(default=10.0, gt=0, description="Seconds within which a request head must arrive")
     max_connections: int = Field(default=1000, ge=1, description="Maximum number of connections")
+    max_requests_per_caller: int = Field(
+        default=0,
+        ge=0,
+        description="Requests that one key (without keys: one address) may have in progress; 0: a quarter of the "
+        "connections",
+    )
     wait_default: float = Field(default=30.0, ge=0, description="Default seconds that a POST waits for its answer")
     wait_max: float = Field(default=120.0, ge=0, description="Longest wait that a request may set, in seconds")
     queue_limit: int = Field(default=1000, ge=1, description="Maximum of waiting predictions; then POST answers 429")

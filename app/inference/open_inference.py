@@ -7,6 +7,7 @@ Design notes:
   ``clinical`` (n, v), with missing and presence bits. One patient may be sent without the n.
 - A response is always plain JSON, because it has only a few numbers per patient.
 - Shapes, types and finite numbers are checked before a network receives the values.
+- The size of a request is limited by the shapes of the version, so that its memory is known before it is read.
 - No torch: the API process uses this module for model metadata.
 """
 
@@ -21,10 +22,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from app.inference import tensor_json
 from app.registry.manifest import Manifest
-from app.sdk.errors import InvalidRequest, MalformedJson
+from app.sdk.errors import InvalidRequest
 
 MAX_PATIENTS = 8  # most patients in one request
+VALUE_BYTES = 32  # most bytes of one value: a number with 17 digits, its exponent and white space
+MAX_JSON_BYTES = 512 * 1024 * 1024
 PLATFORM = "rlvo_ensemble"
 _TYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "FP64": np.dtype("<f8")}
 
@@ -41,6 +45,16 @@ class InferenceRequest:
 def shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
     """Return each input's shape for one patient."""
     return {"image": (len(manifest.channels), *manifest.grid.shape), "clinical": (manifest.architecture.clinical_size,)}
+
+
+def max_request_bytes(manifest: Manifest) -> int:
+    """Return the largest size of a request body, in bytes.
+
+    It holds `MAX_PATIENTS` patients as JSON; on a large grid fewer, but always as many in binary FP64.
+    """
+    values = MAX_PATIENTS * sum(math.prod(shape) for shape in shapes(manifest).values())
+    as_json = min(values * VALUE_BYTES, MAX_JSON_BYTES)
+    return tensor_json.MAX_TEXT_BYTES + max(as_json, values * _TYPES["FP64"].itemsize)
 
 
 def metadata(manifest: Manifest, versions: Sequence[str]) -> dict[str, Any]:
@@ -64,35 +78,36 @@ def metadata(manifest: Manifest, versions: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def parse(content: bytes, header_length: int | None, manifest: Manifest) -> InferenceRequest:
+def parse(content: bytes | bytearray, header_length: int | None, manifest: Manifest) -> InferenceRequest:
     """Parse the body of a request; ``header_length`` bytes of JSON precede binary tensors (None: only JSON).
 
     Raises:
-        MalformedJson: The JSON cannot be parsed.
-        InvalidRequest: A tensor is missing or does not match the version; the message names it.
+        MalformedJson: The JSON cannot be parsed, or is too long or too deep outside the data.
+        InvalidRequest: A tensor is missing or does not match the version.
     """
-    whole = memoryview(content)
+    expected = shapes(manifest)
+    length = len(content) if header_length is None else min(header_length, len(content))
+    most = MAX_PATIENTS * max(math.prod(shape) for shape in expected.values())
+    rule = f"Send as many clinical vectors as images, 1 to {MAX_PATIENTS}."
+    document, arrays = tensor_json.read(content, length, most, rule)
     try:
-        document = json.loads(bytes(whole[:header_length]))
-        listed = {str(each["name"]): each for each in document["inputs"]}
-    except (ValueError, RecursionError):
-        raise MalformedJson("The inference request is not valid JSON.") from None
+        listed = [(str(each["name"]), each) for each in document["inputs"]]
     except (KeyError, TypeError):
         raise InvalidRequest("The request must list its tensors in `inputs`, each with a name.") from None
-    binary = whole[len(content) if header_length is None else header_length :]
-    expected = shapes(manifest)
+    binary = memoryview(content)[length:]
     tensors: dict[str, NDArray[np.float32]] = {}
-    for name, tensor in listed.items():
-        if name not in expected:
-            raise InvalidRequest(f"This version takes the inputs {' and '.join(expected)}.")
+    for name, tensor in listed:
+        if name not in expected or name in tensors:
+            raise InvalidRequest(f"This version takes the inputs {' and '.join(expected)}, each once.")
+        data = arrays.pop(0) if isinstance(tensor.get("data"), list) and arrays else None
         size = _binary_size(tensor)
-        tensors[name] = _tensor(name, tensor, None if size is None else binary[:size], expected[name])
+        tensors[name] = _tensor(name, tensor, data if size is None else binary[:size], expected[name])
         binary = binary[size or 0 :]
     if missing := set(expected) - set(tensors):
         raise InvalidRequest(f"The input {' and '.join(sorted(missing))} is missing.")
     count = len(tensors["image"])
     if len(tensors["clinical"]) != count or not 1 <= count <= MAX_PATIENTS:
-        raise InvalidRequest(f"Send as many clinical vectors as images, 1 to {MAX_PATIENTS}.")
+        raise InvalidRequest(rule)
     identity = document.get("id")
     return InferenceRequest(identity if isinstance(identity, str) else None, tensors["image"], tensors["clinical"])
 
@@ -127,7 +142,7 @@ def _binary_size(tensor: Mapping[str, Any]) -> int | None:
 
 
 def _tensor(
-    name: str, tensor: Mapping[str, Any], binary: memoryview | None, one: tuple[int, ...]
+    name: str, tensor: Mapping[str, Any], data: NDArray[np.float32] | memoryview | None, one: tuple[int, ...]
 ) -> NDArray[np.float32]:
     """Return the tensor (n, ...), or raise InvalidRequest."""
     message = f"{name}: this version takes FP32 or FP64 of the shape (n, {', '.join(map(str, one))})."
@@ -136,9 +151,11 @@ def _tensor(
         raise InvalidRequest(message)
     if tuple(shape) != one and tuple(shape[1:]) != one:
         raise InvalidRequest(message)
+    if data is None:
+        raise InvalidRequest(f"{name}: the data do not match the datatype.")
     try:
-        flat = np.asarray(tensor["data"], kind).ravel() if binary is None else np.frombuffer(binary, kind)
-    except (KeyError, TypeError, ValueError, OverflowError):
+        flat = np.frombuffer(data, kind) if isinstance(data, memoryview) else data
+    except ValueError:
         raise InvalidRequest(f"{name}: the data do not match the datatype.") from None
     if flat.size != math.prod(shape):
         raise InvalidRequest(f"{name}: the shape needs {math.prod(shape)} values.")

@@ -11,7 +11,7 @@ detail says what to do; it contains no submitted value, no path and no stack tra
     ├── Conflict              409  request-in-progress, alias-conflict, not-finished; 412, 428 preconditions
     ├── TooLarge              413  payload-too-large, decompressed-too-large
     ├── InvalidStudy          422  nifti-invalid, geometry-mismatch, modality-implausible, clinical-invalid, ...
-    ├── Busy                  429  rate-limited, queue-full
+    ├── Busy                  429  busy, rate-limited, queue-full
     ├── Unavailable           503  model-not-ready, draining, database- and identity-unavailable; 507
     ├── InternalError         500  internal-error, quarantined
     └── TransportError             client only: no response, or not from an rlvo service

@@ -23,7 +23,9 @@ from app.sdk.errors import ModelNotReady, RlvoError
 SUFFIX = ".tensors"
 
 
-def send_request(folder: Path, worker_id: str, head: dict[str, Any], body: bytes, *, patience: float) -> bytes:
+def send_request(
+    folder: Path, worker_id: str, head: dict[str, Any], body: bytes | bytearray, *, patience: float
+) -> bytes:
     """Sends one request to a worker and returns the body of its response.
 
     Raises:

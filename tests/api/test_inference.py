@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +16,15 @@ from app.core.config import Settings
 from app.database import workers
 from app.database.session import now
 from app.database.workers import WorkerRecord
+from app.inference import open_inference
 from app.inference.ensemble_predictor import NetworkFolds
 from app.inference.model_cache import ModelCache
 from app.inference.model_version import ModelVersion
 from app.worker import ipc
 from app.worker.tensor_server import TensorServer
 from tests.api.conftest import RunningService, running
-from tests.factory import tiny_case
+from tests.api.responses import problem
+from tests.factory import tiny_case, tiny_manifest
 from tests.inference.tensor_requests import as_binary, as_json
 
 pytestmark = pytest.mark.anyio
@@ -160,4 +163,31 @@ async def test_infer_needs_a_key_and_limits_the_body(settings: Settings, tmp_pat
     async with running(settings) as service:
         with tensor_server(service):
             assert (await service.http.post(INFER, content=b" " * 4_000_001)).status_code == 413
-            assert (await service.http.post(INFER, content=b" " * 3_000_000)).status_code == 400
+            assert (await service.http.post(INFER, content=b" " * 2_000_000)).status_code == 400
+
+
+async def test_body_beyond_the_tensors_of_the_version_is_refused(with_worker: RunningService) -> None:
+    limit = open_inference.max_request_bytes(tiny_manifest())
+    assert limit < with_worker.services.settings.max_body_bytes
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(limit // 1000 + 1):
+            yield b"1," * 500
+
+    for content in (b" " * (limit + 1), chunks()):
+        refused = await with_worker.http.post(INFER, content=content)
+        assert problem(refused) == (413, "payload-too-large")
+        assert "binary_data_size" in refused.json()["detail"]
+        assert refused.json()["error"] == refused.json()["detail"]
+
+
+async def test_most_patients_in_the_longest_json_are_accepted(service: RunningService) -> None:
+    with tensor_server(service) as models:
+        version = models.version("tiny", "1.0.0")
+        cases = [patient(version, seed) for seed in range(8)]
+        many = {name: np.stack([case[name] for case in cases]).astype(np.float64) * (1 + 1e-15) for name in cases[0]}
+        content = json.dumps(json.loads(as_json(many, "FP64")), indent=1).encode()
+        answer = await service.http.post(INFER, content=content)
+        expected = [version.predict(tiny_case(version.manifest, seed=seed)).probability for seed in range(8)]
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["outputs"][0]["data"] == pytest.approx(expected, abs=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -105,3 +106,17 @@ def test_response_follows_the_protocol() -> None:
             {"name": "refractory", "datatype": "BOOL", "shape": [1], "data": [True]},
         ],
     }
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 16), (40, 48, 40), (96, 112, 96)])
+def test_limit_of_a_request_follows_the_shapes(shape: tuple[int, int, int]) -> None:
+    manifest = MANIFEST.model_copy(update={"grid": MANIFEST.grid.model_copy(update={"shape": shape})})
+    values = sum(math.prod(each) for each in open_inference.shapes(manifest).values())
+    limit = open_inference.max_request_bytes(manifest)
+    longest = len("-1.2345678901234567e-300, ")
+    assert limit > open_inference.MAX_PATIENTS * values * 8  # binary FP64
+    assert limit > values * longest
+    assert limit < 8 * values * 33 + 100_000
+    assert limit < 513 * 1024 * 1024
+    if values < 1_000_000:
+        assert limit > open_inference.MAX_PATIENTS * values * longest

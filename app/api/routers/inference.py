@@ -4,6 +4,7 @@ Design notes:
 - They serve pipelines that prepare tensors themselves. Nothing is recorded, explained or checked as for a study.
 - This process does not parse tensors: it passes the body to a worker on this machine (`app.worker.ipc`).
 - `MAX_TENSOR_REQUESTS` bodies are in memory; `MAX_WAITING` requests wait with their body unread; others get 429.
+- A body may have as many bytes as the shapes of the version need, whatever `max_body_bytes` allows.
 - Errors are problem documents with the additional member ``error`` of the protocol.
 - The protocol has a public specification, so the OpenAPI document does not contain these addresses.
 """
@@ -23,7 +24,7 @@ from app.database import workers
 from app.database.workers import WorkerRecord
 from app.inference import open_inference
 from app.registry.model_store import StoredVersion
-from app.sdk.errors import BadRequest, ModelNotFound, ModelNotReady, QueueFull
+from app.sdk.errors import BadRequest, ModelNotFound, ModelNotReady, QueueFull, TooLarge
 from app.sdk.types import NOTICE
 from app.worker import ipc
 
@@ -84,6 +85,9 @@ async def infer(
     if header_length and not (header_length.isascii() and header_length.isdigit()):
         raise BadRequest("Inference-Header-Content-Length must be a number of bytes.")
     entry = await _entry(services, name, version)
+    limit = open_inference.max_request_bytes(entry.manifest)
+    if int(request.headers.get("content-length", 0)) > limit:  # the middleware has checked that it is a number
+        raise _too_large(limit)
     local = await _local_workers(services)
     local.sort(key=lambda worker: (not _has_loaded(worker, entry), random.random()))  # noqa: S311
     if not local:
@@ -97,12 +101,28 @@ async def infer(
         "header_length": int(header_length) if header_length else None,
     }
     async with services.inference_slots:
-        body = await request.body()
+        body = await _body(request, limit)
         content = await services.run_inference(_infer, services, local, head, body)
     return Response(content, media_type="application/json", headers=_PLAIN | {"X-Notice": NOTICE})
 
 
-def _infer(services: Services, local: list[WorkerRecord], head: dict[str, Any], body: bytes) -> bytes:
+async def _body(request: Request, limit: int) -> bytearray:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise _too_large(limit)
+    return body
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(
+        f"A request to this version may have at most {limit} bytes. Send fewer patients (at most "
+        f"{open_inference.MAX_PATIENTS}), or binary tensors (`binary_data_size`)."
+    )
+
+
+def _infer(services: Services, local: list[WorkerRecord], head: dict[str, Any], body: bytearray) -> bytes:
     """The result of the first worker that can be reached; a repeated request is safe, because it changes nothing."""
     for worker in local:
         try:
