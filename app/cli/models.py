@@ -70,11 +70,11 @@ def card(reference: Reference) -> None:
 
     rlvo models card rlvo-synthetic
     """
-    path = _registry().resolve(reference).folder / "card.md"
-    if not path.is_file():
+    text = _registry().resolve(reference).card()
+    if not text:
         typer.echo("This version has no model card (card.md).", err=True)
         raise typer.Exit(2)
-    typer.echo(path.read_text(encoding="utf-8"))
+    typer.echo(text)
 
 
 @models.command()
