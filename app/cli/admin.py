@@ -155,12 +155,12 @@ def openapi(
 
     from app.main import openapi_document
 
-    wanted = json.dumps(openapi_document(), indent=2, ensure_ascii=False) + "\n"
+    wanted = (json.dumps(openapi_document(), indent=2, ensure_ascii=False) + "\n").encode()
     if not check:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(wanted)
+        path.write_bytes(wanted)
         typer.echo(f"wrote {path}")
-    elif not path.is_file() or path.read_text() != wanted:
+    elif not path.is_file() or path.read_bytes() != wanted:
         typer.echo(f"{path} does not match the code. Run `rlvo openapi` and commit the file.", err=True)
         raise typer.Exit(1)
 

@@ -21,10 +21,11 @@ NOT_OF_INPUT = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFIL
 
 def describe(error: Exception) -> tuple[list[str], int]:
     """Return the lines and the exit status of an error."""
-    from app.sdk.errors import RlvoError  # here: it imports pydantic, which `rlvo --help` does not need
+    from app.sdk.errors import InvalidRequest, RlvoError  # here: it imports pydantic, which `rlvo --help` does not need
 
     if isinstance(error, RlvoError):
-        lines = [f"{error.title}: {error.detail}" if error.detail != error.title else error.title]
+        plain = error.detail == error.title or isinstance(error, InvalidRequest)  # its title speaks of a request
+        lines = [error.detail if plain else f"{error.title}: {error.detail}"]
         lines += [f"  {fault.field}: {fault.detail}" for fault in error.errors]
         lines += [f"  ({note})" for note in getattr(error, "__notes__", ())]
         return lines, 2 if 400 <= error.status < 500 else 1

@@ -26,7 +26,11 @@ class Settings(BaseSettings):
         "RLVO_STORAGE_URL, else data folder/erasures",
     )
     reserve_bytes: int = Field(default=8 * MIB, ge=0, description="Disk space that only erasures may use, in bytes")
-    s3_endpoint: str = Field(default="", description="URL of an S3 service other than Amazon's; keys: AWS_ variables")
+    s3_endpoint: str = Field(
+        default="",
+        pattern="^(https?://[!-~]+)?$",
+        description="URL of an S3 service other than Amazon's; keys: AWS_ variables",
+    )
     cache_bytes: int = Field(default=20 * 1024 * MIB, ge=0, description="Size of the local cache of S3 blobs, in bytes")
     model_store: Path = Field(default=Path("model_store"), description="Folder of the model versions")
     trusted_keys: str = Field(

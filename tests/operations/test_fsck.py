@@ -18,6 +18,7 @@ from app.operations.fsck import fsck
 from app.sdk.errors import InternalError
 from app.sdk.types import Input, InputSummary, Status
 from app.storage.local import Storage
+from app.worker.erasure import Eraser
 from app.worker.queue import Queue
 from tests import study
 from tests.database.results import result
@@ -195,3 +196,52 @@ def test_database_newer_than_its_blobs_is_reported(backup: Backup) -> None:
     for digest in backup.files(backup.second):
         with pytest.raises(InternalError, match="missing"):
             backup.storage.read(digest)
+
+
+# Erasures and permissions ---------------------------------------------------------------------------------------------
+
+
+def test_erased_prediction_of_a_restored_database_is_reported_and_erased_again(backup: Backup) -> None:
+    database = Database(backup.settings.database)
+    eraser = Eraser.of(backup.settings, database, backup.storage)
+    eraser.erase(backup.first, None, actor="operator", why="request")
+    database.close()
+    assert fsck(backup.settings).sound
+    backup.restore(backup.rows)
+    backup.restore(backup.blobs)
+    report = fsck(backup.settings)
+    assert not report.sound
+    assert report.ledger.restored == [backup.first]
+    assert any("rlvo erasures replay" in line for line in report.lines())
+    fsck(backup.settings, mend=True)
+    report = fsck(backup.settings)
+    assert report.sound
+    assert report.ledger.lines() == []
+    assert backup.files(backup.first) == {}
+
+
+def test_folder_that_others_can_read_is_reported_and_closed(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path / "data", storage_url=str(tmp_path / "blobs"))
+    database = Database(settings.database)
+    database.upgrade()
+    Queue(database).upgrade()
+    database.close()
+    Storage(tmp_path / "blobs")
+    opened = [tmp_path, *(parent for parent in tmp_path.parents if parent.owner() == tmp_path.owner())]
+    before = {path: path.stat().st_mode & 0o7777 for path in opened}
+    try:
+        for path in opened:
+            path.chmod(before[path] | 0o055)
+        (tmp_path / "data").chmod(0o755)
+        (tmp_path / "blobs").chmod(0o750)
+        report = fsck(settings)
+        assert not report.sound
+        assert set(report.exposed) >= {"RLVO_DATA_DIR", "RLVO_STORAGE_URL"}
+        assert "exposed: other users of this machine can read the files of RLVO_DATA_DIR" in report.lines()
+        assert (tmp_path / "data").stat().st_mode & 0o777 == 0o755  # nothing changes without --mend
+        fsck(settings, mend=True)
+        assert fsck(settings).sound
+        assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("data", "blobs")] == [0o700, 0o700]
+    finally:
+        for path, mode in before.items():
+            path.chmod(mode)
