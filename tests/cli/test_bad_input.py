@@ -98,8 +98,13 @@ SETTINGS = {
     "an unknown device": {"RLVO_DEVICE": "tpu"},
     "webhook hosts that are no hosts": {"RLVO_WEBHOOK_HOSTS": "http://a_b/c/d"},
 }
-RUNS_ALL_THE_SAME = ("a model store that is a file", "trusted keys that are no keys", "a ledger inside a file")
-"""Faults with which `rlvo serve` runs: `/readyz` and each request name them."""
+RUNS_ALL_THE_SAME = (
+    "a model store that is a file",
+    "trusted keys that are no keys",
+    "a ledger inside a file",
+    "a port that is no number",
+)
+"""Faults with which `rlvo serve --port 0` runs: `/readyz` and each request name them, and the option replaces the port."""
 READERS = {
     "db upgrade": "",
     "keys list": "",
