@@ -104,7 +104,7 @@ RUNS_ALL_THE_SAME = (
     "a ledger inside a file",
     "a port that is no number",
 )
-"""Faults with which `rlvo serve --port 0` runs: `/readyz` and each request name them, and the option replaces the port."""
+"""Faults with which `rlvo serve --port 0` runs: `/readyz` and requests name them; the option replaces the port."""
 READERS = {
     "db upgrade": "",
     "keys list": "",
