@@ -1,6 +1,6 @@
 """Flipped bits of weights whose digests were renewed: how many the golden cases find, and what the others change.
 
-``python -m bench weight_bits [--flips 600] [--seed 0]``. Each flip changes one random bit of one random weight of a
+``python -m bench weight_bits [--flips 240] [--seed 0]``. Each flip changes one random bit of one random weight of a
 fold of the trained version, as a fault of a disk before the signature would. Printed: flips by kind of bit, the share
 that is refused at the load, and the largest change of a probability of other inputs by a flip that is not refused.
 """
@@ -40,7 +40,7 @@ class Found:
 def main() -> None:
     """Flip bits and print one line for each kind."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--flips", type=int, default=600)
+    parser.add_argument("--flips", type=int, default=240)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     manifest = Manifest.model_validate_json((VERSION / "manifest.json").read_text())

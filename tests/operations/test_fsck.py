@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -220,28 +222,29 @@ def test_erased_prediction_of_a_restored_database_is_reported_and_erased_again(b
     assert backup.files(backup.first) == {}
 
 
-def test_folder_that_others_can_read_is_reported_and_closed(tmp_path: Path) -> None:
-    settings = Settings(data_dir=tmp_path / "data", storage_url=str(tmp_path / "blobs"))
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user of the machine can reach; those of pytest are closed."""
+    with tempfile.TemporaryDirectory(prefix="rlvo-test-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def test_folder_that_others_can_read_is_reported_and_closed(open_folder: Path) -> None:
+    data, blobs = open_folder / "data", open_folder / "blobs"
+    settings = Settings(data_dir=data, storage_url=str(blobs))
     database = Database(settings.database)
     database.upgrade()
     Queue(database).upgrade()
     database.close()
-    Storage(tmp_path / "blobs")
-    opened = [tmp_path, *(parent for parent in tmp_path.parents if parent.owner() == tmp_path.owner())]
-    before = {path: path.stat().st_mode & 0o7777 for path in opened}
-    try:
-        for path in opened:
-            path.chmod(before[path] | 0o055)
-        (tmp_path / "data").chmod(0o755)
-        (tmp_path / "blobs").chmod(0o750)
-        report = fsck(settings)
-        assert not report.sound
-        assert set(report.exposed) >= {"RLVO_DATA_DIR", "RLVO_STORAGE_URL"}
-        assert "exposed: other users of this machine can read the files of RLVO_DATA_DIR" in report.lines()
-        assert (tmp_path / "data").stat().st_mode & 0o777 == 0o755  # nothing changes without --mend
-        fsck(settings, mend=True)
-        assert fsck(settings).sound
-        assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("data", "blobs")] == [0o700, 0o700]
-    finally:
-        for path, mode in before.items():
-            path.chmod(mode)
+    Storage(blobs)
+    data.chmod(0o755)
+    blobs.chmod(0o750)
+    report = fsck(settings)
+    assert not report.sound
+    assert set(report.exposed) >= {"RLVO_DATA_DIR", "RLVO_STORAGE_URL"}
+    assert "exposed: other users of this machine can read the files of RLVO_DATA_DIR" in report.lines()
+    assert data.stat().st_mode & 0o777 == 0o755  # nothing changes without --mend
+    fsck(settings, mend=True)
+    assert fsck(settings).sound
+    assert [path.stat().st_mode & 0o777 for path in (data, blobs)] == [0o700, 0o700]
