@@ -87,14 +87,21 @@ test-gpu: $(DEV)
 openapi: $(SERVICE)
 	$(BIN)/rlvo openapi
 
-# uv resolves for all platforms; packages that only a CUDA build of torch needs are removed.
+# uv resolves for all platforms. Packages that only a CUDA build of torch needs have a separate lock.
 EXTRAS := --extra openvino --extra otel --extra postgres --extra s3
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-annotate --no-header
+CUDA := ^(torch|triton|nvidia-|cuda-)
 lock: $(DEV)
-	{ sed -n '/^#/p' requirements.lock; \
-	  $(BIN)/uv pip compile pyproject.toml $(EXTRAS) --quiet --universal --python-version 3.11 --generate-hashes \
-	    --no-emit-index-url --no-annotate --no-header \
-	  | awk '/^[a-z]/ {keep = !/^(torch|triton|nvidia-|cuda-)/} keep'; } > requirements.new
-	mv requirements.new requirements.lock
+	mkdir -p build
+	$(COMPILE) pyproject.toml $(EXTRAS) > build/all.lock
+	echo 'hatchling>=1.27' | $(COMPILE) - > build/build.lock
+	{ sed -n '/^#/p' requirements.lock; awk '/^[a-z]/ {keep = !/$(CUDA)/} keep' build/all.lock; } > build/requirements.lock
+	{ sed -n '/^#/p' requirements-torch.lock; awk '/^[a-z]/ {keep = /$(CUDA)/} keep' build/all.lock; } > build/torch.lock
+	{ sed -n '/^#/p' requirements-build.lock; cat build/build.lock; } > build/build-tool.lock
+	mv build/requirements.lock requirements.lock
+	mv build/torch.lock requirements-torch.lock
+	mv build/build-tool.lock requirements-build.lock
 
 # The bill of materials of the image, made from the lock.
 sbom: $(DEV)

@@ -9,13 +9,14 @@ Design notes:
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Concatenate, ParamSpec, TypeVar
 
-from anyio import CapacityLimiter, Semaphore, create_task_group, to_thread
+from anyio import CapacityLimiter, Semaphore, create_task_group, move_on_after, sleep, to_thread
 from fastapi import Depends, FastAPI, Request
 from sqlalchemy.orm import Session
 
@@ -30,10 +31,16 @@ from app.database import idempotency
 from app.database.api_keys import Caller
 from app.database.session import Database
 from app.registry.model_store import ModelStore
-from app.sdk.errors import Draining
+from app.sdk.errors import Draining, RlvoError
+from app.storage.factory import secure
 from app.storage.local import Storage
+from app.worker.erasure import Eraser
 from app.worker.queue import Queue
 
+log = logging.getLogger("rlvo.service")
+
+REPLAY_PATIENCE = 10.0  # seconds that the start waits for the ledger of erasures; until it is read, /readyz is 503
+REPLAY_PAUSE = 5.0
 MAX_TENSOR_REQUESTS = 4  # requests with prepared tensors whose bodies are in memory at the same time
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -63,6 +70,8 @@ class Services:
 
     def __post_init__(self) -> None:
         self.watcher = ChangeWatcher(self.read)
+        self.eraser = Eraser.of(self.settings, self.database, self.storage)
+        self.erasures_replayed = False
         self.rate_limiter = RateLimiter()
         self.requests_in_progress = RequestsInProgress.of(self.settings)
         self.token_verifier = TokenVerifier(self.settings) if self.settings.oidc_issuer else None
@@ -98,6 +107,16 @@ class Services:
         """Runs a blocking call to a worker in a thread; these threads are used for nothing else."""
         return await to_thread.run_sync(lambda: work(*args, **kwargs), limiter=self._inference_limiter)
 
+    async def replay_erasures(self) -> None:
+        """Erases again what a restore of the database has brought back; repeats until the ledger can be read."""
+        while not self.erasures_replayed:
+            try:
+                await to_thread.run_sync(lambda: self.eraser.replay(actor="operator"), abandon_on_cancel=True)
+                self.erasures_replayed = True
+            except RlvoError as error:
+                log.warning("the ledger of erasures is read again: %s", error.detail)
+                await sleep(REPLAY_PAUSE)
+
     def drain(self) -> None:
         """Refuses new studies from now on and ends all long polls."""
         self.draining = True
@@ -111,13 +130,18 @@ class Services:
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Creates the tables, runs the change watcher while the service is up, then drains and closes everything."""
+    """Creates the tables, replays the ledger of erasures, runs the change watcher; at the end drains and closes."""
     services: Services = app.state.services
+    await to_thread.run_sync(secure, services.settings)
     await to_thread.run_sync(services.database.upgrade)
     await to_thread.run_sync(services.queue.upgrade)
     await services.write(idempotency.forget, services.owner)
     async with create_task_group() as tasks:
         tasks.start_soon(services.watcher.run)
+        await to_thread.run_sync(services.eraser.reserve.fill)
+        with move_on_after(REPLAY_PATIENCE):
+            await services.replay_erasures()
+        tasks.start_soon(services.replay_erasures)
         try:
             yield
         finally:

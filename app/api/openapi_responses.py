@@ -171,6 +171,7 @@ submit = _entry(
     errors.QueueFull,
     errors.ModelNotReady,
     errors.Draining,
+    errors.BucketMissing,
     errors.StorageFull,
     ok={
         200: {
@@ -234,7 +235,13 @@ events = _entry(
 )
 listing = _entry(errors.InvalidRequest)
 cancel = _entry(*_PREDICTION_ERRORS, errors.Conflict, ok={200: _prediction(**_ETAG)})
-erase = _entry(*_PREDICTION_ERRORS, ok={204: {"description": "The prediction is erased; its id gives 410 from now on"}})
+erase = _entry(
+    *_PREDICTION_ERRORS,
+    errors.Unavailable,
+    errors.BucketMissing,
+    errors.StorageFull,
+    ok={204: {"description": "The prediction is erased; its id gives 410 from now on"}},
+)
 erasure = _entry(
     errors.PredictionNotFound,
     errors.InvalidRequest,

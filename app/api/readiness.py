@@ -16,6 +16,7 @@ async def run_checks(services: Services) -> dict[str, str]:
         "database": await _run(services, services.database.ping),
         "storage": await _run(services, services.storage.probe),
         "worker": await _run(services, lambda: _worker_fault(services)),
+        "erasures": "ok" if services.erasures_replayed else "the ledger of erasures cannot be read",
     }
 
 

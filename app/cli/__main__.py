@@ -4,7 +4,7 @@ Design notes:
 - Each command imports its modules when it runs, so `rlvo --help` loads no torch, numpy or web framework.
 - The exit status is 0 for success, 1 for a failure, 2 for a wrong command or a wrong input, and 3 from
   `rlvo predict` for a withheld decision.
-- An `RlvoError` is printed in a few lines. A traceback shows no local variables, which may hold patient data.
+- Every error is printed in a few lines (`app.cli.failures`), never as a traceback.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from app.cli import (
     admin,
     compare,
     demo,
+    erasures,
     models,
     monitor,
     outcomes,
@@ -81,6 +82,7 @@ app.add_typer(table.table, name="table", rich_help_panel=TRAIN)
 app.add_typer(models.models, name="models", rich_help_panel=OPERATE)
 app.add_typer(admin.keys, name="keys", rich_help_panel=OPERATE)
 app.add_typer(subjects.subjects, name="subjects", rich_help_panel=OPERATE)
+app.add_typer(erasures.erasures, name="erasures", rich_help_panel=OPERATE)
 app.add_typer(webhooks.webhooks, name="webhooks", rich_help_panel=OPERATE)
 app.add_typer(admin.db, name="db", rich_help_panel=OPERATE)
 app.add_typer(admin.audit, name="audit", rich_help_panel=OPERATE)
@@ -93,21 +95,27 @@ app.command("settings", rich_help_panel=OPERATE)(admin.list_settings)
 app.command(rich_help_panel=OPERATE)(admin.openapi)
 
 
-def main() -> None:
-    """Run the command; print an `RlvoError` in a few lines and exit with its status."""
-    try:
-        app()
-    except Exception as error:
-        from app.sdk.errors import RlvoError  # here: it imports pydantic, which `rlvo --help` does not need
+class ShortErrors:
+    """Block whose errors are printed in a few lines; they end the process with their exit status."""
 
-        if not isinstance(error, RlvoError):
-            raise
-        typer.echo(f"{error.title}: {error.detail}" if error.detail != error.title else error.title, err=True)
-        for fault in error.errors:
-            typer.echo(f"  {fault.field}: {fault.detail}", err=True)
-        for note in getattr(error, "__notes__", ()):
-            typer.echo(f"  ({note})", err=True)
-        sys.exit(2 if 400 <= error.status < 500 else 1)
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        """Print an error and exit; `SystemExit` and Ctrl-C pass."""
+        if isinstance(error, Exception):
+            from app.cli.failures import describe
+
+            lines, status = describe(error)
+            for line in lines:
+                typer.echo(line, err=True)
+            sys.exit(status)
+
+
+def main() -> None:
+    """Run the command; print an error in a few lines and exit with its status."""
+    with ShortErrors():
+        app()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli.common import day, exit_unknown_id, open_database, settings, table
+from app.cli.common import day, exit_unknown_id, open_database, open_eraser, settings, table
 
 keys = typer.Typer(help="API keys: create, list and revoke them.", no_args_is_help=True)
 db = typer.Typer(help="The database.", no_args_is_help=True)
@@ -76,11 +76,9 @@ def revoke_key(key_id: Annotated[str, typer.Argument(help="Id of the key, as `rl
 
     rlvo keys revoke 3f9a1c04
     """
-    from app.database import api_keys as rows
+    from app.storage.erasure_ledger import EntryKind
 
-    with open_database().session() as session:
-        revoked = rows.revoke(session, key_id)
-    if not revoked:
+    if not open_eraser().end(EntryKind.KEY, key_id, actor="operator"):
         exit_unknown_id("key", "keys")
     typer.echo("revoked")
 
@@ -100,18 +98,26 @@ def upgrade() -> None:
 
 @audit.command("verify")
 def verify_audit() -> None:
-    """Verify the hash chain of the audit trail; exit with 1 if it is broken.
+    """Verify the hash chain of the audit trail, and that no erasure is undone; exit with 1 if not.
 
     rlvo audit verify
+
+    A database that was restored from a backup lacks the entries of later erasures; the ledger of erasures has them.
     """
     from app.database.audit import verify
 
-    with open_database().reading() as session:
+    eraser = open_eraser()
+    with eraser.database.reading() as session:
         verdict = verify(session)
     if not verdict.intact:
         typer.echo(f"broken at entry {verdict.broken_at}; the {verdict.entries} entries before it are intact", err=True)
         raise typer.Exit(1)
     typer.echo(f"{verdict.entries} entries, intact; head {verdict.head}")
+    compared = eraser.compare()
+    for line in compared.lines():
+        typer.echo(line, err=True)
+    if compared.undone:
+        raise typer.Exit(1)
 
 
 def list_settings(
@@ -149,12 +155,12 @@ def openapi(
 
     from app.main import openapi_document
 
-    wanted = json.dumps(openapi_document(), indent=2, ensure_ascii=False) + "\n"
+    wanted = (json.dumps(openapi_document(), indent=2, ensure_ascii=False) + "\n").encode()
     if not check:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(wanted)
+        path.write_bytes(wanted)
         typer.echo(f"wrote {path}")
-    elif not path.is_file() or path.read_text() != wanted:
+    elif not path.is_file() or path.read_bytes() != wanted:
         typer.echo(f"{path} does not match the code. Run `rlvo openapi` and commit the file.", err=True)
         raise typer.Exit(1)
 
@@ -193,7 +199,12 @@ def replay(prediction_id: Annotated[str, typer.Argument(help="Id of a finished p
 
 def fsck(
     deep: Annotated[bool, typer.Option("--deep", help="Also recompute the digest of every file")] = False,
-    mend: Annotated[bool, typer.Option("--mend", help="Quarantine damage, delete orphans, fail stuck jobs")] = False,
+    mend: Annotated[
+        bool,
+        typer.Option(
+            "--mend", help="Quarantine damage, delete orphans, fail stuck jobs, erase again, close permissions"
+        ),
+    ] = False,
 ) -> None:
     """Check that the database and the stored files agree; exit with 1 if data is lost.
 

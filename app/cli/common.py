@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from app.core.config import Settings
     from app.database.session import Database
     from app.sdk.client import Client
+    from app.worker.erasure import Eraser
 
 READY_WITHIN = 120.0  # seconds; the first start on a machine compiles code
 
@@ -50,13 +53,41 @@ def settings(**given: Any) -> Settings:
         raise typer.Exit(2) from None
 
 
+def check_writable(config: Settings) -> None:
+    """Exit with status 2 if the data folder cannot be created or written; a full disk is accepted."""
+    from app.core.filesystem import private_folder
+
+    try:
+        private_folder(config.data_dir)
+        with tempfile.TemporaryFile(dir=config.data_dir):
+            pass
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # an erasure must be able to free space
+            return
+        reason = error.strerror or type(error).__name__
+        typer.echo(f"The data folder (RLVO_DATA_DIR) cannot be written: {reason}. Choose another folder.", err=True)
+        raise typer.Exit(2) from None
+
+
 def open_database() -> Database:
     """Open the database that the settings name, migrated to the schema of this release."""
     from app.database.session import Database
+    from app.storage.factory import secure
 
-    database = Database(settings().database)
+    config = settings()
+    secure(config)
+    database = Database(config.database)
     database.upgrade()
     return database
+
+
+def open_eraser() -> Eraser:
+    """Open the database, the storage and the ledger of erasures that the settings name."""
+    from app.storage.factory import storage_of
+    from app.worker.erasure import Eraser
+
+    config = settings()
+    return Eraser.of(config, open_database(), storage_of(config))
 
 
 def exit_unknown_id(what: str, group: str) -> NoReturn:
@@ -95,8 +126,9 @@ def temporary_service() -> Iterator[Client]:
 
     from app.sdk.client import Client
 
-    folder = settings().data_dir
-    folder.mkdir(parents=True, exist_ok=True)
+    config = settings()
+    check_writable(config)
+    folder = config.data_dir
     log = folder / "rlvo.log"
     command = [sys.executable, "-m", "app.cli", "serve", "--port", "0"]
     with (

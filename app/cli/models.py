@@ -70,11 +70,11 @@ def card(reference: Reference) -> None:
 
     rlvo models card rlvo-synthetic
     """
-    path = _registry().resolve(reference).folder / "card.md"
-    if not path.is_file():
+    text = _registry().resolve(reference).card()
+    if not text:
         typer.echo("This version has no model card (card.md).", err=True)
         raise typer.Exit(2)
-    typer.echo(path.read_text(encoding="utf-8"))
+    typer.echo(text)
 
 
 @models.command()
@@ -143,7 +143,7 @@ def history(name: Name, alias: Alias = "champion") -> None:
 
     rlvo models history rlvo-synthetic
     """
-    changes = _registry().history(name, alias)
+    changes = _known(name).history(name, alias)
     rows = [[change.at[:19], change.previous or "", change.version, change.by] for change in changes]
     table(["at", "from", "to", "by"], rows)
 
@@ -156,6 +156,7 @@ def shadow(name: Name) -> None:
     """
     from app.database.shadow_scores import report
 
+    _known(name)
     with open_database().reading() as session:
         comparisons = report(session, name)
     table(
@@ -247,6 +248,16 @@ def _registry() -> ModelStore:
 
     config = settings()
     return ModelStore(config.model_store, config.trusted)
+
+
+def _known(name: str) -> ModelStore:
+    """Return the model store; ModelNotFound if it has no version of the model."""
+    from app.sdk.errors import ModelNotFound
+
+    registry = _registry()
+    if not registry.versions(name):
+        raise ModelNotFound("The model store has no such model; `rlvo models list` shows all")
+    return registry
 
 
 def _promotion() -> Promotion:

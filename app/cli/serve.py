@@ -34,6 +34,7 @@ LONGEST_PAUSE = 30.0
 STABLE_AFTER = 60.0  # seconds; a worker that ran this long did not fail at its start
 SPIN_COUNT = "1000"  # how long idle OpenMP threads spin: from one layer to the next, no longer (docs/experiments.md)
 OTHER_FILES = 512  # open files of the API process besides its connections: uploads, downloads, database
+PRIVATE = 0o077  # file mode mask: no other user of the machine reads what the service writes
 GRACE = 30.0  # seconds until a draining worker is killed; its job resumes at the next start
 
 
@@ -50,20 +51,23 @@ def serve(
 
     The page is at /, the API description at /docs. Ctrl-C or SIGTERM finishes the current work, then stops.
     """
-    from app.cli.common import settings
+    from app.cli.common import check_writable, settings
     from app.core import logging as app_logging
     from app.core.egress import EgressClient
     from app.main import create_app
 
+    os.umask(PRIVATE)
     given = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
     config = settings(**given)
     app_logging.configure_logging(config.log_level, config.log_format)
     try:
         EgressClient(config.webhook_hosts)  # check here: with wrong hosts the worker would fail at each start
+        check_writable(config)
         service = create_app(config)
     except ValueError as refusal:
         typer.echo(str(refusal), err=True)
         raise typer.Exit(2) from None
+    service.state.services.database.upgrade()  # here: an error of the start of uvicorn would be a traceback
     supervisor = ProcessSupervisor([sys.executable, "-m", "app.cli", "worker", "--until-eof"]) if worker else None
     _listen(service, config, supervisor)
 
@@ -139,7 +143,8 @@ def worker(
     Any number of workers may run, on all machines that reach the database and the blobs. Run one per GPU.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
-    from app.cli.common import settings
+    os.umask(PRIVATE)
+    from app.cli.common import check_writable, settings
     from app.core import logging as app_logging
     from app.core.egress import EgressClient
     from app.worker.process import run
@@ -151,6 +156,7 @@ def worker(
     except ValueError as refusal:
         typer.echo(str(refusal), err=True)
         raise typer.Exit(2) from None
+    check_writable(config)
     if until_eof:
         threading.Thread(target=_drain_at_eof, daemon=True).start()
     run(config)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli.common import open_database, settings
+from app.cli.common import open_database, open_eraser, settings
 
 subjects = typer.Typer(help="Stored data of one subject: export it or erase it.", no_args_is_help=True)
 
@@ -59,20 +59,16 @@ def erase(
     """
     from app.database import erasures
     from app.sdk.errors import NotFound
-    from app.storage.factory import storage_of
 
-    database, storage = open_database(), storage_of(settings())
-    with database.reading() as session:
+    eraser = open_eraser()
+    with eraser.database.reading() as session:
         ids = erasures.of_subject(session, tenant, subject)
     if not ids:
         raise NotFound("This tenant has no stored data of this subject")
     if not yes:
         typer.confirm(f"Erase {len(ids)} predictions permanently?", abort=True, err=True)
     for prediction_id in ids:
-        with database.session() as session:
-            orphans = erasures.erase(session, prediction_id, tenant, actor="operator", why="subject")
-        for digest in orphans:
-            storage.delete(digest)
+        eraser.erase(prediction_id, tenant, actor="operator", why="subject")
         certify(prediction_id)
 
 

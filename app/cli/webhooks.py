@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli.common import day, exit_unknown_id, open_database, settings, table
+from app.cli.common import day, exit_unknown_id, open_database, open_eraser, settings, table
 
 webhooks = typer.Typer(help="Webhooks: messages about finished predictions.", no_args_is_help=True)
 
@@ -56,14 +56,9 @@ def remove(webhook_id: Annotated[str, typer.Argument(help="The id that `rlvo web
 
     rlvo webhooks remove 3f9a1c04
     """
-    from app.database import audit
-    from app.database import webhooks as rows
+    from app.storage.erasure_ledger import EntryKind
 
-    with open_database().session() as session:
-        removed = rows.end(session, webhook_id)
-        if removed:
-            audit.append(session, "operator", "webhook.remove", webhook_id)
-    if not removed:
+    if not open_eraser().end(EntryKind.WEBHOOK, webhook_id, actor="operator"):
         exit_unknown_id("webhook", "webhooks")
     typer.echo("removed")
 

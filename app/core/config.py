@@ -20,7 +20,17 @@ class Settings(BaseSettings):
     data_dir: Path = Field(default=Path("data"), description="Folder of all stored data, unless set otherwise below")
     database_url: str = Field(default="", description="SQLAlchemy URL; empty: SQLite in the data folder")
     storage_url: str = Field(default="", description="Folder or s3:// URL of the blobs; empty: data folder/blobs")
-    s3_endpoint: str = Field(default="", description="URL of an S3 service other than Amazon's; keys: AWS_ variables")
+    erasure_ledger: str = Field(
+        default="",
+        description="Folder or s3:// URL of the ledger of erasures; empty: `.erasures` with the blobs of "
+        "RLVO_STORAGE_URL, else data folder/erasures",
+    )
+    reserve_bytes: int = Field(default=8 * MIB, ge=0, description="Disk space that only erasures may use, in bytes")
+    s3_endpoint: str = Field(
+        default="",
+        pattern="^(https?://[!-~]+)?$",
+        description="URL of an S3 service other than Amazon's; keys: AWS_ variables",
+    )
     cache_bytes: int = Field(default=20 * 1024 * MIB, ge=0, description="Size of the local cache of S3 blobs, in bytes")
     model_store: Path = Field(default=Path("model_store"), description="Folder of the model versions")
     trusted_keys: str = Field(
@@ -128,6 +138,29 @@ class Settings(BaseSettings):
         if not self.storage_url or self.storage_url.startswith("s3://"):
             return self.data_dir / "blobs"
         return Path(self.storage_url.removeprefix("file://"))
+
+    @property
+    def ledger(self) -> str:
+        """Folder or s3:// URL of the ledger of erasures; never in the database, whose backups must not replace it."""
+        if self.erasure_ledger or not self.storage_url:
+            return self.erasure_ledger or str(self.data_dir / "erasures")
+        return f"{self.storage_url.rstrip('/')}/.erasures"
+
+    @property
+    def sqlite_file(self) -> Path | None:
+        """File of the SQLite database; None for another database."""
+        scheme, _, path = self.database.partition("://")
+        return Path(path.removeprefix("/")) if scheme.startswith("sqlite") and len(path) > 1 else None
+
+    @property
+    def private_paths(self) -> dict[str, Path]:
+        """Folders and files with records on this machine, each by the setting that names it."""
+        paths = {"RLVO_DATA_DIR": self.data_dir, "RLVO_STORAGE_URL": self.blobs}
+        if self.sqlite_file is not None:
+            paths["RLVO_DATABASE_URL"] = self.sqlite_file
+        if not self.ledger.startswith("s3://"):
+            paths["RLVO_ERASURE_LEDGER"] = Path(self.ledger.removeprefix("file://"))
+        return paths
 
     @property
     def workers(self) -> Path:

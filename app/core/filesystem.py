@@ -1,4 +1,4 @@
-"""Folder locks, atomic creation of a folder, and fsync.
+"""Folder locks, atomic creation of a folder, folders that only their owner can open, and fsync.
 
 The locks are those of flock(2). The kernel releases them when a process ends, so no lock remains after a crash.
 """
@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -62,6 +62,35 @@ def atomic_directory(target: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
         raise
     sync(target.parent)
+
+
+def private_folder(folder: Path) -> None:
+    """Create a folder that only its owner can open; take the permissions of others from an existing one.
+
+    A folder of another owner, or on a read-only disk, keeps its permissions; `rlvo fsck` reports it.
+    """
+    if not folder.is_dir():
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        sync(folder.parent)
+    make_private(folder)
+
+
+def make_private(path: Path) -> None:
+    """Take the permissions of other users from a file or folder, if this process may change them."""
+    with suppress(OSError):
+        mode = path.stat().st_mode & 0o7777
+        if mode & 0o077:
+            path.chmod(mode & ~0o077)
+
+
+def is_exposed(path: Path) -> bool:
+    """Return whether other users of the machine can use a file or folder: its permissions and those of its parents."""
+    try:
+        path = path.resolve(strict=True)
+        closed = any(not parent.stat().st_mode & 0o011 for parent in path.parents)
+        return bool(path.stat().st_mode & 0o077) and not closed
+    except OSError:
+        return False
 
 
 def sync(path: Path) -> None:

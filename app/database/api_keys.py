@@ -121,5 +121,16 @@ def revoke(session: Session, key_id: str) -> bool:
     return session.execute(revoked.returning(ApiKeyRow.id)).first() is not None
 
 
+def valid(session: Session, key_ids: Iterable[str]) -> set[str]:
+    """The given keys that are not revoked."""
+    return set(session.scalars(select(ApiKeyRow.id).where(ApiKeyRow.revoked.is_(None)))) & set(key_ids)
+
+
+def revocations(session: Session) -> dict[str, datetime]:
+    """Time of the revocation of each revoked key."""
+    rows = session.execute(select(ApiKeyRow.id, ApiKeyRow.revoked).where(ApiKeyRow.revoked.is_not(None)))
+    return {key_id: revoked for key_id, revoked in rows if revoked is not None}
+
+
 def _hash(secret: str) -> str:
     return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()

@@ -5,11 +5,13 @@ Design notes:
   `rlvo audit verify` shows whether the chain still contains it.
 - The bytes are deleted after the transaction, recent ones a little later (`app.storage`). The certificate says for each
   digest whether it is gone.
+- The entries of the audit are also compared with the ledger of erasures, which no backup of the database replaces.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import select
@@ -21,21 +23,59 @@ from app.sdk.errors import NotFound, PredictionNotFound
 from app.sdk.types import AuditEntry, ErasedBlob, ErasureCertificate
 
 ACTION = "prediction.erase"
+BATCH_SIZE = 500  # ids in one statement; databases limit the parameters
 
 
-def erase(session: Session, prediction_id: str, tenant: str | None, *, actor: str, why: str) -> list[str]:
+@dataclass(frozen=True)
+class RecordedErasure:
+    """An erasure of the audit: id of the prediction, time, actor and reason."""
+
+    target: str
+    at: datetime
+    actor: str
+    why: str
+
+
+def check(session: Session, prediction_id: str, tenant: str | None) -> None:
+    """Raises PredictionNotFound or Erased if `erase` would."""
+    predictions.find(session, prediction_id, tenant)
+
+
+def erase(
+    session: Session, prediction_id: str, tenant: str | None, *, actor: str, why: str, first: str = ""
+) -> list[str]:
     """Erases a prediction and records the erasure. Raises PredictionNotFound, Erased.
 
-    ``tenant`` is the tenant of the caller, None for the operator; ``why`` is ``request``, ``subject`` or ``retention``.
+    ``tenant`` is the tenant of the caller, None for the operator. ``why`` is ``request``, ``subject``, ``retention``,
+    or ``replay`` for the repetition of an erasure that a restore of the database has undone; ``first`` is its time.
 
     Returns:
         The digests to delete from the storage after the transaction is committed.
     """
     referenced = set(session.scalars(select(ArtifactRow.digest).where(ArtifactRow.prediction_id == prediction_id)))
     orphans = predictions.erase(session, prediction_id, tenant)
-    detail = {"why": why, "blobs": orphans, "shared": len(referenced) - len(orphans)}
+    detail: dict[str, object] = {"why": why, "blobs": orphans, "shared": len(referenced) - len(orphans)}
+    if first:
+        detail["first"] = first
     audit.append(session, actor, ACTION, prediction_id, detail)
     return orphans
+
+
+def states(session: Session, prediction_ids: Iterable[str]) -> dict[str, bool]:
+    """Whether each of these predictions is erased; ids that the database does not have are left out."""
+    listed, found = list(prediction_ids), dict[str, bool]()
+    for start in range(0, len(listed), BATCH_SIZE):
+        part = listed[start : start + BATCH_SIZE]
+        rows = session.execute(select(PredictionRow.id, PredictionRow.erased).where(PredictionRow.id.in_(part)))
+        found |= {prediction_id: erased is not None for prediction_id, erased in rows}
+    return found
+
+
+def recorded(session: Session) -> list[RecordedErasure]:
+    """All erasures of the audit, oldest first; the last one of a prediction that was erased again."""
+    rows = session.scalars(select(AuditRow).where(AuditRow.action == ACTION).order_by(AuditRow.seq))
+    by_id = {row.target: RecordedErasure(row.target, row.at, row.actor, row.detail.get("why", "")) for row in rows}
+    return list(by_id.values())
 
 
 def due(session: Session, before: datetime, *, most: int) -> list[str]:

@@ -22,7 +22,7 @@ from sqlalchemy import URL, create_engine, event, make_url, text
 from sqlalchemy import exc as sql_errors
 from sqlalchemy.orm import Session
 
-from app.sdk.errors import DatabaseUnavailable, RlvoError, StorageFull
+from app.sdk.errors import DatabaseUnavailable, InvalidRequest, RlvoError, StorageFull
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ class Database:
     """
 
     def __init__(self, url: str, *, idle: float = 60.0) -> None:
-        self.url = _with_driver(make_url(url))
+        self.url = _parsed(url)
         self.sqlite = self.url.get_backend_name() == "sqlite"
         if self.sqlite:
             self.engine = create_engine(self.url)
@@ -110,6 +110,8 @@ class Database:
                 return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar())
         except (sql_errors.OperationalError, sql_errors.ProgrammingError):
             return ""
+        except sql_errors.DatabaseError as error:
+            raise _translated(error) from error
 
     def close(self) -> None:
         """Closes all pooled connections."""
@@ -134,8 +136,20 @@ def retry_until_available(action: Callable[[], T]) -> T:
             pause = min(2 * pause, 5.0)
 
 
-def _with_driver(url: URL) -> URL:
-    return url.set(drivername="postgresql+psycopg") if url.drivername in ("postgres", "postgresql") else url
+def _parsed(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+        if parsed.drivername in ("postgres", "postgresql"):
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+            raise sql_errors.ArgumentError
+        parsed.get_dialect()
+    except (sql_errors.ArgumentError, ValueError):
+        raise InvalidRequest(
+            "RLVO_DATABASE_URL must be a URL of SQLite or PostgreSQL, such as sqlite:////data/rlvo.sqlite or "
+            "postgresql://user@host/rlvo"
+        ) from None
+    return parsed
 
 
 def _set_up_sqlite(connection: Any, _record: object) -> None:
@@ -153,13 +167,24 @@ def _rlvo_errors() -> Iterator[None]:
     except (sql_errors.OperationalError, sql_errors.InterfaceError, sql_errors.TimeoutError) as error:
         raise _translated(error) from error
     except sql_errors.DBAPIError as error:
-        if error.connection_invalidated:
+        if error.connection_invalidated or _damaged(error):
             raise _translated(error) from error
         raise
 
 
+def _damaged(error: Exception) -> bool:
+    text = str(getattr(error, "orig", ""))
+    return "not a database" in text or "malformed" in text
+
+
 def _translated(error: Exception) -> RlvoError:
     original = getattr(error, "orig", None)
+    if _damaged(error):
+        return DatabaseUnavailable(
+            "The file of the database is damaged or no SQLite database. Restore it from a backup"
+        )
+    if "readonly" in str(original):
+        return DatabaseUnavailable("The database is read-only. Check the permissions and the mount of its folder")
     if "disk is full" in str(original) or getattr(original, "sqlstate", None) == "53100":
         return StorageFull("The disk of the database is full. Free space and send the study again")
     return DatabaseUnavailable("The database cannot be reached. Send the request again later", retry_after=5)

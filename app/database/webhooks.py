@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -56,6 +57,17 @@ def end(session: Session, webhook_id: str) -> bool:
     """Ends a webhook; returns False if there is no active webhook with this id."""
     ended = update(WebhookRow).where(WebhookRow.id == webhook_id, WebhookRow.ended.is_(None)).values(ended=now())
     return session.execute(ended.returning(WebhookRow.id)).first() is not None
+
+
+def active(session: Session, webhook_ids: Iterable[str]) -> set[str]:
+    """The given webhooks that are not removed."""
+    return set(session.scalars(select(WebhookRow.id).where(WebhookRow.ended.is_(None)))) & set(webhook_ids)
+
+
+def removals(session: Session) -> dict[str, datetime]:
+    """Time of the removal of each removed webhook."""
+    rows = session.execute(select(WebhookRow.id, WebhookRow.ended).where(WebhookRow.ended.is_not(None)))
+    return {webhook_id: ended for webhook_id, ended in rows if ended is not None}
 
 
 def find(session: Session, webhook_id: str) -> Webhook | None:

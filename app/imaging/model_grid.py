@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from app.core.schema import FrozenModel
 from app.sdk.types import Channel
+
+MOST_VOXELS = 2**26  # of one channel: eight times a head at 1 mm
+LARGEST_OFFSET_MM = 1000.0
+LARGEST_VALUE = 1e6  # of a window, in units of the modality
+
+Length = Annotated[int, Field(ge=2, le=1024)]
+Row = tuple[float, float, float, float]
 
 
 class Grid(FrozenModel):
     """Voxel grid in MNI152 space: voxel (i, j, k) lies at ``affine @ (i, j, k, 1)``, RAS+ millimetres."""
 
     template: Literal["mni152"] = "mni152"
-    shape: tuple[int, int, int]
-    affine: tuple[tuple[float, float, float, float], ...]
+    shape: tuple[Length, Length, Length]
+    affine: tuple[Row, Row, Row, Row]
+
+    @model_validator(mode="after")
+    def _is_a_grid_over_the_head(self) -> Grid:
+        if math.prod(self.shape) > MOST_VOXELS:
+            raise ValueError(f"the grid has more than {MOST_VOXELS} voxels")
+        if self.affine[3] != (0, 0, 0, 1):
+            raise ValueError("the last row of the affine must be 0, 0, 0, 1")
+        for axis, row in enumerate(self.affine[:3]):
+            if any(step for column, step in enumerate(row[:3]) if column != axis):
+                raise ValueError("the affine must be axis-aligned: only its diagonal and its last column are not 0")
+            if not 0.1 <= abs(row[axis]) <= 100 or abs(row[3]) > LARGEST_OFFSET_MM:
+                raise ValueError("the voxels of the grid must have edges of 0.1 to 100 mm and lie within 1 m")
+        return self
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -28,6 +49,13 @@ class ChannelSpec(FrozenModel):
 
     name: Channel
     window: tuple[float, float]
-    mean: float
-    std: float = Field(gt=0)
+    mean: float = Field(ge=-LARGEST_VALUE, le=LARGEST_VALUE)
+    std: float = Field(ge=1e-6, le=LARGEST_VALUE)
     required: bool = False
+
+    @model_validator(mode="after")
+    def _window_has_a_width(self) -> ChannelSpec:
+        low, high = self.window
+        if not -LARGEST_VALUE <= low < high <= LARGEST_VALUE:
+            raise ValueError("the window must be a lower and a higher value")
+        return self

@@ -24,7 +24,7 @@ from pydantic import BaseModel
 from app.registry.manifest import Clinical, ClinicalVariable, VariableKind
 from app.sdk import clinical_rules
 from app.sdk.clinical import ClinicalRecord
-from app.sdk.errors import FieldError, InvalidClinical, MissingInput
+from app.sdk.errors import FieldError, InvalidClinical, MissingInput, ModelNotReady
 from app.sdk.types import Flag, PerfusionSummary
 
 Value = float | bool | str
@@ -129,6 +129,17 @@ def validate_names(names: Iterable[str]) -> None:
         raise InvalidClinical(f"The clinical variables cannot be used: {reasons}.", errors=errors)
 
 
+def check_variables(clinical: Clinical) -> None:
+    """Raise ModelNotReady if the variables of a manifest could encode no record."""
+    try:
+        validate_names(variable.name for variable in clinical.variables)
+    except InvalidClinical as error:
+        raise ModelNotReady(error.detail) from error
+    for variable in clinical.variables:
+        if variable.kind is not VariableKind.CATEGORY and _is_text(variable.name):
+            raise ModelNotReady(f"{variable.name} has words as values, so the manifest must list it as a category.")
+
+
 def fit(records: Sequence[ClinicalRecord], variables: Sequence[ClinicalVariable]) -> Clinical:
     """Return the variables with imputation and standardisation learnt from training records.
 
@@ -188,14 +199,26 @@ def _transform(variable: ClinicalVariable, number: float) -> float:
 
 def _is_record_field(name: str) -> bool:
     """Whether a record has a field of this dotted name; a section is no field."""
+    annotation = _annotation(name)
+    return annotation is not None and name != "glucose_mmol_l" and _section(annotation) is None
+
+
+def _annotation(name: str) -> object:
+    """Type of a field of the record, by its dotted name; None if there is no such field."""
     section, _, field = name.rpartition(".")
     model: type[BaseModel] | None = ClinicalRecord
     if section:
         parent = ClinicalRecord.model_fields.get(section)
         model = _section(parent.annotation) if parent else None
-    if model is None or field not in model.model_fields or name == "glucose_mmol_l":
-        return False
-    return _section(model.model_fields[field].annotation) is None
+    return model.model_fields[field].annotation if model is not None and field in model.model_fields else None
+
+
+def _is_text(name: str) -> bool:
+    def is_text(annotation: object) -> bool:
+        text = isinstance(annotation, type) and issubclass(annotation, str)
+        return text or any(map(is_text, get_args(annotation)))
+
+    return is_text(_annotation(name))
 
 
 def _section(annotation: object) -> type[BaseModel] | None:

@@ -133,9 +133,10 @@ def _compare(run: Run, version: ModelVersion, folder: Path) -> tuple[float, int]
         mean = np.asarray(logits, dtype=np.float64).mean(keepdims=True)
         return float(expit(explain.log_odds(mean, version.manifest.calibration))[0])
 
-    worst = max(
-        abs(probability(run(image[None], clinical[None])) - probability(logits)) for image, clinical, logits in cases
-    )
+    differences = [
+        probability(run(image[None], clinical[None])) - probability(logits) for image, clinical, logits in cases
+    ]
+    worst = float(np.abs(differences).max())  # NaN if one of them is; max() of Python would ignore it
     if not worst <= TOLERANCE:
         raise ModelNotReady(f"The exported graph's probabilities differ by {worst:.1e}; {TOLERANCE:g} is allowed.")
     return worst, len(cases)

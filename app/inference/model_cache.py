@@ -25,10 +25,12 @@ from typing import TypeVar
 import torch
 
 from app.core.concurrency import SerialExecutor, no_pause, run_inline, submit
+from app.core.logging import error_location
 from app.inference.model_version import ModelVersion
 from app.network.backends import Backend, Precision
 from app.network.ensemble import select_device
 from app.registry.model_store import ModelStore, StoredVersion
+from app.sdk.errors import ModelNotReady, RlvoError
 from app.sdk.types import ModelRef
 
 T = TypeVar("T")
@@ -99,6 +101,18 @@ class ModelCache:
             return loaded
 
     def _load(self, entry: StoredVersion, pause: Callable[[], None]) -> ModelVersion:
+        """Load a version; files that cannot be used raise ModelNotReady, whatever is wrong in them."""
+        try:
+            return self._load_and_verify(entry, pause)
+        except (RlvoError, MemoryError):
+            raise
+        except Exception as error:
+            if out_of_memory(error):
+                raise
+            where = error_location(error)
+            raise ModelNotReady(f"The files of this version do not fit this release ({where}).") from error
+
+    def _load_and_verify(self, entry: StoredVersion, pause: Callable[[], None]) -> ModelVersion:
         """Load a version and verify its golden cases.
 
         On a CPU the load runs in parallel to predictions; on a GPU it uses the device's thread, because GPU memory is

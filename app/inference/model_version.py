@@ -35,11 +35,12 @@ from app.inference.model_input import ModelInput
 from app.network.backends import Backend, Precision
 from app.network.daft import Network, build
 from app.network.ensemble import Ensemble
+from app.network.resnet import has_finite_weights
 from app.network.unet import VesselNet
 from app.registry.manifest import Fold, GoldenCase, Manifest
 from app.registry.model_store import read_segmenter
 from app.sdk.clinical import ClinicalRecord
-from app.sdk.errors import MissingInput, ModelNotReady
+from app.sdk.errors import InternalError, MissingInput, ModelNotReady
 from app.sdk.types import Attribution, Channel, Decision, Flag, FoldSpread, Input, Interval
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ class ModelVersion:
         """
         if manifest.regions != atlas.ATLAS:
             raise ModelNotReady(f"The manifest names the atlas {manifest.regions}, this release has {atlas.ATLAS}.")
+        clinical_encoder.check_variables(manifest.clinical)
         files = [_read_verified(folder, fold.file, fold.sha256) for fold in manifest.folds]
         predictor: EnsemblePredictor
         if manifest.kind == "logistic":
@@ -180,6 +182,8 @@ class ModelVersion:
         logits, penultimate = self.executor(
             lambda: self.predictor.predict(model_input.image, model_input.clinical, with_features=with_features)
         )
+        if not np.isfinite(logits).all():
+            raise InternalError("The model version computes no finite number for this study. Tell its operator.")
         log_odds = float(explain.log_odds(logits.mean(), calibration))
         probability = float(expit(log_odds))
         folds = tuple(float(p) for p in expit(explain.log_odds(logits, calibration)))
@@ -213,11 +217,14 @@ class ModelVersion:
     def verify_golden_cases(self, folder: Path) -> None:
         """Compare this device's results for the golden cases in ``folder`` with the manifest's.
 
-        Logits are compared as probabilities, with the largest slope of the sigmoid, 1/4.
+        Logits are compared as probabilities, with the largest slope of the sigmoid, 1/4. A version without golden cases
+        must compute finite logits without images.
 
         Raises:
-            ModelNotReady: A difference exceeds 1e-4 in float32, or 1e-2 in bfloat16.
+            ModelNotReady: A logit is not finite, or a difference exceeds 1e-4 in float32, or 1e-2 in bfloat16.
         """
+        if not self.manifest.golden and not np.isfinite(self._logits_without_images()).all():
+            raise ModelNotReady("This version computes no finite numbers, and it has no golden case.")
         if (difference := self.check(folder) / 4) > TOLERANCE[self.precision]:
             raise ModelNotReady(
                 f"The probabilities of this version's golden cases differ by {difference:.1e} from its manifest; "
@@ -235,12 +242,19 @@ class ModelVersion:
         return self.predictor.bytes
 
     def check(self, folder: Path) -> float:
-        """Return the largest difference between the golden cases' logits in the manifest and on this device."""
+        """Return the largest difference of golden logits between manifest and device; infinite if one is no number."""
         worst = 0.0
         for model_input, expected in golden_cases(self.manifest, folder):
             logits = self.executor(partial(self.predictor.logits, model_input.image, model_input.clinical))
-            worst = max(worst, float(np.abs(logits - np.asarray(expected)).max()))
+            difference = float(np.abs(logits - np.asarray(expected)).max())
+            worst = max(worst, difference if np.isfinite(difference) else np.inf)  # max() ignores NaN
         return worst
+
+    def _logits_without_images(self) -> NDArray[np.float64]:
+        manifest = self.manifest
+        image = np.zeros((len(manifest.channels), *manifest.grid.shape), np.float32)
+        clinical = np.asarray(manifest.background.vectors[0], np.float32)
+        return self.executor(partial(self.predictor.logits, image, clinical))
 
     def _decision(self, probability: float) -> Decision:
         threshold, conformal = self.manifest.threshold, self.manifest.conformal
@@ -362,6 +376,8 @@ def _load_networks(files: Sequence[bytes], manifest: Manifest, device: str, paus
             network.load_state_dict(load_tensors(file))
         except (SafetensorError, RuntimeError) as error:
             raise ModelNotReady(f"{fold.file} does not hold the weights of the manifest's network.") from error
+        if not has_finite_weights(network):
+            raise ModelNotReady(f"{fold.file} holds weights that are not finite numbers. Restore the file.")
         folds.append(network)
     return NetworkFolds(Ensemble(folds, device, in_place=True), (len(manifest.channels), *manifest.grid.shape))
 
@@ -374,8 +390,9 @@ def _load_logistic(files: Sequence[bytes], manifest: Manifest) -> LogisticFolds:
         intercepts = np.asarray([fold["intercept"] for fold in folds], dtype=np.float64)
     except (ValueError, KeyError, TypeError) as error:
         raise ModelNotReady("A fold file does not hold coefficients and an intercept.") from error
-    if coefficients.shape != (len(files), expected) or not np.isfinite(coefficients).all():
-        raise ModelNotReady(f"A fold file does not hold {expected} finite coefficients, one per clinical vector entry.")
+    finite = np.isfinite(coefficients).all() and np.isfinite(intercepts).all()
+    if coefficients.shape != (len(files), expected) or intercepts.shape != (len(files),) or not finite:
+        raise ModelNotReady(f"A fold file does not hold {expected} finite coefficients and one intercept.")
     return LogisticFolds(coefficients, intercepts)
 
 

@@ -40,13 +40,13 @@ class Architecture(FrozenModel):
     """A 3-D ResNet with (or without) modulation of its last block by the clinical vector."""
 
     fusion: Fusion = Fusion.DAFT
-    in_channels: int = Field(ge=1)
-    clinical_size: int = Field(default=15, ge=0)
-    outputs: int = Field(default=1, ge=1)
-    filters: int = Field(default=4, ge=1, description="Filters of the stem; blocks have f, 2f, 4f, 8f")
-    stride: int = Field(default=2, ge=1, description="Stride of the last, modulated block")
+    in_channels: int = Field(ge=1, le=16)
+    clinical_size: int = Field(default=15, ge=0, le=4096)
+    outputs: int = Field(default=1, ge=1, le=16)
+    filters: int = Field(default=4, ge=1, le=256, description="Filters of the stem; blocks have f, 2f, 4f, 8f")
+    stride: int = Field(default=2, ge=1, le=8, description="Stride of the last, modulated block")
     location: Location = Location.BLOCK_INPUT
     activation: ScaleActivation = ScaleActivation.LINEAR
     scale: bool = True
     shift: bool = True
-    bottleneck: int = Field(default=7, ge=1)
+    bottleneck: int = Field(default=7, ge=1, le=4096)

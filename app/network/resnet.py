@@ -18,6 +18,11 @@ from torch import Tensor, nn
 Modulate = Callable[[Tensor], Tensor]
 
 
+def has_finite_weights(network: nn.Module) -> bool:
+    """Return whether no weight and no statistic of the network is NaN or infinite."""
+    return all(bool(torch.isfinite(weight).all()) for weight in network.state_dict().values())
+
+
 def conv3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv3d:
     """Create a 3x3x3 convolution that keeps the size at stride 1."""
     return nn.Conv3d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=False)

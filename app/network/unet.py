@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
-from app.network.resnet import conv3
+from app.network.resnet import conv3, has_finite_weights
 
 __all__ = ["WINDOW_HU", "UNet", "VesselNet", "scaled"]
 
@@ -84,6 +84,8 @@ class VesselNet:
             network.load_state_dict(load_tensors(content))
         except (SafetensorError, RuntimeError) as error:
             raise ValueError("the file does not hold the weights of this U-Net") from error
+        if not has_finite_weights(network):
+            raise ValueError("the file holds weights that are not finite numbers")
         return cls(network)
 
     @torch.inference_mode()

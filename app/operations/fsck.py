@@ -4,6 +4,8 @@ Design notes:
 - The service may run at the same time: blobs that are too young to judge are skipped.
 - Damaged blobs go to quarantine and are not served any more. Their predictions keep their numbers.
 - A missing blob is reported; it can only come back from a backup.
+- Erased predictions that a restore of the database has brought back are erased again.
+- Files that other users of the machine may read are reported.
 """
 
 from __future__ import annotations
@@ -13,13 +15,15 @@ from dataclasses import dataclass, field
 from sqlalchemy import select
 
 from app.core.config import Settings
+from app.core.filesystem import is_exposed
 from app.database import audit, job_state, predictions
 from app.database.session import Database
 from app.database.tables import ArtifactRow, PredictionRow
 from app.sdk.errors import InternalError
 from app.sdk.types import Failure, Status
-from app.storage.factory import storage_of
+from app.storage.factory import secure, storage_of
 from app.storage.local import GRACE, Storage
+from app.worker.erasure import Eraser, LedgerComparison
 from app.worker.queue import Queue
 
 
@@ -33,11 +37,14 @@ class ConsistencyReport:
     orphans: list[str] = field(default_factory=list)
     stuck: list[str] = field(default_factory=list)
     audit_broken_at: int | None = None
+    ledger: LedgerComparison = field(default_factory=LedgerComparison)
+    exposed: list[str] = field(default_factory=list)
 
     @property
     def sound(self) -> bool:
-        """Whether no data is lost; orphans only use disk space."""
-        return not (self.missing or self.damaged or self.stuck) and self.audit_broken_at is None
+        """Whether no data is lost, nothing erased is back and no other user can read; orphans only use disk space."""
+        faults = (self.missing, self.damaged, self.stuck, self.exposed, self.ledger.undone)
+        return not any(faults) and self.audit_broken_at is None
 
     def lines(self) -> list[str]:
         """Return the findings as text, one per line."""
@@ -47,6 +54,8 @@ class ConsistencyReport:
         findings += [f"stuck: {prediction_id} is unfinished and has no job" for prediction_id in self.stuck]
         if self.audit_broken_at is not None:
             findings.append(f"the audit trail is broken at entry {self.audit_broken_at}")
+        findings += self.ledger.lines()
+        findings += [f"exposed: other users of this machine can read the files of {name}" for name in self.exposed]
         if self.orphans:
             findings.append(f"{len(self.orphans)} orphans: blobs that no prediction names")
         return findings
@@ -55,10 +64,13 @@ class ConsistencyReport:
 def fsck(settings: Settings, *, deep: bool = False, mend: bool = False) -> ConsistencyReport:
     """Compare database rows and blobs; with ``deep``, also read every blob and recompute its digest.
 
-    With ``mend``, quarantine damaged blobs, delete orphans and fail predictions that have no job.
+    With ``mend``, quarantine damaged blobs, delete orphans, fail predictions that have no job, repeat erasures of the
+    ledger, and take the permissions of other users.
     """
     database, storage = Database(settings.database), storage_of(settings)
-    queue, report = Queue(database), ConsistencyReport()
+    queue, eraser, report = Queue(database), Eraser.of(settings, database, storage), ConsistencyReport()
+    report.exposed = [name for name, path in settings.private_paths.items() if is_exposed(path)]
+    report.ledger = eraser.compare()
     with database.reading() as session:
         named: dict[str, list[str]] = {}
         for digest, prediction_id in session.execute(select(ArtifactRow.digest, ArtifactRow.prediction_id)):
@@ -76,6 +88,8 @@ def fsck(settings: Settings, *, deep: bool = False, mend: bool = False) -> Consi
     alive = queue.alive(unfinished) if unfinished else set()
     report.stuck = [prediction_id for prediction_id in unfinished if prediction_id not in alive]
     if mend:
+        eraser.replay(actor="operator")
+        secure(settings)
         _repair(report, database, storage, queue)
     database.close()
     return report

@@ -22,7 +22,7 @@ from app.core.filesystem import locked
 from app.sdk.errors import AliasConflict, InvalidRequest, ModelNotFound
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+(-[0-9a-z.]+)?")
+VERSION = re.compile(r"[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}(-[0-9a-z.]{1,30})?")
 ALIAS = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 DEFAULT_ALIAS = "champion"
@@ -87,11 +87,14 @@ def set_alias(folder: Path, alias: str, version: str, *, expected: str | None, b
         if change.previous == version:
             return change
         with (folder / "aliases.log").open("a", encoding="utf-8") as log:
+            if not log.tell():
+                os.fchmod(log.fileno(), 0o644)
             log.write(json.dumps(asdict(change)) + "\n")
             log.flush()
             os.fsync(log.fileno())
         temporary = folder / f".aliases-{secrets.token_hex(8)}"
         with temporary.open("x") as file:
+            os.fchmod(file.fileno(), 0o644)  # an operator with another account reads it too
             json.dump(versions | {alias: version}, file, indent=2, sort_keys=True)
             file.flush()
             os.fsync(file.fileno())

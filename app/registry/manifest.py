@@ -5,6 +5,7 @@ Design notes:
 - The module imports no torch and reads no files, since the API process uses it too.
 - ``Architecture`` describes the network; app/network builds it.
 - Unknown members are refused: a manifest that this release does not fully understand must not be served.
+- Every number has bounds and no number is NaN or infinite, so a manifest that is read can be loaded.
 - Coordinates are RAS+ millimetres.
 """
 
@@ -18,12 +19,16 @@ from pydantic import Field, model_validator
 
 from app.core.schema import FrozenModel
 from app.imaging.model_grid import ChannelSpec, Grid
-from app.network.architecture import Architecture
+from app.network.architecture import Architecture, Fusion
 from app.sdk.types import Channel, Input
 
 SCHEMA_VERSION = 1
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
-VERSION_PATTERN = r"^[0-9]+\.[0-9]+\.[0-9]+(-[0-9a-z.]+)?$"
+VERSION_PATTERN = r"^[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}(-[0-9a-z.]{1,30})?$"
+LARGEST = 1e12  # absolute value of a number that has no other bound
+
+Finite = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+Version = Annotated[str, Field(pattern=VERSION_PATTERN)]
 
 
 class VariableKind(StrEnum):
@@ -42,15 +47,15 @@ class ClinicalVariable(FrozenModel):
     ``category_means`` for a category, and its missing bit is 1.
     """
 
-    name: str
+    name: str = Field(max_length=64)
     kind: VariableKind
     unit: str = "1"
     log: bool = False
-    categories: tuple[str, ...] = ()
-    imputed: float = 0.0
-    category_means: tuple[float, ...] = ()
-    mean: float = 0.0
-    std: float = Field(default=1.0, gt=0)
+    categories: tuple[str, ...] = Field(default=(), max_length=256)
+    imputed: Finite = 0.0
+    category_means: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
+    mean: Finite = 0.0
+    std: float = Field(default=1.0, ge=1e-9, le=LARGEST)
     required: bool = False
     group: str | None = Field(default=None, description="Variables of one group are one player of the explanation")
 
@@ -58,13 +63,28 @@ class ClinicalVariable(FrozenModel):
     def _categories_have_means(self) -> ClinicalVariable:
         if self.kind is VariableKind.CATEGORY and len(self.category_means) != len(self.categories):
             raise ValueError("category_means must have one entry per category")
+        if len(set(self.categories)) != len(self.categories):
+            raise ValueError("a category is listed twice")
+        if self.log and self.imputed < 0:
+            raise ValueError("a variable with a logarithm must not be imputed by a negative value")
         return self
 
 
 class Clinical(FrozenModel):
     """Layout of the clinical vector: values of ``variables``, their missing bits, one presence bit per channel."""
 
-    variables: tuple[ClinicalVariable, ...]
+    variables: tuple[ClinicalVariable, ...] = Field(max_length=512)
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Clinical:
+        if len({variable.name for variable in self.variables}) != len(self.variables):
+            raise ValueError("a clinical variable is listed twice")
+        return self
+
+    @property
+    def size(self) -> int:
+        """Entries of the values and the missing bits in the clinical vector, without the presence bits."""
+        return sum((len(each.categories) if each.kind is VariableKind.CATEGORY else 1) + 1 for each in self.variables)
 
 
 class Fold(FrozenModel):
@@ -72,7 +92,7 @@ class Fold(FrozenModel):
 
     file: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*\.(safetensors|json)$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    validation_auc: float | None = None
+    validation_auc: float | None = Field(default=None, ge=0, le=1)
 
 
 class Calibration(FrozenModel):
@@ -81,8 +101,8 @@ class Calibration(FrozenModel):
     With the slope 0, every patient gets the same probability.
     """
 
-    slope: float = Field(default=1.0, ge=0)
-    intercept: float = 0.0
+    slope: float = Field(default=1.0, ge=0, le=1e4)
+    intercept: float = Field(default=0.0, ge=-1e4, le=1e4)
 
 
 class Threshold(FrozenModel):
@@ -96,8 +116,8 @@ class Conformal(FrozenModel):
     """Class-conditional split-conformal quantiles of the probability given to the true class."""
 
     level: float = Field(gt=0, lt=1)
-    quantile_negative: float
-    quantile_positive: float
+    quantile_negative: float = Field(ge=-1, le=2)
+    quantile_positive: float = Field(ge=-1, le=2)
 
 
 class Background(FrozenModel):
@@ -106,7 +126,7 @@ class Background(FrozenModel):
     ``vectors`` has the shape (patients, clinical size), in network input units, with presence bits.
     """
 
-    vectors: tuple[tuple[float, ...], ...]
+    vectors: tuple[tuple[Finite, ...], ...] = Field(min_length=1, max_length=100_000)
 
 
 class GoldenCase(FrozenModel):
@@ -114,23 +134,29 @@ class GoldenCase(FrozenModel):
 
     file: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*\.safetensors$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    logits: tuple[float, ...]
+    logits: tuple[Annotated[float, Field(ge=-1e4, le=1e4)], ...]
 
 
 class OutOfDistribution(FrozenModel):
     """Mean and precision of the penultimate features; ``limit`` bounds the squared Mahalanobis distance."""
 
-    mean: tuple[float, ...]
-    precision: tuple[tuple[float, ...], ...]
-    limit: float
+    mean: tuple[Finite, ...]
+    precision: tuple[tuple[Finite, ...], ...]
+    limit: float = Field(ge=0, le=LARGEST)
+
+    @model_validator(mode="after")
+    def _is_square(self) -> OutOfDistribution:
+        if any(len(row) != len(self.mean) for row in (self.precision, *self.precision)):
+            raise ValueError("precision must have one row and one column for each entry of mean")
+        return self
 
 
 class Measured(FrozenModel):
     """Metric with its 95 % interval, which is null for a metric without one."""
 
-    value: float
-    low: float | None = None
-    high: float | None = None
+    value: Finite
+    low: Finite | None = None
+    high: Finite | None = None
 
 
 class Training(FrozenModel):
@@ -139,9 +165,9 @@ class Training(FrozenModel):
     data: str
     data_sha256: str = ""
     synthetic: bool
-    patients: int = 0
-    positives: int = 0
-    seed: int = 0
+    patients: int = Field(default=0, ge=0, le=10**9)
+    positives: int = Field(default=0, ge=0, le=10**9)
+    seed: int = Field(default=0, ge=0, le=2**64)
     code_version: str = ""
     target: str = "rLVO"
     protocol: str = ""
@@ -152,7 +178,7 @@ class SegmenterManifest(FrozenModel):
 
     schema_version: Literal[1] = 1
     name: Annotated[str, Field(pattern=NAME_PATTERN)]
-    version: Annotated[str, Field(pattern=VERSION_PATTERN)]
+    version: Version
     filters: int = Field(ge=1, le=64)
     file: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*\.safetensors$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -165,7 +191,7 @@ class SegmenterRef(FrozenModel):
     """Segmenter that a model version was trained with; ``sha256`` is the digest of its weights."""
 
     name: Annotated[str, Field(pattern=NAME_PATTERN)]
-    version: Annotated[str, Field(pattern=VERSION_PATTERN)]
+    version: Version
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
@@ -174,13 +200,13 @@ class Manifest(FrozenModel):
 
     schema_version: Literal[1] = 1
     name: Annotated[str, Field(pattern=NAME_PATTERN)]
-    version: Annotated[str, Field(pattern=VERSION_PATTERN)]
+    version: Version
     kind: Literal["network", "logistic"] = "network"
     architecture: Architecture
     grid: Grid
-    channels: tuple[ChannelSpec, ...]
+    channels: tuple[ChannelSpec, ...] = Field(max_length=len(Channel))
     clinical: Clinical
-    folds: tuple[Fold, ...] = Field(min_length=1)
+    folds: tuple[Fold, ...] = Field(min_length=1, max_length=64)
     calibration: Calibration = Calibration()
     threshold: Threshold
     conformal: Conformal | None = None
@@ -189,7 +215,7 @@ class Manifest(FrozenModel):
     segmenter: SegmenterRef | None = Field(
         default=None, description="Trained vessel segmenter, used if no mask is sent; null: the classical one"
     )
-    golden: tuple[GoldenCase, ...] = ()
+    golden: tuple[GoldenCase, ...] = Field(default=(), max_length=64)
     training: Training
     metrics: dict[str, Measured] = Field(default_factory=dict)
     regions: str = Field(default="rlvo-regions-1", description="Region atlas of the explanation")
@@ -206,10 +232,35 @@ class Manifest(FrozenModel):
         return {name: value for name, value in document.items() if name != "interval_level"}
 
     @model_validator(mode="after")
-    def _sizes_agree(self) -> Manifest:
-        if self.kind == "network" and len(self.channels) != self.architecture.in_channels:
-            raise ValueError("architecture.in_channels must equal the number of channels")
+    def _parts_differ(self) -> Manifest:
+        if len({channel.name for channel in self.channels}) != len(self.channels):
+            raise ValueError("a channel is listed twice")
+        files = ["manifest.json", *(fold.file for fold in self.folds), *(case.file for case in self.golden)]
+        if len(set(files)) != len(files):
+            raise ValueError("each fold and each golden case needs its own file")
         return self
+
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> Manifest:
+        size = self.clinical.size + len(self.channels)
+        if any(len(case.logits) != len(self.folds) for case in self.golden):
+            raise ValueError("each golden case needs one logit per fold")
+        if any(len(vector) != size for vector in self.background.vectors):
+            raise ValueError(f"background.vectors must have {size} entries each, as the clinical vector")
+        if self.kind == "network":
+            self._check_network(size)
+        return self
+
+    def _check_network(self, size: int) -> None:
+        network, reference = self.architecture, self.out_of_distribution
+        if len(self.channels) != network.in_channels:
+            raise ValueError("architecture.in_channels must equal the number of channels")
+        if network.clinical_size != size:
+            raise ValueError(f"architecture.clinical_size must be {size}, the number of entries of the clinical vector")
+        if network.fusion in (Fusion.DAFT, Fusion.FILM) and not (network.scale or network.shift):
+            raise ValueError("architecture needs a scale, a shift, or both")
+        if reference is not None and len(reference.mean) != 8 * network.filters:
+            raise ValueError("out_of_distribution.mean must have 8 entries per filter of the architecture")
 
     @property
     def required_inputs(self) -> list[Input]:

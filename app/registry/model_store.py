@@ -12,15 +12,15 @@ Design notes:
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from app.core.filesystem import atomic_directory, sync
+from app.core.filesystem import atomic_directory
 from app.registry import aliases as alias_files
+from app.registry import version_files
 from app.registry.aliases import ALIAS, DEFAULT_ALIAS, NAME, VERSION, AliasChange
 from app.registry.manifest import Fold, GoldenCase, Manifest, SegmenterManifest, SegmenterRef
 from app.sdk.errors import Conflict, ModelNotFound, ModelNotReady
@@ -45,6 +45,13 @@ class StoredVersion:
     def version(self) -> str:
         """Version number, such as ``1.2.0``."""
         return self.manifest.version
+
+    def card(self) -> str:
+        """Return the model card, Markdown; empty if the version has no card, or a link in its place."""
+        try:
+            return version_files.read(self.folder, "card.md").decode(errors="replace")
+        except ModelNotReady:
+            return ""
 
 
 class ModelStore:
@@ -109,18 +116,17 @@ class ModelStore:
             ModelNotReady: A file is missing or damaged, the manifest is not valid, or a required signature is missing.
             Conflict: The store has this version already.
         """
-        try:
-            manifest = Manifest.model_validate_json((folder / "manifest.json").read_bytes())
-        except (OSError, ValidationError) as error:
-            raise ModelNotReady("The folder has no manifest.json that this release can read") from error
+        manifest = _parsed(version_files.read(folder, "manifest.json"))
         target = self.folder / manifest.name / manifest.version
         if target.exists():
             raise Conflict(f"{manifest.name} {manifest.version} is in the store already; versions never change")
         listed = [*(fold.file for fold in manifest.folds), *(case.file for case in manifest.golden)]
-        listed += [each for each in _OPTIONAL if (folder / each).is_file()]
+        listed += [each for each in _OPTIONAL if version_files.exists(folder, each)]
         with atomic_directory(target) as draft:
-            _copy(folder, draft, ["manifest.json", *listed])
-            self.verify(self._read(draft, (draft / "manifest.json").read_bytes()))
+            for file in ("manifest.json", *listed):
+                version_files.copy(folder, draft, file)
+            self.verify(self._read(draft, version_files.read(draft, "manifest.json")))
+            _check_card(draft)
             if manifest.segmenter is not None:
                 self._add_segmenter(folder.parent.parent, manifest.segmenter)
         return self._entry(manifest.name, manifest.version)
@@ -131,9 +137,11 @@ class ModelStore:
         if target.exists():
             read_segmenter(self.folder, reference)
             return
-        manifest, _ = read_segmenter(source, reference)
+        folder = version_files.check_folder(source, "segmenters", reference.name, reference.version)
         with atomic_directory(target) as draft:
-            _copy(_segmenter_folder(source, reference), draft, ["manifest.json", manifest.file])
+            version_files.copy(folder, draft, "manifest.json")
+            version_files.copy(folder, draft, _segmenter_manifest(draft).file)
+            _segmenter_in(draft, reference)
 
     def aliases(self, name: str) -> dict[str, str]:
         """Return the aliases of ``name`` and their versions."""
@@ -167,7 +175,7 @@ class ModelStore:
             try:
                 with (entry.folder / part.file).open("rb") as file:
                     intact = hashlib.file_digest(file, "sha256").hexdigest() == part.sha256
-            except FileNotFoundError:
+            except OSError:
                 intact = False
             if not intact:
                 raise ModelNotReady("A file of this model version is missing or differs from its manifest")
@@ -185,6 +193,8 @@ class ModelStore:
             content = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             raise ModelNotFound("There is no such model version; GET /v1/models lists all") from None
+        except OSError as error:
+            raise ModelNotReady("The manifest of this model version cannot be read; check its permissions") from error
         entry = self._read(folder, content)
         if (entry.name, entry.version) != (name, version):
             raise ModelNotReady("The manifest of this model version has another name or version than its folder")
@@ -193,10 +203,7 @@ class ModelStore:
 
     def _read(self, folder: Path, content: bytes) -> StoredVersion:
         """Parse the bytes of a manifest and check its signature if keys are trusted."""
-        try:
-            manifest = Manifest.model_validate_json(content)
-        except ValidationError as error:
-            raise ModelNotReady("This release cannot read the manifest of this model version") from error
+        manifest = _parsed(content)
         if self.trusted:
             from app.registry import signatures  # here: without trusted keys no cryptography library is needed
 
@@ -212,24 +219,46 @@ def _order(version: str) -> tuple[tuple[int, ...], bool, str]:
 
 def read_segmenter(store: Path, reference: SegmenterRef) -> tuple[SegmenterManifest, bytes]:
     """Read manifest and weights of a vessel segmenter; missing or wrong files raise ModelNotReady."""
-    folder = _segmenter_folder(store, reference)
+    return _segmenter_in(_segmenter_folder(store, reference), reference)
+
+
+def _segmenter_in(folder: Path, reference: SegmenterRef) -> tuple[SegmenterManifest, bytes]:
+    manifest = _segmenter_manifest(folder)
     try:
-        manifest = SegmenterManifest.model_validate_json((folder / "manifest.json").read_bytes())
         weights = (folder / manifest.file).read_bytes()
-    except (OSError, ValidationError) as error:
+    except OSError as error:
         raise ModelNotReady("The vessel segmenter of this model version is missing or damaged") from error
     if hashlib.sha256(weights).hexdigest() != reference.sha256:
         raise ModelNotReady(f"The sha-256 of {manifest.file} differs from that of the vessel segmenter in the manifest")
     return manifest, weights
 
 
+def _segmenter_manifest(folder: Path) -> SegmenterManifest:
+    try:
+        return SegmenterManifest.model_validate_json((folder / "manifest.json").read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ModelNotReady("The vessel segmenter of this model version is missing or damaged") from error
+
+
 def _segmenter_folder(store: Path, reference: SegmenterRef) -> Path:
     return store / "segmenters" / reference.name / reference.version
 
 
-def _copy(source: Path, target: Path, files: Sequence[str]) -> None:
-    for file in files:
-        if not (source / file).is_file():
-            raise ModelNotReady(f"The file {file}, which the manifest lists, is missing")
-        shutil.copyfile(source / file, target / file)
-        sync(target / file)
+def _parsed(content: bytes) -> Manifest:
+    """Parse the bytes of a manifest; ModelNotReady names the first member that is wrong, and what is expected."""
+    try:
+        return Manifest.model_validate_json(content)
+    except ValidationError as error:
+        fault = error.errors(include_input=False, include_url=False)[0]
+        place = ".".join(map(str, fault["loc"]))[:80] or "manifest.json"
+        raise ModelNotReady(
+            f"This release cannot read the manifest of this model version: {place}: {fault['msg']}"
+        ) from error
+
+
+def _check_card(folder: Path) -> None:
+    if version_files.exists(folder, "card.md"):
+        try:
+            version_files.read(folder, "card.md").decode()
+        except UnicodeDecodeError as error:
+            raise ModelNotReady("card.md of the model version must be UTF-8 text") from error

@@ -12,7 +12,8 @@ detail says what to do; it contains no submitted value, no path and no stack tra
     ├── TooLarge              413  payload-too-large, decompressed-too-large
     ├── InvalidStudy          422  nifti-invalid, geometry-mismatch, modality-implausible, clinical-invalid, ...
     ├── Busy                  429  busy, rate-limited, queue-full
-    ├── Unavailable           503  model-not-ready, draining, database- and identity-unavailable; 507
+    ├── Unavailable           503  model-not-ready, draining, database- and identity-unavailable,
+    │                               bucket-missing; 507
     ├── InternalError         500  internal-error, quarantined
     └── TransportError             client only: no response, or not from an rlvo service
 """
@@ -281,6 +282,10 @@ class ModelNotReady(Unavailable):
 
 class DatabaseUnavailable(Unavailable):
     code, title = "database-unavailable", "The database cannot be reached"
+
+
+class BucketMissing(Unavailable):
+    code, title = "bucket-missing", "The bucket of the stored files does not exist"
 
 
 class IdentityUnavailable(Unavailable):

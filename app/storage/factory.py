@@ -1,8 +1,14 @@
-"""Creates the blob storage from the settings."""
+"""Creates the blob storage, the ledger of erasures and the reserve for erasures from the settings."""
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
+
 from app.core.config import Settings
+from app.core.disk_reserve import DiskReserve
+from app.core.filesystem import make_private, private_folder
+from app.storage.erasure_ledger import ErasureLedger, FolderLedger
 from app.storage.local import Storage
 
 
@@ -14,3 +20,30 @@ def storage_of(settings: Settings) -> Storage:
 
     cache = settings.blobs
     return BucketStorage(settings.storage_url, cache, endpoint=settings.s3_endpoint, cache_bytes=settings.cache_bytes)
+
+
+def ledger_of(settings: Settings) -> ErasureLedger:
+    """Return the ledger of erasures that ``settings.ledger`` names: a folder, or a prefix of an S3 bucket."""
+    if not settings.ledger.startswith("s3://"):
+        return FolderLedger(Path(settings.ledger.removeprefix("file://")))
+    from app.storage.s3 import BucketLedger
+
+    return BucketLedger(settings.ledger, endpoint=settings.s3_endpoint)
+
+
+def reserve_of(settings: Settings) -> DiskReserve:
+    """Return the reserve for erasures, on the local disks that an erasure writes to: those of SQLite and the ledger."""
+    folders = [settings.sqlite_file.parent] if settings.sqlite_file is not None else []
+    if not settings.ledger.startswith("s3://"):
+        folders.append(Path(settings.ledger.removeprefix("file://")))
+    return DiskReserve([settings.data_dir, *folders] if folders else [], settings.reserve_bytes)
+
+
+def secure(settings: Settings) -> None:
+    """Create the folders of records, and take the permissions of other users from them and from the SQLite file."""
+    for path in settings.private_paths.values():
+        if path == settings.sqlite_file:
+            make_private(path)
+        else:
+            with suppress(OSError):  # the first write to the folder raises the error and says what to do
+                private_folder(path)

@@ -23,7 +23,8 @@ import obstore
 from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import S3Store
 
-from app.sdk.errors import InternalError, Unavailable
+from app.sdk.errors import BucketMissing, InternalError, InvalidRequest, Unavailable
+from app.storage.erasure_ledger import LedgerEntry
 from app.storage.local import GRACE, Storage, Writer
 
 IN_USE = 600.0  # seconds since its last use for which a cached blob is not evicted
@@ -45,9 +46,7 @@ class BucketStorage(Storage):
     def __init__(self, url: str, folder: Path, *, endpoint: str = "", cache_bytes: int = 20 * 2**30) -> None:
         super().__init__(folder)
         self._cache_bytes = cache_bytes
-        options: dict[str, object] = {"endpoint": endpoint} if endpoint else {}
-        client_options = {"allow_http": True} if endpoint.startswith("http://") else {}
-        self._bucket = S3Store.from_url(url, client_options=client_options, retry_config=_RETRIES, **options)  # type: ignore[arg-type]
+        self._bucket = _connect(url, endpoint)
 
     def writer(self) -> Writer:
         """Return a writer of one new blob; its commit uploads the blob first."""
@@ -69,6 +68,7 @@ class BucketStorage(Storage):
         with _obstore_errors(), suppress(FileNotFoundError):
             obstore.head(self._bucket, _key(digest))
             return True
+        self._check_bucket()
         return False
 
     def verify(self, digest: str) -> bool:
@@ -120,11 +120,16 @@ class BucketStorage(Storage):
     def probe(self) -> None:
         """Write one byte to the cache and send one request to the bucket, to raise the errors of an upload."""
         super().probe()
-        self.exists("0" * 64)
+        self._check_bucket()
+
+    def _check_bucket(self) -> None:
+        """Raise BucketMissing if there is no bucket: the answer to a HEAD is the same for a missing blob."""
+        with _bucket_errors():
+            obstore.list_with_delimiter(self._bucket, ".probe/")
 
     def upload(self, digest: str, file: Path) -> None:
-        """Upload a local file to the bucket; an unreachable bucket raises Unavailable."""
-        with _obstore_errors():
+        """Upload a local file to the bucket; an unreachable bucket raises Unavailable, a missing one BucketMissing."""
+        with _bucket_errors():
             obstore.put(self._bucket, _key(digest), file)
 
     def _fetch(self, digest: str) -> None:
@@ -144,7 +149,7 @@ class BucketStorage(Storage):
 
     def _listed(self) -> Iterator[tuple[str, float]]:
         """Yield each blob of the bucket and the time of its last upload."""
-        with _obstore_errors():
+        with _bucket_errors():
             for page in obstore.list(self._bucket):
                 for item in page:
                     shard, _, digest = item["path"].rpartition("/")
@@ -166,6 +171,26 @@ class BucketStorage(Storage):
             yield from (path for path in shard.iterdir() if _DIGEST.fullmatch(path.name))
 
 
+class BucketLedger:
+    """Ledger of erasures under ``s3://bucket/prefix``, one object per entry."""
+
+    def __init__(self, url: str, *, endpoint: str = "") -> None:
+        self._bucket = _connect(url, endpoint)
+
+    def add(self, entry: LedgerEntry) -> None:
+        with _bucket_errors():
+            obstore.put(self._bucket, entry.name, entry.content())
+
+    def names(self) -> set[str]:
+        with _bucket_errors():
+            return {item["path"] for page in obstore.list(self._bucket) for item in page}
+
+    def read(self, name: str) -> bytes:
+        with _obstore_errors(), suppress(FileNotFoundError):
+            return bytes(obstore.get(self._bucket, name).bytes())
+        return b""
+
+
 class _BucketWriter(Writer):
     def __init__(self, storage: BucketStorage) -> None:
         self._storage = storage
@@ -177,6 +202,17 @@ class _BucketWriter(Writer):
         return super().commit()
 
 
+def _connect(url: str, endpoint: str) -> S3Store:
+    options: dict[str, object] = {"endpoint": endpoint} if endpoint else {}
+    client_options = {"allow_http": True} if endpoint.startswith("http://") else {}
+    try:
+        return S3Store.from_url(url, client_options=client_options, retry_config=_RETRIES, **options)  # type: ignore[arg-type]
+    except (BaseError, ValueError) as error:
+        raise InvalidRequest(
+            "RLVO_STORAGE_URL, RLVO_ERASURE_LEDGER or RLVO_S3_ENDPOINT is wrong: expected s3://bucket/prefix and a URL"
+        ) from error
+
+
 def _key(digest: str) -> str:
     return f"{digest[:2]}/{digest}"
 
@@ -186,7 +222,26 @@ def _obstore_errors() -> Iterator[None]:
     """Convert the errors of obstore: a missing object to FileNotFoundError, all others to Unavailable."""
     try:
         yield
-    except (NotFoundError, FileNotFoundError) as error:
-        raise FileNotFoundError from error
-    except BaseError as error:
+    except (NotFoundError, FileNotFoundError, BaseError) as error:
+        if "NoSuchBucket" in str(error):  # the code of S3; obstore has no error of its own for it
+            raise _missing() from error
+        if isinstance(error, NotFoundError | FileNotFoundError):
+            raise FileNotFoundError from error
         raise Unavailable("The bucket of the stored files cannot be reached at the moment", retry_after=5) from error
+
+
+@contextmanager
+def _bucket_errors() -> Iterator[None]:
+    """Convert the errors of requests that can miss nothing but the bucket itself."""
+    try:
+        with _obstore_errors():
+            yield
+    except FileNotFoundError as error:
+        raise _missing() from error
+
+
+def _missing() -> BucketMissing:
+    return BucketMissing(
+        "The bucket that RLVO_STORAGE_URL or RLVO_ERASURE_LEDGER names does not exist. The operator must create it",
+        retry_after=5,
+    )

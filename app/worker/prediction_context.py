@@ -81,8 +81,7 @@ class PredictionContext:
     def model_card(self) -> str:
         """Model card of the version, Markdown; empty if the version has none."""
         entry = self.model_cache.registry.resolve(f"{self.study.model.name}@{self.study.model.version}")
-        path = entry.folder / "card.md"
-        return path.read_text(encoding="utf-8") if path.exists() else ""
+        return entry.card()
 
     def clinical_record(self) -> ClinicalRecord:
         """Clinical record of the study."""

@@ -29,8 +29,9 @@ from app.imaging.io.limits import Limits
 from app.inference.model_cache import ModelCache
 from app.registry.model_store import ModelStore
 from app.sdk.errors import DatabaseUnavailable, RlvoError
-from app.storage.factory import storage_of
+from app.storage.factory import secure, storage_of
 from app.worker import resource_limits
+from app.worker.erasure import Eraser
 from app.worker.liveness import LivenessMonitor
 from app.worker.model_loading import ModelLoader
 from app.worker.pipeline import PredictionPipeline
@@ -47,6 +48,7 @@ SWITCH_INTERVAL = 1e-4  # seconds after which a thread that waits for the interp
 LOADING_NICE = 10  # niceness of the thread that loads versions
 DRAIN_SECONDS = 25  # for the current job after SIGTERM; a process supervisor waits a little longer before SIGKILL
 SWEEP_EVERY = 600.0
+REPLAY_PAUSE = 5.0  # seconds until the ledger of erasures is read again, if it cannot be reached
 
 
 def run(settings: Settings) -> None:
@@ -66,7 +68,8 @@ class Worker:
         self._model_cache = create_model_cache(settings)
         self._traces = traces or create_traces(settings.otlp_endpoint, "rlvo-worker")
         self._tensor_server = TensorServer(settings.workers, self.id, self._model_cache)
-        self._retention = Retention(self._database, self._storage, settings.retention_days)
+        self._eraser = Eraser.of(settings, self._database, self._storage)
+        self._retention = Retention(self._database, self._eraser, settings.retention_days)
         self.liveness = LivenessMonitor(self.id, settings.workers, settings.lease)
         loader = ModelLoader(self._database, self._model_cache)
         self._supervisor = Supervisor(self.id, self._database, self._queue, self._model_cache, loader, self.liveness)
@@ -87,6 +90,7 @@ class Worker:
 
     def run(self) -> None:
         """Works until SIGTERM or SIGINT, then drains and ends the process."""
+        secure(self._settings)
         resource_limits.memory(self._settings.memory_limit_mb)
         resource_limits.keep_memory()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -100,6 +104,7 @@ class Worker:
         self._start_periodic(self._settings.heartbeat, self._supervisor.load_models, nice=LOADING_NICE)
         gc.freeze()
         self._load_default_model()
+        self._replay_erasures()
         self._launch_engine()
         self._tensor_server.open()
         log.info("worker %s takes predictions", self.id)
@@ -142,6 +147,17 @@ class Worker:
             log.error("the default model is not loaded: %s", error.detail)
         self._supervisor.heartbeat()
 
+    def _replay_erasures(self) -> None:
+        """Erases again what a restore of the database has brought back, before any job of it runs."""
+        while not self._stop.is_set():
+            try:
+                self._eraser.replay(actor="worker")
+            except RlvoError as error:
+                log.warning("the ledger of erasures is read again: %s", error.detail)
+                self._stop.wait(REPLAY_PAUSE)
+            else:
+                return
+
     def _start_periodic(self, pause: float, task: Callable[[], object], *, nice: int = 0) -> threading.Thread:
         """Repeats a task in a thread, whatever the current job does, until this worker has stopped."""
 
@@ -162,6 +178,8 @@ class Worker:
         return thread
 
     def _sweep(self) -> None:
+        self._eraser.reserve.fill()
+        self._eraser.replay(actor="worker")
         self._retention.apply()
         sweep(self._database, self._storage)
         self._queue.prune(older_than=ORPHAN_AGE)

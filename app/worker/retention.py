@@ -17,6 +17,7 @@ from app.database import erasures, idempotency, job_state, predictions
 from app.database.session import Database, now
 from app.sdk.errors import Erased
 from app.storage.local import Storage
+from app.worker.erasure import Eraser
 
 log = logging.getLogger("rlvo.retention")
 
@@ -28,9 +29,9 @@ LARGEST_JUMP = 3600.0  # seconds that the wall clock may drift in one process; d
 class Retention:
     """Erases predictions after ``days`` days; 0 keeps all predictions."""
 
-    def __init__(self, database: Database, storage: Storage, days: float) -> None:
+    def __init__(self, database: Database, eraser: Eraser, days: float) -> None:
         self._database = database
-        self._storage = storage
+        self._eraser = eraser
         self._days = days
         self._offset = time.time() - time.monotonic()
 
@@ -54,12 +55,9 @@ class Retention:
 
     def _erase(self, prediction_id: str) -> bool:
         try:
-            with self._database.session() as session:
-                orphans = erasures.erase(session, prediction_id, None, actor="worker", why="retention")
+            self._eraser.erase(prediction_id, None, actor="worker", why="retention")
         except Erased:
             return False
-        for digest in orphans:
-            self._storage.delete(digest)
         return True
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from app.operations.fsck import fsck
 from app.sdk.errors import InternalError
 from app.sdk.types import Input, InputSummary, Status
 from app.storage.local import Storage
+from app.worker.erasure import Eraser
 from app.worker.queue import Queue
 from tests import study
 from tests.database.results import result
@@ -195,3 +198,53 @@ def test_database_newer_than_its_blobs_is_reported(backup: Backup) -> None:
     for digest in backup.files(backup.second):
         with pytest.raises(InternalError, match="missing"):
             backup.storage.read(digest)
+
+
+# Erasures and permissions ---------------------------------------------------------------------------------------------
+
+
+def test_erased_prediction_of_a_restored_database_is_reported_and_erased_again(backup: Backup) -> None:
+    database = Database(backup.settings.database)
+    eraser = Eraser.of(backup.settings, database, backup.storage)
+    eraser.erase(backup.first, None, actor="operator", why="request")
+    database.close()
+    assert fsck(backup.settings).sound
+    backup.restore(backup.rows)
+    backup.restore(backup.blobs)
+    report = fsck(backup.settings)
+    assert not report.sound
+    assert report.ledger.restored == [backup.first]
+    assert any("rlvo erasures replay" in line for line in report.lines())
+    fsck(backup.settings, mend=True)
+    report = fsck(backup.settings)
+    assert report.sound
+    assert report.ledger.lines() == []
+    assert backup.files(backup.first) == {}
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user of the machine can reach; those of pytest are closed."""
+    with tempfile.TemporaryDirectory(prefix="rlvo-test-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def test_folder_that_others_can_read_is_reported_and_closed(open_folder: Path) -> None:
+    data, blobs = open_folder / "data", open_folder / "blobs"
+    settings = Settings(data_dir=data, storage_url=str(blobs))
+    database = Database(settings.database)
+    database.upgrade()
+    Queue(database).upgrade()
+    database.close()
+    Storage(blobs)
+    data.chmod(0o755)
+    blobs.chmod(0o750)
+    report = fsck(settings)
+    assert not report.sound
+    assert set(report.exposed) >= {"RLVO_DATA_DIR", "RLVO_STORAGE_URL"}
+    assert "exposed: other users of this machine can read the files of RLVO_DATA_DIR" in report.lines()
+    assert data.stat().st_mode & 0o777 == 0o755  # nothing changes without --mend
+    fsck(settings, mend=True)
+    assert fsck(settings).sound
+    assert [path.stat().st_mode & 0o777 for path in (data, blobs)] == [0o700, 0o700]

@@ -170,6 +170,21 @@ def test_every_file_is_verified(store: Path) -> None:
         registry.verify(entry)
 
 
+def with_segmenter(elsewhere: Path) -> Path:
+    """Publish a version with a segmenter; return the folder of the version."""
+    weights = b"weights of a segmenter"
+    reference = SegmenterRef(name="vessels", version="2.0.0", sha256=hashlib.sha256(weights).hexdigest())
+    segmenter = SegmenterManifest(**reference.model_dump(), filters=2, file="weights.safetensors", training="none")
+    folder = publish(elsewhere, "1.0.0")
+    manifest = Manifest.model_validate_json((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(manifest.model_copy(update={"segmenter": reference}).model_dump_json())
+    source = elsewhere / "segmenters" / "vessels" / "2.0.0"
+    source.mkdir(parents=True)
+    (source / "manifest.json").write_text(segmenter.model_dump_json())
+    (source / "weights.safetensors").write_bytes(weights)
+    return folder
+
+
 def test_added_version_includes_its_segmenter(store: Path, tmp_path: Path) -> None:
     weights, elsewhere = b"weights of a segmenter", tmp_path / "elsewhere"
     reference = SegmenterRef(name="vessels", version="2.0.0", sha256=hashlib.sha256(weights).hexdigest())

@@ -31,6 +31,7 @@ from app.worker.prediction_context import PredictionContext, StepResults
 from app.worker.queue import Queue
 from tests import study
 from tests.factory import tiny_case, tiny_version
+from tests.inference.test_finite import rewrite, set_value
 
 
 def tiny_input(version: ModelVersion, *_: object) -> ModelInput:
@@ -204,6 +205,28 @@ def test_shadow_of_a_withheld_decision_has_a_difference_and_no_agreement(
         (summary,) = shadow_scores.report(session, "tiny")
     assert (summary.scored, summary.failed, summary.decided, summary.agreed) == (1, 0, 0, 0)
     assert summary.mean_difference == 0
+
+
+def test_shadow_with_weights_that_are_not_finite_is_a_failed_score(
+    database: Database, steps: PredictionPipeline, started: JobStudy, tmp_path: Path
+) -> None:
+    run_all(steps, steps.begin(started))
+    rewrite(tiny_version(tmp_path / "models", version="1.1.0", seed=1), set_value("head.weight", float("nan")))
+    steps.shadow(started, steps.model_cache.registry.resolve("tiny@1.1.0"))
+    with database.reading() as session:
+        (summary,) = shadow_scores.report(session, "tiny")
+    assert (summary.scored, summary.failed, summary.mean_difference) == (0, 1, None)
+
+
+def test_answer_that_is_not_finite_is_not_recorded(
+    database: Database, steps: PredictionPipeline, context: PredictionContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    huge = np.full((2, 16, 16, 16), np.finfo(np.float32).max)
+    monkeypatch.setattr(ModelVersion, "prepare", lambda version, *_: replace(tiny_input(version), image=huge))
+    run_step(steps, Stage.PREPARE, context)
+    failure = steps.step(Stage.PREDICT, context)["failure"]
+    assert failure["code"] == "internal-error"
+    assert "no finite number" in failure["detail"]
 
 
 def test_volume_is_read_once_and_released(

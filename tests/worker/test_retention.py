@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from app.core.disk_reserve import DiskReserve
 from app.database import audit, erasures, predictions
 from app.database.session import Database, now
 from app.database.tables import Utc
 from app.sdk.errors import Erased
 from app.sdk.types import Input
+from app.storage.erasure_ledger import FolderLedger
 from app.storage.local import Storage
+from app.worker.erasure import Eraser
 from app.worker.retention import Retention
 from tests import study
 
@@ -23,6 +26,11 @@ from tests import study
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:
     return Storage(tmp_path / "blobs")
+
+
+def retention(database: Database, storage: Storage, days: float) -> Retention:
+    eraser = Eraser(database, storage, FolderLedger(storage.folder.parent / "ledger"), DiskReserve([], 0))
+    return Retention(database, eraser, days)
 
 
 def add_old_prediction(database: Database, storage: Storage, folder: Path, *, days_ago: float, seed: int) -> str:
@@ -60,7 +68,7 @@ def test_only_older_predictions_are_erased_with_their_bytes(
         add_old_prediction(database, storage, tmp_path, days_ago=age, seed=index) for index, age in enumerate((31, 29))
     )
     assert len(list(storage.digests())) == 2
-    assert Retention(database, storage, 30).apply() == 1
+    assert retention(database, storage, 30).apply() == 1
     assert exist(database, old, young) == [False, True]
     assert len(list(storage.digests())) == 1
     with database.reading() as session:
@@ -68,12 +76,12 @@ def test_only_older_predictions_are_erased_with_their_bytes(
         assert audit.verify(session).intact
     assert certificate.complete
     assert (certificate.entry.actor, certificate.entry.detail["why"]) == ("worker", "retention")
-    assert Retention(database, storage, 30).apply() == 0
+    assert retention(database, storage, 30).apply() == 0
 
 
 def test_without_a_period_all_predictions_stay(database: Database, storage: Storage, tmp_path: Path) -> None:
     old = add_old_prediction(database, storage, tmp_path, days_ago=10_000, seed=0)
-    assert Retention(database, storage, 0).apply() == 0
+    assert retention(database, storage, 0).apply() == 0
     assert exist(database, old) == [True]
 
 
@@ -83,7 +91,7 @@ def test_many_predictions_are_erased_in_batches(
     monkeypatch.setattr("app.worker.retention.BATCH_SIZE", 2)
     for seed in range(5):
         add_old_prediction(database, storage, tmp_path, days_ago=31, seed=seed)
-    assert Retention(database, storage, 30).apply() == 5
+    assert retention(database, storage, 30).apply() == 5
     assert list(storage.digests()) == []
 
 
@@ -91,9 +99,9 @@ def test_clock_jump_erases_nothing(
     database: Database, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     young = add_old_prediction(database, storage, tmp_path, days_ago=1, seed=0)
-    retention, real = Retention(database, storage, 30), time.time
+    keeper, real = retention(database, storage, 30), time.time
     monkeypatch.setattr(time, "time", lambda: real() + 400 * 86400)
     monkeypatch.setattr("app.worker.retention.now", lambda: now() + timedelta(days=400))
-    assert retention.apply() == 0
+    assert keeper.apply() == 0
     assert exist(database, young) == [True]
-    assert Retention(database, storage, 30).apply() == 1  # a worker that starts after the jump trusts its clock
+    assert retention(database, storage, 30).apply() == 1  # a worker that starts after the jump trusts its clock

@@ -74,10 +74,9 @@ async def version(name: Name, version: Version, services: ServicesDep) -> Respon
 async def card(name: Name, version: Version, services: ServicesDep) -> Response:
     """Returns the model card of the version in Markdown."""
     entry = await services.run_in_thread(_entry, services, name, version)
-    try:
-        text = await services.run_in_thread((entry.folder / "card.md").read_bytes)
-    except FileNotFoundError:
-        raise NotFound("This version was published without a model card.") from None
+    text = await services.run_in_thread(entry.card)
+    if not text:
+        raise NotFound("This version was published without a model card.")
     return Response(text, media_type="text/markdown", headers=REVALIDATE)
 
 

@@ -130,12 +130,7 @@ async def cancel(prediction_id: PredictionId, services: ServicesDep, caller: Cur
 @router.delete("/{id}", summary="Erase a prediction", status_code=204, **openapi_responses.erase)
 async def erase(prediction_id: PredictionId, services: ServicesDep, caller: CurrentCaller) -> Response:
     """Deletes the prediction, its clinical record, and the files that no other prediction uses."""
-
-    def record(session: Session) -> list[str]:
-        return erasures.erase(session, prediction_id, caller.tenant, actor=caller.name, why="request")
-
-    for digest in await services.write(record):
-        await services.run_in_thread(services.storage.delete, digest)
+    await services.run_in_thread(services.eraser.erase, prediction_id, caller.tenant, actor=caller.name, why="request")
     return Response(status_code=204)
 
 

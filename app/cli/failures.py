@@ -1,0 +1,45 @@
+"""Text and exit status of an error that ends a command: a few lines, and never a traceback.
+
+Design notes:
+- The exit status is 2 for a wrong input or setting, and 1 for a failure.
+- An error of the file system is shown by the name of its file, without the folder.
+- The message of any other error may contain patient data, so only its type and its place are shown.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import traceback
+from pathlib import Path
+
+from app.core.logging import error_location
+
+NOT_OF_INPUT = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+"""Errors of the machine: disk full or broken, too many open files, no memory."""
+
+
+def describe(error: Exception) -> tuple[list[str], int]:
+    """Return the lines and the exit status of an error."""
+    from app.sdk.errors import InvalidRequest, RlvoError  # here: it imports pydantic, which `rlvo --help` does not need
+
+    if isinstance(error, RlvoError):
+        plain = error.detail == error.title or isinstance(error, InvalidRequest)  # its title speaks of a request
+        lines = [error.detail if plain else f"{error.title}: {error.detail}"]
+        lines += [f"  {fault.field}: {fault.detail}" for fault in error.errors]
+        lines += [f"  ({note})" for note in getattr(error, "__notes__", ())]
+        return lines, 2 if 400 <= error.status < 500 else 1
+    if isinstance(error, OSError):
+        return [_file_fault(error)], 1 if error.errno in NOT_OF_INPUT else 2
+    if isinstance(error, ImportError):
+        return [f"The package {error.name or 'of this function'} is not installed. Install it with pip."], 1
+    lines = [f"The command failed unexpectedly ({error_location(error)}). RLVO_LOG_LEVEL=debug shows the calls."]
+    if os.environ.get("RLVO_LOG_LEVEL") == "debug":
+        lines += "".join(traceback.format_tb(error.__traceback__)).splitlines()
+    return lines, 1
+
+
+def _file_fault(error: OSError) -> str:
+    name = Path(str(error.filename)).name if error.filename else "A file"
+    reason = error.strerror or type(error).__name__
+    return f"{name}: {reason}. Check the path, its permissions and the free space."

@@ -1,0 +1,263 @@
+"""Every command answers bad input and bad settings with a few lines and a status, and never with a traceback."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from app.cli.__main__ import TRAINING_COMMANDS, app, main
+from tests.registry.publish import publish
+
+ROOT = Path(__file__).resolve().parents[2]
+NOWHERE = "http://127.0.0.1:9"
+MOST_LINES = 12
+
+ARGUMENTS: dict[str, list[str]] = {
+    "serve": ["--port many", "--port 70000", "--host not-an-address", "--nonsense", "extra"],
+    "worker": ["--nonsense", "extra"],
+    "predict": [
+        "--cta gone.nii",
+        "--cta . --clinical text",
+        f"--cta text --url {NOWHERE}",
+        f"--cta text --clinical text --url {NOWHERE}",
+        f"--cta text --clinical binary --url {NOWHERE}",
+        "--cta text --url nonsense",
+        "--cta text --url http://",
+        "--cta text --url ftp://host/x",
+        "--ctp-interval-s 0 --ctp text",
+        f"--ctp-interval-s nan --ctp text --url {NOWHERE}",
+        "--wait soon --cta text",
+    ],
+    "predict-cohort": ["gone.csv", "text", "binary", f"binary.csv --url {NOWHERE}", f"header.csv --url {NOWHERE}"],
+    "demo": ["--study gone.nii", "--study .", "extra"],
+    "table check": ["gone.csv", ".", "text", "binary.csv", "header.csv --target none", "header.csv --columns gone"],
+    "models list": ["extra"],
+    "models show": ["unknown", "UNKNOWN", "", "tiny@9.9.9", "tiny@champion", "../tiny", "tiny@" + "9" * 300 + ".0.0"],
+    "models card": ["unknown", "tiny"],
+    "models verify": ["unknown", "damaged"],
+    "models add": ["gone", "text", ".", "store/tiny/1.0.0", "linked", "unusable"],
+    "models promote": ["unknown", "unreadable", "damaged", "tiny", "tiny@1.0.0 --alias ../x", "tiny@1.0.0 --alias X"],
+    "models rollback": ["unknown", "tiny", "tiny --alias ../x", ""],
+    "models history": ["unknown", "../x"],
+    "models shadow": ["unknown", "../x"],
+    "models keygen": ["text", "gone/key", "text/key"],
+    "models sign": ["tiny --key gone", "tiny --key .", "tiny --key text", "tiny --key binary", "unknown --key text"],
+    "models export": ["tiny --format nonsense", "unknown", "tiny", "tiny --to text", "tiny --to text/x"],
+    "keys create": ["", "x" * 65, "a --scope nonsense", "a --expires tomorrow", "a --per-minute 0", "a --max-body -1"],
+    "keys list": ["extra"],
+    "keys revoke": ["unknown", "", "x" * 1000],
+    "subjects export": ["unknown", "S --to text", "S --to gone/x.zip", "S --to text/x.zip", "S --to ."],
+    "subjects erase": ["unknown --yes", "S --tenant " + "x" * 1000 + " --yes", " --yes"],
+    "subjects certificate": ["unknown", "x" * 1000],
+    "erasures replay": ["--from gone", "--from text", "extra"],
+    "webhooks add": ["nonsense --tenant a", f"{NOWHERE} --tenant a", "https://a.example --tenant " + "x" * 65],
+    "webhooks list": ["extra"],
+    "webhooks remove": ["unknown"],
+    "webhooks test": ["unknown"],
+    "db upgrade": ["extra"],
+    "audit verify": ["extra"],
+    "outcomes import": ["gone.csv", "binary", "binary.csv", "header.csv", f"good.csv --url {NOWHERE}"],
+    "monitor": ["unknown", "tiny@9.9.9", "--window year", "--since yesterday", "tiny", "tiny --out text"],
+    "compare": ["unknown tiny", "tiny tiny", "tiny", "tiny tiny@9.9.9", "tiny tiny --since 1/2/2024"],
+    "replay": ["unknown", "x" * 1000],
+    "fsck": ["extra", "--nonsense"],
+    "settings": ["extra"],
+    "openapi": ["text/x.json", ".", "gone/x.json --check", "binary --check"],
+    "synthesize": ["text", "text/x --patients 1", "new --patients none"],
+    "train": ["gone.csv", "binary.csv", "header.csv", "text"],
+    "train-segmenter": [".", "x --steps none", "text/v/1.0.0 --steps 1"],
+    "evaluate": ["gone header.csv", "text header.csv", "store/tiny/1.0.0 binary.csv"],
+    "import": ["isles24 gone t.csv", "nonsense . t.csv", "isles24 text t.csv"],
+}
+"""Bad arguments of each command; the files are those of the fixture ``folder``."""
+
+SETTINGS = {
+    "a data folder inside a file": {"RLVO_DATA_DIR": "text/data"},
+    "a data folder that is a file": {"RLVO_DATA_DIR": "text"},
+    "a data folder that cannot be created": {"RLVO_DATA_DIR": "/proc/rlvo"},
+    "a database URL that is no URL": {"RLVO_DATABASE_URL": "nonsense"},
+    "a database of another kind": {"RLVO_DATABASE_URL": "mysql://host/rlvo"},
+    "a database that does not answer": {"RLVO_DATABASE_URL": "postgresql://127.0.0.1:9/rlvo"},
+    "a file that is no database": {"RLVO_DATABASE_URL": "sqlite:///text"},
+    "a folder as database": {"RLVO_DATABASE_URL": "sqlite:///store"},
+    "a database in a missing folder": {"RLVO_DATABASE_URL": "sqlite:////proc/gone/rlvo.sqlite"},
+    "a storage inside a file": {"RLVO_STORAGE_URL": "text/blobs"},
+    "a bucket without a name": {"RLVO_STORAGE_URL": "s3://"},
+    "a wrong S3 endpoint": {"RLVO_STORAGE_URL": "s3://a/b", "RLVO_S3_ENDPOINT": "not a url"},
+    "a ledger inside a file": {"RLVO_ERASURE_LEDGER": "text/ledger"},
+    "a model store that is a file": {"RLVO_MODEL_STORE": "text"},
+    "trusted keys that are no keys": {"RLVO_TRUSTED_KEYS": "nonsense"},
+    "a port that is no number": {"RLVO_PORT": "many"},
+    "an unknown device": {"RLVO_DEVICE": "tpu"},
+    "webhook hosts that are no hosts": {"RLVO_WEBHOOK_HOSTS": "http://a_b/c/d"},
+}
+RUNS_ALL_THE_SAME = (
+    "a model store that is a file",
+    "trusted keys that are no keys",
+    "a ledger inside a file",
+    "a port that is no number",
+)
+"""Faults with which `rlvo serve --port 0` runs: `/readyz` and requests name them; the option replaces the port."""
+READERS = {
+    "db upgrade": "",
+    "keys list": "",
+    "keys create": "pacs",
+    "keys revoke": "3f9a1c04",
+    "webhooks list": "",
+    "subjects erase": "S-1 --yes",
+    "subjects export": "S-1 --to new.zip",
+    "subjects certificate": "unknown",
+    "audit verify": "",
+    "erasures replay": "",
+    "fsck": "",
+    "models list": "",
+    "models show": "tiny@1.0.0",
+    "models promote": "tiny@1.0.0",
+    "models history": "tiny",
+    "monitor": "tiny",
+    "compare": "tiny tiny@1.0.0",
+    "replay": "unknown",
+    "settings": "",
+}
+"""Commands that read settings, with valid arguments."""
+
+
+def leaf_commands(group: Any, path: tuple[str, ...] = ()) -> list[str]:
+    found = []
+    for name, command in group.commands.items():
+        below = (*path, name)
+        found += leaf_commands(command, below) if hasattr(command, "commands") else [" ".join(below)]
+    return found
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "text").write_text("no table, no volume, no key\n")
+    (folder / "binary").write_bytes(bytes(range(256)))
+    (folder / "binary.csv").write_bytes(bytes(range(256)))
+    (folder / "header.csv").write_text("patient,age,etici\n")
+    (folder / "good.csv").write_text("prediction,etici,rescue_treatment\n0192f3a4-7c1e-7b7e-9d0a-3f5a1c2b4d6e,3,0\n")
+    publish(folder / "store", "1.0.0")  # its weights are no weights
+    publish(folder / "store", "1.0.0", name="damaged").joinpath("fold-0.safetensors").unlink()
+    publish(folder / "store", "1.0.0", name="unreadable").joinpath("manifest.json").write_text("{}")
+    publish(folder, "1.0.0", name="linked").joinpath("card.md").symlink_to("/proc/self/environ")
+    (folder / "linked").rename(folder / "parent")
+    (folder / "parent" / "1.0.0").rename(folder / "linked")
+    publish(folder, "1.0.0", name="other").joinpath("manifest.json").write_text('{"folds": 1e999}')
+    (folder / "other" / "1.0.0").rename(folder / "unusable")
+    return folder
+
+
+@pytest.fixture
+def folder(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the files as the current folder, with a new data folder."""
+    target = tmp_path / "here"
+    shutil.copytree(files, target, symlinks=True)
+    monkeypatch.chdir(target)
+    monkeypatch.setenv("RLVO_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("RLVO_MODEL_STORE", str(target / "store"))
+    monkeypatch.setenv("RLVO_DEFAULT_MODEL", "tiny")
+    monkeypatch.setenv("COLUMNS", "200")
+    return target
+
+
+def run(words: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Status and output of a command in this process; another exception than the exit is a traceback."""
+    monkeypatch.setattr(sys, "argv", ["rlvo", *words])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    said = capfd.readouterr()
+    return int(caught.value.code or 0), said.out + said.err
+
+
+def check(text: str, context: object) -> None:
+    assert "Traceback" not in text, context
+    assert "failed unexpectedly" not in text, (context, text)
+    assert len(text.splitlines()) <= MOST_LINES, (context, text)
+    assert text.strip(), context
+
+
+def test_every_command_is_tried() -> None:
+    assert set(leaf_commands(typer.main.get_command(app))) == set(ARGUMENTS)
+    assert set(TRAINING_COMMANDS) <= set(ARGUMENTS)
+    assert set(READERS) <= set(ARGUMENTS)
+
+
+@pytest.mark.parametrize("command", ARGUMENTS)
+def test_bad_arguments_give_a_short_message(
+    command: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in ARGUMENTS[command]:
+        words = [*command.split(), *(arguments.split(" ") if arguments.strip() else arguments.split() or [""])]
+        status, text = run(words, monkeypatch, capfd)
+        assert status in (1, 2), (words, text)
+        check(text, words)
+
+
+@pytest.mark.parametrize("fault", SETTINGS)
+def test_bad_settings_give_a_short_message(
+    fault: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in SETTINGS[fault].items():
+        monkeypatch.setenv(name, value)
+    for command, arguments in READERS.items():
+        status, text = run([*command.split(), *arguments.split()], monkeypatch, capfd)
+        if status:
+            check(text, (fault, command))
+        else:  # the command does not use this setting
+            assert "Traceback" not in text, (fault, command)
+
+
+PROCESSES = [
+    *(("serve --port 0", fault) for fault in SETTINGS if fault not in RUNS_ALL_THE_SAME),
+    ("worker", "a data folder inside a file"),
+    ("worker", "a database of another kind"),
+    ("worker", "a bucket without a name"),
+    ("demo --once", "a data folder inside a file"),
+]
+
+
+@pytest.mark.parametrize(("command", "fault"), PROCESSES)
+def test_process_with_bad_settings_ends_with_a_short_message(command: str, fault: str, folder: Path) -> None:
+    environment = {**os.environ, **SETTINGS[fault], "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [sys.executable, "-m", "app.cli", *command.split()],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=folder,
+    )
+    assert result.returncode in (1, 2), result.stderr
+    check(result.stdout + result.stderr, (fault, command))
+
+
+def test_read_only_data_folder_gives_one_line(folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m,ro", "rlvo-test", str(data)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs root and the right to mount a tmpfs")
+    try:
+        for command in ("serve --port 0", "worker", "keys create pacs", "fsck", "db upgrade", "audit verify"):
+            result = subprocess.run(
+                [sys.executable, "-m", "app.cli", *command.split()],
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                capture_output=True,
+                text=True,
+                timeout=60,
+                cwd=folder,
+            )
+            assert result.returncode in (1, 2), (command, result.stderr)
+            check(result.stdout + result.stderr, command)
+            assert len(result.stderr.splitlines()) == 1, result.stderr
+    finally:
+        subprocess.run(["umount", "--lazy", str(data)], check=True)
