@@ -22,7 +22,7 @@ MAX_CHUNK_LINE = 256  # bytes of the size of a chunk with its extensions
 MAX_TRAILER_LINES = 16
 SMALL_CHUNKS = 16_384  # chunks that a body may have whatever their size
 BYTES_PER_CHUNK = 1024  # mean size of all further chunks
-CHUNKS_PER_TURN = 16
+CHUNKS_PER_TURN = 8
 
 _SLICE = 64 * 1024
 _BLANK_LINE = re.compile(rb"\n\r?\n")
