@@ -9,6 +9,7 @@ Design notes:
 from __future__ import annotations
 
 import logging
+import secrets
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -23,6 +24,7 @@ from app.database.predictions import NewPrediction
 from app.registry.manifest import Manifest
 from app.registry.model_store import StoredVersion
 from app.sdk.errors import (
+    DatabaseUnavailable,
     FieldError,
     IdempotencyKeyMissing,
     MissingInput,
@@ -55,7 +57,17 @@ async def reserve(services: Services, caller: Caller, key: str | None) -> Reserv
     if key is None:
         return None
     lease = services.settings.receive_timeout + 60
-    return await services.write(idempotency.reserve, caller.tenant, key, lease=lease, owner=services.owner)
+    if unreleased := set(services.unreleased):
+        await services.write(_release, unreleased)
+        services.unreleased -= unreleased
+    token = secrets.token_hex(16)
+    try:
+        return await services.write(
+            idempotency.reserve, caller.tenant, key, lease=lease, owner=services.owner, token=token
+        )
+    except DatabaseUnavailable:  # the connection may have been lost after the commit
+        services.unreleased.add(Reservation(caller.tenant, key, token))
+        raise
 
 
 async def accept(
@@ -107,7 +119,10 @@ async def accept(
 
 
 async def refuse(services: Services, caller: Caller, reservation: Reservation | None, code: str, trace_id: str) -> None:
-    """Releases the idempotency key and writes the audit entry; a database error is logged, not raised."""
+    """Releases the idempotency key and writes the audit entry; a database error is logged, not raised.
+
+    If the database is away, the key is released by the next request that reserves one.
+    """
 
     def record(session: Session) -> None:
         if reservation and reservation.token:
@@ -117,7 +132,14 @@ async def refuse(services: Services, caller: Caller, reservation: Reservation | 
     try:
         await services.write(record)
     except RlvoError as error:
+        if reservation and reservation.token:
+            services.unreleased.add(reservation)
         log.warning("the audit entry of a refusal could not be written: %s", error.code)
+
+
+def _release(session: Session, reservations: set[Reservation]) -> None:
+    for reservation in reservations:
+        idempotency.release(session, reservation)
 
 
 def check_required_inputs(manifest: Manifest, study: UploadedStudy) -> None:

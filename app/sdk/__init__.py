@@ -86,6 +86,7 @@ from .types import (
     RegionContribution,
     Stage,
     Status,
+    Waiting,
 )
 
 if TYPE_CHECKING:
@@ -190,6 +191,7 @@ __all__ = [
     "UploadTimeout",
     "Verdict",
     "Volume",
+    "Waiting",
     "parse_etici",
 ]
 

@@ -291,6 +291,10 @@ class StorageFull(Unavailable):
     code, status, title = "storage-full", 507, "The storage is full"
 
 
+class StorageUnavailable(Unavailable):
+    """Raised by the service only. It has the code of its base class, so clients of earlier releases know it."""
+
+
 # client side -------------------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,9 @@ Design notes:
 - The local folder is a cache: missing blobs are downloaded again, and the least recently used are evicted.
 - Scratch folders stay local. A worker on another machine that takes over a job computes the missing results again.
 - obstore does the retries and reads credentials and region from the AWS_ variables. Only this module imports obstore.
+- A bucket that is slow is no error as long as bytes arrive. A bucket that refuses, throttles or is missing is
+  StorageUnavailable, and a blob counts as missing only if the bucket itself exists.
+- No decision rests on a complete listing: a listed blob is asked for before it is deleted.
 """
 
 from __future__ import annotations
@@ -23,12 +26,22 @@ import obstore
 from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import S3Store
 
-from app.sdk.errors import InternalError, Unavailable
+from app.sdk.errors import InternalError, StorageUnavailable
+from app.storage.errors import RETRY_AFTER, storage_errors
 from app.storage.local import GRACE, Storage, Writer
 
 IN_USE = 600.0  # seconds since its last use for which a cached blob is not evicted
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PIECE = 8 * 1024 * 1024
+_NO_KEY = "0" * 64
+_NO_BUCKET = "The bucket of the stored files does not exist; the operator can check the settings of the storage"
+_AWAY = "The bucket of the stored files cannot be reached at the moment"
+_TIMEOUTS = {
+    "connect_timeout": timedelta(seconds=5),
+    "read_timeout": timedelta(seconds=20),  # without a byte
+    "timeout": timedelta(minutes=30),  # of a whole request; a large volume over a slow line takes minutes
+}
+_PARALLEL_PARTS = 2  # of one upload; more parts at the same time would each be too slow over a slow line
 _RETRIES = {
     "max_retries": 5,
     "retry_timeout": timedelta(seconds=30),
@@ -46,7 +59,7 @@ class BucketStorage(Storage):
         super().__init__(folder)
         self._cache_bytes = cache_bytes
         options: dict[str, object] = {"endpoint": endpoint} if endpoint else {}
-        client_options = {"allow_http": True} if endpoint.startswith("http://") else {}
+        client_options = {**_TIMEOUTS, "allow_http": endpoint.startswith("http://")}
         self._bucket = S3Store.from_url(url, client_options=client_options, retry_config=_RETRIES, **options)  # type: ignore[arg-type]
 
     def writer(self) -> Writer:
@@ -56,26 +69,29 @@ class BucketStorage(Storage):
     def path(self, digest: str) -> Path:
         """Return the path of the local copy, downloaded if needed; it does not exist if the bucket lacks the blob."""
         local = self._local(digest)
-        if not local.exists():
-            with suppress(FileNotFoundError):
+        with storage_errors(missing=True), suppress(FileNotFoundError):
+            if not local.exists():
                 self._fetch(digest)
-        else:
-            with suppress(FileNotFoundError):  # record the access time; keep the modification time
+            else:  # record the access time; keep the modification time
                 os.utime(local, (time.time(), local.stat().st_mtime))
         return local
 
     def exists(self, digest: str) -> bool:
         """Whether the bucket has the blob."""
-        with _obstore_errors(), suppress(FileNotFoundError):
-            obstore.head(self._bucket, _key(digest))
-            return True
-        return False
+        try:
+            with _obstore_errors():
+                obstore.head(self._bucket, _key(digest))
+        except FileNotFoundError:
+            self._require_bucket()
+            return False
+        return True
 
     def verify(self, digest: str) -> bool:
         """Whether the blob is stored and intact; a damaged local copy is deleted and downloaded again."""
         if super().verify(digest):
             return True
-        self._local(digest).unlink(missing_ok=True)
+        with storage_errors():
+            self._local(digest).unlink(missing_ok=True)
         try:
             self._fetch(digest)
         except (FileNotFoundError, InternalError):
@@ -112,6 +128,7 @@ class BucketStorage(Storage):
             obstore.delete(self._bucket, _key(digest))
         self._local(digest).unlink(missing_ok=True)
 
+    @storage_errors()
     def sweep_incoming(self, *, older_than: float) -> int:
         """Evict blobs from the cache, then delete the temporary files of interrupted uploads."""
         self._evict()
@@ -120,27 +137,53 @@ class BucketStorage(Storage):
     def probe(self) -> None:
         """Write one byte to the cache and send one request to the bucket, to raise the errors of an upload."""
         super().probe()
-        self.exists("0" * 64)
+        self.exists(_NO_KEY)
 
     def upload(self, digest: str, file: Path) -> None:
-        """Upload a local file to the bucket; an unreachable bucket raises Unavailable."""
-        with _obstore_errors():
-            obstore.put(self._bucket, _key(digest), file)
+        """Upload a local file to the bucket; an unreachable or missing bucket raises StorageUnavailable."""
+        try:
+            with _obstore_errors():
+                obstore.put(self._bucket, _key(digest), file, max_concurrency=_PARALLEL_PARTS)
+        except FileNotFoundError as error:
+            raise StorageUnavailable(_NO_BUCKET, retry_after=RETRY_AFTER) from error
 
     def _fetch(self, digest: str) -> None:
         """Download a blob to the cache and verify its digest."""
         part = self._incoming / secrets.token_hex(16)
         hashed = hashlib.sha256()
         try:
-            with _obstore_errors(), part.open("xb") as file:
-                for piece in obstore.get(self._bucket, _key(digest)).stream(min_chunk_size=_PIECE):
+            with storage_errors():
+                file = part.open("xb")
+            with file:
+                for piece in self._pieces(digest):
                     hashed.update(piece)
-                    file.write(piece)
+                    with storage_errors():
+                        file.write(piece)
             if hashed.hexdigest() != digest:
                 raise InternalError("A stored file is damaged; the operator can run `rlvo fsck --deep`")
-            part.replace(self._target(digest))
+            with storage_errors():
+                part.replace(self._target(digest))
         finally:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+
+    def _pieces(self, digest: str) -> Iterator[obstore.Bytes]:
+        """Yield the bytes of a blob; a missing blob raises FileNotFoundError."""
+        try:
+            with _obstore_errors():
+                yield from obstore.get(self._bucket, _key(digest)).stream(min_chunk_size=_PIECE)
+        except FileNotFoundError:
+            self._require_bucket()
+            raise
+
+    def _require_bucket(self) -> None:
+        """Raise StorageUnavailable if the bucket does not exist; a request for a blob gives the same 404 for both."""
+        try:
+            with _obstore_errors():
+                for _ in obstore.list(self._bucket, prefix=_NO_KEY, chunk_size=1):
+                    break
+        except FileNotFoundError as error:
+            raise StorageUnavailable(_NO_BUCKET, retry_after=RETRY_AFTER) from error
 
     def _listed(self) -> Iterator[tuple[str, float]]:
         """Yield each blob of the bucket and the time of its last upload."""
@@ -183,10 +226,10 @@ def _key(digest: str) -> str:
 
 @contextmanager
 def _obstore_errors() -> Iterator[None]:
-    """Convert the errors of obstore: a missing object to FileNotFoundError, all others to Unavailable."""
+    """Convert the errors of obstore: a missing object to FileNotFoundError, all others to StorageUnavailable."""
     try:
         yield
     except (NotFoundError, FileNotFoundError) as error:
         raise FileNotFoundError from error
     except BaseError as error:
-        raise Unavailable("The bucket of the stored files cannot be reached at the moment", retry_after=5) from error
+        raise StorageUnavailable(_AWAY, retry_after=RETRY_AFTER) from error
