@@ -49,7 +49,9 @@ class Metrics:
             "rlvo_predictions_waiting", "Accepted predictions that wait until a fault of the environment ends", "reason"
         )
         self._paused_longest = self._gauge(
-            "rlvo_predictions_waiting_seconds", "Longest present time of such a prediction since its first fault", "reason"
+            "rlvo_predictions_waiting_seconds",
+            "Longest present time of such a prediction since its first fault",
+            "reason",
         )
         self._workers = self._gauge("rlvo_workers_live", "Workers with a recent heartbeat")
         labels = ("worker", "device")

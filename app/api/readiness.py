@@ -20,7 +20,7 @@ from app.sdk.errors import RlvoError
 if TYPE_CHECKING:
     from app.api.dependencies import Services
 
-LIMIT = 1.5  # seconds; the usual timeout of a probe is a little longer
+LIMIT = 1.0  # seconds; the usual timeout of a probe is a little longer
 NO_ANSWER = "timeout"
 _UNAVAILABLE = "unavailable"
 
@@ -77,10 +77,10 @@ class ReadinessProbe:
         model = services.registry.resolve(services.settings.default_model)
         with services.database.reading() as session:
             live = workers.live(session, services.settings.lease)
-        if not live:
-            return services.worker_fault() or "no live worker"
         wanted = f"{model.name}@{model.version}"
-        return None if any(wanted in worker.models for worker in live) else "the default model is being loaded"
+        if any(wanted in worker.models for worker in live):
+            return None
+        return services.worker_fault() or ("the default model is being loaded" if live else "no live worker")
 
 
 def is_ready(results: dict[str, str]) -> bool:

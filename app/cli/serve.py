@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -90,12 +91,6 @@ def _listen(service: FastAPI, config: Settings, supervisor: ProcessSupervisor | 
             service.state.services.drain()  # end the long polls, else uvicorn waits for them
             await super().shutdown(sockets)
 
-    def end() -> None:
-        server.should_exit = True
-
-    if supervisor:
-        supervisor.on_give_up = end
-        service.state.services.worker_fault = supervisor.fault
     server = Server(
         uvicorn.Config(
             service,
@@ -109,6 +104,9 @@ def _listen(service: FastAPI, config: Settings, supervisor: ProcessSupervisor | 
             timeout_graceful_shutdown=round(GRACE),
         )
     )
+    if supervisor:
+        supervisor.on_give_up = partial(setattr, server, "should_exit", True)
+        service.state.services.worker_fault = supervisor.fault
     # uvicorn raises the signal that stopped it again at its end; the worker must still be drained then.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
@@ -121,13 +119,18 @@ def _listen(service: FastAPI, config: Settings, supervisor: ProcessSupervisor | 
     finally:
         if supervisor:
             supervisor.stop()
-    if supervisor and supervisor.gave_up:
+            _exit_if_given_up(supervisor, config)
+    if not server.started:
+        raise typer.Exit(1)
+
+
+def _exit_if_given_up(supervisor: ProcessSupervisor, config: Settings) -> None:
+    if supervisor.gave_up:
         typer.echo(
             f"The worker could not be started within {config.worker_start_minutes:g} minutes (worker_start_minutes). "
             "Accepted studies are kept. See the log for the reason, and start the service again.",
             err=True,
         )
-    if not server.started or (supervisor and supervisor.gave_up):
         raise typer.Exit(1)
 
 

@@ -275,7 +275,19 @@ def _row(session: Session, prediction_id: str, caller: str | None, *, lock: bool
 
 
 _SAME_NAME = (
-    *("id", "status", "stage", "progress", "waiting", "subject", "probability", "interval", "folds", "decision", "perfusion"),
+    *(
+        "id",
+        "status",
+        "stage",
+        "progress",
+        "waiting",
+        "subject",
+        "probability",
+        "interval",
+        "folds",
+        "decision",
+        "perfusion",
+    ),
     *("accept_warnings", "ctp_interval_s", "error", "created", "started", "finished"),
 )
 """Fields of `Prediction` that are columns of the same name."""

@@ -6,8 +6,8 @@ Design notes:
   writes, like rows read ``with_for_update`` on PostgreSQL, and a second writer waits instead of failing.
 - SQLite overwrites deleted data (secure_delete), so the free pages of the file hold no data of an erased patient.
 - The job engine shares this engine and its transactions, so a prediction and its job are committed together.
-- PostgreSQL waits as long for a lock as SQLite does. A server that has disappeared is noticed by TCP after some seconds.
-- After a failover the server may refuse writes. Its connections are then closed, so the next ones reach the new primary.
+- PostgreSQL waits as long for a lock as SQLite does. TCP notices after some seconds that a server has disappeared.
+- After a failover a server may refuse writes. Its connections are then closed, so new ones reach the new primary.
 """
 
 from __future__ import annotations
@@ -66,13 +66,11 @@ class Database:
             self.engine = create_engine(self.url)
             event.listen(self.engine, "connect", _set_up_sqlite)
         else:
-            options = f"-c idle_in_transaction_session_timeout={round(1000 * idle)} -c lock_timeout={_LOCK_MILLISECONDS}"
+            options = (
+                f"-c idle_in_transaction_session_timeout={round(1000 * idle)} -c lock_timeout={_LOCK_MILLISECONDS}"
+            )
             self.engine = create_engine(
-                self.url,
-                pool_size=10,
-                max_overflow=10,
-                pool_pre_ping=True,
-                connect_args={**_TCP, "options": options},
+                self.url, pool_size=10, max_overflow=10, pool_pre_ping=True, connect_args={**_TCP, "options": options}
             )
 
     @contextmanager

@@ -112,8 +112,8 @@ class Storage:
         """Yield the digests of all blobs, in no particular order."""
         for shard in self.folder.glob("[0-9a-f][0-9a-f]"):
             with storage_errors():
-                names = os.listdir(shard)
-            yield from (name for name in names if _DIGEST.fullmatch(name))
+                names = [blob.name for blob in shard.iterdir()]
+            yield from filter(_DIGEST.fullmatch, names)
 
     @storage_errors()
     def delete(self, digest: str, *, grace: float = GRACE) -> bool:

@@ -164,7 +164,7 @@ class PredictionPipeline:
         return PredictionContext(study, self.model_cache, self.storage, self.limits)
 
     def step(self, stage: Stage, context: PredictionContext) -> StepResult:
-        """Runs one step until it succeeds, waits, is refused, or has failed `TRIES` times. Never raises an Exception."""
+        """Runs one step until it succeeds, waits, is refused or has failed `TRIES` times. Never raises an Exception."""
         started = time.monotonic()
         failure: FailureRecord = {}
         for number in range(1, TRIES + 1):

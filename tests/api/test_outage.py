@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.database import idempotency
 from app.storage.local import Storage, Writer
 from tests.api.conftest import RunningService, volume
 
@@ -50,10 +51,7 @@ async def test_key_of_a_refused_study_is_free_after_an_outage_of_the_database(
 
 
 async def test_key_of_a_study_in_progress_is_not_released(service: RunningService) -> None:
-    services = service.services
-    from app.database import idempotency
-
-    held = await services.write(idempotency.reserve, "anonymous", "study-2", lease=60)
+    held = await service.services.write(idempotency.reserve, "local", "study-2", lease=60)
     assert held.token
     answer = await service.http.post(
         "/v1/predictions", files={"cta": ("x.nii.gz", volume())}, headers={"Idempotency-Key": "study-2"}

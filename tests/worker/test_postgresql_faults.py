@@ -12,12 +12,13 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy.exc import OperationalError
 
 from app.database.session import Database
 from app.sdk.errors import DatabaseUnavailable
@@ -59,7 +60,9 @@ def socket_of(server: Any) -> str:
 @contextmanager
 def admin(server: Any) -> Iterator[Engine]:
     """A direct connection to the server, which no fault of the proxy meets."""
-    engine = create_engine(make_url(server.get_uri()).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
+    engine = create_engine(
+        make_url(server.get_uri()).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT"
+    )
     yield engine
     engine.dispose()
 
@@ -107,6 +110,8 @@ def replica_pair() -> Iterator[tuple[Any, Any]]:
         host = str(primary.get_postmaster_info().socket_dir)
         copy = ("-h", host, "-U", POSTGRES, "-D", str(second), "-R", "-X", "stream", "-c", "fast")
         pgexec("pg_basebackup", copy, bin_path=primary.bin_path, user=user)
+        for copied in (*second.glob(".s.PGSQL*"), *second.glob(".handle_pids*"), second / "log"):
+            copied.unlink(missing_ok=True)
         with server_in(second) as replica:
             run(primary, "ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()")
             yield primary, replica
@@ -116,7 +121,10 @@ def replica_pair() -> Iterator[tuple[Any, Any]]:
 def test_failover_loses_no_accepted_study(tmp_path: Path, model_store: Path, fork_server: ForkServer) -> None:
     with replica_pair() as (primary, replica):
         proxy = TcpProxy(socket_of(primary))
-        with deployment_behind(proxy, tmp_path, model_store, fork_server) as deployment, ApiClient(deployment) as client:
+        with (
+            deployment_behind(proxy, tmp_path, model_store, fork_server) as deployment,
+            ApiClient(deployment) as client,
+        ):
             deployment.start_worker()
             accepted = [client.submit(f"study-{number}") for number in range(4)]
             current = deployment.submit_paused("predict")
@@ -128,7 +136,12 @@ def test_failover_loses_no_accepted_study(tmp_path: Path, model_store: Path, for
             refused = client.submit("study-4")
             assert (refused.status_code, refused.json()["code"]) == (503, "database-unavailable"), refused.text
             assert client.http.get("/readyz").elapsed.total_seconds() < 2
-            run(replica, "SELECT pg_promote()", "ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
+            run(
+                replica,
+                "SELECT pg_promote()",
+                "ALTER SYSTEM RESET synchronous_standby_names",
+                "SELECT pg_reload_conf()",
+            )
             wait(lambda: client.submit("study-4").status_code == 202)
             accepted.append(client.submit("study-4"))
             assert [answer.status_code for answer in accepted] == [202] * 5
@@ -169,7 +182,7 @@ def test_server_without_free_connections_ends_no_study(pair: tuple[Any, TcpProxy
         others = create_engine(make_url(deployment.url), pool_size=0)  # as another service that leaks connections
         held: list[Any] = []
         proxy.cut()
-        with pytest.raises(Exception, match="too many clients|remaining connection slots"):
+        with suppress(OperationalError):  # until the server has no free connection
             while True:
                 held.append(others.connect())
         deployment.resume(current)
@@ -201,14 +214,19 @@ def test_long_transaction_with_locks_delays_and_ends_no_study(pair: tuple[Any, T
         wait(lambda: client.http.get("/readyz").json()["checks"]["database"] == "ok")
 
 
+def read_with_a_short_limit(database: Database) -> None:
+    with database.session() as session:
+        session.execute(text("SET LOCAL lock_timeout = 200"))
+        session.execute(text("SELECT id FROM predictions"))
+
+
 def test_lock_that_is_held_longer_than_the_limit_is_told(pair: tuple[Any, TcpProxy, Deployment]) -> None:
     server, _, deployment = pair
     database = Database(deployment.url)
     with admin(server) as engine, engine.connect().execution_options(isolation_level="READ COMMITTED") as other:
         other.execute(text("LOCK TABLE predictions IN ACCESS EXCLUSIVE MODE"))
-        with pytest.raises(DatabaseUnavailable), database.session() as session:
-            session.execute(text("SET LOCAL lock_timeout = 200"))
-            session.execute(text("SELECT id FROM predictions"))
+        with pytest.raises(DatabaseUnavailable):
+            read_with_a_short_limit(database)
         with database.engine.connect() as connection:
             assert connection.execute(text("SHOW lock_timeout")).scalar() == "30s"
         other.rollback()

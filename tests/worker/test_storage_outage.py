@@ -81,7 +81,9 @@ def check_done(deployment: Deployment, ids: list[str], *, seconds: float = 120) 
     assert report.sound, report.lines()
 
 
-@pytest.mark.parametrize("answer", [b"", SLOW_DOWN, EXPIRED, NO_BUCKET], ids=["refused", "throttled", "expired", "gone"])
+@pytest.mark.parametrize(
+    "answer", [b"", SLOW_DOWN, EXPIRED, NO_BUCKET], ids=["refused", "throttled", "expired", "gone"]
+)
 @sqlite
 def test_studies_wait_while_the_bucket_is_away_and_are_answered_after_it(
     on_s3: Deployment, proxy: TcpProxy, answer: bytes

@@ -14,14 +14,7 @@ from app.database.session import Database
 from app.imaging.io.limits import Limits
 from app.inference.model_cache import ModelCache
 from app.inference.model_version import ModelVersion
-from app.sdk.errors import (
-    DatabaseUnavailable,
-    InvalidVolume,
-    ModelNotReady,
-    RlvoError,
-    StorageFull,
-    StorageUnavailable,
-)
+from app.sdk.errors import DatabaseUnavailable, InvalidVolume, ModelNotReady, RlvoError, StorageFull, StorageUnavailable
 from app.sdk.types import WAITING_FOR_STORAGE, Failure, Prediction, Stage, Status
 from app.storage.local import Storage
 from app.worker import pipeline
@@ -32,7 +25,6 @@ from app.worker.supervision import LONGEST_PAUSE, pause
 from tests import study
 from tests.database.results import result
 from tests.factory import tiny_case, tiny_version
-
 
 sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -121,7 +113,7 @@ def test_fault_of_the_environment_makes_the_step_wait(
     for name, error in ENVIRONMENT.items():
         raise_in_prepare(error, monkeypatch)
         outcomes[name] = steps.step(Stage.PREPARE, context)
-    assert {name: list(outcome) for name, outcome in outcomes.items()} == dict.fromkeys(ENVIRONMENT, ["waiting"])
+    assert [name for name, outcome in outcomes.items() if list(outcome) != ["waiting"]] == []
     shown = {name for name, outcome in outcomes.items() if outcome["waiting"] == "x"}
     assert shown == {"storage"}  # the message of a system error may name a file
 
