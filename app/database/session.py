@@ -87,7 +87,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """One read-only transaction with one snapshot and without the write lock. Raises the errors of `session`."""
-        with self.errors(), Session(self.engine, expire_on_commit=False) as session, session.begin():
+        with self.errors(writes=False), Session(self.engine, expire_on_commit=False) as session, session.begin():
             session.execute(
                 text("BEGIN" if self.sqlite else "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             )
@@ -130,14 +130,18 @@ class Database:
             return ""
 
     @contextmanager
-    def errors(self) -> Iterator[None]:
-        """Translates errors of the connection and of the server into RlvoErrors; errors of a statement stay."""
+    def errors(self, *, writes: bool = True) -> Iterator[None]:
+        """Translates errors of the connection and of the server into RlvoErrors; errors of a statement stay.
+
+        Without ``writes``, the block reads only, so a refused write is an error of its statement.
+        """
         try:
             yield
         except sql_errors.SQLAlchemyError as error:
-            if not _is_outage(error):
+            read_only = _sqlstate(error) == _READ_ONLY
+            if not _is_outage(error) or (read_only and not writes):
                 raise
-            if _sqlstate(error) == _READ_ONLY:
+            if read_only:
                 self.engine.dispose()
             raise _translated(error) from error
 

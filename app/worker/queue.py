@@ -168,9 +168,9 @@ class Queue:
             self._client.delete_workflows([job.workflow_id for job in ended])
 
     def alive(self, prediction_ids: list[str]) -> set[str]:
-        """The given predictions whose jobs are queued or running, or are restarted by the next worker."""
+        """The given predictions whose jobs are queued or running."""
         jobs = self._client.list_workflows(
-            workflow_ids=prediction_ids, status=["ENQUEUED", "PENDING", "ERROR"], load_input=False, load_output=False
+            workflow_ids=prediction_ids, status=["ENQUEUED", "PENDING"], load_input=False, load_output=False
         )
         return {job.workflow_id for job in jobs}
 
