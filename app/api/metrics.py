@@ -102,9 +102,7 @@ class Metrics:
         self.since = max([self.since, *(time - OVERLAP for time in self._observed.values())])
         self._observed = {each: time for each, time in self._observed.items() if time >= self.since}
 
-    def render(
-        self, *, waiting: Queued, workers: Sequence[WorkerRecord], paused: Paused | None = None
-    ) -> bytes:
+    def render(self, *, waiting: Queued, workers: Sequence[WorkerRecord], paused: Paused | None = None) -> bytes:
         """Returns the metrics in the Prometheus text format."""
         for reason, each in (paused or {}).items():
             self._paused.labels(reason).set(each.count)

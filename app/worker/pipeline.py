@@ -173,16 +173,16 @@ class PredictionPipeline:
                 digest = self._run(stage, context)
                 return {"digest": digest, "seconds": round(time.monotonic() - started, 4)}
             except (StorageFull, StorageUnavailable, DatabaseUnavailable) as error:
-                return self._waiting(stage, context, error)
+                return self.waiting(stage, context, error)
             except RlvoError as error:
+                if is_environment_fault(error):
+                    return self.waiting(stage, context, error)
                 failure = failure_record(error)
                 if error.status < 500:
                     break
-                if is_environment_fault(error):
-                    return self._waiting(stage, context, error)
             except Exception as error:  # noqa: BLE001 - every error of a step must end in the record, not in a crash
                 if is_environment_fault(error):
-                    return self._waiting(stage, context, error)
+                    return self.waiting(stage, context, error)
                 full = out_of_memory(error)
                 log.error("%s of %s: %s", stage, context.study.id, error_location(error))
                 failure = failure_record(
@@ -193,6 +193,16 @@ class PredictionPipeline:
             if number < TRIES:
                 time.sleep(PAUSE * number)
         return {"failure": failure}
+
+    def waiting(self, stage: Stage, context: PredictionContext, error: Exception) -> StepResult:
+        """The result of a step that met a fault of the environment."""
+        log.warning("%s of %s waits: %s", stage, context.study.id, error_location(error))
+        if isinstance(error, StorageFull) or disk_is_full(error):
+            context.scratch.clear()  # makes place for others; the outputs are computed again
+            return {"waiting": "The storage is full; the operator can free disk space"}
+        if isinstance(error, DatabaseUnavailable):
+            return {"waiting": "The database cannot be reached"}
+        return {"waiting": error.detail if isinstance(error, StorageUnavailable) else _MACHINE}
 
     def fail(self, study: JobStudy, failure: FailureRecord) -> None:
         """Records the failure of a prediction, unless this run has lost the prediction."""
@@ -261,16 +271,6 @@ class PredictionPipeline:
             context.put_output(Stage.EXPLAIN, explain(context))
             record(context, store)
         return ""
-
-    def _waiting(self, stage: Stage, context: PredictionContext, error: Exception) -> StepResult:
-        """The result of a step that met a fault of the environment."""
-        log.warning("%s of %s waits: %s", stage, context.study.id, error_location(error))
-        if isinstance(error, StorageFull) or disk_is_full(error):
-            context.scratch.clear()  # makes place for others; the outputs are computed again
-            return {"waiting": "The storage is full; the operator can free disk space"}
-        if isinstance(error, DatabaseUnavailable):
-            return {"waiting": "The database cannot be reached"}
-        return {"waiting": error.detail if isinstance(error, StorageUnavailable) else _MACHINE}
 
     def _succeed(self, study: JobStudy, result: PredictionResult) -> None:
         def store() -> None:

@@ -31,7 +31,7 @@ from app.database.session import Database, retry_until_available
 from app.inference.model_cache import ModelCache
 from app.registry.aliases import SHADOW
 from app.registry.model_store import StoredVersion
-from app.sdk.errors import Erased, PredictionNotFound, Quarantined, RlvoError
+from app.sdk.errors import Erased, PredictionNotFound, Quarantined, RlvoError, StorageFull
 from app.sdk.types import WAITING_FOR_STORAGE, Stage
 from app.worker import resource_limits
 from app.worker.liveness import LivenessMonitor
@@ -122,9 +122,13 @@ class Workflows:
         for stage in Stage:
             if stage is Stage.EXPLAIN and not context.study.explain:
                 continue
-            if not retry_until_available(partial(self._advance, context.study, stage)):
-                return {}
-            result = DBOS.run_step({"name": stage}, self._traced_step, span.trace_context, stage, context)
+            try:
+                if not retry_until_available(partial(self._advance, context.study, stage), also_full=False):
+                    return {}
+                with self.database.errors():  # the engine logs the step in the same database
+                    result = DBOS.run_step({"name": stage}, self._traced_step, span.trace_context, stage, context)
+            except StorageFull as error:
+                return self.pipeline.waiting(stage, context, error)
             if "failure" in result or "waiting" in result:
                 return result
             context.results[stage] = result
