@@ -30,6 +30,7 @@ from app.sdk.errors import InternalError, StorageFull
 from app.storage.errors import storage_errors
 
 GRACE = 900.0  # seconds for which a blob that no row names is kept: its upload may not have committed its rows yet
+SMALLEST_FREE = 16 * 1024 * 1024  # bytes
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -53,7 +54,11 @@ class Storage:
         return self._incoming / secrets.token_hex(16)
 
     def probe(self) -> None:
-        """Write one byte and delete it, to raise the errors that an upload would raise."""
+        """Write one byte and delete it, to raise the errors that an upload would raise.
+
+        A disk with fewer than `SMALLEST_FREE` free bytes is full, because no study fits.
+        """
+        self.require(SMALLEST_FREE)
         with self.writer() as writer:
             writer.write(b"\0")
 
