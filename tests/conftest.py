@@ -98,6 +98,15 @@ def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"s3://{name}/blobs"
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 24 MiB; skips the test where mounting is not allowed."""
+    from tests.disks import mounted
+
+    with mounted(tmp_path / "disk", 24) as disk:
+        yield disk
+
+
 @pytest.fixture(scope="session")
 def blank_databases() -> dict[str, str]:
     """The URLs of an empty, upgraded database of each kind; new databases are copied from them."""

@@ -25,10 +25,12 @@ from app.api.long_poll import ChangeWatcher
 from app.api.metrics import Metrics
 from app.api.oidc import TokenVerifier
 from app.api.rate_limit import RateLimiter
+from app.api.readiness import ReadinessProbe
 from app.core.config import Settings
 from app.core.tracing import NoopTraces, Traces
 from app.database import idempotency
 from app.database.api_keys import Caller
+from app.database.idempotency import Reservation
 from app.database.session import Database
 from app.registry.model_store import ModelStore
 from app.sdk.errors import Draining, RlvoError
@@ -53,6 +55,8 @@ class Services:
     Attributes:
         draining: True while the process shuts down; new studies are refused and waiting requests are answered.
         inference_slots: Limits how many tensor requests are in memory at the same time.
+        unreleased: Idempotency keys of refused requests that the database could not release yet.
+        worker_fault: Returns why the worker of this service cannot be started; None if it can, or if there is none.
     """
 
     settings: Settings
@@ -63,6 +67,8 @@ class Services:
     metrics: Metrics = field(default_factory=Metrics)
     traces: Traces = field(default_factory=NoopTraces)
     draining: bool = False
+    unreleased: set[Reservation] = field(default_factory=set)
+    worker_fault: Callable[[], str | None] = lambda: None
     _database_limiter: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(16))
     _io_limiter: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(8))
     _inference_limiter: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(MAX_TENSOR_REQUESTS))
@@ -74,6 +80,7 @@ class Services:
         self.erasures_replayed = False
         self.rate_limiter = RateLimiter()
         self.requests_in_progress = RequestsInProgress.of(self.settings)
+        self.readiness = ReadinessProbe(self)
         self.token_verifier = TokenVerifier(self.settings) if self.settings.oidc_issuer else None
 
     @property

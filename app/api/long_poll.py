@@ -19,7 +19,6 @@ import anyio
 
 from app.database import status
 from app.database.status import State
-from app.sdk.errors import RlvoError
 
 log = logging.getLogger("rlvo.wait")
 
@@ -111,8 +110,8 @@ class ChangeWatcher:
         ids = list(self._waiters)
         try:
             states = await self._read(status.states, ids)
-        except RlvoError as error:  # waiting requests get this error from their next read
-            log.warning("the states of predictions could not be read (%s); trying again", error.code)
+        except Exception as error:  # noqa: BLE001 - waiting requests get this error from their next read
+            log.warning("the states of predictions could not be read (%s); trying again", type(error).__name__)
             await anyio.sleep(MAX_INTERVAL)
             return
         for prediction_id in ids:

@@ -24,6 +24,7 @@ from app.sdk.types import Priority
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 OVERLAP = timedelta(minutes=1)
 Queued = Mapping[Priority, Waiting]
+Paused = Mapping[str, Waiting]  # by reason
 
 _QUICK = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _SLOW = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
@@ -44,6 +45,14 @@ class Metrics:
         self._received = Counter("rlvo_upload_bytes", "Bytes of volumes stored", registry=self._registry)
         self._depth = self._gauge("rlvo_queue_depth", "Predictions that wait for a worker", "priority")
         self._oldest = self._gauge("rlvo_queue_oldest_seconds", "Longest present waiting time", "priority")
+        self._paused = self._gauge(
+            "rlvo_predictions_waiting", "Accepted predictions that wait until a fault of the environment ends", "reason"
+        )
+        self._paused_longest = self._gauge(
+            "rlvo_predictions_waiting_seconds",
+            "Longest present time of such a prediction since its first fault",
+            "reason",
+        )
         self._workers = self._gauge("rlvo_workers_live", "Workers with a recent heartbeat")
         labels = ("worker", "device")
         self._resident = self._gauge("rlvo_worker_memory_bytes", "Resident memory of a worker process", *labels)
@@ -93,8 +102,11 @@ class Metrics:
         self.since = max([self.since, *(time - OVERLAP for time in self._observed.values())])
         self._observed = {each: time for each, time in self._observed.items() if time >= self.since}
 
-    def render(self, *, waiting: Queued, workers: Sequence[WorkerRecord]) -> bytes:
+    def render(self, *, waiting: Queued, workers: Sequence[WorkerRecord], paused: Paused | None = None) -> bytes:
         """Returns the metrics in the Prometheus text format."""
+        for reason, each in (paused or {}).items():
+            self._paused.labels(reason).set(each.count)
+            self._paused_longest.labels(reason).set(each.oldest)
         for priority, queued in waiting.items():
             self._depth.labels(priority).set(queued.count)
             self._oldest.labels(priority).set(queued.oldest)

@@ -172,6 +172,7 @@ submit = _entry(
     errors.ModelNotReady,
     errors.Draining,
     errors.BucketMissing,
+    errors.Unavailable,
     errors.StorageFull,
     ok={
         200: {
@@ -219,6 +220,10 @@ _STATE_EVENT = {
                     "status": {"$ref": "#/components/schemas/Status"},
                     "stage": {"anyOf": [{"$ref": "#/components/schemas/Stage"}, {"type": "null"}]},
                     "progress": {"type": "number", "minimum": 0, "maximum": 1},
+                    "waiting": {
+                        "type": "string",
+                        "description": "`waiting-for-storage` while a fault of the storage lasts, else absent",
+                    },
                 },
             },
         },
@@ -228,7 +233,7 @@ events = _entry(
     *_PREDICTION_ERRORS,
     ok={
         200: {
-            "description": "`state` events with status, stage and progress, until the prediction finishes",
+            "description": "`state` events with status, stage, progress and `waiting`, until the prediction finishes",
             "content": {"text/event-stream": {"schema": _STATE_EVENT}},
         }
     },

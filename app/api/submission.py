@@ -10,6 +10,7 @@ Design notes:
 from __future__ import annotations
 
 import logging
+import secrets
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -24,7 +25,15 @@ from app.database.predictions import NewPrediction
 from app.database.queue_limits import QueueLimits
 from app.registry.manifest import Manifest
 from app.registry.model_store import StoredVersion
-from app.sdk.errors import FieldError, IdempotencyKeyMissing, MissingInput, ModelNotFound, ModelNotReady, RlvoError
+from app.sdk.errors import (
+    DatabaseUnavailable,
+    FieldError,
+    IdempotencyKeyMissing,
+    MissingInput,
+    ModelNotFound,
+    ModelNotReady,
+    RlvoError,
+)
 from app.sdk.types import Input, ModelRef, Priority
 
 log = logging.getLogger("rlvo.submission")
@@ -53,14 +62,22 @@ async def reserve(
         await services.read(queue_limits.check, limits, caller.tenant, priority)
         return None
     lease = services.settings.receive_timeout + 60
+    if unreleased := set(services.unreleased):
+        await services.write(_release, unreleased)
+        services.unreleased -= unreleased
+    token = secrets.token_hex(16)
 
     def record(session: Session) -> Reservation:
-        reservation = idempotency.reserve(session, caller.tenant, key, lease=lease, owner=services.owner)
+        reservation = idempotency.reserve(session, caller.tenant, key, lease=lease, owner=services.owner, token=token)
         if reservation.prediction_id is None:
             queue_limits.check(session, limits, caller.tenant, priority)
         return reservation
 
-    return await services.write(record)
+    try:
+        return await services.write(record)
+    except DatabaseUnavailable:  # the connection may have been lost after the commit
+        services.unreleased.add(Reservation(caller.tenant, key, token))
+        raise
 
 
 async def accept(
@@ -113,7 +130,10 @@ async def accept(
 
 
 async def refuse(services: Services, caller: Caller, reservation: Reservation | None, code: str, trace_id: str) -> None:
-    """Releases the idempotency key and writes the audit entry; a database error is logged, not raised."""
+    """Releases the idempotency key and writes the audit entry; a database error is logged, not raised.
+
+    If the database is away, the key is released by the next request that reserves one.
+    """
 
     def record(session: Session) -> None:
         if reservation and reservation.token:
@@ -123,7 +143,14 @@ async def refuse(services: Services, caller: Caller, reservation: Reservation | 
     try:
         await services.write(record)
     except RlvoError as error:
+        if reservation and reservation.token:
+            services.unreleased.add(reservation)
         log.warning("the audit entry of a refusal could not be written: %s", error.code)
+
+
+def _release(session: Session, reservations: set[Reservation]) -> None:
+    for reservation in reservations:
+        idempotency.release(session, reservation)
 
 
 def check_required_inputs(manifest: Manifest, study: UploadedStudy) -> None:

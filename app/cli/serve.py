@@ -3,12 +3,15 @@
 Design notes:
 - `serve` runs the API and one worker in a child process, so the API process never loads torch.
 - `serve --no-worker` and any number of `worker` processes run the same code on several machines.
-- The supervisor restarts a worker that ends, with a growing pause. No job is lost, since jobs are durable.
+- The supervisor restarts a worker that ends, and tries again if the system refuses a new process, with a growing pause.
+  No job is lost, since jobs are durable. `/readyz` says that the worker does not start. After `worker_start_minutes`
+  the service ends with an error, so that its process supervisor or its operator notices.
 - The worker reads a pipe from its supervisor. If the supervisor is killed, the pipe closes and the worker drains.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import resource
@@ -18,6 +21,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -68,7 +73,8 @@ def serve(
         typer.echo(str(refusal), err=True)
         raise typer.Exit(2) from None
     service.state.services.database.upgrade()  # here: an error of the start of uvicorn would be a traceback
-    supervisor = ProcessSupervisor([sys.executable, "-m", "app.cli", "worker", "--until-eof"]) if worker else None
+    command = [sys.executable, "-m", "app.cli", "worker", "--until-eof"]
+    supervisor = ProcessSupervisor(command, give_up=60 * config.worker_start_minutes) if worker else None
     _listen(service, config, supervisor)
 
 
@@ -105,6 +111,9 @@ def _listen(service: FastAPI, config: Settings, supervisor: ProcessSupervisor | 
         )
     )
     _allow_open_files(config.max_connections + OTHER_FILES)
+    if supervisor:
+        supervisor.on_give_up = partial(setattr, server, "should_exit", True)
+        service.state.services.worker_fault = supervisor.fault
     # uvicorn raises the signal that stopped it again at its end; the worker must still be drained then.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
@@ -117,6 +126,7 @@ def _listen(service: FastAPI, config: Settings, supervisor: ProcessSupervisor | 
     finally:
         if supervisor:
             supervisor.stop()
+            _exit_if_given_up(supervisor, config)
     if not server.started:
         raise typer.Exit(1)
 
@@ -130,6 +140,16 @@ def _allow_open_files(wanted: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
     if possible < wanted:
         log.warning("the system allows %d open files, %d are needed; set RLVO_MAX_CONNECTIONS lower", possible, wanted)
+
+
+def _exit_if_given_up(supervisor: ProcessSupervisor, config: Settings) -> None:
+    if supervisor.gave_up:
+        typer.echo(
+            f"The worker could not be started within {config.worker_start_minutes:g} minutes (worker_start_minutes). "
+            "Accepted studies are kept. See the log for the reason, and start the service again.",
+            err=True,
+        )
+        raise typer.Exit(1)
 
 
 def worker(
@@ -168,18 +188,32 @@ def _drain_at_eof() -> None:
 
 
 class ProcessSupervisor:
-    """Keep one child process running until `stop` is called."""
+    """Keep one child process running until `stop` is called.
 
-    def __init__(self, command: list[str]) -> None:
+    Args:
+        command: Program and arguments of the child process.
+        give_up: Seconds without a child process that runs stably, until ``on_give_up`` is called and no more are
+            started; 0: never.
+    """
+
+    def __init__(self, command: list[str], *, give_up: float = 0.0) -> None:
         self._command = command
+        self._give_up = give_up
         self._stopping = threading.Event()
         self._starting = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._fault: str | None = None
         self._thread = threading.Thread(target=self._supervise, daemon=True)
+        self.gave_up = False
+        self.on_give_up: Callable[[], None] = lambda: None
 
     def start(self) -> None:
         """Start the child process, in a background thread."""
         self._thread.start()
+
+    def fault(self) -> str | None:
+        """Return why there is no stable child process; None while one runs, or before the first one has ended."""
+        return self._fault
 
     def stop(self, grace: float = GRACE) -> None:
         """Send SIGTERM, then SIGKILL to a child that still runs after ``grace`` seconds."""
@@ -197,18 +231,42 @@ class ProcessSupervisor:
             self._thread.join()
 
     def _supervise(self) -> None:
-        pause = FIRST_PAUSE
-        while True:
-            with self._starting:
-                if self._stopping.is_set():
-                    return
-                # New session: Ctrl-C in a terminal reaches only this process, which then drains the worker.
-                self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603
+        pause, failing_since = FIRST_PAUSE, time.monotonic()
+        while not self._stopping.is_set():
             started = time.monotonic()
-            with self._process as process:
-                status = process.wait()
+            try:
+                self._fault = self._run_once()
+            except Exception as error:  # noqa: BLE001 - any error here would leave the service without a worker
+                self._fault = f"the worker process cannot be started: {_reason(error)}"
             if self._stopping.is_set():
                 return
-            pause = FIRST_PAUSE if time.monotonic() - started > STABLE_AFTER else min(2 * pause, LONGEST_PAUSE)
-            log.error("the worker ended with status %d; a new one starts in %.1f s", status, pause)
+            stable = time.monotonic() - started > STABLE_AFTER
+            if stable:
+                pause, failing_since = FIRST_PAUSE, time.monotonic()
+            else:
+                pause = min(2 * pause, LONGEST_PAUSE)
+            log.error("%s; a new one starts in %.1f s", self._fault, pause)
+            if self._give_up and time.monotonic() - failing_since > self._give_up:
+                self.gave_up = True
+                self.on_give_up()
+                return
             self._stopping.wait(pause)
+
+    def _run_once(self) -> str:
+        """Run the child process to its end, and return how it ended."""
+        with self._starting:
+            if self._stopping.is_set():
+                return ""
+            # New session: Ctrl-C in a terminal reaches only this process, which then drains the worker.
+            self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603
+        with self._process as process:
+            while True:
+                try:
+                    return f"the worker process ended with status {process.wait(STABLE_AFTER)}"
+                except subprocess.TimeoutExpired:
+                    self._fault = None  # it runs stably
+
+
+def _reason(error: Exception) -> str:
+    """Name of a system error such as EAGAIN, or the type of any other error."""
+    return errno.errorcode.get(error.errno or 0, "OSError") if isinstance(error, OSError) else type(error).__name__

@@ -109,6 +109,11 @@ class Settings(BaseSettings):
     )
     heartbeat: float = Field(default=2.0, gt=0, description="Seconds between the heartbeats of a worker")
     lease: float = Field(default=15.0, gt=0, description="Seconds without heartbeat until a worker counts as lost")
+    worker_start_minutes: float = Field(
+        default=10.0,
+        ge=0,
+        description="Minutes without a worker that starts, until `rlvo serve` ends with an error; 0: never",
+    )
     memory_limit_mb: int = Field(default=0, ge=0, description="Memory limit of a worker, in MB; 0: 90 % of the machine")
     cpu_limit: float = Field(default=3600.0, gt=0, description="CPU seconds of one attempt at a prediction")
     retention_days: float = Field(default=0, ge=0, description="Days after which a prediction is erased; 0: never")

@@ -40,16 +40,18 @@ class Reservation:
         return self.prediction_id
 
 
-def reserve(session: Session, caller: str, key: str, *, lease: float, owner: str = "") -> Reservation:
+def reserve(
+    session: Session, caller: str, key: str, *, lease: float, owner: str = "", token: str | None = None
+) -> Reservation:
     """Reserves a key for one request, before its body is read.
 
     The reservation ends after ``lease`` seconds, unless it is completed or released before. ``owner`` names the service
-    for `forget`.
+    for `forget`. ``token`` names the request; by default it is a new one.
 
     Raises:
         RequestInProgress: Another request holds the key.
     """
-    token = secrets.token_hex(16)
+    token = token or secrets.token_hex(16)
     fresh = {"token": token, "owner": owner, "expires": now() + timedelta(seconds=lease)}
     fresh |= {"prediction_id": None, "body_digest": None}
     insert = insert_for(session, IdempotencyRow).values(caller=caller, key=key, **fresh)

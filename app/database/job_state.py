@@ -1,7 +1,10 @@
-"""Writes of a worker to a prediction: start, advance, succeed, fail.
+"""Writes of a worker to a prediction: start, advance, wait, succeed, fail.
 
 `start` gives each run the next number (a fencing token), and every later write checks it. If a worker was suspended or
 cut off from the network and another one has taken over, its number is old and it writes nothing.
+
+`wait` returns a prediction to the queue because of a fault of the environment. Its reason stays visible until the work
+reaches a new stage or ends, so it does not disappear during each try.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from app.database.session import now
 from app.database.tables import AttributionRow, PredictionRow
 from app.sdk.errors import Erased, PredictionNotFound
 from app.sdk.types import (
+    WAITING_FOR_STORAGE,
     Attribution,
     Decision,
     Failure,
@@ -63,6 +67,17 @@ class JobStudy:
 
 
 @dataclass(frozen=True)
+class WaitingJob:
+    """A prediction that waits for the environment: its last run, tries so far, next step, and queue position."""
+
+    id: str
+    run: int
+    tries: int
+    step: int
+    queue_position: int
+
+
+@dataclass(frozen=True)
 class PredictionResult:
     """Numbers and files of a finished prediction; ``withheld`` has the warnings that withhold the decision."""
 
@@ -99,7 +114,37 @@ def advance(session: Session, study: JobStudy, stage: Stage) -> bool:
     if row.stage is None or _ORDER.index(stage) > _ORDER.index(Stage(row.stage)):
         # A new stage is progress, so the count of starts begins again.
         row.stage, row.progress, row.attempts = stage, _SHARE[stage], 1
+        row.waiting = None
     return True
+
+
+def wait(session: Session, study: JobStudy, detail: str, *, step: int) -> bool:
+    """Returns the prediction to the queue until the environment works again; False if this run has lost it.
+
+    ``step`` is the number of the step in the log of the job engine, from 1 on, that is to be run again.
+    """
+    row = _held_row(session, study)
+    if row is None:
+        return False
+    earlier = row.waiting or {"since": now().isoformat(), "tries": 0}
+    row.waiting = {
+        "reason": WAITING_FOR_STORAGE,
+        "detail": detail,
+        "since": earlier["since"],
+        "tries": earlier["tries"] + 1,
+        "step": step,
+    }
+    row.status, row.attempts = Status.QUEUED, 0
+    return True
+
+
+def waiting(session: Session) -> list[WaitingJob]:
+    """The predictions that wait for the environment and that no worker runs, in the order of the queue."""
+    row = PredictionRow
+    columns = (row.id, row.run, row.waiting, row.queue_position)
+    queued = (row.status == Status.QUEUED, row.waiting.is_not(None))
+    rows = session.execute(select(*columns).where(*queued).order_by(row.queue_position, row.created))
+    return [WaitingJob(key, run, pause["tries"], pause["step"], position) for key, run, pause, position in rows]
 
 
 def succeed(session: Session, study: JobStudy, result: PredictionResult) -> bool:
@@ -108,6 +153,7 @@ def succeed(session: Session, study: JobStudy, result: PredictionResult) -> bool
     if row is None:
         return False
     row.status, row.stage, row.progress, row.finished = Status.SUCCEEDED, None, 1.0, now()
+    row.waiting = None
     row.probability = result.probability
     row.interval = None if result.interval is None else result.interval.model_dump(mode="json")
     row.folds = list(result.folds)
@@ -128,6 +174,7 @@ def fail(session: Session, study: JobStudy, failure: Failure) -> bool:
     if row is None:
         return False
     row.status, row.stage, row.finished = Status.FAILED, None, now()
+    row.waiting = None
     row.error = failure.model_dump(mode="json")
     return True
 

@@ -204,7 +204,7 @@ def cancel(session: Session, prediction_id: str, caller: str | None) -> Predicti
     if Status(row.status) in (Status.SUCCEEDED, Status.FAILED):
         raise Conflict("The prediction has finished and cannot be cancelled")
     if row.status != Status.CANCELLED:
-        row.status, row.stage, row.finished = Status.CANCELLED, None, now()
+        row.status, row.stage, row.finished, row.waiting = Status.CANCELLED, None, now(), None
         session.flush()
     return _prediction(row, None)
 
@@ -218,7 +218,7 @@ def erase(session: Session, prediction_id: str, caller: str | None) -> list[str]
     if not Status(row.status).finished:
         row.status, row.finished = Status.CANCELLED, now()
     row.erased = now()
-    row.progress, row.stage = 0.0, None
+    row.progress, row.stage, row.waiting = 0.0, None, None
     row.subject = row.clinical = row.inputs = row.trace_id = row.span_id = row.body_digest = None
     row.probability = row.interval = row.folds = row.decision = row.withheld = None
     row.flags = row.perfusion = row.timings = row.error = None
@@ -275,7 +275,19 @@ def _row(session: Session, prediction_id: str, caller: str | None, *, lock: bool
 
 
 _SAME_NAME = (
-    *("id", "status", "stage", "progress", "subject", "probability", "interval", "folds", "decision", "perfusion"),
+    *(
+        "id",
+        "status",
+        "stage",
+        "progress",
+        "waiting",
+        "subject",
+        "probability",
+        "interval",
+        "folds",
+        "decision",
+        "perfusion",
+    ),
     *("accept_warnings", "ctp_interval_s", "error", "created", "started", "finished"),
 )
 """Fields of `Prediction` that are columns of the same name."""

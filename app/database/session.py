@@ -6,6 +6,8 @@ Design notes:
   writes, like rows read ``with_for_update`` on PostgreSQL, and a second writer waits instead of failing.
 - SQLite overwrites deleted data (secure_delete), so the free pages of the file hold no data of an erased patient.
 - The job engine shares this engine and its transactions, so a prediction and its job are committed together.
+- PostgreSQL waits as long for a lock as SQLite does. TCP notices after some seconds that a server has disappeared.
+- After a failover a server may refuse writes. Its connections are then closed, so new ones reach the new primary.
 """
 
 from __future__ import annotations
@@ -31,7 +33,22 @@ log = logging.getLogger("rlvo.database")
 # Next to this file in an installed package; at the root of a checkout.
 _HERE = Path(__file__).parent
 _MIGRATIONS = next(folder for folder in (_HERE / "migrations", _HERE.parents[1] / "migrations") if folder.is_dir())
-_PRAGMAS = ("busy_timeout=30000", "journal_mode=DELETE", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON")
+_LOCK_MILLISECONDS = 30_000
+_PRAGMAS = (
+    f"busy_timeout={_LOCK_MILLISECONDS}",
+    *("journal_mode=DELETE", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"),
+)
+# libpq: a peer that does not answer for about 20 s is gone.
+_TCP = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+_READ_ONLY = "25006"  # SQLSTATE of a write to a replica
+_REFUSES_WRITES = "SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only')::bool"
+_ABORTED = "25P02"  # SQLSTATE of a statement after one that failed in the same transaction: a fault of the program
 _MIGRATION_LOCK = 0x726C766F  # "rlvo" in hexadecimal; any number without another use
 
 
@@ -49,13 +66,11 @@ class Database:
             self.engine = create_engine(self.url)
             event.listen(self.engine, "connect", _set_up_sqlite)
         else:
-            options = f"-c idle_in_transaction_session_timeout={round(1000 * idle)}"
+            options = (
+                f"-c idle_in_transaction_session_timeout={round(1000 * idle)} -c lock_timeout={_LOCK_MILLISECONDS}"
+            )
             self.engine = create_engine(
-                self.url,
-                pool_size=10,
-                max_overflow=10,
-                pool_pre_ping=True,
-                connect_args={"connect_timeout": 5, "options": options},
+                self.url, pool_size=10, max_overflow=10, pool_pre_ping=True, connect_args={**_TCP, "options": options}
             )
 
     @contextmanager
@@ -64,7 +79,7 @@ class Database:
 
         Raises DatabaseUnavailable, and StorageFull if the disk of the database is full.
         """
-        with _rlvo_errors(), Session(self.engine, expire_on_commit=False) as session, session.begin():
+        with self.errors(), Session(self.engine, expire_on_commit=False) as session, session.begin():
             if self.sqlite:
                 session.execute(text("BEGIN IMMEDIATE"))
             yield session
@@ -72,16 +87,18 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """One read-only transaction with one snapshot and without the write lock. Raises the errors of `session`."""
-        with _rlvo_errors(), Session(self.engine, expire_on_commit=False) as session, session.begin():
+        with self.errors(writes=False), Session(self.engine, expire_on_commit=False) as session, session.begin():
             session.execute(
                 text("BEGIN" if self.sqlite else "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             )
             yield session
 
     def ping(self) -> None:
-        """Checks the connection and the tables. Raises DatabaseUnavailable."""
+        """Checks the connection, the tables, and that the server accepts writes. Raises DatabaseUnavailable."""
         with self.reading() as session:
             session.execute(text("SELECT seq FROM audit_head"))
+            if not self.sqlite and session.scalar(text(_REFUSES_WRITES)):
+                raise DatabaseUnavailable("The database is read-only. Send the request again later", retry_after=5)
 
     def upgrade(self) -> None:
         """Migrates the tables to this release. Several processes may call it at the same time."""
@@ -94,10 +111,11 @@ class Database:
             Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
         config = Config()
         config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-        with _rlvo_errors(), self.engine.connect() as connection:
+        with self.errors(), self.engine.connect() as connection:
             if self.sqlite:
                 connection.execute(text("BEGIN IMMEDIATE"))
             else:
+                connection.execute(text("SET LOCAL lock_timeout = 0"))  # another process may migrate for minutes
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
@@ -113,6 +131,22 @@ class Database:
         except sql_errors.DatabaseError as error:
             raise _translated(error) from error
 
+    @contextmanager
+    def errors(self, *, writes: bool = True) -> Iterator[None]:
+        """Translates errors of the connection and of the server into RlvoErrors; errors of a statement stay.
+
+        Without ``writes``, the block reads only, so a refused write is an error of its statement.
+        """
+        try:
+            yield
+        except sql_errors.SQLAlchemyError as error:
+            read_only = _sqlstate(error) == _READ_ONLY
+            if not _is_outage(error) or (read_only and not writes):
+                raise
+            if read_only:
+                self.engine.dispose()
+            raise _translated(error) from error
+
     def close(self) -> None:
         """Closes all pooled connections."""
         self.engine.dispose()
@@ -123,14 +157,20 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def retry_until_available(action: Callable[[], T]) -> T:
-    """Repeats ``action`` while the database is unavailable or full; for work that must not be lost."""
+def retry_until_available(action: Callable[[], T], *, also_full: bool = True) -> T:
+    """Repeats ``action`` while the database is unavailable or full; for work that must not be lost.
+
+    Without ``also_full``, StorageFull is raised, because the caller can free space.
+    """
     pause = 0.2
     while True:
         try:
             return action()
         except (DatabaseUnavailable, StorageFull) as error:
-            state = "full" if error.status == 507 else "unavailable"
+            full = isinstance(error, StorageFull)
+            if full and not also_full:
+                raise
+            state = "full" if full else "unavailable"
             log.warning("the database is %s; the next try is in %.1f s", state, pause)
             time.sleep(pause)
             pause = min(2 * pause, 5.0)
@@ -159,17 +199,23 @@ def _set_up_sqlite(connection: Any, _record: object) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
-@contextmanager
-def _rlvo_errors() -> Iterator[None]:
-    """Translates errors of the connection into RlvoErrors."""
-    try:
-        yield
-    except (sql_errors.OperationalError, sql_errors.InterfaceError, sql_errors.TimeoutError) as error:
-        raise _translated(error) from error
-    except sql_errors.DBAPIError as error:
-        if error.connection_invalidated or _damaged(error):
-            raise _translated(error) from error
-        raise
+def _is_outage(error: sql_errors.SQLAlchemyError) -> bool:
+    """Whether an error comes from the connection or the server: it is away, full, locked, read-only or damaged."""
+    if isinstance(error, sql_errors.TimeoutError):  # of the connection pool
+        return True
+    if not isinstance(error, sql_errors.DBAPIError):
+        return False
+    if error.connection_invalidated or isinstance(error, sql_errors.OperationalError | sql_errors.InterfaceError):
+        return True
+    if isinstance(error, sql_errors.InternalError):
+        return _sqlstate(error) != _ABORTED
+    # sqlite3 raises the base class itself for a file that is damaged or is no database.
+    return type(error) is sql_errors.DatabaseError
+
+
+def _sqlstate(error: Exception) -> str | None:
+    """SQLSTATE of an error of PostgreSQL, and None on SQLite."""
+    return getattr(getattr(error, "orig", None), "sqlstate", None)
 
 
 def _damaged(error: Exception) -> bool:
@@ -185,6 +231,6 @@ def _translated(error: Exception) -> RlvoError:
         )
     if "readonly" in str(original):
         return DatabaseUnavailable("The database is read-only. Check the permissions and the mount of its folder")
-    if "disk is full" in str(original) or getattr(original, "sqlstate", None) == "53100":
+    if "disk is full" in str(original) or _sqlstate(error) == "53100":
         return StorageFull("The disk of the database is full. Free space and send the study again")
     return DatabaseUnavailable("The database cannot be reached. Send the request again later", retry_after=5)

@@ -15,16 +15,17 @@ from sqlalchemy.orm import Session
 from app.database import fair_queue
 from app.database.session import now
 from app.database.tables import PredictionRow
-from app.sdk.types import Priority, Stage, Status
+from app.sdk.types import WAITING_FOR_STORAGE, Priority, Stage, Status
 
 
 @dataclass(frozen=True)
 class State:
-    """State of a prediction; ``progress`` is a fraction from 0 to 1."""
+    """State of a prediction; ``progress`` is a fraction from 0 to 1, ``waiting`` why it makes none."""
 
     status: Status
     stage: Stage | None
     progress: float
+    waiting: str | None = None
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class FinishedPrediction:
 
 @dataclass(frozen=True)
 class Waiting:
-    """Number of predictions that wait for a worker, and the seconds that the oldest one has waited."""
+    """Number of predictions that wait, and the seconds that the oldest one has waited."""
 
     count: int
     oldest: float
@@ -49,10 +50,12 @@ class Waiting:
 
 def states(session: Session, ids: Iterable[str]) -> dict[str, State]:
     """States of the given predictions, without erased and unknown ones."""
-    columns = (PredictionRow.id, PredictionRow.status, PredictionRow.stage, PredictionRow.progress)
+    row = PredictionRow
+    columns = (row.id, row.status, row.stage, row.progress, row.waiting)
     rows = session.execute(select(*columns).where(PredictionRow.id.in_(list(ids)), PredictionRow.erased.is_(None)))
     return {
-        key: State(Status(status), Stage(stage) if stage else None, progress) for key, status, stage, progress in rows
+        key: State(Status(status), Stage(stage) if stage else None, progress, pause["reason"] if pause else None)
+        for key, status, stage, progress, pause in rows
     }
 
 
@@ -73,6 +76,17 @@ def done_since(session: Session, since: datetime) -> list[FinishedPrediction]:
         )
         for key, status, created, started, finished, timings in rows
     ]
+
+
+def paused(session: Session) -> dict[str, Waiting]:
+    """Predictions that wait for the environment, by reason; a reason without any has none."""
+    conditions = (PredictionRow.waiting.is_not(None), PredictionRow.status.in_([Status.QUEUED, Status.RUNNING]))
+    pauses = list(session.scalars(select(PredictionRow.waiting).where(*conditions)))
+    oldest: dict[str, list[float]] = {WAITING_FOR_STORAGE: []}
+    for pause in pauses:
+        waited = (now() - datetime.fromisoformat(pause["since"])).total_seconds()
+        oldest.setdefault(pause["reason"], []).append(max(0.0, waited))
+    return {reason: Waiting(len(seconds), max(seconds, default=0.0)) for reason, seconds in oldest.items()}
 
 
 def waiting(session: Session) -> dict[Priority, Waiting]:

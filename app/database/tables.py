@@ -69,6 +69,10 @@ class PredictionRow(Base):
     run: Mapped[int] = mapped_column(Integer, default=0)  # fencing token: start number; only the newest start may write
     attempts: Mapped[int] = mapped_column(Integer, default=0)  # starts since the last new stage; too many: quarantine
 
+    waiting: Mapped[
+        dict[str, Any] | None
+    ]  # why the job waits for the environment, since when, and after how many tries
+
     queue_position: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
     """Position among the waiting predictions; a smaller one is served earlier (`app.database.fair_queue`)."""
 

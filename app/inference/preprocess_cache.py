@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from app.inference import defaults
 from app.sdk.types import Flag, Input, PerfusionSummary
@@ -97,17 +97,20 @@ def prepare_cached(volumes: Volumes, cache: Path) -> PreparedStudy:
     prepared = PreparedStudy(image, presence, images.perfusion, images.flags)
     numbers = [getattr(images.perfusion, name, None) for name in PERFUSION_FIELDS]
     cache.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(f".{os.getpid()}.part")
-    save_file(
+    content = save(
         {
             "image": np.ascontiguousarray(prepared.image),
             "presence": prepared.presence.astype(np.uint8),
             "perfusion": np.array([np.nan if number is None else number for number in numbers], np.float64),
         },
-        draft,
         {"flags": json.dumps([flag.model_dump(mode="json") for flag in prepared.flags])},
     )
-    draft.replace(path)
+    draft = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        draft.write_bytes(content)  # not by safetensors, whose error hides that of the disk
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
     return prepared
 
 

@@ -76,7 +76,8 @@ def fsck(settings: Settings, *, deep: bool = False, mend: bool = False) -> Consi
         for digest, prediction_id in session.execute(select(ArtifactRow.digest, ArtifactRow.prediction_id)):
             named.setdefault(digest, []).append(prediction_id)
         open_states = PredictionRow.status.in_([Status.QUEUED, Status.RUNNING])
-        unfinished = list(session.scalars(select(PredictionRow.id).where(open_states)))
+        waiting = {job.id for job in job_state.waiting(session)}  # their jobs are queued again by the next worker
+        unfinished = [one for one in session.scalars(select(PredictionRow.id).where(open_states)) if one not in waiting]
         report.audit_broken_at = audit.verify(session).broken_at
     report.blobs = len(named)
     for digest, ids in named.items():

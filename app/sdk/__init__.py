@@ -87,6 +87,7 @@ from .types import (
     RegionContribution,
     Stage,
     Status,
+    Waiting,
 )
 
 if TYPE_CHECKING:
@@ -192,6 +193,7 @@ __all__ = [
     "UploadTimeout",
     "Verdict",
     "Volume",
+    "Waiting",
     "parse_etici",
 ]
 

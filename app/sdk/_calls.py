@@ -72,7 +72,10 @@ class Study(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Progress: stage ``upload`` with the fraction sent, then a stage of the service with the fraction of all work."""
+    """Progress: stage ``upload`` with the fraction sent, then a stage of the service with the fraction of all work.
+
+    ``stage`` is the reason of `Prediction.waiting` while the service waits until a fault of its storage ends.
+    """
 
     stage: str
     fraction: float
@@ -193,7 +196,8 @@ class Verbs:
             remaining = end - time.monotonic()
             prediction = yield from self.get(prediction_id, wait=max(0.0, min(poll, remaining)))
             if on_progress:
-                on_progress(Progress(prediction.stage or prediction.status, prediction.progress))
+                waiting = prediction.waiting and prediction.waiting.reason
+                on_progress(Progress(waiting or prediction.stage or prediction.status, prediction.progress))
             if prediction.status.finished:
                 return prediction
             if remaining <= 0:

@@ -284,10 +284,6 @@ class DatabaseUnavailable(Unavailable):
     code, title = "database-unavailable", "The database cannot be reached"
 
 
-class BucketMissing(Unavailable):
-    code, title = "bucket-missing", "The bucket of the stored files does not exist"
-
-
 class IdentityUnavailable(Unavailable):
     code, title = "identity-unavailable", "The identity provider cannot be reached"
 
@@ -298,6 +294,14 @@ class Draining(Unavailable):
 
 class StorageFull(Unavailable):
     code, status, title = "storage-full", 507, "The storage is full"
+
+
+class StorageUnavailable(Unavailable):
+    """Raised by the service only. It has the code of its base class, so clients of earlier releases know it."""
+
+
+class BucketMissing(StorageUnavailable):
+    code, title = "bucket-missing", "The bucket of the stored files does not exist"
 
 
 # client side -------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from .flags import Severity, action_of, severity_of
 from .summary import answer_line
 
+WAITING_FOR_STORAGE = "waiting-for-storage"
 NOTICE = "Research use only. Not for clinical decisions."
 
 
@@ -224,10 +225,23 @@ class Failure(_ResponseModel):
     detail: str
 
 
+class Waiting(_ResponseModel):
+    """Pause of an accepted prediction because of a fault of the environment. It continues without any action."""
+
+    reason: str = Field(
+        description="waiting-for-storage: a disk, the bucket or the model store is full or cannot be reached"
+    )
+    detail: str = Field(description="What an operator can do")
+    since: datetime
+    tries: int = Field(ge=1, description="Number of tries that met the fault")
+
+
 def _summary(values: dict[str, Any]) -> str:
     """First line of a prediction with these members: its answer, its error, or its state."""
     if values["error"] is not None:
         return f"Failed: {values['error'].title}."
+    if values["waiting"] is not None:
+        return f"Waiting: {values['waiting'].detail}."
     if values["probability"] is None:
         return f"{values['status'].capitalize()}."
     return answer_line(*(values[name] for name in ("probability", "decision", "withheld", "flags", "inputs")))
@@ -244,6 +258,9 @@ class Prediction(_ResponseModel):
     status: Status
     stage: Stage | None = None
     progress: float = Field(default=0.0, ge=0, le=1)
+    waiting: Waiting | None = Field(
+        default=None, description="Why an unfinished prediction makes no progress; absent if it waits for a worker only"
+    )
     model: ModelRef
     subject: str | None = None
     probability: float | None = Field(default=None, ge=0, le=1)

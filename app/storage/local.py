@@ -3,6 +3,7 @@
 Design notes:
 - A blob is complete or absent. Its modification time is that of the last upload of the same bytes.
 - `delete` keeps a young blob: the transaction that names it may not be committed yet.
+- An error of the disk is StorageFull or StorageUnavailable, so the worker can tell it from a fault of a study.
 - `commit` and `delete` lock the same folder, so no blob is deleted between its rename and the check of its age.
 
     ab/ab12…            a blob
@@ -13,22 +14,23 @@ Design notes:
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from app.core.filesystem import locked, locked_soon, sync
 from app.sdk.errors import InternalError, StorageFull
+from app.storage.errors import storage_errors
 
 GRACE = 900.0  # seconds for which a blob that no row names is kept: its upload may not have committed its rows yet
+SMALLEST_FREE = 16 * 1024 * 1024  # bytes
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -52,7 +54,11 @@ class Storage:
         return self._incoming / secrets.token_hex(16)
 
     def probe(self) -> None:
-        """Write one byte and delete it, to raise the errors that an upload would raise."""
+        """Write one byte and delete it, to raise the errors that an upload would raise.
+
+        A disk with fewer than `SMALLEST_FREE` free bytes is full, because no study fits.
+        """
+        self.require(SMALLEST_FREE)
         with self.writer() as writer:
             writer.write(b"\0")
 
@@ -71,6 +77,7 @@ class Storage:
             raise ValueError("The text is not a sha-256 digest")
         return self.folder / digest[:2] / digest
 
+    @storage_errors(missing=True)
     def open(self, digest: str) -> BinaryIO:
         """Open a blob for reading; a missing blob raises FileNotFoundError."""
         return self.path(digest).open("rb")
@@ -78,13 +85,15 @@ class Storage:
     def read(self, digest: str) -> bytes:
         """Return the verified bytes of a blob; a missing or damaged blob raises InternalError."""
         try:
-            data = self.path(digest).read_bytes()
+            with self.open(digest) as file, storage_errors():
+                data = file.read()
         except FileNotFoundError:
             raise InternalError("A stored file is missing; the operator can run `rlvo fsck`") from None
         if hashlib.sha256(data).hexdigest() != digest:
             raise InternalError("A stored file is damaged; the operator can run `rlvo fsck --deep`")
         return data
 
+    @storage_errors()
     def exists(self, digest: str) -> bool:
         """Whether the blob is stored; its bytes are not verified."""
         return self.path(digest).is_file()
@@ -92,18 +101,26 @@ class Storage:
     def verify(self, digest: str) -> bool:
         """Whether the blob is stored and its bytes match its digest."""
         try:
-            with self._local(digest).open("rb") as file:
+            with storage_errors(missing=True), self._local(digest).open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest() == digest
         except FileNotFoundError:
             return False
 
+    def require(self, size: int) -> None:
+        """Raise StorageFull if the disk has fewer than ``size`` free bytes, before any of them is written."""
+        with storage_errors():
+            free = shutil.disk_usage(self.folder).free
+        if free < size:
+            raise StorageFull("The storage is full; free disk space and send the study again")
+
     def digests(self) -> Iterator[str]:
         """Yield the digests of all blobs, in no particular order."""
         for shard in self.folder.glob("[0-9a-f][0-9a-f]"):
-            for blob in shard.iterdir():
-                if _DIGEST.fullmatch(blob.name):
-                    yield blob.name
+            with storage_errors():
+                names = [blob.name for blob in shard.iterdir()]
+            yield from filter(_DIGEST.fullmatch, names)
 
+    @storage_errors()
     def delete(self, digest: str, *, grace: float = GRACE) -> bool:
         """Delete a blob that no row names; return whether it is absent now.
 
@@ -123,6 +140,7 @@ class Storage:
                 return True
         return True
 
+    @storage_errors()
     def quarantine(self, digest: str) -> None:
         """Move a damaged blob to the quarantine folder: it is not served any more, but can be inspected."""
         self._quarantine.mkdir(exist_ok=True)
@@ -134,10 +152,11 @@ class Storage:
         """Yield the digests of the blobs that were not stored within the last ``age`` seconds."""
         before = time.time() - age
         for digest in self.digests():
-            with suppress(FileNotFoundError):
-                if self.path(digest).stat().st_mtime < before:
+            with suppress(FileNotFoundError), storage_errors(missing=True):
+                if self._local(digest).stat().st_mtime < before:
                     yield digest
 
+    @storage_errors()
     def sweep_incoming(self, *, older_than: float) -> int:
         """Delete temporary files of interrupted uploads that are older than this (seconds); return their number."""
         before, deleted = time.time() - older_than, 0
@@ -154,6 +173,7 @@ class Storage:
             raise ValueError("The text is not a prediction id")
         return ScratchFolder(self._work / prediction_id)
 
+    @storage_errors()
     def scratch_ids(self) -> list[str]:
         """Return the ids of the predictions that have a scratch folder."""
         return [path.name for path in self._work.iterdir()]
@@ -174,7 +194,7 @@ class Writer:
         self._target = target
         self._hash = hashlib.sha256()
         self._size = 0
-        with _full_disk():
+        with storage_errors():
             self._file: BinaryIO = temporary.open("xb", buffering=0)
 
     def __enter__(self) -> Writer:
@@ -188,14 +208,14 @@ class Writer:
         self._hash.update(chunk)
         self._size += len(chunk)
         rest = memoryview(chunk)
-        with _full_disk():
+        with storage_errors():
             while rest:
                 rest = rest[self._file.write(rest) :]
 
     def commit(self) -> tuple[str, int]:
         """Make the blob durable and visible; return its sha-256 (hexadecimal) and its size in bytes."""
         digest = self._hash.hexdigest()
-        with _full_disk():
+        with storage_errors():
             os.fsync(self._file.fileno())
             self._file.close()
             path = self._target(digest)
@@ -207,9 +227,14 @@ class Writer:
         return digest, self._size
 
     def abort(self) -> None:
-        """Delete the written bytes, unless they were committed; may be called repeatedly."""
-        self._file.close()
-        self._temporary.unlink(missing_ok=True)
+        """Delete the written bytes, unless they were committed; may be called repeatedly.
+
+        What a disk that is away does not delete, a later sweep deletes.
+        """
+        with suppress(OSError):
+            self._file.close()
+        with suppress(OSError):
+            self._temporary.unlink(missing_ok=True)
 
 
 class ScratchFolder:
@@ -223,35 +248,32 @@ class ScratchFolder:
 
     def put(self, data: bytes) -> str:
         """Store ``data`` until `clear` and return its digest; a full disk raises StorageFull."""
-        self._folder.mkdir(exist_ok=True)
         digest, part = hashlib.sha256(data).hexdigest(), self._folder / f"{secrets.token_hex(8)}.part"
         try:
-            with _full_disk():
+            with storage_errors():
+                self._folder.mkdir(exist_ok=True)
                 part.write_bytes(data)
                 part.replace(self._folder / digest)
         finally:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
         return digest
 
     def get(self, digest: str) -> bytes | None:
-        """Return the bytes, or None if they are missing or damaged."""
+        """Return the bytes, or None if they are missing, damaged or cannot be read."""
         try:
             data = (self._folder / digest).read_bytes()
-        except FileNotFoundError:
+        except OSError:
             return None
         return data if hashlib.sha256(data).hexdigest() == digest else None
+
+    def size(self, digests: Iterable[str]) -> int | None:
+        """Return the size of these files in bytes, or None if one of them is missing or cannot be read."""
+        try:
+            return sum((self._folder / digest).stat().st_size for digest in digests)
+        except OSError:
+            return None
 
     def clear(self) -> None:
         """Delete all intermediate results of the prediction."""
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-@contextmanager
-def _full_disk() -> Iterator[None]:
-    """Convert the OSError of a full disk to StorageFull."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull("The storage is full; free disk space and send the study again") from error
-        raise

@@ -5,6 +5,9 @@ Design notes:
 - The local folder is a cache: missing blobs are downloaded again, and the least recently used are evicted.
 - Scratch folders stay local. A worker on another machine that takes over a job computes the missing results again.
 - obstore does the retries and reads credentials and region from the AWS_ variables. Only this module imports obstore.
+- A bucket that is slow is no error as long as bytes arrive. A bucket that refuses, throttles or is missing is
+  StorageUnavailable, and a blob counts as missing only if the bucket itself exists.
+- No decision rests on a complete listing: a listed blob is asked for before it is deleted.
 """
 
 from __future__ import annotations
@@ -23,13 +26,21 @@ import obstore
 from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import S3Store
 
-from app.sdk.errors import BucketMissing, InternalError, InvalidRequest, Unavailable
+from app.sdk.errors import BucketMissing, InternalError, InvalidRequest, StorageUnavailable
 from app.storage.erasure_ledger import LedgerEntry
+from app.storage.errors import RETRY_AFTER, storage_errors
 from app.storage.local import GRACE, Storage, Writer
 
 IN_USE = 600.0  # seconds since its last use for which a cached blob is not evicted
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _PIECE = 8 * 1024 * 1024
+_AWAY = "The bucket of the stored files cannot be reached at the moment"
+_TIMEOUTS = {
+    "connect_timeout": timedelta(seconds=5),
+    "read_timeout": timedelta(seconds=20),  # without a byte
+    "timeout": timedelta(minutes=30),  # of a whole request; a large volume over a slow line takes minutes
+}
+_PARALLEL_PARTS = 2  # of one upload; more parts at the same time would each be too slow over a slow line
 _RETRIES = {
     "max_retries": 5,
     "retry_timeout": timedelta(seconds=30),
@@ -55,27 +66,29 @@ class BucketStorage(Storage):
     def path(self, digest: str) -> Path:
         """Return the path of the local copy, downloaded if needed; it does not exist if the bucket lacks the blob."""
         local = self._local(digest)
-        if not local.exists():
-            with suppress(FileNotFoundError):
+        with storage_errors(missing=True), suppress(FileNotFoundError):
+            if not local.exists():
                 self._fetch(digest)
-        else:
-            with suppress(FileNotFoundError):  # record the access time; keep the modification time
+            else:  # record the access time; keep the modification time
                 os.utime(local, (time.time(), local.stat().st_mtime))
         return local
 
     def exists(self, digest: str) -> bool:
         """Whether the bucket has the blob."""
-        with _obstore_errors(), suppress(FileNotFoundError):
-            obstore.head(self._bucket, _key(digest))
-            return True
-        self._check_bucket()
-        return False
+        try:
+            with _obstore_errors():
+                obstore.head(self._bucket, _key(digest))
+        except FileNotFoundError:
+            self._check_bucket()
+            return False
+        return True
 
     def verify(self, digest: str) -> bool:
         """Whether the blob is stored and intact; a damaged local copy is deleted and downloaded again."""
         if super().verify(digest):
             return True
-        self._local(digest).unlink(missing_ok=True)
+        with storage_errors():
+            self._local(digest).unlink(missing_ok=True)
         try:
             self._fetch(digest)
         except (FileNotFoundError, InternalError):
@@ -112,6 +125,7 @@ class BucketStorage(Storage):
             obstore.delete(self._bucket, _key(digest))
         self._local(digest).unlink(missing_ok=True)
 
+    @storage_errors()
     def sweep_incoming(self, *, older_than: float) -> int:
         """Evict blobs from the cache, then delete the temporary files of interrupted uploads."""
         self._evict()
@@ -123,29 +137,43 @@ class BucketStorage(Storage):
         self._check_bucket()
 
     def _check_bucket(self) -> None:
-        """Raise BucketMissing if there is no bucket: the answer to a HEAD is the same for a missing blob."""
+        """Raise BucketMissing if there is no bucket; a request for a blob gives the same 404 for both."""
         with _bucket_errors():
             obstore.list_with_delimiter(self._bucket, ".probe/")
 
     def upload(self, digest: str, file: Path) -> None:
-        """Upload a local file to the bucket; an unreachable bucket raises Unavailable, a missing one BucketMissing."""
+        """Upload a local file to the bucket; raises StorageUnavailable, and BucketMissing, which is one."""
         with _bucket_errors():
-            obstore.put(self._bucket, _key(digest), file)
+            obstore.put(self._bucket, _key(digest), file, max_concurrency=_PARALLEL_PARTS)
 
     def _fetch(self, digest: str) -> None:
         """Download a blob to the cache and verify its digest."""
         part = self._incoming / secrets.token_hex(16)
         hashed = hashlib.sha256()
         try:
-            with _obstore_errors(), part.open("xb") as file:
-                for piece in obstore.get(self._bucket, _key(digest)).stream(min_chunk_size=_PIECE):
+            with storage_errors():
+                file = part.open("xb")
+            with file:
+                for piece in self._pieces(digest):
                     hashed.update(piece)
-                    file.write(piece)
+                    with storage_errors():
+                        file.write(piece)
             if hashed.hexdigest() != digest:
                 raise InternalError("A stored file is damaged; the operator can run `rlvo fsck --deep`")
-            part.replace(self._target(digest))
+            with storage_errors():
+                part.replace(self._target(digest))
         finally:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+
+    def _pieces(self, digest: str) -> Iterator[obstore.Bytes]:
+        """Yield the bytes of a blob; a missing blob raises FileNotFoundError."""
+        try:
+            with _obstore_errors():
+                yield from obstore.get(self._bucket, _key(digest)).stream(min_chunk_size=_PIECE)
+        except FileNotFoundError:
+            self._check_bucket()
+            raise
 
     def _listed(self) -> Iterator[tuple[str, float]]:
         """Yield each blob of the bucket and the time of its last upload."""
@@ -204,7 +232,7 @@ class _BucketWriter(Writer):
 
 def _connect(url: str, endpoint: str) -> S3Store:
     options: dict[str, object] = {"endpoint": endpoint} if endpoint else {}
-    client_options = {"allow_http": True} if endpoint.startswith("http://") else {}
+    client_options = {**_TIMEOUTS, "allow_http": endpoint.startswith("http://")}
     try:
         return S3Store.from_url(url, client_options=client_options, retry_config=_RETRIES, **options)  # type: ignore[arg-type]
     except (BaseError, ValueError) as error:
@@ -219,7 +247,7 @@ def _key(digest: str) -> str:
 
 @contextmanager
 def _obstore_errors() -> Iterator[None]:
-    """Convert the errors of obstore: a missing object to FileNotFoundError, all others to Unavailable."""
+    """Convert the errors of obstore: a missing object to FileNotFoundError, all others to StorageUnavailable."""
     try:
         yield
     except (NotFoundError, FileNotFoundError, BaseError) as error:
@@ -227,7 +255,7 @@ def _obstore_errors() -> Iterator[None]:
             raise _missing() from error
         if isinstance(error, NotFoundError | FileNotFoundError):
             raise FileNotFoundError from error
-        raise Unavailable("The bucket of the stored files cannot be reached at the moment", retry_after=5) from error
+        raise StorageUnavailable(_AWAY, retry_after=RETRY_AFTER) from error
 
 
 @contextmanager
@@ -243,5 +271,5 @@ def _bucket_errors() -> Iterator[None]:
 def _missing() -> BucketMissing:
     return BucketMissing(
         "The bucket that RLVO_STORAGE_URL or RLVO_ERASURE_LEDGER names does not exist. The operator must create it",
-        retry_after=5,
+        retry_after=RETRY_AFTER,
     )

@@ -5,7 +5,10 @@ Design notes:
 - The job engine logs each completed step, so a worker that takes over continues after the last one.
 - `prepare`, `predict` and `explain` are pure functions of the stored study and the model version. If an output is gone,
   for example because another machine takes over, the pipeline computes it again before the step that needs it.
-- A step never raises. An RlvoError below 500 is final at once; any other error leads to a new try.
+- A step never raises. An RlvoError below 500 is final at once, because the input is at fault.
+- A fault of the environment (storage, disk, database, threads) ends the step as waiting: the job goes back into the
+  queue and is tried again until the fault is over. A waiting job whose disk is full gives up its scratch folder.
+- Any other error leads to a new try, `TRIES` in all, because the program is at fault.
 - The log shows the type and the place of an unexpected error. Its message may hold a value of the patient.
 - Only `record` writes to the database, in one transaction.
 """
@@ -23,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from app.core.concurrency import submit
+from app.core.environment import disk_is_full, is_environment_fault
 from app.core.logging import error_location
 from app.database import audit, job_state, predictions, shadow_scores
 from app.database.job_state import JobStudy, PredictionResult
@@ -33,7 +37,7 @@ from app.imaging.io.limits import Limits
 from app.inference.ensemble_predictor import EXACT_METHOD
 from app.inference.model_cache import ModelCache, out_of_memory
 from app.registry.model_store import StoredVersion
-from app.sdk.errors import InternalError, RlvoError
+from app.sdk.errors import DatabaseUnavailable, InternalError, RlvoError, StorageFull, StorageUnavailable
 from app.sdk.summary import warning_codes
 from app.sdk.types import (
     Attribution,
@@ -59,6 +63,7 @@ log = logging.getLogger("rlvo.job")
 
 TRIES = 3  # largest number of tries of a step that fails unexpectedly, and of starts of a job that stops its worker
 _INTERVAL: TypeAdapter[Interval | None] = TypeAdapter(Interval | None)
+_MACHINE = "The machine, its disk or the model store cannot be used; the operator can find the cause in the log"
 PAUSE = 0.5  # seconds before the second try; the pause before the third try is twice as long
 
 
@@ -112,6 +117,10 @@ def record(context: PredictionContext, store: Callable[[PredictionResult], None]
     attribution = None
     if context.study.explain:
         explanation = context.explanation()
+        size = context.scratch.size(digest for _, digest, _ in explanation["files"])
+        if size is None:
+            raise _FileGone
+        context.storage.require(size)  # a full disk is noticed before half of the files are written
         # In parallel: the disk syncs many files in the time of one.
         writes = [submit(partial(_publish, context, *file)) for file in explanation["files"]]
         stored = [write.result() for write in writes]
@@ -155,7 +164,7 @@ class PredictionPipeline:
         return PredictionContext(study, self.model_cache, self.storage, self.limits)
 
     def step(self, stage: Stage, context: PredictionContext) -> StepResult:
-        """Runs one step until it succeeds, is refused, or has failed `TRIES` times. Never raises an Exception."""
+        """Runs one step until it succeeds, waits, is refused or has failed `TRIES` times. Never raises an Exception."""
         started = time.monotonic()
         failure: FailureRecord = {}
         for number in range(1, TRIES + 1):
@@ -163,11 +172,17 @@ class PredictionPipeline:
             try:
                 digest = self._run(stage, context)
                 return {"digest": digest, "seconds": round(time.monotonic() - started, 4)}
+            except (StorageFull, StorageUnavailable, DatabaseUnavailable) as error:
+                return self.waiting(stage, context, error)
             except RlvoError as error:
+                if is_environment_fault(error):
+                    return self.waiting(stage, context, error)
                 failure = failure_record(error)
                 if error.status < 500:
                     break
             except Exception as error:  # noqa: BLE001 - every error of a step must end in the record, not in a crash
+                if is_environment_fault(error):
+                    return self.waiting(stage, context, error)
                 full = out_of_memory(error)
                 log.error("%s of %s: %s", stage, context.study.id, error_location(error))
                 failure = failure_record(
@@ -179,12 +194,27 @@ class PredictionPipeline:
                 time.sleep(PAUSE * number)
         return {"failure": failure}
 
+    def waiting(self, stage: Stage, context: PredictionContext, error: Exception) -> StepResult:
+        """The result of a step that met a fault of the environment."""
+        log.warning("%s of %s waits: %s", stage, context.study.id, error_location(error))
+        if isinstance(error, StorageFull) or disk_is_full(error):
+            context.scratch.clear()  # makes place for others; the outputs are computed again
+            return {"waiting": "The storage is full; the operator can free disk space"}
+        if isinstance(error, DatabaseUnavailable):
+            return {"waiting": "The database cannot be reached"}
+        return {"waiting": error.detail if isinstance(error, StorageUnavailable) else _MACHINE}
+
     def fail(self, study: JobStudy, failure: FailureRecord) -> None:
         """Records the failure of a prediction, unless this run has lost the prediction."""
         with self.database.session() as session:
             if job_state.fail(session, study, Failure.model_validate(failure)):
                 self.queue.queue_webhooks(session, study.id)
                 audit.append(session, "worker", "prediction.failed", study.id, {"code": failure["code"]})
+
+    def wait(self, study: JobStudy, detail: str, step: int) -> None:
+        """Returns a prediction to the queue until the environment works again, unless this run has lost it."""
+        with self.database.session() as session:
+            job_state.wait(session, study, detail, step=step)
 
     def clear_scratch(self, prediction_id: str) -> None:
         """Clears the scratch folder of a finished prediction; another run may need that of an unfinished one."""
@@ -234,7 +264,12 @@ class PredictionPipeline:
                 return context.put_output(stage, compute(context))
             if each in context.results and not context.load_output(each):
                 context.results[each]["digest"] = context.put_output(each, compute(context))
-        record(context, partial(self._succeed, context.study))
+        store = partial(self._succeed, context.study)
+        try:
+            record(context, store)
+        except _FileGone:
+            context.put_output(Stage.EXPLAIN, explain(context))
+            record(context, store)
         return ""
 
     def _succeed(self, study: JobStudy, result: PredictionResult) -> None:
@@ -244,7 +279,11 @@ class PredictionPipeline:
                     self.queue.queue_webhooks(session, study.id)
                     audit.append(session, "worker", "prediction.succeeded", study.id)
 
-        retry_until_available(store)
+        retry_until_available(store, also_full=False)
+
+
+class _FileGone(Exception):
+    """A file of the explanation is missing or damaged in the scratch folder."""
 
 
 def failure_record(error: RlvoError) -> FailureRecord:
@@ -274,7 +313,7 @@ def _publish(context: PredictionContext, name: str, digest: str, media_type: str
     """Makes a blob of a file in the scratch folder."""
     data = context.scratch.get(digest)
     if data is None:
-        raise InternalError("A map or a figure is missing from the scratch folder. Send the study again")
+        raise _FileGone
     return Artifact(name, context.storage.put(data), len(data), media_type)
 
 

@@ -23,8 +23,9 @@ from app.imaging.perfusion import bolus_check
 from app.inference.model_cache import ModelCache
 from app.inference.model_input import ModelInput
 from app.sdk.clinical import ClinicalRecord
-from app.sdk.errors import InternalError, ModelNotReady
+from app.sdk.errors import InternalError, ModelNotFound, ModelNotReady, StorageUnavailable
 from app.sdk.types import Input, Stage
+from app.storage.errors import storage_errors
 from app.storage.local import ScratchFolder, Storage
 
 if TYPE_CHECKING:
@@ -34,11 +35,15 @@ FailureRecord = dict[str, str]  # code, title and detail of a `Failure`, as plai
 
 
 class StepResult(TypedDict, total=False):
-    """Result of a step in the log of the job engine: digest of the output and seconds, or the failure."""
+    """Result of a step in the log of the job engine: digest of the output and seconds, or the failure.
+
+    ``waiting`` says which fault of the environment stopped the step; the step runs again later.
+    """
 
     digest: str
     seconds: float
     failure: FailureRecord
+    waiting: str
 
 
 StepResults = dict[Stage, StepResult]
@@ -72,8 +77,14 @@ class PredictionContext:
         Raises:
             ModelNotFound: The model store has no such version.
             ModelNotReady: The files of the version have changed since then, or they fail their checks.
+            StorageUnavailable: The model store has no version at all, because its folder is not there.
         """
-        version = self.model_cache.version(self.study.model.name, self.study.model.version)
+        try:
+            version = self.model_cache.version(self.study.model.name, self.study.model.version)
+        except ModelNotFound as error:
+            if self.model_cache.registry.names():
+                raise
+            raise StorageUnavailable("The model store has no version; the operator can check its folder") from error
         if version.digest != self.study.model.digest:
             raise ModelNotReady("The model version has changed since the study was accepted. Send the study again")
         return version
@@ -88,7 +99,12 @@ class PredictionContext:
         return ClinicalRecord.model_validate_json(json.dumps(self.study.clinical))
 
     def volumes(self) -> dict[Input, Volume]:
-        """All volumes of the study, read in parallel. Raises InternalError for a missing or damaged one."""
+        """All volumes of the study, read in parallel.
+
+        Raises:
+            InternalError: A volume is damaged.
+            StorageUnavailable: A volume is missing, or the storage cannot be read.
+        """
         reads = {
             name: submit(partial(self._read_verified, name)) for name in self.study.inputs if name not in self._volumes
         }
@@ -130,11 +146,17 @@ class PredictionContext:
         return dict(json.loads(self._outputs[Stage.EXPLAIN]))
 
     def _read_verified(self, name: Input) -> Volume:
-        if not self.storage.verify(self.study.inputs[name].sha256):
-            raise InternalError("A stored volume is missing or damaged. The operator can find it with `rlvo fsck`")
+        digest = self.study.inputs[name].sha256
+        if not self.storage.verify(digest):
+            # A folder that is not mounted, or a bucket after a failover, lacks blobs for some time. Wrong bytes stay.
+            if not self.storage.exists(digest):
+                raise StorageUnavailable("A stored volume is missing; the operator can find it with `rlvo fsck`")
+            if not self.storage.verify(digest):
+                raise InternalError("A stored volume is damaged. The operator can find it with `rlvo fsck --deep`")
         return self._read(name)
 
     def _read(self, name: Input) -> Volume:
-        volume = nifti.read(self.storage.path(self.study.inputs[name].sha256), field=name, limits=self.limits)
+        with storage_errors():
+            volume = nifti.read(self.storage.path(self.study.inputs[name].sha256), field=name, limits=self.limits)
         interval_s = self.study.ctp_interval_s if name is Input.CTP else None
         return volume if interval_s is None else bolus_check.with_interval(volume, interval_s)

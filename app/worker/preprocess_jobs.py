@@ -5,6 +5,7 @@ Design notes:
   of the engine hold no path of a patient's file.
 - A job may run twice: a study that is in the cache already is left as it is.
 - A job that fails leaves a file with the reason. A job that stops its worker each time is given up.
+- A fault of the environment is no reason: the job raises, and the engine starts it again until the fault is over.
 - All workers must see the folder of the cohort under the same path, on other machines by a shared disk.
 """
 
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from app.core.environment import is_environment_fault
 from app.inference import preprocess_cache
 from app.sdk.errors import RlvoError
 from app.sdk.types import Input
@@ -70,7 +72,10 @@ class PreprocessJob:
         return self.folder / f"{self.key}.tries"
 
     def run_job(self, tries: int) -> None:
-        """Prepares the study into the cache, or writes the reason of the failure; at most ``tries`` times."""
+        """Prepares the study into the cache, or writes the reason of the failure; at most ``tries`` times.
+
+        Raises the error of a full disk or another fault of the environment.
+        """
         if self.ended or not self.path.exists():
             return
         with self._tries.open("ab") as file:
@@ -82,6 +87,10 @@ class PreprocessJob:
         try:
             preprocess_cache.prepare_cached(volumes, self.folder)
         except (RlvoError, OSError) as error:
+            if is_environment_fault(error):
+                with suppress(OSError):
+                    self._tries.unlink()  # this try does not count
+                raise
             self._fail(getattr(error, "detail", None) or type(error).__name__)
 
     def clear(self) -> None:

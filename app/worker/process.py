@@ -17,11 +17,14 @@ import threading
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeVar
 
 from dbos import DBOS, DBOSConfig
 
 from app.core.config import Settings
 from app.core.egress import EgressClient
+from app.core.environment import is_environment_fault
+from app.core.logging import error_location
 from app.core.tracing import Traces
 from app.core.tracing_factory import create_traces
 from app.database.session import Database, retry_until_available
@@ -37,10 +40,12 @@ from app.worker.model_loading import ModelLoader
 from app.worker.pipeline import PredictionPipeline
 from app.worker.queue import APPLICATION, SERIALIZER, Queue
 from app.worker.retention import ORPHAN_AGE, Retention, sweep
-from app.worker.supervision import Supervisor
+from app.worker.supervision import FIRST_PAUSE, LONGEST_PAUSE, Supervisor
 from app.worker.tensor_server import TensorServer
 from app.worker.webhooks import WebhookSender
 from app.worker.workflows import Workflows
+
+T = TypeVar("T")
 
 log = logging.getLogger("rlvo.worker")
 
@@ -52,8 +57,22 @@ REPLAY_PAUSE = 5.0  # seconds until the ledger of erasures is read again, if it 
 
 
 def run(settings: Settings) -> None:
-    """Runs one worker until SIGTERM or SIGINT."""
-    Worker(settings).run()
+    """Runs one worker until SIGTERM or SIGINT. Its start waits while the data folder cannot be used."""
+    _retry_environment(lambda: Worker(settings)).run()
+
+
+def _retry_environment(action: Callable[[], T], stop: threading.Event | None = None) -> T:
+    """Repeats ``action`` while the environment is at fault; after ``stop``, raises its error."""
+    pause, stop = FIRST_PAUSE, stop or threading.Event()
+    while True:
+        try:
+            return action()
+        except Exception as error:
+            if not is_environment_fault(error) or stop.is_set():
+                raise
+            log.warning("the worker waits for its environment: %s", error_location(error))
+        stop.wait(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
 
 
 class Worker:
@@ -98,7 +117,7 @@ class Worker:
         sys.setswitchinterval(SWITCH_INTERVAL)
         retry_until_available(self._database.upgrade)
         retry_until_available(self._queue.upgrade)
-        self._supervisor.heartbeat()
+        retry_until_available(self._supervisor.heartbeat)
         watching = self._start_periodic(self._settings.heartbeat, self._supervisor.watch)
         self._start_periodic(SWEEP_EVERY, self._sweep)
         self._start_periodic(self._settings.heartbeat, self._supervisor.load_models, nice=LOADING_NICE)
@@ -106,7 +125,7 @@ class Worker:
         self._load_default_model()
         self._replay_erasures()
         self._launch_engine()
-        self._tensor_server.open()
+        self._open_tensor_server()
         log.info("worker %s takes predictions", self.id)
         self._stop.wait()
         log.info("worker %s drains", self.id)
@@ -138,6 +157,13 @@ class Worker:
         self.workflows.register()
         DBOS.launch()
 
+    def _open_tensor_server(self) -> None:
+        """Opens the socket for prepared tensors. Predictions need none, so they do not wait for it."""
+        try:
+            _retry_environment(self._tensor_server.open, self._stop)
+        except OSError as error:
+            log.error("there is no socket for prepared tensors: %s", error_location(error))
+
     def _load_default_model(self) -> None:
         """Loads the default version. Without one, the worker still serves the versions that requests name."""
         try:
@@ -145,7 +171,9 @@ class Worker:
             self._model_cache.version(entry.name, entry.version)
         except RlvoError as error:
             log.error("the default model is not loaded: %s", error.detail)
-        self._supervisor.heartbeat()
+        except OSError as error:
+            log.error("the default model is not loaded: %s", error_location(error))
+        retry_until_available(self._supervisor.heartbeat)
 
     def _replay_erasures(self) -> None:
         """Erases again what a restore of the database has brought back, before any job of it runs."""

@@ -20,6 +20,7 @@ from dbos import error as engine_errors
 from sqlalchemy.orm import Session
 
 from app.database import webhooks
+from app.database.job_state import WaitingJob
 from app.database.session import Database
 
 APPLICATION = "rlvo"
@@ -53,11 +54,12 @@ class Queue:
 
     def upgrade(self) -> None:
         """Creates or migrates the tables of the engine; call it after `Database.upgrade`."""
-        DBOS.migrate(self._database.url.render_as_string(hide_password=False))
-        self._client.register_queue(QUEUE, worker_concurrency=1, polling_interval_sec=POLLING_SECONDS)
-        self._client.register_queue(
-            WEBHOOK_QUEUE, worker_concurrency=WEBHOOK_CONCURRENCY, polling_interval_sec=WEBHOOK_POLLING_SECONDS
-        )
+        with self._database.errors():
+            DBOS.migrate(self._database.url.render_as_string(hide_password=False))
+            self._client.register_queue(QUEUE, worker_concurrency=1, polling_interval_sec=POLLING_SECONDS)
+            self._client.register_queue(
+                WEBHOOK_QUEUE, worker_concurrency=WEBHOOK_CONCURRENCY, polling_interval_sec=WEBHOOK_POLLING_SECONDS
+            )
 
     def submit(self, session: Session, prediction_id: str, *, priority: int = 1) -> None:
         """Queues the job of a prediction when the transaction of the session is committed.
@@ -140,6 +142,18 @@ class Queue:
         """Queues a broken job again from its first step; a result is still recorded only once."""
         with suppress(engine_errors.DBOSException):  # another worker restarted it first
             self._client.rewind_workflow(job, queue_name=WEBHOOK_QUEUE if job.startswith(_WEBHOOK_PREFIX) else QUEUE)
+
+    def continue_waiting(self, job: WaitingJob) -> None:
+        """Queues the job of a waiting prediction again, from the step that met the fault of the environment."""
+        try:
+            self._client.rewind_workflow(job.id, start_step=job.step, queue_name=QUEUE)
+        except engine_errors.DBOSNonExistentWorkflowError:  # it ended so long ago that it was pruned
+            self._client.enqueue(
+                {"workflow_name": JOB, "queue_name": QUEUE, "workflow_id": job.id, "priority": job.queue_position},
+                job.id,
+            )
+        except engine_errors.DBOSException:  # its last run has not ended yet, or another worker was faster
+            pass
 
     def prune(self, *, older_than: float) -> None:
         """Deletes jobs that ended more than ``older_than`` seconds ago; the predictions stay."""

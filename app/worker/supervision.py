@@ -4,6 +4,9 @@ Design notes:
 - Each worker watches all others (see `LivenessMonitor`). The worker that deregisters a stopped one requeues its jobs.
 - The job engine drops a job if the database fails while it logs a step. Such a job is assigned to a worker and not
   active in it; after one lease it goes back into the queue. A job that the engine has given up starts again.
+- A prediction that waits for the environment is tried again after a pause that doubles with each try. The pause is
+  measured with the monotonic clock of the watcher, so a jump of the wall clock neither prolongs nor shortens it.
+- Only a few waiting jobs are queued at a time, acute ones first, so that an outage of hours leaves no flood of tries.
 """
 
 from __future__ import annotations
@@ -11,10 +14,11 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from app.database import workers
+from app.database import job_state, workers
 from app.database.session import Database, now
 from app.inference.model_cache import ModelCache
 from app.worker import resource_limits
@@ -23,6 +27,10 @@ from app.worker.model_loading import ModelLoader
 from app.worker.queue import Queue
 
 log = logging.getLogger("rlvo.worker")
+
+FIRST_PAUSE = 1.0
+LONGEST_PAUSE = 15.0
+CONTINUED_AT_ONCE = 8  # waiting jobs that one watch of one worker queues again
 
 
 @dataclass
@@ -37,6 +45,7 @@ class Supervisor:
     liveness: LivenessMonitor
     started: datetime = field(default_factory=now)
     heartbeats: int = 0
+    _waiting_since: dict[tuple[str, int], float] = field(default_factory=dict)
 
     def heartbeat(self) -> None:
         """Writes the row of this worker."""
@@ -65,7 +74,7 @@ class Supervisor:
             self.heartbeat()
 
     def watch(self) -> None:
-        """Writes a heartbeat, requeues the jobs of stopped workers, and restarts broken jobs."""
+        """Writes a heartbeat, requeues the jobs of stopped workers, and restarts broken and waiting jobs."""
         self.heartbeat()
         with self.database.reading() as session:
             registered = workers.registered(session)
@@ -80,6 +89,19 @@ class Supervisor:
         self._requeue(self.liveness.orphaned_jobs(running, {worker.id for worker in registered}))
         for job in self.queue.broken():
             self.queue.restart(job)
+        self._continue_waiting()
+
+    def _continue_waiting(self) -> None:
+        """Queues waiting jobs again whose pause is over."""
+        with self.database.reading() as session:
+            waiting = job_state.waiting(session)
+        current_time = time.monotonic()
+        since = {(job.id, job.run): self._waiting_since.get((job.id, job.run), current_time) for job in waiting}
+        due = [job for job in waiting if current_time - since[job.id, job.run] >= pause(job.tries)]
+        for job in due[:CONTINUED_AT_ONCE]:
+            self.queue.continue_waiting(job)
+            since[job.id, job.run] = current_time
+        self._waiting_since = since
 
     def leave(self) -> None:
         """Requeues the unfinished jobs of this worker and deregisters it. Raises DatabaseUnavailable."""
@@ -94,3 +116,8 @@ class Supervisor:
     def _requeue(self, jobs: set[str]) -> None:
         if jobs:
             self.queue.requeue(sorted(jobs))
+
+
+def pause(tries: int) -> float:
+    """Seconds before the next try of a prediction that waits for the environment."""
+    return float(min(FIRST_PAUSE * 2 ** min(tries - 1, 10), LONGEST_PAUSE))

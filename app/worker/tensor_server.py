@@ -29,6 +29,7 @@ from app.worker import ipc
 
 log = logging.getLogger("rlvo.inference")
 
+ACCEPT_PAUSE = 0.2  # seconds after a failed accept
 THREADS = 4  # requests that are read and parsed while another one is computed
 
 
@@ -56,8 +57,10 @@ class TensorServer:
         while not self._closing.is_set():
             try:
                 connection = self._listener.accept()
-            except OSError:  # closed
-                return
+            except OSError:
+                # Closed; or the process has no free file descriptor, and the request waits until it has one.
+                self._closing.wait(ACCEPT_PAUSE)
+                continue
             try:
                 self._threads.submit(self._serve, connection)
             except RuntimeError:  # closing

@@ -5,6 +5,8 @@ Design notes:
   answers the completed steps from its log.
 - The row of the prediction decides whether the work goes on. `predict` checks it before each step, so a cancelled,
   erased or taken-over prediction ends there.
+- A step that meets a fault of the environment ends the job without a result. The prediction is then waiting, and the
+  supervisor of any worker starts the job again from this step.
 - A job that stops its worker too often within one stage fails with the code of `Quarantined`.
 - Names of workflows and steps, their arguments and the results of steps stay the same in all releases, so a new release
   continues the jobs of an old one.
@@ -29,12 +31,12 @@ from app.database.session import Database, retry_until_available
 from app.inference.model_cache import ModelCache
 from app.registry.aliases import SHADOW
 from app.registry.model_store import StoredVersion
-from app.sdk.errors import Erased, PredictionNotFound, Quarantined, RlvoError
-from app.sdk.types import Stage
+from app.sdk.errors import Erased, PredictionNotFound, Quarantined, RlvoError, StorageFull
+from app.sdk.types import WAITING_FOR_STORAGE, Stage
 from app.worker import resource_limits
 from app.worker.liveness import LivenessMonitor
 from app.worker.pipeline import TRIES, PredictionPipeline, failure_record
-from app.worker.prediction_context import FailureRecord, PredictionContext, StepResult
+from app.worker.prediction_context import PredictionContext, StepResult
 from app.worker.queue import JOB, PREPARE_JOB, SHADOW_JOB, WEBHOOK_JOB, Queue
 from app.worker.webhooks import WebhookSender
 
@@ -82,13 +84,20 @@ class Workflows:
                 bound_fields(trace=span.trace_context.trace, prediction=study.id),
             ):
                 with resource_limits.cpu(self.cpu_limit), closing(self.pipeline.begin(study)) as context:
-                    failure = QUARANTINED if study.attempts > TRIES else self._run_steps(context, span)
-                if failure is None:
-                    self._queue_shadow(study)
-                else:
+                    last: StepResult = {"failure": QUARANTINED}
+                    if study.attempts <= TRIES:
+                        last = self._run_steps(context, span)
+                    step = len(context.results) + 1
+                if waiting := last.get("waiting"):
+                    span.fail(WAITING_FOR_STORAGE)
+                    log.warning("prediction %s is %s: %s", prediction_id, WAITING_FOR_STORAGE, waiting)
+                    retry_until_available(partial(self.pipeline.wait, study, waiting, step))
+                elif failure := last.get("failure"):
                     span.fail(failure["code"])
                     log.error("prediction %s failed: %s", prediction_id, failure["detail"])
                     retry_until_available(partial(self.pipeline.fail, study, failure))
+                else:
+                    self._queue_shadow(study)
         retry_until_available(partial(self.pipeline.clear_scratch, prediction_id))
 
     def shadow(self, prediction_id: str) -> None:
@@ -108,18 +117,22 @@ class Workflows:
         with resource_limits.cpu(self.cpu_limit):
             preprocess_jobs.job_at(Path(path)).run_job(TRIES)
 
-    def _run_steps(self, context: PredictionContext, span: Span) -> FailureRecord | None:
-        """Returns the failure of a step; None if the answer is recorded or this run has lost the prediction."""
+    def _run_steps(self, context: PredictionContext, span: Span) -> StepResult:
+        """Returns the result of a step that failed or waits; empty if the answer is recorded or the prediction lost."""
         for stage in Stage:
             if stage is Stage.EXPLAIN and not context.study.explain:
                 continue
-            if not retry_until_available(partial(self._advance, context.study, stage)):
-                return None
-            result = DBOS.run_step({"name": stage}, self._traced_step, span.trace_context, stage, context)
-            if failure := result.get("failure"):
-                return failure
+            try:
+                if not retry_until_available(partial(self._advance, context.study, stage), also_full=False):
+                    return {}
+                with self.database.errors():  # the engine logs the step in the same database
+                    result = DBOS.run_step({"name": stage}, self._traced_step, span.trace_context, stage, context)
+            except StorageFull as error:
+                return self.pipeline.waiting(stage, context, error)
+            if "failure" in result or "waiting" in result:
+                return result
             context.results[stage] = result
-        return None
+        return {}
 
     def _traced_step(self, parent: TraceContext, stage: Stage, context: PredictionContext) -> StepResult:
         with self.traces.span(stage, parent, prediction=context.study.id) as span:

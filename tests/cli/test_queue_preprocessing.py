@@ -22,6 +22,7 @@ from app.training.errors import CohortFault
 from app.training.preprocess import preprocess
 from app.training.progress import ProgressReporter
 from app.worker import preprocess_jobs
+from tests.disks import fill
 from tests.factory import tiny_version
 
 COARSE = {"ncct": (4.0, 4.0, 4.0), "cta": (4.0, 4.0, 4.0), "perfusion": (5.0, 5.0, 6.0)}
@@ -84,3 +85,23 @@ def test_prepared_study_is_not_prepared_again(studies: list[CohortRow], tmp_path
     prepared.write_bytes(b"prepared")
     preprocess_jobs.job_at(job.path).run_job(tries=3)
     assert prepared.read_bytes() == b"prepared"
+
+
+def test_full_disk_ends_no_job_and_uses_up_no_try(studies: list[CohortRow], small_disk: Path) -> None:
+    ((_, job),) = preprocess_jobs.write(studies[:1], small_disk)
+    job._tries.touch()
+    filler = fill(small_disk)
+    for _ in range(5):  # more than the tries
+        with pytest.raises(OSError, match="No space left"):
+            preprocess_jobs.job_at(job.path).run_job(tries=3)
+    assert not job.ended
+    with filler.open("r+b") as file:
+        file.truncate(filler.stat().st_size - 8192)  # enough to count the try, not for the study
+    with pytest.raises(OSError, match="No space left"):
+        preprocess_jobs.job_at(job.path).run_job(tries=3)
+    assert not job.ended
+    assert sorted(path.suffix for path in small_disk.iterdir()) == ["", ".order"]
+    filler.unlink()
+    preprocess_jobs.job_at(job.path).run_job(tries=3)
+    assert job.ended
+    assert not job.given_up

@@ -104,6 +104,9 @@ def test_upgrade_from_0007_keeps_all_values(database_0007: Database) -> None:
     assert (row.queue_position, row.run, row.attempts) == (1_000_000_007, 2, 1)
     assert (prediction.status, prediction.created, prediction.subject) == (Status.QUEUED, TIME, "S-1")
     assert (study.clinical, study.explain, study.exact) == ({"age": 71}, True, True)
+    assert prediction.waiting is None
+    with database_0007.reading() as reading:
+        assert job_state.waiting(reading) == []  # a queued row of an earlier release waits for a worker only
     database_0007.close()
 
 

@@ -20,6 +20,7 @@ import pytest
 from app.core.filesystem import locked
 from app.sdk.errors import InternalError, StorageFull
 from app.storage.local import Storage
+from tests.disks import MIB, fill
 
 DATA = b"a volume" * 1000
 
@@ -219,3 +220,14 @@ def test_suspended_upload_does_not_block_others(storage: Storage) -> None:
         assert not storage.delete(digest)  # a later sweep deletes it
         assert time.monotonic() - start < 5
     assert storage.delete(digest)
+
+
+def test_disk_without_enough_space_for_a_study_counts_as_full(small_disk: Path) -> None:
+    storage = Storage(small_disk / "blobs")
+    storage.probe()
+    filler = fill(small_disk, free=MIB)
+    with pytest.raises(StorageFull):
+        storage.probe()
+    assert storage.put(DATA)  # a small study still fits
+    filler.unlink()
+    storage.probe()

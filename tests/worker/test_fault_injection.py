@@ -6,9 +6,6 @@ They are real: a full tmpfs, a stopped PostgreSQL, processes with a shifted cloc
 from __future__ import annotations
 
 import asyncio
-import shutil
-import socket
-import subprocess
 import tempfile
 import time
 import warnings
@@ -25,57 +22,17 @@ from app.database.session import Database
 from app.sdk.types import Prediction, Status
 from app.worker.queue import Queue
 from tests import deployment as deployments
+from tests.api_client import STUDY, ApiClient
 from tests.deployment import Deployment
+from tests.disks import fill
 from tests.fork_server import ForkServer
 from tests.study import volume_bytes
 
-STUDY = volume_bytes()
-MIB = 1024 * 1024
 DAY = 86400.0
 
 
 def wait(condition: Callable[[], bool]) -> None:
     deployments.wait(condition, seconds=180)
-
-
-class ApiClient:
-    """An API process and an HTTP client of it."""
-
-    def __init__(self, deployment: Deployment) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        deployment.start_api(port)
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
-        wait(self.alive)
-
-    def __enter__(self) -> ApiClient:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.http.close()
-
-    def alive(self) -> bool:
-        try:
-            return self.http.get("/livez").is_success
-        except httpx.TransportError:
-            return False
-
-    def submit(self, key: str | None = None, content: bytes = STUDY) -> httpx.Response:
-        headers = {"Prefer": "respond-async"} | ({"Idempotency-Key": key} if key else {})
-        return self.http.post(
-            "/v1/predictions", files={"cta": ("cta.nii.gz", content)}, data={"explain": "false"}, headers=headers
-        )
-
-    def read(self, prediction_id: str) -> Prediction:
-        return Prediction.model_validate(self.http.get(f"/v1/predictions/{prediction_id}").json())
-
-    def expect_success(self, answer: httpx.Response) -> None:
-        assert answer.status_code in (200, 202), answer.text
-        prediction_id = answer.json()["id"]
-        wait(lambda: self.read(prediction_id).status.finished)
-        finished = self.read(prediction_id)
-        assert finished.status is Status.SUCCEEDED, finished.error
 
 
 def finished(deployment: Deployment, *ids: str) -> list[Prediction]:
@@ -89,34 +46,6 @@ def success_counts(deployment: Deployment) -> Counter[str]:
 
 
 # The disk -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 24 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24m", "rlvo-test", str(disk)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("needs root and the right to mount a tmpfs")
-    yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
-
-
-def fill(disk: Path) -> Path:
-    """Fills the disk to its last byte and returns the file that does so."""
-    filler = disk / "filler"
-    with filler.open("wb", buffering=0) as file:
-        for size in (MIB, 4096, 1):
-            try:
-                while file.write(b"\0" * size):
-                    pass
-            except OSError:
-                continue
-    assert shutil.disk_usage(disk).free == 0
-    return filler
 
 
 def deployment_on(disk: Path, model_store: Path, fork_server: ForkServer) -> Deployment:

@@ -53,7 +53,7 @@ async def live() -> Response:
 @router.get("/health/ready")
 async def ready(services: ServicesDep) -> Response:
     """Returns whether the server is ready, by the same checks as `/readyz`."""
-    is_ready = readiness.is_ready(await readiness.run_checks(services))
+    is_ready = readiness.is_ready(await services.readiness.run())
     return JSONResponse({"ready": is_ready}, 200 if is_ready else 503, headers=_PLAIN)
 
 

@@ -28,7 +28,7 @@ from app.api.parameters import (
 )
 from app.database import audit, erasures, predictions
 from app.database.status import State
-from app.sdk.errors import RlvoError
+from app.sdk.errors import InternalError
 from app.sdk.types import ErasureCertificate, Prediction, PredictionPage, Status
 
 HEARTBEAT = 15.0  # seconds without an event after which an event stream sends a comment
@@ -53,8 +53,8 @@ async def submit(
             prediction_id, replayed = await submission.accept(
                 services, caller, upload, reservation, request.state.trace_context, priority
             )
-    except (RlvoError, ClientDisconnect) as error:
-        code = error.code if isinstance(error, RlvoError) else "client-gone"
+    except Exception as error:
+        code = "client-gone" if isinstance(error, ClientDisconnect) else getattr(error, "code", InternalError.code)
         await submission.refuse(services, caller, reservation, code, request.state.trace_id)
         raise
     settings = services.settings
@@ -163,4 +163,5 @@ async def _events(services: Services, prediction_id: str) -> AsyncIterator[str]:
 
 
 def _state(prediction_id: str, state: State) -> str:
-    return json.dumps({"id": prediction_id, "status": state.status, "stage": state.stage, "progress": state.progress})
+    members = {"id": prediction_id, "status": state.status, "stage": state.stage, "progress": state.progress}
+    return json.dumps(members | ({"waiting": state.waiting} if state.waiting else {}))

@@ -5,6 +5,7 @@ The digest of a file is checked before its first byte is sent, so a damaged file
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from typing import Annotated, BinaryIO, Literal
 
@@ -112,8 +113,8 @@ def _verified(services: Services, digest: str) -> tuple[BinaryIO, int]:
         raise InternalError(
             "A stored file is missing or damaged. The operator can check and repair the storage with `rlvo fsck`."
         )
-    path = services.storage.path(digest)
-    return path.open("rb"), path.stat().st_size
+    file = services.storage.open(digest)
+    return file, os.fstat(file.fileno()).st_size
 
 
 async def _chunks(services: Services, file: BinaryIO) -> AsyncIterator[bytes]:

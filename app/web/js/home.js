@@ -12,14 +12,14 @@ const working = ({ status, stage, progress }) =>
   (status === "running" ? el("progress", { max: 1, value: progress, "aria-label": `${stage || "running"}: ${percent(progress)}` }) : null);
 
 function row(prediction) {
-  const { id, status, stage, subject, model, probability, decision, withheld, created } = prediction;
+  const { id, status, stage, waiting, subject, model, probability, decision, withheld, created } = prediction;
   const said = withheld.length ? [icon("warning"), " withheld"]
     : [decision ? (decision.refractory ? "refractory" : "not refractory") : ""];
   return el("tr", {},
     el("td", {}, el("a", { href: `/predictions/${encodeURIComponent(id)}` }, new Date(created).toLocaleString())),
     el("td", {}, subject || "–"),
     el("td", {}, `${model.name}@${model.version}`),
-    el("td", {}, el("span", { class: `state ${status}` }, (status === "running" && stage) || status), working(prediction)),
+    el("td", {}, el("span", { class: `state ${status}` }, (waiting && waiting.reason) || (status === "running" && stage) || status), working(prediction)),
     el("td", { class: "number" }, probability == null ? "" : percent(probability)),
     el("td", { class: decision?.refractory ? "raises" : "", title: withheld.join(", ") || null }, ...said));
 }

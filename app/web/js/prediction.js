@@ -27,16 +27,22 @@ async function answered(prediction) {
   await Promise.all([viewer, showFigures(path, figures), showFollowUp(path, prediction)]);
 }
 
+/** Why an accepted study makes no progress; the service tries again by itself. */
+function pause({ detail, since }) {
+  return `${detail}. Waiting since ${new Date(since).toLocaleTimeString()}; the service continues when this is over.`;
+}
+
 function show(prediction) {
-  const { status, subject, stage, progress, error } = prediction;
+  const { status, subject, stage, progress, waiting, error } = prediction;
   const going = ["queued", "running"].includes(status);
   document.title = `rlvo: ${subject || "one prediction"}`;
   byId("title").textContent = subject ? `Subject ${subject}` : "One prediction";
-  byId("state").textContent = status;
+  byId("state").textContent = waiting ? waiting.reason : status;
   byId("state").className = `state ${status}`;
   byId("running").hidden = !going;
   byId("bar").value = progress;
-  byId("stage").textContent = status === "queued" ? "Waiting for a worker …" : `Running: ${stage} …`;
+  byId("stage").textContent = waiting ? pause(waiting)
+    : status === "queued" ? "Waiting for a worker …" : `Running: ${stage} …`;
   byId("answer").hidden = status !== "succeeded";
   byId("problem").replaceChildren();
   if (status === "failed") showProblem(byId("problem"), { title: error.title, message: error.detail });

@@ -1,0 +1,107 @@
+"""The supervisor of the worker survives every failed start, says so, and gives up after a set time."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.cli import serve
+from app.cli.serve import ProcessSupervisor
+
+CHILD = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+
+
+def wait(condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition was not met in time"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "FIRST_PAUSE", 0.1)
+    monkeypatch.setattr(serve, "LONGEST_PAUSE", 0.2)
+
+
+@pytest.mark.usefixtures("quick")
+def test_start_that_the_system_refuses_is_tried_again() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    supervisor = ProcessSupervisor(CHILD)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # EMFILE for every new pipe
+    try:
+        supervisor.start()
+        deadline = time.monotonic() + 30
+        while supervisor.fault() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        refused = supervisor.fault()
+        time.sleep(0.5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert refused == "the worker process cannot be started: EMFILE"
+    wait(lambda: supervisor._process is not None and supervisor._process.poll() is None)
+    supervisor.stop()
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("command", [["/nowhere/python"], [sys.executable, "-c", "raise SystemExit(3)"]])
+def test_supervisor_gives_up_after_the_set_time(command: list[str]) -> None:
+    supervisor = ProcessSupervisor(command, give_up=1.0)
+    ended: list[float] = []
+    supervisor.on_give_up = lambda: ended.append(time.monotonic())
+    started = time.monotonic()
+    supervisor.start()
+    wait(lambda: ended)
+    assert ended[0] - started >= 1.0
+    assert supervisor.gave_up
+    assert supervisor.fault()
+    supervisor.stop()
+
+
+@pytest.mark.usefixtures("quick")
+def test_worker_that_runs_stably_between_its_ends_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "STABLE_AFTER", 0.3)
+    code = "import time; time.sleep(1.0)"
+    supervisor = ProcessSupervisor([sys.executable, "-S", "-c", code], give_up=1.5)
+    supervisor.start()
+    time.sleep(5)
+    assert not supervisor.gave_up
+    supervisor.stop()
+
+
+def test_service_without_a_worker_is_not_ready_and_ends_with_an_error(tmp_path: Path) -> None:
+    """Each worker ends at its start, because it may use no memory."""
+    code = "from app.cli import serve; from app.cli.__main__ import main; serve.FIRST_PAUSE = 0.2; main()"
+    environment = os.environ | {
+        "RLVO_DATA_DIR": str(tmp_path / "data"),
+        "RLVO_MEMORY_LIMIT_MB": "1",  # no worker can start
+        "RLVO_WORKER_START_MINUTES": "0.4",
+    }
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "serve", "--port", "0"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout
+            url = next(line for line in process.stdout if "rlvo is at" in line).split()[-1]
+            wait(lambda: "ended with status" in httpx.get(f"{url}/readyz").json()["checks"]["worker"])
+            assert httpx.get(f"{url}/livez").status_code == 200
+            _, errors = process.communicate(timeout=120)
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+    assert process.returncode == 1
+    assert "The worker could not be started within 0.4 minutes" in errors
+    assert "Traceback" not in errors.split("The worker could not be started")[-1]
