@@ -252,7 +252,7 @@ def test_silent_server_keeps_readiness_within_two_seconds(pair: tuple[Any, TcpPr
 
 @pytest.mark.timeout(600)
 def test_full_disk_of_the_server_ends_no_study(tmp_path: Path, model_store: Path, fork_server: ForkServer) -> None:
-    with mounted(Path(tempfile.mkdtemp(prefix="rlvo-disk-")) / "disk", 160) as disk:
+    with tempfile.TemporaryDirectory(prefix="rlvo-disk-") as folder, mounted(Path(folder) / "disk", 160) as disk:
         (disk / "pgdata").mkdir()
         with server_in(disk / "pgdata") as server:
             proxy = TcpProxy(socket_of(server))
