@@ -1,4 +1,4 @@
-"""docs/security.md names an existing test for each promise, with the right soak mark."""
+"""docs/security.md and docs/promises.md name an existing test for each promise."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "security.md").read_text()
+FAULTS = (ROOT / "docs" / "promises.md").read_text()
 NAMED = re.findall(r"(\*soak\* )?`(tests/[a-z0-9_/]+\.py)::(test_[a-z0-9_]+)`", PAGE)
 TABLES = re.findall(r"^\| promise \| .* \| test \|\n\|-.*\n((?:\|.*\n?)+)", PAGE, re.MULTILINE)
 """Rows of each table of promises."""
@@ -29,6 +30,13 @@ def functions(path: str) -> dict[str, bool]:
 def test_named_tests_exist_and_have_the_named_mark(soak: str, path: str, name: str) -> None:
     assert (ROOT / path).is_file()
     assert functions(path).get(name) == bool(soak)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"), sorted(set(re.findall(r"`(tests/[a-z0-9_/]+\.py)::(test_[a-z0-9_]+)`", FAULTS)))
+)
+def test_tests_of_the_page_of_faults_exist(path: str, name: str) -> None:
+    assert name in functions(path)
 
 
 def test_each_promise_names_a_test() -> None:
