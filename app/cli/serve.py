@@ -117,10 +117,7 @@ def _listen(service: FastAPI, config: Settings, supervisor: ProcessSupervisor | 
     # uvicorn raises the signal that stopped it again at its end; the worker must still be drained then.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    try:
-        listener = server.config.bind_socket()
-    except SystemExit:  # uvicorn has logged the reason: the port is in use or not permitted
-        raise typer.Exit(1) from None
+    listener = _listener(config)
     try:
         server.run(sockets=[listener])
     finally:
@@ -129,6 +126,21 @@ def _listen(service: FastAPI, config: Settings, supervisor: ProcessSupervisor | 
             _exit_if_given_up(supervisor, config)
     if not server.started:
         raise typer.Exit(1)
+
+
+def _listener(config: Settings) -> socket.socket:
+    """A socket that is bound to the address of the service; ends the command if the system refuses it."""
+    listener = socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((config.host, config.port))
+    except OSError as error:
+        listener.close()
+        reason = error.strerror or "the name is unknown"
+        typer.echo(f"The service cannot listen on {config.host}, port {config.port}: {reason}", err=True)
+        raise typer.Exit(1) from None
+    listener.set_inheritable(True)
+    return listener
 
 
 def _allow_open_files(wanted: int) -> None:

@@ -46,3 +46,4 @@ def test_page_says_that_a_study_waits_and_why(service: Server, browser: Chrome) 
     assert "The storage is full; the operator can free disk space. Waiting since" in browser.page_source
     browser.get(service.url)
     WebDriverWait(browser, 60).until(lambda page: "waiting-for-storage" in page.find_element(By.ID, "recent").text)
+    browser.get("about:blank")  # the page asks its service again and again, also during the next test

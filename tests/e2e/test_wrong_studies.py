@@ -32,6 +32,12 @@ LEARNT = {"wide_mask": {"out-of-distribution"}}
 """Codes that depend on the training of the version: the shipped one was trained on computed masks."""
 WRONG = [(module, name) for module, (_, wrong) in input_checks.modules().items() for name in wrong]
 VALID = [(module, name) for module, (valid, _) in input_checks.modules().items() for name in valid]
+QUICK = {
+    *("head_turned", "thick_ncct", "arch_to_vertex", "craniectomy", "patient_moved", "maps_slab", "ncct_only"),
+    *("padding", "metal", "bright_arteries", "own_mask", "slab of 80 mm", "four maps", "background NaN"),
+    *("background 4095 and 60 s", "no lesion", "old infarct", "series", "biphasic series", "right step without a unit"),
+}
+"""Valid look-alikes of each kind of fault; the others run in ``make soak``, and on many patients in the bench."""
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +88,13 @@ def test_wrong_study_has_no_decision(demo_service: RunningService, tmp_path: Pat
         assert accepted & set(answer.withheld)
 
 
-@pytest.mark.parametrize(("module", "name"), VALID, ids=["-".join(pair) for pair in VALID])
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        pytest.param(module, name, marks=() if name in QUICK else pytest.mark.soak, id=f"{module}-{name}")
+        for module, name in VALID
+    ],
+)
 def test_unusual_valid_study_has_a_decision(
     demo_service: RunningService, tmp_path: Path, module: str, name: str
 ) -> None:

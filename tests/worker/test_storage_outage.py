@@ -111,13 +111,31 @@ def test_studies_wait_for_forty_seconds(on_s3: Deployment, proxy: TcpProxy) -> N
     check_done(on_s3, ids, seconds=300)
 
 
+def start_with_its_own_ledger(deployment: Deployment) -> None:
+    """Start a worker during an outage: it takes studies, because its ledger of erasures is in a folder."""
+    machine = deployment.folder / "machine"
+    deployment.start_worker(RLVO_DATA_DIR=str(machine), RLVO_ERASURE_LEDGER=str(machine / "ledger"), **CREDENTIALS)
+
+
+@sqlite
+def test_worker_that_cannot_read_the_ledger_of_erasures_takes_its_studies_later(
+    on_s3: Deployment, proxy: TcpProxy
+) -> None:
+    with proxy.outage():
+        on_s3.start_worker(RLVO_DATA_DIR=str(on_s3.folder / "machine"), **CREDENTIALS)
+        ids = [on_s3.submit() for _ in range(2)]
+        time.sleep(3)
+        assert {on_s3.find(one).status for one in ids} == {Status.QUEUED}
+    check_done(on_s3, ids)
+
+
 @sqlite
 def test_wait_is_visible_to_the_caller_and_binds_no_key_to_a_failure(on_s3: Deployment, proxy: TcpProxy) -> None:
     with ApiClient(on_s3, **CREDENTIALS) as client:
         sent = client.submit(key="study-1")
         assert sent.status_code == 202, sent.text
         with proxy.outage():
-            on_s3.start_worker(RLVO_DATA_DIR=str(on_s3.folder / "machine"), **CREDENTIALS)
+            start_with_its_own_ledger(on_s3)
             prediction_id = sent.json()["id"]
             wait(lambda: waits(client.read(prediction_id)))
             again = client.submit(key="study-1")
@@ -144,7 +162,7 @@ def first_event(http_client: httpx.Client, prediction_id: str) -> str:
 @sqlite
 def test_waiting_study_can_be_cancelled(on_s3: Deployment, proxy: TcpProxy) -> None:
     with ApiClient(on_s3, **CREDENTIALS) as client, proxy.outage():
-        on_s3.start_worker(RLVO_DATA_DIR=str(on_s3.folder / "machine"), **CREDENTIALS)
+        start_with_its_own_ledger(on_s3)
         prediction_id = on_s3.submit(caller="local")
         wait(lambda: waits(on_s3.find(prediction_id)))
         cancelled = client.http.post(f"/v1/predictions/{prediction_id}/cancel")
