@@ -15,8 +15,8 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from .service_process import RunningService
 
 TENANTS = ("north", "south", "east", "west")
 READY_S = 2.0
+ENOUGH = 20  # samples of memory in each half of the day
 FAULTS_OF_A_CALL = (RlvoError, httpx.HTTPError, OSError)
 """What a caller meets while the service is killed or refuses; the same study is then sent again."""
 
@@ -93,7 +94,7 @@ class Day:
         keys: API keys of the tenants.
         studies: arguments of `Client.submit`.
         outages: faults of storage and database; each is entered for some seconds.
-        clock: file with the offset of the service's clock; None if its clock cannot be set.
+        clock: file with the offset of the service's clock, seconds.
         accepted: acknowledged studies by id of the prediction.
         answers: final predictions by id.
         counts: what the actors did.
@@ -106,7 +107,7 @@ class Day:
     admin: str
     studies: list[dict[str, Any]]
     outages: dict[str, Callable[[], AbstractContextManager[object]]]
-    clock: Path | None
+    clock: Path
     seed: int = 0
     accepted: dict[str, Accepted] = field(default_factory=dict)
     answers: dict[str, Prediction] = field(default_factory=dict)
@@ -121,8 +122,8 @@ class Day:
 
     def run(self, minutes: float) -> None:
         """Run all actors for some minutes, then end every fault."""
-        actors: list[Callable[[random.Random], None]] = [self.kill, self.fail, self.promote, self.misbehave]
-        actors += [self.jump] if self.clock else []
+        actors: list[Callable[[random.Random], None]] = [self.kill, self.fail, self.promote]
+        actors += [self.misbehave, self.jump]
         actors += [lambda rng, tenant=tenant: self.send(rng, tenant) for tenant in TENANTS]  # type: ignore[misc]
         watchers = [self.probe, self.record, self.measure]
         threads = [threading.Thread(target=self._guarded, args=(actor, n)) for n, actor in enumerate(actors)]
@@ -250,14 +251,13 @@ class Day:
 
     def jump(self, rng: random.Random) -> None:
         """Jumps of the clock by hours, forwards and back."""
-        assert self.clock is not None
         while not self.over.is_set():
             self._pause(rng.uniform(60, 150))
-            self.clock.write_text(f"{rng.choice([-7200, -600, 600, 7200]):+d}\n")
+            self.clock.write_text(f"{rng.choice([-7200, -600, 600, 7200])}")
             self.present.add("clock")
             self.counts["jumps of the clock"] += 1
             self._pause(rng.uniform(10, 30))
-            self.clock.write_text("+0\n")
+            self.clock.write_text("0")
             self.present.discard("clock")
 
     # Watchers --------------------------------------------------------------------------------------------------------
@@ -288,8 +288,14 @@ class Day:
             self.fetch(clients)
             self._pause(0.5)
 
-    def _clients(self) -> dict[str, Client]:
-        return {name: Client(self.service.url, api_key=key, retries=0, timeout=20) for name, key in self.keys.items()}
+    @contextmanager
+    def _clients(self) -> Iterator[dict[str, Client]]:
+        """A client of each tenant."""
+        with ExitStack() as stack:
+            yield {
+                name: stack.enter_context(Client(self.service.url, api_key=key, retries=0, timeout=20))
+                for name, key in self.keys.items()
+            }
 
     def fetch(self, clients: dict[str, Client]) -> None:
         """Record the answers that have become final."""
@@ -308,11 +314,11 @@ class Day:
 
     def finish(self, seconds: float) -> None:
         """Wait until every accepted study has its answer."""
-        clients = self._clients()
         end = time.monotonic() + seconds
-        while len(self.answers) + len(self.erased_unseen) < len(self.accepted) and time.monotonic() < end:
-            self.fetch(clients)
-            time.sleep(0.3)
+        with self._clients() as clients:
+            while len(self.answers) + len(self.erased_unseen) < len(self.accepted) and time.monotonic() < end:
+                self.fetch(clients)
+                time.sleep(0.3)
 
     def measure(self, _rng: random.Random) -> None:
         """Sample memory and open files of service and worker."""
@@ -338,8 +344,11 @@ def usage_of(name: str, pid: int) -> Usage:
     return Usage(name, age, pages * os.sysconf("SC_PAGESIZE"), len(list(Path(f"/proc/{pid}/fd").iterdir())))
 
 
-def growth(usage: list[Usage], name: str, value: str, *, settled: float = 60.0) -> tuple[float, float]:
-    """Highest value of a process in the first and in the second half of the day, after its first minute."""
+def growth(usage: list[Usage], name: str, value: str, *, settled: float = 60.0) -> tuple[float, float] | None:
+    """Highest value of a process in the first and in the second half of the day, after its first minute.
+
+    None if the day was too short to compare its halves.
+    """
     values = [getattr(each, value) for each in usage if each.process == name and each.age > settled]
     half = len(values) // 2
-    return max(values[:half], default=0), max(values[half:], default=0)
+    return (max(values[:half]), max(values[half:])) if half >= ENOUGH else None

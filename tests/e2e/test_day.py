@@ -1,6 +1,6 @@
 """A day in one hour on SQLite with a folder, and on PostgreSQL with S3: nothing is lost, doubled, wrong, or grows.
 
-``RLVO_DAY_MINUTES`` sets the length. The clock jumps only where libfaketime is installed (Debian: faketime).
+``RLVO_DAY_MINUTES`` sets the length.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MEMORY_NOISE = 60 * 1024 * 1024
 FILES_NOISE = 40
 RETENTION_DAYS = 12 / 24 / 60
 VERSIONS = ("1.0.0", "1.1.0")
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+CLOCK = Path(__file__).parent / "clock"
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +63,9 @@ def day(request: pytest.FixtureRequest, versions: Path, studies: list[dict[str, 
             url = f"sqlite:///{folder / 'rlvo.sqlite'}"
         else:
             settings, outages, url = _servers(stack, request.getfixturevalue("s3"))
-        clock = folder / "clock" if FAKETIME.exists() else None
-        if clock is not None:
-            clock.write_text("+0\n")
-            settings |= {"FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_CACHE_DURATION": "3"}
-            settings |= {"LD_PRELOAD": str(FAKETIME), "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+        clock = folder / "clock"
+        paths = [str(CLOCK), *filter(None, [os.environ.get("PYTHONPATH")])]
+        settings |= {"SHIFTED_CLOCK": str(clock), "PYTHONPATH": os.pathsep.join(paths)}
         settings |= {"RLVO_RETENTION_DAYS": str(RETENTION_DAYS), "RLVO_QUEUE_LIMIT": "60"}
         service = DayService(folder, versions, url, **settings)
         assert service.rlvo("db", "upgrade").returncode == 0
@@ -166,10 +164,10 @@ def test_day(day: Day) -> None:
         result = day.service.rlvo(*command)
         assert result.returncode == 0, result.stdout + result.stderr
     for process in ("service", "worker"):
-        first, second = growth(day.usage, process, "memory")
-        assert second <= GROWTH * first + MEMORY_NOISE, (process, first, second)
-        first, second = growth(day.usage, process, "files")
-        assert second <= first + FILES_NOISE, (process, first, second)
+        if (memory := growth(day.usage, process, "memory")) is not None:
+            assert memory[1] <= GROWTH * memory[0] + MEMORY_NOISE, (process, memory)
+        if (files := growth(day.usage, process, "files")) is not None:
+            assert files[1] <= files[0] + FILES_NOISE, (process, files)
 
 
 def _figures(day: Day) -> dict[str, Any]:
@@ -183,8 +181,6 @@ def _figures(day: Day) -> dict[str, Any]:
         "slow probes": day.slow[:20],
         "number of slow probes": len(day.slow),
         "counts": dict(sorted(day.counts.items())),
-        "memory, MB": {
-            name: [round(each / 1e6) for each in growth(day.usage, name, "memory")] for name in ("service", "worker")
-        },
+        "memory": {name: growth(day.usage, name, "memory") for name in ("service", "worker")},
         "open files": {name: growth(day.usage, name, "files") for name in ("service", "worker")},
     }
