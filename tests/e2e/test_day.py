@@ -28,9 +28,9 @@ from tests.tcp_proxy import Fault, TcpProxy, http
 from .day import READY_S, TENANTS, Day, DayService, growth
 from .service_process import eventually
 
-pytestmark = [pytest.mark.soak, pytest.mark.xdist_group("day")]
-
 MINUTES = float(os.environ.get("RLVO_DAY_MINUTES", "60"))
+pytestmark = [pytest.mark.soak, pytest.mark.xdist_group("day"), pytest.mark.timeout(60 * MINUTES + 1800)]
+
 GROWTH = 1.2
 MEMORY_NOISE = 60 * 1024 * 1024
 FILES_NOISE = 40
