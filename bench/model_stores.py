@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from app.imaging.model_grid import Grid
+from app.inference.fold_files import golden_cases
 from app.inference.model_input import ModelInput
-from app.inference.model_version import golden_cases, save
+from app.inference.model_version import save
 from app.network.architecture import Architecture
 from app.network.daft import Network, build
 from app.registry.model_store import ModelStore

@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load
 
+from app.inference.fold_files import golden_cases
 from app.inference.model_input import ModelInput
-from app.inference.model_version import TOLERANCE, golden_cases
+from app.inference.model_version import TOLERANCE
 from app.network.backends import Precision
 from app.network.daft import Network, build
 from app.network.resnet import has_finite_weights

@@ -14,8 +14,9 @@ import torch
 from app.imaging.model_grid import ChannelSpec, Grid
 from app.inference.clinical_encoder import Value
 from app.inference.explain import presence_bits
+from app.inference.fold_files import LogisticFold
 from app.inference.model_input import ModelInput
-from app.inference.model_version import LogisticFold, save
+from app.inference.model_version import save
 from app.network.architecture import Architecture, Fusion, Location
 from app.network.daft import Network, build
 from app.registry.manifest import (

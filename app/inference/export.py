@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from app.inference import explain
 from app.inference.ensemble_predictor import NetworkFolds
-from app.inference.model_version import ModelVersion, golden_cases
+from app.inference.fold_files import golden_cases
+from app.inference.model_version import ModelVersion
 from app.network.daft import Network
 from app.registry.manifest import Calibration
 from app.sdk.errors import InvalidRequest, ModelNotReady

@@ -22,7 +22,7 @@ from app.sdk.clinical import Side
 from app.sdk.types import Channel, Flag, Input, PerfusionSummary
 
 if TYPE_CHECKING:
-    from app.imaging.preprocess import PatientGrid, Source
+    from app.imaging.aligned_study import PatientGrid, Source
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _flat(values: NDArray[Any]) -> NDArray[Any]:
 
 def _grid(tensors: Mapping[str, NDArray[Any]], name: str, shape: list[int]) -> PatientGrid:
     # Imported here, because app.imaging takes seconds to import and an input without grids does not need it.
-    from app.imaging.preprocess import PatientGrid
+    from app.imaging.aligned_study import PatientGrid
 
     x, y, z = shape
     return PatientGrid(affine=tensors[f"affine/{name}"], shape=(x, y, z), mni_from_world=tensors[f"mni/{name}"])
@@ -111,8 +111,8 @@ def _grid(tensors: Mapping[str, NDArray[Any]], name: str, shape: list[int]) -> P
 def _source(
     tensors: Mapping[str, NDArray[Any]], grid: PatientGrid, name: str, upload: str | None, factor: float
 ) -> Source:
+    from app.imaging.aligned_study import Source
     from app.imaging.io.nifti import Volume
-    from app.imaging.preprocess import Source
 
     if upload is not None:
         return Source(Input(upload), factor)

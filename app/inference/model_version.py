@@ -1,8 +1,6 @@
 """A model version: prepare, predict and explain one patient, in training as in serving.
 
 Design notes:
-- A fold file's sha-256 is compared with the manifest on the bytes that are then parsed. Files are safetensors or JSON;
-  nothing is unpickled.
 - The log-odds are the calibrated mean logit of the folds. The spread is the lowest and the highest fold.
 - A logistic regression is also a version (manifest kind ``logistic``), with the same methods.
 - ``save`` writes a complete version or nothing. ``load`` of the result gives the same numbers.
@@ -11,9 +9,7 @@ Design notes:
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,24 +17,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from scipy.special import expit
 
 from app.core.concurrency import Executor, no_pause, run_inline
 from app.core.filesystem import atomic_directory
-from app.inference import clinical_encoder, explain, occlusion_side, unread_inputs
+from app.inference import clinical_encoder, explain, fold_files, occlusion_side, unread_inputs
 from app.inference.attribution import atlas
-from app.inference.ensemble_predictor import EnsemblePredictor, ExplanationMethod, LogisticFolds, NetworkFolds
+from app.inference.ensemble_predictor import EnsemblePredictor, ExplanationMethod
 from app.inference.model_input import ModelInput
 from app.network.backends import Backend, Precision
-from app.network.daft import Network, build
-from app.network.ensemble import Ensemble
-from app.network.resnet import has_finite_weights
+from app.network.daft import Network
 from app.network.unet import VesselNet
 from app.registry.manifest import Fold, GoldenCase, Manifest
-from app.registry.model_store import read_segmenter
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import InternalError, MissingInput, ModelNotReady
 from app.sdk.types import Attribution, Channel, Decision, Flag, FoldSpread, Input, Interval
@@ -55,14 +45,6 @@ class MapVolume(NamedTuple):
 
     array: NDArray[np.float32]
     affine: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class LogisticFold:
-    """One fold of a logistic version: coefficients (v,) of the clinical vector, and the intercept."""
-
-    coefficients: tuple[float, ...]
-    intercept: float
 
 
 @dataclass(frozen=True)
@@ -120,18 +102,18 @@ class ModelVersion:
         if manifest.regions != atlas.ATLAS:
             raise ModelNotReady(f"The manifest names the atlas {manifest.regions}, this release has {atlas.ATLAS}.")
         clinical_encoder.check_variables(manifest.clinical)
-        files = [_read_verified(folder, fold.file, fold.sha256) for fold in manifest.folds]
+        files = [fold_files.read_verified(folder, fold.file, fold.sha256) for fold in manifest.folds]
         predictor: EnsemblePredictor
         if manifest.kind == "logistic":
-            predictor = _load_logistic(files, manifest)
+            predictor = fold_files.load_logistic(files, manifest)
         else:
-            predictor = _load_networks(files, manifest, device, pause)
+            predictor = fold_files.load_networks(files, manifest, device, pause)
             pause()
             predictor.run_on(backend, precision)
         stored = folder / "manifest.json"
         content = stored.read_bytes() if stored.exists() else manifest.model_dump_json().encode()
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        return cls(manifest, digest, predictor, executor, _load_vessel_net(folder, manifest))
+        return cls(manifest, digest, predictor, executor, fold_files.load_vessel_net(folder, manifest))
 
     def warm_up(self) -> None:
         """Do the one-time work of the network and the atlas now, so that the first prediction is not slower.
@@ -244,7 +226,7 @@ class ModelVersion:
     def check(self, folder: Path) -> float:
         """Return the largest difference of golden logits between manifest and device; infinite if one is no number."""
         worst = 0.0
-        for model_input, expected in golden_cases(self.manifest, folder):
+        for model_input, expected in fold_files.golden_cases(self.manifest, folder):
             logits = self.executor(partial(self.predictor.logits, model_input.image, model_input.clinical))
             difference = float(np.abs(logits - np.asarray(expected)).max())
             worst = max(worst, difference if np.isfinite(difference) else np.inf)  # max() ignores NaN
@@ -289,20 +271,10 @@ class ModelVersion:
         return MapVolume(array, np.asarray(grid.affine, dtype=np.float64))
 
 
-def golden_cases(manifest: Manifest, folder: Path) -> Iterator[tuple[ModelInput, tuple[float, ...]]]:
-    """Yield the golden cases in ``folder``, each with the folds' logits in the manifest.
-
-    Raises:
-        ModelNotReady: A file is missing or differs from the manifest's digest.
-    """
-    for golden in manifest.golden:
-        yield ModelInput.from_bytes(_read_verified(folder, golden.file, golden.sha256)), golden.logits
-
-
 def save(
     folder: Path,
     manifest: Manifest,
-    folds: Sequence[Network | LogisticFold],
+    folds: Sequence[Network | fold_files.LogisticFold],
     *,
     golden: Sequence[ModelInput] = (),
     card: str = "",
@@ -318,7 +290,7 @@ def save(
     if folder.exists():
         raise FileExistsError(f"Version {folder.name} of {folder.parent.name} exists and cannot change: use a new one.")
     with atomic_directory(folder) as draft:
-        written = [_write(draft, f"fold-{index}.{_suffix(fold)}", _bytes(fold)) for index, fold in enumerate(folds)]
+        written = [fold_files.write_fold(draft, index, fold) for index, fold in enumerate(folds)]
         known = [fold.validation_auc for fold in manifest.folds] + [None] * len(folds)
         manifest = manifest.model_copy(
             update={
@@ -332,88 +304,14 @@ def save(
         predictor = ModelVersion.load(draft, manifest, "cpu").predictor
         cases = []
         for index, model_input in enumerate(golden):
-            file, digest = _write(draft, f"golden-{index}.safetensors", model_input.to_bytes())
+            file, digest = fold_files.write(draft, f"golden-{index}.safetensors", model_input.to_bytes())
             logits = tuple(float(logit) for logit in predictor.logits(model_input.image, model_input.clinical))
             cases.append(GoldenCase(file=file, sha256=digest, logits=logits))
         manifest = Manifest.model_validate(manifest.model_copy(update={"golden": tuple(cases)}).model_dump())
-        _write(draft, "manifest.json", manifest.model_dump_json(indent=1).encode())
-        _write(draft, "card.md", card.encode())
+        fold_files.write(draft, "manifest.json", manifest.model_dump_json(indent=1).encode())
+        fold_files.write(draft, "card.md", card.encode())
     return manifest
-
-
-def _read_verified(folder: Path, file: str, digest: str) -> bytes:
-    """Read a file and compare its sha-256 with the manifest's."""
-    try:
-        content = (folder / file).read_bytes()
-    except OSError as error:
-        raise ModelNotReady(f"{file} of the model version cannot be read.") from error
-    if hashlib.sha256(content).hexdigest() != digest:
-        raise ModelNotReady(f"{file} of the model version differs from its manifest (sha-256). Restore the file.")
-    return content
-
-
-def _load_vessel_net(folder: Path, manifest: Manifest) -> VesselNet | None:
-    """Load the manifest's segmenter from ``segmenters`` in the same model store."""
-    named = manifest.segmenter
-    if named is None:
-        return None
-    described, weights = read_segmenter(folder.parent.parent, named)
-    try:
-        return VesselNet.from_bytes(weights, described.filters)
-    except ValueError as error:
-        raise ModelNotReady("The vessel segmenter of this version is damaged. Restore its file.") from error
-
-
-def _load_networks(files: Sequence[bytes], manifest: Manifest, device: str, pause: Callable[[], None]) -> NetworkFolds:
-    expected, size = explain.presence_bits(manifest).stop, manifest.architecture.clinical_size
-    if size != expected:
-        raise ModelNotReady(f"The manifest's clinical vector has {expected} entries, but its network takes {size}.")
-    folds = []
-    for file, fold in zip(files, manifest.folds, strict=True):
-        pause()
-        network = build(manifest.architecture)
-        try:
-            network.load_state_dict(load_tensors(file))
-        except (SafetensorError, RuntimeError) as error:
-            raise ModelNotReady(f"{fold.file} does not hold the weights of the manifest's network.") from error
-        if not has_finite_weights(network):
-            raise ModelNotReady(f"{fold.file} holds weights that are not finite numbers. Restore the file.")
-        folds.append(network)
-    return NetworkFolds(Ensemble(folds, device, in_place=True), (len(manifest.channels), *manifest.grid.shape))
-
-
-def _load_logistic(files: Sequence[bytes], manifest: Manifest) -> LogisticFolds:
-    expected = explain.presence_bits(manifest).stop
-    try:
-        folds = [json.loads(file) for file in files]
-        coefficients = np.asarray([fold["coefficients"] for fold in folds], dtype=np.float64)
-        intercepts = np.asarray([fold["intercept"] for fold in folds], dtype=np.float64)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelNotReady("A fold file does not hold coefficients and an intercept.") from error
-    finite = np.isfinite(coefficients).all() and np.isfinite(intercepts).all()
-    if coefficients.shape != (len(files), expected) or intercepts.shape != (len(files),) or not finite:
-        raise ModelNotReady(f"A fold file does not hold {expected} finite coefficients and one intercept.")
-    return LogisticFolds(coefficients, intercepts)
 
 
 def _imputed(names: Sequence[str]) -> list[Flag]:
     return [Flag(code="imputed", detail=f"{', '.join(names)}: not given, imputed")] if names else []
-
-
-def _suffix(fold: Network | LogisticFold) -> str:
-    return "safetensors" if isinstance(fold, Network) else "json"
-
-
-def _bytes(fold: Network | LogisticFold) -> bytes:
-    if isinstance(fold, LogisticFold):
-        return json.dumps({"coefficients": fold.coefficients, "intercept": fold.intercept}).encode()
-    return bytes(save_tensors({name: value.cpu().contiguous() for name, value in fold.state_dict().items()}))
-
-
-def _write(folder: Path, file: str, content: bytes) -> tuple[str, str]:
-    """Write and fsync a file; return its name and sha-256."""
-    with (folder / file).open("wb") as out:
-        out.write(content)
-        out.flush()
-        os.fsync(out.fileno())
-    return file, hashlib.sha256(content).hexdigest()

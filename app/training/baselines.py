@@ -18,7 +18,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 
 from app.evaluation.metrics import Array, auc
-from app.inference.model_version import LogisticFold
+from app.inference.fold_files import LogisticFold
 from app.training.splits import Split
 
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from app.inference import clinical_encoder, defaults
-from app.inference.model_version import LogisticFold
+from app.inference.fold_files import LogisticFold
 from app.network.architecture import Fusion
 from app.network.daft import Network
 from app.registry.manifest import Clinical

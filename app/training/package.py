@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from app.core import json_text
 from app.evaluation import baseline_table, metrics, subgroups
 from app.evaluation.metrics import Array
-from app.inference import defaults, model_version
+from app.inference import defaults, fold_files, model_version
 from app.network.architecture import Fusion
 from app.network.daft import Network
 from app.registry.manifest import Fold, Manifest, Measured, Training
@@ -190,7 +190,7 @@ def _write_version(
     scores, test = result.scores[name], result.split.test
     logistic = name == LOGISTIC
     fusion, visible = (Fusion.NONE, ()) if logistic else NETWORKS[name]
-    parts: Sequence[Network | model_version.LogisticFold] = result.logistic if logistic else result.networks[name]
+    parts: Sequence[Network | fold_files.LogisticFold] = result.logistic if logistic else result.networks[name]
     manifest = Manifest(
         name=out.parent.name,
         version=out.name,
