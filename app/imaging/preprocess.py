@@ -14,7 +14,7 @@ Design notes:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -22,6 +22,7 @@ import numpy as np
 
 from app.core.concurrency import submit
 from app.imaging import mask_check, plausibility, slices_check, study_check, vessels
+from app.imaging.aligned_study import AlignedStudy, AlignedVolume, PatientGrid, Source
 from app.imaging.io import duplicates
 from app.imaging.io.nifti import Volume
 from app.imaging.model_grid import ChannelSpec, Grid
@@ -32,7 +33,7 @@ from app.imaging.resample import to_grid
 from app.sdk.errors import FieldError, GeometryMismatch, MissingInput
 from app.sdk.types import Channel, Flag, Input, PerfusionSummary
 
-__all__ = ["PatientGrid", "PreprocessedImages", "Source", "prepare"]
+__all__ = ["PreprocessedImages", "prepare"]
 
 _MAPS: Final = (Input.TMAX, Input.CBF, Input.CBV, Input.MTT)
 _FILL: Final = {Channel.NCCT: -1000.0, Channel.CTA: -1000.0}
@@ -41,24 +42,6 @@ _MIN_COVERAGE: Final = 0.9
 _MIN_MAP_COVERAGE: Final = 0.5
 _MIN_OVERLAP: Final = 0.1
 _MIN_IN_BRAIN: Final = 0.5
-
-
-@dataclass(frozen=True)
-class PatientGrid:
-    """Voxel grid of a volume: ``affine`` (voxel -> RAS+ mm), shape, and ``mni_from_world`` (RAS+ mm -> MNI152 mm)."""
-
-    affine: np.ndarray
-    shape: tuple[int, int, int]
-    mni_from_world: np.ndarray
-
-
-@dataclass(frozen=True)
-class Source:
-    """Origin of a channel: ``factor`` times an upload, or a volume that was ``computed`` from uploads."""
-
-    upload: Input | None = None
-    factor: float = 1.0
-    computed: Volume | None = None
 
 
 @dataclass(frozen=True)
@@ -78,40 +61,6 @@ class PreprocessedImages:
     grids: dict[Channel, PatientGrid]
     sources: dict[Channel, Source]
     volumes: dict[str, Volume]
-
-
-@dataclass(frozen=True)
-class _AlignedVolume:
-    """A volume with its map to MNI space, (4, 4) millimetres, its origin, and the intracranial space of a CT."""
-
-    volume: Volume
-    mni_from_world: np.ndarray
-    source: Source = Source()
-    coarse: align.Coarse | None = None
-
-    @property
-    def coverage(self) -> float:
-        return brain_mask.coverage(self.volume.affine, self.volume.shape, self.mni_from_world)
-
-
-@dataclass
-class _AlignedStudy:
-    """Aligned volumes and flags of one patient, which the steps of ``prepare`` add to."""
-
-    aligned: dict[Channel, _AlignedVolume] = field(default_factory=dict)
-    flags: list[Flag] = field(default_factory=list)
-
-    def flag(self, code: str, detail: str) -> None:
-        self.flags.append(Flag(code=code, detail=detail))
-
-    @property
-    def poorly_aligned(self) -> bool:
-        """Whether places in MNI space are uncertain, which has its own flag."""
-        return any(flag.code == "alignment-poor" for flag in self.flags)
-
-    def merge(self, other: _AlignedStudy) -> None:
-        self.aligned |= other.aligned
-        self.flags += other.flags
 
 
 def prepare(
@@ -140,9 +89,9 @@ def prepare(
             "send a cta or an ncct: masks and perfusion maps alone cannot be aligned to the head",
             errors=[FieldError(Input.CTA, "required unless ncct is sent")],
         )
-    study = _AlignedStudy()
+    study = AlignedStudy()
     _align_heads(study, volumes, _check_volumes(study, volumes))
-    perfusion_study = _AlignedStudy(dict(study.aligned))
+    perfusion_study = AlignedStudy(dict(study.aligned))
     perfusion_task = submit(partial(_add_perfusion, perfusion_study, volumes))
     if Channel.VESSELS in {channel.name for channel in channels}:
         _add_vessels(study, volumes, segmenter)
@@ -152,7 +101,7 @@ def prepare(
 
 
 def _tensor(
-    study: _AlignedStudy, grid: Grid, channels: Sequence[ChannelSpec], summary: PerfusionSummary | None
+    study: AlignedStudy, grid: Grid, channels: Sequence[ChannelSpec], summary: PerfusionSummary | None
 ) -> PreprocessedImages:
     image = np.zeros((len(channels), *grid.shape), np.float32)
     presence = np.zeros(len(channels), bool)
@@ -177,7 +126,7 @@ def _tensor(
     return PreprocessedImages(image, presence, tuple(dict.fromkeys(study.flags)), summary, grids, sources, outputs)
 
 
-def _check_volumes(study: _AlignedStudy, volumes: Mapping[Input, Volume]) -> dict[Input, align.RegistrationImage]:
+def _check_volumes(study: AlignedStudy, volumes: Mapping[Input, Volume]) -> dict[Input, align.RegistrationImage]:
     """Add the plausibility flags of each volume, and prepare the CTs for registration; the first refusal is raised."""
     duplicates.check_voxels(volumes)
 
@@ -204,13 +153,13 @@ def _check_volumes(study: _AlignedStudy, volumes: Mapping[Input, Volume]) -> dic
 
 
 def _align_heads(
-    study: _AlignedStudy, volumes: Mapping[Input, Volume], heads: Mapping[Input, align.RegistrationImage]
+    study: AlignedStudy, volumes: Mapping[Input, Volume], heads: Mapping[Input, align.RegistrationImage]
 ) -> None:
     """Register the CTA (or else the NCCT) to MNI space, and the NCCT to the CTA."""
     cta, ncct = heads.get(Input.CTA), heads.get(Input.NCCT)
     pair_task = submit(partial(align.coregister, ncct, cta, rigid=True)) if cta and ncct else None
     if cta is not None:
-        study.aligned[Channel.CTA] = _AlignedVolume(
+        study.aligned[Channel.CTA] = AlignedVolume(
             volumes[Input.CTA], _to_mni(study, cta, Input.CTA), Source(Input.CTA), cta.coarse
         )
     if ncct is not None:
@@ -218,15 +167,13 @@ def _align_heads(
         mni_from_ncct = _ncct_to_mni(study, ncct, pair)
         if cta is not None and pair is not None:
             study.flags += study_check.check_inside(ncct, cta, pair, study.aligned[Channel.CTA].mni_from_world)
-        study.aligned[Channel.NCCT] = _AlignedVolume(
-            volumes[Input.NCCT], mni_from_ncct, Source(Input.NCCT), ncct.coarse
-        )
+        study.aligned[Channel.NCCT] = AlignedVolume(volumes[Input.NCCT], mni_from_ncct, Source(Input.NCCT), ncct.coarse)
     for name in (Channel.CTA, Channel.NCCT):
         if name in study.aligned:
             _check_coverage(study, name)
 
 
-def _to_mni(study: _AlignedStudy, head: align.RegistrationImage, name: Input) -> np.ndarray:
+def _to_mni(study: AlignedStudy, head: align.RegistrationImage, name: Input) -> np.ndarray:
     alignment = align.to_mni(head)
     study.flags += transform_check.check(head, alignment, name)
     if alignment.poor:
@@ -234,9 +181,7 @@ def _to_mni(study: _AlignedStudy, head: align.RegistrationImage, name: Input) ->
     return alignment.mni_from_world
 
 
-def _ncct_to_mni(
-    study: _AlignedStudy, ncct: align.RegistrationImage, to_cta: align.Coregistration | None
-) -> np.ndarray:
+def _ncct_to_mni(study: AlignedStudy, ncct: align.RegistrationImage, to_cta: align.Coregistration | None) -> np.ndarray:
     """MNI from NCCT: through the CTA if the two can be aligned, otherwise directly."""
     if to_cta is None:
         return _to_mni(study, ncct, Input.NCCT)
@@ -251,7 +196,7 @@ def _ncct_to_mni(
     return alone if to_cta.quality < align.POOR_QUALITY else mni_from_ncct
 
 
-def _check_coverage(study: _AlignedStudy, name: Channel) -> None:
+def _check_coverage(study: AlignedStudy, name: Channel) -> None:
     aligned = study.aligned[name]
     if aligned.coverage < _MIN_COVERAGE:
         study.flag("coverage", f"{name}: about {aligned.coverage:.0%} of the brain lies in the field of view")
@@ -261,7 +206,7 @@ def _check_coverage(study: _AlignedStudy, name: Channel) -> None:
         study.flag("coverage", "cta: the field of view does not hold the whole circle of Willis")
 
 
-def _frames(study: _AlignedStudy) -> list[np.ndarray]:
+def _frames(study: AlignedStudy) -> list[np.ndarray]:
     """MNI from world of each frame that a mask or map may be in, the more likely one first."""
     return [study.aligned[name].mni_from_world for name in (Channel.CTA, Channel.NCCT) if name in study.aligned]
 
@@ -269,12 +214,12 @@ def _frames(study: _AlignedStudy) -> list[np.ndarray]:
 # Vessels -----------------------------------------------------------------------------------------------------------
 
 
-def _add_vessels(study: _AlignedStudy, volumes: Mapping[Input, Volume], segmenter: vessels.Segmenter) -> None:
+def _add_vessels(study: AlignedStudy, volumes: Mapping[Input, Volume], segmenter: vessels.Segmenter) -> None:
     """Add the mask that was sent, or one segmented from the CTA; without both, the channel stays empty."""
     sent, cta = volumes.get(Input.VESSELS), study.aligned.get(Channel.CTA)
     if sent is not None:
         mask = Volume(vessels.is_vessel(sent).view(np.uint8), sent.affine)
-        aligned = _AlignedVolume(mask, _frames(study)[0], Source(Input.VESSELS))
+        aligned = AlignedVolume(mask, _frames(study)[0], Source(Input.VESSELS))
         if cta is not None:
             _check_mask(cta, aligned)
         _check_mask_content(study, aligned)
@@ -286,12 +231,12 @@ def _add_vessels(study: _AlignedStudy, volumes: Mapping[Input, Volume], segmente
             plain = ncct.volume
             bone = Volume(plain.data, cta_from_ncct @ plain.affine, plain.slope, plain.inter)
         mask = segmenter(cta.volume, cta.mni_from_world, bone)
-        study.aligned[Channel.VESSELS] = _AlignedVolume(mask, cta.mni_from_world, Source(computed=mask))
+        study.aligned[Channel.VESSELS] = AlignedVolume(mask, cta.mni_from_world, Source(computed=mask))
         study.flag("vessels-computed", "vessels: not given; segmented from the cta")
         _check_amount(study, study.aligned[Channel.VESSELS])
 
 
-def _check_mask(cta: _AlignedVolume, mask: _AlignedVolume) -> None:
+def _check_mask(cta: AlignedVolume, mask: AlignedVolume) -> None:
     """Check that the mask covers the part of the brain that the CTA covers."""
     if mask.coverage >= _MIN_COVERAGE * cta.coverage:
         return
@@ -302,7 +247,7 @@ def _check_mask(cta: _AlignedVolume, mask: _AlignedVolume) -> None:
     )
 
 
-def _check_mask_content(study: _AlignedStudy, mask: _AlignedVolume) -> None:
+def _check_mask_content(study: AlignedStudy, mask: AlignedVolume) -> None:
     """Check a mask that was sent against the CT that it belongs to."""
     kind = Input.CTA if Channel.CTA in study.aligned else Input.NCCT
     if not study.poorly_aligned:
@@ -310,7 +255,7 @@ def _check_mask_content(study: _AlignedStudy, mask: _AlignedVolume) -> None:
     _check_amount(study, mask)
 
 
-def _check_amount(study: _AlignedStudy, mask: _AlignedVolume) -> None:
+def _check_amount(study: AlignedStudy, mask: AlignedVolume) -> None:
     complete = mask.coverage >= _MIN_COVERAGE and not study.poorly_aligned
     study.flags += mask_check.amount(mask.volume, mask.mni_from_world, complete=complete)
 
@@ -322,7 +267,7 @@ def _size(volume: Volume) -> str:
 # Perfusion ---------------------------------------------------------------------------------------------------------
 
 
-def _add_perfusion(study: _AlignedStudy, volumes: Mapping[Input, Volume]) -> PerfusionSummary | None:
+def _add_perfusion(study: AlignedStudy, volumes: Mapping[Input, Volume]) -> PerfusionSummary | None:
     """Add Tmax and relative CBF, from maps that were sent or computed; return the volumes and ratios of the maps."""
     maps, as_sent = _clean_maps(study, volumes)
     if _needs_series(volumes):
@@ -340,12 +285,12 @@ def _add_perfusion(study: _AlignedStudy, volumes: Mapping[Input, Volume]) -> Per
     if Input.TMAX in maps:
         tmax = _capped(maps[Input.TMAX], Channel.TMAX)
         source = Source(Input.TMAX) if Input.TMAX in as_sent else Source(computed=tmax)
-        study.aligned[Channel.TMAX] = _AlignedVolume(tmax, frame, source)
+        study.aligned[Channel.TMAX] = AlignedVolume(tmax, frame, source)
     if Input.CBF in maps and measurement.reference_cbf:
         factor = 1 / measurement.reference_cbf
         rcbf = _capped(Volume(maps[Input.CBF].values() * np.float32(factor), maps[Input.CBF].affine), Channel.RCBF)
         source = Source(Input.CBF, factor) if Input.CBF in as_sent else Source(computed=rcbf)
-        study.aligned[Channel.RCBF] = _AlignedVolume(rcbf, frame, source)
+        study.aligned[Channel.RCBF] = AlignedVolume(rcbf, frame, source)
     return map_check.withhold(measurement.summary, found.blanked)
 
 
@@ -354,7 +299,7 @@ def _needs_series(volumes: Mapping[Input, Volume]) -> bool:
     return Input.CTP in volumes and not {Input.TMAX, Input.CBF} <= volumes.keys()
 
 
-def _clean_maps(study: _AlignedStudy, volumes: Mapping[Input, Volume]) -> tuple[dict[Input, Volume], frozenset[Input]]:
+def _clean_maps(study: AlignedStudy, volumes: Mapping[Input, Volume]) -> tuple[dict[Input, Volume], frozenset[Input]]:
     """The maps that were sent, 0 where they have no data, and the names of those that were used as sent."""
     maps, as_sent = {}, set()
     for name in (name for name in _MAPS if name in volumes):
@@ -365,7 +310,7 @@ def _clean_maps(study: _AlignedStudy, volumes: Mapping[Input, Volume]) -> tuple[
     return maps, frozenset(as_sent)
 
 
-def _plainest_ct(study: _AlignedStudy) -> map_check.PlacedVolume:
+def _plainest_ct(study: AlignedStudy) -> map_check.PlacedVolume:
     """The NCCT, or else the CTA, in MNI space."""
     aligned = study.aligned[Channel.NCCT if Channel.NCCT in study.aligned else Channel.CTA]
     return map_check.PlacedVolume(aligned.volume, aligned.mni_from_world)
@@ -375,17 +320,17 @@ def _capped(volume: Volume, channel: Channel) -> Volume:
     return Volume(np.clip(volume.data, 0, _MAX_VALUE[channel]), volume.affine)
 
 
-def _frame_of(study: _AlignedStudy, maps: Mapping[Input, Volume]) -> np.ndarray:
+def _frame_of(study: AlignedStudy, maps: Mapping[Input, Volume]) -> np.ndarray:
     """The frame (MNI from world) in which the largest share of the maps' tissue lies in the brain."""
     for name, volume in maps.items():
-        if max(_AlignedVolume(volume, frame).coverage for frame in _frames(study)) < _MIN_OVERLAP:
+        if max(AlignedVolume(volume, frame).coverage for frame in _frames(study)) < _MIN_OVERLAP:
             raise GeometryMismatch(
                 f"the {name} map does not lie in the head that the CT shows: send it with the scanner's coordinates, "
                 "or resampled onto the CT",
                 errors=[FieldError(name, "lies outside the head")],
             )
     lead = maps[Input.TMAX] if Input.TMAX in maps else maps[Input.CBF]
-    shares = [_share_in_brain(_AlignedVolume(lead, frame)) for frame in _frames(study)]
+    shares = [_share_in_brain(AlignedVolume(lead, frame)) for frame in _frames(study)]
     best = int(np.argmax(np.array(shares) - 0.05 * np.arange(len(shares))))
     frame = _frames(study)[best]
     if shares[best] < _MIN_IN_BRAIN:
@@ -393,12 +338,12 @@ def _frame_of(study: _AlignedStudy, maps: Mapping[Input, Volume]) -> np.ndarray:
     else:
         heads = [study.aligned[name].coarse for name in (Channel.CTA, Channel.NCCT) if name in study.aligned]
         study.flags += study_check.check_maps(maps, heads[best])
-    if _AlignedVolume(lead, frame).coverage < _MIN_MAP_COVERAGE:
+    if AlignedVolume(lead, frame).coverage < _MIN_MAP_COVERAGE:
         study.flag("coverage", "perfusion: the maps cover less than half of the brain; volumes are of that part only")
     return frame
 
 
-def _share_in_brain(aligned: _AlignedVolume) -> float:
+def _share_in_brain(aligned: AlignedVolume) -> float:
     """Share of a map's tissue (values above 0) that lies within 5 mm of the brain."""
     volume = aligned.volume
     tissue = volume.data > 0

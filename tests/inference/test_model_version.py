@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save as save_tensors
 from scipy.ndimage import map_coordinates
 
+from app.imaging.aligned_study import PatientGrid
 from app.imaging.io import nifti
-from app.imaging.preprocess import PatientGrid
 from app.inference.attribution.atlas import NAMES, TREE
 from app.inference.ensemble_predictor import EXACT_METHOD, ExplanationMethod, ModalityRule, NetworkFolds, VoxelRule
 from app.inference.explain import clinical_players

@@ -10,8 +10,8 @@ import nibabel
 import numpy as np
 import pytest
 
+from app.imaging.aligned_study import PatientGrid, Source
 from app.imaging.io.nifti import Volume
-from app.imaging.preprocess import PatientGrid, Source
 from app.inference.model_input import ModelInput
 from app.inference.model_version import MapVolume, ModelVersion
 from app.registry.manifest import Manifest

@@ -14,9 +14,9 @@ import torch
 from app.database import job_state, predictions, shadow_scores
 from app.database.job_state import JobStudy
 from app.database.session import Database
+from app.imaging.aligned_study import PatientGrid, Source
 from app.imaging.io import nifti
 from app.imaging.io.limits import Limits
-from app.imaging.preprocess import PatientGrid, Source
 from app.inference.ensemble_predictor import NetworkFolds
 from app.inference.model_cache import ModelCache
 from app.inference.model_input import ModelInput
