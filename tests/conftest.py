@@ -13,12 +13,14 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 
 if TYPE_CHECKING:
     from app.database.session import Database
     from tests.fork_server import ForkServer
+    from tests.tcp_proxy import TcpProxy
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
 """Credentials for the S3 server of the tests, which accepts any."""
@@ -105,6 +107,17 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
     with mounted(tmp_path / "disk", 24) as disk:
         yield disk
+
+
+@pytest.fixture
+def proxy(s3: str) -> Iterator[TcpProxy]:
+    """A proxy in front of the S3 server, which can break the connection."""
+    from tests.tcp_proxy import TcpProxy
+
+    address = urlsplit(s3)
+    proxy = TcpProxy((str(address.hostname), int(address.port or 0)))
+    yield proxy
+    proxy.close()
 
 
 @pytest.fixture(scope="session")

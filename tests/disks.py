@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -27,14 +27,13 @@ def mounted(folder: Path, mebibytes: int) -> Iterator[Path]:
 
 
 def fill(disk: Path, *, free: int = 0) -> Path:
-    """Fills the disk but for ``free`` bytes and returns the file that does so."""
+    """Fills the disk but for ``free`` bytes, to its last byte by default; returns the file that does so."""
     filler = disk / "filler"
-    with filler.open("wb", buffering=0) as file:
+    with filler.open("ab", buffering=0) as file:
         for size in (MIB, 4096, 1):
-            while shutil.disk_usage(disk).free >= max(free + size, 1):
-                try:
-                    file.write(b"\0" * size)
-                except OSError:
-                    break
+            with suppress(OSError):
+                while not free or shutil.disk_usage(disk).free >= free + size:
+                    if not file.write(b"\0" * size):
+                        break
     assert shutil.disk_usage(disk).free <= free + 4096
     return filler

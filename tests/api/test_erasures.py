@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from app.core.disk_reserve import FILE
 from app.storage.erasure_ledger import EntryKind, FolderLedger, LedgerEntry, entries
 from tests.api.conftest import running
 from tests.conftest import CREDENTIALS
+from tests.disks import fill, mounted
 
 pytestmark = pytest.mark.anyio
 
@@ -71,25 +71,8 @@ async def test_erasure_of_another_tenant_is_not_in_the_ledger(settings: Settings
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 24 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=24m", "rlvo-test", str(folder)]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("needs root and the right to mount a tmpfs")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def fill(disk: Path) -> None:
-    """Fill the disk to its last byte."""
-    with (disk / "filler").open("ab", buffering=0) as file:
-        for size in (1024 * 1024, 4096, 1):
-            try:
-                while file.write(b"\0" * size):
-                    pass
-            except OSError:
-                continue
-    assert shutil.disk_usage(disk).free == 0
+    with mounted(tmp_path / "disk", 24) as disk:
+        yield disk
 
 
 async def test_full_disk_refuses_studies_and_no_erasure(disk: Path, model_store: Path) -> None:

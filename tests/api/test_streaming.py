@@ -8,24 +8,18 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
-from app.database import api_keys
 from tests.api.conftest import volume
+from tests.api.raw_client import connect, key
 from tests.api.server import Server, started
 
 BOUNDARY = "X"
 HEAD = b'--X\r\nContent-Disposition: form-data; name="cta"; filename="a.nii"\r\n\r\n'
 FORM = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
 MIB = 1024 * 1024
-
-
-def connect(server: Server) -> socket.socket:
-    address = urlsplit(server.url)
-    return socket.create_connection((address.hostname, address.port), timeout=20)
 
 
 def request(length: int, **headers: str) -> bytes:
@@ -46,11 +40,6 @@ def server_with_keys(tmp_path_factory: pytest.TempPathFactory, model_store: Path
     """A server that requires keys, and bodies within four seconds."""
     with started(tmp_path_factory.mktemp("server_with_keys"), model_store, auth="keys", receive_timeout="4") as server:
         yield server
-
-
-def key(server: Server) -> dict[str, str]:
-    with server.database().session() as session:
-        return {"Authorization": f"Bearer {api_keys.create(session, 'pacs')}"}
 
 
 def answer(connection: socket.socket) -> bytes:

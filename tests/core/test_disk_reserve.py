@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,31 +10,14 @@ import pytest
 
 from app.core.disk_reserve import FILE, DiskReserve
 from app.sdk.errors import StorageFull
-
-MIB = 1024 * 1024
+from tests.disks import MIB, fill, mounted
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 4 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "rlvo-test", str(folder)]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("needs root and the right to mount a tmpfs")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def fill(disk: Path) -> None:
-    """Fill the disk to its last byte."""
-    with (disk / "filler").open("ab", buffering=0) as file:
-        for size in (MIB, 4096, 1):
-            try:
-                while file.write(b"\0" * size):
-                    pass
-            except OSError:
-                continue
+    with mounted(tmp_path / "disk", 4) as disk:
+        yield disk
 
 
 def write(path: Path, size: int) -> None:

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ class Day:
         """Run all actors for some minutes, then end every fault."""
         actors: list[Callable[[random.Random], None]] = [self.kill, self.fail, self.promote]
         actors += [self.misbehave, self.jump]
-        actors += [lambda rng, tenant=tenant: self.send(rng, tenant) for tenant in TENANTS]  # type: ignore[misc]
+        actors += [partial(self.send, tenant=tenant) for tenant in TENANTS]
         watchers = [self.probe, self.record, self.measure]
         threads = [threading.Thread(target=self._guarded, args=(actor, n)) for n, actor in enumerate(actors)]
         threads += [threading.Thread(target=self._guarded, args=(each, n)) for n, each in enumerate(watchers, 100)]

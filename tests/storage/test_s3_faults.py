@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -33,14 +32,6 @@ FAULTS: dict[str, tuple[Fault, bytes]] = {
     "missing bucket": (Fault.ANSWERED, http("404 Not Found", error("NoSuchBucket"))),
     "a captive portal": (Fault.ANSWERED, http("302 Found", "log in", "Location: http://127.0.0.1:9/")),
 }
-
-
-@pytest.fixture
-def proxy(s3: str) -> Iterator[TcpProxy]:
-    address = urlsplit(s3)
-    proxy = TcpProxy((str(address.hostname), int(address.port or 0)))
-    yield proxy
-    proxy.close()
 
 
 @pytest.fixture

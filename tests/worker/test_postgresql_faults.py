@@ -175,7 +175,7 @@ def test_read_only_server_is_not_ready_and_ends_no_study(pair: tuple[Any, TcpPro
 
 
 def test_server_without_free_connections_ends_no_study(pair: tuple[Any, TcpProxy, Deployment]) -> None:
-    server, proxy, deployment = pair
+    _, proxy, deployment = pair
     with ApiClient(deployment) as client:
         deployment.start_worker()
         current = deployment.submit_paused("record")
@@ -193,7 +193,6 @@ def test_server_without_free_connections_ends_no_study(pair: tuple[Any, TcpProxy
         others.dispose()
         wait(lambda: client.submit("study-1").status_code == 202)
         check_done(deployment, [current, client.submit("study-1").json()["id"]])
-        del server
 
 
 def test_long_transaction_with_locks_delays_and_ends_no_study(pair: tuple[Any, TcpProxy, Deployment]) -> None:

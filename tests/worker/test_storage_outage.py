@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -30,14 +30,6 @@ SLOW_DOWN = http("503 Slow Down", "<Error><Code>SlowDown</Code></Error>")
 EXPIRED = http("403 Forbidden", "<Error><Code>ExpiredToken</Code></Error>")
 NO_BUCKET = http("404 Not Found", "<Error><Code>NoSuchBucket</Code></Error>")
 STUDIES = 5
-
-
-@pytest.fixture
-def proxy(s3: str) -> Iterator[TcpProxy]:
-    address = urlsplit(s3)
-    proxy = TcpProxy((str(address.hostname), int(address.port or 0)))
-    yield proxy
-    proxy.close()
 
 
 @pytest.fixture
@@ -172,51 +164,54 @@ def test_waiting_study_can_be_cancelled(on_s3: Deployment, proxy: TcpProxy) -> N
 # a disk ---------------------------------------------------------------------------------------------------------------
 
 
-def test_data_folder_that_is_full_beside_a_database_elsewhere(
+@contextmanager
+def on_small_disk(
     tmp_path: Path, database_url: str, database: Database, model_store: Path, fork_server: ForkServer
-) -> None:
+) -> Iterator[Deployment]:
+    """A deployment whose data folder is a disk of 24 MiB."""
     with mounted(tmp_path / "disk", 24) as disk:
         deployment = Deployment(disk, database_url, database, model_store, fork_server)
         deployment.faults = tmp_path / "faults"
         deployment.faults.mkdir()
         try:
-            worker = deployment.start_worker()
-            ids = [deployment.submit()]
-            deployment.wait_for(*ids)
-            filler = fill(disk)
-            ids += [deployment.submit() for _ in range(STUDIES)]
-            wait(lambda: waits(deployment.find(ids[1])))
-            os.kill(worker.child, 9)  # a worker that starts on a full disk waits too
-            wait(lambda: worker.starts == 2)
-            wait(lambda: waits(deployment.find(ids[3])))
-            filler.unlink()
-            check_done(deployment, ids)
+            yield deployment
         finally:
             deployment.kill_all()
+
+
+def test_data_folder_that_is_full_beside_a_database_elsewhere(
+    tmp_path: Path, database_url: str, database: Database, model_store: Path, fork_server: ForkServer
+) -> None:
+    with on_small_disk(tmp_path, database_url, database, model_store, fork_server) as deployment:
+        worker = deployment.start_worker()
+        ids = [deployment.submit()]
+        deployment.wait_for(*ids)
+        filler = fill(deployment.folder)
+        ids += [deployment.submit() for _ in range(STUDIES)]
+        wait(lambda: waits(deployment.find(ids[1])))
+        os.kill(worker.child, 9)  # a worker that starts on a full disk waits too
+        wait(lambda: worker.starts == 2)
+        wait(lambda: waits(deployment.find(ids[3])))
+        filler.unlink()
+        check_done(deployment, ids)
 
 
 @sqlite
 def test_nearly_full_disk_delays_studies_and_ends_none(
     tmp_path: Path, database_url: str, database: Database, model_store: Path, fork_server: ForkServer
 ) -> None:
-    with mounted(tmp_path / "disk", 24) as disk:
-        deployment = Deployment(disk, database_url, database, model_store, fork_server)
-        deployment.faults = tmp_path / "faults"
-        deployment.faults.mkdir()
-        try:
-            deployment.start_worker()
-            first = deployment.submit()
-            deployment.wait_for(first)
-            used = sum(path.stat().st_size for path in deployment.storage.folder.rglob("*") if path.is_file())
-            fill(disk, free=used // 2)  # a part of the steps has enough space
-            ids = [deployment.submit(caller=f"site-{number}") for number in range(STUDIES)]
-            wait(lambda: all(deployment.find(one).waiting for one in ids[:2]))
-            time.sleep(3)
-            assert not any(deployment.find(one).status.finished for one in ids)
-            (disk / "filler").unlink()
-            check_done(deployment, [first, *ids])
-        finally:
-            deployment.kill_all()
+    with on_small_disk(tmp_path, database_url, database, model_store, fork_server) as deployment:
+        deployment.start_worker()
+        first = deployment.submit()
+        deployment.wait_for(first)
+        used = sum(path.stat().st_size for path in deployment.storage.folder.rglob("*") if path.is_file())
+        filler = fill(deployment.folder, free=used // 2)  # a part of the steps has enough space
+        ids = [deployment.submit(caller=f"site-{number}") for number in range(STUDIES)]
+        wait(lambda: all(deployment.find(one).waiting for one in ids[:2]))
+        time.sleep(3)
+        assert not any(deployment.find(one).status.finished for one in ids)
+        filler.unlink()
+        check_done(deployment, [first, *ids])
 
 
 @sqlite
