@@ -4,7 +4,8 @@
 
 Design notes:
 - `make bench` does not run it, because it measures models, not speed. A seed at 4 mm takes half an hour of CPU time.
-- Results are stored in `ordering.jsonl` in `--folder`. A stored seed is not run again, and a stopped one continues.
+- Results are stored in `ordering.jsonl`, in a folder for each grid in `--folder`. A stored seed is not run again, and
+  a stopped one continues.
 - A seed has 599 patients, on the grid of 4 mm of `rlvo train`, or with `--mm 8` on one of 8 mm: an eighth of the work.
 - Everything else is that of `rlvo train`: fixed 80/20 split, four folds, the recipe, the same rows for every model.
 """
@@ -54,13 +55,14 @@ def main() -> None:
     parser.add_argument("--mm", type=int, choices=(4, 8), default=4, help="edge of a voxel of the grid")
     arguments = parser.parse_args()
     grid = defaults.GRID if arguments.mm == 4 else COARSE
-    arguments.folder.mkdir(parents=True, exist_ok=True)
-    path = arguments.folder / "ordering.jsonl"
+    folder = arguments.folder / f"{arguments.mm}mm"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "ordering.jsonl"
     results = {} if not path.exists() else {int(k): v for line in path.open() for k, v in json.loads(line).items()}
     for seed in arguments.seeds:
         if seed not in results:
             start = time.process_time()
-            results[seed] = evaluate(seed, arguments.folder, grid)
+            results[seed] = evaluate(seed, folder, grid)
             with path.open("a") as file:
                 file.write(json.dumps({seed: results[seed]}) + "\n")
             print(f"seed {seed}: {time.process_time() - start:.0f} CPU-s")

@@ -4,7 +4,7 @@ Design notes:
 - Each command imports its modules when it runs, so `rlvo --help` loads no torch, numpy or web framework.
 - The exit status is 0 for success, 1 for a failure, 2 for a wrong command or a wrong input, and 3 from
   `rlvo predict` for a withheld decision.
-- Every error is printed in a few lines (`app.cli.failures`), never as a traceback.
+- Every error is printed in a few lines (`app.cli.failures`).
 """
 
 from __future__ import annotations
@@ -95,27 +95,17 @@ app.command("settings", rich_help_panel=OPERATE)(admin.list_settings)
 app.command(rich_help_panel=OPERATE)(admin.openapi)
 
 
-class ShortErrors:
-    """Block whose errors are printed in a few lines; they end the process with their exit status."""
-
-    def __enter__(self) -> None:
-        """Do nothing."""
-
-    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
-        """Print an error and exit; `SystemExit` and Ctrl-C pass."""
-        if isinstance(error, Exception):
-            from app.cli.failures import describe
-
-            lines, status = describe(error)
-            for line in lines:
-                typer.echo(line, err=True)
-            sys.exit(status)
-
-
 def main() -> None:
     """Run the command; print an error in a few lines and exit with its status."""
-    with ShortErrors():
+    try:
         app()
+    except Exception as error:  # noqa: BLE001 - every error of a command ends here
+        from app.cli.failures import describe
+
+        lines, status = describe(error)
+        for line in lines:
+            typer.echo(line, err=True)
+        sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import subprocess
 import sys
 import tempfile
@@ -55,6 +54,7 @@ def settings(**given: Any) -> Settings:
 
 def check_writable(config: Settings) -> None:
     """Exit with status 2 if the data folder cannot be created or written; a full disk is accepted."""
+    from app.core.environment import disk_is_full
     from app.core.filesystem import private_folder
 
     try:
@@ -62,7 +62,7 @@ def check_writable(config: Settings) -> None:
         with tempfile.TemporaryFile(dir=config.data_dir):
             pass
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # an erasure must be able to free space
+        if disk_is_full(error):  # an erasure must be able to free space
             return
         reason = error.strerror or type(error).__name__
         typer.echo(f"The data folder (RLVO_DATA_DIR) cannot be written: {reason}. Choose another folder.", err=True)

@@ -1,9 +1,10 @@
-"""Text and exit status of an error that ends a command: a few lines, and never a traceback.
+"""Text and exit status of an error that ends a command: a few lines.
 
 Design notes:
 - The exit status is 2 for a wrong input or setting, and 1 for a failure.
 - An error of the file system is shown by the name of its file, without the folder.
-- The message of any other error may contain patient data, so only its type and its place are shown.
+- The message of any other error may contain patient data, so only its type and its place are shown. With
+  ``RLVO_LOG_LEVEL=debug`` the calls are shown too, still without messages and values.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ def describe(error: Exception) -> tuple[list[str], int]:
     from app.sdk.errors import InvalidRequest, RlvoError  # here: it imports pydantic, which `rlvo --help` does not need
 
     if isinstance(error, RlvoError):
-        plain = error.detail == error.title or isinstance(error, InvalidRequest)  # its title speaks of a request
+        plain = error.detail == error.title or isinstance(error, InvalidRequest)  # its title is about an HTTP request
         lines = [error.detail if plain else f"{error.title}: {error.detail}"]
         lines += [f"  {fault.field}: {fault.detail}" for fault in error.errors]
         lines += [f"  ({note})" for note in getattr(error, "__notes__", ())]
         return lines, 2 if 400 <= error.status < 500 else 1
     if isinstance(error, OSError):
-        return [_file_fault(error)], 1 if error.errno in NOT_OF_INPUT else 2
+        return [file_fault(error)], 1 if error.errno in NOT_OF_INPUT else 2
     if isinstance(error, ImportError):
         return [f"The package {error.name or 'of this function'} is not installed. Install it with pip."], 1
     lines = [f"The command failed unexpectedly ({error_location(error)}). RLVO_LOG_LEVEL=debug shows the calls."]
@@ -39,7 +40,9 @@ def describe(error: Exception) -> tuple[list[str], int]:
     return lines, 1
 
 
-def _file_fault(error: OSError) -> str:
-    name = Path(str(error.filename)).name if error.filename else "A file"
-    reason = error.strerror or type(error).__name__
-    return f"{name}: {reason}. Check the path, its permissions and the free space."
+def file_fault(error: OSError) -> str:
+    """An error of the file system as one line, with the name of the file and without its folder."""
+    if error.errno is None:  # raised by this project
+        return str(error)
+    name = Path(str(error.filename)).name if error.filename else "a file"
+    return f"{name}: {error.strerror}; check the path, its permissions and the free space"

@@ -123,7 +123,8 @@ def _listen(service: FastAPI, config: Settings, supervisor: ProcessSupervisor | 
     finally:
         if supervisor:
             supervisor.stop()
-            _exit_if_given_up(supervisor, config)
+    if supervisor:
+        _exit_if_given_up(supervisor, config)
     if not server.started:
         raise typer.Exit(1)
 
@@ -139,7 +140,6 @@ def _listener(config: Settings) -> socket.socket:
         reason = error.strerror or "the name is unknown"
         typer.echo(f"The service cannot listen on {config.host}, port {config.port}: {reason}", err=True)
         raise typer.Exit(1) from None
-    listener.set_inheritable(True)
     return listener
 
 

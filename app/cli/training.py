@@ -5,7 +5,6 @@ Each command imports its heavy modules when it runs. A cohort's faults are print
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from app.cli.failures import describe
 from app.cli.option_groups import expand_option_groups
 from app.phantoms.biology import Preset
 from app.training.options import PublishedModel, Target, Validation
@@ -26,8 +26,6 @@ commands = typer.Typer(no_args_is_help=True, add_completion=False, pretty_except
 console = Console(stderr=True)
 
 
-NOT_OF_INPUT = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE)
-"""Errors of the machine: disk full or broken, too many open files."""
 LARGEST_SEED = 2**32 - 1
 REPORT_HELP = "Folder of the report; default: a new one in `reports` beside the table"
 TABLE_HELP = "Table (.csv, .xlsx, .parquet), or folder with cohort.csv, or ISLES'24"
@@ -254,7 +252,7 @@ def import_(
 def _faults() -> Iterator[None]:
     """Print the faults of a cohort, a version or a file, and exit with status 2, or 1 if the input is not the cause."""
     from app.sdk.errors import RlvoError
-    from app.training.errors import CohortFault, file_fault
+    from app.training.errors import CohortFault
 
     try:
         yield
@@ -263,7 +261,7 @@ def _faults() -> Iterator[None]:
     except RlvoError as error:
         lines, status = [error.detail], 2 if 400 <= error.status < 500 else 1
     except OSError as error:
-        lines, status = [file_fault(error)], 1 if error.errno in NOT_OF_INPUT else 2
+        lines, status = describe(error)
     else:
         return
     for line in lines:

@@ -112,7 +112,7 @@ class Settings(BaseSettings):
     worker_start_minutes: float = Field(
         default=10.0,
         ge=0,
-        description="Minutes without a worker that starts, until `rlvo serve` ends with an error; 0: never",
+        description="Minutes without a running worker after which `rlvo serve` ends with an error; 0: never",
     )
     memory_limit_mb: int = Field(default=0, ge=0, description="Memory limit of a worker, in MB; 0: 90 % of the machine")
     cpu_limit: float = Field(default=3600.0, gt=0, description="CPU seconds of one attempt at a prediction")

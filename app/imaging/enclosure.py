@@ -21,7 +21,7 @@ __all__ = ["SKULL_HU", "SOFT_HU", "Enclosure", "between", "find"]
 SKULL_HU: Final = 200.0
 SOFT_HU: Final = (-20.0, 100.0)
 _GAP_MM: Final = 3.0  # half of the largest gap
-_IN_SLICE: Final = (1, 2)
+_SLICE_AXES: Final = (1, 2)
 _CORE_MM: Final = 9.0  # the scalp, or the gap between head and head-rest, is thinner than twice this
 
 
@@ -81,14 +81,12 @@ def find(values: np.ndarray, edges: np.ndarray, axis: int) -> Enclosure:
     margin = reach + 1
     ring = np.pad(bone, ((0, 0), (margin, margin), (margin, margin)))
     if reach:
-        ring = morphology.erode(morphology.dilate(ring, _IN_SLICE, reach), _IN_SLICE, reach)
-    spaces, _ = ndimage.label(~ring, morphology.IN_SLICE)
-    outside = spaces == spaces[:, :1, :1]  # the margin connects everything outside the ring of a slice
-    pieces, count = ndimage.label(ring, morphology.IN_SLICE)
+        ring = morphology.erode(morphology.dilate(ring, _SLICE_AXES, reach), _SLICE_AXES, reach)
+    filled = morphology.fill_slices(ring)
+    pieces, count = ndimage.label(ring, morphology.SLICE_NEIGHBOURS)
     is_skull = np.zeros(count + 1, bool)
-    is_skull[pieces[morphology.dilate(outside, _IN_SLICE) & ring]] = True
-    filled = ~outside
-    core = morphology.erode(filled, _IN_SLICE, max(1, round(_CORE_MM / edge)))
+    is_skull[pieces[morphology.dilate(~filled, _SLICE_AXES) & ring]] = True
+    core = morphology.erode(filled, _SLICE_AXES, max(1, round(_CORE_MM / edge)))
     own = (slice(None), slice(margin, -margin), slice(margin, -margin))
     brain = filled[own] & ~bone & np.moveaxis(between(values, SOFT_HU), axis, 0)
     inside = filled & ~is_skull[pieces]

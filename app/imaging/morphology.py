@@ -1,4 +1,4 @@
-"""Binary morphology with a cross of neighbours, by shifted views; ten times as fast as a general structure on a head.
+"""Binary morphology with a cross of neighbours, by shifted views, which is faster than a general structure.
 
 Voxels outside the array count as not set.
 """
@@ -11,10 +11,10 @@ from typing import Final
 import numpy as np
 from scipy import ndimage
 
-__all__ = ["ALL_AXES", "IN_SLICE", "dilate", "erode", "fill_slices", "opened"]
+__all__ = ["ALL_AXES", "SLICE_NEIGHBOURS", "dilate", "erode", "fill_slices", "opened"]
 
 ALL_AXES: Final = (0, 1, 2)
-IN_SLICE: Final = np.pad(ndimage.generate_binary_structure(2, 1)[None], ((1, 1), (0, 0), (0, 0)))
+SLICE_NEIGHBOURS: Final = np.pad(ndimage.generate_binary_structure(2, 1)[None], ((1, 1), (0, 0), (0, 0)))
 """Structure for labels: neighbours that share an edge, within a slice along the first axis."""
 
 
@@ -51,7 +51,7 @@ def opened(mask: np.ndarray) -> np.ndarray:
 def fill_slices(mask: np.ndarray) -> np.ndarray:
     """Fill the holes of each slice along the first axis, (n, X, Y) bool."""
     around = np.pad(~mask, ((0, 0), (1, 1), (1, 1)), constant_values=True)
-    labels, _ = ndimage.label(around, IN_SLICE)
+    labels, _ = ndimage.label(around, SLICE_NEIGHBOURS)
     outside = labels == labels[:, :1, :1]
     filled: np.ndarray = ~outside[:, 1:-1, 1:-1]
     return filled

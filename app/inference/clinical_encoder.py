@@ -107,11 +107,6 @@ def category_flags(record: ClinicalRecord, clinical: Clinical) -> Iterator[Flag]
             yield Flag(code="category-unknown", detail=detail)
 
 
-def width(variable: ClinicalVariable) -> int:
-    """Return the number of columns of a variable in the clinical vector."""
-    return len(variable.categories) if variable.kind is VariableKind.CATEGORY else 1
-
-
 def validate_names(names: Iterable[str]) -> None:
     """Check that each variable is a field of the record and known before the puncture.
 

@@ -10,7 +10,6 @@ Design notes:
 from __future__ import annotations
 
 from app.imaging.model_grid import ChannelSpec, Grid
-from app.inference.clinical_encoder import width
 from app.network.architecture import Architecture, Fusion
 from app.registry.manifest import Clinical, ClinicalVariable, VariableKind
 from app.sdk.types import Channel
@@ -69,5 +68,5 @@ def architecture(
     fusion: Fusion, clinical: Clinical, *, filters: int = 8, channels: int = len(CHANNELS)
 ) -> Architecture:
     """Architecture for ``channels`` image channels and the clinical vector (values, missing bits, presence bits)."""
-    size = sum(width(variable) for variable in clinical.variables) + len(clinical.variables) + len(CHANNELS)
+    size = clinical.size + len(CHANNELS)
     return Architecture(fusion=fusion, in_channels=channels, clinical_size=size, filters=filters)

@@ -21,7 +21,7 @@ from app.core.display_names import named_quantity
 from app.inference.attribution import atlas
 from app.inference.attribution.integrated_gradients import voxel_map
 from app.inference.attribution.shapley import Array, ShapleyValues, distribute_remainder, shapley_values
-from app.inference.clinical_encoder import Value, width
+from app.inference.clinical_encoder import Value
 from app.inference.ensemble_predictor import EXACT_METHOD, EnsemblePredictor, ExplanationMethod, ValueFunction
 from app.inference.model_input import ModelInput
 from app.registry.manifest import Calibration, Clinical, Manifest
@@ -58,7 +58,7 @@ class Explanation:
 def clinical_players(manifest: Manifest) -> list[Player]:
     """Return the clinical players in the manifest's order; a group takes the place of its first variable."""
     variables = manifest.clinical.variables
-    starts = np.concatenate([[0], np.cumsum([width(variable) for variable in variables])]).astype(int)
+    starts = np.concatenate([[0], np.cumsum([variable.width for variable in variables])]).astype(int)
     owned: dict[str, list[int]] = {}
     members: dict[str, list[str]] = {}
     for index, variable in enumerate(variables):
@@ -71,8 +71,7 @@ def clinical_players(manifest: Manifest) -> list[Player]:
 
 def presence_bits(manifest: Manifest) -> slice:
     """Return the positions of the presence bits in the clinical vector: the last ones, one per channel."""
-    variables = manifest.clinical.variables
-    start = sum(width(variable) for variable in variables) + len(variables)
+    start = manifest.clinical.size
     return slice(start, start + len(manifest.channels))
 
 

@@ -40,6 +40,10 @@ TOLERANCE = {Precision.FLOAT32: 1e-4, Precision.BFLOAT16: 1e-2}
 REFRACTORY, NOT_REFRACTORY = "refractory", "not-refractory"
 
 
+class NotFinite(InternalError):
+    """The networks compute no finite number for this input."""
+
+
 class MapVolume(NamedTuple):
     """A map on a grid: float32 (x, y, z), and its affine, voxel to RAS+ millimetres."""
 
@@ -165,7 +169,7 @@ class ModelVersion:
             lambda: self.predictor.predict(model_input.image, model_input.clinical, with_features=with_features)
         )
         if not np.isfinite(logits).all():
-            raise InternalError("The model version computes no finite number for this study. Tell its operator.")
+            raise NotFinite("The model version computes no finite number for this study. Tell its operator.")
         log_odds = float(explain.log_odds(logits.mean(), calibration))
         probability = float(expit(log_odds))
         folds = tuple(float(p) for p in expit(explain.log_odds(logits, calibration)))

@@ -194,7 +194,7 @@ def _shifts(patients: Sequence[FollowedUpPrediction], described: Clinical) -> It
     encoded = [record for one in patients if (record := _encoded(one, described)) is not None]
     column = 0
     for index, variable in enumerate(described.variables):
-        width = clinical_encoder.width(variable)
+        width = variable.width
         known = [one.values[column : column + width] for one in encoded if not one.missing[index]]
         column += width
         deviations = 0.0

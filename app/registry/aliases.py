@@ -19,10 +19,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from app.core.filesystem import locked
+from app.registry.manifest import NAME_PATTERN, VERSION_PATTERN
 from app.sdk.errors import AliasConflict, InvalidRequest, ModelNotFound
 
-NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-VERSION = re.compile(r"[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}(-[0-9a-z.]{1,30})?")
+NAME, VERSION = re.compile(NAME_PATTERN), re.compile(VERSION_PATTERN)
 ALIAS = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 DEFAULT_ALIAS = "champion"

@@ -5,7 +5,7 @@ Design notes:
 - The module imports no torch and reads no files, since the API process uses it too.
 - ``Architecture`` describes the network; app/network builds it.
 - Unknown members are refused: a manifest that this release does not fully understand must not be served.
-- Every number has bounds and no number is NaN or infinite, so a manifest that is read can be loaded.
+- Every number outside ``extra`` has bounds, and none is NaN or infinite, so that no number makes a load fail.
 - Coordinates are RAS+ millimetres.
 """
 
@@ -59,6 +59,11 @@ class ClinicalVariable(FrozenModel):
     required: bool = False
     group: str | None = Field(default=None, description="Variables of one group are one player of the explanation")
 
+    @property
+    def width(self) -> int:
+        """Entries of its value in the clinical vector; its missing bit is another one."""
+        return len(self.categories) if self.kind is VariableKind.CATEGORY else 1
+
     @model_validator(mode="after")
     def _categories_have_means(self) -> ClinicalVariable:
         if self.kind is VariableKind.CATEGORY and len(self.category_means) != len(self.categories):
@@ -84,7 +89,7 @@ class Clinical(FrozenModel):
     @property
     def size(self) -> int:
         """Entries of the values and the missing bits in the clinical vector, without the presence bits."""
-        return sum((len(each.categories) if each.kind is VariableKind.CATEGORY else 1) + 1 for each in self.variables)
+        return sum(variable.width + 1 for variable in self.variables)
 
 
 class Fold(FrozenModel):

@@ -9,7 +9,6 @@ Design notes:
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -21,6 +20,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from app.core.environment import disk_is_full
 from app.core.filesystem import private_folder, sync
 from app.sdk.errors import StorageFull, Unavailable
 
@@ -139,7 +139,7 @@ def _ledger_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if disk_is_full(error):
             raise StorageFull("The disk of the ledger of erasures is full; free disk space") from error
         raise Unavailable(
             "The ledger of erasures cannot be read or written; check RLVO_ERASURE_LEDGER", retry_after=5

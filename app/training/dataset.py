@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.imaging.model_grid import ChannelSpec, Grid
-from app.inference import clinical_encoder
 from app.inference.clinical_encoder import PERFUSION, encode
 from app.inference.model_input import ModelInput
 from app.phantoms import biology, cohort
@@ -169,7 +168,7 @@ class Vectors:
     def of(cls, data: Dataset, spec: Clinical) -> Vectors:
         """Encode every record; perfusion numbers of the maps fill gaps, as in the service."""
         rows = [encode(r, spec, p) for r, p in zip(data.records, data.perfusion, strict=True)]
-        widths = [clinical_encoder.width(variable) for variable in spec.variables]
+        widths = [variable.width for variable in spec.variables]
         columns, variables = sum(widths), len(widths)
         return cls(
             values=np.array([row.values for row in rows], np.float32).reshape(len(rows), columns),

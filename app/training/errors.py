@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from app.sdk.errors import InvalidStudy
 
@@ -29,14 +28,6 @@ class PublicationRefused(CohortFault):
     """The trained model must not become a version unless the user accepts the objections."""
 
     code, title = "publication-refused", "The model version was not published"
-
-
-def file_fault(error: OSError) -> str:
-    """An error of the file system as one line, with the name of the file and without its folder."""
-    if error.errno is None:
-        return str(error)
-    name = Path(str(error.filename)).name if error.filename else "a file"
-    return f"{name}: {error.strerror}; check the path, its permissions and the free space"
 
 
 @dataclass

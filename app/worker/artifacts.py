@@ -25,7 +25,6 @@ from app.imaging.io.nifti import Volume
 from app.imaging.model_grid import ChannelSpec, Grid
 from app.imaging.resample import to_grid
 from app.inference.attribution import atlas
-from app.inference.clinical_encoder import width
 from app.inference.model_input import ModelInput
 from app.inference.model_version import MapVolume
 from app.registry.manifest import Manifest, VariableKind
@@ -159,7 +158,7 @@ def _cohort_positions(model_input: ModelInput, manifest: Manifest) -> Iterator[C
     """Known numbers of the clinical vector, with the values of the background patients."""
     variables = manifest.clinical.variables
     background = np.asarray(manifest.background.vectors, np.float32)
-    missing = sum(width(variable) for variable in variables)
+    missing = sum(variable.width for variable in variables)
     column = 0
     for index, variable in enumerate(variables):
         if variable.kind is VariableKind.NUMBER and not model_input.clinical[missing + index]:
@@ -167,4 +166,4 @@ def _cohort_positions(model_input: ModelInput, manifest: Manifest) -> Iterator[C
             value = model_input.shown.get(variable.name)
             text = "" if value is None else format_quantity(value, variable.unit)
             yield CohortPosition(label(variable.name), text, float(model_input.clinical[column]), known[:, column])
-        column += width(variable)
+        column += variable.width

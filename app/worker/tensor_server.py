@@ -22,8 +22,8 @@ from app.inference import open_inference
 from app.inference.explain import presence_bits
 from app.inference.model_cache import ModelCache, out_of_memory
 from app.inference.model_input import ModelInput
-from app.inference.model_version import ModelAnswer, ModelVersion
-from app.sdk.errors import InternalError, RlvoError
+from app.inference.model_version import ModelAnswer, ModelVersion, NotFinite
+from app.sdk.errors import InternalError, InvalidRequest, RlvoError
 from app.sdk.summary import warning_codes
 from app.worker import ipc
 
@@ -108,7 +108,12 @@ class TensorServer:
 
 def _predict(version: ModelVersion, request: open_inference.InferenceRequest) -> list[ModelAnswer]:
     bits = presence_bits(version.manifest)
-    return [
-        version.predict(ModelInput(image=image, presence=clinical[bits] > 0, clinical=clinical))
-        for image, clinical in zip(request.image, request.clinical, strict=True)
-    ]
+    try:
+        return [
+            version.predict(ModelInput(image=image, presence=clinical[bits] > 0, clinical=clinical))
+            for image, clinical in zip(request.image, request.clinical, strict=True)
+        ]
+    except NotFinite as error:
+        raise InvalidRequest(
+            "From these tensors the version computes no finite number. Check the normalisation of image and clinical."
+        ) from error

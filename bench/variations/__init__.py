@@ -9,14 +9,18 @@ from __future__ import annotations
 from typing import Final
 
 _PARTS: Final = ("other_", "maps_", "exchanged", "ncct_twice", "cta_twice", "tmax_twice")
+_KINDS: Final = {
+    "geometry": "registration",
+    "hounsfield": "Hounsfield units",
+    "perfusion_maps": "perfusion maps",
+    "perfusion_series": "perfusion series",
+}
 
 
 def kind(module: str, name: str) -> str:
-    """The kind of fault that a wrong variation belongs to."""
-    if module.startswith("perfusion_"):
-        return module.replace("_", " ")
+    """The kind of fault that a wrong variation belongs to. Raises KeyError for an unknown module."""
     if name.startswith(_PARTS) or "_as_" in name:
         return "parts of a study"
-    if module == "geometry":
-        return "registration"
-    return "vessel masks" if name.endswith("_mask") or name == "one_sided_arteries" else "Hounsfield units"
+    if module == "hounsfield" and (name.endswith("_mask") or name == "one_sided_arteries"):
+        return "vessel masks"
+    return _KINDS[module]

@@ -110,7 +110,7 @@ async def test_missing_bucket_is_named_and_gives_503(
     monkeypatch.setattr("app.api.dependencies.REPLAY_PATIENCE", 0.5)
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
-    changes = {"storage_url": "s3://rlvo-no-such-bucket/blobs", "s3_endpoint": s3}
+    changes = {"storage_url": "s3://rlvo-bucket-made-later/blobs", "s3_endpoint": s3}
     async with running(settings.model_copy(update=changes)) as service:
         ready = await service.http.get("/readyz")
         assert (ready.status_code, ready.json()["checks"]["storage"]) == (503, "bucket-missing")
@@ -118,7 +118,7 @@ async def test_missing_bucket_is_named_and_gives_503(
         assert (refused.status_code, refused.json()["code"]) == (503, "bucket-missing")
         assert "RLVO_STORAGE_URL" in refused.json()["detail"]
         assert service.leftovers() == []
-        assert httpx.put(f"{s3}/rlvo-no-such-bucket", timeout=30).status_code == 200
+        assert httpx.put(f"{s3}/rlvo-bucket-made-later", timeout=30).status_code == 200
         assert (await service.submit()).status_code == 202
         assert (await service.http.get("/readyz")).json()["checks"]["storage"] == "ok"
 

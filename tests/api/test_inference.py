@@ -103,6 +103,14 @@ async def test_errors_have_the_member_of_the_protocol(with_worker: RunningServic
     assert "error" not in (await with_worker.http.get("/v1/models/none")).json()
 
 
+async def test_tensors_without_a_finite_answer_are_an_invalid_request(service: RunningService) -> None:
+    with tensor_server(service) as models:
+        tensors = patient(models.version("tiny", "1.0.0"))
+        tensors["image"] = np.full_like(tensors["image"], np.finfo(np.float32).max)
+        answer = await service.http.post(INFER, content=as_json(tensors))
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid-request"), answer.text
+
+
 async def test_infer_without_a_local_worker_gives_503(service: RunningService) -> None:
     service.worker.heartbeat("tiny@1.0.0")  # alive, on another machine
     answer = await service.http.post(INFER, content=b"{}")

@@ -98,7 +98,7 @@ SETTINGS = {
     "an unknown device": {"RLVO_DEVICE": "tpu"},
     "webhook hosts that are no hosts": {"RLVO_WEBHOOK_HOSTS": "http://a_b/c/d"},
 }
-RUNS_ALL_THE_SAME = (
+SERVES_WITH_FAULT = (
     "a model store that is a file",
     "trusted keys that are no keys",
     "a ledger inside a file",
@@ -217,7 +217,7 @@ def test_bad_settings_give_a_short_message(
 
 
 PROCESSES = [
-    *(("serve --port 0", fault) for fault in SETTINGS if fault not in RUNS_ALL_THE_SAME),
+    *(("serve --port 0", fault) for fault in SETTINGS if fault not in SERVES_WITH_FAULT),
     ("worker", "a data folder inside a file"),
     ("worker", "a database of another kind"),
     ("worker", "a bucket without a name"),

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -16,15 +15,9 @@ import pytest
 
 from app.cli import serve
 from app.cli.serve import ProcessSupervisor
+from tests.deployment import wait
 
 CHILD = [sys.executable, "-c", "import sys; sys.stdin.read()"]
-
-
-def wait(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition was not met in time"
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -40,9 +33,7 @@ def test_start_that_the_system_refuses_is_tried_again() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # EMFILE for every new pipe
     try:
         supervisor.start()
-        deadline = time.monotonic() + 30
-        while supervisor.fault() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait(lambda: supervisor.fault() is not None, 30)
         refused = supervisor.fault()
         time.sleep(0.5)
     finally:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 import random
 import socket
-import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -49,12 +47,6 @@ class DayService(RunningService):
     def ended(self) -> bool:
         """Whether the process has ended."""
         return self._process is None or self._process.poll() is not None
-
-    def spawn(self) -> None:
-        """Start the process, and do not wait for it."""
-        with (self.folder / "log").open("ab") as log:
-            command = [sys.executable, "-m", "app.cli", "serve"]
-            self._process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
 
     def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         with self._engine.connect() as connection:
@@ -281,13 +273,11 @@ class Day:
                 self._pause(0.5)
 
     def record(self, _rng: random.Random) -> None:
-        """Fetch every answer as soon as it is final, also after the end of the day."""
-        clients = {
-            name: Client(self.service.url, api_key=key, retries=0, timeout=20) for name, key in self.keys.items()
-        }
-        while not self.over.is_set():
-            self.fetch(clients)
-            self._pause(0.5)
+        """Fetch every answer as soon as it is final."""
+        with self._clients() as clients:
+            while not self.over.is_set():
+                self.fetch(clients)
+                self._pause(0.5)
 
     @contextmanager
     def _clients(self) -> Iterator[dict[str, Client]]:

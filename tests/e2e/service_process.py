@@ -49,11 +49,15 @@ class RunningService:
         }
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start the service and return when it is ready to predict."""
+    def spawn(self) -> None:
+        """Start the process, and do not wait for it."""
         with (self.folder / "log").open("ab") as log:
             command = [sys.executable, "-m", "app.cli", "serve"]
             self._process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
+
+    def start(self) -> None:
+        """Start the service and return when it is ready to predict."""
+        self.spawn()
         with self.client() as client:
 
             def ready() -> bool:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.inference import defaults
-from app.inference.clinical_encoder import POST_PROCEDURE_FIELDS, encode, fit, validate_names, width
+from app.inference.clinical_encoder import POST_PROCEDURE_FIELDS, encode, fit, validate_names
 from app.registry.manifest import Clinical, ClinicalVariable, VariableKind
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import InvalidClinical, MissingInput
@@ -47,7 +47,7 @@ def test_log_variable_accepts_zero() -> None:
 
 def test_each_category_has_a_column() -> None:
     assert column(SMOKING, record(smoking="former")) == [0, 1, 0]
-    assert width(SMOKING) == 3
+    assert SMOKING.width == 3
     known = SMOKING.model_copy(update={"category_means": (0.5, 0.3, 0.2)})
     assert column(known, record()) == pytest.approx([0.5, 0.3, 0.2])
 
@@ -194,5 +194,5 @@ def test_fit_handles_empty_and_constant_columns() -> None:
 def test_every_record_gives_a_finite_vector(age: float | None, nihss: int | None, core: float | None) -> None:
     encoded = encode(record(age=age, nihss=nihss, perfusion={"core_ml": core}), CLINICAL)
     assert encoded.values.dtype == np.float32
-    assert len(encoded.values) == sum(map(width, VARIABLES))
+    assert len(encoded.values) == sum(variable.width for variable in VARIABLES)
     assert np.isfinite(encoded.values).all()

@@ -1,10 +1,11 @@
-"""Helper that publishes a tiny version in a model store."""
+"""Helpers that publish a tiny version in a model store."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
+from app.registry.manifest import Manifest, SegmenterManifest, SegmenterRef
 from tests.factory import tiny_manifest
 
 
@@ -17,4 +18,19 @@ def publish(store: Path, version: str, name: str = "tiny") -> Path:
     folder.mkdir(parents=True)
     (folder / fold.file).write_bytes(weights)
     (folder / "manifest.json").write_text(manifest.model_copy(update={"folds": (fold,)}).model_dump_json())
+    return folder
+
+
+def publish_with_segmenter(elsewhere: Path) -> Path:
+    """Publish a version with a segmenter; return the folder of the version."""
+    weights = b"weights of a segmenter"
+    reference = SegmenterRef(name="vessels", version="2.0.0", sha256=hashlib.sha256(weights).hexdigest())
+    segmenter = SegmenterManifest(**reference.model_dump(), filters=2, file="weights.safetensors", training="none")
+    folder = publish(elsewhere, "1.0.0")
+    manifest = Manifest.model_validate_json((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(manifest.model_copy(update={"segmenter": reference}).model_dump_json())
+    source = elsewhere / "segmenters" / "vessels" / "2.0.0"
+    source.mkdir(parents=True)
+    (source / "manifest.json").write_text(segmenter.model_dump_json())
+    (source / "weights.safetensors").write_bytes(weights)
     return folder

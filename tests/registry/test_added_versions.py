@@ -14,7 +14,7 @@ import pytest
 from app.registry.manifest import Manifest
 from app.registry.model_store import ModelStore
 from app.sdk.errors import ModelNotFound, ModelNotReady
-from tests.registry.publish import publish
+from tests.registry.publish import publish, publish_with_segmenter
 
 MODEL_STORE = Path(__file__).resolve().parents[2] / "model_store"
 SHIPPED = sorted(path.parent for path in MODEL_STORE.glob("rlvo-*/*/manifest.json"))
@@ -86,9 +86,7 @@ def test_card_that_is_no_text_is_refused(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("part", ["segmenters", "segmenters/vessels", "segmenters/vessels/2.0.0"])
 def test_linked_folder_of_a_segmenter_is_refused(tmp_path: Path, part: str) -> None:
-    from tests.registry.test_model_store import with_segmenter
-
-    folder = with_segmenter(tmp_path / "elsewhere")
+    folder = publish_with_segmenter(tmp_path / "elsewhere")
     real = tmp_path / "elsewhere" / part
     real.rename(tmp_path / "real")
     real.symlink_to(tmp_path / "real")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from app.registry.manifest import Manifest, SegmenterManifest, SegmenterRef
+from app.registry.manifest import Manifest
 from app.registry.model_store import ModelStore
 from app.sdk.errors import AliasConflict, InvalidRequest, ModelNotFound, ModelNotReady
-from tests.registry.publish import publish
+from tests.registry.publish import publish, publish_with_segmenter
 
 
 @pytest.fixture
@@ -170,34 +170,15 @@ def test_every_file_is_verified(store: Path) -> None:
         registry.verify(entry)
 
 
-def with_segmenter(elsewhere: Path) -> Path:
-    """Publish a version with a segmenter; return the folder of the version."""
-    weights = b"weights of a segmenter"
-    reference = SegmenterRef(name="vessels", version="2.0.0", sha256=hashlib.sha256(weights).hexdigest())
-    segmenter = SegmenterManifest(**reference.model_dump(), filters=2, file="weights.safetensors", training="none")
-    folder = publish(elsewhere, "1.0.0")
-    manifest = Manifest.model_validate_json((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(manifest.model_copy(update={"segmenter": reference}).model_dump_json())
-    source = elsewhere / "segmenters" / "vessels" / "2.0.0"
-    source.mkdir(parents=True)
-    (source / "manifest.json").write_text(segmenter.model_dump_json())
-    (source / "weights.safetensors").write_bytes(weights)
-    return folder
-
-
 def test_added_version_includes_its_segmenter(store: Path, tmp_path: Path) -> None:
-    weights, elsewhere = b"weights of a segmenter", tmp_path / "elsewhere"
-    reference = SegmenterRef(name="vessels", version="2.0.0", sha256=hashlib.sha256(weights).hexdigest())
-    segmenter = SegmenterManifest(**reference.model_dump(), filters=2, file="weights.safetensors", training="none")
-    folder = publish(elsewhere, "1.0.0")
-    manifest = Manifest.model_validate_json((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(manifest.model_copy(update={"segmenter": reference}).model_dump_json())
-    registry = ModelStore(store)
+    elsewhere, registry = tmp_path / "elsewhere", ModelStore(store)
+    folder = publish_with_segmenter(elsewhere)
+    source = elsewhere / "segmenters" / "vessels" / "2.0.0"
+    source.rename(tmp_path / "away")
     with pytest.raises(ModelNotReady, match="missing"):
         registry.add(folder)
-    source = elsewhere / "segmenters" / "vessels" / "2.0.0"
-    source.mkdir(parents=True)
-    (source / "manifest.json").write_text(segmenter.model_dump_json())
+    (tmp_path / "away").rename(source)
+    weights = (source / "weights.safetensors").read_bytes()
     (source / "weights.safetensors").write_bytes(weights[:-1])
     with pytest.raises(ModelNotReady, match="sha-256"):
         registry.add(folder)
@@ -206,6 +187,7 @@ def test_added_version_includes_its_segmenter(store: Path, tmp_path: Path) -> No
     assert registry.add(folder).version == "1.0.0"
     (source / "weights.safetensors").unlink()
     assert (store / "segmenters" / "vessels" / "2.0.0" / "weights.safetensors").read_bytes() == weights
+    reference = Manifest.model_validate_json((folder / "manifest.json").read_text()).segmenter
     # The segmenter of the second version is in the store already.
     other = publish(elsewhere, "1.1.0")
     manifest = Manifest.model_validate_json((other / "manifest.json").read_text())

@@ -1,4 +1,4 @@
-"""Shifts the wall clock of a Python process by the seconds in the file `SHIFTED_CLOCK`, read at each use.
+"""Shifts the clock of the rows and of `time.time` by the seconds in the file `SHIFTED_CLOCK`, read at each use.
 
 Python imports this module at its start if its folder is in PYTHONPATH. Child processes inherit it.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 FILE = Path(os.environ["SHIFTED_CLOCK"])
-MODULE = "app.database.session"  # the only module that reads the clock as a date
+MODULE = "app.database.session"  # rows have its times; webhooks and aliases keep the real date
 
 
 def shift() -> float:
