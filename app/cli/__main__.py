@@ -98,7 +98,7 @@ app.command(rich_help_panel=OPERATE)(admin.openapi)
 def main() -> None:
     """Run the command; print an error in a few lines and exit with its status."""
     try:
-        app()
+        app(prog_name="rlvo")
     except Exception as error:  # noqa: BLE001 - every error of a command ends here
         from app.cli.failures import describe
 

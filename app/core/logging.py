@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
-_VERBOSE = ("dbos", "alembic", "opentelemetry")
+_VERBOSE = ("dbos", "alembic", "opentelemetry", "httpx", "httpcore")  # httpx logs URLs, which may hold a token or an id
 _bound: ContextVar[Mapping[str, str]] = ContextVar("_bound", default={})  # noqa: B039 - never written to
 
 

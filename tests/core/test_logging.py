@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from app.core import logging as app_logging
@@ -44,6 +45,15 @@ def test_error_is_logged_without_its_message(written: io.StringIO) -> None:
         logging.getLogger("a.library").exception("it failed")
     assert "CANARY" not in written.getvalue()
     assert "ValueError at test_logging.py:" in written.getvalue()
+
+
+def test_url_of_a_request_is_not_logged(written: io.StringIO) -> None:
+    transport = httpx.MockTransport(lambda _: httpx.Response(204))
+    with httpx.Client(transport=transport) as client:
+        client.post("https://hooks.example/CANARY?subject=CANARY")
+    logging.getLogger("rlvo.test").info("sent")
+    assert "sent" in written.getvalue()
+    assert "CANARY" not in written.getvalue()
 
 
 def test_json_format_has_one_object_per_line(monkeypatch: pytest.MonkeyPatch) -> None:
