@@ -9,6 +9,7 @@ Design notes:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -45,12 +46,12 @@ class Enclosure:
     axis: int
     edges: np.ndarray
 
-    @property
+    @cached_property
     def brain_cm2(self) -> np.ndarray:
         """Area of brain in each axial slice, cm2."""
         return self._areas(self.brain)
 
-    @property
+    @cached_property
     def core_cm2(self) -> np.ndarray:
         """Area of the core in each axial slice, cm2."""
         return self._areas(self.core)

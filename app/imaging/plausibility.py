@@ -22,7 +22,6 @@ from app.imaging import enclosure, hounsfield_check, vessels
 from app.imaging.enclosure import Enclosure, between
 from app.imaging.hounsfield_check import MIN_BRAIN_CM2
 from app.imaging.io.nifti import Volume
-from app.imaging.perfusion import background
 from app.imaging.resample import shrink
 from app.sdk.errors import FieldError, ImplausibleModality
 from app.sdk.types import Flag, Input
@@ -57,6 +56,10 @@ _MASK_LEVELS: Final = 64
 
 def check(volume: Volume, field: Input) -> tuple[Flag, ...]:
     """Flags for a volume that was sent as ``field``.
+
+    Args:
+        volume: (X, Y, Z) or a series (X, Y, Z, T); a perfusion map is cleaned first (``background.clean``).
+        field: the upload field.
 
     Raises:
         ImplausibleModality: the volume certainly does not show what the field takes.
@@ -247,7 +250,7 @@ def _deep_in(voxels: np.ndarray, mask: np.ndarray, edges: np.ndarray, mm: float)
 
 
 def _map(volume: Volume, field: Input) -> tuple[Flag, ...]:
-    values, _ = _averaged(background.clean(volume, field)[0])
+    values, _ = _averaged(volume)
     positive = values[values > 0]
     if np.percentile(values, 1) < -50 or np.mean(values < -0.5) > 0.3 or not positive.size:
         raise _refuse(
@@ -255,12 +258,15 @@ def _map(volume: Volume, field: Input) -> tuple[Flag, ...]:
             "this is not a perfusion map (it has many negative values, or no positive one): send the map itself, "
             "not the CT or a colour picture of it",
         )
-    longest = _MAX_S.get(field)
-    if longest is not None and np.percentile(positive, 95) > longest:
+    if field not in _MAX_S:
+        return ()
+    most, highest = np.percentile(positive, [95, 99.5])
+    if most > _MAX_S[field]:
         raise _refuse(
             field, "the values are too large for seconds: export the map in seconds, not in milliseconds or grey levels"
         )
-    highest = float(np.percentile(positive, 99.5)) if field is Input.TMAX else np.inf
+    if field is not Input.TMAX:
+        return ()
     if highest < _SHORTEST_S:
         return (_flag("tmax-doubtful", field, "no delay reaches 1.5 s; check that the map is in seconds"),)
     if highest < _NO_DELAY_S:

@@ -90,9 +90,10 @@ def prepare(
             errors=[FieldError(Input.CTA, "required unless ncct is sent")],
         )
     study = AlignedStudy()
-    _align_heads(study, volumes, _check_volumes(study, volumes))
+    checked = _check_volumes(study, volumes)
+    _align_heads(study, volumes, checked.heads)
     perfusion_study = AlignedStudy(dict(study.aligned))
-    perfusion_task = submit(partial(_add_perfusion, perfusion_study, volumes))
+    perfusion_task = submit(partial(_add_perfusion, perfusion_study, volumes, checked.maps))
     if Channel.VESSELS in {channel.name for channel in channels}:
         _add_vessels(study, volumes, segmenter)
     summary = perfusion_task.result()
@@ -126,27 +127,36 @@ def _tensor(
     return PreprocessedImages(image, presence, tuple(dict.fromkeys(study.flags)), summary, grids, sources, outputs)
 
 
-def _check_volumes(study: AlignedStudy, volumes: Mapping[Input, Volume]) -> dict[Input, align.RegistrationImage]:
-    """Add the plausibility flags of each volume, and prepare the CTs for registration; the first refusal is raised."""
-    duplicates.check_voxels(volumes)
+@dataclass(frozen=True)
+class _CheckedVolumes:
+    """The CTs prepared for registration, and each perfusion map that was sent: cleaned, and the flags of that."""
 
-    def check(name: Input, volume: Volume) -> tuple[tuple[Flag, ...], align.RegistrationImage | None]:
+    heads: dict[Input, align.RegistrationImage]
+    maps: dict[Input, tuple[Volume, tuple[Flag, ...]]]
+
+
+def _check_volumes(study: AlignedStudy, volumes: Mapping[Input, Volume]) -> _CheckedVolumes:
+    """Add the plausibility flags of each volume, and prepare what follows; the first refusal is raised."""
+    duplicates.check_voxels(volumes)
+    checked = _CheckedVolumes({}, {})
+
+    def check(name: Input, volume: Volume) -> tuple[Flag, ...]:
+        if name in _MAPS:
+            checked.maps[name] = background.clean(volume, name)
+            return plausibility.check(checked.maps[name][0], name)
         flags = plausibility.check(volume, name)
         if name not in (Input.CTA, Input.NCCT):
-            return flags, None
-        head = align.RegistrationImage(volume)
-        return (*flags, *slices_check.check(head, name)), head
+            return flags
+        checked.heads[name] = align.RegistrationImage(volume)
+        return (*flags, *slices_check.check(checked.heads[name], name))
 
     tasks = {name: submit(partial(check, name, volume)) for name, volume in volumes.items()}
-    heads = {}
     for name, task in tasks.items():
-        flags, head = task.result()
+        flags = task.result()
         read = name is not Input.CTP or _needs_series(volumes)
         study.flags += [*(volumes[name].flags if read else ()), *flags]
-        if head is not None:
-            heads[name] = head
     plausibility.check_exchange(study.flags)
-    return heads
+    return checked
 
 
 # The head ----------------------------------------------------------------------------------------------------------
@@ -267,9 +277,13 @@ def _size(volume: Volume) -> str:
 # Perfusion ---------------------------------------------------------------------------------------------------------
 
 
-def _add_perfusion(study: AlignedStudy, volumes: Mapping[Input, Volume]) -> PerfusionSummary | None:
+def _add_perfusion(
+    study: AlignedStudy, volumes: Mapping[Input, Volume], sent: Mapping[Input, tuple[Volume, tuple[Flag, ...]]]
+) -> PerfusionSummary | None:
     """Add Tmax and relative CBF, from maps that were sent or computed; return the volumes and ratios of the maps."""
-    maps, as_sent = _clean_maps(study, volumes)
+    maps = {name: sent[name][0] for name in _MAPS if name in sent}
+    as_sent = {name for name in maps if not sent[name][1]}
+    study.flags += [flag for name in maps for flag in sent[name][1]]
     if _needs_series(volumes):
         computed = ctp.deconvolve(volumes[Input.CTP], _frames(study)[0])
         study.flags += computed.flags
@@ -297,17 +311,6 @@ def _add_perfusion(study: AlignedStudy, volumes: Mapping[Input, Volume]) -> Perf
 def _needs_series(volumes: Mapping[Input, Volume]) -> bool:
     """Whether maps are computed from a series, because Tmax or CBF was not sent."""
     return Input.CTP in volumes and not {Input.TMAX, Input.CBF} <= volumes.keys()
-
-
-def _clean_maps(study: AlignedStudy, volumes: Mapping[Input, Volume]) -> tuple[dict[Input, Volume], frozenset[Input]]:
-    """The maps that were sent, 0 where they have no data, and the names of those that were used as sent."""
-    maps, as_sent = {}, set()
-    for name in (name for name in _MAPS if name in volumes):
-        maps[name], flags = background.clean(volumes[name], name)
-        study.flags += flags
-        if not flags:
-            as_sent.add(name)
-    return maps, frozenset(as_sent)
 
 
 def _plainest_ct(study: AlignedStudy) -> map_check.PlacedVolume:

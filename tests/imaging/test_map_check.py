@@ -33,9 +33,8 @@ def checked(study: Study) -> tuple[set[str], PerfusionSummary | None]:
     codes, maps = set(), {}
     try:
         for name in (name for name in MAPS if name in study):
-            codes |= {flag.code for flag in plausibility.check(study[name], name)}
             maps[name], flags = background.clean(study[name], name)
-            codes |= {flag.code for flag in flags}
+            codes |= {flag.code for flag in (*flags, *plausibility.check(maps[name], name))}
         found = map_check.check(maps, MNI, studies.ct_of(study))
     except RlvoError:
         return {"refused"}, None

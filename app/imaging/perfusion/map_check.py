@@ -163,7 +163,7 @@ def _sample(volume: Volume, mni_from_world: np.ndarray) -> np.ndarray:
 
 
 def _has_data(values: np.ndarray) -> np.ndarray:
-    data: np.ndarray = _brain() & (np.nan_to_num(values) > 0)
+    data: np.ndarray = _brain() & (values > 0)  # NaN > 0 is False
     return data
 
 

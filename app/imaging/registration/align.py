@@ -43,7 +43,8 @@ MIN_BAND_SHARE = 0.4  # a quality needs at least this share of the skull around 
 LEVELS = ((8, 12.0), (4, 6.0))  # per refinement grid: spacing of the template points and blur of both images, mm
 USUAL_SIZE, USUAL_PROPORTION = (0.8, 1.25), (0.87, 1.15)
 """Edge of the intracranial space relative to the template's, and of each axis relative to all three. Outside these
-ranges the start search also tries the measured sizes, because a similarity fit cannot find them.
+ranges the start search also tries the measured sizes, because a similarity fit cannot find them. The space of a scan
+that ends below the vertex looks flat, too; so of the two starts the one that gives the better alignment is used.
 """
 STIFFNESS = 0.2  # weight of the strain penalty, for heads that are hardly in view (cropped vertex, thick slices)
 
@@ -104,7 +105,7 @@ class RegistrationImage:
         self.start: Matrix | None = None
         self.start_cost = np.inf
         if self.coarse is not None:
-            self.start, self.start_cost = best_start(self.coarse, _guesses(self.coarse))
+            self.start, self.start_cost = _start(self, self.coarse)
 
     def resampled(self, affine: Matrix, shape: tuple[int, ...]) -> Floats:
         """The volume on another grid, HU; ``OUTSIDE`` where it has no data. ``affine`` (4, 4): voxel -> RAS+ mm."""
@@ -206,13 +207,24 @@ def _coarse(head: RegistrationImage) -> Coarse | None:
     return Coarse(image, grid, at.mean(axis=0) + low, at.std(axis=0) / template.spread_mm())
 
 
-def _guesses(coarse: Coarse) -> list[Matrix]:
-    """Linear parts, (3, 3) MNI152 -> patient, of the starts: small rotations, and the size if it is unusual."""
+def _start(head: RegistrationImage, coarse: Coarse) -> tuple[Matrix, float]:
+    """The start of a head, (4, 4) MNI152 -> patient millimetres, and its cost."""
     tilts = [rotation(angles) for angles in itertools.product((-25, 0, 25), (-20, 0, 20), (-25, 0, 25))]
+    start, cost = best_start(coarse, tilts)
+    sized = _unusual_sizes(coarse, tilts[1::3])
+    if sized:
+        other, other_cost = best_start(coarse, sized)
+        if other_cost < cost and _refine(head, other)[1] > _refine(head, start)[1]:
+            return other, other_cost
+    return start, cost
+
+
+def _unusual_sizes(coarse: Coarse, tilts: Sequence[Matrix]) -> list[Matrix]:
+    """Linear parts, (3, 3) MNI152 -> patient, of starts with the measured size; none if it is usual."""
+    guesses = []
     edge = float(np.prod(coarse.size)) ** (1 / 3)
-    guesses = list(tilts)
     if not USUAL_SIZE[0] < edge < USUAL_SIZE[1]:
-        guesses += [edge * tilt for tilt in tilts[1::3]]
+        guesses += [edge * tilt for tilt in tilts]
     if not all(USUAL_PROPORTION[0] < axis < USUAL_PROPORTION[1] for axis in coarse.size / edge):
         guesses.append(np.diag(coarse.size))
     return guesses
