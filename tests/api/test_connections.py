@@ -24,18 +24,6 @@ BODY = PART + volume() + b"\r\n--X--\r\n"
 ONE_BYTE_CHUNKS = b"1\r\nx\r\n" * 200_000
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, model_store: Path) -> Iterator[Server]:
-    with started(tmp_path_factory.mktemp("server"), model_store) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def server_with_keys(tmp_path_factory: pytest.TempPathFactory, model_store: Path) -> Iterator[Server]:
-    with started(tmp_path_factory.mktemp("server_with_keys"), model_store, auth="keys") as server:
-        yield server
-
-
 @pytest.fixture
 def small_server(tmp_path: Path, model_store: Path) -> Iterator[Server]:
     """A server with 20 connections, of which one caller may use five, and two are reserved."""
