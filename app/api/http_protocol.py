@@ -170,17 +170,25 @@ class Connection(H11Protocol):
         """Discards what the client still sends of its body, within a limit of time and bytes."""
         if self.transport.is_closing():
             return
-        discarded = self._start_to_discard()
+        await self._end_of(self._start_to_discard())
+
+    async def _end_of(self, discarded: _Discard) -> None:
+        """Waits until the rest of the request is discarded, within the limits, and reads no more."""
         with anyio.move_on_after(DISCARD_SECONDS):
             await discarded.complete.wait()
         self.flow.pause_reading()
+
+    async def _close_after(self, discarded: _Discard) -> None:
+        """Closes the connection when the rest of the request is discarded."""
+        await self._end_of(discarded)
+        self.transport.close()
 
     def _start_to_discard(self) -> _Discard:
         unparsed = self.conn.unparsed
         left: int | None = None  # unknown: the head is incomplete, or the body is chunked
         if self.conn.their_state is h11.SEND_BODY:
-            lengths = [int(value) for name, value in self.headers if name == b"content-length"]
-            left = lengths[0] - self.conn.body_bytes - len(unparsed) if lengths else None
+            if self.conn.body_length is not None:
+                left = self.conn.body_length - self.conn.body_bytes - len(unparsed)
         elif self.conn.their_state is not h11.IDLE:
             left = 0
         self._discard = _Discard(left, unparsed)
@@ -235,8 +243,9 @@ class Connection(H11Protocol):
             self.transport.write(self.conn.send(h11.EndOfMessage()) or b"")
             log.info("trace=%s - unmatched %d", trace_id, error.status)
             if discard and not self._half_closed:
-                self._start_to_discard()
-                self.loop.call_later(DISCARD_SECONDS, self.transport.close)
+                task = self.loop.create_task(self._close_after(self._start_to_discard()))
+                self.tasks.add(task)  # the server waits for it when it stops
+                task.add_done_callback(self.tasks.discard)
                 return
         self.transport.close()
 
