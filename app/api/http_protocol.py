@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 import anyio
 import h11
-from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app.api import problems
@@ -123,7 +123,8 @@ class Connection(H11Protocol):
         if self._discard is not None or self.transport.is_closing():
             return
         self.flow.held = False
-        self.flow.resume_reading()
+        if self.cycle is None or self.cycle.response_complete or len(self.cycle.body) <= HIGH_WATER_LIMIT:
+            self.flow.resume_reading()  # else uvicorn resumes when the application has taken the body
         self.handle_events()
         self._update_head_timer()
         if self._half_closed and not self.flow.held:
