@@ -37,7 +37,7 @@ log = logging.getLogger("rlvo.http")
 
 SUBMIT = "/v1/predictions"
 _INFER = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?/infer")
-INSECURE_WARNING = '199 rlvo "No API key is required: any client that reaches this address can use the service"'
+INSECURE_WARNING = '199 rlvo "No API key is required for this request"'
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; connect-src 'self' blob: data:; "
