@@ -130,8 +130,8 @@ class Connection(H11Protocol):
         if self._half_closed and not self.flow.held:
             self._end_half_closed()
 
-    def half_closed(self) -> bool:
-        """Keeps the connection open until the response to a complete request is sent (`eof_received` of asyncio)."""
+    def eof_received(self) -> bool:  # type: ignore[override] # uvicorn omits the result, which asyncio reads
+        """Keeps the connection open until the response to a complete request is sent."""
         self._half_closed = True
         if self._discard is not None:
             self._discard.complete.set()
@@ -318,6 +318,4 @@ def protocol(settings: Settings) -> type[H11Protocol]:
     """Returns the connection class with the limits of ``settings``, for ``uvicorn.Config(http=...)``."""
     places = ConnectionPlaces[Connection](settings.max_connections)
     members: dict[str, Any] = {"settings": settings, "places": places, "turns": ParsingTurns()}
-    # Not a method of `Connection`: uvicorn declares it without the result that asyncio reads.
-    members["eof_received"] = Connection.half_closed
     return type("BoundedConnection", (Connection,), members)
