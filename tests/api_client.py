@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import socket
-
 import httpx
 
 from app.sdk.types import Prediction, Status
-from tests.deployment import Deployment, wait
+from tests.deployment import Deployment, free_port, wait
 from tests.study import volume_bytes
 
 STUDY = volume_bytes()
@@ -18,9 +16,7 @@ class ApiClient:
     """An API process and an HTTP client of it."""
 
     def __init__(self, deployment: Deployment, **settings: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         deployment.start_api(port, **settings)
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
         wait(self.alive, PATIENCE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sqlite3
 import time
 from collections import Counter
@@ -153,6 +154,13 @@ def _is_suspended(pid: int) -> bool:
     """Whether all threads of the process have stopped; the kernel stops them shortly after the signal."""
     states = [path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{pid}/task").glob("*/stat")]
     return set(states) == {"T"}
+
+
+def free_port() -> int:
+    """A free port of 127.0.0.1."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def wait(condition: Callable[[], bool], seconds: float = 60) -> None:

@@ -78,7 +78,7 @@ async def authorise(services: Services, scope: Asgi, headers: Headers) -> Caller
     else:
         caller = await services.read(api_keys.authenticate, credential)
     per_minute = caller.per_minute or settings.rate_per_minute
-    wait = services.rate_limiter.take(f"{caller.tenant} {caller.name}", per_minute)
+    wait = services.rate_limiter.take(caller.identity, per_minute)
     if wait:
         rule = f"This caller may send {per_minute} requests per minute."
         raise RateLimited(f"{rule} Wait {math.ceil(wait)} s, then send the request again.", retry_after=wait)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 
@@ -108,7 +108,7 @@ class RequestsInProgress:
 
     def __init__(self, most: int, per_caller: int) -> None:
         self._most, self._per_caller = most, per_caller
-        self._counts = Counter[str]()
+        self._counts = Counter[Hashable]()
         self._total = 0
 
     @classmethod
@@ -118,8 +118,8 @@ class RequestsInProgress:
         return cls(most, settings.max_requests_per_caller or max(1, settings.max_connections // 4))
 
     @contextmanager
-    def admitted(self, caller: str) -> Iterator[None]:
-        """Counts a request of ``caller`` while the block runs.
+    def admitted(self, caller: Hashable) -> Iterator[None]:
+        """Counts a request of ``caller``, by its identity or address, while the block runs.
 
         Raises:
             RateLimited: The caller has too many requests in progress.

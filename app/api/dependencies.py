@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Concatenate, ParamSpec, TypeVar
 
-from anyio import CapacityLimiter, Semaphore, create_task_group, move_on_after, sleep, to_thread
+from anyio import CapacityLimiter, Event, Semaphore, create_task_group, move_on_after, sleep, to_thread
 from fastapi import Depends, FastAPI, Request
 from sqlalchemy.orm import Session
 
@@ -55,6 +55,7 @@ class Services:
     Attributes:
         draining: True while the process shuts down; new studies are refused and waiting requests are answered.
         inference_slots: Limits how many tensor requests are in memory at the same time.
+        erasures_replayed: Set when the erasures of the ledger are repeated; until then the service is not ready.
         unreleased: Idempotency keys of refused requests that the database could not release yet.
         worker_fault: Returns why the worker of this service cannot be started; None if it can, or if there is none.
     """
@@ -77,7 +78,7 @@ class Services:
     def __post_init__(self) -> None:
         self.watcher = ChangeWatcher(self.read)
         self.eraser = Eraser.of(self.settings, self.database, self.storage)
-        self.erasures_replayed = False
+        self.erasures_replayed = Event()
         self.rate_limiter = RateLimiter()
         self.requests_in_progress = RequestsInProgress.of(self.settings)
         self.readiness = ReadinessProbe(self)
@@ -116,10 +117,10 @@ class Services:
 
     async def replay_erasures(self) -> None:
         """Erases again what a restore of the database has brought back; repeats until the ledger can be read."""
-        while not self.erasures_replayed:
+        while not self.erasures_replayed.is_set():
             try:
-                await to_thread.run_sync(lambda: self.eraser.replay(actor="operator"), abandon_on_cancel=True)
-                self.erasures_replayed = True
+                await to_thread.run_sync(lambda: self.eraser.replay(actor="service"), abandon_on_cancel=True)
+                self.erasures_replayed.set()
             except RlvoError as error:
                 log.warning("the ledger of erasures is read again: %s", error.detail)
                 await sleep(REPLAY_PAUSE)
@@ -137,7 +138,11 @@ class Services:
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Creates the tables, replays the ledger of erasures, runs the change watcher; at the end drains and closes."""
+    """Prepares folders and tables and repeats the erasures of the ledger; at the end drains and closes.
+
+    The change watcher runs during all of this time. A ledger that cannot be read delays the start by `REPLAY_PATIENCE`
+    only: then its erasures are repeated while the service answers.
+    """
     services: Services = app.state.services
     await to_thread.run_sync(secure, services.settings)
     await to_thread.run_sync(services.database.upgrade)
@@ -146,9 +151,9 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     async with create_task_group() as tasks:
         tasks.start_soon(services.watcher.run)
         await to_thread.run_sync(services.eraser.reserve.fill)
-        with move_on_after(REPLAY_PATIENCE):
-            await services.replay_erasures()
         tasks.start_soon(services.replay_erasures)
+        with move_on_after(REPLAY_PATIENCE):
+            await services.erasures_replayed.wait()
         try:
             yield
         finally:

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 import anyio
 import h11
-from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app.api import problems
@@ -123,14 +123,15 @@ class Connection(H11Protocol):
         if self._discard is not None or self.transport.is_closing():
             return
         self.flow.held = False
-        self.flow.resume_reading()
+        if self.cycle is None or self.cycle.response_complete or len(self.cycle.body) <= HIGH_WATER_LIMIT:
+            self.flow.resume_reading()  # else uvicorn resumes when the application has taken the body
         self.handle_events()
         self._update_head_timer()
         if self._half_closed and not self.flow.held:
             self._end_half_closed()
 
-    def half_closed(self) -> bool:
-        """Keeps the connection open until the response to a complete request is sent (`eof_received` of asyncio)."""
+    def eof_received(self) -> bool:  # type: ignore[override] # uvicorn omits the result, which asyncio reads
+        """Keeps the connection open until the response to a complete request is sent."""
         self._half_closed = True
         if self._discard is not None:
             self._discard.complete.set()
@@ -170,17 +171,25 @@ class Connection(H11Protocol):
         """Discards what the client still sends of its body, within a limit of time and bytes."""
         if self.transport.is_closing():
             return
-        discarded = self._start_to_discard()
+        await self._end_of(self._start_to_discard())
+
+    async def _end_of(self, discarded: _Discard) -> None:
+        """Waits until the rest of the request is discarded, within the limits, and reads no more."""
         with anyio.move_on_after(DISCARD_SECONDS):
             await discarded.complete.wait()
         self.flow.pause_reading()
+
+    async def _close_after(self, discarded: _Discard) -> None:
+        """Closes the connection when the rest of the request is discarded."""
+        await self._end_of(discarded)
+        self.transport.close()
 
     def _start_to_discard(self) -> _Discard:
         unparsed = self.conn.unparsed
         left: int | None = None  # unknown: the head is incomplete, or the body is chunked
         if self.conn.their_state is h11.SEND_BODY:
-            lengths = [int(value) for name, value in self.headers if name == b"content-length"]
-            left = lengths[0] - self.conn.body_bytes - len(unparsed) if lengths else None
+            if self.conn.body_length is not None:
+                left = self.conn.body_length - self.conn.body_bytes - len(unparsed)
         elif self.conn.their_state is not h11.IDLE:
             left = 0
         self._discard = _Discard(left, unparsed)
@@ -235,8 +244,9 @@ class Connection(H11Protocol):
             self.transport.write(self.conn.send(h11.EndOfMessage()) or b"")
             log.info("trace=%s - unmatched %d", trace_id, error.status)
             if discard and not self._half_closed:
-                self._start_to_discard()
-                self.loop.call_later(DISCARD_SECONDS, self.transport.close)
+                task = self.loop.create_task(self._close_after(self._start_to_discard()))
+                self.tasks.add(task)  # the server waits for it when it stops
+                task.add_done_callback(self.tasks.discard)
                 return
         self.transport.close()
 
@@ -308,6 +318,4 @@ def protocol(settings: Settings) -> type[H11Protocol]:
     """Returns the connection class with the limits of ``settings``, for ``uvicorn.Config(http=...)``."""
     places = ConnectionPlaces[Connection](settings.max_connections)
     members: dict[str, Any] = {"settings": settings, "places": places, "turns": ParsingTurns()}
-    # Not a method of `Connection`: uvicorn declares it without the result that asyncio reads.
-    members["eof_received"] = Connection.half_closed
     return type("BoundedConnection", (Connection,), members)

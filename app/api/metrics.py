@@ -102,9 +102,9 @@ class Metrics:
         self.since = max([self.since, *(time - OVERLAP for time in self._observed.values())])
         self._observed = {each: time for each, time in self._observed.items() if time >= self.since}
 
-    def render(self, *, waiting: Queued, workers: Sequence[WorkerRecord], paused: Paused | None = None) -> bytes:
+    def render(self, *, waiting: Queued, paused: Paused, workers: Sequence[WorkerRecord]) -> bytes:
         """Returns the metrics in the Prometheus text format."""
-        for reason, each in (paused or {}).items():
+        for reason, each in paused.items():
             self._paused.labels(reason).set(each.count)
             self._paused_longest.labels(reason).set(each.oldest)
         for priority, queued in waiting.items():

@@ -25,7 +25,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import problems, request_headers
-from app.api.auth import authorise, key_needed
+from app.api.auth import LOCAL, authorise, key_needed
 from app.api.dependencies import Services
 from app.core import logging as app_logging
 from app.core import tracing
@@ -37,7 +37,7 @@ log = logging.getLogger("rlvo.http")
 
 SUBMIT = "/v1/predictions"
 _INFER = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?/infer")
-INSECURE_WARNING = '199 rlvo "No API key is required: any client that reaches this address can use the service"'
+INSECURE_WARNING = '199 rlvo "No API key is required for this request"'
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; connect-src 'self' blob: data:; "
@@ -119,8 +119,7 @@ class Middleware:
             yield
             return
         address = (scope.get("client") or ("",))[0]
-        name = f"{caller.tenant} {caller.name}" if self.services.settings.keys_required else address
-        with self.services.requests_in_progress.admitted(name):
+        with self.services.requests_in_progress.admitted(address if caller is LOCAL else caller.identity):
             scope["state"]["admitted"] = True
             try:
                 yield

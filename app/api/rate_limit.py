@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Hashable
 
 MAX_CALLERS = 10_000  # callers whose rate is kept; one more replaces the caller that was idle longest
 
@@ -17,13 +18,13 @@ class RateLimiter:
     """The theoretical arrival times of all callers."""
 
     def __init__(self) -> None:
-        self._arrivals: OrderedDict[str, float] = OrderedDict()
+        self._arrivals: OrderedDict[Hashable, float] = OrderedDict()
 
-    def take(self, caller: str, per_minute: int, now: float | None = None) -> float:
+    def take(self, caller: Hashable, per_minute: int, now: float | None = None) -> float:
         """Counts one request.
 
         Args:
-            caller: Name of the caller, unique across tenants.
+            caller: The identity of the caller.
             per_minute: Allowed requests per minute; 0 means no limit.
             now: Present time of a monotonic clock, in seconds.
 

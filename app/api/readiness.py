@@ -1,8 +1,8 @@
 """Checks whether the service can answer a prediction now, within a fixed time.
 
 Design notes:
-- A disk, a bucket or a database can hang instead of failing. So each check runs in a thread that nothing else uses, and
-  a request waits at most `LIMIT` seconds for it.
+- A disk, a bucket or a database can hang instead of failing. So each check of them runs in a thread that nothing else
+  uses, and a request waits at most `LIMIT` seconds for it.
 - A check that hangs keeps its thread. Later requests share this check, so the number of threads is bounded.
 """
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 LIMIT = 1.0  # seconds; the usual timeout of a probe is a little longer
 NO_ANSWER = "timeout"
 _UNAVAILABLE = "unavailable"
+_UNREAD_LEDGER = "the ledger of erasures cannot be read"
 
 Check = Callable[[], str | None]
 
@@ -40,13 +41,13 @@ class ReadinessProbe:
             "database": self._services.database.ping,
             "storage": self._services.storage.probe,
             "worker": self._worker_fault,
-            "erasures": self._ledger_fault,
         }
         results = {name: self._start(name, check) for name, check in checks.items()}
         await asyncio.wait(results.values(), timeout=LIMIT)
         return {
             "service": "draining" if self._services.draining else "ok",
             **{name: result.result() if result.done() else NO_ANSWER for name, result in results.items()},
+            "erasures": "ok" if self._services.erasures_replayed.is_set() else _UNREAD_LEDGER,
         }
 
     def _start(self, name: str, check: Check) -> asyncio.Future[str]:
@@ -71,9 +72,6 @@ class ReadinessProbe:
         except RuntimeError:  # the system refuses new threads
             finish(_UNAVAILABLE)
         return result
-
-    def _ledger_fault(self) -> str | None:
-        return None if self._services.erasures_replayed else "the ledger of erasures cannot be read"
 
     def _worker_fault(self) -> str | None:
         """Why no live worker can use the default model, or None if one can."""

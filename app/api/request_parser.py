@@ -44,12 +44,14 @@ class RequestParser(h11.Connection):
     Attributes:
         interrupted: True if the parser paused because of `CHUNKS_PER_TURN`, not because it needs data.
         body_bytes: Bytes of the present body that have been parsed.
+        body_length: Bytes of the whole present body, or None if it is chunked.
     """
 
     def __init__(self) -> None:
         super().__init__(h11.SERVER, MAX_HEAD_BYTES)
         self.interrupted = False
         self.body_bytes = 0
+        self.body_length: int | None = 0
         self._pending = bytearray()
         self._chunks = 0
         self._chunks_left = CHUNKS_PER_TURN
@@ -137,8 +139,10 @@ class RequestParser(h11.Connection):
                 )
 
     def _begin_body(self, request: h11.Request) -> None:
-        chunked = any(name == b"transfer-encoding" for name, _ in request.headers)
+        headers = dict(request.headers)  # h11 keeps one Content-Length
+        chunked = b"transfer-encoding" in headers
         self.body_bytes = self._chunks = 0
+        self.body_length = None if chunked else int(headers.get(b"content-length", 0))
         self._between_chunks, self._in_trailers = chunked, False
         if request.http_version[:2] != b"1.":
             raise RequestRefusedError(BadRequest("This service supports HTTP/1.1 and HTTP/1.0 only."))

@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     max_requests_per_caller: int = Field(
         default=0,
         ge=0,
-        description="Requests that one key (without keys: one address) may have in progress; 0: a quarter of the "
+        description="Requests that one key (without a key: one address) may have in progress; 0: a quarter of the "
         "connections",
     )
     wait_default: float = Field(default=30.0, ge=0, description="Default seconds that a POST waits for its answer")

@@ -43,6 +43,11 @@ class Caller:
     per_minute: int | None = None
     max_body: int | None = None
 
+    @property
+    def identity(self) -> tuple[str, str]:
+        """Tenant and name, by which the requests of a caller are counted."""
+        return self.tenant, self.name
+
 
 @dataclass(frozen=True)
 class ApiKey:

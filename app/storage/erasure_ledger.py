@@ -117,10 +117,13 @@ class FolderLedger:
                 return b""
 
 
-def entries(ledger: ErasureLedger, kind: EntryKind) -> set[str]:
-    """Return the ids of all entries of one kind."""
-    found = (_NAME.fullmatch(name) for name in ledger.names())
-    return {match["id"] for match in found if match and match["kind"] == kind}
+def entries(ledger: ErasureLedger) -> dict[EntryKind, set[str]]:
+    """Return the ids of all entries by kind, from one listing of the ledger. Raises Unavailable."""
+    ids: dict[EntryKind, set[str]] = {kind: set() for kind in EntryKind}
+    for name in ledger.names():
+        if match := _NAME.fullmatch(name):
+            ids[EntryKind(match["kind"])].add(match["id"])
+    return ids
 
 
 def find(ledger: ErasureLedger, kind: EntryKind, target: str) -> LedgerEntry:

@@ -129,7 +129,7 @@ class Eraser:
 
     def compare(self) -> LedgerComparison:
         """Compare the ledger with the database. Raises Unavailable."""
-        ledger = {kind: entries(self.ledger, kind) for kind in EntryKind}
+        ledger = entries(self.ledger)
         erased = ledger[EntryKind.PREDICTION]
         with self.database.reading() as session:
             states = erasures.states(session, erased)
@@ -178,12 +178,11 @@ class Eraser:
 
     def merge(self, copy: ErasureLedger) -> int:
         """Add the entries of a copy of the ledger; return how many were new. Raises Unavailable."""
-        known, added = self.ledger.names(), 0
-        for kind in EntryKind:
-            for target in entries(copy, kind):
-                if LedgerEntry(kind, target).name not in known:
-                    self.ledger.add(find(copy, kind, target))
-                    added += 1
+        known, added = entries(self.ledger), 0
+        for kind, targets in entries(copy).items():
+            for target in targets - known[kind]:
+                self.ledger.add(find(copy, kind, target))
+                added += 1
         return added
 
     def _erase_rows(self, prediction_id: str, tenant: str | None, *, actor: str, why: str, first: str = "") -> None:

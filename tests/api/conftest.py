@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from app.database.workers import WorkerRecord
 from app.imaging.io import nifti
 from app.main import create_app
 from app.sdk.types import Failure, Stage
+from tests.api.server import Server, started
 from tests.database.results import result
 from tests.factory import tiny_version
 
@@ -147,3 +148,17 @@ async def shared_service(tmp_path_factory: pytest.TempPathFactory, model_store: 
     """One service for all tests of a module that store nothing."""
     async with running(settings_in(tmp_path_factory.mktemp("shared"), model_store)) as service:
         yield service
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, model_store: Path) -> Iterator[Server]:
+    """One `rlvo serve` without keys for all tests of a module."""
+    with started(tmp_path_factory.mktemp("server"), model_store) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def server_with_keys(tmp_path_factory: pytest.TempPathFactory, model_store: Path) -> Iterator[Server]:
+    """One `rlvo serve` that requires keys for all tests of a module."""
+    with started(tmp_path_factory.mktemp("server_with_keys"), model_store, auth="keys") as server:
+        yield server

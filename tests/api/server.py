@@ -22,6 +22,9 @@ class Server:
     def database(self) -> Database:
         return Database(f"sqlite:///{self.folder / 'rlvo.sqlite'}")
 
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
     def memory(self) -> int:
         """Resident memory of the process, in bytes."""
         pages = (Path("/proc") / str(self.pid) / "statm").read_text().split()[1]

@@ -16,24 +16,13 @@ from app.api.request_parser import SMALL_CHUNKS
 from tests.api.conftest import volume
 from tests.api.raw_client import ask, connect, flood, head, key, latencies, read_all
 from tests.api.server import Server, started
+from tests.deployment import wait
 
 FORM = "Content-Type: multipart/form-data; boundary=X"
 CHUNKED = "Transfer-Encoding: chunked"
 PART = b'--X\r\nContent-Disposition: form-data; name="cta"; filename="a.nii.gz"\r\n\r\n'
 BODY = PART + volume() + b"\r\n--X--\r\n"
 ONE_BYTE_CHUNKS = b"1\r\nx\r\n" * 200_000
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, model_store: Path) -> Iterator[Server]:
-    with started(tmp_path_factory.mktemp("server"), model_store) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def server_with_keys(tmp_path_factory: pytest.TempPathFactory, model_store: Path) -> Iterator[Server]:
-    with started(tmp_path_factory.mktemp("server_with_keys"), model_store, auth="keys") as server:
-        yield server
 
 
 @pytest.fixture
@@ -91,9 +80,10 @@ def check_probe_under(server: Server, request_bytes: bytes) -> None:
     assert p95 < 3.0  # measured on a busy machine: 0.2 to 1.2 s; without the limits: 17 s and more
 
 
-def test_refused_flood_is_read_only_within_a_limit(server_with_keys: Server) -> None:
+@pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/9.9"], ids=["refused by the service", "refused by the parser"])
+def test_refused_flood_is_read_only_within_a_limit(server_with_keys: Server, version: str) -> None:
     with connect(server_with_keys) as connection:
-        connection.sendall(post(CHUNKED))
+        connection.sendall(post(CHUNKED).replace(b"HTTP/1.1", version.encode()))
         began, sent = time.monotonic(), 0
         with suppress(OSError):  # the service closes the connection
             while time.monotonic() - began < 10:
@@ -108,7 +98,7 @@ def test_body_of_many_small_chunks_is_refused_with_the_reason(server: Server) ->
     answer = ask(server, post(CHUNKED) + chunked(PART + large, 1))
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"too many small chunks" in answer
-    assert server.incoming() == []
+    wait(lambda: server.incoming() == [], 5)  # the route ends after the answer of the parser
 
 
 @pytest.mark.parametrize("size", [1, 7, 4096])
@@ -124,6 +114,33 @@ def test_client_in_small_chunks_reads_the_refusal_and_the_next_request_works(ser
         assert read_all(connection).startswith(b"HTTP/1.1 401 ")
         assert time.monotonic() - began < 1.5  # the end of the body ends the wait
     assert httpx.get(f"{server_with_keys.url}/livez").status_code == 200
+
+
+@pytest.mark.parametrize("earlier", [b"", submission()], ids=["first request", "after a study"])
+@pytest.mark.parametrize(
+    "refused",
+    [head("GET /"), post("Content-Length: 3000") + bytes(3000), post(CHUNKED) + chunked(bytes(3000), 100)],
+    ids=["no body", "length", "chunks"],
+)
+def test_request_that_the_parser_refuses_is_read_to_its_end(server: Server, earlier: bytes, refused: bytes) -> None:
+    with connect(server) as connection:
+        connection.sendall(earlier)
+        answer = b""
+        while earlier and not answer.endswith(b"}"):
+            answer += connection.recv(65536)
+        began = time.monotonic()
+        connection.sendall(refused.replace(b"HTTP/1.1", b"HTTP/9.9"))
+        assert read_all(connection).startswith(b"HTTP/1.1 400 ")
+        assert time.monotonic() - began < 1.5  # the end of the request ends the wait
+    assert "Fatal error" not in server.log()
+
+
+def test_client_that_the_parser_refuses_reads_why_while_it_sends(server: Server) -> None:
+    with connect(server) as connection:
+        connection.sendall(post("Content-Length: 30000000").replace(b"HTTP/1.1", b"HTTP/9.9"))
+        for _ in range(30):
+            connection.sendall(bytes(1_000_000))
+        assert read_all(connection).startswith(b"HTTP/1.1 400 ")
 
 
 # half-closed clients --------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,12 +28,13 @@ async def test_start_after_a_restore_erases_again(settings: Settings) -> None:
         service.services.database.close()
         shutil.copyfile(file, settings.data_dir / "backup")
         assert (await service.http.delete(f"/v1/predictions/{erased}")).status_code == 204
-        assert entries(service.services.eraser.ledger, EntryKind.PREDICTION) == {erased}
+        assert entries(service.services.eraser.ledger)[EntryKind.PREDICTION] == {erased}
     shutil.copyfile(settings.data_dir / "backup", file)
     async with running(settings) as service:
         answers = [(await service.http.get(f"/v1/predictions/{each}")).status_code for each in (erased, kept)]
         assert answers == [410, 200]
         certificate = (await service.http.get(f"/v1/predictions/{erased}/erasure")).json()
+        assert certificate["entry"]["actor"] == "service"
         assert certificate["entry"]["detail"]["why"] == "replay"
         assert (await service.http.get("/readyz")).json()["checks"]["erasures"] == "ok"
 
@@ -52,17 +54,37 @@ async def test_service_is_not_ready_before_the_ledger_is_read(
         assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
         assert int(refused.headers["Retry-After"]) > 0
         (settings.data_dir / "erasures").unlink()
-        while not service.services.erasures_replayed:
-            await anyio.sleep(0.05)
+        with anyio.fail_after(10):
+            await service.services.erasures_replayed.wait()
         assert (await service.http.get("/readyz")).json()["checks"]["erasures"] == "ok"
         assert (await service.http.delete(f"/v1/predictions/{prediction_id}")).status_code == 204
+
+
+async def test_ledger_that_is_slow_to_read_is_read_once(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.api.dependencies.REPLAY_PATIENCE", 0.2)
+    names, end, readings = FolderLedger.names, threading.Event(), []
+
+    def slow(ledger: FolderLedger) -> set[str]:  # as in a network folder whose server does not answer
+        readings.append(ledger)
+        end.wait(30)
+        return names(ledger)
+
+    monkeypatch.setattr(FolderLedger, "names", slow)
+    async with running(settings) as service:
+        await anyio.sleep(0.3)
+        assert (await service.http.get("/readyz")).json()["checks"]["erasures"] != "ok"
+        end.set()
+        while (await service.http.get("/readyz")).json()["checks"]["erasures"] != "ok":
+            await anyio.sleep(0.05)
+        await anyio.sleep(0.3)
+        assert len(readings) == 1
 
 
 async def test_erasure_of_another_tenant_is_not_in_the_ledger(settings: Settings) -> None:
     async with running(settings) as service:
         unknown = "0192f3a4-7c1e-7b7e-9d0a-3f5a1c2b4d6e"
         assert (await service.http.delete(f"/v1/predictions/{unknown}")).status_code == 404
-        assert entries(service.services.eraser.ledger, EntryKind.PREDICTION) == set()
+        assert entries(service.services.eraser.ledger)[EntryKind.PREDICTION] == set()
 
 
 # The disk -------------------------------------------------------------------------------------------------------------
@@ -89,7 +111,7 @@ async def test_full_disk_refuses_studies_and_no_erasure(disk: Path, model_store:
             assert (await service.http.get(f"/v1/predictions/{prediction_id}")).status_code == 410
         (disk / "filler").unlink()
         assert (await service.submit()).status_code == 202
-        assert entries(service.services.eraser.ledger, EntryKind.PREDICTION) == set(ids)
+        assert entries(service.services.eraser.ledger)[EntryKind.PREDICTION] == set(ids)
 
 
 async def test_full_disk_without_a_reserve_is_507(disk: Path, model_store: Path) -> None:

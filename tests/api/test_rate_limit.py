@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 
+import anyio
 import httpx
 import pytest
 
@@ -50,6 +51,46 @@ async def test_rate_limit_gives_429_for_that_caller_only(settings: Settings) -> 
         assert 1 <= int(answers[-1].headers["retry-after"]) <= 2
         assert (await service.http.get("/v1/models", headers=other)).status_code == 200
         assert (await service.http.get("/livez")).status_code == 200
+
+
+TWO_CALLERS = [
+    (("pacs", "north"), ("pacs", "south")),
+    (("pacs", "north"), ("viewer", "north")),
+    (("c", "a b"), ("b c", "a")),  # tenant and name are alike only if they are joined
+]
+BEHIND_PROXY = {"X-Forwarded-For": "10.0.0.7"}
+
+
+@pytest.mark.parametrize("auth", ["keys", "auto"])
+@pytest.mark.parametrize("callers", TWO_CALLERS)
+async def test_rates_of_two_callers_are_separate(
+    settings: Settings, auth: str, callers: tuple[tuple[str, str], tuple[str, str]]
+) -> None:
+    async with running(settings.model_copy(update={"auth": auth, "rate_per_minute": 10})) as service:
+        first, second = (secret(service, name, tenant=tenant) | BEHIND_PROXY for name, tenant in callers)
+        statuses = [(await service.http.get("/v1/models", headers=each)).status_code for each in (first, first, second)]
+        assert statuses == [200, 429, 200]
+
+
+@pytest.mark.parametrize("auth", ["keys", "auto"])
+@pytest.mark.parametrize("callers", TWO_CALLERS)
+async def test_requests_in_progress_of_two_callers_are_separate(
+    settings: Settings, auth: str, callers: tuple[tuple[str, str], tuple[str, str]]
+) -> None:
+    async with running(settings.model_copy(update={"auth": auth, "max_requests_per_caller": 1})) as service:
+        first, second = (secret(service, name, tenant=tenant) | BEHIND_PROXY for name, tenant in callers)
+        files = {"cta": volume()}
+        sent = await service.http.post("/v1/predictions", headers=first | {"Prefer": "respond-async"}, files=files)
+        async with anyio.create_task_group() as tasks:
+            waiting = f"/v1/predictions/{sent.json()['id']}?wait=20"
+            tasks.start_soon(lambda: service.http.get(waiting, headers=first))
+            await anyio.sleep(0.3)
+            refused = await service.http.get("/v1/models", headers=first)
+            assert problem(refused) == (429, "rate-limited")
+            assert (await service.http.get("/v1/models", headers=second)).status_code == 200
+            local = await service.http.get("/v1/models")  # without a key, by address
+            assert local.status_code == (401 if auth == "keys" else 200)
+            tasks.cancel_scope.cancel()
 
 
 async def test_rate_limit_applies_before_the_body_is_read(settings: Settings) -> None:

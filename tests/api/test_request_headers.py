@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,16 +12,10 @@ import pytest
 from tests.api.conftest import RunningService, volume
 from tests.api.raw_client import ask, head
 from tests.api.responses import problem
-from tests.api.server import Server, started
+from tests.api.server import Server
 
 FORM = ("Content-Type", "multipart/form-data; boundary=X")
 BODY = b'--X\r\nContent-Disposition: form-data; name="cta"; filename="a.nii.gz"\r\n\r\n' + volume() + b"\r\n--X--\r\n"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, model_store: Path) -> Iterator[Server]:
-    with started(tmp_path_factory.mktemp("server"), model_store) as server:
-        yield server
 
 
 async def submit(service: RunningService, *headers: tuple[str, str], content: bytes = BODY) -> httpx.Response:

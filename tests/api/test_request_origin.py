@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,8 +11,9 @@ from app.api.middleware import INSECURE_WARNING
 from app.core.config import Settings
 from app.database import api_keys
 from tests.api.conftest import RunningService, running, settings_in, volume
+from tests.api.raw_client import ask
 from tests.api.responses import problem
-from tests.api.server import started
+from tests.api.server import Server
 
 pytestmark = pytest.mark.anyio
 
@@ -125,20 +125,18 @@ async def test_probes_and_pages_stay_open_for_each_host(keyless: RunningService)
         assert answer.status_code == 200
 
 
-def test_request_by_http_1_0_needs_a_key(tmp_path: Path, model_store: Path) -> None:
+def test_request_by_http_1_0_needs_a_key(server: Server) -> None:
     """So does nginx before 1.29.7 by default: Host of the target, and no header that names the client."""
 
-    def status(head: str) -> str:
-        with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=30) as connection:
-            connection.sendall(head.encode() + b"\r\nConnection: close\r\n\r\n")
-            return connection.makefile("rb").readline().decode().split()[1]
+    def status(*lines: str) -> str:
+        request = "\r\n".join([*lines, "Connection: close", "", ""])
+        return ask(server, request.encode(), timeout=30).split()[1].decode()
 
-    with started(tmp_path, model_store) as server:
-        target = server.url.removeprefix("http://")
-        assert status(f"GET /v1/predictions HTTP/1.0\r\nHost: {target}") == "401"
-        assert status("GET /v1/predictions HTTP/1.0") == "401"
-        assert status("GET /livez HTTP/1.0") == "200"
-        assert status(f"GET /v1/predictions HTTP/1.1\r\nHost: {target}") == "200"
+    target = f"Host: {server.url.removeprefix('http://')}"
+    assert status("GET /v1/predictions HTTP/1.0", target) == "401"
+    assert status("GET /v1/predictions HTTP/1.0") == "401"
+    assert status("GET /livez HTTP/1.0") == "200"
+    assert status("GET /v1/predictions HTTP/1.1", target) == "200"
 
 
 async def test_insecure_service_accepts_each_host_and_proxy(settings: Settings) -> None:

@@ -66,6 +66,24 @@ def test_parser_pauses_after_some_chunks() -> None:
     assert interruptions == 10
 
 
+def test_length_of_the_present_body_is_known() -> None:
+    parser, lengths = RequestParser(), []
+    for header, body in [
+        (b"Content-Length: 3, 3", b"abc"),
+        (b"Transfer-Encoding: chunked", b"0\r\n\r\n"),
+        (b"Content-Length: 0", b""),
+        (b"Accept: */*", b""),
+    ]:
+        parser.receive_data(b"POST / HTTP/1.1\r\nHost: x\r\n" + header + b"\r\n\r\n" + body)
+        while not isinstance(parser.next_event(), h11.EndOfMessage):
+            pass
+        lengths.append(parser.body_length)
+        parser.send(h11.Response(status_code=204, headers=[]))
+        parser.send(h11.EndOfMessage())
+        parser.start_next_cycle()
+    assert lengths == [3, None, 0, 0]
+
+
 def test_content_length_is_not_interrupted() -> None:
     body = bytes(1_000_000)
     assert parse([b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + body]) == (body, 0, True)

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.api.conftest import volume
-from tests.api.raw_client import connect, key
+from tests.api.raw_client import connect, head, key
 from tests.api.server import Server, started
 
 BOUNDARY = "X"
@@ -24,22 +24,8 @@ MIB = 1024 * 1024
 
 def request(length: int, **headers: str) -> bytes:
     """The head of a POST with a body of ``length`` bytes."""
-    lines = {"Host": "localhost", "Content-Length": str(length), **FORM, **headers}
-    head = "POST /v1/predictions HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
-    return head.encode() + b"\r\n"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, model_store: Path) -> Iterator[Server]:
-    with started(tmp_path_factory.mktemp("server"), model_store) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def server_with_keys(tmp_path_factory: pytest.TempPathFactory, model_store: Path) -> Iterator[Server]:
-    """A server that requires keys, and bodies within four seconds."""
-    with started(tmp_path_factory.mktemp("server_with_keys"), model_store, auth="keys", receive_timeout="4") as server:
-        yield server
+    lines = {"Content-Length": str(length), **FORM, **headers}
+    return head("POST /v1/predictions", *(f"{name}: {value}" for name, value in lines.items()))
 
 
 def answer(connection: socket.socket) -> bytes:
@@ -47,8 +33,8 @@ def answer(connection: socket.socket) -> bytes:
     received = b""
     while b"\r\n\r\n" not in received:
         received += connection.recv(65536) or pytest.fail("the connection was closed without a response")
-    head, body = received.split(b"\r\n\r\n", 1)
-    length = next(int(line.split(b":")[1]) for line in head.splitlines() if line.lower().startswith(b"content-length"))
+    lines, body = received.split(b"\r\n\r\n", 1)
+    length = next(int(line.split(b":")[1]) for line in lines.splitlines() if line.lower().startswith(b"content-length"))
     while len(body) < length:
         body += connection.recv(65536) or pytest.fail("the response is incomplete")
     return received.split(b"\r\n")[0] + b" " + body
@@ -56,10 +42,10 @@ def answer(connection: socket.socket) -> bytes:
 
 def big_volume(mebibytes: int) -> bytes:
     """The header of a NIfTI volume with ``mebibytes`` MiB of int16 voxels."""
-    head = bytearray(volume((4, 4, 4), compressed=False)[:352])
+    header = bytearray(volume((4, 4, 4), compressed=False)[:352])
     for axis, size in enumerate((512, 512, 2 * mebibytes)):
-        head[42 + 2 * axis : 44 + 2 * axis] = size.to_bytes(2, "little")
-    return bytes(head)
+        header[42 + 2 * axis : 44 + 2 * axis] = size.to_bytes(2, "little")
+    return bytes(header)
 
 
 def test_memory_does_not_grow_with_the_upload(server: Server) -> None:
@@ -138,13 +124,14 @@ def test_aborted_upload_leaves_no_files_and_releases_its_key(server: Server) -> 
         wait_for(accepted)  # the key was released
 
 
-def test_slow_upload_gives_408(server_with_keys: Server) -> None:
-    with closing(connect(server_with_keys)) as connection:
-        connection.sendall(request(200 * MIB, **key(server_with_keys)) + HEAD + big_volume(100))
-        began = time.monotonic()
-        assert answer(connection).startswith(b"HTTP/1.1 408 ")
-        assert 3 < time.monotonic() - began < 12
-    wait_for(lambda: not server_with_keys.incoming())
+def test_slow_upload_gives_408(tmp_path: Path, model_store: Path) -> None:
+    with started(tmp_path, model_store, auth="keys", receive_timeout="4") as server:
+        with closing(connect(server)) as connection:
+            connection.sendall(request(200 * MIB, **key(server)) + HEAD + big_volume(100))
+            began = time.monotonic()
+            assert answer(connection).startswith(b"HTTP/1.1 408 ")
+            assert 3 < time.monotonic() - began < 12
+        wait_for(lambda: not server.incoming())
 
 
 def test_long_upload_does_not_delay_other_requests(server: Server) -> None:

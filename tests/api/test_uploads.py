@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
-from sqlalchemy import select
+from sqlalchemy import DDL, select
 
 from app.database.tables import AuditRow, PredictionRow
 from tests.api.conftest import RunningService, volume
@@ -186,6 +186,16 @@ async def test_refused_request_releases_its_key(service: RunningService) -> None
     refused = await send(service, "k-1", clinical=text('{"age": 3}'))
     assert refused.status_code == 422
     assert (await send(service, "k-1", clinical=text('{"age": 30}'))).status_code == 202
+
+
+async def test_refusal_by_an_unexpected_error_has_the_code_of_its_answer(service: RunningService) -> None:
+    with service.services.database.session() as session:
+        session.execute(DDL("CREATE TRIGGER x BEFORE INSERT ON predictions BEGIN SELECT RAISE(ABORT, 'x'); END"))
+    answer = await send(service, "k-1")  # the error of SQLAlchemy has a code of its own
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal-error")
+    with service.services.database.reading() as session:
+        (entry,) = session.scalars(select(AuditRow).where(AuditRow.target == answer.json()["trace_id"])).all()
+    assert entry.detail == {"code": "internal-error"}
 
 
 async def test_concurrent_requests_with_one_key_make_one_prediction(service: RunningService) -> None:

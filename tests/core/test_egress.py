@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import socket
 import ssl
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -16,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from app.core.egress import EgressClient, EgressRefused
+from tests.deployment import free_port
 from tests.receiver import receiving
 
 NOT_PUBLIC = (
@@ -175,9 +175,7 @@ def test_environment_proxy_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_unreachable_host_is_an_error() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with pytest.raises(httpx.ConnectError):
         EgressClient(f"http://127.0.0.1:{port}").post(f"http://127.0.0.1:{port}/", b"", {})
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from app.sdk import Client, RlvoError
+from tests.deployment import free_port
 
 TIMEOUT_S = 90.0
 
@@ -33,9 +33,7 @@ class RunningService:
 
     def __init__(self, folder: Path, model_store: Path, model: str) -> None:
         self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.environment = os.environ | {
             "RLVO_DATA_DIR": str(folder),

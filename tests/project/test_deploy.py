@@ -136,7 +136,11 @@ def existing_metrics() -> set[str]:
     worker = WorkerRecord("w", "h", 1, "cuda", ("m@1.0.0",), now(), now(), 1, {}, Usage(1, 2, 3, 4))
     metrics = Metrics()
     metrics.observe_request("GET", "/", 200, 0.1)
-    page = metrics.render(waiting={each: Waiting(0, 0.0) for each in Priority}, workers=[worker]).decode()
+    page = metrics.render(
+        waiting={each: Waiting(0, 0.0) for each in Priority},
+        paused={"waiting-for-storage": Waiting(0, 0.0)},
+        workers=[worker],
+    ).decode()
     types = dict(re.findall(r"^# TYPE (\w+) (\w+)$", page, re.MULTILINE))
     parts = {name: [f"{name}_{part}" for part in ("bucket", "sum", "count")] for name in types}
     return {part for name, kind in types.items() for part in (parts[name] if kind == "histogram" else [name])}

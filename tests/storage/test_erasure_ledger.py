@@ -33,12 +33,12 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> ErasureLedger:
 
 
 def test_entries_are_found_by_their_kind(ledger: ErasureLedger) -> None:
-    assert entries(ledger, EntryKind.PREDICTION) == set()
+    assert entries(ledger)[EntryKind.PREDICTION] == set()
     for each in (entry(), entry(SECOND), entry("3f9a1c04", EntryKind.KEY)):
         ledger.add(each)
-    assert entries(ledger, EntryKind.PREDICTION) == {FIRST, SECOND}
-    assert entries(ledger, EntryKind.KEY) == {"3f9a1c04"}
-    assert entries(ledger, EntryKind.WEBHOOK) == set()
+    assert entries(ledger)[EntryKind.PREDICTION] == {FIRST, SECOND}
+    assert entries(ledger)[EntryKind.KEY] == {"3f9a1c04"}
+    assert entries(ledger)[EntryKind.WEBHOOK] == set()
     assert find(ledger, EntryKind.PREDICTION, FIRST) == entry()
     assert find(ledger, EntryKind.PREDICTION, "unknown") == LedgerEntry(EntryKind.PREDICTION, "unknown")
 
@@ -46,7 +46,7 @@ def test_entries_are_found_by_their_kind(ledger: ErasureLedger) -> None:
 def test_second_entry_of_a_target_is_no_error(ledger: ErasureLedger) -> None:
     ledger.add(entry())
     ledger.add(entry())
-    assert entries(ledger, EntryKind.PREDICTION) == {FIRST}
+    assert entries(ledger)[EntryKind.PREDICTION] == {FIRST}
 
 
 def test_first_entry_stays(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_damaged_entry_still_counts(tmp_path: Path, content: bytes) -> None:
     ledger = FolderLedger(tmp_path / "ledger")
     ledger.add(entry())
     (ledger.folder / entry().name).write_bytes(content)
-    assert entries(ledger, EntryKind.PREDICTION) == {FIRST}
+    assert entries(ledger)[EntryKind.PREDICTION] == {FIRST}
     assert find(ledger, EntryKind.PREDICTION, FIRST) == LedgerEntry(EntryKind.PREDICTION, FIRST)
 
 
@@ -84,7 +84,7 @@ def test_older_copy_that_is_unpacked_over_the_ledger_removes_nothing(tmp_path: P
     shutil.copytree(ledger.folder, tmp_path / "backup")
     ledger.add(entry(SECOND))
     shutil.copytree(tmp_path / "backup", ledger.folder, dirs_exist_ok=True)
-    assert entries(ledger, EntryKind.PREDICTION) == {FIRST, SECOND}
+    assert entries(ledger)[EntryKind.PREDICTION] == {FIRST, SECOND}
 
 
 def test_other_files_in_the_folder_are_ignored(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_other_files_in_the_folder_are_ignored(tmp_path: Path) -> None:
     ledger.add(entry())
     for name in ("README", ".rlvo-reserve", "prediction-.json", "prediction-a b.json", "model-1.json"):
         (ledger.folder / name).write_text("x")
-    assert entries(ledger, EntryKind.PREDICTION) == {FIRST}
+    assert entries(ledger)[EntryKind.PREDICTION] == {FIRST}
 
 
 def test_other_users_cannot_read_the_ledger(tmp_path: Path) -> None:
@@ -142,4 +142,4 @@ def test_setting_selects_the_ledger(bucket: str, s3: str, tmp_path: Path) -> Non
     shared = ledger_of(Settings(data_dir=tmp_path, storage_url=bucket, s3_endpoint=s3))
     assert isinstance(shared, BucketLedger)
     shared.add(entry())
-    assert entries(shared, EntryKind.PREDICTION) == {FIRST}
+    assert entries(shared)[EntryKind.PREDICTION] == {FIRST}

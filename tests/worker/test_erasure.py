@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -93,7 +93,7 @@ def site(database: Database, tmp_path: Path) -> Site:
 
 
 def ledger_of(site: Site) -> set[str]:
-    return entries(site.eraser.ledger, EntryKind.PREDICTION)
+    return entries(site.eraser.ledger)[EntryKind.PREDICTION]
 
 
 def test_erasure_is_in_the_ledger_and_deletes_rows_and_bytes(site: Site) -> None:
@@ -105,6 +105,30 @@ def test_erasure_is_in_the_ledger_and_deletes_rows_and_bytes(site: Site) -> None
     assert (entry.actor, entry.why) == ("pacs", "request")
     with pytest.raises(Erased):
         site.eraser.erase(erased, "pacs", actor="pacs", why="request")
+
+
+class CountedLedger(FolderLedger):
+    """Counts how often it is listed, which costs a request for each thousand entries of a bucket."""
+
+    listings = 0
+
+    def names(self) -> set[str]:
+        self.listings += 1
+        return super().names()
+
+
+def test_ledger_is_listed_once_for_all_kinds(site: Site, tmp_path: Path) -> None:
+    erased = site.add()
+    site.eraser.erase(erased, "pacs", actor="pacs", why="request")
+    ledger, copy = CountedLedger(tmp_path / "ledger"), CountedLedger(tmp_path / "copy")
+    for kind in EntryKind:
+        copy.add(LedgerEntry.new(kind, "3f9a1c04", now(), actor="operator", why="request"))
+    eraser = replace(site.eraser, ledger=ledger)
+    assert eraser.replay(actor="operator").undone == 0
+    assert ledger.listings == 1
+    assert eraser.merge(copy) == len(EntryKind)
+    assert (ledger.listings, copy.listings) == (2, 1)
+    assert {kind: len(ids) for kind, ids in entries(ledger).items()} == {"prediction": 2, "key": 1, "webhook": 1}
 
 
 def test_refused_erasure_is_not_in_the_ledger(site: Site) -> None:
@@ -202,7 +226,7 @@ def test_revocation_does_not_wait_for_the_ledger(site: Site) -> None:
         api_keys.authenticate(session, secret)
     (site.folder / "ledger").unlink()
     site.eraser.replay(actor="worker")
-    assert entries(site.eraser.ledger, EntryKind.KEY) == {key.id}
+    assert entries(site.eraser.ledger)[EntryKind.KEY] == {key.id}
 
 
 def test_erasures_of_an_earlier_release_are_added_to_the_ledger(site: Site) -> None:

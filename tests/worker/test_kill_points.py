@@ -13,7 +13,6 @@ import hashlib
 import os
 import random
 import signal
-import socket
 import threading
 import time
 from collections import Counter
@@ -27,7 +26,7 @@ from sqlalchemy import text
 from app.core.config import Settings
 from app.operations.fsck import fsck
 from app.sdk.types import Status
-from tests.deployment import LEASE, Deployment, wait
+from tests.deployment import LEASE, Deployment, free_port, wait
 from tests.fork_server import SupervisedProcess
 from tests.study import volume_bytes
 
@@ -48,9 +47,7 @@ class RandomKills:
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.processes = {"worker": self.deployment.start_worker(), "api": self.deployment.start_api(self.port)}
         self.send("undisturbed-0")
         self.finish("undisturbed-0")

@@ -4,7 +4,7 @@ Design notes:
 - They serve pipelines that prepare tensors themselves. Nothing is recorded, explained or checked as for a study.
 - This process does not parse tensors: it passes the body to a worker on this machine (`app.worker.ipc`).
 - `MAX_TENSOR_REQUESTS` bodies are in memory; `MAX_WAITING` requests wait with their body unread; others get 429.
-- A body may have as many bytes as the shapes of the version need, whatever `max_body_bytes` allows.
+- A body may have as many bytes as the shapes of the version need, and at most `max_body_bytes`.
 - Errors are problem documents with the additional member ``error`` of the protocol.
 - The protocol has a public specification, so the OpenAPI document does not contain these addresses.
 """

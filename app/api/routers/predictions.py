@@ -28,7 +28,7 @@ from app.api.parameters import (
 )
 from app.database import audit, erasures, predictions
 from app.database.status import State
-from app.sdk.errors import InternalError
+from app.sdk.errors import InternalError, RlvoError
 from app.sdk.types import ErasureCertificate, Prediction, PredictionPage, Status
 
 HEARTBEAT = 15.0  # seconds without an event after which an event stream sends a comment
@@ -54,8 +54,7 @@ async def submit(
                 services, caller, upload, reservation, request.state.trace_context, priority
             )
     except Exception as error:
-        code = "client-gone" if isinstance(error, ClientDisconnect) else getattr(error, "code", InternalError.code)
-        await submission.refuse(services, caller, reservation, code, request.state.trace_id)
+        await submission.refuse(services, caller, reservation, _refusal_code(error), request.state.trace_id)
         raise
     settings = services.settings
     wait, applied = preferred_wait(prefer, default=settings.wait_default, most=settings.wait_max)
@@ -145,6 +144,13 @@ async def erasure(prediction_id: PredictionId, services: ServicesDep, caller: Cu
     exists = services.storage.exists
     certificate = await services.read(erasures.certificate, prediction_id, caller.tenant, exists)
     return responses.private(certificate.model_dump(mode="json"))
+
+
+def _refusal_code(error: Exception) -> str:
+    """The code of a refusal in the audit log."""
+    if isinstance(error, ClientDisconnect):
+        return "client-gone"
+    return error.code if isinstance(error, RlvoError) else InternalError.code  # errors of SQLAlchemy have codes too
 
 
 async def _wait_for(services: Services, prediction_id: str, tenant: str, wait: float) -> Prediction:
