@@ -76,7 +76,7 @@ def fork_server() -> Iterator[ForkServer]:
 def s3() -> Iterator[str]:
     """The endpoint of an S3 server in a separate process."""
     code = (
-        "import sys, time; from moto.server import ThreadedMotoServer;"
+        "import logging, sys; logging.disable(); from moto.server import ThreadedMotoServer;"
         "server = ThreadedMotoServer('127.0.0.1', 0, verbose=False); server.start();"
         "print(server.get_host_and_port()[1], flush=True); sys.stdin.read()"
     )

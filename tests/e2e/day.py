@@ -43,6 +43,10 @@ class DayService(RunningService):
         self.environment |= {"RLVO_AUTH": "keys", "RLVO_DATABASE_URL": database_url, **settings}
         self._engine = create_engine(database_url)
 
+    def stop(self) -> int:
+        self._engine.dispose()
+        return super().stop()
+
     @property
     def ended(self) -> bool:
         """Whether the process has ended."""
