@@ -241,6 +241,30 @@ def test_work_continues_after_an_outage_of_the_database(deployment: Deployment) 
     assert deployment.audit_counts()[prediction_id] == 1
 
 
+REFUSING = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN RAISE EXCEPTION 'canceling statement due to lock timeout' USING ERRCODE = '55P03'; END $$;
+CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON dbos.operation_outputs EXECUTE FUNCTION refuse()
+"""
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_log_of_the_engine_that_is_locked_delays_a_study_and_is_no_failed_start(deployment: Deployment) -> None:
+    worker = deployment.start_worker()
+    prediction_id = deployment.submit_paused("predict")
+    with deployment.database.session() as session:
+        session.execute(text(REFUSING))
+    deployment.resume(prediction_id)
+    wait(lambda: (deployment.find(prediction_id).waiting is not None) or deployment.find(prediction_id).status.finished)
+    time.sleep(4)  # several tries
+    assert deployment.find(prediction_id).error is None
+    with deployment.database.session() as session:
+        session.execute(text("DROP FUNCTION refuse CASCADE"))
+    assert deployment.wait_for(prediction_id)[0].status is Status.SUCCEEDED
+    assert deployment.audit_counts()[prediction_id] == 1
+    assert worker.starts == 1
+
+
 def test_sweep_removes_only_unreferenced_files(deployment: Deployment) -> None:
     waiting = deployment.submit()
     orphan = deployment.storage.put(b"unreferenced")
