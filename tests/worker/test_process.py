@@ -196,6 +196,19 @@ def test_worker_finishes_its_current_job_after_sigterm(deployment: Deployment) -
     assert [each.pid for each in deployment.registered_workers()] == [other.child]
 
 
+def test_worker_that_ends_before_it_has_read_the_ledger_starts_no_job(deployment: Deployment) -> None:
+    prediction_id = deployment.submit()
+    (deployment.folder / "ledger").write_text("a file in place of the folder")
+    worker = deployment.start_worker(RLVO_ERASURE_LEDGER=str(deployment.folder / "ledger"))
+    wait(lambda: len(deployment.registered_workers()) == 1)
+    assert worker.end() == "exit 0"
+    versions = text(f"SELECT count(*) FROM {'' if deployment.database.sqlite else 'dbos.'}application_versions")
+    with deployment.database.reading() as session:
+        assert session.scalar(versions) == 0  # the engine writes a row at its start
+    assert deployment.find(prediction_id).status is Status.QUEUED
+    assert deployment.registered_workers() == []
+
+
 def test_refusal_is_final_and_has_its_code(deployment: Deployment) -> None:
     deployment.start_worker()
     unknown = study.MODEL.model_copy(update={"version": "9.0.0"})
