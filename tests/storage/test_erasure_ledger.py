@@ -49,8 +49,7 @@ def test_second_entry_of_a_target_is_no_error(ledger: ErasureLedger) -> None:
     assert entries(ledger, EntryKind.PREDICTION) == {FIRST}
 
 
-def test_first_entry_stays(tmp_path: Path) -> None:
-    ledger = FolderLedger(tmp_path / "ledger")
+def test_first_entry_stays(ledger: ErasureLedger) -> None:
     ledger.add(entry())
     ledger.add(entry(actor="another"))
     assert find(ledger, EntryKind.PREDICTION, FIRST).actor == "pacs"
@@ -121,6 +120,8 @@ def test_missing_bucket_is_named(bucket: str, s3: str) -> None:
         ledger.add(entry())
     with pytest.raises(BucketMissing, match="does not exist"):
         ledger.names()
+    with pytest.raises(BucketMissing, match="does not exist"):
+        ledger.read(entry().name)
 
 
 @pytest.mark.parametrize(
