@@ -86,6 +86,22 @@ def test_full_disk_is_507_and_work_continues_when_space_is_free(
         deployment.database.close()
 
 
+def test_worker_ends_on_a_full_disk(
+    small_disk: Path, tmp_path: Path, model_store: Path, fork_server: ForkServer
+) -> None:
+    deployment = deployment_on(small_disk, model_store, fork_server)
+    deployment.faults = tmp_path / "faults"
+    deployment.faults.mkdir()
+    try:
+        worker = deployment.start_worker()
+        finished(deployment, deployment.submit())
+        fill(small_disk)
+        assert worker.end() == "exit 0"
+    finally:
+        deployment.kill_all()
+        deployment.database.close()
+
+
 # The database -------------------------------------------------------------------------------------------------------
 
 

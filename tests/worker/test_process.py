@@ -278,6 +278,21 @@ def test_log_of_the_engine_that_is_locked_delays_a_study_and_is_no_failed_start(
     assert worker.starts == 1
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_worker_ends_while_the_database_is_away(deployment: Deployment) -> None:
+    worker = deployment.start_worker()
+    wait(lambda: len(deployment.registered_workers()) == 1)
+    deployment.wait_for(deployment.submit())
+    name = deployment.database.url.database
+    server = create_engine(deployment.database.url.set(database="postgres"), isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false"))
+        connection.execute(text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"))
+        assert worker.end() == "exit 0"
+        connection.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true"))
+    server.dispose()
+
+
 def test_sweep_removes_only_unreferenced_files(deployment: Deployment) -> None:
     waiting = deployment.submit()
     orphan = deployment.storage.put(b"unreferenced")
