@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from app.core.config import Settings
-from app.sdk.errors import BucketMissing, Unavailable
+from app.sdk.errors import BucketMissing, StorageUnavailable
 from app.storage.erasure_ledger import EntryKind, ErasureLedger, FolderLedger, LedgerEntry, entries, find
 from app.storage.factory import ledger_of
 from app.storage.s3 import BucketLedger
@@ -108,9 +108,9 @@ def test_other_users_cannot_read_the_ledger(tmp_path: Path) -> None:
 def test_ledger_that_cannot_be_reached_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     ledger = FolderLedger(tmp_path / "file" / "ledger")
-    with pytest.raises(Unavailable, match="RLVO_ERASURE_LEDGER"):
+    with pytest.raises(StorageUnavailable, match="RLVO_ERASURE_LEDGER"):
         ledger.add(entry())
-    with pytest.raises(Unavailable, match="RLVO_ERASURE_LEDGER"):
+    with pytest.raises(StorageUnavailable, match="RLVO_ERASURE_LEDGER"):
         ledger.names()
 
 
