@@ -148,12 +148,14 @@ class BucketStorage(Storage):
         hashed = hashlib.sha256()
         try:
             with storage_errors():
-                file = part.open("xb")
+                file = part.open("xb", buffering=0)  # a close that fails to write would raise an OSError
             with file:
                 for piece in self._pieces(digest):
                     hashed.update(piece)
+                    rest = memoryview(piece)
                     with storage_errors():
-                        file.write(piece)
+                        while rest:
+                            rest = rest[file.write(rest) :]
             if hashed.hexdigest() != digest:
                 raise InternalError("A stored file is damaged; the operator can run `rlvo fsck --deep`")
             with storage_errors():

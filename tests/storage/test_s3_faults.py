@@ -146,15 +146,16 @@ def test_download_that_is_cut_is_no_damage(storage: BucketStorage, proxy: TcpPro
     assert storage.verify(digest)
 
 
-def test_full_cache_is_told_as_full(bucket: str, s3: str, small_disk: Path, tmp_path: Path) -> None:
-    digest = BucketStorage(bucket, tmp_path, endpoint=s3).put(DATA)
+@pytest.mark.parametrize("data", [DATA, b"less than a buffer"])
+def test_full_cache_is_told_as_full(bucket: str, s3: str, small_disk: Path, tmp_path: Path, data: bytes) -> None:
+    digest = BucketStorage(bucket, tmp_path, endpoint=s3).put(data)
     storage = BucketStorage(bucket, small_disk / "cache", endpoint=s3)
     filler = fill(small_disk)
     for call in (storage.verify, storage.read, storage.path):
         with pytest.raises(StorageFull):
             call(digest)
     filler.unlink()
-    assert storage.read(digest) == DATA
+    assert storage.read(digest) == data
 
 
 def test_local_copy_that_cannot_be_deleted_is_a_fault_of_the_storage(bucket: str, s3: str, tmp_path: Path) -> None:
