@@ -16,7 +16,7 @@ from app.api.metrics import Metrics
 from app.cli.__main__ import app as command_line
 from app.core.config import Settings
 from app.database.session import now
-from app.database.status import Waiting
+from app.database.status import QueueWait
 from app.database.workers import Usage, WorkerRecord
 from app.main import openapi_document
 from app.sdk.types import Priority
@@ -136,7 +136,7 @@ def existing_metrics() -> set[str]:
     worker = WorkerRecord("w", "h", 1, "cuda", ("m@1.0.0",), now(), now(), 1, {}, Usage(1, 2, 3, 4))
     metrics = Metrics()
     metrics.observe_request("GET", "/", 200, 0.1)
-    page = metrics.render(waiting={each: Waiting(0, 0.0) for each in Priority}, workers=[worker]).decode()
+    page = metrics.render(queued={each: QueueWait(0, 0.0) for each in Priority}, workers=[worker]).decode()
     types = dict(re.findall(r"^# TYPE (\w+) (\w+)$", page, re.MULTILINE))
     parts = {name: [f"{name}_{part}" for part in ("bucket", "sum", "count")] for name in types}
     return {part for name, kind in types.items() for part in (parts[name] if kind == "histogram" else [name])}
