@@ -8,8 +8,8 @@ import socket
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,7 +31,7 @@ LEASE = 2.0
 
 @dataclass
 class Deployment:
-    """A database, a storage, a model store, and processes that use them.
+    """A database, a storage, a model store, and processes that use them; the end of the block kills the processes.
 
     Attributes:
         blobs: URL of the storage.
@@ -56,6 +56,12 @@ class Deployment:
         self.volume: InputSummary = study.store_volume(self.storage, self.folder)
         self.faults = self.folder / "faults"
         self.faults.mkdir()
+
+    def __enter__(self) -> Deployment:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill_all()
 
     def start_worker(self, **settings: str) -> SupervisedProcess:
         return self._start("worker", settings)
@@ -148,6 +154,19 @@ class Deployment:
                     os.kill(pid, signal.SIGCONT)
                 else:
                     return
+
+
+@contextmanager
+def deployment_with(url: str, folder: Path, model_store: Path, fork_server: ForkServer) -> Iterator[Deployment]:
+    """A deployment in this folder with the tables of a new database."""
+    database = Database(url)
+    try:
+        database.upgrade()
+        Queue(database).upgrade()
+        with Deployment(folder, url, database, model_store, fork_server) as deployment:
+            yield deployment
+    finally:
+        database.close()
 
 
 def _is_suspended(pid: int) -> bool:

@@ -17,14 +17,14 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from app.database.session import now
-from app.database.status import FinishedPrediction, Waiting
+from app.database.status import FinishedPrediction, QueueWait
 from app.database.workers import Usage, WorkerRecord
 from app.sdk.types import Priority
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 OVERLAP = timedelta(minutes=1)
-Queued = Mapping[Priority, Waiting]
-Paused = Mapping[str, Waiting]  # by reason
+Queued = Mapping[Priority, QueueWait]
+Waiting = Mapping[str, QueueWait]  # by reason
 
 _QUICK = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _SLOW = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
@@ -45,10 +45,10 @@ class Metrics:
         self._received = Counter("rlvo_upload_bytes", "Bytes of volumes stored", registry=self._registry)
         self._depth = self._gauge("rlvo_queue_depth", "Predictions that wait for a worker", "priority")
         self._oldest = self._gauge("rlvo_queue_oldest_seconds", "Longest present waiting time", "priority")
-        self._paused = self._gauge(
+        self._waiting = self._gauge(
             "rlvo_predictions_waiting", "Accepted predictions that wait until a fault of the environment ends", "reason"
         )
-        self._paused_longest = self._gauge(
+        self._waiting_longest = self._gauge(
             "rlvo_predictions_waiting_seconds",
             "Longest present time of such a prediction since its first fault",
             "reason",
@@ -102,14 +102,14 @@ class Metrics:
         self.since = max([self.since, *(time - OVERLAP for time in self._observed.values())])
         self._observed = {each: time for each, time in self._observed.items() if time >= self.since}
 
-    def render(self, *, waiting: Queued, paused: Paused, workers: Sequence[WorkerRecord]) -> bytes:
+    def render(self, *, queued: Queued, waiting: Waiting, workers: Sequence[WorkerRecord]) -> bytes:
         """Returns the metrics in the Prometheus text format."""
-        for reason, each in paused.items():
-            self._paused.labels(reason).set(each.count)
-            self._paused_longest.labels(reason).set(each.oldest)
-        for priority, queued in waiting.items():
-            self._depth.labels(priority).set(queued.count)
-            self._oldest.labels(priority).set(queued.oldest)
+        for reason, each in waiting.items():
+            self._waiting.labels(reason).set(each.count)
+            self._waiting_longest.labels(reason).set(each.oldest)
+        for priority, wait in queued.items():
+            self._depth.labels(priority).set(wait.count)
+            self._oldest.labels(priority).set(wait.oldest)
         self._workers.set(len(workers))
         gauges = (self._resident, self._weights, self._versions, self._device_used, self._device_total)
         for gauge in gauges:

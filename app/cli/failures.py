@@ -14,9 +14,10 @@ import os
 import traceback
 from pathlib import Path
 
+from app.core.environment import DISK_FULL
 from app.core.logging import error_location
 
-NOT_OF_INPUT = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+NOT_OF_INPUT = DISK_FULL | {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
 """Errors of the machine: disk full or broken, too many open files, no memory."""
 
 

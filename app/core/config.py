@@ -152,6 +152,11 @@ class Settings(BaseSettings):
         return f"{self.storage_url.rstrip('/')}/.erasures"
 
     @property
+    def ledger_folder(self) -> Path | None:
+        """Folder of the ledger of erasures; None if it is in S3."""
+        return None if self.ledger.startswith("s3://") else Path(self.ledger.removeprefix("file://"))
+
+    @property
     def sqlite_file(self) -> Path | None:
         """File of the SQLite database; None for another database."""
         scheme, _, path = self.database.partition("://")
@@ -163,8 +168,8 @@ class Settings(BaseSettings):
         paths = {"RLVO_DATA_DIR": self.data_dir, "RLVO_STORAGE_URL": self.blobs}
         if self.sqlite_file is not None:
             paths["RLVO_DATABASE_URL"] = self.sqlite_file
-        if not self.ledger.startswith("s3://"):
-            paths["RLVO_ERASURE_LEDGER"] = Path(self.ledger.removeprefix("file://"))
+        if self.ledger_folder is not None:
+            paths["RLVO_ERASURE_LEDGER"] = self.ledger_folder
         return paths
 
     @property

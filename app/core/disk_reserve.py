@@ -76,12 +76,13 @@ class DiskReserve:
 
 
 def _allocate(path: Path, size: int) -> None:
-    """Make the file ``size`` bytes long, with allocated blocks; leave none of it if the disk is full."""
+    """Make the file ``size`` bytes long, with allocated blocks; a full disk leaves it as long as it was."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+    before = os.fstat(descriptor).st_size
     try:
         os.posix_fallocate(descriptor, 0, size)
     except OSError:
-        os.ftruncate(descriptor, 0)
+        os.ftruncate(descriptor, before)
         raise
     finally:
         os.close(descriptor)

@@ -97,8 +97,10 @@ class Database:
         """Checks the connection, the tables, and that the server accepts writes. Raises DatabaseUnavailable."""
         with self.reading() as session:
             session.execute(text("SELECT seq FROM audit_head"))
-            if not self.sqlite and session.scalar(text(_REFUSES_WRITES)):
-                raise DatabaseUnavailable("The database is read-only. Send the request again later", retry_after=5)
+            refuses_writes = not self.sqlite and session.scalar(text(_REFUSES_WRITES))
+        if refuses_writes:
+            self.engine.dispose()  # the other connections of the pool lead to the same server
+            raise DatabaseUnavailable("The database is read-only. Send the request again later", retry_after=5)
 
     def upgrade(self) -> None:
         """Migrates the tables to this release. Several processes may call it at the same time."""

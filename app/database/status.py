@@ -41,7 +41,7 @@ class FinishedPrediction:
 
 
 @dataclass(frozen=True)
-class Waiting:
+class QueueWait:
     """Number of predictions that wait, and the seconds that the oldest one has waited."""
 
     count: int
@@ -78,7 +78,7 @@ def done_since(session: Session, since: datetime) -> list[FinishedPrediction]:
     ]
 
 
-def paused(session: Session) -> dict[str, Waiting]:
+def waiting(session: Session) -> dict[str, QueueWait]:
     """Predictions that wait for the environment, by reason; a reason without any has none."""
     conditions = (PredictionRow.waiting.is_not(None), PredictionRow.status.in_([Status.QUEUED, Status.RUNNING]))
     pauses = list(session.scalars(select(PredictionRow.waiting).where(*conditions)))
@@ -86,15 +86,15 @@ def paused(session: Session) -> dict[str, Waiting]:
     for pause in pauses:
         waited = (now() - datetime.fromisoformat(pause["since"])).total_seconds()
         oldest.setdefault(pause["reason"], []).append(max(0.0, waited))
-    return {reason: Waiting(len(seconds), max(seconds, default=0.0)) for reason, seconds in oldest.items()}
+    return {reason: QueueWait(len(seconds), max(seconds, default=0.0)) for reason, seconds in oldest.items()}
 
 
-def waiting(session: Session) -> dict[Priority, Waiting]:
-    """Waiting predictions by priority."""
+def queued(session: Session) -> dict[Priority, QueueWait]:
+    """Queued predictions by priority."""
     row = PredictionRow
     queue = {}
     for priority in Priority:
         conditions = (row.status == Status.QUEUED, row.queue_position.between(*fair_queue.span(priority)))
         count, oldest = session.execute(select(func.count(), func.min(row.created)).where(*conditions)).one()
-        queue[priority] = Waiting(count, max(0.0, (now() - oldest).total_seconds()) if oldest else 0.0)
+        queue[priority] = QueueWait(count, max(0.0, (now() - oldest).total_seconds()) if oldest else 0.0)
     return queue

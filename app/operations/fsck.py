@@ -64,13 +64,13 @@ class ConsistencyReport:
 def fsck(settings: Settings, *, deep: bool = False, mend: bool = False) -> ConsistencyReport:
     """Compare database rows and blobs; with ``deep``, also read every blob and recompute its digest.
 
-    With ``mend``, quarantine damaged blobs, delete orphans, fail predictions that have no job, repeat erasures of the
-    ledger, and take the permissions of other users.
+    With ``mend``, repeat erasures of the ledger first, so their predictions name no blob any more. Then quarantine
+    damaged blobs, delete orphans, fail predictions that have no job, and take the permissions of other users.
     """
     database, storage = Database(settings.database), storage_of(settings)
     queue, eraser, report = Queue(database), Eraser.of(settings, database, storage), ConsistencyReport()
     report.exposed = [name for name, path in settings.private_paths.items() if is_exposed(path)]
-    report.ledger = eraser.compare()
+    report.ledger = eraser.replay(actor="operator") if mend else eraser.compare()
     with database.reading() as session:
         named: dict[str, list[str]] = {}
         for digest, prediction_id in session.execute(select(ArtifactRow.digest, ArtifactRow.prediction_id)):
@@ -89,7 +89,6 @@ def fsck(settings: Settings, *, deep: bool = False, mend: bool = False) -> Consi
     alive = queue.alive(unfinished) if unfinished else set()
     report.stuck = [prediction_id for prediction_id in unfinished if prediction_id not in alive]
     if mend:
-        eraser.replay(actor="operator")
         secure(settings)
         _repair(report, database, storage, queue)
     database.close()

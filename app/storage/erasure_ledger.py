@@ -22,7 +22,7 @@ from typing import Protocol
 
 from app.core.environment import disk_is_full
 from app.core.filesystem import private_folder, sync
-from app.sdk.errors import StorageFull, Unavailable
+from app.sdk.errors import StorageFull, StorageUnavailable
 
 _NAME = re.compile(r"(?P<kind>prediction|key|webhook)-(?P<id>[0-9A-Za-z-]{1,64})\.json")
 
@@ -138,12 +138,12 @@ def find(ledger: ErasureLedger, kind: EntryKind, target: str) -> LedgerEntry:
 
 @contextmanager
 def _ledger_errors() -> Iterator[None]:
-    """Convert an OSError of the ledger to StorageFull or Unavailable."""
+    """Convert an OSError of the ledger to StorageFull or StorageUnavailable."""
     try:
         yield
     except OSError as error:
         if disk_is_full(error):
             raise StorageFull("The disk of the ledger of erasures is full; free disk space") from error
-        raise Unavailable(
+        raise StorageUnavailable(
             "The ledger of erasures cannot be read or written; check RLVO_ERASURE_LEDGER", retry_after=5
         ) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from pathlib import Path
 
 from app.core.config import Settings
 from app.core.disk_reserve import DiskReserve
@@ -24,8 +23,8 @@ def storage_of(settings: Settings) -> Storage:
 
 def ledger_of(settings: Settings) -> ErasureLedger:
     """Return the ledger of erasures that ``settings.ledger`` names: a folder, or a prefix of an S3 bucket."""
-    if not settings.ledger.startswith("s3://"):
-        return FolderLedger(Path(settings.ledger.removeprefix("file://")))
+    if settings.ledger_folder is not None:
+        return FolderLedger(settings.ledger_folder)
     from app.storage.s3 import BucketLedger
 
     return BucketLedger(settings.ledger, endpoint=settings.s3_endpoint)
@@ -34,9 +33,9 @@ def ledger_of(settings: Settings) -> ErasureLedger:
 def reserve_of(settings: Settings) -> DiskReserve:
     """Return the reserve for erasures, on the local disks that an erasure writes to: those of SQLite and the ledger."""
     folders = [settings.sqlite_file.parent] if settings.sqlite_file is not None else []
-    if not settings.ledger.startswith("s3://"):
-        folders.append(Path(settings.ledger.removeprefix("file://")))
-    return DiskReserve([settings.data_dir, *folders] if folders else [], settings.reserve_bytes)
+    if settings.ledger_folder is not None:
+        folders.append(settings.ledger_folder)
+    return DiskReserve(folders, settings.reserve_bytes)
 
 
 def secure(settings: Settings) -> None:

@@ -79,7 +79,7 @@ class BucketStorage(Storage):
             with _obstore_errors():
                 obstore.head(self._bucket, _key(digest))
         except FileNotFoundError:
-            self._check_bucket()
+            _check_bucket(self._bucket)
             return False
         return True
 
@@ -87,8 +87,7 @@ class BucketStorage(Storage):
         """Whether the blob is stored and intact; a damaged local copy is deleted and downloaded again."""
         if super().verify(digest):
             return True
-        with storage_errors():
-            self._local(digest).unlink(missing_ok=True)
+        self._forget(digest)
         try:
             self._fetch(digest)
         except (FileNotFoundError, InternalError):
@@ -106,24 +105,26 @@ class BucketStorage(Storage):
 
     def delete(self, digest: str, *, grace: float = GRACE) -> bool:
         """Delete a blob that no row names, unless it was uploaded within the last ``grace`` seconds."""
-        with _obstore_errors():
-            try:
+        try:
+            with _obstore_errors():
                 stored = obstore.head(self._bucket, _key(digest))["last_modified"].timestamp()
-            except FileNotFoundError:
-                stored = 0.0
-            if time.time() - stored < grace:
-                return False
-            if stored:
+                if time.time() - stored < grace:
+                    return False
                 obstore.delete(self._bucket, _key(digest))
-        self._local(digest).unlink(missing_ok=True)
+        except FileNotFoundError:
+            _check_bucket(self._bucket)
+        self._forget(digest)
         return True
 
     def quarantine(self, digest: str) -> None:
         """Move a damaged blob to ``.quarantine/`` of the bucket and delete the local copy."""
-        with _obstore_errors(), suppress(FileNotFoundError):
-            obstore.copy(self._bucket, _key(digest), f".quarantine/{digest}.{secrets.token_hex(4)}")
-            obstore.delete(self._bucket, _key(digest))
-        self._local(digest).unlink(missing_ok=True)
+        try:
+            with _obstore_errors():
+                obstore.copy(self._bucket, _key(digest), f".quarantine/{digest}.{secrets.token_hex(4)}")
+                obstore.delete(self._bucket, _key(digest))
+        except FileNotFoundError:
+            _check_bucket(self._bucket)
+        self._forget(digest)
 
     @storage_errors()
     def sweep_incoming(self, *, older_than: float) -> int:
@@ -134,12 +135,7 @@ class BucketStorage(Storage):
     def probe(self) -> None:
         """Write one byte to the cache and send one request to the bucket, to raise the errors of an upload."""
         super().probe()
-        self._check_bucket()
-
-    def _check_bucket(self) -> None:
-        """Raise BucketMissing if there is no bucket; a request for a blob gives the same 404 for both."""
-        with _bucket_errors():
-            obstore.list_with_delimiter(self._bucket, ".probe/")
+        _check_bucket(self._bucket)
 
     def upload(self, digest: str, file: Path) -> None:
         """Upload a local file to the bucket; raises StorageUnavailable, and BucketMissing, which is one."""
@@ -152,12 +148,14 @@ class BucketStorage(Storage):
         hashed = hashlib.sha256()
         try:
             with storage_errors():
-                file = part.open("xb")
+                file = part.open("xb", buffering=0)  # a close that fails to write would raise an OSError
             with file:
                 for piece in self._pieces(digest):
                     hashed.update(piece)
+                    rest = memoryview(piece)
                     with storage_errors():
-                        file.write(piece)
+                        while rest:
+                            rest = rest[file.write(rest) :]
             if hashed.hexdigest() != digest:
                 raise InternalError("A stored file is damaged; the operator can run `rlvo fsck --deep`")
             with storage_errors():
@@ -172,8 +170,13 @@ class BucketStorage(Storage):
             with _obstore_errors():
                 yield from obstore.get(self._bucket, _key(digest)).stream(min_chunk_size=_PIECE)
         except FileNotFoundError:
-            self._check_bucket()
+            _check_bucket(self._bucket)
             raise
+
+    def _forget(self, digest: str) -> None:
+        """Delete the local copy of a blob."""
+        with storage_errors():
+            self._local(digest).unlink(missing_ok=True)
 
     def _listed(self) -> Iterator[tuple[str, float]]:
         """Yield each blob of the bucket and the time of its last upload."""
@@ -206,17 +209,25 @@ class BucketLedger:
         self._bucket = _connect(url, endpoint)
 
     def add(self, entry: LedgerEntry) -> None:
-        with _bucket_errors():
-            obstore.put(self._bucket, entry.name, entry.content())
+        # Not a conditional put: some services other than Amazon's refuse it, and an erasure must not depend on it.
+        try:
+            with _obstore_errors():
+                obstore.head(self._bucket, entry.name)
+        except FileNotFoundError:
+            with _bucket_errors():
+                obstore.put(self._bucket, entry.name, entry.content())
 
     def names(self) -> set[str]:
         with _bucket_errors():
             return {item["path"] for page in obstore.list(self._bucket) for item in page}
 
     def read(self, name: str) -> bytes:
-        with _obstore_errors(), suppress(FileNotFoundError):
-            return bytes(obstore.get(self._bucket, name).bytes())
-        return b""
+        try:
+            with _obstore_errors():
+                return bytes(obstore.get(self._bucket, name).bytes())
+        except FileNotFoundError:
+            _check_bucket(self._bucket)
+            return b""
 
 
 class _BucketWriter(Writer):
@@ -239,6 +250,12 @@ def _connect(url: str, endpoint: str) -> S3Store:
         raise InvalidRequest(
             "RLVO_STORAGE_URL, RLVO_ERASURE_LEDGER or RLVO_S3_ENDPOINT is wrong: expected s3://bucket/prefix and a URL"
         ) from error
+
+
+def _check_bucket(bucket: S3Store) -> None:
+    """Raise BucketMissing if there is no bucket; a request for an object gives the same 404 for both."""
+    with _bucket_errors():
+        obstore.list_with_delimiter(bucket, ".probe/")
 
 
 def _key(digest: str) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
@@ -109,7 +110,8 @@ class Eraser:
             erasures.check(session, prediction_id, tenant)
         entry = LedgerEntry.new(EntryKind.PREDICTION, prediction_id, now(), actor=actor, why=why)
         self.reserve.run(lambda: self.ledger.add(entry))
-        self._erase_rows(prediction_id, tenant, actor=actor, why=why)
+        with suppress(Erased):  # a replay at the same time has read the new entry, and erased the rows first
+            self._erase_rows(prediction_id, tenant, actor=actor, why=why)
 
     def end(self, kind: EntryKind, target: str, *, actor: str) -> bool:
         """Revoke an API key or remove a webhook; return False if there is no valid one with this id.

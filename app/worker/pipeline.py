@@ -226,7 +226,7 @@ class PredictionPipeline:
     def replay(self, study: JobStudy) -> ModelAnswer:
         """Computes the answer again from the stored study and the same model version, and stores nothing.
 
-        Raises InternalError if a volume is missing or damaged, and the errors of `PredictionContext.version`.
+        Raises the errors of `PredictionContext.version` and `PredictionContext.volumes`.
         """
         context = self.begin(study)
         version = context.version()

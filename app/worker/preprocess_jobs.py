@@ -12,6 +12,7 @@ Design notes:
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -88,8 +89,7 @@ class PreprocessJob:
             preprocess_cache.prepare_cached(volumes, self.folder)
         except (RlvoError, OSError) as error:
             if is_environment_fault(error):
-                with suppress(OSError):
-                    self._tries.unlink()  # this try does not count
+                self._take_back_try()
                 raise
             self._fail(getattr(error, "detail", None) or type(error).__name__)
 
@@ -97,6 +97,14 @@ class PreprocessJob:
         """Removes the files of the job; the prepared study stays."""
         for path in (self.path, self._failed, self._tries):
             path.unlink(missing_ok=True)
+
+    def _take_back_try(self) -> None:
+        """Counts one try less; those that stopped a worker still count."""
+        with suppress(OSError):
+            if tries := self._tries.stat().st_size - 1:
+                os.truncate(self._tries, tries)
+            else:
+                self._tries.unlink()
 
     def _fail(self, reason: str) -> None:
         draft = self._failed.with_suffix(".part")

@@ -31,7 +31,7 @@ from app.database.session import Database, retry_until_available
 from app.imaging.io.limits import Limits
 from app.inference.model_cache import ModelCache
 from app.registry.model_store import ModelStore
-from app.sdk.errors import DatabaseUnavailable, RlvoError
+from app.sdk.errors import RlvoError
 from app.storage.factory import secure, storage_of
 from app.worker import resource_limits
 from app.worker.erasure import Eraser
@@ -57,7 +57,10 @@ REPLAY_PAUSE = 5.0  # seconds until the ledger of erasures is read again, if it 
 
 
 def run(settings: Settings) -> None:
-    """Runs one worker until SIGTERM or SIGINT. Its start waits while the data folder cannot be used."""
+    """Runs one worker, and ends the process after SIGTERM or SIGINT.
+
+    While a folder or another part of the environment cannot be used, the worker is created again and again.
+    """
     _retry_environment(lambda: Worker(settings)).run()
 
 
@@ -119,15 +122,16 @@ class Worker:
         retry_until_available(self._queue.upgrade)
         retry_until_available(self._supervisor.heartbeat)
         watching = self._start_periodic(self._settings.heartbeat, self._supervisor.watch)
-        self._start_periodic(SWEEP_EVERY, self._sweep)
+        self._start_sweeps()
         self._start_periodic(self._settings.heartbeat, self._supervisor.load_models, nice=LOADING_NICE)
         gc.freeze()
         self._load_default_model()
         self._replay_erasures()
-        self._launch_engine()
-        self._open_tensor_server()
-        log.info("worker %s takes predictions", self.id)
-        self._stop.wait()
+        if not self._stop.is_set():  # without the replay, a job could be of an erased prediction
+            self._launch_engine()
+            self._open_tensor_server()
+            log.info("worker %s takes predictions", self.id)
+            self._stop.wait()
         log.info("worker %s drains", self.id)
         self._tensor_server.close()
         DBOS.destroy(workflow_completion_timeout_sec=DRAIN_SECONDS)
@@ -135,8 +139,8 @@ class Worker:
         watching.join(timeout=5)
         try:
             self._supervisor.leave()
-        except DatabaseUnavailable:
-            log.warning("the database is unavailable; another worker will deregister this one")
+        except RlvoError as error:
+            log.warning("another worker will deregister this one: %s", error.detail)
         self._traces.close()
         logging.shutdown()
         os._exit(0)  # a thread of an unfinished job may still run
@@ -205,11 +209,20 @@ class Worker:
         thread.start()
         return thread
 
-    def _sweep(self) -> None:
+    def _start_sweeps(self) -> None:
+        """Starts the sweeps. Each has its own thread, so one that cannot reach its ledger or storage stops no other."""
+        for task in (self._sweep_erasures, self._sweep_files, self._sweep_jobs):
+            self._start_periodic(SWEEP_EVERY, task)
+
+    def _sweep_erasures(self) -> None:
         self._eraser.reserve.fill()
         self._eraser.replay(actor="worker")
         self._retention.apply()
+
+    def _sweep_files(self) -> None:
         sweep(self._database, self._storage)
+
+    def _sweep_jobs(self) -> None:
         self._queue.prune(older_than=ORPHAN_AGE)
 
 

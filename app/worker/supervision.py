@@ -104,8 +104,9 @@ class Supervisor:
         self._waiting_since = since
 
     def leave(self) -> None:
-        """Requeues the unfinished jobs of this worker and deregisters it. Raises DatabaseUnavailable."""
-        self._requeue_jobs_of(self.worker_id)
+        """Requeues the unfinished jobs of this worker and deregisters it. Raises DatabaseUnavailable, StorageFull."""
+        with self.database.errors():  # the queue raises those of the driver
+            self._requeue_jobs_of(self.worker_id)
         with self.database.session() as session:
             workers.deregister(session, self.worker_id)
         self.liveness.close()

@@ -40,23 +40,25 @@ class TensorServer:
         self._folder, self._id, self._model_cache = folder, worker_id, model_cache
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="tensors")
         self._closing = threading.Event()
+        self._listener: ipc.Listener | None = None
 
     def open(self) -> None:
         """Starts the accept loop."""
-        self._listener = ipc.Listener(self._folder, self._id)
-        threading.Thread(target=self._accept_loop, name="tensor-server", daemon=True).start()
+        self._listener = listener = ipc.Listener(self._folder, self._id)
+        threading.Thread(target=self._accept_loop, args=(listener,), name="tensor-server", daemon=True).start()
 
     def close(self) -> None:
-        """Accepts no more requests and returns when all accepted ones are answered."""
+        """Accepts no more requests and returns when all accepted ones are answered; also without `open`."""
         self._closing.set()
         ipc.remove_socket(self._folder, self._id)
-        self._listener.close()
+        if self._listener is not None:
+            self._listener.close()
         self._threads.shutdown()
 
-    def _accept_loop(self) -> None:
+    def _accept_loop(self, listener: ipc.Listener) -> None:
         while not self._closing.is_set():
             try:
-                connection = self._listener.accept()
+                connection = listener.accept()
             except OSError:
                 # Closed; or the process has no free file descriptor, and the request waits until it has one.
                 self._closing.wait(ACCEPT_PAUSE)

@@ -31,7 +31,7 @@ from app.database.session import Database, retry_until_available
 from app.inference.model_cache import ModelCache
 from app.registry.aliases import SHADOW
 from app.registry.model_store import StoredVersion
-from app.sdk.errors import Erased, PredictionNotFound, Quarantined, RlvoError, StorageFull
+from app.sdk.errors import DatabaseUnavailable, Erased, PredictionNotFound, Quarantined, RlvoError, StorageFull
 from app.sdk.types import WAITING_FOR_STORAGE, Stage
 from app.worker import resource_limits
 from app.worker.liveness import LivenessMonitor
@@ -127,7 +127,7 @@ class Workflows:
                     return {}
                 with self.database.errors():  # the engine logs the step in the same database
                     result = DBOS.run_step({"name": stage}, self._traced_step, span.trace_context, stage, context)
-            except StorageFull as error:
+            except (StorageFull, DatabaseUnavailable) as error:  # no fault of the study, so no start that counts
                 return self.pipeline.waiting(stage, context, error)
             if "failure" in result or "waiting" in result:
                 return result

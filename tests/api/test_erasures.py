@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -16,7 +15,7 @@ from app.core.disk_reserve import FILE
 from app.storage.erasure_ledger import EntryKind, FolderLedger, LedgerEntry, entries
 from tests.api.conftest import running
 from tests.conftest import CREDENTIALS
-from tests.disks import fill, mounted
+from tests.disks import fill
 
 pytestmark = pytest.mark.anyio
 
@@ -90,35 +89,30 @@ async def test_erasure_of_another_tenant_is_not_in_the_ledger(settings: Settings
 # The disk -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 24 MiB."""
-    with mounted(tmp_path / "disk", 24) as disk:
-        yield disk
-
-
-async def test_full_disk_refuses_studies_and_no_erasure(disk: Path, model_store: Path) -> None:
-    settings = Settings(data_dir=disk, model_store=model_store, default_model="tiny", reserve_bytes=2 * 1024 * 1024)
+async def test_full_disk_refuses_studies_and_no_erasure(small_disk: Path, model_store: Path) -> None:
+    settings = Settings(
+        data_dir=small_disk, model_store=model_store, default_model="tiny", reserve_bytes=2 * 1024 * 1024
+    )
     async with running(settings) as service:
         ids = [(await service.submit()).json()["id"] for _ in range(3)]
         service.worker.succeed(ids[0])
-        assert (disk / FILE).stat().st_size == 2 * 1024 * 1024
+        assert (small_disk / FILE).stat().st_size == 2 * 1024 * 1024
         for prediction_id in ids:
-            fill(disk)
+            fill(small_disk)
             assert (await service.submit()).status_code == 507
             erased = await service.http.delete(f"/v1/predictions/{prediction_id}")
             assert erased.status_code == 204, erased.text
             assert (await service.http.get(f"/v1/predictions/{prediction_id}")).status_code == 410
-        (disk / "filler").unlink()
+        (small_disk / "filler").unlink()
         assert (await service.submit()).status_code == 202
         assert entries(service.services.eraser.ledger)[EntryKind.PREDICTION] == set(ids)
 
 
-async def test_full_disk_without_a_reserve_is_507(disk: Path, model_store: Path) -> None:
-    settings = Settings(data_dir=disk, model_store=model_store, default_model="tiny", reserve_bytes=0)
+async def test_full_disk_without_a_reserve_is_507(small_disk: Path, model_store: Path) -> None:
+    settings = Settings(data_dir=small_disk, model_store=model_store, default_model="tiny", reserve_bytes=0)
     async with running(settings) as service:
         prediction_id = (await service.submit()).json()["id"]
-        fill(disk)
+        fill(small_disk)
         refused = await service.http.delete(f"/v1/predictions/{prediction_id}")
         assert (refused.status_code, refused.json()["code"]) == (507, "storage-full")
 

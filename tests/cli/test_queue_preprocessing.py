@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pandas as pd
 import pytest
@@ -77,6 +79,20 @@ def test_job_that_stops_its_workers_is_given_up(studies: list[CohortRow], tmp_pa
     assert job.ended
     job.clear()
     assert not list(tmp_path.iterdir())
+
+
+def test_fault_of_the_environment_takes_back_its_own_try_only(
+    studies: list[CohortRow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> NoReturn:
+        raise OSError(errno.EIO, "x")
+
+    ((_, job),) = preprocess_jobs.write(studies[:1], tmp_path)
+    job._tries.write_bytes(b"..")  # two tries that stopped their workers
+    monkeypatch.setattr(preprocess_cache, "prepare_cached", fail)
+    with pytest.raises(OSError, match="x"):
+        preprocess_jobs.job_at(job.path).run_job(tries=3)
+    assert job._tries.read_bytes() == b".."
 
 
 def test_prepared_study_is_not_prepared_again(studies: list[CohortRow], tmp_path: Path) -> None:

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from app.core import disk_reserve
+from app.core.config import Settings
 from app.core.disk_reserve import FILE, DiskReserve
 from app.sdk.errors import StorageFull
+from app.storage.factory import reserve_of
 from tests.disks import MIB, fill, mounted
 
 
@@ -27,6 +30,25 @@ def write(path: Path, size: int) -> None:
     except OSError as error:
         path.unlink()
         raise StorageFull from error
+
+
+def test_disk_that_cannot_hold_the_reserve_keeps_what_it_has(disk: Path) -> None:
+    DiskReserve([disk], MIB).fill()
+    with pytest.raises(OSError, match="No space left"):
+        disk_reserve._allocate(disk / FILE, 100 * MIB)
+    assert (disk / FILE).stat().st_size == MIB
+
+
+def test_reserve_is_only_on_the_disks_that_an_erasure_writes_to(disk: Path, tmp_path: Path) -> None:
+    database, ledger = tmp_path / "database", tmp_path / "ledger"
+    for folder in (database, ledger):
+        folder.mkdir()
+    for url in (f"sqlite:///{database / 'rlvo.sqlite'}", "postgresql://localhost/rlvo"):
+        settings = Settings(data_dir=disk, database_url=url, erasure_ledger=str(ledger), reserve_bytes=MIB)
+        reserve_of(settings).fill()
+    assert not (disk / FILE).exists()
+    assert (database / FILE).exists()
+    assert (ledger / FILE).exists()
 
 
 def test_erasure_on_a_full_disk_uses_the_reserve(disk: Path) -> None:

@@ -156,3 +156,21 @@ def test_suspended_transaction_is_ended_and_others_continue(database: Database, 
     suspended.close()
     with database.reading() as session:
         assert workers.registered(session)[0].heartbeats == 2
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_connections_to_a_server_that_refuses_writes_are_not_used_again(database: Database, database_url: str) -> None:
+    mode = f"ALTER DATABASE {database.url.database} {{}} default_transaction_read_only"  # of new connections
+
+    def run(statement: str) -> None:
+        with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("SET default_transaction_read_only = off"))
+            connection.execute(text(statement))
+
+    other = Database(database_url)
+    run(mode.format("SET") + " = on")
+    with pytest.raises(DatabaseUnavailable, match="read-only"):
+        other.ping()
+    run(mode.format("RESET"))
+    other.ping()
+    other.close()

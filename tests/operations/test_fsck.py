@@ -215,11 +215,22 @@ def test_erased_prediction_of_a_restored_database_is_reported_and_erased_again(b
     assert not report.sound
     assert report.ledger.restored == [backup.first]
     assert any("rlvo erasures replay" in line for line in report.lines())
-    fsck(backup.settings, mend=True)
+    assert fsck(backup.settings, mend=True).ledger.restored == [backup.first]
     report = fsck(backup.settings)
     assert report.sound
     assert report.ledger.lines() == []
     assert backup.files(backup.first) == {}
+
+
+def test_blobs_of_an_erased_prediction_are_not_missing_in_a_report_that_erases_it_again(backup: Backup) -> None:
+    database = Database(backup.settings.database)
+    Eraser.of(backup.settings, database, backup.storage).erase(backup.first, None, actor="operator", why="request")
+    database.close()
+    backup.restore(backup.rows)  # its blobs stay deleted
+    assert list(fsck(backup.settings).missing.values()) == [[backup.first]] * 2
+    report = fsck(backup.settings, mend=True)
+    assert (report.missing, report.ledger.restored) == ({}, [backup.first])
+    assert fsck(backup.settings).sound
 
 
 @pytest.fixture

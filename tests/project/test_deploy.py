@@ -16,7 +16,7 @@ from app.api.metrics import Metrics
 from app.cli.__main__ import app as command_line
 from app.core.config import Settings
 from app.database.session import now
-from app.database.status import Waiting
+from app.database.status import QueueWait
 from app.database.workers import Usage, WorkerRecord
 from app.main import openapi_document
 from app.sdk.types import Priority
@@ -137,8 +137,8 @@ def existing_metrics() -> set[str]:
     metrics = Metrics()
     metrics.observe_request("GET", "/", 200, 0.1)
     page = metrics.render(
-        waiting={each: Waiting(0, 0.0) for each in Priority},
-        paused={"waiting-for-storage": Waiting(0, 0.0)},
+        queued={each: QueueWait(0, 0.0) for each in Priority},
+        waiting={"waiting-for-storage": QueueWait(0, 0.0)},
         workers=[worker],
     ).decode()
     types = dict(re.findall(r"^# TYPE (\w+) (\w+)$", page, re.MULTILINE))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from app.core.config import Settings
-from app.sdk.errors import BucketMissing, Unavailable
+from app.sdk.errors import BucketMissing, StorageUnavailable
 from app.storage.erasure_ledger import EntryKind, ErasureLedger, FolderLedger, LedgerEntry, entries, find
 from app.storage.factory import ledger_of
 from app.storage.s3 import BucketLedger
@@ -49,8 +49,7 @@ def test_second_entry_of_a_target_is_no_error(ledger: ErasureLedger) -> None:
     assert entries(ledger)[EntryKind.PREDICTION] == {FIRST}
 
 
-def test_first_entry_stays(tmp_path: Path) -> None:
-    ledger = FolderLedger(tmp_path / "ledger")
+def test_first_entry_stays(ledger: ErasureLedger) -> None:
     ledger.add(entry())
     ledger.add(entry(actor="another"))
     assert find(ledger, EntryKind.PREDICTION, FIRST).actor == "pacs"
@@ -109,9 +108,9 @@ def test_other_users_cannot_read_the_ledger(tmp_path: Path) -> None:
 def test_ledger_that_cannot_be_reached_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     ledger = FolderLedger(tmp_path / "file" / "ledger")
-    with pytest.raises(Unavailable, match="RLVO_ERASURE_LEDGER"):
+    with pytest.raises(StorageUnavailable, match="RLVO_ERASURE_LEDGER"):
         ledger.add(entry())
-    with pytest.raises(Unavailable, match="RLVO_ERASURE_LEDGER"):
+    with pytest.raises(StorageUnavailable, match="RLVO_ERASURE_LEDGER"):
         ledger.names()
 
 
@@ -121,6 +120,8 @@ def test_missing_bucket_is_named(bucket: str, s3: str) -> None:
         ledger.add(entry())
     with pytest.raises(BucketMissing, match="does not exist"):
         ledger.names()
+    with pytest.raises(BucketMissing, match="does not exist"):
+        ledger.read(entry().name)
 
 
 @pytest.mark.parametrize(

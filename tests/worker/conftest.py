@@ -26,6 +26,5 @@ def deployment(
     tmp_path: Path, database_url: str, database: Database, model_store: Path, fork_server: ForkServer
 ) -> Iterator[Deployment]:
     """A deployment without processes; the test starts them."""
-    deployment = Deployment(tmp_path, database_url, database, model_store, fork_server)
-    yield deployment
-    deployment.kill_all()
+    with Deployment(tmp_path, database_url, database, model_store, fork_server) as deployment:
+        yield deployment

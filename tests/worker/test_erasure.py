@@ -207,6 +207,21 @@ def test_erasure_that_stopped_after_its_ledger_entry_is_completed(site: Site) ->
     assert site.is_erased(prediction_id)
 
 
+def test_erasure_succeeds_during_a_replay_that_erases_the_rows_first(site: Site) -> None:
+    class ReplayedLedger(FolderLedger):
+        def add(self, entry: LedgerEntry) -> None:
+            super().add(entry)
+            site.eraser.replay(actor="worker")
+
+    prediction_id = site.add()
+    eraser = replace(site.eraser, ledger=ReplayedLedger(site.folder / "ledger"))
+    eraser.erase(prediction_id, "pacs", actor="pacs", why="request")
+    assert site.is_erased(prediction_id)
+    assert len(site.audit_of(prediction_id)) == 1
+    with pytest.raises(Erased):
+        eraser.erase(prediction_id, "pacs", actor="pacs", why="request")
+
+
 def test_ledger_that_cannot_be_written_erases_nothing(site: Site) -> None:
     prediction_id = site.add()
     (site.folder / "ledger").write_text("a file in place of the folder")

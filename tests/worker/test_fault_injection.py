@@ -18,12 +18,10 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from app.database.session import Database
 from app.sdk.types import Prediction, Status
-from app.worker.queue import Queue
 from tests import deployment as deployments
 from tests.api_client import STUDY, ApiClient
-from tests.deployment import Deployment
+from tests.deployment import Deployment, deployment_with
 from tests.disks import fill
 from tests.fork_server import ForkServer
 from tests.study import volume_bytes
@@ -48,42 +46,48 @@ def success_counts(deployment: Deployment) -> Counter[str]:
 # The disk -----------------------------------------------------------------------------------------------------------
 
 
-def deployment_on(disk: Path, model_store: Path, fork_server: ForkServer) -> Deployment:
-    """A deployment with its database and its blobs on this disk."""
-    url = f"sqlite:///{disk / 'rlvo.sqlite'}"
-    database = Database(url)
-    database.upgrade()
-    Queue(database).upgrade()
-    return Deployment(disk, url, database, model_store, fork_server)
+def sqlite_on(disk: Path) -> str:
+    """The URL of a database on this disk."""
+    return f"sqlite:///{disk / 'rlvo.sqlite'}"
 
 
 def test_full_disk_is_507_and_work_continues_when_space_is_free(
     small_disk: Path, model_store: Path, fork_server: ForkServer
 ) -> None:
-    deployment = deployment_on(small_disk, model_store, fork_server)
-    try:
-        with ApiClient(deployment) as client:
-            deployment.start_worker()
-            first = client.submit()
-            client.expect_success(first)
-            current = deployment.submit_paused("predict")
-            filler = fill(small_disk)
-            deployment.resume(current)
-            for _ in range(3):
-                refused = client.submit(key="study-7")
-                assert (refused.status_code, refused.json()["code"]) == (507, "storage-full"), refused.text
-                assert len(refused.content) < 4096
-            assert client.read(first.json()["id"]).status is Status.SUCCEEDED
-            assert client.http.get("/readyz").json()["checks"]["storage"] == "storage-full"
-            time.sleep(3)  # enough for all tries of the worker
-            filler.unlink()
-            client.expect_success(client.submit(key="study-7"))
-            assert finished(deployment, current)[0].status is Status.SUCCEEDED
-            assert list((small_disk / "blobs" / ".incoming").iterdir()) == []
-            assert set(success_counts(deployment).values()) == {1}
-    finally:
-        deployment.kill_all()
-        deployment.database.close()
+    with (
+        deployment_with(sqlite_on(small_disk), small_disk, model_store, fork_server) as deployment,
+        ApiClient(deployment) as client,
+    ):
+        deployment.start_worker()
+        first = client.submit()
+        client.expect_success(first)
+        current = deployment.submit_paused("predict")
+        filler = fill(small_disk)
+        deployment.resume(current)
+        for _ in range(3):
+            refused = client.submit(key="study-7")
+            assert (refused.status_code, refused.json()["code"]) == (507, "storage-full"), refused.text
+            assert len(refused.content) < 4096
+        assert client.read(first.json()["id"]).status is Status.SUCCEEDED
+        assert client.http.get("/readyz").json()["checks"]["storage"] == "storage-full"
+        time.sleep(3)  # enough for all tries of the worker
+        filler.unlink()
+        client.expect_success(client.submit(key="study-7"))
+        assert finished(deployment, current)[0].status is Status.SUCCEEDED
+        assert list((small_disk / "blobs" / ".incoming").iterdir()) == []
+        assert set(success_counts(deployment).values()) == {1}
+
+
+def test_worker_ends_on_a_full_disk(
+    small_disk: Path, tmp_path: Path, model_store: Path, fork_server: ForkServer
+) -> None:
+    with deployment_with(sqlite_on(small_disk), small_disk, model_store, fork_server) as deployment:
+        deployment.faults = tmp_path / "faults"
+        deployment.faults.mkdir()
+        worker = deployment.start_worker()
+        finished(deployment, deployment.submit())
+        fill(small_disk)
+        assert worker.end() == "exit 0"
 
 
 # The database -------------------------------------------------------------------------------------------------------
@@ -104,37 +108,31 @@ def own_server() -> Iterator[Any]:
 
 
 def check_outage(seconds: float, server: Any, folder: Path, model_store: Path, fork_server: ForkServer) -> None:
-    url = server.get_uri()
-    database = Database(url)
-    database.upgrade()
-    Queue(database).upgrade()
-    deployment = Deployment(folder, url, database, model_store, fork_server)
-    try:
-        with ApiClient(deployment) as client:
-            deployment.start_worker()
-            current = deployment.submit_paused("predict")
-            server.stop()
-            deployment.resume(current)
-            end = time.monotonic() + seconds
-            while time.monotonic() < end:
-                refused = client.submit(key="study-7")
-                assert (refused.status_code, refused.json()["code"]) == (503, "database-unavailable"), refused.text
-                assert int(refused.headers["Retry-After"]) > 0
-                assert client.http.get(f"/v1/predictions/{current}").status_code == 503
-                assert client.http.get("/readyz").json()["checks"]["database"] == "database-unavailable"
-                assert client.alive()
-                time.sleep(0.5)
-            server.ensure_postgres_running()
-            restarted = time.monotonic()
-            wait(lambda: client.submit(key="study-7").status_code == 202)
-            client.expect_success(client.submit(key="study-7"))
-            assert finished(deployment, current)[0].status is Status.SUCCEEDED
-            print(f"outage of {seconds:g} s; all work was done {time.monotonic() - restarted:.1f} s after its end")
-            assert set(success_counts(deployment).values()) == {1}
-            assert sum(process.starts for process in deployment.processes) == 2  # no process has ended
-    finally:
-        deployment.kill_all()
-        deployment.database.close()
+    with (
+        deployment_with(server.get_uri(), folder, model_store, fork_server) as deployment,
+        ApiClient(deployment) as client,
+    ):
+        deployment.start_worker()
+        current = deployment.submit_paused("predict")
+        server.stop()
+        deployment.resume(current)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            refused = client.submit(key="study-7")
+            assert (refused.status_code, refused.json()["code"]) == (503, "database-unavailable"), refused.text
+            assert int(refused.headers["Retry-After"]) > 0
+            assert client.http.get(f"/v1/predictions/{current}").status_code == 503
+            assert client.http.get("/readyz").json()["checks"]["database"] == "database-unavailable"
+            assert client.alive()
+            time.sleep(0.5)
+        server.ensure_postgres_running()
+        restarted = time.monotonic()
+        wait(lambda: client.submit(key="study-7").status_code == 202)
+        client.expect_success(client.submit(key="study-7"))
+        assert finished(deployment, current)[0].status is Status.SUCCEEDED
+        print(f"outage of {seconds:g} s; all work was done {time.monotonic() - restarted:.1f} s after its end")
+        assert set(success_counts(deployment).values()) == {1}
+        assert sum(process.starts for process in deployment.processes) == 2  # no process has ended
 
 
 def test_stopped_database_is_503_and_work_continues_after_its_restart(

@@ -34,9 +34,10 @@ def deployment(
     bucket: str,
     s3: str,
 ) -> Iterator[Deployment]:
-    deployment = Deployment(tmp_path, database_url, database, model_store, fork_server, blobs=bucket, endpoint=s3)
-    yield deployment
-    deployment.kill_all()
+    with Deployment(
+        tmp_path, database_url, database, model_store, fork_server, blobs=bucket, endpoint=s3
+    ) as deployment:
+        yield deployment
 
 
 def start_machine(deployment: Deployment, name: str) -> None:

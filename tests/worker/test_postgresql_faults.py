@@ -23,9 +23,8 @@ from sqlalchemy.exc import OperationalError
 from app.database.session import Database
 from app.sdk.errors import DatabaseUnavailable
 from app.sdk.types import Status
-from app.worker.queue import Queue
 from tests.api_client import ApiClient
-from tests.deployment import Deployment, wait
+from tests.deployment import Deployment, deployment_with, wait
 from tests.disks import fill, mounted
 from tests.fork_server import ForkServer
 from tests.tcp_proxy import Fault, TcpProxy
@@ -74,19 +73,17 @@ def run(server: Any, *statements: str) -> None:
 
 
 @contextmanager
-def deployment_behind(
-    proxy: TcpProxy, folder: Path, model_store: Path, fork_server: ForkServer
-) -> Iterator[Deployment]:
+def deployment_behind_proxy(
+    server: Any, folder: Path, model_store: Path, fork_server: ForkServer
+) -> Iterator[tuple[Deployment, TcpProxy]]:
+    """A deployment that reaches the server through a proxy."""
+    proxy = TcpProxy(socket_of(server))
     url = f"postgresql+psycopg://{POSTGRES}@127.0.0.1:{proxy.port}/{POSTGRES}"
-    database = Database(url)
-    database.upgrade()
-    Queue(database).upgrade()
-    deployment = Deployment(folder, url, database, model_store, fork_server)
     try:
-        yield deployment
+        with deployment_with(url, folder, model_store, fork_server) as deployment:
+            yield deployment, proxy
     finally:
-        deployment.kill_all()
-        database.close()
+        proxy.close()
 
 
 def check_done(deployment: Deployment, ids: list[str]) -> None:
@@ -119,44 +116,37 @@ def replica_pair() -> Iterator[tuple[Any, Any]]:
 
 @pytest.mark.timeout(600)
 def test_failover_loses_no_accepted_study(tmp_path: Path, model_store: Path, fork_server: ForkServer) -> None:
-    with replica_pair() as (primary, replica):
-        proxy = TcpProxy(socket_of(primary))
-        with (
-            deployment_behind(proxy, tmp_path, model_store, fork_server) as deployment,
-            ApiClient(deployment) as client,
-        ):
-            deployment.start_worker()
-            accepted = [client.submit(f"study-{number}") for number in range(4)]
-            current = deployment.submit_paused("predict")
-            proxy.target = socket_of(replica)  # the address moves before the replica is promoted
-            primary.stop()
-            proxy.cut()
-            deployment.resume(current)
-            wait(lambda: client.http.get("/readyz").json()["checks"]["database"] == "database-unavailable")
-            refused = client.submit("study-4")
-            assert (refused.status_code, refused.json()["code"]) == (503, "database-unavailable"), refused.text
-            assert client.http.get("/readyz").elapsed.total_seconds() < 2
-            run(
-                replica,
-                "SELECT pg_promote()",
-                "ALTER SYSTEM RESET synchronous_standby_names",
-                "SELECT pg_reload_conf()",
-            )
-            wait(lambda: client.submit("study-4").status_code == 202)
-            accepted.append(client.submit("study-4"))
-            assert [answer.status_code for answer in accepted] == [202] * 5
-            check_done(deployment, [current, *(answer.json()["id"] for answer in accepted)])
-        proxy.close()
+    with (
+        replica_pair() as (primary, replica),
+        deployment_behind_proxy(primary, tmp_path, model_store, fork_server) as (deployment, proxy),
+        ApiClient(deployment) as client,
+    ):
+        deployment.start_worker()
+        accepted = [client.submit(f"study-{number}") for number in range(4)]
+        current = deployment.submit_paused("predict")
+        proxy.target = socket_of(replica)  # the address moves before the replica is promoted
+        primary.stop()
+        proxy.cut()
+        deployment.resume(current)
+        wait(lambda: client.http.get("/readyz").json()["checks"]["database"] == "database-unavailable")
+        refused = client.submit("study-4")
+        assert (refused.status_code, refused.json()["code"]) == (503, "database-unavailable"), refused.text
+        assert client.http.get("/readyz").elapsed.total_seconds() < 2
+        run(replica, "SELECT pg_promote()", "ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
+        wait(lambda: client.submit("study-4").status_code == 202)
+        accepted.append(client.submit("study-4"))
+        assert [answer.status_code for answer in accepted] == [202] * 5
+        check_done(deployment, [current, *(answer.json()["id"] for answer in accepted)])
 
 
 @pytest.fixture
 def pair(tmp_path: Path, model_store: Path, fork_server: ForkServer) -> Iterator[tuple[Any, TcpProxy, Deployment]]:
     """A server, the proxy in front of it, and a deployment that uses the proxy."""
-    with server_in(data_folder()) as server:
-        proxy = TcpProxy(socket_of(server))
-        with deployment_behind(proxy, tmp_path, model_store, fork_server) as deployment:
-            yield server, proxy, deployment
-        proxy.close()
+    with (
+        server_in(data_folder()) as server,
+        deployment_behind_proxy(server, tmp_path, model_store, fork_server) as (deployment, proxy),
+    ):
+        yield server, proxy, deployment
 
 
 def test_read_only_server_is_not_ready_and_ends_no_study(pair: tuple[Any, TcpProxy, Deployment]) -> None:
@@ -253,23 +243,21 @@ def test_silent_server_keeps_readiness_within_two_seconds(pair: tuple[Any, TcpPr
 def test_full_disk_of_the_server_ends_no_study(tmp_path: Path, model_store: Path, fork_server: ForkServer) -> None:
     with tempfile.TemporaryDirectory(prefix="rlvo-disk-") as folder, mounted(Path(folder) / "disk", 160) as disk:
         (disk / "pgdata").mkdir()
-        with server_in(disk / "pgdata") as server:
-            proxy = TcpProxy(socket_of(server))
-            with (
-                deployment_behind(proxy, tmp_path, model_store, fork_server) as deployment,
-                ApiClient(deployment) as client,
-            ):
-                deployment.start_worker()
-                current = deployment.submit_paused("record")
-                filler = fill(disk)
-                deployment.resume(current)
-                answers = [client.submit(f"study-{number}") for number in range(40)]
-                # A server with some free pages accepts a few; a server whose log is full stops.
-                assert {answer.status_code for answer in answers} <= {202, 503, 507}, [a.text for a in answers]
-                assert client.http.get("/readyz").elapsed.total_seconds() < 2
-                accepted = [answer.json()["id"] for answer in answers if answer.status_code == 202]
-                filler.unlink()
-                server.ensure_postgres_running()
-                wait(lambda: client.submit("study-last").status_code == 202, 120)
-                check_done(deployment, [current, *accepted, client.submit("study-last").json()["id"]])
-            proxy.close()
+        with (
+            server_in(disk / "pgdata") as server,
+            deployment_behind_proxy(server, tmp_path, model_store, fork_server) as (deployment, _),
+            ApiClient(deployment) as client,
+        ):
+            deployment.start_worker()
+            current = deployment.submit_paused("record")
+            filler = fill(disk)
+            deployment.resume(current)
+            answers = [client.submit(f"study-{number}") for number in range(40)]
+            # A server with some free pages accepts a few; a server whose log is full stops.
+            assert {answer.status_code for answer in answers} <= {202, 503, 507}, [a.text for a in answers]
+            assert client.http.get("/readyz").elapsed.total_seconds() < 2
+            accepted = [answer.json()["id"] for answer in answers if answer.status_code == 202]
+            filler.unlink()
+            server.ensure_postgres_running()
+            wait(lambda: client.submit("study-last").status_code == 202, 120)
+            check_done(deployment, [current, *accepted, client.submit("study-last").json()["id"]])

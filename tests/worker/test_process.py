@@ -196,6 +196,19 @@ def test_worker_finishes_its_current_job_after_sigterm(deployment: Deployment) -
     assert [each.pid for each in deployment.registered_workers()] == [other.child]
 
 
+def test_worker_that_ends_before_it_has_read_the_ledger_starts_no_job(deployment: Deployment) -> None:
+    prediction_id = deployment.submit()
+    (deployment.folder / "ledger").write_text("a file in place of the folder")
+    worker = deployment.start_worker(RLVO_ERASURE_LEDGER=str(deployment.folder / "ledger"))
+    wait(lambda: len(deployment.registered_workers()) == 1)
+    assert worker.end() == "exit 0"
+    versions = text(f"SELECT count(*) FROM {'' if deployment.database.sqlite else 'dbos.'}application_versions")
+    with deployment.database.reading() as session:
+        assert session.scalar(versions) == 0  # the engine writes a row at its start
+    assert deployment.find(prediction_id).status is Status.QUEUED
+    assert deployment.registered_workers() == []
+
+
 def test_refusal_is_final_and_has_its_code(deployment: Deployment) -> None:
     deployment.start_worker()
     unknown = study.MODEL.model_copy(update={"version": "9.0.0"})
@@ -239,6 +252,45 @@ def test_work_continues_after_an_outage_of_the_database(deployment: Deployment) 
     assert deployment.wait_for(prediction_id)[0].status is Status.SUCCEEDED
     assert deployment.wait_for(deployment.submit())[0].status is Status.SUCCEEDED
     assert deployment.audit_counts()[prediction_id] == 1
+
+
+REFUSING = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN RAISE EXCEPTION 'canceling statement due to lock timeout' USING ERRCODE = '55P03'; END $$;
+CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON dbos.operation_outputs EXECUTE FUNCTION refuse()
+"""
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_log_of_the_engine_that_is_locked_delays_a_study_and_is_no_failed_start(deployment: Deployment) -> None:
+    worker = deployment.start_worker()
+    prediction_id = deployment.submit_paused("predict")
+    with deployment.database.session() as session:
+        session.execute(text(REFUSING))
+    deployment.resume(prediction_id)
+    wait(lambda: (deployment.find(prediction_id).waiting is not None) or deployment.find(prediction_id).status.finished)
+    time.sleep(4)  # several tries
+    assert deployment.find(prediction_id).error is None
+    with deployment.database.session() as session:
+        session.execute(text("DROP FUNCTION refuse CASCADE"))
+    assert deployment.wait_for(prediction_id)[0].status is Status.SUCCEEDED
+    assert deployment.audit_counts()[prediction_id] == 1
+    assert worker.starts == 1
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_worker_ends_while_the_database_is_away(deployment: Deployment) -> None:
+    worker = deployment.start_worker()
+    wait(lambda: len(deployment.registered_workers()) == 1)
+    deployment.wait_for(deployment.submit())
+    name = deployment.database.url.database
+    server = create_engine(deployment.database.url.set(database="postgres"), isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false"))
+        connection.execute(text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"))
+        assert worker.end() == "exit 0"
+        connection.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true"))
+    server.dispose()
 
 
 def test_sweep_removes_only_unreferenced_files(deployment: Deployment) -> None:

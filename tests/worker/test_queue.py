@@ -32,7 +32,7 @@ def test_job_is_committed_with_its_prediction(database: Database, queue: Queue) 
     new = new_prediction()
     with database.session() as session:
         add_and_queue(session, queue, new)
-        assert status.waiting(session)[Priority.ACUTE].count == 1
+        assert status.queued(session)[Priority.ACUTE].count == 1
     assert jobs(database) == [(new.id, "ENQUEUED")]
     assert queue.alive([new.id, "other"]) == {new.id}
 
@@ -49,7 +49,7 @@ def test_job_is_rolled_back_with_its_prediction(database: Database, queue: Queue
         fail_halfway()
     assert jobs(database) == []
     with database.reading() as session:
-        assert status.waiting(session)[Priority.ACUTE].count == 0
+        assert status.queued(session)[Priority.ACUTE].count == 0
         with pytest.raises(PredictionNotFound):
             predictions.find(session, new.id, None)
 

@@ -44,9 +44,8 @@ def on_s3(
 ) -> Iterator[Deployment]:
     """A deployment whose bucket is behind the proxy; the cache of each process is a folder of its own."""
     endpoint = f"http://127.0.0.1:{proxy.port}"
-    deployment = Deployment(tmp_path, database_url, database, model_store, fork_server, bucket, endpoint)
-    yield deployment
-    deployment.kill_all()
+    with Deployment(tmp_path, database_url, database, model_store, fork_server, bucket, endpoint) as deployment:
+        yield deployment
 
 
 def waits(prediction: Prediction) -> bool:
@@ -169,14 +168,13 @@ def on_small_disk(
     tmp_path: Path, database_url: str, database: Database, model_store: Path, fork_server: ForkServer
 ) -> Iterator[Deployment]:
     """A deployment whose data folder is a disk of 24 MiB."""
-    with mounted(tmp_path / "disk", 24) as disk:
-        deployment = Deployment(disk, database_url, database, model_store, fork_server)
+    with (
+        mounted(tmp_path / "disk", 24) as disk,
+        Deployment(disk, database_url, database, model_store, fork_server) as deployment,
+    ):
         deployment.faults = tmp_path / "faults"
         deployment.faults.mkdir()
-        try:
-            yield deployment
-        finally:
-            deployment.kill_all()
+        yield deployment
 
 
 def test_data_folder_that_is_full_beside_a_database_elsewhere(

@@ -204,10 +204,10 @@ def test_waiting_prediction_is_queued_and_says_why(database: Database, started: 
     assert waiting.members()["waiting"].keys() == {"reason", "detail", "since", "tries"}
     with database.reading() as session:
         assert status.states(session, [started.id])[started.id].waiting == WAITING_FOR_STORAGE
-        paused = status.paused(session)[WAITING_FOR_STORAGE]
+        state = status.waiting(session)[WAITING_FOR_STORAGE]
         assert [job.id for job in job_state.waiting(session)] == [started.id]
-    assert paused.count == 1
-    assert 0 <= paused.oldest < 60
+    assert state.count == 1
+    assert 0 <= state.oldest < 60
 
 
 def test_reason_stays_during_the_next_try_and_ends_with_progress(database: Database, started: JobStudy) -> None:
@@ -244,7 +244,7 @@ def test_end_of_a_prediction_ends_its_wait(database: Database, started: JobStudy
             assert job_state.succeed(session, started, result())
     with database.reading() as session:
         assert job_state.waiting(session) == []
-        assert status.paused(session)[WAITING_FOR_STORAGE].count == 0
+        assert status.waiting(session)[WAITING_FOR_STORAGE].count == 0
     if end != "erased":
         assert find(database, started.id).waiting is None
     assert not wait(database, started)

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from app.api import readiness
 from app.api.dependencies import ServicesDep
-from app.api.metrics import CONTENT_TYPE, Paused, Queued
+from app.api.metrics import CONTENT_TYPE, Queued, Waiting
 from app.database import status, workers
 from app.database.workers import WorkerRecord
 
@@ -53,15 +53,15 @@ async def readyz(services: ServicesDep) -> JSONResponse:
 async def metrics(services: ServicesDep) -> Response:
     """Returns the metrics in the Prometheus text format."""
 
-    def query(session: Session) -> tuple[list[status.FinishedPrediction], Queued, Paused, list[WorkerRecord]]:
+    def query(session: Session) -> tuple[list[status.FinishedPrediction], Queued, Waiting, list[WorkerRecord]]:
         return (
             status.done_since(session, services.metrics.since),
+            status.queued(session),
             status.waiting(session),
-            status.paused(session),
             workers.live(session, services.settings.lease),
         )
 
-    finished, waiting, paused, live = await services.read(query)
+    finished, queued, waiting, live = await services.read(query)
     services.metrics.observe_finished(finished)
-    page = services.metrics.render(waiting=waiting, paused=paused, workers=live)
+    page = services.metrics.render(queued=queued, waiting=waiting, workers=live)
     return Response(page, media_type=CONTENT_TYPE, headers=_NO_STORE)
