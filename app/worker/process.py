@@ -53,6 +53,7 @@ SWITCH_INTERVAL = 1e-4  # seconds after which a thread that waits for the interp
 LOADING_NICE = 10  # niceness of the thread that loads versions
 DRAIN_SECONDS = 25  # for the current job after SIGTERM; a process supervisor waits a little longer before SIGKILL
 SWEEP_EVERY = 600.0
+FIRST_SWEEP = 60.0  # seconds after the start, so that a worker that never runs for long erases too
 REPLAY_PAUSE = 5.0  # seconds until the ledger of erasures is read again, if it cannot be reached
 
 
@@ -190,14 +191,21 @@ class Worker:
             else:
                 return
 
-    def _start_periodic(self, pause: float, task: Callable[[], object], *, nice: int = 0) -> threading.Thread:
-        """Repeats a task in a thread, whatever the current job does, until this worker has stopped."""
+    def _start_periodic(
+        self, pause: float, task: Callable[[], object], *, first: float | None = None, nice: int = 0
+    ) -> threading.Thread:
+        """Repeats a task in a thread, whatever the current job does, until this worker has stopped.
+
+        The first time is after ``first`` seconds, or else after ``pause`` seconds.
+        """
 
         def repeat() -> None:
             if nice:
                 with suppress(OSError):  # some systems have no priority per thread
                     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
-            while not self._stopped.wait(pause):
+            waiting = pause if first is None else first
+            while not self._stopped.wait(waiting):
+                waiting = pause
                 try:
                     task()
                 except RlvoError as error:
@@ -212,7 +220,7 @@ class Worker:
     def _start_sweeps(self) -> None:
         """Starts the sweeps. Each has its own thread, so one that cannot reach its ledger or storage stops no other."""
         for task in (self._sweep_erasures, self._sweep_files, self._sweep_jobs):
-            self._start_periodic(SWEEP_EVERY, task)
+            self._start_periodic(SWEEP_EVERY, task, first=FIRST_SWEEP)
 
     def _sweep_erasures(self) -> None:
         self._eraser.reserve.fill()

@@ -67,6 +67,7 @@ def day(request: pytest.FixtureRequest, versions: Path, studies: list[dict[str, 
         paths = [str(CLOCK), *filter(None, [os.environ.get("PYTHONPATH")])]
         settings |= {"SHIFTED_CLOCK": str(clock), "PYTHONPATH": os.pathsep.join(paths)}
         settings |= {"RLVO_RETENTION_DAYS": str(RETENTION_DAYS), "RLVO_QUEUE_LIMIT": "60"}
+        settings |= {"RLVO_WORKER_START_MINUTES": "0"}  # kills within a minute of the start look like failed starts
         service = DayService(folder, versions, url, **settings)
         assert service.rlvo("db", "upgrade").returncode == 0
         keys = {name: service.rlvo("keys", "create", name).stdout.strip() for name in TENANTS}
@@ -177,6 +178,7 @@ def _figures(day: Day) -> dict[str, Any]:
         "accepted": len(day.accepted),
         "answered": len(day.answers),
         "erased before they were read": len(day.erased_unseen),
+        "erased by retention": day.service.query("SELECT count(*) FROM predictions WHERE erased IS NOT NULL")[0][0],
         "without an answer": sorted(set(day.accepted) - done),
         "slow probes": day.slow[:20],
         "number of slow probes": len(day.slow),

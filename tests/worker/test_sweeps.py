@@ -38,6 +38,7 @@ def database(settings: Settings) -> Iterator[Database]:
 @pytest.fixture
 def worker(settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
     """A worker of which the test starts the sweeps only."""
+    monkeypatch.setattr(process, "FIRST_SWEEP", 0.05)
     monkeypatch.setattr(process, "SWEEP_EVERY", 0.05)
     worker = Worker(settings)
     yield worker
@@ -66,3 +67,14 @@ def test_erasures_are_repeated_while_the_storage_cannot_be_read(
     settings.blobs.write_text("a file in place of the folder")
     worker._start_sweeps()
     wait(lambda: not worker._eraser.compare().restored, 20)
+
+
+def test_worker_that_never_runs_for_long_sweeps_too(
+    worker: Worker, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "SWEEP_EVERY", 600.0)
+    storage = Storage(settings.blobs)
+    orphan = storage.put(b"unreferenced")
+    os.utime(storage.path(orphan), (0, 0))
+    worker._start_sweeps()
+    wait(lambda: not storage.exists(orphan), 20)
