@@ -73,6 +73,9 @@ def load_vessel_net(folder: Path, manifest: Manifest) -> VesselNet | None:
 
 def load_networks(files: Sequence[bytes], manifest: Manifest, device: str, pause: Callable[[], None]) -> NetworkFolds:
     """The networks of the folds, on a device; ``pause`` is called before each. Raises ModelNotReady."""
+    expected, size = explain.presence_bits(manifest).stop, manifest.architecture.clinical_size
+    if size != expected:
+        raise ModelNotReady(f"The manifest's clinical vector has {expected} entries, but its network takes {size}.")
     folds = []
     for file, fold in zip(files, manifest.folds, strict=True):
         pause()
