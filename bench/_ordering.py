@@ -3,7 +3,7 @@
     python -m bench._ordering [SEED ...] [--mm 8]
 
 Design notes:
-- `make bench` does not run it, because it measures models, not speed. A seed at 4 mm takes half an hour of CPU time.
+- `make bench` does not run it, because it measures models, not speed. A seed at 4 mm takes 25 minutes of CPU time.
 - Results are stored in `ordering.jsonl`, in a folder for each grid in `--folder`. A stored seed is not run again, and
   a stopped one continues.
 - A seed has 599 patients, on the grid of 4 mm of `rlvo train`, or with `--mm 8` on one of 8 mm: an eighth of the work.

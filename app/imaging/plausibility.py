@@ -58,7 +58,7 @@ def check(volume: Volume, field: Input) -> tuple[Flag, ...]:
     """Flags for a volume that was sent as ``field``.
 
     Args:
-        volume: (X, Y, Z) or a series (X, Y, Z, T); a perfusion map is cleaned first (``background.clean``).
+        volume: (X, Y, Z), or a series (X, Y, Z, T); a perfusion map as ``background.clean`` returns it.
         field: the upload field.
 
     Raises:

@@ -127,16 +127,19 @@ def _tensor(
     return PreprocessedImages(image, presence, tuple(dict.fromkeys(study.flags)), summary, grids, sources, outputs)
 
 
+_CleanedMap = tuple[Volume, tuple[Flag, ...]]  # as ``background.clean`` returns it
+
+
 @dataclass(frozen=True)
 class _CheckedVolumes:
-    """The CTs prepared for registration, and each perfusion map that was sent: cleaned, and the flags of that."""
+    """The CTs prepared for registration, and the perfusion maps that were sent."""
 
     heads: dict[Input, align.RegistrationImage]
-    maps: dict[Input, tuple[Volume, tuple[Flag, ...]]]
+    maps: dict[Input, _CleanedMap]
 
 
 def _check_volumes(study: AlignedStudy, volumes: Mapping[Input, Volume]) -> _CheckedVolumes:
-    """Add the plausibility flags of each volume, and prepare what follows; the first refusal is raised."""
+    """Add the plausibility flags of each volume, and prepare CTs and maps; the first refusal is raised."""
     duplicates.check_voxels(volumes)
     checked = _CheckedVolumes({}, {})
 
@@ -278,7 +281,7 @@ def _size(volume: Volume) -> str:
 
 
 def _add_perfusion(
-    study: AlignedStudy, volumes: Mapping[Input, Volume], sent: Mapping[Input, tuple[Volume, tuple[Flag, ...]]]
+    study: AlignedStudy, volumes: Mapping[Input, Volume], sent: Mapping[Input, _CleanedMap]
 ) -> PerfusionSummary | None:
     """Add Tmax and relative CBF, from maps that were sent or computed; return the volumes and ratios of the maps."""
     maps = {name: sent[name][0] for name in _MAPS if name in sent}

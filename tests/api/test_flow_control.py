@@ -60,10 +60,10 @@ async def connected(app: Application) -> AsyncIterator[Client]:
     near.setblocking(False)
     config = uvicorn.Config(app, http=protocol(Settings()), lifespan="off", log_config=None)
     config.load()
+    make: Any = config.http_protocol_class
     with near:
         transport, connection = await asyncio.get_running_loop().connect_accepted_socket(
-            lambda: config.http_protocol_class(config, ServerState(), {}),  # type: ignore[call-arg]
-            far,
+            lambda: make(config, ServerState(), {}), far
         )
         assert isinstance(connection, Connection)
         yield Client(near, connection)
