@@ -6,7 +6,8 @@ ready model input instead of a registration; the end-to-end tests run the real o
 
 Faults: a file with the id of a prediction as its name contains ``<stage> <before|after> <once|always|pause|spin>``. At
 this point the worker kills itself, once or each time, waits until the file is gone, or uses CPU time without end. The
-file ``log`` gets a line for each step that runs; ``clock`` holds the error of the wall clock in seconds.
+file ``kernels`` with ``kernels before ...`` does this while the imaging kernels are loaded. The file ``log`` gets a
+line for each step that runs; ``clock`` holds the error of the wall clock in seconds.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +73,8 @@ class SupervisedProcess:
     @property
     def starts(self) -> int:
         """Number of processes that were started so far."""
-        return (self._faults / "starts").read_text().count(f"{self.pid}\n")
+        starts = self._faults / "starts"
+        return starts.read_text().count(f"{self.pid}\n") if starts.exists() else 0
 
     def end(self) -> str:
         """Sends SIGTERM, waits for the end of the process, and returns its exit code as text."""
@@ -138,6 +141,7 @@ def _write(path: Path, content: str) -> None:
 
 def _run_worker(faults: Path) -> None:
     from app.core.config import Settings
+    from app.imaging.registration import align
     from app.inference.model_version import ModelVersion
     from app.worker.pipeline import PredictionPipeline
     from app.worker.process import run
@@ -155,6 +159,8 @@ def _run_worker(faults: Path) -> None:
 
     PredictionPipeline.step = step  # type: ignore[method-assign]
     ModelVersion.prepare = lambda self, *_: tiny_case(self.manifest)  # type: ignore[method-assign]
+    # No test here prepares a study, so the kernels are not needed.
+    align.warm_up = partial(_inject_fault, faults / "kernels", "kernels", "before")  # type: ignore[assignment]
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         run(Settings())
@@ -201,7 +207,7 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
-def _inject_fault(fault: Path, stage: Stage, when: str) -> None:
+def _inject_fault(fault: Path, stage: str, when: str) -> None:
     if not fault.exists() or fault.read_text().split()[:2] != [stage, when]:
         return
     kind = fault.read_text().split()[2]

@@ -122,7 +122,7 @@ class ModelVersion:
     def warm_up(self) -> None:
         """Do the one-time work of the network and the atlas now, so that the first prediction is not slower.
 
-        The kernels of app/imaging are left out, because they would delay every recovery from a stopped worker.
+        The kernels of app/imaging are left out: a worker loads them once, at its start, for all versions.
         """
         atlas.labels(self.manifest.grid.shape, self.manifest.grid.affine)
         self.executor(self.predictor.warm_up)

@@ -2,6 +2,9 @@
 
 Design notes:
 - SIGTERM: the worker takes no new job, finishes the current one within `DRAIN_SECONDS`, and requeues what is left.
+- The imaging kernels are loaded before the worker takes a job, and before it counts as ready. As a part of the first
+  job, this work would make it several times as long, and a worker that is killed often would exhaust the tries of one
+  prediction.
 - A version is loaded while another one serves. So threads switch more often than by default, the loading thread has a
   lower priority, and the garbage collector ignores imported modules (bench/swap.py measures the effect).
 """
@@ -29,6 +32,7 @@ from app.core.tracing import Traces
 from app.core.tracing_factory import create_traces
 from app.database.session import Database, retry_until_available
 from app.imaging.io.limits import Limits
+from app.imaging.registration import align
 from app.inference.model_cache import ModelCache
 from app.registry.model_store import ModelStore
 from app.sdk.errors import RlvoError
@@ -119,12 +123,14 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop.set())
         sys.setswitchinterval(SWITCH_INTERVAL)
+        loading = self._start_loading_kernels()
         retry_until_available(self._database.upgrade)
         retry_until_available(self._queue.upgrade)
         retry_until_available(self._supervisor.heartbeat)
         watching = self._start_periodic(self._settings.heartbeat, self._supervisor.watch)
         self._start_sweeps()
         self._start_periodic(self._settings.heartbeat, self._supervisor.load_models, nice=LOADING_NICE)
+        self._wait_for(loading)
         gc.freeze()
         self._load_default_model()
         self._replay_erasures()
@@ -145,6 +151,23 @@ class Worker:
         self._traces.close()
         logging.shutdown()
         os._exit(0)  # a thread of an unfinished job may still run
+
+    def _start_loading_kernels(self) -> threading.Thread:
+        """Loads the kernels of app/imaging in a thread; the first time after an installation, they are compiled."""
+
+        def load() -> None:
+            try:
+                align.warm_up()
+            except Exception as error:  # noqa: BLE001 - the first preparation tries again and reports its error
+                log.warning("the imaging kernels are not loaded: %s", error_location(error))
+
+        thread = threading.Thread(target=load, name="kernels", daemon=True)
+        thread.start()
+        return thread
+
+    def _wait_for(self, thread: threading.Thread) -> None:
+        while thread.is_alive() and not self._stop.is_set():
+            thread.join(timeout=0.2)
 
     def _launch_engine(self) -> None:
         config: DBOSConfig = {

@@ -15,6 +15,7 @@ from app.inference.model_cache import ModelCache
 from app.registry.model_store import ModelStore
 from app.sdk.errors import DatabaseUnavailable
 from app.sdk.types import Stage, Status
+from app.worker.pipeline import TRIES
 from app.worker.retention import sweep
 from tests import study
 from tests.deployment import LEASE, Deployment, wait
@@ -122,6 +123,38 @@ def test_job_that_always_kills_its_worker_is_quarantined(deployment: Deployment)
     assert worker.starts == 4
     assert deployment.steps(poison) == ["prepare"]
     wait(lambda: deployment.storage.scratch_ids() == [])
+
+
+def test_kills_while_the_kernels_are_loaded_are_no_tries_of_a_prediction(deployment: Deployment) -> None:
+    prediction = deployment.submit()
+    fault = deployment.faults / "kernels"
+    fault.write_text("kernels before always")
+    worker = deployment.start_worker()
+    wait(lambda: worker.starts > TRIES + 1)
+    found = deployment.find(prediction)
+    assert (found.status, found.stage) == (Status.QUEUED, None)
+    fault.unlink()
+    assert deployment.wait_for(prediction)[0].status is Status.SUCCEEDED
+    assert deployment.steps(prediction) == list(Stage)
+
+
+def test_worker_is_ready_when_its_kernels_are_loaded(deployment: Deployment) -> None:
+    fault = deployment.faults / "kernels"
+    fault.write_text("kernels before pause")
+    deployment.start_worker()
+    wait(fault.with_suffix(".paused").exists)
+    wait(lambda: deployment.registered_workers() != [])
+    time.sleep(1)  # several heartbeats
+    with deployment.database.reading() as session:
+        assert [worker.models for worker in workers.live(session, LEASE)] == [()]
+    fault.unlink()
+    wait(lambda: "tiny@1.0.0" in _loaded(deployment))
+
+
+def _loaded(deployment: Deployment) -> tuple[str, ...]:
+    with deployment.database.reading() as session:
+        (worker,) = workers.live(session, LEASE)
+    return worker.models
 
 
 def test_job_without_end_is_quarantined_by_its_cpu_time(deployment: Deployment) -> None:
