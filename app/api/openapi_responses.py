@@ -255,6 +255,8 @@ erase = _entry(
     errors.BucketMissing,
     errors.StorageFull,
     ok={204: {"description": "The prediction is erased; its id gives 410 from now on"}},
+    description="Deletes the prediction, its clinical record, and the files that no other prediction uses. A key needs "
+    "the scope `erase`.",
 )
 erasure = _entry(
     errors.PredictionNotFound,
