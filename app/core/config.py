@@ -126,7 +126,9 @@ class Settings(BaseSettings):
     )
     memory_limit_mb: int = Field(default=0, ge=0, description="Memory limit of a worker, in MB; 0: 90 % of the machine")
     cpu_limit: float = Field(default=3600.0, gt=0, description="CPU seconds of one attempt at a prediction")
-    retention_days: float = Field(default=0, ge=0, description="Days after which a prediction is erased; 0: never")
+    retention_days: float = Field(
+        default=0, ge=0, description="Days from its answer after which a prediction is erased; 0: never"
+    )
     webhook_hosts: str = Field(
         default="", description="Hosts that webhooks may call, comma-separated: `pacs.clinic.example`, `10.0.0.7:8443`"
     )
