@@ -5,7 +5,7 @@ Design notes:
 - ``whenPeriod`` is always sent, because the risk belongs to the thrombectomy that follows the imaging.
 - Every resource has the security label AIAST (v3-ObservationValue, "Artificial Intelligence asserted").
 - The subject is the site's pseudonym as an identifier; there is no Patient resource and no clinical value.
-- The first note is the summary. A withheld decision has no ``qualitativeRisk``; the notes say why.
+- The first note is the summary. Only the headlines refractory and not refractory have a ``qualitativeRisk``.
 - References are urn:uuid values made from the prediction's id, so the same record gives the same bundle.
 """
 
@@ -15,8 +15,9 @@ import uuid
 from datetime import datetime, timedelta
 from typing import Any
 
-from app.core.display_names import flag_text, interval_name, warnings_first
+from app.core.display_names import flag_text, interval_name, rule_text, warnings_first
 from app.sdk.errors import NotFinished
+from app.sdk.summary import Headline
 from app.sdk.types import Prediction
 
 _AI_ASSERTED = {
@@ -58,18 +59,19 @@ def _risk_assessment(prediction: Prediction) -> Resource:
     decision, interval = prediction.decision, prediction.interval
     rationale = [prediction.summary, prediction.notice]
     if interval is not None:
-        name = interval_name(interval).capitalize()
+        name = interval_name(interval, prediction.folds).capitalize()
         rationale.append(f"{name} {100 * interval.low:.1f} to {100 * interval.high:.1f} percent.")
     if decision is not None:
-        rationale.append(f"Rule of the threshold: {decision.rule}.")
+        rationale.append(f"Rule of the threshold: {rule_text(decision.rule)}.")
     outcome: Resource = {
         "outcome": {"text": _OUTCOME},
         "probabilityDecimal": round(100 * prediction.probability, 4),
         "whenPeriod": {"start": _instant(prediction.created), "end": _instant(prediction.created + _HORIZON)},
         "rationale": " ".join(rationale),
     }
-    if decision is not None:
-        risk = ("high", "High likelihood") if decision.refractory else ("low", "Low likelihood")
+    if prediction.headline in (Headline.REFRACTORY, Headline.NOT_REFRACTORY):
+        is_refractory = prediction.headline is Headline.REFRACTORY
+        risk = ("high", "High likelihood") if is_refractory else ("low", "Low likelihood")
         outcome["qualitativeRisk"] = {"coding": [{"system": _QUALITATIVE, "code": risk[0], "display": risk[1]}]}
     return {
         "resourceType": "RiskAssessment",

@@ -1,9 +1,9 @@
-"""Display names and values of clinical variables, regions and measures."""
+"""Display names and values of clinical variables, images, regions and measures."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the command line imports this module and must start fast
@@ -13,6 +13,9 @@ _ACRONYMS = re.compile(r"\b(nihss|mrs|bp|crp|inr|ldl|ivt|tia|aspects|cbv|hu)\b")
 _UNITS = re.compile(r"_(ml|mm|hu|mmol_l)$")
 _DELAY = re.compile(r"^tmax(\d+)")
 _SHORT = {"hypoperfusion_intensity_ratio": "HIR"}
+_CHANNELS = {"ncct": "NCCT", "cta": "CTA", "vessels": "vessel mask", "tmax": "Tmax", "rcbf": "relative CBF"}
+_RULES = {"max-f1-out-of-fold": "largest F1 score in patients outside the training folds"}
+_NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
 def label(name: str) -> str:
@@ -44,9 +47,19 @@ def perfusion_value(name: str, value: float) -> str:
     return f"{value:.0f} mL" if name.endswith("_ml") else f"{value:.2f}"
 
 
+def channel_label(channel: str) -> str:
+    """Display name of an image channel: ``rcbf`` gives ``relative CBF``."""
+    return _CHANNELS.get(str(channel), str(channel))
+
+
+def rule_text(rule: str) -> str:
+    """Rule that chose a threshold, in words."""
+    return _RULES.get(rule, rule)
+
+
 def region_label(region: str) -> str:
-    """Display name of a region; the remainder is ``outside the named regions``."""
-    return "outside the named regions" if region == "other" else region
+    """Display name of a region; the remainder (skull, face, neck and air) is ``outside the brain``."""
+    return "outside the brain" if region == "other" else region
 
 
 def truncated(text: str, limit: int) -> str:
@@ -59,16 +72,18 @@ def percent(value: float) -> str:
     return f"{100 * value:.0f} %"
 
 
-def interval_name(interval: Interval) -> str:
-    """What an interval is: ``spread of the folds``, or a level with its measured coverage."""
+def interval_name(interval: Interval, folds: Sequence[float] | None) -> str:
+    """What an interval is: ``spread of the four networks``, or a level with its measured coverage."""
     if interval.kind == "calibrated":
         return f"{percent(interval.level)} interval (measured coverage {percent(interval.coverage)})"
-    return "spread of the folds"
+    count = len(folds or ())
+    number = f"{_NUMBERS[count - 1] if count <= len(_NUMBERS) else count} " if count else ""
+    return f"spread of the {number}networks"
 
 
-def interval_text(interval: Interval) -> str:
-    """An interval with its name: ``spread of the folds 20 % to 50 %``."""
-    return f"{interval_name(interval)} {percent(interval.low)} to {percent(interval.high)}"
+def interval_text(interval: Interval, folds: Sequence[float] | None) -> str:
+    """An interval with its name: ``spread of the four networks 20 % to 50 %``."""
+    return f"{interval_name(interval, folds)} {percent(interval.low)} to {percent(interval.high)}"
 
 
 def warnings_first(flags: Iterable[Flag]) -> list[Flag]:
