@@ -15,7 +15,7 @@ from typer.core import TyperCommand
 from app.cli.common import ServiceOptions
 from app.cli.option_groups import expand_option_groups
 from app.core.display_names import flag_text, interval_name, rule_text, warnings_first
-from app.core.explanation_text import BASE, contributions, grouped, outside_text, points, side_text
+from app.core.explanation_text import BASE, contributions, grouped, outside_text, side_text, signed_points
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -187,7 +187,7 @@ def _contribution_table(attribution: Attribution) -> Table:
     table.add_row(f"{BASE} (base)", "", "", f"{attribution.base:+.3f}", "")
     for row in rows:
         color, bar = "red" if row.log_odds > 0 else "blue", "█" * round(LONGEST_BAR * abs(row.log_odds) / longest)
-        change = f"{points(attribution.total, row.log_odds):+.1f}"
+        change = signed_points(attribution.total, row.log_odds)
         table.add_row(row.name, row.value, change, f"{row.log_odds:+.3f}", f"[{color}]{bar}[/{color}]")
     table.add_row("[bold]sum", "", "", f"[bold]{attribution.total:+.3f}", "")
     return table

@@ -12,6 +12,9 @@ if TYPE_CHECKING:  # the command line imports this module and must start fast
 _ACRONYMS = re.compile(r"\b(nihss|mrs|bp|crp|inr|ldl|ivt|tia|aspects|cbv|hu)\b")
 _UNITS = re.compile(r"_(ml|mm|hu|mmol_l)$")
 _DELAY = re.compile(r"^tmax(\d+)")
+_FIELD = re.compile(r"\b[a-z][a-z0-9]*(?:[._][a-z0-9]+)+\b")
+_NAME_FIELDS = ("imputed", "not-used")  # flags whose detail lists fields of the record
+_NAMED = {"clot_hu": "clot density", "hba1c": "HbA1c"}
 _SHORT = {"hypoperfusion_intensity_ratio": "HIR"}
 _CHANNELS = {"ncct": "NCCT", "cta": "CTA", "vessels": "vessel mask", "tmax": "Tmax", "rcbf": "relative CBF"}
 _RULES = {"max-f1-out-of-fold": "largest F1 score in patients outside the training folds"}
@@ -20,7 +23,8 @@ _NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nin
 
 def label(name: str) -> str:
     """Display name of a variable, without section and unit: ``perfusion.tmax6_ml`` gives ``Tmax > 6 s``."""
-    plain = _UNITS.sub("", name.rpartition(".")[2]).replace("_", " ")
+    last = name.rpartition(".")[2]
+    plain = _NAMED.get(last) or _UNITS.sub("", last).replace("_", " ")
     return _DELAY.sub(r"Tmax > \1 s", _ACRONYMS.sub(lambda match: match[0].upper(), plain)).replace("MRS", "mRS")
 
 
@@ -86,6 +90,11 @@ def interval_text(interval: Interval, folds: Sequence[float] | None) -> str:
     return f"{interval_name(interval, folds)} {percent(interval.low)} to {percent(interval.high)}"
 
 
+def field_names_in_words(text: str) -> str:
+    """Text with the fields of the record in words: ``perfusion.core_ml`` gives ``core``."""
+    return _FIELD.sub(lambda match: label(match[0]), text)
+
+
 def warnings_first(flags: Iterable[Flag]) -> list[Flag]:
     """Flags in the order of their severity; those of one severity keep their order."""
     return sorted(flags, key=lambda flag: flag.severity != "warning")
@@ -93,5 +102,6 @@ def warnings_first(flags: Iterable[Flag]) -> list[Flag]:
 
 def flag_text(flag: Flag) -> str:
     """Detail of a flag and what to do: ``cta: the alignment is poor. What to do: Look at the aligned volumes.``"""
-    detail = flag.detail if flag.detail.endswith(".") else f"{flag.detail}."
+    detail = field_names_in_words(flag.detail) if flag.code in _NAME_FIELDS else flag.detail
+    detail = detail if detail.endswith(".") else f"{detail}."
     return detail if flag.action == "None." else f"{detail} What to do: {flag.action}"

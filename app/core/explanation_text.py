@@ -62,9 +62,14 @@ def points(total: float, log_odds: float) -> float:
     return 100 * (_probability(total) - _probability(total - log_odds))
 
 
+def signed_points(total: float, log_odds: float) -> str:
+    """Percentage points of a contribution with their sign, one decimal: ``+8.1``."""
+    return f"{round(points(total, log_odds), 1) + 0.0:+.1f}"  # the sum turns -0.0 into 0.0
+
+
 def points_text(total: float, log_odds: float) -> str:
     """Percentage points of a contribution: ``+8.1 points``."""
-    return f"{points(total, log_odds):+.1f} points"
+    return f"{signed_points(total, log_odds)} points"
 
 
 def outside_brain(attribution: Attribution) -> dict[str, float]:

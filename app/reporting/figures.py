@@ -19,7 +19,7 @@ from scipy import ndimage
 from scipy.special import expit
 
 from app.core.display_names import channel_label, label, percent, perfusion_value, region_label, truncated
-from app.core.explanation_text import BASE, TOTAL, contributions, grouped, points, points_text
+from app.core.explanation_text import BASE, TOTAL, contributions, grouped, points_text, signed_points
 from app.reporting.drawing import INK, MUTED, Drawing, FigureTable, Pixels
 from app.sdk.types import Attribution, PerfusionSummary, RegionContribution
 
@@ -123,7 +123,7 @@ def overlay(
 def contribution_table(attribution: Attribution) -> FigureTable:
     """Return every contribution, those of values that were not given one by one, the largest first."""
     rows = [
-        (item.name, item.value, f"{points(attribution.total, item.log_odds):+.1f}", f"{item.log_odds:+.3f}")
+        (item.name, item.value, signed_points(attribution.total, item.log_odds), f"{item.log_odds:+.3f}")
         for item in contributions(attribution)
     ]
     return FigureTable(("Variable", "Value", "Points", "Log-odds"), rows)
@@ -140,7 +140,7 @@ def region_table(regions: Sequence[RegionContribution], total: float, limit: int
             region_label(part.region),
             part.side or "",
             channel_label(part.modality),
-            f"{points(total, part.contribution):+.1f}",
+            signed_points(total, part.contribution),
             f"{part.contribution:+.3f}",
         )
         for part in largest

@@ -28,6 +28,7 @@ h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem;border-bottom:1px solid 
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}caption{text-align:left;color:#5b6b7b}
 th,td{padding:.2rem .8rem .2rem 0;text-align:left;border-bottom:1px solid #d5dde5;overflow-wrap:anywhere}
 td.n,th.n{text-align:right}img{max-width:100%}.big{font-size:2.4rem;font-weight:650}
+.headline{font-size:1.5rem;margin:0 1rem}
 .first{font-size:1.2rem;font-weight:600}.withheld{border:3px solid #8a4b00;background:#fff3cd;padding:0 1rem}
 .flags{list-style:none;padding:0}.flags li{margin:.4rem 0}.icon{height:1.1em;width:1.1em;vertical-align:-.15em}
 figure{margin:1.2rem 0}figcaption{color:#5b6b7b}pre{white-space:pre-wrap;font-size:.85em}
@@ -121,7 +122,7 @@ def _probability(prediction: Prediction) -> str:
     interval, decision, headline = prediction.interval, prediction.decision, prediction.headline
     word = f" <b class=headline>{headline.text}</b>" if headline else ""
     spread = f"; {interval_text(interval, prediction.folds)}" if interval else ""
-    origin = f" <b>{escape(SYNTHETIC_NOTICE)}</b>" if is_synthetic(prediction.flags) else ""
+    origin = f"<p><b>{escape(SYNTHETIC_NOTICE)}</b></p>" if is_synthetic(prediction.flags) else ""
     limit = ""
     if decision:
         side = "above" if decision.refractory else "below"
@@ -130,8 +131,8 @@ def _probability(prediction: Prediction) -> str:
             f"({escape(rule_text(decision.rule))})."
         )
     return (
-        f"<p><span class=big>{percent(prediction.probability)}</span>{word}{origin}</p>"
-        "<p>Probability of a refractory large vessel "
+        f"<p><span class=big>{percent(prediction.probability)}</span>{word}</p>{origin}"
+        "<p>Probability of a refractory anterior circulation "
         f"occlusion (final stenosis &gt; 50 %, eTICI 0-2a, or rescue treatment){spread}.{limit}</p>"
     )
 

@@ -359,6 +359,7 @@ class ModelVersionInfo(_ResponseModel):
     ready: bool = Field(description="A live worker has this version loaded")
     device: str | None = None
     synthetic: bool = Field(description="Trained on synthetic patients only")
+    default: bool = Field(default=False, description="A request that names no model gets this version")
     required_inputs: list[str]
     optional_inputs: list[str]
     required_clinical: list[str] = []

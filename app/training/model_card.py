@@ -70,10 +70,10 @@ SINGLE_RUN = (
 """What the calibration slope of one run can be; docs/benchmarks.md has the same numbers."""
 
 _LIMITS = (
-    "Not a medical device. Not for clinical decisions. A prediction gives the spread of the networks: the lowest and the "
-    "highest probability of the networks. It is not a confidence interval and has no level. It does not cover other "
-    "scanners, other patients or other definitions. A study unlike the training patients is flagged, but not every "
-    "difference is detected. Contributions explain this model, not the disease."
+    "Not a medical device. Not for clinical decisions. A prediction gives the spread of the networks: the lowest and "
+    "the highest probability of the networks. It is not a confidence interval and has no level. It does not cover "
+    "other scanners, other patients or other definitions. A study unlike the training patients is flagged, but not "
+    "every difference is detected. Contributions explain this model, not the disease."
 )
 
 
@@ -87,8 +87,8 @@ def _purpose(manifest: Manifest) -> str:
     )
     target = manifest.training.target
     outcome = (
-        f"a large-vessel occlusion is refractory ({target}: final stenosis over 50 %, eTICI 0-2a, or rescue "
-        "angioplasty or stenting)"
+        f"an occlusion of the anterior circulation is refractory ({target}: final stenosis over 50 %, eTICI 0-2a, or "
+        "rescue angioplasty or stenting)"
         if target == Target.RLVO.outcome
         else f"thrombectomy ends with a grade of reperfusion of 0-2a ({target}). This is not rLVO"
     )

@@ -21,7 +21,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from app.core import explanation_text
+from app.core import display_names, explanation_text
 from app.sdk import SYNTHETIC_NOTICE, Prediction
 
 from .service_process import RunningService
@@ -168,7 +168,8 @@ def test_page_shows_the_recorded_result(service: RunningService, browser: Chrome
     assert visible(browser, "#result .probability").text == f"{100 * prediction.probability:.0f} %"
     assert "Research use only" in visible(browser, ".banner").text
     for flag in prediction.flags:
-        assert flag.detail in visible(browser, "#result" if flag.code == "synthetic-training" else "#flags").text
+        place = "#result" if flag.code == "synthetic-training" else "#flags"
+        assert display_names.flag_text(flag).partition(". ")[0] in visible(browser, place).text
     bars = browser.find_elements(By.CSS_SELECTOR, "#reasons svg rect")
     assert len(bars) == len(explanation_text.grouped(explanation_text.contributions(prediction.attribution)))
     assert visible(browser, "#reasons p").text.startswith(explanation_text.outside_text(prediction.attribution))

@@ -58,11 +58,10 @@ NUMBERS: dict[str, float | str | None] = {
 def call(browser: Chrome, module: str, expression: str, *arguments: object) -> Any:
     """Value of an expression in which ``m`` is a module of the page and ``args`` are the arguments."""
     script = (
-        "const [module, expression, args, done] = arguments;"
-        "import(module).then((m) => done(new Function('m', 'args', `return ${expression}`)(m, args)),"
-        "  (problem) => done(`failed: ${problem}`));"
+        "const [module, args, done] = arguments;"
+        f"import(module).then((m) => done({expression})).catch((problem) => done(`failed: ${{problem}}`));"
     )
-    return browser.execute_async_script(script, f"/static/js/{module}.js", expression, list(arguments))
+    return browser.execute_async_script(script, f"/static/js/{module}.js", list(arguments))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.core.display_names import named_quantity, truncated
+from app.core.display_names import flag_text, named_quantity, truncated
 from app.reporting import figures, page
 from app.reporting.drawing import BarShape, CircleShape, Drawing, ImageShape
 from app.sdk.summary import SYNTHETIC_NOTICE
@@ -227,6 +227,12 @@ def test_quantities_have_names_and_units() -> None:
     assert truncated("perfusion: core 22.9 mL, Tmax > 6 s 99 mL", 20) == "perfusion: core 22.."
 
 
+def test_fields_of_the_record_are_named_in_words() -> None:
+    flag = Flag(code="imputed", detail="age, perfusion.core_ml, atrial_fibrillation: not given, imputed")
+    assert flag_text(flag).startswith("age, core, atrial fibrillation: not given, imputed.")
+    assert "ctp_interval_s" in flag_text(Flag(code="time-step-default", detail="send ctp_interval_s"))
+
+
 def test_equal_figures_give_equal_bytes(attribution: Attribution) -> None:
     first, second = (figures.waterfall(attribution) for _ in range(2))
     assert first.svg() == second.svg()
@@ -305,7 +311,7 @@ def test_report_says_beside_the_number_that_the_training_patients_were_synthetic
     flagged = prediction.model_copy(update={"flags": [Flag(code="synthetic-training", detail="x")]})
     after_number = report(flagged, {}, "").split("<span class=big>")[1]
     assert after_number.startswith("38 %</span> <b class=headline>Refractory</b>")
-    assert SYNTHETIC_NOTICE in after_number.split("</p>")[0]
+    assert SYNTHETIC_NOTICE in "".join(after_number.split("</p>")[:2])
     assert SYNTHETIC_NOTICE not in report(prediction, {}, "")
 
 

@@ -1,6 +1,6 @@
 // The result: warnings first, then headline, probability, origin of the model, spread of the networks and notes.
 
-import { byId, el, icon } from "./dom.js";
+import { byId, el, icon, words } from "./dom.js";
 import { headlines, intervalName, isSynthetic, percent, ruleText, setText, syntheticNotice } from "./explanation.js";
 import { t } from "./texts.js";
 
@@ -26,9 +26,16 @@ function scale({ probability, interval, decision, folds }) {
     text(0, 60, "0 %"), text(0.5, 60, "50 %"), text(1, 60, "100 %"));
 }
 
+const listsFields = ["imputed", "not-used"];
+
+/** Detail of a flag, with the fields of the record in words. */
+const detailOf = ({ code, detail }) =>
+  (listsFields.includes(code) ? detail.replace(/\b[a-z][a-z0-9]*([._][a-z0-9]+)+\b/g, (name) => t(words(name))) : detail)
+    .replace(/\.$/, "");
+
 /** A flag with icon and word of its severity, its text and what to do. */
-const flagItem = ({ detail, severity, action, name }) => el("li", {},
-  icon(severity), " ", el("strong", {}, severity === "warning" ? t("Warning") : t("Info")), ` ${detail.replace(/\.$/, "")}. `,
+const flagItem = ({ code, detail, severity, action, name }) => el("li", {},
+  icon(severity), " ", el("strong", {}, severity === "warning" ? t("Warning") : t("Info")), ` ${detailOf({ code, detail })}. `,
   action && action !== "None." ? t("What to do: {action}", { action }) + " " : null,
   el("span", { class: "flag" }, name));
 

@@ -35,8 +35,10 @@ export const timeOf = (value) => new Date(value).toLocaleString(language, {
 
 const acronyms = /\b(nihss|mrs|bp|crp|inr|ldl|ivt|tia|aspects|cbv|hu)\b/g;
 
+const named = { clot_hu: "clot density", hba1c: "HbA1c" };
+
 /** Display name of a field such as `atrial_fibrillation` or `perfusion.core_ml`, without its unit. */
-export const words = (name) => name
+export const words = (name) => named[name.split(".").pop()] || name
   .replace(/^(perfusion|imaging_signs)\./, "")
   .replace(/_(ml|mm|hu|mmol_l)$/, "")
   .replaceAll("_", " ")

@@ -36,8 +36,11 @@ const probability = (logOdds) => 1 / (1 + Math.exp(-logOdds));
 /** Percentage points of the probability that a contribution makes: with it, minus without it. */
 export const points = (total, logOdds) => 100 * (probability(total) - probability(total - logOdds));
 
-/** Format a number with its sign. */
-export const signed = (value, digits = 2) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(digits);
+/** Format a number with its sign; zero has a plus. */
+export function signed(value, digits = 2) {
+  const size = Math.abs(value).toFixed(digits);
+  return (value < 0 && Number(size) ? "−" : "+") + size;
+}
 
 /** “+8.1 points” */
 export const pointsText = (total, logOdds) => t("{points} points", { points: signed(points(total, logOdds), 1) });

@@ -7,7 +7,7 @@ import { showProblem } from "./problem.js";
 import { t } from "./texts.js";
 
 let controls = {}; // by the name of the field: {read, show, unit}
-let defaultModel = ""; // known only if there is one version
+let defaultModel = ""; // of a request that names none
 let interval; // seconds between the frames of the CTP
 
 const volumes = {
@@ -182,14 +182,14 @@ export async function buildForm() {
     byId("volumes").replaceChildren(...Object.entries(volumes).map(([name, label]) =>
       el("label", {}, el("span", {}, t(label)), el("input", { type: "file", name, accept: ".nii,.gz,.nii.gz" }))));
     byId("clinical").replaceChildren(...fieldsets(leaves(schema, schema.properties)));
-    for (const model of models.items || models) {
+    for (const model of models) {
       for (const version of model.versions) {
         const text = `${version.name}@${version.version}`;
         byId("model").append(el("option", { value: text }, version.synthetic ? `${text} (${t("synthetic training")})` : text));
       }
     }
-    const listed = (models.items || models).flatMap((model) => model.versions);
-    if (listed.length === 1) defaultModel = `${listed[0].name}@${listed[0].version}`;
+    const usual = models.flatMap((model) => model.versions).find((version) => version.default);
+    if (usual) defaultModel = `${usual.name}@${usual.version}`;
     interval = decimalField(byId("submit").elements.ctp_interval_s, { minimum: 0.2, maximum: 6, unit: "s" });
     const typed = () => {
       byId("json").value = JSON.stringify(collect(), null, 2);
