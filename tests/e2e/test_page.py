@@ -336,7 +336,7 @@ def test_page_works_with_the_keyboard_alone(service: RunningService, browser: Ch
     canvas = tab_to(lambda element: element.get_attribute("id") == "canvas")
     position = "return Array.from(document.getElementById('canvas').viewer.scene.crosshairPos)"
     start = np.asarray(browser.execute_script(position))
-    for key, axis, sign in ((Keys.ARROW_RIGHT, 0, -1), (Keys.ARROW_UP, 1, 1), (Keys.PAGE_DOWN, 2, -1)):
+    for key, axis, sign in ((Keys.ARROW_LEFT, 0, 1), (Keys.ARROW_UP, 1, 1), (Keys.PAGE_DOWN, 2, -1)):
         canvas.send_keys(key)
         moved = np.asarray(browser.execute_script(position)) - start
         assert sign * moved[axis] > 0

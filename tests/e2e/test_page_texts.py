@@ -78,13 +78,12 @@ def localized(browser: Chrome, request: pytest.FixtureRequest) -> Iterator[Chrom
 @pytest.mark.parametrize("localized", ["en-US", "es-ES", "de-DE"], indirect=True)
 def test_decimal_comma_is_read_and_shown_back(service: RunningService, localized: Chrome) -> None:
     localized.get(service.url)
-    language = localized.execute_script("return document.documentElement.lang")
     fields = {"age": "71,5", "nihss": "14", "perfusion.core_ml": "22.9"}
     for name, typed in fields.items():
         visible(localized, f"[data-name='{name}']").send_keys(typed)
     document = json.loads(localized.find_element(By.ID, "json").get_property("value"))
     assert document == {"age": 71.5, "nihss": 14, "perfusion": {"core_ml": 22.9}}
-    sign = "," if language == "es" else "."
+    sign = "," if localized.execute_script("return document.documentElement.lang") == "es" else "."
     echo = localized.find_element(By.CSS_SELECTOR, "[data-field='perfusion.core_ml'] .echo").text
     assert echo == f"= 22{sign}9 mL"
     assert f"71{sign}5 years" in visible(localized, "#review-values").text

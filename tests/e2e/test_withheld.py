@@ -124,7 +124,7 @@ def test_form_accepts_warnings(service: RunningService, browser: Chrome, study: 
     browser.get(service.url)
     for name in ("ncct", "cta"):
         visible(browser, f"input[name={name}]").send_keys(str(study[name]))
-    Select(visible(browser, "#model")).select_by_visible_text(model)
+    Select(visible(browser, "#model")).select_by_value(model)
     visible(browser, "input[name=accept_warnings]").click()
     visible(browser, "#submit button[type=submit]").click()
     visible(browser, "body[data-shown=succeeded]")
