@@ -132,8 +132,8 @@ def _probability(prediction: Prediction) -> str:
         )
     return (
         f"<p><span class=big>{percent(prediction.probability)}</span>{word}</p>{origin}"
-        "<p>Probability of a refractory anterior circulation "
-        f"occlusion (final stenosis &gt; 50 %, eTICI 0-2a, or rescue treatment){spread}.{limit}</p>"
+        "<p>Probability of a refractory large-vessel occlusion of the anterior "
+        f"circulation (final stenosis &gt; 50 %, eTICI 0-2a, or rescue treatment){spread}.{limit}</p>"
     )
 
 

@@ -76,13 +76,6 @@ def test_every_place_shows_the_same_headline(headline: Headline, state: dict[str
 
 
 @pytest.mark.parametrize(("headline", "state"), CASES)
-def test_undetermined_answer_has_no_coded_risk(headline: Headline, state: dict[str, Any]) -> None:
-    outcome = fhir.bundle(answer(state))["entry"][0]["resource"]["prediction"][0]
-    if headline is Headline.UNDETERMINED:
-        assert "qualitativeRisk" not in outcome
-
-
-@pytest.mark.parametrize(("headline", "state"), CASES)
 def test_only_a_refractory_headline_raises_the_indicator_of_a_card(headline: Headline, state: dict[str, Any]) -> None:
     indicator = cds.cards(answer(state), "")["cards"][0]["indicator"]
     assert (indicator == "warning") == (headline is Headline.REFRACTORY)
