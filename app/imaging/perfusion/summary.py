@@ -160,7 +160,7 @@ class _ReferenceFlow:
 
     def __init__(self, cbf: np.ndarray, edges_mm: Sequence[float], voxel_ml: float) -> None:
         self.cbf = cbf
-        self._inner = ~_near_no_data(cbf, edges_mm)
+        self._inner = _away_from_no_data(cbf, edges_mm)
         self._least = _REFERENCE_ML / voxel_ml
 
     def of(self, *regions: np.ndarray) -> float | None:
@@ -175,14 +175,14 @@ class _ReferenceFlow:
         return float(np.median(self.cbf[regions[-1]])) if regions[-1].any() else None
 
 
-def _near_no_data(cbf: np.ndarray, edges_mm: Sequence[float]) -> np.ndarray:
-    """Voxels within ``_SURFACE_MM`` of one without data; beyond the array, data are unknown, not absent."""
-    no_data = ~(np.isfinite(cbf) & (cbf > 0))
-    near = no_data
+def _away_from_no_data(cbf: np.ndarray, edges_mm: Sequence[float]) -> np.ndarray:
+    """Voxels farther than ``_SURFACE_MM`` from one without data; beyond the array there are none."""
+    data = np.isfinite(cbf) & (cbf > 0)
+    away = data
     steps = [int(_SURFACE_MM / edge + 0.01) for edge in edges_mm]
-    for count in set(steps) - {0}:
-        near = near | morphology.dilate(no_data, [axis for axis in range(3) if steps[axis] == count], count)
-    return near
+    for count in set(steps) - {0}:  # axes with equal steps are eroded together, so that the shape is a rhomb
+        away = away & morphology.erode(data, [axis for axis in range(3) if steps[axis] == count], count)
+    return away
 
 
 def _lesion_side(
