@@ -23,6 +23,7 @@ MNI = np.eye(4)
 SEGMENTERS = Path(__file__).resolve().parents[1] / "model_store/segmenters"
 TISSUES = ((60.0, 4.0), (25.0, 4.8), (20.0, 9.0), (6.0, 12.0))
 DELAYS = (0.0, 2.0, 4.0, 6.0)
+CORE_DEPTHS = (0.08, 0.15, 0.20, 0.25, 0.28)  # flow of the core / normal flow
 
 
 def residue_table() -> None:
@@ -68,6 +69,24 @@ def series_table() -> None:
         codes = ", ".join(flag.code for flag in maps.flags) or "none"
         numbers = f"{volumes.core_ml:.0f} ({core:.0f}) | {volumes.tmax6_ml:.0f} ({delayed:.0f})"
         print(f"| {step} | {noise:.0f} | {numbers} | {codes} |")
+
+
+def core_table() -> None:
+    """Print the core of whole series by residue function, depth of the core and noise; normal flow is 50."""
+    print("\n| residue | flow of the core / normal | noise HU | rCBF in the core, median | core mL (true) |")
+    print("|---|---|---|---|---|")
+    for plug, depth, noise in itertools.product((False, True), CORE_DEPTHS, (0.0, 3.0, 6.0)):
+        core = (depth * heads.HAEMODYNAMICS[heads.NORMAL][0], 10.0, 8.0)
+        series, labels = heads.series(noise=noise, core=core, plug=plug)
+        voxel_ml = abs(np.linalg.det(series.affine[:3, :3])) / 1000
+        maps = ctp.deconvolve(series, MNI)
+        found = summary.summarise(maps.by_input(), MNI)
+        inside = (labels == heads.CORE) & (maps.cbf.data > 0)
+        relative = np.median(maps.cbf.data[inside]) / (found.reference_cbf or np.nan)
+        true = (labels == heads.CORE).sum() * voxel_ml
+        kind = "plug flow" if plug else "exponential"
+        numbers = f"{relative:.2f} | {found.summary.core_ml:.0f} ({true:.0f})"
+        print(f"| {kind} | {depth:.2f} | {noise:.0f} | {numbers} |", flush=True)
 
 
 def vessel_table() -> None:
@@ -117,6 +136,7 @@ def _share_inside(mask: np.ndarray, line: np.ndarray, affine: np.ndarray, near_b
 def main() -> None:
     residue_table()
     series_table()
+    core_table()
     vessel_table()
 
 

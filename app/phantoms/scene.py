@@ -211,14 +211,16 @@ def tmax_s(ranks: Array, patient: Patient) -> Array:
     return np.interp(ranks, [0, late, delayed, 1.5 * delayed + 10], [13.5, 10.0, 6.0, 2.0]).astype(np.float32)
 
 
-def flow(ranks: Array, patient: Patient) -> Array:
-    """Blood flow / mean of the brain (m,): 0.10 to 0.28 in the core, at least 0.36 in the penumbra, else normal.
+def flow(ranks: Array, patient: Patient, normal: Array | None = None) -> Array:
+    """Blood flow / mean of the brain (m,): 0.10 to 0.30 in the core, at least 0.36 farther on, else normal.
 
-    Grey and white matter have the same threshold of the core (30 % of the mean), as in perfusion software.
+    Grey and white matter have the same threshold of the core (30 % of the mean), as in perfusion software. The flow
+    crosses it without a step: beside a step, the volume below 30 % depends on the voxels that the flow is sampled in.
+    ``normal``: flow / mean without a stroke (m,), that of the lattice if it is not given.
     """
-    normal = lattice().flow
+    normal = lattice().flow if normal is None else normal
     core, delayed = patient.core_ml, patient.tmax6_ml
     spared = np.interp(ranks, [core, delayed, 1.4 * delayed + 10], [0.45, 0.75, 1.0])
-    core_flow = np.interp(ranks, [0, core], [0.10, 0.28])
-    other_flow = np.where(ranks < 1.4 * delayed + 10, np.maximum(normal * spared, 0.36), normal)
-    return np.where(ranks < core, core_flow, other_flow).astype(np.float32)
+    at_risk = np.where(ranks < 1.4 * delayed + 10, np.maximum(normal * spared, 0.36), normal)
+    severe = 0.10 + 0.20 * ranks / max(core, 1e-6)
+    return np.minimum(severe, at_risk).astype(np.float32)

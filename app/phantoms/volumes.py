@@ -3,7 +3,8 @@
 Design notes:
 - The head is painted on the canvas and sampled once into the voxels of each series: tilted, flipped, far from the
   origin, with the spacing and noise of the series. NCCT and CTA differ by a small movement.
-- Perfusion maps use the lattice and ranks of render.py, scaled to the volume of the patient's brain.
+- Perfusion maps use the lattice and ranks of render.py, scaled to the volume of the patient's brain. Each voxel of a
+  map has the value at its centre, as in perfusion software, and not a mean with the 0 outside the brain.
 - ``draw_pose`` draws the random numbers; ``series`` is a pure function of them.
 """
 
@@ -135,19 +136,38 @@ def series(
             for mask, voxels in (("vessels", patient_scene.patency), ("clot", patient_scene.clot)):
                 covered = _sample(_marked(voxels), to_canvas, shape, 0)
                 yield Series(mask, (covered > 0.4).astype(np.uint8), affine)
+    yield from perfusion(patient_scene, pose, spacing["perfusion"])
 
+
+def perfusion(
+    patient_scene: Scene, pose: Pose, spacing_mm: tuple[float, float, float] = SPACING_MM["perfusion"]
+) -> Iterator[Series]:
+    """Yield the perfusion maps of ``series``, and the masks of core and tmax6."""
     brain = scene.lattice()
-    shape, affine = _grid(pose, "perfusion", spacing["perfusion"])
+    shape, affine = _grid(pose, "perfusion", spacing_mm)
     to_lattice = np.linalg.inv(brain.affine) @ np.linalg.inv(pose.world_from_mni) @ affine
-    ranks = scene.ranks_ml(patient_scene, pose.volume_scale)
-    maps = {
-        "tmax": scene.tmax_s(ranks, patient_scene.patient),
-        "cbf": MEAN_FLOW * scene.flow(ranks, patient_scene.patient),
-        "core": (ranks < patient_scene.patient.core_ml).astype(np.float32),
-        "tmax6": (ranks < patient_scene.patient.tmax6_ml).astype(np.float32),
-    }
-    for name, values in maps.items():
+
+    def sampled(values: NDArray[np.float32]) -> NDArray[np.float32]:
         volume = np.zeros(brain.mask.shape, np.float32)
         volume[brain.mask] = values
-        sampled = _sample(volume, to_lattice, shape, 0)
-        yield Series(name, (sampled > 0.5).astype(np.uint8) if name in ("core", "tmax6") else sampled, affine)
+        return _sample(volume, to_lattice, shape, 0)
+
+    share = sampled(np.ones(len(brain.xyz), np.float32))
+    inside = share > 0.5
+    # Times and flows bend at their limits, so their interpolation is biased there. The cube root of a rank, which grows
+    # with the distance from the worst place, is smooth.
+    ranks = scene.ranks_ml(patient_scene, pose.volume_scale)
+    roots = np.cbrt(np.minimum(ranks, ranks[np.isfinite(ranks)].max()))
+    root, normal = (sampled(values)[inside] / share[inside] for values in (roots, brain.flow))
+    at = root**3
+    patient = patient_scene.patient
+    maps = {
+        "tmax": scene.tmax_s(at, patient),
+        "cbf": MEAN_FLOW * scene.flow(at, patient, normal),
+        "core": (at < patient.core_ml).astype(np.uint8),
+        "tmax6": (at < patient.tmax6_ml).astype(np.uint8),
+    }
+    for name, values in maps.items():
+        volume = np.zeros(shape, values.dtype)
+        volume[inside] = values
+        yield Series(name, volume, affine)

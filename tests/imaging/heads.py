@@ -144,6 +144,8 @@ def series(
     step_s: float = 1.5,
     frames: int = 40,
     noise: float = 2.0,
+    core: tuple[float, float, float] = HAEMODYNAMICS[CORE],
+    plug: bool = False,
 ) -> tuple[Volume, np.ndarray]:
     """A CT perfusion series (X, Y, Z, T), and the labels of its territories.
 
@@ -155,8 +157,8 @@ def series(
     plain = tissues(affine, shape)
     times = np.arange(frames) * step_s
     values = np.repeat(plain[..., None], frames, axis=-1).astype(np.float32)
-    for label, (cbf, mtt, delay) in HAEMODYNAMICS.items():
-        values[labels == label] += tissue_curve(times, cbf=cbf, mtt=mtt, delay=delay, plug=False)
+    for label, (cbf, mtt, delay) in (HAEMODYNAMICS | {CORE: core}).items():
+        values[labels == label] += tissue_curve(times, cbf=cbf, mtt=mtt, delay=delay, plug=plug)
 
     i, j, k = np.indices(shape)
     x, y, z = (np.stack([i, j, k], axis=-1) @ affine[:3, :3].T + affine[:3, 3]).transpose(3, 0, 1, 2)

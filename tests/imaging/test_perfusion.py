@@ -13,6 +13,7 @@ from app.sdk.types import Input
 
 SHAPE = (40, 40, 20)
 VOXEL_ML = 0.1
+EDGES_MM = (4.0, 5.0, 5.0)
 LEFT, RIGHT = slice(0, 20), slice(20, 40)
 
 
@@ -36,7 +37,7 @@ def measured(**changed: np.ndarray | None) -> PerfusionMeasurement:
     cbf[0:2] = 5.0  # an old infarct: low flow and no delay
     maps |= changed
     x = np.broadcast_to(np.arange(SHAPE[0])[:, None, None] - 19.5, SHAPE)
-    return measure(**maps, brain=np.ones(SHAPE, bool), mni_x_mm=x, voxel_ml=VOXEL_ML)
+    return measure(**maps, brain=np.ones(SHAPE, bool), mni_x_mm=x, voxel_ml=VOXEL_ML, edges_mm=EDGES_MM)
 
 
 def test_all_volumes_and_ratios() -> None:
@@ -140,3 +141,44 @@ def test_maps_on_different_grids(shear: float, delayed_error: float, core_error:
     assert found.reference_cbf == pytest.approx(50, rel=0.0493)
     assert found.summary.tmax6_ml == pytest.approx(64, rel=delayed_error)
     assert found.summary.core_ml == pytest.approx(64, rel=core_error)
+
+
+def blurred_maps(
+    spacing: tuple[float, float, float], slices: int | None = None, *, only_left: bool = False, lesion_mm: float = 40
+) -> dict[Input, Volume]:
+    """Maps whose brain is mixed with 0 within 4 mm of its surface; flow is 50, in the lesion on the left 10."""
+    shape = tuple(int(n / edge) for n, edge in zip((160, 190, 160), spacing, strict=True))
+    affine = np.diag([*spacing, 1.0])
+    affine[:3, 3] = -80, -115, -70
+    if slices is not None:
+        shape, affine[2, 3] = (*shape[:2], slices), 0.0
+    at = np.stack(np.indices(shape), axis=-1) @ affine[:3, :3].T + affine[:3, 3]
+    share = np.clip(0.5 - brain_mask.distance(affine, shape, np.eye(4)) / 8, 0, 1)
+    if only_left:
+        share[at[..., 0] > 0] = 0
+    lesion = (np.linalg.norm(at - [-40, -20, 15], axis=-1) < lesion_mm) & (at[..., 0] < 0)
+    values = {Input.TMAX: np.where(lesion, 12.0, 2.0), Input.CBF: np.where(lesion, 10.0, 50.0)}
+    return {name: Volume(np.asfortranarray(share * map_, dtype=np.float32), affine) for name, map_ in values.items()}
+
+
+@pytest.mark.parametrize(
+    "maps",
+    [
+        pytest.param(blurred_maps((2, 2, 4)), id="whole brain"),
+        pytest.param(blurred_maps((1.5, 1.5, 1.5)), id="small voxels"),
+        pytest.param(blurred_maps((2, 2, 4), 10), id="slab of 40 mm"),
+        pytest.param(blurred_maps((2, 2, 5), 4), id="four slices of 5 mm"),
+        pytest.param(blurred_maps((2, 2, 10), 2), id="two slices of 10 mm"),
+        pytest.param(blurred_maps((2, 2, 4), lesion_mm=75), id="most of one hemisphere delayed"),
+        pytest.param(blurred_maps((2, 2, 4), only_left=True), id="the affected hemisphere only"),
+    ],
+)
+def test_interpolated_surface_of_the_brain_does_not_lower_the_reference(maps: dict[Input, Volume]) -> None:
+    assert summarise(maps, np.eye(4)).reference_cbf == pytest.approx(50, rel=1e-3)
+
+
+def test_scattered_voxels_without_data_leave_a_reference() -> None:
+    """Some software writes 0 in every vessel and in noise: no voxel is far from one without data."""
+    cbf = np.random.default_rng(0).normal(50, 5, SHAPE)
+    cbf[::2, ::2, ::2] = 0
+    assert measured(cbf=cbf, tmax=np.full(SHAPE, 2.0)).reference_cbf == pytest.approx(50, rel=0.01)

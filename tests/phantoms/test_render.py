@@ -56,18 +56,23 @@ def test_ct_is_equal_by_both_renderers(native: dict[str, Volume], fast: np.ndarr
 
 
 def test_perfusion_is_equal_by_both_renderers(native: dict[str, Volume], fast: np.ndarray, pose: volumes.Pose) -> None:
-    # Measured: correlation 0.9978 and 0.9985, mean difference 0.0134 and 0.0229.
-    assert_similar(prepared(native["tmax"], pose.world_from_mni, 3, 0.0), fast[3], 0.9971, 0.0175)
+    # The maps of the series end at the edge of a voxel of 4 mm, the fast ones at one of 2 mm.
+    # Measured: correlation 0.9969 and 0.9970, mean difference 0.0159 and 0.0298.
+    assert_similar(prepared(native["tmax"], pose.world_from_mni, 3, 0.0), fast[3], 0.9960, 0.0175)
     relative = Volume(native["cbf"].data / np.float32(volumes.MEAN_FLOW), native["cbf"].affine)
-    assert_similar(prepared(relative, pose.world_from_mni, 4, 0.0), fast[4], 0.9979, 0.0298)
+    assert_similar(prepared(relative, pose.world_from_mni, 4, 0.0), fast[4], 0.9961, 0.0387)
 
 
 def test_vessels_are_near_the_segmentation_of_the_service(
     native: dict[str, Volume], fast: np.ndarray, pose: volumes.Pose
 ) -> None:
-    found = vessels.segment(native["cta"], np.linalg.inv(pose.world_from_mni))
-    # Measured: correlation 0.966, mean difference 0.0017.
-    assert_similar(prepared(found, pose.world_from_mni, 2, 0.0), fast[2], 0.9557, 0.0022)
+    ncct = Volume(native["ncct"].data, np.linalg.inv(pose.ncct_movement) @ native["ncct"].affine)
+    found = prepared(
+        vessels.segment(native["cta"], np.linalg.inv(pose.world_from_mni), ncct), pose.world_from_mni, 2, 0.0
+    )
+    # Measured: correlation 0.968, mean difference 0.00144, ratio of the sums 1.008.
+    assert_similar(found, fast[2], 0.9583, 0.0019)
+    assert fast[2].sum() == pytest.approx(found.sum(), rel=0.06)
 
 
 def test_every_series_is_plausible_without_flags(native: dict[str, Volume]) -> None:
@@ -79,9 +84,9 @@ def test_service_measures_the_true_volumes(native: dict[str, Volume], pose: volu
     maps = {Input.TMAX: native["tmax"], Input.CBF: native["cbf"]}
     found = summary.summarise(maps, np.linalg.inv(pose.world_from_mni)).summary
     patient = drawn.patient
-    assert found.tmax6_ml == pytest.approx(patient.tmax6_ml, rel=0.0525)  # measured 0.040
-    assert found.hypoperfusion_intensity_ratio == pytest.approx(patient.intensity, abs=0.0223)  # measured 0.017
-    assert found.core_ml == pytest.approx(patient.core_ml, rel=0.185)  # measured 0.142
+    assert found.tmax6_ml == pytest.approx(patient.tmax6_ml, rel=0.004)  # measured 0.003
+    assert found.hypoperfusion_intensity_ratio == pytest.approx(patient.intensity, abs=0.0025)  # measured 0.0019
+    assert found.core_ml == pytest.approx(patient.core_ml, rel=0.015)  # measured 0.011
 
 
 def test_heads_are_oblique_and_differ_in_size(native: dict[str, Volume], pose: volumes.Pose) -> None:

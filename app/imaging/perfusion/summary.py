@@ -1,8 +1,9 @@
 """Volumes and ratios of perfusion maps: core, delayed tissue, mismatch, collaterals.
 
 Design notes:
-- Core: CBF < 30 % of the mean of normal tissue in the other hemisphere (Campbell et al., Stroke 2011;42:3435), and
+- Core: CBF < 30 % of that of normal tissue in the other hemisphere (Campbell et al., Stroke 2011;42:3435), and
   Tmax > 4 s if there is a Tmax map: our choice, which excludes old infarcts and CSF.
+- CBF of normal tissue is a median, away from voxels without data: interpolation mixes the surface of the brain with 0.
 - Delayed tissue: Tmax > 6 s. HIR: Tmax > 10 s over Tmax > 6 s (Olivot et al., Stroke 2014;45:1018). CBV index: mean CBV
   of Tmax > 6 s over that of tissue with Tmax <= 4 s (Arenillas et al., J Cereb Blood Flow Metab 2018;38:1839).
 - Islands under 1 mL are dropped as noise, but not within the Tmax > 6 s region, so that HIR is not biased.
@@ -13,13 +14,14 @@ Design notes:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from scipy import ndimage
 
+from app.imaging import morphology
 from app.imaging.io.nifti import Volume
 from app.imaging.registration import brain_mask
 from app.imaging.resample import resample
@@ -32,7 +34,8 @@ CORE_FRACTION: Final = 0.30
 NORMAL_TMAX_S: Final = 4.0
 DELAYED_TMAX_S: Final = 6.0
 ISLAND_ML: Final = 1.0
-_VESSEL_TIMES_MEDIAN: Final = 3.0
+_SURFACE_MM: Final = 4.0  # this far from a voxel without data, the usual interpolation has mixed no 0 into a value
+_REFERENCE_ML: Final = 10.0  # normal tissue of a smaller volume says little about the whole
 _SIDE_RATIO: Final = 1.5  # the lesion is on one side if its delayed volume is this many times that of the other side
 
 
@@ -66,6 +69,7 @@ def summarise(maps: Mapping[Input, Volume], mni_from_world: np.ndarray) -> Perfu
         brain=brain_mask.distance(base.affine, base.shape, mni_from_world) < 0,
         mni_x_mm=brain_mask.x_mm(base.affine, base.shape, mni_from_world),
         voxel_ml=float(abs(np.linalg.det(base.affine[:3, :3]))) / 1000,
+        edges_mm=base.spacing_mm,
     )
 
 
@@ -85,6 +89,7 @@ def measure(
     brain: np.ndarray,
     mni_x_mm: np.ndarray,
     voxel_ml: float,
+    edges_mm: Sequence[float],
 ) -> PerfusionMeasurement:
     """Measure maps on one grid; each map may be missing.
 
@@ -95,6 +100,7 @@ def measure(
         brain: (X, Y, Z) bool.
         mni_x_mm: (X, Y, Z), MNI x of each voxel, negative on the patient's left.
         voxel_ml: volume of one voxel, mL.
+        edges_mm: (3,), voxel edges.
     """
     tissue = brain & np.isfinite(sum(values for values in (tmax, cbf, cbv) if values is not None))
     if cbf is not None:
@@ -103,7 +109,8 @@ def measure(
     smallest = ISLAND_ML / voxel_ml
 
     delayed = _without_islands(tissue & (tmax > DELAYED_TMAX_S), smallest) if tmax is not None else None
-    side = _lesion_side(delayed, cbf, left, right, smallest)
+    flow = _ReferenceFlow(cbf, edges_mm, voxel_ml) if cbf is not None else None
+    side = _lesion_side(delayed, flow, left, right, smallest)
     normal = tissue & (tmax <= NORMAL_TMAX_S) if tmax is not None else tissue
     opposite = {Side.LEFT: right, Side.RIGHT: left}.get(side, tissue) if side else tissue
 
@@ -117,8 +124,8 @@ def measure(
         if cbv is not None and delayed.any() and (normal & ~delayed).any():
             numbers["cbv_index"] = _ratio(float(cbv[delayed].mean()), float(cbv[normal & ~delayed].mean()))
     reference = None
-    if cbf is not None:
-        reference = _reference(cbf, opposite & normal if (opposite & normal).any() else opposite)
+    if cbf is not None and flow is not None:
+        reference = flow.of(opposite & normal, normal, opposite, tissue)
         low = tissue & (cbf < CORE_FRACTION * reference) if reference is not None else np.zeros_like(tissue)
         if tmax is not None:
             low &= tmax > NORMAL_TMAX_S
@@ -148,22 +155,44 @@ def _without_islands(mask: np.ndarray, smallest: float) -> np.ndarray:
     return kept
 
 
-def _reference(cbf: np.ndarray, normal: np.ndarray) -> float | None:
-    """Mean CBF of normal tissue without large vessels (values above three times the median)."""
-    values = cbf[normal]
-    if not values.size:
-        return None
-    return float(values[values <= _VESSEL_TIMES_MEDIAN * np.median(values)].mean())
+class _ReferenceFlow:
+    """CBF of normal tissue in one map."""
+
+    def __init__(self, cbf: np.ndarray, edges_mm: Sequence[float], voxel_ml: float) -> None:
+        self.cbf = cbf
+        self._inner = _away_from_no_data(cbf, edges_mm)
+        self._least = _REFERENCE_ML / voxel_ml
+
+    def of(self, *regions: np.ndarray) -> float | None:
+        """Median CBF of the first region that is large enough, else of the last one; None if that is empty.
+
+        The part of a region away from voxels without data is preferred if it is large enough.
+        """
+        for region in regions:
+            for part in (region & self._inner, region):
+                if np.count_nonzero(part) >= self._least:
+                    return float(np.median(self.cbf[part]))
+        return float(np.median(self.cbf[regions[-1]])) if regions[-1].any() else None
+
+
+def _away_from_no_data(cbf: np.ndarray, edges_mm: Sequence[float]) -> np.ndarray:
+    """Voxels farther than ``_SURFACE_MM`` from one without data; beyond the array there are none."""
+    data = np.isfinite(cbf) & (cbf > 0)
+    away = data
+    steps = [int(_SURFACE_MM / edge + 0.01) for edge in edges_mm]
+    for count in set(steps) - {0}:  # axes with equal steps are eroded together, so that the shape is a rhomb
+        away = away & morphology.erode(data, [axis for axis in range(3) if steps[axis] == count], count)
+    return away
 
 
 def _lesion_side(
-    delayed: np.ndarray | None, cbf: np.ndarray | None, left: np.ndarray, right: np.ndarray, smallest: float
+    delayed: np.ndarray | None, flow: _ReferenceFlow | None, left: np.ndarray, right: np.ndarray, smallest: float
 ) -> Side | None:
     """Hemisphere with clearly more delayed tissue (without Tmax: with clearly more low flow), or None."""
     if delayed is not None:
         lesion = delayed
-    elif cbf is not None and (whole := _reference(cbf, left | right)) is not None:
-        lesion = _without_islands((left | right) & (cbf < CORE_FRACTION * whole), smallest)
+    elif flow is not None and (whole := flow.of(left | right)) is not None:
+        lesion = _without_islands((left | right) & (flow.cbf < CORE_FRACTION * whole), smallest)
     else:
         return None
     on_left, on_right = np.count_nonzero(lesion & left), np.count_nonzero(lesion & right)

@@ -1,0 +1,186 @@
+"""Differences between the images that training sees and those that the service computes of the same patients.
+
+``python -m bench prepared_vs_served [--patients 100] [--quick]``. Each phantom is drawn twice: rendered directly onto
+the model's grid, as for training, and as full-size NCCT, CTA, Tmax and CBF, which ``preprocess.prepare`` processes as
+in the service (alignment, vessel mask, perfusion numbers). Printed, with the trained demo version:
+
+- channels: mean absolute difference within the brain, in standard deviations of the channel;
+- vessels: sum of the service's mask over the sum of training's, for each branch;
+- rCBF: median of the service over that of training, in tissue at least 8 mm deep without delay;
+- volumes: Tmax > 6 s and core of the service over the truth, by the true core;
+- log-odds: mean absolute difference, and the share of decisions that differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rich.progress import track
+from scipy.spatial import cKDTree
+
+from app.imaging import preprocess
+from app.imaging.io.nifti import Volume
+from app.imaging.model_grid import Grid
+from app.imaging.registration import brain_mask
+from app.inference import clinical_encoder
+from app.inference.model_input import ModelInput
+from app.inference.model_version import ModelVersion
+from app.phantoms import anatomy, biology, cohort, render, scene, volumes
+from app.phantoms.biology import Patient, Preset
+from app.registry.manifest import Manifest
+from app.registry.model_store import ModelStore
+from app.sdk.types import Channel, Input, PerfusionSummary
+from bench.model_stores import DEMO, MODEL_STORE
+
+SEED = 8117  # not used in training
+NEAR_MM = 7.0  # a grid point belongs to the branch whose axis is nearest and not farther away
+DEEP_MM = 8.0
+CORE_ML = (1.0, 5.0, 15.0, 40.0, np.inf)
+IMAGES = (Input.NCCT, Input.CTA, Input.TMAX, Input.CBF)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One patient by both ways.
+
+    Attributes:
+        patient: The truth.
+        channels: Mean |difference| within the brain of each channel (c,), SD.
+        branches: Sum of the vessel mask (2, b) of each branch: training, service.
+        rcbf: Median rCBF of the service over that of training.
+        found: Numbers of the perfusion maps in the service.
+        log_odds: Training, service.
+        flipped: The decisions differ.
+    """
+
+    patient: Patient
+    channels: np.ndarray
+    branches: np.ndarray
+    rcbf: float
+    found: PerfusionSummary
+    log_odds: tuple[float, float]
+    flipped: bool
+
+
+@dataclass(frozen=True)
+class Places:
+    """Parts of the grid (X, Y, Z): ``depth`` from the surface of the brain, mm, and ``branch``, -1 if none is near."""
+
+    depth: np.ndarray
+    branch: np.ndarray
+    names: list[str]
+
+    @classmethod
+    def of(cls, grid: Grid) -> Places:
+        affine, tree = np.asarray(grid.affine), anatomy.arteries()
+        depth = brain_mask.distance(affine, grid.shape, np.eye(4))
+        names = sorted({name.partition("/")[2] for name in tree.names})
+        number = np.array([names.index(name.partition("/")[2]) for name in tree.names])
+        xyz = np.stack(np.unravel_index(tree.index, anatomy.SHAPE), axis=-1) + anatomy.ORIGIN_MM
+        points = np.indices(grid.shape).reshape(3, -1).T @ affine[:3, :3].T + affine[:3, 3]
+        distance, nearest = cKDTree(xyz).query(points)
+        branch = np.where(distance < NEAR_MM, number[tree.branch[nearest]], -1).reshape(grid.shape)
+        return cls(depth, branch, names)
+
+
+def truth(patient: Patient) -> PerfusionSummary:
+    """Return the true numbers of the perfusion maps."""
+    tmax10 = patient.tmax6_ml * patient.intensity
+    return PerfusionSummary(
+        core_ml=patient.core_ml,
+        tmax6_ml=patient.tmax6_ml,
+        tmax10_ml=tmax10,
+        mismatch_ml=patient.tmax6_ml - patient.core_ml,
+        mismatch_ratio=patient.tmax6_ml / max(patient.core_ml, 1.0),
+        hypoperfusion_intensity_ratio=patient.intensity,
+    )
+
+
+def model_input(manifest: Manifest, patient: Patient, image: np.ndarray, perfusion: PerfusionSummary) -> ModelInput:
+    encoded = clinical_encoder.encode(cohort.record(patient), manifest.clinical, perfusion)
+    presence = np.ones(len(manifest.channels), dtype=bool)
+    vector = np.concatenate([encoded.values, encoded.missing, presence.astype(np.float32)])
+    return ModelInput(image.astype(np.float32), presence, vector, shown=encoded.shown)
+
+
+def compare(version: ModelVersion, places: Places, patient: Patient) -> Comparison:
+    """Draw one patient both ways and compare."""
+    manifest = version.manifest
+    drawn = scene.build(patient, scene.draw_variation(SEED, patient.index))
+    pose = volumes.draw_pose(np.random.default_rng([SEED, 5, patient.index]))
+    fast = render.normalise(render.renderer(manifest.grid).render(drawn), manifest.channels)
+    sent = {
+        Input(one.name): Volume(np.asfortranarray(one.data), one.affine)
+        for one in volumes.series(drawn, pose)
+        if one.name in IMAGES
+    }
+    prepared = preprocess.prepare(sent, manifest.grid, manifest.channels)
+    assert prepared.perfusion is not None, "Tmax and CBF were sent"
+    images = np.stack([fast, prepared.image])
+    names = [channel.name for channel in manifest.channels]
+    tubes, flows, delays = (
+        images[:, index] * manifest.channels[index].std + manifest.channels[index].mean
+        for index in map(names.index, (Channel.VESSELS, Channel.RCBF, Channel.TMAX))
+    )
+    normal = (places.depth < -DEEP_MM) & (delays < 3).all(axis=0)
+    answers = [
+        version.predict(model_input(manifest, patient, image, numbers))
+        for image, numbers in zip(images, (truth(patient), prepared.perfusion), strict=True)
+    ]
+    return Comparison(
+        patient=patient,
+        channels=np.abs(images[1] - images[0])[:, places.depth < 0].mean(axis=1),
+        branches=np.array([[tube[places.branch == n].sum() for n in range(len(places.names))] for tube in tubes]),
+        rcbf=float(np.median(flows[1][normal]) / np.median(flows[0][normal])),
+        found=prepared.perfusion,
+        log_odds=(answers[0].log_odds, answers[1].log_odds),
+        flipped=answers[0].decision != answers[1].decision,
+    )
+
+
+def print_tables(manifest: Manifest, places: Places, results: Sequence[Comparison]) -> None:
+    print("| channel | mean absolute difference, SD |\n|---|---|")
+    for channel, value in zip(manifest.channels, np.mean([one.channels for one in results], axis=0), strict=True):
+        print(f"| {channel.name} | {value:.3f} |")
+    training, service = np.sum([one.branches for one in results], axis=0)
+    print("\n| vessels | service / training |\n|---|---|")
+    for name, ratio in zip([*places.names, "all"], [*service / training, service.sum() / training.sum()], strict=True):
+        print(f"| {name} | {ratio:.3f} |")
+    print("\n| true core, mL | patients | core / truth: mean, lowest, highest | Tmax > 6 s / truth: mean |")
+    print("|---|---|---|---|")
+    for low, high in itertools.pairwise(CORE_ML):
+        of_size = [one for one in results if low <= one.patient.core_ml < high]
+        if of_size:
+            core = np.array([(one.found.core_ml or 0) / one.patient.core_ml for one in of_size])
+            late = np.mean([(one.found.tmax6_ml or 0) / one.patient.tmax6_ml for one in of_size])
+            shares = f"{core.mean():.3f}, {core.min():.3f}, {core.max():.3f}"
+            print(f"| {low:.0f} to {high:.0f} | {len(of_size)} | {shares} | {late:.3f} |")
+    difference = np.diff([one.log_odds for one in results], axis=1)
+    flow, flipped = [one.rcbf for one in results], np.mean([one.flipped for one in results])
+    print(f"\nrCBF, service / training: mean {np.mean(flow):.3f}, {min(flow):.3f} to {max(flow):.3f}")
+    print(
+        f"log-odds, service - training: mean absolute {np.abs(difference).mean():.3f}, mean {difference.mean():+.3f}, "
+        f"largest {np.abs(difference).max():.3f}; decisions that differ: {flipped:.1%}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--patients", type=int, default=100)
+    parser.add_argument("--quick", action="store_true", help="four patients")
+    arguments = parser.parse_args()
+    count = 4 if arguments.quick else arguments.patients
+    entry = ModelStore(MODEL_STORE).resolve(DEMO)
+    version = ModelVersion.load(entry.folder, entry.manifest, "cpu")
+    places, patients = Places.of(entry.manifest.grid), biology.draw(count, SEED, Preset.INTERACTION)
+    results = [compare(version, places, patient) for patient in track(patients, "Comparing", transient=True)]
+    print(f"{entry.name}@{entry.version}, {count} phantoms\n")
+    print_tables(entry.manifest, places, results)
+
+
+if __name__ == "__main__":
+    main()
