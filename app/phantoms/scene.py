@@ -90,7 +90,7 @@ class Scene:
     def visible(self) -> NDArray[np.bool_]:
         """(n,): True where an artery or a vein is visible on CTA."""
         contrast = self.enhancement * np.float32(self.variation.contrast_hu)
-        visible: NDArray[np.bool_] = (self.enhancement > 0.3) & (contrast > _VISIBLE_HU)
+        visible: NDArray[np.bool_] = (contrast > _VISIBLE_HU) & ((self.enhancement > 0.3) | self.tree.vein)
         return visible
 
     @property

@@ -32,8 +32,6 @@ SCANNER = Scanner(
     slab_mm=(-24.0, 56.0),  # between planes of the grid, because a slice is shown as a whole or not
     top_mm=64.0,
 )
-# Weighted sums of the channels of one patient, as the release without variants rendered them.
-WEIGHTED = {"ncct": 87607.4888, "cta": 87051.1034, "vessels": -1.5014, "tmax": 974.9569, "rcbf": 87.8066}
 UNUSUAL = replace(
     draw_variant(3),
     a1=(0.0, 1.0),
@@ -51,14 +49,6 @@ def patient(**changes: object) -> biology.Patient:
 
 def variation(variant: Variant, scanner: Scanner = USUAL) -> scene.Variation:
     return replace(scene.draw_variation(SEED, 0), variant=variant, scanner=scanner)
-
-
-def test_template_is_rendered_as_before_variants_existed() -> None:
-    drawn = scene.build(patient(), scene.draw_variation(SEED, 0))
-    image = render.renderer(GRID).render(drawn)
-    weights = np.random.default_rng(1).standard_normal(GRID.shape)
-    found = {channel.value: float((image[channel] * weights).sum()) for channel in image}
-    assert found == pytest.approx(WEIGHTED, rel=1e-4)
 
 
 def test_list_of_variants_is_fixed_and_starts_with_the_template() -> None:
@@ -157,25 +147,39 @@ def test_renderer_refuses_another_variant() -> None:
         render.renderer(GRID).render(drawn)
 
 
-def test_cohort_is_rendered_by_variant_and_keeps_its_order() -> None:
-    people, appearance = biology.draw(4, 3), Appearance(variants=2, scanners=True)
-    found = list(cohort.grouped_images(people, 3, GRID, CHANNELS, appearance=appearance))
-    numbers = [scene.draw_variation(3, one.row, appearance).variant.number for one in found]
+def test_cohort_is_drawn_by_variant_and_keeps_its_places() -> None:
+    people, appearance = biology.draw(12, 3), Appearance(variants=3, scanners=True)
+    found = list(cohort.scenes(people, 3, appearance))
+    numbers = [drawn.variation.variant.number for _, drawn, _ in found]
     assert numbers == sorted(numbers)
-    assert set(numbers) == {0, 1}
-    assert sorted(one.row for one in found) == [0, 1, 2, 3]
-    last = found[-1]
-    alone = next(cohort.grouped_images([people[last.row]], 3, GRID, CHANNELS, appearance=appearance))
-    assert np.array_equal(alone.images, last.images)
+    assert set(numbers) == {0, 1, 2}
+    assert sorted(row for row, _, _ in found) == list(range(12))
+    for row, drawn, _ in found:
+        assert drawn.patient == people[row]
+        assert drawn.variation.variant == scene.draw_variation(3, people[row].index, appearance).variant
+    errors = {
+        number: {error for n, (_, _, error) in zip(numbers, found, strict=True) if n == number} for number in (0, 1)
+    }
+    assert not errors[0] & errors[1]  # each variant has its own registration errors
+
+
+def test_image_of_a_patient_does_not_depend_on_the_others() -> None:
+    appearance = Appearance(variants=2, scanners=True)
+    drawn = [one for one in biology.draw(20, 3) if scene.draw_variation(3, one.index, appearance).variant == VARIANT]
+    first, second = cohort.grouped_images(drawn[:2], 3, GRID, CHANNELS, appearance=appearance)
+    alone = next(cohort.grouped_images(drawn[1:2], 3, GRID, CHANNELS, appearance=appearance))
+    assert np.array_equal(alone.images, second.images)
+    assert not np.array_equal(first.images, second.images)
 
 
 def test_slab_limits_maps_and_measured_volumes() -> None:
     person = patient(tmax6_ml=150.0, intensity=0.5, core_ml=40.0)
-    narrow = scene.build(person, variation(TEMPLATE, Scanner(slab_mm=(0.0, 40.0))))
-    image = render.renderer(GRID).render(narrow)[Channel.TMAX]
+    narrow = scene.build(person, variation(VARIANT, Scanner(slab_mm=(0.0, 40.0))))
+    image = render.renderer(GRID, variant=VARIANT).render(narrow)[Channel.TMAX]
     heights = GRID.affine[2][3] + np.arange(GRID.shape[2]) * GRID.affine[2][2]
     assert not image[:, :, (heights < 0) | (heights > 40)].any()
+    assert image[:, :, (heights > 0) & (heights < 40)].any()
     core, tmax6, tmax10 = cohort.covered_ml(narrow) or (0.0, 0.0, 0.0)
     assert 0 < tmax10 < tmax6 < 150
     assert 0 < core < 40
-    assert cohort.covered_ml(scene.build(person, variation(TEMPLATE))) is None
+    assert cohort.covered_ml(scene.build(person, variation(VARIANT))) is None
