@@ -24,6 +24,7 @@ RUN pip install --quiet --no-deps --only-binary :all: --require-hashes --require
 COPY pyproject.toml README.md LICENSE ./
 COPY app app
 COPY migrations migrations
+COPY model_store model_store
 RUN pip install --quiet --no-deps --no-build-isolation . \
  && pip uninstall --quiet --yes hatchling pluggy trove-classifiers pathspec tomlkit \
  && pip check

@@ -2,7 +2,7 @@
 #
 #   demo              run the service and predict one synthetic patient; ONCE=1 stops then, STUDY=head.nii.gz also sends this NCCT
 #   serve             run the service on http://127.0.0.1:8000 with the data of the demo
-#   test              run every test; COVERAGE=1 measures coverage, here and in the next three
+#   test              run every test; COVERAGE=1 measures coverage, here and in the next three, COVERAGE=unit of the unit tests
 #   test-unit         run the tests of single modules (under 2 minutes)
 #   test-integration  run the tests of several modules with a database, a server or a worker process
 #   test-e2e          run the tests of the whole service, with a browser
@@ -55,13 +55,17 @@ serve: $(SERVICE)
 
 # One test process per core with one thread each: several threads per process would compete for the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadgroup
-COVER := $(if $(COVERAGE),--cov=app --cov-report=term:skip-covered)
+COVER := --cov=app --cov-report=term:skip-covered
 
+# The unit tests run apart: the measurement of their coverage would slow tests that send many requests at once.
 test: $(DEV)
-	$(PYTEST) $(COVER) -m "not soak and not gpu"
+	@status=0; \
+	$(PYTEST) $(if $(COVERAGE),$(COVER)) -m "unit and not soak and not gpu" || status=$$?; \
+	$(PYTEST) $(if $(filter 1,$(COVERAGE)),$(COVER) --cov-append) -m "not unit and not soak and not gpu" || status=$$?; \
+	exit $$status
 
 test-unit test-integration test-e2e: $(DEV)
-	$(PYTEST) $(COVER) -m "$(@:test-%=%) and not soak and not gpu"
+	$(PYTEST) $(if $(COVERAGE),$(COVER)) -m "$(@:test-%=%) and not soak and not gpu"
 
 check: $(DEV)
 	$(BIN)/ruff check

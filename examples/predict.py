@@ -30,7 +30,9 @@ def main() -> None:
                 ncct=arguments.ncct, cta=arguments.cta, clinical=json.loads(arguments.clinical.read_text())
             )
         except InvalidStudy as error:
-            sys.exit(f"The service refused the study: {error.detail} {[str(field) for field in error.errors]}")
+            record = f" Its record is prediction {error.prediction_id}." if error.prediction_id else ""
+            faults = "".join(f"\n  {fault.field}: {fault.detail}" for fault in error.errors)
+            sys.exit(f"The service refused the study: {error.detail}{record}{faults}")
 
         print(prediction.summary)
         print(f"Probability of refractory LVO: {prediction.probability:.1%} ({prediction.notice})")

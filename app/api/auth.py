@@ -19,6 +19,7 @@ from starlette.types import Scope as Asgi
 
 from app.api import request_origin
 from app.api.oidc import looks_like_jwt
+from app.api.rate_limit import burst
 from app.core.config import Settings
 from app.database import api_keys
 from app.database.api_keys import Caller, Scope
@@ -80,7 +81,7 @@ async def authorise(services: Services, scope: Asgi, headers: Headers) -> Caller
     per_minute = caller.per_minute or settings.rate_per_minute
     wait = services.rate_limiter.take(caller.identity, per_minute)
     if wait:
-        rule = f"This caller may send {per_minute} requests per minute."
+        rule = f"This caller may send {per_minute} requests per minute, and {burst(per_minute)} at once."
         raise RateLimited(f"{rule} Wait {math.ceil(wait)} s, then send the request again.", retry_after=wait)
     needed = needed_scope(scope["method"], scope["path"])
     if needed and needed not in caller.scopes:
@@ -96,7 +97,7 @@ def needed_scope(method: str, path: str) -> Scope | None:
         return Scope.READ
     if path.startswith("/v1/models"):
         return Scope.MODELS_ADMIN
-    return Scope.PREDICT
+    return Scope.ERASE if method == "DELETE" else Scope.PREDICT
 
 
 def _credential(headers: Headers, rule: str) -> str:

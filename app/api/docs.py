@@ -44,9 +44,9 @@ _TAGS = [
     },
     {"name": "service", "description": "Health probes and metrics. They need no key."},
 ]
-_DESCRIPTION = f"""Predicts whether a large-vessel occlusion is refractory to thrombectomy: final stenosis > 50 %,
-eTICI 0-2a, or rescue angioplasty or stenting. Send the CT volumes and the clinical document. The response has a
-calibrated probability, the spread of the folds and an explanation.
+_DESCRIPTION = f"""Predicts whether a large-vessel occlusion of the anterior circulation is refractory to thrombectomy:
+final stenosis > 50 %, eTICI 0-2a, or rescue angioplasty or stenting. Send the CT volumes and the clinical document.
+The response has a calibrated probability, the spread of the folds and an explanation.
 
 **{NOTICE}**
 

@@ -2,17 +2,21 @@
 
 Design notes:
 - ``probabilityDecimal`` is a percentage (RiskAssessment invariant ras-2: at most 100).
-- ``whenPeriod`` is always sent, because the risk belongs to the thrombectomy that follows the imaging.
+- No ``qualitativeRisk`` is sent. Its code ``high`` means "more likely than not" (CodeSystem risk-probability), which a
+  probability above the threshold is not. The side of the threshold is in ``rationale``.
+- No ``whenPeriod`` is sent. It would start at the imaging, whose time the service does not know.
+- A digest is a URI of RFC 6920, ``ni:///sha-256;<base64url>``, so its identifier has the system of URIs.
 - Every resource has the security label AIAST (v3-ObservationValue, "Artificial Intelligence asserted").
 - The subject is the site's pseudonym as an identifier; there is no Patient resource and no clinical value.
-- The first note is the summary. A withheld decision has no ``qualitativeRisk``; the notes say why.
+- The first note is the summary, which says it if the decision is withheld; the other notes say why.
 - References are urn:uuid values made from the prediction's id, so the same record gives the same bundle.
 """
 
 from __future__ import annotations
 
+import base64
 import uuid
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from app.core.display_names import flag_text, interval_name, warnings_first
@@ -24,10 +28,10 @@ _AI_ASSERTED = {
     "code": "AIAST",
     "display": "Artificial Intelligence asserted",
 }
-_QUALITATIVE = "http://terminology.hl7.org/CodeSystem/risk-probability"
+_URI = "urn:ietf:rfc:3986"  # system of an identifier whose value is itself a URI (FHIR, data type Identifier)
 _ASSEMBLER = {"system": "http://terminology.hl7.org/CodeSystem/provenance-participant-type", "code": "assembler"}
 _OUTCOME = "Refractory large vessel occlusion (final stenosis > 50 %, eTICI 0-2a, or rescue treatment)"
-_HORIZON = timedelta(hours=24)
+_RISK_OF = "The risk is that of the thrombectomy which follows the imaging."
 
 Resource = dict[str, Any]
 
@@ -61,16 +65,15 @@ def _risk_assessment(prediction: Prediction) -> Resource:
         name = interval_name(interval).capitalize()
         rationale.append(f"{name} {100 * interval.low:.1f} to {100 * interval.high:.1f} percent.")
     if decision is not None:
-        rationale.append(f"Rule of the threshold: {decision.rule}.")
+        side = "above" if decision.refractory else "below"
+        threshold = f"The probability is {side} the threshold of {100 * decision.threshold:.1f} percent"
+        rationale.append(f"{threshold}. Rule of the threshold: {decision.rule}.")
+    rationale.append(_RISK_OF)
     outcome: Resource = {
         "outcome": {"text": _OUTCOME},
         "probabilityDecimal": round(100 * prediction.probability, 4),
-        "whenPeriod": {"start": _instant(prediction.created), "end": _instant(prediction.created + _HORIZON)},
         "rationale": " ".join(rationale),
     }
-    if decision is not None:
-        risk = ("high", "High likelihood") if decision.refractory else ("low", "Low likelihood")
-        outcome["qualitativeRisk"] = {"coding": [{"system": _QUALITATIVE, "code": risk[0], "display": risk[1]}]}
     return {
         "resourceType": "RiskAssessment",
         "id": prediction.id,
@@ -95,7 +98,7 @@ def _device(prediction: Prediction) -> Resource:
         "resourceType": "Device",
         "id": str(_uuid(prediction, "Device")),
         "meta": _meta(),
-        "identifier": [{"system": "urn:ietf:rfc:6920", "value": prediction.model.digest}],
+        "identifier": [_digest(prediction.model.digest.removeprefix("sha256:"))],
         "status": "active",
         "deviceName": [{"name": prediction.model.name, "type": "model-name"}],
         "version": [{"value": prediction.model.version}],
@@ -113,7 +116,7 @@ def _provenance(prediction: Prediction) -> Resource:
         "recorded": _instant(prediction.finished),
         "agent": [{"type": {"coding": [_ASSEMBLER]}, "who": {"reference": _url(prediction, "Device")}}],
         "entity": [
-            {"role": "source", "what": {"identifier": {"value": f"sha256:{item.sha256}"}, "display": str(name)}}
+            {"role": "source", "what": {"identifier": _digest(item.sha256), "display": str(name)}}
             for name, item in prediction.inputs.items()
         ]
         or [{"role": "source", "what": {"display": "clinical document"}}],
@@ -124,6 +127,12 @@ def _subject(prediction: Prediction) -> Resource:
     if prediction.subject is None:
         return {"display": "unknown subject"}
     return {"identifier": {"system": "urn:rlvo:subject", "value": prediction.subject}}
+
+
+def _digest(sha256: str) -> Resource:
+    """The identifier of a SHA-256 in hexadecimal digits: base64url without padding (RFC 6920, section 3)."""
+    encoded = base64.urlsafe_b64encode(bytes.fromhex(sha256)).rstrip(b"=").decode()
+    return {"system": _URI, "value": f"ni:///sha-256;{encoded}"}
 
 
 def _meta() -> Resource:

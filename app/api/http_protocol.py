@@ -6,7 +6,7 @@ Design notes:
 - Invalid HTTP gets a problem document with the usual headers. If a response has already started, the connection is
   closed, because a second response could be used for smuggling.
 - A body of many small chunks is parsed in turns, so that other connections are served in between.
-- After a refusal, the rest of the request is counted and discarded, not parsed.
+- After a refusal, the sending side is closed at once. The rest of the request is counted and discarded, not parsed.
 - A client that closes only its sending side still gets its response.
 """
 
@@ -27,7 +27,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app.api import problems
 from app.api.connection_limits import ConnectionPlaces
-from app.api.middleware import DISCARD, DISCARD_BYTES, DISCARD_SECONDS, HEADERS
+from app.api.middleware import DISCARD, DISCARD_BYTES, DISCARD_SECONDS, DISCARD_SECONDS_OF_CALLER, HEADERS
 from app.api.request_parser import RequestParser, RequestRefusedError
 from app.core.config import Settings
 from app.sdk.errors import BadRequest, HeadersTooLarge, HeadersTooLate, RlvoError
@@ -167,24 +167,41 @@ class Connection(H11Protocol):
             self._write_timer.cancel()
             self._write_timer = None
 
-    async def discard(self) -> None:
-        """Discards what the client still sends of its body, within a limit of time and bytes."""
-        if self.transport.is_closing():
-            return
-        await self._end_of(self._start_to_discard())
+    def shutdown(self) -> None:
+        """Ends the connection after its response. A refused upload is not read to its end."""
+        if self._discard is not None:
+            self._discard.complete.set()
+        super().shutdown()
 
-    async def _end_of(self, discarded: _Discard) -> None:
-        """Waits until the rest of the request is discarded, within the limits, and reads no more."""
-        with anyio.move_on_after(DISCARD_SECONDS):
-            await discarded.complete.wait()
+    async def discard(self, *, is_caller: bool) -> None:
+        """Discards what the client still sends of its body, within limits, and closes the connection.
+
+        Args:
+            is_caller: Whether the request had a valid key, or needed none. Such a sender has more time, and its body
+                has the limits of any other body.
+        """
+        if not self.transport.is_closing():
+            self.cycle.disconnected = True  # uvicorn must not write after the end of the sending side
+            await self._close_after(self._start_to_discard(is_caller=is_caller), is_caller=is_caller)
+
+    async def _close_after(self, discarded: _Discard, *, is_caller: bool = False) -> None:
+        """Closes the connection when the rest of the request is discarded, or a limit is reached.
+
+        To close it while bytes are unread would reset it, and the client could lose the response.
+        """
+        end = anyio.current_time() + (DISCARD_SECONDS_OF_CALLER if is_caller else DISCARD_SECONDS)
+        before = -1
+        while discarded.bytes > before and anyio.current_time() < end and not discarded.complete.is_set():
+            before = discarded.bytes
+            with anyio.move_on_after(min(DISCARD_SECONDS, end - anyio.current_time())):
+                await discarded.complete.wait()
         self.flow.pause_reading()
-
-    async def _close_after(self, discarded: _Discard) -> None:
-        """Closes the connection when the rest of the request is discarded."""
-        await self._end_of(discarded)
         self.transport.close()
 
-    def _start_to_discard(self) -> _Discard:
+    def _start_to_discard(self, *, is_caller: bool = False) -> _Discard:
+        """Ends the sending side, so that the client sees the end of the response, and discards what still arrives."""
+        if not self.transport.is_closing() and self.transport.can_write_eof():
+            self.transport.write_eof()
         unparsed = self.conn.unparsed
         left: int | None = None  # unknown: the head is incomplete, or the body is chunked
         if self.conn.their_state is h11.SEND_BODY:
@@ -192,7 +209,9 @@ class Connection(H11Protocol):
                 left = self.conn.body_length - self.conn.body_bytes - len(unparsed)
         elif self.conn.their_state is not h11.IDLE:
             left = 0
-        self._discard = _Discard(left, unparsed)
+        self._discard = _Discard(left, unparsed, self.settings.max_body_bytes if is_caller else DISCARD_BYTES)
+        if self._half_closed:
+            self._discard.complete.set()
         self.flow.held = False
         self.flow.resume_reading()
         return self._discard
@@ -292,25 +311,31 @@ class _Discard:
     Args:
         body_left: Bytes that the body still has, or None if it is chunked.
         tail: The bytes that arrived before and were not parsed.
+        most: Bytes that are read at most.
+
+    Attributes:
+        bytes: Bytes that were discarded.
+        complete: Set when the request is complete, or the limit is reached.
     """
 
-    def __init__(self, body_left: int | None, tail: bytes) -> None:
+    def __init__(self, body_left: int | None, tail: bytes, most: int) -> None:
         self.complete = asyncio.Event()
+        self.bytes = 0
+        self._most = most
         self._body_left = body_left
-        self._bytes_left = DISCARD_BYTES
         self._tail = tail[-len(_LAST_CHUNK) :]
         self.count(b"")
 
     def count(self, data: bytes) -> None:
         """Counts further bytes of the client."""
-        self._bytes_left -= len(data)
+        self.bytes += len(data)
         if self._body_left is None:
             self._tail = (self._tail + data[-len(_LAST_CHUNK) :])[-len(_LAST_CHUNK) :]
             ended = self._tail == _LAST_CHUNK
         else:
             self._body_left -= len(data)
             ended = self._body_left <= 0
-        if ended or self._bytes_left <= 0:
+        if ended or self.bytes >= self._most:
             self.complete.set()
 
 

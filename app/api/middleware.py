@@ -50,8 +50,9 @@ HEADERS = {
 }
 
 DISCARD = "rlvo.discard"  # extension of the ASGI scope: a function that discards the rest of the request
-DISCARD_SECONDS = 2.0
-DISCARD_BYTES = 64 * 1024 * 1024
+DISCARD_SECONDS = 2.0  # of a sender without a key, and without a byte of any sender
+DISCARD_SECONDS_OF_CALLER = 30.0
+DISCARD_BYTES = 64 * 1024 * 1024  # of a sender without a key
 _METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"}
 
 
@@ -139,8 +140,11 @@ class Middleware:
         """Ends a held response, after reading what the client still sends."""
         if response.held is None:
             return
-        if not body.complete and headers.get("expect", "").lower() != "100-continue":
-            await scope.get("extensions", {}).get(DISCARD, body.discard)()
+        if not body.complete:
+            if (discard := scope.get("extensions", {}).get(DISCARD)) is not None:
+                await discard(is_caller=scope["state"].get("caller") is not None)
+            elif headers.get("expect", "").lower() != "100-continue":
+                await body.discard()
         await response.end()
 
     def _record(self, scope: Scope, response: _Response, seconds: float, span: Span) -> None:

@@ -160,6 +160,7 @@ submit = _entry(
     errors.IdempotencyKeyMissing,
     errors.ModelNotFound,
     errors.RequestInProgress,
+    errors.Conflict,
     errors.DecompressedTooLarge,
     errors.InvalidVolume,
     errors.GeometryMismatch,
@@ -169,6 +170,8 @@ submit = _entry(
     errors.IdempotencyKeyReused,
     errors.InvalidRequest,
     errors.QueueFull,
+    errors.InternalError,
+    errors.Quarantined,
     errors.ModelNotReady,
     errors.Draining,
     errors.BucketMissing,
@@ -176,12 +179,13 @@ submit = _entry(
     errors.StorageFull,
     ok={
         200: {
-            "description": "The prediction finished within the wait: it succeeded, failed or was cancelled",
+            "description": "The prediction succeeded within the wait",
             "headers": _LOCATION | _ETAG,
             "links": _links(),
         },
         202: {
-            "description": "The study is accepted and stored; read the result at Location",
+            "description": "The study is accepted and stored, and its prediction is unfinished. Read it at Location "
+            "until `status` is `succeeded`, `failed` or `cancelled`",
             "content": _json("Prediction"),
             "headers": _LOCATION | _ETAG | _RETRY_AFTER,
             "links": _links(),
@@ -192,8 +196,13 @@ submit = _entry(
         "Send at least one volume, and the clinical document as JSON. A part is optional unless the model requires "
         "it.\n\n**To try it here**: choose a head CT in NIfTI as `ncct` or `cta` (`make demo` writes one to the data "
         "folder), keep the example as `clinical`, and execute. The response is the finished prediction, or 202 with a "
-        "`Location` if the wait is too short.\n\nNothing of a refused study is stored except an audit entry. A "
-        "prediction that fails later has one of these codes as `error.code`."
+        "`Location` if the wait is too short.\n\n**Check the status**: 200 has a result. After 202, read `Location` "
+        "until `status` is `succeeded`, `failed` or `cancelled`; it is answered with 200 in each of these states, and "
+        "a failed one has one of the codes below as `error.code`. If the prediction fails or is cancelled within the "
+        "wait, the answer is a problem: 422 if the service cannot use the study, 409 `conflict` if it was cancelled, "
+        "else 500. The record then exists: its id is `prediction`, its address `prediction_url` and `Location`. "
+        "A repeated request with the same Idempotency-Key has the same answer.\n\n"
+        "Nothing of a study that is refused before it is accepted is stored, except an audit entry."
     ),
 )
 read = _entry(
@@ -246,6 +255,8 @@ erase = _entry(
     errors.BucketMissing,
     errors.StorageFull,
     ok={204: {"description": "The prediction is erased; its id gives 410 from now on"}},
+    description="Deletes the prediction, its clinical record, and the files that no other prediction uses. A key needs "
+    "the scope `erase`.",
 )
 erasure = _entry(
     errors.PredictionNotFound,

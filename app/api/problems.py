@@ -57,6 +57,8 @@ def document(error: RlvoError, trace_id: str) -> Problem:
         code=error.code,
         trace_id=trace_id,
         errors=fields,
+        prediction=error.prediction_id,
+        prediction_url=error.prediction_id and f"/v1/predictions/{error.prediction_id}",
     )
 
 

@@ -1,4 +1,4 @@
-"""Limits the request rate of each caller, with bursts of a tenth of the requests per minute.
+"""Limits the request rate of each caller, with bursts of a tenth of the requests per minute and one more.
 
 Design notes:
 - The method is the generic cell rate algorithm (ITU-T I.371): one theoretical arrival time per caller.
@@ -12,6 +12,11 @@ from collections import OrderedDict
 from collections.abc import Hashable
 
 MAX_CALLERS = 10_000  # callers whose rate is kept; one more replaces the caller that was idle longest
+
+
+def burst(per_minute: int) -> int:
+    """Returns how many requests a caller that was idle may send at once; at least two."""
+    return max(1, per_minute // 10) + 1
 
 
 class RateLimiter:
@@ -34,9 +39,9 @@ class RateLimiter:
         if per_minute == 0:
             return 0.0
         present = time.monotonic() if now is None else now
-        interval, burst = 60.0 / per_minute, max(1, per_minute // 10)
+        interval = 60.0 / per_minute
         arrival = max(present, self._arrivals.pop(caller, present))
-        wait = arrival + interval - present - burst * interval
+        wait = arrival + interval - present - burst(per_minute) * interval
         if wait <= 1e-9:
             arrival += interval
         self._arrivals[caller] = arrival

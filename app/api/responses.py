@@ -9,7 +9,9 @@ from typing import Any
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
-from app.sdk.types import Prediction, PredictionPage
+from app.api import problems
+from app.sdk.errors import Conflict, InternalError, RlvoError
+from app.sdk.types import Prediction, PredictionPage, Status
 
 JSON = "application/json"
 FHIR = "application/fhir+json"
@@ -34,17 +36,37 @@ def private(value: dict[str, Any], media_type: str = JSON) -> Response:
     return Response(_json(value), media_type=media_type, headers=_PRIVATE)
 
 
-def submission(record: Prediction, *, applied: str, replayed: bool) -> Response:
-    """Returns the response to a submission: 200 with the finished prediction, else 202 with its location."""
-    content = _content(record)
-    headers = {"Location": f"/v1/predictions/{record.id}", "ETag": _tag(content), **_PRIVATE}
+def submission(record: Prediction, *, applied: str, replayed: bool, trace_id: str) -> Response:
+    """Returns the response to a submission, by the status of its prediction.
+
+    Returns:
+        200 with a prediction that succeeded, 202 with one that is unfinished, or the problem that ended it: 422 for a
+        study that the service cannot use, 409 if it was cancelled, else 500. All have its location.
+    """
+    headers = {"Location": f"/v1/predictions/{record.id}"}
     if applied:
         headers["Preference-Applied"] = applied
     if replayed:
         headers["Idempotency-Replayed"] = "true"
+    if (error := _ended_by(record)) is not None:
+        return problems.answer(error, trace_id, headers)
+    content = _content(record)
+    headers |= {"ETag": _tag(content), **_PRIVATE}
     if not record.status.finished:
         headers["Retry-After"] = "1"
     return Response(content, 200 if record.status.finished else 202, headers, JSON)
+
+
+def _ended_by(record: Prediction) -> RlvoError | None:
+    """The error of a prediction that failed or was cancelled; None for any other prediction."""
+    if record.status is Status.CANCELLED:
+        return Conflict("The prediction was cancelled. Send the study again as a new one.", prediction_id=record.id)
+    if record.error is None:
+        return None
+    kind = RlvoError.for_code(record.error.code)
+    if kind.status >= 500 and not issubclass(kind, InternalError):  # another 5xx would invite a retry, which is useless
+        kind = InternalError
+    return kind(record.error.detail, prediction_id=record.id)
 
 
 def page(record: PredictionPage) -> Response:

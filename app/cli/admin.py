@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from app.cli.common import day, exit_unknown_id, open_database, open_eraser, settings, table
+from app.cli.common import (
+    day,
+    exit_unknown_id,
+    naming_folders,
+    open_database,
+    open_eraser,
+    open_model_store,
+    settings,
+    table,
+)
 
 keys = typer.Typer(help="API keys: create, list and revoke them.", no_args_is_help=True)
 db = typer.Typer(help="The database.", no_args_is_help=True)
@@ -21,7 +30,8 @@ SAME = 1e-6  # tolerance of a probability: another device or library may round t
 def create_key(
     name: Annotated[str, typer.Argument(help="Name of the caller, as it appears in the audit trail")],
     scope: Annotated[
-        list[str] | None, typer.Option(help="predict, read, models:admin or audit; may be repeated")
+        list[str] | None,
+        typer.Option(help="predict, read, erase, models:admin or audit; may be repeated; default: predict and read"),
     ] = None,
     tenant: Annotated[str | None, typer.Option(help="Tenant of the key; default: the name")] = None,
     expires: Annotated[datetime | None, typer.Option(help="Time of expiry, in UTC")] = None,
@@ -32,6 +42,7 @@ def create_key(
 
     rlvo keys create pacs
     rlvo keys create dashboard --scope read --tenant pacs --expires 2030-01-01
+    rlvo keys create privacy-office --scope read --scope erase --tenant pacs
     """
     from datetime import UTC
 
@@ -170,7 +181,8 @@ def replay(prediction_id: Annotated[str, typer.Argument(help="Id of a finished p
 
     rlvo replay 0192f3a4-7c1e-7b7e-9d0a-3f5a1c2b4d6e
 
-    The command uses the stored volumes, the stored record and the same model version. It writes nothing.
+    The command uses the stored volumes, the stored record and the same model version. It writes nothing. Data folder
+    and model store are those of the settings, so they must be set as for the service.
     """
     from app.database import job_state, predictions
     from app.imaging.io.limits import Limits
@@ -179,8 +191,9 @@ def replay(prediction_id: Annotated[str, typer.Argument(help="Id of a finished p
     from app.worker.process import create_model_cache
     from app.worker.queue import Queue
 
-    config, database = settings(), open_database()
-    with database.reading() as session:
+    config, database = settings(), open_database(must_exist=True)
+    open_model_store(config)
+    with naming_folders(config), database.reading() as session:
         stored = predictions.find(session, prediction_id, None).probability
         study = job_state.recorded(session, prediction_id)
     if stored is None:
@@ -189,7 +202,8 @@ def replay(prediction_id: Annotated[str, typer.Argument(help="Id of a finished p
     models = create_model_cache(config)
     limits = Limits(max_voxels=config.max_voxels, max_bytes=config.max_volume_bytes)
     pipeline = PredictionPipeline(database, storage_of(config), Queue(database), models, limits)
-    recomputed = pipeline.replay(study).probability
+    with naming_folders(config):
+        recomputed = pipeline.replay(study).probability
     typer.echo(f"stored {stored:.9f}, recomputed {recomputed:.9f}, {study.model.name} {study.model.version}")
     if abs(recomputed - stored) > SAME:
         typer.echo("The probabilities differ.", err=True)

@@ -18,6 +18,7 @@ import typer
 if TYPE_CHECKING:
     from app.core.config import Settings
     from app.database.session import Database
+    from app.registry.model_store import ModelStore
     from app.sdk.client import Client
     from app.worker.erasure import Eraser
 
@@ -32,10 +33,16 @@ class ServiceOptions:
     api_key: Annotated[str | None, typer.Option(envvar="RLVO_API_KEY", help="API key, if the service needs one")] = None
 
     def client(self) -> AbstractContextManager[Client]:
-        """Client of the service at ``url``, or of a service that runs as long as the block."""
+        """Client of the service at ``url``, or of a service that runs as long as the block.
+
+        Exits with status 1 if nothing answers at ``url``, before anything is sent.
+        """
         from app.sdk.client import Client
 
-        return Client(self.url, api_key=self.api_key) if self.url else temporary_service()
+        if not self.url:
+            return temporary_service()
+        _check_connection(self.url)
+        return Client(self.url, api_key=self.api_key)
 
 
 def settings(**given: Any) -> Settings:
@@ -69,16 +76,50 @@ def check_writable(config: Settings) -> None:
         raise typer.Exit(2) from None
 
 
-def open_database() -> Database:
-    """Open the database that the settings name, migrated to the schema of this release."""
+def open_database(*, must_exist: bool = False) -> Database:
+    """Open the database that the settings name, migrated to the schema of this release.
+
+    With ``must_exist``, a SQLite file that does not exist is not created; the command exits with status 2.
+    """
     from app.database.session import Database
     from app.storage.factory import secure
 
     config = settings()
+    if must_exist and config.sqlite_file is not None and not config.sqlite_file.exists():
+        expected = "Set RLVO_DATA_DIR or RLVO_DATABASE_URL as for the service, or work in the folder where it runs."
+        typer.echo(f"There is no database {config.sqlite_file}. {expected}", err=True)
+        raise typer.Exit(2)
     secure(config)
     database = Database(config.database)
     database.upgrade()
     return database
+
+
+def open_model_store(config: Settings) -> ModelStore:
+    """Open the model store that the settings name; exit with status 2 if there is no such folder."""
+    from app.registry.model_store import ModelStore
+
+    if not config.model_store.is_dir():
+        expected = "Set RLVO_MODEL_STORE to the folder that the service uses."
+        typer.echo(f"There is no model store {config.model_store.absolute()}. {expected}", err=True)
+        raise typer.Exit(2)
+    return ModelStore(config.model_store, config.trusted)
+
+
+@contextmanager
+def naming_folders(config: Settings) -> Iterator[None]:
+    """Add the model store or the database to the error if a version or a prediction is not found there."""
+    from app.sdk.errors import ModelNotFound, ModelNotReady, PredictionNotFound
+
+    try:
+        yield
+    except (ModelNotFound, ModelNotReady) as error:
+        error.add_note(f"model store {config.model_store.absolute()}, set by RLVO_MODEL_STORE")
+        raise
+    except PredictionNotFound as error:
+        database = config.sqlite_file or "of RLVO_DATABASE_URL"
+        error.add_note(f"database {database}, set by RLVO_DATA_DIR or RLVO_DATABASE_URL")
+        raise
 
 
 def open_eraser() -> Eraser:
@@ -128,6 +169,8 @@ def temporary_service() -> Iterator[Client]:
 
     config = settings()
     check_writable(config)
+    with naming_folders(config):
+        open_model_store(config).resolve(config.default_model)  # without it, the service would never be ready
     folder = config.data_dir
     log = folder / "rlvo.log"
     command = [sys.executable, "-m", "app.cli", "serve", "--port", "0"]
@@ -143,6 +186,20 @@ def temporary_service() -> Iterator[Client]:
                 yield client
         finally:
             service.terminate()
+
+
+def _check_connection(url: str) -> None:
+    """Exit with status 1 if nothing accepts a connection at ``url``; any answer is left to the client."""
+    import httpx
+
+    try:
+        httpx.get(f"{url.rstrip('/')}/livez", timeout=10)
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL):
+        expected = "Start it with `rlvo serve`, or correct --url (RLVO_URL)."
+        typer.echo(f"No service answers at {url}. {expected}", err=True)
+        raise typer.Exit(1) from None
+    except httpx.TransportError:
+        return
 
 
 def _address(service: subprocess.Popen[bytes], log: Path) -> str:

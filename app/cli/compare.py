@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.common import open_database, settings, table
+from app.cli.common import naming_folders, open_database, open_model_store, settings, table
 
 if TYPE_CHECKING:
     from app.operations.version_comparison import VersionComparison
@@ -36,16 +36,17 @@ def compare(
 
     from app.database.followup import live_scores
     from app.operations import version_comparison
-    from app.registry.model_store import ModelStore
 
-    store = ModelStore(settings().model_store)
-    entries = store.resolve(first), store.resolve(second)
+    config = settings()
+    store = open_model_store(config)
+    with naming_folders(config):
+        entries = store.resolve(first), store.resolve(second)
     names = (f"{entries[0].name}@{entries[0].version}", f"{entries[1].name}@{entries[1].version}")
     if names[0] == names[1]:
         raise typer.BadParameter(f"both are {names[0]}: give two versions")
     version_comparison.check_targets(entry.manifest for entry in entries)
     days = [day and day.replace(tzinfo=UTC) for day in (since, until)]
-    with closing(open_database()) as database, database.reading() as session:
+    with closing(open_database(must_exist=True)) as database, database.reading() as session:
         scores = [live_scores(session, entry.name, entry.version, *days) for entry in entries]
     result = version_comparison.compare(names, scores[0], scores[1])
     heads, rows = version_comparison.table(result)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.common import open_database, settings, table
+from app.cli.common import naming_folders, open_database, open_model_store, settings, table
 
 if TYPE_CHECKING:
     from app.operations.promotion import Promotion
-    from app.registry.model_store import ModelStore
+    from app.registry.model_store import ModelStore, StoredVersion
 
 models = typer.Typer(
     help="Model versions: list, verify, sign, promote, roll back and export them.", no_args_is_help=True
@@ -45,7 +45,7 @@ def show_model(reference: Reference) -> None:
 
     rlvo models show rlvo-synthetic
     """
-    entry = _registry().resolve(reference)
+    entry = _resolve(_registry(), reference)
     manifest = entry.manifest
     rows = [
         ["version", f"{entry.name} {entry.version}"],
@@ -70,7 +70,7 @@ def card(reference: Reference) -> None:
 
     rlvo models card rlvo-synthetic
     """
-    text = _registry().resolve(reference).card()
+    text = _resolve(_registry(), reference).card()
     if not text:
         typer.echo("This version has no model card (card.md).", err=True)
         raise typer.Exit(2)
@@ -90,7 +90,7 @@ def verify(
     """
     registry = _registry()
     entries = (
-        [registry.resolve(reference)]
+        [_resolve(registry, reference)]
         if reference
         else [entry for name in registry.names() for entry in registry.versions(name)]
     )
@@ -109,7 +109,10 @@ def add(
 
     No alias moves. To serve the version, run `rlvo models promote`.
     """
-    entry = _registry().add(folder)
+    from app.registry.model_store import ModelStore
+
+    config = settings()
+    entry = ModelStore(config.model_store, config.trusted).add(folder)  # the first version creates the folder
     typer.echo(f"{entry.name} {entry.version} is in the store, intact; run `rlvo models promote` to serve it")
 
 
@@ -122,7 +125,7 @@ def promote(reference: Annotated[str, typer.Argument(help="name@1.2.0")], alias:
 
     Without a running worker, this command loads and verifies the version. If a worker fails, nothing changes.
     """
-    entry = _registry().resolve(reference)
+    entry = _resolve(_registry(), reference)
     move = _promotion().promote(entry.name, alias, entry.version, by="operator")
     typer.echo(f"{entry.name}@{alias}: {move.previous or 'new'} -> {move.version}")
 
@@ -212,8 +215,9 @@ def sign(
     from app.registry.model_store import ModelStore
     from app.registry.signatures import sign as add_signature
 
-    registry = ModelStore(settings().model_store)  # without trusted keys: the version is not signed yet
-    entry = registry.resolve(reference)
+    config = settings()
+    registry = ModelStore(config.model_store)  # without trusted keys: the version is not signed yet
+    entry = _resolve(registry, reference)
     registry.verify(entry)
     typer.echo(f"{entry.name} {entry.version} is signed; its public key is {add_signature(entry.folder, key)}")
 
@@ -237,17 +241,19 @@ def export(
     from app.inference.model_version import ModelVersion
 
     registry = _registry()
-    entry = registry.resolve(reference)
+    entry = _resolve(registry, reference)
     registry.verify(entry)
     written = write(ModelVersion.load(entry.folder, entry.manifest, "cpu"), entry.folder, GraphFormat(form), to)
     typer.echo(f"{written.path}: {written.cases} golden cases agree; largest difference {written.difference:.1e}")
 
 
 def _registry() -> ModelStore:
-    from app.registry.model_store import ModelStore
+    return open_model_store(settings())
 
-    config = settings()
-    return ModelStore(config.model_store, config.trusted)
+
+def _resolve(registry: ModelStore, reference: str) -> StoredVersion:
+    with naming_folders(settings()):
+        return registry.resolve(reference)
 
 
 def _known(name: str) -> ModelStore:
@@ -256,7 +262,7 @@ def _known(name: str) -> ModelStore:
 
     registry = _registry()
     if not registry.versions(name):
-        raise ModelNotFound("The model store has no such model; `rlvo models list` shows all")
+        raise ModelNotFound(f"The model store {registry.folder} has no such model; `rlvo models list` shows all")
     return registry
 
 

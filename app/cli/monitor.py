@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.common import open_database, settings, table
+from app.cli.common import naming_folders, open_database, open_model_store, settings, table
 
 if TYPE_CHECKING:
     from app.operations.monitor import MonitorReport, MonitorWindow
@@ -39,7 +39,6 @@ def monitor(
     from app.database.followup import followed
     from app.operations.monitor import WindowLength, report
     from app.operations.monitor import table as rows_of
-    from app.registry.model_store import ModelStore
 
     try:
         length = WindowLength(window)
@@ -47,8 +46,9 @@ def monitor(
         typer.echo("--window must be day, week or month.", err=True)
         raise typer.Exit(2) from None
     config = settings()
-    entry = ModelStore(config.model_store).resolve(model or config.default_model)
-    with closing(open_database()) as database, database.reading() as session:
+    with naming_folders(config):
+        entry = open_model_store(config).resolve(model or config.default_model)
+    with closing(open_database(must_exist=True)) as database, database.reading() as session:
         answered = followed(session, entry.name, entry.version, _utc(since), _utc(until))
     if not answered:
         typer.echo(f"{entry.name}@{entry.version} has no prediction in this period.", err=True)

@@ -143,6 +143,7 @@ def predict_rows(
 
 
 def _submit(client: Client, study: CohortRow, options: RowOptions) -> str:
+    from app.sdk.errors import RlvoError
     from app.sdk.types import Input, Priority
 
     record = study.record.model_dump(mode="json", exclude_none=True)
@@ -153,7 +154,12 @@ def _submit(client: Client, study: CohortRow, options: RowOptions) -> str:
         sent["ctp_interval_s"] = options.ctp_interval_s
     if options.model:
         sent["model"] = options.model
-    return client.submit(idempotency_key=_idempotency_key(study, options), **cast("Study", sent)).id
+    try:
+        return client.submit(idempotency_key=_idempotency_key(study, options), **cast("Study", sent)).id
+    except RlvoError as error:
+        if error.prediction_id is None:
+            raise
+        return error.prediction_id  # sent by an earlier run, and failed since; its record has the reason
 
 
 def _idempotency_key(study: CohortRow, options: RowOptions) -> str:

@@ -36,7 +36,7 @@ def export(
     if to.exists():
         typer.echo(f"{to} exists already. Choose another file name.", err=True)
         raise typer.Exit(2)
-    database = open_database()
+    database = open_database(must_exist=True)
     report = write(database, storage_of(settings()), tenant, subject, to, volumes=with_volumes)
     with database.session() as session:
         audit.append(session, "operator", "subject.export", tenant, {"predictions": report.predictions})
@@ -82,6 +82,6 @@ def certify(prediction_id: Annotated[str, typer.Argument(help="Id of an erased p
     from app.storage.factory import storage_of
 
     storage = storage_of(settings())
-    with open_database().reading() as session:
+    with open_database(must_exist=True).reading() as session:
         certificate = erasures.certificate(session, prediction_id, None, storage.exists)
     typer.echo(certificate.model_dump_json())

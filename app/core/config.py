@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1024 * 1024
+
+# Next to the code in an installed package; at the root of a checkout.
+_APP = Path(__file__).parents[1]
+SHIPPED_VERSIONS = next(
+    (folder for folder in (_APP / "registry" / "shipped", _APP.parent / "model_store") if folder.is_dir()), None
+)
+"""Folder of the model versions that come with the software; None if they were left out."""
 
 
 class Settings(BaseSettings):
@@ -32,7 +39,10 @@ class Settings(BaseSettings):
         description="URL of an S3 service other than Amazon's; keys: AWS_ variables",
     )
     cache_bytes: int = Field(default=20 * 1024 * MIB, ge=0, description="Size of the local cache of S3 blobs, in bytes")
-    model_store: Path = Field(default=Path("model_store"), description="Folder of the model versions")
+    model_store: Path = Field(
+        default=Path("model_store"),
+        description="Folder of the model versions; not set, and no such folder: the versions that come with rlvo",
+    )
     trusted_keys: str = Field(
         default="",
         description="Ed25519 public keys (base64, comma-separated) that must sign model versions; empty: no signature",
@@ -116,7 +126,9 @@ class Settings(BaseSettings):
     )
     memory_limit_mb: int = Field(default=0, ge=0, description="Memory limit of a worker, in MB; 0: 90 % of the machine")
     cpu_limit: float = Field(default=3600.0, gt=0, description="CPU seconds of one attempt at a prediction")
-    retention_days: float = Field(default=0, ge=0, description="Days after which a prediction is erased; 0: never")
+    retention_days: float = Field(
+        default=0, ge=0, description="Days from its answer after which a prediction is erased; 0: never"
+    )
     webhook_hosts: str = Field(
         default="", description="Hosts that webhooks may call, comma-separated: `pacs.clinic.example`, `10.0.0.7:8443`"
     )
@@ -131,6 +143,14 @@ class Settings(BaseSettings):
         default="",
         description="OpenTelemetry collector, `http://host:4318`; needs `rlvo-service[otel]`; empty: no traces",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _use_shipped_versions(cls, values: dict[str, Any]) -> dict[str, Any]:
+        default = cls.model_fields["model_store"].default
+        if "model_store" in values or default.is_dir() or SHIPPED_VERSIONS is None:
+            return values
+        return {**values, "model_store": SHIPPED_VERSIONS}
 
     @cached_property
     def database(self) -> str:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:  # the command line imports this module and must start fast
     from app.sdk.types import Flag, Interval
 
 _ACRONYMS = re.compile(r"\b(nihss|mrs|bp|crp|inr|ldl|ivt|tia|aspects|cbv|hu)\b")
-_UNITS = re.compile(r"_(ml|mm|hu|mmol_l)$")
+_UNITS = re.compile(r"_(ml|mm|hu|mmol_l|mmol_mol)$")
 _DELAY = re.compile(r"^tmax(\d+)")
 _SHORT = {"hypoperfusion_intensity_ratio": "HIR"}
 

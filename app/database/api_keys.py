@@ -24,8 +24,11 @@ _PREFIX = "rlvo_"
 
 
 class Scope(StrEnum):
+    """What a key may do: submit and change predictions, read them, erase them, move versions, read the audit trail."""
+
     PREDICT = "predict"
     READ = "read"
+    ERASE = "erase"
     MODELS_ADMIN = "models:admin"
     AUDIT = "audit"
 

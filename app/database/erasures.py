@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.database import audit, predictions
@@ -79,9 +79,16 @@ def recorded(session: Session) -> list[RecordedErasure]:
 
 
 def due(session: Session, before: datetime, *, most: int) -> list[str]:
-    """Predictions that were created before a time and are not erased, oldest first."""
-    old = select(PredictionRow.id).where(PredictionRow.created < before, PredictionRow.erased.is_(None))
-    return list(session.scalars(old.order_by(PredictionRow.created).limit(most)))
+    """Predictions that ended before a time and are not erased, oldest first."""
+    old = select(PredictionRow.id).where(PredictionRow.finished < before, PredictionRow.erased.is_(None))
+    return list(session.scalars(old.order_by(PredictionRow.finished).limit(most)))
+
+
+def overdue(session: Session, before: datetime) -> int:
+    """Number of predictions that were accepted before a time and have not ended."""
+    open_ones = (PredictionRow.finished.is_(None), PredictionRow.erased.is_(None))
+    counted = select(func.count()).select_from(PredictionRow).where(PredictionRow.created < before, *open_ones)
+    return session.scalars(counted).one()
 
 
 def of_subject(session: Session, tenant: str, subject: str) -> list[str]:

@@ -23,7 +23,7 @@ from pydantic import BaseModel
 
 from app.registry.manifest import Clinical, ClinicalVariable, VariableKind
 from app.sdk import clinical_rules
-from app.sdk.clinical import ClinicalRecord
+from app.sdk.clinical import SECOND_UNITS, ClinicalRecord
 from app.sdk.errors import FieldError, InvalidClinical, MissingInput, ModelNotReady
 from app.sdk.types import Flag, PerfusionSummary
 
@@ -195,7 +195,7 @@ def _transform(variable: ClinicalVariable, number: float) -> float:
 def _is_record_field(name: str) -> bool:
     """Whether a record has a field of this dotted name; a section is no field."""
     annotation = _annotation(name)
-    return annotation is not None and name != "glucose_mmol_l" and _section(annotation) is None
+    return annotation is not None and name not in SECOND_UNITS and _section(annotation) is None
 
 
 def _annotation(name: str) -> object:

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from app.inference.clinical_encoder import PERFUSION
 from app.network.architecture import Fusion
 from app.registry.manifest import Manifest
-from app.sdk.clinical import ClinicalRecord
+from app.sdk.clinical import SECOND_UNITS, ClinicalRecord
 from app.sdk.types import Channel, Flag, Input
 
 NOT_USED = "not-used"
@@ -64,13 +64,13 @@ class ReadInputs:
 
 
 def given_fields(record: ClinicalRecord) -> Iterator[str]:
-    """Dotted names of the fields that a record gives; glucose has one name for both units."""
+    """Dotted names of the fields that a record gives; a field in a second unit has the name of the first."""
     for name in type(record).model_fields:
         value = getattr(record, name)
         if isinstance(value, BaseModel):
             yield from (f"{name}.{part}" for part in type(value).model_fields if getattr(value, part) is not None)
         elif value is not None:
-            yield "glucose" if name == "glucose_mmol_l" else name
+            yield SECOND_UNITS.get(name, name)
 
 
 def flags(manifest: Manifest, volumes: Collection[Input], record: ClinicalRecord) -> list[Flag]:

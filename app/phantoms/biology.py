@@ -5,7 +5,7 @@ Design notes:
 - Random numbers are drawn row by row, so patient i of a seed does not depend on the size of the cohort.
 - A latent trait makes an occlusion atherosclerotic or cardioembolic (docs/decisions/0052).
 - Scores are standardised with constants of the process, so a patient does not depend on the rest of the sample.
-- No parameter is fitted to patients. Prevalences are typical for thrombectomy registries (docs/training.md).
+- No parameter is fitted to patients. docs/training.md compares the odds ratios of the phantoms with the literature.
 """
 
 from __future__ import annotations

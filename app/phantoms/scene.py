@@ -145,7 +145,8 @@ def _trunk(patient: Patient, variation: Variation) -> str:
 def _clot(patient: Patient, variation: Variation, tree: Arteries) -> list[tuple[str, float, float]]:
     """Segments of artery that the thrombus fills: (branch, from mm, to mm).
 
-    Truncal: it ends before the bifurcation. Branching-site: it covers it (Baek et al., Neurology 2016;87:1542).
+    Truncal: it ends before the bifurcation. Branching-site: it covers it. These are the types as CT angiography shows
+    them (Lee et al., Front Neurol 2019;9:1195, doi 10.3389/fneur.2018.01195).
     """
     length = patient.clot_length_mm
     side = "left" if patient.left else "right"

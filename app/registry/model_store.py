@@ -26,6 +26,7 @@ from app.registry.manifest import Fold, GoldenCase, Manifest, SegmenterManifest,
 from app.sdk.errors import Conflict, ModelNotFound, ModelNotReady
 
 _OPTIONAL = ("card.md", "manifest.sig")
+_SHIPPED = Path(__file__).parent / "shipped"  # in an installed package only; an update of the package replaces it
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,9 @@ class ModelStore:
 
         Raises:
             ModelNotReady: A file is missing or damaged, the manifest is not valid, or a required signature is missing.
-            Conflict: The store has this version already.
+            Conflict: The store has this version already, or belongs to the installed package.
         """
+        self._require_own_folder()
         manifest = _parsed(version_files.read(folder, "manifest.json"))
         target = self.folder / manifest.name / manifest.version
         if target.exists():
@@ -157,7 +159,9 @@ class ModelStore:
         """Set ``alias`` of ``name`` to ``version``, which must exist; every process sees the change at once.
 
         If the alias has another version than ``expected`` (None: any), AliasConflict is raised. ``by`` is the actor.
+        The store of the installed package raises Conflict.
         """
+        self._require_own_folder()
         self._entry(name, version)
         return alias_files.set_alias(self.folder / name, alias, version, expected=expected, by=by)
 
@@ -179,6 +183,13 @@ class ModelStore:
                 intact = False
             if not intact:
                 raise ModelNotReady("A file of this model version is missing or differs from its manifest")
+
+    def _require_own_folder(self) -> None:
+        if self.folder.resolve() == _SHIPPED.resolve():
+            raise Conflict(
+                "The versions that come with the package cannot be changed, because its next update replaces them. Set "
+                "RLVO_MODEL_STORE to a folder of your own."
+            )
 
     def _entry(self, name: str, version: str) -> StoredVersion:
         folder = self.folder / name / version

@@ -181,6 +181,7 @@ class Verbs:
         try:
             return require_success((yield from self.wait(submitted.id, wait, on_progress)))
         except RlvoError as error:
+            error.prediction_id = submitted.id
             error.add_note(f"prediction {submitted.id}")
             raise
 

@@ -47,9 +47,12 @@ def _problem(response: httpx.Response) -> RlvoError:
         problem.detail,
         errors=[FieldError(error.field, error.detail) for error in problem.errors],
         retry_after=_retry_after(response),
+        prediction_id=problem.prediction,
     )
     if problem.trace_id:
         error.add_note(f"trace {problem.trace_id}")
+    if problem.prediction:
+        error.add_note(f"prediction {problem.prediction}")
     return error
 
 
@@ -90,7 +93,7 @@ def parse_all(kind: type[Model], response: httpx.Response) -> list[Model]:
 def require_success(prediction: Prediction) -> Prediction:
     """Return a prediction that succeeded, or raise the error that ended it."""
     if prediction.error is not None:
-        raise RlvoError.for_code(prediction.error.code)(prediction.error.detail)
+        raise RlvoError.for_code(prediction.error.code)(prediction.error.detail, prediction_id=prediction.id)
     if prediction.status is not Status.SUCCEEDED:
-        raise Conflict(f"The prediction was {prediction.status}; submit the study again")
+        raise Conflict(f"The prediction was {prediction.status}; submit the study again", prediction_id=prediction.id)
     return prediction

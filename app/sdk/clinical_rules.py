@@ -22,13 +22,15 @@ USUAL: Final[dict[str, tuple[float, float, str]]] = {
     "systolic_bp": (80, 280, "mmHg, not kPa"),
     "diastolic_bp": (40, 160, "mmHg, not kPa"),
     "glucose": (54, 700, "mg/dL; send mmol/L as glucose_mmol_l"),
+    "glucose_mmol_l": (3.0, 38.9, "mmol/L; send mg/dL as glucose"),
     "crp": (0.5, 600, "mg/L, not mg/dL"),
     "leukocytes": (1.5, 40, "10^9/L"),
     "inr": (0.7, 8, "a ratio, not per cent"),
     "platelets": (50, 1000, "10^9/L"),
     "creatinine": (0.3, 10, "mg/dL, not µmol/L"),
     "ldl": (30, 500, "mg/dL, not mmol/L"),
-    "hba1c": (4, 15, "per cent, not mmol/mol"),
+    "hba1c": (4, 15, "per cent; send mmol/mol as hba1c_mmol_mol"),
+    "hba1c_mmol_mol": (20, 140, "mmol/mol; send per cent as hba1c"),
     "onset_to_imaging": (15, 2880, "minutes, not hours"),
     "onset_to_door": (8, 2880, "minutes, not hours"),
     "perfusion.cbv_index": (0.05, 2, "a ratio"),
@@ -95,7 +97,7 @@ def _differs(stated: float, computed: float, least: float, share: float = 0.2) -
 
 def _unusual_values(record: ClinicalRecord) -> Iterator[str]:
     for name, (low, high, unit) in USUAL.items():
-        value = getattr(record, name) if name == "glucose" else record.value(name)
+        value = record.value(name) if "." in name else getattr(record, name)  # in the unit that was sent
         if isinstance(value, float | int) and value != 0 and not low <= value <= high:
             yield f"{name} is unusual; the unit is {unit}"
 
@@ -104,5 +106,6 @@ def _unusual_pairs(record: ClinicalRecord) -> Iterator[str]:
     imaging, arrival = record.onset_to_imaging, record.onset_to_door
     if imaging is not None and arrival is not None and imaging < arrival:
         yield "onset_to_imaging is shorter than onset_to_door, as after imaging at another hospital"
-    if record.diabetes is False and record.hba1c is not None and record.hba1c >= 6.5:
+    hba1c = record.value("hba1c")
+    if record.diabetes is False and isinstance(hba1c, float | int) and round(hba1c, 2) >= 6.5:
         yield "hba1c is 6.5 % or more, but diabetes is false"

@@ -50,6 +50,7 @@ class RlvoError(Exception):
         detail: One sentence that says what is wrong and what is expected.
         errors: Faults of single fields.
         retry_after: Seconds after which the same request may succeed.
+        prediction_id: Id of the accepted prediction that this error has ended; None if nothing was accepted.
     """
 
     code: ClassVar[str] = "internal-error"
@@ -63,12 +64,18 @@ class RlvoError(Exception):
             RlvoError._by_code[cls.code] = cls
 
     def __init__(
-        self, detail: str = "", *, errors: Sequence[FieldError] = (), retry_after: float | None = None
+        self,
+        detail: str = "",
+        *,
+        errors: Sequence[FieldError] = (),
+        retry_after: float | None = None,
+        prediction_id: str | None = None,
     ) -> None:
         super().__init__(detail or self.title)
         self.detail = detail or self.title
         self.errors = tuple(errors)
         self.retry_after = retry_after
+        self.prediction_id = prediction_id
 
     @classmethod
     def for_code(cls, code: str) -> type[RlvoError]:
@@ -77,11 +84,17 @@ class RlvoError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Job steps are pickled; the default would lose the keyword arguments.
-        return (_rebuild, (type(self), self.detail, self.errors, self.retry_after))
+        return (_rebuild, (type(self), self.detail, self.errors, self.retry_after, self.prediction_id))
 
 
-def _rebuild(cls: type[RlvoError], detail: str, errors: tuple[FieldError, ...], retry_after: float | None) -> RlvoError:
-    return cls(detail, errors=errors, retry_after=retry_after)
+def _rebuild(
+    cls: type[RlvoError],
+    detail: str,
+    errors: tuple[FieldError, ...],
+    retry_after: float | None,
+    prediction_id: str | None,
+) -> RlvoError:
+    return cls(detail, errors=errors, retry_after=retry_after, prediction_id=prediction_id)
 
 
 # 400 ---------------------------------------------------------------------------------------------------------------

@@ -388,7 +388,11 @@ class ProblemField(_ResponseModel):
 
 
 class Problem(_ResponseModel):
-    """Problem details (RFC 9457) with the additional members of this service."""
+    """Problem details (RFC 9457) with the additional members of this service.
+
+    ``prediction`` and ``prediction_url`` are there if the study was accepted and its prediction then failed or was
+    cancelled; the record of the prediction remains.
+    """
 
     type: str
     title: str
@@ -398,3 +402,5 @@ class Problem(_ResponseModel):
     code: str
     trace_id: str | None = None
     errors: list[ProblemField] = []
+    prediction: str | None = Field(default=None, description="Id of the prediction that ended with this problem")
+    prediction_url: str | None = Field(default=None, description="Address of that prediction")

@@ -19,6 +19,7 @@ from app.evaluation import baseline_table
 from app.evaluation.baseline_table import Characteristic, TableRow, Value
 from app.inference import defaults
 from app.inference.clinical_encoder import PERFUSION
+from app.sdk.clinical import SECOND_UNITS
 from app.sdk.types import Channel
 from app.training import variables
 from app.training.cohort import Cohort, CohortRow
@@ -26,8 +27,8 @@ from app.training.columns import column_types
 from app.training.dataset import Dataset
 from app.training.splits import Split
 
-NOT_DESCRIBED = ("glucose_mmol_l", "perfusion.software")
-"""Fields without a line: glucose is described in mg/dL."""
+NOT_DESCRIBED = (*SECOND_UNITS, "perfusion.software")
+"""Fields without a line: a variable is described in one unit."""
 
 IMAGES = {
     "NCCT": (Channel.NCCT,),

@@ -138,7 +138,7 @@ def write(folder: Path, table: Path, rules: ColumnRules = NO_RULES) -> str:
             f"Dropped, known only after the puncture: {', '.join(sorted(imported.post_procedure)) or 'nothing'}.",
             f"Dropped, no field in the clinical record: {', '.join(sorted(imported.unused)) or 'nothing'}.",
             *(f"Note: {line}." for line in imported.notes.lines()),
-            "Licence CC BY-NC-SA 4.0: no commercial use, and a model trained on it may not be shipped.",
+            "Licence CC BY-NC-SA 4.0: no commercial use, and rlvo ships no model trained on it.",
         ]
     )
 

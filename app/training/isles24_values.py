@@ -50,7 +50,7 @@ BOUND = re.compile(r"(?:[<>≤≥]=?\s*(?P<after>\d+(?:[.,]\d+)?))|(?:(?P<before
 DURATION = re.compile(
     r"(?:(?P<days>[+-]?\d+) days?,? *\+?)?(?P<hours>\d+):(?P<minutes>[0-5]\d)(?::(?P<seconds>[0-5]\d)(?:\.\d+)?)?"
 )
-LONGEST = 2880  # minutes; the range of the record
+LONGEST = 2880  # minutes; twice the longest window of the thrombectomy trials
 MMOL, MG = 30, 40
 """Glucose: mmol/L below ``MMOL``, mg/dL from ``MG`` upwards."""
 

@@ -87,8 +87,8 @@ def _purpose(manifest: Manifest) -> str:
     )
     target = manifest.training.target
     outcome = (
-        f"a large-vessel occlusion is refractory ({target}: final stenosis over 50 %, eTICI 0-2a, or rescue "
-        "angioplasty or stenting)"
+        f"a large-vessel occlusion of the anterior circulation is refractory ({target}: final stenosis over 50 %, "
+        "eTICI 0-2a, or rescue angioplasty or stenting)"
         if target == Target.RLVO.outcome
         else f"thrombectomy ends with a grade of reperfusion of 0-2a ({target}). This is not rLVO"
     )
@@ -108,8 +108,13 @@ def _inputs(manifest: Manifest) -> str:
 def _data(manifest: Manifest, split: Split) -> str:
     training = manifest.training
     share = 100 * training.positives / max(training.patients, 1)
+    per_variable = training.positives / max(len(manifest.clinical.variables), 1)
+    size = (
+        "No sample size was calculated: the cohort has the patients that were available, with "
+        f"{per_variable:.1f} outcomes per clinical variable."
+    )
     return (
-        f"{training.data}. {training.patients} patients, {training.positives} with the outcome ({share:.1f} %); "
+        f"{training.data}. {training.patients} patients, {training.positives} with the outcome ({share:.1f} %). {size} "
         f"{len(split.develop)} for development, {len(split.test)} for the test. {training.protocol}. Seed "
         f"{training.seed}; data sha-256 `{training.data_sha256[:16]}...`."
     )

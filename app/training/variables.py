@@ -17,12 +17,12 @@ from pydantic import BaseModel
 from app.inference import defaults
 from app.inference.clinical_encoder import PERFUSION
 from app.registry.manifest import ClinicalVariable, VariableKind
-from app.sdk.clinical import ClinicalRecord, ImagingSigns, PerfusionScalars
+from app.sdk.clinical import SECOND_UNITS, ClinicalRecord, ImagingSigns, PerfusionScalars
 from app.training.columns import column_types, normalised
 from app.training.dataset import Dataset
 from app.training.errors import CohortFault
 
-NOT_A_VARIABLE = ("glucose_mmol_l", "perfusion.software", "occlusion_side")
+NOT_A_VARIABLE = (*SECOND_UNITS, "perfusion.software", "occlusion_side")
 SKEWED = ("crp", "leukocytes", "creatinine", "onset_to_imaging", "perfusion.mismatch_ratio")
 """Numbers besides volumes that enter the network as log(1 + x)."""
 SECTIONS: Mapping[str, type[BaseModel]] = {

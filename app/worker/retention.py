@@ -1,7 +1,8 @@
 """Erases predictions after the retention period (``RLVO_RETENTION_DAYS``) and removes files that nothing refers to.
 
 Design notes:
-- The period starts when the study is accepted, whatever the state of the prediction.
+- The period starts when the prediction ends. An accepted study without an answer is not erased by its age, so that no
+  outage and no clock error loses it; the log says how many there are.
 - Several workers may run this at the same time: each erasure is one transaction, and a second one finds it done.
 - An erasure is final and depends on the clock. If the wall clock has jumped against the monotonic clock since the start
   of the process, nothing is erased until an operator restarts the worker.
@@ -43,6 +44,8 @@ class Retention:
             log.error("the clock has jumped; nothing is erased by age until this worker is restarted")
             return 0
         erased, before = 0, now() - timedelta(days=self._days)
+        if overdue := self._overdue(before):
+            log.warning("%d studies are older than the retention period and have no answer; they are kept", overdue)
         while ids := self._due(before):
             erased += sum(self._erase(prediction_id) for prediction_id in ids)
         if erased:
@@ -52,6 +55,10 @@ class Retention:
     def _due(self, before: datetime) -> list[str]:
         with self._database.reading() as session:
             return erasures.due(session, before, most=BATCH_SIZE)
+
+    def _overdue(self, before: datetime) -> int:
+        with self._database.reading() as session:
+            return erasures.overdue(session, before)
 
     def _erase(self, prediction_id: str) -> bool:
         try:

@@ -63,9 +63,9 @@ class FakeWorker:
         with self.services.database.session() as session:
             assert job_state.succeed(session, study, result([artifact, *more]))
 
-    def fail(self, prediction_id: str) -> None:
+    def fail(self, prediction_id: str, code: str = "modality-implausible") -> None:
         study = self.begin(prediction_id)
-        failure = Failure(code="modality-implausible", title="The volume does not match its field", detail="no head")
+        failure = Failure(code=code, title="The volume does not match its field", detail="no head")
         with self.services.database.session() as session:
             assert job_state.fail(session, study, failure)
 

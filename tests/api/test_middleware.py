@@ -92,13 +92,20 @@ async def test_key_allows_only_the_calls_of_its_scopes(settings: Settings) -> No
         assert problem(await service.http.get("/v1/predictions", headers=sender)) == (403, "insufficient-scope")
         by_header = {"X-API-Key": reader["Authorization"].removeprefix("Bearer ")}
         assert (await service.http.get(sent.headers["location"], headers=by_header)).status_code == 200
+        for other in (reader, sender):
+            assert problem(await service.http.delete(sent.headers["location"], headers=other)) == (
+                403,
+                "insufficient-scope",
+            )
+        eraser = await key(service, "erase")
+        assert (await service.http.delete(sent.headers["location"], headers=eraser)).status_code == 204
 
 
 async def test_record_of_another_tenant_looks_like_a_missing_one(settings: Settings) -> None:
     async with running(settings.model_copy(update={"auth": "keys"})) as service:
         headers_a, headers_b = (
-            await key(service, "predict", "read", name="a"),
-            await key(service, "predict", "read", name="b"),
+            await key(service, "predict", "read", "erase", name="a"),
+            await key(service, "predict", "read", "erase", name="b"),
         )
         sent = await service.http.post(
             "/v1/predictions", headers=headers_a | {"Prefer": "respond-async"}, files={"cta": volume()}

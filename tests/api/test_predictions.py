@@ -104,6 +104,58 @@ async def test_failed_prediction_is_returned_within_the_wait(service: RunningSer
     assert (answer.status_code, answer.json()["error"]["code"]) == (200, "modality-implausible")
 
 
+@pytest.mark.parametrize(
+    ("code", "status"), [("modality-implausible", 422), ("quarantined", 500), ("unavailable", 500), ("cancelled", 409)]
+)
+async def test_prediction_that_ends_without_a_result_within_the_wait_is_a_problem_with_its_address(
+    service: RunningService, code: str, status: int
+) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(service.submit(prefer="wait=20"))
+        listed: list[Any] = []
+        while not listed:
+            await asyncio.sleep(0.02)
+            listed = (await service.http.get("/v1/predictions")).json()["items"]
+        address = f"/v1/predictions/{listed[0]['id']}"
+        if code == "cancelled":
+            await service.http.post(f"{address}/cancel")
+        else:
+            await asyncio.to_thread(service.worker.fail, listed[0]["id"], code)
+    answer = waiting.result()
+    problem = answer.json()
+    assert (answer.status_code, problem["status"]) == (status, status)
+    expected = {"cancelled": "conflict", "unavailable": "internal-error"}.get(code, code)
+    assert (problem["code"], problem["type"]) == (expected, f"/problems/{expected}")
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["preference-applied"] == "wait=20"
+    assert answer.headers["location"] == problem["prediction_url"] == address
+    assert problem["prediction"] == listed[0]["id"]
+    record = await service.http.get(address)
+    assert (record.status_code, record.json()["status"]) == (200, "cancelled" if status == 409 else "failed")
+
+
+@pytest.mark.parametrize("prefer", ["respond-async", "wait=5"])
+async def test_repeated_request_of_a_failed_study_has_the_same_problem(service: RunningService, prefer: str) -> None:
+    async def send() -> httpx.Response:
+        files = {"cta": ("x.nii.gz", volume(), "application/octet-stream")}
+        return await service.http.post(
+            "/v1/predictions", files=files, headers={"Prefer": prefer, "Idempotency-Key": "study-1"}
+        )
+
+    async with asyncio.TaskGroup() as tasks:
+        first = tasks.create_task(send())
+        listed: list[Any] = []
+        while not listed:
+            await asyncio.sleep(0.02)
+            listed = (await service.http.get("/v1/predictions")).json()["items"]
+        await asyncio.to_thread(service.worker.fail, listed[0]["id"])
+    assert first.result().status_code == (202 if prefer == "respond-async" else 422)
+    again = await send()
+    assert (again.status_code, again.json()["code"]) == (422, "modality-implausible")
+    assert again.json()["prediction"] == listed[0]["id"]
+    assert again.headers["idempotency-replayed"] == "true"
+
+
 async def test_wait_ends_after_its_time(service: RunningService) -> None:
     sent = (await service.submit()).json()
     began = asyncio.get_running_loop().time()

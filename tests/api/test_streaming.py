@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -81,6 +84,47 @@ def test_client_that_keeps_sending_reads_the_refusal(server: Server) -> None:
     with httpx.Client(base_url=server.url, timeout=60) as http:
         for _ in range(3):
             assert http.post("/v1/predictions", content=content, headers=FORM).json()["code"] == "nifti-invalid"
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+@pytest.mark.parametrize("with_key", [True, False], ids=["not a volume", "no key"])
+def test_curl_reads_the_reason_of_each_of_twenty_refusals(
+    server_with_keys: Server, tmp_path: Path, with_key: bool
+) -> None:
+    """curl sends `Expect: 100-continue`, waits a second for it, and sends on; it stops when it reads a refusal."""
+    (tmp_path / "cta.nii").write_bytes(bytes(30 * MIB))
+    authorization = key(server_with_keys)["Authorization"] if with_key else "Bearer rlvo_wrong"
+    command = ["curl", "--silent", "--show-error", "--fail-with-body", "--header", f"Authorization: {authorization}"]
+    command += ["--form", f"cta=@{tmp_path / 'cta.nii'}", f"{server_with_keys.url}/v1/predictions"]
+    for _ in range(20):
+        run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert run.returncode == 22, run.stderr  # 22: the status is 400 or more; 56: the connection was reset
+        assert json.loads(run.stdout)["code"] == ("nifti-invalid" if with_key else "unauthenticated")
+
+
+def test_caller_that_sends_all_before_it_reads_gets_the_reason(server_with_keys: Server) -> None:
+    """As `requests` and many other libraries do; the body is larger than what is read from a sender without a key."""
+    with closing(connect(server_with_keys)) as connection:
+        connection.sendall(request(len(HEAD) + 100 * MIB, **key(server_with_keys)) + HEAD)
+        for _ in range(100):
+            connection.sendall(bytes(MIB))
+        refusal = answer(connection)
+        assert refusal.startswith(b"HTTP/1.1 422 ")
+        assert b"nifti-invalid" in refusal
+        assert connection.recv(1) == b""
+
+
+def test_refused_caller_that_sends_no_more_is_disconnected(server_with_keys: Server) -> None:
+    with closing(connect(server_with_keys)) as connection:
+        connection.sendall(request(100 * MIB, **key(server_with_keys)) + HEAD + bytes(1000))
+        assert answer(connection).startswith(b"HTTP/1.1 422 ")
+        for _ in range(4):
+            time.sleep(2.5)  # longer than the pause that is allowed
+            try:
+                connection.send(b"x")
+            except OSError:
+                return
+    pytest.fail("the connection is still open")
 
 
 def test_refused_expect_100_continue_request_is_closed_at_once(server_with_keys: Server) -> None:

@@ -90,9 +90,8 @@ async def test_accepted_warnings_are_part_of_the_fingerprint(service: RunningSer
     assert (again.status_code, again.json()["code"]) == (422, "idempotency-key-reused")
 
 
-def test_fhir_notes_start_with_the_withheld_decision_and_there_is_no_qualitative_risk() -> None:
+def test_fhir_notes_start_with_the_withheld_decision() -> None:
     assessment = fhir.bundle(prediction(**CHANGES))["entry"][0]["resource"]
-    assert "qualitativeRisk" not in assessment["prediction"][0]
     assert assessment["prediction"][0]["rationale"].startswith("Decision withheld: alignment-poor, tmax-doubtful.")
     notes = [note["text"] for note in assessment["note"]]
     assert notes[0] == "Decision withheld: alignment-poor, tmax-doubtful."

@@ -14,7 +14,7 @@ from app.cli import predict_cohort as command
 from app.cli.__main__ import app
 from app.cli.predict_cohort import RowOptions, predict_rows
 from app.sdk.client import Client
-from app.sdk.errors import InvalidVolume, QueueFull, RlvoError, StorageFull, TransportError
+from app.sdk.errors import InternalError, InvalidVolume, QueueFull, RlvoError, StorageFull, TransportError
 from app.sdk.types import ModelRef, Prediction, Status
 from app.training.cohort import read_for_prediction
 from app.training.errors import CohortFault
@@ -110,6 +110,16 @@ def test_study_that_meets_a_busy_service_is_not_listed_as_refused(tmp_path: Path
         run(service, path, tmp_path / "out.csv")
     service.fail_after = 10**6
     assert run(service, path, tmp_path / "out.csv") == ({"succeeded": 1}, 1)
+
+
+@pytest.mark.parametrize("failure", [InternalError, InvalidVolume])
+def test_study_of_an_earlier_run_that_has_failed_is_listed_from_its_record(
+    tmp_path: Path, failure: type[RlvoError]
+) -> None:
+    path, service = table(tmp_path, "P1,a.nii,71"), Service()
+    service.fail_after, service.failure = 0, failure(prediction_id="p7")
+    assert run(service, path, tmp_path / "out.csv") == ({"succeeded": 1}, 1)
+    assert "p7" in (tmp_path / "out.csv").read_text()
 
 
 def test_invalid_study_is_listed_as_refused(tmp_path: Path) -> None:

@@ -88,11 +88,16 @@ def test_subject_belongs_to_its_tenant(database: Database) -> None:
         assert erasures.of_subject(session, "pacs", "S-9") == []
 
 
-def test_due_predictions_are_listed_by_age(database: Database) -> None:
-    old = [add_prediction(database).id for _ in range(3)]
+def test_due_predictions_are_listed_by_the_age_of_their_answer(database: Database) -> None:
+    old = [add_prediction(database) for _ in range(4)]
+    for new in (old[2], old[0], old[1]):
+        finish(database, new)
+    soon = now() + timedelta(seconds=1)
     with database.reading() as session:
-        assert erasures.due(session, now() + timedelta(seconds=1), most=2) == old[:2]
+        assert erasures.due(session, soon, most=2) == [old[2].id, old[0].id]
         assert erasures.due(session, now() - timedelta(hours=1), most=9) == []
+        assert erasures.overdue(session, soon) == 1
+        assert erasures.overdue(session, now() - timedelta(hours=1)) == 0
 
 
 def test_no_page_of_the_file_keeps_erased_patient_data(database: Database) -> None:

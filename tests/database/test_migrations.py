@@ -10,7 +10,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import text
 
-from app.database import job_state, model_requests, predictions, session, workers
+from app.database import api_keys, job_state, model_requests, predictions, session, workers
 from app.database.model_requests import LoadRequest
 from app.database.session import Database
 from app.database.tables import PredictionRow
@@ -107,6 +107,18 @@ def test_upgrade_from_0007_keeps_all_values(database_0007: Database) -> None:
     assert prediction.waiting is None
     with database_0007.reading() as reading:
         assert job_state.waiting(reading) == []  # a queued row of an earlier release waits for a worker only
+    database_0007.close()
+
+
+def test_keys_of_the_release_before_0012_that_may_predict_may_still_erase(database_0007: Database) -> None:
+    upgrade_to(database_0007, "0011")
+    for name, scopes in (("pacs", ["predict", "read"]), ("dashboard", ["read"]), ("admin", ["models:admin"])):
+        key = {"id": name, "name": name, "tenant": name, "hash": name, "created": TIME, "scopes": json.dumps(scopes)}
+        insert(database_0007, "api_keys", **key)
+    database_0007.upgrade()
+    with database_0007.reading() as reading:
+        scopes = {key.name: set(key.scopes) for key in api_keys.listed(reading)}
+    assert scopes == {"pacs": {"predict", "read", "erase"}, "dashboard": {"read"}, "admin": {"models:admin"}}
     database_0007.close()
 
 

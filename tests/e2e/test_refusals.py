@@ -125,15 +125,20 @@ def test_values_without_intercept_fail_with_advice(
     nibabel.save(nibabel.Nifti1Image(values.astype(np.int16), cta.affine), tmp_path / "cta.nii.gz")
 
     content = (tmp_path / "cta.nii.gz").read_bytes()
-    answer = httpx.post(f"{service.url}/v1/predictions", files={"cta": ("cta.nii.gz", content)}, timeout=60)
+    answer = httpx.post(
+        f"{service.url}/v1/predictions",
+        files={"cta": ("cta.nii.gz", content)},
+        headers={"Prefer": "wait=120"},
+        timeout=150,
+    )
 
-    address = f"{service.url}/v1/predictions/{answer.json()['id']}"
-    eventually(lambda: httpx.get(address).json()["status"] not in ("queued", "running"), "finished")
-    prediction = httpx.get(address).json()
+    prediction = httpx.get(service.url + answer.headers["location"]).json()
     assert prediction["status"] == status
+    assert answer.status_code == (422 if offset else 200)
     if offset:
-        assert prediction["error"]["code"] == "modality-implausible"
-        assert "intercept" in prediction["error"]["detail"]
+        assert answer.json()["code"] == prediction["error"]["code"] == "modality-implausible"
+        assert "intercept" in answer.json()["detail"]
+        assert answer.json()["prediction"] == prediction["id"]
 
 
 def test_problem_type_has_a_page(service: RunningService) -> None:

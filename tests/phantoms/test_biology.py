@@ -21,6 +21,14 @@ def test_prevalences_equal_the_literature(columns: dict[str, np.ndarray]) -> Non
     assert columns["age"].mean() == pytest.approx(74, abs=0.043)  # measured 0.033
 
 
+def test_odds_ratios_are_those_of_docs_training(columns: dict[str, np.ndarray]) -> None:
+    outcome = columns["refractory"].astype(bool)
+    for name, expected in {"atrial_fibrillation": 0.29, "diabetes": 1.87, "smoking": 2.21}.items():
+        exposed = columns[name].astype(bool)
+        odds = [(outcome & each).sum() / (~outcome & each).sum() for each in (exposed, ~exposed)]
+        assert odds[0] / odds[1] == pytest.approx(expected, rel=0.05), name
+
+
 @pytest.mark.parametrize(
     ("name", "column"),
     [

@@ -20,6 +20,7 @@ from app.sdk import (
     Erased,
     Etici,
     FieldError,
+    ImplausibleModality,
     InvalidVolume,
     NotFinished,
     NotFound,
@@ -223,6 +224,17 @@ def test_predict_raises_the_error_of_the_prediction(connect: Connect, server: Sc
         connect().predict(cta=b"x")
     assert raised.value.code == "modality-implausible"
     assert raised.value.__notes__ == ["prediction 01"]
+    assert raised.value.prediction_id == "01"
+
+
+def test_problem_of_an_accepted_study_has_the_id_of_its_prediction(connect: Connect, server: ScriptedServer) -> None:
+    problem = Response.problem(ImplausibleModality("cta is not a CT"))
+    problem.body |= {"prediction": "01", "prediction_url": "/v1/predictions/01"}
+    server.respond_with(problem)
+    with pytest.raises(ImplausibleModality, match="cta is not a CT") as raised:
+        connect().submit(cta=b"x", idempotency_key="study-1")
+    assert raised.value.prediction_id == "01"
+    assert "prediction 01" in raised.value.__notes__
 
 
 def test_cancelled_prediction_is_raised_by_predict_and_returned_by_wait(

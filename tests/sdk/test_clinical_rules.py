@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from app.sdk.clinical import ClinicalRecord
+from app.sdk.clinical import SECOND_UNITS, ClinicalRecord
 from app.sdk.clinical_rules import USUAL, contradictions, doubts
 from app.sdk.flags import Severity
 
@@ -36,6 +38,15 @@ FLAGGED: dict[str, tuple[dict[str, Any], str]] = {
     "LDL in mmol/L": ({"ldl": 3.1}, "record-unusual"),
     "clot length in cm": ({"imaging_signs": {"clot_length_mm": 1.2}}, "record-unusual"),
     "HbA1c without diabetes": ({"hba1c": 9.1, "diabetes": False}, "record-unusual"),
+    "HbA1c in mmol/mol without diabetes": ({"hba1c_mmol_mol": 76, "diabetes": False}, "record-unusual"),
+    "HbA1c in per cent as mmol/mol": ({"hba1c_mmol_mol": 11.0}, "record-unusual"),
+    "diastolic of an emergency": ({"diastolic_bp": 175}, "record-unusual"),
+    "glucose of a hyperosmolar state": ({"glucose": 750}, "record-unusual"),
+    "the same in mmol/L": ({"glucose_mmol_l": 41.6}, "record-unusual"),
+    "glucose of a deep hypoglycaemia": ({"glucose": 24}, "record-unusual"),
+    "seen well three days ago": ({"onset_to_imaging": 4320}, "record-unusual"),
+    "leukocytes of a leukaemia": ({"leukocytes": 310}, "record-unusual"),
+    "LDL of a familial hypercholesterolaemia": ({"ldl": 640}, "record-unusual"),
 }
 
 VALID: dict[str, dict[str, Any]] = {
@@ -48,6 +59,9 @@ VALID: dict[str, dict[str, Any]] = {
     "leukaemia excluded, usual bloods": {"leukocytes": 7.2, "platelets": 240, "crp": 3.0, "inr": 1.0, "ldl": 120},
     "no CRP measured above the limit": {"crp": 0.0},
     "glucose in mmol/L": {"glucose_mmol_l": 6.1},
+    "HbA1c in mmol/mol": {"hba1c_mmol_mol": 41, "diabetes": False},
+    "tandem occlusion": {"tandem_occlusion": True, "occlusion_site": "m1-proximal"},
+    "cervical occlusion alone": {"tandem_occlusion": False, "occlusion_site": "ica-cervical"},
 }
 
 
@@ -85,6 +99,55 @@ def test_usual_ranges_lie_within_the_ranges_of_the_schema() -> None:
         document = {field: low} if not section else {section: {field: low}}
         ClinicalRecord.model_validate(document)
         assert low < high
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"glucose": 110, "glucose_mmol_l": 6.1},
+        {"hba1c": 6.0, "hba1c_mmol_mol": 42},
+        {"tandem_occlusion": True, "occlusion_site": "ica-cervical"},
+        {"glucose": 6.1},  # mmol/L
+        {"glucose_mmol_l": 110},  # mg/dL
+        {"hba1c": 42},  # mmol/mol
+        {"hba1c_mmol_mol": 6.0},  # per cent
+        *({name: code} for name in ("diastolic_bp", "glucose", "leukocytes", "ldl") for code in (777, 888, 999, 9999)),
+        *({name: code} for name in ("onset_to_imaging", "onset_to_door") for code in (7777, 8888, 9999)),
+    ],
+    ids=str,
+)
+def test_value_in_another_unit_or_code_of_a_missing_value_is_refused(document: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        ClinicalRecord.model_validate(document)
+
+
+def test_codes_of_the_schema_are_those_of_docs_clinical() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "clinical.md").read_text()
+    listed = dict(re.findall(r"^\| (\w+) \| (?:SNOMED CT|LOINC) ([0-9-]+) \|", page, re.MULTILINE))
+    properties = ClinicalRecord.model_json_schema()["properties"]
+    assert {name: each["code"]["code"] for name, each in properties.items() if "code" in each} == listed
+    assert {"prior_stroke", "prior_tia", "nihss"} <= set(listed)
+    assert {each["code"]["system"] for each in properties.values() if "code" in each} == {
+        "http://snomed.info/sct",
+        "http://loinc.org",
+    }
+
+
+def test_limits_of_both_units_are_the_same_values() -> None:
+    for second, first in SECOND_UNITS.items():
+        for bound in ("minimum", "maximum"):
+            limit = ClinicalRecord.model_json_schema()["properties"][second]["anyOf"][0][bound]
+            converted = ClinicalRecord.model_validate({second: limit}).value(first)
+            ClinicalRecord.model_validate({first: converted})
+            expected = ClinicalRecord.model_json_schema()["properties"][first]["anyOf"][0][bound]
+            assert converted == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize(("mmol_mol", "percent"), [(20, 3.98), (42, 5.99), (48, 6.54), (75, 9.01)])
+def test_hba1c_in_mmol_mol_is_converted_to_per_cent(mmol_mol: float, percent: float) -> None:
+    """By the master equation, 48 mmol/mol is the 6.5 % of the definition of diabetes."""
+    converted = ClinicalRecord.model_validate({"hba1c_mmol_mol": mmol_mol}).value("hba1c")
+    assert converted == pytest.approx(percent, abs=0.005)
 
 
 @pytest.mark.parametrize("field", ["nihss", "prestroke_mrs", "aspects"])

@@ -33,8 +33,10 @@ def retention(database: Database, storage: Storage, days: float) -> Retention:
     return Retention(database, eraser, days)
 
 
-def add_old_prediction(database: Database, storage: Storage, folder: Path, *, days_ago: float, seed: int) -> str:
-    """Adds a prediction of one volume that was accepted some days ago, and returns its id."""
+def add_old_prediction(
+    database: Database, storage: Storage, folder: Path, *, days_ago: float, seed: int, ended: bool = True
+) -> str:
+    """Adds a prediction of one volume that was accepted, and ended, some days ago, and returns its id."""
     summary = study.store_volume(storage, folder, seed)
     os.utime(storage.path(summary.sha256), (time.time() - 86400 * days_ago,) * 2)
     new = study.new_prediction(inputs={Input.CTA: summary})
@@ -43,7 +45,8 @@ def add_old_prediction(database: Database, storage: Storage, folder: Path, *, da
         created = Utc().process_bind_param(now() - timedelta(days=days_ago), session.get_bind().dialect)
         assert created
         value = created.strftime("%Y-%m-%d %H:%M:%S.%f") if database.sqlite else created
-        session.execute(text("UPDATE predictions SET created = :at WHERE id = :id"), {"at": value, "id": new.id})
+        change = "created = :at, finished = :at" if ended else "created = :at"
+        session.execute(text(f"UPDATE predictions SET {change} WHERE id = :id"), {"at": value, "id": new.id})
     return new.id
 
 
@@ -77,6 +80,17 @@ def test_only_older_predictions_are_erased_with_their_bytes(
     assert certificate.complete
     assert (certificate.entry.actor, certificate.entry.detail["why"]) == ("worker", "retention")
     assert retention(database, storage, 30).apply() == 0
+
+
+def test_study_without_an_answer_is_kept_and_told(
+    database: Database, storage: Storage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    waiting = add_old_prediction(database, storage, tmp_path, days_ago=400, seed=0, ended=False)
+    answered = add_old_prediction(database, storage, tmp_path, days_ago=31, seed=1)
+    with caplog.at_level("WARNING", logger="rlvo.retention"):
+        assert retention(database, storage, 30).apply() == 1
+    assert exist(database, waiting, answered) == [True, False]
+    assert "1 studies are older than the retention period and have no answer" in caplog.text
 
 
 def test_without_a_period_all_predictions_stay(database: Database, storage: Storage, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from app.database import workers
 from app.database.workers import WorkerRecord
 from app.registry.manifest import Manifest
 from app.registry.model_store import StoredVersion
-from app.sdk.clinical import ClinicalRecord
+from app.sdk.clinical import SECOND_UNITS, ClinicalRecord
 from app.sdk.errors import ModelNotFound, NotFound
 from app.sdk.types import Channel, Input, ModelInfo, ModelVersionInfo
 
@@ -156,8 +156,7 @@ def _version_schema(manifest: Manifest) -> dict[str, Any]:
     """
     schema = _schema()
     names = {variable.name: variable.required for variable in manifest.clinical.variables}
-    if "glucose" in names:
-        names["glucose_mmol_l"] = False
+    names |= {second: False for second, first in SECOND_UNITS.items() if first in names}
     _restrict(schema, {name: required for name, required in names.items() if "." not in name})
     sections = {name.partition(".")[0] for name in names if "." in name}
     for section in sections:

@@ -59,7 +59,8 @@ async def submit(
     settings = services.settings
     wait, applied = preferred_wait(prefer, default=settings.wait_default, most=settings.wait_max)
     prediction = await _wait_for(services, prediction_id, caller.tenant, wait)
-    return responses.submission(prediction, applied=applied, replayed=replayed)
+    trace_id = request.state.trace_id
+    return responses.submission(prediction, applied=applied, replayed=replayed, trace_id=trace_id)
 
 
 @router.get("/{id}", summary="Read a prediction", response_model=Prediction, **openapi_responses.read)

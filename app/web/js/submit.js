@@ -15,8 +15,8 @@ const parts = {
     "onset_to_door", "wake_up", "ivt"],
   "History and medication": ["atrial_fibrillation", "hypertension", "diabetes", "dyslipidemia", "smoking", "coronary_disease",
     "heart_failure", "prior_stroke", "prior_tia", "antiplatelet", "anticoagulant", "statin"],
-  "Occlusion and signs on the images": ["occlusion_side", "occlusion_site", "aspects", "imaging_signs."],
-  "Laboratory": ["glucose", "glucose_mmol_l", "crp", "leukocytes", "inr", "platelets", "creatinine", "ldl", "hba1c"],
+  "Occlusion and signs on the images": ["occlusion_side", "occlusion_site", "tandem_occlusion", "aspects", "imaging_signs."],
+  "Laboratory": ["glucose", "glucose_mmol_l", "crp", "leukocytes", "inr", "platelets", "creatinine", "ldl", "hba1c", "hba1c_mmol_mol"],
   "Perfusion values of your software": ["perfusion."],
 };
 
