@@ -304,4 +304,4 @@ def flow(ranks: Array, patient: Patient, variant: Variant = TEMPLATE, normal: Ar
     spared = np.interp(ranks, [core, delayed, 1.4 * delayed + 10], [0.45, 0.75, 1.0])
     at_risk = np.where(ranks < 1.4 * delayed + 10, np.maximum(normal * spared, 0.36), normal)
     severe = 0.10 + 0.20 * ranks / max(core, 1e-6)
-    return np.minimum(severe, at_risk).astype(np.float32)
+    return np.asarray(np.minimum(severe, at_risk), np.float32)

@@ -177,11 +177,11 @@ class _ReferenceFlow:
 
 def _away_from_no_data(cbf: np.ndarray, edges_mm: Sequence[float]) -> np.ndarray:
     """Voxels farther than ``_SURFACE_MM`` from one without data; beyond the array there are none."""
-    data = np.isfinite(cbf) & (cbf > 0)
+    data: np.ndarray = np.isfinite(cbf) & (cbf > 0)
     away = data
     steps = [int(_SURFACE_MM / edge + 0.01) for edge in edges_mm]
     for count in set(steps) - {0}:  # axes with equal steps are eroded together, so that the shape is a rhomb
-        away = away & morphology.erode(data, [axis for axis in range(3) if steps[axis] == count], count)
+        away = np.logical_and(away, morphology.erode(data, [axis for axis in range(3) if steps[axis] == count], count))
     return away
 
 
