@@ -2,7 +2,8 @@
 
 Design notes:
 - A card informs. It suggests no order and never has the indicator `critical`, because this is research.
-- The summary is complete by itself: probability, spread of the folds, side of the threshold, and the research notice.
+- The summary is complete by itself: headline, probability, origin of the model, and the research notice. The spread of
+  the networks and the side of the threshold follow if they fit.
 - If there are warnings, the summary is the first line of the answer: a withheld decision, or the warnings.
 - Links in a card are absolute, so the report is linked only if the service knows its address (``RLVO_PUBLIC_URL``).
 """
@@ -11,10 +12,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.core.display_names import flag_text, interval_text, label, percent, truncated
+from app.core.display_names import flag_text, interval_text, percent, truncated
+from app.core.explanation_text import contributions, grouped, outside_text, points_text
 from app.sdk.errors import NotFinished
 from app.sdk.flags import Severity
-from app.sdk.types import ClinicalContribution, ModalityContribution, Prediction
+from app.sdk.summary import SYNTHETIC_SHORT, Headline, is_synthetic
+from app.sdk.types import Prediction
 
 MAX_CONTRIBUTIONS = 3
 MAX_SUMMARY = 139  # characters; the specification allows fewer than 140
@@ -30,7 +33,7 @@ def cards(prediction: Prediction, public_url: str) -> dict[str, list[Card]]:
     """
     if prediction.probability is None or prediction.finished is None:
         raise NotFinished("Only a prediction that succeeded has a card.")
-    refractory = prediction.decision is not None and prediction.decision.refractory
+    refractory = prediction.headline is Headline.REFRACTORY
     doubtful = bool(prediction.withheld or prediction.warnings)
     card: Card = {
         "uuid": prediction.id,
@@ -50,16 +53,23 @@ def cards(prediction: Prediction, public_url: str) -> dict[str, list[Card]]:
 def _summary(prediction: Prediction) -> str:
     """One line of fewer than 140 characters, as the specification requires."""
     assert prediction.probability is not None
+    end = f" {SYNTHETIC_SHORT}" if is_synthetic(prediction.flags) else ""
+    end += " Research use only."
     if prediction.withheld or prediction.warnings:
-        end = f" Probability {percent(prediction.probability)}. Research use only."
+        end = f" Probability {percent(prediction.probability)}.{end}"
         return truncated(prediction.summary, MAX_SUMMARY - len(end)) + end
-    text = f"Refractory occlusion: {percent(prediction.probability)}"
+    text = f"{prediction.headline.text}. " if prediction.headline else ""
+    text += f"Refractory occlusion: {percent(prediction.probability)}"
+    optional = []
     if prediction.interval is not None:
-        text += f" ({interval_text(prediction.interval)})"
+        optional.append(f" ({interval_text(prediction.interval, prediction.folds)})")
     if prediction.decision is not None:
         side = "above" if prediction.decision.refractory else "below"
-        text += f", {side} the threshold of {percent(prediction.decision.threshold)}"
-    return f"{text}. Research use only."
+        optional.append(f", {side} the threshold of {percent(prediction.decision.threshold)}")
+    for part in optional:
+        if len(text + part + ".") + len(end) <= MAX_SUMMARY:
+            text += part
+    return f"{text}.{end}"
 
 
 def _detail(prediction: Prediction) -> str:
@@ -70,17 +80,15 @@ def _detail(prediction: Prediction) -> str:
         lines += [*(f"- **Warning:** {flag_text(flag)}" for flag in warnings), ""]
     lines += [f"**{prediction.notice}**", ""]
     if prediction.attribution is not None:
-        contributions: list[ClinicalContribution | ModalityContribution]
-        contributions = [*prediction.attribution.clinical, *prediction.attribution.imaging]
-        largest = sorted(contributions, key=lambda each: -abs(each.contribution))[:MAX_CONTRIBUTIONS]
-        lines += ["Largest contributions (log-odds):", "", *(_line(each) for each in largest), ""]
+        total = prediction.attribution.total
+        if first := outside_text(prediction.attribution):
+            lines += [first, ""]
+        largest = grouped(contributions(prediction.attribution))[:MAX_CONTRIBUTIONS]
+        lines += ["Largest contributions:", ""]
+        lines += [
+            f"- {each.name}: {each.log_odds:+.2f} log-odds, {points_text(total, each.log_odds)}" for each in largest
+        ]
+        lines.append("")
     if infos := flags[Severity.INFO]:
         lines += ["Information on the input:", "", *(f"- Info: {flag_text(flag)}" for flag in infos), ""]
     return "\n".join(lines).rstrip()
-
-
-def _line(contribution: ClinicalContribution | ModalityContribution) -> str:
-    if isinstance(contribution, ModalityContribution):
-        return f"- {contribution.modality.upper()}: {contribution.contribution:+.2f}"
-    imputed = " (imputed)" if contribution.imputed else ""
-    return f"- {label(contribution.variable)}{imputed}: {contribution.contribution:+.2f}"

@@ -46,7 +46,7 @@ _TAGS = [
 ]
 _DESCRIPTION = f"""Predicts whether a large-vessel occlusion of the anterior circulation is refractory to thrombectomy:
 final stenosis > 50 %, eTICI 0-2a, or rescue angioplasty or stenting. Send the CT volumes and the clinical document.
-The response has a calibrated probability, the spread of the folds and an explanation.
+The response has a calibrated probability, the spread of the networks and an explanation.
 
 **{NOTICE}**
 

@@ -19,7 +19,7 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from app.core.display_names import flag_text, interval_name, warnings_first
+from app.core.display_names import flag_text, interval_name, rule_text, warnings_first
 from app.sdk.errors import NotFinished
 from app.sdk.types import Prediction
 
@@ -62,12 +62,12 @@ def _risk_assessment(prediction: Prediction) -> Resource:
     decision, interval = prediction.decision, prediction.interval
     rationale = [prediction.summary, prediction.notice]
     if interval is not None:
-        name = interval_name(interval).capitalize()
+        name = interval_name(interval, prediction.folds).capitalize()
         rationale.append(f"{name} {100 * interval.low:.1f} to {100 * interval.high:.1f} percent.")
     if decision is not None:
         side = "above" if decision.refractory else "below"
         threshold = f"The probability is {side} the threshold of {100 * decision.threshold:.1f} percent"
-        rationale.append(f"{threshold}. Rule of the threshold: {decision.rule}.")
+        rationale.append(f"{threshold}. Rule of the threshold: {rule_text(decision.rule)}.")
     rationale.append(_RISK_OF)
     outcome: Resource = {
         "outcome": {"text": _OUTCOME},

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from app.sdk.client import Client
     from app.worker.erasure import Eraser
 
-READY_WITHIN = 120.0  # seconds; the first start on a machine compiles code
+READY_WITHIN = 240.0  # seconds; the first start on a machine compiles code
 
 
 @dataclass

@@ -14,7 +14,8 @@ from typer.core import TyperCommand
 
 from app.cli.common import ServiceOptions
 from app.cli.option_groups import expand_option_groups
-from app.core.display_names import flag_text, format_value, interval_name, label, warnings_first
+from app.core.display_names import flag_text, interval_name, rule_text, warnings_first
+from app.core.explanation_text import BASE, contributions, grouped, outside_text, side_text, signed_points
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -133,49 +134,62 @@ def progress(console: Console) -> Iterator[OnProgress]:
 
 
 def show(prediction: Prediction, console: Console) -> None:
-    """Print a finished prediction: summary, warnings, probability, spread of the folds, model, explanation, flags."""
+    """Print a finished prediction: summary, warnings, probability with its spread, model, explanation, flags."""
     if prediction.probability is None:
         console.print(f"{prediction.id}: {prediction.status}")
         return
-    interval, decision = prediction.interval, prediction.decision
     console.print(f"[bold]{prediction.summary}[/bold]", soft_wrap=True)
     flags = warnings_first(prediction.flags)
     for flag in prediction.warnings:
-        console.print(f"[bold yellow]! warning[/bold yellow] {flag.code}: {flag_text(flag)}")
-    console.print(f"\n[bold]Probability of refractory LVO: {prediction.probability:.1%}[/bold]", end="")
-    if interval:
-        console.print(f"   ({interval_name(interval)} {interval.low:.1%} to {interval.high:.1%})", end="")
-    console.print()
-    if decision:
-        verdict = "refractory" if decision.refractory else "not refractory"
-        console.print(f"Decision: [bold]{verdict}[/bold] at a threshold of {decision.threshold:.1%} ({decision.rule})")
-    elif prediction.withheld:
-        console.print("Decision: withheld. Check the study, or send it again with --accept-warnings.")
+        console.print(f"[bold yellow]! warning[/bold yellow] {flag.name}: {flag_text(flag)}")
+    console.print(f"\n{_answer(prediction)}")
     console.print(f"Model: {prediction.model.name} {prediction.model.version}   Prediction: {prediction.id}")
 
     if prediction.attribution:
+        for line in (outside_text(prediction.attribution), side_text(prediction.attribution.affected, flags)):
+            if line:
+                console.print(line)
         console.print(_contribution_table(prediction.attribution))
     for flag in flags[len(prediction.warnings) :]:
-        console.print(f"i info {flag.code}: {flag_text(flag)}")
+        console.print(f"i info {flag.name}: {flag_text(flag)}")
     console.print(f"[dim]{prediction.notice}[/dim]")
 
 
+def _answer(prediction: Prediction) -> str:
+    """Lines with the probability, its spread, the origin of the model, the headline and the side of the threshold."""
+    from app.sdk.summary import SYNTHETIC_NOTICE, is_synthetic
+
+    interval, decision = prediction.interval, prediction.decision
+    first = f"[bold]Probability of refractory LVO: {prediction.probability:.1%}[/bold]"
+    if interval:
+        first += f"   ({interval_name(interval, prediction.folds)} {interval.low:.1%} to {interval.high:.1%})"
+    lines = [first]
+    if is_synthetic(prediction.flags):
+        lines.append(f"[bold]{SYNTHETIC_NOTICE}[/bold]")
+    if prediction.headline:
+        lines.append(f"Answer: [bold]{prediction.headline.text}[/bold]")
+    if decision:
+        side = "above" if decision.refractory else "below"
+        lines.append(f"Threshold: {side} {decision.threshold:.1%} ({rule_text(decision.rule)})")
+    elif prediction.withheld:
+        lines.append("Check the study, or send it again with --accept-warnings.")
+    return "\n".join(lines)
+
+
 def _contribution_table(attribution: Attribution) -> Table:
-    """Table of the additive contributions: images first, then the clinical variables by absolute contribution."""
+    """Table of the additive contributions, the largest first; values that were not given are one row."""
     from rich import box
     from rich.table import Table
 
-    clinical = sorted(attribution.clinical, key=lambda part: -abs(part.contribution))
-    rows = [(f"image: {part.modality}", "", part.contribution) for part in attribution.imaging]
-    for part in clinical:
-        rows.append((label(part.variable), "imputed" if part.imputed else format_value(part.value), part.contribution))
-    longest = max((abs(share) for _, _, share in rows), default=0.0) or 1.0
-    table = Table("reason", "value", "log-odds", "", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_row("all patients (base)", "", f"{attribution.base:+.3f}", "")
-    for name, value, share in rows:
-        color, bar = "red" if share > 0 else "blue", "█" * round(LONGEST_BAR * abs(share) / longest)
-        table.add_row(name, value, f"{share:+.3f}", f"[{color}]{bar}[/{color}]")
-    table.add_row("[bold]sum", "", f"[bold]{attribution.total:+.3f}", "")
+    rows = grouped(contributions(attribution))
+    longest = max((abs(row.log_odds) for row in rows), default=0.0) or 1.0
+    table = Table("reason", "value", "points", "log-odds", "", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_row(f"{BASE} (base)", "", "", f"{attribution.base:+.3f}", "")
+    for row in rows:
+        color, bar = "red" if row.log_odds > 0 else "blue", "█" * round(LONGEST_BAR * abs(row.log_odds) / longest)
+        change = signed_points(attribution.total, row.log_odds)
+        table.add_row(row.name, row.value, change, f"{row.log_odds:+.3f}", f"[{color}]{bar}[/{color}]")
+    table.add_row("[bold]sum", "", "", f"[bold]{attribution.total:+.3f}", "")
     return table
 
 

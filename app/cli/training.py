@@ -107,12 +107,20 @@ def synthesize(
     ] = Preset.PAPER,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="The same seed gives the same patients")] = 7,
     full_size: Annotated[bool, typer.Option(help="Write full-size NIfTI volumes in oblique patient space")] = False,
+    variants: Annotated[
+        int, typer.Option(min=1, max=1024, help="Number of anatomies among the patients; 1: all have the template's")
+    ] = 1,
+    scanners: Annotated[
+        bool, typer.Option(help="Vary scanner, protocol, coverage and missing series between the patients")
+    ] = False,
 ) -> None:
     """Make a cohort of synthetic patients, and a table of their true values."""
+    from app.phantoms.scene import Appearance
     from app.training import synthesize as generator
 
+    appearance = Appearance(variants, scanners)
     with _faults(), _bar("patients", patients) as advance:
-        generator.synthesize(out, patients, seed, preset, full_size=full_size, advance=advance)
+        generator.synthesize(out, patients, seed, preset, appearance=appearance, full_size=full_size, advance=advance)
 
 
 @commands.command()

@@ -1,9 +1,9 @@
-"""Display names and values of clinical variables, regions and measures."""
+"""Display names and values of clinical variables, images, regions and measures."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the command line imports this module and must start fast
@@ -12,12 +12,19 @@ if TYPE_CHECKING:  # the command line imports this module and must start fast
 _ACRONYMS = re.compile(r"\b(nihss|mrs|bp|crp|inr|ldl|ivt|tia|aspects|cbv|hu)\b")
 _UNITS = re.compile(r"_(ml|mm|hu|mmol_l|mmol_mol)$")
 _DELAY = re.compile(r"^tmax(\d+)")
+_FIELD = re.compile(r"\b[a-z][a-z0-9]*(?:[._][a-z0-9]+)+\b")
+_NAME_FIELDS = ("imputed", "not-used")  # flags whose detail lists fields of the record
+_NAMED = {"clot_hu": "clot density", "hba1c": "HbA1c"}
 _SHORT = {"hypoperfusion_intensity_ratio": "HIR"}
+_CHANNELS = {"ncct": "NCCT", "cta": "CTA", "vessels": "vessel mask", "tmax": "Tmax", "rcbf": "relative CBF"}
+_RULES = {"max-f1-out-of-fold": "largest F1 score in patients outside the training folds"}
+_NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
 def label(name: str) -> str:
     """Display name of a variable, without section and unit: ``perfusion.tmax6_ml`` gives ``Tmax > 6 s``."""
-    plain = _UNITS.sub("", name.rpartition(".")[2]).replace("_", " ")
+    last = name.rpartition(".")[2]
+    plain = _NAMED.get(last) or _UNITS.sub("", last).replace("_", " ")
     return _DELAY.sub(r"Tmax > \1 s", _ACRONYMS.sub(lambda match: match[0].upper(), plain)).replace("MRS", "mRS")
 
 
@@ -44,9 +51,19 @@ def perfusion_value(name: str, value: float) -> str:
     return f"{value:.0f} mL" if name.endswith("_ml") else f"{value:.2f}"
 
 
+def channel_label(channel: str) -> str:
+    """Display name of an image channel: ``rcbf`` gives ``relative CBF``."""
+    return _CHANNELS.get(str(channel), str(channel))
+
+
+def rule_text(rule: str) -> str:
+    """Rule that chose a threshold, in words."""
+    return _RULES.get(rule, rule)
+
+
 def region_label(region: str) -> str:
-    """Display name of a region; the remainder is ``outside the named regions``."""
-    return "outside the named regions" if region == "other" else region
+    """Display name of a region; the remainder (skull, face, neck and air) is ``outside the brain``."""
+    return "outside the brain" if region == "other" else region
 
 
 def truncated(text: str, limit: int) -> str:
@@ -59,16 +76,23 @@ def percent(value: float) -> str:
     return f"{100 * value:.0f} %"
 
 
-def interval_name(interval: Interval) -> str:
-    """What an interval is: ``spread of the folds``, or a level with its measured coverage."""
+def interval_name(interval: Interval, folds: Sequence[float] | None) -> str:
+    """What an interval is: ``spread of the four networks``, or a level with its measured coverage."""
     if interval.kind == "calibrated":
         return f"{percent(interval.level)} interval (measured coverage {percent(interval.coverage)})"
-    return "spread of the folds"
+    count = len(folds or ())
+    number = f"{_NUMBERS[count - 1] if count <= len(_NUMBERS) else count} " if count else ""
+    return f"spread of the {number}networks"
 
 
-def interval_text(interval: Interval) -> str:
-    """An interval with its name: ``spread of the folds 20 % to 50 %``."""
-    return f"{interval_name(interval)} {percent(interval.low)} to {percent(interval.high)}"
+def interval_text(interval: Interval, folds: Sequence[float] | None) -> str:
+    """An interval with its name: ``spread of the four networks 20 % to 50 %``."""
+    return f"{interval_name(interval, folds)} {percent(interval.low)} to {percent(interval.high)}"
+
+
+def field_names_in_words(text: str) -> str:
+    """Text with the fields of the record in words: ``perfusion.core_ml`` gives ``core``."""
+    return _FIELD.sub(lambda match: label(match[0]), text)
 
 
 def warnings_first(flags: Iterable[Flag]) -> list[Flag]:
@@ -78,5 +102,6 @@ def warnings_first(flags: Iterable[Flag]) -> list[Flag]:
 
 def flag_text(flag: Flag) -> str:
     """Detail of a flag and what to do: ``cta: the alignment is poor. What to do: Look at the aligned volumes.``"""
-    detail = flag.detail if flag.detail.endswith(".") else f"{flag.detail}."
+    detail = field_names_in_words(flag.detail) if flag.code in _NAME_FIELDS else flag.detail
+    detail = detail if detail.endswith(".") else f"{detail}."
     return detail if flag.action == "None." else f"{detail} What to do: {flag.action}"

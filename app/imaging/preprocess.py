@@ -21,6 +21,7 @@ from typing import Final
 import numpy as np
 
 from app.core.concurrency import submit
+from app.core.display_names import channel_label
 from app.imaging import mask_check, plausibility, slices_check, study_check, vessels
 from app.imaging.aligned_study import AlignedStudy, AlignedVolume, PatientGrid, Source
 from app.imaging.io import duplicates
@@ -112,7 +113,7 @@ def _tensor(
     for index, channel in enumerate(channels):
         aligned = study.aligned.get(channel.name)
         if aligned is None:
-            study.flag("missing-modality", f"{channel.name}: not given; the model predicts without it")
+            study.flag("missing-modality", f"{channel_label(channel.name)}: not given; the model predicts without it")
             continue
         source, mni_from_world = aligned.volume, aligned.mni_from_world
         values = to_grid(source, grid, np.linalg.inv(mni_from_world), fill=_FILL.get(channel.name, 0.0))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,13 @@ from app.imaging.io import nifti
 from app.imaging.model_grid import ChannelSpec, Grid
 from app.phantoms import biology, render, scene, volumes
 from app.phantoms.biology import Patient, Preset
+from app.phantoms.render import GridOffset
+from app.phantoms.scene import PLAIN, Appearance, Scene
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.types import PerfusionSummary
 
 OFFSETS = 16
+OFFSETS_PER_VARIANT = 4
 MISSING = 0.04  # probability that a fact is missing in the record
 _ALWAYS_KNOWN = ("age", "sex", "occlusion_side", "occlusion_site")
 
@@ -63,14 +66,15 @@ def write_patient(
     preset: Preset = Preset.INTERACTION,
     index: int = 0,
     spacing_mm: dict[str, tuple[float, float, float]] | None = None,
+    appearance: Appearance = PLAIN,
 ) -> dict[str, Path]:
     """Write patient ``index`` of the cohort of a seed as a study; the same seed gives the same voxels.
 
     ``spacing_mm`` overrides the voxel size of ``ncct``, ``cta`` or ``perfusion``. Returns the paths by upload field:
-    ``ncct``, ``cta``, ``tmax``, ``cbf`` (.nii.gz) and ``clinical`` (.json).
+    ``ncct``, ``cta``, ``tmax``, ``cbf`` (.nii.gz) and ``clinical`` (.json); no path for a series that is missing.
     """
     patient = biology.draw(index + 1, seed, preset)[index]
-    patient_scene = scene.build(patient, scene.draw_variation(seed, index))
+    patient_scene = scene.build(patient, scene.draw_variation(seed, index, appearance))
     pose = volumes.draw_pose(np.random.default_rng([seed, 5, index]))
     truth = folder / "truth"
     truth.mkdir(parents=True, exist_ok=True)
@@ -85,35 +89,106 @@ def write_patient(
     document = record(patient).model_dump(mode="json", exclude_none=True)
     paths["clinical"].write_text(json.dumps(document, indent=2) + "\n")
     known = asdict(patient) | {"seed": seed, "preset": preset, "world_from_mni": pose.world_from_mni.tolist()}
+    variation = patient_scene.variation
+    known |= {"variant": variation.variant.number, "scanner": asdict(variation.scanner)}
     (truth / "patient.json").write_text(json.dumps(known, indent=2) + "\n")
     return paths
 
 
-def measured_perfusion(patient: Patient, rng: np.random.Generator) -> PerfusionSummary:
-    """Perfusion summary as software would measure it: the ground truth with a log-normal error of 4 %."""
-    core, tmax6, tmax10 = (
-        volume * float(np.exp(rng.normal(0, 0.04)))
-        for volume in (patient.core_ml, patient.tmax6_ml, patient.tmax6_ml * patient.intensity)
-    )
+def measured_perfusion(
+    patient: Patient, rng: np.random.Generator, covered_ml: tuple[float, float, float] | None = None
+) -> PerfusionSummary:
+    """Perfusion summary as software would measure it: the ground truth with a log-normal error of 4 %.
+
+    ``covered_ml``: core, Tmax > 6 s and Tmax > 10 s inside the field of view; by default those of the whole brain.
+    """
+    whole = (patient.core_ml, patient.tmax6_ml, patient.tmax6_ml * patient.intensity)
+    core, tmax6, tmax10 = (volume * float(np.exp(rng.normal(0, 0.04))) for volume in covered_ml or whole)
     return PerfusionSummary(
         core_ml=core,
         tmax6_ml=tmax6,
         tmax10_ml=tmax10,
         mismatch_ml=max(tmax6 - core, 0.0),
         mismatch_ratio=tmax6 / max(core, 1.0),
-        hypoperfusion_intensity_ratio=min(tmax10 / tmax6, 1.0),
+        hypoperfusion_intensity_ratio=min(tmax10 / tmax6, 1.0) if tmax6 else None,
     )
+
+
+def covered_ml(patient_scene: Scene) -> tuple[float, float, float] | None:
+    """Core, Tmax > 6 s and Tmax > 10 s (mL) inside the slab of the perfusion series; None if it covers the head."""
+    slab, patient = patient_scene.variation.scanner.slab_mm, patient_scene.patient
+    if slab is None:
+        return None
+    brain = scene.lattice(patient_scene.variation.variant)
+    height = np.argwhere(brain.mask)[:, 2] * brain.affine[2, 2] + brain.affine[2, 3]
+    ranks = scene.ranks_ml(patient_scene)[(height >= slab[0]) & (height <= slab[1])]
+    voxel = float(np.prod(np.diag(brain.affine)[:3])) / 1000
+    whole = (patient.core_ml, patient.tmax6_ml, patient.tmax6_ml * patient.intensity)
+    core, tmax6, tmax10 = (float((ranks < volume).sum()) * voxel for volume in whole)
+    return core, tmax6, tmax10
+
+
+def scenes(
+    patients: Sequence[Patient], seed: int, appearance: Appearance = PLAIN, offsets: int = OFFSETS
+) -> Iterator[tuple[int, Scene, GridOffset]]:
+    """Place in ``patients``, scene and registration error of each patient; patients of one variant follow each other.
+
+    With several variants each of them has only ``OFFSETS_PER_VARIANT`` registration errors, so that few renderers are
+    built.
+    """
+    variations = [scene.draw_variation(seed, patient.index, appearance) for patient in patients]
+    errors = render.grid_offsets(offsets)
+    choices = offsets if appearance.variants == 1 else min(OFFSETS_PER_VARIANT, offsets)
+    for row in sorted(range(len(patients)), key=lambda row: variations[row].variant.number):
+        variation = variations[row]
+        error = (variation.variant.number * choices + variation.noise_seed % choices) % offsets
+        yield row, scene.build(patients[row], variation), errors[error]
+
+
+@dataclass(frozen=True)
+class PhantomImages:
+    """Images of one patient on a model's grid.
+
+    Attributes:
+        row: place of the patient in the cohort.
+        images: (C, X, Y, Z) float16, normalised, zero where ``presence`` (C,) is False.
+        covered_ml: as ``covered_ml`` returns it.
+    """
+
+    row: int
+    images: NDArray[np.float16]
+    presence: NDArray[np.bool_]
+    covered_ml: tuple[float, float, float] | None
+
+
+def presence(patient_scene: Scene, channels: Sequence[ChannelSpec]) -> NDArray[np.bool_]:
+    """(C,): True for the channels that the protocol of the patient has."""
+    missing = patient_scene.variation.scanner.missing
+    return np.array([channel.name not in missing for channel in channels])
+
+
+def grouped_images(
+    patients: Sequence[Patient],
+    seed: int,
+    grid: Grid,
+    channels: Sequence[ChannelSpec],
+    offsets: int = OFFSETS,
+    appearance: Appearance = PLAIN,
+) -> Iterator[PhantomImages]:
+    """Render each patient directly onto the grid, in the order of ``scenes``, the same for the same seed and index.
+
+    ``offsets`` is the number of grid offsets; 1 is a perfect registration of every patient.
+    """
+    for row, patient_scene, error in scenes(patients, seed, appearance, offsets):
+        renderer = render.renderer(grid, error, patient_scene.variation.variant)
+        shown = render.normalise(renderer.render(patient_scene), channels).astype(np.float16)
+        present = presence(patient_scene, channels)
+        shown[~present] = 0
+        yield PhantomImages(row, shown, present, covered_ml(patient_scene))
 
 
 def images(
     patients: Sequence[Patient], seed: int, grid: Grid, channels: Sequence[ChannelSpec], offsets: int = OFFSETS
 ) -> Iterator[NDArray[np.float16]]:
-    """Render each patient directly onto the grid: (C, X, Y, Z), normalised, the same for the same seed and index.
-
-    ``offsets`` is the number of grid offsets; 1 is a perfect registration of every patient.
-    """
-    renderers = [render.renderer(grid, offset) for offset in render.grid_offsets(offsets)]
-    for patient in patients:
-        variation = scene.draw_variation(seed, patient.index)
-        image = renderers[variation.noise_seed % offsets].render(scene.build(patient, variation))
-        yield render.normalise(image, channels).astype(np.float16)
+    """Images (C, X, Y, Z) of each patient in turn, all with the template's anatomy; see ``grouped_images``."""
+    return (one.images for one in grouped_images(patients, seed, grid, channels, offsets))

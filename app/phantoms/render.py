@@ -13,15 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
 from app.imaging.model_grid import ChannelSpec, Grid
-from app.phantoms import anatomy, scene
+from app.imaging.registration import brain_mask
+from app.phantoms import acquisition, anatomy, scene
+from app.phantoms.acquisition import GridFrame
 from app.phantoms.scene import Scene
+from app.phantoms.variant import TEMPLATE, Variant
 from app.sdk.types import Channel
 
 Array = NDArray[np.float32]
@@ -29,6 +32,8 @@ Array = NDArray[np.float32]
 BLUR = 0.425  # standard deviation of the smoothing, in grid steps: a width at half maximum of one step
 NEIGHBOURS = 5  # grid planes, along each axis, that one canvas voxel contributes to
 NOISE_HU = 0.5  # noise of a scan after the smoothing
+SEARCHED_MM = 5.0  # distance from the brain up to which the service looks for vessels
+VEIN_SHARE = 0.7  # of the voxels of an enhanced vein that the service marks; measured on full-size phantoms
 
 
 @dataclass(frozen=True)
@@ -65,12 +70,24 @@ def _weights(grid: Grid, offset: GridOffset, axis: int, start: float, step: floa
     return weights[:, count : 2 * count].astype(np.float32)
 
 
-class Renderer:
-    """Renders scenes onto one grid; construction is slow, a scene is fast."""
+def _frame(grid: Grid, offset: GridOffset) -> GridFrame:
+    axes = (
+        offset.stretch[a] * (grid.affine[a][3] + np.arange(grid.shape[a]) * grid.affine[a][a]) + offset.shift_mm[a]
+        for a in range(3)
+    )
+    x, y, z = (axis.astype(np.float32) for axis in axes)
+    a, b, c = grid.spacing_mm
+    return GridFrame((x, y, z), (a, b, c), (BLUR * a, BLUR * b, BLUR * c))
 
-    def __init__(self, grid: Grid, offset: GridOffset = GridOffset()) -> None:
+
+class Renderer:
+    """Renders scenes of one variant onto one grid; construction is slow, a scene is fast."""
+
+    def __init__(self, grid: Grid, offset: GridOffset = GridOffset(), variant: Variant = TEMPLATE) -> None:
         self.shape = grid.shape
-        head, tree, brain = anatomy.head(), anatomy.arteries(), scene.lattice()
+        self.variant = variant
+        self._frame = _frame(grid, offset)
+        head, tree, brain = anatomy.head(variant), anatomy.arteries(variant), scene.lattice(variant)
         self._fine = [_weights(grid, offset, a, anatomy.ORIGIN_MM[a], 1.0, anatomy.SHAPE[a]) for a in range(3)]
         self._coarse = [
             _weights(grid, offset, a, brain.affine[a, 3], brain.affine[a, a], brain.mask.shape[a]) for a in range(3)
@@ -79,7 +96,7 @@ class Renderer:
         self._tissue = _carry(self._fine, head.tissue - anatomy.AIR) + anatomy.AIR
         self._under = head.tissue.reshape(-1)[tree.index]
         self._cover = tree.cover
-        self._segmented_share = _segmented(tree)
+        self._segmented_share = _segmented(tree) if variant.is_template else _segmented(tree) * _reached(tree)
         self._arteries = self._sparse(tree.index)
         self._brain = brain.mask
 
@@ -114,20 +131,35 @@ class Renderer:
         return _carry(self._coarse, volume)
 
     def render(self, patient_scene: Scene) -> dict[Channel, Array]:
-        """Render the five channels in physical units, each (X, Y, Z) float32: HU, HU, 0 to 1, s, ratio."""
+        """Render the five channels in physical units, each (X, Y, Z) float32: HU, HU, 0 to 1, s, ratio.
+
+        Raises:
+            ValueError: The patient has another anatomical variant.
+        """
+        variation = patient_scene.variation
+        if variation.variant != self.variant:
+            raise ValueError("the renderer has another anatomical variant: build one with the variant of the scene")
         blood = anatomy.BLOOD + patient_scene.density
-        noise = np.random.default_rng(patient_scene.variation.noise_seed)
+        noise = np.random.default_rng(variation.noise_seed)
         grain = [noise.standard_normal(self.shape, dtype=np.float32) * NOISE_HU for _ in range(2)]
         ranks = scene.ranks_ml(patient_scene)
         tube = (self._arteries @ (self._segmented_share * _visible(patient_scene))).reshape(self.shape)
-        return {
-            Channel.NCCT: self._with_arteries(blood) + grain[0] + np.float32(patient_scene.variation.offset_hu),
-            Channel.CTA: self._with_arteries(blood + patient_scene.enhancement * patient_scene.variation.bolus)
-            + grain[1],
+        values = {
+            Channel.NCCT: self._scanned(Channel.NCCT, blood, grain[0], patient_scene) + np.float32(variation.offset_hu),
+            Channel.CTA: self._scanned(
+                Channel.CTA, blood + patient_scene.enhancement * variation.contrast_hu, grain[1], patient_scene
+            ),
             Channel.VESSELS: tube.astype(np.float32),
             Channel.TMAX: self._spread(scene.tmax_s(ranks, patient_scene.patient)),
-            Channel.RCBF: self._spread(scene.flow(ranks, patient_scene.patient)),
+            Channel.RCBF: self._spread(scene.flow(ranks, patient_scene.patient, self.variant)),
         }
+        return acquisition.cut(values, variation.scanner, self._frame)
+
+    def _scanned(self, channel: Channel, blood: Array, grain: Array, patient_scene: Scene) -> Array:
+        """NCCT or CTA (X, Y, Z), HU, with these densities (n,) in its vessels, as the scanner shows it."""
+        scanner = patient_scene.variation.scanner
+        image = acquisition.on_grid(self._with_arteries(blood), channel, scanner, self._frame)
+        return image + grain * np.float32(acquisition.grain(channel, scanner))
 
 
 # Measured on eight full-size phantoms with NCCT: share of an artery voxel that app/imaging/vessels.py marks, and a
@@ -153,15 +185,30 @@ def _segmented(tree: anatomy.Arteries) -> Array:
 
 def _visible(patient_scene: Scene) -> Array:
     """(n,): factor of ``_segmented`` by contrast and calcium."""
-    filled = anatomy.BLOOD + patient_scene.density + patient_scene.enhancement * patient_scene.variation.bolus
+    contrast = patient_scene.enhancement * patient_scene.variation.contrast_hu
+    filled = anatomy.BLOOD + patient_scene.density + contrast
     visible = np.interp(filled, _FILLED_HU, _BY_FILLED) * np.interp(patient_scene.density, _CALCIUM_HU, _BY_CALCIUM)
     return visible.astype(np.float32)
 
 
-@cache
-def renderer(grid: Grid, offset: GridOffset = GridOffset()) -> Renderer:
-    """The renderer of a grid, built once per process."""
-    return Renderer(grid, offset)
+def _reached(tree: anatomy.Arteries) -> Array:
+    """(n,): relative probability of the veins, and of vessels outside the brain, in the computed mask.
+
+    The segmentation ends near the brain, and loses the part of a dural sinus that touches bone.
+    """
+    points = np.stack(np.unravel_index(tree.index, anatomy.SHAPE), -1) + anatomy.ORIGIN_MM
+    near = brain_mask.distance_at(points) < SEARCHED_MM
+    return np.where(near, np.where(tree.vein, VEIN_SHARE, 1.0), 0.0).astype(np.float32)
+
+
+def renderer(grid: Grid, offset: GridOffset = GridOffset(), variant: Variant = TEMPLATE) -> Renderer:
+    """The renderer of a grid and a variant; the last ones are kept."""
+    return _renderer(grid, offset, variant)
+
+
+@lru_cache(maxsize=48)
+def _renderer(grid: Grid, offset: GridOffset, variant: Variant) -> Renderer:
+    return Renderer(grid, offset, variant)
 
 
 def _carry(matrices: Sequence[Array], volume: Array) -> Array:

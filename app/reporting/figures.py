@@ -2,7 +2,8 @@
 
 Design notes:
 - Orange raises the probability and blue lowers it (Okabe and Ito 2008: colour-blind people can distinguish them).
-- Neurological view: the patient's left is on the left. Every slice shows its position in MNI millimetres.
+- Radiological view, written on the picture: the patient's right is on the left of axial and coronal slices.
+- Every slice shows its position in MNI millimetres.
 - Only the shown plane of a volume is resampled.
 - Every figure carries its table.
 """
@@ -15,15 +16,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.special import expit
 
-from app.core.display_names import format_value, label, percent, perfusion_value, region_label, truncated
+from app.core.display_names import channel_label, label, percent, perfusion_value, region_label, truncated
+from app.core.explanation_text import BASE, TOTAL, contributions, grouped, points_text, signed_points
 from app.reporting.drawing import INK, MUTED, Drawing, FigureTable, Pixels
 from app.sdk.types import Attribution, PerfusionSummary, RegionContribution
 
 RAISES, LOWERS, PEAK_MARK, GRID_LINE = "#d55e00", "#0072b2", "#f0e442", "#d5dde5"
 UNITS_PER_MM = 1.2
 _PLANES = {"axial": (0, 1, 2), "coronal": (0, 2, 1), "sagittal": (1, 2, 0)}
-_ENDS = {0: ("L", "R"), 1: ("P", "A")}
+_ENDS = {0: ("R", "L"), 1: ("P", "A")}
+_CONVENTION = "radiological view: the patient's right is on the left of axial and coronal slices"
 
 Plane = NDArray[np.floating]  # (rows, columns); the first row is the lowest
 
@@ -62,8 +66,9 @@ def overlay(
     attribution: GridVolume,
     title: str,
     regions: Sequence[RegionContribution] = (),
+    total: float = 0.0,
 ) -> Drawing:
-    """Draw axial, coronal and sagittal slices through the attribution's peak, and a projection from above.
+    """Draw axial, coronal and sagittal slices through the attribution's peak, and an axial projection.
 
     ``image`` is the grey background; ``window`` holds its values (HU, s or ratio) for black and white. ``attribution``
     is in log-odds per voxel, on any grid. ``regions`` are the image's contributions for the table.
@@ -75,14 +80,17 @@ def overlay(
     size = UNITS_PER_MM * np.abs(np.diag(image.affine)[:3])  # of a voxel, in units
     extent = size * image.values.shape
     tallest, gap = max(extent[1], extent[2]), 14.0
-    drawing = Drawing(3 * extent[0] + extent[1] + 5 * gap, tallest + 84, title)
-    drawing.table = region_table(regions)
+    drawing = Drawing(3 * extent[0] + extent[1] + 5 * gap, tallest + 104, title)
+    drawing.table = region_table(regions, total)
     drawing.text(gap, 24, title, size=15)
 
     def panel(left: float, name: str, grey: Plane, values: Plane, across: int, up: int, clear: float = 0.1) -> None:
-        drawing.image(left, 56, extent[across], extent[up], _blended(grey, values, window, largest, clear))
+        pixels = _blended(grey, values, window, largest, clear)
+        mirrored = across == 0  # the x axis runs from left to right
+        drawing.image(left, 56, extent[across], extent[up], pixels[:, ::-1] if mirrored else pixels)
         drawing.text(left, 48, name, size=11, fill=MUTED)
-        x, y = left + (centre[across] + 0.5) * size[across], 56 + extent[up] - (centre[up] + 0.5) * size[up]
+        offset = (centre[across] + 0.5) * size[across]
+        x, y = left + (extent[across] - offset if mirrored else offset), 56 + extent[up] - (centre[up] + 0.5) * size[up]
         drawing.ring(x, y, 9, PEAK_MARK)
         for mark, at in zip(_ENDS[across], (left + 9, left + extent[across] - 9), strict=True):
             drawing.text(at, 56 + extent[up] - 6, mark, size=11, fill="#ffffff", anchor="middle")
@@ -106,51 +114,61 @@ def overlay(
     flat = GridVolume(strongest, attribution.affine)
     values = _sampled(flat, image, 0, 1, 2, None)
     mean_image = np.clip(image.values, *window).mean(axis=2).T
-    panel(left, "from above, largest value at any height", mean_image, values, 0, 1, clear=0.35)
+    panel(left, "axial, largest value at any height", mean_image, values, 0, 1, clear=0.35)
     _legend(drawing, gap, tallest + 74, f"peak {attribution.values[peak_voxel]:+.2g} log-odds per voxel")
+    drawing.text(gap, tallest + 94, _CONVENTION, size=12, fill=MUTED)
     return drawing
 
 
-def contributions(attribution: Attribution) -> list[tuple[str, str, float]]:
-    """Return name, value as text and log-odds of every contribution, the largest first."""
-    items = [
-        (label(item.variable), "unknown" if item.imputed else format_value(item.value), item.contribution)
-        for item in attribution.clinical
-    ] + [(f"image: {item.modality}", "", item.contribution) for item in attribution.imaging]
-    return sorted(items, key=lambda item: -abs(item[2]))
+def contribution_table(attribution: Attribution) -> FigureTable:
+    """Return every contribution, those of values that were not given one by one, the largest first."""
+    rows = [
+        (item.name, item.value, signed_points(attribution.total, item.log_odds), f"{item.log_odds:+.3f}")
+        for item in contributions(attribution)
+    ]
+    return FigureTable(("Variable", "Value", "Points", "Log-odds"), rows)
 
 
-def region_table(regions: Sequence[RegionContribution], limit: int = 12) -> FigureTable | None:
-    """Return the ``limit`` largest contributions of regions, the largest first; None without regions."""
+def region_table(regions: Sequence[RegionContribution], total: float, limit: int = 12) -> FigureTable | None:
+    """Return the ``limit`` largest contributions of regions, the largest first; None without regions.
+
+    ``total`` is the log-odds of the probability.
+    """
     largest = sorted(regions, key=lambda part: -abs(part.contribution))[:limit]
     rows = [
-        (region_label(part.region), part.side or "", str(part.modality), f"{part.contribution:+.3f}")
+        (
+            region_label(part.region),
+            part.side or "",
+            channel_label(part.modality),
+            signed_points(total, part.contribution),
+            f"{part.contribution:+.3f}",
+        )
         for part in largest
     ]
-    return FigureTable(("Region", "Side", "Image", "Log-odds"), rows) if rows else None
+    return FigureTable(("Region", "Side", "Image", "Points", "Log-odds"), rows) if rows else None
 
 
 def waterfall(attribution: Attribution, limit: int = 12) -> Drawing:
     """Draw the contributions from base to total, the largest first; those after ``limit`` bars are one bar."""
-    rows = contributions(attribution)
-    items = [(f"{name}: {value}" if value else name, part) for name, value, part in rows]
+    items = [
+        (f"{item.name}: {item.value}" if item.value else item.name, item.log_odds)
+        for item in grouped(contributions(attribution))
+    ]
     if len(items) > limit:
         items = [*items[:limit], (f"{len(items) - limit} smaller ones", sum(value for _, value in items[limit:]))]
 
     row, names_end, width = 26.0, 340.0, 900.0
     stops = np.cumsum([attribution.base, *(value for _, value in items)])
     low, high = float(stops.min()), float(stops.max())
-    scale = (width - names_end - 80) / ((high - low) or 1.0)
+    scale = (width - names_end - 150) / ((high - low) or 1.0)
     bottom = 24 + row * (len(items) + 2)
     drawing = Drawing(width, bottom + 34, f"Contributions from {attribution.base:+.2f} to {attribution.total:+.2f}")
-    drawing.table = FigureTable(("Variable", "Value", "Log-odds"), [(*texts, f"{part:+.3f}") for *texts, part in rows])
+    drawing.table = contribution_table(attribution)
 
     def x(value: float) -> float:
         return names_end + (value - low) * scale
 
-    for number, (name, value) in enumerate(
-        [("average training patient", attribution.base), *items, ("this patient", attribution.total)]
-    ):
+    for number, (name, value) in enumerate([(BASE, attribution.base), *items, (TOTAL, attribution.total)]):
         middle = 24 + row * (number + 0.5)
         drawing.text(names_end - 12, middle + 4, truncated(name, 52), anchor="end")
         if 0 < number <= len(items):
@@ -159,11 +177,12 @@ def waterfall(attribution: Attribution, limit: int = 12) -> Drawing:
             drawing.bar(
                 x(min(start, end)), middle - 8, max(abs(end - start) * scale, 1.5), 16, RAISES if value >= 0 else LOWERS
             )
-            drawing.text(x(max(start, end)) + 6, middle + 4, f"{value:+.2f}", size=12)
+            written = f"{value:+.2f} ({points_text(attribution.total, value)})"
+            drawing.text(x(max(start, end)) + 6, middle + 4, written, size=12)
         else:
             drawing.line(x(value), middle - 10, x(value), middle + 10, INK, 3)
-            drawing.text(x(value) + 8, middle + 4, f"{value:+.2f}", size=12)
-    _legend(drawing, names_end, bottom + 20, "log-odds of a refractory occlusion")
+            drawing.text(x(value) + 8, middle + 4, f"{value:+.2f} ({percent(float(expit(value)))})", size=12)
+    _legend(drawing, names_end, bottom + 20, "log-odds of a refractory occlusion, with percentage points")
     return drawing
 
 
@@ -188,7 +207,10 @@ def perfusion(summary: PerfusionSummary) -> Drawing:
 
 
 def position(variables: Sequence[CohortPosition]) -> Drawing:
-    """Draw the patient's values among the training patients': one row per variable, one dot per patient."""
+    """Draw the patient's values among the training patients': one row per variable, one dot per patient.
+
+    Without a variable, the drawing says so.
+    """
     row, left, width, scale_end = 24.0, 260.0, 860.0, 3.5
     bottom = 20 + row * len(variables)
     drawing = Drawing(width, bottom + 44, "This patient compared with training patients")
@@ -197,6 +219,9 @@ def position(variables: Sequence[CohortPosition]) -> Drawing:
         for each in variables
     ]
     drawing.table = FigureTable(("Variable", "This patient", "Training patients below", "From their mean"), rows)
+    if not variables:
+        drawing.text(left, bottom, "No number of the record is known, so there is nothing to compare.")
+        return drawing
     scale = (width - left - 30) / (2 * scale_end)
 
     def x(value: float) -> float:

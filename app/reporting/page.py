@@ -9,13 +9,16 @@ Design notes:
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from app.core.display_names import flag_text, interval_text, percent
+from app.core.display_names import flag_text, interval_text, percent, rule_text
+from app.core.explanation_text import BASE, Contribution, outside_text, points_text, reasons, side_text
 from app.reporting.drawing import Drawing, FigureTable
-from app.reporting.figures import contributions, region_table
+from app.reporting.figures import region_table
 from app.sdk.flags import Severity
+from app.sdk.summary import SYNTHETIC_NOTICE, is_synthetic
 from app.sdk.types import NOTICE, Attribution, Flag, Prediction
 
 _STYLE = """
@@ -25,6 +28,7 @@ h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem;border-bottom:1px solid 
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}caption{text-align:left;color:#5b6b7b}
 th,td{padding:.2rem .8rem .2rem 0;text-align:left;border-bottom:1px solid #d5dde5;overflow-wrap:anywhere}
 td.n,th.n{text-align:right}img{max-width:100%}.big{font-size:2.4rem;font-weight:650}
+.headline{font-size:1.5rem;margin:0 1rem}
 .first{font-size:1.2rem;font-weight:600}.withheld{border:3px solid #8a4b00;background:#fff3cd;padding:0 1rem}
 .flags{list-style:none;padding:0}.flags li{margin:.4rem 0}.icon{height:1.1em;width:1.1em;vertical-align:-.15em}
 figure{margin:1.2rem 0}figcaption{color:#5b6b7b}pre{white-space:pre-wrap;font-size:.85em}
@@ -40,6 +44,7 @@ _ICONS = {
         '<path d="M10 4v2M10 8.500v7" stroke="#fff" stroke-width="2"/></svg>'
     ),
 }
+_BREAK_IN_PERCENT = re.compile(r"(\d) %")  # a number and its sign stay on one line
 _SUMMARY_ITEMS = 3  # contributions in the summary sentence, in each direction
 
 
@@ -60,7 +65,7 @@ def report(prediction: Prediction, figures: Mapping[str, Drawing], card: str) ->
         _flags(prediction.flags, Severity.INFO) or "<p>No value was imputed, and no problem was found.</p>",
     ]
     if prediction.attribution is not None:
-        parts += ["<h2>Contributions</h2>", *_contributions(prediction.attribution)]
+        parts += ["<h2>Contributions</h2>", *_contributions(prediction.attribution, prediction.flags)]
     parts += ["<h2>Figures</h2>", *(_figure(caption, drawing) for caption, drawing in figures.items())]
     parts += [
         "<h2>Record</h2>",
@@ -80,9 +85,10 @@ def report(prediction: Prediction, figures: Mapping[str, Drawing], card: str) ->
         "<h2>Model card</h2>",
         f"<pre>{escape(card)}</pre>",
     ]
+    body = _BREAK_IN_PERCENT.sub("\\1&nbsp;%", "".join(parts))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f"<title>rlvo {escape(prediction.id)}</title><style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>"
+        f"<title>rlvo {escape(prediction.id)}</title><style>{_STYLE}</style></head><body>{body}</body></html>"
     )
 
 
@@ -104,7 +110,7 @@ def _flags(flags: Sequence[Flag], severity: Severity) -> str:
     """List of the flags of one severity: icon, word, text and code; empty if there is none."""
     items = [
         f"<li>{_ICONS[severity]} <b>{severity.capitalize()}:</b> {escape(flag_text(flag))} "
-        f"<code>{escape(flag.code)}</code></li>"
+        f"<small>{escape(flag.name)}</small></li>"
         for flag in flags
         if flag.severity is severity
     ]
@@ -113,27 +119,37 @@ def _flags(flags: Sequence[Flag], severity: Severity) -> str:
 
 def _probability(prediction: Prediction) -> str:
     assert prediction.probability is not None
-    interval, decision = prediction.interval, prediction.decision
-    spread = f"; {interval_text(interval)}" if interval else ""
-    limit = f" The version's threshold is {percent(decision.threshold)} ({escape(decision.rule)})." if decision else ""
+    interval, decision, headline = prediction.interval, prediction.decision, prediction.headline
+    word = f" <b class=headline>{headline.text}</b>" if headline else ""
+    spread = f"; {interval_text(interval, prediction.folds)}" if interval else ""
+    origin = f"<p><b>{escape(SYNTHETIC_NOTICE)}</b></p>" if is_synthetic(prediction.flags) else ""
+    limit = ""
+    if decision:
+        side = "above" if decision.refractory else "below"
+        limit = (
+            f" The probability is {side} the threshold of {percent(decision.threshold)} "
+            f"({escape(rule_text(decision.rule))})."
+        )
     return (
-        f"<p><span class=big>{percent(prediction.probability)}</span> probability of a refractory large vessel "
-        f"occlusion (final stenosis &gt; 50 %, eTICI 0-2a, or rescue treatment){spread}.{limit}</p>"
+        f"<p><span class=big>{percent(prediction.probability)}</span>{word}</p>{origin}"
+        "<p>Probability of a refractory large-vessel occlusion of the anterior "
+        f"circulation (final stenosis &gt; 50 %, eTICI 0-2a, or rescue treatment){spread}.{limit}</p>"
     )
 
 
-def _contributions(attribution: Attribution) -> list[str]:
-    items = contributions(attribution)
-    raised = [item for item in items if item[2] > 0][:_SUMMARY_ITEMS]
-    lowered = [item for item in items if item[2] < 0][:_SUMMARY_ITEMS]
+def _contributions(attribution: Attribution, flags: Sequence[Flag]) -> list[str]:
+    total = attribution.total
+    raised, lowered = (reasons(attribution, sign)[:_SUMMARY_ITEMS] for sign in (1, -1))
     parts = [
         (
-            f"<p>Contributions to the log-odds add up from {attribution.base:+.3f}, the average training patient, "
-            f"to {attribution.total:+.3f}. {_summary('Raised', raised)} {_summary('Lowered', lowered)}</p>"
+            f"<p>{escape(outside_text(attribution))} {_summary('Raised', raised, total)} "
+            f"{_summary('Lowered', lowered, total)} Contributions to the log-odds add up from {attribution.base:+.3f}, "
+            f"{BASE}, to {total:+.3f}. Points compare the probability with and without one contribution; they do not "
+            "add up.</p>"
         ),
-        f"<p>{escape(_method(attribution))}</p>",
+        f"<p>{escape(_method(attribution))} {escape(side_text(attribution.affected, flags))}</p>",
     ]
-    if regions := region_table(attribution.regions):
+    if regions := region_table(attribution.regions, total):
         parts.append(_table("Image contributions by region", regions))
     return parts
 
@@ -147,16 +163,18 @@ def _method(attribution: Attribution) -> str:
     parts = ["Shapley values of the calibrated log-odds", images.get(attribution.method or "", "")]
     if attribution.error:
         parts.append(f"clinical contributions are sampled, with a standard error of at most {attribution.error:.3f}")
-    sentence = "; ".join(filter(None, parts))
-    side = f" The occlusion is on the {attribution.affected}." if attribution.affected else ""
-    return f"{sentence}.{side}"
+    return f"{'; '.join(filter(None, parts))}."
 
 
-def _summary(verb: str, items: Sequence[tuple[str, str, float]]) -> str:
-    """``Raised most by NIHSS 19 (+0.41) and image: cta (+0.30).``"""
+def _summary(verb: str, items: Sequence[Contribution], total: float) -> str:
+    """``Raised most by NIHSS 19 (+0.41 log-odds, +8.1 points) and CTA (+0.30 log-odds, +5.9 points).``"""
     if not items:
-        return f"{verb} by nothing."
-    named = [escape(f"{name} {value}".strip() + f" ({part:+.2f})") for name, value, part in items]
+        return f"{verb} by no known value or image."
+    named = [
+        escape(f"{item.name} {item.value}".strip())
+        + f" ({item.log_odds:+.2f} log-odds, {points_text(total, item.log_odds)})"
+        for item in items
+    ]
     return f"{verb} most by {' and '.join(filter(None, [', '.join(named[:-1]), named[-1]]))}."
 
 

@@ -60,6 +60,7 @@ from .etici import Etici, parse_etici
 from .flags import FLAGS, FlagKind, Severity
 from .followup import Outcome, OutcomeDraft, Review, ReviewDraft, ReviewReason, Verdict
 from .models import Alias, AliasMove, ShadowReport
+from .summary import SYNTHETIC_NOTICE, Headline
 from .types import (
     NOTICE,
     Attribution,
@@ -98,6 +99,7 @@ __version__ = "0.1.0"
 __all__ = [
     "FLAGS",
     "NOTICE",
+    "SYNTHETIC_NOTICE",
     "Alias",
     "AliasConflict",
     "AliasMove",
@@ -129,6 +131,7 @@ __all__ = [
     "FoldSpread",
     "GeometryMismatch",
     "Gone",
+    "Headline",
     "Health",
     "IdempotencyKeyMissing",
     "IdempotencyKeyReused",

@@ -378,6 +378,12 @@ _MODEL: Final = {
         "Asymmetry of Tmax, or of the arteries.",
         "Send occlusion_side.",
     ),
+    "synthetic-training": FlagKind(
+        _INFO,
+        "The version was trained on synthetic patients only; its number says nothing about a real patient.",
+        "The manifest of the version.",
+        "Do not use the number for a real patient.",
+    ),
 }
 
 FLAGS: Final[dict[str, FlagKind]] = {**_HEADER, **_CT, **_STUDY, **_VESSELS, **_PERFUSION, **_MODEL}

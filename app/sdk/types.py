@@ -15,8 +15,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from .flag_names import name_of
 from .flags import Severity, action_of, severity_of
-from .summary import answer_line
+from .summary import Headline, answer_line, headline
 
 WAITING_FOR_STORAGE = "waiting-for-storage"
 NOTICE = "Research use only. Not for clinical decisions."
@@ -129,8 +130,7 @@ class Decision(_ResponseModel):
     threshold: float
     rule: str
     conformal: list[str] | None = Field(
-        default=None,
-        description="Classes that cannot be excluded at the level of the version; both classes mean uncertain",
+        default=None, description="The classes that cannot be excluded; with both or none, the headline is undetermined"
     )
 
 
@@ -146,6 +146,7 @@ class Flag(_ResponseModel):
         default_factory=lambda data: severity_of(data["code"]),
         description="warning: the decision is withheld unless the caller accepts warnings; info: the answer stands",
     )
+    name: str = Field(default_factory=lambda data: name_of(data["code"]), description="Name of the code for a reader")
     action: str = Field(default_factory=lambda data: action_of(data["code"]), description="What to do")
 
 
@@ -286,6 +287,10 @@ class Prediction(_ResponseModel):
     created: datetime
     started: datetime | None = None
     finished: datetime | None = None
+    headline: Headline | None = Field(
+        default_factory=lambda data: headline(data["decision"], data["withheld"]),
+        description="Headline of the answer, from the conformal set; null until it is known",
+    )
     summary: str = Field(default_factory=_summary, description="First line to show: the answer and whether to trust it")
 
     def members(self) -> dict[str, Any]:
@@ -354,6 +359,7 @@ class ModelVersionInfo(_ResponseModel):
     ready: bool = Field(description="A live worker has this version loaded")
     device: str | None = None
     synthetic: bool = Field(description="Trained on synthetic patients only")
+    default: bool = Field(default=False, description="A request that names no model gets this version")
     required_inputs: list[str]
     optional_inputs: list[str]
     required_clinical: list[str] = []

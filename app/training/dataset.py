@@ -21,6 +21,7 @@ from app.inference.clinical_encoder import PERFUSION, encode
 from app.inference.model_input import ModelInput
 from app.phantoms import biology, cohort
 from app.phantoms.biology import Preset
+from app.phantoms.scene import PLAIN, Appearance
 from app.registry.manifest import Clinical
 from app.sdk.clinical import ClinicalRecord, ImagingSigns
 from app.sdk.types import Channel, Flag, PerfusionSummary
@@ -78,26 +79,37 @@ def phantoms(
     grid: Grid,
     channels: Sequence[ChannelSpec],
     *,
+    appearance: Appearance = PLAIN,
     into: NDArray[np.float16] | None = None,
     drawn: bool = False,
     advance: Callable[[], None] = lambda: None,
 ) -> Dataset:
     """Synthetic cohort, drawn directly on the model grid.
 
-    ``into`` receives the images and may be a memory map. With ``drawn`` it already holds the images of an earlier call
-    with the same arguments.
+    ``appearance``: what varies between the patients besides biology. ``into`` receives the images and may be a memory
+    map. With ``drawn`` it already holds the images of an earlier call with the same arguments.
     """
     persons = biology.draw(patients, seed, preset)
     images = np.empty((patients, len(channels), *grid.shape), np.float16) if into is None else into
-    for row, image in enumerate(() if drawn else cohort.images(persons, seed, grid, channels)):
-        images[row] = image
-        advance()
+    presence = np.ones((patients, len(channels)), bool)
+    covered: list[tuple[float, float, float] | None] = [None] * patients
+    if not drawn:
+        for one in cohort.grouped_images(persons, seed, grid, channels, appearance=appearance):
+            images[one.row], presence[one.row], covered[one.row] = one.images, one.presence, one.covered_ml
+            advance()
+    elif appearance.scanners:
+        for row, patient_scene, _ in cohort.scenes(persons, seed, appearance):
+            presence[row] = cohort.presence(patient_scene, channels)
+            covered[row] = cohort.covered_ml(patient_scene)
     rngs = [np.random.default_rng([seed, 6, person.index]) for person in persons]
+    perfused: Bits = np.all(presence[:, [channel.name is Channel.TMAX for channel in channels]], axis=1)
+    records = [cohort.record(person, rng) for person, rng in zip(persons, rngs, strict=True)]
+    measured = [cohort.measured_perfusion(*parts) for parts in zip(persons, rngs, covered, strict=True)]
     return Dataset(
         images=images,
-        presence=np.ones((patients, len(channels)), bool),
-        records=[cohort.record(person, rng) for person, rng in zip(persons, rngs, strict=True)],
-        perfusion=[cohort.measured_perfusion(person, rng) for person, rng in zip(persons, rngs, strict=True)],
+        presence=presence,
+        records=records,
+        perfusion=[numbers if known else None for numbers, known in zip(measured, perfused, strict=True)],
         labels=np.array([person.refractory for person in persons], np.int64),
         groups=np.arange(patients),
         sites=np.full(patients, "phantom"),

@@ -70,10 +70,10 @@ SINGLE_RUN = (
 """What the calibration slope of one run can be; docs/benchmarks.md has the same numbers."""
 
 _LIMITS = (
-    "Not a medical device. Not for clinical decisions. A prediction gives the spread of the folds: the lowest and the "
-    "highest probability of the networks. It is not a confidence interval and has no level. It does not cover other "
-    "scanners, other patients or other definitions. A study unlike the training patients is flagged, but not every "
-    "difference is detected. Contributions explain this model, not the disease."
+    "Not a medical device. Not for clinical decisions. A prediction gives the spread of the networks: the lowest and "
+    "the highest probability of the networks. It is not a confidence interval and has no level. It does not cover "
+    "other scanners, other patients or other definitions. A study unlike the training patients is flagged, but not "
+    "every difference is detected. Contributions explain this model, not the disease."
 )
 
 

@@ -3,7 +3,8 @@
 Design notes:
 - A prepared study is cached in the cohort's folder (``inference/preprocess_cache.py``), so each study is prepared once
   and a killed run resumes.
-- A synthetic cohort can come prepared, with ``images.npy``, ``images.json`` and ``truth.csv`` in its folder.
+- A synthetic cohort can come prepared, with ``images.npy``, ``images.json``, ``truth.csv`` and perhaps ``presence.npy``
+  in its folder.
 - All studies are tried before the faults of those that cannot be prepared are raised together.
 """
 
@@ -100,8 +101,23 @@ def _ready(cohort: Cohort) -> Arrays | None:
     in_order = np.array_equal(order, np.arange(len(images)))
     # The perfusion numbers of a prepared cohort are in its clinical records.
     count = len(order)
-    presence = np.ones((count, images.shape[1]), bool)
+    presence = _presence(folder, len(images))[order]
     return images if in_order else images[order], presence, [None] * count, [None] * count
+
+
+def _presence(folder: Path, count: int) -> NDArray[np.bool_]:
+    """Presence (n, C) of the channels of ``images.npy``: that of ``presence.npy``, or all of them without this file."""
+    every = np.ones((count, len(defaults.CHANNELS)), bool)
+    path = folder / "presence.npy"
+    if not path.is_file():
+        return every
+    try:
+        presence = np.load(path)
+    except (ValueError, EOFError) as error:
+        raise CohortFault(["presence.npy is damaged: make the cohort again"]) from error
+    if presence.shape != every.shape or presence.dtype != bool:
+        raise CohortFault(["presence.npy does not fit images.npy: make the cohort again"])
+    return np.asarray(presence)
 
 
 def _prepare(cohort: Cohort, cache: Path, fill: Filler, progress: ProgressReporter) -> Arrays:

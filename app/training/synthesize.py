@@ -21,6 +21,7 @@ from app.inference import defaults
 from app.inference.preprocess_cache import layout
 from app.phantoms import biology, cohort
 from app.phantoms.biology import Patient, Preset
+from app.phantoms.scene import PLAIN, Appearance
 from app.training.dataset import LATENTS, phantoms, standard_latents
 from app.training.errors import CohortFault
 
@@ -33,12 +34,14 @@ def synthesize(
     seed: int,
     preset: Preset,
     *,
+    appearance: Appearance = PLAIN,
     full_size: bool = False,
     advance: Callable[[], None] = lambda: None,
 ) -> None:
     """Write a cohort into the new folder ``out``.
 
-    ``full_size`` writes NIfTI volumes instead of prepared images; ``advance`` is called after each phantom.
+    ``appearance``: what varies between the patients besides biology. ``full_size`` writes NIfTI volumes instead of
+    prepared images; ``advance`` is called after each phantom.
 
     Raises:
         CohortFault: The folder exists.
@@ -48,22 +51,53 @@ def synthesize(
     with atomic_directory(out) as draft:
         persons = biology.draw(patients, seed, preset)
         rows = [_row(person, seed) for person in persons]
-        if full_size:
-            for person, row in zip(persons, rows, strict=True):
-                cohort.write_patient(draft / row["patient"], seed, preset=preset, index=person.index)
-                row.update({name: f"{row['patient']}/{name}.nii.gz" for name in VOLUMES})
-                advance()
-        else:
-            shape = (patients, len(defaults.CHANNELS), *defaults.GRID.shape)
-            images = np.lib.format.open_memmap(draft / "images.npy", "w+", np.float16, shape)
-            dataset = phantoms(patients, seed, preset, defaults.GRID, defaults.CHANNELS, into=images, advance=advance)
-            images.flush()
-            (draft / "images.json").write_text(json.dumps(layout(), indent=1))
-            for number, (row, perfusion) in enumerate(zip(rows, dataset.perfusion, strict=True)):
-                known = perfusion.model_dump(exclude_none=True) if perfusion else {}
-                row.update({f"perfusion.{name}": round(value, 3) for name, value in known.items()}, prepared=number)
+        write = _full_size if full_size else _prepared
+        write(draft, persons, rows, seed, preset, appearance, advance)
         pd.DataFrame(rows).to_csv(draft / "cohort.csv", index=False)
         _truth(persons, rows).to_csv(draft / "truth.csv", index=False)
+
+
+def _full_size(
+    folder: Path,
+    persons: list[Patient],
+    rows: list[dict[str, Any]],
+    seed: int,
+    preset: Preset,
+    appearance: Appearance,
+    advance: Callable[[], None],
+) -> None:
+    """Write the volumes of each patient, and add their paths to the rows."""
+    # Patients of one anatomical variant follow each other, because a head is slow to build.
+    for number, _, _ in cohort.scenes(persons, seed, appearance):
+        person, row = persons[number], rows[number]
+        paths = cohort.write_patient(
+            folder / row["patient"], seed, preset=preset, index=person.index, appearance=appearance
+        )
+        row.update({name: f"{row['patient']}/{name}.nii.gz" for name in VOLUMES if name in paths})
+        advance()
+
+
+def _prepared(
+    folder: Path,
+    persons: list[Patient],
+    rows: list[dict[str, Any]],
+    seed: int,
+    preset: Preset,
+    appearance: Appearance,
+    advance: Callable[[], None],
+) -> None:
+    """Write images on the model grid, and add their place and the perfusion numbers to the rows."""
+    shape = (len(persons), len(defaults.CHANNELS), *defaults.GRID.shape)
+    images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.float16, shape)
+    grid, channels = defaults.GRID, defaults.CHANNELS
+    dataset = phantoms(len(persons), seed, preset, grid, channels, appearance=appearance, into=images, advance=advance)
+    images.flush()
+    if not dataset.presence.all():
+        np.save(folder / "presence.npy", dataset.presence)
+    (folder / "images.json").write_text(json.dumps(layout(), indent=1))
+    for number, (row, perfusion) in enumerate(zip(rows, dataset.perfusion, strict=True)):
+        known = perfusion.model_dump(exclude_none=True) if perfusion else {}
+        row.update({f"perfusion.{name}": round(value, 3) for name, value in known.items()}, prepared=number)
 
 
 def _row(person: Patient, seed: int) -> dict[str, Any]:

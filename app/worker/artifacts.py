@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.core.concurrency import submit
-from app.core.display_names import format_quantity, label
+from app.core.display_names import channel_label, format_quantity, label
+from app.core.explanation_text import OUTSIDE, points_text
 from app.imaging.io import nifti
 from app.imaging.io.nifti import Volume
 from app.imaging.model_grid import ChannelSpec, Grid
@@ -82,7 +83,7 @@ def files(
         if f"aligned-attribution-{spec.name}" in maps:
             shown = _image(spec, values, model_input, manifest.grid, read)
             images.append(_image_file(spec.name, shown))
-            caption = f"{spec.name.upper()}: where it raised and lowered the probability"
+            caption = f"{channel_label(spec.name)}: where it raised and lowered the probability"
             drawn[f"overlay-{spec.name}"] = (caption, _overlay(spec, shown, maps, prediction, manifest.grid))
     yield from packed.result()
     yield from images
@@ -91,8 +92,8 @@ def files(
         yield _map_file("vessels", nifti.pack(mask.computed.data, mask.computed.affine))
     if prediction.perfusion is not None:
         drawn["perfusion"] = ("Perfusion volumes", figures.perfusion(prediction.perfusion))
-    if positions := list(_cohort_positions(model_input, manifest)):
-        drawn["position"] = ("This patient among training patients", figures.position(positions))
+    positions = list(_cohort_positions(model_input, manifest))
+    drawn["position"] = ("This patient among training patients", figures.position(positions))
     for name, (_, drawing) in drawn.items():
         yield ArtifactFile(f"figures/{name}.svg", drawing.svg(), SVG)
         yield ArtifactFile(f"figures/{name}.png", drawing.png(), PNG)
@@ -148,10 +149,11 @@ def _overlay(
     voxel, _ = figures.peak(attribution)
     region = atlas.NAMES[atlas.labels(grid.shape, grid.affine)[voxel]]
     share = next(each.contribution for each in prediction.attribution.imaging if each.modality == spec.name)
-    place = "outside the brain" if region == "other" else f"in the {region}"
-    title = f"{spec.name.upper()} adds {share:+.2f}; the peak is {place}"
+    place = "outside the brain" if region == OUTSIDE else f"in the {region}"
+    total = prediction.attribution.total
+    title = f"{channel_label(spec.name)} adds {share:+.2f} log-odds ({points_text(total, share)}); the peak is {place}"
     regions = [each for each in prediction.attribution.regions if each.modality == spec.name]
-    return figures.overlay(image, spec.window, attribution, title, regions)
+    return figures.overlay(image, spec.window, attribution, title, regions, total)
 
 
 def _cohort_positions(model_input: ModelInput, manifest: Manifest) -> Iterator[CohortPosition]:

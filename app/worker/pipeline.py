@@ -38,7 +38,7 @@ from app.inference.ensemble_predictor import EXACT_METHOD
 from app.inference.model_cache import ModelCache, out_of_memory
 from app.registry.model_store import StoredVersion
 from app.sdk.errors import DatabaseUnavailable, InternalError, RlvoError, StorageFull, StorageUnavailable
-from app.sdk.summary import warning_codes
+from app.sdk.summary import SYNTHETIC_NOTICE, SYNTHETIC_TRAINING, warning_codes
 from app.sdk.types import (
     Attribution,
     Decision,
@@ -79,7 +79,7 @@ def predict(context: PredictionContext) -> bytes:
     """Computes the calibrated probability and everything that belongs to the answer, as JSON."""
     model_input = context.model_input()
     answer = context.version().predict(model_input)
-    flags = [*model_input.flags, *answer.flags]
+    flags = [*model_input.flags, *answer.flags, *_origin(context)]
     withheld = [] if context.study.accept_warnings else warning_codes(flags)
     return _json_bytes(
         {
@@ -289,6 +289,12 @@ class _FileGone(Exception):
 def failure_record(error: RlvoError) -> FailureRecord:
     """Record of an error that ends a prediction."""
     return {"code": error.code, "title": error.title, "detail": error.detail}
+
+
+def _origin(context: PredictionContext) -> list[Flag]:
+    """Flag of a version that was trained on synthetic patients only; every answer of the version carries it."""
+    synthetic = context.version().manifest.training.synthetic
+    return [Flag(code=SYNTHETIC_TRAINING, detail=SYNTHETIC_NOTICE.rstrip("."))] if synthetic else []
 
 
 def _prediction(study: JobStudy, answer: dict[str, Any], attribution: Attribution) -> Prediction:

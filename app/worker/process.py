@@ -156,6 +156,7 @@ class Worker:
         """Loads the kernels of app/imaging in a thread; the first time after an installation, they are compiled."""
 
         def load() -> None:
+            log.info("loads the imaging kernels; the first start after an installation compiles them, in half a minute")
             try:
                 align.warm_up()
             except Exception as error:  # noqa: BLE001 - the first preparation tries again and reports its error

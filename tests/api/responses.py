@@ -31,6 +31,7 @@ def prediction(**changes: object) -> Prediction:
         "subject": "S-1",
         "probability": 0.377,
         "interval": FoldSpread(low=0.2, high=0.5),
+        "folds": [0.2, 0.5],
         "decision": Decision(refractory=True, threshold=0.22, rule="max F1"),
         "flags": [Flag(code="missing-modality", detail="tmax not given")],
         "inputs": {Input.CTA: InputSummary(sha256="1" * 64, bytes=9, shape=[2, 2, 2], spacing_mm=[1, 1, 1])},

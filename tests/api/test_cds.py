@@ -32,11 +32,14 @@ ATTRIBUTION = Attribution(
     ],
     imaging=[ModalityContribution(modality=Channel.CTA, contribution=0.62)],
 )
+SYNTHETIC = [Flag(code="synthetic-training", detail="")]
 LONG = {
     "probability": 1.0,
     "interval": CalibratedInterval(level=0.9, coverage=1.0, low=1.0, high=1.0),
     "decision": Decision(refractory=True, threshold=1.0, rule="the longest rule"),
 }
+
+CHANGES = [{}, {"interval": None}, {"decision": None}, {"flags": []}, LONG, LONG | {"flags": SYNTHETIC}]
 
 
 def assert_conforms(card: dict[str, Any]) -> None:
@@ -51,7 +54,7 @@ def assert_conforms(card: dict[str, Any]) -> None:
         assert re.match(r"https?://", link["url"])
 
 
-@pytest.mark.parametrize("changes", [{}, {"interval": None}, {"decision": None}, {"flags": []}, LONG])
+@pytest.mark.parametrize("changes", CHANGES)
 @pytest.mark.parametrize("public_url", ["", "https://rlvo.clinic.example/"])
 def test_card_conforms_to_the_specification(changes: dict[str, object], public_url: str) -> None:
     answer = cards(prediction(attribution=ATTRIBUTION, **changes), public_url)
@@ -66,11 +69,15 @@ def test_card_states_probability_contributions_and_flags() -> None:
     flags = [Flag(code="missing-modality", detail="tmax not given; imputed")]
     (card,) = cards(prediction(attribution=ATTRIBUTION, flags=flags), "https://rlvo.clinic.example")["cards"]
     assert card["summary"].startswith(
-        "Refractory occlusion: 38 % (spread of the folds 20 % to 50 %), above the threshold of 22 %"
+        "Refractory. Refractory occlusion: 38 % (spread of the two networks 20 % to 50 %), above the threshold of 22 %."
     )
     assert card["indicator"] == "warning"
     strongest = [line for line in card["detail"].splitlines() if re.search(r": [+-]\d", line)]
-    assert strongest == ["- CTA: +0.62", "- atrial fibrillation (imputed): -0.41", "- NIHSS: +0.11"]
+    assert strongest == [
+        "- CTA: +0.62 log-odds, +15.2 points",
+        "- values not given (1): -0.41 log-odds, -10.0 points",
+        "- NIHSS: +0.11 log-odds, +2.7 points",
+    ]
     assert "- Info: tmax not given; imputed. What to do: Send the image if there is one." in card["detail"]
     assert card["links"][0]["url"].startswith("https://rlvo.clinic.example/v1/predictions/")
 

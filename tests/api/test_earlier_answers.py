@@ -41,7 +41,7 @@ async def test_stored_interval_with_a_level_is_exported_without_it(service: Runn
     prediction_id = await stored_by_an_earlier_release(service)
     bundle = (await service.http.get(f"/v1/predictions/{prediction_id}/fhir")).json()
     rationale = bundle["entry"][0]["resource"]["prediction"][0]["rationale"]
-    assert "Spread of the folds 31.0 to 35.0 percent." in rationale
+    assert "Spread of the three networks 31.0 to 35.0 percent." in rationale
     card = (await service.http.get(f"/v1/predictions/{prediction_id}/cds-hooks")).json()["cards"][0]
-    assert "spread of the folds 31 % to 35 %" in card["summary"]
+    assert "spread of the three networks 31 % to 35 %" in card["summary"]
     assert "interval" not in rationale + card["summary"]

@@ -33,6 +33,7 @@ async def test_models_are_listed_with_their_inputs(service: RunningService) -> N
     assert (model.name, model.aliases) == ("tiny", {"champion": "1.0.0"})
     (version,) = model.versions
     assert (version.required_inputs, version.optional_inputs) == (["cta"], ["ncct"])
+    assert version.default
     assert (version.aliases, version.synthetic, version.ready, version.device) == (["champion"], True, False, None)
     assert (await service.http.get("/v1/models/tiny")).json() == model.model_dump(mode="json")
     service.worker.heartbeat("tiny@1.0.0")

@@ -42,7 +42,7 @@ async def test_withheld_decision_is_null_and_names_its_warnings(service: Running
         assert job_state.succeed(session, study, stored)
     answer = (await service.http.get(f"/v1/predictions/{prediction_id}")).json()
     assert (answer["decision"], answer["withheld"]) == (None, WITHHELD)
-    assert answer["summary"] == "Decision withheld: alignment-poor, tmax-doubtful."
+    assert answer["summary"] == "Decision withheld: alignment poor, Tmax doubtful."
     assert answer["probability"] == result().probability
     assert answer["attribution"]["clinical"]
     assert [flag["severity"] for flag in answer["flags"]] == ["info", "warning", "warning"]
@@ -92,19 +92,19 @@ async def test_accepted_warnings_are_part_of_the_fingerprint(service: RunningSer
 
 def test_fhir_notes_start_with_the_withheld_decision() -> None:
     assessment = fhir.bundle(prediction(**CHANGES))["entry"][0]["resource"]
-    assert assessment["prediction"][0]["rationale"].startswith("Decision withheld: alignment-poor, tmax-doubtful.")
+    assert assessment["prediction"][0]["rationale"].startswith("Decision withheld: alignment poor, Tmax doubtful.")
     notes = [note["text"] for note in assessment["note"]]
-    assert notes[0] == "Decision withheld: alignment-poor, tmax-doubtful."
+    assert notes[0] == "Decision withheld: alignment poor, Tmax doubtful."
     assert [note.partition(":")[0] for note in notes[1:4]] == ["Warning", "Warning", "Info"]
     assert "What to do: Look at the aligned volumes." in notes[1]
 
 
 def test_card_starts_with_the_withheld_decision_and_says_what_to_do() -> None:
     (card,) = cds.cards(prediction(**CHANGES), "")["cards"]
-    assert card["summary"] == ("Decision withheld: alignment-poor, tmax-doubtful. Probability 38 %. Research use only.")
+    assert card["summary"] == ("Decision withheld: alignment poor, Tmax doubtful. Probability 38 %. Research use only.")
     assert card["indicator"] == "warning"
     lines = [line for line in card["detail"].splitlines() if line]
-    assert lines[0] == "**Decision withheld: alignment-poor, tmax-doubtful.**"
+    assert lines[0] == "**Decision withheld: alignment poor, Tmax doubtful.**"
     assert lines[1].startswith("- **Warning:** cta: the alignment to MNI space is poor. What to do: Look at")
     assert "threshold" not in card["summary"] + card["detail"]
 

@@ -21,7 +21,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from app.sdk import Prediction
+from app.core import display_names, explanation_text
+from app.sdk import SYNTHETIC_NOTICE, Prediction
 
 from .service_process import RunningService
 
@@ -112,8 +113,9 @@ def test_overlay_is_drawn_where_the_map_has_high_values(
 
     def on_screen(i: int, j: int) -> tuple[int, int]:
         # The plane shows the field of view of the image: the 2 mm grid from -91 to 91 and -127 to 91 mm.
+        # The patient's right is on the left (radiological view).
         x, y, _, _ = image.affine @ (i, j, peak[2], 1)
-        return axial.pixel((x + 91) / 182, (y + 127) / 218)
+        return axial.pixel((91 - x) / 182, (y + 127) / 218)
 
     peak_pixel, share = on_screen(*peak[:2]), np.abs(values) / np.abs(values[peak])
     move_slider(browser, "threshold", 0.3)
@@ -166,9 +168,16 @@ def test_page_shows_the_recorded_result(service: RunningService, browser: Chrome
     assert visible(browser, "#result .probability").text == f"{100 * prediction.probability:.0f} %"
     assert "Research use only" in visible(browser, ".banner").text
     for flag in prediction.flags:
-        assert flag.detail in visible(browser, "#flags").text
+        place = "#result" if flag.code == "synthetic-training" else "#flags"
+        assert display_names.flag_text(flag).partition(". ")[0] in visible(browser, place).text
     bars = browser.find_elements(By.CSS_SELECTOR, "#reasons svg rect")
-    assert len(bars) == len(prediction.attribution.clinical) + len(prediction.attribution.imaging)
+    assert len(bars) == len(explanation_text.grouped(explanation_text.contributions(prediction.attribution)))
+    assert visible(browser, "#reasons p").text.startswith(explanation_text.outside_text(prediction.attribution))
+    assert prediction.headline is not None
+    assert visible(browser, "#result .decision").text.startswith(prediction.headline.text)
+    assert SYNTHETIC_NOTICE in visible(browser, "#result .origin").text
+    assert "spread of the two networks" in visible(browser, "#result").text.lower()
+    assert "chosen for tests" in visible(browser, "#result").text
     assert len(browser.find_elements(By.CSS_SELECTOR, "#regions tbody tr")) == 10
     drawn = visible(browser, "#position img")
     WebDriverWait(browser, 60).until(lambda page: page.execute_script("return arguments[0].naturalWidth", drawn) > 100)
@@ -176,6 +185,28 @@ def test_page_shows_the_recorded_result(service: RunningService, browser: Chrome
     assert "A tiny version for tests" in visible(browser, "#card h3").text
     failed = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert all(f"{prediction.id}/outcome" in message for message in failed), failed  # 404: no outcome yet
+
+
+@pytest.mark.parametrize(
+    ("explain", "reasons"), [(True, "Of the image contributions"), (False, "without an explanation")]
+)
+def test_page_of_a_cta_alone_has_no_empty_panel_and_no_missing_file(
+    service: RunningService, browser: Chrome, study: dict[str, Any], explain: bool, reasons: str
+) -> None:
+    with service.client() as client:
+        sent = client.predict(cta=study["cta"], explain=explain)
+    browser.get(f"{service.url}/predictions/{sent.id}")
+    visible(browser, "body[data-shown=succeeded]")
+    assert reasons in visible(browser, "#reasons").text
+    assert "no perfusion data" in visible(browser, "#perfusion").text
+    if explain:
+        assert "No number of the record is known" in visible(browser, "#position").text
+        assert "values not given" in visible(browser, "#reasons").text
+    for panel in browser.find_elements(By.CSS_SELECTOR, "section.panel"):
+        title = panel.find_element(By.TAG_NAME, "h2")
+        assert not panel.is_displayed() or panel.text.removeprefix(title.text).strip(), title.text
+    failed = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    assert all(f"{sent.id}/outcome" in message for message in failed), failed  # 404: no outcome yet
 
 
 def test_report_prints_with_all_figures(service: RunningService, browser: Chrome, prediction: Prediction) -> None:
@@ -244,7 +275,7 @@ def test_list_shows_other_studies_without_a_reload(
     with service.client() as client:
         sent = client.submit(**study, subject="elsewhere-1")
         done = client.wait(sent.id)
-    row = f"//tr[td[text()='elsewhere-1']][td[text()='{100 * (done.probability or 0):.0f} %']]"
+    row = f"//tr[td[text()='elsewhere-1']][td[text()='{100 * (done.probability or 0):.0f}\u00a0%']]"
     WebDriverWait(browser, 60).until(lambda page: page.find_elements(By.XPATH, row))
     assert browser.execute_script("return window.states").pop() == "succeeded"
 
@@ -305,7 +336,7 @@ def test_page_works_with_the_keyboard_alone(service: RunningService, browser: Ch
     canvas = tab_to(lambda element: element.get_attribute("id") == "canvas")
     position = "return Array.from(document.getElementById('canvas').viewer.scene.crosshairPos)"
     start = np.asarray(browser.execute_script(position))
-    for key, axis, sign in ((Keys.ARROW_RIGHT, 0, 1), (Keys.ARROW_UP, 1, 1), (Keys.PAGE_DOWN, 2, -1)):
+    for key, axis, sign in ((Keys.ARROW_LEFT, 0, 1), (Keys.ARROW_UP, 1, 1), (Keys.PAGE_DOWN, 2, -1)):
         canvas.send_keys(key)
         moved = np.asarray(browser.execute_script(position)) - start
         assert sign * moved[axis] > 0

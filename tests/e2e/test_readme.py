@@ -51,7 +51,7 @@ def test_python_example_runs(service: RunningService, folder: Path) -> None:
         timeout=TIMEOUT_S,
     )
     assert run.returncode == 0, run.stderr
-    assert re.match(r"\d+\.\d%, refractory: (True|False)\n", run.stdout)
+    assert re.match(r"\d+\.\d%: (refractory|not-refractory|undetermined)\n", run.stdout)
     assert "attribution-cta.nii.gz" in run.stdout
     assert (folder / "attribution-cta.nii.gz").is_file()
 

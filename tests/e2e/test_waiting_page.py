@@ -1,17 +1,19 @@
-"""The page of a study that waits for the storage says so, and why."""
+"""Pages of predictions without a result: each names its state, and none has an empty panel or a missing file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
+from sqlalchemy.orm import Session
 
-from app.database import job_state
+from app.database import job_state, predictions
+from app.database.job_state import JobStudy
+from app.sdk.types import Failure
 from tests.api.server import Server, started
 from tests.factory import tiny_version
 from tests.study import volume_bytes
@@ -19,31 +21,80 @@ from tests.study import volume_bytes
 pytestmark = pytest.mark.xdist_group("e2e")
 
 
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Server]:
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A service without a worker; the fixture `browser` checks that the pages call no other one."""
-    tiny_version(tmp_path / "models")
-    (tmp_path / "data").mkdir()
-    with started(tmp_path / "data", tmp_path / "models") as server:
+    folder = tmp_path_factory.mktemp("waiting")
+    tiny_version(folder / "models")
+    (folder / "data").mkdir()
+    with started(folder / "data", folder / "models") as server:
         yield server
 
 
-def test_page_says_that_a_study_waits_and_why(service: Server, browser: Chrome) -> None:
+def submitted(service: Server) -> str:
     sent = httpx.post(
         f"{service.url}/v1/predictions",
         files={"cta": ("cta.nii.gz", volume_bytes())},
         headers={"Prefer": "respond-async"},
     )
-    prediction_id = sent.json()["id"]
+    return str(sent.json()["id"])
+
+
+def start(session: Session, prediction_id: str) -> JobStudy:
+    study = job_state.start(session, prediction_id)  # as a worker does
+    assert study
+    return study
+
+
+def fail(session: Session, prediction_id: str) -> None:
+    failure = Failure(code="modality-implausible", title="The volume does not match its field", detail="no head in it")
+    assert job_state.fail(session, start(session, prediction_id), failure)
+
+
+def wait(session: Session, prediction_id: str) -> None:
+    study = start(session, prediction_id)
+    assert job_state.wait(session, study, "The storage is full; the operator can free disk space", step=1)
+
+
+STATES: dict[str, tuple[Callable[[Session, str], object], str]] = {
+    "queued": (lambda session, prediction_id: None, "Waiting for a worker"),
+    "running": (start, "Running:"),
+    "waiting for storage": (wait, "The storage is full; the operator can free disk space. Waiting since"),
+    "failed": (fail, "Failed: The volume does not match its field. no head in it"),
+    "cancelled": (lambda session, each: predictions.cancel(session, each, None), "This prediction has no result."),
+    "erased": (lambda session, each: predictions.erase(session, each, None), "Erased prediction"),
+}
+"""By the name of the state: what makes it, and what its page says."""
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_page_names_the_state_and_the_reason(service: Server, browser: Chrome, state: str) -> None:
+    make, text = STATES[state]
+    prediction_id = submitted(service)
     database = service.database()
-    with database.session() as session:  # as a worker does
-        study = job_state.start(session, prediction_id)
-        assert study
-        assert job_state.wait(session, study, "The storage is full; the operator can free disk space", step=1)
+    with database.session() as session:
+        make(session, prediction_id)
     database.close()
     browser.get(f"{service.url}/predictions/{prediction_id}")
-    WebDriverWait(browser, 60).until(lambda page: page.find_element(By.ID, "state").text == "waiting-for-storage")
-    assert "The storage is full; the operator can free disk space. Waiting since" in browser.page_source
-    browser.get(service.url)
-    WebDriverWait(browser, 60).until(lambda page: "waiting-for-storage" in page.find_element(By.ID, "recent").text)
+    WebDriverWait(browser, 60).until(lambda page: text in page.find_element(By.TAG_NAME, "body").text)
+    body = browser.find_element(By.TAG_NAME, "body").text
+    assert "Loading" not in body
+    if state != "erased":
+        assert browser.find_element(By.ID, "state").text == state
+    assert not browser.find_element(By.ID, "answer").is_displayed()
+    assert browser.find_element(By.ID, "running").is_displayed() == (
+        state in ("queued", "running", "waiting for storage")
+    )
+    failed = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    assert len(failed) == (1 if state == "erased" else 0), failed  # 410: erased
+    if state in ("failed", "waiting for storage"):
+        browser.get(service.url)
+        listed = "The volume does not match its field" if state == "failed" else state
+        WebDriverWait(browser, 60).until(lambda page: listed in page.find_element(By.ID, "recent").text)
     browser.get("about:blank")  # the page asks its service again and again, also during the next test
+
+
+def test_page_of_an_unknown_prediction_says_so(service: Server, browser: Chrome) -> None:
+    browser.get(f"{service.url}/predictions/0192f0c4-0000-7000-8000-000000000001")
+    WebDriverWait(browser, 60).until(lambda page: page.find_element(By.ID, "title").text == "No prediction to show")
+    assert browser.find_element(By.CSS_SELECTOR, "#problem .problem").is_displayed()

@@ -111,7 +111,7 @@ def test_missing_channels_are_zero_and_flagged(drawn: heads.Angiogram) -> None:
     assert not found.image[1:].any()
     assert found.perfusion is None
     missing = [flag.detail.split(":")[0] for flag in found.flags if flag.code == "missing-modality"]
-    assert missing == ["cta", "vessels", "tmax", "rcbf"]
+    assert missing == ["CTA", "vessel mask", "Tmax", "relative CBF"]
 
 
 def test_the_model_chooses_its_channels(study: dict[Input, Volume]) -> None:

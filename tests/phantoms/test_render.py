@@ -108,3 +108,14 @@ def test_first_offset_is_exact_and_others_are_near(drawn: scene.Scene) -> None:
 def test_same_scene_gives_the_same_image(drawn: scene.Scene, fast: np.ndarray) -> None:
     again = render.normalise(render.Renderer(GRID).render(drawn), CHANNELS)
     assert np.array_equal(again, fast)
+
+
+# Weighted sums of the channels of one patient, as the release without variants rendered them.
+WEIGHTED = {"ncct": 87607.4888, "cta": 87051.1034, "vessels": -1.5014, "tmax": 974.9569, "rcbf": 87.8066}
+
+
+def test_template_is_rendered_as_before_variants_existed(drawn: scene.Scene) -> None:
+    image = render.renderer(GRID).render(drawn)
+    weights = np.random.default_rng(1).standard_normal(GRID.shape)
+    found = {channel.value: float((image[channel] * weights).sum()) for channel in image}
+    assert found == pytest.approx(WEIGHTED, rel=1e-4)

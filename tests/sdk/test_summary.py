@@ -1,4 +1,4 @@
-"""First line of an answer: verdict, withheld decision, and studies that the model was not made for."""
+"""First line of an answer: headline, withheld decision, and studies that the model was not made for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from app.sdk import FLAGS, Flag, Prediction, Severity, summary
+from app.sdk import FLAGS, SYNTHETIC_NOTICE, Flag, Headline, Prediction, Severity, summary
+from app.sdk.flag_names import _NAMES, name_of
 from app.sdk.flags import severity_of
 from app.sdk.summary import out_of_depth
 
@@ -44,25 +45,76 @@ def test_answer_without_warnings_starts_with_its_decision(refractory: bool, line
     assert prediction.withheld == []
 
 
+BOTH = ["refractory", "not-refractory"]
+
+
+@pytest.mark.parametrize(
+    ("refractory", "conformal", "headline", "start"),
+    [
+        (
+            True,
+            BOTH,
+            Headline.UNDETERMINED,
+            "Undetermined: neither class can be excluded. The probability of 38 % is above",
+        ),
+        (
+            False,
+            BOTH,
+            Headline.UNDETERMINED,
+            "Undetermined: neither class can be excluded. The probability of 38 % is below",
+        ),
+        (
+            True,
+            [],
+            Headline.UNDETERMINED,
+            "Undetermined: the probability lies between the two cut-offs. The probability",
+        ),
+        (True, ["refractory"], Headline.REFRACTORY, "Refractory: the other class is excluded. The probability of 38 %"),
+        (False, ["not-refractory"], Headline.NOT_REFRACTORY, "Not refractory: the other class is excluded. The"),
+        (True, ["not-refractory"], Headline.NOT_REFRACTORY, "Not refractory: the other class is excluded. The"),
+        (False, None, Headline.NOT_REFRACTORY, "Not refractory: the probability of 38 % is below the threshold"),
+    ],
+)
+def test_headline_follows_the_conformal_set(
+    refractory: bool, conformal: list[str] | None, headline: Headline, start: str
+) -> None:
+    prediction = answer(decision=DECISION | {"refractory": refractory, "conformal": conformal})
+    assert prediction.headline is headline
+    assert prediction.summary.startswith(start)
+
+
+def test_first_line_says_that_the_training_patients_were_synthetic() -> None:
+    assert SYNTHETIC_NOTICE in answer("synthetic-training").summary
+    assert SYNTHETIC_NOTICE in answer("alignment-poor", "synthetic-training", decision=None, withheld=["x"]).summary
+    assert SYNTHETIC_NOTICE not in answer("imputed").summary
+
+
+def test_every_code_has_a_name_without_hyphens() -> None:
+    assert set(_NAMES) <= set(FLAGS)
+    assert not [code for code in FLAGS if "-" in name_of(code)]
+    assert name_of("hu-doubtful") == "HU doubtful"
+    assert Flag(code="missing-modality", detail="").name == "image missing"
+
+
 def test_withheld_decision_is_the_first_statement() -> None:
     withheld = ["alignment-poor", "tmax-doubtful"]
     prediction = answer("imputed", *withheld, decision=None, withheld=withheld)
-    assert prediction.summary == "Decision withheld: alignment-poor, tmax-doubtful."
+    assert prediction.summary == "Decision withheld: alignment poor, Tmax doubtful."
     assert [flag.code for flag in prediction.warnings] == withheld
 
 
 def test_accepted_warnings_are_named_after_the_decision() -> None:
     prediction = answer("tmax-doubtful", accept_warnings=True)
     assert prediction.summary.startswith("Refractory: ")
-    assert prediction.summary.endswith("There are warnings: tmax-doubtful.")
+    assert prediction.summary.endswith("There are warnings: Tmax doubtful.")
 
 
 def test_two_signs_together_say_that_the_model_was_not_made_for_the_study() -> None:
     codes = ["missing-modality", "alignment-poor", "out-of-distribution"]
     prediction = answer(*codes, decision=None, withheld=codes[1:], inputs={})
     assert prediction.summary == (
-        "Decision withheld: alignment-poor, out-of-distribution. The model was not made for this study: no CTA, "
-        "alignment doubtful, unlike the training patients."
+        "Decision withheld: alignment poor, unlike the training patients. The model was not made for this study: "
+        "no CTA, alignment doubtful, unlike the training patients."
     )
 
 
@@ -105,7 +157,7 @@ def test_answer_of_an_earlier_release_keeps_its_decision_and_names_its_warnings(
     prediction = Prediction.model_validate(stored)
     assert prediction.decision
     assert prediction.withheld == []
-    assert prediction.summary.endswith("There are warnings: alignment-poor.")
+    assert prediction.summary.endswith("There are warnings: alignment poor.")
 
 
 def test_flag_says_what_to_do() -> None:

@@ -23,6 +23,7 @@ from app.inference.model_input import ModelInput
 from app.inference.model_version import ModelVersion
 from app.network.ensemble import Ensemble
 from app.sdk.errors import InvalidVolume
+from app.sdk.summary import is_synthetic
 from app.sdk.types import Channel, Flag, FoldSpread, Input, Prediction, Stage, Status
 from app.storage.local import Storage
 from app.worker import pipeline
@@ -166,6 +167,18 @@ def test_interval_that_an_earlier_release_computed_is_recorded_as_the_spread_of_
     assert find(database, context.study.id).interval == interval
 
 
+def test_every_answer_of_a_version_says_whether_its_training_patients_were_synthetic(
+    steps: PredictionPipeline, started: JobStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = steps.begin(started)
+    version = context.version()
+    run_all(steps, context)
+    assert is_synthetic(Flag.model_validate(flag) for flag in context.answer()["flags"])
+    training = version.manifest.training.model_copy(update={"synthetic": False})
+    monkeypatch.setattr(version, "manifest", version.manifest.model_copy(update={"training": training}))
+    assert pipeline._origin(context) == []
+
+
 DOUBTFUL = (Flag(code="imputed", detail="age: not given"), Flag(code="alignment-poor", detail="cta: it is poor"))
 
 
@@ -191,7 +204,7 @@ def test_warnings_withhold_the_decision_unless_they_are_accepted(
     with database.reading() as session:
         digest, _ = predictions.artifact(session, started.id, None, "report.html")
     report = context.storage.read(digest).decode()
-    assert ("Decision withheld: alignment-poor." in report) is bool(withheld)
+    assert ("Decision withheld: alignment poor." in report) is bool(withheld)
     assert steps.replay(started).probability == prediction.probability
 
 

@@ -17,7 +17,7 @@ from app.database.workers import WorkerRecord
 from app.registry.manifest import Manifest
 from app.registry.model_store import StoredVersion
 from app.sdk.clinical import SECOND_UNITS, ClinicalRecord
-from app.sdk.errors import ModelNotFound, NotFound
+from app.sdk.errors import ModelNotFound, NotFound, RlvoError
 from app.sdk.types import Channel, Input, ModelInfo, ModelVersionInfo
 
 router = APIRouter(prefix="/v1", tags=["models"], dependencies=[Depends(strict_query)])
@@ -108,7 +108,15 @@ async def describe(services: Services, name: str, version: str) -> ModelVersionI
     live = await services.read(_live, services)
     entry = await services.run_in_thread(_entry, services, name, version)
     aliases = await services.run_in_thread(services.registry.aliases, name)
-    return _version(entry, aliases, live)
+    return _version(entry, aliases, live, _default(services))
+
+
+def _default(services: Services) -> str:
+    """Digest of the version of a request that names no model; empty if there is none."""
+    try:
+        return services.registry.resolve(services.settings.default_model).digest
+    except RlvoError:
+        return ""
 
 
 def _live(session: Session, services: Services) -> list[WorkerRecord]:
@@ -121,11 +129,12 @@ def _entry(services: Services, name: str, version: str) -> StoredVersion:
 
 def _model(services: Services, name: str, live: list[WorkerRecord]) -> ModelInfo:
     aliases = services.registry.aliases(name)
-    versions = [_version(entry, aliases, live) for entry in services.registry.versions(name)]
+    default = _default(services)
+    versions = [_version(entry, aliases, live, default) for entry in services.registry.versions(name)]
     return ModelInfo(name=name, versions=versions, aliases=aliases)
 
 
-def _version(entry: StoredVersion, aliases: dict[str, str], live: list[WorkerRecord]) -> ModelVersionInfo:
+def _version(entry: StoredVersion, aliases: dict[str, str], live: list[WorkerRecord], default: str) -> ModelVersionInfo:
     manifest = entry.manifest
     loaded = [worker for worker in live if f"{entry.name}@{entry.version}" in worker.models]
     required = manifest.required_inputs
@@ -138,6 +147,7 @@ def _version(entry: StoredVersion, aliases: dict[str, str], live: list[WorkerRec
         ready=bool(loaded),
         device=loaded[0].device if loaded else None,
         synthetic=manifest.training.synthetic,
+        default=entry.digest == default,
         required_inputs=[name.value for name in required],
         optional_inputs=[name.value for name in Input if name in readable and name not in required],
         required_clinical=[variable.name for variable in manifest.clinical.variables if variable.required],

@@ -1,47 +1,43 @@
-// The result: warnings first, then probability, spread of the folds, decision and notes.
+// The result: warnings first, then headline, probability, origin of the model, spread of the networks and notes.
 
-import { byId, el, icon, percent } from "./dom.js";
+import { byId, el, icon, words } from "./dom.js";
+import { headlines, intervalName, isSynthetic, percent, ruleText, setText, syntheticNotice } from "./explanation.js";
+import { t } from "./texts.js";
 
-const classes = { "refractory": "refractory", "not-refractory": "not refractory" };
-
-/** Drawing of probability, spread of the folds and threshold on one axis from 0 to 1. */
-function scale({ probability, interval, decision }) {
+/** Drawing of probability, spread of the networks and threshold on one axis from 0 to 1. */
+function scale({ probability, interval, decision, folds }) {
   const x = (value) => 20 + 560 * value;
   const text = (value, y, content, anchor = "middle") =>
     el("svg:text", { x: x(value), y, "text-anchor": anchor, "font-size": 12, fill: "#5b6b7b" }, content);
   const spread = interval && el("svg:line", { x1: x(interval.low), x2: x(interval.high), y1: 30, y2: 30,
-    stroke: "#9bb8cc", "stroke-width": 12 });
+    stroke: "#9bb8cc", "stroke-width": 12 }, el("svg:title", {}, intervalName(interval, folds)));
   const limit = decision && [
     el("svg:line", { x1: x(decision.threshold), x2: x(decision.threshold), y1: 16, y2: 44, stroke: "#1b2733",
       "stroke-width": 1.5, "stroke-dasharray": "3 3" }),
-    text(decision.threshold, 11, "threshold")];
-  const colour = decision ? (decision.refractory ? "#d55e00" : "#0072b2") : "#5b6b7b";
-  return el("svg:svg", { viewBox: "0 0 600 64", class: "scale", role: "img",
-    "aria-label": `Probability ${percent(probability)}${decision ? `, threshold ${percent(decision.threshold)}` : ""}` },
-  el("svg:line", { x1: x(0), x2: x(1), y1: 30, y2: 30, stroke: "#d5dde5", "stroke-width": 6, "stroke-linecap": "round" }),
-  spread,
-  ...(limit || []),
-  el("svg:circle", { cx: x(probability), cy: 30, r: 8, fill: colour }),
-  text(0, 60, "0 %"), text(0.5, 60, "50 %"), text(1, 60, "100 %"));
+    text(decision.threshold, 11, t("threshold"))];
+  const said = decision ? t("Probability {probability}, threshold {threshold}",
+    { probability: percent(probability), threshold: percent(decision.threshold) })
+    : t("Probability {probability}", { probability: percent(probability) });
+  return el("svg:svg", { viewBox: "0 0 600 64", class: "scale", role: "img", "aria-label": said },
+    el("svg:line", { x1: x(0), x2: x(1), y1: 30, y2: 30, stroke: "#d5dde5", "stroke-width": 6, "stroke-linecap": "round" }),
+    spread,
+    ...(limit || []),
+    el("svg:circle", { cx: x(probability), cy: 30, r: 8, fill: "#1b2733" }),
+    text(0, 60, "0 %"), text(0.5, 60, "50 %"), text(1, 60, "100 %"));
 }
 
-function conformal({ conformal: left }) {
-  if (!left) return null;
-  if (left.length === 1) return `Conformal prediction set: only “${classes[left[0]] || left[0]}”.`;
-  return left.length
-    ? "Conformal prediction set: both classes. The result is uncertain."
-    : "Conformal prediction set: empty. This patient differs from the training patients.";
-}
+const listsFields = ["imputed", "not-used"];
 
-/** What an interval is: the spread of the folds has no level. */
-const intervalName = ({ kind, level, coverage }) => kind === "calibrated"
-  ? `${percent(level)} interval (measured coverage ${percent(coverage)})` : "spread of the folds";
+/** Detail of a flag, with the fields of the record in words. */
+const detailOf = ({ code, detail }) =>
+  (listsFields.includes(code) ? detail.replace(/\b[a-z][a-z0-9]*([._][a-z0-9]+)+\b/g, (name) => t(words(name))) : detail)
+    .replace(/\.$/, "");
 
 /** A flag with icon and word of its severity, its text and what to do. */
-const flagItem = ({ code, detail, severity, action }) => el("li", {},
-  icon(severity), " ", el("strong", {}, severity === "warning" ? "Warning" : "Info"), ` ${detail}. `,
-  action && action !== "None." ? `What to do: ${action} ` : null,
-  el("span", { class: "flag" }, code));
+const flagItem = ({ code, detail, severity, action, name }) => el("li", {},
+  icon(severity), " ", el("strong", {}, severity === "warning" ? t("Warning") : t("Info")), ` ${detailOf({ code, detail })}. `,
+  action && action !== "None." ? t("What to do: {action}", { action }) + " " : null,
+  el("span", { class: "flag" }, name));
 
 /** The first line of the answer; warnings are listed below it. */
 function showSummary({ summary, withheld, flags }) {
@@ -52,34 +48,42 @@ function showSummary({ summary, withheld, flags }) {
   panel.replaceChildren(...[
     el("p", { class: "summary" }, warnings.length ? icon("warning") : null, ` ${summary}`),
     warnings.length ? el("ul", { class: "flags" }, ...warnings.map(flagItem)) : null,
-    withheld.length ? el("p", {}, "Probability and reasons below serve to check the study. They are no decision. If the study ",
-      "is right, send it again and choose “Give a decision in spite of warnings”.") : null,
+    withheld.length ? el("p", {}, t("Probability and reasons below serve to check the study. They are no decision.") + " "
+      + t("If the study is right, send it again and choose “Give a decision in spite of warnings”.")) : null,
   ].filter(Boolean));
 }
 
-function verdict({ decision, withheld }) {
-  if (!decision) {
-    return el("div", { class: "decision withheld" }, icon("warning"), " ", withheld.length ? "decision withheld" : "no decision",
-      el("div", { class: "quiet" }, withheld.join(", ")));
-  }
-  return el("div", { class: decision.refractory ? "decision raises" : "decision lowers" },
-    decision.refractory ? "refractory" : "not refractory",
-    el("div", { class: "quiet" }, `${decision.refractory ? "above" : "below"} the threshold of ${percent(decision.threshold)}`));
+/** The headline, what the conformal set says, and the side of the threshold. */
+function verdict({ decision, withheld, headline, flags }) {
+  const word = headline ? t(headlines[headline]) : t("No decision");
+  const colour = { "refractory": " raises", "not-refractory": " lowers", "withheld": " withheld" }[headline] || "";
+  const names = withheld.map((code) => flags.find((flag) => flag.code === code)?.name || code);
+  return el("div", { class: `decision${colour}` }, headline === "withheld" ? icon("warning") : null, ` ${word}`,
+    decision && setText(decision) ? el("div", { class: "quiet" }, setText(decision)) : null,
+    decision ? el("div", { class: "quiet" },
+      t(decision.refractory ? "above the threshold of {threshold}" : "below the threshold of {threshold}",
+        { threshold: percent(decision.threshold) })) : null,
+    names.length ? el("div", { class: "quiet" }, names.join(", ")) : null);
 }
 
 export function showAnswer(prediction) {
   const { probability, interval, decision, folds, flags } = prediction;
   showSummary(prediction);
+  const spread = interval && t("{name}: {low} to {high}",
+    { name: intervalName(interval, folds), low: percent(interval.low), high: percent(interval.high) });
   byId("result").replaceChildren(...[
     el("div", { class: "verdict" }, el("div", { class: "probability" }, percent(probability)), verdict(prediction)),
+    isSynthetic(flags) ? el("p", { class: "origin" }, icon("warning"), ` ${t(syntheticNotice)}`) : null,
     scale(prediction),
-    el("p", {}, "Probability of a refractory occlusion: final stenosis > 50 %, eTICI 0–2a, or rescue treatment",
-      interval ? `; ${intervalName(interval)} ${percent(interval.low)} to ${percent(interval.high)}.` : "."),
-    decision && conformal(decision) && el("p", {}, conformal(decision)),
-    el("p", { class: "quiet" }, `Folds: ${folds.map(percent).join(", ")}.`, decision ? ` Threshold rule: ${decision.rule}.` : ""),
+    el("p", {}, t("Probability of a refractory occlusion: final stenosis > 50 %, eTICI 0–2a, or rescue treatment.")),
+    el("p", { class: "quiet" }, ...[
+      spread ? `${spread[0].toUpperCase()}${spread.slice(1)}. ` : "",
+      folds?.length > 1 ? t("Each network: {list}.", { list: folds.map(percent).join(", ") }) + " " : "",
+      decision ? t("Rule of the threshold: {rule}.", { rule: ruleText(decision.rule) }) : ""]),
   ].filter(Boolean));
-  const infos = flags.filter(({ severity }) => severity !== "warning");
+  // The origin of the model stands beside the number.
+  const infos = flags.filter(({ severity, code }) => severity !== "warning" && code !== "synthetic-training");
   byId("flags").replaceChildren(...(infos.length
-    ? infos.map(flagItem) : [el("li", { class: "quiet" }, flags.length ? "See the warnings above."
-      : "No value was imputed and no check raised a note.")]));
+    ? infos.map(flagItem) : [el("li", { class: "quiet" }, flags.length ? t("See the warnings above.")
+      : t("No value was imputed and no check raised a note."))]));
 }

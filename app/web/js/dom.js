@@ -1,5 +1,10 @@
 // Create DOM elements. Text is never parsed as HTML, so content of the server cannot run as code.
 
+import { language, t } from "./texts.js";
+
+/** A number and its percent sign never stand on two lines. */
+const kept = (child) => (typeof child === "string" ? child.replace(/(\d) %/g, "$1\u00a0%") : child);
+
 /** Create an element with attributes and children; strings become text nodes. */
 export function el(tag, attributes = {}, ...children) {
   const node = tag.includes(":")
@@ -8,7 +13,7 @@ export function el(tag, attributes = {}, ...children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value !== undefined && value !== null && value !== false) node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.filter((child) => child !== null && child !== undefined));
+  node.append(...children.filter((child) => child !== null && child !== undefined).map(kept));
   return node;
 }
 
@@ -23,15 +28,17 @@ export function icon(severity) {
 
 export const byId = (id) => document.getElementById(id);
 
-/** Format a number with its sign, for contributions to log-odds. */
-export const signed = (value, digits = 2) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(digits);
-
-export const percent = (value) => `${(100 * value).toFixed(0)} %`;
+/** Date and time in the zone of the reader, with the name of the zone. */
+export const timeOf = (value) => new Date(value).toLocaleString(language, {
+  year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", timeZoneName: "short",
+});
 
 const acronyms = /\b(nihss|mrs|bp|crp|inr|ldl|ivt|tia|aspects|cbv|hu)\b/g;
 
+const named = { clot_hu: "clot density", hba1c: "HbA1c" };
+
 /** Display name of a field such as `atrial_fibrillation` or `perfusion.core_ml`, without its unit. */
-export const words = (name) => name
+export const words = (name) => named[name.split(".").pop()] || name
   .replace(/^(perfusion|imaging_signs)\./, "")
   .replace(/_(ml|mm|hu|mmol_l)$/, "")
   .replaceAll("_", " ")
@@ -41,6 +48,6 @@ export const words = (name) => name
 
 /** Format a clinical value for display. */
 export function shown(value) {
-  if (typeof value === "boolean") return value ? "yes" : "no";
+  if (typeof value === "boolean") return value ? t("yes") : t("no");
   return typeof value === "number" ? String(Number(value.toPrecision(4))) : String(value).replaceAll("_", " ");
 }

@@ -1,18 +1,20 @@
 // Forms for the review of a clinician and for the outcome of the thrombectomy.
 
 import { get, send, tagged } from "./api.js";
-import { byId, el } from "./dom.js";
+import { decimalField } from "./decimals.js";
+import { byId, el, timeOf } from "./dom.js";
 import { showProblem } from "./problem.js";
+import { t } from "./texts.js";
 
 const remembered = "rlvo-reviewer";
 
 const said = ({ created, reviewer, verdict, reason, comment }) =>
-  el("li", {}, el("strong", {}, verdict === "agree" ? "Agrees" : `Overrides: ${reason.replaceAll("-", " ")}`),
-    ` · ${reviewer} · ${new Date(created).toLocaleString()}`, comment ? el("div", { class: "quiet" }, comment) : null);
+  el("li", {}, el("strong", {}, verdict === "agree" ? t("Agrees") : t("Overrides: {reason}", { reason: t(reason.replaceAll("-", " ")) })),
+    ` · ${reviewer} · ${timeOf(created)}`, comment ? el("div", { class: "quiet" }, comment) : null);
 
 async function showReviews(path) {
   const reviews = await get(`${path}/reviews`);
-  byId("reviews").replaceChildren(...(reviews.length ? reviews.map(said) : [el("li", { class: "quiet" }, "None yet.")]));
+  byId("reviews").replaceChildren(...(reviews.length ? reviews.map(said) : [el("li", { class: "quiet" }, t("None yet."))]));
 }
 
 function reviewing(path) {
@@ -36,7 +38,7 @@ function reviewing(path) {
       sessionStorage.setItem(remembered, draft.reviewer);
       fields.comment.value = "";
       await showReviews(path);
-      byId("review-said").textContent = "Saved.";
+      byId("review-said").textContent = t("Saved.");
     } catch (problem) {
       showProblem(byId("review-problem"), problem);
     }
@@ -45,18 +47,21 @@ function reviewing(path) {
 
 const verdicts = { true: "refractory", false: "not refractory", null: "open: the final stenosis was not measured" };
 
+
 /** @param tag entity tag of the stored outcome; a correction must send it */
 function outcoming(path, outcome, tag) {
   const form = byId("outcome");
   const fields = form.elements;
   let seen = tag;
+  const stenosis = decimalField(fields.stenosis, { minimum: 0, maximum: 100, unit: "%" });
   const tell = (known) => {
-    byId("outcome-said").textContent = known ? `Saved: ${verdicts[known.refractory]}. Save again to correct it.` : "";
+    byId("outcome-said").textContent = known
+      ? t("Saved: {verdict}. Save again to correct it.", { verdict: t(verdicts[known.refractory]) }) : "";
   };
   if (outcome) {
     fields.etici.value = outcome.etici;
     fields.rescue.checked = outcome.rescue_treatment;
-    fields.stenosis.value = outcome.final_stenosis_percent ?? "";
+    stenosis.show(outcome.final_stenosis_percent);
   }
   tell(outcome);
   form.addEventListener("submit", async (event) => {
@@ -65,7 +70,7 @@ function outcoming(path, outcome, tag) {
     const draft = {
       etici: fields.etici.value,
       rescue_treatment: fields.rescue.checked,
-      final_stenosis_percent: fields.stenosis.value === "" ? null : Number(fields.stenosis.value),
+      final_stenosis_percent: stenosis.value() ?? null,
     };
     try {
       const [known, next] = await send("PUT", `${path}/outcome`, draft, seen ? { "If-Match": seen } : {});

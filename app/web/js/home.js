@@ -1,9 +1,11 @@
 // Start page: recent predictions with their current states, and the form to submit a study.
 
 import { get } from "./api.js";
-import { byId, el, icon, percent } from "./dom.js";
+import { byId, el, icon, timeOf } from "./dom.js";
+import { channelName, headlines, percent } from "./explanation.js";
 import { showProblem } from "./problem.js";
 import { buildForm } from "./submit.js";
+import { t, translatePage } from "./texts.js";
 
 const refreshEvery = 2000;
 let cursors = [null];
@@ -11,17 +13,22 @@ let cursors = [null];
 const working = ({ status, stage, progress }) =>
   (status === "running" ? el("progress", { max: 1, value: progress, "aria-label": `${stage || "running"}: ${percent(progress)}` }) : null);
 
+const inputNames = { cbf: "CBF", cbv: "CBV", mtt: "MTT", ctp: "CTP" };
+
 function row(prediction) {
-  const { id, status, stage, waiting, subject, model, probability, decision, withheld, created } = prediction;
-  const said = withheld.length ? [icon("warning"), " withheld"]
-    : [decision ? (decision.refractory ? "refractory" : "not refractory") : ""];
+  const { id, status, stage, waiting, subject, model, probability, withheld, created, inputs, headline, error } = prediction;
+  const answer = error ? [error.title] : headline === "withheld" ? [icon("warning"), ` ${t(headlines.withheld)}`]
+    : [headline ? t(headlines[headline]) : ""];
+  const names = Object.keys(inputs).map((name) => inputNames[name] || channelName(name)).join(", ");
+  const state = waiting ? waiting.reason.replaceAll("-", " ") : status === "running" ? stage || status : status;
   return el("tr", {},
-    el("td", {}, el("a", { href: `/predictions/${encodeURIComponent(id)}` }, new Date(created).toLocaleString())),
+    el("td", {}, el("a", { href: `/predictions/${encodeURIComponent(id)}` }, timeOf(created))),
     el("td", {}, subject || "–"),
+    el("td", {}, names || t("record only")),
     el("td", {}, `${model.name}@${model.version}`),
-    el("td", {}, el("span", { class: `state ${status}` }, (waiting && waiting.reason) || (status === "running" && stage) || status), working(prediction)),
+    el("td", {}, el("span", { class: `state ${status}` }, t(state)), working(prediction)),
     el("td", { class: "number" }, probability == null ? "" : percent(probability)),
-    el("td", { class: decision?.refractory ? "raises" : "", title: withheld.join(", ") || null }, ...said));
+    el("td", { class: headline === "refractory" ? "raises" : "", title: withheld.join(", ") || null }, ...answer));
 }
 
 /** Redraw only changed rows, so that focus and selection stay in place. */
@@ -45,7 +52,7 @@ async function refresh() {
       next = page.next;
     }
     draw(items.length ? items.map(row)
-      : [el("tr", {}, el("td", { colspan: 6, class: "quiet" }, "None yet. Submit a study below."))]);
+      : [el("tr", {}, el("td", { colspan: 7, class: "quiet" }, t("None yet. Submit a study below.")))]);
     byId("older").hidden = !next;
     byId("older").onclick = () => { cursors.push(next); refresh(); };
     byId("list-problem").replaceChildren();
@@ -59,5 +66,6 @@ async function start() {
   await buildForm();
 }
 
+translatePage();
 start();
 setInterval(() => document.hidden || refresh(), refreshEvery);

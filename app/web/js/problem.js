@@ -2,12 +2,13 @@
 
 import { askForKey } from "./api.js";
 import { el } from "./dom.js";
+import { t } from "./texts.js";
 
 export function showProblem(place, problem, retry) {
   if (problem.status === 401 && retry) askForKey(retry);
   const list = (problem.errors || []).map((error) => el("li", {}, `${error.field}: ${error.detail}`));
   place.replaceChildren(
-    el("div", { class: "problem" }, el("strong", {}, problem.title || "Error"), " ", problem.message,
+    el("div", { class: "problem" }, el("strong", {}, problem.title || t("Error")), " ", problem.message,
       list.length ? el("ul", {}, ...list) : null),
   );
 }

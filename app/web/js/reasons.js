@@ -1,8 +1,10 @@
 // Explanation: contributions as a sentence, a waterfall and tables; figures drawn by the service.
 
 import { get, picture, text } from "./api.js";
-import { byId, el, percent, shown, signed, words } from "./dom.js";
+import { byId, el, shown, words } from "./dom.js";
+import { channelName, grouped, outsideText, percent, points, pointsText, sideText, signed } from "./explanation.js";
 import { table, tableOf } from "./table.js";
+import { t } from "./texts.js";
 import { waterfall } from "./waterfall.js";
 
 const inWords = 3;
@@ -15,25 +17,27 @@ function contributions({ clinical, imaging }, units) {
   };
   return [
     ...clinical.map((item) => ({
-      name: words(item.variable), shown: item.imputed ? "unknown, imputed" : value(item), contribution: item.contribution,
+      name: words(item.variable), shown: item.imputed ? t("not given") : value(item), contribution: item.contribution, known: !item.imputed,
     })),
-    ...imaging.map((item) => ({ name: `image: ${item.modality}`, shown: "", contribution: item.contribution })),
+    ...imaging.map((item) => ({ name: channelName(item.modality), shown: "", contribution: item.contribution, known: true })),
   ].sort((a, b) => Math.abs(b.contribution) - Math.abs(a.contribution));
 }
 
-/** “Raised most by NIHSS 19 (+0.41) and image: cta (+0.30).” */
-function sentence(verb, items) {
-  if (!items.length) return `Nothing ${verb.toLowerCase()} it.`;
-  const named = items.slice(0, inWords).map((item) => `${item.name} ${item.shown}`.trim() + ` (${signed(item.contribution)})`);
-  return `${verb} most by ${[named.slice(0, -1).join(", "), named.at(-1)].filter(Boolean).join(" and ")}.`;
+/** “Raised most by NIHSS 19 (+0.41 log-odds, +8.1 points) and CTA (+0.30 log-odds, +5.9 points).” */
+function sentence(raised, items, total) {
+  if (!items.length) return raised ? t("No known value or image raised it.") : t("No known value or image lowered it.");
+  const named = items.slice(0, inWords).map((item) => `${item.name} ${item.shown}`.trim()
+    + ` (${signed(item.contribution)} log-odds, ${pointsText(total, item.contribution)})`);
+  const list = [named.slice(0, -1).join(", "), named.at(-1)].filter(Boolean).join(t(" and "));
+  return t(raised ? "Raised most by {list}." : "Lowered most by {list}.", { list });
 }
 
 function method({ method: how, error }) {
   const images = how === "exact"
-    ? "Image part: all subsets of the modalities, and integrated gradients."
-    : "Image part: fast method. Send explain=exact for the exact method, which is slower.";
-  return `Shapley values of the calibrated log-odds. ${images}`
-    + (error ? ` The clinical contributions are sampled; their standard error is at most ${error.toFixed(3)}.` : "");
+    ? t("Image part: all subsets of the modalities, and integrated gradients.")
+    : t("Image part: fast method. Send explain=exact for the exact method, which is slower.");
+  return `${t("Shapley values of the calibrated log-odds.")} ${images}`
+    + (error ? ` ${t("The clinical contributions are sampled; their standard error is at most {error}.", { error: error.toFixed(3) })}` : "");
 }
 
 /** Return the units of all variables that have one. */
@@ -47,29 +51,40 @@ async function unitsOf({ name, version }) {
   }
 }
 
-export async function showReasons({ attribution, probability, model }) {
+const logOdds = [["Points", "number"], ["Log-odds", "number"]];
+
+/** The largest regions; an attribution without maps has none. */
+function showRegions({ regions, affected, total }, flags) {
+  const largest = [...regions].sort((a, b) => Math.abs(b.contribution) - Math.abs(a.contribution)).slice(0, 10);
+  byId("regions-panel").hidden = !largest.length;
+  byId("regions").replaceChildren(
+    el("p", {}, sideText(affected, flags)),
+    table(t("Regions with the largest contributions (MNI grid)"), [["Region"], ["Side"], ["Image"], ...logOdds],
+      largest.map((item) => [item.region === "other" ? t("outside the brain") : item.region, item.side ? t(item.side) : "–",
+        channelName(item.modality), signed(points(total, item.contribution), 1), signed(item.contribution)])));
+}
+
+export async function showReasons({ attribution, probability, model, flags }) {
   if (!attribution) {
-    byId("reasons").replaceChildren(el("p", { class: "quiet" }, "This prediction was requested without an explanation."));
+    byId("reasons").replaceChildren(el("p", { class: "quiet" }, t("This prediction was requested without an explanation.")));
     return;
   }
   const items = contributions(attribution, await unitsOf(model));
-  const regions = [...attribution.regions].sort((a, b) => Math.abs(b.contribution) - Math.abs(a.contribution)).slice(0, 10);
+  const known = items.filter((item) => item.known);
+  const { base, total } = attribution;
   byId("reasons").replaceChildren(
-    el("p", {}, `The base is ${signed(attribution.base)} log-odds, the average training patient. With all contributions it becomes `,
-      `${signed(attribution.total)}, which is ${percent(probability)}. `,
-      sentence("Raised", items.filter((item) => item.contribution > 0)), " ",
-      sentence("Lowered", items.filter((item) => item.contribution < 0))),
-    waterfall(attribution.base, attribution.total, items),
-    el("details", {}, el("summary", {}, "As a table"),
-      table("All contributions", [["Variable"], ["Value"], ["Log-odds", "number"]],
-        items.map((item) => [item.name, item.shown, signed(item.contribution)]))),
-    el("p", { class: "quiet" }, method(attribution)));
-  byId("regions-panel").hidden = !regions.length;
-  byId("regions").replaceChildren(
-    attribution.affected ? el("p", {}, `The occlusion is on the ${attribution.affected}.`) : "",
-    table("Regions with the largest contributions (MNI grid)", [["Region"], ["Side"], ["Image"], ["Log-odds", "number"]],
-      regions.map((item) => [item.region === "other" ? "outside the named regions" : item.region, item.side || "–",
-        item.modality, signed(item.contribution)])));
+    el("p", {}, ...[outsideText(attribution), " ",
+      sentence(true, known.filter((item) => item.contribution > 0), total), " ",
+      sentence(false, known.filter((item) => item.contribution < 0), total), " ",
+      t("The base is {base} log-odds: background patients without images. With all contributions it becomes {total}, which is {probability}.",
+        { base: signed(base), total: signed(total), probability: percent(probability) })]),
+    el("div", { class: "wide" }, waterfall(base, total, grouped(items))),
+    el("details", {}, el("summary", {}, t("As a table")),
+      table(t("All contributions"), [["Variable"], ["Value"], ...logOdds],
+        items.map((item) => [item.name, item.shown, signed(points(total, item.contribution), 1), signed(item.contribution)]))),
+    el("p", { class: "quiet" },
+      t("Points compare the probability with and without one contribution; they do not add up. Log-odds do."), " ", method(attribution)));
+  showRegions(attribution, flags);
 }
 
 /** Show figures drawn by the service, each with its table. `names` maps the id of an element to the name of a figure. */
@@ -80,10 +95,15 @@ export async function showFigures(path, names) {
     try {
       const svg = await text(`${path}/figures/${name}.svg`);
       image.alt = new DOMParser().parseFromString(svg, "image/svg+xml").querySelector("title").textContent;
+      const numbers = tableOf(svg);
+      if (!numbers.tBodies[0].rows.length) {
+        place.replaceChildren(el("p", { class: "quiet" }, t("No number of the record is known, so there is nothing to compare.")));
+        continue;
+      }
       await picture(image, `${path}/figures/${name}.svg`);
-      place.replaceChildren(image, el("details", {}, el("summary", {}, "As a table"), tableOf(svg)));
+      place.replaceChildren(image, el("details", {}, el("summary", {}, t("As a table")), numbers));
     } catch {
-      place.replaceChildren(el("p", { class: "quiet" }, "This figure is not available."));
+      place.replaceChildren(el("p", { class: "quiet" }, t("This figure is not available.")));
     }
   }
 }

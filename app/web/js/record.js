@@ -2,9 +2,11 @@
 
 import { save, text } from "./api.js";
 import { card } from "./card.js";
-import { byId, el } from "./dom.js";
+import { byId, el, timeOf } from "./dom.js";
+import { channelName } from "./explanation.js";
 import { showProblem } from "./problem.js";
 import { table } from "./table.js";
+import { t } from "./texts.js";
 
 /** Create a button that saves a file of this prediction. */
 function file(path, id, name) {
@@ -18,13 +20,13 @@ export function showRecord(path, prediction) {
   const { id, model, attribution } = prediction;
   const seconds = Object.entries(prediction.timings).map(([stage, time]) => `${stage} ${time.toFixed(2)} s`).join(", ");
   byId("record").replaceChildren(
-    table(`Prediction ${id}`, [["What"], ["Recorded"]], [
-      ["Model", `${model.name}@${model.version}`],
-      ["Weights", el("code", {}, `${model.digest.slice(0, 19)}…`)],
-      ["Finished", prediction.finished ? new Date(prediction.finished).toLocaleString() : "–"],
-      ["Stages", seconds],
+    table(t("Prediction {id}", { id }), [["What"], ["Recorded"]], [
+      [t("Model"), `${model.name}@${model.version}`],
+      [t("Weights"), el("code", {}, `${model.digest.slice(0, 19)}…`)],
+      [t("Finished"), prediction.finished ? timeOf(prediction.finished) : "–"],
+      [t("Stages"), seconds],
       ...Object.entries(prediction.inputs).map(([name, input]) =>
-        [name, `${input.shape.join(" × ")}, ${input.spacing_mm.map((mm) => mm.toFixed(2)).join(" × ")} mm`]),
+        [channelName(name), `${input.shape.join(" × ")}, ${input.spacing_mm.map((mm) => mm.toFixed(2)).join(" × ")} mm`]),
     ]));
   const drawn = attribution
     ? ["report.html", "figures/waterfall.png", ...attribution.imaging.map((part) => `figures/overlay-${part.modality}.png`)]
@@ -32,7 +34,7 @@ export function showRecord(path, prediction) {
   const maps = (attribution?.maps || []).map((name) => `maps/${name}.nii.gz`);
   byId("files").replaceChildren(
     el("p", { class: "files" }, file(path, id, "fhir"), ...drawn.map((name) => file(path, id, name))),
-    maps.length ? el("details", {}, el("summary", {}, `${maps.length} volumes (NIfTI)`),
+    maps.length ? el("details", {}, el("summary", {}, t("{count} volumes (NIfTI)", { count: maps.length })),
       el("p", { class: "files" }, ...maps.map((name) => file(path, id, name)))) : "");
 }
 

@@ -1,8 +1,14 @@
 // Submission form: file inputs, clinical fields built from the JSON Schema of the service, and the resulting document.
 
 import { get, upload } from "./api.js";
+import { decimalField, quantity } from "./decimals.js";
 import { byId, el, words } from "./dom.js";
 import { showProblem } from "./problem.js";
+import { t } from "./texts.js";
+
+let controls = {}; // by the name of the field: {read, show, unit}
+let defaultModel = ""; // of a request that names none
+let interval; // seconds between the frames of the CTP
 
 const volumes = {
   ncct: "Non-contrast CT", cta: "CT angiography", vessels: "Vessel mask", tmax: "Tmax map (s)",
@@ -37,18 +43,28 @@ function leaves(schema, properties, prefix = "") {
   });
 }
 
+/** Create the control of one field, and its functions to read and to show a value. */
 function input(name, field) {
-  const label = `${words(name)}${field.unit && field.unit !== "1" ? ` (${field.unit})` : ""}`;
+  const label = `${t(words(name))}${field.unit && field.unit !== "1" ? ` (${field.unit})` : ""}`;
   const options = field.enum || (field.type === "boolean" ? ["true", "false"] : null);
+  const numeric = !options && field.type !== "string";
   const control = options
-    ? el("select", { "data-name": name }, el("option", { value: "" }, "unknown"),
-        ...options.map((option) => el("option", { value: option }, { true: "yes", false: "no" }[option] || option)))
-    : el("input", {
-        "data-name": name, type: field.type === "string" ? "text" : "number", min: field.minimum, max: field.maximum,
-        step: field.type === "integer" ? 1 : "any",
-      });
-  control.dataset.type = field.type === "boolean" ? "boolean" : field.enum ? "string" : field.type;
-  return el("label", { title: field.title }, el("span", {}, label), control);
+    ? el("select", { "data-name": name }, el("option", { value: "" }, t("unknown")),
+        ...options.map((option) => el("option", { value: option }, t({ true: "yes", false: "no" }[option] || option))))
+    : el("input", { "data-name": name, type: "text", inputmode: numeric ? "decimal" : null, autocomplete: "off" });
+  const row = el("label", { title: field.title, "data-field": name }, el("span", {}, label), control);
+  if (numeric) {
+    const limits = { minimum: field.minimum, maximum: field.maximum, integer: field.type === "integer", unit: field.unit };
+    const { value, show } = decimalField(control, limits);
+    controls[name] = { read: value, show, unit: field.unit };
+  } else {
+    const parse = field.type === "boolean" ? (text) => text === "true" : (text) => text;
+    controls[name] = {
+      read: () => (control.value === "" ? undefined : parse(control.value)),
+      show: (value) => { control.value = value === undefined || value === null ? "" : String(value); },
+    };
+  }
+  return row;
 }
 
 /** Assign every field to the first section that names it, or to the last section. */
@@ -57,29 +73,71 @@ function fieldsets(fields) {
   const place = (members) => members.flatMap((member) => fields.filter(([name]) => within(name, [member])));
   const sets = [...Object.entries(parts).map(([title, members]) => [title, place(members)]), ["Other", others]];
   return sets.filter(([, held]) => held.length).map(([title, held]) =>
-    el("fieldset", {}, el("legend", {}, title),
+    el("fieldset", {}, el("legend", {}, t(title)),
       el("div", { class: "grid" }, ...held.map(([name, field]) => input(name, field)))));
 }
 
 function collect() {
   const record = {};
-  for (const control of byId("clinical").querySelectorAll("[data-name]")) {
-    if (control.value === "") continue;
-    const [name, section] = control.dataset.name.split(".").reverse();
+  for (const [dotted, { read }] of Object.entries(controls)) {
+    const value = read();
+    if (value === undefined) continue;
+    const [name, section] = dotted.split(".").reverse();
     const holder = section ? (record[section] ||= {}) : record;
-    holder[name] = { boolean: (v) => v === "true", string: (v) => v }[control.dataset.type]?.(control.value)
-      ?? Number(control.value);
+    holder[name] = value;
   }
   return record;
 }
 
+/** The document as it is sent, or null while the edited text is no JSON object. */
+function written() {
+  try {
+    const record = JSON.parse(byId("json").value);
+    return record && typeof record === "object" ? record : null;
+  } catch {
+    return null;
+  }
+}
+
 /** Copy the edited JSON into the fields, if it is valid. */
-function spread(text) {
-  let record;
-  try { record = JSON.parse(text); } catch { return; }
-  for (const control of byId("clinical").querySelectorAll("[data-name]")) {
-    const value = control.dataset.name.split(".").reduce((part, name) => part?.[name], record);
-    control.value = value === undefined || value === null ? "" : String(value);
+function spread() {
+  const record = written();
+  if (!record) return;
+  for (const [dotted, { show }] of Object.entries(controls)) {
+    show(dotted.split(".").reduce((part, name) => part?.[name], record));
+  }
+}
+
+/** List every value of the document with its unit, so that a wrong one is seen before it is sent. */
+function review() {
+  const record = written();
+  const values = Object.entries(record || {}).flatMap(([name, value]) =>
+    (value && typeof value === "object" ? Object.entries(value).map(([part, held]) => [`${name}.${part}`, held]) : [[name, value]]));
+  const said = (name, value) => {
+    if (typeof value === "number") return quantity(value, controls[name]?.unit);
+    return typeof value === "boolean" ? t(value ? "yes" : "no") : String(value);
+  };
+  byId("review-values").replaceChildren(...(values.length ? [
+    el("strong", {}, t("These values are sent:")),
+    el("ul", {}, ...values.map(([name, value]) => el("li", {}, `${t(words(name))}: ${said(name, value)}`))),
+  ] : []));
+}
+
+/** Bring the fields that the chosen version reads to the top of their section, and mark the others. */
+async function followModel() {
+  const chosen = byId("model").value || defaultModel;
+  if (!chosen) return;
+  const [name, version] = chosen.split("@");
+  const schema = await get(`/v1/models/${encodeURIComponent(name)}/versions/${encodeURIComponent(version)}/clinical-schema`);
+  const read = new Set(leaves(schema, schema.properties).map(([field]) => field));
+  for (const grid of byId("clinical").querySelectorAll(".grid")) {
+    const rows = [...grid.children];
+    for (const row of rows) {
+      const unread = !read.has(row.dataset.field);
+      row.classList.toggle("unread", unread);
+      row.firstElementChild.dataset.note = unread ? ` · ${t("not read by this model")}` : "";
+    }
+    grid.append(...rows.filter((row) => !row.classList.contains("unread")), ...rows.filter((row) => row.classList.contains("unread")));
   }
 }
 
@@ -90,10 +148,12 @@ async function send(event) {
     if (picker.files.length) form.append(picker.name, picker.files[0]);
   }
   form.append("clinical", byId("json").value);
-  for (const name of ["subject", "model", "explain", "ctp_interval_s"]) {
+  for (const name of ["subject", "model", "explain"]) {
     const value = event.target.elements[name].value;
     if (value) form.append(name, value);
   }
+  const seconds = interval.value();
+  if (seconds !== undefined) form.append("ctp_interval_s", seconds);
   if (event.target.elements.accept_warnings.checked) form.append("accept_warnings", "true");
   const button = event.target.querySelector("button[type=submit]");
   button.disabled = true;
@@ -102,7 +162,7 @@ async function send(event) {
   try {
     const prediction = await upload("/v1/predictions", form, (share) => {
       byId("bar").value = share;
-      byId("upload-text").textContent = share < 1 ? `Uploading … ${Math.round(100 * share)} %` : "Checking …";
+      byId("upload-text").textContent = share < 1 ? t("Uploading … {share} %", { share: Math.round(100 * share) }) : t("Checking …");
     });
     location.href = `/predictions/${encodeURIComponent(prediction.id)}`;
   } catch (problem) {
@@ -117,19 +177,32 @@ async function send(event) {
 export async function buildForm() {
   if (byId("volumes").childElementCount) return;
   try {
+    controls = {};
     const [schema, models] = await Promise.all([get("/v1/schema/clinical"), get("/v1/models")]);
     byId("volumes").replaceChildren(...Object.entries(volumes).map(([name, label]) =>
-      el("label", {}, el("span", {}, label), el("input", { type: "file", name, accept: ".nii,.gz,.nii.gz" }))));
+      el("label", {}, el("span", {}, t(label)), el("input", { type: "file", name, accept: ".nii,.gz,.nii.gz" }))));
     byId("clinical").replaceChildren(...fieldsets(leaves(schema, schema.properties)));
-    for (const model of models.items || models) {
+    for (const model of models) {
       for (const version of model.versions) {
-        byId("model").append(el("option", {}, `${version.name}@${version.version}`));
+        const text = `${version.name}@${version.version}`;
+        byId("model").append(el("option", { value: text }, version.synthetic ? `${text} (${t("synthetic training")})` : text));
       }
     }
-    const written = () => { byId("json").value = JSON.stringify(collect(), null, 2); };
-    byId("clinical").oninput = written;
-    byId("clinical").onchange = written; // what fills in forms may send this event only
-    byId("json").oninput = () => spread(byId("json").value);
+    const usual = models.flatMap((model) => model.versions).find((version) => version.default);
+    if (usual) defaultModel = `${usual.name}@${usual.version}`;
+    interval = decimalField(byId("submit").elements.ctp_interval_s, { minimum: 0.2, maximum: 6, unit: "s" });
+    const typed = () => {
+      byId("json").value = JSON.stringify(collect(), null, 2);
+      review();
+    };
+    byId("clinical").oninput = typed;
+    byId("clinical").onchange = typed; // what fills in forms may send this event only
+    byId("json").oninput = () => {
+      spread();
+      review();
+    };
+    byId("model").onchange = () => followModel().catch(() => {}); // the order of the fields is a convenience
+    byId("model").onchange();
     byId("submit").onsubmit = send;
   } catch (problem) {
     showProblem(byId("submit-problem"), problem, buildForm);

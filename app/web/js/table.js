@@ -1,11 +1,12 @@
 // Create a table with a caption, column heads and right-aligned numbers.
 
 import { el } from "./dom.js";
+import { t } from "./texts.js";
 
 /** @param heads [[text, class]]; @param rows arrays of text or nodes */
 export const table = (caption, heads, rows) =>
   el("table", {}, caption ? el("caption", {}, caption) : null,
-    el("thead", {}, el("tr", {}, ...heads.map(([text, kind]) => el("th", { class: kind, scope: "col" }, text)))),
+    el("thead", {}, el("tr", {}, ...heads.map(([text, kind]) => el("th", { class: kind, scope: "col" }, t(text))))),
     el("tbody", {}, ...rows.map((cells) =>
       el("tr", {}, ...cells.map((cell, column) => el("td", { class: heads[column][1] }, cell))))));
 

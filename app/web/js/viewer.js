@@ -5,8 +5,12 @@
 // The crosshair starts at the peak. Arrow keys and page keys move it; Home returns to the peak.
 
 import { headers, picture } from "./api.js";
-import { byId, el, signed } from "./dom.js";
+import { byId, el } from "./dom.js";
+import { channelName, signed } from "./explanation.js";
 import { showProblem } from "./problem.js";
+import { t } from "./texts.js";
+
+const conventionStored = "rlvo-convention";
 
 const windows = { ncct: [0, 80], cta: [-50, 350], vessels: [0, 1], tmax: [0, 16], rcbf: [0, 1.6] };
 
@@ -36,13 +40,30 @@ function peak(volume) {
   return { place, value };
 }
 
+/** A position in MNI space in words: “42 mm left, 20 mm posterior, 8 mm superior”. */
+function placeInWords(mm) {
+  const ends = [["left", "right"], ["posterior", "anterior"], ["inferior", "superior"]];
+  return ends.map(([below, above], axis) =>
+    `${Math.abs(mm[axis]).toFixed(0)} mm ${t(mm[axis] < 0 ? below : above)}`).join(", ");
+}
+
+const units = { ncct: "HU", cta: "HU", tmax: "s" };
+
+/** Value of one volume under the crosshair, with its name and unit. */
+function valueInWords({ name, value }) {
+  const channel = name.replace(/^aligned-(attribution-)?/, "").replace(/\.nii\.gz$/, "");
+  if (name.includes("attribution")) return `${t("attribution")} ${signed(value, 5)}`;
+  const shown = units[channel] ? `${value.toFixed(channel === "tmax" ? 1 : 0)} ${units[channel]}` : value.toFixed(2);
+  return `${channelName(channel)} ${shown}`;
+}
+
 /** Show static figures of the same images, for browsers without WebGL. */
 function offerStills(path, attribution) {
   byId("stills").addEventListener("toggle", () => {
     const place = byId("stills-pictures");
     if (place.childElementCount) return;
     for (const { modality } of attribution.imaging) {
-      const image = el("img", { class: "figure", alt: `${modality}: axial, coronal and sagittal slices through the peak, and from above` });
+      const image = el("img", { class: "figure", alt: t("{image}: axial, coronal and sagittal slices through the peak, and a projection", { image: channelName(modality) }) });
       place.append(image);
       picture(image, `${path}/figures/overlay-${modality}.png`).catch(() => image.remove());
     }
@@ -53,16 +74,22 @@ class Viewer {
   constructor(path) {
     this.path = path;
     this.niivue = new globalThis.niivue.Niivue({
-      backColor: [0, 0, 0, 1], crosshairColor: [0.94, 0.89, 0.26, 0.7], isRadiologicalConvention: false,
+      backColor: [0, 0, 0, 1], crosshairColor: [0.94, 0.89, 0.26, 0.7], isRadiologicalConvention: byId("convention").value === "radiological",
       crosshairGap: 6, crosshairWidth: 0.5, show3Dcrosshair: false, dragAndDropEnabled: false, logLevel: "error",
     });
     for (const [name, ramp] of Object.entries(ramps)) this.niivue.addColormap(name, ramp);
-    this.niivue.onLocationChange = (place) => { byId("location").textContent = `MNI mm and values: ${place.string}`; };
+    this.niivue.onLocationChange = ({ mm, values }) => {
+      byId("location").textContent = `${placeInWords(mm)} (MNI) · ${values.map(valueInWords).join(" · ")}`;
+    };
   }
 
   async open() {
     await this.niivue.attachToCanvas(byId("canvas"));
     this.niivue.setMultiplanarLayout(3);
+    byId("convention").onchange = () => {
+      localStorage.setItem(conventionStored, byId("convention").value);
+      this.niivue.setRadiologicalConvention(byId("convention").value === "radiological");
+    };
     byId("base").onchange = () => this.load();
     byId("overlay").onchange = () => this.load();
     byId("opacity").oninput = () => this.paint();
@@ -89,7 +116,7 @@ class Viewer {
 
   paint() {
     byId("opacity-said").textContent = `${Math.round(100 * byId("opacity").value)} %`;
-    byId("threshold-said").textContent = `${Math.round(100 * byId("threshold").value)} % of the peak`;
+    byId("threshold-said").textContent = t("{share} % of the peak", { share: Math.round(100 * byId("threshold").value) });
     const overlay = this.niivue.volumes[1];
     if (!overlay) return;
     // The negative colours take the same ends, mirrored, as long as they are given none of their own.
@@ -108,7 +135,7 @@ class Viewer {
     this.niivue.scene.crosshairPos = this.niivue.mm2frac(place);
     this.niivue.createOnLocationChange();
     this.niivue.drawScene();
-    byId("peak-said").textContent = `Peak at ${place.map((mm) => mm.toFixed(0)).join(", ")} mm: ${signed(value, 5)} log-odds per voxel.`;
+    byId("peak-said").textContent = t("Peak {place}: {value} log-odds per voxel.", { place: placeInWords(place), value: signed(value, 5) });
   }
 
   key(event) {
@@ -116,7 +143,9 @@ class Viewer {
     if (!step && event.key !== "Home") return;
     event.preventDefault();
     event.stopPropagation();
-    if (step) this.niivue.moveCrosshairInVox(...step);
+    // The arrow keys move the crosshair as the picture shows it.
+    const sideways = byId("convention").value === "radiological" ? -1 : 1;
+    if (step) this.niivue.moveCrosshairInVox(sideways * step[0], step[1], step[2]);
     else this.goToPeak();
   }
 }
@@ -127,9 +156,10 @@ export async function showViewer(path, attribution) {
   const bases = maps.filter((name) => /^aligned-(?!attribution)/.test(name));
   const overlays = maps.filter((name) => name.startsWith("aligned-attribution-"));
   if (!bases.length) return;
-  const option = (prefix) => (name) => el("option", { value: name }, name.replace(prefix, ""));
+  const option = (prefix) => (name) => el("option", { value: name }, channelName(name.replace(prefix, "")));
   byId("base").replaceChildren(...bases.map(option("aligned-")));
-  byId("overlay").replaceChildren(...overlays.map(option("aligned-attribution-")), el("option", { value: "" }, "none"));
+  byId("overlay").replaceChildren(...overlays.map(option("aligned-attribution-")), el("option", { value: "" }, t("none")));
+  byId("convention").value = localStorage.getItem(conventionStored) || "radiological";
   // What weighs most is shown first, on its own image.
   const [first] = [...attribution.imaging].sort((a, b) => Math.abs(b.contribution) - Math.abs(a.contribution));
   byId("base").value = `aligned-${first.modality}`;
@@ -139,7 +169,8 @@ export async function showViewer(path, attribution) {
   try {
     await new Viewer(path).open();
   } catch (problem) {
+    for (const part of byId("viewer-panel").querySelectorAll(".viewer, .controls, #keys")) part.hidden = true;
     byId("stills").open = true;
-    showProblem(byId("viewer-problem"), { title: "The viewer could not start.", message: `${problem.message || problem} The figures below show the same images.` });
+    showProblem(byId("viewer-problem"), { title: t("The viewer could not start."), message: `${problem.message || problem} ${t("The figures below show the same images.")}` });
   }
 }

@@ -1,30 +1,33 @@
 // Waterfall chart of the contributions from base to total, largest first; small ones are combined.
 
-import { el, signed } from "./dom.js";
+import { el } from "./dom.js";
+import { percentOf, pointsText, signed } from "./explanation.js";
+import { t } from "./texts.js";
 
 const rowHeight = 24;
 const left = 250;
-const width = 760;
+const width = 860;
+const right = 150;
 const most = 12;
 
 /** @param items [{name, shown, contribution}], sorted by size; @returns an SVG figure with a text alternative. */
 export function waterfall(base, total, items) {
   const rest = items.slice(most).reduce((sum, item) => sum + item.contribution, 0);
   const rows = items.length > most
-    ? [...items.slice(0, most), { name: `${items.length - most} smaller ones`, shown: "", contribution: rest }]
+    ? [...items.slice(0, most), { name: t("{count} smaller ones", { count: items.length - most }), shown: "", contribution: rest }]
     : items;
   const stops = [base];
   for (const row of rows) stops.push(stops.at(-1) + row.contribution);
   const low = Math.min(...stops, total) - 0.15;
   const high = Math.max(...stops, total) + 0.15;
-  const x = (value) => left + ((value - low) / (high - low)) * (width - left - 60);
+  const x = (value) => left + ((value - low) / (high - low)) * (width - left - right);
   const height = (rows.length + 2) * rowHeight + 6;
 
   const text = (at, y, content, attributes = {}) =>
     el("svg:text", { x: at, y: y + 16, "font-size": 13, fill: "#1b2733", ...attributes }, content);
   const anchor = (value, y, name) => el("svg:g", {}, text(0, y, name, { "font-weight": 600 }),
     el("svg:line", { x1: x(value), x2: x(value), y1: y + 2, y2: y + rowHeight - 2, stroke: "#1b2733", "stroke-width": 3 }),
-    text(x(value) + 8, y, signed(value)));
+    text(x(value) + 8, y, `${signed(value)} (${percentOf(value)})`));
   const bar = (row, index) => {
     const y = (index + 1) * rowHeight;
     const [from, to] = [stops[index], stops[index + 1]];
@@ -35,9 +38,10 @@ export function waterfall(base, total, items) {
       el("svg:line", { x1: x(from), x2: x(from), y1: y - 4, y2: y + 5, stroke: "#9aa7b3" }),
       el("svg:rect", { x: ends[0], y: y + 4, width: Math.max(1.5, ends[1] - ends[0]), height: rowHeight - 8, rx: 2,
         fill: row.contribution < 0 ? "#0072b2" : "#d55e00" }),
-      text(ends[1] + 6, y, signed(row.contribution)));
+      text(ends[1] + 6, y, `${signed(row.contribution)} (${pointsText(total, row.contribution)})`));
   };
-  return el("svg:svg", { viewBox: `0 0 ${width} ${height}`, width: "100%", role: "img",
-    "aria-label": `Waterfall from ${signed(base)} to ${signed(total)} log-odds` },
-  anchor(base, 0, "average training patient"), ...rows.map(bar), anchor(total, (rows.length + 1) * rowHeight, "this patient"));
+  return el("svg:svg", { viewBox: `0 0 ${width} ${height}`, class: "waterfall", role: "img",
+    "aria-label": t("Waterfall from {base} to {total} log-odds", { base: signed(base), total: signed(total) }) },
+  anchor(base, 0, t("background patients without images")), ...rows.map(bar),
+  anchor(total, (rows.length + 1) * rowHeight, t("this patient")));
 }
