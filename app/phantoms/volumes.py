@@ -4,7 +4,7 @@ Design notes:
 - The head is painted on the canvas and sampled once into the voxels of each series: tilted, flipped, far from the
   origin, with the spacing and noise of the series. NCCT and CTA differ by a small movement.
 - Perfusion maps use the lattice and ranks of render.py, scaled to the volume of the patient's brain. Each voxel of a
-  map has the value at its centre, as in perfusion software, and not a mean with the 0 outside the brain.
+  map has the value at its centre, reduced by the share of it that is not brain. Below a third of brain it has no data.
 - ``draw_pose`` draws the random numbers; ``series`` is a pure function of them.
 """
 
@@ -30,6 +30,7 @@ _Edge = Literal["constant", "nearest"]
 FIELD_MM = (196.0, 236.0, 204.0)  # field of view: the head and a part of the neck, tilted by a few degrees
 CENTRE_MM = np.array([0.0, -18.0, -4.0])  # centre of the head in MNI space
 NECK_MM = 130.0  # that a CTA from the arch to the vertex shows further down
+LEAST_BRAIN = 1 / 3  # share of a voxel of a perfusion map; below it, the map has no data
 MEAN_FLOW = 40.0  # mean flow of the healthy brain, mL/100 g/min
 NOISE_HU = {"ncct": 4.0, "cta": 6.0}  # at the voxel sizes below
 SPACING_MM = {"ncct": (1.0, 1.0, 1.25), "cta": (0.9, 0.9, 1.0), "perfusion": (2.0, 2.0, 4.0)}
@@ -161,24 +162,25 @@ def perfusion(
         return _sample(volume, to_lattice, grid.shape, 0)
 
     share = sampled(np.ones(len(brain.xyz), np.float32))
-    inside = share > 0.5
+    seen = share > LEAST_BRAIN
+    brain_share = share[seen]
     # Times and flows bend at their limits, so their interpolation is biased there. The cube root of a rank, which grows
     # with the distance from the worst place, is smooth.
     ranks = scene.ranks_ml(patient_scene, pose.volume_scale)
     roots = np.cbrt(np.minimum(ranks, ranks[np.isfinite(ranks)].max()))
-    root, normal = (sampled(values)[inside] / share[inside] for values in (roots, brain.flow))
-    at = root**3
+    root, normal = (sampled(values)[seen] / brain_share for values in (roots, brain.flow))
+    at, mostly_brain = root**3, brain_share > 0.5
     maps = {
-        "tmax": scene.tmax_s(at, patient),
-        "cbf": MEAN_FLOW * scene.flow(at, patient, variation.variant, normal),
-        "core": (at < patient.core_ml).astype(np.uint8),
-        "tmax6": (at < patient.tmax6_ml).astype(np.uint8),
+        "tmax": brain_share * scene.tmax_s(at, patient),
+        "cbf": brain_share * MEAN_FLOW * scene.flow(at, patient, variation.variant, normal),
+        "core": (mostly_brain & (at < patient.core_ml)).astype(np.uint8),
+        "tmax6": (mostly_brain & (at < patient.tmax6_ml)).astype(np.uint8),
     }
     if Channel.TMAX in variation.scanner.missing:
         maps = {name: values for name, values in maps.items() if name in ("core", "tmax6")}
     for name, values in maps.items():
         volume = np.zeros(grid.shape, values.dtype)
-        volume[inside] = values
+        volume[seen] = values
         yield Series(name, volume, grid.affine)
 
 
