@@ -24,7 +24,8 @@ _NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nin
 def label(name: str) -> str:
     """Display name of a variable, without section and unit: ``perfusion.tmax6_ml`` gives ``Tmax > 6 s``."""
     last = name.rpartition(".")[2]
-    plain = _NAMED.get(last) or _UNITS.sub("", last).replace("_", " ")
+    stem = _UNITS.sub("", last)
+    plain = _NAMED.get(last) or _NAMED.get(stem) or stem.replace("_", " ")
     return _DELAY.sub(r"Tmax > \1 s", _ACRONYMS.sub(lambda match: match[0].upper(), plain)).replace("MRS", "mRS")
 
 

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from app.core import display_names, explanation_text
 from app.sdk import SYNTHETIC_NOTICE, Attribution, Channel, FoldSpread, Headline
-from app.sdk.types import ModalityContribution, RegionContribution
+from app.sdk.clinical import ClinicalRecord, ImagingSigns
+from app.sdk.types import ModalityContribution, PerfusionSummary, RegionContribution
 
 from .service_process import RunningService
 from .test_page import visible
@@ -102,6 +104,10 @@ def test_decimal_comma_is_read_and_shown_back(service: RunningService, localized
     assert again == [12.345, 1.234, 5e-7]
 
 
+def _fields(model: type[BaseModel], prefix: str = "") -> list[str]:
+    return [prefix + name for name in model.model_fields]
+
+
 def test_page_has_the_words_and_rules_of_the_service(service: RunningService, browser: Chrome) -> None:
     browser.get(service.url)
     names = call(browser, "explanation", "m.headlines")
@@ -111,6 +117,12 @@ def test_page_has_the_words_and_rules_of_the_service(service: RunningService, br
     assert call(browser, "explanation", "args[0].map(m.channelName)", channels) == [
         display_names.channel_label(name) for name in channels
     ]
+    fields = [
+        *_fields(ClinicalRecord),
+        *_fields(PerfusionSummary, "perfusion."),
+        *_fields(ImagingSigns, "imaging_signs."),
+    ]
+    assert call(browser, "dom", "args[0].map(m.words)", fields) == [display_names.label(name) for name in fields]
     rule = "max-f1-out-of-fold"
     assert call(browser, "explanation", "m.ruleText(args[0])", rule) == display_names.rule_text(rule)
     spread = FoldSpread(low=0.1, high=0.2)

@@ -38,9 +38,13 @@ const acronyms = /\b(nihss|mrs|bp|crp|inr|ldl|ivt|tia|aspects|cbv|hu)\b/g;
 const named = { clot_hu: "clot density", hba1c: "HbA1c" };
 
 /** Display name of a field such as `atrial_fibrillation` or `perfusion.core_ml`, without its unit. */
-export const words = (name) => named[name.split(".").pop()] || name
-  .replace(/^(perfusion|imaging_signs)\./, "")
-  .replace(/_(ml|mm|hu|mmol_l)$/, "")
+export function words(name) {
+  const last = name.split(".").pop();
+  const stem = last.replace(/_(ml|mm|hu|mmol_l|mmol_mol)$/, "");
+  return named[last] || named[stem] || plainWords(stem);
+}
+
+const plainWords = (stem) => stem
   .replaceAll("_", " ")
   .replace(acronyms, (letters) => letters.toUpperCase())
   .replace(/^tmax(\d+)/, "Tmax > $1 s")
