@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from app.api.problems import responses
-from app.api.uploads import INTERVAL, MODEL, SUBJECT
+from app.api.uploads import ACCESSION, INTERVAL, MAX_UID_LENGTH, MODEL, SUBJECT, UID
 from app.sdk import errors
 from app.sdk.types import Input
 
@@ -85,6 +85,20 @@ def _form() -> Entry:
             "pattern": f"^({SUBJECT})?$",
             "examples": ["S-001"],
             "description": "Pseudonym of the patient at the site; never a name or a hospital number",
+        },
+        "study_instance_uid": {
+            "type": "string",
+            "pattern": f"^({UID})?$",
+            "maxLength": MAX_UID_LENGTH,
+            "examples": [""],
+            "description": "DICOM Study Instance UID (0020,000D) of the study",
+        },
+        "accession_number": {
+            "type": "string",
+            "pattern": f"^({ACCESSION})?$",
+            "maxLength": 16,
+            "examples": [""],
+            "description": "Accession number (0008,0050) of the study, at most 16 characters",
         },
         "explain": {
             "type": "string",

@@ -69,6 +69,8 @@ class NewPrediction:
     exact: bool = False
     accept_warnings: bool = False
     ctp_interval_s: float | None = None
+    study_instance_uid: str | None = None
+    accession_number: str | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,8 @@ def add(session: Session, new: NewPrediction) -> int:
             model_version=new.model.version,
             model_digest=new.model.digest,
             subject=new.subject,
+            study_instance_uid=new.study_instance_uid,
+            accession_number=new.accession_number,
             explain=new.explain,
             exact=new.exact,
             accept_warnings=new.accept_warnings,
@@ -159,6 +163,8 @@ def page(
     limit: int = 50,
     cursor: str | None = None,
     subject: str | None = None,
+    study_instance_uid: str | None = None,
+    accession_number: str | None = None,
     model: str | None = None,
     status: Status | None = None,
     created_after: datetime | None = None,
@@ -175,6 +181,10 @@ def page(
         conditions.append(PredictionRow.caller == caller)
     if subject is not None:
         conditions.append(PredictionRow.subject == subject)
+    if study_instance_uid is not None:
+        conditions.append(PredictionRow.study_instance_uid == study_instance_uid)
+    if accession_number is not None:
+        conditions.append(PredictionRow.accession_number == accession_number)
     if model is not None:
         name, _, version = model.partition("@")
         conditions.append(PredictionRow.model_name == name)
@@ -219,7 +229,8 @@ def erase(session: Session, prediction_id: str, caller: str | None) -> list[str]
         row.status, row.finished = Status.CANCELLED, now()
     row.erased = now()
     row.progress, row.stage, row.waiting = 0.0, None, None
-    row.subject = row.clinical = row.inputs = row.trace_id = row.span_id = row.body_digest = None
+    row.subject = row.study_instance_uid = row.accession_number = None
+    row.clinical = row.inputs = row.trace_id = row.span_id = row.body_digest = None
     row.probability = row.interval = row.folds = row.decision = row.withheld = None
     row.flags = row.perfusion = row.timings = row.error = None
     for table in (AttributionRow, ReviewRow, ShadowRow, OutcomeRow, IdempotencyRow):
@@ -289,6 +300,7 @@ _SAME_NAME = (
         "perfusion",
     ),
     *("accept_warnings", "ctp_interval_s", "error", "created", "started", "finished"),
+    *("study_instance_uid", "accession_number"),
 )
 """Fields of `Prediction` that are columns of the same name."""
 

@@ -22,7 +22,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Literal, TypedDict, TypeVar, cast
+from typing import IO, Any, BinaryIO, Final, Literal, TypedDict, TypeVar, cast
 
 import httpx
 
@@ -40,6 +40,8 @@ class Filters(TypedDict, total=False):
     """Filters of ``list``; ``limit`` is the size of one page."""
 
     subject: str
+    study_instance_uid: str
+    accession_number: str
     model: str
     status: Status
     created_after: datetime
@@ -64,6 +66,8 @@ class Study(TypedDict, total=False):
     clinical: ClinicalRecord | Mapping[str, object]
     model: str
     subject: str
+    study_instance_uid: str
+    accession_number: str
     explain: bool | Literal["exact"]
     accept_warnings: bool
     ctp_interval_s: float
@@ -323,8 +327,16 @@ def _report_upload(uploads: list[VolumeUpload], on_progress: OnProgress) -> None
         upload.on_read = on_read
 
 
+_TEXTS: Final[tuple[Literal["model", "subject", "study_instance_uid", "accession_number"], ...]] = (
+    "model",
+    "subject",
+    "study_instance_uid",
+    "accession_number",
+)
+
+
 def _fields(study: Study) -> dict[str, str]:
-    fields: dict[str, str] = {name: study[name] for name in ("model", "subject") if name in study}
+    fields: dict[str, str] = {name: study[name] for name in _TEXTS if name in study}
     if "explain" in study:
         fields["explain"] = str(study["explain"]).lower()
     if study.get("accept_warnings"):

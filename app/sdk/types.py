@@ -264,6 +264,8 @@ class Prediction(_ResponseModel):
     )
     model: ModelRef
     subject: str | None = None
+    study_instance_uid: str | None = Field(default=None, description="DICOM Study Instance UID, as sent")
+    accession_number: str | None = Field(default=None, description="Accession number of the study, as sent")
     probability: float | None = Field(default=None, ge=0, le=1)
     interval: Interval | None = None
     folds: list[float] | None = None

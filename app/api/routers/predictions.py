@@ -93,6 +93,10 @@ async def listing(
     caller: CurrentCaller,
     created_after: CreatedAfter,
     subject: Annotated[str | None, Query(pattern=f"^{uploads.SUBJECT}$")] = None,
+    study_instance_uid: Annotated[
+        str | None, Query(pattern=f"^{uploads.UID}$", max_length=uploads.MAX_UID_LENGTH)
+    ] = None,
+    accession_number: Annotated[str | None, Query(pattern=f"^{uploads.ACCESSION}$", max_length=16)] = None,
     model: Annotated[str | None, Query(description="`name` or `name@1.2.0`", pattern=f"^{uploads.MODEL}$")] = None,
     status: Annotated[Status | None, Query()] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
@@ -107,6 +111,8 @@ async def listing(
         limit=limit,
         cursor=cursor,
         subject=subject,
+        study_instance_uid=study_instance_uid,
+        accession_number=accession_number,
         model=model,
         status=status,
         created_after=created_after,
