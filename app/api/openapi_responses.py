@@ -226,7 +226,8 @@ read = _entry(
         200: {**_prediction(**_ETAG), "content": {"application/fhir+json": {"schema": {"type": "object"}}}},
         304: {"description": "The caller has the present state"},
     },
-    description="With `Accept: application/fhir+json` the response is the FHIR bundle, as at `/fhir`.",
+    description="With `Accept: application/fhir+json` the response is the FHIR bundle, as at `/fhir`; the parameter "
+    "`fhirVersion` of this media type (`4.0`, `4.3`, `5.0`) selects the release.",
 )
 _STATE_EVENT = {
     "type": "object",
@@ -295,7 +296,7 @@ fhir = _entry(
     errors.NotFinished,
     ok={
         200: {
-            "description": "FHIR R4B Bundle of RiskAssessment, Device and Provenance",
+            "description": "FHIR Bundle of RiskAssessment, DiagnosticReport, Observation, Device and Provenance",
             "content": {"application/fhir+json": {"schema": {"type": "object"}}},
         }
     },

@@ -36,6 +36,10 @@ Volume = str | os.PathLike[str] | bytes
 """A ``.nii`` or ``.nii.gz`` file: path (streamed from disk) or bytes."""
 
 
+FhirRelease = Literal["4.0", "4.3", "5.0"]
+"""Release of FHIR: R4, R4B or R5."""
+
+
 class Filters(TypedDict, total=False):
     """Filters of ``list``; ``limit`` is the size of one page."""
 
@@ -274,6 +278,11 @@ class Verbs:
 
     def schema(self, path: str) -> Steps[dict[str, Any]]:
         return cast("dict[str, Any]", json_of((yield from self.exchange(Call("GET", path)))))
+
+    def fhir(self, prediction_id: str, version: FhirRelease | None) -> Steps[dict[str, Any]]:
+        params = {"fhirVersion": str(version)} if version else {}
+        call = Call("GET", f"/v1/predictions/{prediction_id}/fhir", params=params)
+        return cast("dict[str, Any]", json_of((yield from self.exchange(call))))
 
     def text(self, path: str) -> Steps[str]:
         return (yield from self.exchange(Call("GET", path))).text

@@ -98,6 +98,10 @@ async def test_identifiers_are_in_no_log_metric_or_audit_entry(
     with service.services.database.reading() as session:
         audit = str([(row.target, row.detail) for row in session.scalars(select(AuditRow))])
     assert sent.json()["id"] in audit
-    for output in (metrics, audit, "\n".join(record.getMessage() for record in caplog.records if "rlvo" in record.name)):
+    for output in (
+        metrics,
+        audit,
+        "\n".join(record.getMessage() for record in caplog.records if "rlvo" in record.name),
+    ):
         assert UID not in output
         assert ACCESSION not in output

@@ -307,12 +307,15 @@ def test_map_is_saved_atomically(connect: Connect, server: ScriptedServer, tmp_p
 
 
 def test_figure_report_and_fhir(connect: Connect, server: ScriptedServer, tmp_path: Path) -> None:
-    server.respond_with(Response(b"png"), Response(b"<!doctype html>"), Response({"resourceType": "Bundle"}))
+    bundle = Response({"resourceType": "Bundle"})
+    server.respond_with(Response(b"png"), Response(b"<!doctype html>"), bundle, bundle)
     client = connect()
     assert client.figure("01", "overlay-cta.png", tmp_path).read_bytes() == b"png"
     assert client.report("01", tmp_path).name == "report.html"
     assert client.fhir("01") == {"resourceType": "Bundle"}
-    paths = ["/v1/predictions/01/figures/overlay-cta.png", "/v1/predictions/01/report.html", "/v1/predictions/01/fhir"]
+    assert client.fhir("01", "5.0") == {"resourceType": "Bundle"}
+    paths = ["/v1/predictions/01/figures/overlay-cta.png", "/v1/predictions/01/report.html"]
+    paths += ["/v1/predictions/01/fhir", "/v1/predictions/01/fhir?fhirVersion=5.0"]
     assert [request.path for request in server.requests] == paths
 
 

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 
 from app.api import openapi_responses, responses, submission, uploads
 from app.api.dependencies import CurrentCaller, Services, ServicesDep
-from app.api.fhir import bundle
+from app.api.fhir import accepted_version
 from app.api.parameters import (
     CreatedAfter,
     IdempotencyKey,
@@ -74,8 +74,8 @@ async def read(
 ) -> Response:
     """Returns the present state of the prediction; with `wait`, waits for its result first."""
     prediction = await _wait_for(services, prediction_id, caller.tenant, min(wait, services.settings.wait_max))
-    if responses.FHIR in request.headers.get("accept", ""):
-        return responses.private(bundle(prediction), responses.FHIR)
+    if responses.FHIR in (accept := request.headers.get("accept", "")):
+        return responses.fhir(prediction, accepted_version(accept))
     return responses.prediction(prediction, if_none_match=if_none_match)
 
 
