@@ -31,6 +31,7 @@ _ASSEMBLER = {"system": f"{_HL7}/provenance-participant-type", "code": "assemble
 _IMAGING = {"system": f"{_HL7}/observation-category", "code": "imaging", "display": "Imaging"}
 _IDENTIFIER_TYPE = f"{_HL7}/v2-0203"
 _OUTCOME = "Refractory large vessel occlusion (final stenosis > 50 %, eTICI 0-2a, or rescue treatment)"
+SUBJECT_SYSTEM = "urn:rlvo:subject"
 _RISK_OF = "The risk is that of the thrombectomy which follows the imaging."
 _TITLE = "Prediction of refractory large vessel occlusion"
 _LOINC = "http://loinc.org"
@@ -72,18 +73,26 @@ def accepted_version(accept: str) -> FhirVersion | None:
         raise InvalidRequest(f"fhirVersion {rule}.", errors=[FieldError("fhirVersion", rule)]) from None
 
 
-def bundle(prediction: Prediction, version: FhirVersion = FhirVersion.R4) -> Resource:
+def bundle(
+    prediction: Prediction, version: FhirVersion = FhirVersion.R4, subject_system: str = SUBJECT_SYSTEM
+) -> Resource:
     """Returns the collection Bundle of a prediction that succeeded; that of R4 is valid for R4B too.
+
+    Args:
+        prediction: A prediction with its result.
+        version: FHIR release of the bundle.
+        subject_system: Identifier system of the pseudonym.
 
     Raises:
         NotFinished: The prediction has no probability, because it is unfinished, failed or was cancelled.
     """
     if prediction.probability is None or prediction.finished is None:
         raise NotFinished("Only a prediction that succeeded has a FHIR bundle.")
+    subject = _subject(prediction, subject_system)
     resources = [
-        _risk_assessment(prediction),
-        _report(prediction, version),
-        _observation(prediction),
+        _risk_assessment(prediction, subject),
+        _report(prediction, subject, version),
+        _observation(prediction, subject),
         _device(prediction, version),
         _provenance(prediction),
     ]
@@ -98,7 +107,7 @@ def bundle(prediction: Prediction, version: FhirVersion = FhirVersion.R4) -> Res
     }
 
 
-def _risk_assessment(prediction: Prediction) -> Resource:
+def _risk_assessment(prediction: Prediction, subject: Resource) -> Resource:
     assert prediction.probability is not None
     assert prediction.finished is not None
     interval = prediction.interval
@@ -120,7 +129,7 @@ def _risk_assessment(prediction: Prediction) -> Resource:
         "meta": _meta(),
         "status": _UNVERIFIED,
         "method": _method(prediction),
-        "subject": _subject(prediction),
+        "subject": subject,
         "occurrenceDateTime": _instant(prediction.finished),
         "performer": {"reference": _url(prediction, "Device")},
         **({"basis": studies} if (studies := _studies(prediction)) else {}),
@@ -129,7 +138,7 @@ def _risk_assessment(prediction: Prediction) -> Resource:
     }
 
 
-def _report(prediction: Prediction, version: FhirVersion) -> Resource:
+def _report(prediction: Prediction, subject: Resource, version: FhirVersion) -> Resource:
     """The DiagnosticReport. It has no performer, because FHIR allows no device there, and no conclusionCode."""
     assert prediction.finished is not None
     studies = _studies(prediction)
@@ -147,7 +156,7 @@ def _report(prediction: Prediction, version: FhirVersion) -> Resource:
             "coding": [{"system": _LOINC, "code": "18748-4", "display": "Diagnostic imaging study"}],
             "text": _TITLE,
         },
-        "subject": _subject(prediction),
+        "subject": subject,
         "issued": _instant(prediction.finished),
         "result": [{"reference": _url(prediction, "Observation")}],
         **({study_member: studies} if studies else {}),
@@ -155,7 +164,7 @@ def _report(prediction: Prediction, version: FhirVersion) -> Resource:
     }
 
 
-def _observation(prediction: Prediction) -> Resource:
+def _observation(prediction: Prediction, subject: Resource) -> Resource:
     """The probability as an Observation; its interpretation is that of the headline, none if it is withheld."""
     assert prediction.probability is not None
     assert prediction.finished is not None
@@ -176,7 +185,7 @@ def _observation(prediction: Prediction) -> Resource:
         "status": _UNVERIFIED,
         "category": [{"coding": [_IMAGING]}],
         "code": {"coding": [_own_code("refractory-probability", f"Probability: {_OUTCOME}")], "text": _OUTCOME},
-        "subject": _subject(prediction),
+        "subject": subject,
         "issued": _instant(prediction.finished),
         "valueQuantity": _percent(prediction.probability),
         "method": _method(prediction),
@@ -239,10 +248,10 @@ def _provenance(prediction: Prediction) -> Resource:
     }
 
 
-def _subject(prediction: Prediction) -> Resource:
+def _subject(prediction: Prediction, system: str) -> Resource:
     if prediction.subject is None:
         return {"display": "unknown subject"}
-    return {"identifier": {"system": "urn:rlvo:subject", "value": prediction.subject}}
+    return {"identifier": {"system": system, "value": prediction.subject}}
 
 
 def _studies(prediction: Prediction) -> list[Resource]:

@@ -37,11 +37,10 @@ def private(value: dict[str, Any], media_type: str = JSON) -> Response:
     return Response(_json(value), media_type=media_type, headers=_PRIVATE)
 
 
-def fhir(record: Prediction, version: FhirVersion | None) -> Response:
+def fhir(record: Prediction, version: FhirVersion | None, subject_system: str) -> Response:
     """Returns 200 with the FHIR bundle of a prediction, and names its release if the caller asked for one."""
-    if version is None:
-        return private(bundle(record), FHIR)
-    return private(bundle(record, version), f"{FHIR}; fhirVersion={version}")
+    media_type = f"{FHIR}; fhirVersion={version}" if version else FHIR
+    return private(bundle(record, version or FhirVersion.R4, subject_system), media_type)
 
 
 def submission(record: Prediction, *, applied: str, replayed: bool, trace_id: str) -> Response:

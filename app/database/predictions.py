@@ -14,7 +14,7 @@ import re
 import secrets
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -203,6 +203,20 @@ def page(
     attributions = {row.prediction_id: row for row in session.scalars(select(AttributionRow).where(of_rows))}
     items = [_prediction(row, attributions.get(row.id)) for row in rows]
     return PredictionPage(items=items, next=_cursor(rows[-1]) if more else None)
+
+
+def newest_of(session: Session, caller: str | None, subjects: Sequence[str]) -> Prediction | None:
+    """The newest prediction of these subjects that was neither cancelled nor erased; None if there is none."""
+    conditions: list[ColumnElement[bool]] = [
+        PredictionRow.subject.in_(list(subjects)),
+        PredictionRow.erased.is_(None),
+        PredictionRow.status != Status.CANCELLED,
+    ]
+    if caller is not None:
+        conditions.append(PredictionRow.caller == caller)
+    newest_first = (PredictionRow.created.desc(), PredictionRow.id.desc())
+    row = session.scalars(select(PredictionRow).where(*conditions).order_by(*newest_first).limit(1)).first()
+    return row and _prediction(row, session.get(AttributionRow, row.id))
 
 
 def cancel(session: Session, prediction_id: str, caller: str | None) -> Prediction:

@@ -75,7 +75,7 @@ async def read(
     """Returns the present state of the prediction; with `wait`, waits for its result first."""
     prediction = await _wait_for(services, prediction_id, caller.tenant, min(wait, services.settings.wait_max))
     if responses.FHIR in (accept := request.headers.get("accept", "")):
-        return responses.fhir(prediction, accepted_version(accept))
+        return responses.fhir(prediction, accepted_version(accept), services.settings.subject_system)
     return responses.prediction(prediction, if_none_match=if_none_match)
 
 

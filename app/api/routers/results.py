@@ -12,7 +12,7 @@ from typing import Annotated, BinaryIO, Literal
 from fastapi import APIRouter, Depends, Header, Path, Query
 from fastapi.responses import Response, StreamingResponse
 
-from app.api import openapi_responses, responses
+from app.api import openapi_cds, openapi_responses, responses
 from app.api.cds import cards
 from app.api.dependencies import CurrentCaller, Services, ServicesDep
 from app.api.fhir import FhirVersion, accepted_version
@@ -86,11 +86,11 @@ async def fhir(
     """Returns a FHIR bundle of a prediction that succeeded."""
     asked = version or accepted_version(accept)
     prediction = await services.read(predictions.find, prediction_id, caller.tenant)
-    return responses.fhir(prediction, asked)
+    return responses.fhir(prediction, asked, services.settings.subject_system)
 
 
 @router.get(
-    "/cds-hooks", summary="Read the prediction as a CDS Hooks card", response_class=Response, **openapi_responses.cds
+    "/cds-hooks", summary="Read the prediction as a CDS Hooks card", response_class=Response, **openapi_cds.card
 )
 async def cds_hooks(prediction_id: PredictionId, services: ServicesDep, caller: CurrentCaller) -> Response:
     """Returns a CDS Hooks card of a prediction that succeeded."""
