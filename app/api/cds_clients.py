@@ -118,7 +118,7 @@ class CdsClientVerifier:
 
 def _read(file: Path) -> _ClientFile:
     example = (
-        '{"clients": [{"iss": "https://ehr.clinic.example", "tenant": "pacs", "keys": [{"kid": ..., "kty": ..}]}]}'
+        '{"clients": [{"iss": "https://records.clinic.example", "tenant": "pacs", "keys": [{"kid": ..., "kty": ..}]}]}'
     )
     try:
         return _ClientFile.model_validate_json(file.read_bytes())

@@ -75,7 +75,7 @@ class Settings(BaseSettings):
     )
     cds_origins: str = Field(
         default="",
-        description="Origins whose pages may call `/cds-services`, comma-separated: `https://ehr.clinic.example`",
+        description="Origins whose pages may call `/cds-services`, comma-separated: `https://records.clinic.example`",
     )
 
     oidc_issuer: str = Field(default="", description="Identity provider of tokens; empty: API keys only")

@@ -216,7 +216,7 @@ def newest_of(session: Session, caller: str | None, subjects: Sequence[str]) -> 
         conditions.append(PredictionRow.caller == caller)
     newest_first = (PredictionRow.created.desc(), PredictionRow.id.desc())
     row = session.scalars(select(PredictionRow).where(*conditions).order_by(*newest_first).limit(1)).first()
-    return row and _prediction(row, session.get(AttributionRow, row.id))
+    return None if row is None else _prediction(row, session.get(AttributionRow, row.id))
 
 
 def cancel(session: Session, prediction_id: str, caller: str | None) -> Prediction:

@@ -21,7 +21,7 @@ from tests.api.responses import problem
 
 URL = "https://rlvo.clinic.example"
 PATH = "/cds-services/rlvo-patient-view"
-ISSUER = "https://ehr.clinic.example/"
+ISSUER = "https://records.clinic.example/"
 KEY = ec.generate_private_key(ec.SECP384R1())
 RSA_KEY = rsa.generate_private_key(65537, 2048)
 

@@ -23,7 +23,7 @@ from tests.api.test_cds import assert_conforms
 pytestmark = pytest.mark.anyio
 
 ADDRESS = "/cds-services/rlvo-patient-view"
-ORIGIN = "https://ehr.clinic.example"
+ORIGIN = "https://records.clinic.example"
 SYSTEM = "urn:rlvo:subject"
 
 
