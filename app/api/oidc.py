@@ -40,6 +40,7 @@ class TokenVerifier:
         self._audience = settings.oidc_audience
         self._algorithm = settings.oidc_algorithm
         self._tenant_claim = settings.oidc_tenant_claim
+        self._name_claim = settings.oidc_name_claim
         self._keys_url = settings.oidc_keys_url
         self._lock = threading.Lock()
         self._keys: dict[str, jwt.PyJWK] = {}
@@ -73,7 +74,8 @@ class TokenVerifier:
         granted = claims.get("scope", claims.get("scp", ""))
         scopes = granted.split() if isinstance(granted, str) else map(str, granted if isinstance(granted, list) else ())
         known = {scope.removeprefix("rlvo:") for scope in scopes} & set(Scope)
-        return Caller(_column_name(subject), _column_name(tenant), frozenset(map(Scope, known)))
+        name = str(claims.get(self._name_claim) or subject)
+        return Caller(_column_name(name), _column_name(tenant), frozenset(map(Scope, known)))
 
     def _key(self, key_id: str) -> jwt.PyJWK:
         with self._lock:

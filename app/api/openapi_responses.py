@@ -248,6 +248,7 @@ events = _entry(
     },
 )
 listing = _entry(errors.InvalidRequest)
+caller = _entry(errors.InvalidRequest)
 cancel = _entry(*_PREDICTION_ERRORS, errors.Conflict, ok={200: _prediction(**_ETAG)})
 erase = _entry(
     *_PREDICTION_ERRORS,
