@@ -2,7 +2,8 @@
 
 Run ``python -m tools.screenshots`` in the checkout; it needs Debian's chromium and chromium-driver. It writes phantoms
 and predicts them with a real service. Then a service without a worker serves the results, so that a queued study stays
-queued. ``--only NAME`` takes the pictures of one state again.
+queued. ``--only NAME`` takes the pictures of one state again. With ``--keep FOLDER``, the phantoms and results stay there
+for the next run.
 """
 
 from __future__ import annotations
@@ -24,11 +25,10 @@ from selenium.webdriver.support.ui import WebDriverWait
 from sqlalchemy.orm import Session
 
 from app.database import job_state, predictions
-from app.database.session import Database
 from app.phantoms.cohort import write_patient
 from app.sdk import Client, ReviewDraft, Verdict
 from app.sdk.types import Failure
-from tests.api.server import started
+from tests.api.server import Server, started
 from tests.e2e.accessibility import use_theme
 from tests.e2e.conftest import open_chromium
 from tests.e2e.service_process import RunningService
@@ -109,24 +109,31 @@ def study_of(each: Answered, folder: Path) -> dict[str, object]:
     return volumes | ({"clinical": record} if each.record else {}) | each.options
 
 
-def predict(client: Client, folder: Path) -> dict[str, str]:
+def predict(folder: Path) -> dict[str, str]:
     """Predict every study of `ANSWERED`; return its id by the name of the state."""
     ids = {}
-    for name, each in ANSWERED.items():
-        ids[name] = client.predict(model=MODEL, subject=f"S-{len(ids) + 101}", **study_of(each, folder / name)).id
-        print(f"predicted {name}", flush=True)
-    client.review(ids["undetermined"], ReviewDraft(reviewer="reader-1", verdict=Verdict.AGREE))
+    service = RunningService(folder / "data", ROOT / "model_store", MODEL)
+    service.start()
+    with service.client() as client:
+        for name, each in ANSWERED.items():
+            ids[name] = client.predict(model=MODEL, subject=f"S-{len(ids) + 101}", **study_of(each, folder / name)).id
+            print(f"predicted {name}", flush=True)
+        client.review(ids["undetermined"], ReviewDraft(reviewer="reader-1", verdict=Verdict.AGREE))
+    service.stop()
     return ids
 
 
-def unfinished(client: Client, database: Database, folder: Path) -> dict[str, str]:
+def unfinished(server: Server, folder: Path) -> dict[str, str]:
     """Bring one study into every state of `UNFINISHED`; return its id by the name of the state."""
     study = study_of(ANSWERED["cta-only"], folder / "unfinished")
     ids = {}
-    for name, (_, make) in UNFINISHED.items():
-        ids[name] = client.submit(model=MODEL, subject=f"S-{len(ids) + 201}", **study).id
-        with database.session() as session:
-            make(session, ids[name])
+    database = server.database()
+    with Client(server.url) as client:
+        for name, (_, make) in UNFINISHED.items():
+            ids[name] = client.submit(model=MODEL, subject=f"S-{len(ids) + 201}", **study).id
+            with database.session() as session:
+                make(session, ids[name])
+    database.close()
     return ids
 
 
@@ -247,23 +254,18 @@ def main() -> None:
     """Predict, then take all pictures or those of one state."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=[*HOME, *ANSWERED, *UNFINISHED], help="take the pictures of this state only")
-    only = parser.parse_args().only
+    parser.add_argument("--keep", type=Path, help="folder of the phantoms and results; a later run uses them again")
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "data").mkdir()
-        service = RunningService(folder / "data", ROOT / "model_store", MODEL)
-        service.start()
-        with service.client() as client:
-            ids = predict(client, folder)
-        service.stop()
-        with (
-            started(folder / "data", ROOT / "model_store", default_model=MODEL) as server,
-            Client(server.url) as client,
-        ):
-            database = server.database()
-            ids |= unfinished(client, database, folder)
-            database.close()
-            take(server.url, ids, [only] if only else [*HOME, *ANSWERED, *UNFINISHED], folder)
+        folder = arguments.keep or Path(name)
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        kept = folder / "ids.json"
+        ids: dict[str, str] = json.loads(kept.read_text()) if kept.is_file() else predict(folder)
+        with started(folder / "data", ROOT / "model_store", default_model=MODEL) as server:
+            if "queued" not in ids:
+                ids |= unfinished(server, folder)
+            kept.write_text(json.dumps(ids))
+            take(server.url, ids, [arguments.only] if arguments.only else [*HOME, *ANSWERED, *UNFINISHED], folder)
     write_page()
 
 
