@@ -263,6 +263,7 @@ events = entry(
     },
 )
 listing = entry(errors.InvalidRequest)
+caller = entry(errors.InvalidRequest)
 cancel = entry(*PREDICTION_ERRORS, errors.Conflict, ok={200: _prediction(**_ETAG)})
 erase = entry(
     *PREDICTION_ERRORS,

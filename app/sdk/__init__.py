@@ -58,13 +58,14 @@ from .errors import (
 )
 from .etici import Etici, parse_etici
 from .flags import FLAGS, FlagKind, Severity
-from .followup import Outcome, OutcomeDraft, Review, ReviewDraft, ReviewReason, Verdict
+from .followup import Outcome, OutcomeDraft, Review, ReviewDraft, ReviewerVerdict, ReviewReason, Verdict
 from .models import Alias, AliasMove, ShadowReport
 from .summary import SYNTHETIC_NOTICE, Headline
 from .types import (
     NOTICE,
     Attribution,
     CalibratedInterval,
+    CallerInfo,
     Channel,
     ClinicalContribution,
     Decision,
@@ -86,6 +87,7 @@ from .types import (
     Problem,
     ProblemField,
     RegionContribution,
+    Sort,
     Stage,
     Status,
     Waiting,
@@ -108,6 +110,7 @@ __all__ = [
     "BadRequest",
     "Busy",
     "CalibratedInterval",
+    "CallerInfo",
     "Channel",
     "Client",
     "ClinicalContribution",
@@ -178,12 +181,14 @@ __all__ = [
     "Review",
     "ReviewDraft",
     "ReviewReason",
+    "ReviewerVerdict",
     "RlvoError",
     "Severity",
     "Sex",
     "ShadowReport",
     "Side",
     "Smoking",
+    "Sort",
     "Stage",
     "Status",
     "StorageFull",

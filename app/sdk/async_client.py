@@ -16,7 +16,7 @@ from ._http import http_options, schema_path, transport_error
 from ._replies import Reply
 from .followup import Outcome, OutcomeDraft, Review, ReviewDraft
 from .registry import AsyncRegistry
-from .types import ErasureCertificate, Health, ModelInfo, Prediction
+from .types import CallerInfo, ErasureCertificate, Health, ModelInfo, Prediction
 
 T = TypeVar("T")
 
@@ -87,6 +87,10 @@ class AsyncClient:
                 yield prediction
             if (cursor := page.next) is None:
                 return
+
+    async def caller(self) -> CallerInfo:
+        """See ``Client.caller``."""
+        return await self._run(self._verbs.caller())
 
     async def cancel(self, prediction_id: str) -> Prediction:
         """See ``Client.cancel``."""

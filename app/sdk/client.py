@@ -27,7 +27,7 @@ from ._replies import Reply
 from .async_client import AsyncClient
 from .followup import Outcome, OutcomeDraft, Review, ReviewDraft
 from .registry import Registry
-from .types import ErasureCertificate, Health, ModelInfo, Prediction
+from .types import CallerInfo, ErasureCertificate, Health, ModelInfo, Prediction
 
 __all__ = ["AsyncClient", "Client", "Filters", "OnProgress", "Progress", "Study", "Volume"]
 
@@ -119,10 +119,11 @@ class Client:
         return self._run(self._verbs.wait(prediction_id, seconds, on_progress))
 
     def list(self, **filters: Unpack[Filters]) -> Iterator[Prediction]:
-        """Iterate over all predictions that match, newest first; pages are fetched on demand.
+        """Iterate over all predictions that match; pages are fetched on demand.
 
         Args:
-            **filters: ``subject``, ``model``, ``status``, ``created_after``, and ``limit`` (size of one page).
+            **filters: ``subject``, ``subject_contains``, ``model``, ``status``, ``created_after``, ``reviewed``,
+                ``sort`` (by default newest first), and ``limit`` (size of one page).
         """
         cursor = None
         while True:
@@ -130,6 +131,10 @@ class Client:
             yield from page.items
             if (cursor := page.next) is None:
                 return
+
+    def caller(self) -> CallerInfo:
+        """Return the name, tenant and scopes by which the service knows this client."""
+        return self._run(self._verbs.caller())
 
     def cancel(self, prediction_id: str) -> Prediction:
         """Cancel a queued or running prediction, and return it."""

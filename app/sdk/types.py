@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .flag_names import name_of
 from .flags import Severity, action_of, severity_of
+from .followup import ReviewerVerdict
 from .summary import Headline, answer_line, headline
 
 WAITING_FOR_STORAGE = "waiting-for-storage"
@@ -66,6 +67,17 @@ class Priority(StrEnum):
 
     ACUTE = "acute"
     BATCH = "batch"
+
+
+class Sort(StrEnum):
+    """Order of a list of predictions; rows without a value are last, and ``-`` means descending."""
+
+    NEWEST = "-created"
+    OLDEST = "created"
+    SUBJECT = "subject"
+    SUBJECT_DESCENDING = "-subject"
+    LOWEST = "probability"
+    HIGHEST = "-probability"
 
 
 class Stage(StrEnum):
@@ -285,6 +297,9 @@ class Prediction(_ResponseModel):
     inputs: dict[Input, InputSummary] = {}
     timings: dict[str, float] = {}
     error: Failure | None = None
+    verdicts: list[ReviewerVerdict] = Field(
+        default=[], description="Last verdict of each reviewer of the decision, oldest first"
+    )
     notice: str = NOTICE
     created: datetime
     started: datetime | None = None
@@ -345,7 +360,7 @@ class ErasureCertificate(_ResponseModel):
 
 
 class PredictionPage(_ResponseModel):
-    """Page of predictions, newest first; ``next`` is the cursor of the next page, None on the last page."""
+    """Page of predictions; ``next`` is the cursor of the next page, None on the last page."""
 
     items: list[Prediction]
     next: str | None = None
@@ -374,6 +389,15 @@ class ModelInfo(_ResponseModel):
     name: str
     versions: list[ModelVersionInfo]
     aliases: dict[str, str] = {}
+
+
+class CallerInfo(_ResponseModel):
+    """Sender of a request, as the service knows it."""
+
+    name: str = Field(description="Name of the key, or of the person that a token identifies")
+    tenant: str
+    scopes: list[str]
+    identified: bool = Field(description="Whether a key or token names the caller; else no key is required")
 
 
 class Health(_ResponseModel):
