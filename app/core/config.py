@@ -64,6 +64,20 @@ class Settings(BaseSettings):
         default=False, description="With `auth=off`: require no keys from other machines and through a proxy either"
     )
 
+    subject_system: str = Field(
+        default="urn:rlvo:subject",
+        pattern="^[!-~]+$",
+        description="FHIR identifier system of the pseudonyms (`subject`)",
+    )
+    cds_clients: str = Field(
+        default="",
+        description="JSON file of the CDS clients that sign tokens: issuer, tenant, public keys; empty: API keys only",
+    )
+    cds_origins: str = Field(
+        default="",
+        description="Origins whose pages may call `/cds-services`, comma-separated: `https://records.clinic.example`",
+    )
+
     oidc_issuer: str = Field(default="", description="Identity provider of tokens; empty: API keys only")
     oidc_audience: str = Field(default="rlvo", description="Audience that a token must contain")
     oidc_algorithm: Literal["RS256", "PS256", "ES256", "EdDSA"] = Field(
@@ -210,6 +224,11 @@ class Settings(BaseSettings):
     def trusted(self) -> list[str]:
         """Public keys that may sign model versions; empty: versions need no signature."""
         return [key for each in self.trusted_keys.split(",") if (key := each.strip())]
+
+    @cached_property
+    def cds_allowed_origins(self) -> frozenset[str]:
+        """Origins whose pages may call the CDS service."""
+        return frozenset(origin for each in self.cds_origins.split(",") if (origin := each.strip().rstrip("/").lower()))
 
     @property
     def on_loopback(self) -> bool:

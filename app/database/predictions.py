@@ -37,7 +37,8 @@ from app.database.tables import (
 from app.database.upsert import insert_for
 from app.sdk.errors import Conflict, Erased, NotFinished, NotFound, PredictionNotFound
 from app.sdk.followup import ReviewerVerdict
-from app.sdk.types import Attribution, Input, InputSummary, ModelRef, Prediction, PredictionPage, Priority, Sort, Status
+from app.sdk.sorting import Sort
+from app.sdk.types import Attribution, Input, InputSummary, ModelRef, Prediction, PredictionPage, Priority, Status
 
 VOLUME = "application/octet-stream"
 
@@ -66,6 +67,8 @@ class NewPrediction:
     exact: bool = False
     accept_warnings: bool = False
     ctp_interval_s: float | None = None
+    study_instance_uid: str | None = None
+    accession_number: str | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,8 @@ def add(session: Session, new: NewPrediction) -> int:
             model_version=new.model.version,
             model_digest=new.model.digest,
             subject=new.subject,
+            study_instance_uid=new.study_instance_uid,
+            accession_number=new.accession_number,
             explain=new.explain,
             exact=new.exact,
             accept_warnings=new.accept_warnings,
@@ -146,8 +151,7 @@ def find(session: Session, prediction_id: str, caller: str | None) -> Prediction
     ``caller`` is the tenant of the caller, here and below; None stands for the operator, who may see all.
     """
     row = _row(session, prediction_id, caller)
-    verdicts = _verdicts(session, [prediction_id]) if row.status == Status.SUCCEEDED else {}
-    return _prediction(row, session.get(AttributionRow, prediction_id), verdicts.get(prediction_id, []))
+    return _with_verdicts(session, row)
 
 
 def page(
@@ -157,6 +161,8 @@ def page(
     limit: int = 50,
     cursor: str | None = None,
     subject: str | None = None,
+    study_instance_uid: str | None = None,
+    accession_number: str | None = None,
     model: str | None = None,
     status: Status | None = None,
     created_after: datetime | None = None,
@@ -169,18 +175,18 @@ def page(
     The cursor is `PredictionPage.next` of the page before; the model is a name, or ``name@1.2.0``; case is ignored in
     ``subject_contains``. Raises InvalidRequest for a cursor that is not one of this service.
     """
+    name, _, version = (model or "").partition("@")
+    wanted = {
+        PredictionRow.caller: caller,
+        PredictionRow.subject: subject,
+        PredictionRow.study_instance_uid: study_instance_uid,
+        PredictionRow.accession_number: accession_number,
+        PredictionRow.model_name: name or None,
+        PredictionRow.model_version: version or None,
+        PredictionRow.status: status,
+    }
     conditions: list[ColumnElement[bool]] = [PredictionRow.erased.is_(None)]
-    if caller is not None:
-        conditions.append(PredictionRow.caller == caller)
-    if subject is not None:
-        conditions.append(PredictionRow.subject == subject)
-    if model is not None:
-        name, _, version = model.partition("@")
-        conditions.append(PredictionRow.model_name == name)
-        if version:
-            conditions.append(PredictionRow.model_version == version)
-    if status is not None:
-        conditions.append(PredictionRow.status == status)
+    conditions += [column == value for column, value in wanted.items() if value is not None]
     if created_after is not None:
         conditions.append(PredictionRow.created > created_after)
     if subject_contains is not None:
@@ -199,6 +205,20 @@ def page(
     verdicts = _verdicts(session, ids)
     items = [_prediction(row, attributions.get(row.id), verdicts.get(row.id, [])) for row in rows]
     return PredictionPage(items=items, next=paging.cursor_of(rows[-1], sort) if more else None)
+
+
+def newest_of(session: Session, caller: str | None, subjects: Sequence[str]) -> Prediction | None:
+    """The newest prediction of these subjects that was neither cancelled nor erased; None if there is none."""
+    conditions: list[ColumnElement[bool]] = [
+        PredictionRow.subject.in_(list(subjects)),
+        PredictionRow.erased.is_(None),
+        PredictionRow.status != Status.CANCELLED,
+    ]
+    if caller is not None:
+        conditions.append(PredictionRow.caller == caller)
+    newest_first = (PredictionRow.created.desc(), PredictionRow.id.desc())
+    row = session.scalars(select(PredictionRow).where(*conditions).order_by(*newest_first).limit(1)).first()
+    return None if row is None else _with_verdicts(session, row)
 
 
 def cancel(session: Session, prediction_id: str, caller: str | None) -> Prediction:
@@ -225,7 +245,8 @@ def erase(session: Session, prediction_id: str, caller: str | None) -> list[str]
         row.status, row.finished = Status.CANCELLED, now()
     row.erased = now()
     row.progress, row.stage, row.waiting = 0.0, None, None
-    row.subject = row.clinical = row.inputs = row.trace_id = row.span_id = row.body_digest = None
+    row.subject = row.study_instance_uid = row.accession_number = None
+    row.clinical = row.inputs = row.trace_id = row.span_id = row.body_digest = None
     row.probability = row.interval = row.folds = row.decision = row.withheld = None
     row.flags = row.perfusion = row.timings = row.error = None
     for table in (AttributionRow, ReviewRow, ShadowRow, OutcomeRow, IdempotencyRow):
@@ -295,6 +316,7 @@ _SAME_NAME = (
         "perfusion",
     ),
     *("accept_warnings", "ctp_interval_s", "error", "created", "started", "finished"),
+    *("study_instance_uid", "accession_number"),
 )
 """Fields of `Prediction` that are columns of the same name."""
 
@@ -313,6 +335,11 @@ def _verdicts(session: Session, ids: Sequence[str]) -> dict[str, list[ReviewerVe
         ]
         for prediction_id, by_reviewer in last.items()
     }
+
+
+def _with_verdicts(session: Session, row: PredictionRow) -> Prediction:
+    verdicts = _verdicts(session, [row.id]) if row.status == Status.SUCCEEDED else {}
+    return _prediction(row, session.get(AttributionRow, row.id), verdicts.get(row.id, []))
 
 
 def _prediction(

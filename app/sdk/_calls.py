@@ -22,35 +22,32 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Literal, TypedDict, TypeVar, cast
+from typing import IO, Any, BinaryIO, Final, Literal, TypedDict, TypeVar, cast
 
 import httpx
 
 from ._replies import Reply, is_transient, json_of, parse, parse_all, require_response, require_success
+from .callers import CallerInfo
 from .clinical import ClinicalRecord
 from .errors import NotFinished, NotFound, RlvoError
 from .followup import Outcome, OutcomeDraft, Review, ReviewDraft
-from .types import (
-    CallerInfo,
-    ErasureCertificate,
-    Health,
-    Input,
-    ModelInfo,
-    Prediction,
-    PredictionPage,
-    Priority,
-    Sort,
-    Status,
-)
+from .sorting import Sort
+from .types import ErasureCertificate, Health, Input, ModelInfo, Prediction, PredictionPage, Priority, Status
 
 Volume = str | os.PathLike[str] | bytes
 """A ``.nii`` or ``.nii.gz`` file: path (streamed from disk) or bytes."""
+
+
+FhirRelease = Literal["4.0", "4.3", "5.0"]
+"""Release of FHIR: R4, R4B or R5."""
 
 
 class Filters(TypedDict, total=False):
     """Filters of ``list``; ``limit`` is the size of one page."""
 
     subject: str
+    study_instance_uid: str
+    accession_number: str
     model: str
     status: Status
     created_after: datetime
@@ -78,6 +75,8 @@ class Study(TypedDict, total=False):
     clinical: ClinicalRecord | Mapping[str, object]
     model: str
     subject: str
+    study_instance_uid: str
+    accession_number: str
     explain: bool | Literal["exact"]
     accept_warnings: bool
     ctp_interval_s: float
@@ -286,6 +285,11 @@ class Verbs:
     def schema(self, path: str) -> Steps[dict[str, Any]]:
         return cast("dict[str, Any]", json_of((yield from self.exchange(Call("GET", path)))))
 
+    def fhir(self, prediction_id: str, version: FhirRelease | None) -> Steps[dict[str, Any]]:
+        params = {"fhirVersion": str(version)} if version else {}
+        call = Call("GET", f"/v1/predictions/{prediction_id}/fhir", params=params)
+        return cast("dict[str, Any]", json_of((yield from self.exchange(call))))
+
     def text(self, path: str) -> Steps[str]:
         return (yield from self.exchange(Call("GET", path))).text
 
@@ -345,8 +349,16 @@ def _report_upload(uploads: list[VolumeUpload], on_progress: OnProgress) -> None
         upload.on_read = on_read
 
 
+_TEXTS: Final[tuple[Literal["model", "subject", "study_instance_uid", "accession_number"], ...]] = (
+    "model",
+    "subject",
+    "study_instance_uid",
+    "accession_number",
+)
+
+
 def _fields(study: Study) -> dict[str, str]:
-    fields: dict[str, str] = {name: study[name] for name in ("model", "subject") if name in study}
+    fields: dict[str, str] = {name: study[name] for name in _TEXTS if name in study}
     if "explain" in study:
         fields["explain"] = str(study["explain"]).lower()
     if study.get("accept_warnings"):

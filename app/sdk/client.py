@@ -21,13 +21,14 @@ from typing import Any, Self, TypeVar, Unpack, cast
 
 import httpx
 
-from ._calls import Call, Filters, OnProgress, Pause, Progress, Steps, Study, Verbs, Volume
+from ._calls import Call, FhirRelease, Filters, OnProgress, Pause, Progress, Steps, Study, Verbs, Volume
 from ._http import http_options, schema_path, transport_error
 from ._replies import Reply
 from .async_client import AsyncClient
+from .callers import CallerInfo
 from .followup import Outcome, OutcomeDraft, Review, ReviewDraft
 from .registry import Registry
-from .types import CallerInfo, ErasureCertificate, Health, ModelInfo, Prediction
+from .types import ErasureCertificate, Health, ModelInfo, Prediction
 
 __all__ = ["AsyncClient", "Client", "Filters", "OnProgress", "Progress", "Study", "Volume"]
 
@@ -170,9 +171,9 @@ class Client:
         """Save the self-contained HTML report and return its path; ``to`` as in ``map``."""
         return self._run(self._verbs.save(prediction_id, "report.html", to))
 
-    def fhir(self, prediction_id: str) -> dict[str, Any]:
-        """Return the prediction as a FHIR R4B Bundle."""
-        return self._run(self._verbs.schema(f"/v1/predictions/{prediction_id}/fhir"))
+    def fhir(self, prediction_id: str, version: FhirRelease | None = None) -> dict[str, Any]:
+        """Return the prediction as a Bundle of a FHIR release, by default of R4 (also valid for R4B)."""
+        return self._run(self._verbs.fhir(prediction_id, version))
 
     def review(self, prediction_id: str, draft: ReviewDraft) -> Review:
         """Record that a reviewer agrees with the decision or overrides it; a repeated review is stored once.

@@ -69,17 +69,6 @@ class Priority(StrEnum):
     BATCH = "batch"
 
 
-class Sort(StrEnum):
-    """Order of a list of predictions; rows without a value are last, and ``-`` means descending."""
-
-    NEWEST = "-created"
-    OLDEST = "created"
-    SUBJECT = "subject"
-    SUBJECT_DESCENDING = "-subject"
-    LOWEST = "probability"
-    HIGHEST = "-probability"
-
-
 class Stage(StrEnum):
     """Stages of a prediction, in order."""
 
@@ -276,6 +265,8 @@ class Prediction(_ResponseModel):
     )
     model: ModelRef
     subject: str | None = None
+    study_instance_uid: str | None = Field(default=None, description="DICOM Study Instance UID, as sent")
+    accession_number: str | None = Field(default=None, description="Accession number of the study, as sent")
     probability: float | None = Field(default=None, ge=0, le=1)
     interval: Interval | None = None
     folds: list[float] | None = None
@@ -387,15 +378,6 @@ class ModelInfo(_ResponseModel):
     name: str
     versions: list[ModelVersionInfo]
     aliases: dict[str, str] = {}
-
-
-class CallerInfo(_ResponseModel):
-    """Sender of a request, as the service knows it."""
-
-    name: str = Field(description="Name of the key, or of the person that a token identifies")
-    tenant: str
-    scopes: list[str]
-    identified: bool = Field(description="Whether a key or token names the caller; else no key is required")
 
 
 class Health(_ResponseModel):

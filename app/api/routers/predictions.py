@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 
 from app.api import openapi_responses, responses, submission, uploads
 from app.api.dependencies import CurrentCaller, Services, ServicesDep
-from app.api.fhir import bundle
+from app.api.fhir import accepted_version
 from app.api.parameters import (
     CreatedAfter,
     IdempotencyKey,
@@ -29,7 +29,8 @@ from app.api.parameters import (
 from app.database import audit, erasures, paging, predictions
 from app.database.status import State
 from app.sdk.errors import InternalError, RlvoError
-from app.sdk.types import ErasureCertificate, Prediction, PredictionPage, Sort, Status
+from app.sdk.sorting import Sort
+from app.sdk.types import ErasureCertificate, Prediction, PredictionPage, Status
 
 HEARTBEAT = 15.0  # seconds without an event after which an event stream sends a comment
 
@@ -74,8 +75,8 @@ async def read(
 ) -> Response:
     """Returns the present state of the prediction; with `wait`, waits for its result first."""
     prediction = await _wait_for(services, prediction_id, caller.tenant, min(wait, services.settings.wait_max))
-    if responses.FHIR in request.headers.get("accept", ""):
-        return responses.private(bundle(prediction), responses.FHIR)
+    if responses.FHIR in (accept := request.headers.get("accept", "")):
+        return responses.fhir(prediction, accepted_version(accept), services.settings.subject_system)
     return responses.prediction(prediction, if_none_match=if_none_match)
 
 
@@ -93,6 +94,10 @@ async def listing(
     caller: CurrentCaller,
     created_after: CreatedAfter,
     subject: Annotated[str | None, Query(pattern=f"^{uploads.SUBJECT}$")] = None,
+    study_instance_uid: Annotated[
+        str | None, Query(pattern=f"^{uploads.UID}$", max_length=uploads.MAX_UID_LENGTH)
+    ] = None,
+    accession_number: Annotated[str | None, Query(pattern=f"^{uploads.ACCESSION}$", max_length=16)] = None,
     model: Annotated[str | None, Query(description="`name` or `name@1.2.0`", pattern=f"^{uploads.MODEL}$")] = None,
     status: Annotated[Status | None, Query()] = None,
     subject_contains: Annotated[
@@ -112,6 +117,8 @@ async def listing(
         limit=limit,
         cursor=cursor,
         subject=subject,
+        study_instance_uid=study_instance_uid,
+        accession_number=accession_number,
         model=model,
         status=status,
         created_after=created_after,
