@@ -2,7 +2,7 @@
 
 Run ``python -m tools.screenshots`` in the checkout; it needs Debian's chromium and chromium-driver. It writes phantoms
 and predicts them with a real service. Then a service without a worker serves the results, so that a queued study stays
-queued. ``--only NAME`` takes the pictures of one state again. With ``--keep FOLDER``, the phantoms and results stay there
+queued. ``--only NAME`` takes the pictures of one state again. With ``--keep FOLDER``, phantoms and results stay there
 for the next run.
 """
 
@@ -26,12 +26,12 @@ from sqlalchemy.orm import Session
 
 from app.database import job_state, predictions
 from app.phantoms.cohort import write_patient
-from app.sdk import Client, ReviewDraft, Verdict
+from app.sdk import Client, ReviewDraft, RlvoError, Verdict
 from app.sdk.types import Failure
 from tests.api.server import Server, started
 from tests.e2e.accessibility import use_theme
 from tests.e2e.conftest import open_chromium
-from tests.e2e.service_process import RunningService
+from tests.e2e.service_process import RunningService, eventually
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "screenshots"
@@ -113,14 +113,23 @@ def predict(folder: Path) -> dict[str, str]:
     """Predict every study of `ANSWERED`; return its id by the name of the state."""
     ids = {}
     service = RunningService(folder / "data", ROOT / "model_store", MODEL)
-    service.start()
+    service.spawn()
     with service.client() as client:
+        eventually(lambda: is_ready(client), "ready", within=600)  # the first start compiles the kernels
         for name, each in ANSWERED.items():
             ids[name] = client.predict(model=MODEL, subject=f"S-{len(ids) + 101}", **study_of(each, folder / name)).id
             print(f"predicted {name}", flush=True)
         client.review(ids["undetermined"], ReviewDraft(reviewer="reader-1", verdict=Verdict.AGREE))
     service.stop()
     return ids
+
+
+def is_ready(client: Client) -> bool:
+    """Whether the service answers and is ready to predict."""
+    try:
+        return client.health().ready
+    except RlvoError:
+        return False
 
 
 def unfinished(server: Server, folder: Path) -> dict[str, str]:

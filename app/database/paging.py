@@ -20,7 +20,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from app.database.tables import PredictionRow
 from app.sdk.errors import InvalidRequest
-from app.sdk.types import Sort
+from app.sdk.sorting import Sort
 
 CURSOR = r"[0-9a-f]{33,290}"
 

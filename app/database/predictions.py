@@ -37,7 +37,8 @@ from app.database.tables import (
 from app.database.upsert import insert_for
 from app.sdk.errors import Conflict, Erased, NotFinished, NotFound, PredictionNotFound
 from app.sdk.followup import ReviewerVerdict
-from app.sdk.types import Attribution, Input, InputSummary, ModelRef, Prediction, PredictionPage, Priority, Sort, Status
+from app.sdk.sorting import Sort
+from app.sdk.types import Attribution, Input, InputSummary, ModelRef, Prediction, PredictionPage, Priority, Status
 
 VOLUME = "application/octet-stream"
 
@@ -150,8 +151,7 @@ def find(session: Session, prediction_id: str, caller: str | None) -> Prediction
     ``caller`` is the tenant of the caller, here and below; None stands for the operator, who may see all.
     """
     row = _row(session, prediction_id, caller)
-    verdicts = _verdicts(session, [prediction_id]) if row.status == Status.SUCCEEDED else {}
-    return _prediction(row, session.get(AttributionRow, prediction_id), verdicts.get(prediction_id, []))
+    return _with_verdicts(session, row)
 
 
 def page(
@@ -175,20 +175,18 @@ def page(
     The cursor is `PredictionPage.next` of the page before; the model is a name, or ``name@1.2.0``; case is ignored in
     ``subject_contains``. Raises InvalidRequest for a cursor that is not one of this service.
     """
-    equal = {
+    name, _, version = (model or "").partition("@")
+    wanted = {
         PredictionRow.caller: caller,
         PredictionRow.subject: subject,
         PredictionRow.study_instance_uid: study_instance_uid,
         PredictionRow.accession_number: accession_number,
+        PredictionRow.model_name: name or None,
+        PredictionRow.model_version: version or None,
         PredictionRow.status: status,
     }
     conditions: list[ColumnElement[bool]] = [PredictionRow.erased.is_(None)]
-    conditions += [column == value for column, value in equal.items() if value is not None]
-    if model is not None:
-        name, _, version = model.partition("@")
-        conditions.append(PredictionRow.model_name == name)
-        if version:
-            conditions.append(PredictionRow.model_version == version)
+    conditions += [column == value for column, value in wanted.items() if value is not None]
     if created_after is not None:
         conditions.append(PredictionRow.created > created_after)
     if subject_contains is not None:
@@ -220,9 +218,7 @@ def newest_of(session: Session, caller: str | None, subjects: Sequence[str]) -> 
         conditions.append(PredictionRow.caller == caller)
     newest_first = (PredictionRow.created.desc(), PredictionRow.id.desc())
     row = session.scalars(select(PredictionRow).where(*conditions).order_by(*newest_first).limit(1)).first()
-    if row is None:
-        return None
-    return _prediction(row, session.get(AttributionRow, row.id), _verdicts(session, [row.id]).get(row.id, []))
+    return None if row is None else _with_verdicts(session, row)
 
 
 def cancel(session: Session, prediction_id: str, caller: str | None) -> Prediction:
@@ -339,6 +335,11 @@ def _verdicts(session: Session, ids: Sequence[str]) -> dict[str, list[ReviewerVe
         ]
         for prediction_id, by_reviewer in last.items()
     }
+
+
+def _with_verdicts(session: Session, row: PredictionRow) -> Prediction:
+    verdicts = _verdicts(session, [row.id]) if row.status == Status.SUCCEEDED else {}
+    return _prediction(row, session.get(AttributionRow, row.id), verdicts.get(row.id, []))
 
 
 def _prediction(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .callers import CallerInfo
 from .clinical import ClinicalRecord, ImagingSigns, OcclusionSite, PerfusionScalars, Sex, Side, Smoking
 from .errors import (
     AliasConflict,
@@ -60,12 +61,12 @@ from .etici import Etici, parse_etici
 from .flags import FLAGS, FlagKind, Severity
 from .followup import Outcome, OutcomeDraft, Review, ReviewDraft, ReviewerVerdict, ReviewReason, Verdict
 from .models import Alias, AliasMove, ShadowReport
+from .sorting import Sort
 from .summary import SYNTHETIC_NOTICE, Headline
 from .types import (
     NOTICE,
     Attribution,
     CalibratedInterval,
-    CallerInfo,
     Channel,
     ClinicalContribution,
     Decision,
@@ -87,7 +88,6 @@ from .types import (
     Problem,
     ProblemField,
     RegionContribution,
-    Sort,
     Stage,
     Status,
     Waiting,

@@ -27,21 +27,12 @@ from typing import IO, Any, BinaryIO, Final, Literal, TypedDict, TypeVar, cast
 import httpx
 
 from ._replies import Reply, is_transient, json_of, parse, parse_all, require_response, require_success
+from .callers import CallerInfo
 from .clinical import ClinicalRecord
 from .errors import NotFinished, NotFound, RlvoError
 from .followup import Outcome, OutcomeDraft, Review, ReviewDraft
-from .types import (
-    CallerInfo,
-    ErasureCertificate,
-    Health,
-    Input,
-    ModelInfo,
-    Prediction,
-    PredictionPage,
-    Priority,
-    Sort,
-    Status,
-)
+from .sorting import Sort
+from .types import ErasureCertificate, Health, Input, ModelInfo, Prediction, PredictionPage, Priority, Status
 
 Volume = str | os.PathLike[str] | bytes
 """A ``.nii`` or ``.nii.gz`` file: path (streamed from disk) or bytes."""

@@ -14,9 +14,10 @@ import httpx
 from ._calls import Call, FhirRelease, Filters, OnProgress, Pause, Steps, Study, Verbs
 from ._http import http_options, schema_path, transport_error
 from ._replies import Reply
+from .callers import CallerInfo
 from .followup import Outcome, OutcomeDraft, Review, ReviewDraft
 from .registry import AsyncRegistry
-from .types import CallerInfo, ErasureCertificate, Health, ModelInfo, Prediction
+from .types import ErasureCertificate, Health, ModelInfo, Prediction
 
 T = TypeVar("T")
 

@@ -25,9 +25,10 @@ from ._calls import Call, FhirRelease, Filters, OnProgress, Pause, Progress, Ste
 from ._http import http_options, schema_path, transport_error
 from ._replies import Reply
 from .async_client import AsyncClient
+from .callers import CallerInfo
 from .followup import Outcome, OutcomeDraft, Review, ReviewDraft
 from .registry import Registry
-from .types import CallerInfo, ErasureCertificate, Health, ModelInfo, Prediction
+from .types import ErasureCertificate, Health, ModelInfo, Prediction
 
 __all__ = ["AsyncClient", "Client", "Filters", "OnProgress", "Progress", "Study", "Volume"]
 

@@ -69,17 +69,6 @@ class Priority(StrEnum):
     BATCH = "batch"
 
 
-class Sort(StrEnum):
-    """Order of a list of predictions; rows without a value are last, and ``-`` means descending."""
-
-    NEWEST = "-created"
-    OLDEST = "created"
-    SUBJECT = "subject"
-    SUBJECT_DESCENDING = "-subject"
-    LOWEST = "probability"
-    HIGHEST = "-probability"
-
-
 class Stage(StrEnum):
     """Stages of a prediction, in order."""
 
@@ -389,15 +378,6 @@ class ModelInfo(_ResponseModel):
     name: str
     versions: list[ModelVersionInfo]
     aliases: dict[str, str] = {}
-
-
-class CallerInfo(_ResponseModel):
-    """Sender of a request, as the service knows it."""
-
-    name: str = Field(description="Name of the key, or of the person that a token identifies")
-    tenant: str
-    scopes: list[str]
-    identified: bool = Field(description="Whether a key or token names the caller; else no key is required")
 
 
 class Health(_ResponseModel):

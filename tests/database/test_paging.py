@@ -9,7 +9,7 @@ from app.database.session import Database
 from app.database.tables import PredictionRow
 from app.sdk.errors import InvalidRequest
 from app.sdk.followup import ReviewDraft, ReviewReason, Verdict
-from app.sdk.types import Sort
+from app.sdk.sorting import Sort
 from tests.database.rows import add_prediction, finish
 
 ROWS = [("b_1", 0.25), ("A-2", 0.25), (None, None), ("c.3", 0.75), ("b_1", None)]

@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse, Response
 from app.api import login, openapi_responses, responses
 from app.api.dependencies import CurrentCaller, ServicesDep
 from app.api.parameters import strict_query
-from app.sdk.types import CallerInfo
+from app.sdk.callers import CallerInfo
 
 router = APIRouter(tags=["service"], dependencies=[Depends(strict_query)])
 

@@ -29,7 +29,8 @@ from app.api.parameters import (
 from app.database import audit, erasures, paging, predictions
 from app.database.status import State
 from app.sdk.errors import InternalError, RlvoError
-from app.sdk.types import ErasureCertificate, Prediction, PredictionPage, Sort, Status
+from app.sdk.sorting import Sort
+from app.sdk.types import ErasureCertificate, Prediction, PredictionPage, Status
 
 HEARTBEAT = 15.0  # seconds without an event after which an event stream sends a comment
 
