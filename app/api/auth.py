@@ -29,10 +29,11 @@ from app.sdk.errors import InsufficientScope, RateLimited, Unauthenticated
 if TYPE_CHECKING:
     from app.api.dependencies import Services
 
-LOCAL = Caller("local", "local", frozenset(Scope))
+LOCAL = Caller("local", "local", frozenset(Scope), identified=False)
 
 _OPEN = re.compile(
-    r"/(livez|readyz|v2/health/(live|ready)|metrics|docs|openapi\.json|favicon\.ico|cds-services)?|/(static|predictions|problems)/.*",
+    r"/(livez|readyz|v2/health/(live|ready)|metrics|docs|openapi\.json|login\.json|favicon\.ico|cds-services)?"
+    r"|/(static|predictions|problems)/.*",
     re.DOTALL,
 )
 _CREDENTIAL = re.compile(r"[\x21-\x7e]{1,8192}")

@@ -20,6 +20,8 @@ from starlette.requests import Request
 from starlette.staticfiles import StaticFiles
 
 from app.api.cds_hooks import CdsFeedback, CdsRequest
+from app.api.dependencies import Services, ServicesDep
+from app.api.login import content_policy
 from app.api.openapi_responses import EXAMPLE_RECORD
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import NotFound, RlvoError
@@ -119,15 +121,19 @@ async def swagger() -> HTMLResponse:
 
 
 @router.get("/")
-async def home() -> Response:
+async def home(services: ServicesDep) -> Response:
     """Returns the start page."""
-    return FileResponse(WEB / "index.html")
+    return _page("index.html", services)
 
 
 @router.get("/predictions/{id}")
-async def prediction() -> Response:
+async def prediction(services: ServicesDep) -> Response:
     """Returns the page of one prediction, without the record; its script reads that with the reader's key."""
-    return FileResponse(WEB / "prediction.html")
+    return _page("prediction.html", services)
+
+
+def _page(name: str, services: Services) -> Response:
+    return FileResponse(WEB / name, headers={"Content-Security-Policy": content_policy(services.settings)})
 
 
 @router.get("/favicon.ico")

@@ -27,6 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api import cors, problems, request_headers
 from app.api.auth import LOCAL, authorise, key_needed
 from app.api.dependencies import Services
+from app.api.login import content_policy
 from app.core import logging as app_logging
 from app.core import tracing
 from app.core.tracing import Span
@@ -40,8 +41,7 @@ _INFER = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?/infer")
 INSECURE_WARNING = '199 rlvo "No API key is required for this request"'
 
 HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; connect-src 'self' blob: data:; "
-    "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "Content-Security-Policy": content_policy(),
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",

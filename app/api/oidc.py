@@ -38,6 +38,7 @@ class TokenVerifier:
         self._audience = settings.oidc_audience
         self._algorithm = settings.oidc_algorithm
         self._tenant_claim = settings.oidc_tenant_claim
+        self._name_claim = settings.oidc_name_claim
         self._keys_url = settings.oidc_keys_url
         self._lock = threading.Lock()
         self._keys: dict[str, jwt.PyJWK] = {}
@@ -71,7 +72,8 @@ class TokenVerifier:
         granted = claims.get("scope", claims.get("scp", ""))
         scopes = granted.split() if isinstance(granted, str) else map(str, granted if isinstance(granted, list) else ())
         known = {scope.removeprefix("rlvo:") for scope in scopes} & set(Scope)
-        return Caller(caller_name(subject), caller_name(tenant), frozenset(map(Scope, known)))
+        name = str(claims.get(self._name_claim) or subject)
+        return Caller(caller_name(name), caller_name(tenant), frozenset(map(Scope, known)))
 
     def _key(self, key_id: str) -> jwt.PyJWK:
         with self._lock:

@@ -85,6 +85,15 @@ class Settings(BaseSettings):
     )
     oidc_keys_url: str = Field(default="", description="URL of the provider's keys; empty: discovery")
     oidc_tenant_claim: str = Field(default="tenant", description="Claim with the tenant; if absent, the subject")
+    oidc_name_claim: str = Field(
+        default="sub", description="Claim with the name of the person, for reviews and the audit log; if absent, `sub`"
+    )
+    oidc_client_id: str = Field(
+        default="", description="Public client of the page at the provider: people log in there; empty: no login"
+    )
+    oidc_scope: str = Field(
+        default="openid predict read", description="Scopes that the page requests from the provider"
+    )
     rate_per_minute: int = Field(
         default=12_000,
         ge=0,

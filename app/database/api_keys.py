@@ -39,7 +39,8 @@ class Scope(StrEnum):
 class Caller:
     """Sender of a request. Callers of one tenant see the same predictions, and only these.
 
-    A limit that is None (requests a minute, bytes of a body) has the value of the settings.
+    A limit that is None (requests a minute, bytes of a body) has the value of the settings. The caller is
+    ``identified`` unless the service requires no key.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Caller:
     scopes: frozenset[Scope]
     per_minute: int | None = None
     max_body: int | None = None
+    identified: bool = True
 
     @property
     def identity(self) -> tuple[str, str]:

@@ -153,6 +153,7 @@ class ReviewRow(Base):
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     prediction_id: Mapped[str] = mapped_column(ForeignKey("predictions.id"), index=True)
     reviewer: Mapped[str] = mapped_column(String(64))
+    author: Mapped[str | None] = mapped_column(String(64))  # name of the key or token that sent it
     verdict: Mapped[str] = mapped_column(String(16))
     reason: Mapped[str | None] = mapped_column(String(32))
     comment: Mapped[str] = mapped_column(String(500))

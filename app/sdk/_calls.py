@@ -27,9 +27,11 @@ from typing import IO, Any, BinaryIO, Final, Literal, TypedDict, TypeVar, cast
 import httpx
 
 from ._replies import Reply, is_transient, json_of, parse, parse_all, require_response, require_success
+from .callers import CallerInfo
 from .clinical import ClinicalRecord
 from .errors import NotFinished, NotFound, RlvoError
 from .followup import Outcome, OutcomeDraft, Review, ReviewDraft
+from .sorting import Sort
 from .types import ErasureCertificate, Health, Input, ModelInfo, Prediction, PredictionPage, Priority, Status
 
 Volume = str | os.PathLike[str] | bytes
@@ -49,6 +51,9 @@ class Filters(TypedDict, total=False):
     model: str
     status: Status
     created_after: datetime
+    subject_contains: str
+    reviewed: bool
+    sort: Sort
     limit: int
 
 
@@ -214,12 +219,13 @@ class Verbs:
             yield Pause(0.1)  # limits the request rate if the service answers a long poll at once
 
     def page(self, filters: Filters, cursor: str | None) -> Steps[PredictionPage]:
-        params = {
-            name: value.isoformat() if isinstance(value, datetime) else str(value) for name, value in filters.items()
-        }
+        params = {name: _parameter(value) for name, value in filters.items()}
         if cursor:
             params["cursor"] = cursor
         return parse(PredictionPage, (yield from self.exchange(Call("GET", "/v1/predictions", params=params))))
+
+    def caller(self) -> Steps[CallerInfo]:
+        return parse(CallerInfo, (yield from self.exchange(Call("GET", "/v1/caller"))))
 
     def cancel(self, prediction_id: str) -> Steps[Prediction]:
         return parse(Prediction, (yield from self.exchange(Call("POST", f"/v1/predictions/{prediction_id}/cancel"))))
@@ -314,6 +320,13 @@ def _part(name: str, part: str | VolumeUpload) -> tuple[str | None, IO[bytes] | 
     if isinstance(part, str):
         return None, part, None
     return name, cast("IO[bytes]", part), "application/octet-stream"
+
+
+def _parameter(value: object) -> str:
+    """Query parameter of one filter."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def _open(volume: Volume) -> BinaryIO:

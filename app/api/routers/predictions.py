@@ -26,9 +26,10 @@ from app.api.parameters import (
     priority_of,
     strict_query,
 )
-from app.database import audit, erasures, predictions
+from app.database import audit, erasures, paging, predictions
 from app.database.status import State
 from app.sdk.errors import InternalError, RlvoError
+from app.sdk.sorting import Sort
 from app.sdk.types import ErasureCertificate, Prediction, PredictionPage, Status
 
 HEARTBEAT = 15.0  # seconds without an event after which an event stream sends a comment
@@ -87,7 +88,7 @@ async def events(prediction_id: PredictionId, services: ServicesDep, caller: Cur
     return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
-@router.get("", summary="List predictions, newest first", response_model=PredictionPage, **openapi_responses.listing)
+@router.get("", summary="List predictions", response_model=PredictionPage, **openapi_responses.listing)
 async def listing(
     services: ServicesDep,
     caller: CurrentCaller,
@@ -99,12 +100,17 @@ async def listing(
     accession_number: Annotated[str | None, Query(pattern=f"^{uploads.ACCESSION}$", max_length=16)] = None,
     model: Annotated[str | None, Query(description="`name` or `name@1.2.0`", pattern=f"^{uploads.MODEL}$")] = None,
     status: Annotated[Status | None, Query()] = None,
+    subject_contains: Annotated[
+        str | None, Query(description="Part of the pseudonym, in any case", pattern=f"^{uploads.SUBJECT}$")
+    ] = None,
+    reviewed: Annotated[bool | None, Query(description="With or without a review")] = None,
+    sort: Annotated[Sort, Query(description="`-` means descending; rows without a value are last")] = Sort.NEWEST,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[
-        str | None, Query(description="`next` of the previous page", pattern=f"^{predictions.CURSOR}$")
+        str | None, Query(description="`next` of the previous page of this `sort`", pattern=f"^{paging.CURSOR}$")
     ] = None,
 ) -> Response:
-    """Returns one page of the caller's predictions that match all given filters."""
+    """Returns one page of the caller's predictions that match all given filters, by default newest first."""
     page = await services.read(
         predictions.page,
         caller.tenant,
@@ -116,6 +122,9 @@ async def listing(
         model=model,
         status=status,
         created_after=created_after,
+        subject_contains=subject_contains,
+        reviewed=reviewed,
+        sort=sort,
     )
     return responses.page(page)
 
