@@ -38,6 +38,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "screenshots"
 PAGE = ROOT / "docs" / "screenshots.md"
 LEADING_IMAGE = ROOT / "docs" / "images" / "prediction.png"
+LEADING_WIDTH = 900
 MODEL = "rlvo-synthetic"
 SPACING_MM = {"ncct": (1.0, 1.0, 4.0), "cta": (1.0, 1.0, 2.0), "perfusion": (2.0, 2.0, 6.0)}
 WIDTHS = (1280, 800, 400)
@@ -198,8 +199,8 @@ def shown(browser: Chrome, name: str, url: str, ids: dict[str, str], folder: Pat
     browser.get("about:blank")
 
 
-def picture(browser: Chrome, width: int, start: str) -> Image.Image:
-    """The page from an element to the end of its section, at a width of the window, at most `HIGHEST` pixels high."""
+def picture(browser: Chrome, width: int, start: str, highest: int = HIGHEST) -> Image.Image:
+    """The page from an element to the end of its section, at a width of the window, at most ``highest`` pixels high."""
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     browser.execute_async_script("setTimeout(arguments[0], 1500)")  # the viewer draws again at its new size
@@ -211,9 +212,16 @@ def picture(browser: Chrome, width: int, start: str) -> Image.Image:
         start,
     )
     above = min(top, 16)
-    clip = {"x": 0, "y": top - above, "width": width, "height": min(above + height + 12, HIGHEST), "scale": 1}
+    clip = {"x": 0, "y": top - above, "width": width, "height": min(above + height + 12, highest), "scale": 1}
     shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True})
     return Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB")
+
+
+def leading_image(browser: Chrome) -> Image.Image:
+    """The page down to the end of the reasons, for the README."""
+    end = "return document.getElementById('reasons').closest('section').getBoundingClientRect().bottom + scrollY"
+    image = picture(browser, 1280, "body", highest=round(browser.execute_script(end)) + 12)
+    return image.resize((LEADING_WIDTH, round(image.height * LEADING_WIDTH / image.width))).quantize(128)
 
 
 def file_name(name: str, width: int, theme: str) -> str:
@@ -259,7 +267,7 @@ def take(url: str, ids: dict[str, str], names: list[str], folder: Path) -> None:
                     image = picture(browser, width, start)
                     image.save(FOLDER / file_name(name, width, theme), quality=QUALITY, method=6)
                     if (name, width, theme) == ("undetermined", 1280, "light"):
-                        image.quantize(64).save(LEADING_IMAGE, optimize=True)
+                        leading_image(browser).save(LEADING_IMAGE, optimize=True)
             print(f"took {name}", flush=True)
 
 
