@@ -280,6 +280,31 @@ erasure = entry(
     errors.NotFound,
     ok={200: {"description": "What was erased, with the audit entry of the erasure"}},
 )
+series = entry(
+    *PREDICTION_ERRORS,
+    errors.NotFound,
+    errors.NotFinished,
+    ok=_file("A NIfTI volume, not compressed", "application/octet-stream"),
+    description="The volume has the sha-256 of its entry in `inputs`. It is kept as long as the prediction: an erased "
+    "one answers 410.",
+)
+_MATRIX = {"type": "array", "items": {"type": "array", "items": {"type": "number"}}}
+_ALIGNED = {"type": "object", "properties": {"affine": _MATRIX, "mni_from_world": _MATRIX}}
+alignment = entry(
+    *PREDICTION_ERRORS,
+    errors.NotFound,
+    errors.NotFinished,
+    ok={
+        200: {
+            "description": "For each image that the model reads: `affine`, voxel -> RAS+ mm of the scanner, and "
+            "`mni_from_world`, RAS+ mm of the scanner -> MNI152 mm, both (4, 4)",
+            "content": {"application/json": {"schema": {"type": "object", "additionalProperties": _ALIGNED}}},
+            "headers": _ETAG,
+        },
+        304: {"description": "The caller has the present file"},
+    },
+    description="Relates a place in one image to another image. A prediction without an explanation has no such file.",
+)
 volume_map = entry(
     *PREDICTION_ERRORS,
     errors.NotFound,

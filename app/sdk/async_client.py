@@ -105,6 +105,14 @@ class AsyncClient:
         """See ``Client.certificate``."""
         return await self._run(self._verbs.certificate(prediction_id))
 
+    async def series(self, prediction_id: str, name: str, to: str | PathLike[str]) -> Path:
+        """See ``Client.series``."""
+        return await self._run(self._verbs.save(prediction_id, f"inputs/{name}.nii", to))
+
+    async def alignment(self, prediction_id: str) -> dict[str, Any]:
+        """See ``Client.alignment``."""
+        return await self._run(self._verbs.schema(f"/v1/predictions/{prediction_id}/alignment.json"))
+
     async def map(self, prediction_id: str, name: str, to: str | PathLike[str]) -> Path:
         """See ``Client.map``."""
         return await self._run(self._verbs.save(prediction_id, f"maps/{name}.nii.gz", to))

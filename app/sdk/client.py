@@ -153,6 +153,27 @@ class Client:
         """
         return self._run(self._verbs.certificate(prediction_id))
 
+    def series(self, prediction_id: str, name: str, to: str | PathLike[str]) -> Path:
+        """Save a volume of the study as it is stored, as ``.nii``, and return its path.
+
+        Args:
+            prediction_id: Id of the prediction.
+            name: Name in ``Prediction.inputs``, such as ``cta``.
+            to: File, or folder in which the file is named after the series. The file is written atomically.
+
+        Raises:
+            Erased: The prediction and its series are deleted.
+        """
+        return self._run(self._verbs.save(prediction_id, f"inputs/{name}.nii", to))
+
+    def alignment(self, prediction_id: str) -> dict[str, Any]:
+        """Return ``affine`` and ``mni_from_world``, (4, 4) in mm, of each image of the patient.
+
+        Raises:
+            NotFound: The prediction has no explanation.
+        """
+        return self._run(self._verbs.schema(f"/v1/predictions/{prediction_id}/alignment.json"))
+
     def map(self, prediction_id: str, name: str, to: str | PathLike[str]) -> Path:
         """Save a map volume as ``.nii.gz`` and return its path.
 

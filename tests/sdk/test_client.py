@@ -319,6 +319,16 @@ def test_figure_report_and_fhir(connect: Connect, server: ScriptedServer, tmp_pa
     assert [request.path for request in server.requests] == paths
 
 
+def test_series_and_alignment_are_read(connect: Connect, server: ScriptedServer, tmp_path: Path) -> None:
+    server.respond_with(Response(b"volume"), Response({"cta": {"affine": []}}))
+    client = connect()
+    saved = client.series("01", "cta", tmp_path)
+    assert (saved.name, saved.read_bytes()) == ("cta.nii", b"volume")
+    assert client.alignment("01") == {"cta": {"affine": []}}
+    paths = ["/v1/predictions/01/inputs/cta.nii", "/v1/predictions/01/alignment.json"]
+    assert [request.path for request in server.requests] == paths
+
+
 def test_review_is_sent_again_after_a_disconnect(connect: Connect, server: ScriptedServer) -> None:
     draft = ReviewDraft(reviewer="R-1", verdict=Verdict.OVERRIDE, reason=ReviewReason.IMAGE_QUALITY)
     stored = {**json.loads(draft.model_dump_json()), "id": "02", "created": "2026-01-01T00:00:00Z"}

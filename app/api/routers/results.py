@@ -1,4 +1,4 @@
-"""Routes of the files and exports of a prediction: maps, figures, report, FHIR bundle, CDS Hooks card.
+"""Routes of the files and exports of a prediction: series, maps, figures, report, FHIR bundle, CDS Hooks card.
 
 The digest of a file is checked before its first byte is sent, so a damaged file gives an error.
 """
@@ -19,6 +19,7 @@ from app.api.fhir import FhirVersion, accepted_version
 from app.api.parameters import IfNoneMatch, PredictionId, strict_query
 from app.database import predictions
 from app.sdk.errors import InternalError
+from app.sdk.types import Input
 
 CHUNK_BYTES = 256 * 1024
 
@@ -38,6 +39,29 @@ Figure = Annotated[
         description="`waterfall`, `position`, `perfusion`, or `overlay-<modality>` for an explained modality",
     ),
 ]
+
+
+Series = Annotated[Input, Path(description="A name in `inputs`")]
+
+
+@router.get("/inputs/{name}.nii", summary="Read a series as sent", response_class=Response, **openapi_responses.series)
+async def series(
+    prediction_id: PredictionId,
+    name: Series,
+    services: ServicesDep,
+    caller: CurrentCaller,
+    if_none_match: IfNoneMatch = "",
+) -> Response:
+    """Returns a volume of the study at full resolution, without the free texts of its header."""
+    return await _file(services, caller.tenant, prediction_id, f"inputs/{name}.nii", if_none_match)
+
+
+@router.get("/alignment.json", summary="Read the alignment", response_class=Response, **openapi_responses.alignment)
+async def alignment(
+    prediction_id: PredictionId, services: ServicesDep, caller: CurrentCaller, if_none_match: IfNoneMatch = ""
+) -> Response:
+    """Returns where each image of the patient lies in MNI space."""
+    return await _file(services, caller.tenant, prediction_id, "alignment.json", if_none_match)
 
 
 @router.get("/maps/{name}.nii.gz", summary="Read a map", response_class=Response, **openapi_responses.volume_map)
@@ -103,7 +127,7 @@ async def _file(services: Services, tenant: str, prediction_id: str, name: str, 
     digest, media_type = await services.read(predictions.artifact, prediction_id, tenant, name)
     tag = f'"{digest}"'
     headers = {"ETag": tag, "Cache-Control": "private, no-cache", "Accept-Ranges": "none"}
-    disposition = "attachment" if name.startswith("maps/") else "inline"
+    disposition = "attachment" if name.startswith(("inputs/", "maps/")) else "inline"
     if disposition == "inline":
         headers |= _INLINE_HEADERS  # also of a 304, whose headers replace those that the browser has stored
     if responses.matches(tag, if_none_match):
