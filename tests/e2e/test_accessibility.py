@@ -19,10 +19,9 @@ pytestmark = pytest.mark.xdist_group("e2e")
 
 
 @pytest.fixture(scope="module")
-def answered(service: RunningService, study: dict[str, Any]) -> dict[str, Prediction]:
-    """A prediction with an explanation, and one of a CTA alone without it."""
+def answered(service: RunningService, study: dict[str, Any]) -> Prediction:
     with service.client() as client:
-        return {"explained": client.predict(**study), "plain": client.predict(cta=study["cta"], explain=False)}
+        return client.predict(**study)
 
 
 @pytest.fixture(params=["light", "dark"])
@@ -55,11 +54,10 @@ def test_start_page_has_no_serious_finding(service: RunningService, themed: Chro
     assert serious_findings(themed) == []
 
 
-@pytest.mark.parametrize("kind", ["explained", "plain"])
 def test_page_of_a_prediction_has_no_serious_finding(
-    service: RunningService, themed: Chrome, answered: dict[str, Prediction], kind: str
+    service: RunningService, themed: Chrome, answered: Prediction
 ) -> None:
-    themed.get(f"{service.url}/predictions/{answered[kind].id}")
+    themed.get(f"{service.url}/predictions/{answered.id}")
     visible(themed, "body[data-shown=succeeded]")
     visible(themed, "#card-panel > summary").click()
     visible(themed, "#card h3")
