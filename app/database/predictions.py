@@ -14,7 +14,7 @@ import re
 import secrets
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -37,7 +37,8 @@ from app.database.tables import (
 )
 from app.database.upsert import insert_for
 from app.sdk.errors import Conflict, Erased, InvalidRequest, NotFinished, NotFound, PredictionNotFound
-from app.sdk.types import Attribution, Input, InputSummary, ModelRef, Prediction, PredictionPage, Priority, Status
+from app.sdk.series import SeriesSummary
+from app.sdk.types import Attribution, Flag, Input, InputSummary, ModelRef, Prediction, PredictionPage, Priority, Status
 
 VOLUME = "application/octet-stream"
 CURSOR = r"[0-9]{16}[0-9a-f]{32}"
@@ -51,7 +52,8 @@ class NewPrediction:
 
     ``trace_context`` is the span of the request; the idempotency key is kept for ``keep_key`` seconds; ``exact``
     selects the slow, exact methods of explanation; ``accept_warnings`` asks for a decision in spite of warnings;
-    ``ctp_interval_s`` replaces the time step in the header of the CT perfusion series.
+    ``ctp_interval_s`` replaces the time step in the header of the CT perfusion series; ``series`` and ``intake_flags``
+    say what the series of a DICOM study were taken for.
     """
 
     id: str
@@ -69,6 +71,8 @@ class NewPrediction:
     exact: bool = False
     accept_warnings: bool = False
     ctp_interval_s: float | None = None
+    series: Sequence[SeriesSummary] = ()
+    intake_flags: Sequence[Flag] = ()
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,8 @@ def add(session: Session, new: NewPrediction) -> int:
             exact=new.exact,
             accept_warnings=new.accept_warnings,
             ctp_interval_s=new.ctp_interval_s,
+            series=[each.model_dump(mode="json") for each in new.series] or None,
+            intake_flags=[each.model_dump(mode="json") for each in new.intake_flags] or None,
             clinical=new.clinical,
             inputs={name.value: summary.model_dump(mode="json") for name, summary in new.inputs.items()},
             trace_id=new.trace_context and new.trace_context.trace,
@@ -219,6 +225,7 @@ def erase(session: Session, prediction_id: str, caller: str | None) -> list[str]
         row.status, row.finished = Status.CANCELLED, now()
     row.erased = now()
     row.progress, row.stage, row.waiting = 0.0, None, None
+    row.series = row.intake_flags = None
     row.subject = row.clinical = row.inputs = row.trace_id = row.span_id = row.body_digest = None
     row.probability = row.interval = row.folds = row.decision = row.withheld = None
     row.flags = row.perfusion = row.timings = row.error = None
@@ -288,7 +295,7 @@ _SAME_NAME = (
         "decision",
         "perfusion",
     ),
-    *("accept_warnings", "ctp_interval_s", "error", "created", "started", "finished"),
+    *("accept_warnings", "ctp_interval_s", "series", "error", "created", "started", "finished"),
 )
 """Fields of `Prediction` that are columns of the same name."""
 

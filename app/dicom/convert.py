@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from app.dicom import assemble
+from app.dicom.conversion import Conversion
 from app.dicom.errors import DEFAULT, DicomLimits, Unreadable, mismatch, refused, too_large
 from app.dicom.files import Files, open_files
 from app.dicom.frames import Instance
@@ -20,26 +21,12 @@ from app.dicom.instance import read_instance
 from app.dicom.roles import Choice, choose
 from app.dicom.stacks import make_stacks
 from app.imaging.io import nifti
-from app.sdk.series import SeriesRole, SeriesSummary
+from app.sdk.series import SeriesRole
 from app.sdk.types import Flag, Input
 
-__all__ = ["Conversion", "convert", "read_choices"]
+__all__ = ["convert", "read_choices"]
 
 _FIELD_RULES = ("localizer", "bolus-tracking", "colour-picture", "projection", "not-an-image", "no-position")
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """Volumes of a study.
-
-    Attributes:
-        volumes: a NIfTI file (.nii) for each input.
-        series: what each series was taken for.
-    """
-
-    volumes: dict[Input, Path] = field(default_factory=dict)
-    series: tuple[SeriesSummary, ...] = ()
-    flags: tuple[Flag, ...] = ()
 
 
 def convert(

@@ -9,7 +9,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from app.dicom.convert import Conversion, convert
+from app.dicom.conversion import Conversion
+from app.dicom.convert import convert
 from app.dicom.writing import Syntax
 from app.phantoms.dicom_series import SeriesPlan, files, planned_slices
 from app.sdk.types import Input
@@ -26,7 +27,7 @@ def voxels(seed: int = 0) -> NDArray[np.int16]:
 
 def plan(affine: NDArray[np.float64] = REGULAR, data: NDArray[np.int16] | None = None, **changes: object) -> SeriesPlan:
     slices = planned_slices(voxels() if data is None else data, affine) | {"thickness": 8.0}
-    return replace(SeriesPlan("ncct", 3, "Head native", kernel="H30s", **slices), **changes)  # type: ignore[arg-type]
+    return replace(SeriesPlan("ncct", 3, "Head native", kernel="H30s", **slices), **changes)
 
 
 def contents(*plans: SeriesPlan, syntax: Syntax = Syntax.EXPLICIT) -> list[bytes]:
@@ -41,12 +42,12 @@ def write(folder: Path, written: list[bytes]) -> Path:
 
 
 def converted(tmp_path: Path, written: list[bytes], **options: object) -> Conversion:
-    return convert(write(tmp_path / "study", written), tmp_path, **options)  # type: ignore[arg-type]
+    return convert(write(tmp_path / "study", written), tmp_path, **options)
 
 
 def volume(conversion: Conversion, name: Input = Input.NCCT) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Voxels and affine, with the slices in rising order of z."""
-    image = nib.load(conversion.volumes[name])  # type: ignore[attr-defined]
+    image = nib.load(conversion.volumes[name])
     data, affine = np.asarray(image.dataobj, np.float64), np.array(image.affine)
     if affine[2, 2] < 0:
         affine[:3, 3] += affine[:3, 2] * (data.shape[2] - 1)

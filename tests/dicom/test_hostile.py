@@ -163,7 +163,7 @@ def test_name_in_another_spelling_is_the_same_patient(tmp_path: Path) -> None:
 
 
 def archive(path: Path, members: dict[str, bytes], **options: object) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, **options) as made:  # type: ignore[arg-type]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, **options) as made:
         for name, content in members.items():
             made.writestr(name, content)
     return path

@@ -69,7 +69,7 @@ def test_thin_soft_original_series_of_the_whole_head_is_preferred() -> None:
 
 def head(description: str, **changes: object) -> Stack:
     one = next(each for each in dicom_study.draw_study(0, "en-ge") if each.description == "0.625mm Head Plain")
-    changed = replace(one, description=description, protocol="", **changes)  # type: ignore[arg-type]
+    changed = replace(one, description=description, protocol="", **changes)
     return make_stacks(dicom_series.instances(changed, 0))[0]
 
 
