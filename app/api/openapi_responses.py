@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from app.api.problems import responses
-from app.api.uploads import INTERVAL, MODEL, SUBJECT
+from app.api.uploads import ACCESSION, INTERVAL, MAX_UID_LENGTH, MODEL, SUBJECT, UID
 from app.sdk import errors
 from app.sdk.types import Input
 
@@ -42,6 +42,8 @@ _VOLUMES = {
     Input.CTP: "CT perfusion series, 4-D, HU",
 }
 
+_FORMATS = "NIfTI, .nii or .nii.gz; or a ZIP archive of its DICOM series"
+
 _ETAG = {"ETag": {"description": "Changes when the record changes", "schema": {"type": "string"}}}
 _RETRY_AFTER = {
     "Retry-After": {
@@ -69,10 +71,25 @@ _COMMON_ERRORS = (
 
 def _form() -> Entry:
     volumes = {
-        name.value: {"type": "string", "format": "binary", "description": f"{text}. NIfTI, .nii or .nii.gz"}
+        name.value: {
+            "type": "string",
+            "format": "binary",
+            "description": f"{text}. NIfTI, .nii or .nii.gz; or a ZIP archive of its DICOM series",
+        }
         for name, text in _VOLUMES.items()
     }
-    fields = {
+    fields: Entry = {
+        "study": {
+            "type": "string",
+            "format": "binary",
+            "description": "A DICOM study as a ZIP archive; the service finds the series. A volume of its own takes "
+            "precedence. `series` of the answer says what each was taken for",
+        },
+        "series_roles": {
+            "type": "string",
+            "examples": [""],
+            "description": 'Roles that the caller states, by series number or UID, such as `{"3": "ncct"}`',
+        },
         "clinical": {"$ref": "#/components/schemas/ClinicalRecord"},
         "model": {
             "type": "string",
@@ -85,6 +102,20 @@ def _form() -> Entry:
             "pattern": f"^({SUBJECT})?$",
             "examples": ["S-001"],
             "description": "Pseudonym of the patient at the site; never a name or a hospital number",
+        },
+        "study_instance_uid": {
+            "type": "string",
+            "pattern": f"^({UID})?$",
+            "maxLength": MAX_UID_LENGTH,
+            "examples": [""],
+            "description": "DICOM Study Instance UID (0020,000D) of the study",
+        },
+        "accession_number": {
+            "type": "string",
+            "pattern": f"^({ACCESSION})?$",
+            "maxLength": 16,
+            "examples": [""],
+            "description": "Accession number (0008,0050) of the study, at most 16 characters",
         },
         "explain": {
             "type": "string",
@@ -132,7 +163,7 @@ def _links() -> Entry:
     return {name: {"operationId": name, **same_id} for name in _LINKED_OPERATIONS}
 
 
-def _entry(*raised: type[errors.RlvoError], ok: dict[int | str, Entry] | None = None, **more: Any) -> Entry:
+def entry(*raised: type[errors.RlvoError], ok: dict[int | str, Entry] | None = None, **more: Any) -> Entry:
     """The OpenAPI arguments of a route: its successes ``ok``, the errors that it raises, and the common ones."""
     return {"responses": {**(ok or {}), **responses(*raised, *_COMMON_ERRORS)}, **more}
 
@@ -151,9 +182,9 @@ def _file(description: str, *media_types: str) -> dict[int | str, Entry]:
     return {200: {"description": description, "content": content, "headers": _ETAG}, 304: not_modified}
 
 
-_PREDICTION_ERRORS = (errors.PredictionNotFound, errors.Erased, errors.InvalidRequest)
+PREDICTION_ERRORS = (errors.PredictionNotFound, errors.Erased, errors.InvalidRequest)
 
-submit = _entry(
+submit = entry(
     errors.MalformedMultipart,
     errors.MalformedJson,
     errors.DigestMismatch,
@@ -163,6 +194,8 @@ submit = _entry(
     errors.Conflict,
     errors.DecompressedTooLarge,
     errors.InvalidVolume,
+    errors.InvalidDicom,
+    errors.PatientMismatch,
     errors.GeometryMismatch,
     errors.ImplausibleModality,
     errors.InvalidClinical,
@@ -193,26 +226,27 @@ submit = _entry(
     },
     openapi_extra={"requestBody": {"required": True, "content": {FORM: _form()}}},
     description=(
-        "Send at least one volume, and the clinical document as JSON. A part is optional unless the model requires "
-        "it.\n\n**To try it here**: choose a head CT in NIfTI as `ncct` or `cta` (`make demo` writes one to the data "
-        "folder), keep the example as `clinical`, and execute. The response is the finished prediction, or 202 with a "
-        "`Location` if the wait is too short.\n\n**Check the status**: 200 has a result. After 202, read `Location` "
-        "until `status` is `succeeded`, `failed` or `cancelled`; it is answered with 200 in each of these states, and "
-        "a failed one has one of the codes below as `error.code`. If the prediction fails or is cancelled within the "
-        "wait, the answer is a problem: 422 if the service cannot use the study, 409 `conflict` if it was cancelled, "
-        "else 500. The record then exists: its id is `prediction`, its address `prediction_url` and `Location`. "
-        "A repeated request with the same Idempotency-Key has the same answer.\n\n"
+        "Send at least one volume or a DICOM study, and the clinical document as JSON. A part is optional unless "
+        "the model requires it.\n\n**To try it here**: choose a head CT in NIfTI as `ncct` or `cta` (`make demo` "
+        "writes one to the data folder), keep the example as `clinical`, and execute. The response is the finished "
+        "prediction, or 202 with a `Location` if the wait is too short.\n\n**Check the status**: 200 has a result. "
+        "After 202, read `Location` until `status` is `succeeded`, `failed` or `cancelled`; it is answered with 200 "
+        "in each of these states, and a failed one has one of the codes below as `error.code`. If the prediction "
+        "fails or is cancelled within the wait, the answer is a problem: 422 if the service cannot use the study, "
+        "409 `conflict` if it was cancelled, else 500. The record then exists: its id is `prediction`, its address "
+        "`prediction_url` and `Location`. A repeated request with the same Idempotency-Key has the same answer.\n\n"
         "Nothing of a study that is refused before it is accepted is stored, except an audit entry."
     ),
 )
-read = _entry(
-    *_PREDICTION_ERRORS,
+read = entry(
+    *PREDICTION_ERRORS,
     errors.NotFinished,
     ok={
         200: {**_prediction(**_ETAG), "content": {"application/fhir+json": {"schema": {"type": "object"}}}},
         304: {"description": "The caller has the present state"},
     },
-    description="With `Accept: application/fhir+json` the response is the FHIR bundle, as at `/fhir`.",
+    description="With `Accept: application/fhir+json` the response is the FHIR bundle, as at `/fhir`; the parameter "
+    "`fhirVersion` of this media type (`4.0`, `4.3`, `5.0`) selects the release.",
 )
 _STATE_EVENT = {
     "type": "object",
@@ -238,8 +272,8 @@ _STATE_EVENT = {
         },
     },
 }
-events = _entry(
-    *_PREDICTION_ERRORS,
+events = entry(
+    *PREDICTION_ERRORS,
     ok={
         200: {
             "description": "`state` events with status, stage, progress and `waiting`, until the prediction finishes",
@@ -247,10 +281,11 @@ events = _entry(
         }
     },
 )
-listing = _entry(errors.InvalidRequest)
-cancel = _entry(*_PREDICTION_ERRORS, errors.Conflict, ok={200: _prediction(**_ETAG)})
-erase = _entry(
-    *_PREDICTION_ERRORS,
+listing = entry(errors.InvalidRequest)
+caller = entry(errors.InvalidRequest)
+cancel = entry(*PREDICTION_ERRORS, errors.Conflict, ok={200: _prediction(**_ETAG)})
+erase = entry(
+    *PREDICTION_ERRORS,
     errors.Unavailable,
     errors.BucketMissing,
     errors.StorageFull,
@@ -258,14 +293,14 @@ erase = _entry(
     description="Deletes the prediction, its clinical record, and the files that no other prediction uses. A key needs "
     "the scope `erase`.",
 )
-erasure = _entry(
+erasure = entry(
     errors.PredictionNotFound,
     errors.InvalidRequest,
     errors.NotFound,
     ok={200: {"description": "What was erased, with the audit entry of the erasure"}},
 )
-series = _entry(
-    *_PREDICTION_ERRORS,
+series = entry(
+    *PREDICTION_ERRORS,
     errors.NotFound,
     errors.NotFinished,
     ok=_file("A NIfTI volume, not compressed", "application/octet-stream"),
@@ -274,8 +309,8 @@ series = _entry(
 )
 _MATRIX = {"type": "array", "items": {"type": "array", "items": {"type": "number"}}}
 _ALIGNED = {"type": "object", "properties": {"affine": _MATRIX, "mni_from_world": _MATRIX}}
-alignment = _entry(
-    *_PREDICTION_ERRORS,
+alignment = entry(
+    *PREDICTION_ERRORS,
     errors.NotFound,
     errors.NotFinished,
     ok={
@@ -289,57 +324,25 @@ alignment = _entry(
     },
     description="Relates a place in one image to another image. A prediction without an explanation has no such file.",
 )
-volume_map = _entry(
-    *_PREDICTION_ERRORS,
+volume_map = entry(
+    *PREDICTION_ERRORS,
     errors.NotFound,
     errors.NotFinished,
     ok=_file("A NIfTI volume, gzip-compressed", "application/gzip"),
 )
-figure = _entry(
-    *_PREDICTION_ERRORS, errors.NotFound, errors.NotFinished, ok=_file("The figure", "image/png", "image/svg+xml")
+figure = entry(
+    *PREDICTION_ERRORS, errors.NotFound, errors.NotFinished, ok=_file("The figure", "image/png", "image/svg+xml")
 )
-report = _entry(
-    *_PREDICTION_ERRORS, errors.NotFound, errors.NotFinished, ok=_file("One self-contained HTML page", "text/html")
+report = entry(
+    *PREDICTION_ERRORS, errors.NotFound, errors.NotFinished, ok=_file("One self-contained HTML page", "text/html")
 )
-fhir = _entry(
-    *_PREDICTION_ERRORS,
+fhir = entry(
+    *PREDICTION_ERRORS,
     errors.NotFinished,
     ok={
         200: {
-            "description": "FHIR R4B Bundle of RiskAssessment, Device and Provenance",
+            "description": "FHIR Bundle of RiskAssessment, DiagnosticReport, Observation, Device and Provenance",
             "content": {"application/fhir+json": {"schema": {"type": "object"}}},
-        }
-    },
-)
-
-_CARDS = {
-    "type": "object",
-    "required": ["cards"],
-    "properties": {
-        "cards": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["uuid", "summary", "detail", "indicator", "source"],
-                "properties": {
-                    "uuid": {"type": "string", "format": "uuid"},
-                    "summary": {"type": "string", "maxLength": 139},
-                    "detail": {"type": "string"},
-                    "indicator": {"enum": ["info", "warning"]},
-                    "source": {"type": "object"},
-                    "links": {"type": "array"},
-                },
-            },
-        }
-    },
-}
-cds = _entry(
-    *_PREDICTION_ERRORS,
-    errors.NotFinished,
-    ok={
-        200: {
-            "description": "CDS Hooks 2.0 response with one card",
-            "content": {"application/json": {"schema": _CARDS}},
         }
     },
 )
@@ -347,12 +350,13 @@ cds = _entry(
 _BODY_ERRORS = (errors.MalformedJson, errors.NotFinished)
 
 
-def _json_body(schema: str) -> Entry:
+def json_body(schema: str) -> Entry:
+    """The OpenAPI description of a JSON body with this schema."""
     return {"requestBody": {"required": True, "content": _json(schema)}}
 
 
-review = _entry(
-    *_PREDICTION_ERRORS,
+review = entry(
+    *PREDICTION_ERRORS,
     *_BODY_ERRORS,
     errors.Conflict,
     ok={
@@ -362,23 +366,23 @@ review = _entry(
         },
         201: {"description": "The review that was recorded"},
     },
-    openapi_extra=_json_body("ReviewDraft"),
+    openapi_extra=json_body("ReviewDraft"),
 )
-reviews = _entry(*_PREDICTION_ERRORS)
-set_outcome = _entry(
-    *_PREDICTION_ERRORS,
+reviews = entry(*PREDICTION_ERRORS)
+set_outcome = entry(
+    *PREDICTION_ERRORS,
     *_BODY_ERRORS,
     errors.EtagMismatch,
     errors.PreconditionRequired,
     ok={200: {"description": "The outcome that was recorded", "headers": _ETAG}},
-    openapi_extra=_json_body("OutcomeDraft"),
+    openapi_extra=json_body("OutcomeDraft"),
 )
-outcome = _entry(
-    *_PREDICTION_ERRORS, errors.NotFound, ok={200: {"description": "The recorded outcome", "headers": _ETAG}}
+outcome = entry(
+    *PREDICTION_ERRORS, errors.NotFound, ok={200: {"description": "The recorded outcome", "headers": _ETAG}}
 )
-models = _entry(errors.InvalidRequest)
-model = _entry(errors.InvalidRequest, errors.ModelNotFound, errors.ModelNotReady)
-card = _entry(
+models = entry(errors.InvalidRequest)
+model = entry(errors.InvalidRequest, errors.ModelNotFound, errors.ModelNotReady)
+card = entry(
     errors.InvalidRequest,
     errors.ModelNotFound,
     errors.ModelNotReady,
@@ -387,30 +391,30 @@ card = _entry(
 )
 _ALIAS_ERRORS = (errors.InvalidRequest, errors.ModelNotFound, errors.ModelNotReady)
 _ALIAS_RESPONSE: dict[int | str, Entry] = {200: {"description": "The alias and its present version", "headers": _ETAG}}
-alias = _entry(errors.InvalidRequest, errors.ModelNotFound, ok=_ALIAS_RESPONSE)
-set_alias = _entry(
+alias = entry(errors.InvalidRequest, errors.ModelNotFound, ok=_ALIAS_RESPONSE)
+set_alias = entry(
     *_ALIAS_ERRORS,
     errors.MalformedJson,
     errors.AliasConflict,
     errors.EtagMismatch,
     errors.PreconditionRequired,
     ok=_ALIAS_RESPONSE,
-    openapi_extra=_json_body("AliasDraft"),
+    openapi_extra=json_body("AliasDraft"),
     description=(
         "Every live worker loads the version and computes its golden cases. If all results match the manifest, the "
         "alias is moved for all callers at once. Otherwise the alias stays unchanged and the problem says why."
     ),
 )
-roll_back = _entry(
+roll_back = entry(
     *_ALIAS_ERRORS, errors.AliasConflict, errors.EtagMismatch, errors.PreconditionRequired, ok=_ALIAS_RESPONSE
 )
-load = _entry(*_ALIAS_ERRORS, ok={200: {"description": "Every live worker has loaded and checked the version"}})
-unload = _entry(
+load = entry(*_ALIAS_ERRORS, ok={200: {"description": "Every live worker has loaded and checked the version"}})
+unload = entry(
     *_ALIAS_ERRORS, errors.Conflict, ok={202: {"description": "Workers unload the version when no prediction needs it"}}
 )
-shadow = _entry(
+shadow = entry(
     errors.InvalidRequest, errors.ModelNotFound, ok={200: {"description": "One entry per compared pair of versions"}}
 )
 _SCHEMA = {"description": "JSON Schema 2020-12", "content": {"application/schema+json": {"schema": {"type": "object"}}}}
-model_schema = _entry(errors.InvalidRequest, errors.ModelNotFound, errors.ModelNotReady, ok={200: _SCHEMA})
-schema = _entry(errors.InvalidRequest, ok={200: _SCHEMA})
+model_schema = entry(errors.InvalidRequest, errors.ModelNotFound, errors.ModelNotReady, ok={200: _SCHEMA})
+schema = entry(errors.InvalidRequest, ok={200: _SCHEMA})

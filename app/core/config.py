@@ -64,6 +64,20 @@ class Settings(BaseSettings):
         default=False, description="With `auth=off`: require no keys from other machines and through a proxy either"
     )
 
+    subject_system: str = Field(
+        default="urn:rlvo:subject",
+        pattern="^[!-~]+$",
+        description="FHIR identifier system of the pseudonyms (`subject`)",
+    )
+    cds_clients: str = Field(
+        default="",
+        description="JSON file of the CDS clients that sign tokens: issuer, tenant, public keys; empty: API keys only",
+    )
+    cds_origins: str = Field(
+        default="",
+        description="Origins whose pages may call `/cds-services`, comma-separated: `https://records.clinic.example`",
+    )
+
     oidc_issuer: str = Field(default="", description="Identity provider of tokens; empty: API keys only")
     oidc_audience: str = Field(default="rlvo", description="Audience that a token must contain")
     oidc_algorithm: Literal["RS256", "PS256", "ES256", "EdDSA"] = Field(
@@ -71,6 +85,15 @@ class Settings(BaseSettings):
     )
     oidc_keys_url: str = Field(default="", description="URL of the provider's keys; empty: discovery")
     oidc_tenant_claim: str = Field(default="tenant", description="Claim with the tenant; if absent, the subject")
+    oidc_name_claim: str = Field(
+        default="sub", description="Claim with the name of the person, for reviews and the audit log; if absent, `sub`"
+    )
+    oidc_client_id: str = Field(
+        default="", description="Public client of the page at the provider: people log in there; empty: no login"
+    )
+    oidc_scope: str = Field(
+        default="openid predict read", description="Scopes that the page requests from the provider"
+    )
     rate_per_minute: int = Field(
         default=12_000,
         ge=0,
@@ -82,6 +105,9 @@ class Settings(BaseSettings):
     max_voxels: int = Field(default=512_000_000, ge=1, description="Largest number of voxels of one volume")
     max_json_bytes: int = Field(default=64 * 1024, ge=1, description="Largest JSON document, in bytes")
     receive_timeout: float = Field(default=300.0, gt=0, description="Seconds within which a request body must arrive")
+    dicom_timeout: float = Field(
+        default=120.0, gt=0, description="Seconds within which a DICOM study must be converted"
+    )
     stall_timeout: float = Field(default=30.0, gt=0, description="Seconds without progress until a transfer is aborted")
     header_timeout: float = Field(default=10.0, gt=0, description="Seconds within which a request head must arrive")
     max_connections: int = Field(default=1000, ge=1, description="Maximum number of connections")
@@ -201,6 +227,11 @@ class Settings(BaseSettings):
     def trusted(self) -> list[str]:
         """Public keys that may sign model versions; empty: versions need no signature."""
         return [key for each in self.trusted_keys.split(",") if (key := each.strip())]
+
+    @cached_property
+    def cds_allowed_origins(self) -> frozenset[str]:
+        """Origins whose pages may call the CDS service."""
+        return frozenset(origin for each in self.cds_origins.split(",") if (origin := each.strip().rstrip("/").lower()))
 
     @property
     def on_loopback(self) -> bool:

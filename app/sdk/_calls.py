@@ -15,34 +15,47 @@ import io
 import json
 import os
 import random
+import tempfile
 import time
 import uuid
-from collections.abc import Callable, Generator, Mapping
-from contextlib import ExitStack
+import zipfile
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Literal, TypedDict, TypeVar, cast
+from typing import IO, Any, BinaryIO, Final, Literal, TypedDict, TypeVar, cast
 
 import httpx
 
 from ._replies import Reply, is_transient, json_of, parse, parse_all, require_response, require_success
+from .callers import CallerInfo
 from .clinical import ClinicalRecord
 from .errors import NotFinished, NotFound, RlvoError
 from .followup import Outcome, OutcomeDraft, Review, ReviewDraft
+from .sorting import Sort
 from .types import ErasureCertificate, Health, Input, ModelInfo, Prediction, PredictionPage, Priority, Status
 
 Volume = str | os.PathLike[str] | bytes
 """A ``.nii`` or ``.nii.gz`` file: path (streamed from disk) or bytes."""
 
 
+FhirRelease = Literal["4.0", "4.3", "5.0"]
+"""Release of FHIR: R4, R4B or R5."""
+
+
 class Filters(TypedDict, total=False):
     """Filters of ``list``; ``limit`` is the size of one page."""
 
     subject: str
+    study_instance_uid: str
+    accession_number: str
     model: str
     status: Status
     created_after: datetime
+    subject_contains: str
+    reviewed: bool
+    sort: Sort
     limit: int
 
 
@@ -50,7 +63,8 @@ class Study(TypedDict, total=False):
     """Study of one patient. The model card lists the inputs that a model requires.
 
     With ``accept_warnings``, the answer has a decision in spite of warnings. ``ctp_interval_s`` is the time from frame
-    to frame of ``ctp``, s; it replaces the time step of its header.
+    to frame of ``ctp``, s; it replaces the time step of its header. ``study`` is a DICOM study: a folder or a ZIP
+    archive; ``series_roles`` states the role of a series (its number or UID), such as ``{"3": "ncct"}``.
     """
 
     ncct: Volume
@@ -61,9 +75,13 @@ class Study(TypedDict, total=False):
     cbv: Volume
     mtt: Volume
     ctp: Volume
+    study: Volume
+    series_roles: Mapping[str, str]
     clinical: ClinicalRecord | Mapping[str, object]
     model: str
     subject: str
+    study_instance_uid: str
+    accession_number: str
     explain: bool | Literal["exact"]
     accept_warnings: bool
     ctp_interval_s: float
@@ -159,6 +177,8 @@ class Verbs:
             volumes: list[tuple[str, Volume]] = [
                 (name.value, study[name.value]) for name in Input if name.value in study
             ]
+            if "study" in study:
+                volumes.append(("study", study["study"]))
             uploads = {name: VolumeUpload(files.enter_context(_open(volume))) for name, volume in volumes}
             if on_progress:
                 _report_upload(list(uploads.values()), on_progress)
@@ -206,12 +226,13 @@ class Verbs:
             yield Pause(0.1)  # limits the request rate if the service answers a long poll at once
 
     def page(self, filters: Filters, cursor: str | None) -> Steps[PredictionPage]:
-        params = {
-            name: value.isoformat() if isinstance(value, datetime) else str(value) for name, value in filters.items()
-        }
+        params = {name: _parameter(value) for name, value in filters.items()}
         if cursor:
             params["cursor"] = cursor
         return parse(PredictionPage, (yield from self.exchange(Call("GET", "/v1/predictions", params=params))))
+
+    def caller(self) -> Steps[CallerInfo]:
+        return parse(CallerInfo, (yield from self.exchange(Call("GET", "/v1/caller"))))
 
     def cancel(self, prediction_id: str) -> Steps[Prediction]:
         return parse(Prediction, (yield from self.exchange(Call("POST", f"/v1/predictions/{prediction_id}/cancel"))))
@@ -271,6 +292,11 @@ class Verbs:
     def schema(self, path: str) -> Steps[dict[str, Any]]:
         return cast("dict[str, Any]", json_of((yield from self.exchange(Call("GET", path)))))
 
+    def fhir(self, prediction_id: str, version: FhirRelease | None) -> Steps[dict[str, Any]]:
+        params = {"fhirVersion": str(version)} if version else {}
+        call = Call("GET", f"/v1/predictions/{prediction_id}/fhir", params=params)
+        return cast("dict[str, Any]", json_of((yield from self.exchange(call))))
+
     def text(self, path: str) -> Steps[str]:
         return (yield from self.exchange(Call("GET", path))).text
 
@@ -303,8 +329,28 @@ def _part(name: str, part: str | VolumeUpload) -> tuple[str | None, IO[bytes] | 
     return name, cast("IO[bytes]", part), "application/octet-stream"
 
 
-def _open(volume: Volume) -> BinaryIO:
-    return io.BytesIO(volume) if isinstance(volume, bytes) else Path(volume).open("rb")
+def _parameter(value: object) -> str:
+    """Query parameter of one filter."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def _open(volume: Volume) -> AbstractContextManager[BinaryIO]:
+    if isinstance(volume, bytes):
+        return io.BytesIO(volume)
+    return _archive(Path(volume)) if Path(volume).is_dir() else Path(volume).open("rb")
+
+
+@contextmanager
+def _archive(folder: Path) -> Iterator[BinaryIO]:
+    """ZIP archive of a folder, in a temporary file; its members have numbers, because names may contain a patient's."""
+    with tempfile.TemporaryFile() as packed:
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+            for number, path in enumerate(paths):
+                archive.writestr(f"{number:06d}", path.read_bytes())
+        yield cast("BinaryIO", packed)
 
 
 def _report_upload(uploads: list[VolumeUpload], on_progress: OnProgress) -> None:
@@ -323,14 +369,24 @@ def _report_upload(uploads: list[VolumeUpload], on_progress: OnProgress) -> None
         upload.on_read = on_read
 
 
+_TEXTS: Final[tuple[Literal["model", "subject", "study_instance_uid", "accession_number"], ...]] = (
+    "model",
+    "subject",
+    "study_instance_uid",
+    "accession_number",
+)
+
+
 def _fields(study: Study) -> dict[str, str]:
-    fields: dict[str, str] = {name: study[name] for name in ("model", "subject") if name in study}
+    fields: dict[str, str] = {name: study[name] for name in _TEXTS if name in study}
     if "explain" in study:
         fields["explain"] = str(study["explain"]).lower()
     if study.get("accept_warnings"):
         fields["accept_warnings"] = "true"
     if "ctp_interval_s" in study:
         fields["ctp_interval_s"] = f"{study['ctp_interval_s']:.6f}".rstrip("0").rstrip(".")
+    if study.get("series_roles"):
+        fields["series_roles"] = json.dumps(dict(study["series_roles"]))
     clinical = study.get("clinical", {})
     if isinstance(clinical, ClinicalRecord):
         fields["clinical"] = clinical.model_dump_json(exclude_none=True)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import io
 import json
 import time
 import tracemalloc
+import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
@@ -65,6 +67,8 @@ def test_predict_sends_the_study_and_returns_the_prediction(
         cta=b"bytes",
         clinical=ClinicalRecord(age=74),
         subject="p1",
+        study_instance_uid="1.2.3",
+        accession_number="A-1",
         model="m@1.0.0",
         explain=False,
         accept_warnings=True,
@@ -76,6 +80,8 @@ def test_predict_sends_the_study_and_returns_the_prediction(
         "clinical": (None, b'{"age":74.0}'),
         "model": (None, b"m@1.0.0"),
         "subject": (None, b"p1"),
+        "study_instance_uid": (None, b"1.2.3"),
+        "accession_number": (None, b"A-1"),
         "explain": (None, b"false"),
         "accept_warnings": (None, b"true"),
         "ctp_interval_s": (None, b"1.5"),
@@ -303,12 +309,15 @@ def test_map_is_saved_atomically(connect: Connect, server: ScriptedServer, tmp_p
 
 
 def test_figure_report_and_fhir(connect: Connect, server: ScriptedServer, tmp_path: Path) -> None:
-    server.respond_with(Response(b"png"), Response(b"<!doctype html>"), Response({"resourceType": "Bundle"}))
+    bundle = Response({"resourceType": "Bundle"})
+    server.respond_with(Response(b"png"), Response(b"<!doctype html>"), bundle, bundle)
     client = connect()
     assert client.figure("01", "overlay-cta.png", tmp_path).read_bytes() == b"png"
     assert client.report("01", tmp_path).name == "report.html"
     assert client.fhir("01") == {"resourceType": "Bundle"}
-    paths = ["/v1/predictions/01/figures/overlay-cta.png", "/v1/predictions/01/report.html", "/v1/predictions/01/fhir"]
+    assert client.fhir("01", "5.0") == {"resourceType": "Bundle"}
+    paths = ["/v1/predictions/01/figures/overlay-cta.png", "/v1/predictions/01/report.html"]
+    paths += ["/v1/predictions/01/fhir", "/v1/predictions/01/fhir?fhirVersion=5.0"]
     assert [request.path for request in server.requests] == paths
 
 
@@ -404,3 +413,19 @@ def test_health_is_returned_in_both_states(connect: Connect, server: ScriptedSer
     not_ready, ready = client.health(), client.health()
     assert (not_ready.ready, not_ready.checks) == (False, {"worker": "no live worker"})
     assert ready.ready
+
+
+def test_folder_of_a_study_is_sent_as_an_archive_without_its_names(
+    connect: Connect, server: ScriptedServer, tmp_path: Path
+) -> None:
+    folder = tmp_path / "DOE_JOHN"
+    folder.mkdir()
+    (folder / "DOE_JOHN.dcm").write_bytes(b"an instance")
+    connect().submit(study=folder, series_roles={"3": "ncct"})
+    sent = parts(server.requests[0])
+    assert sent["series_roles"] == (None, b'{"3": "ncct"}')
+    name, content = sent["study"]
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert {each: archive.read(each) for each in archive.namelist()} == {"000000": b"an instance"}
+    assert name == "study"
+    assert b"DOE" not in content

@@ -9,13 +9,13 @@ import os
 from collections.abc import AsyncIterator
 from typing import Annotated, BinaryIO, Literal
 
-from fastapi import APIRouter, Depends, Path
+from fastapi import APIRouter, Depends, Header, Path, Query
 from fastapi.responses import Response, StreamingResponse
 
-from app.api import openapi_responses, responses
+from app.api import openapi_cds, openapi_responses, responses
 from app.api.cds import cards
 from app.api.dependencies import CurrentCaller, Services, ServicesDep
-from app.api.fhir import bundle
+from app.api.fhir import FhirVersion, accepted_version
 from app.api.parameters import IfNoneMatch, PredictionId, strict_query
 from app.database import predictions
 from app.sdk.errors import InternalError
@@ -97,17 +97,24 @@ async def report(
     return await _file(services, caller.tenant, prediction_id, "report.html", if_none_match)
 
 
-@router.get(
-    "/fhir", summary="Read the prediction as a FHIR R4B bundle", response_class=Response, **openapi_responses.fhir
-)
-async def fhir(prediction_id: PredictionId, services: ServicesDep, caller: CurrentCaller) -> Response:
+@router.get("/fhir", summary="Read the prediction as a FHIR bundle", response_class=Response, **openapi_responses.fhir)
+async def fhir(
+    prediction_id: PredictionId,
+    services: ServicesDep,
+    caller: CurrentCaller,
+    version: Annotated[
+        FhirVersion | None, Query(alias="fhirVersion", description="FHIR release; if not sent, that of `Accept`, or R4")
+    ] = None,
+    accept: Annotated[str, Header(include_in_schema=False)] = "",
+) -> Response:
     """Returns a FHIR bundle of a prediction that succeeded."""
+    asked = version or accepted_version(accept)
     prediction = await services.read(predictions.find, prediction_id, caller.tenant)
-    return responses.private(bundle(prediction), responses.FHIR)
+    return responses.fhir(prediction, asked, services.settings.subject_system)
 
 
 @router.get(
-    "/cds-hooks", summary="Read the prediction as a CDS Hooks card", response_class=Response, **openapi_responses.cds
+    "/cds-hooks", summary="Read the prediction as a CDS Hooks card", response_class=Response, **openapi_cds.card
 )
 async def cds_hooks(prediction_id: PredictionId, services: ServicesDep, caller: CurrentCaller) -> Response:
     """Returns a CDS Hooks card of a prediction that succeeded."""

@@ -4,6 +4,7 @@ import { showAnswer } from "./answer.js";
 import { get } from "./api.js";
 import { byId, el, timeOf, words } from "./dom.js";
 import { showFollowUp } from "./followup.js";
+import { startSession } from "./login.js";
 import { showProblem } from "./problem.js";
 import { showFigures, showReasons } from "./reasons.js";
 import { offerCard, showRecord } from "./record.js";
@@ -81,4 +82,5 @@ async function follow() {
 }
 
 translatePage();
+await startSession();
 follow();
