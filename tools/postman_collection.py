@@ -103,8 +103,12 @@ def _example(document: Node, schema: Node) -> Any:
     """A small valid value: examples, constants and required members only."""
     if "$ref" in schema:
         return _example(document, document["components"]["schemas"][schema["$ref"].rpartition("/")[2]])
-    if choices := schema.get("anyOf") or schema.get("oneOf"):
-        return _example(document, choices[0])
+    if choices := schema.get("anyOf"):
+        first = choices[0]
+        if "properties" not in schema:
+            return _example(document, first)
+        required = [*schema.get("required", ()), *first.get("required", ())]
+        schema = schema | {"required": required, "properties": schema["properties"] | first.get("properties", {})}
     given = [
         *schema.get("examples", ()),
         *schema.get("enum", ()),
