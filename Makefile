@@ -10,7 +10,7 @@
 #   structure         print the size and the structure of app/
 #   bench             measure speed and accuracy
 #   soak              run the long durability tests
-#   openapi           write the OpenAPI document
+#   openapi           write the OpenAPI document and the Postman collection
 #   lock              pin the packages of the image
 #   sbom              list the packages of the image (CycloneDX)
 #   audit             look for known vulnerabilities in the packages of the image
@@ -90,9 +90,10 @@ test-gpu: $(DEV)
 
 openapi: $(SERVICE)
 	$(BIN)/rlvo openapi
+	$(BIN)/python tools/postman_collection.py
 
 # uv resolves for all platforms. Packages that only a CUDA build of torch needs have a separate lock.
-EXTRAS := --extra openvino --extra otel --extra postgres --extra s3
+EXTRAS := --extra dicom --extra openvino --extra otel --extra postgres --extra s3
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-annotate --no-header
 CUDA := ^(torch|triton|nvidia-|cuda-)

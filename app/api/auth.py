@@ -3,7 +3,8 @@
 Design notes:
 - Every address needs a key unless `_OPEN` lists it; this includes addresses that do not exist.
 - Open are the probes and what holds no record: the files of the page, the OpenAPI document, the problem types.
-- A key is sent as ``Authorization: Bearer <key>`` or ``X-API-Key: <key>``, an OIDC token as a Bearer token.
+- A key is sent as ``Authorization: Bearer <key>`` or ``X-API-Key: <key>``, an OIDC token as a Bearer token, and the
+  token of a CDS client as a Bearer token too.
 - If no key is required (loopback, or an explicit setting), the caller is ``local`` and every response has a warning.
 - Such a request must come from this machine and from no page of another web site (`app.api.request_origin`).
 """
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import Headers
 from starlette.types import Scope as Asgi
 
-from app.api import request_origin
+from app.api import cors, request_origin
 from app.api.oidc import looks_like_jwt
 from app.api.rate_limit import burst
 from app.core.config import Settings
@@ -28,10 +29,11 @@ from app.sdk.errors import InsufficientScope, RateLimited, Unauthenticated
 if TYPE_CHECKING:
     from app.api.dependencies import Services
 
-LOCAL = Caller("local", "local", frozenset(Scope))
+LOCAL = Caller("local", "local", frozenset(Scope), identified=False)
 
 _OPEN = re.compile(
-    r"/(livez|readyz|v2/health/(live|ready)|metrics|docs|openapi\.json|favicon\.ico)?|/(static|predictions|problems)/.*",
+    r"/(livez|readyz|v2/health/(live|ready)|metrics|docs|openapi\.json|login\.json|favicon\.ico|cds-services)?"
+    r"|/(static|predictions|problems)/.*",
     re.DOTALL,
 )
 _CREDENTIAL = re.compile(r"[\x21-\x7e]{1,8192}")
@@ -40,6 +42,7 @@ _NOT_LOCAL = (
     "Without a key, only requests from this machine are answered: to localhost, 127.0.0.1 or [::1], over HTTP/1.1, and "
     "not through a proxy. For others create a key (`rlvo keys create`) and send it as `Authorization: Bearer <key>`."
 )
+_CDS = re.compile(r"/cds-services/")
 _READ_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
@@ -71,13 +74,11 @@ async def authorise(services: Services, scope: Asgi, headers: Headers) -> Caller
         return None
     settings = services.settings
     if not key_needed(settings, scope, headers):
-        request_origin.check_origin(scope, headers, public_url=settings.public_url)
+        if cors.allowed_origin(settings, scope, headers) is None:
+            request_origin.check_origin(scope, headers, public_url=settings.public_url)
         return LOCAL
     credential = _credential(headers, _SEND_KEY if settings.keys_required else _NOT_LOCAL)
-    if services.token_verifier and looks_like_jwt(credential):
-        caller = await services.run_in_thread(services.token_verifier.authenticate, credential)
-    else:
-        caller = await services.read(api_keys.authenticate, credential)
+    caller = await _caller(services, credential, scope["path"])
     per_minute = caller.per_minute or settings.rate_per_minute
     wait = services.rate_limiter.take(caller.identity, per_minute)
     if wait:
@@ -89,11 +90,23 @@ async def authorise(services: Services, scope: Asgi, headers: Headers) -> Caller
     return caller
 
 
+async def _caller(services: Services, credential: str, path: str) -> Caller:
+    """The caller of a key or a token; tokens of CDS clients are valid at the addresses of the CDS service only."""
+    if not looks_like_jwt(credential):
+        return await services.read(api_keys.authenticate, credential)
+    clients = services.cds_clients
+    if clients and _CDS.match(path) and clients.knows(credential):
+        return await services.run_in_thread(clients.authenticate, credential, path)
+    if services.token_verifier:
+        return await services.run_in_thread(services.token_verifier.authenticate, credential)
+    return await services.read(api_keys.authenticate, credential)
+
+
 def needed_scope(method: str, path: str) -> Scope | None:
     """Returns the scope that a call needs in addition to a valid key."""
     if path.startswith("/v1/audit"):
         return Scope.AUDIT
-    if method in _READ_METHODS:
+    if method in _READ_METHODS or _CDS.match(path):
         return Scope.READ
     if path.startswith("/v1/models"):
         return Scope.MODELS_ADMIN

@@ -40,7 +40,7 @@ def cards(prediction: Prediction, public_url: str) -> dict[str, list[Card]]:
         "summary": _summary(prediction),
         "detail": _detail(prediction),
         "indicator": "warning" if refractory or doubtful else "info",
-        "source": {"label": f"rlvo, {prediction.model.name} {prediction.model.version} (research use only)"},
+        "source": _source(prediction),
     }
     if public_url:
         base = public_url.rstrip("/")
@@ -48,6 +48,29 @@ def cards(prediction: Prediction, public_url: str) -> dict[str, list[Card]]:
             {"label": "Report", "url": f"{base}/v1/predictions/{prediction.id}/report.html", "type": "absolute"}
         ]
     return {"cards": [card]}
+
+
+def state_card(prediction: Prediction) -> Card:
+    """Returns the card of a prediction without a result: unfinished or failed."""
+    end = " Research use only."
+    detail = [prediction.error.detail, ""] if prediction.error else []
+    return {
+        "uuid": prediction.id,
+        "summary": truncated(f"rlvo: {prediction.summary}", MAX_SUMMARY - len(end)) + end,
+        "detail": "\n".join([_study(prediction), "", *detail, f"**{prediction.notice}**"]),
+        "indicator": "info",
+        "source": _source(prediction),
+    }
+
+
+def _source(prediction: Prediction) -> dict[str, str]:
+    return {"label": f"rlvo, {prediction.model.name} {prediction.model.version} (research use only)"}
+
+
+def _study(prediction: Prediction) -> str:
+    """By what a reader recognises the study: its accession number, and when it was sent."""
+    name = f"Study {prediction.accession_number}" if prediction.accession_number else "Study"
+    return f"{name}, sent on {prediction.created:%Y-%m-%d at %H:%M} UTC."
 
 
 def _summary(prediction: Prediction) -> str:
@@ -75,7 +98,7 @@ def _summary(prediction: Prediction) -> str:
 def _detail(prediction: Prediction) -> str:
     """Markdown: summary and warnings, the research notice, the largest contributions, and the other flags."""
     flags = {severity: [flag for flag in prediction.flags if flag.severity is severity] for severity in Severity}
-    lines = [f"**{prediction.summary}**", ""]
+    lines = [f"**{prediction.summary}**", "", _study(prediction), ""]
     if warnings := flags[Severity.WARNING]:
         lines += [*(f"- **Warning:** {flag_text(flag)}" for flag in warnings), ""]
     lines += [f"**{prediction.notice}**", ""]

@@ -14,6 +14,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Concatenate, ParamSpec, TypeVar
 
 from anyio import CapacityLimiter, Event, Semaphore, create_task_group, move_on_after, sleep, to_thread
@@ -21,6 +22,7 @@ from fastapi import Depends, FastAPI, Request
 from sqlalchemy.orm import Session
 
 from app.api import dicom_uploads
+from app.api.cds_clients import CdsClientVerifier
 from app.api.connection_limits import RequestsInProgress
 from app.api.long_poll import ChangeWatcher
 from app.api.metrics import Metrics
@@ -86,6 +88,8 @@ class Services:
         self.rate_limiter = RateLimiter()
         self.requests_in_progress = RequestsInProgress.of(self.settings)
         self.readiness = ReadinessProbe(self)
+        clients, public_url = self.settings.cds_clients, self.settings.public_url
+        self.cds_clients = CdsClientVerifier(Path(clients), public_url) if clients else None
         self.token_verifier = TokenVerifier(self.settings) if self.settings.oidc_issuer else None
 
     @property

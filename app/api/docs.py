@@ -19,6 +19,9 @@ from pydantic.json_schema import models_json_schema
 from starlette.requests import Request
 from starlette.staticfiles import StaticFiles
 
+from app.api.cds_hooks import CdsFeedback, CdsRequest
+from app.api.dependencies import Services, ServicesDep
+from app.api.login import content_policy
 from app.api.openapi_responses import EXAMPLE_RECORD
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import NotFound, RlvoError
@@ -37,6 +40,7 @@ _TAGS = [
         "name": "results",
         "description": "Files of a prediction: maps, figures, the report, and the result as FHIR or CDS Hooks.",
     },
+    {"name": "cds", "description": "A CDS service (CDS Hooks 2.0) with the hook `patient-view`."},
     {"name": "follow-up", "description": "Reviews by clinicians, and the outcome of the thrombectomy."},
     {
         "name": "models",
@@ -44,6 +48,7 @@ _TAGS = [
     },
     {"name": "service", "description": "Health probes and metrics. They need no key."},
 ]
+_TYPES = (ClinicalRecord, Prediction, Problem, ReviewDraft, OutcomeDraft, AliasDraft, CdsRequest, CdsFeedback)
 _DESCRIPTION = f"""Predicts whether a large-vessel occlusion of the anterior circulation is refractory to thrombectomy:
 final stenosis > 50 %, eTICI 0-2a, or rescue angioplasty or stenting. Send the CT volumes and the clinical document.
 The response has a calibrated probability, the spread of the networks and an explanation.
@@ -85,9 +90,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
         separate_input_output_schemas=False,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
-    types = [
-        (each, "validation") for each in (ClinicalRecord, Prediction, Problem, ReviewDraft, OutcomeDraft, AliasDraft)
-    ]
+    types = [(each, "validation") for each in _TYPES]
     _, shared = models_json_schema(types, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
     components = document.setdefault("components", {})
     components["schemas"] = dict(sorted({**components.get("schemas", {}), **shared["$defs"]}.items()))
@@ -118,15 +121,19 @@ async def swagger() -> HTMLResponse:
 
 
 @router.get("/")
-async def home() -> Response:
+async def home(services: ServicesDep) -> Response:
     """Returns the start page."""
-    return FileResponse(WEB / "index.html")
+    return _page("index.html", services)
 
 
 @router.get("/predictions/{id}")
-async def prediction() -> Response:
+async def prediction(services: ServicesDep) -> Response:
     """Returns the page of one prediction, without the record; its script reads that with the reader's key."""
-    return FileResponse(WEB / "prediction.html")
+    return _page("prediction.html", services)
+
+
+def _page(name: str, services: Services) -> Response:
+    return FileResponse(WEB / name, headers={"Content-Security-Policy": content_policy(services.settings)})
 
 
 @router.get("/favicon.ico")

@@ -32,10 +32,10 @@ Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 _Document = TypeVar("_Document", bound=BaseModel)
 
 
-def parse(content: bytes) -> Json:
+def parse(content: bytes, max_depth: int = MAX_DEPTH) -> Json:
     """Returns the JSON value in ``content``, which is UTF-8. Raises MalformedJson."""
-    if _depth(content) > MAX_DEPTH:
-        raise MalformedJson(f"The document may have at most {MAX_DEPTH} levels of nesting.")
+    if _depth(content) > max_depth:
+        raise MalformedJson(f"The document may have at most {max_depth} levels of nesting.")
     try:
         value: Json = json.loads(
             content.decode("utf-8-sig"),
@@ -78,14 +78,14 @@ def _unusable(errors: list[FieldError]) -> InvalidClinical:
     )
 
 
-def validated(model: type[_Document], content: bytes) -> _Document:
+def validated(model: type[_Document], content: bytes, *, max_depth: int = MAX_DEPTH) -> _Document:
     """Returns the document of a request body as a ``model``.
 
     Raises:
         MalformedJson: The body is not one JSON document.
         InvalidRequest: A field is not valid; the error names it, never its value.
     """
-    parse(content)
+    parse(content, max_depth)
     try:
         return model.model_validate_json(content.removeprefix(b"\xef\xbb\xbf"))
     except ValidationError as error:
@@ -95,7 +95,8 @@ def validated(model: type[_Document], content: bytes) -> _Document:
 
 def _field_error(model: type[BaseModel], error: Any) -> FieldError:
     name = str(error["loc"][0]) if error["loc"] else "body"
-    known = name if name in model.model_fields else "body"
+    fields = {info.alias or field for field, info in model.model_fields.items()}
+    known = name if name in fields else "body"
     return FieldError(known, "is not a field" if error["type"] == "extra_forbidden" else error["msg"])
 
 

@@ -24,9 +24,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api import problems, request_headers
+from app.api import cors, problems, request_headers
 from app.api.auth import LOCAL, authorise, key_needed
 from app.api.dependencies import Services
+from app.api.login import content_policy
 from app.core import logging as app_logging
 from app.core import tracing
 from app.core.tracing import Span
@@ -40,8 +41,7 @@ _INFER = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?/infer")
 INSECURE_WARNING = '199 rlvo "No API key is required for this request"'
 
 HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; connect-src 'self' blob: data:; "
-    "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "Content-Security-Policy": content_policy(),
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -90,11 +90,16 @@ class Middleware:
             scope["method"] = "GET"
         scope["headers"] = request_headers.merged(scope["headers"])
         headers = Headers(scope=scope)
+        origin = cors.allowed_origin(settings, scope, headers)
+        response.more = cors.response_headers(origin)
         started = time.perf_counter()
         with self.services.metrics.in_flight():
             try:
                 body.check_headers(headers)
                 request_headers.check(headers, has_body=not body.complete)
+                if (answer := cors.preflight(scope, headers, origin)) is not None:
+                    await answer(scope, _receive_nothing, response.send)
+                    return
                 state["caller"] = caller = await authorise(self.services, scope, headers)
                 if caller and caller.max_body:
                     body.limit = min(body.limit, caller.max_body)
@@ -232,6 +237,7 @@ class _Response:
         self.started = False
         self.status = 499
         self.held: Message | None = None
+        self.more: dict[str, str] = {}
         self._ended = False
 
     async def send(self, message: Message) -> None:
@@ -243,6 +249,9 @@ class _Response:
             for name, value in HEADERS.items():
                 headers.setdefault(name, value)
             headers["X-Trace-Id"] = self.trace_id
+            if self.more:
+                headers.update(self.more)
+                headers.add_vary_header("Origin")
             if "Accept-Ranges" in headers:
                 headers["Accept-Ranges"] = "none"
             if self._insecure:

@@ -10,7 +10,6 @@ Design notes:
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import threading
@@ -21,7 +20,7 @@ import httpx
 import jwt
 
 from app.core.config import Settings
-from app.database.api_keys import Caller, Scope
+from app.database.api_keys import Caller, Scope, caller_name
 from app.sdk.errors import IdentityUnavailable, Unauthenticated
 
 LEEWAY = 30  # allowed difference to the clock of the provider, in seconds
@@ -29,7 +28,6 @@ _REFRESH_SECONDS = 600.0
 _EXPIRY_SECONDS = 86400.0
 _RETRY_SECONDS = 10.0
 _MAX_DOCUMENT_BYTES = 256 * 1024
-_NAME = re.compile(r"[\x21-\x7e]{1,64}")
 
 
 class TokenVerifier:
@@ -40,6 +38,7 @@ class TokenVerifier:
         self._audience = settings.oidc_audience
         self._algorithm = settings.oidc_algorithm
         self._tenant_claim = settings.oidc_tenant_claim
+        self._name_claim = settings.oidc_name_claim
         self._keys_url = settings.oidc_keys_url
         self._lock = threading.Lock()
         self._keys: dict[str, jwt.PyJWK] = {}
@@ -73,7 +72,8 @@ class TokenVerifier:
         granted = claims.get("scope", claims.get("scp", ""))
         scopes = granted.split() if isinstance(granted, str) else map(str, granted if isinstance(granted, list) else ())
         known = {scope.removeprefix("rlvo:") for scope in scopes} & set(Scope)
-        return Caller(_column_name(subject), _column_name(tenant), frozenset(map(Scope, known)))
+        name = str(claims.get(self._name_claim) or subject)
+        return Caller(caller_name(name), caller_name(tenant), frozenset(map(Scope, known)))
 
     def _key(self, key_id: str) -> jwt.PyJWK:
         with self._lock:
@@ -118,8 +118,3 @@ def _document(http: httpx.Client, url: str) -> dict[str, Any]:
                 raise ValueError
     document: dict[str, Any] = json.loads(content)
     return document
-
-
-def _column_name(name: str) -> str:
-    """The name, or its sha-256 if it is too long or has characters that the database columns do not take."""
-    return name if _NAME.fullmatch(name) else hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from app.api.problems import responses
-from app.api.uploads import INTERVAL, MODEL, SUBJECT
+from app.api.uploads import ACCESSION, INTERVAL, MAX_UID_LENGTH, MODEL, SUBJECT, UID
 from app.sdk import errors
 from app.sdk.types import Input
 
@@ -103,6 +103,20 @@ def _form() -> Entry:
             "examples": ["S-001"],
             "description": "Pseudonym of the patient at the site; never a name or a hospital number",
         },
+        "study_instance_uid": {
+            "type": "string",
+            "pattern": f"^({UID})?$",
+            "maxLength": MAX_UID_LENGTH,
+            "examples": [""],
+            "description": "DICOM Study Instance UID (0020,000D) of the study",
+        },
+        "accession_number": {
+            "type": "string",
+            "pattern": f"^({ACCESSION})?$",
+            "maxLength": 16,
+            "examples": [""],
+            "description": "Accession number (0008,0050) of the study, at most 16 characters",
+        },
         "explain": {
             "type": "string",
             "enum": ["true", "false", "exact"],
@@ -149,7 +163,7 @@ def _links() -> Entry:
     return {name: {"operationId": name, **same_id} for name in _LINKED_OPERATIONS}
 
 
-def _entry(*raised: type[errors.RlvoError], ok: dict[int | str, Entry] | None = None, **more: Any) -> Entry:
+def entry(*raised: type[errors.RlvoError], ok: dict[int | str, Entry] | None = None, **more: Any) -> Entry:
     """The OpenAPI arguments of a route: its successes ``ok``, the errors that it raises, and the common ones."""
     return {"responses": {**(ok or {}), **responses(*raised, *_COMMON_ERRORS)}, **more}
 
@@ -168,9 +182,9 @@ def _file(description: str, *media_types: str) -> dict[int | str, Entry]:
     return {200: {"description": description, "content": content, "headers": _ETAG}, 304: not_modified}
 
 
-_PREDICTION_ERRORS = (errors.PredictionNotFound, errors.Erased, errors.InvalidRequest)
+PREDICTION_ERRORS = (errors.PredictionNotFound, errors.Erased, errors.InvalidRequest)
 
-submit = _entry(
+submit = entry(
     errors.MalformedMultipart,
     errors.MalformedJson,
     errors.DigestMismatch,
@@ -224,14 +238,15 @@ submit = _entry(
         "Nothing of a study that is refused before it is accepted is stored, except an audit entry."
     ),
 )
-read = _entry(
-    *_PREDICTION_ERRORS,
+read = entry(
+    *PREDICTION_ERRORS,
     errors.NotFinished,
     ok={
         200: {**_prediction(**_ETAG), "content": {"application/fhir+json": {"schema": {"type": "object"}}}},
         304: {"description": "The caller has the present state"},
     },
-    description="With `Accept: application/fhir+json` the response is the FHIR bundle, as at `/fhir`.",
+    description="With `Accept: application/fhir+json` the response is the FHIR bundle, as at `/fhir`; the parameter "
+    "`fhirVersion` of this media type (`4.0`, `4.3`, `5.0`) selects the release.",
 )
 _STATE_EVENT = {
     "type": "object",
@@ -257,8 +272,8 @@ _STATE_EVENT = {
         },
     },
 }
-events = _entry(
-    *_PREDICTION_ERRORS,
+events = entry(
+    *PREDICTION_ERRORS,
     ok={
         200: {
             "description": "`state` events with status, stage, progress and `waiting`, until the prediction finishes",
@@ -266,10 +281,11 @@ events = _entry(
         }
     },
 )
-listing = _entry(errors.InvalidRequest)
-cancel = _entry(*_PREDICTION_ERRORS, errors.Conflict, ok={200: _prediction(**_ETAG)})
-erase = _entry(
-    *_PREDICTION_ERRORS,
+listing = entry(errors.InvalidRequest)
+caller = entry(errors.InvalidRequest)
+cancel = entry(*PREDICTION_ERRORS, errors.Conflict, ok={200: _prediction(**_ETAG)})
+erase = entry(
+    *PREDICTION_ERRORS,
     errors.Unavailable,
     errors.BucketMissing,
     errors.StorageFull,
@@ -277,63 +293,56 @@ erase = _entry(
     description="Deletes the prediction, its clinical record, and the files that no other prediction uses. A key needs "
     "the scope `erase`.",
 )
-erasure = _entry(
+erasure = entry(
     errors.PredictionNotFound,
     errors.InvalidRequest,
     errors.NotFound,
     ok={200: {"description": "What was erased, with the audit entry of the erasure"}},
 )
-volume_map = _entry(
-    *_PREDICTION_ERRORS,
+series = entry(
+    *PREDICTION_ERRORS,
+    errors.NotFound,
+    errors.NotFinished,
+    ok=_file("A NIfTI volume, not compressed", "application/octet-stream"),
+    description="The volume has the sha-256 of its entry in `inputs`. It is kept as long as the prediction: an erased "
+    "one answers 410.",
+)
+_MATRIX = {"type": "array", "items": {"type": "array", "items": {"type": "number"}}}
+_ALIGNED = {"type": "object", "properties": {"affine": _MATRIX, "mni_from_world": _MATRIX}}
+alignment = entry(
+    *PREDICTION_ERRORS,
+    errors.NotFound,
+    errors.NotFinished,
+    ok={
+        200: {
+            "description": "For each image that the model reads: `affine`, voxel -> RAS+ mm of the scanner, and "
+            "`mni_from_world`, RAS+ mm of the scanner -> MNI152 mm, both (4, 4)",
+            "content": {"application/json": {"schema": {"type": "object", "additionalProperties": _ALIGNED}}},
+            "headers": _ETAG,
+        },
+        304: {"description": "The caller has the present file"},
+    },
+    description="Relates a place in one image to another image. A prediction without an explanation has no such file.",
+)
+volume_map = entry(
+    *PREDICTION_ERRORS,
     errors.NotFound,
     errors.NotFinished,
     ok=_file("A NIfTI volume, gzip-compressed", "application/gzip"),
 )
-figure = _entry(
-    *_PREDICTION_ERRORS, errors.NotFound, errors.NotFinished, ok=_file("The figure", "image/png", "image/svg+xml")
+figure = entry(
+    *PREDICTION_ERRORS, errors.NotFound, errors.NotFinished, ok=_file("The figure", "image/png", "image/svg+xml")
 )
-report = _entry(
-    *_PREDICTION_ERRORS, errors.NotFound, errors.NotFinished, ok=_file("One self-contained HTML page", "text/html")
+report = entry(
+    *PREDICTION_ERRORS, errors.NotFound, errors.NotFinished, ok=_file("One self-contained HTML page", "text/html")
 )
-fhir = _entry(
-    *_PREDICTION_ERRORS,
+fhir = entry(
+    *PREDICTION_ERRORS,
     errors.NotFinished,
     ok={
         200: {
-            "description": "FHIR R4B Bundle of RiskAssessment, Device and Provenance",
+            "description": "FHIR Bundle of RiskAssessment, DiagnosticReport, Observation, Device and Provenance",
             "content": {"application/fhir+json": {"schema": {"type": "object"}}},
-        }
-    },
-)
-
-_CARDS = {
-    "type": "object",
-    "required": ["cards"],
-    "properties": {
-        "cards": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["uuid", "summary", "detail", "indicator", "source"],
-                "properties": {
-                    "uuid": {"type": "string", "format": "uuid"},
-                    "summary": {"type": "string", "maxLength": 139},
-                    "detail": {"type": "string"},
-                    "indicator": {"enum": ["info", "warning"]},
-                    "source": {"type": "object"},
-                    "links": {"type": "array"},
-                },
-            },
-        }
-    },
-}
-cds = _entry(
-    *_PREDICTION_ERRORS,
-    errors.NotFinished,
-    ok={
-        200: {
-            "description": "CDS Hooks 2.0 response with one card",
-            "content": {"application/json": {"schema": _CARDS}},
         }
     },
 )
@@ -341,12 +350,13 @@ cds = _entry(
 _BODY_ERRORS = (errors.MalformedJson, errors.NotFinished)
 
 
-def _json_body(schema: str) -> Entry:
+def json_body(schema: str) -> Entry:
+    """The OpenAPI description of a JSON body with this schema."""
     return {"requestBody": {"required": True, "content": _json(schema)}}
 
 
-review = _entry(
-    *_PREDICTION_ERRORS,
+review = entry(
+    *PREDICTION_ERRORS,
     *_BODY_ERRORS,
     errors.Conflict,
     ok={
@@ -356,23 +366,23 @@ review = _entry(
         },
         201: {"description": "The review that was recorded"},
     },
-    openapi_extra=_json_body("ReviewDraft"),
+    openapi_extra=json_body("ReviewDraft"),
 )
-reviews = _entry(*_PREDICTION_ERRORS)
-set_outcome = _entry(
-    *_PREDICTION_ERRORS,
+reviews = entry(*PREDICTION_ERRORS)
+set_outcome = entry(
+    *PREDICTION_ERRORS,
     *_BODY_ERRORS,
     errors.EtagMismatch,
     errors.PreconditionRequired,
     ok={200: {"description": "The outcome that was recorded", "headers": _ETAG}},
-    openapi_extra=_json_body("OutcomeDraft"),
+    openapi_extra=json_body("OutcomeDraft"),
 )
-outcome = _entry(
-    *_PREDICTION_ERRORS, errors.NotFound, ok={200: {"description": "The recorded outcome", "headers": _ETAG}}
+outcome = entry(
+    *PREDICTION_ERRORS, errors.NotFound, ok={200: {"description": "The recorded outcome", "headers": _ETAG}}
 )
-models = _entry(errors.InvalidRequest)
-model = _entry(errors.InvalidRequest, errors.ModelNotFound, errors.ModelNotReady)
-card = _entry(
+models = entry(errors.InvalidRequest)
+model = entry(errors.InvalidRequest, errors.ModelNotFound, errors.ModelNotReady)
+card = entry(
     errors.InvalidRequest,
     errors.ModelNotFound,
     errors.ModelNotReady,
@@ -381,30 +391,30 @@ card = _entry(
 )
 _ALIAS_ERRORS = (errors.InvalidRequest, errors.ModelNotFound, errors.ModelNotReady)
 _ALIAS_RESPONSE: dict[int | str, Entry] = {200: {"description": "The alias and its present version", "headers": _ETAG}}
-alias = _entry(errors.InvalidRequest, errors.ModelNotFound, ok=_ALIAS_RESPONSE)
-set_alias = _entry(
+alias = entry(errors.InvalidRequest, errors.ModelNotFound, ok=_ALIAS_RESPONSE)
+set_alias = entry(
     *_ALIAS_ERRORS,
     errors.MalformedJson,
     errors.AliasConflict,
     errors.EtagMismatch,
     errors.PreconditionRequired,
     ok=_ALIAS_RESPONSE,
-    openapi_extra=_json_body("AliasDraft"),
+    openapi_extra=json_body("AliasDraft"),
     description=(
         "Every live worker loads the version and computes its golden cases. If all results match the manifest, the "
         "alias is moved for all callers at once. Otherwise the alias stays unchanged and the problem says why."
     ),
 )
-roll_back = _entry(
+roll_back = entry(
     *_ALIAS_ERRORS, errors.AliasConflict, errors.EtagMismatch, errors.PreconditionRequired, ok=_ALIAS_RESPONSE
 )
-load = _entry(*_ALIAS_ERRORS, ok={200: {"description": "Every live worker has loaded and checked the version"}})
-unload = _entry(
+load = entry(*_ALIAS_ERRORS, ok={200: {"description": "Every live worker has loaded and checked the version"}})
+unload = entry(
     *_ALIAS_ERRORS, errors.Conflict, ok={202: {"description": "Workers unload the version when no prediction needs it"}}
 )
-shadow = _entry(
+shadow = entry(
     errors.InvalidRequest, errors.ModelNotFound, ok={200: {"description": "One entry per compared pair of versions"}}
 )
 _SCHEMA = {"description": "JSON Schema 2020-12", "content": {"application/schema+json": {"schema": {"type": "object"}}}}
-model_schema = _entry(errors.InvalidRequest, errors.ModelNotFound, errors.ModelNotReady, ok={200: _SCHEMA})
-schema = _entry(errors.InvalidRequest, ok={200: _SCHEMA})
+model_schema = entry(errors.InvalidRequest, errors.ModelNotFound, errors.ModelNotReady, ok={200: _SCHEMA})
+schema = entry(errors.InvalidRequest, ok={200: _SCHEMA})

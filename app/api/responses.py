@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
 from app.api import problems
+from app.api.fhir import FhirVersion, bundle
 from app.sdk.errors import Conflict, InternalError, RlvoError
 from app.sdk.types import Prediction, PredictionPage, Status
 
@@ -34,6 +35,12 @@ def prediction(record: Prediction, *, if_none_match: str = "") -> Response:
 def private(value: dict[str, Any], media_type: str = JSON) -> Response:
     """Returns 200 with a JSON value that only this caller may cache."""
     return Response(_json(value), media_type=media_type, headers=_PRIVATE)
+
+
+def fhir(record: Prediction, version: FhirVersion | None, subject_system: str) -> Response:
+    """Returns 200 with the FHIR bundle of a prediction, and names its release if the caller asked for one."""
+    media_type = f"{FHIR}; fhirVersion={version}" if version else FHIR
+    return private(bundle(record, version or FhirVersion.R4, subject_system), media_type)
 
 
 def submission(record: Prediction, *, applied: str, replayed: bool, trace_id: str) -> Response:

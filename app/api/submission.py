@@ -112,6 +112,8 @@ async def accept(
         caller=caller.tenant,
         model=ModelRef(name=entry.name, version=entry.version, digest=entry.digest),
         subject=study.subject,
+        study_instance_uid=study.study_instance_uid,
+        accession_number=study.accession_number,
         explain=study.explain,
         exact=study.exact,
         accept_warnings=study.accept_warnings,

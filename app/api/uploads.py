@@ -40,6 +40,10 @@ from app.storage.local import Storage, Writer
 
 SUBJECT = r"[A-Za-z0-9._-]{1,64}"
 MODEL = r"[a-z0-9@.-]{1,160}"
+UID = r"[0-2](\.(0|[1-9][0-9]*))+"
+MAX_UID_LENGTH = 64
+ACCESSION = r"[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?"
+"""Accession Number, DICOM PS3.5, value representation SH: 1 to 16 characters, here of ASCII, without a backslash."""
 INTERVAL = r"[0-9]{1,3}(\.[0-9]{1,6})?"
 CTP_INTERVAL_S = (0.2, 6.0)
 
@@ -57,6 +61,8 @@ class UploadedStudy:
     record: ClinicalRecord = field(default_factory=ClinicalRecord)
     model: str | None = None
     subject: str | None = None
+    study_instance_uid: str | None = None
+    accession_number: str | None = None
     explain: bool = True
     exact: bool = False
     accept_warnings: bool = False
@@ -88,6 +94,8 @@ class UploadReceiver:
             "clinical": (self._max_json_bytes, self._clinical),
             "model": (_FIELD_BYTES, self._model),
             "subject": (_FIELD_BYTES, self._subject),
+            "study_instance_uid": (_FIELD_BYTES, self._study_instance_uid),
+            "accession_number": (_FIELD_BYTES, self._accession_number),
             "explain": (_FIELD_BYTES, self._explain),
             "accept_warnings": (_FIELD_BYTES, self._accept_warnings),
             "ctp_interval_s": (_FIELD_BYTES, self._ctp_interval),
@@ -198,6 +206,17 @@ class UploadReceiver:
     def _subject(self, content: bytes) -> None:
         rule = "must have 1 to 64 letters, digits, dots, dashes or underscores"
         self.study.subject = _matching("subject", content, SUBJECT, rule)
+
+    def _study_instance_uid(self, content: bytes) -> None:
+        rule = "must be a DICOM UID of at most 64 characters, such as 1.2.840.113619.2.55.3"
+        uid = _matching("study_instance_uid", content, UID, rule)
+        if len(uid) > MAX_UID_LENGTH:
+            raise _invalid_field("study_instance_uid", rule)
+        self.study.study_instance_uid = uid
+
+    def _accession_number(self, content: bytes) -> None:
+        rule = "must have 1 to 16 ASCII characters, no backslash, and no space at its ends"
+        self.study.accession_number = _matching("accession_number", content, ACCESSION, rule)
 
     def _explain(self, content: bytes) -> None:
         explain = _matching("explain", content, "true|false|exact", "must be `true`, `false` or `exact`")

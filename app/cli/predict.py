@@ -68,6 +68,8 @@ def predict(
     ] = None,
     model: Annotated[str | None, typer.Option(help="name, name@1.2.0 or name@champion")] = None,
     subject: Annotated[str | None, typer.Option(help="Your pseudonym for the patient")] = None,
+    study_instance_uid: Annotated[str | None, typer.Option(help="DICOM Study Instance UID of the study")] = None,
+    accession_number: Annotated[str | None, typer.Option(help="Accession number of the study")] = None,
     explain: Annotated[bool, typer.Option(help="Also explain the prediction")] = True,
     accept_warnings: Annotated[
         bool, typer.Option("--accept-warnings", help="Give a decision in spite of warnings")
@@ -101,6 +103,8 @@ def predict(
         "clinical": _document(clinical) if clinical else None,
         "model": model,
         "subject": subject,
+        "study_instance_uid": study_instance_uid,
+        "accession_number": accession_number,
         "explain": explain,
         "accept_warnings": accept_warnings,
         "ctp_interval_s": ctp_interval_s,

@@ -64,6 +64,20 @@ class Settings(BaseSettings):
         default=False, description="With `auth=off`: require no keys from other machines and through a proxy either"
     )
 
+    subject_system: str = Field(
+        default="urn:rlvo:subject",
+        pattern="^[!-~]+$",
+        description="FHIR identifier system of the pseudonyms (`subject`)",
+    )
+    cds_clients: str = Field(
+        default="",
+        description="JSON file of the CDS clients that sign tokens: issuer, tenant, public keys; empty: API keys only",
+    )
+    cds_origins: str = Field(
+        default="",
+        description="Origins whose pages may call `/cds-services`, comma-separated: `https://records.clinic.example`",
+    )
+
     oidc_issuer: str = Field(default="", description="Identity provider of tokens; empty: API keys only")
     oidc_audience: str = Field(default="rlvo", description="Audience that a token must contain")
     oidc_algorithm: Literal["RS256", "PS256", "ES256", "EdDSA"] = Field(
@@ -71,6 +85,15 @@ class Settings(BaseSettings):
     )
     oidc_keys_url: str = Field(default="", description="URL of the provider's keys; empty: discovery")
     oidc_tenant_claim: str = Field(default="tenant", description="Claim with the tenant; if absent, the subject")
+    oidc_name_claim: str = Field(
+        default="sub", description="Claim with the name of the person, for reviews and the audit log; if absent, `sub`"
+    )
+    oidc_client_id: str = Field(
+        default="", description="Public client of the page at the provider: people log in there; empty: no login"
+    )
+    oidc_scope: str = Field(
+        default="openid predict read", description="Scopes that the page requests from the provider"
+    )
     rate_per_minute: int = Field(
         default=12_000,
         ge=0,
@@ -204,6 +227,11 @@ class Settings(BaseSettings):
     def trusted(self) -> list[str]:
         """Public keys that may sign model versions; empty: versions need no signature."""
         return [key for each in self.trusted_keys.split(",") if (key := each.strip())]
+
+    @cached_property
+    def cds_allowed_origins(self) -> frozenset[str]:
+        """Origins whose pages may call the CDS service."""
+        return frozenset(origin for each in self.cds_origins.split(",") if (origin := each.strip().rstrip("/").lower()))
 
     @property
     def on_loopback(self) -> bool:

@@ -7,6 +7,7 @@ secret with 256 random bits cannot be found by search.
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from app.database.tables import ApiKeyRow
 from app.sdk.errors import InvalidRequest, Unauthenticated
 
 _PREFIX = "rlvo_"
+_NAME = re.compile(r"[\x21-\x7e]{1,64}")
 
 
 class Scope(StrEnum):
@@ -37,7 +39,8 @@ class Scope(StrEnum):
 class Caller:
     """Sender of a request. Callers of one tenant see the same predictions, and only these.
 
-    A limit that is None (requests a minute, bytes of a body) has the value of the settings.
+    A limit that is None (requests a minute, bytes of a body) has the value of the settings. The caller is
+    ``identified`` unless the service requires no key.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Caller:
     scopes: frozenset[Scope]
     per_minute: int | None = None
     max_body: int | None = None
+    identified: bool = True
 
     @property
     def identity(self) -> tuple[str, str]:
@@ -138,6 +142,11 @@ def revocations(session: Session) -> dict[str, datetime]:
     """Time of the revocation of each revoked key."""
     rows = session.execute(select(ApiKeyRow.id, ApiKeyRow.revoked).where(ApiKeyRow.revoked.is_not(None)))
     return {key_id: revoked for key_id, revoked in rows if revoked is not None}
+
+
+def caller_name(name: str) -> str:
+    """The name of a token's caller, or its sha-256 if it is too long or has characters that no column takes."""
+    return name if _NAME.fullmatch(name) else _hash(name)
 
 
 def _hash(secret: str) -> str:

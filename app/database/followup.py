@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from app.database import predictions
 from app.database.session import now
 from app.database.tables import OutcomeRow, PredictionRow, ReviewRow, ShadowRow
-from app.sdk.errors import Conflict, NotFinished
+from app.sdk.errors import Conflict, FieldError, InvalidRequest, NotFinished
 from app.sdk.followup import Outcome, OutcomeDraft, Review, ReviewDraft, Verdict
 from app.sdk.types import PerfusionSummary, Prediction, Status
 
@@ -47,8 +47,12 @@ class LiveScore:
     refractory: bool | None
 
 
-def add_review(session: Session, prediction_id: str, caller: str | None, draft: ReviewDraft) -> tuple[Review, bool]:
+def add_review(
+    session: Session, prediction_id: str, caller: str | None, draft: ReviewDraft, author: str | None = None
+) -> tuple[Review, bool]:
     """Adds a review; the last review of the same reviewer, sent again, changes nothing.
+
+    ``author`` is the name of the key or token that sends the review, and its reviewer if the draft names none.
 
     Returns:
         The stored review, and whether it is new.
@@ -57,17 +61,25 @@ def add_review(session: Session, prediction_id: str, caller: str | None, draft: 
         PredictionNotFound, Erased: There is no such prediction, or it is erased.
         NotFinished: The prediction has not succeeded.
         Conflict: Warnings withhold the decision, so there is none to review.
+        InvalidRequest: Neither the draft nor a key names the reviewer.
     """
+    reviewer = draft.reviewer or author
+    if reviewer is None:
+        errors = [FieldError("reviewer", "required, because no key or token names the reviewer")]
+        raise InvalidRequest("The review names no reviewer. Send a pseudonym as `reviewer`.", errors=errors)
     if _lock(session, prediction_id, caller).decision is None:
         raise Conflict("The decision of this prediction is withheld, so there is none to review")
-    by_reviewer = _reviews_of(prediction_id).where(ReviewRow.reviewer == draft.reviewer)
+    by_reviewer = _reviews_of(prediction_id).where(ReviewRow.reviewer == reviewer)
     last = session.scalars(by_reviewer.order_by(ReviewRow.id.desc()).limit(1)).first()
-    values = {"verdict": draft.verdict.value, "reason": draft.reason and draft.reason.value, "comment": draft.comment}
+    values = {
+        "author": author,
+        "verdict": draft.verdict.value,
+        "reason": draft.reason and draft.reason.value,
+        "comment": draft.comment,
+    }
     if last is not None and {name: getattr(last, name) for name in values} == values:
         return _review(last), False
-    row = ReviewRow(
-        id=predictions.new_id(), prediction_id=prediction_id, reviewer=draft.reviewer, created=now(), **values
-    )
+    row = ReviewRow(id=predictions.new_id(), prediction_id=prediction_id, reviewer=reviewer, created=now(), **values)
     session.add(row)
     session.flush()
     return _review(row), True

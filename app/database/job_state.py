@@ -66,6 +66,8 @@ class JobStudy:
     exact: bool = False
     accept_warnings: bool = False
     ctp_interval_s: float | None = None
+    study_instance_uid: str | None = None
+    accession_number: str | None = None
     series: Sequence[SeriesSummary] = ()
     intake_flags: Sequence[Flag] = ()
 
@@ -213,6 +215,8 @@ def _study(row: PredictionRow) -> JobStudy:
         attempts=row.attempts,
         model=ModelRef(name=row.model_name, version=row.model_version, digest=row.model_digest),
         subject=row.subject,
+        study_instance_uid=row.study_instance_uid,
+        accession_number=row.accession_number,
         created=row.created,
         explain=row.explain,
         exact=row.exact,

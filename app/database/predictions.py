@@ -10,20 +10,19 @@ Design notes:
 
 from __future__ import annotations
 
-import re
 import secrets
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, or_, select
+from sqlalchemy import ColumnElement, delete, exists, select
 from sqlalchemy.orm import Session
 
 from app.core.tracing import TraceContext
-from app.database import fair_queue, idempotency
+from app.database import fair_queue, idempotency, paging
 from app.database.session import now
 from app.database.tables import (
     ArtifactRow,
@@ -36,14 +35,13 @@ from app.database.tables import (
     ShadowRow,
 )
 from app.database.upsert import insert_for
-from app.sdk.errors import Conflict, Erased, InvalidRequest, NotFinished, NotFound, PredictionNotFound
+from app.sdk.errors import Conflict, Erased, NotFinished, NotFound, PredictionNotFound
+from app.sdk.followup import ReviewerVerdict
 from app.sdk.series import SeriesSummary
+from app.sdk.sorting import Sort
 from app.sdk.types import Attribution, Flag, Input, InputSummary, ModelRef, Prediction, PredictionPage, Priority, Status
 
 VOLUME = "application/octet-stream"
-CURSOR = r"[0-9]{16}[0-9a-f]{32}"
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -71,6 +69,8 @@ class NewPrediction:
     exact: bool = False
     accept_warnings: bool = False
     ctp_interval_s: float | None = None
+    study_instance_uid: str | None = None
+    accession_number: str | None = None
     series: Sequence[SeriesSummary] = ()
     intake_flags: Sequence[Flag] = ()
 
@@ -113,6 +113,8 @@ def add(session: Session, new: NewPrediction) -> int:
             model_version=new.model.version,
             model_digest=new.model.digest,
             subject=new.subject,
+            study_instance_uid=new.study_instance_uid,
+            accession_number=new.accession_number,
             explain=new.explain,
             exact=new.exact,
             accept_warnings=new.accept_warnings,
@@ -155,7 +157,7 @@ def find(session: Session, prediction_id: str, caller: str | None) -> Prediction
     ``caller`` is the tenant of the caller, here and below; None stands for the operator, who may see all.
     """
     row = _row(session, prediction_id, caller)
-    return _prediction(row, session.get(AttributionRow, prediction_id))
+    return _with_verdicts(session, row)
 
 
 def page(
@@ -165,40 +167,64 @@ def page(
     limit: int = 50,
     cursor: str | None = None,
     subject: str | None = None,
+    study_instance_uid: str | None = None,
+    accession_number: str | None = None,
     model: str | None = None,
     status: Status | None = None,
     created_after: datetime | None = None,
+    subject_contains: str | None = None,
+    reviewed: bool | None = None,
+    sort: Sort = Sort.NEWEST,
 ) -> PredictionPage:
-    """Predictions of a caller, newest first, without erased ones.
+    """Predictions of a caller in the given order, without erased ones.
 
-    A cursor is a position in the order and not a count, so new and erased rows neither repeat nor hide others.
-
-    The cursor is `PredictionPage.next` of the page before; the model is a name, or ``name@1.2.0``. Raises
-    InvalidRequest for a cursor that is not one of this service.
+    The cursor is `PredictionPage.next` of the page before; the model is a name, or ``name@1.2.0``; case is ignored in
+    ``subject_contains``. Raises InvalidRequest for a cursor that is not one of this service.
     """
+    name, _, version = (model or "").partition("@")
+    wanted = {
+        PredictionRow.caller: caller,
+        PredictionRow.subject: subject,
+        PredictionRow.study_instance_uid: study_instance_uid,
+        PredictionRow.accession_number: accession_number,
+        PredictionRow.model_name: name or None,
+        PredictionRow.model_version: version or None,
+        PredictionRow.status: status,
+    }
     conditions: list[ColumnElement[bool]] = [PredictionRow.erased.is_(None)]
-    if caller is not None:
-        conditions.append(PredictionRow.caller == caller)
-    if subject is not None:
-        conditions.append(PredictionRow.subject == subject)
-    if model is not None:
-        name, _, version = model.partition("@")
-        conditions.append(PredictionRow.model_name == name)
-        if version:
-            conditions.append(PredictionRow.model_version == version)
-    if status is not None:
-        conditions.append(PredictionRow.status == status)
+    conditions += [column == value for column, value in wanted.items() if value is not None]
     if created_after is not None:
         conditions.append(PredictionRow.created > created_after)
+    if subject_contains is not None:
+        conditions.append(PredictionRow.subject.icontains(subject_contains, autoescape=True))
+    if reviewed is not None:
+        has_review = exists().where(ReviewRow.prediction_id == PredictionRow.id)
+        conditions.append(has_review if reviewed else ~has_review)
     if cursor is not None:
-        conditions.append(_before(cursor))
-    newest_first = (PredictionRow.created.desc(), PredictionRow.id.desc())
-    rows = list(session.scalars(select(PredictionRow).where(*conditions).order_by(*newest_first).limit(limit + 1)))
+        conditions.append(paging.after(cursor, sort))
+    ordered = select(PredictionRow).where(*conditions).order_by(*paging.order(sort))
+    rows = list(session.scalars(ordered.limit(limit + 1)))
     more, rows = len(rows) > limit, rows[:limit]
-    of_rows = AttributionRow.prediction_id.in_([row.id for row in rows])
-    attributions = {row.prediction_id: row for row in session.scalars(select(AttributionRow).where(of_rows))}
-    items = [_prediction(row, attributions.get(row.id)) for row in rows]
-    return PredictionPage(items=items, next=_cursor(rows[-1]) if more else None)
+    ids = [row.id for row in rows]
+    of_rows = select(AttributionRow).where(AttributionRow.prediction_id.in_(ids))
+    attributions = {row.prediction_id: row for row in session.scalars(of_rows)}
+    verdicts = _verdicts(session, ids)
+    items = [_prediction(row, attributions.get(row.id), verdicts.get(row.id, [])) for row in rows]
+    return PredictionPage(items=items, next=paging.cursor_of(rows[-1], sort) if more else None)
+
+
+def newest_of(session: Session, caller: str | None, subjects: Sequence[str]) -> Prediction | None:
+    """The newest prediction of these subjects that was neither cancelled nor erased; None if there is none."""
+    conditions: list[ColumnElement[bool]] = [
+        PredictionRow.subject.in_(list(subjects)),
+        PredictionRow.erased.is_(None),
+        PredictionRow.status != Status.CANCELLED,
+    ]
+    if caller is not None:
+        conditions.append(PredictionRow.caller == caller)
+    newest_first = (PredictionRow.created.desc(), PredictionRow.id.desc())
+    row = session.scalars(select(PredictionRow).where(*conditions).order_by(*newest_first).limit(1)).first()
+    return None if row is None else _with_verdicts(session, row)
 
 
 def cancel(session: Session, prediction_id: str, caller: str | None) -> Prediction:
@@ -212,7 +238,7 @@ def cancel(session: Session, prediction_id: str, caller: str | None) -> Predicti
     if row.status != Status.CANCELLED:
         row.status, row.stage, row.finished, row.waiting = Status.CANCELLED, None, now(), None
         session.flush()
-    return _prediction(row, None)
+    return _prediction(row, None, [])
 
 
 def erase(session: Session, prediction_id: str, caller: str | None) -> list[str]:
@@ -225,8 +251,9 @@ def erase(session: Session, prediction_id: str, caller: str | None) -> list[str]
         row.status, row.finished = Status.CANCELLED, now()
     row.erased = now()
     row.progress, row.stage, row.waiting = 0.0, None, None
+    row.subject = row.study_instance_uid = row.accession_number = None
+    row.clinical = row.inputs = row.trace_id = row.span_id = row.body_digest = None
     row.series = row.intake_flags = None
-    row.subject = row.clinical = row.inputs = row.trace_id = row.span_id = row.body_digest = None
     row.probability = row.interval = row.folds = row.decision = row.withheld = None
     row.flags = row.perfusion = row.timings = row.error = None
     for table in (AttributionRow, ReviewRow, ShadowRow, OutcomeRow, IdempotencyRow):
@@ -296,11 +323,35 @@ _SAME_NAME = (
         "perfusion",
     ),
     *("accept_warnings", "ctp_interval_s", "series", "error", "created", "started", "finished"),
+    *("study_instance_uid", "accession_number"),
 )
 """Fields of `Prediction` that are columns of the same name."""
 
 
-def _prediction(row: PredictionRow, attribution: AttributionRow | None) -> Prediction:
+def _verdicts(session: Session, ids: Sequence[str]) -> dict[str, list[ReviewerVerdict]]:
+    """The last verdict of each reviewer by prediction, oldest first."""
+    last: dict[str, dict[str, ReviewRow]] = {}
+    for row in session.scalars(select(ReviewRow).where(ReviewRow.prediction_id.in_(ids)).order_by(ReviewRow.id)):
+        by_reviewer = last.setdefault(row.prediction_id, {})
+        by_reviewer.pop(row.reviewer, None)  # a changed verdict moves to the end
+        by_reviewer[row.reviewer] = row
+    return {
+        prediction_id: [
+            ReviewerVerdict.model_validate({name: getattr(row, name) for name in ReviewerVerdict.model_fields})
+            for row in by_reviewer.values()
+        ]
+        for prediction_id, by_reviewer in last.items()
+    }
+
+
+def _with_verdicts(session: Session, row: PredictionRow) -> Prediction:
+    verdicts = _verdicts(session, [row.id]) if row.status == Status.SUCCEEDED else {}
+    return _prediction(row, session.get(AttributionRow, row.id), verdicts.get(row.id, []))
+
+
+def _prediction(
+    row: PredictionRow, attribution: AttributionRow | None, verdicts: Sequence[ReviewerVerdict]
+) -> Prediction:
     return Prediction.model_validate(
         {name: getattr(row, name) for name in _SAME_NAME}
         | {
@@ -310,23 +361,10 @@ def _prediction(row: PredictionRow, attribution: AttributionRow | None) -> Predi
             "attribution": attribution and _attribution(attribution),
             "inputs": row.inputs or {},
             "timings": row.timings or {},
+            "verdicts": list(verdicts),
         }
     )
 
 
 def _attribution(row: AttributionRow) -> Attribution:
     return Attribution.model_validate({name: getattr(row, name) for name in Attribution.model_fields})
-
-
-def _cursor(row: PredictionRow) -> str:
-    """Position of a row in the order: microseconds since 1970, then the id (see `CURSOR`)."""
-    return f"{(row.created - _EPOCH) // timedelta(microseconds=1):016d}{uuid.UUID(row.id).hex}"
-
-
-def _before(cursor: str) -> ColumnElement[bool]:
-    """Condition for the rows after the row of the cursor, in the order newest first."""
-    if not re.fullmatch(CURSOR, cursor):
-        raise InvalidRequest("The cursor is not valid. Start again without a cursor, and pass on `next` of each page")
-    created = _EPOCH + timedelta(microseconds=int(cursor[:16]))
-    same_time = and_(PredictionRow.created == created, PredictionRow.id < str(uuid.UUID(cursor[16:])))
-    return or_(PredictionRow.created < created, same_time)

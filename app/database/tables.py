@@ -54,7 +54,11 @@ class PredictionRow(Base):
     """One prediction. An erasure leaves id, caller, model and times."""
 
     __tablename__ = "predictions"
-    __table_args__ = (Index("predictions_page", "caller", "created", "id"), Index("predictions_status", "status"))
+    __table_args__ = (
+        Index("predictions_page", "caller", "created", "id"),
+        Index("predictions_status", "status"),
+        Index("predictions_subject", "caller", "subject", "created"),
+    )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     caller: Mapped[str] = mapped_column(String(64))
@@ -81,6 +85,8 @@ class PredictionRow(Base):
     model_digest: Mapped[str] = mapped_column(String(71))
 
     subject: Mapped[str | None] = mapped_column(String(128))
+    study_instance_uid: Mapped[str | None] = mapped_column(String(64))
+    accession_number: Mapped[str | None] = mapped_column(String(16))
     explain: Mapped[bool]
     exact: Mapped[bool] = mapped_column(default=False)  # whether the explanation uses the slow, exact methods
     accept_warnings: Mapped[bool] = mapped_column(default=False, server_default=false())  # decide in spite of warnings
@@ -149,6 +155,7 @@ class ReviewRow(Base):
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     prediction_id: Mapped[str] = mapped_column(ForeignKey("predictions.id"), index=True)
     reviewer: Mapped[str] = mapped_column(String(64))
+    author: Mapped[str | None] = mapped_column(String(64))  # name of the key or token that sent it
     verdict: Mapped[str] = mapped_column(String(16))
     reason: Mapped[str | None] = mapped_column(String(32))
     comment: Mapped[str] = mapped_column(String(500))

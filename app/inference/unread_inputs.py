@@ -43,6 +43,25 @@ class ReadInputs:
             variables=names if logistic or manifest.architecture.fusion is not Fusion.NONE else frozenset(),
         )
 
+    @property
+    def volumes(self) -> frozenset[Input]:
+        """Every volume that is read in some study, because it is needed or because it replaces one that is missing."""
+        read = {Input(name) for name in (Channel.NCCT, Channel.CTA, Channel.VESSELS) if name in self.channels}
+        if Channel.VESSELS in self.channels:
+            read |= {Input.CTA, Input.NCCT}
+        wanted = {Input.TMAX} if Channel.TMAX in self.channels else set()
+        wanted |= {Input.CBF} if Channel.RCBF in self.channels else set()
+        for name in self.variables:
+            if name.startswith(PERFUSION):
+                wanted |= NUMBER_MAPS.get(name.removeprefix(PERFUSION), {Input.TMAX})
+        return frozenset(read | wanted | ({Input.CTP} if wanted else set()))
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """Dotted names of the fields of the record that are read, for the prediction or for its explanation."""
+        software = {"perfusion.software"} if any(name.startswith(PERFUSION) for name in self.variables) else set()
+        return self.variables | {"occlusion_side"} | software
+
     def unread(self, volumes: Collection[Input], record: ClinicalRecord) -> tuple[str, ...]:
         """Names of the sent volumes and fields that are not read, the volumes first."""
         read = self._read_volumes(frozenset(volumes), record)

@@ -5,7 +5,7 @@ Design notes:
 - The same drawing gives the same bytes: no date, no random ids.
 - A drawing can carry its data as a table, for readers who cannot see the figure. The SVG holds it as ``<desc>``.
 - Coordinates are SVG user units, y downwards; a text's y is its baseline. PNG has `SCALE` pixels per unit.
-- PNG text uses Pillow's font, which has ASCII letters only: write figures in ASCII.
+- PNG text uses the font of `fonts`, so that it looks the same on each machine. It has Latin and Greek letters.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import base64
 import struct
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from xml.sax.saxutils import escape, quoteattr
 
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 SCALE = 1.6
+FONT = Path(__file__).parent / "fonts" / "DejaVuSansCondensed.ttf"
 INK, MUTED, BACKGROUND = "#1b2733", "#5b6b7b", "#ffffff"
 
 Anchor = Literal["start", "middle", "end"]
@@ -128,7 +130,7 @@ class Drawing:
         description = "\n".join(" | ".join(row) for row in (self.table.headers, *self.table.rows)) if self.table else ""
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_num(self.width)} {_num(self.height)}" role="img" '
-            f'font-family="Aileron, Helvetica, Arial, sans-serif">\n<title>{escape(self.title)}</title>\n'
+            f'font-family="DejaVu Sans Condensed, Helvetica, Arial, sans-serif">\n<title>{escape(self.title)}</title>\n'
             f"<desc>{escape(description)}</desc>\n"
             f'<rect width="100%" height="100%" fill="{BACKGROUND}"/>\n{parts}\n</svg>\n'
         ).encode()
@@ -192,7 +194,7 @@ _ANCHORS = {"start": "ls", "middle": "ms", "end": "rs"}
 
 @lru_cache
 def _font(size: float) -> Any:
-    return ImageFont.load_default(size)
+    return ImageFont.truetype(FONT, size)
 
 
 def _encode_png(pixels: Pixels) -> bytes:

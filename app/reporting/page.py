@@ -75,6 +75,8 @@ def report(prediction: Prediction, figures: Mapping[str, Drawing], card: str) ->
                 ("Item", "Value"),
                 [
                     ("Subject", prediction.subject or "not given"),
+                    ("Study Instance UID", prediction.study_instance_uid or "not given"),
+                    ("Accession number", prediction.accession_number or "not given"),
                     ("Model", f"{prediction.model.name}@{prediction.model.version}"),
                     ("Version digest", prediction.model.digest),
                     ("Created", prediction.created.isoformat(timespec="seconds")),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .callers import CallerInfo
 from .clinical import ClinicalRecord, ImagingSigns, OcclusionSite, PerfusionScalars, Sex, Side, Smoking
 from .errors import (
     AliasConflict,
@@ -60,8 +61,9 @@ from .errors import (
 )
 from .etici import Etici, parse_etici
 from .flags import FLAGS, FlagKind, Severity
-from .followup import Outcome, OutcomeDraft, Review, ReviewDraft, ReviewReason, Verdict
+from .followup import Outcome, OutcomeDraft, Review, ReviewDraft, ReviewerVerdict, ReviewReason, Verdict
 from .models import Alias, AliasMove, ShadowReport
+from .sorting import Sort
 from .summary import SYNTHETIC_NOTICE, Headline
 from .types import (
     NOTICE,
@@ -110,6 +112,7 @@ __all__ = [
     "BadRequest",
     "Busy",
     "CalibratedInterval",
+    "CallerInfo",
     "Channel",
     "Client",
     "ClinicalContribution",
@@ -182,12 +185,14 @@ __all__ = [
     "Review",
     "ReviewDraft",
     "ReviewReason",
+    "ReviewerVerdict",
     "RlvoError",
     "Severity",
     "Sex",
     "ShadowReport",
     "Side",
     "Smoking",
+    "Sort",
     "Stage",
     "Status",
     "StorageFull",

@@ -24,27 +24,38 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Literal, TypedDict, TypeVar, cast
+from typing import IO, Any, BinaryIO, Final, Literal, TypedDict, TypeVar, cast
 
 import httpx
 
 from ._replies import Reply, is_transient, json_of, parse, parse_all, require_response, require_success
+from .callers import CallerInfo
 from .clinical import ClinicalRecord
 from .errors import NotFinished, NotFound, RlvoError
 from .followup import Outcome, OutcomeDraft, Review, ReviewDraft
+from .sorting import Sort
 from .types import ErasureCertificate, Health, Input, ModelInfo, Prediction, PredictionPage, Priority, Status
 
 Volume = str | os.PathLike[str] | bytes
 """A ``.nii`` or ``.nii.gz`` file: path (streamed from disk) or bytes."""
 
 
+FhirRelease = Literal["4.0", "4.3", "5.0"]
+"""Release of FHIR: R4, R4B or R5."""
+
+
 class Filters(TypedDict, total=False):
     """Filters of ``list``; ``limit`` is the size of one page."""
 
     subject: str
+    study_instance_uid: str
+    accession_number: str
     model: str
     status: Status
     created_after: datetime
+    subject_contains: str
+    reviewed: bool
+    sort: Sort
     limit: int
 
 
@@ -69,6 +80,8 @@ class Study(TypedDict, total=False):
     clinical: ClinicalRecord | Mapping[str, object]
     model: str
     subject: str
+    study_instance_uid: str
+    accession_number: str
     explain: bool | Literal["exact"]
     accept_warnings: bool
     ctp_interval_s: float
@@ -213,12 +226,13 @@ class Verbs:
             yield Pause(0.1)  # limits the request rate if the service answers a long poll at once
 
     def page(self, filters: Filters, cursor: str | None) -> Steps[PredictionPage]:
-        params = {
-            name: value.isoformat() if isinstance(value, datetime) else str(value) for name, value in filters.items()
-        }
+        params = {name: _parameter(value) for name, value in filters.items()}
         if cursor:
             params["cursor"] = cursor
         return parse(PredictionPage, (yield from self.exchange(Call("GET", "/v1/predictions", params=params))))
+
+    def caller(self) -> Steps[CallerInfo]:
+        return parse(CallerInfo, (yield from self.exchange(Call("GET", "/v1/caller"))))
 
     def cancel(self, prediction_id: str) -> Steps[Prediction]:
         return parse(Prediction, (yield from self.exchange(Call("POST", f"/v1/predictions/{prediction_id}/cancel"))))
@@ -278,6 +292,11 @@ class Verbs:
     def schema(self, path: str) -> Steps[dict[str, Any]]:
         return cast("dict[str, Any]", json_of((yield from self.exchange(Call("GET", path)))))
 
+    def fhir(self, prediction_id: str, version: FhirRelease | None) -> Steps[dict[str, Any]]:
+        params = {"fhirVersion": str(version)} if version else {}
+        call = Call("GET", f"/v1/predictions/{prediction_id}/fhir", params=params)
+        return cast("dict[str, Any]", json_of((yield from self.exchange(call))))
+
     def text(self, path: str) -> Steps[str]:
         return (yield from self.exchange(Call("GET", path))).text
 
@@ -308,6 +327,13 @@ def _part(name: str, part: str | VolumeUpload) -> tuple[str | None, IO[bytes] | 
     if isinstance(part, str):
         return None, part, None
     return name, cast("IO[bytes]", part), "application/octet-stream"
+
+
+def _parameter(value: object) -> str:
+    """Query parameter of one filter."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def _open(volume: Volume) -> AbstractContextManager[BinaryIO]:
@@ -343,8 +369,16 @@ def _report_upload(uploads: list[VolumeUpload], on_progress: OnProgress) -> None
         upload.on_read = on_read
 
 
+_TEXTS: Final[tuple[Literal["model", "subject", "study_instance_uid", "accession_number"], ...]] = (
+    "model",
+    "subject",
+    "study_instance_uid",
+    "accession_number",
+)
+
+
 def _fields(study: Study) -> dict[str, str]:
-    fields: dict[str, str] = {name: study[name] for name in ("model", "subject") if name in study}
+    fields: dict[str, str] = {name: study[name] for name in _TEXTS if name in study}
     if "explain" in study:
         fields["explain"] = str(study["explain"]).lower()
     if study.get("accept_warnings"):

@@ -11,9 +11,10 @@ from typing import Any, Self, TypeVar, Unpack, cast
 import anyio
 import httpx
 
-from ._calls import Call, Filters, OnProgress, Pause, Steps, Study, Verbs
+from ._calls import Call, FhirRelease, Filters, OnProgress, Pause, Steps, Study, Verbs
 from ._http import http_options, schema_path, transport_error
 from ._replies import Reply
+from .callers import CallerInfo
 from .followup import Outcome, OutcomeDraft, Review, ReviewDraft
 from .registry import AsyncRegistry
 from .types import ErasureCertificate, Health, ModelInfo, Prediction
@@ -88,6 +89,10 @@ class AsyncClient:
             if (cursor := page.next) is None:
                 return
 
+    async def caller(self) -> CallerInfo:
+        """See ``Client.caller``."""
+        return await self._run(self._verbs.caller())
+
     async def cancel(self, prediction_id: str) -> Prediction:
         """See ``Client.cancel``."""
         return await self._run(self._verbs.cancel(prediction_id))
@@ -99,6 +104,14 @@ class AsyncClient:
     async def certificate(self, prediction_id: str) -> ErasureCertificate:
         """See ``Client.certificate``."""
         return await self._run(self._verbs.certificate(prediction_id))
+
+    async def series(self, prediction_id: str, name: str, to: str | PathLike[str]) -> Path:
+        """See ``Client.series``."""
+        return await self._run(self._verbs.save(prediction_id, f"inputs/{name}.nii", to))
+
+    async def alignment(self, prediction_id: str) -> dict[str, Any]:
+        """See ``Client.alignment``."""
+        return await self._run(self._verbs.schema(f"/v1/predictions/{prediction_id}/alignment.json"))
 
     async def map(self, prediction_id: str, name: str, to: str | PathLike[str]) -> Path:
         """See ``Client.map``."""
@@ -112,9 +125,9 @@ class AsyncClient:
         """See ``Client.report``."""
         return await self._run(self._verbs.save(prediction_id, "report.html", to))
 
-    async def fhir(self, prediction_id: str) -> dict[str, Any]:
+    async def fhir(self, prediction_id: str, version: FhirRelease | None = None) -> dict[str, Any]:
         """See ``Client.fhir``."""
-        return await self._run(self._verbs.schema(f"/v1/predictions/{prediction_id}/fhir"))
+        return await self._run(self._verbs.fhir(prediction_id, version))
 
     async def review(self, prediction_id: str, draft: ReviewDraft) -> Review:
         """See ``Client.review``."""

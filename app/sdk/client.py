@@ -21,10 +21,11 @@ from typing import Any, Self, TypeVar, Unpack, cast
 
 import httpx
 
-from ._calls import Call, Filters, OnProgress, Pause, Progress, Steps, Study, Verbs, Volume
+from ._calls import Call, FhirRelease, Filters, OnProgress, Pause, Progress, Steps, Study, Verbs, Volume
 from ._http import http_options, schema_path, transport_error
 from ._replies import Reply
 from .async_client import AsyncClient
+from .callers import CallerInfo
 from .followup import Outcome, OutcomeDraft, Review, ReviewDraft
 from .registry import Registry
 from .types import ErasureCertificate, Health, ModelInfo, Prediction
@@ -119,10 +120,11 @@ class Client:
         return self._run(self._verbs.wait(prediction_id, seconds, on_progress))
 
     def list(self, **filters: Unpack[Filters]) -> Iterator[Prediction]:
-        """Iterate over all predictions that match, newest first; pages are fetched on demand.
+        """Iterate over all predictions that match; pages are fetched on demand.
 
         Args:
-            **filters: ``subject``, ``model``, ``status``, ``created_after``, and ``limit`` (size of one page).
+            **filters: ``subject``, ``subject_contains``, ``model``, ``status``, ``created_after``, ``reviewed``,
+                ``sort`` (by default newest first), and ``limit`` (size of one page).
         """
         cursor = None
         while True:
@@ -130,6 +132,10 @@ class Client:
             yield from page.items
             if (cursor := page.next) is None:
                 return
+
+    def caller(self) -> CallerInfo:
+        """Return the name, tenant and scopes by which the service knows this client."""
+        return self._run(self._verbs.caller())
 
     def cancel(self, prediction_id: str) -> Prediction:
         """Cancel a queued or running prediction, and return it."""
@@ -146,6 +152,27 @@ class Client:
             NotFound: The prediction was not erased.
         """
         return self._run(self._verbs.certificate(prediction_id))
+
+    def series(self, prediction_id: str, name: str, to: str | PathLike[str]) -> Path:
+        """Save a volume of the study as it is stored, as ``.nii``, and return its path.
+
+        Args:
+            prediction_id: Id of the prediction.
+            name: Name in ``Prediction.inputs``, such as ``cta``.
+            to: File, or folder in which the file is named after the series. The file is written atomically.
+
+        Raises:
+            Erased: The prediction and its series are deleted.
+        """
+        return self._run(self._verbs.save(prediction_id, f"inputs/{name}.nii", to))
+
+    def alignment(self, prediction_id: str) -> dict[str, Any]:
+        """Return ``affine`` and ``mni_from_world``, (4, 4) in mm, of each image of the patient.
+
+        Raises:
+            NotFound: The prediction has no explanation.
+        """
+        return self._run(self._verbs.schema(f"/v1/predictions/{prediction_id}/alignment.json"))
 
     def map(self, prediction_id: str, name: str, to: str | PathLike[str]) -> Path:
         """Save a map volume as ``.nii.gz`` and return its path.
@@ -165,9 +192,9 @@ class Client:
         """Save the self-contained HTML report and return its path; ``to`` as in ``map``."""
         return self._run(self._verbs.save(prediction_id, "report.html", to))
 
-    def fhir(self, prediction_id: str) -> dict[str, Any]:
-        """Return the prediction as a FHIR R4B Bundle."""
-        return self._run(self._verbs.schema(f"/v1/predictions/{prediction_id}/fhir"))
+    def fhir(self, prediction_id: str, version: FhirRelease | None = None) -> dict[str, Any]:
+        """Return the prediction as a Bundle of a FHIR release, by default of R4 (also valid for R4B)."""
+        return self._run(self._verbs.fhir(prediction_id, version))
 
     def review(self, prediction_id: str, draft: ReviewDraft) -> Review:
         """Record that a reviewer agrees with the decision or overrides it; a repeated review is stored once.

@@ -2,6 +2,7 @@
 
 Design notes:
 - Reviewer and subject are pseudonyms of the site; a comment must not name a person.
+- The service adds the author of a review: the name of the key or token that sent it.
 - An override needs a coded reason, so that reasons can be counted.
 - ``refractory`` is derived from the findings, so that the definition exists in one place.
 """
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .etici import UNSUCCESSFUL, Etici, EticiField
 
-__all__ = ["Etici", "Outcome", "OutcomeDraft", "Review", "ReviewDraft", "ReviewReason", "Verdict"]
+__all__ = ["Etici", "Outcome", "OutcomeDraft", "Review", "ReviewDraft", "ReviewReason", "ReviewerVerdict", "Verdict"]
 
 PSEUDONYM = r"^[A-Za-z0-9._-]{1,64}$"
 REFRACTORY_STENOSIS = 50.0
@@ -55,7 +56,11 @@ class ReviewDraft(_Draft):
         }
     )
 
-    reviewer: str = Field(pattern=PSEUDONYM, description="Pseudonym of the reviewer at the site, never a name")
+    reviewer: str | None = Field(
+        default=None,
+        pattern=PSEUDONYM,
+        description="Pseudonym of the reviewer at the site; if not sent, the name of the caller's key or token",
+    )
     verdict: Verdict
     reason: ReviewReason | None = Field(default=None, description="Required for an override")
     comment: str = Field(default="", max_length=500, description="Free text without names of patients or other persons")
@@ -95,9 +100,20 @@ class Review(_Record):
 
     id: str
     reviewer: str
+    author: str | None = Field(
+        default=None, description="Name of the key or token that sent the review; null if none was needed"
+    )
     verdict: Verdict
     reason: ReviewReason | None = None
     comment: str = ""
+    created: datetime
+
+
+class ReviewerVerdict(_Record):
+    """Last verdict of one reviewer."""
+
+    reviewer: str
+    verdict: Verdict
     created: datetime
 
 

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .flag_names import name_of
 from .flags import Severity, action_of, severity_of
+from .followup import ReviewerVerdict
 from .series import SeriesSummary
 from .summary import Headline, answer_line, headline
 
@@ -265,6 +266,8 @@ class Prediction(_ResponseModel):
     )
     model: ModelRef
     subject: str | None = None
+    study_instance_uid: str | None = Field(default=None, description="DICOM Study Instance UID, as sent")
+    accession_number: str | None = Field(default=None, description="Accession number of the study, as sent")
     probability: float | None = Field(default=None, ge=0, le=1)
     interval: Interval | None = None
     folds: list[float] | None = None
@@ -285,6 +288,9 @@ class Prediction(_ResponseModel):
     inputs: dict[Input, InputSummary] = {}
     timings: dict[str, float] = {}
     error: Failure | None = None
+    verdicts: list[ReviewerVerdict] = Field(
+        default=[], description="Last verdict of each reviewer of the decision, oldest first"
+    )
     notice: str = NOTICE
     created: datetime
     started: datetime | None = None
@@ -345,7 +351,7 @@ class ErasureCertificate(_ResponseModel):
 
 
 class PredictionPage(_ResponseModel):
-    """Page of predictions, newest first; ``next`` is the cursor of the next page, None on the last page."""
+    """Page of predictions; ``next`` is the cursor of the next page, None on the last page."""
 
     items: list[Prediction]
     next: str | None = None

@@ -1,4 +1,4 @@
-"""Files of one prediction for its readers: maps, figures and the report.
+"""Files of one prediction for its readers: maps, alignment, figures and the report.
 
 Design notes:
 - Images are shown on one MNI grid of 2 mm, interpolated once from the stored volume; the grid of the model can be too
@@ -10,6 +10,7 @@ Design notes:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +39,7 @@ VIEW = Grid(shape=(91, 109, 91), affine=((2, 0, 0, -90), (0, 2, 0, -126), (0, 0,
 """Grid of the shown images: MNI152 at 2 mm."""
 
 MAP, PNG, SVG, HTML = "application/gzip", "image/png", "image/svg+xml", "text/html; charset=utf-8"
+JSON = "application/json"
 
 _NOTE = "rlvo: log-odds per voxel, research only"
 _AIR = {Channel.NCCT: -1000.0, Channel.CTA: -1000.0}
@@ -90,6 +92,7 @@ def files(
     mask = model_input.sources.get(Channel.VESSELS)
     if mask is not None and mask.computed is not None:
         yield _map_file("vessels", nifti.pack(mask.computed.data, mask.computed.affine))
+    yield ArtifactFile("alignment.json", _alignment(model_input), JSON)
     if prediction.perfusion is not None:
         drawn["perfusion"] = ("Perfusion volumes", figures.perfusion(prediction.perfusion))
     positions = list(_cohort_positions(model_input, manifest))
@@ -98,6 +101,20 @@ def files(
         yield ArtifactFile(f"figures/{name}.svg", drawing.svg(), SVG)
         yield ArtifactFile(f"figures/{name}.png", drawing.png(), PNG)
     yield ArtifactFile("report.html", page.report(prediction, dict(drawn.values()), card).encode(), HTML)
+
+
+def _alignment(model_input: ModelInput) -> bytes:
+    """Affine and map to MNI space of each channel that has a grid of the patient, as JSON."""
+    matrices = {
+        channel.value: {"affine": grid.affine, "mni_from_world": grid.mni_from_world}
+        for channel, grid in model_input.grids.items()
+    }
+    return json.dumps(
+        {
+            channel: {name: np.asarray(matrix, np.float64).tolist() for name, matrix in both.items()}
+            for channel, both in matrices.items()
+        }
+    ).encode()
 
 
 def _map_files(maps: Mapping[str, MapVolume]) -> list[ArtifactFile]:

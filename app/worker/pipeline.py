@@ -306,6 +306,8 @@ def _prediction(study: JobStudy, answer: dict[str, Any], attribution: Attributio
             "status": Status.SUCCEEDED,
             "model": study.model,
             "subject": study.subject,
+            "study_instance_uid": study.study_instance_uid,
+            "accession_number": study.accession_number,
             "inputs": study.inputs,
             "created": study.created,
             "accept_warnings": study.accept_warnings,

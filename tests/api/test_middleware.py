@@ -114,6 +114,7 @@ async def test_record_of_another_tenant_looks_like_a_missing_one(settings: Setti
         for method, suffix in (
             ("GET", ""),
             ("GET", "/events"),
+            ("GET", "/inputs/cta.nii"),
             ("GET", "/maps/attribution-cta.nii.gz"),
             ("GET", "/fhir"),
             ("POST", "/cancel"),

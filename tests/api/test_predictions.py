@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -266,6 +267,20 @@ async def test_unchanged_report_keeps_its_content_security_policy(service: Runni
     assert (first.status_code, again.status_code) == (200, 304)
     assert "style-src 'unsafe-inline'" in first.headers["content-security-policy"]
     assert again.headers["content-security-policy"] == first.headers["content-security-policy"]
+
+
+async def test_series_is_served_as_stored_until_the_erasure(service: RunningService) -> None:
+    sent = (await service.submit()).json()
+    address = f"/v1/predictions/{sent['id']}/inputs"
+    answer = await service.http.get(f"{address}/cta.nii")  # no result is needed
+    assert hashlib.sha256(answer.content).hexdigest() == sent["inputs"]["cta"]["sha256"]
+    assert answer.headers["content-disposition"] == f'attachment; filename="{sent["id"]}-cta.nii"'
+    assert answer.headers["cache-control"] == "private, no-store"
+    service.worker.succeed(sent["id"])
+    assert (await service.http.get(f"{address}/ncct.nii")).status_code == 404  # not sent
+    assert (await service.http.get(f"{address}/report.nii")).status_code == 422
+    await service.http.delete(f"/v1/predictions/{sent['id']}")
+    assert (await service.http.get(f"{address}/cta.nii")).status_code == 410
 
 
 async def test_map_is_served_unchanged(service: RunningService) -> None:

@@ -32,7 +32,7 @@ async def test_models_are_listed_with_their_inputs(service: RunningService) -> N
     (model,) = [ModelInfo.model_validate(each) for each in (await service.http.get("/v1/models")).json()]
     assert (model.name, model.aliases) == ("tiny", {"champion": "1.0.0"})
     (version,) = model.versions
-    assert (version.required_inputs, version.optional_inputs) == (["cta"], ["ncct"])
+    assert (version.required_inputs, version.optional_inputs) == (["cta"], ["ncct", "tmax", "cbf", "ctp"])
     assert version.default
     assert (version.aliases, version.synthetic, version.ready, version.device) == (["champion"], True, False, None)
     assert (await service.http.get("/v1/models/tiny")).json() == model.model_dump(mode="json")
@@ -60,9 +60,10 @@ async def test_schema_of_a_version_has_only_its_fields(shared_service: RunningSe
         "smoking",
         "systolic_bp",
         "diastolic_bp",
+        "occlusion_side",
         "perfusion",
     }
-    assert list(schema["$defs"]["PerfusionScalars"]["properties"]) == ["core_ml"]
+    assert list(schema["$defs"]["PerfusionScalars"]["properties"]) == ["core_ml", "software"]
     assert schema["properties"]["age"]["unit"] == "years"
     jsonschema_rs.validate(schema, {"age": 71, "perfusion": {"core_ml": 3}})
     with pytest.raises(jsonschema_rs.ValidationError):

@@ -54,8 +54,10 @@ def test_blocks_run_in_their_order(service: RunningService, patient: dict[str, P
         r"idempotency-replayed: true",
         r"422 nifti-invalid ",
         r'data: \{"id": "' + answer["id"],
-        r"\['RiskAssessment', 'Device', 'Provenance'\]",
+        r"\['RiskAssessment', 'DiagnosticReport', 'Observation', 'Device', 'Provenance'\]",
         r"Research use only\.",
+        r"\['rlvo-patient-view'\]",
+        r"patient-view: .*Research use only\.",
     ):
         assert re.search(line, run.stdout), line
     assert re.search(r"^[0-9a-f-]{36} ", run.stdout.splitlines()[-1])  # the Python client

@@ -32,9 +32,13 @@ pytestmark = pytest.mark.xdist_group("e2e")
 SEALED = Path(__file__).parents[1] / "sealed"
 NAME = "CANARY^JANE-19531107"
 SUBJECT = "CANARY-S-0042"
+STUDY_UID = "1.2.826.0.1.4242424242.7"
+ACCESSION = "CANARY-A/0042"
 NUMBERS = {"glucose": 123.4567, "crp": 7.65432, "creatinine": 1.23987}
 """Clinical values that occur nowhere else."""
-CANARIES = re.compile("|".join(map(re.escape, [NAME, "CANARY", "JANE", "19531107", *map(str, NUMBERS.values())])))
+CANARIES = re.compile(
+    "|".join(map(re.escape, [NAME, "CANARY", STUDY_UID, "JANE", "19531107", *map(str, NUMBERS.values())]))
+)
 NAMED = re.compile("|".join(map(re.escape, [NAME, "JANE", "19531107"])))
 """What no output may contain. The pseudonym and the clinical values may occur in the response to the sender."""
 
@@ -114,7 +118,12 @@ def send(service: RunningService, volumes: dict[str, bytes], clinical: dict[str,
     return httpx.post(
         f"{service.url}/v1/predictions",
         files={name: (f"{NAME}.nii.gz", content) for name, content in volumes.items()},
-        data={"clinical": json.dumps(clinical), "subject": SUBJECT},
+        data={
+            "clinical": json.dumps(clinical),
+            "subject": SUBJECT,
+            "study_instance_uid": STUDY_UID,
+            "accession_number": ACCESSION,
+        },
         headers={
             "Prefer": "wait=90",
             "Idempotency-Key": "study-1" if len(volumes) == 2 else "study-2",
@@ -128,6 +137,7 @@ def send(service: RunningService, volumes: dict[str, bytes], clinical: dict[str,
 def test_study_succeeds(served: ServedStudy) -> None:
     assert served.prediction.status is Status.SUCCEEDED, served.prediction.error
     assert served.prediction.subject == SUBJECT
+    assert (served.prediction.study_instance_uid, served.prediction.accession_number) == (STUDY_UID, ACCESSION)
 
 
 def test_service_connects_to_no_other_machine(served: ServedStudy) -> None:

@@ -18,6 +18,8 @@ from tests.api.server import Server, started
 from tests.factory import tiny_version
 from tests.study import volume_bytes
 
+from .accessibility import serious_findings
+
 pytestmark = pytest.mark.xdist_group("e2e")
 
 
@@ -85,6 +87,7 @@ def test_page_names_the_state_and_the_reason(service: Server, browser: Chrome, s
     assert browser.find_element(By.ID, "running").is_displayed() == (
         state in ("queued", "running", "waiting for storage")
     )
+    assert serious_findings(browser) == []
     failed = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert len(failed) == (1 if state == "erased" else 0), failed  # 410: erased
     if state in ("failed", "waiting for storage"):

@@ -15,6 +15,7 @@ from selenium.webdriver.support.ui import Select
 from app.sdk import SYNTHETIC_NOTICE, Prediction
 from tests.factory import tiny_version
 
+from .accessibility import serious_findings
 from .service_process import RunningService
 from .test_page import visible
 
@@ -99,6 +100,7 @@ def test_page_shows_it_first_with_icon_word_and_action(
     assert "Warning" not in visible(browser, "#flags").text
     assert not browser.find_element(By.ID, "review").is_displayed()
     assert visible(browser, "#no-review")
+    assert serious_findings(browser) == []
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
 
 
@@ -114,7 +116,7 @@ def test_report_shows_it_at_the_top(service: RunningService, browser: Chrome, wi
 def test_list_names_it(service: RunningService, browser: Chrome, withheld: Prediction, width: int) -> None:
     browser.get(service.url)
     row = visible(browser, f"#recent tr:has(a[href='/predictions/{withheld.id}'])")
-    cell = row.find_elements(By.TAG_NAME, "td")[-1]
+    cell = row.find_elements(By.TAG_NAME, "td")[6]
     assert cell.text.strip() == "Decision withheld"
     assert cell.find_element(By.CSS_SELECTOR, "svg.icon").is_displayed()
     assert cell.rect["x"] + cell.rect["width"] <= width

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,12 @@ def test_prepared_study_tells_what_is_not_used(tmp_path: Path, real_images: Path
     case = version.prepare({Input.NCCT: volume}, ClinicalRecord(age=70.0, inr=1.1))
     (detail,) = [flag.detail for flag in case.flags if flag.code == "not-used"]
     assert detail == "ncct, inr: given, but this version does not predict from it"
+
+
+@pytest.mark.parametrize("channels", [list(Channel), [Channel.CTA], [Channel.VESSELS], [Channel.RCBF]])
+@pytest.mark.parametrize("kind", ["network", "logistic"])
+def test_described_volumes_are_those_that_some_study_needs(channels: list[Channel], kind: str) -> None:
+    read = ReadInputs.of(tiny_manifest(kind=kind, channels=channels))
+    record = ClinicalRecord()
+    sets = [set(each) for size in range(len(Input) + 1) for each in combinations(Input, size)]
+    assert read.volumes == {volume for sent in sets for volume in sent if volume.value not in read.unread(sent, record)}

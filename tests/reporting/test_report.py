@@ -233,6 +233,16 @@ def test_fields_of_the_record_are_named_in_words() -> None:
     assert "ctp_interval_s" in flag_text(Flag(code="time-step-default", detail="send ctp_interval_s"))
 
 
+def test_png_draws_letters_with_accents() -> None:
+    letters = "AaEeÁáÉéÑñÜüßçåœµΔ±−–≤≥×…\uffff"  # the last one has no glyph: an empty box
+    drawn = set()
+    for letter in letters:
+        drawing = Drawing(20, 20, "one letter")
+        drawing.text(4, 16, letter)
+        drawn.add(drawing.png())
+    assert len(drawn) == len(letters)
+
+
 def test_equal_figures_give_equal_bytes(attribution: Attribution) -> None:
     first, second = (figures.waterfall(attribution) for _ in range(2))
     assert first.svg() == second.svg()

@@ -67,6 +67,8 @@ def test_predict_sends_the_study_and_returns_the_prediction(
         cta=b"bytes",
         clinical=ClinicalRecord(age=74),
         subject="p1",
+        study_instance_uid="1.2.3",
+        accession_number="A-1",
         model="m@1.0.0",
         explain=False,
         accept_warnings=True,
@@ -78,6 +80,8 @@ def test_predict_sends_the_study_and_returns_the_prediction(
         "clinical": (None, b'{"age":74.0}'),
         "model": (None, b"m@1.0.0"),
         "subject": (None, b"p1"),
+        "study_instance_uid": (None, b"1.2.3"),
+        "accession_number": (None, b"A-1"),
         "explain": (None, b"false"),
         "accept_warnings": (None, b"true"),
         "ctp_interval_s": (None, b"1.5"),
@@ -305,12 +309,25 @@ def test_map_is_saved_atomically(connect: Connect, server: ScriptedServer, tmp_p
 
 
 def test_figure_report_and_fhir(connect: Connect, server: ScriptedServer, tmp_path: Path) -> None:
-    server.respond_with(Response(b"png"), Response(b"<!doctype html>"), Response({"resourceType": "Bundle"}))
+    bundle = Response({"resourceType": "Bundle"})
+    server.respond_with(Response(b"png"), Response(b"<!doctype html>"), bundle, bundle)
     client = connect()
     assert client.figure("01", "overlay-cta.png", tmp_path).read_bytes() == b"png"
     assert client.report("01", tmp_path).name == "report.html"
     assert client.fhir("01") == {"resourceType": "Bundle"}
-    paths = ["/v1/predictions/01/figures/overlay-cta.png", "/v1/predictions/01/report.html", "/v1/predictions/01/fhir"]
+    assert client.fhir("01", "5.0") == {"resourceType": "Bundle"}
+    paths = ["/v1/predictions/01/figures/overlay-cta.png", "/v1/predictions/01/report.html"]
+    paths += ["/v1/predictions/01/fhir", "/v1/predictions/01/fhir?fhirVersion=5.0"]
+    assert [request.path for request in server.requests] == paths
+
+
+def test_series_and_alignment_are_read(connect: Connect, server: ScriptedServer, tmp_path: Path) -> None:
+    server.respond_with(Response(b"volume"), Response({"cta": {"affine": []}}))
+    client = connect()
+    saved = client.series("01", "cta", tmp_path)
+    assert (saved.name, saved.read_bytes()) == ("cta.nii", b"volume")
+    assert client.alignment("01") == {"cta": {"affine": []}}
+    paths = ["/v1/predictions/01/inputs/cta.nii", "/v1/predictions/01/alignment.json"]
     assert [request.path for request in server.requests] == paths
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -92,11 +93,24 @@ def test_all_files_are_made(files: dict[str, ArtifactFile]) -> None:
     }
     names = {"waterfall", "perfusion", "position", *(f"overlay-{name}" for name in channels)}
     figures = {f"figures/{name}.{kind}" for name in names for kind in ("png", "svg")}
-    assert set(files) == {*maps, "maps/vessels.nii.gz", *figures, "report.html"}
+    assert set(files) == {*maps, "maps/vessels.nii.gz", "alignment.json", *figures, "report.html"}
     assert {file.media_type for name, file in files.items() if name.endswith(".png")} == {"image/png"}
     assert {f"maps/{file.map_name}.nii.gz" for file in files.values() if file.map_name} == maps | {
         "maps/vessels.nii.gz"
     }
+
+
+def test_alignment_has_the_place_of_each_image_of_the_patient(
+    version: ModelVersion, files: dict[str, ArtifactFile]
+) -> None:
+    alignment = json.loads(files["alignment.json"].content)
+    assert set(alignment) == {"ncct", "cta", "vessels"}
+    assert files["alignment.json"].media_type == "application/json"
+    for matrices in alignment.values():
+        np.testing.assert_allclose(matrices["affine"], AFFINE)
+        np.testing.assert_allclose(matrices["mni_from_world"], MNI_FROM_WORLD)
+    without_grids = make_files(version, tiny_case(version.manifest))
+    assert json.loads(without_grids["alignment.json"].content) == {}
 
 
 @pytest.mark.parametrize(("name", "bright"), [("ncct", 300), ("cta", 600), ("vessels", 1)])

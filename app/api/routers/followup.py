@@ -35,7 +35,8 @@ async def add_review(
     draft = json_parsing.validated(ReviewDraft, await request.body())
 
     def record(session: Session) -> tuple[Review, bool]:
-        review, new = followup.add_review(session, prediction_id, caller.tenant, draft)
+        author = caller.name if caller.identified else None
+        review, new = followup.add_review(session, prediction_id, caller.tenant, draft, author)
         if new:
             audit.append(session, caller.name, "prediction.review", prediction_id, {"verdict": draft.verdict})
         return review, new

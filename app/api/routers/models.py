@@ -14,24 +14,17 @@ from app.api.parameters import strict_query
 from app.api.responses import REVALIDATE
 from app.database import workers
 from app.database.workers import WorkerRecord
+from app.inference.unread_inputs import ReadInputs
 from app.registry.manifest import Manifest
 from app.registry.model_store import StoredVersion
 from app.sdk.clinical import SECOND_UNITS, ClinicalRecord
 from app.sdk.errors import ModelNotFound, NotFound, RlvoError
-from app.sdk.types import Channel, Input, ModelInfo, ModelVersionInfo
+from app.sdk.types import Input, ModelInfo, ModelVersionInfo
 
 router = APIRouter(prefix="/v1", tags=["models"], dependencies=[Depends(strict_query)])
 
 Name = Annotated[str, Path(description="Name of a model")]
 Version = Annotated[str, Path(description="A version such as `1.2.0`, or an alias such as `champion`")]
-
-_SOURCES: dict[Channel, tuple[Input, ...]] = {
-    Channel.NCCT: (Input.NCCT,),
-    Channel.CTA: (Input.CTA,),
-    Channel.VESSELS: (Input.VESSELS,),
-    Channel.TMAX: (Input.TMAX, Input.CTP),
-    Channel.RCBF: (Input.CBF, Input.CTP),
-}
 
 
 @router.get(
@@ -138,7 +131,7 @@ def _version(entry: StoredVersion, aliases: dict[str, str], live: list[WorkerRec
     manifest = entry.manifest
     loaded = [worker for worker in live if f"{entry.name}@{entry.version}" in worker.models]
     required = manifest.required_inputs
-    readable = {source for channel in manifest.channels for source in _SOURCES[channel.name]}
+    readable = ReadInputs.of(manifest).volumes
     return ModelVersionInfo(
         name=entry.name,
         version=entry.version,
@@ -165,7 +158,8 @@ def _version_schema(manifest: Manifest) -> dict[str, Any]:
     It allows other fields, because callers may send every field of the whole schema.
     """
     schema = _schema()
-    names = {variable.name: variable.required for variable in manifest.clinical.variables}
+    names = dict.fromkeys(ReadInputs.of(manifest).fields, False)
+    names |= {variable.name: True for variable in manifest.clinical.variables if variable.required}
     names |= {second: False for second, first in SECOND_UNITS.items() if first in names}
     _restrict(schema, {name: required for name, required in names.items() if "." not in name})
     sections = {name.partition(".")[0] for name in names if "." in name}

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 
 from app.api import openapi_responses, responses, submission, uploads
 from app.api.dependencies import CurrentCaller, Services, ServicesDep
-from app.api.fhir import bundle
+from app.api.fhir import accepted_version
 from app.api.parameters import (
     CreatedAfter,
     IdempotencyKey,
@@ -26,9 +26,10 @@ from app.api.parameters import (
     priority_of,
     strict_query,
 )
-from app.database import audit, erasures, predictions
+from app.database import audit, erasures, paging, predictions
 from app.database.status import State
 from app.sdk.errors import InternalError, RlvoError
+from app.sdk.sorting import Sort
 from app.sdk.types import ErasureCertificate, Prediction, PredictionPage, Status
 
 HEARTBEAT = 15.0  # seconds without an event after which an event stream sends a comment
@@ -74,8 +75,8 @@ async def read(
 ) -> Response:
     """Returns the present state of the prediction; with `wait`, waits for its result first."""
     prediction = await _wait_for(services, prediction_id, caller.tenant, min(wait, services.settings.wait_max))
-    if responses.FHIR in request.headers.get("accept", ""):
-        return responses.private(bundle(prediction), responses.FHIR)
+    if responses.FHIR in (accept := request.headers.get("accept", "")):
+        return responses.fhir(prediction, accepted_version(accept), services.settings.subject_system)
     return responses.prediction(prediction, if_none_match=if_none_match)
 
 
@@ -87,29 +88,43 @@ async def events(prediction_id: PredictionId, services: ServicesDep, caller: Cur
     return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
-@router.get("", summary="List predictions, newest first", response_model=PredictionPage, **openapi_responses.listing)
+@router.get("", summary="List predictions", response_model=PredictionPage, **openapi_responses.listing)
 async def listing(
     services: ServicesDep,
     caller: CurrentCaller,
     created_after: CreatedAfter,
     subject: Annotated[str | None, Query(pattern=f"^{uploads.SUBJECT}$")] = None,
+    study_instance_uid: Annotated[
+        str | None, Query(pattern=f"^{uploads.UID}$", max_length=uploads.MAX_UID_LENGTH)
+    ] = None,
+    accession_number: Annotated[str | None, Query(pattern=f"^{uploads.ACCESSION}$", max_length=16)] = None,
     model: Annotated[str | None, Query(description="`name` or `name@1.2.0`", pattern=f"^{uploads.MODEL}$")] = None,
     status: Annotated[Status | None, Query()] = None,
+    subject_contains: Annotated[
+        str | None, Query(description="Part of the pseudonym, in any case", pattern=f"^{uploads.SUBJECT}$")
+    ] = None,
+    reviewed: Annotated[bool | None, Query(description="With or without a review")] = None,
+    sort: Annotated[Sort, Query(description="`-` means descending; rows without a value are last")] = Sort.NEWEST,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[
-        str | None, Query(description="`next` of the previous page", pattern=f"^{predictions.CURSOR}$")
+        str | None, Query(description="`next` of the previous page of this `sort`", pattern=f"^{paging.CURSOR}$")
     ] = None,
 ) -> Response:
-    """Returns one page of the caller's predictions that match all given filters."""
+    """Returns one page of the caller's predictions that match all given filters, by default newest first."""
     page = await services.read(
         predictions.page,
         caller.tenant,
         limit=limit,
         cursor=cursor,
         subject=subject,
+        study_instance_uid=study_instance_uid,
+        accession_number=accession_number,
         model=model,
         status=status,
         created_after=created_after,
+        subject_contains=subject_contains,
+        reviewed=reviewed,
+        sort=sort,
     )
     return responses.page(page)
 

@@ -1,4 +1,4 @@
-"""Routes of the files and exports of a prediction: maps, figures, report, FHIR bundle, CDS Hooks card.
+"""Routes of the files and exports of a prediction: series, maps, figures, report, FHIR bundle, CDS Hooks card.
 
 The digest of a file is checked before its first byte is sent, so a damaged file gives an error.
 """
@@ -9,16 +9,17 @@ import os
 from collections.abc import AsyncIterator
 from typing import Annotated, BinaryIO, Literal
 
-from fastapi import APIRouter, Depends, Path
+from fastapi import APIRouter, Depends, Header, Path, Query
 from fastapi.responses import Response, StreamingResponse
 
-from app.api import openapi_responses, responses
+from app.api import openapi_cds, openapi_responses, responses
 from app.api.cds import cards
 from app.api.dependencies import CurrentCaller, Services, ServicesDep
-from app.api.fhir import bundle
+from app.api.fhir import FhirVersion, accepted_version
 from app.api.parameters import IfNoneMatch, PredictionId, strict_query
 from app.database import predictions
 from app.sdk.errors import InternalError
+from app.sdk.types import Input
 
 CHUNK_BYTES = 256 * 1024
 
@@ -38,6 +39,29 @@ Figure = Annotated[
         description="`waterfall`, `position`, `perfusion`, or `overlay-<modality>` for an explained modality",
     ),
 ]
+
+
+Series = Annotated[Input, Path(description="A name in `inputs`")]
+
+
+@router.get("/inputs/{name}.nii", summary="Read a series as sent", response_class=Response, **openapi_responses.series)
+async def series(
+    prediction_id: PredictionId,
+    name: Series,
+    services: ServicesDep,
+    caller: CurrentCaller,
+    if_none_match: IfNoneMatch = "",
+) -> Response:
+    """Returns a volume of the study at full resolution, without the free texts of its header."""
+    return await _file(services, caller.tenant, prediction_id, f"inputs/{name}.nii", if_none_match)
+
+
+@router.get("/alignment.json", summary="Read the alignment", response_class=Response, **openapi_responses.alignment)
+async def alignment(
+    prediction_id: PredictionId, services: ServicesDep, caller: CurrentCaller, if_none_match: IfNoneMatch = ""
+) -> Response:
+    """Returns where each image of the patient lies in MNI space."""
+    return await _file(services, caller.tenant, prediction_id, "alignment.json", if_none_match)
 
 
 @router.get("/maps/{name}.nii.gz", summary="Read a map", response_class=Response, **openapi_responses.volume_map)
@@ -73,17 +97,24 @@ async def report(
     return await _file(services, caller.tenant, prediction_id, "report.html", if_none_match)
 
 
-@router.get(
-    "/fhir", summary="Read the prediction as a FHIR R4B bundle", response_class=Response, **openapi_responses.fhir
-)
-async def fhir(prediction_id: PredictionId, services: ServicesDep, caller: CurrentCaller) -> Response:
+@router.get("/fhir", summary="Read the prediction as a FHIR bundle", response_class=Response, **openapi_responses.fhir)
+async def fhir(
+    prediction_id: PredictionId,
+    services: ServicesDep,
+    caller: CurrentCaller,
+    version: Annotated[
+        FhirVersion | None, Query(alias="fhirVersion", description="FHIR release; if not sent, that of `Accept`, or R4")
+    ] = None,
+    accept: Annotated[str, Header(include_in_schema=False)] = "",
+) -> Response:
     """Returns a FHIR bundle of a prediction that succeeded."""
+    asked = version or accepted_version(accept)
     prediction = await services.read(predictions.find, prediction_id, caller.tenant)
-    return responses.private(bundle(prediction), responses.FHIR)
+    return responses.fhir(prediction, asked, services.settings.subject_system)
 
 
 @router.get(
-    "/cds-hooks", summary="Read the prediction as a CDS Hooks card", response_class=Response, **openapi_responses.cds
+    "/cds-hooks", summary="Read the prediction as a CDS Hooks card", response_class=Response, **openapi_cds.card
 )
 async def cds_hooks(prediction_id: PredictionId, services: ServicesDep, caller: CurrentCaller) -> Response:
     """Returns a CDS Hooks card of a prediction that succeeded."""
@@ -95,8 +126,10 @@ async def _file(services: Services, tenant: str, prediction_id: str, name: str, 
     """The response with one file. Raises PredictionNotFound, Erased, NotFinished, NotFound."""
     digest, media_type = await services.read(predictions.artifact, prediction_id, tenant, name)
     tag = f'"{digest}"'
-    headers = {"ETag": tag, "Cache-Control": "private, no-cache", "Accept-Ranges": "none"}
-    disposition = "attachment" if name.startswith("maps/") else "inline"
+    # A browser keeps no series on its disk: a series can show a face, and stays there after an erasure.
+    cache = "private, no-store" if name.startswith("inputs/") else "private, no-cache"
+    headers = {"ETag": tag, "Cache-Control": cache, "Accept-Ranges": "none"}
+    disposition = "attachment" if name.startswith(("inputs/", "maps/")) else "inline"
     if disposition == "inline":
         headers |= _INLINE_HEADERS  # also of a 304, whose headers replace those that the browser has stored
     if responses.matches(tag, if_none_match):

@@ -1,6 +1,6 @@
-// Calls to the service: one fetch function, one error class, one API key that is kept while the tab is open.
+// Calls to the service: one fetch function and one error class. Each call has the key or token of the reader.
 
-const stored = "rlvo-key";
+import { credential, fresh, keep } from "./session.js";
 
 /** The error of a call, made from the problem document of the service. */
 export class Problem extends Error {
@@ -10,16 +10,18 @@ export class Problem extends Error {
     this.code = document.code;
     this.title = document.title || "Error";
     this.errors = document.errors || [];
+    this.retryAfter = 0; // seconds
   }
 }
 
 export function headers() {
-  const key = sessionStorage.getItem(stored);
+  const key = credential();
   return key ? { Authorization: `Bearer ${key}` } : {};
 }
 
 async function ask(path, options = {}) {
   let answer;
+  await fresh();
   try {
     answer = await fetch(path, { ...options, headers: { ...headers(), ...options.headers } });
   } catch {
@@ -30,6 +32,8 @@ async function ask(path, options = {}) {
 }
 
 export const get = async (path) => (await ask(path, { headers: { Accept: "application/json" } })).json();
+
+export const bytes = async (path) => (await ask(path)).arrayBuffer();
 
 export const text = async (path) => (await ask(path)).text();
 
@@ -69,23 +73,29 @@ export async function save(path, name) {
 }
 
 /** Send a form and report upload progress (fetch has none); return the new prediction. */
-export function upload(path, form, onProgress) {
+export async function upload(path, form, onProgress, more = {}) {
+  await fresh();
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     request.open("POST", path);
     for (const [name, value] of Object.entries(headers())) request.setRequestHeader(name, value);
-    request.setRequestHeader("Prefer", "respond-async");
-    request.setRequestHeader("Idempotency-Key", crypto.randomUUID());
+    const own = { "Prefer": "respond-async", "Idempotency-Key": newKey(), ...more };
+    for (const [name, value] of Object.entries(own)) request.setRequestHeader(name, value);
     request.responseType = "json";
     request.upload.onprogress = (event) => event.lengthComputable && onProgress(event.loaded / event.total);
-    request.onload = () =>
-      request.status < 300
-        ? resolve(request.response)
-        : reject(new Problem(request.response || {}, request.status));
+    request.onload = () => {
+      if (request.status < 300) return resolve(request.response);
+      const problem = new Problem(request.response || {}, request.status);
+      problem.retryAfter = Number(request.getResponseHeader("Retry-After")) || 0;
+      return reject(problem);
+    };
     request.onerror = () => reject(new Problem({ title: "No response", detail: "The upload was interrupted. Send the study again." }, 0));
     request.send(form);
   });
 }
+
+/** A new Idempotency-Key; `randomUUID` exists on https:// and this machine only. */
+export const newKey = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
 /** Show the API key field; call `retry` when a key was entered. */
 export function askForKey(retry) {
@@ -93,7 +103,8 @@ export function askForKey(retry) {
   const input = field.querySelector("input");
   field.hidden = false;
   input.onchange = () => {
-    sessionStorage.setItem(stored, input.value.trim());
+    keep(input.value.trim());
+    document.dispatchEvent(new Event("rlvo-credential"));
     retry();
   };
 }

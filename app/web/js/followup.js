@@ -3,21 +3,22 @@
 import { get, send, tagged } from "./api.js";
 import { decimalField } from "./decimals.js";
 import { byId, el, timeOf } from "./dom.js";
+import { caller } from "./login.js";
 import { showProblem } from "./problem.js";
 import { t } from "./texts.js";
 
 const remembered = "rlvo-reviewer";
 
-const said = ({ created, reviewer, verdict, reason, comment }) =>
+const said = ({ created, reviewer, author, verdict, reason, comment }) =>
   el("li", {}, el("strong", {}, verdict === "agree" ? t("Agrees") : t("Overrides: {reason}", { reason: t(reason.replaceAll("-", " ")) })),
-    ` · ${reviewer} · ${timeOf(created)}`, comment ? el("div", { class: "quiet" }, comment) : null);
+    ` · ${reviewer}${author && author !== reviewer ? ` (${t("sent by {author}", { author })})` : ""} · ${timeOf(created)}`, comment ? el("div", { class: "quiet" }, comment) : null);
 
 async function showReviews(path) {
   const reviews = await get(`${path}/reviews`);
   byId("reviews").replaceChildren(...(reviews.length ? reviews.map(said) : [el("li", { class: "quiet" }, t("None yet."))]));
 }
 
-function reviewing(path) {
+function reviewing(path, person) {
   const form = byId("review");
   const fields = form.elements;
   const reasoned = () => {
@@ -28,14 +29,20 @@ function reviewing(path) {
   form.addEventListener("change", reasoned);
   reasoned();
   fields.reviewer.value = sessionStorage.getItem(remembered) || "";
+  // A key or login names the reviewer; only without one a pseudonym is typed.
+  if (person.identified) {
+    fields.reviewer.required = false;
+    fields.reviewer.closest("label").replaceChildren(t("Your review is recorded as {name}.", { name: person.name }));
+  }
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     byId("review-problem").replaceChildren();
-    const draft = { reviewer: fields.reviewer.value, verdict: fields.verdict.value, comment: fields.comment.value };
+    const draft = { verdict: fields.verdict.value, comment: fields.comment.value };
+    if (!person.identified) draft.reviewer = fields.reviewer.value;
     if (draft.verdict === "override") draft.reason = fields.reason.value;
     try {
       await send("POST", `${path}/reviews`, draft);
-      sessionStorage.setItem(remembered, draft.reviewer);
+      if (draft.reviewer) sessionStorage.setItem(remembered, draft.reviewer);
       fields.comment.value = "";
       await showReviews(path);
       byId("review-said").textContent = t("Saved.");
@@ -85,8 +92,8 @@ function outcoming(path, outcome, tag) {
 export async function showFollowUp(path, { decision }) {
   byId("review").hidden = !decision;
   byId("no-review").hidden = Boolean(decision);
-  reviewing(path);
   try {
+    reviewing(path, await caller());
     await showReviews(path);
     outcoming(path, ...await tagged(`${path}/outcome`));
   } catch (problem) {

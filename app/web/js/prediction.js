@@ -4,6 +4,7 @@ import { showAnswer } from "./answer.js";
 import { get } from "./api.js";
 import { byId, el, timeOf, words } from "./dom.js";
 import { showFollowUp } from "./followup.js";
+import { startSession } from "./login.js";
 import { showProblem } from "./problem.js";
 import { showFigures, showReasons } from "./reasons.js";
 import { offerCard, showRecord } from "./record.js";
@@ -23,7 +24,7 @@ async function answered(prediction) {
   showAnswer(prediction);
   showRecord(path, prediction);
   offerCard(model);
-  const viewer = showViewer(path, attribution);
+  const viewer = showViewer(path, prediction);
   await showReasons(prediction);
   const figures = {};
   if (attribution && perfusion) figures.perfusion = "perfusion";
@@ -81,4 +82,5 @@ async function follow() {
 }
 
 translatePage();
+await startSession();
 follow();

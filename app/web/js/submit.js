@@ -7,6 +7,8 @@ import { showProblem } from "./problem.js";
 import { t } from "./texts.js";
 
 let controls = {}; // by the name of the field: {read, show, unit}
+const versions = {}; // by name@version
+let unread = new Set(); // fields and volumes that the chosen version does not read
 let defaultModel = ""; // of a request that names none
 let interval; // seconds between the frames of the CTP
 
@@ -119,7 +121,8 @@ function review() {
   };
   byId("review-values").replaceChildren(...(values.length ? [
     el("strong", {}, t("These values are sent:")),
-    el("ul", {}, ...values.map(([name, value]) => el("li", {}, `${t(words(name))}: ${said(name, value)}`))),
+    el("ul", {}, ...values.map(([name, value]) => el("li", {}, `${t(words(name))}: ${said(name, value)}`,
+      unread.has(name) ? el("em", {}, ` · ${t("not read by this model")}`) : null))),
   ] : []));
 }
 
@@ -129,16 +132,31 @@ async function followModel() {
   if (!chosen) return;
   const [name, version] = chosen.split("@");
   const schema = await get(`/v1/models/${encodeURIComponent(name)}/versions/${encodeURIComponent(version)}/clinical-schema`);
-  const read = new Set(leaves(schema, schema.properties).map(([field]) => field));
-  for (const grid of byId("clinical").querySelectorAll(".grid")) {
+  const { required_inputs: needed = [], optional_inputs: optional = [] } = versions[chosen] || {};
+  const read = new Set([...leaves(schema, schema.properties).map(([field]) => field), ...needed, ...optional]);
+  unread = new Set();
+  for (const grid of [byId("volumes"), ...byId("clinical").querySelectorAll(".grid")]) {
     const rows = [...grid.children];
     for (const row of rows) {
-      const unread = !read.has(row.dataset.field);
-      row.classList.toggle("unread", unread);
-      row.firstElementChild.dataset.note = unread ? ` · ${t("not read by this model")}` : "";
+      const skipped = !read.has(row.dataset.field);
+      if (skipped) unread.add(row.dataset.field);
+      row.classList.toggle("unread", skipped);
+      row.firstElementChild.dataset.note = skipped ? ` · ${t("not read by this model")}`
+        : needed.includes(row.dataset.field) ? ` · ${t("required")}` : "";
     }
     grid.append(...rows.filter((row) => !row.classList.contains("unread")), ...rows.filter((row) => row.classList.contains("unread")));
   }
+  review();
+}
+
+/** The options of a request that the reader has chosen, by the name of their part. */
+export function options() {
+  const fields = byId("submit").elements;
+  const chosen = { model: fields.model.value, explain: fields.explain.value };
+  const seconds = interval.value();
+  if (seconds !== undefined) chosen.ctp_interval_s = seconds;
+  if (fields.accept_warnings.checked) chosen.accept_warnings = "true";
+  return Object.fromEntries(Object.entries(chosen).filter(([, value]) => value !== ""));
 }
 
 async function send(event) {
@@ -148,13 +166,9 @@ async function send(event) {
     if (picker.files.length) form.append(picker.name, picker.files[0]);
   }
   form.append("clinical", byId("json").value);
-  for (const name of ["subject", "model", "explain"]) {
-    const value = event.target.elements[name].value;
-    if (value) form.append(name, value);
-  }
-  const seconds = interval.value();
-  if (seconds !== undefined) form.append("ctp_interval_s", seconds);
-  if (event.target.elements.accept_warnings.checked) form.append("accept_warnings", "true");
+  const subject = event.target.elements.subject.value;
+  if (subject) form.append("subject", subject);
+  for (const [name, value] of Object.entries(options())) form.append(name, value);
   const button = event.target.querySelector("button[type=submit]");
   button.disabled = true;
   byId("upload").hidden = false;
@@ -180,11 +194,12 @@ export async function buildForm() {
     controls = {};
     const [schema, models] = await Promise.all([get("/v1/schema/clinical"), get("/v1/models")]);
     byId("volumes").replaceChildren(...Object.entries(volumes).map(([name, label]) =>
-      el("label", {}, el("span", {}, t(label)), el("input", { type: "file", name, accept: ".nii,.gz,.nii.gz" }))));
+      el("label", { "data-field": name }, el("span", {}, t(label)), el("input", { type: "file", name, accept: ".nii,.gz,.nii.gz" }))));
     byId("clinical").replaceChildren(...fieldsets(leaves(schema, schema.properties)));
     for (const model of models) {
       for (const version of model.versions) {
         const text = `${version.name}@${version.version}`;
+        versions[text] = version;
         byId("model").append(el("option", { value: text }, version.synthetic ? `${text} (${t("synthetic training")})` : text));
       }
     }
