@@ -22,7 +22,7 @@ from app.core.config import Settings
 from app.core.filesystem import private_folder
 from app.dicom.conversion import Conversion
 from app.dicom.errors import DicomLimits
-from app.dicom.isolated import convert_isolated
+from app.dicom.isolated import ZIP, convert_isolated
 from app.sdk.errors import FieldError, InvalidRequest
 from app.sdk.series import SeriesRole
 from app.sdk.types import Input
@@ -31,7 +31,6 @@ from app.storage.errors import storage_errors
 __all__ = ["STUDY", "ZIP", "StudyArchives", "clear", "roles"]
 
 STUDY = "study"
-ZIP = b"PK\x03\x04"
 _FOLDER = "incoming"
 _NAME = r"[0-9.]{1,64}"
 _ROLES_RULE = 'must be a JSON object of series and roles, such as {"3": "ncct"}; a series by its number or UID'

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from app.sdk.errors import DecompressedTooLarge, FieldError, InvalidDicom, PatientMismatch
 
-__all__ = ["DEFAULT", "DicomLimits", "Unreadable", "mismatch", "refused", "too_large"]
+__all__ = ["DEFAULT", "DicomLimits", "Unreadable", "mismatch", "no_archive", "refused", "too_large"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ class Unreadable(Exception):
 def refused(detail: str, field: str = "study") -> InvalidDicom:
     """Error for a study that is refused; ``detail`` is a sentence without values of the patient."""
     return InvalidDicom(detail, errors=[FieldError(field, detail)])
+
+
+def no_archive() -> InvalidDicom:
+    """Error for a file that is not a ZIP archive."""
+    return refused("The file is not a ZIP archive that can be read: make it again, or send the series as NIfTI.")
 
 
 def mismatch(detail: str) -> PatientMismatch:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from app.dicom.errors import DEFAULT, DicomLimits, Unreadable, refused, too_large
+from app.dicom.errors import DEFAULT, DicomLimits, Unreadable, no_archive, refused, too_large
 
 __all__ = ["Files", "open_files"]
 
@@ -58,8 +58,7 @@ class _Archive:
             self._zip = zipfile.ZipFile(path)
             self._members = [member for member in self._zip.infolist() if not member.is_dir()]
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-            detail = "The file is not a ZIP archive that can be read: make it again, or send the series as NIfTI."
-            raise refused(detail) from None
+            raise no_archive() from None
         _check_count(len(self._members), limits)
         if any(member.flag_bits & _ENCRYPTED for member in self._members):
             raise refused("The ZIP archive is encrypted: send it without a password.")

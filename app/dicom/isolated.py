@@ -17,13 +17,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from app.dicom.conversion import Conversion
-from app.dicom.errors import DEFAULT, DicomLimits, refused
+from app.dicom.errors import DEFAULT, DicomLimits, no_archive, refused
 from app.sdk.errors import FieldError, RlvoError, UnsupportedMedia
 from app.sdk.series import SeriesRole
 from app.sdk.types import Input
 
-__all__ = ["convert_isolated", "installed"]
+__all__ = ["ZIP", "convert_isolated", "installed"]
 
+ZIP = b"PK\x03\x04"
 _LIBRARY = "pydicom"
 
 
@@ -62,6 +63,8 @@ def convert_isolated(
     """
     if not installed():
         raise UnsupportedMedia("This service reads no DICOM: install rlvo-service[dicom], or send NIfTI volumes.")
+    if source.is_file() and not _starts_as_archive(source):  # no process is started for it
+        raise no_archive()
     job = {
         "source": str(source),
         "target": str(target),
@@ -93,6 +96,11 @@ def convert_isolated(
     if "error" in answer:
         raise _error(answer["error"])
     return Conversion.from_json(answer)
+
+
+def _starts_as_archive(source: Path) -> bool:
+    with source.open("rb") as file:
+        return file.read(len(ZIP)) == ZIP
 
 
 def _error(members: Mapping[str, object]) -> RlvoError:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.dicom.pixels import decode
 from app.dicom.writing import Syntax
 from app.phantoms.dicom_series import CT, ENHANCED_CT, SeriesPlan
 from app.sdk.errors import InvalidDicom
@@ -23,6 +24,23 @@ def test_every_transfer_syntax_gives_the_same_voxels(tmp_path: Path, syntax: Syn
     data, affine = volume(converted(tmp_path, contents(plan(TILTED, sop_class=kind), syntax=syntax)))
     np.testing.assert_array_equal(data, voxels())
     np.testing.assert_allclose(affine, TILTED, atol=1e-5)
+
+
+def test_lossless_jpeg_gives_the_same_voxels(tmp_path: Path) -> None:
+    gdcm = pytest.importorskip("gdcm")
+    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+    plain, packed = str(tmp_path / "plain"), str(tmp_path / "packed")
+    Path(plain).write_bytes(contents(plan())[4])
+    reader.SetFileName(plain)
+    assert reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetFileName(packed)
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+    np.testing.assert_array_equal(next(decode(Path(packed).read_bytes())).T.astype(int) - 1024, voxels()[:, :, 4])
 
 
 def test_gantry_tilt_stays_a_shear(tmp_path: Path) -> None:

@@ -421,6 +421,7 @@ def test_folder_of_a_study_is_sent_as_an_archive_without_its_names(
     folder = tmp_path / "DOE_JOHN"
     folder.mkdir()
     (folder / "DOE_JOHN.dcm").write_bytes(b"an instance")
+    server.respond_with(Response(PREDICTION, 202))
     connect().submit(study=folder, series_roles={"3": "ncct"})
     sent = parts(server.requests[0])
     assert sent["series_roles"] == (None, b'{"3": "ncct"}')
