@@ -93,7 +93,7 @@ openapi: $(SERVICE)
 	$(BIN)/python tools/postman_collection.py
 
 # uv resolves for all platforms. Packages that only a CUDA build of torch needs have a separate lock.
-EXTRAS := --extra openvino --extra otel --extra postgres --extra s3
+EXTRAS := --extra dicom --extra openvino --extra otel --extra postgres --extra s3
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-annotate --no-header
 CUDA := ^(torch|triton|nvidia-|cuda-)

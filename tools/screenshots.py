@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import base64
 import io
+import itertools
 import json
 import tempfile
 from collections.abc import Callable, Iterator
@@ -37,12 +38,13 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "screenshots"
 PAGE = ROOT / "docs" / "screenshots.md"
 LEADING_IMAGE = ROOT / "docs" / "images" / "prediction.png"
+LEADING_WIDTH = 900
 MODEL = "rlvo-synthetic"
 SPACING_MM = {"ncct": (1.0, 1.0, 4.0), "cta": (1.0, 1.0, 2.0), "perfusion": (2.0, 2.0, 6.0)}
 WIDTHS = (1280, 800, 400)
 THEMES = ("light", "dark")
-HIGHEST = 1500  # pixels of a picture; the rest of a long page is left out
-QUALITY = 45  # of WebP: text stays readable
+HIGHEST = 1250  # pixels of a picture; the rest of a long page is left out
+QUALITY = 30  # of WebP: text stays readable
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ UNFINISHED: dict[str, tuple[str, Callable[[Session, str], object]]] = {
 }
 HOME = {
     "home": "Start page with the list",
-    "form-errors": "Form with refused values",
+    "form-errors": "Form with values that it refuses",
+    "form-refused": "Study that the service refuses",
     "batch": "Several studies at once",
 }
 
@@ -178,12 +181,12 @@ def shown(browser: Chrome, name: str, url: str, ids: dict[str, str], folder: Pat
         browser.get(url)
         WebDriverWait(browser, 60).until(lambda page: page.find_elements(By.CSS_SELECTOR, "#recent a"))
         WebDriverWait(browser, 60).until(lambda page: page.find_elements(By.CSS_SELECTOR, ".unread"))
-        if name == "form-errors":
+        if name.startswith("form-"):
             fill_in_form(browser, folder)
-            start = "[aria-labelledby=submit-title]"
+            start = "#submit-title" if name == "form-errors" else "#submit > fieldset:last-of-type"
         if name == "batch":
             choose_batch(browser, folder)
-            start = "[aria-labelledby=batch-title]"
+            start = "#batch-title"
     else:
         browser.get(f"{url}/predictions/{ids[name]}")
         if name in ANSWERED:
@@ -196,19 +199,29 @@ def shown(browser: Chrome, name: str, url: str, ids: dict[str, str], folder: Pat
     browser.get("about:blank")
 
 
-def picture(browser: Chrome, width: int, start: str) -> Image.Image:
-    """The page from the top of an element, at a width of the window, at most `HIGHEST` pixels high."""
+def picture(browser: Chrome, width: int, start: str, highest: int = HIGHEST) -> Image.Image:
+    """The page from an element to the end of its section, at a width of the window, at most ``highest`` pixels high."""
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     browser.execute_async_script("setTimeout(arguments[0], 1500)")  # the viewer draws again at its new size
     top, height = browser.execute_script(
-        "const box = document.querySelector(arguments[0]).getBoundingClientRect();"
-        "return [box.top + scrollY, arguments[0] === 'body' ? document.body.scrollHeight : box.height];",
+        "const element = document.querySelector(arguments[0]);"
+        "const top = element.getBoundingClientRect().top;"
+        "const end = (element.closest('section') || document.body).getBoundingClientRect().bottom;"
+        "return [top + scrollY, end - top];",
         start,
     )
-    clip = {"x": 0, "y": top, "width": width, "height": min(height + 12, HIGHEST), "scale": 1}
+    above = min(top, 16)
+    clip = {"x": 0, "y": top - above, "width": width, "height": min(above + height + 12, highest), "scale": 1}
     shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True})
     return Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB")
+
+
+def leading_image(browser: Chrome) -> Image.Image:
+    """The page down to the end of the reasons, for the README."""
+    end = "return document.getElementById('reasons').closest('section').getBoundingClientRect().bottom + scrollY"
+    image = picture(browser, 1280, "body", highest=round(browser.execute_script(end)) + 12)
+    return image.resize((LEADING_WIDTH, round(image.height * LEADING_WIDTH / image.width))).quantize(128)
 
 
 def file_name(name: str, width: int, theme: str) -> str:
@@ -248,14 +261,13 @@ def take(url: str, ids: dict[str, str], names: list[str], folder: Path) -> None:
     FOLDER.mkdir(exist_ok=True)
     with open_chromium(folder / "chromium") as browser:
         for name in names:
-            for theme in THEMES:
-                use_theme(browser, theme)
-                with shown(browser, name, url, ids, folder) as start:
-                    for width in WIDTHS:
-                        image = picture(browser, width, start)
-                        image.save(FOLDER / file_name(name, width, theme), quality=QUALITY, method=6)
-                        if (name, width, theme) == ("undetermined", 1280, "light"):
-                            image.quantize(64).save(LEADING_IMAGE, optimize=True)
+            with shown(browser, name, url, ids, folder) as start:
+                for width, theme in itertools.product(WIDTHS, THEMES):
+                    use_theme(browser, theme)
+                    image = picture(browser, width, start)
+                    image.save(FOLDER / file_name(name, width, theme), quality=QUALITY, method=6)
+                    if (name, width, theme) == ("undetermined", 1280, "light"):
+                        leading_image(browser).save(LEADING_IMAGE, optimize=True)
             print(f"took {name}", flush=True)
 
 

@@ -21,6 +21,7 @@ from anyio import CapacityLimiter, Event, Semaphore, create_task_group, move_on_
 from fastapi import Depends, FastAPI, Request
 from sqlalchemy.orm import Session
 
+from app.api import dicom_uploads
 from app.api.cds_clients import CdsClientVerifier
 from app.api.connection_limits import RequestsInProgress
 from app.api.long_poll import ChangeWatcher
@@ -45,6 +46,7 @@ log = logging.getLogger("rlvo.service")
 
 REPLAY_PATIENCE = 10.0  # seconds that the start waits for the ledger of erasures; until it is read, /readyz is 503
 REPLAY_PAUSE = 5.0
+MAX_CONVERSIONS = 2  # DICOM studies that are converted at the same time, each in a process of its own
 MAX_TENSOR_REQUESTS = 4  # requests with prepared tensors whose bodies are in memory at the same time
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -57,6 +59,7 @@ class Services:
     Attributes:
         draining: True while the process shuts down; new studies are refused and waiting requests are answered.
         inference_slots: Limits how many tensor requests are in memory at the same time.
+        conversion_slots: Limits how many DICOM studies are converted at the same time.
         erasures_replayed: Set when the erasures of the ledger are repeated; until then the service is not ready.
         unreleased: Idempotency keys of refused requests that the database could not release yet.
         worker_fault: Returns why the worker of this service cannot be started; None if it can, or if there is none.
@@ -76,6 +79,7 @@ class Services:
     _io_limiter: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(8))
     _inference_limiter: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(MAX_TENSOR_REQUESTS))
     inference_slots: Semaphore = field(default_factory=lambda: Semaphore(MAX_TENSOR_REQUESTS))
+    conversion_slots: Semaphore = field(default_factory=lambda: Semaphore(MAX_CONVERSIONS))
 
     def __post_init__(self) -> None:
         self.watcher = ChangeWatcher(self.read)
@@ -149,6 +153,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """
     services: Services = app.state.services
     await to_thread.run_sync(secure, services.settings)
+    await to_thread.run_sync(dicom_uploads.clear, services.settings)
     await to_thread.run_sync(services.database.upgrade)
     await to_thread.run_sync(services.queue.upgrade)
     await services.write(idempotency.forget, services.owner)

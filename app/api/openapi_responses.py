@@ -42,6 +42,8 @@ _VOLUMES = {
     Input.CTP: "CT perfusion series, 4-D, HU",
 }
 
+_FORMATS = "NIfTI, .nii or .nii.gz; or a ZIP archive of its DICOM series"
+
 _ETAG = {"ETag": {"description": "Changes when the record changes", "schema": {"type": "string"}}}
 _RETRY_AFTER = {
     "Retry-After": {
@@ -69,10 +71,25 @@ _COMMON_ERRORS = (
 
 def _form() -> Entry:
     volumes = {
-        name.value: {"type": "string", "format": "binary", "description": f"{text}. NIfTI, .nii or .nii.gz"}
+        name.value: {
+            "type": "string",
+            "format": "binary",
+            "description": f"{text}. NIfTI, .nii or .nii.gz; or a ZIP archive of its DICOM series",
+        }
         for name, text in _VOLUMES.items()
     }
-    fields = {
+    fields: Entry = {
+        "study": {
+            "type": "string",
+            "format": "binary",
+            "description": "A DICOM study as a ZIP archive; the service finds the series. A volume of its own takes "
+            "precedence. `series` of the answer says what each was taken for",
+        },
+        "series_roles": {
+            "type": "string",
+            "examples": [""],
+            "description": 'Roles that the caller states, by series number or UID, such as `{"3": "ncct"}`',
+        },
         "clinical": {"$ref": "#/components/schemas/ClinicalRecord"},
         "model": {
             "type": "string",
@@ -177,6 +194,8 @@ submit = entry(
     errors.Conflict,
     errors.DecompressedTooLarge,
     errors.InvalidVolume,
+    errors.InvalidDicom,
+    errors.PatientMismatch,
     errors.GeometryMismatch,
     errors.ImplausibleModality,
     errors.InvalidClinical,
@@ -207,15 +226,15 @@ submit = entry(
     },
     openapi_extra={"requestBody": {"required": True, "content": {FORM: _form()}}},
     description=(
-        "Send at least one volume, and the clinical document as JSON. A part is optional unless the model requires "
-        "it.\n\n**To try it here**: choose a head CT in NIfTI as `ncct` or `cta` (`make demo` writes one to the data "
-        "folder), keep the example as `clinical`, and execute. The response is the finished prediction, or 202 with a "
-        "`Location` if the wait is too short.\n\n**Check the status**: 200 has a result. After 202, read `Location` "
-        "until `status` is `succeeded`, `failed` or `cancelled`; it is answered with 200 in each of these states, and "
-        "a failed one has one of the codes below as `error.code`. If the prediction fails or is cancelled within the "
-        "wait, the answer is a problem: 422 if the service cannot use the study, 409 `conflict` if it was cancelled, "
-        "else 500. The record then exists: its id is `prediction`, its address `prediction_url` and `Location`. "
-        "A repeated request with the same Idempotency-Key has the same answer.\n\n"
+        "Send at least one volume or a DICOM study, and the clinical document as JSON. A part is optional unless "
+        "the model requires it.\n\n**To try it here**: choose a head CT in NIfTI as `ncct` or `cta` (`make demo` "
+        "writes one to the data folder), keep the example as `clinical`, and execute. The response is the finished "
+        "prediction, or 202 with a `Location` if the wait is too short.\n\n**Check the status**: 200 has a result. "
+        "After 202, read `Location` until `status` is `succeeded`, `failed` or `cancelled`; it is answered with 200 "
+        "in each of these states, and a failed one has one of the codes below as `error.code`. If the prediction "
+        "fails or is cancelled within the wait, the answer is a problem: 422 if the service cannot use the study, "
+        "409 `conflict` if it was cancelled, else 500. The record then exists: its id is `prediction`, its address "
+        "`prediction_url` and `Location`. A repeated request with the same Idempotency-Key has the same answer.\n\n"
         "Nothing of a study that is refused before it is accepted is stored, except an audit entry."
     ),
 )

@@ -61,7 +61,7 @@ async def reserve(
     if key is None:
         await services.read(queue_limits.check, limits, caller.tenant, priority)
         return None
-    lease = services.settings.receive_timeout + 60
+    lease = services.settings.receive_timeout + services.settings.dicom_timeout + 60
     if unreleased := set(services.unreleased):
         await services.write(_release, unreleased)
         services.unreleased -= unreleased
@@ -118,6 +118,8 @@ async def accept(
         exact=study.exact,
         accept_warnings=study.accept_warnings,
         ctp_interval_s=study.ctp_interval_s,
+        series=study.series,
+        intake_flags=study.flags,
         clinical=study.record.model_dump(mode="json", exclude_none=True),
         inputs=inputs,
         trace_context=trace_context,

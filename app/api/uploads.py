@@ -21,17 +21,21 @@ from functools import partial
 import anyio
 from starlette.requests import Request
 
-from app.api import json_parsing
+from app.api import dicom_uploads, json_parsing
 from app.api.dependencies import Services
+from app.api.dicom_uploads import STUDY, ZIP, ArchiveFile, StudyArchives
 from app.api.multipart import FormParser, PartHeader, Sink
 from app.core.concurrency import BoundedExecutor, submit
+from app.core.config import Settings
+from app.dicom.conversion import Conversion
 from app.imaging.io import duplicates, grid_check
 from app.imaging.io.header import Header
 from app.imaging.io.limits import Limits
 from app.imaging.io.stream_check import StreamCheck
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import DigestMismatch, FieldError, InvalidRequest, MissingInput, TooLarge
-from app.sdk.types import Input, InputSummary
+from app.sdk.series import SeriesRole, SeriesSummary
+from app.sdk.types import Flag, Input, InputSummary
 from app.storage.local import Storage, Writer
 
 SUBJECT = r"[A-Za-z0-9._-]{1,64}"
@@ -46,6 +50,7 @@ CTP_INTERVAL_S = (0.2, 6.0)
 MAX_BUFFERED_CHUNKS = 16  # chunks of the request (64 KiB each) that may wait for the parser
 MAX_PENDING_PIECES = 8  # pieces of a volume (256 KiB each) that may wait to be hashed and written
 _FIELD_BYTES = 256
+_PIECE_BYTES = 256 * 1024
 _VOLUMES = frozenset(Input)
 
 
@@ -63,19 +68,25 @@ class UploadedStudy:
     accept_warnings: bool = False
     ctp_interval_s: float | None = None
     headers: dict[Input, Header] = field(default_factory=dict)
+    series_roles: dict[str, SeriesRole] = field(default_factory=dict)
+    series: list[SeriesSummary] = field(default_factory=list)
+    flags: list[Flag] = field(default_factory=list)
 
 
 class UploadReceiver:
     """Receives the parts of one submission. Only one thread at a time may use it."""
 
-    def __init__(self, storage: Storage, limits: Limits, max_json_bytes: int) -> None:
+    def __init__(self, storage: Storage, settings: Settings) -> None:
         self.study = UploadedStudy()
         self._storage = storage
-        self.limits = limits
-        self._max_json_bytes = max_json_bytes
+        self.limits = Limits(max_voxels=settings.max_voxels, max_bytes=settings.max_volume_bytes)
+        self._max_json_bytes = settings.max_json_bytes
         self._writers: dict[Input, Writer] = {}
         self._digests: dict[str, str] = {}
+        self._volume_digests: dict[Input, str] = {}
         self._resources = ExitStack()
+        self.archives = StudyArchives(settings)
+        self._resources.callback(self.archives.discard)
 
     def open_part(self, header: PartHeader) -> Sink:
         """Returns the sink for a part. Raises InvalidRequest for an unknown or repeated part."""
@@ -88,6 +99,7 @@ class UploadReceiver:
             "explain": (_FIELD_BYTES, self._explain),
             "accept_warnings": (_FIELD_BYTES, self._accept_warnings),
             "ctp_interval_s": (_FIELD_BYTES, self._ctp_interval),
+            "series_roles": (self._max_json_bytes, self._series_roles),
         }
         name = header.name
         if name in self._digests:
@@ -98,8 +110,35 @@ class UploadReceiver:
         if name in _VOLUMES:
             self._digests[name] = ""
             return _VolumeSink(self, Input(name), has_filename=bool(header.filename))
-        allowed = ", ".join((*Input, *fields))
+        if name == STUDY:
+            self._digests[name] = ""
+            return _StudySink(self)
+        allowed = ", ".join((*Input, STUDY, *fields))
         raise InvalidRequest(f"The form has an unknown field. Allowed are: {allowed}.")
+
+    def convert(self) -> None:
+        """Converts the DICOM archives; their volumes count as sent, unless the input was sent as a file of its own.
+
+        Raises:
+            RlvoError: An archive cannot be used.
+        """
+        if self.study.series_roles and STUDY not in self.archives.names:
+            raise _invalid_field("series_roles", "needs a study: send both, or none")
+        sent = {*self.study.headers, *(Input(name) for name in self.archives.names if name != STUDY)}
+        for name in self.archives.names:
+            conversion = self.archives.convert(name, self.study.series_roles)
+            self._add(dicom_uploads.without(conversion, frozenset(sent)) if name == STUDY else conversion)
+
+    def _add(self, conversion: Conversion) -> None:
+        for name, path in conversion.volumes.items():
+            sink = _VolumeSink(self, name, has_filename=True, converted=True)
+            with path.open("rb") as volume:
+                while chunk := volume.read(_PIECE_BYTES):
+                    sink.write(memoryview(chunk))
+            sink.close()
+            path.unlink()
+        self.study.series += conversion.series
+        self.study.flags += conversion.flags
 
     def check(self) -> None:
         """Checks the submission as a whole. Raises MissingInput, GeometryMismatch, ImplausibleModality."""
@@ -108,7 +147,7 @@ class UploadReceiver:
         if self.study.ctp_interval_s is not None and Input.CTP not in self.study.headers:
             raise _invalid_field("ctp_interval_s", "needs a ctp series: send both, or none")
         grid_check.check(self.study.headers)
-        duplicates.check_bytes({name: self._digests[name] for name in self.study.headers})
+        duplicates.check_bytes(self._volume_digests)
 
     @property
     def digest(self) -> str:
@@ -141,13 +180,18 @@ class UploadReceiver:
         self._writers[name] = self._resources.enter_context(self._storage.writer())
         return self._writers[name], self._resources.enter_context(BoundedExecutor(MAX_PENDING_PIECES))
 
-    def volume_done(self, name: Input, header: Header | None, digest: str) -> None:
-        """Records a complete volume; a None header means that the user left the file input of the form empty."""
+    def volume_done(self, name: Input, header: Header | None, digest: str, *, converted: bool = False) -> None:
+        """Records a complete volume; a None header means that the user left the file input of the form empty.
+
+        A ``converted`` volume is no part of the submission; its archive is.
+        """
         if header is None:
             del self._digests[name]
             return
         self.study.headers[name] = header
-        self._digests[name] = digest
+        self._volume_digests[name] = digest
+        if not converted:
+            self._digests[name] = digest
 
     def field_done(self, name: str, digest: str) -> None:
         """Records a complete field."""
@@ -178,6 +222,9 @@ class UploadReceiver:
         explain = _matching("explain", content, "true|false|exact", "must be `true`, `false` or `exact`")
         self.study.explain, self.study.exact = explain != "false", explain == "exact"
 
+    def _series_roles(self, content: bytes) -> None:
+        self.study.series_roles = dicom_uploads.roles(content)
+
     def _accept_warnings(self, content: bytes) -> None:
         text = _matching("accept_warnings", content, "true|false", "must be `true` or `false`")
         self.study.accept_warnings = text == "true"
@@ -199,8 +246,7 @@ async def receive(request: Request, services: Services) -> AsyncIterator[UploadR
         RlvoError: The form, a volume or the clinical record is not valid, too large or too late.
     """
     settings = services.settings
-    limits = Limits(max_voxels=settings.max_voxels, max_bytes=settings.max_volume_bytes)
-    upload = UploadReceiver(services.storage, limits, settings.max_json_bytes)
+    upload = UploadReceiver(services.storage, settings)
     try:
         parser = FormParser(request.headers.get("content-type", ""), upload.open_part)
         expected = _content_digest(request.headers)
@@ -215,6 +261,11 @@ async def receive(request: Request, services: Services) -> AsyncIterator[UploadR
         parser.close()
         if expected and body_hash.digest() != expected:
             raise DigestMismatch("The body does not match its Content-Digest header. Send it again.")
+        if upload.archives.names:
+            async with services.conversion_slots:
+                await services.run_in_thread(upload.convert)
+        elif upload.study.series_roles:
+            upload.convert()
         upload.check()
         yield upload
     finally:
@@ -251,8 +302,11 @@ class _VolumeSink:
     A browser also sends the empty file inputs of a form, without bytes and file name; they count as not sent.
     """
 
-    def __init__(self, receiver: UploadReceiver, name: Input, *, has_filename: bool) -> None:
+    def __init__(self, receiver: UploadReceiver, name: Input, *, has_filename: bool, converted: bool = False) -> None:
         self._receiver = receiver
+        self._converted = converted
+        self._start = b""  # the first bytes, while there are too few to recognise an archive
+        self._archive: ArchiveFile | None = None
         self._name = name
         self._check = StreamCheck(name, receiver.limits)
         self._writer: Writer | None = None
@@ -260,19 +314,59 @@ class _VolumeSink:
         self._has_filename = has_filename
 
     def write(self, chunk: memoryview) -> None:
-        if self._writer is None:
-            self._writer, self._executor = self._receiver.open_volume(self._name)
         content = bytes(chunk)
+        if self._writer is None and self._archive is None:
+            content = self._start = self._start + content
+            if len(content) < len(ZIP):
+                return
+            self._begin(content)
+        if self._archive is not None:
+            self._archive.write(content)
+        else:
+            self._store(content)
+
+    def _begin(self, content: bytes) -> None:
+        self._start = b""
+        if content.startswith(ZIP):
+            self._archive = self._receiver.archives.open(self._name.value)
+        else:
+            self._writer, self._executor = self._receiver.open_volume(self._name)
+
+    def _store(self, content: bytes) -> None:
+        assert self._writer is not None
         self._executor(partial(self._hash.update, content))
         for piece in self._check.feed(content):
             self._executor(partial(self._writer.write, piece))
 
     def close(self) -> None:
+        if self._archive is not None:
+            self._receiver.field_done(self._name, self._archive.close())
+            return
+        if self._start:
+            content = self._start
+            self._begin(content)
+            self._store(content)
         if self._writer is not None:
             self._executor.catch_up()
         empty_input = self._writer is None and not self._has_filename
         header = None if empty_input else self._check.finish()
-        self._receiver.volume_done(self._name, header, self._hash.hexdigest())
+        self._receiver.volume_done(self._name, header, self._hash.hexdigest(), converted=self._converted)
+
+
+class _StudySink:
+    """The sink of a DICOM study in a ZIP archive. An empty file input of a form counts as not sent."""
+
+    def __init__(self, receiver: UploadReceiver) -> None:
+        self._receiver = receiver
+        self._archive: ArchiveFile | None = None
+
+    def write(self, chunk: memoryview) -> None:
+        if self._archive is None:
+            self._archive = self._receiver.archives.open(STUDY)
+        self._archive.write(bytes(chunk))
+
+    def close(self) -> None:
+        self._receiver.field_done(STUDY, "" if self._archive is None else self._archive.close())
 
 
 class _FieldSink:

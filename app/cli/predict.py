@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from app.sdk.client import OnProgress, Study
+    from app.sdk.series import SeriesSummary
     from app.sdk.types import Attribution, Prediction
 
 LONGEST_BAR = 20  # characters
@@ -56,6 +57,12 @@ class PredictCommand(TyperCommand):
 @expand_option_groups
 def predict(
     volumes: VolumeOptions,
+    study_folder: Annotated[
+        Path | None, typer.Option("--study", exists=True, help="DICOM study: a folder or a ZIP archive")
+    ] = None,
+    series_role: Annotated[
+        list[str] | None, typer.Option("--series-role", help="Role of a series by number or UID: 3=ncct; repeatable")
+    ] = None,
     clinical: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="The clinical document, JSON")
     ] = None,
@@ -81,6 +88,7 @@ def predict(
     rlvo predict --ncct ncct.nii.gz --cta cta.nii.gz --clinical clinical.json
     rlvo predict --cta cta.nii.gz --clinical clinical.json --url http://rlvo.local:8000 --json
     rlvo predict --cta cta.nii.gz --maps out/
+    rlvo predict --study dicom_folder/ --clinical clinical.json
 
     Warnings withhold the decision: the first line says so, and the exit status is 3.
 
@@ -90,6 +98,8 @@ def predict(
 
     given = {
         **asdict(volumes),
+        "study": study_folder,
+        "series_roles": _series_roles(series_role or []),
         "clinical": _document(clinical) if clinical else None,
         "model": model,
         "subject": subject,
@@ -99,7 +109,7 @@ def predict(
         "accept_warnings": accept_warnings,
         "ctp_interval_s": ctp_interval_s,
     }
-    study = cast("Study", {name: value for name, value in given.items() if value is not None})
+    study = cast("Study", {name: value for name, value in given.items() if value not in (None, {})})
 
     console = Console(stderr=True)
     with service.client() as client:
@@ -154,6 +164,8 @@ def show(prediction: Prediction, console: Console) -> None:
             if line:
                 console.print(line)
         console.print(_contribution_table(prediction.attribution))
+    if prediction.series:
+        console.print(_series_table(prediction.series))
     for flag in flags[len(prediction.warnings) :]:
         console.print(f"i info {flag.name}: {flag_text(flag)}")
     console.print(f"[dim]{prediction.notice}[/dim]")
@@ -194,6 +206,27 @@ def _contribution_table(attribution: Attribution) -> Table:
         change = signed_points(attribution.total, row.log_odds)
         table.add_row(row.name, row.value, change, f"{row.log_odds:+.3f}", f"[{color}]{bar}[/{color}]")
     table.add_row("[bold]sum", "", "", f"[bold]{attribution.total:+.3f}", "")
+    return table
+
+
+def _series_roles(entries: list[str]) -> dict[str, str]:
+    """Read entries such as ``3=ncct``; the service checks series and role."""
+    pairs = [entry.partition("=") for entry in entries]
+    if not all(name and role for name, _, role in pairs):
+        raise typer.BadParameter("expected SERIES=ROLE, such as 3=ncct", param_hint="--series-role")
+    return {name: role for name, _, role in pairs}
+
+
+def _series_table(series: list[SeriesSummary]) -> Table:
+    """Table of the series of a DICOM study: what each was taken for, and why."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table("series", "images", "taken for", "used", "reason", box=box.SIMPLE_HEAD, pad_edge=False)
+    for each in series:
+        part = f".{each.part}" if each.part else ""
+        number = "-" if each.number is None else f"{each.number}{part}"
+        table.add_row(number, str(each.images), each.role.value, "yes" if each.used else "", each.reason)
     return table
 
 

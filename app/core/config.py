@@ -105,6 +105,9 @@ class Settings(BaseSettings):
     max_voxels: int = Field(default=512_000_000, ge=1, description="Largest number of voxels of one volume")
     max_json_bytes: int = Field(default=64 * 1024, ge=1, description="Largest JSON document, in bytes")
     receive_timeout: float = Field(default=300.0, gt=0, description="Seconds within which a request body must arrive")
+    dicom_timeout: float = Field(
+        default=120.0, gt=0, description="Seconds within which a DICOM study must be converted"
+    )
     stall_timeout: float = Field(default=30.0, gt=0, description="Seconds without progress until a transfer is aborted")
     header_timeout: float = Field(default=10.0, gt=0, description="Seconds within which a request head must arrive")
     max_connections: int = Field(default=1000, ge=1, description="Maximum number of connections")

@@ -22,6 +22,7 @@ from app.database.predictions import Artifact, add_artifacts
 from app.database.session import now
 from app.database.tables import AttributionRow, PredictionRow
 from app.sdk.errors import Erased, PredictionNotFound
+from app.sdk.series import SeriesSummary
 from app.sdk.types import (
     WAITING_FOR_STORAGE,
     Attribution,
@@ -48,7 +49,8 @@ class JobStudy:
     ``run`` is the fencing token; ``attempts`` counts the starts since the work last reached a new stage;
     ``trace_context`` is the span of the request; ``exact`` selects the slow, exact methods of explanation;
     ``accept_warnings`` asks for a decision in spite of warnings; ``ctp_interval_s`` replaces the time step in the
-    header of the CT perfusion series.
+    header of the CT perfusion series; ``series`` and ``intake_flags`` say what the series of a DICOM
+    study were taken for.
     """
 
     id: str
@@ -66,6 +68,8 @@ class JobStudy:
     ctp_interval_s: float | None = None
     study_instance_uid: str | None = None
     accession_number: str | None = None
+    series: Sequence[SeriesSummary] = ()
+    intake_flags: Sequence[Flag] = ()
 
 
 @dataclass(frozen=True)
@@ -218,6 +222,8 @@ def _study(row: PredictionRow) -> JobStudy:
         exact=row.exact,
         accept_warnings=row.accept_warnings,
         ctp_interval_s=row.ctp_interval_s,
+        series=[SeriesSummary.model_validate(each) for each in row.series or []],
+        intake_flags=[Flag.model_validate(each) for each in row.intake_flags or []],
         clinical=row.clinical or {},
         inputs={Input(name): InputSummary.model_validate(summary) for name, summary in (row.inputs or {}).items()},
         trace_context=TraceContext(row.trace_id, row.span_id) if row.trace_id else None,

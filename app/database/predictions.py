@@ -37,8 +37,9 @@ from app.database.tables import (
 from app.database.upsert import insert_for
 from app.sdk.errors import Conflict, Erased, NotFinished, NotFound, PredictionNotFound
 from app.sdk.followup import ReviewerVerdict
+from app.sdk.series import SeriesSummary
 from app.sdk.sorting import Sort
-from app.sdk.types import Attribution, Input, InputSummary, ModelRef, Prediction, PredictionPage, Priority, Status
+from app.sdk.types import Attribution, Flag, Input, InputSummary, ModelRef, Prediction, PredictionPage, Priority, Status
 
 VOLUME = "application/octet-stream"
 
@@ -49,7 +50,8 @@ class NewPrediction:
 
     ``trace_context`` is the span of the request; the idempotency key is kept for ``keep_key`` seconds; ``exact``
     selects the slow, exact methods of explanation; ``accept_warnings`` asks for a decision in spite of warnings;
-    ``ctp_interval_s`` replaces the time step in the header of the CT perfusion series.
+    ``ctp_interval_s`` replaces the time step in the header of the CT perfusion series; ``series`` and ``intake_flags``
+    say what the series of a DICOM study were taken for.
     """
 
     id: str
@@ -69,6 +71,8 @@ class NewPrediction:
     ctp_interval_s: float | None = None
     study_instance_uid: str | None = None
     accession_number: str | None = None
+    series: Sequence[SeriesSummary] = ()
+    intake_flags: Sequence[Flag] = ()
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,8 @@ def add(session: Session, new: NewPrediction) -> int:
             exact=new.exact,
             accept_warnings=new.accept_warnings,
             ctp_interval_s=new.ctp_interval_s,
+            series=[each.model_dump(mode="json") for each in new.series] or None,
+            intake_flags=[each.model_dump(mode="json") for each in new.intake_flags] or None,
             clinical=new.clinical,
             inputs={name.value: summary.model_dump(mode="json") for name, summary in new.inputs.items()},
             trace_id=new.trace_context and new.trace_context.trace,
@@ -247,6 +253,7 @@ def erase(session: Session, prediction_id: str, caller: str | None) -> list[str]
     row.progress, row.stage, row.waiting = 0.0, None, None
     row.subject = row.study_instance_uid = row.accession_number = None
     row.clinical = row.inputs = row.trace_id = row.span_id = row.body_digest = None
+    row.series = row.intake_flags = None
     row.probability = row.interval = row.folds = row.decision = row.withheld = None
     row.flags = row.perfusion = row.timings = row.error = None
     for table in (AttributionRow, ReviewRow, ShadowRow, OutcomeRow, IdempotencyRow):
@@ -315,7 +322,7 @@ _SAME_NAME = (
         "decision",
         "perfusion",
     ),
-    *("accept_warnings", "ctp_interval_s", "error", "created", "started", "finished"),
+    *("accept_warnings", "ctp_interval_s", "series", "error", "created", "started", "finished"),
     *("study_instance_uid", "accession_number"),
 )
 """Fields of `Prediction` that are columns of the same name."""

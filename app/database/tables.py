@@ -91,6 +91,8 @@ class PredictionRow(Base):
     exact: Mapped[bool] = mapped_column(default=False)  # whether the explanation uses the slow, exact methods
     accept_warnings: Mapped[bool] = mapped_column(default=False, server_default=false())  # decide in spite of warnings
     ctp_interval_s: Mapped[float | None] = mapped_column(Float)  # seconds between frames, as sent; None: the header's
+    series: Mapped[list[Any] | None]  # what each series of a DICOM study was taken for
+    intake_flags: Mapped[list[Any] | None]  # flags of the conversion of a DICOM study
     clinical: Mapped[dict[str, Any] | None]
     inputs: Mapped[dict[str, Any] | None]
     trace_id: Mapped[str | None] = mapped_column(String(64))

@@ -15,10 +15,12 @@ import io
 import json
 import os
 import random
+import tempfile
 import time
 import uuid
-from collections.abc import Callable, Generator, Mapping
-from contextlib import ExitStack
+import zipfile
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -61,7 +63,8 @@ class Study(TypedDict, total=False):
     """Study of one patient. The model card lists the inputs that a model requires.
 
     With ``accept_warnings``, the answer has a decision in spite of warnings. ``ctp_interval_s`` is the time from frame
-    to frame of ``ctp``, s; it replaces the time step of its header.
+    to frame of ``ctp``, s; it replaces the time step of its header. ``study`` is a DICOM study: a folder or a ZIP
+    archive; ``series_roles`` states the role of a series (its number or UID), such as ``{"3": "ncct"}``.
     """
 
     ncct: Volume
@@ -72,6 +75,8 @@ class Study(TypedDict, total=False):
     cbv: Volume
     mtt: Volume
     ctp: Volume
+    study: Volume
+    series_roles: Mapping[str, str]
     clinical: ClinicalRecord | Mapping[str, object]
     model: str
     subject: str
@@ -172,6 +177,8 @@ class Verbs:
             volumes: list[tuple[str, Volume]] = [
                 (name.value, study[name.value]) for name in Input if name.value in study
             ]
+            if "study" in study:
+                volumes.append(("study", study["study"]))
             uploads = {name: VolumeUpload(files.enter_context(_open(volume))) for name, volume in volumes}
             if on_progress:
                 _report_upload(list(uploads.values()), on_progress)
@@ -329,8 +336,21 @@ def _parameter(value: object) -> str:
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
-def _open(volume: Volume) -> BinaryIO:
-    return io.BytesIO(volume) if isinstance(volume, bytes) else Path(volume).open("rb")
+def _open(volume: Volume) -> AbstractContextManager[BinaryIO]:
+    if isinstance(volume, bytes):
+        return io.BytesIO(volume)
+    return _archive(Path(volume)) if Path(volume).is_dir() else Path(volume).open("rb")
+
+
+@contextmanager
+def _archive(folder: Path) -> Iterator[BinaryIO]:
+    """ZIP archive of a folder, in a temporary file; its members have numbers, because names may contain a patient's."""
+    with tempfile.TemporaryFile() as packed:
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+            for number, path in enumerate(paths):
+                archive.writestr(f"{number:06d}", path.read_bytes())
+        yield cast("BinaryIO", packed)
 
 
 def _report_upload(uploads: list[VolumeUpload], on_progress: OnProgress) -> None:
@@ -365,6 +385,8 @@ def _fields(study: Study) -> dict[str, str]:
         fields["accept_warnings"] = "true"
     if "ctp_interval_s" in study:
         fields["ctp_interval_s"] = f"{study['ctp_interval_s']:.6f}".rstrip("0").rstrip(".")
+    if study.get("series_roles"):
+        fields["series_roles"] = json.dumps(dict(study["series_roles"]))
     clinical = study.get("clinical", {})
     if isinstance(clinical, ClinicalRecord):
         fields["clinical"] = clinical.model_dump_json(exclude_none=True)

@@ -10,7 +10,7 @@ detail says what to do; it contains no submitted value, no path and no stack tra
     ├── Gone                  410  erased
     ├── Conflict              409  request-in-progress, alias-conflict, not-finished; 412, 428 preconditions
     ├── TooLarge              413  payload-too-large, decompressed-too-large
-    ├── InvalidStudy          422  nifti-invalid, geometry-mismatch, modality-implausible, clinical-invalid, ...
+    ├── InvalidStudy          422  nifti-invalid, dicom-invalid, geometry-mismatch, modality-implausible, ...
     ├── Busy                  429  busy, rate-limited, queue-full
     ├── Unavailable           503  model-not-ready, draining, database- and identity-unavailable,
     │                               bucket-missing; 507
@@ -237,6 +237,14 @@ class InvalidRequest(InvalidStudy):
 
 class InvalidVolume(InvalidStudy):
     code, title = "nifti-invalid", "The file is not a volume that the service can read"
+
+
+class InvalidDicom(InvalidStudy):
+    code, title = "dicom-invalid", "The DICOM study cannot be used"
+
+
+class PatientMismatch(InvalidStudy):
+    code, title = "patient-mismatch", "The DICOM files belong to several patients or studies"
 
 
 class GeometryMismatch(InvalidStudy):

@@ -8,24 +8,11 @@ Design notes:
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final
 
-
-class Severity(StrEnum):
-    """Severity of a flag; a ``warning`` withholds the decision."""
-
-    INFO = "info"
-    WARNING = "warning"
-
-
-class FlagKind(NamedTuple):
-    """What a flag code says: severity, meaning, the measurement behind it, and what to do."""
-
-    severity: Severity
-    meaning: str
-    measured: str
-    action: str
+from .flag_kinds import FlagKind as FlagKind
+from .flag_kinds import Severity as Severity
+from .flags_dicom import DICOM
 
 
 def severity_of(code: str) -> Severity:
@@ -386,5 +373,5 @@ _MODEL: Final = {
     ),
 }
 
-FLAGS: Final[dict[str, FlagKind]] = {**_HEADER, **_CT, **_STUDY, **_VESSELS, **_PERFUSION, **_MODEL}
+FLAGS: Final[dict[str, FlagKind]] = {**_HEADER, **DICOM, **_CT, **_STUDY, **_VESSELS, **_PERFUSION, **_MODEL}
 """Every code that a prediction can carry."""

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from .flag_names import name_of
 from .flags import Severity, action_of, severity_of
 from .followup import ReviewerVerdict
+from .series import SeriesSummary
 from .summary import Headline, answer_line, headline
 
 WAITING_FOR_STORAGE = "waiting-for-storage"
@@ -280,6 +281,7 @@ class Prediction(_ResponseModel):
     ctp_interval_s: float | None = Field(
         default=None, description="Seconds between the frames of the CT perfusion series, as sent by the caller"
     )
+    series: list[SeriesSummary] | None = Field(default=None, description="Series of a DICOM study; else absent")
     flags: list[Flag] = []
     attribution: Attribution | None = None
     perfusion: PerfusionSummary | None = None

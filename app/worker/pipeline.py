@@ -79,7 +79,7 @@ def predict(context: PredictionContext) -> bytes:
     """Computes the calibrated probability and everything that belongs to the answer, as JSON."""
     model_input = context.model_input()
     answer = context.version().predict(model_input)
-    flags = [*model_input.flags, *answer.flags, *_origin(context)]
+    flags = [*context.study.intake_flags, *model_input.flags, *answer.flags, *_origin(context)]
     withheld = [] if context.study.accept_warnings else warning_codes(flags)
     return _json_bytes(
         {
@@ -312,6 +312,7 @@ def _prediction(study: JobStudy, answer: dict[str, Any], attribution: Attributio
             "created": study.created,
             "accept_warnings": study.accept_warnings,
             "ctp_interval_s": study.ctp_interval_s,
+            "series": study.series or None,
             "attribution": attribution,
         }
     )

@@ -275,7 +275,7 @@ async def test_series_is_served_as_stored_until_the_erasure(service: RunningServ
     answer = await service.http.get(f"{address}/cta.nii")  # no result is needed
     assert hashlib.sha256(answer.content).hexdigest() == sent["inputs"]["cta"]["sha256"]
     assert answer.headers["content-disposition"] == f'attachment; filename="{sent["id"]}-cta.nii"'
-    assert answer.headers["cache-control"] == "private, no-cache"
+    assert answer.headers["cache-control"] == "private, no-store"
     service.worker.succeed(sent["id"])
     assert (await service.http.get(f"{address}/ncct.nii")).status_code == 404  # not sent
     assert (await service.http.get(f"{address}/report.nii")).status_code == 422

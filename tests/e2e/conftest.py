@@ -13,6 +13,7 @@ import pytest
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
 from app.phantoms.cohort import write_patient
+from app.sdk import Prediction
 from tests.factory import tiny_version
 
 from .service_process import RunningService
@@ -46,6 +47,13 @@ def service(tmp_path_factory: pytest.TempPathFactory, model_store: Path) -> Iter
     service.start()
     yield service
     assert service.stop() == 0, service.log()
+
+
+@pytest.fixture(scope="session")
+def prediction(service: RunningService, study: dict[str, Any]) -> Prediction:
+    """One prediction with an explanation, for the tests of its page."""
+    with service.client() as client:
+        return client.predict(**study)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from selenium.webdriver import Chrome
@@ -16,13 +15,6 @@ from .service_process import RunningService
 from .test_page import visible
 
 pytestmark = pytest.mark.xdist_group("e2e")
-
-
-@pytest.fixture(scope="module")
-def answered(service: RunningService, study: dict[str, Any]) -> dict[str, Prediction]:
-    """A prediction with an explanation, and one of a CTA alone without it."""
-    with service.client() as client:
-        return {"explained": client.predict(**study), "plain": client.predict(cta=study["cta"], explain=False)}
 
 
 @pytest.fixture(params=["light", "dark"])
@@ -55,11 +47,10 @@ def test_start_page_has_no_serious_finding(service: RunningService, themed: Chro
     assert serious_findings(themed) == []
 
 
-@pytest.mark.parametrize("kind", ["explained", "plain"])
 def test_page_of_a_prediction_has_no_serious_finding(
-    service: RunningService, themed: Chrome, answered: dict[str, Prediction], kind: str
+    service: RunningService, themed: Chrome, prediction: Prediction
 ) -> None:
-    themed.get(f"{service.url}/predictions/{answered[kind].id}")
+    themed.get(f"{service.url}/predictions/{prediction.id}")
     visible(themed, "body[data-shown=succeeded]")
     visible(themed, "#card-panel > summary").click()
     visible(themed, "#card h3")

@@ -53,7 +53,7 @@ def test_several_studies_are_sent_with_a_row_each(
     first, second, _ = cells(browser)
     assert "clinical.age" in second[4] or "age" in second[4]
     assert second[2] == "not sent"
-    assert visible(browser, "#batch-send").text == "Predict 1 studies"  # the refused one, once its files are corrected
+    assert visible(browser, "#batch-send").text == "Predict one study"  # the refused one, once its files are corrected
     with service.client() as client:
         (sent,) = client.list(subject="batch-1")
         alone = client.predict(cta=study["cta"], clinical={"age": 71}, explain=False)

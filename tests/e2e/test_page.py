@@ -1,20 +1,16 @@
-"""The web page in a browser: overlays, the form, review and outcome, and use with the keyboard alone."""
+"""The web page in a browser: the result, the form, review and outcome, and use with the keyboard alone."""
 
 from __future__ import annotations
 
 import base64
-import io
 import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
-from PIL import Image
-from scipy import ndimage
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
@@ -28,16 +24,6 @@ from .service_process import RunningService
 
 pytestmark = pytest.mark.xdist_group("e2e")
 
-AXIAL = 0
-COLOURED = 40
-"""A pixel with a larger difference between red, green and blue levels has a colour."""
-
-
-@pytest.fixture(scope="module")
-def prediction(service: RunningService, study: dict[str, Any]) -> Prediction:
-    with service.client() as client:
-        return client.predict(**study)
-
 
 def visible(browser: Chrome, selector: str) -> WebElement:
     """Wait for a visible element and return it. The list replaces its rows, so a lost element is searched again."""
@@ -45,119 +31,6 @@ def visible(browser: Chrome, selector: str) -> WebElement:
         lambda page: next((each for each in page.find_elements(By.CSS_SELECTOR, selector) if each.is_displayed()), None)
     )
     return element
-
-
-def move_slider(browser: Chrome, name: str, value: float) -> None:
-    browser.execute_script(
-        "const slider = document.getElementById(arguments[0]); slider.value = arguments[1];"
-        "slider.dispatchEvent(new Event('input'));",
-        name,
-        value,
-    )
-
-
-def canvas_pixels(browser: Chrome) -> np.ndarray:
-    """Return the canvas as it is on the screen: levels (rows, columns, 3)."""
-    png = browser.find_element(By.ID, "canvas").screenshot_as_png
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
-
-
-def coloured(pixels: np.ndarray) -> np.ndarray:
-    spread: np.ndarray = pixels.max(axis=-1) - pixels.min(axis=-1)
-    return spread > COLOURED
-
-
-class Axial(NamedTuple):
-    """Position of the axial plane on the screen, in pixels of the canvas."""
-
-    left: float
-    top: float
-    width: float
-    height: float
-
-    def pixel(self, across: float, up: float) -> tuple[int, int]:
-        """Return row and column of a position, given as shares of width and height from the lower left corner."""
-        return round(self.top + (1 - up) * self.height), round(self.left + across * self.width)
-
-
-def open_viewer(browser: Chrome, service: RunningService, prediction: Prediction, modality: str) -> Axial:
-    """Open the viewer with one modality, without the crosshair, which would hide pixels."""
-    browser.get(f"{service.url}/predictions/{prediction.id}")
-    visible(browser, "#canvas[data-loaded*=aligned]")
-    Select(visible(browser, "#base")).select_by_value(f"aligned-{modality}")
-    Select(visible(browser, "#overlay")).select_by_value(f"aligned-attribution-{modality}")
-    visible(browser, f"#canvas[data-loaded='aligned-{modality} aligned-attribution-{modality}']")
-    tiles = browser.execute_script(
-        "const viewer = document.getElementById('canvas').viewer; viewer.setCrosshairWidth(0);"
-        "viewer.opts.crosshairGap = 0; viewer.opts.isOrientationTextVisible = false; viewer.drawScene();"
-        "const ratio = viewer.gl.canvas.width / viewer.gl.canvas.clientWidth;"
-        "return viewer.screenSlices.map(s => [s.axCorSag, ...Array.from(s.leftTopWidthHeight).map(x => x / ratio)]);"
-    )
-    return Axial(*next(tile[1:] for tile in tiles if tile[0] == AXIAL))
-
-
-def attribution(service: RunningService, prediction: Prediction, modality: str, folder: Path) -> nib.Nifti1Image:
-    with service.client() as client:
-        path = client.map(prediction.id, f"aligned-attribution-{modality}", to=folder)
-    return nib.Nifti1Image.from_filename(path)
-
-
-@pytest.mark.parametrize("modality", ["ncct", "cta"])
-def test_overlay_is_drawn_where_the_map_has_high_values(
-    service: RunningService, browser: Chrome, prediction: Prediction, modality: str, tmp_path: Path
-) -> None:
-    axial = open_viewer(browser, service, prediction, modality)
-    image = attribution(service, prediction, modality, tmp_path)
-    values = np.asarray(image.dataobj)
-    peak = np.unravel_index(int(np.abs(values).argmax()), values.shape)
-
-    def on_screen(i: int, j: int) -> tuple[int, int]:
-        # The plane shows the field of view of the image: the 2 mm grid from -91 to 91 and -127 to 91 mm.
-        # The patient's right is on the left (radiological view).
-        x, y, _, _ = image.affine @ (i, j, peak[2], 1)
-        return axial.pixel((91 - x) / 182, (y + 127) / 218)
-
-    peak_pixel, share = on_screen(*peak[:2]), np.abs(values) / np.abs(values[peak])
-    move_slider(browser, "threshold", 0.3)
-    move_slider(browser, "opacity", 1)
-    shown = canvas_pixels(browser)
-    move_slider(browser, "opacity", 0)
-    grey = canvas_pixels(browser)
-    assert not coloured(grey).any()  # no colour without the overlay
-    above = np.argwhere(share[..., peak[2]] > 0.6)
-    assert len(above)
-    assert all(coloured(shown)[on_screen(i, j)] for i, j in above)
-    # The viewer interpolates, so a voxel has no colour only if its neighbours are below the threshold too.
-    below = np.argwhere(ndimage.maximum_filter(share, 3)[1:-1, 1:-1, peak[2]] < 0.3) + 1
-    assert len(below) > 10
-    assert all(np.abs(shown - grey)[on_screen(i, j)].max() <= 2 for i, j in below)
-    red, _, blue = shown[peak_pixel]
-    assert (red > blue + COLOURED) if values[peak] > 0 else (blue > red + COLOURED)
-    assert np.ptp(grey[peak_pixel]) <= 3
-
-    move_slider(browser, "opacity", 0.5)
-    half = canvas_pixels(browser)
-    between = np.abs(half[peak_pixel] - (shown[peak_pixel] + grey[peak_pixel]) / 2)
-    assert between.max() <= 12  # the mean of image and overlay
-
-    move_slider(browser, "opacity", 1)
-    areas = []
-    for share in (0.1, 0.5, 0.9):
-        move_slider(browser, "threshold", share)
-        areas.append(int(coloured(canvas_pixels(browser)).sum()))
-    assert areas[0] > areas[1] > areas[2] >= 0
-
-
-def test_overlay_can_be_changed_and_removed(service: RunningService, browser: Chrome, prediction: Prediction) -> None:
-    open_viewer(browser, service, prediction, "cta")
-    move_slider(browser, "opacity", 1)
-    cta_overlay = canvas_pixels(browser)
-    Select(visible(browser, "#overlay")).select_by_value("aligned-attribution-ncct")
-    visible(browser, "#canvas[data-loaded='aligned-cta aligned-attribution-ncct']")
-    assert (coloured(canvas_pixels(browser)) != coloured(cta_overlay)).sum() > 30
-    Select(visible(browser, "#overlay")).select_by_value("")
-    visible(browser, "#canvas[data-loaded='aligned-cta ']")
-    assert not coloured(canvas_pixels(browser)).any()
 
 
 def test_page_shows_the_recorded_result(service: RunningService, browser: Chrome, prediction: Prediction) -> None:
@@ -331,10 +204,10 @@ def test_page_works_with_the_keyboard_alone(service: RunningService, browser: Ch
         raise AssertionError("the Tab key does not reach the element")
 
     tab_to(lambda element: (element.get_attribute("href") or "").endswith(prediction.id)).send_keys(Keys.ENTER)
-    visible(browser, "#canvas[data-loaded*=aligned]")
+    visible(browser, "#canvas-cta[data-loaded*=aligned]")
     visible(browser, "body[data-shown=succeeded]")
-    canvas = tab_to(lambda element: element.get_attribute("id") == "canvas")
-    position = "return Array.from(document.getElementById('canvas').viewer.scene.crosshairPos)"
+    canvas = tab_to(lambda element: element.get_attribute("id") == "canvas-cta")
+    position = "return Array.from(document.getElementById('canvas-cta').viewer.scene.crosshairPos)"
     start = np.asarray(browser.execute_script(position))
     for key, axis, sign in ((Keys.ARROW_LEFT, 0, 1), (Keys.ARROW_UP, 1, 1), (Keys.PAGE_DOWN, 2, -1)):
         canvas.send_keys(key)
@@ -346,7 +219,7 @@ def test_page_works_with_the_keyboard_alone(service: RunningService, browser: Ch
     before = float(opacity.get_attribute("value") or 0)
     opacity.send_keys(Keys.ARROW_LEFT)
     assert float(opacity.get_attribute("value") or 0) < before
-    assert browser.execute_script("return document.getElementById('canvas').viewer.volumes[1].opacity") < before
+    assert browser.execute_script("return document.getElementById('canvas-cta').viewer.volumes[1].opacity") < before
 
 
 def test_content_policy_blocks_other_scripts_and_hosts(

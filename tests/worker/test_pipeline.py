@@ -14,6 +14,7 @@ import torch
 from app.database import job_state, predictions, shadow_scores
 from app.database.job_state import JobStudy
 from app.database.session import Database
+from app.database.tables import PredictionRow
 from app.imaging.aligned_study import PatientGrid, Source
 from app.imaging.io import nifti
 from app.imaging.io.limits import Limits
@@ -23,6 +24,7 @@ from app.inference.model_input import ModelInput
 from app.inference.model_version import ModelVersion
 from app.network.ensemble import Ensemble
 from app.sdk.errors import InvalidVolume
+from app.sdk.series import SeriesSummary
 from app.sdk.summary import is_synthetic
 from app.sdk.types import Channel, Flag, FoldSpread, Input, Prediction, Stage, Status
 from app.storage.local import Storage
@@ -206,6 +208,28 @@ def test_warnings_withhold_the_decision_unless_they_are_accepted(
     report = context.storage.read(digest).decode()
     assert ("Decision withheld: alignment poor." in report) is bool(withheld)
     assert steps.replay(started).probability == prediction.probability
+
+
+def test_flags_and_series_of_a_dicom_study_are_in_the_answer(
+    database: Database, steps: PredictionPipeline, started: JobStudy
+) -> None:
+    flags = [Flag(code="slices-interpolated", detail="cta"), Flag(code="series-role-doubtful", detail="cta")]
+    series = [
+        SeriesSummary(number=4, modality="CT", images=16, role="cta", used=True, rule="words-cta", reason="It is.")
+    ]
+    with database.session() as session:
+        row = session.get(PredictionRow, started.id)
+        assert row is not None
+        row.series = [each.model_dump(mode="json") for each in series]
+        row.intake_flags = [each.model_dump(mode="json") for each in flags]
+    with database.session() as session:
+        study = job_state.start(session, started.id)
+    assert study is not None
+    run_all(steps, steps.begin(study))
+    prediction = find(database, started.id)
+    assert prediction.withheld == ["series-role-doubtful"]
+    assert prediction.series == series
+    assert [flag.code for flag in prediction.flags][:2] == ["slices-interpolated", "series-role-doubtful"]
 
 
 def test_shadow_of_a_withheld_decision_has_a_difference_and_no_agreement(

@@ -126,7 +126,9 @@ async def _file(services: Services, tenant: str, prediction_id: str, name: str, 
     """The response with one file. Raises PredictionNotFound, Erased, NotFinished, NotFound."""
     digest, media_type = await services.read(predictions.artifact, prediction_id, tenant, name)
     tag = f'"{digest}"'
-    headers = {"ETag": tag, "Cache-Control": "private, no-cache", "Accept-Ranges": "none"}
+    # A browser keeps no series on its disk: a series can show a face, and stays there after an erasure.
+    cache = "private, no-store" if name.startswith("inputs/") else "private, no-cache"
+    headers = {"ETag": tag, "Cache-Control": cache, "Accept-Ranges": "none"}
     disposition = "attachment" if name.startswith(("inputs/", "maps/")) else "inline"
     if disposition == "inline":
         headers |= _INLINE_HEADERS  # also of a 304, whose headers replace those that the browser has stored

@@ -120,8 +120,8 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 _OTHER_FORMATS = (
     (0, b"\x1f\x8b", "is compressed twice: send the .nii.gz as the conversion tool wrote it"),
-    (128, b"DICM", "is a DICOM file: convert the series to NIfTI (for example with dcm2niix) and send that"),
-    (0, b"PK\x03\x04", "is a ZIP archive: send the NIfTI file itself"),
+    (128, b"DICM", "is a single DICOM file: send its series here as a ZIP archive, or the study as the part study"),
+    (0, b"PK\x03\x04", "is a ZIP archive: send the DICOM files as one, or the NIfTI file itself"),
     (257, b"ustar", "is a tar archive: send the NIfTI file itself"),
     (0, b"BZh", "is compressed by bzip2: send .nii or .nii.gz"),
     (0, b"\xfd7zXZ", "is compressed by xz: send .nii or .nii.gz"),

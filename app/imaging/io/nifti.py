@@ -131,22 +131,29 @@ def _fill_non_finite(data: npt.NDArray[Any], header: Header, *, zero: bool) -> N
 
 
 def write(
-    path: Path, data: npt.NDArray[Any], affine: npt.NDArray[np.float64], *, slope: float = 1.0, description: str = ""
+    path: Path,
+    data: npt.NDArray[Any],
+    affine: npt.NDArray[np.float64],
+    *,
+    slope: float = 1.0,
+    description: str = "",
+    time_step_s: float | None = None,
 ) -> None:
-    """Write a map.
+    """Write a map or a series.
 
     Args:
         path: ``.nii``, or ``.nii.gz`` to compress.
-        data: (X, Y, Z); its dtype is kept.
+        data: (X, Y, Z), or (X, Y, Z, T) for a series; its dtype is kept.
         affine: (4, 4), voxel index -> RAS+ millimetres.
         slope: real value = slope * stored.
         description: at most 79 ASCII characters, for the field ``descrip``.
+        time_step_s: seconds between the volumes of a series; only for an uncompressed file.
     """
     if path.suffix == ".gz":
         path.write_bytes(pack(data, affine, slope=slope, description=description))
         return
     with path.open("wb") as file:
-        _write(file, data, affine, slope, description)
+        _write(file, data, affine, slope, description, time_step_s)
 
 
 def pack(
@@ -159,11 +166,20 @@ def pack(
     return out.getvalue()
 
 
-def _write(file: Any, data: npt.NDArray[Any], affine: npt.NDArray[np.float64], slope: float, description: str) -> None:
+def _write(
+    file: Any,
+    data: npt.NDArray[Any],
+    affine: npt.NDArray[np.float64],
+    slope: float,
+    description: str,
+    time_step_s: float | None = None,
+) -> None:
     kind: Any = nib.Nifti1Image if max(data.shape) < 2**15 else nib.Nifti2Image
     header = kind(data, affine, dtype=data.dtype).header
     header.set_xyzt_units("mm", "sec")
     header.set_slope_inter(slope, 0)
+    if time_step_s is not None:
+        header["pixdim"][4] = time_step_s
     header["descrip"] = description.encode("ascii", "replace")[:79]
     header.write_to(file)
     file.write(np.asfortranarray(data).T.data)

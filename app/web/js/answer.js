@@ -8,21 +8,21 @@ import { t } from "./texts.js";
 function scale({ probability, interval, decision, folds }) {
   const x = (value) => 20 + 560 * value;
   const text = (value, y, content, anchor = "middle") =>
-    el("svg:text", { x: x(value), y, "text-anchor": anchor, "font-size": 12, fill: "#5b6b7b" }, content);
+    el("svg:text", { x: x(value), y, "text-anchor": anchor, "font-size": 12, fill: "var(--quiet)" }, content);
   const spread = interval && el("svg:line", { x1: x(interval.low), x2: x(interval.high), y1: 30, y2: 30,
-    stroke: "#9bb8cc", "stroke-width": 12 }, el("svg:title", {}, intervalName(interval, folds)));
+    stroke: "var(--spread)", "stroke-width": 12 }, el("svg:title", {}, intervalName(interval, folds)));
   const limit = decision && [
-    el("svg:line", { x1: x(decision.threshold), x2: x(decision.threshold), y1: 16, y2: 44, stroke: "#1b2733",
+    el("svg:line", { x1: x(decision.threshold), x2: x(decision.threshold), y1: 16, y2: 44, stroke: "var(--ink)",
       "stroke-width": 1.5, "stroke-dasharray": "3 3" }),
     text(decision.threshold, 11, t("threshold"))];
   const said = decision ? t("Probability {probability}, threshold {threshold}",
     { probability: percent(probability), threshold: percent(decision.threshold) })
     : t("Probability {probability}", { probability: percent(probability) });
   return el("svg:svg", { viewBox: "0 0 600 64", class: "scale", role: "img", "aria-label": said },
-    el("svg:line", { x1: x(0), x2: x(1), y1: 30, y2: 30, stroke: "#d5dde5", "stroke-width": 6, "stroke-linecap": "round" }),
+    el("svg:line", { x1: x(0), x2: x(1), y1: 30, y2: 30, stroke: "var(--line)", "stroke-width": 6, "stroke-linecap": "round" }),
     spread,
     ...(limit || []),
-    el("svg:circle", { cx: x(probability), cy: 30, r: 8, fill: "#1b2733" }),
+    el("svg:circle", { cx: x(probability), cy: 30, r: 8, fill: "var(--ink)" }),
     text(0, 60, "0 %"), text(0.5, 60, "50 %"), text(1, 60, "100 %"));
 }
 

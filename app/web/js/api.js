@@ -33,6 +33,8 @@ async function ask(path, options = {}) {
 
 export const get = async (path) => (await ask(path, { headers: { Accept: "application/json" } })).json();
 
+export const bytes = async (path) => (await ask(path)).arrayBuffer();
+
 export const text = async (path) => (await ask(path)).text();
 
 /** Read a document and its entity tag; both are null if it does not exist yet. */

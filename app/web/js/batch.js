@@ -81,10 +81,10 @@ function draw() {
   }));
   const waiting = studies.filter(({ faults, prediction }) => !faults.length && !prediction).length;
   byId("batch-send").disabled = busy || !waiting;
-  byId("batch-send").textContent = t("Predict {count} studies", { count: waiting });
-  const done = studies.filter(({ prediction }) => prediction?.finished).length;
-  byId("batch-said").textContent = studies.some(({ prediction }) => prediction)
-    ? t("{done} of {all} studies are finished.", { done, all: studies.length }) : "";
+  byId("batch-send").textContent = waiting === 1 ? t("Predict one study") : waiting ? t("Predict {count} studies", { count: waiting }) : t("Predict");
+  const sent = studies.filter(({ prediction }) => prediction);
+  const done = sent.filter(({ prediction }) => prediction.finished).length;
+  byId("batch-said").textContent = sent.length ? t("Finished: {done} of {all}.", { done, all: sent.length }) : "";
 }
 
 /** The form of one study, with the options of the request as they are chosen in the form above. */

@@ -21,9 +21,9 @@ export function el(tag, attributes = {}, ...children) {
 export function icon(severity) {
   const warning = severity === "warning";
   return el("svg:svg", { viewBox: "0 0 20 20", class: "icon", "aria-hidden": "true" },
-    warning ? el("svg:path", { d: "M10 1 19.5 18.5H.5z", fill: "#8a4b00" })
-      : el("svg:circle", { cx: 10, cy: 10, r: 9, fill: "#0072b2" }),
-    el("svg:path", { d: warning ? "M10 7v6M10 15v2" : "M10 4v2M10 8.5v7", stroke: "#fff", "stroke-width": 2 }));
+    warning ? el("svg:path", { d: "M10 1 19.5 18.5H.5z", fill: "var(--alert)" })
+      : el("svg:circle", { cx: 10, cy: 10, r: 9, fill: "var(--lowers)" }),
+    el("svg:path", { d: warning ? "M10 7v6M10 15v2" : "M10 4v2M10 8.5v7", stroke: "var(--paper)", "stroke-width": 2 }));
 }
 
 export const byId = (id) => document.getElementById(id);

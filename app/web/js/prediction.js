@@ -24,7 +24,7 @@ async function answered(prediction) {
   showAnswer(prediction);
   showRecord(path, prediction);
   offerCard(model);
-  const viewer = showViewer(path, attribution);
+  const viewer = showViewer(path, prediction);
   await showReasons(prediction);
   const figures = {};
   if (attribution && perfusion) figures.perfusion = "perfusion";

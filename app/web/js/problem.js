@@ -8,7 +8,7 @@ export function showProblem(place, problem, retry) {
   if (problem.status === 401 && retry) askForKey(retry);
   const list = (problem.errors || []).map((error) => el("li", {}, `${error.field}: ${error.detail}`));
   place.replaceChildren(
-    el("div", { class: "problem" }, el("strong", {}, problem.title || t("Error")), " ", problem.message,
+    el("div", { class: "problem" }, el("strong", {}, problem.title || t("Error")), " ", problem.message === problem.title ? "" : problem.message,
       list.length ? el("ul", {}, ...list) : null),
   );
 }

@@ -3,7 +3,7 @@
 import { get, picture, text } from "./api.js";
 import { byId, el, shown, words } from "./dom.js";
 import { channelName, grouped, outsideText, percent, points, pointsText, sideText, signed } from "./explanation.js";
-import { table, tableOf } from "./table.js";
+import { scrolling, table, tableOf } from "./table.js";
 import { t } from "./texts.js";
 import { waterfall } from "./waterfall.js";
 
@@ -59,9 +59,9 @@ function showRegions({ regions, affected, total }, flags) {
   byId("regions-panel").hidden = !largest.length;
   byId("regions").replaceChildren(
     el("p", {}, sideText(affected, flags)),
-    table(t("Regions with the largest contributions (MNI grid)"), [["Region"], ["Side"], ["Image"], ...logOdds],
+    scrolling(t("Image regions"), table(t("Regions with the largest contributions (MNI grid)"), [["Region"], ["Side"], ["Image"], ...logOdds],
       largest.map((item) => [item.region === "other" ? t("outside the brain") : item.region, item.side ? t(item.side) : "–",
-        channelName(item.modality), signed(points(total, item.contribution), 1), signed(item.contribution)])));
+        channelName(item.modality), signed(points(total, item.contribution), 1), signed(item.contribution)]))));
 }
 
 export async function showReasons({ attribution, probability, model, flags }) {
@@ -78,10 +78,10 @@ export async function showReasons({ attribution, probability, model, flags }) {
       sentence(false, known.filter((item) => item.contribution < 0), total), " ",
       t("The base is {base} log-odds: background patients without images. With all contributions it becomes {total}, which is {probability}.",
         { base: signed(base), total: signed(total), probability: percent(probability) })]),
-    el("div", { class: "wide" }, waterfall(base, total, grouped(items))),
+    scrolling(t("Contributions as a figure"), waterfall(base, total, grouped(items))),
     el("details", {}, el("summary", {}, t("As a table")),
-      table(t("All contributions"), [["Variable"], ["Value"], ...logOdds],
-        items.map((item) => [item.name, item.shown, signed(points(total, item.contribution), 1), signed(item.contribution)]))),
+      scrolling(t("All contributions"), table(t("All contributions"), [["Variable"], ["Value"], ...logOdds],
+        items.map((item) => [item.name, item.shown, signed(points(total, item.contribution), 1), signed(item.contribution)])))),
     el("p", { class: "quiet" },
       t("Points compare the probability with and without one contribution; they do not add up. Log-odds do."), " ", method(attribution)));
   showRegions(attribution, flags);
@@ -101,7 +101,7 @@ export async function showFigures(path, names) {
         continue;
       }
       await picture(image, `${path}/figures/${name}.svg`);
-      place.replaceChildren(image, el("details", {}, el("summary", {}, t("As a table")), numbers));
+      place.replaceChildren(image, el("details", {}, el("summary", {}, t("As a table")), scrolling(t("As a table"), numbers)));
     } catch {
       place.replaceChildren(el("p", { class: "quiet" }, t("This figure is not available.")));
     }

@@ -31,11 +31,12 @@ export function showRecord(path, prediction) {
   const drawn = attribution
     ? ["report.html", "figures/waterfall.png", ...attribution.imaging.map((part) => `figures/overlay-${part.modality}.png`)]
     : [];
-  const maps = (attribution?.maps || []).map((name) => `maps/${name}.nii.gz`);
+  const volumes = [...Object.keys(prediction.inputs).map((name) => `inputs/${name}.nii`),
+    ...(attribution?.maps || []).map((name) => `maps/${name}.nii.gz`)];
   byId("files").replaceChildren(
     el("p", { class: "files" }, file(path, id, "fhir"), ...drawn.map((name) => file(path, id, name))),
-    maps.length ? el("details", {}, el("summary", {}, t("{count} volumes (NIfTI)", { count: maps.length })),
-      el("p", { class: "files" }, ...maps.map((name) => file(path, id, name)))) : "");
+    el("details", {}, el("summary", {}, t("{count} volumes (NIfTI)", { count: volumes.length })),
+      el("p", { class: "files" }, ...volumes.map((name) => file(path, id, name)))));
 }
 
 /** Load the card when its panel is opened. */

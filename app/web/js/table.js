@@ -16,3 +16,6 @@ export function tableOf(svg) {
   const [heads, ...rows] = said.split("\n").map((line) => line.split(" | "));
   return table("", heads.map((head, column) => [head, column === heads.length - 1 ? "number" : undefined]), rows);
 }
+
+/** A part that may be wider than the window: it scrolls, also with the keyboard. */
+export const scrolling = (label, ...content) => el("div", { class: "wide", tabindex: 0, role: "region", "aria-label": label }, ...content);

@@ -1,44 +1,24 @@
-// The images in three planes with an attribution overlay, on NiiVue.
+// The viewer: NCCT and CTA side by side and linked, with a map on top, in the patient's space or in MNI space.
 //
-// All images are in MNI space: `aligned-<modality>` as the image, `aligned-attribution-<modality>` on top.
-// The threshold of the overlay is a share of its peak, so that weak maps are visible too.
-// The crosshair starts at the peak. Arrow keys and page keys move it; Home returns to the peak.
+// A place is passed from one image to the other through MNI space (`alignment.json`); without it, by the coordinates of
+// the scanner. In MNI space the images are `aligned-<channel>`, at 2 mm.
+// The threshold of a map is a share of its largest value, so that weak maps are visible too.
 
-import { headers, picture } from "./api.js";
+import { bytes, get } from "./api.js";
 import { byId, el } from "./dom.js";
 import { channelName, signed } from "./explanation.js";
+import { apply, identity, invert, multiply } from "./matrices.js";
 import { showProblem } from "./problem.js";
+import { offerStills } from "./stills.js";
 import { t } from "./texts.js";
+import { planes, Viewport } from "./viewport.js";
+import { presets, ranges } from "./windows.js";
 
 const conventionStored = "rlvo-convention";
-
-const windows = { ncct: [0, 80], cta: [-50, 350], vessels: [0, 1], tmax: [0, 16], rcbf: [0, 1.6] };
-
-// Okabe and Ito's vermilion and blue, lighter towards the peak.
-const ramps = {
-  raises: { R: [150, 213, 255], G: [62, 94, 190], B: [0, 0, 110], A: [0, 200, 255], I: [0, 128, 255] },
-  lowers: { R: [0, 0, 130], G: [70, 114, 205], B: [120, 178, 255], A: [0, 200, 255], I: [0, 128, 255] },
-};
-
-const steps = {
-  ArrowLeft: [-1, 0, 0], ArrowRight: [1, 0, 0], ArrowDown: [0, -1, 0], ArrowUp: [0, 1, 0],
-  PageDown: [0, 0, -1], PageUp: [0, 0, 1],
-};
-
-/** Return the MNI position (mm) and the value of the voxel with the largest absolute value. (The extremes that NiiVue
- *  computes leave out the faces of the volume.) */
-function peak(volume) {
-  const { scl_slope: slope, scl_inter: inter, dims } = volume.hdr;
-  let [at, most, value] = [0, -1, 0];
-  volume.img.forEach((raw, index) => {
-    const here = raw * (slope || 1) + (inter || 0);
-    if (Math.abs(here) > most) [at, most, value] = [index, Math.abs(here), here];
-  });
-  const [, nx, ny] = dims;
-  const voxel = [at % nx, Math.floor(at / nx) % ny, Math.floor(at / (nx * ny))];
-  const place = volume.hdr.affine.slice(0, 3).map((row) => row[0] * voxel[0] + row[1] * voxel[1] + row[2] * voxel[2] + row[3]);
-  return { place, value };
-}
+const anatomy = ["ncct", "cta"];
+const usualSlab = "20";
+const usualThreshold = 0.2; // share of the peak
+const tmaxLimit = 6; // s, the usual limit of delayed tissue
 
 /** A position in MNI space in words: “42 mm left, 20 mm posterior, 8 mm superior”. */
 function placeInWords(mm) {
@@ -47,130 +27,330 @@ function placeInWords(mm) {
     `${Math.abs(mm[axis]).toFixed(0)} mm ${t(mm[axis] < 0 ? below : above)}`).join(", ");
 }
 
-const units = { ncct: "HU", cta: "HU", tmax: "s" };
+const gz = (path, name) => ({ path: `${path}/maps/${name}.nii.gz`, file: `${name}.nii.gz`, name });
 
-/** Value of one volume under the crosshair, with its name and unit. */
-function valueInWords({ name, value }) {
-  const channel = name.replace(/^aligned-(attribution-)?/, "").replace(/\.nii\.gz$/, "");
-  if (name.includes("attribution")) return `${t("attribution")} ${signed(value, 5)}`;
-  const shown = units[channel] ? `${value.toFixed(channel === "tmax" ? 1 : 0)} ${units[channel]}` : value.toFixed(2);
-  return `${channelName(channel)} ${shown}`;
-}
-
-/** Show static figures of the same images, for browsers without WebGL. */
-function offerStills(path, attribution) {
-  byId("stills").addEventListener("toggle", () => {
-    const place = byId("stills-pictures");
-    if (place.childElementCount) return;
-    for (const { modality } of attribution.imaging) {
-      const image = el("img", { class: "figure", alt: t("{image}: axial, coronal and sagittal slices through the peak, and a projection", { image: channelName(modality) }) });
-      place.append(image);
-      picture(image, `${path}/figures/overlay-${modality}.png`).catch(() => image.remove());
-    }
-  });
-}
+const channelOf = (kind) => kind.replace("attribution-", "");
 
 class Viewer {
-  constructor(path) {
-    this.path = path;
-    this.niivue = new globalThis.niivue.Niivue({
-      backColor: [0, 0, 0, 1], crosshairColor: [0.94, 0.89, 0.26, 0.7], isRadiologicalConvention: byId("convention").value === "radiological",
-      crosshairGap: 6, crosshairWidth: 0.5, show3Dcrosshair: false, dragAndDropEnabled: false, logLevel: "error",
-    });
-    for (const [name, ramp] of Object.entries(ramps)) this.niivue.addColormap(name, ramp);
-    this.niivue.onLocationChange = ({ mm, values }) => {
-      byId("location").textContent = `${placeInWords(mm)} (MNI) · ${values.map(valueInWords).join(" · ")}`;
+  constructor(path, prediction, alignment) {
+    const { attribution, inputs } = prediction;
+    Object.assign(this, { path, inputs, alignment });
+    this.maps = new Set(attribution?.maps || []);
+    this.imaging = [...(attribution?.imaging || [])].sort((a, b) => Math.abs(b.contribution) - Math.abs(a.contribution));
+    const shown = (channel) => channel in inputs || this.maps.has(`aligned-${channel}`);
+    this.channels = anatomy.filter(shown);
+    // Without a CT there is no anatomy; the map itself is then the image.
+    if (!this.channels.length) this.channels = ["tmax", "rcbf", "vessels"].filter(shown).slice(0, 1);
+    const hooks = {
+      moved: (viewport, mm) => this.moved(viewport, mm), zoomed: (viewport) => this.zoomed(viewport),
+      key: (viewport, event) => this.key(viewport, event),
+      measured: (mm) => { byId("measured").textContent = t("Distance {mm} mm.", { mm: mm.toFixed(1) }); },
     };
+    this.viewports = this.channels.map((channel) => new Viewport(channel, hooks));
+  }
+
+  get spaces() {
+    const offered = { series: (channel) => channel in this.inputs, mni: (channel) => this.maps.has(`aligned-${channel}`) };
+    return Object.keys(offered).filter((space) => this.channels.some(offered[space]));
+  }
+
+  get shown() {
+    return this.viewports.filter(({ root }) => !root.hidden);
+  }
+
+  /** The anatomy of a channel in the chosen space; `mni` maps its mm to MNI mm and is null if it is not known. */
+  base(channel) {
+    if (byId("space").value === "mni") {
+      return this.maps.has(`aligned-${channel}`) ? { ...gz(this.path, `aligned-${channel}`), mni: identity } : null;
+    }
+    if (!(channel in this.inputs)) return null;
+    const place = this.alignment[channel];
+    return { path: `${this.path}/inputs/${channel}.nii`, file: `${channel}.nii`, name: channel, affine: place?.affine, mni: place?.mni_from_world };
+  }
+
+  /** Map that the reader has chosen, on the anatomy `base` of `channel`; null if there is none for it. */
+  map(kind, channel, base) {
+    if (!kind || kind === channel) return null;
+    const aligned = (name) => base.mni && this.maps.has(name) ? { ...gz(this.path, name), baseFromMap: invert(base.mni) } : null;
+    if (kind.startsWith("attribution")) {
+      const of = kind === "attribution" ? channel : channelOf(kind);
+      const own = of === channel && this.maps.has(`attribution-${of}`) ? { ...gz(this.path, `attribution-${of}`), baseFromMap: identity } : null;
+      const found = aligned(`aligned-attribution-${of}`) || own;
+      return found && { ...found, kind: "attribution" };
+    }
+    const sent = this.sent(kind, base);
+    const found = kind === "vessels" ? sent || aligned("aligned-vessels") : aligned(`aligned-${kind}`) || sent;
+    return found && { ...found, kind, most: ranges[kind][1] };
+  }
+
+  /** A map at the resolution at which it was sent or computed. */
+  sent(kind, base) {
+    const file = this.maps.has(kind) ? gz(this.path, kind)
+      : kind in this.inputs ? { path: `${this.path}/inputs/${kind}.nii`, file: `${kind}.nii`, name: kind } : null;
+    const place = this.alignment[kind];
+    if (!file || (!place && byId("space").value === "mni")) return null;
+    return { ...file, baseFromMap: place && base.mni ? multiply(invert(base.mni), place.mni_from_world) : identity };
+  }
+
+  get kinds() {
+    const explained = [...this.maps].filter((name) => name.startsWith("aligned-attribution-")).map((name) => name.replace("aligned-", ""));
+    const measured = ["vessels", "tmax", "rcbf"].filter((kind) => !this.channels.includes(kind)
+      && (this.maps.has(`aligned-${kind}`) || this.maps.has(kind) || kind in this.inputs));
+    return { explained, measured };
+  }
+
+  offer() {
+    const { explained, measured } = this.kinds;
+    const option = (value, text) => el("option", { value }, text);
+    byId("overlay").replaceChildren(
+      ...(explained.length ? [option("attribution", t("attribution of each image"))] : []),
+      ...explained.map((kind) => option(kind, t("attribution: {image}", { image: channelName(channelOf(kind)) }))),
+      ...measured.map((kind) => option(kind, channelName(kind))), option("", t("none")));
+    const names = { series: t("series of the patient"), mni: t("MNI space, 2 mm") };
+    byId("space").replaceChildren(...this.spaces.map((space) => option(space, names[space])));
+    byId("slab").disabled = !this.channels.includes("cta");
+    byId("convention").value = localStorage.getItem(conventionStored) || "radiological";
+    // What weighs most is shown first, on its own image if that is a CT.
+    const strongest = this.imaging[0]?.modality;
+    byId("overlay").value = !explained.length ? "" : !strongest || this.channels.includes(strongest) ? "attribution" : `attribution-${strongest}`;
   }
 
   async open() {
-    await this.niivue.attachToCanvas(byId("canvas"));
-    this.niivue.setMultiplanarLayout(3);
-    byId("convention").onchange = () => {
-      localStorage.setItem(conventionStored, byId("convention").value);
-      this.niivue.setRadiologicalConvention(byId("convention").value === "radiological");
+    this.offer();
+    byId("viewports").replaceChildren(...this.viewports.map(({ root }) => root));
+    for (const viewport of this.viewports) await viewport.start();
+    this.setConvention(byId("convention").value);
+    this.setTool("crosshair");
+    byId("convention").onchange = () => this.setConvention(byId("convention").value);
+    byId("tool").onchange = () => this.setTool(byId("tool").value);
+    byId("plane").onchange = () => this.setPlane(byId("plane").value);
+    byId("slab").onchange = () => this.setSlab(byId("slab").value);
+    byId("space").onchange = () => this.load();
+    byId("overlay").onchange = () => {
+      byId("threshold").value = byId("overlay").value === "tmax" ? tmaxLimit / ranges.tmax[1] : usualThreshold;
+      return this.overlay();
     };
-    byId("base").onchange = () => this.load();
-    byId("overlay").onchange = () => this.load();
     byId("opacity").oninput = () => this.paint();
     byId("threshold").oninput = () => this.paint();
     byId("to-peak").onclick = () => this.goToPeak();
-    byId("canvas").addEventListener("keydown", (event) => this.key(event), { capture: true });
-    byId("canvas").viewer = this.niivue;
+    byId("reset-view").onclick = () => this.resetView();
     await this.load();
   }
 
   async load() {
-    byId("canvas").dataset.loaded = "";
-    const [base, overlay] = [byId("base").value, byId("overlay").value];
-    const url = (name) => ({ url: `${this.path}/maps/${name}.nii.gz`, name: `${name}.nii.gz`, headers: headers() });
-    const [low, high] = windows[base.replace("aligned-", "")] || [undefined, undefined];
-    const volumes = [{ ...url(base), colormap: "gray", cal_min: low, cal_max: high }];
-    if (overlay) volumes.push({ ...url(overlay), colormap: "raises", colormapNegative: "lowers" });
-    await this.niivue.loadVolumes(volumes);
-    this.peak = overlay ? peak(this.niivue.volumes[1]) : null;
-    this.paint();
+    const series = byId("space").value === "series";
+    byId("viewer-problem").replaceChildren();
+    for (const viewport of this.viewports) viewport.root.hidden = !this.base(viewport.channel);
+    const bases = this.shown.map(({ channel }) => this.base(channel));
+    const names = this.shown.map(({ channel }) =>
+      channelName(channel) + (series ? ` (${(this.inputs[channel].bytes / 1e6).toFixed(0)} MB)` : ""));
+    byId("viewer-note").textContent = t("Loading {image} …", { image: names.join(", ") });
+    try {
+      // All bytes before the first drawing: the service closes a connection whose reader stops to read.
+      const contents = await Promise.all(bases.map(({ path }) => bytes(path)));
+      for (const [index, viewport] of this.shown.entries()) {
+        await viewport.load(bases[index], contents[index], byId("plane").value, viewport.channel === "cta" ? byId("slab").value : "");
+      }
+    } catch (problem) {
+      if (!series || !this.spaces.includes("mni")) throw problem;
+      byId("space").value = "mni";
+      await this.load();
+      showProblem(byId("viewer-problem"), { title: t("The series of the patient cannot be shown."),
+        message: `${String(problem.message || problem).replace(/\.?$/, ".")} ${t("The images in MNI space are shown.")}` });
+      return;
+    }
+    byId("viewer-note").textContent = this.note(series);
+    await this.overlay();
+  }
+
+  note(series) {
+    if (!this.channels.some((channel) => anatomy.includes(channel))) return t("The study has no NCCT and no CTA, so no anatomy lies under the map.");
+    const linked = this.shown.length < 2 ? "" : !series || this.shown.every(({ base }) => base.mni)
+      ? t("NCCT and CTA are linked by their alignment.") : t("NCCT and CTA are linked by the coordinates of the scanner.");
+    return [series ? t("The series as sent, at full resolution.") : t("Images in MNI space at 2 mm, not for reading."), linked].filter(Boolean).join(" ");
+  }
+
+  async overlay() {
+    const kind = byId("overlay").value;
+    byId("legend").hidden = !kind.startsWith("attribution");
+    const colours = this.colours();
+    for (const viewport of this.shown) {
+      delete viewport.canvas.dataset.loaded;
+      const map = this.map(kind, viewport.channel, viewport.base);
+      await viewport.lay(map, ...colours);
+      viewport.canvas.dataset.map = map?.name || "";
+    }
     this.goToPeak();
-    byId("canvas").dataset.loaded = `${base} ${overlay}`;
+    for (const { canvas, base } of this.shown) canvas.dataset.loaded = `${base.name} ${canvas.dataset.map}`;
+  }
+
+  /** Opacity and threshold of the map, which are also shown beside their sliders. */
+  colours() {
+    const [opacity, share] = [Number(byId("opacity").value), Number(byId("threshold").value)];
+    byId("opacity-said").textContent = `${Math.round(100 * opacity)} %`;
+    const most = ranges[byId("overlay").value]?.[1];
+    byId("threshold-said").textContent = most ? `${(share * most).toFixed(1)}${byId("overlay").value === "tmax" ? " s" : ""}`
+      : t("{share} % of the peak", { share: Math.round(100 * share) });
+    return [opacity, share];
   }
 
   paint() {
-    byId("opacity-said").textContent = `${Math.round(100 * byId("opacity").value)} %`;
-    byId("threshold-said").textContent = t("{share} % of the peak", { share: Math.round(100 * byId("threshold").value) });
-    const overlay = this.niivue.volumes[1];
-    if (!overlay) return;
-    // The negative colours take the same ends, mirrored, as long as they are given none of their own.
-    const most = Math.abs(this.peak.value) || 1;
-    overlay.cal_min = Number(byId("threshold").value) * most;
-    overlay.cal_max = most;
-    overlay.opacity = Number(byId("opacity").value);
-    this.niivue.updateGLVolume();
+    const colours = this.colours();
+    for (const viewport of this.shown) viewport.paint(...colours);
   }
 
+  /** Viewport with a peak whose image weighs most. */
+  get strongest() {
+    const weight = ({ channel }) => this.imaging.findIndex(({ modality }) => modality === channel);
+    return [...this.shown].filter(({ peak }) => peak).sort((a, b) => weight(a) - weight(b))[0];
+  }
+
+  /** Go to the peak; without one, stay, or begin in the middle of the image. */
   goToPeak() {
-    byId("to-peak").disabled = !this.peak;
+    const viewport = this.strongest;
+    byId("to-peak").disabled = !viewport;
     byId("peak-said").textContent = "";
-    if (!this.peak) return;
-    const { place, value } = this.peak;
-    this.niivue.scene.crosshairPos = this.niivue.mm2frac(place);
-    this.niivue.createOnLocationChange();
-    this.niivue.drawScene();
-    byId("peak-said").textContent = t("Peak {place}: {value} log-odds per voxel.", { place: placeInWords(place), value: signed(value, 5) });
+    if (!viewport) {
+      const [first] = this.shown;
+      const { niivue, place } = first;
+      this.show(first, place || [...niivue.frac2mm([0.5, 0.5, 0.5], 0, true)].slice(0, 3));
+      return;
+    }
+    const { place, value } = viewport.peak;
+    this.show(viewport, place);
+    const words = placeInWords(viewport.base.mni ? apply(viewport.base.mni, place) : place);
+    byId("peak-said").textContent = t("Peak {place}: {value} log-odds per voxel.", { place: words, value: signed(value, 5) });
   }
 
-  key(event) {
-    const step = steps[event.key];
-    if (!step && event.key !== "Home") return;
-    event.preventDefault();
-    event.stopPropagation();
-    // The arrow keys move the crosshair as the picture shows it.
-    const sideways = byId("convention").value === "radiological" ? -1 : 1;
-    if (step) this.niivue.moveCrosshairInVox(sideways * step[0], step[1], step[2]);
-    else this.goToPeak();
+  show(viewport, mm) {
+    viewport.moveTo(mm);
+    this.moved(viewport, mm);
+  }
+
+  /** Move the other images to the same place of the patient, and say it. */
+  moved(viewport, mm) {
+    const { mni } = viewport.base;
+    for (const other of this.shown.filter((each) => each !== viewport)) {
+      if (other.base) other.moveTo(mni && other.base.mni ? apply(invert(other.base.mni), apply(mni, mm)) : mm);
+    }
+    this.say(viewport, mm);
+  }
+
+  /** Place and values under the crosshair in words. */
+  say(viewport, mm) {
+    const { mni } = viewport.base;
+    const values = this.shown.filter(({ base }) => base).map((each) => `${channelName(each.channel)} ${each.valueAt(each.place)}`);
+    const [, over] = viewport.valuesAt(mm);
+    if (viewport.overlay && over !== null && over !== undefined) {
+      values.push(viewport.overlay.kind === "attribution" ? `${t("attribution")} ${signed(over, 5)}`
+        : `${channelName(viewport.overlay.kind)} ${over.toFixed(1)} ${viewport.overlay.unit}`.trim());
+    }
+    byId("location").textContent = [mni ? `${placeInWords(apply(mni, mm))} (MNI)` : "", ...values].filter(Boolean).join(" · ");
+  }
+
+  zoomed(viewport) {
+    for (const other of this.shown.filter((each) => each !== viewport)) other.zoom(viewport.niivue.scene.pan2Dxyzmm);
+  }
+
+  setConvention(convention) {
+    byId("convention").value = convention;
+    localStorage.setItem(conventionStored, convention);
+    for (const viewport of this.viewports) viewport.setConvention(convention);
+  }
+
+  setTool(tool) {
+    byId("tool").value = tool;
+    for (const viewport of this.viewports) viewport.setTool(tool);
+  }
+
+  setPlane(plane) {
+    byId("plane").value = plane;
+    for (const viewport of this.shown) viewport.setPlane(plane);
+  }
+
+  setSlab(slab) {
+    byId("slab").value = slab;
+    for (const viewport of this.shown.filter(({ channel }) => channel === "cta")) {
+      viewport.setSlab(slab);
+      if (viewport.place) this.say(viewport, viewport.place);
+    }
+  }
+
+  resetView() {
+    byId("measured").textContent = "";
+    for (const viewport of this.shown) {
+      viewport.niivue.clearAllMeasurements();
+      viewport.zoom([0, 0, 0, 1]);
+    }
+  }
+
+  key(viewport, event) {
+    const done = this.move(viewport, event.key) || this.command(viewport, event.key.toLowerCase());
+    if (done) event.preventDefault();
+  }
+
+  /** The arrow keys move the crosshair as the picture shows it; the page keys go through the slices. */
+  move(viewport, key) {
+    const { across, up, through } = planes[viewport.plane];
+    const rightwards = byId("convention").value === "radiological" && across === 0 ? -1 : 1;
+    const [axis, sign] = {
+      ArrowLeft: [across, -rightwards], ArrowRight: [across, rightwards], ArrowDown: [up, -1], ArrowUp: [up, 1],
+      PageDown: [through, -1], PageUp: [through, 1],
+    }[key] || [];
+    if (axis === undefined) return false;
+    viewport.step(...[0, 1, 2].map((each) => (each === axis ? sign : 0)));
+    return true;
+  }
+
+  command(viewport, key) {
+    const zoomBy = (factor) => {
+      const [x, y, z, scale] = viewport.niivue.scene.pan2Dxyzmm;
+      for (const each of this.shown) each.zoom([x, y, z, scale * factor]);
+    };
+    const toggled = (id, first, second) => (byId(id).value === first ? second : first);
+    const names = Object.keys(presets);
+    const commands = {
+      "home": () => this.goToPeak(), "0": () => viewport.resetWindow(), "escape": () => this.resetView(),
+      "a": () => this.setPlane("axial"), "c": () => this.setPlane("coronal"), "s": () => this.setPlane("sagittal"), "t": () => this.setPlane("three"),
+      "r": () => this.setTool(toggled("tool", "crosshair", "ruler")), "w": () => this.setTool(toggled("tool", "crosshair", "window")),
+      "m": () => !byId("slab").disabled && this.setSlab(toggled("slab", "", usualSlab)),
+      "v": () => this.setConvention(toggled("convention", "radiological", "neurological")),
+      "o": () => { byId("opacity").value = Number(byId("opacity").value) ? 0 : 0.7; this.paint(); },
+      "+": () => zoomBy(1.25), "-": () => zoomBy(0.8),
+      ...Object.fromEntries(names.map((name, index) => [String(index + 1), () => viewport.usePreset(name)])),
+    };
+    if (!(key in commands)) return false;
+    commands[key]();
+    return true;
   }
 }
 
-/** @param attribution of the prediction; without maps the viewer stays hidden. */
-export async function showViewer(path, attribution) {
-  const maps = attribution?.maps || [];
-  const bases = maps.filter((name) => /^aligned-(?!attribution)/.test(name));
-  const overlays = maps.filter((name) => name.startsWith("aligned-attribution-"));
-  if (!bases.length) return;
-  const option = (prefix) => (name) => el("option", { value: name }, channelName(name.replace(prefix, "")));
-  byId("base").replaceChildren(...bases.map(option("aligned-")));
-  byId("overlay").replaceChildren(...overlays.map(option("aligned-attribution-")), el("option", { value: "" }, t("none")));
-  byId("convention").value = localStorage.getItem(conventionStored) || "radiological";
-  // What weighs most is shown first, on its own image.
-  const [first] = [...attribution.imaging].sort((a, b) => Math.abs(b.contribution) - Math.abs(a.contribution));
-  byId("base").value = `aligned-${first.modality}`;
-  byId("overlay").value = `aligned-attribution-${first.modality}`;
-  byId("viewer-panel").hidden = false;
-  offerStills(path, attribution);
+/** Alignment of the images; empty if there is none: no explanation, or a prediction of an earlier release. */
+async function alignmentOf(path, attribution) {
+  if (!attribution) return {};
   try {
-    await new Viewer(path).open();
+    return await get(`${path}/alignment.json`);
   } catch (problem) {
-    for (const part of byId("viewer-panel").querySelectorAll(".viewer, .controls, #keys")) part.hidden = true;
+    if (problem.status === 404) return {};
+    throw problem;
+  }
+}
+
+/** Show the images of a prediction; without any image that can be shown, the viewer stays hidden. */
+export async function showViewer(path, prediction) {
+  const { attribution } = prediction;
+  try {
+    const viewer = new Viewer(path, prediction, await alignmentOf(path, attribution));
+    if (!viewer.channels.length) return;
+    byId("viewer-panel").hidden = false;
+    byId("stills").hidden = !attribution;
+    if (attribution) offerStills(path, attribution);
+    await viewer.open();
+  } catch (problem) {
+    byId("viewer-panel").hidden = false;
+    for (const part of byId("viewer-panel").querySelectorAll(".viewports, .controls, .viewer-only")) part.hidden = true;
     byId("stills").open = true;
-    showProblem(byId("viewer-problem"), { title: t("The viewer could not start."), message: `${problem.message || problem} ${t("The figures below show the same images.")}` });
+    showProblem(byId("viewer-problem"), { title: t("The viewer could not start."),
+      message: `${problem.message || problem}${attribution ? ` ${t("The figures below show the same images.")}` : ""}` });
   }
 }

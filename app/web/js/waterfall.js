@@ -24,9 +24,9 @@ export function waterfall(base, total, items) {
   const height = (rows.length + 2) * rowHeight + 6;
 
   const text = (at, y, content, attributes = {}) =>
-    el("svg:text", { x: at, y: y + 16, "font-size": 13, fill: "#1b2733", ...attributes }, content);
+    el("svg:text", { x: at, y: y + 16, "font-size": 13, fill: "var(--ink)", ...attributes }, content);
   const anchor = (value, y, name) => el("svg:g", {}, text(0, y, name, { "font-weight": 600 }),
-    el("svg:line", { x1: x(value), x2: x(value), y1: y + 2, y2: y + rowHeight - 2, stroke: "#1b2733", "stroke-width": 3 }),
+    el("svg:line", { x1: x(value), x2: x(value), y1: y + 2, y2: y + rowHeight - 2, stroke: "var(--ink)", "stroke-width": 3 }),
     text(x(value) + 8, y, `${signed(value)} (${percentOf(value)})`));
   const bar = (row, index) => {
     const y = (index + 1) * rowHeight;
@@ -35,9 +35,9 @@ export function waterfall(base, total, items) {
     const name = row.shown ? `${row.name}: ${row.shown}` : row.name;
     return el("svg:g", {},
       text(0, y, name.length > 36 ? `${name.slice(0, 35)}…` : name),
-      el("svg:line", { x1: x(from), x2: x(from), y1: y - 4, y2: y + 5, stroke: "#9aa7b3" }),
+      el("svg:line", { x1: x(from), x2: x(from), y1: y - 4, y2: y + 5, stroke: "var(--quiet)" }),
       el("svg:rect", { x: ends[0], y: y + 4, width: Math.max(1.5, ends[1] - ends[0]), height: rowHeight - 8, rx: 2,
-        fill: row.contribution < 0 ? "#0072b2" : "#d55e00" }),
+        fill: row.contribution < 0 ? "var(--lowers)" : "var(--raises)" }),
       text(ends[1] + 6, y, `${signed(row.contribution)} (${pointsText(total, row.contribution)})`));
   };
   return el("svg:svg", { viewBox: `0 0 ${width} ${height}`, class: "waterfall", role: "img",

@@ -1,0 +1,44 @@
+"""What a converted DICOM study is, and how it is passed between processes; needs no DICOM library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from app.sdk.series import SeriesSummary
+from app.sdk.types import Flag, Input
+
+__all__ = ["Conversion"]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Volumes of a study.
+
+    Attributes:
+        volumes: a NIfTI file (.nii) for each input.
+        series: what each series was taken for.
+    """
+
+    volumes: dict[Input, Path] = field(default_factory=dict)
+    series: tuple[SeriesSummary, ...] = ()
+    flags: tuple[Flag, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Members as JSON values."""
+        return {
+            "volumes": {name.value: str(path) for name, path in self.volumes.items()},
+            "series": [each.model_dump(mode="json") for each in self.series],
+            "flags": [each.model_dump(mode="json") for each in self.flags],
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Conversion:
+        """Read what ``to_json`` wrote."""
+        return cls(
+            volumes={Input(name): Path(path) for name, path in document["volumes"].items()},
+            series=tuple(SeriesSummary.model_validate(each) for each in document["series"]),
+            flags=tuple(Flag.model_validate(each) for each in document["flags"]),
+        )

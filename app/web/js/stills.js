@@ -1,0 +1,19 @@
+// Static figures of the images, for browsers without WebGL.
+
+import { picture } from "./api.js";
+import { byId, el } from "./dom.js";
+import { channelName } from "./explanation.js";
+import { t } from "./texts.js";
+
+/** Load the figures when their part of the page is opened. */
+export function offerStills(path, attribution) {
+  byId("stills").addEventListener("toggle", () => {
+    const place = byId("stills-pictures");
+    if (place.childElementCount) return;
+    for (const { modality } of attribution.imaging) {
+      const image = el("img", { class: "figure", alt: t("{image}: axial, coronal and sagittal slices through the peak, and a projection", { image: channelName(modality) }) });
+      place.append(image);
+      picture(image, `${path}/figures/overlay-${modality}.png`).catch(() => image.remove());
+    }
+  });
+}
