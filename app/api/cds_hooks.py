@@ -9,7 +9,7 @@ Design notes:
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -18,8 +18,18 @@ from app.api.uploads import SUBJECT
 from app.sdk.errors import FieldError, InvalidRequest
 from app.sdk.types import Prediction
 
+
+class ParsingOptions(TypedDict):
+    """Arguments of `json_parsing.validated`."""
+
+    max_depth: int
+    any_character: bool
+
+
 SERVICE = "rlvo-patient-view"
 MAX_DEPTH = 32  # levels of nesting of a request; a Patient resource has extensions of extensions
+PARSING: ParsingOptions = {"max_depth": MAX_DEPTH, "any_character": True}
+"""How requests are parsed: members that the service ignores may hold any text, because no text is stored."""
 MAX_FEEDBACK = 100
 
 DISCOVERY = {

@@ -32,8 +32,11 @@ Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 _Document = TypeVar("_Document", bound=BaseModel)
 
 
-def parse(content: bytes, max_depth: int = MAX_DEPTH) -> Json:
-    """Returns the JSON value in ``content``, which is UTF-8. Raises MalformedJson."""
+def parse(content: bytes, max_depth: int = MAX_DEPTH, *, any_character: bool = False) -> Json:
+    """Returns the JSON value in ``content``, which is UTF-8. Raises MalformedJson.
+
+    ``any_character`` accepts U+0000, for documents of which no text is stored.
+    """
     if _depth(content) > max_depth:
         raise MalformedJson(f"The document may have at most {max_depth} levels of nesting.")
     try:
@@ -48,7 +51,7 @@ def parse(content: bytes, max_depth: int = MAX_DEPTH) -> Json:
         raise MalformedJson("The document must be encoded in UTF-8.") from error
     except json.JSONDecodeError as error:
         raise MalformedJson(f"The document is not valid JSON at line {error.lineno}, column {error.colno}.") from error
-    if any(_INVALID_CHARACTER.search(text) for text in _strings(value)):
+    if not any_character and any(_INVALID_CHARACTER.search(text) for text in _strings(value)):
         raise MalformedJson("The document contains U+0000 or a lone surrogate; remove that character.")
     return value
 
@@ -78,14 +81,16 @@ def _unusable(errors: list[FieldError]) -> InvalidClinical:
     )
 
 
-def validated(model: type[_Document], content: bytes, *, max_depth: int = MAX_DEPTH) -> _Document:
+def validated(
+    model: type[_Document], content: bytes, *, max_depth: int = MAX_DEPTH, any_character: bool = False
+) -> _Document:
     """Returns the document of a request body as a ``model``.
 
     Raises:
         MalformedJson: The body is not one JSON document.
         InvalidRequest: A field is not valid; the error names it, never its value.
     """
-    parse(content, max_depth)
+    parse(content, max_depth, any_character=any_character)
     try:
         return model.model_validate_json(content.removeprefix(b"\xef\xbb\xbf"))
     except ValidationError as error:

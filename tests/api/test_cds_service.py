@@ -152,7 +152,14 @@ async def test_invalid_request_is_refused_without_its_values(
 
 
 async def test_null_prefetch_is_accepted(shared_service: RunningService) -> None:
-    for prefetch in (None, {}, {"patient": None}, {"patient": None, "other": {"resourceType": "Bundle"}}):
+    ignored = {"resourceType": "Patient", "name": [{"family": "\x00"}]}
+    for prefetch in (
+        None,
+        {},
+        {"patient": None},
+        {"patient": ignored},
+        {"patient": None, "other": {"resourceType": "Bundle"}},
+    ):
         assert (await shared_service.http.post(ADDRESS, json=request(prefetch=prefetch))).json() == {"cards": []}
 
 

@@ -25,7 +25,7 @@ async def cds_services() -> JSONResponse:
 )
 async def patient_view(request: Request, services: ServicesDep, caller: CurrentCaller) -> Response:
     """Returns the card of the newest prediction of the patient, or no card."""
-    asked = json_parsing.validated(cds_hooks.CdsRequest, await request.body(), max_depth=cds_hooks.MAX_DEPTH)
+    asked = json_parsing.validated(cds_hooks.CdsRequest, await request.body(), **cds_hooks.PARSING)
     settings = services.settings
     names = cds_hooks.subjects(asked, settings.subject_system)
     newest = await services.read(predictions.newest_of, caller.tenant, names)
@@ -40,7 +40,7 @@ async def patient_view(request: Request, services: ServicesDep, caller: CurrentC
 )
 async def cds_feedback(request: Request, services: ServicesDep, caller: CurrentCaller) -> JSONResponse:
     """Records the outcome of each card in the audit log; comments are not stored."""
-    sent = json_parsing.validated(cds_hooks.CdsFeedback, await request.body(), max_depth=cds_hooks.MAX_DEPTH)
+    sent = json_parsing.validated(cds_hooks.CdsFeedback, await request.body(), **cds_hooks.PARSING)
 
     def record(session: Session) -> None:
         for each in sent.feedback:
