@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from selenium.webdriver import Chrome
@@ -16,12 +15,6 @@ from .service_process import RunningService
 from .test_page import visible
 
 pytestmark = pytest.mark.xdist_group("e2e")
-
-
-@pytest.fixture(scope="module")
-def answered(service: RunningService, study: dict[str, Any]) -> Prediction:
-    with service.client() as client:
-        return client.predict(**study)
 
 
 @pytest.fixture(params=["light", "dark"])
@@ -55,9 +48,9 @@ def test_start_page_has_no_serious_finding(service: RunningService, themed: Chro
 
 
 def test_page_of_a_prediction_has_no_serious_finding(
-    service: RunningService, themed: Chrome, answered: Prediction
+    service: RunningService, themed: Chrome, prediction: Prediction
 ) -> None:
-    themed.get(f"{service.url}/predictions/{answered.id}")
+    themed.get(f"{service.url}/predictions/{prediction.id}")
     visible(themed, "body[data-shown=succeeded]")
     visible(themed, "#card-panel > summary").click()
     visible(themed, "#card h3")

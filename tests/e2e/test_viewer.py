@@ -289,7 +289,9 @@ def test_ruler_measures_in_millimetres(page: Chrome) -> None:
     canvas = visible(page, "#canvas-ncct")
     ActionChains(page).move_to_element(canvas).click_and_hold().move_by_offset(100, 0).release().perform()
     (line,) = in_viewer(page, "ncct", "nv.document.completedMeasurements.map(m => m.distance)")
-    pixels_per_mm = in_viewer(page, "ncct", "nv.screenSlices[0].leftTopWidthHeight[2] / nv.screenSlices[0].fovMM[0]")
+    pixels_per_mm = in_viewer(
+        page, "ncct", "nv.screenSlices[0].leftTopWidthHeight[2] / Math.abs(nv.screenSlices[0].fovMM[0])"
+    )
     assert line == pytest.approx(100 / pixels_per_mm, rel=0.02)
     assert visible(page, "#measured").text == f"Distance {line:.1f} mm."
     canvas.send_keys(Keys.ESCAPE)
