@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from dataclasses import replace
 
 from pydicom.datadict import tag_for_keyword
@@ -103,6 +104,12 @@ def read_instance(data: bytes, file: int, limits: DicomLimits = DEFAULT) -> Inst
         Unreadable: the file is not DICOM, is damaged, or lacks its pixels.
     """
     dataset = read(data, (*_TAGS, PIXEL_DATA), limits)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom converts values, and warns, when they are read
+        return _instance(dataset, data, file)
+
+
+def _instance(dataset: Dataset, data: bytes, file: int) -> Instance:
     uid, series_uid = text(dataset, "SOPInstanceUID"), text(dataset, "SeriesInstanceUID")
     if not uid or not series_uid:
         raise Unreadable("has no SOP Instance UID or no Series Instance UID")

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import io
 import json
 import time
 import tracemalloc
-import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
@@ -413,20 +411,3 @@ def test_health_is_returned_in_both_states(connect: Connect, server: ScriptedSer
     not_ready, ready = client.health(), client.health()
     assert (not_ready.ready, not_ready.checks) == (False, {"worker": "no live worker"})
     assert ready.ready
-
-
-def test_folder_of_a_study_is_sent_as_an_archive_without_its_names(
-    connect: Connect, server: ScriptedServer, tmp_path: Path
-) -> None:
-    folder = tmp_path / "DOE_JOHN"
-    folder.mkdir()
-    (folder / "DOE_JOHN.dcm").write_bytes(b"an instance")
-    server.respond_with(Response(PREDICTION, 202))
-    connect().submit(study=folder, series_roles={"3": "ncct"})
-    sent = parts(server.requests[0])
-    assert sent["series_roles"] == (None, b'{"3": "ncct"}')
-    name, content = sent["study"]
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        assert {each: archive.read(each) for each in archive.namelist()} == {"000000": b"an instance"}
-    assert name == "study"
-    assert b"DOE" not in content
