@@ -98,10 +98,10 @@ def _summary(prediction: Prediction) -> str:
 def _detail(prediction: Prediction) -> str:
     """Markdown: summary and warnings, the research notice, the largest contributions, and the other flags."""
     flags = {severity: [flag for flag in prediction.flags if flag.severity is severity] for severity in Severity}
-    lines = [f"**{prediction.summary}**", "", _study(prediction), ""]
+    lines = [f"**{prediction.summary}**", ""]
     if warnings := flags[Severity.WARNING]:
         lines += [*(f"- **Warning:** {flag_text(flag)}" for flag in warnings), ""]
-    lines += [f"**{prediction.notice}**", ""]
+    lines += [_study(prediction), "", f"**{prediction.notice}**", ""]
     if prediction.attribution is not None:
         total = prediction.attribution.total
         if first := outside_text(prediction.attribution):
