@@ -20,7 +20,7 @@ with AuthenticatedClient(base_url=url, token=key, timeout=150) as rlvo, Path(cta
         subject="generated-1",
         explain=SubmitBodyExplain.FALSE,
     )
-    prediction = submit.sync(client=rlvo, body=body, idempotency_key="generated-1", prefer="wait=120")
+    prediction = submit.sync(client=rlvo, body=body, idempotency_key="generated-python-1", prefer="wait=120")
     if not isinstance(prediction, Prediction):
         sys.exit(f"no answer: {prediction}")
     print(prediction.id, prediction.status.value, prediction.summary)

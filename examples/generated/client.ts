@@ -27,7 +27,7 @@ function stop(problem: Problem): never {
 
 const study: Study = { cta: new Blob([await readFile(cta!)]), subject: "generated-1", explain: "false" };
 const sent = await rlvo.POST("/v1/predictions", {
-  params: { header: { "idempotency-key": "generated-1", prefer: "wait=120" } },
+  params: { header: { "idempotency-key": "generated-typescript-1", prefer: "wait=120" } },
   body: study as never, // the document describes a file as a string; the form below sends the Blob
   bodySerializer: () => form(study),
 });
