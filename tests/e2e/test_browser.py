@@ -21,7 +21,7 @@ def test_swagger_page_sends_the_worked_example(service: RunningService, browser:
     post = wait.until(lambda page: page.find_element(By.CSS_SELECTOR, ".opblock-post[id$='-submit']"))
     post.find_element(By.CSS_SELECTOR, ".opblock-summary-control").click()
     pickers = wait.until(lambda _: post.find_elements(By.CSS_SELECTOR, "input[type=file]"))
-    assert len(pickers) == 8  # one file picker for each volume
+    assert len(pickers) == 9  # one file picker for each volume, and one for a DICOM study
     rows = {row.get_attribute("data-property-name"): row for row in post.find_elements(By.CSS_SELECTOR, "tr")}
     for name in ("ncct", "cta"):
         rows[name].find_element(By.CSS_SELECTOR, "input[type=file]").send_keys(str(study[name]))
