@@ -16,24 +16,23 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import wait
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 
 import anyio
 from starlette.requests import Request
 
 from app.api import dicom_uploads, json_parsing
 from app.api.dependencies import Services
-from app.api.dicom_uploads import STUDY, ZIP, ArchiveFile, StudyArchives
+from app.api.dicom_uploads import STUDY, StudyArchives
 from app.api.multipart import FormParser, PartHeader, Sink
+from app.api.upload_sinks import FieldSink, StudySink, VolumeSink
 from app.core.concurrency import BoundedExecutor, submit
 from app.core.config import Settings
 from app.dicom.conversion import Conversion
 from app.imaging.io import duplicates, grid_check
 from app.imaging.io.header import Header
 from app.imaging.io.limits import Limits
-from app.imaging.io.stream_check import StreamCheck
 from app.sdk.clinical import ClinicalRecord
-from app.sdk.errors import DigestMismatch, FieldError, InvalidRequest, MissingInput, TooLarge
+from app.sdk.errors import DigestMismatch, FieldError, InvalidRequest, MissingInput
 from app.sdk.series import SeriesRole, SeriesSummary
 from app.sdk.types import Flag, Input, InputSummary
 from app.storage.local import Storage, Writer
@@ -106,13 +105,13 @@ class UploadReceiver:
             raise _invalid_field(name, "may be sent only once")
         if name in fields:
             self._digests[name] = ""
-            return _FieldSink(self, name, *fields[name])
+            return FieldSink(self, name, *fields[name])
         if name in _VOLUMES:
             self._digests[name] = ""
-            return _VolumeSink(self, Input(name), has_filename=bool(header.filename))
+            return VolumeSink(self, Input(name), has_filename=bool(header.filename))
         if name == STUDY:
             self._digests[name] = ""
-            return _StudySink(self)
+            return StudySink(self)
         allowed = ", ".join((*Input, STUDY, *fields))
         raise InvalidRequest(f"The form has an unknown field. Allowed are: {allowed}.")
 
@@ -131,7 +130,7 @@ class UploadReceiver:
 
     def _add(self, conversion: Conversion) -> None:
         for name, path in conversion.volumes.items():
-            sink = _VolumeSink(self, name, has_filename=True, converted=True)
+            sink = VolumeSink(self, name, has_filename=True, converted=True)
             with path.open("rb") as volume:
                 while chunk := volume.read(_PIECE_BYTES):
                     sink.write(memoryview(chunk))
@@ -294,101 +293,6 @@ async def _stream_to_thread(chunks: AsyncIterator[bytes], work: Callable[[bytes]
                     await sender.send(chunk)
     except BaseExceptionGroup as group:  # one side failed and the other was cancelled, so there is one error
         raise group.exceptions[0] from None
-
-
-class _VolumeSink:
-    """The sink of a volume. The first byte opens its writer.
-
-    A browser also sends the empty file inputs of a form, without bytes and file name; they count as not sent.
-    """
-
-    def __init__(self, receiver: UploadReceiver, name: Input, *, has_filename: bool, converted: bool = False) -> None:
-        self._receiver = receiver
-        self._converted = converted
-        self._start = b""  # the first bytes, while there are too few to recognise an archive
-        self._archive: ArchiveFile | None = None
-        self._name = name
-        self._check = StreamCheck(name, receiver.limits)
-        self._writer: Writer | None = None
-        self._hash = hashlib.sha256()
-        self._has_filename = has_filename
-
-    def write(self, chunk: memoryview) -> None:
-        content = bytes(chunk)
-        if self._writer is None and self._archive is None:
-            content = self._start = self._start + content
-            if len(content) < len(ZIP):
-                return
-            self._begin(content)
-        if self._archive is not None:
-            self._archive.write(content)
-        else:
-            self._store(content)
-
-    def _begin(self, content: bytes) -> None:
-        self._start = b""
-        if content.startswith(ZIP):
-            self._archive = self._receiver.archives.open(self._name.value)
-        else:
-            self._writer, self._executor = self._receiver.open_volume(self._name)
-
-    def _store(self, content: bytes) -> None:
-        assert self._writer is not None
-        self._executor(partial(self._hash.update, content))
-        for piece in self._check.feed(content):
-            self._executor(partial(self._writer.write, piece))
-
-    def close(self) -> None:
-        if self._archive is not None:
-            self._receiver.field_done(self._name, self._archive.close())
-            return
-        if self._start:
-            content = self._start
-            self._begin(content)
-            self._store(content)
-        if self._writer is not None:
-            self._executor.catch_up()
-        empty_input = self._writer is None and not self._has_filename
-        header = None if empty_input else self._check.finish()
-        self._receiver.volume_done(self._name, header, self._hash.hexdigest(), converted=self._converted)
-
-
-class _StudySink:
-    """The sink of a DICOM study in a ZIP archive. An empty file input of a form counts as not sent."""
-
-    def __init__(self, receiver: UploadReceiver) -> None:
-        self._receiver = receiver
-        self._archive: ArchiveFile | None = None
-
-    def write(self, chunk: memoryview) -> None:
-        if self._archive is None:
-            self._archive = self._receiver.archives.open(STUDY)
-        self._archive.write(bytes(chunk))
-
-    def close(self) -> None:
-        self._receiver.field_done(STUDY, "" if self._archive is None else self._archive.close())
-
-
-class _FieldSink:
-    """The sink of a short field, which is parsed when it is complete."""
-
-    def __init__(self, receiver: UploadReceiver, name: str, limit: int, use: Callable[[bytes], None]) -> None:
-        self._receiver = receiver
-        self._name = name
-        self._limit = limit
-        self._use = use
-        self._content = bytearray()
-
-    def write(self, chunk: memoryview) -> None:
-        if len(self._content) + len(chunk) > self._limit:
-            raise TooLarge(f"The field {self._name} may have at most {self._limit} bytes.")
-        self._content += chunk
-
-    def close(self) -> None:
-        content = bytes(self._content)
-        if content or self._name == "clinical":  # browsers send empty fields; an empty document is an error
-            self._use(content)
-        self._receiver.field_done(self._name, hashlib.sha256(content).hexdigest())
 
 
 def _matching(name: str, content: bytes, pattern: str, rule: str) -> str:
