@@ -44,7 +44,7 @@ _VOLUMES = {
 
 _FORMATS = "NIfTI, .nii or .nii.gz; or a ZIP archive of its DICOM series"
 
-_ETAG = {"ETag": {"description": "Changes when the record changes", "schema": {"type": "string"}}}
+ETAG = {"ETag": {"description": "Changes when the record changes", "schema": {"type": "string"}}}
 _RETRY_AFTER = {
     "Retry-After": {
         "description": "Seconds to wait before the next request",
@@ -179,7 +179,7 @@ def _prediction(**headers: Any) -> Entry:
 def _file(description: str, *media_types: str) -> dict[int | str, Entry]:
     content = {each: {"schema": {"type": "string", "format": "binary"}} for each in media_types}
     not_modified = {"description": "The caller has the present file"}
-    return {200: {"description": description, "content": content, "headers": _ETAG}, 304: not_modified}
+    return {200: {"description": description, "content": content, "headers": ETAG}, 304: not_modified}
 
 
 PREDICTION_ERRORS = (errors.PredictionNotFound, errors.Erased, errors.InvalidRequest)
@@ -213,14 +213,14 @@ submit = entry(
     ok={
         200: {
             "description": "The prediction succeeded within the wait",
-            "headers": _LOCATION | _ETAG,
+            "headers": _LOCATION | ETAG,
             "links": _links(),
         },
         202: {
             "description": "The study is accepted and stored, and its prediction is unfinished. Read it at Location "
             "until `status` is `succeeded`, `failed` or `cancelled`",
             "content": _json("Prediction"),
-            "headers": _LOCATION | _ETAG | _RETRY_AFTER,
+            "headers": _LOCATION | ETAG | _RETRY_AFTER,
             "links": _links(),
         },
     },
@@ -242,7 +242,7 @@ read = entry(
     *PREDICTION_ERRORS,
     errors.NotFinished,
     ok={
-        200: {**_prediction(**_ETAG), "content": {"application/fhir+json": {"schema": {"type": "object"}}}},
+        200: {**_prediction(**ETAG), "content": {"application/fhir+json": {"schema": {"type": "object"}}}},
         304: {"description": "The caller has the present state"},
     },
     description="With `Accept: application/fhir+json` the response is the FHIR bundle, as at `/fhir`; the parameter "
@@ -283,7 +283,7 @@ events = entry(
 )
 listing = entry(errors.InvalidRequest)
 caller = entry(errors.InvalidRequest)
-cancel = entry(*PREDICTION_ERRORS, errors.Conflict, ok={200: _prediction(**_ETAG)})
+cancel = entry(*PREDICTION_ERRORS, errors.Conflict, ok={200: _prediction(**ETAG)})
 erase = entry(
     *PREDICTION_ERRORS,
     errors.Unavailable,
@@ -318,7 +318,7 @@ alignment = entry(
             "description": "For each image that the model reads: `affine`, voxel -> RAS+ mm of the scanner, and "
             "`mni_from_world`, RAS+ mm of the scanner -> MNI152 mm, both (4, 4)",
             "content": {"application/json": {"schema": {"type": "object", "additionalProperties": _ALIGNED}}},
-            "headers": _ETAG,
+            "headers": ETAG,
         },
         304: {"description": "The caller has the present file"},
     },
@@ -374,47 +374,7 @@ set_outcome = entry(
     *_BODY_ERRORS,
     errors.EtagMismatch,
     errors.PreconditionRequired,
-    ok={200: {"description": "The outcome that was recorded", "headers": _ETAG}},
+    ok={200: {"description": "The outcome that was recorded", "headers": ETAG}},
     openapi_extra=json_body("OutcomeDraft"),
 )
-outcome = entry(
-    *PREDICTION_ERRORS, errors.NotFound, ok={200: {"description": "The recorded outcome", "headers": _ETAG}}
-)
-models = entry(errors.InvalidRequest)
-model = entry(errors.InvalidRequest, errors.ModelNotFound, errors.ModelNotReady)
-card = entry(
-    errors.InvalidRequest,
-    errors.ModelNotFound,
-    errors.ModelNotReady,
-    errors.NotFound,
-    ok={200: {"description": "The model card", "content": {"text/markdown": {"schema": {"type": "string"}}}}},
-)
-_ALIAS_ERRORS = (errors.InvalidRequest, errors.ModelNotFound, errors.ModelNotReady)
-_ALIAS_RESPONSE: dict[int | str, Entry] = {200: {"description": "The alias and its present version", "headers": _ETAG}}
-alias = entry(errors.InvalidRequest, errors.ModelNotFound, ok=_ALIAS_RESPONSE)
-set_alias = entry(
-    *_ALIAS_ERRORS,
-    errors.MalformedJson,
-    errors.AliasConflict,
-    errors.EtagMismatch,
-    errors.PreconditionRequired,
-    ok=_ALIAS_RESPONSE,
-    openapi_extra=json_body("AliasDraft"),
-    description=(
-        "Every live worker loads the version and computes its golden cases. If all results match the manifest, the "
-        "alias is moved for all callers at once. Otherwise the alias stays unchanged and the problem says why."
-    ),
-)
-roll_back = entry(
-    *_ALIAS_ERRORS, errors.AliasConflict, errors.EtagMismatch, errors.PreconditionRequired, ok=_ALIAS_RESPONSE
-)
-load = entry(*_ALIAS_ERRORS, ok={200: {"description": "Every live worker has loaded and checked the version"}})
-unload = entry(
-    *_ALIAS_ERRORS, errors.Conflict, ok={202: {"description": "Workers unload the version when no prediction needs it"}}
-)
-shadow = entry(
-    errors.InvalidRequest, errors.ModelNotFound, ok={200: {"description": "One entry per compared pair of versions"}}
-)
-_SCHEMA = {"description": "JSON Schema 2020-12", "content": {"application/schema+json": {"schema": {"type": "object"}}}}
-model_schema = entry(errors.InvalidRequest, errors.ModelNotFound, errors.ModelNotReady, ok={200: _SCHEMA})
-schema = entry(errors.InvalidRequest, ok={200: _SCHEMA})
+outcome = entry(*PREDICTION_ERRORS, errors.NotFound, ok={200: {"description": "The recorded outcome", "headers": ETAG}})

@@ -15,7 +15,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Header, Path, Request
 from fastapi.responses import JSONResponse, Response
 
-from app.api import json_parsing, openapi_responses, responses
+from app.api import json_parsing, openapi_models, responses
 from app.api.dependencies import CurrentCaller, Services, ServicesDep
 from app.api.parameters import strict_query
 from app.api.routers.models import Name, describe
@@ -32,13 +32,13 @@ Version = Annotated[str, Path(description="A version such as `1.2.0`")]
 IfMatch = Annotated[str, Header(description="Entity tag of the alias as the caller read it", max_length=1000)]
 
 
-@router.get("/aliases/{alias}", summary="Read an alias", response_model=Alias, **openapi_responses.alias)
+@router.get("/aliases/{alias}", summary="Read an alias", response_model=Alias, **openapi_models.alias)
 async def alias(name: Name, alias: AliasName, services: ServicesDep) -> Response:
     """Returns the version of the alias and the history of its moves."""
     return responses.tagged(await services.run_in_thread(_existing_alias, services, name, alias))
 
 
-@router.put("/aliases/{alias}", summary="Move an alias", response_model=Alias, **openapi_responses.set_alias)
+@router.put("/aliases/{alias}", summary="Move an alias", response_model=Alias, **openapi_models.set_alias)
 async def set_alias(
     name: Name, alias: AliasName, request: Request, services: ServicesDep, caller: CurrentCaller, if_match: IfMatch = ""
 ) -> Response:
@@ -58,7 +58,7 @@ async def set_alias(
     "/aliases/{alias}/rollback",
     summary="Move an alias back to its previous version",
     response_model=Alias,
-    **openapi_responses.roll_back,
+    **openapi_models.roll_back,
 )
 async def roll_back(
     name: Name, alias: AliasName, services: ServicesDep, caller: CurrentCaller, if_match: IfMatch = ""
@@ -78,7 +78,7 @@ async def roll_back(
     "/versions/{version}/load",
     summary="Load a version in all workers",
     response_model=ModelVersionInfo,
-    **openapi_responses.load,
+    **openapi_models.load,
 )
 async def load(name: Name, version: Version, services: ServicesDep, caller: CurrentCaller) -> Response:
     """Waits until every live worker has loaded the version and checked its golden cases."""
@@ -93,7 +93,7 @@ async def load(name: Name, version: Version, services: ServicesDep, caller: Curr
     summary="Unload a version in all workers",
     response_model=ModelVersionInfo,
     status_code=202,
-    **openapi_responses.unload,
+    **openapi_models.unload,
 )
 async def unload(name: Name, version: Version, services: ServicesDep, caller: CurrentCaller) -> Response:
     """Requests that the workers unload the version; a version that an alias names cannot be unloaded."""
@@ -103,7 +103,7 @@ async def unload(name: Name, version: Version, services: ServicesDep, caller: Cu
     return JSONResponse(info.model_dump(mode="json"), 202, headers=responses.REVALIDATE)
 
 
-@router.get("/shadow", summary="Compare shadow versions", response_model=list[ShadowReport], **openapi_responses.shadow)
+@router.get("/shadow", summary="Compare shadow versions", response_model=list[ShadowReport], **openapi_models.shadow)
 async def shadow(name: Name, services: ServicesDep) -> Response:
     """Compares the predictions of shadow versions with the predictions that callers received."""
     if not await services.run_in_thread(services.registry.versions, name):

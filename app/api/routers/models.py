@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Path
 from fastapi.responses import JSONResponse, Response
 from sqlalchemy.orm import Session
 
-from app.api import openapi_responses
+from app.api import openapi_models
 from app.api.dependencies import Services, ServicesDep
 from app.api.parameters import strict_query
 from app.api.responses import REVALIDATE
@@ -28,7 +28,7 @@ Version = Annotated[str, Path(description="A version such as `1.2.0`, or an alia
 
 
 @router.get(
-    "/models", summary="List the models and their versions", response_model=list[ModelInfo], **openapi_responses.models
+    "/models", summary="List the models and their versions", response_model=list[ModelInfo], **openapi_models.models
 )
 async def models(services: ServicesDep) -> Response:
     """Returns all models with their versions and aliases."""
@@ -37,7 +37,7 @@ async def models(services: ServicesDep) -> Response:
     return JSONResponse([each.model_dump(mode="json") for each in infos], headers=REVALIDATE)
 
 
-@router.get("/models/{name}", summary="Read a model", response_model=ModelInfo, **openapi_responses.model)
+@router.get("/models/{name}", summary="Read a model", response_model=ModelInfo, **openapi_models.model)
 async def model(name: Name, services: ServicesDep) -> Response:
     """Returns one model with its versions and aliases."""
     live = await services.read(_live, services)
@@ -51,7 +51,7 @@ async def model(name: Name, services: ServicesDep) -> Response:
     "/models/{name}/versions/{version}",
     summary="Read a version",
     response_model=ModelVersionInfo,
-    **openapi_responses.model,
+    **openapi_models.model,
 )
 async def version(name: Name, version: Version, services: ServicesDep) -> Response:
     """Returns the inputs of the version, and whether a worker has loaded it."""
@@ -62,7 +62,7 @@ async def version(name: Name, version: Version, services: ServicesDep) -> Respon
     "/models/{name}/versions/{version}/card",
     summary="Read the model card of a version",
     response_class=Response,
-    **openapi_responses.card,
+    **openapi_models.card,
 )
 async def card(name: Name, version: Version, services: ServicesDep) -> Response:
     """Returns the model card of the version in Markdown."""
@@ -77,7 +77,7 @@ async def card(name: Name, version: Version, services: ServicesDep) -> Response:
     "/models/{name}/versions/{version}/clinical-schema",
     summary="Read the JSON Schema of the clinical variables of a version",
     response_class=Response,
-    **openapi_responses.model_schema,
+    **openapi_models.model_schema,
 )
 async def clinical_schema(name: Name, version: Version, services: ServicesDep) -> Response:
     """Returns the JSON Schema with the clinical fields that the version uses."""
@@ -89,7 +89,7 @@ async def clinical_schema(name: Name, version: Version, services: ServicesDep) -
     "/schema/clinical",
     summary="Read the JSON Schema of the clinical document",
     response_class=Response,
-    **openapi_responses.schema,
+    **openapi_models.schema,
 )
 async def schema() -> Response:
     """Returns the JSON Schema with all clinical fields."""
