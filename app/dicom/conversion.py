@@ -20,6 +20,7 @@ class Conversion:
     Attributes:
         volumes: a NIfTI file (.nii) for each input.
         series: what each series was taken for.
+        flags: flags of the conversion.
     """
 
     volumes: dict[Input, Path] = field(default_factory=dict)

@@ -8,6 +8,7 @@ Design notes:
 
 from __future__ import annotations
 
+import lzma
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from app.dicom.errors import DEFAULT, DicomLimits, Unreadable, no_archive, refus
 __all__ = ["Files", "open_files"]
 
 _ENCRYPTED = 0x1
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, NotImplementedError)
 _READABLE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 
 
@@ -72,7 +74,7 @@ class _Archive:
         try:
             with self._zip.open(self._members[number]) as file:
                 return _bounded(file.read, self._limits)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError) as error:
+        except _DAMAGED as error:
             raise Unreadable("is damaged in the archive") from error
 
 

@@ -199,6 +199,21 @@ def test_archive_that_cannot_be_used_is_refused(tmp_path: Path, kind: str) -> No
     assert str(tmp_path) not in str(refusal.value)
 
 
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damaged_member_of_an_archive_is_kept_out(tmp_path: Path, compression: int) -> None:
+    content = np.random.default_rng(1).integers(0, 4, 5000, np.uint8).tobytes()
+    path = tmp_path / "study.zip"
+    with zipfile.ZipFile(path, "w", compression) as made:
+        made.writestr("0", content)
+    damaged = bytearray(path.read_bytes())
+    damaged[40:400] = bytes(360)
+    whole, broken = open_files(path), tmp_path / "damaged.zip"
+    assert whole.read(0) == content
+    broken.write_bytes(damaged)
+    with pytest.raises(Unreadable):
+        open_files(broken).read(0)
+
+
 def test_links_in_a_folder_are_not_followed(tmp_path: Path) -> None:
     folder = write(tmp_path / "study", contents(plan()))
     (folder / "link").symlink_to("/etc/passwd")
