@@ -23,6 +23,7 @@ from app.cli import (
     models,
     monitor,
     outcomes,
+    plan,
     predict,
     predict_cohort,
     serve,
@@ -91,6 +92,7 @@ app.add_typer(admin.audit, name="audit", rich_help_panel=OPERATE)
 app.add_typer(outcomes.outcomes, name="outcomes", rich_help_panel=OPERATE)
 app.command(rich_help_panel=OPERATE)(monitor.monitor)
 app.command(rich_help_panel=OPERATE)(compare.compare)
+app.command(rich_help_panel=TRAIN)(plan.plan)
 app.command(rich_help_panel=OPERATE)(admin.replay)
 app.command(rich_help_panel=OPERATE)(admin.fsck)
 app.command("settings", rich_help_panel=OPERATE)(admin.list_settings)

@@ -168,8 +168,11 @@ def auc_log_odds_error(labels: Labels, scores: Array) -> float:
     return float(np.sqrt(variance) / (area * (1 - area)))
 
 
-def auc_estimate(labels: Labels, scores: Array, level: float = 0.95) -> Estimate:
+def auc_estimate(labels: Labels, scores: Array, level: float = 0.95, *, by_events: bool = False) -> Estimate:
     """AUC with DeLong's interval in log-odds (Pepe 2003).
+
+    With ``by_events``, the quantile is Student's t with the degrees of freedom of Satterthwaite (Biometrics 1946;2:110)
+    for the two outcomes, which covers better with few patients of one outcome.
 
     Where DeLong's variance is 0 (perfect separation, or one patient of a class), the interval is Newcombe's method 5
     (Stat Med 2006;25:559).
@@ -183,7 +186,12 @@ def auc_estimate(labels: Labels, scores: Array, level: float = 0.95) -> Estimate
         by_positive, by_negative = _placements(labels, scores)
         deviation = float(np.sqrt(by_positive.var(ddof=1) / positives + by_negative.var(ddof=1) / negatives))
     if deviation:
-        return _on_log_odds(area, float(logit(area)), _normal(level) * deviation / (area * (1 - area)))
+        quantile = _normal(level)
+        if by_events:
+            parts = [by_positive.var(ddof=1) / positives, by_negative.var(ddof=1) / negatives]
+            free = sum(parts) ** 2 / (parts[0] ** 2 / (positives - 1) + parts[1] ** 2 / (negatives - 1))
+            quantile = float(stats.t.ppf((1 + level) / 2, free))
+        return _on_log_odds(area, float(logit(area)), quantile * deviation / (area * (1 - area)))
     size, pairs = (positives + negatives) / 2, positives * negatives
 
     def excess(candidate: float) -> float:

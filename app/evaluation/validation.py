@@ -224,7 +224,7 @@ def scores(name: str, labels: Labels, probabilities: Array, least: int = MIN_EVE
         name,
         len(labels),
         events,
-        auc=metrics.auc_estimate(labels, probabilities),
+        auc=metrics.auc_estimate(labels, probabilities, by_events=True),
         observed_expected=metrics.observed_expected(labels, probabilities),
         slope=slope,
         errors=(
@@ -258,7 +258,7 @@ def _measures(labels: Labels, own: Array, smooth: SmoothCalibration | None, roun
     resampled = metrics.bootstrap(metrics.auc, labels, own, rounds=rounds, seed=seed)
     brier = metrics.bootstrap(metrics.brier, labels, own, rounds=rounds, seed=seed)
     found = [
-        Measure("auc", "AUC", metrics.auc_estimate(labels, own), "DeLong 1988, log-odds", "1"),
+        Measure("auc", "AUC", metrics.auc_estimate(labels, own, by_events=True), "DeLong 1988, log-odds", "1"),
         Measure("auc_bootstrap", "AUC, bootstrap interval", resampled, f"{rounds} resamples", "1"),
         Measure("citl", "calibration in the large", metrics.calibration_in_the_large(labels, own), "Wald", "0"),
         Measure("slope", "calibration slope", metrics.calibration_slope(labels, own), "Wald", "1"),

@@ -178,3 +178,15 @@ def test_net_benefit_of_treating_none_is_zero_and_of_all_is_the_prevalence() -> 
     threshold = np.array([1e-9])
     assert metrics.net_benefit(LABELS, np.zeros(600), threshold) == pytest.approx(0)
     assert metrics.net_benefit(LABELS, np.ones(600), threshold) == pytest.approx(LABELS.mean())
+
+
+def test_interval_of_an_auc_with_few_events_is_wider_by_the_degrees_of_freedom() -> None:
+    few, many = slice(0, 60), slice(0, 600)
+    widths = []
+    for rows in (few, many):
+        plain = metrics.auc_estimate(LABELS[rows], SCORES[rows])
+        by_events = metrics.auc_estimate(LABELS[rows], SCORES[rows], by_events=True)
+        assert by_events.value == plain.value
+        widths.append((by_events.high - by_events.low) / (plain.high - plain.low))
+    assert widths[0] > 1.03
+    assert 1 < widths[1] < 1.01
