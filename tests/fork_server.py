@@ -1,8 +1,9 @@
 """Real worker and API processes with faults at chosen points.
 
-`ForkServer` is a process that imports the heavy modules once and forks a worker, or an API, on request. A process that
-ends by SIGKILL is replaced, as a process supervisor does. These tests are about the life of a job, so `prepare` takes a
-ready model input instead of a registration; the end-to-end tests run the real one.
+`ForkServer` is a process that imports the heavy modules once and forks a worker, or an API, on request. It also imports
+what torch imports at the first gradient, so the first job of a new worker costs little more CPU time than the next one.
+A process that ends by SIGKILL is replaced, as a process supervisor does. These tests are about the life of a job, so
+`prepare` takes a ready model input instead of a registration; the end-to-end tests run the real one.
 
 Faults: a file with the id of a prediction as its name contains ``<stage> <before|after> <once|always|pause|spin>``. At
 this point the worker kills itself, once or each time, waits until the file is gone, or uses CPU time without end. The
@@ -105,6 +106,7 @@ def serve() -> None:
         "app.cli.serve",
         "app.api.http_protocol",
         "tests.factory",
+        "torch.fx.experimental.symbolic_shapes",  # torch.autograd.grad imports it, and sympy with it
     ):  # before any fork
         importlib.import_module(module)
 
