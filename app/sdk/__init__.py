@@ -23,6 +23,7 @@ from .errors import (
     Erased,
     EtagMismatch,
     FieldError,
+    FiguresNotReady,
     GeometryMismatch,
     Gone,
     IdempotencyKeyMissing,
@@ -63,6 +64,7 @@ from .etici import Etici, parse_etici
 from .flags import FLAGS, FlagKind, Severity
 from .followup import Outcome, OutcomeDraft, Review, ReviewDraft, ReviewerVerdict, ReviewReason, Verdict
 from .models import Alias, AliasMove, ShadowReport
+from .problem import Problem, ProblemField
 from .sorting import Sort
 from .summary import SYNTHETIC_NOTICE, Headline
 from .types import (
@@ -74,6 +76,7 @@ from .types import (
     Decision,
     ErasureCertificate,
     Failure,
+    FiguresState,
     Flag,
     FoldSpread,
     Health,
@@ -87,8 +90,6 @@ from .types import (
     PerfusionSummary,
     Prediction,
     PredictionPage,
-    Problem,
-    ProblemField,
     RegionContribution,
     Stage,
     Status,
@@ -130,6 +131,8 @@ __all__ = [
     "Etici",
     "Failure",
     "FieldError",
+    "FiguresNotReady",
+    "FiguresState",
     "Filters",
     "Flag",
     "FlagKind",

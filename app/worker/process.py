@@ -38,6 +38,7 @@ from app.registry.model_store import ModelStore
 from app.sdk.errors import RlvoError
 from app.storage.factory import secure, storage_of
 from app.worker import resource_limits
+from app.worker.drawing import FigureJobs
 from app.worker.erasure import Eraser
 from app.worker.liveness import LivenessMonitor
 from app.worker.model_loading import ModelLoader
@@ -108,6 +109,7 @@ class Worker:
             model_cache=self._model_cache,
             pipeline=PredictionPipeline(self._database, self._storage, self._queue, self._model_cache, limits),
             webhook_sender=WebhookSender(self._database, self._queue, egress, settings.webhook_backoff),
+            figure_jobs=FigureJobs(self._database, self._storage, self._queue),
             liveness=self.liveness,
             traces=self._traces,
             cpu_limit=settings.cpu_limit,
