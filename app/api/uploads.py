@@ -28,6 +28,7 @@ from app.api.upload_sinks import FieldSink, StudySink, VolumeSink
 from app.core.concurrency import BoundedExecutor, submit
 from app.core.config import Settings
 from app.dicom.conversion import Conversion
+from app.dicom.return_address import ReturnAddress
 from app.imaging.io import duplicates, grid_check
 from app.imaging.io.header import Header
 from app.imaging.io.limits import Limits
@@ -70,6 +71,7 @@ class UploadedStudy:
     series_roles: dict[str, SeriesRole] = field(default_factory=dict)
     series: list[SeriesSummary] = field(default_factory=list)
     flags: list[Flag] = field(default_factory=list)
+    address: ReturnAddress | None = None
 
 
 class UploadReceiver:
@@ -138,6 +140,7 @@ class UploadReceiver:
             path.unlink()
         self.study.series += conversion.series
         self.study.flags += conversion.flags
+        self.study.address = self.study.address or conversion.address
 
     def check(self) -> None:
         """Checks the submission as a whole. Raises MissingInput, GeometryMismatch, ImplausibleModality."""

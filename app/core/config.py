@@ -108,6 +108,12 @@ class Settings(BaseSettings):
     dicom_timeout: float = Field(
         default=120.0, gt=0, description="Seconds within which a DICOM study must be converted"
     )
+    dicom_return_key: str = Field(
+        default="",
+        repr=False,
+        description="Key that encrypts what is needed to send results back into a DICOM study: 32 bytes in base64 "
+        "(`openssl rand -base64 32`); empty: it is not stored, and no results are sent back",
+    )
     stall_timeout: float = Field(default=30.0, gt=0, description="Seconds without progress until a transfer is aborted")
     header_timeout: float = Field(default=10.0, gt=0, description="Seconds within which a request head must arrive")
     max_connections: int = Field(default=1000, ge=1, description="Maximum number of connections")
@@ -217,6 +223,11 @@ class Settings(BaseSettings):
         if self.ledger_folder is not None:
             paths["RLVO_ERASURE_LEDGER"] = self.ledger_folder
         return paths
+
+    @property
+    def incoming(self) -> Path:
+        """Folder of DICOM files while they are converted or made; its files hold the identity of patients."""
+        return self.data_dir / "incoming"
 
     @property
     def workers(self) -> Path:

@@ -14,7 +14,7 @@ import secrets
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session
 from app.core.tracing import TraceContext
 from app.database import fair_queue, idempotency, paging
 from app.database.session import now
+from app.database.study_tables import ReturnAddressRow
 from app.database.tables import (
     ArtifactRow,
     AttributionRow,
@@ -51,7 +52,7 @@ class NewPrediction:
     ``trace_context`` is the span of the request; the idempotency key is kept for ``keep_key`` seconds; ``exact``
     selects the slow, exact methods of explanation; ``accept_warnings`` asks for a decision in spite of warnings;
     ``ctp_interval_s`` replaces the time step in the header of the CT perfusion series; ``series`` and ``intake_flags``
-    say what the series of a DICOM study were taken for.
+    say what the series of a DICOM study were taken for; ``return_address`` is sealed.
     """
 
     id: str
@@ -73,6 +74,7 @@ class NewPrediction:
     accession_number: str | None = None
     series: Sequence[SeriesSummary] = ()
     intake_flags: Sequence[Flag] = ()
+    return_address: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,8 @@ def add(session: Session, new: NewPrediction) -> int:
     session.flush()
     inputs = [Artifact(f"inputs/{name}.nii", each.sha256, each.bytes, VOLUME) for name, each in new.inputs.items()]
     add_artifacts(session, new.id, inputs)
+    if new.return_address is not None:
+        session.add(ReturnAddressRow(prediction_id=new.id, sealed=new.return_address))
     if new.idempotency_key is not None:
         idempotency.complete(session, new.caller, new.idempotency_key, new.id, new.body_digest, keep=new.keep_key)
     return queue_position
@@ -256,7 +260,7 @@ def erase(session: Session, prediction_id: str, caller: str | None) -> list[str]
     row.series = row.intake_flags = None
     row.probability = row.interval = row.folds = row.decision = row.withheld = None
     row.flags = row.perfusion = row.timings = row.error = None
-    for table in (AttributionRow, ReviewRow, ShadowRow, OutcomeRow, IdempotencyRow):
+    for table in (AttributionRow, ReviewRow, ShadowRow, OutcomeRow, IdempotencyRow, ReturnAddressRow):
         session.execute(delete(table).where(table.prediction_id == prediction_id))
     referenced = select(ArtifactRow.digest).where(ArtifactRow.prediction_id == prediction_id)
     # Locked in one order before the count, so that a transaction that adds an artifact of one of these blobs waits.

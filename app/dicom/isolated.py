@@ -41,6 +41,7 @@ def convert_isolated(
     only: Input | None = None,
     limits: DicomLimits = DEFAULT,
     timeout_s: float = 120.0,
+    addressed: bool = False,
 ) -> Conversion:
     """Run ``convert.convert`` in a process of its own.
 
@@ -51,6 +52,7 @@ def convert_isolated(
         only: the input that the archive was sent as.
         limits: largest sizes.
         timeout_s: seconds after which the process is ended.
+        addressed: also read the return address.
 
     Returns:
         The volumes, and what each series was taken for.
@@ -72,6 +74,7 @@ def convert_isolated(
         "only": only and only.value,
         "limits": vars(limits),
         "cpu_s": timeout_s,
+        "addressed": addressed,
     }
     command = [sys.executable, "-m", "app.dicom.convert_process"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

@@ -2,6 +2,7 @@
 
 Design notes:
 - Objects that a prediction has no data for are left out: without an explanation, there is the report only.
+- Without one frame of reference, nothing is placed in the patient: there are no segmentations and no maps.
 - Maps are made from the exact maps on the model's grid (`app.imaging.deposit`), so that their sums are those of the
   report. The maps for viewers are rounded.
 """
@@ -89,7 +90,7 @@ def _file(made: Dataset, kind: ObjectKind, number: int) -> ObjectFile:
 
 
 def _maps(context: ObjectContext, files: Mapping[str, Path]) -> Iterator[tuple[Channel, Dataset]]:
-    if "alignment.json" not in files:
+    if "alignment.json" not in files or not context.frame_of_reference:
         return
     grids = json.loads(files["alignment.json"].read_bytes())
     for channel in Channel:
@@ -106,7 +107,7 @@ def _maps(context: ObjectContext, files: Mapping[str, Path]) -> Iterator[tuple[C
 
 def _mask(context: ObjectContext, name: str, files: Mapping[str, Path]) -> Dataset | None:
     path = files.get(f"maps/{name}.nii.gz", files.get(f"inputs/{name}.nii"))
-    if path is None:
+    if path is None or not context.frame_of_reference:
         return None
     volume = nifti.read(path, field=Input.VESSELS)
     try:

@@ -101,7 +101,8 @@ class ObjectContext:
         image.SeriesInstanceUID, image.StudyInstanceUID = UID(reference.series_uid), UID(address.study_instance_uid)
         for name in _PATIENT_AND_STUDY:
             setattr(image, name, None)  # checked by the library, which refuses some that hospitals use; set by `finish`
-        image.FrameOfReferenceUID, image.PositionReferenceIndicator = UID(self.frame_of_reference), ""
+        if self.frame_of_reference:
+            image.FrameOfReferenceUID, image.PositionReferenceIndicator = UID(self.frame_of_reference), ""
         image.Rows = image.Columns = 1
         image.ImagePositionPatient, image.ImageOrientationPatient = [0, 0, 0], [1, 0, 0, 0, 1, 0]
         image.PixelSpacing, image.SliceThickness = [1, 1], 1
