@@ -114,6 +114,20 @@ class Settings(BaseSettings):
         description="Key that encrypts what is needed to send results back into a DICOM study: 32 bytes in base64 "
         "(`openssl rand -base64 32`); empty: it is not stored, and no results are sent back",
     )
+    dicom_hosts: str = Field(
+        default="",
+        description="Hosts that results may be sent to as DICOM, comma-separated: `pacs.clinic.example`, "
+        "`10.0.0.7:4242`, `http://10.0.0.7:8042`",
+    )
+    dicom_backoff: float = Field(
+        default=10.0,
+        gt=0,
+        description="Seconds before a second attempt to send a result; each further pause is twice as long, up to ten "
+        "minutes",
+    )
+    dicom_delivery_days: float = Field(
+        default=3.0, gt=0, description="Days after which the delivery of a result to a DICOM destination is given up"
+    )
     stall_timeout: float = Field(default=30.0, gt=0, description="Seconds without progress until a transfer is aborted")
     header_timeout: float = Field(default=10.0, gt=0, description="Seconds within which a request head must arrive")
     max_connections: int = Field(default=1000, ge=1, description="Maximum number of connections")

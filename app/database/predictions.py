@@ -22,7 +22,8 @@ from sqlalchemy import ColumnElement, delete, exists, select
 from sqlalchemy.orm import Session
 
 from app.core.tracing import TraceContext
-from app.database import fair_queue, idempotency, paging
+from app.database import destinations, fair_queue, idempotency, paging
+from app.database.destination_tables import DeliveryRow
 from app.database.session import now
 from app.database.study_tables import ReturnAddressRow
 from app.database.tables import (
@@ -260,7 +261,7 @@ def erase(session: Session, prediction_id: str, caller: str | None) -> list[str]
     row.series = row.intake_flags = None
     row.probability = row.interval = row.folds = row.decision = row.withheld = None
     row.flags = row.perfusion = row.timings = row.error = None
-    for table in (AttributionRow, ReviewRow, ShadowRow, OutcomeRow, IdempotencyRow, ReturnAddressRow):
+    for table in (AttributionRow, ReviewRow, ShadowRow, OutcomeRow, IdempotencyRow, ReturnAddressRow, DeliveryRow):
         session.execute(delete(table).where(table.prediction_id == prediction_id))
     referenced = select(ArtifactRow.digest).where(ArtifactRow.prediction_id == prediction_id)
     # Locked in one order before the count, so that a transaction that adds an artifact of one of these blobs waits.
@@ -350,7 +351,9 @@ def _verdicts(session: Session, ids: Sequence[str]) -> dict[str, list[ReviewerVe
 
 def _with_verdicts(session: Session, row: PredictionRow) -> Prediction:
     verdicts = _verdicts(session, [row.id]) if row.status == Status.SUCCEEDED else {}
-    return _prediction(row, session.get(AttributionRow, row.id), verdicts.get(row.id, []))
+    prediction = _prediction(row, session.get(AttributionRow, row.id), verdicts.get(row.id, []))
+    deliveries = destinations.of_prediction(session, row.id)
+    return prediction.model_copy(update={"deliveries": deliveries}) if deliveries else prediction
 
 
 def _prediction(

@@ -79,9 +79,9 @@ def make(prediction: Prediction, address: ReturnAddress, files: Mapping[str, Pat
     for channel, made in maps.items():
         yield _file(made, ObjectKind.ATTRIBUTION, map_number(channel))
     figures = _figures(files)
-    for number, (caption, png) in enumerate(figures.items(), start=1):
-        yield _file(key_image(context, number, caption, png), ObjectKind.KEY_IMAGES, number)
-    yield _file(document(context, pdf(prediction, figures)), ObjectKind.DOCUMENT, 1)
+    for number, (name, (caption, png)) in enumerate(figures.items(), start=1):
+        yield _file(key_image(context, number, name, caption, png), ObjectKind.KEY_IMAGES, number)
+    yield _file(document(context, pdf(prediction, dict(figures.values()))), ObjectKind.DOCUMENT, 1)
 
 
 def _file(made: Dataset, kind: ObjectKind, number: int) -> ObjectFile:
@@ -116,8 +116,8 @@ def _mask(context: ObjectContext, name: str, files: Mapping[str, Path]) -> Datas
         return None
 
 
-def _figures(files: Mapping[str, Path]) -> dict[str, bytes]:
-    """Figures by caption, in the order of their names, the overlays first."""
+def _figures(files: Mapping[str, Path]) -> dict[str, tuple[str, bytes]]:
+    """Caption and content of each figure by its name, the overlays first."""
     names = [name for name in files if name.startswith("figures/") and name.endswith(".png")]
     figures = {}
     for name in sorted(names, key=lambda each: ("overlay-" not in each, each)):
@@ -125,5 +125,5 @@ def _figures(files: Mapping[str, Path]) -> dict[str, bytes]:
         caption = _CAPTIONS.get(stem) or stem.replace("-", " ")
         if stem.startswith("overlay-"):
             caption = f"{channel_label(stem.removeprefix('overlay-'))}: where it raised and lowered the probability"
-        figures[caption] = files[name].read_bytes()
+        figures[stem] = caption, files[name].read_bytes()
     return figures

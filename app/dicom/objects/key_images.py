@@ -43,19 +43,20 @@ def burnt_in(png: bytes) -> NDArray[np.uint8]:
     return np.asarray(out)
 
 
-def key_image(context: ObjectContext, number: int, name: str, png: bytes) -> Dataset:
+def key_image(context: ObjectContext, number: int, name: str, caption: str, png: bytes) -> Dataset:
     """Make the image of one figure.
 
     Args:
         context: the prediction.
         number: instance number.
-        name: name of the figure.
+        name: name of the figure, which its UID is made of.
+        caption: what it shows.
         png: the figure.
 
     Returns:
         The object.
     """
-    equipment = context.equipment("key-images", number)
+    equipment = context.equipment("key-images", number) | {"sop_instance_uid": context.uid("key-images", name)}
     made = SCImage(
         pixel_array=burnt_in(png),
         photometric_interpretation="RGB",
@@ -66,7 +67,7 @@ def key_image(context: ObjectContext, number: int, name: str, png: bytes) -> Dat
         transfer_syntax_uid=ExplicitVRLittleEndian,
         **equipment,
     )
-    made.ImageComments = f"{name}: {NOTICE}"
+    made.ImageComments = f"{caption}: {NOTICE}"
     made.BurnedInAnnotation = "NO"  # no text that identifies the patient
     made.ConversionType = "WSD"
     made.PatientOrientation = []  # a figure has none

@@ -33,14 +33,8 @@ from app.storage.local import Storage
 
 __all__ = ["ResultObjects"]
 
-_NEEDED = (
-    "maps/aligned-attribution-",
-    "maps/vessels.",
-    "maps/core.",
-    "maps/tmax6.",
-    "inputs/vessels.",
-    "alignment.json",
-)
+_MASKS = ("maps/vessels.", "maps/core.", "maps/tmax6.", "inputs/vessels.")
+_NEEDED = ("maps/aligned-attribution-", "alignment.json", *_MASKS)
 
 
 @dataclass(frozen=True)
@@ -109,14 +103,16 @@ class ResultObjects:
     def _address(self, prediction: Prediction, sealed: bytes | None) -> ReturnAddress:
         if not prediction.status.finished:
             raise NotFinished("The prediction is not finished. Send the request again when it has finished")
+        if getattr(prediction, "figures", None) == "pending":
+            raise NotFinished("The figures of the prediction are being drawn. Send the request again in a few seconds")
         if prediction.status is not Status.SUCCEEDED:
             raise NotFound("The prediction has no answer, so it has no DICOM objects")
         if not installed():
             raise NotFound("This service writes no DICOM: its operator can install rlvo-service[dicom]")
         if self.key is None or sealed is None:
             raise NotFound(
-                "The prediction has no return address, so it has no DICOM objects. It is kept for studies that are sent "
-                "as DICOM while RLVO_DICOM_RETURN_KEY is set"
+                "The prediction has no return address, so it has no DICOM objects. It is kept for studies that are "
+                "sent as DICOM while RLVO_DICOM_RETURN_KEY is set"
             )
         try:
             return open_sealed(sealed, self.key)
