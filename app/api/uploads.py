@@ -259,7 +259,7 @@ async def receive(request: Request, services: Services) -> AsyncIterator[UploadR
                 body_hash.update(batch)
             parser.write(batch)
 
-        await _stream_to_thread(request.stream(), lambda batch: services.run_in_thread(parse, batch))
+        await stream_to_thread(request.stream(), lambda batch: services.run_in_thread(parse, batch))
         parser.close()
         if expected and body_hash.digest() != expected:
             raise DigestMismatch("The body does not match its Content-Digest header. Send it again.")
@@ -275,7 +275,7 @@ async def receive(request: Request, services: Services) -> AsyncIterator[UploadR
             await services.run_in_thread(upload.discard)
 
 
-async def _stream_to_thread(chunks: AsyncIterator[bytes], work: Callable[[bytes], Awaitable[None]]) -> None:
+async def stream_to_thread(chunks: AsyncIterator[bytes], work: Callable[[bytes], Awaitable[None]]) -> None:
     """Passes the chunks to ``work`` in batches; the next batch is what has arrived while the last one was processed.
 
     Raises:

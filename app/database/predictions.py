@@ -25,7 +25,7 @@ from app.core.tracing import TraceContext
 from app.database import destinations, fair_queue, idempotency, paging
 from app.database.destination_tables import DeliveryRow
 from app.database.session import now
-from app.database.study_tables import ReturnAddressRow
+from app.database.study_tables import InstanceRow, ReturnAddressRow
 from app.database.tables import (
     ArtifactRow,
     AttributionRow,
@@ -263,15 +263,15 @@ def erase(session: Session, prediction_id: str, caller: str | None) -> list[str]
     row.flags = row.perfusion = row.timings = row.error = None
     for table in (AttributionRow, ReviewRow, ShadowRow, OutcomeRow, IdempotencyRow, ReturnAddressRow, DeliveryRow):
         session.execute(delete(table).where(table.prediction_id == prediction_id))
-    referenced = select(ArtifactRow.digest).where(ArtifactRow.prediction_id == prediction_id)
+    named = select(ArtifactRow.digest).where(ArtifactRow.prediction_id == prediction_id)
     # Locked in one order before the count, so that a transaction that adds an artifact of one of these blobs waits.
-    blobs = select(BlobRow.digest).where(BlobRow.digest.in_(referenced)).order_by(BlobRow.digest)
+    blobs = select(BlobRow.digest).where(BlobRow.digest.in_(named)).order_by(BlobRow.digest)
     digests = set(session.scalars(blobs.with_for_update()))
     session.execute(delete(ArtifactRow).where(ArtifactRow.prediction_id == prediction_id))
-    orphans = digests - set(session.scalars(select(ArtifactRow.digest).where(ArtifactRow.digest.in_(digests))))
-    session.execute(delete(BlobRow).where(BlobRow.digest.in_(orphans)))
+    unnamed = digests - set(session.scalars(select(ArtifactRow.digest).where(ArtifactRow.digest.in_(digests))))
+    session.execute(delete(BlobRow).where(BlobRow.digest.in_(unnamed)))
     session.flush()
-    return sorted(orphans)
+    return sorted(unnamed - referenced(session, unnamed))
 
 
 def artifact(session: Session, prediction_id: str, caller: str | None, name: str) -> tuple[str, str]:
@@ -295,11 +295,13 @@ def artifacts(session: Session, prediction_id: str, caller: str | None) -> list[
 
 
 def referenced(session: Session, digests: Iterable[str]) -> set[str]:
-    """The given digests that at least one prediction refers to."""
+    """The given digests that at least one prediction or received instance refers to."""
     listed, referenced = list(digests), set[str]()
     for start in range(0, len(listed), 500):  # databases limit the parameters of one statement
         part = listed[start : start + 500]
         referenced |= set(session.scalars(select(ArtifactRow.digest).where(ArtifactRow.digest.in_(part))))
+        of_instances = select(InstanceRow.digest).where(InstanceRow.digest.in_(part))
+        referenced |= {digest for digest in session.scalars(of_instances) if digest is not None}
     return referenced
 
 
