@@ -82,12 +82,13 @@ class DicomDelivery:
         return DeliveryState.DELIVERED, "", 0.0
 
     def _send(self, due: Pending, prediction_id: str) -> None:
-        with self.objects.archive(prediction_id, None) as archive:
-            from app.dicom.objects.sending import Sender  # here: only a service that sends needs the libraries
+        from app.dicom.objects.sending import Sender  # here: only a service that sends needs the libraries
 
-            destination, key = due.destination, self.objects.key
-            authorization = open_text(destination.secret, key) if destination.secret and key else None
-            Sender(self.egress).send(destination, archive, authorization)
+        destination, key, sender = due.destination, self.objects.key, Sender(self.egress)
+        sender.reach(destination)
+        authorization = open_text(destination.secret, key) if destination.secret and key else None
+        with self.objects.archive(prediction_id, None) as archive:
+            sender.send(destination, archive, authorization)
 
     def _note(
         self, due: Pending, prediction_id: str, run: int, tries: int, state: DeliveryState, reason: str, pause: float

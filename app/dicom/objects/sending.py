@@ -9,6 +9,7 @@ Design notes:
 from __future__ import annotations
 
 import logging
+import socket
 import ssl
 import zipfile
 from collections.abc import Iterator
@@ -50,6 +51,22 @@ class Sender:
 
     egress: EgressClient
     seconds: float = _SECONDS
+
+    def reach(self, destination: Destination) -> None:
+        """Open and close a connection, so that no objects are made for an archive that is away. Raises SendFailed."""
+        try:
+            if destination.kind is DestinationKind.STOW:
+                url = self.egress.check(destination.address)
+                host, port = url.host, url.port or (443 if url.scheme == "https" else 80)
+            else:
+                host, port = _host_and_port(destination)
+            socket.create_connection((self.egress.pinned(host, port), port), self.seconds).close()
+        except EgressRefused:
+            raise SendFailed("not-listed") from None
+        except TimeoutError:
+            raise SendFailed("timeout") from None
+        except OSError:
+            raise SendFailed("unreachable") from None
 
     def send(self, destination: Destination, archive: Path, authorization: str | None) -> None:
         """Send all objects of an archive.
@@ -131,19 +148,19 @@ def _association(sender: Sender, destination: Destination, classes: set[str]) ->
     from pynetdicom import AE
 
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # its messages show names
-    host, _, port = destination.address.rpartition(":")
+    host, port = _host_and_port(destination)
     entity = AE(ae_title=destination.calling)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = sender.seconds
     for each in sorted(classes):
         entity.add_requested_context(each, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
     try:
-        address = sender.egress.pinned(host, int(port))
+        address = sender.egress.pinned(host, port)
     except EgressRefused:
         raise SendFailed("not-listed") from None
     except OSError:
         raise SendFailed("unreachable") from None
     tls = (ssl.create_default_context(), host) if destination.tls else None
-    association = entity.associate(address, int(port), ae_title=destination.called, tls_args=tls)
+    association = entity.associate(address, port, ae_title=destination.called, tls_args=tls)
     try:
         if association.is_rejected:
             raise SendFailed("rejected")
@@ -155,6 +172,11 @@ def _association(sender: Sender, destination: Destination, classes: set[str]) ->
     finally:
         if association.is_established:
             association.release()
+
+
+def _host_and_port(destination: Destination) -> tuple[str, int]:
+    host, _, port = destination.address.rpartition(":")
+    return host, int(port)
 
 
 def _authorized(authorization: str | None) -> dict[str, str]:
