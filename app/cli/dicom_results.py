@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from app.cli.common import day, exit_unknown_id, naming_folders, open_database, settings, table
+from app.cli.common import day, exit_unknown_id, naming_folders, open_database, open_eraser, settings, table
 
 if TYPE_CHECKING:
     from app.core.config import Settings
@@ -134,14 +134,9 @@ def remove(destination_id: Annotated[str, typer.Argument(help="The id that the l
 
     rlvo dicom destinations remove 3f9a1c04
     """
-    from app.database import audit
-    from app.database import destinations as rows
+    from app.storage.erasure_ledger import EntryKind
 
-    with open_database().session() as session:
-        ended = rows.end(session, destination_id)
-        if ended:
-            audit.append(session, "operator", "dicom.destination.remove", destination_id)
-    if not ended:
+    if not open_eraser().end(EntryKind.DESTINATION, destination_id, actor="operator"):
         exit_unknown_id("destination", "dicom destinations")
     typer.echo("removed")
 

@@ -8,7 +8,7 @@ Design notes:
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -120,6 +120,18 @@ def end(session: Session, destination_id: str) -> bool:
     values = {"state": DeliveryState.GIVEN_UP, "reason": "removed", "changed": now()}
     session.execute(update(DeliveryRow).where(*of_it).values(values))
     return True
+
+
+def active(session: Session, destination_ids: Iterable[str]) -> set[str]:
+    """The given destinations that are not removed."""
+    known = set(session.scalars(select(DestinationRow.id).where(DestinationRow.ended.is_(None))))
+    return known & set(destination_ids)
+
+
+def removals(session: Session) -> dict[str, datetime]:
+    """Time of the removal of each removed destination."""
+    rows = session.execute(select(DestinationRow.id, DestinationRow.ended).where(DestinationRow.ended.is_not(None)))
+    return {destination_id: ended for destination_id, ended in rows if ended is not None}
 
 
 def begin(session: Session, prediction_id: str, *, again: bool = False) -> list[tuple[str, int]]:

@@ -14,9 +14,11 @@ from PIL import Image
 from pydicom.dataset import Dataset
 
 from app.dicom.objects.export import ObjectFile, make
+from app.dicom.objects.isolated import export_isolated
 from app.dicom.objects.key_images import burnt_in
 from app.dicom.objects.kinds import ObjectKind
 from app.imaging.io import nifti
+from app.sdk.errors import InternalError
 from tests.conftest import needed_program
 from tests.dicom.results import ID, MNI_FROM_WORLD, MODEL_GRID, SIGN_VOXEL, address, files, prediction
 from tests.dicom.studies import TILTED
@@ -250,3 +252,18 @@ def test_highdicom_reads_the_objects_back(made: dict[str, ObjectFile]) -> None:
     seg = highdicom.seg.segread(BytesIO(made["segmentation-2.dcm"].content))
     assert seg.number_of_segments == 1
     assert highdicom.imread(BytesIO(made["attribution-1.dcm"].content)).NumberOfFrames > 1
+
+
+def test_an_error_of_the_process_is_logged_without_its_message(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    missing = {"alignment.json": tmp_path / "Canary-PID-4711"}
+    with pytest.raises(InternalError, match="find the cause in the log"):
+        export_isolated(prediction(), address(), missing, tmp_path / "out.zip")
+    assert "FileNotFoundError at" in caplog.text
+    assert not [word for word in IDENTITY if word in caplog.text]
+
+
+def test_different_frames_of_reference_give_no_object_that_is_placed(stored: dict[str, Path]) -> None:
+    kinds = {each.kind for each in make(prediction(), address(frame_of_reference=""), stored)}
+    assert kinds == {ObjectKind.REPORT, ObjectKind.KEY_IMAGES, ObjectKind.DOCUMENT}

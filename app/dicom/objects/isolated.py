@@ -2,8 +2,8 @@
 
 Design notes:
 - The libraries are large, and the work is Python code: in the service it would delay other requests.
-- The process reads its job, with the return address, from standard input. Its other output is lost, so that no log
-  shows a patient.
+- The process reads its job, with the return address, from standard input. Of its output, only the type and the place of
+  an error are logged, so that no log shows a patient.
 - This module needs no DICOM library.
 """
 
@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,6 +26,9 @@ from app.sdk.types import Prediction
 
 __all__ = ["export_isolated", "installed"]
 
+log = logging.getLogger("rlvo.dicom")
+
+_PLACE = re.compile(r"[A-Za-z]{1,64} at [A-Za-z0-9_.:< ]{1,300}")
 _LIBRARIES = ("highdicom", "matplotlib")
 
 
@@ -67,7 +72,7 @@ def export_isolated(
             [sys.executable, "-m", "app.dicom.objects.export_process"],
             input=json.dumps(job).encode(),
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             env=environment,
             timeout=timeout_s,
             check=False,
@@ -76,4 +81,6 @@ def export_isolated(
         limit = f"{timeout_s:g} s, the limit of this service (RLVO_DICOM_TIMEOUT)"
         raise InternalError(f"The DICOM objects could not be made within {limit}.") from None
     if ended.returncode:
-        raise InternalError("The DICOM objects could not be made. The operator can try `rlvo dicom export`.")
+        place = ended.stderr.decode("ascii", "replace")
+        log.error("the objects of %s: %s", prediction.id, place if _PLACE.fullmatch(place) else "the process ended")
+        raise InternalError("The DICOM objects could not be made. The operator can find the cause in the log.")
