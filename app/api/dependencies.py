@@ -30,11 +30,15 @@ from app.api.oidc import TokenVerifier
 from app.api.rate_limit import RateLimiter
 from app.api.readiness import ReadinessProbe
 from app.core.config import Settings
+from app.core.logging import error_location
 from app.core.tracing import NoopTraces, Traces
 from app.database import idempotency
 from app.database.api_keys import Caller
 from app.database.idempotency import Reservation
 from app.database.session import Database
+from app.dicom.objects.stored import ResultObjects
+from app.dicom.reception import Reception
+from app.dicom.return_address import key_of
 from app.registry.model_store import ModelStore
 from app.sdk.errors import Draining, RlvoError
 from app.storage.factory import secure
@@ -46,6 +50,7 @@ log = logging.getLogger("rlvo.service")
 
 REPLAY_PATIENCE = 10.0  # seconds that the start waits for the ledger of erasures; until it is read, /readyz is 503
 REPLAY_PAUSE = 5.0
+INDEX_PAUSE = 1.0
 MAX_CONVERSIONS = 2  # DICOM studies that are converted at the same time, each in a process of its own
 MAX_TENSOR_REQUESTS = 4  # requests with prepared tensors whose bodies are in memory at the same time
 P = ParamSpec("P")
@@ -84,6 +89,9 @@ class Services:
     def __post_init__(self) -> None:
         self.watcher = ChangeWatcher(self.read)
         self.eraser = Eraser.of(self.settings, self.database, self.storage)
+        self.return_key = key_of(self.settings.dicom_return_key)
+        self.result_objects = ResultObjects.of(self.settings, self.database, self.storage)
+        self.reception = Reception.of(self.settings, self.database, self.storage)
         self.erasures_replayed = Event()
         self.rate_limiter = RateLimiter()
         self.requests_in_progress = RequestsInProgress.of(self.settings)
@@ -133,6 +141,16 @@ class Services:
                 log.warning("the ledger of erasures is read again: %s", error.detail)
                 await sleep(REPLAY_PAUSE)
 
+    async def index_received(self) -> None:
+        """Moves received DICOM instances to the blobs, again and again; a fault of the environment is tried again."""
+        while True:
+            try:
+                indexed = await to_thread.run_sync(self.reception.index, abandon_on_cancel=True)
+                await sleep(0.0 if indexed else INDEX_PAUSE)
+            except Exception as error:  # noqa: BLE001 - the files stay, so the next try may succeed
+                log.warning("received instances are indexed again: %s", error_location(error))
+                await sleep(REPLAY_PAUSE)
+
     def drain(self) -> None:
         """Refuses new studies from now on and ends all long polls."""
         self.draining = True
@@ -161,6 +179,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         tasks.start_soon(services.watcher.run)
         await to_thread.run_sync(services.eraser.reserve.fill)
         tasks.start_soon(services.replay_erasures)
+        tasks.start_soon(services.index_received)
         with move_on_after(REPLAY_PATIENCE):
             await services.erasures_replayed.wait()
         try:

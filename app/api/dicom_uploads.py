@@ -31,7 +31,6 @@ from app.storage.errors import storage_errors
 __all__ = ["STUDY", "ZIP", "StudyArchives", "clear", "roles"]
 
 STUDY = "study"
-_FOLDER = "incoming"
 _NAME = r"[0-9.]{1,64}"
 _ROLES_RULE = 'must be a JSON object of series and roles, such as {"3": "ncct"}; a series by its number or UID'
 
@@ -88,6 +87,7 @@ class StudyArchives:
                 max_voxels=settings.max_voxels,
             ),
             timeout_s=settings.dicom_timeout,
+            addressed=bool(settings.dicom_return_key),
         )
         path.unlink()
         return conversion
@@ -121,7 +121,7 @@ class ArchiveFile:
 
 def incoming(settings: Settings) -> Path:
     """Folder of the archives that are being received."""
-    return settings.data_dir / _FOLDER
+    return settings.incoming
 
 
 def clear(settings: Settings) -> None:

@@ -352,6 +352,21 @@ report = entry(
     ok=_file("One self-contained HTML page", "text/html"),
     description=_DRAWN_LATER,
 )
+dicom_objects = entry(
+    *PREDICTION_ERRORS,
+    errors.NotFound,
+    errors.NotFinished,
+    errors.InternalError,
+    ok={
+        200: {
+            "description": "ZIP archive of DICOM files",
+            "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+    description="A structured report (Comprehensive 3D SR), segmentations, parametric maps of the attribution, key "
+    "images and the report as PDF, for the patient and the study that were sent. They can be made for a study that was "
+    "sent as DICOM while the service had a key for return addresses. A repeated request gives the same bytes.",
+)
 fhir = entry(
     *PREDICTION_ERRORS,
     errors.NotFinished,

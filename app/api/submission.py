@@ -23,6 +23,7 @@ from app.database.api_keys import Caller
 from app.database.idempotency import Reservation
 from app.database.predictions import NewPrediction
 from app.database.queue_limits import QueueLimits
+from app.dicom.return_address import seal
 from app.registry.manifest import Manifest
 from app.registry.model_store import StoredVersion
 from app.sdk.errors import (
@@ -102,6 +103,7 @@ async def accept(
         StorageFull: The volumes cannot be stored.
     """
     study = upload.study
+    key = services.return_key
     if reservation and (earlier := reservation.replay(upload.digest)):
         return earlier, True
     entry = await services.run_in_thread(_resolve_model, services, study.model)
@@ -127,6 +129,7 @@ async def accept(
         idempotency_key=reservation.key if reservation else None,
         body_digest=upload.digest,
         keep_key=services.settings.idempotency_hours * 3600,
+        return_address=seal(study.address, key) if study.address and key else None,
     )
     await services.write(_enqueue, services, caller, new)
     services.metrics.add_upload(sum(summary.bytes for summary in inputs.values()))

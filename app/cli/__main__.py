@@ -19,6 +19,7 @@ from app.cli import (
     admin,
     compare,
     demo,
+    dicom,
     erasures,
     models,
     monitor,
@@ -84,6 +85,7 @@ app.add_typer(admin.keys, name="keys", rich_help_panel=OPERATE)
 app.add_typer(subjects.subjects, name="subjects", rich_help_panel=OPERATE)
 app.add_typer(erasures.erasures, name="erasures", rich_help_panel=OPERATE)
 app.add_typer(webhooks.webhooks, name="webhooks", rich_help_panel=OPERATE)
+app.add_typer(dicom.dicom, name="dicom", rich_help_panel=OPERATE)
 app.add_typer(admin.db, name="db", rich_help_panel=OPERATE)
 app.add_typer(admin.audit, name="audit", rich_help_panel=OPERATE)
 app.add_typer(outcomes.outcomes, name="outcomes", rich_help_panel=OPERATE)

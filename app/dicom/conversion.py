@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from app.dicom.return_address import ReturnAddress
 from app.sdk.series import SeriesSummary
 from app.sdk.types import Flag, Input
 
@@ -21,11 +22,13 @@ class Conversion:
         volumes: a NIfTI file (.nii) for each input.
         series: what each series was taken for.
         flags: flags of the conversion.
+        address: where results are sent back to, if it was asked for.
     """
 
     volumes: dict[Input, Path] = field(default_factory=dict)
     series: tuple[SeriesSummary, ...] = ()
     flags: tuple[Flag, ...] = ()
+    address: ReturnAddress | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Members as JSON values."""
@@ -33,6 +36,7 @@ class Conversion:
             "volumes": {name.value: str(path) for name, path in self.volumes.items()},
             "series": [each.model_dump(mode="json") for each in self.series],
             "flags": [each.model_dump(mode="json") for each in self.flags],
+            "address": self.address and self.address.to_json(),
         }
 
     @classmethod
@@ -42,4 +46,5 @@ class Conversion:
             volumes={Input(name): Path(path) for name, path in document["volumes"].items()},
             series=tuple(SeriesSummary.model_validate(each) for each in document["series"]),
             flags=tuple(Flag.model_validate(each) for each in document["flags"]),
+            address=ReturnAddress.from_json(document["address"]) if document.get("address") else None,
         )

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from app.dicom import assemble
+from app.dicom.addressing import read_address
 from app.dicom.conversion import Conversion
 from app.dicom.errors import DEFAULT, DicomLimits, Unreadable, mismatch, refused, too_large
 from app.dicom.files import Files, open_files
@@ -36,6 +37,7 @@ def convert(
     overrides: Mapping[str, SeriesRole] | None = None,
     only: Input | None = None,
     limits: DicomLimits = DEFAULT,
+    addressed: bool = False,
 ) -> Conversion:
     """Convert the series of a study that a prediction can use.
 
@@ -45,6 +47,7 @@ def convert(
         overrides: roles that the caller states, by Series Instance UID or series number.
         only: the input that the archive was sent as; its best series gets this role.
         limits: largest sizes.
+        addressed: also read the return address.
 
     Returns:
         The volumes, and what each series was taken for.
@@ -70,7 +73,8 @@ def convert(
         flags += [*volume.flags, *_doubts(choice, name)]
     if not volumes:
         raise refused(_nothing_to_use(choices))
-    return Conversion(volumes, tuple(choice.summary() for choice in choices), tuple(flags))
+    address = read_address(choices, files, limits) if addressed else None
+    return Conversion(volumes, tuple(choice.summary() for choice in choices), tuple(flags), address)
 
 
 def read_choices(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .callers import CallerInfo
 from .clinical import ClinicalRecord, ImagingSigns, OcclusionSite, PerfusionScalars, Sex, Side, Smoking
+from .deliveries import Delivery, DeliveryState
 from .errors import (
     AliasConflict,
     BadRequest,
@@ -123,6 +124,8 @@ __all__ = [
     "DatabaseUnavailable",
     "Decision",
     "DecompressedTooLarge",
+    "Delivery",
+    "DeliveryState",
     "DigestMismatch",
     "Draining",
     "Erased",

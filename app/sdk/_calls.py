@@ -273,6 +273,10 @@ class Verbs:
             else:
                 return
 
+    def save_dicom(self, prediction_id: str, to: str | os.PathLike[str]) -> Steps[Path]:
+        path = Path(to) / f"{prediction_id}-dicom.zip" if Path(to).is_dir() else Path(to)
+        return (yield from self.save(prediction_id, "dicom", path))
+
     def add_review(self, prediction_id: str, draft: ReviewDraft) -> Steps[Review]:
         path = f"/v1/predictions/{prediction_id}/reviews"
         call = Call("POST", path, document=draft.model_dump_json(exclude_none=True))

@@ -125,6 +125,10 @@ class AsyncClient:
         """See ``Client.report``."""
         return await self._run(self._verbs.save(prediction_id, "report.html", to, wait))
 
+    async def dicom(self, prediction_id: str, to: str | PathLike[str]) -> Path:
+        """See ``Client.dicom``."""
+        return await self._run(self._verbs.save_dicom(prediction_id, to))
+
     async def fhir(self, prediction_id: str, version: FhirRelease | None = None) -> dict[str, Any]:
         """See ``Client.fhir``."""
         return await self._run(self._verbs.fhir(prediction_id, version))

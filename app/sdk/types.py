@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from .deliveries import Delivery
 from .flag_names import name_of
 from .flags import Severity, action_of, severity_of
 from .followup import ReviewerVerdict
@@ -305,6 +306,9 @@ class Prediction(_ResponseModel):
         default=[], description="Last verdict of each reviewer of the decision, oldest first"
     )
     notice: str = NOTICE
+    deliveries: list[Delivery] | None = Field(
+        default=None, description="Delivery of the result to each DICOM destination; absent in a list"
+    )
     created: datetime
     started: datetime | None = None
     finished: datetime | None = None

@@ -91,6 +91,8 @@ def files(
     mask = model_input.sources.get(Channel.VESSELS)
     if mask is not None and mask.computed is not None:
         yield _map_file("vessels", nifti.pack(mask.computed.data, mask.computed.affine))
+    for name, lesion in model_input.lesions.items():
+        yield _map_file(name, nifti.pack(lesion.data, lesion.affine))
     yield ArtifactFile("alignment.json", _alignment(model_input), JSON)
     positions = list(_cohort_positions(model_input, manifest))
     data = DrawingData(prediction=prediction, overlays=overlays, positions=positions, card=card)

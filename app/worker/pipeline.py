@@ -280,6 +280,7 @@ class PredictionPipeline:
             with self.database.session() as session:
                 if job_state.succeed(session, study, result):
                     self.queue.queue_webhooks(session, study.id)
+                    self.queue.queue_deliveries(session, study.id)
                     audit.append(session, "worker", "prediction.succeeded", study.id)
                     if result.figures is FiguresState.PENDING:
                         self.queue.draw(session, study.id)

@@ -3,7 +3,7 @@
 Design notes:
 - The engine is DBOS Transact, with the database and the connections of the service.
 - The id of a job is the id of its prediction, so a second submission makes no second job.
-- Webhooks and figures have separate queues, so neither a slow receiver nor a figure delays predictions.
+- Webhooks, figures and DICOM deliveries have separate queues, so none of them delays predictions.
 - A job carries ids only, so the tables of the engine hold no patient data.
 - The queue has no cancel: a prediction is cancelled in its row, and its job ends at the next step.
 - This module loads no torch, because the API process imports it.
@@ -19,7 +19,7 @@ from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
 from dbos import error as engine_errors
 from sqlalchemy.orm import Session
 
-from app.database import webhooks
+from app.database import destinations, webhooks
 from app.database.job_state import WaitingJob
 from app.database.session import Database
 
@@ -32,14 +32,18 @@ WEBHOOK_JOB = "tell"
 PREPARE_JOB = "prepare"
 FIGURE_QUEUE = "figures"
 FIGURE_JOB = "draw"
-JOBS = [JOB, SHADOW_JOB, WEBHOOK_JOB, PREPARE_JOB, FIGURE_JOB]
+DICOM_QUEUE = "dicom"
+DICOM_JOB = "send"
+JOBS = [JOB, SHADOW_JOB, WEBHOOK_JOB, PREPARE_JOB, FIGURE_JOB, DICOM_JOB]
 SERIALIZER = DBOSPortableJSONSerializer()
 LOWEST_PRIORITY = 2**31 - 1  # priority of jobs that wait until no prediction waits
 POLLING_SECONDS = 0.05
 WEBHOOK_POLLING_SECONDS = 0.5
 WEBHOOK_CONCURRENCY = 4  # messages that one worker sends at the same time
 FIGURE_POLLING_SECONDS = 0.2
-_QUEUES = {f"{WEBHOOK_JOB}-": WEBHOOK_QUEUE, f"{FIGURE_JOB}-": FIGURE_QUEUE}  # by the prefix of the job's id
+DICOM_CONCURRENCY = 2  # results that one worker sends at the same time
+# By the prefix of the job's id.
+_QUEUES = {f"{WEBHOOK_JOB}-": WEBHOOK_QUEUE, f"{FIGURE_JOB}-": FIGURE_QUEUE, f"{DICOM_JOB}-": DICOM_QUEUE}
 
 
 class Queue:
@@ -64,6 +68,9 @@ class Queue:
                 WEBHOOK_QUEUE, worker_concurrency=WEBHOOK_CONCURRENCY, polling_interval_sec=WEBHOOK_POLLING_SECONDS
             )
             self._client.register_queue(FIGURE_QUEUE, worker_concurrency=1, polling_interval_sec=FIGURE_POLLING_SECONDS)
+            self._client.register_queue(
+                DICOM_QUEUE, worker_concurrency=DICOM_CONCURRENCY, polling_interval_sec=WEBHOOK_POLLING_SECONDS
+            )
 
     def submit(self, session: Session, prediction_id: str, *, priority: int = 1) -> None:
         """Queues the job of a prediction when the transaction of the session is committed.
@@ -121,6 +128,36 @@ class Queue:
         if delay is not None:
             job["delay_seconds"] = delay
         self._client.enqueue_in_transaction(session, job, prediction_id, number, failures)
+
+    def queue_deliveries(self, session: Session, prediction_id: str, *, again: bool = False) -> int:
+        """Queues the delivery of a result to each DICOM destination of the tenant, in this transaction.
+
+        With ``again``, also to those that have it or that were given up. Returns the number of deliveries.
+        """
+        runs = destinations.begin(session, prediction_id, again=again)
+        for destination_id, run in runs:
+            self.queue_delivery(session, destination_id, prediction_id, run, 1)
+        return len(runs)
+
+    def queue_delivery(
+        self,
+        session: Session,
+        destination_id: str,
+        prediction_id: str,
+        run: int,
+        tries: int,
+        *,
+        delay: float | None = None,
+    ) -> None:
+        """Queues one try of one delivery, ``delay`` seconds after the transaction is committed."""
+        job: EnqueueOptions = {
+            "workflow_name": DICOM_JOB,
+            "queue_name": DICOM_QUEUE,
+            "workflow_id": f"{DICOM_JOB}-{destination_id}-{prediction_id}-{run}-{tries}",
+        }
+        if delay is not None:
+            job["delay_seconds"] = delay
+        self._client.enqueue_in_transaction(session, job, destination_id, prediction_id, run, tries)
 
     def prepare(self, name: str, path: str) -> None:
         """Queues the preparation of one study of a cohort (`app.worker.preprocess_jobs`), with the lowest priority.

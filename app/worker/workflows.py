@@ -34,11 +34,12 @@ from app.registry.model_store import StoredVersion
 from app.sdk.errors import DatabaseUnavailable, Erased, PredictionNotFound, Quarantined, RlvoError, StorageFull
 from app.sdk.types import WAITING_FOR_STORAGE, Stage
 from app.worker import resource_limits
+from app.worker.dicom_delivery import DicomDelivery
 from app.worker.drawing import FigureJobs
 from app.worker.liveness import LivenessMonitor
 from app.worker.pipeline import TRIES, PredictionPipeline, failure_record
 from app.worker.prediction_context import PredictionContext, StepResult
-from app.worker.queue import FIGURE_JOB, JOB, PREPARE_JOB, SHADOW_JOB, WEBHOOK_JOB, Queue
+from app.worker.queue import DICOM_JOB, FIGURE_JOB, JOB, PREPARE_JOB, SHADOW_JOB, WEBHOOK_JOB, Queue
 from app.worker.webhooks import WebhookSender
 
 log = logging.getLogger("rlvo.worker")
@@ -50,7 +51,7 @@ QUARANTINED = failure_record(
 
 @dataclass(frozen=True)
 class Workflows:
-    """The jobs of one worker: predict, shadow, prepare (a study of a cohort) the delivery of webhooks, and figures.
+    """The jobs of one worker: predict, shadow, prepare (a study of a cohort), webhooks, figures, and DICOM results.
 
     Attributes:
         cpu_limit: CPU seconds for one start of a job; the worker stops beyond it.
@@ -62,6 +63,7 @@ class Workflows:
     pipeline: PredictionPipeline
     webhook_sender: WebhookSender
     figure_jobs: FigureJobs
+    dicom_delivery: DicomDelivery
     liveness: LivenessMonitor
     traces: Traces
     cpu_limit: float
@@ -72,6 +74,7 @@ class Workflows:
         jobs: dict[str, Callable[..., None]]
         jobs = {JOB: self.predict, SHADOW_JOB: self.shadow, WEBHOOK_JOB: deliver, PREPARE_JOB: self.prepare}
         jobs[FIGURE_JOB] = self.figure_jobs.draw
+        jobs[DICOM_JOB] = self.dicom_delivery.deliver
         for name, job in jobs.items():
             DBOS.workflow(name=name)(self._active(job))
 

@@ -154,6 +154,14 @@ def test_case_without_volumes_shows_the_input_of_the_network(version: ModelVersi
     assert "maps/vessels.nii.gz" not in made
 
 
+def test_lesion_masks_are_stored_on_the_grid_of_the_perfusion_maps(version: ModelVersion) -> None:
+    core = Volume((ct(Channel.VESSELS).data[:8] > 0).astype(np.uint8), AFFINE)
+    case = replace(tiny_case(version.manifest), lesions={"core": core})
+    stored = image(make_files(version, ModelInput.from_bytes(case.to_bytes()))["maps/core.nii.gz"])
+    np.testing.assert_allclose(stored.affine, AFFINE)
+    assert np.array_equal(np.asarray(stored.dataobj), core.data)
+
+
 @pytest.fixture(scope="module")
 def drawn(files: dict[str, ArtifactFile]) -> dict[str, bytes]:
     return drawn_files({name: files[name].content for name in wanted(files)})

@@ -18,6 +18,7 @@ from app.api.dependencies import CurrentCaller, Services, ServicesDep
 from app.api.fhir import FhirVersion, accepted_version
 from app.api.parameters import IfNoneMatch, PredictionId, strict_query
 from app.database import predictions
+from app.dicom.objects.kinds import ObjectKind
 from app.sdk.errors import FiguresNotReady, InternalError
 from app.sdk.types import Input
 
@@ -151,6 +152,29 @@ async def _drawn(
             raise
     await services.watcher.drawn(prediction_id, min(wait, services.settings.wait_max))
     return await _file(services, tenant, prediction_id, name, if_none_match)
+
+
+@router.get(
+    "/dicom", summary="Read the result as DICOM objects", response_class=Response, **openapi_responses.dicom_objects
+)
+async def dicom_objects(
+    prediction_id: PredictionId,
+    services: ServicesDep,
+    caller: CurrentCaller,
+    kind: Annotated[ObjectKind | None, Query(description="Objects of this kind only; if not sent, all")] = None,
+) -> Response:
+    """Returns the DICOM objects of a prediction that succeeded, as a ZIP archive; they name the patient."""
+    kinds = tuple(ObjectKind) if kind is None else (kind,)
+    async with services.conversion_slots:
+        content = await services.run_in_thread(_archive, services, caller.tenant, prediction_id, kinds)
+    name = f'attachment; filename="{prediction_id}-dicom.zip"'
+    headers = {"Cache-Control": "private, no-store", "Content-Disposition": name}
+    return Response(content, media_type="application/zip", headers=headers)
+
+
+def _archive(services: Services, tenant: str, prediction_id: str, kinds: tuple[ObjectKind, ...]) -> bytes:
+    with services.result_objects.archive(prediction_id, tenant, kinds) as path:
+        return path.read_bytes()
 
 
 async def _file(services: Services, tenant: str, prediction_id: str, name: str, if_none_match: str) -> Response:
