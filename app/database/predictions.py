@@ -37,13 +37,25 @@ from app.database.tables import (
     ShadowRow,
 )
 from app.database.upsert import insert_for
-from app.sdk.errors import Conflict, Erased, NotFinished, NotFound, PredictionNotFound
+from app.sdk.errors import Conflict, Erased, FiguresNotReady, NotFinished, NotFound, PredictionNotFound
 from app.sdk.followup import ReviewerVerdict
 from app.sdk.series import SeriesSummary
 from app.sdk.sorting import Sort
-from app.sdk.types import Attribution, Flag, Input, InputSummary, ModelRef, Prediction, PredictionPage, Priority, Status
+from app.sdk.types import (
+    Attribution,
+    FiguresState,
+    Flag,
+    Input,
+    InputSummary,
+    ModelRef,
+    Prediction,
+    PredictionPage,
+    Priority,
+    Status,
+)
 
 VOLUME = "application/octet-stream"
+FIGURES, REPORT = "figures/", "report.html"  # names of the artifacts that are drawn after the answer
 
 
 @dataclass(frozen=True)
@@ -260,7 +272,7 @@ def erase(session: Session, prediction_id: str, caller: str | None) -> list[str]
     row.clinical = row.inputs = row.trace_id = row.span_id = row.body_digest = None
     row.series = row.intake_flags = None
     row.probability = row.interval = row.folds = row.decision = row.withheld = None
-    row.flags = row.perfusion = row.timings = row.error = None
+    row.flags = row.perfusion = row.figures = row.timings = row.error = None
     for table in (AttributionRow, ReviewRow, ShadowRow, OutcomeRow, IdempotencyRow, ReturnAddressRow, DeliveryRow):
         session.execute(delete(table).where(table.prediction_id == prediction_id))
     named = select(ArtifactRow.digest).where(ArtifactRow.prediction_id == prediction_id)
@@ -277,13 +289,22 @@ def erase(session: Session, prediction_id: str, caller: str | None) -> list[str]
 def artifact(session: Session, prediction_id: str, caller: str | None, name: str) -> tuple[str, str]:
     """Digest and media type of an artifact. Raises PredictionNotFound, Erased.
 
-    Raises NotFinished if the prediction may still make the artifact, and NotFound if it has finished without it.
+    Raises NotFinished if the prediction may still make the artifact, FiguresNotReady if it is a figure or the report
+    that is not drawn yet, and NotFound if the prediction has finished without it.
     """
     row = _row(session, prediction_id, caller)
     if artifact_row := session.get(ArtifactRow, (prediction_id, name)):
         return artifact_row.digest, artifact_row.media_type
     if not Status(row.status).finished:
         raise NotFinished("The prediction is not finished. Send the request again when it has finished")
+    if name.startswith(FIGURES) or name == REPORT:
+        if row.figures == FiguresState.PENDING:
+            raise FiguresNotReady("The figures and the report are drawn now. Send the request again", retry_after=1.0)
+        if row.figures == FiguresState.FAILED:
+            raise FiguresNotReady(
+                "The figures and the report could not be drawn; the service tries again. The answer is not affected",
+                retry_after=60.0,
+            )
     raise NotFound("The prediction has no such file. Its record lists the files that exist")
 
 
@@ -328,6 +349,7 @@ _SAME_NAME = (
         "folds",
         "decision",
         "perfusion",
+        "figures",
     ),
     *("accept_warnings", "ctp_interval_s", "series", "error", "created", "started", "finished"),
     *("study_instance_uid", "accession_number"),

@@ -24,6 +24,7 @@ from .errors import (
     Erased,
     EtagMismatch,
     FieldError,
+    FiguresNotReady,
     GeometryMismatch,
     Gone,
     IdempotencyKeyMissing,
@@ -64,6 +65,7 @@ from .etici import Etici, parse_etici
 from .flags import FLAGS, FlagKind, Severity
 from .followup import Outcome, OutcomeDraft, Review, ReviewDraft, ReviewerVerdict, ReviewReason, Verdict
 from .models import Alias, AliasMove, ShadowReport
+from .problem import Problem, ProblemField
 from .sorting import Sort
 from .summary import SYNTHETIC_NOTICE, Headline
 from .types import (
@@ -75,6 +77,7 @@ from .types import (
     Decision,
     ErasureCertificate,
     Failure,
+    FiguresState,
     Flag,
     FoldSpread,
     Health,
@@ -88,8 +91,6 @@ from .types import (
     PerfusionSummary,
     Prediction,
     PredictionPage,
-    Problem,
-    ProblemField,
     RegionContribution,
     Stage,
     Status,
@@ -133,6 +134,8 @@ __all__ = [
     "Etici",
     "Failure",
     "FieldError",
+    "FiguresNotReady",
+    "FiguresState",
     "Filters",
     "Flag",
     "FlagKind",

@@ -178,7 +178,9 @@ def test_backup_from_before_the_study_is_reported_and_changes_nothing(site: Site
 def test_restored_backup_sends_no_result_to_a_removed_destination(site: Site) -> None:
     with site.database.session() as session:
         made = [
-            destinations.create(session, "pacs", name, destinations.DestinationKind.STOW, "https://a.example/studies").id
+            destinations.create(
+                session, "pacs", name, destinations.DestinationKind.STOW, "https://a.example/studies"
+            ).id
             for name in ("lost", "kept")
         ]
     site.back_up()

@@ -27,7 +27,7 @@ from app.dicom.objects.isolated import export_isolated, installed
 from app.dicom.objects.kinds import ObjectKind
 from app.dicom.return_address import ReturnAddress, SealBroken, key_of, open_sealed
 from app.sdk.errors import InternalError, NotFinished, NotFound
-from app.sdk.types import Prediction, Status
+from app.sdk.types import FiguresState, Prediction, Status
 from app.storage.errors import storage_errors
 from app.storage.local import Storage
 
@@ -103,7 +103,7 @@ class ResultObjects:
     def _address(self, prediction: Prediction, sealed: bytes | None) -> ReturnAddress:
         if not prediction.status.finished:
             raise NotFinished("The prediction is not finished. Send the request again when it has finished")
-        if getattr(prediction, "figures", None) == "pending":
+        if prediction.figures is FiguresState.PENDING:
             raise NotFinished("The figures of the prediction are being drawn. Send the request again in a few seconds")
         if prediction.status is not Status.SUCCEEDED:
             raise NotFound("The prediction has no answer, so it has no DICOM objects")
