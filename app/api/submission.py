@@ -18,11 +18,12 @@ from sqlalchemy.orm import Session
 from app.api.dependencies import Services
 from app.api.uploads import UploadedStudy, UploadReceiver
 from app.core.tracing import TraceContext
-from app.database import audit, idempotency, predictions, queue_limits
+from app.database import audit, idempotency, predictions, queue_limits, studies
 from app.database.api_keys import Caller
 from app.database.idempotency import Reservation
 from app.database.predictions import NewPrediction
 from app.database.queue_limits import QueueLimits
+from app.dicom.return_address import ReturnAddress, seal
 from app.registry.manifest import Manifest
 from app.registry.model_store import StoredVersion
 from app.sdk.errors import (
@@ -104,7 +105,7 @@ async def accept(
     study = upload.study
     if reservation and (earlier := reservation.replay(upload.digest)):
         return earlier, True
-    entry = await services.run_in_thread(_resolve_model, services, study.model)
+    entry = await services.run_in_thread(resolve_model, services, study.model)
     check_required_inputs(entry.manifest, study)
     inputs = await services.run_in_thread(upload.commit)
     new = NewPrediction(
@@ -128,7 +129,7 @@ async def accept(
         body_digest=upload.digest,
         keep_key=services.settings.idempotency_hours * 3600,
     )
-    await services.write(_enqueue, services, caller, new)
+    await services.write(enqueue, services, caller, new, sealed_address(services, study))
     services.metrics.add_upload(sum(summary.bytes for summary in inputs.values()))
     return new.id, False
 
@@ -175,7 +176,14 @@ def check_required_inputs(manifest: Manifest, study: UploadedStudy) -> None:
         raise MissingInput(f"The model also requires: {', '.join((*volumes, *variables))}.", errors=errors)
 
 
-def _resolve_model(services: Services, reference: str | None) -> StoredVersion:
+def sealed_address(services: Services, study: UploadedStudy) -> bytes | None:
+    """The return address of a study, sealed with the key of the settings; None without a key or an address."""
+    key = services.return_key
+    return seal(ReturnAddress.from_json(study.address), key) if key and study.address else None
+
+
+def resolve_model(services: Services, reference: str | None) -> StoredVersion:
+    """The model version of a reference, or of the default model. Raises ModelNotFound, ModelNotReady."""
     try:
         return services.registry.resolve(reference or services.settings.default_model)
     except ModelNotFound:
@@ -184,10 +192,15 @@ def _resolve_model(services: Services, reference: str | None) -> StoredVersion:
         raise
 
 
-def _enqueue(session: Session, services: Services, caller: Caller, new: NewPrediction) -> None:
+def enqueue(
+    session: Session, services: Services, caller: Caller, new: NewPrediction, sealed: bytes | None = None
+) -> None:
+    """Adds a prediction, its job, its return address and its audit entry in this transaction. Raises QueueFull."""
     queue_limits.admit(session, QueueLimits.of(services.settings), caller.tenant, new.priority)
     queue_position = predictions.add(session, new)
     services.queue.submit(session, new.id, priority=queue_position)
+    if sealed is not None:
+        studies.add_sealed_address(session, new.id, sealed)
     detail: dict[str, Any] = {
         "model": f"{new.model.name}@{new.model.version}",
         "inputs": {k.value: v.sha256 for k, v in new.inputs.items()},

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import wait
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import anyio
 from starlette.requests import Request
@@ -70,6 +71,7 @@ class UploadedStudy:
     series_roles: dict[str, SeriesRole] = field(default_factory=dict)
     series: list[SeriesSummary] = field(default_factory=list)
     flags: list[Flag] = field(default_factory=list)
+    address: dict[str, Any] | None = field(default=None, repr=False)
 
 
 class UploadReceiver:
@@ -126,9 +128,13 @@ class UploadReceiver:
         sent = {*self.study.headers, *(Input(name) for name in self.archives.names if name != STUDY)}
         for name in self.archives.names:
             conversion = self.archives.convert(name, self.study.series_roles)
-            self._add(dicom_uploads.without(conversion, frozenset(sent)) if name == STUDY else conversion)
+            self.add_volumes(dicom_uploads.without(conversion, frozenset(sent)) if name == STUDY else conversion)
+            if name == STUDY:
+                self.study.address = conversion.address
+                self.study.study_instance_uid = self.study.study_instance_uid or _uid_or_none(conversion.study_uid)
 
-    def _add(self, conversion: Conversion) -> None:
+    def add_volumes(self, conversion: Conversion) -> None:
+        """Writes the volumes of a conversion to the storage, and deletes their files. Raises StorageFull."""
         for name, path in conversion.volumes.items():
             sink = VolumeSink(self, name, has_filename=True, converted=True)
             with path.open("rb") as volume:
@@ -300,6 +306,10 @@ def _matching(name: str, content: bytes, pattern: str, rule: str) -> str:
     if not re.fullmatch(pattern, text):
         raise _invalid_field(name, rule)
     return text
+
+
+def _uid_or_none(uid: str) -> str | None:
+    return uid if re.fullmatch(UID, uid) and len(uid) <= MAX_UID_LENGTH else None
 
 
 def _invalid_field(name: str, rule: str) -> InvalidRequest:

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1024 * 1024
@@ -132,6 +132,18 @@ class Settings(BaseSettings):
     )
     dicom_quiet: float = Field(
         default=30.0, gt=0, description="Seconds without a new instance after which a received study is complete"
+    )
+    dicom_clinical_wait: float = Field(
+        default=60.0, ge=0, description="The same for a received study without a clinical record, if longer"
+    )
+    dicom_keep_hours: float = Field(
+        default=72.0,
+        gt=0,
+        description="Hours from its last instance after which the files of a received study are deleted",
+    )
+    dicom_return_key: SecretStr = Field(
+        default=SecretStr(""),
+        description="Key (32 bytes, base64) of the return addresses; empty: none is kept, and no result is sent back",
     )
     stall_timeout: float = Field(default=30.0, gt=0, description="Seconds without progress until a transfer is aborted")
     header_timeout: float = Field(default=10.0, gt=0, description="Seconds within which a request head must arrive")

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, exists, select
+from sqlalchemy import ColumnElement, delete, exists, select, update
 from sqlalchemy.orm import Session
 
 from app.core.tracing import TraceContext
 from app.database import fair_queue, idempotency, paging
 from app.database.session import now
-from app.database.study_tables import InstanceRow
+from app.database.study_tables import InstanceRow, ReturnAddressRow, StudyPredictionRow, StudyRow
 from app.database.tables import (
     ArtifactRow,
     AttributionRow,
@@ -257,7 +257,9 @@ def erase(session: Session, prediction_id: str, caller: str | None) -> list[str]
     row.series = row.intake_flags = None
     row.probability = row.interval = row.folds = row.decision = row.withheld = None
     row.flags = row.perfusion = row.timings = row.error = None
-    for table in (AttributionRow, ReviewRow, ShadowRow, OutcomeRow, IdempotencyRow):
+    of_study = select(StudyPredictionRow.study_id).where(StudyPredictionRow.prediction_id == prediction_id)
+    session.execute(update(StudyRow).where(StudyRow.id.in_(of_study)).values(assembled=None))
+    for table in (AttributionRow, ReviewRow, ShadowRow, OutcomeRow, IdempotencyRow, ReturnAddressRow):
         session.execute(delete(table).where(table.prediction_id == prediction_id))
     named = select(ArtifactRow.digest).where(ArtifactRow.prediction_id == prediction_id)
     # Locked in one order before the count, so that a transaction that adds an artifact of one of these blobs waits.

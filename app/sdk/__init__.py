@@ -64,6 +64,7 @@ from .flags import FLAGS, FlagKind, Severity
 from .followup import Outcome, OutcomeDraft, Review, ReviewDraft, ReviewerVerdict, ReviewReason, Verdict
 from .models import Alias, AliasMove, ShadowReport
 from .sorting import Sort
+from .studies import ReceivedStudy, StudyPrediction, StudySeries, StudyState
 from .summary import SYNTHETIC_NOTICE, Headline
 from .types import (
     NOTICE,
@@ -180,6 +181,7 @@ __all__ = [
     "Progress",
     "QueueFull",
     "RateLimited",
+    "ReceivedStudy",
     "RegionContribution",
     "RequestInProgress",
     "Review",
@@ -197,6 +199,9 @@ __all__ = [
     "Status",
     "StorageFull",
     "Study",
+    "StudyPrediction",
+    "StudySeries",
+    "StudyState",
     "TooLarge",
     "TransportError",
     "Unauthenticated",
