@@ -56,12 +56,14 @@ serve: $(SERVICE)
 # One test process per core with one thread each: several threads per process would compete for the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadgroup
 COVER := --cov=app --cov-report=term:skip-covered
+# Processes of the tests of servers and workers, which wait for a part of their time.
+PROCESSES ?= 2
 
 # The unit tests run apart: the measurement of their coverage would slow tests that send many requests at once.
 test: $(DEV)
 	@status=0; \
 	$(PYTEST) $(if $(COVERAGE),$(COVER)) -m "unit and not soak and not gpu" || status=$$?; \
-	$(PYTEST) $(if $(filter 1,$(COVERAGE)),$(COVER) --cov-append) -m "not unit and not soak and not gpu" || status=$$?; \
+	$(PYTEST) $(if $(filter 1,$(COVERAGE)),$(COVER) --cov-append) -n $(PROCESSES) -m "not unit and not soak and not gpu" || status=$$?; \
 	exit $$status
 
 test-unit test-integration test-e2e: $(DEV)

@@ -33,6 +33,7 @@ from app.core.tracing import NoopTraces, Traces
 from app.database.api_keys import Caller
 from app.database.idempotency import Reservation
 from app.database.session import Database
+from app.dicom.objects.stored import ResultObjects
 from app.dicom.reception import Reception
 from app.dicom.return_address import key_of
 from app.registry.model_store import ModelStore
@@ -84,8 +85,9 @@ class Services:
     def __post_init__(self) -> None:
         self.watcher = ChangeWatcher(self.read)
         self.eraser = Eraser.of(self.settings, self.database, self.storage)
+        self.return_key = key_of(self.settings.dicom_return_key)
+        self.result_objects = ResultObjects.of(self.settings, self.database, self.storage)
         self.reception = Reception.of(self.settings, self.database, self.storage)
-        self.return_key = key_of(self.settings.dicom_return_key.get_secret_value())
         self.erasures_replayed = Event()
         self.rate_limiter = RateLimiter()
         self.requests_in_progress = RequestsInProgress.of(self.settings)

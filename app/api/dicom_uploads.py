@@ -31,7 +31,6 @@ from app.storage.errors import storage_errors
 __all__ = ["STUDY", "ZIP", "StudyArchives", "clear", "roles"]
 
 STUDY = "study"
-_FOLDER = "incoming"
 _NAME = r"[0-9.]{1,64}"
 _ROLES_RULE = 'must be a JSON object of series and roles, such as {"3": "ncct"}; a series by its number or UID'
 
@@ -84,7 +83,7 @@ class StudyArchives:
             only=None if name == STUDY else Input(name),
             limits=limits_of(settings),
             timeout_s=settings.dicom_timeout,
-            address=name == STUDY and bool(settings.dicom_return_key.get_secret_value()),
+            addressed=bool(settings.dicom_return_key),
         )
         path.unlink()
         return conversion
@@ -127,7 +126,7 @@ def limits_of(settings: Settings) -> DicomLimits:
 
 def incoming(settings: Settings) -> Path:
     """Folder of the archives that are being received."""
-    return settings.data_dir / _FOLDER
+    return settings.incoming
 
 
 def clear(settings: Settings) -> None:

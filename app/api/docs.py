@@ -27,8 +27,9 @@ from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import NotFound, RlvoError
 from app.sdk.followup import OutcomeDraft, ReviewDraft
 from app.sdk.models import AliasDraft
+from app.sdk.problem import Problem
 from app.sdk.studies import StudyRoles
-from app.sdk.types import NOTICE, Prediction, Problem
+from app.sdk.types import NOTICE, Prediction
 
 VERSION = "1.0.0"
 WEB = Path(__file__).parents[1] / "web"

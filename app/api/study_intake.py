@@ -34,6 +34,7 @@ from app.database.predictions import NewPrediction
 from app.database.studies import Assembly
 from app.dicom.conversion import Conversion
 from app.dicom.isolated import convert_isolated
+from app.dicom.return_address import seal
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import Busy, InternalError, MissingInput, RlvoError, Unavailable
 from app.sdk.types import Failure, Input, InputSummary, ModelRef
@@ -131,7 +132,7 @@ def _convert(services: Services, claimed: Assembly, folder: Path) -> Conversion:
         overrides=claimed.roles,
         limits=dicom_uploads.limits_of(settings),
         timeout_s=settings.dicom_timeout,
-        address=services.return_key is not None,
+        addressed=services.return_key is not None,
     )
 
 
@@ -154,7 +155,7 @@ def _record(
     inputs: dict[Input, InputSummary],
     model: ModelRef,
 ) -> None:
-    study = upload.study
+    study, key = upload.study, services.return_key
     clinical = study.record.model_dump(mode="json", exclude_none=True)
     assembled = _digest({name.value: each.sha256 for name, each in inputs.items()}, clinical)
     changed = assembled != claimed.assembled
@@ -169,14 +170,14 @@ def _record(
         intake_flags=study.flags,
         clinical=clinical,
         inputs=inputs,
+        return_address=seal(study.address, key) if study.address and key else None,
     )
     with services.database.session() as session:
         if not studies.holds(session, claimed):
             log.info("a study has changed while it was assembled, and is assembled again")
             return
         if changed:
-            sealed = submission.sealed_address(services, study)
-            submission.enqueue(session, services, Caller(ACTOR, claimed.caller, frozenset()), new, sealed)
+            submission.enqueue(session, services, Caller(ACTOR, claimed.caller, frozenset()), new)
         prediction_id = new.id if changed else None
         studies.predicted(
             session, claimed, series=_series(conversion), assembled=assembled, prediction_id=prediction_id

@@ -18,12 +18,12 @@ from sqlalchemy.orm import Session
 from app.api.dependencies import Services
 from app.api.uploads import UploadedStudy, UploadReceiver
 from app.core.tracing import TraceContext
-from app.database import audit, idempotency, predictions, queue_limits, studies
+from app.database import audit, idempotency, predictions, queue_limits
 from app.database.api_keys import Caller
 from app.database.idempotency import Reservation
 from app.database.predictions import NewPrediction
 from app.database.queue_limits import QueueLimits
-from app.dicom.return_address import ReturnAddress, seal
+from app.dicom.return_address import seal
 from app.registry.manifest import Manifest
 from app.registry.model_store import StoredVersion
 from app.sdk.errors import (
@@ -103,6 +103,7 @@ async def accept(
         StorageFull: The volumes cannot be stored.
     """
     study = upload.study
+    key = services.return_key
     if reservation and (earlier := reservation.replay(upload.digest)):
         return earlier, True
     entry = await services.run_in_thread(resolve_model, services, study.model)
@@ -128,8 +129,9 @@ async def accept(
         idempotency_key=reservation.key if reservation else None,
         body_digest=upload.digest,
         keep_key=services.settings.idempotency_hours * 3600,
+        return_address=seal(study.address, key) if study.address and key else None,
     )
-    await services.write(enqueue, services, caller, new, sealed_address(services, study))
+    await services.write(enqueue, services, caller, new)
     services.metrics.add_upload(sum(summary.bytes for summary in inputs.values()))
     return new.id, False
 
@@ -176,12 +178,6 @@ def check_required_inputs(manifest: Manifest, study: UploadedStudy) -> None:
         raise MissingInput(f"The model also requires: {', '.join((*volumes, *variables))}.", errors=errors)
 
 
-def sealed_address(services: Services, study: UploadedStudy) -> bytes | None:
-    """The return address of a study, sealed with the key of the settings; None without a key or an address."""
-    key = services.return_key
-    return seal(ReturnAddress.from_json(study.address), key) if key and study.address else None
-
-
 def resolve_model(services: Services, reference: str | None) -> StoredVersion:
     """The model version of a reference, or of the default model. Raises ModelNotFound, ModelNotReady."""
     try:
@@ -192,15 +188,11 @@ def resolve_model(services: Services, reference: str | None) -> StoredVersion:
         raise
 
 
-def enqueue(
-    session: Session, services: Services, caller: Caller, new: NewPrediction, sealed: bytes | None = None
-) -> None:
-    """Adds a prediction, its job, its return address and its audit entry in this transaction. Raises QueueFull."""
+def enqueue(session: Session, services: Services, caller: Caller, new: NewPrediction) -> None:
+    """Adds a prediction, its job and its audit entry in this transaction. Raises QueueFull."""
     queue_limits.admit(session, QueueLimits.of(services.settings), caller.tenant, new.priority)
     queue_position = predictions.add(session, new)
     services.queue.submit(session, new.id, priority=queue_position)
-    if sealed is not None:
-        studies.add_sealed_address(session, new.id, sealed)
     detail: dict[str, Any] = {
         "model": f"{new.model.name}@{new.model.version}",
         "inputs": {k.value: v.sha256 for k, v in new.inputs.items()},

@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import wait
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import anyio
 from starlette.requests import Request
@@ -29,6 +28,7 @@ from app.api.upload_sinks import FieldSink, StudySink, VolumeSink
 from app.core.concurrency import BoundedExecutor, submit
 from app.core.config import Settings
 from app.dicom.conversion import Conversion
+from app.dicom.return_address import ReturnAddress
 from app.imaging.io import duplicates, grid_check
 from app.imaging.io.header import Header
 from app.imaging.io.limits import Limits
@@ -71,7 +71,7 @@ class UploadedStudy:
     series_roles: dict[str, SeriesRole] = field(default_factory=dict)
     series: list[SeriesSummary] = field(default_factory=list)
     flags: list[Flag] = field(default_factory=list)
-    address: dict[str, Any] | None = field(default=None, repr=False)
+    address: ReturnAddress | None = None
 
 
 class UploadReceiver:
@@ -130,7 +130,6 @@ class UploadReceiver:
             conversion = self.archives.convert(name, self.study.series_roles)
             self.add_volumes(dicom_uploads.without(conversion, frozenset(sent)) if name == STUDY else conversion)
             if name == STUDY:
-                self.study.address = conversion.address
                 self.study.study_instance_uid = self.study.study_instance_uid or _uid_or_none(conversion.study_uid)
 
     def add_volumes(self, conversion: Conversion) -> None:
@@ -144,6 +143,7 @@ class UploadReceiver:
             path.unlink()
         self.study.series += conversion.series
         self.study.flags += conversion.flags
+        self.study.address = self.study.address or conversion.address
 
     def check(self) -> None:
         """Checks the submission as a whole. Raises MissingInput, GeometryMismatch, ImplausibleModality."""

@@ -1,4 +1,4 @@
-"""`rlvo dicom`: the DICOM listener."""
+"""`rlvo dicom`: the DICOM listener, and results as DICOM."""
 
 from __future__ import annotations
 
@@ -12,18 +12,15 @@ from typing import Annotated
 
 import typer
 
+from app.cli import dicom_results
 from app.cli.serve import PRIVATE
 
-dicom = typer.Typer(help="DICOM: receive studies from scanners and archives.", no_args_is_help=True)
+dicom = typer.Typer(help="DICOM: receive studies, send results.", no_args_is_help=True)
+dicom_results.add_to(dicom)
 
 log = logging.getLogger("rlvo.dicom")
 
 USUAL_PORT = 11112
-
-
-@dicom.callback()
-def _group() -> None:
-    """Keep `listen` a subcommand while it is the only one."""
 
 
 @dicom.command("listen")

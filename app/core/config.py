@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1024 * 1024
@@ -108,6 +108,26 @@ class Settings(BaseSettings):
     dicom_timeout: float = Field(
         default=120.0, gt=0, description="Seconds within which a DICOM study must be converted"
     )
+    dicom_return_key: str = Field(
+        default="",
+        repr=False,
+        description="Key that encrypts what is needed to send results back into a DICOM study: 32 bytes in base64 "
+        "(`openssl rand -base64 32`); empty: it is not stored, and no results are sent back",
+    )
+    dicom_hosts: str = Field(
+        default="",
+        description="Hosts that results may be sent to as DICOM, comma-separated: `pacs.clinic.example`, "
+        "`10.0.0.7:4242`, `http://10.0.0.7:8042`",
+    )
+    dicom_backoff: float = Field(
+        default=10.0,
+        gt=0,
+        description="Seconds before a second attempt to send a result; each further pause is twice as long, up to ten "
+        "minutes",
+    )
+    dicom_delivery_days: float = Field(
+        default=3.0, gt=0, description="Days after which the delivery of a result to a DICOM destination is given up"
+    )
     dicom_port: int = Field(
         default=0, ge=0, le=65535, description="Port of the DICOM listener that `rlvo serve` starts; 0: none"
     )
@@ -140,10 +160,6 @@ class Settings(BaseSettings):
         default=72.0,
         gt=0,
         description="Hours from its last instance after which the files of a received study are deleted",
-    )
-    dicom_return_key: SecretStr = Field(
-        default=SecretStr(""),
-        description="Key (32 bytes, base64) of the return addresses; empty: none is kept, and no result is sent back",
     )
     stall_timeout: float = Field(default=30.0, gt=0, description="Seconds without progress until a transfer is aborted")
     header_timeout: float = Field(default=10.0, gt=0, description="Seconds within which a request head must arrive")
@@ -254,6 +270,11 @@ class Settings(BaseSettings):
         if self.ledger_folder is not None:
             paths["RLVO_ERASURE_LEDGER"] = self.ledger_folder
         return paths
+
+    @property
+    def incoming(self) -> Path:
+        """Folder of DICOM files while they are converted or made; its files hold the identity of patients."""
+        return self.data_dir / "incoming"
 
     @property
     def received(self) -> Path:

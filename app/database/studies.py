@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from app.database.received import study_row
 from app.database.session import now
-from app.database.study_tables import InstanceRow, ReturnAddressRow, StudyPredictionRow, StudyRow
+from app.database.study_tables import InstanceRow, StudyPredictionRow, StudyRow
 from app.database.tables import PredictionRow
 from app.sdk.errors import Conflict, NotFound
 from app.sdk.series import SeriesRole
@@ -194,18 +194,6 @@ def postpone(session: Session, claimed: Assembly, *, seconds: float) -> None:
     if row is not None:
         row.state, row.due = StudyState.RECEIVING, now() + timedelta(seconds=seconds)
         session.flush()
-
-
-def sealed_address(session: Session, prediction_id: str) -> bytes | None:
-    """The sealed return address of a prediction; None if none was kept."""
-    row = session.get(ReturnAddressRow, prediction_id)
-    return None if row is None else row.sealed
-
-
-def add_sealed_address(session: Session, prediction_id: str, sealed: bytes) -> None:
-    """Store the return address of a prediction."""
-    session.add(ReturnAddressRow(prediction_id=prediction_id, sealed=sealed))
-    session.flush()
 
 
 def forget_bytes(session: Session, before: datetime) -> int:

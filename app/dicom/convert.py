@@ -37,7 +37,7 @@ def convert(
     overrides: Mapping[str, SeriesRole] | None = None,
     only: Input | None = None,
     limits: DicomLimits = DEFAULT,
-    address: bool = False,
+    addressed: bool = False,
 ) -> Conversion:
     """Convert the series of a study that a prediction can use.
 
@@ -47,7 +47,7 @@ def convert(
         overrides: roles that the caller states, by Series Instance UID or series number.
         only: the input that the archive was sent as; its best series gets this role.
         limits: largest sizes.
-        address: whether the return address is read.
+        addressed: also read the return address.
 
     Returns:
         The volumes, and what each series was taken for.
@@ -74,13 +74,14 @@ def convert(
         flags += [*volume.flags, *_doubts(choice, name)]
     if not volumes:
         raise refused(_nothing_to_use(choices))
+    address = read_address(choices, files, limits) if addressed else None
     return Conversion(
         volumes,
         tuple(choice.summary() for choice in choices),
         tuple(flags),
+        address,
         series_uids=tuple(choice.stack.series or (choice.stack.facts.uid,) for choice in choices),
         study_uid=next((each.study_uid for each in instances if each.study_uid), ""),
-        address=read_address(files, instances, choices, limits).to_json() if address else None,
     )
 
 

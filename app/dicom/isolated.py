@@ -58,7 +58,7 @@ def convert_isolated(
     only: Input | None = None,
     limits: DicomLimits = DEFAULT,
     timeout_s: float = 120.0,
-    address: bool = False,
+    addressed: bool = False,
 ) -> Conversion:
     """Run ``convert.convert`` in a process of its own.
 
@@ -69,7 +69,7 @@ def convert_isolated(
         only: the input that the archive was sent as.
         limits: largest sizes.
         timeout_s: seconds after which the process is ended.
-        address: whether the return address is read.
+        addressed: also read the return address.
 
     Returns:
         The volumes, and what each series was taken for.
@@ -91,7 +91,7 @@ def convert_isolated(
         "only": only and only.value,
         "limits": vars(limits),
         "cpu_s": timeout_s,
-        "address": address,
+        "addressed": addressed,
     }
     command = [sys.executable, "-m", "app.dicom.convert_process"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

@@ -21,6 +21,7 @@ from scipy.special import expit
 from app.core.display_names import channel_label, label, percent, perfusion_value, region_label, truncated
 from app.core.explanation_text import BASE, TOTAL, contributions, grouped, points_text, signed_points
 from app.reporting.drawing import INK, MUTED, Drawing, FigureTable, Pixels
+from app.reporting.grid_volume import GridVolume, peak
 from app.sdk.types import Attribution, PerfusionSummary, RegionContribution
 
 RAISES, LOWERS, PEAK_MARK, GRID_LINE = "#d55e00", "#0072b2", "#f0e442", "#d5dde5"
@@ -30,14 +31,6 @@ _ENDS = {0: ("R", "L"), 1: ("P", "A")}
 _CONVENTION = "radiological view: the patient's right is on the left of axial and coronal slices"
 
 Plane = NDArray[np.floating]  # (rows, columns); the first row is the lowest
-
-
-@dataclass(frozen=True)
-class GridVolume:
-    """A volume (x, y, z) and its affine (4, 4), voxel to MNI RAS+ mm; the affine of an image is axis-aligned."""
-
-    values: NDArray[np.floating]
-    affine: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -51,13 +44,6 @@ class CohortPosition:
     value_text: str
     patient: float
     others: NDArray[np.floating]
-
-
-def peak(attribution: GridVolume) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
-    """Return the voxel of the largest absolute attribution, and its MNI coordinates (3,) in mm."""
-    flat = int(np.argmax(np.abs(attribution.values)))
-    i, j, k = (int(n) for n in np.unravel_index(flat, attribution.values.shape))
-    return (i, j, k), (attribution.affine @ np.array([i, j, k, 1.0]))[:3]
 
 
 def overlay(

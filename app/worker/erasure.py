@@ -4,7 +4,8 @@ Design notes:
 - Every erasure of the service uses this class: `DELETE`, `rlvo subjects erase`, the retention period, and the replay.
 - The ledger is written after the checks and before the rows are deleted. So an erasure is never only in the database,
   whose backup may be older.
-- Revoked API keys and removed webhooks are in the ledger too, because a restore would make them valid again.
+- Revoked API keys, removed webhooks and removed DICOM destinations are in the ledger too, because a restore would make
+  them valid again.
 - A full disk refuses no erasure: a part of the reserve is released (`app.core.disk_reserve`).
 - This module loads no torch, because the API process imports it.
 """
@@ -22,7 +23,7 @@ from sqlalchemy.orm import Session
 
 from app.core.config import Settings
 from app.core.disk_reserve import DiskReserve
-from app.database import api_keys, audit, erasures, predictions, studies, webhooks
+from app.database import api_keys, audit, destinations, erasures, predictions, studies, webhooks
 from app.database.session import Database, now
 from app.sdk.errors import Erased, RlvoError
 from app.storage.erasure_ledger import EntryKind, ErasureLedger, LedgerEntry, entries, find
@@ -46,6 +47,9 @@ class _Queries(NamedTuple):
 _ENDED: Mapping[EntryKind, _Queries] = {
     EntryKind.KEY: _Queries(api_keys.valid, api_keys.revoke, api_keys.revocations, "key.revoke"),
     EntryKind.WEBHOOK: _Queries(webhooks.active, webhooks.end, webhooks.removals, "webhook.remove"),
+    EntryKind.DESTINATION: _Queries(
+        destinations.active, destinations.end, destinations.removals, "dicom.destination.remove"
+    ),
 }
 
 

@@ -274,9 +274,8 @@ async def test_the_return_address_is_kept_sealed_with_a_key_and_erased(tmp_path:
         uid = await receive(service, *cta())
         prediction = (await completed(service, uid))["predictions"][0]["id"]
         with service.services.database.reading() as session:
-            sealed = studies.sealed_address(session, prediction)
+            sealed = session.get_one(ReturnAddressRow, prediction).sealed
         key = key_of(KEY)
-        assert sealed is not None
         assert key is not None
         address = open_sealed(sealed, key)
         assert (address.study_instance_uid, len(address.instances)) == (uid, 16)

@@ -36,13 +36,13 @@ def cut(series: Volume, frames: slice) -> Volume:
 
 
 def test_maps_of_each_territory(stroke: tuple[Volume, np.ndarray], maps: ctp.PerfusionMaps) -> None:
-    """CBV is accurate, CBF is 20-45 % low (exponential residues), Tmax is later than the delay."""
+    """CBV and CBF are right for exponential residues, and Tmax is later than the delay."""
     _, labels = stroke
     latest_s = {heads.NORMAL: 2.72, heads.PENUMBRA: 3.99, heads.CORE: 5.5}  # measured 2.10, 3.07, 4.74
     for label, (cbf, mtt, delay) in heads.HAEMODYNAMICS.items():
         inside = ndimage.binary_erosion(labels == label, iterations=2) & (maps.cbf.data > 0)
         assert np.median(maps.cbv.data[inside]) == pytest.approx(cbf * mtt / 60, rel=0.061)  # measured 0.047
-        assert 0.5 < np.median(maps.cbf.data[inside]) / cbf < 0.85  # measured 0.58 to 0.79
+        assert np.median(maps.cbf.data[inside]) / cbf == pytest.approx(1, abs=0.15)  # measured 0.89 to 0.95
         assert 1.0 < np.median(maps.tmax.data[inside]) - delay < latest_s[label]
 
 
@@ -51,10 +51,10 @@ def test_volumes_and_ratios_equal_the_territories(stroke: tuple[Volume, np.ndarr
     voxel_ml = abs(np.linalg.det(series.affine[:3, :3])) / 1000
     found = summary.summarise(maps.by_input(), MNI)
     assert found.side is Side.LEFT
-    # Measured relative errors: 0.031, 0.031, 0.0052.
+    # Measured relative errors: 0.033, 0.031, 0.0003.
     assert found.summary.core_ml == pytest.approx((labels == heads.CORE).sum() * voxel_ml, rel=0.0404)
     assert found.summary.tmax6_ml == pytest.approx((labels >= heads.PENUMBRA).sum() * voxel_ml, rel=0.0401)
-    assert found.summary.mismatch_ratio == pytest.approx(5.2, rel=0.0068)
+    assert found.summary.mismatch_ratio == pytest.approx(4.9, rel=0.0068)
     assert maps.flags == ()
 
 
@@ -81,7 +81,7 @@ def test_motion_is_detected_corrected_and_flagged(stroke: tuple[Volume, np.ndarr
     assert codes(moved) == {"ctp-motion"}
     inside = ndimage.binary_erosion(labels > 0, iterations=3) & (moved.cbf.data > 0) & (maps.cbf.data > 0)
     assert np.median(np.abs(moved.tmax.data - maps.tmax.data)[inside]) < 0.231  # measured 0.178 s
-    assert np.median(moved.cbf.data[inside] / maps.cbf.data[inside]) == pytest.approx(1, abs=0.0487)  # measured 0.037
+    assert np.median(moved.cbf.data[inside] / maps.cbf.data[inside]) == pytest.approx(1, abs=0.0652)  # measured 0.050
 
 
 def test_motion_is_measured_in_millimetres(stroke: tuple[Volume, np.ndarray]) -> None:

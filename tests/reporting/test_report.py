@@ -15,6 +15,7 @@ from PIL import Image
 from app.core.display_names import flag_text, named_quantity, truncated
 from app.reporting import figures, page
 from app.reporting.drawing import BarShape, CircleShape, Drawing, ImageShape
+from app.reporting.grid_volume import GridVolume, peak
 from app.sdk.summary import SYNTHETIC_NOTICE
 from app.sdk.types import (
     Attribution,
@@ -94,10 +95,10 @@ def _texts(drawing: Drawing) -> list[str]:
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_overlay_marks_the_peak_in_the_colour_of_its_sign(sign: int) -> None:
-    image = figures.GridVolume(np.full((48, 56, 48), 40.0), AFFINE)
+    image = GridVolume(np.full((48, 56, 48), 40.0), AFFINE)
     values = np.zeros((48, 56, 48))
     values[30:34, 20:24, 25:29] = sign
-    drawing = figures.overlay(image, (0, 80), figures.GridVolume(values, AFFINE), "cta")
+    drawing = figures.overlay(image, (0, 80), GridVolume(values, AFFINE), "cta")
     panels = _pixels(drawing.png())[90:-60]  # without the legend, which has both colours
     assert _share(panels, 0.3 * sign) > 0.002
     assert _share(panels, -0.3 * sign) < (0.002 if sign > 0 else 0.02)  # the ring is yellow, which contains little blue
@@ -106,8 +107,8 @@ def test_overlay_marks_the_peak_in_the_colour_of_its_sign(sign: int) -> None:
 def test_overlay_shows_the_left_of_the_patient_on_the_right_and_says_so() -> None:
     values = np.zeros((48, 56, 48))
     values[10, 20, 25] = 1.0  # x = -54 mm: the left hemisphere
-    image = figures.GridVolume(np.full((48, 56, 48), 40.0), AFFINE)
-    drawing = figures.overlay(image, (0, 80), figures.GridVolume(values, AFFINE), "cta")
+    image = GridVolume(np.full((48, 56, 48), 40.0), AFFINE)
+    drawing = figures.overlay(image, (0, 80), GridVolume(values, AFFINE), "cta")
     pictures = [shape for shape in drawing.shapes if isinstance(shape, ImageShape)]
     rings = [shape for shape in drawing.shapes if isinstance(shape, CircleShape)]
     for number in (0, 1, 3):  # axial, coronal, axial projection
@@ -124,11 +125,11 @@ def test_overlay_shows_the_left_of_the_patient_on_the_right_and_says_so() -> Non
 def test_overlay_resamples_a_coarse_map_correctly() -> None:
     values = np.zeros((24, 28, 24))
     values[15, 10, 12] = 1.0
-    coarse = figures.GridVolume(values, AFFINE @ np.diag([2.0, 2, 2, 1]))
-    voxel, world = figures.peak(coarse)
+    coarse = GridVolume(values, AFFINE @ np.diag([2.0, 2, 2, 1]))
+    voxel, world = peak(coarse)
     assert voxel == (15, 10, 12)
     assert world == pytest.approx((coarse.affine @ [15, 10, 12, 1])[:3])
-    image = figures.GridVolume(np.full((48, 56, 48), 40.0), AFFINE)
+    image = GridVolume(np.full((48, 56, 48), 40.0), AFFINE)
     drawing = figures.overlay(image, (0, 80), coarse, "cta")
     axial = next(shape for shape in drawing.shapes if isinstance(shape, ImageShape))
     orange = axial.pixels[..., 0].astype(int) - axial.pixels[..., 2] > 80
@@ -190,7 +191,7 @@ def test_every_figure_has_its_table(attribution: Attribution) -> None:
         RegionContribution(region=region, modality=Channel.CTA, contribution=part, side=side)
         for region, part, side in (("other", -0.05, None), ("left MCA M1", 0.65, "affected"))
     ]
-    image = figures.GridVolume(np.full((24, 28, 24), 40.0), AFFINE)
+    image = GridVolume(np.full((24, 28, 24), 40.0), AFFINE)
     others = np.linspace(-2, 2, 10)
     drawings = {
         figures.overlay(image, (0, 80), image, "cta", parts, -0.5): [

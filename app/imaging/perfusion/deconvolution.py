@@ -8,6 +8,7 @@ Design notes:
 - oSVD (same paper): each curve gets the weakest truncation with an oscillation index below the limit. The limit was
   found at one sample a second, so curves are resampled to that step by a cubic spline (one matrix).
 - Peaks are read from a parabola through three samples, so Tmax is not a multiple of the step.
+- Only Tmax is read from the residue. The height of its peak is a biased CBF, so CBF has its own estimate (``flow.py``).
 - kappa = k_H / rho: k_H = (1 - 0.45) / (1 - 0.25), the ratio of the plasma fractions in large and small vessels, and
   rho = 1.04 g/mL, the density of brain (Calamante et al., J Cereb Blood Flow Metab 1999;19:701).
 - Enhancement in HU is proportional to the concentration of iodine and is used in its place.
@@ -21,6 +22,8 @@ from typing import Final
 import numpy as np
 import scipy.fft
 from scipy.interpolate import CubicSpline
+
+from app.imaging.perfusion.flow import flow
 
 __all__ = ["KAPPA", "OSCILLATION_LIMIT", "Haemodynamics", "haemodynamics", "oscillation", "residues"]
 
@@ -99,8 +102,9 @@ def haemodynamics(
 ) -> Haemodynamics:
     """Flow, volume, transit time and Tmax of each curve.
 
-    CBF is the peak of the residue and Tmax its time (0 if the tissue is earlier than the artery); CBV is the ratio of
-    the areas under the tissue and arterial curves, and MTT = CBV / CBF (central volume theorem).
+    Tmax is the time of the peak of the residue (0 if the tissue is earlier than the artery); CBF is the estimate of
+    ``flow.py``; CBV is the ratio of the areas under the tissue and arterial curves, and MTT = CBV / CBF (central volume
+    theorem).
 
     Args:
         tissue: (N, T), enhancement, HU.
@@ -109,21 +113,20 @@ def haemodynamics(
         limit: largest oscillation index of a residue.
     """
     per_100_g = 100 * KAPPA
-    height, delay = _peaks(residues(tissue, arterial, step_s, limit=limit))
-    cbf = per_100_g * 60 * np.maximum(height, 0)
+    delay = _peak_positions(residues(tissue, arterial, step_s, limit=limit))
+    cbf = per_100_g * 60 * flow(tissue, arterial, step_s)
     cbv = per_100_g * np.maximum(tissue.sum(axis=1), 0) / arterial.sum()
     mtt = np.divide(60 * cbv, cbf, out=np.zeros_like(cbf), where=cbf > 0)
     maps = (cbf, cbv, mtt, np.maximum(delay, 0) * _STEP_S)
     return Haemodynamics(*(values.astype(np.float32) for values in maps))
 
 
-def _peaks(residue: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Height and position (samples; negative in the second half) of each row's maximum, by a parabola through three."""
+def _peak_positions(residue: np.ndarray) -> np.ndarray:
+    """Position of each row's maximum (samples; negative in the second half), by a parabola through three samples."""
     rows, length = np.arange(len(residue)), residue.shape[1]
     at = residue.argmax(axis=1)
     before, peak, after = (residue[rows, (at + step) % length] for step in (-1, 0, 1))
     bend = before - 2 * peak + after
-    shift = np.divide(0.5 * (before - after), bend, out=np.zeros_like(peak), where=bend < 0)
-    height = peak - 0.25 * (before - after) * shift
-    position = np.where(at > length // 2, at - length, at) + shift
-    return height, position
+    shift: np.ndarray = np.divide(0.5 * (before - after), bend, out=np.zeros_like(peak), where=bend < 0)
+    position: np.ndarray = np.where(at > length // 2, at - length, at) + shift
+    return position
