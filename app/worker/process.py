@@ -262,6 +262,7 @@ class Worker:
         self._eraser.reserve.fill()
         self._eraser.replay(actor="worker")
         self._retention.apply()
+        self._retention.forget_instances(self._settings.dicom_keep_hours)
 
     def _sweep_files(self) -> None:
         sweep(self._database, self._storage)
