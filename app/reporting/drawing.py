@@ -31,7 +31,7 @@ RAISES, LOWERS = "#d55e00", "#0072b2"  # Okabe and Ito (2008): colour-blind peop
 _DPI = 100
 _SVG_TAG = re.compile(rb"<svg [^>]*>")
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {  # the keys have literal types
     "font.family": "DejaVu Sans",
     "font.size": 8.5,
     "text.color": INK,
@@ -53,8 +53,7 @@ _STYLE: dict[str, Any] = {
     "svg.hashsalt": "rlvo",
     "svg.fonttype": "path",
 }
-for _name, _value in _STYLE.items():
-    matplotlib.rcParams[_name] = _value
+matplotlib.rcParams.update(_STYLE)
 # Fonts of the machine are left out, so that two machines draw the same letters.
 _OWN_FONTS = matplotlib.get_data_path()
 font_manager.fontManager.ttflist = [
