@@ -1,7 +1,7 @@
 """`rlvo demo --dicom`: a synthetic patient goes as DICOM through Orthanc to rlvo, and the results come back to Orthanc.
 
 Design notes:
-- Orthanc plays the archive of a hospital: a Lua script forwards each CT series to the listener by C-STORE.
+- Orthanc plays the archive of a hospital: a Lua script forwards each CT image to the listener by C-STORE.
 - Both programs run on free ports of this machine, as long as the command.
 """
 
@@ -41,9 +41,9 @@ SPACING = {"ncct": (1.0, 1.0, 2.0), "cta": (1.0, 1.0, 1.5)}
 SCHEME = "en-siemens"
 TENANT = "local"
 LONGEST_WAIT = 600.0
-_ROUTE = """function OnStableSeries(seriesId, tags, metadata)
+_ROUTE = """function OnStoredInstance(instanceId, tags, metadata)
   if tags['Modality'] == 'CT' then
-    SendToModality(seriesId, 'rlvo')
+    SendToModality(instanceId, 'rlvo')
   end
 end
 """
@@ -82,7 +82,7 @@ def run(console: Console, *, once: bool) -> None:
         with console.status("Making a synthetic patient as a DICOM study"):
             count, uid, clinical = _write(folder)
         client.studies.set_clinical(uid, clinical)
-        with console.status(f"Sending {count} files to Orthanc, which forwards the CT series to rlvo"):
+        with console.status(f"Sending {count} files to Orthanc, which forwards the CT images to rlvo"):
             _send(archive, folder / "study")
         study = _follow(client, uid, console)
         print_study(study)
@@ -115,7 +115,6 @@ def _archive(program: str, folder: Path, ports: tuple[int, int], listener_port: 
         "DicomModalities": {"rlvo": ["RLVO", "127.0.0.1", listener_port]},
         "RemoteAccessAllowed": False,
         "AuthenticationEnabled": False,
-        "StableAge": 2,
         "LuaScripts": [str(route)],
         "Plugins": [str(_PLUGIN)] if _PLUGIN.is_file() else [],
         "DicomWeb": {"Enable": True},
