@@ -30,6 +30,7 @@ from app.cli import (
     studies,
     subjects,
     table,
+    validate,
     webhooks,
 )
 
@@ -93,6 +94,7 @@ app.add_typer(admin.audit, name="audit", rich_help_panel=OPERATE)
 app.add_typer(outcomes.outcomes, name="outcomes", rich_help_panel=OPERATE)
 app.command(rich_help_panel=OPERATE)(monitor.monitor)
 app.command(rich_help_panel=OPERATE)(compare.compare)
+app.command(rich_help_panel=OPERATE)(validate.validate)
 app.command(rich_help_panel=OPERATE)(admin.replay)
 app.command(rich_help_panel=OPERATE)(admin.fsck)
 app.command("settings", rich_help_panel=OPERATE)(admin.list_settings)

@@ -154,6 +154,7 @@ def _heading(text: str) -> Iterator[_Line]:
 
 
 def _wrapped(text: str, size: int = _BODY, *, bold: bool = False) -> Iterator[_Line]:
+    text = text.replace(" %", "\N{NO-BREAK SPACE}%")  # a number and its sign stay on one line
     characters = int(_CHARACTERS * _BODY / size * (0.9 if bold else 1))
     for part in textwrap.wrap(text, characters):
         yield _Line(part, size, bold)

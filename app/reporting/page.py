@@ -12,11 +12,11 @@ import base64
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import NamedTuple
 
 from app.core.display_names import flag_text, interval_text, percent, rule_text
 from app.core.explanation_text import BASE, Contribution, outside_text, points_text, reasons, side_text
-from app.reporting.drawing import Drawing, FigureTable
-from app.reporting.figures import region_table
+from app.reporting.tables import FigureTable, region_table
 from app.sdk.flags import Severity
 from app.sdk.summary import SYNTHETIC_NOTICE, is_synthetic
 from app.sdk.types import NOTICE, Attribution, Flag, Prediction
@@ -48,12 +48,20 @@ _BREAK_IN_PERCENT = re.compile(r"(\d) %")  # a number and its sign stay on one l
 _SUMMARY_ITEMS = 3  # contributions in the summary sentence, in each direction
 
 
-def report(prediction: Prediction, figures: Mapping[str, Drawing], card: str) -> str:
+class ReportFigure(NamedTuple):
+    """A figure as the report shows it: SVG, the title for screen readers, and the table below it."""
+
+    svg: bytes
+    title: str
+    table: FigureTable | None
+
+
+def report(prediction: Prediction, figures: Mapping[str, ReportFigure], card: str) -> str:
     """Return the report as HTML.
 
     Args:
         prediction: A finished prediction.
-        figures: Drawings by caption, in the order of the report.
+        figures: Figures by caption, in the order of the report.
         card: The model card, Markdown, shown as plain text.
     """
     parts = [
@@ -193,10 +201,10 @@ def _table(caption: str, table: FigureTable) -> str:
     return f"<table>{caption_tag}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _figure(caption: str, drawing: Drawing) -> str:
-    data = base64.b64encode(drawing.svg()).decode("ascii")
-    table = _table("", drawing.table) if drawing.table else ""
+def _figure(caption: str, figure: ReportFigure) -> str:
+    data = base64.b64encode(figure.svg).decode("ascii")
+    table = _table("", figure.table) if figure.table else ""
     return (
-        f'<figure><img alt="{escape(drawing.title, quote=True)}" src="data:image/svg+xml;base64,{data}">'
+        f'<figure><img alt="{escape(figure.title, quote=True)}" src="data:image/svg+xml;base64,{data}">'
         f"<figcaption>{escape(caption)}</figcaption>{table}</figure>"
     )
