@@ -60,7 +60,7 @@ class Archive:
 
 def run(console: Console, *, once: bool) -> None:
     """Run the demonstration; keep both pages open at its end, unless ``once``."""
-    program = shutil.which("Orthanc")
+    program = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin")  # where Debian has it
     if program is None:
         typer.echo("Orthanc is not installed. On Debian: apt-get install orthanc orthanc-dicomweb", err=True)
         raise typer.Exit(1)
