@@ -15,7 +15,8 @@ from fastapi import FastAPI
 
 from app.api import docs, problems
 from app.api.auth import validate_exposure
-from app.api.dependencies import Services, lifespan
+from app.api.dependencies import Services
+from app.api.lifespan import lifespan
 from app.api.middleware import Middleware
 from app.api.routers import (
     aliases,
@@ -28,6 +29,7 @@ from app.api.routers import (
     models,
     predictions,
     results,
+    studies,
 )
 from app.core.config import Settings
 from app.core.tracing import Traces
@@ -86,6 +88,7 @@ def _app_with_routes() -> FastAPI:
     for module in (
         predictions,
         results,
+        studies,
         cds_services,
         followup,
         models,

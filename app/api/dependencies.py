@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Concatenate, ParamSpec, TypeVar
 
-from anyio import CapacityLimiter, Event, Semaphore, create_task_group, move_on_after, sleep, to_thread
-from fastapi import Depends, FastAPI, Request
+from anyio import CapacityLimiter, Event, Semaphore, sleep, to_thread
+from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
-from app.api import dicom_uploads
 from app.api.cds_clients import CdsClientVerifier
 from app.api.connection_limits import RequestsInProgress
 from app.api.long_poll import ChangeWatcher
@@ -32,7 +30,6 @@ from app.api.readiness import ReadinessProbe
 from app.core.config import Settings
 from app.core.logging import error_location
 from app.core.tracing import NoopTraces, Traces
-from app.database import idempotency
 from app.database.api_keys import Caller
 from app.database.idempotency import Reservation
 from app.database.session import Database
@@ -41,16 +38,15 @@ from app.dicom.reception import Reception
 from app.dicom.return_address import key_of
 from app.registry.model_store import ModelStore
 from app.sdk.errors import Draining, RlvoError
-from app.storage.factory import secure
 from app.storage.local import Storage
 from app.worker.erasure import Eraser
 from app.worker.queue import Queue
 
 log = logging.getLogger("rlvo.service")
 
-REPLAY_PATIENCE = 10.0  # seconds that the start waits for the ledger of erasures; until it is read, /readyz is 503
 REPLAY_PAUSE = 5.0
 INDEX_PAUSE = 1.0
+INDEX_PATIENCE = 5.0  # seconds that a call waits for another process that indexes
 MAX_CONVERSIONS = 2  # DICOM studies that are converted at the same time, each in a process of its own
 MAX_TENSOR_REQUESTS = 4  # requests with prepared tensors whose bodies are in memory at the same time
 P = ParamSpec("P")
@@ -141,6 +137,11 @@ class Services:
                 log.warning("the ledger of erasures is read again: %s", error.detail)
                 await sleep(REPLAY_PAUSE)
 
+    def index_all(self) -> None:
+        """Moves all received DICOM instances to the blobs. Raises Unavailable."""
+        while self.reception.index(wait=INDEX_PATIENCE):
+            pass
+
     async def index_received(self) -> None:
         """Moves received DICOM instances to the blobs, again and again; a fault of the environment is tried again."""
         while True:
@@ -160,35 +161,6 @@ class Services:
         """Raises Draining while the process shuts down."""
         if self.draining:
             raise Draining("The service is shutting down. Send the request again in a few seconds.", retry_after=5)
-
-
-@asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Prepares folders and tables and repeats the erasures of the ledger; at the end drains and closes.
-
-    The change watcher runs during all of this time. A ledger that cannot be read delays the start by `REPLAY_PATIENCE`
-    only: then its erasures are repeated while the service answers.
-    """
-    services: Services = app.state.services
-    await to_thread.run_sync(secure, services.settings)
-    await to_thread.run_sync(dicom_uploads.clear, services.settings)
-    await to_thread.run_sync(services.database.upgrade)
-    await to_thread.run_sync(services.queue.upgrade)
-    await services.write(idempotency.forget, services.owner)
-    async with create_task_group() as tasks:
-        tasks.start_soon(services.watcher.run)
-        await to_thread.run_sync(services.eraser.reserve.fill)
-        tasks.start_soon(services.replay_erasures)
-        tasks.start_soon(services.index_received)
-        with move_on_after(REPLAY_PATIENCE):
-            await services.erasures_replayed.wait()
-        try:
-            yield
-        finally:
-            services.drain()
-            tasks.cancel_scope.cancel()
-    await to_thread.run_sync(services.database.close)
-    await to_thread.run_sync(services.traces.close)
 
 
 async def _services(request: Request) -> Services:

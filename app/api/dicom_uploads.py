@@ -81,11 +81,7 @@ class StudyArchives:
             target,
             overrides=overrides if name == STUDY else {},
             only=None if name == STUDY else Input(name),
-            limits=DicomLimits(
-                max_file_bytes=settings.max_volume_bytes,
-                max_study_bytes=4 * settings.max_volume_bytes,
-                max_voxels=settings.max_voxels,
-            ),
+            limits=limits_of(settings),
             timeout_s=settings.dicom_timeout,
             addressed=bool(settings.dicom_return_key),
         )
@@ -117,6 +113,15 @@ class ArchiveFile:
         with storage_errors():
             self._file.close()
         return self._hash.hexdigest()
+
+
+def limits_of(settings: Settings) -> DicomLimits:
+    """Limits of a study by the settings."""
+    return DicomLimits(
+        max_file_bytes=settings.max_volume_bytes,
+        max_study_bytes=4 * settings.max_volume_bytes,
+        max_voxels=settings.max_voxels,
+    )
 
 
 def incoming(settings: Settings) -> Path:

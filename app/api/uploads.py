@@ -128,9 +128,12 @@ class UploadReceiver:
         sent = {*self.study.headers, *(Input(name) for name in self.archives.names if name != STUDY)}
         for name in self.archives.names:
             conversion = self.archives.convert(name, self.study.series_roles)
-            self._add(dicom_uploads.without(conversion, frozenset(sent)) if name == STUDY else conversion)
+            self.add_volumes(dicom_uploads.without(conversion, frozenset(sent)) if name == STUDY else conversion)
+            if name == STUDY:
+                self.study.study_instance_uid = self.study.study_instance_uid or _uid_or_none(conversion.study_uid)
 
-    def _add(self, conversion: Conversion) -> None:
+    def add_volumes(self, conversion: Conversion) -> None:
+        """Writes the volumes of a conversion to the storage, and deletes their files. Raises StorageFull."""
         for name, path in conversion.volumes.items():
             sink = VolumeSink(self, name, has_filename=True, converted=True)
             with path.open("rb") as volume:
@@ -303,6 +306,10 @@ def _matching(name: str, content: bytes, pattern: str, rule: str) -> str:
     if not re.fullmatch(pattern, text):
         raise _invalid_field(name, rule)
     return text
+
+
+def _uid_or_none(uid: str) -> str | None:
+    return uid if re.fullmatch(UID, uid) and len(uid) <= MAX_UID_LENGTH else None
 
 
 def _invalid_field(name: str, rule: str) -> InvalidRequest:

@@ -27,6 +27,7 @@ from app.cli import (
     predict,
     predict_cohort,
     serve,
+    studies,
     subjects,
     table,
     webhooks,
@@ -40,6 +41,8 @@ TRAINING_COMMANDS = {
     "train-segmenter": "Train the small U-Net that marks vessels, on phantoms.",
     "evaluate": "Score versions on a cohort (discrimination, calibration, decisions, subgroups) "
     "and compare them in pairs.",
+    "validate": "Validate a version, or any table of predicted probabilities, against outcomes.",
+    "recalibrate": "Recalibrate a version on a cohort of your site, as a new version.",
     "import": "Write the cohort table of a published data set; its volumes are not copied.",
 }
 """Name and summary of each command of `app.cli.training`."""
@@ -82,6 +85,7 @@ app.command(rich_help_panel=RUN)(demo.demo)
 app.add_typer(table.table, name="table", rich_help_panel=TRAIN)
 app.add_typer(models.models, name="models", rich_help_panel=OPERATE)
 app.add_typer(admin.keys, name="keys", rich_help_panel=OPERATE)
+app.add_typer(studies.studies, name="studies", rich_help_panel=OPERATE)
 app.add_typer(subjects.subjects, name="subjects", rich_help_panel=OPERATE)
 app.add_typer(erasures.erasures, name="erasures", rich_help_panel=OPERATE)
 app.add_typer(webhooks.webhooks, name="webhooks", rich_help_panel=OPERATE)

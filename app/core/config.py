@@ -153,6 +153,14 @@ class Settings(BaseSettings):
     dicom_quiet: float = Field(
         default=30.0, gt=0, description="Seconds without a new instance after which a received study is complete"
     )
+    dicom_clinical_wait: float = Field(
+        default=60.0, ge=0, description="The same for a received study without a clinical record, if longer"
+    )
+    dicom_keep_hours: float = Field(
+        default=72.0,
+        gt=0,
+        description="Hours from its last instance after which the files of a received study are deleted",
+    )
     stall_timeout: float = Field(default=30.0, gt=0, description="Seconds without progress until a transfer is aborted")
     header_timeout: float = Field(default=10.0, gt=0, description="Seconds within which a request head must arrive")
     max_connections: int = Field(default=1000, ge=1, description="Maximum number of connections")

@@ -18,14 +18,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, exists, select
+from sqlalchemy import ColumnElement, delete, exists, select, update
 from sqlalchemy.orm import Session
 
 from app.core.tracing import TraceContext
 from app.database import destinations, fair_queue, idempotency, paging
 from app.database.destination_tables import DeliveryRow
 from app.database.session import now
-from app.database.study_tables import InstanceRow, ReturnAddressRow
+from app.database.study_tables import InstanceRow, ReturnAddressRow, StudyPredictionRow, StudyRow
 from app.database.tables import (
     ArtifactRow,
     AttributionRow,
@@ -273,6 +273,8 @@ def erase(session: Session, prediction_id: str, caller: str | None) -> list[str]
     row.series = row.intake_flags = None
     row.probability = row.interval = row.folds = row.decision = row.withheld = None
     row.flags = row.perfusion = row.figures = row.timings = row.error = None
+    of_study = select(StudyPredictionRow.study_id).where(StudyPredictionRow.prediction_id == prediction_id)
+    session.execute(update(StudyRow).where(StudyRow.id.in_(of_study)).values(assembled=None))
     for table in (AttributionRow, ReviewRow, ShadowRow, OutcomeRow, IdempotencyRow, ReturnAddressRow, DeliveryRow):
         session.execute(delete(table).where(table.prediction_id == prediction_id))
     named = select(ArtifactRow.digest).where(ArtifactRow.prediction_id == prediction_id)

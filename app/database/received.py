@@ -65,13 +65,14 @@ def count(session: Session, caller: str, study_uid: str) -> int:
     return session.scalars(query).one_or_none() or 0
 
 
-def add(session: Session, instances: Iterable[ReceivedInstance], *, quiet: float) -> int:
+def add(session: Session, instances: Iterable[ReceivedInstance], *, quiet: float, clinical_wait: float = 0.0) -> int:
     """Add received instances to their studies.
 
     Args:
         session: a writing session.
         instances: the instances, whose blobs are stored.
         quiet: seconds without a new instance after which a study counts as complete.
+        clinical_wait: the same for a study without a clinical record, if it is longer.
 
     Returns:
         The number of refused instances: another instance with the same UID was there first.
@@ -91,9 +92,9 @@ def add(session: Session, instances: Iterable[ReceivedInstance], *, quiet: float
         if new:
             row.received = now()
             if row.state != StudyState.CANCELLED:
-                row.state, row.due, row.completed, row.error = StudyState.RECEIVING, row.received, None, None
-                row.due = row.received + timedelta(seconds=quiet)
-                row.run += 1
+                row.state, row.completed, row.error, row.run = StudyState.RECEIVING, None, None, row.run + 1
+                wait = quiet if row.clinical is not None else max(quiet, clinical_wait)
+                row.due = row.received + timedelta(seconds=wait)
         session.flush()
     return refused
 

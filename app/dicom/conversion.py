@@ -23,12 +23,16 @@ class Conversion:
         series: what each series was taken for.
         flags: flags of the conversion.
         address: where results are sent back to, if it was asked for.
+        series_uids: the Series Instance UIDs of each of ``series``; several if each of them is one time point.
+        study_uid: Study Instance UID; empty if the files have none.
     """
 
     volumes: dict[Input, Path] = field(default_factory=dict)
     series: tuple[SeriesSummary, ...] = ()
     flags: tuple[Flag, ...] = ()
     address: ReturnAddress | None = None
+    series_uids: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
+    study_uid: str = field(default="", repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """Members as JSON values."""
@@ -37,6 +41,8 @@ class Conversion:
             "series": [each.model_dump(mode="json") for each in self.series],
             "flags": [each.model_dump(mode="json") for each in self.flags],
             "address": self.address and self.address.to_json(),
+            "series_uids": [list(each) for each in self.series_uids],
+            "study_uid": self.study_uid,
         }
 
     @classmethod
@@ -47,4 +53,6 @@ class Conversion:
             series=tuple(SeriesSummary.model_validate(each) for each in document["series"]),
             flags=tuple(Flag.model_validate(each) for each in document["flags"]),
             address=ReturnAddress.from_json(document["address"]) if document.get("address") else None,
+            series_uids=tuple(tuple(each) for each in document["series_uids"]),
+            study_uid=document["study_uid"],
         )

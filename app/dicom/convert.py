@@ -58,7 +58,8 @@ def convert(
         DecompressedTooLarge: the study is larger than the limits.
     """
     files = open_files(source, limits)
-    choices, flags = read_choices(files, overrides, limits)
+    instances, flags = _read_instances(files, limits)
+    choices = choose(make_stacks(instances), overrides)
     if only is not None:
         choices = _only(choices, only)
     volumes = {}
@@ -74,7 +75,14 @@ def convert(
     if not volumes:
         raise refused(_nothing_to_use(choices))
     address = read_address(choices, files, limits) if addressed else None
-    return Conversion(volumes, tuple(choice.summary() for choice in choices), tuple(flags), address)
+    return Conversion(
+        volumes,
+        tuple(choice.summary() for choice in choices),
+        tuple(flags),
+        address,
+        series_uids=tuple(choice.stack.series or (choice.stack.facts.uid,) for choice in choices),
+        study_uid=next((each.study_uid for each in instances if each.study_uid), ""),
+    )
 
 
 def read_choices(
@@ -95,6 +103,11 @@ def read_choices(
         PatientMismatch: the files belong to several patients or studies.
         DecompressedTooLarge: the study is larger than the limits.
     """
+    instances, flags = _read_instances(files, limits)
+    return choose(make_stacks(instances), overrides), flags
+
+
+def _read_instances(files: Files, limits: DicomLimits) -> tuple[list[Instance], list[Flag]]:
     instances: list[Instance] = []
     unreadable: Counter[str] = Counter()
     size = 0
@@ -115,7 +128,7 @@ def read_choices(
     if damaged:
         detail = f"{damaged} DICOM files of the study are damaged or incomplete, and were kept out"
         flags.append(Flag(code="files-kept-out", detail=detail))
-    return choose(make_stacks(instances), overrides), flags
+    return instances, flags
 
 
 def _no_instances(unreadable: Counter[str]) -> str:

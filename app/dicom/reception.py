@@ -17,6 +17,7 @@ import hashlib
 import logging
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -79,18 +80,21 @@ class Reception:
         storage: Storage,
         *,
         quiet: float = 30.0,
+        clinical_wait: float = 0.0,
         max_instances: int = MAX_INSTANCES,
     ) -> None:
         self._folder = folder
         self._database = database
         self._storage = storage
         self._quiet = quiet
+        self._clinical_wait = clinical_wait
         self._max_instances = max_instances
 
     @classmethod
     def of(cls, settings: Settings, database: Database, storage: Storage) -> Reception:
         """Make the reception that the settings describe."""
-        return cls(settings.received, database, storage, quiet=settings.dicom_quiet)
+        quiet, wait = settings.dicom_quiet, settings.dicom_clinical_wait
+        return cls(settings.received, database, storage, quiet=quiet, clinical_wait=wait)
 
     @property
     def incoming(self) -> Path:
@@ -170,8 +174,11 @@ class Reception:
                 return Outcome.STORED
         raise OSError(os.strerror(11))  # EAGAIN: the sender may try again
 
-    def index(self) -> int:
+    def index(self, *, wait: float = 0.0) -> int:
         """Move received files to the blobs and add their rows; another process may do so at the same time.
+
+        Args:
+            wait: seconds to wait for another process that does so now.
 
         Returns:
             The number of files; fewer than all if there are many.
@@ -181,7 +188,7 @@ class Reception:
         """
         if not self._folder.is_dir():
             return 0
-        with storage_errors(), locked_soon(self._folder, seconds=0.0) as held:
+        with storage_errors(), locked_soon(self._folder, seconds=wait) as held:
             if not held:
                 return 0
             files = list(islice(self._files(), _BATCH))
@@ -189,7 +196,7 @@ class Reception:
                 return 0
             instances = [each for caller, path in files if (each := self._stored(caller, path)) is not None]
             with self._database.session() as session:
-                refused = received.add(session, instances, quiet=self._quiet)
+                refused = received.add(session, instances, quiet=self._quiet, clinical_wait=self._clinical_wait)
             if refused:
                 log.warning("%d instances are refused: conflict", refused)
             for _, path in files:
@@ -221,6 +228,11 @@ class Reception:
         return ReceivedInstance(
             caller, head.study_uid, head.series_uid, head.sop_class_uid, head.sop_uid, content, digest, size
         )
+
+    def forget(self, caller: str, study_uid: str) -> None:
+        """Delete the files of a study that are not indexed yet. Raises StorageUnavailable."""
+        with storage_errors():
+            shutil.rmtree(self._folder / caller.encode().hex() / _digest(study_uid), ignore_errors=True)
 
     def clear(self, age: float = _ABANDONED) -> None:
         """Delete unfinished files that are older than ``age`` seconds."""

@@ -87,7 +87,11 @@ def intercept_at(labels: Labels, offsets: Array) -> float:
 
     It is the maximum-likelihood intercept of a logistic regression whose other terms are fixed.
     """
-    prevalence = float(labels.mean())
+    return intercept_at_share(float(labels.mean()), offsets)
+
+
+def intercept_at_share(prevalence: float, offsets: Array) -> float:
+    """Intercept as that of ``intercept_at``, for a prevalence."""
     if prevalence in (0.0, 1.0):
         return float(np.copysign(np.inf, prevalence - 0.5))
     middle = float(logit(prevalence))
@@ -152,6 +156,16 @@ def _on_log_odds(value: float, center: float, half: float) -> Estimate:
     """Estimate of a share, with an interval of ``center`` and ``half`` width in log-odds."""
     low, high = float(expit(center - half)), float(expit(center + half))
     return Estimate(value, min(low, value), max(high, value))
+
+
+def auc_log_odds_error(labels: Labels, scores: Array) -> float:
+    """Standard error of the AUC's log-odds by DeLong; NaN if it cannot be estimated."""
+    area = auc(labels, scores)
+    if min(int(labels.sum()), int((labels == 0).sum())) < 2 or not 0 < area < 1:
+        return np.nan
+    by_positive, by_negative = _placements(labels, scores)
+    variance = by_positive.var(ddof=1) / len(by_positive) + by_negative.var(ddof=1) / len(by_negative)
+    return float(np.sqrt(variance) / (area * (1 - area)))
 
 
 def auc_estimate(labels: Labels, scores: Array, level: float = 0.95) -> Estimate:
@@ -266,6 +280,43 @@ def calibration_in_the_large(labels: Labels, probabilities: Array, level: float 
     expected = expit(x + intercept)
     half = _normal(level) / float(np.sqrt((expected * (1 - expected)).sum()))
     return Estimate(intercept, intercept - half, intercept + half)
+
+
+def observed_expected(labels: Labels, probabilities: Array, level: float = 0.95) -> Estimate:
+    """Ratio of the observed to the expected number of outcomes, 1 for a calibrated model.
+
+    The interval is that of the ratio of two means, by the delta method on the logarithm, as Debray et al. (BMJ
+    2017;356:i6460) pool it. It is not estimable without an outcome.
+    """
+    share, expected = float(labels.mean()), float(probabilities.mean())
+    if share == 0 or expected == 0 or len(labels) < 2:
+        return NOT_ESTIMABLE
+    error = observed_expected_error(labels, probabilities)
+    ratio = share / expected
+    return Estimate(ratio, ratio * np.exp(-_normal(level) * error), ratio * np.exp(_normal(level) * error))
+
+
+def observed_expected_error(labels: Labels, probabilities: Array) -> float:
+    """Standard error of the logarithm of O/E."""
+    influence = labels / labels.mean() - probabilities / probabilities.mean()
+    return float(influence.std(ddof=1) / np.sqrt(len(labels)))
+
+
+def scaled_brier(labels: Labels, probabilities: Array, level: float = 0.95) -> Estimate:
+    """Brier score scaled to 0 for the prevalence and 1 for certainty (Steyerberg et al., Epidemiology 2010;21:128).
+
+    The interval is normal, by the delta method. It is not estimable with one class only.
+    """
+    share = float(labels.mean())
+    spread = share * (1 - share)
+    if spread == 0:
+        return NOT_ESTIMABLE
+    errors = (probabilities - labels) ** 2
+    score = float(errors.mean())
+    influence = -(errors - score) / spread + score * (1 - 2 * share) * (labels - share) / spread**2
+    half = _normal(level) * float(influence.std(ddof=1)) / float(np.sqrt(len(labels)))
+    value = 1 - score / spread
+    return Estimate(value, value - half, value + half)
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,7 @@ from .followup import Outcome, OutcomeDraft, Review, ReviewDraft, ReviewerVerdic
 from .models import Alias, AliasMove, ShadowReport
 from .problem import Problem, ProblemField
 from .sorting import Sort
+from .studies import ReceivedStudy, StudyPrediction, StudySeries, StudyState
 from .summary import SYNTHETIC_NOTICE, Headline
 from .types import (
     NOTICE,
@@ -186,6 +187,7 @@ __all__ = [
     "Progress",
     "QueueFull",
     "RateLimited",
+    "ReceivedStudy",
     "RegionContribution",
     "RequestInProgress",
     "Review",
@@ -203,6 +205,9 @@ __all__ = [
     "Status",
     "StorageFull",
     "Study",
+    "StudyPrediction",
+    "StudySeries",
+    "StudyState",
     "TooLarge",
     "TransportError",
     "Unauthenticated",

@@ -259,6 +259,10 @@ class Verbs:
             part.unlink(missing_ok=True)
         return path
 
+    def save_dicom(self, prediction_id: str, to: str | os.PathLike[str]) -> Steps[Path]:
+        path = Path(to) / f"{prediction_id}-dicom.zip" if Path(to).is_dir() else Path(to)
+        return (yield from self.save(prediction_id, "dicom", path))
+
     def _drawn(self, path: str, sink: BinaryIO, wait: float) -> Steps[None]:
         """Read a file into ``sink``; repeat the request for ``wait`` seconds while it is not drawn yet."""
         end = time.monotonic() + wait
@@ -272,10 +276,6 @@ class Verbs:
                 yield Pause(min(error.retry_after or 1.0, remaining))
             else:
                 return
-
-    def save_dicom(self, prediction_id: str, to: str | os.PathLike[str]) -> Steps[Path]:
-        path = Path(to) / f"{prediction_id}-dicom.zip" if Path(to).is_dir() else Path(to)
-        return (yield from self.save(prediction_id, "dicom", path))
 
     def add_review(self, prediction_id: str, draft: ReviewDraft) -> Steps[Review]:
         path = f"/v1/predictions/{prediction_id}/reviews"

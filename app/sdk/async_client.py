@@ -17,6 +17,7 @@ from ._replies import Reply
 from .callers import CallerInfo
 from .followup import Outcome, OutcomeDraft, Review, ReviewDraft
 from .registry import AsyncRegistry
+from .study_calls import AsyncStudies
 from .types import ErasureCertificate, Health, ModelInfo, Prediction
 
 T = TypeVar("T")
@@ -41,6 +42,7 @@ class AsyncClient:
         self._http = httpx.AsyncClient(transport=transport, **http_options(url, api_key, timeout))
         self._verbs = Verbs(retries)
         self.registry = AsyncRegistry(self._verbs, self._run)
+        self.studies = AsyncStudies(self._verbs, self._run)
 
     async def __aenter__(self) -> Self:
         return self

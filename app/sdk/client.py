@@ -28,6 +28,7 @@ from .async_client import AsyncClient
 from .callers import CallerInfo
 from .followup import Outcome, OutcomeDraft, Review, ReviewDraft
 from .registry import Registry
+from .study_calls import Studies
 from .types import ErasureCertificate, Health, ModelInfo, Prediction
 
 __all__ = ["AsyncClient", "Client", "Filters", "OnProgress", "Progress", "Study", "Volume"]
@@ -47,6 +48,7 @@ class Client:
 
     Attributes:
         registry: Operations on model versions: aliases, promotion, rollback, shadow scores.
+        studies: Received DICOM studies: state, series and roles, clinical record, cancel, erase.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Client:
         self._http = httpx.Client(transport=transport, **http_options(url, api_key, timeout))
         self._verbs = Verbs(retries)
         self.registry = Registry(self._verbs, self._run)
+        self.studies = Studies(self._verbs, self._run)
 
     def __enter__(self) -> Self:
         return self

@@ -16,8 +16,8 @@ FILES = ("report.json", "report.md")
 """Files that show that a folder is an earlier report; reports of earlier releases have the second only."""
 
 
-def check(folder: Path | None) -> None:
-    """Check that a report may replace ``folder``.
+def check(folder: Path | None, option: str = "--report") -> None:
+    """Check that a report may replace ``folder``; the messages name the ``option``.
 
     Raises:
         CohortFault: If the folder has content and is no report, or if it is a file.
@@ -25,10 +25,10 @@ def check(folder: Path | None) -> None:
     if folder is None or not folder.exists():
         return
     if not folder.is_dir():
-        raise CohortFault([f"--report {folder} is a file; give a new folder"])
+        raise CohortFault([f"{option} {folder} is a file; give a new folder"])
     names = {path.name for path in folder.iterdir()}
     if names and not names & set(FILES):
-        raise CohortFault([f"--report {folder} is a folder with other files; give a new folder, or that of a report"])
+        raise CohortFault([f"{option} {folder} is a folder with other files; give a new folder, or that of a report"])
 
 
 def default(base: Path, table: Path, names: Sequence[str], key: str) -> Path:

@@ -24,6 +24,7 @@ from app.reporting import figures, page
 from app.reporting.drawing import Drawing
 from app.reporting.figures import CohortPosition
 from app.reporting.grid_volume import GridVolume
+from app.reporting.page import ReportFigure
 from app.worker import file_messages
 from app.worker.drawing_data import DATA, DrawingData
 from app.worker.file_messages import ERROR, IDLE_SECONDS
@@ -57,10 +58,12 @@ def drawn_files(stored: Mapping[str, bytes]) -> dict[str, bytes]:
     data = DrawingData.model_validate_json(stored[DATA])
     drawings = _drawings(data, stored)
     files: dict[str, bytes] = {}
-    for name, (_, drawing) in drawings.items():
-        files |= {f"figures/{name}.svg": drawing.svg(), f"figures/{name}.png": drawing.png()}
-    report = page.report(data.prediction, dict(drawings.values()), data.card)
-    return files | {"report.html": report.encode()}
+    shown: dict[str, ReportFigure] = {}
+    for name, (caption, drawing) in drawings.items():
+        svg = drawing.svg()
+        files |= {f"figures/{name}.svg": svg, f"figures/{name}.png": drawing.png()}
+        shown[caption] = ReportFigure(svg, drawing.title, drawing.table)
+    return files | {"report.html": page.report(data.prediction, shown, data.card).encode()}
 
 
 def _drawings(data: DrawingData, stored: Mapping[str, bytes]) -> dict[str, tuple[str, Drawing]]:

@@ -111,7 +111,6 @@ class Worker:
             model_cache=self._model_cache,
             pipeline=PredictionPipeline(self._database, self._storage, self._queue, self._model_cache, limits),
             webhook_sender=WebhookSender(self._database, self._queue, egress, settings.webhook_backoff),
-            figure_jobs=FigureJobs(self._database, self._storage, self._queue),
             dicom_delivery=DicomDelivery(
                 database=self._database,
                 queue=self._queue,
@@ -120,6 +119,7 @@ class Worker:
                 backoff=settings.dicom_backoff,
                 days=settings.dicom_delivery_days,
             ),
+            figure_jobs=FigureJobs(self._database, self._storage, self._queue),
             liveness=self.liveness,
             traces=self._traces,
             cpu_limit=settings.cpu_limit,
@@ -262,6 +262,7 @@ class Worker:
         self._eraser.reserve.fill()
         self._eraser.replay(actor="worker")
         self._retention.apply()
+        self._retention.forget_instances(self._settings.dicom_keep_hours)
 
     def _sweep_files(self) -> None:
         sweep(self._database, self._storage)

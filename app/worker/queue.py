@@ -3,7 +3,8 @@
 Design notes:
 - The engine is DBOS Transact, with the database and the connections of the service.
 - The id of a job is the id of its prediction, so a second submission makes no second job.
-- Webhooks, figures and DICOM deliveries have separate queues, so none of them delays predictions.
+- Webhooks, DICOM deliveries and figures have separate queues, so neither a slow receiver nor a figure delays
+  predictions.
 - A job carries ids only, so the tables of the engine hold no patient data.
 - The queue has no cancel: a prediction is cancelled in its row, and its job ends at the next step.
 - This module loads no torch, because the API process imports it.
@@ -30,20 +31,23 @@ SHADOW_JOB = "shadow"
 WEBHOOK_QUEUE = "webhooks"
 WEBHOOK_JOB = "tell"
 PREPARE_JOB = "prepare"
-FIGURE_QUEUE = "figures"
-FIGURE_JOB = "draw"
 DICOM_QUEUE = "dicom"
 DICOM_JOB = "send"
-JOBS = [JOB, SHADOW_JOB, WEBHOOK_JOB, PREPARE_JOB, FIGURE_JOB, DICOM_JOB]
+FIGURE_QUEUE = "figures"
+FIGURE_JOB = "draw"
+JOBS = [JOB, SHADOW_JOB, WEBHOOK_JOB, PREPARE_JOB, DICOM_JOB, FIGURE_JOB]
 SERIALIZER = DBOSPortableJSONSerializer()
 LOWEST_PRIORITY = 2**31 - 1  # priority of jobs that wait until no prediction waits
 POLLING_SECONDS = 0.05
 WEBHOOK_POLLING_SECONDS = 0.5
 WEBHOOK_CONCURRENCY = 4  # messages that one worker sends at the same time
-FIGURE_POLLING_SECONDS = 0.2
 DICOM_CONCURRENCY = 2  # results that one worker sends at the same time
-# By the prefix of the job's id.
-_QUEUES = {f"{WEBHOOK_JOB}-": WEBHOOK_QUEUE, f"{FIGURE_JOB}-": FIGURE_QUEUE, f"{DICOM_JOB}-": DICOM_QUEUE}
+FIGURE_POLLING_SECONDS = 0.2
+_QUEUES = {
+    f"{WEBHOOK_JOB}-": WEBHOOK_QUEUE,
+    f"{DICOM_JOB}-": DICOM_QUEUE,
+    f"{FIGURE_JOB}-": FIGURE_QUEUE,
+}  # by the prefix of the job's id
 
 
 class Queue:
@@ -67,10 +71,10 @@ class Queue:
             self._client.register_queue(
                 WEBHOOK_QUEUE, worker_concurrency=WEBHOOK_CONCURRENCY, polling_interval_sec=WEBHOOK_POLLING_SECONDS
             )
-            self._client.register_queue(FIGURE_QUEUE, worker_concurrency=1, polling_interval_sec=FIGURE_POLLING_SECONDS)
             self._client.register_queue(
                 DICOM_QUEUE, worker_concurrency=DICOM_CONCURRENCY, polling_interval_sec=WEBHOOK_POLLING_SECONDS
             )
+            self._client.register_queue(FIGURE_QUEUE, worker_concurrency=1, polling_interval_sec=FIGURE_POLLING_SECONDS)
 
     def submit(self, session: Session, prediction_id: str, *, priority: int = 1) -> None:
         """Queues the job of a prediction when the transaction of the session is committed.
@@ -113,22 +117,6 @@ class Queue:
             job["delay_seconds"] = delay
         self._client.enqueue_in_transaction(session, job, webhook_id, prediction_id, tries)
 
-    def draw(
-        self, session: Session, prediction_id: str, number: int = 1, failures: int = 0, *, delay: float | None = None
-    ) -> None:
-        """Queues try ``number`` to draw the figures of a prediction, ``delay`` seconds after this transaction.
-
-        ``failures`` is the number of tries that failed for another reason than a fault of the environment.
-        """
-        job: EnqueueOptions = {
-            "workflow_name": FIGURE_JOB,
-            "queue_name": FIGURE_QUEUE,
-            "workflow_id": f"{FIGURE_JOB}-{prediction_id}-{number}",
-        }
-        if delay is not None:
-            job["delay_seconds"] = delay
-        self._client.enqueue_in_transaction(session, job, prediction_id, number, failures)
-
     def queue_deliveries(self, session: Session, prediction_id: str, *, again: bool = False) -> int:
         """Queues the delivery of a result to each DICOM destination of the tenant, in this transaction.
 
@@ -158,6 +146,22 @@ class Queue:
         if delay is not None:
             job["delay_seconds"] = delay
         self._client.enqueue_in_transaction(session, job, destination_id, prediction_id, run, tries)
+
+    def draw(
+        self, session: Session, prediction_id: str, number: int = 1, failures: int = 0, *, delay: float | None = None
+    ) -> None:
+        """Queues try ``number`` to draw the figures of a prediction, ``delay`` seconds after this transaction.
+
+        ``failures`` is the number of tries that failed for another reason than a fault of the environment.
+        """
+        job: EnqueueOptions = {
+            "workflow_name": FIGURE_JOB,
+            "queue_name": FIGURE_QUEUE,
+            "workflow_id": f"{FIGURE_JOB}-{prediction_id}-{number}",
+        }
+        if delay is not None:
+            job["delay_seconds"] = delay
+        self._client.enqueue_in_transaction(session, job, prediction_id, number, failures)
 
     def prepare(self, name: str, path: str) -> None:
         """Queues the preparation of one study of a cohort (`app.worker.preprocess_jobs`), with the lowest priority.

@@ -51,7 +51,7 @@ QUARANTINED = failure_record(
 
 @dataclass(frozen=True)
 class Workflows:
-    """The jobs of one worker: predict, shadow, prepare (a study of a cohort), webhooks, figures, and DICOM results.
+    """The jobs of one worker: predict, shadow, prepare (a study of a cohort), webhooks, DICOM results and figures.
 
     Attributes:
         cpu_limit: CPU seconds for one start of a job; the worker stops beyond it.
@@ -62,8 +62,8 @@ class Workflows:
     model_cache: ModelCache
     pipeline: PredictionPipeline
     webhook_sender: WebhookSender
-    figure_jobs: FigureJobs
     dicom_delivery: DicomDelivery
+    figure_jobs: FigureJobs
     liveness: LivenessMonitor
     traces: Traces
     cpu_limit: float
@@ -73,8 +73,8 @@ class Workflows:
         deliver = self.webhook_sender.deliver
         jobs: dict[str, Callable[..., None]]
         jobs = {JOB: self.predict, SHADOW_JOB: self.shadow, WEBHOOK_JOB: deliver, PREPARE_JOB: self.prepare}
-        jobs[FIGURE_JOB] = self.figure_jobs.draw
         jobs[DICOM_JOB] = self.dicom_delivery.deliver
+        jobs[FIGURE_JOB] = self.figure_jobs.draw
         for name, job in jobs.items():
             DBOS.workflow(name=name)(self._active(job))
 

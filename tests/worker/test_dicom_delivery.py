@@ -19,6 +19,7 @@ from app.database import destinations, job_state, predictions
 from app.database.destination_tables import DeliveryRow
 from app.database.destinations import Destination, DestinationKind
 from app.database.session import Database, now
+from app.database.tables import PredictionRow
 from app.dicom.objects.sending import Sender, SendFailed
 from app.dicom.objects.stored import ResultObjects
 from app.dicom.return_address import seal
@@ -212,16 +213,9 @@ def test_an_erased_prediction_and_a_removed_destination_get_nothing(site: Site) 
 def test_figures_that_are_drawn_later_are_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     destination, prediction_id = site.destination("http://127.0.0.1:9/studies"), site.answer()
     monkeypatch.setattr(Sender, "reach", lambda *_: None)
-    found = predictions.find
-
-    def pending(*arguments: object) -> object:
-        record = found(*arguments)  # type: ignore[arg-type]
-        object.__setattr__(record, "figures", "pending")
-        return record
-
-    monkeypatch.setattr(predictions, "find", pending)
+    with site.database.session() as session:
+        session.execute(update(PredictionRow).values(figures="pending"))
     site.delivery("").deliver(destination.id, prediction_id, 1, 1)
-    monkeypatch.undo()
     assert site.state(prediction_id).reason == "figures-pending"
 
 

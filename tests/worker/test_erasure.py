@@ -128,7 +128,12 @@ def test_ledger_is_listed_once_for_all_kinds(site: Site, tmp_path: Path) -> None
     assert ledger.listings == 1
     assert eraser.merge(copy) == len(EntryKind)
     assert (ledger.listings, copy.listings) == (2, 1)
-    assert {kind: len(ids) for kind, ids in entries(ledger).items()} == {"prediction": 2, "key": 1, "webhook": 1}
+    assert {kind: len(ids) for kind, ids in entries(ledger).items()} == {
+        "prediction": 2,
+        "study": 1,
+        "key": 1,
+        "webhook": 1,
+    }
 
 
 def test_refused_erasure_is_not_in_the_ledger(site: Site) -> None:

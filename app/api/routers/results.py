@@ -138,22 +138,6 @@ async def cds_hooks(prediction_id: PredictionId, services: ServicesDep, caller: 
     return responses.private(cards(prediction, services.settings.public_url))
 
 
-async def _drawn(
-    services: Services, tenant: str, prediction_id: str, name: str, if_none_match: str, wait: float
-) -> Response:
-    """The response with a file that is drawn after the answer, after at most ``wait`` seconds.
-
-    Raises FiguresNotReady, and the errors of `_file`.
-    """
-    try:
-        return await _file(services, tenant, prediction_id, name, if_none_match)
-    except FiguresNotReady:
-        if not wait:
-            raise
-    await services.watcher.drawn(prediction_id, min(wait, services.settings.wait_max))
-    return await _file(services, tenant, prediction_id, name, if_none_match)
-
-
 @router.get(
     "/dicom", summary="Read the result as DICOM objects", response_class=Response, **openapi_responses.dicom_objects
 )
@@ -175,6 +159,22 @@ async def dicom_objects(
 def _archive(services: Services, tenant: str, prediction_id: str, kinds: tuple[ObjectKind, ...]) -> bytes:
     with services.result_objects.archive(prediction_id, tenant, kinds) as path:
         return path.read_bytes()
+
+
+async def _drawn(
+    services: Services, tenant: str, prediction_id: str, name: str, if_none_match: str, wait: float
+) -> Response:
+    """The response with a file that is drawn after the answer, after at most ``wait`` seconds.
+
+    Raises FiguresNotReady, and the errors of `_file`.
+    """
+    try:
+        return await _file(services, tenant, prediction_id, name, if_none_match)
+    except FiguresNotReady:
+        if not wait:
+            raise
+    await services.watcher.drawn(prediction_id, min(wait, services.settings.wait_max))
+    return await _file(services, tenant, prediction_id, name, if_none_match)
 
 
 async def _file(services: Services, tenant: str, prediction_id: str, name: str, if_none_match: str) -> Response:

@@ -1,0 +1,335 @@
+"""External validation of predicted probabilities of a binary outcome, for any predictor.
+
+Design notes:
+- A patient without an outcome takes part in the flow, in table 1 and in the bounds, and in no other number.
+- Every interval has the level 95 %. ``python -m bench.site_trust`` measures their coverage.
+- A subgroup or a site with fewer than ``MIN_EVENTS`` patients of either outcome has no scores. A site is pooled from
+  ``POOLED_EVENTS`` patients of either outcome on: the normal approximation fails below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit, logit
+
+from app.evaluation import curves, metrics, missing_outcomes, pooling, smooth_calibration
+from app.evaluation.baseline_table import Value
+from app.evaluation.metrics import Array, Estimate, Labels
+from app.evaluation.missing_outcomes import Bounds
+from app.evaluation.smooth_calibration import SmoothCalibration
+from app.evaluation.subgroups import MIN_EVENTS
+
+POOLED_EVENTS = 10
+THRESHOLDS = np.array([0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
+Texts = NDArray[np.str_]
+Scale = Callable[[float], float]
+POOLED_SCALES: tuple[tuple[str, Scale, Scale], ...] = (
+    ("AUC", lambda v: float(logit(v)), lambda v: float(expit(v))),
+    ("O/E", lambda v: float(np.log(v)), lambda v: float(np.exp(v))),
+    ("calibration slope", lambda v: v, lambda v: v),
+)
+"""Each pooled measure with the way to its scale, and back."""
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Level (n,) of one variable, and all levels in the order of the report; "" is a missing value."""
+
+    levels: Texts
+    order: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PredictionTable:
+    """Predictions of n patients and what is known of them.
+
+    Attributes:
+        probabilities: (n,).
+        outcomes: (n,) 0, 1, or NaN if unknown.
+        sites: Site (n,); None if the table has none.
+        dates: ISO date (n,), "" if unknown; None if the table has none.
+        groups: Levels of each variable of the subgroups.
+        characteristics: Values (n,) of each variable of table 1.
+        kept: (n, 2), whether class 0 and class 1 are in the conformal set; None without sets.
+        flow: Steps from the table to the n patients: name and number of patients.
+    """
+
+    probabilities: Array
+    outcomes: Array
+    sites: Texts | None = None
+    dates: Texts | None = None
+    groups: Mapping[str, Groups] = field(default_factory=dict)
+    characteristics: Mapping[str, Sequence[Value]] = field(default_factory=dict)
+    kept: NDArray[np.bool_] | None = None
+    flow: tuple[tuple[str, int], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.probabilities)
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Whether the outcome (n,) is known."""
+        return np.asarray(np.isfinite(self.outcomes))
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of the validation, how it is meant, and its method."""
+
+    key: str
+    name: str
+    estimate: Estimate
+    method: str
+    ideal: str = ""
+
+    @property
+    def text(self) -> str:
+        """Value with its interval, or the value alone."""
+        if np.isfinite(self.estimate.value) and not np.isfinite(self.estimate.low):
+            return f"{self.estimate.value:.3f}"
+        return str(self.estimate)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of some patients; the estimates are None if one outcome is too rare.
+
+    ``errors`` are the standard errors of the AUC's log-odds, of log O/E and of the slope.
+    """
+
+    name: str
+    patients: int
+    events: int
+    auc: Estimate | None = None
+    observed_expected: Estimate | None = None
+    slope: Estimate | None = None
+    errors: tuple[float, float, float] = (np.nan, np.nan, np.nan)
+
+
+@dataclass(frozen=True)
+class DecisionRow:
+    """Net benefit per patient of acting above a threshold, with its interval, and that of acting on all."""
+
+    threshold: float
+    net_benefit: Estimate
+    of_all: float
+
+
+@dataclass(frozen=True)
+class SharedPool:
+    """One measure that is pooled over the sites, converted to its own scale."""
+
+    measure: str
+    sites: int
+    mean: Estimate
+    prediction: tuple[float, float]
+    tau: float
+    i2: float
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Everything that a validation finds; see ``validate``."""
+
+    table: PredictionTable = field(repr=False)
+    labels: Labels = field(repr=False)
+    probabilities: Array = field(repr=False)
+    measures: tuple[Measure, ...]
+    smooth: SmoothCalibration | None
+    decisions: tuple[DecisionRow, ...]
+    threshold: float | None
+    at_threshold: tuple[Measure, ...]
+    coverage: tuple[Measure, ...]
+    level: float | None
+    subgroups: tuple[Scores, ...]
+    sites: tuple[Scores, ...]
+    pooled: tuple[SharedPool, ...]
+    bounds: tuple[Bounds, ...]
+
+
+def validate(
+    table: PredictionTable,
+    *,
+    threshold: float | None = None,
+    level: float | None = None,
+    rounds: int = 1000,
+    seed: int = 0,
+) -> Validation:
+    """Validate the predictions of a table.
+
+    Args:
+        table: At least one patient of each outcome.
+        threshold: Decision threshold of the probability; None: no decisions.
+        level: Nominal coverage of the conformal sets, for the report.
+        rounds: Resamples of each bootstrap.
+        seed: Seed of the bootstraps and simulations.
+
+    Raises:
+        ValueError: If the known outcomes are of one class only.
+    """
+    known = table.known
+    labels, own = table.outcomes[known].astype(np.int64), table.probabilities[known]
+    if not 0 < labels.sum() < len(labels):
+        raise ValueError("validation needs patients with and patients without the outcome")
+    smooth = smooth_calibration.smooth(labels, own, seed=seed)
+    sites = (
+        ()
+        if table.sites is None
+        else tuple(_by_level(table.sites[known], sorted(set(table.sites[known].tolist())), labels, own))
+    )
+    return Validation(
+        table=table,
+        labels=labels,
+        probabilities=own,
+        measures=tuple(_measures(labels, own, smooth, rounds, seed)),
+        smooth=smooth,
+        decisions=_decisions(labels, own, threshold),
+        threshold=threshold,
+        at_threshold=() if threshold is None else tuple(_at_threshold(labels, own, threshold)),
+        coverage=() if table.kept is None else tuple(_coverage(labels, table.kept[known])),
+        level=level,
+        subgroups=tuple(
+            one
+            for name, group in table.groups.items()
+            for one in _by_level(group.levels[known], group.order, labels, own, prefix=f"{name}: ")
+        ),
+        sites=sites,
+        pooled=pooled_over(sites),
+        bounds=tuple(
+            missing_outcomes.bounds(
+                table.probabilities,
+                table.outcomes,
+                threshold=threshold,
+                groups=[
+                    *(group.levels for group in table.groups.values()),
+                    *([] if table.sites is None else [table.sites]),
+                ],
+                seed=seed,
+            )
+        ),
+    )
+
+
+def scores(name: str, labels: Labels, probabilities: Array, least: int = MIN_EVENTS) -> Scores:
+    """Scores of some patients (n,), or only their counts if one outcome has fewer than ``least``."""
+    events = int(labels.sum())
+    if min(events, len(labels) - events) < least:
+        return Scores(name, len(labels), events)
+    slope = metrics.calibration_slope(labels, probabilities)
+    return Scores(
+        name,
+        len(labels),
+        events,
+        auc=metrics.auc_estimate(labels, probabilities),
+        observed_expected=metrics.observed_expected(labels, probabilities),
+        slope=slope,
+        errors=(
+            metrics.auc_log_odds_error(labels, probabilities),
+            metrics.observed_expected_error(labels, probabilities),
+            (slope.high - slope.low) / (2 * curves.NORMAL),
+        ),
+    )
+
+
+def pooled_over(sites: Sequence[Scores]) -> tuple[SharedPool, ...]:
+    """Pool AUC, O/E and slope over the sites with ``POOLED_EVENTS`` patients of either outcome."""
+    usable = [one for one in sites if min(one.events, one.patients - one.events) >= POOLED_EVENTS]
+    result = []
+    for place, (name, to, back) in enumerate(POOLED_SCALES):
+        pairs = [
+            (to(estimate.value), one.errors[place])
+            for one in usable
+            if (estimate := (one.auc, one.observed_expected, one.slope)[place]) is not None
+            and np.isfinite(estimate.value)
+        ]
+        found = pooling.pool([value for value, _ in pairs], [error for _, error in pairs])
+        if found is not None:
+            mean = Estimate(back(found.mean.value), back(found.mean.low), back(found.mean.high))
+            ends = (back(found.prediction[0]), back(found.prediction[1]))
+            result.append(SharedPool(name, found.sites, mean, ends, found.tau, found.i2))
+    return tuple(result)
+
+
+def _measures(labels: Labels, own: Array, smooth: SmoothCalibration | None, rounds: int, seed: int) -> list[Measure]:
+    resampled = metrics.bootstrap(metrics.auc, labels, own, rounds=rounds, seed=seed)
+    brier = metrics.bootstrap(metrics.brier, labels, own, rounds=rounds, seed=seed)
+    found = [
+        Measure("auc", "AUC", metrics.auc_estimate(labels, own), "DeLong 1988, log-odds", "1"),
+        Measure("auc_bootstrap", "AUC, bootstrap interval", resampled, f"{rounds} resamples", "1"),
+        Measure("citl", "calibration in the large", metrics.calibration_in_the_large(labels, own), "Wald", "0"),
+        Measure("slope", "calibration slope", metrics.calibration_slope(labels, own), "Wald", "1"),
+        Measure("oe", "O/E", metrics.observed_expected(labels, own), "delta method, logarithm", "1"),
+    ]
+    if smooth is not None:
+        above = f"at most {smooth.ici_if_calibrated:.3f} in 95 % of calibrated models"
+        for key, name, value, method in (
+            ("ici", "ICI", smooth.ici, f"Austin & Steyerberg 2019; {above}"),
+            ("e50", "E50", smooth.e50, "Austin & Steyerberg 2019"),
+            ("e90", "E90", smooth.e90, "Austin & Steyerberg 2019"),
+        ):
+            found.append(Measure(key, name, _alone(value), method, "0"))
+    found += [
+        Measure("brier", "Brier score", brier, f"{rounds} resamples", "0"),
+        Measure("brier_scaled", "scaled Brier score", metrics.scaled_brier(labels, own), "delta method", "1"),
+    ]
+    return found
+
+
+def _alone(value: float) -> Estimate:
+    return Estimate(value, np.nan, np.nan)
+
+
+def _decisions(labels: Labels, own: Array, threshold: float | None) -> tuple[DecisionRow, ...]:
+    at = THRESHOLDS if threshold is None else np.unique(np.append(THRESHOLDS, threshold))
+    curve = curves.decision(labels, own, at)
+    of_all = metrics.net_benefit(labels, np.ones(len(labels)), at)
+    assert curve.low is not None
+    assert curve.high is not None
+    return tuple(
+        DecisionRow(float(t), Estimate(float(v), float(low), float(high)), float(every))
+        for t, v, low, high, every in zip(at, curve.y, curve.low, curve.high, of_all, strict=True)
+    )
+
+
+def share(flags: NDArray[np.bool_]) -> Estimate:
+    """Share of true flags (n,) with Wilson's interval; not estimable for none."""
+    if not len(flags):
+        return metrics.NOT_ESTIMABLE
+    return Estimate(float(flags.mean()), *metrics.wilson(int(flags.sum()), len(flags)))
+
+
+def _at_threshold(labels: Labels, own: Array, threshold: float) -> list[Measure]:
+    decided, event = own >= threshold, labels == 1
+    parts = (
+        ("sensitivity", "sensitivity", decided[event]),
+        ("specificity", "specificity", ~decided[~event]),
+        ("ppv", "positive predictive value", event[decided]),
+        ("npv", "negative predictive value", ~event[~decided]),
+    )
+    return [
+        Measure(key, name, share(np.asarray(flags)), f"Wilson, {len(flags)} patients") for key, name, flags in parts
+    ]
+
+
+def _coverage(labels: Labels, kept: NDArray[np.bool_]) -> list[Measure]:
+    parts = [
+        ("coverage_0", "coverage of patients without the outcome", kept[labels == 0, 0]),
+        ("coverage_1", "coverage of patients with the outcome", kept[labels == 1, 1]),
+        ("both", "sets of both classes", kept.all(axis=1)),
+        ("empty", "empty sets", ~kept.any(axis=1)),
+    ]
+    return [
+        Measure(key, name, share(np.asarray(flags)), f"Wilson, {len(flags)} patients") for key, name, flags in parts
+    ]
+
+
+def _by_level(values: Texts, order: Sequence[str], labels: Labels, own: Array, *, prefix: str = "") -> list[Scores]:
+    return [
+        scores(f"{prefix}{level or 'not recorded'}", labels[values == level], own[values == level])
+        for level in order
+        if (values == level).any()
+    ]
