@@ -61,7 +61,7 @@ serve: $(SERVICE)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadgroup
 COVER := --cov=app --cov-report=term:skip-covered
 # Processes of the tests of servers and workers, which wait for a part of their time.
-PROCESSES ?= 2
+PROCESSES ?= 3
 
 # The unit tests run apart: the measurement of their coverage would slow tests that send many requests at once.
 test: $(DEV)
