@@ -1,6 +1,7 @@
 # `make demo` and `make test` need only Python 3.11 and access to a package index; the browser tests also need chromium.
 #
 #   demo              run the service and predict one synthetic patient; ONCE=1 stops then, STUDY=head.nii.gz also sends this NCCT
+#   demo-dicom        the same as DICOM, through an Orthanc (Debian: orthanc, orthanc-dicomweb); ONCE=1 stops then
 #   serve             run the service on http://127.0.0.1:8000 with the data of the demo
 #   test              run every test; COVERAGE=1 measures coverage, here and in the next three, COVERAGE=unit of the unit tests
 #   test-unit         run the tests of single modules (under 2 minutes)
@@ -24,7 +25,7 @@ SERVICE := $(VENV)/.service
 DEV := $(VENV)/.dev
 BENCH := $(VENV)/.bench
 
-.PHONY: demo serve test test-unit test-integration test-e2e check structure bench soak openapi lock sbom audit test-gpu clean
+.PHONY: demo demo-dicom serve test test-unit test-integration test-e2e check structure bench soak openapi lock sbom audit test-gpu clean
 .DEFAULT_GOAL := help
 .PHONY: help
 help:
@@ -50,18 +51,23 @@ $(BENCH): $(DEV)
 demo: $(SERVICE)
 	$(BIN)/rlvo demo $(if $(ONCE),--once) $(if $(STUDY),--study "$(STUDY)")
 
+demo-dicom: $(SERVICE)
+	$(BIN)/rlvo demo --dicom $(if $(ONCE),--once)
+
 serve: $(SERVICE)
 	$(BIN)/rlvo serve
 
 # One test process per core with one thread each: several threads per process would compete for the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadgroup
 COVER := --cov=app --cov-report=term:skip-covered
+# Processes of the tests of servers and workers, which wait for a part of their time.
+PROCESSES ?= 3
 
 # The unit tests run apart: the measurement of their coverage would slow tests that send many requests at once.
 test: $(DEV)
 	@status=0; \
 	$(PYTEST) $(if $(COVERAGE),$(COVER)) -m "unit and not soak and not gpu" || status=$$?; \
-	$(PYTEST) $(if $(filter 1,$(COVERAGE)),$(COVER) --cov-append) -m "not unit and not soak and not gpu" || status=$$?; \
+	$(PYTEST) $(if $(filter 1,$(COVERAGE)),$(COVER) --cov-append) -n $(PROCESSES) -m "not unit and not soak and not gpu" || status=$$?; \
 	exit $$status
 
 test-unit test-integration test-e2e: $(DEV)

@@ -15,9 +15,22 @@ from fastapi import FastAPI
 
 from app.api import docs, problems
 from app.api.auth import validate_exposure
-from app.api.dependencies import Services, lifespan
+from app.api.dependencies import Services
+from app.api.lifespan import lifespan
 from app.api.middleware import Middleware
-from app.api.routers import aliases, callers, cds_services, followup, health, inference, models, predictions, results
+from app.api.routers import (
+    aliases,
+    callers,
+    cds_services,
+    dicomweb,
+    followup,
+    health,
+    inference,
+    models,
+    predictions,
+    results,
+    studies,
+)
 from app.core.config import Settings
 from app.core.tracing import Traces
 from app.core.tracing_factory import create_traces
@@ -72,7 +85,20 @@ def _app_with_routes() -> FastAPI:
         lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,
     )
-    for module in (predictions, results, cds_services, followup, models, aliases, callers, health, inference, docs):
+    for module in (
+        predictions,
+        results,
+        studies,
+        cds_services,
+        followup,
+        models,
+        aliases,
+        callers,
+        health,
+        inference,
+        dicomweb,
+        docs,
+    ):
         app.include_router(module.router)
     docs.mount(app)
     problems.install(app)

@@ -42,6 +42,17 @@ def shared_path(*parts: str) -> Path:
     return path
 
 
+def needed_program(name: str) -> str:
+    """Path of a program of Debian's dcmtk, dicom3tools or orthanc; skips or fails as `shared_path`."""
+    path = shutil.which(name) or shutil.which(name, path="/usr/sbin")
+    if path is None:
+        reason = f"needs the program {name}"
+        if os.environ.get("RLVO_REQUIRE_SHARED") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path
+
+
 @pytest.fixture(scope="session")
 def real_images() -> Path:
     """The folder of real CT volumes (see SOURCES.md there)."""

@@ -19,7 +19,7 @@ from app.core.config import Settings
 from app.database import audit, predictions, workers
 from app.database.session import Database
 from app.registry.model_store import ModelStore, StoredVersion
-from app.sdk.types import InputSummary, Prediction
+from app.sdk.types import FiguresState, InputSummary, Prediction
 from app.storage.factory import storage_of
 from app.storage.local import Storage
 from app.worker.queue import Queue
@@ -109,14 +109,22 @@ class Deployment:
             return predictions.find(session, prediction_id, None)
 
     def wait_for(self, *ids: str, seconds: float = 60) -> list[Prediction]:
-        """Waits until the predictions have finished, and returns them."""
-        wait(lambda: all(self.find(one).status.finished for one in ids), seconds)
+        """Waits until the predictions have finished and their figures are drawn, and returns them."""
+
+        def settled(one: Prediction) -> bool:
+            return one.status.finished and one.figures is not FiguresState.PENDING
+
+        wait(lambda: all(settled(self.find(one)) for one in ids), seconds)
         return [self.find(one) for one in ids]
 
     def steps(self, prediction_id: str) -> list[str]:
         """Steps that have run, with repetitions."""
         lines = (self.faults / "log").read_text().splitlines() if (self.faults / "log").exists() else []
         return [line.split()[1] for line in lines if line.startswith(prediction_id)]
+
+    def drawings(self, prediction_id: str) -> int:
+        """Number of times that the figures of a prediction were begun."""
+        return (self.faults / "drawings").read_text().count(prediction_id)
 
     def rows(self, prediction_id: str) -> str:
         """All rows of a prediction, for a comparison."""

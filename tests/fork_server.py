@@ -7,8 +7,10 @@ A process that ends by SIGKILL is replaced, as a process supervisor does. These 
 
 Faults: a file with the id of a prediction as its name contains ``<stage> <before|after> <once|always|pause|spin>``. At
 this point the worker kills itself, once or each time, waits until the file is gone, or uses CPU time without end. The
-file ``kernels`` with ``kernels before ...`` does this while the imaging kernels are loaded. The file ``log`` gets a
-line for each step that runs; ``clock`` holds the error of the wall clock in seconds.
+file ``kernels`` with ``kernels before ...`` does this while the imaging kernels are loaded. The stage ``draw`` is the
+drawing of the figures after the answer: ``before`` it, when they are ``drawn``, and ``after`` they are recorded. The
+file ``log`` gets a line for each step that runs, ``drawings`` one for each start of a drawing; ``clock`` holds the
+error of the wall clock in seconds.
 """
 
 from __future__ import annotations
@@ -26,10 +28,13 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from app.sdk.types import Stage
 
 if TYPE_CHECKING:
+    from app.database.predictions import Artifact
+    from app.worker.drawing import FigureJobs
     from app.worker.pipeline import PredictionPipeline
     from app.worker.prediction_context import PredictionContext, StepResult
 
@@ -145,6 +150,8 @@ def _run_worker(faults: Path) -> None:
     from app.core.config import Settings
     from app.imaging.registration import align
     from app.inference.model_version import ModelVersion
+    from app.worker.drawing import DrawingProcess, FigureJobs
+    from app.worker.drawing_data import DATA
     from app.worker.pipeline import PredictionPipeline
     from app.worker.process import run
     from tests.factory import tiny_case
@@ -159,6 +166,22 @@ def _run_worker(faults: Path) -> None:
         _inject_fault(faults / context.study.id, stage, "after")
         return result
 
+    make, store = FigureJobs._draw, FigureJobs._record
+
+    def draw(self: FigureJobs, prediction_id: str, sources: Mapping[str, str]) -> list[Artifact]:
+        _inject_fault(faults / prediction_id, "draw", "before")
+        with (faults / "drawings").open("a") as log:
+            log.write(f"{prediction_id}\n")
+        return make(self, prediction_id, sources)
+
+    def record(self: FigureJobs, prediction_id: str, stored: list[Artifact]) -> None:
+        _inject_fault(faults / prediction_id, "draw", "drawn")
+        store(self, prediction_id, stored)
+        _inject_fault(faults / prediction_id, "draw", "after")
+
+    patch.multiple(FigureJobs, _draw=draw, _record=record).start()
+    # Real figures take longer than all steps of a tiny study; tests/worker/test_drawing.py runs the real process.
+    patch.object(DrawingProcess, "draw", lambda _, stored: {"report.html": stored[DATA]}).start()
     PredictionPipeline.step = step  # type: ignore[method-assign]
     ModelVersion.prepare = lambda self, *_: tiny_case(self.manifest)  # type: ignore[method-assign]
     # No test here prepares a study, so the kernels are not needed.

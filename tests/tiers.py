@@ -15,6 +15,7 @@ HERE = Path(__file__).parent
 END_TO_END = ("e2e",)
 INTEGRATION = ("api", "cli", "database", "hostile", "sdk", "training", "worker")
 """Folders whose tests start servers or processes, or train."""
+NO_UNIT = END_TO_END + INTEGRATION
 COMBINED = ("test_export", "test_model_cache", "test_planted_signal", "test_preprocess", "test_promotion")
 """Files elsewhere whose tests run several packages together."""
 SERVERS = {
@@ -39,6 +40,12 @@ def tier(item: pytest.Item) -> str:
     if folder in INTEGRATION or item.path.stem in COMBINED or SERVERS & set(getattr(item, "fixturenames", ())):
         return "integration"
     return "unit"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out the folders without unit tests if only unit tests are selected: to import them takes seconds."""
+    only_unit = config.option.markexpr.startswith("unit")
+    return True if only_unit and collection_path.parent == HERE and collection_path.name in NO_UNIT else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Concatenate, ParamSpec, TypeVar
 
-from anyio import CapacityLimiter, Event, Semaphore, create_task_group, move_on_after, sleep, to_thread
-from fastapi import Depends, FastAPI, Request
+from anyio import CapacityLimiter, Event, Semaphore, sleep, to_thread
+from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
-from app.api import dicom_uploads
 from app.api.cds_clients import CdsClientVerifier
 from app.api.connection_limits import RequestsInProgress
 from app.api.long_poll import ChangeWatcher
@@ -30,22 +28,25 @@ from app.api.oidc import TokenVerifier
 from app.api.rate_limit import RateLimiter
 from app.api.readiness import ReadinessProbe
 from app.core.config import Settings
+from app.core.logging import error_location
 from app.core.tracing import NoopTraces, Traces
-from app.database import idempotency
 from app.database.api_keys import Caller
 from app.database.idempotency import Reservation
 from app.database.session import Database
+from app.dicom.objects.stored import ResultObjects
+from app.dicom.reception import Reception
+from app.dicom.return_address import key_of
 from app.registry.model_store import ModelStore
 from app.sdk.errors import Draining, RlvoError
-from app.storage.factory import secure
 from app.storage.local import Storage
 from app.worker.erasure import Eraser
 from app.worker.queue import Queue
 
 log = logging.getLogger("rlvo.service")
 
-REPLAY_PATIENCE = 10.0  # seconds that the start waits for the ledger of erasures; until it is read, /readyz is 503
 REPLAY_PAUSE = 5.0
+INDEX_PAUSE = 1.0
+INDEX_PATIENCE = 5.0  # seconds that a call waits for another process that indexes
 MAX_CONVERSIONS = 2  # DICOM studies that are converted at the same time, each in a process of its own
 MAX_TENSOR_REQUESTS = 4  # requests with prepared tensors whose bodies are in memory at the same time
 P = ParamSpec("P")
@@ -84,6 +85,9 @@ class Services:
     def __post_init__(self) -> None:
         self.watcher = ChangeWatcher(self.read)
         self.eraser = Eraser.of(self.settings, self.database, self.storage)
+        self.return_key = key_of(self.settings.dicom_return_key)
+        self.result_objects = ResultObjects.of(self.settings, self.database, self.storage)
+        self.reception = Reception.of(self.settings, self.database, self.storage)
         self.erasures_replayed = Event()
         self.rate_limiter = RateLimiter()
         self.requests_in_progress = RequestsInProgress.of(self.settings)
@@ -133,6 +137,21 @@ class Services:
                 log.warning("the ledger of erasures is read again: %s", error.detail)
                 await sleep(REPLAY_PAUSE)
 
+    def index_all(self) -> None:
+        """Moves all received DICOM instances to the blobs. Raises Unavailable."""
+        while self.reception.index(wait=INDEX_PATIENCE):
+            pass
+
+    async def index_received(self) -> None:
+        """Moves received DICOM instances to the blobs, again and again; a fault of the environment is tried again."""
+        while True:
+            try:
+                indexed = await to_thread.run_sync(self.reception.index, abandon_on_cancel=True)
+                await sleep(0.0 if indexed else INDEX_PAUSE)
+            except Exception as error:  # noqa: BLE001 - the files stay, so the next try may succeed
+                log.warning("received instances are indexed again: %s", error_location(error))
+                await sleep(REPLAY_PAUSE)
+
     def drain(self) -> None:
         """Refuses new studies from now on and ends all long polls."""
         self.draining = True
@@ -142,34 +161,6 @@ class Services:
         """Raises Draining while the process shuts down."""
         if self.draining:
             raise Draining("The service is shutting down. Send the request again in a few seconds.", retry_after=5)
-
-
-@asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Prepares folders and tables and repeats the erasures of the ledger; at the end drains and closes.
-
-    The change watcher runs during all of this time. A ledger that cannot be read delays the start by `REPLAY_PATIENCE`
-    only: then its erasures are repeated while the service answers.
-    """
-    services: Services = app.state.services
-    await to_thread.run_sync(secure, services.settings)
-    await to_thread.run_sync(dicom_uploads.clear, services.settings)
-    await to_thread.run_sync(services.database.upgrade)
-    await to_thread.run_sync(services.queue.upgrade)
-    await services.write(idempotency.forget, services.owner)
-    async with create_task_group() as tasks:
-        tasks.start_soon(services.watcher.run)
-        await to_thread.run_sync(services.eraser.reserve.fill)
-        tasks.start_soon(services.replay_erasures)
-        with move_on_after(REPLAY_PATIENCE):
-            await services.erasures_replayed.wait()
-        try:
-            yield
-        finally:
-            services.drain()
-            tasks.cancel_scope.cancel()
-    await to_thread.run_sync(services.database.close)
-    await to_thread.run_sync(services.traces.close)
 
 
 async def _services(request: Request) -> Services:

@@ -31,7 +31,6 @@ from app.storage.errors import storage_errors
 __all__ = ["STUDY", "ZIP", "StudyArchives", "clear", "roles"]
 
 STUDY = "study"
-_FOLDER = "incoming"
 _NAME = r"[0-9.]{1,64}"
 _ROLES_RULE = 'must be a JSON object of series and roles, such as {"3": "ncct"}; a series by its number or UID'
 
@@ -82,12 +81,9 @@ class StudyArchives:
             target,
             overrides=overrides if name == STUDY else {},
             only=None if name == STUDY else Input(name),
-            limits=DicomLimits(
-                max_file_bytes=settings.max_volume_bytes,
-                max_study_bytes=4 * settings.max_volume_bytes,
-                max_voxels=settings.max_voxels,
-            ),
+            limits=limits_of(settings),
             timeout_s=settings.dicom_timeout,
+            addressed=bool(settings.dicom_return_key),
         )
         path.unlink()
         return conversion
@@ -119,9 +115,18 @@ class ArchiveFile:
         return self._hash.hexdigest()
 
 
+def limits_of(settings: Settings) -> DicomLimits:
+    """Limits of a study by the settings."""
+    return DicomLimits(
+        max_file_bytes=settings.max_volume_bytes,
+        max_study_bytes=4 * settings.max_volume_bytes,
+        max_voxels=settings.max_voxels,
+    )
+
+
 def incoming(settings: Settings) -> Path:
     """Folder of the archives that are being received."""
-    return settings.data_dir / _FOLDER
+    return settings.incoming
 
 
 def clear(settings: Settings) -> None:

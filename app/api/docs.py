@@ -27,7 +27,9 @@ from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import NotFound, RlvoError
 from app.sdk.followup import OutcomeDraft, ReviewDraft
 from app.sdk.models import AliasDraft
-from app.sdk.types import NOTICE, Prediction, Problem
+from app.sdk.problem import Problem
+from app.sdk.studies import StudyRoles
+from app.sdk.types import NOTICE, Prediction
 
 VERSION = "1.0.0"
 WEB = Path(__file__).parents[1] / "web"
@@ -40,6 +42,10 @@ _TAGS = [
         "name": "results",
         "description": "Files of a prediction: maps, figures, the report, and the result as FHIR or CDS Hooks.",
     },
+    {
+        "name": "studies",
+        "description": "DICOM studies that scanners and archives have sent: series, roles, and their predictions.",
+    },
     {"name": "cds", "description": "A CDS service (CDS Hooks 2.0) with the hook `patient-view`."},
     {"name": "follow-up", "description": "Reviews by clinicians, and the outcome of the thrombectomy."},
     {
@@ -48,7 +54,17 @@ _TAGS = [
     },
     {"name": "service", "description": "Health probes and metrics. They need no key."},
 ]
-_TYPES = (ClinicalRecord, Prediction, Problem, ReviewDraft, OutcomeDraft, AliasDraft, CdsRequest, CdsFeedback)
+_TYPES = (
+    ClinicalRecord,
+    Prediction,
+    Problem,
+    ReviewDraft,
+    OutcomeDraft,
+    AliasDraft,
+    CdsRequest,
+    CdsFeedback,
+    StudyRoles,
+)
 _DESCRIPTION = f"""Predicts whether a large-vessel occlusion of the anterior circulation is refractory to thrombectomy:
 final stenosis > 50 %, eTICI 0-2a, or rescue angioplasty or stenting. Send the CT volumes and the clinical document.
 The response has a calibrated probability, the spread of the networks and an explanation.

@@ -52,11 +52,18 @@ class ChangeWatcher:
     async def finished(self, prediction_id: str, within: float) -> None:
         """Returns when the prediction has finished or is erased, after ``within`` seconds, or when the service ends."""
         with anyio.move_on_after(within):
+            async for state in self.changes(prediction_id):
+                if state is not None and state.status.finished:
+                    return
+
+    async def drawn(self, prediction_id: str, within: float) -> None:
+        """Returns when the figures are drawn, or as `finished`; also when they could not be drawn."""
+        with anyio.move_on_after(within):
             async for _ in self.changes(prediction_id):
                 pass
 
     async def changes(self, prediction_id: str, heartbeat: float = math.inf) -> AsyncIterator[State | None]:
-        """Yields the present state and each new one, until the prediction has finished or is erased.
+        """Yields the present state and each new one, until the prediction is settled (`State.settled`) or erased.
 
         Yields None if nothing has changed for ``heartbeat`` seconds.
         """
@@ -71,7 +78,7 @@ class ChangeWatcher:
                 if waiter.state is None:
                     return
                 yield waiter.state
-                if waiter.state.status.finished:
+                if waiter.state.settled:
                     return
 
     async def run(self) -> None:

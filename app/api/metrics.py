@@ -19,6 +19,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from app.database.session import now
 from app.database.status import FinishedPrediction, QueueWait
 from app.database.workers import Usage, WorkerRecord
+from app.sdk.deliveries import DeliveryState
 from app.sdk.types import Priority
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -52,6 +53,9 @@ class Metrics:
             "rlvo_predictions_waiting_seconds",
             "Longest present time of such a prediction since its first fault",
             "reason",
+        )
+        self._deliveries = self._gauge(
+            "rlvo_dicom_deliveries", "Deliveries of results to DICOM destinations, by state", "state"
         )
         self._workers = self._gauge("rlvo_workers_live", "Workers with a recent heartbeat")
         labels = ("worker", "device")
@@ -102,8 +106,17 @@ class Metrics:
         self.since = max([self.since, *(time - OVERLAP for time in self._observed.values())])
         self._observed = {each: time for each, time in self._observed.items() if time >= self.since}
 
-    def render(self, *, queued: Queued, waiting: Waiting, workers: Sequence[WorkerRecord]) -> bytes:
+    def render(
+        self,
+        *,
+        queued: Queued,
+        waiting: Waiting,
+        workers: Sequence[WorkerRecord],
+        deliveries: Mapping[DeliveryState, int] | None = None,
+    ) -> bytes:
         """Returns the metrics in the Prometheus text format."""
+        for state, count in (deliveries or {}).items():
+            self._deliveries.labels(state).set(count)
         for reason, each in waiting.items():
             self._waiting.labels(reason).set(each.count)
             self._waiting_longest.labels(reason).set(each.oldest)

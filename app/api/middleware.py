@@ -37,6 +37,7 @@ from app.sdk.errors import BadRequest, InternalError, RlvoError, TooLarge, Uploa
 log = logging.getLogger("rlvo.http")
 
 SUBMIT = "/v1/predictions"
+STORE = "/dicomweb/studies"
 _INFER = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?/infer")
 INSECURE_WARNING = '199 rlvo "No API key is required for this request"'
 
@@ -134,7 +135,8 @@ class Middleware:
 
     def _limit(self, path: str) -> int:
         settings = self.services.settings
-        return settings.max_body_bytes if path == SUBMIT or _INFER.fullmatch(path) else settings.max_json_bytes
+        large = path in (SUBMIT, STORE) or _INFER.fullmatch(path)
+        return settings.max_body_bytes if large else settings.max_json_bytes
 
     async def _refuse(self, error: RlvoError, scope: Scope, response: _Response) -> None:
         if not response.started:

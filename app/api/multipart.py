@@ -9,7 +9,7 @@ Design notes:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -43,19 +43,18 @@ class Sink(Protocol):
         """Marks the part as complete."""
 
 
-class FormParser:
-    """Writes the parts of a form-data body to sinks.
+class PartsParser:
+    """Writes the parts of a multipart body to sinks.
 
     Args:
-        content_type: The Content-Type header of the request.
-        open_part: Returns the sink of a part, or raises an error to refuse it.
+        boundary: The boundary of the parts.
+        open_part: Returns the sink of a part with these headers (names in lower case), or raises an error to refuse it.
 
     Raises:
-        UnsupportedMedia: The body is not form-data.
         MalformedMultipart: The body breaks the format; every method can raise it.
     """
 
-    def __init__(self, content_type: str, open_part: Callable[[PartHeader], Sink]) -> None:
+    def __init__(self, boundary: bytes, open_part: Callable[[dict[bytes, bytes]], Sink]) -> None:
         self._open_part = open_part
         self._sink: Sink | None = None
         self._field = bytearray()
@@ -63,7 +62,7 @@ class FormParser:
         self._headers: dict[bytes, bytes] = {}
         self._ended = False
         self._parser = MultipartParser(
-            _boundary(content_type),
+            boundary,
             {
                 "on_part_begin": self._begin,
                 "on_header_field": self._header_field,
@@ -83,7 +82,7 @@ class FormParser:
         try:
             self._parser.write(data)
         except FormParserError as error:
-            raise MalformedMultipart("The body is not valid multipart/form-data. Check its boundary.") from error
+            raise MalformedMultipart("The body is not a valid multipart body. Check its boundary.") from error
 
     def close(self) -> None:
         """Ends the body. Raises MalformedMultipart if the closing boundary is missing."""
@@ -108,7 +107,7 @@ class FormParser:
         self._value.clear()
 
     def _headers_finished(self) -> None:
-        self._sink = self._open_part(_part_header(self._headers))
+        self._sink = self._open_part(self._headers)
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         assert self._sink is not None
@@ -123,14 +122,31 @@ class FormParser:
         self._ended = True
 
 
-def _boundary(content_type: str) -> bytes:
-    media_type, options = parse_options_header(content_type)
-    if media_type != b"multipart/form-data":
-        raise UnsupportedMedia("Send the body as multipart/form-data, with one part per volume.")
-    boundary = options.get(b"boundary", b"")
-    if not 1 <= len(boundary) <= 200:
+class FormParser(PartsParser):
+    """Writes the parts of a form-data body to sinks.
+
+    Args:
+        content_type: The Content-Type header of the request.
+        open_part: Returns the sink of a part, or raises an error to refuse it.
+
+    Raises:
+        UnsupportedMedia: The body is not form-data.
+        MalformedMultipart: The body breaks the format; every method can raise it.
+    """
+
+    def __init__(self, content_type: str, open_part: Callable[[PartHeader], Sink]) -> None:
+        media_type, options = parse_options_header(content_type)
+        if media_type != b"multipart/form-data":
+            raise UnsupportedMedia("Send the body as multipart/form-data, with one part per volume.")
+        super().__init__(boundary(options), lambda headers: open_part(_part_header(headers)))
+
+
+def boundary(options: Mapping[bytes, bytes]) -> bytes:
+    """The boundary of a body with these parameters of its media type. Raises MalformedMultipart."""
+    found = options.get(b"boundary", b"")
+    if not 1 <= len(found) <= 200:
         raise MalformedMultipart("The Content-Type header must have a boundary of 1 to 200 characters.")
-    return boundary
+    return found
 
 
 def _part_header(headers: dict[bytes, bytes]) -> PartHeader:

@@ -267,6 +267,7 @@ _STATE_EVENT = {
                         "type": "string",
                         "description": "`waiting-for-storage` while a fault of the storage lasts, else absent",
                     },
+                    "figures": {"$ref": "#/components/schemas/FiguresState"},
                 },
             },
         },
@@ -276,7 +277,8 @@ events = entry(
     *PREDICTION_ERRORS,
     ok={
         200: {
-            "description": "`state` events with status, stage, progress and `waiting`, until the prediction finishes",
+            "description": "`state` events with status, stage, progress, `waiting` and `figures`. The event with a "
+            "final status has the answer; the stream ends when the figures and the report are drawn as well",
             "content": {"text/event-stream": {"schema": _STATE_EVENT}},
         }
     },
@@ -330,11 +332,40 @@ volume_map = entry(
     errors.NotFinished,
     ok=_file("A NIfTI volume, gzip-compressed", "application/gzip"),
 )
+_DRAWN_LATER = (
+    "Figures and report are drawn after the answer; `figures` of the prediction says when they are there. Before that, "
+    "the response comes after at most `wait` seconds: the file, or 409 `figures-not-ready` with `Retry-After`."
+)
 figure = entry(
-    *PREDICTION_ERRORS, errors.NotFound, errors.NotFinished, ok=_file("The figure", "image/png", "image/svg+xml")
+    *PREDICTION_ERRORS,
+    errors.NotFound,
+    errors.NotFinished,
+    errors.FiguresNotReady,
+    ok=_file("The figure", "image/png", "image/svg+xml"),
+    description=_DRAWN_LATER,
 )
 report = entry(
-    *PREDICTION_ERRORS, errors.NotFound, errors.NotFinished, ok=_file("One self-contained HTML page", "text/html")
+    *PREDICTION_ERRORS,
+    errors.NotFound,
+    errors.NotFinished,
+    errors.FiguresNotReady,
+    ok=_file("One self-contained HTML page", "text/html"),
+    description=_DRAWN_LATER,
+)
+dicom_objects = entry(
+    *PREDICTION_ERRORS,
+    errors.NotFound,
+    errors.NotFinished,
+    errors.InternalError,
+    ok={
+        200: {
+            "description": "ZIP archive of DICOM files",
+            "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+    description="A structured report (Comprehensive 3D SR), segmentations, parametric maps of the attribution, key "
+    "images and the report as PDF, for the patient and the study that were sent. They can be made for a study that was "
+    "sent as DICOM while the service had a key for return addresses. A repeated request gives the same bytes.",
 )
 fhir = entry(
     *PREDICTION_ERRORS,

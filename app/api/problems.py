@@ -33,7 +33,7 @@ from app.sdk.errors import (
     Unauthenticated,
     UnsupportedMedia,
 )
-from app.sdk.types import Problem, ProblemField
+from app.sdk.problem import Problem, ProblemField
 
 MEDIA_TYPE = "application/problem+json"
 

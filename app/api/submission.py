@@ -23,6 +23,7 @@ from app.database.api_keys import Caller
 from app.database.idempotency import Reservation
 from app.database.predictions import NewPrediction
 from app.database.queue_limits import QueueLimits
+from app.dicom.return_address import seal
 from app.registry.manifest import Manifest
 from app.registry.model_store import StoredVersion
 from app.sdk.errors import (
@@ -102,9 +103,10 @@ async def accept(
         StorageFull: The volumes cannot be stored.
     """
     study = upload.study
+    key = services.return_key
     if reservation and (earlier := reservation.replay(upload.digest)):
         return earlier, True
-    entry = await services.run_in_thread(_resolve_model, services, study.model)
+    entry = await services.run_in_thread(resolve_model, services, study.model)
     check_required_inputs(entry.manifest, study)
     inputs = await services.run_in_thread(upload.commit)
     new = NewPrediction(
@@ -127,8 +129,9 @@ async def accept(
         idempotency_key=reservation.key if reservation else None,
         body_digest=upload.digest,
         keep_key=services.settings.idempotency_hours * 3600,
+        return_address=seal(study.address, key) if study.address and key else None,
     )
-    await services.write(_enqueue, services, caller, new)
+    await services.write(enqueue, services, caller, new)
     services.metrics.add_upload(sum(summary.bytes for summary in inputs.values()))
     return new.id, False
 
@@ -175,7 +178,8 @@ def check_required_inputs(manifest: Manifest, study: UploadedStudy) -> None:
         raise MissingInput(f"The model also requires: {', '.join((*volumes, *variables))}.", errors=errors)
 
 
-def _resolve_model(services: Services, reference: str | None) -> StoredVersion:
+def resolve_model(services: Services, reference: str | None) -> StoredVersion:
+    """The model version of a reference, or of the default model. Raises ModelNotFound, ModelNotReady."""
     try:
         return services.registry.resolve(reference or services.settings.default_model)
     except ModelNotFound:
@@ -184,7 +188,8 @@ def _resolve_model(services: Services, reference: str | None) -> StoredVersion:
         raise
 
 
-def _enqueue(session: Session, services: Services, caller: Caller, new: NewPrediction) -> None:
+def enqueue(session: Session, services: Services, caller: Caller, new: NewPrediction) -> None:
+    """Adds a prediction, its job and its audit entry in this transaction. Raises QueueFull."""
     queue_limits.admit(session, QueueLimits.of(services.settings), caller.tenant, new.priority)
     queue_position = predictions.add(session, new)
     services.queue.submit(session, new.id, priority=queue_position)

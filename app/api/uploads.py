@@ -28,6 +28,7 @@ from app.api.upload_sinks import FieldSink, StudySink, VolumeSink
 from app.core.concurrency import BoundedExecutor, submit
 from app.core.config import Settings
 from app.dicom.conversion import Conversion
+from app.dicom.return_address import ReturnAddress
 from app.imaging.io import duplicates, grid_check
 from app.imaging.io.header import Header
 from app.imaging.io.limits import Limits
@@ -70,6 +71,7 @@ class UploadedStudy:
     series_roles: dict[str, SeriesRole] = field(default_factory=dict)
     series: list[SeriesSummary] = field(default_factory=list)
     flags: list[Flag] = field(default_factory=list)
+    address: ReturnAddress | None = None
 
 
 class UploadReceiver:
@@ -126,9 +128,12 @@ class UploadReceiver:
         sent = {*self.study.headers, *(Input(name) for name in self.archives.names if name != STUDY)}
         for name in self.archives.names:
             conversion = self.archives.convert(name, self.study.series_roles)
-            self._add(dicom_uploads.without(conversion, frozenset(sent)) if name == STUDY else conversion)
+            self.add_volumes(dicom_uploads.without(conversion, frozenset(sent)) if name == STUDY else conversion)
+            if name == STUDY:
+                self.study.study_instance_uid = self.study.study_instance_uid or _uid_or_none(conversion.study_uid)
 
-    def _add(self, conversion: Conversion) -> None:
+    def add_volumes(self, conversion: Conversion) -> None:
+        """Writes the volumes of a conversion to the storage, and deletes their files. Raises StorageFull."""
         for name, path in conversion.volumes.items():
             sink = VolumeSink(self, name, has_filename=True, converted=True)
             with path.open("rb") as volume:
@@ -138,6 +143,7 @@ class UploadReceiver:
             path.unlink()
         self.study.series += conversion.series
         self.study.flags += conversion.flags
+        self.study.address = self.study.address or conversion.address
 
     def check(self) -> None:
         """Checks the submission as a whole. Raises MissingInput, GeometryMismatch, ImplausibleModality."""
@@ -256,7 +262,7 @@ async def receive(request: Request, services: Services) -> AsyncIterator[UploadR
                 body_hash.update(batch)
             parser.write(batch)
 
-        await _stream_to_thread(request.stream(), lambda batch: services.run_in_thread(parse, batch))
+        await stream_to_thread(request.stream(), lambda batch: services.run_in_thread(parse, batch))
         parser.close()
         if expected and body_hash.digest() != expected:
             raise DigestMismatch("The body does not match its Content-Digest header. Send it again.")
@@ -272,7 +278,7 @@ async def receive(request: Request, services: Services) -> AsyncIterator[UploadR
             await services.run_in_thread(upload.discard)
 
 
-async def _stream_to_thread(chunks: AsyncIterator[bytes], work: Callable[[bytes], Awaitable[None]]) -> None:
+async def stream_to_thread(chunks: AsyncIterator[bytes], work: Callable[[bytes], Awaitable[None]]) -> None:
     """Passes the chunks to ``work`` in batches; the next batch is what has arrived while the last one was processed.
 
     Raises:
@@ -300,6 +306,10 @@ def _matching(name: str, content: bytes, pattern: str, rule: str) -> str:
     if not re.fullmatch(pattern, text):
         raise _invalid_field(name, rule)
     return text
+
+
+def _uid_or_none(uid: str) -> str | None:
+    return uid if re.fullmatch(UID, uid) and len(uid) <= MAX_UID_LENGTH else None
 
 
 def _invalid_field(name: str, rule: str) -> InvalidRequest:

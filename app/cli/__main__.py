@@ -19,6 +19,7 @@ from app.cli import (
     admin,
     compare,
     demo,
+    dicom,
     erasures,
     models,
     monitor,
@@ -27,6 +28,7 @@ from app.cli import (
     predict,
     predict_cohort,
     serve,
+    studies,
     subjects,
     table,
     webhooks,
@@ -84,9 +86,11 @@ app.command(rich_help_panel=RUN)(demo.demo)
 app.add_typer(table.table, name="table", rich_help_panel=TRAIN)
 app.add_typer(models.models, name="models", rich_help_panel=OPERATE)
 app.add_typer(admin.keys, name="keys", rich_help_panel=OPERATE)
+app.add_typer(studies.studies, name="studies", rich_help_panel=OPERATE)
 app.add_typer(subjects.subjects, name="subjects", rich_help_panel=OPERATE)
 app.add_typer(erasures.erasures, name="erasures", rich_help_panel=OPERATE)
 app.add_typer(webhooks.webhooks, name="webhooks", rich_help_panel=OPERATE)
+app.add_typer(dicom.dicom, name="dicom", rich_help_panel=OPERATE)
 app.add_typer(admin.db, name="db", rich_help_panel=OPERATE)
 app.add_typer(admin.audit, name="audit", rich_help_panel=OPERATE)
 app.add_typer(outcomes.outcomes, name="outcomes", rich_help_panel=OPERATE)

@@ -185,11 +185,6 @@ def replay(prediction_id: Annotated[str, typer.Argument(help="Id of a finished p
     and model store are those of the settings, so they must be set as for the service.
     """
     from app.database import job_state, predictions
-    from app.imaging.io.limits import Limits
-    from app.storage.factory import storage_of
-    from app.worker.pipeline import PredictionPipeline
-    from app.worker.process import create_model_cache
-    from app.worker.queue import Queue
 
     config, database = settings(), open_database(must_exist=True)
     open_model_store(config)
@@ -199,6 +194,14 @@ def replay(prediction_id: Annotated[str, typer.Argument(help="Id of a finished p
     if stored is None:
         typer.echo("This prediction has no stored probability to compare with.", err=True)
         raise typer.Exit(2)
+
+    # Here: they import torch, which takes seconds, and a prediction without a probability needs none of it.
+    from app.imaging.io.limits import Limits
+    from app.storage.factory import storage_of
+    from app.worker.pipeline import PredictionPipeline
+    from app.worker.process import create_model_cache
+    from app.worker.queue import Queue
+
     models = create_model_cache(config)
     limits = Limits(max_voxels=config.max_voxels, max_bytes=config.max_volume_bytes)
     pipeline = PredictionPipeline(database, storage_of(config), Queue(database), models, limits)

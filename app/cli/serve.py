@@ -59,6 +59,7 @@ def serve(
     from app.cli.common import check_writable, settings
     from app.core import logging as app_logging
     from app.core.egress import EgressClient
+    from app.dicom.isolated import check_listener
     from app.main import create_app
 
     os.umask(PRIVATE)
@@ -68,6 +69,8 @@ def serve(
     try:
         EgressClient(config.webhook_hosts)  # check here: with wrong hosts the worker would fail at each start
         check_writable(config)
+        if config.dicom_port:
+            check_listener(config)
         service = create_app(config)
     except ValueError as refusal:
         typer.echo(str(refusal), err=True)
@@ -75,11 +78,15 @@ def serve(
     service.state.services.database.upgrade()  # here: an error of the start of uvicorn would be a traceback
     command = [sys.executable, "-m", "app.cli", "worker", "--until-eof"]
     supervisor = ProcessSupervisor(command, give_up=60 * config.worker_start_minutes) if worker else None
-    _listen(service, config, supervisor)
+    command = [sys.executable, "-m", "app.cli", "dicom", "listen", "--until-eof"]
+    listener = ProcessSupervisor(command, name="DICOM listener") if config.dicom_port else None
+    _listen(service, config, supervisor, listener)
 
 
-def _listen(service: FastAPI, config: Settings, supervisor: ProcessSupervisor | None) -> None:
-    """Serve until a signal arrives; the worker runs while the server accepts requests."""
+def _listen(
+    service: FastAPI, config: Settings, supervisor: ProcessSupervisor | None, dicom: ProcessSupervisor | None
+) -> None:
+    """Serve until a signal arrives; worker and DICOM listener run while the server accepts requests."""
     import uvicorn
 
     from app.api.http_protocol import protocol
@@ -90,8 +97,8 @@ def _listen(service: FastAPI, config: Settings, supervisor: ProcessSupervisor | 
             if self.started:
                 address, port = self.servers[0].sockets[0].getsockname()[:2]
                 typer.echo(f"rlvo is at http://{f'[{address}]' if ':' in address else address}:{port}")
-                if supervisor:
-                    supervisor.start()
+                for child in filter(None, (supervisor, dicom)):
+                    child.start()
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             service.state.services.drain()  # end the long polls, else uvicorn waits for them
@@ -121,8 +128,8 @@ def _listen(service: FastAPI, config: Settings, supervisor: ProcessSupervisor | 
     try:
         server.run(sockets=[listener])
     finally:
-        if supervisor:
-            supervisor.stop()
+        for child in filter(None, (dicom, supervisor)):
+            child.stop()
     if supervisor:
         _exit_if_given_up(supervisor, config)
     if not server.started:
@@ -206,10 +213,12 @@ class ProcessSupervisor:
         command: Program and arguments of the child process.
         give_up: Seconds without a child process that runs stably, until ``on_give_up`` is called and no more are
             started; 0: never.
+        name: What the process is, for messages.
     """
 
-    def __init__(self, command: list[str], *, give_up: float = 0.0) -> None:
+    def __init__(self, command: list[str], *, give_up: float = 0.0, name: str = "worker") -> None:
         self._command = command
+        self._name = name
         self._give_up = give_up
         self._stopping = threading.Event()
         self._starting = threading.Lock()
@@ -237,7 +246,7 @@ class ProcessSupervisor:
             try:
                 process.wait(grace)
             except subprocess.TimeoutExpired:
-                log.warning("the worker did not drain in %.0f s; its job resumes at the next start", grace)
+                log.warning("the %s did not drain in %.0f s; its work resumes at the next start", self._name, grace)
                 process.kill()
         if self._thread.ident is not None:
             self._thread.join()
@@ -249,7 +258,7 @@ class ProcessSupervisor:
             try:
                 self._fault = self._run_once()
             except Exception as error:  # noqa: BLE001 - any error here would leave the service without a worker
-                self._fault = f"the worker process cannot be started: {_reason(error)}"
+                self._fault = f"the {self._name} process cannot be started: {_reason(error)}"
             if self._stopping.is_set():
                 return
             stable = time.monotonic() - started > STABLE_AFTER
@@ -274,7 +283,7 @@ class ProcessSupervisor:
         with self._process as process:
             while True:
                 try:
-                    return f"the worker process ended with status {process.wait(STABLE_AFTER)}"
+                    return f"the {self._name} process ended with status {process.wait(STABLE_AFTER)}"
                 except subprocess.TimeoutExpired:
                     self._fault = None  # it runs stably
 

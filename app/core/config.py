@@ -108,6 +108,59 @@ class Settings(BaseSettings):
     dicom_timeout: float = Field(
         default=120.0, gt=0, description="Seconds within which a DICOM study must be converted"
     )
+    dicom_return_key: str = Field(
+        default="",
+        repr=False,
+        description="Key that encrypts what is needed to send results back into a DICOM study: 32 bytes in base64 "
+        "(`openssl rand -base64 32`); empty: it is not stored, and no results are sent back",
+    )
+    dicom_hosts: str = Field(
+        default="",
+        description="Hosts that results may be sent to as DICOM, comma-separated: `pacs.clinic.example`, "
+        "`10.0.0.7:4242`, `http://10.0.0.7:8042`",
+    )
+    dicom_backoff: float = Field(
+        default=10.0,
+        gt=0,
+        description="Seconds before a second attempt to send a result; each further pause is twice as long, up to ten "
+        "minutes",
+    )
+    dicom_delivery_days: float = Field(
+        default=3.0, gt=0, description="Days after which the delivery of a result to a DICOM destination is given up"
+    )
+    dicom_port: int = Field(
+        default=0, ge=0, le=65535, description="Port of the DICOM listener that `rlvo serve` starts; 0: none"
+    )
+    dicom_host: str = Field(default="127.0.0.1", description="Address that the DICOM listener listens on")
+    dicom_ae_title: str = Field(
+        default="RLVO", pattern=r"^[!-\[\]-~]{1,16}$", description="AE title of the DICOM listener"
+    )
+    dicom_callers: str = Field(
+        default="",
+        description="AE titles that may send, each with an optional address and tenant, comma-separated: "
+        "`CT1@10.0.0.5=stroke, PACS@10.0.1.0/24`; empty: only this machine",
+    )
+    dicom_tls_certificate: str = Field(
+        default="", description="Certificate chain (PEM) of the DICOM listener; empty: no TLS"
+    )
+    dicom_tls_key: str = Field(default="", description="Private key (PEM) of this certificate")
+    dicom_tls_callers: str = Field(
+        default="", description="Certificates (PEM) that must sign those of senders; empty: senders need none"
+    )
+    dicom_max_instance_bytes: int = Field(
+        default=1024 * MIB, ge=1, description="Largest received DICOM instance, in bytes"
+    )
+    dicom_quiet: float = Field(
+        default=30.0, gt=0, description="Seconds without a new instance after which a received study is complete"
+    )
+    dicom_clinical_wait: float = Field(
+        default=60.0, ge=0, description="The same for a received study without a clinical record, if longer"
+    )
+    dicom_keep_hours: float = Field(
+        default=72.0,
+        gt=0,
+        description="Hours from its last instance after which the files of a received study are deleted",
+    )
     stall_timeout: float = Field(default=30.0, gt=0, description="Seconds without progress until a transfer is aborted")
     header_timeout: float = Field(default=10.0, gt=0, description="Seconds within which a request head must arrive")
     max_connections: int = Field(default=1000, ge=1, description="Maximum number of connections")
@@ -217,6 +270,16 @@ class Settings(BaseSettings):
         if self.ledger_folder is not None:
             paths["RLVO_ERASURE_LEDGER"] = self.ledger_folder
         return paths
+
+    @property
+    def incoming(self) -> Path:
+        """Folder of DICOM files while they are converted or made; its files hold the identity of patients."""
+        return self.data_dir / "incoming"
+
+    @property
+    def received(self) -> Path:
+        """Folder of the DICOM instances that are received and not yet among the blobs."""
+        return self.data_dir / "received"
 
     @property
     def workers(self) -> Path:

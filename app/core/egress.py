@@ -80,13 +80,16 @@ def resolve_addresses(host: str, port: int) -> list[str]:
 class EgressClient:
     """HTTP client that calls the listed hosts only; safe to use from several threads."""
 
-    def __init__(self, hosts: str, *, resolve: Resolve = resolve_addresses) -> None:
+    def __init__(
+        self, hosts: str, *, resolve: Resolve = resolve_addresses, setting: str = "RLVO_WEBHOOK_HOSTS"
+    ) -> None:
         """Parse the list of permitted hosts.
 
         Args:
-            hosts: ``RLVO_WEBHOOK_HOSTS``: comma-separated names, addresses and networks, with ``:port`` for another
+            hosts: Comma-separated names, addresses and networks, with ``:port`` for another
                 port than the default, and with ``http://`` to permit plain HTTP.
             resolve: Function that returns the addresses of a host and port.
+            setting: Name of the setting, for messages.
 
         Raises:
             ValueError: An entry is not a host, address or network.
@@ -94,6 +97,7 @@ class EgressClient:
         self._networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
         self._entries: list[_Entry] = []
         self._resolve = resolve
+        self._setting = setting
         for text in filter(None, (each.strip() for each in hosts.split(","))):
             self._add_entry(text)
 
@@ -114,10 +118,23 @@ class EgressClient:
             same_port = port == (entry.port or _PORTS[parsed.scheme])
             if entry.host == _normalised(parsed.host) and same_port and (entry.plain or parsed.scheme == "https"):
                 return parsed
-        raise EgressRefused("RLVO_WEBHOOK_HOSTS does not list this host and port, or permits https only")
+        raise EgressRefused(f"{self._setting} does not list this host and port, or permits https only")
 
     def post(self, url: str, content: bytes, headers: Mapping[str, str]) -> int:
-        """Send ``content`` and return the status code of the answer.
+        """Send ``content`` by POST and return the status code of the answer; errors as of ``request``."""
+        return self.request("POST", url, content, headers)
+
+    def request(
+        self, method: str, url: str, content: bytes, headers: Mapping[str, str], *, seconds: float | None = None
+    ) -> int:
+        """Make a request and return the status code of the answer.
+
+        Args:
+            method: The method.
+            url: The URL.
+            content: The body.
+            headers: Headers.
+            seconds: Limit for each of connect, send and first byte of the answer; None: the usual one.
 
         Raises:
             EgressRefused: The URL or an address of its host is not permitted.
@@ -131,18 +148,34 @@ class EgressClient:
         named = {**headers, "Host": parsed.netloc.decode("ascii")}
         with (
             httpx.Client(
-                verify=ssl.create_default_context(), trust_env=False, follow_redirects=False, timeout=TIMEOUT
+                verify=ssl.create_default_context(), trust_env=False, follow_redirects=False, timeout=seconds or TIMEOUT
             ) as client,
-            client.stream("POST", pinned, content=content, headers=named, extensions={"sni_hostname": host}) as answer,
+            client.stream(method, pinned, content=content, headers=named, extensions={"sni_hostname": host}) as answer,
         ):
             return answer.status_code
+
+    def pinned(self, host: str, port: int) -> str:
+        """Return a checked address for a connection that is not HTTP; the list must have the host with this port.
+
+        Raises:
+            EgressRefused: The host, the port or an address is not permitted.
+            OSError: The host name cannot be resolved.
+        """
+        self.check_host(host, port)
+        return self._address(_normalised(host), port)
+
+    def check_host(self, host: str, port: int) -> None:
+        """Check a host and port against the list, without a name look-up; raise EgressRefused if not permitted."""
+        name = _normalised(host)
+        if not any(entry.host == name and entry.port in (None, port) for entry in self._entries):
+            raise EgressRefused(f"{self._setting} does not list this host and port")
 
     def _address(self, host: str, port: int) -> str:
         """Return one address of the host after checking all of them."""
         addresses = list(self._resolve(host, port))
         for each in addresses:
             if not self._allowed(ipaddress.ip_address(each.partition("%")[0])):
-                raise EgressRefused("The host has a non-public address that RLVO_WEBHOOK_HOSTS does not list")
+                raise EgressRefused(f"The host has a non-public address that {self._setting} does not list")
         if not addresses:
             raise OSError("the host has no address")
         return addresses[0]
@@ -168,7 +201,7 @@ class EgressClient:
             with suppress(ValueError):
                 self._networks.append(ipaddress.ip_network(host))
         else:
-            raise ValueError("RLVO_WEBHOOK_HOSTS contains an entry that is not a host, an address or a network")
+            raise ValueError(f"{self._setting} contains an entry that is not a host, an address or a network")
 
 
 def _normalised(host: str) -> str:

@@ -28,6 +28,7 @@ from app.sdk.types import (
     Attribution,
     Decision,
     Failure,
+    FiguresState,
     Flag,
     Input,
     InputSummary,
@@ -85,7 +86,10 @@ class WaitingJob:
 
 @dataclass(frozen=True)
 class PredictionResult:
-    """Numbers and files of a finished prediction; ``withheld`` has the warnings that withhold the decision."""
+    """Numbers and files of a finished prediction; ``withheld`` has the warnings that withhold the decision.
+
+    ``figures`` is the state of the figures; None if there is no explanation.
+    """
 
     probability: float
     interval: Interval | None
@@ -97,6 +101,7 @@ class PredictionResult:
     timings: dict[str, float]
     artifacts: Iterable[Artifact] = ()
     withheld: Sequence[str] = ()
+    figures: FiguresState | None = None
 
 
 def start(session: Session, prediction_id: str) -> JobStudy | None:
@@ -168,6 +173,7 @@ def succeed(session: Session, study: JobStudy, result: PredictionResult) -> bool
     row.flags = [flag.model_dump(mode="json") for flag in result.flags]
     row.perfusion = None if result.perfusion is None else result.perfusion.model_dump(mode="json")
     row.timings = dict(result.timings)
+    row.figures = result.figures
     if result.attribution is not None:
         session.add(AttributionRow(prediction_id=row.id, **result.attribution.model_dump(mode="json")))
     add_artifacts(session, row.id, result.artifacts)

@@ -14,16 +14,18 @@ import secrets
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, exists, select
+from sqlalchemy import ColumnElement, delete, exists, select, update
 from sqlalchemy.orm import Session
 
 from app.core.tracing import TraceContext
-from app.database import fair_queue, idempotency, paging
+from app.database import destinations, fair_queue, idempotency, paging
+from app.database.destination_tables import DeliveryRow
 from app.database.session import now
+from app.database.study_tables import InstanceRow, ReturnAddressRow, StudyPredictionRow, StudyRow
 from app.database.tables import (
     ArtifactRow,
     AttributionRow,
@@ -35,13 +37,25 @@ from app.database.tables import (
     ShadowRow,
 )
 from app.database.upsert import insert_for
-from app.sdk.errors import Conflict, Erased, NotFinished, NotFound, PredictionNotFound
+from app.sdk.errors import Conflict, Erased, FiguresNotReady, NotFinished, NotFound, PredictionNotFound
 from app.sdk.followup import ReviewerVerdict
 from app.sdk.series import SeriesSummary
 from app.sdk.sorting import Sort
-from app.sdk.types import Attribution, Flag, Input, InputSummary, ModelRef, Prediction, PredictionPage, Priority, Status
+from app.sdk.types import (
+    Attribution,
+    FiguresState,
+    Flag,
+    Input,
+    InputSummary,
+    ModelRef,
+    Prediction,
+    PredictionPage,
+    Priority,
+    Status,
+)
 
 VOLUME = "application/octet-stream"
+FIGURES, REPORT = "figures/", "report.html"  # names of the artifacts that are drawn after the answer
 
 
 @dataclass(frozen=True)
@@ -51,7 +65,7 @@ class NewPrediction:
     ``trace_context`` is the span of the request; the idempotency key is kept for ``keep_key`` seconds; ``exact``
     selects the slow, exact methods of explanation; ``accept_warnings`` asks for a decision in spite of warnings;
     ``ctp_interval_s`` replaces the time step in the header of the CT perfusion series; ``series`` and ``intake_flags``
-    say what the series of a DICOM study were taken for.
+    say what the series of a DICOM study were taken for; ``return_address`` is sealed.
     """
 
     id: str
@@ -73,6 +87,7 @@ class NewPrediction:
     accession_number: str | None = None
     series: Sequence[SeriesSummary] = ()
     intake_flags: Sequence[Flag] = ()
+    return_address: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -131,6 +146,8 @@ def add(session: Session, new: NewPrediction) -> int:
     session.flush()
     inputs = [Artifact(f"inputs/{name}.nii", each.sha256, each.bytes, VOLUME) for name, each in new.inputs.items()]
     add_artifacts(session, new.id, inputs)
+    if new.return_address is not None:
+        session.add(ReturnAddressRow(prediction_id=new.id, sealed=new.return_address))
     if new.idempotency_key is not None:
         idempotency.complete(session, new.caller, new.idempotency_key, new.id, new.body_digest, keep=new.keep_key)
     return queue_position
@@ -255,30 +272,41 @@ def erase(session: Session, prediction_id: str, caller: str | None) -> list[str]
     row.clinical = row.inputs = row.trace_id = row.span_id = row.body_digest = None
     row.series = row.intake_flags = None
     row.probability = row.interval = row.folds = row.decision = row.withheld = None
-    row.flags = row.perfusion = row.timings = row.error = None
-    for table in (AttributionRow, ReviewRow, ShadowRow, OutcomeRow, IdempotencyRow):
+    row.flags = row.perfusion = row.figures = row.timings = row.error = None
+    of_study = select(StudyPredictionRow.study_id).where(StudyPredictionRow.prediction_id == prediction_id)
+    session.execute(update(StudyRow).where(StudyRow.id.in_(of_study)).values(assembled=None))
+    for table in (AttributionRow, ReviewRow, ShadowRow, OutcomeRow, IdempotencyRow, ReturnAddressRow, DeliveryRow):
         session.execute(delete(table).where(table.prediction_id == prediction_id))
-    referenced = select(ArtifactRow.digest).where(ArtifactRow.prediction_id == prediction_id)
+    named = select(ArtifactRow.digest).where(ArtifactRow.prediction_id == prediction_id)
     # Locked in one order before the count, so that a transaction that adds an artifact of one of these blobs waits.
-    blobs = select(BlobRow.digest).where(BlobRow.digest.in_(referenced)).order_by(BlobRow.digest)
+    blobs = select(BlobRow.digest).where(BlobRow.digest.in_(named)).order_by(BlobRow.digest)
     digests = set(session.scalars(blobs.with_for_update()))
     session.execute(delete(ArtifactRow).where(ArtifactRow.prediction_id == prediction_id))
-    orphans = digests - set(session.scalars(select(ArtifactRow.digest).where(ArtifactRow.digest.in_(digests))))
-    session.execute(delete(BlobRow).where(BlobRow.digest.in_(orphans)))
+    unnamed = digests - set(session.scalars(select(ArtifactRow.digest).where(ArtifactRow.digest.in_(digests))))
+    session.execute(delete(BlobRow).where(BlobRow.digest.in_(unnamed)))
     session.flush()
-    return sorted(orphans)
+    return sorted(unnamed - referenced(session, unnamed))
 
 
 def artifact(session: Session, prediction_id: str, caller: str | None, name: str) -> tuple[str, str]:
     """Digest and media type of an artifact. Raises PredictionNotFound, Erased.
 
-    Raises NotFinished if the prediction may still make the artifact, and NotFound if it has finished without it.
+    Raises NotFinished if the prediction may still make the artifact, FiguresNotReady if it is a figure or the report
+    that is not drawn yet, and NotFound if the prediction has finished without it.
     """
     row = _row(session, prediction_id, caller)
     if artifact_row := session.get(ArtifactRow, (prediction_id, name)):
         return artifact_row.digest, artifact_row.media_type
     if not Status(row.status).finished:
         raise NotFinished("The prediction is not finished. Send the request again when it has finished")
+    if name.startswith(FIGURES) or name == REPORT:
+        if row.figures == FiguresState.PENDING:
+            raise FiguresNotReady("The figures and the report are drawn now. Send the request again", retry_after=1.0)
+        if row.figures == FiguresState.FAILED:
+            raise FiguresNotReady(
+                "The figures and the report could not be drawn; the service tries again. The answer is not affected",
+                retry_after=60.0,
+            )
     raise NotFound("The prediction has no such file. Its record lists the files that exist")
 
 
@@ -290,11 +318,13 @@ def artifacts(session: Session, prediction_id: str, caller: str | None) -> list[
 
 
 def referenced(session: Session, digests: Iterable[str]) -> set[str]:
-    """The given digests that at least one prediction refers to."""
+    """The given digests that at least one prediction or received instance refers to."""
     listed, referenced = list(digests), set[str]()
     for start in range(0, len(listed), 500):  # databases limit the parameters of one statement
         part = listed[start : start + 500]
         referenced |= set(session.scalars(select(ArtifactRow.digest).where(ArtifactRow.digest.in_(part))))
+        of_instances = select(InstanceRow.digest).where(InstanceRow.digest.in_(part))
+        referenced |= {digest for digest in session.scalars(of_instances) if digest is not None}
     return referenced
 
 
@@ -321,6 +351,7 @@ _SAME_NAME = (
         "folds",
         "decision",
         "perfusion",
+        "figures",
     ),
     *("accept_warnings", "ctp_interval_s", "series", "error", "created", "started", "finished"),
     *("study_instance_uid", "accession_number"),
@@ -346,7 +377,9 @@ def _verdicts(session: Session, ids: Sequence[str]) -> dict[str, list[ReviewerVe
 
 def _with_verdicts(session: Session, row: PredictionRow) -> Prediction:
     verdicts = _verdicts(session, [row.id]) if row.status == Status.SUCCEEDED else {}
-    return _prediction(row, session.get(AttributionRow, row.id), verdicts.get(row.id, []))
+    prediction = _prediction(row, session.get(AttributionRow, row.id), verdicts.get(row.id, []))
+    deliveries = destinations.of_prediction(session, row.id)
+    return prediction.model_copy(update={"deliveries": deliveries}) if deliveries else prediction
 
 
 def _prediction(

@@ -15,17 +15,26 @@ from sqlalchemy.orm import Session
 from app.database import fair_queue
 from app.database.session import now
 from app.database.tables import PredictionRow
-from app.sdk.types import WAITING_FOR_STORAGE, Priority, Stage, Status
+from app.sdk.types import WAITING_FOR_STORAGE, FiguresState, Priority, Stage, Status
 
 
 @dataclass(frozen=True)
 class State:
-    """State of a prediction; ``progress`` is a fraction from 0 to 1, ``waiting`` why it makes none."""
+    """State of a prediction; ``progress`` is a fraction from 0 to 1, ``waiting`` why it makes none.
+
+    ``figures`` is the state of the figures and the report; None if there are none.
+    """
 
     status: Status
     stage: Stage | None
     progress: float
     waiting: str | None = None
+    figures: FiguresState | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether the prediction has finished, and its figures are not about to be drawn."""
+        return self.status.finished and self.figures is not FiguresState.PENDING
 
 
 @dataclass(frozen=True)
@@ -51,11 +60,17 @@ class QueueWait:
 def states(session: Session, ids: Iterable[str]) -> dict[str, State]:
     """States of the given predictions, without erased and unknown ones."""
     row = PredictionRow
-    columns = (row.id, row.status, row.stage, row.progress, row.waiting)
+    columns = (row.id, row.status, row.stage, row.progress, row.waiting, row.figures)
     rows = session.execute(select(*columns).where(PredictionRow.id.in_(list(ids)), PredictionRow.erased.is_(None)))
     return {
-        key: State(Status(status), Stage(stage) if stage else None, progress, pause["reason"] if pause else None)
-        for key, status, stage, progress, pause in rows
+        key: State(
+            Status(status),
+            Stage(stage) if stage else None,
+            progress,
+            pause["reason"] if pause else None,
+            FiguresState(figures) if figures else None,
+        )
+        for key, status, stage, progress, pause, figures in rows
     }
 
 

@@ -106,6 +106,7 @@ class PredictionRow(Base):
     withheld: Mapped[list[Any] | None]  # codes of the warnings that withhold the decision
     flags: Mapped[list[Any] | None]
     perfusion: Mapped[dict[str, Any] | None]
+    figures: Mapped[str | None] = mapped_column(String(8))  # pending, ready or failed; None: it has no figures
     timings: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from app.dicom import assemble
+from app.dicom.addressing import read_address
 from app.dicom.conversion import Conversion
 from app.dicom.errors import DEFAULT, DicomLimits, Unreadable, mismatch, refused, too_large
 from app.dicom.files import Files, open_files
@@ -36,6 +37,7 @@ def convert(
     overrides: Mapping[str, SeriesRole] | None = None,
     only: Input | None = None,
     limits: DicomLimits = DEFAULT,
+    addressed: bool = False,
 ) -> Conversion:
     """Convert the series of a study that a prediction can use.
 
@@ -45,6 +47,7 @@ def convert(
         overrides: roles that the caller states, by Series Instance UID or series number.
         only: the input that the archive was sent as; its best series gets this role.
         limits: largest sizes.
+        addressed: also read the return address.
 
     Returns:
         The volumes, and what each series was taken for.
@@ -55,7 +58,8 @@ def convert(
         DecompressedTooLarge: the study is larger than the limits.
     """
     files = open_files(source, limits)
-    choices, flags = read_choices(files, overrides, limits)
+    instances, flags = _read_instances(files, limits)
+    choices = choose(make_stacks(instances), overrides)
     if only is not None:
         choices = _only(choices, only)
     volumes = {}
@@ -70,7 +74,15 @@ def convert(
         flags += [*volume.flags, *_doubts(choice, name)]
     if not volumes:
         raise refused(_nothing_to_use(choices))
-    return Conversion(volumes, tuple(choice.summary() for choice in choices), tuple(flags))
+    address = read_address(choices, files, limits) if addressed else None
+    return Conversion(
+        volumes,
+        tuple(choice.summary() for choice in choices),
+        tuple(flags),
+        address,
+        series_uids=tuple(choice.stack.series or (choice.stack.facts.uid,) for choice in choices),
+        study_uid=next((each.study_uid for each in instances if each.study_uid), ""),
+    )
 
 
 def read_choices(
@@ -91,6 +103,11 @@ def read_choices(
         PatientMismatch: the files belong to several patients or studies.
         DecompressedTooLarge: the study is larger than the limits.
     """
+    instances, flags = _read_instances(files, limits)
+    return choose(make_stacks(instances), overrides), flags
+
+
+def _read_instances(files: Files, limits: DicomLimits) -> tuple[list[Instance], list[Flag]]:
     instances: list[Instance] = []
     unreadable: Counter[str] = Counter()
     size = 0
@@ -111,7 +128,7 @@ def read_choices(
     if damaged:
         detail = f"{damaged} DICOM files of the study are damaged or incomplete, and were kept out"
         flags.append(Flag(code="files-kept-out", detail=detail))
-    return choose(make_stacks(instances), overrides), flags
+    return instances, flags
 
 
 def _no_instances(unreadable: Counter[str]) -> str:

@@ -36,6 +36,7 @@ def _answer(job: dict[str, Any], limits: DicomLimits) -> dict[str, Any]:
             overrides={name: SeriesRole(role) for name, role in job["overrides"].items()},
             only=Input(job["only"]) if job["only"] else None,
             limits=limits,
+            addressed=job["addressed"],
         )
     except RlvoError as error:
         return _failure(error)

@@ -1,7 +1,7 @@
 """The four figures of an evaluation: ROC, precision-recall, calibration and decision curve, as SVG, PNG and JSON.
 
 Design notes:
-- app/reporting/drawing.py draws them, so that equal numbers give equal bytes and no plotting library is needed.
+- Equal numbers give equal bytes (app/reporting/drawing.py).
 - ``curves.py`` computes the numbers; the JSON file beside each figure holds them.
 - Colours are Okabe and Ito's (2008), which colour-blind people can distinguish. The legend below the axes names every
   curve and band.
@@ -11,7 +11,6 @@ Design notes:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,67 +19,62 @@ from app.core import json_text
 from app.evaluation import curves
 from app.evaluation.curves import Curve
 from app.evaluation.metrics import Array, Labels, auc, average_precision, wilson
-from app.reporting.drawing import INK, MUTED, Drawing
+from app.reporting.drawing import GRID_LINE, INK, MUTED, Drawing
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-GRID = "#e6ebf0"
-LEFT, TOP, SIDE = 64.0, 72.0, 400.0
-LINE = 18.0  # units between two lines of the legend
+LEFT, TOP, SIDE = 64.0, 72.0, 400.0  # pixels
+LINE = 18.0  # pixels of a line of the legend
 LEAST_REACH = 0.2  # of the threshold axis of a decision curve
 Curves = Mapping[str, Array]
 Range = tuple[float, float]
+_ENDS: Array = np.array([0.0, 1.0])
 
 
 class _Plot:
-    """Square axes on a drawing with a legend below them; converts data coordinates to drawing units."""
+    """Square axes on a drawing with a legend of ``lines`` lines below them."""
 
     def __init__(
-        self, title: str, about: str, across: str, up: str, *, x: Range = (0, 1), y: Range = (0, 1), unit: str = "%"
+        self,
+        title: str,
+        labels: Labels,
+        across: str,
+        up: str,
+        lines: int,
+        *,
+        x: Range = (0, 1),
+        y: Range = (0, 1),
+        unit: str = " %",
     ) -> None:
-        self.drawing = Drawing(LEFT + SIDE + 24, TOP + SIDE + 66, title)
-        self._x, self._y = x, y
-        draw = self.drawing
-        draw.text(LEFT, 22, title, size=15)
-        draw.text(LEFT, 40, about, size=11, fill=MUTED)
-        for value in ticks(*x):
-            px, zy = self.at(value, y[0])
-            draw.line(px, zy, px, TOP, GRID)
-            draw.text(px, zy + 18, f"{100 * value:.3g} %", size=11, fill=MUTED, anchor="middle")
-        for value in ticks(*y):
-            zx, py = self.at(x[0], value)
-            draw.line(zx, py, LEFT + SIDE, py, GRID)
-            draw.text(
-                zx - 8, py + 4, f"{100 * value:.3g}{' %' if unit == '%' else ''}", size=11, fill=MUTED, anchor="end"
-            )
-        draw.text(LEFT + SIDE / 2, TOP + SIDE + 40, across, size=12, anchor="middle")
-        draw.text(LEFT - 40, TOP - 14, up, size=12)
+        self.drawing = Drawing(LEFT + SIDE + 24, TOP + SIDE + 56 + LINE * lines, title)
+        self.drawing.text(LEFT, 22, title, size=10.5)
+        about = f"{len(labels)} patients, {int(labels.sum())} with the outcome"
+        self.drawing.text(LEFT, 40, about, size=8, colour=MUTED)
+        self.axes = self.drawing.axes(LEFT, TOP, SIDE, SIDE)
+        self.axes.set(xlim=x, ylim=y, xlabel=across)
+        self.axes.set_title(up, loc="left", x=-40 / SIDE, size=8.5)
+        self.axes.set_xticks(ticks(*x), [f"{100 * value:.3g} %" for value in ticks(*x)])
+        self.axes.set_yticks(ticks(*y), [f"{100 * value:.3g}{unit}" for value in ticks(*y)])
+        self.axes.grid(visible=True)
+        self.axes.tick_params(length=0)
+        self.axes.spines[:].set_color(GRID_LINE)
 
-    def at(self, x: float, y: float) -> tuple[float, float]:
-        """Convert a point to drawing units; a point outside the axes moves to their edge."""
-        across = np.clip((x - self._x[0]) / (self._x[1] - self._x[0]), 0, 1)
-        up = np.clip((y - self._y[0]) / (self._y[1] - self._y[0]), 0, 1)
-        return LEFT + SIDE * float(across), TOP + SIDE * (1 - float(up))
-
-    def curve(self, x: Array, y: Array, colour: str, width: float = 2) -> None:
-        points = [self.at(float(a), float(b)) for a, b in zip(x, y, strict=True)]
-        for start, end in pairwise(points):
-            if start != end:
-                self.drawing.line(*start, *end, colour, width)
+    def curve(self, x: Array, y: Array, label: str, colour: str, width: float = 1.6) -> None:
+        """Draw a line that the legend names."""
+        self.axes.plot(x, y, color=colour, lw=width, label=label)
 
     def band(self, curve: Curve, colour: str) -> None:
         """Fill the band of a curve."""
-        if curve.low is None or curve.high is None:
-            return
-        there = [self.at(float(a), float(b)) for a, b in zip(curve.x, curve.high, strict=True)]
-        back = [self.at(float(a), float(b)) for a, b in zip(curve.x, curve.low, strict=True)]
-        self.drawing.polygon([*there, *back[::-1]], colour, 0.18)
+        if curve.low is not None and curve.high is not None:
+            self.axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.18, lw=0)
 
-    def legend(self, text: str, colour: str, width: float = 3) -> None:
-        """Add a line to the legend, which makes the drawing higher."""
-        y = self.drawing.height - 2
-        self.drawing.line(LEFT, y - 4, LEFT + 20, y - 4, colour, width)
-        self.drawing.text(LEFT + 28, y, text, size=12)
-        self.drawing.height += LINE
+    def finished(self) -> Drawing:
+        """The drawing with its legend."""
+        handles, labels = self.axes.get_legend_handles_labels()
+        place = 14 / self.drawing.width, 8 / self.drawing.height
+        self.drawing.figure.legend(
+            handles, labels, loc="lower left", bbox_to_anchor=place, borderaxespad=0, borderpad=0
+        )
+        return self.drawing
 
 
 def ticks(low: float, high: float) -> list[float]:
@@ -93,29 +87,25 @@ def ticks(low: float, high: float) -> list[float]:
 
 def roc(labels: Labels, models: Curves) -> Drawing:
     """Draw sensitivity over 1 - specificity."""
-    plot = _Plot("Receiver operating characteristic", _about(labels), "1 - specificity", "sensitivity")
-    plot.curve(np.array([0.0, 1.0]), np.array([0.0, 1.0]), MUTED, 1)
+    lines = len(models) + 1
+    plot = _Plot("Receiver operating characteristic", labels, "1 - specificity", "sensitivity", lines)
     for (name, probabilities), colour in zip(models.items(), COLOURS, strict=False):
         curve = curves.roc(labels, probabilities)
-        plot.curve(curve.x, curve.y, colour)
-        plot.legend(f"{name}: AUC {auc(labels, probabilities):.3f}", colour)
-    plot.legend("chance", MUTED, 1)
-    return plot.drawing
+        plot.curve(curve.x, curve.y, f"{name}: AUC {auc(labels, probabilities):.3f}", colour)
+    plot.curve(_ENDS, _ENDS, "chance", MUTED, 0.8)
+    return plot.finished()
 
 
 def precision_recall(labels: Labels, models: Curves) -> Drawing:
     """Draw positive predictive value over sensitivity; the flat line is the prevalence."""
-    plot = _Plot(
-        "Precision and recall", _about(labels), "recall (sensitivity)", "precision (positive predictive value)"
-    )
-    prevalence = float(labels.mean())
-    plot.curve(np.array([0.0, 1.0]), np.array([prevalence, prevalence]), MUTED, 1)
+    names = "recall (sensitivity)", "precision (positive predictive value)"
+    plot = _Plot("Precision and recall", labels, *names, len(models) + 1)
     for (name, probabilities), colour in zip(models.items(), COLOURS, strict=False):
         curve = curves.precision_recall(labels, probabilities)
-        plot.curve(curve.x, curve.y, colour)
-        plot.legend(f"{name}: AUPRC {average_precision(labels, probabilities):.3f}", colour)
-    plot.legend(f"prevalence, {100 * prevalence:.1f} %", MUTED, 1)
-    return plot.drawing
+        plot.curve(curve.x, curve.y, f"{name}: AUPRC {average_precision(labels, probabilities):.3f}", colour)
+    prevalence = float(labels.mean())
+    plot.curve(_ENDS, np.array([prevalence, prevalence]), f"prevalence, {100 * prevalence:.1f} %", MUTED, 0.8)
+    return plot.finished()
 
 
 def calibration(labels: Labels, probabilities: Array, name: str) -> Drawing:
@@ -124,26 +114,29 @@ def calibration(labels: Labels, probabilities: Array, name: str) -> Drawing:
     bins, line = curve.bins, curve.line
     reach = float(max(probabilities.max(), bins.y.max()))
     ends = (0.0, min(1.0, float(np.ceil(1.05 * reach * 5) / 5)))
-    plot = _Plot(f"Calibration of {name}", _about(labels), "predicted probability", "observed share", x=ends, y=ends)
-    counts, edges = np.histogram(probabilities, bins=40, range=ends)
-    for count, (low, high) in zip(counts, pairwise(edges), strict=True):
-        (left, floor), (right, _) = plot.at(low, 0), plot.at(high, 0)
-        plot.drawing.bar(left, floor - 60 * count / counts.max(), right - left, 60 * count / counts.max(), "#d5dde5")
-    plot.curve(np.array(ends), np.array(ends), MUTED, 1)
+    across = "predicted probability"
+    plot = _Plot(f"Calibration of {name}", labels, across, "observed share", 3 + (line is not None), x=ends, y=ends)
     if line is not None:
         plot.band(line, COLOURS[0])
-        plot.curve(line.x, line.y, COLOURS[0])
+        plot.curve(line.x, line.y, "logistic calibration line, band: 95 % interval at each point", COLOURS[0])
     assert bins.low is not None
     assert bins.high is not None
-    for mean, share, below, above in zip(bins.x, bins.y, bins.low, bins.high, strict=True):
-        plot.drawing.line(*plot.at(float(mean), float(below)), *plot.at(float(mean), float(above)), INK, 1.5)
-        plot.drawing.disc(*plot.at(float(mean), float(share)), 4, INK)
-    if line is not None:
-        plot.legend("logistic calibration line, band: 95 % interval at each point", COLOURS[0])
-    plot.legend("tenths of the patients, with 95 % intervals (Wilson)", INK)
-    plot.legend("ideal: observed as predicted", MUTED, 1)
-    plot.legend("histogram of the predicted probabilities", "#d5dde5", 8)
-    return plot.drawing
+    plot.axes.errorbar(
+        bins.x,
+        bins.y,
+        np.maximum([bins.y - bins.low, bins.high - bins.y], 0),
+        fmt="o",
+        color=INK,
+        ms=5,
+        lw=1.2,
+        label="tenths of the patients, with 95 % intervals (Wilson)",
+    )
+    plot.curve(np.array(ends), np.array(ends), "ideal: observed as predicted", MUTED, 0.8)
+    counts, edges = np.histogram(probabilities, bins=40, range=ends)
+    heights = 0.15 * ends[1] * counts / counts.max()
+    said = "histogram of the predicted probabilities"
+    plot.axes.bar(edges[:-1], heights, np.diff(edges), align="edge", color=GRID_LINE, zorder=1, label=said)
+    return plot.finished()
 
 
 def decision_axes(labels: Labels) -> tuple[float, Range]:
@@ -168,23 +161,19 @@ def decision(labels: Labels, models: Curves, chosen: str = "") -> Drawing:
     """Draw net benefit over the threshold probability (Vickers & Elkin 2006), with the band of the model ``chosen``."""
     reach, ends = decision_axes(labels)
     thresholds = decision_thresholds(labels)
-    up = "net benefit (true positives per 100 patients)"
-    plot = _Plot("Decision curve", _about(labels), "threshold probability", up, x=(0, reach), y=ends, unit="")
-    drawn = {name: curves.decision(labels, own, thresholds) for name, own in models.items()}
+    names = "threshold probability", "net benefit (true positives per 100 patients)"
+    plot = _Plot("Decision curve", labels, *names, len(models) + 2, x=(0, reach), y=ends, unit="")
     chosen = chosen or next(iter(models))
-    for name, colour in zip(models, COLOURS, strict=False):
+    for (name, own), colour in zip(models.items(), COLOURS, strict=False):
+        curve = curves.decision(labels, own, thresholds)
         if name == chosen:
-            plot.band(drawn[name], colour)
+            plot.band(curve, colour)
+        said = f"{name}; band: 95 % interval at each threshold" if name == chosen else name
+        plot.curve(curve.x, curve.y, said, colour)
     treat_all = curves.decision(labels, np.ones(len(labels)), thresholds)
-    visible = treat_all.y >= ends[0]
-    plot.curve(thresholds[visible], treat_all.y[visible], MUTED, 1.5)
-    plot.curve(np.array([0.0, reach]), np.zeros(2), INK, 1.5)
-    for name, colour in zip(models, COLOURS, strict=False):
-        plot.curve(thresholds, drawn[name].y, colour)
-        plot.legend(f"{name}; band: 95 % interval at each threshold" if name == chosen else name, colour)
-    plot.legend("treat all", MUTED, 1.5)
-    plot.legend("treat none", INK, 1.5)
-    return plot.drawing
+    plot.curve(thresholds, treat_all.y, "treat all", MUTED, 1.2)
+    plot.curve(reach * _ENDS, np.zeros(2), "treat none", INK, 1.2)
+    return plot.finished()
 
 
 def numbers(labels: Labels, models: Curves) -> dict[str, dict[str, object]]:
@@ -230,7 +219,3 @@ def write(folder: Path, labels: Labels, models: Curves, chosen: str) -> list[str
         (folder / f"{name}.png").write_bytes(drawing.png())
         json_text.write(folder / f"{name}.json", documents[name])
     return list(drawings)
-
-
-def _about(labels: Labels) -> str:
-    return f"{len(labels)} patients, {int(labels.sum())} with the outcome"

@@ -51,10 +51,11 @@ class AlignedVolume:
 
 @dataclass
 class AlignedStudy:
-    """Aligned volumes and flags of one patient, which the steps of ``prepare`` add to."""
+    """Aligned volumes, flags and lesion masks of one patient, which the steps of ``prepare`` add to."""
 
     aligned: dict[Channel, AlignedVolume] = field(default_factory=dict)
     flags: list[Flag] = field(default_factory=list)
+    lesions: dict[str, Volume] = field(default_factory=dict)
 
     def flag(self, code: str, detail: str) -> None:
         self.flags.append(Flag(code=code, detail=detail))
@@ -67,3 +68,4 @@ class AlignedStudy:
     def merge(self, other: AlignedStudy) -> None:
         self.aligned |= other.aligned
         self.flags += other.flags
+        self.lesions |= other.lesions

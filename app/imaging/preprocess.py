@@ -14,7 +14,7 @@ Design notes:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -53,6 +53,7 @@ class PreprocessedImages:
         image: (C, X, Y, Z) float32, normalised; zero where ``presence`` is False.
         presence: (C,) bool; ``grids`` and ``sources`` are those of the present channels.
         volumes: ``vessels`` (uint8, patient's grid) and ``aligned-<channel>`` (float32, real values, MNI grid).
+        lesions: ``core`` and ``tmax6`` (uint8, grid of the perfusion maps), where their volumes are stated.
     """
 
     image: np.ndarray
@@ -62,6 +63,7 @@ class PreprocessedImages:
     grids: dict[Channel, PatientGrid]
     sources: dict[Channel, Source]
     volumes: dict[str, Volume]
+    lesions: dict[str, Volume] = field(default_factory=dict)
 
 
 def prepare(
@@ -125,7 +127,8 @@ def _tensor(
         outputs[f"aligned-{channel.name}"] = Volume(values, np.asarray(grid.affine, np.float64))
         if channel.name is Channel.VESSELS:
             outputs["vessels"] = source
-    return PreprocessedImages(image, presence, tuple(dict.fromkeys(study.flags)), summary, grids, sources, outputs)
+    flags = tuple(dict.fromkeys(study.flags))
+    return PreprocessedImages(image, presence, flags, summary, grids, sources, outputs, study.lesions)
 
 
 _CleanedMap = tuple[Volume, tuple[Flag, ...]]  # as ``background.clean`` returns it
@@ -309,7 +312,15 @@ def _add_perfusion(
         rcbf = _capped(Volume(maps[Input.CBF].values() * np.float32(factor), maps[Input.CBF].affine), Channel.RCBF)
         source = Source(Input.CBF, factor) if Input.CBF in as_sent else Source(computed=rcbf)
         study.aligned[Channel.RCBF] = AlignedVolume(rcbf, frame, source)
-    return map_check.withhold(measurement.summary, found.blanked)
+    summary = map_check.withhold(measurement.summary, found.blanked)
+    lesions = {"core": (summary.core_ml, measurement.core), "tmax6": (summary.tmax6_ml, measurement.delayed)}
+    lead = maps[Input.TMAX] if Input.TMAX in maps else maps[Input.CBF]
+    study.lesions = {
+        name: Volume(mask.astype(np.uint8), lead.affine)
+        for name, (volume_ml, mask) in lesions.items()
+        if volume_ml and mask is not None
+    }
+    return summary
 
 
 def _needs_series(volumes: Mapping[Input, Volume]) -> bool:

@@ -23,6 +23,7 @@ from app.sdk.types import Channel, Flag, Input, PerfusionSummary
 
 if TYPE_CHECKING:
     from app.imaging.aligned_study import PatientGrid, Source
+    from app.imaging.io.nifti import Volume
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class ModelInput:
         grids: The patient's grid of each channel; a channel without one is shown on the MNI grid.
         sources: The upload or computation behind each of these channels.
         affected: The side of the occlusion; None if neither record nor images show it.
+        lesions: Masks of the perfusion core (``core``) and of Tmax > 6 s (``tmax6``), uint8 on the grid of the maps.
     """
 
     image: NDArray[np.float32]
@@ -49,6 +51,7 @@ class ModelInput:
     grids: Mapping[Channel, PatientGrid] = field(default_factory=dict)
     sources: Mapping[Channel, Source] = field(default_factory=dict)
     affected: Side | None = None
+    lesions: Mapping[str, Volume] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """Serialise as one safetensors file."""
@@ -59,6 +62,9 @@ class ModelInput:
         for channel, source in self.sources.items():
             if source.computed is not None:
                 tensors[f"computed/{channel}"] = _flat(source.computed.data)
+        for name, mask in self.lesions.items():
+            tensors[f"lesion/{name}"] = _flat(mask.data)
+            tensors[f"lesion-affine/{name}"] = np.asarray(mask.affine, dtype=np.float64)
         metadata = {
             "shown": dict(self.shown),
             "imputed": self.imputed,
@@ -67,6 +73,7 @@ class ModelInput:
             "affected": self.affected,
             "shapes": {channel: list(grid.shape) for channel, grid in self.grids.items()},
             "sources": {channel: [source.upload, source.factor] for channel, source in self.sources.items()},
+            "lesions": {name: list(mask.shape) for name, mask in self.lesions.items()},
         }
         tensors["words"] = np.frombuffer(json.dumps(metadata).encode(), dtype=np.uint8)
         return bytes(save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}))
@@ -91,6 +98,7 @@ class ModelInput:
                 Channel(name): _source(tensors, grids[Channel(name)], name, *source)
                 for name, source in metadata.get("sources", {}).items()
             },
+            lesions={name: _lesion(tensors, name, shape) for name, shape in metadata.get("lesions", {}).items()},
         )
 
 
@@ -106,6 +114,13 @@ def _grid(tensors: Mapping[str, NDArray[Any]], name: str, shape: list[int]) -> P
 
     x, y, z = shape
     return PatientGrid(affine=tensors[f"affine/{name}"], shape=(x, y, z), mni_from_world=tensors[f"mni/{name}"])
+
+
+def _lesion(tensors: Mapping[str, NDArray[Any]], name: str, shape: list[int]) -> Volume:
+    from app.imaging.io.nifti import Volume
+
+    flat = np.unpackbits(tensors[f"lesion/{name}"], count=math.prod(shape))
+    return Volume(flat.reshape(shape, order="F"), tensors[f"lesion-affine/{name}"])
 
 
 def _source(

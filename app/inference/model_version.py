@@ -159,6 +159,7 @@ class ModelVersion:
             perfusion=prepared.perfusion,
             grids=prepared.grids,
             sources=prepared.sources,
+            lesions=prepared.lesions,
             affected=side,
         )
 

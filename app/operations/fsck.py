@@ -18,6 +18,7 @@ from app.core.config import Settings
 from app.core.filesystem import is_exposed
 from app.database import audit, job_state, predictions
 from app.database.session import Database
+from app.database.study_tables import InstanceRow
 from app.database.tables import ArtifactRow, PredictionRow
 from app.sdk.errors import InternalError
 from app.sdk.types import Failure, Status
@@ -75,6 +76,9 @@ def fsck(settings: Settings, *, deep: bool = False, mend: bool = False) -> Consi
         named: dict[str, list[str]] = {}
         for digest, prediction_id in session.execute(select(ArtifactRow.digest, ArtifactRow.prediction_id)):
             named.setdefault(digest, []).append(prediction_id)
+        of_instances = select(InstanceRow.digest, InstanceRow.study_id).where(InstanceRow.digest.is_not(None))
+        for stored, study_id in session.execute(of_instances):
+            named.setdefault(str(stored), []).append(f"study {study_id}")
         open_states = PredictionRow.status.in_([Status.QUEUED, Status.RUNNING])
         waiting = {job.id for job in job_state.waiting(session)}  # their jobs are queued again by the next worker
         unfinished = [one for one in session.scalars(select(PredictionRow.id).where(open_states)) if one not in waiting]

@@ -1,218 +1,124 @@
-"""A drawing as a list of shapes, written as SVG or PNG.
+"""A matplotlib figure with a title and a table, written as SVG or PNG.
 
 Design notes:
-- Six kinds of shapes are enough for all figures. They are faster than a plotting library and keep no global state.
-- The same drawing gives the same bytes: no date, no random ids.
-- A drawing can carry its data as a table, for readers who cannot see the figure. The SVG holds it as ``<desc>``.
-- Coordinates are SVG user units, y downwards; a text's y is its baseline. PNG has `SCALE` pixels per unit.
-- PNG text uses the font of `fonts`, so that it looks the same on each machine. It has Latin and Greek letters.
+- Processes that draw nothing must not import this module, because matplotlib takes long to load.
+- The same figure gives the same bytes: a fixed salt of ids, no date, and the fonts that matplotlib brings.
+- Letters of an SVG are outlines, so a figure looks the same on each machine. Its title and table are in it as text.
+- Sizes are pixels of a screen; a PNG has `SCALE` times as many.
 """
 
 from __future__ import annotations
 
-import base64
-import struct
-from collections.abc import Sequence
-from functools import lru_cache
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
-from xml.sax.saxutils import escape, quoteattr
+import io
+import re
+from typing import Any
+from xml.sax.saxutils import escape
 
-import numpy as np
-from isal import isal_zlib
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+import matplotlib
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.text import Text
+
+from app.reporting.tables import FigureTable
+
+__all__ = ["BACKGROUND", "GRID_LINE", "INK", "LOWERS", "MUTED", "RAISES", "Drawing", "FigureTable"]
 
 SCALE = 1.6
-FONT = Path(__file__).parent / "fonts" / "DejaVuSansCondensed.ttf"
-INK, MUTED, BACKGROUND = "#1b2733", "#5b6b7b", "#ffffff"
+INK, MUTED, BACKGROUND, GRID_LINE = "#1b2733", "#5b6b7b", "#ffffff", "#d5dde5"
+RAISES, LOWERS = "#d55e00", "#0072b2"  # Okabe and Ito (2008): colour-blind people can distinguish them
+_DPI = 100
+_SVG_TAG = re.compile(rb"<svg [^>]*>")
 
-Anchor = Literal["start", "middle", "end"]
-Pixels = NDArray[np.uint8]  # (rows, columns, 3) RGB; the first row is at the top
-
-
-class BarShape(NamedTuple):
-    x: float
-    y: float
-    width: float
-    height: float
-    fill: str
-
-
-class LineShape(NamedTuple):
-    x1: float
-    y1: float
-    x2: float
-    y2: float
-    stroke: str
-    width: float
-
-
-class CircleShape(NamedTuple):
-    """A filled circle, or a ring if ``width`` is not 0."""
-
-    x: float
-    y: float
-    radius: float
-    colour: str
-    width: float
-
-
-class TextShape(NamedTuple):
-    x: float
-    y: float
-    content: str
-    size: float
-    fill: str
-    anchor: Anchor
-
-
-class PolygonShape(NamedTuple):
-    """A filled polygon with the ``opacity`` 0 to 1."""
-
-    points: tuple[tuple[float, float], ...]
-    fill: str
-    opacity: float
-
-
-class ImageShape(NamedTuple):
-    x: float
-    y: float
-    width: float
-    height: float
-    pixels: Pixels
-
-
-Shape = BarShape | LineShape | CircleShape | TextShape | PolygonShape | ImageShape
-
-
-class FigureTable(NamedTuple):
-    """The data of a drawing; the last column holds the numbers."""
-
-    headers: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
+_STYLE: Any = {  # the keys have literal types
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "text.color": INK,
+    "text.parse_math": False,  # a name may have a dollar sign
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 8.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": False,
+    "grid.color": GRID_LINE,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "svg.hashsalt": "rlvo",
+    "svg.fonttype": "path",
+}
+matplotlib.rcParams.update(_STYLE)
+# Fonts of the machine are left out, so that two machines draw the same letters.
+_OWN_FONTS = matplotlib.get_data_path()
+font_manager.fontManager.ttflist = [
+    font for font in font_manager.fontManager.ttflist if font.fname.startswith(_OWN_FONTS)
+]
 
 
 class Drawing:
-    """A drawing of ``width`` x ``height`` units; screen readers read ``title``."""
+    """A figure of ``width`` x ``height`` pixels; screen readers read ``title``.
+
+    Attributes:
+        figure: The figure of matplotlib.
+        table: The data of the figure.
+    """
 
     def __init__(self, width: float, height: float, title: str) -> None:
         self.width, self.height, self.title = width, height, title
-        self.shapes: list[Shape] = []
         self.table: FigureTable | None = None
+        self.figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor=BACKGROUND)
 
-    def bar(self, x: float, y: float, width: float, height: float, fill: str) -> None:
-        self.shapes.append(BarShape(x, y, width, height, fill))
+    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
+        """Add axes at a place in pixels; ``top`` is measured from the upper edge."""
+        bottom = 1 - (top + height) / self.height
+        return self.figure.add_axes((left / self.width, bottom, width / self.width, height / self.height))
 
-    def line(self, x1: float, y1: float, x2: float, y2: float, stroke: str = MUTED, width: float = 1) -> None:
-        self.shapes.append(LineShape(x1, y1, x2, y2, stroke, width))
+    def text(self, left: float, baseline: float, content: str, *, size: float = 8.5, colour: str = INK) -> Text:
+        """Write a text at a place in pixels, measured from the upper left corner."""
+        place = left / self.width, 1 - baseline / self.height
+        return self.figure.text(*place, content, size=size, color=colour, va="baseline")
 
-    def disc(self, x: float, y: float, radius: float, fill: str) -> None:
-        self.shapes.append(CircleShape(x, y, radius, fill, 0))
+    def key(self, left: float, baseline: float, note: str) -> None:
+        """Write what the two colours mean, and ``note``."""
+        self.figure.legend(
+            handles=[Patch(color=RAISES, label="raises the probability"), Patch(color=LOWERS, label="lowers it")],
+            loc="lower left",
+            bbox_to_anchor=(left / self.width, 1 - (baseline + 3) / self.height),
+            ncols=2,
+            labelcolor=MUTED,
+            borderpad=0,
+            borderaxespad=0,
+            handlelength=1.0,
+            columnspacing=1.2,
+        )
+        self.text(left + 262, baseline, note, colour=MUTED)
 
-    def ring(self, x: float, y: float, radius: float, stroke: str, width: float = 2) -> None:
-        self.shapes.append(CircleShape(x, y, radius, stroke, width))
-
-    def text(
-        self, x: float, y: float, content: str, *, size: float = 13, fill: str = INK, anchor: Anchor = "start"
-    ) -> None:
-        self.shapes.append(TextShape(x, y, content, size, fill, anchor))
-
-    def polygon(self, points: Sequence[tuple[float, float]], fill: str, opacity: float = 1.0) -> None:
-        self.shapes.append(PolygonShape(tuple(points), fill, opacity))
-
-    def image(self, x: float, y: float, width: float, height: float, pixels: Pixels) -> None:
-        self.shapes.append(ImageShape(x, y, width, height, pixels))
+    def texts(self) -> list[str]:
+        """All texts of the figure that a reader sees."""
+        texts = [text for text in self.figure.findobj(Text) if isinstance(text, Text) and text.get_visible()]
+        return [text.get_text() for text in texts if text.get_text()]
 
     def svg(self) -> bytes:
-        """Return the drawing as self-contained SVG; images are data URIs."""
-        parts = "\n".join(_shape_svg(shape) for shape in self.shapes)
-        description = "\n".join(" | ".join(row) for row in (self.table.headers, *self.table.rows)) if self.table else ""
-        return (
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_num(self.width)} {_num(self.height)}" role="img" '
-            f'font-family="DejaVu Sans Condensed, Helvetica, Arial, sans-serif">\n<title>{escape(self.title)}</title>\n'
-            f"<desc>{escape(description)}</desc>\n"
-            f'<rect width="100%" height="100%" fill="{BACKGROUND}"/>\n{parts}\n</svg>\n'
-        ).encode()
+        """Return the figure as self-contained SVG, with its title, and its table as ``<desc>``."""
+        data = self._written("svg", {"Date": None, "Creator": None, "Format": None, "Type": None})
+        tag = _SVG_TAG.search(data)
+        assert tag is not None
+        rows = (self.table.headers, *self.table.rows) if self.table else ()
+        description = "\n".join(" | ".join(row) for row in rows)
+        head = f' role="img">\n<title>{escape(self.title)}</title>\n<desc>{escape(description)}</desc>'
+        return tag.group()[:-1] + head.encode() + data[tag.end() :]
 
     def png(self) -> bytes:
-        """Return the drawing as PNG with `SCALE` pixels per unit."""
-        canvas = Image.new("RGB", (round(SCALE * self.width), round(SCALE * self.height)), BACKGROUND)
-        draw = ImageDraw.Draw(canvas)
-        for shape in self.shapes:
-            _draw_shape(canvas, draw, shape)
-        return _encode_png(np.asarray(canvas))
+        """Return the figure as PNG with `SCALE` times as many pixels as its size."""
+        return self._written("png", {"Software": None}, dpi=SCALE * _DPI)
 
-
-def _shape_svg(shape: Shape) -> str:
-    match shape:
-        case BarShape(x, y, width, height, fill):
-            return f'<rect x="{_num(x)}" y="{_num(y)}" width="{_num(width)}" height="{_num(height)}" fill="{fill}"/>'
-        case LineShape(x1, y1, x2, y2, stroke, width):
-            ends = f'x1="{_num(x1)}" y1="{_num(y1)}" x2="{_num(x2)}" y2="{_num(y2)}"'
-            return f'<line {ends} stroke="{stroke}" stroke-width="{_num(width)}"/>'
-        case CircleShape(x, y, radius, colour, width):
-            style = f'fill="none" stroke="{colour}" stroke-width="{_num(width)}"' if width else f'fill="{colour}"'
-            return f'<circle cx="{_num(x)}" cy="{_num(y)}" r="{_num(radius)}" {style}/>'
-        case TextShape(x, y, content, size, fill, anchor):
-            position = f'x="{_num(x)}" y="{_num(y)}" font-size="{_num(size)}" fill="{fill}"'
-            return f'<text {position} text-anchor="{anchor}">{escape(content)}</text>'
-        case PolygonShape(points, fill, opacity):
-            corners = " ".join(f"{_num(x)},{_num(y)}" for x, y in points)
-            return f'<polygon points="{corners}" fill="{fill}" fill-opacity="{_num(opacity)}"/>'
-        case ImageShape(x, y, width, height, pixels):
-            data = base64.b64encode(_encode_png(pixels)).decode("ascii")
-            position = f'x="{_num(x)}" y="{_num(y)}" width="{_num(width)}" height="{_num(height)}"'
-            return f'<image {position} preserveAspectRatio="none" href={quoteattr("data:image/png;base64," + data)}/>'
-
-
-def _draw_shape(canvas: Image.Image, draw: ImageDraw.ImageDraw, shape: Shape) -> None:
-    match shape:
-        case BarShape(x, y, width, height, fill):
-            left, top = SCALE * x, SCALE * y
-            draw.rectangle([left, top, max(left, left + SCALE * width - 1), max(top, top + SCALE * height - 1)], fill)
-        case LineShape(x1, y1, x2, y2, stroke, width):
-            draw.line([SCALE * x1, SCALE * y1, SCALE * x2, SCALE * y2], stroke, max(1, round(SCALE * width)))
-        case CircleShape(x, y, radius, colour, width):
-            box = [SCALE * (x - radius), SCALE * (y - radius), SCALE * (x + radius), SCALE * (y + radius)]
-            style: dict[str, Any] = {"outline": colour, "width": round(SCALE * width)} if width else {"fill": colour}
-            draw.ellipse(box, **style)
-        case TextShape(x, y, content, size, fill, anchor):
-            draw.text((SCALE * x, SCALE * y), content, fill, _font(SCALE * size), anchor=_ANCHORS[anchor])
-        case PolygonShape(points, fill, opacity):
-            mask = Image.new("L", canvas.size, 0)
-            ImageDraw.Draw(mask).polygon([(SCALE * x, SCALE * y) for x, y in points], fill=round(255 * opacity))
-            canvas.paste(fill, mask=mask)
-        case ImageShape(x, y, width, height, pixels):
-            size_in_pixels = round(SCALE * width), round(SCALE * height)
-            scaled = Image.fromarray(pixels).resize(size_in_pixels, Image.Resampling.BILINEAR)
-            canvas.paste(scaled, (round(SCALE * x), round(SCALE * y)))
-
-
-_ANCHORS = {"start": "ls", "middle": "ms", "end": "rs"}
-
-
-@lru_cache
-def _font(size: float) -> Any:
-    return ImageFont.truetype(FONT, size)
-
-
-def _encode_png(pixels: Pixels) -> bytes:
-    """Encode 8-bit RGB as PNG (ISO/IEC 15948) with the row filter "Sub"; ISA-L compresses faster than zlib."""
-    height, width, _ = pixels.shape
-    rows = np.empty((height, 1 + 3 * width), np.uint8)
-    rows[:, 0] = 1
-    flat = pixels.reshape(height, 3 * width)
-    rows[:, 1:4] = flat[:, :3]
-    np.subtract(flat[:, 3:], flat[:, :-3], out=rows[:, 4:])
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    parts = ((b"IHDR", header), (b"IDAT", isal_zlib.compress(rows.data, 1)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", isal_zlib.crc32(name + data))
-        for name, data in parts
-    )
-
-
-def _num(value: float) -> str:
-    """Format a coordinate without trailing zeros."""
-    return f"{value:.2f}".rstrip("0").rstrip(".")
+    def _written(self, form: str, metadata: dict[str, None], dpi: float = _DPI) -> bytes:
+        out = io.BytesIO()
+        self.figure.savefig(out, format=form, metadata=metadata, dpi=dpi)
+        return out.getvalue()

@@ -15,29 +15,26 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage
 from scipy.special import expit
 
-from app.core.display_names import channel_label, label, percent, perfusion_value, region_label, truncated
-from app.core.explanation_text import BASE, TOTAL, contributions, grouped, points_text, signed_points
-from app.reporting.drawing import INK, MUTED, Drawing, FigureTable, Pixels
+from app.core.display_names import label, percent, perfusion_value, truncated
+from app.core.explanation_text import BASE, TOTAL, contributions, grouped, points_text
+from app.reporting.drawing import GRID_LINE, INK, LOWERS, MUTED, RAISES, Drawing
+from app.reporting.grid_volume import GridVolume, peak
+from app.reporting.tables import FigureTable, contribution_table, region_table
 from app.sdk.types import Attribution, PerfusionSummary, RegionContribution
 
-RAISES, LOWERS, PEAK_MARK, GRID_LINE = "#d55e00", "#0072b2", "#f0e442", "#d5dde5"
-UNITS_PER_MM = 1.2
+PEAK_MARK, OTHERS = "#f0e442", "#9bb8cc"
+PIXELS_PER_MM = 1.2
+_FINER = 3  # pixels of a shown image for each voxel and direction
 _PLANES = {"axial": (0, 1, 2), "coronal": (0, 2, 1), "sagittal": (1, 2, 0)}
 _ENDS = {0: ("R", "L"), 1: ("P", "A")}
 _CONVENTION = "radiological view: the patient's right is on the left of axial and coronal slices"
 
 Plane = NDArray[np.floating]  # (rows, columns); the first row is the lowest
-
-
-@dataclass(frozen=True)
-class GridVolume:
-    """A volume (x, y, z) and its affine (4, 4), voxel to MNI RAS+ mm; the affine of an image is axis-aligned."""
-
-    values: NDArray[np.floating]
-    affine: NDArray[np.float64]
+Pixels = NDArray[np.uint8]  # (rows, columns, 3) RGB; the first row is at the top
 
 
 @dataclass(frozen=True)
@@ -51,13 +48,6 @@ class CohortPosition:
     value_text: str
     patient: float
     others: NDArray[np.floating]
-
-
-def peak(attribution: GridVolume) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
-    """Return the voxel of the largest absolute attribution, and its MNI coordinates (3,) in mm."""
-    flat = int(np.argmax(np.abs(attribution.values)))
-    i, j, k = (int(n) for n in np.unravel_index(flat, attribution.values.shape))
-    return (i, j, k), (attribution.affine @ np.array([i, j, k, 1.0]))[:3]
 
 
 def overlay(
@@ -77,75 +67,49 @@ def overlay(
     largest = float(np.abs(attribution.values[peak_voxel]))
     voxel = np.linalg.inv(image.affine) @ np.append(world, 1.0)
     centre = np.clip(np.rint(voxel[:3]).astype(int), 0, np.array(image.values.shape) - 1)
-    size = UNITS_PER_MM * np.abs(np.diag(image.affine)[:3])  # of a voxel, in units
+    size = PIXELS_PER_MM * np.abs(np.diag(image.affine)[:3])  # of a voxel
     extent = size * image.values.shape
     tallest, gap = max(extent[1], extent[2]), 14.0
-    drawing = Drawing(3 * extent[0] + extent[1] + 5 * gap, tallest + 104, title)
+    drawing = Drawing(3 * extent[0] + extent[1] + 5 * gap, tallest + 108, title)
     drawing.table = region_table(regions, total)
-    drawing.text(gap, 24, title, size=15)
+    drawing.text(gap, 24, title, size=10.5)
 
     def panel(left: float, name: str, grey: Plane, values: Plane, across: int, up: int, clear: float = 0.1) -> None:
-        pixels = _blended(grey, values, window, largest, clear)
+        pixels = blended(grey, values, window, largest, clear)
         mirrored = across == 0  # the x axis runs from left to right
-        drawing.image(left, 56, extent[across], extent[up], pixels[:, ::-1] if mirrored else pixels)
-        drawing.text(left, 48, name, size=11, fill=MUTED)
-        offset = (centre[across] + 0.5) * size[across]
-        x, y = left + (extent[across] - offset if mirrored else offset), 56 + extent[up] - (centre[up] + 0.5) * size[up]
-        drawing.ring(x, y, 9, PEAK_MARK)
-        for mark, at in zip(_ENDS[across], (left + 9, left + extent[across] - 9), strict=True):
-            drawing.text(at, 56 + extent[up] - 6, mark, size=11, fill="#ffffff", anchor="middle")
+        drawing.text(left, 48, name, size=8, colour=MUTED)
+        axes = drawing.axes(left, 56, extent[across], extent[up])
+        axes.set_axis_off()
+        shown = np.asarray(
+            Image.fromarray(pixels).resize(
+                (_FINER * pixels.shape[1], _FINER * pixels.shape[0]), Image.Resampling.BILINEAR
+            )
+        )
+        axes.imshow(
+            shown[:, ::-1] if mirrored else shown, extent=(0, extent[across], 0, extent[up]), interpolation="none"
+        )
+        x, y = (centre[across] + 0.5) * size[across], (centre[up] + 0.5) * size[up]
+        axes.plot(extent[across] - x if mirrored else x, y, "o", mfc="none", mec=PEAK_MARK, mew=1.6, ms=13)
+        for mark, at in zip(_ENDS[across], (9, extent[across] - 9), strict=True):
+            axes.text(at, 6, mark, size=8, color="#ffffff", ha="center")
+        axes.set(xlim=(0, extent[across]), ylim=(0, extent[up]))
 
     left = gap
     for name, (across, up, through) in _PLANES.items():
         index = int(centre[through])
         values = _sampled(attribution, image, across, up, through, index)
-        panel(
-            left,
-            f"{name}, {'xyz'[through]} = {world[through]:.0f} mm",
-            np.take(image.values, index, through).T,
-            values,
-            across,
-            up,
-        )
+        title_of_panel = f"{name}, {'xyz'[through]} = {world[through]:.0f} mm"
+        panel(left, title_of_panel, np.take(image.values, index, through).T, values, across, up)
         left += extent[across] + gap
     strongest = np.take_along_axis(
         attribution.values, np.abs(attribution.values).argmax(axis=2, keepdims=True), axis=2
     )  # along the vertical axis
-    flat = GridVolume(strongest, attribution.affine)
-    values = _sampled(flat, image, 0, 1, 2, None)
+    values = _sampled(GridVolume(strongest, attribution.affine), image, 0, 1, 2, None)
     mean_image = np.clip(image.values, *window).mean(axis=2).T
     panel(left, "axial, largest value at any height", mean_image, values, 0, 1, clear=0.35)
-    _legend(drawing, gap, tallest + 74, f"peak {attribution.values[peak_voxel]:+.2g} log-odds per voxel")
-    drawing.text(gap, tallest + 94, _CONVENTION, size=12, fill=MUTED)
+    drawing.key(gap, tallest + 76, f"peak {attribution.values[peak_voxel]:+.2g} log-odds per voxel")
+    drawing.text(gap, tallest + 98, _CONVENTION, colour=MUTED)
     return drawing
-
-
-def contribution_table(attribution: Attribution) -> FigureTable:
-    """Return every contribution, those of values that were not given one by one, the largest first."""
-    rows = [
-        (item.name, item.value, signed_points(attribution.total, item.log_odds), f"{item.log_odds:+.3f}")
-        for item in contributions(attribution)
-    ]
-    return FigureTable(("Variable", "Value", "Points", "Log-odds"), rows)
-
-
-def region_table(regions: Sequence[RegionContribution], total: float, limit: int = 12) -> FigureTable | None:
-    """Return the ``limit`` largest contributions of regions, the largest first; None without regions.
-
-    ``total`` is the log-odds of the probability.
-    """
-    largest = sorted(regions, key=lambda part: -abs(part.contribution))[:limit]
-    rows = [
-        (
-            region_label(part.region),
-            part.side or "",
-            channel_label(part.modality),
-            signed_points(total, part.contribution),
-            f"{part.contribution:+.3f}",
-        )
-        for part in largest
-    ]
-    return FigureTable(("Region", "Side", "Image", "Points", "Log-odds"), rows) if rows else None
 
 
 def waterfall(attribution: Attribution, limit: int = 12) -> Drawing:
@@ -157,38 +121,36 @@ def waterfall(attribution: Attribution, limit: int = 12) -> Drawing:
     if len(items) > limit:
         items = [*items[:limit], (f"{len(items) - limit} smaller ones", sum(value for _, value in items[limit:]))]
 
-    row, names_end, width = 26.0, 340.0, 900.0
-    stops = np.cumsum([attribution.base, *(value for _, value in items)])
-    low, high = float(stops.min()), float(stops.max())
-    scale = (width - names_end - 150) / ((high - low) or 1.0)
-    bottom = 24 + row * (len(items) + 2)
-    drawing = Drawing(width, bottom + 34, f"Contributions from {attribution.base:+.2f} to {attribution.total:+.2f}")
+    row, names_end, width, written = 26.0, 340.0, 900.0, 160.0
+    rows = len(items) + 2
+    drawing = Drawing(width, row * rows + 58, f"Contributions from {attribution.base:+.2f} to {attribution.total:+.2f}")
     drawing.table = contribution_table(attribution)
-
-    def x(value: float) -> float:
-        return names_end + (value - low) * scale
-
-    for number, (name, value) in enumerate([(BASE, attribution.base), *items, (TOTAL, attribution.total)]):
-        middle = 24 + row * (number + 0.5)
-        drawing.text(names_end - 12, middle + 4, truncated(name, 52), anchor="end")
-        if 0 < number <= len(items):
-            start, end = float(stops[number - 1]), float(stops[number])
-            drawing.line(x(start), middle - row + 8, x(start), middle - 8, GRID_LINE)
-            drawing.bar(
-                x(min(start, end)), middle - 8, max(abs(end - start) * scale, 1.5), 16, RAISES if value >= 0 else LOWERS
-            )
-            written = f"{value:+.2f} ({points_text(attribution.total, value)})"
-            drawing.text(x(max(start, end)) + 6, middle + 4, written, size=12)
-        else:
-            drawing.line(x(value), middle - 10, x(value), middle + 10, INK, 3)
-            drawing.text(x(value) + 8, middle + 4, f"{value:+.2f} ({percent(float(expit(value)))})", size=12)
-    _legend(drawing, names_end, bottom + 20, "log-odds of a refractory occlusion, with percentage points")
+    axes = drawing.axes(names_end, 12, width - names_end - written, row * rows)
+    stops = np.cumsum([attribution.base, *(value for _, value in items)])
+    span = float(stops.max() - stops.min()) or 1.0
+    axes.set(xlim=(stops.min() - 0.02 * span, stops.max() + 0.02 * span), ylim=(rows - 0.5, -0.5))
+    axes.set_yticks(range(rows), [truncated(name, 42) for name in (BASE, *(name for name, _ in items), TOTAL)])
+    axes.tick_params(length=0, labelcolor=INK, labelsize=9, pad=8)
+    axes.set_xticks([])
+    axes.spines[:].set_visible(False)
+    places = np.arange(1, rows - 1)
+    changes = np.diff(stops)
+    axes.barh(places, changes, 0.62, stops[:-1], color=[RAISES if value >= 0 else LOWERS for value in changes])
+    axes.vlines(stops, np.arange(rows - 1), [*places, rows - 1], color=GRID_LINE, zorder=0)
+    axes.vlines([attribution.base, attribution.total], [-0.36, rows - 1.36], [0.36, rows - 0.64], color=INK, lw=2.2)
+    ends = [attribution.base, *np.maximum(stops[:-1], stops[1:]), attribution.total]
+    texts = [f"{value:+.2f} ({percent(float(expit(value)))})" for value in (attribution.base, attribution.total)]
+    texts[1:1] = [f"{value:+.2f} ({points_text(attribution.total, value)})" for _, value in items]
+    for place, (end, text) in enumerate(zip(ends, texts, strict=True)):
+        axes.annotate(text, (end, place), (5, 0), textcoords="offset points", va="center", annotation_clip=False)
+    drawing.key(24, drawing.height - 16, "log-odds of a refractory occlusion, with percentage points")
     return drawing
 
 
 def perfusion(summary: PerfusionSummary) -> Drawing:
     """Draw the volumes of core and of delayed tissue, in mL."""
     volumes = {"core": summary.core_ml, "Tmax > 10 s": summary.tmax10_ml, "Tmax > 6 s": summary.tmax6_ml}
+    colours = dict(zip(volumes, ("#cc79a7", "#e69f00", "#f0e442"), strict=True))
     known = {name: value for name, value in volumes.items() if value is not None}
     row, left, width = 34.0, 110.0, 620.0
     drawing = Drawing(width, 16 + row * max(len(known), 1), "Perfusion volumes in mL")
@@ -196,13 +158,24 @@ def perfusion(summary: PerfusionSummary) -> Drawing:
     drawing.table = FigureTable(
         ("Measure", "Value"), [(label(name), perfusion_value(name, value)) for name, value in measures.items()]
     )
-    scale = (width - left - 90) / max(*known.values(), 1.0, 1.0)
-    colours = dict(zip(volumes, ("#cc79a7", "#e69f00", "#f0e442"), strict=True))
-    for number, (name, value) in enumerate(known.items()):
-        middle = 8 + row * (number + 0.5)
-        drawing.text(left - 12, middle + 4, name, anchor="end")
-        drawing.bar(left, middle - 10, value * scale, 20, colours[name])
-        drawing.text(left + value * scale + 8, middle + 4, f"{value:.0f} mL")
+    axes = drawing.axes(left, 8, width - left - 90, row * max(len(known), 1))
+    axes.set(xlim=(0, max(*known.values(), 1.0, 1.0)), ylim=(max(len(known), 1) - 0.5, -0.5))
+    axes.barh(
+        range(len(known)),
+        list(known.values()),
+        0.6,
+        color=[colours[name] for name in known],
+        ec=MUTED,
+        lw=0.5,
+        clip_on=False,
+    )
+    for place, value in enumerate(known.values()):
+        written = f"{value:.0f} mL"
+        axes.annotate(written, (value, place), (6, 0), textcoords="offset points", va="center", annotation_clip=False)
+    axes.set_yticks(range(len(known)), list(known))
+    axes.tick_params(length=0, labelcolor=INK, labelsize=9, pad=8)
+    axes.set_xticks([])
+    axes.spines[["bottom", "left"]].set_visible(False)
     return drawing
 
 
@@ -211,38 +184,40 @@ def position(variables: Sequence[CohortPosition]) -> Drawing:
 
     Without a variable, the drawing says so.
     """
-    row, left, width, scale_end = 24.0, 260.0, 860.0, 3.5
-    bottom = 20 + row * len(variables)
-    drawing = Drawing(width, bottom + 44, "This patient compared with training patients")
+    row, left, width, reach = 24.0, 250.0, 760.0, 3.5
+    bottom = 20 + row * max(len(variables), 1)
+    drawing = Drawing(width, bottom + 58, "This patient compared with training patients")
     rows = [
         (each.name, each.value_text, percent(float(np.mean(each.others < each.patient))), f"{each.patient:+.1f} SD")
         for each in variables
     ]
     drawing.table = FigureTable(("Variable", "This patient", "Training patients below", "From their mean"), rows)
     if not variables:
-        drawing.text(left, bottom, "No number of the record is known, so there is nothing to compare.")
+        drawing.text(30, 40, "No number of the record is known, so there is nothing to compare.")
         return drawing
-    scale = (width - left - 30) / (2 * scale_end)
-
-    def x(value: float) -> float:
-        return left + (min(max(value, -scale_end), scale_end) + scale_end) * scale
-
-    for number in range(-3, 4):
-        drawing.line(x(number), 16, x(number), bottom, GRID_LINE)
-        drawing.text(
-            x(number), bottom + 16, f"{number:+d} SD" if number else "mean", size=11, fill=MUTED, anchor="middle"
-        )
-    for number, variable in enumerate(variables):
-        middle = 20 + row * (number + 0.5)
-        drawing.text(left - 12, middle + 4, truncated(variable.name, 36), anchor="end")
-        for value in variable.others:
-            drawing.disc(x(float(value)), middle, 2.2, "#9bb8cc")
-        beyond = abs(variable.patient) > scale_end
-        drawing.disc(x(variable.patient), middle, 6, RAISES if beyond else INK)
-    drawing.disc(left + 6, bottom + 32, 6, INK)
-    drawing.text(left + 18, bottom + 36, "this patient (orange: beyond the scale)", size=11, fill=MUTED)
-    drawing.disc(left + 290, bottom + 32, 2.2, "#9bb8cc")
-    drawing.text(left + 300, bottom + 36, "a training patient", size=11, fill=MUTED)
+    axes = drawing.axes(left, 16, width - left - 30, row * len(variables))
+    axes.set(xlim=(-reach - 0.15, reach + 0.15), ylim=(len(variables) - 0.5, -0.5))
+    axes.grid(axis="x")
+    axes.set_xticks(range(-3, 4), [f"{number:+d} SD" if number else "mean" for number in range(-3, 4)])
+    axes.set_yticks(range(len(variables)), [truncated(each.name, 30) for each in variables])
+    axes.tick_params(length=0)
+    axes.tick_params(axis="y", labelcolor=INK, labelsize=9, pad=8)
+    axes.spines[:].set_visible(False)
+    places = [np.full(len(each.others), place) for place, each in enumerate(variables)]
+    others = np.clip(np.concatenate([each.others for each in variables]), -reach, reach)
+    axes.plot(others, np.concatenate(places), "o", color=OTHERS, ms=3.2, mew=0, label="a training patient")
+    patient = np.array([each.patient for each in variables])
+    beyond = np.abs(patient) > reach
+    shown = np.clip(patient, -reach, reach)
+    axes.plot(shown[~beyond], np.nonzero(~beyond)[0], "o", color=INK, ms=8, mew=0, label="this patient")
+    axes.plot(
+        shown[beyond], np.nonzero(beyond)[0], "D", color=RAISES, ms=8, mew=0, label="this patient, beyond the scale"
+    )
+    handles, labels = axes.get_legend_handles_labels()
+    place = 24 / width, 6 / drawing.height
+    drawing.figure.legend(
+        handles[::-1], labels[::-1], loc="lower left", bbox_to_anchor=place, ncols=3, labelcolor=MUTED
+    )
     return drawing
 
 
@@ -263,7 +238,7 @@ def _sampled(
     return plane
 
 
-def _blended(grey: Plane, values: Plane, window: tuple[float, float], largest: float, clear: float) -> Pixels:
+def blended(grey: Plane, values: Plane, window: tuple[float, float], largest: float, clear: float) -> Pixels:
     """Blend a grey plane with its overlay; values below the share ``clear`` of the peak are transparent."""
     low, high = window
     brightness = np.clip((grey - low) / (high - low), 0, 1)[..., None] * 255
@@ -276,11 +251,3 @@ def _blended(grey: Plane, values: Plane, window: tuple[float, float], largest: f
 
 def _rgb(colour: str) -> NDArray[np.uint8]:
     return np.frombuffer(bytes.fromhex(colour[1:]), np.uint8)
-
-
-def _legend(drawing: Drawing, left: float, baseline: float, note: str) -> None:
-    drawing.bar(left, baseline - 10, 12, 12, RAISES)
-    drawing.text(left + 18, baseline, "raises the probability", size=12, fill=MUTED)
-    drawing.bar(left + 160, baseline - 10, 12, 12, LOWERS)
-    drawing.text(left + 178, baseline, "lowers it", size=12, fill=MUTED)
-    drawing.text(left + 250, baseline, note, size=12, fill=MUTED)

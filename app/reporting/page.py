@@ -12,11 +12,11 @@ import base64
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import NamedTuple
 
 from app.core.display_names import flag_text, interval_text, percent, rule_text
 from app.core.explanation_text import BASE, Contribution, outside_text, points_text, reasons, side_text
-from app.reporting.drawing import Drawing, FigureTable
-from app.reporting.figures import region_table
+from app.reporting.tables import FigureTable, region_table
 from app.sdk.flags import Severity
 from app.sdk.summary import SYNTHETIC_NOTICE, is_synthetic
 from app.sdk.types import NOTICE, Attribution, Flag, Prediction
@@ -27,6 +27,7 @@ h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem;border-bottom:1px solid 
 .notice{background:#fff3cd;color:#5c4400;padding:.5rem 1rem;font-weight:600;text-align:center}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}caption{text-align:left;color:#5b6b7b}
 th,td{padding:.2rem .8rem .2rem 0;text-align:left;border-bottom:1px solid #d5dde5;overflow-wrap:anywhere}
+th{overflow-wrap:normal}td.n{white-space:nowrap}
 td.n,th.n{text-align:right}img{max-width:100%}.big{font-size:2.4rem;font-weight:650}
 .headline{font-size:1.5rem;margin:0 1rem}
 .first{font-size:1.2rem;font-weight:600}.withheld{border:3px solid #8a4b00;background:#fff3cd;padding:0 1rem}
@@ -48,12 +49,20 @@ _BREAK_IN_PERCENT = re.compile(r"(\d) %")  # a number and its sign stay on one l
 _SUMMARY_ITEMS = 3  # contributions in the summary sentence, in each direction
 
 
-def report(prediction: Prediction, figures: Mapping[str, Drawing], card: str) -> str:
+class ReportFigure(NamedTuple):
+    """A figure as the report shows it: SVG, the title for screen readers, and the table below it."""
+
+    svg: bytes
+    title: str
+    table: FigureTable | None
+
+
+def report(prediction: Prediction, figures: Mapping[str, ReportFigure], card: str) -> str:
     """Return the report as HTML.
 
     Args:
         prediction: A finished prediction.
-        figures: Drawings by caption, in the order of the report.
+        figures: Figures by caption, in the order of the report.
         card: The model card, Markdown, shown as plain text.
     """
     parts = [
@@ -193,10 +202,10 @@ def _table(caption: str, table: FigureTable) -> str:
     return f"<table>{caption_tag}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _figure(caption: str, drawing: Drawing) -> str:
-    data = base64.b64encode(drawing.svg()).decode("ascii")
-    table = _table("", drawing.table) if drawing.table else ""
+def _figure(caption: str, figure: ReportFigure) -> str:
+    data = base64.b64encode(figure.svg).decode("ascii")
+    table = _table("", figure.table) if figure.table else ""
     return (
-        f'<figure><img alt="{escape(drawing.title, quote=True)}" src="data:image/svg+xml;base64,{data}">'
+        f'<figure><img alt="{escape(figure.title, quote=True)}" src="data:image/svg+xml;base64,{data}">'
         f"<figcaption>{escape(caption)}</figcaption>{table}</figure>"
     )

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.patches import Rectangle
 
 from app.core.display_names import label, percent, truncated
-from app.reporting.drawing import INK, MUTED, Drawing, FigureTable
-from app.reporting.figures import GRID_LINE, LOWERS, RAISES
+from app.reporting.drawing import INK, LOWERS, MUTED, RAISES, Drawing
+from app.reporting.tables import FigureTable
 
 FULL_TINT = 2.0  # shift, in standard deviations, with the darkest colour
 
@@ -34,38 +35,43 @@ class Point:
 
 def over_time(points: Sequence[Point]) -> Drawing:
     """Draw mean probability, observed share with its interval, and reviewers' agreement, window by window."""
-    left, top, height, step = 60.0, 44.0, 240.0, max(64.0, 640.0 / max(len(points), 1))
-    width = left + step * len(points)
-    drawing = Drawing(width + 20, top + height + 70, "Expected risk, observed outcome and agreement over time")
-    drawing.text(left, 24, drawing.title, size=15)
-
-    def y(share: float) -> float:
-        return top + height * (1 - share)
-
-    for tenth in range(0, 11, 2):
-        drawing.line(left, y(tenth / 10), width, y(tenth / 10), GRID_LINE)
-        drawing.text(left - 8, y(tenth / 10) + 4, percent(tenth / 10), size=11, fill=MUTED, anchor="end")
-    previous: tuple[float, float] | None = None
-    for number, point in enumerate(points):
-        x = left + step * (number + 0.5)
-        drawing.text(x, top + height + 18, point.name, size=11, fill=MUTED, anchor="middle")
-        if point.observed is not None:
-            drawing.line(x, y(point.low), x, y(point.high), RAISES, 2)
-            drawing.disc(x, y(point.observed), 5, RAISES)
-        if point.agreement is not None:
-            drawing.ring(x, y(point.agreement), 6, MUTED)
-        current = (x, y(point.expected))
-        if previous is not None:
-            drawing.line(*previous, *current, LOWERS, 2)
-        drawing.bar(x - 4, current[1] - 4, 8, 8, LOWERS)
-        previous = current
-    baseline = top + height + 48
-    drawing.bar(left, baseline - 9, 8, 8, LOWERS)
-    drawing.text(left + 16, baseline, "expected (mean probability)", size=12, fill=MUTED)
-    drawing.disc(left + 216, baseline - 5, 5, RAISES)
-    drawing.text(left + 228, baseline, "observed, 95 % interval", size=12, fill=MUTED)
-    drawing.ring(left + 402, baseline - 5, 6, MUTED)
-    drawing.text(left + 416, baseline, "reviewers agree", size=12, fill=MUTED)
+    left, top, height, step = 60.0, 44.0, 240.0, max(76.0, 640.0 / max(len(points), 1))
+    width = step * len(points)
+    drawing = Drawing(left + width + 20, top + height + 76, "Expected risk, observed outcome and agreement over time")
+    drawing.text(20, 24, drawing.title, size=10.5)
+    axes = drawing.axes(left, top, width, height)
+    axes.set(xlim=(-0.5, len(points) - 0.5), ylim=(0, 1))
+    axes.set_yticks(np.arange(0, 1.1, 0.2), [percent(tenth / 10) for tenth in range(0, 11, 2)])
+    axes.set_xticks(range(len(points)), [point.name for point in points])
+    axes.tick_params(length=0)
+    axes.grid(axis="y")
+    axes.plot(
+        [point.expected for point in points], "s-", color=LOWERS, label="expected (mean probability)", clip_on=False
+    )
+    observed = [(place, point.observed, point) for place, point in enumerate(points) if point.observed is not None]
+    axes.errorbar(
+        [place for place, _, _ in observed],
+        [share for _, share, _ in observed],
+        np.maximum([[y - each.low for _, y, each in observed], [each.high - y for _, y, each in observed]], 0),
+        fmt="o",
+        color=RAISES,
+        label="observed, 95 % interval",
+        clip_on=False,
+    )
+    agreed = [(place, point.agreement) for place, point in enumerate(points) if point.agreement is not None]
+    axes.plot(
+        [place for place, _ in agreed],
+        [share for _, share in agreed],
+        "o",
+        mfc="none",
+        mec=MUTED,
+        mew=1.6,
+        ms=9,
+        clip_on=False,
+        label="reviewers agree",
+    )
+    place = left / drawing.width, 8 / drawing.height
+    drawing.figure.legend(loc="lower left", bbox_to_anchor=place, ncols=3, labelcolor=MUTED, borderaxespad=0)
     drawing.table = FigureTable(
         ("From", "Expected", "Observed", "95 % interval", "Agreement"),
         [
@@ -93,37 +99,26 @@ class ShiftRow:
 
 def shifts(windows: Sequence[str], rows: Sequence[ShiftRow]) -> Drawing:
     """Draw the shifts, one cell for each variable and window."""
-    left, top, row_height, step = 240.0, 64.0, 24.0, max(64.0, 640.0 / max(len(windows), 1))
-    width, bottom = left + step * len(windows), top + row_height * len(rows)
-    drawing = Drawing(width + 20, bottom + 36, "Inputs compared with training patients")
-    drawing.text(20, 24, drawing.title, size=15)
-    for number, name in enumerate(windows):
-        drawing.text(left + step * (number + 0.5), top - 8, name, size=11, fill=MUTED, anchor="middle")
-    for number, row in enumerate(rows):
-        y = top + row_height * number
-        drawing.text(left - 12, y + 16, truncated(label(row.name), 34), anchor="end")
+    left, top, row_height, step = 250.0, 64.0, 24.0, max(76.0, 640.0 / max(len(windows), 1))
+    width, height = step * len(windows), row_height * len(rows)
+    drawing = Drawing(left + width + 20, top + height + 36, "Inputs compared with training patients")
+    drawing.text(20, 24, drawing.title, size=10.5)
+    axes = drawing.axes(left, top, width, max(height, 1.0))
+    axes.set(xlim=(-0.5, len(windows) - 0.5), ylim=(max(len(rows), 1) - 0.5, -0.5))
+    axes.set_xticks(range(len(windows)), windows)
+    axes.set_yticks(range(len(rows)), [truncated(label(row.name), 30) for row in rows])
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    axes.tick_params(axis="y", labelcolor=INK, labelsize=9, pad=8)
+    axes.spines[:].set_visible(False)
+    for place, row in enumerate(rows):
         for window, (shift, signal) in enumerate(zip(row.shifts, row.signals, strict=True)):
-            x = left + step * window
-            if shift is None:
-                drawing.text(x + step / 2, y + 16, "-", size=11, fill=MUTED, anchor="middle")
-                continue
-            drawing.bar(x + 1, y + 1, step - 2, row_height - 2, _tint(shift))
-            drawing.text(x + step / 2, y + 16, f"{shift:+.1f}", size=11, anchor="middle")
-            if signal:
-                for ends in (
-                    (x, y, x + step, y),
-                    (x, y + row_height, x + step, y + row_height),
-                    (x, y, x, y + row_height),
-                    (x + step, y, x + step, y + row_height),
-                ):
-                    drawing.line(*ends, INK, 2)
-    drawing.text(
-        20,
-        bottom + 24,
-        "Difference from the training mean in standard deviations; a frame marks a large, significant shift.",
-        size=11,
-        fill=MUTED,
-    )
+            axes.text(window, place, "-" if shift is None else f"{shift:+.1f}", size=8, ha="center", va="center")
+            if shift is not None:
+                frame = (INK, 1.6) if signal else ("#ffffff", 1.0)
+                corner = window - 0.48, place - 0.44
+                axes.add_patch(Rectangle(corner, 0.96, 0.88, fc=_tint(shift), ec=frame[0], lw=frame[1]))
+    note = "Difference from the training mean in standard deviations; a frame marks a large, significant shift."
+    drawing.text(20, drawing.height - 12, note, size=8, colour=MUTED)
     drawing.table = FigureTable(
         ("Variable", *windows),
         [

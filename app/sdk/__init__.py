@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .callers import CallerInfo
 from .clinical import ClinicalRecord, ImagingSigns, OcclusionSite, PerfusionScalars, Sex, Side, Smoking
+from .deliveries import Delivery, DeliveryState
 from .errors import (
     AliasConflict,
     BadRequest,
@@ -23,6 +24,7 @@ from .errors import (
     Erased,
     EtagMismatch,
     FieldError,
+    FiguresNotReady,
     GeometryMismatch,
     Gone,
     IdempotencyKeyMissing,
@@ -63,7 +65,9 @@ from .etici import Etici, parse_etici
 from .flags import FLAGS, FlagKind, Severity
 from .followup import Outcome, OutcomeDraft, Review, ReviewDraft, ReviewerVerdict, ReviewReason, Verdict
 from .models import Alias, AliasMove, ShadowReport
+from .problem import Problem, ProblemField
 from .sorting import Sort
+from .studies import ReceivedStudy, StudyPrediction, StudySeries, StudyState
 from .summary import SYNTHETIC_NOTICE, Headline
 from .types import (
     NOTICE,
@@ -74,6 +78,7 @@ from .types import (
     Decision,
     ErasureCertificate,
     Failure,
+    FiguresState,
     Flag,
     FoldSpread,
     Health,
@@ -87,8 +92,6 @@ from .types import (
     PerfusionSummary,
     Prediction,
     PredictionPage,
-    Problem,
-    ProblemField,
     RegionContribution,
     Stage,
     Status,
@@ -122,6 +125,8 @@ __all__ = [
     "DatabaseUnavailable",
     "Decision",
     "DecompressedTooLarge",
+    "Delivery",
+    "DeliveryState",
     "DigestMismatch",
     "Draining",
     "Erased",
@@ -130,6 +135,8 @@ __all__ = [
     "Etici",
     "Failure",
     "FieldError",
+    "FiguresNotReady",
+    "FiguresState",
     "Filters",
     "Flag",
     "FlagKind",
@@ -180,6 +187,7 @@ __all__ = [
     "Progress",
     "QueueFull",
     "RateLimited",
+    "ReceivedStudy",
     "RegionContribution",
     "RequestInProgress",
     "Review",
@@ -197,6 +205,9 @@ __all__ = [
     "Status",
     "StorageFull",
     "Study",
+    "StudyPrediction",
+    "StudySeries",
+    "StudyState",
     "TooLarge",
     "TransportError",
     "Unauthenticated",

@@ -31,7 +31,7 @@ import httpx
 from ._replies import Reply, is_transient, json_of, parse, parse_all, require_response, require_success
 from .callers import CallerInfo
 from .clinical import ClinicalRecord
-from .errors import NotFinished, NotFound, RlvoError
+from .errors import FiguresNotReady, NotFinished, NotFound, RlvoError
 from .followup import Outcome, OutcomeDraft, Review, ReviewDraft
 from .sorting import Sort
 from .types import ErasureCertificate, Health, Input, ModelInfo, Prediction, PredictionPage, Priority, Status
@@ -244,17 +244,38 @@ class Verbs:
         call = Call("GET", f"/v1/predictions/{prediction_id}/erasure")
         return parse(ErasureCertificate, (yield from self.exchange(call)))
 
-    def save(self, prediction_id: str, name: str, to: str | os.PathLike[str]) -> Steps[Path]:
-        """Save the file ``name`` of a prediction, such as ``maps/attribution-cta.nii.gz``, atomically."""
+    def save(self, prediction_id: str, name: str, to: str | os.PathLike[str], wait: float = 0.0) -> Steps[Path]:
+        """Save the file ``name`` of a prediction, such as ``maps/attribution-cta.nii.gz``, atomically.
+
+        A file that is drawn after the answer is waited for up to ``wait`` seconds.
+        """
         path = Path(to) / Path(name).name if Path(to).is_dir() else Path(to)
         part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
         try:
             with part.open("wb") as sink:
-                yield from self.exchange(Call("GET", f"/v1/predictions/{prediction_id}/{name}", sink=sink))
+                yield from self._drawn(f"/v1/predictions/{prediction_id}/{name}", sink, wait)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
         return path
+
+    def save_dicom(self, prediction_id: str, to: str | os.PathLike[str]) -> Steps[Path]:
+        path = Path(to) / f"{prediction_id}-dicom.zip" if Path(to).is_dir() else Path(to)
+        return (yield from self.save(prediction_id, "dicom", path))
+
+    def _drawn(self, path: str, sink: BinaryIO, wait: float) -> Steps[None]:
+        """Read a file into ``sink``; repeat the request for ``wait`` seconds while it is not drawn yet."""
+        end = time.monotonic() + wait
+        while True:
+            try:
+                yield from self.exchange(Call("GET", path, sink=sink))
+            except FiguresNotReady as error:
+                remaining = end - time.monotonic()
+                if remaining <= 0:
+                    raise
+                yield Pause(min(error.retry_after or 1.0, remaining))
+            else:
+                return
 
     def add_review(self, prediction_id: str, draft: ReviewDraft) -> Steps[Review]:
         path = f"/v1/predictions/{prediction_id}/reviews"

@@ -10,7 +10,8 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from .errors import Conflict, FieldError, RequestInProgress, RlvoError, TransportError
-from .types import Prediction, Problem, Status
+from .problem import Problem
+from .types import Prediction, Status
 
 Reply = httpx.Response | TransportError | None
 """Result of a step: a response, the transport error, or None after a pause."""

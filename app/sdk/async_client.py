@@ -17,6 +17,7 @@ from ._replies import Reply
 from .callers import CallerInfo
 from .followup import Outcome, OutcomeDraft, Review, ReviewDraft
 from .registry import AsyncRegistry
+from .study_calls import AsyncStudies
 from .types import ErasureCertificate, Health, ModelInfo, Prediction
 
 T = TypeVar("T")
@@ -41,6 +42,7 @@ class AsyncClient:
         self._http = httpx.AsyncClient(transport=transport, **http_options(url, api_key, timeout))
         self._verbs = Verbs(retries)
         self.registry = AsyncRegistry(self._verbs, self._run)
+        self.studies = AsyncStudies(self._verbs, self._run)
 
     async def __aenter__(self) -> Self:
         return self
@@ -117,13 +119,17 @@ class AsyncClient:
         """See ``Client.map``."""
         return await self._run(self._verbs.save(prediction_id, f"maps/{name}.nii.gz", to))
 
-    async def figure(self, prediction_id: str, name: str, to: str | PathLike[str]) -> Path:
+    async def figure(self, prediction_id: str, name: str, to: str | PathLike[str], *, wait: float = 60.0) -> Path:
         """See ``Client.figure``."""
-        return await self._run(self._verbs.save(prediction_id, f"figures/{name}", to))
+        return await self._run(self._verbs.save(prediction_id, f"figures/{name}", to, wait))
 
-    async def report(self, prediction_id: str, to: str | PathLike[str]) -> Path:
+    async def report(self, prediction_id: str, to: str | PathLike[str], *, wait: float = 60.0) -> Path:
         """See ``Client.report``."""
-        return await self._run(self._verbs.save(prediction_id, "report.html", to))
+        return await self._run(self._verbs.save(prediction_id, "report.html", to, wait))
+
+    async def dicom(self, prediction_id: str, to: str | PathLike[str]) -> Path:
+        """See ``Client.dicom``."""
+        return await self._run(self._verbs.save_dicom(prediction_id, to))
 
     async def fhir(self, prediction_id: str, version: FhirRelease | None = None) -> dict[str, Any]:
         """See ``Client.fhir``."""

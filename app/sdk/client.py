@@ -28,6 +28,7 @@ from .async_client import AsyncClient
 from .callers import CallerInfo
 from .followup import Outcome, OutcomeDraft, Review, ReviewDraft
 from .registry import Registry
+from .study_calls import Studies
 from .types import ErasureCertificate, Health, ModelInfo, Prediction
 
 __all__ = ["AsyncClient", "Client", "Filters", "OnProgress", "Progress", "Study", "Volume"]
@@ -47,6 +48,7 @@ class Client:
 
     Attributes:
         registry: Operations on model versions: aliases, promotion, rollback, shadow scores.
+        studies: Received DICOM studies: state, series and roles, clinical record, cancel, erase.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Client:
         self._http = httpx.Client(transport=transport, **http_options(url, api_key, timeout))
         self._verbs = Verbs(retries)
         self.registry = Registry(self._verbs, self._run)
+        self.studies = Studies(self._verbs, self._run)
 
     def __enter__(self) -> Self:
         return self
@@ -184,13 +187,27 @@ class Client:
         """
         return self._run(self._verbs.save(prediction_id, f"maps/{name}.nii.gz", to))
 
-    def figure(self, prediction_id: str, name: str, to: str | PathLike[str]) -> Path:
-        """Save a figure (``overlay-cta.png``, ``waterfall.svg``) and return its path; ``to`` as in ``map``."""
-        return self._run(self._verbs.save(prediction_id, f"figures/{name}", to))
+    def figure(self, prediction_id: str, name: str, to: str | PathLike[str], *, wait: float = 60.0) -> Path:
+        """Save a figure (``overlay-cta.png``, ``waterfall.svg``) and return its path.
 
-    def report(self, prediction_id: str, to: str | PathLike[str]) -> Path:
-        """Save the self-contained HTML report and return its path; ``to`` as in ``map``."""
-        return self._run(self._verbs.save(prediction_id, "report.html", to))
+        Args:
+            prediction_id: Id of the prediction.
+            name: Name of the figure.
+            to: As in ``map``.
+            wait: Seconds to wait until it is drawn; ``Prediction.figures`` says when it is there.
+
+        Raises:
+            FiguresNotReady: After ``wait`` seconds. The answer is not affected.
+        """
+        return self._run(self._verbs.save(prediction_id, f"figures/{name}", to, wait))
+
+    def report(self, prediction_id: str, to: str | PathLike[str], *, wait: float = 60.0) -> Path:
+        """Save the self-contained HTML report and return its path; ``to`` as in ``map``, ``wait`` as in ``figure``."""
+        return self._run(self._verbs.save(prediction_id, "report.html", to, wait))
+
+    def dicom(self, prediction_id: str, to: str | PathLike[str]) -> Path:
+        """Save the DICOM objects of a prediction as one ZIP archive and return its path; they name the patient."""
+        return self._run(self._verbs.save_dicom(prediction_id, to))
 
     def fhir(self, prediction_id: str, version: FhirRelease | None = None) -> dict[str, Any]:
         """Return the prediction as a Bundle of a FHIR release, by default of R4 (also valid for R4B)."""

@@ -8,7 +8,8 @@ detail says what to do; it contains no submitted value, no path and no stack tra
     ├── NotAllowed            401  unauthenticated, 403 insufficient-scope, cross-origin
     ├── NotFound              404  prediction-not-found, model-not-found, not-found
     ├── Gone                  410  erased
-    ├── Conflict              409  request-in-progress, alias-conflict, not-finished; 412, 428 preconditions
+    ├── Conflict              409  request-in-progress, alias-conflict, not-finished, figures-not-ready;
+    │                               412, 428 preconditions
     ├── TooLarge              413  payload-too-large, decompressed-too-large
     ├── InvalidStudy          422  nifti-invalid, dicom-invalid, geometry-mismatch, modality-implausible, ...
     ├── Busy                  429  busy, rate-limited, queue-full
@@ -191,6 +192,10 @@ class AliasConflict(Conflict):
 
 class NotFinished(Conflict):
     code, title = "not-finished", "The prediction has not finished"
+
+
+class FiguresNotReady(NotFinished):
+    code, title = "figures-not-ready", "The figures and the report are not drawn yet"
 
 
 class EtagMismatch(Conflict):

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from .deliveries import Delivery
 from .flag_names import name_of
 from .flags import Severity, action_of, severity_of
 from .followup import ReviewerVerdict
@@ -77,6 +78,14 @@ class Stage(StrEnum):
     PREDICT = "predict"
     EXPLAIN = "explain"
     RECORD = "record"
+
+
+class FiguresState(StrEnum):
+    """State of the figures and the report, which are drawn after the answer is recorded."""
+
+    PENDING = "pending"
+    READY = "ready"
+    FAILED = "failed"
 
 
 class _ResponseModel(BaseModel):
@@ -284,6 +293,11 @@ class Prediction(_ResponseModel):
     series: list[SeriesSummary] | None = Field(default=None, description="Series of a DICOM study; else absent")
     flags: list[Flag] = []
     attribution: Attribution | None = None
+    figures: FiguresState | None = Field(
+        default=None,
+        description="pending: figures and report are drawn now; ready: they can be read; failed: a try failed, and the "
+        "service tries again. Absent without a result or an explanation",
+    )
     perfusion: PerfusionSummary | None = None
     inputs: dict[Input, InputSummary] = {}
     timings: dict[str, float] = {}
@@ -292,6 +306,9 @@ class Prediction(_ResponseModel):
         default=[], description="Last verdict of each reviewer of the decision, oldest first"
     )
     notice: str = NOTICE
+    deliveries: list[Delivery] | None = Field(
+        default=None, description="Delivery of the result to each DICOM destination; absent in a list"
+    )
     created: datetime
     started: datetime | None = None
     finished: datetime | None = None
@@ -392,29 +409,3 @@ class Health(_ResponseModel):
     def ready(self) -> bool:
         """Whether the service can predict now."""
         return self.status == "ready"
-
-
-class ProblemField(_ResponseModel):
-    """Invalid field of a request."""
-
-    field: str
-    detail: str
-
-
-class Problem(_ResponseModel):
-    """Problem details (RFC 9457) with the additional members of this service.
-
-    ``prediction`` and ``prediction_url`` are there if the study was accepted and its prediction then failed or was
-    cancelled; the record of the prediction remains.
-    """
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    instance: str | None = None
-    code: str
-    trace_id: str | None = None
-    errors: list[ProblemField] = []
-    prediction: str | None = Field(default=None, description="Id of the prediction that ended with this problem")
-    prediction_url: str | None = Field(default=None, description="Address of that prediction")

@@ -24,15 +24,17 @@ from app.core.environment import disk_is_full
 from app.core.filesystem import private_folder, sync
 from app.sdk.errors import StorageFull, StorageUnavailable
 
-_NAME = re.compile(r"(?P<kind>prediction|key|webhook)-(?P<id>[0-9A-Za-z-]{1,64})\.json")
+_NAME = re.compile(r"(?P<kind>prediction|study|key|webhook|destination)-(?P<id>[0-9A-Za-z-]{1,64})\.json")
 
 
 class EntryKind(StrEnum):
-    """What an entry is about: an erased prediction, a revoked API key, or a removed webhook."""
+    """What an entry is about: something erased, a revoked API key, a removed webhook or DICOM destination."""
 
     PREDICTION = "prediction"
+    STUDY = "study"
     KEY = "key"
     WEBHOOK = "webhook"
+    DESTINATION = "destination"
 
 
 @dataclass(frozen=True)

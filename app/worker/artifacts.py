@@ -1,11 +1,13 @@
-"""Files of one prediction for its readers: maps, alignment, figures and the report.
+"""Files of one prediction that are stored with its answer: maps, alignment and the data of the figures.
 
 Design notes:
 - Images are shown on one MNI grid of 2 mm, interpolated once from the stored volume; the grid of the model can be too
   coarse to show anatomy.
 - A map on the patient's grid can have 10^8 voxels. It is stored as int8, in steps of 1/127 of its peak;
   ``aligned-attribution-<channel>`` has the exact values.
-- One thread packs the maps one after the other while the figures are drawn, so memory holds one large copy at a time.
+- One thread packs the maps one after the other while the images are interpolated, so memory holds one large copy at a
+  time.
+- The figures and the report are drawn later, from these files (`app.worker.drawing_data`).
 """
 
 from __future__ import annotations
@@ -30,16 +32,14 @@ from app.inference.attribution import atlas
 from app.inference.model_input import ModelInput
 from app.inference.model_version import MapVolume
 from app.registry.manifest import Manifest, VariableKind
-from app.reporting import figures, page
-from app.reporting.drawing import Drawing
-from app.reporting.figures import CohortPosition, GridVolume
+from app.reporting.grid_volume import GridVolume, peak
 from app.sdk.types import Channel, Input, Prediction
+from app.worker.drawing_data import DATA, DrawingData, OverlayData, PositionData
 
 VIEW = Grid(shape=(91, 109, 91), affine=((2, 0, 0, -90), (0, 2, 0, -126), (0, 0, 2, -72), (0, 0, 0, 1)))
 """Grid of the shown images: MNI152 at 2 mm."""
 
-MAP, PNG, SVG, HTML = "application/gzip", "image/png", "image/svg+xml", "text/html; charset=utf-8"
-JSON = "application/json"
+MAP, JSON = "application/gzip", "application/json"
 
 _NOTE = "rlvo: log-odds per voxel, research only"
 _AIR = {Channel.NCCT: -1000.0, Channel.CTA: -1000.0}
@@ -65,7 +65,7 @@ def files(
     read: Callable[[Input], Volume],
     card: str,
 ) -> Iterator[ArtifactFile]:
-    """Makes all files, the maps first and the report last.
+    """Makes all files, the maps first and the data of the figures last.
 
     Args:
         prediction: The prediction as the database will have it, with its attribution.
@@ -78,29 +78,25 @@ def files(
     assert prediction.attribution is not None
     packed = submit(partial(_map_files, maps))
     images: list[ArtifactFile] = []
-    drawn: dict[str, tuple[str, Drawing]] = {
-        "waterfall": ("What every variable and image adds", figures.waterfall(prediction.attribution))
-    }
+    overlays: list[OverlayData] = []
     for spec, values in zip(manifest.channels, model_input.image, strict=True):
         if f"aligned-attribution-{spec.name}" in maps:
             shown = _image(spec, values, model_input, manifest.grid, read)
             images.append(_image_file(spec.name, shown))
-            caption = f"{channel_label(spec.name)}: where it raised and lowered the probability"
-            drawn[f"overlay-{spec.name}"] = (caption, _overlay(spec, shown, maps, prediction, manifest.grid))
+            overlays.append(
+                OverlayData(channel=spec.name, window=spec.window, title=_title(spec, maps, prediction, manifest.grid))
+            )
     yield from packed.result()
     yield from images
     mask = model_input.sources.get(Channel.VESSELS)
     if mask is not None and mask.computed is not None:
         yield _map_file("vessels", nifti.pack(mask.computed.data, mask.computed.affine))
+    for name, lesion in model_input.lesions.items():
+        yield _map_file(name, nifti.pack(lesion.data, lesion.affine))
     yield ArtifactFile("alignment.json", _alignment(model_input), JSON)
-    if prediction.perfusion is not None:
-        drawn["perfusion"] = ("Perfusion volumes", figures.perfusion(prediction.perfusion))
     positions = list(_cohort_positions(model_input, manifest))
-    drawn["position"] = ("This patient among training patients", figures.position(positions))
-    for name, (_, drawing) in drawn.items():
-        yield ArtifactFile(f"figures/{name}.svg", drawing.svg(), SVG)
-        yield ArtifactFile(f"figures/{name}.png", drawing.png(), PNG)
-    yield ArtifactFile("report.html", page.report(prediction, dict(drawn.values()), card).encode(), HTML)
+    data = DrawingData(prediction=prediction, overlays=overlays, positions=positions, card=card)
+    yield ArtifactFile(DATA, data.model_dump_json().encode(), JSON)
 
 
 def _alignment(model_input: ModelInput) -> bytes:
@@ -158,22 +154,18 @@ def _image_file(channel: Channel, image: GridVolume) -> ArtifactFile:
     return _map_file(f"aligned-{channel}", nifti.pack(steps, image.affine, slope=1 / _STEPS_PER_UNIT.get(channel, 1)))
 
 
-def _overlay(
-    spec: ChannelSpec, image: GridVolume, maps: Mapping[str, MapVolume], prediction: Prediction, grid: Grid
-) -> Drawing:
+def _title(spec: ChannelSpec, maps: Mapping[str, MapVolume], prediction: Prediction, grid: Grid) -> str:
+    """Title of an overlay: the contribution of the image, and where its attribution has its peak."""
     assert prediction.attribution is not None
-    attribution = GridVolume(*maps[f"aligned-attribution-{spec.name}"])
-    voxel, _ = figures.peak(attribution)
+    voxel, _ = peak(GridVolume(*maps[f"aligned-attribution-{spec.name}"]))
     region = atlas.NAMES[atlas.labels(grid.shape, grid.affine)[voxel]]
     share = next(each.contribution for each in prediction.attribution.imaging if each.modality == spec.name)
     place = "outside the brain" if region == OUTSIDE else f"in the {region}"
     total = prediction.attribution.total
-    title = f"{channel_label(spec.name)} adds {share:+.2f} log-odds ({points_text(total, share)}); the peak is {place}"
-    regions = [each for each in prediction.attribution.regions if each.modality == spec.name]
-    return figures.overlay(image, spec.window, attribution, title, regions, total)
+    return f"{channel_label(spec.name)} adds {share:+.2f} log-odds ({points_text(total, share)}); the peak is {place}"
 
 
-def _cohort_positions(model_input: ModelInput, manifest: Manifest) -> Iterator[CohortPosition]:
+def _cohort_positions(model_input: ModelInput, manifest: Manifest) -> Iterator[PositionData]:
     """Known numbers of the clinical vector, with the values of the background patients."""
     variables = manifest.clinical.variables
     background = np.asarray(manifest.background.vectors, np.float32)
@@ -184,5 +176,10 @@ def _cohort_positions(model_input: ModelInput, manifest: Manifest) -> Iterator[C
             known = background[background[:, missing + index] == 0]
             value = model_input.shown.get(variable.name)
             text = "" if value is None else format_quantity(value, variable.unit)
-            yield CohortPosition(label(variable.name), text, float(model_input.clinical[column]), known[:, column])
+            yield PositionData(
+                name=label(variable.name),
+                value_text=text,
+                patient=float(model_input.clinical[column]),
+                others=known[:, column].tolist(),
+            )
         column += variable.width

@@ -4,7 +4,8 @@ Design notes:
 - Every erasure of the service uses this class: `DELETE`, `rlvo subjects erase`, the retention period, and the replay.
 - The ledger is written after the checks and before the rows are deleted. So an erasure is never only in the database,
   whose backup may be older.
-- Revoked API keys and removed webhooks are in the ledger too, because a restore would make them valid again.
+- Revoked API keys, removed webhooks and removed DICOM destinations are in the ledger too, because a restore would make
+  them valid again.
 - A full disk refuses no erasure: a part of the reserve is released (`app.core.disk_reserve`).
 - This module loads no torch, because the API process imports it.
 """
@@ -22,7 +23,7 @@ from sqlalchemy.orm import Session
 
 from app.core.config import Settings
 from app.core.disk_reserve import DiskReserve
-from app.database import api_keys, audit, erasures, webhooks
+from app.database import api_keys, audit, destinations, erasures, predictions, studies, webhooks
 from app.database.session import Database, now
 from app.sdk.errors import Erased, RlvoError
 from app.storage.erasure_ledger import EntryKind, ErasureLedger, LedgerEntry, entries, find
@@ -46,6 +47,9 @@ class _Queries(NamedTuple):
 _ENDED: Mapping[EntryKind, _Queries] = {
     EntryKind.KEY: _Queries(api_keys.valid, api_keys.revoke, api_keys.revocations, "key.revoke"),
     EntryKind.WEBHOOK: _Queries(webhooks.active, webhooks.end, webhooks.removals, "webhook.remove"),
+    EntryKind.DESTINATION: _Queries(
+        destinations.active, destinations.end, destinations.removals, "dicom.destination.remove"
+    ),
 }
 
 
@@ -55,12 +59,14 @@ class LedgerComparison:
 
     Attributes:
         restored: Predictions that are erased in the ledger and not in the database.
+        studies: Received studies that are erased in the ledger and not in the database.
         valid_again: API keys and webhooks that are ended in the ledger and valid in the database.
         unknown: Number of erased predictions that the database does not have.
         unrecorded: Entries that the ledger does not have.
     """
 
     restored: list[str] = field(default_factory=list)
+    studies: list[str] = field(default_factory=list)
     valid_again: list[tuple[EntryKind, str]] = field(default_factory=list)
     unknown: int = 0
     unrecorded: list[LedgerEntry] = field(default_factory=list)
@@ -68,11 +74,12 @@ class LedgerComparison:
     @property
     def undone(self) -> int:
         """Number of erasures, revocations and removals that the database does not have any more."""
-        return len(self.restored) + len(self.valid_again)
+        return len(self.restored) + len(self.studies) + len(self.valid_again)
 
     def lines(self) -> list[str]:
         """Return the findings as text, one per line."""
         findings = [f"restored: prediction {each} is erased in the ledger of erasures" for each in self.restored]
+        findings += [f"restored: study {each} is erased in the ledger of erasures" for each in self.studies]
         findings += [f"restored: {kind} {each} is ended in the ledger of erasures" for kind, each in self.valid_again]
         if self.undone:
             findings.append("the database is older than the ledger of erasures; `rlvo erasures replay` erases again")
@@ -85,7 +92,7 @@ class LedgerComparison:
 
 @dataclass(frozen=True)
 class Eraser:
-    """Erases predictions from the database and the storage, and keeps the ledger."""
+    """Erases predictions and received studies from the database and the storage, and keeps the ledger."""
 
     database: Database
     storage: Storage
@@ -113,6 +120,22 @@ class Eraser:
         with suppress(Erased):  # a replay at the same time has read the new entry, and erased the rows first
             self._erase_rows(prediction_id, tenant, actor=actor, why=why)
 
+    def erase_study(self, uid: str, tenant: str | None, *, actor: str, why: str) -> None:
+        """Erase a received study: its predictions, its instances, and everything else that is stored of it.
+
+        Raises:
+            NotFound: The tenant has no such study.
+            Unavailable: As `erase`.
+        """
+        with self.database.reading() as session:
+            study_id, made = studies.identify(session, tenant, uid)
+        entry = LedgerEntry.new(EntryKind.STUDY, study_id, now(), actor=actor, why=why)
+        self.reserve.run(lambda: self.ledger.add(entry))
+        for prediction_id in made:
+            with suppress(Erased):
+                self.erase(prediction_id, None, actor=actor, why=why)
+        self._erase_study_rows(study_id, actor=actor, why=why)
+
     def end(self, kind: EntryKind, target: str, *, actor: str) -> bool:
         """Revoke an API key or remove a webhook; return False if there is no valid one with this id.
 
@@ -135,6 +158,7 @@ class Eraser:
         erased = ledger[EntryKind.PREDICTION]
         with self.database.reading() as session:
             states = erasures.states(session, erased)
+            back = studies.existing(session, ledger[EntryKind.STUDY])
             valid = {kind: queries.valid(session, ledger[kind]) for kind, queries in _ENDED.items()}
             unrecorded = [
                 LedgerEntry.new(EntryKind.PREDICTION, each.target, each.at, actor=each.actor, why=each.why)
@@ -149,6 +173,7 @@ class Eraser:
             ]
         return LedgerComparison(
             restored=sorted(each for each, is_erased in states.items() if not is_erased),
+            studies=sorted(back),
             valid_again=[(kind, each) for kind, ids in valid.items() for each in sorted(ids)],
             unknown=len(erased) - len(states),
             unrecorded=unrecorded,
@@ -170,6 +195,8 @@ class Eraser:
                 self._erase_rows(prediction_id, None, actor=actor, why=REPLAY, first=first.at)
             except Erased:  # another process replays the same ledger
                 continue
+        for study_id in found.studies:
+            self._erase_study_rows(study_id, actor=actor, why=REPLAY)
         for kind, target in found.valid_again:
             self._end(kind, target, actor)
         for entry in found.unrecorded:
@@ -194,11 +221,27 @@ class Eraser:
             with self.database.session() as session:
                 return erasures.erase(session, prediction_id, tenant, actor=actor, why=why, first=first)
 
-        for digest in self.reserve.run(transaction):
+        self._delete(self.reserve.run(transaction))
+
+    def _erase_study_rows(self, study_id: str, *, actor: str, why: str) -> None:
+        """Erase the rows of a study, whose predictions are erased, and then the bytes of its instances."""
+
+        def transaction() -> list[str]:
+            with self.database.session() as session:
+                digests = studies.erase(session, study_id)
+                if digests is None:  # another process has erased it
+                    return []
+                audit.append(session, actor, "study.erase", study_id, {"why": why, "instances": len(digests)})
+                return sorted(set(digests) - predictions.referenced(session, digests))
+
+        self._delete(self.reserve.run(transaction))
+
+    def _delete(self, digests: Iterable[str]) -> None:
+        for digest in digests:
             try:
                 self.storage.delete(digest)
             except (RlvoError, OSError) as error:
-                log.warning("a file of an erased prediction is deleted by a later sweep: %s", type(error).__name__)
+                log.warning("an erased file is deleted by a later sweep: %s", type(error).__name__)
         self.reserve.fill()
 
     def _end(self, kind: EntryKind, target: str, actor: str) -> bool:

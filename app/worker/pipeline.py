@@ -30,7 +30,7 @@ from app.core.environment import disk_is_full, is_environment_fault
 from app.core.logging import error_location
 from app.database import audit, job_state, predictions, shadow_scores
 from app.database.job_state import JobStudy, PredictionResult
-from app.database.predictions import Artifact
+from app.database.predictions import REPORT, Artifact
 from app.database.session import Database, retry_until_available
 from app.database.shadow_scores import ShadowScore
 from app.imaging.io.limits import Limits
@@ -43,6 +43,7 @@ from app.sdk.types import (
     Attribution,
     Decision,
     Failure,
+    FiguresState,
     Flag,
     Interval,
     PerfusionSummary,
@@ -53,6 +54,7 @@ from app.sdk.types import (
 )
 from app.storage.local import Storage
 from app.worker import artifacts
+from app.worker.drawing_data import DATA
 from app.worker.prediction_context import FailureRecord, PredictionContext, StepResult
 from app.worker.queue import Queue
 
@@ -95,7 +97,7 @@ def predict(context: PredictionContext) -> bytes:
 
 
 def explain(context: PredictionContext) -> bytes:
-    """Computes the attribution, as JSON, and puts maps, figures and the report in the scratch folder."""
+    """Computes the attribution, as JSON, and puts the maps and the data of the figures in the scratch folder."""
     version, model_input = context.version(), context.model_input()
     attribution, maps = version.explain(model_input, method=EXACT_METHOD if context.study.exact else None)
     prediction = _prediction(context.study, context.answer(), attribution)
@@ -137,6 +139,7 @@ def record(context: PredictionContext, store: Callable[[PredictionResult], None]
             attribution=attribution,
             timings={stage: result["seconds"] for stage, result in context.results.items()},
             artifacts=stored,
+            figures=_figures_state({artifact.name for artifact in stored}),
         )
     )
 
@@ -277,7 +280,10 @@ class PredictionPipeline:
             with self.database.session() as session:
                 if job_state.succeed(session, study, result):
                     self.queue.queue_webhooks(session, study.id)
+                    self.queue.queue_deliveries(session, study.id)
                     audit.append(session, "worker", "prediction.succeeded", study.id)
+                    if result.figures is FiguresState.PENDING:
+                        self.queue.draw(session, study.id)
 
         retry_until_available(store, also_full=False)
 
@@ -316,6 +322,13 @@ def _prediction(study: JobStudy, answer: dict[str, Any], attribution: Attributio
             "attribution": attribution,
         }
     )
+
+
+def _figures_state(names: set[str]) -> FiguresState | None:
+    """State of the figures of an answer with these files; an earlier release drew them before the answer."""
+    if REPORT in names:
+        return FiguresState.READY
+    return FiguresState.PENDING if DATA in names else None
 
 
 def _publish(context: PredictionContext, name: str, digest: str, media_type: str) -> Artifact:

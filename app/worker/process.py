@@ -31,6 +31,7 @@ from app.core.logging import error_location
 from app.core.tracing import Traces
 from app.core.tracing_factory import create_traces
 from app.database.session import Database, retry_until_available
+from app.dicom.objects.stored import ResultObjects
 from app.imaging.io.limits import Limits
 from app.imaging.registration import align
 from app.inference.model_cache import ModelCache
@@ -38,6 +39,8 @@ from app.registry.model_store import ModelStore
 from app.sdk.errors import RlvoError
 from app.storage.factory import secure, storage_of
 from app.worker import resource_limits
+from app.worker.dicom_delivery import DicomDelivery
+from app.worker.drawing import FigureJobs
 from app.worker.erasure import Eraser
 from app.worker.liveness import LivenessMonitor
 from app.worker.model_loading import ModelLoader
@@ -108,6 +111,15 @@ class Worker:
             model_cache=self._model_cache,
             pipeline=PredictionPipeline(self._database, self._storage, self._queue, self._model_cache, limits),
             webhook_sender=WebhookSender(self._database, self._queue, egress, settings.webhook_backoff),
+            dicom_delivery=DicomDelivery(
+                database=self._database,
+                queue=self._queue,
+                objects=ResultObjects.of(settings, self._database, self._storage),
+                egress=EgressClient(settings.dicom_hosts, setting="RLVO_DICOM_HOSTS"),
+                backoff=settings.dicom_backoff,
+                days=settings.dicom_delivery_days,
+            ),
+            figure_jobs=FigureJobs(self._database, self._storage, self._queue),
             liveness=self.liveness,
             traces=self._traces,
             cpu_limit=settings.cpu_limit,
@@ -250,6 +262,7 @@ class Worker:
         self._eraser.reserve.fill()
         self._eraser.replay(actor="worker")
         self._retention.apply()
+        self._retention.forget_instances(self._settings.dicom_keep_hours)
 
     def _sweep_files(self) -> None:
         sweep(self._database, self._storage)

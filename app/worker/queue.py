@@ -3,7 +3,8 @@
 Design notes:
 - The engine is DBOS Transact, with the database and the connections of the service.
 - The id of a job is the id of its prediction, so a second submission makes no second job.
-- Webhooks have a separate queue, so a slow receiver does not delay predictions.
+- Webhooks, DICOM deliveries and figures have separate queues, so neither a slow receiver nor a figure delays
+  predictions.
 - A job carries ids only, so the tables of the engine hold no patient data.
 - The queue has no cancel: a prediction is cancelled in its row, and its job ends at the next step.
 - This module loads no torch, because the API process imports it.
@@ -19,7 +20,7 @@ from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
 from dbos import error as engine_errors
 from sqlalchemy.orm import Session
 
-from app.database import webhooks
+from app.database import destinations, webhooks
 from app.database.job_state import WaitingJob
 from app.database.session import Database
 
@@ -30,13 +31,23 @@ SHADOW_JOB = "shadow"
 WEBHOOK_QUEUE = "webhooks"
 WEBHOOK_JOB = "tell"
 PREPARE_JOB = "prepare"
-JOBS = [JOB, SHADOW_JOB, WEBHOOK_JOB, PREPARE_JOB]
+DICOM_QUEUE = "dicom"
+DICOM_JOB = "send"
+FIGURE_QUEUE = "figures"
+FIGURE_JOB = "draw"
+JOBS = [JOB, SHADOW_JOB, WEBHOOK_JOB, PREPARE_JOB, DICOM_JOB, FIGURE_JOB]
 SERIALIZER = DBOSPortableJSONSerializer()
 LOWEST_PRIORITY = 2**31 - 1  # priority of jobs that wait until no prediction waits
 POLLING_SECONDS = 0.05
 WEBHOOK_POLLING_SECONDS = 0.5
 WEBHOOK_CONCURRENCY = 4  # messages that one worker sends at the same time
-_WEBHOOK_PREFIX = f"{WEBHOOK_JOB}-"
+DICOM_CONCURRENCY = 2  # results that one worker sends at the same time
+FIGURE_POLLING_SECONDS = 0.2
+_QUEUES = {
+    f"{WEBHOOK_JOB}-": WEBHOOK_QUEUE,
+    f"{DICOM_JOB}-": DICOM_QUEUE,
+    f"{FIGURE_JOB}-": FIGURE_QUEUE,
+}  # by the prefix of the job's id
 
 
 class Queue:
@@ -60,6 +71,10 @@ class Queue:
             self._client.register_queue(
                 WEBHOOK_QUEUE, worker_concurrency=WEBHOOK_CONCURRENCY, polling_interval_sec=WEBHOOK_POLLING_SECONDS
             )
+            self._client.register_queue(
+                DICOM_QUEUE, worker_concurrency=DICOM_CONCURRENCY, polling_interval_sec=WEBHOOK_POLLING_SECONDS
+            )
+            self._client.register_queue(FIGURE_QUEUE, worker_concurrency=1, polling_interval_sec=FIGURE_POLLING_SECONDS)
 
     def submit(self, session: Session, prediction_id: str, *, priority: int = 1) -> None:
         """Queues the job of a prediction when the transaction of the session is committed.
@@ -96,11 +111,57 @@ class Queue:
         job: EnqueueOptions = {
             "workflow_name": WEBHOOK_JOB,
             "queue_name": WEBHOOK_QUEUE,
-            "workflow_id": f"{_WEBHOOK_PREFIX}{webhook_id}-{prediction_id}-{tries}",
+            "workflow_id": f"{WEBHOOK_JOB}-{webhook_id}-{prediction_id}-{tries}",
         }
         if delay is not None:
             job["delay_seconds"] = delay
         self._client.enqueue_in_transaction(session, job, webhook_id, prediction_id, tries)
+
+    def queue_deliveries(self, session: Session, prediction_id: str, *, again: bool = False) -> int:
+        """Queues the delivery of a result to each DICOM destination of the tenant, in this transaction.
+
+        With ``again``, also to those that have it or that were given up. Returns the number of deliveries.
+        """
+        runs = destinations.begin(session, prediction_id, again=again)
+        for destination_id, run in runs:
+            self.queue_delivery(session, destination_id, prediction_id, run, 1)
+        return len(runs)
+
+    def queue_delivery(
+        self,
+        session: Session,
+        destination_id: str,
+        prediction_id: str,
+        run: int,
+        tries: int,
+        *,
+        delay: float | None = None,
+    ) -> None:
+        """Queues one try of one delivery, ``delay`` seconds after the transaction is committed."""
+        job: EnqueueOptions = {
+            "workflow_name": DICOM_JOB,
+            "queue_name": DICOM_QUEUE,
+            "workflow_id": f"{DICOM_JOB}-{destination_id}-{prediction_id}-{run}-{tries}",
+        }
+        if delay is not None:
+            job["delay_seconds"] = delay
+        self._client.enqueue_in_transaction(session, job, destination_id, prediction_id, run, tries)
+
+    def draw(
+        self, session: Session, prediction_id: str, number: int = 1, failures: int = 0, *, delay: float | None = None
+    ) -> None:
+        """Queues try ``number`` to draw the figures of a prediction, ``delay`` seconds after this transaction.
+
+        ``failures`` is the number of tries that failed for another reason than a fault of the environment.
+        """
+        job: EnqueueOptions = {
+            "workflow_name": FIGURE_JOB,
+            "queue_name": FIGURE_QUEUE,
+            "workflow_id": f"{FIGURE_JOB}-{prediction_id}-{number}",
+        }
+        if delay is not None:
+            job["delay_seconds"] = delay
+        self._client.enqueue_in_transaction(session, job, prediction_id, number, failures)
 
     def prepare(self, name: str, path: str) -> None:
         """Queues the preparation of one study of a cohort (`app.worker.preprocess_jobs`), with the lowest priority.
@@ -127,10 +188,8 @@ class Queue:
 
         If the worker still runs, it has lost the jobs: the engine and the rows of the predictions refuse its writes.
         """
-        messages = [job for job in jobs if job.startswith(_WEBHOOK_PREFIX)]
-        others = [job for job in jobs if not job.startswith(_WEBHOOK_PREFIX)]
-        for ids, queue in ((others, QUEUE), (messages, WEBHOOK_QUEUE)):
-            if ids:
+        for queue in (QUEUE, *_QUEUES.values()):
+            if ids := [job for job in jobs if _queue_of(job) == queue]:
                 self._client.resume_workflows(ids, queue_name=queue)
 
     def broken(self) -> list[str]:
@@ -141,7 +200,7 @@ class Queue:
     def restart(self, job: str) -> None:
         """Queues a broken job again from its first step; a result is still recorded only once."""
         with suppress(engine_errors.DBOSException):  # another worker restarted it first
-            self._client.rewind_workflow(job, queue_name=WEBHOOK_QUEUE if job.startswith(_WEBHOOK_PREFIX) else QUEUE)
+            self._client.rewind_workflow(job, queue_name=_queue_of(job))
 
     def continue_waiting(self, job: WaitingJob) -> None:
         """Queues the job of a waiting prediction again, from the step that met the fault of the environment."""
@@ -170,3 +229,8 @@ class Queue:
             workflow_ids=prediction_ids, status=["ENQUEUED", "PENDING"], load_input=False, load_output=False
         )
         return {job.workflow_id for job in jobs}
+
+
+def _queue_of(job: str) -> str:
+    """The queue of a job, by its id."""
+    return next((queue for prefix, queue in _QUEUES.items() if job.startswith(prefix)), QUEUE)

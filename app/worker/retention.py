@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from datetime import datetime, timedelta
 
-from app.database import erasures, idempotency, job_state, predictions
+from app.database import erasures, idempotency, job_state, predictions, studies
 from app.database.session import Database, now
-from app.sdk.errors import Erased
+from app.sdk.errors import Erased, NotFound
 from app.storage.local import Storage
 from app.worker.erasure import Eraser
 
@@ -40,7 +41,7 @@ class Retention:
         """Erases all predictions that are due and returns their number."""
         if not self._days:
             return 0
-        if abs(time.time() - time.monotonic() - self._offset) > LARGEST_JUMP:
+        if self._clock_has_jumped():
             log.error("the clock has jumped; nothing is erased by age until this worker is restarted")
             return 0
         erased, before = 0, now() - timedelta(days=self._days)
@@ -50,7 +51,26 @@ class Retention:
             erased += sum(self._erase(prediction_id) for prediction_id in ids)
         if erased:
             log.info("erased %d predictions that were older than %g days", erased, self._days)
+        self._erase_studies(before)
         return erased
+
+    def forget_instances(self, hours: float) -> int:
+        """Unnames the files of received studies after ``hours``, so that a sweep deletes them; returns their number."""
+        if self._clock_has_jumped():
+            return 0
+        with self._database.session() as session:
+            return studies.forget_bytes(session, now() - timedelta(hours=hours))
+
+    def _erase_studies(self, before: datetime) -> None:
+        """Erases the studies whose predictions are erased, and those that never had one."""
+        with self._database.reading() as session:
+            due = studies.old(session, before, most=BATCH_SIZE)
+        for tenant, uid in due:
+            with suppress(NotFound):
+                self._eraser.erase_study(uid, tenant, actor="worker", why="retention")
+
+    def _clock_has_jumped(self) -> bool:
+        return abs(time.time() - time.monotonic() - self._offset) > LARGEST_JUMP
 
     def _due(self, before: datetime) -> list[str]:
         with self._database.reading() as session:

@@ -34,10 +34,12 @@ from app.registry.model_store import StoredVersion
 from app.sdk.errors import DatabaseUnavailable, Erased, PredictionNotFound, Quarantined, RlvoError, StorageFull
 from app.sdk.types import WAITING_FOR_STORAGE, Stage
 from app.worker import resource_limits
+from app.worker.dicom_delivery import DicomDelivery
+from app.worker.drawing import FigureJobs
 from app.worker.liveness import LivenessMonitor
 from app.worker.pipeline import TRIES, PredictionPipeline, failure_record
 from app.worker.prediction_context import PredictionContext, StepResult
-from app.worker.queue import JOB, PREPARE_JOB, SHADOW_JOB, WEBHOOK_JOB, Queue
+from app.worker.queue import DICOM_JOB, FIGURE_JOB, JOB, PREPARE_JOB, SHADOW_JOB, WEBHOOK_JOB, Queue
 from app.worker.webhooks import WebhookSender
 
 log = logging.getLogger("rlvo.worker")
@@ -49,7 +51,7 @@ QUARANTINED = failure_record(
 
 @dataclass(frozen=True)
 class Workflows:
-    """The jobs of one worker: predict, shadow, prepare (a study of a cohort) and the delivery of webhooks.
+    """The jobs of one worker: predict, shadow, prepare (a study of a cohort), webhooks, DICOM results and figures.
 
     Attributes:
         cpu_limit: CPU seconds for one start of a job; the worker stops beyond it.
@@ -60,6 +62,8 @@ class Workflows:
     model_cache: ModelCache
     pipeline: PredictionPipeline
     webhook_sender: WebhookSender
+    dicom_delivery: DicomDelivery
+    figure_jobs: FigureJobs
     liveness: LivenessMonitor
     traces: Traces
     cpu_limit: float
@@ -69,6 +73,8 @@ class Workflows:
         deliver = self.webhook_sender.deliver
         jobs: dict[str, Callable[..., None]]
         jobs = {JOB: self.predict, SHADOW_JOB: self.shadow, WEBHOOK_JOB: deliver, PREPARE_JOB: self.prepare}
+        jobs[DICOM_JOB] = self.dicom_delivery.deliver
+        jobs[FIGURE_JOB] = self.figure_jobs.draw
         for name, job in jobs.items():
             DBOS.workflow(name=name)(self._active(job))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,13 @@ from fastapi import FastAPI
 
 from app.api.dependencies import Services
 from app.core.config import Settings
-from app.database import job_state, workers
+from app.database import figure_state, job_state, workers
 from app.database.predictions import Artifact
 from app.database.session import now
 from app.database.workers import WorkerRecord
 from app.imaging.io import nifti
 from app.main import create_app
-from app.sdk.types import Failure, Stage
+from app.sdk.types import Failure, FiguresState, Stage
 from tests.api.server import Server, started
 from tests.database.results import result
 from tests.factory import tiny_version
@@ -56,12 +56,20 @@ class FakeWorker:
         with self.services.database.session() as session:
             assert job_state.advance(session, study, stage)
 
-    def succeed(self, prediction_id: str, more: Iterable[Artifact] = ()) -> None:
+    def succeed(self, prediction_id: str, more: Iterable[Artifact] = (), figures: FiguresState | None = None) -> None:
         digest = self.services.storage.put(MAP)
         artifact = Artifact("maps/attribution-cta.nii.gz", digest, len(MAP), "application/gzip")
         study = self.begin(prediction_id)
         with self.services.database.session() as session:
-            assert job_state.succeed(session, study, result([artifact, *more]))
+            assert job_state.succeed(session, study, replace(result([artifact, *more]), figures=figures))
+
+    def finish_figures(self, prediction_id: str, *files: Artifact) -> None:
+        """Draws the figures, or fails to draw them without ``files``."""
+        with self.services.database.session() as session:
+            if files:
+                assert figure_state.drawn(session, prediction_id, files)
+            else:
+                assert figure_state.failed(session, prediction_id)
 
     def fail(self, prediction_id: str, code: str = "modality-implausible") -> None:
         study = self.begin(prediction_id)

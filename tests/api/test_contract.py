@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import subprocess
 import sys
 import threading
@@ -55,17 +57,37 @@ def refusing_worker(server: Server) -> Iterator[None]:
         thread.join()
 
 
+def failures(report: Path) -> Iterator[str]:
+    """Failed checks of a report in NDJSON: the check, the request and the response, with parts of their bodies."""
+    for line in report.read_text().splitlines():
+        recorder = json.loads(line).get("ScenarioFinished", {}).get("recorder", {})
+        for case, checks in recorder.get("checks", {}).items():
+            for check in checks:
+                if failure := check.get("failure_info", {}).get("failure"):
+                    sent = recorder["interactions"][case]
+                    request, response = sent["request"], sent["response"] or {}
+                    yield (
+                        f"{failure['title']}: {request['method']} {request['uri']} got {response.get('status_code')} "
+                        f"{body(response.get('content'), 600)}; sent {request['headers']} {body(request['body'], 3000)}"
+                    )
+
+
+def body(content: dict[str, str] | None, length: int) -> bytes:
+    """The first bytes of a body in such a report."""
+    return base64.b64decode(content["$base64"])[:length] if content else b""
+
+
 def test_every_response_matches_the_openapi_document(tmp_path: Path, model_store: Path) -> None:
     with started(tmp_path, model_store, wait_max="0.1") as server, refusing_worker(server):
         command = ["-m", "schemathesis.cli", "--config-file", "schemathesis.toml", "run", f"{server.url}/openapi.json"]
+        reports = ["--report-ndjson-path", str(tmp_path / "report.ndjson"), "--report-preserve-bytes"]
         options = ["--checks", "all", "--max-examples", "5", "--seed", "1", "--workers", "2", "--continue-on-failure"]
         run = subprocess.run(
-            [sys.executable, *command, *options], cwd=ROOT, capture_output=True, text=True, check=False
+            [sys.executable, *command, *options, *reports], cwd=ROOT, capture_output=True, text=True, check=False
         )
         log = (tmp_path / "log").read_text()
-    print(run.stdout)
-    if run.returncode:
-        pytest.fail(run.stdout + run.stderr)
-    assert "Selected: 37/37" in run.stdout
+    if run.returncode:  # the requests come last, because the log of the CI keeps the end
+        pytest.fail(run.stdout + run.stderr + "\n".join(failures(tmp_path / "report.ndjson")))
+    assert "Selected: 44/44" in run.stdout
     assert "unhandled" not in log
     assert "Traceback" not in log

@@ -41,7 +41,7 @@ async def test_start_after_a_restore_erases_again(settings: Settings) -> None:
 async def test_service_is_not_ready_before_the_ledger_is_read(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.api.dependencies.REPLAY_PATIENCE", 0.2)
+    monkeypatch.setattr("app.api.lifespan.REPLAY_PATIENCE", 0.2)
     monkeypatch.setattr("app.api.dependencies.REPLAY_PAUSE", 0.05)
     (settings.data_dir / "erasures").write_text("a file in place of the ledger")
     async with running(settings) as service:
@@ -60,7 +60,7 @@ async def test_service_is_not_ready_before_the_ledger_is_read(
 
 
 async def test_ledger_that_is_slow_to_read_is_read_once(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.api.dependencies.REPLAY_PATIENCE", 0.2)
+    monkeypatch.setattr("app.api.lifespan.REPLAY_PATIENCE", 0.2)
     names, end, readings = FolderLedger.names, threading.Event(), []
 
     def slow(ledger: FolderLedger) -> set[str]:  # as in a network folder whose server does not answer
@@ -123,7 +123,7 @@ async def test_full_disk_without_a_reserve_is_507(small_disk: Path, model_store:
 async def test_missing_bucket_is_named_and_gives_503(
     settings: Settings, bucket: str, s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.api.dependencies.REPLAY_PATIENCE", 0.5)
+    monkeypatch.setattr("app.api.lifespan.REPLAY_PATIENCE", 0.5)
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
     changes = {"storage_url": "s3://rlvo-bucket-made-later/blobs", "s3_endpoint": s3}

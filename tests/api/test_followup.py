@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import httpx
 import pytest
 
 from app.database.predictions import Artifact
-from app.sdk.types import Prediction
+from app.sdk.types import FiguresState, Prediction
 from tests.api.conftest import RunningService
 
 pytestmark = pytest.mark.anyio
@@ -54,6 +55,39 @@ async def test_missing_figure_gives_404_and_unknown_format_422(service: RunningS
     assert (await service.http.get(f"{path}/figures/overlay-cta.gif")).status_code == 422
     queued = (await service.submit()).json()["id"]
     assert (await service.http.get(f"/v1/predictions/{queued}/report.html")).json()["code"] == "not-finished"
+
+
+async def test_report_is_read_as_soon_as_it_is_drawn(service: RunningService) -> None:
+    sent = (await service.submit()).json()["id"]
+    report = Artifact("report.html", service.services.storage.put(b"<!doctype html>"), 15, "text/html")
+    service.worker.succeed(sent, figures=FiguresState.PENDING)
+    path = f"/v1/predictions/{sent}"
+    record = await service.http.get(path)
+    assert (record.json()["status"], record.json()["figures"]) == ("succeeded", "pending")
+    for name in ("report.html", "figures/waterfall.svg"):
+        early = await service.http.get(f"{path}/{name}", params={"wait": "0"})
+        assert (early.status_code, early.json()["code"]) == (409, "figures-not-ready")
+        assert early.headers["retry-after"] == "1"
+    assert (await service.http.get(f"{path}/maps/attribution-cta.nii.gz")).status_code == 200
+    async with asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(service.http.get(f"{path}/report.html"))
+        await asyncio.sleep(0.1)
+        service.worker.finish_figures(sent, report)
+    assert (waiting.result().status_code, waiting.result().content) == (200, b"<!doctype html>")
+    changed = await service.http.get(path, headers={"If-None-Match": record.headers["etag"]})
+    assert (changed.status_code, changed.json()["figures"]) == (200, "ready")
+    assert (await service.http.get(f"{path}/figures/overlay-ncct.png")).status_code == 404
+
+
+async def test_report_that_cannot_be_drawn_says_that_the_service_tries_again(service: RunningService) -> None:
+    sent = (await service.submit()).json()["id"]
+    service.worker.succeed(sent, figures=FiguresState.PENDING)
+    answer = (await service.http.get(f"/v1/predictions/{sent}")).json()
+    service.worker.finish_figures(sent)
+    failed = await service.http.get(f"/v1/predictions/{sent}/report.html")
+    assert (failed.status_code, failed.json()["code"]) == (409, "figures-not-ready")
+    assert "tries again" in failed.json()["detail"]
+    assert (await service.http.get(f"/v1/predictions/{sent}")).json() == answer | {"figures": "failed"}
 
 
 async def test_accept_header_selects_fhir(service: RunningService, path: str) -> None:

@@ -16,7 +16,7 @@ from app.core.config import Settings
 from app.database import api_keys, predictions
 from app.database.predictions import Artifact
 from app.database.tables import PredictionRow
-from app.sdk.types import Prediction, PredictionPage, Stage
+from app.sdk.types import FiguresState, Prediction, PredictionPage, Stage
 from tests.api.conftest import MAP, RunningService, running, volume
 
 pytestmark = pytest.mark.anyio
@@ -196,6 +196,21 @@ async def test_events_report_each_state_and_end(service: RunningService) -> None
         ("succeeded", None),
     ]
     assert states[-1]["progress"] == 1
+
+
+async def test_events_report_the_answer_and_then_the_figures(service: RunningService) -> None:
+    sent = (await service.submit()).json()["id"]
+    service.worker.succeed(sent, figures=FiguresState.PENDING)
+    async with asyncio.TaskGroup() as tasks:
+        stream = tasks.create_task(service.http.get(f"/v1/predictions/{sent}/events"))
+        await asyncio.sleep(0.2)
+        service.worker.finish_figures(sent)
+    lines = stream.result().text.splitlines()
+    states = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+    assert [(state["status"], state["figures"]) for state in states] == [
+        ("succeeded", "pending"),
+        ("succeeded", "failed"),
+    ]
 
 
 async def test_pages_cover_all_predictions(service: RunningService) -> None:

@@ -12,9 +12,9 @@ import pytest
 from tests.cli.training_runs import write_cohort
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small synthetic cohort of the preset ``xor``."""
+    """A small synthetic cohort of the preset ``xor``; a test that changes it makes a copy."""
     return write_cohort(tmp_path_factory.mktemp("cohorts") / "small")
 
 

@@ -17,6 +17,8 @@ from app.evaluation.metrics import auc
 from app.registry.manifest import Manifest
 from tests.cli.training_runs import PATIENTS, TRUNK, rlvo
 
+pytestmark = pytest.mark.xdist_group("cohort")  # one cohort, and one trained version, for all
+
 FIGURES = ("roc", "precision-recall", "calibration", "decision-curve")
 
 

@@ -26,6 +26,8 @@ from app.registry.manifest import Manifest
 from app.training.synthesize import synthesize
 from tests.cli.training_runs import PATIENTS, TRUNK, dates, rlvo
 
+pytestmark = pytest.mark.xdist_group("cohort")  # one cohort, and one trained version, for all
+
 
 @pytest.fixture(scope="module")
 def trained(cohort: Path) -> tuple[Path, Result]:

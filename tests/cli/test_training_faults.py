@@ -16,6 +16,8 @@ from app.cli import queue_preprocessing
 from app.training.cohort import CohortRow
 from tests.cli.training_runs import PATIENTS, TRUNK, rlvo
 
+pytestmark = pytest.mark.xdist_group("cohort")  # one cohort, and one trained version, for all
+
 LOGISTIC = TRUNK.parents[1] / "rlvo-synthetic-lr" / "1.0.0"
 
 

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.xdist_group("e2e")
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
+TRUNK = ROOT / "model_store" / "rlvo-synthetic" / "1.0.0"
 RUN = "import runpy, sys, app.sdk; sys.modules['rlvo'] = app.sdk; runpy.run_path(sys.argv[0], run_name='__main__')"
 """Installed alone, the client is `rlvo`; in this checkout the same files are `app.sdk`."""
 
@@ -116,8 +117,8 @@ def test_a_cohort_becomes_a_version_of_the_store(tmp_path: Path) -> None:
         "--store",
         store,
         "--option=--quick",
+        f"--option=--trunk={TRUNK}",
         "--option=--publish-anyway",
-        "--option=--epochs=2",
         environment=environment,
     )
     assert done.returncode == 0, done.stderr

@@ -29,7 +29,11 @@ def assert_finished_once(service: RunningService, client: Client, prediction_id:
     assert service.query(audited, prediction_id) == [(1,)]
 
 
-@pytest.mark.parametrize("stage", list(Stage))
+@pytest.mark.parametrize(
+    "stage",
+    # In the middle of the other stages, this is a soak test; a kill at each of their ends is in tests/worker.
+    [stage if stage is Stage.RECORD else pytest.param(stage, marks=pytest.mark.soak) for stage in Stage],
+)
 def test_killed_worker_loses_and_repeats_nothing(
     service: RunningService, study: dict[str, Any], undisturbed: Prediction, stage: Stage
 ) -> None:
@@ -50,20 +54,15 @@ def test_killed_worker_loses_and_repeats_nothing(
     pytest.fail(f"the worker was never killed in the stage {stage}")
 
 
-def test_accepted_study_survives_a_killed_api(
+def test_accepted_study_survives_a_killed_api_and_its_worker_stops(
     service: RunningService, study: dict[str, Any], undisturbed: Prediction
 ) -> None:
+    before = service.workers()
     with service.client() as client:
         submitted = client.submit(**study)
         service.kill_api()
         service.start()
         assert_finished_once(service, client, submitted.id, undisturbed)
-
-
-def test_worker_of_a_killed_api_stops(service: RunningService) -> None:
-    before = service.workers()
-    service.kill_api()
-    service.start()
     eventually(lambda: len(service.workers()) == 1 and service.workers() != before, "exactly one new worker")
 
 

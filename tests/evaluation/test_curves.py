@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 from PIL import Image
 from scipy.special import expit
 
 from app.evaluation import curves, figures
 from app.evaluation.metrics import net_benefit
-from app.reporting.drawing import LineShape, PolygonShape, TextShape
 
 THRESHOLDS = np.array([0.05, 0.1, 0.2, 0.3])
 RNG = np.random.default_rng(3)
@@ -77,15 +77,13 @@ def test_axes_of_the_decision_curve_follow_the_prevalence(prevalence: float) -> 
 
 def test_axes_are_named_in_percent_and_the_legend_names_every_curve() -> None:
     drawing = figures.decision(LABELS, {"one": PROBABILITIES, "other": PROBABILITIES[::-1]}, "other")
-    texts = [shape.content for shape in drawing.shapes if isinstance(shape, TextShape)]
+    texts = drawing.texts()
     for text in ("threshold probability", "net benefit (true positives per 100 patients)", "10 %", "treat all", "one"):
         assert text in texts
     assert "other; band: 95 % interval at each threshold" in texts
-    assert [shape.fill for shape in drawing.shapes if isinstance(shape, PolygonShape)] == [figures.COLOURS[1]]
-    right = max(max(shape.x1, shape.x2) for shape in drawing.shapes if isinstance(shape, LineShape))
-    assert right <= figures.LEFT + figures.SIDE + 1e-6
-    lowest = max(shape.y for shape in drawing.shapes if isinstance(shape, TextShape))
-    assert lowest < drawing.height
+    axes = drawing.figure.axes[0]
+    assert [to_hex(band.get_facecolor()) for band in axes.collections] == [figures.COLOURS[1]]
+    assert all(line.get_clip_on() for line in axes.lines)
 
 
 def test_each_figure_has_its_numbers_beside_it(tmp_path: Path) -> None:

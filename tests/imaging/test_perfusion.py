@@ -40,6 +40,15 @@ def measured(**changed: np.ndarray | None) -> PerfusionMeasurement:
     return measure(**maps, brain=np.ones(SHAPE, bool), mni_x_mm=x, voxel_ml=VOXEL_ML, edges_mm=EDGES_MM)
 
 
+def test_masks_have_the_stated_volumes() -> None:
+    found = measured()
+    for mask, volume_ml in ((found.core, found.summary.core_ml), (found.delayed, found.summary.tmax6_ml)):
+        assert mask is not None
+        assert mask.sum() * VOXEL_ML == pytest.approx(volume_ml)
+    assert measured(cbf=None).core is None
+    assert measured(tmax=None).delayed is None
+
+
 def test_all_volumes_and_ratios() -> None:
     found = measured()
     assert found.side is Side.LEFT

@@ -99,6 +99,8 @@ def test_maps_are_resampled_and_measured(whole: PreprocessedImages, maps: dict[I
     voxel_ml = float(np.prod(MAPS_SPACING)) / 1000
     assert whole.perfusion is not None
     assert whole.perfusion.core_ml == pytest.approx((labels == heads.CORE).sum() * voxel_ml)
+    assert whole.lesions["core"].data.sum() * voxel_ml == pytest.approx(whole.perfusion.core_ml)
+    assert whole.lesions["tmax6"].data.sum() * voxel_ml == pytest.approx(whole.perfusion.tmax6_ml)
     assert whole.perfusion.tmax6_ml == pytest.approx((labels >= heads.PENUMBRA).sum() * voxel_ml)
     on_grid = heads.territories(np.array(GRID.affine), GRID.shape)
     assert raw(whole, Channel.TMAX)[on_grid == heads.CORE].mean() == pytest.approx(12, abs=0.79)  # measured 0.61
@@ -253,6 +255,7 @@ def test_blanked_core_is_no_core_of_zero(study: dict[Input, Volume]) -> None:
     assert codes(found) == {"core-blanked"}
     assert found.perfusion is not None
     assert found.perfusion.core_ml is None
+    assert "core" not in found.lesions
 
 
 def test_exchanged_tmax_and_cbf_are_refused(study: dict[Input, Volume]) -> None:

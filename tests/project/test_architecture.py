@@ -33,17 +33,28 @@ def test_import_contracts() -> None:
 
 
 def test_the_api_process_never_loads_torch() -> None:
-    heavy = ("torch", "nibabel", "scipy", "sklearn", "PIL", "nilearn", "numba", "pandas")
+    heavy = ("torch", "nibabel", "scipy", "sklearn", "PIL", "nilearn", "numba", "pandas", "matplotlib")
     assert loaded("from app.core.config import Settings; import app.main", *heavy) == set()
 
 
-def test_worker_loads_no_compiler_before_its_first_volume() -> None:
-    """Answers to prepared tensors need no LLVM."""
-    assert loaded("import app.worker.process, app.imaging.preprocess", "numba", "llvmlite") == set()
+def test_worker_loads_no_compiler_before_its_first_volume_and_never_a_plotting_library() -> None:
+    """Answers to prepared tensors need no LLVM; figures are drawn by a process of their own."""
+    assert loaded("import app.worker.process, app.imaging.preprocess", "numba", "llvmlite", "matplotlib") == set()
 
 
 def test_command_line_loads_no_heavy_module() -> None:
-    heavy = ("torch", "numpy", "fastapi", "sqlalchemy", "dbos", "httpx", "uvicorn", "pydantic", "app.cli.training")
+    heavy = (
+        "torch",
+        "numpy",
+        "fastapi",
+        "sqlalchemy",
+        "dbos",
+        "httpx",
+        "uvicorn",
+        "pydantic",
+        "app.cli.training",
+        "matplotlib",
+    )
     assert loaded("import app.cli.__main__", *heavy) == set()
 
 

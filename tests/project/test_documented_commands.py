@@ -21,9 +21,11 @@ REMOVED = {"--cohort"}
 def find_command(words: list[str]) -> Any:
     """Return the command or group that ``words`` (without `rlvo`) call; KeyError if there is none."""
     root = typer.main.get_group(training if words[0] in TRAINING_COMMANDS else app)
-    command: Any = root.commands[words[0]]
-    if hasattr(command, "commands") and len(words) > 1:
-        return command.commands[words[1]]
+    command: Any = root
+    for word in words:
+        if not hasattr(command, "commands"):
+            break
+        command = command.commands[word]
     return command
 
 

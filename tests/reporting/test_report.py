@@ -1,20 +1,17 @@
-"""Figures and the HTML report: shapes, tables, texts, and no external resources."""
+"""The HTML report: texts, tables, escaped values, and no external resources."""
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from xml.etree import ElementTree
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from app.core.display_names import flag_text, named_quantity, truncated
 from app.reporting import figures, page
-from app.reporting.drawing import BarShape, CircleShape, Drawing, ImageShape
+from app.reporting.drawing import Drawing
+from app.reporting.page import ReportFigure
 from app.sdk.summary import SYNTHETIC_NOTICE
 from app.sdk.types import (
     Attribution,
@@ -24,30 +21,12 @@ from app.sdk.types import (
     Decision,
     Flag,
     FoldSpread,
-    ModalityContribution,
     ModelRef,
     PerfusionSummary,
     Prediction,
     RegionContribution,
     Status,
 )
-
-AFFINE = np.array([[4.0, 0, 0, -94], [0, 4, 0, -132], [0, 0, 4, -76], [0, 0, 0, 1]])
-
-
-@pytest.fixture
-def attribution() -> Attribution:
-    return Attribution(
-        base=-1.6,
-        total=-0.5,
-        clinical=[
-            ClinicalContribution(variable="age", value=61.0, contribution=0.9),
-            ClinicalContribution(variable="atrial_fibrillation", value=True, contribution=-0.4),
-            ClinicalContribution(variable="perfusion.core_ml", value=None, contribution=0.0, imputed=True),
-        ],
-        imaging=[ModalityContribution(modality=Channel.CTA, contribution=0.6)],
-        maps=["attribution-cta"],
-    )
 
 
 @pytest.fixture
@@ -74,150 +53,8 @@ def finished_prediction(attribution: Attribution) -> Prediction:
 
 def report(prediction: Prediction, drawings: Mapping[str, Drawing], card: str) -> str:
     """The report with ordinary spaces before the percent signs."""
-    return page.report(prediction, drawings, card).replace("&nbsp;%", " %")
-
-
-def _pixels(png: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(png)), dtype=np.float64) / 255
-
-
-def _share(pixels: np.ndarray, red_minus_blue: float) -> float:
-    difference = pixels[..., 0] - pixels[..., 2]
-    return float(np.mean(difference > red_minus_blue if red_minus_blue > 0 else difference < red_minus_blue))
-
-
-def _texts(drawing: Drawing) -> list[str]:
-    """Return the texts of the SVG, in order, with a strict XML parser."""
-    root = ElementTree.fromstring(drawing.svg())
-    return [node.text or "" for node in root.iter("{http://www.w3.org/2000/svg}text")]
-
-
-@pytest.mark.parametrize("sign", [1, -1])
-def test_overlay_marks_the_peak_in_the_colour_of_its_sign(sign: int) -> None:
-    image = figures.GridVolume(np.full((48, 56, 48), 40.0), AFFINE)
-    values = np.zeros((48, 56, 48))
-    values[30:34, 20:24, 25:29] = sign
-    drawing = figures.overlay(image, (0, 80), figures.GridVolume(values, AFFINE), "cta")
-    panels = _pixels(drawing.png())[90:-60]  # without the legend, which has both colours
-    assert _share(panels, 0.3 * sign) > 0.002
-    assert _share(panels, -0.3 * sign) < (0.002 if sign > 0 else 0.02)  # the ring is yellow, which contains little blue
-
-
-def test_overlay_shows_the_left_of_the_patient_on_the_right_and_says_so() -> None:
-    values = np.zeros((48, 56, 48))
-    values[10, 20, 25] = 1.0  # x = -54 mm: the left hemisphere
-    image = figures.GridVolume(np.full((48, 56, 48), 40.0), AFFINE)
-    drawing = figures.overlay(image, (0, 80), figures.GridVolume(values, AFFINE), "cta")
-    pictures = [shape for shape in drawing.shapes if isinstance(shape, ImageShape)]
-    rings = [shape for shape in drawing.shapes if isinstance(shape, CircleShape)]
-    for number in (0, 1, 3):  # axial, coronal, axial projection
-        orange = pictures[number].pixels[..., 0].astype(int) - pictures[number].pixels[..., 2] > 80
-        columns = np.nonzero(orange)[1]
-        assert columns.mean() == pytest.approx(47 - 10, abs=0.6)
-        middle = pictures[number].x + pictures[number].width / 2
-        assert rings[number].x > middle
-    texts = _texts(drawing)
-    assert texts.index("R") < texts.index("L")
-    assert any(text.startswith("radiological view") for text in texts)
-
-
-def test_overlay_resamples_a_coarse_map_correctly() -> None:
-    values = np.zeros((24, 28, 24))
-    values[15, 10, 12] = 1.0
-    coarse = figures.GridVolume(values, AFFINE @ np.diag([2.0, 2, 2, 1]))
-    voxel, world = figures.peak(coarse)
-    assert voxel == (15, 10, 12)
-    assert world == pytest.approx((coarse.affine @ [15, 10, 12, 1])[:3])
-    image = figures.GridVolume(np.full((48, 56, 48), 40.0), AFFINE)
-    drawing = figures.overlay(image, (0, 80), coarse, "cta")
-    axial = next(shape for shape in drawing.shapes if isinstance(shape, ImageShape))
-    orange = axial.pixels[..., 0].astype(int) - axial.pixels[..., 2] > 80
-    rows, columns = np.nonzero(orange)
-    assert (47 - columns.mean(), 55 - rows.mean()) == pytest.approx(
-        (30, 20), abs=0.5
-    )  # mirrored; the first row is the top
-    assert f"axial, z = {world[2]:.0f} mm" in _texts(drawing)
-
-
-def test_waterfall_has_a_bar_per_contribution(attribution: Attribution) -> None:
-    drawing = figures.waterfall(attribution)
-    texts = _texts(drawing)
-    rows = (
-        "age: 61",
-        "atrial fibrillation: yes",
-        "values not given (1)",
-        "CTA",
-        "+0.90 (+18.0 points)",
-        "-0.50 (38 %)",
-    )
-    assert set(rows) <= set(texts)
-    assert "background patients without images" in texts
-    bars = [shape for shape in drawing.shapes if isinstance(shape, BarShape) and shape.height == 16]
-    assert [bar.fill for bar in bars] == [figures.RAISES, figures.RAISES, figures.LOWERS, figures.RAISES]
-    widths = np.array([bar.width for bar in bars[:3]])
-    assert widths / widths[0] == pytest.approx(np.array([0.9, 0.6, 0.4]) / 0.9)
-
-
-def test_small_contributions_share_one_bar() -> None:
-    many = [ClinicalContribution(variable=f"v{n}", value=1.0, contribution=0.5 if n < 2 else 0.01) for n in range(20)]
-    texts = _texts(figures.waterfall(Attribution(base=0, total=1.18, clinical=many, imaging=[]), limit=2))
-    assert "18 smaller ones" in texts
-    assert "+0.18 (+3.4 points)" in texts
-
-
-def test_position_figure_shows_patient_and_cohort() -> None:
-    others = np.linspace(-2, 2, 9)
-    drawing = figures.position(
-        [figures.CohortPosition("age", "81 years", 1.0, others), figures.CohortPosition("NIHSS", "42", 9.0, others)]
-    )
-    large = [shape for shape in drawing.shapes if isinstance(shape, CircleShape) and shape.radius == 6]
-    small = [
-        shape for shape in drawing.shapes if isinstance(shape, CircleShape) and shape.radius == 2.2 and shape.y < 40
-    ]
-    assert sum(dot.x < large[0].x for dot in small) == 6  # -2 to 0.5; the dot at 1.0 is below the patient's
-    assert large[1].colour == figures.RAISES  # beyond the scale
-
-
-def test_position_figure_without_a_known_number_says_so() -> None:
-    drawing = figures.position([])
-    assert _texts(drawing) == ["No number of the record is known, so there is nothing to compare."]
-    assert drawing.table is not None
-    assert drawing.table.rows == []
-
-
-def test_every_figure_has_its_table(attribution: Attribution) -> None:
-    parts = [
-        RegionContribution(region=region, modality=Channel.CTA, contribution=part, side=side)
-        for region, part, side in (("other", -0.05, None), ("left MCA M1", 0.65, "affected"))
-    ]
-    image = figures.GridVolume(np.full((24, 28, 24), 40.0), AFFINE)
-    others = np.linspace(-2, 2, 10)
-    drawings = {
-        figures.overlay(image, (0, 80), image, "cta", parts, -0.5): [
-            ("left MCA M1", "affected", "CTA", "+13.7", "+0.650"),
-            ("outside the brain", "", "CTA", "-1.2", "-0.050"),
-        ],
-        figures.waterfall(attribution): [
-            ("age", "61", "+18.0", "+0.900"),
-            ("CTA", "", "+12.8", "+0.600"),
-            ("atrial fibrillation", "yes", "-9.7", "-0.400"),
-            ("core", "not given", "+0.0", "+0.000"),
-        ],
-        figures.perfusion(PerfusionSummary(core_ml=21.4, mismatch_ratio=4.571)): [
-            ("core", "21 mL"),
-            ("mismatch ratio", "4.57"),
-        ],
-        figures.position([figures.CohortPosition("age", "81 years", 1.0, others)]): [
-            ("age", "81 years", "70 %", "+1.0 SD")
-        ],
-    }
-    for drawing, rows in drawings.items():
-        assert drawing.table is not None
-        assert drawing.table.rows == rows
-        description = ElementTree.fromstring(drawing.svg()).findtext("{http://www.w3.org/2000/svg}desc") or ""
-        assert description.splitlines()[1:] == [" | ".join(row) for row in rows]
-        for cell in rows[0]:
-            assert f">{cell}</td>" in report(finished_prediction(attribution), {"a figure": drawing}, "")
+    shown = {caption: ReportFigure(each.svg(), each.title, each.table) for caption, each in drawings.items()}
+    return page.report(prediction, shown, card).replace("&nbsp;%", " %")
 
 
 def test_quantities_have_names_and_units() -> None:
@@ -231,29 +68,6 @@ def test_fields_of_the_record_are_named_in_words() -> None:
     flag = Flag(code="imputed", detail="age, perfusion.core_ml, atrial_fibrillation: not given, imputed")
     assert flag_text(flag).startswith("age, core, atrial fibrillation: not given, imputed.")
     assert "ctp_interval_s" in flag_text(Flag(code="time-step-default", detail="send ctp_interval_s"))
-
-
-def test_png_draws_letters_with_accents() -> None:
-    letters = "AaEeÁáÉéÑñÜüßçåœµΔ±−–≤≥×…\uffff"  # the last one has no glyph: an empty box
-    drawn = set()
-    for letter in letters:
-        drawing = Drawing(20, 20, "one letter")
-        drawing.text(4, 16, letter)
-        drawn.add(drawing.png())
-    assert len(drawn) == len(letters)
-
-
-def test_equal_figures_give_equal_bytes(attribution: Attribution) -> None:
-    first, second = (figures.waterfall(attribution) for _ in range(2))
-    assert first.svg() == second.svg()
-    assert first.png() == second.png()
-
-
-def test_texts_of_a_drawing_are_escaped() -> None:
-    drawing = Drawing(100, 50, "<script>")
-    drawing.text(10, 20, "a < b & c")
-    assert b"<script" not in drawing.svg()
-    assert _texts(drawing) == ["a < b & c"]
 
 
 def test_report_is_self_contained_and_escapes_its_values(prediction: Prediction) -> None:
@@ -284,7 +98,7 @@ def test_values_that_were_not_given_are_one_bar_and_no_reason(prediction: Predic
         for name, part in (("crp", 1.2), ("nihss", 0.4))
     ]
     explained = attribution.model_copy(update={"clinical": [*attribution.clinical, *unknown], "total": 1.1})
-    texts = _texts(figures.waterfall(explained))
+    texts = figures.waterfall(explained).texts()
     assert [text for text in texts if "not given" in text] == ["values not given (3)"]
     assert any(text.startswith("+1.60") for text in texts)
     html = report(prediction.model_copy(update={"attribution": explained}), {}, "")

@@ -319,6 +319,12 @@ def test_figure_report_and_fhir(connect: Connect, server: ScriptedServer, tmp_pa
     assert [request.path for request in server.requests] == paths
 
 
+def test_dicom_objects_are_saved_as_an_archive(connect: Connect, server: ScriptedServer, tmp_path: Path) -> None:
+    server.respond_with(Response(b"zip"))
+    assert connect().dicom("01", tmp_path).name == "01-dicom.zip"
+    assert [request.path for request in server.requests] == ["/v1/predictions/01/dicom"]
+
+
 def test_series_and_alignment_are_read(connect: Connect, server: ScriptedServer, tmp_path: Path) -> None:
     server.respond_with(Response(b"volume"), Response({"cta": {"affine": []}}))
     client = connect()

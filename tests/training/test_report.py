@@ -12,7 +12,6 @@ from scipy.special import expit
 from app.evaluation import figures, subgroups
 from app.evaluation.metrics import Comparison, Estimate, auc, f1
 from app.registry.manifest import Measured
-from app.reporting.drawing import CircleShape, LineShape
 from app.sdk.clinical import ClinicalRecord
 from app.training import calibration, cross_validation, model_card, report, results_table
 from app.training.cross_validation import CrossValidation, ModelSummary
@@ -61,24 +60,17 @@ def test_subgroups_cover_the_given_rows_and_known_scanners(data: Dataset) -> Non
 
 
 def test_area_under_the_roc_figure_is_the_auc() -> None:
-    steps = [shape for shape in figures.roc(LABELS, {"one": PROBABILITIES}).shapes if isinstance(shape, LineShape)]
-    curve = [line for line in steps if line.stroke == figures.COLOURS[0] and line.width == 2]
-    x = np.array([curve[0].x1, *(line.x2 for line in curve)])
-    y = np.array([curve[0].y1, *(line.y2 for line in curve)])
-    share = np.trapezoid((figures.TOP + figures.SIDE - y) / figures.SIDE, (x - figures.LEFT) / figures.SIDE)
+    curve = figures.roc(LABELS, {"one": PROBABILITIES}).figure.axes[0].lines[0]
+    share = np.trapezoid(curve.get_ydata(), curve.get_xdata())
     assert share == pytest.approx(auc(LABELS, PROBABILITIES), abs=1e-6)
 
 
 def test_calibration_figure_has_one_dot_per_tenth_at_its_mean() -> None:
     drawing = figures.calibration(LABELS, PROBABILITIES, "one")
-    dots = [shape for shape in drawing.shapes if isinstance(shape, CircleShape)]
-    assert len(dots) == 10
+    (dots,) = [line for line in drawing.figure.axes[0].lines if line.get_marker() == "o"]
     parts = np.array_split(np.argsort(PROBABILITIES, kind="stable"), 10)
-    reach = 1.0  # upper end of the axes; the highest probabilities are near 1
-    across = [(dot.x - figures.LEFT) / figures.SIDE * reach for dot in dots]
-    assert across == pytest.approx([PROBABILITIES[part].mean() for part in parts], abs=1e-6)
-    up = [(figures.TOP + figures.SIDE - dot.y) / figures.SIDE * reach for dot in dots]
-    assert up == pytest.approx([LABELS[part].mean() for part in parts], abs=1e-6)
+    assert dots.get_xdata() == pytest.approx([PROBABILITIES[part].mean() for part in parts], abs=1e-6)
+    assert dots.get_ydata() == pytest.approx([LABELS[part].mean() for part in parts], abs=1e-6)
 
 
 def test_same_report_has_the_same_bytes_and_replaces_the_earlier_one(tmp_path: Path, data: Dataset) -> None:

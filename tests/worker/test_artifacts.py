@@ -1,4 +1,4 @@
-"""Maps, figures and the report as files: position, size and content, for all kinds of studies."""
+"""Maps as files, and the figures and the report that are drawn from them, for all kinds of studies."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from app.registry.manifest import Manifest
 from app.sdk.types import Channel, Decision, Input, ModelRef, PerfusionSummary, Prediction, Status
 from app.worker import artifacts
 from app.worker.artifacts import ArtifactFile
+from app.worker.drawing_data import wanted
+from app.worker.drawing_process import drawn_files
 from tests.factory import tiny_case, tiny_version
 
 # The head is shifted by 6 mm to the left and 4 mm up, and rotated by 10 degrees about z.
@@ -91,10 +93,7 @@ def test_all_files_are_made(files: dict[str, ArtifactFile]) -> None:
     maps = {
         f"maps/{kind}-{name}.nii.gz" for kind in ("attribution", "aligned-attribution", "aligned") for name in channels
     }
-    names = {"waterfall", "perfusion", "position", *(f"overlay-{name}" for name in channels)}
-    figures = {f"figures/{name}.{kind}" for name in names for kind in ("png", "svg")}
-    assert set(files) == {*maps, "maps/vessels.nii.gz", "alignment.json", *figures, "report.html"}
-    assert {file.media_type for name, file in files.items() if name.endswith(".png")} == {"image/png"}
+    assert set(files) == {*maps, "maps/vessels.nii.gz", "alignment.json", "drawing.json"}
     assert {f"maps/{file.map_name}.nii.gz" for file in files.values() if file.map_name} == maps | {
         "maps/vessels.nii.gz"
     }
@@ -155,8 +154,26 @@ def test_case_without_volumes_shows_the_input_of_the_network(version: ModelVersi
     assert "maps/vessels.nii.gz" not in made
 
 
-def test_report_contains_the_figures_and_the_model_card(files: dict[str, ArtifactFile]) -> None:
-    html = files["report.html"].content.decode()
+def test_lesion_masks_are_stored_on_the_grid_of_the_perfusion_maps(version: ModelVersion) -> None:
+    core = Volume((ct(Channel.VESSELS).data[:8] > 0).astype(np.uint8), AFFINE)
+    case = replace(tiny_case(version.manifest), lesions={"core": core})
+    stored = image(make_files(version, ModelInput.from_bytes(case.to_bytes()))["maps/core.nii.gz"])
+    np.testing.assert_allclose(stored.affine, AFFINE)
+    assert np.array_equal(np.asarray(stored.dataobj), core.data)
+
+
+@pytest.fixture(scope="module")
+def drawn(files: dict[str, ArtifactFile]) -> dict[str, bytes]:
+    return drawn_files({name: files[name].content for name in wanted(files)})
+
+
+def test_all_figures_are_drawn_from_the_files(drawn: dict[str, bytes]) -> None:
+    names = {"waterfall", "perfusion", "position", "overlay-ncct", "overlay-cta", "overlay-vessels"}
+    assert set(drawn) == {"report.html", *(f"figures/{name}.{kind}" for name in names for kind in ("png", "svg"))}
+
+
+def test_report_contains_the_figures_and_the_model_card(drawn: dict[str, bytes]) -> None:
+    html = drawn["report.html"].decode()
     assert "# The card" in html
     for caption in ("What every variable and image adds", "CTA: where it raised and lowered the probability"):
         assert caption in html

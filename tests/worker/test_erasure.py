@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import create_engine, select, text
 
 from app.core.disk_reserve import DiskReserve
-from app.database import api_keys, audit, erasures, predictions, webhooks
+from app.database import api_keys, audit, destinations, erasures, predictions, webhooks
 from app.database.session import Database, now
 from app.database.tables import AuditRow
 from app.sdk.errors import Erased, PredictionNotFound, Unauthenticated, Unavailable
@@ -128,7 +128,12 @@ def test_ledger_is_listed_once_for_all_kinds(site: Site, tmp_path: Path) -> None
     assert ledger.listings == 1
     assert eraser.merge(copy) == len(EntryKind)
     assert (ledger.listings, copy.listings) == (2, 1)
-    assert {kind: len(ids) for kind, ids in entries(ledger).items()} == {"prediction": 2, "key": 1, "webhook": 1}
+    assert {kind: len(ids) for kind, ids in entries(ledger).items()} == {
+        "prediction": 2,
+        "study": 1,
+        "key": 1,
+        "webhook": 1,
+    }
 
 
 def test_refused_erasure_is_not_in_the_ledger(site: Site) -> None:
@@ -173,6 +178,22 @@ def test_backup_from_before_the_study_is_reported_and_changes_nothing(site: Site
     assert found.lines() == ["1 erasures of the ledger are of predictions that the database does not have"]
     with site.database.reading() as session:
         assert audit.verify(session).entries == 0
+
+
+def test_restored_backup_sends_no_result_to_a_removed_destination(site: Site) -> None:
+    with site.database.session() as session:
+        made = [
+            destinations.create(
+                session, "pacs", name, destinations.DestinationKind.STOW, "https://a.example/studies"
+            ).id
+            for name in ("lost", "kept")
+        ]
+    site.back_up()
+    assert site.eraser.end(EntryKind.DESTINATION, made[0], actor="operator")
+    site.restore()
+    assert site.eraser.replay(actor="operator").valid_again == [(EntryKind.DESTINATION, made[0])]
+    with site.database.reading() as session:
+        assert destinations.active(session, made) == {made[1]}
 
 
 def test_restored_backup_makes_no_revoked_key_and_no_removed_webhook_valid(site: Site) -> None:

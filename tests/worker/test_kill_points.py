@@ -134,7 +134,7 @@ def kill_at_random_times(deployment: Deployment, seed: int, rounds: int) -> None
 
 @pytest.mark.timeout(600)
 def test_few_random_kills_lose_and_repeat_nothing(deployment: Deployment) -> None:
-    kill_at_random_times(deployment, seed=7, rounds=25)
+    kill_at_random_times(deployment, seed=7, rounds=12)
 
 
 @pytest.mark.soak

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,12 +24,14 @@ from app.inference.model_cache import ModelCache
 from app.inference.model_input import ModelInput
 from app.inference.model_version import ModelVersion
 from app.network.ensemble import Ensemble
+from app.reporting import page
 from app.sdk.errors import InvalidVolume
 from app.sdk.series import SeriesSummary
 from app.sdk.summary import is_synthetic
-from app.sdk.types import Channel, Flag, FoldSpread, Input, Prediction, Stage, Status
+from app.sdk.types import Channel, FiguresState, Flag, FoldSpread, Input, Prediction, Stage, Status
 from app.storage.local import Storage
 from app.worker import pipeline
+from app.worker.drawing_data import DATA, DrawingData
 from app.worker.pipeline import PredictionPipeline
 from app.worker.prediction_context import PredictionContext, StepResults
 from app.worker.queue import Queue
@@ -113,9 +116,24 @@ def test_steps_log_digests_and_end_in_the_record(
         names = predictions.artifacts(session, context.study.id, None)
     assert "inputs/cta.nii" in names
     assert {"maps/attribution-cta.nii.gz", "maps/attribution-ncct.nii.gz"} <= set(names)
+    assert prediction.figures is FiguresState.PENDING
+    assert not [name for name in names if name.startswith("figures/") or name == "report.html"]
     assert prediction.attribution
     maps = {name.removeprefix("maps/").removesuffix(".nii.gz") for name in names if name.startswith("maps/")}
     assert set(prediction.attribution.maps) == maps
+
+
+def test_figures_of_an_earlier_release_are_not_drawn_again(
+    database: Database, steps: PredictionPipeline, context: PredictionContext
+) -> None:
+    """The release before has explained with figures, and this one records."""
+    for stage in (Stage.PREPARE, Stage.PREDICT, Stage.EXPLAIN):
+        run_step(steps, stage, context)
+    explanation = context.explanation()
+    explanation["files"].append(("report.html", context.scratch.put(b"<html>"), "text/html"))
+    context.put_output(Stage.EXPLAIN, json.dumps(explanation).encode())
+    pipeline.record(context, partial(steps._succeed, context.study))
+    assert find(database, context.study.id).figures is FiguresState.READY
 
 
 def test_result_is_recorded_once(database: Database, steps: PredictionPipeline, context: PredictionContext) -> None:
@@ -204,8 +222,9 @@ def test_warnings_withhold_the_decision_unless_they_are_accepted(
     assert prediction.probability is not None
     assert prediction.attribution
     with database.reading() as session:
-        digest, _ = predictions.artifact(session, started.id, None, "report.html")
-    report = context.storage.read(digest).decode()
+        digest, _ = predictions.artifact(session, started.id, None, DATA)
+    data = DrawingData.model_validate_json(context.storage.read(digest))
+    report = page.report(data.prediction, {}, data.card)
     assert ("Decision withheld: alignment poor." in report) is bool(withheld)
     assert steps.replay(started).probability == prediction.probability
 

@@ -14,7 +14,7 @@ from app.database import predictions, shadow_scores, workers
 from app.inference.model_cache import ModelCache
 from app.registry.model_store import ModelStore
 from app.sdk.errors import DatabaseUnavailable
-from app.sdk.types import Stage, Status
+from app.sdk.types import FiguresState, Stage, Status
 from app.worker.pipeline import TRIES
 from app.worker.retention import sweep
 from tests import study
@@ -31,6 +31,7 @@ def test_prediction_is_explained_and_recorded(deployment: Deployment) -> None:
     assert first.attribution
     kinds = ("attribution", "aligned-attribution", "aligned")
     assert set(first.attribution.maps) == {f"{kind}-{channel}" for kind in kinds for channel in ("ncct", "cta")}
+    assert (first.figures, second.figures) == (FiguresState.READY, None)
     assert second.attribution is None
     assert list(first.timings) == ["prepare", "predict", "explain"]
     assert list(second.timings) == ["prepare", "predict"]
@@ -112,6 +113,19 @@ def test_kill_at_each_step_boundary_loses_and_repeats_nothing(deployment: Deploy
         assert deployment.steps(prediction_id) == expected, (stage, when)
 
 
+def test_kill_between_answer_and_figures_loses_and_repeats_nothing(deployment: Deployment) -> None:
+    worker = deployment.start_worker()
+    ids = [deployment.submit(f"draw {when} once") for when in ("before", "drawn", "after")]
+    answers = deployment.wait_for(*ids)
+    wait(lambda: worker.starts == 1 + len(ids))
+    assert {answer.figures for answer in answers} == {FiguresState.READY}
+    assert [deployment.drawings(one) for one in ids] == [1, 2, 1]
+    assert deployment.audit_counts() == dict.fromkeys(ids, 1)
+    with deployment.database.reading() as session:
+        names = [predictions.artifacts(session, one, None) for one in ids]
+    assert [each.count("report.html") for each in names] == [1, 1, 1]
+
+
 def test_job_that_always_kills_its_worker_is_quarantined(deployment: Deployment) -> None:
     worker = deployment.start_worker()
     poison, healthy = deployment.submit("predict before always"), deployment.submit()
@@ -160,7 +174,7 @@ def _loaded(deployment: Deployment) -> tuple[str, ...]:
 def test_job_without_end_is_quarantined_by_its_cpu_time(deployment: Deployment) -> None:
     worker = deployment.start_worker(RLVO_CPU_LIMIT="1.5")
     endless, healthy = deployment.submit("predict before spin"), deployment.submit()
-    ended, done = deployment.wait_for(endless, healthy)
+    ended, done = deployment.wait_for(endless, healthy, seconds=240)  # CPU time is scarce on a busy machine
     assert done.status is Status.SUCCEEDED
     assert ended.error
     assert ended.error.code == "quarantined"

@@ -55,6 +55,12 @@ def waits(prediction: Prediction) -> bool:
     return prediction.waiting is not None and prediction.waiting.reason == WAITING_FOR_STORAGE
 
 
+def tries(prediction: Prediction) -> int:
+    """Number of tries of a prediction that met the fault; fails if it has ended."""
+    assert not prediction.status.finished, prediction.error
+    return prediction.waiting.tries if prediction.waiting else 0
+
+
 def check_done(deployment: Deployment, ids: list[str], *, seconds: float = 120) -> None:
     """Each study has exactly one answer, and nothing is lost, doubled or left behind."""
     done = deployment.wait_for(*ids, seconds=seconds)
@@ -86,8 +92,9 @@ def test_studies_wait_while_the_bucket_is_away_and_are_answered_after_it(
     ids = [on_s3.submit(caller=f"site-{number}") for number in range(STUDIES)]
     with proxy.outage(Fault.ANSWERED if answer else Fault.REFUSED, answer):
         wait(lambda: all(waits(on_s3.find(one)) for one in ids[:2]))
+        before = [tries(on_s3.find(one)) for one in ids[:2]]
         (on_s3.faults / "clock").write_text("-86400")  # a jump of the clock prolongs no wait
-        time.sleep(3)
+        wait(lambda: all(tries(on_s3.find(one)) > number for one, number in zip(ids, before, strict=False)))
     check_done(on_s3, [first, *ids])
     assert [process.starts for process in on_s3.processes] == [1]
 
@@ -208,8 +215,7 @@ def test_nearly_full_disk_delays_studies_and_ends_none(
         used = sum(path.stat().st_size for path in files if path.name != disk_reserve.FILE)
         filler = fill(deployment.folder, free=used // 2)  # a part of the steps has enough space
         ids = [deployment.submit(caller=f"site-{number}") for number in range(STUDIES)]
-        wait(lambda: all(deployment.find(one).waiting for one in ids[:2]))
-        time.sleep(3)
+        wait(lambda: all(tries(deployment.find(one)) >= 2 for one in ids[:2]))
         assert not any(deployment.find(one).status.finished for one in ids)
         filler.unlink()
         check_done(deployment, [first, *ids])

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from app.api import readiness
 from app.api.dependencies import ServicesDep
 from app.api.metrics import CONTENT_TYPE, Queued, Waiting
-from app.database import status, workers
+from app.database import destinations, status, workers
 from app.database.workers import WorkerRecord
 
 router = APIRouter(tags=["service"])
@@ -62,6 +62,7 @@ async def metrics(services: ServicesDep) -> Response:
         )
 
     finished, queued, waiting, live = await services.read(query)
+    deliveries = await services.read(destinations.counts)
     services.metrics.observe_finished(finished)
-    page = services.metrics.render(queued=queued, waiting=waiting, workers=live)
+    page = services.metrics.render(queued=queued, waiting=waiting, workers=live, deliveries=deliveries)
     return Response(page, media_type=CONTENT_TYPE, headers=_NO_STORE)

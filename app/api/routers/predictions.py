@@ -82,7 +82,7 @@ async def read(
 
 @router.get("/{id}/events", summary="Follow a prediction", response_class=StreamingResponse, **openapi_responses.events)
 async def events(prediction_id: PredictionId, services: ServicesDep, caller: CurrentCaller) -> StreamingResponse:
-    """Sends each new state of the prediction as a server-sent event, until it finishes."""
+    """Sends each new state of the prediction as a server-sent event, until it finishes and its figures are drawn."""
     await services.read(predictions.find, prediction_id, caller.tenant)
     stream = _events(services, prediction_id)
     return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
@@ -186,4 +186,5 @@ async def _events(services: Services, prediction_id: str) -> AsyncIterator[str]:
 
 def _state(prediction_id: str, state: State) -> str:
     members = {"id": prediction_id, "status": state.status, "stage": state.stage, "progress": state.progress}
-    return json.dumps(members | ({"waiting": state.waiting} if state.waiting else {}))
+    known = {"waiting": state.waiting, "figures": state.figures}
+    return json.dumps(members | {name: value for name, value in known.items() if value})

@@ -18,10 +18,12 @@ from app.api.dependencies import CurrentCaller, Services, ServicesDep
 from app.api.fhir import FhirVersion, accepted_version
 from app.api.parameters import IfNoneMatch, PredictionId, strict_query
 from app.database import predictions
-from app.sdk.errors import InternalError
+from app.dicom.objects.kinds import ObjectKind
+from app.sdk.errors import FiguresNotReady, InternalError
 from app.sdk.types import Input
 
 CHUNK_BYTES = 256 * 1024
+SHORT_WAIT = 5.0  # seconds that a request for a figure waits by default; drawing takes one or two
 
 _INLINE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
@@ -41,6 +43,15 @@ Figure = Annotated[
 ]
 
 
+DrawnWait = Annotated[
+    float,
+    Query(
+        ge=0,
+        le=86400,
+        allow_inf_nan=False,
+        description="Seconds to wait until the figures are drawn; 0 answers at once; the service limits them",
+    ),
+]
 Series = Annotated[Input, Path(description="A name in `inputs`")]
 
 
@@ -84,17 +95,22 @@ async def figure(
     services: ServicesDep,
     caller: CurrentCaller,
     if_none_match: IfNoneMatch = "",
+    wait: DrawnWait = SHORT_WAIT,
 ) -> Response:
     """Returns a figure as PNG or SVG."""
-    return await _file(services, caller.tenant, prediction_id, f"figures/{name}.{kind}", if_none_match)
+    return await _drawn(services, caller.tenant, prediction_id, f"figures/{name}.{kind}", if_none_match, wait)
 
 
 @router.get("/report.html", summary="Read the report", response_class=Response, **openapi_responses.report)
 async def report(
-    prediction_id: PredictionId, services: ServicesDep, caller: CurrentCaller, if_none_match: IfNoneMatch = ""
+    prediction_id: PredictionId,
+    services: ServicesDep,
+    caller: CurrentCaller,
+    if_none_match: IfNoneMatch = "",
+    wait: DrawnWait = SHORT_WAIT,
 ) -> Response:
     """Returns the report as one HTML page."""
-    return await _file(services, caller.tenant, prediction_id, "report.html", if_none_match)
+    return await _drawn(services, caller.tenant, prediction_id, predictions.REPORT, if_none_match, wait)
 
 
 @router.get("/fhir", summary="Read the prediction as a FHIR bundle", response_class=Response, **openapi_responses.fhir)
@@ -120,6 +136,45 @@ async def cds_hooks(prediction_id: PredictionId, services: ServicesDep, caller: 
     """Returns a CDS Hooks card of a prediction that succeeded."""
     prediction = await services.read(predictions.find, prediction_id, caller.tenant)
     return responses.private(cards(prediction, services.settings.public_url))
+
+
+@router.get(
+    "/dicom", summary="Read the result as DICOM objects", response_class=Response, **openapi_responses.dicom_objects
+)
+async def dicom_objects(
+    prediction_id: PredictionId,
+    services: ServicesDep,
+    caller: CurrentCaller,
+    kind: Annotated[ObjectKind | None, Query(description="Objects of this kind only; if not sent, all")] = None,
+) -> Response:
+    """Returns the DICOM objects of a prediction that succeeded, as a ZIP archive; they name the patient."""
+    kinds = tuple(ObjectKind) if kind is None else (kind,)
+    async with services.conversion_slots:
+        content = await services.run_in_thread(_archive, services, caller.tenant, prediction_id, kinds)
+    name = f'attachment; filename="{prediction_id}-dicom.zip"'
+    headers = {"Cache-Control": "private, no-store", "Content-Disposition": name}
+    return Response(content, media_type="application/zip", headers=headers)
+
+
+def _archive(services: Services, tenant: str, prediction_id: str, kinds: tuple[ObjectKind, ...]) -> bytes:
+    with services.result_objects.archive(prediction_id, tenant, kinds) as path:
+        return path.read_bytes()
+
+
+async def _drawn(
+    services: Services, tenant: str, prediction_id: str, name: str, if_none_match: str, wait: float
+) -> Response:
+    """The response with a file that is drawn after the answer, after at most ``wait`` seconds.
+
+    Raises FiguresNotReady, and the errors of `_file`.
+    """
+    try:
+        return await _file(services, tenant, prediction_id, name, if_none_match)
+    except FiguresNotReady:
+        if not wait:
+            raise
+    await services.watcher.drawn(prediction_id, min(wait, services.settings.wait_max))
+    return await _file(services, tenant, prediction_id, name, if_none_match)
 
 
 async def _file(services: Services, tenant: str, prediction_id: str, name: str, if_none_match: str) -> Response:

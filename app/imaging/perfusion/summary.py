@@ -46,11 +46,14 @@ class PerfusionMeasurement:
     Attributes:
         side: hemisphere of the lesion; None if unclear.
         reference_cbf: CBF of normal tissue (100 %), in the unit of the CBF map; None without such a map.
+        core, delayed: (X, Y, Z) bool, the voxels of ``core_ml`` and ``tmax6_ml``; None if they are not measured.
     """
 
     summary: PerfusionSummary
     side: Side | None
     reference_cbf: float | None
+    core: np.ndarray | None = None
+    delayed: np.ndarray | None = None
 
 
 def summarise(maps: Mapping[Input, Volume], mni_from_world: np.ndarray) -> PerfusionMeasurement:
@@ -123,17 +126,18 @@ def measure(
         numbers["hypoperfusion_intensity_ratio"] = _ratio(numbers["tmax10_ml"], numbers["tmax6_ml"])
         if cbv is not None and delayed.any() and (normal & ~delayed).any():
             numbers["cbv_index"] = _ratio(float(cbv[delayed].mean()), float(cbv[normal & ~delayed].mean()))
-    reference = None
+    reference, core = None, None
     if cbf is not None and flow is not None:
         reference = flow.of(opposite & normal, normal, opposite, tissue)
         low = tissue & (cbf < CORE_FRACTION * reference) if reference is not None else np.zeros_like(tissue)
         if tmax is not None:
             low &= tmax > NORMAL_TMAX_S
-        numbers["core_ml"] = _ml(_without_islands(low, smallest), voxel_ml)
-    if (core := numbers.get("core_ml")) is not None and (penumbra := numbers.get("tmax6_ml")) is not None:
-        numbers["mismatch_ml"] = max(penumbra - core, 0.0)
-        numbers["mismatch_ratio"] = _ratio(penumbra, core)
-    return PerfusionMeasurement(PerfusionSummary(**numbers), side, reference)
+        core = _without_islands(low, smallest)
+        numbers["core_ml"] = _ml(core, voxel_ml)
+    if (core_ml := numbers.get("core_ml")) is not None and (penumbra := numbers.get("tmax6_ml")) is not None:
+        numbers["mismatch_ml"] = max(penumbra - core_ml, 0.0)
+        numbers["mismatch_ratio"] = _ratio(penumbra, core_ml)
+    return PerfusionMeasurement(PerfusionSummary(**numbers), side, reference, core, delayed)
 
 
 def _ml(mask: np.ndarray, voxel_ml: float) -> float:

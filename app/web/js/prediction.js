@@ -6,7 +6,7 @@ import { byId, el, timeOf, words } from "./dom.js";
 import { showFollowUp } from "./followup.js";
 import { startSession } from "./login.js";
 import { showProblem } from "./problem.js";
-import { showFigures, showReasons } from "./reasons.js";
+import { showReasons, showWhenDrawn } from "./reasons.js";
 import { offerCard, showRecord } from "./record.js";
 import { table } from "./table.js";
 import { t, translatePage } from "./texts.js";
@@ -32,7 +32,7 @@ async function answered(prediction) {
     : el("p", { class: "quiet" }, t("The study has no perfusion data.")));
   if (attribution) figures.position = "position";
   byId("position-panel").hidden = !attribution;
-  await Promise.all([viewer, showFigures(path, figures), showFollowUp(path, prediction)]);
+  await Promise.all([viewer, showWhenDrawn(path, prediction, figures), showFollowUp(path, prediction)]);
 }
 
 /** The numbers of a study without figures, because it was sent without an explanation. */

@@ -87,8 +87,23 @@ export async function showReasons({ attribution, probability, model, flags }) {
   showRegions(attribution, flags);
 }
 
+const unfinished = {
+  pending: "The figures are drawn now. The answer above is complete.",
+  failed: "The figures could not be drawn; the service tries again. The answer above is not affected.",
+};
+const pauses = { pending: 500, failed: 10000 }; // milliseconds until the state is read again
+
+/** Show figures when the service has drawn them. Return then, or at the first failure, which is said and followed. */
+export async function showWhenDrawn(path, { figures }, names) {
+  if (!(figures in unfinished)) return showFigures(path, names);
+  for (const id of Object.keys(names)) byId(id).replaceChildren(el("p", { class: "quiet", role: "status" }, t(unfinished[figures])));
+  const later = new Promise((resolve) => setTimeout(resolve, pauses[figures])).then(() => get(path))
+    .then((prediction) => showWhenDrawn(path, prediction, names), (problem) => problem.status || showWhenDrawn(path, { figures }, names));
+  return figures === "failed" || later;
+}
+
 /** Show figures drawn by the service, each with its table. `names` maps the id of an element to the name of a figure. */
-export async function showFigures(path, names) {
+async function showFigures(path, names) {
   for (const [id, name] of Object.entries(names)) {
     const place = byId(id);
     const image = el("img", { alt: "", class: "figure" });

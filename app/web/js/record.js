@@ -9,11 +9,18 @@ import { table } from "./table.js";
 import { t } from "./texts.js";
 
 /** Create a button that saves a file of this prediction. */
-function file(path, id, name) {
+function file(path, id, name, saved = name.split("/").pop()) {
   const button = el("button", { type: "button", class: "plain small" }, name);
-  button.onclick = () => save(`${path}/${name}`, `${id}-${name.split("/").pop()}`)
+  button.onclick = () => save(`${path}/${name}`, `${id}-${saved}`)
     .then(() => byId("files-problem").replaceChildren(), (problem) => showProblem(byId("files-problem"), problem));
   return button;
+}
+
+/** What became of the delivery to one DICOM destination. */
+function delivery({ state, tries, reason, changed }) {
+  if (state === "delivered") return t("delivered, {time}", { time: timeOf(changed) });
+  if (state === "given-up") return t("given up after {tries} tries: {reason}", { tries, reason: reason || "" });
+  return tries ? t("tried again: {reason}, {tries} tries so far", { tries, reason: reason || "" }) : t("is being sent");
 }
 
 export function showRecord(path, prediction) {
@@ -25,6 +32,7 @@ export function showRecord(path, prediction) {
       [t("Weights"), el("code", {}, `${model.digest.slice(0, 19)}…`)],
       [t("Finished"), prediction.finished ? timeOf(prediction.finished) : "–"],
       [t("Stages"), seconds],
+      ...(prediction.deliveries || []).map((each) => [t("Sent to {name}", { name: each.destination }), delivery(each)]),
       ...Object.entries(prediction.inputs).map(([name, input]) =>
         [channelName(name), `${input.shape.join(" × ")}, ${input.spacing_mm.map((mm) => mm.toFixed(2)).join(" × ")} mm`]),
     ]));
@@ -34,7 +42,8 @@ export function showRecord(path, prediction) {
   const volumes = [...Object.keys(prediction.inputs).map((name) => `inputs/${name}.nii`),
     ...(attribution?.maps || []).map((name) => `maps/${name}.nii.gz`)];
   byId("files").replaceChildren(
-    el("p", { class: "files" }, file(path, id, "fhir"), ...drawn.map((name) => file(path, id, name))),
+    el("p", { class: "files" }, file(path, id, "fhir"),
+      prediction.series ? file(path, id, "dicom", "dicom.zip") : null, ...drawn.map((name) => file(path, id, name))),
     el("details", {}, el("summary", {}, t("{count} volumes (NIfTI)", { count: volumes.length })),
       el("p", { class: "files" }, ...volumes.map((name) => file(path, id, name)))));
 }

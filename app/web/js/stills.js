@@ -13,7 +13,7 @@ export function offerStills(path, attribution) {
     for (const { modality } of attribution.imaging) {
       const image = el("img", { class: "figure", alt: t("{image}: axial, coronal and sagittal slices through the peak, and a projection", { image: channelName(modality) }) });
       place.append(image);
-      picture(image, `${path}/figures/overlay-${modality}.png`).catch(() => image.remove());
+      picture(image, `${path}/figures/overlay-${modality}.png`).catch((problem) => image.replaceWith(el("p", { class: "quiet" }, problem.message)));
     }
   });
 }

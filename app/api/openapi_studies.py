@@ -1,0 +1,49 @@
+"""OpenAPI entries of the routes of received studies."""
+
+from __future__ import annotations
+
+from app.api.openapi_responses import Entry, entry, json_body
+from app.sdk import errors
+
+_ERRORS = (errors.NotFound, errors.InvalidRequest)
+_OK: Entry = {"description": "The study"}
+
+listing = entry(errors.InvalidRequest)
+read = entry(*_ERRORS, ok={200: _OK})
+complete = entry(
+    *_ERRORS,
+    errors.Conflict,
+    ok={202: {"description": "The study is assembled now"}},
+    description="Says that nothing more will arrive. Without this call, a study is complete when no new instance has "
+    "arrived for `RLVO_DICOM_QUIET` seconds.",
+)
+roles = entry(
+    *_ERRORS,
+    errors.MalformedJson,
+    ok={200: _OK},
+    openapi_extra=json_body("StudyRoles"),
+    description="The body names series by their UID and replaces all roles that were stated before. A study that is "
+    "assembled already is assembled again; if its inputs change, the prediction gets a revision.",
+)
+clinical = entry(
+    errors.InvalidRequest,
+    errors.MalformedJson,
+    errors.InvalidClinical,
+    ok={200: _OK},
+    openapi_extra=json_body("ClinicalRecord"),
+    description="Before the images or after them. A record that arrives after the prediction makes a revision.",
+)
+cancel = entry(
+    *_ERRORS,
+    ok={200: _OK},
+    description="Cancels the predictions of the study that have not finished. No further one is made, whatever "
+    "arrives, until the study is completed by a call.",
+)
+erase = entry(
+    *_ERRORS,
+    errors.Unavailable,
+    errors.BucketMissing,
+    errors.StorageFull,
+    ok={204: {"description": "The study, its instances and its predictions are erased"}},
+    description="A key needs the scope `erase`.",
+)

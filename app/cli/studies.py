@@ -1,0 +1,154 @@
+"""`rlvo studies`: DICOM studies that a running service has received."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli.common import ServiceOptions, table
+from app.cli.option_groups import expand_option_groups
+
+if TYPE_CHECKING:
+    from app.sdk.studies import ReceivedStudy
+
+studies = typer.Typer(help="Received DICOM studies: series, roles, predictions.", no_args_is_help=True)
+
+Uid = Annotated[str, typer.Argument(help="Study Instance UID, as `rlvo studies list` shows it")]
+
+
+@studies.command("list")
+@expand_option_groups
+def list_studies(*, service: ServiceOptions) -> None:
+    """List received studies, newest first.
+
+    rlvo studies list --url http://rlvo.local:8000
+    """
+    with service.client() as client:
+        received = list(client.studies.list())
+    rows = [
+        [each.uid, each.state, str(each.instances), str(len(each.predictions)), f"{each.created:%Y-%m-%d %H:%M}"]
+        for each in received
+    ]
+    table(["study", "state", "instances", "predictions", "created"], rows)
+
+
+@studies.command("show")
+@expand_option_groups
+def show(uid: Uid, *, service: ServiceOptions) -> None:
+    """Show a study: what each series was taken for and why, and its predictions.
+
+    rlvo studies show 1.2.840.113619.2.55.3 --url http://rlvo.local:8000
+    """
+    with service.client() as client:
+        print_study(client.studies.get(uid))
+
+
+@studies.command("complete")
+@expand_option_groups
+def complete(uid: Uid, *, service: ServiceOptions) -> None:
+    """Say that nothing more will arrive, so that the study is assembled now.
+
+    rlvo studies complete 1.2.840.113619.2.55.3 --url http://rlvo.local:8000
+    """
+    with service.client() as client:
+        print_study(client.studies.complete(uid))
+
+
+@studies.command("roles")
+@expand_option_groups
+def roles(
+    uid: Uid,
+    entries: Annotated[list[str], typer.Argument(help="SERIES=ROLE, the series by its UID; none: no stated role")],
+    *,
+    service: ServiceOptions,
+) -> None:
+    """State the roles of series, in place of those stated before.
+
+    rlvo studies roles 1.2.840.113619.2.55.3 1.2.840.113619.2.55.3.4=ncct --url http://rlvo.local:8000
+    """
+    from app.sdk.errors import InvalidRequest
+
+    stated = [entry.partition("=")[::2] for entry in entries]
+    if not all(series and role for series, role in stated):
+        raise InvalidRequest("Each role must be SERIES=ROLE, such as 1.2.840.113619.2.55.3.4=ncct.")
+    with service.client() as client:
+        print_study(client.studies.set_roles(uid, dict(stated)))
+
+
+@studies.command("clinical")
+@expand_option_groups
+def clinical(
+    uid: Uid,
+    record: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Clinical document (JSON)")],
+    *,
+    service: ServiceOptions,
+) -> None:
+    """Join the clinical record to a study, before or after its images.
+
+    rlvo studies clinical 1.2.840.113619.2.55.3 clinical.json --url http://rlvo.local:8000
+    """
+    import json
+
+    from app.sdk.errors import MalformedJson
+
+    try:
+        document = json.loads(record.read_bytes())
+    except ValueError:
+        raise MalformedJson("The clinical document is not valid JSON.") from None
+    if not isinstance(document, dict):
+        raise MalformedJson("The clinical document must be a JSON object.")
+    with service.client() as client:
+        print_study(client.studies.set_clinical(uid, document))
+
+
+@studies.command("cancel")
+@expand_option_groups
+def cancel(uid: Uid, *, service: ServiceOptions) -> None:
+    """Cancel the unfinished predictions of a study, and make no further one until `rlvo studies complete`.
+
+    rlvo studies cancel 1.2.840.113619.2.55.3 --url http://rlvo.local:8000
+    """
+    with service.client() as client:
+        print_study(client.studies.cancel(uid))
+
+
+@studies.command("erase")
+@expand_option_groups
+def erase(uid: Uid, *, service: ServiceOptions) -> None:
+    """Erase a study with its instances and its predictions permanently.
+
+    rlvo studies erase 1.2.840.113619.2.55.3 --url http://rlvo.local:8000
+    """
+    with service.client() as client:
+        client.studies.erase(uid)
+    typer.echo("erased")
+
+
+def print_study(study: ReceivedStudy) -> None:
+    """Print the state of a study, its series with their roles, and its predictions."""
+    completed = f" ({study.completed})" if study.completed else ""
+    record = "with" if study.clinical else "without"
+    typer.echo(f"{study.state}{completed}: {study.instances} instances, {record} a clinical record")
+    if study.error is not None:
+        typer.echo(f"{study.error.code}: {study.error.detail}")
+    if study.conflicts:
+        typer.echo(f"{study.conflicts} instances were refused: their UIDs were known with other bytes")
+    columns = ["series", "number", "received", "role", "used", "rule", "reason"]
+    rows = [
+        [
+            each.uid,
+            "" if each.number is None else str(each.number),
+            str(each.received),
+            each.role or "",
+            "yes" if each.used else "",
+            each.rule,
+            each.reason,
+        ]
+        for each in study.series
+    ]
+    table(columns, rows)
+    if study.predictions:
+        made = [[str(each.revision), each.id, each.why, f"{each.created:%Y-%m-%d %H:%M}"] for each in study.predictions]
+        table(["revision", "prediction", "why", "created"], made)

@@ -1,0 +1,99 @@
+"""Which DICOM applications may send, and whose studies theirs are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+
+from app.core.config import Settings
+
+__all__ = ["AeCaller", "callers_of", "may_connect", "tenant_of", "validated_callers"]
+
+LOCAL_TENANT = "local"
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_AE_TITLE = r"[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?"  # DICOM PS3.5, value representation AE
+_RULE = (
+    "RLVO_DICOM_CALLERS must be AE titles, each with an optional address and tenant, comma-separated: "
+    "`CT1@10.0.0.5=stroke, PACS@10.0.1.0/24`"
+)
+
+
+@dataclass(frozen=True)
+class AeCaller:
+    """An application that may send.
+
+    Attributes:
+        title: its AE title.
+        network: the addresses that it may send from; None for all.
+        tenant: tenant that its studies belong to.
+    """
+
+    title: str
+    network: IPv4Network | IPv6Network | None = None
+    tenant: str = LOCAL_TENANT
+
+
+def callers_of(text: str) -> list[AeCaller]:
+    """Read the setting of the callers.
+
+    Args:
+        text: entries ``TITLE@ADDRESS=TENANT``, comma-separated; address and tenant may be left out.
+
+    Returns:
+        The callers.
+
+    Raises:
+        ValueError: an entry has another form.
+    """
+    callers = []
+    for entry in filter(None, (each.strip() for each in text.split(","))):
+        title, _, rest = entry.partition("@") if "@" in entry else entry.partition("=")
+        host, _, tenant = rest.partition("=") if "@" in entry else ("", "", rest)
+        if not re.fullmatch(_AE_TITLE, title) or not re.fullmatch(r"[!-~]{0,64}", tenant) or ("=" in title):
+            raise ValueError(_RULE)
+        try:
+            network = ip_network(host, strict=False) if "@" in entry else None
+        except ValueError:
+            raise ValueError(_RULE) from None
+        callers.append(AeCaller(title, network, tenant or LOCAL_TENANT))
+    return callers
+
+
+def validated_callers(settings: Settings) -> list[AeCaller]:
+    """Read the callers of the settings.
+
+    Args:
+        settings: address of the listener, and callers.
+
+    Returns:
+        The callers.
+
+    Raises:
+        ValueError: an entry has another form, or other machines could send without being listed.
+    """
+    callers = callers_of(settings.dicom_callers)
+    if not callers and settings.dicom_host not in _LOOPBACK:
+        raise ValueError("RLVO_DICOM_HOST lets other machines connect; RLVO_DICOM_CALLERS must say which may send")
+    return callers
+
+
+def may_connect(callers: Sequence[AeCaller], address: str) -> bool:
+    """Whether any caller may send from an address; without callers, only this machine may."""
+    if not callers:
+        return ip_address(address).is_loopback
+    return any(_from(each, address) for each in callers)
+
+
+def tenant_of(callers: Sequence[AeCaller], title: str, address: str) -> str | None:
+    """Tenant of the application with this AE title at this address; None if it may not send."""
+    if not callers:
+        return LOCAL_TENANT if ip_address(address).is_loopback else None
+    return next((each.tenant for each in callers if each.title == title.strip() and _from(each, address)), None)
+
+
+def _from(caller: AeCaller, address: str) -> bool:
+    at = ip_address(address)
+    mapped = getattr(at, "ipv4_mapped", None)
+    return caller.network is None or (mapped or at) in caller.network

@@ -1,0 +1,255 @@
+"""Reception of DICOM instances: durable before the sender is told success, and never decoded.
+
+Design notes:
+- An instance is first a file of the folder `received`, which is flushed to the disk. A sender is answered then.
+- `index` moves such files to the blobs, named by their sha-256, and adds their rows, many in one transaction. Whichever
+  process indexes, a file stays until its rows are committed, so a killed process loses nothing.
+- The name of a file is the sha-256 of its SOP Instance UID, so that two senders of one instance meet.
+- The bytes are as they were sent. What identifies a patient is in no name, log line or error.
+
+    received/<tenant, hexadecimal>/<sha-256 of the study UID>/<sha-256 of the SOP Instance UID>
+    received/.incoming/…  unfinished files
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import islice
+from pathlib import Path
+
+from app.core.config import Settings
+from app.core.filesystem import locked_soon, private_folder, sync
+from app.database import received
+from app.database.received import ReceivedInstance
+from app.database.session import Database
+from app.dicom.errors import Unreadable
+from app.dicom.head import Head, read_head
+from app.storage.errors import storage_errors
+from app.storage.local import Storage
+
+__all__ = ["Outcome", "Received", "Reception"]
+
+log = logging.getLogger("rlvo.dicom")
+
+MAX_INSTANCES = 2000  # of one study
+_INCOMING = ".incoming"
+_BATCH = 64  # files that are indexed in one transaction
+_PIECE_BYTES = 1 << 20
+_ABANDONED = 600.0  # seconds after which an unfinished file belongs to no sender
+_TRIES = 5
+
+
+class Outcome(StrEnum):
+    """What became of a received instance."""
+
+    STORED = "stored"
+    KNOWN = "known"
+    CONFLICT = "conflict"
+    TOO_MANY = "too-many"
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the instance is stored now."""
+        return self in (Outcome.STORED, Outcome.KNOWN)
+
+
+@dataclass(frozen=True)
+class Received:
+    """A received instance: its UIDs, and what became of it."""
+
+    head: Head
+    outcome: Outcome
+
+
+class Reception:
+    """Receives instances into a folder, and moves them to the blobs."""
+
+    def __init__(
+        self,
+        folder: Path,
+        database: Database,
+        storage: Storage,
+        *,
+        quiet: float = 30.0,
+        clinical_wait: float = 0.0,
+        max_instances: int = MAX_INSTANCES,
+    ) -> None:
+        self._folder = folder
+        self._database = database
+        self._storage = storage
+        self._quiet = quiet
+        self._clinical_wait = clinical_wait
+        self._max_instances = max_instances
+
+    @classmethod
+    def of(cls, settings: Settings, database: Database, storage: Storage) -> Reception:
+        """Make the reception that the settings describe."""
+        quiet, wait = settings.dicom_quiet, settings.dicom_clinical_wait
+        return cls(settings.received, database, storage, quiet=quiet, clinical_wait=wait)
+
+    @property
+    def incoming(self) -> Path:
+        """Folder of unfinished files."""
+        return self._folder / _INCOMING
+
+    def draft(self) -> Path:
+        """A new path for the bytes of an instance. Raises StorageFull, StorageUnavailable."""
+        with storage_errors():
+            private_folder(self.incoming)
+        return self.incoming / secrets.token_hex(16)
+
+    def accept(self, caller: str, draft: Path) -> Received:
+        """Make a complete file durable, or refuse it; the draft is deleted.
+
+        Args:
+            caller: tenant of the sender.
+            draft: a DICOM file with file meta information, in the folder ``incoming``.
+
+        Returns:
+            The UIDs of the instance, and what became of it.
+
+        Raises:
+            Unreadable: the file is no DICOM instance, or lacks a UID.
+            Unavailable: the disk or the database cannot be used; nothing was accepted.
+        """
+        try:
+            with storage_errors():
+                head, content = _read(draft)
+            outcome = self._known(caller, head, content)
+            if outcome is None:
+                with storage_errors():
+                    outcome = self._link(caller, head, content, draft)
+        finally:
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
+        if not outcome.accepted:
+            log.warning("an instance of the tenant %s is refused: %s", caller, outcome)
+        return Received(head, outcome)
+
+    def _known(self, caller: str, head: Head, content: str) -> Outcome | None:
+        with self._database.reading() as session:
+            known = received.known(session, caller, head.sop_uid)
+            stored = received.count(session, caller, head.study_uid)
+        if known is not None and known.content != content:
+            return Outcome.CONFLICT
+        if known is not None:
+            return Outcome.KNOWN if known.stored else None
+        with suppress(FileNotFoundError):
+            names = {entry.name for entry in os.scandir(self._study_folder(caller, head))}
+            if _digest(head.sop_uid) in names:
+                return None
+            stored += len(names)
+        return Outcome.TOO_MANY if stored >= self._max_instances else None
+
+    def _study_folder(self, caller: str, head: Head) -> Path:
+        return self._folder / caller.encode().hex() / _digest(head.study_uid)
+
+    def _link(self, caller: str, head: Head, content: str, draft: Path) -> Outcome:
+        """Give a file its name, unless another one has it; the file and its name are on the disk then."""
+        folder = self._study_folder(caller, head)
+        target = folder / _digest(head.sop_uid)
+        sync(draft)
+        for _ in range(_TRIES):
+            private_folder(folder)
+            try:
+                os.link(draft, target)
+                sync(folder)
+            except FileExistsError:
+                with suppress(FileNotFoundError):  # it was indexed meanwhile
+                    same = _read(target)[1] == content
+                    sync(folder)
+                    return Outcome.KNOWN if same else Outcome.CONFLICT
+            except FileNotFoundError:  # the indexing has deleted the empty folder
+                continue
+            else:
+                return Outcome.STORED
+        raise OSError(os.strerror(11))  # EAGAIN: the sender may try again
+
+    def index(self, *, wait: float = 0.0) -> int:
+        """Move received files to the blobs and add their rows; another process may do so at the same time.
+
+        Args:
+            wait: seconds to wait for another process that does so now.
+
+        Returns:
+            The number of files; fewer than all if there are many.
+
+        Raises:
+            Unavailable: the storage or the database cannot be used; the files stay.
+        """
+        if not self._folder.is_dir():
+            return 0
+        with storage_errors(), locked_soon(self._folder, seconds=wait) as held:
+            if not held:
+                return 0
+            files = list(islice(self._files(), _BATCH))
+            if not files:
+                return 0
+            instances = [each for caller, path in files if (each := self._stored(caller, path)) is not None]
+            with self._database.session() as session:
+                refused = received.add(session, instances, quiet=self._quiet, clinical_wait=self._clinical_wait)
+            if refused:
+                log.warning("%d instances are refused: conflict", refused)
+            for _, path in files:
+                path.unlink(missing_ok=True)
+            for folder in {path.parent for _, path in files}:
+                with suppress(OSError):  # not empty
+                    folder.rmdir()
+        return len(files)
+
+    def _files(self) -> Iterator[tuple[str, Path]]:
+        for tenant in self._folder.iterdir():
+            if tenant.name == _INCOMING or not tenant.is_dir():
+                continue
+            caller = bytes.fromhex(tenant.name).decode()
+            for study in tenant.iterdir():
+                yield from ((caller, path) for path in study.iterdir())
+
+    def _stored(self, caller: str, path: Path) -> ReceivedInstance | None:
+        """Copy a file to the blobs; None if the disk has damaged it."""
+        try:
+            head, content = _read(path)
+        except Unreadable:
+            log.error("a received file is damaged on the disk and is deleted")
+            return None
+        with path.open("rb") as file, self._storage.writer() as writer:
+            while piece := file.read(_PIECE_BYTES):
+                writer.write(piece)
+            digest, size = writer.commit()
+        return ReceivedInstance(
+            caller, head.study_uid, head.series_uid, head.sop_class_uid, head.sop_uid, content, digest, size
+        )
+
+    def forget(self, caller: str, study_uid: str) -> None:
+        """Delete the files of a study that are not indexed yet. Raises StorageUnavailable."""
+        with storage_errors():
+            shutil.rmtree(self._folder / caller.encode().hex() / _digest(study_uid), ignore_errors=True)
+
+    def clear(self, age: float = _ABANDONED) -> None:
+        """Delete unfinished files that are older than ``age`` seconds."""
+        before = time.time() - age
+        for path in self.incoming.iterdir() if self.incoming.is_dir() else ():
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime < before:
+                    path.unlink()
+
+
+def _read(path: Path) -> tuple[Head, str]:
+    """UIDs of a file, and the sha-256 of its data set."""
+    with path.open("rb") as file:
+        head = read_head(file)
+        file.seek(head.start)
+        return head, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,137 @@
+"""Operations on received DICOM studies: ``client.studies``, blocking or asynchronous like the client.
+
+with Client(url, api_key=key) as rlvo:
+for study in rlvo.studies.list():
+print(study.uid, study.state, [series.role for series in study.series])
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
+from typing import Protocol, TypeVar
+
+from ._calls import Call, Steps, Verbs
+from ._replies import parse
+from .clinical import ClinicalRecord
+from .studies import ReceivedStudy, ReceivedStudyPage
+
+__all__ = ["AsyncStudies", "Studies"]
+
+T = TypeVar("T")
+Record = ClinicalRecord | Mapping[str, object]
+
+
+class _StudyVerbs:
+    """Methods of the studies as generators of steps."""
+
+    def __init__(self, verbs: Verbs) -> None:
+        self._verbs = verbs
+
+    def page(self, cursor: str | None) -> Steps[ReceivedStudyPage]:
+        call = Call("GET", "/v1/studies", params={"cursor": cursor} if cursor else {})
+        return parse(ReceivedStudyPage, (yield from self._verbs.exchange(call)))
+
+    def send(self, method: str, uid: str, part: str = "", document: str | None = None) -> Steps[ReceivedStudy]:
+        call = Call(method, f"/v1/studies/{uid}{part}", document=document)
+        return parse(ReceivedStudy, (yield from self._verbs.exchange(call)))
+
+    def erase(self, uid: str) -> Steps[None]:
+        yield from self._verbs.exchange(Call("DELETE", f"/v1/studies/{uid}"))
+
+
+def _clinical(record: Record) -> str:
+    if isinstance(record, ClinicalRecord):
+        return record.model_dump_json(exclude_none=True)
+    return json.dumps(dict(record))
+
+
+class _Run(Protocol):
+    def __call__(self, steps: Steps[T]) -> T: ...
+
+
+class _RunAsync(Protocol):
+    def __call__(self, steps: Steps[T]) -> Awaitable[T]: ...
+
+
+class Studies:
+    """Received studies of the service of a ``Client``; a study is named by its Study Instance UID."""
+
+    def __init__(self, verbs: Verbs, run: _Run) -> None:
+        self._verbs = _StudyVerbs(verbs)
+        self._run = run
+
+    def list(self) -> Iterator[ReceivedStudy]:
+        """Iterate over all received studies, newest first; pages are fetched on demand."""
+        cursor = None
+        while True:
+            page = self._run(self._verbs.page(cursor))
+            yield from page.items
+            if (cursor := page.next) is None:
+                return
+
+    def get(self, uid: str) -> ReceivedStudy:
+        """Return a study: its state, its series with their roles, and its predictions; raises ``NotFound``."""
+        return self._run(self._verbs.send("GET", uid))
+
+    def complete(self, uid: str) -> ReceivedStudy:
+        """Say that nothing more will arrive, so that the study is assembled now."""
+        return self._run(self._verbs.send("POST", uid, "/complete"))
+
+    def set_roles(self, uid: str, roles: Mapping[str, str]) -> ReceivedStudy:
+        """State roles by Series Instance UID, in place of those stated before."""
+        return self._run(self._verbs.send("PUT", uid, "/roles", json.dumps(dict(roles))))
+
+    def set_clinical(self, uid: str, record: Record) -> ReceivedStudy:
+        """Join the clinical record to a study, before or after its images."""
+        return self._run(self._verbs.send("PUT", uid, "/clinical", _clinical(record)))
+
+    def cancel(self, uid: str) -> ReceivedStudy:
+        """Cancel the unfinished predictions of a study, and make no further one until ``complete``."""
+        return self._run(self._verbs.send("POST", uid, "/cancel"))
+
+    def erase(self, uid: str) -> None:
+        """Erase a study with its instances and its predictions permanently."""
+        self._run(self._verbs.erase(uid))
+
+
+class AsyncStudies:
+    """``Studies`` to await."""
+
+    def __init__(self, verbs: Verbs, run: _RunAsync) -> None:
+        self._verbs = _StudyVerbs(verbs)
+        self._run = run
+
+    async def list(self) -> AsyncIterator[ReceivedStudy]:
+        """See ``Studies.list``."""
+        cursor = None
+        while True:
+            page = await self._run(self._verbs.page(cursor))
+            for study in page.items:
+                yield study
+            if (cursor := page.next) is None:
+                return
+
+    async def get(self, uid: str) -> ReceivedStudy:
+        """See ``Studies.get``."""
+        return await self._run(self._verbs.send("GET", uid))
+
+    async def complete(self, uid: str) -> ReceivedStudy:
+        """See ``Studies.complete``."""
+        return await self._run(self._verbs.send("POST", uid, "/complete"))
+
+    async def set_roles(self, uid: str, roles: Mapping[str, str]) -> ReceivedStudy:
+        """See ``Studies.set_roles``."""
+        return await self._run(self._verbs.send("PUT", uid, "/roles", json.dumps(dict(roles))))
+
+    async def set_clinical(self, uid: str, record: Record) -> ReceivedStudy:
+        """See ``Studies.set_clinical``."""
+        return await self._run(self._verbs.send("PUT", uid, "/clinical", _clinical(record)))
+
+    async def cancel(self, uid: str) -> ReceivedStudy:
+        """See ``Studies.cancel``."""
+        return await self._run(self._verbs.send("POST", uid, "/cancel"))
+
+    async def erase(self, uid: str) -> None:
+        """See ``Studies.erase``."""
+        await self._run(self._verbs.erase(uid))

@@ -1,0 +1,48 @@
+"""The setting of DICOM callers names who may send, from where, and for which tenant."""
+
+from __future__ import annotations
+
+import pytest
+
+from app.dicom.callers import callers_of, may_connect, tenant_of
+
+CALLERS = callers_of("CT1@10.0.0.5=stroke, PACS SOUTH@10.0.1.0/24, GATE=other, V6@fd00::/8")
+
+
+@pytest.mark.parametrize(
+    ("title", "address", "tenant"),
+    [
+        ("CT1", "10.0.0.5", "stroke"),
+        ("CT1 ", "::ffff:10.0.0.5", "stroke"),
+        ("CT1", "10.0.0.6", None),
+        ("PACS SOUTH", "10.0.1.77", "local"),
+        ("PACS SOUTH", "10.0.2.77", None),
+        ("GATE", "192.168.3.4", "other"),
+        ("V6", "fd00::1", "local"),
+        ("ct1", "10.0.0.5", None),
+        ("", "10.0.0.5", None),
+    ],
+)
+def test_title_and_address_give_the_tenant(title: str, address: str, tenant: str | None) -> None:
+    assert tenant_of(CALLERS, title, address) == tenant
+
+
+def test_without_callers_only_this_machine_sends() -> None:
+    assert tenant_of([], "ANY", "127.0.0.1") == tenant_of([], "ANY", "::1") == "local"
+    assert tenant_of([], "ANY", "10.0.0.5") is None
+    assert may_connect([], "127.0.0.2")
+    assert not may_connect([], "10.0.0.5")
+
+
+def test_an_address_that_no_caller_has_cannot_connect() -> None:
+    listed = callers_of("CT1@10.0.0.5")
+    assert may_connect(listed, "10.0.0.5")
+    assert not may_connect(listed, "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    "text", ["@10.0.0.5", "A" * 17, "CT\\1", "CT1@scanner.example", "CT1@10.0.0.5=a b", "CT1@=x", "=x"]
+)
+def test_another_form_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="RLVO_DICOM_CALLERS"):
+        callers_of(text)
