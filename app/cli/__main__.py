@@ -42,8 +42,10 @@ TRAINING_COMMANDS = {
     "train-segmenter": "Train the small U-Net that marks vessels, on phantoms.",
     "evaluate": "Score versions on a cohort (discrimination, calibration, decisions, subgroups) "
     "and compare them in pairs.",
-    "validate": "Validate a version, or any table of predicted probabilities, against outcomes.",
-    "recalibrate": "Recalibrate a version on a cohort of your site, as a new version.",
+    "validate": "Validate predicted probabilities against outcomes: discrimination, calibration, decisions, "
+    "subgroups and sites.",
+    "recalibrate": "Recalibrate a version on a cohort of your site, and write the result as a new version of the "
+    "model store.",
     "import": "Write the cohort table of a published data set; its volumes are not copied.",
 }
 """Name and summary of each command of `app.cli.training`."""

@@ -11,7 +11,6 @@ Design notes:
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
@@ -77,15 +76,22 @@ def recalibrate_version(
         "parent": f"{parent.name}@{parent.version}",
         "parent_digest": parent.digest,
         "data_sha256": provenance.data_digest(scored.patients, scored.data),
+        "patients": found.patients,
+        "events": found.events,
         "method": "closed test of none, intercept, intercept and slope (Vergouwe et al. 2017), shrunk",
-        **{name: value for name, value in asdict(found).items() if name != "estimates"},
+        "update": found.update.value,
+        "p_any": found.p_any,
+        "p_slope": None if np.isnan(found.p_slope) else found.p_slope,
         "intercept_estimate": asdict(found.estimates[0]),
         "slope_estimate": asdict(found.estimates[1]),
+        "shrinkage": found.shrinkage,
+        "intercept": found.intercept,
+        "slope": found.slope,
         "rules": "learnt again" if _enough(labels, RULE_EVENTS) else "kept",
     }
     own = training_overlap.hashes(scored.patients, scored.data)
     manifest = recalibrated(parent.manifest, found, labels, predicted.probabilities, out.parent.name, out.name)
-    extra = manifest.extra | {EXTRA: json.loads(json.dumps(lineage, default=float).replace("NaN", "null"))}
+    extra = manifest.extra | {EXTRA: lineage}
     extra[training_overlap.EXTRA] = [*manifest.extra.get(training_overlap.EXTRA, []), own]
     manifest = manifest.model_copy(update={"extra": extra})
     text = _changed(found, manifest, parent.manifest, labels, predicted.probabilities)

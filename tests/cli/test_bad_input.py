@@ -74,6 +74,26 @@ ARGUMENTS: dict[str, list[str]] = {
     "train": ["gone.csv", "binary.csv", "header.csv", "text"],
     "train-segmenter": [".", "x --steps none", "text/v/1.0.0 --steps 1"],
     "evaluate": ["gone header.csv", "text header.csv", "store/tiny/1.0.0 binary.csv"],
+    "validate": [
+        "gone.csv",
+        "text",
+        "binary.csv",
+        "header.csv",
+        "good.csv --probability none",
+        "good.csv --out text",
+        "unknown header.csv",
+        "tiny binary.csv",
+        "../tiny header.csv",
+    ],
+    "recalibrate": [
+        "unknown --cohort header.csv --name a --version 1.0.0",
+        "tiny --cohort gone.csv --name a --version 1.0.0",
+        "tiny --cohort header.csv --name A --version 1.0.0",
+        "tiny --cohort header.csv --name a --version 1",
+        "tiny --cohort header.csv --name tiny --version 1.0.0",
+        "damaged --cohort header.csv --name a --version 1.0.0",
+    ],
+    "plan": ["--prevalence 0.2", "--prevalence 2 --auc 0.7", "--prevalence 0.2 --auc 0.7 --mean 1", "extra"],
     "import": ["isles24 gone t.csv", "nonsense . t.csv", "isles24 text t.csv"],
 }
 """Bad arguments of each command; the files are those of the fixture ``folder``."""
