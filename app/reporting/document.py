@@ -20,11 +20,11 @@ from PIL import Image
 from app.core.display_names import flag_text, interval_text, percent, perfusion_value, rule_text, warnings_first
 from app.core.display_names import label as label_of
 from app.core.explanation_text import outside_text, side_text
-from app.reporting.figures import contribution_table, region_table
+from app.reporting.tables import contribution_table, region_table
 from app.sdk.types import NOTICE, Prediction
 
 if TYPE_CHECKING:
-    from app.reporting.drawing import FigureTable
+    from app.reporting.tables import FigureTable
 
 __all__ = ["pdf"]
 
