@@ -1,6 +1,7 @@
 # `make demo` and `make test` need only Python 3.11 and access to a package index; the browser tests also need chromium.
 #
 #   demo              run the service and predict one synthetic patient; ONCE=1 stops then, STUDY=head.nii.gz also sends this NCCT
+#   demo-dicom        the same as DICOM, through an Orthanc (Debian: orthanc, orthanc-dicomweb); ONCE=1 stops then
 #   serve             run the service on http://127.0.0.1:8000 with the data of the demo
 #   test              run every test; COVERAGE=1 measures coverage, here and in the next three, COVERAGE=unit of the unit tests
 #   test-unit         run the tests of single modules (under 2 minutes)
@@ -24,7 +25,7 @@ SERVICE := $(VENV)/.service
 DEV := $(VENV)/.dev
 BENCH := $(VENV)/.bench
 
-.PHONY: demo serve test test-unit test-integration test-e2e check structure bench soak openapi lock sbom audit test-gpu clean
+.PHONY: demo demo-dicom serve test test-unit test-integration test-e2e check structure bench soak openapi lock sbom audit test-gpu clean
 .DEFAULT_GOAL := help
 .PHONY: help
 help:
@@ -50,6 +51,9 @@ $(BENCH): $(DEV)
 demo: $(SERVICE)
 	$(BIN)/rlvo demo $(if $(ONCE),--once) $(if $(STUDY),--study "$(STUDY)")
 
+demo-dicom: $(SERVICE)
+	$(BIN)/rlvo demo --dicom $(if $(ONCE),--once)
+
 serve: $(SERVICE)
 	$(BIN)/rlvo serve
 
@@ -57,7 +61,7 @@ serve: $(SERVICE)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadgroup
 COVER := --cov=app --cov-report=term:skip-covered
 # Processes of the tests of servers and workers, which wait for a part of their time.
-PROCESSES ?= 2
+PROCESSES ?= 3
 
 # The unit tests run apart: the measurement of their coverage would slow tests that send many requests at once.
 test: $(DEV)

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from app.dicom.convert import convert
 from app.dicom.roles import choose
@@ -55,14 +54,7 @@ def phantom(spacing_mm: float) -> tuple[Image, Image]:
 
 def tilted(image: Image) -> Image:
     """The image on a grid whose slices are moved in their plane, as by a gantry tilt."""
-    data, affine = image
-    moved = affine.copy()
-    moved[:3, 2] += affine[:3, 1] / np.linalg.norm(affine[:3, 1]) * np.tan(np.deg2rad(TILT_DEGREES)) * 2.0
-    middle = np.array([*(np.array(data.shape) - 1) / 2, 1])
-    moved[:3, 3] += (affine - moved)[:3] @ middle
-    into = np.linalg.inv(affine) @ moved
-    values = ndimage.affine_transform(data, into[:3, :3], into[:3, 3], order=1, mode="constant", cval=-1024)
-    return values.astype(np.int16), moved
+    return dicom_study.tilted(*image, TILT_DEGREES)
 
 
 def uneven(image: Image) -> tuple[Image, NDArray[np.intp]]:

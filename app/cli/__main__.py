@@ -30,7 +30,6 @@ from app.cli import (
     studies,
     subjects,
     table,
-    validate,
     webhooks,
 )
 
@@ -42,6 +41,8 @@ TRAINING_COMMANDS = {
     "train-segmenter": "Train the small U-Net that marks vessels, on phantoms.",
     "evaluate": "Score versions on a cohort (discrimination, calibration, decisions, subgroups) "
     "and compare them in pairs.",
+    "validate": "Validate a version, or any table of predicted probabilities, against outcomes.",
+    "recalibrate": "Recalibrate a version on a cohort of your site, as a new version.",
     "import": "Write the cohort table of a published data set; its volumes are not copied.",
 }
 """Name and summary of each command of `app.cli.training`."""
@@ -94,7 +95,6 @@ app.add_typer(admin.audit, name="audit", rich_help_panel=OPERATE)
 app.add_typer(outcomes.outcomes, name="outcomes", rich_help_panel=OPERATE)
 app.command(rich_help_panel=OPERATE)(monitor.monitor)
 app.command(rich_help_panel=OPERATE)(compare.compare)
-app.command(rich_help_panel=OPERATE)(validate.validate)
 app.command(rich_help_panel=OPERATE)(admin.replay)
 app.command(rich_help_panel=OPERATE)(admin.fsck)
 app.command("settings", rich_help_panel=OPERATE)(admin.list_settings)

@@ -25,15 +25,22 @@ EXACT = 1e-4  # largest accepted difference between the sum of the contributions
 def demo(
     study: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="NCCT volume to send too")] = None,
     once: Annotated[bool, typer.Option("--once", help="Exit at the end; do not keep the page open")] = False,
+    dicom: Annotated[bool, typer.Option("--dicom", help="Send the patient as DICOM through an Orthanc")] = False,
 ) -> None:
     """Start a service, predict a synthetic patient, print the answer and keep the page open.
 
     rlvo demo
     rlvo demo --once --study head.nii.gz
+    rlvo demo --dicom     (needs Orthanc: apt-get install orthanc orthanc-dicomweb)
     """
     from rich.console import Console
 
     console = Console()
+    if dicom:
+        from app.cli.demo_dicom import run
+
+        run(console, once=once)
+        return
     folder = settings().data_dir
     with temporary_service() as client:
         with console.status("Making a synthetic patient"):

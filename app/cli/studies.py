@@ -42,7 +42,7 @@ def show(uid: Uid, *, service: ServiceOptions) -> None:
     rlvo studies show 1.2.840.113619.2.55.3 --url http://rlvo.local:8000
     """
     with service.client() as client:
-        _print(client.studies.get(uid))
+        print_study(client.studies.get(uid))
 
 
 @studies.command("complete")
@@ -53,7 +53,7 @@ def complete(uid: Uid, *, service: ServiceOptions) -> None:
     rlvo studies complete 1.2.840.113619.2.55.3 --url http://rlvo.local:8000
     """
     with service.client() as client:
-        _print(client.studies.complete(uid))
+        print_study(client.studies.complete(uid))
 
 
 @studies.command("roles")
@@ -74,7 +74,7 @@ def roles(
     if not all(series and role for series, role in stated):
         raise InvalidRequest("Each role must be SERIES=ROLE, such as 1.2.840.113619.2.55.3.4=ncct.")
     with service.client() as client:
-        _print(client.studies.set_roles(uid, dict(stated)))
+        print_study(client.studies.set_roles(uid, dict(stated)))
 
 
 @studies.command("clinical")
@@ -100,7 +100,7 @@ def clinical(
     if not isinstance(document, dict):
         raise MalformedJson("The clinical document must be a JSON object.")
     with service.client() as client:
-        _print(client.studies.set_clinical(uid, document))
+        print_study(client.studies.set_clinical(uid, document))
 
 
 @studies.command("cancel")
@@ -111,7 +111,7 @@ def cancel(uid: Uid, *, service: ServiceOptions) -> None:
     rlvo studies cancel 1.2.840.113619.2.55.3 --url http://rlvo.local:8000
     """
     with service.client() as client:
-        _print(client.studies.cancel(uid))
+        print_study(client.studies.cancel(uid))
 
 
 @studies.command("erase")
@@ -126,7 +126,8 @@ def erase(uid: Uid, *, service: ServiceOptions) -> None:
     typer.echo("erased")
 
 
-def _print(study: ReceivedStudy) -> None:
+def print_study(study: ReceivedStudy) -> None:
+    """Print the state of a study, its series with their roles, and its predictions."""
     completed = f" ({study.completed})" if study.completed else ""
     record = "with" if study.clinical else "without"
     typer.echo(f"{study.state}{completed}: {study.instances} instances, {record} a clinical record")

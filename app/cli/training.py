@@ -5,7 +5,6 @@ Each command imports its heavy modules when it runs. A cohort's faults are print
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,48 +13,30 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from app.cli.failures import describe
+from app.cli.cohort_options import (
+    CONSENT,
+    READING,
+    TABLE_HELP,
+    ConsentOptions,
+    ReadingOptions,
+    cohort_faults,
+    console,
+    cores,
+    existing_device,
+)
 from app.cli.option_groups import expand_option_groups
+from app.cli.recalibrate import recalibrate
+from app.cli.validate import validate
 from app.phantoms.biology import Preset
-from app.training.options import PublishedModel, Target, Validation
+from app.training.options import PublishedModel, Validation
 from app.training.progress import RichProgress
 
 commands = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-console = Console(stderr=True)
 
 
 LARGEST_SEED = 2**32 - 1
 REPORT_HELP = "Folder of the report; default: a new one in `reports` beside the table"
-TABLE_HELP = "Table (.csv, .xlsx, .parquet), or folder with cohort.csv, or ISLES'24"
-
-
-@dataclass(frozen=True)
-class ReadingOptions:
-    """How the table of a cohort is read."""
-
-    drop_unknown: Annotated[bool, typer.Option(help="Leave out rows of unknown outcome")] = False
-    target: Annotated[
-        Target | None, typer.Option(help="Outcome to predict; rlvo if the table has any of its components")
-    ] = None
-    columns: Annotated[Path | None, typer.Option(help="columns.toml; default: the one next to the table")] = None
-    date_format: Annotated[str, typer.Option(help="Form of the dates, as dd/mm/yyyy, or excel; default: ISO")] = ""
-
-
-@dataclass(frozen=True)
-class ConsentOptions:
-    """Objections to the data that the user accepts."""
-
-    accept_flags: Annotated[
-        bool, typer.Option("--accept-flags", help="Continue with doubtful images, or images of several patients")
-    ] = False
-    i_know: Annotated[
-        bool, typer.Option("--i-know", help="Continue with patients that a given version was trained on")
-    ] = False
-    accept: Annotated[
-        str, typer.Option(help="Codes of suspicious values to continue with, separated by commas, or all")
-    ] = ""
 
 
 class Workers(StrEnum):
@@ -71,18 +52,6 @@ class Layout(StrEnum):
     ISLES24 = "isles24"
 
 
-def _device(name: str) -> str:
-    """Check that the device exists."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise typer.BadParameter("give auto, cpu or cuda")
-    if name == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise typer.BadParameter("torch finds no CUDA device on this machine: give auto or cpu")
-    return name
-
-
 @dataclass(frozen=True)
 class FitOptions:
     """How the networks are fitted."""
@@ -95,7 +64,7 @@ class FitOptions:
     seed: Annotated[
         int, typer.Option(min=0, max=LARGEST_SEED, help="Same seed and data give the same weights on one kind of CPU")
     ] = 0
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda", callback=_device)] = "auto"
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda", callback=existing_device)] = "auto"
 
 
 @commands.command()
@@ -119,7 +88,7 @@ def synthesize(
     from app.training import synthesize as generator
 
     appearance = Appearance(variants, scanners)
-    with _faults(), _bar("patients", patients) as advance:
+    with cohort_faults(), _bar("patients", patients) as advance:
         generator.synthesize(out, patients, seed, preset, appearance=appearance, full_size=full_size, advance=advance)
 
 
@@ -151,11 +120,11 @@ def train(
         str, typer.Option(help="Clinical variables, as age,sex,perfusion.core_ml; default: 19 of the record")
     ] = "",
     quick: Annotated[bool, typer.Option(help="Only the published model and the baselines")] = False,
-    reading: ReadingOptions = ReadingOptions(),
+    reading: ReadingOptions = READING,
     publish_anyway: Annotated[
         bool, typer.Option(help="Write the version even with too few events or a ranking worse than chance")
     ] = False,
-    consent: ConsentOptions = ConsentOptions(),
+    consent: ConsentOptions = CONSENT,
 ) -> None:
     """Train by the paper's protocol, print the results table, and write a version that the service can load.
 
@@ -170,7 +139,7 @@ def train(
         from app.cli.queue_preprocessing import by_queue
 
         fill = by_queue
-    with _faults():
+    with cohort_faults():
         config = TrainConfig(
             cohort=cohort,
             out=out,
@@ -178,7 +147,7 @@ def train(
             model=model,
             validation=validation,
             repeats=repeats,
-            jobs=jobs or _cores(),
+            jobs=jobs or cores(),
             report=report,
             variables=clinical_variables.parse(variables),
             publish_anyway=publish_anyway,
@@ -202,7 +171,7 @@ def train_segmenter(
     """Train the small U-Net that marks vessels, on phantoms. A version's manifest names it in ``segmenter``."""
     from app.training import segmenter
 
-    with _faults(), _bar("steps", steps) as advance:
+    with cohort_faults(), _bar("steps", steps) as advance:
         segmenter.train(out, steps=steps, seed=seed, name=out.parent.name, version=out.name, advance=advance)
 
 
@@ -211,18 +180,18 @@ def train_segmenter(
 def evaluate(
     versions: Annotated[list[Path], typer.Argument(help="Folders of versions: model_store/NAME/VERSION")],
     cohort: Annotated[Path, typer.Argument(help=TABLE_HELP)],
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda", callback=_device)] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda", callback=existing_device)] = "auto",
     since: Annotated[str, typer.Option(help="Only patients of this date (ISO) or later")] = "",
     site: Annotated[str, typer.Option(help="Only patients of this site")] = "",
     report: Annotated[Path | None, typer.Option(help=REPORT_HELP)] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Studies prepared at the same time; 0: one per core")] = 0,
-    reading: ReadingOptions = ReadingOptions(),
-    consent: ConsentOptions = ConsentOptions(),
+    reading: ReadingOptions = READING,
+    consent: ConsentOptions = CONSENT,
 ) -> None:
     """Score versions on a cohort (discrimination, calibration, decisions, subgroups) and compare them in pairs."""
     from app.training.score import EvalConfig, score
 
-    with _faults():
+    with cohort_faults():
         config = EvalConfig(
             versions=versions,
             cohort=cohort,
@@ -230,12 +199,16 @@ def evaluate(
             since=since,
             site=site,
             report=report,
-            jobs=jobs or _cores(),
+            jobs=jobs or cores(),
             **asdict(reading),
             **asdict(consent),
         )
         text = score(config, RichProgress(console))
     typer.echo(text)
+
+
+commands.command()(expand_option_groups(validate))
+commands.command()(expand_option_groups(recalibrate))
 
 
 @commands.command(name="import")
@@ -252,37 +225,11 @@ def import_(
     from app.training.columns import find_rules
 
     del layout  # isles24 is the only layout
-    with _faults():
+    with cohort_faults():
         typer.echo(isles24.write(folder, table, find_rules(columns, folder)))
-
-
-@contextmanager
-def _faults() -> Iterator[None]:
-    """Print the faults of a cohort, a version or a file, and exit with status 2, or 1 if the input is not the cause."""
-    from app.sdk.errors import RlvoError
-    from app.training.errors import CohortFault
-
-    try:
-        yield
-    except CohortFault as error:
-        lines, status = list(error.faults), 2
-    except RlvoError as error:
-        lines, status = [error.detail], 2 if 400 <= error.status < 500 else 1
-    except OSError as error:
-        lines, status = describe(error)
-    else:
-        return
-    for line in lines:
-        console.print(line, style="red", highlight=False, soft_wrap=True, markup=False)
-    raise typer.Exit(status)
 
 
 @contextmanager
 def _bar(name: str, total: int) -> Iterator[Any]:
     with RichProgress(console).stage(name, total) as advance:
         yield lambda: advance(1)
-
-
-def _cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -2,50 +2,109 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from app.cli.cohort_options import CONSENT, READING, ConsentOptions, ReadingOptions, cohort_faults, console, cores
 
-def validate(
-    predictions: Annotated[Path, typer.Argument(help="Table of predictions and outcomes (.csv, .xlsx, .parquet)")],
-    out: Annotated[Path, typer.Option(help="New folder of the report, or that of an earlier one")],
-    probability: Annotated[str, typer.Option(help="Column of the probability, 0 to 1")] = "probability",
-    outcome: Annotated[str, typer.Option(help="Column of the outcome: 1, 0, or empty if unknown")] = "outcome",
-    site: Annotated[
-        str, typer.Option(help="Column of the site, over which the measures are pooled; default: site")
-    ] = "",
-    date: Annotated[str, typer.Option(help="Column of the date; default: date")] = "",
+
+@dataclass(frozen=True)
+class PredictionColumns:
+    """Columns of a table of predictions, and what is known of the predictor."""
+
+    probability: Annotated[str, typer.Option(help="Column of the probability, 0 to 1")] = "probability"
+    outcome: Annotated[str, typer.Option(help="Column of the outcome: 1, 0, or empty if unknown")] = "outcome"
+    site_column: Annotated[str, typer.Option(help="Column of the site, over which is pooled; default: site")] = ""
+    date_column: Annotated[str, typer.Option(help="Column of the date; default: date")] = ""
     subgroup: Annotated[
         list[str] | None, typer.Option(help="Column of a subgroup; NAME=60,75 divides a number there; repeatable")
-    ] = None,
-    conformal: Annotated[str, typer.Option(help="Column of the conformal set, as in evaluation.csv")] = "",
-    level: Annotated[float | None, typer.Option(min=0.5, max=0.999, help="Nominal coverage of the sets")] = None,
+    ] = None
+    conformal: Annotated[str, typer.Option(help="Column of the conformal set, as in evaluation.csv")] = ""
+    level: Annotated[float | None, typer.Option(min=0.5, max=0.999, help="Nominal coverage of the sets")] = None
     threshold: Annotated[
         float | None, typer.Option(min=0.001, max=0.999, help="Probability from which the decision is positive")
+    ] = None
+
+
+COLUMNS = PredictionColumns()
+
+
+def validate(
+    source: Annotated[
+        str, typer.Argument(help="Table of predictions; or, with COHORT, a version: folder or NAME@1.0.0")
+    ],
+    cohort: Annotated[
+        Path | None, typer.Argument(help="Table of a cohort, as for `rlvo train`, which the version predicts")
     ] = None,
-    only_site: Annotated[str, typer.Option(help="Only patients of this site")] = "",
+    out: Annotated[Path, typer.Option(help="New folder of the report, or that of an earlier one")] = Path("validation"),
+    table: PredictionColumns = COLUMNS,
+    site: Annotated[str, typer.Option(help="Only patients of this site")] = "",
     since: Annotated[str, typer.Option(help="Only patients of this date (ISO) or later")] = "",
-    date_format: Annotated[str, typer.Option(help="Form of the dates, as dd/mm/yyyy, or excel; default: ISO")] = "",
     rounds: Annotated[int, typer.Option(min=100, max=20_000, help="Resamples of each bootstrap")] = 1000,
+    jobs: Annotated[int, typer.Option(min=0, help="Studies prepared at the same time; 0: one per core")] = 0,
+    reading: ReadingOptions = READING,
+    consent: ConsentOptions = CONSENT,
 ) -> None:
     """Validate predicted probabilities against outcomes: discrimination, calibration, decisions, subgroups and sites.
 
-    rlvo validate predictions.csv --out validation
-    rlvo validate predictions.csv --out validation --site hospital --date day --subgroup sex --subgroup age=60,75
+    rlvo validate predictions.csv --site-column hospital --subgroup sex --subgroup age=60,75
+    rlvo validate mine@1.0.0 cohort.csv --out validation
 
     The predictor can be any one: the table needs its probabilities and the outcomes. The report is written as
     Markdown, as one HTML file, and as CSV files. TRIPOD+AI items that the data cannot fill are listed as blank.
     """
+    with cohort_faults():
+        if cohort is None:
+            text = _of_table(Path(source), out, table, site, since, rounds, reading.date_format)
+        else:
+            from app.training.progress import RichProgress
+            from app.training.score import EvalConfig
+            from app.training.validate_version import validate_version
+
+            config = EvalConfig(
+                versions=[version_folder(source)],
+                cohort=cohort,
+                since=since,
+                site=site,
+                jobs=jobs or cores(),
+                **asdict(reading),
+                **asdict(consent),
+            )
+            text = validate_version(config, out, rounds=rounds, progress=RichProgress(console))
+    typer.echo(text)
+    typer.echo(f"Report: {out / 'report.html'}")
+
+
+def version_folder(reference: str) -> Path:
+    """Folder of a version: a folder with a manifest, or NAME, NAME@VERSION or NAME@ALIAS of the model store."""
+    from app.cli.common import naming_folders, open_model_store, settings
+
+    if (Path(reference) / "manifest.json").is_file():
+        return Path(reference)
+    config = settings()
+    with naming_folders(config):
+        return open_model_store(config).resolve(reference).folder
+
+
+def _of_table(
+    path: Path, out: Path, table: PredictionColumns, site: str, since: str, rounds: int, date_format: str
+) -> str:
     from app.evaluation import validation, validation_report
     from app.training import prediction_table, report_folder
     from app.training.prediction_table import TableColumns
 
     report_folder.check(out, "--out")
-    columns = TableColumns(probability, outcome, site, date, conformal, tuple(subgroup or ()))
-    table = prediction_table.read(predictions, columns, since=since, only_site=only_site, date_format=date_format)
-    result = validation.validate(table, threshold=threshold, level=level, rounds=rounds)
-    text = validation_report.write(out, f"Validation on {predictions.name}", result, predictions.name)
-    typer.echo(text)
-    typer.echo(f"Report: {out / 'report.html'}")
+    columns = TableColumns(
+        probability=table.probability,
+        outcome=table.outcome,
+        site=table.site_column,
+        date=table.date_column,
+        conformal=table.conformal,
+        subgroups=tuple(table.subgroup or ()),
+    )
+    read = prediction_table.read(path, columns, since=since, only_site=site, date_format=date_format)
+    result = validation.validate(read, threshold=table.threshold, level=table.level, rounds=rounds)
+    return validation_report.write(out, f"Validation on {path.name}", result, path.name)

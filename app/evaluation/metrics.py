@@ -87,7 +87,11 @@ def intercept_at(labels: Labels, offsets: Array) -> float:
 
     It is the maximum-likelihood intercept of a logistic regression whose other terms are fixed.
     """
-    prevalence = float(labels.mean())
+    return intercept_at_share(float(labels.mean()), offsets)
+
+
+def intercept_at_share(prevalence: float, offsets: Array) -> float:
+    """Intercept as that of ``intercept_at``, for a prevalence."""
     if prevalence in (0.0, 1.0):
         return float(np.copysign(np.inf, prevalence - 0.5))
     middle = float(logit(prevalence))

@@ -3,7 +3,7 @@
 Design notes:
 - Method of Debray et al. (BMJ 2017;356:i6460): AUC is pooled as log-odds, O/E as logarithm.
 - The variance between sites is the REML estimate. The interval of the mean is that of Hartung and Knapp (Stat Med
-  2001;20:3875), not narrower than the normal one. The prediction interval uses Student's t with k - 2 degrees of freedom
+  2001;20:3875), not narrower than the normal one. The prediction interval uses Student's t, k - 2 degrees of freedom
   (Higgins et al., J R Stat Soc A 2009;172:137).
 """
 

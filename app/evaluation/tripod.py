@@ -5,6 +5,7 @@ An item that the data cannot answer stays blank and is named, so that the author
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from app.evaluation.validation import Validation
@@ -22,8 +23,14 @@ class Item:
 BLANK = "to be written"
 
 
-def items(result: Validation, source: str) -> list[Item]:
-    """All items that apply to an evaluation; ``source`` names the table."""
+def items(result: Validation, source: str, more: Mapping[str, str] | None = None) -> list[Item]:
+    """All items that apply to an evaluation.
+
+    Args:
+        result: The validation.
+        source: Name of the table.
+        more: Texts by number of the item, which replace those of the table.
+    """
     table = result.table
     patients, events = len(result.labels), int(result.labels.sum())
     unknown = len(table) - patients
@@ -51,6 +58,7 @@ def items(result: Validation, source: str) -> list[Item]:
         else "See the sections on performance and calibration.",
         "23b": "See the section on sites." if result.pooled else "",
     }
+    filled |= more or {}
     return [Item(number, asks, filled.get(number, "")) for number, asks in ASKED]
 
 

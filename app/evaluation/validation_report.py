@@ -8,7 +8,7 @@ Design notes:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -55,8 +55,17 @@ class Section:
     parts: Sequence[str | ReportTable | Plot] = field(default=())
 
 
-def sections(result: Validation, source: str) -> list[Section]:
-    """Return the sections of the report; ``source`` names the table."""
+def sections(
+    result: Validation, source: str, more: Sequence[Section] = (), items: Mapping[str, str] | None = None
+) -> list[Section]:
+    """Return the sections of the report.
+
+    Args:
+        result: The validation.
+        source: Name of the table.
+        more: Sections that stand before the items of TRIPOD+AI.
+        items: Texts of items of TRIPOD+AI, by number, which replace those of the table.
+    """
     found = [
         _flow(result),
         _table_one(result),
@@ -68,7 +77,8 @@ def sections(result: Validation, source: str) -> list[Section]:
         _by("Sites", "sites-auc", result.sites, result),
         _pooled(result),
         _bounds(result),
-        _tripod(result, source),
+        *more,
+        _tripod(result, source, items or {}),
     ]
     return [section for section in found if section.parts]
 
@@ -100,10 +110,27 @@ def html(title: str, found: Sequence[Section]) -> str:
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
 
 
-def write(folder: Path, title: str, result: Validation, source: str) -> str:
-    """Write ``report.md``, ``report.html``, the plots and the CSV files into a folder; return the Markdown."""
+def write(
+    folder: Path,
+    title: str,
+    result: Validation,
+    source: str,
+    *,
+    more: Sequence[Section] = (),
+    items: Mapping[str, str] | None = None,
+) -> str:
+    """Write ``report.md``, ``report.html``, the plots and the CSV files into a folder; return the Markdown.
+
+    Args:
+        folder: The folder, which may exist.
+        title: Title of the report.
+        result: The validation.
+        source: Name of the table.
+        more: Sections that stand before the items of TRIPOD+AI.
+        items: Texts of items of TRIPOD+AI, by number, which replace those of the table.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    found = sections(result, source)
+    found = sections(result, source, more, items)
     text = markdown(title, found)
     (folder / "report.md").write_text(text, encoding="utf-8")
     (folder / "report.html").write_text(html(title, found), encoding="utf-8")
@@ -220,12 +247,12 @@ def _calibration(result: Validation) -> Section:
 
 
 def _decisions(result: Validation) -> Section:
-    rows = [[f"{one.threshold:g}", _signed(one.net_benefit), f"{one.of_all:+.3f}"] for one in result.decisions]
+    rows = [[f"{one.threshold:.3g}", _signed(one.net_benefit), f"{one.of_all:+.3f}"] for one in result.decisions]
     parts: list[str | ReportTable | Plot] = [
         ReportTable(["act above", "net benefit per patient (95 % interval)", "of acting on all"], rows)
     ]
     if result.at_threshold:
-        parts += [f"Decisions at the threshold {result.threshold:g}:", _measures(result.at_threshold)]
+        parts += [f"Decisions at the threshold {result.threshold:.3g}:", _measures(result.at_threshold)]
     return Section("Decisions", parts)
 
 
@@ -301,8 +328,8 @@ def _bounds(result: Validation) -> Section:
     return Section("Missing outcomes", [note, ReportTable(head, rows)])
 
 
-def _tripod(result: Validation, source: str) -> Section:
-    found = tripod.items(result, source)
+def _tripod(result: Validation, source: str, more: Mapping[str, str]) -> Section:
+    found = tripod.items(result, source, more)
     rows = [[one.number, one.asks, one.text or tripod.BLANK] for one in found]
     blank = f"Blank, to be written by the authors: {', '.join(tripod.blanks(found))}."
     return Section("TRIPOD+AI", [blank, ReportTable(["item", "asks for", "from the data"], rows)])

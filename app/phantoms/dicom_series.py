@@ -240,7 +240,7 @@ def _slice(plan: SeriesPlan, study: object, number: int, time: int) -> dict[str,
         "InstanceNumber": time * _count(plan) + number + 1,
         "RescaleSlope": str(plan.slope),
         "RescaleIntercept": str(plan.intercept),
-        "SliceThickness": str(plan.thickness),
+        "SliceThickness": f"{plan.thickness:.6g}",
     }
     if plan.kernel:
         attributes["ConvolutionKernel"] = plan.kernel
@@ -266,7 +266,7 @@ def _enhanced(plan: SeriesPlan, study: object, syntax: Syntax) -> bytes:
             place = {"ImagePositionPatient": _numbers(position)}
             frames.append({"FrameContentSequence": [content], "PlanePositionSequence": [place]})
             pixels.append(_pixels(plan, number, time))
-    spacing = {"PixelSpacing": _numbers(plan.spacing), "SliceThickness": str(plan.thickness)}
+    spacing = {"PixelSpacing": _numbers(plan.spacing), "SliceThickness": f"{plan.thickness:.6g}"}
     values = {"RescaleSlope": str(plan.slope), "RescaleIntercept": str(plan.intercept), "RescaleType": "HU"}
     shared = {
         "PlaneOrientationSequence": [{"ImageOrientationPatient": _numbers((*plan.across, *plan.down))}],

@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from app.dicom.writing import Syntax
 from app.phantoms.dicom_series import COLOUR, DOSE_SR, SeriesPlan, files, planned_slices
 
-__all__ = ["Protocol", "draw_study", "naming_schemes", "plan_study", "write_study"]
+__all__ = ["Protocol", "draw_study", "naming_schemes", "plan_study", "tilted", "write_study"]
 
 _NAMES = Path(__file__).with_name("dicom_names.csv")
 _AGENT = "Iomeprol 400"
@@ -143,6 +144,27 @@ def write_study(
             (folder / f"IM{count:06d}").write_bytes(content)
             count += 1
     return count
+
+
+def tilted(data: NDArray[Any], affine: NDArray[np.float64], degrees: float) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Resample a volume to slices that are moved in their plane, as by a gantry tilt.
+
+    Args:
+        data: volume (X, Y, Z), HU.
+        affine: voxel to RAS+ mm.
+        degrees: angle of the tilt.
+
+    Returns:
+        The volume (X, Y, Z) as int16, -1024 HU outside, and its sheared affine.
+    """
+    moved = affine.copy()
+    down = affine[:3, 1] / np.linalg.norm(affine[:3, 1])
+    moved[:3, 2] += down * np.tan(np.deg2rad(degrees)) * np.linalg.norm(affine[:3, 2])
+    middle = np.array([*(np.array(data.shape) - 1) / 2, 1])
+    moved[:3, 3] += (affine - moved)[:3] @ middle
+    into = np.linalg.inv(affine) @ moved
+    values = ndimage.affine_transform(data, into[:3, :3], into[:3, 3], order=1, mode="constant", cval=-1024)
+    return values.astype(np.int16), moved
 
 
 def _stacked(count: int, distance: float, tilt_degrees: float = 0.0, bottom: float = -60.0) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -20,11 +20,8 @@ from PIL import Image
 from app.core.display_names import flag_text, interval_text, percent, perfusion_value, rule_text, warnings_first
 from app.core.display_names import label as label_of
 from app.core.explanation_text import outside_text, side_text
-from app.reporting.tables import contribution_table, region_table
+from app.reporting.tables import FigureTable, contribution_table, region_table
 from app.sdk.types import NOTICE, Prediction
-
-if TYPE_CHECKING:
-    from app.reporting.tables import FigureTable
 
 __all__ = ["pdf"]
 

@@ -1,7 +1,7 @@
 """A matplotlib figure with a title and a table, written as SVG or PNG.
 
 Design notes:
-- Only this module imports matplotlib. Processes that draw nothing must not import it, because it takes long.
+- Processes that draw nothing must not import this module, because matplotlib takes long to load.
 - The same figure gives the same bytes: a fixed salt of ids, no date, and the fonts that matplotlib brings.
 - Letters of an SVG are outlines, so a figure looks the same on each machine. Its title and table are in it as text.
 - Sizes are pixels of a screen; a PNG has `SCALE` times as many.
@@ -31,7 +31,7 @@ RAISES, LOWERS = "#d55e00", "#0072b2"  # Okabe and Ito (2008): colour-blind peop
 _DPI = 100
 _SVG_TAG = re.compile(rb"<svg [^>]*>")
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {  # the keys have literal types
     "font.family": "DejaVu Sans",
     "font.size": 8.5,
     "text.color": INK,
@@ -118,7 +118,7 @@ class Drawing:
         """Return the figure as PNG with `SCALE` times as many pixels as its size."""
         return self._written("png", {"Software": None}, dpi=SCALE * _DPI)
 
-    def _written(self, form: str, metadata: dict[str, None], **options: float) -> bytes:
+    def _written(self, form: str, metadata: dict[str, None], dpi: float = _DPI) -> bytes:
         out = io.BytesIO()
-        self.figure.savefig(out, format=form, metadata=metadata, **options)
+        self.figure.savefig(out, format=form, metadata=metadata, dpi=dpi)
         return out.getvalue()

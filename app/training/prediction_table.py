@@ -105,9 +105,9 @@ def _found(raw: RawTable, columns: TableColumns, *, since: str, only_site: str) 
     absent = [name for name in dict.fromkeys(named) if name and name not in raw.header]
     faults = [f"the table has no column {name}; it has {', '.join(raw.header)}" for name in absent]
     if only_site and not columns.site:
-        faults.append("--only-site needs --site, the name of the column of the site")
+        faults.append("--site needs --site-column, the name of the column of the site")
     if since and not columns.date:
-        faults.append("--since needs --date, the name of the column of the date")
+        faults.append("--since needs --date-column, the name of the column of the date")
     if faults:
         raise CohortFault(faults)
     return columns

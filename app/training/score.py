@@ -113,14 +113,33 @@ def predict_all(model: ModelVersion, data: Dataset, advance: Callable[[], None] 
     return VersionPredictions(np.array(probabilities), np.array(kept, bool), flags)
 
 
-def score(config: EvalConfig, progress: ProgressReporter | None = None) -> str:
-    """Score the versions, write a report, and return the tables as Markdown.
+@dataclass(frozen=True)
+class ScoredCohort:
+    """A cohort and the predictions of the versions for it.
+
+    Attributes:
+        manifests: Manifests of the versions.
+        read: The cohort as it was read.
+        patients: The selected studies (n).
+        data: Their arrays.
+        predictions: Predictions by ``NAME VERSION``.
+        remarks: What was found on the cohort.
+    """
+
+    manifests: tuple[Manifest, ...]
+    read: cohort.Cohort
+    patients: cohort.Cohort
+    data: Dataset
+    predictions: Mapping[str, VersionPredictions]
+    remarks: tuple[str, ...]
+
+
+def predict_cohort(config: EvalConfig, progress: ProgressReporter) -> ScoredCohort:
+    """Read a cohort, check it, prepare it, and predict it with every version.
 
     Raises:
         CohortFault: With every fault of the cohort, or if a folder holds no version.
     """
-    progress = progress or ProgressReporter()
-    report_folder.check(config.report)
     manifests = [read_manifest(folder) for folder in config.versions]
     read = cohort.read(
         config.cohort,
@@ -143,17 +162,28 @@ def score(config: EvalConfig, progress: ProgressReporter | None = None) -> str:
     repeats = suspicious.SAME_IMAGE in suspicious.accepted(config.accept)
     remarks.append(input_checks.check(patients, data, accept=config.accept_flags, accept_repeats=repeats))
     remarks += [suspicions, *(unread_columns.of_version(patients, manifest) for manifest in manifests)]
-    remarks = [*filter(None, remarks)]
     predictions: dict[str, VersionPredictions] = {}
     with progress.stage("predicting", len(data) * len(manifests)) as advance:
         for manifest, folder in zip(manifests, config.versions, strict=True):
             model = ModelVersion.load(folder, manifest, config.device)
             predictions[_name(manifest)] = predict_all(model, data, lambda: advance(1))
+    return ScoredCohort(tuple(manifests), read, patients, data, predictions, tuple(filter(None, remarks)))
+
+
+def score(config: EvalConfig, progress: ProgressReporter | None = None) -> str:
+    """Score the versions, write a report, and return the tables as Markdown.
+
+    Raises:
+        CohortFault: With every fault of the cohort, or if a folder holds no version.
+    """
+    report_folder.check(config.report)
+    scored = predict_cohort(config, progress or ProgressReporter())
+    manifests, data, predictions = scored.manifests, scored.data, scored.predictions
     probabilities = {name: one.probabilities for name, one in predictions.items()}
-    sections = [*remarks, *("\n".join(_metrics(m, data, predictions[_name(m)])) for m in manifests)]
+    sections = [*scored.remarks, *("\n".join(_metrics(m, data, predictions[_name(m)])) for m in manifests)]
     if len(probabilities) > 1:
         sections.append("\n".join(_comparison(data, probabilities)))
-    folder = _write_report(config, manifests, read, data, predictions, sections)
+    folder = _write_report(config, manifests, scored.read, data, predictions, sections)
     for manifest in manifests:
         own = probabilities[_name(manifest)]
         sections.append(f"{_name(manifest)}\n\n" + "\n".join(report.decisions(data.labels, own)))
@@ -171,7 +201,7 @@ def _write_report(
     sections: Sequence[str],
 ) -> Path:
     """Write the report and ``evaluation.csv``; returns the folder. ``read``: the cohort before the selection."""
-    stages = _stages(read, config)
+    stages = stages_of(read, config)
     patients = replace(read, studies=tuple(stages[-1][1])) if stages else read
     digests = {
         _name(manifest): hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
@@ -236,7 +266,7 @@ def _name(manifest: Manifest) -> str:
 
 def _select(patients: cohort.Cohort, config: EvalConfig) -> cohort.Cohort:
     """The studies of the requested site and dates."""
-    stages = _stages(patients, config)
+    stages = stages_of(patients, config)
     selected = stages[-1][1] if stages else patients.studies
     outcomes = {study.outcome for study in selected}
     if len(outcomes) < 2:
@@ -244,7 +274,7 @@ def _select(patients: cohort.Cohort, config: EvalConfig) -> cohort.Cohort:
     return replace(patients, studies=tuple(selected))
 
 
-def _stages(patients: cohort.Cohort, config: EvalConfig) -> list[tuple[str, Sequence[cohort.CohortRow]]]:
+def stages_of(patients: cohort.Cohort, config: EvalConfig) -> list[tuple[str, Sequence[cohort.CohortRow]]]:
     """Each selection: why studies are left out, and the studies that are left."""
     stages: list[tuple[str, Sequence[cohort.CohortRow]]] = []
     selected: Sequence[cohort.CohortRow] = patients.studies

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import time
+from pathlib import Path
+
 import httpx
 import pytest
 from sqlalchemy import select
@@ -11,7 +15,10 @@ from app.dicom.reception import Reception
 from app.sdk.errors import StorageFull
 from tests.api.conftest import RunningService
 from tests.api.responses import problem
+from tests.api.server import started
+from tests.conftest import needed_program
 from tests.dicom.studies import contents, plan, voxels
+from tests.orthanc import free_port
 
 pytestmark = pytest.mark.anyio
 RELATED = 'multipart/related; type="application/dicom"; boundary=X'
@@ -95,3 +102,13 @@ async def test_a_full_disk_ends_the_request(service: RunningService, monkeypatch
 
     monkeypatch.setattr(Reception, "accept", full)
     assert problem(await store(service, body(contents(plan())[0]))) == (507, "storage-full")
+
+
+def test_the_service_starts_its_listener(tmp_path: Path, model_store: Path) -> None:
+    echo = needed_program("echoscu")
+    port = free_port()
+    with started(tmp_path, model_store, dicom_port=str(port)):
+        deadline = time.monotonic() + 60
+        while subprocess.run([echo, "-aec", "RLVO", "127.0.0.1", str(port)], capture_output=True).returncode:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)

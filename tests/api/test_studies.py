@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import io
 import logging
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 from sqlalchemy import select, update
 
@@ -28,6 +30,7 @@ from tests.dicom.studies import TILTED, contents, plan, voxels
 
 pytestmark = pytest.mark.anyio
 ISOLATED = "test_the_return_address_is_kept_sealed_with_a_key_and_erased"
+BIRTH_DATE = "19330417"
 KEY = base64.b64encode(bytes(range(32))).decode()
 
 
@@ -293,14 +296,43 @@ async def test_without_a_key_no_return_address_is_kept(service: RunningService) 
         assert not list(session.scalars(select(ReturnAddressRow)))
 
 
+CANARY = "canary7f3a"
+
+
+def marked(data: bytes) -> bytes:
+    """An instance with a canary in each attribute that names a patient, and in a private one."""
+    dataset = pydicom.dcmread(io.BytesIO(data))
+    dataset.PatientName = f"{CANARY}^{CANARY}"
+    dataset.PatientID = dataset.AccessionNumber = dataset.StudyID = f"{CANARY}-1"
+    dataset.PatientBirthDate = BIRTH_DATE
+    dataset.ReferringPhysicianName = dataset.StudyDescription = CANARY
+    dataset.private_block(0x0029, f"{CANARY} block", create=True).add_new(1, "LO", CANARY)
+    written = io.BytesIO()
+    dataset.save_as(written)
+    return written.getvalue()
+
+
 async def test_no_identity_is_logged_or_answered(service: RunningService, caplog: pytest.LogCaptureFixture) -> None:
+    sent = [marked(each) for each in cta()]
     with caplog.at_level(logging.DEBUG):
-        uid = await receive(service, *cta())
-        await store(service, related(*cta(number=4)[:1], b"no DICOM"))
-        answer = await completed(service, uid)
+        uid = await receive(service, *sent)
+        refused = await store(
+            service, related(marked(cta()[0])[:-100], sent[1][:300], sent[2])
+        )  # another pixel; no UIDs
+        answers = [await completed(service, uid)]
+        await receive(service, marked(contents(plan(number=9, description=CANARY, modality="MR"))[0]))
+        other = pydicom.dcmread(io.BytesIO(marked(ncct()[0])))
+        other.PatientID = "another"
+        mixed = io.BytesIO()
+        other.save_as(mixed)
+        await receive(service, mixed.getvalue())
+        answers.append(await completed(service, uid))
+    assert refused.status_code == 202
+    assert answers[1]["error"]["code"] == "patient-mismatch"
+    prediction = await service.http.get(f"/v1/predictions/{answers[0]['predictions'][0]['id']}")
     logged = " ".join(each.getMessage() for each in caplog.records if each.name.startswith("rlvo"))
-    shown = [str(answer), (await service.http.get("/metrics")).text, logged]
-    assert not [text for text in shown if "SYNTHETIC" in text]
+    shown = [str(answers), refused.text, prediction.text, (await service.http.get("/metrics")).text, logged]
+    assert not [text for text in shown if CANARY in text or BIRTH_DATE in text]
     assert uid not in logged
 
 

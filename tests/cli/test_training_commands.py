@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import signal
@@ -102,6 +103,19 @@ def test_evaluation_prints_discrimination_calibration_and_subgroups(trained: tup
     for text in ("| AUC |", "| AUC of the oracle |", "calibration slope", "conformal coverage", "| sex: female |"):
         assert text in result.stdout
     assert "| site east |" in result.stdout
+
+
+def test_validation_of_a_version_has_its_threshold_and_its_training_patients(
+    cohort: Path, logistic: tuple[Path, Result], tmp_path: Path
+) -> None:
+    out = tmp_path / "validation"
+    result = rlvo("validate", logistic[0], cohort, "--i-know", "--out", out, "--rounds", 100)
+    assert result.exit_code == 0, result.output
+    threshold = json.loads((logistic[0] / "manifest.json").read_text())["threshold"]["value"]
+    assert f"Decisions at the threshold {threshold:.3g}" in result.stdout
+    assert "## Training patients" in result.stdout
+    assert "| 12g | how the predictions were calculated | " in result.stdout
+    assert (out / "report.html").is_file()
 
 
 def test_two_versions_are_compared_on_the_same_patients(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import shutil
 import socket
 import struct
 import subprocess
@@ -13,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pytest
 from sqlalchemy import select
 
@@ -24,15 +23,14 @@ from app.dicom.listener import MAX_ASSOCIATIONS, Listener
 from app.dicom.reception import Reception
 from app.dicom.writing import Syntax
 from app.storage.local import Storage
+from tests import orthanc
+from tests.conftest import needed_program
 from tests.dicom.studies import contents, plan, voxels, write
-
-REQUIRED = os.environ.get("RLVO_REQUIRE_SHARED") == "1"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def dcmtk() -> None:
-    if shutil.which("storescu") is None:
-        (pytest.fail if REQUIRED else pytest.skip)("DCMTK is not installed: apt-get install dcmtk")
+    needed_program("storescu")
 
 
 class Running:
@@ -149,6 +147,17 @@ def proposal(folder: Path, syntax: str) -> list[str]:
 PresentationContext1 = CTImageStorage\\T\n[[Profiles]]\n[Default]\nPresentationContexts = P\n"""
     (folder / "profile").write_text(text)
     return [str(folder / "profile"), "Default"]
+
+
+def test_an_orthanc_forwards_what_it_stores(running: Running, tmp_path: Path) -> None:
+    with orthanc.running(tmp_path / "orthanc") as archive, httpx.Client(auth=(orthanc.USER, orthanc.PASSWORD)) as http:
+        url = f"http://127.0.0.1:{archive.http_port}"
+        sent = contents(plan(number=40, description="Orthanc"))[:3]
+        ids = [http.post(f"{url}/instances", content=each).json()["ID"] for each in sent]
+        http.put(f"{url}/modalities/rlvo", json=["RLVO", "127.0.0.1", running.port]).raise_for_status()
+        answer = http.post(f"{url}/modalities/rlvo/store", json=ids, timeout=30).raise_for_status()
+    assert answer.json()["FailedInstancesCount"] == 0
+    assert set(map(data_set, sent)) <= set(running.stored())
 
 
 def test_another_ae_title_is_rejected(running: Running, tmp_path: Path) -> None:

@@ -20,14 +20,13 @@ from app.database.study_tables import InstanceRow
 from app.dicom.head import read_head
 from app.dicom.reception import Reception
 from app.storage.local import Storage
+from tests.conftest import needed_program
 from tests.dicom.studies import contents, plan, voxels, write
 
 
 @pytest.fixture(scope="module", autouse=True)
 def dcmtk() -> None:
-    if shutil.which("storescu") is None:
-        refuse = pytest.fail if os.environ.get("RLVO_REQUIRE_SHARED") == "1" else pytest.skip
-        refuse("DCMTK is not installed: apt-get install dcmtk")
+    needed_program("storescu")
 
 
 def start(folder: Path) -> tuple[subprocess.Popen[bytes], int]:

@@ -36,6 +36,10 @@ class _BlockingAdapter:
     def registry(self) -> _BlockingAdapter:
         return _BlockingAdapter(self._portal, self._client.registry)
 
+    @property
+    def studies(self) -> _BlockingAdapter:
+        return _BlockingAdapter(self._portal, self._client.studies)
+
     def __getattr__(self, verb: str) -> Callable[..., Any]:
         return lambda *args, **options: self._portal.call(partial(getattr(self._client, verb), *args, **options))
 

@@ -7,6 +7,7 @@ import { channelName } from "./explanation.js";
 import { startSession } from "./login.js";
 import { showProblem } from "./problem.js";
 import { answerCell, probabilityCell, reviewerCell, stateCell } from "./rows.js";
+import { refreshStudies } from "./studies.js";
 import { buildForm } from "./submit.js";
 import { t, translatePage } from "./texts.js";
 
@@ -101,6 +102,7 @@ async function offerModels() {
 
 async function start() {
   await refresh();
+  refreshStudies().catch(() => {}); // the list of predictions shows the problem
   await buildForm();
   buildBatch();
   await offerModels().catch(() => {}); // the form says why the models cannot be read
@@ -110,4 +112,8 @@ translatePage();
 sortByHeads();
 await startSession();
 start();
-setInterval(() => document.hidden || refresh(), refreshEvery);
+setInterval(() => {
+  if (document.hidden) return;
+  refresh();
+  refreshStudies().catch(() => {});
+}, refreshEvery);

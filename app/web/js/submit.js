@@ -13,6 +13,7 @@ let defaultModel = ""; // of a request that names none
 let interval; // seconds between the frames of the CTP
 
 const volumes = {
+  study: "DICOM study (ZIP archive)",
   ncct: "Non-contrast CT", cta: "CT angiography", vessels: "Vessel mask", tmax: "Tmax map (s)",
   cbf: "CBF map", cbv: "CBV map", mtt: "MTT map (s)", ctp: "CT perfusion series (4-D)",
 };
@@ -133,7 +134,7 @@ async function followModel() {
   const [name, version] = chosen.split("@");
   const schema = await get(`/v1/models/${encodeURIComponent(name)}/versions/${encodeURIComponent(version)}/clinical-schema`);
   const { required_inputs: needed = [], optional_inputs: optional = [] } = versions[chosen] || {};
-  const read = new Set([...leaves(schema, schema.properties).map(([field]) => field), ...needed, ...optional]);
+  const read = new Set(["study", ...leaves(schema, schema.properties).map(([field]) => field), ...needed, ...optional]);
   unread = new Set();
   for (const grid of [byId("volumes"), ...byId("clinical").querySelectorAll(".grid")]) {
     const rows = [...grid.children];
@@ -194,7 +195,7 @@ export async function buildForm() {
     controls = {};
     const [schema, models] = await Promise.all([get("/v1/schema/clinical"), get("/v1/models")]);
     byId("volumes").replaceChildren(...Object.entries(volumes).map(([name, label]) =>
-      el("label", { "data-field": name }, el("span", {}, t(label)), el("input", { type: "file", name, accept: ".nii,.gz,.nii.gz" }))));
+      el("label", { "data-field": name }, el("span", {}, t(label)), el("input", { type: "file", name, accept: name === "study" ? ".zip" : ".nii,.gz,.nii.gz,.zip" }))));
     byId("clinical").replaceChildren(...fieldsets(leaves(schema, schema.properties)));
     for (const model of models) {
       for (const version of model.versions) {

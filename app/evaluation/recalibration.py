@@ -1,0 +1,193 @@
+"""Local recalibration of predicted probabilities: closed test among none, intercept, and intercept and slope.
+
+Design notes:
+- The closed testing procedure is that of Vergouwe et al. (Stat Med 2017;36:4529), without re-estimation of single
+  coefficients. Intercept and slope are tested against none (two degrees of freedom). If they differ, they are tested
+  against the intercept alone (one degree of freedom).
+- The first test is exact: outcomes are drawn from the predictions themselves, because the likelihood ratio exceeds its
+  chi-squared distribution with few events. Its level is below 5 %, so that at most 5 % of updates are by chance.
+- The chosen update is shrunk by (LR - df) / LR (van Houwelingen & le Cessie, Stat Med 1990;9:1303; Steyerberg et al.,
+  Stat Med 2004;23:2567). With many events the factor is close to 1.
+- An update never has a negative slope, so that the order of patients is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from scipy import stats
+from scipy.special import expit
+
+from app.evaluation import logistic, metrics
+from app.evaluation.metrics import Array, Estimate, Labels
+
+LEVEL = 0.04
+DRAWS = 499
+EXACT_BELOW = 50
+"""Patients of the rarer outcome below which the first test is exact."""
+FEWEST_EVENTS = 3
+"""Patients of the rarer outcome without which nothing is updated."""
+NORMAL = 1.959964
+
+
+class Update(StrEnum):
+    """What an update changes."""
+
+    NONE = "none"
+    INTERCEPT = "intercept"
+    BOTH = "intercept and slope"
+
+
+@dataclass(frozen=True)
+class Recalibration:
+    """An update of predicted log-odds: new log-odds = intercept + slope * log-odds.
+
+    Attributes:
+        update: What the closed test chose.
+        intercept: Intercept after shrinkage.
+        slope: Slope after shrinkage.
+        estimates: Intercept and slope before shrinkage, with their 95 % intervals.
+        shrinkage: Share of the estimated update that is applied.
+        p_any: p value of intercept and slope against none.
+        p_slope: p value of intercept and slope against the intercept alone; NaN if it was not tested.
+        patients: Patients of the fit.
+        events: Patients of the fit with the outcome.
+    """
+
+    update: Update
+    intercept: float
+    slope: float
+    estimates: tuple[Estimate, Estimate]
+    shrinkage: float
+    p_any: float
+    p_slope: float
+    patients: int
+    events: int
+
+    def apply(self, probabilities: Array) -> Array:
+        """Recalibrated probabilities (n,)."""
+        if self.update is Update.NONE:
+            return probabilities
+        return np.asarray(expit(self.intercept + self.slope * logistic.log_odds(probabilities)))
+
+
+def recalibrate(
+    labels: Labels, probabilities: Array, *, level: float = LEVEL, draws: int = DRAWS, seed: int = 0
+) -> Recalibration:
+    """Choose and fit the update of n patients.
+
+    Args:
+        labels: (n,) 0/1.
+        probabilities: (n,) predicted.
+        level: Level of both tests.
+        draws: Simulated sets of outcomes of the first test.
+        seed: Seed of these.
+    """
+    x = logistic.log_odds(probabilities)
+    none = logistic.log_likelihood(labels, x)
+    one, both = _intercept(labels, x), _both(labels, x)
+    rarer = int(min(labels.sum(), len(labels) - labels.sum()))
+    ratios = (2 * (one.log_likelihood - none), 2 * (both.log_likelihood - none))
+    p_any = _p_any(x, probabilities, ratios, rarer, draws, seed)
+    p_slope = float("nan")
+    update = Update.NONE
+    if p_any <= level and rarer >= FEWEST_EVENTS and both.converged:
+        p_slope = float(stats.chi2.sf(max(2 * (both.log_likelihood - one.log_likelihood), 0.0), 1))
+        update = Update.BOTH if p_slope <= level and both.coefficients[1] > 0 else Update.INTERCEPT
+    intercept, slope, shrinkage = 0.0, 1.0, 0.0
+    if update is not Update.NONE:
+        fitted = both if update is Update.BOTH else one
+        free = 2 if update is Update.BOTH else 1
+        gained = 2 * (fitted.log_likelihood - none)
+        shrinkage = max((gained - free) / gained, 0.0) if gained > 0 else 0.0
+        estimated = float(fitted.coefficients[1]) if update is Update.BOTH else 1.0
+        intercept, slope = shrinkage * float(fitted.coefficients[0]), 1 + shrinkage * (estimated - 1)
+    return Recalibration(
+        update=update,
+        intercept=intercept,
+        slope=slope,
+        estimates=_estimates(update, one, both),
+        shrinkage=shrinkage,
+        p_any=p_any,
+        p_slope=p_slope,
+        patients=len(labels),
+        events=int(labels.sum()),
+    )
+
+
+def log_loss(labels: Labels, probabilities: Array) -> float:
+    """Mean negative log-likelihood per patient."""
+    return -logistic.log_likelihood(labels, logistic.log_odds(probabilities)) / len(labels)
+
+
+def _intercept(labels: Labels, x: Array) -> logistic.LogisticFit:
+    return logistic.fit(np.ones((len(x), 1)), labels, offset=x)
+
+
+def _both(labels: Labels, x: Array) -> logistic.LogisticFit:
+    return logistic.fit(np.stack([np.ones_like(x), x], axis=1), labels)
+
+
+def _estimates(update: Update, one: logistic.LogisticFit, both: logistic.LogisticFit) -> tuple[Estimate, Estimate]:
+    """Intercept and slope of the chosen update, of both without an update."""
+    fitted = one if update is Update.INTERCEPT else both
+    found = []
+    for value, variance in zip(fitted.coefficients, np.diag(fitted.covariance), strict=True):
+        half = NORMAL * float(np.sqrt(max(variance, 0.0)))
+        found.append(Estimate(float(value), float(value) - half, float(value) + half))
+    return found[0], found[1] if len(found) > 1 else Estimate(1.0, 1.0, 1.0)
+
+
+def _p_any(x: Array, probabilities: Array, ratios: tuple[float, float], rarer: int, draws: int, seed: int) -> float:
+    """P value of "no update", by the smaller p value of the tests of the intercept and of intercept and slope.
+
+    Args:
+        x: Predicted log-odds (n,).
+        probabilities: Predicted (n,).
+        ratios: Likelihood ratios of the intercept, and of intercept and slope, against none.
+        rarer: Patients of the rarer outcome.
+        draws: Simulated sets of outcomes.
+        seed: Seed of these.
+    """
+    smaller = float(min(stats.chi2.sf(ratios[0], 1), stats.chi2.sf(ratios[1], 2)))
+    rough = _by_chance(smaller)
+    if rarer >= EXACT_BELOW or not LEVEL / 8 < rough < 4 * LEVEL:  # the approximation is enough
+        return rough
+    rng = np.random.default_rng(seed)
+    drawn = (rng.random((draws, len(x))) < probabilities).astype(np.float64)
+    one, both = _ratios(drawn, x)
+    found = np.minimum(stats.chi2.sf(one, 1), stats.chi2.sf(both, 2))
+    return float((1 + (found <= smaller * (1 + 1e-9)).sum()) / (draws + 1))
+
+
+def _by_chance(smaller: float) -> float:
+    """Chance that the smaller of both p values is at most ``smaller``; the ratios are A and A + B, chi-squared each."""
+    second = stats.chi2.isf(smaller, 2)
+    at = (np.arange(200) + 0.5) / 200 * (1 - smaller)  # A below its own critical value
+    ones = stats.chi2.ppf(at, 1)
+    return float(1 - (stats.chi2.cdf(second - ones, 1)).mean() * (1 - smaller))
+
+
+def _ratios(labels: Array, x: Array, steps: int = 8) -> tuple[Array, Array]:
+    """Likelihood ratios (r,) of the intercept, and of both, against none, for r sets of outcomes (r, n)."""
+    middle = x.mean()
+    z = x - middle
+    a, b = np.full(len(labels), middle), np.ones(len(labels))
+    for _ in range(steps):
+        expected = expit(a[:, None] + b[:, None] * z)
+        error, weight = labels - expected, expected * (1 - expected)
+        s0, s1, s2 = weight.sum(1), weight @ z, weight @ z**2
+        g0, g1 = error.sum(1), error @ z
+        det = np.maximum(s0 * s2 - s1**2, 1e-9)
+        a = a + np.clip((s2 * g0 - s1 * g1) / det, -1, 1)
+        b = b + np.clip((s0 * g1 - s1 * g0) / det, -1, 1)
+    none = np.logaddexp(0, x).sum()
+    odds = a[:, None] + b[:, None] * z
+    both = (labels * (odds - x) - np.logaddexp(0, odds)).sum(1) + none
+    events, place = np.unique(labels.sum(1), return_inverse=True)
+    shift = np.array([metrics.intercept_at_share(count / len(x), x) for count in events])
+    shift = np.clip(shift, -20, 20)
+    one = events * shift - np.logaddexp(0, x + shift[:, None]).sum(1) + none
+    return np.asarray(2 * np.maximum(one, 0))[place], np.asarray(2 * np.maximum(both, 0))

@@ -1,0 +1,121 @@
+"""Validates one model version on a cohort: ``rlvo validate VERSION COHORT``.
+
+Design notes:
+- The version predicts as for ``rlvo evaluate``; the statistics and the report are those of any table of predictions.
+- Rows of unknown outcome are not prepared. With ``--drop-unknown`` the flow counts them.
+- Patients are compared with the training patients by the means and SDs of the manifest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.evaluation import subgroups, validation, validation_report
+from app.evaluation.baseline_table import Characteristic
+from app.evaluation.validation import Groups, PredictionTable
+from app.evaluation.validation_report import ReportTable, Section
+from app.registry.manifest import Manifest, VariableKind
+from app.training import description, report_folder
+from app.training.dataset import Dataset, Vectors
+from app.training.progress import ProgressReporter
+from app.training.score import EvalConfig, ScoredCohort, VersionPredictions, predict_cohort, stages_of
+
+
+def validate_version(
+    config: EvalConfig, out: Path, *, rounds: int = 1000, progress: ProgressReporter | None = None
+) -> str:
+    """Validate the one version of ``config`` on its cohort, write the report into ``out``, and return it as Markdown.
+
+    Raises:
+        CohortFault: With every fault of the cohort, or if the folder holds no version.
+    """
+    report_folder.check(out, "--out")
+    scored = predict_cohort(config, progress or ProgressReporter())
+    (manifest,), (predicted,) = scored.manifests, scored.predictions.values()
+    table = prediction_table(scored, predicted, config)
+    level = None if manifest.conformal is None else manifest.conformal.level
+    result = validation.validate(table, threshold=manifest.threshold.value, level=level, rounds=rounds)
+    name = f"{manifest.name}@{manifest.version}"
+    more = [
+        Section("Remarks on the cohort", [remark.replace("## ", "") for remark in scored.remarks]),
+        _compared(manifest, scored.data),
+    ]
+    items = {
+        "12g": f"{name} predicted each patient as the service does.",
+        "16": "See the section on the training patients.",
+        "20c": "See the section on the training patients.",
+        "8a": f"Outcome {manifest.training.target}, as the columns of the table define it.",
+    }
+    title = f"Validation of {name} on {config.cohort.name}"
+    return validation_report.write(out, title, result, config.cohort.name, more=more, items=items)
+
+
+def prediction_table(scored: ScoredCohort, predicted: VersionPredictions, config: EvalConfig) -> PredictionTable:
+    """The predictions of a version as a table, with the subgroups of every report."""
+    data = scored.data
+    groups = dict(_groups(data))
+    described = description.describe(data, scored.read, stages_of(scored.read, config))
+    flow = [(step.name, step.studies) for step in described.flow]
+    dates = np.array([study.date for study in scored.patients.studies])
+    return PredictionTable(
+        probabilities=predicted.probabilities,
+        outcomes=data.labels.astype(np.float64),
+        sites=data.sites if len(set(data.sites.tolist())) > 1 else None,
+        dates=dates if any(dates) else None,
+        groups=groups,
+        characteristics={one.name: one.values for one in _characteristics(data)},
+        kept=predicted.kept if scored.manifests[0].conformal is not None else None,
+        flow=tuple(flow),
+    )
+
+
+def _characteristics(data: Dataset) -> Sequence[Characteristic]:
+    return [one for one in description.characteristics(data) if any(value is not None for value in one.values)]
+
+
+def _groups(data: Dataset) -> list[tuple[str, Groups]]:
+    """Levels of sex, side, age, atrial fibrillation and scanner of the patients (n,)."""
+    found: dict[str, dict[str, NDArray[np.bool_]]] = {}
+    for name, mask in subgroups.masks(replace(data, sites=np.full(len(data), ""))).items():
+        variable, _, level = name.partition(": ")
+        if name.startswith("age "):
+            variable, level = "age", name.removeprefix("age ")
+        elif "atrial fibrillation" in name:
+            variable, level = "atrial fibrillation", "no" if name.startswith("no ") else "yes"
+        elif name.startswith("scanner "):
+            variable, level = "scanner", name.removeprefix("scanner ")
+        elif name.startswith("site "):
+            continue
+        found.setdefault(variable, {})[level] = mask
+    result = []
+    for variable, by_level in found.items():
+        levels = np.full(len(data), "", dtype=f"<U{max(map(len, by_level))}")
+        for level, mask in by_level.items():
+            levels[mask] = level
+        result.append((variable, Groups(levels, (*by_level, ""))))
+    return result
+
+
+def _compared(manifest: Manifest, data: Dataset) -> Section:
+    """Mean of each number and flag, minus that of the training patients, in training SDs."""
+    vectors = Vectors.of(data, manifest.clinical)
+    rows, column = [], 0
+    for place, variable in enumerate(manifest.clinical.variables):
+        known = ~vectors.missing[:, place].astype(bool)
+        values = vectors.values[known, column]
+        column += variable.width
+        if variable.kind is VariableKind.CATEGORY:
+            continue
+        shift = f"{values.mean():+.2f}" if len(values) else ""
+        rows.append([variable.name, f"{int((~known).sum())} of {len(known)}", shift])
+    note = (
+        f"{len(data)} patients against {manifest.training.patients} of the training. The difference is the mean minus "
+        "the training mean, in training SDs; for a variable with a logarithm, of its logarithm."
+    )
+    head = ["variable", "missing here", "difference in SD"]
+    return Section("Training patients", [note, ReportTable(head, rows)] if rows else [])

@@ -1,0 +1,77 @@
+"""Closed test of a local recalibration: a shift is found and shrunk, its absence is left alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+from scipy.special import expit, logit
+
+from app.evaluation import metrics, recalibration
+from app.evaluation.recalibration import Update
+
+
+def site(count: int, *, shift: float = 0.0, slope: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and predictions, whose true log-odds are ``slope`` times the predicted ones plus ``shift``."""
+    rng = np.random.default_rng(seed)
+    odds = rng.normal(-1.0, 1.2, count)
+    return (rng.random(count) < expit(slope * odds + shift)).astype(np.int64), expit(odds)
+
+
+@pytest.mark.parametrize(
+    ("shift", "slope", "update"), [(0.0, 1.0, Update.NONE), (1.0, 1.0, Update.INTERCEPT), (0.0, 0.4, Update.BOTH)]
+)
+def test_closed_test_chooses_what_the_site_needs(shift: float, slope: float, update: Update) -> None:
+    found = recalibration.recalibrate(*site(1500, shift=shift, slope=slope))
+    assert found.update is update
+    if update is Update.NONE:
+        assert (found.intercept, found.slope) == (0.0, 1.0)
+    else:
+        assert found.intercept == pytest.approx(shift, abs=0.2)
+        assert found.slope == pytest.approx(slope, abs=0.15)
+        assert found.estimates[0].low < shift < found.estimates[0].high
+
+
+def test_update_helps_on_new_patients_and_keeps_their_order() -> None:
+    found = recalibration.recalibrate(*site(200, shift=1.0, slope=0.6))
+    labels, probabilities = site(4000, shift=1.0, slope=0.6, seed=9)
+    new = found.apply(probabilities)
+    assert recalibration.log_loss(labels, new) < recalibration.log_loss(labels, probabilities) - 0.05
+    assert metrics.auc(labels, new) == pytest.approx(metrics.auc(labels, probabilities))
+
+
+def test_few_events_shrink_the_update_more() -> None:
+    few, many = (recalibration.recalibrate(*site(count, shift=1.0, seed=4)) for count in (60, 2000))
+    assert few.update is many.update is Update.INTERCEPT
+    assert few.shrinkage < many.shrinkage < 1
+    assert 0 < few.intercept < few.estimates[0].value
+
+
+def test_no_event_is_no_reason_for_an_update() -> None:
+    found = recalibration.recalibrate(np.zeros(200, np.int64), np.full(200, 0.3) + np.linspace(0, 0.1, 200))
+    assert found.update is Update.NONE
+
+
+def test_simulated_likelihood_ratios_equal_the_fits() -> None:
+    rng = np.random.default_rng(1)
+    x = rng.normal(-1, 1, 80)
+    labels = (rng.random((5, 80)) < expit(x)).astype(np.int64)
+    one, both = recalibration._ratios(labels.astype(float), x)
+    for row, first, second in zip(labels, one, both, strict=True):
+        none = recalibration.logistic.log_likelihood(row, x)
+        assert first == pytest.approx(2 * (recalibration._intercept(row, x).log_likelihood - none), abs=1e-6)
+        assert second == pytest.approx(2 * (recalibration._both(row, x).log_likelihood - none), abs=1e-6)
+
+
+def test_level_of_the_joint_test_equals_a_simulation() -> None:
+    rng = np.random.default_rng(2)
+    first, rest = rng.normal(size=(2, 200_000)) ** 2
+    smaller = np.minimum(stats.chi2.sf(first, 1), stats.chi2.sf(first + rest, 2))
+    for value in (0.01, 0.04, 0.2):
+        assert recalibration._by_chance(value) == pytest.approx((smaller <= value).mean(), abs=0.003)
+
+
+def test_log_odds_of_the_update_are_a_line() -> None:
+    found = recalibration.recalibrate(*site(1500, slope=0.4))
+    at = np.array([0.1, 0.5, 0.9])
+    assert logit(found.apply(at)) == pytest.approx(found.intercept + found.slope * logit(at))
