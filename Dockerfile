@@ -41,7 +41,8 @@ ENV PATH=/opt/rlvo/bin:$PATH \
     RLVO_DATA_DIR=/data \
     RLVO_MODEL_STORE=/opt/rlvo/model_store \
     RLVO_HOST=0.0.0.0 \
-    NUMBA_CACHE_DIR=/data/cache/numba
+    NUMBA_CACHE_DIR=/data/cache/numba \
+    MPLCONFIGDIR=/data/cache/matplotlib
 USER rlvo
 WORKDIR /data
 VOLUME /data

@@ -10,20 +10,17 @@ Design notes:
 
 from __future__ import annotations
 
-from itertools import product
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 from app.imaging.io.nifti import Volume
+from app.imaging.jit import lazy_njit
 
 __all__ = ["deposit"]
 
 Affine = npt.NDArray[np.float64]
 
 PARTS = 3  # of each voxel along each axis
-_AT_ONCE = 1 << 15  # voxels
 
 
 def deposit(values: npt.NDArray[np.float32], affine: Affine, image_affine: Affine, mni_from_world: Affine) -> Volume:
@@ -46,20 +43,15 @@ def deposit(values: npt.NDArray[np.float32], affine: Affine, image_affine: Affin
     voxels = np.argwhere(values != 0)
     if not len(voxels):
         return Volume(np.zeros((1, 1, 1), np.float32), cells)
-    inner = np.array(list(product((np.arange(PARTS) + 0.5) / PARTS - 0.5, repeat=3)))
     reach = np.abs(cell_from_voxel[:3, :3]).sum(axis=1) / 2  # of the corner of a voxel from its centre
-    centres = _placed(cell_from_voxel, voxels)
+    centres = voxels @ cell_from_voxel[:3, :3].T + cell_from_voxel[:3, 3]
     first = np.floor(centres.min(axis=0) - reach).astype(np.int64)
     shape = np.floor(centres.max(axis=0) + reach).astype(np.int64) + 2 - first
-    sums = np.zeros(int(shape.prod()))
-    for start in range(0, len(voxels), _AT_ONCE):
-        some = voxels[start : start + _AT_ONCE]
-        places = _placed(cell_from_voxel, (some[:, None] + inner).reshape(-1, 3)) - first
-        shares = np.repeat(values[tuple(some.T)].astype(np.float64), len(inner)) / len(inner)
-        _add(sums, shape, places, shares)
+    sums = np.zeros(tuple(shape))
+    _scatter(centres - first, values[tuple(voxels.T)].astype(np.float64), cell_from_voxel[:3, :3].copy(), sums)
     origin = np.eye(4)
     origin[:3, 3] = first
-    return _trimmed(sums.reshape(shape), cells @ origin)
+    return _trimmed(sums, cells @ origin)
 
 
 def _blocks_to_voxels(blocks: Affine) -> Affine:
@@ -69,18 +61,28 @@ def _blocks_to_voxels(blocks: Affine) -> Affine:
     return matrix
 
 
-def _placed(matrix: Affine, points: npt.NDArray[Any]) -> Affine:
-    return np.asarray(points @ matrix[:3, :3].T + matrix[:3, 3], np.float64)
-
-
-def _add(sums: Affine, shape: npt.NDArray[np.int64], places: Affine, shares: Affine) -> None:
-    """Add shares to the eight cells around each place."""
-    low = np.floor(places).astype(np.int64)
-    above = places - low
-    for corner in product((0, 1), repeat=3):
-        weights = shares * np.prod(np.where(corner, above, 1 - above), axis=1)
-        flat = np.ravel_multi_index(tuple((low + corner).T), tuple(shape))
-        sums += np.bincount(flat, weights, minlength=len(sums))
+@lazy_njit
+def _scatter(centres: Affine, shares: Affine, axes: Affine, sums: Affine) -> None:
+    """Add each share to the cells around its voxel: ``axes`` are the edges of a voxel, in cells."""
+    weight = 1.0 / PARTS**3
+    for voxel in range(centres.shape[0]):
+        for part in range(PARTS**3):
+            steps = (part // (PARTS * PARTS), part // PARTS % PARTS, part % PARTS)
+            low = np.empty(3, np.int64)
+            above = np.empty(3)
+            for axis in range(3):
+                at = centres[voxel, axis]
+                for edge in range(3):
+                    at += axes[axis, edge] * ((steps[edge] + 0.5) / PARTS - 0.5)
+                low[axis] = int(np.floor(at))
+                above[axis] = at - low[axis]
+            for corner in range(8):
+                i, j, k = corner >> 2, corner >> 1 & 1, corner & 1
+                share = shares[voxel] * weight
+                share *= above[0] if i else 1 - above[0]
+                share *= above[1] if j else 1 - above[1]
+                share *= above[2] if k else 1 - above[2]
+                sums[low[0] + i, low[1] + j, low[2] + k] += share
 
 
 def _trimmed(sums: Affine, affine: Affine) -> Volume:

@@ -133,6 +133,7 @@ def test_ledger_is_listed_once_for_all_kinds(site: Site, tmp_path: Path) -> None
         "study": 1,
         "key": 1,
         "webhook": 1,
+        "destination": 1,
     }
 
 

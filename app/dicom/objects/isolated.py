@@ -78,8 +78,7 @@ def export_isolated(
             check=False,
         )
     except subprocess.TimeoutExpired:
-        limit = f"{timeout_s:g} s, the limit of this service (RLVO_DICOM_TIMEOUT)"
-        raise InternalError(f"The DICOM objects could not be made within {limit}.") from None
+        raise InternalError(f"The DICOM objects could not be made within {timeout_s:g} s.") from None
     if ended.returncode:
         place = ended.stderr.decode("ascii", "replace")
         log.error("the objects of %s: %s", prediction.id, place if _PLACE.fullmatch(place) else "the process ended")

@@ -33,6 +33,8 @@ from app.storage.local import Storage
 
 __all__ = ["ResultObjects"]
 
+LEAST_TIMEOUT_S = 300.0  # on a machine whose cores are busy
+
 _MASKS = ("maps/vessels.", "maps/core.", "maps/tmax6.", "inputs/vessels.")
 _NEEDED = ("maps/aligned-attribution-", "alignment.json", *_MASKS)
 
@@ -57,7 +59,7 @@ class ResultObjects:
     def of(cls, settings: Settings, database: Database, storage: Storage) -> ResultObjects:
         """As the settings describe them. Raises ValueError for a key that is none."""
         key = key_of(settings.dicom_return_key)
-        return cls(database, storage, settings.incoming, settings.dicom_timeout, key)
+        return cls(database, storage, settings.incoming, max(settings.dicom_timeout, LEAST_TIMEOUT_S), key)
 
     @contextmanager
     def archive(
