@@ -123,10 +123,12 @@ def serve() -> None:
 
 
 def _supervise(faults: Path, run: Callable[[Path], None]) -> None:
+    from app.worker import lost_device
+
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, lambda number, _: os.kill(child, number))
     status = signal.SIGKILL
-    while status in (signal.SIGKILL, signal.SIGPROF):
+    while status in (signal.SIGKILL, signal.SIGPROF, lost_device.EXIT_STATUS << 8):
         child = os.fork()
         if child == 0:
             _die_with_parent()
@@ -147,6 +149,8 @@ def _write(path: Path, content: str) -> None:
 
 
 def _run_worker(faults: Path) -> None:
+    import torch
+
     from app.core.config import Settings
     from app.imaging.registration import align
     from app.inference.model_version import ModelVersion
@@ -156,7 +160,7 @@ def _run_worker(faults: Path) -> None:
     from app.worker.process import run
     from tests.factory import tiny_case
 
-    original = PredictionPipeline.step
+    original, run_step = PredictionPipeline.step, PredictionPipeline._run
 
     def step(self: PredictionPipeline, stage: Stage, context: PredictionContext) -> StepResult:
         _inject_fault(faults / context.study.id, stage, "before")
@@ -165,6 +169,13 @@ def _run_worker(faults: Path) -> None:
         result = original(self, stage, context)
         _inject_fault(faults / context.study.id, stage, "after")
         return result
+
+    def lose_device(self: PredictionPipeline, stage: Stage, context: PredictionContext) -> Any:
+        fault = faults / context.study.id
+        if fault.exists() and fault.read_text().split() == [stage, "inside", "device"]:
+            fault.unlink()
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        return run_step(self, stage, context)
 
     make, store = FigureJobs._draw, FigureJobs._record
 
@@ -183,6 +194,7 @@ def _run_worker(faults: Path) -> None:
     # Real figures take longer than all steps of a tiny study; tests/worker/test_drawing.py runs the real process.
     patch.object(DrawingProcess, "draw", lambda _, stored: {"report.html": stored[DATA]}).start()
     PredictionPipeline.step = step  # type: ignore[method-assign]
+    PredictionPipeline._run = lose_device  # type: ignore[method-assign]
     ModelVersion.prepare = lambda self, *_: tiny_case(self.manifest)  # type: ignore[method-assign]
     # No test here prepares a study, so the kernels are not needed.
     align.warm_up = partial(_inject_fault, faults / "kernels", "kernels", "before")  # type: ignore[assignment]

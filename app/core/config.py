@@ -187,8 +187,9 @@ class Settings(BaseSettings):
     backend: Literal["auto", "torch", "openvino"] = Field(
         default="auto", description="Library that computes the networks on a CPU; `auto`: OpenVINO if it is installed"
     )
-    precision: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="Precision of the networks on a CPU with OpenVINO; a GPU always uses bfloat16"
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="Precision of the networks on a GPU or with OpenVINO; `auto`: bfloat16 on a GPU, else float32",
     )
     load_timeout: float = Field(
         default=120.0, gt=0, description="Seconds within which every worker must load a version that is promoted"
@@ -203,7 +204,9 @@ class Settings(BaseSettings):
         ge=0,
         description="Minutes without a running worker after which `rlvo serve` ends with an error; 0: never",
     )
-    memory_limit_mb: int = Field(default=0, ge=0, description="Memory limit of a worker, in MB; 0: 90 % of the machine")
+    memory_limit_mb: int = Field(
+        default=0, ge=0, description="Memory limit of a worker, MB; 0: 90 % of machine or container"
+    )
     cpu_limit: float = Field(default=3600.0, gt=0, description="CPU seconds of one attempt at a prediction")
     retention_days: float = Field(
         default=0, ge=0, description="Days from its answer after which a prediction is erased; 0: never"

@@ -134,15 +134,17 @@ class NetworkFolds:
         held = [*folds, *(fold.trunk for fold in folds if self.ensemble.backend is not None)]
         return sum(weight.nbytes for part in held for weight in part.parameters())
 
-    def run_on(self, backend: Backend, precision: Precision) -> None:
-        """Compute the trunks with a backend from now on.
+    def run_on(self, backend: Backend, precision: Precision | None = None) -> None:
+        """Compute the trunks with a backend, in a precision, from now on; None is the precision of the device.
 
         Raises:
             ModelNotReady: The backend is not available on this device.
         """
-        ensemble = self.ensemble
+        ensemble, precision = self.ensemble, precision or self.precision
         ensemble.backend = select_backend(backend, ensemble.device, ensemble.folds, self.shape, precision)
-        if ensemble.backend is not None:
+        if ensemble.device.type == "cuda":
+            ensemble.mixed = precision is Precision.BFLOAT16
+        if ensemble.device.type == "cuda" or ensemble.backend is not None:
             self.precision = precision
 
     def logits(self, image: Image, clinical: Vector, /) -> Array:

@@ -26,6 +26,7 @@ import torch
 
 from app.core.concurrency import SerialExecutor, no_pause, run_inline, submit
 from app.core.logging import error_location
+from app.inference.device_errors import out_of_memory
 from app.inference.model_version import ModelVersion
 from app.network.backends import Backend, Precision
 from app.network.ensemble import select_device
@@ -59,7 +60,7 @@ class ModelCache:
         threads: int = 0,
         *,
         backend: str = Backend.TORCH,
-        precision: str = Precision.FLOAT32,
+        precision: str = "auto",
         budget: int = 0,
     ) -> None:
         self.registry = model_store if isinstance(model_store, ModelStore) else ModelStore(model_store)
@@ -68,7 +69,7 @@ class ModelCache:
         self._process_threads = torch.get_num_threads()
         self.threads = threads or self._process_threads
         self.budget = budget
-        self._backend, self._precision = Backend(backend), Precision(precision)
+        self._backend, self._precision = Backend(backend), None if precision == "auto" else Precision(precision)
         self._cached: dict[str, _CachedVersion] = {}
         self._loading: defaultdict[str, Lock] = defaultdict(Lock)
         self._lock = Lock()
@@ -175,10 +176,13 @@ class ModelCache:
             return sum(cached.version.bytes for cached in self._cached.values())
 
     def device_memory(self) -> tuple[int, int]:
-        """Return the bytes of GPU memory in use by all processes, and in total; (0, 0) on a CPU."""
+        """Return the bytes of GPU memory in use by all processes, and in total; (0, 0) on a CPU or a lost device."""
         if self.device != "cuda":
             return 0, 0
-        free, whole = torch.cuda.mem_get_info()
+        try:
+            free, whole = torch.cuda.mem_get_info()
+        except RuntimeError:  # the heartbeat goes on, so that others see that this worker lives
+            return 0, 0
         return whole - free, whole
 
     def unload(self, name: str, version: str) -> None:
@@ -218,13 +222,6 @@ class ModelCache:
         if unloaded:
             _release_memory()
         return unloaded
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether the device or this process ran out of memory."""
-    # torch has no separate error class for CPU memory (c10/core/impl/alloc_cpu.cpp).
-    on_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error)
-    return on_cpu or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 def _release_memory() -> None:

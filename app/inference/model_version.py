@@ -92,13 +92,14 @@ class ModelVersion:
         device: str = "auto",
         executor: Executor = run_inline,
         backend: Backend = Backend.TORCH,
-        precision: Precision = Precision.FLOAT32,
+        precision: Precision | None = None,
         pause: Callable[[], None] = no_pause,
     ) -> ModelVersion:
         """Load the version in ``folder``.
 
-        ``backend`` computes the trunks, with the number of threads that torch has in the calling thread. ``pause`` is
-        called between the parts of the load, so that predictions can run in between.
+        ``backend`` computes the trunks, with the number of threads that torch has in the calling thread, in
+        ``precision``; None is bfloat16 on a GPU and float32 on a CPU. ``pause`` is called between the parts of the
+        load, so that predictions can run in between.
 
         Raises:
             ModelNotReady: A file is missing, differs from the manifest's digest, or does not fit the manifest.

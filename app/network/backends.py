@@ -30,7 +30,7 @@ class Backend(StrEnum):
 
 
 class Precision(StrEnum):
-    """Number format of the trunks on a CPU; on CUDA it is always bfloat16."""
+    """Number format of the trunks."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"

@@ -2,8 +2,8 @@
 
 Design notes:
 - Batch normalisation is folded into the convolutions, and tensors are channels-last: the same numbers, faster.
-- On CUDA the trunk runs under bfloat16 autocast. The tail is float32 everywhere, so that an explanation adds up to
-  exactly the predicted number.
+- On CUDA the trunk runs under bfloat16 autocast, unless ``mixed`` is false. The tail is float32 everywhere, so that an
+  explanation adds up to exactly the predicted number. TF32, which rounds like bfloat16, is off.
 - Another backend may compute the trunks (app/network/backends.py); torch computes gradients and the tail.
 - One thread computes a small tail, because threads would wait for each other at each layer (docs/experiments.md).
 - Only the first output is used; auxiliary outputs are for training.
@@ -28,7 +28,9 @@ SMALL_TAIL = 10**8  # most multiply-adds of one fold's tail that one thread comp
 
 
 def select_device(wanted: str) -> torch.device:
-    """Return the device; ``auto`` is CUDA if available, else the CPU."""
+    """Return the device; ``auto`` is CUDA if available, else the CPU. From then on float32 is float32 on a GPU, too."""
+    torch.backends.cudnn.allow_tf32 = False  # on by default for convolutions
+    torch.backends.cuda.matmul.allow_tf32 = False
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(wanted)
@@ -73,6 +75,7 @@ class Ensemble:
     def __init__(self, networks: Sequence[Network], device: str = "cpu", *, in_place: bool = False) -> None:
         self.device = select_device(device)
         self.backend: Trunks | None = None
+        self.mixed = self.device.type == "cuda"
         fold = fold_batch_norm_in_place if in_place else fold_batch_norm
         self.folds = [fold(network).to(self.device) for network in networks]
         for network in self.folds:
@@ -98,7 +101,7 @@ class Ensemble:
 
     def trunk(self, fold: Network, batch: Tensor) -> Tensor:
         """Compute one fold's trunk features of a batch (n, c, x, y, z) in the device's precision; differentiable."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
             features: Tensor = fold.trunk(batch)
         return features.float()
 

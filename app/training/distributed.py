@@ -75,13 +75,13 @@ def average_gradients(module: nn.Module) -> None:
         parameter.grad = mean
 
 
-def average_buffers(module: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Average running statistics over the ranks, in ``module`` and in its moving average ``weights``."""
+def average_buffers(module: nn.Module, weights: dict[str, Tensor] | None = None) -> None:
+    """Average running statistics over the ranks, in ``module`` and in its moving average ``weights`` if it has one."""
     if not is_distributed():
         return
     names = [name for name, buffer in module.named_buffers() if buffer.is_floating_point()]
     buffers = dict(module.named_buffers())
-    statistics = [buffers[name] for name in names] + [weights[name] for name in names]
+    statistics = [source[name] for source in (buffers, weights) if source is not None for name in names]
     with torch.no_grad():
         for buffer, mean in zip(statistics, _mean(statistics), strict=True):
             buffer.copy_(mean)

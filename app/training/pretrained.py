@@ -98,16 +98,24 @@ def _phantoms(count: int, folder: Path, reporter: ProgressReporter) -> Dataset:
     made_by = [preprocess_cache.layout(), provenance.code_digest(("imaging", "phantoms"))]
     digest = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:8]
     path = folder / f"phantoms-{count}-{PHANTOM_SEED}-{digest}.npy"
+    if distributed.is_first_rank():
+        _draw(count, path, reporter)
+    distributed.barrier()
+    arguments = (count, PHANTOM_SEED, Preset.INTERACTION, defaults.GRID, defaults.CHANNELS)
+    return phantoms(*arguments, into=np.load(path, mmap_mode="r"), drawn=True)
+
+
+def _draw(count: int, path: Path, reporter: ProgressReporter) -> None:
+    """Draw the phantoms into ``path``, unless an earlier run has done so."""
     arguments = (count, PHANTOM_SEED, Preset.INTERACTION, defaults.GRID, defaults.CHANNELS)
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         draft, shape = path.with_suffix(".part"), (count, len(defaults.CHANNELS), *defaults.GRID.shape)
         images = np.lib.format.open_memmap(draft, "w+", np.float16, shape)
         with reporter.stage("phantoms", count) as advance:
             phantoms(*arguments, into=images, advance=lambda: advance(1))
         images.flush()
         draft.replace(path)
-    return phantoms(*arguments, into=np.load(path, mmap_mode="r"), drawn=True)
 
 
 def views(

@@ -24,7 +24,7 @@ from app.network.daft import Network, pool
 from app.network.resnet import Residual, Trunk
 from app.phantoms import anatomy
 from app.sdk.clinical import Side
-from app.training import augmentation, trainer
+from app.training import augmentation, distributed, trainer
 from app.training.dataset import LATENTS, draw_dropout
 from app.training.progress import ProgressReporter
 from app.training.tasks import Rows, TrainingContext, Views, batches, count_batches, latent_loss, mix_views, views
@@ -232,6 +232,7 @@ def recalibrate_batchnorm(trunk: Trunk, context: TrainingContext, rows: Rows, se
         trunk(context.augmented(part, rng, rotate=False)[0])
     for norm in norms:
         norm.momentum = momentum
+    distributed.average_buffers(trunk)  # each rank has seen its share of the batches
     trunk.eval()
 
 

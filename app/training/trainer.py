@@ -107,7 +107,7 @@ def fit(
     state = TrainingState()
     distributed.barrier()  # the first rank may still be writing the checkpoint of the previous fold
     if checkpoint is not None and checkpoint.exists():
-        state, average, best = _load_checkpoint(checkpoint, stateful)
+        state, average, best = _load_checkpoint(checkpoint, stateful, next(module.parameters()).device)
 
     while state.epoch < recipe.epochs and state.epoch - state.best_epoch <= recipe.patience:
         rng = np.random.default_rng([seed, 7, state.epoch])
@@ -165,8 +165,11 @@ def _save_checkpoint(path: Path, state: TrainingState, weights: dict[str, Weight
     draft.replace(path)
 
 
-def _load_checkpoint(path: Path, stateful: dict[str, Any]) -> tuple[TrainingState, Weights, Weights]:
-    content: dict[str, Any] = torch.load(path, weights_only=True)
+def _load_checkpoint(
+    path: Path, stateful: dict[str, Any], device: torch.device
+) -> tuple[TrainingState, Weights, Weights]:
+    """Read a checkpoint onto ``device``: the run may have begun on another one, and ranks have one each."""
+    content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     for name, part in stateful.items():
         part.load_state_dict(content[name])
     return TrainingState(**content["progress"]), content["average"], content["best"]

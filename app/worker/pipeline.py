@@ -34,8 +34,9 @@ from app.database.predictions import REPORT, Artifact
 from app.database.session import Database, retry_until_available
 from app.database.shadow_scores import ShadowScore
 from app.imaging.io.limits import Limits
+from app.inference.device_errors import device_lost, out_of_memory
 from app.inference.ensemble_predictor import EXACT_METHOD
-from app.inference.model_cache import ModelCache, out_of_memory
+from app.inference.model_cache import ModelCache
 from app.registry.model_store import StoredVersion
 from app.sdk.errors import DatabaseUnavailable, InternalError, RlvoError, StorageFull, StorageUnavailable
 from app.sdk.summary import SYNTHETIC_NOTICE, SYNTHETIC_TRAINING, warning_codes
@@ -55,6 +56,7 @@ from app.sdk.types import (
 from app.storage.local import Storage
 from app.worker import artifacts
 from app.worker.drawing_data import DATA
+from app.worker.lost_device import end_process
 from app.worker.prediction_context import FailureRecord, PredictionContext, StepResult
 from app.worker.queue import Queue
 
@@ -187,15 +189,21 @@ class PredictionPipeline:
                 if is_environment_fault(error):
                     return self.waiting(stage, context, error)
                 full = out_of_memory(error)
-                log.error("%s of %s: %s", stage, context.study.id, error_location(error))
-                failure = failure_record(
-                    InternalError("The prediction failed unexpectedly. The operator can find the cause in the log")
-                )
+                failure = self._unexpected(stage, context, error)
             if full:  # not in the handler: the error keeps the memory of the step until the handler ends
                 self.model_cache.evict(context.study.model.name, context.study.model.version)
             if number < TRIES:
                 time.sleep(PAUSE * number)
         return {"failure": failure}
+
+    def _unexpected(self, stage: Stage, context: PredictionContext, error: Exception) -> FailureRecord:
+        """Log an error that no step should have; ends this process if it cannot use its device any more."""
+        log.error("%s of %s: %s", stage, context.study.id, error_location(error))
+        if device_lost(error):
+            end_process()
+        return failure_record(
+            InternalError("The prediction failed unexpectedly. The operator can find the cause in the log")
+        )
 
     def waiting(self, stage: Stage, context: PredictionContext, error: Exception) -> StepResult:
         """The result of a step that met a fault of the environment."""

@@ -16,7 +16,7 @@ import os
 import resource
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _SHARE = 0.9
@@ -24,9 +24,18 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _LARGEST = 2**31 - 1
 
 
-def memory(megabytes: int) -> None:
-    """Limits the private memory of this process; 0 stands for nine tenths of the machine's memory."""
+def available(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes of memory of this machine, or of its container if that has less; the kernel says so in ``cgroups``."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # cgroup 2 and 1
+        with suppress(OSError, ValueError):  # no container, or "max"
+            total = min(total, int((cgroups / name).read_text()))
+    return total
+
+
+def memory(megabytes: int) -> None:
+    """Limits the private memory of this process; 0 stands for nine tenths of the memory of the machine or container."""
+    total = available()
     limit = megabytes * 1_000_000 or int(_SHARE * total)
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if hard != resource.RLIM_INFINITY:

@@ -19,13 +19,15 @@ import numpy as np
 
 from app.core.logging import error_location
 from app.inference import open_inference
+from app.inference.device_errors import device_lost, out_of_memory
 from app.inference.explain import presence_bits
-from app.inference.model_cache import ModelCache, out_of_memory
+from app.inference.model_cache import ModelCache
 from app.inference.model_input import ModelInput
 from app.inference.model_version import ModelAnswer, ModelVersion, NotFinite
 from app.sdk.errors import InternalError, InvalidRequest, RlvoError
 from app.sdk.summary import warning_codes
 from app.worker import ipc
+from app.worker.lost_device import end_process
 
 log = logging.getLogger("rlvo.inference")
 
@@ -77,6 +79,8 @@ class TensorServer:
                 answer = error
             except Exception as error:  # noqa: BLE001 - one bad request must not stop the server
                 log.error("tensors for %s: %s", head.get("name"), error_location(error))
+                if device_lost(error):
+                    end_process()
                 answer = InternalError()
             ipc.reply(connection, answer)
 

@@ -181,6 +181,15 @@ def test_job_without_end_is_quarantined_by_its_cpu_time(deployment: Deployment) 
     assert worker.starts == 4
 
 
+def test_worker_whose_device_is_lost_ends_and_the_next_one_answers(deployment: Deployment) -> None:
+    """A CUDA context with an error fails every later job of its process."""
+    worker = deployment.start_worker()
+    prediction_id = deployment.submit("predict inside device")
+    assert deployment.wait_for(prediction_id)[0].status is Status.SUCCEEDED
+    assert worker.starts == 2
+    assert deployment.audit_counts()[prediction_id] == 1
+
+
 def test_second_worker_takes_over_from_a_killed_one(deployment: Deployment) -> None:
     first, second = deployment.start_worker(), deployment.start_worker()
     wait(lambda: len(deployment.registered_workers()) == 2)

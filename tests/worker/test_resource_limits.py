@@ -5,6 +5,11 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+
+from app.worker import resource_limits
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
@@ -47,3 +52,16 @@ def test_waiting_uses_no_cpu_time() -> None:
         ).returncode
         == 0
     )
+
+
+@pytest.mark.parametrize("name", ["memory.max", "memory/memory.limit_in_bytes"])
+def test_memory_of_a_container_is_its_limit(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("500000000\n")
+    assert resource_limits.available(tmp_path) == 500_000_000
+
+
+@pytest.mark.parametrize("content", ["max\n", str(2**62)])
+def test_memory_of_a_container_without_a_limit_is_that_of_the_machine(tmp_path: Path, content: str) -> None:
+    (tmp_path / "memory.max").write_text(content)
+    assert resource_limits.available(tmp_path) == resource_limits.available(tmp_path / "absent") > 0

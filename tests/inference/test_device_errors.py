@@ -1,0 +1,44 @@
+"""Errors of a device are told apart: memory ran out, the device is lost, or another fault."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from app.inference.device_errors import device_lost, out_of_memory
+from app.network.ensemble import select_device
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_failed_allocation_is_lack_of_memory_and_no_lost_device(error: Exception) -> None:
+    assert out_of_memory(error)
+    assert not device_lost(error)
+
+
+def test_error_of_a_kernel_is_a_lost_device() -> None:
+    error = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+    assert device_lost(error)
+    assert not out_of_memory(error)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("CUDA")])
+def test_other_errors_are_neither(error: Exception) -> None:
+    assert not out_of_memory(error)
+    assert not device_lost(error)
+
+
+def test_float32_is_not_rounded_to_tf32() -> None:
+    torch.backends.cudnn.allow_tf32 = True
+    select_device("cpu")
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
