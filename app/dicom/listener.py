@@ -81,6 +81,7 @@ class Listener:
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._server: _Server | None = None
+        self._usual_folder: str | None = None
 
     def start(self) -> int:
         """Listen in background threads.
@@ -96,6 +97,7 @@ class Listener:
         _config.LOG_HANDLER_LEVEL = "none"
         _config.UNRESTRICTED_STORAGE_SERVICE = True
         _config.STORE_RECV_CHUNKED_DATASET = True
+        self._usual_folder = tempfile.tempdir
         tempfile.tempdir = str(self._reception.draft().parent)  # where pynetdicom writes data sets
         application = AE(self._settings.dicom_ae_title)
         application.require_called_aet = True
@@ -134,6 +136,7 @@ class Listener:
             for association in self._server.active_associations:
                 association.abort()
             self._server.server_close()
+            tempfile.tempdir = self._usual_folder
         for thread in self._threads:
             thread.join(timeout=5)
         with suppress(RlvoError):

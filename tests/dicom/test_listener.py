@@ -6,6 +6,7 @@ import io
 import socket
 import struct
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -68,6 +69,12 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     running = Running(tmp_path_factory.mktemp("listener"))
     yield running
     running.listener.stop()
+
+
+def test_temporary_files_go_to_the_usual_folder_after_the_stop(tmp_path: Path) -> None:
+    before = tempfile.gettempdir()
+    Running(tmp_path).listener.stop()
+    assert tempfile.gettempdir() == before
 
 
 def raw(running: Running, data: bytes = b"") -> socket.socket:
