@@ -107,8 +107,8 @@ def test_form_marks_what_the_version_does_not_read(service: RunningService, brow
         "return [...document.querySelectorAll('#volumes > label')]"
         ".map((label) => [label.dataset.field, label.classList.contains('unread')])"
     )
-    assert [name for name, unread in volumes if not unread] == ["ncct", "cta", "tmax", "cbf", "ctp"]
-    assert [name for name, unread in volumes[5:] if unread] == ["vessels", "cbv", "mtt"]  # at the end
+    assert [name for name, unread in volumes if not unread] == ["study", "ncct", "cta", "tmax", "cbf", "ctp"]
+    assert [name for name, unread in volumes[6:] if unread] == ["vessels", "cbv", "mtt"]  # at the end
     assert not browser.find_elements(By.CSS_SELECTOR, ".unread[data-field=age], .unread[data-field=occlusion_side]")
     visible(browser, "[data-name=inr]").send_keys("1,2")
     visible(browser, "[data-name=age]").send_keys("71")
