@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from app.sdk import Client, RlvoError
-from tests.deployment import free_port
+from app.sdk.types import FiguresState
+from tests.deployment import free_port, wait
 
 TIMEOUT_S = 90.0
 
@@ -91,6 +92,11 @@ class RunningService:
 
     def client(self, **options: Any) -> Client:
         return Client(self.url, **options)
+
+    def wait_for_figures(self, prediction_id: str) -> None:
+        """Return when the figures and the report of a prediction are drawn."""
+        with self.client() as client:
+            wait(lambda: client.get(prediction_id).figures is FiguresState.READY, seconds=120)
 
     def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """Return rows that are read directly from the database."""

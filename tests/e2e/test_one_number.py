@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 
 from app.sdk import Input, Prediction, Status
+from app.sdk.types import FiguresState
+from tests.deployment import wait
 
 from .service_process import RunningService
 
@@ -128,6 +130,7 @@ def test_restart_keeps_predictions_and_maps(service: RunningService, by_client: 
         before = client.map(by_client.id, by_client.attribution.maps[0], tmp_path / "before.nii.gz").read_bytes()
         assert service.stop() == 0
         service.start()
-        assert client.get(by_client.id) == by_client
+        drawn = by_client.model_copy(update={"figures": FiguresState.READY})  # meanwhile, or at the restart
+        wait(lambda: client.get(by_client.id) == drawn)
         assert client.map(by_client.id, by_client.attribution.maps[0], tmp_path / "after.nii.gz").read_bytes() == before
         assert by_client.id in {each.id for each in client.list()}

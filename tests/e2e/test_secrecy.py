@@ -200,6 +200,7 @@ def test_responses_do_not_contain_the_name(served: ServedStudy) -> None:
     base = f"{served.service.url}/v1/predictions/{served.prediction.id}"
     attribution = served.prediction.attribution
     assert attribution
+    served.service.wait_for_figures(served.prediction.id)
     urls = [f"{base}{part}" for part in ("", "/fhir", "/cds-hooks", "/report.html", "/figures/waterfall.svg")]
     for url in urls + [f"{base}/maps/{name}.nii.gz" for name in attribution.maps]:
         response = httpx.get(url)

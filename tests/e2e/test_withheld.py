@@ -36,7 +36,9 @@ def model(service: RunningService, model_store: Path) -> str:
 @pytest.fixture(scope="module")
 def withheld(service: RunningService, study: dict[str, Any], model: str) -> Prediction:
     with service.client() as client:
-        return client.predict(**study, model=model)
+        prediction = client.predict(**study, model=model)
+    service.wait_for_figures(prediction.id)
+    return prediction
 
 
 @pytest.fixture(params=[1280, 400])

@@ -23,7 +23,7 @@ from app.sdk.errors import FiguresNotReady, InternalError
 from app.sdk.types import Input
 
 CHUNK_BYTES = 256 * 1024
-SHORT_WAIT = 5.0  # seconds that a request for a figure waits by default; drawing takes one or two
+SHORT_WAIT = 2.0  # seconds that a request for a figure waits by default; usual clients give up after five
 
 _INLINE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "

@@ -102,20 +102,24 @@ export async function showWhenDrawn(path, { figures }, names) {
   return figures === "failed" || later;
 }
 
+const STYLES = /<style[^]*?<\/style>| style="[^"]*"/g; // of a figure; the page forbids them, and shows the PNG
+
 /** Show figures drawn by the service, each with its table. `names` maps the id of an element to the name of a figure. */
 async function showFigures(path, names) {
   for (const [id, name] of Object.entries(names)) {
     const place = byId(id);
     const image = el("img", { alt: "", class: "figure" });
     try {
-      const svg = await text(`${path}/figures/${name}.svg`);
-      image.alt = new DOMParser().parseFromString(svg, "image/svg+xml").querySelector("title").textContent;
+      const svg = (await text(`${path}/figures/${name}.svg`)).replace(STYLES, "");
+      const drawing = new DOMParser().parseFromString(svg, "image/svg+xml");
+      image.alt = drawing.querySelector("title").textContent;
+      image.width = Math.round((drawing.documentElement.viewBox.baseVal.width * 96) / 72); // points to pixels
       const numbers = tableOf(svg);
       if (!numbers.tBodies[0].rows.length) {
         place.replaceChildren(el("p", { class: "quiet" }, t("No number of the record is known, so there is nothing to compare.")));
         continue;
       }
-      await picture(image, `${path}/figures/${name}.svg`);
+      await picture(image, `${path}/figures/${name}.png`); // an SVG has styles, which the page forbids
       place.replaceChildren(image, el("details", {}, el("summary", {}, t("As a table")), scrolling(t("As a table"), numbers)));
     } catch {
       place.replaceChildren(el("p", { class: "quiet" }, t("This figure is not available.")));
