@@ -108,7 +108,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "dicom destinations test": ["unknown"],
     "studies list": [f"--url {NOWHERE}", "--url nonsense", "extra"],
     "studies show": [f"1.2.3 --url {NOWHERE}", "1.2.3 --url nonsense"],
-    "studies complete": [f"1.2.3 --url {NOWHERE}", ""],
+    "studies complete": [f"1.2.3 --url {NOWHERE}"],
     "studies roles": [f"1.2.3 1.2=cta --url {NOWHERE}", f"1.2.3 nonsense --url {NOWHERE}"],
     "studies clinical": [f"1.2.3 text --url {NOWHERE}", f"1.2.3 gone --url {NOWHERE}", f"1.2.3 binary --url {NOWHERE}"],
     "studies cancel": [f"1.2.3 --url {NOWHERE}"],

@@ -103,6 +103,7 @@ def test_explain_prints_contributions_that_add_up(service: RunningService, study
     assert "peak at voxel" in done.stdout
 
 
+@pytest.mark.soak
 def test_a_cohort_becomes_a_version_of_the_store(tmp_path: Path) -> None:
     cohort, store = tmp_path / "cohort", tmp_path / "store"
     made = [sys.executable, "-m", "app.cli", "synthesize", "--patients", "80", "--preset", "interaction", str(cohort)]

@@ -15,7 +15,7 @@ from sqlalchemy import text
 
 from app.database import predictions
 from app.database.session import Database
-from app.sdk.types import Status
+from app.sdk.types import FiguresState, Status
 from app.worker.pipeline import TRIES
 from tests.conftest import CREDENTIALS
 from tests.deployment import Deployment, wait
@@ -80,6 +80,7 @@ def test_random_kills_lose_and_repeat_nothing(deployment: Deployment, machines: 
         time.sleep(rng.uniform(0, 0.3))
         kill_random_worker(deployment, rng)
     wait(lambda: done() == studies, 300)
+    wait(lambda: all(deployment.find(one).figures is FiguresState.READY for one in ids), 120)
     outcomes = [deployment.find(one) for one in ids]
     assert [each.error for each in outcomes if each.status is not Status.SUCCEEDED] == []
     assert len({each.probability for each in outcomes}) == 1
