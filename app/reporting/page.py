@@ -27,7 +27,7 @@ h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem;border-bottom:1px solid 
 .notice{background:#fff3cd;color:#5c4400;padding:.5rem 1rem;font-weight:600;text-align:center}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}caption{text-align:left;color:#5b6b7b}
 th,td{padding:.2rem .8rem .2rem 0;text-align:left;border-bottom:1px solid #d5dde5;overflow-wrap:anywhere}
-th{overflow-wrap:normal}td.n{white-space:nowrap}
+th{overflow-wrap:normal}@media(min-width:40rem){td.n{white-space:nowrap}}
 td.n,th.n{text-align:right}img{max-width:100%}.big{font-size:2.4rem;font-weight:650}
 .headline{font-size:1.5rem;margin:0 1rem}
 .first{font-size:1.2rem;font-weight:600}.withheld{border:3px solid #8a4b00;background:#fff3cd;padding:0 1rem}
