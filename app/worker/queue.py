@@ -108,14 +108,8 @@ class Queue:
         self, session: Session, webhook_id: str, prediction_id: str, tries: int, *, delay: float | None = None
     ) -> None:
         """Queues one try of one webhook message, ``delay`` seconds after the transaction is committed."""
-        job: EnqueueOptions = {
-            "workflow_name": WEBHOOK_JOB,
-            "queue_name": WEBHOOK_QUEUE,
-            "workflow_id": f"{WEBHOOK_JOB}-{webhook_id}-{prediction_id}-{tries}",
-        }
-        if delay is not None:
-            job["delay_seconds"] = delay
-        self._client.enqueue_in_transaction(session, job, webhook_id, prediction_id, tries)
+        arguments = (webhook_id, prediction_id, tries)
+        self._enqueue(session, WEBHOOK_JOB, arguments, arguments, delay)
 
     def queue_deliveries(self, session: Session, prediction_id: str, *, again: bool = False) -> int:
         """Queues the delivery of a result to each DICOM destination of the tenant, in this transaction.
@@ -138,14 +132,8 @@ class Queue:
         delay: float | None = None,
     ) -> None:
         """Queues one try of one delivery, ``delay`` seconds after the transaction is committed."""
-        job: EnqueueOptions = {
-            "workflow_name": DICOM_JOB,
-            "queue_name": DICOM_QUEUE,
-            "workflow_id": f"{DICOM_JOB}-{destination_id}-{prediction_id}-{run}-{tries}",
-        }
-        if delay is not None:
-            job["delay_seconds"] = delay
-        self._client.enqueue_in_transaction(session, job, destination_id, prediction_id, run, tries)
+        arguments = (destination_id, prediction_id, run, tries)
+        self._enqueue(session, DICOM_JOB, arguments, arguments, delay)
 
     def draw(
         self, session: Session, prediction_id: str, number: int = 1, failures: int = 0, *, delay: float | None = None
@@ -154,14 +142,20 @@ class Queue:
 
         ``failures`` is the number of tries that failed for another reason than a fault of the environment.
         """
+        self._enqueue(session, FIGURE_JOB, (prediction_id, number), (prediction_id, number, failures), delay)
+
+    def _enqueue(
+        self, session: Session, name: str, key: tuple[object, ...], arguments: tuple[object, ...], delay: float | None
+    ) -> None:
+        """Queues a job in this transaction, in the queue of its name; ``key`` makes its id."""
         job: EnqueueOptions = {
-            "workflow_name": FIGURE_JOB,
-            "queue_name": FIGURE_QUEUE,
-            "workflow_id": f"{FIGURE_JOB}-{prediction_id}-{number}",
+            "workflow_name": name,
+            "queue_name": _QUEUES[f"{name}-"],
+            "workflow_id": "-".join(map(str, (name, *key))),
         }
         if delay is not None:
             job["delay_seconds"] = delay
-        self._client.enqueue_in_transaction(session, job, prediction_id, number, failures)
+        self._client.enqueue_in_transaction(session, job, *arguments)
 
     def prepare(self, name: str, path: str) -> None:
         """Queues the preparation of one study of a cohort (`app.worker.preprocess_jobs`), with the lowest priority.

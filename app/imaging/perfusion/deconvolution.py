@@ -1,4 +1,4 @@
-"""Block-circulant deconvolution of perfusion curves: residue functions, flow, volume, transit time and Tmax.
+"""Block-circulant deconvolution of perfusion curves: residue functions, flow, volume and Tmax.
 
     tissue(t) = (CBF * rho / k_H) * integral of arterial(s) R(t - s) ds          R: residue function, R(delay) = 1
 
@@ -38,11 +38,10 @@ _CHUNK: Final = 8192  # curves per chunk, chosen for the size of the processor c
 
 @dataclass(frozen=True)
 class Haemodynamics:
-    """Four values per curve, each (N,) float32."""
+    """Three values per curve, each (N,) float32."""
 
     cbf: np.ndarray  # mL / 100 g / min
     cbv: np.ndarray  # mL / 100 g
-    mtt: np.ndarray  # s
     tmax: np.ndarray  # s
 
 
@@ -100,11 +99,10 @@ def oscillation(residue: np.ndarray) -> np.ndarray:
 def haemodynamics(
     tissue: np.ndarray, arterial: np.ndarray, step_s: float, *, limit: float = OSCILLATION_LIMIT
 ) -> Haemodynamics:
-    """Flow, volume, transit time and Tmax of each curve.
+    """Flow, volume and Tmax of each curve.
 
     Tmax is the time of the peak of the residue (0 if the tissue is earlier than the artery); CBF is the estimate of
-    ``flow.py``; CBV is the ratio of the areas under the tissue and arterial curves, and MTT = CBV / CBF (central volume
-    theorem).
+    ``flow.py``; CBV is the ratio of the areas under the tissue and arterial curves.
 
     Args:
         tissue: (N, T), enhancement, HU.
@@ -116,8 +114,7 @@ def haemodynamics(
     delay = _peak_positions(residues(tissue, arterial, step_s, limit=limit))
     cbf = per_100_g * 60 * flow(tissue, arterial, step_s)
     cbv = per_100_g * np.maximum(tissue.sum(axis=1), 0) / arterial.sum()
-    mtt = np.divide(60 * cbv, cbf, out=np.zeros_like(cbf), where=cbf > 0)
-    maps = (cbf, cbv, mtt, np.maximum(delay, 0) * _STEP_S)
+    maps = (cbf, cbv, np.maximum(delay, 0) * _STEP_S)
     return Haemodynamics(*(values.astype(np.float32) for values in maps))
 
 
