@@ -17,7 +17,10 @@ _NAME_FIELDS = ("imputed", "not-used")  # flags whose detail lists fields of the
 _NAMED = {"clot_hu": "clot density", "hba1c": "HbA1c"}
 _SHORT = {"hypoperfusion_intensity_ratio": "HIR"}
 _CHANNELS = {"ncct": "NCCT", "cta": "CTA", "vessels": "vessel mask", "tmax": "Tmax", "rcbf": "relative CBF"}
-_RULES = {"max-f1-out-of-fold": "largest F1 score in patients outside the training folds"}
+_RULES = {
+    "max-f1-out-of-fold": "largest F1 score in patients outside the training folds",
+    "max-f1-recalibration": "largest F1 score in the patients of the recalibration",
+}
 _NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 

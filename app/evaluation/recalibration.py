@@ -2,10 +2,11 @@
 
 Design notes:
 - The closed testing procedure is that of Vergouwe et al. (Stat Med 2017;36:4529), without re-estimation of single
-  coefficients. Intercept and slope are tested against none (two degrees of freedom). If they differ, they are tested
-  against the intercept alone (one degree of freedom).
-- The first test is exact: outcomes are drawn from the predictions themselves, because the likelihood ratio exceeds its
-  chi-squared distribution with few events. Its level is below 5 %, so that at most 5 % of updates are by chance.
+  coefficients. First, no update is tested against both updates, by the smaller p value of the two. If one of them
+  fits better, intercept and slope are tested against the intercept alone (one degree of freedom).
+- With fewer than ``EXACT_BELOW`` patients of the rarer outcome and a p value near the level, the first test draws
+  outcomes from the predictions, because the likelihood ratio exceeds its chi-squared distribution with few events. Its
+  level is 4 %, so that about 5 % of calibrated models at most are updated.
 - The chosen update is shrunk by (LR - df) / LR (van Houwelingen & le Cessie, Stat Med 1990;9:1303; Steyerberg et al.,
   Stat Med 2004;23:2567). With many events the factor is close to 1.
 - An update never has a negative slope, so that the order of patients is kept.
@@ -26,7 +27,7 @@ from app.evaluation.metrics import Array, Estimate, Labels
 LEVEL = 0.04
 DRAWS = 499
 EXACT_BELOW = 50
-"""Patients of the rarer outcome below which the first test is exact."""
+"""Patients of the rarer outcome below which the first test draws outcomes."""
 FEWEST_EVENTS = 3
 """Patients of the rarer outcome without which nothing is updated."""
 NORMAL = 1.959964
@@ -50,7 +51,7 @@ class Recalibration:
         slope: Slope after shrinkage.
         estimates: Intercept and slope before shrinkage, with their 95 % intervals.
         shrinkage: Share of the estimated update that is applied.
-        p_any: p value of intercept and slope against none.
+        p_any: p value of no update.
         p_slope: p value of intercept and slope against the intercept alone; NaN if it was not tested.
         patients: Patients of the fit.
         events: Patients of the fit with the outcome.

@@ -3,8 +3,8 @@
 Design notes:
 - The criteria are those of Riley et al. (Stat Med 2021;40:4230; BMJ 2024;384:e074821): the width of the 95 % interval
   of O/E, calibration slope, AUC and standardised net benefit.
-- The predicted log-odds are assumed to be normal. Their integrals are exact to many digits by Gauss-Hermite quadrature,
-  so that no simulation is needed.
+- The predicted log-odds are assumed to be normal. Integrals are by Gauss-Hermite quadrature, or sums on a fine grid
+  (AUC, sensitivity, specificity); no simulation is needed.
 - A recalibration needs as many patients as fix the new intercept (the slope is fixed at 1), and the slope.
 """
 
@@ -46,7 +46,7 @@ class Predictions:
         """Return the distribution that gives this prevalence and AUC to a calibrated model."""
 
         def at(sd: float) -> Predictions:
-            mean = brentq(lambda m: cls(float(m), sd).prevalence - prevalence, -30, 30, xtol=1e-10)
+            mean = brentq(lambda m: cls(float(m), sd).prevalence - prevalence, -100, 100, xtol=1e-10)
             return cls(float(mean), sd)
 
         return at(float(brentq(lambda sd: at(float(sd)).auc - auc, 1e-3, 12, xtol=1e-8)))
@@ -113,7 +113,7 @@ def area(prevalence: float, auc: float, width: float) -> int:
         variance = auc * (1 - auc) * (1 + (count / 2 - 1) * rest) / (count**2 * prevalence * (1 - prevalence))
         return 2 * NORMAL * sqrt(variance) - width
 
-    return ceil(brentq(error, 2, 1e9))
+    return 2 if error(2) <= 0 else ceil(brentq(error, 2, 1e9))
 
 
 def net_benefit(predictions: Predictions, threshold: float, width: float) -> int:

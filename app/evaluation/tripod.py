@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from app.evaluation.validation import Validation
+from app.evaluation.validation import NOT_RECORDED, Validation
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ def _period(result: Validation) -> str:
 
 
 def _sites(result: Validation) -> str:
-    return f"{len(result.sites)} sites." if result.sites else ""
+    named = [site for site in result.sites if site.name != NOT_RECORDED]
+    return f"{len(named)} sites." if named else ""
 
 
 ASKED = (

@@ -23,6 +23,7 @@ from app.evaluation.missing_outcomes import Bounds
 from app.evaluation.smooth_calibration import SmoothCalibration
 from app.evaluation.subgroups import MIN_EVENTS
 
+NOT_RECORDED = "not recorded"  # name of the patients without a level, of a subgroup or of the sites
 POOLED_EVENTS = 10
 THRESHOLDS = np.array([0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
 Texts = NDArray[np.str_]
@@ -120,7 +121,7 @@ class DecisionRow:
 
 
 @dataclass(frozen=True)
-class SharedPool:
+class PooledMeasure:
     """One measure that is pooled over the sites, converted to its own scale."""
 
     measure: str
@@ -147,7 +148,7 @@ class Validation:
     level: float | None
     subgroups: tuple[Scores, ...]
     sites: tuple[Scores, ...]
-    pooled: tuple[SharedPool, ...]
+    pooled: tuple[PooledMeasure, ...]
     bounds: tuple[Bounds, ...]
 
 
@@ -198,7 +199,7 @@ def validate(
             for one in _by_level(group.levels[known], group.order, labels, own, prefix=f"{name}: ")
         ),
         sites=sites,
-        pooled=pooled_over(sites),
+        pooled=pooled_over([site for site in sites if site.name != NOT_RECORDED]),
         bounds=tuple(
             missing_outcomes.bounds(
                 table.probabilities,
@@ -214,10 +215,10 @@ def validate(
     )
 
 
-def scores(name: str, labels: Labels, probabilities: Array, least: int = MIN_EVENTS) -> Scores:
-    """Scores of some patients (n,), or only their counts if one outcome has fewer than ``least``."""
+def scores(name: str, labels: Labels, probabilities: Array) -> Scores:
+    """Scores of some patients (n,), or only their counts if one outcome has fewer than ``MIN_EVENTS``."""
     events = int(labels.sum())
-    if min(events, len(labels) - events) < least:
+    if min(events, len(labels) - events) < MIN_EVENTS:
         return Scores(name, len(labels), events)
     slope = metrics.calibration_slope(labels, probabilities)
     return Scores(
@@ -235,7 +236,7 @@ def scores(name: str, labels: Labels, probabilities: Array, least: int = MIN_EVE
     )
 
 
-def pooled_over(sites: Sequence[Scores]) -> tuple[SharedPool, ...]:
+def pooled_over(sites: Sequence[Scores]) -> tuple[PooledMeasure, ...]:
     """Pool AUC, O/E and slope over the sites with ``POOLED_EVENTS`` patients of either outcome."""
     usable = [one for one in sites if min(one.events, one.patients - one.events) >= POOLED_EVENTS]
     result = []
@@ -250,7 +251,7 @@ def pooled_over(sites: Sequence[Scores]) -> tuple[SharedPool, ...]:
         if found is not None:
             mean = Estimate(back(found.mean.value), back(found.mean.low), back(found.mean.high))
             ends = (back(found.prediction[0]), back(found.prediction[1]))
-            result.append(SharedPool(name, found.sites, mean, ends, found.tau, found.i2))
+            result.append(PooledMeasure(name, found.sites, mean, ends, found.tau, found.i2))
     return tuple(result)
 
 
@@ -329,7 +330,7 @@ def _coverage(labels: Labels, kept: NDArray[np.bool_]) -> list[Measure]:
 
 def _by_level(values: Texts, order: Sequence[str], labels: Labels, own: Array, *, prefix: str = "") -> list[Scores]:
     return [
-        scores(f"{prefix}{level or 'not recorded'}", labels[values == level], own[values == level])
+        scores(f"{prefix}{level or NOT_RECORDED}", labels[values == level], own[values == level])
         for level in order
         if (values == level).any()
     ]

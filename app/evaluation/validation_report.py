@@ -3,11 +3,12 @@
 Design notes:
 - The report is a list of sections. A section is text, tables and plots; every plot has its table.
 - All texts of the table are escaped. The HTML needs no script.
-- The report shows every count and stays in the hospital.
+- Table 1 and the flow show every count, also small ones, so the report stays in the hospital.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -17,6 +18,7 @@ import numpy as np
 
 from app.core import csv_text
 from app.core.csv_text import Cell
+from app.core.filesystem import atomic_directory
 from app.evaluation import baseline_table, svg_plots, tripod
 from app.evaluation.metrics import Estimate
 from app.evaluation.validation import Measure, Scores, Validation
@@ -28,7 +30,6 @@ _STYLE = (
     "th,td{padding:.2rem .8rem .2rem 0;text-align:left;border-bottom:1px solid #d5dde5}svg{max-width:100%}"
     "@media print{body{margin:0;max-width:none}h2{break-after:avoid}svg,table{break-inside:avoid}}"
 )
-FILES = ("report.md", "report.html")
 
 
 @dataclass(frozen=True)
@@ -122,24 +123,25 @@ def write(
     """Write ``report.md``, ``report.html``, the plots and the CSV files into a folder; return the Markdown.
 
     Args:
-        folder: The folder, which may exist.
+        folder: The folder; a report that is there already is replaced.
         title: Title of the report.
         result: The validation.
         source: Name of the table.
         more: Sections that stand before the items of TRIPOD+AI.
         items: Texts of items of TRIPOD+AI, by number, which replace those of the table.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     found = sections(result, source, more, items)
     text = markdown(title, found)
-    (folder / "report.md").write_text(text, encoding="utf-8")
-    (folder / "report.html").write_text(html(title, found), encoding="utf-8")
-    for section in found:
-        for part in section.parts:
-            if isinstance(part, Plot):
-                (folder / f"{part.name}.svg").write_text(part.svg, encoding="utf-8")
-    for name, (head, rows) in csv_files(result).items():
-        csv_text.write(folder / f"{name}.csv", head, rows)
+    with atomic_directory(folder) as draft:
+        (draft / "report.md").write_text(text, encoding="utf-8")
+        (draft / "report.html").write_text(html(title, found), encoding="utf-8")
+        for section in found:
+            for part in section.parts:
+                if isinstance(part, Plot):
+                    (draft / f"{part.name}.svg").write_text(part.svg, encoding="utf-8")
+        for name, (head, rows) in csv_files(result).items():
+            csv_text.write(draft / f"{name}.csv", head, rows)
+        shutil.rmtree(folder, ignore_errors=True)
     return text
 
 

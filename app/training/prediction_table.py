@@ -62,8 +62,8 @@ def read(
     sites = np.array(_texts(raw, columns.site)) if columns.site else None
     variables = [_variable(raw, wanted) for wanted in columns.subgroups]
     faults.check()
-    rows, flow = np.isfinite(probabilities), [("rows of the table", len(raw.rows))]
-    selections: list[tuple[str, NDArray[np.bool_]]] = [("no probability", rows)]
+    flow = [("rows of the table", len(raw.rows))]
+    selections: list[tuple[str, NDArray[np.bool_]]] = [("no probability", np.isfinite(probabilities))]
     if sites is not None and only_site:
         selections.append(("another site", np.asarray(sites == only_site)))
     if dates is not None and since:

@@ -32,6 +32,16 @@ def test_distribution_has_the_wanted_prevalence_and_auc() -> None:
     assert metrics.auc(labels, x) == pytest.approx(0.73, abs=0.006)
 
 
+@pytest.mark.parametrize("prevalence", [0.001, 0.999])
+def test_distribution_of_a_rare_outcome_has_the_wanted_prevalence_and_auc(prevalence: float) -> None:
+    own = Predictions.of(prevalence, 0.8)
+    assert (own.prevalence, own.auc) == pytest.approx((prevalence, 0.8), rel=1e-3)
+
+
+def test_width_that_every_size_has_needs_the_fewest_patients() -> None:
+    assert sample_size.area(0.5, 0.99, 0.5) == 2
+
+
 def test_planned_net_benefit_has_the_wanted_width() -> None:
     own = Predictions.of(0.2, 0.75)
     size = sample_size.net_benefit(own, 0.25, 0.2)

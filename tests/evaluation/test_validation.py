@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -205,6 +206,24 @@ def test_report_has_every_part_and_escapes_the_names_of_the_table(tmp_path: Path
     assert float(rows["auc"]["value"]) == pytest.approx(metrics.auc(result.labels, result.probabilities), abs=1e-5)
     assert {"oe", "slope", "ici", "brier_scaled", "sensitivity", "coverage_1"} <= set(rows)
     assert {path.name for path in tmp_path.glob("*.csv")} >= {"sites.csv", "pooled.csv", "missing-outcomes.csv"}
+
+
+def test_report_replaces_all_files_of_an_earlier_one(tmp_path: Path, result: Validation) -> None:
+    validation_report.write(tmp_path / "out", "A", result, "a.csv")
+    without_sites = replace(result, sites=(), pooled=())
+    validation_report.write(tmp_path / "out", "A", without_sites, "a.csv")
+    assert not list((tmp_path / "out").glob("sites.csv"))
+    assert (tmp_path / "out" / "measures.csv").exists()
+
+
+def test_patients_without_a_site_are_listed_but_are_no_site() -> None:
+    table = a_table()
+    assert table.sites is not None
+    unknown = replace(table, sites=np.where(table.sites == "D", "", table.sites))
+    found = validation.validate(unknown, threshold=0.3, rounds=100)
+    assert "not recorded" in {site.name for site in found.sites}
+    assert {pooled.sites for pooled in found.pooled} == {3}
+    assert next(item.text for item in tripod.items(found, "a.csv") if item.number == "6a") == "3 sites."
 
 
 def test_items_of_tripod_that_the_data_cannot_fill_are_named(result: Validation) -> None:

@@ -139,11 +139,18 @@ def test_report_says_beside_the_number_that_the_training_patients_were_synthetic
     assert SYNTHETIC_NOTICE not in report(prediction, {}, "")
 
 
-def test_report_explains_the_rule_of_the_threshold(prediction: Prediction) -> None:
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ("max-f1-out-of-fold", "largest F1 score in patients outside the training folds"),
+        ("max-f1-recalibration", "largest F1 score in the patients of the recalibration"),
+    ],
+)
+def test_report_explains_the_rule_of_the_threshold(prediction: Prediction, rule: str, words: str) -> None:
     assert prediction.decision is not None
-    rule = prediction.decision.model_copy(update={"rule": "max-f1-out-of-fold"})
-    html = report(prediction.model_copy(update={"decision": rule}), {}, "")
-    assert "above the threshold of 22 % (largest F1 score in patients outside the training folds)" in html
+    decision = prediction.decision.model_copy(update={"rule": rule})
+    html = report(prediction.model_copy(update={"decision": decision}), {}, "")
+    assert f"above the threshold of 22 % ({words})" in html
     assert "max-f1" not in html
 
 
