@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 
 from app.api import dicom_uploads, submission
 from app.api.dependencies import Services
-from app.api.uploads import UploadReceiver
+from app.api.uploads import UploadReceiver, uid_or_none
 from app.core.environment import is_environment_fault
 from app.core.filesystem import private_folder
 from app.core.logging import error_location
@@ -64,10 +64,10 @@ async def assemble_next(services: Services) -> bool:
     if services.draining or not await services.read(studies.is_due):
         return False
     lease = services.settings.dicom_timeout + services.settings.receive_timeout + 60
-    claimed = await services.write(studies.claim, lease=lease)
-    if claimed is None:
-        return False
-    async with services.conversion_slots:
+    async with services.conversion_slots:  # before the claim, so that its lease does not run while this waits
+        claimed = await services.write(studies.claim, lease=lease)
+        if claimed is None:
+            return False
         try:
             await services.run_in_thread(_assemble, services, claimed)
         except (Busy, Unavailable) as error:
@@ -104,7 +104,7 @@ def _assemble(services: Services, claimed: Assembly) -> None:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         upload.study.record = ClinicalRecord.model_validate(claimed.clinical or {})
-        upload.study.study_instance_uid = claimed.uid
+        upload.study.study_instance_uid = uid_or_none(claimed.uid)
         upload.study.address = conversion.address
         upload.check()
         entry = submission.resolve_model(services, None)

@@ -130,7 +130,7 @@ class UploadReceiver:
             conversion = self.archives.convert(name, self.study.series_roles)
             self.add_volumes(dicom_uploads.without(conversion, frozenset(sent)) if name == STUDY else conversion)
             if name == STUDY:
-                self.study.study_instance_uid = self.study.study_instance_uid or _uid_or_none(conversion.study_uid)
+                self.study.study_instance_uid = self.study.study_instance_uid or uid_or_none(conversion.study_uid)
 
     def add_volumes(self, conversion: Conversion) -> None:
         """Writes the volumes of a conversion to the storage, and deletes their files. Raises StorageFull."""
@@ -308,7 +308,7 @@ def _matching(name: str, content: bytes, pattern: str, rule: str) -> str:
     return text
 
 
-def _uid_or_none(uid: str) -> str | None:
+def uid_or_none(uid: str) -> str | None:
     return uid if re.fullmatch(UID, uid) and len(uid) <= MAX_UID_LENGTH else None
 
 

@@ -41,7 +41,7 @@ def listen(
     from app.cli.common import check_writable, settings
     from app.core import logging as app_logging
     from app.database.session import Database, retry_until_available
-    from app.dicom.isolated import check_listener
+    from app.dicom.callers import check_listener
     from app.dicom.reception import Reception
     from app.storage.factory import secure, storage_of
 

@@ -44,8 +44,9 @@ def export(
     objects = ResultObjects.of(config, database, storage_of(config))
     target = to or Path(f"{prediction_id}-dicom.zip")
     with naming_folders(config), objects.archive(prediction_id, None) as archive:
+        target.touch(mode=0o600)
+        target.chmod(0o600)
         shutil.copyfile(archive, target)
-    target.chmod(0o600)
     typer.echo(str(target))
 
 

@@ -59,7 +59,7 @@ def serve(
     from app.cli.common import check_writable, settings
     from app.core import logging as app_logging
     from app.core.egress import EgressClient
-    from app.dicom.isolated import check_listener
+    from app.dicom.callers import check_listener
     from app.main import create_app
 
     os.umask(PRIVATE)
@@ -68,6 +68,7 @@ def serve(
     app_logging.configure_logging(config.log_level, config.log_format)
     try:
         EgressClient(config.webhook_hosts)  # check here: with wrong hosts the worker would fail at each start
+        EgressClient(config.dicom_hosts, setting="RLVO_DICOM_HOSTS")
         check_writable(config)
         if config.dicom_port:
             check_listener(config)

@@ -154,7 +154,9 @@ class Settings(BaseSettings):
         default=30.0, gt=0, description="Seconds without a new instance after which a received study is complete"
     )
     dicom_clinical_wait: float = Field(
-        default=60.0, ge=0, description="The same for a received study without a clinical record, if longer"
+        default=60.0,
+        ge=0,
+        description="Seconds after the last instance until a study without a clinical record is complete, if longer",
     )
     dicom_keep_hours: float = Field(
         default=72.0,

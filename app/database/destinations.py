@@ -173,14 +173,21 @@ def pending(session: Session, prediction_id: str, destination_id: str, run: int)
 
 
 def note(
-    session: Session, prediction_id: str, destination_id: str, run: int, state: DeliveryState, reason: str = ""
+    session: Session,
+    prediction_id: str,
+    destination_id: str,
+    run: int,
+    state: DeliveryState,
+    reason: str = "",
+    *,
+    tries: int,
 ) -> bool:
-    """Notes the result of one try; returns False if another run has replaced this one."""
+    """Notes the state after ``tries`` tries of a run; returns False if another run has replaced this one."""
     delivery = session.get(DeliveryRow, (prediction_id, destination_id), with_for_update=True)
     if delivery is None or delivery.run != run or delivery.state != DeliveryState.WAITING:
         return False
     delivery.state, delivery.reason, delivery.changed = state, reason[:64] or None, now()
-    delivery.tries += 1
+    delivery.tries = tries
     return True
 
 

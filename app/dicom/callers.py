@@ -1,17 +1,20 @@
-"""Which DICOM applications may send, and whose studies theirs are."""
+"""Which DICOM applications may send, whose studies theirs are, and the certificates; needs no DICOM library."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from app.core.config import Settings
 
-__all__ = ["AeCaller", "callers_of", "may_connect", "tenant_of", "validated_callers"]
+__all__ = ["AeCaller", "callers_of", "check_listener", "may_connect", "tenant_of", "tls_context", "validated_callers"]
 
 LOCAL_TENANT = "local"
+_NETWORK_LIBRARY = "pynetdicom"
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _AE_TITLE = r"[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?"  # DICOM PS3.5, value representation AE
 _RULE = (
@@ -77,6 +80,49 @@ def validated_callers(settings: Settings) -> list[AeCaller]:
     if not callers and settings.dicom_host not in _LOOPBACK:
         raise ValueError("RLVO_DICOM_HOST lets other machines connect; RLVO_DICOM_CALLERS must say which may send")
     return callers
+
+
+def check_listener(settings: Settings) -> None:
+    """Check the settings of the DICOM listener, without loading it.
+
+    Args:
+        settings: the settings.
+
+    Raises:
+        ValueError: a setting is wrong, or the libraries are not installed.
+    """
+    if importlib.util.find_spec(_NETWORK_LIBRARY) is None:
+        raise ValueError("RLVO_DICOM_PORT needs the DICOM libraries: install rlvo-service[dicom]")
+    validated_callers(settings)
+    tls_context(settings)
+
+
+def tls_context(settings: Settings) -> ssl.SSLContext | None:
+    """Read the certificates of the listener; None without TLS.
+
+    Args:
+        settings: names of the files.
+
+    Returns:
+        The context of the server.
+
+    Raises:
+        ValueError: a file cannot be read, or a key or certificates of senders are given without a certificate.
+    """
+    if not settings.dicom_tls_certificate:
+        if settings.dicom_tls_key or settings.dicom_tls_callers:
+            raise ValueError("RLVO_DICOM_TLS_KEY and RLVO_DICOM_TLS_CALLERS need RLVO_DICOM_TLS_CERTIFICATE")
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(settings.dicom_tls_certificate, settings.dicom_tls_key or None)
+        if settings.dicom_tls_callers:
+            context.load_verify_locations(settings.dicom_tls_callers)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except (OSError, ValueError):
+        names = "RLVO_DICOM_TLS_CERTIFICATE, RLVO_DICOM_TLS_KEY or RLVO_DICOM_TLS_CALLERS"
+        raise ValueError(f"A file of {names} cannot be read: it must be PEM") from None
+    return context
 
 
 def may_connect(callers: Sequence[AeCaller], address: str) -> bool:

@@ -16,38 +16,21 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from app.core.config import Settings
-from app.dicom.callers import validated_callers
 from app.dicom.conversion import Conversion
 from app.dicom.errors import DEFAULT, DicomLimits, no_archive, refused
 from app.sdk.errors import FieldError, RlvoError, UnsupportedMedia
 from app.sdk.series import SeriesRole
 from app.sdk.types import Input
 
-__all__ = ["ZIP", "check_listener", "convert_isolated", "installed"]
+__all__ = ["ZIP", "convert_isolated", "installed"]
 
 ZIP = b"PK\x03\x04"
 _LIBRARY = "pydicom"
-_NETWORK_LIBRARY = "pynetdicom"
 
 
 def installed() -> bool:
     """Whether the libraries of ``rlvo-service[dicom]`` are installed."""
     return importlib.util.find_spec(_LIBRARY) is not None
-
-
-def check_listener(settings: Settings) -> None:
-    """Check the settings of the DICOM listener, without loading it.
-
-    Args:
-        settings: the settings.
-
-    Raises:
-        ValueError: a setting is wrong, or the libraries are not installed.
-    """
-    if importlib.util.find_spec(_NETWORK_LIBRARY) is None:
-        raise ValueError("RLVO_DICOM_PORT needs the DICOM libraries: install rlvo-service[dicom]")
-    validated_callers(settings)
 
 
 def convert_isolated(

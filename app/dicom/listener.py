@@ -4,7 +4,7 @@ Design notes:
 - Nothing is decoded but the command of a message; the data set goes to a file as it arrives.
 - What one association may use is limited: bytes of one PDU and of one instance, and the seconds of each PDU. Beyond
   these, the association ends and no other one.
-- pynetdicom's own log shows values of messages, so it is switched off; this module logs counts and AE titles.
+- pynetdicom's own log shows values of messages, so it is switched off; this module logs counts and reasons.
 
 Sources: DICOM PS3.4, annex B (storage service class); PS3.7, 9.1.1 (C-STORE) and annex C (status codes).
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import socket
-import ssl
 import tempfile
 import threading
 import time
@@ -27,7 +26,7 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.transport import ThreadedAssociationServer
 
 from app.core.config import Settings
-from app.dicom.callers import AeCaller, may_connect, tenant_of, validated_callers
+from app.dicom.callers import AeCaller, may_connect, tenant_of, tls_context, validated_callers
 from app.dicom.errors import Unreadable
 from app.dicom.reception import Outcome, Reception
 from app.sdk.errors import RlvoError
@@ -76,7 +75,7 @@ class Listener:
         self._settings = settings
         self._reception = reception
         self._callers = validated_callers(settings)
-        self._tls = _tls_context(settings)
+        self._tls = tls_context(settings)
         self._meters: dict[Any, _Meter] = {}
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -313,18 +312,3 @@ class _Meter:
                     break
                 filled += count
         return buffer[:filled]
-
-
-def _tls_context(settings: Settings) -> ssl.SSLContext | None:
-    if not settings.dicom_tls_certificate:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(settings.dicom_tls_certificate, settings.dicom_tls_key or None)
-        if settings.dicom_tls_callers:
-            context.load_verify_locations(settings.dicom_tls_callers)
-            context.verify_mode = ssl.CERT_REQUIRED
-    except (OSError, ValueError):
-        names = "RLVO_DICOM_TLS_CERTIFICATE, RLVO_DICOM_TLS_KEY or RLVO_DICOM_TLS_CALLERS"
-        raise ValueError(f"A file of {names} cannot be read: it must be PEM") from None
-    return context

@@ -24,6 +24,6 @@ class Delivery(BaseModel):
     destination: str = Field(description="Name of the destination")
     state: DeliveryState = Field(description="waiting: it is sent or will be tried again")
     tries: int = Field(ge=0)
-    reason: str | None = Field(default=None, description="Why the last try failed: refused, unreachable, timeout, ...")
+    reason: str | None = Field(default=None, description="Why the last try failed: refused-401, unreachable, ...")
     since: datetime = Field(description="When it was queued")
     changed: datetime = Field(description="When its last try ended")

@@ -31,6 +31,7 @@ log = logging.getLogger("rlvo.dicom")
 LONGEST_PAUSE = 600.0
 FIGURES_PAUSE = 5.0
 _NO_OBJECTS = "no-objects"
+_FIGURES = "figures-pending"  # no try of the destination
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class DicomDelivery:
         due = retry_until_available(lambda: self._pending(destination_id, prediction_id, run))
         if due is None:
             return
-        state, reason, pause = self._try(due, prediction_id, tries)
+        state, reason, pause = self._try(due, prediction_id)
         given_up = now() - due.since > timedelta(days=self.days)
         if state is DeliveryState.WAITING and given_up:
             state = DeliveryState.GIVEN_UP
@@ -64,13 +65,13 @@ class DicomDelivery:
         with self.database.reading() as session:
             return destinations.pending(session, prediction_id, destination_id, run)
 
-    def _try(self, due: Pending, prediction_id: str, tries: int) -> tuple[DeliveryState, str, float]:
+    def _try(self, due: Pending, prediction_id: str) -> tuple[DeliveryState, str, float]:
         """State, reason, and seconds until the next try."""
-        pause = min(self.backoff * 2 ** min(tries - 1, 20), LONGEST_PAUSE) * random.uniform(1.0, 1.2)  # noqa: S311
+        pause = min(self.backoff * 2 ** min(due.tries, 20), LONGEST_PAUSE) * random.uniform(1.0, 1.2)  # noqa: S311
         try:
             self._send(due, prediction_id)
         except NotFinished:
-            return DeliveryState.WAITING, "figures-pending", FIGURES_PAUSE
+            return DeliveryState.WAITING, _FIGURES, FIGURES_PAUSE
         except (NotFound, PredictionNotFound, Erased):
             return DeliveryState.GIVEN_UP, _NO_OBJECTS, 0.0
         except RlvoError as error:
@@ -93,11 +94,11 @@ class DicomDelivery:
     def _note(
         self, due: Pending, prediction_id: str, run: int, tries: int, state: DeliveryState, reason: str, pause: float
     ) -> None:
-        destination_id = due.destination.id
-        detail = {"destination": destination_id, "tries": tries} | ({"why": reason} if reason else {})
-        log.info("delivery of %s to %s: try %d, %s %s", prediction_id, destination_id, tries, state, reason)
+        destination_id, made = due.destination.id, due.tries + (reason != _FIGURES)
+        detail = {"destination": destination_id, "tries": made} | ({"why": reason} if reason else {})
+        log.info("delivery of %s to %s: try %d, %s %s", prediction_id, destination_id, made, state, reason)
         with self.database.session() as session:
-            if not destinations.note(session, prediction_id, destination_id, run, state, reason):
+            if not destinations.note(session, prediction_id, destination_id, run, state, reason, tries=made):
                 return
             if state is DeliveryState.WAITING:
                 self.queue.queue_delivery(session, destination_id, prediction_id, run, tries + 1, delay=pause)

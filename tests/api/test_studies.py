@@ -216,6 +216,11 @@ async def test_a_cancelled_study_makes_no_prediction_until_it_is_completed(servi
     assert len((await completed(service, uid))["predictions"]) == 2
 
 
+async def test_path_takes_every_uid_that_the_reception_takes(service: RunningService) -> None:
+    assert problem(await service.http.get("/v1/studies/1.2.840.01.5")) == (404, "not-found")
+    assert problem(await service.http.get("/v1/studies/1.2.840.a"))[0] == 422
+
+
 async def test_an_erased_study_leaves_nothing_but_its_ledger_entry(service: RunningService) -> None:
     uid = await receive(service, *cta())
     prediction = (await completed(service, uid))["predictions"][0]["id"]

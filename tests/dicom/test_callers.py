@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from app.dicom.callers import callers_of, may_connect, tenant_of
+from app.core.config import Settings
+from app.dicom.callers import callers_of, check_listener, may_connect, tenant_of, tls_context
 
 CALLERS = callers_of("CT1@10.0.0.5=stroke, PACS SOUTH@10.0.1.0/24, GATE=other, V6@fd00::/8")
 
@@ -46,3 +47,19 @@ def test_an_address_that_no_caller_has_cannot_connect() -> None:
 def test_another_form_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="RLVO_DICOM_CALLERS"):
         callers_of(text)
+
+
+@pytest.mark.parametrize("given", [{"dicom_tls_key": "key.pem"}, {"dicom_tls_callers": "callers.pem"}])
+def test_tls_settings_without_a_certificate_do_not_turn_tls_off(given: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="need RLVO_DICOM_TLS_CERTIFICATE"):
+        check_listener(Settings(**given))
+
+
+def test_certificate_that_cannot_be_read_is_found_before_the_listener_starts() -> None:
+    with pytest.raises(ValueError, match="must be PEM"):
+        check_listener(Settings(dicom_tls_certificate="gone.pem"))
+
+
+def test_listener_without_tls_settings_has_no_tls() -> None:
+    assert tls_context(Settings()) is None
+    check_listener(Settings())

@@ -74,6 +74,14 @@ def test_a_repetition_has_the_same_bytes(made: dict[str, ObjectFile], stored: di
     assert [each.content for each in again] == [each.content for each in made.values()]
 
 
+@pytest.mark.parametrize("kind", list(ObjectKind))
+def test_one_kind_of_objects_is_the_same_alone(
+    made: dict[str, ObjectFile], stored: dict[str, Path], kind: ObjectKind
+) -> None:
+    alone = {each.name: each.content for each in make(prediction(), address(), stored, [kind])}
+    assert alone == {name: each.content for name, each in made.items() if each.kind is kind}
+
+
 def test_another_prediction_has_other_instances_and_series(
     made: dict[str, ObjectFile], stored: dict[str, Path]
 ) -> None:

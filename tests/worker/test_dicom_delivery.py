@@ -217,6 +217,7 @@ def test_figures_that_are_drawn_later_are_waited_for(site: Site, monkeypatch: py
         session.execute(update(PredictionRow).values(figures="pending"))
     site.delivery("").deliver(destination.id, prediction_id, 1, 1)
     assert site.state(prediction_id).reason == "figures-pending"
+    assert site.state(prediction_id).tries == 0  # the archive was not asked
 
 
 def test_credentials_are_sealed(site: Site) -> None:

@@ -8,9 +8,10 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 from sqlalchemy.orm import Session
 
-from app.api import json_parsing, openapi_studies, uploads
+from app.api import json_parsing, openapi_studies
 from app.api.dependencies import CurrentCaller, ServicesDep
 from app.api.parameters import strict_query
+from app.api.uploads import MAX_UID_LENGTH
 from app.database import audit, predictions, studies
 from app.sdk.errors import FieldError, InvalidRequest
 from app.sdk.studies import MAX_ROLES, UID, ReceivedStudy, ReceivedStudyPage, StudyRoles
@@ -19,7 +20,8 @@ router = APIRouter(prefix="/v1/studies", tags=["studies"], dependencies=[Depends
 
 StudyUid = Annotated[
     str,
-    Path(alias="uid", description="Study Instance UID", pattern=f"^{uploads.UID}$", max_length=uploads.MAX_UID_LENGTH),
+    # As the reception: what it takes must stay erasable, also a UID against the rules, such as one with leading zeros.
+    Path(alias="uid", description="Study Instance UID", pattern=r"^[0-9]+(\.[0-9]+)*$", max_length=MAX_UID_LENGTH),
 ]
 _CURSOR = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 

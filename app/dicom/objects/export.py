@@ -10,7 +10,7 @@ Design notes:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,29 +59,38 @@ class ObjectFile:
     content: bytes
 
 
-def make(prediction: Prediction, address: ReturnAddress, files: Mapping[str, Path]) -> Iterator[ObjectFile]:
+def make(
+    prediction: Prediction,
+    address: ReturnAddress,
+    files: Mapping[str, Path],
+    kinds: Collection[ObjectKind] = tuple(ObjectKind),
+) -> Iterator[ObjectFile]:
     """Make the objects of a prediction, one after the other; the report is first.
 
     Args:
         prediction: a prediction that succeeded, as stored.
         address: patient and study.
         files: stored files of the prediction by name, such as ``maps/vessels.nii.gz``.
+        kinds: kinds of objects to make.
 
     Yields:
         The objects; the same bytes at each call.
     """
     context = ObjectContext(prediction, address)
-    maps = dict(_maps(context, files))
-    yield _file(structured_report(context, [(each, map_number(each)) for each in maps]), ObjectKind.REPORT, 1)
-    for name in MASKS:
+    # The report refers to the maps.
+    maps = dict(_maps(context, files)) if {ObjectKind.REPORT, ObjectKind.ATTRIBUTION} & set(kinds) else {}
+    if ObjectKind.REPORT in kinds:
+        yield _file(structured_report(context, [(each, map_number(each)) for each in maps]), ObjectKind.REPORT, 1)
+    for number, name in enumerate(MASKS if ObjectKind.SEGMENTATION in kinds else (), start=1):
         if (made := _mask(context, name, files)) is not None:
-            yield _file(made, ObjectKind.SEGMENTATION, list(MASKS).index(name) + 1)
-    for channel, made in maps.items():
+            yield _file(made, ObjectKind.SEGMENTATION, number)
+    for channel, made in (maps if ObjectKind.ATTRIBUTION in kinds else {}).items():
         yield _file(made, ObjectKind.ATTRIBUTION, map_number(channel))
     figures = _figures(files)
-    for number, (name, (caption, png)) in enumerate(figures.items(), start=1):
+    for number, (name, (caption, png)) in enumerate(figures.items() if ObjectKind.KEY_IMAGES in kinds else (), start=1):
         yield _file(key_image(context, number, name, caption, png), ObjectKind.KEY_IMAGES, number)
-    yield _file(document(context, pdf(prediction, dict(figures.values()))), ObjectKind.DOCUMENT, 1)
+    if ObjectKind.DOCUMENT in kinds:
+        yield _file(document(context, pdf(prediction, dict(figures.values()))), ObjectKind.DOCUMENT, 1)
 
 
 def _file(made: Dataset, kind: ObjectKind, number: int) -> ObjectFile:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from app.core.logging import error_location
 from app.dicom.objects.export import make
+from app.dicom.objects.kinds import ObjectKind
 from app.dicom.return_address import ReturnAddress
 from app.sdk.types import Prediction
 
@@ -31,11 +32,10 @@ def _write() -> None:
     prediction, address = Prediction.model_validate(job["prediction"]), ReturnAddress.from_json(job["address"])
     files = {name: Path(path) for name, path in job["files"].items()}
     with zipfile.ZipFile(job["target"], "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for each in make(prediction, address, files):
-            if each.kind in job["kinds"]:
-                entry = zipfile.ZipInfo(each.name, _EPOCH)
-                entry.compress_type = zipfile.ZIP_DEFLATED
-                archive.writestr(entry, each.content)
+        for each in make(prediction, address, files, [ObjectKind(kind) for kind in job["kinds"]]):
+            entry = zipfile.ZipInfo(each.name, _EPOCH)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, each.content)
 
 
 if __name__ == "__main__":
