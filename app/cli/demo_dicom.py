@@ -28,6 +28,7 @@ import typer
 from app.cli.common import open_database, settings, temporary_service
 from app.cli.predict import show
 from app.cli.studies import print_study
+from app.dicom.callers import LOCAL_TENANT
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,7 +40,6 @@ SEED = 1
 TILT_DEGREES = 18.5
 SPACING = {"ncct": (1.0, 1.0, 2.0), "cta": (1.0, 1.0, 1.5)}
 SCHEME = "en-siemens"
-TENANT = "local"
 LONGEST_WAIT = 600.0
 _ROUTE = """function OnStoredInstance(instanceId, tags, metadata)
   if tags['Modality'] == 'CT' then
@@ -150,7 +150,13 @@ def _destination(archive: Archive) -> Iterator[None]:
     with database.session() as session:
         address = f"127.0.0.1:{archive.dicom_port}"
         made = destinations.create(
-            session, TENANT, "Orthanc of the demo", DestinationKind.C_STORE, address, called="ARCHIVE", calling="RLVO"
+            session,
+            LOCAL_TENANT,
+            "Orthanc of the demo",
+            DestinationKind.C_STORE,
+            address,
+            called="ARCHIVE",
+            calling="RLVO",
         )
     try:
         yield

@@ -150,7 +150,8 @@ def test(destination_id: Annotated[str, typer.Argument(help="The id that the lis
     """
     from app.core.sealing import open_text
     from app.database import destinations as rows
-    from app.dicom.objects.sending import Sender, SendFailed
+    from app.dicom.objects.kinds import SendFailed
+    from app.dicom.objects.sending import Sender
     from app.dicom.return_address import key_of
 
     config = settings()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -56,6 +56,14 @@ def validate(
     The predictor can be any one: the table needs its probabilities and the outcomes. The report is written as
     Markdown, as one HTML file, and as CSV files. TRIPOD+AI items that the data cannot fill are listed as blank.
     """
+    if cohort is None and (replace(reading, date_format="") != READING or consent != CONSENT):
+        raise typer.BadParameter(
+            "--drop-unknown, --target, --columns, --accept, --accept-flags and --i-know are for a version and a COHORT"
+        )
+    if cohort is not None and table != COLUMNS:
+        raise typer.BadParameter(
+            "columns, --subgroup, --level and --threshold are for a table of predictions: a version has its own"
+        )
     with cohort_faults():
         if cohort is None:
             text = _of_table(Path(source), out, table, site, since, rounds, reading.date_format)

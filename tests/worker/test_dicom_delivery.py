@@ -20,7 +20,8 @@ from app.database.destination_tables import DeliveryRow
 from app.database.destinations import Destination, DestinationKind
 from app.database.session import Database, now
 from app.database.tables import PredictionRow
-from app.dicom.objects.sending import Sender, SendFailed
+from app.dicom.objects.kinds import SendFailed
+from app.dicom.objects.sending import Sender
 from app.dicom.objects.stored import ResultObjects
 from app.dicom.return_address import seal
 from app.sdk.deliveries import Delivery, DeliveryState

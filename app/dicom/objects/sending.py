@@ -25,8 +25,9 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from app.core.egress import EgressClient, EgressRefused
 from app.database.destinations import Destination, DestinationKind
+from app.dicom.objects.kinds import SendFailed
 
-__all__ = ["SendFailed", "Sender"]
+__all__ = ["Sender"]
 
 _BOUNDARY = "rlvo-instance"
 _TYPE = f'multipart/related; type="application/dicom"; boundary={_BOUNDARY}'
@@ -34,10 +35,6 @@ _STORED, _ACCEPTED = 200, 202
 _VERIFICATION = "1.2.840.10008.1.1"
 _WARNINGS = range(0xB000, 0xC000)  # C-STORE: stored, with a remark
 _SECONDS = 30.0
-
-
-class SendFailed(Exception):
-    """A try failed; the message is a short reason without text of the other side."""
 
 
 @dataclass(frozen=True)
