@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_to"]
 
-_AE_TITLE = r"^[!-\[\]-~]{1,16}$"
 destinations = typer.Typer(help="DICOM destinations: archives that receive the results.", no_args_is_help=True)
 
 
@@ -91,6 +90,7 @@ def add(
     """
     import re
 
+    from app.core.ae_title import AE_TITLE
     from app.core.sealing import seal_text
     from app.database import audit
     from app.database import destinations as rows
@@ -104,7 +104,7 @@ def add(
     if kind is rows.DestinationKind.C_STORE:
         if not re.fullmatch(r"[^/:@ ]+:[0-9]{1,5}", address):
             _exit("The address must be a URL, or HOST:PORT.")
-        if not re.fullmatch(_AE_TITLE, called) or not re.fullmatch(_AE_TITLE, calling):
+        if not all(re.fullmatch(AE_TITLE, title) for title in (called, calling)):
             _exit("An AE title must have 1 to 16 characters; the option --called is required.")
     _check_host(config, address)
     secret = None if credentials is None else seal_text(_authorization(credentials), key)

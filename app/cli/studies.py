@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.common import ServiceOptions, table
+from app.cli.common import ServiceOptions, clinical_document, table
 from app.cli.option_groups import expand_option_groups
 
 if TYPE_CHECKING:
@@ -89,16 +89,7 @@ def clinical(
 
     rlvo studies clinical 1.2.840.113619.2.55.3 clinical.json --url http://rlvo.local:8000
     """
-    import json
-
-    from app.sdk.errors import MalformedJson
-
-    try:
-        document = json.loads(record.read_bytes())
-    except ValueError:
-        raise MalformedJson("The clinical document is not valid JSON.") from None
-    if not isinstance(document, dict):
-        raise MalformedJson("The clinical document must be a JSON object.")
+    document = clinical_document(record)
     with service.client() as client:
         print_study(client.studies.set_clinical(uid, document))
 

@@ -15,8 +15,8 @@ import ipaddress
 import re
 import socket
 import ssl
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import httpx
@@ -140,13 +140,14 @@ class EgressClient:
             EgressRefused: The URL or an address of its host is not permitted.
             OSError: The host name cannot be resolved.
             httpx.HTTPError: The request failed.
-            ssl.SSLError: The TLS handshake failed.
+            ssl.SSLError: The TLS handshake failed; the certificate, for example, is not valid.
         """
         parsed = self.check(url)
         host, port = _normalised(parsed.host), parsed.port or _PORTS[parsed.scheme]
         pinned = parsed.copy_with(host=self._address(host, port))
         named = {**headers, "Host": parsed.netloc.decode("ascii")}
         with (
+            _tls_errors(),
             httpx.Client(
                 verify=ssl.create_default_context(), trust_env=False, follow_redirects=False, timeout=seconds or TIMEOUT
             ) as client,
@@ -202,6 +203,20 @@ class EgressClient:
                 self._networks.append(ipaddress.ip_network(host))
         else:
             raise ValueError(f"{self._setting} contains an entry that is not a host, an address or a network")
+
+
+@contextmanager
+def _tls_errors() -> Iterator[None]:
+    """Raise the error of a TLS handshake itself, which httpx reports as a failed connection."""
+    try:
+        yield
+    except httpx.ConnectError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, ssl.SSLError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise cause from None
 
 
 def _normalised(host: str) -> str:

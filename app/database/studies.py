@@ -9,7 +9,7 @@ Design notes:
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -71,7 +71,7 @@ def page(session: Session, caller: str | None, *, limit: int = 50, cursor: str |
         query = query.where(tuple_(StudyRow.created, StudyRow.id) < tuple_(before, cursor))
     rows = list(session.scalars(query.limit(limit + 1)))
     more, rows = len(rows) > limit, rows[:limit]
-    return ReceivedStudyPage(items=[_study(session, row) for row in rows], next=rows[-1].id if more else None)
+    return ReceivedStudyPage(items=_studies(session, rows), next=rows[-1].id if more else None)
 
 
 def complete(session: Session, caller: str, uid: str) -> ReceivedStudy:
@@ -239,10 +239,26 @@ def _row(session: Session, caller: str | None, uid: str, *, lock: bool = False) 
 
 
 def _study(session: Session, row: StudyRow) -> ReceivedStudy:
+    return _studies(session, [row])[0]
+
+
+def _studies(session: Session, rows: Sequence[StudyRow]) -> list[ReceivedStudy]:
+    """Studies with their series and predictions, by the same number of queries for any number of studies."""
     session.flush()
+    ids = [row.id for row in rows]
     links = select(StudyPredictionRow).join(PredictionRow, PredictionRow.id == StudyPredictionRow.prediction_id)
-    links = links.where(StudyPredictionRow.study_id == row.id, PredictionRow.erased.is_(None))
-    made = session.scalars(links.order_by(StudyPredictionRow.revision))
+    links = links.where(StudyPredictionRow.study_id.in_(ids), PredictionRow.erased.is_(None))
+    made: dict[str, list[StudyPredictionRow]] = defaultdict(list)
+    for link in session.scalars(links.order_by(StudyPredictionRow.study_id, StudyPredictionRow.revision)):
+        made[link.study_id].append(link)
+    counted = select(InstanceRow.study_id, InstanceRow.series_uid, func.count()).where(InstanceRow.study_id.in_(ids))
+    received: dict[str, dict[str, int]] = defaultdict(dict)
+    for study_id, uid, number in session.execute(counted.group_by(InstanceRow.study_id, InstanceRow.series_uid)):
+        received[study_id][uid] = int(number)
+    return [_document(row, received[row.id], made[row.id]) for row in rows]
+
+
+def _document(row: StudyRow, received: Mapping[str, int], made: Sequence[StudyPredictionRow]) -> ReceivedStudy:
     return ReceivedStudy(
         uid=row.uid,
         state=StudyState(row.state),
@@ -254,7 +270,7 @@ def _study(session: Session, row: StudyRow) -> ReceivedStudy:
         conflicts=row.conflicts,
         clinical=row.clinical is not None,
         roles={name: SeriesRole(role) for name, role in (row.roles or {}).items()},
-        series=_series(session, row),
+        series=_series(row, received),
         predictions=[
             StudyPrediction(revision=each.revision, id=each.prediction_id, why=each.why, created=each.created)
             for each in made
@@ -263,12 +279,9 @@ def _study(session: Session, row: StudyRow) -> ReceivedStudy:
     )
 
 
-def _series(session: Session, row: StudyRow) -> list[StudySeries]:
+def _series(row: StudyRow, received: Mapping[str, int]) -> list[StudySeries]:
     """Received series, with what each was taken for; series that came after the last assembly have no role."""
-    counted = select(InstanceRow.series_uid, func.count()).where(InstanceRow.study_id == row.id)
-    rows = session.execute(counted.group_by(InstanceRow.series_uid))
-    received = Counter({uid: int(number) for uid, number in rows})
-    known = [StudySeries(**{**each, "received": received[each["uid"]]}) for each in row.series or []]
+    known = [StudySeries(**{**each, "received": received.get(each["uid"], 0)}) for each in row.series or []]
     later = sorted(received.keys() - {each.uid for each in known})
     return known + [StudySeries(uid=uid, received=received[uid]) for uid in later]
 

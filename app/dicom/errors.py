@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from app.sdk.errors import DecompressedTooLarge, FieldError, InvalidDicom, PatientMismatch
 
-__all__ = ["DEFAULT", "DicomLimits", "Unreadable", "mismatch", "no_archive", "refused", "too_large"]
+__all__ = ["DEFAULT", "DicomLimits", "OtherUids", "Unreadable", "mismatch", "no_archive", "refused", "too_large"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,10 @@ DEFAULT = DicomLimits()
 
 class Unreadable(Exception):
     """A file that is not a usable DICOM instance; it is kept out and counted."""
+
+
+class OtherUids(Unreadable):
+    """A data set with another SOP class or SOP Instance UID than its command or file meta information says."""
 
 
 def refused(detail: str, field: str = "study") -> InvalidDicom:

@@ -15,7 +15,7 @@ import zlib
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from app.dicom.errors import Unreadable
+from app.dicom.errors import OtherUids, Unreadable
 
 __all__ = ["MAX_HEAD_BYTES", "Head", "read_head"]
 
@@ -65,6 +65,7 @@ def read_head(file: BinaryIO) -> Head:
 
     Raises:
         Unreadable: the file is not DICOM, is damaged, or lacks a UID.
+        OtherUids: the file meta information names another class or instance than the data set.
     """
     data = file.read(MAX_HEAD_BYTES)
     if data[_START - len(_MARK) : _START] != _MARK:
@@ -78,7 +79,7 @@ def read_head(file: BinaryIO) -> Head:
     sop_class, sop_uid = _uid(walk.found, _SOP_CLASS), _uid(walk.found, _SOP_INSTANCE)
     for tag, value in ((_META_SOP_CLASS, sop_class), (_META_SOP_INSTANCE, sop_uid)):
         if tag in meta.found and _uid(meta.found, tag) != value:
-            raise Unreadable("has other UIDs in its file meta information than in its data set")
+            raise OtherUids("has other UIDs in its file meta information than in its data set")
     return Head(_uid(walk.found, _STUDY), _uid(walk.found, _SERIES), sop_class, sop_uid, syntax, meta.at)
 
 

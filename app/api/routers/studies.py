@@ -13,6 +13,7 @@ from app.api.dependencies import CurrentCaller, ServicesDep
 from app.api.parameters import strict_query
 from app.api.uploads import MAX_UID_LENGTH
 from app.database import audit, predictions, studies
+from app.database.api_keys import Caller
 from app.sdk.errors import FieldError, InvalidRequest
 from app.sdk.studies import MAX_ROLES, UID, ReceivedStudy, ReceivedStudyPage, StudyRoles
 
@@ -57,7 +58,7 @@ async def complete_study(uid: StudyUid, services: ServicesDep, caller: CurrentCa
 
     def record(session: Session) -> ReceivedStudy:
         study = studies.complete(session, caller.tenant, uid)
-        audit.append(session, caller.name, "study.complete", studies.identify(session, caller.tenant, uid)[0])
+        _note(session, caller, uid, "study.complete")
         return study
 
     return _answer(await services.write(record), status=202)
@@ -73,8 +74,7 @@ async def set_study_roles(uid: StudyUid, request: Request, services: ServicesDep
 
     def record(session: Session) -> ReceivedStudy:
         study = studies.set_roles(session, caller.tenant, uid, roles)
-        detail = {"series": len(roles)}
-        audit.append(session, caller.name, "study.roles", studies.identify(session, caller.tenant, uid)[0], detail)
+        _note(session, caller, uid, "study.roles", {"series": len(roles)})
         return study
 
     return _answer(await services.write(record))
@@ -92,7 +92,7 @@ async def set_study_clinical(uid: StudyUid, request: Request, services: Services
 
     def record(session: Session) -> ReceivedStudy:
         study = studies.set_clinical(session, caller.tenant, uid, document, quiet=services.settings.dicom_quiet)
-        audit.append(session, caller.name, "study.clinical", studies.identify(session, caller.tenant, uid)[0])
+        _note(session, caller, uid, "study.clinical")
         return study
 
     return _answer(await services.write(record))
@@ -108,7 +108,7 @@ async def cancel_study(uid: StudyUid, services: ServicesDep, caller: CurrentCall
             predictions.cancel(session, prediction_id, caller.tenant)
             services.queue.queue_webhooks(session, prediction_id)
             audit.append(session, caller.name, "prediction.cancel", prediction_id)
-        audit.append(session, caller.name, "study.cancel", studies.identify(session, caller.tenant, uid)[0])
+        _note(session, caller, uid, "study.cancel")
         return study
 
     return _answer(await services.write(record))
@@ -121,6 +121,12 @@ async def erase_study(uid: StudyUid, services: ServicesDep, caller: CurrentCalle
     await services.run_in_thread(services.eraser.erase_study, uid, caller.tenant, actor=caller.name, why="request")
     await services.run_in_thread(services.reception.forget, caller.tenant, uid)
     return Response(status_code=204)
+
+
+def _note(session: Session, caller: Caller, uid: str, action: str, detail: dict[str, int] | None = None) -> None:
+    """Note an action in the audit log, under the id of the study."""
+    study_id, _ = studies.identify(session, caller.tenant, uid)
+    audit.append(session, caller.name, action, study_id, detail)
 
 
 def _answer(document: ReceivedStudy | ReceivedStudyPage, *, status: int = 200) -> Response:

@@ -50,18 +50,29 @@ class Sender:
     seconds: float = _SECONDS
 
     def reach(self, destination: Destination) -> None:
-        """Open and close a connection, so that no objects are made for an archive that is away. Raises SendFailed."""
+        """Open and close a connection, so that no objects are made for an archive that is away.
+
+        A C-STORE connection with TLS is opened with its handshake, whose failure an association does not tell apart.
+
+        Raises:
+            SendFailed: there is no connection.
+        """
         try:
             if destination.kind is DestinationKind.STOW:
                 url = self.egress.check(destination.address)
                 host, port = url.host, url.port or (443 if url.scheme == "https" else 80)
             else:
                 host, port = _host_and_port(destination)
-            socket.create_connection((self.egress.pinned(host, port), port), self.seconds).close()
+            connection = socket.create_connection((self.egress.pinned(host, port), port), self.seconds)
+            with connection:
+                if destination.kind is DestinationKind.C_STORE and destination.tls:
+                    ssl.create_default_context().wrap_socket(connection, server_hostname=host).close()
         except EgressRefused:
             raise SendFailed("not-listed") from None
         except TimeoutError:
             raise SendFailed("timeout") from None
+        except ssl.SSLError:
+            raise SendFailed("tls") from None
         except OSError:
             raise SendFailed("unreachable") from None
 
@@ -94,6 +105,7 @@ class Sender:
             SendFailed: it does not answer, or refuses.
         """
         if destination.kind is DestinationKind.C_STORE:
+            self.reach(destination)
             self._echo(destination)
             return
         headers = {"Accept": "application/dicom+json"} | _authorized(authorization)
