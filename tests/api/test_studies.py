@@ -279,7 +279,9 @@ async def test_a_page_of_studies_needs_as_many_queries_as_one_study(service: Run
     for limit in (1, 6):
         statements: list[str] = []
         with service.services.database.reading() as session:
-            event.listen(session.connection(), "before_cursor_execute", lambda *call, seen=statements: seen.append(call[2]))
+            event.listen(
+                session.connection(), "before_cursor_execute", lambda *call, seen=statements: seen.append(call[2])
+            )
             page = studies.page(session, "local", limit=limit)
         counted.append(len(statements))
     assert counted[0] == counted[1]
