@@ -188,7 +188,7 @@ def test_a_check_asks_for_an_answer(site: Site, orthanc: Orthanc) -> None:
 
 @pytest.mark.parametrize("tls", [True, False])
 def test_an_archive_without_a_valid_certificate_is_named_so(site: Site, tmp_path: Path, tls: bool) -> None:
-    certificate, key = certified(tmp_path / "tls", "127.0.0.1")  # nobody this machine knows has signed it
+    certificate, key = certified(tmp_path / "tls", "127.0.0.1")  # signed by no authority that is known here
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     with receiving(200, tls=context if tls else None) as receiver:
