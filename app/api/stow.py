@@ -11,18 +11,17 @@ Sources: DICOM PS3.18, 10.5 (store transaction) and annex I (store instances res
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from python_multipart.multipart import parse_options_header
 
-from app.api.multipart import PartsParser, Sink, boundary
+from app.core.multipart import PartsParser, Sink, boundary
 from app.dicom.errors import OtherUids, Unreadable
+from app.dicom.part_file import PartFile
 from app.dicom.reception import MAX_INSTANCES, Outcome, Received, Reception
 from app.sdk.errors import InvalidRequest, TooLarge, UnsupportedMedia
-from app.storage.errors import storage_errors
 
 __all__ = ["MEDIA_TYPE", "StoreRequest"]
 
@@ -48,7 +47,7 @@ class StoreRequest:
     max_instance_bytes: int
     received: list[Received] = field(default_factory=list)
     unreadable: list[int] = field(default_factory=list)
-    _part: _PartSink | None = None
+    _part: PartFile | None = None
 
     def parser(self, content_type: str) -> PartsParser:
         """The parser of a body with this media type. Raises UnsupportedMedia, MalformedMultipart."""
@@ -64,7 +63,7 @@ class StoreRequest:
             raise UnsupportedMedia(_RULE)
         if len(self.received) + len(self.unreadable) >= MAX_INSTANCES:
             raise TooLarge(f"A request may have {MAX_INSTANCES} instances. Send the others with another request.")
-        self._part = _PartSink(self)
+        self._part = PartFile(self.reception, self.max_instance_bytes, self.accept)
         return self._part
 
     def accept(self, path: Path) -> None:
@@ -95,39 +94,6 @@ class StoreRequest:
             document[_OTHER_FAILURES] = _sequence([_reason(code) for code in self.unreadable])
         complete = not refused and not self.unreadable
         return (200 if complete else 202 if stored else 409), document
-
-
-class _PartSink:
-    """Writes one part to a file."""
-
-    def __init__(self, request: StoreRequest) -> None:
-        self._request = request
-        self._path = request.reception.draft()
-        self._size = 0
-        with storage_errors():
-            self._file: BinaryIO = self._path.open("xb")
-
-    def write(self, chunk: memoryview) -> None:
-        """Append the next bytes. Raises TooLarge, StorageFull."""
-        self._size += len(chunk)
-        if self._size > self._request.max_instance_bytes:
-            limit = self._request.max_instance_bytes
-            raise TooLarge(f"An instance has more than {limit} bytes, the limit (RLVO_DICOM_MAX_INSTANCE_BYTES).")
-        with storage_errors():
-            self._file.write(chunk)
-
-    def close(self) -> None:
-        """Store the part."""
-        with storage_errors():
-            self._file.close()
-        self._request.accept(self._path)
-
-    def discard(self) -> None:
-        """Delete the file, if it was not stored."""
-        with suppress(OSError):
-            self._file.close()
-        with suppress(OSError):
-            self._path.unlink(missing_ok=True)
 
 
 def _sequence(items: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -118,7 +118,8 @@ class Settings(BaseSettings):
     )
     dicom_hosts: str = Field(
         default="",
-        description="Hosts that results may be sent to as DICOM, comma-separated: `pacs.clinic.example`, "
+        description="Hosts of DICOM archives that results may be sent to and studies fetched from, comma-separated: "
+        "`pacs.clinic.example`, "
         "`10.0.0.7:4242`, `http://10.0.0.7:8042`",
     )
     dicom_backoff: float = Field(

@@ -6,7 +6,7 @@ Design notes:
   rebinding); TLS still verifies the name.
 - An address that is not public must be in the list itself, or in a listed network. Public are the addresses outside the
   special-purpose registries of IANA (RFC 6890); of IPv6, only those that are assigned as global unicast (2000::/3).
-- Redirects are not followed, environment proxies are not used, and the body of an answer is not read.
+- Redirects are not followed, and environment proxies are not used.
 """
 
 from __future__ import annotations
@@ -142,6 +142,14 @@ class EgressClient:
             httpx.HTTPError: The request failed.
             ssl.SSLError: The TLS handshake failed; the certificate, for example, is not valid.
         """
+        with self.open(method, url, content, headers, seconds=seconds) as answer:
+            return answer.status_code
+
+    @contextmanager
+    def open(
+        self, method: str, url: str, content: bytes, headers: Mapping[str, str], *, seconds: float | None = None
+    ) -> Iterator[httpx.Response]:
+        """Make a request, and yield its answer to be read as a stream; arguments and errors as of ``request``."""
         parsed = self.check(url)
         host, port = _normalised(parsed.host), parsed.port or _PORTS[parsed.scheme]
         pinned = parsed.copy_with(host=self._address(host, port))
@@ -153,7 +161,7 @@ class EgressClient:
             ) as client,
             client.stream(method, pinned, content=content, headers=named, extensions={"sni_hostname": host}) as answer,
         ):
-            return answer.status_code
+            yield answer
 
     def pinned(self, host: str, port: int) -> str:
         """Return a checked address for a connection that is not HTTP; the list must have the host with this port.

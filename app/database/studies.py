@@ -18,13 +18,13 @@ from typing import Any
 from sqlalchemy import delete, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
-from app.database.received import study_row
+from app.database.received import has_arrived, study_row
 from app.database.session import now
 from app.database.study_tables import InstanceRow, StudyPredictionRow, StudyRow
 from app.database.tables import PredictionRow
 from app.sdk.errors import Conflict, NotFound
 from app.sdk.series import SeriesRole
-from app.sdk.studies import ReceivedStudy, ReceivedStudyPage, StudyPrediction, StudySeries, StudyState
+from app.sdk.studies import ReceivedStudy, ReceivedStudyPage, StudyPrediction, StudyPull, StudySeries, StudyState
 from app.sdk.types import Failure, Status
 
 _RESTING = (StudyState.PREDICTED, StudyState.REFUSED)
@@ -61,11 +61,23 @@ def find(session: Session, caller: str | None, uid: str) -> ReceivedStudy:
     return _study(session, _row(session, caller, uid))
 
 
-def page(session: Session, caller: str | None, *, limit: int = 50, cursor: str | None = None) -> ReceivedStudyPage:
-    """Studies of a caller, newest first; the cursor is ``next`` of the page before."""
+def page(
+    session: Session, caller: str | None, *, limit: int = 50, cursor: str | None = None, accession: str | None = None
+) -> ReceivedStudyPage:
+    """Studies of a caller, newest first.
+
+    Args:
+        session: a session.
+        caller: the tenant; None for all.
+        limit: most studies of a page.
+        cursor: ``next`` of the page before.
+        accession: only studies with this digest of their accession number.
+    """
     query = select(StudyRow).order_by(StudyRow.created.desc(), StudyRow.id.desc())
     if caller is not None:
         query = query.where(StudyRow.caller == caller)
+    if accession is not None:
+        query = query.where(StudyRow.accession == accession)
     if cursor is not None:
         before = select(StudyRow.created).where(StudyRow.id == cursor).scalar_subquery()
         query = query.where(tuple_(StudyRow.created, StudyRow.id) < tuple_(before, cursor))
@@ -74,13 +86,38 @@ def page(session: Session, caller: str | None, *, limit: int = 50, cursor: str |
     return ReceivedStudyPage(items=_studies(session, rows), next=rows[-1].id if more else None)
 
 
-def complete(session: Session, caller: str, uid: str) -> ReceivedStudy:
-    """Assemble a study now. Raises NotFound, and Conflict if nothing of it was received."""
+def complete(session: Session, caller: str, uid: str, *, instances: int | None = None) -> ReceivedStudy:
+    """Assemble a study now, or as soon as it has a stated number of instances.
+
+    Args:
+        session: a writing session.
+        caller: the tenant.
+        uid: Study Instance UID.
+        instances: the number; None: now.
+
+    Raises:
+        NotFound: there is no such study.
+        Conflict: nothing of it was received, and no number is stated.
+    """
     row = _row(session, caller, uid, lock=True)
-    if not row.instances:
+    if instances is not None:
+        expect(row, instances)
+    elif row.instances:
+        _begin(row, "call")
+    else:
         raise Conflict("No instance of this study has arrived yet. Send them first.")
-    _begin(row, "call")
     return _study(session, row)
+
+
+def expect(row: StudyRow, instances: int) -> None:
+    """State how many instances the study has; it is assembled when they are here, if it was not assembled before."""
+    row.expected = instances
+    if not has_arrived(row):
+        return
+    if row.state == StudyState.CANCELLED or (row.state == StudyState.RECEIVING and row.clinical is not None):
+        _begin(row, "count")
+    elif row.state == StudyState.RECEIVING:
+        row.completed = "count"  # it still waits for its clinical record
 
 
 def set_roles(session: Session, caller: str, uid: str, roles: Mapping[str, SeriesRole]) -> ReceivedStudy:
@@ -267,6 +304,7 @@ def _document(row: StudyRow, received: Mapping[str, int], made: Sequence[StudyPr
         due=row.due if row.state == StudyState.RECEIVING else None,
         completed=row.completed,
         instances=row.instances,
+        expected=row.expected,
         conflicts=row.conflicts,
         clinical=row.clinical is not None,
         roles={name: SeriesRole(role) for name, role in (row.roles or {}).items()},
@@ -276,6 +314,7 @@ def _document(row: StudyRow, received: Mapping[str, int], made: Sequence[StudyPr
             for each in made
         ],
         error=None if row.error is None else Failure.model_validate(row.error),
+        pull=None if row.pull is None else StudyPull.model_validate(row.pull),
     )
 
 

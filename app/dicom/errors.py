@@ -6,7 +6,17 @@ from dataclasses import dataclass
 
 from app.sdk.errors import DecompressedTooLarge, FieldError, InvalidDicom, PatientMismatch
 
-__all__ = ["DEFAULT", "DicomLimits", "OtherUids", "Unreadable", "mismatch", "no_archive", "refused", "too_large"]
+__all__ = [
+    "DEFAULT",
+    "ArchiveFailed",
+    "DicomLimits",
+    "OtherUids",
+    "Unreadable",
+    "mismatch",
+    "no_archive",
+    "refused",
+    "too_large",
+]
 
 
 @dataclass(frozen=True)
@@ -27,6 +37,10 @@ class DicomLimits:
 
 
 DEFAULT = DicomLimits()
+
+
+class ArchiveFailed(Exception):
+    """An archive is away or refuses; the message is a short reason without text of the other side."""
 
 
 class Unreadable(Exception):

@@ -9,15 +9,17 @@ Design notes:
 from __future__ import annotations
 
 import base64
+import hmac
 import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from app.core.sealing import open_text, seal_text
 
-__all__ = ["InstanceReference", "ReturnAddress", "SealBroken", "key_of", "open_sealed", "seal"]
+__all__ = ["InstanceReference", "ReturnAddress", "SealBroken", "accession_digest", "key_of", "open_sealed", "seal"]
 
 _PURPOSE = b"rlvo-return-address-1"
+_ACCESSION_PURPOSE = b"rlvo-accession-number-1:"
 _KEY_BYTES = 32
 
 
@@ -117,6 +119,11 @@ def key_of(text: str) -> bytes | None:
     if len(key) != _KEY_BYTES:
         raise ValueError("RLVO_DICOM_RETURN_KEY must be 32 bytes in base64: openssl rand -base64 32")
     return key
+
+
+def accession_digest(accession: bytes, key: bytes) -> str:
+    """HMAC-SHA256 of an accession number, by which a study is found without a stored accession number."""
+    return hmac.new(key, _ACCESSION_PURPOSE + accession, "sha256").hexdigest()
 
 
 def seal(address: ReturnAddress, key: bytes) -> bytes:

@@ -21,7 +21,7 @@ from app.database.destination_tables import DeliveryRow
 from app.database.destinations import Destination, DestinationKind
 from app.database.session import Database, now
 from app.database.tables import PredictionRow
-from app.dicom.objects.kinds import SendFailed
+from app.dicom.errors import ArchiveFailed
 from app.dicom.objects.sending import Sender
 from app.dicom.objects.stored import ResultObjects
 from app.dicom.return_address import seal
@@ -180,9 +180,9 @@ def test_a_check_asks_for_an_answer(site: Site, orthanc: Orthanc) -> None:
     sender = Sender(EgressClient(hosts), seconds=5)
     sender.check(site.destination(orthanc.studies_url), BASIC)
     sender.check(site.destination(f"127.0.0.1:{orthanc.dicom_port}"), None)
-    with pytest.raises(SendFailed, match="refused-401"):
+    with pytest.raises(ArchiveFailed, match="refused-401"):
         sender.check(site.destination(orthanc.studies_url), None)
-    with pytest.raises(SendFailed, match="not-listed"):
+    with pytest.raises(ArchiveFailed, match="not-listed"):
         sender.check(site.destination("127.0.0.1:1"), None)
 
 
@@ -198,7 +198,7 @@ def test_an_archive_without_a_valid_certificate_is_named_so(site: Site, tmp_path
         c_store = replace(site.destination(f"127.0.0.1:{receiver.port}"), tls=tls)
         reasons = []
         for destination in (stow, c_store):
-            with pytest.raises(SendFailed) as failure:
+            with pytest.raises(ArchiveFailed) as failure:
                 Sender(hosts, seconds=5).check(destination, None)
             reasons.append(str(failure.value))
     assert reasons == (["tls", "tls"] if tls else ["not-listed", "unreachable"])

@@ -9,11 +9,13 @@ from fastapi.responses import JSONResponse, Response
 from sqlalchemy.orm import Session
 
 from app.api import json_parsing, openapi_studies
-from app.api.dependencies import CurrentCaller, ServicesDep
+from app.api.dependencies import CurrentCaller, Services, ServicesDep
 from app.api.parameters import strict_query
-from app.api.uploads import MAX_UID_LENGTH
-from app.database import audit, predictions, studies
+from app.api.uploads import ACCESSION, MAX_UID_LENGTH
+from app.database import audit, destinations, predictions, studies
 from app.database.api_keys import Caller
+from app.dicom.reception import MAX_INSTANCES
+from app.dicom.return_address import accession_digest
 from app.sdk.errors import FieldError, InvalidRequest
 from app.sdk.studies import MAX_ROLES, UID, ReceivedStudy, ReceivedStudyPage, StudyRoles
 
@@ -24,6 +26,12 @@ StudyUid = Annotated[
     # As the reception: what it takes must stay erasable, also a UID against the rules, such as one with leading zeros.
     Path(alias="uid", description="Study Instance UID", pattern=r"^[0-9]+(\.[0-9]+)*$", max_length=MAX_UID_LENGTH),
 ]
+AccessionNumber = Annotated[
+    str | None, Query(description="Accession number of the study", pattern=f"^{ACCESSION}$", max_length=16)
+]
+Source = Annotated[
+    str | None, Query(description="Name or id of the archive; not needed if there is one", max_length=64)
+]
 _CURSOR = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 
@@ -33,10 +41,37 @@ async def list_studies(
     caller: CurrentCaller,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(description="`next` of the previous page", pattern=f"^{_CURSOR}$")] = None,
+    accession_number: AccessionNumber = None,
 ) -> Response:
     """Returns one page of the caller's received studies, newest first."""
-    page = await services.read(studies.page, caller.tenant, limit=limit, cursor=cursor)
+    accession = None if accession_number is None else _digest(services, accession_number)
+    page = await services.read(studies.page, caller.tenant, limit=limit, cursor=cursor, accession=accession)
     return _answer(page)
+
+
+@router.post(
+    "/pull",
+    summary="Fetch studies by accession number",
+    response_model=ReceivedStudyPage,
+    status_code=202,
+    **openapi_studies.pull_by_accession,
+)
+async def pull_by_accession(
+    accession_number: Annotated[
+        str, Query(description="Accession number", examples=["A4711"], pattern=f"^{ACCESSION}$", max_length=16)
+    ],
+    services: ServicesDep,
+    caller: CurrentCaller,
+    source: Source = None,
+) -> Response:
+    """Asks an archive for the studies with this accession number, and fetches them."""
+    archive = await services.read(destinations.source, caller.tenant, source)
+    found = await services.run_in_thread(services.find_studies, archive, accession_number)
+
+    def record(session: Session) -> ReceivedStudyPage:
+        return ReceivedStudyPage(items=[_begin_pull(session, services, caller, archive, uid) for uid in found])
+
+    return _answer(await services.write(record), status=202)
 
 
 @router.get("/{uid}", summary="Read a received study", response_model=ReceivedStudy, **openapi_studies.read)
@@ -52,14 +87,34 @@ async def read_study(uid: StudyUid, services: ServicesDep, caller: CurrentCaller
     status_code=202,
     **openapi_studies.complete,
 )
-async def complete_study(uid: StudyUid, services: ServicesDep, caller: CurrentCaller) -> Response:
-    """Assembles the study as soon as all received instances are indexed."""
+async def complete_study(
+    uid: StudyUid,
+    services: ServicesDep,
+    caller: CurrentCaller,
+    instances: Annotated[
+        int | None, Query(ge=1, le=MAX_INSTANCES, description="Number of instances of the study; without it: now")
+    ] = None,
+) -> Response:
+    """Assembles the study as soon as all received instances are indexed, or the stated number has arrived."""
     await services.run_in_thread(services.index_all)
 
     def record(session: Session) -> ReceivedStudy:
-        study = studies.complete(session, caller.tenant, uid)
+        study = studies.complete(session, caller.tenant, uid, instances=instances)
         _note(session, caller, uid, "study.complete")
         return study
+
+    return _answer(await services.write(record), status=202)
+
+
+@router.post(
+    "/{uid}/pull", summary="Fetch a study", response_model=ReceivedStudy, status_code=202, **openapi_studies.pull
+)
+async def pull_study(uid: StudyUid, services: ServicesDep, caller: CurrentCaller, source: Source = None) -> Response:
+    """Fetches the study from an archive."""
+
+    def record(session: Session) -> ReceivedStudy:
+        archive = destinations.source(session, caller.tenant, source)
+        return _begin_pull(session, services, caller, archive, uid)
 
     return _answer(await services.write(record), status=202)
 
@@ -121,6 +176,22 @@ async def erase_study(uid: StudyUid, services: ServicesDep, caller: CurrentCalle
     await services.run_in_thread(services.eraser.erase_study, uid, caller.tenant, actor=caller.name, why="request")
     await services.run_in_thread(services.reception.forget, caller.tenant, uid)
     return Response(status_code=204)
+
+
+def _begin_pull(
+    session: Session, services: Services, caller: Caller, archive: destinations.Destination, uid: str
+) -> ReceivedStudy:
+    services.queue.queue_pull(session, archive, uid)
+    _note(session, caller, uid, "study.pull")
+    return studies.find(session, caller.tenant, uid)
+
+
+def _digest(services: Services, accession_number: str) -> str:
+    """Digest of an accession number, by which studies are found. Raises InvalidRequest without a key."""
+    if services.return_key is None:
+        rule = "needs RLVO_DICOM_RETURN_KEY, with which the service recognises accession numbers of received studies"
+        raise InvalidRequest(f"accession_number {rule}.", errors=[FieldError("accession_number", rule)])
+    return accession_digest(accession_number.encode(), services.return_key)
 
 
 def _note(session: Session, caller: Caller, uid: str, action: str, detail: dict[str, int] | None = None) -> None:
