@@ -127,7 +127,7 @@ class _Index:
 
     def files(self, study: CohortRow) -> tuple[list[Path], str]:
         """Files of the study of a row, or a fault."""
-        uid, accession = study.dicom
+        uid, accession = study.dicom or ("", "")
         named = {uid} if uid else self.by_accession.get(accession, set())
         if len(named) > 1:
             return [], "several DICOM studies have its accession number: name one by study_instance_uid"
