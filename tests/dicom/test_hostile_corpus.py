@@ -57,7 +57,7 @@ def memory(pid: int) -> int:
 
 
 def data_set(content: bytes) -> tuple[bytes, bytes]:
-    """The data set of a file without its file meta information, and its SOP Instance UID, as far as they can be read."""
+    """The data set of a file without its file meta information, and its SOP Instance UID, if they can be read."""
     with suppress(Unreadable):
         head = read_head(io.BytesIO(content))
         return content[head.start :], head.sop_uid.encode()
