@@ -308,4 +308,4 @@ class _Meter:
                 if not (count := self._socket.recv_into(view[filled:], min(size - filled, _READ_BYTES))):
                     break
                 filled += count
-        return buffer[:filled]
+        return buffer if filled == size else buffer[:filled]
