@@ -157,7 +157,7 @@ def test_kills_lose_nothing_and_double_nothing(tmp_path: Path, model_store: Path
     rng = random.Random(kills)
     (tmp_path / "service").mkdir()
     with orthanc.running(tmp_path / "orthanc") as archive:
-        service, port = RunningService(tmp_path / "service", model_store, "tiny"), free_port()
+        service, port = RunningService(tmp_path / "service", model_store, "tiny", patience=600.0), free_port()
         service.environment |= {
             "RLVO_DICOM_PORT": str(port),
             "RLVO_DICOM_QUIET": "5",
@@ -165,24 +165,26 @@ def test_kills_lose_nothing_and_double_nothing(tmp_path: Path, model_store: Path
             "RLVO_DICOM_HOSTS": f"http://127.0.0.1:{archive.http_port}",
             "RLVO_DICOM_BACKOFF": "0.5",
         }
-        service.start()
-        database = Database(f"sqlite:///{service.folder}/rlvo.sqlite")
-        with database.session() as session:
-            place, secret = archive.studies_url, seal_text(BASIC, KEY)
-            destinations.create(session, "local", "Orthanc", DestinationKind.STOW, place, secret=secret)
-        database.close()
-        run = Run(service, archive, port)
-        for number in range(max(kills // KILLS_OF_A_STUDY, 2)):
-            uid, written = write_study(tmp_path / "sent" / str(number), patient, number)
-            run.sent[uid] = written
-        sender = threading.Thread(target=run.send_all, args=(json.loads(patient["clinical"].read_text()),))
-        sender.start()
-        for what in itertools.islice(itertools.cycle(("listener", "worker", "API", "worker")), kills):
-            time.sleep(rng.uniform(0.1, 3.0))
-            run.kill(what)
-        sender.join()
-        assert not run.faults
-        eventually(run.settled, "all results are delivered", within=120 * len(run.sent))
-        run.check()
-        print(f"{run.killed} killed; {len(run.acknowledged)} instances, {len(run.archive.instances())} objects")
-        assert service.stop() == 0
+        try:
+            service.start()
+            database = Database(f"sqlite:///{service.folder}/rlvo.sqlite")
+            with database.session() as session:
+                place, secret = archive.studies_url, seal_text(BASIC, KEY)
+                destinations.create(session, "local", "Orthanc", DestinationKind.STOW, place, secret=secret)
+            database.close()
+            run = Run(service, archive, port)
+            for number in range(max(kills // KILLS_OF_A_STUDY, 2)):
+                uid, written = write_study(tmp_path / "sent" / str(number), patient, number)
+                run.sent[uid] = written
+            sender = threading.Thread(target=run.send_all, args=(json.loads(patient["clinical"].read_text()),))
+            sender.start()
+            for what in itertools.islice(itertools.cycle(("listener", "worker", "API", "worker")), kills):
+                time.sleep(rng.uniform(0.1, 3.0))
+                run.kill(what)
+            sender.join()
+            assert not run.faults
+            eventually(run.settled, "all results are delivered", within=120 * len(run.sent))
+            run.check()
+            print(f"{run.killed} killed; {len(run.acknowledged)} instances, {len(run.archive.instances())} objects")
+        finally:
+            service.stop()
