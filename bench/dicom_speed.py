@@ -68,7 +68,7 @@ def wait_for(port: int) -> None:
 
 def cpu_s(pid: int) -> float:
     """CPU seconds of a process and its children that still run."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    children = [child for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     own = (int(fields[11]) + int(fields[12])) * SECONDS_A_TICK
     return own + sum(cpu_s(int(each)) for each in children)

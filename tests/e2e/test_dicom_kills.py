@@ -83,8 +83,8 @@ class Run:
                 time.sleep(0.2)
 
     def kill(self, what: str) -> None:
-        """Kill one process of the service; whoever runs the service starts the API again."""
-        with suppress(ProcessLookupError, IndexError, sqlite3.Error):
+        """Kill one process of the service; an API is started again, as its operator would."""
+        with suppress(ProcessLookupError, FileNotFoundError, StopIteration, IndexError, sqlite3.Error):
             if what == "listener":
                 os.kill(self.listener(), signal.SIGKILL)
             elif what == "worker":
@@ -96,11 +96,12 @@ class Run:
             self.service.start()
 
     def listener(self) -> int:
-        """Process id of the listener, a child of the API process. Raises IndexError while there is none."""
+        """Process id of the listener, a child of the API process. Raises StopIteration while there is none."""
         assert self.service._process is not None
         parent = self.service._process.pid
-        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-        return next(iter([int(pid) for pid in children if b"listen" in Path(f"/proc/{pid}/cmdline").read_bytes()]))
+        threads = Path(f"/proc/{parent}/task").glob("*/children")  # a child belongs to the thread that started it
+        children = [pid for thread in threads for pid in thread.read_text().split()]
+        return next(int(pid) for pid in children if b"listen" in Path(f"/proc/{pid}/cmdline").read_bytes())
 
     def settled(self) -> bool:
         """Whether every study is predicted, and every result delivered."""
