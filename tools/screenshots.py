@@ -122,6 +122,9 @@ def predict(folder: Path) -> dict[str, str]:
         for name, each in ANSWERED.items():
             ids[name] = client.predict(model=MODEL, subject=f"S-{len(ids) + 101}", **study_of(each, folder / name)).id
             print(f"predicted {name}", flush=True)
+        for prediction_id in ids.values():
+            if client.get(prediction_id).figures is not None:
+                service.wait_for_figures(prediction_id)
         client.review(ids["undetermined"], ReviewDraft(reviewer="reader-1", verdict=Verdict.AGREE))
     service.stop()
     return ids
