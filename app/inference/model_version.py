@@ -104,7 +104,7 @@ class ModelVersion:
         Raises:
             ModelNotReady: A file is missing, differs from the manifest's digest, or does not fit the manifest.
         """
-        if manifest.regions != atlas.ATLAS:
+        if manifest.regions not in atlas.KNOWN:
             raise ModelNotReady(f"The manifest names the atlas {manifest.regions}, this release has {atlas.ATLAS}.")
         clinical_encoder.check_variables(manifest.clinical)
         files = [fold_files.read_verified(folder, fold.file, fold.sha256) for fold in manifest.folds]

@@ -28,7 +28,7 @@ MIN_ASYMMETRY = {Channel.TMAX: 0.5, Channel.RCBF: 0.1, Channel.VESSELS: 0.3}  # 
 MIN_SEEN = 0.5  # least share of the deep territory with a value on both sides, for relative CBF
 NO_FLOW = 0.02  # relative CBF of a voxel without data
 _DEEP = ("MCA M1", "insula")
-_ANTERIOR = (*_DEEP, "basal ganglia", "MCA M2-M3 superior", "MCA M2-M3 inferior")
+_ANTERIOR = (*_DEEP, "basal ganglia", atlas.SUPERIOR, atlas.INFERIOR)
 
 
 def compare(recorded: Side | None, shown: Mapping[Channel, Side]) -> tuple[Side | None, list[Flag]]:
