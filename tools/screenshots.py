@@ -293,6 +293,8 @@ def take(server: Server, ids: dict[str, str], names: list[str], folder: Path) ->
     FOLDER.mkdir(exist_ok=True)
     states = {name: state for state, (name, _) in FIGURES.items()}
     with open_chromium(folder / "chromium") as browser:
+        # A scroll bar goes away for the picture, and elements would move after they are measured.
+        browser.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
         browser.set_script_timeout(PATIENCE)
         browser.command_executor.client_config.timeout = PATIENCE
         for name in names:
