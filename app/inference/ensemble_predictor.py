@@ -20,12 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from app.inference.attribution import deeplift
-from app.inference.attribution.integrated_gradients import (
-    DEFAULT_STEPS,
-    exact_modality_shares,
-    integrated_gradients,
-    smooth,
-)
+from app.inference.attribution.integrated_gradients import DEFAULT_STEPS, exact_modality_shares, integrated_gradients
 from app.network.backends import Backend, Precision, select_backend
 from app.network.ensemble import Ensemble
 from app.network.tail_evaluator import TailEvaluator
@@ -72,7 +67,7 @@ EXACT_METHOD = ExplanationMethod(VoxelRule.GRADIENTS, ModalityRule.EXACT, budget
 
 @dataclass(frozen=True)
 class ImageShares:
-    """Raw shares of the mean logit: channels (c,) and voxels (c, x, y, z); voxels only if the folds are networks.
+    """Raw shares of the mean logit: channels (c,) and voxels (c, x, y, z), not smoothed; voxels only from networks.
 
     ``value_function`` is that of the same images, if their features are known.
     """
@@ -201,7 +196,7 @@ class NetworkFolds:
         # An explanation must add up to the prediction, so it may reuse only features that equal the prediction's.
         reusable = features and self.ensemble.differentiable
         value_function = self._value_function(self.ensemble.tails(features)) if reusable else None
-        return ImageShares(channels, smooth(by_voxel), value_function)
+        return ImageShares(channels, by_voxel, value_function)
 
     def _rescaled(
         self, image: torch.Tensor, clinical: torch.Tensor, bits: slice

@@ -115,7 +115,15 @@ def _without(
     perfusion = [None] * len(data) if "tmax" in channels else data.perfusion
     poorer = replace(data.only(kept), perfusion=perfusion)
     networks = result.networks[name]
-    context = TrainingContext(poorer, Vectors.of(poorer, result.spec), defaults.GRID, CHANNEL_NAMES, device)
+    context = TrainingContext(
+        poorer,
+        Vectors.of(poorer, result.spec),
+        defaults.GRID,
+        CHANNEL_NAMES,
+        device,
+        reference=result.reference,
+        left=result.left,
+    )
     out_of_fold = np.full(len(data), np.nan)
     each = np.full((len(networks), len(data)), np.nan)
     for fold, (network, (_, own)) in enumerate(zip(networks, result.split.folds, strict=True)):
