@@ -85,14 +85,15 @@ def phantoms(
     appearance: Appearance = PLAIN,
     into: NDArray[np.float16] | None = None,
     clots_into: NDArray[np.float16] | None = None,
+    protocols_into: NDArray[np.float64] | None = None,
     drawn: bool = False,
     advance: Callable[[], None] = lambda: None,
 ) -> Dataset:
     """Synthetic cohort, drawn directly on the model grid.
 
     ``appearance``: what varies between the patients besides biology. ``into`` receives the images, ``clots_into`` the
-    clots if they are wanted; both may be memory maps. With ``drawn`` they already hold those of an earlier call with
-    the same arguments.
+    clots and ``protocols_into`` (n, C + 3) the presence and the covered volumes, NaN for the whole head; all may be
+    memory maps. With ``drawn`` they already hold those of an earlier call with the same arguments.
     """
     persons = biology.draw(patients, seed, preset)
     images = np.empty((patients, len(channels), *grid.shape), np.float16) if into is None else into
@@ -103,7 +104,13 @@ def phantoms(
             images[one.row], presence[one.row], covered[one.row] = one.images, one.presence, one.covered_ml
             if clots_into is not None:
                 clots_into[one.row] = cells_of_two(one.clot)
+            if protocols_into is not None:
+                protocols_into[one.row] = [*one.presence, *(one.covered_ml or (np.nan,) * 3)]
             advance()
+    elif protocols_into is not None:
+        presence = protocols_into[:, : len(channels)] > 0
+        volumes = np.asarray(protocols_into[:, len(channels) :]).tolist()
+        covered = [None if np.isnan(row[0]) else (row[0], row[1], row[2]) for row in volumes]
     elif appearance.scanners:
         for row, patient_scene, _ in cohort.scenes(persons, seed, appearance):
             presence[row] = cohort.presence(patient_scene, channels)

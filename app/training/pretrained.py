@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -130,29 +132,53 @@ def _phantoms(count: int, folder: Path, reporter: ProgressReporter) -> Dataset:
     made_by = [preprocess_cache.layout(), provenance.code_digest(("imaging", "phantoms"))]
     digest = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:8]
     path = folder / f"phantoms-{count}-{PHANTOM_SEED}-{digest}.npy"
-    clots = path.with_name(f"{path.stem}-clots.npy")
-    if distributed.is_first_rank() and not (path.exists() and clots.exists()):
-        _draw(count, path, clots, reporter)
-    distributed.barrier()
-    arguments = (count, PHANTOM_SEED, Preset.INTERACTION, defaults.GRID, defaults.CHANNELS)
-    stored = {"into": np.load(path, mmap_mode="r"), "clots_into": np.load(clots, mmap_mode="r")}
-    return phantoms(*arguments, appearance=APPEARANCE, drawn=True, **stored)
-
-
-def _draw(count: int, path: Path, clots_path: Path, reporter: ProgressReporter) -> None:
-    """Draw the phantoms into ``path``, and their clots into ``clots_path``."""
-    arguments = (count, PHANTOM_SEED, Preset.INTERACTION, defaults.GRID, defaults.CHANNELS)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shape = (count, len(defaults.CHANNELS), *defaults.GRID.shape)
     halved = tuple(length // 2 for length in defaults.GRID.shape)
-    drafts = path.with_suffix(".part"), clots_path.with_suffix(".part")
-    images = np.lib.format.open_memmap(drafts[0], "w+", np.float16, shape)
-    clots = np.lib.format.open_memmap(drafts[1], "w+", np.float16, (count, *halved))
+    shapes: dict[Path, tuple[type, tuple[int, ...]]] = {
+        path: (np.float16, (count, len(defaults.CHANNELS), *defaults.GRID.shape)),
+        path.with_name(f"{path.stem}-clots.npy"): (np.float16, (count, *halved)),
+        path.with_name(f"{path.stem}-protocols.npy"): (np.float64, (count, len(defaults.CHANNELS) + 3)),
+    }
+    if distributed.is_first_rank() and not all(each.exists() for each in shapes):
+        _draw(count, shapes, reporter)
+    distributed.barrier()
+    images, clots, protocols = (np.load(each, mmap_mode="r") for each in shapes)
+    return _drawn(count, images, clots, protocols, drawn=True)
+
+
+def _draw(count: int, shapes: Mapping[Path, tuple[type, tuple[int, ...]]], reporter: ProgressReporter) -> None:
+    """Draw the phantoms into the files ``shapes``: images, clots and protocols, each with its type and shape."""
+    next(iter(shapes)).parent.mkdir(parents=True, exist_ok=True)
+    drafts = {path.with_suffix(".part"): path for path in shapes}
+    arrays = [np.lib.format.open_memmap(draft, "w+", *shapes[path]) for draft, path in drafts.items()]
     with reporter.stage("phantoms", count) as advance:
-        phantoms(*arguments, appearance=APPEARANCE, into=images, clots_into=clots, advance=lambda: advance(1))
-    for array, draft, target in zip((images, clots), drafts, (path, clots_path), strict=True):
+        _drawn(count, *arrays, drawn=False, advance=lambda: advance(1))
+    for array, (draft, path) in zip(arrays, drafts.items(), strict=True):
         array.flush()
-        draft.replace(target)
+        draft.replace(path)
+
+
+def _drawn(
+    count: int,
+    images: NDArray[np.float16],
+    clots: NDArray[np.float16],
+    protocols: NDArray[np.float64],
+    *,
+    drawn: bool,
+    advance: Callable[[], None] = lambda: None,
+) -> Dataset:
+    return phantoms(
+        count,
+        PHANTOM_SEED,
+        Preset.INTERACTION,
+        defaults.GRID,
+        defaults.CHANNELS,
+        appearance=APPEARANCE,
+        into=images,
+        clots_into=clots,
+        protocols_into=protocols,
+        drawn=drawn,
+        advance=advance,
+    )
 
 
 def views(
