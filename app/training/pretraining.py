@@ -11,7 +11,7 @@ Design notes:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -92,11 +92,20 @@ def _explained_variance(prediction: Tensor, truth: Tensor) -> dict[str, float]:
 class LessonTask:
     """Training task: both paths and the last block on side-aligned heads (``trainer.Task``).
 
+    ``advance`` is called with 1 after each batch.
+
     Raises:
         ValueError: The network has one image path only.
     """
 
-    def __init__(self, network: Network, context: TrainingContext, train: Rows, validate: Rows) -> None:
+    def __init__(
+        self,
+        network: Network,
+        context: TrainingContext,
+        train: Rows,
+        validate: Rows,
+        advance: Callable[[int], None] = lambda _: None,
+    ) -> None:
         architecture = network.architecture
         if architecture.box is None or not isinstance(network.trunk, TwoPathTrunk):
             raise ValueError("pretraining needs a network with a path over the box around the arteries")
@@ -113,7 +122,7 @@ class LessonTask:
             "last": _pooled_head(architecture.pooled_channels),
         }
         self.module = nn.ModuleDict(parts).to(context.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        self._context, self._train, self._validate = context, train, validate
+        self._context, self._train, self._validate, self._advance = context, train, validate, advance
 
     def steps(self, batch: int) -> int:
         """Number of batches in one epoch."""
@@ -145,6 +154,7 @@ class LessonTask:
             with torch.autocast(context.device.type, torch.bfloat16, enabled=context.use_bfloat16):
                 predictions, clot = self._predict(context.changed(rows, change, present))
             yield _loss(predictions, context.latents(rows)) + self._clot_loss(clot.float(), rows, ~shifted)
+            self._advance(1)
 
     def _clot_loss(self, logits: Tensor, rows: Rows, usable: NDArray[np.bool_]) -> Tensor:
         """Cross-entropy of the cells of the ``usable`` heads (n,), those that are not shifted."""
@@ -267,14 +277,15 @@ def pretrain(
         ValueError: The network has one image path only, or the grid does not contain the box of the other path.
     """
     torch.manual_seed(seed)
-    lesson = LessonTask(network, context, *_split(len(context.data)))
-    trainer.fit(
-        lesson,
-        config.lesson,
-        seed,
-        checkpoint=folder / "lesson.pt" if folder else None,
-        advance=lambda epoch, score: reporter(f"lesson, epoch {epoch}: explained variance {score:.3f}"),
-    )
+    rows = _split(len(context.data))
+    with reporter.stage("lesson", config.lesson.epochs * count_batches(len(rows[0]), config.lesson.batch)) as advance:
+        trainer.fit(
+            LessonTask(network, context, *rows, advance),
+            config.lesson,
+            seed,
+            checkpoint=folder / "lesson.pt" if folder else None,
+            advance=lambda epoch, score: reporter(f"lesson, epoch {epoch}: explained variance {score:.3f}"),
+        )
     whole = context.first(config.whole)
     train, validate = _split(len(whole.data))
     for path, pooled in _pooled(network.trunk, whole, train[: config.measure]):
@@ -305,10 +316,9 @@ def _split(count: int) -> tuple[Rows, Rows]:
 def _pooled(
     trunk: resnet.Trunk | TwoPathTrunk, context: TrainingContext, rows: Rows
 ) -> list[tuple[resnet.Path, Tensor]]:
-    """Each path of the trunk with its pooled features (n, c) of ``rows``."""
+    """Each path of the trunk with its part of the pooled features (n, c) of ``rows``."""
     parts = np.array_split(rows, max(len(rows) // 32, 1))
-    images = [context.images(part, context.data.presence[part]) for part in parts]
-    return [
-        (path, torch.cat([pool(path(image if box is None else image[:, :, *box])) for image in images]))
-        for path, box in trunk.paths
-    ]
+    pooled = torch.cat([pool(trunk(context.images(part, context.data.presence[part]))) for part in parts])
+    paths = [path for path, _ in trunk.paths]
+    widths = [path.blocks[-1].conv2.out_channels for path in paths]
+    return list(zip(paths, pooled.split(widths, dim=1), strict=True))
