@@ -125,7 +125,10 @@ def explain(
         method="exact" if method == EXACT_METHOD else "fast",
         error=float(outer.error.max()),
         affected=model_input.affected and model_input.affected.value,
-        maps=[f"{name}-{channel}" for name in ("attribution", "aligned-attribution") for channel in voxels],
+        maps=[
+            *(f"{name}-{channel}" for name in ("attribution", "aligned-attribution") for channel in voxels),
+            *(["aligned-intracranial"] if voxels and reference is not None else []),
+        ],
     )
     return Explanation(attribution, voxels, float(outer.error.max()))
 

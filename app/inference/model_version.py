@@ -199,7 +199,8 @@ class ModelVersion:
         """Compute contributions that sum to the log-odds, and two maps per present channel.
 
         ``aligned-attribution-<channel>`` is on the model's grid and sums to the modality's contribution.
-        ``attribution-<channel>`` is on the patient's grid; resampling keeps the values, not the sum.
+        ``attribution-<channel>`` is on the patient's grid; resampling keeps the values, not the sum. A version with a
+        reference head also gives ``aligned-intracranial``, the part of the grid that its network sees: 0 or 1.
         """
         result = self.executor(
             lambda: explain.explain(
@@ -211,6 +212,8 @@ class ModelVersion:
             f"attribution-{name}": self._on_patient_grid(model_input, name, map_) for name, map_ in result.maps.items()
         }
         aligned = {f"aligned-attribution-{name}": MapVolume(map_, affine) for name, map_ in result.maps.items()}
+        if aligned and self.reference is not None:
+            aligned["aligned-intracranial"] = MapVolume(self.reference.mask.astype(np.float32), affine)
         return result.attribution, volumes | aligned
 
     def verify_golden_cases(self, folder: Path) -> None:

@@ -321,4 +321,4 @@ def _pooled(
     pooled = torch.cat([pool(trunk(context.images(part, context.data.presence[part]))) for part in parts])
     paths = [path for path, _ in trunk.paths]
     widths = [path.blocks[-1].conv2.out_channels for path in paths]
-    return list(zip(paths, pooled.split(widths, dim=1), strict=True))
+    return list(zip(paths, torch.split(pooled, widths, dim=1), strict=True))

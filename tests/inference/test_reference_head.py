@@ -100,6 +100,8 @@ def test_explanation_adds_up_and_stays_inside_the_mask(
         assert values.sum() == pytest.approx(part.contribution, abs=1e-5)
         assert np.abs(values).max() > 0
         assert not values[~reference_head().mask].any()
+    assert np.array_equal(maps["aligned-intracranial"].array, reference_head().mask)
+    assert sorted(maps) == sorted(attribution.maps)
 
 
 def test_left_sided_patient_is_read_as_the_mirrored_right_sided_one(version: ModelVersion) -> None:

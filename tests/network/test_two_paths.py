@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from app.inference.attribution import deeplift
+from app.inference.ensemble_predictor import ExplanationMethod, NetworkFolds
 from app.network import backends
 from app.network.architecture import Architecture, BoxPath, Fusion
 from app.network.backends import Backend
@@ -77,7 +79,7 @@ def test_rescale_shares_sum_to_the_gain(image: Tensor, monkeypatch: pytest.Monke
     (fold,), batch = ensemble.folds, ensemble.image(image[0])
     clinical = torch.tensor([[0.3, -1.2, 0.5, 1.0, 1.0, 1.0]])
     blank = torch.zeros_like(batch)
-    result = deeplift.rescale(fold, deeplift.baseline_activations(fold, blank), batch, clinical, BITS)
+    result = deeplift.rescale([fold], deeplift.baseline_activations(fold, blank), batch, clinical, BITS)
     shares = (result.voxels * batch).sum() + (result.bits * clinical[0, BITS]).sum()
     without = clinical.clone()
     without[:, BITS] = 0
@@ -93,3 +95,27 @@ def test_tail_evaluator_gives_the_logits_of_the_network(image: Tensor) -> None:
         features = network.trunk(image)
         expected = network.tail(features.expand(5, -1, -1, -1, -1), clinical)
         assert torch.allclose(TailEvaluator(network, features).logits(clinical), expected, atol=1e-4)
+
+
+def test_folds_with_one_trunk_share_it(image: Tensor) -> None:
+    """Folds on a frozen trunk have its weights each; the ensemble computes it once and gives the same numbers."""
+    first, second, other = (random_network(ARCHITECTURE, seed) for seed in (1, 2, 3))
+    second.trunk.load_state_dict(first.trunk.state_dict())
+    ensemble, alone = Ensemble([first, second, other]), [Ensemble([each]) for each in (first, second, other)]
+    assert (len(ensemble.distinct), ensemble.trunk_of) == (2, [0, 0, 1])
+    assert ensemble.folds[0].trunk is ensemble.folds[1].trunk
+    networks = NetworkFolds(ensemble, (2, 24, 32, 16))
+    one_by_one = [NetworkFolds(each, (2, 24, 32, 16)) for each in alone]
+    clinical = np.array([0.3, -1.2, 0.5, 1.0, 1.0, 1.0], np.float32)
+    pixels = image[0].numpy()
+    expected = np.concatenate([each.logits(pixels, clinical) for each in one_by_one])
+    assert np.allclose(networks.logits(pixels, clinical), expected, atol=1e-6)
+    raw = networks.image_shares(pixels, clinical, BITS, [0, 1], ExplanationMethod())
+    parts = [each.image_shares(pixels, clinical, BITS, [0, 1], ExplanationMethod()) for each in one_by_one]
+    assert np.allclose(raw.channels, np.mean([part.channels for part in parts], axis=0), atol=1e-6)
+    assert raw.voxels is not None
+    voxels = torch.stack([part.voxels for part in parts if part.voxels is not None]).mean(dim=0)
+    assert torch.allclose(raw.voxels, voxels, atol=1e-6)
+    assert networks.bytes == sum(each.bytes for each in one_by_one) - one_by_one[0].bytes + (
+        one_by_one[0].bytes - sum(weight.nbytes for weight in ensemble.folds[0].trunk.parameters())
+    )
