@@ -1,7 +1,8 @@
 """Makes the reference head of a version: its intracranial mask, and the mean of training heads inside it.
 
 Design notes:
-- The mask is fixed in MNI space: the brain with a margin, and the arteries that enter it, which lie below the brain.
+- The mask is fixed in MNI space: the brain, and the arteries of its base with a margin, which lie in the cisterns and in
+  the carotid siphon. A margin around the whole brain would hold bone: 12 % of the volume with 4 mm, 1 % without.
 - Mask and mean are symmetric, so that neither of them tells a side.
 - The mean is that of the first patients; some hundred are enough, since each voxel is averaged over all of them.
 """
@@ -18,8 +19,6 @@ from app.phantoms import anatomy
 from app.sdk.clinical import Side
 from app.training.dataset import Bits, Dataset, affected_side
 
-MARGIN_MM = 4.0
-"""Distance from the surface of the MNI brain up to which voxels belong to the mask; as much as registration is off."""
 SIPHON_MM = 66.0
 """Arc length of the phantoms' carotid where the cavernous segment begins."""
 LOWEST_VERTEBRAL_MM = -62.0
@@ -29,20 +28,19 @@ AVERAGED = 512
 
 
 def intracranial(grid: Grid) -> Bits:
-    """Mask (x, y, z): the brain with a margin, the carotid siphon and the intracranial vertebral arteries."""
+    """Mask (x, y, z): the brain, and the arteries inside the skull from the carotid siphon and the foramen magnum on."""
     steps, origin = np.diag(np.asarray(grid.affine))[:3], np.asarray(grid.affine)[:3, 3]
     points = np.indices(grid.shape).reshape(3, -1).T * steps + origin
-    mask: Bits = (brain_mask.distance_at(points) <= MARGIN_MM).reshape(grid.shape)
+    mask: Bits = (brain_mask.distance_at(points) <= 0).reshape(grid.shape)
     tree = anatomy.arteries()
     mm = np.stack(np.unravel_index(tree.index, anatomy.SHAPE), axis=1) + anatomy.ORIGIN_MM
-    entering = np.zeros(len(mm), bool)
+    inside = ~tree.vein
     for side in ("left", "right"):
-        entering |= tree.of(f"{side}/ica") & (tree.arc_mm >= SIPHON_MM)
-        if f"{side}/vertebral" in tree.names:
-            entering |= tree.of(f"{side}/vertebral") & (mm[:, 2] >= LOWEST_VERTEBRAL_MM)
+        inside &= ~(tree.of(f"{side}/ica") & (tree.arc_mm < SIPHON_MM))
+    inside &= mm[:, 2] >= LOWEST_VERTEBRAL_MM
     reach = np.arange(-ARTERY_MARGIN_MM, ARTERY_MARGIN_MM + 1, ARTERY_MARGIN_MM)
     around = np.stack(np.meshgrid(reach, reach, reach, indexing="ij"), -1).reshape(-1, 1, 3)
-    voxels = np.rint((mm[entering] + around - origin) / steps).astype(int).reshape(-1, 3)
+    voxels = np.rint((mm[inside] + around - origin) / steps).astype(int).reshape(-1, 3)
     voxels = voxels[((voxels >= 0) & (voxels < grid.shape)).all(axis=1)]
     mask[tuple(voxels.T)] = True
     return mask | mask[::-1]
