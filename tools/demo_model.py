@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-VERSION, SEED = "2.0.0", "2026"
+VERSION, COHORT_SEED, SEED = "2.0.0", "2026", "1"
 APPEARANCE = ("--variants", "48", "--scanners")
 
 
@@ -22,7 +22,7 @@ def commands(out: Path, patients: int, phantoms: int) -> list[list[str]]:
     """The commands that are still to run, as arguments of ``rlvo``."""
     cohort = out / "cohort"
     network, logistic = (out / name / VERSION for name in ("rlvo-synthetic", "rlvo-synthetic-lr"))
-    draw = ["synthesize", str(cohort), "--preset", "interaction", "--patients", str(patients), "--seed", SEED]
+    draw = ["synthesize", str(cohort), "--preset", "interaction", "--patients", str(patients), "--seed", COHORT_SEED]
     train = ["train", str(cohort), "--phantoms", str(phantoms), "--seed", SEED]
     steps = {
         cohort: [*draw, *APPEARANCE],

@@ -1,8 +1,8 @@
 """Makes the reference head of a version: its intracranial mask, and the mean of training heads inside it.
 
 Design notes:
-- The mask is fixed in MNI space: the brain, and the arteries of its base with a margin, which lie in the cisterns and in
-  the carotid siphon. A margin around the whole brain would hold bone: 12 % of the volume with 4 mm, 1 % without.
+- The mask is fixed in MNI space: the brain, and the arteries of its base with a margin, which lie in the cisterns and
+  in the carotid siphon. A margin around the whole brain would hold bone: 12 % of the volume with 4 mm, 1 % without.
 - Mask and mean are symmetric, so that neither of them tells a side.
 - The mean is that of the first patients; some hundred are enough, since each voxel is averaged over all of them.
 """
@@ -28,7 +28,7 @@ AVERAGED = 512
 
 
 def intracranial(grid: Grid) -> Bits:
-    """Mask (x, y, z): the brain, and the arteries inside the skull from the carotid siphon and the foramen magnum on."""
+    """Mask (x, y, z): the brain, and the arteries inside the skull, from siphon and foramen magnum on."""
     steps, origin = np.diag(np.asarray(grid.affine))[:3], np.asarray(grid.affine)[:3, 3]
     points = np.indices(grid.shape).reshape(3, -1).T * steps + origin
     mask: Bits = (brain_mask.distance_at(points) <= 0).reshape(grid.shape)

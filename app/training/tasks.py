@@ -231,15 +231,30 @@ def start_from_prior(network: Network, labels: Rows) -> None:
         network.head.bias.fill_(np.log(share / (1 - share)))
 
 
-@torch.no_grad()
 def logits(network: Network, context: TrainingContext, rows: Rows, batch: int = 32) -> Array:
     """Logits (n,) of a whole network in eval mode, without augmentation."""
-    network.eval()
-    parts = []
+    return np.asarray(ensemble_logits([network], context, rows, batch)[0])
+
+
+def share_a_trunk(networks: Sequence[Network]) -> bool:
+    """Whether the trunks of all networks have the same weights, so that their features need computing once."""
+    weights = [list(network.trunk.state_dict().values()) for network in networks]
+    return all(torch.equal(a, b) for other in weights[1:] for a, b in zip(weights[0], other, strict=True))
+
+
+@torch.no_grad()
+def ensemble_logits(networks: Sequence[Network], context: TrainingContext, rows: Rows, batch: int = 32) -> Array:
+    """Logits (networks, n) in eval mode, without augmentation; a trunk that all of them share is computed once."""
+    for network in networks:
+        network.eval()
+    shared, parts = share_a_trunk(networks), []
     for part in np.array_split(rows, max(-(-len(rows) // batch), 1)):
         drop = no_dropout(context.data.presence[part], context.vectors)
-        parts.append(network(context.images(part, drop.present), context.vectors_of(part, drop))[:, 0])
-    return torch.cat(parts).double().cpu().numpy()
+        images, vectors = context.images(part, drop.present), context.vectors_of(part, drop)
+        first = networks[0].trunk(images)
+        features = [first if shared or place == 0 else each.trunk(images) for place, each in enumerate(networks)]
+        parts.append(torch.stack([each.tail(own, vectors)[:, 0] for each, own in zip(networks, features, strict=True)]))
+    return torch.cat(parts, dim=1).double().cpu().numpy()
 
 
 @torch.no_grad()
