@@ -16,6 +16,8 @@ from pathlib import Path
 
 VERSION, COHORT_SEED, SEED = "2.0.0", "2026", "1"
 APPEARANCE = ("--variants", "48", "--scanners")
+COMPARED = ("--compare", "imaging", "--compare", "concat", "--compare", "film")
+"""The networks that see all images, which share the features of the pretrained trunk."""
 
 
 def commands(out: Path, patients: int, phantoms: int) -> list[list[str]]:
@@ -26,7 +28,7 @@ def commands(out: Path, patients: int, phantoms: int) -> list[list[str]]:
     train = ["train", str(cohort), "--phantoms", str(phantoms), "--seed", SEED]
     steps = {
         cohort: [*draw, *APPEARANCE],
-        network: [*train, "--out", str(network)],
+        network: [*train, *COMPARED, "--out", str(network)],
         logistic: [*train, "--model", "logistic", "--quick", "--out", str(logistic)],
     }
     return [step for made, step in steps.items() if not made.exists()]

@@ -43,9 +43,7 @@ def fit(
         seed=config.seed,
         filters=trunk.network.architecture.filters if trunk else experiment.FILTERS,
         recipe=TAIL_RECIPE if trunk else Recipe(epochs=config.epochs),
-        networks=tuple(
-            name for name in experiment.NETWORKS if not config.quick or name == experiment.PUBLISHED[config.model]
-        ),
+        networks=_rows(config),
         variables=config.variables,
     )
     # Under torchrun each fold uses all ranks, so the folds run one after another.
@@ -68,6 +66,15 @@ def fit(
             )
             results.append(replace(result, networks={}) if config.validation.has_many_splits else result)
     return FittedModels(tuple(results), settings, (trunk.note,) if trunk else ())
+
+
+def _rows(config: TrainConfig) -> tuple[str, ...]:
+    """The networks of the results table that are trained, in its order."""
+    published = experiment.PUBLISHED[config.model]
+    compared = {experiment.PUBLISHED[model] for model in config.compare}
+    if config.quick or compared:
+        return tuple(name for name in experiment.NETWORKS if name == published or name in compared)
+    return tuple(experiment.NETWORKS)
 
 
 def _pretrained(

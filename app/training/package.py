@@ -273,6 +273,8 @@ def _command(config: TrainConfig) -> str:
         options["--target"] = config.target.value
     if config.variables:
         options["--variables"] = ",".join(config.variables)
+    if config.compare:
+        options["--compare"] = " --compare ".join(model.value for model in config.compare)
     if config.date_format:
         options["--date-format"] = config.date_format
     if config.validation is not Validation.PAPER:

@@ -106,7 +106,15 @@ def test_edited_voxel_or_target_starts_another_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"seed": 1}, {"epochs": 3}, {"phantoms": 10}, {"quick": False}, {"validation": Validation.NESTED}, {"repeats": 2}],
+    [
+        {"seed": 1},
+        {"epochs": 3},
+        {"phantoms": 10},
+        {"quick": False},
+        {"compare": (PublishedModel.FILM,)},
+        {"validation": Validation.NESTED},
+        {"repeats": 2},
+    ],
     ids=lambda change: "-".join(change),
 )
 def test_option_that_changes_a_number_starts_another_run(tmp_path: Path, change: dict[str, object]) -> None:
