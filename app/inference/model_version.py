@@ -155,6 +155,9 @@ class ModelVersion:
         presence = np.asarray(prepared.presence, dtype=bool)
         shown = occlusion_side.shown_sides(prepared.image, presence, self.manifest.channels, self.manifest.grid)
         side, side_flags = occlusion_side.compare(record.occlusion_side, shown)
+        if side is None and not side_flags and presence.any() and self._needs_a_side:
+            detail = "occlusion_side is not given and the images do not show it; they are read as for a right-sided one"
+            side_flags = [Flag(code="side-unknown", detail=detail)]
         not_given = [name for name in encoded.imputed if record.value(name) is None]
         not_used = unread_inputs.flags(self.manifest, volumes, record)
         return ModelInput(
@@ -252,9 +255,14 @@ class ModelVersion:
             worst = max(worst, difference if np.isfinite(difference) else np.inf)  # max() ignores NaN
         return worst
 
+    @property
+    def _needs_a_side(self) -> bool:
+        """Whether the side of the occlusion changes what the network sees."""
+        return self.reference is not None and self.reference.side_aligned
+
     def shown_side(self, image: NDArray[np.float32], presence: NDArray[np.bool_]) -> Side | None:
         """Side of the occlusion that a prepared image (c, x, y, z) shows; None if this version needs no side."""
-        if self.reference is None or not self.reference.side_aligned:
+        if not self._needs_a_side:
             return None
         shown = occlusion_side.shown_sides(image, presence, self.manifest.channels, self.manifest.grid)
         return occlusion_side.compare(None, shown)[0]

@@ -17,10 +17,11 @@ from app.inference.reference_head import ReferenceHead
 from app.network.architecture import BoxPath
 from app.registry.manifest import Manifest
 from app.registry.model_store import ModelStore
-from app.sdk.clinical import Side
+from app.sdk.clinical import ClinicalRecord, Side
 from app.sdk.errors import ModelNotReady
-from app.sdk.types import Channel
+from app.sdk.types import Channel, Input
 from tests.factory import GRID, random_network, tiny_case, tiny_manifest
+from tests.imaging import heads
 
 SHAPE = (2, *GRID.shape)
 
@@ -149,3 +150,13 @@ def test_box_outside_the_grid_is_refused(version: ModelVersion) -> None:
     document["architecture"]["box"]["start"] = (16, 0, 0)
     with pytest.raises(ValueError, match="within the grid"):
         Manifest.model_validate(document)
+
+
+@pytest.mark.parametrize(("side", "codes"), [(Side.LEFT, []), (None, ["side-unknown"])])
+def test_images_whose_side_nobody_knows_give_a_warning(
+    version: ModelVersion, side: Side | None, codes: list[str]
+) -> None:
+    shape = (64, 80, 64)
+    head = heads.ct(heads.grid(shape, (3.0, 3.0, 3.0)), shape)
+    prepared = version.prepare({Input.CTA: head}, ClinicalRecord(age=70.0, occlusion_side=side))
+    assert [flag.code for flag in prepared.flags if flag.code.startswith("side-")] == codes
