@@ -16,7 +16,7 @@ from pathlib import Path
 
 VERSION, COHORT_SEED, SEED = "2.0.0", "2026", "1"
 APPEARANCE = ("--variants", "48", "--scanners")
-COMPARED = ("--compare", "imaging", "--compare", "concat", "--compare", "film")
+COMPARED = [word for model in ("imaging", "concat", "film", "daft") for word in ("--compare", model)]
 """The networks that see all images, which share the features of the pretrained trunk."""
 
 
@@ -29,7 +29,7 @@ def commands(out: Path, patients: int, phantoms: int) -> list[list[str]]:
     steps = {
         cohort: [*draw, *APPEARANCE],
         network: [*train, *COMPARED, "--out", str(network)],
-        logistic: [*train, "--model", "logistic", "--quick", "--out", str(logistic)],
+        logistic: [*train, *COMPARED, "--model", "logistic", "--out", str(logistic)],
     }
     return [step for made, step in steps.items() if not made.exists()]
 

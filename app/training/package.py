@@ -274,7 +274,7 @@ def _command(config: TrainConfig) -> str:
     if config.variables:
         options["--variables"] = ",".join(config.variables)
     if config.compare:
-        options["--compare"] = " --compare ".join(model.value for model in config.compare)
+        options["--compare"] = " --compare ".join(config.compare)
     if config.date_format:
         options["--date-format"] = config.date_format
     if config.validation is not Validation.PAPER:

@@ -106,15 +106,7 @@ def test_edited_voxel_or_target_starts_another_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [
-        {"seed": 1},
-        {"epochs": 3},
-        {"phantoms": 10},
-        {"quick": False},
-        {"compare": (PublishedModel.FILM,)},
-        {"validation": Validation.NESTED},
-        {"repeats": 2},
-    ],
+    [{"seed": 1}, {"epochs": 3}, {"phantoms": 10}, {"quick": False}, {"validation": Validation.NESTED}, {"repeats": 2}],
     ids=lambda change: "-".join(change),
 )
 def test_option_that_changes_a_number_starts_another_run(tmp_path: Path, change: dict[str, object]) -> None:
@@ -151,6 +143,7 @@ def test_reused_version_is_known_by_its_content(tmp_path: Path) -> None:
         {"jobs": 7},
         {"report": Path("elsewhere")},
         {"out": Path("m/1.0.0")},
+        {"compare": (PublishedModel.FILM,)},
         {"cohort": Path("/elsewhere/c")},
         {"model": PublishedModel.LOGISTIC},
         {"device": "auto"},
