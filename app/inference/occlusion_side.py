@@ -7,7 +7,8 @@ Design notes:
 - Missing arteries need a high threshold; a lower one gives wrong sides (docs/benchmarks.md).
 - Delay is measured in the whole anterior territory; arteries and flow around M1 and in the insula, where collaterals
   do not hide the occlusion.
-- The side only names the sides of regions in an explanation; no network receives it.
+- The side names the sides of regions in an explanation. It is no variable of a network, but a version whose reference
+  head is side-aligned mirrors the images of a left-sided occlusion.
 """
 
 from __future__ import annotations

@@ -69,6 +69,7 @@ class TrainConfig:
         columns: ``columns.toml`` of the table; None: the one in its folder, if there is one.
         date_format: Form of the dates, as ``dd/mm/yyyy``; "": ISO.
         variables: Names of the clinical variables (``variables.py``); (): the default ones.
+        compare: Networks of the results table besides ``model``; (): all of them.
         publish_anyway: Write a version in spite of few events or a ranking below chance (``publication.py``).
         accept_flags: Train although the preparation doubts some images, or images repeat under several patients.
         i_know: Train although the version of ``trunk`` was trained on some of the patients.
@@ -93,6 +94,7 @@ class TrainConfig:
     columns: Path | None = None
     date_format: str = ""
     variables: tuple[str, ...] = ()
+    compare: tuple[PublishedModel, ...] = ()
     publish_anyway: bool = False
     accept_flags: bool = False
     i_know: bool = False
