@@ -37,6 +37,16 @@ class Orthanc:
         answer.raise_for_status()
         return answer.json()
 
+    def upload(self, content: bytes) -> None:
+        """Store an instance."""
+        answer = httpx.post(f"http://127.0.0.1:{self.http_port}/instances", content=content, auth=(USER, PASSWORD))
+        answer.raise_for_status()
+
+    def knows(self, title: str, port: int) -> None:
+        """Let it send to an application of this machine."""
+        url = f"http://127.0.0.1:{self.http_port}/modalities/{title}"
+        httpx.put(url, json=[title, "127.0.0.1", port], auth=(USER, PASSWORD)).raise_for_status()
+
     def instances(self) -> list[str]:
         """SOP Instance UIDs of all stored instances, in order."""
         return sorted(each["MainDicomTags"]["SOPInstanceUID"] for each in self.get("/instances?expand"))
@@ -63,6 +73,8 @@ def running(folder: Path, *, http_port: int = 0, dicom_port: int = 0) -> Iterato
         "DicomAet": "ARCHIVE",
         "DicomAlwaysAllowStore": True,
         "DicomAlwaysAllowEcho": True,
+        "DicomAlwaysAllowFind": True,
+        "DicomAlwaysAllowMove": True,
         "RemoteAccessAllowed": True,
         "AuthenticationEnabled": True,
         "RegisteredUsers": {USER: PASSWORD},

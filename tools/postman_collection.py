@@ -81,7 +81,8 @@ def _in_segments(path: str) -> list[str]:
 
 def _parameter(parameter: Node) -> Node:
     """A header or query parameter; one that is not required is switched off."""
-    entry = {"key": parameter["name"], "value": "", "description": parameter.get("description", "")}
+    example = next(iter(parameter.get("schema", {}).get("examples", [])), "")
+    entry = {"key": parameter["name"], "value": example, "description": parameter.get("description", "")}
     return entry if parameter.get("required") else entry | {"disabled": True}
 
 

@@ -33,14 +33,19 @@ from app.core.config import Settings
 from app.core.logging import error_location
 from app.core.tracing import NoopTraces, Traces
 from app.database.api_keys import Caller
+from app.database.destinations import Destination
 from app.database.idempotency import Reservation
 from app.database.session import Database
+from app.dicom.errors import ArchiveFailed
+from app.dicom.isolated import installed
 from app.dicom.objects.stored import ResultObjects
 from app.dicom.reception import Reception
+from app.dicom.retrieval import StudyQuery
 from app.dicom.return_address import key_of
 from app.registry.model_store import ModelStore
-from app.sdk.errors import Draining, RlvoError
+from app.sdk.errors import ArchiveUnavailable, Draining, NotFound, RlvoError, UnsupportedMedia
 from app.storage.local import Storage
+from app.worker.dicom_pull import DicomPull
 from app.worker.erasure import Eraser
 from app.worker.queue import Queue
 
@@ -149,6 +154,25 @@ class Services:
         """Moves all received DICOM instances to the blobs. Raises Unavailable."""
         while self.reception.index(wait=INDEX_PATIENCE):
             pass
+
+    def find_studies(self, archive: Destination, accession_number: str) -> list[str]:
+        """UIDs of the studies of an archive with an accession number.
+
+        Raises:
+            UnsupportedMedia: the DICOM libraries are not installed.
+            ArchiveUnavailable: the archive is away, or refuses.
+            NotFound: it has no such study.
+        """
+        if not installed():
+            raise UnsupportedMedia("This service fetches no DICOM: install rlvo-service[dicom].")
+        pulling = DicomPull.of(self.settings, self.database, self.storage)
+        try:
+            found = pulling.find(archive, StudyQuery(accession_number=accession_number))
+        except ArchiveFailed as failure:
+            raise ArchiveUnavailable(f"The archive does not answer ({failure}). Try again later.") from None
+        if not found:
+            raise NotFound("The archive has no study with this accession number.")
+        return [each.uid for each in found]
 
     async def index_received(self) -> None:
         """Moves received DICOM instances to the blobs, again and again; a fault of the environment is tried again."""

@@ -14,8 +14,20 @@ complete = entry(
     *_ERRORS,
     errors.Conflict,
     ok={202: {"description": "The study is assembled now"}},
-    description="Says that nothing more will arrive. Without this call, a study is complete when no new instance has "
-    "arrived for `RLVO_DICOM_QUIET` seconds.",
+    description="Says that nothing more will arrive, or with `instances`, how many instances there are. Without this "
+    "call, a study is complete when no new instance has arrived for `RLVO_DICOM_QUIET` seconds.",
+)
+pull = entry(
+    errors.InvalidRequest,
+    ok={202: {"description": "The study is being fetched; `pull` shows the state"}},
+    description="The archive is one of `rlvo dicom destinations`. What arrives is assembled when it is complete.",
+)
+pull_by_accession = entry(
+    *_ERRORS,
+    errors.UnsupportedMedia,
+    errors.ArchiveUnavailable,
+    ok={202: {"description": "The studies that are being fetched"}},
+    description="Answers when the archive has named the studies, and fetches them then.",
 )
 roles = entry(
     *_ERRORS,

@@ -11,24 +11,23 @@ Sources: DICOM PS3.18, 10.5 (store transaction) and annex I (store instances res
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from python_multipart.multipart import parse_options_header
 
-from app.api.multipart import PartsParser, Sink, boundary
-from app.dicom.errors import Unreadable
+from app.core.multipart import PartsParser, Sink, boundary
+from app.dicom.errors import OtherUids, Unreadable
+from app.dicom.part_file import PartFile
 from app.dicom.reception import MAX_INSTANCES, Outcome, Received, Reception
 from app.sdk.errors import InvalidRequest, TooLarge, UnsupportedMedia
-from app.storage.errors import storage_errors
 
 __all__ = ["MEDIA_TYPE", "StoreRequest"]
 
 MEDIA_TYPE = "application/dicom+json"
 _RULE = "Send the instances as multipart/related with parts of the type application/dicom."
-_CANNOT_UNDERSTAND = 0xC000
+_OTHER_CLASS, _CANNOT_UNDERSTAND = 0xA900, 0xC000
 _REASONS = {Outcome.CONFLICT: 0x0111, Outcome.TOO_MANY: 0xA700}
 _STORED, _FAILED, _OTHER_FAILURES = "00081199", "00081198", "0008119A"
 _CLASS, _INSTANCE, _REASON = "00081150", "00081155", "00081197"
@@ -40,15 +39,15 @@ class StoreRequest:
 
     Attributes:
         received: what became of the parts with readable UIDs.
-        unreadable: number of the other parts.
+        unreadable: failure reasons of the other parts.
     """
 
     reception: Reception
     tenant: str
     max_instance_bytes: int
     received: list[Received] = field(default_factory=list)
-    unreadable: int = 0
-    _part: _PartSink | None = None
+    unreadable: list[int] = field(default_factory=list)
+    _part: PartFile | None = None
 
     def parser(self, content_type: str) -> PartsParser:
         """The parser of a body with this media type. Raises UnsupportedMedia, MalformedMultipart."""
@@ -62,17 +61,17 @@ class StoreRequest:
         media_type, _ = parse_options_header(headers.get(b"content-type", b"application/dicom").decode("latin-1"))
         if media_type != b"application/dicom":
             raise UnsupportedMedia(_RULE)
-        if len(self.received) + self.unreadable >= MAX_INSTANCES:
+        if len(self.received) + len(self.unreadable) >= MAX_INSTANCES:
             raise TooLarge(f"A request may have {MAX_INSTANCES} instances. Send the others with another request.")
-        self._part = _PartSink(self)
+        self._part = PartFile(self.reception, self.max_instance_bytes, self.accept)
         return self._part
 
     def accept(self, path: Path) -> None:
         """Store a complete part."""
         try:
             self.received.append(self.reception.accept(self.tenant, path))
-        except Unreadable:
-            self.unreadable += 1
+        except Unreadable as error:
+            self.unreadable.append(_OTHER_CLASS if isinstance(error, OtherUids) else _CANNOT_UNDERSTAND)
 
     def discard(self) -> None:
         """Delete the part that has not arrived completely."""
@@ -92,42 +91,9 @@ class StoreRequest:
             failures = [_references(each) | _reason(_REASONS[each.outcome]) for each in refused]
             document[_FAILED] = _sequence(failures)
         if self.unreadable:
-            document[_OTHER_FAILURES] = _sequence([_reason(_CANNOT_UNDERSTAND)] * self.unreadable)
+            document[_OTHER_FAILURES] = _sequence([_reason(code) for code in self.unreadable])
         complete = not refused and not self.unreadable
         return (200 if complete else 202 if stored else 409), document
-
-
-class _PartSink:
-    """Writes one part to a file."""
-
-    def __init__(self, request: StoreRequest) -> None:
-        self._request = request
-        self._path = request.reception.draft()
-        self._size = 0
-        with storage_errors():
-            self._file: BinaryIO = self._path.open("xb")
-
-    def write(self, chunk: memoryview) -> None:
-        """Append the next bytes. Raises TooLarge, StorageFull."""
-        self._size += len(chunk)
-        if self._size > self._request.max_instance_bytes:
-            limit = self._request.max_instance_bytes
-            raise TooLarge(f"An instance has more than {limit} bytes, the limit (RLVO_DICOM_MAX_INSTANCE_BYTES).")
-        with storage_errors():
-            self._file.write(chunk)
-
-    def close(self) -> None:
-        """Store the part."""
-        with storage_errors():
-            self._file.close()
-        self._request.accept(self._path)
-
-    def discard(self) -> None:
-        """Delete the file, if it was not stored."""
-        with suppress(OSError):
-            self._file.close()
-        with suppress(OSError):
-            self._path.unlink(missing_ok=True)
 
 
 def _sequence(items: Sequence[dict[str, Any]]) -> dict[str, Any]:

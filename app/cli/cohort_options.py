@@ -29,6 +29,10 @@ class ReadingOptions:
     ] = None
     columns: Annotated[Path | None, typer.Option(help="columns.toml; default: the one next to the table")] = None
     date_format: Annotated[str, typer.Option(help="Form of the dates, as dd/mm/yyyy, or excel; default: ISO")] = ""
+    dicom: Annotated[
+        Path | None,
+        typer.Option(help="Folder of DICOM studies that rows name by study_instance_uid or accession_number"),
+    ] = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -135,6 +136,19 @@ def exit_unknown_id(what: str, group: str) -> NoReturn:
     """Print that no active ``what`` has the given id, and exit with status 2."""
     typer.echo(f"No active {what} has this id. `rlvo {group} list` shows all ids.", err=True)
     raise typer.Exit(2)
+
+
+def clinical_document(path: Path) -> dict[str, Any]:
+    """Read a clinical document and check that it is a JSON object; the service checks its members."""
+    from app.sdk.errors import MalformedJson
+
+    try:
+        document = json.loads(path.read_bytes())
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise MalformedJson('The clinical document must be one JSON object, such as {"age": 74}')
+    return document
 
 
 def day(when: datetime | None) -> str:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_to"]
 
-_AE_TITLE = r"^[!-\[\]-~]{1,16}$"
 destinations = typer.Typer(help="DICOM destinations: archives that receive the results.", no_args_is_help=True)
 
 
@@ -24,6 +23,7 @@ def add_to(group: typer.Typer) -> None:
     """Add the commands of this module to `rlvo dicom`."""
     group.command("export")(export)
     group.command("resend")(resend)
+    group.command("pull")(pull)
     group.add_typer(destinations, name="destinations")
 
 
@@ -70,6 +70,57 @@ def resend(prediction_id: Annotated[str, typer.Argument(help="Id of a prediction
     typer.echo(f"queued for {count} destinations")
 
 
+def pull(
+    study: Annotated[str | None, typer.Option(help="Study Instance UID")] = None,
+    accession: Annotated[str | None, typer.Option(help="Accession number, in place of the UID")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Name or id of the archive, as `rlvo dicom destinations list` shows it")
+    ] = None,
+) -> None:
+    """Fetch a study from an archive now, by QIDO-RS and WADO-RS, or by C-FIND and C-MOVE.
+
+    rlvo dicom pull --study 1.2.840.113619.2.55.3
+    rlvo dicom pull --accession A4711 --source PACS
+
+    The archive is one of the destinations. C-MOVE sends to the listener of the service, which must run. A service with
+    the same data folder makes predictions of what arrives.
+    """
+    from app.database import audit, pulls, studies
+    from app.database import destinations as rows
+    from app.dicom.errors import ArchiveFailed
+    from app.dicom.retrieval import StudyQuery
+    from app.sdk.studies import PullState
+    from app.storage.factory import storage_of
+    from app.worker.dicom_pull import DicomPull
+
+    if bool(study) == bool(accession):
+        _exit("Name the study with --study or --accession.")
+    config, database = settings(), open_database()
+    pulling = DicomPull.of(config, database, storage_of(config))
+    with database.reading() as session:
+        archive = rows.source(session, None, source)
+    try:
+        found = pulling.find(archive, StudyQuery(study or "", accession or ""))
+    except ArchiveFailed as failure:
+        typer.echo(f"no answer: {failure}", err=True)
+        raise typer.Exit(1) from None
+    failed = not found
+    if not found:
+        typer.echo("The archive has no such study.", err=True)
+    for each in found:
+        with database.session() as session:
+            study_id, run = pulls.begin(session, archive, each.uid)
+            audit.append(session, "operator", "study.pull", study_id)
+        pulling.pull(study_id, run)
+        with database.reading() as session:
+            state = studies.find(session, archive.tenant, each.uid)
+        assert state.pull is not None
+        typer.echo(f"{each.uid}: {state.pull.state}{f' ({state.pull.reason})' if state.pull.reason else ''}")
+        failed = failed or state.pull.state is not PullState.DONE
+    if failed:
+        raise typer.Exit(1)
+
+
 @destinations.command("add")
 def add(
     address: Annotated[str, typer.Argument(help="URL of the studies service (STOW-RS), or HOST:PORT (C-STORE)")],
@@ -77,13 +128,16 @@ def add(
     name: Annotated[str, typer.Option(help="Name for the page and the API")],
     called: Annotated[str, typer.Option(help="AE title of the archive (C-STORE)")] = "",
     calling: Annotated[str, typer.Option(help="AE title of rlvo (C-STORE)")] = "RLVO",
+    results: Annotated[
+        bool, typer.Option("--results/--no-results", help="Send results to it; without, studies are only fetched")
+    ] = True,
     tls: Annotated[bool, typer.Option("--tls", help="Use TLS (C-STORE); a URL says it itself")] = False,
     credentials: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="File with a token, or with USER:PASSWORD (STOW-RS)"),
     ] = None,
 ) -> None:
-    """Add a destination; RLVO_DICOM_HOSTS must list its host.
+    """Add an archive that results are sent to and studies are fetched from; RLVO_DICOM_HOSTS must list its host.
 
     rlvo dicom destinations add https://pacs.clinic.example/dicom-web/studies --name PACS --tenant stroke \
 --credentials token.txt
@@ -91,6 +145,7 @@ def add(
     """
     import re
 
+    from app.core.ae_title import AE_TITLE
     from app.core.sealing import seal_text
     from app.database import audit
     from app.database import destinations as rows
@@ -104,12 +159,23 @@ def add(
     if kind is rows.DestinationKind.C_STORE:
         if not re.fullmatch(r"[^/:@ ]+:[0-9]{1,5}", address):
             _exit("The address must be a URL, or HOST:PORT.")
-        if not re.fullmatch(_AE_TITLE, called) or not re.fullmatch(_AE_TITLE, calling):
+        if not all(re.fullmatch(AE_TITLE, title) for title in (called, calling)):
             _exit("An AE title must have 1 to 16 characters; the option --called is required.")
     _check_host(config, address)
     secret = None if credentials is None else seal_text(_authorization(credentials), key)
     with open_database().session() as session:
-        made = rows.create(session, tenant, name, kind, address, called=called, calling=calling, tls=tls, secret=secret)
+        made = rows.create(
+            session,
+            tenant,
+            name,
+            kind,
+            address,
+            called=called,
+            calling=calling,
+            tls=tls,
+            results=results,
+            secret=secret,
+        )
         audit.append(session, "operator", "dicom.destination.add", made.id, {"tenant": tenant, "kind": kind})
     typer.echo(made.id)
     typer.echo(f"`rlvo dicom destinations test {made.id}` asks it for an answer.", err=True)
@@ -150,7 +216,7 @@ def test(destination_id: Annotated[str, typer.Argument(help="The id that the lis
     """
     from app.core.sealing import open_text
     from app.database import destinations as rows
-    from app.dicom.objects.kinds import SendFailed
+    from app.dicom.errors import ArchiveFailed
     from app.dicom.objects.sending import Sender
     from app.dicom.return_address import key_of
 
@@ -163,7 +229,7 @@ def test(destination_id: Annotated[str, typer.Argument(help="The id that the lis
     authorization = open_text(destination.secret, key) if destination.secret and key else None
     try:
         Sender(_egress(config)).check(destination, authorization)
-    except SendFailed as failure:
+    except ArchiveFailed as failure:
         typer.echo(f"no answer: {failure}")
         raise typer.Exit(1) from None
     typer.echo("answers")

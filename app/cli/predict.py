@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from typer.core import TyperCommand
 
-from app.cli.common import ServiceOptions
+from app.cli.common import ServiceOptions, clinical_document
 from app.cli.option_groups import expand_option_groups
 from app.core.display_names import flag_text, interval_name, rule_text, warnings_first
 from app.core.explanation_text import BASE, contributions, grouped, outside_text, side_text, signed_points
@@ -100,7 +100,7 @@ def predict(
         **asdict(volumes),
         "study": study_folder,
         "series_roles": _series_roles(series_role or []),
-        "clinical": _document(clinical) if clinical else None,
+        "clinical": clinical_document(clinical) if clinical else None,
         "model": model,
         "subject": subject,
         "study_instance_uid": study_instance_uid,
@@ -228,16 +228,3 @@ def _series_table(series: list[SeriesSummary]) -> Table:
         number = "-" if each.number is None else f"{each.number}{part}"
         table.add_row(number, str(each.images), each.role.value, "yes" if each.used else "", each.reason)
     return table
-
-
-def _document(path: Path) -> dict[str, Any]:
-    """Read the clinical document and check that it is a JSON object; the service checks its members."""
-    from app.sdk.errors import MalformedJson
-
-    try:
-        document = json.loads(path.read_bytes())
-    except ValueError:
-        document = None
-    if not isinstance(document, dict):
-        raise MalformedJson('The clinical document must be one JSON object, such as {"age": 74}')
-    return document

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.common import ServiceOptions, table
+from app.cli.common import ServiceOptions, clinical_document, table
 from app.cli.option_groups import expand_option_groups
 
 if TYPE_CHECKING:
@@ -20,13 +20,18 @@ Uid = Annotated[str, typer.Argument(help="Study Instance UID, as `rlvo studies l
 
 @studies.command("list")
 @expand_option_groups
-def list_studies(*, service: ServiceOptions) -> None:
+def list_studies(
+    accession_number: Annotated[str | None, typer.Option(help="Only studies with this accession number")] = None,
+    *,
+    service: ServiceOptions,
+) -> None:
     """List received studies, newest first.
 
     rlvo studies list --url http://rlvo.local:8000
+    rlvo studies list --accession-number A4711 --url http://rlvo.local:8000
     """
     with service.client() as client:
-        received = list(client.studies.list())
+        received = list(client.studies.list(accession_number=accession_number))
     rows = [
         [each.uid, each.state, str(each.instances), str(len(each.predictions)), f"{each.created:%Y-%m-%d %H:%M}"]
         for each in received
@@ -47,13 +52,19 @@ def show(uid: Uid, *, service: ServiceOptions) -> None:
 
 @studies.command("complete")
 @expand_option_groups
-def complete(uid: Uid, *, service: ServiceOptions) -> None:
-    """Say that nothing more will arrive, so that the study is assembled now.
+def complete(
+    uid: Uid,
+    instances: Annotated[int | None, typer.Option(help="Number of instances of the study; without it: now")] = None,
+    *,
+    service: ServiceOptions,
+) -> None:
+    """Say that nothing more will arrive, so that the study is assembled now, or how many instances there are.
 
     rlvo studies complete 1.2.840.113619.2.55.3 --url http://rlvo.local:8000
+    rlvo studies complete 1.2.840.113619.2.55.3 --instances 320 --url http://rlvo.local:8000
     """
     with service.client() as client:
-        print_study(client.studies.complete(uid))
+        print_study(client.studies.complete(uid, instances=instances))
 
 
 @studies.command("roles")
@@ -89,16 +100,7 @@ def clinical(
 
     rlvo studies clinical 1.2.840.113619.2.55.3 clinical.json --url http://rlvo.local:8000
     """
-    import json
-
-    from app.sdk.errors import MalformedJson
-
-    try:
-        document = json.loads(record.read_bytes())
-    except ValueError:
-        raise MalformedJson("The clinical document is not valid JSON.") from None
-    if not isinstance(document, dict):
-        raise MalformedJson("The clinical document must be a JSON object.")
+    document = clinical_document(record)
     with service.client() as client:
         print_study(client.studies.set_clinical(uid, document))
 
@@ -133,6 +135,9 @@ def print_study(study: ReceivedStudy) -> None:
     typer.echo(f"{study.state}{completed}: {study.instances} instances, {record} a clinical record")
     if study.error is not None:
         typer.echo(f"{study.error.code}: {study.error.detail}")
+    if study.pull is not None:
+        reason = f" ({study.pull.reason})" if study.pull.reason else ""
+        typer.echo(f"fetched from {study.pull.source}: {study.pull.state}{reason}")
     if study.conflicts:
         typer.echo(f"{study.conflicts} instances were refused: their UIDs were known with other bytes")
     columns = ["series", "number", "received", "role", "used", "rule", "reason"]

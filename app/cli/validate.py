@@ -58,7 +58,8 @@ def validate(
     """
     if cohort is None and (replace(reading, date_format="") != READING or consent != CONSENT):
         raise typer.BadParameter(
-            "--drop-unknown, --target, --columns, --accept, --accept-flags and --i-know are for a version and a COHORT"
+            "--drop-unknown, --target, --columns, --dicom, --accept, --accept-flags and --i-know are for a version and "
+            "a COHORT"
         )
     if cohort is not None and table != COLUMNS:
         raise typer.BadParameter(

@@ -9,6 +9,8 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.core.ae_title import AE_TITLE
+
 MIB = 1024 * 1024
 
 # Next to the code in an installed package; at the root of a checkout.
@@ -116,7 +118,8 @@ class Settings(BaseSettings):
     )
     dicom_hosts: str = Field(
         default="",
-        description="Hosts that results may be sent to as DICOM, comma-separated: `pacs.clinic.example`, "
+        description="Hosts of DICOM archives that results may be sent to and studies fetched from, comma-separated: "
+        "`pacs.clinic.example`, "
         "`10.0.0.7:4242`, `http://10.0.0.7:8042`",
     )
     dicom_backoff: float = Field(
@@ -132,9 +135,7 @@ class Settings(BaseSettings):
         default=0, ge=0, le=65535, description="Port of the DICOM listener that `rlvo serve` starts; 0: none"
     )
     dicom_host: str = Field(default="127.0.0.1", description="Address that the DICOM listener listens on")
-    dicom_ae_title: str = Field(
-        default="RLVO", pattern=r"^[!-\[\]-~]{1,16}$", description="AE title of the DICOM listener"
-    )
+    dicom_ae_title: str = Field(default="RLVO", pattern=f"^{AE_TITLE}$", description="AE title of the DICOM listener")
     dicom_callers: str = Field(
         default="",
         description="AE titles that may send, each with an optional address and tenant, comma-separated: "

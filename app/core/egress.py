@@ -6,7 +6,7 @@ Design notes:
   rebinding); TLS still verifies the name.
 - An address that is not public must be in the list itself, or in a listed network. Public are the addresses outside the
   special-purpose registries of IANA (RFC 6890); of IPv6, only those that are assigned as global unicast (2000::/3).
-- Redirects are not followed, environment proxies are not used, and the body of an answer is not read.
+- Redirects are not followed, and environment proxies are not used.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import ipaddress
 import re
 import socket
 import ssl
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import httpx
@@ -140,19 +140,28 @@ class EgressClient:
             EgressRefused: The URL or an address of its host is not permitted.
             OSError: The host name cannot be resolved.
             httpx.HTTPError: The request failed.
-            ssl.SSLError: The TLS handshake failed.
+            ssl.SSLError: The TLS handshake failed; the certificate, for example, is not valid.
         """
+        with self.open(method, url, content, headers, seconds=seconds) as answer:
+            return answer.status_code
+
+    @contextmanager
+    def open(
+        self, method: str, url: str, content: bytes, headers: Mapping[str, str], *, seconds: float | None = None
+    ) -> Iterator[httpx.Response]:
+        """Make a request, and yield its answer to be read as a stream; arguments and errors as of ``request``."""
         parsed = self.check(url)
         host, port = _normalised(parsed.host), parsed.port or _PORTS[parsed.scheme]
         pinned = parsed.copy_with(host=self._address(host, port))
         named = {**headers, "Host": parsed.netloc.decode("ascii")}
         with (
+            _tls_errors(),
             httpx.Client(
                 verify=ssl.create_default_context(), trust_env=False, follow_redirects=False, timeout=seconds or TIMEOUT
             ) as client,
             client.stream(method, pinned, content=content, headers=named, extensions={"sni_hostname": host}) as answer,
         ):
-            return answer.status_code
+            yield answer
 
     def pinned(self, host: str, port: int) -> str:
         """Return a checked address for a connection that is not HTTP; the list must have the host with this port.
@@ -202,6 +211,20 @@ class EgressClient:
                 self._networks.append(ipaddress.ip_network(host))
         else:
             raise ValueError(f"{self._setting} contains an entry that is not a host, an address or a network")
+
+
+@contextmanager
+def _tls_errors() -> Iterator[None]:
+    """Raise the error of a TLS handshake itself, which httpx reports as a failed connection."""
+    try:
+        yield
+    except httpx.ConnectError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, ssl.SSLError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise cause from None
 
 
 def _normalised(host: str) -> str:

@@ -29,6 +29,7 @@ class DestinationRow(Base):
     called: Mapped[str] = mapped_column(String(16))
     calling: Mapped[str] = mapped_column(String(16))
     tls: Mapped[bool]
+    results: Mapped[bool]  # False: studies are fetched from it, and no results are sent
     secret: Mapped[bytes | None] = mapped_column(LargeBinary)  # sealed value of the Authorization header
     created: Mapped[datetime]
     ended: Mapped[datetime | None]

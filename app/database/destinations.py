@@ -21,7 +21,7 @@ from app.database.session import now
 from app.database.study_tables import ReturnAddressRow
 from app.database.tables import PredictionRow
 from app.sdk.deliveries import Delivery, DeliveryState
-from app.sdk.errors import InvalidRequest
+from app.sdk.errors import FieldError, InvalidRequest
 from app.sdk.types import Status
 
 
@@ -39,7 +39,8 @@ class Destination:
     Attributes:
         address: URL of its studies service (STOW-RS), or ``host:port`` (C-STORE).
         called, calling: AE titles (C-STORE).
-        tls: whether a C-STORE association uses TLS.
+        tls: whether an association uses TLS.
+        results: False if studies are only fetched from it.
         secret: sealed value of the Authorization header.
     """
 
@@ -53,6 +54,7 @@ class Destination:
     tls: bool
     created: datetime
     ended: datetime | None = None
+    results: bool = True
     secret: bytes | None = field(default=None, repr=False)
 
 
@@ -75,6 +77,7 @@ def create(
     called: str = "",
     calling: str = "",
     tls: bool = False,
+    results: bool = True,
     secret: bytes | None = None,
 ) -> Destination:
     """Creates a destination. Raises InvalidRequest."""
@@ -90,6 +93,7 @@ def create(
         called=called,
         calling=calling,
         tls=tls,
+        results=results,
         secret=secret,
         created=now(),
     )
@@ -108,6 +112,19 @@ def find(session: Session, destination_id: str) -> Destination | None:
     """The destination; None if it is unknown or ended."""
     row = session.get(DestinationRow, destination_id)
     return None if row is None or row.ended else _destination(row)
+
+
+def source(session: Session, tenant: str | None, name: str | None) -> Destination:
+    """The archive to fetch a study from: by its name or id, or the only one of the tenant. Raises InvalidRequest."""
+    query = select(DestinationRow).where(DestinationRow.ended.is_(None)).order_by(DestinationRow.created)
+    if tenant is not None:
+        query = query.where(DestinationRow.tenant == tenant)
+    found = [row for row in session.scalars(query) if name in (None, row.name, row.id)]
+    if len(found) != 1:
+        what = "No archive" if not found else "More than one archive"
+        how = "Name one as `source`; `rlvo dicom destinations add` adds one."
+        raise InvalidRequest(f"{what} of this tenant fits. {how}", errors=[FieldError("source", what.lower())])
+    return _destination(found[0])
 
 
 def end(session: Session, destination_id: str) -> bool:
@@ -147,9 +164,11 @@ def begin(session: Session, prediction_id: str, *, again: bool = False) -> list[
         return []
     if session.get(ReturnAddressRow, prediction_id) is None:
         return []
-    active = select(DestinationRow.id).where(DestinationRow.tenant == row.caller, DestinationRow.ended.is_(None))
+    receivers = select(DestinationRow.id).where(
+        DestinationRow.tenant == row.caller, DestinationRow.ended.is_(None), DestinationRow.results
+    )
     runs = []
-    for destination_id in session.scalars(active.order_by(DestinationRow.id)):
+    for destination_id in session.scalars(receivers.order_by(DestinationRow.id)):
         delivery = session.get(DeliveryRow, (prediction_id, destination_id))
         if delivery is not None and not again:
             continue
@@ -227,5 +246,6 @@ def _destination(row: DestinationRow) -> Destination:
         tls=row.tls,
         created=row.created,
         ended=row.ended,
+        results=row.results,
         secret=row.secret,
     )

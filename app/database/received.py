@@ -3,6 +3,7 @@
 Design notes:
 - The same instance again changes nothing. The same SOP Instance UID with other bytes is refused and counted.
 - An instance whose bytes were deleted counts as new when it arrives again.
+- A study is complete when as many instances have arrived as the sender has stated, else after a quiet time.
 - New instances begin the quiet time of their study anew, and make the result of an assembly in progress void.
 """
 
@@ -22,7 +23,7 @@ from app.database.study_tables import InstanceRow, StudyRow
 from app.database.upsert import insert_for
 from app.sdk.studies import StudyState
 
-__all__ = ["Known", "ReceivedInstance", "add", "count", "known", "study_row"]
+__all__ = ["Known", "ReceivedInstance", "add", "count", "has_arrived", "known", "study_row"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class ReceivedInstance:
         content: sha-256 of the data set.
         digest: sha-256 of the file, which names the blob.
         bytes: size of the file.
+        accession: keyed digest of the accession number.
     """
 
     caller: str
@@ -43,6 +45,7 @@ class ReceivedInstance:
     content: str
     digest: str
     bytes: int
+    accession: str | None = None
 
 
 @dataclass(frozen=True)
@@ -89,14 +92,24 @@ def add(session: Session, instances: Iterable[ReceivedInstance], *, quiet: float
             refused += change is None
             row.conflicts += change is None
             new += bool(change)
+            row.accession = row.accession or each.accession
         if new:
             row.received = now()
             if row.state != StudyState.CANCELLED:
-                row.state, row.completed, row.error, row.run = StudyState.RECEIVING, None, None, row.run + 1
-                wait = quiet if row.clinical is not None else max(quiet, clinical_wait)
-                row.due = row.received + timedelta(seconds=wait)
+                row.state, row.error, row.run = StudyState.RECEIVING, None, row.run + 1
+                whole = has_arrived(row)
+                wait = 0.0 if whole else quiet
+                row.completed = "count" if whole else None
+                row.due = row.received + timedelta(
+                    seconds=wait if row.clinical is not None else max(wait, clinical_wait)
+                )
         session.flush()
     return refused
+
+
+def has_arrived(row: StudyRow) -> bool:
+    """Whether as many instances have arrived as the sender has stated; False if it has stated none."""
+    return row.expected is not None and row.instances >= row.expected
 
 
 def study_row(session: Session, caller: str, study_uid: str) -> StudyRow:

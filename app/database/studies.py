@@ -9,7 +9,7 @@ Design notes:
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,13 +18,13 @@ from typing import Any
 from sqlalchemy import delete, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
-from app.database.received import study_row
+from app.database.received import has_arrived, study_row
 from app.database.session import now
 from app.database.study_tables import InstanceRow, StudyPredictionRow, StudyRow
 from app.database.tables import PredictionRow
 from app.sdk.errors import Conflict, NotFound
 from app.sdk.series import SeriesRole
-from app.sdk.studies import ReceivedStudy, ReceivedStudyPage, StudyPrediction, StudySeries, StudyState
+from app.sdk.studies import ReceivedStudy, ReceivedStudyPage, StudyPrediction, StudyPull, StudySeries, StudyState
 from app.sdk.types import Failure, Status
 
 _RESTING = (StudyState.PREDICTED, StudyState.REFUSED)
@@ -61,26 +61,63 @@ def find(session: Session, caller: str | None, uid: str) -> ReceivedStudy:
     return _study(session, _row(session, caller, uid))
 
 
-def page(session: Session, caller: str | None, *, limit: int = 50, cursor: str | None = None) -> ReceivedStudyPage:
-    """Studies of a caller, newest first; the cursor is ``next`` of the page before."""
+def page(
+    session: Session, caller: str | None, *, limit: int = 50, cursor: str | None = None, accession: str | None = None
+) -> ReceivedStudyPage:
+    """Studies of a caller, newest first.
+
+    Args:
+        session: a session.
+        caller: the tenant; None for all.
+        limit: most studies of a page.
+        cursor: ``next`` of the page before.
+        accession: only studies with this digest of their accession number.
+    """
     query = select(StudyRow).order_by(StudyRow.created.desc(), StudyRow.id.desc())
     if caller is not None:
         query = query.where(StudyRow.caller == caller)
+    if accession is not None:
+        query = query.where(StudyRow.accession == accession)
     if cursor is not None:
         before = select(StudyRow.created).where(StudyRow.id == cursor).scalar_subquery()
         query = query.where(tuple_(StudyRow.created, StudyRow.id) < tuple_(before, cursor))
     rows = list(session.scalars(query.limit(limit + 1)))
     more, rows = len(rows) > limit, rows[:limit]
-    return ReceivedStudyPage(items=[_study(session, row) for row in rows], next=rows[-1].id if more else None)
+    return ReceivedStudyPage(items=_studies(session, rows), next=rows[-1].id if more else None)
 
 
-def complete(session: Session, caller: str, uid: str) -> ReceivedStudy:
-    """Assemble a study now. Raises NotFound, and Conflict if nothing of it was received."""
+def complete(session: Session, caller: str, uid: str, *, instances: int | None = None) -> ReceivedStudy:
+    """Assemble a study now, or as soon as it has a stated number of instances.
+
+    Args:
+        session: a writing session.
+        caller: the tenant.
+        uid: Study Instance UID.
+        instances: the number; None: now.
+
+    Raises:
+        NotFound: there is no such study.
+        Conflict: nothing of it was received, and no number is stated.
+    """
     row = _row(session, caller, uid, lock=True)
-    if not row.instances:
+    if instances is not None:
+        expect(row, instances)
+    elif row.instances:
+        _begin(row, "call")
+    else:
         raise Conflict("No instance of this study has arrived yet. Send them first.")
-    _begin(row, "call")
     return _study(session, row)
+
+
+def expect(row: StudyRow, instances: int) -> None:
+    """State how many instances the study has; it is assembled when they are here, if it was not assembled before."""
+    row.expected = instances
+    if not has_arrived(row):
+        return
+    if row.state == StudyState.CANCELLED or (row.state == StudyState.RECEIVING and row.clinical is not None):
+        _begin(row, "count")
+    elif row.state == StudyState.RECEIVING:
+        row.completed = "count"  # it still waits for its clinical record
 
 
 def set_roles(session: Session, caller: str, uid: str, roles: Mapping[str, SeriesRole]) -> ReceivedStudy:
@@ -239,10 +276,26 @@ def _row(session: Session, caller: str | None, uid: str, *, lock: bool = False) 
 
 
 def _study(session: Session, row: StudyRow) -> ReceivedStudy:
+    return _studies(session, [row])[0]
+
+
+def _studies(session: Session, rows: Sequence[StudyRow]) -> list[ReceivedStudy]:
+    """Studies with their series and predictions, by the same number of queries for any number of studies."""
     session.flush()
+    ids = [row.id for row in rows]
     links = select(StudyPredictionRow).join(PredictionRow, PredictionRow.id == StudyPredictionRow.prediction_id)
-    links = links.where(StudyPredictionRow.study_id == row.id, PredictionRow.erased.is_(None))
-    made = session.scalars(links.order_by(StudyPredictionRow.revision))
+    links = links.where(StudyPredictionRow.study_id.in_(ids), PredictionRow.erased.is_(None))
+    made: dict[str, list[StudyPredictionRow]] = defaultdict(list)
+    for link in session.scalars(links.order_by(StudyPredictionRow.study_id, StudyPredictionRow.revision)):
+        made[link.study_id].append(link)
+    counted = select(InstanceRow.study_id, InstanceRow.series_uid, func.count()).where(InstanceRow.study_id.in_(ids))
+    received: dict[str, dict[str, int]] = defaultdict(dict)
+    for study_id, uid, number in session.execute(counted.group_by(InstanceRow.study_id, InstanceRow.series_uid)):
+        received[study_id][uid] = int(number)
+    return [_document(row, received[row.id], made[row.id]) for row in rows]
+
+
+def _document(row: StudyRow, received: Mapping[str, int], made: Sequence[StudyPredictionRow]) -> ReceivedStudy:
     return ReceivedStudy(
         uid=row.uid,
         state=StudyState(row.state),
@@ -251,24 +304,23 @@ def _study(session: Session, row: StudyRow) -> ReceivedStudy:
         due=row.due if row.state == StudyState.RECEIVING else None,
         completed=row.completed,
         instances=row.instances,
+        expected=row.expected,
         conflicts=row.conflicts,
         clinical=row.clinical is not None,
         roles={name: SeriesRole(role) for name, role in (row.roles or {}).items()},
-        series=_series(session, row),
+        series=_series(row, received),
         predictions=[
             StudyPrediction(revision=each.revision, id=each.prediction_id, why=each.why, created=each.created)
             for each in made
         ],
         error=None if row.error is None else Failure.model_validate(row.error),
+        pull=None if row.pull is None else StudyPull.model_validate(row.pull),
     )
 
 
-def _series(session: Session, row: StudyRow) -> list[StudySeries]:
+def _series(row: StudyRow, received: Mapping[str, int]) -> list[StudySeries]:
     """Received series, with what each was taken for; series that came after the last assembly have no role."""
-    counted = select(InstanceRow.series_uid, func.count()).where(InstanceRow.study_id == row.id)
-    rows = session.execute(counted.group_by(InstanceRow.series_uid))
-    received = Counter({uid: int(number) for uid, number in rows})
-    known = [StudySeries(**{**each, "received": received[each["uid"]]}) for each in row.series or []]
+    known = [StudySeries(**{**each, "received": received.get(each["uid"], 0)}) for each in row.series or []]
     later = sorted(received.keys() - {each.uid for each in known})
     return known + [StudySeries(uid=uid, received=received[uid]) for uid in later]
 

@@ -34,7 +34,10 @@ class StudyRow(Base):
     created: Mapped[datetime]
     received: Mapped[datetime | None]  # when the last new instance arrived
     due: Mapped[datetime | None]  # when the study is assembled, unless more arrives; None: not at all
-    completed: Mapped[str | None] = mapped_column(String(16))  # what completed it: quiet, call, roles or clinical
+    completed: Mapped[str | None] = mapped_column(String(16))  # what completed it: quiet, count, call, roles, clinical
+    expected: Mapped[int | None] = mapped_column(Integer)  # number of instances that the sender has stated
+    accession: Mapped[str | None] = mapped_column(String(64), index=True)  # keyed digest of the accession number
+    pull: Mapped[dict[str, Any] | None]  # the last request to fetch it: number, archive, state, reason
     instances: Mapped[int] = mapped_column(Integer, default=0)
     conflicts: Mapped[int] = mapped_column(Integer, default=0)  # refused: a known SOP Instance UID with other bytes
     run: Mapped[int] = mapped_column(Integer, default=0)  # fencing token: number of the assembly; only the last writes

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
+from app.core.ae_title import AE_TITLE
 from app.core.config import Settings
 
 __all__ = ["AeCaller", "callers_of", "check_listener", "may_connect", "tenant_of", "tls_context", "validated_callers"]
@@ -16,7 +17,6 @@ __all__ = ["AeCaller", "callers_of", "check_listener", "may_connect", "tenant_of
 LOCAL_TENANT = "local"
 _NETWORK_LIBRARY = "pynetdicom"
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
-_AE_TITLE = r"[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?"  # DICOM PS3.5, value representation AE
 _RULE = (
     "RLVO_DICOM_CALLERS must be AE titles, each with an optional address and tenant, comma-separated: "
     "`CT1@10.0.0.5=stroke, PACS@10.0.1.0/24`"
@@ -54,7 +54,7 @@ def callers_of(text: str) -> list[AeCaller]:
     for entry in filter(None, (each.strip() for each in text.split(","))):
         title, _, rest = entry.partition("@") if "@" in entry else entry.partition("=")
         host, _, tenant = rest.partition("=") if "@" in entry else ("", "", rest)
-        if not re.fullmatch(_AE_TITLE, title) or not re.fullmatch(r"[!-~]{0,64}", tenant) or ("=" in title):
+        if not re.fullmatch(AE_TITLE, title) or not re.fullmatch(r"[!-~]{0,64}", tenant) or ("=" in title):
             raise ValueError(_RULE)
         try:
             network = ip_network(host, strict=False) if "@" in entry else None

@@ -6,7 +6,17 @@ from dataclasses import dataclass
 
 from app.sdk.errors import DecompressedTooLarge, FieldError, InvalidDicom, PatientMismatch
 
-__all__ = ["DEFAULT", "DicomLimits", "Unreadable", "mismatch", "no_archive", "refused", "too_large"]
+__all__ = [
+    "DEFAULT",
+    "ArchiveFailed",
+    "DicomLimits",
+    "OtherUids",
+    "Unreadable",
+    "mismatch",
+    "no_archive",
+    "refused",
+    "too_large",
+]
 
 
 @dataclass(frozen=True)
@@ -29,8 +39,16 @@ class DicomLimits:
 DEFAULT = DicomLimits()
 
 
+class ArchiveFailed(Exception):
+    """An archive is away or refuses; the message is a short reason without text of the other side."""
+
+
 class Unreadable(Exception):
     """A file that is not a usable DICOM instance; it is kept out and counted."""
+
+
+class OtherUids(Unreadable):
+    """A data set with another SOP class or SOP Instance UID than its command or file meta information says."""
 
 
 def refused(detail: str, field: str = "study") -> InvalidDicom:

@@ -1,7 +1,7 @@
-"""The UIDs at the start of a DICOM file, read without decoding anything else.
+"""The UIDs and the accession number at the start of a DICOM file, read without decoding anything else.
 
 Design notes:
-- Only the elements up to the Series Instance UID are walked; no value but the UIDs is read.
+- Only the elements up to the Series Instance UID are walked; no value but these is read.
 - The walk is a loop with a limit of depth and of bytes, so that no file can use much time or memory.
 - This module needs no DICOM library.
 
@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import re
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from app.dicom.errors import Unreadable
+from app.dicom.errors import OtherUids, Unreadable
 
 __all__ = ["MAX_HEAD_BYTES", "Head", "read_head"]
 
@@ -26,7 +26,8 @@ _MARK = b"DICM"
 _UNDEFINED = 0xFFFFFFFF
 _LONG = frozenset((b"OB", b"OW", b"OF", b"SQ", b"UN", b"UT", b"UC", b"UR", b"OD", b"OL", b"OV", b"SV", b"UV"))
 _META_SOP_CLASS, _META_SOP_INSTANCE, _META_SYNTAX = 0x00020002, 0x00020003, 0x00020010
-_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
+_SOP_CLASS, _SOP_INSTANCE, _ACCESSION = 0x00080016, 0x00080018, 0x00080050
+_STUDY, _SERIES = 0x0020000D, 0x0020000E
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _IMPLICIT, _BIG_ENDIAN, _DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
 _UID = re.compile(rb"[0-9]+(\.[0-9]+)*")
@@ -44,6 +45,7 @@ class Head:
         sop_uid: SOP Instance UID.
         syntax: Transfer Syntax UID.
         start: offset of the data set in the file.
+        accession: Accession Number; empty if there is none.
     """
 
     study_uid: str
@@ -52,6 +54,7 @@ class Head:
     sop_uid: str
     syntax: str
     start: int
+    accession: bytes = field(default=b"", repr=False)
 
 
 def read_head(file: BinaryIO) -> Head:
@@ -65,6 +68,7 @@ def read_head(file: BinaryIO) -> Head:
 
     Raises:
         Unreadable: the file is not DICOM, is damaged, or lacks a UID.
+        OtherUids: the file meta information names another class or instance than the data set.
     """
     data = file.read(MAX_HEAD_BYTES)
     if data[_START - len(_MARK) : _START] != _MARK:
@@ -78,8 +82,9 @@ def read_head(file: BinaryIO) -> Head:
     sop_class, sop_uid = _uid(walk.found, _SOP_CLASS), _uid(walk.found, _SOP_INSTANCE)
     for tag, value in ((_META_SOP_CLASS, sop_class), (_META_SOP_INSTANCE, sop_uid)):
         if tag in meta.found and _uid(meta.found, tag) != value:
-            raise Unreadable("has other UIDs in its file meta information than in its data set")
-    return Head(_uid(walk.found, _STUDY), _uid(walk.found, _SERIES), sop_class, sop_uid, syntax, meta.at)
+            raise OtherUids("has other UIDs in its file meta information than in its data set")
+    study, accession = _uid(walk.found, _STUDY), walk.found.get(_ACCESSION, b"").strip(b"\0 ")
+    return Head(study, _uid(walk.found, _SERIES), sop_class, sop_uid, syntax, meta.at, accession)
 
 
 def _inflated(packed: bytes) -> bytes:
@@ -96,7 +101,7 @@ def _uid(found: dict[int, bytes], tag: int) -> str:
     return value.decode("ascii")
 
 
-_WANTED = (_META_SOP_CLASS, _META_SOP_INSTANCE, _META_SYNTAX, _SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES)
+_WANTED = (_META_SOP_CLASS, _META_SOP_INSTANCE, _META_SYNTAX, _SOP_CLASS, _SOP_INSTANCE, _ACCESSION, _STUDY, _SERIES)
 
 
 class _Walk:

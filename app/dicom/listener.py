@@ -1,7 +1,8 @@
 """The DICOM listener: receives instances by C-STORE and answers C-ECHO.
 
 Design notes:
-- Nothing is decoded but the command of a message; the data set goes to a file as it arrives.
+- Nothing is decoded but the command of a message; the data set goes to a file as it arrives. The file meta information
+  of this file has the UIDs of the command, so `head` finds a data set with others.
 - What one association may use is limited: bytes of one PDU and of one instance, and the seconds of each PDU. Beyond
   these, the association ends and no other one.
 - pynetdicom's own log shows values of messages, so it is switched off; this module logs counts and reasons.
@@ -27,7 +28,7 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from app.core.config import Settings
 from app.dicom.callers import AeCaller, may_connect, tenant_of, tls_context, validated_callers
-from app.dicom.errors import Unreadable
+from app.dicom.errors import OtherUids, Unreadable
 from app.dicom.reception import Outcome, Reception
 from app.sdk.errors import RlvoError
 
@@ -197,7 +198,7 @@ class Listener:
             return self._stored(event)
         except Unreadable as error:
             log.warning("an instance is refused: it %s", error)
-            return _CANNOT_UNDERSTAND
+            return _OTHER_CLASS if isinstance(error, OtherUids) else _CANNOT_UNDERSTAND
         except RlvoError as error:
             log.warning("an instance cannot be stored now: %s", error.code)
             return _OUT_OF_RESOURCES
@@ -209,11 +210,7 @@ class Listener:
         tenant = self._tenant(event.assoc)
         if event.dataset_path is None or tenant is None:
             return _CANNOT_UNDERSTAND
-        received = self._reception.accept(tenant, event.dataset_path)
-        request: Any = event.request
-        if received.head.sop_uid != request.AffectedSOPInstanceUID:
-            return _OTHER_CLASS
-        return _STATUS[received.outcome]
+        return _STATUS[self._reception.accept(tenant, event.dataset_path).outcome]
 
     def _index(self) -> None:
         while not self._stop.wait(_INDEX_PAUSE):
@@ -311,4 +308,4 @@ class _Meter:
                 if not (count := self._socket.recv_into(view[filled:], min(size - filled, _READ_BYTES))):
                     break
                 filled += count
-        return buffer[:filled]
+        return buffer if filled == size else buffer[:filled]

@@ -33,6 +33,7 @@ from app.database.received import ReceivedInstance
 from app.database.session import Database
 from app.dicom.errors import Unreadable
 from app.dicom.head import Head, read_head
+from app.dicom.return_address import accession_digest, key_of
 from app.storage.errors import storage_errors
 from app.storage.local import Storage
 
@@ -82,6 +83,7 @@ class Reception:
         quiet: float = 30.0,
         clinical_wait: float = 0.0,
         max_instances: int = MAX_INSTANCES,
+        return_key: bytes | None = None,
     ) -> None:
         self._folder = folder
         self._database = database
@@ -89,12 +91,14 @@ class Reception:
         self._quiet = quiet
         self._clinical_wait = clinical_wait
         self._max_instances = max_instances
+        self._return_key = return_key
 
     @classmethod
     def of(cls, settings: Settings, database: Database, storage: Storage) -> Reception:
         """Make the reception that the settings describe."""
         quiet, wait = settings.dicom_quiet, settings.dicom_clinical_wait
-        return cls(settings.received, database, storage, quiet=quiet, clinical_wait=wait)
+        key = key_of(settings.dicom_return_key)
+        return cls(settings.received, database, storage, quiet=quiet, clinical_wait=wait, return_key=key)
 
     @property
     def incoming(self) -> Path:
@@ -225,8 +229,10 @@ class Reception:
             while piece := file.read(_PIECE_BYTES):
                 writer.write(piece)
             digest, size = writer.commit()
+        key = self._return_key
+        accession = accession_digest(head.accession, key) if key and head.accession else None
         return ReceivedInstance(
-            caller, head.study_uid, head.series_uid, head.sop_class_uid, head.sop_uid, content, digest, size
+            caller, head.study_uid, head.series_uid, head.sop_class_uid, head.sop_uid, content, digest, size, accession
         )
 
     def forget(self, caller: str, study_uid: str) -> None:

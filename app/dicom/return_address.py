@@ -9,19 +9,18 @@ Design notes:
 from __future__ import annotations
 
 import base64
+import hmac
 import json
-import secrets
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from app.core.sealing import open_text, seal_text
 
-__all__ = ["InstanceReference", "ReturnAddress", "SealBroken", "key_of", "open_sealed", "seal"]
+__all__ = ["InstanceReference", "ReturnAddress", "SealBroken", "accession_digest", "key_of", "open_sealed", "seal"]
 
-_VERSION = b"rlvo-return-address-1"  # authenticated with the ciphertext, which starts with its nonce
+_PURPOSE = b"rlvo-return-address-1"
+_ACCESSION_PURPOSE = b"rlvo-accession-number-1:"
 _KEY_BYTES = 32
-_NONCE_BYTES = 12
 
 
 class SealBroken(Exception):
@@ -122,19 +121,14 @@ def key_of(text: str) -> bytes | None:
     return key
 
 
+def accession_digest(accession: bytes, key: bytes) -> str:
+    """HMAC-SHA256 of an accession number, by which a study is found without a stored accession number."""
+    return hmac.new(key, _ACCESSION_PURPOSE + accession, "sha256").hexdigest()
+
+
 def seal(address: ReturnAddress, key: bytes) -> bytes:
-    """Encrypt an address with AES-256-GCM (NIST SP 800-38D) and a random nonce.
-
-    Args:
-        address: the address.
-        key: 32 bytes.
-
-    Returns:
-        Nonce, ciphertext and tag.
-    """
-    nonce = secrets.token_bytes(_NONCE_BYTES)
-    plain = json.dumps(address.to_json(), ensure_ascii=False).encode()
-    return nonce + AESGCM(key).encrypt(nonce, plain, _VERSION)
+    """Encrypt an address with a key of 32 bytes (`app.core.sealing`)."""
+    return seal_text(json.dumps(address.to_json(), ensure_ascii=False), key, _PURPOSE)
 
 
 def open_sealed(sealed: bytes, key: bytes) -> ReturnAddress:
@@ -150,10 +144,7 @@ def open_sealed(sealed: bytes, key: bytes) -> ReturnAddress:
     Raises:
         SealBroken: the bytes are damaged, or the key is another one.
     """
-    try:
-        plain = AESGCM(key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], _VERSION)
-    except (InvalidTag, ValueError):
-        raise SealBroken(
-            "A return address cannot be read: RLVO_DICOM_RETURN_KEY is not the key it was stored with."
-        ) from None
+    plain = open_text(sealed, key, _PURPOSE)
+    if plain is None:
+        raise SealBroken("A return address cannot be read: RLVO_DICOM_RETURN_KEY is not the key it was stored with.")
     return ReturnAddress.from_json(json.loads(plain))

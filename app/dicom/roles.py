@@ -3,6 +3,7 @@
 Design notes:
 - Rules are asked in one order; the first one that fits decides. What a picture cannot be is asked first.
 - The description of a series is read before its protocol name, which is often the same for a whole examination.
+- A head without contrast words is no NCCT if the scanner acquired it after a series with contrast agent.
 - A role that no word supports is doubtful: the answer then carries the flag ``series-role-doubtful``.
 - Reasons are texts of this module. No text of a header is in them.
 """
@@ -13,6 +14,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from app.dicom.errors import refused
 from app.dicom.stacks import Stack
@@ -33,6 +36,11 @@ _HARD_CANON = re.compile(r"^FC(3\d|5\d|8\d)")
 _HARD_PHILIPS = ("D", "E", "YA", "YB", "YC", "YD", "YE", "L")
 _NO_AGENT = frozenset(
     {"", "no", "none", "non", "nein", "ohne", "sin", "sans", "nil", "na", "0", "no contrast", "native"}
+)
+_ACQUIRED = (  # a content time may be that of a later reconstruction
+    "FrameAcquisitionDateTime",
+    "AcquisitionDateTime",
+    "AcquisitionTime",
 )
 _ELSEWHERE = ("CHEST", "THORAX", "ABDOMEN", "PELVIS", "SPINE", "HEART", "LUNG", "KNEE", "SHOULDER", "HIP", "EXTREMITY")
 _HEAD = ("HEAD", "BRAIN", "SKULL", "NECK", "CEREBRAL", "CAROTID", "CIRCLE OF WILLIS", "KOPF", "TETE", "CABEZA")
@@ -103,7 +111,7 @@ def choose(stacks: Sequence[Stack], overrides: Mapping[str, SeriesRole] | None =
     """
     stated = _stated(stacks, overrides or {})
     choices = [judge(stack) for stack in joined(stacks, LEAST_TIMES)]
-    choices = [_overridden(choice, stated) for choice in choices]
+    choices = [_overridden(choice, stated) for choice in _in_order_of_time(choices)]
     best: dict[SeriesRole, Choice] = {}
     favoured = _map_family(choices)
     for choice in choices:
@@ -113,6 +121,31 @@ def choose(stacks: Sequence[Stack], overrides: Mapping[str, SeriesRole] | None =
         if present is None or _rank(choice, favoured) > _rank(present, favoured):
             best[choice.role] = choice
     return [replace(choice, used=choice is best.get(choice.role)) for choice in choices]
+
+
+def _in_order_of_time(choices: Sequence[Choice]) -> list[Choice]:
+    """The choices, but an NCCT without a word is none if it was acquired after a contrast agent was given."""
+    given = [at for each in choices if _shows_agent(each) and (at := _acquired(each.stack)) is not None]
+    first = min(given, default=np.inf)
+    late = "The series was acquired after a series with contrast agent."
+    return [
+        _other(each.stack, "after-contrast", late)
+        if each.rule == "no-contrast-agent" and (_acquired(each.stack) or -np.inf) > first
+        else each
+        for each in choices
+    ]
+
+
+def _shows_agent(choice: Choice) -> bool:
+    """Whether a series shows that a contrast agent was given before it, or while it was acquired."""
+    rules = choice.role in (SeriesRole.CTA, SeriesRole.CTP) or choice.rule in ("bolus-tracking", "after-contrast")
+    return rules or (choice.stack.placed and _agent_named(choice.stack))
+
+
+def _acquired(stack: Stack) -> float | None:
+    """When the first slice was acquired, s; None if the slices do not say."""
+    times = [frame.times_s[name] for frame in stack.frames for name in _ACQUIRED if name in frame.times_s]
+    return min(times, default=None)
 
 
 def judge(stack: Stack) -> Choice:
@@ -221,10 +254,14 @@ def _phase(stack: Stack) -> Choice | None:
     return None
 
 
+def _agent_named(stack: Stack) -> bool:
+    return stack.facts.contrast.strip(" .-").lower() not in _NO_AGENT
+
+
 def _contrast_or_not(stack: Stack) -> Choice:
     """CTA, NCCT, or a head after contrast, by the words of the description, the protocol, and the contrast agent."""
     text = names(stack.facts.description)
-    agent = stack.facts.contrast.strip(" .-").lower() not in _NO_AGENT
+    agent = _agent_named(stack)
     thin = stack.distance_mm <= THIN_MM or (stack.frames[0].thickness or 9.0) <= THIN_MM
     for place, words in (("description", text), ("protocol", names(stack.facts.protocol))):
         without, cta = "without contrast" in words, "cta" in words

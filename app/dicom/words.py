@@ -36,13 +36,13 @@ _SOURCES: Final = {
     r"mono ?energ\w*|mono ?[0-9]+|kev|dsa|hidden|overlay|fusion|summary|resumen|zusammenfassung|"
     r"synthese|report|"
     r"informe|bericht|snapshot|screen\w*|captur\w*",
-    "tmax": r"t?tmax|tmaxs|t ?max\w*|time to max\w*|zeit bis (zum )?max\w*|temps (au|jusqu au|a) max\w*|"
+    "tmax": r"t?tmax|tmaxs|tmx|t ?max\w*|time to max\w*|zeit bis (zum )?max\w*|temps (au|jusqu au|a) max\w*|"
     r"temps max\w*|"
     r"tiempo (al?|hasta (el )?)? ?max\w*",
     "cbf": r"r?cbf(map\w*|karte)?|(cerebral )?blood ?flow|blutfluss|debit sanguin|flujo sanguineo|"
     r"flux sanguin|fsc|dsc",
     "cbv": r"r?cbv(map\w*|karte)?|(cerebral )?blood ?vol\w*|blutvol\w*|volume sanguin|volumen sanguineo|vsc",
-    "mtt": r"r?mtt(map\w*|karte)?|mean transit\w*|mittl(ere)? (durchgangs|transit)\w*|"
+    "mtt": r"r?mtt(map\w*|karte)?|(mean )?transit\w*|mittl(ere)? (durchgangs|transit)\w*|"
     r"temps (de )?transit|tiempo (de )?transito|ttm",
     "other map": r"ttp|ttd|tts|time to (peak|start|drain)|zeit bis (zum )?peak|temps au pic|"
     r"tiempo (al|hasta el) pico|"
@@ -56,7 +56,7 @@ _SOURCES: Final = {
     r"troncs?|supra ?aort\w*|gefass\w*|gefaess\w*|halsgef\w*|vaisseaux|vasos|circulo|polygone|poligono",
     "late": r"late|spat\w*|spaet\w*|tardi\w*|delay\w*|retard\w*|ph(ase)? ?[23]|fase ?[23]|"
     r"[23] ?(nd|rd|eme|e)? ?phase|"
-    r"p ?[23]|equilib\w*|nachlauf|second phase|third phase|retrasad\w*",
+    r"p ?[23]|equilib\w*|nachlauf|nachscan|angio\w* (2 ?nd|second)|second phase|third phase|retrasad\w*",
     "venous": r"ven|venous|venos\w*|veneux|veineu\w*|venoes\w*|ctv|venogr\w*|phlebo\w*|flebo\w*",
     "after contrast": r"cplus|mit (km|kontrast\w*)|nach (km|kontrast\w*)|avec (inj\w*|pdc|contraste|iv)|"
     r"con (contraste|civ|iv)|"

@@ -27,7 +27,7 @@ __all__ = ["Protocol", "draw_study", "naming_schemes", "plan_study", "tilted", "
 _NAMES = Path(__file__).with_name("dicom_names.csv")
 _AGENT = "Iomeprol 400"
 _CORONAL = {"across": (1.0, 0.0, 0.0), "down": (0.0, 0.0, -1.0)}
-_PAUSE_S = {False: 60.0, True: 0.0}  # from series to series; the series of a perfusion study start together
+_PAUSE_S = 60.0  # from series to series
 _MAPS = ("tmax", "cbf", "cbv", "mtt")
 Names = Mapping[str, str]
 Volumes = Mapping[str, tuple[NDArray[Any], NDArray[np.float64]]]
@@ -111,7 +111,10 @@ def plan_study(names: Names, protocol: Protocol, volumes: Volumes, rng: np.rando
     if protocol.perfusion and names["ctp"]:
         plans += _perfusion(names, protocol, volumes)
     plans += _clutter(names)
-    plans = [replace(plan, start_s=_PAUSE_S[plan.truth == "ctp"] * k) for k, plan in enumerate(plans)]
+    perfusion = next((k for k, plan in enumerate(plans) if plan.truth == "ctp"), 0)  # all its series start together
+    plans = [
+        replace(plan, start_s=_PAUSE_S * (perfusion if plan.truth == "ctp" else k)) for k, plan in enumerate(plans)
+    ]
     if protocol.shuffled:
         plans = [plans[number] for number in rng.permutation(len(plans))]
     part = "HEAD" if protocol.names_kept < 2 else ""

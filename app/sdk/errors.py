@@ -14,7 +14,7 @@ detail says what to do; it contains no submitted value, no path and no stack tra
     ├── InvalidStudy          422  nifti-invalid, dicom-invalid, geometry-mismatch, modality-implausible, ...
     ├── Busy                  429  busy, rate-limited, queue-full
     ├── Unavailable           503  model-not-ready, draining, database- and identity-unavailable,
-    │                               bucket-missing; 507
+    │                               bucket-missing, archive-unavailable; 507
     ├── InternalError         500  internal-error, quarantined
     └── TransportError             client only: no response, or not from an rlvo service
 """
@@ -312,6 +312,10 @@ class DatabaseUnavailable(Unavailable):
 
 class IdentityUnavailable(Unavailable):
     code, title = "identity-unavailable", "The identity provider cannot be reached"
+
+
+class ArchiveUnavailable(Unavailable):
+    code, title = "archive-unavailable", "The DICOM archive does not answer"
 
 
 class Draining(Unavailable):

@@ -14,9 +14,11 @@ from .types import Failure
 __all__ = [
     "MAX_ROLES",
     "UID",
+    "PullState",
     "ReceivedStudy",
     "ReceivedStudyPage",
     "StudyPrediction",
+    "StudyPull",
     "StudyRoles",
     "StudySeries",
     "StudyState",
@@ -29,7 +31,7 @@ MAX_ROLES = 500
 class StudyState(StrEnum):
     """What a study waits for, or what became of it."""
 
-    WAITING = "waiting"  # for images: only its clinical record has arrived
+    WAITING = "waiting"  # for images: its clinical record has arrived, or it is fetched from an archive
     RECEIVING = "receiving"
     ASSEMBLING = "assembling"
     PREDICTED = "predicted"
@@ -59,12 +61,28 @@ class StudySeries(_StudyModel):
     reason: str = Field(default="", description="The rule as a sentence")
 
 
+class PullState(StrEnum):
+    """State of a request to fetch a study."""
+
+    WAITING = "waiting"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class StudyPull(_StudyModel):
+    """The last request to fetch the study from an archive."""
+
+    source: str = Field(description="Name of the archive")
+    state: PullState
+    reason: str | None = Field(default=None, description="Why it failed; docs/dicom.md lists the reasons")
+
+
 class StudyPrediction(_StudyModel):
     """A prediction of a study; a later revision was made because its inputs had changed."""
 
     revision: int
     id: str
-    why: str = Field(description="What made the revision: quiet, call, roles or clinical")
+    why: str = Field(description="What made the revision: quiet, count, call, roles or clinical")
     created: datetime
 
 
@@ -77,15 +95,18 @@ class ReceivedStudy(_StudyModel):
     received: datetime | None = Field(default=None, description="When the last new instance arrived")
     due: datetime | None = Field(default=None, description="When the study is complete, unless more arrives")
     completed: str | None = Field(
-        default=None, description="What completed the study: quiet, call, roles or clinical; None while it is received"
+        default=None,
+        description="What completed the study: quiet, count, call, roles or clinical; None while it is received",
     )
     instances: int
+    expected: int | None = Field(default=None, description="Number of instances that the sender has stated")
     conflicts: int = Field(description="Instances that were refused: a known SOP Instance UID with other bytes")
     clinical: bool = Field(description="Whether there is a clinical record")
     roles: dict[str, SeriesRole] = Field(default={}, description="Roles that a caller has stated, by series UID")
     series: list[StudySeries] = []
     predictions: list[StudyPrediction] = Field(default=[], description="Oldest first, without erased ones")
     error: Failure | None = Field(default=None, description="Why the study was refused")
+    pull: StudyPull | None = Field(default=None, description="Whether it was fetched from an archive")
 
 
 class ReceivedStudyPage(_StudyModel):

@@ -28,16 +28,28 @@ class _StudyVerbs:
     def __init__(self, verbs: Verbs) -> None:
         self._verbs = verbs
 
-    def page(self, cursor: str | None) -> Steps[ReceivedStudyPage]:
-        call = Call("GET", "/v1/studies", params={"cursor": cursor} if cursor else {})
+    def page(self, cursor: str | None, accession_number: str | None) -> Steps[ReceivedStudyPage]:
+        call = Call("GET", "/v1/studies", params=_given(cursor=cursor, accession_number=accession_number))
         return parse(ReceivedStudyPage, (yield from self._verbs.exchange(call)))
 
-    def send(self, method: str, uid: str, part: str = "", document: str | None = None) -> Steps[ReceivedStudy]:
-        call = Call(method, f"/v1/studies/{uid}{part}", document=document)
+    def pull_by_accession(self, accession_number: str, source: str | None) -> Steps[ReceivedStudyPage]:
+        params = _given(accession_number=accession_number, source=source)
+        return parse(
+            ReceivedStudyPage, (yield from self._verbs.exchange(Call("POST", "/v1/studies/pull", params=params)))
+        )
+
+    def send(
+        self, method: str, uid: str, part: str = "", document: str | None = None, params: dict[str, str] | None = None
+    ) -> Steps[ReceivedStudy]:
+        call = Call(method, f"/v1/studies/{uid}{part}", document=document, params=params or {})
         return parse(ReceivedStudy, (yield from self._verbs.exchange(call)))
 
     def erase(self, uid: str) -> Steps[None]:
         yield from self._verbs.exchange(Call("DELETE", f"/v1/studies/{uid}"))
+
+
+def _given(**params: str | None) -> dict[str, str]:
+    return {name: value for name, value in params.items() if value is not None}
 
 
 def _clinical(record: Record) -> str:
@@ -61,11 +73,11 @@ class Studies:
         self._verbs = _StudyVerbs(verbs)
         self._run = run
 
-    def list(self) -> Iterator[ReceivedStudy]:
-        """Iterate over all received studies, newest first; pages are fetched on demand."""
+    def list(self, *, accession_number: str | None = None) -> Iterator[ReceivedStudy]:
+        """Iterate over received studies, newest first, or those with an accession number; pages come on demand."""
         cursor = None
         while True:
-            page = self._run(self._verbs.page(cursor))
+            page = self._run(self._verbs.page(cursor, accession_number))
             yield from page.items
             if (cursor := page.next) is None:
                 return
@@ -74,9 +86,18 @@ class Studies:
         """Return a study: its state, its series with their roles, and its predictions; raises ``NotFound``."""
         return self._run(self._verbs.send("GET", uid))
 
-    def complete(self, uid: str) -> ReceivedStudy:
-        """Say that nothing more will arrive, so that the study is assembled now."""
-        return self._run(self._verbs.send("POST", uid, "/complete"))
+    def complete(self, uid: str, *, instances: int | None = None) -> ReceivedStudy:
+        """Say that nothing more will arrive, so that the study is assembled now, or how many instances there are."""
+        params = _given(instances=None if instances is None else str(instances))
+        return self._run(self._verbs.send("POST", uid, "/complete", params=params))
+
+    def pull(self, uid: str, *, source: str | None = None) -> ReceivedStudy:
+        """Fetch a study from an archive of the tenant, by the name or id of the archive; ``pull`` shows the state."""
+        return self._run(self._verbs.send("POST", uid, "/pull", params=_given(source=source)))
+
+    def pull_by_accession(self, accession_number: str, *, source: str | None = None) -> ReceivedStudyPage:
+        """Fetch the studies with an accession number from an archive; raises ``NotFound`` if there is none."""
+        return self._run(self._verbs.pull_by_accession(accession_number, source))
 
     def set_roles(self, uid: str, roles: Mapping[str, str]) -> ReceivedStudy:
         """State roles by Series Instance UID, in place of those stated before."""
@@ -102,11 +123,11 @@ class AsyncStudies:
         self._verbs = _StudyVerbs(verbs)
         self._run = run
 
-    async def list(self) -> AsyncIterator[ReceivedStudy]:
+    async def list(self, *, accession_number: str | None = None) -> AsyncIterator[ReceivedStudy]:
         """See ``Studies.list``."""
         cursor = None
         while True:
-            page = await self._run(self._verbs.page(cursor))
+            page = await self._run(self._verbs.page(cursor, accession_number))
             for study in page.items:
                 yield study
             if (cursor := page.next) is None:
@@ -116,9 +137,18 @@ class AsyncStudies:
         """See ``Studies.get``."""
         return await self._run(self._verbs.send("GET", uid))
 
-    async def complete(self, uid: str) -> ReceivedStudy:
+    async def complete(self, uid: str, *, instances: int | None = None) -> ReceivedStudy:
         """See ``Studies.complete``."""
-        return await self._run(self._verbs.send("POST", uid, "/complete"))
+        params = _given(instances=None if instances is None else str(instances))
+        return await self._run(self._verbs.send("POST", uid, "/complete", params=params))
+
+    async def pull(self, uid: str, *, source: str | None = None) -> ReceivedStudy:
+        """See ``Studies.pull``."""
+        return await self._run(self._verbs.send("POST", uid, "/pull", params=_given(source=source)))
+
+    async def pull_by_accession(self, accession_number: str, *, source: str | None = None) -> ReceivedStudyPage:
+        """See ``Studies.pull_by_accession``."""
+        return await self._run(self._verbs.pull_by_accession(accession_number, source))
 
     async def set_roles(self, uid: str, roles: Mapping[str, str]) -> ReceivedStudy:
         """See ``Studies.set_roles``."""

@@ -1,7 +1,8 @@
 """Reads a cohort: one table with one row per study (paths, clinical fields, outcome).
 
 Columns: ``patient``; optionally ``site``, ``scanner``, ``date`` (ISO) and ``fold`` (test, 1, 2 ...); volumes by upload
-name (``ncct``, ``cta`` ...; paths relative to the table), or ``prepared`` (row of ``images.npy``, see ``preprocess``);
+name (``ncct``, ``cta`` ...; paths relative to the table), or ``study_instance_uid`` or ``accession_number`` (see
+``dicom_studies``), or ``prepared`` (row of ``images.npy``, see ``preprocess``);
 clinical fields by the names of the record (``age``, ``perfusion.core_ml``); and the outcome (``outcome.py``).
 
 Design notes:
@@ -24,7 +25,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from app.sdk.clinical import ClinicalRecord
-from app.sdk.types import Input
+from app.sdk.types import Flag, Input
 from app.training import cells as parsing
 from app.training import columns, isles24, outcome, suspicious, table_reader, value_rules
 from app.training.columns import ColumnRules, MappedTable
@@ -39,7 +40,11 @@ LEAST_PATIENTS = 20
 
 @dataclass(frozen=True)
 class CohortRow:
-    """One study: ``row`` is the row number of a spreadsheet; ``outcome`` is 1, 0, or None if unknown."""
+    """One study: ``row`` is the row number of a spreadsheet; ``outcome`` is 1, 0, or None if unknown.
+
+    ``dicom`` is the Study Instance UID and the accession number of a study without paths of volumes; one of them may be
+    empty. ``conversion_flags`` are those of its conversion (``dicom_studies``).
+    """
 
     row: int
     patient: str
@@ -51,6 +56,8 @@ class CohortRow:
     record: ClinicalRecord
     outcome: int | None
     scanner: str = ""
+    dicom: tuple[str, str] | None = None
+    conversion_flags: tuple[Flag, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -219,8 +226,9 @@ def _study(
     is_number = prepared.isascii() and prepared.isdecimal() and len(prepared) < 10
     if prepared and not is_number:
         faults.add("expected a row number of images.npy", row=row, column="prepared", found=parsing.form_of(prepared))
-    elif not volumes and not prepared:
-        faults.add("there is no volume; name at least one file", row=row)
+    uid, accession = (cells.get(name, "").strip() for name in columns.DICOM_COLUMNS)
+    if not volumes and not prepared and not uid and not accession:
+        faults.add("there is no volume; name at least one file, or the DICOM study", row=row)
     record = _record(row, cells, source, faults)
     day = ""
     if cell := cells.get("date", ""):
@@ -241,6 +249,7 @@ def _study(
         record=record,
         outcome=outcome.decide(findings),
         scanner=cells.get("scanner", ""),
+        dicom=(uid, accession) if not volumes and not prepared else None,
     )
 
 

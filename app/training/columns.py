@@ -27,7 +27,8 @@ from app.training.errors import CohortFault, FaultList
 from app.training.table_reader import RawTable
 
 FILE = "columns.toml"
-STUDY_COLUMNS = ("patient", "site", "scanner", "date", "fold", "prepared")
+DICOM_COLUMNS = ("study_instance_uid", "accession_number")
+STUDY_COLUMNS = ("patient", "site", "scanner", "date", "fold", "prepared", *DICOM_COLUMNS)
 COMPONENTS = ("final_stenosis_percent", "etici", "rescue_treatment")
 REPERFUSION = "mtici"
 OUTCOME_NAMES = {

@@ -68,6 +68,7 @@ class TrainConfig:
         target: None: rLVO, if the table has any of its components.
         columns: ``columns.toml`` of the table; None: the one in its folder, if there is one.
         date_format: Form of the dates, as ``dd/mm/yyyy``; "": ISO.
+        dicom: Folder of the DICOM studies that rows name by UID or accession number.
         variables: Names of the clinical variables (``variables.py``); (): the default ones.
         compare: Networks of the results table besides ``model``; (): all of them.
         publish_anyway: Write a version in spite of few events or a ranking below chance (``publication.py``).
@@ -93,6 +94,7 @@ class TrainConfig:
     target: Target | None = None
     columns: Path | None = None
     date_format: str = ""
+    dicom: Path | None = None
     variables: tuple[str, ...] = ()
     compare: tuple[PublishedModel, ...] = ()
     publish_anyway: bool = False

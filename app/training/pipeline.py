@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import torch
 
-from app.training import cohort, distributed, input_checks, suspicious, training_overlap, unread_columns, variables
+from app.training import (
+    cohort,
+    dicom_studies,
+    distributed,
+    input_checks,
+    suspicious,
+    training_overlap,
+    unread_columns,
+    variables,
+)
 from app.training.calibrate import calibrate
 from app.training.dataset import Dataset
 from app.training.evaluate import evaluate
@@ -37,6 +46,7 @@ def run(config: TrainConfig, progress: ProgressReporter, fill: Filler | None = N
             rules=config.columns,
             date_format=config.date_format,
         )
+        patients = dicom_studies.convert(patients, config.dicom, progress, jobs=config.jobs)
         suspicions = suspicious.check(patients, config.accept, accept_images=config.accept_flags)
         variables.select(config.variables)
         data = preprocess(patients, progress, jobs=config.jobs, fill=fill)

@@ -69,11 +69,16 @@ def preprocess(cohort: Cohort, progress: ProgressReporter, *, jobs: int = 1, fil
         oracle=oracle,
         scanners=np.array([study.scanner for study in rows]),
         digests=[image_digests(*parts) for parts in zip(images, presence, files, strict=True)],
-        flags=flags,
+        flags=[_all_flags(study, found) for study, found in zip(rows, flags, strict=True)],
     )
 
 
 Arrays = tuple[NDArray[np.float16], NDArray[np.bool_], list[PerfusionSummary | None], Sequence[Sequence[Flag] | None]]
+
+
+def _all_flags(study: CohortRow, found: Sequence[Flag] | None) -> Sequence[Flag] | None:
+    """Flags of the conversion and the preparation of a study; None if it came prepared."""
+    return found if not study.conversion_flags else (*study.conversion_flags, *(found or ()))
 
 
 def _ready(cohort: Cohort) -> Arrays | None:

@@ -39,6 +39,7 @@ from app.training import (
     cells,
     cohort,
     description,
+    dicom_studies,
     input_checks,
     patient_files,
     provenance,
@@ -78,9 +79,9 @@ class VersionPredictions:
 class EvalConfig:
     """Arguments of ``rlvo evaluate``. ``since``: only patients of this ISO date or later; ``site``: only this site.
 
-    ``report`` is the report's folder; None: a folder in ``reports`` beside the table. ``accept_flags`` scores doubtful
-    images too; ``i_know`` scores patients that a version was trained on; ``accept`` names the codes of suspicious
-    values that are accepted.
+    ``dicom`` is the folder of DICOM studies. ``report`` is the report's folder; None: a folder in ``reports`` beside
+    the table. ``accept_flags`` scores doubtful images too; ``i_know`` scores patients that a version was trained on;
+    ``accept`` names the codes of suspicious values that are accepted.
     """
 
     versions: Sequence[Path]
@@ -94,6 +95,7 @@ class EvalConfig:
     target: Target | None = None
     columns: Path | None = None
     date_format: str = ""
+    dicom: Path | None = None
     accept_flags: bool = False
     i_know: bool = False
     accept: str = ""
@@ -156,6 +158,7 @@ def predict_cohort(config: EvalConfig, progress: ProgressReporter) -> ScoredCoho
         if manifest.training.target != patients.target:
             fault = f"{_name(manifest)} predicts {manifest.training.target}, and the cohort's outcome is another"
             raise CohortFault([f"{fault}: {patients.target}"])
+    patients = dicom_studies.convert(patients, config.dicom, progress, jobs=config.jobs)
     suspicions = suspicious.check(patients, config.accept, accept_images=config.accept_flags)
     data = preprocess(patients, progress, jobs=config.jobs)
     remarks = [training_overlap.check(manifest, patients, data, accept=config.i_know) for manifest in manifests]

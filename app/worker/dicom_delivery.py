@@ -21,7 +21,7 @@ from app.core.sealing import open_text
 from app.database import audit, destinations
 from app.database.destinations import Pending
 from app.database.session import Database, now, retry_until_available
-from app.dicom.objects.kinds import SendFailed
+from app.dicom.errors import ArchiveFailed
 from app.dicom.objects.stored import ResultObjects
 from app.sdk.deliveries import DeliveryState
 from app.sdk.errors import Erased, NotFinished, NotFound, PredictionNotFound, RlvoError
@@ -77,7 +77,7 @@ class DicomDelivery:
             return DeliveryState.GIVEN_UP, _NO_OBJECTS, 0.0
         except RlvoError as error:
             return DeliveryState.WAITING, error.code, pause
-        except SendFailed as failure:
+        except ArchiveFailed as failure:
             return DeliveryState.WAITING, str(failure), pause
         except Exception as error:  # noqa: BLE001 - also errors of the network library; the next try may succeed
             log.info("delivery of %s to %s: %s", prediction_id, due.destination.id, error_location(error))

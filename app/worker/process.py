@@ -40,6 +40,7 @@ from app.sdk.errors import RlvoError
 from app.storage.factory import secure, storage_of
 from app.worker import resource_limits
 from app.worker.dicom_delivery import DicomDelivery
+from app.worker.dicom_pull import DicomPull
 from app.worker.drawing import FigureJobs
 from app.worker.erasure import Eraser
 from app.worker.liveness import LivenessMonitor
@@ -119,6 +120,7 @@ class Worker:
                 backoff=settings.dicom_backoff,
                 days=settings.dicom_delivery_days,
             ),
+            dicom_pull=DicomPull.of(settings, self._database, self._storage),
             figure_jobs=FigureJobs(self._database, self._storage, self._queue),
             liveness=self.liveness,
             traces=self._traces,

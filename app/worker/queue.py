@@ -20,7 +20,8 @@ from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
 from dbos import error as engine_errors
 from sqlalchemy.orm import Session
 
-from app.database import destinations, webhooks
+from app.database import destinations, pulls, webhooks
+from app.database.destinations import Destination
 from app.database.job_state import WaitingJob
 from app.database.session import Database
 
@@ -33,19 +34,21 @@ WEBHOOK_JOB = "tell"
 PREPARE_JOB = "prepare"
 DICOM_QUEUE = "dicom"
 DICOM_JOB = "send"
+PULL_JOB = "fetch"
 FIGURE_QUEUE = "figures"
 FIGURE_JOB = "draw"
-JOBS = [JOB, SHADOW_JOB, WEBHOOK_JOB, PREPARE_JOB, DICOM_JOB, FIGURE_JOB]
+JOBS = [JOB, SHADOW_JOB, WEBHOOK_JOB, PREPARE_JOB, DICOM_JOB, PULL_JOB, FIGURE_JOB]
 SERIALIZER = DBOSPortableJSONSerializer()
 LOWEST_PRIORITY = 2**31 - 1  # priority of jobs that wait until no prediction waits
 POLLING_SECONDS = 0.05
 WEBHOOK_POLLING_SECONDS = 0.5
 WEBHOOK_CONCURRENCY = 4  # messages that one worker sends at the same time
-DICOM_CONCURRENCY = 2  # results that one worker sends at the same time
+DICOM_CONCURRENCY = 2  # results and studies that one worker sends or fetches at the same time
 FIGURE_POLLING_SECONDS = 0.2
 _QUEUES = {
     f"{WEBHOOK_JOB}-": WEBHOOK_QUEUE,
     f"{DICOM_JOB}-": DICOM_QUEUE,
+    f"{PULL_JOB}-": DICOM_QUEUE,
     f"{FIGURE_JOB}-": FIGURE_QUEUE,
 }  # by the prefix of the job's id
 
@@ -140,6 +143,11 @@ class Queue:
         """Queues one try of one delivery, ``delay`` seconds after the transaction is committed."""
         arguments = (destination_id, prediction_id, run, tries)
         self._enqueue(session, DICOM_JOB, arguments, arguments, delay)
+
+    def queue_pull(self, session: Session, source: Destination, study_uid: str) -> None:
+        """Queues the fetching of a study from an archive, for the tenant of the archive, in this transaction."""
+        arguments = pulls.begin(session, source, study_uid)
+        self._enqueue(session, PULL_JOB, arguments, arguments, None)
 
     def draw(
         self, session: Session, prediction_id: str, number: int = 1, failures: int = 0, *, delay: float | None = None

@@ -35,11 +35,12 @@ from app.sdk.errors import DatabaseUnavailable, Erased, PredictionNotFound, Quar
 from app.sdk.types import WAITING_FOR_STORAGE, Stage
 from app.worker import resource_limits
 from app.worker.dicom_delivery import DicomDelivery
+from app.worker.dicom_pull import DicomPull
 from app.worker.drawing import FigureJobs
 from app.worker.liveness import LivenessMonitor
 from app.worker.pipeline import TRIES, PredictionPipeline, failure_record
 from app.worker.prediction_context import PredictionContext, StepResult
-from app.worker.queue import DICOM_JOB, FIGURE_JOB, JOB, PREPARE_JOB, SHADOW_JOB, WEBHOOK_JOB, Queue
+from app.worker.queue import DICOM_JOB, FIGURE_JOB, JOB, PREPARE_JOB, PULL_JOB, SHADOW_JOB, WEBHOOK_JOB, Queue
 from app.worker.webhooks import WebhookSender
 
 log = logging.getLogger("rlvo.worker")
@@ -51,7 +52,7 @@ QUARANTINED = failure_record(
 
 @dataclass(frozen=True)
 class Workflows:
-    """The jobs of one worker: predict, shadow, prepare (a study of a cohort), webhooks, DICOM results and figures.
+    """The jobs of one worker: predict, shadow, prepare (a study of a cohort), webhooks, DICOM and figures.
 
     Attributes:
         cpu_limit: CPU seconds for one start of a job; the worker stops beyond it.
@@ -63,6 +64,7 @@ class Workflows:
     pipeline: PredictionPipeline
     webhook_sender: WebhookSender
     dicom_delivery: DicomDelivery
+    dicom_pull: DicomPull
     figure_jobs: FigureJobs
     liveness: LivenessMonitor
     traces: Traces
@@ -74,6 +76,7 @@ class Workflows:
         jobs: dict[str, Callable[..., None]]
         jobs = {JOB: self.predict, SHADOW_JOB: self.shadow, WEBHOOK_JOB: deliver, PREPARE_JOB: self.prepare}
         jobs[DICOM_JOB] = self.dicom_delivery.deliver
+        jobs[PULL_JOB] = self.dicom_pull.pull
         jobs[FIGURE_JOB] = self.figure_jobs.draw
         for name, job in jobs.items():
             DBOS.workflow(name=name)(self._active(job))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from sqlalchemy import select
 
 from app.database.study_tables import InstanceRow, StudyRow
+from app.dicom.head import read_head
 from app.dicom.reception import Reception
 from app.sdk.errors import StorageFull
 from tests.api.conftest import RunningService
@@ -37,6 +39,10 @@ def uids(answer: httpx.Response, sequence: str) -> list[str]:
     return [item["00081155"]["Value"][0] for item in answer.json().get(sequence, {"Value": []})["Value"]]
 
 
+def data_set_uid(content: bytes) -> bytes:
+    return read_head(io.BytesIO(content)).sop_uid.encode()
+
+
 def rows(service: RunningService) -> tuple[list[StudyRow], list[InstanceRow]]:
     while service.services.reception.index():
         pass
@@ -60,12 +66,14 @@ async def test_a_study_is_stored_and_each_instance_is_named_in_the_answer(servic
 async def test_a_part_that_cannot_be_stored_is_listed_beside_those_that_are(service: RunningService) -> None:
     sent, other = contents(plan()), contents(plan(data=voxels(1)))
     await store(service, body(sent[0]))
-    answer = await store(service, body(other[0], sent[1], b"no DICOM"))
+    uid = data_set_uid(sent[2])
+    misnamed = sent[2].replace(uid, uid[:-1] + bytes([uid[-1] ^ 1]), 1)  # in the file meta information only
+    answer = await store(service, body(other[0], sent[1], b"no DICOM", misnamed))
     assert answer.status_code == 202
     assert len(uids(answer, "00081199")) == 1
     (failure,) = answer.json()["00081198"]["Value"]
     assert failure["00081197"]["Value"] == [0x0111]
-    assert [each["00081197"]["Value"] for each in answer.json()["0008119A"]["Value"]] == [[0xC000]]
+    assert [each["00081197"]["Value"] for each in answer.json()["0008119A"]["Value"]] == [[0xC000], [0xA900]]
     refused = await store(service, body(other[0], b"no DICOM"))
     assert refused.status_code == 409
     assert uids(refused, "00081198") == uids(answer, "00081198")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pydicom
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import event, select, update
 
 from app.api import study_intake
 from app.core.config import Settings
@@ -21,7 +21,9 @@ from app.database.study_tables import InstanceRow, ReturnAddressRow, StudyRow
 from app.database.tables import AuditRow, PredictionRow
 from app.dicom.conversion import Conversion
 from app.dicom.convert import convert
+from app.dicom.head import read_head
 from app.dicom.return_address import key_of, open_sealed
+from app.sdk.studies import ReceivedStudy
 from tests.api.conftest import RunningService, running, settings_in
 from tests.api.responses import problem
 from tests.api.test_stow import body as related
@@ -78,6 +80,14 @@ async def receive(service: RunningService, *sent: bytes) -> str:
     service.services.index_all()
     with service.services.database.reading() as session:
         return session.scalars(select(StudyRow.uid)).one()
+
+
+async def receive_beside(service: RunningService, *sent: bytes) -> str:
+    """Store instances beside other studies; returns the UID of their study."""
+    answer = await store(service, related(*sent))
+    assert answer.status_code == 200, answer.text
+    service.services.index_all()
+    return read_head(io.BytesIO(sent[0])).study_uid
 
 
 async def assemble(service: RunningService) -> None:
@@ -258,6 +268,26 @@ async def test_studies_are_listed_newest_first_in_pages(service: RunningService)
     rest = (await service.http.get("/v1/studies", params={"limit": 2, "cursor": first["next"]})).json()
     assert [each["uid"] for each in first["items"] + rest["items"]] == ["1.2.2", "1.2.1", "1.2.0"]
     assert rest["next"] is None
+
+
+async def test_a_page_of_studies_needs_as_many_queries_as_one_study(service: RunningService) -> None:
+    for number in range(5):
+        await service.http.put(f"/v1/studies/1.2.{number}/clinical", json={})
+    uid = await receive_beside(service, *cta())
+    await completed(service, uid)
+    counted: list[int] = []
+    for limit in (1, 6):
+        statements: list[str] = []
+        with service.services.database.reading() as session:
+            event.listen(
+                session.connection(), "before_cursor_execute", lambda *call, seen=statements: seen.append(call[2])
+            )
+            page = studies.page(session, "local", limit=limit)
+        counted.append(len(statements))
+    assert counted[0] == counted[1]
+    assert len(page.items) == 6
+    assert page.items[0] == ReceivedStudy.model_validate(await read(service, uid))
+    assert [len(each.series) for each in page.items] == [1, 0, 0, 0, 0, 0]
 
 
 async def test_another_tenant_sees_no_study_and_scopes_are_needed(tmp_path: Path, model_store: Path) -> None:

@@ -61,6 +61,15 @@ def test_a_wrong_address_or_title_is_named(words: list[str], named: str) -> None
     assert named in output
 
 
+def test_a_study_is_pulled_from_the_named_archive_and_its_failure_named() -> None:
+    assert run("dicom", "pull") == (2, "Name the study with --study or --accession.\n")
+    with pytest.raises(InvalidRequest, match="No archive"):
+        run("dicom", "pull", "--study", "1.2.3")
+    assert run(*ADD, URL, "--tenant", "pacs", "--name", "PACS", "--no-results")[0] == 0
+    status, output = run("dicom", "pull", "--accession", "CANARY", "--source", "PACS")
+    assert (status, output) == (1, "no answer: unreachable\n")
+
+
 def test_a_host_that_is_not_listed_is_refused() -> None:
     for address in ("https://elsewhere.example/studies", "elsewhere.example:104"):
         with pytest.raises(InvalidRequest, match="RLVO_DICOM_HOSTS"):

@@ -5,16 +5,13 @@ from __future__ import annotations
 import ipaddress
 import ssl
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from app.core.egress import EgressClient, EgressRefused
+from tests.certificates import certified
 from tests.deployment import free_port
 from tests.receiver import receiving
 
@@ -189,31 +186,6 @@ def test_tls_verifies_the_name_although_an_address_is_called(tmp_path: Path, mon
         listed = f"pacs.clinic.example:{receiver.port}, ris.clinic.example:{receiver.port}, 127.0.0.1"
         client = EgressClient(listed, resolve=lambda *_: ["127.0.0.1"])
         assert client.post(f"https://pacs.clinic.example:{receiver.port}/", b"{}", {}) == 204
-        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+        with pytest.raises(ssl.SSLError, match="CERTIFICATE_VERIFY_FAILED"):
             client.post(f"https://ris.clinic.example:{receiver.port}/", b"{}", {})
     assert len(receiver.bodies) == 1
-
-
-def certified(folder: Path, name: str) -> tuple[Path, Path]:
-    """Write a self-signed certificate of a host and its key; return both paths."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    certificate_path, key_path = folder / "certificate.pem", folder / "key.pem"
-    certificate_path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    key_path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return certificate_path, key_path

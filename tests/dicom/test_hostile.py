@@ -7,6 +7,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,16 @@ def test_hostile_files_are_read_or_kept_out() -> None:
         except Unreadable:
             kept_out += 1
     assert kept_out > 20
+
+
+@pytest.mark.parametrize("kind", [b"FD", b"AT", b"SQ", b"OB", b"DS"])
+def test_a_uid_of_another_kind_is_read_or_missing(kind: bytes) -> None:
+    content = one()
+    uid = read_instance(content, 0).study_uid
+    at = content.index(struct.pack("<HH2s", 0x0020, 0x000D, b"UI"))
+    damaged = content[: at + 4] + kind + content[at + 6 :]
+    with suppress(Unreadable):
+        assert uid in (read_instance(damaged, 0).study_uid, uid)
 
 
 def test_sequence_of_usual_depth_is_read() -> None:

@@ -114,15 +114,15 @@ def ends(connection: socket.socket) -> bool:
     return True
 
 
-def command(**changes: object) -> bytes:
+def command(uid: bytes = b"1.2.3.4\0") -> bytes:
     """The PDV of a C-STORE request in context 1."""
 
     def element(number: int, value: bytes) -> bytes:
         return struct.pack("<HHI", 0, number, len(value)) + value
 
-    uid = b"1.2.840.10008.5.1.4.1.1.2\0"
-    body = element(0x0002, uid) + element(0x0100, b"\x01\0") + element(0x0110, b"\x01\0") + element(0x0700, b"\0\0")
-    body += element(0x0800, b"\x01\0") + element(0x1000, b"1.2.3.4\0")
+    ct = b"1.2.840.10008.5.1.4.1.1.2\0"
+    body = element(0x0002, ct) + element(0x0100, b"\x01\0") + element(0x0110, b"\x01\0") + element(0x0700, b"\0\0")
+    body += element(0x0800, b"\x01\0") + element(0x1000, uid)
     return pdv(3, element(0, struct.pack("<I", len(body))) + body)
 
 
@@ -226,13 +226,26 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
+def status(running: Running, message: bytes) -> int:
+    """Status of the answer to a C-STORE request."""
+    with associate(running) as connection:
+        connection.sendall(message)
+        answer = connection.recv(6, socket.MSG_WAITALL)
+        body = connection.recv(struct.unpack(">BBI", answer)[2], socket.MSG_WAITALL)
+    start = struct.pack("<HHI", 0, 0x0900, 2)
+    return int.from_bytes(body[body.index(start) + len(start) :][:2], "little")
+
+
 def test_a_data_set_that_is_not_dicom_is_answered_with_an_error_status(running: Running) -> None:
-    connection = associate(running)
-    connection.sendall(command() + pdv(2, b"\xff" * 999))
-    answer = connection.recv(6, socket.MSG_WAITALL)
-    body = connection.recv(struct.unpack(">BBI", answer)[2], socket.MSG_WAITALL)
-    assert struct.pack("<HHIH", 0, 0x0900, 2, 0xC000) in body
-    connection.close()
+    assert status(running, command() + pdv(2, b"\xff" * 999)) == 0xC000
+
+
+def test_a_data_set_with_another_uid_than_its_command_is_answered_so(running: Running) -> None:
+    content = contents(plan(number=8))[0]
+    uid = read_head(io.BytesIO(content)).sop_uid.encode()
+    even = uid + b"\0" * (len(uid) % 2)
+    assert status(running, command() + pdv(2, data_set(content))) == 0xA900
+    assert status(running, command(even) + pdv(2, data_set(content))) == 0
 
 
 def test_an_association_more_than_the_limit_is_rejected_and_a_place_is_free_again(running: Running) -> None:

@@ -99,6 +99,23 @@ def test_head_without_any_word_is_doubtful() -> None:
     assert judge(head("", body_part="HEAD")).certain
 
 
+@pytest.mark.parametrize(
+    ("start_s", "timed", "role", "rule"),
+    [
+        (0.0, True, "ncct", "no-contrast-agent"),
+        (900.0, True, "other", "after-contrast"),
+        (900.0, False, "ncct", "no-contrast-agent"),
+    ],
+)
+def test_head_without_words_after_an_angiography_is_no_ncct(start_s: float, timed: bool, role: str, rule: str) -> None:
+    angiography = head("CTA Head", number=1, start_s=600.0)
+    after = head("HD_P_5", number=2, start_s=start_s)
+    if not timed:
+        after = replace(after, frames=tuple(replace(each, times_s={}) for each in after.frames))
+    choices = choose([angiography, after])
+    assert [(each.role.value, each.rule) for each in choices] == [("cta", "words-cta"), (role, rule)]
+
+
 def test_caller_may_state_the_role_by_number_or_uid() -> None:
     stacks = [head("something", image_type=("DERIVED", "PRIMARY"))]
     for name in (stacks[0].facts.uid, str(stacks[0].facts.number)):

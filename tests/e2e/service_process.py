@@ -32,8 +32,9 @@ def eventually(condition: Callable[[], Any], description: str, within: float = T
 class RunningService:
     """``rlvo serve`` on one data folder and one port, also after a restart."""
 
-    def __init__(self, folder: Path, model_store: Path, model: str) -> None:
+    def __init__(self, folder: Path, model_store: Path, model: str, *, patience: float = TIMEOUT_S) -> None:
         self.folder = folder
+        self._patience = patience
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.environment = os.environ | {
@@ -67,7 +68,7 @@ class RunningService:
                 except RlvoError:
                     return False
 
-            eventually(ready, f"ready\n{self.log()}")
+            eventually(ready, f"ready\n{self.log()}", within=self._patience)
 
     def stop(self) -> int:
         """Send SIGTERM, as an operator does, and return the exit status."""

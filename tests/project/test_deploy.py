@@ -18,6 +18,7 @@ from app.core.config import Settings
 from app.database.session import now
 from app.database.status import QueueWait
 from app.database.workers import Usage, WorkerRecord
+from app.dicom.callers import validated_callers
 from app.main import openapi_document
 from app.sdk.types import Priority
 
@@ -53,9 +54,11 @@ def check_settings(environment: dict[str, str]) -> Settings:
 
 def check_command(command: list[str]) -> None:
     assert command[0] == "rlvo"
-    registered = get_command(command_line).commands[command[1]]  # type: ignore[attr-defined]
+    registered, rest = get_command(command_line), command[1:]
+    while groups := getattr(registered, "commands", None):
+        registered, rest = groups[rest[0]], rest[1:]
     options = {name for each in registered.params for name in (*each.opts, *each.secondary_opts)}
-    assert set(command[2:]) <= options
+    assert set(rest) <= options
 
 
 # compose --------------------------------------------------------------------------------------------------------------
@@ -64,11 +67,11 @@ def check_command(command: list[str]) -> None:
 @pytest.fixture(scope="module")
 def compose() -> dict[str, Any]:
     text = (DEPLOY / "compose.yaml").read_text()
-    document: dict[str, Any] = yaml.safe_load(re.sub(r"\$\{(\w+)(:\?[^}]*)?\}", r"\1", text))
+    document: dict[str, Any] = yaml.safe_load(re.sub(r"\$\{(\w+)(:[?-][^}]*)?\}", r"\1", text))
     return document
 
 
-@pytest.mark.parametrize("name", ["api", "worker", "worker-gpu"])
+@pytest.mark.parametrize("name", ["api", "worker", "worker-gpu", "listener"])
 def test_compose_uses_existing_commands_and_settings(compose: dict[str, Any], name: str) -> None:
     service = compose["services"][name]
     check_command(service["command"])
@@ -87,6 +90,19 @@ def test_compose_names_existing_services_and_volumes(compose: dict[str, Any]) ->
     endpoint = Settings(s3_endpoint=services["api"]["environment"]["RLVO_S3_ENDPOINT"]).s3_endpoint
     assert endpoint.startswith("http://s3:")
     assert services["api"]["environment"]["RLVO_DATABASE_URL"].endswith("@database/rlvo")
+
+
+def test_compose_forwards_from_orthanc_to_the_listener(compose: dict[str, Any]) -> None:
+    """A real Orthanc forwards in `tests/dicom/test_listener.py`; here its names are those of the listener."""
+    settings = json.loads(compose["configs"]["orthanc"]["content"])
+    listener = compose["services"]["listener"]
+    given = check_settings(listener["environment"])
+    title, host, port = settings["DicomModalities"]["rlvo"]
+    assert (title, host, port) == (given.dicom_ae_title, "listener", given.dicom_port)
+    assert [each.title for each in validated_callers(given)] == [settings["DicomAet"]]
+    assert "SendToModality(instanceId, 'rlvo')" in compose["configs"]["route"]["content"]
+    assert "received:/data" in listener["volumes"]
+    assert all("orthanc" in compose["services"][name]["profiles"] for name in ("listener", "orthanc"))
 
 
 # kubernetes -----------------------------------------------------------------------------------------------------------

@@ -23,13 +23,15 @@ STUDY = {
 
 
 def test_each_call_has_its_method_address_and_document(connect: Connect, server: ScriptedServer) -> None:
-    server.respond_with(*[Response(STUDY) for _ in range(5)], Response({}, status=204))
+    server.respond_with(*[Response(STUDY) for _ in range(7)], Response({}, status=204))
     studies = connect().studies
     assert studies.get("1.2").series[0].role == "ncct"
     studies.complete("1.2")
     studies.set_roles("1.2", {"1.2.3": "other"})
     studies.set_clinical("1.2", ClinicalRecord(age=70))
     studies.cancel("1.2")
+    studies.pull("1.2", source="PACS")
+    studies.complete("1.2", instances=16)
     studies.erase("1.2")
     sent = [(each.method, each.path.removeprefix("/v1/studies/1.2")) for each in server.requests]
     assert sent == [
@@ -38,6 +40,8 @@ def test_each_call_has_its_method_address_and_document(connect: Connect, server:
         ("PUT", "/roles"),
         ("PUT", "/clinical"),
         ("POST", "/cancel"),
+        ("POST", "/pull?source=PACS"),
+        ("POST", "/complete?instances=16"),
         ("DELETE", ""),
     ]
     assert [json.loads(server.requests[n].body) for n in (2, 3)] == [{"1.2.3": "other"}, {"age": 70}]
@@ -47,3 +51,13 @@ def test_all_pages_are_listed(connect: Connect, server: ScriptedServer) -> None:
     server.respond_with(Response({"items": [STUDY], "next": "c"}), Response({"items": [STUDY | {"uid": "1.3"}]}))
     assert [each.uid for each in connect().studies.list()] == ["1.2", "1.3"]
     assert server.requests[1].path == "/v1/studies?cursor=c"
+
+
+def test_studies_are_listed_and_fetched_by_accession_number(connect: Connect, server: ScriptedServer) -> None:
+    server.respond_with(Response({"items": [STUDY]}), Response({"items": [STUDY]}, status=202))
+    assert [each.uid for each in connect().studies.list(accession_number="A 1")] == ["1.2"]
+    assert connect().studies.pull_by_accession("A 1").items[0].uid == "1.2"
+    assert [each.path for each in server.requests] == [
+        "/v1/studies?accession_number=A+1",
+        "/v1/studies/pull?accession_number=A+1",
+    ]

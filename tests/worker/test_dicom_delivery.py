@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -20,7 +21,7 @@ from app.database.destination_tables import DeliveryRow
 from app.database.destinations import Destination, DestinationKind
 from app.database.session import Database, now
 from app.database.tables import PredictionRow
-from app.dicom.objects.kinds import SendFailed
+from app.dicom.errors import ArchiveFailed
 from app.dicom.objects.sending import Sender
 from app.dicom.objects.stored import ResultObjects
 from app.dicom.return_address import seal
@@ -29,8 +30,10 @@ from app.storage.local import Storage
 from app.worker.dicom_delivery import DicomDelivery
 from app.worker.queue import DICOM_JOB, Queue
 from tests import study
+from tests.certificates import certified
 from tests.dicom.results import address, prediction
 from tests.orthanc import PASSWORD, USER, Orthanc, free_port, running
+from tests.receiver import receiving
 
 KEY = bytes(range(32))
 BASIC = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
@@ -177,10 +180,28 @@ def test_a_check_asks_for_an_answer(site: Site, orthanc: Orthanc) -> None:
     sender = Sender(EgressClient(hosts), seconds=5)
     sender.check(site.destination(orthanc.studies_url), BASIC)
     sender.check(site.destination(f"127.0.0.1:{orthanc.dicom_port}"), None)
-    with pytest.raises(SendFailed, match="refused-401"):
+    with pytest.raises(ArchiveFailed, match="refused-401"):
         sender.check(site.destination(orthanc.studies_url), None)
-    with pytest.raises(SendFailed, match="not-listed"):
+    with pytest.raises(ArchiveFailed, match="not-listed"):
         sender.check(site.destination("127.0.0.1:1"), None)
+
+
+@pytest.mark.parametrize("tls", [True, False])
+def test_an_archive_without_a_valid_certificate_is_named_so(site: Site, tmp_path: Path, tls: bool) -> None:
+    certificate, key = certified(tmp_path / "tls", "127.0.0.1")  # signed by no authority that is known here
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with receiving(200, tls=context if tls else None) as receiver:
+        hosts = EgressClient(f"127.0.0.1:{receiver.port}, 127.0.0.1")
+        scheme = "https" if tls else "http"
+        stow = site.destination(f"{scheme}://127.0.0.1:{receiver.port}/studies")
+        c_store = replace(site.destination(f"127.0.0.1:{receiver.port}"), tls=tls)
+        reasons = []
+        for destination in (stow, c_store):
+            with pytest.raises(ArchiveFailed) as failure:
+                Sender(hosts, seconds=5).check(destination, None)
+            reasons.append(str(failure.value))
+    assert reasons == (["tls", "tls"] if tls else ["not-listed", "unreachable"])
 
 
 def test_a_host_that_is_not_listed_is_not_called(site: Site) -> None:

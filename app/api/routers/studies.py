@@ -9,10 +9,13 @@ from fastapi.responses import JSONResponse, Response
 from sqlalchemy.orm import Session
 
 from app.api import json_parsing, openapi_studies
-from app.api.dependencies import CurrentCaller, ServicesDep
+from app.api.dependencies import CurrentCaller, Services, ServicesDep
 from app.api.parameters import strict_query
-from app.api.uploads import MAX_UID_LENGTH
-from app.database import audit, predictions, studies
+from app.api.uploads import ACCESSION, MAX_UID_LENGTH
+from app.database import audit, destinations, predictions, studies
+from app.database.api_keys import Caller
+from app.dicom.reception import MAX_INSTANCES
+from app.dicom.return_address import accession_digest
 from app.sdk.errors import FieldError, InvalidRequest
 from app.sdk.studies import MAX_ROLES, UID, ReceivedStudy, ReceivedStudyPage, StudyRoles
 
@@ -23,6 +26,12 @@ StudyUid = Annotated[
     # As the reception: what it takes must stay erasable, also a UID against the rules, such as one with leading zeros.
     Path(alias="uid", description="Study Instance UID", pattern=r"^[0-9]+(\.[0-9]+)*$", max_length=MAX_UID_LENGTH),
 ]
+AccessionNumber = Annotated[
+    str | None, Query(description="Accession number of the study", pattern=f"^{ACCESSION}$", max_length=16)
+]
+Source = Annotated[
+    str | None, Query(description="Name or id of the archive; not needed if there is one", max_length=64)
+]
 _CURSOR = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 
@@ -32,10 +41,37 @@ async def list_studies(
     caller: CurrentCaller,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(description="`next` of the previous page", pattern=f"^{_CURSOR}$")] = None,
+    accession_number: AccessionNumber = None,
 ) -> Response:
     """Returns one page of the caller's received studies, newest first."""
-    page = await services.read(studies.page, caller.tenant, limit=limit, cursor=cursor)
+    accession = None if accession_number is None else _digest(services, accession_number)
+    page = await services.read(studies.page, caller.tenant, limit=limit, cursor=cursor, accession=accession)
     return _answer(page)
+
+
+@router.post(
+    "/pull",
+    summary="Fetch studies by accession number",
+    response_model=ReceivedStudyPage,
+    status_code=202,
+    **openapi_studies.pull_by_accession,
+)
+async def pull_by_accession(
+    accession_number: Annotated[
+        str, Query(description="Accession number", examples=["A4711"], pattern=f"^{ACCESSION}$", max_length=16)
+    ],
+    services: ServicesDep,
+    caller: CurrentCaller,
+    source: Source = None,
+) -> Response:
+    """Asks an archive for the studies with this accession number, and fetches them."""
+    archive = await services.read(destinations.source, caller.tenant, source)
+    found = await services.run_in_thread(services.find_studies, archive, accession_number)
+
+    def record(session: Session) -> ReceivedStudyPage:
+        return ReceivedStudyPage(items=[_begin_pull(session, services, caller, archive, uid) for uid in found])
+
+    return _answer(await services.write(record), status=202)
 
 
 @router.get("/{uid}", summary="Read a received study", response_model=ReceivedStudy, **openapi_studies.read)
@@ -51,14 +87,34 @@ async def read_study(uid: StudyUid, services: ServicesDep, caller: CurrentCaller
     status_code=202,
     **openapi_studies.complete,
 )
-async def complete_study(uid: StudyUid, services: ServicesDep, caller: CurrentCaller) -> Response:
-    """Assembles the study as soon as all received instances are indexed."""
+async def complete_study(
+    uid: StudyUid,
+    services: ServicesDep,
+    caller: CurrentCaller,
+    instances: Annotated[
+        int | None, Query(ge=1, le=MAX_INSTANCES, description="Number of instances of the study; without it: now")
+    ] = None,
+) -> Response:
+    """Assembles the study as soon as all received instances are indexed, or the stated number has arrived."""
     await services.run_in_thread(services.index_all)
 
     def record(session: Session) -> ReceivedStudy:
-        study = studies.complete(session, caller.tenant, uid)
-        audit.append(session, caller.name, "study.complete", studies.identify(session, caller.tenant, uid)[0])
+        study = studies.complete(session, caller.tenant, uid, instances=instances)
+        _note(session, caller, uid, "study.complete")
         return study
+
+    return _answer(await services.write(record), status=202)
+
+
+@router.post(
+    "/{uid}/pull", summary="Fetch a study", response_model=ReceivedStudy, status_code=202, **openapi_studies.pull
+)
+async def pull_study(uid: StudyUid, services: ServicesDep, caller: CurrentCaller, source: Source = None) -> Response:
+    """Fetches the study from an archive."""
+
+    def record(session: Session) -> ReceivedStudy:
+        archive = destinations.source(session, caller.tenant, source)
+        return _begin_pull(session, services, caller, archive, uid)
 
     return _answer(await services.write(record), status=202)
 
@@ -73,8 +129,7 @@ async def set_study_roles(uid: StudyUid, request: Request, services: ServicesDep
 
     def record(session: Session) -> ReceivedStudy:
         study = studies.set_roles(session, caller.tenant, uid, roles)
-        detail = {"series": len(roles)}
-        audit.append(session, caller.name, "study.roles", studies.identify(session, caller.tenant, uid)[0], detail)
+        _note(session, caller, uid, "study.roles", {"series": len(roles)})
         return study
 
     return _answer(await services.write(record))
@@ -92,7 +147,7 @@ async def set_study_clinical(uid: StudyUid, request: Request, services: Services
 
     def record(session: Session) -> ReceivedStudy:
         study = studies.set_clinical(session, caller.tenant, uid, document, quiet=services.settings.dicom_quiet)
-        audit.append(session, caller.name, "study.clinical", studies.identify(session, caller.tenant, uid)[0])
+        _note(session, caller, uid, "study.clinical")
         return study
 
     return _answer(await services.write(record))
@@ -108,7 +163,7 @@ async def cancel_study(uid: StudyUid, services: ServicesDep, caller: CurrentCall
             predictions.cancel(session, prediction_id, caller.tenant)
             services.queue.queue_webhooks(session, prediction_id)
             audit.append(session, caller.name, "prediction.cancel", prediction_id)
-        audit.append(session, caller.name, "study.cancel", studies.identify(session, caller.tenant, uid)[0])
+        _note(session, caller, uid, "study.cancel")
         return study
 
     return _answer(await services.write(record))
@@ -121,6 +176,28 @@ async def erase_study(uid: StudyUid, services: ServicesDep, caller: CurrentCalle
     await services.run_in_thread(services.eraser.erase_study, uid, caller.tenant, actor=caller.name, why="request")
     await services.run_in_thread(services.reception.forget, caller.tenant, uid)
     return Response(status_code=204)
+
+
+def _begin_pull(
+    session: Session, services: Services, caller: Caller, archive: destinations.Destination, uid: str
+) -> ReceivedStudy:
+    services.queue.queue_pull(session, archive, uid)
+    _note(session, caller, uid, "study.pull")
+    return studies.find(session, caller.tenant, uid)
+
+
+def _digest(services: Services, accession_number: str) -> str:
+    """Digest of an accession number, by which studies are found. Raises InvalidRequest without a key."""
+    if services.return_key is None:
+        rule = "needs RLVO_DICOM_RETURN_KEY, with which the service recognises accession numbers of received studies"
+        raise InvalidRequest(f"accession_number {rule}.", errors=[FieldError("accession_number", rule)])
+    return accession_digest(accession_number.encode(), services.return_key)
+
+
+def _note(session: Session, caller: Caller, uid: str, action: str, detail: dict[str, int] | None = None) -> None:
+    """Note an action in the audit log, under the id of the study."""
+    study_id, _ = studies.identify(session, caller.tenant, uid)
+    audit.append(session, caller.name, action, study_id, detail)
 
 
 def _answer(document: ReceivedStudy | ReceivedStudyPage, *, status: int = 200) -> Response:

@@ -133,15 +133,18 @@ class ObjectContext:
         study.ReferencedSeriesSequence = DicomSequence([_series_item(uid, pairs) for uid, pairs in series.items()])
         return [study]
 
-    def referenced_series(self) -> list[Dataset]:
-        """Items of Referenced Series Sequence of the Common Instance Reference module."""
+    def reference_study(self, dataset: Dataset) -> None:
+        """Reference all instances of the study (PS3.3, C.12.2), not the stand-in that a constructor was given."""
         items = []
         for item in self.evidence()[0].ReferencedSeriesSequence:
             series = Dataset()
             series.SeriesInstanceUID = item.SeriesInstanceUID
             series.ReferencedInstanceSequence = item.ReferencedSOPSequence
             items.append(series)
-        return items
+        dataset.ReferencedSeriesSequence = items
+        for group in (*dataset.PerFrameFunctionalGroupsSequence, *dataset.SharedFunctionalGroupsSequence):
+            if "DerivationImageSequence" in group:
+                del group.DerivationImageSequence
 
     def _absent(self) -> InstanceReference:
         return InstanceReference(self.uid("absent"), CTImageStorage, self.uid("absent", 1))

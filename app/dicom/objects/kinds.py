@@ -1,10 +1,10 @@
-"""Kinds of result objects, and the failure of a delivery; needs no DICOM library."""
+"""Kinds of result objects; needs no DICOM library."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 
-__all__ = ["ObjectKind", "SendFailed"]
+__all__ = ["ObjectKind"]
 
 
 class ObjectKind(StrEnum):
@@ -15,7 +15,3 @@ class ObjectKind(StrEnum):
     ATTRIBUTION = "attribution"
     KEY_IMAGES = "key-images"
     DOCUMENT = "document"
-
-
-class SendFailed(Exception):
-    """A try failed; the message is a short reason without text of the other side."""

@@ -66,10 +66,7 @@ def parametric_map(context: ObjectContext, channel: Channel, values: Volume) -> 
         **context.equipment("attribution", map_number(channel)),
         **planes(values.affine, values.shape[2]).arguments(),
     )
-    made.ReferencedSeriesSequence = context.referenced_series()
-    for group in (*made.PerFrameFunctionalGroupsSequence, *made.SharedFunctionalGroupsSequence):
-        if "DerivationImageSequence" in group:
-            del group.DerivationImageSequence
+    context.reference_study(made)
     return finish(made, context, "attribution", "rlvo attribution")
 
 

@@ -88,13 +88,5 @@ def segmentation(context: ObjectContext, name: str, mask: Volume) -> Dataset | N
         **context.equipment("segmentation", number),
         **planes(affine, inside.shape[2]).arguments(),
     )
-    _reference_study(made, context)
+    context.reference_study(made)
     return finish(made, context, "segmentation", "rlvo segmentation")
-
-
-def _reference_study(dataset: Dataset, context: ObjectContext) -> None:
-    """Reference all instances of the study, instead of the stand-in that the constructor was given."""
-    dataset.ReferencedSeriesSequence = context.referenced_series()
-    for group in (*dataset.PerFrameFunctionalGroupsSequence, *dataset.SharedFunctionalGroupsSequence):
-        if "DerivationImageSequence" in group:
-            del group.DerivationImageSequence

@@ -1,0 +1,191 @@
+"""Kills of listener, API and worker while studies arrive and results leave: nothing is lost, and nothing is doubled.
+
+The number of kills is ``RLVO_SOAK_KILLS``, 500 by default.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+import json
+import os
+import random
+import signal
+import sqlite3
+import threading
+import time
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.core.sealing import seal_text
+from app.database import destinations
+from app.database.destinations import DestinationKind
+from app.database.session import Database
+from app.dicom.head import read_head
+from app.imaging.io import nifti
+from app.phantoms.dicom_series import SeriesPlan, files, planned_slices
+from app.sdk import RlvoError
+from app.sdk.types import Input
+from tests import orthanc
+from tests.conftest import needed_program
+from tests.dicom.test_listener_kills import send
+from tests.orthanc import PASSWORD, USER, Orthanc, free_port
+
+from .service_process import RunningService, eventually
+
+pytestmark = pytest.mark.xdist_group("e2e")
+
+KEY = bytes(range(32))
+KILLS_OF_A_STUDY = 10
+BASIC = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+
+
+@dataclass
+class Run:
+    """A service, its archive, and what its sender was told."""
+
+    service: RunningService
+    archive: Orthanc
+    listener_port: int
+    sent: dict[str, dict[str, Path]] = field(default_factory=dict)  # files by name, of each study
+    acknowledged: set[str] = field(default_factory=set)
+    killed: dict[str, int] = field(default_factory=dict)
+    faults: list[BaseException] = field(default_factory=list)
+
+    def send_all(self, clinical: dict[str, object]) -> None:
+        """Send every study until each of its instances is acknowledged, with its clinical record before it."""
+        try:
+            for uid, paths in self.sent.items():
+                self.patiently(lambda uid=uid: self.set_clinical(uid, clinical))
+                while rest := [path for name, path in paths.items() if name not in self.acknowledged]:
+                    send(self.listener_port, rest, self.acknowledged)
+                    time.sleep(0.2)
+        except BaseException as fault:  # noqa: BLE001 - raised again by the test
+            self.faults.append(fault)
+
+    def set_clinical(self, uid: str, clinical: dict[str, object]) -> None:
+        with self.service.client() as client:
+            client.studies.set_clinical(uid, clinical)
+
+    def patiently(self, action: Callable[[], None]) -> None:
+        """Repeat an action while the API is away."""
+        while True:
+            try:
+                return action()
+            except RlvoError:
+                time.sleep(0.2)
+
+    def kill(self, what: str) -> None:
+        """Kill one process of the service; an API is started again, as its operator would."""
+        with suppress(ProcessLookupError, FileNotFoundError, StopIteration, IndexError, sqlite3.Error):
+            if what == "listener":
+                os.kill(self.listener(), signal.SIGKILL)
+            elif what == "worker":
+                self.service.kill_worker()
+            else:
+                self.service.kill_api()
+            self.killed[what] = self.killed.get(what, 0) + 1
+        if what == "API":
+            self.service.start()
+
+    def listener(self) -> int:
+        """Process id of the listener, a child of the API process. Raises StopIteration while there is none."""
+        assert self.service._process is not None
+        parent = self.service._process.pid
+        threads = Path(f"/proc/{parent}/task").glob("*/children")  # a child belongs to the thread that started it
+        children = [pid for thread in threads for pid in thread.read_text().split()]
+        return next(int(pid) for pid in children if b"listen" in Path(f"/proc/{pid}/cmdline").read_bytes())
+
+    def settled(self) -> bool:
+        """Whether every study is predicted, and every result delivered."""
+        studies = self.service.query("SELECT state FROM studies")
+        open_ones = self.service.query("SELECT count(*) FROM predictions WHERE status IN ('queued', 'running')")
+        undelivered = self.service.query("SELECT count(*) FROM dicom_deliveries WHERE state != 'delivered'")
+        return {state for (state,) in studies} == {"predicted"} and open_ones == undelivered == [(0,)]
+
+    def check(self) -> None:
+        """Nothing acknowledged is lost, each revision exists once, and the archive has each object once."""
+        known = {uid for (uid,) in self.service.query("SELECT uid FROM instances")}
+        names = {name: path for paths in self.sent.values() for name, path in paths.items()}
+        heads = {name: read_head(io.BytesIO(path.read_bytes())) for name, path in names.items()}
+        assert self.acknowledged == set(heads)
+        assert {head.sop_uid for head in heads.values()} <= known
+        succeeded = "SELECT target, count(*) FROM audit WHERE action = 'prediction.succeeded' GROUP BY target"
+        assert {count for _, count in self.service.query(succeeded)} == {1}
+        last = dict(self.service.query("SELECT uid, instances FROM studies"))
+        assert last == {uid: len(paths) for uid, paths in self.sent.items()}
+        expected: list[str] = []
+        with self.service.client() as client:
+            made = [each for study in client.studies.list() for each in study.predictions]
+            for each in made:
+                path = client.dicom(each.id, self.service.folder / "result.zip")
+                with zipfile.ZipFile(path) as packed:
+                    expected += [read_head(io.BytesIO(packed.read(name))).sop_uid for name in packed.namelist()]
+        assert len(made) >= len(self.sent)
+        assert self.archive.instances() == sorted(expected)
+        assert self.service.rlvo("audit", "verify").returncode == 0
+
+
+def write_study(folder: Path, patient: dict[str, Path], number: int) -> tuple[str, dict[str, Path]]:
+    """UID and files of a study."""
+    folder.mkdir(parents=True)
+    written: dict[str, Path] = {}
+    uid = ""
+    for series, (name, agent) in enumerate((("ncct", ""), ("cta", "Iomeprol")), start=2):
+        volume = nifti.read(patient[name], field=Input(name))
+        data = np.rint(volume.data * volume.slope + volume.inter).astype(np.int16)
+        one = SeriesPlan(name, series, f"{name} head", kernel="H30s", contrast=agent, thickness=4.0)
+        for content in files(replace(one, **planned_slices(data, volume.affine)), f"kills {number}"):
+            path = folder / f"{number}-{len(written)}"
+            path.write_bytes(content)
+            written[path.name] = path
+            uid = uid or read_head(io.BytesIO(content)).study_uid
+    return uid, written
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+def test_kills_lose_nothing_and_double_nothing(tmp_path: Path, model_store: Path, patient: dict[str, Path]) -> None:
+    needed_program("storescu")
+    kills = int(os.environ.get("RLVO_SOAK_KILLS", "500"))
+    rng = random.Random(kills)
+    (tmp_path / "service").mkdir()
+    with orthanc.running(tmp_path / "orthanc") as archive:
+        service, port = RunningService(tmp_path / "service", model_store, "tiny", patience=600.0), free_port()
+        service.environment |= {
+            "RLVO_DICOM_PORT": str(port),
+            "RLVO_DICOM_QUIET": "5",
+            "RLVO_DICOM_RETURN_KEY": base64.b64encode(KEY).decode(),
+            "RLVO_DICOM_HOSTS": f"http://127.0.0.1:{archive.http_port}",
+            "RLVO_DICOM_BACKOFF": "0.5",
+        }
+        try:
+            service.start()
+            database = Database(f"sqlite:///{service.folder}/rlvo.sqlite")
+            with database.session() as session:
+                place, secret = archive.studies_url, seal_text(BASIC, KEY)
+                destinations.create(session, "local", "Orthanc", DestinationKind.STOW, place, secret=secret)
+            database.close()
+            run = Run(service, archive, port)
+            for number in range(max(kills // KILLS_OF_A_STUDY, 2)):
+                uid, written = write_study(tmp_path / "sent" / str(number), patient, number)
+                run.sent[uid] = written
+            sender = threading.Thread(target=run.send_all, args=(json.loads(patient["clinical"].read_text()),))
+            sender.start()
+            for what in itertools.islice(itertools.cycle(("listener", "worker", "API", "worker")), kills):
+                time.sleep(rng.uniform(0.1, 3.0))
+                run.kill(what)
+            sender.join()
+            assert not run.faults
+            eventually(run.settled, "all results are delivered", within=120 * len(run.sent))
+            run.check()
+            print(f"{run.killed} killed; {len(run.acknowledged)} instances, {len(run.archive.instances())} objects")
+        finally:
+            service.stop()
