@@ -10,6 +10,7 @@
 #   check             lint, types, import contracts, spelling, words to avoid, the OpenAPI document
 #   structure         print the size and the structure of app/
 #   bench             measure speed and accuracy
+#   demo-model        make both demo versions from nothing, in build/demo-model (hours; an interrupted run continues)
 #   soak              run the long durability tests
 #   openapi           write the OpenAPI document and the Postman collection
 #   lock              pin the packages of the image
@@ -25,11 +26,11 @@ SERVICE := $(VENV)/.service
 DEV := $(VENV)/.dev
 BENCH := $(VENV)/.bench
 
-.PHONY: demo demo-dicom serve test test-unit test-integration test-e2e check structure bench soak openapi lock sbom audit test-gpu clean
+.PHONY: demo demo-dicom demo-model serve test test-unit test-integration test-e2e check structure bench soak openapi lock sbom audit test-gpu clean
 .DEFAULT_GOAL := help
 .PHONY: help
 help:
-	@sed -n '3,19s/^# *//p' Makefile
+	@sed -n '3,20s/^# *//p' Makefile
 
 # torch is installed first and alone, so that pip takes a CPU build if the index has one, not gigabytes of CUDA.
 $(SERVICE): pyproject.toml
@@ -87,6 +88,9 @@ structure:
 
 bench: $(BENCH)
 	$(BIN)/python -m bench
+
+demo-model: $(SERVICE)
+	$(BIN)/python tools/demo_model.py build/demo-model
 
 soak: $(DEV)
 	$(BIN)/pytest -q -m soak

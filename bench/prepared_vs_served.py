@@ -101,10 +101,11 @@ def truth(patient: Patient) -> PerfusionSummary:
 
 
 def model_input(manifest: Manifest, patient: Patient, image: np.ndarray, perfusion: PerfusionSummary) -> ModelInput:
-    encoded = clinical_encoder.encode(cohort.record(patient), manifest.clinical, perfusion)
+    record = cohort.record(patient)
+    encoded = clinical_encoder.encode(record, manifest.clinical, perfusion)
     presence = np.ones(len(manifest.channels), dtype=bool)
     vector = np.concatenate([encoded.values, encoded.missing, presence.astype(np.float32)])
-    return ModelInput(image.astype(np.float32), presence, vector, shown=encoded.shown)
+    return ModelInput(image.astype(np.float32), presence, vector, shown=encoded.shown, affected=record.occlusion_side)
 
 
 def compare(version: ModelVersion, places: Places, patient: Patient) -> Comparison:

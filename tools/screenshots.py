@@ -2,8 +2,8 @@
 
 Run ``python -m tools.screenshots`` in the checkout; it needs Debian's chromium and chromium-driver. It writes phantoms
 and predicts them with a real service. Then a service without a worker serves the results, so that a queued study stays
-queued. ``--only NAME`` takes the pictures of one state again. With ``--keep FOLDER``, phantoms and results stay there
-for the next run.
+queued. ``--only NAME ...`` takes the pictures of some states again. With ``--keep FOLDER``, phantoms and results stay
+there for the next run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import itertools
 import json
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,9 +26,10 @@ from selenium.webdriver.support.ui import WebDriverWait
 from sqlalchemy.orm import Session
 
 from app.database import job_state, predictions
+from app.database.tables import PredictionRow
 from app.phantoms.cohort import write_patient
 from app.sdk import Client, ReviewDraft, RlvoError, Verdict
-from app.sdk.types import Failure
+from app.sdk.types import Failure, FiguresState
 from tests.api.server import Server, started
 from tests.e2e.accessibility import use_theme
 from tests.e2e.conftest import open_chromium
@@ -44,6 +45,7 @@ SPACING_MM = {"ncct": (1.0, 1.0, 4.0), "cta": (1.0, 1.0, 2.0), "perfusion": (2.0
 WIDTHS = (1280, 800, 400)
 THEMES = ("light", "dark")
 HIGHEST = 1250  # pixels of a picture; the rest of a long page is left out
+PATIENCE = 600  # seconds for one command; without a graphics card, a busy machine draws a volume in minutes
 QUALITY = 30  # of WebP: text stays readable
 
 
@@ -96,12 +98,20 @@ UNFINISHED: dict[str, tuple[str, Callable[[Session, str], object]]] = {
     "cancelled": ("Cancelled", lambda session, each: predictions.cancel(session, each, None)),
     "erased": ("Erased", lambda session, each: predictions.erase(session, each, None)),
 }
+FIGURES = {
+    FiguresState.PENDING: ("figures-pending", "Figures not drawn yet"),
+    FiguresState.FAILED: ("figures-failed", "Figures that could not be drawn"),
+}
+"""Name and title of the states of the figures, which are shown on the undetermined study."""
 HOME = {
     "home": "Start page with the list",
     "form-errors": "Form with values that it refuses",
     "form-refused": "Study that the service refuses",
     "batch": "Several studies at once",
 }
+
+
+NAMES = [*HOME, *ANSWERED, *UNFINISHED, *dict(FIGURES.values())]
 
 
 def study_of(each: Answered, folder: Path) -> dict[str, object]:
@@ -122,6 +132,9 @@ def predict(folder: Path) -> dict[str, str]:
         for name, each in ANSWERED.items():
             ids[name] = client.predict(model=MODEL, subject=f"S-{len(ids) + 101}", **study_of(each, folder / name)).id
             print(f"predicted {name}", flush=True)
+        for prediction_id in ids.values():
+            if client.get(prediction_id).figures is not None:
+                service.wait_for_figures(prediction_id)
         client.review(ids["undetermined"], ReviewDraft(reviewer="reader-1", verdict=Verdict.AGREE))
     service.stop()
     return ids
@@ -174,6 +187,20 @@ def choose_batch(browser: Chrome, folder: Path) -> None:
 
 
 @contextmanager
+def figures_in(server: Server, prediction_id: str, state: FiguresState) -> Iterator[None]:
+    """Give the figures of a prediction a state during the block."""
+    database = server.database()
+    for given in (state, FiguresState.READY):
+        with database.session() as session:
+            row = session.get(PredictionRow, prediction_id)
+            assert row
+            row.figures = given
+        if given is state:
+            yield
+    database.close()
+
+
+@contextmanager
 def shown(browser: Chrome, name: str, url: str, ids: dict[str, str], folder: Path) -> Iterator[str]:
     """Open the page of a state and wait until it is complete; yields the element to start the picture at."""
     start = "body"
@@ -187,10 +214,14 @@ def shown(browser: Chrome, name: str, url: str, ids: dict[str, str], folder: Pat
         if name == "batch":
             choose_batch(browser, folder)
             start = "#batch-title"
+    elif name in dict(FIGURES.values()):
+        browser.get(f"{url}/predictions/{ids['undetermined']}")
+        start = "#position-panel"
+        WebDriverWait(browser, 60).until(lambda page: "drawn" in page.find_element(By.ID, "position").text)
     else:
         browser.get(f"{url}/predictions/{ids[name]}")
         if name in ANSWERED:
-            WebDriverWait(browser, 180).until(
+            WebDriverWait(browser, PATIENCE).until(
                 lambda page: page.find_elements(By.CSS_SELECTOR, "body[data-shown=succeeded]")
             )
         else:
@@ -234,6 +265,7 @@ def write_page() -> None:
     titles = {name: each.title for name, each in ANSWERED.items()} | {
         name: each[0] for name, each in UNFINISHED.items()
     }
+    titles |= dict(FIGURES.values())
     lines = [
         "# Screenshots",
         "",
@@ -256,12 +288,18 @@ def write_page() -> None:
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def take(url: str, ids: dict[str, str], names: list[str], folder: Path) -> None:
+def take(server: Server, ids: dict[str, str], names: list[str], folder: Path) -> None:
     """Take the pictures of the given states."""
     FOLDER.mkdir(exist_ok=True)
+    states = {name: state for state, (name, _) in FIGURES.items()}
     with open_chromium(folder / "chromium") as browser:
+        # A scroll bar goes away for the picture, and elements would move after they are measured.
+        browser.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
+        browser.set_script_timeout(PATIENCE)
+        browser.command_executor.client_config.timeout = PATIENCE
         for name in names:
-            with shown(browser, name, url, ids, folder) as start:
+            changed = figures_in(server, ids["undetermined"], states[name]) if name in states else nullcontext()
+            with changed, shown(browser, name, server.url, ids, folder) as start:
                 for width, theme in itertools.product(WIDTHS, THEMES):
                     use_theme(browser, theme)
                     image = picture(browser, width, start)
@@ -274,7 +312,7 @@ def take(url: str, ids: dict[str, str], names: list[str], folder: Path) -> None:
 def main() -> None:
     """Predict, then take all pictures or those of one state."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=[*HOME, *ANSWERED, *UNFINISHED], help="take the pictures of this state only")
+    parser.add_argument("--only", choices=NAMES, nargs="+", help="take the pictures of these states only")
     parser.add_argument("--keep", type=Path, help="folder of the phantoms and results; a later run uses them again")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -286,7 +324,7 @@ def main() -> None:
             if "queued" not in ids:
                 ids |= unfinished(server, folder)
             kept.write_text(json.dumps(ids))
-            take(server.url, ids, [arguments.only] if arguments.only else [*HOME, *ANSWERED, *UNFINISHED], folder)
+            take(server, ids, arguments.only or NAMES, folder)
     write_page()
 
 

@@ -3,6 +3,7 @@
 Design notes:
 - Database and storage calls block, so they run in threads and the event loop stays free.
 - Uploads, database calls and tensor requests have separate thread limits, so none of them delays the others.
+- The loops that no request waits for share one thread, so a database or a disk that hangs holds only this one.
 - FastAPI dependencies are coroutines, because a plain function would use a thread for each call.
 - Routes receive `ServicesDep` and `CurrentCaller` as annotated parameters and read no globals.
 """
@@ -13,6 +14,7 @@ import logging
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Concatenate, ParamSpec, TypeVar
 
@@ -84,6 +86,7 @@ class Services:
     _database_limiter: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(16))
     _io_limiter: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(8))
     _inference_limiter: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(MAX_TENSOR_REQUESTS))
+    _background_limiter: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(1))
     inference_slots: Semaphore = field(default_factory=lambda: Semaphore(MAX_TENSOR_REQUESTS))
     conversion_slots: Semaphore = field(default_factory=lambda: Semaphore(MAX_CONVERSIONS))
 
@@ -132,6 +135,11 @@ class Services:
         """Runs a blocking call to a worker in a thread; these threads are used for nothing else."""
         return await to_thread.run_sync(lambda: work(*args, **kwargs), limiter=self._inference_limiter)
 
+    async def run_in_background(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs a step of a background loop in the one thread of these loops; the end of the service waits for none."""
+        run = partial(work, *args, **kwargs)
+        return await to_thread.run_sync(run, abandon_on_cancel=True, limiter=self._background_limiter)
+
     async def replay_erasures(self) -> None:
         """Erases again what a restore of the database has brought back; repeats until the ledger can be read."""
         while not self.erasures_replayed.is_set():
@@ -170,7 +178,7 @@ class Services:
         """Moves received DICOM instances to the blobs, again and again; a fault of the environment is tried again."""
         while True:
             try:
-                indexed = await to_thread.run_sync(self.reception.index, abandon_on_cancel=True)
+                indexed = await self.run_in_background(self.reception.index)
                 await sleep(0.0 if indexed else INDEX_PAUSE)
             except Exception as error:  # noqa: BLE001 - the files stay, so the next try may succeed
                 log.warning("received instances are indexed again: %s", error_location(error))

@@ -356,6 +356,7 @@ dicom_objects = entry(
     *PREDICTION_ERRORS,
     errors.NotFound,
     errors.NotFinished,
+    errors.FiguresNotReady,
     errors.InternalError,
     ok={
         200: {

@@ -61,7 +61,7 @@ async def run(services: Services) -> None:
 
 async def assemble_next(services: Services) -> bool:
     """Assembles the study that has waited longest; returns False if none is due."""
-    if services.draining or not await services.read(studies.is_due):
+    if services.draining or not await services.run_in_background(_is_due, services):
         return False
     lease = services.settings.dicom_timeout + services.settings.receive_timeout + 60
     async with services.conversion_slots:  # before the claim, so that its lease does not run while this waits
@@ -81,6 +81,11 @@ async def assemble_next(services: Services) -> bool:
             log.error("a study cannot be assembled: %s", error_location(error))
             await services.write(_refuse, claimed, InternalError("The study could not be assembled; see the log."))
     return True
+
+
+def _is_due(services: Services) -> bool:
+    with services.database.reading() as session:
+        return studies.is_due(session)
 
 
 def _refuse(session: Session, claimed: Assembly, error: RlvoError) -> None:

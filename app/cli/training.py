@@ -120,6 +120,9 @@ def train(
         str, typer.Option(help="Clinical variables, as age,sex,perfusion.core_ml; default: 19 of the record")
     ] = "",
     quick: Annotated[bool, typer.Option(help="Only the published model and the baselines")] = False,
+    compare: Annotated[
+        list[PublishedModel] | None, typer.Option(help="Network to compare with, can be repeated; default: all")
+    ] = None,
     reading: ReadingOptions = READING,
     publish_anyway: Annotated[
         bool, typer.Option(help="Write the version even with too few events or a ranking worse than chance")
@@ -144,6 +147,7 @@ def train(
             cohort=cohort,
             out=out,
             quick=quick,
+            compare=tuple(compare or ()),
             model=model,
             validation=validation,
             repeats=repeats,

@@ -10,7 +10,7 @@ Design notes:
 from __future__ import annotations
 
 from app.imaging.model_grid import ChannelSpec, Grid
-from app.network.architecture import Architecture, Fusion
+from app.network.architecture import Architecture, BoxPath, Fusion
 from app.registry.manifest import Clinical, ClinicalVariable, VariableKind
 from app.sdk.types import Channel
 
@@ -18,6 +18,9 @@ GRID = Grid(
     shape=(40, 48, 40),
     affine=((4.0, 0.0, 0.0, -78.0), (0.0, 4.0, 0.0, -112.0), (0.0, 0.0, 4.0, -74.0), (0.0, 0.0, 0.0, 1.0)),
 )
+
+BOX = BoxPath(start=(16, 16, 8), size=(24, 24, 24))
+"""Box around the internal carotid artery, M1 and M2 of the right side: MNI x -14..78, y -48..44, z -42..50 mm."""
 
 CHANNELS = (
     ChannelSpec(name=Channel.NCCT, window=(0.0, 100.0), mean=35.0, std=30.0),
@@ -65,8 +68,8 @@ VARIABLES = (
 
 
 def architecture(
-    fusion: Fusion, clinical: Clinical, *, filters: int = 8, channels: int = len(CHANNELS)
+    fusion: Fusion, clinical: Clinical, *, filters: int = 8, channels: int = len(CHANNELS), box: BoxPath | None = None
 ) -> Architecture:
     """Architecture for ``channels`` image channels and the clinical vector (values, missing bits, presence bits)."""
     size = clinical.size + len(CHANNELS)
-    return Architecture(fusion=fusion, in_channels=channels, clinical_size=size, filters=filters)
+    return Architecture(fusion=fusion, in_channels=channels, clinical_size=size, filters=filters, box=box)

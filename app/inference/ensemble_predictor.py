@@ -20,12 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from app.inference.attribution import deeplift
-from app.inference.attribution.integrated_gradients import (
-    DEFAULT_STEPS,
-    exact_modality_shares,
-    integrated_gradients,
-    smooth,
-)
+from app.inference.attribution.integrated_gradients import DEFAULT_STEPS, exact_modality_shares, integrated_gradients
 from app.network.backends import Backend, Precision, select_backend
 from app.network.ensemble import Ensemble
 from app.network.tail_evaluator import TailEvaluator
@@ -72,7 +67,7 @@ EXACT_METHOD = ExplanationMethod(VoxelRule.GRADIENTS, ModalityRule.EXACT, budget
 
 @dataclass(frozen=True)
 class ImageShares:
-    """Raw shares of the mean logit: channels (c,) and voxels (c, x, y, z); voxels only if the folds are networks.
+    """Raw shares of the mean logit: channels (c,) and voxels (c, x, y, z), not smoothed; voxels only from networks.
 
     ``value_function`` is that of the same images, if their features are known.
     """
@@ -129,10 +124,12 @@ class NetworkFolds:
 
     @property
     def bytes(self) -> int:
-        """A backend holds the trunks' weights once more."""
-        folds = self.ensemble.folds
-        held = [*folds, *(fold.trunk for fold in folds if self.ensemble.backend is not None)]
-        return sum(weight.nbytes for part in held for weight in part.parameters())
+        """A shared trunk counts once; a backend holds the trunks' weights once more."""
+        folds, distinct = self.ensemble.folds, self.ensemble.distinct
+        copies = 2 if self.ensemble.backend is not None else 1
+        weights = {id(weight): weight.nbytes for fold in folds for weight in fold.parameters()}
+        trunks = sum(weight.nbytes for fold in distinct for weight in fold.trunk.parameters())
+        return sum(weights.values()) + (copies - 1) * trunks
 
     def run_on(self, backend: Backend, precision: Precision | None = None) -> None:
         """Compute the trunks with a backend, in a precision, from now on; None is the precision of the device.
@@ -141,7 +138,7 @@ class NetworkFolds:
             ModelNotReady: The backend is not available on this device.
         """
         ensemble, precision = self.ensemble, precision or self.precision
-        ensemble.backend = select_backend(backend, ensemble.device, ensemble.folds, self.shape, precision)
+        ensemble.backend = select_backend(backend, ensemble.device, ensemble.distinct, self.shape, precision)
         if ensemble.device.type == "cuda":
             ensemble.mixed = precision is Precision.BFLOAT16
         if ensemble.device.type == "cuda" or ensemble.backend is not None:
@@ -162,9 +159,9 @@ class NetworkFolds:
 
     @cached_property
     def _baselines(self) -> list[deeplift.BaselineActivations]:
-        """Each fold's activations without images, for the rescale rule; the same for all patients."""
+        """Each distinct trunk's activations without images, for the rescale rule; the same for all patients."""
         blank = self.ensemble.image(torch.zeros(self.shape))
-        return [deeplift.baseline_activations(fold, blank) for fold in self.ensemble.folds]
+        return [deeplift.baseline_activations(fold, blank) for fold in self.ensemble.distinct]
 
     def warm_up(self) -> None:
         blank = np.zeros((2, self.ensemble.folds[0].architecture.clinical_size), np.float32)
@@ -201,19 +198,22 @@ class NetworkFolds:
         # An explanation must add up to the prediction, so it may reuse only features that equal the prediction's.
         reusable = features and self.ensemble.differentiable
         value_function = self._value_function(self.ensemble.tails(features)) if reusable else None
-        return ImageShares(channels, smooth(by_voxel), value_function)
+        return ImageShares(channels, by_voxel, value_function)
 
     def _rescaled(
         self, image: torch.Tensor, clinical: torch.Tensor, bits: slice
     ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
         """Return mean shares of the voxels (c, x, y, z) and the presence bits (c,), and each fold's features."""
         batch, vector = self.ensemble.image(image), clinical.to(self.ensemble.device, torch.float32)[None]
-        slopes, by_bit, features = torch.zeros_like(batch), torch.zeros_like(vector[0, bits]), []
-        for result in deeplift.rescale_folds(self.ensemble.folds, self._baselines, batch, vector, bits):
+        ensemble, computed = self.ensemble, []
+        slopes, by_bit = torch.zeros_like(batch), torch.zeros_like(vector[0, bits])
+        for place, baseline in enumerate(self._baselines):
+            sharing = [fold for fold, own in zip(ensemble.folds, ensemble.trunk_of, strict=True) if own == place]
+            result = deeplift.rescale(sharing, baseline, batch, vector, bits)
             slopes += result.voxels
             by_bit += result.bits
-            features.append(result.features)
-        count = len(self.ensemble.folds)
+            computed.append(result.features)
+        count, features = len(ensemble.folds), [computed[place] for place in ensemble.trunk_of]
         return (slopes * batch / count)[0].cpu(), (by_bit * vector[0, bits] / count).cpu(), features
 
 

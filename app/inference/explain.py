@@ -2,7 +2,8 @@
 
 Design notes:
 - The outer game has imaging as one player, and each clinical variable or group of related variables as one player.
-- An absent clinical player takes the values of the manifest's background patients. Absent imaging is no image.
+- An absent clinical player takes the values of the manifest's background patients. Absent imaging is no image, or
+  the mean training head of a version with a reference head, with its presence bits off.
 - A missing bit belongs to its variable, a presence bit to imaging. A missing value is the imputed value with its bit;
   it contributes nothing compared with background patients who miss it too.
 - Imaging's value is shared among the modalities, then among voxels, which are summed over regions. Each level sums to
@@ -15,15 +16,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from app.core.display_names import named_quantity
 from app.inference.attribution import atlas
-from app.inference.attribution.integrated_gradients import voxel_map
+from app.inference.attribution.integrated_gradients import smooth, smooth_within, voxel_map
 from app.inference.attribution.shapley import Array, ShapleyValues, distribute_remainder, shapley_values
 from app.inference.clinical_encoder import Value
 from app.inference.ensemble_predictor import EXACT_METHOD, EnsemblePredictor, ExplanationMethod, ValueFunction
 from app.inference.model_input import ModelInput
+from app.inference.reference_head import ReferenceHead
 from app.registry.manifest import Calibration, Clinical, Manifest
 from app.sdk.types import Attribution, Channel, ClinicalContribution, ModalityContribution, RegionContribution
 
@@ -82,25 +85,31 @@ def explain(
     *,
     maps: bool = True,
     method: ExplanationMethod | None = None,
+    reference: ReferenceHead | None = None,
 ) -> Explanation:
-    """Compute the contributions of one model input, with its voxel maps unless ``maps`` is false."""
+    """Compute the contributions of one model input, with its voxel maps unless ``maps`` is false.
+
+    With a ``reference`` head, no map leaves its mask.
+    """
     method = method or ExplanationMethod()
     clinical = clinical_players(manifest)
     present = [index for index, is_present in enumerate(model_input.presence) if is_present]
-    raw = predictor.image_shares(model_input.image, model_input.clinical, presence_bits(manifest), present, method)
-    value_function = raw.value_function or predictor.value_function(model_input.image)
+    seen, mirrored = network_image(model_input, reference), _is_mirrored(model_input, reference)
+    raw = predictor.image_shares(seen, model_input.clinical, presence_bits(manifest), present, method)
+    value_function = raw.value_function or predictor.value_function(seen)
     outer = _outer_game(value_function, manifest, model_input, clinical, method.budget)
     imaging: list[ModalityContribution] = []
     by_region: list[RegionContribution] = []
     regions = _regions(manifest, model_input)
     voxels: dict[Channel, NDArray[np.float32]] = {}
+    maps_of_channels = None if raw.voxels is None else _smoothed(raw.voxels, reference, mirrored=mirrored)
     if present:
         parts = distribute_remainder(raw.channels[present], float(outer.values[-1]))
         for index, part in zip(present, parts, strict=True):
             channel = manifest.channels[index].name
             imaging.append(ModalityContribution(modality=channel, contribution=float(part)))
-            if raw.voxels is not None:
-                voxels[channel] = voxel_map(raw.voxels[index], float(part))
+            if maps_of_channels is not None:
+                voxels[channel] = voxel_map(maps_of_channels[index], float(part))
                 by_region.extend(_by_region(regions, channel, voxels[channel], model_input.affected))
     by_region.sort(key=lambda part: -abs(part.contribution))
     voxels = voxels if maps else {}
@@ -116,9 +125,31 @@ def explain(
         method="exact" if method == EXACT_METHOD else "fast",
         error=float(outer.error.max()),
         affected=model_input.affected and model_input.affected.value,
-        maps=[f"{name}-{channel}" for name in ("attribution", "aligned-attribution") for channel in voxels],
+        maps=[
+            *(f"{name}-{channel}" for name in ("attribution", "aligned-attribution") for channel in voxels),
+            *(["aligned-intracranial"] if voxels and reference is not None else []),
+        ],
     )
     return Explanation(attribution, voxels, float(outer.error.max()))
+
+
+def network_image(model_input: ModelInput, reference: ReferenceHead | None) -> NDArray[np.float32]:
+    """What the network sees of a model input: (c, x, y, z) float32."""
+    if reference is None:
+        return model_input.image
+    return reference.to_network(model_input.image, model_input.presence, mirrored=_is_mirrored(model_input, reference))
+
+
+def _is_mirrored(model_input: ModelInput, reference: ReferenceHead | None) -> bool:
+    return reference is not None and reference.is_mirrored(model_input.affected)
+
+
+def _smoothed(shares: torch.Tensor, reference: ReferenceHead | None, *, mirrored: bool) -> torch.Tensor:
+    """Smoothed maps (c, x, y, z) of the patient, from shares of what the network saw; they stay inside the mask."""
+    if reference is None:
+        return smooth(shares)
+    inside = smooth_within(shares, torch.from_numpy(reference.mask))
+    return inside.flip(1) if mirrored else inside
 
 
 def _outer_game(

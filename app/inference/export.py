@@ -3,6 +3,8 @@
 Design notes:
 - The graph maps image (1, c, x, y, z) and clinical (1, v) to probability (1,) and logits (folds,). It does not prepare
   or explain.
+- The reference head is part of the graph, but not the mirroring of a side-aligned version: the caller mirrors the image
+  of a left-sided occlusion. The JSON file says so.
 - The written graph is loaded by its runtime and compared with this version, on the golden cases and on a patient
   without images. If it differs, its files are deleted.
 - Each runtime is imported only for its format.
@@ -28,6 +30,7 @@ from app.inference import explain
 from app.inference.ensemble_predictor import NetworkFolds
 from app.inference.fold_files import golden_cases
 from app.inference.model_version import ModelVersion
+from app.inference.reference_head import ReferenceHead
 from app.network.daft import Network
 from app.registry.manifest import Calibration
 from app.sdk.errors import InvalidRequest, ModelNotReady
@@ -63,13 +66,20 @@ class ExportedGraph:
 class EnsembleGraph(nn.Module):
     """Every fold, and the calibration of their mean logit."""
 
-    def __init__(self, folds: Sequence[Network], calibration: Calibration) -> None:
+    def __init__(
+        self, folds: Sequence[Network], calibration: Calibration, reference: ReferenceHead | None = None
+    ) -> None:
         super().__init__()
         self.folds = nn.ModuleList(folds)
         self.slope, self.intercept = calibration.slope, calibration.intercept
+        self.mean = None if reference is None else torch.from_numpy(reference.mean)
+        self.mask = None if reference is None else torch.from_numpy(reference.mask)
 
     def forward(self, image: Tensor, clinical: Tensor) -> tuple[Tensor, Tensor]:
         """Compute probability (1,) and logits (folds,) of one patient."""
+        if self.mean is not None and self.mask is not None:
+            present = clinical[:, -image.shape[1] :, None, None, None]  # the presence bits, 0 or 1
+            image = (image - self.mean) * self.mask * present
         logits = torch.cat([fold(image, clinical)[:, 0] for fold in self.folds])
         return torch.sigmoid(self.slope * logits.mean(dim=0, keepdim=True) + self.intercept), logits
 
@@ -94,7 +104,7 @@ def export(version: ModelVersion, folder: Path, graph_format: GraphFormat, targe
     target.mkdir(parents=True, exist_ok=True)
     image = torch.zeros(1, *version.predictor.shape)
     clinical = torch.zeros(1, manifest.architecture.clinical_size)
-    graph = EnsembleGraph(version.predictor.ensemble.folds, manifest.calibration).eval()
+    graph = EnsembleGraph(version.predictor.ensemble.folds, manifest.calibration, version.reference).eval()
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch recommends newer exporters, which take minutes
@@ -112,6 +122,7 @@ def export(version: ModelVersion, folder: Path, graph_format: GraphFormat, targe
         "outputs": {"probability": [1], "logits": [len(manifest.folds)]},
         "probability_differs_by": difference,
         "cases": cases,
+        "mirror_left_sided": version.reference is not None and version.reference.side_aligned,
         "threshold": manifest.threshold.value,
         "notice": NOTICE,
     }
@@ -124,10 +135,11 @@ def _compare(run: Run, version: ModelVersion, folder: Path) -> tuple[float, int]
     vector = np.zeros(version.manifest.architecture.clinical_size, np.float32)
     assert isinstance(version.predictor, NetworkFolds)
     blank = np.zeros(version.predictor.shape, np.float32)
-    cases = [
-        (model_input.image, model_input.clinical, np.asarray(logits))
-        for model_input, logits in golden_cases(version.manifest, folder)
-    ]
+    cases = []
+    for model_input, logits in golden_cases(version.manifest, folder):
+        mirrored = version.reference is not None and version.reference.is_mirrored(model_input.affected)
+        image = np.ascontiguousarray(model_input.image[:, ::-1]) if mirrored else model_input.image
+        cases.append((image, model_input.clinical, np.asarray(logits)))
     cases.append((blank, vector, version.predictor.logits(blank, vector)))
 
     def probability(logits: NDArray[np.floating]) -> float:

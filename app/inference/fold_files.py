@@ -21,6 +21,7 @@ from safetensors.torch import save as save_tensors
 from app.inference import explain
 from app.inference.ensemble_predictor import LogisticFolds, NetworkFolds
 from app.inference.model_input import ModelInput
+from app.inference.reference_head import ReferenceHead
 from app.network.daft import Network, build
 from app.network.ensemble import Ensemble
 from app.network.resnet import has_finite_weights
@@ -69,6 +70,19 @@ def load_vessel_net(folder: Path, manifest: Manifest) -> VesselNet | None:
         return VesselNet.from_bytes(weights, described.filters)
     except ValueError as error:
         raise ModelNotReady("The vessel segmenter of this version is damaged. Restore its file.") from error
+
+
+def load_reference(folder: Path, manifest: Manifest) -> ReferenceHead | None:
+    """Load the reference head that the manifest names. Raises ModelNotReady."""
+    named = manifest.reference_head
+    if named is None:
+        return None
+    shape = (len(manifest.channels), *manifest.grid.shape)
+    try:
+        content = read_verified(folder, named.file, named.sha256)
+        return ReferenceHead.from_bytes(content, shape, side_aligned=named.side_aligned)
+    except ValueError as error:
+        raise ModelNotReady(f"{named.file} of the model version is damaged: {error}. Restore the file.") from error
 
 
 def load_networks(files: Sequence[bytes], manifest: Manifest, device: str, pause: Callable[[], None]) -> NetworkFolds:

@@ -25,11 +25,12 @@ from app.inference import clinical_encoder, explain, fold_files, occlusion_side,
 from app.inference.attribution import atlas
 from app.inference.ensemble_predictor import EnsemblePredictor, ExplanationMethod
 from app.inference.model_input import ModelInput
+from app.inference.reference_head import ReferenceHead
 from app.network.backends import Backend, Precision
 from app.network.daft import Network
 from app.network.unet import VesselNet
-from app.registry.manifest import Fold, GoldenCase, Manifest
-from app.sdk.clinical import ClinicalRecord
+from app.registry.manifest import Fold, GoldenCase, Manifest, ReferenceHeadFile
+from app.sdk.clinical import ClinicalRecord, Side
 from app.sdk.errors import InternalError, MissingInput, ModelNotReady
 from app.sdk.types import Attribution, Channel, Decision, Flag, FoldSpread, Input, Interval
 
@@ -77,9 +78,11 @@ class ModelVersion:
         predictor: EnsemblePredictor,
         executor: Executor = run_inline,
         vessel_net: VesselNet | None = None,
+        reference: ReferenceHead | None = None,
     ) -> None:
         self.manifest = manifest
         self._vessel_net = vessel_net
+        self.reference = reference
         self.digest = digest
         self.predictor = predictor
         self.executor = executor
@@ -104,7 +107,7 @@ class ModelVersion:
         Raises:
             ModelNotReady: A file is missing, differs from the manifest's digest, or does not fit the manifest.
         """
-        if manifest.regions != atlas.ATLAS:
+        if manifest.regions not in atlas.KNOWN:
             raise ModelNotReady(f"The manifest names the atlas {manifest.regions}, this release has {atlas.ATLAS}.")
         clinical_encoder.check_variables(manifest.clinical)
         files = [fold_files.read_verified(folder, fold.file, fold.sha256) for fold in manifest.folds]
@@ -118,7 +121,11 @@ class ModelVersion:
         stored = folder / "manifest.json"
         content = stored.read_bytes() if stored.exists() else manifest.model_dump_json().encode()
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        return cls(manifest, digest, predictor, executor, fold_files.load_vessel_net(folder, manifest))
+        vessel_net, reference = (
+            fold_files.load_vessel_net(folder, manifest),
+            fold_files.load_reference(folder, manifest),
+        )
+        return cls(manifest, digest, predictor, executor, vessel_net, reference)
 
     def warm_up(self) -> None:
         """Do the one-time work of the network and the atlas now, so that the first prediction is not slower.
@@ -148,6 +155,9 @@ class ModelVersion:
         presence = np.asarray(prepared.presence, dtype=bool)
         shown = occlusion_side.shown_sides(prepared.image, presence, self.manifest.channels, self.manifest.grid)
         side, side_flags = occlusion_side.compare(record.occlusion_side, shown)
+        if side is None and not side_flags and presence.any() and self._needs_a_side:
+            detail = "occlusion_side is not given and the images do not show it; they are read as for a right-sided one"
+            side_flags = [Flag(code="side-unknown", detail=detail)]
         not_given = [name for name in encoded.imputed if record.value(name) is None]
         not_used = unread_inputs.flags(self.manifest, volumes, record)
         return ModelInput(
@@ -168,7 +178,9 @@ class ModelVersion:
         """Compute the calibrated probability, its uncertainty, and the decision at the version's threshold."""
         with_features, calibration = self.manifest.out_of_distribution is not None, self.manifest.calibration
         logits, penultimate = self.executor(
-            lambda: self.predictor.predict(model_input.image, model_input.clinical, with_features=with_features)
+            lambda: self.predictor.predict(
+                explain.network_image(model_input, self.reference), model_input.clinical, with_features=with_features
+            )
         )
         if not np.isfinite(logits).all():
             raise NotFinite("The model version computes no finite number for this study. Tell its operator.")
@@ -190,16 +202,21 @@ class ModelVersion:
         """Compute contributions that sum to the log-odds, and two maps per present channel.
 
         ``aligned-attribution-<channel>`` is on the model's grid and sums to the modality's contribution.
-        ``attribution-<channel>`` is on the patient's grid; resampling keeps the values, not the sum.
+        ``attribution-<channel>`` is on the patient's grid; resampling keeps the values, not the sum. A version with a
+        reference head also gives ``aligned-intracranial``, the part of the grid that its network sees: 0 or 1.
         """
         result = self.executor(
-            lambda: explain.explain(self.predictor, self.manifest, model_input, maps=maps, method=method)
+            lambda: explain.explain(
+                self.predictor, self.manifest, model_input, maps=maps, method=method, reference=self.reference
+            )
         )
         affine = np.asarray(self.manifest.grid.affine, dtype=np.float64)
         volumes = {
             f"attribution-{name}": self._on_patient_grid(model_input, name, map_) for name, map_ in result.maps.items()
         }
         aligned = {f"aligned-attribution-{name}": MapVolume(map_, affine) for name, map_ in result.maps.items()}
+        if aligned and self.reference is not None:
+            aligned["aligned-intracranial"] = MapVolume(self.reference.mask.astype(np.float32), affine)
         return result.attribution, volumes | aligned
 
     def verify_golden_cases(self, folder: Path) -> None:
@@ -233,10 +250,26 @@ class ModelVersion:
         """Return the largest difference of golden logits between manifest and device; infinite if one is no number."""
         worst = 0.0
         for model_input, expected in fold_files.golden_cases(self.manifest, folder):
-            logits = self.executor(partial(self.predictor.logits, model_input.image, model_input.clinical))
+            logits = self.executor(partial(self.logits, model_input))
             difference = float(np.abs(logits - np.asarray(expected)).max())
             worst = max(worst, difference if np.isfinite(difference) else np.inf)  # max() ignores NaN
         return worst
+
+    @property
+    def _needs_a_side(self) -> bool:
+        """Whether the side of the occlusion changes what the network sees."""
+        return self.reference is not None and self.reference.side_aligned
+
+    def shown_side(self, image: NDArray[np.float32], presence: NDArray[np.bool_]) -> Side | None:
+        """Side of the occlusion that a prepared image (c, x, y, z) shows; None if this version needs no side."""
+        if not self._needs_a_side:
+            return None
+        shown = occlusion_side.shown_sides(image, presence, self.manifest.channels, self.manifest.grid)
+        return occlusion_side.compare(None, shown)[0]
+
+    def logits(self, model_input: ModelInput) -> NDArray[np.float64]:
+        """Compute each fold's logit, (folds,), of one model input, in the calling thread."""
+        return self.predictor.logits(explain.network_image(model_input, self.reference), model_input.clinical)
 
     def _logits_without_images(self) -> NDArray[np.float64]:
         manifest = self.manifest
@@ -284,11 +317,13 @@ def save(
     *,
     golden: Sequence[ModelInput] = (),
     card: str = "",
+    reference: ReferenceHead | None = None,
 ) -> Manifest:
     """Write a complete version into ``folder`` (``model_store/<name>/<version>``), or nothing.
 
     ``folds`` are networks as trained, or logistic folds. ``golden`` cases are stored with their logits on this CPU.
-    The returned manifest names the written folds and golden cases; each fold's validation AUC is kept.
+    The returned manifest names the written folds, golden cases and ``reference`` head; each fold's validation AUC is
+    kept.
 
     Raises:
         FileExistsError: The version exists; versions never change.
@@ -307,11 +342,15 @@ def save(
                 "golden": (),
             }
         )
-        predictor = ModelVersion.load(draft, manifest, "cpu").predictor
+        if reference is not None:
+            file, digest = fold_files.write(draft, "reference-head.safetensors", reference.to_bytes())
+            head = ReferenceHeadFile(file=file, sha256=digest, side_aligned=reference.side_aligned)
+            manifest = manifest.model_copy(update={"reference_head": head})
+        version = ModelVersion.load(draft, manifest, "cpu")
         cases = []
         for index, model_input in enumerate(golden):
             file, digest = fold_files.write(draft, f"golden-{index}.safetensors", model_input.to_bytes())
-            logits = tuple(float(logit) for logit in predictor.logits(model_input.image, model_input.clinical))
+            logits = tuple(float(logit) for logit in version.logits(model_input))
             cases.append(GoldenCase(file=file, sha256=digest, logits=logits))
         manifest = Manifest.model_validate(manifest.model_copy(update={"golden": tuple(cases)}).model_dump())
         fold_files.write(draft, "manifest.json", manifest.model_dump_json(indent=1).encode())

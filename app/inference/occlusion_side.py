@@ -7,7 +7,8 @@ Design notes:
 - Missing arteries need a high threshold; a lower one gives wrong sides (docs/benchmarks.md).
 - Delay is measured in the whole anterior territory; arteries and flow around M1 and in the insula, where collaterals
   do not hide the occlusion.
-- The side only names the sides of regions in an explanation; no network receives it.
+- The side names the sides of regions in an explanation. It is no variable of a network, but a version whose reference
+  head is side-aligned mirrors the images of a left-sided occlusion.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ MIN_ASYMMETRY = {Channel.TMAX: 0.5, Channel.RCBF: 0.1, Channel.VESSELS: 0.3}  # 
 MIN_SEEN = 0.5  # least share of the deep territory with a value on both sides, for relative CBF
 NO_FLOW = 0.02  # relative CBF of a voxel without data
 _DEEP = ("MCA M1", "insula")
-_ANTERIOR = (*_DEEP, "basal ganglia", "MCA M2-M3 superior", "MCA M2-M3 inferior")
+_ANTERIOR = (*_DEEP, "basal ganglia", atlas.SUPERIOR, atlas.INFERIOR)
 
 
 def compare(recorded: Side | None, shown: Mapping[Channel, Side]) -> tuple[Side | None, list[Flag]]:

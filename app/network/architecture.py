@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
 from pydantic import Field
 
 from app.core.schema import FrozenModel
+
+TRUNK_STRIDE = 8
+"""Voxels of the image per voxel of the trunk's features, along each axis."""
 
 
 class Fusion(StrEnum):
@@ -36,6 +40,24 @@ class ScaleActivation(StrEnum):
     SIGMOID = "sigmoid"
 
 
+Start = Annotated[int, Field(ge=0, le=1024, multiple_of=TRUNK_STRIDE)]
+Size = Annotated[int, Field(ge=TRUNK_STRIDE, le=1024, multiple_of=TRUNK_STRIDE)]
+
+
+class BoxPath(FrozenModel):
+    """Second image path: a box of the image, read without pooling at its start, for signs of a few voxels."""
+
+    start: tuple[Start, Start, Start] = Field(description="First voxel of the box along each axis of the image")
+    size: tuple[Size, Size, Size] = Field(description="Voxels of the box along each axis")
+    filters: int = Field(default=16, ge=1, le=256, description="Filters of its stem; its features have 4 f channels")
+
+    @property
+    def slices(self) -> tuple[slice, slice, slice]:
+        """Voxel ranges of the box in the image."""
+        x, y, z = (slice(start, start + size) for start, size in zip(self.start, self.size, strict=True))
+        return x, y, z
+
+
 class Architecture(FrozenModel):
     """A 3-D ResNet with (or without) modulation of its last block by the clinical vector."""
 
@@ -50,3 +72,14 @@ class Architecture(FrozenModel):
     scale: bool = True
     shift: bool = True
     bottleneck: int = Field(default=7, ge=1, le=4096)
+    box: BoxPath | None = Field(default=None, description="Second image path; null: one path over the whole image")
+
+    @property
+    def trunk_channels(self) -> int:
+        """Channels of the trunk's features: those of the whole image, then those of the box."""
+        return 4 * self.filters + (4 * self.box.filters if self.box else 0)
+
+    @property
+    def pooled_channels(self) -> int:
+        """Channels of the last block's output."""
+        return 8 * self.filters

@@ -37,7 +37,7 @@ class Precision(StrEnum):
 
 
 class Trunks(Protocol):
-    """Compute each fold's trunk features, (1, 4 f, ., ., .) float32, of one image (c, x, y, z) on the CPU."""
+    """Compute the features of each given trunk, (1, t, ., ., .) float32, of one image (c, x, y, z) on the CPU."""
 
     def __call__(self, image: Tensor, /) -> list[Tensor]: ...
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from app.network.architecture import Architecture, Fusion, Location, ScaleActivation
-from app.network.resnet import Residual, Trunk
+from app.network.resnet import Residual, Trunk, TwoPathTrunk, build_trunk
 
 ACTIVATIONS = {ScaleActivation.LINEAR: nn.Identity, ScaleActivation.TANH: nn.Tanh, ScaleActivation.SIGMOID: nn.Sigmoid}
 
@@ -75,25 +75,26 @@ class Network(nn.Module):
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        filters, location = architecture.filters, architecture.location
+        location = architecture.location
+        inputs, outputs = architecture.trunk_channels, architecture.pooled_channels
         self.architecture = architecture
-        self.trunk = Trunk(architecture.in_channels, filters)
+        self.trunk: Trunk | TwoPathTrunk = build_trunk(architecture)
         self.modulation: Modulation | None = None
         if architecture.fusion in (Fusion.DAFT, Fusion.FILM):
             before = location in (Location.BLOCK_INPUT, Location.SHORTCUT, Location.RESIDUAL_INPUT)
-            self.modulation = Modulation(4 * filters if before else 8 * filters, architecture)
+            self.modulation = Modulation(inputs if before else outputs, architecture)
         # A modulation after norm1 replaces the scale and shift of that normalisation.
         affine = self.modulation is None or location is not Location.AFTER_NORM
-        self.block = Residual(4 * filters, 8 * filters, architecture.stride, affine=affine)
+        self.block = Residual(inputs, outputs, architecture.stride, affine=affine)
         late = architecture.clinical_size if architecture.fusion is Fusion.CONCAT else 0
-        self.head = nn.Linear(8 * filters + late, architecture.outputs)
+        self.head = nn.Linear(outputs + late, architecture.outputs)
 
     def forward(self, image: Tensor, clinical: Tensor) -> Tensor:
         """Compute logits (n, outputs) of images (n, c, x, y, z) and clinical vectors (n, v)."""
         return self.tail(self.trunk(image), clinical)
 
     def tail(self, features: Tensor, clinical: Tensor) -> Tensor:
-        """Compute logits (n, outputs) from trunk features (n, 4 f, x, y, z) and clinical vectors (n, v)."""
+        """Compute logits (n, outputs) from trunk features (n, t, x, y, z) and clinical vectors (n, v)."""
         return self.classify(self.penultimate(features, clinical), clinical)
 
     def penultimate(self, features: Tensor, clinical: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Design notes:
   explanation adds up to exactly the predicted number. TF32, which rounds like bfloat16, is off.
 - Another backend may compute the trunks (app/network/backends.py); torch computes gradients and the tail.
 - One thread computes a small tail, because threads would wait for each other at each layer (docs/experiments.md).
+- Folds that were trained on one frozen trunk share it: it is held in memory once and computed once for all of them.
 - Only the first output is used; auxiliary outputs are for training.
 """
 
@@ -64,8 +65,18 @@ def fold_batch_norm_in_place(network: Network) -> Network:
     return network.requires_grad_(requires_grad=False)
 
 
+def _equal(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two modules of one architecture have the same weights."""
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
 class Ensemble:
     """The networks of all folds, prepared for inference.
+
+    Attributes:
+        folds: The networks; folds with equal trunks hold one trunk object.
+        distinct: The folds whose trunks differ: the first fold of each group that shares a trunk.
+        trunk_of: For each fold, the position of its trunk's fold in ``distinct``.
 
     Args:
         networks: One per fold, as trained (batch normalisation not folded in).
@@ -82,6 +93,15 @@ class Ensemble:
             for weight in network.parameters():
                 if weight.dim() == 5:
                     weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
+        self.distinct: list[Network] = []
+        self.trunk_of: list[int] = []
+        for network in self.folds:
+            same = [place for place, other in enumerate(self.distinct) if _equal(network.trunk, other.trunk)]
+            if same:
+                network.trunk = self.distinct[same[0]].trunk
+            else:
+                self.distinct.append(network)
+            self.trunk_of.append(same[0] if same else len(self.distinct) - 1)
 
     @property
     def differentiable(self) -> bool:
@@ -94,10 +114,12 @@ class Ensemble:
 
     @torch.no_grad()
     def features(self, image: Tensor) -> list[Tensor]:
-        """Compute each fold's trunk features (1, 4 f, ., ., .) of one image (c, x, y, z)."""
+        """Compute each fold's trunk features (1, t, ., ., .) of one image (c, x, y, z)."""
         if self.backend is not None:
-            return self.backend(image)
-        return [self.trunk(fold, self.image(image)) for fold in self.folds]
+            computed = self.backend(image)
+        else:
+            computed = [self.trunk(fold, self.image(image)) for fold in self.distinct]
+        return [computed[place] for place in self.trunk_of]
 
     def trunk(self, fold: Network, batch: Tensor) -> Tensor:
         """Compute one fold's trunk features of a batch (n, c, x, y, z) in the device's precision; differentiable."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from app.network.daft import Network
-from app.network.resnet import Residual, Trunk
+from app.network.resnet import Path, Residual, Trunk, TwoPathTrunk
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
@@ -62,11 +62,27 @@ class _TrunkGraph:
         image = self._operators.parameter([1, *shape], np.float32)
         return self._model([self._trunk(fold.trunk, image) for fold in folds], [image], "trunks")
 
-    def _trunk(self, trunk: Trunk, image: Any) -> Any:
-        stem, two, zero = trunk.stem, [2, 2, 2], [0, 0, 0]
-        x = self._operators.max_pool(self._conv(stem.conv, image), two, [1, 1, 1], zero, zero, two).output(0)
+    def _trunk(self, trunk: Trunk | TwoPathTrunk, image: Any) -> Any:
+        features = [self._path(path, self._cut(image, part)) for path, part in trunk.paths]
+        if isinstance(trunk, Trunk):
+            return features[0]
+        whole, boxed = features
+        margins = trunk.margins(list(whole.shape)[2:])  # from the last axis to the first
+        before, after = [0, 0, *margins[-2::-2]], [0, 0, *margins[::-2]]
+        return self._operators.concat([whole, self._operators.pad(boxed, before, after, "constant")], 1)
+
+    def _cut(self, image: Any, part: tuple[slice, ...] | None) -> Any:
+        if part is None:
+            return image
+        start, stop = [axis.start for axis in part], [axis.stop for axis in part]
+        return self._operators.slice(image, start, stop, [1, 1, 1], [2, 3, 4])
+
+    def _path(self, path: Path, image: Any) -> Any:
+        x, two, zero = self._conv(path.stem.conv, image), [2, 2, 2], [0, 0, 0]
+        if isinstance(path.stem.pool, nn.MaxPool3d):
+            x = self._operators.max_pool(x, two, [1, 1, 1], zero, zero, two).output(0)
         x = self._operators.relu(x)
-        for block in (trunk.block1, trunk.block2, trunk.block3):
+        for block in path.blocks:
             x = self._block(block, x)
         return x
 

@@ -4,16 +4,21 @@ Design notes:
 - Convolutions have no bias; a batch normalisation follows each.
 - The trunk ends before the last residual block and does not depend on the clinical vector. So one pass serves any
   number of clinical vectors.
+- A clot fills a thousandth of the volume, and the first pooling hides it. So a trunk can have a second path, which
+  reads a box around the arteries without that pooling (docs/experiments.md).
 - All tensors are (n, channels, x, y, z).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+from app.network.architecture import TRUNK_STRIDE, Architecture, BoxPath
 
 Modulate = Callable[[Tensor], Tensor]
 
@@ -32,14 +37,17 @@ class Stem(nn.Sequential):
     """conv3 - norm - relu, then max-pooling by 2: (n, c, x, y, z) to (n, filters, x/2, y/2, z/2).
 
     Pooling and relu commute. The pooling comes first, so that the relu has an eighth of the voxels.
+
+    Args:
+        pooled: Whether there is a pooling; without it the size stays.
     """
 
-    def __init__(self, channels: int, filters: int) -> None:
+    def __init__(self, channels: int, filters: int, *, pooled: bool = True) -> None:
         super().__init__()
         self.conv = conv3(channels, filters)
         self.norm = nn.BatchNorm3d(filters)
         self.relu = nn.ReLU()
-        self.pool = nn.MaxPool3d(2)
+        self.pool: nn.Module = nn.MaxPool3d(2) if pooled else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         return cast("Tensor", self.relu(self.pool(self.norm(self.conv(x)))))
@@ -75,7 +83,28 @@ class Residual(nn.Module):
         return torch.relu(self.shortcut(x) + self.norm2(self.conv2(residual)))
 
 
-class Trunk(nn.Sequential):
+class Path(nn.Sequential):
+    """An image path of the trunk: a stem and residual blocks, (n, c, x, y, z) to (n, 4 f, x/8, y/8, z/8)."""
+
+    stem: Stem
+
+    @property
+    def blocks(self) -> list[Residual]:
+        """The residual blocks, in order."""
+        return [part for part in self.children() if isinstance(part, Residual)]
+
+    @property
+    def paths(self) -> list[tuple[Path, tuple[slice, ...] | None]]:
+        """This path over the whole image; a trunk of two paths has the same property."""
+        return [(self, None)]
+
+    def join(self, features: Sequence[Tensor]) -> Tensor:
+        """Return the features of the only path."""
+        (whole,) = features
+        return whole
+
+
+class Trunk(Path):
     """Stem and the first three residual blocks: (n, c, x, y, z) to (n, 4 f, x/8, y/8, z/8)."""
 
     def __init__(self, channels: int, filters: int) -> None:
@@ -84,3 +113,61 @@ class Trunk(nn.Sequential):
         self.block1 = Residual(filters, filters)
         self.block2 = Residual(filters, 2 * filters, stride=2)
         self.block3 = Residual(2 * filters, 4 * filters, stride=2)
+
+
+class BoxTrunk(Path):
+    """A stem without pooling and three residual blocks of stride 2, over a box of the image."""
+
+    def __init__(self, channels: int, filters: int) -> None:
+        super().__init__()
+        self.stem = Stem(channels, filters, pooled=False)
+        self.block1 = Residual(filters, 2 * filters, stride=2)
+        self.block2 = Residual(2 * filters, 4 * filters, stride=2)
+        self.block3 = Residual(4 * filters, 4 * filters, stride=2)
+
+
+class TwoPathTrunk(nn.Module):
+    """The whole image by one path and a box of it by another: (n, c, x, y, z) to (n, 4 f + 4 g, x/8, y/8, z/8).
+
+    The features of the box stand at its place among those of the image, with zeros around them.
+    """
+
+    def __init__(self, channels: int, filters: int, box: BoxPath) -> None:
+        super().__init__()
+        self.whole = Trunk(channels, filters)
+        self.box = BoxTrunk(channels, box.filters)
+        self._box = box
+
+    @property
+    def paths(self) -> list[tuple[Path, tuple[slice, ...] | None]]:
+        """Each path with the voxel ranges that it sees; None: the whole image."""
+        return [(self.whole, None), (self.box, self._box.slices)]
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.join([path(image if part is None else image[:, :, *part]) for path, part in self.paths])
+
+    def join(self, features: Sequence[Tensor]) -> Tensor:
+        """Join the features of the paths, in the order of ``paths``."""
+        whole, boxed = features
+        return torch.cat([whole, functional.pad(boxed, self.margins(whole.shape[2:]))], dim=1)
+
+    def margins(self, size: Sequence[int]) -> list[int]:
+        """Voxels of zeros around the box in features of ``size`` (x, y, z), as ``torch.nn.functional.pad`` takes them.
+
+        Raises:
+            ValueError: The image does not contain the box.
+        """
+        margins: list[int] = []
+        for length, part in zip(reversed(size), reversed(self._box.slices), strict=True):
+            before, after = part.start // TRUNK_STRIDE, length - part.stop // TRUNK_STRIDE
+            if after < 0:
+                raise ValueError("the image does not contain the box of the second path; use a larger grid")
+            margins += [before, after]
+        return margins
+
+
+def build_trunk(architecture: Architecture) -> Trunk | TwoPathTrunk:
+    """Create the trunk of an architecture with random initial weights."""
+    if architecture.box is None:
+        return Trunk(architecture.in_channels, architecture.filters)
+    return TwoPathTrunk(architecture.in_channels, architecture.filters, architecture.box)

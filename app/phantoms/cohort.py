@@ -153,12 +153,14 @@ class PhantomImages:
         row: place of the patient in the cohort.
         images: (C, X, Y, Z) float16, normalised, zero where ``presence`` (C,) is False.
         covered_ml: as ``covered_ml`` returns it.
+        clot: (X, Y, Z) float16, share of each voxel that the clot fills.
     """
 
     row: int
     images: NDArray[np.float16]
     presence: NDArray[np.bool_]
     covered_ml: tuple[float, float, float] | None
+    clot: NDArray[np.float16]
 
 
 def presence(patient_scene: Scene, channels: Sequence[ChannelSpec]) -> NDArray[np.bool_]:
@@ -184,7 +186,8 @@ def grouped_images(
         shown = render.normalise(renderer.render(patient_scene), channels).astype(np.float16)
         present = presence(patient_scene, channels)
         shown[~present] = 0
-        yield PhantomImages(row, shown, present, covered_ml(patient_scene))
+        clot = renderer.clot(patient_scene).astype(np.float16)
+        yield PhantomImages(row, shown, present, covered_ml(patient_scene), clot)
 
 
 def images(

@@ -155,6 +155,11 @@ class Renderer:
         }
         return acquisition.cut(values, variation.scanner, self._frame)
 
+    def clot(self, patient_scene: Scene) -> Array:
+        """Share of each voxel (X, Y, Z) that the clot fills, 0 to 1."""
+        share = self._arteries @ (self._cover * patient_scene.clot)
+        return np.asarray(np.clip(share, 0, 1).reshape(self.shape), np.float32)
+
     def _scanned(self, channel: Channel, blood: Array, grain: Array, patient_scene: Scene) -> Array:
         """NCCT or CTA (X, Y, Z), HU, with these densities (n,) in its vessels, as the scanner shows it."""
         scanner = patient_scene.variation.scanner

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
 
@@ -22,7 +22,7 @@ from app.imaging.model_grid import ChannelSpec, Grid
 from app.network.architecture import Architecture, Fusion
 from app.sdk.types import Channel, Input
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 2
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
 VERSION_PATTERN = r"^[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}(-[0-9a-z.]{1,30})?$"
 LARGEST = 1e12  # absolute value of a number that has no other bound
@@ -142,6 +142,17 @@ class GoldenCase(FrozenModel):
     logits: tuple[Annotated[float, Field(ge=-1e4, le=1e4)], ...]
 
 
+class ReferenceHeadFile(FrozenModel):
+    """File of the intracranial mask and the mean head that the network sees images relative to.
+
+    With ``side_aligned``, heads with a left-sided occlusion are mirrored before the network.
+    """
+
+    file: str = Field(default="reference-head.safetensors", pattern=r"^[a-z0-9][a-z0-9.-]*\.safetensors$")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    side_aligned: bool = True
+
+
 class OutOfDistribution(FrozenModel):
     """Mean and precision of the penultimate features; ``limit`` bounds the squared Mahalanobis distance."""
 
@@ -201,9 +212,12 @@ class SegmenterRef(FrozenModel):
 
 
 class Manifest(FrozenModel):
-    """Complete manifest of one model version."""
+    """Complete manifest of one model version.
 
-    schema_version: Literal[1] = 1
+    Schema 2 adds ``reference_head`` and the second image path of ``architecture``; a manifest of schema 1 has neither.
+    """
+
+    schema_version: Literal[1, 2] = SCHEMA_VERSION
     name: Annotated[str, Field(pattern=NAME_PATTERN)]
     version: Version
     kind: Literal["network", "logistic"] = "network"
@@ -217,13 +231,16 @@ class Manifest(FrozenModel):
     conformal: Conformal | None = None
     background: Background
     out_of_distribution: OutOfDistribution | None = None
+    reference_head: ReferenceHeadFile | None = Field(
+        default=None, description="What the network sees an image relative to; null: the whole image as it is"
+    )
     segmenter: SegmenterRef | None = Field(
         default=None, description="Trained vessel segmenter, used if no mask is sent; null: the classical one"
     )
     golden: tuple[GoldenCase, ...] = Field(default=(), max_length=64)
     training: Training
     metrics: dict[str, Measured] = Field(default_factory=dict)
-    regions: str = Field(default="rlvo-regions-1", description="Region atlas of the explanation")
+    regions: str = Field(default="rlvo-regions-2", description="Region atlas of the explanation")
     intended_use: str = "Research use only. Not for clinical decisions."
     licence: str = "Apache-2.0"
     extra: dict[str, Any] = Field(default_factory=dict)
@@ -240,7 +257,7 @@ class Manifest(FrozenModel):
     def _parts_differ(self) -> Manifest:
         if len({channel.name for channel in self.channels}) != len(self.channels):
             raise ValueError("a channel is listed twice")
-        files = ["manifest.json", *(fold.file for fold in self.folds), *(case.file for case in self.golden)]
+        files = ["manifest.json", *(part.file for part in self.files)]
         if len(set(files)) != len(files):
             raise ValueError("each fold and each golden case needs its own file")
         return self
@@ -256,16 +273,31 @@ class Manifest(FrozenModel):
             self._check_network(size)
         return self
 
+    @model_validator(mode="after")
+    def _fits_its_schema(self) -> Manifest:
+        if self.schema_version == 1 and (self.reference_head is not None or self.architecture.box is not None):
+            raise ValueError("a reference head and a second image path need schema_version 2")
+        return self
+
     def _check_network(self, size: int) -> None:
         network, reference = self.architecture, self.out_of_distribution
+        if network.box is not None and any(
+            part.stop > length for part, length in zip(network.box.slices, self.grid.shape, strict=True)
+        ):
+            raise ValueError("architecture.box must lie within the grid")
         if len(self.channels) != network.in_channels:
             raise ValueError("architecture.in_channels must equal the number of channels")
         if network.clinical_size != size:
             raise ValueError(f"architecture.clinical_size must be {size}, the number of entries of the clinical vector")
         if network.fusion in (Fusion.DAFT, Fusion.FILM) and not (network.scale or network.shift):
             raise ValueError("architecture needs a scale, a shift, or both")
-        if reference is not None and len(reference.mean) != 8 * network.filters:
+        if reference is not None and len(reference.mean) != network.pooled_channels:
             raise ValueError("out_of_distribution.mean must have 8 entries per filter of the architecture")
+
+    @property
+    def files(self) -> list[Fold | GoldenCase | ReferenceHeadFile]:
+        """Every file of the version that the manifest lists with its digest."""
+        return [*self.folds, *self.golden, *([self.reference_head] if self.reference_head else [])]
 
     @property
     def required_inputs(self) -> list[Input]:

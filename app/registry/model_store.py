@@ -22,7 +22,7 @@ from app.core.filesystem import atomic_directory
 from app.registry import aliases as alias_files
 from app.registry import version_files
 from app.registry.aliases import ALIAS, DEFAULT_ALIAS, NAME, VERSION, AliasChange
-from app.registry.manifest import Fold, GoldenCase, Manifest, SegmenterManifest, SegmenterRef
+from app.registry.manifest import Manifest, SegmenterManifest, SegmenterRef
 from app.sdk.errors import Conflict, ModelNotFound, ModelNotReady
 
 _OPTIONAL = ("card.md", "manifest.sig")
@@ -122,7 +122,7 @@ class ModelStore:
         target = self.folder / manifest.name / manifest.version
         if target.exists():
             raise Conflict(f"{manifest.name} {manifest.version} is in the store already; versions never change")
-        listed = [*(fold.file for fold in manifest.folds), *(case.file for case in manifest.golden)]
+        listed = [part.file for part in manifest.files]
         listed += [each for each in _OPTIONAL if version_files.exists(folder, each)]
         with atomic_directory(target) as draft:
             for file in ("manifest.json", *listed):
@@ -174,8 +174,7 @@ class ModelStore:
     def verify(self, entry: StoredVersion) -> None:
         """Check the digest of every file that the manifest lists; a wrong file raises ModelNotReady."""
         manifest = entry.manifest
-        listed: list[Fold | GoldenCase] = [*manifest.folds, *manifest.golden]
-        for part in listed:
+        for part in manifest.files:
             try:
                 with (entry.folder / part.file).open("rb") as file:
                     intact = hashlib.file_digest(file, "sha256").hexdigest() == part.sha256

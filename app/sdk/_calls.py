@@ -259,9 +259,9 @@ class Verbs:
             part.unlink(missing_ok=True)
         return path
 
-    def save_dicom(self, prediction_id: str, to: str | os.PathLike[str]) -> Steps[Path]:
+    def save_dicom(self, prediction_id: str, to: str | os.PathLike[str], wait: float) -> Steps[Path]:
         path = Path(to) / f"{prediction_id}-dicom.zip" if Path(to).is_dir() else Path(to)
-        return (yield from self.save(prediction_id, "dicom", path))
+        return (yield from self.save(prediction_id, "dicom", path, wait))
 
     def _drawn(self, path: str, sink: BinaryIO, wait: float) -> Steps[None]:
         """Read a file into ``sink``; repeat the request for ``wait`` seconds while it is not drawn yet."""

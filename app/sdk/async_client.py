@@ -127,9 +127,9 @@ class AsyncClient:
         """See ``Client.report``."""
         return await self._run(self._verbs.save(prediction_id, "report.html", to, wait))
 
-    async def dicom(self, prediction_id: str, to: str | PathLike[str]) -> Path:
+    async def dicom(self, prediction_id: str, to: str | PathLike[str], *, wait: float = 60.0) -> Path:
         """See ``Client.dicom``."""
-        return await self._run(self._verbs.save_dicom(prediction_id, to))
+        return await self._run(self._verbs.save_dicom(prediction_id, to, wait))
 
     async def fhir(self, prediction_id: str, version: FhirRelease | None = None) -> dict[str, Any]:
         """See ``Client.fhir``."""

@@ -205,9 +205,12 @@ class Client:
         """Save the self-contained HTML report and return its path; ``to`` as in ``map``, ``wait`` as in ``figure``."""
         return self._run(self._verbs.save(prediction_id, "report.html", to, wait))
 
-    def dicom(self, prediction_id: str, to: str | PathLike[str]) -> Path:
-        """Save the DICOM objects of a prediction as one ZIP archive and return its path; they name the patient."""
-        return self._run(self._verbs.save_dicom(prediction_id, to))
+    def dicom(self, prediction_id: str, to: str | PathLike[str], *, wait: float = 60.0) -> Path:
+        """Save the DICOM objects of a prediction as one ZIP archive and return its path; they name the patient.
+
+        They hold the figures; ``wait`` as in ``figure``.
+        """
+        return self._run(self._verbs.save_dicom(prediction_id, to, wait))
 
     def fhir(self, prediction_id: str, version: FhirRelease | None = None) -> dict[str, Any]:
         """Return the prediction as a Bundle of a FHIR release, by default of R4 (also valid for R4B)."""

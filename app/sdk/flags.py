@@ -365,6 +365,12 @@ _MODEL: Final = {
         "Asymmetry of Tmax, or of the arteries.",
         "Send occlusion_side.",
     ),
+    "side-unknown": FlagKind(
+        _WARNING,
+        "The side of the occlusion is neither sent nor shown, but the version reads images from the affected side.",
+        "occlusion_side, and the asymmetry of Tmax, relative CBF and arteries.",
+        "Send occlusion_side.",
+    ),
     "synthetic-training": FlagKind(
         _INFO,
         "The version was trained on synthetic patients only; its number says nothing about a real patient.",

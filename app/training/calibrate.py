@@ -38,7 +38,15 @@ def calibrate(fitted: FittedModels, data: Dataset, config: TrainConfig) -> Versi
     if name != LOGISTIC:
         visible = [CHANNEL_NAMES.index(channel) for channel in NETWORKS[name][1]]
         cpu = torch.device("cpu")
-        context = TrainingContext(data.only(visible), result.vectors, defaults.GRID, CHANNEL_NAMES, cpu)
+        context = TrainingContext(
+            data.only(visible),
+            result.vectors,
+            defaults.GRID,
+            CHANNEL_NAMES,
+            cpu,
+            reference=result.reference,
+            left=result.left,
+        )
         familiar = calibration.out_of_distribution(result.networks[name], context, develop, seed)
     background = calibration.background(result.vectors, data.presence, develop, seed)
     return VersionStatistics(rules, background, familiar)

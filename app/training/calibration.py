@@ -29,6 +29,7 @@ from app.evaluation.metrics import (
 )
 from app.network.daft import Network
 from app.registry.manifest import Background, Calibration, Conformal, OutOfDistribution, Threshold
+from app.training import tasks
 from app.training.dataset import Vectors
 from app.training.tasks import TrainingContext
 
@@ -117,9 +118,7 @@ def out_of_distribution(
     The limit is the squared Mahalanobis distance that a share of 1 - ``OOD_QUANTILE`` of these patients exceeds.
     """
     rng = np.random.default_rng([seed, 11])
-    weights = [list(network.trunk.state_dict().values()) for network in networks]
-    # If all folds share a pretrained trunk, its features are computed once.
-    shared = all(torch.equal(a, b) for other in weights[1:] for a, b in zip(weights[0], other, strict=True))
+    shared = tasks.share_a_trunk(networks)
     parts: list[Tensor] = []
     for part in np.array_split(np.sort(rng.permutation(rows)[:512]), 16):
         if not len(part):

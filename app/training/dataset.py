@@ -17,13 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.imaging.model_grid import ChannelSpec, Grid
+from app.inference import defaults, occlusion_side
 from app.inference.clinical_encoder import PERFUSION, encode
 from app.inference.model_input import ModelInput
 from app.phantoms import biology, cohort
 from app.phantoms.biology import Preset
 from app.phantoms.scene import PLAIN, Appearance
 from app.registry.manifest import Clinical
-from app.sdk.clinical import ClinicalRecord, ImagingSigns
+from app.sdk.clinical import ClinicalRecord, ImagingSigns, Side
 from app.sdk.types import Channel, Flag, PerfusionSummary
 
 Bits = NDArray[np.bool_]
@@ -43,6 +44,7 @@ class Dataset:
         oracle: (n,) true probability of rLVO, for phantoms only.
         digests: Digests (n) of the images of each row, see ``provenance.image_digests``.
         flags: Flags (n) of the preparation of each row; None for a row that came prepared.
+        clots: (n, X/2, Y/2, Z/2) float16, share of each cell of two voxels that the clot fills, for phantoms only.
     """
 
     images: NDArray[np.float16]
@@ -57,6 +59,7 @@ class Dataset:
     scanners: NDArray[np.str_] | None = None
     digests: Sequence[Mapping[str, str]] = ()
     flags: Sequence[Sequence[Flag] | None] = ()
+    clots: NDArray[np.float16] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -81,13 +84,16 @@ def phantoms(
     *,
     appearance: Appearance = PLAIN,
     into: NDArray[np.float16] | None = None,
+    clots_into: NDArray[np.float16] | None = None,
+    protocols_into: NDArray[np.float64] | None = None,
     drawn: bool = False,
     advance: Callable[[], None] = lambda: None,
 ) -> Dataset:
     """Synthetic cohort, drawn directly on the model grid.
 
-    ``appearance``: what varies between the patients besides biology. ``into`` receives the images and may be a memory
-    map. With ``drawn`` it already holds the images of an earlier call with the same arguments.
+    ``appearance``: what varies between the patients besides biology. ``into`` receives the images, ``clots_into`` the
+    clots and ``protocols_into`` (n, C + 3) the presence and the covered volumes, NaN for the whole head; all may be
+    memory maps. With ``drawn`` they already hold those of an earlier call with the same arguments.
     """
     persons = biology.draw(patients, seed, preset)
     images = np.empty((patients, len(channels), *grid.shape), np.float16) if into is None else into
@@ -96,7 +102,15 @@ def phantoms(
     if not drawn:
         for one in cohort.grouped_images(persons, seed, grid, channels, appearance=appearance):
             images[one.row], presence[one.row], covered[one.row] = one.images, one.presence, one.covered_ml
+            if clots_into is not None:
+                clots_into[one.row] = cells_of_two(one.clot)
+            if protocols_into is not None:
+                protocols_into[one.row] = [*one.presence, *(one.covered_ml or (np.nan,) * 3)]
             advance()
+    elif protocols_into is not None:
+        presence = protocols_into[:, : len(channels)] > 0
+        volumes = np.asarray(protocols_into[:, len(channels) :]).tolist()
+        covered = [None if np.isnan(row[0]) else (row[0], row[1], row[2]) for row in volumes]
     elif appearance.scanners:
         for row, patient_scene, _ in cohort.scenes(persons, seed, appearance):
             presence[row] = cohort.presence(patient_scene, channels)
@@ -115,7 +129,15 @@ def phantoms(
         sites=np.full(patients, "phantom"),
         latents=np.array([standard_latents(person) for person in persons], np.float32),
         oracle=np.array([person.probability for person in persons]),
+        clots=clots_into,
     )
+
+
+def cells_of_two(volume: NDArray[np.float16]) -> NDArray[np.float16]:
+    """Average a volume (x, y, z) over cells of two voxels along each axis: (x/2, y/2, z/2)."""
+    x, y, z = (length // 2 for length in volume.shape)
+    cells = volume.astype(np.float32).reshape(x, 2, y, 2, z, 2).mean(axis=(1, 3, 5))
+    return np.asarray(cells, np.float16)
 
 
 def standard_latents(person: biology.Patient) -> list[float]:
@@ -208,6 +230,18 @@ class Vectors:
         return np.concatenate([values, missing, presence], axis=1).astype(np.float32)
 
 
+def affected_side(data: Dataset, row: int) -> Side | None:
+    """Side of the occlusion by the record, and without it by the images, as in the service; None if neither shows it.
+
+    Images of another release's layout show none.
+    """
+    recorded, image = data.records[row].occlusion_side, data.images[row]
+    if recorded is not None or image.shape != (len(defaults.CHANNELS), *defaults.GRID.shape):
+        return recorded
+    shown = occlusion_side.shown_sides(image.astype(np.float32), data.presence[row], defaults.CHANNELS, defaults.GRID)
+    return occlusion_side.compare(None, shown)[0]
+
+
 def to_model_input(data: Dataset, vectors: Vectors, spec: Clinical, row: int) -> ModelInput:
     """One row of a data set as the input of a model version."""
     encoded = encode(data.records[row], spec, data.perfusion[row])
@@ -216,6 +250,7 @@ def to_model_input(data: Dataset, vectors: Vectors, spec: Clinical, row: int) ->
     return ModelInput(
         image=image,
         presence=presence,
+        affected=affected_side(data, row),
         clinical=vectors.joined(np.array([row]), presence[None])[0],
         shown=encoded.shown,
         imputed=encoded.imputed,

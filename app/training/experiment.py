@@ -18,14 +18,16 @@ from numpy.typing import NDArray
 
 from app.inference import clinical_encoder, defaults
 from app.inference.fold_files import LogisticFold
+from app.inference.reference_head import ReferenceHead
 from app.network.architecture import Fusion
 from app.network.daft import Network
 from app.registry.manifest import Clinical
-from app.training import baselines, folds, pretrained
+from app.training import baselines, folds, pretrained, reference
 from app.training import variables as clinical_variables
 from app.training.baselines import Baseline
 from app.training.dataset import Dataset, Vectors
 from app.training.options import PublishedModel
+from app.training.pretrained import Pretrained
 from app.training.progress import Advance, ProgressReporter
 from app.training.results_table import ORACLE, ModelScores, of_oracle
 from app.training.splits import Split
@@ -46,6 +48,9 @@ NETWORKS: dict[str, tuple[Fusion, tuple[str, ...]]] = {
     DAFT: (Fusion.DAFT, CHANNEL_NAMES),
 }
 """The rows of the table that are networks: fusion, and visible channels."""
+
+FILTERS = 8
+"""Width of a network that is trained as a whole."""
 
 PUBLISHED = {
     PublishedModel.DAFT: DAFT,
@@ -73,7 +78,7 @@ class ExperimentConfig:
     networks: tuple[str, ...] = tuple(NETWORKS)
     variables: tuple[str, ...] = ()
     views: int = 2
-    filters: int = 8
+    filters: int = FILTERS
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,8 @@ class ExperimentResult:
         scores: Logits of every model by its row of the table, the oracle included.
         networks: Folds of each network by its row of the table.
         logistic: Folds of the row ``LOGISTIC``.
+        reference: Reference head of the networks.
+        left: (n,) whether the left side is affected.
     """
 
     split: Split
@@ -94,6 +101,8 @@ class ExperimentResult:
     scores: dict[str, ModelScores]
     networks: dict[str, tuple[Network, ...]]
     logistic: tuple[LogisticFold, ...]
+    reference: ReferenceHead | None = None
+    left: NDArray[np.bool_] | None = None
 
 
 def fit_models(
@@ -103,7 +112,7 @@ def fit_models(
     device: torch.device,
     progress: ProgressReporter,
     *,
-    trunk: Network | None = None,
+    trunk: Pretrained | None = None,
     folder: Path | None = None,
     shared: Path | None = None,
     jobs: int = 1,
@@ -117,7 +126,8 @@ def fit_models(
         split: Rows of the folds and of the test part.
         device: Device of the networks.
         progress: Receives messages and the stage of the trunk's features.
-        trunk: Pretrained network whose trunk and last block are reused without training; None: train whole networks.
+        trunk: Pretrained network whose trunk and last block are reused without training; None: train whole networks,
+            relative to the mean head of the development patients.
         folder: Folder of this split's checkpoints.
         shared: Folder of the pretrained trunk's features, which all splits of a run share.
         jobs: Folds that run at the same time.
@@ -128,24 +138,27 @@ def fit_models(
     )
     vectors = Vectors.of(data, spec)
     scores, logistic = _fit_baselines(config, data, vectors, split, progress)
+    head = reference.make(data, split.develop, defaults.GRID) if trunk is None else trunk.reference
+    left = reference.left_sided(data)
+    box = trunk.network.architecture.box if trunk else None
     networks: dict[str, tuple[Network, ...]] = {}
     features: dict[tuple[str, ...], Views] = {}
     for name in config.networks:
         fusion, channels = NETWORKS[name]
         visible = tuple(CHANNEL_NAMES.index(channel) for channel in channels)
         given = visible if trunk is None and len(visible) < len(CHANNEL_NAMES) else None
-        context = TrainingContext(data.only(visible), vectors, defaults.GRID, CHANNEL_NAMES, device, given)
+        context = TrainingContext(data.only(visible), vectors, defaults.GRID, CHANNEL_NAMES, device, given, head, left)
         if trunk is not None and channels not in features:
             path = shared / f"views-{'-'.join(channels)}.safetensors" if shared else None
-            features[channels] = pretrained.views(trunk, context, config.views, config.seed, path, progress)
+            features[channels] = pretrained.views(trunk.network, context, config.views, config.seed, path, progress)
         epochs = _EpochCounter(name, len(split.folds), config.recipe.epochs, progress, advance)
         fitted = folds.fit(
-            defaults.architecture(fusion, spec, filters=config.filters, channels=len(given or CHANNEL_NAMES)),
+            defaults.architecture(fusion, spec, filters=config.filters, channels=len(given or CHANNEL_NAMES), box=box),
             context,
             split,
             config.recipe,
             config.seed,
-            pretrained_network=trunk,
+            pretrained_network=trunk.network if trunk else None,
             views=features.get(channels),
             folder=folder,
             name="-".join((fusion.value, *channels)),
@@ -157,7 +170,7 @@ def fit_models(
         scores[name] = ModelScores(fitted.out_of_fold, fitted.each, fitted.aucs)
     if data.oracle is not None:
         scores[ORACLE] = of_oracle(data.oracle, data.labels, split)
-    return ExperimentResult(split, spec, vectors, scores, networks, logistic)
+    return ExperimentResult(split, spec, vectors, scores, networks, logistic, head, left)
 
 
 class _EpochCounter:

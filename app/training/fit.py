@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from app.network.daft import Network
 from app.training import distributed, experiment, pretrained
 from app.training.dataset import Dataset
 from app.training.experiment import ExperimentConfig, ExperimentResult
 from app.training.options import TrainConfig
+from app.training.pretrained import Pretrained
 from app.training.progress import ProgressReporter
 from app.training.split import RunSplits
 from app.training.trainer import Recipe
@@ -38,13 +38,12 @@ def fit(
     splits: RunSplits, data: Dataset, config: TrainConfig, device: torch.device, progress: ProgressReporter
 ) -> FittedModels:
     """Fit the table's models on every split. A killed run continues from the checkpoints in the splits' folders."""
-    trunk, notes = _pretrained(config, device, splits.folder, progress)
+    trunk = _pretrained(config, device, splits.folder, progress)
     settings = ExperimentConfig(
         seed=config.seed,
+        filters=trunk.network.architecture.filters if trunk else experiment.FILTERS,
         recipe=TAIL_RECIPE if trunk else Recipe(epochs=config.epochs),
-        networks=tuple(
-            name for name in experiment.NETWORKS if not config.quick or name == experiment.PUBLISHED[config.model]
-        ),
+        networks=_rows(config),
         variables=config.variables,
     )
     # Under torchrun each fold uses all ranks, so the folds run one after another.
@@ -66,17 +65,24 @@ def fit(
                 advance=advance,
             )
             results.append(replace(result, networks={}) if config.validation.has_many_splits else result)
-    return FittedModels(tuple(results), settings, notes)
+    return FittedModels(tuple(results), settings, (trunk.note,) if trunk else ())
+
+
+def _rows(config: TrainConfig) -> tuple[str, ...]:
+    """The networks of the results table that are trained, in its order."""
+    published = experiment.PUBLISHED[config.model]
+    compared = {experiment.PUBLISHED[model] for model in config.compare}
+    if config.quick or compared:
+        return tuple(name for name in experiment.NETWORKS if name == published or name in compared)
+    return tuple(experiment.NETWORKS)
 
 
 def _pretrained(
     config: TrainConfig, device: torch.device, folder: Path, progress: ProgressReporter
-) -> tuple[Network | None, tuple[str, ...]]:
-    """The network whose trunk and last block are reused, and a note for the card; None: train whole networks."""
+) -> Pretrained | None:
+    """The network whose trunk and last block are reused; None: train whole networks."""
     if config.trunk is not None:
-        network, note = pretrained.from_version(config.trunk)
-    elif config.phantoms:
-        network, note = pretrained.from_phantoms(config.phantoms, config.seed, device, folder, progress)
-    else:
-        return None, ()
-    return network, (note,)
+        return pretrained.from_version(config.trunk)
+    if config.phantoms:
+        return pretrained.from_phantoms(config.phantoms, config.seed, device, folder, progress)
+    return None

@@ -4,7 +4,8 @@ Design notes:
 - Development studies are scored by the fold that was not trained on them, test studies by the ensemble. Their
   probabilities are pooled after the calibration of each (``patient_files.py``).
 - A removed modality has empty channels. Without perfusion maps, the perfusion numbers that were computed from them are
-  missing too; those of the record stay.
+  missing too; those of the record stay. If the test part is large, it alone is scored without a modality, because each
+  study needs a pass through the whole network.
 - A group with fewer than five studies of either outcome is listed without scores, and its number is not shown if it is
   below five.
 """
@@ -26,6 +27,9 @@ from app.training.experiment import CHANNEL_NAMES, LOGISTIC, NETWORKS, Experimen
 from app.training.patient_files import fold_rules
 from app.training.results_table import ModelScores
 from app.training.tasks import TrainingContext
+
+LARGE_TEST = 1000
+"""Test studies from which on a removed modality is measured on the test part alone."""
 
 MODALITIES = {"NCCT": ("ncct",), "CTA": ("cta", "vessels"), "perfusion maps": ("tmax", "rcbf")}
 
@@ -54,11 +58,15 @@ def measure(result: ExperimentResult, name: str, data: Dataset, device: torch.de
             lines.append(_row(f"{modality} {state}", data.labels[chosen], whole[chosen]))
     if name == LOGISTIC:
         return lines
+    large = len(result.split.test) >= LARGE_TEST
+    scored, which = (result.split.test, "the test part") if large else (rows, "all")
+    if large:
+        lines.append(_row("test part, as sent", data.labels[scored], whole[scored]))
     for modality, channels in MODALITIES.items():
         if set(channels) & set(NETWORKS[name][1]):
-            without = _without(result, name, data, channels, device)
+            without = _without(result, name, data, channels, device, test_only=large)
             own = _probabilities(result, result.scores[name], without, data.labels)
-            lines.append(_row(f"{modality} removed from all", data.labels[rows], own[rows]))
+            lines.append(_row(f"{modality} removed from {which}", data.labels[scored], own[scored]))
     return lines
 
 
@@ -83,7 +91,7 @@ def section(lines: Sequence[ModalityRow]) -> list[str]:
         return []
     note = (
         "Development patients by the fold that was not trained on them, test patients by the ensemble. Removed: the "
-        "modality is taken away from every study, as if it had not been sent."
+        "modality is taken away from every study of the row, as if it had not been sent."
     )
     return ["## By modality", note, markdown(lines)]
 
@@ -107,20 +115,37 @@ def _probabilities(result: ExperimentResult, learnt: ModelScores, scores: ModelS
 
 
 def _without(
-    result: ExperimentResult, name: str, data: Dataset, channels: Sequence[str], device: torch.device
+    result: ExperimentResult,
+    name: str,
+    data: Dataset,
+    channels: Sequence[str],
+    device: torch.device,
+    *,
+    test_only: bool,
 ) -> ModelScores:
-    """Logits of the network ``name`` on studies without ``channels``."""
+    """Logits of the network ``name`` on studies without ``channels``; NaN out of fold with ``test_only``."""
     visible = NETWORKS[name][1]
     kept = [CHANNEL_NAMES.index(channel) for channel in visible if channel not in channels]
     perfusion = [None] * len(data) if "tmax" in channels else data.perfusion
     poorer = replace(data.only(kept), perfusion=perfusion)
     networks = result.networks[name]
-    context = TrainingContext(poorer, Vectors.of(poorer, result.spec), defaults.GRID, CHANNEL_NAMES, device)
+    context = TrainingContext(
+        poorer,
+        Vectors.of(poorer, result.spec),
+        defaults.GRID,
+        CHANNEL_NAMES,
+        device,
+        reference=result.reference,
+        left=result.left,
+    )
     out_of_fold = np.full(len(data), np.nan)
     each = np.full((len(networks), len(data)), np.nan)
-    for fold, (network, (_, own)) in enumerate(zip(networks, result.split.folds, strict=True)):
+    for network in networks:
         network.to(device)
-        out_of_fold[own] = tasks.logits(network, context, own)
-        each[fold, result.split.test] = tasks.logits(network, context, result.split.test)
+    if not test_only:
+        for network, (_, own) in zip(networks, result.split.folds, strict=True):
+            out_of_fold[own] = tasks.logits(network, context, own)
+    each[:, result.split.test] = tasks.ensemble_logits(networks, context, result.split.test)
+    for network in networks:
         network.to("cpu")
     return ModelScores(out_of_fold, each, ())

@@ -70,6 +70,7 @@ class TrainConfig:
         date_format: Form of the dates, as ``dd/mm/yyyy``; "": ISO.
         dicom: Folder of the DICOM studies that rows name by UID or accession number.
         variables: Names of the clinical variables (``variables.py``); (): the default ones.
+        compare: Networks of the results table besides ``model``; (): all of them.
         publish_anyway: Write a version in spite of few events or a ranking below chance (``publication.py``).
         accept_flags: Train although the preparation doubts some images, or images repeat under several patients.
         i_know: Train although the version of ``trunk`` was trained on some of the patients.
@@ -95,6 +96,7 @@ class TrainConfig:
     date_format: str = ""
     dicom: Path | None = None
     variables: tuple[str, ...] = ()
+    compare: tuple[PublishedModel, ...] = ()
     publish_anyway: bool = False
     accept_flags: bool = False
     i_know: bool = False

@@ -189,13 +189,15 @@ def _write_version(
     out, name, (result,) = config.out, PUBLISHED[config.model], fitted.results
     scores, test = result.scores[name], result.split.test
     logistic = name == LOGISTIC
-    fusion, visible = (Fusion.NONE, ()) if logistic else NETWORKS[name]
+    visible = () if logistic else NETWORKS[name][1]
     parts: Sequence[Network | fold_files.LogisticFold] = result.logistic if logistic else result.networks[name]
     manifest = Manifest(
         name=out.parent.name,
         version=out.name,
         kind="logistic" if logistic else "network",
-        architecture=defaults.architecture(fusion, result.spec, filters=fitted.config.filters),
+        architecture=(
+            defaults.architecture(Fusion.NONE, result.spec) if logistic else result.networks[name][0].architecture
+        ),
         grid=defaults.GRID,
         channels=defaults.CHANNELS,
         clinical=result.spec,
@@ -227,7 +229,8 @@ def _write_version(
     card = model_card.write(
         manifest, evaluation.rows, notes, data.oracle, data.labels, result.split, tables, outcome, about
     )
-    return model_version.save(out, manifest, list(parts), golden=golden, card=card)
+    head = None if logistic else result.reference
+    return model_version.save(out, manifest, list(parts), golden=golden, card=card, reference=head)
 
 
 def _training(cohort: Cohort, splits: RunSplits, data: Dataset, config: TrainConfig) -> Training:
@@ -270,6 +273,8 @@ def _command(config: TrainConfig) -> str:
         options["--target"] = config.target.value
     if config.variables:
         options["--variables"] = ",".join(config.variables)
+    if config.compare:
+        options["--compare"] = " --compare ".join(config.compare)
     if config.date_format:
         options["--date-format"] = config.date_format
     if config.validation is not Validation.PAPER:

@@ -1,16 +1,17 @@
 """Pretrains trunk and last block on phantoms to predict their latents (clot, collaterals, lesion), never the outcome.
 
 Design notes:
-- The most important signs fill about a thousandth of the volume, so averages over whole heads hide them. The trunk is
-  trained first on a box around the arteries of the affected side, with ``LatentHead`` heads at every depth.
-- Half of the boxes are mirrored and the heads mirror the features back, so that the trunk need not know the side.
-- Then the batch-norm statistics are measured on whole heads and the last block is trained on stored features of them.
-- ``unit_spread`` rescales both to pooled features with SD 1. Positive factors pass a ReLU, so nothing else changes.
+- The most important signs fill about a thousandth of the volume, so averages over whole heads hide them. The path over
+  the box learns them through ``LatentHead`` heads at every depth, and by marking the cells that the clot fills.
+- All heads are trained at once on whole heads with a known side. Half of them lose no channel and are not shifted.
+- Then the last block alone is trained on stored features.
+- ``unit_spread`` rescales the paths and the block to pooled features with SD 1. Positive factors pass a ReLU, so
+  nothing else changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,43 +19,30 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from app.imaging.model_grid import Grid
+from app.network import resnet
 from app.network.daft import Network, pool
-from app.network.resnet import Residual, Trunk
+from app.network.resnet import Residual, TwoPathTrunk
 from app.phantoms import anatomy
-from app.sdk.clinical import Side
-from app.training import augmentation, distributed, trainer
+from app.training import augmentation, trainer
 from app.training.dataset import LATENTS, draw_dropout
 from app.training.progress import ProgressReporter
 from app.training.tasks import Rows, TrainingContext, Views, batches, count_batches, latent_loss, mix_views, views
 from app.training.trainer import Recipe
 
-ARTERY_BOX_MM = ((-14.0, 78.0), (-48.0, 44.0), (-42.0, 50.0))  # MNI; outermost voxel centres around right ICA, M1, M2
-STRIDE = 8  # of the trunk; a box that starts on a multiple of it has the same features as in the whole head
 CAROTID_MM = 55.0  # arc length where the used segment of the carotid starts; a clot may lie beyond it
-AUGMENTED_SHARE = {"shift": 0.35, "incomplete": 0.2}  # of the boxes: shifted by a voxel, modalities missing
-LATENT_WEIGHTS = {"clot_hu": 0.6, "tmax6_ml": 0.3, "core_ml": 0.4}  # hard, or known from perfusion; others 1
+AUGMENTED_SHARE = {"shift": 0.35, "incomplete": 0.2}  # of the heads: shifted by a voxel, modalities missing
+LATENT_WEIGHTS = {"tmax6_ml": 0.3, "core_ml": 0.4}  # known from perfusion; others 1
+DEPTHS = {"stem": (1, 1), "block1": (2, 2), "block2": (4, 4), "block3": (8, 4)}
+"""Parts of the path over the box: voxels of the image per cell of their output, and channels per filter of the stem."""
+CLOT_AT = "block1"  # part whose features mark the clot; its cells have two voxels
+CLOT_WEIGHT, CLOT_FULL, CLOT_POSITIVE = 2.0, 0.06, 20.0
+"""Weight of the loss; share of a cell that the clot fills where it is whole in it; weight of the cells with clot."""
 
-ARTERY_BOX_RECIPE = Recipe(epochs=8, batch=32, rate=4e-3, patience=8)
+LESSON_RECIPE = Recipe(epochs=6, batch=32, rate=4e-3, patience=6)
 LAST_BLOCK_RECIPE = Recipe(epochs=10, batch=64, rate=4e-3, patience=10)
-
-
-def artery_box(grid: Grid) -> tuple[slice, slice, slice]:
-    """Voxel ranges around the arteries of the right side, on multiples of ``STRIDE``.
-
-    Raises:
-        ValueError: The grid does not contain the box.
-    """
-    ranges = []
-    for axis, (low, high) in enumerate(ARTERY_BOX_MM):
-        origin, spacing = grid.affine[axis][3], grid.spacing_mm[axis]
-        start = round((low - origin) / spacing) // STRIDE * STRIDE
-        stop = -(-(round((high - origin) / spacing) + 1) // STRIDE) * STRIDE
-        if start < 0 or stop > grid.shape[axis]:
-            raise ValueError("the grid does not contain the box around the arteries; use a larger grid")
-        ranges.append(slice(start, stop))
-    return ranges[0], ranges[1], ranges[2]
 
 
 def artery_cells(grid: Grid, box: Sequence[slice], step: int) -> NDArray[np.int64]:
@@ -101,79 +89,100 @@ def _explained_variance(prediction: Tensor, truth: Tensor) -> dict[str, float]:
     return {name: float(1 - e / v) for name, e, v in zip(LATENTS, error, truth.var(0), strict=True)}
 
 
-class ArteryBoxTask:
-    """Training task: trunk and last block on boxes around the arteries (``trainer.Task``)."""
+class LessonTask:
+    """Training task: both paths and the last block on side-aligned heads (``trainer.Task``).
 
-    def __init__(self, network: Network, context: TrainingContext, train: Rows, validate: Rows) -> None:
-        box = artery_box(context.grid)
-        filters = network.architecture.filters
-        depths = {"stem": (2, 1), "block1": (2, 1), "block2": (4, 2), "block3": (8, 4)}
-        cells = {name: artery_cells(context.grid, box, step) for name, (step, _) in depths.items()}
-        heads = {name: LatentHead(cells[name], width * filters) for name, (_, width) in depths.items()}
+    ``advance`` is called with 1 after each batch.
+
+    Raises:
+        ValueError: The network has one image path only.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        context: TrainingContext,
+        train: Rows,
+        validate: Rows,
+        advance: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        architecture = network.architecture
+        if architecture.box is None or not isinstance(network.trunk, TwoPathTrunk):
+            raise ValueError("pretraining needs a network with a path over the box around the arteries")
+        filters = architecture.box.filters
+        self._box = architecture.box.slices
+        cells = {name: artery_cells(context.grid, self._box, step) for name, (step, _) in DEPTHS.items()}
+        heads = {f"at_{name}": LatentHead(cells[name], width * filters) for name, (_, width) in DEPTHS.items()}
         parts = {
             "trunk": network.trunk,
             "block": network.block,
-            **{f"at_{name}": head for name, head in heads.items()},
-            "pooled": _pooled_head(4 * filters),
-            "last": _pooled_head(8 * filters),
+            **heads,
+            "clot": nn.Conv3d(DEPTHS[CLOT_AT][1] * filters, 1, kernel_size=1),
+            "whole": _pooled_head(4 * architecture.filters),
+            "last": _pooled_head(architecture.pooled_channels),
         }
         self.module = nn.ModuleDict(parts).to(context.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        self._context, self._train, self._validate = context, train, validate
-        self._boxes = self._cut(box)
-
-    def _cut(self, box: tuple[slice, slice, slice]) -> NDArray[np.float16]:
-        """Box (n, C, x, y, z) of every phantom; phantoms with a left-sided occlusion are mirrored."""
-        images = self._context.data.images
-        boxes = np.empty((*images.shape[:2], *(part.stop - part.start for part in box)), np.float16)
-        for row, (image, record) in enumerate(zip(images, self._context.data.records, strict=True)):
-            right_sided = image[:, ::-1] if record.occlusion_side is Side.LEFT else image
-            boxes[row] = right_sided[:, box[0], box[1], box[2]]
-        return boxes
+        self._context, self._train, self._validate, self._advance = context, train, validate, advance
 
     def steps(self, batch: int) -> int:
         """Number of batches in one epoch."""
         return count_batches(len(self._train), batch)
 
-    def _predict(self, images: Tensor, mirrored: NDArray[np.bool_]) -> list[Tensor]:
-        module, flipped = self.module, torch.from_numpy(mirrored).to(images.device)[:, None, None, None, None]
-
-        def mirrored_back(features: Tensor) -> Tensor:
-            return torch.where(flipped, features.flip(2), features)
-
-        predictions, features = [], images.contiguous(memory_format=torch.channels_last_3d)
-        for name in ("stem", "block1", "block2", "block3"):
-            features = getattr(module["trunk"], name)(features)
-            predictions.append(module[f"at_{name}"](mirrored_back(features)))
-        return [
-            *predictions,
-            module["pooled"](pool(features.float())),
-            module["last"](pool(module["block"](features).float())),
-        ]
+    def _predict(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Latents (n, k) of every head, the last block's last; and the clot's logits (n, x, y, z) in the box."""
+        module, trunk = self.module, self.module["trunk"]
+        predictions, features = [], images[:, :, *self._box].contiguous(memory_format=torch.channels_last_3d)
+        for name in DEPTHS:
+            features = getattr(trunk.box, name)(features)
+            predictions.append(module[f"at_{name}"](features))
+            if name == CLOT_AT:
+                clot = module["clot"](features)[:, 0]
+        whole = trunk.whole(images)
+        block = module["block"](trunk.join([whole, features]))
+        return [*predictions, module["whole"](pool(whole.float())), module["last"](pool(block.float()))], clot
 
     def losses(self, batch: int, rng: np.random.Generator) -> Iterator[Tensor]:
-        """Weighted squared error of all heads."""
+        """Weighted squared error of all heads, and the cross-entropy of the clot's cells."""
         context = self._context
         for rows in batches(self._train, batch, rng):
             change = augmentation.draw(len(rows), len(context.channels), context.grid, rng, rotate=False)
-            unshifted = rng.random(len(rows)) >= AUGMENTED_SHARE["shift"]
-            change = replace(change, shift=np.where(unshifted[:, None], 0, change.shift))
+            shifted = rng.random(len(rows)) < AUGMENTED_SHARE["shift"]
+            change = replace(change, shift=np.where(shifted[:, None], change.shift, 0))
             drop = draw_dropout(context.data.presence[rows], context.channels, context.vectors, rng)
-            complete = rng.random(len(rows)) >= AUGMENTED_SHARE["incomplete"]
-            present = np.where(complete[:, None], context.data.presence[rows], drop.present)
-            images = augmentation.apply(torch.from_numpy(self._boxes[rows]).to(context.device).float(), change)
-            images = images * torch.from_numpy(present).to(context.device)[:, :, None, None, None]
+            incomplete = rng.random(len(rows)) < AUGMENTED_SHARE["incomplete"]
+            present = np.where(incomplete[:, None], drop.present, context.data.presence[rows])
             with torch.autocast(context.device.type, torch.bfloat16, enabled=context.use_bfloat16):
-                predictions = self._predict(images, change.mirror)
-            yield _loss(predictions, context.latents(rows))
+                predictions, clot = self._predict(context.changed(rows, change, present))
+            yield _loss(predictions, context.latents(rows)) + self._clot_loss(clot.float(), rows, ~shifted)
+            self._advance(1)
+
+    def _clot_loss(self, logits: Tensor, rows: Rows, usable: NDArray[np.bool_]) -> Tensor:
+        """Cross-entropy of the cells of the ``usable`` heads (n,), those that are not shifted."""
+        clots = self._context.clots(rows)
+        if clots is None or not usable.any():
+            return logits.sum() * 0.0
+        target = (clots[:, *(slice(p.start // 2, p.stop // 2) for p in self._box)] / CLOT_FULL).clamp(0, 1)
+        chosen, weight = torch.from_numpy(usable).to(logits.device), logits.new_tensor(CLOT_POSITIVE)
+        return CLOT_WEIGHT * functional.binary_cross_entropy_with_logits(
+            logits[chosen], target[chosen], pos_weight=weight
+        )
 
     @torch.no_grad()
     def explained_variance(self) -> dict[str, float]:
-        """Share of the variance of each latent that the last trunk features at the arteries explain."""
-        predictions = [
-            self._predict(torch.from_numpy(self._boxes[r]).to(self._context.device).float(), np.zeros(len(r), bool))[3]
-            for r in np.array_split(self._validate, max(len(self._validate) // 32, 1))
-        ]
-        return _explained_variance(torch.cat(predictions), self._context.latents(self._validate))
+        """Share of the variance of each latent that the pooled last block explains."""
+        return self.explained_by_head()["last"]
+
+    @torch.no_grad()
+    def explained_by_head(self) -> dict[str, dict[str, float]]:
+        """Share of the variance of each latent that each head explains, on the validation rows as they are."""
+        context, parts = self._context, np.array_split(self._validate, max(len(self._validate) // 32, 1))
+        predictions = [self._predict(context.images(part, context.data.presence[part]))[0] for part in parts]
+        truth = context.latents(self._validate)
+        names = [*DEPTHS, "whole", "last"]
+        return {
+            name: _explained_variance(torch.cat([each[index] for each in predictions]), truth)
+            for index, name in enumerate(names)
+        }
 
     def score(self, module: nn.Module) -> float:
         """Mean explained variance on the validation rows."""
@@ -185,7 +194,7 @@ class LastBlockTask:
     """Training task: last block on stored features of whole heads; ``views`` as in ``frozen_trunk.TailOnly``."""
 
     def __init__(self, network: Network, context: TrainingContext, views: Views, train: Rows, validate: Rows) -> None:
-        parts = {"block": network.block, "last": _pooled_head(8 * network.architecture.filters)}
+        parts = {"block": network.block, "last": _pooled_head(network.architecture.pooled_channels)}
         self.module = nn.ModuleDict(parts).to(context.device)
         self._context, self._views, self._train, self._validate = context, views, train, validate
 
@@ -219,24 +228,6 @@ class LastBlockTask:
 
 
 @torch.no_grad()
-def recalibrate_batchnorm(trunk: Trunk, context: TrainingContext, rows: Rows, seed: int) -> None:
-    """Measure the batch-norm statistics of the trunk on augmented whole heads; on boxes they differ."""
-    norms = [part for part in trunk.modules() if isinstance(part, nn.BatchNorm3d)]
-    momentum = norms[0].momentum
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # cumulative average over all batches
-    trunk.train()
-    rng = np.random.default_rng([seed, 13])
-    for part in batches(rows, 32, rng):
-        trunk(context.augmented(part, rng, rotate=False)[0])
-    for norm in norms:
-        norm.momentum = momentum
-    distributed.average_buffers(trunk)  # each rank has seen its share of the batches
-    trunk.eval()
-
-
-@torch.no_grad()
 def unit_spread(block: Residual, pooled: Tensor) -> Tensor:
     """Scale the channels of a residual block to SD 1 of their ``pooled`` values (n, c); return the factors (c,).
 
@@ -255,11 +246,11 @@ def unit_spread(block: Residual, pooled: Tensor) -> Tensor:
 class PretrainConfig:
     """Hyperparameters of pretraining.
 
-    The last block is trained on ``views`` of the first ``whole`` phantoms; batch-norm statistics and spread are
-    measured on ``measure`` of them.
+    The last block is trained on ``views`` of the first ``whole`` phantoms; the spread is measured on ``measure`` of
+    them.
     """
 
-    artery_box: Recipe = ARTERY_BOX_RECIPE
+    lesson: Recipe = LESSON_RECIPE
     last_block: Recipe = LAST_BLOCK_RECIPE
     whole: int = 4000
     views: int = 2
@@ -283,22 +274,23 @@ def pretrain(
         Share of the variance of each latent that the pooled last block explains on held-out phantoms.
 
     Raises:
-        ValueError: The grid does not contain the box around the arteries.
+        ValueError: The network has one image path only, or the grid does not contain the box of the other path.
     """
     torch.manual_seed(seed)
-    boxes = ArteryBoxTask(network, context, *_split(len(context.data)))
-    trainer.fit(
-        boxes,
-        config.artery_box,
-        seed,
-        checkpoint=folder / "near.pt" if folder else None,
-        advance=lambda epoch, score: reporter(f"artery box, epoch {epoch}: explained variance {score:.3f}"),
-    )
+    rows = _split(len(context.data))
+    with reporter.stage("lesson", config.lesson.epochs * count_batches(len(rows[0]), config.lesson.batch)) as advance:
+        trainer.fit(
+            LessonTask(network, context, *rows, advance),
+            config.lesson,
+            seed,
+            checkpoint=folder / "lesson.pt" if folder else None,
+            advance=lambda epoch, score: reporter(f"lesson, epoch {epoch}: explained variance {score:.3f}"),
+        )
     whole = context.first(config.whole)
     train, validate = _split(len(whole.data))
-    recalibrate_batchnorm(network.trunk, whole, train[: config.measure], seed)
-    unit_spread(network.trunk.block3, _pooled(network.trunk, whole, train[: config.measure]))
-    with reporter.stage("whole heads", config.views * len(whole.data)) as advance:
+    for path, pooled in _pooled(network.trunk, whole, train[: config.measure]):
+        unit_spread(path.blocks[-1], pooled)
+    with reporter.stage("features of whole heads", config.views * len(whole.data)) as advance:
         stored = views(network, whole, config.views, seed, lambda: advance(1))
     block = LastBlockTask(network, whole, stored, train, validate)
     trainer.fit(
@@ -306,7 +298,7 @@ def pretrain(
         config.last_block,
         seed,
         checkpoint=folder / "block.pt" if folder else None,
-        advance=lambda epoch, score: reporter(f"whole heads, epoch {epoch}: explained variance {score:.3f}"),
+        advance=lambda epoch, score: reporter(f"last block, epoch {epoch}: explained variance {score:.3f}"),
     )
     explained = block.explained_variance()
     network.block.eval()
@@ -321,6 +313,12 @@ def _split(count: int) -> tuple[Rows, Rows]:
 
 
 @torch.no_grad()
-def _pooled(trunk: Trunk, context: TrainingContext, rows: Rows) -> Tensor:
+def _pooled(
+    trunk: resnet.Trunk | TwoPathTrunk, context: TrainingContext, rows: Rows
+) -> list[tuple[resnet.Path, Tensor]]:
+    """Each path of the trunk with its part of the pooled features (n, c) of ``rows``."""
     parts = np.array_split(rows, max(len(rows) // 32, 1))
-    return torch.cat([pool(trunk(context.images(part, context.data.presence[part]))) for part in parts])
+    pooled = torch.cat([pool(trunk(context.images(part, context.data.presence[part]))) for part in parts])
+    paths = [path for path, _ in trunk.paths]
+    widths = [path.blocks[-1].conv2.out_channels for path in paths]
+    return list(zip(paths, torch.split(pooled, widths, dim=1), strict=True))

@@ -167,15 +167,12 @@ def _enough(labels: Labels, least: int) -> bool:
 def _write(parent: StoredVersion, manifest: Manifest, out: Path, card: str) -> Manifest:
     """Copy the weights and golden cases, compute the golden logits again, and write the version or nothing."""
     with atomic_directory(out) as draft:
-        files = [fold.file for fold in parent.manifest.folds] + [golden.file for golden in parent.manifest.golden]
-        for file in files:
-            version_files.copy(parent.folder, draft, file)
-        predictor = ModelVersion.load(draft, manifest, "cpu").predictor
+        for part in parent.manifest.files:
+            version_files.copy(parent.folder, draft, part.file)
+        version = ModelVersion.load(draft, manifest, "cpu")
         cases = tuple(
             GoldenCase(
-                file=golden.file,
-                sha256=golden.sha256,
-                logits=tuple(float(logit) for logit in predictor.logits(case.image, case.clinical)),
+                file=golden.file, sha256=golden.sha256, logits=tuple(float(logit) for logit in version.logits(case))
             )
             for golden, (case, _) in zip(manifest.golden, fold_files.golden_cases(manifest, parent.folder), strict=True)
         )

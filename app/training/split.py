@@ -19,7 +19,7 @@ from app.training.errors import FaultList
 from app.training.options import TrainConfig, Validation
 from app.training.splits import Split
 
-NO_EFFECT = ("jobs", "report", "out", "model", "accept", "accept_flags", "i_know", "publish_anyway")
+NO_EFFECT = ("jobs", "report", "out", "model", "accept", "accept_flags", "i_know", "publish_anyway", "compare")
 """Arguments that change no number of a fitted model."""
 
 BY_CONTENT = ("cohort", "trunk", "device")

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from app.evaluation.metrics import Array, auc, average_precision
 from app.imaging.model_grid import Grid
+from app.inference.reference_head import ReferenceHead
 from app.network import backends
 from app.network.daft import Network, pool
 from app.network.ensemble import fold_batch_norm
@@ -35,7 +36,8 @@ class TrainingContext:
     """Patients, their clinical vectors, the grid and the device of a training task.
 
     ``input_channels``: indices of the channels that the network takes, None for all. A network without the other
-    channels is cheaper than, and equivalent to, one where they are always absent.
+    channels is cheaper than, and equivalent to, one where they are always absent. ``reference``: reference head of all
+    channels, None for images as they are prepared. ``left`` (n,): whose left side is affected, for ``reference``.
     """
 
     data: Dataset
@@ -44,12 +46,31 @@ class TrainingContext:
     channels: Sequence[Channel]
     device: torch.device
     input_channels: tuple[int, ...] | None = None
+    reference: ReferenceHead | None = None
+    left: NDArray[np.bool_] | None = None
 
     def _selected_images(self, rows: Rows) -> Tensor:
-        """(n, C, X, Y, Z) float32 of the input channels."""
+        """(n, C, X, Y, Z) float32 of the input channels, mirrored where the reference head asks for it."""
         images = self.data.images[rows]
         chosen = images if self.input_channels is None else images[:, list(self.input_channels)]
+        if self.is_side_aligned and self.left is not None:
+            left = self.left[rows]
+            chosen = np.array(chosen)
+            chosen[left] = chosen[left][:, :, ::-1]
         return torch.from_numpy(np.ascontiguousarray(chosen)).to(self.device).float()
+
+    @property
+    def is_side_aligned(self) -> bool:
+        """Whether the affected side of every head is on the right."""
+        return self.reference is not None and self.reference.side_aligned
+
+    def _seen(self, images: Tensor, present: NDArray[np.bool_]) -> Tensor:
+        """What a network sees of images (n, C, X, Y, Z): relative to the reference head, absent channels zero."""
+        if self.reference is not None:
+            chosen = self.reference if self.input_channels is None else self.reference.only(self.input_channels)
+            mean, mask = torch.from_numpy(chosen.mean).to(self.device), torch.from_numpy(chosen.mask).to(self.device)
+            images = (images - mean) * mask
+        return (images * self._presence_mask(present)).contiguous(memory_format=torch.channels_last_3d)
 
     def _presence_mask(self, present: NDArray[np.bool_]) -> Tensor:
         """(n, C, 1, 1, 1) of the input channels."""
@@ -58,8 +79,7 @@ class TrainingContext:
 
     def images(self, rows: Rows, present: NDArray[np.bool_]) -> Tensor:
         """Images (n, C, X, Y, Z) float32 of ``rows``; channels not ``present`` (n, C) are zero."""
-        images = self._selected_images(rows) * self._presence_mask(present)
-        return images.contiguous(memory_format=torch.channels_last_3d)
+        return self._seen(self._selected_images(rows), present)
 
     def vectors_of(self, rows: Rows, drop: Dropout) -> Tensor:
         """Clinical vectors (n, v) of ``rows`` after the dropout ``drop``."""
@@ -68,8 +88,13 @@ class TrainingContext:
     def augmented(self, rows: Rows, rng: np.random.Generator, rotate: bool) -> tuple[Tensor, Tensor]:
         """Training batch: augmented images (n, C, X, Y, Z) and clinical vectors (n, v), both after dropout."""
         drop, change = self._draw(rows, rng, rotate)
-        images = augmentation.apply(self._selected_images(rows), change) * self._presence_mask(drop.present)
-        return images.contiguous(memory_format=torch.channels_last_3d), self.vectors_of(rows, drop)
+        return self.changed(rows, change, drop.present), self.vectors_of(rows, drop)
+
+    def changed(self, rows: Rows, change: augmentation.AugmentationParameters, present: NDArray[np.bool_]) -> Tensor:
+        """Images (n, C, X, Y, Z) of ``rows`` after ``change``; it mirrors no side-aligned head."""
+        if self.is_side_aligned:
+            change = replace(change, mirror=np.zeros(len(rows), bool))
+        return self._seen(augmentation.apply(self._selected_images(rows), change), present)
 
     def augmented_vectors(self, rows: Rows, rng: np.random.Generator, rotate: bool) -> Tensor:
         """The clinical vectors of ``augmented``, by the same draws, without the images."""
@@ -84,7 +109,8 @@ class TrainingContext:
 
     def first(self, count: int) -> TrainingContext:
         """Context of the first ``count`` patients."""
-        return replace(self, data=self.data.first(count), vectors=self.vectors.first(count))
+        left = None if self.left is None else self.left[:count]
+        return replace(self, data=self.data.first(count), vectors=self.vectors.first(count), left=left)
 
     @property
     def use_bfloat16(self) -> bool:
@@ -94,6 +120,15 @@ class TrainingContext:
     def latents(self, rows: Rows) -> Tensor:
         """Standardised latents (n, k) of ``rows``, NaN where unknown."""
         return torch.from_numpy(self.data.latents[rows]).to(self.device)
+
+    def clots(self, rows: Rows) -> Tensor | None:
+        """Share of each cell of two voxels that the clot fills, (n, X/2, Y/2, Z/2); None if unknown."""
+        if self.data.clots is None:
+            return None
+        clots = self.data.clots[rows]
+        if self.is_side_aligned and self.left is not None:
+            clots = np.where(self.left[rows][:, None, None, None], clots[:, ::-1], clots)
+        return torch.from_numpy(np.ascontiguousarray(clots)).to(self.device).float()
 
     def labels(self, rows: Rows) -> Tensor:
         """Labels (n,) float32 of ``rows``."""
@@ -196,15 +231,30 @@ def start_from_prior(network: Network, labels: Rows) -> None:
         network.head.bias.fill_(np.log(share / (1 - share)))
 
 
-@torch.no_grad()
 def logits(network: Network, context: TrainingContext, rows: Rows, batch: int = 32) -> Array:
     """Logits (n,) of a whole network in eval mode, without augmentation."""
-    network.eval()
-    parts = []
+    return np.asarray(ensemble_logits([network], context, rows, batch)[0])
+
+
+def share_a_trunk(networks: Sequence[Network]) -> bool:
+    """Whether the trunks of all networks have the same weights, so that their features need computing once."""
+    weights = [list(network.trunk.state_dict().values()) for network in networks]
+    return all(torch.equal(a, b) for other in weights[1:] for a, b in zip(weights[0], other, strict=True))
+
+
+@torch.no_grad()
+def ensemble_logits(networks: Sequence[Network], context: TrainingContext, rows: Rows, batch: int = 32) -> Array:
+    """Logits (networks, n) in eval mode, without augmentation; a trunk that all of them share is computed once."""
+    for network in networks:
+        network.eval()
+    shared, parts = share_a_trunk(networks), []
     for part in np.array_split(rows, max(-(-len(rows) // batch), 1)):
         drop = no_dropout(context.data.presence[part], context.vectors)
-        parts.append(network(context.images(part, drop.present), context.vectors_of(part, drop))[:, 0])
-    return torch.cat(parts).double().cpu().numpy()
+        images, vectors = context.images(part, drop.present), context.vectors_of(part, drop)
+        first = networks[0].trunk(images)
+        features = [first if shared or place == 0 else each.trunk(images) for place, each in enumerate(networks)]
+        parts.append(torch.stack([each.tail(own, vectors)[:, 0] for each, own in zip(networks, features, strict=True)]))
+    return torch.cat(parts, dim=1).double().cpu().numpy()
 
 
 @torch.no_grad()

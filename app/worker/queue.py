@@ -114,6 +114,12 @@ class Queue:
         arguments = (webhook_id, prediction_id, tries)
         self._enqueue(session, WEBHOOK_JOB, arguments, arguments, delay)
 
+    def has_message(self, webhook_id: str, prediction_id: str, tries: int) -> bool:
+        """Whether this try of a message is known to the engine: it waits, runs or has ended."""
+        ids = [_id_of(WEBHOOK_JOB, (webhook_id, prediction_id, tries))]
+        with self._database.errors():
+            return bool(self._client.list_workflows(workflow_ids=ids, load_input=False, load_output=False))
+
     def queue_deliveries(self, session: Session, prediction_id: str, *, again: bool = False) -> int:
         """Queues the delivery of a result to each DICOM destination of the tenant, in this transaction.
 
@@ -159,7 +165,7 @@ class Queue:
         job: EnqueueOptions = {
             "workflow_name": name,
             "queue_name": _QUEUES[f"{name}-"],
-            "workflow_id": "-".join(map(str, (name, *key))),
+            "workflow_id": _id_of(name, key),
         }
         if delay is not None:
             job["delay_seconds"] = delay
@@ -231,6 +237,10 @@ class Queue:
             workflow_ids=prediction_ids, status=["ENQUEUED", "PENDING"], load_input=False, load_output=False
         )
         return {job.workflow_id for job in jobs}
+
+
+def _id_of(name: str, key: tuple[object, ...]) -> str:
+    return "-".join(map(str, (name, *key)))
 
 
 def _queue_of(job: str) -> str:

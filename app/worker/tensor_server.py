@@ -114,11 +114,13 @@ class TensorServer:
 
 def _predict(version: ModelVersion, request: open_inference.InferenceRequest) -> list[ModelAnswer]:
     bits = presence_bits(version.manifest)
+    answers = []
     try:
-        return [
-            version.predict(ModelInput(image=image, presence=clinical[bits] > 0, clinical=clinical))
-            for image, clinical in zip(request.image, request.clinical, strict=True)
-        ]
+        for image, clinical in zip(request.image, request.clinical, strict=True):
+            presence = clinical[bits] > 0
+            side = version.shown_side(image, presence)
+            answers.append(version.predict(ModelInput(image, presence, clinical, affected=side)))
+        return answers
     except NotFinite as error:
         raise InvalidRequest(
             "From these tensors the version computes no finite number. Check the normalisation of image and clinical."

@@ -6,6 +6,8 @@ Design notes:
 - A message has the id and the status of the prediction, but no number and no subject. The receiver reads them by API.
 - A message is queued in the transaction that finishes the prediction, a further try in the one that notes the failure.
   So each message is sent at least once; the receiver recognises a repetition by its webhook-id.
+- A worker can be killed after it has noted a failure and before the engine counts the job as done. The job then runs
+  again, finds the next try queued, and sends nothing.
 - Each try is one job of the queue. Between tries, no thread and no connection is held.
 - A webhook whose receiver answers 410 Gone is ended, as the standard says.
 """
@@ -49,6 +51,8 @@ class WebhookSender:
 
     def deliver(self, webhook_id: str, prediction_id: str, tries: int) -> None:
         """Makes one try, and queues the next one if it fails. The first try has ``tries`` = 1."""
+        if retry_until_available(lambda: self.queue.has_message(webhook_id, prediction_id, tries + 1)):
+            return
         pending = retry_until_available(lambda: self._message(webhook_id, prediction_id))
         if pending is not None:
             webhook, body = pending

@@ -64,16 +64,19 @@ async def test_report_is_read_as_soon_as_it_is_drawn(service: RunningService) ->
     path = f"/v1/predictions/{sent}"
     record = await service.http.get(path)
     assert (record.json()["status"], record.json()["figures"]) == ("succeeded", "pending")
-    for name in ("report.html", "figures/waterfall.svg"):
+    for name in ("report.html", "figures/waterfall.svg", "dicom"):
         early = await service.http.get(f"{path}/{name}", params={"wait": "0"})
         assert (early.status_code, early.json()["code"]) == (409, "figures-not-ready")
         assert early.headers["retry-after"] == "1"
     assert (await service.http.get(f"{path}/maps/attribution-cta.nii.gz")).status_code == 200
     async with asyncio.TaskGroup() as tasks:
         waiting = tasks.create_task(service.http.get(f"{path}/report.html"))
+        objects = tasks.create_task(service.http.get(f"{path}/dicom", params={"wait": "60"}))
         await asyncio.sleep(0.1)
+        assert not objects.done()
         service.worker.finish_figures(sent, report)
     assert (waiting.result().status_code, waiting.result().content) == (200, b"<!doctype html>")
+    assert "no return address" in objects.result().json()["detail"]  # the study was not sent as DICOM
     changed = await service.http.get(path, headers={"If-None-Match": record.headers["etag"]})
     assert (changed.status_code, changed.json()["figures"]) == (200, "ready")
     assert (await service.http.get(f"{path}/figures/overlay-ncct.png")).status_code == 404

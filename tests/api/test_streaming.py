@@ -102,6 +102,23 @@ def test_curl_reads_the_reason_of_each_of_twenty_refusals(
         assert json.loads(run.stdout)["code"] == ("nifti-invalid" if with_key else "unauthenticated")
 
 
+@pytest.mark.skipif(shutil.which("javac") is None, reason="needs a JDK")
+@pytest.mark.parametrize("with_key", [True, False], ids=["not a volume", "no key"])
+def test_java_reads_the_reason_of_each_refusal(server_with_keys: Server, tmp_path: Path, with_key: bool) -> None:
+    """The client of the JDK, over connections that it keeps alive."""
+    (tmp_path / "body").write_bytes(HEAD + bytes(30 * MIB) + b"\r\n--X--\r\n")
+    authorization = key(server_with_keys)["Authorization"] if with_key else "Bearer rlvo_wrong"
+    command = ["java", str(Path(__file__).with_name("Upload.java")), f"{server_with_keys.url}/v1/predictions"]
+    command += [FORM["Content-Type"], authorization, str(tmp_path / "body")]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    for line in run.stdout.splitlines():
+        status, _, body = line.partition(" ")
+        expected = ("422", "nifti-invalid") if with_key else ("401", "unauthenticated")
+        assert (status, json.loads(body)["code"]) == expected
+    assert len(run.stdout.splitlines()) == 5
+
+
 def test_caller_that_sends_all_before_it_reads_gets_the_reason(server_with_keys: Server) -> None:
     """As `requests` and many other libraries do; the body is larger than what is read from a sender without a key."""
     with closing(connect(server_with_keys)) as connection:

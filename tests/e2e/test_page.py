@@ -83,8 +83,8 @@ def test_page_of_a_cta_alone_has_no_empty_panel_and_no_missing_file(
 
 
 def test_report_prints_with_all_figures(service: RunningService, browser: Chrome, prediction: Prediction) -> None:
-    """The report shows and prints every figure and loads nothing."""
-    browser.get(f"{service.url}/v1/predictions/{prediction.id}/report.html")
+    """The report shows and prints every figure and loads nothing. It is drawn after the answer, so it is waited for."""
+    browser.get(f"{service.url}/v1/predictions/{prediction.id}/report.html?wait=60")
     figures = browser.find_elements(By.TAG_NAME, "img")
     assert len(figures) >= 4  # the waterfall, two overlays, the position
     assert all(browser.execute_script("return arguments[0].naturalWidth", figure) > 100 for figure in figures)

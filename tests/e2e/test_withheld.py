@@ -107,7 +107,7 @@ def test_page_shows_it_first_with_icon_word_and_action(
 
 
 def test_report_shows_it_at_the_top(service: RunningService, browser: Chrome, withheld: Prediction, width: int) -> None:
-    browser.get(f"{service.url}/v1/predictions/{withheld.id}/report.html")
+    browser.get(f"{service.url}/v1/predictions/{withheld.id}/report.html?wait=60")
     box = visible(browser, ".withheld[role=alert]")
     assert box.text.startswith(START)
     assert box.rect["y"] + box.rect["height"] < 800

@@ -1,6 +1,7 @@
 """Studies that cannot be right, and valid look-alikes, through the running service.
 
-The studies are those of bench/variations, of one patient each. ``python -m bench.input_checks`` measures more patients.
+The studies are those of bench/variations, of one patient each: of each kind of fault those that differ most, with every
+answer, and in ``make soak`` all. ``python -m bench.input_checks`` measures more patients.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from app.phantoms import biology
 from app.phantoms.biology import Preset
 from app.sdk import Prediction, RlvoError, Status
 from app.sdk.flags import Severity
-from bench import input_checks
+from bench import input_checks, variations
 from bench.input_checks import REFUSED, Study
 
 from .service_process import RunningService
@@ -38,6 +39,18 @@ QUICK = {
     *("background 4095 and 60 s", "no lesion", "old infarct", "series", "biphasic series", "right step without a unit"),
 }
 """Valid look-alikes of each kind of fault; the others run in ``make soak``, and on many patients in the bench."""
+QUICK_WRONG = {
+    *("slices_reversed", "axes_exchanged", "slices_lost", "spacing_times_0.7", "slice_distance_wrong", "tilt_ignored"),
+    *("one_slice_distance_wrong", "identity_affine", "other_patients_ncct", "maps_displaced_10mm", "maps_mirrored"),
+    *("ge_stored_values", "intercept_twice_padded", "wrong_slope", "inverted_sign", "brain_window", "cta_cut"),
+    *("thick_cta_as_ncct", "ncct_as_cta", "exchanged", "cta_twice_turned", "tmax_twice"),
+    *("bone_mask", "displaced_mask", "one_sided_arteries", "core blanked with 0 in both maps", "core blanked in Tmax"),
+    *("Tmax in tenths", "MTT as Tmax beside all maps", "TTP as CBF", "Tmax and CBF exchanged", "noise as Tmax"),
+    *("classes 1 to 5 as Tmax", "Tmax of the lesion only", "step of 1 by default", "step of 6 s instead of 1 s"),
+    *("no step", "reversed frames", "empty frame of -1024", "axes X, Y, T, Z", "repeated frames"),
+    *("bolus cut off at its peak", "scan starts at the peak"),
+}
+"""Wrong studies that the service gets in each run, at least one for each set of accepted answers of each kind."""
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +90,25 @@ def codes(answer: Prediction | str) -> set[str]:
     return {flag.code for flag in answer.flags if flag.severity is Severity.WARNING}
 
 
-@pytest.mark.parametrize(("module", "name"), WRONG, ids=["-".join(pair) for pair in WRONG])
+def quick(names: set[str], pairs: list[tuple[str, str]]) -> list[Any]:
+    """The parameters of a test; those without a name of ``names`` are for ``make soak``."""
+    marks = {True: (), False: pytest.mark.soak}
+    return [pytest.param(module, name, marks=marks[name in names], id=f"{module}-{name}") for module, name in pairs]
+
+
+def test_each_kind_of_fault_and_answer_is_sent_in_each_run() -> None:
+    wrong = {
+        (module, name): accepted
+        for module, (_, bad) in input_checks.modules().items()
+        for name, (_, accepted) in bad.items()
+    }
+    kinds = {pair: (variations.kind(*pair), frozenset(accepted)) for pair, accepted in wrong.items()}
+    assert {kinds[pair] for pair in WRONG if pair[1] in QUICK_WRONG} == set(kinds.values())
+    assert {name for _, name in WRONG} >= QUICK_WRONG
+    assert {name for _, name in VALID} >= QUICK
+
+
+@pytest.mark.parametrize(("module", "name"), quick(QUICK_WRONG, WRONG))
 def test_wrong_study_has_no_decision(demo_service: RunningService, tmp_path: Path, module: str, name: str) -> None:
     vary, accepted = input_checks.modules()[module][1][name]
     study = vary(dict(input_checks.phantom(PATIENT)), np.random.default_rng(5))
@@ -88,13 +119,7 @@ def test_wrong_study_has_no_decision(demo_service: RunningService, tmp_path: Pat
         assert accepted & set(answer.withheld)
 
 
-@pytest.mark.parametrize(
-    ("module", "name"),
-    [
-        pytest.param(module, name, marks=() if name in QUICK else pytest.mark.soak, id=f"{module}-{name}")
-        for module, name in VALID
-    ],
-)
+@pytest.mark.parametrize(("module", "name"), quick(QUICK, VALID))
 def test_unusual_valid_study_has_a_decision(
     demo_service: RunningService, tmp_path: Path, module: str, name: str
 ) -> None:

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from app.inference.attribution import atlas
-from app.inference.attribution.atlas import NAMES, PAIRED, TREE, labels, region_sums, with_vessel_tree
+from app.inference.attribution.atlas import (
+    INFERIOR,
+    NAMES,
+    PAIRED,
+    SUPERIOR,
+    TREE,
+    labels,
+    region_sums,
+    with_vessel_tree,
+)
 
 # 4 mm, symmetric about the midline: voxel centres region_at x = -94, -90 ... 94.
 SHAPE = (48, 56, 48)
@@ -28,10 +37,12 @@ def region_at(x: float, y: float, z: float) -> str:
         ((6, 40, 30), "ACA"),
         ((10, -86, 4), "PCA"),
         ((10, -18, 6), "PCA"),
-        ((54, -12, 34), "MCA M2-M3 superior"),
-        ((40, 34, 16), "MCA M2-M3 superior"),
-        ((58, -30, -6), "MCA M2-M3 inferior"),
-        ((40, 8, -34), "MCA M2-M3 inferior"),
+        ((12, -11, 7), "PCA"),  # the front of the thalamus, in the ellipsoid of the basal ganglia
+        ((22, 0, 4), "basal ganglia"),
+        ((54, -12, 34), SUPERIOR),
+        ((40, 34, 16), SUPERIOR),
+        ((58, -30, -6), INFERIOR),
+        ((40, 8, -34), INFERIOR),
     ],
 )
 def test_known_positions(position: tuple[float, float, float], region: str) -> None:
@@ -73,14 +84,14 @@ def test_atlas_covers_the_brain() -> None:
     brain = np.asarray(mask.dataobj) > 0
     regions = labels(brain.shape, tuple(map(tuple, mask.affine)))
     assert (regions[brain] == NAMES.index("other")).mean() < 0.03
-    assert atlas.ATLAS == "rlvo-regions-1"
+    assert atlas.ATLAS == "rlvo-regions-2"
 
 
 def test_vessel_tree_takes_small_arteries_and_keeps_ica_and_m1() -> None:
     regions, lumen = labels(SHAPE, AFFINE), np.zeros(SHAPE, bool)
     lumen[10:40, 20:40, 15:30] = True
     with_tree = with_vessel_tree(regions, lumen, AFFINE)
-    for side, region in (("left", "MCA M2-M3 superior"), ("right", "insula")):
+    for side, region in (("left", SUPERIOR), ("right", "insula")):
         expected = lumen & (regions == NAMES.index(f"{side} {region}"))
         assert expected.any()
         assert (with_tree[expected] == NAMES.index(f"{side} {TREE}")).all()

@@ -29,8 +29,8 @@ from tests.factory import tiny_manifest
 GRID = Grid(shape=(30, 36, 30), affine=((6, 0, 0, -87), (0, 6, 0, -122), (0, 0, 6, -69), (0, 0, 0, 1)))
 CHANNELS = (Channel.NCCT, Channel.RCBF)
 SIGN_REGIONS = {
-    Channel.NCCT: ("ICA", "MCA M1", "MCA M2-M3 superior", "MCA M2-M3 inferior"),
-    Channel.RCBF: ("basal ganglia", "insula", "MCA M2-M3 superior", "MCA M2-M3 inferior", "ACA", "PCA"),
+    Channel.NCCT: ("ICA", "MCA M1", atlas.SUPERIOR, atlas.INFERIOR),
+    Channel.RCBF: ("basal ganglia", "insula", atlas.SUPERIOR, atlas.INFERIOR, "ACA", "PCA"),
 }
 TRAINING = {Channel.NCCT: (110, 24), Channel.RCBF: (60, 12)}  # steps of training, and heads in each
 SIZE = {Channel.NCCT: (4.0, 6.0), Channel.RCBF: (-3.0, 9.0)}  # amplitude, and width (one standard deviation) in mm

@@ -16,9 +16,10 @@ def test_figure_is_waited_for_until_it_is_drawn(
     connect: Callable[..., Any], server: ScriptedServer, tmp_path: Path
 ) -> None:
     early = Response.problem(FiguresNotReady(), Retry_After="0")
-    server.respond_with(early, early, Response(b"png"), early)
+    server.respond_with(early, early, Response(b"png"), early, early, Response(b"zip"))
     client = connect()
     assert client.figure("01", "waterfall.png", tmp_path).read_bytes() == b"png"
     with pytest.raises(FiguresNotReady):
         client.report("01", tmp_path, wait=0)
     assert [path.name for path in tmp_path.iterdir()] == ["waterfall.png"]
+    assert client.dicom("01", tmp_path).read_bytes() == b"zip"

@@ -83,6 +83,20 @@ def test_absent_and_present_studies_are_scored_apart() -> None:
     assert "| NCCT absent | 0 | none | | |" in text
 
 
+def test_large_test_part_alone_is_scored_without_a_modality(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = cohort(np.ones((COUNT, 5), bool))
+    result = fitted(data)
+    every = by_name(modalities.measure(result, DAFT, data, CPU))
+    monkeypatch.setattr(modalities, "LARGE_TEST", 1)
+    lines = by_name(modalities.measure(result, DAFT, data, CPU))
+    assert "NCCT removed from all" in every
+    assert "NCCT removed from all" not in lines
+    assert lines["NCCT removed from the test part"].studies == lines["test part, as sent"].studies == len(SPLIT.test)
+    both = (modalities._without(result, DAFT, data, ("ncct",), CPU, test_only=only) for only in (False, True))
+    whole, part = (scores.mean[SPLIT.test] for scores in both)
+    assert part == pytest.approx(whole, abs=1e-6)
+
+
 def test_removed_modality_is_as_if_it_had_not_been_sent() -> None:
     presence = np.ones((COUNT, 5), bool)
     data = cohort(presence)
@@ -96,7 +110,7 @@ def test_removed_modality_is_as_if_it_had_not_been_sent() -> None:
     expected = np.concatenate(
         [tasks.logits(network, context, own) for network, own in zip(networks, FOLDS, strict=True)]
     )
-    scores = modalities._without(result, DAFT, data, ("tmax", "rcbf"), CPU)
+    scores = modalities._without(result, DAFT, data, ("tmax", "rcbf"), CPU, test_only=False)
     assert scores.out_of_fold[DEVELOP] == pytest.approx(expected, abs=1e-5)
     assert np.isfinite(scores.mean[SPLIT.test]).all()
     removed, sent = lines["perfusion maps removed from all"], lines["all studies, as sent"]

@@ -143,6 +143,7 @@ def test_reused_version_is_known_by_its_content(tmp_path: Path) -> None:
         {"jobs": 7},
         {"report": Path("elsewhere")},
         {"out": Path("m/1.0.0")},
+        {"compare": (PublishedModel.FILM,)},
         {"cohort": Path("/elsewhere/c")},
         {"model": PublishedModel.LOGISTIC},
         {"device": "auto"},
@@ -185,7 +186,7 @@ def test_splits_share_features_and_not_clinical_vectors(tmp_path: Path) -> None:
     data = tiny_dataset(np.linspace(-2, 2, 60), np.zeros(60), LABELS)
     images = np.zeros((60, len(defaults.CHANNELS), *defaults.GRID.shape), np.float16)
     data = replace(data, images=images, presence=np.ones((60, len(defaults.CHANNELS)), bool))
-    network, _ = pretrained.from_version(TRUNK)
+    network = pretrained.from_version(TRUNK).network
     first, second = (
         TrainingContext(
             data,

@@ -92,6 +92,19 @@ def test_refused_message_is_queued_again(database: Database, status: int) -> Non
     assert queued(database)[-1] == (f"{WEBHOOK_JOB}-{webhook.id}-{prediction_id}-2", "DELAYED")
 
 
+def test_try_whose_failure_is_noted_is_not_made_again(database: Database) -> None:
+    """As when its worker is killed before the engine counts the job as done."""
+    with receiving(500, 204) as receiver:
+        webhook, prediction_id = subscribe(database, receiver), finish(database)
+        sender = make_sender(database, receiver)
+        for _ in range(2):
+            sender.deliver(webhook.id, prediction_id, 1)
+        assert len(receiver.bodies) == 1
+        sender.deliver(webhook.id, prediction_id, 2)
+        assert len(receiver.bodies) == 2
+    assert audited(database, prediction_id) == [("webhook.delivered", 2)]
+
+
 def test_last_try_gives_up(database: Database) -> None:
     with receiving(500) as receiver:
         webhook, prediction_id = subscribe(database, receiver), finish(database)

@@ -6,8 +6,9 @@ The digest of a file is checked before its first byte is sent, so a damaged file
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
-from typing import Annotated, BinaryIO, Literal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Annotated, BinaryIO, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Header, Path, Query
 from fastapi.responses import Response, StreamingResponse
@@ -23,6 +24,7 @@ from app.sdk.errors import FiguresNotReady, InternalError
 from app.sdk.types import Input
 
 CHUNK_BYTES = 256 * 1024
+T = TypeVar("T")
 SHORT_WAIT = 2.0  # seconds that a request for a figure waits by default; usual clients give up after five
 
 _INLINE_HEADERS = {
@@ -146,11 +148,16 @@ async def dicom_objects(
     services: ServicesDep,
     caller: CurrentCaller,
     kind: Annotated[ObjectKind | None, Query(description="Objects of this kind only; if not sent, all")] = None,
+    wait: DrawnWait = SHORT_WAIT,
 ) -> Response:
     """Returns the DICOM objects of a prediction that succeeded, as a ZIP archive; they name the patient."""
     kinds = tuple(ObjectKind) if kind is None else (kind,)
-    async with services.conversion_slots:
-        content = await services.run_in_thread(_archive, services, caller.tenant, prediction_id, kinds)
+
+    async def archive() -> bytes:
+        async with services.conversion_slots:
+            return await services.run_in_thread(_archive, services, caller.tenant, prediction_id, kinds)
+
+    content = await _when_drawn(services, prediction_id, wait, archive)
     name = f'attachment; filename="{prediction_id}-dicom.zip"'
     headers = {"Cache-Control": "private, no-store", "Content-Disposition": name}
     return Response(content, media_type="application/zip", headers=headers)
@@ -168,13 +175,19 @@ async def _drawn(
 
     Raises FiguresNotReady, and the errors of `_file`.
     """
+    read = partial(_file, services, tenant, prediction_id, name, if_none_match)
+    return await _when_drawn(services, prediction_id, wait, read)
+
+
+async def _when_drawn(services: Services, prediction_id: str, wait: float, read: Callable[[], Awaitable[T]]) -> T:
+    """The result of ``read``, which is called again when the figures are drawn. Raises its errors."""
     try:
-        return await _file(services, tenant, prediction_id, name, if_none_match)
+        return await read()
     except FiguresNotReady:
         if not wait:
             raise
     await services.watcher.drawn(prediction_id, min(wait, services.settings.wait_max))
-    return await _file(services, tenant, prediction_id, name, if_none_match)
+    return await read()
 
 
 async def _file(services: Services, tenant: str, prediction_id: str, name: str, if_none_match: str) -> Response:

@@ -1,4 +1,4 @@
-"""Coarse anatomical regions on the MNI152 grid, named as in stroke care; atlas ``rlvo-regions-1``.
+"""Coarse anatomical regions on the MNI152 grid, named as in stroke care; atlas ``rlvo-regions-2``.
 
 Design notes:
 - The definitions are this project's: capsules around the usual course of a vessel, ellipsoids around deep structures,
@@ -7,6 +7,8 @@ Design notes:
 - If a patient's arteries are known, the vessel tree is one more region per hemisphere (``with_vessel_tree``).
 - A voxel belongs to the first region that contains it, or to ``other`` (skull, face, neck, air). So the regions of a
   modality sum to the modality.
+- No network reads the regions, so a version that names an earlier atlas is explained with this one. In
+  ``rlvo-regions-1``, a part of the thalamus belonged to the basal ganglia.
 """
 
 from __future__ import annotations
@@ -19,14 +21,17 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-ATLAS = "rlvo-regions-1"
+ATLAS = "rlvo-regions-2"
+KNOWN = ("rlvo-regions-1", ATLAS)
+"""Atlases that a version may name."""
 
 Point = tuple[float, float, float]
 Mask = NDArray[np.bool_]
 Millimetres = NDArray[np.float64]
 
 TREE = "vessel tree"
-PAIRED = ("ICA", "MCA M1", "insula", "basal ganglia", "ACA", "PCA", "MCA M2-M3 superior", "MCA M2-M3 inferior", TREE)
+SUPERIOR, INFERIOR = "MCA territory, superior division", "MCA territory, inferior division"
+PAIRED = ("ICA", "MCA M1", "insula", "basal ganglia", "ACA", "PCA", SUPERIOR, INFERIOR, TREE)
 NAMES = ("other", "brainstem and cerebellum", *(f"{side} {region}" for side in ("left", "right") for region in PAIRED))
 
 
@@ -92,16 +97,17 @@ def _shapes(at: Millimetres) -> dict[str, Mask]:
         "brainstem and cerebellum": _ellipsoid(at, (0, -28, -36), (17, 17, 30))
         | (_ellipsoid(at, (0, -64, -36), (58, 42, 34)) & (z < -18 - 0.2 * (y + 90))),
         "insula": _ellipsoid(at, (38, 2, 2), (8, 26, 17)),
-        "basal ganglia": _ellipsoid(at, (19, 4, 4), (13, 24, 18)),
-        # P1 and P2, the thalamus that their branches supply, the occipital lobe and the medial temporal lobe.
+        # P1 and P2, the thalamus that their branches supply, the occipital lobe and the medial temporal lobe. The basal
+        # ganglia come later, because their ellipsoid reaches into the thalamus.
         "PCA": _capsule(at, [(2, -16, -14), (18, -26, -13), (25, -44, -8), (14, -80, 4)], 8)
         | _ellipsoid(at, (11, -19, 7), (11, 14, 11))
         | (brain & (y < -62) & (x < 42) & (z < 30))
         | (brain & (x < 34) & (z < -8) & (y < -10)),
+        "basal ganglia": _ellipsoid(at, (19, 4, 4), (13, 24, 18)),
         # A1 and A2, and the medial surface of the frontal and parietal lobes.
         "ACA": _capsule(at, [(14, 4, -13), (3, 13, -13), (3, 30, 4)], 7) | (brain & (x < 18) & (z > -22)),
-        "MCA M2-M3 superior": brain & sylvian,
-        "MCA M2-M3 inferior": brain & ~sylvian,
+        SUPERIOR: brain & sylvian,
+        INFERIOR: brain & ~sylvian,
     }
 
 

@@ -4,7 +4,8 @@ At every rectifier, the rule replaces the gradient by the slope between the base
 "Learning important features through propagating activation differences", ICML 2017).
 
 Design notes:
-- The baseline is an image of zeros, the same for all patients. So its activations are computed once per fold.
+- The baseline is an image of zeros, the same for all patients. So its activations are computed once per trunk.
+- Folds that share a trunk share its passes: their slopes are added before the one backward pass.
 - Max-pooling needs no rule. The baseline is constant before it, so the gradient at the maximum is already exact.
 - In the tail, clinical vector and features multiply. There, gradients are integrated along the straight path of the
   features and the presence bits (Sundararajan et al., ICML 2017).
@@ -13,12 +14,11 @@ Design notes:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from app.inference.attribution.quadrature import gauss_legendre
 from app.network.conv import convolve
@@ -29,14 +29,14 @@ _EPSILON = 1e-12  # avoids a division by zero for equal activations
 
 
 class BaselineActivations(NamedTuple):
-    """One fold's activations for the baseline image: inputs of its rectifiers, in order, and its trunk features."""
+    """A trunk's activations for the baseline image: inputs of its rectifiers, in order, and its features."""
 
     rectifier_inputs: list[Tensor]
     features: Tensor
 
 
 class RescaleResult(NamedTuple):
-    """One fold's trunk features (1, 4 f, x, y, z), and the slopes of its logit.
+    """Features (1, t, x, y, z) of a trunk, and the slopes of the summed logits of the folds that share it.
 
     Slopes are by voxels (1, c, X, Y, Z) and by presence bits (c,). A share is a slope times its input.
     """
@@ -50,30 +50,44 @@ class RescaleResult(NamedTuple):
 def baseline_activations(fold: Network, blank: Tensor) -> BaselineActivations:
     """Compute the activations of ``blank`` (1, c, x, y, z), a batch of zeros as ``Ensemble.image`` makes it."""
     inputs: list[Tensor] = []
+    counts = [1 + 2 * len(path.blocks) for path, _ in fold.trunk.paths]  # rectifiers of each path
+    first_of_path = {sum(counts[:index]) for index in range(len(counts))}
 
     def rectify(x: Tensor) -> Tensor:
-        # After the stem's convolution every voxel equals the bias, so one voxel is enough.
-        inputs.append(x if inputs else x[:, :, :1, :1, :1].clone())
+        # After a stem's convolution every voxel equals the bias, so one voxel is enough.
+        after_stem = len(inputs) in first_of_path
+        inputs.append(x[:, :, :1, :1, :1].clone() if after_stem else x)
         return torch.relu(x)
 
     return BaselineActivations(rectifier_inputs=inputs, features=_trunk(fold, blank, rectify))
 
 
 def rescale(
-    fold: Network, baseline: BaselineActivations, image: Tensor, clinical: Tensor, bits: slice
+    folds: Sequence[Network], baseline: BaselineActivations, image: Tensor, clinical: Tensor, bits: slice
 ) -> RescaleResult:
     """Compute slopes whose shares sum to logit(patient) - logit(patient without images), up to the quadrature error.
 
-    ``image`` is (1, c, x, y, z), ``clinical`` (1, v), and ``bits`` the positions of the presence bits in it.
+    The logit is the sum over ``folds``, which share one trunk. ``image`` is (1, c, x, y, z), ``clinical`` (1, v), and
+    ``bits`` the positions of the presence bits in it.
     """
-    remaining, stem = iter(baseline.rectifier_inputs), fold.trunk.stem
-    with torch.no_grad():
-        stem_output = stem.norm(stem.conv(image))
-    stem_output.requires_grad_()
-    features = _after_stem(fold, stem_output, lambda x: _RescaledRelu.apply(x, next(remaining)))  # type: ignore[no-untyped-call]
-    slopes, by_bit = _tail_slopes(fold, baseline.features, features.detach(), clinical, bits)
-    (by_stem_output,) = torch.autograd.grad(features, stem_output, slopes)
-    return RescaleResult(features.detach(), _convolution_backward(stem.conv.weight, by_stem_output), by_bit)
+    remaining, outputs, trunk = iter(baseline.rectifier_inputs), [], folds[0].trunk
+    for path, part in trunk.paths:
+        with torch.no_grad():
+            outputs.append(path.stem.norm(path.stem.conv(_cut(image, part))))
+        outputs[-1].requires_grad_()
+    features = _after_stems(folds[0], outputs, lambda x: _RescaledRelu.apply(x, next(remaining)))  # type: ignore[no-untyped-call]
+    tails = [_tail_slopes(fold, baseline.features, features.detach(), clinical, bits) for fold in folds]
+    slopes, by_bit = (torch.stack(part).sum(dim=0) for part in zip(*tails, strict=True))
+    by_voxel = torch.zeros_like(image)
+    by_output = torch.autograd.grad(features, outputs, slopes)
+    for (path, part), own in zip(trunk.paths, by_output, strict=True):
+        _cut(by_voxel, part).add_(_convolution_backward(path.stem.conv.weight, own))
+    return RescaleResult(features.detach(), by_voxel, by_bit)
+
+
+def _cut(image: Tensor, part: tuple[slice, ...] | None) -> Tensor:
+    """Return the part of images (n, c, x, y, z) that a path sees, as a view."""
+    return image if part is None else image[:, :, *part]
 
 
 def _convolution_backward(weight: Tensor, slopes: Tensor) -> Tensor:
@@ -100,18 +114,20 @@ def _tail_slopes(fold: Network, start: Tensor, end: Tensor, clinical: Tensor, bi
 
 def _trunk(fold: Network, image: Tensor, rectify: Any) -> Tensor:
     """Compute ``fold.trunk`` with ``rectify`` in place of every rectifier."""
-    stem = fold.trunk.stem
-    return _after_stem(fold, stem.norm(stem.conv(image)), rectify)
+    stems = [path.stem.norm(path.stem.conv(_cut(image, part))) for path, part in fold.trunk.paths]
+    return _after_stems(fold, stems, rectify)
 
 
-def _after_stem(fold: Network, stem_output: Tensor, rectify: Any) -> Tensor:
-    """Compute the trunk from the stem's normalised output on."""
-    trunk = fold.trunk
-    x: Tensor = rectify(functional.max_pool3d(stem_output, 2))
-    for block in (trunk.block1, trunk.block2, trunk.block3):
-        inner = rectify(block.norm1(block.conv1(x)))
-        x = rectify(block.shortcut(x) + block.norm2(block.conv2(inner)))
-    return x
+def _after_stems(fold: Network, stem_outputs: Sequence[Tensor], rectify: Any) -> Tensor:
+    """Compute the trunk from the normalised outputs of the paths' stems on."""
+    features = []
+    for (path, _), output in zip(fold.trunk.paths, stem_outputs, strict=True):
+        x: Tensor = rectify(path.stem.pool(output))
+        for block in path.blocks:
+            inner = rectify(block.norm1(block.conv1(x)))
+            x = rectify(block.shortcut(x) + block.norm2(block.conv2(inner)))
+        features.append(x)
+    return fold.trunk.join(features)
 
 
 class _RescaledRelu(torch.autograd.Function):
@@ -130,11 +146,3 @@ class _RescaledRelu(torch.autograd.Function):
         distance = (x - baseline).abs_().add_(_EPSILON)
         slope = torch.maximum(x, baseline).div_(distance).clamp_(0, 1)
         return slope.mul_(gradients[0]), None
-
-
-def rescale_folds(
-    folds: list[Network], baselines: list[BaselineActivations], image: Tensor, clinical: Tensor, bits: slice
-) -> Iterator[RescaleResult]:
-    """Yield ``rescale`` of each fold, so that only one fold's activations are in memory at a time."""
-    for fold, baseline in zip(folds, baselines, strict=True):
-        yield rescale(fold, baseline, image, clinical, bits)

@@ -86,6 +86,13 @@ def smooth(shares: Tensor) -> Tensor:
     return shares
 
 
+def smooth_within(shares: Tensor, mask: Tensor) -> Tensor:
+    """Smooth maps (c, x, y, z) by the same kernel, but inside ``mask`` (x, y, z) only; each map keeps its sum."""
+    weight = mask.to(shares.dtype)
+    reached = smooth(weight[None])[0].clamp_min(1e-6)
+    return smooth(shares * weight / reached) * weight
+
+
 def voxel_map(shares: Tensor, contribution: float) -> NDArray[np.float32]:
     """Adjust one channel's map (x, y, z) to sum to its modality's contribution."""
     return distribute_remainder(shares.double().numpy(), contribution).astype(np.float32)

@@ -55,6 +55,9 @@ export async function send(method, path, document, more = {}) {
   return [await answer.json(), answer.headers.get("ETag")];
 }
 
+/** Path of a figure or of the report, which may be drawn only now: the service waits for it, up to its own limit. */
+export const whenDrawn = (path) => `${path}?wait=60`;
+
 /** Load an image with the API key; a plain `src` cannot send the key. */
 export async function picture(image, path) {
   const url = URL.createObjectURL(await (await ask(path)).blob());

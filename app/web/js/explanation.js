@@ -7,7 +7,7 @@ export const headlines = {
   "refractory": "Refractory", "not-refractory": "Not refractory", "undetermined": "Undetermined", "withheld": "Decision withheld",
 };
 
-const channels = { ncct: "NCCT", cta: "CTA", vessels: "vessel mask", tmax: "Tmax", rcbf: "relative CBF" };
+const channels = { ncct: "NCCT", cta: "CTA", vessels: "vessel mask", tmax: "Tmax", rcbf: "relative CBF", intracranial: "what the network sees" };
 
 export const channelName = (name) => t(channels[name] || name);
 

@@ -6,7 +6,8 @@ import { t } from "./texts.js";
 
 export function showProblem(place, problem, retry) {
   if (problem.status === 401 && retry) askForKey(retry);
-  const list = (problem.errors || []).map((error) => el("li", {}, `${error.field}: ${error.detail}`));
+  const faults = (problem.errors || []).map((error) => `${error.field}: ${error.detail}`);
+  const list = faults.filter((fault) => fault !== problem.message).map((fault) => el("li", {}, fault));
   place.replaceChildren(
     el("div", { class: "problem" }, el("strong", {}, problem.title || t("Error")), " ", problem.message === problem.title ? "" : problem.message,
       list.length ? el("ul", {}, ...list) : null),

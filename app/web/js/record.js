@@ -1,6 +1,6 @@
 // Record of a prediction: data of the run, files to download, and the model card.
 
-import { save, text } from "./api.js";
+import { save, text, whenDrawn } from "./api.js";
 import { card } from "./card.js";
 import { byId, el, timeOf } from "./dom.js";
 import { channelName } from "./explanation.js";
@@ -8,11 +8,14 @@ import { showProblem } from "./problem.js";
 import { table } from "./table.js";
 import { t } from "./texts.js";
 
-/** Create a button that saves a file of this prediction. */
-function file(path, id, name, saved = name.split("/").pop()) {
+/** Create a button that saves a file of this prediction; it says that it waits, because a figure may be drawn only now. */
+function file(path, id, name, saved = name.split("/").pop(), address = `${path}/${name}`) {
   const button = el("button", { type: "button", class: "plain small" }, name);
-  button.onclick = () => save(`${path}/${name}`, `${id}-${saved}`)
-    .then(() => byId("files-problem").replaceChildren(), (problem) => showProblem(byId("files-problem"), problem));
+  const place = byId("files-problem");
+  button.onclick = async () => {
+    place.replaceChildren(el("p", { class: "quiet" }, t("Waiting for {name} …", { name })));
+    await save(address, `${id}-${saved}`).then(() => place.replaceChildren(), (problem) => showProblem(place, problem));
+  };
   return button;
 }
 
@@ -43,7 +46,8 @@ export function showRecord(path, prediction) {
     ...(attribution?.maps || []).map((name) => `maps/${name}.nii.gz`)];
   byId("files").replaceChildren(
     el("p", { class: "files" }, file(path, id, "fhir"),
-      prediction.series ? file(path, id, "dicom", "dicom.zip") : null, ...drawn.map((name) => file(path, id, name))),
+      prediction.series ? file(path, id, "dicom", "dicom.zip", whenDrawn(`${path}/dicom`)) : null,
+      ...drawn.map((name) => file(path, id, name, name.split("/").pop(), whenDrawn(`${path}/${name}`)))),
     el("details", {}, el("summary", {}, t("{count} volumes (NIfTI)", { count: volumes.length })),
       el("p", { class: "files" }, ...volumes.map((name) => file(path, id, name)))));
 }

@@ -94,7 +94,7 @@ class Viewer {
 
   get kinds() {
     const explained = [...this.maps].filter((name) => name.startsWith("aligned-attribution-")).map((name) => name.replace("aligned-", ""));
-    const measured = ["vessels", "tmax", "rcbf"].filter((kind) => !this.channels.includes(kind)
+    const measured = ["vessels", "tmax", "rcbf", "intracranial"].filter((kind) => !this.channels.includes(kind)
       && (this.maps.has(`aligned-${kind}`) || this.maps.has(kind) || kind in this.inputs));
     return { explained, measured };
   }

@@ -139,7 +139,7 @@ export class Viewport {
     [this.overlay, this.peak] = [null, null];
     if (!map) return;
     const signed = map.kind === "attribution";
-    const colours = signed ? { colormap: "raises", colormapNegative: "lowers" } : { colormap: map.kind === "vessels" ? "mask" : "viridis" };
+    const colours = signed ? { colormap: "raises", colormapNegative: "lowers" } : { colormap: ["vessels", "intracranial"].includes(map.kind) ? "mask" : "viridis" };
     const overlay = await NVImage.loadFromUrl({ url: await bytes(map.path), name: map.file, opacity: 0, cal_min: 0, cal_max: 1, ...colours });
     if (signed) this.peak = peakOf(overlay);
     overlay.setAffine(multiply(map.baseFromMap, overlay.hdr.affine));

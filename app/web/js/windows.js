@@ -12,7 +12,7 @@ export const presets = {
 export const firstPreset = { ncct: "brain", cta: "cta" };
 
 /** Black and white of images that are no CT. */
-export const ranges = { vessels: [0, 1], tmax: [0, 16], rcbf: [0, 1.6] };
+export const ranges = { vessels: [0, 1], intracranial: [0, 1], tmax: [0, 16], rcbf: [0, 1.6] };
 
 export const units = { ncct: "HU", cta: "HU", tmax: "s" };
 
