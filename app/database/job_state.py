@@ -207,6 +207,12 @@ def unfinished(session: Session, ids: Iterable[str]) -> set[str]:
     return set(session.scalars(select(PredictionRow.id).where(PredictionRow.id.in_(list(ids)), open_states)))
 
 
+def any_queued(session: Session) -> bool:
+    """Whether a prediction waits for a worker, and not for the environment."""
+    waits = (PredictionRow.status == Status.QUEUED, PredictionRow.waiting.is_(None))
+    return session.scalars(select(PredictionRow.id).where(*waits).limit(1)).first() is not None
+
+
 def unfinished_on(session: Session, name: str, version: str) -> bool:
     """Whether a prediction of this model version is queued or running."""
     open_states = PredictionRow.status.in_([Status.QUEUED, Status.RUNNING])

@@ -272,7 +272,7 @@ def erase(session: Session, prediction_id: str, caller: str | None) -> list[str]
     row.clinical = row.inputs = row.trace_id = row.span_id = row.body_digest = None
     row.series = row.intake_flags = None
     row.probability = row.interval = row.folds = row.decision = row.withheld = None
-    row.flags = row.perfusion = row.figures = row.timings = row.error = None
+    row.flags = row.perfusion = row.figures = row.figures_queued = row.timings = row.error = None
     of_study = select(StudyPredictionRow.study_id).where(StudyPredictionRow.prediction_id == prediction_id)
     session.execute(update(StudyRow).where(StudyRow.id.in_(of_study)).values(assembled=None))
     for table in (AttributionRow, ReviewRow, ShadowRow, OutcomeRow, IdempotencyRow, ReturnAddressRow, DeliveryRow):
@@ -301,7 +301,9 @@ def artifact(session: Session, prediction_id: str, caller: str | None, name: str
         raise NotFinished("The prediction is not finished. Send the request again when it has finished")
     if name.startswith(FIGURES) or name == REPORT:
         if row.figures == FiguresState.PENDING:
-            raise FiguresNotReady("The figures and the report are drawn now. Send the request again", retry_after=1.0)
+            raise FiguresNotReady(
+                "The figures and the report are drawn at the first request. Send the request again", retry_after=1.0
+            )
         if row.figures == FiguresState.FAILED:
             raise FiguresNotReady(
                 "The figures and the report could not be drawn; the service tries again. The answer is not affected",

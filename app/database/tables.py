@@ -25,6 +25,7 @@ from sqlalchemy import (
     String,
     TypeDecorator,
     false,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -50,6 +51,10 @@ class Base(DeclarativeBase):
     }
 
 
+UNDRAWN = "figures = 'pending' AND figures_queued IS NULL"
+"""Condition for figures that have no job yet; as text, because a database uses the index only for this expression."""
+
+
 class PredictionRow(Base):
     """One prediction. An erasure leaves id, caller, model and times."""
 
@@ -58,6 +63,7 @@ class PredictionRow(Base):
         Index("predictions_page", "caller", "created", "id"),
         Index("predictions_status", "status"),
         Index("predictions_subject", "caller", "subject", "created"),
+        Index("predictions_undrawn", "created", sqlite_where=text(UNDRAWN), postgresql_where=text(UNDRAWN)),
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
@@ -107,6 +113,7 @@ class PredictionRow(Base):
     flags: Mapped[list[Any] | None]
     perfusion: Mapped[dict[str, Any] | None]
     figures: Mapped[str | None] = mapped_column(String(8))  # pending, ready or failed; None: it has no figures
+    figures_queued: Mapped[datetime | None]  # when the job was queued that draws them
     timings: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]
 

@@ -288,10 +288,9 @@ class PredictionPipeline:
             with self.database.session() as session:
                 if job_state.succeed(session, study, result):
                     self.queue.queue_webhooks(session, study.id)
-                    self.queue.queue_deliveries(session, study.id)
+                    if self.queue.queue_deliveries(session, study.id):
+                        self.queue.draw_on_demand(session, study.id)  # the objects hold the figures
                     audit.append(session, "worker", "prediction.succeeded", study.id)
-                    if result.figures is FiguresState.PENDING:
-                        self.queue.draw(session, study.id)
 
         retry_until_available(store, also_full=False)
 

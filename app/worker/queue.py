@@ -20,7 +20,7 @@ from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
 from dbos import error as engine_errors
 from sqlalchemy.orm import Session
 
-from app.database import destinations, webhooks
+from app.database import destinations, figure_state, webhooks
 from app.database.job_state import WaitingJob
 from app.database.session import Database
 
@@ -143,6 +143,13 @@ class Queue:
         ``failures`` is the number of tries that failed for another reason than a fault of the environment.
         """
         self._enqueue(session, FIGURE_JOB, (prediction_id, number), (prediction_id, number, failures), delay)
+
+    def draw_on_demand(self, session: Session, prediction_id: str) -> bool:
+        """Queues the job that draws the figures, unless it is queued or nothing is to be drawn; True if it did."""
+        wanted = figure_state.want(session, prediction_id)
+        if wanted:
+            self.draw(session, prediction_id)
+        return wanted
 
     def _enqueue(
         self, session: Session, name: str, key: tuple[object, ...], arguments: tuple[object, ...], delay: float | None

@@ -6,8 +6,9 @@ The digest of a file is checked before its first byte is sent, so a damaged file
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
-from typing import Annotated, BinaryIO, Literal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Annotated, BinaryIO, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Header, Path, Query
 from fastapi.responses import Response, StreamingResponse
@@ -17,10 +18,12 @@ from app.api.cds import cards
 from app.api.dependencies import CurrentCaller, Services, ServicesDep
 from app.api.fhir import FhirVersion, accepted_version
 from app.api.parameters import IfNoneMatch, PredictionId, strict_query
-from app.database import predictions
+from app.database import figure_state, predictions
 from app.dicom.objects.kinds import ObjectKind
 from app.sdk.errors import FiguresNotReady, InternalError
 from app.sdk.types import Input
+
+T = TypeVar("T")
 
 CHUNK_BYTES = 256 * 1024
 SHORT_WAIT = 2.0  # seconds that a request for a figure waits by default; usual clients give up after five
@@ -149,8 +152,12 @@ async def dicom_objects(
 ) -> Response:
     """Returns the DICOM objects of a prediction that succeeded, as a ZIP archive; they name the patient."""
     kinds = tuple(ObjectKind) if kind is None else (kind,)
-    async with services.conversion_slots:
-        content = await services.run_in_thread(_archive, services, caller.tenant, prediction_id, kinds)
+
+    async def read() -> bytes:
+        async with services.conversion_slots:
+            return await services.run_in_thread(_archive, services, caller.tenant, prediction_id, kinds)
+
+    content = await _once_drawn(services, prediction_id, read, SHORT_WAIT)
     name = f'attachment; filename="{prediction_id}-dicom.zip"'
     headers = {"Cache-Control": "private, no-store", "Content-Disposition": name}
     return Response(content, media_type="application/zip", headers=headers)
@@ -164,17 +171,25 @@ def _archive(services: Services, tenant: str, prediction_id: str, kinds: tuple[O
 async def _drawn(
     services: Services, tenant: str, prediction_id: str, name: str, if_none_match: str, wait: float
 ) -> Response:
-    """The response with a file that is drawn after the answer, after at most ``wait`` seconds.
+    """The response with a figure or the report, after at most ``wait`` seconds. Raises the errors of `_file`."""
+    read = partial(_file, services, tenant, prediction_id, name, if_none_match)
+    return await _once_drawn(services, prediction_id, read, wait)
 
-    Raises FiguresNotReady, and the errors of `_file`.
+
+async def _once_drawn(services: Services, prediction_id: str, read: Callable[[], Awaitable[T]], wait: float) -> T:
+    """The result of ``read``, which needs the figures; has them drawn, and waits for them for at most ``wait`` seconds.
+
+    Raises FiguresNotReady, and the errors of ``read``.
     """
     try:
-        return await _file(services, tenant, prediction_id, name, if_none_match)
+        return await read()
     except FiguresNotReady:
+        if await services.read(figure_state.undrawn, prediction_id):
+            await services.write(services.queue.draw_on_demand, prediction_id)
         if not wait:
             raise
     await services.watcher.drawn(prediction_id, min(wait, services.settings.wait_max))
-    return await _file(services, tenant, prediction_id, name, if_none_match)
+    return await read()
 
 
 async def _file(services: Services, tenant: str, prediction_id: str, name: str, if_none_match: str) -> Response:

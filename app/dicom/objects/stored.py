@@ -26,7 +26,7 @@ from app.database.tables import ArtifactRow
 from app.dicom.objects.isolated import export_isolated, installed
 from app.dicom.objects.kinds import ObjectKind
 from app.dicom.return_address import ReturnAddress, SealBroken, key_of, open_sealed
-from app.sdk.errors import InternalError, NotFinished, NotFound
+from app.sdk.errors import FiguresNotReady, InternalError, NotFinished, NotFound
 from app.sdk.types import FiguresState, Prediction, Status
 from app.storage.errors import storage_errors
 from app.storage.local import Storage
@@ -78,6 +78,7 @@ class ResultObjects:
         Raises:
             PredictionNotFound, Erased: there is no such prediction.
             NotFinished: it has no answer yet.
+            FiguresNotReady: its figures are not drawn yet.
             NotFound: it did not succeed, or has no return address that can be read.
             InternalError: the objects could not be made.
         """
@@ -106,7 +107,10 @@ class ResultObjects:
         if not prediction.status.finished:
             raise NotFinished("The prediction is not finished. Send the request again when it has finished")
         if prediction.figures is FiguresState.PENDING:
-            raise NotFinished("The figures of the prediction are being drawn. Send the request again in a few seconds")
+            raise FiguresNotReady(
+                "The objects hold the figures, which are drawn at the first request. Send it again in a few seconds",
+                retry_after=2.0,
+            )
         if prediction.status is not Status.SUCCEEDED:
             raise NotFound("The prediction has no answer, so it has no DICOM objects")
         if not installed():
