@@ -76,20 +76,26 @@ def usual(study: dict[str, Path], store: Path) -> dict[str, float]:
     return seconds
 
 
-def cpu_seconds(session: int) -> float:
-    """Return the processor time of all processes of a session, and of their ended children."""
-    ticks = 0
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time of a process and all its descendants, also of those that have ended."""
+    ticks: dict[int, int] = {}
+    children: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
             fields = path.read_text().rpartition(")")[2].split()
-            if int(fields[3]) == session:
-                ticks += sum(map(int, fields[11:15]))
-    return ticks / os.sysconf("SC_CLK_TCK")
+            ticks[int(path.parent.name)] = sum(map(int, fields[11:15]))
+            children.setdefault(int(fields[1]), []).append(int(path.parent.name))
+    total, waiting = 0, [pid]
+    while waiting:
+        each = waiting.pop()
+        total += ticks.get(each, 0)
+        waiting += children.get(each, [])
+    return total / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
 def running_service(store: Path, data: Path, precision: str, pids: list[int] | None = None) -> Iterator[Client]:
-    """Run `rlvo serve` with its worker; yield a client once the service is ready. ``pids`` gets its session."""
+    """Run `rlvo serve` with its worker; yield a client once the service is ready. ``pids`` gets its process."""
     environment = os.environ | {
         "RLVO_DATA_DIR": str(data),
         "RLVO_MODEL_STORE": str(store),

@@ -90,7 +90,7 @@ class EnsembleOutput(NamedTuple):
 
 
 class EnsemblePredictor(Protocol):
-    """The folds of one version; ``precision`` is that of the trunks, ``bytes`` the size of the weights."""
+    """The folds of one version; ``precision`` is that of the trunks, ``bytes`` the memory that they keep."""
 
     @property
     def precision(self) -> Precision: ...
@@ -129,10 +129,13 @@ class NetworkFolds:
 
     @property
     def bytes(self) -> int:
-        """A backend holds the trunks' weights once more."""
+        """Weights, those that a backend or bfloat16 holds once more, and the activations without images."""
         folds = self.ensemble.folds
         held = [*folds, *(fold.trunk for fold in folds if self.ensemble.backend is not None)]
-        return sum(weight.nbytes for part in held for weight in part.parameters())
+        weights = sum(weight.nbytes for part in held for weight in part.parameters()) + self.ensemble.cast_bytes
+        kept: list[deeplift.BaselineActivations] = self.__dict__.get("_baselines", [])
+        maps = sum(tensor.nbytes for each in kept for tensor in (*each.rectifier_inputs, each.features))
+        return weights + maps
 
     def run_on(self, backend: Backend, precision: Precision | None = None) -> None:
         """Compute the trunks with a backend, in a precision, from now on; None is the precision of the device.
@@ -169,6 +172,9 @@ class NetworkFolds:
     def warm_up(self) -> None:
         blank = np.zeros((2, self.ensemble.folds[0].architecture.clinical_size), np.float32)
         self._value_function(self._tails_without_images)(blank, np.asarray([True, False]))
+        if self.ensemble.device.type != "cpu":  # the first use of each kernel on a GPU takes seconds
+            image, bits = np.zeros(self.shape, np.float32), slice(0, self.shape[0])
+            self.image_shares(image, blank[0], bits, range(self.shape[0]), ExplanationMethod())
 
     def value_function(self, image: Image, /) -> ValueFunction:
         return self._value_function(self.ensemble.tails(self.ensemble.features(torch.from_numpy(image))))

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from app.core.config import Settings
-from app.database import api_keys, predictions
+from app.database import api_keys, row_erasure
 from app.database.predictions import Artifact
 from app.database.tables import PredictionRow
 from app.sdk.types import FiguresState, Prediction, PredictionPage, Stage
@@ -258,7 +258,7 @@ async def test_erased_prediction_gives_410_and_has_no_rows(service: RunningServi
         answer = await service.http.request(method, f"/v1/predictions/{sent}{path}")
         assert (answer.status_code, answer.json()["code"]) == (410, "erased")
     with service.services.database.reading() as session:
-        assert predictions.referenced(session, service.blobs()) == set()
+        assert row_erasure.referenced(session, service.blobs()) == set()
 
 
 async def test_erasure_has_a_certificate(service: RunningService) -> None:
