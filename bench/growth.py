@@ -78,7 +78,7 @@ def listings(middle: datetime, number: int) -> dict[str, Query]:
         "list, one accession number": page(accession_number=f"A{number:09d}"),
         "list, failed": page(status=Status.FAILED),
         "list, queued": page(status=Status.QUEUED),
-        "list, a rare version": page(model="rlvo-synthetic@1.0.0"),
+        "list, a rare version": page(model="rlvo-synthetic@0.1.0"),
         "list, an unknown version": page(model="rlvo-synthetic@9.0.0"),
         "list, reviewed": page(reviewed=True),
         "list, not reviewed": page(reviewed=False),
@@ -154,7 +154,7 @@ class Others(threading.Thread):
     def run(self) -> None:
         while not self.stopped.wait(0.05):
             start = time.perf_counter()
-            model = ModelRef(name="rlvo-synthetic", version="2.0.0", digest=DIGEST)
+            model = ModelRef(name="rlvo-synthetic", version="1.0.0", digest=DIGEST)
             new = NewPrediction(predictions.new_id(), SMALL, model, None, explain=True, clinical={}, inputs={})
             with self.database.session() as session:
                 predictions.add(session, new)
@@ -261,7 +261,7 @@ def main() -> None:
                 session.execute(text("DELETE FROM predictions WHERE status = 'queued'"))
             if not arguments.only_queries:
                 sweep(database, folder, arguments.retention, erased, total)
-                command(url, folder, "monitor", "rlvo-synthetic@2.0.0")
+                command(url, folder, "monitor", "rlvo-synthetic@1.0.0")
                 command(url, folder, "fsck")
             database.close()
     finally:

@@ -18,7 +18,7 @@ TENANTS = 50
 LARGEST_SHARE = 0.4  # of all predictions, of the first tenant
 YEARS = 3.0
 END = datetime(2026, 11, 28, tzinfo=UTC)  # of the generated rows; fixed, so that each call yields the same ones
-VERSIONS = ("1.0.0", "1.1.0", "1.2.0", "2.0.0")
+VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "1.0.0")
 ARTIFACTS = ("inputs/cta.nii", "inputs/ncct.nii", "maps/attribution-cta.nii.gz")
 DIGEST = "sha256:" + "0" * 64
 GENESIS = "0" * 64
@@ -202,7 +202,7 @@ def queue_up(database: Database, count: int) -> list[str]:
     rows = (
         (
             *(one, f"tenant-{number % TENANTS:02d}", "queued", 0.0, END, 0, 0, 1 + number // TENANTS, "rlvo-synthetic"),
-            *("2.0.0", DIGEST, True, False, False),
+            *(VERSIONS[-1], DIGEST, True, False, False),
         )
         for number, one in enumerate(ids)
     )

@@ -18,10 +18,11 @@ OF_KEPT = {
     "page": ["caller", "created", "id", "subject"],
     "state": ["caller", "status", "created", "id"],
     "version": ["caller", "model_version", "model_name", "created", "id"],
-    "subject": ["caller", "subject", "id"],
+    "subject": ["caller", "subject", "created", "id"],
+    "by_subject": ["caller", "subject", "id"],
     "probability": ["caller", "probability", "id"],
-    "study_uid": ["caller", "study_instance_uid"],
-    "accession": ["caller", "accession_number"],
+    "study_uid": ["caller", "study_instance_uid", "created", "id"],
+    "accession": ["caller", "accession_number", "created", "id"],
     "due": ["finished"],
 }
 
