@@ -182,13 +182,13 @@ def sweep(database: Database, folder: Path, count: int, first: int, total: int) 
     days = (now() - last - timedelta(seconds=4)).total_seconds() / 86400
     beside = Others(database)
     beside.start()
-    start = time.perf_counter()
+    start, used = time.perf_counter(), time.thread_time()
     erased = Retention(database, eraser, days).apply()
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, time.thread_time() - used
     beside.stopped.set()
     beside.join()
     left = sum(1 for _ in storage.digests())
-    print(f"retention: {erased} predictions in {seconds:.1f} s, {left} blobs left")
+    print(f"retention: {erased} predictions in {seconds:.1f} s, {cpu:.1f} CPU s, {left} blobs left")
     for name, times in (("submission", beside.writes), ("page", beside.reads)):
         print(f"a {name} beside it: p50 {1e3 * statistics.median(times):.0f} ms, longest {1e3 * max(times):.0f} ms")
 
