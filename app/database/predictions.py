@@ -211,8 +211,8 @@ def page(
     rows: list[PredictionRow] = []
     for part in paging.parts(sort, cursor):
         ordered = select(PredictionRow).where(*conditions, *part.conditions).order_by(*part.order)
-        if (room := limit + 1 - len(rows)) > 0:
-            rows += session.scalars(ordered.limit(room))
+        if (missing := limit + 1 - len(rows)) > 0:
+            rows += session.scalars(ordered.limit(missing))
     more, rows = len(rows) > limit, rows[:limit]
     ids = [row.id for row in rows]
     of_rows = select(AttributionRow).where(AttributionRow.prediction_id.in_(ids))
