@@ -12,6 +12,8 @@ Design notes:
 
 from __future__ import annotations
 
+import sqlite3
+import sys
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -23,6 +25,7 @@ from sqlalchemy.orm import Session
 from app.database import destinations, figure_state, webhooks
 from app.database.job_state import WaitingJob
 from app.database.session import Database
+from app.sdk.errors import InvalidRequest
 
 APPLICATION = "rlvo"
 QUEUE = "predictions"
@@ -64,7 +67,13 @@ class Queue:
         )
 
     def upgrade(self) -> None:
-        """Creates or migrates the tables of the engine; call it after `Database.upgrade`."""
+        """Creates or migrates the tables of the engine; call it after `Database.upgrade`.
+
+        Raises:
+            InvalidRequest: The engine cannot use the SQLite of this Python.
+        """
+        if self._database.sqlite:
+            check_sqlite(sys.version_info[:2], sqlite3.sqlite_version_info)
         with self._database.errors():
             DBOS.migrate(self._database.url.render_as_string(hide_password=False))
             self._client.register_queue(QUEUE, worker_concurrency=1, polling_interval_sec=POLLING_SECONDS)
@@ -230,6 +239,19 @@ class Queue:
             workflow_ids=prediction_ids, status=["ENQUEUED", "PENDING"], load_input=False, load_output=False
         )
         return {job.workflow_id for job in jobs}
+
+
+def check_sqlite(python: tuple[int, ...], sqlite: tuple[int, ...]) -> None:
+    """Raises InvalidRequest for a Python from 3.12 on with a SQLite before 3.42.
+
+    There the engine uses ``unixepoch('subsec')``, which gives NULL in an older SQLite, and its first insertion fails.
+    """
+    if python >= (3, 12) and sqlite < (3, 42):
+        found = ".".join(map(str, sqlite))
+        raise InvalidRequest(
+            f"The job engine needs SQLite 3.42 or later with this Python, which has {found}. Use Python 3.11 or "
+            "PostgreSQL (RLVO_DATABASE_URL)"
+        )
 
 
 def _queue_of(job: str) -> str:
