@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from app.inference.model_input import ModelInput
 from app.inference.model_version import ModelVersion
 from app.network.daft import Network
-from app.network.ensemble import Ensemble
+from app.network.ensemble import Ensemble, forbid_tf32
 from app.registry.model_store import ModelStore
 from bench.model_stores import DEMO, MODEL_STORE, default_network, demo_networks
 
@@ -201,6 +201,7 @@ def forward(title: str, networks: Sequence[Network], image: Tensor, limit: float
         rounds: Rounds of each variant.
         skip: Names of variants to leave out.
     """
+    forbid_tf32()  # for the exact reference
     ensemble = Ensemble(networks, "cuda")
     image = ensemble.image(image[0])
     exact = [fold.trunk(image) for fold in ensemble.folds]

@@ -10,7 +10,8 @@ usual pipeline.
   ANTs is not installed), MONAI's GaussianSmooth and SpatialResample, torch eager over the folds, captum's integrated
   gradients with 32 steps a fold. It segments no vessels, explains no clinical variable, draws and stores nothing.
 - ``--concurrency 4`` sends four studies at once, without explanation, to rlvo and to a plain FastAPI handler that runs
-  the usual pipeline up to the prediction. Printed: studies per second of both.
+  the usual pipeline up to the prediction. Printed: studies per second of both. With ``--alone``, rlvo alone; with
+  ``--explain``, explained studies. Processor time depends less on other work on the machine than the rate.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,9 +76,26 @@ def usual(study: dict[str, Path], store: Path) -> dict[str, float]:
     return seconds
 
 
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time of a process and all its descendants, also of those that have ended."""
+    ticks: dict[int, int] = {}
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            ticks[int(path.parent.name)] = sum(map(int, fields[11:15]))
+            children.setdefault(int(fields[1]), []).append(int(path.parent.name))
+    total, waiting = 0, [pid]
+    while waiting:
+        each = waiting.pop()
+        total += ticks.get(each, 0)
+        waiting += children.get(each, [])
+    return total / os.sysconf("SC_CLK_TCK")
+
+
 @contextmanager
-def running_service(store: Path, data: Path, precision: str) -> Iterator[Client]:
-    """Run `rlvo serve` with its worker; yield a client once the service is ready."""
+def running_service(store: Path, data: Path, precision: str, pids: list[int] | None = None) -> Iterator[Client]:
+    """Run `rlvo serve` with its worker; yield a client once the service is ready. ``pids`` gets its process."""
     environment = os.environ | {
         "RLVO_DATA_DIR": str(data),
         "RLVO_MODEL_STORE": str(store),
@@ -88,6 +106,8 @@ def running_service(store: Path, data: Path, precision: str) -> Iterator[Client]
     command = [sys.executable, "-m", "app.cli", "serve", "--port", "0"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdout
+        if pids is not None:
+            pids.append(process.pid)
         try:
             url = next(line.split()[-1] for line in process.stdout if b"rlvo is at" in line).decode()
             with Client(url) as client:
@@ -142,16 +162,26 @@ def studies_per_second(send: Callable[[], object], count: int, concurrency: int)
     return count / (time.perf_counter() - start)
 
 
-def compare_concurrent(study: dict[str, Path], store: Path, scratch: Path, concurrency: int) -> None:
-    """Print studies per second, without explanation, of rlvo and of the plain handler."""
+def concurrent_rate(
+    study: dict[str, Path], store: Path, scratch: Path, concurrency: int, *, explain: bool
+) -> tuple[float, float]:
+    """Return studies per second of rlvo, up to the last answer, and processor seconds of one study."""
     clinical = json.loads(study["clinical"].read_text())
-    with running_service(store, scratch / "concurrent", "float32") as client:
+    pids: list[int] = []
+    with running_service(store, scratch / "concurrent", "float32", pids) as client:
 
         def send() -> object:
-            return client.predict(ncct=study["ncct"], cta=study["cta"], clinical=clinical, explain=False)
+            return client.predict(ncct=study["ncct"], cta=study["cta"], clinical=clinical, explain=explain)
 
         send()
-        rlvo_rate = studies_per_second(send, 4 * concurrency, concurrency)
+        before = cpu_seconds(pids[0])
+        rate = studies_per_second(send, 4 * concurrency, concurrency)
+        return rate, (cpu_seconds(pids[0]) - before) / (4 * concurrency)
+
+
+def compare_concurrent(study: dict[str, Path], store: Path, scratch: Path, concurrency: int) -> None:
+    """Print studies per second, without explanation, of rlvo and of the plain handler."""
+    rlvo_rate, _ = concurrent_rate(study, store, scratch, concurrency, explain=False)
     server = ServerProcess("fastapi", store, scratch)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=3600) as client:
@@ -180,6 +210,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--model", choices=tuple(STORES), default="demo")
     parser.add_argument("--concurrency", type=int, default=0, help="only measure this many studies at once")
+    parser.add_argument("--explain", action="store_true", help="with --concurrency and --alone: explain the studies")
     parser.add_argument("--alone", action="store_true", help="leave out the usual pipeline")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -187,6 +218,15 @@ def main() -> None:
         STORES[arguments.model](store)
         print("drawing the synthetic patient ...", flush=True)
         study = write_patient(scratch / "patient", seed=1)
+        if arguments.concurrency and arguments.alone:
+            for number in range(arguments.rounds):
+                rate, cpu = concurrent_rate(
+                    study, store, scratch / str(number), arguments.concurrency, explain=arguments.explain
+                )
+                kind = "with" if arguments.explain else "without"
+                each = f"{rate:.2f} studies/s, {cpu:.2f} CPU s each"
+                print(f"concurrency {arguments.concurrency}, {kind} explanation: rlvo {each}", flush=True)
+            return
         if arguments.concurrency:
             compare_concurrent(study, store, scratch, arguments.concurrency)
             return

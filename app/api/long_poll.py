@@ -57,7 +57,7 @@ class ChangeWatcher:
                     return
 
     async def drawn(self, prediction_id: str, within: float) -> None:
-        """Returns when the figures are drawn, or as `finished`; also when they could not be drawn."""
+        """Returns when no job draws the figures any more, or as `finished`; also when they could not be drawn."""
         with anyio.move_on_after(within):
             async for _ in self.changes(prediction_id):
                 pass

@@ -278,7 +278,7 @@ events = entry(
     ok={
         200: {
             "description": "`state` events with status, stage, progress, `waiting` and `figures`. The event with a "
-            "final status has the answer; the stream ends when the figures and the report are drawn as well",
+            "final status has the answer and is the last one, unless the figures are being drawn: then they end it",
             "content": {"text/event-stream": {"schema": _STATE_EVENT}},
         }
     },
@@ -333,8 +333,9 @@ volume_map = entry(
     ok=_file("A NIfTI volume, gzip-compressed", "application/gzip"),
 )
 _DRAWN_LATER = (
-    "Figures and report are drawn after the answer; `figures` of the prediction says when they are there. Before that, "
-    "the response comes after at most `wait` seconds: the file, or 409 `figures-not-ready` with `Retry-After`."
+    "Figures and report are drawn after the answer, at the first request or while the service has nothing else to do; "
+    "`figures` of the prediction says when they are there. Before that, the response comes after at most `wait` "
+    "seconds: the file, or 409 `figures-not-ready` with `Retry-After`."
 )
 figure = entry(
     *PREDICTION_ERRORS,

@@ -38,15 +38,22 @@ def export(
     The study must have been sent as DICOM while RLVO_DICOM_RETURN_KEY was set. The command needs the same key.
     """
     from app.dicom.objects.stored import ResultObjects
+    from app.sdk.errors import FiguresNotReady
     from app.storage.factory import storage_of
+    from app.worker.queue import Queue
 
     config, database = settings(), open_database(must_exist=True)
     objects = ResultObjects.of(config, database, storage_of(config))
     target = to or Path(f"{prediction_id}-dicom.zip")
-    with naming_folders(config), objects.archive(prediction_id, None) as archive:
-        target.touch(mode=0o600)
-        target.chmod(0o600)
-        shutil.copyfile(archive, target)
+    try:
+        with naming_folders(config), objects.archive(prediction_id, None) as archive:
+            target.touch(mode=0o600)
+            target.chmod(0o600)
+            shutil.copyfile(archive, target)
+    except FiguresNotReady:
+        with naming_folders(config), database.session() as session:
+            Queue(database).draw_on_demand(session, prediction_id)
+        raise
     typer.echo(str(target))
 
 

@@ -50,10 +50,10 @@ def monitor(
         entry = open_model_store(config).resolve(model or config.default_model)
     with closing(open_database(must_exist=True)) as database, database.reading() as session:
         answered = followed(session, entry.name, entry.version, _utc(since), _utc(until))
-    if not answered:
+        result = report(answered, entry.manifest, length)
+    if not result.windows:
         typer.echo(f"{entry.name}@{entry.version} has no prediction in this period.", err=True)
         raise typer.Exit(2)
-    result = report(answered, entry.manifest, length)
     typer.echo(f"{entry.name}@{entry.version}, by {length}")
     heads, rows = rows_of(result)
     table(heads, rows)

@@ -5,6 +5,7 @@ The locks are those of flock(2). The kernel releases them when a process ends, s
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import shutil
@@ -62,6 +63,19 @@ def atomic_directory(target: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
         raise
     sync(target.parent)
+
+
+def sync_file_system(folder: Path) -> None:
+    """Write everything of the file system of a folder to the disk (syncfs(2)): for many new files at once.
+
+    A file system that has met an error since the last call raises OSError.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor):
+            raise OSError(ctypes.get_errno(), "the file system could not be written")
+    finally:
+        os.close(descriptor)
 
 
 def private_folder(folder: Path) -> None:

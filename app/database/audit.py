@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -38,19 +39,31 @@ class ChainCheck:
         return self.broken_at is None
 
 
-def append(session: Session, actor: str, action: str, target: str, detail: dict[str, Any] | None = None) -> None:
-    """Appends an entry in the transaction of the caller.
+class Entry(NamedTuple):
+    """An entry to append. The actor is the name of an API key, ``worker`` or ``operator``; the target is an id.
 
-    The actor is the name of an API key, ``worker`` or ``operator``; the target is an id. ``detail`` has codes, digests
-    and counts, but no patient data.
+    ``detail`` has codes, digests and counts, but no patient data.
     """
+
+    actor: str
+    action: str
+    target: str
+    detail: dict[str, Any]
+
+
+def append(session: Session, actor: str, action: str, target: str, detail: dict[str, Any] | None = None) -> None:
+    """Appends one entry (`Entry`) in the transaction of the caller."""
+    append_all(session, [Entry(actor, action, target, detail or {})])
+
+
+def append_all(session: Session, entries: Iterable[Entry]) -> None:
+    """Appends entries in the transaction of the caller, in their order."""
     head = session.scalars(select(AuditHeadRow).with_for_update().execution_options(populate_existing=True)).one()
-    row = AuditRow(
-        seq=head.seq + 1, at=now(), actor=actor, action=action, target=target, detail=detail or {}, previous=head.hash
-    )
-    row.hash = _hash(row)
-    head.seq, head.hash = row.seq, row.hash
-    session.add(row)
+    for entry in entries:
+        row = AuditRow(seq=head.seq + 1, at=now(), **entry._asdict(), previous=head.hash)
+        row.hash = _hash(row)
+        head.seq, head.hash = row.seq, row.hash
+        session.add(row)
     session.flush()
 
 

@@ -10,7 +10,7 @@ Design notes:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -18,8 +18,9 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.database import audit, predictions
-from app.database.tables import ArtifactRow, AuditRow, PredictionRow
-from app.sdk.errors import NotFound, PredictionNotFound
+from app.database.row_erasure import erase_rows, referenced
+from app.database.tables import AuditRow, PredictionRow
+from app.sdk.errors import Erased, NotFound, PredictionNotFound
 from app.sdk.types import AuditEntry, ErasedBlob, ErasureCertificate
 
 ACTION = "prediction.erase"
@@ -52,12 +53,26 @@ def erase(
     Returns:
         The digests to delete from the storage after the transaction is committed.
     """
-    referenced = set(session.scalars(select(ArtifactRow.digest).where(ArtifactRow.prediction_id == prediction_id)))
-    orphans = predictions.erase(session, prediction_id, tenant)
-    detail: dict[str, object] = {"why": why, "blobs": orphans, "shared": len(referenced) - len(orphans)}
-    if first:
-        detail["first"] = first
-    audit.append(session, actor, ACTION, prediction_id, detail)
+    check(session, prediction_id, tenant)
+    erased = erase_all(session, [prediction_id], actor=actor, why=why, first=first)
+    if prediction_id not in erased:  # another transaction was faster
+        raise Erased
+    return erased[prediction_id]
+
+
+def erase_all(session: Session, ids: Iterable[str], *, actor: str, why: str, first: str = "") -> dict[str, list[str]]:
+    """Erases predictions and records each erasure, as `erase`; those that are erased already are left out.
+
+    Returns:
+        The digests to delete after the transaction is committed, by prediction.
+    """
+    orphans: dict[str, list[str]] = {}
+    entries: list[audit.Entry] = []
+    for prediction_id, (digests, shared) in erase_rows(session, ids).items():
+        detail: dict[str, object] = {"why": why, "blobs": digests, "shared": shared}
+        entries.append(audit.Entry(actor, ACTION, prediction_id, detail | ({"first": first} if first else {})))
+        orphans[prediction_id] = digests
+    audit.append_all(session, entries)
     return orphans
 
 
@@ -71,11 +86,12 @@ def states(session: Session, prediction_ids: Iterable[str]) -> dict[str, bool]:
     return found
 
 
-def recorded(session: Session) -> list[RecordedErasure]:
-    """All erasures of the audit, oldest first; the last one of a prediction that was erased again."""
-    rows = session.scalars(select(AuditRow).where(AuditRow.action == ACTION).order_by(AuditRow.seq))
-    by_id = {row.target: RecordedErasure(row.target, row.at, row.actor, row.detail.get("why", "")) for row in rows}
-    return list(by_id.values())
+def recorded(session: Session) -> Iterator[RecordedErasure]:
+    """All erasures of the audit, oldest first; a prediction that was erased again comes twice."""
+    columns = (AuditRow.target, AuditRow.at, AuditRow.actor, AuditRow.detail["why"].as_string())
+    rows = select(*columns).where(AuditRow.action == ACTION).order_by(AuditRow.seq)
+    for target, at, actor, why in session.execute(rows.execution_options(yield_per=BATCH_SIZE)):
+        yield RecordedErasure(target, at, actor, why or "")
 
 
 def due(session: Session, before: datetime, *, most: int) -> list[str]:
@@ -115,8 +131,8 @@ def certificate(
         raise NotFound("The prediction is not erased, so it has no certificate")
     # Entries of early releases have the number of blobs only. A referenced digest belongs to another prediction now.
     digests = entry.detail["blobs"] if isinstance(entry.detail["blobs"], list) else []
-    referenced = predictions.referenced(session, digests)
-    blobs = [ErasedBlob(sha256=digest, gone=digest in referenced or not exists(digest)) for digest in digests]
+    named = referenced(session, digests)
+    blobs = [ErasedBlob(sha256=digest, gone=digest in named or not exists(digest)) for digest in digests]
     return ErasureCertificate(
         id=prediction_id,
         erased=row.erased,

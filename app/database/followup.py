@@ -6,7 +6,7 @@ erasure and a review, or two corrections, run one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -20,6 +20,12 @@ from app.database.tables import OutcomeRow, PredictionRow, ReviewRow, ShadowRow
 from app.sdk.errors import Conflict, FieldError, InvalidRequest, NotFinished
 from app.sdk.followup import Outcome, OutcomeDraft, Review, ReviewDraft, Verdict
 from app.sdk.types import PerfusionSummary, Prediction, Status
+
+_PART = 1000  # rows in memory at once
+_FOLLOWED = (
+    *(PredictionRow.id, PredictionRow.created, PredictionRow.probability),
+    *(PredictionRow.clinical, PredictionRow.perfusion, PredictionRow.flags),
+)
 
 
 @dataclass(frozen=True)
@@ -114,13 +120,14 @@ def outcome(session: Session, prediction_id: str, caller: str | None) -> Outcome
 
 def followed(
     session: Session, name: str, version: str, since: datetime | None = None, until: datetime | None = None
-) -> list[FollowedUpPrediction]:
-    """Successful predictions of one version, of all tenants, without erased ones, oldest first.
+) -> Iterator[FollowedUpPrediction]:
+    """Yields the successful predictions of one version, of all tenants, without erased ones, oldest first.
 
-    ``since`` and ``until`` limit the time of creation; ``until`` itself is excluded.
+    The rows are read in parts, so years of predictions need little memory. ``since`` and ``until`` limit the time of
+    creation; ``until`` itself is excluded.
     """
     query = (
-        select(PredictionRow, OutcomeRow.refractory)
+        select(*_FOLLOWED, OutcomeRow.refractory)
         .outerjoin(OutcomeRow, OutcomeRow.prediction_id == PredictionRow.id)
         .where(
             PredictionRow.model_name == name,
@@ -134,9 +141,17 @@ def followed(
         query = query.where(PredictionRow.created >= since)
     if until is not None:
         query = query.where(PredictionRow.created < until)
-    rows = session.execute(query).all()
     verdicts = _last_verdicts(session, name, version)
-    return [_followed(row, refractory, verdicts.get(row.id, {})) for row, refractory in rows]
+    for row in session.execute(query.execution_options(yield_per=_PART)):
+        yield FollowedUpPrediction(
+            created=row.created,
+            probability=row.probability,
+            clinical=row.clinical or {},
+            perfusion=PerfusionSummary.model_validate(row.perfusion) if row.perfusion else None,
+            flags=frozenset(flag["code"] for flag in row.flags or []),
+            refractory=row.refractory,
+            verdicts=tuple(verdict is Verdict.AGREE for verdict in verdicts.get(row.id, {}).values()),
+        )
 
 
 def live_scores(
@@ -175,29 +190,16 @@ def live_scores(
     return sorted(scores, key=lambda one: (one.created, one.prediction_id))
 
 
-def _followed(row: PredictionRow, refractory: bool | None, verdicts: Mapping[str, Verdict]) -> FollowedUpPrediction:
-    assert row.probability is not None
-    return FollowedUpPrediction(
-        created=row.created,
-        probability=row.probability,
-        clinical=row.clinical or {},
-        perfusion=PerfusionSummary.model_validate(row.perfusion) if row.perfusion else None,
-        flags=frozenset(flag["code"] for flag in row.flags or []),
-        refractory=refractory,
-        verdicts=tuple(verdict is Verdict.AGREE for verdict in verdicts.values()),
-    )
-
-
 def _last_verdicts(session: Session, name: str, version: str) -> dict[str, dict[str, Verdict]]:
     """Last verdict by prediction and reviewer, for the predictions of one version."""
     query = (
-        select(ReviewRow)
+        select(ReviewRow.prediction_id, ReviewRow.reviewer, ReviewRow.verdict)
         .join(PredictionRow, PredictionRow.id == ReviewRow.prediction_id)
         .where(PredictionRow.model_name == name, PredictionRow.model_version == version)
         .order_by(ReviewRow.id)
     )
     verdicts: dict[str, dict[str, Verdict]] = {}
-    for row in session.scalars(query):
+    for row in session.execute(query):
         verdicts.setdefault(row.prediction_id, {})[row.reviewer] = Verdict(row.verdict)
     return verdicts
 

@@ -51,7 +51,7 @@ class JobStudy:
     ``trace_context`` is the span of the request; ``exact`` selects the slow, exact methods of explanation;
     ``accept_warnings`` asks for a decision in spite of warnings; ``ctp_interval_s`` replaces the time step in the
     header of the CT perfusion series; ``series`` and ``intake_flags`` say what the series of a DICOM
-    study were taken for.
+    study were taken for; ``device`` and ``precision`` are those of a recorded answer.
     """
 
     id: str
@@ -71,6 +71,8 @@ class JobStudy:
     accession_number: str | None = None
     series: Sequence[SeriesSummary] = ()
     intake_flags: Sequence[Flag] = ()
+    device: str | None = None
+    precision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class WaitingJob:
 class PredictionResult:
     """Numbers and files of a finished prediction; ``withheld`` has the warnings that withhold the decision.
 
-    ``figures`` is the state of the figures; None if there is no explanation.
+    ``figures`` is the state of the figures; None if there is no explanation. ``device`` and ``precision`` computed it.
     """
 
     probability: float
@@ -102,6 +104,8 @@ class PredictionResult:
     artifacts: Iterable[Artifact] = ()
     withheld: Sequence[str] = ()
     figures: FiguresState | None = None
+    device: str | None = None
+    precision: str | None = None
 
 
 def start(session: Session, prediction_id: str) -> JobStudy | None:
@@ -174,6 +178,7 @@ def succeed(session: Session, study: JobStudy, result: PredictionResult) -> bool
     row.perfusion = None if result.perfusion is None else result.perfusion.model_dump(mode="json")
     row.timings = dict(result.timings)
     row.figures = result.figures
+    row.device, row.precision = result.device, result.precision
     if result.attribution is not None:
         session.add(AttributionRow(prediction_id=row.id, **result.attribution.model_dump(mode="json")))
     add_artifacts(session, row.id, result.artifacts)
@@ -207,6 +212,12 @@ def unfinished(session: Session, ids: Iterable[str]) -> set[str]:
     return set(session.scalars(select(PredictionRow.id).where(PredictionRow.id.in_(list(ids)), open_states)))
 
 
+def any_queued(session: Session) -> bool:
+    """Whether a prediction waits for a worker, and not for the environment."""
+    waits = (PredictionRow.status == Status.QUEUED, PredictionRow.waiting.is_(None))
+    return session.scalars(select(PredictionRow.id).where(*waits).limit(1)).first() is not None
+
+
 def unfinished_on(session: Session, name: str, version: str) -> bool:
     """Whether a prediction of this model version is queued or running."""
     open_states = PredictionRow.status.in_([Status.QUEUED, Status.RUNNING])
@@ -232,6 +243,8 @@ def _study(row: PredictionRow) -> JobStudy:
         intake_flags=[Flag.model_validate(each) for each in row.intake_flags or []],
         clinical=row.clinical or {},
         inputs={Input(name): InputSummary.model_validate(summary) for name, summary in (row.inputs or {}).items()},
+        device=row.device,
+        precision=row.precision,
         trace_context=TraceContext(row.trace_id, row.span_id) if row.trace_id else None,
     )
 

@@ -13,9 +13,9 @@ import struct
 import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, case, or_
+from sqlalchemy import ColumnElement, literal, tuple_
 from sqlalchemy.orm import InstrumentedAttribute
 
 from app.database.tables import PredictionRow
@@ -34,12 +34,33 @@ _COLUMNS: dict[str, InstrumentedAttribute[Any]] = {
 }
 
 
-def order(sort: Sort) -> Sequence[ColumnElement[Any]]:
-    """The expressions of ORDER BY."""
+class Part(NamedTuple):
+    """A part of an ordered list, as conditions and expressions of ORDER BY that an index serves."""
+
+    conditions: Sequence[ColumnElement[bool]]
+    order: Sequence[ColumnElement[Any]]
+
+
+def parts(sort: Sort, cursor: str | None) -> list[Part]:
+    """The list after the cursor, or the whole list: rows with a value, then those without.
+
+    Raises InvalidRequest for a cursor of another order.
+    """
     column, descending = _column(sort)
-    keys = [column, PredictionRow.id]
-    ordered = [key.desc() if descending else key.asc() for key in keys]
-    return ordered if column is PredictionRow.created else [_absent(column), *ordered]
+    absent, value, row_id = (False, None, "") if cursor is None else _read(cursor, sort)
+    order = [key.desc() if descending else key.asc() for key in (column, PredictionRow.id)]
+    found: list[Part] = []
+    if not absent:
+        present: list[ColumnElement[bool]] = [] if column is PredictionRow.created else [column.is_not(None)]
+        if cursor is not None:
+            keys = tuple_(column, PredictionRow.id)
+            after = tuple_(literal(value, column.type), literal(row_id))  # unlike OR, an index finds a pair
+            present.append(keys < after if descending else keys > after)
+        found.append(Part(present, order))
+    if column is not PredictionRow.created:
+        later = PredictionRow.id < row_id if descending else PredictionRow.id > row_id
+        found.append(Part([column.is_(None), later] if absent else [column.is_(None)], order))
+    return found
 
 
 def cursor_of(row: PredictionRow, sort: Sort) -> str:
@@ -53,23 +74,8 @@ def cursor_of(row: PredictionRow, sort: Sort) -> str:
     return f"{int(value is None)}{written.hex()}{row_id}"
 
 
-def after(cursor: str, sort: Sort) -> ColumnElement[bool]:
-    """Condition for the rows after the row of the cursor. Raises InvalidRequest for a cursor of another order."""
-    column, descending = _column(sort)
-    absent, value, row_id = _read(cursor, sort)
-    later_id = PredictionRow.id < row_id if descending else PredictionRow.id > row_id
-    if absent:
-        return and_(column.is_(None), later_id)
-    later = or_(column < value if descending else column > value, and_(column == value, later_id))
-    return later if column is PredictionRow.created else or_(column.is_(None), later)
-
-
 def _column(sort: Sort) -> tuple[InstrumentedAttribute[Any], bool]:
     return _COLUMNS[sort.removeprefix("-")], sort.startswith("-")
-
-
-def _absent(column: InstrumentedAttribute[Any]) -> ColumnElement[int]:
-    return case((column.is_(None), 1), else_=0)
 
 
 def _read(cursor: str, sort: Sort) -> tuple[bool, Any, str]:

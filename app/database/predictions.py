@@ -18,24 +18,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, exists, select, update
+from sqlalchemy import ColumnElement, exists, select
 from sqlalchemy.orm import Session
 
 from app.core.tracing import TraceContext
 from app.database import destinations, fair_queue, idempotency, paging
-from app.database.destination_tables import DeliveryRow
+from app.database.row_erasure import erase_rows
 from app.database.session import now
-from app.database.study_tables import InstanceRow, ReturnAddressRow, StudyPredictionRow, StudyRow
-from app.database.tables import (
-    ArtifactRow,
-    AttributionRow,
-    BlobRow,
-    IdempotencyRow,
-    OutcomeRow,
-    PredictionRow,
-    ReviewRow,
-    ShadowRow,
-)
+from app.database.study_tables import ReturnAddressRow
+from app.database.tables import ArtifactRow, AttributionRow, BlobRow, PredictionRow, ReviewRow
 from app.database.upsert import insert_for
 from app.sdk.errors import Conflict, Erased, FiguresNotReady, NotFinished, NotFound, PredictionNotFound
 from app.sdk.followup import ReviewerVerdict
@@ -217,10 +208,11 @@ def page(
     if reviewed is not None:
         has_review = exists().where(ReviewRow.prediction_id == PredictionRow.id)
         conditions.append(has_review if reviewed else ~has_review)
-    if cursor is not None:
-        conditions.append(paging.after(cursor, sort))
-    ordered = select(PredictionRow).where(*conditions).order_by(*paging.order(sort))
-    rows = list(session.scalars(ordered.limit(limit + 1)))
+    rows: list[PredictionRow] = []
+    for part in paging.parts(sort, cursor):
+        ordered = select(PredictionRow).where(*conditions, *part.conditions).order_by(*part.order)
+        if (missing := limit + 1 - len(rows)) > 0:
+            rows += session.scalars(ordered.limit(missing))
     more, rows = len(rows) > limit, rows[:limit]
     ids = [row.id for row in rows]
     of_rows = select(AttributionRow).where(AttributionRow.prediction_id.in_(ids))
@@ -263,29 +255,9 @@ def erase(session: Session, prediction_id: str, caller: str | None) -> list[str]
 
     Returns the digests without any reference, for `Storage.delete` after the commit. Raises PredictionNotFound, Erased.
     """
-    row = _row(session, prediction_id, caller, lock=True)
-    if not Status(row.status).finished:
-        row.status, row.finished = Status.CANCELLED, now()
-    row.erased = now()
-    row.progress, row.stage, row.waiting = 0.0, None, None
-    row.subject = row.study_instance_uid = row.accession_number = None
-    row.clinical = row.inputs = row.trace_id = row.span_id = row.body_digest = None
-    row.series = row.intake_flags = None
-    row.probability = row.interval = row.folds = row.decision = row.withheld = None
-    row.flags = row.perfusion = row.figures = row.timings = row.error = None
-    of_study = select(StudyPredictionRow.study_id).where(StudyPredictionRow.prediction_id == prediction_id)
-    session.execute(update(StudyRow).where(StudyRow.id.in_(of_study)).values(assembled=None))
-    for table in (AttributionRow, ReviewRow, ShadowRow, OutcomeRow, IdempotencyRow, ReturnAddressRow, DeliveryRow):
-        session.execute(delete(table).where(table.prediction_id == prediction_id))
-    named = select(ArtifactRow.digest).where(ArtifactRow.prediction_id == prediction_id)
-    # Locked in one order before the count, so that a transaction that adds an artifact of one of these blobs waits.
-    blobs = select(BlobRow.digest).where(BlobRow.digest.in_(named)).order_by(BlobRow.digest)
-    digests = set(session.scalars(blobs.with_for_update()))
-    session.execute(delete(ArtifactRow).where(ArtifactRow.prediction_id == prediction_id))
-    unnamed = digests - set(session.scalars(select(ArtifactRow.digest).where(ArtifactRow.digest.in_(digests))))
-    session.execute(delete(BlobRow).where(BlobRow.digest.in_(unnamed)))
-    session.flush()
-    return sorted(unnamed - referenced(session, unnamed))
+    _row(session, prediction_id, caller, lock=True)
+    orphans, _ = erase_rows(session, [prediction_id])[prediction_id]
+    return orphans
 
 
 def artifact(session: Session, prediction_id: str, caller: str | None, name: str) -> tuple[str, str]:
@@ -301,7 +273,9 @@ def artifact(session: Session, prediction_id: str, caller: str | None, name: str
         raise NotFinished("The prediction is not finished. Send the request again when it has finished")
     if name.startswith(FIGURES) or name == REPORT:
         if row.figures == FiguresState.PENDING:
-            raise FiguresNotReady("The figures and the report are drawn now. Send the request again", retry_after=1.0)
+            raise FiguresNotReady(
+                "The figures and the report are drawn at the first request. Send the request again", retry_after=1.0
+            )
         if row.figures == FiguresState.FAILED:
             raise FiguresNotReady(
                 "The figures and the report could not be drawn; the service tries again. The answer is not affected",
@@ -315,17 +289,6 @@ def artifacts(session: Session, prediction_id: str, caller: str | None) -> list[
     _row(session, prediction_id, caller)
     names = select(ArtifactRow.name).where(ArtifactRow.prediction_id == prediction_id)
     return list(session.scalars(names.order_by(ArtifactRow.name)))
-
-
-def referenced(session: Session, digests: Iterable[str]) -> set[str]:
-    """The given digests that at least one prediction or received instance refers to."""
-    listed, referenced = list(digests), set[str]()
-    for start in range(0, len(listed), 500):  # databases limit the parameters of one statement
-        part = listed[start : start + 500]
-        referenced |= set(session.scalars(select(ArtifactRow.digest).where(ArtifactRow.digest.in_(part))))
-        of_instances = select(InstanceRow.digest).where(InstanceRow.digest.in_(part))
-        referenced |= {digest for digest in session.scalars(of_instances) if digest is not None}
-    return referenced
 
 
 def _row(session: Session, prediction_id: str, caller: str | None, *, lock: bool = False) -> PredictionRow:

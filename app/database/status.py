@@ -22,7 +22,8 @@ from app.sdk.types import WAITING_FOR_STORAGE, FiguresState, Priority, Stage, St
 class State:
     """State of a prediction; ``progress`` is a fraction from 0 to 1, ``waiting`` why it makes none.
 
-    ``figures`` is the state of the figures and the report; None if there are none.
+    ``figures`` is the state of the figures and the report; None if there are none. ``drawing`` tells whether a job
+    draws them.
     """
 
     status: Status
@@ -30,11 +31,12 @@ class State:
     progress: float
     waiting: str | None = None
     figures: FiguresState | None = None
+    drawing: bool = False
 
     @property
     def settled(self) -> bool:
-        """Whether the prediction has finished, and its figures are not about to be drawn."""
-        return self.status.finished and self.figures is not FiguresState.PENDING
+        """Whether the prediction has finished, and its figures are not being drawn."""
+        return self.status.finished and not self.drawing
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class QueueWait:
 def states(session: Session, ids: Iterable[str]) -> dict[str, State]:
     """States of the given predictions, without erased and unknown ones."""
     row = PredictionRow
-    columns = (row.id, row.status, row.stage, row.progress, row.waiting, row.figures)
+    columns = (row.id, row.status, row.stage, row.progress, row.waiting, row.figures, row.figures_queued)
     rows = session.execute(select(*columns).where(PredictionRow.id.in_(list(ids)), PredictionRow.erased.is_(None)))
     return {
         key: State(
@@ -69,8 +71,9 @@ def states(session: Session, ids: Iterable[str]) -> dict[str, State]:
             progress,
             pause["reason"] if pause else None,
             FiguresState(figures) if figures else None,
+            drawing=figures == FiguresState.PENDING and queued is not None,
         )
-        for key, status, stage, progress, pause, figures in rows
+        for key, status, stage, progress, pause, figures, queued in rows
     }
 
 

@@ -25,6 +25,7 @@ from sqlalchemy import (
     String,
     TypeDecorator,
     false,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -50,14 +51,33 @@ class Base(DeclarativeBase):
     }
 
 
+UNDRAWN = "figures = 'pending' AND figures_queued IS NULL"
+"""Condition for figures that have no job yet; as text, because a database uses the index only for this expression."""
+
+
+def _kept(name: str, *columns: str) -> Index:
+    """An index without the erased predictions, of which there are more and more."""
+    kept = text("erased IS NULL")
+    return Index(f"predictions_{name}", *columns, sqlite_where=kept, postgresql_where=kept)
+
+
 class PredictionRow(Base):
     """One prediction. An erasure leaves id, caller, model and times."""
 
     __tablename__ = "predictions"
     __table_args__ = (
-        Index("predictions_page", "caller", "created", "id"),
-        Index("predictions_status", "status"),
-        Index("predictions_subject", "caller", "subject", "created"),
+        _kept("page", "caller", "created", "id", "subject"),
+        _kept("state", "caller", "status", "created", "id"),
+        _kept("version", "caller", "model_version", "model_name", "created", "id"),
+        _kept("subject", "caller", "subject", "created", "id"),
+        _kept("by_subject", "caller", "subject", "id"),
+        _kept("probability", "caller", "probability", "id"),
+        _kept("study_uid", "caller", "study_instance_uid", "created", "id"),
+        _kept("accession", "caller", "accession_number", "created", "id"),
+        _kept("due", "finished"),
+        Index("predictions_finished", "finished"),
+        Index("predictions_status", "status", "queue_position", "caller"),
+        Index("predictions_undrawn", "created", sqlite_where=text(UNDRAWN), postgresql_where=text(UNDRAWN)),
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
@@ -106,7 +126,10 @@ class PredictionRow(Base):
     withheld: Mapped[list[Any] | None]  # codes of the warnings that withhold the decision
     flags: Mapped[list[Any] | None]
     perfusion: Mapped[dict[str, Any] | None]
+    device: Mapped[str | None] = mapped_column(String(8))  # that computed the answer: cpu or cuda
+    precision: Mapped[str | None] = mapped_column(String(16))  # of the trunks; None: an answer of an earlier release
     figures: Mapped[str | None] = mapped_column(String(8))  # pending, ready or failed; None: it has no figures
+    figures_queued: Mapped[datetime | None]  # when the job was queued that draws them
     timings: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]
 
@@ -224,6 +247,7 @@ class AuditRow(Base):
     """An entry of the audit log. Triggers of the database refuse to change or delete it."""
 
     __tablename__ = "audit"
+    __table_args__ = (Index("audit_action", "action", "target"),)
 
     seq: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     at: Mapped[datetime]

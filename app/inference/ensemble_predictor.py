@@ -85,7 +85,7 @@ class EnsembleOutput(NamedTuple):
 
 
 class EnsemblePredictor(Protocol):
-    """The folds of one version; ``precision`` is that of the trunks, ``bytes`` the size of the weights."""
+    """The folds of one version; ``precision`` is that of the trunks, ``bytes`` the memory that they keep."""
 
     @property
     def precision(self) -> Precision: ...
@@ -124,12 +124,17 @@ class NetworkFolds:
 
     @property
     def bytes(self) -> int:
-        """A shared trunk counts once; a backend holds the trunks' weights once more."""
-        folds, distinct = self.ensemble.folds, self.ensemble.distinct
-        copies = 2 if self.ensemble.backend is not None else 1
-        weights = {id(weight): weight.nbytes for fold in folds for weight in fold.parameters()}
-        trunks = sum(weight.nbytes for fold in distinct for weight in fold.trunk.parameters())
-        return sum(weights.values()) + (copies - 1) * trunks
+        """Weights, those that a backend or bfloat16 holds once more, and the activations without images.
+
+        A trunk that folds share counts once.
+        """
+        ensemble = self.ensemble
+        weights = {id(weight): weight.nbytes for fold in ensemble.folds for weight in fold.parameters()}
+        trunks = sum(weight.nbytes for fold in ensemble.distinct for weight in fold.trunk.parameters())
+        held = sum(weights.values()) + (trunks if ensemble.backend is not None else 0) + ensemble.cast_bytes
+        kept: list[deeplift.BaselineActivations] = self.__dict__.get("_baselines", [])
+        maps = sum(tensor.nbytes for each in kept for tensor in (*each.rectifier_inputs, each.features))
+        return held + maps
 
     def run_on(self, backend: Backend, precision: Precision | None = None) -> None:
         """Compute the trunks with a backend, in a precision, from now on; None is the precision of the device.
@@ -166,6 +171,9 @@ class NetworkFolds:
     def warm_up(self) -> None:
         blank = np.zeros((2, self.ensemble.folds[0].architecture.clinical_size), np.float32)
         self._value_function(self._tails_without_images)(blank, np.asarray([True, False]))
+        if self.ensemble.device.type != "cpu":  # the first use of each kernel on a GPU takes seconds
+            image, bits = np.zeros(self.shape, np.float32), slice(0, self.shape[0])
+            self.image_shares(image, blank[0], bits, range(self.shape[0]), ExplanationMethod())
 
     def value_function(self, image: Image, /) -> ValueFunction:
         return self._value_function(self.ensemble.tails(self.ensemble.features(torch.from_numpy(image))))

@@ -74,6 +74,7 @@ class ModelCache:
         self._loading: defaultdict[str, Lock] = defaultdict(Lock)
         self._lock = Lock()
         self._device_thread = SerialExecutor("device")
+        self._vessel_thread = SerialExecutor("vessels")
 
     def version(self, name: str, version: str, *, pause: Callable[[], None] = no_pause) -> ModelVersion:
         """Return the version; load it first if it is not loaded, or if its manifest has changed since.
@@ -133,7 +134,12 @@ class ModelCache:
         pause()
         loaded.verify_golden_cases(entry.folder)
         loaded.executor = self._run_on_device
+        if self.device != "cpu":  # the vessel network is on the CPU, and must not hold the turn of the GPU meanwhile
+            loaded.vessel_executor = self._run_beside_device
         return loaded
+
+    def _run_beside_device(self, task: Callable[[], T], /) -> T:
+        return self._vessel_thread(partial(self._with_threads, task))
 
     def _run_on_device(self, task: Callable[[], T], /) -> T:
         """Run a task in the device's thread; an ``Executor`` (docs/decisions/0060)."""

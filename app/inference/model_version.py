@@ -28,6 +28,7 @@ from app.inference.model_input import ModelInput
 from app.inference.reference_head import ReferenceHead
 from app.network.backends import Backend, Precision
 from app.network.daft import Network
+from app.network.ensemble import forbid_tf32
 from app.network.unet import VesselNet
 from app.registry.manifest import Fold, GoldenCase, Manifest, ReferenceHeadFile
 from app.sdk.clinical import ClinicalRecord, Side
@@ -68,7 +69,7 @@ class ModelVersion:
     """One loaded version on one device; created by ``load``.
 
     ``executor`` runs the work of the device; versions on one device share it. ``vessel_net`` segments vessels if no
-    mask is sent; without it, the segmentation is the classical one.
+    mask is sent; without it, the segmentation is the classical one. It computes on the CPU, in ``vessel_executor``.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class ModelVersion:
         self.digest = digest
         self.predictor = predictor
         self.executor = executor
+        self.vessel_executor: Executor | None = None  # None: that of the device
 
     @classmethod
     def load(
@@ -102,7 +104,7 @@ class ModelVersion:
 
         ``backend`` computes the trunks, with the number of threads that torch has in the calling thread, in
         ``precision``; None is bfloat16 on a GPU and float32 on a CPU. ``pause`` is called between the parts of the
-        load, so that predictions can run in between.
+        load, so that predictions can run in between. A load forbids TF32 in the process (`forbid_tf32`).
 
         Raises:
             ModelNotReady: A file is missing, differs from the manifest's digest, or does not fit the manifest.
@@ -115,6 +117,7 @@ class ModelVersion:
         if manifest.kind == "logistic":
             predictor = fold_files.load_logistic(files, manifest)
         else:
+            forbid_tf32()
             predictor = fold_files.load_networks(files, manifest, device, pause)
             pause()
             predictor.run_on(backend, precision)
@@ -149,7 +152,7 @@ class ModelVersion:
             raise MissingInput(f"This model requires the volumes: {', '.join(missing)}.")
         net, segmenter = self._vessel_net, vessels.segment
         if net is not None:
-            segmenter = vessels.learned_segmenter(lambda hu: self.executor(partial(net, hu)))
+            segmenter = vessels.learned_segmenter(lambda hu: (self.vessel_executor or self.executor)(partial(net, hu)))
         prepared = preprocess.prepare(volumes, self.manifest.grid, self.manifest.channels, segmenter=segmenter)
         encoded = clinical_encoder.encode(record, self.manifest.clinical, prepared.perfusion)
         presence = np.asarray(prepared.presence, dtype=bool)

@@ -3,7 +3,8 @@
 Design notes:
 - Batch normalisation is folded into the convolutions, and tensors are channels-last: the same numbers, faster.
 - On CUDA the trunk runs under bfloat16 autocast, unless ``mixed`` is false. The tail is float32 everywhere, so that an
-  explanation adds up to exactly the predicted number. TF32, which rounds like bfloat16, is off.
+  explanation adds up to exactly the predicted number. It needs `forbid_tf32`: TF32 rounds like bfloat16.
+- On CUDA the trunks hold their weights once more in bfloat16, because autocast would cast them again at every call.
 - Another backend may compute the trunks (app/network/backends.py); torch computes gradients and the tail.
 - One thread computes a small tail, because threads would wait for each other at each layer (docs/experiments.md).
 - Folds that were trained on one frozen trunk share it: it is held in memory once and computed once for all of them.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +30,14 @@ from app.network.tail_evaluator import TailEvaluator
 SMALL_TAIL = 10**8  # most multiply-adds of one fold's tail that one thread computes
 
 
-def select_device(wanted: str) -> torch.device:
-    """Return the device; ``auto`` is CUDA if available, else the CPU. From then on float32 is float32 on a GPU, too."""
+def forbid_tf32() -> None:
+    """Make float32 exact on a GPU, in the whole process from now on; the program that owns the process calls this."""
     torch.backends.cudnn.allow_tf32 = False  # on by default for convolutions
     torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def select_device(wanted: str) -> torch.device:
+    """Return the device; ``auto`` is CUDA if available, else the CPU."""
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(wanted)
@@ -117,9 +123,22 @@ class Ensemble:
         """Compute each fold's trunk features (1, t, ., ., .) of one image (c, x, y, z)."""
         if self.backend is not None:
             computed = self.backend(image)
+        elif self.mixed:
+            batch = self.image(image).bfloat16()
+            computed = [trunk(batch).float() for trunk in self._cast_trunks]
         else:
             computed = [self.trunk(fold, self.image(image)) for fold in self.distinct]
         return [computed[place] for place in self.trunk_of]
+
+    @cached_property
+    def _cast_trunks(self) -> list[nn.Module]:
+        return [copy.deepcopy(fold.trunk).bfloat16() for fold in self.distinct]
+
+    @property
+    def cast_bytes(self) -> int:
+        """Bytes of the weights that are held once more in bfloat16."""
+        cast = self.__dict__.get("_cast_trunks", ())
+        return sum(weight.nbytes for trunk in cast for weight in trunk.parameters())
 
     def trunk(self, fold: Network, batch: Tensor) -> Tensor:
         """Compute one fold's trunk features of a batch (n, c, x, y, z) in the device's precision; differentiable."""

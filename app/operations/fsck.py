@@ -10,13 +10,17 @@ Design notes:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import groupby, islice
 
-from sqlalchemy import select
+from sqlalchemy import CompoundSelect, literal, select, union_all
+from sqlalchemy.orm import Session
 
 from app.core.config import Settings
 from app.core.filesystem import is_exposed
-from app.database import audit, job_state, predictions
+from app.database import audit, job_state
+from app.database.row_erasure import referenced
 from app.database.session import Database
 from app.database.study_tables import InstanceRow
 from app.database.tables import ArtifactRow, PredictionRow
@@ -26,6 +30,8 @@ from app.storage.factory import secure, storage_of
 from app.storage.local import GRACE, Storage
 from app.worker.erasure import Eraser, LedgerComparison
 from app.worker.queue import Queue
+
+PART = 500  # rows, or files, in memory at once
 
 
 @dataclass
@@ -73,23 +79,19 @@ def fsck(settings: Settings, *, deep: bool = False, mend: bool = False) -> Consi
     report.exposed = [name for name, path in settings.private_paths.items() if is_exposed(path)]
     report.ledger = eraser.replay(actor="operator") if mend else eraser.compare()
     with database.reading() as session:
-        named: dict[str, list[str]] = {}
-        for digest, prediction_id in session.execute(select(ArtifactRow.digest, ArtifactRow.prediction_id)):
-            named.setdefault(digest, []).append(prediction_id)
-        of_instances = select(InstanceRow.digest, InstanceRow.study_id).where(InstanceRow.digest.is_not(None))
-        for stored, study_id in session.execute(of_instances):
-            named.setdefault(str(stored), []).append(f"study {study_id}")
+        for digest, ids in _named(session):
+            report.blobs += 1
+            if not storage.exists(digest):
+                report.missing[digest] = ids
+            elif deep and not storage.verify(digest):
+                report.damaged[digest] = ids
         open_states = PredictionRow.status.in_([Status.QUEUED, Status.RUNNING])
         waiting = {job.id for job in job_state.waiting(session)}  # their jobs are queued again by the next worker
         unfinished = [one for one in session.scalars(select(PredictionRow.id).where(open_states)) if one not in waiting]
         report.audit_broken_at = audit.verify(session).broken_at
-    report.blobs = len(named)
-    for digest, ids in named.items():
-        if not storage.exists(digest):
-            report.missing[digest] = ids
-        elif deep and not storage.verify(digest):
-            report.damaged[digest] = ids
-    report.orphans = [digest for digest in storage.older_than(GRACE) if digest not in named]
+        stored = storage.older_than(GRACE)
+        while part := list(islice(stored, PART)):
+            report.orphans += sorted(set(part) - referenced(session, part))
     alive = queue.alive(unfinished) if unfinished else set()
     report.stuck = [prediction_id for prediction_id in unfinished if prediction_id not in alive]
     if mend:
@@ -99,11 +101,22 @@ def fsck(settings: Settings, *, deep: bool = False, mend: bool = False) -> Consi
     return report
 
 
+def _named(session: Session) -> Iterator[tuple[str, list[str]]]:
+    """Each digest that the database names, in order, with the ids that name it; not all of them in memory at once."""
+    of_instances = select(InstanceRow.digest, literal("study ") + InstanceRow.study_id)
+    names: CompoundSelect[str, str] = union_all(
+        select(ArtifactRow.digest, ArtifactRow.prediction_id), of_instances.where(InstanceRow.digest.is_not(None))
+    )
+    ordered = session.execute(names.order_by("digest").execution_options(yield_per=PART))
+    for digest, rows in groupby(ordered, lambda row: str(row[0])):
+        yield digest, [str(row[1]) for row in rows]
+
+
 def _repair(report: ConsistencyReport, database: Database, storage: Storage, queue: Queue) -> None:
     for digest in report.damaged:
         storage.quarantine(digest)
     with database.reading() as session:
-        named_meanwhile = predictions.referenced(session, report.orphans)
+        named_meanwhile = referenced(session, report.orphans)
     for digest in report.orphans:
         if digest not in named_meanwhile:
             storage.delete(digest)

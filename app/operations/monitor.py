@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,12 +141,17 @@ class MonitorReport:
 
 
 def report(followed: Iterable[FollowedUpPrediction], manifest: Manifest, length: WindowLength) -> MonitorReport:
-    """Evaluate the predictions of one version, in any order, in windows of the given length."""
-    by_window: dict[datetime, list[FollowedUpPrediction]] = {}
-    for one in followed:
-        by_window.setdefault(length.start(one.created), []).append(one)
-    windows = [_window(start, by_window[start], manifest) for start in sorted(by_window)]
-    labels, probabilities = _outcomes([one for start in sorted(by_window) for one in by_window[start]])
+    """Evaluate the predictions of one version, oldest first, in windows of the given length.
+
+    Only the predictions of one window are in memory at once.
+    """
+    windows: list[MonitorWindow] = []
+    known: list[tuple[Labels, Array]] = []
+    for start, of_window in groupby(followed, lambda one: length.start(one.created)):
+        patients = list(of_window)
+        windows.append(_window(start, patients, manifest))
+        known.append(_outcomes(patients))
+    labels, probabilities = (np.concatenate(parts) for parts in zip(*known, strict=True)) if known else _outcomes([])
     slope = in_the_large = None
     if 0 < labels.sum() < len(labels):
         slope = calibration_slope(labels, probabilities)

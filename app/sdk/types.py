@@ -295,8 +295,9 @@ class Prediction(_ResponseModel):
     attribution: Attribution | None = None
     figures: FiguresState | None = Field(
         default=None,
-        description="pending: figures and report are drawn now; ready: they can be read; failed: a try failed, and the "
-        "service tries again. Absent without a result or an explanation",
+        description="pending: figures and report are drawn at the first request for one of them, or while the service "
+        "has nothing else to do; ready: they can be read; failed: a try failed, and the service "
+        "tries again. Absent without a result or an explanation",
     )
     perfusion: PerfusionSummary | None = None
     inputs: dict[Input, InputSummary] = {}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from app.core.environment import disk_is_full
-from app.core.filesystem import private_folder, sync
+from app.core.filesystem import private_folder, sync, sync_file_system
 from app.sdk.errors import StorageFull, StorageUnavailable
 
 _NAME = re.compile(r"(?P<kind>prediction|study|key|webhook|destination)-(?P<id>[0-9A-Za-z-]{1,64})\.json")
@@ -73,6 +73,9 @@ class ErasureLedger(Protocol):
             Unavailable: The ledger cannot be reached.
         """
 
+    def add_all(self, entries: Sequence[LedgerEntry]) -> None:
+        """Store many entries durably, faster than one after the other. Raises the errors of `add`."""
+
     def names(self) -> set[str]:
         """Return the names of all entries. Raises Unavailable."""
 
@@ -102,6 +105,25 @@ class FolderLedger:
             except OSError:
                 with suppress(OSError):
                     path.unlink()
+                raise
+
+    def add_all(self, entries: Sequence[LedgerEntry]) -> None:
+        made: list[Path] = []
+        with _ledger_errors():
+            private_folder(self.folder)
+            try:
+                for entry in entries:
+                    path = self.folder / entry.name
+                    with suppress(FileExistsError):
+                        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                        made.append(path)
+                        with os.fdopen(descriptor, "wb", buffering=0) as file:
+                            file.write(entry.content())
+                sync_file_system(self.folder)  # one flush, where a flush of each file takes milliseconds
+            except OSError:
+                for path in made:
+                    with suppress(OSError):
+                        path.unlink()
                 raise
 
     def names(self) -> set[str]:

@@ -17,7 +17,8 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -40,6 +41,7 @@ _TIMEOUTS = {
     "read_timeout": timedelta(seconds=20),  # without a byte
     "timeout": timedelta(minutes=30),  # of a whole request; a large volume over a slow line takes minutes
 }
+_PARALLEL_ENTRIES = 16  # of the ledger
 _PARALLEL_PARTS = 2  # of one upload; more parts at the same time would each be too slow over a slow line
 _RETRIES = {
     "max_retries": 5,
@@ -216,6 +218,11 @@ class BucketLedger:
         except FileNotFoundError:
             with _bucket_errors():
                 obstore.put(self._bucket, entry.name, entry.content())
+
+    def add_all(self, entries: Sequence[LedgerEntry]) -> None:
+        with ThreadPoolExecutor(_PARALLEL_ENTRIES, thread_name_prefix="ledger") as pool:
+            for added in [pool.submit(self.add, entry) for entry in entries]:
+                added.result()
 
     def names(self) -> set[str]:
         with _bucket_errors():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from app.network.ensemble import forbid_tf32, select_device
 from app.training import (
     cohort,
     dicom_studies,
@@ -73,6 +74,5 @@ def _check(patients: cohort.Cohort, data: Dataset, config: TrainConfig) -> tuple
 
 
 def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    forbid_tf32()  # what is not computed in bfloat16 must be float32, on a GPU too
+    return select_device(name)

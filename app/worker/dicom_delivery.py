@@ -102,6 +102,8 @@ class DicomDelivery:
         with self.database.session() as session:
             if not destinations.note(session, prediction_id, destination_id, run, state, reason, tries=made):
                 return
+            if reason == _FIGURES:
+                self.queue.draw_on_demand(session, prediction_id)
             if state is DeliveryState.WAITING:
                 self.queue.queue_delivery(session, destination_id, prediction_id, run, tries + 1, delay=pause)
             else:

@@ -13,7 +13,7 @@ Design notes:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 
 from app.core.config import Settings
 from app.core.disk_reserve import DiskReserve
-from app.database import api_keys, audit, destinations, erasures, predictions, studies, webhooks
+from app.database import api_keys, audit, destinations, erasures, row_erasure, studies, webhooks
 from app.database.session import Database, now
 from app.sdk.errors import Erased, RlvoError
 from app.storage.erasure_ledger import EntryKind, ErasureLedger, LedgerEntry, entries, find
@@ -120,6 +120,27 @@ class Eraser:
         with suppress(Erased):  # a replay at the same time has read the new entry, and erased the rows first
             self._erase_rows(prediction_id, tenant, actor=actor, why=why)
 
+    def erase_all(self, ids: Sequence[str], *, actor: str, why: str) -> int:
+        """Erase predictions of any tenant in one transaction, and return how many were not erased yet.
+
+        Raises:
+            Unavailable: As `erase`.
+        """
+        at = now()
+        self.reserve.run(
+            lambda: self.ledger.add_all(
+                [LedgerEntry.new(EntryKind.PREDICTION, each, at, actor=actor, why=why) for each in ids]
+            )
+        )
+
+        def transaction() -> dict[str, list[str]]:
+            with self.database.session() as session:
+                return erasures.erase_all(session, ids, actor=actor, why=why)
+
+        erased = self.reserve.run(transaction)
+        self._delete(digest for digests in erased.values() for digest in digests)
+        return len(erased)
+
     def erase_study(self, uid: str, tenant: str | None, *, actor: str, why: str) -> None:
         """Erase a received study: its predictions, its instances, and everything else that is stored of it.
 
@@ -160,10 +181,10 @@ class Eraser:
             states = erasures.states(session, erased)
             back = studies.existing(session, ledger[EntryKind.STUDY])
             valid = {kind: queries.valid(session, ledger[kind]) for kind, queries in _ENDED.items()}
+            missing = {each.target: each for each in erasures.recorded(session) if each.target not in erased}
             unrecorded = [
                 LedgerEntry.new(EntryKind.PREDICTION, each.target, each.at, actor=each.actor, why=each.why)
-                for each in erasures.recorded(session)
-                if each.target not in erased
+                for each in missing.values()
             ]
             unrecorded += [
                 LedgerEntry.new(kind, target, at, actor="operator", why="request")
@@ -232,7 +253,7 @@ class Eraser:
                 if digests is None:  # another process has erased it
                     return []
                 audit.append(session, actor, "study.erase", study_id, {"why": why, "instances": len(digests)})
-                return sorted(set(digests) - predictions.referenced(session, digests))
+                return sorted(set(digests) - row_erasure.referenced(session, digests))
 
         self._delete(self.reserve.run(transaction))
 

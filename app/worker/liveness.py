@@ -55,6 +55,11 @@ class LivenessMonitor:
         finally:
             self._active_jobs.discard(job)
 
+    @property
+    def active_jobs(self) -> frozenset[str]:
+        """Jobs that are active in this worker."""
+        return frozenset(self._active_jobs)
+
     def orphaned_jobs(self, running: dict[str, str], registered: set[str]) -> set[str]:
         """Jobs that the engine counts as running and that no worker has worked on for one lease.
 

@@ -37,6 +37,8 @@ from app.imaging.io.limits import Limits
 from app.inference.device_errors import device_lost, out_of_memory
 from app.inference.ensemble_predictor import EXACT_METHOD
 from app.inference.model_cache import ModelCache
+from app.inference.replay import ComputedOn, tolerance
+from app.network.backends import Precision
 from app.registry.model_store import StoredVersion
 from app.sdk.errors import DatabaseUnavailable, InternalError, RlvoError, StorageFull, StorageUnavailable
 from app.sdk.summary import SYNTHETIC_NOTICE, SYNTHETIC_TRAINING, warning_codes
@@ -94,6 +96,7 @@ def predict(context: PredictionContext) -> bytes:
             "withheld": withheld,
             "flags": [flag.model_dump(mode="json") for flag in flags],
             "perfusion": model_input.perfusion and model_input.perfusion.model_dump(mode="json"),
+            "computed_on": context.computed_on(),
         }
     )
 
@@ -129,6 +132,7 @@ def record(context: PredictionContext, store: Callable[[PredictionResult], None]
         writes = [submit(partial(_publish, context, *file)) for file in explanation["files"]]
         stored = [write.result() for write in writes]
         attribution = Attribution.model_validate(explanation["attribution"])
+    computed_on = answer.get("computed_on", (None, None))  # a step of an earlier release has none
     store(
         PredictionResult(
             probability=answer["probability"],
@@ -142,6 +146,8 @@ def record(context: PredictionContext, store: Callable[[PredictionResult], None]
             timings={stage: result["seconds"] for stage, result in context.results.items()},
             artifacts=stored,
             figures=_figures_state({artifact.name for artifact in stored}),
+            device=computed_on[0],
+            precision=computed_on[1],
         )
     )
 
@@ -234,14 +240,19 @@ class PredictionPipeline:
         if finished:
             self.storage.scratch(prediction_id).clear()
 
-    def replay(self, study: JobStudy) -> ModelAnswer:
+    def replay(self, study: JobStudy) -> tuple[ModelAnswer, float]:
         """Computes the answer again from the stored study and the same model version, and stores nothing.
+
+        Returns:
+            The answer, and the largest difference of its probability from the stored one on this device.
 
         Raises the errors of `PredictionContext.version` and `PredictionContext.volumes`.
         """
         context = self.begin(study)
         version = context.version()
-        return version.predict(version.prepare(context.volumes(), context.clinical_record()))
+        answer = version.predict(version.prepare(context.volumes(), context.clinical_record()))
+        stored = ComputedOn(study.device, Precision(study.precision)) if study.device and study.precision else None
+        return answer, tolerance(stored, context.computed_on())
 
     def shadow(self, study: JobStudy, entry: StoredVersion) -> None:
         """Scores a study that has its answer with another version of the model. Never raises an Exception."""
@@ -288,10 +299,9 @@ class PredictionPipeline:
             with self.database.session() as session:
                 if job_state.succeed(session, study, result):
                     self.queue.queue_webhooks(session, study.id)
-                    self.queue.queue_deliveries(session, study.id)
+                    if self.queue.queue_deliveries(session, study.id):
+                        self.queue.draw_on_demand(session, study.id)  # the objects hold the figures
                     audit.append(session, "worker", "prediction.succeeded", study.id)
-                    if result.figures is FiguresState.PENDING:
-                        self.queue.draw(session, study.id)
 
         retry_until_available(store, also_full=False)
 

@@ -30,6 +30,7 @@ from app.storage.local import ScratchFolder, Storage
 
 if TYPE_CHECKING:
     from app.inference.model_version import ModelVersion
+from app.inference.replay import ComputedOn
 
 FailureRecord = dict[str, str]  # code, title and detail of a `Failure`, as plain JSON
 
@@ -88,6 +89,10 @@ class PredictionContext:
         if version.digest != self.study.model.digest:
             raise ModelNotReady("The model version has changed since the study was accepted. Send the study again")
         return version
+
+    def computed_on(self) -> ComputedOn:
+        """Device and precision that compute the answer."""
+        return ComputedOn(self.model_cache.device, self.version().precision)
 
     def model_card(self) -> str:
         """Model card of the version, Markdown; empty if the version has none."""

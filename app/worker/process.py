@@ -43,6 +43,7 @@ from app.worker.dicom_delivery import DicomDelivery
 from app.worker.dicom_pull import DicomPull
 from app.worker.drawing import FigureJobs
 from app.worker.erasure import Eraser
+from app.worker.idle_drawing import IdleDrawing
 from app.worker.liveness import LivenessMonitor
 from app.worker.model_loading import ModelLoader
 from app.worker.pipeline import PredictionPipeline
@@ -126,6 +127,7 @@ class Worker:
             traces=self._traces,
             cpu_limit=settings.cpu_limit,
         )
+        self._idle_drawing = IdleDrawing(self._database, self._queue, self.liveness)
         self._stop = threading.Event()
         self._stopped = threading.Event()
 
@@ -151,6 +153,7 @@ class Worker:
         if not self._stop.is_set():  # without the replay, a job could be of an erased prediction
             self._launch_engine()
             self._open_tensor_server()
+            self._start_periodic(self._settings.heartbeat, self._idle_drawing.look)
             log.info("worker %s takes predictions", self.id)
             self._stop.wait()
         log.info("worker %s drains", self.id)

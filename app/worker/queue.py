@@ -12,6 +12,8 @@ Design notes:
 
 from __future__ import annotations
 
+import sqlite3
+import sys
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -20,10 +22,11 @@ from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
 from dbos import error as engine_errors
 from sqlalchemy.orm import Session
 
-from app.database import destinations, pulls, webhooks
+from app.database import destinations, figure_state, pulls, webhooks
 from app.database.destinations import Destination
 from app.database.job_state import WaitingJob
 from app.database.session import Database
+from app.sdk.errors import InvalidRequest
 
 APPLICATION = "rlvo"
 QUEUE = "predictions"
@@ -67,7 +70,13 @@ class Queue:
         )
 
     def upgrade(self) -> None:
-        """Creates or migrates the tables of the engine; call it after `Database.upgrade`."""
+        """Creates or migrates the tables of the engine; call it after `Database.upgrade`.
+
+        Raises:
+            InvalidRequest: The engine cannot use the SQLite of this Python.
+        """
+        if self._database.sqlite:
+            check_sqlite(sys.version_info[:2], sqlite3.sqlite_version_info)
         with self._database.errors():
             DBOS.migrate(self._database.url.render_as_string(hide_password=False))
             self._client.register_queue(QUEUE, worker_concurrency=1, polling_interval_sec=POLLING_SECONDS)
@@ -158,6 +167,13 @@ class Queue:
         """
         self._enqueue(session, FIGURE_JOB, (prediction_id, number), (prediction_id, number, failures), delay)
 
+    def draw_on_demand(self, session: Session, prediction_id: str) -> bool:
+        """Queues the job that draws the figures, unless it is queued or nothing is to be drawn; True if it did."""
+        wanted = figure_state.want(session, prediction_id)
+        if wanted:
+            self.draw(session, prediction_id)
+        return wanted
+
     def _enqueue(
         self, session: Session, name: str, key: tuple[object, ...], arguments: tuple[object, ...], delay: float | None
     ) -> None:
@@ -241,6 +257,19 @@ class Queue:
 
 def _id_of(name: str, key: tuple[object, ...]) -> str:
     return "-".join(map(str, (name, *key)))
+
+
+def check_sqlite(python: tuple[int, ...], sqlite: tuple[int, ...]) -> None:
+    """Raises InvalidRequest for a Python from 3.12 on with a SQLite before 3.42.
+
+    There the engine uses ``unixepoch('subsec')``, which gives NULL in an older SQLite, and its first insertion fails.
+    """
+    if python >= (3, 12) and sqlite < (3, 42):
+        found = ".".join(map(str, sqlite))
+        raise InvalidRequest(
+            f"The job engine needs SQLite 3.42 or later with this Python, which has {found}. Use Python 3.11 or "
+            "PostgreSQL (RLVO_DATABASE_URL)"
+        )
 
 
 def _queue_of(job: str) -> str:

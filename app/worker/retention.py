@@ -3,7 +3,8 @@
 Design notes:
 - The period starts when the prediction ends. An accepted study without an answer is not erased by its age, so that no
   outage and no clock error loses it; the log says how many there are.
-- Several workers may run this at the same time: each erasure is one transaction, and a second one finds it done.
+- Several workers may run this at the same time: one transaction erases a batch, and a second one finds it done. The
+  batches are small, because a prediction that is accepted meanwhile waits for the write lock of SQLite.
 - An erasure is final and depends on the clock. If the wall clock has jumped against the monotonic clock since the start
   of the process, nothing is erased until an operator restarts the worker.
 """
@@ -15,9 +16,9 @@ import time
 from contextlib import suppress
 from datetime import datetime, timedelta
 
-from app.database import erasures, idempotency, job_state, predictions, studies
+from app.database import erasures, idempotency, job_state, row_erasure, studies
 from app.database.session import Database, now
-from app.sdk.errors import Erased, NotFound
+from app.sdk.errors import NotFound
 from app.storage.local import Storage
 from app.worker.erasure import Eraser
 
@@ -48,7 +49,7 @@ class Retention:
         if overdue := self._overdue(before):
             log.warning("%d studies are older than the retention period and have no answer; they are kept", overdue)
         while ids := self._due(before):
-            erased += sum(self._erase(prediction_id) for prediction_id in ids)
+            erased += self._eraser.erase_all(ids, actor="worker", why="retention")
         if erased:
             log.info("erased %d predictions that were older than %g days", erased, self._days)
         self._erase_studies(before)
@@ -80,13 +81,6 @@ class Retention:
         with self._database.reading() as session:
             return erasures.overdue(session, before)
 
-    def _erase(self, prediction_id: str) -> bool:
-        try:
-            self._eraser.erase(prediction_id, None, actor="worker", why="retention")
-        except Erased:
-            return False
-        return True
-
 
 def sweep(database: Database, storage: Storage, *, age: float = ORPHAN_AGE) -> int:
     """Deletes unreferenced blobs and rests of uploads that are ``age`` seconds old, and returns their number.
@@ -95,7 +89,7 @@ def sweep(database: Database, storage: Storage, *, age: float = ORPHAN_AGE) -> i
     """
     old = list(storage.older_than(age))
     with database.reading() as session:
-        referenced = predictions.referenced(session, old)
+        referenced = row_erasure.referenced(session, old)
     deleted = sum(storage.delete(digest, grace=age) for digest in old if digest not in referenced)
     scratch_ids = storage.scratch_ids()
     with database.session() as session:

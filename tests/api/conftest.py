@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import text
 
 from app.api.dependencies import Services
 from app.core.config import Settings
@@ -70,6 +71,13 @@ class FakeWorker:
                 assert figure_state.drawn(session, prediction_id, files)
             else:
                 assert figure_state.failed(session, prediction_id)
+
+    def figure_jobs(self) -> list[str]:
+        """Ids of the queued jobs that draw figures."""
+        with self.services.database.reading() as session:
+            table = "workflow_status" if self.services.database.sqlite else "dbos.workflow_status"
+            jobs = session.scalars(text(f"SELECT workflow_uuid FROM {table} WHERE queue_name = 'figures' ORDER BY 1"))
+            return list(jobs)
 
     def fail(self, prediction_id: str, code: str = "modality-implausible") -> None:
         study = self.begin(prediction_id)

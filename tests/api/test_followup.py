@@ -82,6 +82,17 @@ async def test_report_is_read_as_soon_as_it_is_drawn(service: RunningService) ->
     assert (await service.http.get(f"{path}/figures/overlay-ncct.png")).status_code == 404
 
 
+async def test_first_request_for_a_figure_has_all_figures_drawn(service: RunningService) -> None:
+    sent, other = [(await service.submit()).json()["id"] for _ in range(2)]
+    for each in (sent, other):
+        service.worker.succeed(each, figures=FiguresState.PENDING)
+    path = f"/v1/predictions/{sent}"
+    for name in ("report.html", "report.html", "figures/waterfall.svg", "figures/waterfall.png"):
+        assert (await service.http.get(f"{path}/{name}", params={"wait": "0"})).status_code == 409
+    await service.http.get(f"/v1/predictions/{other}")
+    assert service.worker.figure_jobs() == [f"draw-{sent}-1"]
+
+
 async def test_report_that_cannot_be_drawn_says_that_the_service_tries_again(service: RunningService) -> None:
     sent = (await service.submit()).json()["id"]
     service.worker.succeed(sent, figures=FiguresState.PENDING)

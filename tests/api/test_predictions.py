@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from app.core.config import Settings
-from app.database import api_keys, predictions
+from app.database import api_keys, row_erasure
 from app.database.predictions import Artifact
 from app.database.tables import PredictionRow
 from app.sdk.types import FiguresState, Prediction, PredictionPage, Stage
@@ -201,16 +201,22 @@ async def test_events_report_each_state_and_end(service: RunningService) -> None
 async def test_events_report_the_answer_and_then_the_figures(service: RunningService) -> None:
     sent = (await service.submit()).json()["id"]
     service.worker.succeed(sent, figures=FiguresState.PENDING)
+    path = f"/v1/predictions/{sent}"
+
+    def states(stream: str) -> list[tuple[str, str]]:
+        events = [json.loads(line.removeprefix("data: ")) for line in stream.splitlines() if line.startswith("data: ")]
+        return [(event["status"], event["figures"]) for event in events]
+
+    undrawn = await service.http.get(f"{path}/events")
+    assert states(undrawn.text) == [
+        ("succeeded", "pending")
+    ]  # without a request for figures, the answer ends the stream
+    await service.http.get(f"{path}/report.html", params={"wait": "0"})
     async with asyncio.TaskGroup() as tasks:
-        stream = tasks.create_task(service.http.get(f"/v1/predictions/{sent}/events"))
+        stream = tasks.create_task(service.http.get(f"{path}/events"))
         await asyncio.sleep(0.2)
         service.worker.finish_figures(sent)
-    lines = stream.result().text.splitlines()
-    states = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
-    assert [(state["status"], state["figures"]) for state in states] == [
-        ("succeeded", "pending"),
-        ("succeeded", "failed"),
-    ]
+    assert states(stream.result().text) == [("succeeded", "pending"), ("succeeded", "failed")]
 
 
 async def test_pages_cover_all_predictions(service: RunningService) -> None:
@@ -252,7 +258,7 @@ async def test_erased_prediction_gives_410_and_has_no_rows(service: RunningServi
         answer = await service.http.request(method, f"/v1/predictions/{sent}{path}")
         assert (answer.status_code, answer.json()["code"]) == (410, "erased")
     with service.services.database.reading() as session:
-        assert predictions.referenced(session, service.blobs()) == set()
+        assert row_erasure.referenced(session, service.blobs()) == set()
 
 
 async def test_erasure_has_a_certificate(service: RunningService) -> None:

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from app.core.tracing import TraceContext
-from app.database import idempotency, predictions
+from app.database import idempotency, predictions, row_erasure
 from app.database.predictions import Artifact
 from app.database.session import Database, now
 from app.sdk.errors import Conflict, Erased, InvalidRequest, NotFinished, NotFound, PredictionNotFound
@@ -155,7 +155,7 @@ def test_erasure_leaves_an_empty_row_and_no_patient_data(database: Database) -> 
         with pytest.raises(PredictionNotFound):
             predictions.find(session, new.id, "other")
         assert predictions.page(session, "pacs").items == []
-        assert predictions.referenced(session, [A, B]) == set()
+        assert row_erasure.referenced(session, [A, B]) == set()
     with database.engine.connect() as connection:
         for table in ("predictions", "attributions", "artifacts", "blobs", "idempotency_keys"):
             assert canary not in str(connection.exec_driver_sql(f"SELECT * FROM {table}").all())
@@ -169,7 +169,7 @@ def test_blob_stays_while_a_prediction_refers_to_it(database: Database) -> None:
     with database.session() as session:
         assert predictions.erase(session, first.id, "pacs") == [B]
     with database.session() as session:
-        assert predictions.referenced(session, [A, B, C]) == {A, C}
+        assert row_erasure.referenced(session, [A, B, C]) == {A, C}
         assert predictions.erase(session, second.id, "pacs") == [A, C]
 
 
@@ -185,7 +185,7 @@ def test_concurrent_erasure_and_use_of_a_blob_do_not_lose_it(database: Database)
             if number % 2:
                 with database.session() as session:
                     orphans = predictions.erase(session, new.id, "pacs")
-                    failures.extend(predictions.referenced(session, orphans))
+                    failures.extend(row_erasure.referenced(session, orphans))
 
     threads = [threading.Thread(target=add_and_erase, args=(number,)) for number in range(6)]
     for thread in threads:
@@ -195,7 +195,7 @@ def test_concurrent_erasure_and_use_of_a_blob_do_not_lose_it(database: Database)
     assert failures == []
     with database.reading() as session:
         assert len(predictions.page(session, "pacs", limit=100).items) == 18
-        assert predictions.referenced(session, [A, B]) == {A, B}
+        assert row_erasure.referenced(session, [A, B]) == {A, B}
 
 
 def test_artifact_is_found_by_name_or_has_a_reason(database: Database) -> None:

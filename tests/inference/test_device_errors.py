@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from app.inference.device_errors import device_lost, out_of_memory
-from app.network.ensemble import select_device
+from app.network.ensemble import forbid_tf32
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,6 @@ def test_other_errors_are_neither(error: Exception) -> None:
 
 def test_float32_is_not_rounded_to_tf32() -> None:
     torch.backends.cudnn.allow_tf32 = True
-    select_device("cpu")
+    forbid_tf32()
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32

@@ -16,7 +16,7 @@ from sqlalchemy import text, update
 from app.core.config import Settings
 from app.core.egress import EgressClient
 from app.core.sealing import open_text, seal_text
-from app.database import destinations, job_state, predictions
+from app.database import destinations, figure_state, job_state, predictions
 from app.database.destination_tables import DeliveryRow
 from app.database.destinations import Destination, DestinationKind
 from app.database.session import Database, now
@@ -240,6 +240,8 @@ def test_figures_that_are_drawn_later_are_waited_for(site: Site, monkeypatch: py
     site.delivery("").deliver(destination.id, prediction_id, 1, 1)
     assert site.state(prediction_id).reason == "figures-pending"
     assert site.state(prediction_id).tries == 0  # the archive was not asked
+    with site.database.reading() as session:
+        assert not figure_state.undrawn(session, prediction_id)  # the delivery has them drawn
 
 
 def test_credentials_are_sealed(site: Site) -> None:

@@ -34,6 +34,8 @@ from app.worker import drawing
 from app.worker.drawing import DrawingFailed, DrawingProcess, FigureJobs
 from app.worker.drawing_data import DATA, DrawingData, OverlayData, PositionData
 from app.worker.drawing_process import drawn_files
+from app.worker.idle_drawing import IdleDrawing
+from app.worker.liveness import LivenessMonitor
 from app.worker.queue import Queue
 from app.worker.retention import sweep
 from tests import study
@@ -105,6 +107,10 @@ class Answered:
         for digest in orphans:
             self.storage.delete(digest, grace=0)
 
+    def want(self) -> bool:
+        with self.database.session() as session:
+            return self.queue.draw_on_demand(session, self.id)
+
     def jobs(self) -> list[tuple[str, str]]:
         """Id and state of each queued job to draw, in order."""
         table = "workflow_status" if self.database.sqlite else "dbos.workflow_status"
@@ -147,6 +153,13 @@ def process() -> Iterator[DrawingProcess]:
     process.close()
 
 
+@pytest.fixture
+def liveness(tmp_path: Path) -> Iterator[LivenessMonitor]:
+    liveness = LivenessMonitor("w", tmp_path / "workers", 15.0)
+    yield liveness
+    liveness.close()
+
+
 def test_figures_follow_the_answer_and_are_stored_once(answered: Answered) -> None:
     before = answered.find()
     assert (before.status, before.figures) == (Status.SUCCEEDED, FiguresState.PENDING)
@@ -158,6 +171,50 @@ def test_figures_follow_the_answer_and_are_stored_once(answered: Answered) -> No
     answered.draw()
     assert answered.find() == after
     assert answered.jobs() == []
+
+
+def test_figures_are_queued_once_however_many_want_them(answered: Answered) -> None:
+    queued = [answered.want() for _ in range(3)]
+    assert (queued, answered.jobs()) == ([True, False, False], [("1", "ENQUEUED")])
+    answered.draw()
+    assert not answered.want()  # they are ready
+    assert answered.find().figures is FiguresState.READY
+
+
+def test_erased_prediction_takes_no_drawing(answered: Answered) -> None:
+    answered.erase()
+    assert not answered.want()
+    assert answered.jobs() == []
+
+
+def test_idle_worker_draws_what_nobody_has_asked_for(answered: Answered, liveness: LivenessMonitor) -> None:
+    drawing = IdleDrawing(answered.database, answered.queue, liveness)
+    with liveness.active_job("a prediction"):
+        drawing.look()
+        drawing.look()
+    drawing.look()
+    assert answered.jobs() == []  # the worker has just become idle
+    with liveness.active_job(f"draw-{answered.id}-0"):
+        drawing.look()
+    assert answered.jobs() == []  # it draws
+    drawing.look()
+    drawing.look()
+    assert answered.jobs() == [("1", "ENQUEUED")]
+
+
+def test_waiting_prediction_keeps_a_worker_from_drawing_ahead(answered: Answered, liveness: LivenessMonitor) -> None:
+    drawing = IdleDrawing(answered.database, answered.queue, liveness)
+    new = study.new_prediction()
+    with answered.database.session() as session:
+        study.add_and_queue(session, answered.queue, new)
+    for _ in range(3):
+        drawing.look()
+    assert answered.jobs() == []
+    with answered.database.session() as session:
+        predictions.cancel(session, new.id, None)
+    drawing.look()
+    drawing.look()
+    assert answered.jobs() == [("1", "ENQUEUED")]
 
 
 def test_two_runs_at_the_same_time_store_the_figures_once(answered: Answered) -> None:

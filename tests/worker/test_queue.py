@@ -10,9 +10,9 @@ from sqlalchemy import text
 
 from app.database import predictions, status
 from app.database.session import Database
-from app.sdk.errors import DatabaseUnavailable, PredictionNotFound
+from app.sdk.errors import DatabaseUnavailable, InvalidRequest, PredictionNotFound
 from app.sdk.types import Priority
-from app.worker.queue import Queue
+from app.worker.queue import Queue, check_sqlite
 from tests.study import add_and_queue, new_prediction
 
 
@@ -93,3 +93,13 @@ def test_queue_loads_no_torch() -> None:
     modules = "app.worker.queue, app.registry.model_store, app.storage.local, app.database.predictions"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("python", "sqlite"), [((3, 11), (3, 40, 1)), ((3, 12), (3, 42, 0)), ((3, 13), (3, 50, 2))])
+def test_sqlite_that_the_engine_can_use_is_taken(python: tuple[int, ...], sqlite: tuple[int, ...]) -> None:
+    check_sqlite(python, sqlite)
+
+
+def test_sqlite_that_is_too_old_for_the_engine_is_named() -> None:
+    with pytest.raises(InvalidRequest, match=r"SQLite 3\.42 or later with this Python, which has 3\.40\.1"):
+        check_sqlite((3, 12), (3, 40, 1))

@@ -82,7 +82,7 @@ async def read(
 
 @router.get("/{id}/events", summary="Follow a prediction", response_class=StreamingResponse, **openapi_responses.events)
 async def events(prediction_id: PredictionId, services: ServicesDep, caller: CurrentCaller) -> StreamingResponse:
-    """Sends each new state of the prediction as a server-sent event, until it finishes and its figures are drawn."""
+    """Sends each new state of the prediction as a server-sent event, until it finishes and no job draws its figures."""
     await services.read(predictions.find, prediction_id, caller.tenant)
     stream = _events(services, prediction_id)
     return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})

@@ -18,13 +18,14 @@ from app.api.cds import cards
 from app.api.dependencies import CurrentCaller, Services, ServicesDep
 from app.api.fhir import FhirVersion, accepted_version
 from app.api.parameters import IfNoneMatch, PredictionId, strict_query
-from app.database import predictions
+from app.database import figure_state, predictions
 from app.dicom.objects.kinds import ObjectKind
 from app.sdk.errors import FiguresNotReady, InternalError
 from app.sdk.types import Input
 
-CHUNK_BYTES = 256 * 1024
 T = TypeVar("T")
+
+CHUNK_BYTES = 256 * 1024
 SHORT_WAIT = 2.0  # seconds that a request for a figure waits by default; usual clients give up after five
 
 _INLINE_HEADERS = {
@@ -157,7 +158,7 @@ async def dicom_objects(
         async with services.conversion_slots:
             return await services.run_in_thread(_archive, services, caller.tenant, prediction_id, kinds)
 
-    content = await _when_drawn(services, prediction_id, wait, archive)
+    content = await _once_drawn(services, prediction_id, archive, wait)
     name = f'attachment; filename="{prediction_id}-dicom.zip"'
     headers = {"Cache-Control": "private, no-store", "Content-Disposition": name}
     return Response(content, media_type="application/zip", headers=headers)
@@ -171,19 +172,21 @@ def _archive(services: Services, tenant: str, prediction_id: str, kinds: tuple[O
 async def _drawn(
     services: Services, tenant: str, prediction_id: str, name: str, if_none_match: str, wait: float
 ) -> Response:
-    """The response with a file that is drawn after the answer, after at most ``wait`` seconds.
-
-    Raises FiguresNotReady, and the errors of `_file`.
-    """
+    """The response with a figure or the report, after at most ``wait`` seconds. Raises the errors of `_file`."""
     read = partial(_file, services, tenant, prediction_id, name, if_none_match)
-    return await _when_drawn(services, prediction_id, wait, read)
+    return await _once_drawn(services, prediction_id, read, wait)
 
 
-async def _when_drawn(services: Services, prediction_id: str, wait: float, read: Callable[[], Awaitable[T]]) -> T:
-    """The result of ``read``, which is called again when the figures are drawn. Raises its errors."""
+async def _once_drawn(services: Services, prediction_id: str, read: Callable[[], Awaitable[T]], wait: float) -> T:
+    """The result of ``read``, which needs the figures; has them drawn, and waits for them for at most ``wait`` seconds.
+
+    Raises FiguresNotReady, and the errors of ``read``.
+    """
     try:
         return await read()
     except FiguresNotReady:
+        if await services.read(figure_state.undrawn, prediction_id):
+            await services.write(services.queue.draw_on_demand, prediction_id)
         if not wait:
             raise
     await services.watcher.drawn(prediction_id, min(wait, services.settings.wait_max))

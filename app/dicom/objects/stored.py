@@ -78,7 +78,7 @@ class ResultObjects:
         Raises:
             PredictionNotFound, Erased: there is no such prediction.
             NotFinished: it has no answer yet.
-            FiguresNotReady: its figures are being drawn.
+            FiguresNotReady: its figures are not drawn yet.
             NotFound: it did not succeed, or has no return address that can be read.
             InternalError: the objects could not be made.
         """
@@ -108,7 +108,8 @@ class ResultObjects:
             raise NotFinished("The prediction is not finished. Send the request again when it has finished")
         if prediction.figures is FiguresState.PENDING:
             raise FiguresNotReady(
-                "The figures of the prediction are drawn now. Send the request again", retry_after=1.0
+                "The objects hold the figures, which are drawn at the first request. Send it again in a few seconds",
+                retry_after=2.0,
             )
         if prediction.status is not Status.SUCCEEDED:
             raise NotFound("The prediction has no answer, so it has no DICOM objects")

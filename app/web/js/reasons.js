@@ -91,13 +91,17 @@ const unfinished = {
   pending: "The figures are drawn now. The answer above is complete.",
   failed: "The figures could not be drawn; the service tries again. The answer above is not affected.",
 };
-const pauses = { pending: 500, failed: 10000 }; // milliseconds until the state is read again
+const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+const change = { // waits for a change of the state; the service draws pending figures at the first request
+  pending: (path, name) => text(`${path}/figures/${name}.svg?wait=20`).catch(() => pause(500)),
+  failed: () => pause(10000),
+};
 
 /** Show figures when the service has drawn them. Return then, or at the first failure, which is said and followed. */
 export async function showWhenDrawn(path, { figures }, names) {
   if (!(figures in unfinished)) return showFigures(path, names);
   for (const id of Object.keys(names)) byId(id).replaceChildren(el("p", { class: "quiet", role: "status" }, t(unfinished[figures])));
-  const later = new Promise((resolve) => setTimeout(resolve, pauses[figures])).then(() => get(path))
+  const later = change[figures](path, Object.values(names)[0]).then(() => get(path))
     .then((prediction) => showWhenDrawn(path, prediction, names), (problem) => problem.status || showWhenDrawn(path, { figures }, names));
   return figures === "failed" || later;
 }

@@ -1,0 +1,104 @@
+"""Erasure of the rows of predictions, many in one transaction.
+
+Design notes:
+- The statements take sets of predictions, so that a retention sweep needs few of them.
+- Rows, and then blobs, are locked in the order of their keys, so two erasures of the same predictions wait for each
+  other and do not deadlock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session
+
+from app.database.destination_tables import DeliveryRow
+from app.database.session import now
+from app.database.study_tables import InstanceRow, ReturnAddressRow, StudyPredictionRow, StudyRow
+from app.database.tables import (
+    ArtifactRow,
+    AttributionRow,
+    BlobRow,
+    IdempotencyRow,
+    OutcomeRow,
+    PredictionRow,
+    ReviewRow,
+    ShadowRow,
+)
+from app.sdk.types import Status
+
+_IN_ONE_STATEMENT = 500  # databases limit the parameters of one statement
+_DELETED = (AttributionRow, ReviewRow, ShadowRow, OutcomeRow, IdempotencyRow, ReturnAddressRow, DeliveryRow)
+_EMPTIED = (
+    *("stage", "waiting", "subject", "study_instance_uid", "accession_number", "clinical", "inputs"),
+    *("trace_id", "span_id", "body_digest", "series", "intake_flags", "probability", "interval", "folds", "decision"),
+    *("withheld", "flags", "perfusion", "device", "precision", "figures", "figures_queued", "timings", "error"),
+)
+
+
+def erase_rows(session: Session, ids: Iterable[str]) -> dict[str, tuple[list[str], int]]:
+    """Erases inputs, clinical records, results, attributions, reviews and outcomes; empty rows stay.
+
+    Returns:
+        For each prediction that was not erased before: the digests that nothing names any more, and the number of its
+        other digests. A digest that several of the predictions named is returned for one of them.
+    """
+    row = PredictionRow
+    found = select(row.id).where(row.id.in_(list(ids)), row.erased.is_(None)).order_by(row.id).with_for_update()
+    erased, at = list(session.scalars(found)), now()
+    these, unfinished = row.id.in_(erased), row.status.in_([Status.QUEUED, Status.RUNNING])
+    for change in (
+        update(row).where(these, unfinished).values(status=Status.CANCELLED, finished=at),
+        update(row).where(these).values(erased=at, progress=0.0, **dict.fromkeys(_EMPTIED)),
+    ):
+        session.execute(change.execution_options(synchronize_session=False))
+    of_study = select(StudyPredictionRow.study_id).where(StudyPredictionRow.prediction_id.in_(erased))
+    session.execute(update(StudyRow).where(StudyRow.id.in_(of_study)).values(assembled=None))
+    for table in _DELETED:
+        session.execute(delete(table).where(table.prediction_id.in_(erased)))
+    named: dict[str, set[str]] = {prediction_id: set() for prediction_id in erased}
+    names = select(ArtifactRow.prediction_id, ArtifactRow.digest).where(ArtifactRow.prediction_id.in_(erased))
+    for prediction_id, digest in session.execute(names):
+        named[prediction_id].add(digest)
+    unnamed = _delete_names(session, erased, set[str]().union(*named.values()))
+    session.expire_all()
+    result: dict[str, tuple[list[str], int]] = {}
+    for prediction_id, digests in named.items():
+        orphans = digests & unnamed
+        unnamed -= orphans
+        result[prediction_id] = sorted(orphans), len(digests) - len(orphans)
+    return result
+
+
+def referenced(session: Session, digests: Iterable[str]) -> set[str]:
+    """The given digests that at least one prediction or received instance refers to."""
+    found = set[str]()
+    for part in _parts(digests):
+        found |= set(session.scalars(select(ArtifactRow.digest).where(ArtifactRow.digest.in_(part))))
+        of_instances = select(InstanceRow.digest).where(InstanceRow.digest.in_(part))
+        found |= {digest for digest in session.scalars(of_instances) if digest is not None}
+    return found
+
+
+def _delete_names(session: Session, ids: Sequence[str], digests: set[str]) -> set[str]:
+    """Deletes the artifacts of these predictions, which name ``digests``; returns those that nothing names now."""
+    for part in _parts(digests):
+        # Locked before the count, so that a transaction that adds an artifact of one of these blobs waits.
+        blobs = select(BlobRow.digest).where(BlobRow.digest.in_(part)).order_by(BlobRow.digest)
+        session.execute(blobs.with_for_update()).all()
+    session.execute(delete(ArtifactRow).where(ArtifactRow.prediction_id.in_(ids)))
+    unnamed = set(digests)
+    for part in _parts(digests):
+        unnamed -= set(session.scalars(select(ArtifactRow.digest).where(ArtifactRow.digest.in_(part))))
+    for part in _parts(unnamed):
+        session.execute(delete(BlobRow).where(BlobRow.digest.in_(part)))
+    return unnamed - referenced(session, unnamed)
+
+
+def _parts(digests: Iterable[str]) -> Iterator[list[str]]:
+    """The digests in order, in lists for one statement each."""
+    ordered = iter(sorted(digests))
+    while part := list(islice(ordered, _IN_ONE_STATEMENT)):
+        yield part
