@@ -414,12 +414,3 @@ async def test_draining_service_refuses_studies_and_ends_waits(service: RunningS
     assert waiting.result().json()["status"] == "queued"
     refused: httpx.Response = await service.submit()
     assert (refused.status_code, refused.json()["code"]) == (503, "draining")
-
-
-@pytest.mark.parametrize(
-    ("sent", "explain", "exact"), [("true", True, False), ("exact", True, True), ("false", False, False)]
-)
-async def test_explain_option_is_recorded(service: RunningService, sent: str, explain: bool, exact: bool) -> None:
-    answer = await service.submit(explain=(None, sent))
-    study = service.worker.begin(answer.json()["id"])
-    assert (study.explain, study.exact) == (explain, exact)

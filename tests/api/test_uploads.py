@@ -262,3 +262,12 @@ async def test_interval_without_a_series_is_refused(shared_service: RunningServi
     assert refused.status_code == 422
     assert "ctp series" in refused.json()["detail"]
     assert (await shared_service.submit(ctp_interval_s=text(""))).status_code == 202  # as a browser sends it
+
+
+@pytest.mark.parametrize(
+    ("sent", "explain", "exact"), [("true", True, False), ("exact", True, True), ("false", False, False)]
+)
+async def test_explain_option_is_recorded(service: RunningService, sent: str, explain: bool, exact: bool) -> None:
+    answer = await service.submit(explain=(None, sent))
+    study = service.worker.begin(answer.json()["id"])
+    assert (study.explain, study.exact) == (explain, exact)

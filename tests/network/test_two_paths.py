@@ -105,6 +105,8 @@ def test_folds_with_one_trunk_share_it(image: Tensor) -> None:
     assert (len(ensemble.distinct), ensemble.trunk_of) == (2, [0, 0, 1])
     assert ensemble.folds[0].trunk is ensemble.folds[1].trunk
     networks = NetworkFolds(ensemble, (2, 24, 32, 16))
+    trunk = sum(weight.nbytes for weight in ensemble.folds[0].trunk.parameters())
+    assert networks.bytes == sum(NetworkFolds(each, (2, 24, 32, 16)).bytes for each in alone) - trunk
     one_by_one = [NetworkFolds(each, (2, 24, 32, 16)) for each in alone]
     clinical = np.array([0.3, -1.2, 0.5, 1.0, 1.0, 1.0], np.float32)
     pixels = image[0].numpy()
@@ -116,6 +118,3 @@ def test_folds_with_one_trunk_share_it(image: Tensor) -> None:
     assert raw.voxels is not None
     voxels = torch.stack([part.voxels for part in parts if part.voxels is not None]).mean(dim=0)
     assert torch.allclose(raw.voxels, voxels, atol=1e-6)
-    assert networks.bytes == sum(each.bytes for each in one_by_one) - one_by_one[0].bytes + (
-        one_by_one[0].bytes - sum(weight.nbytes for weight in ensemble.folds[0].trunk.parameters())
-    )
