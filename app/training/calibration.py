@@ -37,6 +37,8 @@ CONFORMAL_LEVEL = 0.9
 MIN_SLOPE = 1e-3
 BACKGROUND = 24
 OOD_QUANTILE = 0.995
+OOD_PATIENTS, OOD_PARTS = 2048, 4
+"""Most patients of the statistics, and parts into which they are divided to find the limit."""
 
 
 @dataclass(frozen=True)
@@ -115,14 +117,15 @@ def out_of_distribution(
 ) -> OutOfDistribution:
     """Mean and precision of the ensemble's penultimate features (mean over folds) on augmented development patients.
 
-    The limit is the squared Mahalanobis distance that a share of 1 - ``OOD_QUANTILE`` of these patients exceeds.
+    The limit is the squared Mahalanobis distance that a share of 1 - ``OOD_QUANTILE`` of these patients exceeds. Each
+    distance is measured with the statistics of the other parts: patients lie nearer to a mean that they belong to, so a
+    limit from their own statistics would flag many new patients.
     """
     rng = np.random.default_rng([seed, 11])
     shared = tasks.share_a_trunk(networks)
     parts: list[Tensor] = []
-    for part in np.array_split(np.sort(rng.permutation(rows)[:512]), 16):
-        if not len(part):
-            continue
+    chosen = rng.permutation(rows)[:OOD_PATIENTS]
+    for part in np.array_split(chosen, -(-len(chosen) // 32)):
         images, vectors = context.augmented(part, rng, rotate=False)
         features = networks[0].trunk(images)
         penultimate = [
@@ -130,13 +133,22 @@ def out_of_distribution(
         ]
         parts.append(torch.stack(penultimate).mean(dim=0).double().cpu())
     features = torch.cat(parts).numpy()
-    mean = features.mean(axis=0)
-    covariance = np.cov(features.T)
-    shrunk = 0.9 * covariance + 0.1 * np.eye(len(mean)) * np.trace(covariance) / len(mean)
-    precision = np.linalg.inv(shrunk)
-    distances = np.einsum("ni,ij,nj->n", features - mean, precision, features - mean)
+    places = np.arange(len(features)) % OOD_PARTS
+    distances = np.empty(len(features))
+    for place in range(OOD_PARTS):
+        mean, precision = _mean_and_precision(features[places != place])
+        offset = features[places == place] - mean
+        distances[places == place] = np.einsum("ni,ij,nj->n", offset, precision, offset)
+    mean, precision = _mean_and_precision(features)
     return OutOfDistribution(
         mean=tuple(round(float(x), 6) for x in mean),
         precision=tuple(tuple(round(float(x), 5) for x in row) for row in precision),
         limit=float(np.quantile(distances, OOD_QUANTILE)),
     )
+
+
+def _mean_and_precision(features: Array) -> tuple[Array, Array]:
+    """Mean (c,) and precision (c, c) of features (n, c); the covariance is shrunk by a tenth towards a sphere."""
+    covariance = np.atleast_2d(np.cov(features.T))
+    sphere = np.eye(len(covariance)) * np.trace(covariance) / len(covariance)
+    return features.mean(axis=0), np.linalg.inv(0.9 * covariance + 0.1 * sphere)
