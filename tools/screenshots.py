@@ -61,10 +61,10 @@ class Answered:
 
 
 ANSWERED = {
-    "refractory": Answered("Refractory", 343),
+    "refractory": Answered("Refractory", 258),
     "undetermined": Answered("Undetermined", 0),
     "not-refractory": Answered("Not refractory", 332),
-    "withheld": Answered("Decision withheld", 343, ("ncct", "cta")),
+    "withheld": Answered("Decision withheld", 343),
     "no-record": Answered("No record", 332, record=False),
     "ncct-only": Answered("NCCT only", 0, ("ncct",)),
     "cta-only": Answered("CTA only", 0, ("cta",)),
