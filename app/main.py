@@ -100,6 +100,7 @@ def _app_with_routes() -> FastAPI:
         docs,
     ):
         app.include_router(module.router)
+    app.include_router(studies.pulls)
     docs.mount(app)
     problems.install(app)
     app.openapi = cache(lambda: docs.describe(app))  # type: ignore[method-assign]

@@ -35,7 +35,7 @@ class _StudyVerbs:
     def pull_by_accession(self, accession_number: str, source: str | None) -> Steps[ReceivedStudyPage]:
         params = _given(accession_number=accession_number, source=source)
         return parse(
-            ReceivedStudyPage, (yield from self._verbs.exchange(Call("POST", "/v1/studies/pull", params=params)))
+            ReceivedStudyPage, (yield from self._verbs.exchange(Call("POST", "/v1/study-pulls", params=params)))
         )
 
     def send(

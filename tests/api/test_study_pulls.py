@@ -85,7 +85,7 @@ async def test_a_request_to_fetch_is_queued_for_an_archive_of_the_tenant(keyed: 
 async def test_studies_are_fetched_by_accession_number(keyed: RunningService, tmp_path: Path, port: int) -> None:
     with orthanc(tmp_path / "orthanc", http_port=port) as pacs:
         await _by_accession(keyed, pacs)
-    answer = await keyed.http.post("/v1/studies/pull", params={"accession_number": ACCESSION})
+    answer = await keyed.http.post("/v1/study-pulls", params={"accession_number": ACCESSION})
     assert problem(answer) == (503, "archive-unavailable")
     assert ACCESSION not in answer.text
 
@@ -94,10 +94,10 @@ async def _by_accession(keyed: RunningService, pacs: Orthanc) -> None:
     archive(keyed, pacs.studies_url)
     for content in SENT[:2]:
         pacs.upload(content)
-    answer = await keyed.http.post("/v1/studies/pull", params={"accession_number": ACCESSION})
+    answer = await keyed.http.post("/v1/study-pulls", params={"accession_number": ACCESSION})
     assert answer.status_code == 202, answer.text
     assert [each["uid"] for each in answer.json()["items"]] == [UID]
-    other = await keyed.http.post("/v1/studies/pull", params={"accession_number": "OTHER"})
+    other = await keyed.http.post("/v1/study-pulls", params={"accession_number": "OTHER"})
     assert problem(other) == (404, "not-found")
 
 

@@ -59,5 +59,5 @@ def test_studies_are_listed_and_fetched_by_accession_number(connect: Connect, se
     assert connect().studies.pull_by_accession("A 1").items[0].uid == "1.2"
     assert [each.path for each in server.requests] == [
         "/v1/studies?accession_number=A+1",
-        "/v1/studies/pull?accession_number=A+1",
+        "/v1/study-pulls?accession_number=A+1",
     ]

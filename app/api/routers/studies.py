@@ -20,6 +20,8 @@ from app.sdk.errors import FieldError, InvalidRequest
 from app.sdk.studies import MAX_ROLES, UID, ReceivedStudy, ReceivedStudyPage, StudyRoles
 
 router = APIRouter(prefix="/v1/studies", tags=["studies"], dependencies=[Depends(strict_query)])
+# Beside /v1/studies/{uid}: a path below it would be taken for a study with the UID of its name.
+pulls = APIRouter(prefix="/v1/study-pulls", tags=["studies"], dependencies=[Depends(strict_query)])
 
 StudyUid = Annotated[
     str,
@@ -49,8 +51,8 @@ async def list_studies(
     return _answer(page)
 
 
-@router.post(
-    "/pull",
+@pulls.post(
+    "",
     summary="Fetch studies by accession number",
     response_model=ReceivedStudyPage,
     status_code=202,

@@ -109,7 +109,7 @@ class ResultObjects:
         if prediction.figures is FiguresState.PENDING:
             raise FiguresNotReady(
                 "The objects hold the figures, which are drawn at the first request. Send it again in a few seconds",
-                retry_after=2.0,
+                retry_after=1.0,
             )
         if prediction.status is not Status.SUCCEEDED:
             raise NotFound("The prediction has no answer, so it has no DICOM objects")
