@@ -100,6 +100,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "dicom listen": ["--port many", "--port 70000", "extra"],
     "dicom export": ["unknown", "x" + "x" * 999, "unknown --to text/x.zip"],
     "dicom resend": ["unknown"],
+    "dicom pull": ["", "--study 1.2.3", "--study text", "--accession A1", "--accession A1 --study 1.2", "extra"],
     "dicom destinations add": [
         "nonsense --tenant a --name pacs",
         "host:99999 --tenant a --name pacs",

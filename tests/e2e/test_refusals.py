@@ -89,7 +89,11 @@ def test_invalid_study_is_refused_and_not_stored(
 ) -> None:
     make, status, code = CASES[case]
     parts = make(patient, tmp_path)
-    unfinished = "SELECT count(*) FROM predictions WHERE status IN ('queued', 'running')"
+    # Figures are drawn later, while the worker is idle, and are files, too.
+    unfinished = (
+        "SELECT count(*) FROM predictions WHERE status IN ('queued', 'running')"
+        " OR (status = 'succeeded' AND figures = 'pending')"
+    )
     eventually(lambda: service.query(unfinished) == [(0,)], "idle")
     stored = service.blobs()
     rows = service.query("SELECT count(*) FROM predictions")

@@ -31,6 +31,8 @@ MODEL_STORE = Path(__file__).parents[2] / "model_store"
 PATIENT = 3
 LEARNT = {"wide_mask": {"out-of-distribution"}}
 """Codes that depend on the training of the version: the shipped one was trained on computed masks."""
+SIDELESS = {"no lesion"}
+"""Studies whose images show no side, so that the record must name it."""
 WRONG = [(module, name) for module, (_, wrong) in input_checks.modules().items() for name in wrong]
 VALID = [(module, name) for module, (valid, _) in input_checks.modules().items() for name in valid]
 QUICK = {
@@ -83,6 +85,11 @@ def send(service: RunningService, study: Study, folder: Path, **record: Any) -> 
             return error.code
 
 
+def patient_side() -> str:
+    """Side of the occlusion of the patient of the studies."""
+    return "left" if biology.draw(PATIENT + 1, input_checks.SEED, Preset.INTERACTION)[PATIENT].left else "right"
+
+
 def codes(answer: Prediction | str) -> set[str]:
     if isinstance(answer, str) or answer.status is Status.FAILED:
         return {REFUSED}
@@ -124,15 +131,28 @@ def test_unusual_valid_study_has_a_decision(
     demo_service: RunningService, tmp_path: Path, module: str, name: str
 ) -> None:
     study = input_checks.modules()[module][0][name](dict(input_checks.phantom(PATIENT)), np.random.default_rng(5))
-    answer = send(demo_service, study, tmp_path)
+    answer = send(demo_service, study, tmp_path, **({"occlusion_side": patient_side()} if name in SIDELESS else {}))
     assert isinstance(answer, Prediction), answer
     assert codes(answer) - LEARNT.get(name, set()) == set()
     assert (answer.decision is None) == bool(answer.withheld)
 
 
+def test_side_that_neither_record_nor_images_show_withholds_the_decision(
+    demo_service: RunningService, tmp_path: Path
+) -> None:
+    (module,) = (module for module, name in VALID if name == "no lesion")
+    study = input_checks.modules()[module][0]["no lesion"](
+        dict(input_checks.phantom(PATIENT)), np.random.default_rng(5)
+    )
+    answer = send(demo_service, study, tmp_path)
+    assert codes(answer) == {"side-unknown"}
+    assert isinstance(answer, Prediction)
+    assert answer.decision is None
+
+
 def test_record_and_maps_on_different_sides_withhold_the_decision(demo_service: RunningService, tmp_path: Path) -> None:
-    patient = biology.draw(PATIENT + 1, input_checks.SEED, Preset.INTERACTION)[PATIENT]
-    side, other = ("left", "right") if patient.left else ("right", "left")
+    side = patient_side()
+    other = "right" if side == "left" else "left"
     study = input_checks.phantom(PATIENT)
     answer = send(demo_service, study, tmp_path, occlusion_side=other, occlusion_site="ica-cervical")
     assert isinstance(answer, Prediction)
