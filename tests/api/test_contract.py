@@ -67,9 +67,10 @@ def failures(report: Path) -> Iterator[str]:
                 if failure := check.get("failure_info", {}).get("failure"):
                     sent = recorder["interactions"][case]
                     request, response = sent["request"], sent["response"] or {}
+                    content = body(request.get("body"), 3000)  # a request without a body has no such member
                     yield (
                         f"{failure['title']}: {request['method']} {request['uri']} got {response.get('status_code')} "
-                        f"{body(response.get('content'), 600)}; sent {request['headers']} {body(request.get('body'), 3000)}"
+                        f"{body(response.get('content'), 600)}; sent {request['headers']} {content}"
                     )
 
 

@@ -21,13 +21,20 @@ from app.api.parameters import strict_query
 from app.api.routers.models import Name, describe
 from app.database import shadow_scores
 from app.operations.promotion import Promotion
+from app.registry.aliases import ALIAS
 from app.sdk.errors import EtagMismatch, ModelNotFound, PreconditionRequired
 from app.sdk.models import Alias, AliasDraft, AliasMove, ShadowReport
 from app.sdk.types import ModelVersionInfo
 
 router = APIRouter(prefix="/v1/models/{name}", tags=["models"], dependencies=[Depends(strict_query)])
 
-AliasName = Annotated[str, Path(description="`champion`, `challenger`, `shadow`, or a name that you choose")]
+AliasName = Annotated[
+    str,
+    Path(
+        description="`champion`, `challenger`, `shadow`, or a name that you choose",
+        json_schema_extra={"pattern": f"^{ALIAS.pattern}$"},  # an unknown name is 404, whatever its letters
+    ),
+]
 Version = Annotated[str, Path(description="A version such as `1.2.0`")]
 IfMatch = Annotated[str, Header(description="Entity tag of the alias as the caller read it", max_length=1000)]
 
