@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import requests
 
 from tests.api.conftest import volume
 from tests.api.raw_client import connect, head, key
@@ -100,6 +101,24 @@ def test_curl_reads_the_reason_of_each_of_twenty_refusals(
         run = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert run.returncode == 22, run.stderr  # 22: the status is 400 or more; 56: the connection was reset
         assert json.loads(run.stdout)["code"] == ("nifti-invalid" if with_key else "unauthenticated")
+
+
+@pytest.mark.parametrize("with_key", [True, False], ids=["not a volume", "no key"])
+def test_requests_reads_the_reason_of_each_refusal(server_with_keys: Server, tmp_path: Path, with_key: bool) -> None:
+    """`requests` sends the whole body before it reads, over a connection that it keeps alive."""
+    (tmp_path / "cta.nii").write_bytes(bytes(30 * MIB))
+    authorization = key(server_with_keys)["Authorization"] if with_key else "Bearer rlvo_wrong"
+    expected = (422, "nifti-invalid") if with_key else (401, "unauthenticated")
+    with requests.Session() as session:
+        for _ in range(5):
+            with (tmp_path / "cta.nii").open("rb") as cta:
+                refused = session.post(
+                    f"{server_with_keys.url}/v1/predictions",
+                    files={"cta": cta},
+                    headers={"Authorization": authorization},
+                    timeout=60,
+                )
+            assert (refused.status_code, refused.json()["code"]) == expected
 
 
 @pytest.mark.skipif(shutil.which("javac") is None, reason="needs a JDK")
