@@ -2,8 +2,8 @@
 
 ``python tools/demo_model.py OUT [--patients N] [--phantoms N]``. OUT gets the cohort and the versions
 ``rlvo-synthetic/2.0.0`` and ``rlvo-synthetic-lr/2.0.0``. An interrupted run continues from its last checkpoint when it
-is called again. Weights depend on the kind of CPU and on the number of threads, so the printed digests equal those of
-the shipped versions on the same kind of machine only; the figures on the cards agree on all.
+is called again. Weights depend on the kind of CPU and on the number of threads, so on another machine the printed
+digests differ. How the shipped versions differ from this command is in docs/experiments.md.
 """
 
 from __future__ import annotations

@@ -14,11 +14,12 @@ Design notes:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.imaging.model_grid import ChannelSpec, Grid
+from app.imaging.model_grid import ChannelSpec, Grid, Row
 from app.inference.attribution import atlas
 from app.sdk.clinical import Side
 from app.sdk.types import Channel, Flag
@@ -64,11 +65,6 @@ def shown_sides(
         for spec, values, is_present in zip(channels, image, presence, strict=True)
         if is_present
     }
-    labels = atlas.labels(grid.shape, grid.affine)
-
-    def halves(names: Sequence[str]) -> list[NDArray[np.bool_]]:
-        return [np.isin(labels, [atlas.NAMES.index(f"{side} {name}") for name in names]) for side in Side]
-
     millilitres = float(np.prod(grid.spacing_mm)) / 1000
     shown = {}
     for channel, least in MIN_ASYMMETRY.items():
@@ -76,11 +72,14 @@ def shown_sides(
             continue
         values = volumes[channel]
         if channel is Channel.TMAX:
-            left, right = (float((values[side] > DELAYED_TMAX_S).sum()) * millilitres for side in halves(_ANTERIOR))
+            left, right = (
+                float((values[side] > DELAYED_TMAX_S).sum()) * millilitres
+                for side in _halves(grid.shape, grid.affine, _ANTERIOR)
+            )
             if max(left, right) < MIN_DELAYED_ML:
                 continue
         else:  # less flow or fewer arteries: the other side is affected
-            deep = halves(_DEEP)
+            deep = list(_halves(grid.shape, grid.affine, _DEEP))
             if channel is Channel.RCBF:
                 seen = _seen_on_both_sides(values, grid)
                 if any(np.mean(seen[side]) < MIN_SEEN for side in deep):
@@ -90,6 +89,15 @@ def shown_sides(
         if left + right > 0 and abs(left - right) / (left + right) > least:
             shown[channel] = Side.LEFT if left > right else Side.RIGHT
     return shown
+
+
+@lru_cache(maxsize=8)
+def _halves(
+    shape: tuple[int, int, int], affine: tuple[Row, Row, Row, Row], names: tuple[str, ...]
+) -> tuple[NDArray[np.bool_], ...]:
+    """Voxels (x, y, z) of these regions on each side; kept, because every prepared tensor needs them."""
+    labels = atlas.labels(shape, affine)
+    return tuple(np.isin(labels, [atlas.NAMES.index(f"{side} {name}") for name in names]) for side in Side)
 
 
 def _seen_on_both_sides(values: NDArray[np.float32], grid: Grid) -> NDArray[np.bool_]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,11 +42,6 @@ class ReferenceHead:
         seen = (seen - self.mean) * self.mask
         seen[~presence] = 0
         return np.ascontiguousarray(seen, np.float32)
-
-    @cached_property
-    def mirrored_mask(self) -> NDArray[np.bool_]:
-        """The mask (x, y, z) of a mirrored head."""
-        return np.ascontiguousarray(self.mask[::-1])
 
     def only(self, channels: Sequence[int]) -> ReferenceHead:
         """The reference head of these channels."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from app.network.daft import Network
-from app.network.resnet import Path, Residual, Trunk, TwoPathTrunk
+from app.network.resnet import ImagePath, Residual, Trunk, TwoPathTrunk
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
@@ -77,7 +77,7 @@ class _TrunkGraph:
         start, stop = [axis.start for axis in part], [axis.stop for axis in part]
         return self._operators.slice(image, start, stop, [1, 1, 1], [2, 3, 4])
 
-    def _path(self, path: Path, image: Any) -> Any:
+    def _path(self, path: ImagePath, image: Any) -> Any:
         x, two, zero = self._conv(path.stem.conv, image), [2, 2, 2], [0, 0, 0]
         if isinstance(path.stem.pool, nn.MaxPool3d):
             x = self._operators.max_pool(x, two, [1, 1, 1], zero, zero, two).output(0)

@@ -83,7 +83,7 @@ class Residual(nn.Module):
         return torch.relu(self.shortcut(x) + self.norm2(self.conv2(residual)))
 
 
-class Path(nn.Sequential):
+class ImagePath(nn.Sequential):
     """An image path of the trunk: a stem and residual blocks, (n, c, x, y, z) to (n, 4 f, x/8, y/8, z/8)."""
 
     stem: Stem
@@ -94,7 +94,7 @@ class Path(nn.Sequential):
         return [part for part in self.children() if isinstance(part, Residual)]
 
     @property
-    def paths(self) -> list[tuple[Path, tuple[slice, ...] | None]]:
+    def paths(self) -> list[tuple[ImagePath, tuple[slice, ...] | None]]:
         """This path over the whole image; a trunk of two paths has the same property."""
         return [(self, None)]
 
@@ -104,7 +104,7 @@ class Path(nn.Sequential):
         return whole
 
 
-class Trunk(Path):
+class Trunk(ImagePath):
     """Stem and the first three residual blocks: (n, c, x, y, z) to (n, 4 f, x/8, y/8, z/8)."""
 
     def __init__(self, channels: int, filters: int) -> None:
@@ -115,7 +115,7 @@ class Trunk(Path):
         self.block3 = Residual(2 * filters, 4 * filters, stride=2)
 
 
-class BoxTrunk(Path):
+class BoxTrunk(ImagePath):
     """A stem without pooling and three residual blocks of stride 2, over a box of the image."""
 
     def __init__(self, channels: int, filters: int) -> None:
@@ -139,7 +139,7 @@ class TwoPathTrunk(nn.Module):
         self._box = box
 
     @property
-    def paths(self) -> list[tuple[Path, tuple[slice, ...] | None]]:
+    def paths(self) -> list[tuple[ImagePath, tuple[slice, ...] | None]]:
         """Each path with the voxel ranges that it sees; None: the whole image."""
         return [(self.whole, None), (self.box, self._box.slices)]
 

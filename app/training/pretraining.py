@@ -315,7 +315,7 @@ def _split(count: int) -> tuple[Rows, Rows]:
 @torch.no_grad()
 def _pooled(
     trunk: resnet.Trunk | TwoPathTrunk, context: TrainingContext, rows: Rows
-) -> list[tuple[resnet.Path, Tensor]]:
+) -> list[tuple[resnet.ImagePath, Tensor]]:
     """Each path of the trunk with its part of the pooled features (n, c) of ``rows``."""
     parts = np.array_split(rows, max(len(rows) // 32, 1))
     pooled = torch.cat([pool(trunk(context.images(part, context.data.presence[part]))) for part in parts])
