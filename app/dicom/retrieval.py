@@ -12,7 +12,6 @@ Sources: DICOM PS3.18, 10.4 (retrieve) and 10.6 (search); PS3.4, annex C (query/
 from __future__ import annotations
 
 import json
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,9 +21,10 @@ from typing import Any
 import httpx
 from python_multipart.multipart import parse_options_header
 
-from app.core.egress import EgressClient, EgressRefused
+from app.core.egress import EgressClient
 from app.core.multipart import PartsParser, boundary
 from app.database.destinations import Destination, DestinationKind
+from app.dicom.archive_faults import http_faults
 from app.dicom.errors import ArchiveFailed, Unreadable
 from app.dicom.part_file import PartFile
 from app.dicom.reception import MAX_INSTANCES, Reception
@@ -170,17 +170,8 @@ class Retrieval:
     @contextmanager
     def _http(self, url: str, accept: str, authorization: str | None) -> Iterator[httpx.Response]:
         headers = {"Accept": accept} | ({"Authorization": authorization} if authorization else {})
-        try:
-            with self.egress.open("GET", url, b"", headers, seconds=self.seconds) as answer:
-                yield answer
-        except EgressRefused:
-            raise ArchiveFailed("not-listed") from None
-        except httpx.TimeoutException:
-            raise ArchiveFailed("timeout") from None
-        except ssl.SSLError:
-            raise ArchiveFailed("tls") from None
-        except (OSError, httpx.HTTPError):
-            raise ArchiveFailed("unreachable") from None
+        with http_faults(), self.egress.open("GET", url, b"", headers, seconds=self.seconds) as answer:
+            yield answer
 
     def _find(self, source: Destination, query: StudyQuery) -> list[FoundStudy]:
         from pydicom.dataset import Dataset  # here: DICOMweb needs no DICOM library

@@ -8,17 +8,16 @@ Design notes:
 
 from __future__ import annotations
 
-import ssl
 import zipfile
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-import httpx
 from pydicom import dcmread
 
 from app.core.egress import EgressClient, EgressRefused
 from app.database.destinations import Destination, DestinationKind
+from app.dicom.archive_faults import http_faults
 from app.dicom.association import VERIFICATION, association, host_and_port, reach
 from app.dicom.errors import ArchiveFailed
 
@@ -99,16 +98,8 @@ class Sender:
             raise ArchiveFailed("not-stored" if status == _ACCEPTED else f"refused-{status}")
 
     def _http(self, method: str, url: str, body: bytes, headers: dict[str, str]) -> int:
-        try:
+        with http_faults():
             return self.egress.request(method, url, body, headers, seconds=self.seconds)
-        except EgressRefused:
-            raise ArchiveFailed("not-listed") from None
-        except httpx.TimeoutException:
-            raise ArchiveFailed("timeout") from None
-        except ssl.SSLError:
-            raise ArchiveFailed("tls") from None
-        except (OSError, httpx.HTTPError):
-            raise ArchiveFailed("unreachable") from None
 
     def _store(self, destination: Destination, packed: zipfile.ZipFile) -> None:
         instances = [dcmread(BytesIO(packed.read(name))) for name in packed.namelist()]
