@@ -19,6 +19,7 @@ from app.inference.model_input import ModelInput
 from app.inference.model_version import save
 from app.network.architecture import Architecture, Fusion, Location
 from app.network.daft import Network, build
+from app.network.resnet import Marks
 from app.registry.manifest import (
     Background,
     Calibration,
@@ -126,6 +127,8 @@ def random_network(architecture: Architecture, seed: int = 0) -> Network:
                 if module.affine:
                     module.weight.uniform_(0.7, 1.5)
                     module.bias.normal_(0, 0.2)
+            if isinstance(module, Marks):
+                module.place.normal_(0, 0.3)
         network.head.weight.normal_(0, 1)
     return network
 

@@ -19,7 +19,7 @@ GRID = Grid(
     affine=((4.0, 0.0, 0.0, -78.0), (0.0, 4.0, 0.0, -112.0), (0.0, 0.0, 4.0, -74.0), (0.0, 0.0, 0.0, 1.0)),
 )
 
-BOX = BoxPath(start=(16, 16, 8), size=(24, 24, 24))
+BOX = BoxPath(start=(16, 16, 8), size=(24, 24, 24), marks=16)
 """Box around the internal carotid artery, M1 and M2 of the right side: MNI x -14..78, y -48..44, z -42..50 mm."""
 
 CHANNELS = (

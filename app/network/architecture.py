@@ -50,12 +50,20 @@ class BoxPath(FrozenModel):
     start: tuple[Start, Start, Start] = Field(description="First voxel of the box along each axis of the image")
     size: tuple[Size, Size, Size] = Field(description="Voxels of the box along each axis")
     filters: int = Field(default=16, ge=1, le=256, description="Filters of its stem; its features have 4 f channels")
+    marks: int = Field(
+        default=0, ge=0, le=256, description="Channels of a third path over the same box, which marks the clot; 0: none"
+    )
 
     @property
     def slices(self) -> tuple[slice, slice, slice]:
         """Voxel ranges of the box in the image."""
         x, y, z = (slice(start, start + size) for start, size in zip(self.start, self.size, strict=True))
         return x, y, z
+
+    @property
+    def channels(self) -> int:
+        """Channels of the features of the box."""
+        return 4 * self.filters + self.marks
 
 
 class Architecture(FrozenModel):
@@ -77,7 +85,7 @@ class Architecture(FrozenModel):
     @property
     def trunk_channels(self) -> int:
         """Channels of the trunk's features: those of the whole image, then those of the box."""
-        return 4 * self.filters + (4 * self.box.filters if self.box else 0)
+        return 4 * self.filters + (self.box.channels if self.box else 0)
 
     @property
     def pooled_channels(self) -> int:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from app.network.daft import Network
-from app.network.resnet import ImagePath, Residual, Trunk, TwoPathTrunk
+from app.network.resnet import ImagePath, Marks, Residual, Trunk, TwoPathTrunk
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
@@ -66,7 +66,8 @@ class _TrunkGraph:
         features = [self._path(path, self._cut(image, part)) for path, part in trunk.paths]
         if isinstance(trunk, Trunk):
             return features[0]
-        whole, boxed = features
+        whole, *paths = features
+        boxed = self._operators.concat(paths, 1)
         margins = trunk.margins(list(whole.shape)[2:])  # from the last axis to the first
         before, after = [0, 0, *margins[-2::-2]], [0, 0, *margins[::-2]]
         return self._operators.concat([whole, self._operators.pad(boxed, before, after, "constant")], 1)
@@ -84,7 +85,14 @@ class _TrunkGraph:
         x = self._operators.relu(x)
         for block in path.blocks:
             x = self._block(block, x)
-        return x
+        return x if path.marks is None else self._marks(path.marks, x)
+
+    def _marks(self, marks: Marks, x: Any) -> Any:
+        place, zero = marks.place.detach().contiguous().numpy(), [0, 0, 0]
+        hidden = self._operators.relu(self._operators.add(self._conv(marks.conv, x), self._operators.constant(place)))
+        summed = self._operators.relu(self._conv(marks.sums, self._conv(marks.signs, hidden)))
+        cell = [marks.average.kernel_size] * 3
+        return self._operators.avg_pool(summed, cell, zero, zero, cell, True)
 
     def _block(self, block: Residual, x: Any) -> Any:
         inner = self._operators.relu(self._conv(block.conv1, x))

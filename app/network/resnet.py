@@ -6,6 +6,8 @@ Design notes:
   number of clinical vectors.
 - A clot fills a thousandth of the volume, and the first pooling hides it. So a trunk can have a second path, which
   reads a box around the arteries without that pooling (docs/experiments.md).
+- That path finds the clot, but not what it is made of. So a third path can read the same box: it says of each small
+  cell whether there is clot, whether it is calcified, and how dense it is (``MarkPath``).
 - All tensors are (n, channels, x, y, z).
 """
 
@@ -21,6 +23,10 @@ from torch.nn import functional
 from app.network.architecture import TRUNK_STRIDE, Architecture, BoxPath
 
 Modulate = Callable[[Tensor], Tensor]
+
+
+MARKED = ("clot", "calcified", "clot_hu")
+"""What a ``MarkPath`` says of each cell: logit of clot, logit of calcified clot, and density (standardised)."""
 
 
 def has_finite_weights(network: nn.Module) -> bool:
@@ -83,10 +89,53 @@ class Residual(nn.Module):
         return torch.relu(self.shortcut(x) + self.norm2(self.conv2(residual)))
 
 
+class Marks(nn.Module):
+    """What a path says of each of its cells, and how the trunk's features sum it up.
+
+    Two steps at every cell, each followed by a rectifier: ``hidden``, which knows where in the box the cell lies, and
+    ``summed``, from the signs of ``MARKED``. Then the average over the cells of the trunk's features.
+
+    Args:
+        inputs: Channels of the path.
+        outputs: Channels of the features, m.
+        size: Cells of the path along each axis.
+    """
+
+    def __init__(self, inputs: int, outputs: int, size: Sequence[int]) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(inputs, inputs // 2, kernel_size=1, bias=False)
+        self.norm = nn.BatchNorm3d(inputs // 2)
+        self.place = nn.Parameter(torch.zeros(1, inputs // 2, *size))
+        self.signs = nn.Conv3d(inputs // 2, len(MARKED), kernel_size=1)
+        self.sums = nn.Conv3d(len(MARKED), outputs, kernel_size=1)
+        self.average = nn.AvgPool3d(TRUNK_STRIDE // 2)
+        with torch.no_grad():  # limits of all heights, because only few of the cells hold clot
+            self.sums.weight.abs_().mul_(len(MARKED) ** 0.5)
+            self.sums.bias = nn.Parameter(torch.linspace(1, -6, outputs))
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """First step before its rectifier: (n, i, x, y, z) to (n, i/2, x, y, z)."""
+        return cast("Tensor", self.norm(self.conv(x)) + self.place)
+
+    def summed(self, hidden: Tensor) -> Tensor:
+        """Second step before its rectifier: (n, i/2, x, y, z) to (n, m, x, y, z)."""
+        return cast("Tensor", self.sums(self.signs(hidden)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast("Tensor", self.average(torch.relu(self.summed(torch.relu(self.hidden(x))))))
+
+
 class ImagePath(nn.Sequential):
-    """An image path of the trunk: a stem and residual blocks, (n, c, x, y, z) to (n, 4 f, x/8, y/8, z/8)."""
+    """An image path of the trunk: a stem, residual blocks, and with or without marks: (n, c, x, y, z) to
+    (n, k, x/8, y/8, z/8).
+    """
 
     stem: Stem
+
+    @property
+    def marks(self) -> Marks | None:
+        """The last part of a ``MarkPath``; None for other paths."""
+        return next((part for part in self.children() if isinstance(part, Marks)), None)
 
     @property
     def blocks(self) -> list[Residual]:
@@ -126,30 +175,47 @@ class BoxTrunk(ImagePath):
         self.block3 = Residual(4 * filters, 4 * filters, stride=2)
 
 
-class TwoPathTrunk(nn.Module):
-    """The whole image by one path and a box of it by another: (n, c, x, y, z) to (n, 4 f + 4 g, x/8, y/8, z/8).
+class MarkPath(ImagePath):
+    """A stem, one residual block, and marks of its cells of two voxels: (n, c, x, y, z) to (n, m, x/8, y/8, z/8).
 
-    The features of the box stand at its place among those of the image, with zeros around them.
+    Args:
+        size: Voxels of the image along each axis.
+    """
+
+    def __init__(self, channels: int, filters: int, marks: int, size: Sequence[int]) -> None:
+        super().__init__()
+        self.stem = Stem(channels, filters)
+        self.block1 = Residual(filters, 2 * filters)
+        self.signs = Marks(2 * filters, marks, [length // 2 for length in size])
+
+
+class TwoPathTrunk(nn.Module):
+    """The whole image by one path and a box of it by others: (n, c, x, y, z) to (n, 4 f + 4 g + m, x/8, y/8, z/8).
+
+    f and g are the filters of the stems of image and box, m the marks, which may be none. The features of the box stand
+    at its place among those of the image, with zeros around them.
     """
 
     def __init__(self, channels: int, filters: int, box: BoxPath) -> None:
         super().__init__()
         self.whole = Trunk(channels, filters)
         self.box = BoxTrunk(channels, box.filters)
+        self.marks = MarkPath(channels, box.filters, box.marks, box.size) if box.marks else None
         self._box = box
 
     @property
     def paths(self) -> list[tuple[ImagePath, tuple[slice, ...] | None]]:
         """Each path with the voxel ranges that it sees; None: the whole image."""
-        return [(self.whole, None), (self.box, self._box.slices)]
+        in_box = [path for path in (self.box, self.marks) if path is not None]
+        return [(self.whole, None), *((path, self._box.slices) for path in in_box)]
 
     def forward(self, image: Tensor) -> Tensor:
         return self.join([path(image if part is None else image[:, :, *part]) for path, part in self.paths])
 
     def join(self, features: Sequence[Tensor]) -> Tensor:
         """Join the features of the paths, in the order of ``paths``."""
-        whole, boxed = features
-        return torch.cat([whole, functional.pad(boxed, self.margins(whole.shape[2:]))], dim=1)
+        whole, *boxed = features
+        return torch.cat([whole, functional.pad(torch.cat(boxed, dim=1), self.margins(whole.shape[2:]))], dim=1)
 
     def margins(self, size: Sequence[int]) -> list[int]:
         """Voxels of zeros around the box in features of ``size`` (x, y, z), as ``torch.nn.functional.pad`` takes them.

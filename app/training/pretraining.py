@@ -3,6 +3,7 @@
 Design notes:
 - The most important signs fill about a thousandth of the volume, so averages over whole heads hide them. The path over
   the box learns them through ``LatentHead`` heads at every depth, and by marking the cells that the clot fills.
+- What the clot is made of has a path and a lesson of its own, the first one (``mark_lesson``).
 - All heads are trained at once on whole heads with a known side. Half of them lose no channel and are not shifted.
 - Then the last block alone is trained on stored features.
 - ``unit_spread`` rescales the paths and the block to pooled features with SD 1. Positive factors pass a ReLU, so
@@ -24,9 +25,9 @@ from torch.nn import functional
 from app.imaging.model_grid import Grid
 from app.network import resnet
 from app.network.daft import Network, pool
-from app.network.resnet import Residual, TwoPathTrunk
+from app.network.resnet import Marks, Residual, TwoPathTrunk
 from app.phantoms import anatomy
-from app.training import augmentation, trainer
+from app.training import augmentation, mark_lesson, trainer
 from app.training.dataset import LATENTS, draw_dropout
 from app.training.progress import ProgressReporter
 from app.training.tasks import Rows, TrainingContext, Views, batches, count_batches, latent_loss, mix_views, views
@@ -40,6 +41,8 @@ DEPTHS = {"stem": (1, 1), "block1": (2, 2), "block2": (4, 4), "block3": (8, 4)}
 CLOT_AT = "block1"  # part whose features mark the clot; its cells have two voxels
 CLOT_WEIGHT, CLOT_FULL, CLOT_POSITIVE = 2.0, 0.06, 20.0
 """Weight of the loss; share of a cell that the clot fills where it is whole in it; weight of the cells with clot."""
+
+LARGEST = 10.0  # pooled value of a sum of marks, in standard deviations
 
 LESSON_RECIPE = Recipe(epochs=6, batch=32, rate=4e-3, patience=6)
 LAST_BLOCK_RECIPE = Recipe(epochs=10, batch=64, rate=4e-3, patience=10)
@@ -90,7 +93,7 @@ def _explained_variance(prediction: Tensor, truth: Tensor) -> dict[str, float]:
 
 
 class LessonTask:
-    """Training task: both paths and the last block on side-aligned heads (``trainer.Task``).
+    """Training task: the paths but the marks, and the last block, on side-aligned heads (``trainer.Task``).
 
     ``advance`` is called with 1 after each batch.
 
@@ -114,7 +117,8 @@ class LessonTask:
         cells = {name: artery_cells(context.grid, self._box, step) for name, (step, _) in DEPTHS.items()}
         heads = {f"at_{name}": LatentHead(cells[name], width * filters) for name, (_, width) in DEPTHS.items()}
         parts = {
-            "trunk": network.trunk,
+            "whole_path": network.trunk.whole,
+            "box_path": network.trunk.box,
             "block": network.block,
             **heads,
             "clot": nn.Conv3d(DEPTHS[CLOT_AT][1] * filters, 1, kernel_size=1),
@@ -122,6 +126,7 @@ class LessonTask:
             "last": _pooled_head(architecture.pooled_channels),
         }
         self.module = nn.ModuleDict(parts).to(context.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self._trunk = network.trunk.to(context.device)
         self._context, self._train, self._validate, self._advance = context, train, validate, advance
 
     def steps(self, batch: int) -> int:
@@ -130,15 +135,17 @@ class LessonTask:
 
     def _predict(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         """Latents (n, k) of every head, the last block's last; and the clot's logits (n, x, y, z) in the box."""
-        module, trunk = self.module, self.module["trunk"]
+        module, trunk = self.module, self._trunk
         predictions, features = [], images[:, :, *self._box].contiguous(memory_format=torch.channels_last_3d)
+        with torch.no_grad():
+            marks = [] if trunk.marks is None else [trunk.marks.eval()(features)]
         for name in DEPTHS:
-            features = getattr(trunk.box, name)(features)
+            features = module["box_path"].get_submodule(name)(features)
             predictions.append(module[f"at_{name}"](features))
             if name == CLOT_AT:
                 clot = module["clot"](features)[:, 0]
-        whole = trunk.whole(images)
-        block = module["block"](trunk.join([whole, features]))
+        whole = module["whole_path"](images)
+        block = module["block"](trunk.join([whole, features, *marks]))
         return [*predictions, module["whole"](pool(whole.float())), module["last"](pool(block.float()))], clot
 
     def losses(self, batch: int, rng: np.random.Generator) -> Iterator[Tensor]:
@@ -228,15 +235,24 @@ class LastBlockTask:
 
 
 @torch.no_grad()
-def unit_spread(block: Residual, pooled: Tensor) -> Tensor:
-    """Scale the channels of a residual block to SD 1 of their ``pooled`` values (n, c); return the factors (c,).
+def unit_spread(part: Residual | Marks, pooled: Tensor) -> Tensor:
+    """Scale the channels of a path's last part to SD 1 of their ``pooled`` values (n, c); return the factors (c,).
 
-    A factor is at most twenty times that of the median channel.
+    A factor is at most twenty times that of the median channel. Sums of marks that few patients have would become so
+    large in those that half precision cannot hold them; their factor makes the largest value at most ``LARGEST``.
     """
     spread = pooled.std(dim=0)
-    factors = 1 / spread.clamp_min(0.05 * float(spread.median()))
-    norms = [block.norm2, *(part for part in block.shortcut.modules() if isinstance(part, nn.BatchNorm3d))]
-    for norm in norms:
+    varying = spread[spread > 0]
+    limit = 0.05 * float(varying.median()) if len(varying) else 1.0
+    if isinstance(part, Marks):
+        spread = torch.maximum(spread, pooled.amax(dim=0) / LARGEST)
+    factors = 1 / spread.clamp_min(limit)
+    if isinstance(part, Marks):
+        part.sums.weight.mul_(factors[:, None, None, None, None])
+        assert part.sums.bias is not None
+        part.sums.bias.mul_(factors)
+        return factors
+    for norm in [part.norm2, *(each for each in part.shortcut.modules() if isinstance(each, nn.BatchNorm3d))]:
         norm.weight.mul_(factors)
         norm.bias.mul_(factors)
     return factors
@@ -251,6 +267,7 @@ class PretrainConfig:
     """
 
     lesson: Recipe = LESSON_RECIPE
+    marks: Recipe = mark_lesson.MARK_RECIPE
     last_block: Recipe = LAST_BLOCK_RECIPE
     whole: int = 4000
     views: int = 2
@@ -278,6 +295,8 @@ def pretrain(
     """
     torch.manual_seed(seed)
     rows = _split(len(context.data))
+    if isinstance(network.trunk, TwoPathTrunk) and network.trunk.marks is not None:
+        _learn_marks(network, context, rows, seed, reporter, config.marks, folder)
     with reporter.stage("lesson", config.lesson.epochs * count_batches(len(rows[0]), config.lesson.batch)) as advance:
         trainer.fit(
             LessonTask(network, context, *rows, advance),
@@ -289,7 +308,7 @@ def pretrain(
     whole = context.first(config.whole)
     train, validate = _split(len(whole.data))
     for path, pooled in _pooled(network.trunk, whole, train[: config.measure]):
-        unit_spread(path.blocks[-1], pooled)
+        unit_spread(path.marks or path.blocks[-1], pooled)
     with reporter.stage("features of whole heads", config.views * len(whole.data)) as advance:
         stored = views(network, whole, config.views, seed, lambda: advance(1))
     block = LastBlockTask(network, whole, stored, train, validate)
@@ -307,6 +326,32 @@ def pretrain(
     return explained
 
 
+def _learn_marks(
+    network: Network,
+    context: TrainingContext,
+    rows: tuple[Rows, Rows],
+    seed: int,
+    reporter: ProgressReporter,
+    recipe: Recipe,
+    folder: Path | None,
+) -> None:
+    """Train the path that marks the clot; it stays as it is afterwards."""
+    box, trunk = network.architecture.box, network.trunk
+    assert box is not None
+    assert isinstance(trunk, TwoPathTrunk)
+    assert trunk.marks is not None
+    with reporter.stage("boxes around the arteries", len(context.data)) as advance:
+        boxes = mark_lesson.cut_boxes(context, box.slices, advance)
+    with reporter.stage("marks", recipe.epochs * count_batches(len(rows[0]), recipe.batch)) as advance:
+        trainer.fit(
+            mark_lesson.MarkTask(trunk.marks, context, boxes, box.slices, *rows, advance),
+            recipe,
+            seed,
+            checkpoint=folder / "marks.pt" if folder else None,
+            advance=lambda epoch, score: reporter(f"marks, epoch {epoch}: loss {-score:.3f}"),
+        )
+
+
 def _split(count: int) -> tuple[Rows, Rows]:
     """Training rows, and a tenth that is held out."""
     return np.split(np.arange(count), [count - max(count // 10, 1)])  # type: ignore[return-value]
@@ -320,5 +365,5 @@ def _pooled(
     parts = np.array_split(rows, max(len(rows) // 32, 1))
     pooled = torch.cat([pool(trunk(context.images(part, context.data.presence[part]))) for part in parts])
     paths = [path for path, _ in trunk.paths]
-    widths = [path.blocks[-1].conv2.out_channels for path in paths]
+    widths = [path.marks.sums.out_channels if path.marks else path.blocks[-1].conv2.out_channels for path in paths]
     return list(zip(paths, torch.split(pooled, widths, dim=1), strict=True))

@@ -18,7 +18,7 @@ from app.network.resnet import TwoPathTrunk
 from app.network.tail_evaluator import TailEvaluator
 from tests.factory import random_network
 
-BOX = BoxPath(start=(16, 8, 0), size=(8, 16, 8), filters=3)
+BOX = BoxPath(start=(16, 8, 0), size=(8, 16, 8), filters=3, marks=5)
 ARCHITECTURE = Architecture(in_channels=2, clinical_size=6, filters=2, box=BOX)
 BITS = slice(4, 6)
 
@@ -36,8 +36,21 @@ def test_features_of_the_box_stand_at_its_place(image: Tensor) -> None:
         assert features.shape == (1, ARCHITECTURE.trunk_channels, 3, 4, 2)
         assert torch.equal(features[:, :8], trunk.whole(image))
         boxed = features[:, 8:]
-        assert torch.equal(boxed[:, :, 2:3, 1:3, 0:1], trunk.box(image[:, :, 16:24, 8:24, 0:8]))
-    assert boxed.abs().sum() == boxed[:, :, 2:3, 1:3, 0:1].abs().sum() > 0
+        assert trunk.marks is not None
+        parts = [path(image[:, :, 16:24, 8:24, 0:8]) for path in (trunk.box, trunk.marks)]
+        assert torch.equal(boxed[:, :, 2:3, 1:3, 0:1], torch.cat(parts, dim=1))
+        assert parts[1].shape == (1, 5, 1, 2, 1)
+        assert parts[1].std() > 0
+    assert boxed.count_nonzero() == boxed[:, :, 2:3, 1:3, 0:1].count_nonzero() > 0
+
+
+def test_box_without_marks_has_the_features_of_its_path_alone(image: Tensor) -> None:
+    """Versions that were written before there were marks."""
+    without = ARCHITECTURE.model_copy(update={"box": BoxPath(start=BOX.start, size=BOX.size, filters=3)})
+    trunk = random_network(without).trunk
+    with torch.no_grad():
+        assert trunk(image).shape[1] == without.trunk_channels == 8 + 12
+    assert not [name for name in trunk.state_dict() if name.startswith("marks")]
 
 
 def test_single_voxel_of_the_box_reaches_its_path_and_a_voxel_outside_does_not(image: Tensor) -> None:

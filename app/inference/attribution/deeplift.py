@@ -50,7 +50,8 @@ class RescaleResult(NamedTuple):
 def baseline_activations(fold: Network, blank: Tensor) -> BaselineActivations:
     """Compute the activations of ``blank`` (1, c, x, y, z), a batch of zeros as ``Ensemble.image`` makes it."""
     inputs: list[Tensor] = []
-    counts = [1 + 2 * len(path.blocks) for path, _ in fold.trunk.paths]  # rectifiers of each path
+    # Rectifiers of each path: its stem's, two of each block, two of the marks.
+    counts = [1 + 2 * len(path.blocks) + 2 * (path.marks is not None) for path, _ in fold.trunk.paths]
     first_of_path = {sum(counts[:index]) for index in range(len(counts))}
 
     def rectify(x: Tensor) -> Tensor:
@@ -126,6 +127,8 @@ def _after_stems(fold: Network, stem_outputs: Sequence[Tensor], rectify: Any) ->
         for block in path.blocks:
             inner = rectify(block.norm1(block.conv1(x)))
             x = rectify(block.shortcut(x) + block.norm2(block.conv2(inner)))
+        if path.marks is not None:
+            x = path.marks.average(rectify(path.marks.summed(rectify(path.marks.hidden(x)))))
         features.append(x)
     return fold.trunk.join(features)
 
