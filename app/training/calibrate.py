@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from app.inference import defaults
+from app.inference.input_statistics import InputMeter
 from app.registry.manifest import Background, OutOfDistribution
-from app.training import calibration
+from app.training import calibration, input_limits
 from app.training.calibration import Rules
 from app.training.dataset import Dataset
 from app.training.experiment import CHANNEL_NAMES, LOGISTIC, NETWORKS, PUBLISHED
@@ -48,5 +49,9 @@ def calibrate(fitted: FittedModels, data: Dataset, config: TrainConfig) -> Versi
             left=result.left,
         )
         familiar = calibration.out_of_distribution(result.networks[name], context, develop, seed)
+        if result.reference is not None:
+            meter = InputMeter(defaults.CHANNELS, defaults.GRID, result.reference)
+            measured = input_limits.measure(context.data, input_limits.sample(develop, seed), meter)
+            familiar = familiar.model_copy(update={"inputs": input_limits.fit(measured)})
     background = calibration.background(result.vectors, data.presence, develop, seed)
     return VersionStatistics(rules, background, familiar)
