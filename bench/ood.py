@@ -1,7 +1,7 @@
 """How often valid, disturbed, real and wrong inputs are refused, flagged, or called out of distribution.
 
-``python -m bench ood [--phantoms 300] [--served 40] [--disturbed 6] [--quick] [--version DIR] [--shared DIR]``. Each
-input goes through the input checks of ``prepare`` and through the version. Printed as Markdown, for each kind of input:
+``python -m bench ood [--only SECTION...] [--phantoms 300] [--served 40] [--disturbed 6] [--version DIR]``. Each input
+goes through the input checks of ``prepare`` and through the version. Printed as Markdown, for each kind of input:
 
 - refused: by the input checks;
 - other flag: a warning of the input checks;
@@ -47,6 +47,7 @@ from bench.model_stores import DEMO, MODEL_STORE
 SEED = 60231  # that of model_audit
 VARIANTS = 6  # anatomies of the phantoms; each takes seconds to build
 PATIENT = 3  # whose study is made wrong
+SECTIONS = ("valid", "nuisances", "tensors", "unusual", "wrong", "real")
 IMAGES = {"ncct": Input.NCCT, "cta": Input.CTA, "tmax": Input.TMAX, "cbf": Input.CBF}
 
 
@@ -265,7 +266,7 @@ def main() -> None:
     parser.add_argument("--phantoms", type=int, default=300, help="held-out phantoms on the grid, of either kind")
     parser.add_argument("--served", type=int, default=40, help="of them, full-size through the service's preparation")
     parser.add_argument("--disturbed", type=int, default=6, help="patients with each nuisance")
-    parser.add_argument("--quick", action="store_true", help="few patients, and no full-size study")
+    parser.add_argument("--only", nargs="*", default=[], choices=SECTIONS, help="sections; default: all")
     parser.add_argument("--version", default=DEMO, help="folder of a version, or NAME or NAME@VERSION in model_store")
     parser.add_argument("--shared", type=Path, default=Path("../shared/data"), help="folder of real images")
     options = parser.parse_args()
@@ -275,18 +276,19 @@ def main() -> None:
     manifest = Manifest.model_validate_json((folder / "manifest.json").read_bytes())
     version = ModelVersion.load(folder, manifest, "cpu")
     audit = Audit(version)
-    if options.quick:
-        options.phantoms, options.served, options.disturbed = 12, 0, 1
     print(f"{manifest.name}@{manifest.version}, phantoms of the seed {SEED}")
-    table("Valid held-out phantoms", valid(audit, options.phantoms, options.served))
-    table("Nuisances", disturbed(audit, options.disturbed))
-    table("Wrong tensors", tensors(audit, options.disturbed))
-    if options.quick:
-        return
-    table("Valid but unusual studies", varied_studies(version, wrong=False))
-    table("Wrong studies", varied_studies(version, wrong=True) | crops(version))
-    if options.shared.exists():
-        table("Real volumes", real(version, options.shared))
+    sections: dict[str, tuple[str, Callable[[], dict[str, Tally]]]] = {
+        "valid": ("Valid held-out phantoms", lambda: valid(audit, options.phantoms, options.served)),
+        "nuisances": ("Nuisances", lambda: disturbed(audit, options.disturbed)),
+        "tensors": ("Wrong tensors", lambda: tensors(audit, options.disturbed)),
+        "unusual": ("Valid but unusual studies", lambda: varied_studies(version, wrong=False)),
+        "wrong": ("Wrong studies", lambda: varied_studies(version, wrong=True) | crops(version)),
+        "real": ("Real volumes", lambda: real(version, options.shared)),
+    }
+    assert tuple(sections) == SECTIONS
+    for name, (title, rows) in sections.items():
+        if not options.only or name in options.only:
+            table(title, rows())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Write a copy of a trained version whose manifest also holds the input statistics of a cohort, without training.
 
 ``python tools/input_limits.py COHORT VERSION OUT [--seed N]``. COHORT is the cohort that the version was trained on,
-VERSION its folder, OUT a new folder ``NAME/VERSION``. The statistics of at most 4,096 patients of the cohort are
+VERSION its folder, OUT a new folder ``NAME/VERSION``. The statistics of at most 2,048 patients of the cohort are
 measured; no outcome is read. Weights, golden cases and card are copied, so the copy answers as before, and flags
 unusual inputs too. ``rlvo train`` learns the statistics itself; this is for versions of earlier releases.
 """
@@ -9,13 +9,13 @@ unusual inputs too. ``rlvo train`` learns the statistics itself; this is for ver
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from app.core.filesystem import atomic_directory
 from app.inference import defaults, fold_files
-from app.inference.input_statistics import InputMeter
 from app.registry import version_files
 from app.registry.manifest import InputGroup, Manifest
 from app.training import cohort, input_limits
@@ -35,10 +35,11 @@ def learn(table: Path, folder: Path, manifest: Manifest, seed: int) -> tuple[Inp
         raise SystemExit("The version has no reference head or no limit of its features: train it again.")
     if (manifest.grid, manifest.channels) != (defaults.GRID, defaults.CHANNELS):
         raise SystemExit("The version has another grid or other channels than this release prepares.")
-    data = preprocess(cohort.read(table), ProgressReporter())
-    rows = input_limits.sample(np.arange(len(data)), seed)
-    meter = InputMeter(manifest.channels, manifest.grid, reference)
-    return input_limits.fit(input_limits.measure(data, rows, meter))
+    patients = cohort.read(table)
+    rows = np.sort(input_limits.sample(np.arange(len(patients.studies)), seed))
+    data = preprocess(replace(patients, studies=tuple(patients.studies[row] for row in rows)), ProgressReporter())
+    every = np.arange(len(data))
+    return input_limits.learn(data, every, manifest.channels, manifest.grid, reference, seed)
 
 
 def write(folder: Path, out: Path, manifest: Manifest, groups: tuple[InputGroup, ...]) -> Manifest:

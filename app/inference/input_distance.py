@@ -41,6 +41,7 @@ _WORDS: Mapping[str, str] = {
     "delayed": "volume with Tmax > 6 s",
     "low": "volume with relative CBF < 0.3",
     "vessels volume": "volume of the arteries",
+    "vessels thickness": "mean share of a voxel that the arteries fill",
     "ncct+cta likeness": "correlation of their values",
     "ncct+cta difference": "difference of their tissue",
     "cta+vessels contrast": "contrast of the arteries",
@@ -49,7 +50,7 @@ _WORDS: Mapping[str, str] = {
 }
 """Statistics in words, by name, or by group and name where the name alone does not say it."""
 _UNITS = {"ncct": "HU", "cta": "HU", "tmax": "s", "ncct+cta difference": "HU", "cta+vessels contrast": "HU"}
-_RATIOS, _VOLUMES = ("likeness", "pattern", "overlap"), ("volume", "delayed", "low")
+_RATIOS, _VOLUMES = ("likeness", "thickness", "pattern", "overlap"), ("volume", "delayed", "low")
 _SIGNED = ("likeness", "pattern", "difference", "contrast")
 _CHECKS: Mapping[str, str] = {
     "ncct": "check its unit, field of view, position and artefacts, and that it is a CT without contrast",

@@ -29,7 +29,7 @@ Statistics = dict[str, dict[str, float]]
 
 LEAST_VOXELS = 50  # with data; with fewer, a channel has only its share without data
 DEEP_VOXELS = 2  # distance from the edge of the mask beyond which no skull is
-LEAST_VESSELS_ML = 0.5
+LEAST_VESSELS_ML, LEAST_SHARE = 0.5, 0.05  # share of a voxel that the mask fills
 DELAYED_S, CORE_RCBF = 6.0, 0.3
 
 
@@ -60,6 +60,7 @@ class InputMeter:
         for index, spec in enumerate(self._channels):
             if presence[index]:
                 values = image[index].ravel().astype(np.float32) * np.float32(spec.std) + np.float32(spec.mean)
+                values = np.clip(values, *spec.window)  # a tensor that was sent prepared may leave the window
                 one = shown[spec.name] = _Shown(self, values, self.means[index], spec)
                 found[str(spec.name)] = _ALONE[spec.name](one)
         for pair, together in _TOGETHER.items():
@@ -151,8 +152,10 @@ def _ct(one: _Shown) -> dict[str, float]:
 def _vessels(one: _Shown) -> dict[str, float]:
     mask, low = one.values[one.meter.mask], one.meter.is_low
     sides = [float(mask[side].sum()) * one.meter.voxel_ml for side in (low, ~low)]
+    marked = mask[mask > LEAST_SHARE]
     return {
         "volume": sum(sides),
+        "thickness": float(marked.mean()) if marked.size else 0.0,
         "asymmetry": abs(float(np.log((sides[0] + LEAST_VESSELS_ML) / (sides[1] + LEAST_VESSELS_ML)))),
         "likeness": _correlation(mask, one.mean[one.meter.mask]),
     }

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 
 from app.inference import defaults
-from app.inference.input_statistics import InputMeter
 from app.registry.manifest import Background, OutOfDistribution
 from app.training import calibration, input_limits
 from app.training.calibration import Rules
@@ -50,8 +49,7 @@ def calibrate(fitted: FittedModels, data: Dataset, config: TrainConfig) -> Versi
         )
         familiar = calibration.out_of_distribution(result.networks[name], context, develop, seed)
         if result.reference is not None:
-            meter = InputMeter(defaults.CHANNELS, defaults.GRID, result.reference)
-            measured = input_limits.measure(context.data, input_limits.sample(develop, seed), meter)
-            familiar = familiar.model_copy(update={"inputs": input_limits.fit(measured)})
+            inputs = input_limits.learn(context.data, develop, defaults.CHANNELS, defaults.GRID, result.reference, seed)
+            familiar = familiar.model_copy(update={"inputs": inputs})
     background = calibration.background(result.vectors, data.presence, develop, seed)
     return VersionStatistics(rules, background, familiar)

@@ -17,15 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import chi2, norm
 
+from app.imaging.model_grid import ChannelSpec, Grid
 from app.inference import input_distance
 from app.inference.input_statistics import InputMeter, Statistics
+from app.inference.reference_head import ReferenceHead
 from app.registry.manifest import SCORES, InputGroup, Knots
 from app.training.dataset import Dataset
 
 Array = NDArray[np.float64]
 
 BEYOND = 0.01
-MOST_PATIENTS, PARTS = 4096, 4
+MOST_PATIENTS, PARTS = 2048, 4
 """Most patients of the statistics, and parts into which they are divided to find the limits."""
 LEAST_PATIENTS = 40  # with the inputs of a group; with fewer, the group is not compared
 SHRINKAGE = 0.1
@@ -33,7 +35,7 @@ LEAST_QUANTILE = 0.99  # of the distance of normal scores; a limit is not lower,
 LEAST_SPREAD: Mapping[str, Mapping[str, float]] = {
     "ncct": {"p10": 2.0, "median": 2.0, "p90": 3.0, "deep-p10": 2.0, "deep-p90": 2.0, "texture": 1.0, "asymmetry": 1.5},
     "cta": {"p10": 2.0, "median": 2.0, "p90": 5.0, "deep-p10": 2.0, "deep-p90": 3.0, "texture": 1.0, "asymmetry": 3.0},
-    "vessels": {"volume": 1.5, "asymmetry": 0.2},
+    "vessels": {"volume": 1.5, "thickness": 0.02, "asymmetry": 0.2},
     "tmax": {"p10": 0.7, "median": 0.7, "p90": 1.0, "texture": 0.4, "asymmetry": 0.4, "delayed": 15.0},
     "rcbf": {"p10": 0.08, "median": 0.08, "p90": 0.1, "texture": 0.05, "asymmetry": 0.05, "low": 15.0},
     "ncct+cta": {"difference": 3.0},
@@ -59,14 +61,26 @@ class _Table:
         return self.values[chosen[self.rows]]
 
 
+def learn(
+    data: Dataset,
+    rows: NDArray[np.int64],
+    channels: Sequence[ChannelSpec],
+    grid: Grid,
+    reference: ReferenceHead,
+    seed: int,
+) -> tuple[InputGroup, ...]:
+    """Learn the input statistics of the patients ``rows``, relative to the reference head of their version."""
+    meter = InputMeter(channels, grid, reference)
+    measured = [
+        meter.measure(np.asarray(data.images[row], np.float32), data.presence[row])
+        for row in np.sort(sample(rows, seed)).tolist()
+    ]
+    return fit(measured)
+
+
 def sample(rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Draw the patients, at most ``MOST_PATIENTS``, whose statistics are measured, in a random order."""
+    """Draw the patients, at most ``MOST_PATIENTS``, whose statistics are measured."""
     return np.random.default_rng([seed, 12]).permutation(rows)[:MOST_PATIENTS]
-
-
-def measure(data: Dataset, rows: NDArray[np.int64], meter: InputMeter) -> list[Statistics]:
-    """Measure the statistics of the patients ``rows``."""
-    return [meter.measure(np.asarray(data.images[row], np.float32), data.presence[row]) for row in rows.tolist()]
 
 
 def fit(measured: Sequence[Statistics]) -> tuple[InputGroup, ...]:
@@ -118,16 +132,15 @@ def _fit_group(table: _Table, values: Array) -> InputGroup:
 
 def _knots(values: Array, least: float) -> Knots:
     """Quantiles at ``SCORES``, spread about the median to at least ``least`` for each unit of the score."""
-    quantiles = np.quantile(values[np.isfinite(values)], norm.cdf(SCORES))
+    knots: list[float] = np.quantile(values[np.isfinite(values)], norm.cdf(SCORES)).tolist()
     middle = len(SCORES) // 2
-    knots = quantiles.copy()
     for place in range(middle + 1, len(SCORES)):
         step = least * (SCORES[place] - SCORES[place - 1])
         knots[place] = max(knots[place], knots[place - 1] + step)
     for place in range(middle - 1, -1, -1):
         step = least * (SCORES[place + 1] - SCORES[place])
         knots[place] = min(knots[place], knots[place + 1] - step)
-    a, b, c, d, e = (round(float(knot), 4) for knot in knots)
+    a, b, c, d, e = (round(knot, 4) for knot in knots)
     return a, b, c, d, e
 
 

@@ -80,6 +80,7 @@ def test_statistics_are_in_the_units_of_the_modality() -> None:
     assert found["tmax"]["delayed"] == pytest.approx(4 * 12 * 10 * voxel_ml)
     assert found["tmax"]["asymmetry"] == pytest.approx(6 * 8 / 12, abs=1e-3)
     assert found["vessels"]["volume"] == pytest.approx(values[Channel.VESSELS][head().mask].sum() * voxel_ml, rel=1e-5)
+    assert found["vessels"]["thickness"] == pytest.approx(1)
     assert found["cta+vessels"]["contrast"] == pytest.approx(200, abs=10)
 
 
@@ -102,6 +103,13 @@ def test_empty_and_constant_channels_have_finite_statistics(groups: tuple[InputG
         found = measured({name: np.full(GRID.shape, level) for name in NAMES})
         assert all(np.isfinite(value) for own in found.values() for value in own.values())
         assert input_distance.unusual(groups, found)
+
+
+def test_tensor_beyond_the_windows_has_finite_statistics() -> None:
+    for scale in (5.0, -5.0, 1e30):
+        image = np.random.default_rng(8).normal(0, 1, (len(NAMES), *GRID.shape)).astype(np.float32) * np.float32(scale)
+        found = meter().measure(image, PRESENT)
+        assert all(np.isfinite(value) for own in found.values() for value in own.values())
 
 
 def test_score_of_a_quantile_is_its_normal_score_and_goes_on_beyond() -> None:
