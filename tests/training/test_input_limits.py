@@ -8,15 +8,20 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
+from app.imaging.model_grid import ChannelSpec
 from app.inference import defaults, input_distance, model_version
 from app.inference.input_statistics import InputMeter, Statistics
 from app.inference.model_version import ModelVersion
 from app.inference.reference_head import ReferenceHead
+from app.phantoms import biology
+from app.phantoms import cohort as phantom_cohort
 from app.phantoms.biology import Preset
 from app.registry.manifest import InputGroup, Manifest
+from app.sdk.types import Channel
 from app.training import input_limits, reference
-from app.training.dataset import phantoms
 from tests.factory import EVERY_STUDY, GRID, random_network, tiny_case, tiny_manifest
+from tests.training.tiny import GRID as GRID_8
+from tests.training.tiny import tiny_dataset
 from tools import input_limits as tool
 
 DRAWN, FRESH = 400, 4000
@@ -48,7 +53,7 @@ def test_few_new_patients_exceed_the_limits(skewed: bool) -> None:
 
 def test_unusual_together_is_found_where_each_alone_is_usual() -> None:
     groups = input_limits.fit(patients(DRAWN, 1))
-    together: Statistics = {"vessels": {"volume": 2.0, "asymmetry": 1.9}}
+    together: Statistics = {"vessels": {"volume": 0.0, "asymmetry": 2.1}}
     (found,) = input_distance.unusual(groups, together)
     assert "unusual together" in found.describe()
     alone: list[Statistics] = [
@@ -82,17 +87,32 @@ def test_missing_statistic_is_left_out() -> None:
     assert share_flagged(groups, [{"vessels": {"volume": 60.0}}]) == 1
 
 
-def test_phantoms_of_another_seed_are_usual_and_exchanged_images_are_not() -> None:
+def test_statistics_are_learnt_of_the_chosen_patients() -> None:
+    brightness = np.where(np.arange(120) < 80, 1.0, 3.0)
+    data = tiny_dataset(np.zeros(120), brightness, np.zeros(120))
+    mask = np.ones(GRID_8.shape, bool)
+    head = ReferenceHead(mask, np.zeros((1, *GRID_8.shape), np.float32))
+    channels = (ChannelSpec(name=Channel.NCCT, window=(-100.0, 100.0), mean=30.0, std=10.0),)
+    groups = input_limits.learn(data, np.arange(80), channels, GRID_8, head, 1)
+    assert [group.name for group in groups] == ["ncct"]
+    meter = InputMeter(channels, GRID_8, head)
+    measured = [meter.measure(image.astype(np.float32), np.ones(1, bool)) for image in data.images]
+    assert measured[0]["ncct"]["median"] == pytest.approx(30, abs=0.3)
+    assert share_flagged(groups, measured[:80]) <= 0.05
+    assert share_flagged(groups, measured[80:]) == 1
+
+
+def test_phantoms_of_other_patients_are_usual_and_exchanged_images_are_not() -> None:
     grid, channels = defaults.GRID, defaults.CHANNELS
-    data = phantoms(90, 4, Preset.INTERACTION, grid, channels)
-    head, trained, fresh = reference.make(data, np.arange(60), grid), np.arange(60), range(60, 90)
-    groups = input_limits.learn(data, trained, channels, grid, head, 1)
+    persons = biology.draw(70, 4, Preset.INTERACTION)
+    images = [image.astype(np.float32) for image in phantom_cohort.images(persons, 4, grid, channels, offsets=1)]
+    mask = reference.intracranial(grid)
+    meter = InputMeter(channels, grid, ReferenceHead(mask, (np.mean(images[:50], axis=0) * mask).astype(np.float32)))
+    present = np.ones(len(channels), bool)
+    groups = input_limits.fit([meter.measure(image, present) for image in images[:50]])
     assert {"ncct", "cta", "vessels", "tmax", "rcbf", "tmax+rcbf"} <= {group.name for group in groups}
-    meter = InputMeter(channels, grid, head)
-    images = [data.images[row].astype(np.float32) for row in fresh]
-    usual = [meter.measure(image, data.presence[row]) for image, row in zip(images, fresh, strict=True)]
-    assert share_flagged(groups, usual) <= 0.1
-    exchanged = [meter.measure(image[[1, 0, 2, 4, 3]], np.ones(5, bool)) for image in images]
+    assert share_flagged(groups, [meter.measure(image, present) for image in images[50:]]) <= 0.1
+    exchanged = [meter.measure(image[[1, 0, 2, 4, 3]], present) for image in images[50:]]
     assert share_flagged(groups, exchanged) == 1
 
 
