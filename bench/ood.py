@@ -19,6 +19,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -87,11 +88,14 @@ class Tally:
         return f"| {name} | {self.studies} | {numbers} | {change} | {codes} |"
 
 
-def table(title: str, rows: Mapping[str, Tally]) -> None:
+Rows = Iterator[tuple[str, Tally]]
+
+
+def table(title: str, rows: Rows) -> None:
     print(f"\n### {title}\n")
     print("| input | studies | refused | other flag | features | inputs | silent | change | by |")
     print("|---" * 9 + "|")
-    for name, tally in rows.items():
+    for name, tally in rows:
         print(tally.row(name), flush=True)
 
 
@@ -115,52 +119,50 @@ def full_size(patient: Patient, appearance: Appearance) -> Study:
     return {IMAGES[one.name]: Volume(one.data, one.affine) for one in volumes.series(drawn, pose) if one.name in IMAGES}
 
 
-def valid(audit: Audit, phantoms: int, served: int) -> dict[str, Tally]:
+def valid(audit: Audit, phantoms: int, served: int) -> Rows:
     """Held-out phantoms, rendered on the grid and full-size through ``prepare``."""
-    names = ("on the grid, varied anatomy and scanner", "on the grid, template and usual scanner")
-    rows = {name: Tally() for name in (*names, "full-size, varied anatomy and scanner")}
     varied = Appearance(VARIANTS, scanners=True)
     patients = biology.draw(phantoms, SEED, Preset.INTERACTION)
-    for name, appearance in zip(names, (varied, scene.PLAIN), strict=True):
+    for name, appearance in (("template and usual scanner", scene.PLAIN), ("varied anatomy and scanner", varied)):
+        tally = Tally()
         for patient in track(patients, name, transient=True):
             phantom = audit.draw(patient, scene.draw_variation(SEED, patient.index, appearance))
-            rows[name].add(audit.version.predict(audit.model_input(phantom)).flags, None)
+            tally.add(audit.version.predict(audit.model_input(phantom)).flags, None)
+        yield f"on the grid, {name}", tally
+    tally = Tally()
     for patient in track(patients[:served], "full-size", transient=True):
-        tally = rows["full-size, varied anatomy and scanner"]
         answer(audit.version, full_size(patient, varied), cohort.record(patient), tally, None)
-    return rows
+    yield "full-size, varied anatomy and scanner", tally
 
 
-def disturbed(audit: Audit, count: int) -> dict[str, Tally]:
+def disturbed(audit: Audit, count: int) -> Rows:
     """Each nuisance at each strength, of patients with the template's anatomy and the usual scanner."""
     patients = biology.draw(count, SEED, Preset.INTERACTION)
     plain = [(patient, scene.draw_variation(SEED, patient.index)) for patient in patients]
     before = [audit.log_odds(audit.draw(*each)) for each in plain]
-    rows = {}
-    kinds = [(kind, strength) for kind, strengths in STRENGTHS.items() for strength in strengths]
-    for kind, strength in track(kinds, "nuisances", transient=True):
-        tally = rows[f"{kind} {strength:g} {UNITS.get(kind, '')}".strip()] = Tally()
-        for (patient, variation), odds in zip(plain, before, strict=True):
-            changed = audit.draw(patient, Nuisance(kind, strength).apply(variation))
-            answered = audit.version.predict(audit.model_input(changed))
-            tally.add(answered.flags, answered.log_odds - odds)
-    return rows
+    for kind, strengths in STRENGTHS.items():
+        for strength in strengths:
+            tally = Tally()
+            for (patient, variation), odds in zip(plain, before, strict=True):
+                changed = audit.draw(patient, Nuisance(kind, strength).apply(variation))
+                answered = audit.version.predict(audit.model_input(changed))
+                tally.add(answered.flags, answered.log_odds - odds)
+            yield f"{kind} {strength:g} {UNITS.get(kind, '')}".strip(), tally
 
 
-def varied_studies(version: ModelVersion, *, wrong: bool) -> dict[str, Tally]:
+def varied_studies(version: ModelVersion, *, wrong: bool) -> Rows:
     """Valid but unusual, or wrong, full-size studies of one patient (bench/variations)."""
     patient = biology.draw(PATIENT + 1, input_checks.SEED, Preset.INTERACTION)[PATIENT]
     record, usual = cohort.record(patient), dict(input_checks.phantom(PATIENT))
-    rows = {"as drawn": Tally()}
-    before = answer(version, usual, record, rows["as drawn"], None)
-    changes: dict[str, Callable[[Study, np.random.Generator], Study]] = {}
+    tally = Tally()
+    before = answer(version, usual, record, tally, None)
+    yield "as drawn", tally
     for module, (good, bad) in input_checks.modules().items():
         chosen = {name: change for name, (change, _) in bad.items()} if wrong else good
-        changes |= {f"{module}: {name}": change for name, change in chosen.items()}
-    for name, change in track(changes.items(), "studies", transient=True):
-        tally = rows[name.replace("_", " ")] = Tally()
-        answer(version, change(dict(usual), np.random.default_rng(5)), record, tally, before)
-    return rows
+        for name, change in chosen.items():
+            tally = Tally()
+            answer(version, change(dict(usual), np.random.default_rng(5)), record, tally, before)
+            yield f"{module}: {name}".replace("_", " "), tally
 
 
 def cropped(volume: Volume, field_mm: tuple[float, float, float]) -> Volume:
@@ -174,18 +176,16 @@ def cropped(volume: Volume, field_mm: tuple[float, float, float]) -> Volume:
     return replace(volume, data=np.asfortranarray(part), affine=volume.affine @ shift)
 
 
-def crops(version: ModelVersion) -> dict[str, Tally]:
+def crops(version: ModelVersion) -> Rows:
     """Small parts of a full-size study."""
     usual = input_checks.phantom(PATIENT)
-    rows = {}
     for field_mm in ((41.0, 36.0, 22.0), (100.0, 100.0, 60.0), (140.0, 170.0, 90.0)):
-        tally = rows[f"crop of {' x '.join(f'{mm:g}' for mm in field_mm)} mm"] = Tally()
-        part = {name: cropped(usual[name], field_mm) for name in (Input.NCCT, Input.CTA)}
+        tally, part = Tally(), {name: cropped(usual[name], field_mm) for name in (Input.NCCT, Input.CTA)}
         answer(version, part, ClinicalRecord(), tally, None)
-    return rows
+        yield f"crop of {' x '.join(f'{mm:g}' for mm in field_mm)} mm", tally
 
 
-def tensors(audit: Audit, count: int) -> dict[str, Tally]:
+def tensors(audit: Audit, count: int) -> Rows:
     """Wrong tensors, as only ``/v2`` or a fault of the preparation could give them."""
     rows: dict[str, Tally] = {}
     for patient in biology.draw(count, SEED, Preset.INTERACTION):
@@ -195,7 +195,7 @@ def tensors(audit: Audit, count: int) -> dict[str, Tally]:
         for name, changed in wrong_tensors(audit.manifest, usual, np.random.default_rng([SEED, patient.index])):
             answered = audit.version.predict(changed)
             rows.setdefault(name, Tally()).add(answered.flags, answered.log_odds - before)
-    return rows
+    yield from rows.items()
 
 
 def wrong_tensors(manifest: Manifest, usual: ModelInput, rng: np.random.Generator) -> Iterator[tuple[str, ModelInput]]:
@@ -232,15 +232,15 @@ def wrong_tensors(manifest: Manifest, usual: ModelInput, rng: np.random.Generato
     yield "voxels shuffled", made(rng.permuted(physical.reshape(len(names), -1), axis=1).reshape(physical.shape))
 
 
-def real(version: ModelVersion, shared: Path) -> dict[str, Tally]:
+def real(version: ModelVersion, shared: Path) -> Rows:
     """Every real volume as NCCT and as CTA, and the DICOM series as they are converted."""
-    rows: dict[str, Tally] = {}
     for path in sorted((shared / "images").glob("*.nii*")):
         for sent in (Input.NCCT, Input.CTA):
-            tally = rows[f"{path.name} as {sent}"] = Tally()
+            tally = Tally()
             _send_file(version, {sent: path}, tally)
+            yield f"{path.name} as {sent}", tally
     for folder in sorted(path for path in (shared / "dicom").glob("*") if path.is_dir()):
-        tally = rows[f"DICOM {folder.name}"] = Tally()
+        tally = Tally()
         with tempfile.TemporaryDirectory() as target:
             try:
                 made = convert_isolated(folder, Path(target), timeout_s=120)
@@ -248,7 +248,7 @@ def real(version: ModelVersion, shared: Path) -> dict[str, Tally]:
                 tally.refuse(error.code)
             else:
                 _send_file(version, made.volumes, tally, made.flags)
-    return rows
+        yield f"DICOM {folder.name}", tally
 
 
 def _send_file(version: ModelVersion, files: Mapping[Input, Path], tally: Tally, flags: tuple[Flag, ...] = ()) -> None:
@@ -277,12 +277,12 @@ def main() -> None:
     version = ModelVersion.load(folder, manifest, "cpu")
     audit = Audit(version)
     print(f"{manifest.name}@{manifest.version}, phantoms of the seed {SEED}")
-    sections: dict[str, tuple[str, Callable[[], dict[str, Tally]]]] = {
+    sections: dict[str, tuple[str, Callable[[], Rows]]] = {
         "valid": ("Valid held-out phantoms", lambda: valid(audit, options.phantoms, options.served)),
         "nuisances": ("Nuisances", lambda: disturbed(audit, options.disturbed)),
         "tensors": ("Wrong tensors", lambda: tensors(audit, options.disturbed)),
         "unusual": ("Valid but unusual studies", lambda: varied_studies(version, wrong=False)),
-        "wrong": ("Wrong studies", lambda: varied_studies(version, wrong=True) | crops(version)),
+        "wrong": ("Wrong studies", lambda: chain(varied_studies(version, wrong=True), crops(version))),
         "real": ("Real volumes", lambda: real(version, options.shared)),
     }
     assert tuple(sections) == SECTIONS

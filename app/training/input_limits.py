@@ -36,7 +36,7 @@ LEAST_SPREAD: Mapping[str, Mapping[str, float]] = {
     "ncct": {"p10": 2.0, "median": 2.0, "p90": 3.0, "deep-p10": 2.0, "deep-p90": 2.0, "texture": 1.0, "asymmetry": 1.5},
     "cta": {"p10": 2.0, "median": 2.0, "p90": 5.0, "deep-p10": 2.0, "deep-p90": 3.0, "texture": 1.0, "asymmetry": 3.0},
     "vessels": {"volume": 1.5, "thickness": 0.02, "asymmetry": 0.2},
-    "tmax": {"p10": 0.7, "median": 0.7, "p90": 1.0, "texture": 0.4, "asymmetry": 0.4, "delayed": 15.0},
+    "tmax": {"p10": 0.9, "median": 0.9, "p90": 1.0, "texture": 0.4, "asymmetry": 0.4, "delayed": 15.0},
     "rcbf": {"p10": 0.08, "median": 0.08, "p90": 0.1, "texture": 0.05, "asymmetry": 0.05, "low": 15.0},
     "ncct+cta": {"difference": 3.0},
     "cta+vessels": {"contrast": 15.0},
