@@ -10,6 +10,7 @@ Design notes:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -29,14 +30,14 @@ Array = NDArray[np.float64]
 BEYOND = 0.01
 MOST_PATIENTS, PARTS = 2048, 4
 """Most patients of the statistics, and parts into which they are divided to find the limits."""
-LEAST_PATIENTS = 40  # with the inputs of a group; with fewer, the group is not compared
+LEAST_PATIENTS = 40  # with a statistic; with fewer, it is not compared
 SHRINKAGE = 0.1
 LEAST_QUANTILE = 0.99  # of the distance of normal scores; a limit is not lower, so that ``LEAST_SPREAD`` has its effect
 LEAST_SPREAD: Mapping[str, Mapping[str, float]] = {
     "ncct": {"p10": 2.0, "median": 2.0, "p90": 3.0, "deep-p10": 2.0, "deep-p90": 2.0, "texture": 1.0, "asymmetry": 1.5},
     "cta": {"p10": 2.0, "median": 2.0, "p90": 5.0, "deep-p10": 2.0, "deep-p90": 3.0, "texture": 1.0, "asymmetry": 3.0},
     "vessels": {"volume": 1.5, "thickness": 0.02, "asymmetry": 0.2},
-    "tmax": {"p10": 0.9, "median": 0.9, "p90": 1.0, "texture": 0.4, "asymmetry": 0.4, "delayed": 15.0},
+    "tmax": {"p10": 0.7, "median": 0.7, "p90": 1.0, "texture": 0.4, "asymmetry": 0.4, "delayed": 15.0},
     "rcbf": {"p10": 0.08, "median": 0.08, "p90": 0.1, "texture": 0.05, "asymmetry": 0.05, "low": 15.0},
     "ncct+cta": {"difference": 3.0},
     "cta+vessels": {"contrast": 15.0},
@@ -108,8 +109,9 @@ def _groups(measured: Sequence[Statistics]) -> list[str]:
 
 def _table(group: str, measured: Sequence[Statistics]) -> _Table | None:
     rows = np.array([row for row, one in enumerate(measured) if one.get(group)], np.int64)
-    names = tuple(dict.fromkeys(name for row in rows for name in measured[row][group]))
-    if len(rows) < LEAST_PATIENTS:
+    counts = Counter(name for row in rows for name in measured[row][group])
+    names = tuple(name for name, count in counts.items() if count >= LEAST_PATIENTS)
+    if not names:
         return None
     values = np.array([[measured[row][group].get(name, np.nan) for name in names] for row in rows])
     return _Table(group, names, rows, values)
@@ -132,7 +134,8 @@ def _fit_group(table: _Table, values: Array) -> InputGroup:
 
 def _knots(values: Array, least: float) -> Knots:
     """Quantiles at ``SCORES``, spread about the median to at least ``least`` for each unit of the score."""
-    knots: list[float] = np.quantile(values[np.isfinite(values)], norm.cdf(SCORES)).tolist()
+    known = values[np.isfinite(values)]
+    knots = [float(np.quantile(known, share)) for share in norm.cdf(SCORES)]
     middle = len(SCORES) // 2
     for place in range(middle + 1, len(SCORES)):
         step = least * (SCORES[place] - SCORES[place - 1])

@@ -76,6 +76,9 @@ def test_input_that_few_patients_have_is_not_compared() -> None:
     measured = [*patients(100, 3), *few]
     assert {group.name for group in input_limits.fit(measured)} == {"ncct", "vessels"}
     assert input_limits.fit(few) == ()
+    for one in measured[:20]:
+        one.setdefault("ncct", {})["texture"] = 3.0
+    assert all("texture" not in group.knots for group in input_limits.fit(measured))
 
 
 def test_missing_statistic_is_left_out() -> None:
