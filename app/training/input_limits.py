@@ -135,7 +135,7 @@ def _fit_group(table: _Table, values: Array) -> InputGroup:
 def _knots(values: Array, least: float) -> Knots:
     """Quantiles at ``SCORES``, spread about the median to at least ``least`` for each unit of the score."""
     known = values[np.isfinite(values)]
-    knots = [float(np.quantile(known, share)) for share in norm.cdf(SCORES)]
+    knots = [float(np.quantile(known, float(norm.cdf(score)))) for score in SCORES]
     middle = len(SCORES) // 2
     for place in range(middle + 1, len(SCORES)):
         step = least * (SCORES[place] - SCORES[place - 1])
