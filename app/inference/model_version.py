@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,9 +21,10 @@ from scipy.special import expit
 
 from app.core.concurrency import Executor, no_pause, run_inline
 from app.core.filesystem import atomic_directory
-from app.inference import clinical_encoder, explain, fold_files, occlusion_side, unread_inputs
+from app.inference import clinical_encoder, explain, fold_files, input_distance, occlusion_side, unread_inputs
 from app.inference.attribution import atlas
 from app.inference.ensemble_predictor import EnsemblePredictor, ExplanationMethod
+from app.inference.input_statistics import InputMeter
 from app.inference.model_input import ModelInput
 from app.inference.reference_head import ReferenceHead
 from app.network.backends import Backend, Precision
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from app.imaging.io.nifti import Volume
 
 TOLERANCE = {Precision.FLOAT32: 1e-4, Precision.BFLOAT16: 1e-2}
+OUT_OF_DISTRIBUTION = "out-of-distribution"
 REFRACTORY, NOT_REFRACTORY = "refractory", "not-refractory"
 
 
@@ -112,6 +114,8 @@ class ModelVersion:
         if manifest.regions not in atlas.KNOWN:
             raise ModelNotReady(f"The manifest names the atlas {manifest.regions}, this release has {atlas.ATLAS}.")
         clinical_encoder.check_variables(manifest.clinical)
+        if manifest.out_of_distribution is not None:
+            input_distance.check(manifest.out_of_distribution.inputs)
         files = [fold_files.read_verified(folder, fold.file, fold.sha256) for fold in manifest.folds]
         predictor: EnsemblePredictor
         if manifest.kind == "logistic":
@@ -196,7 +200,7 @@ class ModelVersion:
             interval=FoldSpread(low=min(folds), high=max(folds)) if len(folds) > 1 else None,
             folds=folds,
             decision=self._decision(probability),
-            flags=self._out_of_distribution(penultimate),
+            flags=(*self._features_out_of_distribution(penultimate), *self._inputs_out_of_distribution(model_input)),
         )
 
     def explain(
@@ -293,7 +297,7 @@ class ModelVersion:
             refractory=probability >= threshold.value, threshold=threshold.value, rule=threshold.rule, conformal=classes
         )
 
-    def _out_of_distribution(self, penultimate: NDArray[np.float64] | None) -> tuple[Flag, ...]:
+    def _features_out_of_distribution(self, penultimate: NDArray[np.float64] | None) -> tuple[Flag, ...]:
         """Return a flag if the squared Mahalanobis distance to the training patients exceeds the manifest's limit."""
         reference = self.manifest.out_of_distribution
         if reference is None or penultimate is None:
@@ -301,7 +305,24 @@ class ModelVersion:
         offset = penultimate - np.asarray(reference.mean)
         if offset @ np.asarray(reference.precision) @ offset <= reference.limit:
             return ()
-        return (Flag(code="out-of-distribution", detail="This patient differs from the training patients"),)
+        detail = "What the network sees as a whole differs from the training patients"
+        return (Flag(code=OUT_OF_DISTRIBUTION, detail=detail),)
+
+    def _inputs_out_of_distribution(self, model_input: ModelInput) -> tuple[Flag, ...]:
+        """Return a flag for each input, or pair of inputs, whose statistics differ from the training patients'."""
+        if self._meter is None or self.manifest.out_of_distribution is None:
+            return ()
+        measured = self._meter.measure(model_input.image, model_input.presence)
+        found = input_distance.unusual(self.manifest.out_of_distribution.inputs, measured)
+        return tuple(Flag(code=OUT_OF_DISTRIBUTION, detail=one.describe()) for one in found)
+
+    @cached_property
+    def _meter(self) -> InputMeter | None:
+        """Measures the statistics of inputs; None for a version that knows none."""
+        limits = self.manifest.out_of_distribution
+        if self.reference is None or limits is None or not limits.inputs:
+            return None
+        return InputMeter(self.manifest.channels, self.manifest.grid, self.reference)
 
     def _on_patient_grid(self, model_input: ModelInput, channel: Channel, values: NDArray[np.float32]) -> MapVolume:
         grid = model_input.grids.get(channel)

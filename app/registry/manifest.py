@@ -11,8 +11,10 @@ Design notes:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from itertools import pairwise
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, model_validator
@@ -27,7 +29,12 @@ NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
 VERSION_PATTERN = r"^[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}(-[0-9a-z.]{1,30})?$"
 LARGEST = 1e12  # absolute value of a number that has no other bound
 
+SCORES: Final = (-2.326, -1.282, 0.0, 1.282, 2.326)
+"""Normal scores of the quantiles .01, .1, .5, .9 and .99, at which input statistics have their knots."""
+LEAST_PIVOT: Final = 1e-3  # of the correlation of input statistics, so that it has an inverse
+
 Finite = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+Knots = tuple[Finite, Finite, Finite, Finite, Finite]
 Version = Annotated[str, Field(pattern=VERSION_PATTERN)]
 
 
@@ -153,17 +160,64 @@ class ReferenceHeadFile(FrozenModel):
     side_aligned: bool = True
 
 
+def _is_positive_definite(matrix: Sequence[Sequence[float]]) -> bool:
+    """Whether a square matrix is symmetric and the pivots of its Cholesky factor are large enough."""
+    factor: list[list[float]] = []
+    for place, row in enumerate(matrix):
+        if any(abs(value - matrix[other][place]) > 1e-9 for other, value in enumerate(row[:place])):
+            return False
+        lower: list[float] = []
+        for other in range(place):
+            known = sum(a * b for a, b in zip(lower, factor[other], strict=False))
+            lower.append((row[other] - known) / factor[other][other])
+        pivot = row[place] - sum(value**2 for value in lower)
+        if pivot < LEAST_PIVOT:
+            return False
+        factor.append([*lower, math.sqrt(pivot)])
+    return True
+
+
+class InputGroup(FrozenModel):
+    """Statistics of one input, or of two inputs together, in the training patients (app/inference/input_statistics.py).
+
+    ``knots``: by statistic, its values at the normal scores ``SCORES``. ``correlation`` of the scores, in the order of
+    ``knots``; ``limit`` bounds their squared Mahalanobis distance.
+    """
+
+    name: str = Field(pattern=r"^[a-z]+(\+[a-z]+)?$", description="``ncct``, or ``tmax+rcbf`` for two inputs")
+    knots: dict[str, Knots] = Field(min_length=1, max_length=64)
+    correlation: tuple[tuple[Annotated[float, Field(ge=-1, le=1)], ...], ...]
+    limit: float = Field(ge=0, le=LARGEST)
+
+    @model_validator(mode="after")
+    def _fits(self) -> InputGroup:
+        if any(one >= two for knots in self.knots.values() for one, two in pairwise(knots)):
+            raise ValueError("the knots of a statistic must increase")
+        size = len(self.knots)
+        if any(len(row) != size for row in (self.correlation, *self.correlation)):
+            raise ValueError("correlation must have one row and one column for each statistic")
+        if not _is_positive_definite(self.correlation):
+            raise ValueError("correlation must be positive definite")
+        return self
+
+
 class OutOfDistribution(FrozenModel):
-    """Mean and precision of the penultimate features; ``limit`` bounds the squared Mahalanobis distance."""
+    """Mean and precision of the penultimate features; ``limit`` bounds the squared Mahalanobis distance.
+
+    ``inputs``: the statistics of the prepared images; none in versions of earlier releases.
+    """
 
     mean: tuple[Finite, ...]
     precision: tuple[tuple[Finite, ...], ...]
     limit: float = Field(ge=0, le=LARGEST)
+    inputs: tuple[InputGroup, ...] = Field(default=(), max_length=64)
 
     @model_validator(mode="after")
     def _is_square(self) -> OutOfDistribution:
         if any(len(row) != len(self.mean) for row in (self.precision, *self.precision)):
             raise ValueError("precision must have one row and one column for each entry of mean")
+        if len({group.name for group in self.inputs}) != len(self.inputs):
+            raise ValueError("a group of input statistics is listed twice")
         return self
 
 

@@ -337,9 +337,9 @@ _MODEL: Final = {
     ),
     "out-of-distribution": FlagKind(
         _WARNING,
-        "The study differs from the training patients.",
-        "Mahalanobis distance of the features of the network.",
-        "Look at the images. Do not rely on the answer.",
+        "The study as a whole, or an input that the flag names, differs from the training patients.",
+        "Mahalanobis distances of the features of the network, and of statistics of each input (docs/model-audit.md).",
+        "Check what the flag names, and look at the images. Do not rely on the answer.",
     ),
     "record-contradiction": FlagKind(
         _WARNING,

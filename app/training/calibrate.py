@@ -8,7 +8,7 @@ import torch
 
 from app.inference import defaults
 from app.registry.manifest import Background, OutOfDistribution
-from app.training import calibration
+from app.training import calibration, input_limits
 from app.training.calibration import Rules
 from app.training.dataset import Dataset
 from app.training.experiment import CHANNEL_NAMES, LOGISTIC, NETWORKS, PUBLISHED
@@ -48,5 +48,8 @@ def calibrate(fitted: FittedModels, data: Dataset, config: TrainConfig) -> Versi
             left=result.left,
         )
         familiar = calibration.out_of_distribution(result.networks[name], context, develop, seed)
+        if result.reference is not None:
+            inputs = input_limits.learn(context.data, develop, defaults.CHANNELS, defaults.GRID, result.reference, seed)
+            familiar = familiar.model_copy(update={"inputs": inputs})
     background = calibration.background(result.vectors, data.presence, develop, seed)
     return VersionStatistics(rules, background, familiar)
