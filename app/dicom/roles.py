@@ -4,18 +4,18 @@ Design notes:
 - Rules are asked in one order; the first one that fits decides. What a picture cannot be is asked first.
 - The description of a series is read before its protocol name, which is often the same for a whole examination.
 - A head without contrast words is no NCCT if the scanner acquired it after a series with contrast agent.
+- Of several angiographies of one region, those that were acquired after the first are late phases.
 - A role that no word supports is doubtful: the answer then carries the flag ``series-role-doubtful``.
 - Reasons are texts of this module. No text of a header is in them.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
 
 from app.dicom.errors import refused
 from app.dicom.stacks import Stack
@@ -29,6 +29,8 @@ LEAST_TIMES = 8  # time points of a perfusion series
 LEAST_SLICES, LEAST_EXTENT_MM = 8, 40.0
 WHOLE_HEAD_MM = 110.0
 THIN_MM = 1.6
+LATER_S = 6.0  # reconstructions of one acquisition start less far apart, phases of an angiography farther
+SAME_REGION = 0.5  # share of the shorter extent that two phases have in common
 _MAPS = (SeriesRole.TMAX, SeriesRole.CBF, SeriesRole.CBV, SeriesRole.MTT)
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _HARD_SIEMENS = re.compile(r"^[A-Z][a-z]?(\d{2})")
@@ -111,7 +113,8 @@ def choose(stacks: Sequence[Stack], overrides: Mapping[str, SeriesRole] | None =
     """
     stated = _stated(stacks, overrides or {})
     choices = [judge(stack) for stack in joined(stacks, LEAST_TIMES)]
-    choices = [_overridden(choice, stated) for choice in _in_order_of_time(choices)]
+    choices = _without_phases(_before_contrast(_in_order_of_time(choices)))
+    choices = [_overridden(choice, stated) for choice in choices]
     best: dict[SeriesRole, Choice] = {}
     favoured = _map_family(choices)
     for choice in choices:
@@ -124,21 +127,77 @@ def choose(stacks: Sequence[Stack], overrides: Mapping[str, SeriesRole] | None =
 
 
 def _in_order_of_time(choices: Sequence[Choice]) -> list[Choice]:
-    """The choices, but an NCCT without a word is none if it was acquired after a contrast agent was given."""
-    given = [at for each in choices if _shows_agent(each) and (at := _acquired(each.stack)) is not None]
-    first = min(given, default=np.inf)
+    """The choices, but an NCCT without a word is none if it was acquired after a contrast agent was given.
+
+    It is doubtful if an agent was given, and times do not say whether before or after.
+    """
+    given = [each for each in choices if each.rule == "after-contrast" or _shows_agent(each)]
+    first = _first(given)
     late = "The series was acquired after a series with contrast agent."
+    ordered = []
+    for each in choices:
+        at = _acquired(each.stack)
+        if each.rule != "no-contrast-agent" or not given:
+            ordered.append(each)
+        elif at is None or first == math.inf:
+            ordered.append(replace(each, certain=False))
+        else:
+            ordered.append(_other(each.stack, "after-contrast", late) if at > first else each)
+    return ordered
+
+
+def _before_contrast(choices: Sequence[Choice]) -> list[Choice]:
+    """The choices, with doubtful NCCT if there is no other: words may say "without" in a way that no rule knows.
+
+    A head that words say to be with contrast agent is one, if its header has no agent, and if it was acquired before
+    all series that show one.
+    """
+    if any(each.role is SeriesRole.NCCT for each in choices):
+        return list(choices)
+    agent = _first(filter(_shows_agent, choices))
+    reason = "Words name a contrast agent, but the series was acquired before all series with one."
     return [
-        _other(each.stack, "after-contrast", late)
-        if each.rule == "no-contrast-agent" and (_acquired(each.stack) or -np.inf) > first
+        Choice(each.stack, SeriesRole.NCCT, "before-contrast", reason, certain=False)
+        if each.rule == "after-contrast" and _before(each.stack, agent)
         else each
         for each in choices
     ]
 
 
+def _first(choices: Iterable[Choice]) -> float:
+    """When the first of these series was acquired, s; infinity if none says."""
+    return min((at for each in choices if (at := _acquired(each.stack)) is not None), default=math.inf)
+
+
+def _before(stack: Stack, agent: float) -> bool:
+    """Whether an acquired series has no contrast agent, and lies before the first one that has."""
+    at = _acquired(stack)
+    return at is not None and at < agent < math.inf and not _agent_named(stack) and "DERIVED" not in stack.types
+
+
+def _without_phases(choices: Sequence[Choice]) -> list[Choice]:
+    """The choices, but an angiography is a late phase if another one showed the same region before it."""
+    timed = [(at, each) for each in choices if (at := _acquired(each.stack)) is not None]
+    found = [(at, each) for at, each in timed if each.role is SeriesRole.CTA]
+    named = [(at, each.stack) for at, each in found if each.rule == "words-cta"]
+    late = {
+        id(each)
+        for at, each in found
+        if any(before < at - LATER_S and _share(first, each.stack) >= SAME_REGION for before, first in named)
+    }
+    reason = "Another angiography of this region was acquired before."
+    return [_other(each.stack, "late-phase", reason) if id(each) in late else each for each in choices]
+
+
+def _share(one: Stack, other: Stack) -> float:
+    """Extent along the patient's axis that two axial stacks have in common, as a share of the shorter one."""
+    (low, high), (low_2, high_2) = one.heights_mm, other.heights_mm
+    return (min(high, high_2) - max(low, low_2)) / max(min(high - low, high_2 - low_2), 1.0)
+
+
 def _shows_agent(choice: Choice) -> bool:
     """Whether a series shows that a contrast agent was given before it, or while it was acquired."""
-    rules = choice.role in (SeriesRole.CTA, SeriesRole.CTP) or choice.rule in ("bolus-tracking", "after-contrast")
+    rules = choice.role in (SeriesRole.CTA, SeriesRole.CTP) or choice.rule == "bolus-tracking"
     return rules or (choice.stack.placed and _agent_named(choice.stack))
 
 
