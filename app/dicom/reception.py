@@ -86,8 +86,8 @@ class Reception:
         return_key: bytes | None = None,
     ) -> None:
         self._folder = folder
-        self._database = database
-        self._storage = storage
+        self.database = database
+        self.storage = storage
         self._quiet = quiet
         self._clinical_wait = clinical_wait
         self._max_instances = max_instances
@@ -140,7 +140,7 @@ class Reception:
         return Received(head, outcome)
 
     def _known(self, caller: str, head: Head, content: str) -> Outcome | None:
-        with self._database.reading() as session:
+        with self.database.reading() as session:
             known = received.known(session, caller, head.sop_uid)
             stored = received.count(session, caller, head.study_uid)
         if known is not None and known.content != content:
@@ -199,7 +199,7 @@ class Reception:
             if not files:
                 return 0
             instances = [each for caller, path in files if (each := self._stored(caller, path)) is not None]
-            with self._database.session() as session:
+            with self.database.session() as session:
                 refused = received.add(session, instances, quiet=self._quiet, clinical_wait=self._clinical_wait)
             if refused:
                 log.warning("%d instances are refused: conflict", refused)
@@ -225,7 +225,7 @@ class Reception:
         except Unreadable:
             log.error("a received file is damaged on the disk and is deleted")
             return None
-        with path.open("rb") as file, self._storage.writer() as writer:
+        with path.open("rb") as file, self.storage.writer() as writer:
             while piece := file.read(_PIECE_BYTES):
                 writer.write(piece)
             digest, size = writer.commit()

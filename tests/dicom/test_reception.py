@@ -49,7 +49,7 @@ def send(reception: Reception, data: bytes, caller: str = "ct") -> Outcome:
 
 
 def rows(reception: Reception) -> tuple[list[StudyRow], list[InstanceRow]]:
-    with reception._database.reading() as session:
+    with reception.database.reading() as session:
         return list(session.scalars(select(StudyRow))), list(session.scalars(select(InstanceRow)))
 
 
@@ -148,7 +148,7 @@ def test_what_a_killed_process_has_received_is_indexed_later(reception: Receptio
         send(reception, each)
     left = reception.draft()
     left.write_bytes(b"unfinished")
-    later = Reception(reception._folder, reception._database, storage)
+    later = Reception(reception._folder, reception.database, storage)
     later.clear(age=-1)
     while later.index():
         pass
@@ -160,7 +160,7 @@ def test_what_a_killed_process_has_received_is_indexed_later(reception: Receptio
 def test_a_file_stays_if_its_rows_cannot_be_written(reception: Reception, tmp_path: Path) -> None:
     send(reception, contents(plan())[0])
     shutil.move(tmp_path / "rlvo.sqlite", tmp_path / "away.sqlite")
-    reception._database.close()
+    reception.database.close()
     (tmp_path / "rlvo.sqlite").write_bytes(b"not a database" * 100)
     with pytest.raises(DatabaseUnavailable):
         reception.index()
