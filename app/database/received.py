@@ -17,6 +17,7 @@ from datetime import timedelta
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.database import records
 from app.database.predictions import new_id
 from app.database.session import now
 from app.database.study_tables import InstanceRow, StudyRow
@@ -94,6 +95,7 @@ def add(session: Session, instances: Iterable[ReceivedInstance], *, quiet: float
             new += bool(change)
             row.accession = row.accession or each.accession
         if new:
+            records.join(session, row)
             row.received = now()
             if row.state != StudyState.CANCELLED:
                 row.state, row.error, row.run = StudyState.RECEIVING, None, row.run + 1
