@@ -2,7 +2,7 @@
 
 Design notes:
 - An instance is first a file of the folder `received`, which is flushed to the disk. A sender is answered then. A file
-  gets its name there after its bytes are flushed, so a name that exists has all its bytes, whoever flushes the folder.
+  gets its name there after its bytes are flushed, so a name that exists has all its bytes.
 - `index` moves such files to the blobs, named by their sha-256, and adds their rows, many in one transaction. Whichever
   process indexes, a file stays until its rows are committed, so a killed process loses nothing.
 - The name of a file is the sha-256 of its SOP Instance UID, so that two senders of one instance meet.
