@@ -101,6 +101,7 @@ def _app_with_routes() -> FastAPI:
     ):
         app.include_router(module.router)
     app.include_router(studies.pulls)
+    app.include_router(studies.waiting)
     docs.mount(app)
     problems.install(app)
     app.openapi = cache(lambda: docs.describe(app))  # type: ignore[method-assign]

@@ -1,10 +1,11 @@
 """One phantom as NIfTI and as DICOM: difference of the log-odds; roles of the series of 300 synthetic studies.
 
-``python -m bench dicom [--roles 300] [--spacing 1.5]``. Printed:
+``python -m bench dicom [--roles 300] [--spacing 1.5] [--names tests/dicom/names/unseen.csv]``. Printed:
 
 - for each way to write the NCCT (regular, tilted by 18.5 degrees, uneven, compressed, enhanced, shuffled and doubled):
   the difference of the log-odds from those of the NIfTI volume, or why the series is refused;
-- roles: series with the right role, in studies of every naming scheme with drawn protocols.
+- roles: series with the right role, in studies of every naming scheme with drawn protocols; with ``--names``, of the
+  schemes of a file only. A wrong role is silent if no doubt is stated and the prediction uses the series.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -124,24 +125,28 @@ def compare(spacing_mm: float) -> None:
             print(f"{name:22} difference of the log-odds {difference:+.6f}", flush=True)
 
 
-def roles(count: int) -> None:
+def roles(count: int, schemes: Sequence[Mapping[str, str]]) -> None:
     """Print how many series have the right role, and the wrong ones."""
-    schemes = list(dicom_study.naming_schemes())
-    right = total = 0
+    right = total = silent = 0
     wrong: Counter[tuple[str, ...]] = Counter()
     for number in range(count):
+        scheme, rng = schemes[number % len(schemes)], np.random.default_rng([number, SEED])
         instances, truth = [], {}
-        for plan in dicom_study.draw_study(number, schemes[number % len(schemes)]):
+        for plan in dicom_study.plan_study(scheme, dicom_study.draw_protocol(rng), {}, rng):
             made = dicom_series.instances(plan, number, len(instances))
             instances += made
             truth[made[0].series.uid] = plan
         for choice in choose(make_stacks(instances)):
             for uid in choice.stack.series:
                 total += 1
-                right += choice.role.value == truth[uid].truth
-                if choice.role.value != truth[uid].truth:
-                    wrong[truth[uid].description, truth[uid].truth, choice.role.value, choice.rule] += 1
-    print(f"roles: {right} of {total} series right, {count} studies, {len(schemes)} naming schemes")
+                plan = truth[uid]
+                if choice.role.value == plan.truth:
+                    right += 1
+                    continue
+                silent += choice.used and choice.certain
+                doubt = "" if choice.certain else "doubtful"
+                wrong[scheme["scheme"], plan.description, plan.truth, choice.role.value, choice.rule, doubt] += 1
+    print(f"roles: {right} of {total} series right, {count} studies, {len(schemes)} naming schemes; {silent} silent")
     for case, times in wrong.most_common():
         print(f"  {times} {case}")
 
@@ -149,11 +154,13 @@ def roles(count: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--roles", type=int, default=300, help="number of synthetic studies")
-    parser.add_argument("--spacing", type=float, default=1.5, help="voxel size in the slice, mm")
+    parser.add_argument("--spacing", type=float, default=1.5, help="voxel size in the slice, mm; 0: roles only")
+    parser.add_argument("--names", type=Path, help="file of naming schemes, as app/phantoms/dicom_names.csv")
     options = parser.parse_args()
-    compare(options.spacing)
+    if options.spacing:
+        compare(options.spacing)
     if options.roles:
-        roles(options.roles)
+        roles(options.roles, list(dicom_study.naming_schemes(options.names).values()))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Seconds to receive a study: rlvo by C-STORE and STOW-RS, DCMTK's storescp, and Orthanc by both, in one run.
 
-``python -m bench dicom_speed [--slices 320] [--rounds 3]``. Printed for each receiver: the median of the seconds from
-the first byte to the last answer, and the CPU seconds of the receiving process. Each round asks all receivers, in turn.
+``python -m bench dicom_speed [--slices 320] [--rounds 3] [--only STOW]``. Printed for each receiver: the median of the
+seconds from the first byte to the last answer, and the CPU seconds of the receiving process. Each round asks all
+receivers, in turn.
 rlvo flushes each instance to the disk before it answers; DCMTK's storescp does not.
 """
 
@@ -137,10 +138,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slices", type=int, default=320)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default="", help="only receivers with this word in their name")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
-        ready = list(receivers(folder, stack))
+        ready = [each for each in receivers(folder, stack) if options.only in each[0]]
         taken: dict[str, list[tuple[float, float]]] = {}
         for round_ in range(options.rounds):
             for number, (receiver, pid, send) in enumerate(ready):
@@ -148,6 +150,7 @@ def main() -> None:
                 began, used = time.monotonic(), cpu_s(pid)
                 send(paths)
                 taken.setdefault(receiver, []).append((time.monotonic() - began, cpu_s(pid) - used))
+                print(f"{round_} {receiver} {taken[receiver][-1]}", file=sys.stderr, flush=True)
                 shutil.rmtree(paths[0].parent)
         for receiver, rounds in taken.items():
             wall, cpu = (statistics.median(each[k] for each in rounds) for k in (0, 1))

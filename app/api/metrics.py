@@ -19,7 +19,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from app.database.session import now
 from app.database.status import FinishedPrediction, QueueWait
 from app.database.workers import Usage, WorkerRecord
-from app.sdk.deliveries import DeliveryState
+from app.sdk.deliveries import CommitmentState, DeliveryState
 from app.sdk.types import Priority
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -56,6 +56,9 @@ class Metrics:
         )
         self._deliveries = self._gauge(
             "rlvo_dicom_deliveries", "Deliveries of results to DICOM destinations, by state", "state"
+        )
+        self._commitments = self._gauge(
+            "rlvo_dicom_commitments", "Delivered results by what the archive says of their storage", "state"
         )
         self._workers = self._gauge("rlvo_workers_live", "Workers with a recent heartbeat")
         labels = ("worker", "device")
@@ -113,10 +116,13 @@ class Metrics:
         waiting: Waiting,
         workers: Sequence[WorkerRecord],
         deliveries: Mapping[DeliveryState, int] | None = None,
+        commitments: Mapping[CommitmentState, int] | None = None,
     ) -> bytes:
         """Returns the metrics in the Prometheus text format."""
         for state, count in (deliveries or {}).items():
             self._deliveries.labels(state).set(count)
+        for said, count in (commitments or {}).items():
+            self._commitments.labels(said).set(count)
         for reason, each in waiting.items():
             self._waiting.labels(reason).set(each.count)
             self._waiting_longest.labels(reason).set(each.oldest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from app.api.openapi_responses import Entry, entry, json_body
 from app.sdk import errors
+from app.sdk.studies import StudyRecord
 
 _ERRORS = (errors.NotFound, errors.InvalidRequest)
 _OK: Entry = {"description": "The study"}
@@ -44,6 +45,25 @@ clinical = entry(
     ok={200: _OK},
     openapi_extra=json_body("ClinicalRecord"),
     description="Before the images or after them. A record that arrives after the prediction makes a revision.",
+)
+record = entry(
+    errors.InvalidRequest,
+    errors.MalformedJson,
+    errors.InvalidClinical,
+    errors.Conflict,
+    ok={
+        200: {"description": "The record is joined to the study with this accession number"},
+        202: {"description": "No study with this number has arrived; the record waits for it", "model": StudyRecord},
+    },
+    openapi_extra=json_body("ClinicalRecord"),
+    description="Needs `RLVO_DICOM_RETURN_KEY`, with which the service recognises accession numbers. A waiting record "
+    "is joined to the first study that arrives with this number and has no record, and is deleted after "
+    "`RLVO_DICOM_KEEP_HOURS`. If several studies have this number, the answer is a conflict: use the UID then.",
+)
+withdraw = entry(
+    *_ERRORS,
+    ok={204: {"description": "The waiting record is deleted"}},
+    description="A record that was joined to a study is erased with the study. A key needs the scope `erase`.",
 )
 cancel = entry(
     *_ERRORS,

@@ -2,6 +2,7 @@
 
 Design notes:
 - A part is written to a file as it arrives and then received like an instance of C-STORE, so nothing is decoded.
+- Complete parts are received some at a time, because their sender gets one answer for all of them.
 - A part that cannot be stored does not end the request; the answer says which instances are stored, and why others not.
 - A fault of the disk or the database ends the request. Sent again, the stored instances are known.
 
@@ -11,6 +12,8 @@ Sources: DICOM PS3.18, 10.5 (store transaction) and annex I (store instances res
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ __all__ = ["MEDIA_TYPE", "StoreRequest"]
 
 MEDIA_TYPE = "application/dicom+json"
 _RULE = "Send the instances as multipart/related with parts of the type application/dicom."
+_TOGETHER = 32
 _OTHER_CLASS, _CANNOT_UNDERSTAND = 0xA900, 0xC000
 _REASONS = {Outcome.CONFLICT: 0x0111, Outcome.TOO_MANY: 0xA700}
 _STORED, _FAILED, _OTHER_FAILURES = "00081199", "00081198", "0008119A"
@@ -48,6 +52,10 @@ class StoreRequest:
     received: list[Received] = field(default_factory=list)
     unreadable: list[int] = field(default_factory=list)
     _part: PartFile | None = None
+    _parts: int = 0
+    _complete: list[Path] = field(default_factory=list)
+    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+    _running: Future[list[Received | Unreadable]] | None = None
 
     def parser(self, content_type: str) -> PartsParser:
         """The parser of a body with this media type. Raises UnsupportedMedia, MalformedMultipart."""
@@ -61,22 +69,46 @@ class StoreRequest:
         media_type, _ = parse_options_header(headers.get(b"content-type", b"application/dicom").decode("latin-1"))
         if media_type != b"application/dicom":
             raise UnsupportedMedia(_RULE)
-        if len(self.received) + len(self.unreadable) >= MAX_INSTANCES:
+        self._parts += 1
+        if self._parts > MAX_INSTANCES:
             raise TooLarge(f"A request may have {MAX_INSTANCES} instances. Send the others with another request.")
         self._part = PartFile(self.reception, self.max_instance_bytes, self.accept)
         return self._part
 
     def accept(self, path: Path) -> None:
-        """Store a complete part."""
-        try:
-            self.received.append(self.reception.accept(self.tenant, path))
-        except Unreadable as error:
-            self.unreadable.append(_OTHER_CLASS if isinstance(error, OtherUids) else _CANNOT_UNDERSTAND)
+        """Store a complete part, together with others, while further parts arrive."""
+        self._complete.append(path)
+        if len(self._complete) >= _TOGETHER:
+            self._begin()
+
+    def flush(self) -> None:
+        """Store all complete parts. Raises Unavailable."""
+        self._begin()
+        self._end()
+
+    def _begin(self) -> None:
+        self._end()
+        complete, self._complete = self._complete, []
+        if complete:
+            self._running = self._pool.submit(self.reception.accept_all, self.tenant, complete)
+
+    def _end(self) -> None:
+        """Wait for the parts that are being stored."""
+        running, self._running = self._running, None
+        for found in running.result() if running is not None else ():
+            if isinstance(found, Unreadable):
+                self.unreadable.append(_OTHER_CLASS if isinstance(found, OtherUids) else _CANNOT_UNDERSTAND)
+            else:
+                self.received.append(found)
 
     def discard(self) -> None:
-        """Delete the part that has not arrived completely."""
+        """Delete what has not arrived completely, or was not stored."""
+        self._pool.shutdown()
         if self._part is not None:
             self._part.discard()
+        for path in self._complete:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
 
     def answer(self) -> tuple[int, dict[str, Any]]:
         """Status and data set of the answer. Raises InvalidRequest if there was no part."""

@@ -105,6 +105,43 @@ def clinical(
         print_study(client.studies.set_clinical(uid, document))
 
 
+@studies.command("clinical-by-accession")
+@expand_option_groups
+def clinical_by_accession(
+    accession_number: Annotated[str, typer.Argument(help="Accession number of the study")],
+    record: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Clinical document (JSON)")],
+    *,
+    service: ServiceOptions,
+) -> None:
+    """Join the clinical record to the study with an accession number, or keep it until that study arrives.
+
+    rlvo studies clinical-by-accession A4711 clinical.json --url http://rlvo.local:8000
+    """
+    document = clinical_document(record)
+    with service.client() as client:
+        answer = client.studies.set_clinical_by_accession(accession_number, document)
+    if answer.study is None:
+        typer.echo(f"no study with this number has arrived; the record waits until {answer.kept_until:%Y-%m-%d %H:%M}")
+    else:
+        print_study(answer.study)
+
+
+@studies.command("withdraw-clinical")
+@expand_option_groups
+def withdraw_clinical(
+    accession_number: Annotated[str, typer.Argument(help="Accession number that the record was sent with")],
+    *,
+    service: ServiceOptions,
+) -> None:
+    """Delete a clinical record that waits for its study.
+
+    rlvo studies withdraw-clinical A4711 --url http://rlvo.local:8000
+    """
+    with service.client() as client:
+        client.studies.withdraw_clinical(accession_number)
+    typer.echo("deleted")
+
+
 @studies.command("cancel")
 @expand_option_groups
 def cancel(uid: Uid, *, service: ServiceOptions) -> None:

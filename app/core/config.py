@@ -164,6 +164,11 @@ class Settings(BaseSettings):
         gt=0,
         description="Hours from its last instance after which the files of a received study are deleted",
     )
+    dicom_storage_commitment: Literal["refuse", "answer"] = Field(
+        default="refuse",
+        description="Requests for storage commitment: `refuse`: not accepted, because received files are deleted; "
+        "`answer`: what is stored at this time is committed",
+    )
     stall_timeout: float = Field(default=30.0, gt=0, description="Seconds without progress until a transfer is aborted")
     header_timeout: float = Field(default=10.0, gt=0, description="Seconds within which a request head must arrive")
     max_connections: int = Field(default=1000, ge=1, description="Maximum number of connections")

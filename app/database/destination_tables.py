@@ -1,19 +1,22 @@
-"""Tables of the DICOM destinations of results and of the deliveries to them.
+"""Tables of the DICOM destinations of results, of the deliveries to them, and of storage commitment.
 
-A row of a delivery has states and counts only, no patient data. The credentials of a destination are sealed.
+Design notes:
+- A row of a delivery has states and counts only, no patient data. The credentials of a destination are sealed.
+- A request for storage commitment names instances by their UIDs until it is answered, at most for a day.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ForeignKey, Integer, LargeBinary, String
+from sqlalchemy import ForeignKey, Integer, LargeBinary, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.database.study_tables import StudyRow
 from app.database.tables import Base
 
-__all__ = ["Base", "DeliveryRow", "DestinationRow", "StudyRow"]
+__all__ = ["Base", "CommitmentRequestRow", "DeliveryRow", "DestinationRow", "StudyRow"]
 
 
 class DestinationRow(Base):
@@ -48,3 +51,22 @@ class DeliveryRow(Base):
     reason: Mapped[str | None] = mapped_column(String(64))
     since: Mapped[datetime]
     changed: Mapped[datetime]
+    commitment: Mapped[str | None] = mapped_column(String(16))  # what the archive says; None: it was not asked
+    commitment_reason: Mapped[str | None] = mapped_column(String(64))
+    transaction_uid: Mapped[str | None] = mapped_column(String(64), index=True)  # of the last request to the archive
+
+
+class CommitmentRequestRow(Base):
+    """A request for storage commitment that a sender made, until it is answered."""
+
+    __tablename__ = "commitment_requests"
+    __table_args__ = (UniqueConstraint("tenant", "title", "transaction_uid", name="commitment_requests_transaction"),)
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(64))
+    title: Mapped[str] = mapped_column(String(16))  # AE title of the sender
+    transaction_uid: Mapped[str] = mapped_column(String(64))
+    instances: Mapped[list[Any]]  # SOP Class UID and SOP Instance UID of each
+    created: Mapped[datetime]
+    due: Mapped[datetime] = mapped_column(index=True)  # of the next try to answer; later while one is made
+    tries: Mapped[int] = mapped_column(Integer)

@@ -20,7 +20,7 @@ from app.database.destination_tables import DeliveryRow, DestinationRow
 from app.database.session import now
 from app.database.study_tables import ReturnAddressRow
 from app.database.tables import PredictionRow
-from app.sdk.deliveries import Delivery, DeliveryState
+from app.sdk.deliveries import CommitmentState, Delivery, DeliveryState
 from app.sdk.errors import FieldError, InvalidRequest
 from app.sdk.types import Status
 
@@ -60,11 +60,18 @@ class Destination:
 
 @dataclass(frozen=True)
 class Pending:
-    """A delivery that is due: its destination, its first time, and the tries before."""
+    """A delivery that is due: its destination, its first time, and the tries before.
+
+    Attributes:
+        changed: when its last try ended.
+        delivered: it has arrived, and the archive has not answered yet whether it is committed.
+    """
 
     destination: Destination
     since: datetime
+    changed: datetime
     tries: int
+    delivered: bool = False
 
 
 def create(
@@ -177,6 +184,7 @@ def begin(session: Session, prediction_id: str, *, again: bool = False) -> list[
             delivery = DeliveryRow(prediction_id=prediction_id, destination_id=destination_id)
             session.add(delivery)
         delivery.state, delivery.tries, delivery.run, delivery.reason = DeliveryState.WAITING, 0, run, None
+        delivery.commitment = delivery.commitment_reason = delivery.transaction_uid = None
         delivery.since = delivery.changed = now()
         runs.append((destination_id, run))
     session.flush()
@@ -186,9 +194,12 @@ def begin(session: Session, prediction_id: str, *, again: bool = False) -> list[
 def pending(session: Session, prediction_id: str, destination_id: str, run: int) -> Pending | None:
     """The delivery if this run is still to be made; None if it is done, replaced, erased or ended."""
     delivery, destination = session.get(DeliveryRow, (prediction_id, destination_id)), find(session, destination_id)
-    if delivery is None or destination is None or delivery.run != run or delivery.state != DeliveryState.WAITING:
+    if delivery is None or destination is None or delivery.run != run:
         return None
-    return Pending(destination, delivery.since, delivery.tries)
+    asked = delivery.state == DeliveryState.DELIVERED and delivery.commitment == CommitmentState.ASKED
+    if delivery.state != DeliveryState.WAITING and not asked:
+        return None
+    return Pending(destination, delivery.since, delivery.changed, delivery.tries, asked)
 
 
 def note(
@@ -220,6 +231,8 @@ def of_prediction(session: Session, prediction_id: str) -> list[Delivery]:
             state=DeliveryState(row.state),
             tries=row.tries,
             reason=row.reason,
+            commitment=None if row.commitment is None else CommitmentState(row.commitment),
+            commitment_reason=row.commitment_reason,
             since=row.since,
             changed=row.changed,
         )

@@ -17,13 +17,14 @@ from datetime import timedelta
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.database import records
 from app.database.predictions import new_id
 from app.database.session import now
 from app.database.study_tables import InstanceRow, StudyRow
 from app.database.upsert import insert_for
 from app.sdk.studies import StudyState
 
-__all__ = ["Known", "ReceivedInstance", "add", "count", "has_arrived", "known", "study_row"]
+__all__ = ["Known", "ReceivedInstance", "add", "counts", "has_arrived", "known", "study_row"]
 
 
 @dataclass(frozen=True)
@@ -56,16 +57,18 @@ class Known:
     stored: bool
 
 
-def known(session: Session, caller: str, uid: str) -> Known | None:
-    """The instance with this SOP Instance UID, or None."""
-    row = session.get(InstanceRow, (caller, uid))
-    return None if row is None else Known(row.content, row.digest is not None)
+def known(session: Session, caller: str, uids: Iterable[str]) -> dict[str, Known]:
+    """The known instances of these SOP Instance UIDs, at most some hundreds."""
+    query = select(InstanceRow.uid, InstanceRow.content, InstanceRow.digest)
+    rows = session.execute(query.where(InstanceRow.caller == caller, InstanceRow.uid.in_(list(uids))))
+    return {uid: Known(content, digest is not None) for uid, content, digest in rows}
 
 
-def count(session: Session, caller: str, study_uid: str) -> int:
-    """Number of instances of a study."""
-    query = select(StudyRow.instances).where(StudyRow.caller == caller, StudyRow.uid == study_uid)
-    return session.scalars(query).one_or_none() or 0
+def counts(session: Session, caller: str, study_uids: Iterable[str]) -> dict[str, int]:
+    """Number of instances of each of these studies."""
+    query = select(StudyRow.uid, StudyRow.instances)
+    rows = session.execute(query.where(StudyRow.caller == caller, StudyRow.uid.in_(list(study_uids))))
+    return {str(uid): int(number) for uid, number in rows}
 
 
 def add(session: Session, instances: Iterable[ReceivedInstance], *, quiet: float, clinical_wait: float = 0.0) -> int:
@@ -94,6 +97,7 @@ def add(session: Session, instances: Iterable[ReceivedInstance], *, quiet: float
             new += bool(change)
             row.accession = row.accession or each.accession
         if new:
+            records.join(session, row)
             row.received = now()
             if row.state != StudyState.CANCELLED:
                 row.state, row.error, row.run = StudyState.RECEIVING, None, row.run + 1

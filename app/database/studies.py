@@ -18,6 +18,7 @@ from typing import Any
 from sqlalchemy import delete, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
+from app.database import records
 from app.database.received import has_arrived, study_row
 from app.database.session import now
 from app.database.study_tables import InstanceRow, StudyPredictionRow, StudyRow
@@ -167,6 +168,7 @@ def claim(session: Session, *, lease: float) -> Assembly | None:
     row = session.scalars(query.with_for_update(skip_locked=True)).one_or_none()
     if row is None:
         return None
+    records.join(session, row)
     row.completed = row.completed or "quiet"
     row.state, row.run, row.due = StudyState.ASSEMBLING, row.run + 1, now() + timedelta(seconds=lease)
     instances = select(InstanceRow.digest).where(InstanceRow.study_id == row.id, InstanceRow.digest.is_not(None))
@@ -367,5 +369,7 @@ def erase(session: Session, study_id: str) -> list[str] | None:
     for table in (StudyPredictionRow, InstanceRow):
         session.execute(delete(table).where(table.study_id == study_id))
     session.execute(delete(StudyRow).where(StudyRow.id == study_id))
+    if row.accession is not None:
+        records.withdraw(session, row.caller, row.accession)
     session.flush()
     return sorted(digests)

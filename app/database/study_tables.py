@@ -48,6 +48,19 @@ class StudyRow(Base):
     error: Mapped[dict[str, Any] | None]
 
 
+class WaitingRecordRow(Base):
+    """A clinical record whose study has not arrived yet."""
+
+    __tablename__ = "waiting_records"
+    __table_args__ = (UniqueConstraint("caller", "accession", name="waiting_records_accession"),)
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    caller: Mapped[str] = mapped_column(String(64))
+    accession: Mapped[str] = mapped_column(String(64))  # keyed digest of the accession number
+    clinical: Mapped[dict[str, Any]]
+    created: Mapped[datetime] = mapped_column(index=True)
+
+
 class InstanceRow(Base):
     """One received instance. ``digest`` names its blob, and is None after the bytes were deleted."""
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE
+from pynetdicom import AE, build_role
 
 from app.core.egress import EgressClient, EgressRefused
 from app.database.destinations import Destination
@@ -23,7 +23,14 @@ VERIFICATION = "1.2.840.10008.1.1"
 
 @contextmanager
 def association(
-    egress: EgressClient, seconds: float, destination: Destination, classes: Iterable[str]
+    egress: EgressClient,
+    seconds: float,
+    destination: Destination,
+    classes: Iterable[str],
+    *,
+    optional: Iterable[str] = (),
+    as_scp: Iterable[str] = (),
+    handlers: Sequence[tuple[Any, ...]] = (),
 ) -> Iterator[Any]:
     """Open an association that accepts all these SOP classes, for the block.
 
@@ -32,6 +39,9 @@ def association(
         seconds: limit of each network operation.
         destination: the archive.
         classes: SOP Class UIDs.
+        optional: classes that the archive need not accept.
+        as_scp: those of the classes in which this service is the provider.
+        handlers: event handlers of pynetdicom.
 
     Yields:
         The association of pynetdicom.
@@ -45,16 +55,19 @@ def association(
     asked = set(classes)
     entity = AE(ae_title=destination.calling)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = seconds
-    for each in sorted(asked):
+    for each in sorted(asked | set(optional)):
         entity.add_requested_context(each, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
     tls = (ssl.create_default_context(), host) if destination.tls else None
-    opened = entity.associate(address, port, ae_title=destination.called, tls_args=tls)
+    roles: list[Any] = [build_role(each, scp_role=True) for each in as_scp]
+    opened = entity.associate(
+        address, port, ae_title=destination.called, tls_args=tls, ext_neg=roles or None, evt_handlers=list(handlers)
+    )
     try:
         if opened.is_rejected:
             raise ArchiveFailed("rejected")
         if not opened.is_established:
             raise ArchiveFailed("unreachable")
-        if {str(each.abstract_syntax) for each in opened.accepted_contexts} != asked:
+        if not asked <= {str(each.abstract_syntax) for each in opened.accepted_contexts}:
             raise ArchiveFailed("class-not-accepted")
         yield opened
     finally:

@@ -1,4 +1,4 @@
-"""The DICOM listener: receives instances by C-STORE and answers C-ECHO.
+"""The DICOM listener: receives instances by C-STORE, answers C-ECHO, and takes part in storage commitment.
 
 Design notes:
 - Nothing is decoded but the command of a message; the data set goes to a file as it arrives. The file meta information
@@ -28,6 +28,7 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from app.core.config import Settings
 from app.dicom.callers import AeCaller, may_connect, tenant_of, tls_context, validated_callers
+from app.dicom.commitment_service import CommitmentService
 from app.dicom.errors import OtherUids, Unreadable
 from app.dicom.reception import Outcome, Reception
 from app.sdk.errors import RlvoError
@@ -43,8 +44,11 @@ _PDU_SLACK = 4096  # for senders that do not count the headers
 _REQUEST_SECONDS = 5.0  # within which a connection must ask for an association, and a TLS handshake must end
 _PDU_SECONDS = 60.0  # within which a PDU must arrive, and after which an idle association ends
 _READ_BYTES = 64 * 1024
+_HELD_BYTES = 2 * 1024 * 1024  # of a message that is not C-STORE, which is held in memory
+_QUIET_SECONDS = 0.5  # without a byte, after which a sender is taken to wait
 _INDEX_PAUSE = 0.5
 _CLEAR_PAUSE = 30.0
+_ANSWER_PAUSE = 1.0
 
 _VERIFICATION = "1.2.840.10008.1.1"
 _SUCCESS = 0x0000
@@ -82,6 +86,7 @@ class Listener:
         self._threads: list[threading.Thread] = []
         self._server: _Server | None = None
         self._usual_folder: str | None = None
+        self._commitment = CommitmentService(settings, reception, self._tenant, self._waiting)
 
     def start(self) -> int:
         """Listen in background threads.
@@ -116,13 +121,15 @@ class Listener:
                 (evt.EVT_REQUESTED, self._requested),
                 (evt.EVT_C_STORE, self._store),
                 (evt.EVT_C_ECHO, lambda _: _SUCCESS),
+                (evt.EVT_N_ACTION, self._commitment.requested),
+                (evt.EVT_N_EVENT_REPORT, self._commitment.reported),
             ],
             server_class=_Server,
         )
         assert isinstance(server, _Server)
         server.callers = self._callers
         self._server = server
-        for work in (lambda: server.serve_forever(poll_interval=0.2), self._index, self._clear):
+        for work in (lambda: server.serve_forever(poll_interval=0.2), self._index, self._clear, self._answer):
             thread = threading.Thread(target=work, daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -152,6 +159,8 @@ class Listener:
         def receive(primitive: Any) -> None:
             try:
                 decode(primitive)
+                if _held(association.dimse.message) > _HELD_BYTES:
+                    raise OverflowError
             except Exception as error:  # noqa: BLE001 - it would end the thread and leave the connection open
                 log.warning("an association ends: a message cannot be decoded (%s)", type(error).__name__)
                 association.dul.event_queue.put(_INVALID_PDU)
@@ -187,10 +196,17 @@ class Listener:
             log.warning("an association is rejected: there are %d already", MAX_ASSOCIATIONS)
             association.acse.send_reject(_TRANSIENT, _PRESENTATION, _LIMIT)
             association.kill()
+        else:
+            self._commitment.negotiate(association)
 
     def _tenant(self, association: Any) -> str | None:
         title = association.requestor.primitive.calling_ae_title
         return tenant_of(self._callers, title, association.requestor.address)
+
+    def _waiting(self) -> list[Any]:
+        """Open associations whose senders have sent nothing for a moment."""
+        before = time.monotonic() - _QUIET_SECONDS
+        return [each for each, meter in list(self._meters.items()) if each.is_established and meter.last < before]
 
     def _store(self, event: evt.Event) -> int:
         """Make one instance durable; the status is the answer to the sender."""
@@ -219,6 +235,10 @@ class Listener:
     def _index_all(self) -> None:
         while self._reception.index() and not self._stop.is_set():
             pass
+
+    def _answer(self) -> None:
+        while not self._stop.wait(_ANSWER_PAUSE):
+            self._quietly("the answers to requests for storage commitment", self._commitment.answer)
 
     def _clear(self) -> None:
         while not self._stop.wait(_CLEAR_PAUSE):
@@ -276,6 +296,12 @@ class _Server(ThreadedAssociationServer):
         log.warning("a connection ends with an error")
 
 
+def _held(message: Any) -> int:
+    """Bytes of an unfinished message that are held in memory."""
+    parts = (getattr(message, name, None) for name in ("encoded_command_set", "data_set"))
+    return sum(part.tell() for part in parts if part is not None)
+
+
 class _Meter:
     """Reads from the socket of one association, within its limits."""
 
@@ -284,7 +310,7 @@ class _Meter:
         self._socket = association.dul.socket.socket
         self._max_bytes = max_bytes
         self.received = 0
-        self.opened = time.monotonic()
+        self.opened = self.last = time.monotonic()
 
     def read(self, size: int) -> bytearray:
         """Read exactly ``size`` bytes, or fewer at the end of the connection.
@@ -308,4 +334,5 @@ class _Meter:
                 if not (count := self._socket.recv_into(view[filled:], min(size - filled, _READ_BYTES))):
                     break
                 filled += count
+        self.last = time.monotonic()
         return buffer if filled == size else buffer[:filled]

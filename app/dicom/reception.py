@@ -1,7 +1,8 @@
 """Reception of DICOM instances: durable before the sender is told success, and never decoded.
 
 Design notes:
-- An instance is first a file of the folder `received`, which is flushed to the disk. A sender is answered then.
+- An instance is first a file of the folder `received`, which is flushed to the disk. A sender is answered then. A file
+  gets its name there after its bytes are flushed, so a name that exists has all its bytes.
 - `index` moves such files to the blobs, named by their sha-256, and adds their rows, many in one transaction. Whichever
   process indexes, a file stays until its rows are committed, so a killed process loses nothing.
 - The name of a file is the sha-256 of its SOP Instance UID, so that two senders of one instance meet.
@@ -19,7 +20,8 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -44,9 +46,9 @@ log = logging.getLogger("rlvo.dicom")
 MAX_INSTANCES = 2000  # of one study
 _INCOMING = ".incoming"
 _BATCH = 64  # files that are indexed in one transaction
-_PIECE_BYTES = 1 << 20
 _ABANDONED = 600.0  # seconds after which an unfinished file belongs to no sender
 _TRIES = 5
+_THREADS = 4  # that read and flush files at the same time
 
 
 class Outcome(StrEnum):
@@ -86,8 +88,8 @@ class Reception:
         return_key: bytes | None = None,
     ) -> None:
         self._folder = folder
-        self._database = database
-        self._storage = storage
+        self.database = database
+        self.storage = storage
         self._quiet = quiet
         self._clinical_wait = clinical_wait
         self._max_instances = max_instances
@@ -125,58 +127,93 @@ class Reception:
             Unreadable: the file is no DICOM instance, or lacks a UID.
             Unavailable: the disk or the database cannot be used; nothing was accepted.
         """
+        (found,) = self.accept_all(caller, [draft])
+        if isinstance(found, Unreadable):
+            raise found
+        return found
+
+    def accept_all(self, caller: str, drafts: Sequence[Path]) -> list[Received | Unreadable]:
+        """Make complete files durable together, or refuse them; the drafts are deleted.
+
+        Several files cost one question to the database, and their flushes to the disk share the work of the disk.
+
+        Args:
+            caller: tenant of the sender.
+            drafts: DICOM files as for ``accept``.
+
+        Returns:
+            For each file the UIDs and what became of it, or why it cannot be read.
+
+        Raises:
+            Unavailable: the disk or the database cannot be used. What is stored by then is known when it comes again.
+        """
         try:
-            with storage_errors():
-                head, content = _read(draft)
-            outcome = self._known(caller, head, content)
-            if outcome is None:
-                with storage_errors():
-                    outcome = self._link(caller, head, content, draft)
+            with storage_errors(), ThreadPoolExecutor(min(len(drafts), _THREADS)) as pool:
+                read = list(pool.map(_read_draft, drafts))
+                instances = [each for each in read if isinstance(each, _Draft)]
+                outcomes = self._known(caller, instances)
+                list(pool.map(sync, (each.path for each in instances if outcomes[each.path] is None)))
+                self._link_all(caller, instances, outcomes)
         finally:
-            with suppress(OSError):
-                draft.unlink(missing_ok=True)
-        if not outcome.accepted:
-            log.warning("an instance of the tenant %s is refused: %s", caller, outcome)
-        return Received(head, outcome)
-
-    def _known(self, caller: str, head: Head, content: str) -> Outcome | None:
-        with self._database.reading() as session:
-            known = received.known(session, caller, head.sop_uid)
-            stored = received.count(session, caller, head.study_uid)
-        if known is not None and known.content != content:
-            return Outcome.CONFLICT
-        if known is not None:
-            return Outcome.KNOWN if known.stored else None
-        with suppress(FileNotFoundError):
-            names = {entry.name for entry in os.scandir(self._study_folder(caller, head))}
-            if _digest(head.sop_uid) in names:
-                return None
-            stored += len(names)
-        return Outcome.TOO_MANY if stored >= self._max_instances else None
-
-    def _study_folder(self, caller: str, head: Head) -> Path:
-        return self._folder / caller.encode().hex() / _digest(head.study_uid)
-
-    def _link(self, caller: str, head: Head, content: str, draft: Path) -> Outcome:
-        """Give a file its name, unless another one has it; the file and its name are on the disk then."""
-        folder = self._study_folder(caller, head)
-        target = folder / _digest(head.sop_uid)
-        sync(draft)
-        for _ in range(_TRIES):
-            private_folder(folder)
-            try:
-                os.link(draft, target)
-                sync(folder)
-            except FileExistsError:
-                with suppress(FileNotFoundError):  # it was indexed meanwhile
-                    same = _read(target)[1] == content
-                    sync(folder)
-                    return Outcome.KNOWN if same else Outcome.CONFLICT
-            except FileNotFoundError:  # the indexing has deleted the empty folder
+            for draft in drafts:
+                with suppress(OSError):
+                    draft.unlink(missing_ok=True)
+        found: list[Received | Unreadable] = []
+        for each in read:
+            if isinstance(each, Unreadable):
+                found.append(each)
                 continue
+            outcome = outcomes[each.path]
+            assert outcome is not None
+            if not outcome.accepted:
+                log.warning("an instance of the tenant %s is refused: %s", caller, outcome)
+            found.append(Received(each.head, outcome))
+        return found
+
+    def _known(self, caller: str, drafts: Sequence[_Draft]) -> dict[Path, Outcome | None]:
+        """What becomes of each draft by what is stored already; None: it is new."""
+        uids, studies = {each.head.sop_uid for each in drafts}, {each.head.study_uid for each in drafts}
+        with self.database.reading() as session:
+            known = received.known(session, caller, uids)
+            stored = received.counts(session, caller, studies)
+        waiting = {uid: self._waiting(self._study_folder(caller, uid)) for uid in studies}
+        outcomes: dict[Path, Outcome | None] = {}
+        for each in drafts:
+            row, study = known.get(each.head.sop_uid), each.head.study_uid
+            if row is not None and row.content != each.content:
+                outcomes[each.path] = Outcome.CONFLICT
+            elif row is not None:
+                outcomes[each.path] = Outcome.KNOWN if row.stored else None
+            elif (name := _digest(each.head.sop_uid)) in waiting[study]:
+                outcomes[each.path] = None
+            elif stored.get(study, 0) + len(waiting[study]) >= self._max_instances:
+                outcomes[each.path] = Outcome.TOO_MANY
             else:
-                return Outcome.STORED
-        raise OSError(os.strerror(11))  # EAGAIN: the sender may try again
+                outcomes[each.path] = None
+                waiting[study].add(name)
+        return outcomes
+
+    @staticmethod
+    def _waiting(folder: Path) -> set[str]:
+        """Names of the files of a study that are not indexed yet."""
+        with suppress(FileNotFoundError), os.scandir(folder) as entries:
+            return {entry.name for entry in entries}
+        return set()
+
+    def _link_all(self, caller: str, drafts: Sequence[_Draft], outcomes: dict[Path, Outcome | None]) -> None:
+        """Give the new files their names; files and names are on the disk then."""
+        folders = set()
+        for each in drafts:
+            if outcomes[each.path] is None:
+                folder = self._study_folder(caller, each.head.study_uid)
+                outcomes[each.path] = _link(each, folder)
+                folders.add(folder)
+        for folder in folders:
+            with suppress(FileNotFoundError):  # all its files were indexed meanwhile, and are on the disk as blobs
+                sync(folder)
+
+    def _study_folder(self, caller: str, study_uid: str) -> Path:
+        return self._folder / caller.encode().hex() / _digest(study_uid)
 
     def index(self, *, wait: float = 0.0) -> int:
         """Move received files to the blobs and add their rows; another process may do so at the same time.
@@ -198,8 +235,10 @@ class Reception:
             files = list(islice(self._files(), _BATCH))
             if not files:
                 return 0
-            instances = [each for caller, path in files if (each := self._stored(caller, path)) is not None]
-            with self._database.session() as session:
+            with ThreadPoolExecutor(_THREADS) as pool:
+                stored = pool.map(lambda each: self._stored(*each), files)
+                instances = [each for each in stored if each is not None]
+            with self.database.session() as session:
                 refused = received.add(session, instances, quiet=self._quiet, clinical_wait=self._clinical_wait)
             if refused:
                 log.warning("%d instances are refused: conflict", refused)
@@ -219,16 +258,13 @@ class Reception:
                 yield from ((caller, path) for path in study.iterdir())
 
     def _stored(self, caller: str, path: Path) -> ReceivedInstance | None:
-        """Copy a file to the blobs; None if the disk has damaged it."""
+        """Make a blob of a file; None if the disk has damaged it."""
         try:
             head, content = _read(path)
         except Unreadable:
             log.error("a received file is damaged on the disk and is deleted")
             return None
-        with path.open("rb") as file, self._storage.writer() as writer:
-            while piece := file.read(_PIECE_BYTES):
-                writer.write(piece)
-            digest, size = writer.commit()
+        digest, size = self.storage.adopt(path)
         key = self._return_key
         accession = accession_digest(head.accession, key) if key and head.accession else None
         return ReceivedInstance(
@@ -238,7 +274,7 @@ class Reception:
     def forget(self, caller: str, study_uid: str) -> None:
         """Delete the files of a study that are not indexed yet. Raises StorageUnavailable."""
         with storage_errors():
-            shutil.rmtree(self._folder / caller.encode().hex() / _digest(study_uid), ignore_errors=True)
+            shutil.rmtree(self._study_folder(caller, study_uid), ignore_errors=True)
 
     def clear(self, age: float = _ABANDONED) -> None:
         """Delete unfinished files that are older than ``age`` seconds."""
@@ -247,6 +283,39 @@ class Reception:
             with suppress(FileNotFoundError):
                 if path.stat().st_mtime < before:
                     path.unlink()
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A complete file that is not accepted yet; ``content`` is the sha-256 of its data set."""
+
+    path: Path
+    head: Head
+    content: str
+
+
+def _read_draft(path: Path) -> _Draft | Unreadable:
+    try:
+        return _Draft(path, *_read(path))
+    except Unreadable as error:
+        return error
+
+
+def _link(draft: _Draft, folder: Path) -> Outcome:
+    """Give a file, which is on the disk, its name in the folder of its study, unless another one has it."""
+    target = folder / _digest(draft.head.sop_uid)
+    for _ in range(_TRIES):
+        private_folder(folder)
+        try:
+            os.link(draft.path, target)
+        except FileExistsError:
+            with suppress(FileNotFoundError):  # it was indexed meanwhile
+                return Outcome.KNOWN if _read(target)[1] == draft.content else Outcome.CONFLICT
+        except FileNotFoundError:  # the indexing has deleted the empty folder
+            continue
+        else:
+            return Outcome.STORED
+    raise OSError(os.strerror(11))  # EAGAIN: the sender may try again
 
 
 def _read(path: Path) -> tuple[Head, str]:

@@ -3,7 +3,7 @@
 Design notes:
 - Rules are asked in one order; the first one that fits decides. What a picture cannot be is asked first.
 - The description of a series is read before its protocol name, which is often the same for a whole examination.
-- A head without contrast words is no NCCT if the scanner acquired it after a series with contrast agent.
+- The order of acquisition corrects what words say (`app.dicom.role_order`).
 - A role that no word supports is doubtful: the answer then carries the flag ``series-role-doubtful``.
 - Reasons are texts of this module. No text of a header is in them.
 """
@@ -13,15 +13,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-
-import numpy as np
+from dataclasses import replace
 
 from app.dicom.errors import refused
+from app.dicom.role_choice import Choice, agent_named, other
+from app.dicom.role_order import in_order_of_time
 from app.dicom.stacks import Stack
 from app.dicom.time_series import joined
 from app.dicom.words import THRESHOLD, names
-from app.sdk.series import SeriesRole, SeriesSummary
+from app.sdk.series import SeriesRole
 
 __all__ = ["Choice", "choose", "judge"]
 
@@ -34,66 +34,8 @@ _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _HARD_SIEMENS = re.compile(r"^[A-Z][a-z]?(\d{2})")
 _HARD_CANON = re.compile(r"^FC(3\d|5\d|8\d)")
 _HARD_PHILIPS = ("D", "E", "YA", "YB", "YC", "YD", "YE", "L")
-_NO_AGENT = frozenset(
-    {"", "no", "none", "non", "nein", "ohne", "sin", "sans", "nil", "na", "0", "no contrast", "native"}
-)
-_ACQUIRED = (  # a content time may be that of a later reconstruction
-    "FrameAcquisitionDateTime",
-    "AcquisitionDateTime",
-    "AcquisitionTime",
-)
 _ELSEWHERE = ("CHEST", "THORAX", "ABDOMEN", "PELVIS", "SPINE", "HEART", "LUNG", "KNEE", "SHOULDER", "HIP", "EXTREMITY")
 _HEAD = ("HEAD", "BRAIN", "SKULL", "NECK", "CEREBRAL", "CAROTID", "CIRCLE OF WILLIS", "KOPF", "TETE", "CABEZA")
-_MODALITIES = (
-    "CT",
-    "MR",
-    "PT",
-    "NM",
-    "SR",
-    "SC",
-    "OT",
-    "PR",
-    "KO",
-    "SEG",
-    "XA",
-    "US",
-    "CR",
-    "DX",
-    "DOC",
-    "REG",
-    "PMAP",
-)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What a stack is taken for.
-
-    Attributes:
-        certain: False if no word of the headers supports the role.
-        used: whether the prediction uses the stack.
-    """
-
-    stack: Stack
-    role: SeriesRole
-    rule: str
-    reason: str
-    certain: bool = True
-    used: bool = False
-
-    def summary(self) -> SeriesSummary:
-        """The choice as it is stored and shown."""
-        facts = self.stack.facts
-        return SeriesSummary(
-            number=facts.number,
-            part=self.stack.part,
-            modality=facts.modality if facts.modality in _MODALITIES else "other",
-            images=len(self.stack.frames) or self.stack.objects,
-            role=self.role,
-            used=self.used,
-            rule=self.rule,
-            reason=self.reason,
-        )
 
 
 def choose(stacks: Sequence[Stack], overrides: Mapping[str, SeriesRole] | None = None) -> list[Choice]:
@@ -111,7 +53,8 @@ def choose(stacks: Sequence[Stack], overrides: Mapping[str, SeriesRole] | None =
     """
     stated = _stated(stacks, overrides or {})
     choices = [judge(stack) for stack in joined(stacks, LEAST_TIMES)]
-    choices = [_overridden(choice, stated) for choice in _in_order_of_time(choices)]
+    choices = in_order_of_time(choices)
+    choices = [_overridden(choice, stated) for choice in choices]
     best: dict[SeriesRole, Choice] = {}
     favoured = _map_family(choices)
     for choice in choices:
@@ -123,31 +66,6 @@ def choose(stacks: Sequence[Stack], overrides: Mapping[str, SeriesRole] | None =
     return [replace(choice, used=choice is best.get(choice.role)) for choice in choices]
 
 
-def _in_order_of_time(choices: Sequence[Choice]) -> list[Choice]:
-    """The choices, but an NCCT without a word is none if it was acquired after a contrast agent was given."""
-    given = [at for each in choices if _shows_agent(each) and (at := _acquired(each.stack)) is not None]
-    first = min(given, default=np.inf)
-    late = "The series was acquired after a series with contrast agent."
-    return [
-        _other(each.stack, "after-contrast", late)
-        if each.rule == "no-contrast-agent" and (_acquired(each.stack) or -np.inf) > first
-        else each
-        for each in choices
-    ]
-
-
-def _shows_agent(choice: Choice) -> bool:
-    """Whether a series shows that a contrast agent was given before it, or while it was acquired."""
-    rules = choice.role in (SeriesRole.CTA, SeriesRole.CTP) or choice.rule in ("bolus-tracking", "after-contrast")
-    return rules or (choice.stack.placed and _agent_named(choice.stack))
-
-
-def _acquired(stack: Stack) -> float | None:
-    """When the first slice was acquired, s; None if the slices do not say."""
-    times = [frame.times_s[name] for frame in stack.frames for name in _ACQUIRED if name in frame.times_s]
-    return min(times, default=None)
-
-
 def judge(stack: Stack) -> Choice:
     """Apply the rules to one stack."""
     for rule in _RULES:
@@ -156,28 +74,24 @@ def judge(stack: Stack) -> Choice:
     return _contrast_or_not(stack)
 
 
-def _other(stack: Stack, rule: str, reason: str) -> Choice:
-    return Choice(stack, SeriesRole.OTHER, rule, reason)
-
-
 def _not_a_picture(stack: Stack) -> Choice | None:
     """Objects, colours, other machines, and pictures without a place."""
     words = names(stack.facts.description)
     if not stack.frames:
         rule = "dose-report" if "dose" in words else "not-an-image"
-        return _other(stack, rule, "The objects of the series are no images.")
+        return other(stack, rule, "The objects of the series are no images.")
     if stack.facts.colour:
-        return _other(stack, "colour-picture", "A colour picture has no measured values.")
+        return other(stack, "colour-picture", "A colour picture has no measured values.")
     if stack.facts.modality not in ("CT", "OT", "SC"):
-        return _other(stack, "other-modality", "The series is not of a CT.")
+        return other(stack, "other-modality", "The series is not of a CT.")
     if "LOCALIZER" in stack.types or "localizer" in words:
-        return _other(stack, "localizer", "The series is a localizer.")
+        return other(stack, "localizer", "The series is a localizer.")
     if "dose" in words:
-        return _other(stack, "dose-report", "The series is a report of dose or protocol.")
+        return other(stack, "dose-report", "The series is a report of dose or protocol.")
     if not stack.placed:
         capture = stack.facts.sop_class.startswith(_SECONDARY_CAPTURE)
         rule = "secondary-capture" if capture else "no-position"
-        return _other(stack, rule, "The slices do not say where they lie in the patient.")
+        return other(stack, rule, "The slices do not say where they lie in the patient.")
     return None
 
 
@@ -186,9 +100,9 @@ def _time_series(stack: Stack) -> Choice | None:
     if words & {"tmax", "cbf", "cbv", "mtt", "other map"}:
         return None
     if "bolus" in words and stack.positions <= LEAST_SLICES:
-        return _other(stack, "bolus-tracking", "Few positions watch the arrival of the contrast agent.")
+        return other(stack, "bolus-tracking", "Few positions watch the arrival of the contrast agent.")
     if stack.positions <= 2 and stack.times >= 2 and (stack.positions == 1 or stack.times < LEAST_TIMES):
-        return _other(stack, "bolus-tracking", "One or two positions are repeated over time.")
+        return other(stack, "bolus-tracking", "One or two positions are repeated over time.")
     if stack.times >= LEAST_TIMES and stack.positions >= 2 and stack.axial:
         return Choice(stack, SeriesRole.CTP, "time-series", "The slices of each position are repeated over time.")
     return None
@@ -199,15 +113,15 @@ def _perfusion_map(stack: Stack) -> Choice | None:
     words = names(text) | names(" ".join(stack.types))
     found = [role for role in _MAPS if role.value in words]
     if "other map" in words and not found:
-        return _other(stack, "other-map", "The series is a map that no model reads.")
+        return other(stack, "other-map", "The series is a map that no model reads.")
     if not found:
         return None
     if THRESHOLD.search(re.sub(r"\[[^\]]*\]", "", text)):
-        return _other(stack, "threshold-picture", "The series shows a threshold of a map, not its values.")
+        return other(stack, "threshold-picture", "The series shows a threshold of a map, not its values.")
     if "projection" in words or "processed" in words or "other map" in words or len(found) > 1:
-        return _other(stack, "map-picture", "The series shows a map with other things, or several maps.")
+        return other(stack, "map-picture", "The series shows a map with other things, or several maps.")
     if stack.positions < 2 or not stack.axial:
-        return _other(stack, "map-picture", "The map is a single slice, or not axial.")
+        return other(stack, "map-picture", "The map is a single slice, or not axial.")
     reason = f"The description or image type names {found[0].value.upper()}, and the slices have one value per pixel."
     return Choice(stack, found[0], "words-map", reason)
 
@@ -216,26 +130,26 @@ def _reformatted(stack: Stack) -> Choice | None:
     words = names(stack.facts.description)
     types = stack.types
     if types & {"MIP", "PROJECTION IMAGE", "VOLUME RENDERING"} or "projection" in words:
-        return _other(stack, "projection", "The series is a projection (MIP) or a rendering of a volume.")
+        return other(stack, "projection", "The series is a projection (MIP) or a rendering of a volume.")
     if not stack.axial:
-        return _other(stack, "not-axial", "The slices are coronal, sagittal or oblique.")
+        return other(stack, "not-axial", "The slices are coronal, sagittal or oblique.")
     if "vessel mask" in words:
         return Choice(stack, SeriesRole.VESSELS, "words-mask", "The description names a vessel mask.")
     if "processed" in words:
-        return _other(stack, "processed", "The series was computed from others: subtraction, one energy, or a summary.")
+        return other(stack, "processed", "The series was computed from others: subtraction, one energy, or a summary.")
     if stack.facts.sop_class.startswith(_SECONDARY_CAPTURE):
-        return _other(stack, "secondary-capture", "The series is a capture of a screen or of a computed picture.")
+        return other(stack, "secondary-capture", "The series is a capture of a screen or of a computed picture.")
     return None
 
 
 def _part_of_body(stack: Stack) -> Choice | None:
     words, part = names(stack.facts.description), stack.facts.body_part
     if stack.positions < LEAST_SLICES or stack.extent_mm < LEAST_EXTENT_MM:
-        return _other(stack, "too-few-slices", "The series has too few slices for a head.")
+        return other(stack, "too-few-slices", "The series has too few slices for a head.")
     if words & {"head", "cta"}:
-        return _other(stack, "other-region", "The series shows a part of the skull.") if _skull_part(words) else None
+        return other(stack, "other-region", "The series shows a part of the skull.") if _skull_part(words) else None
     if "elsewhere" in words or (any(each in part for each in _ELSEWHERE) and not any(each in part for each in _HEAD)):
-        return _other(stack, "other-region", "The series shows another part of the body.")
+        return other(stack, "other-region", "The series shows another part of the body.")
     return None
 
 
@@ -246,22 +160,18 @@ def _skull_part(words: frozenset[str]) -> bool:
 def _phase(stack: Stack) -> Choice | None:
     words = names(stack.facts.description)
     if "perfusion" in words and "cta" not in words:
-        return _other(stack, "perfusion-part", "The series belongs to a perfusion study, but has no time series.")
+        return other(stack, "perfusion-part", "The series belongs to a perfusion study, but has no time series.")
     if "venous" in words:
-        return _other(stack, "venous-phase", "The description names the veins.")
+        return other(stack, "venous-phase", "The description names the veins.")
     if "late" in words:
-        return _other(stack, "late-phase", "The description names a late phase.")
+        return other(stack, "late-phase", "The description names a late phase.")
     return None
-
-
-def _agent_named(stack: Stack) -> bool:
-    return stack.facts.contrast.strip(" .-").lower() not in _NO_AGENT
 
 
 def _contrast_or_not(stack: Stack) -> Choice:
     """CTA, NCCT, or a head after contrast, by the words of the description, the protocol, and the contrast agent."""
     text = names(stack.facts.description)
-    agent = _agent_named(stack)
+    agent = agent_named(stack)
     thin = stack.distance_mm <= THIN_MM or (stack.frames[0].thickness or 9.0) <= THIN_MM
     for place, words in (("description", text), ("protocol", names(stack.facts.protocol))):
         without, cta = "without contrast" in words, "cta" in words
@@ -276,14 +186,14 @@ def _contrast_or_not(stack: Stack) -> Choice:
                 continue
             return Choice(stack, SeriesRole.NCCT, "words-ncct", f"The {place} says: without contrast agent.")
         if "after contrast" in words and place == "description":
-            return _other(stack, "after-contrast", "The description says: with contrast agent.")
+            return other(stack, "after-contrast", "The description says: with contrast agent.")
     if agent:
         if thin and stack.extent_mm >= WHOLE_HEAD_MM:
             reason = "The header names a contrast agent, and the slices are thin."
             return Choice(stack, SeriesRole.CTA, "contrast-agent", reason, certain=False)
-        return _other(stack, "after-contrast", "The header names a contrast agent.")
+        return other(stack, "after-contrast", "The header names a contrast agent.")
     if "DERIVED" in stack.types and not text & {"head", "without contrast"}:
-        return _other(stack, "derived-unnamed", "The series was computed from others, and no word says what it shows.")
+        return other(stack, "derived-unnamed", "The series was computed from others, and no word says what it shows.")
     head = "head" in text or any(each in stack.facts.body_part for each in _HEAD)
     reason = "The header names no contrast agent" + ("; the head is named." if head else ".")
     return Choice(stack, SeriesRole.NCCT, "no-contrast-agent", reason, certain=head)

@@ -69,6 +69,12 @@ class Stack:
         return float(np.ptp(along_normal([group[0] for group in self.groups]))) if self.placed else 0.0
 
     @property
+    def heights_mm(self) -> tuple[float, float]:
+        """Lowest and highest position along the patient's axis (LPS z)."""
+        heights = [frame.position[2] for frame in self.frames if frame.position is not None]
+        return min(heights, default=0.0), max(heights, default=0.0)
+
+    @property
     def distance_mm(self) -> float:
         """Mean distance of neighbouring positions."""
         return self.extent_mm / max(self.positions - 1, 1)

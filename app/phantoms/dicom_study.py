@@ -58,10 +58,10 @@ class Protocol:
 
 
 @cache
-def naming_schemes() -> dict[str, dict[str, str]]:
-    """Names of series by their kind, for each scheme."""
-    with _NAMES.open(encoding="utf-8", newline="") as file:
-        return {row["scheme"]: dict(row) for row in csv.DictReader(file, delimiter="|")}
+def naming_schemes(file: Path | None = None) -> dict[str, dict[str, str]]:
+    """Names of series by their kind, for each scheme of a file; of ``dicom_names.csv`` if none is given."""
+    with (file or _NAMES).open(encoding="utf-8", newline="") as lines:
+        return {row["scheme"]: dict(row) for row in csv.DictReader(lines, delimiter="|")}
 
 
 def draw_protocol(rng: np.random.Generator) -> Protocol:

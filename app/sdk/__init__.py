@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .callers import CallerInfo
 from .clinical import ClinicalRecord, ImagingSigns, OcclusionSite, PerfusionScalars, Sex, Side, Smoking
-from .deliveries import Delivery, DeliveryState
+from .deliveries import CommitmentState, Delivery, DeliveryState
 from .errors import (
     AliasConflict,
     BadRequest,
@@ -120,6 +120,7 @@ __all__ = [
     "Client",
     "ClinicalContribution",
     "ClinicalRecord",
+    "CommitmentState",
     "Conflict",
     "CrossOrigin",
     "DatabaseUnavailable",

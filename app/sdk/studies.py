@@ -19,6 +19,7 @@ __all__ = [
     "ReceivedStudyPage",
     "StudyPrediction",
     "StudyPull",
+    "StudyRecord",
     "StudyRoles",
     "StudySeries",
     "StudyState",
@@ -107,6 +108,15 @@ class ReceivedStudy(_StudyModel):
     predictions: list[StudyPrediction] = Field(default=[], description="Oldest first, without erased ones")
     error: Failure | None = Field(default=None, description="Why the study was refused")
     pull: StudyPull | None = Field(default=None, description="Whether it was fetched from an archive")
+
+
+class StudyRecord(_StudyModel):
+    """What became of a clinical record that was sent by accession number."""
+
+    study: ReceivedStudy | None = Field(description="The study that it was joined to; null while it waits for one")
+    kept_until: datetime | None = Field(
+        default=None, description="When a waiting record is deleted, if no study with its accession number arrives"
+    )
 
 
 class ReceivedStudyPage(_StudyModel):

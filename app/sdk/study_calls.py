@@ -14,10 +14,11 @@ from typing import Protocol, TypeVar
 from ._calls import Call, Steps, Verbs
 from ._replies import parse
 from .clinical import ClinicalRecord
-from .studies import ReceivedStudy, ReceivedStudyPage
+from .studies import ReceivedStudy, ReceivedStudyPage, StudyRecord
 
 __all__ = ["AsyncStudies", "Studies"]
 
+_RECORDS = "/v1/study-records"
 T = TypeVar("T")
 Record = ClinicalRecord | Mapping[str, object]
 
@@ -37,6 +38,13 @@ class _StudyVerbs:
         return parse(
             ReceivedStudyPage, (yield from self._verbs.exchange(Call("POST", "/v1/study-pulls", params=params)))
         )
+
+    def record(self, accession_number: str, document: str) -> Steps[StudyRecord]:
+        call = Call("PUT", _RECORDS, document=document, params={"accession_number": accession_number})
+        return parse(StudyRecord, (yield from self._verbs.exchange(call)))
+
+    def withdraw(self, accession_number: str) -> Steps[None]:
+        yield from self._verbs.exchange(Call("DELETE", _RECORDS, params={"accession_number": accession_number}))
 
     def send(
         self, method: str, uid: str, part: str = "", document: str | None = None, params: dict[str, str] | None = None
@@ -107,6 +115,17 @@ class Studies:
         """Join the clinical record to a study, before or after its images."""
         return self._run(self._verbs.send("PUT", uid, "/clinical", _clinical(record)))
 
+    def set_clinical_by_accession(self, accession_number: str, record: Record) -> StudyRecord:
+        """Join the clinical record to the study with an accession number, or keep it until that study arrives.
+
+        Raises ``Conflict`` if several studies have this number.
+        """
+        return self._run(self._verbs.record(accession_number, _clinical(record)))
+
+    def withdraw_clinical(self, accession_number: str) -> None:
+        """Delete a clinical record that waits for its study; raises ``NotFound`` if there is none."""
+        self._run(self._verbs.withdraw(accession_number))
+
     def cancel(self, uid: str) -> ReceivedStudy:
         """Cancel the unfinished predictions of a study, and make no further one until ``complete``."""
         return self._run(self._verbs.send("POST", uid, "/cancel"))
@@ -157,6 +176,14 @@ class AsyncStudies:
     async def set_clinical(self, uid: str, record: Record) -> ReceivedStudy:
         """See ``Studies.set_clinical``."""
         return await self._run(self._verbs.send("PUT", uid, "/clinical", _clinical(record)))
+
+    async def set_clinical_by_accession(self, accession_number: str, record: Record) -> StudyRecord:
+        """See ``Studies.set_clinical_by_accession``."""
+        return await self._run(self._verbs.record(accession_number, _clinical(record)))
+
+    async def withdraw_clinical(self, accession_number: str) -> None:
+        """See ``Studies.withdraw_clinical``."""
+        await self._run(self._verbs.withdraw(accession_number))
 
     async def cancel(self, uid: str) -> ReceivedStudy:
         """See ``Studies.cancel``."""

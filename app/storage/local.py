@@ -31,6 +31,7 @@ from app.storage.errors import storage_errors
 
 GRACE = 900.0  # seconds for which a blob that no row names is kept: its upload may not have committed its rows yet
 SMALLEST_FREE = 16 * 1024 * 1024  # bytes
+_PIECE_BYTES = 1 << 20
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -67,6 +68,30 @@ class Storage:
         with self.writer() as writer:
             writer.write(data)
             return writer.commit()[0]
+
+    def adopt(self, path: Path) -> tuple[str, int]:
+        """Store a file whose bytes are on the disk already; return its digest and its size in bytes.
+
+        The file stays. On the same file system the blob is a second name of it, so the file must not change any more.
+        """
+        temporary = self.incoming()
+        with storage_errors(), path.open("rb") as file:
+            digest, size = hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_size
+            try:
+                os.link(path, temporary)
+            except OSError:  # another file system, or one without such names
+                return self._copy(path)
+            try:
+                _publish(temporary, self._target(digest))
+            finally:
+                temporary.unlink(missing_ok=True)  # it stays if the blob is a name of the same file
+        return digest, size
+
+    def _copy(self, path: Path) -> tuple[str, int]:
+        with path.open("rb") as file, self.writer() as writer:
+            while piece := file.read(_PIECE_BYTES):
+                writer.write(piece)
+            return writer.commit()
 
     def path(self, digest: str) -> Path:
         """Return the path of a blob, whether or not it exists."""
@@ -186,6 +211,15 @@ class Storage:
         return path
 
 
+def _publish(temporary: Path, path: Path) -> None:
+    """Give a file, whose bytes are on the disk, its name as a blob; the name is on the disk then."""
+    # A shared lock excludes `delete`; a process that is suspended here does not block other uploads.
+    with locked(path.parent, shared=True) as folder:
+        os.utime(temporary)
+        temporary.replace(path)
+        os.fsync(folder)
+
+
 class Writer:
     """Writer of one blob; without `commit`, the end of the `with` block deletes the written bytes."""
 
@@ -218,12 +252,7 @@ class Writer:
         with storage_errors():
             os.fsync(self._file.fileno())
             self._file.close()
-            path = self._target(digest)
-            # A shared lock excludes `delete`; a process that is suspended here does not block other uploads.
-            with locked(path.parent, shared=True) as folder:
-                os.utime(self._temporary)
-                self._temporary.replace(path)
-                os.fsync(folder)
+            _publish(self._temporary, self._target(digest))
         return digest, self._size
 
     def abort(self) -> None:

@@ -65,6 +65,11 @@ class BucketStorage(Storage):
         """Return a writer of one new blob; its commit uploads the blob first."""
         return _BucketWriter(self)
 
+    def adopt(self, path: Path) -> tuple[str, int]:
+        """Store a file; its bytes are uploaded first."""
+        with storage_errors():
+            return self._copy(path)
+
     def path(self, digest: str) -> Path:
         """Return the path of the local copy, downloaded if needed; it does not exist if the bucket lacks the blob."""
         local = self._local(digest)

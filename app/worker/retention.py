@@ -16,7 +16,7 @@ import time
 from contextlib import suppress
 from datetime import datetime, timedelta
 
-from app.database import erasures, idempotency, job_state, row_erasure, studies
+from app.database import erasures, idempotency, job_state, records, row_erasure, studies
 from app.database.session import Database, now
 from app.sdk.errors import NotFound
 from app.storage.local import Storage
@@ -56,11 +56,16 @@ class Retention:
         return erased
 
     def forget_instances(self, hours: float) -> int:
-        """Unnames the files of received studies after ``hours``, so that a sweep deletes them; returns their number."""
+        """Unnames the files of received studies after ``hours``, so that a sweep deletes them; returns their number.
+
+        Clinical records whose study has not arrived by then are deleted.
+        """
         if self._clock_has_jumped():
             return 0
+        before = now() - timedelta(hours=hours)
         with self._database.session() as session:
-            return studies.forget_bytes(session, now() - timedelta(hours=hours))
+            records.forget(session, before)
+            return studies.forget_bytes(session, before)
 
     def _erase_studies(self, before: datetime) -> None:
         """Erases the studies whose predictions are erased, and those that never had one."""

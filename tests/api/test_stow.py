@@ -79,6 +79,16 @@ async def test_a_part_that_cannot_be_stored_is_listed_beside_those_that_are(serv
     assert uids(refused, "00081198") == uids(answer, "00081198")
 
 
+async def test_many_parts_are_stored_some_at_a_time_and_named_in_their_order(service: RunningService) -> None:
+    sent = contents(*(plan(number=number, data=voxels(number)) for number in range(5)))
+    assert len(sent) == 80
+    answer = await store(service, body(*sent[:40], b"no DICOM", *sent[40:]))
+    assert answer.status_code == 202
+    assert uids(answer, "00081199") == [data_set_uid(each).rstrip(b"\0").decode() for each in sent]
+    assert len(answer.json()["0008119A"]["Value"]) == 1
+    assert list(service.services.reception.incoming.glob("*")) == []
+
+
 @pytest.mark.parametrize(
     ("content", "media_type", "expected"),
     [
@@ -108,7 +118,7 @@ async def test_a_full_disk_ends_the_request(service: RunningService, monkeypatch
     def full(*_: object) -> None:
         raise StorageFull
 
-    monkeypatch.setattr(Reception, "accept", full)
+    monkeypatch.setattr(Reception, "accept_all", full)
     assert problem(await store(service, body(contents(plan())[0]))) == (507, "storage-full")
 
 

@@ -119,6 +119,8 @@ ARGUMENTS: dict[str, list[str]] = {
     "studies complete": [f"1.2.3 --url {NOWHERE}"],
     "studies roles": [f"1.2.3 1.2=cta --url {NOWHERE}", f"1.2.3 nonsense --url {NOWHERE}"],
     "studies clinical": [f"1.2.3 text --url {NOWHERE}", f"1.2.3 gone --url {NOWHERE}", f"1.2.3 binary --url {NOWHERE}"],
+    "studies clinical-by-accession": [f"A1 text --url {NOWHERE}", f"A1 gone --url {NOWHERE}"],
+    "studies withdraw-clinical": [f"A1 --url {NOWHERE}"],
     "studies cancel": [f"1.2.3 --url {NOWHERE}"],
     "studies erase": [f"1.2.3 --url {NOWHERE}"],
     "import": ["isles24 gone t.csv", "nonsense . t.csv", "isles24 text t.csv"],

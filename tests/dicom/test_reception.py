@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from sqlalchemy import select
 
 from app.database.session import Database
 from app.database.study_tables import InstanceRow, StudyRow
+from app.dicom import reception as reception_module
 from app.dicom.errors import Unreadable
 from app.dicom.reception import Outcome, Reception
 from app.dicom.writing import Syntax
@@ -49,7 +51,7 @@ def send(reception: Reception, data: bytes, caller: str = "ct") -> Outcome:
 
 
 def rows(reception: Reception) -> tuple[list[StudyRow], list[InstanceRow]]:
-    with reception._database.reading() as session:
+    with reception.database.reading() as session:
         return list(session.scalars(select(StudyRow))), list(session.scalars(select(InstanceRow)))
 
 
@@ -136,6 +138,74 @@ def test_a_study_has_a_largest_number_of_instances(reception: Reception, indexed
     assert send(reception, data[0]) is Outcome.KNOWN
 
 
+def drafts(reception: Reception, written: list[bytes]) -> list[Path]:
+    made = [reception.draft() for _ in written]
+    for path, data in zip(made, written, strict=True):
+        path.write_bytes(data)
+    return made
+
+
+def test_instances_that_are_received_together_are_judged_one_by_one(reception: Reception) -> None:
+    first, second, third, fourth = contents(plan())[:4]
+    other = contents(plan(data=voxels(1)))[0]
+    send(reception, second)
+    reception.index()
+    reception._max_instances = 3
+    made = drafts(reception, [first, b"no DICOM", first, other, second, third, fourth])
+    found = reception.accept_all("ct", made)
+    assert [isinstance(each, Unreadable) or each.outcome for each in found] == [
+        *(Outcome.STORED, True, Outcome.KNOWN, Outcome.CONFLICT, Outcome.KNOWN),
+        *(Outcome.STORED, Outcome.TOO_MANY),
+    ]
+    assert not any(path.exists() for path in made)
+    assert len(files(reception)) == 2
+    reception.index()
+    (study,), instances = rows(reception)
+    assert (study.instances, len(instances), study.conflicts) == (3, 3, 0)
+
+
+def test_bytes_are_flushed_before_their_name_and_names_before_the_answer(
+    reception: Reception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power failure, a name that exists has all its bytes, and what was answered has its name."""
+    done: list[tuple[str, str]] = []
+    flush, link = reception_module.sync, os.link
+
+    def flushed(path: Path) -> None:
+        flush(path)
+        done.append(("flush", path.name))
+
+    def linked(source: Path, target: Path) -> None:
+        link(source, target)
+        done.append(("link", source.name))
+
+    monkeypatch.setattr(reception_module, "sync", flushed)
+    monkeypatch.setattr(os, "link", linked)
+    made = drafts(reception, contents(plan())[:5])
+    reception.accept_all("ct", made)
+    folder = next(reception._folder.glob("*/*/*")).parent
+    for path in made:
+        assert done.index(("flush", path.name)) < done.index(("link", path.name)) < done.index(("flush", folder.name))
+    assert done[-1] == ("flush", folder.name)
+
+
+def test_a_folder_that_is_indexed_between_name_and_flush_costs_nothing(
+    reception: Reception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush = reception_module.sync
+
+    def late(path: Path) -> None:
+        if path.is_dir():
+            reception.index()  # as another process could do now; it deletes the folder
+        flush(path)
+
+    monkeypatch.setattr(reception_module, "sync", late)
+    found = reception.accept_all("ct", drafts(reception, contents(plan())[:3]))
+    assert [not isinstance(each, Unreadable) and each.outcome for each in found] == [Outcome.STORED] * 3
+    assert files(reception) == []
+    assert len(rows(reception)[1]) == 3
+
+
 @pytest.mark.parametrize("data", [b"", b"\0" * 132, b"\0" * 128 + b"DICM" + b"\xff" * 500])
 def test_a_file_that_is_not_dicom_is_refused(reception: Reception, data: bytes) -> None:
     with pytest.raises(Unreadable):
@@ -148,7 +218,7 @@ def test_what_a_killed_process_has_received_is_indexed_later(reception: Receptio
         send(reception, each)
     left = reception.draft()
     left.write_bytes(b"unfinished")
-    later = Reception(reception._folder, reception._database, storage)
+    later = Reception(reception._folder, reception.database, storage)
     later.clear(age=-1)
     while later.index():
         pass
@@ -160,7 +230,7 @@ def test_what_a_killed_process_has_received_is_indexed_later(reception: Receptio
 def test_a_file_stays_if_its_rows_cannot_be_written(reception: Reception, tmp_path: Path) -> None:
     send(reception, contents(plan())[0])
     shutil.move(tmp_path / "rlvo.sqlite", tmp_path / "away.sqlite")
-    reception._database.close()
+    reception.database.close()
     (tmp_path / "rlvo.sqlite").write_bytes(b"not a database" * 100)
     with pytest.raises(DatabaseUnavailable):
         reception.index()

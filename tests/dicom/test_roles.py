@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from app.dicom.instance import read_instance
@@ -104,7 +105,7 @@ def test_head_without_any_word_is_doubtful() -> None:
     [
         (0.0, True, "ncct", "no-contrast-agent"),
         (900.0, True, "other", "after-contrast"),
-        (900.0, False, "ncct", "no-contrast-agent"),
+        (900.0, False, "ncct", "no-contrast-agent"),  # doubtful
     ],
 )
 def test_head_without_words_after_an_angiography_is_no_ncct(start_s: float, timed: bool, role: str, rule: str) -> None:
@@ -114,6 +115,38 @@ def test_head_without_words_after_an_angiography_is_no_ncct(start_s: float, time
         after = replace(after, frames=tuple(replace(each, times_s={}) for each in after.frames))
     choices = choose([angiography, after])
     assert [(each.role.value, each.rule) for each in choices] == [("cta", "words-cta"), (role, rule)]
+    assert choices[1].certain == timed
+
+
+@pytest.mark.parametrize(
+    ("start_s", "bottom", "role"),
+    [(20.0, 0.0, "other"), (3.0, 0.0, "cta"), (20.0, -400.0, "cta")],  # a phase, a reconstruction, another region
+)
+def test_later_angiography_of_the_same_region_is_a_late_phase(start_s: float, bottom: float, role: str) -> None:
+    first = head("CTA Head", number=1, start_s=0.0)
+    positions = np.add([frame.position for frame in first.frames], [0.0, 0.0, bottom])
+    second = head("CTA Head gec faz", number=2, start_s=start_s, positions=positions)
+    later = choose([first, second])[1]
+    assert later.role.value == role
+    assert later.rule == ("late-phase" if role == "other" else "words-cta")
+
+
+@pytest.mark.parametrize(
+    ("start_s", "agent", "role"), [(0.0, "", "ncct"), (900.0, "", "other"), (0.0, "Iomeprol", "other")]
+)
+def test_unknown_word_for_without_is_a_doubt_and_not_a_loss(start_s: float, agent: str, role: str) -> None:
+    """Before any contrast agent is given, a head cannot be enhanced; "kontrastsiz" is Turkish for without contrast."""
+    doubted = head("Beyin kontrastsiz kontrast", number=1, start_s=start_s, contrast=agent)
+    choices = choose([doubted, head("CTA Head", number=2, start_s=600.0)])
+    assert choices[0].role.value == role
+    assert choices[0].rule == ("before-contrast" if role == "ncct" else "after-contrast")
+    assert not choices[0].certain or role == "other"
+
+
+def test_head_after_contrast_is_no_ncct_beside_one() -> None:
+    plain, contrast = head("Head plain", number=1), head("Head with contrast", number=2, start_s=60.0)
+    choices = choose([plain, contrast, head("CTA Head", number=3, start_s=600.0)])
+    assert [each.role.value for each in choices] == ["ncct", "other", "cta"]
 
 
 def test_caller_may_state_the_role_by_number_or_uid() -> None:

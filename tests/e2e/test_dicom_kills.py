@@ -1,17 +1,21 @@
 """Kills of listener, API and worker while studies arrive and results leave: nothing is lost, and nothing is doubled.
 
-The number of kills is ``RLVO_SOAK_KILLS``, 500 by default.
+Design notes:
+- The number of kills is ``RLVO_SOAK_KILLS``, 500 by default. A kill counts if its process was running and ready.
+- A worker takes seconds to start, a listener less. So the next process to be killed is one that is ready: while a
+  worker starts, that is the listener.
+- A study is sent, and sent again, until its share of the kills has been made. So each kill meets a transfer.
 """
 
 from __future__ import annotations
 
 import base64
 import io
-import itertools
 import json
 import os
 import random
 import signal
+import socket
 import sqlite3
 import threading
 import time
@@ -43,7 +47,8 @@ from .service_process import RunningService, eventually
 pytestmark = pytest.mark.xdist_group("e2e")
 
 KEY = bytes(range(32))
-KILLS_OF_A_STUDY = 10
+KILLS_OF_A_STUDY = 20
+WEIGHTS = {"listener": 6, "worker": 3, "API": 1}  # an API ends its worker and its listener, too
 BASIC = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
 
 
@@ -59,14 +64,18 @@ class Run:
     killed: dict[str, int] = field(default_factory=dict)
     faults: list[BaseException] = field(default_factory=list)
 
-    def send_all(self, clinical: dict[str, object]) -> None:
+    def send_all(self, clinical: dict[str, object], kills: int) -> None:
         """Send every study until each of its instances is acknowledged, with its clinical record before it."""
         try:
-            for uid, paths in self.sent.items():
+            share = kills / len(self.sent)
+            for number, (uid, paths) in enumerate(self.sent.items(), start=1):
                 self.patiently(lambda uid=uid: self.set_clinical(uid, clinical))
                 while rest := [path for name, path in paths.items() if name not in self.acknowledged]:
                     send(self.listener_port, rest, self.acknowledged)
-                    time.sleep(0.2)
+                    time.sleep(0.1)
+                while sum(self.killed.values()) < number * share:
+                    send(self.listener_port, list(paths.values()), set())  # known instances
+                    time.sleep(0.1)
         except BaseException as fault:  # noqa: BLE001 - raised again by the test
             self.faults.append(fault)
 
@@ -82,18 +91,34 @@ class Run:
             except RlvoError:
                 time.sleep(0.2)
 
-    def kill(self, what: str) -> None:
-        """Kill one process of the service; an API is started again, as its operator would."""
-        with suppress(ProcessLookupError, FileNotFoundError, StopIteration, IndexError, sqlite3.Error):
-            if what == "listener":
-                os.kill(self.listener(), signal.SIGKILL)
-            elif what == "worker":
-                self.service.kill_worker()
-            else:
-                self.service.kill_api()
-            self.killed[what] = self.killed.get(what, 0) + 1
+    def kill(self, what: str) -> bool:
+        """Kill one process of the service, if it is ready; an API is started again, as its operator would."""
+        pid = self.pid(what)
+        if pid is None:
+            return False
         if what == "API":
-            self.service.start()
+            self.service.kill_api()
+            self.service.spawn()
+        else:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.killed[what] = self.killed.get(what, 0) + 1
+        return True
+
+    def pid(self, what: str) -> int | None:
+        """Process id of a process that is ready; None while it starts."""
+        with suppress(OSError, StopIteration, IndexError, sqlite3.Error, RlvoError):
+            if what == "worker":
+                pid = self.service.workers()[0]  # a worker registers when it can take jobs
+                return pid if b"worker" in Path(f"/proc/{pid}/cmdline").read_bytes() else None
+            if what == "listener":
+                socket.create_connection(("127.0.0.1", self.listener_port), 1).close()
+                return self.listener()
+            with self.service.client(timeout=2, retries=0) as client:
+                client.health()
+            assert self.service._process is not None
+            return self.service._process.pid
+        return None
 
     def listener(self) -> int:
         """Process id of the listener, a child of the API process. Raises StopIteration while there is none."""
@@ -177,11 +202,15 @@ def test_kills_lose_nothing_and_double_nothing(tmp_path: Path, model_store: Path
             for number in range(max(kills // KILLS_OF_A_STUDY, 2)):
                 uid, written = write_study(tmp_path / "sent" / str(number), patient, number)
                 run.sent[uid] = written
-            sender = threading.Thread(target=run.send_all, args=(json.loads(patient["clinical"].read_text()),))
+            record = json.loads(patient["clinical"].read_text())
+            sender = threading.Thread(target=run.send_all, args=(record, kills))
             sender.start()
-            for what in itertools.islice(itertools.cycle(("listener", "worker", "API", "worker")), kills):
-                time.sleep(rng.uniform(0.1, 3.0))
-                run.kill(what)
+            made, began = 0, time.monotonic()
+            while made < kills and not run.faults:
+                time.sleep(rng.uniform(0.1, 0.8))
+                (what,) = rng.choices(list(WEIGHTS), list(WEIGHTS.values()))
+                made += run.kill(what)
+            print(f"\n{run.killed} killed in {time.monotonic() - began:.0f} s", flush=True)
             sender.join()
             assert not run.faults
             eventually(run.settled, "all results are delivered", within=120 * len(run.sent))

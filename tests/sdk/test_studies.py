@@ -61,3 +61,19 @@ def test_studies_are_listed_and_fetched_by_accession_number(connect: Connect, se
         "/v1/studies?accession_number=A+1",
         "/v1/study-pulls?accession_number=A+1",
     ]
+
+
+def test_a_record_is_sent_and_withdrawn_by_accession_number(connect: Connect, server: ScriptedServer) -> None:
+    kept = {"study": None, "kept_until": "2026-11-30T12:00:00Z"}
+    server.respond_with(Response(kept, status=202), Response({"study": STUDY}), Response({}, status=204))
+    studies = connect().studies
+    waiting = studies.set_clinical_by_accession("A 1", ClinicalRecord(age=70))
+    assert waiting.study is None
+    assert waiting.kept_until is not None
+    joined = studies.set_clinical_by_accession("A 1", {"age": 70})
+    assert joined.study is not None
+    assert joined.study.uid == "1.2"
+    studies.withdraw_clinical("A 1")
+    path = "/v1/study-records?accession_number=A+1"
+    assert [(each.method, each.path) for each in server.requests] == [("PUT", path), ("PUT", path), ("DELETE", path)]
+    assert json.loads(server.requests[0].body) == {"age": 70}

@@ -53,6 +53,32 @@ def test_blob_is_named_by_the_digest_of_its_bytes(storage: Storage) -> None:
     assert storage.verify(digest)
 
 
+@pytest.mark.parametrize("linked", [True, False])
+@pytest.mark.parametrize("before", [None, DATA[:-1] + b"?"])
+def test_adopted_file_becomes_a_blob_and_stays(
+    storage: Storage, tmp_path: Path, linked: bool, before: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, digest = tmp_path / "file", hashlib.sha256(DATA).hexdigest()
+    file.write_bytes(DATA)
+    if before is not None:  # a damaged blob is replaced
+        storage.path(digest).parent.mkdir()
+        storage.path(digest).write_bytes(before)
+    if not linked:
+
+        def refused(*_: object) -> None:
+            raise OSError(errno.EXDEV, "another file system")
+
+        monkeypatch.setattr(os, "link", refused)
+    for _ in range(2):  # again, as after a kill: the blob can be a name of the same file then
+        assert storage.adopt(file) == (digest, len(DATA))
+        assert storage.verify(digest)
+    assert storage.path(digest).samefile(file) == linked
+    assert files(storage) == [storage.path(digest)]
+    assert time.time() - storage.path(digest).stat().st_mtime < 60
+    file.unlink()
+    assert storage.read(digest) == DATA
+
+
 def test_uncommitted_blob_leaves_no_file(storage: Storage) -> None:
     with storage.writer() as writer:
         writer.write(DATA)

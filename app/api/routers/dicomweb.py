@@ -24,6 +24,7 @@ async def store(request: Request, services: ServicesDep, caller: CurrentCaller) 
     try:
         await stream_to_thread(request.stream(), lambda batch: services.run_in_thread(parser.write, batch))
         parser.close()
+        await services.run_in_thread(stored.flush)
     finally:
         with anyio.CancelScope(shield=True):
             await services.run_in_thread(stored.discard)

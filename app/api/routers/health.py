@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from app.api import readiness
 from app.api.dependencies import ServicesDep
 from app.api.metrics import CONTENT_TYPE, Queued, Waiting
-from app.database import destinations, status, workers
+from app.database import commitments, destinations, status, workers
 from app.database.workers import WorkerRecord
 
 router = APIRouter(tags=["service"])
@@ -63,6 +63,9 @@ async def metrics(services: ServicesDep) -> Response:
 
     finished, queued, waiting, live = await services.read(query)
     deliveries = await services.read(destinations.counts)
+    committed = await services.read(commitments.counts)
     services.metrics.observe_finished(finished)
-    page = services.metrics.render(queued=queued, waiting=waiting, workers=live, deliveries=deliveries)
+    page = services.metrics.render(
+        queued=queued, waiting=waiting, workers=live, deliveries=deliveries, commitments=committed
+    )
     return Response(page, media_type=CONTENT_TYPE, headers=_NO_STORE)

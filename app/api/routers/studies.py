@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request
@@ -12,16 +13,18 @@ from app.api import json_parsing, openapi_studies
 from app.api.dependencies import CurrentCaller, Services, ServicesDep
 from app.api.parameters import strict_query
 from app.api.uploads import ACCESSION, MAX_UID_LENGTH
-from app.database import audit, destinations, predictions, studies
+from app.database import audit, destinations, predictions, records, studies
 from app.database.api_keys import Caller
+from app.database.session import now
 from app.dicom.reception import MAX_INSTANCES
 from app.dicom.return_address import accession_digest
-from app.sdk.errors import FieldError, InvalidRequest
-from app.sdk.studies import MAX_ROLES, UID, ReceivedStudy, ReceivedStudyPage, StudyRoles
+from app.sdk.errors import FieldError, InvalidRequest, NotFound
+from app.sdk.studies import MAX_ROLES, UID, ReceivedStudy, ReceivedStudyPage, StudyRecord, StudyRoles
 
 router = APIRouter(prefix="/v1/studies", tags=["studies"], dependencies=[Depends(strict_query)])
-# Beside /v1/studies/{uid}: a path below it would be taken for a study with the UID of its name.
+# These are beside /v1/studies/{uid}: a path below it would be taken for a study with the UID of its name.
 pulls = APIRouter(prefix="/v1/study-pulls", tags=["studies"], dependencies=[Depends(strict_query)])
+waiting = APIRouter(prefix="/v1/study-records", tags=["studies"], dependencies=[Depends(strict_query)])
 
 StudyUid = Annotated[
     str,
@@ -30,6 +33,9 @@ StudyUid = Annotated[
 ]
 AccessionNumber = Annotated[
     str | None, Query(description="Accession number of the study", pattern=f"^{ACCESSION}$", max_length=16)
+]
+NeededAccessionNumber = Annotated[
+    str, Query(description="Accession number", examples=["A4711"], pattern=f"^{ACCESSION}$", max_length=16)
 ]
 Source = Annotated[
     str | None, Query(description="Name or id of the archive; not needed if there is one", max_length=64)
@@ -59,12 +65,7 @@ async def list_studies(
     **openapi_studies.pull_by_accession,
 )
 async def pull_by_accession(
-    accession_number: Annotated[
-        str, Query(description="Accession number", examples=["A4711"], pattern=f"^{ACCESSION}$", max_length=16)
-    ],
-    services: ServicesDep,
-    caller: CurrentCaller,
-    source: Source = None,
+    accession_number: NeededAccessionNumber, services: ServicesDep, caller: CurrentCaller, source: Source = None
 ) -> Response:
     """Asks an archive for the studies with this accession number, and fetches them."""
     archive = await services.read(destinations.source, caller.tenant, source)
@@ -74,6 +75,44 @@ async def pull_by_accession(
         return ReceivedStudyPage(items=[_begin_pull(session, services, caller, archive, uid) for uid in found])
 
     return _answer(await services.write(record), status=202)
+
+
+@waiting.put(
+    "", summary="Join the clinical record by accession number", response_model=StudyRecord, **openapi_studies.record
+)
+async def set_clinical_by_accession(
+    accession_number: NeededAccessionNumber, request: Request, services: ServicesDep, caller: CurrentCaller
+) -> Response:
+    """Joins the clinical record to the study with this accession number, or keeps it until that study arrives."""
+    accession = _digest(services, accession_number)
+    document = json_parsing.clinical_record(await request.body()).model_dump(mode="json", exclude_none=True)
+    settings = services.settings
+
+    def store(session: Session) -> StudyRecord:
+        uid = records.study_of(session, caller.tenant, accession)
+        if uid is None:
+            row = records.keep(session, caller.tenant, accession, document)
+            audit.append(session, caller.name, "record.waits", row)
+            return StudyRecord(study=None, kept_until=now() + timedelta(hours=settings.dicom_keep_hours))
+        records.withdraw(session, caller.tenant, accession)
+        study = studies.set_clinical(session, caller.tenant, uid, document, quiet=settings.dicom_quiet)
+        _note(session, caller, uid, "study.clinical")
+        return StudyRecord(study=study)
+
+    await services.run_in_thread(services.index_all)
+    answer = await services.write(store)
+    return _answer(answer, status=202 if answer.study is None else 200)
+
+
+@waiting.delete("", summary="Withdraw a waiting clinical record", status_code=204, **openapi_studies.withdraw)
+async def withdraw_clinical(
+    accession_number: NeededAccessionNumber, services: ServicesDep, caller: CurrentCaller
+) -> Response:
+    """Deletes a clinical record that waits for its study."""
+    accession = _digest(services, accession_number)
+    if not await services.write(lambda session: records.withdraw(session, caller.tenant, accession)):
+        raise NotFound("No clinical record waits for a study with this accession number.")
+    return Response(status_code=204)
 
 
 @router.get("/{uid}", summary="Read a received study", response_model=ReceivedStudy, **openapi_studies.read)
@@ -202,5 +241,5 @@ def _note(session: Session, caller: Caller, uid: str, action: str, detail: dict[
     audit.append(session, caller.name, action, study_id, detail)
 
 
-def _answer(document: ReceivedStudy | ReceivedStudyPage, *, status: int = 200) -> Response:
+def _answer(document: ReceivedStudy | ReceivedStudyPage | StudyRecord, *, status: int = 200) -> Response:
     return JSONResponse(document.model_dump(mode="json"), status_code=status, headers={"Cache-Control": "no-store"})

@@ -1,24 +1,41 @@
-"""Send result objects to a DICOM destination: STOW-RS (PS3.18, 10.5) or C-STORE (PS3.4, annex B).
+"""Send result objects to a DICOM destination: STOW-RS (PS3.18, 10.5) or C-STORE (PS3.4, annexes B and J).
 
 Design notes:
 - Each instance is one request. UIDs are fixed, so a repetition after a lost answer stores no second instance.
 - Only hosts that the operator listed are called (`app.core.egress`).
 - The reason of a failure is a word, never the text of the other side, which could name the patient.
+- An archive that offers storage commitment is asked for it on the same association, and often answers on a new one that
+  it opens to the listener; the caller notes the transaction before it is sent. DICOMweb has no storage commitment.
 """
 
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
 
 from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pynetdicom import evt
 
 from app.core.egress import EgressClient, EgressRefused
 from app.database.destinations import Destination, DestinationKind
 from app.dicom.archive_faults import http_faults
 from app.dicom.association import VERIFICATION, association, host_and_port, reach
+from app.dicom.commitment import (
+    PUSH_MODEL,
+    PUSH_MODEL_INSTANCE,
+    REQUEST,
+    Report,
+    new_transaction,
+    read_report,
+    request_message,
+)
 from app.dicom.errors import ArchiveFailed
 
 __all__ = ["Sender"]
@@ -28,6 +45,10 @@ _TYPE = f'multipart/related; type="application/dicom"; boundary={_BOUNDARY}'
 _STORED, _ACCEPTED = 200, 202
 _WARNINGS = range(0xB000, 0xC000)  # C-STORE: stored, with a remark
 _SECONDS = 30.0
+_REPORT_SECONDS = 2.0
+_INVALID_ARGUMENT = 0x0115
+Begin = Callable[[str], bool]
+"""Notes a Transaction UID; False if nothing is to be asked any more."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +58,12 @@ class Sender:
     Attributes:
         egress: the listed hosts.
         seconds: limit of each network operation.
+        report_seconds: how long a report of storage commitment is waited for on the association of the request.
     """
 
     egress: EgressClient
     seconds: float = _SECONDS
+    report_seconds: float = _REPORT_SECONDS
 
     def reach(self, destination: Destination) -> None:
         """Open and close a connection, before objects are made for an archive that is away. Raises ArchiveFailed."""
@@ -53,13 +76,20 @@ class Sender:
             raise ArchiveFailed("not-listed") from None
         reach(self.egress, self.seconds, url.host, url.port or (443 if url.scheme == "https" else 80))
 
-    def send(self, destination: Destination, archive: Path, authorization: str | None) -> None:
-        """Send all objects of an archive.
+    def send(
+        self, destination: Destination, archive: Path, authorization: str | None, begin: Begin | None = None
+    ) -> str | None:
+        """Send all objects of an archive, and ask for their storage commitment if the destination offers it.
 
         Args:
             destination: the PACS.
             archive: ZIP archive of DICOM files.
             authorization: value of the Authorization header (STOW-RS).
+            begin: notes a Transaction UID before it is sent; without it, nothing is asked.
+
+        Returns:
+            What the destination has said of the commitment by now: empty if everything is committed, else the reason;
+            None if it was not asked, or answers later.
 
         Raises:
             ArchiveFailed: at least one object is not stored.
@@ -68,8 +98,16 @@ class Sender:
             if destination.kind is DestinationKind.STOW:
                 for name in packed.namelist():
                     self._post(destination, packed.read(name), authorization)
-            else:
-                self._store(destination, packed)
+                return None
+            return self._store(destination, packed, begin)
+
+    def ask(self, destination: Destination, archive: Path, begin: Begin) -> str | None:
+        """Ask again for the storage commitment of what was sent. Returns as ``send``; raises ArchiveFailed."""
+        reports: SimpleQueue[Report] = SimpleQueue()
+        with zipfile.ZipFile(archive) as packed:
+            instances = [dcmread(BytesIO(packed.read(name)), stop_before_pixels=True) for name in packed.namelist()]
+        with self._associated(destination, [PUSH_MODEL], [], reports) as opened:
+            return self._ask(opened, instances, begin, reports)
 
     def check(self, destination: Destination, authorization: str | None) -> None:
         """Ask the destination for an answer: C-ECHO, or a search for studies.
@@ -101,16 +139,54 @@ class Sender:
         with http_faults():
             return self.egress.request(method, url, body, headers, seconds=self.seconds)
 
-    def _store(self, destination: Destination, packed: zipfile.ZipFile) -> None:
+    def _store(self, destination: Destination, packed: zipfile.ZipFile, begin: Begin | None) -> str | None:
         instances = [dcmread(BytesIO(packed.read(name))) for name in packed.namelist()]
         classes = {str(each.SOPClassUID) for each in instances}
-        with association(self.egress, self.seconds, destination, classes) as opened:
+        optional = [] if begin is None else [PUSH_MODEL]
+        reports: SimpleQueue[Report] = SimpleQueue()
+        with self._associated(destination, classes, optional, reports) as opened:
             for each in instances:
                 status = opened.send_c_store(each)
                 if not status:
                     raise ArchiveFailed("timeout")
                 if status.Status != 0 and status.Status not in _WARNINGS:
                     raise ArchiveFailed(f"refused-{status.Status:04x}")
+            offered = PUSH_MODEL in {str(each.abstract_syntax) for each in opened.accepted_contexts}
+            return self._ask(opened, instances, begin, reports) if begin is not None and offered else None
+
+    def _associated(
+        self, destination: Destination, classes: Iterable[str], optional: Iterable[str], reports: SimpleQueue[Report]
+    ) -> AbstractContextManager[Any]:
+        """An association that also takes reports of storage commitment."""
+
+        def take(event: evt.Event) -> tuple[int, None]:
+            try:
+                reports.put(read_report(event.event_information))
+            except Exception:  # noqa: BLE001 - what pydicom raises for damaged messages
+                return _INVALID_ARGUMENT, None
+            return 0, None
+
+        handlers = [(evt.EVT_N_EVENT_REPORT, take)]
+        return association(self.egress, self.seconds, destination, classes, optional=optional, handlers=handlers)
+
+    def _ask(self, opened: Any, instances: Sequence[Dataset], begin: Begin, reports: SimpleQueue[Report]) -> str | None:
+        """Ask for the commitment of instances; what was stored stays so, whatever becomes of the question."""
+        transaction_uid = new_transaction()
+        if not begin(transaction_uid):
+            return None
+        message = request_message(transaction_uid, [(str(e.SOPClassUID), str(e.SOPInstanceUID)) for e in instances])
+        try:
+            status, _ = opened.send_n_action(message, REQUEST, PUSH_MODEL, PUSH_MODEL_INSTANCE)
+            if not status:
+                return None
+            if status.Status != 0:
+                return f"refused-{status.Status:04x}"
+            while True:
+                report = reports.get(timeout=self.report_seconds)
+                if report.transaction_uid == transaction_uid:
+                    return report.reason
+        except (Empty, RuntimeError):  # no report yet, or the association has ended
+            return None
 
     def _echo(self, destination: Destination) -> None:
         with association(self.egress, self.seconds, destination, {VERIFICATION}) as opened:

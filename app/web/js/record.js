@@ -20,8 +20,11 @@ function file(path, id, name, saved = name.split("/").pop(), address = `${path}/
 }
 
 /** What became of the delivery to one DICOM destination. */
-function delivery({ state, tries, reason, changed }) {
-  if (state === "delivered") return t("delivered, {time}", { time: timeOf(changed) });
+function delivery({ state, tries, reason, changed, commitment, commitment_reason: why }) {
+  const kept = { asked: t("the archive has not confirmed its storage yet"), committed: t("the archive confirms its storage"),
+    refused: t("the archive does not confirm its storage: {why}", { why: why || "" }),
+    unanswered: t("the archive did not answer whether it is stored") }[commitment];
+  if (state === "delivered") return [t("delivered, {time}", { time: timeOf(changed) }), kept].filter(Boolean).join("; ");
   if (state === "given-up") return t("given up after {tries} tries: {reason}", { tries, reason: reason || "" });
   return tries ? t("tried again: {reason}, {tries} tries so far", { tries, reason: reason || "" }) : t("is being sent");
 }

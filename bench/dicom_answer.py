@@ -1,0 +1,152 @@
+"""Seconds to a recorded answer: the same phantoms sent as NIfTI, and received as DICOM, by one running service.
+
+``python -m bench dicom_answer [--patients 7] [--model rlvo-synthetic]``. Printed:
+
+- NIfTI: from the start of the request to the recorded answer, which is when its result is stored.
+- DICOM: from the call that says that the study is complete, to the recorded answer. Its instances lie in the service by
+  then, as after C-STORE; they still have no roles and no volumes.
+- the ratio of the medians, and that of the median from acceptance to answer, without the checks of the files.
+
+NCCT and CTA of each patient are sent once in each way, alternately first, without an explanation drawn ahead of time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+
+import httpx
+import numpy as np
+
+from app.dicom.head import read_head
+from app.imaging.io import nifti
+from app.phantoms.cohort import write_patient
+from app.phantoms.dicom_series import SeriesPlan, files, planned_slices
+from app.sdk import Client, RlvoError
+from app.sdk.types import Input, Prediction
+from bench.dicom_speed import BOUNDARY, RELATED, free_port
+from bench.model_stores import DEMO, MODEL_STORE
+
+NAMED = {"ncct": "", "cta": "Iomeprol"}
+START_S = 300.0
+
+
+def instances(patient: Mapping[str, Path], number: int) -> list[bytes]:
+    """The NCCT and the CTA of a patient as a DICOM study."""
+    written = []
+    for series, (name, agent) in enumerate(NAMED.items(), start=2):
+        volume = nifti.read(patient[name], field=Input(name))
+        data = np.rint(volume.data * volume.slope + volume.inter).astype(np.int16)
+        thickness = float(np.linalg.norm(volume.affine[:3, 2]))
+        plan = SeriesPlan(name, series, f"{name} head", kernel="H30s", contrast=agent, thickness=thickness)
+        plan = replace(plan, **planned_slices(data, volume.affine))
+        written += files(plan, f"answer {number} {time.time_ns()}")
+    return written
+
+
+def wait(client: Client, prediction_id: str) -> Prediction:
+    while not (found := client.get(prediction_id)).status.finished:
+        time.sleep(0.01)
+    if found.finished is None or found.error is not None:
+        raise SystemExit(f"a prediction failed: {found.error}")
+    return found
+
+
+def by_nifti(client: Client, patient: Mapping[str, Path]) -> tuple[float, float]:
+    """Seconds from the request to the answer, and from its acceptance."""
+    began = datetime.now(UTC)
+    record = json.loads(patient["clinical"].read_text())
+    made = wait(client, client.submit(ncct=patient["ncct"], cta=patient["cta"], clinical=record).id)
+    assert made.finished is not None
+    return (made.finished - began).total_seconds(), (made.finished - made.created).total_seconds()
+
+
+def by_dicom(client: Client, url: str, written: list[bytes], clinical: Path) -> tuple[float, float]:
+    """Seconds from the completeness to the answer, and from its acceptance."""
+    uid = read_head(BytesIO(written[0])).study_uid
+    client.studies.set_clinical(uid, json.loads(clinical.read_text()))
+    start = f"--{BOUNDARY}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+    body = b"".join(start + each + b"\r\n" for each in written) + f"--{BOUNDARY}--\r\n".encode()
+    httpx.post(
+        f"{url}/dicomweb/studies", content=body, headers={"Content-Type": RELATED}, timeout=300
+    ).raise_for_status()
+    while client.studies.get(uid).instances < len(written):
+        time.sleep(0.05)
+    began = datetime.now(UTC)
+    client.studies.complete(uid)
+    while not (study := client.studies.get(uid)).predictions:
+        if study.error is not None:
+            raise SystemExit(f"a study was refused: {study.error}")
+        time.sleep(0.01)
+    made = wait(client, study.predictions[0].id)
+    assert made.finished is not None
+    return (made.finished - began).total_seconds(), (made.finished - made.created).total_seconds()
+
+
+def measure(url: str, folder: Path, patients: int) -> None:
+    taken: dict[str, list[tuple[float, float]]] = {"NIfTI": [], "DICOM": []}
+    with Client(url, timeout=600) as client:
+        for number in range(-1, patients):  # the first one warms up
+            patient = write_patient(folder / str(number), seed=2122, index=number + 1)
+            written = instances(patient, number)
+            for way in ("NIfTI", "DICOM") if number % 2 else ("DICOM", "NIfTI"):
+                if way == "NIfTI":
+                    seconds = by_nifti(client, patient)
+                else:
+                    seconds = by_dicom(client, url, written, patient["clinical"])
+                if number >= 0:
+                    taken[way].append(seconds)
+            print(f"{number:3} {taken['NIfTI'][-1:]} {taken['DICOM'][-1:]}", file=sys.stderr, flush=True)
+    whole, accepted = (
+        {way: statistics.median(each[k] for each in found) for way, found in taken.items()} for k in (0, 1)
+    )
+    for way in taken:
+        print(f"{way}: p50 {whole[way]:.2f} s; from acceptance {accepted[way]:.2f} s")
+    print(f"DICOM / NIfTI: {whole['DICOM'] / whole['NIfTI']:.2f}; {accepted['DICOM'] / accepted['NIfTI']:.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--patients", type=int, default=7)
+    parser.add_argument("--model", default=DEMO)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        port = free_port()
+        environment = os.environ | {
+            "RLVO_DATA_DIR": str(Path(name) / "data"),
+            "RLVO_MODEL_STORE": str(MODEL_STORE),
+            "RLVO_DEFAULT_MODEL": options.model,
+            "RLVO_DICOM_QUIET": "36000",
+            "RLVO_LOG_LEVEL": "warning",
+        }
+        command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port)]
+        with subprocess.Popen(command, env=environment) as service:
+            try:
+                url, end = f"http://127.0.0.1:{port}", time.monotonic() + START_S
+                with Client(url) as client:
+                    while True:
+                        with suppress(RlvoError):
+                            if client.health().ready:
+                                break
+                        if time.monotonic() > end:
+                            raise SystemExit("the service does not start")
+                        time.sleep(0.2)
+                measure(url, Path(name), options.patients)
+            finally:
+                service.terminate()
+
+
+if __name__ == "__main__":
+    main()
