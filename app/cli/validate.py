@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.cli import export_options
 from app.cli.cohort_options import CONSENT, READING, ConsentOptions, ReadingOptions, cohort_faults, console, cores
+from app.cli.export_options import EXPORT, ExportOptions
+
+if TYPE_CHECKING:
+    from app.evaluation.validation import PredictionTable
 
 
 @dataclass(frozen=True)
@@ -47,11 +52,13 @@ def validate(
     jobs: Annotated[int, typer.Option(min=0, help="Studies prepared at the same time; 0: one per core")] = 0,
     reading: ReadingOptions = READING,
     consent: ConsentOptions = CONSENT,
+    export: ExportOptions = EXPORT,
 ) -> None:
     """Validate predicted probabilities against outcomes: discrimination, calibration, decisions, subgroups and sites.
 
     rlvo validate predictions.csv --site-column hospital --subgroup sex --subgroup age=60,75
     rlvo validate mine@1.0.0 cohort.csv --out validation
+    rlvo validate mine@1.0.0 cohort.csv --export-aggregate bundle.json --as-site north --key site.key
 
     The predictor can be any one: the table needs its probabilities and the outcomes. The report is written as
     Markdown, as one HTML file, and as CSV files. TRIPOD+AI items that the data cannot fill are listed as blank.
@@ -65,16 +72,19 @@ def validate(
         raise typer.BadParameter(
             "columns, --subgroup, --level and --threshold are for a table of predictions: a version has its own"
         )
+    export_options.check(export, is_table=cohort is None)
     with cohort_faults():
         if cohort is None:
-            text = _of_table(Path(source), out, table, site, since, rounds, reading.date_format)
+            text, read = _of_table(Path(source), out, table, site, since, rounds, reading.date_format)
+            shared = export_options.export(export, read, None, None)
         else:
             from app.training.progress import RichProgress
             from app.training.score import EvalConfig
             from app.training.validate_version import validate_version
 
+            folder = version_folder(source)
             config = EvalConfig(
-                versions=[version_folder(source)],
+                versions=[folder],
                 cohort=cohort,
                 since=since,
                 site=site,
@@ -82,9 +92,12 @@ def validate(
                 **asdict(reading),
                 **asdict(consent),
             )
-            text = validate_version(config, out, rounds=rounds, progress=RichProgress(console))
+            text, read, scored = validate_version(config, out, rounds=rounds, progress=RichProgress(console))
+            shared = export_options.export(export, read, folder, scored)
     typer.echo(text)
     typer.echo(f"Report: {out / 'report.html'}")
+    if shared:
+        typer.echo(f"\n{shared}")
 
 
 def version_folder(reference: str) -> Path:
@@ -100,7 +113,7 @@ def version_folder(reference: str) -> Path:
 
 def _of_table(
     path: Path, out: Path, table: PredictionColumns, site: str, since: str, rounds: int, date_format: str
-) -> str:
+) -> tuple[str, PredictionTable]:
     from app.evaluation import validation, validation_report
     from app.training import prediction_table, report_folder
     from app.training.prediction_table import TableColumns
@@ -116,4 +129,4 @@ def _of_table(
     )
     read = prediction_table.read(path, columns, since=since, only_site=site, date_format=date_format)
     result = validation.validate(read, threshold=table.threshold, level=table.level, rounds=rounds)
-    return validation_report.write(out, f"Validation on {path.name}", result, path.name)
+    return validation_report.write(out, f"Validation on {path.name}", result, path.name), read

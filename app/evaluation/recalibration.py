@@ -92,9 +92,54 @@ def recalibrate(
     rarer = int(min(labels.sum(), len(labels) - labels.sum()))
     ratios = (2 * (one.log_likelihood - none), 2 * (both.log_likelihood - none))
     p_any = _p_any(x, probabilities, ratios, rarer, draws, seed)
+    return _chosen(none, one, both, (len(labels), int(labels.sum())), p_any, level)
+
+
+def of_fits(
+    none: float,
+    one: logistic.LogisticFit,
+    both: logistic.LogisticFit,
+    patients: int,
+    events: int,
+    *,
+    level: float = LEVEL,
+) -> Recalibration:
+    """Choose the update from fits, without the patients: the same as ``recalibrate`` of them.
+
+    Args:
+        none: Log-likelihood of the predictions as they are.
+        one: Fit of the intercept.
+        both: Fit of intercept and slope.
+        patients: Patients of the fits.
+        events: Patients with the outcome.
+        level: Level of both tests.
+
+    Raises:
+        ValueError: Fewer than ``EXACT_BELOW`` patients have the rarer outcome; the test would need the patients.
+    """
+    rarer = min(events, patients - events)
+    if rarer < EXACT_BELOW:
+        raise ValueError(
+            f"{rarer} of {patients} patients have the rarer outcome, and the test on sums needs {EXACT_BELOW}: "
+            f"{EXACT_BELOW - rarer} more"
+        )
+    ratios = (2 * (one.log_likelihood - none), 2 * (both.log_likelihood - none))
+    return _chosen(none, one, both, (patients, events), _approximate_p(ratios), level)
+
+
+def _chosen(
+    none: float,
+    one: logistic.LogisticFit,
+    both: logistic.LogisticFit,
+    counts: tuple[int, int],
+    p_any: float,
+    level: float,
+) -> Recalibration:
+    """Closed test and shrinkage; ``counts`` are all patients, and those with the outcome."""
+    patients, events = counts
     p_slope = float("nan")
     update = Update.NONE
-    if p_any <= level and rarer >= FEWEST_EVENTS and both.converged:
+    if p_any <= level and min(events, patients - events) >= FEWEST_EVENTS and both.converged:
         p_slope = float(stats.chi2.sf(max(2 * (both.log_likelihood - one.log_likelihood), 0.0), 1))
         update = Update.BOTH if p_slope <= level and both.coefficients[1] > 0 else Update.INTERCEPT
     intercept, slope, shrinkage = 0.0, 1.0, 0.0
@@ -113,8 +158,8 @@ def recalibrate(
         shrinkage=shrinkage,
         p_any=p_any,
         p_slope=p_slope,
-        patients=len(labels),
-        events=int(labels.sum()),
+        patients=patients,
+        events=events,
     )
 
 
@@ -152,8 +197,7 @@ def _p_any(x: Array, probabilities: Array, ratios: tuple[float, float], rarer: i
         draws: Simulated sets of outcomes.
         seed: Seed of these.
     """
-    smaller = float(min(stats.chi2.sf(ratios[0], 1), stats.chi2.sf(ratios[1], 2)))
-    rough = _by_chance(smaller)
+    smaller, rough = _smaller(ratios), _approximate_p(ratios)
     if rarer >= EXACT_BELOW or not LEVEL / 8 < rough < 4 * LEVEL:  # the approximation is enough
         return rough
     rng = np.random.default_rng(seed)
@@ -161,6 +205,15 @@ def _p_any(x: Array, probabilities: Array, ratios: tuple[float, float], rarer: i
     one, both = _ratios(drawn, x)
     found = np.minimum(stats.chi2.sf(one, 1), stats.chi2.sf(both, 2))
     return float((1 + (found <= smaller * (1 + 1e-9)).sum()) / (draws + 1))
+
+
+def _smaller(ratios: tuple[float, float]) -> float:
+    return float(min(stats.chi2.sf(ratios[0], 1), stats.chi2.sf(ratios[1], 2)))
+
+
+def _approximate_p(ratios: tuple[float, float]) -> float:
+    """P value of "no update" by the chi-squared distributions of the likelihood ratios."""
+    return _by_chance(_smaller(ratios))
 
 
 def _by_chance(smaller: float) -> float:
