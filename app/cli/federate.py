@@ -54,7 +54,7 @@ def start(
     if predictor and kind == Kind.HEADS:
         raise typer.BadParameter("only a version has heads", param_hint="--kind")
     columns: tuple[int, ...] = (1, 2)
-    digest = ""
+    digest, shared = "", False
     if version:
         config = settings()
         store = open_model_store(config)
@@ -64,6 +64,7 @@ def start(
         if kind == Kind.HEADS:
             from app.training import head_features
 
+            shared = entry.manifest.kind == "logistic"
             columns = (head_features.head_size(entry.manifest) + 1,) * len(entry.manifest.folds)
     with cohort_faults():
         plan = federation.new_plan(
@@ -78,7 +79,7 @@ def start(
             columns=columns,
         )
         federation.start(folder, plan, key)
-    needed = max(least_patients, federation.needed_patients(plan.kind, columns, rounds))
+    needed = federation.needed_patients(plan, shared=shared)
     typer.echo(f"{kind} of {predictor}: {sum(columns)} parameters, {len(site)} sites, at most {rounds} rounds.")
     typer.echo(f"Each site needs {needed} patients. Wrote {federation.last_round(folder)}.")
 

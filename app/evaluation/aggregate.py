@@ -1,8 +1,9 @@
 """Aggregate of a validation that a site may send to others: counts, sums and estimates, and no patient.
 
 Design notes:
-- Every count that is published has at least ``SMALL`` patients with and ``SMALL`` without the outcome. Cells are merged
-  with their neighbours until they have; nothing is left blank that a difference of other cells would give back.
+- No sum is over fewer than ``LEAST_PATIENTS``, and no cell has fewer than ``SMALL`` patients with, or without, the
+  outcome. Cells are merged with their neighbours until they are large; nothing is left blank that a difference of other
+  cells would give back. Few cells also limit what all sums together say of one patient (``bench.membership``).
 - Counts of missing values and of unknown outcomes below ``SMALL`` are null, also 0. A number of missing values is null
   too if it would show, beside the cells of the same variable, a cell that was merged.
 - The fit of intercept and slope stands with its information matrix, so that the fits of several sites can be added
@@ -52,7 +53,7 @@ class Cell(FrozenModel):
     """Patients of one group: how many, with the outcome, and the mean predicted probability."""
 
     name: Text
-    patients: int = Field(ge=2 * SMALL, le=MANY)
+    patients: int = Field(ge=LEAST_PATIENTS, le=MANY)
     events: int = Field(ge=SMALL, le=MANY)
     mean_predicted: Share
 
@@ -261,7 +262,7 @@ def _years(dates: Texts | None, known: NDArray[np.bool_]) -> tuple[int, int] | N
 
 def _is_large(mask: NDArray[np.bool_], labels: Labels) -> bool:
     events = int(labels[mask].sum())
-    return min(events, int(mask.sum()) - events) >= SMALL
+    return int(mask.sum()) >= LEAST_PATIENTS and min(events, int(mask.sum()) - events) >= SMALL
 
 
 def _cell(name: str, mask: NDArray[np.bool_], labels: Labels, own: Array) -> Cell:

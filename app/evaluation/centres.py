@@ -58,7 +58,7 @@ class LeftOut:
 
     Attributes:
         site: The site.
-        predictions: 95 % prediction intervals of the site's AUC, O/E and slope from the other sites, and its own errors;
+        predictions: 95 % prediction intervals of the site's AUC, O/E and slope, from the other sites and its own error;
             None if fewer than three sites are left.
         inside: Whether the site's own estimate lies in it.
         intercept: Intercept of the other sites' recalibration; NaN without one.

@@ -191,7 +191,15 @@ def head_patients(labels: Labels, features: Array, log_odds: Array) -> SitePatie
     """Patients (n,) of a fit of heads: ``features`` (folds, n, c) and calibrated ``log_odds`` (folds, n)."""
     ones = np.ones((len(labels), 1))
     designs = [np.hstack([ones, own]) for own in features]
-    return SitePatients(labels, designs, list(log_odds), 1 + features.shape[0] * features.shape[2])
+    shared = all(np.array_equal(features[0], own) for own in features[1:])
+    return SitePatients(
+        labels, designs, list(log_odds), head_values(features.shape[0], features.shape[2], shared=shared)
+    )
+
+
+def head_values(folds: int, size: int, *, shared: bool) -> int:
+    """Unknown values of one patient in a fit of heads with this number of inputs, which the folds may share."""
+    return 1 + (size if shared else folds * size)
 
 
 def sums_of(found: Contribution) -> Sums:

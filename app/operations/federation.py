@@ -21,7 +21,6 @@ from pydantic import ValidationError
 
 from app.core.schema import FrozenModel
 from app.evaluation import federated, rounds
-from app.evaluation.aggregate import LEAST_PATIENTS
 from app.evaluation.rounds import Answer, Kind, Plan, Result, Round, State
 from app.registry import signed_json
 from app.sdk.errors import InvalidRequest
@@ -249,10 +248,12 @@ def _count(data_file: Path, given: Round, digest: str, limit: int) -> None:
     draft.replace(path)
 
 
-def needed_patients(kind: Kind, columns: Sequence[int], most: int) -> int:
-    """Patients that a site needs for a plan with this number of rounds."""
-    values = 2 if kind is Kind.RECALIBRATION else 1 + sum(size - 1 for size in columns)
-    return max(LEAST_PATIENTS, federated.least_patients(columns, values, most))
+def needed_patients(plan: Plan, *, shared: bool) -> int:
+    """Patients that a site needs for a plan; ``shared``: the folds have the same features."""
+    values = 2
+    if plan.kind is Kind.HEADS:
+        values = rounds.head_values(len(plan.columns), plan.columns[0] - 1, shared=shared)
+    return max(plan.least_patients, federated.least_patients(plan.columns, values, plan.rounds))
 
 
 def _write(path: Path, document: FrozenModel, key: Path | None) -> None:
