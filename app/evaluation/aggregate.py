@@ -6,8 +6,7 @@ Design notes:
   cells would give back. Few cells also limit what all sums together say of one patient (``bench.membership``).
 - Counts of missing values and of unknown outcomes below ``SMALL`` are null, also 0. A number of missing values is null
   too if it would show, beside the cells of the same variable, a cell that was merged.
-- The fit of intercept and slope stands with its information matrix, so that the fits of several sites can be added
-  (Lin & Zeng, Biometrika 2010;97:321).
+- The derivatives are the answer of the first round of a federated recalibration (``app.evaluation.federated``).
 - Two aggregates of nearly the same patients differ by those that they do not share. This module cannot see that: a site
   exports a set of patients once.
 """
@@ -22,10 +21,11 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from app.core.schema import FrozenModel
-from app.evaluation import logistic, metrics
+from app.evaluation import federated, logistic, metrics
 from app.evaluation.metrics import Array, Labels
 from app.evaluation.validation import NOT_RECORDED, PredictionTable, Texts
 
+NORMAL = 1.959964
 SMALL = 5
 """Smallest published number of patients with, and of patients without, the outcome."""
 LEAST_PATIENTS = 50
@@ -64,17 +64,15 @@ class Cell(FrozenModel):
         return self
 
 
-class Update(FrozenModel):
-    """Fit of outcome = intercept + slope * predicted log-odds: estimates, information, and log-likelihoods.
+class Derivatives(FrozenModel):
+    """Log-likelihood of outcome = intercept + slope * predicted log-odds at the predictions as they are (0 and 1).
 
-    ``information`` is that of the intercept, of both, and of the slope. ``log_likelihoods`` are those of the
-    predictions as they are, and of the fit.
+    ``gradient`` is by intercept and slope; ``information`` is that of the intercept, of both, and of the slope.
     """
 
-    intercept: Number
-    slope: Number
+    log_likelihood: Number
+    gradient: tuple[Number, Number]
     information: tuple[Number, Number, Number]
-    log_likelihoods: tuple[Number, Number]
 
 
 class Aggregate(FrozenModel):
@@ -87,7 +85,8 @@ class Aggregate(FrozenModel):
         years: First and last year of the patients; null: no dates.
         auc: AUC, with the error of its log-odds.
         observed_expected: O/E, with the error of its logarithm.
-        update: Fit of intercept and slope; null: not estimable.
+        slope: Calibration slope; null: not estimable.
+        derivatives: Sums from which sites fit a recalibration together.
         calibration: Cells of the predicted probability, in its order.
         subgroups: Cells of each variable.
         missing: Missing values of each variable; null: under 5, or their number would show a small cell.
@@ -105,7 +104,8 @@ class Aggregate(FrozenModel):
     mean_predicted: Share
     auc: Measured
     observed_expected: Measured
-    update: Update | None
+    slope: Measured | None
+    derivatives: Derivatives
     calibration: tuple[Cell, ...] = Field(max_length=len(EDGES))
     subgroups: dict[Text, tuple[Cell, ...]] = Field(max_length=100)
     missing: dict[Text, Annotated[int, Field(ge=SMALL, le=MANY)] | None] = Field(max_length=100)
@@ -157,7 +157,8 @@ def of(table: PredictionTable, site: str, predictor: str, digest: str = "") -> A
         observed_expected=Measured(
             value=float(labels.mean() / own.mean()), error=metrics.observed_expected_error(labels, own)
         ),
-        update=_update(labels, own),
+        slope=_slope(labels, own),
+        derivatives=_derivatives(labels, own),
         calibration=calibration_cells(labels, own),
         subgroups=subgroups,
         missing=_missing(table, subgroups),
@@ -220,18 +221,20 @@ def _plain(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _update(labels: Labels, own: Array) -> Update | None:
-    x = logistic.log_odds(own)
-    fitted = logistic.fit(np.stack([np.ones_like(x), x], axis=1), labels)
-    if not fitted.converged or np.ptp(x) == 0:
+def _slope(labels: Labels, own: Array) -> Measured | None:
+    found = metrics.calibration_slope(labels, own)
+    if not np.isfinite([found.value, found.low]).all():
         return None
-    information = np.linalg.inv(fitted.covariance)
-    return Update(
-        intercept=float(fitted.coefficients[0]),
-        slope=float(fitted.coefficients[1]),
-        information=(float(information[0, 0]), float(information[0, 1]), float(information[1, 1])),
-        log_likelihoods=(logistic.log_likelihood(labels, x), fitted.log_likelihood),
-    )
+    return Measured(value=found.value, error=(found.high - found.low) / (2 * NORMAL))
+
+
+def _derivatives(labels: Labels, own: Array) -> Derivatives:
+    x = logistic.log_odds(own)
+    design = np.column_stack([np.ones_like(x), x])
+    found = federated.contribution(design, labels, np.zeros_like(x), np.array([0.0, 1.0]))
+    (a, ab), (_, b) = found.information.tolist()
+    gradient = (float(found.gradient[0]), float(found.gradient[1]))
+    return Derivatives(log_likelihood=found.log_likelihood, gradient=gradient, information=(a, ab, b))
 
 
 def _count(count: int) -> int | None:

@@ -5,9 +5,9 @@ Design notes:
 - Internal-external cross-validation leaves out each site in turn (Steyerberg & Harrell, J Clin Epidemiol 2016;69:245):
   the others are pooled, and the site is compared with their prediction interval. The recalibration of the others is
   applied to the site.
-- The recalibration of several sites is the sum of their fits, weighted by their information (Lin & Zeng, Biometrika
-  2010;97:321). Its gain at another site is the quadratic approximation of that site's log-likelihood about its own
-  fit. ``app.evaluation.federated`` gives the exact fit, by rounds.
+- The recalibration of several sites is one Newton step from the predictions as they are: the sums of their derivatives
+  are those of one table. Its gain at another site is that site's log-likelihood to second order. Both are near the exact
+  ones for a small update; ``app.evaluation.federated`` gives the exact fit, by more rounds.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ from app.evaluation.pooling import Pooled
 from app.evaluation.validation import POOLED_SCALES
 
 NORMAL = 1.959964
+START = np.array([0.0, 1.0])
+"""Intercept and slope of the predictions as they are."""
+WORST = 1e10
+"""Condition of the information beyond which intercept and slope cannot be told apart."""
 MEASURES = tuple(name for name, _, _ in POOLED_SCALES)
 
 
@@ -78,7 +82,7 @@ class LeftOut:
 class Centres:
     """What the aggregates of several sites say together.
 
-    ``recalibration`` is intercept and slope over all sites with their intervals; None if no site has a fit.
+    ``recalibration`` is intercept and slope over all sites with their intervals; None if they cannot be told apart.
     """
 
     centres: tuple[Centre, ...]
@@ -136,16 +140,11 @@ def check(aggregates: Sequence[Aggregate]) -> None:
 
 def _measured(one: Aggregate) -> tuple[Measured | None, Measured | None, Measured | None]:
     """AUC, O/E and slope, each with the error on its scale."""
-    slope = None
-    if one.update is not None:
-        covariance = np.linalg.inv(_information(one))
-        slope = Measured(value=one.update.slope, error=float(np.sqrt(covariance[1, 1])))
-    return one.auc, one.observed_expected, slope
+    return one.auc, one.observed_expected, one.slope
 
 
 def _information(one: Aggregate) -> Array:
-    assert one.update is not None
-    a, ab, b = one.update.information
+    a, ab, b = one.derivatives.information
     return np.array([[a, ab], [ab, b]])
 
 
@@ -171,13 +170,13 @@ def _pooled(aggregates: Sequence[Aggregate]) -> list[Pooled | None]:
 
 
 def _summed(aggregates: Sequence[Aggregate]) -> tuple[Array, Array] | None:
-    """Intercept and slope (2,) over the sites, and their covariance (2, 2)."""
-    fits = [(np.array([one.update.intercept, one.update.slope]), _information(one)) for one in aggregates if one.update]
-    if not fits:
+    """Change of intercept and slope (2,) over the sites, and its covariance (2, 2); None if there is none."""
+    information = np.sum([_information(one) for one in aggregates], axis=0)
+    if not aggregates or np.linalg.cond(information) > WORST:
         return None
-    covariance = np.asarray(np.linalg.inv(np.sum([information for _, information in fits], axis=0)), np.float64)
-    weighted = np.sum([information @ estimate for estimate, information in fits], axis=0)
-    return np.asarray(covariance @ weighted, np.float64), covariance
+    covariance = np.asarray(np.linalg.inv(information), np.float64)
+    gradient = np.sum([one.derivatives.gradient for one in aggregates], axis=0)
+    return np.asarray(covariance @ gradient, np.float64), covariance
 
 
 def _recalibration(aggregates: Sequence[Aggregate]) -> tuple[Estimate, Estimate] | None:
@@ -185,7 +184,8 @@ def _recalibration(aggregates: Sequence[Aggregate]) -> tuple[Estimate, Estimate]
     if summed is None:
         return None
     halves = NORMAL * np.sqrt(np.diag(summed[1]))
-    first, second = (Estimate(float(v), float(v - h), float(v + h)) for v, h in zip(summed[0], halves, strict=True))
+    estimates = summed[0] + START
+    first, second = (Estimate(float(v), float(v - h), float(v + h)) for v, h in zip(estimates, halves, strict=True))
     return first, second
 
 
@@ -210,10 +210,9 @@ def _left_out(aggregates: Sequence[Aggregate], place: int) -> LeftOut:
         predictions.append((back(middle - half), back(middle + half)))
         inside.append(bool(abs(to(measured.value) - middle) <= half))
     summed = _summed(others)
-    if summed is None or own.update is None:
+    if summed is None:
         return LeftOut(own.site, tuple(predictions), tuple(inside), np.nan, np.nan, np.nan)
-    distance = summed[0] - np.array([own.update.intercept, own.update.slope])
-    none, fitted = own.update.log_likelihoods
-    moved = fitted - float(distance @ _information(own) @ distance) / 2
-    intercept, slope = (float(value) for value in summed[0])
-    return LeftOut(own.site, tuple(predictions), tuple(inside), intercept, slope, (moved - none) / own.patients)
+    change = summed[0]
+    gain = float(change @ np.asarray(own.derivatives.gradient)) - float(change @ _information(own) @ change) / 2
+    intercept, slope = (float(value) for value in change + START)
+    return LeftOut(own.site, tuple(predictions), tuple(inside), intercept, slope, gain / own.patients)

