@@ -8,7 +8,7 @@ normal approximation: (f - m)' S^-1 (mean - m), with f the person's terms, m and
 population (Sankararaman et al., Nat Genet 2009;41:965). The AUC of this score says how well members and other persons
 are told apart: 0.5 is chance. For k independent sums of n patients it is about Phi(sqrt(k / 2 n)).
 
-``record and outcome``: the attacker uses the counts of the subgroups. ``record, outcome, prediction``: all numbers.
+The subgroups are in the aggregate with ``--share-subgroups`` only; without them, the record says nothing.
 
 ``all cells`` is what the aggregate would give away without the merging of small cells: 12 cells of the prediction and
 groups of sex by decade of age, each by outcome.
@@ -142,7 +142,7 @@ def attacks(n: int, repeats: int) -> dict[str, list[tuple[float, float]]]:
         people = People(2 * n, rng)
         inside = people.rows(slice(0, n))
         try:
-            bundle = aggregate.of(inside.table(), "a", "p")
+            bundle = aggregate.of(inside.table(), "a", "p", with_subgroups=True)
         except ValueError:  # too few of one outcome: no bundle
             continue
         limits = [tuple(map(float, cell.name.split(" to "))) for cell in bundle.calibration]
@@ -159,13 +159,19 @@ def attacks(n: int, repeats: int) -> dict[str, list[tuple[float, float]]]:
             for p in (people, population, inside)
         }
         variants = {
-            "record and outcome": lambda p, b=bundle: groups_of(p, b),
-            "record, outcome, prediction": lambda p, b=bundle, li=limits: [
+            "outcome": lambda p: [p.labels.astype(float)],
+            "outcome, prediction": lambda p, li=limits: [*cells_of(p, li), *sums_of(p, population)],
+            "record, outcome; with subgroups": lambda p, b=bundle: groups_of(p, b),
+            "record, outcome, prediction; with subgroups": lambda p, b=bundle, li=limits: [
                 *groups_of(p, b, predicted=True),
                 *cells_of(p, li),
                 *sums_of(p, population),
             ],
-            "the same, all cells": lambda p, d=decades: [*d[id(p)], *cells_of(p, limits_all), *sums_of(p, population)],
+            "record, outcome, prediction; all cells": lambda p, d=decades: [
+                *d[id(p)],
+                *cells_of(p, limits_all),
+                *sums_of(p, population),
+            ],
         }
         member = np.repeat([1, 0], n)
         for name, terms in variants.items():

@@ -21,6 +21,9 @@ class ExportOptions:
         Path | None, typer.Option(help="New file of counts and sums for `rlvo pool`; small cells are merged")
     ] = None
     preview: Annotated[bool, typer.Option("--preview", help="Print the aggregate as text, and do not write it")] = False
+    share_subgroups: Annotated[
+        bool, typer.Option("--share-subgroups", help="Add the cells of the subgroups to the aggregate")
+    ] = False
     site_file: Annotated[
         Path | None, typer.Option(help="New file for `rlvo federate`; it holds patients and stays in the hospital")
     ] = None
@@ -46,7 +49,9 @@ def check(options: ExportOptions, *, is_table: bool) -> None:
     if options == EXPORT:
         return
     if not wanted and options.site_file is None:
-        raise typer.BadParameter("--as-site, --predictor and --key need --export-aggregate, --preview or --site-file")
+        raise typer.BadParameter(
+            "--as-site, --predictor, --share-subgroups and --key need --export-aggregate, --preview or --site-file"
+        )
     if is_table and not options.predictor:
         raise typer.BadParameter("give the name of the predictor, the same at all sites", param_hint="--predictor")
     if not is_table and options.predictor:
@@ -93,7 +98,7 @@ def export(options: ExportOptions, table: PredictionTable, folder: Path | None, 
         from app.registry import signed_json
 
         try:
-            found = aggregate.of(table, options.as_site, predictor, digest)
+            found = aggregate.of(table, options.as_site, predictor, digest, with_subgroups=options.share_subgroups)
         except ValueError as error:
             raise CohortFault([f"no aggregate: {error}"]) from None
         document = found.model_dump(mode="json")

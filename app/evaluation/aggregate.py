@@ -121,7 +121,9 @@ class Aggregate(FrozenModel):
         return self
 
 
-def of(table: PredictionTable, site: str, predictor: str, digest: str = "") -> Aggregate:
+def of(
+    table: PredictionTable, site: str, predictor: str, digest: str = "", *, with_subgroups: bool = False
+) -> Aggregate:
     """Aggregate of the patients of a table whose outcome is known.
 
     Args:
@@ -129,6 +131,7 @@ def of(table: PredictionTable, site: str, predictor: str, digest: str = "") -> A
         site: Name under which the site takes part.
         predictor: Version as NAME@VERSION, or another name.
         digest: Digest of the version.
+        with_subgroups: Whether the cells of the subgroups are in it; without, it says less of each patient.
 
     Raises:
         ValueError: The site has too few patients, or too few of one outcome; the message says how many are needed.
@@ -139,7 +142,7 @@ def of(table: PredictionTable, site: str, predictor: str, digest: str = "") -> A
     subgroups = {
         name: cells
         for name, group in table.groups.items()
-        if len(cells := _merged_levels(group.levels[known], group.order, labels, own)) > 1
+        if with_subgroups and len(cells := _merged_levels(group.levels[known], group.order, labels, own)) > 1
     }
     error = metrics.auc_log_odds_error(labels, own)
     if not np.isfinite(error) or error == 0:

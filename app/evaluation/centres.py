@@ -6,8 +6,8 @@ Design notes:
   the others are pooled, and the site is compared with their prediction interval. The recalibration of the others is
   applied to the site.
 - The recalibration of several sites is one Newton step from the predictions as they are: the sums of their derivatives
-  are those of one table. Its gain at another site is that site's log-likelihood to second order. Both are near the exact
-  ones for a small update; ``app.evaluation.federated`` gives the exact fit, by more rounds.
+  are those of one table. Its gain at another site is that site's log-likelihood to second order. Both are near the
+  exact ones for a small update; ``app.evaluation.federated`` gives the exact fit, by more rounds.
 """
 
 from __future__ import annotations

@@ -7,8 +7,9 @@ Design notes:
 - With fewer than ``EXACT_BELOW`` patients of the rarer outcome and a p value near the level, the first test draws
   outcomes from the predictions, because the likelihood ratio exceeds its chi-squared distribution with few events. Its
   level is 4 %, so that about 5 % of calibrated models at most are updated.
-- The chosen update is shrunk by (LR - df) / LR (van Houwelingen & le Cessie, Stat Med 1990;9:1303; Steyerberg et al.,
-  Stat Med 2004;23:2567). With many events the factor is close to 1.
+- The chosen update is shrunk by (LR - c) / LR. With c = df this is the factor of van Houwelingen & le Cessie (Stat Med
+  1990;9:1303). Here c is the critical value of the likelihood ratio: an update is made only above it, so its estimate
+  is too large on average. An update at the limit of the test is then none, and one with many events is whole.
 - An update never has a negative slope, so that the order of patients is kept.
 """
 
@@ -147,9 +148,11 @@ def _chosen(
         fitted = both if update is Update.BOTH else one
         free = 2 if update is Update.BOTH else 1
         gained = 2 * (fitted.log_likelihood - none)
-        shrinkage = max((gained - free) / gained, 0.0) if gained > 0 else 0.0
+        shrinkage = max(1 - float(stats.chi2.isf(level, free)) / gained, 0.0) if gained > 0 else 0.0
         estimated = float(fitted.coefficients[1]) if update is Update.BOTH else 1.0
         intercept, slope = shrinkage * float(fitted.coefficients[0]), 1 + shrinkage * (estimated - 1)
+        if not shrinkage:
+            update = Update.NONE
     return Recalibration(
         update=update,
         intercept=intercept,

@@ -83,8 +83,10 @@ def _write_recalibration(
             f"No update: {where}, do not show that the version is miscalibrated (p = {chosen.p_any:.2g}). "
             "No version was written."
         )
-    nobody = np.zeros(0, np.int64)
-    manifest = recalibrate_version.recalibrated(parent.manifest, chosen, nobody, np.zeros(0), out.parent.name, out.name)
+    no_labels = np.zeros(0, np.int64)
+    manifest = recalibrate_version.recalibrated(
+        parent.manifest, chosen, no_labels, np.zeros(0), out.parent.name, out.name
+    )
     lineage |= {
         "update": chosen.update.value,
         "p_any": chosen.p_any,

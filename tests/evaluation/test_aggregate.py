@@ -34,7 +34,7 @@ def site(count: int, *, shift: float = 0.0, slope: float = 1.0, seed: int = 0, r
 @pytest.mark.parametrize("count", [120, 400, 3000])
 @pytest.mark.parametrize("rare", [3, 30, 70])
 def test_no_cell_is_small_and_no_difference_of_cells_is(count: int, rare: int) -> None:
-    found = aggregate.of(site(count, rare=rare), "north", "model")
+    found = aggregate.of(site(count, rare=rare), "north", "model", with_subgroups=True)
     for cells in (found.calibration, *found.subgroups.values()):
         assert cells
         assert sum(cell.patients for cell in cells) == found.patients == count
@@ -56,11 +56,12 @@ def test_missing_values_beside_a_merged_cell_are_not_counted() -> None:
         groups={"ward": Groups(levels, ("east", "west", "rare", ""))},
         characteristics={"ward": [level or None for level in levels]},
     )
-    found = aggregate.of(table, "north", "model")
+    found = aggregate.of(table, "north", "model", with_subgroups=True)
     assert {cell.name: cell.patients for cell in found.subgroups["ward"]}["other levels"] == 63
     assert found.missing["ward"] is None
-    without = replace(table, groups={})
-    assert aggregate.of(without, "north", "model").missing["ward"] == 60
+    alone = aggregate.of(table, "north", "model")
+    assert not alone.subgroups
+    assert alone.missing["ward"] == 60
 
 
 def test_estimates_are_those_of_the_patients() -> None:
@@ -97,7 +98,9 @@ def test_few_events_are_refused() -> None:
 
 
 def test_preview_shows_every_number_and_name_of_the_document() -> None:
-    document = aggregate.of(site(400, rare=60), "north", "model@1.0.0", "sha256:ab").model_dump(mode="json")
+    document = aggregate.of(site(400, rare=60), "north", "model@1.0.0", "sha256:ab", with_subgroups=True).model_dump(
+        mode="json"
+    )
     text = aggregate.preview(document)
 
     def leaves(value: object) -> list[object]:
