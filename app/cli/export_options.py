@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +12,7 @@ import typer
 if TYPE_CHECKING:
     from app.evaluation.validation import PredictionTable
     from app.training.score import ScoredCohort
+    from app.training.site_data import SiteData
 
 
 @dataclass(frozen=True)
@@ -61,36 +63,59 @@ def check(options: ExportOptions, *, is_table: bool) -> None:
             raise typer.BadParameter(f"{path.name} exists; give a new file")
 
 
-def export(options: ExportOptions, table: PredictionTable, folder: Path | None, scored: ScoredCohort | None) -> str:
+def export_cohort(options: ExportOptions, table: PredictionTable, folder: Path, scored: ScoredCohort) -> str:
+    """Write the files of a version's cohort as ``export`` does; the site file has the inputs of the heads.
+
+    Args:
+        options: What is written.
+        table: Predictions and outcomes.
+        folder: Folder of the version.
+        scored: The cohort.
+
+    Raises:
+        CohortFault: As for ``export``.
+    """
+    import hashlib
+
+    from app.training import head_features
+
+    (manifest,) = scored.manifests
+    digest = f"sha256:{hashlib.sha256((folder / 'manifest.json').read_bytes()).hexdigest()}"
+
+    def with_features(data: SiteData) -> SiteData:
+        return head_features.add(data, folder, manifest, scored.data)
+
+    return export(options, table, f"{manifest.name}@{manifest.version}", digest, with_features)
+
+
+def export(
+    options: ExportOptions,
+    table: PredictionTable,
+    predictor: str,
+    digest: str = "",
+    with_features: Callable[[SiteData], SiteData] | None = None,
+) -> str:
     """Write the files that are asked for; return a text for the user, or "".
 
     Args:
         options: What is written.
         table: Predictions and outcomes.
-        folder: Folder of the version; None: a table of predictions.
-        scored: The cohort of the version.
+        predictor: Version as NAME@VERSION, or another name.
+        digest: Digest of the version.
+        with_features: Adds the inputs of the heads to the site file; None: it has none.
 
     Raises:
         CohortFault: The site has too few patients to share sums of them.
     """
-    import hashlib
-
     from app.training.errors import CohortFault
 
-    predictor, digest = options.predictor, ""
-    if folder is not None and scored is not None:
-        (manifest,) = scored.manifests
-        predictor = f"{manifest.name}@{manifest.version}"
-        digest = f"sha256:{hashlib.sha256((folder / 'manifest.json').read_bytes()).hexdigest()}"
     parts = []
     if options.site_file is not None:
         from app.training.site_data import SiteData
 
         data = SiteData.of_table(table, predictor, digest)
-        if folder is not None and scored is not None:
-            from app.training import head_features
-
-            data = head_features.add(data, folder, scored.manifests[0], scored.data)
+        if with_features is not None:
+            data = with_features(data)
         data.save(options.site_file)
         parts.append(f"{options.site_file}: {len(data.labels)} patients. It stays in the hospital.")
     if options.export_aggregate is not None or options.preview:

@@ -95,6 +95,11 @@ ARGUMENTS: dict[str, list[str]] = {
         "good.csv --site-file new.npz",
         "good.csv --as-site a",
         "tiny header.csv --predictor p --site-file new.npz",
+        "tiny --from-outcomes",
+        "unknown --from-outcomes",
+        "tiny header.csv --from-outcomes",
+        "tiny --from-outcomes --since yesterday",
+        "tiny --from-outcomes --site-file new.npz --predictor p",
     ],
     "recalibrate": [
         "unknown --cohort header.csv --name a --version 1.0.0",
