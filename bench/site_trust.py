@@ -120,7 +120,8 @@ def real(path: Path, columns: TableColumns) -> None:
         print(f"{values.max():.4f}; worse than no update in {(values < 0).sum()}")
         apart = np.array(list(literal.values()))
         print(
-            f"  difference of the median log-losses: median {np.median(apart):.4f}, smallest {apart.min():.4f}",
+            f"  difference of the median log-losses: median {np.median(apart):.4f}, smallest {apart.min():.4f}; "
+            f"worse in {(apart < -1e-12).sum()}",
             flush=True,
         )
 

@@ -21,10 +21,12 @@ from app.cli import (
     demo,
     dicom,
     erasures,
+    federate,
     models,
     monitor,
     outcomes,
     plan,
+    pool,
     predict,
     predict_cohort,
     serve,
@@ -99,6 +101,8 @@ app.add_typer(outcomes.outcomes, name="outcomes", rich_help_panel=OPERATE)
 app.command(rich_help_panel=OPERATE)(monitor.monitor)
 app.command(rich_help_panel=OPERATE)(compare.compare)
 app.command(rich_help_panel=TRAIN)(plan.plan)
+app.command(rich_help_panel=TRAIN)(pool.pool)
+app.add_typer(federate.federate, name="federate", rich_help_panel=TRAIN)
 app.command(rich_help_panel=OPERATE)(admin.replay)
 app.command(rich_help_panel=OPERATE)(admin.fsck)
 app.command("settings", rich_help_panel=OPERATE)(admin.list_settings)

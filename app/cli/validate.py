@@ -5,11 +5,17 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.cli import export_options
 from app.cli.cohort_options import CONSENT, READING, ConsentOptions, ReadingOptions, cohort_faults, console, cores
+from app.cli.export_options import EXPORT, ExportOptions
+
+if TYPE_CHECKING:
+    from app.evaluation.validation import PredictionTable
+    from app.registry.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -51,12 +57,14 @@ def validate(
     jobs: Annotated[int, typer.Option(min=0, help="Studies prepared at the same time; 0: one per core")] = 0,
     reading: ReadingOptions = READING,
     consent: ConsentOptions = CONSENT,
+    export: ExportOptions = EXPORT,
 ) -> None:
     """Validate predicted probabilities against outcomes: discrimination, calibration, decisions, subgroups and sites.
 
     rlvo validate predictions.csv --site-column hospital --subgroup sex --subgroup age=60,75
     rlvo validate mine@1.0.0 cohort.csv --out validation
     rlvo validate mine@1.0.0 --from-outcomes --since 2026-01-01 --site north
+    rlvo validate mine@1.0.0 cohort.csv --export-aggregate bundle.json --as-site north --key site.key
 
     The predictor can be any one: the table needs its probabilities and the outcomes. The report is written as
     Markdown, as one HTML file, and as CSV files. TRIPOD+AI items that the data cannot fill are listed as blank.
@@ -72,18 +80,22 @@ def validate(
         raise typer.BadParameter(
             "columns, --subgroup, --level and --threshold are for a table of predictions: a version has its own"
         )
+    export_options.check(export, is_table=cohort is None and not from_outcomes)
     with cohort_faults():
         if from_outcomes:
-            text = _of_outcomes(source, out, site, since, rounds)
+            text, read, manifest, digest = _of_outcomes(source, out, site, since, rounds)
+            shared = export_options.export(export, read, f"{manifest.name}@{manifest.version}", digest)
         elif cohort is None:
-            text = _of_table(Path(source), out, table, site, since, rounds, reading.date_format)
+            text, read = _of_table(Path(source), out, table, site, since, rounds, reading.date_format)
+            shared = export_options.export(export, read, export.predictor)
         else:
             from app.training.progress import RichProgress
             from app.training.score import EvalConfig
             from app.training.validate_version import validate_version
 
+            folder = version_folder(source)
             config = EvalConfig(
-                versions=[version_folder(source)],
+                versions=[folder],
                 cohort=cohort,
                 since=since,
                 site=site,
@@ -91,12 +103,18 @@ def validate(
                 **asdict(reading),
                 **asdict(consent),
             )
-            text = validate_version(config, out, rounds=rounds, progress=RichProgress(console))
+            text, read, scored = validate_version(config, out, rounds=rounds, progress=RichProgress(console))
+            shared = export_options.export_cohort(export, read, folder, scored)
     typer.echo(text)
     typer.echo(f"Report: {out / 'report.html'}")
+    if shared:
+        typer.echo(f"\n{shared}")
 
 
-def _of_outcomes(reference: str, out: Path, site: str, since: str, rounds: int) -> str:
+def _of_outcomes(
+    reference: str, out: Path, site: str, since: str, rounds: int
+) -> tuple[str, PredictionTable, Manifest, str]:
+    """The report, the recorded predictions and outcomes, and the version's manifest and digest."""
     from contextlib import closing
 
     from app.cli.common import naming_folders, open_database, open_model_store, settings
@@ -111,7 +129,8 @@ def _of_outcomes(reference: str, out: Path, site: str, since: str, rounds: int) 
         raise typer.BadParameter("give an ISO date, such as 2026-01-31", param_hint="--since") from None
     config = settings()
     with naming_folders(config):
-        manifest = open_model_store(config).resolve(reference).manifest
+        entry = open_model_store(config).resolve(reference)
+    manifest = entry.manifest
     with closing(open_database(must_exist=True)) as database, database.reading() as session:
         read = recorded_outcomes.table(session, manifest, since=day, caller=site)
     level = None if manifest.conformal is None else manifest.conformal.level
@@ -122,7 +141,8 @@ def _of_outcomes(reference: str, out: Path, site: str, since: str, rounds: int) 
         "12g": f"The probabilities are those that {name} answered in use.",
     }
     title = f"Validation of {name} on its recorded outcomes"
-    return validation_report.write(out, title, result, "recorded outcomes", items=items)
+    text = validation_report.write(out, title, result, "recorded outcomes", items=items)
+    return text, read, manifest, entry.digest
 
 
 def version_folder(reference: str) -> Path:
@@ -138,7 +158,7 @@ def version_folder(reference: str) -> Path:
 
 def _of_table(
     path: Path, out: Path, table: PredictionColumns, site: str, since: str, rounds: int, date_format: str
-) -> str:
+) -> tuple[str, PredictionTable]:
     from app.evaluation import validation, validation_report
     from app.training import prediction_table, report_folder
     from app.training.prediction_table import TableColumns
@@ -154,4 +174,4 @@ def _of_table(
     )
     read = prediction_table.read(path, columns, since=since, only_site=site, date_format=date_format)
     result = validation.validate(read, threshold=table.threshold, level=table.level, rounds=rounds)
-    return validation_report.write(out, f"Validation on {path.name}", result, path.name)
+    return validation_report.write(out, f"Validation on {path.name}", result, path.name), read

@@ -32,6 +32,8 @@ class Pooled:
         prediction: 95 % prediction interval of a new site.
         tau: SD between the sites, on the scale on which they are pooled.
         i2: Share of the variance that is between the sites (Higgins & Thompson, Stat Med 2002;21:1539).
+        q: Cochran's Q, the weighted squared distance of the sites from their fixed-effect mean.
+        p_equal: p value of Q, of "all sites have the same value".
     """
 
     sites: int
@@ -39,6 +41,8 @@ class Pooled:
     prediction: tuple[float, float]
     tau: float
     i2: float
+    q: float
+    p_equal: float
 
 
 def pool(values: Sequence[float], errors: Sequence[float], level: float = 0.95) -> Pooled | None:
@@ -58,12 +62,15 @@ def pool(values: Sequence[float], errors: Sequence[float], level: float = 0.95) 
     ahead = float(stats.t.ppf((1 + level) / 2, count - 2)) * float(np.sqrt(tau2 + error**2))
     fixed = 1 / s**2
     typical = (count - 1) * fixed.sum() / (fixed.sum() ** 2 - (fixed**2).sum())
+    q = float((fixed * (y - (fixed * y).sum() / fixed.sum()) ** 2).sum())
     return Pooled(
         sites=count,
         mean=Estimate(mean, mean - half, mean + half),
         prediction=(mean - ahead, mean + ahead),
         tau=float(np.sqrt(tau2)),
         i2=float(tau2 / (tau2 + typical)),
+        q=q,
+        p_equal=float(stats.chi2.sf(q, count - 1)),
     )
 
 

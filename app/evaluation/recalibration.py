@@ -7,8 +7,9 @@ Design notes:
 - With fewer than ``EXACT_BELOW`` patients of the rarer outcome and a p value near the level, the first test draws
   outcomes from the predictions, because the likelihood ratio exceeds its chi-squared distribution with few events. Its
   level is 4 %, so that about 5 % of calibrated models at most are updated.
-- The chosen update is shrunk by (LR - df) / LR (van Houwelingen & le Cessie, Stat Med 1990;9:1303; Steyerberg et al.,
-  Stat Med 2004;23:2567). With many events the factor is close to 1.
+- The chosen update is shrunk by (LR - c) / LR. With c = df this is the factor of van Houwelingen & le Cessie (Stat Med
+  1990;9:1303). Here c is the critical value of the likelihood ratio: an update is made only above it, so its estimate
+  is too large on average. An update at the limit of the test is then none, and one with many events is whole.
 - An update never has a negative slope, so that the order of patients is kept.
 """
 
@@ -92,9 +93,54 @@ def recalibrate(
     rarer = int(min(labels.sum(), len(labels) - labels.sum()))
     ratios = (2 * (one.log_likelihood - none), 2 * (both.log_likelihood - none))
     p_any = _p_any(x, probabilities, ratios, rarer, draws, seed)
+    return _chosen(none, one, both, (len(labels), int(labels.sum())), p_any, level)
+
+
+def of_fits(
+    none: float,
+    one: logistic.LogisticFit,
+    both: logistic.LogisticFit,
+    patients: int,
+    events: int,
+    *,
+    level: float = LEVEL,
+) -> Recalibration:
+    """Choose the update from fits, without the patients: the same as ``recalibrate`` of them.
+
+    Args:
+        none: Log-likelihood of the predictions as they are.
+        one: Fit of the intercept.
+        both: Fit of intercept and slope.
+        patients: Patients of the fits.
+        events: Patients with the outcome.
+        level: Level of both tests.
+
+    Raises:
+        ValueError: Fewer than ``EXACT_BELOW`` patients have the rarer outcome; the test would need the patients.
+    """
+    rarer = min(events, patients - events)
+    if rarer < EXACT_BELOW:
+        raise ValueError(
+            f"{rarer} of {patients} patients have the rarer outcome, and the test on sums needs {EXACT_BELOW}: "
+            f"{EXACT_BELOW - rarer} more"
+        )
+    ratios = (2 * (one.log_likelihood - none), 2 * (both.log_likelihood - none))
+    return _chosen(none, one, both, (patients, events), _approximate_p(ratios), level)
+
+
+def _chosen(
+    none: float,
+    one: logistic.LogisticFit,
+    both: logistic.LogisticFit,
+    counts: tuple[int, int],
+    p_any: float,
+    level: float,
+) -> Recalibration:
+    """Closed test and shrinkage; ``counts`` are all patients, and those with the outcome."""
+    patients, events = counts
     p_slope = float("nan")
     update = Update.NONE
-    if p_any <= level and rarer >= FEWEST_EVENTS and both.converged:
+    if p_any <= level and min(events, patients - events) >= FEWEST_EVENTS and both.converged:
         p_slope = float(stats.chi2.sf(max(2 * (both.log_likelihood - one.log_likelihood), 0.0), 1))
         update = Update.BOTH if p_slope <= level and both.coefficients[1] > 0 else Update.INTERCEPT
     intercept, slope, shrinkage = 0.0, 1.0, 0.0
@@ -102,9 +148,11 @@ def recalibrate(
         fitted = both if update is Update.BOTH else one
         free = 2 if update is Update.BOTH else 1
         gained = 2 * (fitted.log_likelihood - none)
-        shrinkage = max((gained - free) / gained, 0.0) if gained > 0 else 0.0
+        shrinkage = max(1 - float(stats.chi2.isf(level, free)) / gained, 0.0) if gained > 0 else 0.0
         estimated = float(fitted.coefficients[1]) if update is Update.BOTH else 1.0
         intercept, slope = shrinkage * float(fitted.coefficients[0]), 1 + shrinkage * (estimated - 1)
+        if not shrinkage:
+            update = Update.NONE
     return Recalibration(
         update=update,
         intercept=intercept,
@@ -113,8 +161,8 @@ def recalibrate(
         shrinkage=shrinkage,
         p_any=p_any,
         p_slope=p_slope,
-        patients=len(labels),
-        events=int(labels.sum()),
+        patients=patients,
+        events=events,
     )
 
 
@@ -152,8 +200,7 @@ def _p_any(x: Array, probabilities: Array, ratios: tuple[float, float], rarer: i
         draws: Simulated sets of outcomes.
         seed: Seed of these.
     """
-    smaller = float(min(stats.chi2.sf(ratios[0], 1), stats.chi2.sf(ratios[1], 2)))
-    rough = _by_chance(smaller)
+    smaller, rough = _smaller(ratios), _approximate_p(ratios)
     if rarer >= EXACT_BELOW or not LEVEL / 8 < rough < 4 * LEVEL:  # the approximation is enough
         return rough
     rng = np.random.default_rng(seed)
@@ -161,6 +208,15 @@ def _p_any(x: Array, probabilities: Array, ratios: tuple[float, float], rarer: i
     one, both = _ratios(drawn, x)
     found = np.minimum(stats.chi2.sf(one, 1), stats.chi2.sf(both, 2))
     return float((1 + (found <= smaller * (1 + 1e-9)).sum()) / (draws + 1))
+
+
+def _smaller(ratios: tuple[float, float]) -> float:
+    return float(min(stats.chi2.sf(ratios[0], 1), stats.chi2.sf(ratios[1], 2)))
+
+
+def _approximate_p(ratios: tuple[float, float]) -> float:
+    """P value of "no update" by the chi-squared distributions of the likelihood ratios."""
+    return _by_chance(_smaller(ratios))
 
 
 def _by_chance(smaller: float) -> float:

@@ -99,6 +99,9 @@ class EnsemblePredictor(Protocol):
     def predict(self, image: Image, clinical: Vector, /, *, with_features: bool = False) -> EnsembleOutput:
         """Compute the logits and, with ``with_features``, the pooled features, in one pass over the images."""
 
+    def head_inputs(self, image: Image, clinical: Vector, /) -> Array:
+        """Compute what each fold's last linear layer reads, (folds, c), for one patient."""
+
     def warm_up(self) -> None:
         """Do the one-time work now, so that the first prediction is not slower."""
 
@@ -156,6 +159,10 @@ class NetworkFolds:
         features, vector = self.ensemble.features(torch.from_numpy(image)), torch.from_numpy(clinical)[None]
         logits, pooled = self.ensemble.logits_and_features(features, vector)
         return EnsembleOutput(logits[:, 0].double().numpy(), pooled[0].double().numpy() if with_features else None)
+
+    def head_inputs(self, image: Image, clinical: Vector, /) -> Array:
+        features, vector = self.ensemble.features(torch.from_numpy(image)), torch.from_numpy(clinical)[None]
+        return np.asarray(self.ensemble.penultimates(features, vector)[:, 0].double().numpy())
 
     @cached_property
     def _tails_without_images(self) -> list[TailEvaluator]:
@@ -244,6 +251,9 @@ class LogisticFolds:
     def predict(self, image: Image, clinical: Vector, /, *, with_features: bool = False) -> EnsembleOutput:  # noqa: ARG002
         """Compute the logits; a logistic regression has no features."""
         return EnsembleOutput(self.logits(image, clinical), None)
+
+    def head_inputs(self, _image: Image, clinical: Vector, /) -> Array:
+        return np.tile(clinical.astype(np.float64), (len(self.intercepts), 1))
 
     def warm_up(self) -> None:
         """Do nothing: a logistic regression has no one-time work."""

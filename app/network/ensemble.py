@@ -161,6 +161,15 @@ class Ensemble:
                 rows.append(fold.classify(pooled[-1], clinical)[:, 0])
         return torch.stack(rows).cpu(), torch.stack(pooled).mean(dim=0).cpu()
 
+    @torch.no_grad()
+    def penultimates(self, features: Sequence[Tensor], clinical: Tensor) -> Tensor:
+        """Compute each fold's pooled output of the last block, (folds, n, 8 f), as in ``logits_and_features``."""
+        clinical = clinical.to(self.device, torch.float32)
+        with self._limit_threads(len(clinical) * features[0][0, 0].numel()):
+            pairs = zip(self.folds, features, strict=True)
+            pooled = [fold.penultimate(own.expand(len(clinical), -1, -1, -1, -1), clinical) for fold, own in pairs]
+        return torch.stack(pooled).cpu()
+
     def tails(self, features: Sequence[Tensor]) -> list[TailEvaluator]:
         """Prepare each fold's tail for many clinical vectors of one patient."""
         return [TailEvaluator(fold, own) for fold, own in zip(self.folds, features, strict=True)]

@@ -5,6 +5,7 @@ Design notes:
 - `manifest.sig` has one signature per line (64 bytes in base64). One signature with a trusted key is sufficient.
 - Keys are 32 raw bytes (RFC 8032) in base64. Only the owner can read the file of a private key.
 - Only this module imports the cryptography library, and only a store with trusted keys imports this module.
+- Documents that leave a site are signed with the same keys (``app.registry.signed_json``).
 """
 
 from __future__ import annotations
@@ -34,17 +35,35 @@ def generate(path: Path) -> str:
 
 def sign(folder: Path, key: Path) -> str:
     """Sign the version in ``folder``; return the public key. A file without a key raises InvalidRequest."""
-    try:
-        private = Ed25519PrivateKey.from_private_bytes(_bytes(key.read_text()))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise InvalidRequest("The file contains no Ed25519 private key; `rlvo models keygen` creates one") from error
-    signature = _text(private.sign((folder / "manifest.json").read_bytes()))
+    signature, public = sign_bytes((folder / "manifest.json").read_bytes(), key)
     present = _signatures(folder)
     if signature not in present:
         temporary = folder / f"{SIGNATURE}.part"
         temporary.write_text("\n".join([*present, signature]) + "\n")
         temporary.replace(folder / SIGNATURE)
-    return _text(private.public_key().public_bytes_raw())
+    return public
+
+
+def sign_bytes(content: bytes, key: Path) -> tuple[str, str]:
+    """Sign bytes with the private key of a file; return signature and public key, both in base64.
+
+    Raises:
+        InvalidRequest: The file contains no key.
+    """
+    try:
+        private = Ed25519PrivateKey.from_private_bytes(_bytes(key.read_text()))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InvalidRequest("The file contains no Ed25519 private key; `rlvo models keygen` creates one") from error
+    return _text(private.sign(content)), _text(private.public_key().public_bytes_raw())
+
+
+def is_signed(content: bytes, signature: str, public: str) -> bool:
+    """Whether the signature of these bytes was made with the private key of ``public``; both are base64."""
+    try:
+        Ed25519PublicKey.from_public_bytes(_bytes(public)).verify(_bytes(signature), content)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
 
 
 def check(folder: Path, manifest: bytes, trusted: Sequence[str]) -> None:
@@ -65,7 +84,7 @@ def public_keys(trusted: Sequence[str]) -> list[Ed25519PublicKey]:
     try:
         return [Ed25519PublicKey.from_public_bytes(_bytes(key)) for key in trusted]
     except ValueError as error:
-        raise InvalidRequest("Each key in RLVO_TRUSTED_KEYS must be 32 bytes in base64") from error
+        raise InvalidRequest("Each trusted key (RLVO_TRUSTED_KEYS, --trust) must be 32 bytes in base64") from error
 
 
 def _signatures(folder: Path) -> list[str]:

@@ -27,8 +27,11 @@ from app.training.score import EvalConfig, ScoredCohort, VersionPredictions, pre
 
 def validate_version(
     config: EvalConfig, out: Path, *, rounds: int = 1000, progress: ProgressReporter | None = None
-) -> str:
-    """Validate the one version of ``config`` on its cohort, write the report into ``out``, and return it as Markdown.
+) -> tuple[str, PredictionTable, ScoredCohort]:
+    """Validate the one version of ``config`` on its cohort and write the report into ``out``.
+
+    Returns:
+        The report as Markdown, the predictions with their outcomes, and the cohort.
 
     Raises:
         CohortFault: With every fault of the cohort, or if the folder holds no version.
@@ -51,7 +54,8 @@ def validate_version(
         "8a": f"Outcome {manifest.training.target}, as the columns of the table define it.",
     }
     title = f"Validation of {name} on {config.cohort.name}"
-    return validation_report.write(out, title, result, config.cohort.name, more=more, items=items)
+    text = validation_report.write(out, title, result, config.cohort.name, more=more, items=items)
+    return text, table, scored
 
 
 def prediction_table(scored: ScoredCohort, predicted: VersionPredictions, config: EvalConfig) -> PredictionTable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer.main
 
@@ -87,10 +89,17 @@ ARGUMENTS: dict[str, list[str]] = {
         "tiny header.csv --subgroup sex",
         "tiny binary.csv",
         "../tiny header.csv",
+        "good.csv --export-aggregate new.json",
+        "good.csv --export-aggregate new.json --as-site a/b --predictor p",
+        "good.csv --export-aggregate text --as-site a --predictor p",
+        "good.csv --site-file new.npz",
+        "good.csv --as-site a",
+        "tiny header.csv --predictor p --site-file new.npz",
         "tiny --from-outcomes",
         "unknown --from-outcomes",
         "tiny header.csv --from-outcomes",
         "tiny --from-outcomes --since yesterday",
+        "tiny --from-outcomes --site-file new.npz --predictor p",
     ],
     "recalibrate": [
         "unknown --cohort header.csv --name a --version 1.0.0",
@@ -101,6 +110,57 @@ ARGUMENTS: dict[str, list[str]] = {
         "damaged --cohort header.csv --name a --version 1.0.0",
     ],
     "plan": ["--prevalence 0.2", "--prevalence 2 --auc 0.7", "--prevalence 0.2 --auc 0.7 --mean 1", "extra"],
+    "pool": [
+        "gone.json",
+        "text",
+        "binary",
+        "header.csv",
+        ".",
+        "list.json",
+        "empty.json",
+        "signed.json",
+        "empty.json --trust nonsense",
+        "text --out text",
+    ],
+    "federate start": [
+        "new",
+        "new --site a",
+        "new --site a --site b",
+        "new --site a --predictor p",
+        "new --site a --site A --predictor p",
+        "new --site a/b --site c --predictor p",
+        "new --site a --site b --predictor p --quorum 3",
+        "new --site a --site b --predictor p --kind heads",
+        "new --site a --site b --predictor p --kind none",
+        "new --site a --site b --predictor p --version tiny",
+        "new --site a --site b --version unknown",
+        "new --site a --site b --predictor p --rounds 0",
+        "text --site a --site b --predictor p",
+        "text/x --site a --site b --predictor p",
+        "new2 --site a --site b --predictor p --key text",
+    ],
+    "federate answer": [
+        "gone text --site a",
+        ". text --site a",
+        "text text --site a",
+        "empty.json text --site a",
+        "binary binary --site a",
+        "round.json gone.npz --site a",
+        "round.json text --site a",
+        "round.json binary --site a",
+        "round.json empty.npz --site a",
+        "round.json text --site a --follow 1",
+        "round.json text --site a --trust nonsense",
+    ],
+    "federate combine": ["gone", "text", ".", "binary --wait soon"],
+    "federate apply": [
+        "gone tiny --name a --version 1.0.0",
+        "text unknown --name a --version 1.0.0",
+        "text tiny --name A --version 1.0.0",
+        "text tiny --name a --version 1",
+        "empty.json tiny --name a --version 1.0.0",
+        "round.json tiny --name a --version 1.0.0",
+    ],
     "dicom listen": ["--port many", "--port 70000", "extra"],
     "dicom export": ["unknown", "x" + "x" * 999, "unknown --to text/x.zip"],
     "dicom resend": ["unknown"],
@@ -194,6 +254,22 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "binary.csv").write_bytes(bytes(range(256)))
     (folder / "header.csv").write_text("patient,age,etici\n")
     (folder / "good.csv").write_text("prediction,etici,rescue_treatment\n0192f3a4-7c1e-7b7e-9d0a-3f5a1c2b4d6e,3,0\n")
+    (folder / "list.json").write_text("[1, 2]\n")
+    (folder / "empty.json").write_text('{"document": {}, "signatures": []}\n')
+    (folder / "signed.json").write_text('{"document": {}, "signatures": [{"public_key": "x", "signature": "y"}]}\n')
+    plan = {
+        "kind": "recalibration",
+        "predictor": "p",
+        "sites": ["a", "b"],
+        "quorum": 2,
+        "columns": [1, 2],
+        "nonce": "x",
+    }
+    first = {"plan": plan, "number": 1, "parameters": [[0.0], [0.0, 1.0]]}
+    (folder / "round.json").write_text(json.dumps({"document": first, "signatures": []}))
+    np.savez(
+        folder / "empty.npz", predictor=np.array("p"), digest=np.array(""), labels=np.zeros(3), log_odds=np.zeros(2)
+    )
     publish(folder / "store", "1.0.0")  # its weights are no weights
     publish(folder / "store", "1.0.0", name="damaged").joinpath("fold-0.safetensors").unlink()
     publish(folder / "store", "1.0.0", name="unreadable").joinpath("manifest.json").write_text("{}")

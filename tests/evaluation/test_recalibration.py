@@ -47,6 +47,20 @@ def test_few_events_shrink_the_update_more() -> None:
     assert 0 < few.intercept < few.estimates[0].value
 
 
+def test_update_at_the_limit_of_the_test_is_small() -> None:
+    """Else one event more would turn no update into a whole one."""
+    x = np.linspace(-2, 1, 400)
+    expected = int(expit(x).sum())
+    found = []
+    for events in range(expected, expected + 60):
+        labels = np.zeros(400, np.int64)
+        labels[np.argsort(-x + np.random.default_rng(1).logistic(size=400))[:events]] = 1
+        found.append(recalibration.recalibrate(labels, expit(x)).intercept)
+    assert found[0] == 0
+    assert found[-1] > 0.3
+    assert np.abs(np.diff(found)).max() < 0.12  # with the degrees of freedom in place of the critical value: 0.2
+
+
 def test_no_event_is_no_reason_for_an_update() -> None:
     found = recalibration.recalibrate(np.zeros(200, np.int64), np.full(200, 0.3) + np.linspace(0, 0.1, 200))
     assert found.update is Update.NONE

@@ -15,7 +15,8 @@ from app.cli.__main__ import app
 from app.database import followup, job_state, predictions
 from app.database.session import Database
 from app.database.tables import PredictionRow
-from app.operations import recorded_outcomes
+from app.evaluation.aggregate import Aggregate
+from app.operations import federation, recorded_outcomes
 from app.registry.model_store import ModelStore, StoredVersion
 from app.sdk.errors import InvalidRequest
 from app.sdk.followup import Etici, OutcomeDraft
@@ -108,6 +109,21 @@ def test_outcomes_of_one_kind_are_refused(database: Database, version: StoredVer
     assert answers
     with database.reading() as session, pytest.raises(InvalidRequest, match="0 answers have an outcome"):
         recorded_outcomes.table(session, version.manifest, caller="west")
+
+
+@pytest.mark.usefixtures("answers")
+def test_recorded_outcomes_give_an_aggregate_for_other_sites(
+    tmp_path: Path, database_url: str, version: StoredVersion
+) -> None:
+    environment = {"RLVO_DATABASE_URL": database_url, "RLVO_MODEL_STORE": str(tmp_path / "store")}
+    arguments = ["validate", "tiny", "--from-outcomes", "--rounds", "100", "--out", str(tmp_path / "out")]
+    more = ["--export-aggregate", str(tmp_path / "bundle.json"), "--as-site", "here", "--share-subgroups"]
+    run = CliRunner().invoke(app, [*arguments, *more], env=environment)
+    assert run.exit_code == 0, run.output
+    found, _ = federation.read(tmp_path / "bundle.json", Aggregate)
+    assert (found.predictor, found.predictor_digest) == ("tiny@1.0.0", version.digest)
+    assert (found.patients, found.outcome_unknown) == (ANSWERS - 12, 12)
+    assert "decision" not in found.subgroups  # six withheld answers are too few, and no other level is small enough
 
 
 @pytest.mark.usefixtures("answers")
