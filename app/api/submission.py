@@ -18,12 +18,13 @@ from sqlalchemy.orm import Session
 from app.api.dependencies import Services
 from app.api.uploads import UploadedStudy, UploadReceiver
 from app.core.tracing import TraceContext
-from app.database import audit, idempotency, predictions, queue_limits
+from app.database import audit, idempotency, predictions, queue_limits, trials
 from app.database.api_keys import Caller
 from app.database.idempotency import Reservation
 from app.database.predictions import NewPrediction
 from app.database.queue_limits import QueueLimits
 from app.dicom.return_address import seal
+from app.registry.aliases import VERSION
 from app.registry.manifest import Manifest
 from app.registry.model_store import StoredVersion
 from app.sdk.errors import (
@@ -100,13 +101,14 @@ async def accept(
         ModelNotFound: There is no such model version.
         ModelNotReady: The default model is not in the model store.
         QueueFull: Other studies have taken the last place while this one was received.
+        Sealed: A silent trial runs at this site, and the study names another version of its model.
         StorageFull: The volumes cannot be stored.
     """
     study = upload.study
     key = services.return_key
     if reservation and (earlier := reservation.replay(upload.digest)):
         return earlier, True
-    entry = await services.run_in_thread(resolve_model, services, study.model)
+    entry = await services.run_in_thread(resolve_model, services, study.model, caller.tenant)
     check_required_inputs(entry.manifest, study)
     inputs = await services.run_in_thread(upload.commit)
     new = NewPrediction(
@@ -178,14 +180,24 @@ def check_required_inputs(manifest: Manifest, study: UploadedStudy) -> None:
         raise MissingInput(f"The model also requires: {', '.join((*volumes, *variables))}.", errors=errors)
 
 
-def resolve_model(services: Services, reference: str | None) -> StoredVersion:
-    """The model version of a reference, or of the default model. Raises ModelNotFound, ModelNotReady."""
+def resolve_model(services: Services, reference: str | None, tenant: str) -> StoredVersion:
+    """The model version of a reference, or of the default model; a silent trial of the site may name it instead.
+
+    Raises ModelNotFound, ModelNotReady, and Sealed for another version than that of the trial.
+    """
     try:
-        return services.registry.resolve(reference or services.settings.default_model)
+        entry = services.registry.resolve(reference or services.settings.default_model)
+        with services.database.reading() as session:
+            explicit = "@" in (reference or "") and VERSION.fullmatch((reference or "").partition("@")[2]) is not None
+            version = trials.pinned(session, tenant, entry.name, entry.version, explicit=explicit)
+            if version != entry.version:
+                entry = services.registry.resolve(f"{entry.name}@{version}")
+            trials.seals(session, tenant, ModelRef(name=entry.name, version=entry.version, digest=entry.digest))
     except ModelNotFound:
         if reference is None:
             raise ModelNotReady("The default model of the service is not in its model store.", retry_after=30) from None
         raise
+    return entry
 
 
 def enqueue(session: Session, services: Services, caller: Caller, new: NewPrediction) -> None:
@@ -201,4 +213,6 @@ def enqueue(session: Session, services: Services, caller: Caller, new: NewPredic
         detail["accept_warnings"] = True
     if new.ctp_interval_s is not None:
         detail["ctp_interval_s"] = new.ctp_interval_s
+    if (trial := trials.of_prediction(session, new.id)) is not None:
+        detail["trial"] = trial
     audit.append(session, caller.name, "prediction.submit", new.id, detail)

@@ -132,6 +132,7 @@ class PredictionRow(Base):
     figures_queued: Mapped[datetime | None]  # when the job was queued that draws them
     timings: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]
+    trial: Mapped[str | None] = mapped_column(String(63))  # silent trial that seals the answer; stays after an erasure
 
 
 class AttributionRow(Base):
