@@ -1,4 +1,4 @@
-"""`rlvo trial`: silent trials of a model version, whose answers nobody sees before their end."""
+"""`rlvo trial`: silent trials of a model version, whose answers are not seen before their end."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import typer
 from app.cli.common import naming_folders, open_database, open_model_store, settings, table
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
     from sqlalchemy.orm import Session
 
+    from app.core.two_key_sealing import PrivateKey
     from app.database.session import Database
     from app.operations.trial_patients import TrialState
     from app.operations.trial_report import MadeLook
@@ -31,7 +31,7 @@ def key(path: Annotated[Path, typer.Argument(help="New file for the private key"
 
     rlvo trial key statistician.key
 
-    Each holder runs this on a machine of their own. The private key stays there; whoever has two keys can open answers.
+    Each holder runs this on a machine of their own. The private key stays there; two keys open the answers.
     """
     from app.core.two_key_sealing import generate
 
@@ -197,7 +197,7 @@ def _phase(state: TrialState) -> str:
     return f"stopped {row.stopped:%Y-%m-%d} ({row.stop_reason}){unsealed}"
 
 
-def _holders(database: Database, state: TrialState, keys: list[X25519PrivateKey]) -> list[str]:
+def _holders(database: Database, state: TrialState, keys: list[PrivateKey]) -> list[str]:
     """Names of the holders; wrong keys are noted in the audit log."""
     from app.database import audit
     from app.operations.trial_patients import holders_of

@@ -26,9 +26,20 @@ from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
 from app.sdk.errors import InvalidRequest
 
-__all__ = ["BLOCK", "SealBroken", "generate", "open_sealed", "public_key", "public_text", "read_private", "seal"]
+__all__ = [
+    "BLOCK",
+    "PrivateKey",
+    "SealBroken",
+    "generate",
+    "open_sealed",
+    "public_key",
+    "public_text",
+    "read_private",
+    "seal",
+]
 
 BLOCK = 4096
+PrivateKey = X25519PrivateKey
 _KEY_BYTES, _NONCE_BYTES = 32, 12
 _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 

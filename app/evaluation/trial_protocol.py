@@ -155,8 +155,11 @@ def read(document: Mapping[str, Any]) -> TrialProtocol:
     try:
         return TrialProtocol.model_validate(document)
     except ValidationError as error:
+        found = error.errors()
         faults = [
             FieldError(".".join(map(str, one["loc"])), one["msg"].removeprefix("Value error, "))
-            for one in error.errors()
+            for one in found
+            # A list whose items are wrong also counts as too short.
+            if not any(other["loc"][: len(one["loc"])] == one["loc"] for other in found if other is not one)
         ]
         raise InvalidRequest("The protocol is not valid.", errors=faults) from None

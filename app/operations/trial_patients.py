@@ -17,10 +17,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from app.core import two_key_sealing
-from app.core.two_key_sealing import SealBroken
+from app.core.two_key_sealing import PrivateKey, SealBroken
 from app.database.trials import Trial, TrialEntry, TrialLook
 from app.evaluation.metrics import Array, Labels
 from app.evaluation.trial_protocol import TrialProtocol
@@ -135,7 +134,7 @@ class TrialState:
         ]
 
 
-def holders_of(protocol: TrialProtocol, keys: Sequence[X25519PrivateKey]) -> list[str]:
+def holders_of(protocol: TrialProtocol, keys: Sequence[PrivateKey]) -> list[str]:
     """Names of the holders of two private keys. Raises InvalidRequest unless they are two different holders."""
     own = {two_key_sealing.public_text(key) for key in keys}
     names = [holder.name for holder in protocol.holders if holder.public_key in own]
@@ -144,7 +143,7 @@ def holders_of(protocol: TrialProtocol, keys: Sequence[X25519PrivateKey]) -> lis
     return names
 
 
-def opener(state: TrialState, keys: Sequence[X25519PrivateKey]) -> Callable[[TrialEntry], dict[str, Any]]:
+def opener(state: TrialState, keys: Sequence[PrivateKey]) -> Callable[[TrialEntry], dict[str, Any]]:
     """A function that opens the sealed answer of an entry, as the output of `predict`."""
 
     def opened(entry: TrialEntry) -> dict[str, Any]:

@@ -294,7 +294,7 @@ class Prediction(_ResponseModel):
     )
     series: list[SeriesSummary] | None = Field(default=None, description="Series of a DICOM study; else absent")
     sealed: str | None = Field(
-        default=None, description="Silent trial that seals the answer: it is computed and stored, and nobody reads it"
+        default=None, description="Silent trial that seals the answer: it is computed and stored, and not shown"
     )
     flags: list[Flag] = []
     attribution: Attribution | None = None

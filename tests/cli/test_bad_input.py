@@ -13,6 +13,7 @@ import pytest
 import typer.main
 
 from app.cli.__main__ import TRAINING_COMMANDS, app, main
+from tests.evaluation.test_trial_protocol import EXAMPLE
 from tests.registry.publish import publish
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,6 +97,18 @@ ARGUMENTS: dict[str, list[str]] = {
         "tiny --cohort header.csv --name tiny --version 1.0.0",
         "damaged --cohort header.csv --name a --version 1.0.0",
     ],
+    "trial key": ["text", "gone/key", "text/key", ""],
+    "trial create": ["gone", "text", "binary", "header.csv", "protocol.toml", "protocol.toml --check", "."],
+    "trial status": ["unknown", "x" * 1000, "unknown extra"],
+    "trial stop": ["unknown", "unknown --reason x", "unknown --reason " + "x" * 501],
+    "trial report": [
+        "unknown",
+        "unknown --key gone",
+        "unknown --key .",
+        "unknown --key text --key text",
+        "unknown --key binary",
+        "unknown --key text --rounds 1",
+    ],
     "plan": ["--prevalence 0.2", "--prevalence 2 --auc 0.7", "--prevalence 0.2 --auc 0.7 --mean 1", "extra"],
     "dicom listen": ["--port many", "--port 70000", "extra"],
     "dicom export": ["unknown", "x" + "x" * 999, "unknown --to text/x.zip"],
@@ -168,6 +181,8 @@ READERS = {
     "compare": "tiny tiny@1.0.0",
     "replay": "unknown",
     "settings": "",
+    "trial status": "",
+    "trial stop": "unknown --reason x",
 }
 """Commands that read settings, with valid arguments."""
 
@@ -188,6 +203,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "binary.csv").write_bytes(bytes(range(256)))
     (folder / "header.csv").write_text("patient,age,etici\n")
     (folder / "good.csv").write_text("prediction,etici,rescue_treatment\n0192f3a4-7c1e-7b7e-9d0a-3f5a1c2b4d6e,3,0\n")
+    (folder / "protocol.toml").write_bytes(EXAMPLE.read_bytes())  # without keys
     publish(folder / "store", "1.0.0")  # its weights are no weights
     publish(folder / "store", "1.0.0", name="damaged").joinpath("fold-0.safetensors").unlink()
     publish(folder / "store", "1.0.0", name="unreadable").joinpath("manifest.json").write_text("{}")

@@ -77,7 +77,7 @@ function showNotes(flags, infos) {
 export function showSealed({ sealed, summary, withheld, flags }) {
   showSummary({ summary, withheld, flags });
   byId("result").replaceChildren(
-    el("p", {}, t("The silent trial {trial} seals the answer: it is computed and stored, and nobody at the site sees it.", { trial: sealed })),
+    el("p", {}, t("The silent trial {trial} seals the answer: it is computed and stored, and not shown to anyone at the site.", { trial: sealed })),
     el("p", { class: "quiet" }, t("Treat the patient as without this service, and record the outcome below.")));
   showNotes(flags, flags.filter(({ severity }) => severity !== "warning"));
   for (const name of ["reasons", "perfusion"]) byId(name).closest("section").hidden = true;
