@@ -69,6 +69,9 @@ def create(
             known = {each.tenant for each in api_keys.listed(session)} | {"local"}
             detail = {"hash": frozen.hash, "version": f"{entry.name}@{entry.version}", "digest": entry.digest}
             audit.append(session, ACTOR, "trial.create", frozen.name, detail)
+        if config.retention_days:
+            warning = f"RLVO_RETENTION_DAYS erases predictions after {config.retention_days:g} days, with their sealed"
+            typer.echo(f"{warning} answers and outcomes: set a period that ends after the final report.", err=True)
         for tenant in frozen.population.tenants:
             if tenant not in known:
                 typer.echo(f"No API key has the tenant {tenant}: check that the site's studies come as it.", err=True)

@@ -358,6 +358,7 @@ def test_log_and_metrics_have_no_number(silent: Silent) -> None:
 
 def test_page_shows_that_the_answer_is_sealed(silent: Silent, chromium: Chrome) -> None:
     text, _ = of_answer(silent.answer)
+    chromium.set_script_timeout(300)  # the viewer draws without a graphics card
     chromium.get(f"{silent.service.url}/predictions/{silent.sealed.id}")
     eventually(lambda: chromium.execute_script("return document.body.dataset.shown") == "succeeded", "page is shown")
     shown = chromium.execute_script("return document.body.innerText")

@@ -295,7 +295,7 @@ def test_only_the_sites_and_the_version_of_the_trial_are_sealed(site: Site) -> N
             predictions.add(session, new_prediction("stroke-a", model=other))
 
 
-def test_second_trial_at_a_site_and_a_second_stop_are_refused(site: Site) -> None:
+def test_second_trial_at_a_site_and_a_second_stop_are_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     again = site.rlvo("trial", "create", "protocol.toml")
     assert "There is a trial silent-2027 already" in str(again.exception)
     text = (site.folder / "protocol.toml").read_text(encoding="utf-8")
@@ -303,7 +303,10 @@ def test_second_trial_at_a_site_and_a_second_stop_are_refused(site: Site) -> Non
     assert "runs at one of these sites" in str(site.rlvo("trial", "create", "second.toml").exception)
     assert site.rlvo("trial", "stop", NAME, "--reason", "x").exit_code == 0
     assert "stopped already" in str(site.rlvo("trial", "stop", NAME, "--reason", "x").exception)
-    assert site.rlvo("trial", "create", "second.toml").exit_code == 0
+    monkeypatch.setenv("RLVO_RETENTION_DAYS", "30")
+    started = site.rlvo("trial", "create", "second.toml")
+    assert started.exit_code == 0
+    assert "erases predictions after 30 days" in started.output
 
 
 def test_open_versions_beside_the_trial(site: Site) -> None:
