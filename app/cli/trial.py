@@ -65,7 +65,7 @@ def create(
     if not check:
         database = open_database(must_exist=True)
         with database.session() as session:
-            trials.create(session, frozen.name, frozen.hash, frozen.document)
+            trials.create(session, frozen.name, frozen.document)
             known = {each.tenant for each in api_keys.listed(session)} | {"local"}
             detail = {"hash": frozen.hash, "version": f"{entry.name}@{entry.version}", "digest": entry.digest}
             audit.append(session, ACTOR, "trial.create", frozen.name, detail)

@@ -4,7 +4,8 @@ Design notes:
 - `predictions.add` asks `seals` for every new prediction, so no way in can pass a running trial.
 - A study in a trial is accepted without an explanation and without a return address, so that no map, figure, report or
   DICOM object of it ever exists.
-- This module knows the protocol as JSON; `app.evaluation.trial_protocol` checks it.
+- This module knows the protocol as JSON; `app.evaluation.trial_protocol` checks it. A stored protocol that differs from
+  its hash stops the answers of its sites.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.core.json_text import canonical_hash
 from app.database.session import now
 from app.database.tables import OutcomeRow, PredictionRow
 from app.database.trial_tables import TrialEntryRow, TrialLookRow, TrialRow
-from app.sdk.errors import Conflict, ModelNotReady, NotFound, Sealed
+from app.sdk.errors import Conflict, InternalError, ModelNotReady, NotFound, Sealed
 from app.sdk.types import ModelRef, Status
 
 
@@ -87,7 +89,7 @@ class TrialLook:
     verdict: str
 
 
-def create(session: Session, name: str, hash_: str, protocol: dict[str, Any]) -> Trial:
+def create(session: Session, name: str, protocol: dict[str, Any]) -> Trial:
     """Stores a trial, which runs from now on. Raises Conflict if its name, or one of its sites, is taken."""
     if session.get(TrialRow, name) is not None:
         raise Conflict(f"There is a trial {name} already. An amended protocol is a new trial with a new name")
@@ -95,7 +97,7 @@ def create(session: Session, name: str, hash_: str, protocol: dict[str, Any]) ->
     for tenant in protocol["population"]["tenants"]:
         if (other := running(session, tenant, model)) is not None:
             raise Conflict(f"The trial {other.name} of this model runs at one of these sites. Stop it first")
-    row = TrialRow(name=name, hash=hash_, protocol=protocol, model_name=model, created=now())
+    row = TrialRow(name=name, hash=canonical_hash(protocol), protocol=protocol, model_name=model, created=now())
     session.add(row)
     session.flush()
     return _trial(row)
@@ -268,4 +270,6 @@ def _entry(row: PredictionRow, entry: TrialEntryRow | None, outcome: OutcomeRow 
 
 
 def _trial(row: TrialRow) -> Trial:
+    if canonical_hash(row.protocol) != row.hash:  # with other keys in it, answers would be sealed to someone else
+        raise InternalError("The stored protocol of a silent trial differs from its hash; the audit log has the hash")
     return Trial(row.name, row.hash, row.protocol, row.created, row.stopped, row.stop_reason, row.unsealed)

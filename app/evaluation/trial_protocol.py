@@ -6,8 +6,6 @@ audit log, in every sealed answer and on the report.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tomllib
 from collections.abc import Mapping
 from enum import StrEnum
@@ -16,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from app.core import two_key_sealing
+from app.core.json_text import canonical_hash
 from app.evaluation.sequential import LookPlan, TrialMeasure
 from app.sdk.errors import FieldError, InvalidRequest
 
@@ -127,8 +126,7 @@ class TrialProtocol(_Part):
     @property
     def hash(self) -> str:
         """SHA-256 of the canonical JSON, in hex."""
-        canonical = json.dumps(self.document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return canonical_hash(self.document)
 
     def with_digest(self, digest: str) -> TrialProtocol:
         """The protocol with the digest of the version. Raises InvalidRequest if it names another one."""

@@ -12,6 +12,7 @@ revision = "0023"
 down_revision = "0020"
 
 TIME = sa.DateTime(timezone=True)
+IN_A_TRIAL = sa.text("trial IS NOT NULL")
 
 
 def upgrade() -> None:
@@ -47,3 +48,4 @@ def upgrade() -> None:
         sa.Column("verdict", sa.String(16), nullable=False),
     )
     op.add_column("predictions", sa.Column("trial", sa.String(63), nullable=True))
+    op.create_index("predictions_trial", "predictions", ["trial"], sqlite_where=IN_A_TRIAL, postgresql_where=IN_A_TRIAL)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from app.database import followup, job_state, predictions, trials
 from app.database.session import Database
-from app.database.trial_tables import TrialEntryRow
-from app.sdk.errors import Conflict, NotFound, Sealed
+from app.database.trial_tables import TrialEntryRow, TrialRow
+from app.sdk.errors import Conflict, InternalError, NotFound, Sealed
 from app.sdk.followup import OutcomeDraft, ReviewDraft, Verdict
 from app.sdk.types import Status
 from tests.study import MODEL, new_prediction
@@ -40,7 +41,7 @@ def sealed_prediction(database: Database) -> str:
 @pytest.fixture
 def trial(database: Database) -> Database:
     with database.session() as session:
-        trials.create(session, NAME, "0" * 64, PROTOCOL)
+        trials.create(session, NAME, PROTOCOL)
     return database
 
 
@@ -93,6 +94,17 @@ def test_erasure_deletes_the_sealed_answer_and_the_flow_still_counts(trial: Data
     assert (entry.erased, entry.sealed, entry.clinical) == (True, None, {})
 
 
+def test_changed_protocol_stops_the_answers_of_its_sites(trial: Database) -> None:
+    """Someone with access to the database puts an own key into the protocol."""
+    holders = [*PROTOCOL["holders"][:1], {"name": "b", "public_key": "C"}]
+    with trial.session() as session:
+        session.execute(update(TrialRow).values(protocol=PROTOCOL | {"holders": holders}))
+    with trial.session() as session, pytest.raises(InternalError, match="differs from its hash"):
+        predictions.add(session, new_prediction())
+    with trial.session() as session:
+        predictions.add(session, new_prediction("elsewhere", model=MODEL.model_copy(update={"name": "other"})))
+
+
 def test_looks_are_made_once_and_a_stopped_trial_seals_nothing(trial: Database) -> None:
     with trial.session() as session:
         trials.add_look(session, NAME, 1, 100, 16, "continue")
@@ -102,12 +114,12 @@ def test_looks_are_made_once_and_a_stopped_trial_seals_nothing(trial: Database) 
             (1, 100, "continue")
         ]
         with pytest.raises(Conflict, match="runs at one of these sites"):
-            trials.create(session, "second", "1" * 64, PROTOCOL)
+            trials.create(session, "second", PROTOCOL)
         trials.stop(session, NAME, "done")
         with pytest.raises(Conflict, match="stopped already"):
             trials.stop(session, NAME, "again")
         assert trials.seals(session, "pacs", MODEL) is None
-        trials.create(session, "second", "1" * 64, PROTOCOL)
+        trials.create(session, "second", PROTOCOL)
         assert trials.seals(session, "pacs", MODEL) == "second"
         assert [one.name for one in trials.listed(session)] == [NAME, "second"]
         with pytest.raises(NotFound):

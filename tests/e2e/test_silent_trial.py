@@ -31,7 +31,7 @@ from tests.receiver import Receiver, receiving
 
 from .service_process import RunningService, eventually
 
-pytestmark = pytest.mark.xdist_group("e2e")
+pytestmark = [pytest.mark.xdist_group("e2e"), pytest.mark.timeout(1200)]
 
 TRIAL = "silent-test"
 VALUES = {"name": "{model}", "version": "2.0.0", "alias": "champion", "uid": "1.2.3", "kind": "png"}
