@@ -24,7 +24,6 @@ from app.database.idempotency import Reservation
 from app.database.predictions import NewPrediction
 from app.database.queue_limits import QueueLimits
 from app.dicom.return_address import seal
-from app.registry.aliases import VERSION
 from app.registry.manifest import Manifest
 from app.registry.model_store import StoredVersion
 from app.sdk.errors import (
@@ -181,23 +180,33 @@ def check_required_inputs(manifest: Manifest, study: UploadedStudy) -> None:
 
 
 def resolve_model(services: Services, reference: str | None, tenant: str) -> StoredVersion:
-    """The model version of a reference, or of the default model; a silent trial of the site may name it instead.
+    """The model version of a reference; without one, that of the default model for this tenant.
 
-    Raises ModelNotFound, ModelNotReady, and Sealed for another version than that of the trial.
+    An alias ``site-TENANT`` of the default model, in small letters, chooses the version of a tenant, such as one with
+    the calibration of its patients. A silent trial of the site chooses its own version instead.
+
+    Raises:
+        ModelNotFound: There is no such version.
+        ModelNotReady: The default model is not in the model store.
+        Sealed: A silent trial of the site forbids answers of this version.
     """
     try:
-        entry = services.registry.resolve(reference or services.settings.default_model)
         with services.database.reading() as session:
-            explicit = "@" in (reference or "") and VERSION.fullmatch((reference or "").partition("@")[2]) is not None
-            version = trials.pinned(session, tenant, entry.name, entry.version, explicit=explicit)
-            if version != entry.version:
-                entry = services.registry.resolve(f"{entry.name}@{version}")
+            chosen = trials.pinned(session, tenant, reference) or reference
+            entry = services.registry.resolve(chosen or _of_tenant(services, tenant))
             trials.seals(session, tenant, ModelRef(name=entry.name, version=entry.version, digest=entry.digest))
     except ModelNotFound:
         if reference is None:
             raise ModelNotReady("The default model of the service is not in its model store.", retry_after=30) from None
         raise
     return entry
+
+
+def _of_tenant(services: Services, tenant: str) -> str:
+    """Reference of the default model, by the alias of the tenant if it has one and the settings name no version."""
+    default = services.settings.default_model
+    alias = f"site-{tenant.lower()}"
+    return f"{default}@{alias}" if "@" not in default and alias in services.registry.aliases(default) else default
 
 
 def enqueue(session: Session, services: Services, caller: Caller, new: NewPrediction) -> None:

@@ -25,19 +25,23 @@ def monitor(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the table (CSV, JSON) and the figures (SVG, PNG)")
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if any window has a signal")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 at any signal, or if the calibration has changed")
+    ] = False,
 ) -> None:
     """Report the calibration, the reviewer agreement and the input drift of a version over time windows.
 
     rlvo monitor
     rlvo monitor rlvo-synthetic@1.0.0 --window week --since 2026-01-01 --out monitor/
 
+    The signal of a window is a share of outcomes outside of its control limits. Over all windows, a test that may be
+    looked at at any time says whether the calibration has changed, or what the outcomes can show so far.
     Calibration needs outcomes (PUT /v1/predictions/{id}/outcome), agreement needs reviews; drift needs neither.
     """
     from contextlib import closing
 
     from app.database.followup import followed
-    from app.operations.monitor import WindowLength, report
+    from app.operations.monitor import WindowLength, proposal, report
     from app.operations.monitor import table as rows_of
 
     try:
@@ -61,14 +65,17 @@ def monitor(
         typer.echo(
             f"calibration slope {result.slope}, ideal: 1; calibration in the large {result.in_the_large}, ideal: 0"
         )
+    typer.echo(result.drift.text)
+    if advice := proposal(result, f"{entry.name}@{entry.version}"):
+        typer.echo(advice)
     for start, signals in result.signals.items():
         typer.echo(f"{start:%Y-%m-%d}: {'; '.join(signals)}")
-    if not result.signals:
+    if not result.signals and not result.drift.changed:
         typer.echo("no signals")
     if out is not None:
         _write(out, result, heads, rows)
         typer.echo(f"The table and the figures are in {out}.")
-    if strict and result.signals:
+    if strict and (result.signals or result.drift.changed):
         raise typer.Exit(1)
 
 
@@ -109,7 +116,7 @@ def _point(day: str, window: MonitorWindow) -> Point:
     judged = window.calibration
     if judged is None:
         return Point(day, window.probability, agreement=window.agreement)
-    return Point(day, judged.expected, judged.observed, judged.low, judged.high, window.agreement)
+    return Point(day, judged.expected, judged.observed, judged.low, judged.high, judged.limits, window.agreement)
 
 
 def _utc(day: datetime | None) -> datetime | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -43,6 +44,9 @@ def validate(
     table: PredictionColumns = COLUMNS,
     site: Annotated[str, typer.Option(help="Only patients of this site")] = "",
     since: Annotated[str, typer.Option(help="Only patients of this date (ISO) or later")] = "",
+    from_outcomes: Annotated[
+        bool, typer.Option(help="The version's recorded answers and outcomes; --site is then the sender")
+    ] = False,
     rounds: Annotated[int, typer.Option(min=100, max=20_000, help="Resamples of each bootstrap")] = 1000,
     jobs: Annotated[int, typer.Option(min=0, help="Studies prepared at the same time; 0: one per core")] = 0,
     reading: ReadingOptions = READING,
@@ -52,10 +56,13 @@ def validate(
 
     rlvo validate predictions.csv --site-column hospital --subgroup sex --subgroup age=60,75
     rlvo validate mine@1.0.0 cohort.csv --out validation
+    rlvo validate mine@1.0.0 --from-outcomes --since 2026-01-01 --site north
 
     The predictor can be any one: the table needs its probabilities and the outcomes. The report is written as
     Markdown, as one HTML file, and as CSV files. TRIPOD+AI items that the data cannot fill are listed as blank.
     """
+    if from_outcomes and (cohort is not None or table != COLUMNS or reading != READING or consent != CONSENT):
+        raise typer.BadParameter("a version's recorded outcomes need no COHORT and no options of a table")
     if cohort is None and (replace(reading, date_format="") != READING or consent != CONSENT):
         raise typer.BadParameter(
             "--drop-unknown, --target, --columns, --dicom, --accept, --accept-flags and --i-know are for a version and "
@@ -66,7 +73,9 @@ def validate(
             "columns, --subgroup, --level and --threshold are for a table of predictions: a version has its own"
         )
     with cohort_faults():
-        if cohort is None:
+        if from_outcomes:
+            text = _of_outcomes(source, out, site, since, rounds)
+        elif cohort is None:
             text = _of_table(Path(source), out, table, site, since, rounds, reading.date_format)
         else:
             from app.training.progress import RichProgress
@@ -85,6 +94,35 @@ def validate(
             text = validate_version(config, out, rounds=rounds, progress=RichProgress(console))
     typer.echo(text)
     typer.echo(f"Report: {out / 'report.html'}")
+
+
+def _of_outcomes(reference: str, out: Path, site: str, since: str, rounds: int) -> str:
+    from contextlib import closing
+
+    from app.cli.common import naming_folders, open_database, open_model_store, settings
+    from app.evaluation import validation, validation_report
+    from app.operations import recorded_outcomes
+    from app.training import report_folder
+
+    report_folder.check(out, "--out")
+    try:
+        day = datetime.fromisoformat(since).replace(tzinfo=UTC) if since else None
+    except ValueError:
+        raise typer.BadParameter("give an ISO date, such as 2026-01-31", param_hint="--since") from None
+    config = settings()
+    with naming_folders(config):
+        manifest = open_model_store(config).resolve(reference).manifest
+    with closing(open_database(must_exist=True)) as database, database.reading() as session:
+        read = recorded_outcomes.table(session, manifest, since=day, caller=site)
+    level = None if manifest.conformal is None else manifest.conformal.level
+    result = validation.validate(read, threshold=manifest.threshold.value, level=level, rounds=rounds)
+    name = f"{manifest.name}@{manifest.version}"
+    items = {
+        "8a": "The refractory outcome, as recorded with PUT /v1/predictions/{id}/outcome.",
+        "12g": f"The probabilities are those that {name} answered in use.",
+    }
+    title = f"Validation of {name} on its recorded outcomes"
+    return validation_report.write(out, title, result, "recorded outcomes", items=items)
 
 
 def version_folder(reference: str) -> Path:

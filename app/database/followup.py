@@ -23,8 +23,8 @@ from app.sdk.types import PerfusionSummary, Prediction, Status
 
 _PART = 1000  # rows in memory at once
 _FOLLOWED = (
-    *(PredictionRow.id, PredictionRow.created, PredictionRow.probability),
-    *(PredictionRow.clinical, PredictionRow.perfusion, PredictionRow.flags),
+    *(PredictionRow.id, PredictionRow.created, PredictionRow.probability, PredictionRow.caller, PredictionRow.subject),
+    *(PredictionRow.clinical, PredictionRow.perfusion, PredictionRow.flags, PredictionRow.withheld),
 )
 
 
@@ -39,6 +39,9 @@ class FollowedUpPrediction:
     flags: frozenset[str]
     refractory: bool | None
     verdicts: tuple[bool, ...]
+    caller: str = ""
+    subject: str | None = None
+    withheld: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,9 @@ def followed(
             flags=frozenset(flag["code"] for flag in row.flags or []),
             refractory=row.refractory,
             verdicts=tuple(verdict is Verdict.AGREE for verdict in verdicts.get(row.id, {}).values()),
+            caller=row.caller,
+            subject=row.subject,
+            withheld=bool(row.withheld),
         )
 
 

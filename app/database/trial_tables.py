@@ -26,7 +26,6 @@ class TrialRow(Base):
     name: Mapped[str] = mapped_column(String(63), primary_key=True)
     hash: Mapped[str] = mapped_column(String(64))
     protocol: Mapped[dict[str, Any]]
-    model_name: Mapped[str] = mapped_column(String(63), index=True)
     created: Mapped[datetime]
     stopped: Mapped[datetime | None]
     stop_reason: Mapped[str | None] = mapped_column(String(500))

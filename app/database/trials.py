@@ -44,13 +44,18 @@ class Trial:
         return tuple(one["public_key"] for one in self.protocol["holders"])
 
     @property
+    def model(self) -> str:
+        """Name of the model."""
+        return str(self.protocol["model"]["name"])
+
+    @property
     def version(self) -> str:
         """Version of the model."""
         return str(self.protocol["model"]["version"])
 
     @property
     def keeps_silent(self) -> bool:
-        """Whether other versions of the model are refused at the trial's sites."""
+        """Whether the trial's sites get no answer of another version, of any model."""
         return bool(self.protocol["model"]["other_versions"] == "refuse")
 
     def context(self, prediction_id: str) -> str:
@@ -93,14 +98,15 @@ def create(session: Session, name: str, protocol: dict[str, Any]) -> Trial:
     """Stores a trial, which runs from now on. Raises Conflict if its name, or one of its sites, is taken."""
     if session.get(TrialRow, name) is not None:
         raise Conflict(f"There is a trial {name} already. An amended protocol is a new trial with a new name")
-    model = protocol["model"]["name"]
+    row = TrialRow(name=name, hash=canonical_hash(protocol), protocol=protocol, created=now())
+    new = _trial(row)
     for tenant in protocol["population"]["tenants"]:
-        if (other := running(session, tenant, model)) is not None:
-            raise Conflict(f"The trial {other.name} of this model runs at one of these sites. Stop it first")
-    row = TrialRow(name=name, hash=canonical_hash(protocol), protocol=protocol, model_name=model, created=now())
+        for other in _running_at(session, tenant):
+            if new.keeps_silent or other.keeps_silent or other.model == new.model:
+                raise Conflict(f"The trial {other.name} runs at one of these sites. Stop it first")
     session.add(row)
     session.flush()
-    return _trial(row)
+    return new
 
 
 def find(session: Session, name: str) -> Trial:
@@ -117,27 +123,32 @@ def listed(session: Session) -> list[Trial]:
 
 
 def running(session: Session, tenant: str, model: str) -> Trial | None:
-    """The trial of a model that runs at a site; None if there is none."""
-    of_model = select(TrialRow).where(TrialRow.model_name == model, TrialRow.stopped.is_(None))
-    rows = session.scalars(of_model.order_by(TrialRow.created, TrialRow.name))
-    return next((_trial(row) for row in rows if tenant in row.protocol["population"]["tenants"]), None)
+    """The trial that decides on the answers of a model at a site; None if there is none.
+
+    A trial that keeps its sites silent decides on every model: a version that was recalibrated from that of the trial
+    has a name of its own, and its answers tell the sealed ones.
+    """
+    return next((one for one in _running_at(session, tenant) if one.keeps_silent or one.model == model), None)
 
 
 def refuse(session: Session, tenant: str, model: str, version: str) -> None:
     """Raises Sealed if a running trial forbids that a site sees answers of this version outside of the trial."""
     trial = running(session, tenant, model)
     if trial is not None and (trial.keeps_silent or version == trial.version):
-        raise Sealed(f"The silent trial {trial.name} of this model runs at this site")
+        raise Sealed(f"The silent trial {trial.name} runs at this site")
 
 
-def pinned(session: Session, tenant: str, model: str, version: str, *, explicit: bool) -> str:
-    """Version that answers a site's request which names no version, or names an alias.
+def pinned(session: Session, tenant: str, reference: str | None) -> str | None:
+    """Version ``name@1.2.0`` of a trial that keeps a site silent, for a request that leaves the choice; else None.
 
-    While a trial keeps its sites silent, it is the trial's version. A request that names ``explicit`` another version
-    is left to ``seals``.
+    Such a request names no model, or the model of the trial without a version or with an alias.
     """
-    trial = running(session, tenant, model)
-    return version if trial is None or explicit or not trial.keeps_silent else trial.version
+    trial = next((one for one in _running_at(session, tenant) if one.keeps_silent), None)
+    if trial is None:
+        return None
+    name, _, which = (reference or trial.model).partition("@")
+    names_a_version = which[:1].isdigit()  # an alias begins with a letter
+    return None if name != trial.model or names_a_version else f"{trial.model}@{trial.version}"
 
 
 def seals(session: Session, tenant: str, model: ModelRef) -> str | None:
@@ -150,9 +161,10 @@ def seals(session: Session, tenant: str, model: ModelRef) -> str | None:
     trial = running(session, tenant, model.name)
     if trial is None:
         return None
-    if model.version != trial.version:
+    if (model.name, model.version) != (trial.model, trial.version):
         if trial.keeps_silent:
-            raise Sealed(f"The silent trial {trial.name} runs at this site: only its version {trial.version} is asked")
+            only = f"{trial.model}@{trial.version}"
+            raise Sealed(f"The silent trial {trial.name} runs at this site: only {only} may be asked, or no version")
         return None
     if model.digest != trial.protocol["model"]["digest"]:
         raise ModelNotReady("The files of the model version are not those of the protocol of the silent trial")
@@ -197,7 +209,7 @@ def covers_shadow(session: Session, prediction_id: str, model: str, version: str
     if row is None:
         return False
     trial = running(session, row.caller, model)
-    return row.trial is not None or (trial is not None and trial.version == version)
+    return row.trial is not None or (trial is not None and (trial.model, trial.version) == (model, version))
 
 
 def stop(session: Session, name: str, reason: str) -> Trial:
@@ -267,6 +279,13 @@ def _entry(row: PredictionRow, entry: TrialEntryRow | None, outcome: OutcomeRow 
         outcome_changes=entry.outcome_changes if entry else 0,
         changed_unsealed=bool(entry and entry.changed_unsealed),
     )
+
+
+def _running_at(session: Session, tenant: str) -> list[Trial]:
+    """Running trials of a site, oldest first; there are few."""
+    rows = session.scalars(select(TrialRow).where(TrialRow.stopped.is_(None)).order_by(TrialRow.created, TrialRow.name))
+    checked = [_trial(row) for row in rows]  # all of them: a changed protocol may also have lost a site
+    return [one for one in checked if tenant in one.protocol["population"]["tenants"]]
 
 
 def _trial(row: TrialRow) -> Trial:

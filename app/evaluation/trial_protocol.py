@@ -24,7 +24,7 @@ MOST_HOLDERS = 4
 
 
 class OtherVersions(StrEnum):
-    """What the trial's sites get of other versions of the model while the trial runs."""
+    """What the trial's sites get of other versions, of any model, while the trial runs."""
 
     REFUSE = "refuse"
     OPEN = "open"

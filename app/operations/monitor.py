@@ -2,7 +2,10 @@
 
 Design notes:
 - Windows are formed by the UTC day of the prediction and evaluated separately.
-- Calibration compares the mean probability with the refractory share, with Wilson's 95 % interval; it needs outcomes.
+- Calibration compares the mean probability with the refractory share; it needs outcomes. A window has Wilson's 95 %
+  interval of the share, and a signal if the share is outside of the control limits: with the interval, one in twenty
+  windows of a calibrated version would have one.
+- Over all windows, ``evaluation.drift`` says whether the calibration has changed, or what would have been seen.
 - Agreement uses the last review of each reviewer.
 - The shift of a variable is the window mean minus the training mean, in training standard deviations. A category has
   the shift of its farthest column. Imputed values are not observations and are counted separately.
@@ -22,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.database.followup import FollowedUpPrediction
+from app.evaluation.drift import Drift, control_limits, drift
 from app.evaluation.metrics import (
     Array,
     Estimate,
@@ -32,6 +36,7 @@ from app.evaluation.metrics import (
     calibration_slope,
     wilson,
 )
+from app.evaluation.recalibration import FEWEST_EVENTS
 from app.inference import clinical_encoder
 from app.registry.manifest import Clinical, Manifest, VariableKind
 from app.sdk.clinical import ClinicalRecord
@@ -78,7 +83,8 @@ class InputShift:
 class ObservedCalibration:
     """Calibration over patients with a known outcome.
 
-    ``expected`` is the mean probability, ``observed`` the refractory share, ``low`` to ``high`` its 95 % interval.
+    ``expected`` is the mean probability, ``observed`` the refractory share, ``low`` to ``high`` its 95 % interval;
+    ``limits`` are the control limits of the share.
     """
 
     patients: int
@@ -86,13 +92,14 @@ class ObservedCalibration:
     observed: float
     low: float
     high: float
+    limits: tuple[float, float]
     brier: float
     auc: float | None
 
     @property
     def signal(self) -> bool:
-        """Whether the mean probability is outside the interval of the refractory share."""
-        return not self.low <= self.expected <= self.high
+        """Whether the refractory share is outside of its control limits."""
+        return not self.limits[0] <= self.observed <= self.limits[1]
 
 
 @dataclass(frozen=True)
@@ -131,6 +138,7 @@ class MonitorReport:
     overall: ObservedCalibration | None
     slope: Estimate | None
     in_the_large: Estimate | None
+    drift: Drift
     labels: Labels = field(repr=False)
     probabilities: Array = field(repr=False)
 
@@ -156,7 +164,15 @@ def report(followed: Iterable[FollowedUpPrediction], manifest: Manifest, length:
     if 0 < labels.sum() < len(labels):
         slope = calibration_slope(labels, probabilities)
         in_the_large = calibration_in_the_large(labels, probabilities)
-    return MonitorReport(windows, _calibration(labels, probabilities), slope, in_the_large, labels, probabilities)
+    return MonitorReport(
+        windows,
+        _calibration(labels, probabilities),
+        slope,
+        in_the_large,
+        drift(labels, probabilities),
+        labels,
+        probabilities,
+    )
 
 
 def _window(start: datetime, patients: Sequence[FollowedUpPrediction], manifest: Manifest) -> MonitorWindow:
@@ -190,6 +206,7 @@ def _calibration(labels: Labels, probabilities: Array) -> ObservedCalibration | 
         observed=float(labels.mean()),
         low=low,
         high=high,
+        limits=control_limits(probabilities),
         brier=brier(labels, probabilities),
         auc=auc(labels, probabilities) if both else None,
     )
@@ -238,10 +255,24 @@ def clinical_name(name: str) -> str:
     return name.rpartition(".")[2]
 
 
+def proposal(result: MonitorReport, name: str) -> str:
+    """What to do about the calibration of the version ``name``, as NAME@VERSION; "" if there is nothing to do."""
+    found = result.drift
+    if not found.changed:
+        return ""
+    validate = f"rlvo validate {name} --from-outcomes"
+    if min(found.events, found.patients - found.events) < FEWEST_EVENTS:
+        return f"Look at it with `{validate}`; there are too few outcomes to recalibrate."
+    return (
+        f"Look at it with `{validate}`, and if the patients are those that the version is meant for, recalibrate it on "
+        f"a cohort of these patients with `rlvo recalibrate {name}`."
+    )
+
+
 def table(result: MonitorReport) -> tuple[list[str], list[list[str]]]:
     """Return heads and rows: one row per window, then one for all windows; ``!`` marks a signal."""
-    heads = ["from", "patients", "probability", "outcomes", "expected", "observed (95 %)", "Brier", "AUC", "agreement"]
-    heads += ["unlike training", "largest shift"]
+    heads = ["from", "patients", "probability", "outcomes", "expected", "observed (95 %)", "limits", "Brier", "AUC"]
+    heads += ["agreement", "unlike training", "largest shift"]
     rows = [
         [
             f"{window.start:%Y-%m-%d}",
@@ -269,17 +300,21 @@ def document(result: MonitorReport) -> dict[str, object]:
         "overall": None if result.overall is None else asdict(result.overall),
         "slope": None if result.slope is None else asdict(result.slope),
         "in_the_large": None if result.in_the_large is None else asdict(result.in_the_large),
+        "drift": asdict(result.drift)
+        | {"detectable": result.drift.detectable if np.isfinite(result.drift.detectable) else None}
+        | {"changed": result.drift.changed, "silent": result.drift.silent, "text": result.drift.text},
     }
 
 
 def _calibration_cells(calibration: ObservedCalibration | None) -> list[str]:
     if calibration is None:
-        return ["0", "", "", "", ""]
+        return ["0", "", "", "", "", ""]
     mark = " !" if calibration.signal else ""
     return [
         str(calibration.patients),
         f"{calibration.expected:.0%}",
         f"{calibration.observed:.0%} ({calibration.low:.0%}-{calibration.high:.0%}){mark}",
+        f"{calibration.limits[0]:.0%}-{calibration.limits[1]:.0%}",
         f"{calibration.brier:.3f}",
         "" if calibration.auc is None else f"{calibration.auc:.2f}",
     ]

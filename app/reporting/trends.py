@@ -23,13 +23,17 @@ FULL_TINT = 2.0  # shift, in standard deviations, with the darkest colour
 
 @dataclass(frozen=True)
 class Point:
-    """Shares of one window, None if unknown; ``low`` and ``high`` are the interval of the observed share."""
+    """Shares of one window, None if unknown.
+
+    ``low`` and ``high`` are the interval of the observed share, ``limits`` its control limits.
+    """
 
     name: str
     expected: float
     observed: float | None = None
     low: float = 0.0
     high: float = 0.0
+    limits: tuple[float, float] | None = None
     agreement: float | None = None
 
 
@@ -48,6 +52,17 @@ def over_time(points: Sequence[Point]) -> Drawing:
     axes.plot(
         [point.expected for point in points], "s-", color=LOWERS, label="expected (mean probability)", clip_on=False
     )
+    limited = [(place, point.limits) for place, point in enumerate(points) if point.limits is not None]
+    if limited:
+        axes.bar(
+            [place for place, _ in limited],
+            [high - low for _, (low, high) in limited],
+            bottom=[low for _, (low, _) in limited],
+            width=0.5,
+            color=LOWERS,
+            alpha=0.15,
+            label="control limits (3 SD)",
+        )
     observed = [(place, point.observed, point) for place, point in enumerate(points) if point.observed is not None]
     axes.errorbar(
         [place for place, _, _ in observed],
@@ -71,15 +86,16 @@ def over_time(points: Sequence[Point]) -> Drawing:
         label="reviewers agree",
     )
     place = left / drawing.width, 8 / drawing.height
-    drawing.figure.legend(loc="lower left", bbox_to_anchor=place, ncols=3, labelcolor=MUTED, borderaxespad=0)
+    drawing.figure.legend(loc="lower left", bbox_to_anchor=place, ncols=4, labelcolor=MUTED, borderaxespad=0)
     drawing.table = FigureTable(
-        ("From", "Expected", "Observed", "95 % interval", "Agreement"),
+        ("From", "Expected", "Observed", "95 % interval", "Control limits", "Agreement"),
         [
             (
                 point.name,
                 percent(point.expected),
                 "" if point.observed is None else percent(point.observed),
                 "" if point.observed is None else f"{percent(point.low)} to {percent(point.high)}",
+                "" if point.limits is None else f"{percent(point.limits[0])} to {percent(point.limits[1])}",
                 "" if point.agreement is None else percent(point.agreement),
             )
             for point in points

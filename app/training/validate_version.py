@@ -9,15 +9,14 @@ Design notes:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from app.evaluation import subgroups, validation, validation_report
+from app.evaluation import validation, validation_report
 from app.evaluation.baseline_table import Characteristic
-from app.evaluation.validation import Groups, PredictionTable
+from app.evaluation.patient_groups import patient_groups
+from app.evaluation.validation import PredictionTable
 from app.evaluation.validation_report import ReportTable, Section
 from app.registry.manifest import Manifest, VariableKind
 from app.training import description, report_folder
@@ -58,7 +57,7 @@ def validate_version(
 def prediction_table(scored: ScoredCohort, predicted: VersionPredictions, config: EvalConfig) -> PredictionTable:
     """The predictions of a version as a table, with the subgroups of every report."""
     data = scored.data
-    groups = dict(_groups(data))
+    groups = patient_groups(data)
     described = description.describe(data, scored.read, stages_of(scored.read, config))
     flow = [(step.name, step.studies) for step in described.flow]
     dates = np.array([study.date for study in scored.patients.studies])
@@ -76,29 +75,6 @@ def prediction_table(scored: ScoredCohort, predicted: VersionPredictions, config
 
 def _characteristics(data: Dataset) -> Sequence[Characteristic]:
     return [one for one in description.characteristics(data) if any(value is not None for value in one.values)]
-
-
-def _groups(data: Dataset) -> list[tuple[str, Groups]]:
-    """Levels of sex, side, age, atrial fibrillation and scanner of the patients (n,)."""
-    found: dict[str, dict[str, NDArray[np.bool_]]] = {}
-    for name, mask in subgroups.masks(replace(data, sites=np.full(len(data), ""))).items():
-        variable, _, level = name.partition(": ")
-        if name.startswith("age "):
-            variable, level = "age", name.removeprefix("age ")
-        elif "atrial fibrillation" in name:
-            variable, level = "atrial fibrillation", "no" if name.startswith("no ") else "yes"
-        elif name.startswith("scanner "):
-            variable, level = "scanner", name.removeprefix("scanner ")
-        elif name.startswith("site "):
-            continue
-        found.setdefault(variable, {})[level] = mask
-    result = []
-    for variable, by_level in found.items():
-        levels = np.full(len(data), "", dtype=f"<U{max(map(len, by_level))}")
-        for level, mask in by_level.items():
-            levels[mask] = level
-        result.append((variable, Groups(levels, (*by_level, ""))))
-    return result
 
 
 def _compared(manifest: Manifest, data: Dataset) -> Section:

@@ -21,13 +21,11 @@ def upgrade() -> None:
         sa.Column("name", sa.String(63), primary_key=True),
         sa.Column("hash", sa.String(64), nullable=False),
         sa.Column("protocol", sa.JSON(), nullable=False),
-        sa.Column("model_name", sa.String(63), nullable=False),
         sa.Column("created", TIME, nullable=False),
         sa.Column("stopped", TIME, nullable=True),
         sa.Column("stop_reason", sa.String(500), nullable=True),
         sa.Column("unsealed", TIME, nullable=True),
     )
-    op.create_index("ix_trials_model_name", "trials", ["model_name"])
     op.create_table(
         "trial_entries",
         sa.Column("prediction_id", sa.String(36), sa.ForeignKey("predictions.id"), primary_key=True),

@@ -88,6 +88,10 @@ ARGUMENTS: dict[str, list[str]] = {
         "tiny header.csv --subgroup sex",
         "tiny binary.csv",
         "../tiny header.csv",
+        "tiny --from-outcomes",
+        "unknown --from-outcomes",
+        "tiny header.csv --from-outcomes",
+        "tiny --from-outcomes --since yesterday",
     ],
     "recalibrate": [
         "unknown --cohort header.csv --name a --version 1.0.0",

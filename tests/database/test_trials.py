@@ -101,8 +101,8 @@ def test_changed_protocol_stops_the_answers_of_its_sites(trial: Database) -> Non
         session.execute(update(TrialRow).values(protocol=PROTOCOL | {"holders": holders}))
     with trial.session() as session, pytest.raises(InternalError, match="differs from its hash"):
         predictions.add(session, new_prediction())
-    with trial.session() as session:
-        predictions.add(session, new_prediction("elsewhere", model=MODEL.model_copy(update={"name": "other"})))
+    with trial.session() as session, pytest.raises(InternalError):
+        predictions.add(session, new_prediction(model=MODEL.model_copy(update={"name": "other"})))
 
 
 def test_looks_are_made_once_and_a_stopped_trial_seals_nothing(trial: Database) -> None:

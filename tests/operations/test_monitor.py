@@ -141,6 +141,37 @@ def test_underestimating_version_gives_a_calibration_signal(manifest: Manifest) 
     assert rows[0][heads.index("observed (95 %)")].endswith("!")
     assert result.in_the_large is not None
     assert result.in_the_large.value > 0.5
+    assert result.drift.changed
+    assert "rlvo recalibrate mine@1.0.0" in monitor.proposal(result, "mine@1.0.0")
+
+
+def test_window_outside_the_interval_but_inside_the_limits_gives_no_signal(manifest: Manifest) -> None:
+    """One window in twenty of a calibrated version is outside of its 95 % interval."""
+    patients = [
+        replace(one, probability=0.2, refractory=number % 10 in (3, 6, 9)) for number, one in enumerate(cohort(100))
+    ]
+    result = report(patients, manifest, WindowLength.MONTH)
+    (window,) = result.windows
+    assert window.calibration is not None
+    assert not window.calibration.low <= window.calibration.expected
+    assert not [text for text in window.signals if text.startswith("calibration")]
+    assert monitor.proposal(result, "mine@1.0.0") == ""
+
+
+def test_few_events_say_nothing_yet(manifest: Manifest) -> None:
+    patients = [replace(one, probability=0.2, refractory=number % 5 == 0) for number, one in enumerate(cohort(60))]
+    result = report(patients, manifest, WindowLength.MONTH)
+    assert result.drift.text.startswith("12 events (12.0 expected): nothing can be said yet; only a ratio of 2.1")
+    document = monitor.document(result)["drift"]
+    assert isinstance(document, dict)
+    assert (document["silent"], document["changed"], document["events"]) == (True, False, 12)
+
+
+def test_too_few_of_one_outcome_are_not_recalibrated(manifest: Manifest) -> None:
+    patients = [replace(one, probability=0.9, refractory=False) for one in cohort(20)]
+    result = report(patients, manifest, WindowLength.MONTH)
+    assert result.drift.changed
+    assert "too few outcomes to recalibrate" in monitor.proposal(result, "mine@1.0.0")
 
 
 def test_drift_needs_no_outcomes_or_reviews(manifest: Manifest) -> None:
@@ -149,7 +180,8 @@ def test_drift_needs_no_outcomes_or_reviews(manifest: Manifest) -> None:
     assert (result.overall, result.slope) == (None, None)
     assert [signals[0].split()[0] for signals in result.signals.values()] == ["age"]
     _, rows = monitor.table(result)
-    assert rows[0][3:9] == ["0", "", "", "", "", ""]
+    assert rows[0][3:10] == ["0", "", "", "", "", "", ""]
+    assert result.drift.text.startswith("0 events (0.0 expected): nothing can be said yet; no change would be seen")
 
 
 def answered(database: Database, model: ModelRef, created: datetime, clinical: dict[str, Any]) -> str:

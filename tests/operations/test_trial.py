@@ -275,21 +275,24 @@ def test_order_of_the_looks_is_that_of_the_outcomes(site: Site) -> None:
 
 def test_only_the_sites_and_the_version_of_the_trial_are_sealed(site: Site) -> None:
     with site.database.session() as session:
-        for tenant, model, expected in (
-            ("stroke-a", site.model, NAME),
-            ("elsewhere", site.model, None),
-            ("stroke-a", site.model.model_copy(update={"name": "other"}), None),
-        ):
+        for tenant, model, expected in (("stroke-a", site.model, NAME), ("elsewhere", site.model, None)):
             new = new_prediction(tenant, model=model, return_address=b"sealed address")
             predictions.add(session, new)
             prediction = predictions.find(session, new.id, None)
             row = session.get_one(PredictionRow, new.id)
             assert (prediction.sealed, row.explain) == (expected, expected is None)
             assert (session.get(predictions.ReturnAddressRow, new.id) is None) == (expected is not None)
-        with pytest.raises(Sealed, match="only its version"):
+        with pytest.raises(Sealed, match="only tiny@"):
             predictions.add(
                 session, new_prediction("stroke-a", model=site.model.model_copy(update={"version": "2.0.0"}))
             )
+        with pytest.raises(Sealed, match="only tiny@"):  # as a recalibrated version, which has an own name
+            predictions.add(session, new_prediction("stroke-a", model=site.model.model_copy(update={"name": "mine"})))
+        for reference, version in ((None, "tiny@1.0.0"), ("tiny", "tiny@1.0.0"), ("tiny@champion", "tiny@1.0.0")):
+            assert trials.pinned(session, "stroke-a", reference) == version
+        for reference in ("tiny@2.0.0", "tiny@1.0.0", "mine", "mine@champion"):
+            assert trials.pinned(session, "stroke-a", reference) is None
+        assert trials.pinned(session, "elsewhere", None) is None
         other = site.model.model_copy(update={"digest": "sha256:" + "0" * 64})
         with pytest.raises(ModelNotReady, match="protocol"):
             predictions.add(session, new_prediction("stroke-a", model=other))
@@ -331,7 +334,11 @@ def test_open_versions_beside_the_trial(site: Site) -> None:
         trials.refuse(session, "stroke-a", "tiny", "0.9.0")
         with pytest.raises(Sealed):
             trials.refuse(session, "stroke-a", "tiny", "1.0.0")
-        assert trials.pinned(session, "stroke-a", "tiny", "0.9.0", explicit=False) == "0.9.0"
+        assert trials.pinned(session, "stroke-a", "tiny") is None
+        trials.refuse(session, "stroke-a", "mine", "1.0.0")
+        added = new_prediction("stroke-a", model=site.model.model_copy(update={"name": "mine"}))
+        predictions.add(session, added)
+        assert predictions.find(session, added.id, None).sealed is None
 
 
 def test_wrong_keys_open_nothing_and_are_noted(site: Site) -> None:
