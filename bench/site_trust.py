@@ -8,6 +8,8 @@ No shift: outcomes are drawn from the predictions. The closed test of `rlvo reca
 Real patients (``--table``): predictions and outcomes with a site and a country, as the International Stroke Trial. In
 each unit with 150 patients or more the update is fitted on 50 or 100 patients and tested on the others, in 30 splits.
 
+Interim looks of a silent trial: bench/site_trust_looks.py.
+
 Planner: the examples of the R and Python packages pmvalsampsize, which simulate what rlvo integrates.
 """
 
@@ -26,6 +28,7 @@ from app.evaluation import curves, metrics, recalibration, sample_size, validati
 from app.evaluation.metrics import Array, Estimate, Labels
 from app.evaluation.recalibration import Update
 from app.training.prediction_table import TableColumns, read
+from bench import site_trust_looks
 from bench.statistics import draw
 
 SIZES = (50, 100, 200, 500)
@@ -158,6 +161,7 @@ def main() -> None:
             real(options.table, TableColumns(options.probability, options.outcome, unit))
     if options.repeats:
         no_shift(options.repeats)
+        site_trust_looks.error_rates(4 * options.repeats)
         coverage(options.repeats, options.rounds)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from app.core.display_names import flag_text, interval_text, percent, truncated
 from app.core.explanation_text import contributions, grouped, outside_text, points_text
-from app.sdk.errors import NotFinished
+from app.sdk.errors import NotFinished, sealed_by
 from app.sdk.flags import Severity
 from app.sdk.summary import SYNTHETIC_SHORT, Headline, is_synthetic
 from app.sdk.types import Prediction
@@ -29,8 +29,11 @@ def cards(prediction: Prediction, public_url: str) -> dict[str, list[Card]]:
     """Returns the response of a CDS service, which holds one card.
 
     Raises:
+        Sealed: A silent trial seals the answer.
         NotFinished: The prediction has no probability, because it is unfinished, failed or was cancelled.
     """
+    if prediction.sealed is not None:
+        raise sealed_by(prediction.sealed)
     if prediction.probability is None or prediction.finished is None:
         raise NotFinished("Only a prediction that succeeded has a card.")
     refractory = prediction.headline is Headline.REFRACTORY

@@ -169,8 +169,8 @@ def subjects(request: CdsRequest, system: str) -> list[str]:
 
 
 def answer(prediction: Prediction | None, public_url: str) -> dict[str, Any]:
-    """Returns the response to a request: no card, or one card of the newest prediction of the patient."""
-    if prediction is None:
+    """Returns the response to a request: no card, or one of the patient's newest prediction unless it is sealed."""
+    if prediction is None or prediction.sealed is not None:  # a silent trial shows nothing, also no state
         return {"cards": []}
     if prediction.probability is None or prediction.finished is None:
         return {"cards": [state_card(prediction)]}

@@ -20,7 +20,7 @@ from enum import StrEnum
 from typing import Any
 
 from app.core.display_names import flag_text, interval_name, rule_text, warnings_first
-from app.sdk.errors import FieldError, InvalidRequest, NotFinished
+from app.sdk.errors import FieldError, InvalidRequest, NotFinished, sealed_by
 from app.sdk.summary import Headline
 from app.sdk.types import Decision, Interval, Prediction
 
@@ -84,8 +84,11 @@ def bundle(
         subject_system: Identifier system of the pseudonym.
 
     Raises:
+        Sealed: A silent trial seals the answer.
         NotFinished: The prediction has no probability, because it is unfinished, failed or was cancelled.
     """
+    if prediction.sealed is not None:
+        raise sealed_by(prediction.sealed)
     if prediction.probability is None or prediction.finished is None:
         raise NotFinished("Only a prediction that succeeded has a FHIR bundle.")
     subject = _subject(prediction, subject_system)

@@ -66,7 +66,9 @@ def _json(description: str, schema: Entry) -> dict[int | str, Entry]:
     return {200: {"description": description, "content": {"application/json": {"schema": schema}}}}
 
 
-card = entry(*PREDICTION_ERRORS, errors.NotFinished, ok=_json("CDS Hooks 2.0 response with one card", _CARDS))
+card = entry(
+    *PREDICTION_ERRORS, errors.NotFinished, errors.Sealed, ok=_json("CDS Hooks 2.0 response with one card", _CARDS)
+)
 discovery = entry(errors.InvalidRequest, ok=_json("CDS Hooks 2.0: the services", _SERVICES))
 patient_view = entry(
     errors.InvalidRequest,

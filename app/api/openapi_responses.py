@@ -183,6 +183,7 @@ def _file(description: str, *media_types: str) -> dict[int | str, Entry]:
 
 
 PREDICTION_ERRORS = (errors.PredictionNotFound, errors.Erased, errors.InvalidRequest)
+_RESULT_ERRORS = (errors.NotFound, errors.NotFinished, errors.Sealed)
 
 submit = entry(
     errors.MalformedMultipart,
@@ -192,6 +193,7 @@ submit = entry(
     errors.ModelNotFound,
     errors.RequestInProgress,
     errors.Conflict,
+    errors.Sealed,
     errors.DecompressedTooLarge,
     errors.InvalidVolume,
     errors.InvalidDicom,
@@ -241,6 +243,7 @@ submit = entry(
 read = entry(
     *PREDICTION_ERRORS,
     errors.NotFinished,
+    errors.Sealed,
     ok={
         200: {**_prediction(**ETAG), "content": {"application/fhir+json": {"schema": {"type": "object"}}}},
         304: {"description": "The caller has the present state"},
@@ -313,8 +316,7 @@ _MATRIX = {"type": "array", "items": {"type": "array", "items": {"type": "number
 _ALIGNED = {"type": "object", "properties": {"affine": _MATRIX, "mni_from_world": _MATRIX}}
 alignment = entry(
     *PREDICTION_ERRORS,
-    errors.NotFound,
-    errors.NotFinished,
+    *_RESULT_ERRORS,
     ok={
         200: {
             "description": "For each image that the model reads: `affine`, voxel -> RAS+ mm of the scanner, and "
@@ -326,12 +328,7 @@ alignment = entry(
     },
     description="Relates a place in one image to another image. A prediction without an explanation has no such file.",
 )
-volume_map = entry(
-    *PREDICTION_ERRORS,
-    errors.NotFound,
-    errors.NotFinished,
-    ok=_file("A NIfTI volume, gzip-compressed", "application/gzip"),
-)
+volume_map = entry(*PREDICTION_ERRORS, *_RESULT_ERRORS, ok=_file("A NIfTI volume, gzip-compressed", "application/gzip"))
 _DRAWN_LATER = (
     "Figures and report are drawn after the answer, at the first request or while the service has nothing else to do; "
     "`figures` of the prediction says when they are there. Before that, the response comes after at most `wait` "
@@ -339,24 +336,21 @@ _DRAWN_LATER = (
 )
 figure = entry(
     *PREDICTION_ERRORS,
-    errors.NotFound,
-    errors.NotFinished,
+    *_RESULT_ERRORS,
     errors.FiguresNotReady,
     ok=_file("The figure", "image/png", "image/svg+xml"),
     description=_DRAWN_LATER,
 )
 report = entry(
     *PREDICTION_ERRORS,
-    errors.NotFound,
-    errors.NotFinished,
+    *_RESULT_ERRORS,
     errors.FiguresNotReady,
     ok=_file("One self-contained HTML page", "text/html"),
     description=_DRAWN_LATER,
 )
 dicom_objects = entry(
     *PREDICTION_ERRORS,
-    errors.NotFound,
-    errors.NotFinished,
+    *_RESULT_ERRORS,
     errors.FiguresNotReady,
     errors.InternalError,
     ok={
@@ -372,6 +366,7 @@ dicom_objects = entry(
 fhir = entry(
     *PREDICTION_ERRORS,
     errors.NotFinished,
+    errors.Sealed,
     ok={
         200: {
             "description": "FHIR Bundle of RiskAssessment, DiagnosticReport, Observation, Device and Provenance",
@@ -392,6 +387,7 @@ review = entry(
     *PREDICTION_ERRORS,
     *_BODY_ERRORS,
     errors.Conflict,
+    errors.Sealed,
     ok={
         200: {
             "description": "The last review of this reviewer is the same; nothing was added",

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from app.api.dependencies import Services
 from app.api.uploads import UploadedStudy, UploadReceiver
 from app.core.tracing import TraceContext
-from app.database import audit, idempotency, predictions, queue_limits
+from app.database import audit, idempotency, predictions, queue_limits, trials
 from app.database.api_keys import Caller
 from app.database.idempotency import Reservation
 from app.database.predictions import NewPrediction
@@ -100,6 +100,7 @@ async def accept(
         ModelNotFound: There is no such model version.
         ModelNotReady: The default model is not in the model store.
         QueueFull: Other studies have taken the last place while this one was received.
+        Sealed: A silent trial runs at this site, and the study names another version of its model.
         StorageFull: The volumes cannot be stored.
     """
     study = upload.study
@@ -182,18 +183,23 @@ def resolve_model(services: Services, reference: str | None, tenant: str) -> Sto
     """The model version of a reference; without one, that of the default model for this tenant.
 
     An alias ``site-TENANT`` of the default model, in small letters, chooses the version of a tenant, such as one with
-    the calibration of its patients.
+    the calibration of its patients. A silent trial of the site chooses its own version instead.
 
     Raises:
         ModelNotFound: There is no such version.
         ModelNotReady: The default model is not in the model store.
+        Sealed: A silent trial of the site forbids answers of this version.
     """
     try:
-        return services.registry.resolve(reference or _of_tenant(services, tenant))
+        with services.database.reading() as session:
+            chosen = trials.pinned(session, tenant, reference) or reference
+            entry = services.registry.resolve(chosen or _of_tenant(services, tenant))
+            trials.seals(session, tenant, ModelRef(name=entry.name, version=entry.version, digest=entry.digest))
     except ModelNotFound:
         if reference is None:
             raise ModelNotReady("The default model of the service is not in its model store.", retry_after=30) from None
         raise
+    return entry
 
 
 def _of_tenant(services: Services, tenant: str) -> str:
@@ -216,4 +222,6 @@ def enqueue(session: Session, services: Services, caller: Caller, new: NewPredic
         detail["accept_warnings"] = True
     if new.ctp_interval_s is not None:
         detail["ctp_interval_s"] = new.ctp_interval_s
+    if (trial := trials.of_prediction(session, new.id)) is not None:
+        detail["trial"] = trial
     audit.append(session, caller.name, "prediction.submit", new.id, detail)

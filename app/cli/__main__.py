@@ -33,6 +33,7 @@ from app.cli import (
     studies,
     subjects,
     table,
+    trial,
     webhooks,
 )
 
@@ -98,6 +99,7 @@ app.add_typer(dicom.dicom, name="dicom", rich_help_panel=OPERATE)
 app.add_typer(admin.db, name="db", rich_help_panel=OPERATE)
 app.add_typer(admin.audit, name="audit", rich_help_panel=OPERATE)
 app.add_typer(outcomes.outcomes, name="outcomes", rich_help_panel=OPERATE)
+app.add_typer(trial.trial, name="trial", rich_help_panel=OPERATE)
 app.command(rich_help_panel=OPERATE)(monitor.monitor)
 app.command(rich_help_panel=OPERATE)(compare.compare)
 app.command(rich_help_panel=TRAIN)(plan.plan)

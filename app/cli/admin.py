@@ -184,12 +184,16 @@ def replay(prediction_id: Annotated[str, typer.Argument(help="Id of a finished p
     and model store are those of the settings, so they must be set as for the service.
     """
     from app.database import job_state, predictions
+    from app.sdk.errors import sealed_by
 
     config, database = settings(), open_database(must_exist=True)
     open_model_store(config)
     with naming_folders(config), database.reading() as session:
-        stored = predictions.find(session, prediction_id, None).probability
+        prediction = predictions.find(session, prediction_id, None)
+        stored = prediction.probability
         study = job_state.recorded(session, prediction_id)
+    if prediction.sealed is not None:
+        raise sealed_by(prediction.sealed)
     if stored is None:
         typer.echo("This prediction has no stored probability to compare with.", err=True)
         raise typer.Exit(2)

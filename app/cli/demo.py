@@ -71,6 +71,8 @@ def _predict(client: Client, study: Study, folder: Path, console: Console) -> No
     with progress(console) as on_progress:
         prediction = client.predict(on_progress=on_progress, **study)
     show(prediction, console)
+    if prediction.sealed is not None:
+        return
     attribution, probability = prediction.attribution, prediction.probability
     assert attribution is not None
     assert probability is not None

@@ -150,7 +150,8 @@ def progress(console: Console) -> Iterator[OnProgress]:
 def show(prediction: Prediction, console: Console) -> None:
     """Print a finished prediction: summary, warnings, probability with its spread, model, explanation, flags."""
     if prediction.probability is None:
-        console.print(f"{prediction.id}: {prediction.status}")
+        told = prediction.summary if prediction.sealed else prediction.status
+        console.print(f"{prediction.id}: {told}", soft_wrap=True)
         return
     console.print(f"[bold]{prediction.summary}[/bold]", soft_wrap=True)
     flags = warnings_first(prediction.flags)

@@ -1,7 +1,8 @@
-"""JSON files of reports, in which a number that cannot be estimated is null."""
+"""JSON files of reports, in which a number that cannot be estimated is null; and the hash of a JSON document."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -20,6 +21,12 @@ def write(path: Path, document: Mapping[str, object]) -> None:
 def add(path: Path, members: Mapping[str, object]) -> None:
     """Add members to the document in a file, or replace them."""
     write(path, json.loads(path.read_text(encoding="utf-8")) | members)
+
+
+def canonical_hash(document: Mapping[str, object]) -> str:
+    """SHA-256 of a document, in hex, as JSON with sorted members and without spaces."""
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _finite(value: Any) -> Any:

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from app.database import predictions
 from app.database.session import now
 from app.database.tables import OutcomeRow, PredictionRow, ReviewRow, ShadowRow
-from app.sdk.errors import Conflict, FieldError, InvalidRequest, NotFinished
+from app.sdk.errors import Conflict, FieldError, InvalidRequest, NotFinished, sealed_by
 from app.sdk.followup import Outcome, OutcomeDraft, Review, ReviewDraft, Verdict
 from app.sdk.types import PerfusionSummary, Prediction, Status
 
@@ -69,9 +69,12 @@ def add_review(
     Raises:
         PredictionNotFound, Erased: There is no such prediction, or it is erased.
         NotFinished: The prediction has not succeeded.
+        Sealed: A silent trial seals the decision.
         Conflict: Warnings withhold the decision, so there is none to review.
         InvalidRequest: Neither the draft nor a key names the reviewer.
     """
+    if (trial := predictions.find(session, prediction_id, caller).sealed) is not None:
+        raise sealed_by(trial)
     reviewer = draft.reviewer or author
     if reviewer is None:
         errors = [FieldError("reviewer", "required, because no key or token names the reviewer")]

@@ -18,9 +18,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.core.tracing import TraceContext
+from app.database import trials
 from app.database.predictions import Artifact, add_artifacts
 from app.database.session import now
 from app.database.tables import AttributionRow, PredictionRow
+from app.database.trials import Trial
 from app.sdk.errors import Erased, PredictionNotFound
 from app.sdk.series import SeriesSummary
 from app.sdk.types import (
@@ -51,7 +53,7 @@ class JobStudy:
     ``trace_context`` is the span of the request; ``exact`` selects the slow, exact methods of explanation;
     ``accept_warnings`` asks for a decision in spite of warnings; ``ctp_interval_s`` replaces the time step in the
     header of the CT perfusion series; ``series`` and ``intake_flags`` say what the series of a DICOM
-    study were taken for; ``device`` and ``precision`` are those of a recorded answer.
+    study were taken for; ``device`` and ``precision`` are those of a recorded answer; ``trial`` seals the answer.
     """
 
     id: str
@@ -73,6 +75,7 @@ class JobStudy:
     intake_flags: Sequence[Flag] = ()
     device: str | None = None
     precision: str | None = None
+    trial: Trial | None = None
 
 
 @dataclass(frozen=True)
@@ -91,11 +94,12 @@ class PredictionResult:
     """Numbers and files of a finished prediction; ``withheld`` has the warnings that withhold the decision.
 
     ``figures`` is the state of the figures; None if there is no explanation. ``device`` and ``precision`` computed it.
+    ``sealed`` is the sealed answer of a silent trial, which has no number beside it.
     """
 
-    probability: float
+    probability: float | None
     interval: Interval | None
-    folds: list[float]
+    folds: list[float] | None
     decision: Decision | None
     flags: list[Flag]
     perfusion: PerfusionSummary | None
@@ -106,6 +110,7 @@ class PredictionResult:
     figures: FiguresState | None = None
     device: str | None = None
     precision: str | None = None
+    sealed: bytes | None = None
 
 
 def start(session: Session, prediction_id: str) -> JobStudy | None:
@@ -118,7 +123,7 @@ def start(session: Session, prediction_id: str) -> JobStudy | None:
     row.status = Status.RUNNING
     row.started = row.started or now()
     session.flush()
-    return _study(row)
+    return _study(session, row)
 
 
 def advance(session: Session, study: JobStudy, stage: Stage) -> bool:
@@ -171,7 +176,7 @@ def succeed(session: Session, study: JobStudy, result: PredictionResult) -> bool
     row.waiting = None
     row.probability = result.probability
     row.interval = None if result.interval is None else result.interval.model_dump(mode="json")
-    row.folds = list(result.folds)
+    row.folds = None if result.folds is None else list(result.folds)
     row.decision = None if result.decision is None else result.decision.model_dump(mode="json")
     row.withheld = list(result.withheld)
     row.flags = [flag.model_dump(mode="json") for flag in result.flags]
@@ -179,6 +184,8 @@ def succeed(session: Session, study: JobStudy, result: PredictionResult) -> bool
     row.timings = dict(result.timings)
     row.figures = result.figures
     row.device, row.precision = result.device, result.precision
+    if result.sealed is not None:
+        trials.keep_sealed(session, row.id, result.sealed)
     if result.attribution is not None:
         session.add(AttributionRow(prediction_id=row.id, **result.attribution.model_dump(mode="json")))
     add_artifacts(session, row.id, result.artifacts)
@@ -203,7 +210,7 @@ def recorded(session: Session, prediction_id: str) -> JobStudy:
         raise PredictionNotFound
     if row.erased:
         raise Erased
-    return _study(row)
+    return _study(session, row)
 
 
 def unfinished(session: Session, ids: Iterable[str]) -> set[str]:
@@ -225,7 +232,7 @@ def unfinished_on(session: Session, name: str, version: str) -> bool:
     return session.scalars(select(PredictionRow.id).where(open_states, *of_version).limit(1)).first() is not None
 
 
-def _study(row: PredictionRow) -> JobStudy:
+def _study(session: Session, row: PredictionRow) -> JobStudy:
     return JobStudy(
         id=row.id,
         run=row.run,
@@ -245,6 +252,7 @@ def _study(row: PredictionRow) -> JobStudy:
         inputs={Input(name): InputSummary.model_validate(summary) for name, summary in (row.inputs or {}).items()},
         device=row.device,
         precision=row.precision,
+        trial=None if row.trial is None else trials.find(session, row.trial),
         trace_context=TraceContext(row.trace_id, row.span_id) if row.trace_id else None,
     )
 

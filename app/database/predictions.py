@@ -22,13 +22,13 @@ from sqlalchemy import ColumnElement, exists, select
 from sqlalchemy.orm import Session
 
 from app.core.tracing import TraceContext
-from app.database import destinations, fair_queue, idempotency, paging
+from app.database import destinations, fair_queue, idempotency, paging, trials
 from app.database.row_erasure import erase_rows
 from app.database.session import now
 from app.database.study_tables import ReturnAddressRow
 from app.database.tables import ArtifactRow, AttributionRow, BlobRow, PredictionRow, ReviewRow
 from app.database.upsert import insert_for
-from app.sdk.errors import Conflict, Erased, FiguresNotReady, NotFinished, NotFound, PredictionNotFound
+from app.sdk.errors import Conflict, Erased, FiguresNotReady, NotFinished, NotFound, PredictionNotFound, sealed_by
 from app.sdk.followup import ReviewerVerdict
 from app.sdk.series import SeriesSummary
 from app.sdk.sorting import Sort
@@ -102,8 +102,11 @@ def new_id() -> str:
 def add(session: Session, new: NewPrediction) -> int:
     """Inserts a queued prediction with its inputs, completes its idempotency key, and returns its queue position.
 
-    Raises RequestInProgress if another request has completed the key.
+    A silent trial of the site seals the prediction: it gets no explanation, and results go back nowhere.
+
+    Raises RequestInProgress if another request has completed the key, and the errors of `trials.seals`.
     """
+    trial = trials.seals(session, new.caller, new.model)
     queue_position = fair_queue.next_position(session, new.caller, new.priority)
     session.add(
         PredictionRow(
@@ -121,7 +124,8 @@ def add(session: Session, new: NewPrediction) -> int:
             subject=new.subject,
             study_instance_uid=new.study_instance_uid,
             accession_number=new.accession_number,
-            explain=new.explain,
+            explain=new.explain and trial is None,
+            trial=trial,
             exact=new.exact,
             accept_warnings=new.accept_warnings,
             ctp_interval_s=new.ctp_interval_s,
@@ -137,7 +141,9 @@ def add(session: Session, new: NewPrediction) -> int:
     session.flush()
     inputs = [Artifact(f"inputs/{name}.nii", each.sha256, each.bytes, VOLUME) for name, each in new.inputs.items()]
     add_artifacts(session, new.id, inputs)
-    if new.return_address is not None:
+    if trial is not None:
+        trials.enter(session, trial, new.id)
+    elif new.return_address is not None:
         session.add(ReturnAddressRow(prediction_id=new.id, sealed=new.return_address))
     if new.idempotency_key is not None:
         idempotency.complete(session, new.caller, new.idempotency_key, new.id, new.body_digest, keep=new.keep_key)
@@ -263,12 +269,15 @@ def erase(session: Session, prediction_id: str, caller: str | None) -> list[str]
 def artifact(session: Session, prediction_id: str, caller: str | None, name: str) -> tuple[str, str]:
     """Digest and media type of an artifact. Raises PredictionNotFound, Erased.
 
+    Raises Sealed if a silent trial seals all but the inputs.
     Raises NotFinished if the prediction may still make the artifact, FiguresNotReady if it is a figure or the report
     that is not drawn yet, and NotFound if the prediction has finished without it.
     """
     row = _row(session, prediction_id, caller)
     if artifact_row := session.get(ArtifactRow, (prediction_id, name)):
         return artifact_row.digest, artifact_row.media_type
+    if row.trial is not None:
+        raise sealed_by(row.trial)
     if not Status(row.status).finished:
         raise NotFinished("The prediction is not finished. Send the request again when it has finished")
     if name.startswith(FIGURES) or name == REPORT:
@@ -357,6 +366,7 @@ def _prediction(
             "attribution": attribution and _attribution(attribution),
             "inputs": row.inputs or {},
             "timings": row.timings or {},
+            "sealed": row.trial,
             "verdicts": list(verdicts),
         }
     )

@@ -27,10 +27,20 @@ from app.database.tables import (
     ReviewRow,
     ShadowRow,
 )
+from app.database.trial_tables import TrialEntryRow
 from app.sdk.types import Status
 
 _IN_ONE_STATEMENT = 500  # databases limit the parameters of one statement
-_DELETED = (AttributionRow, ReviewRow, ShadowRow, OutcomeRow, IdempotencyRow, ReturnAddressRow, DeliveryRow)
+_DELETED = (
+    AttributionRow,
+    ReviewRow,
+    ShadowRow,
+    OutcomeRow,
+    IdempotencyRow,
+    ReturnAddressRow,
+    DeliveryRow,
+    TrialEntryRow,
+)
 _EMPTIED = (
     *("stage", "waiting", "subject", "study_instance_uid", "accession_number", "clinical", "inputs"),
     *("trace_id", "span_id", "body_digest", "series", "intake_flags", "probability", "interval", "folds", "decision"),

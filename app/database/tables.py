@@ -55,6 +55,9 @@ UNDRAWN = "figures = 'pending' AND figures_queued IS NULL"
 """Condition for figures that have no job yet; as text, because a database uses the index only for this expression."""
 
 
+IN_A_TRIAL = "trial IS NOT NULL"
+
+
 def _kept(name: str, *columns: str) -> Index:
     """An index without the erased predictions, of which there are more and more."""
     kept = text("erased IS NULL")
@@ -75,6 +78,7 @@ class PredictionRow(Base):
         _kept("study_uid", "caller", "study_instance_uid", "created", "id"),
         _kept("accession", "caller", "accession_number", "created", "id"),
         _kept("due", "finished"),
+        Index("predictions_trial", "trial", sqlite_where=text(IN_A_TRIAL), postgresql_where=text(IN_A_TRIAL)),
         Index("predictions_finished", "finished"),
         Index("predictions_status", "status", "queue_position", "caller"),
         Index("predictions_undrawn", "created", sqlite_where=text(UNDRAWN), postgresql_where=text(UNDRAWN)),
@@ -132,6 +136,7 @@ class PredictionRow(Base):
     figures_queued: Mapped[datetime | None]  # when the job was queued that draws them
     timings: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]
+    trial: Mapped[str | None] = mapped_column(String(63))  # silent trial that seals the answer; stays after an erasure
 
 
 class AttributionRow(Base):

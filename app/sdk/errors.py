@@ -8,7 +8,7 @@ detail says what to do; it contains no submitted value, no path and no stack tra
     ├── NotAllowed            401  unauthenticated, 403 insufficient-scope, cross-origin
     ├── NotFound              404  prediction-not-found, model-not-found, not-found
     ├── Gone                  410  erased
-    ├── Conflict              409  request-in-progress, alias-conflict, not-finished, figures-not-ready;
+    ├── Conflict              409  request-in-progress, alias-conflict, not-finished, figures-not-ready, sealed;
     │                               412, 428 preconditions
     ├── TooLarge              413  payload-too-large, decompressed-too-large
     ├── InvalidStudy          422  nifti-invalid, dicom-invalid, geometry-mismatch, modality-implausible, ...
@@ -194,6 +194,10 @@ class NotFinished(Conflict):
     code, title = "not-finished", "The prediction has not finished"
 
 
+class Sealed(Conflict):
+    code, title = "sealed", "A silent trial seals the answer"
+
+
 class FiguresNotReady(NotFinished):
     code, title = "figures-not-ready", "The figures and the report are not drawn yet"
 
@@ -204,6 +208,11 @@ class EtagMismatch(Conflict):
 
 class PreconditionRequired(Conflict):
     code, status, title = "precondition-required", 428, "An If-Match header is required"
+
+
+def sealed_by(trial: str) -> Sealed:
+    """Error of a request for what a silent trial seals."""
+    return Sealed(f"The silent trial {trial} seals the answer. Its key holders open it with `rlvo trial report`")
 
 
 # 411, 413, 415, 417, 431 -------------------------------------------------------------------------------------------

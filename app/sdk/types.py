@@ -254,6 +254,8 @@ def _summary(values: dict[str, Any]) -> str:
         return f"Failed: {values['error'].title}."
     if values["waiting"] is not None:
         return f"Waiting: {values['waiting'].detail}."
+    if values["sealed"] is not None and values["status"] is Status.SUCCEEDED:
+        return f"Sealed: silent trial {values['sealed']}."
     if values["probability"] is None:
         return f"{values['status'].capitalize()}."
     return answer_line(*(values[name] for name in ("probability", "decision", "withheld", "flags", "inputs")))
@@ -291,6 +293,9 @@ class Prediction(_ResponseModel):
         default=None, description="Seconds between the frames of the CT perfusion series, as sent by the caller"
     )
     series: list[SeriesSummary] | None = Field(default=None, description="Series of a DICOM study; else absent")
+    sealed: str | None = Field(
+        default=None, description="Silent trial that seals the answer: it is computed and stored, and not shown"
+    )
     flags: list[Flag] = []
     attribution: Attribution | None = None
     figures: FiguresState | None = Field(

@@ -56,7 +56,7 @@ from app.sdk.types import (
     read_interval,
 )
 from app.storage.local import Storage
-from app.worker import artifacts
+from app.worker import artifacts, sealed_answer
 from app.worker.drawing_data import DATA
 from app.worker.lost_device import end_process
 from app.worker.prediction_context import FailureRecord, PredictionContext, StepResult
@@ -85,20 +85,24 @@ def predict(context: PredictionContext) -> bytes:
     """Computes the calibrated probability and everything that belongs to the answer, as JSON."""
     model_input = context.model_input()
     answer = context.version().predict(model_input)
-    flags = [*context.study.intake_flags, *model_input.flags, *answer.flags, *_origin(context)]
+    of_inputs = [*context.study.intake_flags, *model_input.flags]
+    flags = [*of_inputs, *answer.flags, *_origin(context)]
     withheld = [] if context.study.accept_warnings else warning_codes(flags)
-    return _json_bytes(
-        {
-            "probability": answer.probability,
-            "interval": answer.interval and answer.interval.model_dump(mode="json"),
-            "folds": list(answer.folds),
-            "decision": None if withheld else answer.decision.model_dump(mode="json"),
-            "withheld": withheld,
-            "flags": [flag.model_dump(mode="json") for flag in flags],
-            "perfusion": model_input.perfusion and model_input.perfusion.model_dump(mode="json"),
-            "computed_on": context.computed_on(),
-        }
-    )
+    document = {
+        "probability": answer.probability,
+        "interval": answer.interval and answer.interval.model_dump(mode="json"),
+        "folds": list(answer.folds),
+        "decision": None if withheld else answer.decision.model_dump(mode="json"),
+        "withheld": withheld,
+        "flags": [flag.model_dump(mode="json") for flag in flags],
+        "perfusion": model_input.perfusion and model_input.perfusion.model_dump(mode="json"),
+        "computed_on": context.computed_on(),
+    }
+    if (trial := context.study.trial) is not None:
+        # The decision of the version is kept too if warnings withhold it: the trial analyses every patient.
+        document["decision"] = answer.decision.model_dump(mode="json")
+        document = sealed_answer.seal(trial, context.study.id, document, [flag.code for flag in of_inputs])
+    return _json_bytes(document)
 
 
 def explain(context: PredictionContext) -> bytes:
@@ -148,6 +152,7 @@ def record(context: PredictionContext, store: Callable[[PredictionResult], None]
             figures=_figures_state({artifact.name for artifact in stored}),
             device=computed_on[0],
             precision=computed_on[1],
+            sealed=sealed_answer.read(answer),
         )
     )
 
@@ -298,10 +303,11 @@ class PredictionPipeline:
         def store() -> None:
             with self.database.session() as session:
                 if job_state.succeed(session, study, result):
+                    detail = {} if study.trial is None else {"trial": study.trial.name}
                     self.queue.queue_webhooks(session, study.id)
                     if self.queue.queue_deliveries(session, study.id):
                         self.queue.draw_on_demand(session, study.id)  # the objects hold the figures
-                    audit.append(session, "worker", "prediction.succeeded", study.id)
+                    audit.append(session, "worker", "prediction.succeeded", study.id, detail)
 
         retry_until_available(store, also_full=False)
 

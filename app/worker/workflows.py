@@ -26,7 +26,7 @@ from dbos import DBOS
 
 from app.core.logging import bound_fields
 from app.core.tracing import Span, TraceContext, Traces
-from app.database import job_state
+from app.database import job_state, trials
 from app.database.session import Database, retry_until_available
 from app.inference.model_cache import ModelCache
 from app.registry.aliases import SHADOW
@@ -114,9 +114,11 @@ class Workflows:
         try:
             with self.database.reading() as session:
                 study = job_state.recorded(session, prediction_id)
+                entry = self._shadow_of(study)
+                covered = entry is not None and trials.covers_shadow(session, study.id, entry.name, entry.version)
         except (PredictionNotFound, Erased):
             return
-        if (entry := self._shadow_of(study)) is not None:
+        if entry is not None and not covered:
             self.pipeline.shadow(study, entry)
 
     def prepare(self, path: str) -> None:
@@ -159,7 +161,9 @@ class Workflows:
                 log.warning("the shadow of %s is not queued: %s", study.id, type(error).__name__)
 
     def _shadow_of(self, study: job_state.JobStudy) -> StoredVersion | None:
-        """The shadow version of the study's model, if it is not the version that answered."""
+        """The shadow version of the study's model, if it is not the version that answered; None if it is sealed."""
+        if study.trial is not None:
+            return None
         try:
             entry = self.model_cache.registry.resolve(f"{study.model.name}@{SHADOW}")
         except RlvoError:

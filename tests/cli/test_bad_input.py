@@ -15,6 +15,7 @@ import pytest
 import typer.main
 
 from app.cli.__main__ import TRAINING_COMMANDS, app, main
+from tests.evaluation.test_trial_protocol import EXAMPLE
 from tests.registry.publish import publish
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,6 +109,18 @@ ARGUMENTS: dict[str, list[str]] = {
         "tiny --cohort header.csv --name a --version 1",
         "tiny --cohort header.csv --name tiny --version 1.0.0",
         "damaged --cohort header.csv --name a --version 1.0.0",
+    ],
+    "trial key": ["text", "gone/key", "text/key", ""],
+    "trial create": ["gone", "text", "binary", "header.csv", "protocol.toml", "protocol.toml --check", "."],
+    "trial status": ["unknown", "x" * 1000, "unknown extra"],
+    "trial stop": ["unknown", "unknown --reason x", "unknown --reason " + "x" * 501],
+    "trial report": [
+        "unknown",
+        "unknown --key gone",
+        "unknown --key .",
+        "unknown --key text --key text",
+        "unknown --key binary",
+        "unknown --key text --rounds 1",
     ],
     "plan": ["--prevalence 0.2", "--prevalence 2 --auc 0.7", "--prevalence 0.2 --auc 0.7 --mean 1", "extra"],
     "pool": [
@@ -234,6 +247,8 @@ READERS = {
     "compare": "tiny tiny@1.0.0",
     "replay": "unknown",
     "settings": "",
+    "trial status": "",
+    "trial stop": "unknown --reason x",
 }
 """Commands that read settings, with valid arguments."""
 
@@ -270,6 +285,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(
         folder / "empty.npz", predictor=np.array("p"), digest=np.array(""), labels=np.zeros(3), log_odds=np.zeros(2)
     )
+    (folder / "protocol.toml").write_bytes(EXAMPLE.read_bytes())  # without keys
     publish(folder / "store", "1.0.0")  # its weights are no weights
     publish(folder / "store", "1.0.0", name="damaged").joinpath("fold-0.safetensors").unlink()
     publish(folder / "store", "1.0.0", name="unreadable").joinpath("manifest.json").write_text("{}")

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
-from app.database import erasures, fair_queue, figure_state, job_state, predictions, queue_limits, status
+from app.database import erasures, fair_queue, figure_state, job_state, predictions, queue_limits, status, trials
 from app.database.queue_limits import QueueLimits
 from app.database.session import Database, now
 from app.sdk.errors import NotFound
@@ -56,6 +56,8 @@ QUERIES: dict[str, Query] = {
     "subject's": lambda session: erasures.of_subject(session, "pacs", "S-1"),
     "newest of a subject": lambda session: predictions.newest_of(session, "pacs", ["S-1"]),
     "certificate": certificate,
+    "of a trial": lambda session: trials.entries(session, "silent"),
+    "running trial": lambda session: trials.running(session, "pacs", "tiny"),
     "erasures of the audit": lambda session: list(erasures.recorded(session)),
     "due": lambda session: erasures.due(session, now(), most=100),
     "overdue": lambda session: erasures.overdue(session, now()),
@@ -85,6 +87,7 @@ BY_INDEX = {
     "overdue": "predictions_due",
     "finished": "predictions_finished",
     "certificate": "audit_action",
+    "of a trial": "predictions_trial",
 }
 """The index that SQLite must choose, where another one would be read from end to end; PostgreSQL has statistics."""
 

@@ -111,7 +111,7 @@ class RunningService:
     def rlvo(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command of rlvo in the environment of the service."""
         command = [sys.executable, "-m", "app.cli", *arguments]
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=TIMEOUT_S)
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=self._patience)
 
     def requests(self, status: int) -> int:
         """Return the number of requests that the service has answered with ``status``."""

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from app.api import json_parsing, openapi_responses, responses
 from app.api.dependencies import CurrentCaller, ServicesDep
 from app.api.parameters import PredictionId, strict_query
-from app.database import audit, followup
+from app.database import audit, followup, trials
 from app.sdk.errors import EtagMismatch, NotFound, PreconditionRequired
 from app.sdk.followup import Outcome, OutcomeDraft, Review, ReviewDraft
 
@@ -71,7 +71,10 @@ async def set_outcome(
         present = followup.outcome(session, prediction_id, caller.tenant)
         _check_if_match(present, if_match)
         outcome = followup.set_outcome(session, prediction_id, caller.tenant, draft)
-        audit.append(session, caller.name, "prediction.outcome", prediction_id, {"correction": present is not None})
+        detail: dict[str, object] = {"correction": present is not None}
+        if (trial := trials.note_outcome(session, prediction_id, correction=present is not None)) is not None:
+            detail["trial"] = trial
+        audit.append(session, caller.name, "prediction.outcome", prediction_id, detail)
         return outcome
 
     return responses.tagged(await services.write(record))

@@ -18,9 +18,9 @@ from fastapi import APIRouter, Depends, Header, Request
 from fastapi.responses import JSONResponse, Response
 
 from app.api import readiness
-from app.api.dependencies import Services, ServicesDep
+from app.api.dependencies import CurrentCaller, Services, ServicesDep
 from app.api.parameters import strict_query
-from app.database import workers
+from app.database import trials, workers
 from app.database.workers import WorkerRecord
 from app.inference import open_inference
 from app.registry.model_store import StoredVersion
@@ -78,13 +78,19 @@ async def model_ready(name: str, services: ServicesDep, version: str = "") -> Re
 @router.post("/models/{name}/infer")
 @router.post("/models/{name}/versions/{version}/infer")
 async def infer(
-    request: Request, name: str, services: ServicesDep, version: str = "", header_length: HeaderLength = ""
+    request: Request,
+    name: str,
+    services: ServicesDep,
+    caller: CurrentCaller,
+    version: str = "",
+    header_length: HeaderLength = "",
 ) -> Response:
-    """Predicts from prepared tensors, for one or more cases."""
+    """Predicts from prepared tensors, for one or more cases; a site in a silent trial of the model gets no answer."""
     services.raise_if_draining()
     if header_length and not (header_length.isascii() and header_length.isdigit()):
         raise BadRequest("Inference-Header-Content-Length must be a number of bytes.")
     entry = await _entry(services, name, version)
+    await services.read(trials.refuse, caller.tenant, entry.name, entry.version)
     limit = open_inference.max_request_bytes(entry.manifest)
     if int(request.headers.get("content-length", 0)) > limit:  # the middleware has checked that it is a number
         raise _too_large(limit)

@@ -26,7 +26,7 @@ from app.database.tables import ArtifactRow
 from app.dicom.objects.isolated import export_isolated, installed
 from app.dicom.objects.kinds import ObjectKind
 from app.dicom.return_address import ReturnAddress, SealBroken, key_of, open_sealed
-from app.sdk.errors import FiguresNotReady, InternalError, NotFinished, NotFound
+from app.sdk.errors import FiguresNotReady, InternalError, NotFinished, NotFound, sealed_by
 from app.sdk.types import FiguresState, Prediction, Status
 from app.storage.errors import storage_errors
 from app.storage.local import Storage
@@ -78,6 +78,7 @@ class ResultObjects:
         Raises:
             PredictionNotFound, Erased: there is no such prediction.
             NotFinished: it has no answer yet.
+            Sealed: a silent trial seals it.
             FiguresNotReady: its figures are not drawn yet.
             NotFound: it did not succeed, or has no return address that can be read.
             InternalError: the objects could not be made.
@@ -106,6 +107,8 @@ class ResultObjects:
     def _address(self, prediction: Prediction, sealed: bytes | None) -> ReturnAddress:
         if not prediction.status.finished:
             raise NotFinished("The prediction is not finished. Send the request again when it has finished")
+        if prediction.sealed is not None:
+            raise sealed_by(prediction.sealed)
         if prediction.figures is FiguresState.PENDING:
             raise FiguresNotReady(
                 "The objects hold the figures, which are drawn at the first request. Send it again in a few seconds",

@@ -66,6 +66,24 @@ function verdict({ decision, withheld, headline, flags }) {
     names.length ? el("div", { class: "quiet" }, names.join(", ")) : null);
 }
 
+/** Notes of a study: flags that are not warnings. */
+function showNotes(flags, infos) {
+  byId("flags").replaceChildren(...(infos.length
+    ? infos.map(flagItem) : [el("li", { class: "quiet" }, flags.length ? t("See the warnings above.")
+      : t("No value was imputed and no check raised a note."))]));
+}
+
+/** A study of a silent trial: it is received and computed, and its answer is not shown. */
+export function showSealed({ sealed, summary, withheld, flags }) {
+  showSummary({ summary, withheld, flags });
+  byId("result").replaceChildren(
+    el("p", {}, t("The silent trial {trial} seals the answer: it is computed and stored, and not shown to anyone at the site.", { trial: sealed })),
+    el("p", { class: "quiet" }, t("Treat the patient as without this service, and record the outcome below.")));
+  showNotes(flags, flags.filter(({ severity }) => severity !== "warning"));
+  for (const name of ["reasons", "perfusion"]) byId(name).closest("section").hidden = true;
+  byId("no-review").textContent = t("The answer is sealed, so there is none to review.");
+}
+
 export function showAnswer(prediction) {
   const { probability, interval, decision, folds, flags } = prediction;
   showSummary(prediction);
@@ -82,8 +100,5 @@ export function showAnswer(prediction) {
       decision ? t("Rule of the threshold: {rule}.", { rule: ruleText(decision.rule) }) : ""]),
   ].filter(Boolean));
   // The origin of the model stands beside the number.
-  const infos = flags.filter(({ severity, code }) => severity !== "warning" && code !== "synthetic-training");
-  byId("flags").replaceChildren(...(infos.length
-    ? infos.map(flagItem) : [el("li", { class: "quiet" }, flags.length ? t("See the warnings above.")
-      : t("No value was imputed and no check raised a note."))]));
+  showNotes(flags, flags.filter(({ severity, code }) => severity !== "warning" && code !== "synthetic-training"));
 }

@@ -1,6 +1,6 @@
 // Page of one prediction: wait until it has finished, then show result, explanation and images.
 
-import { showAnswer } from "./answer.js";
+import { showAnswer, showSealed } from "./answer.js";
 import { get } from "./api.js";
 import { byId, el, timeOf, words } from "./dom.js";
 import { showFollowUp } from "./followup.js";
@@ -20,7 +20,14 @@ const id = decodeURIComponent(location.pathname.split("/").pop());
 const path = `/v1/predictions/${encodeURIComponent(id)}`;
 
 async function answered(prediction) {
-  const { attribution, perfusion, model } = prediction;
+  const { attribution, perfusion, model, sealed } = prediction;
+  if (sealed) {
+    showSealed(prediction);
+    showRecord(path, prediction);
+    offerCard(model);
+    await Promise.all([showViewer(path, prediction), showFollowUp(path, prediction)]);
+    return;
+  }
   showAnswer(prediction);
   showRecord(path, prediction);
   offerCard(model);

@@ -48,8 +48,8 @@ export function showRecord(path, prediction) {
   const volumes = [...Object.keys(prediction.inputs).map((name) => `inputs/${name}.nii`),
     ...(attribution?.maps || []).map((name) => `maps/${name}.nii.gz`)];
   byId("files").replaceChildren(
-    el("p", { class: "files" }, file(path, id, "fhir"),
-      prediction.series ? file(path, id, "dicom", "dicom.zip", whenDrawn(`${path}/dicom`)) : null,
+    el("p", { class: "files" }, prediction.sealed ? null : file(path, id, "fhir"),
+      prediction.series && !prediction.sealed ? file(path, id, "dicom", "dicom.zip", whenDrawn(`${path}/dicom`)) : null,
       ...drawn.map((name) => file(path, id, name, name.split("/").pop(), whenDrawn(`${path}/${name}`)))),
     el("details", {}, el("summary", {}, t("{count} volumes (NIfTI)", { count: volumes.length })),
       el("p", { class: "files" }, ...volumes.map((name) => file(path, id, name)))));

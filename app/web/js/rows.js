@@ -16,7 +16,8 @@ export function stateCell(prediction) {
 export const probabilityCell = ({ probability }) => el("td", { class: "number" }, probability == null ? "" : percent(probability));
 
 /** The headline, or the reason of a failure. */
-export function answerCell({ headline, withheld, error }) {
+export function answerCell({ headline, withheld, error, sealed, status }) {
+  if (sealed && status === "succeeded") return el("td", {}, t("sealed"));
   const answer = error ? [error.title] : headline === "withheld" ? [icon("warning"), ` ${t(headlines.withheld)}`]
     : [headline ? t(headlines[headline]) : ""];
   return el("td", { class: headline === "refractory" ? "raises" : "", title: withheld.join(", ") || null }, ...answer);
