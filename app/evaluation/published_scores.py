@@ -24,7 +24,7 @@ TARGET_NOTE: Final = (
 
 
 @dataclass(frozen=True)
-class Item:
+class ScoreItem:
     """One item of a score.
 
     Attributes:
@@ -50,7 +50,7 @@ class PublishedScore:
     """A published score: its items, the unit of its sum, and its source."""
 
     name: str
-    items: tuple[Item, ...]
+    items: tuple[ScoreItem, ...]
     unit: str
     source: str
 
@@ -103,15 +103,15 @@ def _no(value: Any) -> bool:
 SCORE_ICAD: Final = PublishedScore(
     "Score-ICAD",
     (
-        Item("no atrial fibrillation", 5, "atrial_fibrillation", _no),
-        Item("hypertension", 1, "hypertension"),
-        Item("diabetes", 1, "diabetes"),
-        Item("smoking (read as current)", 1, "smoking", lambda value: value == Smoking.CURRENT),
-        Item("hyperlipidaemia", 1, "dyslipidemia"),
-        Item("several stenoses of one artery on CTA", 3),
-        Item("no territorial cortical infarct", 3),
-        Item("borderzone infarct", 3),
-        Item("calcification of the carotid siphon of that side", 2),
+        ScoreItem("no atrial fibrillation", 5, "atrial_fibrillation", _no),
+        ScoreItem("hypertension", 1, "hypertension"),
+        ScoreItem("diabetes", 1, "diabetes"),
+        ScoreItem("smoking (read as current)", 1, "smoking", lambda value: value == Smoking.CURRENT),
+        ScoreItem("hyperlipidaemia", 1, "dyslipidemia"),
+        ScoreItem("several stenoses of one artery on CTA", 3),
+        ScoreItem("no territorial cortical infarct", 3),
+        ScoreItem("borderzone infarct", 3),
+        ScoreItem("calcification of the carotid siphon of that side", 2),
     ),
     "points",
     "Tarek et al., J NeuroIntervent Surg 2024, doi:10.1136/jnis-2024-021676",
@@ -119,11 +119,11 @@ SCORE_ICAD: Final = PublishedScore(
 ABC2D_ODDS: Final = PublishedScore(
     "ABC2D (published odds ratios)",
     (
-        Item("no atrial fibrillation", math.log(27.29), "atrial_fibrillation", _no),
-        Item("hypertension", math.log(2.90), "hypertension"),
-        Item("NIHSS below 7", math.log(2.92), "nihss", lambda value: value < 7),
-        Item("no hyperdense artery on CT", math.log(2.86), "imaging_signs.hyperdense_artery", _no),
-        Item("diabetes", math.log(2.80), "diabetes"),
+        ScoreItem("no atrial fibrillation", math.log(27.29), "atrial_fibrillation", _no),
+        ScoreItem("hypertension", math.log(2.90), "hypertension"),
+        ScoreItem("NIHSS below 7", math.log(2.92), "nihss", lambda value: value < 7),
+        ScoreItem("no hyperdense artery on CT", math.log(2.86), "imaging_signs.hyperdense_artery", _no),
+        ScoreItem("diabetes", math.log(2.80), "diabetes"),
     ),
     "log odds",
     "J Neurosurg 2022, PubMed 35303701: the logarithms of its odds ratios, not its points",

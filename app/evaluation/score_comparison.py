@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from app.evaluation import baseline_table
 from app.evaluation.metrics import Array, Comparison, Estimate, Labels, auc_estimate, delong
 from app.evaluation.published_scores import NOT_IMPLEMENTED, SCORES, TARGET_NOTE
 from app.evaluation.subgroups import MIN_EVENTS
@@ -104,3 +105,10 @@ def notes(rows: Sequence[ScoreComparison]) -> list[str]:
         *left,
         f"Not implemented, because items or points could not be confirmed: {', '.join(NOT_IMPLEMENTED)}.",
     ]
+
+
+def markdown(rows: Sequence[ScoreComparison]) -> str:
+    """The table and its sentences as Markdown that follows another table; empty without rows."""
+    if not rows:
+        return ""
+    return "\n\n".join(["", "Published scores:", baseline_table.markdown(HEAD, cells(rows)), *notes(rows)])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from app.evaluation import baseline_table, score_comparison
+from app.evaluation import score_comparison
 from app.evaluation.metrics import Array, Labels
 from app.training import cross_validation, modalities, results_table
 from app.training.cross_validation import CrossValidation
@@ -78,8 +78,5 @@ def evaluate(fitted: FittedModels, splits: RunSplits, data: Dataset, config: Tra
 
 def _published_scores(data: Dataset, tested: Labels, probabilities: Array) -> str:
     """Published scores against the published model on the tested rows, as Markdown; empty if no item is known."""
-    found = score_comparison.compare([data.records[row] for row in tested], data.labels[tested], probabilities)
-    if not found:
-        return ""
-    table = baseline_table.markdown(score_comparison.HEAD, score_comparison.cells(found))
-    return "\n\n".join(["", "Published scores:", table, *score_comparison.notes(found)])
+    records = [data.records[row] for row in tested]
+    return score_comparison.markdown(score_comparison.compare(records, data.labels[tested], probabilities))

@@ -134,6 +134,13 @@ def test_comparison_uses_the_known_items_on_the_same_patients() -> None:
     assert abc2d.difference.difference == pytest.approx(abc2d.version.value - abc2d.score.value)
 
 
+def test_markdown_names_the_used_items_and_the_target() -> None:
+    text = score_comparison.markdown(score_comparison.compare(*cohort()))
+    assert "\n| Score-ICAD, 4 of 9 items | 200 | 0." in text
+    assert TARGET_NOTE in text
+    assert score_comparison.markdown([]) == ""
+
+
 def test_too_few_outcomes_give_no_auc_and_no_items_give_no_row() -> None:
     records, labels, probabilities = cohort()
     rare = np.where(np.cumsum(labels) <= 4, labels, 0)
