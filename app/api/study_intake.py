@@ -112,7 +112,7 @@ def _assemble(services: Services, claimed: Assembly) -> None:
         upload.study.study_instance_uid = uid_or_none(claimed.uid)
         upload.study.address = conversion.address
         upload.check()
-        entry = submission.resolve_model(services, None)
+        entry = submission.resolve_model(services, None, claimed.caller)
         submission.check_required_inputs(entry.manifest, upload.study)
         inputs = upload.commit()
         model = ModelRef(name=entry.name, version=entry.version, digest=entry.digest)

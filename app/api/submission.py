@@ -106,7 +106,7 @@ async def accept(
     key = services.return_key
     if reservation and (earlier := reservation.replay(upload.digest)):
         return earlier, True
-    entry = await services.run_in_thread(resolve_model, services, study.model)
+    entry = await services.run_in_thread(resolve_model, services, study.model, caller.tenant)
     check_required_inputs(entry.manifest, study)
     inputs = await services.run_in_thread(upload.commit)
     new = NewPrediction(
@@ -178,14 +178,29 @@ def check_required_inputs(manifest: Manifest, study: UploadedStudy) -> None:
         raise MissingInput(f"The model also requires: {', '.join((*volumes, *variables))}.", errors=errors)
 
 
-def resolve_model(services: Services, reference: str | None) -> StoredVersion:
-    """The model version of a reference, or of the default model. Raises ModelNotFound, ModelNotReady."""
+def resolve_model(services: Services, reference: str | None, tenant: str) -> StoredVersion:
+    """The model version of a reference; without one, that of the default model for this tenant.
+
+    An alias ``site-TENANT`` of the default model, in small letters, chooses the version of a tenant, such as one with
+    the calibration of its patients.
+
+    Raises:
+        ModelNotFound: There is no such version.
+        ModelNotReady: The default model is not in the model store.
+    """
     try:
-        return services.registry.resolve(reference or services.settings.default_model)
+        return services.registry.resolve(reference or _of_tenant(services, tenant))
     except ModelNotFound:
         if reference is None:
             raise ModelNotReady("The default model of the service is not in its model store.", retry_after=30) from None
         raise
+
+
+def _of_tenant(services: Services, tenant: str) -> str:
+    """Reference of the default model, by the alias of the tenant if it has one and the settings name no version."""
+    default = services.settings.default_model
+    alias = f"site-{tenant.lower()}"
+    return f"{default}@{alias}" if "@" not in default and alias in services.registry.aliases(default) else default
 
 
 def enqueue(session: Session, services: Services, caller: Caller, new: NewPrediction) -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from app.core.config import Settings
-from app.database import shadow_scores, workers
+from app.database import api_keys, shadow_scores, workers
 from app.database.session import now
 from app.database.workers import WorkerRecord
 from app.inference.model_cache import ModelCache
 from app.registry.model_store import ModelStore
 from app.worker.model_loading import ModelLoader
-from tests.api.conftest import RunningService, running, settings_in
+from tests.api.conftest import RunningService, running, settings_in, volume
 from tests.factory import tiny_version
 
 pytestmark = pytest.mark.anyio
@@ -147,3 +147,32 @@ async def test_shadow_scores_appear_only_in_the_shadow_report(service: RunningSe
     await service.http.delete(f"/v1/predictions/{sent}")
     assert (await service.http.get("/v1/models/tiny/shadow")).json() == []
     assert (await service.http.get("/v1/models/none/shadow")).status_code == 404
+
+
+async def test_alias_of_a_tenant_chooses_its_version(tmp_path: Path) -> None:
+    """A site with its own calibration; another tenant, and a request that names a model, are not changed."""
+    store = tmp_path / "store"
+    for seed, version in enumerate(("1.0.0", "1.0.1")):
+        tiny_version(store, version=version, seed=seed)
+    registry = ModelStore(store)
+    registry.set_alias("tiny", "champion", "1.0.0")
+    registry.set_alias("tiny", "site-north", "1.0.1")
+    settings = settings_in(tmp_path / "data", store).model_copy(update={"auth": "keys"})
+    async with running(settings) as service:
+        keys = {tenant: await service.services.write(api_keys.create, tenant) for tenant in ("North", "south", "a-b/c")}
+
+        async def version_of(tenant: str, model: str | None = None) -> str:
+            headers = {"Authorization": f"Bearer {keys[tenant]}", "Prefer": "respond-async"}
+            parts = {"cta": ("x.nii.gz", volume(), "application/octet-stream")} | (
+                {"model": (None, model)} if model else {}
+            )
+            answer = await service.http.post("/v1/predictions", files=parts, headers=headers)
+            assert answer.status_code == 202, answer.text
+            return str(answer.json()["model"]["version"])
+
+        assert await version_of("North") == "1.0.1"
+        assert await version_of("North", "tiny@champion") == "1.0.0"
+        assert await version_of("south") == "1.0.0"
+        assert await version_of("a-b/c") == "1.0.0"
+        registry.set_alias("tiny", "site-north", "1.0.0")
+        assert await version_of("North") == "1.0.0"
