@@ -22,6 +22,7 @@ from app.evaluation.metrics import Array, Estimate, Labels
 from app.evaluation.missing_outcomes import Bounds
 from app.evaluation.smooth_calibration import SmoothCalibration
 from app.evaluation.subgroups import MIN_EVENTS
+from app.sdk.clinical import ClinicalRecord
 
 NOT_RECORDED = "not recorded"  # name of the patients without a level, of a subgroup or of the sites
 POOLED_EVENTS = 10
@@ -57,6 +58,7 @@ class PredictionTable:
         characteristics: Values (n,) of each variable of table 1.
         kept: (n, 2), whether class 0 and class 1 are in the conformal set; None without sets.
         flow: Steps from the table to the n patients: name and number of patients.
+        records: Clinical records (n,), for the published scores; empty if the table has none.
     """
 
     probabilities: Array
@@ -67,6 +69,7 @@ class PredictionTable:
     characteristics: Mapping[str, Sequence[Value]] = field(default_factory=dict)
     kept: NDArray[np.bool_] | None = None
     flow: tuple[tuple[str, int], ...] = ()
+    records: tuple[ClinicalRecord, ...] = ()
 
     def __len__(self) -> int:
         return len(self.probabilities)

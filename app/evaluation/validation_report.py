@@ -19,8 +19,9 @@ import numpy as np
 from app.core import csv_text
 from app.core.csv_text import Cell
 from app.core.filesystem import atomic_directory
-from app.evaluation import baseline_table, svg_plots, tripod
+from app.evaluation import baseline_table, score_comparison, svg_plots, tripod
 from app.evaluation.metrics import Estimate
+from app.evaluation.score_comparison import ScoreComparison
 from app.evaluation.validation import Measure, Scores, Validation
 
 _STYLE = (
@@ -30,6 +31,8 @@ _STYLE = (
     "th,td{padding:.2rem .8rem .2rem 0;text-align:left;border-bottom:1px solid #d5dde5}svg{max-width:100%}"
     "@media print{body{margin:0;max-width:none}h2{break-after:avoid}svg,table{break-inside:avoid}}"
 )
+
+_ENDS = ("", "_low", "_high")
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ def sections(
         _by("Sites", "sites-auc", result.sites, result),
         _pooled(result),
         _bounds(result),
+        _published(result),
         *more,
         _tripod(result, source, items or {}),
     ]
@@ -159,7 +163,7 @@ def csv_files(result: Validation) -> dict[str, tuple[list[str], list[list[Cell]]
     }
     for name, rows in (("subgroups", result.subgroups), ("sites", result.sites)):
         if rows:
-            names = [f"{measure}{end}" for measure in ("auc", "oe", "slope") for end in ("", "_low", "_high")]
+            names = [f"{measure}{end}" for measure in ("auc", "oe", "slope") for end in _ENDS]
             files[name] = (["name", "patients", "events", *names], [_score_cells(one) for one in rows])
     if result.pooled:
         head = ["measure", "sites", *ends, "prediction_low", "prediction_high", "tau", "i2"]
@@ -178,6 +182,12 @@ def csv_files(result: Validation) -> dict[str, tuple[list[str], list[list[Cell]]
         files["missing-outcomes"] = (
             head,
             [[one.name, one.known, one.low, one.high, *_cells(one.weighted)] for one in result.bounds],
+        )
+    if compared := _comparisons(result):
+        head = ["score", "patients", "events", *(f"{of}{end}" for of in ("auc", "version_auc") for end in _ENDS), "p"]
+        files["published-scores"] = (
+            head,
+            [[one.name, one.patients, one.events, *_cells(one.score), *_cells(one.version), one.p] for one in compared],
         )
     return files
 
@@ -328,6 +338,22 @@ def _bounds(result: Validation) -> Section:
     ]
     head = ["measure", "known patients", "extremes", "weighted (95 % interval)"]
     return Section("Missing outcomes", [note, ReportTable(head, rows)])
+
+
+def _published(result: Validation) -> Section:
+    """Published scores against the version, on the patients with an outcome; empty for a table without records."""
+    found = _comparisons(result)
+    if not found:
+        return Section("Published scores")
+    table = ReportTable(score_comparison.HEAD, score_comparison.cells(found))
+    return Section("Published scores", [table, *score_comparison.notes(found)])
+
+
+def _comparisons(result: Validation) -> list[ScoreComparison]:
+    if not result.table.records:
+        return []
+    records = [record for record, known in zip(result.table.records, result.table.known, strict=True) if known]
+    return score_comparison.compare(records, result.labels, result.probabilities)
 
 
 def _tripod(result: Validation, source: str, more: Mapping[str, str]) -> Section:

@@ -83,6 +83,7 @@ def _table(
             [1 - probabilities >= conformal.quantile_negative, probabilities >= conformal.quantile_positive], axis=1
         ),
         flow=tuple(flow),
+        records=tuple(records),
     )
 
 

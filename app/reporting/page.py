@@ -57,13 +57,23 @@ class ReportFigure(NamedTuple):
     table: FigureTable | None
 
 
-def report(prediction: Prediction, figures: Mapping[str, ReportFigure], card: str) -> str:
+class PublishedScores(NamedTuple):
+    """Published scores of the patient: their table, and the sentences below it."""
+
+    table: FigureTable
+    notes: Sequence[str]
+
+
+def report(
+    prediction: Prediction, figures: Mapping[str, ReportFigure], card: str, published: PublishedScores | None = None
+) -> str:
     """Return the report as HTML.
 
     Args:
         prediction: A finished prediction.
         figures: Figures by caption, in the order of the report.
         card: The model card, Markdown, shown as plain text.
+        published: Published scores of the patient; None without them.
     """
     parts = [
         f"<h1>Refractory occlusion: prediction {escape(prediction.id)}</h1>",
@@ -75,6 +85,9 @@ def report(prediction: Prediction, figures: Mapping[str, ReportFigure], card: st
     ]
     if prediction.attribution is not None:
         parts += ["<h2>Contributions</h2>", *_contributions(prediction.attribution, prediction.flags)]
+    if published is not None:
+        notes = (f"<p>{escape(note)}</p>" for note in published.notes)
+        parts += ["<h2>Published scores</h2>", _table("", published.table), *notes]
     parts += ["<h2>Figures</h2>", *(_figure(caption, drawing) for caption, drawing in figures.items())]
     parts += [
         "<h2>Record</h2>",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from app.evaluation import score_comparison
 from app.evaluation.metrics import Array, Labels
 from app.training import cross_validation, modalities, results_table
 from app.training.cross_validation import CrossValidation
@@ -25,7 +26,7 @@ class Evaluation:
     """Scores of all models of a run.
 
     Attributes:
-        table: The results table as Markdown.
+        table: The results table and that of the published scores, as Markdown.
         rows: Rows of the table of a single split; empty for many splits.
         tested: Rows (m,) of the cohort that are in a test part.
         probabilities: Calibrated probabilities (m,) by the model's name, for the models that the report shows.
@@ -55,6 +56,7 @@ def evaluate(fitted: FittedModels, splits: RunSplits, data: Dataset, config: Tra
         probabilities = {name: pooled.probabilities[name] for name in shown if name in pooled.probabilities}
         decided = pooled.decided[PUBLISHED[config.model]]
         table = cross_validation.markdown(pooled, "DAFT")
+        table += _published_scores(data, pooled.tested, probabilities[PUBLISHED[config.model]])
         return Evaluation(table, (), pooled.tested, probabilities, decided, pooled=pooled)
     (result,) = fitted.results
     split = result.split
@@ -69,6 +71,12 @@ def evaluate(fitted: FittedModels, splits: RunSplits, data: Dataset, config: Tra
     published = result.scores[PUBLISHED[config.model]]
     decided = published.rules(data.labels, split.develop).decide(published.mean[split.test]).astype(np.float64)
     by_modality = modalities.measure(result, PUBLISHED[config.model], data, torch.device("cpu"))
-    return Evaluation(
-        results_table.markdown(rows, "DAFT"), rows, split.test, probabilities, decided, tuple(by_modality)
-    )
+    table = results_table.markdown(rows, "DAFT")
+    table += _published_scores(data, split.test, probabilities[PUBLISHED[config.model]])
+    return Evaluation(table, rows, split.test, probabilities, decided, tuple(by_modality))
+
+
+def _published_scores(data: Dataset, tested: Labels, probabilities: Array) -> str:
+    """Published scores against the published model on the tested rows, as Markdown; empty if no item is known."""
+    records = [data.records[row] for row in tested]
+    return score_comparison.markdown(score_comparison.compare(records, data.labels[tested], probabilities))

@@ -74,6 +74,7 @@ def prediction_table(scored: ScoredCohort, predicted: VersionPredictions, config
         characteristics={one.name: one.values for one in _characteristics(data)},
         kept=predicted.kept if scored.manifests[0].conformal is not None else None,
         flow=tuple(flow),
+        records=tuple(data.records),
     )
 
 

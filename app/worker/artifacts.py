@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from app.core.concurrency import submit
 from app.core.display_names import channel_label, format_quantity, label
 from app.core.explanation_text import OUTSIDE, points_text
+from app.evaluation import published_scores
 from app.imaging.io import nifti
 from app.imaging.io.nifti import Volume
 from app.imaging.model_grid import ChannelSpec, Grid
@@ -33,8 +34,9 @@ from app.inference.model_input import ModelInput
 from app.inference.model_version import MapVolume
 from app.registry.manifest import Manifest, VariableKind
 from app.reporting.grid_volume import GridVolume, peak
+from app.sdk.clinical import ClinicalRecord
 from app.sdk.types import Channel, Input, Prediction
-from app.worker.drawing_data import DATA, DrawingData, OverlayData, PositionData
+from app.worker.drawing_data import DATA, DrawingData, OverlayData, PositionData, ScoreData
 
 VIEW = Grid(shape=(91, 109, 91), affine=((2, 0, 0, -90), (0, 2, 0, -126), (0, 0, 2, -72), (0, 0, 0, 1)))
 """Grid of the shown images: MNI152 at 2 mm."""
@@ -64,6 +66,7 @@ def files(
     maps: Mapping[str, MapVolume],
     read: Callable[[Input], Volume],
     card: str,
+    record: ClinicalRecord,
 ) -> Iterator[ArtifactFile]:
     """Makes all files, the maps first and the data of the figures last.
 
@@ -74,6 +77,7 @@ def files(
         maps: Maps of `ModelVersion.explain`: ``aligned-...`` on the grid of the model, others on the patient's grid.
         read: Returns a volume of the study.
         card: Model card of the version, Markdown.
+        record: Clinical record, for the published scores.
     """
     assert prediction.attribution is not None
     packed = submit(partial(_map_files, maps))
@@ -95,7 +99,12 @@ def files(
         yield _map_file(name, nifti.pack(lesion.data, lesion.affine))
     yield ArtifactFile("alignment.json", _alignment(model_input), JSON)
     positions = list(_cohort_positions(model_input, manifest))
-    data = DrawingData(prediction=prediction, overlays=overlays, positions=positions, card=card)
+    scores = [
+        ScoreData(name=score.name, points=own.text, missing=list(own.missing), source=score.source)
+        for score in published_scores.SCORES
+        for own in (score.of(record),)
+    ]
+    data = DrawingData(prediction=prediction, overlays=overlays, positions=positions, card=card, scores=scores)
     yield ArtifactFile(DATA, data.model_dump_json().encode(), JSON)
 
 

@@ -36,6 +36,16 @@ class PositionData(BaseModel):
     others: list[float]
 
 
+class ScoreData(BaseModel):
+    """One published score of the patient: its points, the items that are missing, and its source."""
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    points: str
+    missing: list[str]
+    source: str
+
+
 class DrawingData(BaseModel):
     """Everything that figures and report show, except the images: ``card`` is the model card, Markdown."""
 
@@ -44,6 +54,7 @@ class DrawingData(BaseModel):
     overlays: list[OverlayData]
     positions: list[PositionData]
     card: str
+    scores: list[ScoreData] = []
 
 
 def wanted(names: Iterable[str]) -> list[str]:

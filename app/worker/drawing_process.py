@@ -20,11 +20,13 @@ import numpy as np
 
 from app.core.display_names import channel_label
 from app.core.logging import error_location
+from app.evaluation.published_scores import TARGET_NOTE
 from app.reporting import figures, page
 from app.reporting.drawing import Drawing
 from app.reporting.figures import CohortPosition
 from app.reporting.grid_volume import GridVolume
-from app.reporting.page import ReportFigure
+from app.reporting.page import PublishedScores, ReportFigure
+from app.reporting.tables import FigureTable
 from app.worker import file_messages
 from app.worker.drawing_data import DATA, DrawingData
 from app.worker.file_messages import ERROR, IDLE_SECONDS
@@ -63,7 +65,16 @@ def drawn_files(stored: Mapping[str, bytes]) -> dict[str, bytes]:
         svg = drawing.svg()
         files |= {f"figures/{name}.svg": svg, f"figures/{name}.png": drawing.png()}
         shown[caption] = ReportFigure(svg, drawing.title, drawing.table)
-    return files | {"report.html": page.report(data.prediction, shown, data.card).encode()}
+    return files | {"report.html": page.report(data.prediction, shown, data.card, _published(data)).encode()}
+
+
+def _published(data: DrawingData) -> PublishedScores | None:
+    """The published scores of the patient; None for an answer of a release without them."""
+    if not data.scores:
+        return None
+    rows = [(each.name, "; ".join(each.missing) or "none", each.points) for each in data.scores]
+    sources = [f"{each.name}: {each.source}." for each in data.scores]
+    return PublishedScores(FigureTable(("Score", "Missing items", "Sum"), rows), (TARGET_NOTE, *sources))
 
 
 def _drawings(data: DrawingData, stored: Mapping[str, bytes]) -> dict[str, tuple[str, Drawing]]:

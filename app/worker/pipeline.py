@@ -112,7 +112,16 @@ def explain(context: PredictionContext) -> bytes:
     prediction = _prediction(context.study, context.answer(), attribution)
     files: list[tuple[str, str, str]] = []
     map_names: list[str] = []
-    for file in artifacts.files(prediction, model_input, version.manifest, maps, context.volume, context.model_card()):
+    made = artifacts.files(
+        prediction,
+        model_input,
+        version.manifest,
+        maps,
+        context.volume,
+        card=context.model_card(),
+        record=context.clinical_record(),
+    )
+    for file in made:
         files.append((file.name, context.scratch.put(file.content), file.media_type))
         if file.map_name is not None:
             map_names.append(file.map_name)

@@ -19,6 +19,7 @@ from PIL import Image
 from scipy.special import expit
 from typer.testing import Result
 
+from app.evaluation.published_scores import TARGET_NOTE
 from app.inference.model_version import ModelVersion
 from app.phantoms import biology
 from app.phantoms.biology import Preset
@@ -217,6 +218,7 @@ def test_site_of_one_outcome_is_left_out_by_name(cohort: Path, tmp_path: Path) -
     result = rlvo(*arguments, "--report", tmp_path / "report")
     assert result.exit_code == 0, result.output
     assert "| model | east | west | AUC, mean ± SD |" in result.stdout
+    assert "| Score-ICAD, 5 of 9 items |" in result.stdout
     note = "Sites that are not a test part, because their patients have one outcome only: north."
     assert note in result.stdout
     assert note in (tmp_path / "report" / "report.md").read_text()
@@ -235,6 +237,8 @@ def test_logistic_baseline_can_be_published(logistic: tuple[Path, Result]) -> No
     assert manifest.kind == "logistic"
     assert ModelVersion.load(out, manifest, "cpu").check(out) < 1e-6
     assert "DAFT |" not in result.stdout.replace("DAFT minus it |", "")
+    assert "| Score-ICAD, 5 of 9 items |" in result.stdout
+    assert TARGET_NOTE in result.stdout
 
 
 @pytest.mark.parametrize(

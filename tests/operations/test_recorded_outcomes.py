@@ -44,6 +44,7 @@ def answers(database: Database, version: StoredVersion) -> list[str]:
     for number in range(ANSWERS):
         caller = "north" if number % 3 else "south"
         clinical = {"age": 60.0 + number % 40, "sex": "female" if number % 2 else "male"}
+        clinical |= {"atrial_fibrillation": number % 4 == 0, "hypertension": number % 3 == 0}
         new = new_prediction(model=model, clinical=clinical, caller=caller, subject=f"s-{number // 2}-{number % 3}")
         probability = float(rng.uniform(0.05, 0.7))
         with database.session() as session:
@@ -133,6 +134,7 @@ def test_command_writes_the_report(tmp_path: Path, database_url: str) -> None:
     run = CliRunner().invoke(app, [*arguments, "--site", "north", "--since", "2026-01-20"], env=environment)
     assert run.exit_code == 0, run.output
     assert "Validation of tiny@1.0.0 on its recorded outcomes" in run.output
+    assert "| Score-ICAD, 2 of 9 items |" in run.output
     rows = list(csv.reader((tmp_path / "out" / "flow.csv").read_text().splitlines()))
     assert ["answers", str(ANSWERS - 15)] in rows
     assert ["left out: another site", "35"] in rows

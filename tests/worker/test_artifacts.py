@@ -11,15 +11,17 @@ import nibabel
 import numpy as np
 import pytest
 
+from app.evaluation import published_scores
 from app.imaging.aligned_study import PatientGrid, Source
 from app.imaging.io.nifti import Volume
 from app.inference.model_input import ModelInput
 from app.inference.model_version import MapVolume, ModelVersion
 from app.registry.manifest import Manifest
+from app.sdk.clinical import ClinicalRecord
 from app.sdk.types import Channel, Decision, Input, ModelRef, PerfusionSummary, Prediction, Status
 from app.worker import artifacts
 from app.worker.artifacts import ArtifactFile
-from app.worker.drawing_data import wanted
+from app.worker.drawing_data import DATA, wanted
 from app.worker.drawing_process import drawn_files
 from tests.factory import tiny_case, tiny_version
 
@@ -28,6 +30,7 @@ _C, _S = np.cos(np.radians(10)), np.sin(np.radians(10))
 MNI_FROM_WORLD = np.array([[_C, -_S, 0, 6], [_S, _C, 0, 0], [0, 0, 1, -4], [0, 0, 0, 1.0]])
 AFFINE = np.array([[-3.0, 0, 0, 96], [0, 3, 0, -130], [0, 0, 4, -70], [0, 0, 0, 1]])
 SHAPE = (64, 76, 44)
+RECORD = ClinicalRecord(atrial_fibrillation=False, hypertension=True, nihss=12)
 SPOT_MM = np.array([30.0, -20, 10])  # in MNI space
 
 
@@ -61,7 +64,9 @@ def make_files(version: ModelVersion, case: ModelInput, **replaced: MapVolume) -
     )
     kinds = {Input.NCCT: Channel.NCCT, Input.CTA: Channel.CTA}
     maps = maps | {name.replace("_", "-"): volume for name, volume in replaced.items()}
-    made = artifacts.files(prediction, case, version.manifest, maps, lambda field: ct(kinds[field]), "# The card\n")
+    made = artifacts.files(
+        prediction, case, version.manifest, maps, lambda field: ct(kinds[field]), card="# The card\n", record=RECORD
+    )
     return {file.name: file for file in made}
 
 
@@ -170,6 +175,22 @@ def drawn(files: dict[str, ArtifactFile]) -> dict[str, bytes]:
 def test_all_figures_are_drawn_from_the_files(drawn: dict[str, bytes]) -> None:
     names = {"waterfall", "perfusion", "position", "overlay-ncct", "overlay-cta", "overlay-vessels"}
     assert set(drawn) == {"report.html", *(f"figures/{name}.{kind}" for name in names for kind in ("png", "svg"))}
+
+
+def test_report_shows_the_published_scores_with_their_missing_items_and_their_target(drawn: dict[str, bytes]) -> None:
+    text = drawn["report.html"].decode()
+    assert "<td>Score-ICAD</td>" in text
+    assert "6 to 20 of 20 points" in text
+    assert "borderzone infarct; calcification of the carotid siphon of that side" in text
+    assert published_scores.TARGET_NOTE in text
+
+
+def test_report_of_a_release_without_published_scores_is_drawn(files: dict[str, ArtifactFile]) -> None:
+    stored = {name: files[name].content for name in wanted(files)}
+    earlier = json.loads(stored[DATA])
+    del earlier["scores"]
+    text = drawn_files(stored | {DATA: json.dumps(earlier).encode()})["report.html"].decode()
+    assert "Published scores" not in text
 
 
 def test_report_contains_the_figures_and_the_model_card(drawn: dict[str, bytes]) -> None:
