@@ -4,7 +4,7 @@ Design notes:
 - The signed bytes are the manifest, which contains the digest of every other file. One signature covers the version.
 - `manifest.sig` has one signature per line (64 bytes in base64). One signature with a trusted key is sufficient.
 - Keys are 32 raw bytes (RFC 8032) in base64. Only the owner can read the file of a private key.
-- Only this module imports the cryptography library, and only a store with trusted keys imports this module.
+- Only a store with trusted keys, and what signs, imports this module and with it the cryptography library.
 - Documents that leave a site are signed with the same keys (``app.registry.signed_json``).
 """
 
