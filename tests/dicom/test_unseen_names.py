@@ -1,8 +1,9 @@
 """Roles of series under names that the rules were not made for, and under those that taught them something.
 
 Design notes:
-- ``names/unseen.csv`` was written before it was measured for the first time. One rule was changed for it afterwards, for
-  studies without acquisition times; with them, no rule was. A scheme that the rules fail is moved to ``names/known.csv`` before they are changed, and another one takes its place.
+- ``names/unseen.csv`` was written before it was measured for the first time. One rule was changed for it later, for
+  studies without acquisition times; with them, no rule was. A scheme that the rules fail is moved to
+  ``names/known.csv`` before they are changed, and another one takes its place.
 - ``known.csv`` has three batches of twelve that were once unseen; some are in languages that no rule knows.
 """
 
