@@ -90,6 +90,7 @@ def open_chromium(folder: Path, *names: str) -> Iterator[Chrome]:
 @pytest.fixture
 def browser(chromium: Chrome, service: RunningService) -> Iterator[Chrome]:
     """The browser. After the test: every request of the pages went to the service."""
+    chromium.get("about:blank")  # ends the requests of the page of another service
     chromium.get_log("performance")
     chromium.get_log("browser")
     yield chromium

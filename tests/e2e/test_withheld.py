@@ -93,7 +93,8 @@ def test_page_shows_it_first_with_icon_word_and_action(
     visible(browser, "body[data-shown=succeeded]")
     panel = visible(browser, "#summary[role=alert]")
     assert panel.text.startswith(START)
-    assert "Warning This patient differs from the training patients. What to do: Look at the images." in panel.text
+    assert "Warning What the network sees as a whole differs from the training patients." in panel.text
+    assert "What to do: Check what the flag names, and look at the images." in panel.text
     assert len(panel.find_elements(By.CSS_SELECTOR, "svg.icon")) == 2
     assert panel.rect["y"] + panel.rect["height"] < 800  # visible without scrolling
     assert panel.rect["y"] < visible(browser, "#result").rect["y"]

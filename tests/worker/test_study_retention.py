@@ -61,7 +61,7 @@ def test_files_are_deleted_after_the_hours_and_rows_stay(database: Database, sto
     assert [storage.exists(each) for each in (old, fresh, unfinished)] == [False, True, True]
     assert uids(database) == {"1.1", "1.2", "1.3"}
     with database.reading() as session:
-        assert received.known(session, "ct", "1.1.1.1") == received.Known("0" * 64, stored=False)
+        assert received.known(session, "ct", ["1.1.1.1"]) == {"1.1.1.1": received.Known("0" * 64, stored=False)}
 
 
 def test_a_deleted_file_that_arrives_again_counts_as_new(database: Database, storage: Storage) -> None:
