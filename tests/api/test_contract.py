@@ -83,7 +83,8 @@ def test_every_response_matches_the_openapi_document(tmp_path: Path, model_store
     with started(tmp_path, model_store, wait_max="0.1") as server, refusing_worker(server):
         command = ["-m", "schemathesis.cli", "--config-file", "schemathesis.toml", "run", f"{server.url}/openapi.json"]
         reports = ["--report-ndjson-path", str(tmp_path / "report.ndjson")]
-        options = ["--checks", "all", "--max-examples", "5", "--seed", "1", "--workers", "2", "--continue-on-failure"]
+        # One thread: with two, a run once ended in a SystemError of Python's own parser.
+        options = ["--checks", "all", "--max-examples", "5", "--seed", "1", "--workers", "1", "--continue-on-failure"]
         run = subprocess.run(
             [sys.executable, *command, *options, *reports], cwd=ROOT, capture_output=True, text=True, check=False
         )
