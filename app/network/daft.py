@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from app.network.architecture import Architecture, Fusion, Location, ScaleActivation
-from app.network.resnet import Residual, Trunk, TwoPathTrunk, build_trunk
+from app.network.resnet import MultiPathTrunk, Residual, Trunk, build_trunk
 
 ACTIVATIONS = {ScaleActivation.LINEAR: nn.Identity, ScaleActivation.TANH: nn.Tanh, ScaleActivation.SIGMOID: nn.Sigmoid}
 
@@ -78,7 +78,7 @@ class Network(nn.Module):
         location = architecture.location
         inputs, outputs = architecture.trunk_channels, architecture.pooled_channels
         self.architecture = architecture
-        self.trunk: Trunk | TwoPathTrunk = build_trunk(architecture)
+        self.trunk: Trunk | MultiPathTrunk = build_trunk(architecture)
         self.modulation: Modulation | None = None
         if architecture.fusion in (Fusion.DAFT, Fusion.FILM):
             before = location in (Location.BLOCK_INPUT, Location.SHORTCUT, Location.RESIDUAL_INPUT)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from app.network.daft import Network
-from app.network.resnet import ImagePath, Marks, Residual, Trunk, TwoPathTrunk
+from app.network.resnet import ImagePath, Marks, MultiPathTrunk, Residual, Trunk
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
@@ -62,7 +62,7 @@ class _TrunkGraph:
         image = self._operators.parameter([1, *shape], np.float32)
         return self._model([self._trunk(fold.trunk, image) for fold in folds], [image], "trunks")
 
-    def _trunk(self, trunk: Trunk | TwoPathTrunk, image: Any) -> Any:
+    def _trunk(self, trunk: Trunk | MultiPathTrunk, image: Any) -> Any:
         features = [self._path(path, self._cut(image, part)) for path, part in trunk.paths]
         if isinstance(trunk, Trunk):
             return features[0]

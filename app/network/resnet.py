@@ -126,8 +126,9 @@ class Marks(nn.Module):
 
 
 class ImagePath(nn.Sequential):
-    """An image path of the trunk: a stem, residual blocks, and with or without marks: (n, c, x, y, z) to
-    (n, k, x/8, y/8, z/8).
+    """An image path of the trunk: a stem, residual blocks and, in a ``MarkPath``, marks.
+
+    (n, c, x, y, z) to (n, k, x/8, y/8, z/8).
     """
 
     stem: Stem
@@ -135,7 +136,7 @@ class ImagePath(nn.Sequential):
     @property
     def marks(self) -> Marks | None:
         """The last part of a ``MarkPath``; None for other paths."""
-        return next((part for part in self.children() if isinstance(part, Marks)), None)
+        return None
 
     @property
     def blocks(self) -> list[Residual]:
@@ -144,7 +145,7 @@ class ImagePath(nn.Sequential):
 
     @property
     def paths(self) -> list[tuple[ImagePath, tuple[slice, ...] | None]]:
-        """This path over the whole image; a trunk of two paths has the same property."""
+        """This path over the whole image; a trunk of several paths has the same property."""
         return [(self, None)]
 
     def join(self, features: Sequence[Tensor]) -> Tensor:
@@ -188,8 +189,13 @@ class MarkPath(ImagePath):
         self.block1 = Residual(filters, 2 * filters)
         self.signs = Marks(2 * filters, marks, [length // 2 for length in size])
 
+    @property
+    def marks(self) -> Marks:
+        """The last part of the path."""
+        return self.signs
 
-class TwoPathTrunk(nn.Module):
+
+class MultiPathTrunk(nn.Module):
     """The whole image by one path and a box of it by others: (n, c, x, y, z) to (n, 4 f + 4 g + m, x/8, y/8, z/8).
 
     f and g are the filters of the stems of image and box, m the marks, which may be none. The features of the box stand
@@ -227,13 +233,13 @@ class TwoPathTrunk(nn.Module):
         for length, part in zip(reversed(size), reversed(self._box.slices), strict=True):
             before, after = part.start // TRUNK_STRIDE, length - part.stop // TRUNK_STRIDE
             if after < 0:
-                raise ValueError("the image does not contain the box of the second path; use a larger grid")
+                raise ValueError("the image does not contain the box of its further paths; use a larger grid")
             margins += [before, after]
         return margins
 
 
-def build_trunk(architecture: Architecture) -> Trunk | TwoPathTrunk:
+def build_trunk(architecture: Architecture) -> Trunk | MultiPathTrunk:
     """Create the trunk of an architecture with random initial weights."""
     if architecture.box is None:
         return Trunk(architecture.in_channels, architecture.filters)
-    return TwoPathTrunk(architecture.in_channels, architecture.filters, architecture.box)
+    return MultiPathTrunk(architecture.in_channels, architecture.filters, architecture.box)

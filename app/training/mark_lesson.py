@@ -46,28 +46,34 @@ def cut_boxes(
     return torch.cat(parts)
 
 
-def _cut_clots(context: TrainingContext, box: tuple[slice, ...]) -> Tensor:
-    """Share of each cell of the box that the clot fills, (n, x/2, y/2, z/2)."""
-    halved, parts = [slice(part.start // 2, part.stop // 2) for part in box], []
-    for rows in np.array_split(np.arange(len(context.data)), max(len(context.data) // 64, 1)):
-        clots = context.clots(rows)
-        assert clots is not None
-        parts.append(clots[:, *halved].clone())
-    return torch.cat(parts)
+def clots_in(context: TrainingContext, rows: Rows, box: tuple[slice, ...]) -> Tensor | None:
+    """How far the clot fills each cell of the box, from 0 to 1 (whole in it): (n, x/2, y/2, z/2); None if unknown."""
+    clots = context.clots(rows)
+    if clots is None:
+        return None
+    return (clots[:, *(slice(part.start // 2, part.stop // 2) for part in box)] / CLOT_FULL).clamp(0, 1)
+
+
+def clot_loss(logits: Tensor, clots: Tensor) -> Tensor:
+    """Cross-entropy of the logits (n, x, y, z) that clot is in a cell, with ``clots`` of ``clots_in``."""
+    weight = logits.new_tensor(CLOT_POSITIVE)
+    return functional.binary_cross_entropy_with_logits(logits, clots, pos_weight=weight)
 
 
 def marked_loss(signs: Tensor, clots: Tensor, latents: Tensor) -> Tensor:
     """Loss of the ``MARKED`` signs (n, 3, x, y, z).
 
-    ``clots`` (n, x, y, z) is the share of each cell that the clot fills, ``latents`` (n, k) as in ``LATENTS``.
+    ``clots`` (n, x, y, z) are those of ``clots_in``, ``latents`` (n, k) as in ``LATENTS``.
     """
-    clot = (clots / CLOT_FULL).clamp(0, 1)
     calcified, density = (latents[:, LATENTS.index(name), None, None, None] for name in MARKED[1:])
-    inside, outside = (clot > 0.5).float(), (clot == 0).float()
-    found = functional.binary_cross_entropy_with_logits(signs[:, 0], clot, pos_weight=signs.new_tensor(CLOT_POSITIVE))
-    each = functional.binary_cross_entropy_with_logits(signs[:, 1], clot * (calcified > 0), reduction="none")
-    error = functional.smooth_l1_loss(signs[:, 2], density.expand_as(clot), reduction="none")
-    return found + CALCIFIED_WEIGHT * (_mean(each, inside) + _mean(each, outside)) + _mean(error, inside)
+    inside, outside = (clots > 0.5).float(), (clots == 0).float()
+    each = functional.binary_cross_entropy_with_logits(signs[:, 1], clots * (calcified > 0), reduction="none")
+    error = functional.smooth_l1_loss(signs[:, 2], density.expand_as(clots), reduction="none")
+    return (
+        clot_loss(signs[:, 0], clots)
+        + CALCIFIED_WEIGHT * (_mean(each, inside) + _mean(each, outside))
+        + _mean(error, inside)
+    )
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:
@@ -91,10 +97,12 @@ class MarkTask:
         validate: Rows,
         advance: Callable[[int], None] = lambda _: None,
     ) -> None:
-        if context.data.clots is None:
+        parts = np.array_split(np.arange(len(context.data)), max(len(context.data) // 64, 1))
+        clots = [known for rows in parts if (known := clots_in(context, rows, box)) is not None]
+        if not clots:
             raise ValueError("the marks need phantoms whose clots are known")
-        self._clots = _cut_clots(context, box)
-        outputs = path.signs.sums.out_channels
+        self._clots = torch.cat(clots)
+        outputs = path.marks.sums.out_channels
         head = nn.Sequential(nn.BatchNorm1d(outputs), nn.Linear(outputs, len(LATENTS)))
         self.module = nn.ModuleDict({"path": path, "head": head}).to(context.device)
         self._context, self._boxes, self._train, self._validate = context, boxes, train, validate
@@ -108,7 +116,7 @@ class MarkTask:
         """The signs (n, 3, x, y, z) of the cells, and the latents (n, k) from the summed marks."""
         path = self.module["path"]
         assert isinstance(path, MarkPath)
-        marks = path.signs
+        marks = path.marks
         signs = marks.signs(torch.relu(marks.hidden(path.block1(path.stem(images)))))
         return signs, self.module["head"](torch.relu(marks.sums(signs)).mean(dim=(2, 3, 4)))
 

@@ -20,12 +20,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from app.imaging.model_grid import Grid
 from app.network import resnet
 from app.network.daft import Network, pool
-from app.network.resnet import Marks, Residual, TwoPathTrunk
+from app.network.resnet import MarkPath, Marks, MultiPathTrunk, Residual
 from app.phantoms import anatomy
 from app.training import augmentation, mark_lesson, trainer
 from app.training.dataset import LATENTS, draw_dropout
@@ -39,10 +38,8 @@ LATENT_WEIGHTS = {"tmax6_ml": 0.3, "core_ml": 0.4}  # known from perfusion; othe
 DEPTHS = {"stem": (1, 1), "block1": (2, 2), "block2": (4, 4), "block3": (8, 4)}
 """Parts of the path over the box: voxels of the image per cell of their output, and channels per filter of the stem."""
 CLOT_AT = "block1"  # part whose features mark the clot; its cells have two voxels
-CLOT_WEIGHT, CLOT_FULL, CLOT_POSITIVE = 2.0, 0.06, 20.0
-"""Weight of the loss; share of a cell that the clot fills where it is whole in it; weight of the cells with clot."""
-
-LARGEST = 10.0  # pooled value of a sum of marks, in standard deviations
+CLOT_WEIGHT = 2.0  # of the loss of the marked clot
+LARGEST = 10.0  # pooled value of a sum of marks after the scaling
 
 LESSON_RECIPE = Recipe(epochs=6, batch=32, rate=4e-3, patience=6)
 LAST_BLOCK_RECIPE = Recipe(epochs=10, batch=64, rate=4e-3, patience=10)
@@ -110,7 +107,7 @@ class LessonTask:
         advance: Callable[[int], None] = lambda _: None,
     ) -> None:
         architecture = network.architecture
-        if architecture.box is None or not isinstance(network.trunk, TwoPathTrunk):
+        if architecture.box is None or not isinstance(network.trunk, MultiPathTrunk):
             raise ValueError("pretraining needs a network with a path over the box around the arteries")
         filters = architecture.box.filters
         self._box = architecture.box.slices
@@ -165,14 +162,11 @@ class LessonTask:
 
     def _clot_loss(self, logits: Tensor, rows: Rows, usable: NDArray[np.bool_]) -> Tensor:
         """Cross-entropy of the cells of the ``usable`` heads (n,), those that are not shifted."""
-        clots = self._context.clots(rows)
+        clots = mark_lesson.clots_in(self._context, rows, self._box)
         if clots is None or not usable.any():
             return logits.sum() * 0.0
-        target = (clots[:, *(slice(p.start // 2, p.stop // 2) for p in self._box)] / CLOT_FULL).clamp(0, 1)
-        chosen, weight = torch.from_numpy(usable).to(logits.device), logits.new_tensor(CLOT_POSITIVE)
-        return CLOT_WEIGHT * functional.binary_cross_entropy_with_logits(
-            logits[chosen], target[chosen], pos_weight=weight
-        )
+        chosen = torch.from_numpy(usable).to(logits.device)
+        return CLOT_WEIGHT * mark_lesson.clot_loss(logits[chosen], clots[chosen])
 
     @torch.no_grad()
     def explained_variance(self) -> dict[str, float]:
@@ -295,8 +289,9 @@ def pretrain(
     """
     torch.manual_seed(seed)
     rows = _split(len(context.data))
-    if isinstance(network.trunk, TwoPathTrunk) and network.trunk.marks is not None:
-        _learn_marks(network, context, rows, seed, reporter, config.marks, folder)
+    box, marks = network.architecture.box, getattr(network.trunk, "marks", None)
+    if box is not None and isinstance(marks, MarkPath):
+        _learn_marks(marks, box.slices, context, rows, seed, reporter, config.marks, folder)
     with reporter.stage("lesson", config.lesson.epochs * count_batches(len(rows[0]), config.lesson.batch)) as advance:
         trainer.fit(
             LessonTask(network, context, *rows, advance),
@@ -327,7 +322,8 @@ def pretrain(
 
 
 def _learn_marks(
-    network: Network,
+    path: MarkPath,
+    box: tuple[slice, ...],
     context: TrainingContext,
     rows: tuple[Rows, Rows],
     seed: int,
@@ -336,15 +332,11 @@ def _learn_marks(
     folder: Path | None,
 ) -> None:
     """Train the path that marks the clot; it stays as it is afterwards."""
-    box, trunk = network.architecture.box, network.trunk
-    assert box is not None
-    assert isinstance(trunk, TwoPathTrunk)
-    assert trunk.marks is not None
     with reporter.stage("boxes around the arteries", len(context.data)) as advance:
-        boxes = mark_lesson.cut_boxes(context, box.slices, advance)
+        boxes = mark_lesson.cut_boxes(context, box, advance)
     with reporter.stage("marks", recipe.epochs * count_batches(len(rows[0]), recipe.batch)) as advance:
         trainer.fit(
-            mark_lesson.MarkTask(trunk.marks, context, boxes, box.slices, *rows, advance),
+            mark_lesson.MarkTask(path, context, boxes, box, *rows, advance),
             recipe,
             seed,
             checkpoint=folder / "marks.pt" if folder else None,
@@ -359,7 +351,7 @@ def _split(count: int) -> tuple[Rows, Rows]:
 
 @torch.no_grad()
 def _pooled(
-    trunk: resnet.Trunk | TwoPathTrunk, context: TrainingContext, rows: Rows
+    trunk: resnet.Trunk | MultiPathTrunk, context: TrainingContext, rows: Rows
 ) -> list[tuple[resnet.ImagePath, Tensor]]:
     """Each path of the trunk with its part of the pooled features (n, c) of ``rows``."""
     parts = np.array_split(rows, max(len(rows) // 32, 1))

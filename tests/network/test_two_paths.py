@@ -14,7 +14,7 @@ from app.network.architecture import Architecture, BoxPath, Fusion
 from app.network.backends import Backend
 from app.network.daft import build
 from app.network.ensemble import Ensemble, fold_batch_norm
-from app.network.resnet import TwoPathTrunk
+from app.network.resnet import MultiPathTrunk
 from app.network.tail_evaluator import TailEvaluator
 from tests.factory import random_network
 
@@ -30,7 +30,7 @@ def image() -> Tensor:
 
 def test_features_of_the_box_stand_at_its_place(image: Tensor) -> None:
     trunk = random_network(ARCHITECTURE).trunk
-    assert isinstance(trunk, TwoPathTrunk)
+    assert isinstance(trunk, MultiPathTrunk)
     with torch.no_grad():
         features = trunk(image)
         assert features.shape == (1, ARCHITECTURE.trunk_channels, 3, 4, 2)

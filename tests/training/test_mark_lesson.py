@@ -12,7 +12,7 @@ import torch
 from app.inference import clinical_encoder, defaults
 from app.network.architecture import Architecture, BoxPath, Fusion
 from app.network.daft import build
-from app.network.resnet import MARKED, MarkPath, TwoPathTrunk
+from app.network.resnet import MARKED, MarkPath, MultiPathTrunk
 from app.sdk.clinical import ClinicalRecord, Side
 from app.sdk.types import Channel
 from app.training import mark_lesson, pretraining, reference, trainer
@@ -31,7 +31,7 @@ TRAIN, VALIDATE = np.arange(160), np.arange(160, PATIENTS)
 def path() -> MarkPath:
     torch.manual_seed(4)
     trunk = build(Architecture(fusion=Fusion.NONE, in_channels=1, clinical_size=3, filters=2, box=BOX)).trunk
-    assert isinstance(trunk, TwoPathTrunk)
+    assert isinstance(trunk, MultiPathTrunk)
     assert trunk.marks is not None
     return trunk.marks
 
@@ -94,7 +94,7 @@ def test_calcified_clots_are_told_from_others_and_from_other_bright_spots(clots:
 
 def test_loss_counts_the_few_cells_with_clot_as_much_as_all_others() -> None:
     clots = torch.zeros(2, 4, 4, 4)
-    clots[:, 1, 1, 1] = 0.1
+    clots[:, 1, 1, 1] = 1.0
     latents = torch.zeros(2, len(LATENTS))
     latents[0, CALCIFIED], latents[1, CALCIFIED] = 1.2, -0.8
     signs = torch.zeros(2, 3, 4, 4, 4)
