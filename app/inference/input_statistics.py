@@ -37,7 +37,7 @@ class InputMeter:
     """Measures the statistics of patients; the constructor does the work that is the same for all of them."""
 
     def __init__(self, channels: Sequence[ChannelSpec], grid: Grid, reference: ReferenceHead) -> None:
-        self._channels = tuple(channels)
+        self.channels = tuple(channels)
         self.voxel_ml = float(np.prod(grid.spacing_mm)) / 1000
         self.mask = np.flatnonzero(reference.mask)
         numbers = np.arange(reference.mask.size).reshape(reference.mask.shape)
@@ -47,6 +47,7 @@ class InputMeter:
         _, y, z = reference.mask.shape
         self.neighbours = self.deep + np.array([1, -1, z, -z, y * z, -y * z])[:, None]
         self.means = [mean.ravel() for mean in reference.mean]
+        self.mean_details = [self.detail(mean) for mean in self.means]
         self.is_low = numbers.ravel()[self.mask] < reference.mask.size // 2
 
     def detail(self, values: Values) -> Values:
@@ -57,11 +58,11 @@ class InputMeter:
         """Measure one patient: image (c, x, y, z), normalised, and presence (c,); absent channels are not measured."""
         shown: dict[Channel, _Shown] = {}
         found: Statistics = {}
-        for index, spec in enumerate(self._channels):
+        for index, spec in enumerate(self.channels):
             if presence[index]:
                 values = image[index].ravel().astype(np.float32) * np.float32(spec.std) + np.float32(spec.mean)
                 values = np.clip(values, *spec.window)  # a tensor that was sent prepared may leave the window
-                one = shown[spec.name] = _Shown(self, values, self.means[index], spec)
+                one = shown[spec.name] = _Shown(self, values, index)
                 found[str(spec.name)] = _ALONE[spec.name](one)
         for pair, together in _TOGETHER.items():
             if all(name in shown for name in pair):
@@ -70,11 +71,12 @@ class InputMeter:
 
 
 class _Shown:
-    """One channel of one patient: ``values`` (voxels,) in its unit, and the mean head ``mean`` (voxels,)."""
+    """Channel ``index`` of one patient: ``values`` (voxels,) in its unit, and the mean head ``mean`` (voxels,)."""
 
-    def __init__(self, meter: InputMeter, values: Values, mean: Values, spec: ChannelSpec) -> None:
-        self.meter, self.values, self.mean = meter, values, mean
-        low, high = spec.window
+    def __init__(self, meter: InputMeter, values: Values, index: int) -> None:
+        self.meter, self.values = meter, values
+        self.mean, self.mean_detail = meter.means[index], meter.mean_details[index]
+        low, high = meter.channels[index].window
         self.has_data = values > low + 1e-3 * (high - low)
 
     @cached_property
@@ -116,7 +118,7 @@ class _Shown:
 
     def pattern(self) -> float:
         """Correlation of the detail with that of the mean head."""
-        return _correlation(self._detail, self.meter.detail(self.mean)[self.inner])
+        return _correlation(self._detail, self.mean_detail[self.inner])
 
     def asymmetry(self) -> float:
         """Mean absolute difference between the sides, where both have data."""
