@@ -101,7 +101,7 @@ def from_phantoms(count: int, seed: int, device: torch.device, folder: Path, rep
 
 
 def _architecture(clinical: Clinical) -> Architecture:
-    """The pretrained network: two image paths, without a clinical vector."""
+    """The pretrained network: all image paths, without a clinical vector."""
     return defaults.architecture(Fusion.NONE, clinical, box=defaults.BOX)
 
 

@@ -282,7 +282,8 @@ def pretrain(
     An interrupted run resumes from the checkpoints in ``folder``.
 
     Returns:
-        Share of the variance of each latent that the pooled last block explains on held-out phantoms.
+        Share of the variance of each latent that the pooled last block explains, on phantoms that no part was trained
+        on.
 
     Raises:
         ValueError: The network has one image path only, or the grid does not contain the box of the other path.
@@ -314,11 +315,20 @@ def pretrain(
         checkpoint=folder / "block.pt" if folder else None,
         advance=lambda epoch, score: reporter(f"last block, epoch {epoch}: explained variance {score:.3f}"),
     )
-    explained = block.explained_variance()
     network.block.eval()
+    explained = _explained_on(rows[1], network, block.module["last"].eval(), context)
     with torch.no_grad():
         unit_spread(network.block, pool(network.block(stored[0][0][: config.measure].float())))
     return explained
+
+
+@torch.no_grad()
+def _explained_on(rows: Rows, network: Network, head: nn.Module, context: TrainingContext) -> dict[str, float]:
+    """Share of the variance of each latent that ``head`` explains from the pooled last block, on ``rows``."""
+    parts = np.array_split(rows, max(len(rows) // 32, 1))
+    images = (context.images(part, context.data.presence[part]) for part in parts)
+    predictions = [head(pool(network.block(network.trunk(each)).float())) for each in images]
+    return _explained_variance(torch.cat(predictions), context.latents(rows))
 
 
 def _learn_marks(

@@ -113,6 +113,20 @@ def test_pretraining_resumes_from_its_checkpoints(signs: TrainingContext, tmp_pa
     assert features.std(dim=0).median().item() == pytest.approx(1, abs=0.5)
 
 
+def test_explained_shares_are_those_of_phantoms_that_no_part_was_trained_on(signs: TrainingContext) -> None:
+    """The last block is trained on the first phantoms; of these, the lesson has seen even those that it holds out."""
+    recipe = Recipe(epochs=1, batch=16, patience=3)
+    config = pretraining.PretrainConfig(recipe, last_block=recipe, whole=48, views=1, measure=32)
+    few, shares = signs.first(64), []
+    for sign in (1, -1):
+        latents = few.data.latents.copy()
+        latents[58:] *= sign  # the tenth that the lesson holds out
+        changed = replace(few, data=replace(few.data, latents=latents))
+        shares.append(pretraining.pretrain(two_paths(), changed, 1, ProgressReporter(), config))
+    assert shares[0] != shares[1]
+    assert all(np.isfinite(list(each.values())).all() for each in shares)
+
+
 def test_unit_spread_only_rescales_the_channels() -> None:
     model = network(Fusion.NONE).eval()
     features = torch.rand(64, 16, 6, 6, 6)
