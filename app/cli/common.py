@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -121,6 +122,26 @@ def naming_folders(config: Settings) -> Iterator[None]:
         database = config.sqlite_file or "of RLVO_DATABASE_URL"
         error.add_note(f"database {database}, set by RLVO_DATA_DIR or RLVO_DATABASE_URL")
         raise
+
+
+def check_new_version(name: str, version: str) -> None:
+    """Refuse a --name or a --version that a new version of the model store cannot have."""
+    from app.registry.manifest import NAME_PATTERN, VERSION_PATTERN
+
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise typer.BadParameter("give small letters, digits and hyphens", param_hint="--name")
+    if not re.fullmatch(VERSION_PATTERN, version):
+        raise typer.BadParameter("give three numbers, such as 1.0.1", param_hint="--version")
+
+
+def sign_new_version(folder: Path, key: Path | None) -> None:
+    """Sign the new version in ``folder`` if there is a key, and print how the version is promoted."""
+    if key is not None:
+        from app.registry.signatures import sign
+
+        typer.echo(f"Signed; its public key is {sign(folder, key)}")
+    reference = f"{folder.parent.name}@{folder.name}"
+    typer.echo(f"Wrote {reference}. `rlvo models promote {reference}` makes it answer.")
 
 
 def open_eraser() -> Eraser:

@@ -183,19 +183,13 @@ def apply(
 
     For a recalibration, a closed test decides whether there is an update. No alias moves.
     """
-    import re
-
     from app.cli.cohort_options import cohort_faults
-    from app.cli.common import naming_folders, open_model_store, settings
+    from app.cli.common import check_new_version, naming_folders, open_model_store, settings, sign_new_version
     from app.evaluation.rounds import Result
     from app.operations import federation
-    from app.registry.manifest import NAME_PATTERN, VERSION_PATTERN
     from app.training import federated_version
 
-    if not re.fullmatch(NAME_PATTERN, name):
-        raise typer.BadParameter("give small letters, digits and hyphens", param_hint="--name")
-    if not re.fullmatch(VERSION_PATTERN, version):
-        raise typer.BadParameter("give three numbers, such as 1.0.1", param_hint="--version")
+    check_new_version(name, version)
     config = settings()
     store = open_model_store(config)
     with naming_folders(config):
@@ -207,11 +201,7 @@ def apply(
     typer.echo(text)
     if manifest is None:
         return
-    if key is not None:
-        from app.registry.signatures import sign
-
-        typer.echo(f"Signed; its public key is {sign(store.folder / name / version, key)}")
-    typer.echo(f"Wrote {name}@{version}. `rlvo models promote {name}@{version}` makes it answer.")
+    sign_new_version(store.folder / name / version, key)
 
 
 def _text(found: Result) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,6 +67,7 @@ def pool(
 def _print(found: Centres, signers: dict[str, str]) -> None:
     from app.cli.common import table
     from app.evaluation.centres import MEASURES
+    from app.evaluation.validation_report import POOLED_HEAD, pooled_cells
 
     table(
         ["site", "patients", "with the outcome", *MEASURES, "signed by"],
@@ -81,20 +83,8 @@ def _print(found: Centres, signers: dict[str, str]) -> None:
         ],
     )
     table(
-        ["measure", "sites", "mean (95 % interval)", "95 % prediction interval", "tau", "I2", "Q", "p of Q"],
-        [
-            [
-                one.measure,
-                str(one.sites),
-                str(one.mean),
-                f"{one.prediction[0]:.3f} to {one.prediction[1]:.3f}",
-                f"{one.tau:.3f}",
-                f"{100 * one.i2:.0f} %",
-                f"{one.q:.1f}",
-                f"{one.p_equal:.2g}",
-            ]
-            for one in found.pooled
-        ],
+        [*POOLED_HEAD, "Q", "p of Q"],
+        [[*pooled_cells(one), f"{one.q:.1f}", f"{one.p_equal:.2g}"] for one in found.pooled],
     )
     table(
         ["left out", *(f"{name} expected from the others" for name in MEASURES), "gain of their recalibration"],
@@ -107,7 +97,7 @@ def _print(found: Centres, signers: dict[str, str]) -> None:
                     else f"{ends[0]:.3f} to {ends[1]:.3f}{'' if inside is not False else ' (outside)'}"
                     for ends, inside in zip(one.predictions, one.inside, strict=True)
                 ),
-                f"{one.gain:+.4f}",
+                "" if isnan(one.gain) else f"{one.gain:+.4f}",
             ]
             for one in found.left_out
         ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -31,16 +30,12 @@ def recalibrate(
     A closed test chooses among no update, intercept, and intercept and slope. Promote the new version with
     `rlvo models promote`, and go back with `rlvo models rollback`.
     """
-    from app.cli.common import naming_folders, open_model_store, settings
-    from app.registry.manifest import NAME_PATTERN, VERSION_PATTERN
+    from app.cli.common import check_new_version, naming_folders, open_model_store, settings, sign_new_version
     from app.training.progress import RichProgress
     from app.training.recalibrate_version import recalibrate_version
     from app.training.score import EvalConfig
 
-    if not re.fullmatch(NAME_PATTERN, name):
-        raise typer.BadParameter("give small letters, digits and hyphens", param_hint="--name")
-    if not re.fullmatch(VERSION_PATTERN, version):
-        raise typer.BadParameter("give three numbers, such as 1.0.1", param_hint="--version")
+    check_new_version(name, version)
     config = settings()
     store = open_model_store(config)
     with naming_folders(config):
@@ -60,8 +55,4 @@ def recalibrate(
     typer.echo(result.text)
     if result.manifest is None:
         return
-    if key is not None:
-        from app.registry.signatures import sign
-
-        typer.echo(f"Signed; its public key is {sign(store.folder / name / version, key)}")
-    typer.echo(f"Wrote {name}@{version}. `rlvo models promote {name}@{version}` makes it answer.")
+    sign_new_version(store.folder / name / version, key)

@@ -1,4 +1,4 @@
-"""Folder locks, atomic creation of a folder, folders that only their owner can open, and fsync.
+"""Folder locks, atomic creation of folders and files, folders that only their owner can open, and fsync.
 
 The locks are those of flock(2). The kernel releases them when a process ends, so no lock remains after a crash.
 """
@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 
 @contextmanager
@@ -61,6 +62,23 @@ def atomic_directory(target: Path) -> Iterator[Path]:
         draft.rename(target)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
+        raise
+    sync(target.parent)
+
+
+@contextmanager
+def private_file(target: Path) -> Iterator[BinaryIO]:
+    """Yield a new file that only its owner can read; rename it to ``target``, or delete it after an error."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
+    draft = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(target)
+    except BaseException:
+        draft.unlink(missing_ok=True)
         raise
     sync(target.parent)
 

@@ -22,10 +22,10 @@ from pydantic import Field, model_validator
 
 from app.core.schema import FrozenModel
 from app.evaluation import federated, logistic, metrics
+from app.evaluation.curves import NORMAL
 from app.evaluation.metrics import Array, Labels
 from app.evaluation.validation import NOT_RECORDED, PredictionTable, Texts
 
-NORMAL = 1.959964
 SMALL = 5
 """Smallest published number of patients with, and of patients without, the outcome."""
 LEAST_PATIENTS = 50
@@ -168,17 +168,21 @@ def of(
     )
 
 
-def check_size(labels: Labels) -> None:
-    """Check that the patients (n,) are enough to publish sums of them.
+def check_size(labels: Labels, needed: int = LEAST_PATIENTS, purpose: str = "to leave the site") -> None:
+    """Check that the patients are enough to publish sums of them.
+
+    Args:
+        labels: Known outcomes (n,), 0 or 1.
+        needed: Patients that are needed.
+        purpose: For the message, what they are needed for.
 
     Raises:
         ValueError: They are not; the message says how many are needed.
     """
     rarer = int(min(labels.sum(), len(labels) - labels.sum()))
-    if len(labels) < LEAST_PATIENTS or rarer < LEAST_EVENTS:
+    if len(labels) < needed or rarer < LEAST_EVENTS:
         raise ValueError(
-            f"too few patients with a known outcome to leave the site: needed are {LEAST_PATIENTS}, and "
-            f"{LEAST_EVENTS} of each outcome"
+            f"too few patients with a known outcome {purpose}: needed are {needed}, and {LEAST_EVENTS} of each outcome"
         )
 
 

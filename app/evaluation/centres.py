@@ -20,11 +20,11 @@ from scipy import stats
 
 from app.evaluation import pooling
 from app.evaluation.aggregate import Aggregate, Measured
+from app.evaluation.curves import NORMAL
 from app.evaluation.metrics import Array, Estimate
 from app.evaluation.pooling import Pooled
-from app.evaluation.validation import POOLED_SCALES
+from app.evaluation.validation import POOLED_SCALES, PooledMeasure
 
-NORMAL = 1.959964
 START = np.array([0.0, 1.0])
 """Intercept and slope of the predictions as they are."""
 WORST = 1e10
@@ -40,20 +40,6 @@ class Centre:
     patients: int
     events: int
     estimates: tuple[Estimate | None, Estimate | None, Estimate | None]
-
-
-@dataclass(frozen=True)
-class PooledCentres:
-    """One measure over the sites, on its own scale; ``tau`` and ``q`` are on the scale of the pooling."""
-
-    measure: str
-    sites: int
-    mean: Estimate
-    prediction: tuple[float, float]
-    tau: float
-    i2: float
-    q: float
-    p_equal: float
 
 
 @dataclass(frozen=True)
@@ -86,7 +72,7 @@ class Centres:
     """
 
     centres: tuple[Centre, ...]
-    pooled: tuple[PooledCentres, ...]
+    pooled: tuple[PooledMeasure, ...]
     left_out: tuple[LeftOut, ...]
     recalibration: tuple[Estimate, Estimate] | None
 
@@ -108,16 +94,10 @@ def pool(aggregates: Sequence[Aggregate]) -> Centres:
         ValueError: Two aggregates are of one site, or of different predictors.
     """
     check(aggregates)
-    pooled = []
-    for place, found in enumerate(_pooled(aggregates)):
-        if found is not None:
-            name, _, back = POOLED_SCALES[place]
-            mean = Estimate(back(found.mean.value), back(found.mean.low), back(found.mean.high))
-            ends = (back(found.prediction[0]), back(found.prediction[1]))
-            pooled.append(PooledCentres(name, found.sites, mean, ends, found.tau, found.i2, found.q, found.p_equal))
+    pooled = enumerate(_pooled(aggregates))
     return Centres(
         centres=tuple(_centre(one) for one in aggregates),
-        pooled=tuple(pooled),
+        pooled=tuple(PooledMeasure.of(place, found) for place, found in pooled if found is not None),
         left_out=tuple(_left_out(aggregates, place) for place in range(len(aggregates))),
         recalibration=_recalibration(aggregates),
     )

@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from app.core.schema import FrozenModel
-from app.evaluation import federated, logistic, recalibration
+from app.evaluation import aggregate, federated, logistic, recalibration
 from app.evaluation.aggregate import LEAST_EVENTS, LEAST_PATIENTS, MANY, SITE_PATTERN, Number, Text
 from app.evaluation.federated import Contribution, Fit
 from app.evaluation.metrics import Array, Labels
@@ -227,13 +227,8 @@ def answer(given: Round, digest: str, site: str, patients: SitePatients) -> Answ
     if site not in given.sites:
         raise ValueError(f"{site} does not take part in this round")
     labels, plan = patients.labels, given.plan
-    rarer = int(min(labels.sum(), len(labels) - labels.sum()))
     needed = max(plan.least_patients, federated.least_patients(plan.columns, patients.values, plan.rounds))
-    if len(labels) < needed or rarer < LEAST_EVENTS:
-        raise ValueError(
-            f"too few patients with a known outcome for this plan: needed are {needed}, and {LEAST_EVENTS} of each "
-            "outcome"
-        )
+    aggregate.check_size(labels, needed, "for this plan")
     sums = [
         sums_of(federated.contribution(design, labels, offset, np.asarray(parameters))) if parameters else None
         for design, offset, parameters in zip(patients.designs, patients.offsets, given.parameters, strict=True)

@@ -81,7 +81,7 @@ def compare(records: Sequence[ClinicalRecord], labels: Labels, probabilities: Ar
 
 _METHOD: Final = (
     "AUCs are those for the outcome of the version, on the patients whose used items are all known (DeLong). An item "
-    "is used if it is known in half of the patients. A sum without all items is not the published score."
+    "is used if it is known in at least half of the patients. A sum without all items is not the published score."
 )
 HEAD: Final = ("score", "patients", "AUC of the score for this outcome", "AUC of the version", "version minus score")
 

@@ -20,6 +20,7 @@ from app.evaluation import curves, metrics, missing_outcomes, pooling, smooth_ca
 from app.evaluation.baseline_table import Value
 from app.evaluation.metrics import Array, Estimate, Labels
 from app.evaluation.missing_outcomes import Bounds
+from app.evaluation.pooling import Pooled
 from app.evaluation.smooth_calibration import SmoothCalibration
 from app.evaluation.subgroups import MIN_EVENTS
 from app.sdk.clinical import ClinicalRecord
@@ -125,7 +126,7 @@ class DecisionRow:
 
 @dataclass(frozen=True)
 class PooledMeasure:
-    """One measure that is pooled over the sites, converted to its own scale."""
+    """One measure over the sites, on its own scale; ``tau`` and ``q`` are on the scale of the pooling."""
 
     measure: str
     sites: int
@@ -133,6 +134,16 @@ class PooledMeasure:
     prediction: tuple[float, float]
     tau: float
     i2: float
+    q: float
+    p_equal: float
+
+    @classmethod
+    def of(cls, place: int, found: Pooled) -> PooledMeasure:
+        """Measure number ``place`` of ``POOLED_SCALES``, from its pooling."""
+        measure, _, back = POOLED_SCALES[place]
+        mean = Estimate(back(found.mean.value), back(found.mean.low), back(found.mean.high))
+        ends = (back(found.prediction[0]), back(found.prediction[1]))
+        return cls(measure, found.sites, mean, ends, found.tau, found.i2, found.q, found.p_equal)
 
 
 @dataclass(frozen=True)
@@ -243,7 +254,7 @@ def pooled_over(sites: Sequence[Scores]) -> tuple[PooledMeasure, ...]:
     """Pool AUC, O/E and slope over the sites with ``POOLED_EVENTS`` patients of either outcome."""
     usable = [one for one in sites if min(one.events, one.patients - one.events) >= POOLED_EVENTS]
     result = []
-    for place, (name, to, back) in enumerate(POOLED_SCALES):
+    for place, (_, to, _) in enumerate(POOLED_SCALES):
         pairs = [
             (to(estimate.value), one.errors[place])
             for one in usable
@@ -252,9 +263,7 @@ def pooled_over(sites: Sequence[Scores]) -> tuple[PooledMeasure, ...]:
         ]
         found = pooling.pool([value for value, _ in pairs], [error for _, error in pairs])
         if found is not None:
-            mean = Estimate(back(found.mean.value), back(found.mean.low), back(found.mean.high))
-            ends = (back(found.prediction[0]), back(found.prediction[1]))
-            result.append(PooledMeasure(name, found.sites, mean, ends, found.tau, found.i2))
+            result.append(PooledMeasure.of(place, found))
     return tuple(result)
 
 

@@ -22,7 +22,7 @@ from app.core.filesystem import atomic_directory
 from app.evaluation import baseline_table, score_comparison, svg_plots, tripod
 from app.evaluation.metrics import Estimate
 from app.evaluation.score_comparison import ScoreComparison
-from app.evaluation.validation import Measure, Scores, Validation
+from app.evaluation.validation import Measure, PooledMeasure, Scores, Validation
 
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;color:#1b2733;max-width:64rem;margin:2rem auto;padding:0 1rem}"
@@ -298,26 +298,24 @@ def _by(title: str, name: str, rows: Sequence[Scores], result: Validation) -> Se
     return Section(title, [*plots, ReportTable(head, lines)])
 
 
+POOLED_HEAD = ("measure", "sites", "mean (95 % interval)", "95 % prediction interval", "tau", "I2")
+
+
+def pooled_cells(one: PooledMeasure) -> list[str]:
+    """Cells of a pooled measure in the columns ``POOLED_HEAD``."""
+    ends = f"{one.prediction[0]:.3f} to {one.prediction[1]:.3f}"
+    return [one.measure, str(one.sites), str(one.mean), ends, f"{one.tau:.3f}", f"{100 * one.i2:.0f} %"]
+
+
 def _pooled(result: Validation) -> Section:
-    rows = [
-        [
-            one.measure,
-            str(one.sites),
-            str(one.mean),
-            f"{one.prediction[0]:.3f} to {one.prediction[1]:.3f}",
-            f"{one.tau:.3f}",
-            f"{100 * one.i2:.0f} %",
-        ]
-        for one in result.pooled
-    ]
-    if not rows:
+    if not result.pooled:
         return Section("Pooled over the sites")
     note = (
         "Random effects (REML, Hartung-Knapp), AUC as log-odds and O/E as logarithm (Debray et al. 2017). The "
         "prediction interval is where a new site is expected. Only sites with ten patients of either outcome take part."
     )
-    head = ["measure", "sites", "mean (95 % interval)", "95 % prediction interval", "tau", "I2"]
-    return Section("Pooled over the sites", [note, ReportTable(head, rows)])
+    rows = [pooled_cells(one) for one in result.pooled]
+    return Section("Pooled over the sites", [note, ReportTable(POOLED_HEAD, rows)])
 
 
 def _bounds(result: Validation) -> Section:

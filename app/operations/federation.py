@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from app.core.filesystem import locked, private_file
 from app.core.schema import FrozenModel
 from app.evaluation import federated, rounds
 from app.evaluation.rounds import Answer, Kind, Plan, Result, Round, State
@@ -56,10 +57,13 @@ def parsed(content: dict[str, Any], model: type[Model], name: str) -> Model:
     try:
         return model.model_validate_json(signed_json.canonical(content))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
         what = f"{model.__name__.casefold()} of rlvo"
-        raise InvalidRequest(f"{name} is no {what}: {place or 'it'}: {first['msg']}") from None
+        raise InvalidRequest(f"{name} is no {what}: {_first_fault(error)}") from None
+
+
+def _first_fault(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}"
 
 
 def new_plan(**members: Any) -> Plan:
@@ -71,9 +75,7 @@ def new_plan(**members: Any) -> Plan:
     try:
         return Plan(nonce=secrets.token_hex(8), **members)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        raise InvalidRequest(f"The plan does not fit: {name} {first['msg']}".replace("  ", " ")) from None
+        raise InvalidRequest(f"The plan does not fit: {_first_fault(error)}") from None
 
 
 def start(folder: Path, plan: Plan, key: Path | None = None) -> None:
@@ -137,7 +139,8 @@ def answer(
         raise InvalidRequest(str(error)) from error
     path = out / f"answer-{given.number:02d}-{site}.json"
     if write:
-        _count(data_file, given, digest, len(data.labels) * patients.values)
+        with locked(data_file.parent):  # two plans may be answered at the same time
+            _count(data_file, given, digest, len(data.labels) * patients.values)
         out.mkdir(parents=True, exist_ok=True)
         _write(path, found, key)
     return path, found
@@ -242,10 +245,8 @@ def _count(data_file: Path, given: Round, digest: str, limit: int) -> None:
             "patients: it gives no more"
         )
     released[digest] = {"kind": given.plan.kind.value, "numbers": now, "nonce": given.plan.nonce}
-    draft = path.with_name(f".{path.name}.part")
-    draft.touch(mode=0o600)
-    draft.write_text(json.dumps(released, indent=1) + "\n", encoding="utf-8")
-    draft.replace(path)
+    with private_file(path) as file:
+        file.write(f"{json.dumps(released, indent=1)}\n".encode())
 
 
 def needed_patients(plan: Plan, *, shared: bool) -> int:

@@ -33,16 +33,15 @@ def table(session: Session, manifest: Manifest, *, since: datetime | None = None
     Raises:
         InvalidRequest: Their known outcomes are not of both kinds.
     """
-    found = list(followed(session, manifest.name, manifest.version, since))
-    flow = [("answers", len(found))]
-    for reason, kept in (
-        ("another site", [one for one in found if not caller or one.caller == caller]),
-        ("a later answer about the same subject", None),
-    ):
-        rest = _first_of_each_subject(found) if kept is None else kept
-        if len(rest) < len(found):
-            flow.append((f"left out: {reason}", len(found) - len(rest)))
-        found = rest
+    answers = list(followed(session, manifest.name, manifest.version, since))
+    of_caller = [one for one in answers if not caller or one.caller == caller]
+    found = _first_of_each_subject(of_caller)
+    left_out = (
+        ("another site", len(answers) - len(of_caller)),
+        ("a later answer about the same subject", len(of_caller) - len(found)),
+    )
+    flow = [("answers", len(answers))]
+    flow += [(f"left out: {reason}", count) for reason, count in left_out if count]
     known = [one.refractory for one in found if one.refractory is not None]
     flow += [("predicted", len(found)), ("outcome unknown", len(found) - len(known)), ("analysed", len(known))]
     if not 0 < sum(known) < len(known):

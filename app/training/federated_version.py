@@ -11,7 +11,7 @@ Design notes:
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,15 +20,13 @@ import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from app.core.filesystem import atomic_directory
 from app.evaluation import rounds
 from app.evaluation.metrics import Array
 from app.evaluation.recalibration import Recalibration, Update
 from app.evaluation.rounds import Kind, Result
 from app.inference import fold_files
-from app.inference.model_version import ModelVersion
-from app.registry import signed_json, version_files
-from app.registry.manifest import Fold, GoldenCase, Manifest
+from app.registry import signed_json
+from app.registry.manifest import Manifest
 from app.registry.model_store import StoredVersion
 from app.sdk.errors import InvalidRequest
 from app.training import head_features, recalibrate_version
@@ -71,16 +69,16 @@ def write(found: Result, parent: StoredVersion, out: Path) -> tuple[Manifest | N
         chosen = rounds.recalibration_of(found)
     except ValueError as error:
         raise InvalidRequest(str(error)) from error
-    return _write_recalibration(chosen, parent, out, lineage)
+    return _write_recalibration(found, chosen, parent, out, lineage)
 
 
 def _write_recalibration(
-    chosen: Recalibration, parent: StoredVersion, out: Path, lineage: dict[str, object]
+    found: Result, chosen: Recalibration, parent: StoredVersion, out: Path, lineage: dict[str, object]
 ) -> tuple[Manifest | None, str]:
-    where = f"{chosen.patients} patients of {len(_sites(lineage))} sites, {chosen.events} with the outcome"
+    where = f"{found.patients} patients of {len(found.sites)} sites, {found.events} with the outcome"
     if chosen.update is Update.NONE:
         return None, (
-            f"No update: {where}, do not show that the version is miscalibrated (p = {chosen.p_any:.2g}). "
+            f"No update: {where}, do not support an update (closed test, p = {chosen.p_any:.2g}). "
             "No version was written."
         )
     no_labels = np.zeros(0, np.int64)
@@ -101,8 +99,7 @@ def _write_recalibration(
         f"Log-odds = {chosen.intercept:+.3f} + {chosen.slope:.3f} times the log-odds of the parent.\n"
         "The threshold keeps its probability, and each patient keeps the conformal set."
     )
-    files = {part.file: (parent.folder / part.file).read_bytes() for part in parent.manifest.folds}
-    return _write(parent, manifest, files, out, lineage, text), text
+    return _write(parent, manifest, out, lineage, text), text
 
 
 def _write_heads(
@@ -115,12 +112,12 @@ def _write_heads(
     slope = manifest.calibration.slope
     if slope == 0:
         raise InvalidRequest("The version gives every patient one probability; its heads cannot be changed")
-    files, weights = {}, 0
+    changed, weights = {}, 0
     for fold, fit in zip(manifest.folds, found.fits, strict=True):
         change = np.asarray(fit.parameters[1:]) / deviation / slope
         shift = fit.parameters[0] / slope - float(change @ mean)
         content = fold_files.read_verified(parent.folder, fold.file, fold.sha256)
-        files[fold.file] = _changed_head(content, manifest.kind, change, shift)
+        changed[fold.file] = _changed_head(content, manifest.kind, change, shift)
         weights += len(fit.parameters)
     manifest = manifest.model_copy(
         update={
@@ -136,7 +133,7 @@ def _write_heads(
         "Trunk, last block, modulation, calibration, threshold and conformal sets are those of the parent. Validate "
         "the version, and recalibrate it on new patients: the heads were fitted on these."
     )
-    return _write(parent, manifest, files, out, lineage, text), text
+    return _write(parent, manifest, out, lineage, text, changed), text
 
 
 def _changed_head(content: bytes, kind: str, change: Array, shift: float) -> bytes:
@@ -153,35 +150,16 @@ def _changed_head(content: bytes, kind: str, change: Array, shift: float) -> byt
     return save_tensors(tensors)
 
 
-def _sites(lineage: dict[str, object]) -> Sequence[str]:
-    sites = lineage["sites"]
-    assert isinstance(sites, list)
-    return sites
-
-
 def _write(
-    parent: StoredVersion, manifest: Manifest, files: dict[str, bytes], out: Path, lineage: dict[str, object], text: str
+    parent: StoredVersion,
+    manifest: Manifest,
+    out: Path,
+    lineage: dict[str, object],
+    text: str,
+    changed: Mapping[str, bytes] | None = None,
 ) -> Manifest:
-    """Write the files of the folds, copy the others, compute the golden logits again; all or nothing."""
-    with atomic_directory(out) as draft:
-        for part in parent.manifest.files:
-            if part.file not in files:
-                version_files.copy(parent.folder, draft, part.file)
-        written = [fold_files.write(draft, file, content) for file, content in files.items()]
-        folds = tuple(
-            Fold(file=file, sha256=digest, validation_auc=fold.validation_auc)
-            for (file, digest), fold in zip(written, manifest.folds, strict=True)
-        )
-        manifest = manifest.model_copy(update={"folds": folds, "extra": manifest.extra | {EXTRA: lineage}})
-        version = ModelVersion.load(draft, manifest, "cpu")
-        golden = tuple(
-            GoldenCase(file=one.file, sha256=one.sha256, logits=tuple(float(v) for v in version.logits(case)))
-            for one, (case, _) in zip(manifest.golden, fold_files.golden_cases(manifest, parent.folder), strict=True)
-        )
-        manifest = Manifest.model_validate(manifest.model_copy(update={"golden": golden}).model_dump())
-        fold_files.write(draft, "manifest.json", manifest.model_dump_json(indent=1).encode())
-        fold_files.write(draft, "card.md", _card(parent, manifest, lineage, text).encode())
-    return manifest
+    manifest = manifest.model_copy(update={"extra": manifest.extra | {EXTRA: lineage}})
+    return recalibrate_version.write_version(parent, manifest, out, _card(parent, manifest, lineage, text), changed)
 
 
 def _card(parent: StoredVersion, manifest: Manifest, lineage: dict[str, object], text: str) -> str:

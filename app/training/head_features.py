@@ -8,7 +8,6 @@ Design notes:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,9 +39,7 @@ def head_size(manifest: Manifest) -> int:
     return manifest.architecture.pooled_channels
 
 
-def add(
-    data: SiteData, folder: Path, manifest: Manifest, cohort: Dataset, advance: Callable[[], None] = lambda: None
-) -> SiteData:
+def add(data: SiteData, folder: Path, manifest: Manifest, cohort: Dataset) -> SiteData:
     """Return the data of a site with the features of its cohort (n patients).
 
     Args:
@@ -50,7 +47,6 @@ def add(
         folder: Folder of the version.
         manifest: Its manifest.
         cohort: The patients.
-        advance: Called after each patient.
     """
     version = ModelVersion.load(folder, manifest, "auto")
     vectors = Vectors.of(cohort, manifest.clinical)
@@ -61,5 +57,4 @@ def add(
         image = explain.network_image(case, version.reference)
         features.append((version.predictor.head_inputs(image, case.clinical) - mean) / deviation)
         logits.append(explain.log_odds(version.predictor.logits(image, case.clinical), manifest.calibration))
-        advance()
     return replace(data, features=np.stack(features, axis=1).astype(np.float64), fold_log_odds=np.stack(logits, axis=1))

@@ -11,6 +11,7 @@ Design notes:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
@@ -95,7 +96,9 @@ def recalibrate_version(
     extra[training_overlap.EXTRA] = [*manifest.extra.get(training_overlap.EXTRA, []), own]
     manifest = manifest.model_copy(update={"extra": extra})
     text = _changed(found, manifest, parent.manifest, labels, predicted.probabilities)
-    return RecalibratedVersion(found, _write(parent, manifest, out, _card(parent, manifest, lineage, text)), text)
+    return RecalibratedVersion(
+        found, write_version(parent, manifest, out, _card(parent, manifest, lineage, text)), text
+    )
 
 
 def check_events(labels: Labels) -> None:
@@ -164,11 +167,29 @@ def _enough(labels: Labels, least: int) -> bool:
     return int(min(labels.sum(), len(labels) - labels.sum())) >= least
 
 
-def _write(parent: StoredVersion, manifest: Manifest, out: Path, card: str) -> Manifest:
-    """Copy the weights and golden cases, compute the golden logits again, and write the version or nothing."""
+def write_version(
+    parent: StoredVersion, manifest: Manifest, out: Path, card: str, changed: Mapping[str, bytes] | None = None
+) -> Manifest:
+    """Write a version with the files of its parent, and compute the golden logits again; all or nothing.
+
+    Args:
+        parent: The parent.
+        manifest: Manifest of the version; digests of changed folds and golden logits are those of the parent.
+        out: New folder ``<model store>/<name>/<version>``.
+        card: Its card.
+        changed: Content of the files of folds that differ from those of the parent.
+
+    Returns:
+        The manifest as it was written.
+    """
+    changed = changed or {}
     with atomic_directory(out) as draft:
         for part in parent.manifest.files:
-            version_files.copy(parent.folder, draft, part.file)
+            if part.file not in changed:
+                version_files.copy(parent.folder, draft, part.file)
+        digests = dict(fold_files.write(draft, file, content) for file, content in changed.items())
+        folds = tuple(one.model_copy(update={"sha256": digests.get(one.file, one.sha256)}) for one in manifest.folds)
+        manifest = manifest.model_copy(update={"folds": folds})
         version = ModelVersion.load(draft, manifest, "cpu")
         cases = tuple(
             GoldenCase(
@@ -184,8 +205,8 @@ def _write(parent: StoredVersion, manifest: Manifest, out: Path, card: str) -> M
 
 def _unchanged(found: Recalibration) -> str:
     return (
-        f"No update: {found.patients} patients, {found.events} with the outcome, do not show that the version is "
-        f"miscalibrated (p = {found.p_any:.2g}). No version was written; the version stays as it is."
+        f"No update: {found.patients} patients, {found.events} with the outcome, do not support an "
+        f"update (closed test, p = {found.p_any:.2g}). No version was written; the version stays as it is."
     )
 
 

@@ -7,7 +7,6 @@ Design notes:
 
 from __future__ import annotations
 
-import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from app.core.filesystem import private_file
 from app.evaluation import logistic, rounds
 from app.evaluation.metrics import Array, Labels
 from app.evaluation.rounds import Kind, SitePatients
@@ -66,12 +66,8 @@ class SiteData:
         arrays: dict[str, Any] = {"labels": self.labels, "log_odds": self.log_odds}
         if self.features is not None and self.fold_log_odds is not None:
             arrays |= {"features": self.features, "fold_log_odds": self.fold_log_odds}
-        draft = path.with_name(f".{path.name}.part")
-        draft.unlink(missing_ok=True)
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
+        with private_file(path) as file:
             np.savez(file, predictor=np.array(self.predictor), digest=np.array(self.digest), **arrays)
-        draft.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> SiteData:

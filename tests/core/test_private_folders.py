@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.core.config import Settings
-from app.core.filesystem import is_exposed, private_folder
+from app.core.filesystem import is_exposed, private_file, private_folder
 from app.storage.factory import secure
 
 
@@ -28,6 +28,25 @@ def usual_mask() -> Iterator[None]:
 def test_new_folder_is_private(tmp_path: Path) -> None:
     private_folder(tmp_path / "a" / "b")
     assert mode(tmp_path / "a" / "b") == 0o700
+
+
+def test_file_is_private_and_replaces_an_earlier_one_only_when_it_is_complete(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    target.write_text("earlier")
+
+    def write_half() -> None:
+        with private_file(target) as file:
+            file.write(b"new")
+            raise ValueError("half")
+
+    with pytest.raises(ValueError, match="half"):
+        write_half()
+    assert target.read_text() == "earlier"
+    with private_file(target) as file:
+        file.write(b"new")
+    assert target.read_text() == "new"
+    assert mode(target) == 0o600
+    assert list(tmp_path.iterdir()) == [target]
 
 
 @pytest.mark.parametrize(("before", "after"), [(0o755, 0o700), (0o777, 0o700), (0o2770, 0o2700), (0o700, 0o700)])
