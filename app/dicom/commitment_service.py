@@ -139,6 +139,9 @@ class CommitmentService:
 
     def answer(self) -> bool:
         """Try to answer the request that has been due longest; returns False if there is none. Raises Unavailable."""
+        with self._database.reading() as session:
+            if not commitments.is_due(session):
+                return False
         with self._database.session() as session:
             due = commitments.claim(session, lease=_LEASE_SECONDS)
         if due is None:
