@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.orm import Session
 
 from app.database.destination_tables import CommitmentRequestRow, DeliveryRow, DestinationRow
@@ -30,6 +30,7 @@ __all__ = [
     "claim",
     "counts",
     "expects_report",
+    "is_due",
     "note",
     "postpone",
     "receiver",
@@ -132,9 +133,14 @@ def request(
     session.execute(new.on_conflict_do_nothing(index_elements=["tenant", "title", "transaction_uid"]))
 
 
+def is_due(session: Session) -> bool:
+    """Whether any request waits for its answer."""
+    return session.scalars(select(CommitmentRequestRow.id).where(_due()).limit(1)).first() is not None
+
+
 def claim(session: Session, *, lease: float) -> CommitmentRequest | None:
     """Claim the request that has been due longest, for ``lease`` seconds; None if there is none."""
-    due = select(CommitmentRequestRow).where(CommitmentRequestRow.due <= now()).order_by(CommitmentRequestRow.due)
+    due = select(CommitmentRequestRow).where(_due()).order_by(CommitmentRequestRow.due)
     row = session.scalars(due.limit(1).with_for_update(skip_locked=True)).one_or_none()
     if row is None:
         return None
@@ -179,3 +185,7 @@ def receiver(session: Session, tenant: str, title: str) -> Destination | None:
     )
     first = session.scalars(ids.order_by(DestinationRow.created).limit(1)).first()
     return None if first is None else find(session, first)
+
+
+def _due() -> ColumnElement[bool]:
+    return CommitmentRequestRow.due <= now()

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
@@ -29,6 +30,7 @@ __all__ = [
     "read_request",
     "report_message",
     "request_message",
+    "understood",
 ]
 
 PUSH_MODEL, PUSH_MODEL_INSTANCE = "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.1.1"
@@ -43,7 +45,7 @@ _MAX_UID = 64
 
 
 class Malformed(Exception):
-    """A message that cannot be understood."""
+    """A message that cannot be understood; its text is the type of the error, without values of the message."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,15 @@ class Report:
             return "" if self.committed else "nothing-committed"
         ((code, _),) = Counter(self.failed.values()).most_common(1)
         return f"failed-{code:04x}"
+
+
+@contextmanager
+def understood() -> Iterator[None]:
+    """Raise Malformed for every error of the block, which reads a message."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - pydicom converts a value when it is read; each damage has its own error
+        raise Malformed(type(error).__name__) from None
 
 
 def new_transaction() -> str:

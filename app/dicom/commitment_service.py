@@ -78,8 +78,7 @@ class CommitmentService:
         if not reports and not self._answers and not self._is_expected(opening):
             return
         contexts = opening.acceptor.supported_contexts
-        added = _context(scp=True) if reports else _context(scp=None)
-        opening.acceptor.supported_contexts = [*contexts, added]
+        opening.acceptor.supported_contexts = [*contexts, _context(reports=reports)]
 
     def _is_expected(self, opening: Any) -> bool:
         """Whether an archive may report without asking for its role, as some do."""
@@ -97,18 +96,19 @@ class CommitmentService:
             return _NO_SUCH_ACTION, None
         tenant = self._tenant(event.assoc)
         try:
-            transaction_uid, instances = commitment.read_request(event.action_information)
+            with commitment.understood():
+                transaction_uid, instances = commitment.read_request(event.action_information)
             if tenant is None:
                 return _CANNOT_PROCESS, None
             with self._database.session() as session:
                 title = _title(event.assoc)
                 commitments.request(session, tenant, title, transaction_uid, instances, delay=_FIRST_PAUSE)
+        except Malformed as error:
+            log.warning("a request for storage commitment is not understood (%s)", error)
+            return _INVALID_ARGUMENT, None
         except RlvoError as error:
             log.warning("a request for storage commitment cannot be stored now: %s", error.code)
             return _NO_RESOURCES, None
-        except Exception as error:  # noqa: BLE001 - what pydicom raises for damaged messages
-            log.warning("a request for storage commitment is not understood (%s)", type(error).__name__)
-            return _INVALID_ARGUMENT, None
         log.info("storage commitment of %d instances is asked for", len(instances))
         return _SUCCESS, None
 
@@ -118,7 +118,8 @@ class CommitmentService:
             return _NO_SUCH_EVENT, None
         tenant = self._tenant(event.assoc)
         try:
-            report = commitment.read_report(event.event_information)
+            with commitment.understood():
+                report = commitment.read_report(event.event_information)
             if tenant is None:
                 return _CANNOT_PROCESS, None
             with self._database.session() as session:
@@ -126,20 +127,21 @@ class CommitmentService:
                 if found is not None:
                     what = "refused" if report.reason else "committed"
                     audit.append(session, "listener", f"dicom.{what}", found, {"why": report.reason or "all"})
-        except Malformed:
+        except Malformed as error:
+            log.warning("a report of storage commitment is not understood (%s)", error)
             return _INVALID_ARGUMENT, None
         except RlvoError as error:
             log.warning("a report of storage commitment cannot be stored now: %s", error.code)
             return _NO_RESOURCES, None
-        except Exception as error:  # noqa: BLE001 - what pydicom raises for damaged messages
-            log.warning("a report of storage commitment is not understood (%s)", type(error).__name__)
-            return _INVALID_ARGUMENT, None
         if found is None:
             log.warning("a report of storage commitment is for no request of this service")
         return _SUCCESS, None
 
     def answer(self) -> bool:
         """Try to answer the request that has been due longest; returns False if there is none. Raises Unavailable."""
+        with self._database.reading() as session:
+            if not commitments.is_due(session):
+                return False
         with self._database.session() as session:
             due = commitments.claim(session, lease=_LEASE_SECONDS)
         if due is None:
@@ -205,9 +207,9 @@ def _title(of: Any) -> str:
     return str(of.requestor.primitive.calling_ae_title).strip()
 
 
-def _context(*, scp: bool | None) -> Any:
-    """A supported context of the SOP class: of a sender that reports, or of one that asks."""
+def _context(*, reports: bool) -> Any:
+    """A supported context of the SOP class; ``reports``: the sender has the role of an archive."""
     made = build_context(PUSH_MODEL, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
-    if scp:
+    if reports:
         made.scu_role, made.scp_role = False, True
     return made

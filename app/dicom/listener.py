@@ -238,7 +238,11 @@ class Listener:
 
     def _answer(self) -> None:
         while not self._stop.wait(_ANSWER_PAUSE):
-            self._quietly("the answers to requests for storage commitment", self._commitment.answer)
+            self._quietly("the answers to requests for storage commitment", self._answer_all)
+
+    def _answer_all(self) -> None:
+        while self._commitment.answer() and not self._stop.is_set():
+            pass
 
     def _clear(self) -> None:
         while not self._stop.wait(_CLEAR_PAUSE):

@@ -20,13 +20,14 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from app.core.config import Settings
 from app.core.filesystem import locked_soon, private_folder, sync
@@ -49,6 +50,8 @@ _BATCH = 64  # files that are indexed in one transaction
 _ABANDONED = 600.0  # seconds after which an unfinished file belongs to no sender
 _TRIES = 5
 _THREADS = 4  # that read and flush files at the same time
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Outcome(StrEnum):
@@ -148,11 +151,11 @@ class Reception:
             Unavailable: the disk or the database cannot be used. What is stored by then is known when it comes again.
         """
         try:
-            with storage_errors(), ThreadPoolExecutor(min(len(drafts), _THREADS)) as pool:
-                read = list(pool.map(_read_draft, drafts))
+            with storage_errors():
+                read = _together(_read_draft, drafts)
                 instances = [each for each in read if isinstance(each, _Draft)]
                 outcomes = self._known(caller, instances)
-                list(pool.map(sync, (each.path for each in instances if outcomes[each.path] is None)))
+                _together(sync, [each.path for each in instances if outcomes[each.path] is None])
                 self._link_all(caller, instances, outcomes)
         finally:
             for draft in drafts:
@@ -235,9 +238,8 @@ class Reception:
             files = list(islice(self._files(), _BATCH))
             if not files:
                 return 0
-            with ThreadPoolExecutor(_THREADS) as pool:
-                stored = pool.map(lambda each: self._stored(*each), files)
-                instances = [each for each in stored if each is not None]
+            stored = _together(lambda each: self._stored(*each), files)
+            instances = [each for each in stored if each is not None]
             with self.database.session() as session:
                 refused = received.add(session, instances, quiet=self._quiet, clinical_wait=self._clinical_wait)
             if refused:
@@ -283,6 +285,14 @@ class Reception:
             with suppress(FileNotFoundError):
                 if path.stat().st_mtime < before:
                     path.unlink()
+
+
+def _together(work: Callable[[T], R], files: Sequence[T]) -> list[R]:
+    """Results of the work on each file, some at a time; a single file, as of C-STORE, needs no further thread."""
+    if len(files) < 2:
+        return [work(each) for each in files]
+    with ThreadPoolExecutor(min(len(files), _THREADS)) as pool:
+        return list(pool.map(work, files))
 
 
 @dataclass(frozen=True)

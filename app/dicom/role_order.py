@@ -95,9 +95,9 @@ def _without_phases(choices: Sequence[Choice]) -> list[Choice]:
     return [other(each.stack, "late-phase", reason) if id(each) in late else each for each in choices]
 
 
-def _share(one: Stack, other: Stack) -> float:
+def _share(one: Stack, another: Stack) -> float:
     """Extent along the patient's axis that two axial stacks have in common, as a share of the shorter one."""
-    (low, high), (low_2, high_2) = one.heights_mm, other.heights_mm
+    (low, high), (low_2, high_2) = one.heights_mm, another.heights_mm
     return (min(high, high_2) - max(low, low_2)) / max(min(high - low, high_2 - low_2), 1.0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -68,8 +69,6 @@ def archive(*, failed: int | None = None, status: int = 0, silent: bool = False)
 
 def report(association: Any, transaction: str, items: list[tuple[str, str]], failed: Mapping[str, int]) -> Dataset:
     """Send a report on an association, from another thread than its own."""
-    import threading
-
     message = report_message(transaction, items, failed)
     event = 2 if failed else 1
     arguments = (message, event, PUSH_MODEL, PUSH_MODEL_INSTANCE)

@@ -31,10 +31,12 @@ from app.dicom.commitment import (
     PUSH_MODEL,
     PUSH_MODEL_INSTANCE,
     REQUEST,
+    Malformed,
     Report,
     new_transaction,
     read_report,
     request_message,
+    understood,
 )
 from app.dicom.errors import ArchiveFailed
 
@@ -161,8 +163,9 @@ class Sender:
 
         def take(event: evt.Event) -> tuple[int, None]:
             try:
-                reports.put(read_report(event.event_information))
-            except Exception:  # noqa: BLE001 - what pydicom raises for damaged messages
+                with understood():
+                    reports.put(read_report(event.event_information))
+            except Malformed:
                 return _INVALID_ARGUMENT, None
             return 0, None
 
