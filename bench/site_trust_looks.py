@@ -15,7 +15,7 @@ from scipy.special import expit
 
 from app.evaluation import metrics, sequential
 from app.evaluation.metrics import Array, Labels
-from app.evaluation.sequential import LookPlan, TrialMeasure, Verdict
+from app.evaluation.sequential import LookPlan, LookVerdict, TrialMeasure
 
 PREVALENCE, MARGIN, ALPHA = 0.16, 0.7, 0.025
 PLANS = ((100, 200, 300, 400), (50, 100, 150, 200, 250, 300), (250, 500, 1000))
@@ -42,13 +42,13 @@ def with_gain(count: int, rng: np.random.Generator) -> tuple[Labels, Array]:
     return (rng.random(count) < own).astype(np.int64), own
 
 
-def stops(plan: LookPlan, labels: Labels, own: Array) -> Verdict:
+def stops(plan: LookPlan, labels: Labels, own: Array) -> LookVerdict:
     """Verdict of the first look that decides."""
     for number, size in enumerate(plan.looks):
         found = sequential.look(plan, labels[:size], own[:size], plan.looks[:number], final=size == plan.size)
-        if found.verdict in (Verdict.ABOVE, Verdict.BELOW):
+        if found.verdict in (LookVerdict.ABOVE, LookVerdict.BELOW):
             return found.verdict
-    return Verdict.INCONCLUSIVE
+    return LookVerdict.INCONCLUSIVE
 
 
 def naive(plan: LookPlan, labels: Labels, own: Array) -> bool:
@@ -69,18 +69,18 @@ def error_rates(repeats: int) -> None:
             labels, own = binormal(looks[-1], MARGIN, rng)
             found.append(stops(area, labels, own))
             plain += naive(area, labels, own)
-            power += stops(area, *binormal(looks[-1], MARGIN + EFFECT, rng)) is Verdict.ABOVE
+            power += stops(area, *binormal(looks[-1], MARGIN + EFFECT, rng)) is LookVerdict.ABOVE
         _row("AUC", area, found, f"{plain / repeats:.4f}", f"{power / repeats:.2f} at {MARGIN + EFFECT:g}")
         gain = replace(area, measure=TrialMeasure.BRIER_GAIN, margin=0.0, reference=PREVALENCE)
         found, power = [], 0
         for _ in track(range(repeats), f"gain, looks at {looks}", transient=True):
             found.append(stops(gain, *without_gain(looks[-1], rng)))
-            power += stops(gain, *with_gain(looks[-1], rng)) is Verdict.ABOVE
+            power += stops(gain, *with_gain(looks[-1], rng)) is LookVerdict.ABOVE
         _row("gain of the Brier score", gain, found, "", f"{power / repeats:.2f} of a good model")
 
 
-def _row(name: str, plan: LookPlan, found: list[Verdict], plain: str, power: str) -> None:
-    shares = [found.count(side) / len(found) for side in (Verdict.ABOVE, Verdict.BELOW)]
+def _row(name: str, plan: LookPlan, found: list[LookVerdict], plain: str, power: str) -> None:
+    shares = [found.count(side) / len(found) for side in (LookVerdict.ABOVE, LookVerdict.BELOW)]
     limit = ALPHA + 3 * np.sqrt(ALPHA * (1 - ALPHA) / len(found))
     marks = ["" if share <= limit else " (off)" for share in shares]
     cells = [f"{share:.4f}{mark}" for share, mark in zip(shares, marks, strict=True)]

@@ -60,4 +60,4 @@ def submit(database: Database, queue: Queue, entry: StoredVersion, volume: Input
 
 
 def add_and_queue(session: Session, queue: Queue, new: NewPrediction) -> None:
-    queue.submit(session, new.id, priority=predictions.add(session, new))
+    queue.submit(session, new.id, priority=predictions.add(session, new).queue_position)

@@ -28,7 +28,7 @@ from app.api.uploads import UploadReceiver, uid_or_none
 from app.core.environment import is_environment_fault
 from app.core.filesystem import private_folder
 from app.core.logging import error_location
-from app.database import audit, predictions, studies
+from app.database import audit, predictions, studies, trials
 from app.database.api_keys import Caller
 from app.database.predictions import NewPrediction
 from app.database.studies import Assembly
@@ -112,7 +112,9 @@ def _assemble(services: Services, claimed: Assembly) -> None:
         upload.study.study_instance_uid = uid_or_none(claimed.uid)
         upload.study.address = conversion.address
         upload.check()
-        entry = submission.resolve_model(services, None, claimed.caller)
+        with services.database.reading() as session:
+            running = trials.running_at(session, claimed.caller)
+        entry = submission.resolve_model(services, None, claimed.caller, running)
         submission.check_required_inputs(entry.manifest, upload.study)
         inputs = upload.commit()
         model = ModelRef(name=entry.name, version=entry.version, digest=entry.digest)

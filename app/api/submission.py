@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -23,6 +24,7 @@ from app.database.api_keys import Caller
 from app.database.idempotency import Reservation
 from app.database.predictions import NewPrediction
 from app.database.queue_limits import QueueLimits
+from app.database.trials import Trial
 from app.dicom.return_address import seal
 from app.registry.manifest import Manifest
 from app.registry.model_store import StoredVersion
@@ -100,14 +102,15 @@ async def accept(
         ModelNotFound: There is no such model version.
         ModelNotReady: The default model is not in the model store.
         QueueFull: Other studies have taken the last place while this one was received.
-        Sealed: A silent trial runs at this site, and the study names another version of its model.
+        Sealed: A silent trial runs at this site, and forbids answers of the version that the study names.
         StorageFull: The volumes cannot be stored.
     """
     study = upload.study
     key = services.return_key
     if reservation and (earlier := reservation.replay(upload.digest)):
         return earlier, True
-    entry = await services.run_in_thread(resolve_model, services, study.model, caller.tenant)
+    running = await services.read(trials.running_at, caller.tenant)
+    entry = await services.run_in_thread(resolve_model, services, study.model, caller.tenant, running)
     check_required_inputs(entry.manifest, study)
     inputs = await services.run_in_thread(upload.commit)
     new = NewPrediction(
@@ -179,26 +182,28 @@ def check_required_inputs(manifest: Manifest, study: UploadedStudy) -> None:
         raise MissingInput(f"The model also requires: {', '.join((*volumes, *variables))}.", errors=errors)
 
 
-def resolve_model(services: Services, reference: str | None, tenant: str) -> StoredVersion:
+def resolve_model(services: Services, reference: str | None, tenant: str, running: Sequence[Trial]) -> StoredVersion:
     """The model version of a reference; without one, that of the default model for this tenant.
 
     An alias ``site-TENANT`` of the default model, in small letters, chooses the version of a tenant, such as one with
-    the calibration of its patients. A silent trial of the site chooses its own version instead.
+    the calibration of its patients. A silent trial of the site, one of the ``running`` ones, chooses its own version
+    instead.
 
     Raises:
         ModelNotFound: There is no such version.
-        ModelNotReady: The default model is not in the model store.
+        ModelNotReady: The default model, or the version of the silent trial, is not in the model store.
         Sealed: A silent trial of the site forbids answers of this version.
     """
+    chosen = trials.pinned(running, reference) or reference
     try:
-        with services.database.reading() as session:
-            chosen = trials.pinned(session, tenant, reference) or reference
-            entry = services.registry.resolve(chosen or _of_tenant(services, tenant))
-            trials.seals(session, tenant, ModelRef(name=entry.name, version=entry.version, digest=entry.digest))
+        entry = services.registry.resolve(chosen or _of_tenant(services, tenant))
     except ModelNotFound:
-        if reference is None:
+        if chosen is None:
             raise ModelNotReady("The default model of the service is not in its model store.", retry_after=30) from None
+        if chosen != reference:
+            raise ModelNotReady("The version of the silent trial is not in the model store.", retry_after=30) from None
         raise
+    trials.seals(running, ModelRef(name=entry.name, version=entry.version, digest=entry.digest))  # before it is stored
     return entry
 
 
@@ -212,8 +217,8 @@ def _of_tenant(services: Services, tenant: str) -> str:
 def enqueue(session: Session, services: Services, caller: Caller, new: NewPrediction) -> None:
     """Adds a prediction, its job and its audit entry in this transaction. Raises QueueFull."""
     queue_limits.admit(session, QueueLimits.of(services.settings), caller.tenant, new.priority)
-    queue_position = predictions.add(session, new)
-    services.queue.submit(session, new.id, priority=queue_position)
+    added = predictions.add(session, new)
+    services.queue.submit(session, new.id, priority=added.queue_position)
     detail: dict[str, Any] = {
         "model": f"{new.model.name}@{new.model.version}",
         "inputs": {k.value: v.sha256 for k, v in new.inputs.items()},
@@ -222,6 +227,6 @@ def enqueue(session: Session, services: Services, caller: Caller, new: NewPredic
         detail["accept_warnings"] = True
     if new.ctp_interval_s is not None:
         detail["ctp_interval_s"] = new.ctp_interval_s
-    if (trial := trials.of_prediction(session, new.id)) is not None:
-        detail["trial"] = trial
+    if added.trial is not None:
+        detail["trial"] = added.trial
     audit.append(session, caller.name, "prediction.submit", new.id, detail)

@@ -97,7 +97,7 @@ def status(name: Annotated[str, typer.Argument(help="Name of the trial; without 
             [
                 [
                     one.name,
-                    f"{one.protocol['model']['name']}@{one.version}",
+                    f"{one.model}@{one.version}",
                     ", ".join(one.protocol["population"]["tenants"]),
                     f"{one.created:%Y-%m-%d}",
                     f"{one.stopped:%Y-%m-%d}" if one.stopped else "",
@@ -176,8 +176,9 @@ def report(
         return
     with cohort_faults():
         report_folder.check(out, "--out")
-    found = trial_report.final(state, opened, out, rounds=rounds)
+    found = trial_report.final(state, opened, rounds=rounds)
     _record(database, name, holders, found.new, final=True)
+    trial_report.write(state, found, out)
     typer.echo(trial_report.conclusion(state, found.primary))
     typer.echo(f"Report: {out / 'report.html'}")
 
@@ -215,7 +216,7 @@ def _holders(database: Database, state: TrialState, keys: list[PrivateKey]) -> l
 
 
 def _record(database: Database, name: str, holders: list[str], made: MadeLook | None, *, final: bool) -> None:
-    """Record a look, and the unsealing by the final report, before anything is printed."""
+    """Record a look, and the unsealing by the final report, before anything is printed or written."""
     from app.database import audit, trials
 
     with database.session() as session:

@@ -10,10 +10,7 @@ Design notes:
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
-import os
 import secrets
 from collections.abc import Sequence
 from itertools import combinations
@@ -24,12 +21,13 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
+from app.core.key_text import decode, encode, write_private
 from app.sdk.errors import InvalidRequest
 
 __all__ = [
     "BLOCK",
     "PrivateKey",
-    "SealBroken",
+    "UnsealFailed",
     "generate",
     "open_sealed",
     "public_key",
@@ -44,35 +42,33 @@ _KEY_BYTES, _NONCE_BYTES = 32, 12
 _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
 
-class SealBroken(Exception):
+class UnsealFailed(Exception):
     """The keys are not those of two holders, or the sealed bytes are damaged or of another context."""
 
 
 def generate(path: Path) -> str:
     """Write a new private key that only its owner can read; return the public key. An existing file is kept."""
     key = X25519PrivateKey.generate()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(_text(key.private_bytes_raw()) + "\n")
+    write_private(path, key.private_bytes_raw())
     return public_text(key)
 
 
 def read_private(path: Path) -> X25519PrivateKey:
     """Read the file of a private key. Raises InvalidRequest for a file without one."""
     try:
-        return X25519PrivateKey.from_private_bytes(_bytes(path.read_text()))
+        return X25519PrivateKey.from_private_bytes(decode(path.read_text()))
     except (ValueError, UnicodeDecodeError) as error:
         raise InvalidRequest("A file contains no private key of a holder; `rlvo trial key` creates one") from error
 
 
 def public_text(key: X25519PrivateKey) -> str:
     """Public key of a private key, in base64."""
-    return _text(key.public_key().public_bytes_raw())
+    return encode(key.public_key().public_bytes_raw())
 
 
 def public_key(text: str) -> X25519PublicKey:
     """Decode a public key of 32 bytes in base64. Raises ValueError."""
-    return X25519PublicKey.from_public_bytes(_bytes(text))
+    return X25519PublicKey.from_public_bytes(decode(text))
 
 
 def seal(document: bytes, holders: Sequence[str], context: str) -> bytes:
@@ -92,12 +88,12 @@ def seal(document: bytes, holders: Sequence[str], context: str) -> bytes:
         one = secrets.token_bytes(_KEY_BYTES)
         parts = zip((first, second), (one, _xor(one, key)), strict=True)
         shares[f"{first}-{second}"] = [
-            _text(_SUITE.encrypt(share, public_key(holders[holder]), info=_info(context, first, second)))
+            encode(_SUITE.encrypt(share, public_key(holders[holder]), info=_info(context, first, second)))
             for holder, share in parts
         ]
     padded = document.ljust(-(-len(document) // BLOCK) * BLOCK, b"\0")
     content = AESGCM(key).encrypt(nonce, padded, context.encode())
-    return json.dumps({"shares": shares, "nonce": _text(nonce), "content": _text(content)}).encode()
+    return json.dumps({"shares": shares, "nonce": encode(nonce), "content": encode(content)}).encode()
 
 
 def open_sealed(sealed: bytes, holders: Sequence[str], keys: Sequence[X25519PrivateKey], context: str) -> bytes:
@@ -110,23 +106,23 @@ def open_sealed(sealed: bytes, holders: Sequence[str], keys: Sequence[X25519Priv
         context: Context of ``seal``.
 
     Raises:
-        SealBroken: The keys are not those of two holders, or bytes or context are others.
+        UnsealFailed: The keys are not those of two holders, or bytes or context are others.
     """
     own = {public_text(key): key for key in keys}
     places = [place for place, holder in enumerate(holders) if holder in own][:2]
     if len(places) < 2:
-        raise SealBroken("Two private keys of different holders are needed")
+        raise UnsealFailed("Two private keys of different holders are needed")
     first, second = places
     try:
         read = json.loads(sealed)
         info = _info(context, first, second)
         one, other = (
-            _SUITE.decrypt(_bytes(share), own[holders[place]], info=info)
+            _SUITE.decrypt(decode(share), own[holders[place]], info=info)
             for share, place in zip(read["shares"][f"{first}-{second}"], places, strict=True)
         )
-        content = AESGCM(_xor(one, other)).decrypt(_bytes(read["nonce"]), _bytes(read["content"]), context.encode())
+        content = AESGCM(_xor(one, other)).decrypt(decode(read["nonce"]), decode(read["content"]), context.encode())
     except (InvalidTag, ValueError, KeyError, TypeError):
-        raise SealBroken("A sealed document is damaged, or belongs to another trial or prediction") from None
+        raise UnsealFailed("A sealed document is damaged, or belongs to another trial or prediction") from None
     return content.rstrip(b"\0")
 
 
@@ -136,14 +132,3 @@ def _info(context: str, first: int, second: int) -> bytes:
 
 def _xor(one: bytes, other: bytes) -> bytes:
     return bytes(a ^ b for a, b in zip(one, other, strict=True))
-
-
-def _text(raw: bytes) -> str:
-    return base64.b64encode(raw).decode()
-
-
-def _bytes(text: str) -> bytes:
-    try:
-        return base64.b64decode(text.strip(), validate=True)
-    except binascii.Error as error:
-        raise ValueError("not base64") from error

@@ -73,13 +73,14 @@ def add_review(
         Conflict: Warnings withhold the decision, so there is none to review.
         InvalidRequest: Neither the draft nor a key names the reviewer.
     """
-    if (trial := predictions.find(session, prediction_id, caller).sealed) is not None:
-        raise sealed_by(trial)
     reviewer = draft.reviewer or author
     if reviewer is None:
         errors = [FieldError("reviewer", "required, because no key or token names the reviewer")]
         raise InvalidRequest("The review names no reviewer. Send a pseudonym as `reviewer`.", errors=errors)
-    if _lock(session, prediction_id, caller).decision is None:
+    prediction = _lock(session, prediction_id, caller)
+    if prediction.sealed is not None:
+        raise sealed_by(prediction.sealed)
+    if prediction.decision is None:
         raise Conflict("The decision of this prediction is withheld, so there is none to review")
     by_reviewer = _reviews_of(prediction_id).where(ReviewRow.reviewer == reviewer)
     last = session.scalars(by_reviewer.order_by(ReviewRow.id.desc()).limit(1)).first()

@@ -82,6 +82,14 @@ class NewPrediction:
 
 
 @dataclass(frozen=True)
+class Added:
+    """A new prediction: its position in the queue, and the silent trial that seals it."""
+
+    queue_position: int
+    trial: str | None
+
+
+@dataclass(frozen=True)
 class Artifact:
     """A blob with its name in a prediction, such as ``report.html``."""
 
@@ -99,14 +107,14 @@ def new_id() -> str:
     return str(uuid.UUID(int=value))
 
 
-def add(session: Session, new: NewPrediction) -> int:
-    """Inserts a queued prediction with its inputs, completes its idempotency key, and returns its queue position.
+def add(session: Session, new: NewPrediction) -> Added:
+    """Inserts a queued prediction with its inputs, and completes its idempotency key.
 
     A silent trial of the site seals the prediction: it gets no explanation, and results go back nowhere.
 
     Raises RequestInProgress if another request has completed the key, and the errors of `trials.seals`.
     """
-    trial = trials.seals(session, new.caller, new.model)
+    trial = trials.seals(trials.running_at(session, new.caller), new.model)
     queue_position = fair_queue.next_position(session, new.caller, new.priority)
     session.add(
         PredictionRow(
@@ -147,7 +155,7 @@ def add(session: Session, new: NewPrediction) -> int:
         session.add(ReturnAddressRow(prediction_id=new.id, sealed=new.return_address))
     if new.idempotency_key is not None:
         idempotency.complete(session, new.caller, new.idempotency_key, new.id, new.body_digest, keep=new.keep_key)
-    return queue_position
+    return Added(queue_position, trial)
 
 
 def add_artifacts(session: Session, prediction_id: str, artifacts: Iterable[Artifact]) -> None:

@@ -5,7 +5,7 @@ Design notes:
 - A study in a trial is accepted without an explanation and without a return address, so that no map, figure, report or
   DICOM object of it ever exists.
 - This module knows the protocol as JSON; `app.evaluation.trial_protocol` checks it. A stored protocol that differs from
-  its hash stops the answers of its sites.
+  its hash stops the answers of all sites, because it may have lost one.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def create(session: Session, name: str, protocol: dict[str, Any]) -> Trial:
     row = TrialRow(name=name, hash=canonical_hash(protocol), protocol=protocol, created=now())
     new = _trial(row)
     for tenant in protocol["population"]["tenants"]:
-        for other in _running_at(session, tenant):
+        for other in running_at(session, tenant):
             if new.keeps_silent or other.keeps_silent or other.model == new.model:
                 raise Conflict(f"The trial {other.name} runs at one of these sites. Stop it first")
     session.add(row)
@@ -122,28 +122,35 @@ def listed(session: Session) -> list[Trial]:
     return [_trial(row) for row in session.scalars(select(TrialRow).order_by(TrialRow.created, TrialRow.name))]
 
 
-def running(session: Session, tenant: str, model: str) -> Trial | None:
-    """The trial that decides on the answers of a model at a site; None if there is none.
+def running_at(session: Session, tenant: str) -> list[Trial]:
+    """Running trials of a site, oldest first; there are few."""
+    rows = session.scalars(select(TrialRow).where(TrialRow.stopped.is_(None)).order_by(TrialRow.created, TrialRow.name))
+    checked = [_trial(row) for row in rows]  # all of them: a changed protocol may also have lost a site
+    return [one for one in checked if tenant in one.protocol["population"]["tenants"]]
+
+
+def deciding(running: Sequence[Trial], model: str) -> Trial | None:
+    """The trial that decides on the answers of a model, among the running ones of a site; None if there is none.
 
     A trial that keeps its sites silent decides on every model: a version that was recalibrated from that of the trial
     has a name of its own, and its answers tell the sealed ones.
     """
-    return next((one for one in _running_at(session, tenant) if one.keeps_silent or one.model == model), None)
+    return next((one for one in running if one.keeps_silent or one.model == model), None)
 
 
 def refuse(session: Session, tenant: str, model: str, version: str) -> None:
     """Raises Sealed if a running trial forbids that a site sees answers of this version outside of the trial."""
-    trial = running(session, tenant, model)
+    trial = deciding(running_at(session, tenant), model)
     if trial is not None and (trial.keeps_silent or version == trial.version):
         raise Sealed(f"The silent trial {trial.name} runs at this site")
 
 
-def pinned(session: Session, tenant: str, reference: str | None) -> str | None:
+def pinned(running: Sequence[Trial], reference: str | None) -> str | None:
     """Version ``name@1.2.0`` of a trial that keeps a site silent, for a request that leaves the choice; else None.
 
     Such a request names no model, or the model of the trial without a version or with an alias.
     """
-    trial = next((one for one in _running_at(session, tenant) if one.keeps_silent), None)
+    trial = next((one for one in running if one.keeps_silent), None)
     if trial is None:
         return None
     name, _, which = (reference or trial.model).partition("@")
@@ -151,14 +158,14 @@ def pinned(session: Session, tenant: str, reference: str | None) -> str | None:
     return None if name != trial.model or names_a_version else f"{trial.model}@{trial.version}"
 
 
-def seals(session: Session, tenant: str, model: ModelRef) -> str | None:
-    """Name of the trial that seals a new prediction; None if none does.
+def seals(running: Sequence[Trial], model: ModelRef) -> str | None:
+    """Name of the trial that seals a new prediction of a site; None if none does.
 
     Raises:
         Sealed: The trial of the site forbids answers of this version.
         ModelNotReady: The files of the version are not those of the protocol.
     """
-    trial = running(session, tenant, model.name)
+    trial = deciding(running, model.name)
     if trial is None:
         return None
     if (model.name, model.version) != (trial.model, trial.version):
@@ -175,11 +182,6 @@ def enter(session: Session, trial: str, prediction_id: str) -> None:
     """Adds a prediction to a trial."""
     session.add(TrialEntryRow(prediction_id=prediction_id, trial=trial))
     session.flush()
-
-
-def of_prediction(session: Session, prediction_id: str) -> str | None:
-    """Trial of a prediction; None without one."""
-    return session.scalar(select(PredictionRow.trial).where(PredictionRow.id == prediction_id))
 
 
 def keep_sealed(session: Session, prediction_id: str, sealed: bytes) -> None:
@@ -208,7 +210,7 @@ def covers_shadow(session: Session, prediction_id: str, model: str, version: str
     row = session.get(PredictionRow, prediction_id)
     if row is None:
         return False
-    trial = running(session, row.caller, model)
+    trial = deciding(running_at(session, row.caller), model)
     return row.trial is not None or (trial is not None and (trial.model, trial.version) == (model, version))
 
 
@@ -256,11 +258,6 @@ def entries(session: Session, name: str) -> list[TrialEntry]:
     return [_entry(*row) for row in session.execute(query)]
 
 
-def unfinished(entries_: Sequence[TrialEntry]) -> int:
-    """Number of predictions that are queued or running."""
-    return sum(not one.status.finished and not one.erased for one in entries_)
-
-
 def _entry(row: PredictionRow, entry: TrialEntryRow | None, outcome: OutcomeRow | None) -> TrialEntry:
     patient = row.subject or row.study_instance_uid or row.id
     return TrialEntry(
@@ -279,13 +276,6 @@ def _entry(row: PredictionRow, entry: TrialEntryRow | None, outcome: OutcomeRow 
         outcome_changes=entry.outcome_changes if entry else 0,
         changed_unsealed=bool(entry and entry.changed_unsealed),
     )
-
-
-def _running_at(session: Session, tenant: str) -> list[Trial]:
-    """Running trials of a site, oldest first; there are few."""
-    rows = session.scalars(select(TrialRow).where(TrialRow.stopped.is_(None)).order_by(TrialRow.created, TrialRow.name))
-    checked = [_trial(row) for row in rows]  # all of them: a changed protocol may also have lost a site
-    return [one for one in checked if tenant in one.protocol["population"]["tenants"]]
 
 
 def _trial(row: TrialRow) -> Trial:

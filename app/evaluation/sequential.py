@@ -45,7 +45,7 @@ class TrialMeasure(StrEnum):
         return "empirical-Bernstein confidence sequence (Waudby-Smith & Ramdas 2024)"
 
 
-class Verdict(StrEnum):
+class LookVerdict(StrEnum):
     """What a look says of the margin."""
 
     ABOVE = "above"
@@ -86,7 +86,7 @@ class Look:
     events: int
     estimate: Estimate
     bound: float | None
-    verdict: Verdict
+    verdict: LookVerdict
 
 
 def spent(alpha: float, time: float) -> float:
@@ -189,9 +189,9 @@ def _area(plan: LookPlan, labels: Labels, probabilities: Array, earlier: Sequenc
     return bound, metrics.auc_estimate(labels, probabilities, level, by_events=True)
 
 
-def _verdict(plan: LookPlan, estimate: Estimate, *, final: bool) -> Verdict:
+def _verdict(plan: LookPlan, estimate: Estimate, *, final: bool) -> LookVerdict:
     if estimate.low > plan.margin:
-        return Verdict.ABOVE
+        return LookVerdict.ABOVE
     if estimate.high < plan.margin:
-        return Verdict.BELOW
-    return Verdict.INCONCLUSIVE if final or not np.isfinite(estimate.low) else Verdict.CONTINUE
+        return LookVerdict.BELOW
+    return LookVerdict.INCONCLUSIVE if final or not np.isfinite(estimate.low) else LookVerdict.CONTINUE

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from app.core import two_key_sealing
-from app.core.two_key_sealing import PrivateKey, SealBroken
+from app.core.two_key_sealing import PrivateKey, UnsealFailed
 from app.database.trials import Trial, TrialEntry, TrialLook
 from app.evaluation.metrics import Array, Labels
 from app.evaluation.trial_protocol import TrialProtocol
@@ -152,7 +152,7 @@ def opener(state: TrialState, keys: Sequence[PrivateKey]) -> Callable[[TrialEntr
         context = trial.context(entry.prediction_id)
         try:
             return dict(json.loads(two_key_sealing.open_sealed(entry.sealed, trial.holders, keys, context)))
-        except SealBroken as error:
+        except UnsealFailed as error:
             raise Conflict(f"The answer of prediction {entry.prediction_id}: {error}") from None
 
     return opened

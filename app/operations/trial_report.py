@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from app.core import csv_text
 from app.database.trials import TrialEntry
 from app.evaluation import decide_ai, sequential, tripod, validation, validation_report
 from app.evaluation.baseline_table import Value
-from app.evaluation.sequential import Look, Verdict
+from app.evaluation.sequential import Look, LookVerdict
 from app.evaluation.validation import Groups, PredictionTable, Validation
 from app.evaluation.validation_report import ReportTable, Section
 from app.operations.trial_patients import TrialPatient, TrialState, labels_of, probabilities_of
@@ -36,7 +36,7 @@ OUTCOME = "Refractory occlusion: final stenosis > 50 %, eTICI 0-2a, or rescue tr
 
 @dataclass(frozen=True)
 class MadeLook:
-    """A look with its number; ``planned`` is False for the one that the final report makes."""
+    """A look with its number; ``verdict`` is the one that was recorded."""
 
     number: int
     look: Look
@@ -45,16 +45,26 @@ class MadeLook:
     @property
     def decides(self) -> bool:
         """Whether the measure is above or below the margin."""
-        return self.verdict in (Verdict.ABOVE, Verdict.BELOW)
+        return self.verdict in (LookVerdict.ABOVE, LookVerdict.BELOW)
 
 
 @dataclass(frozen=True)
 class FinalReport:
-    """What the final report found; ``new`` is a look that it made itself."""
+    """What the final report found.
+
+    Attributes:
+        looks: All looks.
+        new: The look that the report made itself; None if there was none to make.
+        computed: Patients with a sealed answer.
+        answers: Their opened answers, by prediction.
+        result: Validation of the answers.
+    """
 
     looks: tuple[MadeLook, ...]
     new: MadeLook | None
-    text: str
+    computed: Sequence[TrialPatient] = field(repr=False)
+    answers: dict[str, dict[str, Any]] = field(repr=False)
+    result: Validation = field(repr=False)
 
     @property
     def primary(self) -> MadeLook:
@@ -72,13 +82,12 @@ def interim(state: TrialState, opened: Open) -> MadeLook:
     return MadeLook(number, found, found.verdict)
 
 
-def final(state: TrialState, opened: Open, folder: Path, *, rounds: int = 1000) -> FinalReport:
-    """Write the final report of a stopped trial.
+def final(state: TrialState, opened: Open, *, rounds: int = 1000) -> FinalReport:
+    """Compute the final report of a stopped trial; ``write`` writes it.
 
     Args:
         state: The trial with its patients.
         opened: Opens a sealed answer.
-        folder: Folder of the report; one that is there already is replaced.
         rounds: Resamples of each bootstrap.
 
     Raises:
@@ -91,21 +100,24 @@ def final(state: TrialState, opened: Open, folder: Path, *, rounds: int = 1000) 
     computed = [one for one in state.patients if one.computed]
     answers = {one.entry.prediction_id: opened(one.entry) for one in computed}
     looks, new = _all_looks(state, known, [answers[one.entry.prediction_id] for one in known])
-    report = FinalReport(looks, new, "")
     table = _table(state, computed, answers)
     threshold = next((float(one["decision"]["threshold"]) for one in answers.values() if one["decision"]), None)
     result = validation.validate(table, threshold=threshold, rounds=rounds)
+    return FinalReport(looks, new, computed, answers, result)
+
+
+def write(state: TrialState, report: FinalReport, folder: Path) -> None:
+    """Write the final report with the opened answers; a folder that is there already is replaced."""
     sections = [
         _protocol(state),
         _primary(state, report),
-        _deviations(state, answers),
-        Section("DECIDE-AI", _decide_ai(state, report, result)),
+        _deviations(state, report.answers),
+        Section("DECIDE-AI", _decide_ai(state, report)),
     ]
     title = f"Silent trial {state.trial.name}: {state.protocol.title}"
-    text = validation_report.write(folder, title, result, "of the trial", more=sections, items=_tripod(state))
+    validation_report.write(folder, title, report.result, "of the trial", more=sections, items=_tripod(state))
     (folder / "protocol.json").write_text(json.dumps(state.protocol.document, indent=2) + "\n", encoding="utf-8")
-    csv_text.write(folder / "patients.csv", *_patients_csv(computed, answers))
-    return replace(report, text=text)
+    csv_text.write(folder / "patients.csv", *_patients_csv(report.computed, report.answers))
 
 
 def describe(state: TrialState, made: MadeLook) -> str:
@@ -241,8 +253,8 @@ def _primary(state: TrialState, report: FinalReport) -> Section:
 def conclusion(state: TrialState, made: MadeLook) -> str:
     """The primary result in one sentence."""
     plan = state.protocol.analysis.plan
-    said = {Verdict.ABOVE: "exceeds the margin", Verdict.BELOW: "is below the margin"}.get(
-        Verdict(made.verdict), "is not shown to differ from the margin"
+    said = {LookVerdict.ABOVE: "exceeds the margin", LookVerdict.BELOW: "is below the margin"}.get(
+        LookVerdict(made.verdict), "is not shown to differ from the margin"
     )
     return (
         f"The {plan.measure} is {made.look.estimate} at look {made.number}, with {made.look.patients} patients: "
@@ -262,7 +274,7 @@ def _deviations(state: TrialState, answers: dict[str, dict[str, Any]]) -> Sectio
     return Section("Deviations and faults", parts)
 
 
-def _decide_ai(state: TrialState, report: FinalReport, result: Validation) -> list[str | ReportTable]:
+def _decide_ai(state: TrialState, report: FinalReport) -> list[str | ReportTable]:
     protocol, analysis = state.protocol, state.protocol.analysis
     failed = sum(one.error is not None for one in state.entries)
     filled = {
@@ -280,7 +292,7 @@ def _decide_ai(state: TrialState, report: FinalReport, result: Validation) -> li
         "9a": "The section on table 1.",
         "10a": f"{sum(one.computed for one in state.patients)} patients with a computed answer; no user saw one.",
         "VII": conclusion(state, report.primary),
-        "VIII": "The section on subgroups." if result.subgroups else "",
+        "VIII": "The section on subgroups." if report.result.subgroups else "",
         "11": "None: the digest of the version was checked for every study.",
         "13a": f"{failed} of {len(state.entries)} predictions failed; the section on deviations has the codes.",
     }

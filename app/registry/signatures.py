@@ -10,15 +10,13 @@ Design notes:
 
 from __future__ import annotations
 
-import base64
-import binascii
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from app.core.key_text import decode, encode, write_private
 from app.sdk.errors import InvalidRequest, ModelNotReady
 
 SIGNATURE = "manifest.sig"
@@ -27,10 +25,8 @@ SIGNATURE = "manifest.sig"
 def generate(path: Path) -> str:
     """Write a new private key that only its owner can read; return the public key. An existing file is kept."""
     key = Ed25519PrivateKey.generate()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(_text(key.private_bytes_raw()) + "\n")
-    return _text(key.public_key().public_bytes_raw())
+    write_private(path, key.private_bytes_raw())
+    return encode(key.public_key().public_bytes_raw())
 
 
 def sign(folder: Path, key: Path) -> str:
@@ -51,16 +47,16 @@ def sign_bytes(content: bytes, key: Path) -> tuple[str, str]:
         InvalidRequest: The file contains no key.
     """
     try:
-        private = Ed25519PrivateKey.from_private_bytes(_bytes(key.read_text()))
+        private = Ed25519PrivateKey.from_private_bytes(decode(key.read_text()))
     except (ValueError, UnicodeDecodeError) as error:
         raise InvalidRequest("The file contains no Ed25519 private key; `rlvo models keygen` creates one") from error
-    return _text(private.sign(content)), _text(private.public_key().public_bytes_raw())
+    return encode(private.sign(content)), encode(private.public_key().public_bytes_raw())
 
 
 def is_signed(content: bytes, signature: str, public: str) -> bool:
     """Whether the signature of these bytes was made with the private key of ``public``; both are base64."""
     try:
-        Ed25519PublicKey.from_public_bytes(_bytes(public)).verify(_bytes(signature), content)
+        Ed25519PublicKey.from_public_bytes(decode(public)).verify(decode(signature), content)
     except (InvalidSignature, ValueError):
         return False
     return True
@@ -72,7 +68,7 @@ def check(folder: Path, manifest: bytes, trusted: Sequence[str]) -> None:
     for signature in _signatures(folder):
         for key in keys:
             try:
-                key.verify(_bytes(signature), manifest)
+                key.verify(decode(signature), manifest)
             except (InvalidSignature, ValueError):
                 continue
             return
@@ -82,7 +78,7 @@ def check(folder: Path, manifest: bytes, trusted: Sequence[str]) -> None:
 def public_keys(trusted: Sequence[str]) -> list[Ed25519PublicKey]:
     """Decode public keys, each 32 bytes in base64; a wrong key raises InvalidRequest."""
     try:
-        return [Ed25519PublicKey.from_public_bytes(_bytes(key)) for key in trusted]
+        return [Ed25519PublicKey.from_public_bytes(decode(key)) for key in trusted]
     except ValueError as error:
         raise InvalidRequest("Each trusted key (RLVO_TRUSTED_KEYS, --trust) must be 32 bytes in base64") from error
 
@@ -92,14 +88,3 @@ def _signatures(folder: Path) -> list[str]:
         return (folder / SIGNATURE).read_text(encoding="ascii", errors="replace").split()
     except FileNotFoundError:
         return []
-
-
-def _text(raw: bytes) -> str:
-    return base64.b64encode(raw).decode()
-
-
-def _bytes(text: str) -> bytes:
-    try:
-        return base64.b64decode(text.strip(), validate=True)
-    except binascii.Error as error:
-        raise ValueError("not base64") from error

@@ -13,11 +13,12 @@ import httpx
 import pytest
 
 from app.core.config import Settings
-from app.database import api_keys, row_erasure
+from app.database import api_keys, row_erasure, trials
 from app.database.predictions import Artifact
 from app.database.tables import PredictionRow
 from app.sdk.types import FiguresState, Prediction, PredictionPage, Stage
 from tests.api.conftest import MAP, RunningService, running, volume
+from tests.database.test_trials import PROTOCOL
 
 pytestmark = pytest.mark.anyio
 
@@ -414,3 +415,13 @@ async def test_draining_service_refuses_studies_and_ends_waits(service: RunningS
     assert waiting.result().json()["status"] == "queued"
     refused: httpx.Response = await service.submit()
     assert (refused.status_code, refused.json()["code"]) == (503, "draining")
+
+
+async def test_version_of_a_silent_trial_that_is_not_in_the_store_is_named(service: RunningService) -> None:
+    model = PROTOCOL["model"] | {"version": "9.9.9"}
+    protocol = PROTOCOL | {"model": model, "population": {"tenants": ["local"]}}
+    await service.services.write(trials.create, "silent", protocol)
+    for parts in ({}, {"model": (None, "tiny")}):
+        answer = await service.submit(**parts)
+        assert (answer.status_code, answer.json()["code"]) == (503, "model-not-ready")
+        assert answer.json()["detail"] == "The version of the silent trial is not in the model store."

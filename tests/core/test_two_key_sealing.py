@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.core import two_key_sealing
-from app.core.two_key_sealing import BLOCK, PrivateKey, SealBroken
+from app.core.two_key_sealing import BLOCK, PrivateKey, UnsealFailed
 from app.sdk.errors import InvalidRequest
 
 DOCUMENT = b'{"probability": 0.3141592653}'
@@ -35,7 +35,7 @@ def test_any_two_holders_open_a_document(keys: list[PrivateKey]) -> None:
 def test_one_holder_or_a_stranger_opens_nothing(keys: list[PrivateKey]) -> None:
     sealed, stranger = two_key_sealing.seal(DOCUMENT, holders(keys), "c"), PrivateKey.generate()
     for wrong in ([], keys[:1], [keys[0], keys[0]], [keys[0], stranger], [stranger, PrivateKey.generate()]):
-        with pytest.raises(SealBroken, match="different holders"):
+        with pytest.raises(UnsealFailed, match="different holders"):
             two_key_sealing.open_sealed(sealed, holders(keys), wrong, "c")
 
 
@@ -44,21 +44,21 @@ def test_a_share_of_another_holder_is_of_no_use(keys: list[PrivateKey]) -> None:
     sealed = two_key_sealing.seal(DOCUMENT, holders(keys), "c")
     stranger = PrivateKey.generate()
     claimed = [holders(keys)[0], two_key_sealing.public_text(stranger), *holders(keys)[2:]]
-    with pytest.raises(SealBroken, match="damaged"):
+    with pytest.raises(UnsealFailed, match="damaged"):
         two_key_sealing.open_sealed(sealed, claimed, [keys[0], stranger], "c")
 
 
 def test_another_context_or_a_changed_byte_is_refused(keys: list[PrivateKey]) -> None:
     sealed = two_key_sealing.seal(DOCUMENT, holders(keys), "trial:one")
-    with pytest.raises(SealBroken):
+    with pytest.raises(UnsealFailed):
         two_key_sealing.open_sealed(sealed, holders(keys), keys[:2], "trial:other")
     document = json.loads(sealed)
     for name in ("nonce", "content"):
         changed = document | {name: ("B" if document[name][0] != "B" else "C") + document[name][1:]}
-        with pytest.raises(SealBroken):
+        with pytest.raises(UnsealFailed):
             two_key_sealing.open_sealed(json.dumps(changed).encode(), holders(keys), keys[:2], "trial:one")
     for damaged in (b"", b"{}", sealed[: len(sealed) // 2]):
-        with pytest.raises(SealBroken):
+        with pytest.raises(UnsealFailed):
             two_key_sealing.open_sealed(damaged, holders(keys), keys[:2], "trial:one")
 
 

@@ -57,7 +57,7 @@ QUERIES: dict[str, Query] = {
     "newest of a subject": lambda session: predictions.newest_of(session, "pacs", ["S-1"]),
     "certificate": certificate,
     "of a trial": lambda session: trials.entries(session, "silent"),
-    "running trial": lambda session: trials.running(session, "pacs", "tiny"),
+    "running trial": lambda session: trials.running_at(session, "pacs"),
     "erasures of the audit": lambda session: list(erasures.recorded(session)),
     "due": lambda session: erasures.due(session, now(), most=100),
     "overdue": lambda session: erasures.overdue(session, now()),

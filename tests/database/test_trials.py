@@ -82,7 +82,7 @@ def test_outcome_of_a_prediction_outside_of_a_trial_has_no_note(trial: Database)
     with trial.session() as session:
         predictions.add(session, new)
         assert trials.note_outcome(session, new.id, correction=False) is None
-        assert trials.of_prediction(session, new.id) is None
+        assert predictions.find(session, new.id, None).sealed is None
 
 
 def test_erasure_deletes_the_sealed_answer_and_the_flow_still_counts(trial: Database) -> None:
@@ -118,9 +118,9 @@ def test_looks_are_made_once_and_a_stopped_trial_seals_nothing(trial: Database) 
         trials.stop(session, NAME, "done")
         with pytest.raises(Conflict, match="stopped already"):
             trials.stop(session, NAME, "again")
-        assert trials.seals(session, "pacs", MODEL) is None
+        assert trials.seals(trials.running_at(session, "pacs"), MODEL) is None
         trials.create(session, "second", PROTOCOL)
-        assert trials.seals(session, "pacs", MODEL) == "second"
+        assert trials.seals(trials.running_at(session, "pacs"), MODEL) == "second"
         assert [one.name for one in trials.listed(session)] == [NAME, "second"]
         with pytest.raises(NotFound):
             trials.find(session, "unknown")

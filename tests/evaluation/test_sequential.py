@@ -10,7 +10,7 @@ from scipy import stats
 from scipy.special import expit
 
 from app.evaluation import sequential
-from app.evaluation.sequential import LookPlan, TrialMeasure, Verdict
+from app.evaluation.sequential import LookPlan, LookVerdict, TrialMeasure
 
 PLAN = LookPlan(TrialMeasure.AUC, 0.7, 0.025, (100, 200, 300, 400))
 
@@ -58,10 +58,10 @@ def test_looks_at_the_auc_keep_the_error_rate() -> None:
             sequential.look(PLAN, labels[:size], own[:size], PLAN.looks[:number]).verdict
             for number, size in enumerate(PLAN.looks)
         ]
-        above += Verdict.ABOVE in verdicts
+        above += LookVerdict.ABOVE in verdicts
         single = replace(PLAN, looks=(100,))  # as if each look were the only one
         plain += any(
-            sequential.look(replace(single, looks=(size,)), labels[:size], own[:size]).verdict is Verdict.ABOVE
+            sequential.look(replace(single, looks=(size,)), labels[:size], own[:size]).verdict is LookVerdict.ABOVE
             for size in PLAN.looks
         )
     assert above / repeats <= 0.025 + 3 * np.sqrt(0.025 * 0.975 / repeats)
@@ -98,18 +98,18 @@ def test_verdict_of_a_look() -> None:
     rng = np.random.default_rng(3)
     labels = (rng.random(400) < 0.3).astype(np.int64)
     good, bad = expit(2.5 * labels + rng.normal(0, 1, 400)), expit(rng.normal(0, 1, 400))
-    assert sequential.look(PLAN, labels, good, PLAN.looks[:3]).verdict is Verdict.ABOVE
-    assert sequential.look(PLAN, labels, bad, PLAN.looks[:3]).verdict is Verdict.BELOW
+    assert sequential.look(PLAN, labels, good, PLAN.looks[:3]).verdict is LookVerdict.ABOVE
+    assert sequential.look(PLAN, labels, bad, PLAN.looks[:3]).verdict is LookVerdict.BELOW
     near = replace(PLAN, margin=sequential.metrics.auc(labels, good))
-    assert sequential.look(near, labels[:100], good[:100]).verdict is Verdict.CONTINUE
-    assert sequential.look(near, labels, good, PLAN.looks[:3], final=True).verdict is Verdict.INCONCLUSIVE
+    assert sequential.look(near, labels[:100], good[:100]).verdict is LookVerdict.CONTINUE
+    assert sequential.look(near, labels, good, PLAN.looks[:3], final=True).verdict is LookVerdict.INCONCLUSIVE
     gain = LookPlan(TrialMeasure.BRIER_GAIN, 0.0, 0.025, (400,), reference=0.3)
     calibrated = expit(6 * labels - 3 + rng.normal(0, 0.3, 400))
-    assert sequential.look(gain, labels, calibrated).verdict is Verdict.ABOVE
-    assert sequential.look(gain, labels, 1 - calibrated).verdict is Verdict.BELOW
+    assert sequential.look(gain, labels, calibrated).verdict is LookVerdict.ABOVE
+    assert sequential.look(gain, labels, 1 - calibrated).verdict is LookVerdict.BELOW
 
 
 def test_a_look_without_an_event_decides_nothing() -> None:
     found = sequential.look(PLAN, np.zeros(100, np.int64), np.linspace(0.1, 0.9, 100))
-    assert found.verdict is Verdict.CONTINUE
+    assert found.verdict is LookVerdict.CONTINUE
     assert (found.estimate.low, found.estimate.high) == (0.0, 1.0)

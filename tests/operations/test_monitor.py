@@ -14,23 +14,20 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from click.testing import Result
-from sqlalchemy import update
 from typer.testing import CliRunner
 
 from app.cli.__main__ import app
-from app.database import followup, job_state, predictions
+from app.database import followup, predictions
 from app.database.followup import FollowedUpPrediction
 from app.database.session import Database
-from app.database.tables import PredictionRow
 from app.operations import monitor
 from app.operations.monitor import InputShift, WindowLength, report
 from app.registry.manifest import Manifest
 from app.registry.model_store import ModelStore
 from app.sdk.followup import Etici, OutcomeDraft, ReviewDraft, ReviewReason, Verdict
 from app.sdk.types import ModelRef
-from tests.database.results import result as finished_result
+from tests.database.rows import add_answer
 from tests.factory import tiny_manifest, tiny_version
-from tests.study import new_prediction
 
 START = datetime(2026, 1, 5, 12, tzinfo=UTC)  # a Monday
 
@@ -186,15 +183,7 @@ def test_drift_needs_no_outcomes_or_reviews(manifest: Manifest) -> None:
 
 def answered(database: Database, model: ModelRef, created: datetime, clinical: dict[str, Any]) -> str:
     """Store a finished prediction with this creation time; return its id."""
-    new = new_prediction(model=model, clinical=clinical)
-    with database.session() as session:
-        predictions.add(session, new)
-    with database.session() as session:
-        study = job_state.start(session, new.id)
-        assert study is not None
-        assert job_state.succeed(session, study, finished_result())
-        session.execute(update(PredictionRow).where(PredictionRow.id == new.id).values(created=created))
-    return new.id
+    return add_answer(database, {"created": created}, model=model, clinical=clinical)
 
 
 @pytest.fixture

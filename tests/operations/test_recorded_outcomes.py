@@ -12,7 +12,7 @@ from sqlalchemy import update
 from typer.testing import CliRunner
 
 from app.cli.__main__ import app
-from app.database import followup, job_state, predictions
+from app.database import followup
 from app.database.session import Database
 from app.database.tables import PredictionRow
 from app.evaluation.aggregate import Aggregate
@@ -21,10 +21,9 @@ from app.registry.model_store import ModelStore, StoredVersion
 from app.sdk.errors import InvalidRequest
 from app.sdk.followup import Etici, OutcomeDraft
 from app.sdk.types import ModelRef
-from tests.database.results import result as finished_result
+from tests.database.rows import add_answer
 from tests.factory import tiny_version
 from tests.operations.test_monitor import START
-from tests.study import new_prediction
 
 ANSWERS = 120
 
@@ -45,22 +44,17 @@ def answers(database: Database, version: StoredVersion) -> list[str]:
         caller = "north" if number % 3 else "south"
         clinical = {"age": 60.0 + number % 40, "sex": "female" if number % 2 else "male"}
         clinical |= {"atrial_fibrillation": number % 4 == 0, "hypertension": number % 3 == 0}
-        new = new_prediction(model=model, clinical=clinical, caller=caller, subject=f"s-{number // 2}-{number % 3}")
         probability = float(rng.uniform(0.05, 0.7))
-        with database.session() as session:
-            predictions.add(session, new)
-        with database.session() as session:
-            study = job_state.start(session, new.id)
-            assert study is not None
-            assert job_state.succeed(session, study, finished_result())
-            values = {"created": START + timedelta(days=number), "probability": probability}
-            values |= {"withheld": ["cta-missing"]} if number % 20 == 0 else {}
-            session.execute(update(PredictionRow).where(PredictionRow.id == new.id).values(**values))
-            if number % 10:
-                etici = Etici.NONE if rng.random() < probability else Etici.COMPLETE
-                draft = OutcomeDraft(etici=etici, rescue_treatment=False, final_stenosis_percent=10.0)
-                followup.set_outcome(session, new.id, None, draft)
-        ids.append(new.id)
+        values = {"created": START + timedelta(days=number), "probability": probability}
+        values |= {"withheld": ["cta-missing"]} if number % 20 == 0 else {}
+        subject = f"s-{number // 2}-{number % 3}"
+        prediction = add_answer(database, values, model=model, clinical=clinical, caller=caller, subject=subject)
+        if number % 10:
+            etici = Etici.NONE if rng.random() < probability else Etici.COMPLETE
+            draft = OutcomeDraft(etici=etici, rescue_treatment=False, final_stenosis_percent=10.0)
+            with database.session() as session:
+                followup.set_outcome(session, prediction, None, draft)
+        ids.append(prediction)
     return ids
 
 

@@ -288,11 +288,12 @@ def test_only_the_sites_and_the_version_of_the_trial_are_sealed(site: Site) -> N
             )
         with pytest.raises(Sealed, match="only tiny@"):  # as a recalibrated version, which has an own name
             predictions.add(session, new_prediction("stroke-a", model=site.model.model_copy(update={"name": "mine"})))
+        running = trials.running_at(session, "stroke-a")
         for reference, version in ((None, "tiny@1.0.0"), ("tiny", "tiny@1.0.0"), ("tiny@champion", "tiny@1.0.0")):
-            assert trials.pinned(session, "stroke-a", reference) == version
+            assert trials.pinned(running, reference) == version
         for reference in ("tiny@2.0.0", "tiny@1.0.0", "mine", "mine@champion"):
-            assert trials.pinned(session, "stroke-a", reference) is None
-        assert trials.pinned(session, "elsewhere", None) is None
+            assert trials.pinned(running, reference) is None
+        assert trials.pinned(trials.running_at(session, "elsewhere"), None) is None
         other = site.model.model_copy(update={"digest": "sha256:" + "0" * 64})
         with pytest.raises(ModelNotReady, match="protocol"):
             predictions.add(session, new_prediction("stroke-a", model=other))
@@ -334,7 +335,7 @@ def test_open_versions_beside_the_trial(site: Site) -> None:
         trials.refuse(session, "stroke-a", "tiny", "0.9.0")
         with pytest.raises(Sealed):
             trials.refuse(session, "stroke-a", "tiny", "1.0.0")
-        assert trials.pinned(session, "stroke-a", "tiny") is None
+        assert trials.pinned(trials.running_at(session, "stroke-a"), "tiny") is None
         trials.refuse(session, "stroke-a", "mine", "1.0.0")
         added = new_prediction("stroke-a", model=site.model.model_copy(update={"name": "mine"}))
         predictions.add(session, added)

@@ -12,15 +12,13 @@ import numpy as np
 import pytest
 from click.testing import Result
 from scipy.special import expit
-from sqlalchemy import update
 from typer.testing import CliRunner
 
 from app.cli.__main__ import app
-from app.database import followup, job_state, predictions, shadow_scores
+from app.database import followup, predictions, shadow_scores
 from app.database.followup import LiveScore
 from app.database.session import Database
 from app.database.shadow_scores import ShadowScore
-from app.database.tables import PredictionRow
 from app.evaluation.metrics import auc, brier, delong
 from app.operations import version_comparison
 from app.registry.manifest import Manifest
@@ -28,9 +26,8 @@ from app.registry.model_store import ModelStore
 from app.sdk.errors import InvalidRequest
 from app.sdk.followup import Etici, OutcomeDraft
 from app.sdk.types import ModelRef
-from tests.database.results import result as finished_result
+from tests.database.rows import add_answer
 from tests.factory import tiny_manifest, tiny_version
-from tests.study import new_prediction
 
 START = datetime(2026, 3, 2, 12, tzinfo=UTC)
 NAMES = ("tiny@1.0.0", "tiny@1.1.0")
@@ -140,16 +137,8 @@ def test_version_of_another_target_is_refused() -> None:
 
 
 def answered(database: Database, model: ModelRef, subject: str, probability: float, day: int) -> str:
-    new = new_prediction(model=model, subject=subject)
-    with database.session() as session:
-        predictions.add(session, new)
-    with database.session() as session:
-        study = job_state.start(session, new.id)
-        assert study is not None
-        assert job_state.succeed(session, study, finished_result())
-        changes = {"created": START + timedelta(days=day), "probability": probability}
-        session.execute(update(PredictionRow).where(PredictionRow.id == new.id).values(**changes))
-    return new.id
+    values = {"created": START + timedelta(days=day), "probability": probability}
+    return add_answer(database, values, model=model, subject=subject)
 
 
 def test_command_reads_answers_shadows_and_outcomes(tmp_path: Path, database: Database, database_url: str) -> None:
