@@ -168,6 +168,7 @@ class ClinicalContribution(_ResponseModel):
     value: float | bool | str | None
     contribution: float
     imputed: bool = False
+    label: str | None = Field(default=None, description="Name of an own variable for a reader; None for another one")
 
 
 class ModalityContribution(_ResponseModel):

@@ -70,6 +70,7 @@ def preprocess(cohort: Cohort, progress: ProgressReporter, *, jobs: int = 1, fil
         scanners=np.array([study.scanner for study in rows]),
         digests=[image_digests(*parts) for parts in zip(images, presence, files, strict=True)],
         flags=[_all_flags(study, found) for study, found in zip(rows, flags, strict=True)],
+        own=cohort.own,
     )
 
 

@@ -33,6 +33,7 @@ from app.evaluation.metrics import (
     multiplicity_note,
 )
 from app.inference.model_version import ModelVersion
+from app.inference.own_variables import own_of
 from app.registry.manifest import Manifest
 from app.sdk.types import Flag
 from app.training import (
@@ -52,6 +53,7 @@ from app.training import (
 from app.training.dataset import Dataset, Vectors, to_model_input
 from app.training.errors import CohortFault, FaultList
 from app.training.options import Target
+from app.training.own_variables import OwnColumns
 from app.training.patient_files import Predictions, Source
 from app.training.preprocess import preprocess
 from app.training.progress import ProgressReporter
@@ -79,6 +81,8 @@ class VersionPredictions:
 class EvalConfig:
     """Arguments of ``rlvo evaluate``. ``since``: only patients of this ISO date or later; ``site``: only this site.
 
+    Own variables of the versions need no file ``own_variables``, because the manifests declare them.
+
     ``dicom`` is the folder of DICOM studies. ``report`` is the report's folder; None: a folder in ``reports`` beside
     the table. ``accept_flags`` scores doubtful images too; ``i_know`` scores patients that a version was trained on;
     ``accept`` names the codes of suspicious values that are accepted.
@@ -95,6 +99,7 @@ class EvalConfig:
     target: Target | None = None
     columns: Path | None = None
     date_format: str = ""
+    own_variables: Path | None = None
     dicom: Path | None = None
     accept_flags: bool = False
     i_know: bool = False
@@ -149,6 +154,7 @@ def predict_cohort(config: EvalConfig, progress: ProgressReporter) -> ScoredCoho
         target=config.target,
         rules=config.columns,
         date_format=config.date_format,
+        own=OwnColumns(config.own_variables, {_name(m): own_of(m.clinical) for m in manifests}),
     )
     if len({_name(manifest) for manifest in manifests}) < len(manifests):
         raise CohortFault(["one version is given twice; give each version once"])

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.core.concurrency import submit
-from app.core.display_names import channel_label, format_quantity, label
+from app.core.display_names import channel_label, format_quantity
 from app.core.explanation_text import OUTSIDE, points_text
 from app.evaluation import published_scores
 from app.imaging.io import nifti
@@ -186,7 +186,7 @@ def _cohort_positions(model_input: ModelInput, manifest: Manifest) -> Iterator[P
             value = model_input.shown.get(variable.name)
             text = "" if value is None else format_quantity(value, variable.unit)
             yield PositionData(
-                name=label(variable.name),
+                name=variable.label,
                 value_text=text,
                 patient=float(model_input.clinical[column]),
                 others=known[:, column].tolist(),
