@@ -106,7 +106,7 @@ def _field_error(model: type[BaseModel], error: Any) -> FieldError:
 
 def _clinical_error(error: Any) -> FieldError:
     path = [str(part) for part in error["loc"]]
-    if path[0] == "own" and len(path) > 1:
+    if path[:1] == ["own"] and len(path) > 1:
         return _own_error(path[1], is_name=path[-1] == "[key]")
     name = ".".join(part if _NAME.fullmatch(part) else "(a field)" for part in path) or "clinical"
     match error["type"]:

@@ -52,7 +52,7 @@ def write(
             _SYNTHETIC if manifest.training.synthetic else "",
             f"{manifest.intended_use} Licence of the weights: {manifest.licence}.",
         ],
-        "## What it does": [_purpose(manifest), _inputs(manifest), _own(manifest)],
+        "## What it does": [_purpose(manifest), _inputs(manifest), own_table(manifest)],
         "## Data and protocol": [_data(manifest, split), _rules(manifest)],
         "## Outcome": ["\n".join(outcome), *cohort],
         "## Measured on the test part": [_numbers(manifest), SINGLE_RUN, *parts],
@@ -106,7 +106,7 @@ def _inputs(manifest: Manifest) -> str:
     )
 
 
-def _own(manifest: Manifest) -> str:
+def own_table(manifest: Manifest) -> str:
     """Table of the own variables; "" without any."""
     variables = own_variables.own_of(manifest.clinical)
     if not variables:
