@@ -54,6 +54,10 @@ def parse(text: str, own: Sequence[ClinicalVariable] = ()) -> tuple[str, ...]:
     names |= {normalised(name.rpartition(".")[2]): name for name in every}
     given = [part.strip() for part in text.split(",") if part.strip()]
     unknown = [part for part in given if normalised(part) not in names]
+    if any(part.endswith(".toml") for part in unknown):
+        raise CohortFault(
+            ["--variables takes names of variables; give the file that declares own ones to --own-variables"]
+        )
     if unknown or not given:
         fault = f"--variables: unknown: {', '.join(unknown)}" if unknown else "--variables names no variable"
         raise CohortFault([f"{fault}; expected some of {', '.join(every)}"])

@@ -211,6 +211,8 @@ def test_own_variables_are_used_unless_others_are_chosen(tmp_path: Path) -> None
     assert variables.parse(everything, declared) == ()
     with pytest.raises(CohortFault, match="unknown: ddimer"):
         variables.parse("ddimer")
+    with pytest.raises(CohortFault, match="give the file that declares own ones to --own-variables"):
+        variables.parse("own.toml", declared)
 
 
 def test_own_variable_without_a_value_is_refused(tmp_path: Path) -> None:
