@@ -19,7 +19,6 @@ from app.database.tables import PredictionRow
 from app.imaging.aligned_study import PatientGrid, Source
 from app.imaging.io import nifti
 from app.imaging.io.limits import Limits
-from app.inference import clinical_encoder
 from app.inference.ensemble_predictor import NetworkFolds
 from app.inference.model_cache import ModelCache
 from app.inference.model_input import ModelInput
@@ -27,7 +26,6 @@ from app.inference.model_version import ModelVersion
 from app.inference.replay import SAME
 from app.network.ensemble import Ensemble
 from app.reporting import page
-from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import InvalidVolume
 from app.sdk.series import SeriesSummary
 from app.sdk.summary import is_synthetic
@@ -39,9 +37,8 @@ from app.worker.pipeline import PredictionPipeline
 from app.worker.prediction_context import PredictionContext, StepResults
 from app.worker.queue import Queue
 from tests import study
-from tests.factory import VARIABLES, tiny_case, tiny_version
+from tests.factory import tiny_case, tiny_version
 from tests.inference.test_finite import rewrite, set_value
-from tests.inference.test_own_variables import DDIMER
 
 
 def tiny_input(version: ModelVersion, *_: object) -> ModelInput:
@@ -278,30 +275,6 @@ def test_shadow_with_weights_that_are_not_finite_is_a_failed_score(
     with database.reading() as session:
         (summary,) = shadow_scores.report(session, "tiny")
     assert (summary.scored, summary.failed, summary.mean_difference) == (0, 1, None)
-
-
-@pytest.mark.parametrize(("value", "counts"), [(812.0, (1, 0)), (-1.0, (0, 1)), (None, (1, 0))])
-def test_shadow_version_reads_an_own_value_by_its_own_declaration(
-    database: Database,
-    steps: PredictionPipeline,
-    started: JobStudy,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    value: float | None,
-    counts: tuple[int, int],
-) -> None:
-    def prepare(version: ModelVersion, _: object, record: ClinicalRecord) -> ModelInput:
-        encoded = clinical_encoder.encode(record, version.manifest.clinical)
-        return replace(tiny_input(version), imputed=encoded.imputed)
-
-    monkeypatch.setattr(ModelVersion, "prepare", prepare)
-    run_all(steps, steps.begin(started))
-    tiny_version(tmp_path / "models", version="1.1.0", variables=(*VARIABLES, DDIMER))
-    record = started.clinical if value is None else started.clinical | {"own": {"ddimer": value}}
-    steps.shadow(replace(started, clinical=record), steps.model_cache.registry.resolve("tiny@1.1.0"))
-    with database.reading() as session:
-        (summary,) = shadow_scores.report(session, "tiny")
-    assert (summary.scored, summary.failed) == counts
 
 
 def test_answer_that_is_not_finite_is_not_recorded(
