@@ -67,6 +67,7 @@ from .flags import FLAGS, FlagKind, Severity
 from .followup import Outcome, OutcomeDraft, Review, ReviewDraft, ReviewerVerdict, ReviewReason, Verdict
 from .models import Alias, AliasMove, ShadowReport
 from .problem import Problem, ProblemField
+from .published_scores import ScoreSummary
 from .sorting import Sort
 from .studies import ReceivedStudy, StudyPrediction, StudySeries, StudyState
 from .summary import SYNTHETIC_NOTICE, Headline
@@ -200,6 +201,7 @@ __all__ = [
     "ReviewReason",
     "ReviewerVerdict",
     "RlvoError",
+    "ScoreSummary",
     "Severity",
     "Sex",
     "ShadowReport",

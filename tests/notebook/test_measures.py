@@ -79,7 +79,7 @@ FAULTS: dict[str, tuple[Callable[[pd.DataFrame], object], str]] = {
     "lengths": (lambda d: ev.discrimination([0, 1, 1], [0.1, 0.2]), "outcome has 3 patients and probability has 2"),
     "two columns": (lambda d: ev.discrimination([0, 1], [[0.9, 0.1], [0.2, 0.8]]), r"found the shape \(2, 2\)"),
     "one class": (lambda d: ev.discrimination([1, 1], [0.1, 0.2]), "all 2 are 1"),
-    "nobody": (lambda d: ev.discrimination([], []), "there is no patient"),
+    "no patient": (lambda d: ev.discrimination([], []), "there is no patient"),
     "no such column": (lambda d: ev.discrimination("dead", "probability", data=d), "no column 'dead'; it has outcome"),
     "no table": (lambda d: ev.discrimination("outcome", d["probability"]), "give its table as data="),
     "repeated column": (
