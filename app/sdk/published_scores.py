@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -49,6 +49,16 @@ class ScoreSummary(BaseModel):
             return "no item known"
         low, high = f"{self.low:.3g}", f"{self.high:.3g}"
         return f"{low if low == high else f'{low} to {high}'} of {self.highest:.3g} {self.unit}"
+
+
+PatientScores = Annotated[
+    list[ScoreSummary] | None,
+    Field(
+        description="Published scores from the clinical record, for another target than rLVO; absent in a list, "
+        "without a result, and if the answer is sealed"
+    ),
+]
+"""Member of a prediction."""
 
 
 @dataclass(frozen=True)

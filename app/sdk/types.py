@@ -19,7 +19,7 @@ from .deliveries import Delivery
 from .flag_names import name_of
 from .flags import Severity, action_of, severity_of
 from .followup import ReviewerVerdict
-from .published_scores import ScoreSummary
+from .published_scores import PatientScores
 from .series import SeriesSummary
 from .summary import Headline, answer_line, headline
 
@@ -313,11 +313,7 @@ class Prediction(_ResponseModel):
         default=[], description="Last verdict of each reviewer of the decision, oldest first"
     )
     notice: str = NOTICE
-    scores: list[ScoreSummary] | None = Field(
-        default=None,
-        description="Published scores from the clinical record, for another target than rLVO; absent in a list, "
-        "without a result, and if the answer is sealed",
-    )
+    scores: PatientScores = None
     deliveries: list[Delivery] | None = Field(
         default=None, description="Delivery of the result to each DICOM destination; absent in a list"
     )

@@ -10,10 +10,14 @@ import pandas as pd
 import pytest
 
 import rlvo.evaluation as ev
+from app.imaging.io import nifti
+from app.inference.model_version import ModelVersion
 from app.phantoms.biology import Preset
+from app.phantoms.cohort import write_patient
 from app.registry import signatures
+from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import ModelNotFound, ModelNotReady
-from app.sdk.types import NOTICE
+from app.sdk.types import NOTICE, Input
 from app.training import training_overlap
 from app.training.errors import CohortFault
 from app.training.progress import ProgressReporter
@@ -22,6 +26,7 @@ from app.training.synthesize import synthesize
 from app.training.validate_version import validate_version
 
 STORE = Path(__file__).resolve().parents[2] / "model_store"
+COARSE = {"ncct": (3.0, 3.0, 4.0), "cta": (3.0, 3.0, 3.0), "perfusion": (4.0, 4.0, 6.0)}
 NAME = "rlvo-synthetic-lr"  # computes without a network
 VERSION = "2.1.0"
 
@@ -108,6 +113,20 @@ def test_outcomes_may_be_missing(kept: int, version: ev.Version, cohort: Path, t
     whole = ev.predict_cohort(version, cohort)
     assert frame["probability"].tolist() == whole["probability"].tolist()[:4]
     assert frame["outcome"].isna().tolist() == [n >= kept for n in range(4)]
+
+
+def test_volumes_of_one_patient_are_prepared_and_predicted(version: ev.Version, tmp_path: Path) -> None:
+    paths = write_patient(tmp_path / "p1", 5, spacing_mm=COARSE)
+    (tmp_path / "cohort.csv").write_text("patient,ncct,cta,age,nihss\np1,p1/ncct.nii.gz,p1/cta.nii.gz,71,14\n")
+    frame = ev.predict_cohort(version, tmp_path, accept_flags=True)
+    manifest = ModelVersion.load(version.folder, version.manifest, "cpu")
+    given = {Input(name): nifti.read(paths[name], field=Input(name)) for name in ("ncct", "cta")}
+    expected = manifest.predict(manifest.prepare(given, ClinicalRecord(age=71, nihss=14)))
+    assert frame["patient"].tolist() == ["p1"]
+    assert frame["log_odds"].tolist() == pytest.approx([expected.log_odds], abs=1e-3)  # images are kept as float16
+    assert "unknown" not in frame["flags"][0]
+    assert len(list((tmp_path / ".prepared").glob("*.safetensors"))) == 1
+    assert ev.predict_cohort(version, tmp_path, accept_flags=True).equals(frame)
 
 
 def test_faults_of_a_cohort_are_all_named(version: ev.Version, tmp_path: Path) -> None:
