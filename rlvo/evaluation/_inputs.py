@@ -23,7 +23,12 @@ SHOWN_ROWS = 5
 
 
 def labels_and_probabilities(
-    outcome: Values, probability: Values, data: pd.DataFrame | None, *, needs_both: bool = True
+    outcome: Values,
+    probability: Values,
+    data: pd.DataFrame | None,
+    *,
+    name: str = "probability",
+    needs_both: bool = True,
 ) -> tuple[Labels, Array]:
     """Outcomes (n,) 0/1 and probabilities (n,), 0 to 1.
 
@@ -31,14 +36,15 @@ def labels_and_probabilities(
         outcome: 0, 1 or a boolean for each patient.
         probability: Predicted probability of each patient.
         data: Data frame of the columns that are named.
+        name: What a message calls the probabilities.
         needs_both: Whether patients with and without the outcome are needed.
 
     Raises:
         ValueError: A value is missing, no number, or out of range; lengths or indexes differ; or all outcomes are
             equal and both are needed.
     """
-    labels, probabilities = same_rows(data, {"outcome": outcome, "probability": probability})
-    return _labels(labels, needs_both=needs_both), _shares(probabilities, "probability")
+    labels, probabilities = same_rows(data, {"outcome": outcome, name: probability})
+    return _labels(labels, needs_both=needs_both), _shares(probabilities, name)
 
 
 def shares(values: Values, name: str, data: pd.DataFrame | None = None) -> Array:

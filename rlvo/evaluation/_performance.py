@@ -63,8 +63,8 @@ def compare_auc(outcome: Values, first: Values, second: Values, *, data: pd.Data
         ValueError: As for ``discrimination``.
     """
     _inputs.same_rows(data, {"first": first, "second": second})
-    labels, own = _inputs.labels_and_probabilities(outcome, first, data)
-    other = _inputs.labels_and_probabilities(outcome, second, data)[1]
+    labels, own = _inputs.labels_and_probabilities(outcome, first, data, name="first")
+    _, other = _inputs.labels_and_probabilities(outcome, second, data, name="second")
     return metrics.delong(labels, own, other)
 
 

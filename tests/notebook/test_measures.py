@@ -73,6 +73,10 @@ FAULTS: dict[str, tuple[Callable[[pd.DataFrame], object], str]] = {
     "missing probability": (lambda d: ev.brier_score([0, 1], [0.1, None]), "probability: 1 of 2 .* without a value"),
     "percent": (lambda d: ev.discrimination(d["outcome"], 100 * d["probability"]), "divide percent by 100"),
     "infinite": (lambda d: ev.discrimination([0, 1], [0.1, np.inf]), "infinite"),
+    "second of two": (
+        lambda d: ev.compare_auc("outcome", "probability", "age", data=d),
+        "second: .* below 0 or above 1",
+    ),
     "third class": (lambda d: ev.calibration([0, 1, 2], [0.1, 0.2, 0.3]), r"\(row 2\) with another value than 0 and 1"),
     "text": (lambda d: ev.discrimination(["no", "yes"], [0.1, 0.2]), "expected numbers"),
     "text of numbers": (lambda d: ev.discrimination([0, 1], ["0.1", "0.2"]), "expected numbers"),
