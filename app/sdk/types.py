@@ -19,6 +19,7 @@ from .deliveries import Delivery
 from .flag_names import name_of
 from .flags import Severity, action_of, severity_of
 from .followup import ReviewerVerdict
+from .published_scores import PatientScores
 from .series import SeriesSummary
 from .summary import Headline, answer_line, headline
 
@@ -313,6 +314,7 @@ class Prediction(_ResponseModel):
         default=[], description="Last verdict of each reviewer of the decision, oldest first"
     )
     notice: str = NOTICE
+    scores: PatientScores = None
     deliveries: list[Delivery] | None = Field(
         default=None, description="Delivery of the result to each DICOM destination; absent in a list"
     )

@@ -195,6 +195,37 @@ def read_for_prediction(path: Path) -> list[CohortRow]:
     return studies
 
 
+def read_unlabelled(
+    path: Path, target: str, *, rules: Path | None = None, date_format: str = "", own: OwnColumns | None = None
+) -> Cohort:
+    """Like ``read``, for a prediction alone: any number of rows, whose outcomes may be unknown.
+
+    Args:
+        path: As for ``read``.
+        target: Name of the outcome of the version; it is read if the table has its columns.
+        rules: As for ``read``.
+        date_format: As for ``read``.
+        own: As for ``read``.
+
+    Raises:
+        CohortFault: All faults of the table.
+    """
+    faults = FaultList()
+    source = _source(path, rules, date_format, faults, own)
+    kind = next((one for one in Target if one.outcome == target), None)
+    components = outcome.components_of(source.table.fields.values(), kind) if kind else ()
+    studies = []
+    for row, cells in source.table.rows:
+        findings = outcome.findings(row, cells, components, faults, source.marks)
+        if (study := _study(row, cells, findings, source, faults)) is not None:
+            studies.append(study)
+    if not source.table.rows:
+        faults.add("the table has no row")
+    faults.check()
+    suspicions = suspicious.find(studies, dict(source.table.rows), source.marks.get(suspicious.STENOSIS, "."))
+    return Cohort(source.folder, tuple(studies), target, None, source.raw.notes, suspicions, source.own)
+
+
 def _source(
     path: Path, rules: Path | None, date_format: str, faults: FaultList, own_columns: OwnColumns | None = None
 ) -> _Source:

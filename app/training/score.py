@@ -68,11 +68,13 @@ class VersionPredictions:
 
     Attributes:
         probabilities: (n,) calibrated probabilities.
+        log_odds: (n,) calibrated log-odds.
         kept: (n, 2), whether class 0 and class 1 are in the conformal set.
         flags: Flags (n) that the version gives, such as out-of-distribution.
     """
 
     probabilities: Array
+    log_odds: Array
     kept: NDArray[np.bool_]
     flags: Sequence[Sequence[Flag]] = ()
 
@@ -109,15 +111,16 @@ class EvalConfig:
 def predict_all(model: ModelVersion, data: Dataset, advance: Callable[[], None] = lambda: None) -> VersionPredictions:
     """Predict every patient with one version."""
     vectors = Vectors.of(data, model.manifest.clinical)
-    probabilities, kept, flags = [], [], []
+    probabilities, log_odds, kept, flags = [], [], [], []
     for row in range(len(data)):
         answer = model.predict(to_model_input(data, vectors, model.manifest.clinical, row))
         probabilities.append(answer.probability)
+        log_odds.append(answer.log_odds)
         conformal_set = answer.decision.conformal or []
         kept.append(["not-refractory" in conformal_set, "refractory" in conformal_set])
         flags.append(answer.flags)
         advance()
-    return VersionPredictions(np.array(probabilities), np.array(kept, bool), flags)
+    return VersionPredictions(np.array(probabilities), np.array(log_odds), np.array(kept, bool), flags)
 
 
 @dataclass(frozen=True)
@@ -164,9 +167,43 @@ def predict_cohort(config: EvalConfig, progress: ProgressReporter) -> ScoredCoho
         if manifest.training.target != patients.target:
             fault = f"{_name(manifest)} predicts {manifest.training.target}, and the cohort's outcome is another"
             raise CohortFault([f"{fault}: {patients.target}"])
+    return _predicted(manifests, read, patients, config, progress)
+
+
+def predict_unlabelled(config: EvalConfig, progress: ProgressReporter) -> ScoredCohort:
+    """Like ``predict_cohort``, for one version and every study, whether its outcome is known or not.
+
+    The label of an unknown outcome is ``preprocess.UNKNOWN``.
+
+    Raises:
+        CohortFault: With every fault of the cohort, or if the folder holds no version.
+    """
+    (folder,) = config.versions
+    manifest = read_manifest(folder)
+    check_layout(manifest)
+    read = cohort.read_unlabelled(
+        config.cohort,
+        manifest.training.target,
+        rules=config.columns,
+        date_format=config.date_format,
+        own=OwnColumns(config.own_variables, {_name(manifest): own_of(manifest.clinical)}),
+    )
+    return _predicted([manifest], read, read, config, progress, needs_outcomes=False)
+
+
+def _predicted(
+    manifests: Sequence[Manifest],
+    read: cohort.Cohort,
+    patients: cohort.Cohort,
+    config: EvalConfig,
+    progress: ProgressReporter,
+    *,
+    needs_outcomes: bool = True,
+) -> ScoredCohort:
+    """Prepare, check and predict the selected ``patients`` of the cohort ``read`` with every version."""
     patients = dicom_studies.convert(patients, config.dicom, progress, jobs=config.jobs)
     suspicions = suspicious.check(patients, config.accept, accept_images=config.accept_flags)
-    data = preprocess(patients, progress, jobs=config.jobs)
+    data = preprocess(patients, progress, jobs=config.jobs, needs_outcomes=needs_outcomes)
     remarks = [training_overlap.check(manifest, patients, data, accept=config.i_know) for manifest in manifests]
     repeats = suspicious.SAME_IMAGE in suspicious.accepted(config.accept)
     remarks.append(input_checks.check(patients, data, accept=config.accept_flags, accept_repeats=repeats))
