@@ -17,6 +17,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select, WebDriverWait
 from typer.testing import CliRunner
 
+import rlvo.evaluation as ev
 from app.cli.training import commands
 from app.inference import defaults, preprocess_cache
 from app.registry.model_store import ModelStore
@@ -133,6 +134,19 @@ def test_version_declares_its_variables_and_its_card_lists_them(store: Path, cli
     assert schema["leukoaraiosis"]["enum"] == ["none", "mild", "severe"]
     assert "own" not in client.clinical_schema("rlvo-synthetic-lr", "1.0.0")["properties"]
     assert "own" in client.clinical_schema()["properties"]
+
+
+def test_notebook_reads_the_variables_that_the_manifest_declares(store: Path) -> None:
+    cohort = store.parent / "cohort"
+    copy = store.parent / "without-declarations"
+    shutil.copytree(cohort, copy, ignore=shutil.ignore_patterns("variables.toml", "columns.toml", ".*", "reports"))
+    table = pd.read_csv(copy / "cohort.csv").rename(columns={"D dimer": "ddimer"})
+    table = table.drop(columns=["final_stenosis_percent", "etici", "rescue_treatment"])
+    table.to_csv(copy / "cohort.csv", index=False)
+    frame = ev.predict_cohort(store / "mine" / "1.0.0", copy, i_know=True)
+    assert frame["outcome"].isna().all()
+    known = table["ddimer"].notna()
+    assert frame["log_odds"][known].corr(np.log(table["ddimer"][known])) > 0.8
 
 
 def test_explanation_names_the_variables_and_the_missing_one_is_imputed(answer: Prediction) -> None:
