@@ -1,7 +1,8 @@
 """Makes predictions of received studies: assembles a complete study and passes it to the intake of uploads.
 
 Design notes:
-- The database says which study is due, and one process claims it. A killed one loses its claim, and another takes over.
+- The database says which study is due, and one process claims it for one lease (`RLVO_LEASE`), again and again while it
+  works. So the claim of a killed process ends within one lease, and another process takes over.
 - Conversion, checks, blobs, row and job are those of an upload; only the end of the request is missing.
 - A study with the inputs of its last revision makes no prediction; with others it makes a revision.
 - A fault of the environment or a full queue postpones a study. A study that cannot be used is refused with its reason.
@@ -15,7 +16,10 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +50,7 @@ ACTOR = "dicom"  # of the audit log
 IDLE_PAUSE = 1.0
 FAULT_PAUSE = 5.0
 RETRY_SECONDS = 15.0
+SPARE_SECONDS = 60.0  # of a claim, beyond the limits of conversion and disk
 
 
 async def run(services: Services) -> None:
@@ -63,9 +68,8 @@ async def assemble_next(services: Services) -> bool:
     """Assembles the study that has waited longest; returns False if none is due."""
     if services.draining or not await services.run_in_background(_is_due, services):
         return False
-    lease = services.settings.dicom_timeout + services.settings.receive_timeout + 60
     async with services.conversion_slots:  # before the claim, so that its lease does not run while this waits
-        claimed = await services.write(studies.claim, lease=lease)
+        claimed = await services.write(studies.claim, lease=services.settings.lease)
         if claimed is None:
             return False
         try:
@@ -96,6 +100,35 @@ def _refuse(session: Session, claimed: Assembly, error: RlvoError) -> None:
 
 def _assemble(services: Services, claimed: Assembly) -> None:
     """Make the prediction of a study, and write it with the state of the study in one transaction."""
+    with _renewed(services, claimed):
+        _predict(services, claimed)
+
+
+@contextmanager
+def _renewed(services: Services, claimed: Assembly) -> Iterator[None]:
+    """Renew a claim while the block runs, unless it hangs; a thread does it, so that no slow request delays it."""
+    settings, ended = services.settings, threading.Event()
+    until = time.monotonic() + settings.dicom_timeout + settings.receive_timeout + SPARE_SECONDS
+
+    def renew() -> None:
+        while not ended.wait(settings.lease / 3) and time.monotonic() < until:
+            try:
+                with services.database.session() as session:
+                    if not studies.renew(session, claimed, lease=settings.lease):
+                        return
+            except Exception as error:  # noqa: BLE001 - the next try may succeed
+                log.warning("the claim of a study is renewed later: %s", error_location(error))
+
+    thread = threading.Thread(target=renew, name="claim", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _predict(services: Services, claimed: Assembly) -> None:
     settings = services.settings
     root = dicom_uploads.incoming(settings)
     upload = UploadReceiver(services.storage, settings)
