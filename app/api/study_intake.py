@@ -47,7 +47,7 @@ from app.storage.errors import storage_errors
 log = logging.getLogger("rlvo.studies")
 
 ACTOR = "dicom"  # of the audit log
-IDLE_PAUSE = 1.0
+IDLE_PAUSE = 0.25  # a complete study waits for it
 FAULT_PAUSE = 5.0
 RETRY_SECONDS = 15.0
 SPARE_SECONDS = 60.0  # of a claim, beyond the limits of conversion and disk
@@ -55,13 +55,18 @@ SPARE_SECONDS = 60.0  # of a claim, beyond the limits of conversion and disk
 
 async def run(services: Services) -> None:
     """Assembles studies as they become due, one after another, until it is cancelled."""
-    while True:
-        try:
-            worked = await assemble_next(services)
-            await sleep(0.0 if worked else IDLE_PAUSE)
-        except Exception as error:  # noqa: BLE001 - the claim ends, and the study is assembled again
-            log.warning("studies are assembled again: %s", error_location(error))
-            await sleep(FAULT_PAUSE)
+    try:
+        while True:
+            try:
+                worked = await assemble_next(services)
+                if not worked:
+                    await services.run_in_background(_prepare, services)
+                await sleep(0.0 if worked else IDLE_PAUSE)
+            except Exception as error:  # noqa: BLE001 - the claim ends, and the study is assembled again
+                log.warning("studies are assembled again: %s", error_location(error))
+                await sleep(FAULT_PAUSE)
+    finally:
+        services.spare_conversion.close()
 
 
 async def assemble_next(services: Services) -> bool:
@@ -85,6 +90,16 @@ async def assemble_next(services: Services) -> bool:
             log.error("a study cannot be assembled: %s", error_location(error))
             await services.write(_refuse, claimed, InternalError("The study could not be assembled; see the log."))
     return True
+
+
+def _prepare(services: Services) -> None:
+    """Start the process of the next conversion while a study arrives, because its start takes a while."""
+    if services.draining:
+        return
+    with services.database.reading() as session:
+        arrives = studies.is_arriving(session)
+    if arrives:
+        services.spare_conversion.prepare()
 
 
 def _is_due(services: Services) -> bool:
@@ -173,6 +188,7 @@ def _convert(services: Services, claimed: Assembly, folder: Path) -> Conversion:
         limits=dicom_uploads.limits_of(settings),
         timeout_s=settings.dicom_timeout,
         addressed=services.return_key is not None,
+        spare=services.spare_conversion,
     )
 
 

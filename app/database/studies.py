@@ -162,6 +162,12 @@ def is_due(session: Session) -> bool:
     return session.scalars(select(StudyRow.id).where(*_due()).limit(1)).first() is not None
 
 
+def is_arriving(session: Session) -> bool:
+    """Whether instances of any study have arrived that is not complete yet."""
+    arriving = StudyRow.state == StudyState.RECEIVING, StudyRow.instances > 0
+    return session.scalars(select(StudyRow.id).where(*arriving).limit(1)).first() is not None
+
+
 def claim(session: Session, *, lease: float) -> Assembly | None:
     """Claim the study that has waited longest for its assembly, for ``lease`` seconds; None if there is none."""
     query = select(StudyRow).where(*_due()).order_by(StudyRow.due).limit(1)

@@ -23,6 +23,7 @@ from app.database.tables import AuditRow, PredictionRow
 from app.dicom.conversion import Conversion
 from app.dicom.convert import convert
 from app.dicom.head import read_head
+from app.dicom.isolated import SpareProcess
 from app.dicom.return_address import key_of, open_sealed
 from app.sdk.studies import ReceivedStudy
 from tests.api.conftest import RunningService, running, settings_in
@@ -58,8 +59,9 @@ def _converted_in_this_process(request: pytest.FixtureRequest, monkeypatch: pyte
     if request.node.originalname == ISOLATED:
         return
 
-    def in_process(source: Path, target: Path, *, timeout_s: float, **options: Any) -> Conversion:
+    def in_process(source: Path, target: Path, *, timeout_s: float, spare: SpareProcess, **options: Any) -> Conversion:
         assert timeout_s > 0
+        assert spare.take() is None
         return convert(source, target, **options)
 
     monkeypatch.setattr(study_intake, "convert_isolated", in_process)
@@ -127,6 +129,19 @@ async def test_a_received_study_waits_for_its_quiet_time_and_is_predicted_once(s
     assert prediction["study_instance_uid"] == uid
     assert prediction["inputs"]["cta"]["shape"] == list(voxels().shape)
     assert (await completed(service, uid))["predictions"] == [made]  # with the same inputs there is no revision
+
+
+async def test_a_process_is_started_for_a_study_that_arrives(service: RunningService) -> None:
+    spare = service.services.spare_conversion
+    study_intake._prepare(service.services)
+    assert spare.take() is None
+    uid = await receive(service, *cta())
+    study_intake._prepare(service.services)
+    assert spare._process is not None
+    spare.close()
+    await completed(service, uid)
+    study_intake._prepare(service.services)
+    assert spare.take() is None
 
 
 async def test_a_late_series_and_a_later_record_each_make_a_revision(service: RunningService) -> None:
