@@ -45,14 +45,15 @@ START_S = 300.0
 
 def instances(patient: Mapping[str, Path], number: int) -> list[bytes]:
     """The NCCT and the CTA of a patient as a DICOM study."""
-    written = []
+    written: list[bytes] = []
+    seed = f"answer {number} {time.time_ns()}"  # one study, and another one at each run
     for series, (name, agent) in enumerate(NAMED.items(), start=2):
         volume = nifti.read(patient[name], field=Input(name))
         data = np.rint(volume.data * volume.slope + volume.inter).astype(np.int16)
         thickness = float(np.linalg.norm(volume.affine[:3, 2]))
         plan = SeriesPlan(name, series, f"{name} head", kernel="H30s", contrast=agent, thickness=thickness)
         plan = replace(plan, **planned_slices(data, volume.affine))
-        written += files(plan, f"answer {number} {time.time_ns()}")
+        written += files(plan, seed)
     return written
 
 
@@ -79,10 +80,11 @@ def by_dicom(client: Client, url: str, written: list[bytes], clinical: Path) -> 
     client.studies.set_clinical(uid, json.loads(clinical.read_text()))
     start = f"--{BOUNDARY}\r\nContent-Type: application/dicom\r\n\r\n".encode()
     body = b"".join(start + each + b"\r\n" for each in written) + f"--{BOUNDARY}--\r\n".encode()
-    httpx.post(
-        f"{url}/dicomweb/studies", content=body, headers={"Content-Type": RELATED}, timeout=300
-    ).raise_for_status()
-    while client.studies.get(uid).instances < len(written):
+    sent = httpx.post(f"{url}/dicomweb/studies", content=body, headers={"Content-Type": RELATED}, timeout=300)
+    end = time.monotonic() + START_S
+    while (received := client.studies.get(uid).instances) < len(written):
+        if sent.status_code != httpx.codes.OK or time.monotonic() > end:
+            raise SystemExit(f"HTTP {sent.status_code}; {received} of {len(written)} instances were received")
         time.sleep(0.05)
     began = datetime.now(UTC)
     client.studies.complete(uid)

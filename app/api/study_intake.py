@@ -1,7 +1,8 @@
 """Makes predictions of received studies: assembles a complete study and passes it to the intake of uploads.
 
 Design notes:
-- The database says which study is due, and one process claims it. A killed one loses its claim, and another takes over.
+- The database says which study is due, and one process claims it for one lease (`RLVO_LEASE`), again and again while it
+  works. So the claim of a killed process ends within one lease, and another process takes over.
 - Conversion, checks, blobs, row and job are those of an upload; only the end of the request is missing.
 - A study with the inputs of its last revision makes no prediction; with others it makes a revision.
 - A fault of the environment or a full queue postpones a study. A study that cannot be used is refused with its reason.
@@ -15,7 +16,10 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,29 +47,34 @@ from app.storage.errors import storage_errors
 log = logging.getLogger("rlvo.studies")
 
 ACTOR = "dicom"  # of the audit log
-IDLE_PAUSE = 1.0
+IDLE_PAUSE = 0.25  # a complete study waits for it
 FAULT_PAUSE = 5.0
 RETRY_SECONDS = 15.0
+SPARE_SECONDS = 60.0  # of a claim, beyond the limits of conversion and disk
 
 
 async def run(services: Services) -> None:
     """Assembles studies as they become due, one after another, until it is cancelled."""
-    while True:
-        try:
-            worked = await assemble_next(services)
-            await sleep(0.0 if worked else IDLE_PAUSE)
-        except Exception as error:  # noqa: BLE001 - the claim ends, and the study is assembled again
-            log.warning("studies are assembled again: %s", error_location(error))
-            await sleep(FAULT_PAUSE)
+    try:
+        while True:
+            try:
+                worked = await assemble_next(services)
+                if not worked:
+                    await services.run_in_background(_prepare, services)
+                await sleep(0.0 if worked else IDLE_PAUSE)
+            except Exception as error:  # noqa: BLE001 - the claim ends, and the study is assembled again
+                log.warning("studies are assembled again: %s", error_location(error))
+                await sleep(FAULT_PAUSE)
+    finally:
+        services.spare_conversion.close()
 
 
 async def assemble_next(services: Services) -> bool:
     """Assembles the study that has waited longest; returns False if none is due."""
     if services.draining or not await services.run_in_background(_is_due, services):
         return False
-    lease = services.settings.dicom_timeout + services.settings.receive_timeout + 60
     async with services.conversion_slots:  # before the claim, so that its lease does not run while this waits
-        claimed = await services.write(studies.claim, lease=lease)
+        claimed = await services.write(studies.claim, lease=services.settings.lease)
         if claimed is None:
             return False
         try:
@@ -83,6 +92,16 @@ async def assemble_next(services: Services) -> bool:
     return True
 
 
+def _prepare(services: Services) -> None:
+    """Start the process of the next conversion while a study arrives, because its start takes a while."""
+    if services.draining:
+        return
+    with services.database.reading() as session:
+        arrives = studies.is_arriving(session)
+    if arrives:
+        services.spare_conversion.prepare()
+
+
 def _is_due(services: Services) -> bool:
     with services.database.reading() as session:
         return studies.is_due(session)
@@ -96,6 +115,35 @@ def _refuse(session: Session, claimed: Assembly, error: RlvoError) -> None:
 
 def _assemble(services: Services, claimed: Assembly) -> None:
     """Make the prediction of a study, and write it with the state of the study in one transaction."""
+    with _renewed(services, claimed):
+        _predict(services, claimed)
+
+
+@contextmanager
+def _renewed(services: Services, claimed: Assembly) -> Iterator[None]:
+    """Renew a claim while the block runs, unless it hangs; a thread does it, so that no slow request delays it."""
+    settings, ended = services.settings, threading.Event()
+    until = time.monotonic() + settings.dicom_timeout + settings.receive_timeout + SPARE_SECONDS
+
+    def renew() -> None:
+        while not ended.wait(settings.lease / 3) and time.monotonic() < until:
+            try:
+                with services.database.session() as session:
+                    if not studies.renew(session, claimed, lease=settings.lease):
+                        return
+            except Exception as error:  # noqa: BLE001 - the next try may succeed
+                log.warning("the claim of a study is renewed later: %s", error_location(error))
+
+    thread = threading.Thread(target=renew, name="claim", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _predict(services: Services, claimed: Assembly) -> None:
     settings = services.settings
     root = dicom_uploads.incoming(settings)
     upload = UploadReceiver(services.storage, settings)
@@ -141,6 +189,7 @@ def _convert(services: Services, claimed: Assembly, folder: Path) -> Conversion:
         limits=dicom_uploads.limits_of(settings),
         timeout_s=settings.dicom_timeout,
         addressed=services.return_key is not None,
+        spare=services.spare_conversion,
     )
 
 

@@ -206,7 +206,11 @@ class Settings(BaseSettings):
         default=0, ge=0, description="Bytes of loaded weights; the least recently used go first; 0: no limit"
     )
     heartbeat: float = Field(default=2.0, gt=0, description="Seconds between the heartbeats of a worker")
-    lease: float = Field(default=15.0, gt=0, description="Seconds without heartbeat until a worker counts as lost")
+    lease: float = Field(
+        default=15.0,
+        gt=0,
+        description="Seconds without heartbeat until a worker counts as lost, or the assembly of a study",
+    )
     worker_start_minutes: float = Field(
         default=10.0,
         ge=0,

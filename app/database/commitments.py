@@ -2,13 +2,15 @@
 
 Design notes:
 - The transaction of a request to an archive is noted before the request is sent, because the answer can come first.
+- An answer counts for the instances that it names. While some are not named the request is open, and is made again.
 - A request of a sender is noted before the sender is told success. Its answer is due until the sender has taken it; a
   process that answers moves the due time, so two processes do not answer at the same time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -24,7 +26,9 @@ from app.database.upsert import insert_for
 from app.sdk.deliveries import CommitmentState, DeliveryState
 
 __all__ = [
+    "INCOMPLETE",
     "CommitmentRequest",
+    "NotedReport",
     "answered",
     "ask",
     "claim",
@@ -39,6 +43,8 @@ __all__ = [
     "stored",
 ]
 
+INCOMPLETE = "incomplete"
+"""Reason of a request that is open because the answer leaves instances out."""
 Reference = tuple[str, str]
 """SOP Class UID and SOP Instance UID."""
 
@@ -56,13 +62,25 @@ class CommitmentRequest:
     tries: int
 
 
-def ask(session: Session, prediction_id: str, destination_id: str, run: int, transaction_uid: str) -> bool:
-    """Note that an archive is asked now; returns False if another run has replaced this one."""
+@dataclass(frozen=True)
+class NotedReport:
+    """State of the commitment of a delivered result after a report, and whether the report has changed it."""
+
+    prediction_id: str
+    state: CommitmentState
+    reason: str | None
+    changed: bool
+
+
+def ask(
+    session: Session, prediction_id: str, destination_id: str, run: int, transaction_uid: str, uids: Iterable[str]
+) -> bool:
+    """Note that an archive is asked now for these instances; returns False if another run has replaced this one."""
     delivery = session.get(DeliveryRow, (prediction_id, destination_id), with_for_update=True)
     if delivery is None or delivery.run != run:
         return False
     delivery.commitment, delivery.commitment_reason = CommitmentState.ASKED, None
-    delivery.transaction_uid = transaction_uid
+    delivery.transaction_uid, delivery.asked_items = transaction_uid, dict.fromkeys(uids, False)
     return True
 
 
@@ -72,30 +90,50 @@ def note(
     """Note what became of a request, unless the archive has answered it meanwhile."""
     delivery = session.get(DeliveryRow, (prediction_id, destination_id), with_for_update=True)
     if delivery is not None and delivery.run == run and delivery.commitment == CommitmentState.ASKED:
-        delivery.commitment, delivery.commitment_reason = state, reason[:64] or None
+        delivery.commitment, delivery.commitment_reason = state, reason[:64] or delivery.commitment_reason
 
 
-def report(session: Session, tenant: str, title: str, transaction_uid: str, reason: str) -> str | None:
-    """Note the answer of an archive.
+def report(
+    session: Session,
+    tenant: str,
+    title: str,
+    transaction_uid: str,
+    committed: Collection[str],
+    failed: Mapping[str, str],
+) -> NotedReport | None:
+    """Note the answer of an archive, or a part of it.
+
+    It counts for the instances that it names. All of the request must be committed; a failed one refuses the whole.
 
     Args:
         session: a writing session.
         tenant: tenant of the archive, by the callers of the listener.
         title: its AE title.
         transaction_uid: transaction that it answers.
-        reason: why not everything is committed; empty if it is.
+        committed: SOP Instance UIDs that the archive keeps.
+        failed: why it does not keep others, by SOP Instance UID.
 
     Returns:
-        Id of the prediction; None if nothing was asked in this transaction.
+        What is known now; None if nothing was asked in this transaction.
     """
     asked = select(DeliveryRow).join(DestinationRow).where(DeliveryRow.transaction_uid == transaction_uid)
     asked = asked.where(DestinationRow.tenant == tenant, DestinationRow.called == title)
     row = session.scalars(asked.with_for_update()).one_or_none()
     if row is None:
         return None
-    row.commitment = CommitmentState.REFUSED if reason else CommitmentState.COMMITTED
-    row.commitment_reason = reason[:64] or None
-    return row.prediction_id
+    before = row.commitment, row.commitment_reason
+    items: dict[str, bool] = row.asked_items or {}  # an earlier release did not note them
+    items = {uid: uid not in failed and (kept or uid in committed) for uid, kept in items.items()}
+    row.asked_items = items
+    reasons = Counter(reason for uid, reason in failed.items() if uid in items)
+    if reasons:
+        row.commitment, row.commitment_reason = CommitmentState.REFUSED, reasons.most_common(1)[0][0][:64]
+    elif items and all(items.values()):
+        row.commitment, row.commitment_reason = CommitmentState.COMMITTED, None
+    elif row.commitment == CommitmentState.ASKED:
+        row.commitment_reason = INCOMPLETE
+    changed = (row.commitment, row.commitment_reason) != before
+    return NotedReport(row.prediction_id, CommitmentState(str(row.commitment)), row.commitment_reason, changed)
 
 
 def expects_report(session: Session, tenant: str, title: str) -> bool:

@@ -54,6 +54,7 @@ class DeliveryRow(Base):
     commitment: Mapped[str | None] = mapped_column(String(16))  # what the archive says; None: it was not asked
     commitment_reason: Mapped[str | None] = mapped_column(String(64))
     transaction_uid: Mapped[str | None] = mapped_column(String(64), index=True)  # of the last request to the archive
+    asked_items: Mapped[dict[str, Any] | None]  # of this request: whether each SOP Instance UID is committed
 
 
 class CommitmentRequestRow(Base):

@@ -184,7 +184,7 @@ def begin(session: Session, prediction_id: str, *, again: bool = False) -> list[
             delivery = DeliveryRow(prediction_id=prediction_id, destination_id=destination_id)
             session.add(delivery)
         delivery.state, delivery.tries, delivery.run, delivery.reason = DeliveryState.WAITING, 0, run, None
-        delivery.commitment = delivery.commitment_reason = delivery.transaction_uid = None
+        delivery.commitment = delivery.commitment_reason = delivery.transaction_uid = delivery.asked_items = None
         delivery.since = delivery.changed = now()
         runs.append((destination_id, run))
     session.flush()

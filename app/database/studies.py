@@ -3,7 +3,7 @@
 Design notes:
 - A caller (a tenant) sees only the studies of the tenant; other UIDs are answered as unknown.
 - An assembly holds a claim: a number (``run``) and an end. What happens to the study meanwhile raises the number, and
-  then the result of the assembly is not written. A claim that has ended is taken over.
+  then the result of the assembly is not written. A process at work renews its claim; one that has ended is taken over.
 - Prediction, its link to the study and its return address are one transaction, so a study has each revision once.
 """
 
@@ -162,6 +162,12 @@ def is_due(session: Session) -> bool:
     return session.scalars(select(StudyRow.id).where(*_due()).limit(1)).first() is not None
 
 
+def is_arriving(session: Session) -> bool:
+    """Whether instances of any study have arrived that is not complete yet."""
+    arriving = StudyRow.state == StudyState.RECEIVING, StudyRow.instances > 0
+    return session.scalars(select(StudyRow.id).where(*arriving).limit(1)).first() is not None
+
+
 def claim(session: Session, *, lease: float) -> Assembly | None:
     """Claim the study that has waited longest for its assembly, for ``lease`` seconds; None if there is none."""
     query = select(StudyRow).where(*_due()).order_by(StudyRow.due).limit(1)
@@ -186,6 +192,14 @@ def claim(session: Session, *, lease: float) -> Assembly | None:
         assembled=row.assembled,
         revision=(session.scalars(last).one() or 0) + 1,
     )
+
+
+def renew(session: Session, claimed: Assembly, *, lease: float) -> bool:
+    """Keep a claim for ``lease`` seconds from now; returns False if it is void."""
+    row = _claimed(session, claimed)
+    if row is not None:
+        row.due = now() + timedelta(seconds=lease)
+    return row is not None
 
 
 def holds(session: Session, claimed: Assembly) -> bool:

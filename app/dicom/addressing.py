@@ -6,12 +6,12 @@ import re
 from collections.abc import Sequence
 
 from pydicom.datadict import tag_for_keyword
-from pydicom.dataset import Dataset
 
 from app.dicom.attributes import text
 from app.dicom.dataset import read
 from app.dicom.errors import DEFAULT, DicomLimits
 from app.dicom.files import Files
+from app.dicom.frames import Instance
 from app.dicom.return_address import InstanceReference, ReturnAddress
 from app.dicom.roles import Choice
 from app.sdk.series import SeriesRole
@@ -31,21 +31,23 @@ _FORMS = {
     "study_date": ("StudyDate", r"\d{8}"),
     "study_time": ("StudyTime", r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?"),
 }
-_UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
-_KEYWORDS = ("SpecificCharacterSet", *_UIDS, *_NAMES.values())
+_KEYWORDS = ("SpecificCharacterSet", "StudyInstanceUID", *_NAMES.values())
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _MAX_UID = 64
 _NAME_CHARACTERS = 64 * 3 + 2  # three groups of a person name
 
 
-def read_address(choices: Sequence[Choice], files: Files, limits: DicomLimits = DEFAULT) -> ReturnAddress | None:
-    """Read patient, study and instances of the used series.
+def read_address(
+    choices: Sequence[Choice], instances: Sequence[Instance], files: Files, limits: DicomLimits = DEFAULT
+) -> ReturnAddress | None:
+    """Read patient and study from the first image of the used series, and name all their instances.
 
     If the used series have different frames of reference, the address has none: an object that is placed in the wrong
     frame would be shown at a wrong place.
 
     Args:
         choices: what the series of the study were taken for.
+        instances: facts of the files.
         files: the files of the study.
         limits: largest size of a file.
 
@@ -60,26 +62,29 @@ def read_address(choices: Sequence[Choice], files: Files, limits: DicomLimits = 
     numbers = list(dict.fromkeys(frame.file for choice in used for frame in choice.stack.frames))
     keywords = [*_KEYWORDS, *(name for name, _ in (*_TEXTS.values(), *_FORMS.values()))]
     tags = [tag for name in keywords if (tag := tag_for_keyword(name)) is not None]
-    headers = [read(files.read(number), tags, limits) for number in numbers]
-    if not headers or not (study := _uid(headers[0], "StudyInstanceUID")):
+    if not numbers:
         return None
-    frames = {_uid(header, "FrameOfReferenceUID") for header in headers}
+    header = read(files.read(numbers[0]), tags, limits)
+    if not (study := _uid(text(header, "StudyInstanceUID"))):
+        return None
+    by_file = {each.file: each for each in instances}
+    referenced = [by_file[number] for number in numbers]
+    frames = {_uid(each.frame_of_reference) for each in referenced}
     return ReturnAddress(
         study_instance_uid=study,
         frame_of_reference=frames.pop() if len(frames) == 1 else "",
         instances=tuple(
             InstanceReference(*uids)
-            for header in headers
-            if all(uids := [_uid(header, f"{kind}UID") for kind in ("SeriesInstance", "SOPClass", "SOPInstance")])
+            for each in referenced
+            if all(uids := [_uid(value) for value in (each.series.uid, each.series.sop_class, each.uid)])
         ),
-        **{member: _printable(text(headers[0], name), longest) for member, (name, longest) in _TEXTS.items()},
-        **{member: _printable(text(headers[0], name), _NAME_CHARACTERS) for member, name in _NAMES.items()},
-        **{member: _formed(text(headers[0], name), form) for member, (name, form) in _FORMS.items()},
+        **{member: _printable(text(header, name), longest) for member, (name, longest) in _TEXTS.items()},
+        **{member: _printable(text(header, name), _NAME_CHARACTERS) for member, name in _NAMES.items()},
+        **{member: _formed(text(header, name), form) for member, (name, form) in _FORMS.items()},
     )
 
 
-def _uid(header: Dataset, name: str) -> str:
-    value = text(header, name)
+def _uid(value: str) -> str:
     return value if _UID.fullmatch(value) and len(value) <= _MAX_UID else ""
 
 

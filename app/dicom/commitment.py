@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -63,12 +62,18 @@ class Report:
     failed: Mapping[str, int]
 
     @property
-    def reason(self) -> str:
-        """The most frequent failure reason as a word; empty if nothing failed."""
-        if not self.failed:
-            return "" if self.committed else "nothing-committed"
-        ((code, _),) = Counter(self.failed.values()).most_common(1)
-        return f"failed-{code:04x}"
+    def reasons(self) -> dict[str, str]:
+        """Failure reasons as words, by SOP Instance UID."""
+        return {uid: f"failed-{code:04x}" for uid, code in self.failed.items()}
+
+    def joined(self, later: Report) -> Report:
+        """This report with what a later one of the same transaction says."""
+        failed = {uid: code for uid, code in self.failed.items() if uid not in later.committed} | dict(later.failed)
+        return Report(self.transaction_uid, self.committed | later.committed, failed)
+
+    def names(self, uids: Iterable[str]) -> bool:
+        """Whether the report names all these instances."""
+        return set(uids) <= self.committed | self.failed.keys()
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import build_context, evt
+from sqlalchemy.orm import Session
 
 from app.core.config import Settings
 from app.core.egress import EgressClient
@@ -29,9 +30,10 @@ from app.database.commitments import CommitmentRequest
 from app.database.session import now
 from app.dicom import commitment
 from app.dicom.association import association
-from app.dicom.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, Malformed
+from app.dicom.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, Malformed, Report
 from app.dicom.errors import ArchiveFailed
 from app.dicom.reception import Reception
+from app.sdk.deliveries import CommitmentState
 from app.sdk.errors import RlvoError
 
 __all__ = ["CommitmentService"]
@@ -123,10 +125,7 @@ class CommitmentService:
             if tenant is None:
                 return _CANNOT_PROCESS, None
             with self._database.session() as session:
-                found = commitments.report(session, tenant, _title(event.assoc), report.transaction_uid, report.reason)
-                if found is not None:
-                    what = "refused" if report.reason else "committed"
-                    audit.append(session, "listener", f"dicom.{what}", found, {"why": report.reason or "all"})
+                found = _note(session, tenant, _title(event.assoc), report)
         except Malformed as error:
             log.warning("a report of storage commitment is not understood (%s)", error)
             return _INVALID_ARGUMENT, None
@@ -201,6 +200,19 @@ class CommitmentService:
             log.info("a report of storage commitment is not sent: %s", failure)
             return False
         return "Status" in status
+
+
+def _note(session: Session, tenant: str, title: str, report: Report) -> CommitmentState | None:
+    """State of the commitment that an archive reports on; None if it was not asked in this transaction."""
+    noted = commitments.report(session, tenant, title, report.transaction_uid, report.committed, report.reasons)
+    if noted is None:
+        return None
+    state = noted.state
+    if state is CommitmentState.ASKED:
+        log.warning("a report of storage commitment leaves instances out; the archive is asked again")
+    elif noted.changed and state is not CommitmentState.UNANSWERED:
+        audit.append(session, "listener", f"dicom.{state}", noted.prediction_id, {"why": noted.reason or "all"})
+    return state
 
 
 def _title(of: Any) -> str:

@@ -74,7 +74,7 @@ def convert(
         flags += [*volume.flags, *_doubts(choice, name)]
     if not volumes:
         raise refused(_nothing_to_use(choices))
-    address = read_address(choices, files, limits) if addressed else None
+    address = read_address(choices, instances, files, limits) if addressed else None
     return Conversion(
         volumes,
         tuple(choice.summary() for choice in choices),

@@ -86,6 +86,7 @@ class Instance:
         digest: sha-256 of the file.
         series: facts of the series.
         frames: slices; empty if the object is not an image.
+        frame_of_reference: Frame of Reference UID; empty if there is none.
     """
 
     file: int
@@ -95,3 +96,4 @@ class Instance:
     digest: str
     series: SeriesFacts
     frames: tuple[Frame, ...]
+    frame_of_reference: str = ""

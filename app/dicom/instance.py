@@ -29,6 +29,7 @@ _KEYWORDS = [
     "SOPInstanceUID",
     "StudyInstanceUID",
     "SeriesInstanceUID",
+    "FrameOfReferenceUID",
     "Modality",
     "Manufacturer",
     "SeriesDescription",
@@ -131,6 +132,7 @@ def _instance(dataset: Dataset, data: bytes, file: int) -> Instance:
         digest=hashlib.sha256(data).hexdigest(),
         series=series,
         frames=frames,
+        frame_of_reference=text(dataset, "FrameOfReferenceUID"),
     )
 
 

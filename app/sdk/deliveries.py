@@ -38,7 +38,7 @@ class Delivery(BaseModel):
         default=None, description="Storage commitment of the archive; null if the archive does not offer it"
     )
     commitment_reason: str | None = Field(
-        default=None, description="Why storage is not committed: failed-0112, refused-0110, ..."
+        default=None, description="Why storage is not committed: incomplete, failed-0112, refused-0110, ..."
     )
     since: datetime = Field(description="When it was queued")
     changed: datetime = Field(description="When its last try ended")

@@ -7,16 +7,18 @@ Design notes:
 - The reason of a failure is a word. Nothing that the other side says is stored or logged.
 - Figures are drawn after the answer; the delivery waits for them.
 - An archive that offers storage commitment is asked for it when everything is sent. It answers to the listener, or on
-  the same association. Without an answer it is asked three times in all; the delivery stays delivered.
+  the same association. Without a whole answer it is asked three times in all; the delivery stays delivered.
 """
 
 from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from typing import TYPE_CHECKING
 
 from app.core.egress import EgressClient
 from app.core.logging import error_location
@@ -29,6 +31,9 @@ from app.dicom.objects.stored import ResultObjects
 from app.sdk.deliveries import CommitmentState, DeliveryState
 from app.sdk.errors import Erased, NotFinished, NotFound, PredictionNotFound, RlvoError
 from app.worker.queue import Queue
+
+if TYPE_CHECKING:
+    from app.dicom.objects.sending import Said
 
 log = logging.getLogger("rlvo.dicom")
 
@@ -103,17 +108,24 @@ class DicomDelivery:
             said = sender.send(destination, archive, authorization, begin)
         self._said(due, prediction_id, run, said)
 
-    def _begin(self, prediction_id: str, destination_id: str, run: int, transaction_uid: str) -> bool:
+    def _begin(
+        self, prediction_id: str, destination_id: str, run: int, transaction_uid: str, uids: Sequence[str]
+    ) -> bool:
         """Note that the archive is asked for storage commitment now."""
         with self.database.session() as session:
-            return commitments.ask(session, prediction_id, destination_id, run, transaction_uid)
+            return commitments.ask(session, prediction_id, destination_id, run, transaction_uid, uids)
 
-    def _said(self, due: Pending, prediction_id: str, run: int, said: str | None) -> None:
-        """Note what the archive has said of storage commitment by now: empty for all, a reason, or None for nothing."""
-        if said is not None:
-            state = CommitmentState.REFUSED if said else CommitmentState.COMMITTED
-            with self.database.session() as session:
-                commitments.note(session, prediction_id, due.destination.id, run, state, said)
+    def _said(self, due: Pending, prediction_id: str, run: int, said: Said) -> None:
+        """Note what the archive has said of storage commitment by now."""
+        if said is None:
+            return
+        archive = due.destination
+        with self.database.session() as session:
+            if isinstance(said, str):
+                commitments.note(session, prediction_id, archive.id, run, CommitmentState.REFUSED, said)
+            else:
+                uid, failed = said.transaction_uid, said.reasons
+                commitments.report(session, archive.tenant, archive.called, uid, said.committed, failed)
 
     def _ask_again(self, due: Pending, prediction_id: str, run: int, tries: int) -> None:
         """Ask an archive that has not answered, or give it up."""

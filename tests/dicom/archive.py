@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydicom.dataset import Dataset
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 
 from app.dicom.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, report_message
@@ -29,13 +28,16 @@ class Archive:
 
 
 @contextmanager
-def archive(*, failed: int | None = None, status: int = 0, silent: bool = False) -> Iterator[Archive]:
+def archive(
+    *, failed: int | None = None, status: int = 0, silent: bool = False, listed: int | None = None
+) -> Iterator[Archive]:
     """Run an archive with the AE title ARCHIVE, which reports on the association of the request.
 
     Args:
         failed: failure reason of all instances; None: all are committed.
         status: status of its answer to requests.
         silent: it never reports.
+        listed: number of instances that its reports name; None: all.
     """
     made = Archive()
     entity = AE("ARCHIVE")
@@ -55,8 +57,9 @@ def archive(*, failed: int | None = None, status: int = 0, silent: bool = False)
     def sent(event: evt.Event) -> None:
         """Report when the answer to the request has left."""
         if type(event.message).__name__ == "N_ACTION_RSP" and not silent and not status:
-            transaction, items = made.asked[-1]
-            report(event.assoc, transaction, items, dict.fromkeys([uid for _, uid in items], failed) if failed else {})
+            transaction, items = made.asked[-1][0], made.asked[-1][1][:listed]
+            reasons = dict.fromkeys([uid for _, uid in items], failed) if failed else {}
+            report(event.assoc, transaction, items, reasons)
 
     handlers = [(evt.EVT_C_STORE, store), (evt.EVT_N_ACTION, request), (evt.EVT_DIMSE_SENT, sent)]
     server: Any = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
@@ -67,10 +70,9 @@ def archive(*, failed: int | None = None, status: int = 0, silent: bool = False)
         server.shutdown()
 
 
-def report(association: Any, transaction: str, items: list[tuple[str, str]], failed: Mapping[str, int]) -> Dataset:
+def report(association: Any, transaction: str, items: list[tuple[str, str]], failed: Mapping[str, int]) -> None:
     """Send a report on an association, from another thread than its own."""
     message = report_message(transaction, items, failed)
     event = 2 if failed else 1
     arguments = (message, event, PUSH_MODEL, PUSH_MODEL_INSTANCE)
     threading.Thread(target=association.send_n_event_report, args=arguments, daemon=True).start()
-    return message

@@ -5,6 +5,10 @@ Design notes:
 - A worker takes seconds to start, a listener less. So the next process to be killed is one that is ready: while a
   worker starts, that is the listener.
 - A study is sent, and sent again, until its share of the kills has been made. So each kill meets a transfer.
+- A prediction of a part of a study may fail, for instance because parts of two volumes do not match. Then a later
+  revision must have succeeded.
+- The expected objects are made in this process: the service starts a new process for each prediction, which takes four
+  times as long. One prediction is also asked from the service.
 """
 
 from __future__ import annotations
@@ -17,10 +21,12 @@ import random
 import signal
 import socket
 import sqlite3
+import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,27 +35,45 @@ import numpy as np
 import pytest
 
 from app.core.sealing import seal_text
-from app.database import destinations
+from app.database import destinations, predictions
 from app.database.destinations import DestinationKind
 from app.database.session import Database
+from app.database.study_tables import ReturnAddressRow
+from app.database.tables import ArtifactRow
 from app.dicom.head import read_head
+from app.dicom.objects.export import make
+from app.dicom.return_address import open_sealed
 from app.imaging.io import nifti
 from app.phantoms.dicom_series import SeriesPlan, files, planned_slices
 from app.sdk import RlvoError
 from app.sdk.types import Input
+from app.storage.local import Storage
 from tests import orthanc
 from tests.conftest import needed_program
 from tests.dicom.test_listener_kills import send
 from tests.orthanc import PASSWORD, USER, Orthanc, free_port
 
-from .service_process import RunningService, eventually
+from .service_process import RunningService
 
 pytestmark = pytest.mark.xdist_group("e2e")
 
 KEY = bytes(range(32))
 KILLS_OF_A_STUDY = 20
 WEIGHTS = {"listener": 6, "worker": 3, "API": 1}  # an API ends its worker and its listener, too
+SETTLE_S = 120.0  # for each study
+CHECK_S = 20.0  # for the objects of each prediction
+PROGRESS_S = 10.0
 BASIC = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+
+
+@dataclass(frozen=True)
+class Revision:
+    """A prediction of a study; ``error`` is the code of its failure."""
+
+    number: int
+    id: str
+    status: str
+    error: str | None = None
 
 
 @dataclass
@@ -128,12 +152,29 @@ class Run:
         children = [pid for thread in threads for pid in thread.read_text().split()]
         return next(int(pid) for pid in children if b"listen" in Path(f"/proc/{pid}/cmdline").read_bytes())
 
-    def settled(self) -> bool:
-        """Whether every study is predicted, and every result delivered."""
-        studies = self.service.query("SELECT state FROM studies")
-        open_ones = self.service.query("SELECT count(*) FROM predictions WHERE status IN ('queued', 'running')")
-        undelivered = self.service.query("SELECT count(*) FROM dicom_deliveries WHERE state != 'delivered'")
-        return {state for (state,) in studies} == {"predicted"} and open_ones == undelivered == [(0,)]
+    def settle(self) -> None:
+        """Wait until every study is predicted, and every result delivered."""
+        end = time.monotonic() + SETTLE_S * len(self.sent)
+        said = 0.0
+        while (state := self.state()) != Counter({("studies", "predicted"): len(self.sent)}):
+            now = time.monotonic()
+            assert now < end, state
+            if now - said > PROGRESS_S:
+                print(f"still open: {dict(state)}", flush=True)
+                said = now
+            time.sleep(0.5)
+
+    def state(self) -> Counter[tuple[str, str]]:
+        """Number of studies in each state, of unfinished predictions and of results that are not delivered."""
+        found: Counter[tuple[str, str]] = Counter()
+        for what, table, column, done in (
+            ("studies", "studies", "state", ()),
+            ("predictions", "predictions", "status", ("succeeded", "failed")),
+            ("deliveries", "dicom_deliveries", "state", ("delivered",)),
+        ):
+            rows = self.service.query(f"SELECT {column}, count(*) FROM {table} GROUP BY {column}")
+            found |= Counter({(what, state): count for state, count in rows if state not in done})
+        return found
 
     def check(self) -> None:
         """Nothing acknowledged is lost, each revision exists once, and the archive has each object once."""
@@ -142,20 +183,71 @@ class Run:
         heads = {name: read_head(io.BytesIO(path.read_bytes())) for name, path in names.items()}
         assert self.acknowledged == set(heads)
         assert {head.sop_uid for head in heads.values()} <= known
-        succeeded = "SELECT target, count(*) FROM audit WHERE action = 'prediction.succeeded' GROUP BY target"
-        assert {count for _, count in self.service.query(succeeded)} == {1}
+        finished = "SELECT target, count(*) FROM audit WHERE action IN ('prediction.succeeded', 'prediction.failed')"
+        once = self.service.query(f"{finished} GROUP BY target")
+        assert {count for _, count in once} == {1}
         last = dict(self.service.query("SELECT uid, instances FROM studies"))
         assert last == {uid: len(paths) for uid, paths in self.sent.items()}
-        expected: list[str] = []
-        with self.service.client() as client:
-            made = [each for study in client.studies.list() for each in study.predictions]
-            for each in made:
-                path = client.dicom(each.id, self.service.folder / "result.zip")
-                with zipfile.ZipFile(path) as packed:
-                    expected += [read_head(io.BytesIO(packed.read(name))).sop_uid for name in packed.namelist()]
-        assert len(made) >= len(self.sent)
-        assert self.archive.instances() == sorted(expected)
+        made = self.revisions()
+        assert {target for target, _ in once} == {each.id for each in made}
+        assert self.archive.instances() == sorted(self.expected([each.id for each in made if each.error is None]))
         assert self.service.rlvo("audit", "verify").returncode == 0
+
+    def revisions(self) -> list[Revision]:
+        """The predictions of all studies, after a check that those of each study end well."""
+        rows = self.service.query(
+            "SELECT study_id, revision, prediction_id, status, error FROM study_predictions"
+            " JOIN predictions ON predictions.id = prediction_id ORDER BY study_id, revision"
+        )
+        of_study: dict[str, list[Revision]] = defaultdict(list)
+        for study, number, prediction_id, status, error in rows:
+            of_study[study].append(
+                Revision(number, prediction_id, status, json.loads(error)["code"] if error else None)
+            )
+        assert len(of_study) == len(self.sent)
+        for each in of_study.values():
+            assert_end_well(each)
+        made = [each for revisions in of_study.values() for each in revisions]
+        print(f"revisions that failed, and were replaced: {dict(Counter(each.error for each in made if each.error))}")
+        return made
+
+    def expected(self, succeeded: list[str]) -> list[str]:
+        """SOP Instance UIDs of the objects of predictions, made again."""
+        found: list[str] = []
+        end = time.monotonic() + CHECK_S * len(succeeded)
+        database = Database(f"sqlite:///{self.service.folder}/rlvo.sqlite")
+        for number, each in enumerate(succeeded, start=1):
+            found += objects(database, self.service.folder / "blobs", each)
+            assert time.monotonic() < end, f"the objects of {number} of {len(succeeded)} predictions were made"
+            if number % 10 == 0:
+                print(f"objects of {number} of {len(succeeded)} predictions", flush=True)
+        with self.service.client() as client:
+            path = client.dicom(succeeded[-1], self.service.folder / "result.zip")
+        with zipfile.ZipFile(path) as packed:
+            served = [read_head(io.BytesIO(packed.read(name))).sop_uid for name in packed.namelist()]
+        assert served == objects(database, self.service.folder / "blobs", succeeded[-1])
+        database.close()
+        return found
+
+
+def assert_end_well(revisions: Sequence[Revision]) -> None:
+    """Check that the last revision of a study succeeded, and that no earlier one met a fault of the service."""
+    assert [each.number for each in revisions] == list(range(1, len(revisions) + 1))
+    assert {each.status for each in revisions} <= {"succeeded", "failed"}
+    assert revisions[-1].status == "succeeded", revisions[-1]
+    assert "internal-error" not in {each.error for each in revisions}
+
+
+def objects(database: Database, blobs: Path, prediction_id: str) -> list[str]:
+    """SOP Instance UIDs of the objects of a prediction, made in this process."""
+    with database.reading() as session, tempfile.TemporaryDirectory() as folder:
+        prediction = predictions.find(session, prediction_id, None)
+        address = session.get_one(ReturnAddressRow, prediction_id)
+        rows = session.query(ArtifactRow).filter_by(prediction_id=prediction_id)
+        files = {row.name: Path(folder, row.name.replace("/", "-")) for row in rows}
+        for row in rows:
+            files[row.name].symlink_to(Storage(blobs).path(row.digest))
+        return [each.sop_instance_uid for each in make(prediction, open_sealed(address.sealed, KEY), files)]
 
 
 def write_study(folder: Path, patient: dict[str, Path], number: int) -> tuple[str, dict[str, Path]]:
@@ -173,6 +265,30 @@ def write_study(folder: Path, patient: dict[str, Path], number: int) -> tuple[st
             written[path.name] = path
             uid = uid or read_head(io.BytesIO(content)).study_uid
     return uid, written
+
+
+def revisions(*errors: str | None) -> list[Revision]:
+    """Revisions of a study, by the codes of their failures."""
+    return [
+        Revision(number, f"p{number}", "failed" if error else "succeeded", error)
+        for number, error in enumerate(errors, start=1)
+    ]
+
+
+@pytest.mark.parametrize("errors", [(None,), (None, None), ("geometry-mismatch", None), ("quarantined", None, None)])
+def test_a_study_whose_last_revision_succeeded_ends_well(errors: tuple[str | None, ...]) -> None:
+    assert_end_well(revisions(*errors))
+
+
+@pytest.mark.parametrize("errors", [("geometry-mismatch",), (None, "geometry-mismatch"), ("internal-error", None)])
+def test_a_study_whose_last_revision_failed_or_that_met_a_fault_does_not(errors: tuple[str | None, ...]) -> None:
+    with pytest.raises(AssertionError):
+        assert_end_well(revisions(*errors))
+
+
+def test_a_revision_that_exists_twice_does_not_end_well() -> None:
+    with pytest.raises(AssertionError):
+        assert_end_well(revisions(None) * 2)
 
 
 @pytest.mark.soak
@@ -213,8 +329,10 @@ def test_kills_lose_nothing_and_double_nothing(tmp_path: Path, model_store: Path
             print(f"\n{run.killed} killed in {time.monotonic() - began:.0f} s", flush=True)
             sender.join()
             assert not run.faults
-            eventually(run.settled, "all results are delivered", within=120 * len(run.sent))
+            run.settle()
+            print(f"settled after {time.monotonic() - began:.0f} s", flush=True)
             run.check()
+            print(f"checked after {time.monotonic() - began:.0f} s", flush=True)
             print(f"{run.killed} killed; {len(run.acknowledged)} instances, {len(run.archive.instances())} objects")
         finally:
             service.stop()

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import time
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from app.sdk import Client, Prediction, Stage, Status
+from tests.api.test_stow import RELATED
+from tests.api.test_stow import body as related
 
 from .service_process import RunningService, eventually
+from .test_dicom_kills import write_study
 
 pytestmark = pytest.mark.xdist_group("e2e")
 
@@ -64,6 +71,32 @@ def test_accepted_study_survives_a_killed_api_and_its_worker_stops(
         service.start()
         assert_finished_once(service, client, submitted.id, undisturbed)
     eventually(lambda: len(service.workers()) == 1 and service.workers() != before, "exactly one new worker")
+
+
+def test_study_that_a_killed_api_was_assembling_is_taken_over_within_the_lease(
+    service: RunningService, patient: dict[str, Path], tmp_path: Path
+) -> None:
+    uid, sent = write_study(tmp_path / "sent", patient, 0)
+    content = related(*[path.read_bytes() for path in sent.values()])
+    stored = httpx.post(
+        f"{service.url}/dicomweb/studies", content=content, headers={"Content-Type": RELATED}, timeout=60
+    )
+    assert stored.status_code == 200
+    row = "SELECT state, due FROM studies WHERE uid = ?"
+    with service.client() as client:
+        client.studies.set_clinical(uid, json.loads(patient["clinical"].read_text()))
+        eventually(lambda: client.studies.get(uid).instances == len(sent), "all instances are known")
+        client.studies.complete(uid)
+        eventually(lambda: service.query(row, uid)[0][0] == "assembling", "the study is being assembled")
+        service.kill_api()
+        ((state, due),) = service.query(row, uid)
+        assert state == "assembling"
+        held = datetime.fromisoformat(due).replace(tzinfo=UTC) - datetime.now(UTC)
+        assert held.total_seconds() <= float(service.environment["RLVO_LEASE"])
+        service.start()
+        study = eventually(lambda: client.studies.get(uid).predictions and client.studies.get(uid), "it is predicted")
+        assert len(study.predictions) == 1
+        assert client.wait(study.predictions[0].id).status is Status.SUCCEEDED
 
 
 def test_audit_chain_and_stored_files_are_valid_after_kills(service: RunningService) -> None:

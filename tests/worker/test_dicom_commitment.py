@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 from pynetdicom import AE, build_role
 from sqlalchemy import select, update
 
 from app.core.config import Settings
-from app.database import commitments, destinations
-from app.database.destination_tables import DeliveryRow
+from app.core.egress import EgressClient
+from app.database import commitments
+from app.database.destination_tables import DeliveryRow, DestinationRow
 from app.database.session import now
 from app.database.tables import AuditRow
-from app.dicom.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, report_message
+from app.dicom.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, Report, report_message
 from app.dicom.listener import Listener
+from app.dicom.objects.sending import Sender
 from app.dicom.objects.stored import ResultObjects
 from app.dicom.reception import Reception
 from app.sdk.deliveries import CommitmentState, Delivery, DeliveryState
@@ -81,7 +85,15 @@ def delivered(site: Site, port: int) -> str:
     return prediction_id
 
 
-def send_report(port: int, title: str, transaction: str, *, role: bool, failed: dict[str, int] | None = None) -> bool:
+def send_report(
+    port: int,
+    title: str,
+    transaction: str,
+    uids: Sequence[str] = ("1.2.3",),
+    *,
+    role: bool = True,
+    failed: dict[str, int] | None = None,
+) -> bool:
     """Whether a report is accepted, on a new association with or without the role of a provider."""
     entity = AE(title)
     entity.add_requested_context(PUSH_MODEL)
@@ -90,7 +102,7 @@ def send_report(port: int, title: str, transaction: str, *, role: bool, failed: 
     if not opened.accepted_contexts:
         opened.release()
         return False
-    items = [("1.2.840.10008.5.1.4.1.1.2", "1.2.3")]
+    items = [("1.2.840.10008.5.1.4.1.1.2", uid) for uid in uids]
     message = report_message(transaction, items, failed or {})
     status, _ = opened.send_n_event_report(message, 2 if failed else 1, PUSH_MODEL, PUSH_MODEL_INSTANCE)
     opened.release()
@@ -149,8 +161,7 @@ def test_a_report_on_the_same_association_is_taken(
 def test_a_silent_archive_is_asked_again_and_given_up(site: Site) -> None:
     with archive(silent=True) as peer:
         prediction_id = delivered(site, peer.port)
-        with site.database.reading() as session:
-            destination = destinations.listed(session)[0]
+        destination = site.destinations()[0]
         delivery = site.delivery(f"127.0.0.1:{peer.port}")
         assert (site.state(prediction_id).commitment, len(peer.asked)) == (CommitmentState.ASKED, 1)
         for tries, gone in enumerate((*ASKED_AFTER[:-1], ASKED_AFTER[-1] + 1), start=2):
@@ -170,13 +181,101 @@ def test_a_report_is_taken_from_the_archive_that_was_asked_alone(site: Site, lis
         prediction_id = delivered(site, peer.port)
     transaction = transaction_of(site, prediction_id)
     for title in ("OTHER", "FOREIGN"):
-        assert send_report(listening.port, title, transaction, role=True)
+        assert send_report(listening.port, title, transaction, peer.stored)
         assert not send_report(listening.port, title, transaction, role=False)  # no report is expected of it
-    assert send_report(listening.port, "ARCHIVE", "1.2.3", role=True)
+    assert send_report(listening.port, "ARCHIVE", "1.2.3", peer.stored)
     assert site.state(prediction_id).commitment is CommitmentState.ASKED
-    assert send_report(listening.port, "ARCHIVE", transaction, role=False, failed={"1.2.3": 0x0213})
+    failed = {peer.stored[1]: 0x0213}
+    assert send_report(listening.port, "ARCHIVE", transaction, peer.stored, role=False, failed=failed)
     found = site.state(prediction_id)
     assert (found.commitment, found.commitment_reason) == (CommitmentState.REFUSED, "failed-0213")
+
+
+def said(site: Site, prediction_id: str) -> tuple[CommitmentState | None, str | None]:
+    found = site.state(prediction_id)
+    return found.commitment, found.commitment_reason
+
+
+INCOMPLETE = (CommitmentState.ASKED, "incomplete")
+COMMITTED = (CommitmentState.COMMITTED, None)
+
+
+@pytest.mark.usefixtures("quick")
+def test_reports_count_for_the_instances_that_they_name_alone(site: Site, listening: Listening) -> None:
+    with archive(silent=True) as peer:
+        prediction_id = delivered(site, peer.port)
+    transaction, (first, second) = transaction_of(site, prediction_id), peer.stored
+    for uids, failed in (((), {}), (("1.2.3",), {}), (("1.2.3",), {"1.2.3": 0x0112}), ((first,), {})):
+        assert send_report(listening.port, "ARCHIVE", transaction, uids, failed=failed)
+        assert said(site, prediction_id) == INCOMPLETE
+    assert send_report(listening.port, "ARCHIVE", transaction, [second])
+    assert said(site, prediction_id) == COMMITTED
+    assert send_report(listening.port, "ARCHIVE", transaction, [first], failed={first: 0x0112})
+    assert said(site, prediction_id) == (CommitmentState.REFUSED, "failed-0112")
+    assert send_report(listening.port, "ARCHIVE", transaction, [second])
+    assert said(site, prediction_id) == (CommitmentState.REFUSED, "failed-0112")
+    with site.database.reading() as session:
+        actions = select(AuditRow.action).where(AuditRow.target == prediction_id, AuditRow.actor == "listener")
+        assert list(session.scalars(actions.order_by(AuditRow.seq))) == ["dicom.committed", "dicom.refused"]
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("again", [0, 1, 2])
+def test_an_archive_whose_report_leaves_instances_out_is_asked_again(site: Site, again: int) -> None:
+    with archive(listed=1) as peer:
+        prediction_id = delivered(site, peer.port)
+        destination = site.destinations()[0]
+        assert said(site, prediction_id) == INCOMPLETE
+    with archive(listed=again) as peer:
+        with site.database.session() as session:
+            values = {"changed": now() - timedelta(seconds=ASKED_AFTER[0] + 1)}
+            session.execute(update(DeliveryRow).values(values))
+            session.execute(update(DestinationRow).values(address=f"127.0.0.1:{peer.port}"))
+        site.delivery(f"127.0.0.1:{peer.port}").deliver(destination.id, prediction_id, 1, 2)
+    assert [len(items) for _, items in peer.asked] == [2]
+    assert said(site, prediction_id) == (COMMITTED if again == 2 else INCOMPLETE)
+    with archive(silent=True) as peer:
+        with site.database.session() as session:
+            session.execute(update(DeliveryRow).values(changed=now() - timedelta(seconds=ASKED_AFTER[-1] + 1)))
+        site.delivery(f"127.0.0.1:{peer.port}").deliver(destination.id, prediction_id, 1, 4)
+    given_up = (CommitmentState.UNANSWERED, "incomplete")
+    assert said(site, prediction_id) == (COMMITTED if again == 2 else given_up)
+
+
+def test_reports_without_end_hold_no_delivery() -> None:
+    reports: SimpleQueue[Report] = SimpleQueue()
+    ended = threading.Event()
+
+    def flood() -> None:
+        while not ended.wait(0.001):
+            reports.put(Report("1.2", frozenset({"1.2.1"}), {}))
+            reports.put(Report("1.3", frozenset({"1.2.2"}), {}))
+
+    thread = threading.Thread(target=flood)
+    thread.start()
+    try:
+        began = time.monotonic()
+        heard = Sender(EgressClient(""), report_seconds=0.3)._heard(reports, "1.2", ["1.2.1", "1.2.2"])
+        assert time.monotonic() - began < 5
+    finally:
+        ended.set()
+        thread.join()
+    assert heard == Report("1.2", frozenset({"1.2.1"}), {})
+    reports.put(Report("1.2", frozenset({"1.2.1"}), {}))
+    reports.put(Report("1.2", frozenset({"1.2.2"}), {"1.2.1": 0x0112}))
+    heard = Sender(EgressClient(""), report_seconds=5)._heard(reports, "1.2", ["1.2.1", "1.2.2"])
+    assert heard is not None
+    assert (heard.committed, heard.reasons) == ({"1.2.1", "1.2.2"}, {"1.2.1": "failed-0112"})
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_answer_to_a_request_whose_instances_were_not_noted_does_not_count(site: Site, listening: Listening) -> None:
+    with archive(silent=True) as peer:
+        prediction_id = delivered(site, peer.port)
+    with site.database.session() as session:  # as an earlier release has asked
+        session.execute(update(DeliveryRow).values(asked_items=None))
+    assert send_report(listening.port, "ARCHIVE", transaction_of(site, prediction_id), peer.stored)
+    assert said(site, prediction_id) == INCOMPLETE
 
 
 @pytest.mark.usefixtures("quick")

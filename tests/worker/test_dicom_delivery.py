@@ -64,6 +64,10 @@ class Site:
                 secret=seal_text(authorization, KEY),
             )
 
+    def destinations(self) -> list[Destination]:
+        with self.database.reading() as session:
+            return destinations.listed(session)
+
     def answer(self, *, addressed: bool = True) -> str:
         """Id of a prediction that succeeded, recorded as a worker does."""
         sealed = seal(address(), KEY) if addressed else None

@@ -10,9 +10,10 @@ Design notes:
 
 from __future__ import annotations
 
+import time
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -49,8 +50,11 @@ _WARNINGS = range(0xB000, 0xC000)  # C-STORE: stored, with a remark
 _SECONDS = 30.0
 _REPORT_SECONDS = 2.0
 _INVALID_ARGUMENT = 0x0115
-Begin = Callable[[str], bool]
-"""Notes a Transaction UID; False if nothing is to be asked any more."""
+Begin = Callable[[str, Sequence[str]], bool]
+"""Notes a Transaction UID with its SOP Instance UIDs; False if nothing is to be asked any more."""
+Said = Report | str | None
+"""What an archive has said of the commitment by now: a report, which may name only some instances; the reason of its
+refusal; None if it was not asked, or answers later."""
 
 
 @dataclass(frozen=True)
@@ -80,18 +84,14 @@ class Sender:
 
     def send(
         self, destination: Destination, archive: Path, authorization: str | None, begin: Begin | None = None
-    ) -> str | None:
+    ) -> Said:
         """Send all objects of an archive, and ask for their storage commitment if the destination offers it.
 
         Args:
             destination: the PACS.
             archive: ZIP archive of DICOM files.
             authorization: value of the Authorization header (STOW-RS).
-            begin: notes a Transaction UID before it is sent; without it, nothing is asked.
-
-        Returns:
-            What the destination has said of the commitment by now: empty if everything is committed, else the reason;
-            None if it was not asked, or answers later.
+            begin: notes a request before it is sent; without it, nothing is asked.
 
         Raises:
             ArchiveFailed: at least one object is not stored.
@@ -103,7 +103,7 @@ class Sender:
                 return None
             return self._store(destination, packed, begin)
 
-    def ask(self, destination: Destination, archive: Path, begin: Begin) -> str | None:
+    def ask(self, destination: Destination, archive: Path, begin: Begin) -> Said:
         """Ask again for the storage commitment of what was sent. Returns as ``send``; raises ArchiveFailed."""
         reports: SimpleQueue[Report] = SimpleQueue()
         with zipfile.ZipFile(archive) as packed:
@@ -141,7 +141,7 @@ class Sender:
         with http_faults():
             return self.egress.request(method, url, body, headers, seconds=self.seconds)
 
-    def _store(self, destination: Destination, packed: zipfile.ZipFile, begin: Begin | None) -> str | None:
+    def _store(self, destination: Destination, packed: zipfile.ZipFile, begin: Begin | None) -> Said:
         instances = [dcmread(BytesIO(packed.read(name))) for name in packed.namelist()]
         classes = {str(each.SOPClassUID) for each in instances}
         optional = [] if begin is None else [PUSH_MODEL]
@@ -172,24 +172,32 @@ class Sender:
         handlers = [(evt.EVT_N_EVENT_REPORT, take)]
         return association(self.egress, self.seconds, destination, classes, optional=optional, handlers=handlers)
 
-    def _ask(self, opened: Any, instances: Sequence[Dataset], begin: Begin, reports: SimpleQueue[Report]) -> str | None:
+    def _ask(self, opened: Any, instances: Sequence[Dataset], begin: Begin, reports: SimpleQueue[Report]) -> Said:
         """Ask for the commitment of instances; what was stored stays so, whatever becomes of the question."""
         transaction_uid = new_transaction()
-        if not begin(transaction_uid):
+        uids = [str(each.SOPInstanceUID) for each in instances]
+        if not begin(transaction_uid, uids):
             return None
         message = request_message(transaction_uid, [(str(e.SOPClassUID), str(e.SOPInstanceUID)) for e in instances])
         try:
             status, _ = opened.send_n_action(message, REQUEST, PUSH_MODEL, PUSH_MODEL_INSTANCE)
-            if not status:
-                return None
-            if status.Status != 0:
-                return f"refused-{status.Status:04x}"
-            while True:
-                report = reports.get(timeout=self.report_seconds)
-                if report.transaction_uid == transaction_uid:
-                    return report.reason
-        except (Empty, RuntimeError):  # no report yet, or the association has ended
+        except RuntimeError:  # the association has ended
             return None
+        if not status:
+            return None
+        if status.Status != 0:
+            return f"refused-{status.Status:04x}"
+        return self._heard(reports, transaction_uid, uids)
+
+    def _heard(self, reports: SimpleQueue[Report], transaction_uid: str, uids: Sequence[str]) -> Report | None:
+        """What the reports of a transaction say until they name all instances, or until the time is over."""
+        heard, end = None, time.monotonic() + self.report_seconds
+        while (left := end - time.monotonic()) > 0 and (heard is None or not heard.names(uids)):
+            with suppress(Empty):
+                report = reports.get(timeout=left)
+                if report.transaction_uid == transaction_uid:
+                    heard = report if heard is None else heard.joined(report)
+        return heard
 
     def _echo(self, destination: Destination) -> None:
         with association(self.egress, self.seconds, destination, {VERIFICATION}) as opened:
