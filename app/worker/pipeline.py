@@ -211,16 +211,23 @@ class PredictionPipeline:
                 full = out_of_memory(error)
                 failure = self._unexpected(stage, context, error)
             if full:  # not in the handler: the error keeps the memory of the step until the handler ends
-                self.model_cache.evict(context.study.model.name, context.study.model.version)
+                self._evict(stage, context)
             if number < TRIES:
                 time.sleep(PAUSE * number)
         return {"failure": failure}
+
+    def _evict(self, stage: Stage, context: PredictionContext) -> None:
+        """Release device memory, so that the next try of the step has more of it."""
+        try:
+            self.model_cache.evict(context.study.model.name, context.study.model.version)
+        except Exception as error:  # noqa: BLE001 - the next try of the step meets the same error and reports it
+            self._unexpected(stage, context, error)
 
     def _unexpected(self, stage: Stage, context: PredictionContext, error: Exception) -> FailureRecord:
         """Log an error that no step should have; ends this process if it cannot use its device any more."""
         log.error("%s of %s: %s", stage, context.study.id, error_location(error))
         if device_lost(error):
-            end_process()
+            end_process(error)
         return failure_record(
             InternalError("The prediction failed unexpectedly. The operator can find the cause in the log")
         )
