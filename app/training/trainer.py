@@ -168,8 +168,13 @@ def _save_checkpoint(path: Path, state: TrainingState, weights: dict[str, Weight
 def _load_checkpoint(
     path: Path, stateful: dict[str, Any], device: torch.device
 ) -> tuple[TrainingState, Weights, Weights]:
-    """Read a checkpoint onto ``device``: the run may have begun on another one, and ranks have one each."""
-    content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    """Read a checkpoint onto ``device``: the run may have begun on another one, and ranks have one each.
+
+    The file is read onto the CPU, and the module and its optimizer copy their parts to their own device. The optimizer
+    leaves its step counters on the CPU: on a GPU each step would wait for all kernels to read them.
+    """
+    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     for name, part in stateful.items():
         part.load_state_dict(content[name])
-    return TrainingState(**content["progress"]), content["average"], content["best"]
+    average, best = ({name: value.to(device) for name, value in content[key].items()} for key in ("average", "best"))
+    return TrainingState(**content["progress"]), average, best

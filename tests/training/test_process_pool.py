@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from app.network.architecture import Architecture, Fusion
 from app.training import folds, process_pool
@@ -62,6 +63,15 @@ def test_folds_in_processes_have_the_same_weights_as_folds_in_sequence(xor: Trai
     assert np.array_equal(one.out_of_fold, two.out_of_fold, equal_nan=True)
     assert np.array_equal(one.each, two.each, equal_nan=True)
     assert sorted(reports) == [(fold, epoch) for fold in range(3) for epoch in (1, 2)]
+
+
+def tf32_allowed(_: int, __: process_pool.Tell) -> bool:
+    return torch.backends.cudnn.allow_tf32
+
+
+def test_processes_compute_exact_float32_on_a_gpu() -> None:
+    """cuDNN's TF32 is on in a new process; it is a setting, so it can be read without a GPU."""
+    assert process_pool.side_by_side(tf32_allowed, [1, 2], 2, lambda _: None) == [False, False]
 
 
 def test_shared_context_maps_the_same_images(xor: TrainingContext, tmp_path: Path) -> None:
