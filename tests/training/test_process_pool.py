@@ -97,5 +97,7 @@ def test_ranks_of_torchrun_train_the_same_network(tmp_path: Path) -> None:
     assert first["weights"] == second["weights"]
     assert first["shares"] == [8] * 8  # of batches of 16
     assert first["rows"] != second["rows"]
+    assert first["small"] == second["small"] == [[2], 1]  # of 4 and 3 patients: one patient has no batch statistics
+    assert first["refusal"] == "2 processes are too many: each needs two patients of every batch of 3"
     assert first["auc"] > 0.9
     assert (tmp_path / "fold.pt").exists()
