@@ -10,6 +10,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
+
+from app.inference.explain import presence_bits
+from app.inference.model_input import ModelInput
+from app.inference.model_version import ModelVersion
+from app.registry.model_store import ModelStore
+from bench.eager_model import EagerModel
+from bench.model_stores import STORES
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / "bench"
@@ -49,6 +57,22 @@ def test_an_import_circle_would_be_found() -> None:
     graph["bench.server_process"].add("bench.swap")
     with pytest.raises(CycleError):
         TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize("model", list(STORES))
+def test_peers_and_rlvo_compute_the_same_number_of_each_model(model: str, tmp_path: Path) -> None:
+    image, clinical = STORES[model](tmp_path)
+    entry = ModelStore(tmp_path).resolve("bench")
+    version = ModelVersion.load(entry.folder, entry.manifest, "cpu")
+    presence = clinical[0, presence_bits(entry.manifest)] > 0
+    side = version.shown_side(image[0], presence)
+    expected = version.predict(ModelInput(image[0], presence, clinical[0], affected=side)).probability
+    threads = torch.get_num_threads()
+    try:
+        found = EagerModel(entry.folder).predict(image.tobytes() + clinical.tobytes())
+    finally:
+        torch.set_num_threads(threads)
+    assert found["probability"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_every_listed_bench_exists_and_is_described() -> None:
