@@ -1,4 +1,4 @@
-"""Parses the requests of one connection and limits what the parsing of each request costs.
+"""Parses the requests of one connection, limits what the parsing of each request costs, and frames the responses.
 
 Design notes:
 - It extends the parser of h11, which limits the bytes of a head only while the head is incomplete, and which limits
@@ -6,6 +6,9 @@ Design notes:
 - A chunk costs the same time whatever its size. After `CHUNKS_PER_TURN` chunks the parser pauses; `http_protocol`
   continues it later, so that the event loop serves other connections in between.
 - h11 receives the bytes in slices, so that a complete head or trailer section cannot be longer than its limit.
+- The head of a response is sent together with the first bytes of its body. A client of a proxy such as Caddy stops an
+  upload as soon as it reads the head of a refusal; the proxy then closes our connection, and a body that had not
+  arrived by then would be lost.
 """
 
 from __future__ import annotations
@@ -57,6 +60,7 @@ class RequestParser(h11.Connection):
         self._chunks_left = CHUNKS_PER_TURN
         self._between_chunks = False
         self._in_trailers = False
+        self._response_head: list[bytes] = []
 
     @property
     def unparsed(self) -> bytes:
@@ -88,6 +92,16 @@ class RequestParser(h11.Connection):
                 return event
             super().receive_data(bytes(self._pending[:_SLICE]))
             del self._pending[:_SLICE]
+
+    def send_with_data_passthrough(self, event: h11.Event) -> list[bytes] | None:
+        """Returns the pieces to write for an event; those of the head of a response follow with its body."""
+        pieces = super().send_with_data_passthrough(event)
+        if isinstance(event, h11.Response):
+            self._response_head = pieces or []
+            return []
+        if pieces is not None:
+            pieces, self._response_head = self._response_head + pieces, []
+        return pieces
 
     def _check_head(self) -> None:
         received = self.trailing_data[0]

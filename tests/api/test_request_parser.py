@@ -136,3 +136,27 @@ def test_request_beyond_a_limit_is_refused(raw: bytes, size: int) -> None:
 @pytest.mark.parametrize("size", [10**9, 4000])
 def test_request_within_the_limits_is_read(raw: bytes, size: int) -> None:
     assert parse(raw[start : start + size] for start in range(0, len(raw), size))[2]
+
+
+@pytest.mark.parametrize(("status", "body"), [(422, b"{}"), (304, b"")], ids=["a body", "no body, but its end"])
+def test_head_of_a_response_is_written_with_the_first_bytes_of_its_body(status: int, body: bytes) -> None:
+    """A body that is written apart can be lost behind a proxy whose client stops its upload at the head."""
+    parser = RequestParser()
+    parser.receive_data(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n")
+    parser.begin_turn()
+    parser.next_event()
+    length = [("Content-Length", str(len(body)))] if body else []
+    assert parser.send(h11.Response(status_code=status, headers=length)) == b""
+    written = parser.send(h11.Data(data=body))
+    assert written is not None
+    assert written.startswith(b"HTTP/1.1 %d " % status)
+    assert written.endswith(b"\r\n\r\n" + body)
+    assert parser.send(h11.EndOfMessage()) == b""
+
+
+def test_interim_response_is_written_at_once() -> None:
+    parser = RequestParser()
+    parser.receive_data(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n")
+    parser.begin_turn()
+    parser.next_event()
+    assert parser.send(h11.InformationalResponse(status_code=100, headers=[])) == b"HTTP/1.1 100 \r\n\r\n"
