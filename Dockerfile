@@ -23,6 +23,7 @@ RUN pip install --quiet --no-deps --only-binary :all: --require-hashes --require
 RUN pip install --quiet --no-deps --only-binary :all: --require-hashes --requirement requirements-build.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY app app
+COPY rlvo rlvo
 COPY migrations migrations
 COPY model_store model_store
 RUN pip install --quiet --no-deps --no-build-isolation . \

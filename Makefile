@@ -59,7 +59,7 @@ serve: $(SERVICE)
 	$(BIN)/rlvo serve
 
 # One test process per core with one thread each: several threads per process would compete for the cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadgroup
+PYTEST := OMP_NUM_THREADS=1 RLVO_DEVICE=cpu $(BIN)/pytest -q -n 2 --dist loadgroup
 COVER := --cov=app --cov-report=term:skip-covered
 # Processes of the tests of servers and workers, which wait for a part of their time.
 PROCESSES ?= 3
@@ -96,7 +96,7 @@ soak: $(DEV)
 	$(BIN)/pytest -q -m soak
 
 test-gpu: $(DEV)
-	$(BIN)/pytest -q -m gpu
+	RLVO_DEVICE=cuda $(BIN)/pytest -q -m gpu
 
 openapi: $(SERVICE)
 	$(BIN)/rlvo openapi

@@ -4,7 +4,7 @@
 
 - the bfloat16 limit of the device: the best rate of a 3x3x3 convolution over many sizes;
 - for the default network (96 x 112 x 96, five channels, 16 filters, random weights) and the trained demo version, for
-  each variant of the four trunks: median milliseconds by CUDA events, TFLOP/s, share of the limit, and relative
+  each variant of the trunks that differ: median milliseconds by CUDA events, TFLOP/s, share of the limit, and relative
   difference of the features from float32 (worst fold);
 - wall-clock time of prediction and explanation of the trained version, and the device memory that it uses.
 """
@@ -157,13 +157,16 @@ def in_streams(folds: Sequence[Network]) -> Trunks:
 
 
 def variants(ensemble: Ensemble, image: Tensor) -> dict[str, Callable[[], Trunks]]:
-    """Return functions that make the variants of the trunks, by name."""
+    """Return functions that make the variants of the distinct trunks, by name.
+
+    Only several trunks of one path each can be computed as a wide one.
+    """
 
     def folds() -> list[Network]:
-        return [copy.deepcopy(fold).bfloat16() for fold in ensemble.folds]
+        return [copy.deepcopy(fold).bfloat16() for fold in ensemble.distinct]
 
     def autocast() -> Trunks:
-        return lambda x: [ensemble.trunk(fold, x) for fold in ensemble.folds]
+        return lambda x: [ensemble.trunk(fold, x) for fold in ensemble.distinct]
 
     def wide(*, grouped: bool = False) -> nn.Module:
         return WideTrunk(folds(), grouped=grouped).to(memory_format=torch.channels_last_3d)
@@ -175,12 +178,15 @@ def variants(ensemble: Ensemble, image: Tensor) -> dict[str, Callable[[], Trunks
         "autocast": autocast,
         "bf16": lambda: in_bfloat16(one_by_one(folds())),
         "bf16, streams": lambda: in_bfloat16(in_streams(folds())),
-        "wide": lambda: in_bfloat16(wide()),
-        "grouped": lambda: in_bfloat16(wide(grouped=True)),
-        "wide, compiled": lambda: in_bfloat16(compiled(wide())),
         "bf16, compiled": lambda: in_bfloat16(compiled(one_by_one(folds()))),
-        "wide, autotuned": lambda: in_bfloat16(compiled(wide(), "max-autotune-no-cudagraphs")),
     }
+    if len(ensemble.distinct) > 1 and len(ensemble.distinct[0].trunk.paths) == 1:
+        with_graph |= {
+            "wide": lambda: in_bfloat16(wide()),
+            "grouped": lambda: in_bfloat16(wide(grouped=True)),
+            "wide, compiled": lambda: in_bfloat16(compiled(wide())),
+            "wide, autotuned": lambda: in_bfloat16(compiled(wide(), "max-autotune-no-cudagraphs")),
+        }
     replayed = {f"{name}, graph": partial(_make_graph, make, image) for name, make in with_graph.items()}
     return {"autocast": autocast, "bf16": with_graph["bf16"], **replayed}
 
@@ -204,9 +210,9 @@ def forward(title: str, networks: Sequence[Network], image: Tensor, limit: float
     forbid_tf32()  # for the exact reference
     ensemble = Ensemble(networks, "cuda")
     image = ensemble.image(image[0])
-    exact = [fold.trunk(image) for fold in ensemble.folds]
+    exact = [fold.trunk(image) for fold in ensemble.distinct]
     with FlopCounterMode(display=False) as counter:
-        for fold in ensemble.folds:
+        for fold in ensemble.distinct:
             fold.trunk(image)
     gigaflop = counter.get_total_flops() / 1e9
     print(f"\n{title}: {gigaflop:.1f} GFLOP\n")

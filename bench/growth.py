@@ -260,9 +260,11 @@ def main() -> None:
             with database.session() as session:
                 session.execute(text("DELETE FROM predictions WHERE status = 'queued'"))
             if not arguments.only_queries:
-                sweep(database, folder, arguments.retention, erased, total)
-                command(url, folder, "monitor", "rlvo-synthetic@1.0.0")
-                command(url, folder, "fsck")
+                data = folder / "data"  # apart, because rlvo makes it private, and a database server is another user
+                data.mkdir(exist_ok=True)
+                sweep(database, data, arguments.retention, erased, total)
+                command(url, data, "monitor", "rlvo-synthetic@1.0.0")
+                command(url, data, "fsck")
             database.close()
     finally:
         if arguments.folder is None:

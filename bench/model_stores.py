@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from app.imaging.model_grid import Grid
-from app.inference.fold_files import golden_cases
-from app.inference.model_input import ModelInput
+from app.inference.explain import network_image
+from app.inference.fold_files import golden_cases, load_reference
 from app.inference.model_version import save
 from app.network.architecture import Architecture
 from app.network.daft import Network, build
@@ -35,15 +35,16 @@ def default_network() -> tuple[list[Network], tuple[Tensor, Tensor]]:
 
 
 def demo_networks(model_store: Path = MODEL_STORE) -> tuple[list[Network], tuple[Tensor, Tensor]]:
-    """Return the folds of the trained demo version and the tensors of its golden case."""
+    """Return the folds of the trained demo version and what they see of its golden case."""
     entry = ModelStore(model_store).resolve(DEMO)
     networks = []
     for fold in entry.manifest.folds:
         network = build(entry.manifest.architecture)
         network.load_state_dict(load_file(entry.folder / fold.file))
         networks.append(network.eval())
-    case = ModelInput.from_bytes((entry.folder / entry.manifest.golden[0].file).read_bytes())
-    return networks, (torch.from_numpy(case.image)[None], torch.from_numpy(case.clinical)[None])
+    case, _ = next(golden_cases(entry.manifest, entry.folder))
+    seen = network_image(case, load_reference(entry.folder, entry.manifest))
+    return networks, (torch.from_numpy(seen)[None], torch.from_numpy(case.clinical)[None])
 
 
 def default_store(store: Path) -> Tensors:
@@ -59,6 +60,7 @@ def default_store(store: Path) -> Tensors:
             "grid": Grid(shape=(96, 112, 96), affine=affine),
             "architecture": Architecture(in_channels=5, clinical_size=size, filters=16),
             "out_of_distribution": None,
+            "reference_head": None,
         }
     )
     if size != clinical.shape[1]:
@@ -76,7 +78,8 @@ def demo_store(store: Path) -> Tensors:
     networks, _ = demo_networks()
     case, _ = next(golden_cases(entry.manifest, entry.folder))
     manifest = entry.manifest.model_copy(update={"name": "bench", "version": "1.0.0", "out_of_distribution": None})
-    save(store / "bench" / "1.0.0", manifest, networks, golden=[case])
+    reference = load_reference(entry.folder, entry.manifest)
+    save(store / "bench" / "1.0.0", manifest, networks, golden=[case], reference=reference)
     return case.image[None], case.clinical[None]
 
 

@@ -231,7 +231,7 @@ def main() -> None:
             compare_concurrent(study, store, scratch, arguments.concurrency)
             return
         results = {}
-        for precision in ("bfloat16",) if torch.cuda.is_available() else ("float32", "bfloat16"):
+        for precision in ("float32", "bfloat16"):
             print(f"rlvo, {precision} ...", flush=True)
             results[precision], prediction = predict(study, store, scratch, arguments.rounds, precision)
         for name, summary in prediction.inputs.items():

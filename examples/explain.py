@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+
 from rlvo import Client
 
 parser = argparse.ArgumentParser(description=__doc__)

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
 """Credentials for the S3 server of the tests, which accepts any."""
-os.environ.setdefault("RLVO_DEVICE", "cpu")  # figures are of a CPU; test_gpu.py asks for CUDA
+# Figures are of a CPU. Where a GPU is not asked for, no process may find one: `auto` would take it, in training too.
+if os.environ.setdefault("RLVO_DEVICE", "cpu") == "cpu":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.setdefault("RLVO_RESERVE_BYTES", str(256 * 1024))  # pytest keeps the folder of each service
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -21,6 +21,8 @@ from app.network.architecture import Architecture, Fusion, Location
 from app.network.daft import Network, build
 from app.network.resnet import Marks
 from app.registry.manifest import (
+    OWN_SCHEMA_VERSION,
+    SCHEMA_VERSION,
     Background,
     Calibration,
     Clinical,
@@ -94,6 +96,7 @@ def tiny_manifest(
     background = chance.normal(size=(backgrounds, size)).round(3)
     background[:, values:] = chance.random((backgrounds, size - values)) < 0.3
     return Manifest(
+        schema_version=OWN_SCHEMA_VERSION if clinical.has_own else SCHEMA_VERSION,
         name=name,
         version=version,
         kind="logistic" if kind == "logistic" else "network",

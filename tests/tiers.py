@@ -16,7 +16,14 @@ END_TO_END = ("e2e",)
 INTEGRATION = ("api", "cli", "database", "hostile", "sdk", "training", "worker")
 """Folders whose tests start servers or processes, or train."""
 NO_UNIT = END_TO_END + INTEGRATION
-COMBINED = ("test_export", "test_model_cache", "test_planted_signal", "test_preprocess", "test_promotion")
+COMBINED = (
+    "test_export",
+    "test_model_cache",
+    "test_planted_signal",
+    "test_preprocess",
+    "test_promotion",
+    "test_versions",
+)
 """Files elsewhere whose tests run several packages together."""
 SERVERS = {
     "bucket",

@@ -64,9 +64,8 @@ def clinical_record(content: bytes) -> ClinicalRecord:
     try:
         record = ClinicalRecord.model_validate(value)
     except ValidationError as error:
-        raise _unusable(
-            [_clinical_error(each) for each in error.errors(include_url=False, include_input=False)]
-        ) from None
+        errors = [_clinical_error(each) for each in error.errors(include_url=False, include_input=False)]
+        raise _unusable(list(dict.fromkeys(errors))) from None
     if errors := contradictions(record):
         raise _unusable(errors)
     return record
@@ -107,19 +106,29 @@ def _field_error(model: type[BaseModel], error: Any) -> FieldError:
 
 def _clinical_error(error: Any) -> FieldError:
     path = [str(part) for part in error["loc"]]
+    if path[:1] == ["own"] and len(path) > 1:
+        return _own_error(path[1], is_name=path[-1] == "[key]")
     name = ".".join(part if _NAME.fullmatch(part) else "(a field)" for part in path) or "clinical"
     match error["type"]:
         case "extra_forbidden":
             detail = "is not a field of the clinical document"
         case "greater_than_equal" | "less_than_equal" | "finite_number":
             detail = f"must be within {_range(path)}"
-        case "model_type" | "model_attributes_type":
+        case "model_type" | "model_attributes_type" | "dict_type":
             detail = "must be a JSON object"
         case "value_error":
             detail = str(error["ctx"]["error"])
         case _:
             detail = error["msg"][:1].lower() + error["msg"][1:]
     return FieldError(name, detail)
+
+
+def _own_error(name: str, *, is_name: bool) -> FieldError:
+    """Error of an own variable; the union of its types has one error for each type, and all become the same one."""
+    if is_name:
+        return FieldError("own.(a field)", "the name has small letters, digits and single underscores, at most 40")
+    shown = name if _NAME.fullmatch(name) else "(a field)"
+    return FieldError(f"own.{shown}", "must be a number, true or false, or a word of small letters, digits and hyphens")
 
 
 def _range(path: list[str]) -> str:

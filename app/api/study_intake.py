@@ -163,6 +163,7 @@ def _predict(services: Services, claimed: Assembly) -> None:
         with services.database.reading() as session:
             running = trials.running_at(session, claimed.caller)
         entry = submission.resolve_model(services, None, claimed.caller, running)
+        submission.check_own_values(services, entry.manifest, upload.study.record)
         submission.check_required_inputs(entry.manifest, upload.study)
         inputs = upload.commit()
         model = ModelRef(name=entry.name, version=entry.version, digest=entry.digest)

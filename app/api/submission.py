@@ -26,8 +26,10 @@ from app.database.predictions import NewPrediction
 from app.database.queue_limits import QueueLimits
 from app.database.trials import Trial
 from app.dicom.return_address import seal
+from app.inference import own_variables
 from app.registry.manifest import Manifest
 from app.registry.model_store import StoredVersion
+from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import (
     DatabaseUnavailable,
     FieldError,
@@ -36,6 +38,7 @@ from app.sdk.errors import (
     ModelNotFound,
     ModelNotReady,
     RlvoError,
+    Sealed,
 )
 from app.sdk.types import Input, ModelRef, Priority
 
@@ -97,6 +100,7 @@ async def accept(
         The id of the prediction, and whether an earlier request with the same key created it.
 
     Raises:
+        InvalidClinical: An own variable has no valid value, or no version has a variable of this name.
         MissingInput: The model requires an input that was not sent.
         IdempotencyKeyReused: The key was used with another body.
         ModelNotFound: There is no such model version.
@@ -111,6 +115,7 @@ async def accept(
         return earlier, True
     running = await services.read(trials.running_at, caller.tenant)
     entry = await services.run_in_thread(resolve_model, services, study.model, caller.tenant, running)
+    await services.run_in_thread(check_own_values, services, entry.manifest, study.record)
     check_required_inputs(entry.manifest, study)
     inputs = await services.run_in_thread(upload.commit)
     new = NewPrediction(
@@ -162,6 +167,39 @@ async def refuse(services: Services, caller: Caller, reservation: Reservation | 
 def _release(session: Session, reservations: set[Reservation]) -> None:
     for reservation in reservations:
         idempotency.release(session, reservation)
+
+
+def check_own_values(services: Services, manifest: Manifest, record: ClinicalRecord) -> None:
+    """Checks the own variables of a record against the version that reads it.
+
+    A name that only another version of the store declares is not refused: the answer says that it was not used.
+
+    Raises:
+        InvalidClinical: A value is not valid, or no version has a variable of this name.
+    """
+    if record.own is None:
+        return
+    store = services.registry
+    others = (entry.manifest.clinical for name in store.names() for entry in store.versions(name))
+    own_variables.check_record(record, manifest.clinical, own_variables.declared_names(others))
+
+
+async def check_stored_record(services: Services, caller: Caller, record: ClinicalRecord) -> None:
+    """Checks the own variables of a record that is stored for a study, against the version that would read it now.
+
+    The version is resolved again when the study is complete. Without a version nothing is checked yet.
+
+    Raises:
+        InvalidClinical: See ``check_own_values``.
+    """
+    if record.own is None:
+        return
+    running = await services.read(trials.running_at, caller.tenant)
+    try:
+        entry = await services.run_in_thread(resolve_model, services, None, caller.tenant, running)
+    except (ModelNotReady, Sealed):
+        return
+    await services.run_in_thread(check_own_values, services, entry.manifest, record)
 
 
 def check_required_inputs(manifest: Manifest, study: UploadedStudy) -> None:

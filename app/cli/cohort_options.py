@@ -28,6 +28,9 @@ class ReadingOptions:
         Target | None, typer.Option(help="Outcome to predict; rlvo if the table has any of its components")
     ] = None
     columns: Annotated[Path | None, typer.Option(help="columns.toml; default: the one next to the table")] = None
+    own_variables: Annotated[
+        Path | None, typer.Option(help="variables.toml, the cohort's own variables; default: the one next to the table")
+    ] = None
     date_format: Annotated[str, typer.Option(help="Form of the dates, as dd/mm/yyyy, or excel; default: ISO")] = ""
     dicom: Annotated[
         Path | None,

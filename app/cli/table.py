@@ -20,6 +20,9 @@ def check(
     file: Annotated[Path, typer.Argument(help="Table (.csv, .xlsx, .parquet), or folder with cohort.csv")],
     target: Annotated[str, typer.Option(help="rlvo or unsuccessful-reperfusion")] = "",
     columns: Annotated[Path | None, typer.Option(help="columns.toml; default: the one next to the table")] = None,
+    own_variables: Annotated[
+        Path | None, typer.Option(help="variables.toml, the cohort's own variables; default: the one next to the table")
+    ] = None,
     date_format: Annotated[str, typer.Option(help="Form of the dates, as dd/mm/yyyy, or excel; default: ISO")] = "",
     drop_unknown: Annotated[bool, typer.Option(help="Leave out rows of unknown outcome")] = False,
     accept: Annotated[
@@ -43,7 +46,13 @@ def check(
         raise typer.BadParameter(f"give {' or '.join(Target)}", param_hint="--target")
     chosen = Target(target) if target else None
     result = table_check.check(
-        file, drop_unknown=drop_unknown, target=chosen, rules=columns, date_format=date_format, accept=accept
+        file,
+        drop_unknown=drop_unknown,
+        target=chosen,
+        rules=columns,
+        date_format=date_format,
+        accept=accept,
+        own=own_variables,
     )
     typer.echo(result.text)
     rules = columns or (file if file.is_dir() else file.parent) / FILE

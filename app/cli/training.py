@@ -117,7 +117,10 @@ def train(
     ] = Workers.LOCAL,
     report: Annotated[Path | None, typer.Option(help=REPORT_HELP)] = None,
     variables: Annotated[
-        str, typer.Option(help="Clinical variables, as age,sex,perfusion.core_ml; default: 19 of the record")
+        str,
+        typer.Option(
+            help="Clinical variables, as age,sex,perfusion.core_ml; default: 19 of the record and the own ones"
+        ),
     ] = "",
     quick: Annotated[bool, typer.Option(help="Only the published model and the baselines")] = False,
     compare: Annotated[
@@ -136,6 +139,7 @@ def train(
     from app.training import pipeline
     from app.training import variables as clinical_variables
     from app.training.options import TrainConfig
+    from app.training.own_variables import find as find_own
 
     fill = None
     if workers is Workers.QUEUE:
@@ -143,6 +147,7 @@ def train(
 
         fill = by_queue
     with cohort_faults():
+        own = find_own(reading.own_variables, cohort if cohort.is_dir() else cohort.parent)
         config = TrainConfig(
             cohort=cohort,
             out=out,
@@ -153,7 +158,7 @@ def train(
             repeats=repeats,
             jobs=jobs or cores(),
             report=report,
-            variables=clinical_variables.parse(variables),
+            variables=clinical_variables.parse(variables, own),
             publish_anyway=publish_anyway,
             **asdict(fitting),
             **asdict(reading),

@@ -73,8 +73,8 @@ def validate(
         raise typer.BadParameter("a version's recorded outcomes need no COHORT and no options of a table")
     if cohort is None and (replace(reading, date_format="") != READING or consent != CONSENT):
         raise typer.BadParameter(
-            "--drop-unknown, --target, --columns, --dicom, --accept, --accept-flags and --i-know are for a version and "
-            "a COHORT"
+            "--drop-unknown, --target, --columns, --own-variables, --dicom, --accept, --accept-flags and --i-know are "
+            "for a version and a COHORT"
         )
     if cohort is not None and table != COLUMNS:
         raise typer.BadParameter(

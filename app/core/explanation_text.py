@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from app.core.display_names import channel_label, format_value, label, percent
 
 if TYPE_CHECKING:  # the command line imports this module and must start fast
-    from app.sdk.types import Attribution, Flag
+    from app.sdk.types import Attribution, ClinicalContribution, Flag
 
 BASE = "background patients without images"
 TOTAL = "this patient"
@@ -29,12 +29,17 @@ class Contribution(NamedTuple):
 def contributions(attribution: Attribution) -> list[Contribution]:
     """Every contribution, the largest first."""
     items = [
-        Contribution(label(item.variable), "not given", item.contribution, False)
+        Contribution(variable_label(item), "not given", item.contribution, False)
         if item.imputed
-        else Contribution(label(item.variable), format_value(item.value), item.contribution)
+        else Contribution(variable_label(item), format_value(item.value), item.contribution)
         for item in attribution.clinical
     ] + [Contribution(channel_label(item.modality), "", item.contribution) for item in attribution.imaging]
     return sorted(items, key=lambda item: -abs(item.log_odds))
+
+
+def variable_label(item: ClinicalContribution) -> str:
+    """Name of the variable of a contribution for a reader: the declared one of an own variable."""
+    return item.label or label(item.variable)
 
 
 def grouped(items: Iterable[Contribution]) -> list[Contribution]:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import ColumnElement, exists, select
 from sqlalchemy.orm import Session
 
@@ -28,8 +29,11 @@ from app.database.session import now
 from app.database.study_tables import ReturnAddressRow
 from app.database.tables import ArtifactRow, AttributionRow, BlobRow, PredictionRow, ReviewRow
 from app.database.upsert import insert_for
+from app.sdk import published_scores
+from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import Conflict, Erased, FiguresNotReady, NotFinished, NotFound, PredictionNotFound, sealed_by
 from app.sdk.followup import ReviewerVerdict
+from app.sdk.published_scores import ScoreSummary
 from app.sdk.series import SeriesSummary
 from app.sdk.sorting import Sort
 from app.sdk.types import (
@@ -358,8 +362,20 @@ def _verdicts(session: Session, ids: Sequence[str]) -> dict[str, list[ReviewerVe
 def _with_verdicts(session: Session, row: PredictionRow) -> Prediction:
     verdicts = _verdicts(session, [row.id]) if row.status == Status.SUCCEEDED else {}
     prediction = _prediction(row, session.get(AttributionRow, row.id), verdicts.get(row.id, []))
-    deliveries = destinations.of_prediction(session, row.id)
-    return prediction.model_copy(update={"deliveries": deliveries}) if deliveries else prediction
+    more: dict[str, object] = {}
+    if deliveries := destinations.of_prediction(session, row.id):
+        more["deliveries"] = deliveries
+    if row.status == Status.SUCCEEDED and row.trial is None and (scores := _scores(row)):
+        more["scores"] = scores
+    return prediction.model_copy(update=more)
+
+
+def _scores(row: PredictionRow) -> list[ScoreSummary] | None:
+    """Published scores of the patient; None if an earlier release stored a record that this one cannot read."""
+    try:
+        return published_scores.of_record(ClinicalRecord.model_validate(row.clinical or {}))
+    except ValidationError:
+        return None
 
 
 def _prediction(

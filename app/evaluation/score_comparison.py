@@ -15,9 +15,9 @@ import numpy as np
 
 from app.evaluation import baseline_table
 from app.evaluation.metrics import Array, Comparison, Estimate, Labels, auc_estimate, delong
-from app.evaluation.published_scores import NOT_IMPLEMENTED, SCORES, TARGET_NOTE
 from app.evaluation.subgroups import MIN_EVENTS
 from app.sdk.clinical import ClinicalRecord
+from app.sdk.published_scores import NOT_IMPLEMENTED, SCORES, TARGET_NOTE
 
 USED_SHARE: Final = 0.5
 """An item takes part in the comparison if it is known in at least this share of the patients."""

@@ -194,7 +194,7 @@ def validate(
     sites = (
         ()
         if table.sites is None
-        else tuple(_by_level(table.sites[known], sorted(set(table.sites[known].tolist())), labels, own))
+        else tuple(scores_by_level(table.sites[known], sorted(set(table.sites[known].tolist())), labels, own))
     )
     return Validation(
         table=table,
@@ -204,13 +204,13 @@ def validate(
         smooth=smooth,
         decisions=_decisions(labels, own, threshold),
         threshold=threshold,
-        at_threshold=() if threshold is None else tuple(_at_threshold(labels, own, threshold)),
+        at_threshold=() if threshold is None else tuple(decisions_at(labels, own, threshold)),
         coverage=() if table.kept is None else tuple(_coverage(labels, table.kept[known])),
         level=level,
         subgroups=tuple(
             one
             for name, group in table.groups.items()
-            for one in _by_level(group.levels[known], group.order, labels, own, prefix=f"{name}: ")
+            for one in scores_by_level(group.levels[known], group.order, labels, own, prefix=f"{name}: ")
         ),
         sites=sites,
         pooled=pooled_over([site for site in sites if site.name != NOT_RECORDED]),
@@ -315,7 +315,8 @@ def share(flags: NDArray[np.bool_]) -> Estimate:
     return Estimate(float(flags.mean()), *metrics.wilson(int(flags.sum()), len(flags)))
 
 
-def _at_threshold(labels: Labels, own: Array, threshold: float) -> list[Measure]:
+def decisions_at(labels: Labels, own: Array, threshold: float) -> list[Measure]:
+    """Sensitivity, specificity and predictive values of acting from a probability on, with Wilson's intervals."""
     decided, event = own >= threshold, labels == 1
     parts = (
         ("sensitivity", "sensitivity", decided[event]),
@@ -340,7 +341,10 @@ def _coverage(labels: Labels, kept: NDArray[np.bool_]) -> list[Measure]:
     ]
 
 
-def _by_level(values: Texts, order: Sequence[str], labels: Labels, own: Array, *, prefix: str = "") -> list[Scores]:
+def scores_by_level(
+    values: Texts, order: Sequence[str], labels: Labels, own: Array, *, prefix: str = ""
+) -> list[Scores]:
+    """Scores of the patients of each level that occurs, in this order; ``values``: level (n,), "" if unknown."""
     return [
         scores(f"{prefix}{level or NOT_RECORDED}", labels[values == level], own[values == level])
         for level in order

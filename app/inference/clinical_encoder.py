@@ -4,7 +4,8 @@ Design notes:
 - The manifest holds everything learnt from training patients (imputation, mean, standard deviation). ``fit`` writes it
   and ``encode`` reads it, in training as in serving.
 - A variable has the name of the record's field, with a dot inside a section: ``age``, ``perfusion.core_ml``.
-- A field that is known only after the puncture can never be a variable; ``POST_PROCEDURE_FIELDS`` is the only list.
+- A field that is known only after the puncture can never be a variable (``post_procedure``).
+- An own variable of the site has the name ``own.NAME``; its declaration refuses other values (``own_variables``).
 - A perfusion number from the site's software has priority over the computed one; a large difference gives a flag.
 - A category without a column is a missing value, and a flag says so. It never looks like a known value of zeros.
 - ``log`` means log(1 + x), because volumes and times may be zero.
@@ -21,7 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
+from app.inference import own_variables, post_procedure
 from app.registry.manifest import Clinical, ClinicalVariable, VariableKind
+from app.registry.own_variable import OWN
 from app.sdk import clinical_rules
 from app.sdk.clinical import SECOND_UNITS, ClinicalRecord
 from app.sdk.errors import FieldError, InvalidClinical, MissingInput, ModelNotReady
@@ -30,19 +33,6 @@ from app.sdk.types import Flag, PerfusionSummary
 Value = float | bool | str
 
 PERFUSION = "perfusion."
-
-# Known only after the puncture of the artery: as an input, each would reveal the outcome to the model.
-_POST_PROCEDURE = """
-    passes first_pass_effect device devices technique stent_retriever aspiration puncture_time time_to_puncture
-    onset_to_puncture door_to_puncture time_of_intervention recanalization_time recanalisation_time door_to_groin
-    onset_to_groin door_to_recanalization onset_to_recanalization door_to_first_series procedure_time anesthesia
-    anaesthesia operator_notes complications mtici etici tici mtici_postinterventional tici_postinterventional
-    final_stenosis_percent residual_stenosis rescue_treatment rescue_stenting angioplasty tirofiban gp_iib_iiia
-    reocclusion rlvo refractory unsuccessful_reperfusion follow_up followup_nihss nihss_24h discharge_nihss
-    nihss_discharge mrs_24h mrs_discharge mrs_90 mrs_3_months mortality death infarct_volume lesion_volume
-    hemorrhage haemorrhage sich dwi length_of_stay
-"""
-POST_PROCEDURE_FIELDS = frozenset(_POST_PROCEDURE.split())
 
 
 @dataclass(frozen=True)
@@ -63,10 +53,13 @@ def encode(record: ClinicalRecord, clinical: Clinical, perfusion: PerfusionSumma
     """Encode a record; ``perfusion``, computed from the images, fills numbers that the record does not give.
 
     Raises:
-        InvalidClinical: A variable is no field of the record, or is known only after the puncture.
+        InvalidClinical: A variable is no field of the record, or is known only after the puncture, or the record has a
+            value of an own variable that its declaration refuses.
         MissingInput: A required variable is missing.
     """
     validate_names(variable.name for variable in clinical.variables)
+    if refused := own_variables.value_faults(record, clinical):
+        raise InvalidClinical("A value of an own variable cannot be used.", errors=refused)
     given = {variable.name: _value(record, variable.name, perfusion) for variable in clinical.variables}
     shown = {v.name: given[v.name] if _has_column(v, given[v.name]) else None for v in clinical.variables}
     required = [variable for variable in clinical.variables if variable.required and shown[variable.name] is None]
@@ -115,7 +108,10 @@ def validate_names(names: Iterable[str]) -> None:
     """
     errors = []
     for name in names:
-        if name.rpartition(".")[2].lower().replace("-", "_") in POST_PROCEDURE_FIELDS:
+        if name.startswith(OWN):
+            fault = own_variables.name_fault(name.removeprefix(OWN))
+            errors += [FieldError(name, fault)] if fault else []
+        elif post_procedure.is_listed(name):
             errors.append(FieldError(name, "it is known only after the puncture and can never be an input"))
         elif not _is_record_field(name):
             errors.append(FieldError(name, "the clinical record has no such field"))

@@ -127,7 +127,7 @@ class NetworkFolds:
 
     @property
     def bytes(self) -> int:
-        """Weights, those that a backend or bfloat16 holds once more, and the activations without images.
+        """Weights, those that a backend or bfloat16 holds once more, and activations and tails without images.
 
         A trunk that folds share counts once.
         """
@@ -137,7 +137,8 @@ class NetworkFolds:
         held = sum(weights.values()) + (trunks if ensemble.backend is not None else 0) + ensemble.cast_bytes
         kept: list[deeplift.BaselineActivations] = self.__dict__.get("_baselines", [])
         maps = sum(tensor.nbytes for each in kept for tensor in (*each.rectifier_inputs, each.features))
-        return held + maps
+        tails: list[TailEvaluator] = self.__dict__.get("_tails_without_images", [])
+        return held + maps + sum(tail.bytes for tail in tails)
 
     def run_on(self, backend: Backend, precision: Precision | None = None) -> None:
         """Compute the trunks with a backend, in a precision, from now on; None is the precision of the device.

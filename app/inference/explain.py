@@ -212,6 +212,7 @@ def _contribution(
     player: Player, contribution: float, model_input: ModelInput, clinical: Clinical
 ) -> ClinicalContribution:
     shown = {name: model_input.shown.get(name) for name in player.variables}
+    labels = {variable.name: variable.label for variable in clinical.variables if variable.own is not None}
     value: Value | None
     if len(shown) == 1:
         (value,) = shown.values()
@@ -220,5 +221,9 @@ def _contribution(
         known = [named_quantity(name, given, units[name]) for name, given in shown.items() if given is not None]
         value = ", ".join(known) or None
     return ClinicalContribution(
-        variable=player.name, value=value, contribution=contribution, imputed=all(v is None for v in shown.values())
+        variable=player.name,
+        value=value,
+        contribution=contribution,
+        imputed=all(v is None for v in shown.values()),
+        label=labels.get(player.name),
     )

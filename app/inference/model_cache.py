@@ -26,7 +26,7 @@ import torch
 
 from app.core.concurrency import SerialExecutor, no_pause, run_inline, submit
 from app.core.logging import error_location
-from app.inference.device_errors import out_of_memory
+from app.inference.device_errors import device_lost, out_of_memory
 from app.inference.model_version import ModelVersion
 from app.network.backends import Backend, Precision
 from app.network.ensemble import select_device
@@ -94,22 +94,34 @@ class ModelCache:
         with loading:
             if (cached := self._get(key, entry)) is not None:
                 return cached
-            # In a thread that ends, so that its OpenMP threads end too.
-            loaded = submit(partial(self._with_threads, partial(self._load, entry, pause))).result()
+            loaded = self._load_with_room(entry, key, pause)
             with self._lock:
                 self._cached[key] = _CachedVersion(entry, loaded)
             self._unload_beyond(self.budget, key)
             _release_memory()  # temporary memory of the load
             return loaded
 
+    def _load_with_room(self, entry: StoredVersion, key: str, pause: Callable[[], None]) -> ModelVersion:
+        """Load a version; if memory runs out, unload all others and load it once more."""
+        load = partial(self._with_threads, partial(self._load, entry, pause))
+        try:
+            return submit(load).result()  # in a thread that ends, so that its OpenMP threads end too
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+        # Not in the handler: the error keeps the memory of the load until the handler ends.
+        if not self._unload_beyond(1, key):
+            _release_memory()
+        return submit(load).result()
+
     def _load(self, entry: StoredVersion, pause: Callable[[], None]) -> ModelVersion:
-        """Load a version; files that cannot be used raise ModelNotReady, whatever is wrong in them."""
+        """Load a version; unusable files raise ModelNotReady, errors of the device are raised as they are."""
         try:
             return self._load_and_verify(entry, pause)
         except (RlvoError, MemoryError):
             raise
         except Exception as error:
-            if out_of_memory(error):
+            if out_of_memory(error) or device_lost(error):
                 raise
             where = error_location(error)
             raise ModelNotReady(f"The files of this version do not fit this release ({where}).") from error

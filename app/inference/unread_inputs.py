@@ -88,6 +88,8 @@ def given_fields(record: ClinicalRecord) -> Iterator[str]:
         value = getattr(record, name)
         if isinstance(value, BaseModel):
             yield from (f"{name}.{part}" for part in type(value).model_fields if getattr(value, part) is not None)
+        elif isinstance(value, dict):  # own variables
+            yield from (f"{name}.{part}" for part in value)
         elif value is not None:
             yield SECOND_UNITS.get(name, name)
 

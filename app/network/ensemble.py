@@ -26,6 +26,7 @@ from app.network.backends import Trunks
 from app.network.conv import Convolution
 from app.network.daft import Network
 from app.network.tail_evaluator import TailEvaluator
+from app.sdk.errors import ModelNotReady
 
 SMALL_TAIL = 10**8  # most multiply-adds of one fold's tail that one thread computes
 
@@ -37,9 +38,15 @@ def forbid_tf32() -> None:
 
 
 def select_device(wanted: str) -> torch.device:
-    """Return the device; ``auto`` is CUDA if available, else the CPU."""
+    """Return the device; ``auto`` is CUDA if available, else the CPU.
+
+    Raises:
+        ModelNotReady: CUDA is wanted, but torch finds no device.
+    """
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    elif wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelNotReady("RLVO_DEVICE=cuda, but torch finds no CUDA device on this machine; use cpu or auto")
     return torch.device(wanted)
 
 

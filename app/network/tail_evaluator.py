@@ -44,6 +44,11 @@ class MapCombination:
         maps = (step(generators) - constant).permute(0, 2, 3, 4, 1)
         return cls(constant.permute(0, 2, 3, 4, 1).flatten(1), maps.flatten(1), tuple(maps.shape[1:]))
 
+    @property
+    def bytes(self) -> int:
+        """Memory of the maps."""
+        return self.constant.nbytes + (0 if self.maps is None else self.maps.nbytes)
+
     @classmethod
     def fixed(cls, value: Tensor) -> MapCombination:
         """Create a combination without maps from one value (1, c, x, y, z)."""
@@ -107,6 +112,14 @@ class TailEvaluator:
             self.residual = MapCombination.of(second, generators)
         else:
             self.residual = MapCombination.fixed(second(torch.relu(first(features))))
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the maps that every clinical vector shares."""
+        if self.pooled is not None:
+            return self.pooled.nbytes
+        residual = self.residual if self.before is None else self.before
+        return self.shortcut.bytes + residual.bytes + self.pooled_input.nbytes
 
     @torch.no_grad()
     def logits(self, clinical: Tensor) -> Tensor:

@@ -17,23 +17,26 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from app.core.display_names import label
 from app.core.schema import FrozenModel
 from app.imaging.model_grid import ChannelSpec, Grid
 from app.network.architecture import Architecture, Fusion
+from app.registry.own_variable import LARGEST, OWN, Finite, OwnVariable
+from app.sdk.clinical import MOST_OWN
 from app.sdk.types import Channel, Input
 
 SCHEMA_VERSION: Final = 2
+OWN_SCHEMA_VERSION: Final = 3
+"""Schema of a manifest with own variables; others keep ``SCHEMA_VERSION``, so that earlier releases read them."""
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
 VERSION_PATTERN = r"^[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}(-[0-9a-z.]{1,30})?$"
-LARGEST = 1e12  # absolute value of a number that has no other bound
 
 SCORES: Final = (-2.326, -1.282, 0.0, 1.282, 2.326)
 """Normal scores of the quantiles .01, .1, .5, .9 and .99, at which input statistics have their knots."""
 LEAST_PIVOT: Final = 1e-3  # of the correlation of input statistics, so that it has an inverse
 
-Finite = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 Knots = tuple[Finite, Finite, Finite, Finite, Finite]
 Version = Annotated[str, Field(pattern=VERSION_PATTERN)]
 
@@ -65,11 +68,35 @@ class ClinicalVariable(FrozenModel):
     std: float = Field(default=1.0, ge=1e-9, le=LARGEST)
     required: bool = False
     group: str | None = Field(default=None, description="Variables of one group are one player of the explanation")
+    own: OwnVariable | None = Field(default=None, description="Declaration of an own variable; null for a field")
 
     @property
     def width(self) -> int:
         """Entries of its value in the clinical vector; its missing bit is another one."""
         return len(self.categories) if self.kind is VariableKind.CATEGORY else 1
+
+    @property
+    def label(self) -> str:
+        """Name for a reader, without unit."""
+        return label(self.name) if self.own is None else self.own.label
+
+    @model_serializer(mode="wrap")
+    def _only_declared(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out ``own`` of a field of the record, which earlier releases do not know."""
+        document: dict[str, Any] = write(self)
+        if self.own is None:
+            document.pop("own", None)
+        return document
+
+    @model_validator(mode="after")
+    def _is_declared(self) -> ClinicalVariable:
+        if self.name.startswith(OWN) is (self.own is None):
+            raise ValueError(f"a variable has a declaration `own` exactly if its name starts with {OWN}")
+        if self.own is not None and self.kind is VariableKind.NUMBER and self.own.low >= self.own.high:
+            raise ValueError("the range of an own number needs low < high")
+        if self.own is not None and self.log and self.own.low < 0:
+            raise ValueError("an own number with a logarithm must not be negative")
+        return self
 
     @model_validator(mode="after")
     def _categories_have_means(self) -> ClinicalVariable:
@@ -91,7 +118,14 @@ class Clinical(FrozenModel):
     def _names_differ(self) -> Clinical:
         if len({variable.name for variable in self.variables}) != len(self.variables):
             raise ValueError("a clinical variable is listed twice")
+        if sum(variable.own is not None for variable in self.variables) > MOST_OWN:
+            raise ValueError(f"a version has at most {MOST_OWN} own variables")
         return self
+
+    @property
+    def has_own(self) -> bool:
+        """Whether a variable is an own one."""
+        return any(variable.own is not None for variable in self.variables)
 
     @property
     def size(self) -> int:
@@ -269,9 +303,10 @@ class Manifest(FrozenModel):
     """Complete manifest of one model version.
 
     Schema 2 adds ``reference_head`` and the second image path of ``architecture``; a manifest of schema 1 has neither.
+    Schema 3 adds own variables; a manifest without any has schema 2.
     """
 
-    schema_version: Literal[1, 2] = SCHEMA_VERSION
+    schema_version: Literal[1, 2, 3] = SCHEMA_VERSION
     name: Annotated[str, Field(pattern=NAME_PATTERN)]
     version: Version
     kind: Literal["network", "logistic"] = "network"
@@ -331,6 +366,8 @@ class Manifest(FrozenModel):
     def _fits_its_schema(self) -> Manifest:
         if self.schema_version == 1 and (self.reference_head is not None or self.architecture.box is not None):
             raise ValueError("a reference head and a second image path need schema_version 2")
+        if self.schema_version < OWN_SCHEMA_VERSION and self.clinical.has_own:
+            raise ValueError("own variables need schema_version 3")
         return self
 
     def _check_network(self, size: int) -> None:

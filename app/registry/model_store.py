@@ -171,6 +171,14 @@ class ModelStore:
             raise ModelNotFound("There is no such alias; GET /v1/models lists all")
         return alias_files.previous_version(self.folder / name, alias)
 
+    def read(self, folder: Path) -> StoredVersion:
+        """Return the version in a folder, which need not be in the store.
+
+        Raises:
+            ModelNotReady: The manifest is missing or not valid, or a required signature is missing.
+        """
+        return self._read(folder, version_files.read(folder, "manifest.json"))
+
     def verify(self, entry: StoredVersion) -> None:
         """Check the digest of every file that the manifest lists; a wrong file raises ModelNotReady."""
         manifest = entry.manifest

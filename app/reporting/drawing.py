@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import re
+from functools import cache
 from typing import Any
 from xml.sax.saxutils import escape
 
@@ -53,12 +54,15 @@ _STYLE: Any = {  # the keys have literal types
     "svg.hashsalt": "rlvo",
     "svg.fonttype": "path",
 }
-matplotlib.rcParams.update(_STYLE)
-# Fonts of the machine are left out, so that two machines draw the same letters.
-_OWN_FONTS = matplotlib.get_data_path()
-font_manager.fontManager.ttflist = [
-    font for font in font_manager.fontManager.ttflist if font.fname.startswith(_OWN_FONTS)
-]
+
+
+@cache
+def _set_style() -> None:
+    """Set the style of this process when it first draws; an import alone leaves the plots of a notebook as they are."""
+    matplotlib.rcParams.update(_STYLE)
+    # Fonts of the machine are left out, so that two machines draw the same letters.
+    own = matplotlib.get_data_path()
+    font_manager.fontManager.ttflist = [font for font in font_manager.fontManager.ttflist if font.fname.startswith(own)]
 
 
 class Drawing:
@@ -70,6 +74,7 @@ class Drawing:
     """
 
     def __init__(self, width: float, height: float, title: str) -> None:
+        _set_style()
         self.width, self.height, self.title = width, height, title
         self.table: FigureTable | None = None
         self.figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor=BACKGROUND)

@@ -6,6 +6,7 @@ that a process that only needs the types (the worker, most commands) does not lo
 
 from __future__ import annotations
 
+from pkgutil import extend_path
 from typing import TYPE_CHECKING, Any
 
 from .callers import CallerInfo
@@ -66,6 +67,7 @@ from .flags import FLAGS, FlagKind, Severity
 from .followup import Outcome, OutcomeDraft, Review, ReviewDraft, ReviewerVerdict, ReviewReason, Verdict
 from .models import Alias, AliasMove, ShadowReport
 from .problem import Problem, ProblemField
+from .published_scores import ScoreSummary
 from .sorting import Sort
 from .studies import ReceivedStudy, StudyPrediction, StudySeries, StudyState
 from .summary import SYNTHETIC_NOTICE, Headline
@@ -102,6 +104,9 @@ if TYPE_CHECKING:
     from .client import AsyncClient, Client, Filters, Progress, Study, Volume
 
 __version__ = "0.1.0"
+
+if __name__ == "rlvo":  # the package of the service adds rlvo.evaluation, perhaps from another folder
+    __path__ = extend_path(__path__, __name__)
 
 __all__ = [
     "FLAGS",
@@ -196,6 +201,7 @@ __all__ = [
     "ReviewReason",
     "ReviewerVerdict",
     "RlvoError",
+    "ScoreSummary",
     "Severity",
     "Sex",
     "ShadowReport",

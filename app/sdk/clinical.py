@@ -7,6 +7,7 @@ Design notes:
 - Ranges are wide enough for real patients, and exclude the usual codes of a missing value (777, 888, 999, 9999).
   ``clinical_rules`` flags values beyond the usual.
 - Data that are known only after the puncture (passes, devices, times, follow-up) have no field.
+- ``own`` holds the variables that a site declared for its own versions; the version checks their names and values.
 """
 
 from __future__ import annotations
@@ -14,9 +15,14 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
 __all__ = ["ClinicalRecord", "ImagingSigns", "OcclusionSite", "PerfusionScalars", "Sex", "Side", "Smoking"]
+
+OWN_NAME: Final = r"^[a-z][a-z0-9]*(?:_[a-z0-9]+)*$"
+OWN_WORD: Final = r"^[a-z0-9]+(?:-[a-z0-9]+)*$"
+MOST_OWN: Final = 32
+"""Own variables of one record."""
 
 SECOND_UNITS: Final = {"glucose_mmol_l": "glucose", "hba1c_mmol_mol": "hba1c"}
 """Fields that give another field in a second unit; a variable has the name and the unit of the other field."""
@@ -86,6 +92,33 @@ _Lax = Field(strict=False)
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+OwnName = Annotated[str, Field(pattern=OWN_NAME, max_length=40)]
+OwnValue = (
+    bool
+    | Annotated[float, Field(ge=-1e12, le=1e12, allow_inf_nan=False)]
+    | Annotated[str, Field(pattern=OWN_WORD, max_length=40)]
+)
+OwnValues = Annotated[
+    dict[OwnName, OwnValue | None],
+    Field(max_length=MOST_OWN),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "maxProperties": MOST_OWN,
+            "propertyNames": {"pattern": OWN_NAME, "maxLength": 40},
+            "additionalProperties": {
+                "anyOf": [
+                    {"type": "boolean"},
+                    {"type": "number", "minimum": -1e12, "maximum": 1e12},
+                    {"type": "string", "pattern": OWN_WORD, "maxLength": 40},
+                    {"type": "null"},
+                ]
+            },
+        }
+    ),
+]
 
 
 class PerfusionScalars(_Section):
@@ -158,12 +191,19 @@ class ClinicalRecord(_Section):
     aspects: int | None = _count(0, 10, "ASPECTS")
     perfusion: PerfusionScalars | None = _optional("CT perfusion results of the software of the site")
     imaging_signs: ImagingSigns | None = _optional("Signs on the images")
+    own: OwnValues | None = _optional("Own variables of the version by name, as its clinical-schema declares them")
 
     @field_validator("nihss", "prestroke_mrs", "aspects", mode="before")
     @classmethod
     def _whole(cls, value: object) -> object:
         """Take 15.0 as 15: JSON Schema counts it as an integer, and some languages write integers so."""
         return int(value) if type(value) is float and value.is_integer() else value
+
+    @field_validator("own")
+    @classmethod
+    def _given(cls, values: dict[str, OwnValue | None] | None) -> dict[str, OwnValue | None] | None:
+        """Leave out missing values; without any value there is no section."""
+        return {name: value for name, value in (values or {}).items() if value is not None} or None
 
     @model_validator(mode="after")
     def _one_unit(self) -> ClinicalRecord:
@@ -189,6 +229,8 @@ class ClinicalRecord(_Section):
         if variable == "hba1c" and self.hba1c_mmol_mol is not None:
             return 0.09148 * self.hba1c_mmol_mol + 2.152
         section, _, name = variable.rpartition(".")
+        if section == "own":
+            return (self.own or {}).get(name)
         record = getattr(self, section) if section else self
         value: float | int | bool | str | None = None if record is None else getattr(record, name)
         return value

@@ -19,6 +19,7 @@ from .deliveries import Delivery
 from .flag_names import name_of
 from .flags import Severity, action_of, severity_of
 from .followup import ReviewerVerdict
+from .published_scores import PatientScores
 from .series import SeriesSummary
 from .summary import Headline, answer_line, headline
 
@@ -168,6 +169,7 @@ class ClinicalContribution(_ResponseModel):
     value: float | bool | str | None
     contribution: float
     imputed: bool = False
+    label: str | None = Field(default=None, description="Name of an own variable for a reader; None for another one")
 
 
 class ModalityContribution(_ResponseModel):
@@ -312,6 +314,7 @@ class Prediction(_ResponseModel):
         default=[], description="Last verdict of each reviewer of the decision, oldest first"
     )
     notice: str = NOTICE
+    scores: PatientScores = None
     deliveries: list[Delivery] | None = Field(
         default=None, description="Delivery of the result to each DICOM destination; absent in a list"
     )

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from app.imaging.model_grid import Grid
+from app.training.transfer import to_device
 
 SHIFT_MM, ROTATION_DEGREES, SCALE, GAIN, LEVEL, NOISE = 4.0, 5.0, 0.03, 0.08, 0.08, 0.05
 ROTATED_SHARE = 0.5  # share of the patients that ``turn`` rotates
@@ -85,20 +86,20 @@ def apply(images: Tensor, change: AugmentationParameters) -> Tensor:
         start = np.full(3, edge) if rotated[n] else edge - shift
         x, y, z = (slice(int(a), int(a) + size) for a, size in zip(start, images.shape[2:], strict=True))
         result[n] = (image.flip(1) if mirror else image)[:, x, y, z]
-    gain, level = (torch.from_numpy(part).to(device)[:, :, None, None, None] for part in (change.gain, change.level))
+    gain, level = (to_device(part, device)[:, :, None, None, None] for part in (change.gain, change.level))
     if change.sampling is not None:
-        rows = torch.from_numpy(np.flatnonzero(rotated)).to(device)
+        rows = to_device(np.flatnonzero(rotated), device)
         if len(rows):
-            affine = torch.from_numpy(change.sampling).to(device)[rows]
+            affine = to_device(change.sampling, device)[rows]
             sample_grid = functional.affine_grid(affine, [len(rows), *images.shape[1:]], align_corners=True)
             result[rows] = functional.grid_sample(result[rows], sample_grid, padding_mode="border", align_corners=True)
-        fixed, size = _noise(images[0].numel()).to(device), images[0].numel()
+        fixed, size = _noise(images[0].numel(), device), images[0].numel()
         for n, start in enumerate(change.noise.tolist()):
             result[n].view(-1).add_(fixed[start : start + size], alpha=NOISE)
     return result * gain + level
 
 
 @lru_cache(maxsize=4)
-def _noise(size: int) -> Tensor:
-    """Fixed noise, long enough for images of ``size`` values."""
-    return torch.randn(NOISE_OFFSETS + size, generator=torch.Generator().manual_seed(20250114))
+def _noise(size: int, device: torch.device) -> Tensor:
+    """Fixed noise on ``device``, long enough for images of ``size`` values."""
+    return torch.randn(NOISE_OFFSETS + size, generator=torch.Generator().manual_seed(20250114)).to(device)

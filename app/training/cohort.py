@@ -3,7 +3,8 @@
 Columns: ``patient``; optionally ``site``, ``scanner``, ``date`` (ISO) and ``fold`` (test, 1, 2 ...); volumes by upload
 name (``ncct``, ``cta`` ...; paths relative to the table), or ``study_instance_uid`` or ``accession_number`` (see
 ``dicom_studies``), or ``prepared`` (row of ``images.npy``, see ``preprocess``);
-clinical fields by the names of the record (``age``, ``perfusion.core_ml``); and the outcome (``outcome.py``).
+clinical fields by the names of the record (``age``, ``perfusion.core_ml``); own variables (``own_variables.py``); and
+the outcome (``outcome.py``).
 
 Design notes:
 - All faults of all rows are reported together, one line for each kind, with the row numbers of a spreadsheet. No row is
@@ -24,6 +25,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from app.inference.own_variables import value_fault as own_value_fault
+from app.registry.manifest import ClinicalVariable
+from app.registry.own_variable import OWN
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.types import Flag, Input
 from app.training import cells as parsing
@@ -32,6 +36,7 @@ from app.training.columns import ColumnRules, MappedTable
 from app.training.errors import CohortFault, FaultList
 from app.training.options import Target
 from app.training.outcome import Findings, OutcomeCounts
+from app.training.own_variables import OwnColumns
 from app.training.suspicious import Suspicion
 from app.training.table_reader import RawTable
 
@@ -70,6 +75,7 @@ class Cohort:
         counts: Outcomes by component and site, before rows of unknown outcome are left out.
         notes: How the table was read.
         suspicions: Values that are valid and probably wrong, which the caller checks.
+        own: Own variables (``own_variables``), which the table may have as columns.
     """
 
     folder: Path
@@ -78,6 +84,7 @@ class Cohort:
     counts: OutcomeCounts | None = None
     notes: tuple[str, ...] = ()
     suspicions: tuple[Suspicion, ...] = ()
+    own: tuple[ClinicalVariable, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,7 @@ class _Source:
     table: MappedTable
     marks: Mapping[str, str]
     dates: str
+    own: tuple[ClinicalVariable, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,6 +117,7 @@ def read(
     target: Target | None = None,
     rules: Path | None = None,
     date_format: str = "",
+    own: OwnColumns | None = None,
 ) -> Cohort:
     """Read a table (.csv, .xlsx, .parquet), the ``cohort.csv`` of a folder, or a folder with the layout of ISLES'24.
 
@@ -118,11 +127,12 @@ def read(
         target: Outcome; None: rLVO, if the table has any of its components.
         rules: ``columns.toml``; None: the one in the folder of the table, if there is one.
         date_format: Form of the dates, as ``dd/mm/yyyy``; "": ISO, or that of ``columns.toml``.
+        own: Own variables; None: those of ``variables.toml`` in the folder of the table, if there is one.
 
     Raises:
         CohortFault: All faults of the table.
     """
-    inspection = inspect(path, drop_unknown=drop_unknown, target=target, rules=rules, date_format=date_format)
+    inspection = inspect(path, drop_unknown=drop_unknown, target=target, rules=rules, date_format=date_format, own=own)
     inspection.faults.check()
     assert inspection.cohort is not None
     return inspection.cohort
@@ -135,10 +145,11 @@ def inspect(
     target: Target | None = None,
     rules: Path | None = None,
     date_format: str = "",
+    own: OwnColumns | None = None,
 ) -> Inspection:
     """Like ``read``, but return the faults of columns and cells. Raises CohortFault if the file is no table."""
     faults = FaultList()
-    source = _source(path, rules, date_format, faults)
+    source = _source(path, rules, date_format, faults, own)
     chosen, components = outcome.choose(source.table.fields.values(), target, faults)
     studies, found = [], []
     for row, cells in source.table.rows:
@@ -159,7 +170,7 @@ def inspect(
     if faults:
         return Inspection(source.raw, source.table, faults, None, suspicions)
     counts = outcome.count(chosen.outcome, components, found, drop_unknown=drop_unknown)
-    cohort = Cohort(source.folder, tuple(studies), chosen.outcome, counts, source.raw.notes, suspicions)
+    cohort = Cohort(source.folder, tuple(studies), chosen.outcome, counts, source.raw.notes, suspicions, source.own)
     return Inspection(source.raw, source.table, faults, cohort, suspicions)
 
 
@@ -184,7 +195,40 @@ def read_for_prediction(path: Path) -> list[CohortRow]:
     return studies
 
 
-def _source(path: Path, rules: Path | None, date_format: str, faults: FaultList) -> _Source:
+def read_unlabelled(
+    path: Path, target: str, *, rules: Path | None = None, date_format: str = "", own: OwnColumns | None = None
+) -> Cohort:
+    """Like ``read``, for a prediction alone: any number of rows, whose outcomes may be unknown.
+
+    Args:
+        path: As for ``read``.
+        target: Name of the outcome of the version; it is read if the table has its columns.
+        rules: As for ``read``.
+        date_format: As for ``read``.
+        own: As for ``read``.
+
+    Raises:
+        CohortFault: All faults of the table.
+    """
+    faults = FaultList()
+    source = _source(path, rules, date_format, faults, own)
+    kind = next((one for one in Target if one.outcome == target), None)
+    components = outcome.components_of(source.table.fields.values(), kind) if kind else ()
+    studies = []
+    for row, cells in source.table.rows:
+        findings = outcome.findings(row, cells, components, faults, source.marks)
+        if (study := _study(row, cells, findings, source, faults)) is not None:
+            studies.append(study)
+    if not source.table.rows:
+        faults.add("the table has no row")
+    faults.check()
+    suspicions = suspicious.find(studies, dict(source.table.rows), source.marks.get(suspicious.STENOSIS, "."))
+    return Cohort(source.folder, tuple(studies), target, None, source.raw.notes, suspicions, source.own)
+
+
+def _source(
+    path: Path, rules: Path | None, date_format: str, faults: FaultList, own_columns: OwnColumns | None = None
+) -> _Source:
     """The table at ``path`` with its columns named; faults of the columns are added to ``faults``."""
     if path.is_dir() and not (path / "cohort.csv").exists() and isles24.has_layout(path):
         folder, given = path, ColumnRules()
@@ -195,18 +239,18 @@ def _source(path: Path, rules: Path | None, date_format: str, faults: FaultList)
         folder = path.parent
         given = columns.find_rules(rules, folder)
         raw = table_reader.read_table(path, given.sheet)
-    table = columns.map_columns(raw, given, faults)
+    own = (own_columns or OwnColumns()).find(folder)
+    table = columns.map_columns(raw, given, faults, own)
     if "patient" not in table.fields.values():
         faults.add("column patient is missing")
     default = given.decimal or ("," if raw.semicolons else ".")
-    kinds = columns.column_types()
-    numbers = [field for field in table.fields.values() if kinds.get(field) in (int, float)]
+    numbers = [name for name in table.fields.values() if table.types.get(name) in (int, float)]
     marks = {f: parsing.decimal_mark(table.cells(f), default) for f in (*numbers, "final_stenosis_percent")}
     try:
         pattern = parsing.date_pattern(date_format or given.date_format)
     except ValueError as error:
         raise CohortFault([str(error)]) from None
-    return _Source(folder, raw, table, marks, pattern)
+    return _Source(folder, raw, table, marks, pattern, own)
 
 
 def _study(
@@ -217,11 +261,11 @@ def _study(
     if not patient and "patient" in cells:
         faults.add("the patient is missing", row=row)
     volumes = {}
-    for field in Input:
-        if name := cells.get(field.value, ""):
-            volumes[field] = source.folder / name
-            if fault := _file_fault(volumes[field]):
-                faults.add(fault, row=row, column=field.value)
+    for volume in Input:
+        if name := cells.get(volume.value, ""):
+            volumes[volume] = source.folder / name
+            if fault := _file_fault(volumes[volume]):
+                faults.add(fault, row=row, column=volume.value)
     prepared = cells.get("prepared", "").removesuffix(".0")
     is_number = prepared.isascii() and prepared.isdecimal() and len(prepared) < 10
     if prepared and not is_number:
@@ -270,7 +314,7 @@ def _file_fault(path: Path) -> str:
 def _record(row: int, cells: Mapping[str, str], source: _Source, faults: FaultList) -> ClinicalRecord | None:
     document: dict[str, Any] = {}
     failed = False
-    for name, kind in columns.column_types().items():
+    for name, kind in source.table.types.items():
         cell = cells.get(name, "")
         if not cell:
             continue
@@ -282,8 +326,14 @@ def _record(row: int, cells: Mapping[str, str], source: _Source, faults: FaultLi
             faults.add(str(error), row=row, column=name, found=parsing.form_of(cell))
             failed = True
             continue
-        section, _, field = name.rpartition(".")
-        (document.setdefault(section, {}) if section else document)[field] = value
+        section, _, part = name.rpartition(".")
+        (document.setdefault(section, {}) if section else document)[part] = value
+    for variable in source.own:
+        value = document.get("own", {}).get(variable.name.removeprefix(OWN))
+        if value is not None and (fault := own_value_fault(variable, value)):
+            cell, failed = cells[variable.name], True
+            advice = value_rules.range_advice(variable.name, value_rules.OUT_OF_RANGE, cell)
+            faults.add(fault + advice, row=row, column=variable.name, found=parsing.form_of(cell))
     if failed:
         return None
     try:

@@ -3,6 +3,7 @@
 Design notes:
 - A header is matched without regard to case, spaces, hyphens and underscores. ``columns.toml`` declares other names.
 - Only an empty cell is missing. Codes such as 999 or NA are declared, for one column or for all.
+- An own variable (``own_variables``) is named with or without its section: ``ddimer``, ``own.ddimer``.
 - A column that is known only after the puncture cannot be an input. A name that may be the outcome gets the right name.
 """
 
@@ -13,13 +14,16 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from app.inference.clinical_encoder import POST_PROCEDURE_FIELDS
+from app.inference.post_procedure import POST_PROCEDURE_FIELDS
+from app.registry.manifest import ClinicalVariable, VariableKind
+from app.registry.own_variable import OWN
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.types import Input
 from app.training.cells import POINT_NUMBER
@@ -73,11 +77,13 @@ class MappedTable:
     Attributes:
         fields: Field of each header of the table; "" for an ignored column.
         rows: Row number, and text by field.
+        types: Python type of every clinical column, the own ones included.
         mapped: Fields whose words are declared, so that no other short word is accepted.
     """
 
     fields: Mapping[str, str]
     rows: tuple[tuple[int, dict[str, str]], ...]
+    types: Mapping[str, type]
     mapped: frozenset[str] = frozenset()
 
     def cells(self, field: str) -> list[str]:
@@ -120,6 +126,8 @@ def column_types() -> Mapping[str, type]:
     def leaves(model: type[BaseModel], prefix: str) -> dict[str, type]:
         types: dict[str, type] = {}
         for name, info in model.model_fields.items():
+            if not prefix and f"{name}." == OWN:
+                continue
             kind = next(a for a in (*get_args(info.annotation), info.annotation) if a is not type(None))
             kind = next((a for a in get_args(kind) if isinstance(a, type)), kind)
             if isinstance(kind, type) and issubclass(kind, BaseModel):
@@ -131,8 +139,19 @@ def column_types() -> Mapping[str, type]:
     return leaves(ClinicalRecord, "")
 
 
+def own_types(own: Sequence[ClinicalVariable]) -> Mapping[str, type]:
+    """Python type of every own variable by its name; the type of a category has its values."""
+    kinds: dict[VariableKind, type] = {VariableKind.NUMBER: float, VariableKind.FLAG: bool}
+    return {variable.name: kinds.get(variable.kind) or _category_type(variable) for variable in own}
+
+
+def _category_type(variable: ClinicalVariable) -> type:
+    made: Any = StrEnum("OwnCategory", [(word, word) for word in variable.categories])  # type: ignore[misc]
+    return made
+
+
 def known_fields() -> tuple[str, ...]:
-    """Every column that a cohort can have."""
+    """Every column that a cohort can have without own variables."""
     return (*STUDY_COLUMNS, *COMPONENTS, REPERFUSION, *(field.value for field in Input), *column_types())
 
 
@@ -141,23 +160,32 @@ def normalised(header: str) -> str:
     return re.sub(r"[\s_-]+", "_", header.strip().casefold())
 
 
-def match(header: str) -> str:
-    """Field of a header by its name alone; "" if there is none."""
-    return (
+def match(header: str, own: Sequence[ClinicalVariable] = ()) -> str:
+    """Field of a header by its name alone, among the columns of a cohort and ``own``; "" if there is none."""
+    return _own_name(header, own) or (
         header if header in known_fields() else {normalised(f): f for f in known_fields()}.get(normalised(header), "")
     )
 
 
-def map_columns(table: RawTable, rules: ColumnRules, faults: FaultList) -> MappedTable:
+def _own_name(header: str, own: Sequence[ClinicalVariable]) -> str:
+    """Name of the own variable of a header, which may lack its section; "" if there is none."""
+    names = (variable.name for variable in own)
+    return next((name for name in names if normalised(header) in (name, name.removeprefix(OWN))), "")
+
+
+def map_columns(
+    table: RawTable, rules: ColumnRules, faults: FaultList, own: Sequence[ClinicalVariable] = ()
+) -> MappedTable:
     """Name the cells by the columns of a cohort, apply value maps, and empty cells with a code of a missing value."""
     fields: dict[str, str] = {}
+    names = {variable.name for variable in own}
     for header in rules.columns:
         if header not in table.header:
             faults.add(f"{FILE} names it, and the table does not have it; correct the name", column=header)
     for header in table.header:
         rule = rules.columns.get(header)
-        field = match(header) if rule is None else rule.field
-        if rule is not None and field and field not in known_fields():
+        field = match(header, own) if rule is None else _own_name(rule.field, own) or rule.field
+        if rule is not None and field and field not in {*known_fields(), *names}:
             faults.add(f"{FILE} gives it the unknown field {field}; {_advice(field)}", column=header)
         elif rule is None and not field:
             faults.add(_refusal(header), column=header)
@@ -178,10 +206,11 @@ def map_columns(table: RawTable, rules: ColumnRules, faults: FaultList) -> Mappe
                 text = ""
             named[field] = text
         rows.append((number, named))
-    return MappedTable(fields, tuple(rows), frozenset(field for _, field, rule in readers if rule and rule.values))
+    mapped = frozenset(field for _, field, rule in readers if rule and rule.values)
+    return MappedTable(fields, tuple(rows), {**column_types(), **own_types(own)}, mapped)
 
 
-def template(table: RawTable, rules: ColumnRules) -> str:
+def template(table: RawTable, rules: ColumnRules, own: Sequence[ClinicalVariable] = ()) -> str:
     """``columns.toml`` for a table: one section for each column, with the words of its categories.
 
     The template changes no reading: a section of an unknown column is a comment. With an empty field it is ignored.
@@ -195,8 +224,8 @@ def template(table: RawTable, rules: ColumnRules) -> str:
         f'missing = {_toml(list(rules.missing))}  # codes of a missing value in every column, as ["NA", "-"]',
     ]
     for place, header in enumerate(table.header):
-        field = match(header)
-        kind = column_types().get(field)
+        field = match(header, own)
+        kind = {**column_types(), **own_types(own)}.get(field)
         section = [f"[columns.{_toml(header)}]", f"field = {_toml(field)}", 'missing = []  # as ["999"]']
         words = sorted({cells[place] for _, cells in table.rows if cells[place]})
         if len(words) <= MOST_WORDS and kind not in (int, float) and (kind or not field):
@@ -256,4 +285,7 @@ def _advice(header: str) -> str:
         names = [ends[end] for end in difflib.get_close_matches(normalised(header), ends, 1, 0.85)]
     if names:
         return f"if it is {names[0]}, name it so"
-    return f"remove it, use a name of the clinical schema, or declare it in {FILE} (`rlvo table check`)"
+    return (
+        f"remove it, use a name of the clinical schema, declare it in {FILE} (`rlvo table check`), or declare it as a "
+        "variable of your own in variables.toml"
+    )

@@ -23,7 +23,7 @@ from app.inference.model_input import ModelInput
 from app.phantoms import biology, cohort
 from app.phantoms.biology import Preset
 from app.phantoms.scene import PLAIN, Appearance
-from app.registry.manifest import Clinical
+from app.registry.manifest import Clinical, ClinicalVariable
 from app.sdk.clinical import ClinicalRecord, ImagingSigns, Side
 from app.sdk.types import Channel, Flag, PerfusionSummary
 
@@ -45,6 +45,7 @@ class Dataset:
         digests: Digests (n) of the images of each row, see ``provenance.image_digests``.
         flags: Flags (n) of the preparation of each row; None for a row that came prepared.
         clots: (n, X/2, Y/2, Z/2) float16, share of each cell of two voxels that the clot fills, for phantoms only.
+        own: Own variables of the cohort.
     """
 
     images: NDArray[np.float16]
@@ -60,6 +61,7 @@ class Dataset:
     digests: Sequence[Mapping[str, str]] = ()
     flags: Sequence[Sequence[Flag] | None] = ()
     clots: NDArray[np.float16] | None = None
+    own: tuple[ClinicalVariable, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -72,7 +74,8 @@ class Dataset:
 
     def first(self, count: int) -> Dataset:
         """The first ``count`` patients; images are not copied."""
-        return replace(self, **{name: part[:count] for name, part in vars(self).items() if part is not None})
+        rows = {name: part for name, part in vars(self).items() if part is not None and name != "own"}
+        return replace(self, **{name: part[:count] for name, part in rows.items()})
 
 
 def phantoms(

@@ -23,7 +23,7 @@ from app.sdk.clinical import SECOND_UNITS
 from app.sdk.types import Channel
 from app.training import variables
 from app.training.cohort import Cohort, CohortRow
-from app.training.columns import column_types
+from app.training.columns import column_types, own_types
 from app.training.dataset import Dataset
 from app.training.splits import Split
 
@@ -182,7 +182,9 @@ def describe(
 
 def characteristics(data: Dataset) -> Iterator[Characteristic]:
     """Clinical fields and images of the studies; a perfusion number of the maps fills a gap of the record."""
-    for name, kind in column_types().items():
+    own = {variable.name: variable for variable in data.own}
+    known = {**variables.available(), **own}
+    for name, kind in {**column_types(), **own_types(data.own)}.items():
         if name in NOT_DESCRIBED:
             continue
         values: list[Value] = []
@@ -193,8 +195,9 @@ def characteristics(data: Dataset) -> Iterator[Characteristic]:
             values.append(
                 value if value is None or kind is bool else str(value) if isinstance(value, str) else float(value)
             )
-        unit = variables.available()[name].unit if name in variables.available() else "1"
-        yield Characteristic(label(name) + (f", {unit}" if unit != "1" else ""), values)
+        unit = known[name].unit if name in known else "1"
+        shown = own[name].label if name in own else label(name)
+        yield Characteristic(shown + (f", {unit}" if unit != "1" else ""), values)
     channels = [channel.name for channel in defaults.CHANNELS]
     for image, names in IMAGES.items():
         columns = [channels.index(name) for name in names]

@@ -103,6 +103,8 @@ def barrier() -> None:
 
 
 def _mean(tensors: list[Tensor]) -> list[Tensor]:
+    if not tensors:  # a module without batch normalisation has no running statistics
+        return []
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
     distributed.all_reduce(flat)
     flat /= distributed.get_world_size()

@@ -68,7 +68,7 @@ class ExperimentConfig:
 
     Attributes:
         networks: Rows of ``NETWORKS`` to train.
-        variables: Names of the clinical variables; (): the default ones.
+        variables: Names of the clinical variables; (): the default ones and the own ones of the cohort.
         views: Views of each patient, one plain and the others augmented, on a pretrained trunk.
         filters: Width of the networks.
     """
@@ -134,7 +134,7 @@ def fit_models(
         advance: Receives the epochs done, of ``len(config.networks) * len(split.folds) * config.recipe.epochs``.
     """
     spec = clinical_encoder.fit(
-        [data.records[row] for row in split.develop], clinical_variables.select(config.variables)
+        [data.records[row] for row in split.develop], clinical_variables.select(config.variables, data.own)
     )
     vectors = Vectors.of(data, spec)
     scores, logistic = _fit_baselines(config, data, vectors, split, progress)

@@ -16,6 +16,7 @@ import numpy as np
 from app.evaluation.metrics import Array
 from app.inference import explain
 from app.inference.model_version import ModelVersion
+from app.network.backends import Precision
 from app.registry.manifest import Manifest
 from app.training.dataset import Dataset, Vectors, to_model_input
 from app.training.site_data import SiteData
@@ -48,7 +49,7 @@ def add(data: SiteData, folder: Path, manifest: Manifest, cohort: Dataset) -> Si
         manifest: Its manifest.
         cohort: The patients.
     """
-    version = ModelVersion.load(folder, manifest, "auto")
+    version = ModelVersion.load(folder, manifest, "auto", precision=Precision.FLOAT32)  # sites have other devices
     vectors = Vectors.of(cohort, manifest.clinical)
     mean, deviation = standard(manifest)
     features, logits = [], []

@@ -25,7 +25,7 @@ from typing import Any
 
 import pandas as pd
 
-from app.inference.clinical_encoder import POST_PROCEDURE_FIELDS
+from app.inference.post_procedure import POST_PROCEDURE_FIELDS
 from app.sdk.etici import UNSUCCESSFUL, parse_etici
 from app.training import isles24_values as values
 from app.training.cells import form_of

@@ -23,6 +23,7 @@ from app.network.resnet import MARKED, MarkPath
 from app.training.dataset import LATENTS, Bits
 from app.training.tasks import Rows, TrainingContext, batches, count_batches, latent_loss
 from app.training.trainer import Recipe
+from app.training.transfer import to_device
 
 CLOT_FULL, CLOT_POSITIVE = 0.06, 20.0
 """Share of a cell that the clot fills where it is whole in it; weight of the cells with clot."""
@@ -130,11 +131,11 @@ class MarkTask:
     def losses(self, batch: int, rng: np.random.Generator) -> Iterator[Tensor]:
         """Loss of the signs, and weighted squared error of the latents."""
         for rows in batches(self._train, batch, rng):
-            present = torch.from_numpy(self._drawn(len(rows), rng)).to(self._boxes.device)
+            present = to_device(self._drawn(len(rows), rng), self._boxes.device)
             images = (self._boxes[rows].float() * present[:, :, None, None, None]).to(self._context.device)
             latents = self._context.latents(rows)
             signs, summary = self._predict(images.contiguous(memory_format=torch.channels_last_3d))
-            weights = torch.tensor([SUMMARY.get(name, 1.0) for name in LATENTS], device=latents.device)
+            weights = to_device(np.array([SUMMARY.get(name, 1.0) for name in LATENTS], np.float32), latents.device)
             loss = marked_loss(signs, self._clots[rows], latents)
             yield loss + SUMMARY_WEIGHT * latent_loss(summary, latents, weights)
             self._advance(1)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.evaluation.metrics import Array, auc
+from app.inference import own_variables
 from app.registry.manifest import Manifest
 from app.training.options import Target
 from app.training.results_table import ResultRow, markdown
@@ -51,7 +52,7 @@ def write(
             _SYNTHETIC if manifest.training.synthetic else "",
             f"{manifest.intended_use} Licence of the weights: {manifest.licence}.",
         ],
-        "## What it does": [_purpose(manifest), _inputs(manifest)],
+        "## What it does": [_purpose(manifest), _inputs(manifest), own_table(manifest)],
         "## Data and protocol": [_data(manifest, split), _rules(manifest)],
         "## Outcome": ["\n".join(outcome), *cohort],
         "## Measured on the test part": [_numbers(manifest), SINGLE_RUN, *parts],
@@ -103,6 +104,20 @@ def _inputs(manifest: Manifest) -> str:
         f"Channels: {channels}; required: {required}. Clinical variables: {variables}. Any may be missing; a "
         "missing value is imputed and marked as imputed."
     )
+
+
+def own_table(manifest: Manifest) -> str:
+    """Table of the own variables; "" without any."""
+    variables = own_variables.own_of(manifest.clinical)
+    if not variables:
+        return ""
+    rows = [f"| `{v.name}` | {_cell(v.label)} | {own_variables.rule(v)} |" for v in variables]
+    head = "Own variables of the site, in `own` of the clinical document; they are no fields of the record:"
+    return "\n".join([head, "", "| name | variable | valid values |", "|---|---|---|", *rows])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "/")
 
 
 def _data(manifest: Manifest, split: Split) -> str:

@@ -69,7 +69,8 @@ class TrainConfig:
         columns: ``columns.toml`` of the table; None: the one in its folder, if there is one.
         date_format: Form of the dates, as ``dd/mm/yyyy``; "": ISO.
         dicom: Folder of the DICOM studies that rows name by UID or accession number.
-        variables: Names of the clinical variables (``variables.py``); (): the default ones.
+        variables: Names of the clinical variables (``variables.py``); (): the default ones and the own ones.
+        own_variables: ``variables.toml`` of the table; None: the one in its folder, if there is one.
         compare: Networks of the results table besides ``model``; (): all of them.
         publish_anyway: Write a version in spite of few events or a ranking below chance (``publication.py``).
         accept_flags: Train although the preparation doubts some images, or images repeat under several patients.
@@ -96,6 +97,7 @@ class TrainConfig:
     date_format: str = ""
     dicom: Path | None = None
     variables: tuple[str, ...] = ()
+    own_variables: Path | None = None
     compare: tuple[PublishedModel, ...] = ()
     publish_anyway: bool = False
     accept_flags: bool = False

@@ -82,12 +82,12 @@ class OutcomeCounts:
 
 def choose(columns: Collection[str], target: Target | None, faults: FaultList) -> tuple[Target, tuple[str, ...]]:
     """Target, and the columns that decide it; without ``target``, rLVO if any component is in the table."""
-    components = tuple(name for name in COMPONENTS if name in columns)
+    components = components_of(columns, Target.RLVO)
     if target is Target.UNSUCCESSFUL_REPERFUSION:
-        grades = tuple(name for name in (REPERFUSION, "etici") if name in columns)
+        grades = components_of(columns, target)
         if not grades:
             faults.add(f"--target {target} needs the column {REPERFUSION} or etici")
-        return target, grades[:1]
+        return target, grades
     option = f"--target {Target.UNSUCCESSFUL_REPERFUSION}"
     if target is None and components and REPERFUSION in columns:
         faults.add(
@@ -104,6 +104,13 @@ def choose(columns: Collection[str], target: Target | None, faults: FaultList) -
             f"no outcome: give at least one of the columns {', '.join(COMPONENTS)}, or {REPERFUSION} with {option}"
         )
     return Target.RLVO, components
+
+
+def components_of(columns: Collection[str], target: Target) -> tuple[str, ...]:
+    """Columns of a table that decide the target; empty if it has none of them."""
+    if target is Target.UNSUCCESSFUL_REPERFUSION:
+        return tuple(name for name in (REPERFUSION, "etici") if name in columns)[:1]
+    return tuple(name for name in COMPONENTS if name in columns)
 
 
 def findings(

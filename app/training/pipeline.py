@@ -20,6 +20,7 @@ from app.training.dataset import Dataset
 from app.training.evaluate import evaluate
 from app.training.fit import fit
 from app.training.options import TrainConfig
+from app.training.own_variables import OwnColumns
 from app.training.package import package
 from app.training.preprocess import Filler, preprocess
 from app.training.progress import ProgressReporter
@@ -46,10 +47,11 @@ def run(config: TrainConfig, progress: ProgressReporter, fill: Filler | None = N
             target=config.target,
             rules=config.columns,
             date_format=config.date_format,
+            own=OwnColumns(config.own_variables),
         )
         patients = dicom_studies.convert(patients, config.dicom, progress, jobs=config.jobs)
         suspicions = suspicious.check(patients, config.accept, accept_images=config.accept_flags)
-        variables.select(config.variables)
+        variables.select(config.variables, patients.own)
         data = preprocess(patients, progress, jobs=config.jobs, fill=fill)
         variables.check_values(config.variables, data)
         remarks = (*_check(patients, data, config), *filter(None, [suspicions]))

@@ -52,7 +52,13 @@ def read(
     Raises:
         CohortFault: With every fault of the table.
     """
-    raw = read_table(path)
+    return of_raw(read_table(path), columns, since=since, only_site=only_site, date_format=date_format)
+
+
+def of_raw(
+    raw: RawTable, columns: TableColumns, *, since: str = "", only_site: str = "", date_format: str = ""
+) -> PredictionTable:
+    """Like ``read``, from the cells of a table."""
     columns = _found(raw, columns, since=since, only_site=only_site)
     faults = FaultList()
     probabilities = _probabilities(raw, columns.probability, faults)

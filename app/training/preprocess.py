@@ -36,16 +36,27 @@ Filler = Callable[[Sequence[CohortRow], Path, Callable[[], None]], None]
 cannot be prepared: ``preprocess`` tries that study again and raises its fault with its row."""
 
 
-def preprocess(cohort: Cohort, progress: ProgressReporter, *, jobs: int = 1, fill: Filler | None = None) -> Dataset:
+UNKNOWN = -1
+"""Label of a study of unknown outcome, in a cohort that is predicted only."""
+
+
+def preprocess(
+    cohort: Cohort,
+    progress: ProgressReporter,
+    *,
+    jobs: int = 1,
+    fill: Filler | None = None,
+    needs_outcomes: bool = True,
+) -> Dataset:
     """Prepare every study of the cohort that is not in its cache, and load all studies.
 
     ``fill`` prepares the studies; by default ``jobs`` processes do. Under torchrun the first rank prepares, and the
-    other ranks read the cache.
+    other ranks read the cache. Without ``needs_outcomes``, the label of an unknown outcome is ``UNKNOWN``.
 
     Raises:
-        CohortFault: With every row that cannot be prepared, or whose outcome is unknown.
+        CohortFault: With every row that cannot be prepared, or whose outcome is unknown and needed.
     """
-    if any(study.outcome is None for study in cohort.studies):
+    if needs_outcomes and any(study.outcome is None for study in cohort.studies):
         raise CohortFault(["rows of unknown outcome cannot be trained or scored on"])
     cache = cohort.folder / ".prepared"
     arrays = _ready(cohort)
@@ -62,7 +73,7 @@ def preprocess(cohort: Cohort, progress: ProgressReporter, *, jobs: int = 1, fil
         presence=presence,
         records=[study.record for study in rows],
         perfusion=perfusion,
-        labels=np.array([study.outcome for study in rows], np.int64),
+        labels=np.array([UNKNOWN if study.outcome is None else study.outcome for study in rows], np.int64),
         groups=np.array([patients[study.patient] for study in rows], np.int64),
         sites=np.array([study.site for study in rows]),
         latents=latents,
@@ -70,6 +81,7 @@ def preprocess(cohort: Cohort, progress: ProgressReporter, *, jobs: int = 1, fil
         scanners=np.array([study.scanner for study in rows]),
         digests=[image_digests(*parts) for parts in zip(images, presence, files, strict=True)],
         flags=[_all_flags(study, found) for study, found in zip(rows, flags, strict=True)],
+        own=cohort.own,
     )
 
 

@@ -31,6 +31,7 @@ from app.training.dataset import LATENTS, draw_dropout
 from app.training.progress import ProgressReporter
 from app.training.tasks import Rows, TrainingContext, Views, batches, count_batches, latent_loss, mix_views, views
 from app.training.trainer import Recipe
+from app.training.transfer import to_device
 
 CAROTID_MM = 55.0  # arc length where the used segment of the carotid starts; a clot may lie beyond it
 AUGMENTED_SHARE = {"shift": 0.35, "incomplete": 0.2}  # of the heads: shifted by a voxel, modalities missing
@@ -80,7 +81,7 @@ def _pooled_head(channels: int) -> nn.Sequential:
 
 
 def _loss(predictions: Sequence[Tensor], truth: Tensor) -> Tensor:
-    weights = torch.tensor([LATENT_WEIGHTS.get(name, 1.0) for name in LATENTS], device=truth.device)
+    weights = to_device(np.array([LATENT_WEIGHTS.get(name, 1.0) for name in LATENTS], np.float32), truth.device)
     return torch.stack([latent_loss(prediction.float(), truth, weights) for prediction in predictions]).sum()
 
 
@@ -165,7 +166,7 @@ class LessonTask:
         clots = mark_lesson.clots_in(self._context, rows, self._box)
         if clots is None or not usable.any():
             return logits.sum() * 0.0
-        chosen = torch.from_numpy(usable).to(logits.device)
+        chosen = to_device(np.flatnonzero(usable), logits.device)  # a mask of the device would have to be counted
         return CLOT_WEIGHT * mark_lesson.clot_loss(logits[chosen], clots[chosen])
 
     @torch.no_grad()

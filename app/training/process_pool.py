@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from app.network.ensemble import forbid_tf32
 from app.training.tasks import TrainingContext
 
 Task = TypeVar("Task")
@@ -114,8 +115,9 @@ def one_thread() -> Iterator[None]:
 
 
 def _initialise(parent: int) -> None:
-    """Prepare a process of the pool: one thread, and an end together with the parent process."""
+    """Prepare a process of the pool: one thread, exact float32, and an end together with the parent process."""
     torch.set_num_threads(1)
+    forbid_tf32()  # a setting of the process, which a spawned one does not inherit
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # the parent stopped before prctl was called

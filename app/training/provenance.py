@@ -22,6 +22,7 @@ from pydantic import BaseModel, ValidationError
 import app
 from app.inference import defaults, preprocess_cache
 from app.registry.manifest import Manifest
+from app.sdk.clinical import ClinicalRecord
 from app.sdk.types import Input
 from app.training.cohort import Cohort, CohortRow
 from app.training.dataset import Dataset
@@ -46,14 +47,16 @@ def image_digests(
 
 
 def data_digest(cohort: Cohort, data: Dataset) -> str:
-    """SHA-256 of the cohort: every field of every row, every image, and the truth of phantoms."""
-    document = {
+    """SHA-256 of the cohort: every field of every row, own variables, every image, and the truth of phantoms."""
+    document: dict[str, object] = {
         "target": cohort.target,
         "layout": preprocess_cache.layout(),
         "rows": [_content(study) for study in cohort.studies],
         "images": data.digests,
         "perfusion": data.perfusion,
     }
+    if cohort.own:
+        document["own"] = cohort.own
     digest = hashlib.sha256(json.dumps(document, sort_keys=True, default=_plain).encode())
     for array in (data.labels, data.presence, data.latents, data.oracle):
         digest.update(b"none" if array is None else np.ascontiguousarray(array).tobytes())
@@ -65,7 +68,12 @@ def _content(study: CohortRow) -> dict[str, object]:
 
 
 def _plain(value: object) -> object:
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
+    if not isinstance(value, BaseModel):
+        return str(value)
+    document = value.model_dump(mode="json")
+    if isinstance(value, ClinicalRecord) and value.own is None:
+        del document["own"]  # so that a cohort without own variables has the digest of earlier releases
+    return document
 
 
 @lru_cache

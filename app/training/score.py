@@ -33,6 +33,7 @@ from app.evaluation.metrics import (
     multiplicity_note,
 )
 from app.inference.model_version import ModelVersion
+from app.inference.own_variables import own_of
 from app.registry.manifest import Manifest
 from app.sdk.types import Flag
 from app.training import (
@@ -52,6 +53,7 @@ from app.training import (
 from app.training.dataset import Dataset, Vectors, to_model_input
 from app.training.errors import CohortFault, FaultList
 from app.training.options import Target
+from app.training.own_variables import OwnColumns
 from app.training.patient_files import Predictions, Source
 from app.training.preprocess import preprocess
 from app.training.progress import ProgressReporter
@@ -66,11 +68,13 @@ class VersionPredictions:
 
     Attributes:
         probabilities: (n,) calibrated probabilities.
+        log_odds: (n,) calibrated log-odds.
         kept: (n, 2), whether class 0 and class 1 are in the conformal set.
         flags: Flags (n) that the version gives, such as out-of-distribution.
     """
 
     probabilities: Array
+    log_odds: Array
     kept: NDArray[np.bool_]
     flags: Sequence[Sequence[Flag]] = ()
 
@@ -78,6 +82,8 @@ class VersionPredictions:
 @dataclass(frozen=True)
 class EvalConfig:
     """Arguments of ``rlvo evaluate``. ``since``: only patients of this ISO date or later; ``site``: only this site.
+
+    Own variables of the versions need no file ``own_variables``, because the manifests declare them.
 
     ``dicom`` is the folder of DICOM studies. ``report`` is the report's folder; None: a folder in ``reports`` beside
     the table. ``accept_flags`` scores doubtful images too; ``i_know`` scores patients that a version was trained on;
@@ -95,6 +101,7 @@ class EvalConfig:
     target: Target | None = None
     columns: Path | None = None
     date_format: str = ""
+    own_variables: Path | None = None
     dicom: Path | None = None
     accept_flags: bool = False
     i_know: bool = False
@@ -104,15 +111,16 @@ class EvalConfig:
 def predict_all(model: ModelVersion, data: Dataset, advance: Callable[[], None] = lambda: None) -> VersionPredictions:
     """Predict every patient with one version."""
     vectors = Vectors.of(data, model.manifest.clinical)
-    probabilities, kept, flags = [], [], []
+    probabilities, log_odds, kept, flags = [], [], [], []
     for row in range(len(data)):
         answer = model.predict(to_model_input(data, vectors, model.manifest.clinical, row))
         probabilities.append(answer.probability)
+        log_odds.append(answer.log_odds)
         conformal_set = answer.decision.conformal or []
         kept.append(["not-refractory" in conformal_set, "refractory" in conformal_set])
         flags.append(answer.flags)
         advance()
-    return VersionPredictions(np.array(probabilities), np.array(kept, bool), flags)
+    return VersionPredictions(np.array(probabilities), np.array(log_odds), np.array(kept, bool), flags)
 
 
 @dataclass(frozen=True)
@@ -149,6 +157,7 @@ def predict_cohort(config: EvalConfig, progress: ProgressReporter) -> ScoredCoho
         target=config.target,
         rules=config.columns,
         date_format=config.date_format,
+        own=OwnColumns(config.own_variables, {_name(m): own_of(m.clinical) for m in manifests}),
     )
     if len({_name(manifest) for manifest in manifests}) < len(manifests):
         raise CohortFault(["one version is given twice; give each version once"])
@@ -158,9 +167,43 @@ def predict_cohort(config: EvalConfig, progress: ProgressReporter) -> ScoredCoho
         if manifest.training.target != patients.target:
             fault = f"{_name(manifest)} predicts {manifest.training.target}, and the cohort's outcome is another"
             raise CohortFault([f"{fault}: {patients.target}"])
+    return _predicted(manifests, read, patients, config, progress)
+
+
+def predict_unlabelled(config: EvalConfig, progress: ProgressReporter) -> ScoredCohort:
+    """Like ``predict_cohort``, for one version and every study, whether its outcome is known or not.
+
+    The label of an unknown outcome is ``preprocess.UNKNOWN``.
+
+    Raises:
+        CohortFault: With every fault of the cohort, or if the folder holds no version.
+    """
+    (folder,) = config.versions
+    manifest = read_manifest(folder)
+    check_layout(manifest)
+    read = cohort.read_unlabelled(
+        config.cohort,
+        manifest.training.target,
+        rules=config.columns,
+        date_format=config.date_format,
+        own=OwnColumns(config.own_variables, {_name(manifest): own_of(manifest.clinical)}),
+    )
+    return _predicted([manifest], read, read, config, progress, needs_outcomes=False)
+
+
+def _predicted(
+    manifests: Sequence[Manifest],
+    read: cohort.Cohort,
+    patients: cohort.Cohort,
+    config: EvalConfig,
+    progress: ProgressReporter,
+    *,
+    needs_outcomes: bool = True,
+) -> ScoredCohort:
+    """Prepare, check and predict the selected ``patients`` of the cohort ``read`` with every version."""
     patients = dicom_studies.convert(patients, config.dicom, progress, jobs=config.jobs)
     suspicions = suspicious.check(patients, config.accept, accept_images=config.accept_flags)
-    data = preprocess(patients, progress, jobs=config.jobs)
+    data = preprocess(patients, progress, jobs=config.jobs, needs_outcomes=needs_outcomes)
     remarks = [training_overlap.check(manifest, patients, data, accept=config.i_know) for manifest in manifests]
     repeats = suspicious.SAME_IMAGE in suspicious.accepted(config.accept)
     remarks.append(input_checks.check(patients, data, accept=config.accept_flags, accept_repeats=repeats))

@@ -22,7 +22,7 @@ from app.training.splits import Split
 NO_EFFECT = ("jobs", "report", "out", "model", "accept", "accept_flags", "i_know", "publish_anyway", "compare")
 """Arguments that change no number of a fitted model."""
 
-BY_CONTENT = ("cohort", "trunk", "device")
+BY_CONTENT = ("cohort", "trunk", "device", "own_variables")
 """Arguments that enter the key by their content, not by their text."""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from app.training import cohort, columns, suspicious
 from app.training.cohort import Inspection
 from app.training.options import Target
+from app.training.own_variables import OwnColumns
 
 
 @dataclass(frozen=True)
@@ -27,19 +28,33 @@ def check(
     rules: Path | None = None,
     date_format: str = "",
     accept: str = "",
+    own: Path | None = None,
 ) -> TableCheck:
-    """Check a table with the arguments of ``cohort.read``; ``accept``: codes of suspicious values that are right.
+    """Check a table with the arguments of ``cohort.read``.
+
+    Args:
+        path: Table, or folder.
+        drop_unknown: See ``cohort.read``, as for ``target``, ``rules`` and ``date_format``.
+        target: Outcome.
+        rules: ``columns.toml``.
+        date_format: Form of the dates.
+        accept: Codes of suspicious values that are right.
+        own: ``variables.toml``; None: the one in the folder of the table, if there is one.
 
     Raises:
         CohortFault: The file cannot be read as a table, or a code is unknown.
     """
     codes = suspicious.accepted(accept)
-    inspection = cohort.inspect(path, drop_unknown=drop_unknown, target=target, rules=rules, date_format=date_format)
-    given = columns.read_rules(rules or (path if path.is_dir() else path.parent) / columns.FILE)
+    folder = path if path.is_dir() else path.parent
+    declared = OwnColumns(own).find(folder)
+    inspection = cohort.inspect(
+        path, drop_unknown=drop_unknown, target=target, rules=rules, date_format=date_format, own=OwnColumns(own)
+    )
+    given = columns.read_rules(rules or folder / columns.FILE)
     refused = [one for one in inspection.suspicions if one.code not in codes]
     usable = inspection.cohort is not None and not refused
     advice = f"\n{suspicious.advice(refused)}" if refused else ""
-    return TableCheck(_summary(path, inspection) + advice, columns.template(inspection.raw, given), usable)
+    return TableCheck(_summary(path, inspection) + advice, columns.template(inspection.raw, given, declared), usable)
 
 
 def _summary(path: Path, inspection: Inspection) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from app.network.ensemble import fold_batch_norm
 from app.sdk.types import Channel
 from app.training import augmentation, distributed
 from app.training.dataset import LATENTS, Dataset, Dropout, Vectors, draw_dropout, no_dropout
+from app.training.transfer import to_device
 
 Rows = NDArray[np.int64]
 Views = Sequence[tuple[Tensor, Tensor]]
@@ -57,7 +59,7 @@ class TrainingContext:
             left = self.left[rows]
             chosen = np.array(chosen)
             chosen[left] = chosen[left][:, :, ::-1]
-        return torch.from_numpy(np.ascontiguousarray(chosen)).to(self.device).float()
+        return to_device(chosen, self.device).float()
 
     @property
     def is_side_aligned(self) -> bool:
@@ -66,16 +68,23 @@ class TrainingContext:
 
     def _seen(self, images: Tensor, present: NDArray[np.bool_]) -> Tensor:
         """What a network sees of images (n, C, X, Y, Z): relative to the reference head, absent channels zero."""
-        if self.reference is not None:
-            chosen = self.reference if self.input_channels is None else self.reference.only(self.input_channels)
-            mean, mask = torch.from_numpy(chosen.mean).to(self.device), torch.from_numpy(chosen.mask).to(self.device)
+        if self._mean_and_mask is not None:
+            mean, mask = self._mean_and_mask
             images = (images - mean) * mask
         return (images * self._presence_mask(present)).contiguous(memory_format=torch.channels_last_3d)
+
+    @cached_property
+    def _mean_and_mask(self) -> tuple[Tensor, Tensor] | None:
+        """The reference head of the input channels on the device: mean (C, X, Y, Z) and mask (X, Y, Z)."""
+        if self.reference is None:
+            return None
+        chosen = self.reference if self.input_channels is None else self.reference.only(self.input_channels)
+        return to_device(chosen.mean, self.device), to_device(chosen.mask, self.device)
 
     def _presence_mask(self, present: NDArray[np.bool_]) -> Tensor:
         """(n, C, 1, 1, 1) of the input channels."""
         chosen = present if self.input_channels is None else present[:, list(self.input_channels)]
-        return torch.from_numpy(chosen).to(self.device)[:, :, None, None, None]
+        return to_device(chosen, self.device)[:, :, None, None, None]
 
     def images(self, rows: Rows, present: NDArray[np.bool_]) -> Tensor:
         """Images (n, C, X, Y, Z) float32 of ``rows``; channels not ``present`` (n, C) are zero."""
@@ -83,7 +92,7 @@ class TrainingContext:
 
     def vectors_of(self, rows: Rows, drop: Dropout) -> Tensor:
         """Clinical vectors (n, v) of ``rows`` after the dropout ``drop``."""
-        return torch.from_numpy(self.vectors.joined(rows, drop.present, drop.hidden)).to(self.device)
+        return to_device(self.vectors.joined(rows, drop.present, drop.hidden), self.device)
 
     def augmented(self, rows: Rows, rng: np.random.Generator, rotate: bool) -> tuple[Tensor, Tensor]:
         """Training batch: augmented images (n, C, X, Y, Z) and clinical vectors (n, v), both after dropout."""
@@ -119,7 +128,7 @@ class TrainingContext:
 
     def latents(self, rows: Rows) -> Tensor:
         """Standardised latents (n, k) of ``rows``, NaN where unknown."""
-        return torch.from_numpy(self.data.latents[rows]).to(self.device)
+        return to_device(self.data.latents[rows], self.device)
 
     def clots(self, rows: Rows) -> Tensor | None:
         """Share of each cell of two voxels that the clot fills, (n, X/2, Y/2, Z/2); None if unknown."""
@@ -128,29 +137,37 @@ class TrainingContext:
         clots = self.data.clots[rows]
         if self.is_side_aligned and self.left is not None:
             clots = np.where(self.left[rows][:, None, None, None], clots[:, ::-1], clots)
-        return torch.from_numpy(np.ascontiguousarray(clots)).to(self.device).float()
+        return to_device(clots, self.device).float()
 
     def labels(self, rows: Rows) -> Tensor:
         """Labels (n,) float32 of ``rows``."""
-        return torch.from_numpy(self.data.labels[rows]).to(self.device).float()
+        return to_device(self.data.labels[rows], self.device).float()
 
 
 def batches(rows: Rows, size: int, rng: np.random.Generator) -> Iterator[Rows]:
     """Shuffled rows in batches of ``size``; each rank gets its share of every batch.
 
-    A last batch of less than half the size is left out, because batch-norm statistics would be too noisy.
+    A last batch of less than half the size is left out, because batch-norm statistics would be too noisy, and so is one
+    with less than two rows for each rank: there are no statistics of a single row.
     """
     order = rng.permutation(rows)
     for start in range(0, len(order), size):
         batch = order[start : start + size]
-        if len(batch) * 2 >= min(size, len(order)):
+        if len(batch) >= _smallest_batch(len(order), size):
             yield distributed.rank_rows(np.sort(batch))
 
 
 def count_batches(rows: int, size: int) -> int:
     """Number of batches that ``batches`` gives."""
     whole, rest = divmod(rows, size)
-    return whole + (rest * 2 >= min(size, rows) and rest > 0)
+    smallest = _smallest_batch(rows, size)
+    return whole * (size >= smallest) + (rest >= smallest)
+
+
+def _smallest_batch(rows: int, size: int) -> int:
+    """Rows of the smallest batch that is used, of ``rows`` in batches of ``size``."""
+    ranks = distributed.rank_count()
+    return max(-(-min(size, rows) // 2), 2 * ranks if ranks > 1 else 1)
 
 
 def auprc_plus_auc(labels: Rows, scores: Array) -> float:
@@ -161,12 +178,13 @@ def auprc_plus_auc(labels: Rows, scores: Array) -> float:
 
 
 def latent_loss(guess: Tensor, truth: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean squared error over the known latents of ``truth`` (n, k; NaN: unknown), optionally with ``weights`` (k,)."""
+    """Mean squared error over the known latents of ``truth`` (n, k; NaN: unknown), optionally with ``weights`` (k,).
+
+    It is zero if none is known; asking the device whether any is known would wait for all its kernels.
+    """
     known = torch.isfinite(truth)
-    if not known.any():
-        return guess.sum() * 0.0
     error = (guess - truth.nan_to_num()) ** 2 * known
-    return (error if weights is None else error * weights).sum() / known.sum()
+    return (error if weights is None else error * weights).sum() / known.sum().clamp_min(1)
 
 
 class EndToEnd:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from app.training import distributed
+from app.training.errors import CohortFault
 
 Weights = dict[str, Tensor]
 
@@ -89,6 +90,9 @@ def fit(
 
     ``checkpoint`` is the file to resume from and to write after every epoch; the caller removes it. ``advance`` is
     called with (epoch, score) after each epoch.
+
+    Raises:
+        CohortFault: There are too many ranks for a batch, or for these patients.
     """
     module = task.module
     # Biases and normalisation scales take no weight decay.
@@ -97,6 +101,9 @@ def fit(
     groups = [{"params": matrices, "weight_decay": recipe.decay}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=recipe.rate)
     steps = task.steps(recipe.batch)
+    if steps == 0 and distributed.is_distributed():
+        ranks = distributed.rank_count()
+        raise CohortFault([f"{ranks} processes are too many: each needs two patients of every batch of {recipe.batch}"])
     total = recipe.epochs * steps + 1
     cycle = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.rate, total_steps=total, pct_start=WARM_UP if WARM_UP * total > 1 else 1.5 / total
@@ -168,8 +175,13 @@ def _save_checkpoint(path: Path, state: TrainingState, weights: dict[str, Weight
 def _load_checkpoint(
     path: Path, stateful: dict[str, Any], device: torch.device
 ) -> tuple[TrainingState, Weights, Weights]:
-    """Read a checkpoint onto ``device``: the run may have begun on another one, and ranks have one each."""
-    content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    """Read a checkpoint onto ``device``: the run may have begun on another one, and ranks have one each.
+
+    The file is read onto the CPU, and the module and its optimizer copy their parts to their own device. The optimizer
+    leaves its step counters on the CPU: on a GPU each step would wait for all kernels to read them.
+    """
+    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     for name, part in stateful.items():
         part.load_state_dict(content[name])
-    return TrainingState(**content["progress"]), content["average"], content["best"]
+    average, best = ({name: value.to(device) for name, value in content[key].items()} for key in ("average", "best"))
+    return TrainingState(**content["progress"]), average, best

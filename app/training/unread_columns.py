@@ -29,11 +29,11 @@ def of_version(cohort: Cohort, manifest: Manifest) -> str:
 def of_training(cohort: Cohort, model: PublishedModel, chosen: Sequence[str] = ()) -> str:
     """Line on the columns that the model to be published will not read; "" if there are none.
 
-    ``chosen``: names of the clinical variables (``variables.py``); (): the default ones.
+    ``chosen``: names of the clinical variables (``variables.py``); (): the default ones and the own ones.
     """
     logistic = PUBLISHED[model] == LOGISTIC
     fusion, channels = (Fusion.NONE, ()) if logistic else NETWORKS[PUBLISHED[model]]
-    names = frozenset(variable.name for variable in variables.select(chosen))
+    names = frozenset(variable.name for variable in variables.select(chosen, cohort.own))
     read = ReadInputs(
         channels=frozenset(channel.name for channel in defaults.CHANNELS if channel.name in channels),
         variables=names if logistic or fusion is not Fusion.NONE else frozenset(),

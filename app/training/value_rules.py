@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from app.registry.own_variable import OWN
 from app.sdk.clinical import ClinicalRecord
 
 MISSING_CODES = (
@@ -82,9 +83,15 @@ RANGE_ADVICE = {
 def number(record: ClinicalRecord, column: str) -> float | None:
     """Number of a column as the table has it; None for a flag, a category, a missing value or no clinical column."""
     section, _, name = column.rpartition(".")
-    owner = getattr(record, section, None) if section else record
-    value = getattr(owner, name, None)
+    if column.startswith(OWN):
+        value = record.value(column)
+    else:
+        value = getattr(getattr(record, section, None) if section else record, name, None)
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+OUT_OF_RANGE = "greater_than_equal"
+"""Type of error of a value that an own variable refuses, for ``range_advice``."""
 
 
 def range_advice(column: str, error: str, cell: str) -> str:

@@ -3,6 +3,7 @@
 Design notes:
 - Any field of the clinical record can be chosen. Kind, unit and categories follow from the record's schema.
 - The side of the occlusion cannot be chosen, because training mirrors the images.
+- The own variables of the cohort (``own_variables``) can be chosen too; without a choice all of them are used.
 - The names are kept in the order of the record, so that the order of the option changes nothing.
 """
 
@@ -40,41 +41,48 @@ def available() -> Mapping[str, ClinicalVariable]:
     return known | {name: variable for name, variable in others.items() if name not in NOT_A_VARIABLE}
 
 
-def parse(text: str) -> tuple[str, ...]:
-    """Names of the option ``--variables``; () for the default ones. A name without its section is accepted.
+def parse(text: str, own: Sequence[ClinicalVariable] = ()) -> tuple[str, ...]:
+    """Names of the option ``--variables``; () for the default ones and all ``own``. A name may lack its section.
 
     Raises:
         CohortFault: With every unknown name, and the names that exist.
     """
     if not text:
         return ()
-    names = {normalised(name): name for name in available()}
-    names |= {normalised(name.rpartition(".")[2]): name for name in available()}
+    every = (*available(), *(variable.name for variable in own))
+    names = {normalised(name): name for name in every}
+    names |= {normalised(name.rpartition(".")[2]): name for name in every}
     given = [part.strip() for part in text.split(",") if part.strip()]
     unknown = [part for part in given if normalised(part) not in names]
+    if any(part.endswith(".toml") for part in unknown):
+        raise CohortFault(
+            ["--variables takes names of variables; give the file that declares own ones to --own-variables"]
+        )
     if unknown or not given:
         fault = f"--variables: unknown: {', '.join(unknown)}" if unknown else "--variables names no variable"
-        raise CohortFault([f"{fault}; expected some of {', '.join(available())}"])
+        raise CohortFault([f"{fault}; expected some of {', '.join(every)}"])
     chosen = {names[normalised(part)] for part in given}
-    return () if chosen == {v.name for v in defaults.VARIABLES} else tuple(n for n in available() if n in chosen)
+    return () if chosen == {v.name for v in (*defaults.VARIABLES, *own)} else tuple(n for n in every if n in chosen)
 
 
-def select(names: Sequence[str]) -> list[ClinicalVariable]:
-    """Variables of these names; without names the default ones.
+def select(names: Sequence[str], own: Sequence[ClinicalVariable] = ()) -> list[ClinicalVariable]:
+    """Variables of these names; without names the default ones and all ``own``.
 
     Raises:
         CohortFault: If a name is unknown.
     """
-    return [available()[name] for name in parse(",".join(names))] or list(defaults.VARIABLES)
+    known = {**available(), **{variable.name: variable for variable in own}}
+    return [known[name] for name in parse(",".join(names), own)] or [*defaults.VARIABLES, *own]
 
 
 def check_values(names: Sequence[str], data: Dataset) -> None:
-    """Check that the studies have a value of each chosen variable.
+    """Check that the studies have a value of each chosen variable; without a choice, of each own variable.
 
     Raises:
         CohortFault: With every variable without a value.
     """
-    empty = [name for name in names if not any(_has_value(data, row, name) for row in range(len(data)))]
+    chosen = names or [variable.name for variable in data.own]
+    empty = [name for name in chosen if not any(_has_value(data, row, name) for row in range(len(data)))]
     if empty:
         raise CohortFault([f"--variables: no study has a value of {', '.join(empty)}; leave it out, or add its column"])
 

@@ -22,9 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.core.concurrency import submit
-from app.core.display_names import channel_label, format_quantity, label
+from app.core.display_names import channel_label, format_quantity
 from app.core.explanation_text import OUTSIDE, points_text
-from app.evaluation import published_scores
 from app.imaging.io import nifti
 from app.imaging.io.nifti import Volume
 from app.imaging.model_grid import ChannelSpec, Grid
@@ -34,6 +33,7 @@ from app.inference.model_input import ModelInput
 from app.inference.model_version import MapVolume
 from app.registry.manifest import Manifest, VariableKind
 from app.reporting.grid_volume import GridVolume, peak
+from app.sdk import published_scores
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.types import Channel, Input, Prediction
 from app.worker.drawing_data import DATA, DrawingData, OverlayData, PositionData, ScoreData
@@ -100,9 +100,8 @@ def files(
     yield ArtifactFile("alignment.json", _alignment(model_input), JSON)
     positions = list(_cohort_positions(model_input, manifest))
     scores = [
-        ScoreData(name=score.name, points=own.text, missing=list(own.missing), source=score.source)
-        for score in published_scores.SCORES
-        for own in (score.of(record),)
+        ScoreData(name=one.name, points=one.text, missing=one.missing, source=one.source)
+        for one in published_scores.of_record(record)
     ]
     data = DrawingData(prediction=prediction, overlays=overlays, positions=positions, card=card, scores=scores)
     yield ArtifactFile(DATA, data.model_dump_json().encode(), JSON)
@@ -186,7 +185,7 @@ def _cohort_positions(model_input: ModelInput, manifest: Manifest) -> Iterator[P
             value = model_input.shown.get(variable.name)
             text = "" if value is None else format_quantity(value, variable.unit)
             yield PositionData(
-                name=label(variable.name),
+                name=variable.label,
                 value_text=text,
                 patient=float(model_input.clinical[column]),
                 others=known[:, column].tolist(),

@@ -20,13 +20,13 @@ import numpy as np
 
 from app.core.display_names import channel_label
 from app.core.logging import error_location
-from app.evaluation.published_scores import TARGET_NOTE
 from app.reporting import figures, page
 from app.reporting.drawing import Drawing
 from app.reporting.figures import CohortPosition
 from app.reporting.grid_volume import GridVolume
 from app.reporting.page import PublishedScores, ReportFigure
 from app.reporting.tables import FigureTable
+from app.sdk.published_scores import TARGET_NOTE
 from app.worker import file_messages
 from app.worker.drawing_data import DATA, DrawingData
 from app.worker.file_messages import ERROR, IDLE_SECONDS

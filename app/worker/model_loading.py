@@ -3,6 +3,7 @@
 Design notes:
 - A version is loaded and checked while the current job runs. A failure changes only the load result of this worker.
 - A version is unloaded only when no unfinished prediction names it.
+- After a load that met a lost device, the process must end; first the operator's request gets its result.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from app.database import job_state, model_requests
 from app.database.model_requests import LoadRequest
 from app.database.session import Database
 from app.database.workers import LoadResult
+from app.inference.device_errors import device_lost
 from app.inference.model_cache import ModelCache
 from app.sdk.errors import RlvoError
 
@@ -21,12 +23,13 @@ log = logging.getLogger("rlvo.model_loading")
 
 
 class ModelLoader:
-    """Carries out the load requests in one worker."""
+    """Carries out the load requests in one worker; ``device_error`` is the error by which a load lost the device."""
 
     def __init__(self, database: Database, model_cache: ModelCache) -> None:
         self._database = database
         self._model_cache = model_cache
         self._results: dict[str, LoadResult] = {}
+        self.device_error: Exception | None = None
 
     @property
     def results(self) -> Mapping[str, LoadResult]:
@@ -53,6 +56,8 @@ class ModelLoader:
             return LoadResult(request.generation, error.detail)
         except Exception as error:  # noqa: BLE001 - without a result, the operator's request waits until its timeout
             log.error("%s %s is not loaded: %s", request.name, request.version, type(error).__name__)
+            if device_lost(error):
+                self.device_error = error
             return LoadResult(request.generation, f"The version could not be loaded: {type(error).__name__}")
         log.info("%s %s is loaded and checked", request.name, request.version)
         return LoadResult(request.generation, None)

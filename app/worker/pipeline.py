@@ -106,10 +106,16 @@ def predict(context: PredictionContext) -> bytes:
 
 
 def explain(context: PredictionContext) -> bytes:
-    """Computes the attribution, as JSON, and puts the maps and the data of the figures in the scratch folder."""
-    version, model_input = context.version(), context.model_input()
+    """Computes the attribution, as JSON, and puts the maps and the data of the figures in the scratch folder.
+
+    The output has the answer that it explains: if another worker predicted on a device that rounds differently, it is
+    computed again here, because the contributions must add up to it.
+    """
+    version, model_input, answer = context.version(), context.model_input(), context.answer()
+    if answer.get("computed_on") not in (None, list(context.computed_on())):  # an earlier release stored none
+        answer = json.loads(predict(context))
     attribution, maps = version.explain(model_input, method=EXACT_METHOD if context.study.exact else None)
-    prediction = _prediction(context.study, context.answer(), attribution)
+    prediction = _prediction(context.study, answer, attribution)
     files: list[tuple[str, str, str]] = []
     map_names: list[str] = []
     made = artifacts.files(
@@ -127,7 +133,7 @@ def explain(context: PredictionContext) -> bytes:
             map_names.append(file.map_name)
     context.release_volumes()
     attribution = attribution.model_copy(update={"maps": map_names})
-    return _json_bytes({"attribution": attribution.model_dump(mode="json"), "files": files})
+    return _json_bytes({"attribution": attribution.model_dump(mode="json"), "files": files, "answer": answer})
 
 
 def record(context: PredictionContext, store: Callable[[PredictionResult], None]) -> None:
@@ -145,6 +151,7 @@ def record(context: PredictionContext, store: Callable[[PredictionResult], None]
         writes = [submit(partial(_publish, context, *file)) for file in explanation["files"]]
         stored = [write.result() for write in writes]
         attribution = Attribution.model_validate(explanation["attribution"])
+        answer = explanation.get("answer", answer)  # a step of an earlier release has none
     computed_on = answer.get("computed_on", (None, None))  # a step of an earlier release has none
     store(
         PredictionResult(
@@ -211,16 +218,23 @@ class PredictionPipeline:
                 full = out_of_memory(error)
                 failure = self._unexpected(stage, context, error)
             if full:  # not in the handler: the error keeps the memory of the step until the handler ends
-                self.model_cache.evict(context.study.model.name, context.study.model.version)
+                self._evict(stage, context)
             if number < TRIES:
                 time.sleep(PAUSE * number)
         return {"failure": failure}
+
+    def _evict(self, stage: Stage, context: PredictionContext) -> None:
+        """Release device memory, so that the next try of the step has more of it."""
+        try:
+            self.model_cache.evict(context.study.model.name, context.study.model.version)
+        except Exception as error:  # noqa: BLE001 - the next try of the step meets the same error and reports it
+            self._unexpected(stage, context, error)
 
     def _unexpected(self, stage: Stage, context: PredictionContext, error: Exception) -> FailureRecord:
         """Log an error that no step should have; ends this process if it cannot use its device any more."""
         log.error("%s of %s: %s", stage, context.study.id, error_location(error))
         if device_lost(error):
-            end_process()
+            end_process(error)
         return failure_record(
             InternalError("The prediction failed unexpectedly. The operator can find the cause in the log")
         )

@@ -147,7 +147,7 @@ class PredictionContext:
         return dict(json.loads(self._outputs[Stage.PREDICT]))
 
     def explanation(self) -> dict[str, Any]:
-        """Output of `explain`: the attribution and the list of files in the scratch folder, as JSON."""
+        """Output of `explain`: attribution, list of files in the scratch folder and explained answer, as JSON."""
         return dict(json.loads(self._outputs[Stage.EXPLAIN]))
 
     def _read_verified(self, name: Input) -> Volume:

@@ -34,6 +34,7 @@ from app.database.session import Database, retry_until_available
 from app.dicom.objects.stored import ResultObjects
 from app.imaging.io.limits import Limits
 from app.imaging.registration import align
+from app.inference.device_errors import out_of_memory
 from app.inference.model_cache import ModelCache
 from app.registry.model_store import ModelStore
 from app.sdk.errors import RlvoError
@@ -217,7 +218,9 @@ class Worker:
             self._model_cache.version(entry.name, entry.version)
         except RlvoError as error:
             log.error("the default model is not loaded: %s", error.detail)
-        except OSError as error:
+        except Exception as error:
+            if not (isinstance(error, OSError) or out_of_memory(error)):
+                raise
             log.error("the default model is not loaded: %s", error_location(error))
         retry_until_available(self._supervisor.heartbeat)
 

@@ -23,6 +23,7 @@ from app.database.session import Database, now
 from app.inference.model_cache import ModelCache
 from app.worker import resource_limits
 from app.worker.liveness import LivenessMonitor
+from app.worker.lost_device import end_process
 from app.worker.model_loading import ModelLoader
 from app.worker.queue import Queue
 
@@ -67,11 +68,13 @@ class Supervisor:
             workers.heartbeat(session, worker)
 
     def load_models(self) -> None:
-        """Carries out the load requests and publishes new results at once."""
+        """Carries out load requests and publishes new results at once; ends this process if a load lost the device."""
         before = self.model_loader.results
         self.model_loader.reconcile()
         if self.model_loader.results != before:
             self.heartbeat()
+        if self.model_loader.device_error is not None:
+            end_process(self.model_loader.device_error)
 
     def watch(self) -> None:
         """Writes a heartbeat, requeues the jobs of stopped workers, and restarts broken and waiting jobs."""

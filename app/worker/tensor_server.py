@@ -80,7 +80,7 @@ class TensorServer:
             except Exception as error:  # noqa: BLE001 - one bad request must not stop the server
                 log.error("tensors for %s: %s", head.get("name"), error_location(error))
                 if device_lost(error):
-                    end_process()
+                    end_process(error)
                 answer = InternalError()
             ipc.reply(connection, answer)
 

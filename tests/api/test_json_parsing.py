@@ -75,6 +75,13 @@ FAULTS = {
     b'{"perfusion": [4]}': ("perfusion", "must be a JSON object"),
     b'{"Mr. Canary, born 1950": 4}': ("(a field)", "is not a field of the clinical document"),
     b'{"perfusion": {"software": "<canary>"}}': ("perfusion.software", "string should match pattern"),
+    b'{"own": 4}': ("own", "must be a JSON object"),
+    b'{"own": {"ddimer": "Canary, John"}}': (
+        "own.ddimer",
+        "must be a number, true or false, or a word of small letters",
+    ),
+    b'{"own": {"ddimer": 1e13}}': ("own.ddimer", "must be a number, true or false, or a word of small letters"),
+    b'{"own": {"Mr. Canary": 4}}': ("own.(a field)", "the name has small letters"),
     b'{"glucose": 100, "glucose_mmol_l": 5.5}': ("clinical", "give glucose or glucose_mmol_l, not both"),
 }
 

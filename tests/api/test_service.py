@@ -11,9 +11,12 @@ import jsonschema_rs
 import pytest
 
 from app.main import openapi_document
+from app.network.architecture import Fusion
 from app.sdk.errors import RlvoError
 from app.sdk.types import ModelInfo, ModelVersionInfo
-from tests.api.conftest import RunningService
+from tests.api.conftest import RunningService, running, settings_in
+from tests.factory import VARIABLES, tiny_version
+from tests.inference.test_own_variables import OWN
 
 pytestmark = pytest.mark.anyio
 
@@ -68,6 +71,21 @@ async def test_schema_of_a_version_has_only_its_fields(shared_service: RunningSe
     jsonschema_rs.validate(schema, {"age": 71, "perfusion": {"core_ml": 3}})
     with pytest.raises(jsonschema_rs.ValidationError):
         jsonschema_rs.validate(schema, {"age": 17})
+
+
+async def test_schema_of_a_version_has_the_own_variables_that_it_reads(tmp_path: Path) -> None:
+    for version, fusion in (("1.0.0", Fusion.DAFT), ("1.1.0", Fusion.NONE)):  # a network without fusion reads no record
+        tiny_version(tmp_path / "models", version=version, variables=(*VARIABLES, *OWN), fusion=fusion)
+    async with running(settings_in(tmp_path, tmp_path / "models")) as service:
+        read, unread = [
+            (await service.http.get(f"/v1/models/tiny/versions/{version}/clinical-schema")).json()
+            for version in ("1.0.0", "1.1.0")
+        ]
+    jsonschema_rs.meta.validate(read)
+    assert list(read["properties"]["own"]["properties"]) == ["ddimer", "pacemaker", "grade"]
+    assert "own" not in unread["properties"]
+    for right, values in ((True, {"ddimer": 5, "pacemaker": True, "grade": "mild"}), (False, {"ddimer": -1})):
+        assert jsonschema_rs.is_valid(read, {"age": 71, "own": values}) is right
 
 
 async def test_the_whole_schema_refuses_unknown_fields(shared_service: RunningService) -> None:

@@ -182,6 +182,16 @@ async def test_a_study_without_a_usable_series_is_refused_with_the_reason(servic
     assert (await completed(service, uid))["state"] == "predicted"
 
 
+async def test_a_record_with_an_own_variable_that_no_version_knows_any_more_is_refused(service: RunningService) -> None:
+    uid = await receive(service, *cta())
+    with service.services.database.session() as session:  # stored while there was a version with this variable
+        session.execute(update(StudyRow).values(clinical={"age": 70, "own": {"ddimer": 5.0}}))
+    study = await completed(service, uid)
+    assert (study["state"], study["error"]["code"], study["predictions"]) == ("refused", "clinical-invalid", [])
+    assert (await service.http.put(f"/v1/studies/{uid}/clinical", json={"age": 70})).status_code == 200
+    assert (await completed(service, uid))["state"] == "predicted"
+
+
 async def test_an_input_that_the_model_requires_is_missing_until_it_arrives(service: RunningService) -> None:
     uid = await receive(service, *ncct())
     assert (await completed(service, uid))["error"]["code"] == "missing-required-input"

@@ -64,6 +64,13 @@ async def test_a_record_is_joined_to_the_study_that_is_here(keyed: RunningServic
     assert waiting(keyed) == []
 
 
+async def test_own_variables_are_checked_before_the_record_waits(keyed: RunningService) -> None:
+    answer = await keyed.http.put(URL, params=NUMBER, json={"age": 70, "own": {"ddimer": 5}})
+    assert problem(answer) == (422, "clinical-invalid")
+    assert answer.json()["errors"] == [{"field": "own.ddimer", "detail": "is no own variable of this model"}]
+    assert waiting(keyed) == []
+
+
 async def test_several_studies_with_one_number_are_a_conflict(keyed: RunningService) -> None:
     assert (await store(keyed, related(SENT[0], OTHER_STUDY))).status_code == 200
     answer = await keyed.http.put(URL, params=NUMBER, json={"age": 70})

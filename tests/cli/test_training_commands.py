@@ -19,11 +19,11 @@ from PIL import Image
 from scipy.special import expit
 from typer.testing import Result
 
-from app.evaluation.published_scores import TARGET_NOTE
 from app.inference.model_version import ModelVersion
 from app.phantoms import biology
 from app.phantoms.biology import Preset
 from app.registry.manifest import Manifest
+from app.sdk.published_scores import TARGET_NOTE
 from app.training.synthesize import synthesize
 from tests.cli.training_runs import PATIENTS, TRUNK, dates, rlvo
 

@@ -7,11 +7,15 @@ import uuid
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import update
 
 from app.core.tracing import TraceContext
 from app.database import idempotency, predictions, row_erasure
 from app.database.predictions import Artifact
 from app.database.session import Database, now
+from app.database.tables import PredictionRow
+from app.sdk import published_scores
+from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import Conflict, Erased, InvalidRequest, NotFinished, NotFound, PredictionNotFound
 from app.sdk.types import Input, Status
 from tests.database.results import result
@@ -52,6 +56,27 @@ def test_finished_prediction_is_read_back(database: Database) -> None:
     assert stored.finished
     assert stored.started
     assert stored.created <= stored.started <= stored.finished
+
+
+def test_published_scores_of_the_record_are_with_a_result_and_not_in_a_list(database: Database) -> None:
+    record = {"atrial_fibrillation": False, "hypertension": True, "nihss": 14}
+    new, unreadable = add_prediction(database, clinical=record), add_prediction(database, clinical=record)
+    with database.reading() as session:
+        assert predictions.find(session, new.id, None).scores is None
+    finish(database, new)
+    finish(database, unreadable)
+    with database.session() as session:  # as a release with other fields could have stored it
+        earlier = update(PredictionRow).where(PredictionRow.id == unreadable.id)
+        session.execute(earlier.values(clinical={"nihss": "severe"}))
+    with database.reading() as session:
+        found = predictions.find(session, new.id, None).scores
+        assert found == published_scores.of_record(ClinicalRecord.model_validate(record))
+        assert predictions.find(session, unreadable.id, None).scores is None
+        assert all(item.scores is None for item in predictions.page(session, None, limit=10).items)
+    icad, odds = found or []
+    assert (icad.low, icad.high, icad.value, icad.text) == (6, 20, None, "6 to 20 of 20 points")
+    assert "several stenoses of one artery on CTA" in icad.missing
+    assert odds.missing == ["no hyperdense artery on CT", "diabetes"]
 
 
 def test_other_callers_do_not_see_a_prediction(database: Database) -> None:

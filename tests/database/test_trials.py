@@ -56,6 +56,7 @@ def test_sealed_answer_is_kept_beside_an_empty_row(trial: Database) -> None:
         with pytest.raises(Sealed):
             predictions.artifact(session, prediction_id, "pacs", "report.html")
     assert (prediction.status, prediction.sealed, prediction.probability) == (Status.SUCCEEDED, NAME, None)
+    assert prediction.scores is None
     assert prediction.summary == "Sealed: silent trial silent."
     assert (entry.sealed, entry.prediction_id, entry.patient) == (CIPHERTEXT, prediction_id, "pacs/S-1")
 

@@ -124,6 +124,16 @@ def test_the_report_names_model_numbers_and_reasons() -> None:
     assert [number(each) for each in items(content, "core")] == [21.0]
 
 
+def test_the_report_names_an_own_variable_by_its_label() -> None:
+    attribution = prediction().attribution
+    assert attribution is not None
+    part = {"variable": "own.ddimer", "value": 812.0, "contribution": 0.0, "label": "D-dimer"}
+    added = [*attribution.model_dump()["clinical"], part]
+    content = report(attribution=attribution.model_dump() | {"clinical": added})
+    assert [code(each) for each in items(content, "Variable")] == ["atrial_fibrillation", "nihss", "own.ddimer"]
+    assert "D-dimer: 812" in [each.TextValue for each in items(content, "Comment")]
+
+
 def test_the_spread_of_the_folds_has_no_level_and_a_calibrated_interval_has_one() -> None:
     spread, calibrated = report(), report(**SIGNED)
     assert number(items(spread, "Lowest probability of the folds (no level)")[0]) == 0.31

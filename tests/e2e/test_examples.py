@@ -103,6 +103,37 @@ def test_explain_prints_contributions_that_add_up(service: RunningService, study
     assert "peak at voxel" in done.stdout
 
 
+def run_alone(name: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run an example that needs no service and no client, in an empty folder."""
+    return subprocess.run(
+        [sys.executable, str(EXAMPLES / name)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        timeout=4 * TIMEOUT_S,
+    )
+
+
+def test_a_version_is_validated_cell_by_cell(tmp_path: Path) -> None:
+    done = run_alone("validate_at_your_site.py", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Research use only" in done.stdout
+    assert "100 patients, 0 of them without a known outcome" in done.stdout
+    out = tmp_path / "validate_at_your_site"
+    assert all((out / name).stat().st_size > 10_000 for name in ("figures.png", "subgroups.png", "report/report.html"))
+
+
+def test_hospitals_are_pooled_and_one_is_recalibrated(tmp_path: Path) -> None:
+    done = run_alone("pool_and_recalibrate.py", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "the calibration has changed" in done.stdout
+    assert "Update: intercept" in done.stdout
+    assert done.stdout.rpartition("events (")[2].partition(":")[2].startswith(" no change")
+    names = {path.name for path in (tmp_path / "pool_and_recalibrate").iterdir()}
+    assert names == {"sites.png", "calibration.png"}
+
+
 @pytest.mark.soak
 def test_a_cohort_becomes_a_version_of_the_store(tmp_path: Path) -> None:
     cohort, store = tmp_path / "cohort", tmp_path / "store"

@@ -60,6 +60,45 @@ def test_page_shows_the_recorded_result(service: RunningService, browser: Chrome
     assert all(f"{prediction.id}/outcome" in message for message in failed), failed  # 404: no outcome yet
 
 
+@pytest.mark.parametrize("width", [1280, 400])
+def test_page_shows_published_scores_apart_from_the_answer(
+    service: RunningService, browser: Chrome, prediction: Prediction, width: int
+) -> None:
+    """Sum or range, what is not recorded, target and source of each score, and nothing is cut off."""
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        browser.get(f"{service.url}/predictions/{prediction.id}")
+        visible(browser, "body[data-shown=succeeded]")
+        panel = visible(browser, "#scores-panel")
+        assert prediction.scores is not None
+        assert {score.name for score in prediction.scores} == {"Score-ICAD", "ABC2D (published odds ratios)"}
+        for score, block in zip(prediction.scores, panel.find_elements(By.CSS_SELECTOR, "section"), strict=True):
+            assert block.find_element(By.TAG_NAME, "h3").text == score.name
+            assert block.find_element(By.TAG_NAME, "strong").text == score.text
+            assert "; ".join(score.missing) in block.text
+            assert bool(score.missing) == ("there is no score" in block.text)
+            assert f"Target: {score.target}." in block.text
+            assert score.source in block.text
+        assert "not the probability of a refractory occlusion" in panel.text
+        assert "ICAD" not in visible(browser, "#result").text
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_page_without_a_record_has_no_published_scores(
+    service: RunningService, browser: Chrome, study: dict[str, Any]
+) -> None:
+    with service.client() as client:
+        sent = client.predict(cta=study["cta"], explain=False)
+    assert sent.scores is not None
+    assert {score.text for score in sent.scores} == {"no item known"}
+    browser.get(f"{service.url}/predictions/{sent.id}")
+    visible(browser, "body[data-shown=succeeded]")
+    assert not browser.find_element(By.ID, "scores-panel").is_displayed()
+
+
 @pytest.mark.parametrize(
     ("explain", "reasons"), [(True, "Of the image contributions"), (False, "without an explanation")]
 )

@@ -15,8 +15,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from app.core import display_names, explanation_text
-from app.sdk import SYNTHETIC_NOTICE, Attribution, Channel, FoldSpread, Headline
+from app.sdk import SYNTHETIC_NOTICE, Attribution, Channel, FoldSpread, Headline, published_scores
 from app.sdk.clinical import ClinicalRecord, ImagingSigns
+from app.sdk.published_scores import SCORES
 from app.sdk.types import ModalityContribution, PerfusionSummary, RegionContribution
 
 from .service_process import RunningService
@@ -125,6 +126,14 @@ def test_page_has_the_words_and_rules_of_the_service(service: RunningService, br
     assert call(browser, "dom", "args[0].map(m.words)", fields) == [display_names.label(name) for name in fields]
     rule = "max-f1-out-of-fold"
     assert call(browser, "explanation", "m.ruleText(args[0])", rule) == display_names.rule_text(rule)
+    records = (
+        ClinicalRecord(),
+        ClinicalRecord(nihss=5),
+        ClinicalRecord(nihss=5, atrial_fibrillation=False, diabetes=True),
+    )
+    scores = [score for record in records for score in published_scores.of_record(record)]
+    sent = [score.model_dump(mode="json") for score in scores]
+    assert call(browser, "scores", "args[0].map(m.sumText)", sent) == [score.text for score in scores]
     spread = FoldSpread(low=0.1, high=0.2)
     for folds in ([0.1, 0.2, 0.3, 0.4], [0.1], [0.1] * 12, None):
         said = call(browser, "explanation", "m.intervalName(args[0], args[1])", spread.model_dump(mode="json"), folds)
@@ -180,6 +189,8 @@ NOT_TRANSLATED = {"rlvo", "API", "2a", "2b50", "2b67", "2c"}
 
 def test_spanish_catalogue_has_every_text_of_the_pages() -> None:
     spanish = json.loads((WEB / "texts" / "es.json").read_text(encoding="utf-8"))
+    scores = {score.name for score in SCORES} | {score.unit for score in SCORES} | {published_scores.TARGET}
     assert page_texts() - NOT_TRANSLATED - set(spanish) == set()
+    assert (scores | {item.text for score in SCORES for item in score.items}) - set(spanish) == set()
     for english, text in spanish.items():
         assert set(re.findall(r"\{\w+\}", english)) == set(re.findall(r"\{\w+\}", text)), english

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from app.evaluation import metrics, score_comparison, validation, validation_report
-from app.evaluation.published_scores import ABC2D_ODDS, NOT_IMPLEMENTED, SCORE_ICAD, SCORES, TARGET_NOTE, PublishedScore
 from app.evaluation.validation import PredictionTable
 from app.sdk.clinical import ClinicalRecord, ImagingSigns, Smoking
+from app.sdk.published_scores import ABC2D_ODDS, NOT_IMPLEMENTED, SCORE_ICAD, SCORES, TARGET_NOTE, PublishedScore
 
 ROOT = Path(__file__).parents[2]
 HIGH = ClinicalRecord(
@@ -69,9 +69,9 @@ def test_odds_ratios_of_abc2d_are_those_of_the_abstract() -> None:
 
 
 def test_texts_name_sum_range_and_unit() -> None:
-    assert SCORE_ICAD.of(HIGH).text == "9 to 20 of 20 points"
-    assert SCORE_ICAD.of(ClinicalRecord()).text == "no item known"
-    assert ABC2D_ODDS.of(LOW).text == "0 of 7.52 log odds"
+    assert SCORE_ICAD.of(HIGH).summary.text == "9 to 20 of 20 points"
+    assert SCORE_ICAD.of(ClinicalRecord()).summary.text == "no item known"
+    assert ABC2D_ODDS.of(LOW).summary.text == "0 of 7.52 log odds"
 
 
 @pytest.mark.parametrize("score", SCORES)

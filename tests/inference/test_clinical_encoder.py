@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.inference import defaults
-from app.inference.clinical_encoder import POST_PROCEDURE_FIELDS, encode, fit, validate_names
+from app.inference.clinical_encoder import encode, fit, validate_names
+from app.inference.post_procedure import POST_PROCEDURE_FIELDS
 from app.registry.manifest import Clinical, ClinicalVariable, VariableKind
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import InvalidClinical, MissingInput

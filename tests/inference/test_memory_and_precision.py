@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from app.inference.ensemble_predictor import ExplanationMethod, NetworkFolds
+from app.network.architecture import Location
 from app.network.ensemble import Ensemble
+from app.network.tail_evaluator import MapCombination
 from tests.factory import random_network, tiny_manifest
 
 ARCHITECTURE = tiny_manifest().architecture
@@ -46,3 +49,16 @@ def test_activations_without_images_count_as_memory() -> None:
     predictor.image_shares(image().numpy(), vector, bits, range(shape[0]), ExplanationMethod())
     kept = [tensor for each in predictor._baselines for tensor in (*each.rectifier_inputs, each.features)]
     assert predictor.bytes == before + sum(tensor.nbytes for tensor in kept) > before
+
+
+@pytest.mark.parametrize("location", list(Location))
+def test_tails_without_images_count_as_memory(location: Location) -> None:
+    architecture = ARCHITECTURE.model_copy(update={"location": location})
+    predictor = NetworkFolds(Ensemble([random_network(architecture, 1)]), (architecture.in_channels, 16, 16, 16))
+    before = predictor.bytes
+    predictor.warm_up()
+    (tail,) = predictor._tails_without_images
+    combinations = [part for part in vars(tail).values() if isinstance(part, MapCombination)]
+    assert len(combinations) == 2
+    maps = [tensor for part in combinations for tensor in (part.constant, part.maps) if tensor is not None]
+    assert predictor.bytes - before == sum(tensor.nbytes for tensor in maps) + tail.pooled_input.nbytes

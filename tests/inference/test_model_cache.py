@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from app.inference.model_cache import ModelCache, out_of_memory
-from app.inference.model_version import save
+from app.inference.model_version import ModelVersion, save
 from app.sdk.errors import ModelNotFound, ModelNotReady
 from app.worker import resource_limits
 from tests.factory import random_network, tiny_case, tiny_manifest, tiny_version
@@ -186,6 +186,36 @@ def test_eviction_unloads_other_versions_first_and_then_the_used_one(tmp_path: P
     assert loaded_versions(model_cache) == []
 
 
+def test_load_without_room_unloads_the_other_versions_and_is_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_cache = ModelCache(write_versions(tmp_path, "1.0.0", "2.0.0"), "cpu")
+    model_cache.version("tiny", "1.0.0")
+    verify, tried = ModelVersion.verify_golden_cases, []
+
+    def verify_with_room_for_one(version: ModelVersion, folder: Path) -> None:
+        tried.append(loaded_versions(model_cache))
+        if tried[-1]:
+            raise torch.OutOfMemoryError
+        verify(version, folder)
+
+    monkeypatch.setattr(ModelVersion, "verify_golden_cases", verify_with_room_for_one)
+    model_cache.version("tiny", "2.0.0")
+    assert tried == [["1.0.0"], []]
+    assert loaded_versions(model_cache) == ["2.0.0"]
+
+
+def test_load_on_a_lost_device_does_not_blame_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model_cache = ModelCache(write_versions(tmp_path, "1.0.0"), "cpu")
+
+    def lose_device(*_: object) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(ModelVersion, "verify_golden_cases", lose_device)
+    with pytest.raises(torch.AcceleratorError):  # ModelNotReady would fail the study, and leave the worker running
+        model_cache.version("tiny", "1.0.0")
+
+
 def test_out_of_memory_errors_are_recognised() -> None:
     def error_of(task: Callable[[], object]) -> BaseException:
         with pytest.raises((RuntimeError, MemoryError)) as caught:
@@ -196,6 +226,12 @@ def test_out_of_memory_errors_are_recognised() -> None:
     assert out_of_memory(error_of(lambda: np.empty(2**50)))
     assert out_of_memory(torch.OutOfMemoryError())
     assert not out_of_memory(error_of(lambda: torch.empty(2) @ torch.empty(3)))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_missing_device_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotReady, match="no CUDA device"):
+        ModelCache(tmp_path, "cuda")
 
 
 def test_auto_resolves_to_a_device(tmp_path: Path) -> None:

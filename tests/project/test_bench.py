@@ -10,6 +10,17 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
+
+from app.inference.explain import presence_bits
+from app.inference.model_input import ModelInput
+from app.inference.model_version import ModelVersion
+from app.network.ensemble import Ensemble
+from app.registry.model_store import ModelStore
+from bench import gpu_backends
+from bench.eager_model import EagerModel
+from bench.model_stores import STORES, demo_networks
+from tests.factory import random_network, tiny_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / "bench"
@@ -49,6 +60,38 @@ def test_an_import_circle_would_be_found() -> None:
     graph["bench.server_process"].add("bench.swap")
     with pytest.raises(CycleError):
         TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize("model", list(STORES))
+def test_peers_and_rlvo_compute_the_same_number_of_each_model(model: str, tmp_path: Path) -> None:
+    image, clinical = STORES[model](tmp_path)
+    entry = ModelStore(tmp_path).resolve("bench")
+    version = ModelVersion.load(entry.folder, entry.manifest, "cpu")
+    presence = clinical[0, presence_bits(entry.manifest)] > 0
+    side = version.shown_side(image[0], presence)
+    expected = version.predict(ModelInput(image[0], presence, clinical[0], affected=side)).probability
+    threads = torch.get_num_threads()
+    try:
+        found = EagerModel(entry.folder).predict(image.tobytes() + clinical.tobytes())
+    finally:
+        torch.set_num_threads(threads)
+    assert found["probability"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_variants_of_the_trunks_on_a_card_are_those_that_compute_the_same() -> None:
+    """The variants that no card is needed for, on the CPU; only trunks of one path each have a wide one."""
+    networks, _ = demo_networks()
+    demo = Ensemble(networks)
+    image = torch.zeros(1, 5, 16, 16, 16)
+    assert not [name for name in gpu_backends.variants(demo, image) if "wide" in name or "grouped" in name]
+    architecture = tiny_manifest().architecture.model_copy(update={"in_channels": 5})
+    ensemble = Ensemble([random_network(architecture, seed) for seed in (1, 2)])
+    assert {"wide, graph", "grouped, graph"} <= set(gpu_backends.variants(ensemble, image))
+    image = ensemble.image(torch.rand(5, 16, 16, 16))
+    exact = [fold.trunk(image) for fold in ensemble.distinct]
+    for grouped in (False, True):
+        found = gpu_backends.WideTrunk(ensemble.distinct, grouped=grouped)(image)
+        assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(found, exact, strict=True))
 
 
 def test_every_listed_bench_exists_and_is_described() -> None:

@@ -81,6 +81,17 @@ def test_compose_uses_existing_commands_and_settings(compose: dict[str, Any], na
     assert service["read_only"]
 
 
+def test_compose_limits_the_memory_of_each_worker_and_names_its_card(compose: dict[str, Any]) -> None:
+    workers = {name: each for name, each in compose["services"].items() if each.get("command") == ["rlvo", "worker"]}
+    assert set(workers) == {"worker", "worker-gpu"}
+    for service in workers.values():
+        assert "RLVO_MEMORY_LIMIT_MB" not in service["environment"]
+        assert service["deploy"]["resources"]["limits"]["memory"]
+    (device,) = workers["worker-gpu"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device["device_ids"] == ["GPU"]
+    assert "count" not in device
+
+
 def test_compose_names_existing_services_and_volumes(compose: dict[str, Any]) -> None:
     services = compose["services"]
     for service in services.values():

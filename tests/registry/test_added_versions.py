@@ -201,7 +201,7 @@ UNUSABLE: dict[str, Change] = {
     "a negative slope": put("calibration.slope", -1),
     "a version of 5000 digits": put("version", "9" * 5000 + ".0.0"),
     "an unknown member": put("filters", 4),
-    "an unknown schema": put("schema_version", 3),
+    "an unknown schema": put("schema_version", 4),
     "a number as text": put("threshold.value", "half"),
 }
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from app.network.architecture import Architecture, Fusion
 from app.training import folds, process_pool
@@ -64,6 +65,15 @@ def test_folds_in_processes_have_the_same_weights_as_folds_in_sequence(xor: Trai
     assert sorted(reports) == [(fold, epoch) for fold in range(3) for epoch in (1, 2)]
 
 
+def tf32_allowed(_: int, __: process_pool.Tell) -> bool:
+    return torch.backends.cudnn.allow_tf32
+
+
+def test_processes_compute_exact_float32_on_a_gpu() -> None:
+    """cuDNN's TF32 is on in a new process; it is a setting, so it can be read without a GPU."""
+    assert process_pool.side_by_side(tf32_allowed, [1, 2], 2, lambda _: None) == [False, False]
+
+
 def test_shared_context_maps_the_same_images(xor: TrainingContext, tmp_path: Path) -> None:
     shared = process_pool.share(small(xor), tmp_path)
     assert np.array_equal(shared.context.data.images, xor.data.images[ROWS])
@@ -87,5 +97,7 @@ def test_ranks_of_torchrun_train_the_same_network(tmp_path: Path) -> None:
     assert first["weights"] == second["weights"]
     assert first["shares"] == [8] * 8  # of batches of 16
     assert first["rows"] != second["rows"]
+    assert first["small"] == second["small"] == [[2], 1]  # of 4 and 3 patients: one patient has no batch statistics
+    assert first["refusal"] == "2 processes are too many: each needs two patients of every batch of 3"
     assert first["auc"] > 0.9
     assert (tmp_path / "fold.pt").exists()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,6 +52,25 @@ def test_killed_run_resumes_to_the_same_weights(xor: TrainingContext, uninterrup
     assert killed.returncode == -signal.SIGKILL
     assert torch.load(checkpoint, weights_only=True)["progress"]["epoch"] == 2
     assert weights(fit_network(Fusion.DAFT, xor, Recipe(epochs=3, rotate=True), checkpoint)) == uninterrupted
+
+
+def test_checkpoint_of_another_device_is_read_onto_that_of_the_module(xor: TrainingContext, tmp_path: Path) -> None:
+    """The device ``meta`` stands for a GPU: it is another device than that of the checkpoint."""
+    checkpoint = tmp_path / "fold.pt"
+    fit_network(Fusion.DAFT, xor, Recipe(epochs=1, rotate=False), checkpoint)
+    module = torch.nn.ModuleDict({"network": network(Fusion.DAFT)}).to("meta")
+    groups = [[p for p in module.parameters() if (p.ndim > 1) is matrix] for matrix in (True, False)]
+    optimizer = torch.optim.AdamW([{"params": group} for group in groups])
+    steps = torch.load(checkpoint, weights_only=True)["cycle"]["total_steps"]
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps)
+    stateful = {"module": module, "optimizer": optimizer, "cycle": cycle}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a copy to meta does nothing
+        _, *weights = trainer._load_checkpoint(checkpoint, stateful, torch.device("meta"))
+    assert {value.device.type for part in weights for value in part.values()} == {"meta"}
+    state = optimizer.state[groups[0][0]]
+    assert state["exp_avg"].device.type == "meta"
+    assert state["step"].device.type == "cpu"  # read at each step
 
 
 def test_early_stopping_keeps_the_best_epoch(xor: TrainingContext) -> None:

@@ -11,12 +11,12 @@ import nibabel
 import numpy as np
 import pytest
 
-from app.evaluation import published_scores
 from app.imaging.aligned_study import PatientGrid, Source
 from app.imaging.io.nifti import Volume
 from app.inference.model_input import ModelInput
 from app.inference.model_version import MapVolume, ModelVersion
 from app.registry.manifest import Manifest
+from app.sdk import published_scores
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.types import Channel, Decision, Input, ModelRef, PerfusionSummary, Prediction, Status
 from app.worker import artifacts

@@ -14,9 +14,11 @@ from app.api.parameters import strict_query
 from app.api.responses import REVALIDATE
 from app.database import workers
 from app.database.workers import WorkerRecord
+from app.inference import own_variables
 from app.inference.unread_inputs import ReadInputs
 from app.registry.manifest import Manifest
 from app.registry.model_store import StoredVersion
+from app.registry.own_variable import OWN
 from app.sdk.clinical import SECOND_UNITS, ClinicalRecord
 from app.sdk.errors import ModelNotFound, NotFound, RlvoError
 from app.sdk.types import Input, ModelInfo, ModelVersionInfo
@@ -162,7 +164,9 @@ def _version_schema(manifest: Manifest) -> dict[str, Any]:
     names |= {variable.name: True for variable in manifest.clinical.variables if variable.required}
     names |= {second: False for second, first in SECOND_UNITS.items() if first in names}
     _restrict(schema, {name: required for name, required in names.items() if "." not in name})
-    sections = {name.partition(".")[0] for name in names if "." in name}
+    if own := [variable for variable in own_variables.own_of(manifest.clinical) if variable.name in names]:
+        schema["properties"]["own"] = own_variables.json_schema(own)
+    sections = {name.partition(".")[0] for name in names if "." in name and not name.startswith(OWN)}
     for section in sections:
         part = ClinicalRecord.model_json_schema()["properties"][section]
         definition = schema["$defs"][part["anyOf"][0]["$ref"].rpartition("/")[2]]

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 from sqlalchemy.orm import Session
 
-from app.api import json_parsing, openapi_studies
+from app.api import json_parsing, openapi_studies, submission
 from app.api.dependencies import CurrentCaller, Services, ServicesDep
 from app.api.parameters import strict_query
 from app.api.uploads import ACCESSION, MAX_UID_LENGTH
@@ -85,7 +85,9 @@ async def set_clinical_by_accession(
 ) -> Response:
     """Joins the clinical record to the study with this accession number, or keeps it until that study arrives."""
     accession = _digest(services, accession_number)
-    document = json_parsing.clinical_record(await request.body()).model_dump(mode="json", exclude_none=True)
+    sent = json_parsing.clinical_record(await request.body())
+    await submission.check_stored_record(services, caller, sent)
+    document = sent.model_dump(mode="json", exclude_none=True)
     settings = services.settings
 
     def store(session: Session) -> StudyRecord:
@@ -184,7 +186,9 @@ async def set_study_roles(uid: StudyUid, request: Request, services: ServicesDep
 )
 async def set_study_clinical(uid: StudyUid, request: Request, services: ServicesDep, caller: CurrentCaller) -> Response:
     """Stores the clinical record of a study, before or after its images."""
-    document = json_parsing.clinical_record(await request.body()).model_dump(mode="json", exclude_none=True)
+    sent = json_parsing.clinical_record(await request.body())
+    await submission.check_stored_record(services, caller, sent)
+    document = sent.model_dump(mode="json", exclude_none=True)
 
     def record(session: Session) -> ReceivedStudy:
         study = studies.set_clinical(session, caller.tenant, uid, document, quiet=services.settings.dicom_quiet)

@@ -28,6 +28,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ParametricMapStorage
 
 from app.core.display_names import channel_label, flag_text, format_value, label, region_label, rule_text
+from app.core.explanation_text import variable_label
 from app.dicom.objects.codes import UNITY, own, standard, unit
 from app.dicom.objects.identity import MANUFACTURER, ObjectContext, finish
 from app.sdk.flag_names import name_of
@@ -221,7 +222,7 @@ def _contributions(context: ObjectContext, attribution: Attribution, images: dic
 
 
 def _clinical(context: ObjectContext, each: ClinicalContribution) -> Group:
-    name = label(each.variable)
+    name = variable_label(each)
     evaluations = [QualitativeEvaluation(own("variable", "Variable"), own(each.variable, name))]
     if each.imputed:
         evaluations.append(QualitativeEvaluation(own("value-state", "Value"), own("not-given", "not given, imputed")))

@@ -8,6 +8,7 @@ import { startSession } from "./login.js";
 import { showProblem } from "./problem.js";
 import { showReasons, showWhenDrawn } from "./reasons.js";
 import { offerCard, showRecord } from "./record.js";
+import { showScores } from "./scores.js";
 import { table } from "./table.js";
 import { t, translatePage } from "./texts.js";
 import { showViewer } from "./viewer.js";
@@ -29,6 +30,7 @@ async function answered(prediction) {
     return;
   }
   showAnswer(prediction);
+  showScores(prediction);
   showRecord(path, prediction);
   offerCard(model);
   const viewer = showViewer(path, prediction);

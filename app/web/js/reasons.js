@@ -17,7 +17,7 @@ function contributions({ clinical, imaging }, units) {
   };
   return [
     ...clinical.map((item) => ({
-      name: words(item.variable), shown: item.imputed ? t("not given") : value(item), contribution: item.contribution, known: !item.imputed,
+      name: item.label || words(item.variable), shown: item.imputed ? t("not given") : value(item), contribution: item.contribution, known: !item.imputed,
     })),
     ...imaging.map((item) => ({ name: channelName(item.modality), shown: "", contribution: item.contribution, known: true })),
   ].sort((a, b) => Math.abs(b.contribution) - Math.abs(a.contribution));
@@ -44,7 +44,8 @@ function method({ method: how, error }) {
 async function unitsOf({ name, version }) {
   try {
     const schema = await get(`/v1/models/${encodeURIComponent(name)}/versions/${encodeURIComponent(version)}/clinical-schema`);
-    return Object.fromEntries(Object.entries(schema.properties)
+    const own = Object.entries(schema.properties.own?.properties || {}).map(([key, field]) => [`own.${key}`, field]);
+    return Object.fromEntries([...Object.entries(schema.properties), ...own]
       .filter(([, field]) => field.unit && field.unit !== "1").map(([key, field]) => [key, field.unit]));
   } catch {
     return {}; // show values without units rather than no explanation

@@ -29,26 +29,34 @@ const parts = {
   "Perfusion values of your software": ["perfusion."],
 };
 
+/** Section of the form for the own variables of a version, by the group that their declaration names. */
+const ownParts = {
+  presentation: "Patient and presentation", history: "History and medication",
+  imaging: "Occlusion and signs on the images", laboratory: "Laboratory", other: "Other",
+};
+const isOwn = (name) => name.startsWith("own.");
+
 const within = (name, members) => members.some((member) => (member.endsWith(".") ? name.startsWith(member) : name === member));
 
 /** Return the schema of one field without its null branch and with its reference resolved. */
 function resolve(schema, field) {
   const branches = (field.anyOf || [field]).filter((branch) => branch.type !== "null");
   const branch = branches[0].$ref ? schema.$defs[branches[0].$ref.split("/").pop()] : branches[0];
-  return { ...branch, title: field.description || branch.title, unit: field.unit };
+  return { ...branch, title: field.description || field.label || branch.title, unit: field.unit };
 }
 
 /** Return every leaf of the schema as [dotted name, field]. */
 function leaves(schema, properties, prefix = "") {
   return Object.entries(properties).flatMap(([name, raw]) => {
     const field = resolve(schema, raw);
+    if (field.type === "object" && !field.properties) return []; // own variables: the schema of a version lists them
     return field.properties ? leaves(schema, field.properties, `${name}.`) : [[prefix + name, field]];
   });
 }
 
 /** Create the control of one field, and its functions to read and to show a value. */
 function input(name, field) {
-  const label = `${t(words(name))}${field.unit && field.unit !== "1" ? ` (${field.unit})` : ""}`;
+  const label = `${field.label || t(words(name))}${field.unit && field.unit !== "1" ? ` (${field.unit})` : ""}`;
   const options = field.enum || (field.type === "boolean" ? ["true", "false"] : null);
   const numeric = !options && field.type !== "string";
   const control = options
@@ -59,10 +67,11 @@ function input(name, field) {
   if (numeric) {
     const limits = { minimum: field.minimum, maximum: field.maximum, integer: field.type === "integer", unit: field.unit };
     const { value, show } = decimalField(control, limits);
-    controls[name] = { read: value, show, unit: field.unit };
+    controls[name] = { read: value, show, unit: field.unit, label: field.label };
   } else {
     const parse = field.type === "boolean" ? (text) => text === "true" : (text) => text;
     controls[name] = {
+      label: field.label,
       read: () => (control.value === "" ? undefined : parse(control.value)),
       show: (value) => { control.value = value === undefined || value === null ? "" : String(value); },
     };
@@ -76,8 +85,24 @@ function fieldsets(fields) {
   const place = (members) => members.flatMap((member) => fields.filter(([name]) => within(name, [member])));
   const sets = [...Object.entries(parts).map(([title, members]) => [title, place(members)]), ["Other", others]];
   return sets.filter(([, held]) => held.length).map(([title, held]) =>
-    el("fieldset", {}, el("legend", {}, t(title)),
+    el("fieldset", { "data-part": title }, el("legend", {}, t(title)),
       el("div", { class: "grid" }, ...held.map(([name, field]) => input(name, field)))));
+}
+
+/** Show the own variables of the chosen version, each in its section, instead of those of another version. */
+function showOwn(fields) {
+  const form = byId("clinical");
+  for (const row of form.querySelectorAll('[data-field^="own."]')) row.remove();
+  for (const empty of form.querySelectorAll(".grid:empty")) empty.parentElement.remove();
+  for (const name of Object.keys(controls).filter(isOwn)) delete controls[name];
+  for (const [name, field] of fields.filter(([each]) => isOwn(each))) {
+    const title = ownParts[field.group] || "Other";
+    if (!form.querySelector(`[data-part="${title}"]`)) {
+      form.append(el("fieldset", { "data-part": title }, el("legend", {}, t(title)), el("div", { class: "grid" })));
+    }
+    form.querySelector(`[data-part="${title}"] .grid`).append(input(name, field));
+  }
+  spread();
 }
 
 function collect() {
@@ -122,8 +147,8 @@ function review() {
   };
   byId("review-values").replaceChildren(...(values.length ? [
     el("strong", {}, t("These values are sent:")),
-    el("ul", {}, ...values.map(([name, value]) => el("li", {}, `${t(words(name))}: ${said(name, value)}`,
-      unread.has(name) ? el("em", {}, ` · ${t("not read by this model")}`) : null))),
+    el("ul", {}, ...values.map(([name, value]) => el("li", {}, `${controls[name]?.label || t(words(name))}: ${said(name, value)}`,
+      unread.has(name) || (isOwn(name) && !controls[name]) ? el("em", {}, ` · ${t("not read by this model")}`) : null))),
   ] : []));
 }
 
@@ -134,7 +159,9 @@ async function followModel() {
   const [name, version] = chosen.split("@");
   const schema = await get(`/v1/models/${encodeURIComponent(name)}/versions/${encodeURIComponent(version)}/clinical-schema`);
   const { required_inputs: needed = [], optional_inputs: optional = [] } = versions[chosen] || {};
-  const read = new Set(["study", ...leaves(schema, schema.properties).map(([field]) => field), ...needed, ...optional]);
+  const fields = leaves(schema, schema.properties);
+  showOwn(fields);
+  const read = new Set(["study", ...fields.map(([field]) => field), ...needed, ...optional]);
   unread = new Set();
   for (const grid of [byId("volumes"), ...byId("clinical").querySelectorAll(".grid")]) {
     const rows = [...grid.children];

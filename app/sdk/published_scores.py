@@ -5,7 +5,7 @@ Design notes:
 - Every number is from an abstract that was read; docs/scores.md says which. A score whose items or points are unknown
   is in ``NOT_IMPLEMENTED``.
 - A sum without all items is no score: a patient has the range that the missing items leave open.
-- ``score_comparison`` compares them with a version. This module is light, because the worker imports it.
+- They follow from the clinical record alone, so a stored answer of any release has them when it is read.
 """
 
 from __future__ import annotations
@@ -13,14 +13,52 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from app.sdk.clinical import ClinicalRecord, Smoking
+from pydantic import BaseModel, ConfigDict, Field
 
+from .clinical import ClinicalRecord, Smoking
+
+TARGET: Final = "intracranial atherosclerotic disease (ICAD) as the cause of the occlusion"
 TARGET_NOTE: Final = (
-    "The target of these scores is intracranial atherosclerotic disease (ICAD) as the cause of the occlusion. It is "
+    f"The target of these scores is {TARGET}. It is "
     "not rLVO: an occlusion due to ICAD may open, and an embolic one may be refractory."
 )
+
+
+class ScoreSummary(BaseModel):
+    """One published score of the patient, on another target than rLVO. A sum without all items is no score."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+    target: str = Field(default=TARGET, description="What the score is for; it is not rLVO")
+    unit: str = Field(description="`points`, or `log odds`")
+    value: float | None = Field(default=None, description="The sum; null if an item is missing")
+    low: float = Field(description="Lowest sum that the missing items leave open")
+    high: float = Field(description="Highest sum that the missing items leave open")
+    highest: float = Field(description="Sum of all items; the lowest sum is 0")
+    missing: list[str] = Field(default=[], description="Items that the record does not say")
+    items: int = Field(description="Number of items of the score")
+    source: str
+
+    @property
+    def text(self) -> str:
+        """``12 of 20 points``, ``7 to 18 of 20 points``, or ``no item known``."""
+        if len(self.missing) == self.items:
+            return "no item known"
+        low, high = f"{self.low:.3g}", f"{self.high:.3g}"
+        return f"{low if low == high else f'{low} to {high}'} of {self.highest:.3g} {self.unit}"
+
+
+PatientScores = Annotated[
+    list[ScoreSummary] | None,
+    Field(
+        description="Published scores from the clinical record, for another target than rLVO; absent in a list, "
+        "without a result, and if the answer is sealed"
+    ),
+]
+"""Member of a prediction."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +126,20 @@ class PatientScore:
         return None if self.missing else self.range[0]
 
     @property
-    def text(self) -> str:
-        """``12 of 20 points``, ``7 to 18 of 20 points``, or ``no item known``."""
-        if len(self.missing) == len(self.states):
-            return "no item known"
-        low, high = (f"{end:.3g}" for end in self.range)
-        return f"{low if low == high else f'{low} to {high}'} of {self.score.highest:.3g} {self.score.unit}"
+    def summary(self) -> ScoreSummary:
+        """What the API, the page and the report show."""
+        low, high = self.range
+        return ScoreSummary(
+            name=self.score.name,
+            unit=self.score.unit,
+            value=self.value,
+            low=low,
+            high=high,
+            highest=self.score.highest,
+            missing=list(self.missing),
+            items=len(self.states),
+            source=self.score.source,
+        )
 
 
 def _no(value: Any) -> bool:
@@ -131,3 +177,8 @@ ABC2D_ODDS: Final = PublishedScore(
 SCORES: Final = (SCORE_ICAD, ABC2D_ODDS)
 NOT_IMPLEMENTED: Final = ("ABC2D by its own points", "ISAT", "REMIT", "ATHE", "ICAS-LVO")
 """Scores whose items or points could not be confirmed; docs/scores.md says what was looked for."""
+
+
+def of_record(record: ClinicalRecord) -> list[ScoreSummary]:
+    """All scores of one patient."""
+    return [score.of(record).summary for score in SCORES]

@@ -1,0 +1,161 @@
+"""Reads outcomes, probabilities and groups of n patients from arrays, series, or columns of a data frame.
+
+Design notes:
+- Nothing is dropped, clipped or aligned silently: every fault is an error that names the column and the first rows.
+- Rows are counted from 0, as ``iloc`` counts them. No message contains a value of a patient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from numpy.typing import NDArray
+
+from app.evaluation.metrics import Array, Labels
+
+Values: TypeAlias = "str | npt.ArrayLike | pd.Series[Any]"
+"""Name of a column of ``data``, or values (n,)."""
+SHOWN_ROWS = 5
+
+
+def labels_and_probabilities(
+    outcome: Values,
+    probability: Values,
+    data: pd.DataFrame | None,
+    *,
+    name: str = "probability",
+    needs_both: bool = True,
+) -> tuple[Labels, Array]:
+    """Outcomes (n,) 0/1 and probabilities (n,), 0 to 1.
+
+    Args:
+        outcome: 0, 1 or a boolean for each patient.
+        probability: Predicted probability of each patient.
+        data: Data frame of the columns that are named.
+        name: What a message calls the probabilities.
+        needs_both: Whether patients with and without the outcome are needed.
+
+    Raises:
+        ValueError: A value is missing, no number, or out of range; lengths or indexes differ; or all outcomes are
+            equal and both are needed.
+    """
+    labels, probabilities = same_rows(data, {"outcome": outcome, name: probability})
+    return _labels(labels, needs_both=needs_both), _shares(probabilities, name)
+
+
+def shares(values: Values, name: str, data: pd.DataFrame | None = None) -> Array:
+    """Probabilities (n,), 0 to 1; raises ValueError as ``labels_and_probabilities`` does."""
+    return _shares(column(values, name, data), name)
+
+
+def column(values: Values, name: str, data: pd.DataFrame | None) -> pd.Series[Any]:
+    """One column as a series of n patients; ``name`` is what a message calls it."""
+    if isinstance(values, str):
+        if data is None:
+            raise ValueError(f"{name}: {values!r} is the name of a column; give its table as data=")
+        if values not in data.columns:
+            raise ValueError(f"{name}: the table has no column {values!r}; it has {', '.join(map(str, data.columns))}")
+        found = data[values]
+        if isinstance(found, pd.DataFrame):
+            raise ValueError(f"{name}: the table has several columns {values!r}")
+        return found
+    if isinstance(values, pd.Series):
+        return values
+    shape = np.shape(cast("npt.ArrayLike", values))
+    if len(shape) != 1:
+        raise ValueError(f"{name}: expected one value for each patient, shape (n,); found the shape {shape}")
+    return pd.Series(values)
+
+
+def same_rows(data: pd.DataFrame | None, values: Mapping[str, Values]) -> list[pd.Series[Any]]:
+    """Columns of the same patients, by what a message calls them.
+
+    Raises:
+        ValueError: There is no patient, the lengths differ, or the indexes of two series differ.
+    """
+    found = {name: column(given, name, data) for name, given in values.items()}
+    (first_name, first), *others = found.items()
+    if first.empty:
+        raise ValueError(f"{first_name}: there is no patient")
+    for name, other in others:
+        if len(other) != len(first):
+            raise ValueError(f"{first_name} has {len(first)} patients and {name} has {len(other)}")
+        # An array has no index; its order is the caller's.
+        indexed = all(isinstance(values[each], str | pd.Series) for each in (first_name, name))
+        if indexed and not first.index.equals(other.index):
+            raise ValueError(
+                f"{first_name} and {name} have different indexes, so that their rows may be of different patients; "
+                "join them into one table, or give arrays (to_numpy) if the order is the same"
+            )
+    return list(found.values())
+
+
+def numbers(values: pd.Series[Any], name: str) -> Array:
+    """Finite numbers (n,).
+
+    Raises:
+        ValueError: A value is missing, infinite or no number.
+    """
+    if missing := rows_text(values.isna().to_numpy(bool)):
+        raise ValueError(f"{name}: {missing} without a value; leave these patients out, and say so, or complete them")
+    known = values.infer_objects()
+    if not (pd.api.types.is_numeric_dtype(known) or pd.api.types.is_bool_dtype(known)):
+        raise ValueError(f"{name}: expected numbers, found values of the type {known.dtype}")
+    if pd.api.types.is_complex_dtype(known):
+        raise ValueError(f"{name}: expected real numbers, found complex ones")
+    found = known.to_numpy(np.float64)
+    if infinite := rows_text(~np.isfinite(found)):
+        raise ValueError(f"{name}: {infinite} with an infinite value")
+    return np.asarray(found)
+
+
+def levels(values: Values, name: str, data: pd.DataFrame | None, outcome: Values) -> tuple[NDArray[np.str_], list[str]]:
+    """Level (n,) of each patient, "" if it is missing, and all levels in their order.
+
+    Raises:
+        ValueError: It has other patients than ``outcome``, or there are too many numbers for levels.
+    """
+    _, read = same_rows(data, {"outcome": outcome, name: values})
+    if pd.api.types.is_float_dtype(read) and read.nunique() > MOST_LEVELS:
+        raise ValueError(
+            f"{name}: {read.nunique()} different numbers are no subgroups; divide them first, as with pandas.cut"
+        )
+    texts = np.array(["" if missing else str(value) for value, missing in zip(read, read.isna(), strict=True)])
+    ordered = read.cat.categories if isinstance(read.dtype, pd.CategoricalDtype) else sorted(set(read.dropna()))
+    return texts, [*(str(level) for level in ordered), ""]
+
+
+MOST_LEVELS = 12
+"""Different numbers beyond which a column is no subgroup."""
+
+
+def rows_text(chosen: NDArray[np.bool_]) -> str:
+    """Number and first places of the chosen rows (n,), as ``2 of 40 patients (rows 3, 17)``; "" if there are none."""
+    places = np.flatnonzero(chosen)
+    if not len(places):
+        return ""
+    shown = ", ".join(map(str, places[:SHOWN_ROWS].tolist())) + (", ..." if len(places) > SHOWN_ROWS else "")
+    return f"{len(places)} of {len(chosen)} patients ({'row' if len(places) == 1 else 'rows'} {shown})"
+
+
+def _labels(values: pd.Series[Any], *, needs_both: bool) -> Labels:
+    found = numbers(values, "outcome")
+    if wrong := rows_text((found != 0) & (found != 1)):
+        raise ValueError(f"outcome: {wrong} with another value than 0 and 1")
+    labels = found.astype(np.int64)
+    if needs_both and labels.min() == labels.max():
+        raise ValueError(
+            f"outcome: all {len(labels)} are {labels[0]}; patients with and without the outcome are needed"
+        )
+    return labels
+
+
+def _shares(values: pd.Series[Any], name: str) -> Array:
+    found = numbers(values, name)
+    if wrong := rows_text((found < 0) | (found > 1)):
+        raise ValueError(f"{name}: {wrong} below 0 or above 1; expected probabilities, so divide percent by 100")
+    return found
