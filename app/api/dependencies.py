@@ -37,7 +37,7 @@ from app.database.destinations import Destination
 from app.database.idempotency import Reservation
 from app.database.session import Database
 from app.dicom.errors import ArchiveFailed
-from app.dicom.isolated import SpareProcess, installed
+from app.dicom.spare import SpareProcesses, installed
 from app.dicom.objects.stored import ResultObjects
 from app.dicom.reception import Reception
 from app.dicom.retrieval import StudyQuery
@@ -95,7 +95,7 @@ class Services:
         self.eraser = Eraser.of(self.settings, self.database, self.storage)
         self.return_key = key_of(self.settings.dicom_return_key)
         self.result_objects = ResultObjects.of(self.settings, self.database, self.storage)
-        self.spare_conversion = SpareProcess()
+        self.spare_conversions = SpareProcesses()
         self.reception = Reception.of(self.settings, self.database, self.storage)
         self.erasures_replayed = Event()
         self.rate_limiter = RateLimiter()

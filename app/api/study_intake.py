@@ -39,6 +39,7 @@ from app.database.studies import Assembly
 from app.dicom.conversion import Conversion
 from app.dicom.isolated import convert_isolated
 from app.dicom.return_address import seal
+from app.dicom.spare import MOST
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import Busy, InternalError, MissingInput, RlvoError, Unavailable
 from app.sdk.types import Failure, Input, InputSummary, ModelRef
@@ -66,7 +67,7 @@ async def run(services: Services) -> None:
                 log.warning("studies are assembled again: %s", error_location(error))
                 await sleep(FAULT_PAUSE)
     finally:
-        services.spare_conversion.close()
+        services.spare_conversions.close()
 
 
 async def assemble_next(services: Services) -> bool:
@@ -93,13 +94,18 @@ async def assemble_next(services: Services) -> bool:
 
 
 def _prepare(services: Services) -> None:
-    """Start the process of the next conversion while a study arrives, because its start takes a while."""
+    """Start the processes of the next conversions while studies arrive, and let them read what has arrived."""
     if services.draining:
         return
+    spare = services.spare_conversions
     with services.database.reading() as session:
-        arrives = studies.is_arriving(session)
-    if arrives:
-        services.spare_conversion.prepare()
+        arriving = studies.arriving(session, most=MOST)
+        spare.keep([study for study, _ in arriving])
+        new = {each: studies.blobs(session, each[0]) for each in arriving if spare.lacks(each[0], each[1])}
+    limits, cpu_s = dicom_uploads.limits_of(services.settings), services.settings.dicom_timeout
+    for (study, count), digests in new.items():
+        paths = [services.storage.path(digest) for digest in digests]
+        spare.read(study, paths, count, limits=limits, cpu_s=cpu_s)
 
 
 def _is_due(services: Services) -> bool:
@@ -189,7 +195,8 @@ def _convert(services: Services, claimed: Assembly, folder: Path) -> Conversion:
         limits=dicom_uploads.limits_of(settings),
         timeout_s=settings.dicom_timeout,
         addressed=services.return_key is not None,
-        spare=services.spare_conversion,
+        spare=services.spare_conversions,
+        study=claimed.id,
     )
 
 

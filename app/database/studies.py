@@ -162,10 +162,19 @@ def is_due(session: Session) -> bool:
     return session.scalars(select(StudyRow.id).where(*_due()).limit(1)).first() is not None
 
 
-def is_arriving(session: Session) -> bool:
-    """Whether instances of any study have arrived that is not complete yet."""
-    arriving = StudyRow.state == StudyState.RECEIVING, StudyRow.instances > 0
-    return session.scalars(select(StudyRow.id).where(*arriving).limit(1)).first() is not None
+def arriving(session: Session, *, most: int) -> list[tuple[str, int]]:
+    """Ids and numbers of instances of the newest studies of which instances have arrived and that are not claimed."""
+    waiting = select(StudyRow.id, StudyRow.instances).where(
+        StudyRow.state == StudyState.RECEIVING, StudyRow.instances > 0
+    )
+    newest = waiting.order_by(StudyRow.created.desc(), StudyRow.id).limit(most)
+    return [(study, count) for study, count in session.execute(newest)]
+
+
+def blobs(session: Session, study_id: str) -> list[str]:
+    """Digests of the blobs of a study."""
+    named = select(InstanceRow.digest).where(InstanceRow.study_id == study_id, InstanceRow.digest.is_not(None))
+    return [str(digest) for digest in session.scalars(named)]
 
 
 def claim(session: Session, *, lease: float) -> Assembly | None:

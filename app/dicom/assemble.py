@@ -3,25 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.dicom.errors import DicomLimits, Unreadable, refused, too_large
+from app.dicom.errors import DEFAULT, DicomLimits, Unreadable, refused, too_large
 from app.dicom.files import Files
 from app.dicom.frames import Frame
 from app.dicom.geometry import along_normal, plan
 from app.dicom.pixels import decode
+from app.dicom.prepared import Prepared
 from app.dicom.stacks import Stack
 from app.dicom.time_series import plan_times
 from app.sdk.types import Flag
 
-__all__ = ["AssembledVolume", "series", "single_volume"]
+__all__ = ["AssembledVolume", "Pixels", "series", "single_volume"]
 
 _INT16 = np.iinfo(np.int16)
 Targets = Mapping[tuple[int, int], tuple[int, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """Stored values of the files of a study.
+
+    Attributes:
+        files: the files.
+        limits: largest size of an inflated file.
+        prepared: frames that were decoded before.
+        digests: sha-256 of the files, by their numbers.
+    """
+
+    files: Files
+    limits: DicomLimits = DEFAULT
+    prepared: Prepared = field(default_factory=Prepared)
+    digests: Mapping[int, str] = field(default_factory=dict)
+
+    def of(self, file: int) -> Iterable[NDArray[Any]]:
+        """Frames (rows, columns) of a file, in turn. Raises Unreadable."""
+        found = self.prepared.take_pixels(self.digests.get(file, ""))
+        return decode(self.files.read(file), self.limits) if found is None else found
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +63,12 @@ class AssembledVolume:
     time_step_s: float | None = None
 
 
-def single_volume(stack: Stack, files: Files, limits: DicomLimits, name: str) -> AssembledVolume:
+def single_volume(stack: Stack, pixels: Pixels, limits: DicomLimits, name: str) -> AssembledVolume:
     """Assemble a stack with one slice at each position.
 
     Args:
         stack: a placed stack; of several phases, the first is used.
-        files: the files of the study.
+        pixels: the pixels of the study.
         limits: largest number of voxels.
         name: the upload field, for messages.
 
@@ -56,18 +79,18 @@ def single_volume(stack: Stack, files: Files, limits: DicomLimits, name: str) ->
         InvalidDicom: slices are missing, contradict each other or cannot be decoded.
         DecompressedTooLarge: the volume has too many voxels.
     """
-    frames = _one_for_each_position(stack, files, limits, name)
+    frames = _one_for_each_position(stack, pixels, name)
     if len(frames) < 2:
         raise refused(f"{name}: the series has one slice position only. Send the whole series.")
     slices = plan(frames)
     _check_size((frames[0].rows, frames[0].columns, len(frames) if slices.lower is None else len(slices.lower)), limits)
     targets = {(frame.file, frame.index): (number,) for number, frame in enumerate(frames)}
-    stored = _load(frames, targets, (len(frames),), files, limits, name)
+    stored = _load(frames, targets, (len(frames),), pixels, name)
     flags = (_interpolated(name),) if slices.lower is not None else ()
     return AssembledVolume(slices.volume(stored), slices.affine, flags)
 
 
-def series(stack: Stack, files: Files, limits: DicomLimits, name: str) -> AssembledVolume:
+def series(stack: Stack, pixels: Pixels, limits: DicomLimits, name: str) -> AssembledVolume:
     """Assemble a stack with many time points at each position; arguments and errors as of ``single_volume``."""
     times = plan_times(stack.groups)
     firsts = [group[0] for group in times.groups]
@@ -82,7 +105,7 @@ def series(stack: Stack, files: Files, limits: DicomLimits, name: str) -> Assemb
         for point, frame in enumerate(group)
     }
     frames = [frame for group in times.groups for frame in group]
-    data = _load(frames, targets, (points, len(firsts)), files, limits, name)
+    data = _load(frames, targets, (points, len(firsts)), pixels, name)
     flags: tuple[Flag, ...] = ()
     if times.resampled:
         even = np.empty((columns, rows, len(times.axis_s), len(firsts)), np.float32, order="F")
@@ -111,13 +134,13 @@ def _check_size(shape: tuple[int, ...], limits: DicomLimits) -> None:
 
 
 def _load(
-    frames: Sequence[Frame], targets: Targets, places: tuple[int, ...], files: Files, limits: DicomLimits, name: str
+    frames: Sequence[Frame], targets: Targets, places: tuple[int, ...], pixels: Pixels, name: str
 ) -> NDArray[Any]:
     """Real values (columns, rows, *places) of frames, each at its target."""
     whole = all(frame.slope == 1 and frame.intercept == int(frame.intercept) for frame in frames)
     shape = (frames[0].columns, frames[0].rows, *places)
     out: NDArray[Any] = np.zeros(shape, np.int16 if whole else np.float32, order="F")
-    for frame, stored in _decoded(frames, files, limits, name):
+    for frame, stored in _decoded(frames, pixels, name):
         values: NDArray[Any]
         if out.dtype == np.int16:
             values = stored.astype(np.int64) + int(frame.intercept)
@@ -130,9 +153,7 @@ def _load(
     return out
 
 
-def _decoded(
-    frames: Iterable[Frame], files: Files, limits: DicomLimits, name: str
-) -> Iterable[tuple[Frame, NDArray[Any]]]:
+def _decoded(frames: Iterable[Frame], pixels: Pixels, name: str) -> Iterable[tuple[Frame, NDArray[Any]]]:
     """Frames with their stored values (rows, columns); each file is read once."""
     by_file: dict[int, dict[int, Frame]] = {}
     for frame in frames:
@@ -140,7 +161,7 @@ def _decoded(
     for file, wanted in by_file.items():
         found = 0
         try:
-            for index, stored in enumerate(decode(files.read(file), limits)):
+            for index, stored in enumerate(pixels.of(file)):
                 if index in wanted:
                     found += 1
                     yield wanted[index], stored
@@ -150,12 +171,12 @@ def _decoded(
             raise refused(f"{name}: an image of the series has fewer frames than its header says. Export it again.")
 
 
-def _one_for_each_position(stack: Stack, files: Files, limits: DicomLimits, name: str) -> list[Frame]:
+def _one_for_each_position(stack: Stack, pixels: Pixels, name: str) -> list[Frame]:
     """One slice for each position: of equal slices any, of several phases those of the first."""
     groups = stack.groups
     several = [group for group in groups if len(group) > 1]
     if several:
-        unequal = [group for group in several if not _equal(group, files, limits, name)]
+        unequal = [group for group in several if not _equal(group, pixels, name)]
         counts = {len(group) for group in groups}
         if unequal and (len(counts) > 1 or not all(_separable(group) for group in groups)):
             along = along_normal([group[0] for group in unequal][:20])
@@ -167,10 +188,9 @@ def _one_for_each_position(stack: Stack, files: Files, limits: DicomLimits, name
     return [min(group, key=_phase) for group in groups]
 
 
-def _equal(group: Sequence[Frame], files: Files, limits: DicomLimits, name: str) -> bool:
+def _equal(group: Sequence[Frame], pixels: Pixels, name: str) -> bool:
     stored = [
-        values.astype(np.float64) * frame.slope + frame.intercept
-        for frame, values in _decoded(group, files, limits, name)
+        values.astype(np.float64) * frame.slope + frame.intercept for frame, values in _decoded(group, pixels, name)
     ]
     return all(np.array_equal(each, stored[0]) for each in stored[1:])
 

@@ -18,7 +18,7 @@ from app.dicom.conversion import Conversion
 from app.dicom.errors import DEFAULT, DicomLimits, Unreadable, mismatch, refused, too_large
 from app.dicom.files import Files, open_files
 from app.dicom.frames import Instance
-from app.dicom.instance import read_instance
+from app.dicom.prepared import Prepared
 from app.dicom.roles import Choice, choose
 from app.dicom.stacks import make_stacks
 from app.imaging.io import nifti
@@ -38,6 +38,7 @@ def convert(
     only: Input | None = None,
     limits: DicomLimits = DEFAULT,
     addressed: bool = False,
+    prepared: Prepared | None = None,
 ) -> Conversion:
     """Convert the series of a study that a prediction can use.
 
@@ -48,6 +49,7 @@ def convert(
         only: the input that the archive was sent as; its best series gets this role.
         limits: largest sizes.
         addressed: also read the return address.
+        prepared: what was read of the files before, with these limits; what is used of it is forgotten.
 
     Returns:
         The volumes, and what each series was taken for.
@@ -58,17 +60,19 @@ def convert(
         DecompressedTooLarge: the study is larger than the limits.
     """
     files = open_files(source, limits)
-    instances, flags = _read_instances(files, limits)
+    prepared = prepared or Prepared(limits)
+    instances, flags = _read_instances(files, limits, prepared)
     choices = choose(make_stacks(instances), overrides)
     if only is not None:
         choices = _only(choices, only)
+    pixels = assemble.Pixels(files, limits, prepared, {each.file: each.digest for each in instances})
     volumes = {}
     for choice in choices:
         if not choice.used:
             continue
         name = Input(choice.role.value)
         kind = assemble.series if name is Input.CTP else assemble.single_volume
-        volume = kind(choice.stack, files, limits, name.value)
+        volume = kind(choice.stack, pixels, limits, name.value)
         volumes[name] = target / f"{name.value}.nii"
         nifti.write(volumes[name], volume.data, volume.affine, time_step_s=volume.time_step_s)
         flags += [*volume.flags, *_doubts(choice, name)]
@@ -103,11 +107,11 @@ def read_choices(
         PatientMismatch: the files belong to several patients or studies.
         DecompressedTooLarge: the study is larger than the limits.
     """
-    instances, flags = _read_instances(files, limits)
+    instances, flags = _read_instances(files, limits, Prepared(limits))
     return choose(make_stacks(instances), overrides), flags
 
 
-def _read_instances(files: Files, limits: DicomLimits) -> tuple[list[Instance], list[Flag]]:
+def _read_instances(files: Files, limits: DicomLimits, prepared: Prepared) -> tuple[list[Instance], list[Flag]]:
     instances: list[Instance] = []
     unreadable: Counter[str] = Counter()
     size = 0
@@ -117,7 +121,7 @@ def _read_instances(files: Files, limits: DicomLimits) -> tuple[list[Instance], 
             size += len(data)
             if size > limits.max_study_bytes:
                 raise too_large(f"The study inflates to more than {limits.max_study_bytes} bytes, the limit.")
-            instances.append(read_instance(data, number, limits))
+            instances.append(prepared.instance(data, number))
         except Unreadable as error:
             unreadable[str(error)] += 1
     if not instances:

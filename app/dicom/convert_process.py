@@ -1,34 +1,75 @@
-"""The process that converts one study: reads a job from standard input, writes the answer to standard output."""
+"""The process that converts one study: reads lines of JSON from standard input, writes the answer to standard output.
+
+Lines name files to read before the job is known (``read``), end this (``stop``, answered by an empty line), or are the
+job (``source``), which is the last one.
+"""
 
 from __future__ import annotations
 
 import json
+import math
+import os
 import resource
+import select
 import sys
 from pathlib import Path
 from typing import Any
 
 from app.dicom.convert import convert
 from app.dicom.errors import DicomLimits, too_large
+from app.dicom.prepared import PIXEL_BYTES, Prepared
 from app.sdk.errors import RlvoError
 from app.sdk.series import SeriesRole
 from app.sdk.types import Input
 
 _BYTES_A_VOXEL = 12  # of the largest volume: as stored, as real values, and interpolated
 _BASE_BYTES = 1 << 30
+_IN, _OUT = 0, 1
+_CHUNK = 1 << 16
 
 
 def main() -> None:
-    """Convert one study; the answer holds the volumes, or the error."""
-    job = json.load(sys.stdin)
+    """Read files of a study while it arrives, then convert it; the answer holds the volumes, or the error."""
+    job, prepared = _received()
     limits = DicomLimits(**job["limits"])
-    _limit(resource.RLIMIT_DATA, _BASE_BYTES + _BYTES_A_VOXEL * limits.max_voxels)
-    _limit(resource.RLIMIT_CPU, int(job["cpu_s"]) + 1)
+    _bound(limits, job["cpu_s"])
+    json.dump(_answer(job, limits, prepared), sys.stdout)
+
+
+def _received() -> tuple[dict[str, Any], Prepared | None]:
+    """The job, and what was read before it came. Raises EOFError if the service ends."""
+    prepared: Prepared | None = None
+    rest = b""
+    while True:
+        if prepared is not None and prepared.has_work and not select.select([_IN], [], [], 0)[0]:
+            prepared.work()
+            continue
+        if not (chunk := os.read(_IN, _CHUNK)):
+            raise EOFError
+        *lines, rest = (rest + chunk).split(b"\n")
+        for message in map(json.loads, lines):
+            if "source" in message:
+                return message, prepared
+            if "stop" in message:
+                if prepared is not None:
+                    prepared.stop()
+                os.write(_OUT, b"\n")
+                continue
+            if prepared is None:
+                prepared = Prepared(DicomLimits(**message["limits"]))
+                _bound(prepared.limits, message["cpu_s"])
+            prepared.add(map(Path, message["read"]))
+
+
+def _bound(limits: DicomLimits, cpu_s: float) -> None:
+    """Set the limits of memory and of the processor time from now."""
+    spent = resource.getrusage(resource.RUSAGE_SELF)
+    _limit(resource.RLIMIT_DATA, _BASE_BYTES + _BYTES_A_VOXEL * limits.max_voxels + PIXEL_BYTES)
+    _limit(resource.RLIMIT_CPU, math.ceil(spent.ru_utime + spent.ru_stime + cpu_s) + 1)
     _limit(resource.RLIMIT_CORE, 0)
-    json.dump(_answer(job, limits), sys.stdout)
 
 
-def _answer(job: dict[str, Any], limits: DicomLimits) -> dict[str, Any]:
+def _answer(job: dict[str, Any], limits: DicomLimits, prepared: Prepared | None) -> dict[str, Any]:
     try:
         conversion = convert(
             Path(job["source"]),
@@ -37,6 +78,7 @@ def _answer(job: dict[str, Any], limits: DicomLimits) -> dict[str, Any]:
             only=Input(job["only"]) if job["only"] else None,
             limits=limits,
             addressed=job["addressed"],
+            prepared=prepared if prepared is not None and prepared.limits == limits else None,
         )
     except RlvoError as error:
         return _failure(error)

@@ -9,6 +9,7 @@ Design notes:
 from __future__ import annotations
 
 import lzma
+import os
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from typing import Protocol
 
 from app.dicom.errors import DEFAULT, DicomLimits, Unreadable, no_archive, refused, too_large
 
-__all__ = ["Files", "open_files"]
+__all__ = ["Files", "open_files", "read_file"]
 
 _ENCRYPTED = 0x1
 _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, NotImplementedError)
@@ -49,8 +50,7 @@ class _Folder:
         return len(self._paths)
 
     def read(self, number: int) -> bytes:
-        with self._paths[number].open("rb") as file:
-            return _bounded(file.read, self._limits)
+        return read_file(self._paths[number], self._limits)
 
 
 class _Archive:
@@ -93,6 +93,14 @@ def open_files(path: Path, limits: DicomLimits = DEFAULT) -> Files:
         DecompressedTooLarge: it holds too many files.
     """
     return _Folder(path, limits) if path.is_dir() else _Archive(path, limits)
+
+
+def read_file(path: Path, limits: DicomLimits = DEFAULT) -> bytes:
+    """Bytes of a file. Raises DecompressedTooLarge if it is larger than the limit."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        # A read of the limit would reserve as much memory for each file; a file that grows meanwhile is cut, as before.
+        return _bounded(lambda most: file.read(min(most, size + 1)), limits)
 
 
 def _check_count(count: int, limits: DicomLimits) -> None:

@@ -3,63 +3,27 @@
 Design notes:
 - Decoders are native code that reads files of strangers. A crash, a loop or a bomb ends one process and one request.
 - The process has limits of memory, CPU time and time. Its messages are those of this package; its other output is lost.
-- The libraries take most of a second to load, so a process can be started before its job is known.
 - This module needs no DICOM library.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import subprocess
-import sys
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from app.dicom.conversion import Conversion
 from app.dicom.errors import DEFAULT, DicomLimits, no_archive, refused
+from app.dicom.spare import SpareProcesses, installed, started
 from app.sdk.errors import FieldError, RlvoError, UnsupportedMedia
 from app.sdk.series import SeriesRole
 from app.sdk.types import Input
 
-__all__ = ["ZIP", "SpareProcess", "convert_isolated", "installed"]
+__all__ = ["ZIP", "convert_isolated"]
 
 ZIP = b"PK\x03\x04"
-_LIBRARY = "pydicom"
-
-
-def installed() -> bool:
-    """Whether the libraries of ``rlvo-service[dicom]`` are installed."""
-    return importlib.util.find_spec(_LIBRARY) is not None
-
-
-class SpareProcess:
-    """The process of the next conversion, which waits for its job; it converts one study, as any other one."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def prepare(self) -> None:
-        """Start the process, unless it waits already."""
-        with self._lock:
-            if installed() and (self._process is None or _has_ended(self._process)):
-                self._process = _started()
-
-    def take(self) -> subprocess.Popen[bytes] | None:
-        """The process, for one job; None if none waits."""
-        with self._lock:
-            process, self._process = self._process, None
-        return None if process is None or _has_ended(process) else process
-
-    def close(self) -> None:
-        """End the process, if it waits."""
-        if (process := self.take()) is not None:
-            with process:
-                process.kill()
 
 
 def convert_isolated(
@@ -71,7 +35,8 @@ def convert_isolated(
     limits: DicomLimits = DEFAULT,
     timeout_s: float = 120.0,
     addressed: bool = False,
-    spare: SpareProcess | None = None,
+    spare: SpareProcesses | None = None,
+    study: str = "",
 ) -> Conversion:
     """Run ``convert.convert`` in a process of its own.
 
@@ -83,7 +48,8 @@ def convert_isolated(
         limits: largest sizes.
         timeout_s: seconds after which the process is ended.
         addressed: also read the return address.
-        spare: its process is used, if it waits.
+        spare: its process for the study is used, if it waits.
+        study: name of the study there.
 
     Returns:
         The volumes, and what each series was taken for.
@@ -107,10 +73,10 @@ def convert_isolated(
         "cpu_s": timeout_s,
         "addressed": addressed,
     }
-    waiting = spare.take() if spare is not None else None
+    waiting = spare.take(study) if spare is not None else None
     answer = _answer(waiting, job, timeout_s) if waiting is not None else None
     if answer is None:  # also if the spare process was ended while it waited, for instance for its memory
-        answer = _answer(_started(), job, timeout_s)
+        answer = _answer(started(), job, timeout_s)
     if answer is None:
         detail = "The study could not be converted: a file ended the decoder. Export the study without compression."
         raise refused(detail)
@@ -119,28 +85,11 @@ def convert_isolated(
     return Conversion.from_json(answer)
 
 
-def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Whether a process that waits has ended; then its pipes are closed."""
-    if process.poll() is None:
-        return False
-    with process:
-        return True
-
-
-def _started() -> subprocess.Popen[bytes]:
-    """A process that waits for a job."""
-    command = [sys.executable, "-m", "app.dicom.convert_process"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    return subprocess.Popen(  # noqa: S603 - the command is fixed; the job is data
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
-    )
-
-
 def _answer(process: subprocess.Popen[bytes], job: Mapping[str, Any], timeout_s: float) -> dict[str, Any] | None:
     """The answer of a process; None if it ended without one. Raises InvalidDicom after ``timeout_s`` seconds."""
     with process:
         try:
-            out, _ = process.communicate(json.dumps(job).encode(), timeout=timeout_s)
+            out, _ = process.communicate(json.dumps(job).encode() + b"\n", timeout=timeout_s)
         except subprocess.TimeoutExpired:
             limit = f"within {timeout_s:g} s, the limit of this service (RLVO_DICOM_TIMEOUT)"
             raise refused(f"The study could not be converted {limit}. Send the series in use only.") from None

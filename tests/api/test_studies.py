@@ -22,7 +22,7 @@ from app.database.tables import AuditRow, PredictionRow
 from app.dicom.conversion import Conversion
 from app.dicom.convert import convert
 from app.dicom.head import read_head
-from app.dicom.isolated import SpareProcess
+from app.dicom.spare import SpareProcesses
 from app.dicom.return_address import key_of, open_sealed
 from app.sdk.studies import ReceivedStudy
 from tests.api.conftest import RunningService, running, settings_in
@@ -58,9 +58,11 @@ def converted_in_this_process(request: pytest.FixtureRequest, monkeypatch: pytes
     if request.node.originalname == ISOLATED:
         return
 
-    def in_process(source: Path, target: Path, *, timeout_s: float, spare: SpareProcess, **options: Any) -> Conversion:
+    def in_process(
+        source: Path, target: Path, *, timeout_s: float, spare: SpareProcesses, study: str, **options: Any
+    ) -> Conversion:
         assert timeout_s > 0
-        assert spare.take() is None
+        assert spare.take(study) is None
         return convert(source, target, **options)
 
     monkeypatch.setattr(study_intake, "convert_isolated", in_process)

@@ -26,17 +26,22 @@ __all__ = ["assembled_by_the_test", "converted_in_this_process", "settings"]
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_process_is_started_for_a_study_that_arrives(service: RunningService) -> None:
-    spare = service.services.spare_conversion
+async def test_a_process_reads_a_study_that_arrives_until_it_is_claimed_or_cancelled(service: RunningService) -> None:
+    spare = service.services.spare_conversions
     study_intake._prepare(service.services)
-    assert spare.take() is None
-    uid = await receive(service, *cta())
+    assert not spare._waiting
+    sent = cta()
+    uid = await receive(service, *sent)
     study_intake._prepare(service.services)
-    assert spare._process is not None
-    spare.close()
-    await completed(service, uid)
+    (waiting,) = spare._waiting.values()
+    assert len(waiting.sent) == len(sent)
+    assert all(path.is_file() for path in waiting.sent)
     study_intake._prepare(service.services)
-    assert spare.take() is None
+    assert list(spare._waiting.values()) == [waiting]
+    await service.http.delete(f"/v1/studies/{uid}")
+    study_intake._prepare(service.services)
+    assert not spare._waiting
+    assert waiting.process.returncode is not None
 
 
 async def test_a_claim_is_kept_while_its_assembly_runs(

@@ -52,7 +52,7 @@ def test_slices_of_a_tilted_uneven_head_are_those_of_dcm2niix(tmp_path: Path) ->
     choices, _ = read_choices(files)
     frames = geometry.in_order(choices[0].stack.frames)
     targets = {(frame.file, frame.index): (number,) for number, frame in enumerate(frames)}
-    slices = assemble._load(frames, targets, (len(frames),), files, DEFAULT, "ncct")
+    slices = assemble._load(frames, targets, (len(frames),), assemble.Pixels(files), "ncct")
     expected, _ = by_dcm2niix(GE, tmp_path)
     np.testing.assert_array_equal(slices[:, ::-1], expected)
 

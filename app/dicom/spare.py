@@ -1,0 +1,165 @@
+"""Processes of the next conversions, which read the files of their studies while these arrive.
+
+Design notes:
+- The libraries take most of a second to load, and the files another part of it; both is done before a study is complete.
+- A process reads the files of one study, as without preparation. So no file reaches the conversion of another study.
+- A process that has ended, or does not answer, costs nothing: the conversion takes another one.
+- The service never waits for a process: what its pipe does not take is written later.
+- This module needs no DICOM library.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from app.dicom.errors import DEFAULT, DicomLimits
+
+__all__ = ["MOST", "SpareProcesses", "installed", "started"]
+
+MOST = 2  # processes that wait
+ANSWER_S = 3.0  # in which a process ends its reading
+_LIBRARY = "pydicom"
+_WHOLE = 4096  # bytes that a pipe takes whole or not at all (PIPE_BUF)
+_ROOM = 3584  # of them, for paths
+
+
+def installed() -> bool:
+    """Whether the libraries of ``rlvo-service[dicom]`` are installed."""
+    return importlib.util.find_spec(_LIBRARY) is not None
+
+
+def started() -> subprocess.Popen[bytes]:
+    """A process that waits for a job."""
+    command = [sys.executable, "-m", "app.dicom.convert_process"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    return subprocess.Popen(  # noqa: S603 - the command is fixed; the job is data
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+    )
+
+
+@dataclass
+class _Waiting:
+    """A process that waits; ``sent`` are the files that it was told, ``version`` what these were taken from."""
+
+    process: subprocess.Popen[bytes]
+    sent: set[Path] = field(default_factory=set)
+    version: object = None
+
+
+class SpareProcesses:
+    """At most ``MOST`` processes that wait, by the names of their studies; each converts one study and ends."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: dict[str, _Waiting] = {}
+        self._harmed: deque[str] = deque(maxlen=64)  # studies whose files have ended a process: they are not read again
+
+    def keep(self, studies: Collection[str]) -> None:
+        """Start a process for each study, unless it waits already, and end those of others, with what they have read."""
+        with self._lock:
+            for study in [each for each in self._waiting if each not in studies]:
+                _end(self._waiting.pop(study).process)
+            for study in list(studies)[:MOST]:
+                waiting = self._waiting.get(study)
+                if waiting is not None and waiting.process.poll() is not None:
+                    _end(waiting.process)
+                    if waiting.sent:
+                        self._harmed.append(study)
+                    waiting = None
+                if waiting is None and installed():
+                    self._waiting[study] = _Waiting(started())
+
+    def lacks(self, study: str, version: object) -> bool:
+        """Whether the process of a study has not been told all files of this version of the study."""
+        with self._lock:
+            waiting = self._waiting.get(study)
+            return waiting is not None and study not in self._harmed and waiting.version != version
+
+    def read(
+        self, study: str, paths: Sequence[Path], version: object, *, limits: DicomLimits = DEFAULT, cpu_s: float = 120.0
+    ) -> None:
+        """Let the process of a study read those of its files that it was not told yet.
+
+        Args:
+            study: name of the study.
+            paths: all its files.
+            version: what ``lacks`` compares.
+            limits: largest sizes, those of the conversion.
+            cpu_s: processor time for all files, s.
+        """
+        shared = {"limits": vars(limits), "cpu_s": cpu_s}
+        with self._lock:
+            waiting = self._waiting.get(study)
+            if waiting is None or study in self._harmed:
+                return
+            new = deque(path for path in paths if path not in waiting.sent)
+            while new:
+                told = _some(new)
+                if not _write(waiting.process, _encoded(shared | {"read": [str(path) for path in told]})):
+                    return
+                waiting.sent.update(told)
+            waiting.version = version
+
+    def take(self, study: str = "") -> subprocess.Popen[bytes] | None:
+        """The process of a study, for its conversion; None if none waits."""
+        with self._lock:
+            waiting = self._waiting.pop(study, None)
+        if waiting is None:
+            return None
+        if waiting.process.poll() is None and (not waiting.sent or self._stopped(waiting.process)):
+            return waiting.process
+        _end(waiting.process)
+        return None
+
+    def _stopped(self, process: subprocess.Popen[bytes]) -> bool:
+        """Whether a process has ended its reading, and answers."""
+        assert process.stdout is not None
+        end = time.monotonic() + ANSWER_S
+        if not _write(process, _encoded({"stop": True}), ANSWER_S):
+            return False
+        return bool(select.select([process.stdout], [], [], max(end - time.monotonic(), 0.0))[0])
+
+    def close(self) -> None:
+        """End the processes that wait."""
+        self.keep(())
+
+
+def _some(new: deque[Path]) -> list[Path]:
+    """The first files, as many as fit into a line; they are removed."""
+    told = [new.popleft()]
+    room = _ROOM - len(json.dumps(str(told[0])))
+    while new and (room := room - len(json.dumps(str(new[0]))) - 2) >= 0:
+        told.append(new.popleft())
+    return told
+
+
+def _encoded(message: dict[str, Any]) -> bytes:
+    return json.dumps(message).encode() + b"\n"
+
+
+def _write(process: subprocess.Popen[bytes], line: bytes, wait_s: float = 0.0) -> bool:
+    """Write a line if the pipe takes it; whether it did. A line that fits no pipe whole is not written."""
+    assert process.stdin is not None
+    if len(line) > _WHOLE or not select.select([], [process.stdin], [], wait_s)[1]:
+        return False
+    try:
+        return os.write(process.stdin.fileno(), line) == len(line)
+    except BrokenPipeError:
+        return False
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    with process:
+        process.kill()
