@@ -1,6 +1,6 @@
 """Seconds to a recorded answer: the same phantoms sent as NIfTI, and received as DICOM, by one running service.
 
-``python -m bench dicom_answer [--patients 7] [--model rlvo-synthetic]``. Printed:
+``python -m bench dicom_answer [--patients 7] [--model rlvo-synthetic] [--pause 0]``. Printed:
 
 - NIfTI: from the start of the request to the recorded answer, which is when its result is stored.
 - DICOM: from the call that says that the study is complete, to the recorded answer. Its instances lie in the service by
@@ -74,7 +74,7 @@ def by_nifti(client: Client, patient: Mapping[str, Path]) -> tuple[float, float]
     return (made.finished - began).total_seconds(), (made.finished - made.created).total_seconds()
 
 
-def by_dicom(client: Client, url: str, written: list[bytes], clinical: Path) -> tuple[float, float]:
+def by_dicom(client: Client, url: str, written: list[bytes], clinical: Path, pause: float) -> tuple[float, float]:
     """Seconds from the completeness to the answer, and from its acceptance."""
     uid = read_head(BytesIO(written[0])).study_uid
     client.studies.set_clinical(uid, json.loads(clinical.read_text()))
@@ -86,6 +86,7 @@ def by_dicom(client: Client, url: str, written: list[bytes], clinical: Path) -> 
         if sent.status_code != httpx.codes.OK or time.monotonic() > end:
             raise SystemExit(f"HTTP {sent.status_code}; {received} of {len(written)} instances were received")
         time.sleep(0.05)
+    time.sleep(pause)
     began = datetime.now(UTC)
     client.studies.complete(uid)
     while not (study := client.studies.get(uid)).predictions:
@@ -97,7 +98,7 @@ def by_dicom(client: Client, url: str, written: list[bytes], clinical: Path) -> 
     return (made.finished - began).total_seconds(), (made.finished - made.created).total_seconds()
 
 
-def measure(url: str, folder: Path, patients: int) -> None:
+def measure(url: str, folder: Path, patients: int, pause: float) -> None:
     taken: dict[str, list[tuple[float, float]]] = {"NIfTI": [], "DICOM": []}
     with Client(url, timeout=600) as client:
         for number in range(-1, patients):  # the first one warms up
@@ -107,7 +108,7 @@ def measure(url: str, folder: Path, patients: int) -> None:
                 if way == "NIfTI":
                     seconds = by_nifti(client, patient)
                 else:
-                    seconds = by_dicom(client, url, written, patient["clinical"])
+                    seconds = by_dicom(client, url, written, patient["clinical"], pause)
                 if number >= 0:
                     taken[way].append(seconds)
             print(f"{number:3} {taken['NIfTI'][-1:]} {taken['DICOM'][-1:]}", file=sys.stderr, flush=True)
@@ -123,6 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--patients", type=int, default=7)
     parser.add_argument("--model", default=DEMO)
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds from the last instance to the completeness")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         port = free_port()
@@ -145,7 +147,7 @@ def main() -> None:
                         if time.monotonic() > end:
                             raise SystemExit("the service does not start")
                         time.sleep(0.2)
-                measure(url, Path(name), options.patients)
+                measure(url, Path(name), options.patients, options.pause)
             finally:
                 service.terminate()
 

@@ -37,11 +37,11 @@ from app.database.destinations import Destination
 from app.database.idempotency import Reservation
 from app.database.session import Database
 from app.dicom.errors import ArchiveFailed
-from app.dicom.spare import SpareProcesses, installed
 from app.dicom.objects.stored import ResultObjects
 from app.dicom.reception import Reception
 from app.dicom.retrieval import StudyQuery
 from app.dicom.return_address import key_of
+from app.dicom.spare import SpareProcesses, installed
 from app.registry.model_store import ModelStore
 from app.sdk.errors import ArchiveUnavailable, Draining, NotFound, RlvoError, UnsupportedMedia
 from app.storage.local import Storage

@@ -100,7 +100,7 @@ def _prepare(services: Services) -> None:
     spare = services.spare_conversions
     with services.database.reading() as session:
         arriving = studies.arriving(session, most=MOST)
-        spare.keep([study for study, _ in arriving])
+        spare.keep([study for study, _ in arriving], ready=bool(arriving) or studies.any_received(session))
         new = {each: studies.blobs(session, each[0]) for each in arriving if spare.lacks(each[0], each[1])}
     limits, cpu_s = dicom_uploads.limits_of(services.settings), services.settings.dicom_timeout
     for (study, count), digests in new.items():

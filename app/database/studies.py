@@ -171,6 +171,11 @@ def arriving(session: Session, *, most: int) -> list[tuple[str, int]]:
     return [(study, count) for study, count in session.execute(newest)]
 
 
+def any_received(session: Session) -> bool:
+    """Whether the service has ever received instances, except of erased studies."""
+    return session.scalars(select(StudyRow.id).where(StudyRow.instances > 0).limit(1)).first() is not None
+
+
 def blobs(session: Session, study_id: str) -> list[str]:
     """Digests of the blobs of a study."""
     named = select(InstanceRow.digest).where(InstanceRow.study_id == study_id, InstanceRow.digest.is_not(None))

@@ -1,7 +1,8 @@
 """Processes of the next conversions, which read the files of their studies while these arrive.
 
 Design notes:
-- The libraries take most of a second to load, and the files another part of it; both is done before a study is complete.
+- The libraries take most of a second to load, and the files another part of it; both comes before a study is complete.
+- A study may arrive in less time than a process starts. So one process can be ready, before any study arrives.
 - A process reads the files of one study, as without preparation. So no file reaches the conversion of another study.
 - A process that has ended, or does not answer, costs nothing: the conversion takes another one.
 - The service never waits for a process: what its pipe does not take is written later.
@@ -64,13 +65,22 @@ class SpareProcesses:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: dict[str, _Waiting] = {}
+        self._ready: subprocess.Popen[bytes] | None = None
         self._harmed: deque[str] = deque(maxlen=64)  # studies whose files have ended a process: they are not read again
 
-    def keep(self, studies: Collection[str]) -> None:
-        """Start a process for each study, unless it waits already, and end those of others, with what they have read."""
+    def keep(self, studies: Collection[str], *, ready: bool = False) -> None:
+        """Let a process wait for each study; those of other studies end, with what they have read.
+
+        Args:
+            studies: names of the studies that arrive, those to prepare first.
+            ready: also let a process wait for a study that has not arrived yet; it starts when no study arrives, so
+                that it takes no time from one.
+        """
         with self._lock:
             for study in [each for each in self._waiting if each not in studies]:
                 _end(self._waiting.pop(study).process)
+            if not installed():
+                return
             for study in list(studies)[:MOST]:
                 waiting = self._waiting.get(study)
                 if waiting is not None and waiting.process.poll() is not None:
@@ -78,8 +88,18 @@ class SpareProcesses:
                     if waiting.sent:
                         self._harmed.append(study)
                     waiting = None
-                if waiting is None and installed():
-                    self._waiting[study] = _Waiting(started())
+                if waiting is None:
+                    self._waiting[study] = _Waiting(self._take_ready() or started())
+            if ready and not studies and (self._ready is None or self._ready.poll() is not None):
+                self._take_ready()
+                self._ready = started()
+
+    def _take_ready(self) -> subprocess.Popen[bytes] | None:
+        process, self._ready = self._ready, None
+        if process is not None and process.poll() is not None:
+            _end(process)
+            return None
+        return process
 
     def lacks(self, study: str, version: object) -> bool:
         """Whether the process of a study has not been told all files of this version of the study."""
@@ -134,6 +154,9 @@ class SpareProcesses:
     def close(self) -> None:
         """End the processes that wait."""
         self.keep(())
+        with self._lock:
+            if (process := self._take_ready()) is not None:
+                _end(process)
 
 
 def _some(new: deque[Path]) -> list[Path]:

@@ -22,8 +22,8 @@ from app.database.tables import AuditRow, PredictionRow
 from app.dicom.conversion import Conversion
 from app.dicom.convert import convert
 from app.dicom.head import read_head
-from app.dicom.spare import SpareProcesses
 from app.dicom.return_address import key_of, open_sealed
+from app.dicom.spare import SpareProcesses
 from app.sdk.studies import ReceivedStudy
 from tests.api.conftest import RunningService, running, settings_in
 from tests.api.responses import problem

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.anyio
 async def test_a_process_reads_a_study_that_arrives_until_it_is_claimed_or_cancelled(service: RunningService) -> None:
     spare = service.services.spare_conversions
     study_intake._prepare(service.services)
-    assert not spare._waiting
+    assert (spare._waiting, spare._ready) == ({}, None)
     sent = cta()
     uid = await receive(service, *sent)
     study_intake._prepare(service.services)
@@ -42,6 +42,7 @@ async def test_a_process_reads_a_study_that_arrives_until_it_is_claimed_or_cance
     study_intake._prepare(service.services)
     assert not spare._waiting
     assert waiting.process.returncode is not None
+    spare.close()
 
 
 async def test_a_claim_is_kept_while_its_assembly_runs(

@@ -110,6 +110,25 @@ def test_few_processes_wait_and_those_of_other_studies_end() -> None:
     spare.close()
 
 
+def test_a_process_is_ready_before_a_study_arrives(study: Path, tmp_path: Path) -> None:
+    spare = SpareProcesses()
+    spare.keep([])
+    assert spare._ready is None
+    spare.keep([], ready=True)
+    process = spare._ready
+    spare.keep([], ready=True)
+    assert spare._ready is process
+    spare.keep([STUDY], ready=True)
+    assert spare._waiting[STUDY].process is process
+    assert spare._ready is None
+    assert volumes(study, tmp_path / "1", spare)
+    spare.keep([], ready=True)
+    second = spare._ready
+    assert second is not None
+    spare.close()
+    assert second.returncode is not None
+
+
 def test_a_spare_process_that_was_ended_is_replaced(study: Path, tmp_path: Path) -> None:
     spare = SpareProcesses()
     process = waiting(spare)

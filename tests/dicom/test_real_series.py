@@ -14,7 +14,6 @@ import pytest
 
 from app.dicom import assemble, geometry
 from app.dicom.convert import convert, read_choices
-from app.dicom.errors import DEFAULT
 from app.dicom.files import open_files
 from app.sdk.types import Input
 from tests.dicom.studies import volume
