@@ -47,7 +47,7 @@ def subgroups(
     labels, own = _inputs.labels_and_probabilities(outcome, probability, data)
     rows: list[Scores] = []
     for name, values in _variables(by, data).items():
-        levels, order = _inputs.levels(values, name or "by", data, outcome)
+        levels, order = _inputs.levels(values, name or "by", data, outcome, probability)
         rows += validation.scores_by_level(levels, order, labels, own, prefix=f"{name}: " if name else "")
     return Subgroups(tuple(rows))
 
@@ -85,7 +85,7 @@ def pool_sites(outcome: Values, probability: Values, site: Values, *, data: pd.D
         ValueError: As for ``discrimination``, or fewer than three sites can be pooled.
     """
     labels, own = _inputs.labels_and_probabilities(outcome, probability, data)
-    levels, order = _inputs.levels(site, "site", data, outcome)
+    levels, order = _inputs.levels(site, "site", data, outcome, probability)
     found = validation.scores_by_level(levels, order, labels, own)
     named = [one for one in found if one.name != NOT_RECORDED]
     pooled = validation.pooled_over(named)

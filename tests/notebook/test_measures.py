@@ -98,6 +98,33 @@ FAULTS: dict[str, tuple[Callable[[pd.DataFrame], object], str]] = {
         lambda d: ev.subgroups(d["outcome"], d["probability"], d["sex"].iloc[::-1]),
         "outcome and sex have different indexes",
     ),
+    "other order of a group than of the probabilities": (
+        lambda d: ev.subgroups(d["outcome"].to_numpy(), d["probability"], d["sex"].iloc[::-1]),
+        "probability and sex have different indexes",
+    ),
+    "other order of the sites": (
+        lambda d: ev.pool_sites(d["outcome"].to_numpy(), d["probability"], d["hospital"].iloc[::-1]),
+        "probability and site have different indexes",
+    ),
+    "levels of two types": (
+        lambda d: ev.subgroups("outcome", "probability", [["a", 1][n % 2] for n in range(len(d))], data=d),
+        "by: .*values of several types",
+    ),
+    "levels that are lists": (
+        lambda d: ev.subgroups("outcome", "probability", pd.Series([[1]] * len(d)), data=d),
+        "by: .*values of several types",
+    ),
+    "no resample": (
+        lambda d: ev.discrimination("outcome", "probability", data=d, rounds=0),
+        "rounds: expected at least 1",
+    ),
+    "no resample of a score": (
+        lambda d: ev.brier_score("outcome", "probability", data=d, rounds=-1),
+        "rounds: expected at least 1",
+    ),
+    "no resample of a validation": (lambda d: ev.validate(d, rounds=0), "rounds: expected at least 1"),
+    "threshold of a validation": (lambda d: ev.validate(d, threshold=5, rounds=1), "threshold: expected .* 0 and 1"),
+    "level of a validation": (lambda d: ev.validate(d, level=95, rounds=1), "level: expected .* 0 and 1"),
     "undivided number": (lambda d: ev.subgroups("outcome", "probability", "age", data=d), "pandas.cut"),
     "threshold": (lambda d: ev.decisions("outcome", "probability", 1.0, data=d), "each between 0 and 1"),
     "few sites": (
@@ -118,6 +145,12 @@ def test_a_fault_is_named(fault: str, patients: pd.DataFrame) -> None:
     call, message = FAULTS[fault]
     with pytest.raises(ValueError, match=message):
         call(patients)
+
+
+def test_a_repeated_column_is_refused_by_a_validation(patients: pd.DataFrame) -> None:
+    repeated = pd.concat([patients, 1 - patients[["probability"]]], axis=1)
+    with pytest.raises(CohortFault, match="the name is there twice"):
+        ev.validate(repeated, rounds=1)
 
 
 def test_arrays_need_no_index(patients: pd.DataFrame) -> None:
