@@ -42,11 +42,12 @@ class SpareProcess:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._closed = False
 
     def prepare(self) -> None:
-        """Start the process, unless it waits already."""
+        """Start the process, unless it waits already, or ``close`` was called."""
         with self._lock:
-            if installed() and (self._process is None or _has_ended(self._process)):
+            if not self._closed and installed() and (self._process is None or _has_ended(self._process)):
                 self._process = _started()
 
     def take(self) -> subprocess.Popen[bytes] | None:
@@ -56,7 +57,9 @@ class SpareProcess:
         return None if process is None or _has_ended(process) else process
 
     def close(self) -> None:
-        """End the process, if it waits."""
+        """End the process, if it waits, and start no other one."""
+        with self._lock:  # a thread can be in ``prepare``
+            self._closed = True
         if (process := self.take()) is not None:
             with process:
                 process.kill()

@@ -58,6 +58,13 @@ def test_a_spare_process_that_was_ended_is_replaced(study: Path, tmp_path: Path)
     assert second.returncode is not None
 
 
+def test_no_spare_process_is_started_after_the_end_of_the_service() -> None:
+    spare = SpareProcess()
+    spare.close()
+    spare.prepare()  # a thread that was on its way to it when the service ended
+    assert spare.take() is None
+
+
 def test_a_study_is_converted_if_the_spare_process_ends_with_its_job(study: Path, tmp_path: Path) -> None:
     class Ending(SpareProcess):
         def take(self) -> subprocess.Popen[bytes]:
