@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,8 @@ __all__ = ["ZIP", "SpareProcess", "convert_isolated", "installed"]
 
 ZIP = b"PK\x03\x04"
 _LIBRARY = "pydicom"
+SPARE_PAUSE = 30.0
+"""Seconds without a spare process after one that ended while it waited."""
 
 
 def installed() -> bool:
@@ -43,11 +47,14 @@ class SpareProcess:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = False
+        self._rests_until = -math.inf
 
     def prepare(self) -> None:
-        """Start the process, unless it waits already, or ``close`` was called."""
+        """Start the process, unless it waits already, or ended by itself just now, or ``close`` was called."""
         with self._lock:
-            if not self._closed and installed() and (self._process is None or _has_ended(self._process)):
+            if self._process is not None and _has_ended(self._process):  # for instance for its memory
+                self._process, self._rests_until = None, time.monotonic() + SPARE_PAUSE
+            if self._process is None and not self._closed and installed() and time.monotonic() >= self._rests_until:
                 self._process = _started()
 
     def take(self) -> subprocess.Popen[bytes] | None:

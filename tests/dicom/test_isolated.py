@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from app.dicom import isolated
 from app.dicom.isolated import SpareProcess, convert_isolated
 from app.sdk.errors import InvalidDicom
 from app.sdk.types import Input
@@ -63,6 +64,30 @@ def test_no_spare_process_is_started_after_the_end_of_the_service() -> None:
     spare.close()
     spare.prepare()  # a thread that was on its way to it when the service ended
     assert spare.take() is None
+
+
+def test_a_spare_process_that_ends_by_itself_is_not_started_at_each_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    def ending() -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", "pass"]
+        started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        return started[-1]
+
+    monkeypatch.setattr(isolated, "_started", ending)
+    spare = SpareProcess()
+    for _ in range(5):
+        spare.prepare()
+        started[-1].wait(10)
+    assert len(started) == 1
+    monkeypatch.setattr(isolated, "SPARE_PAUSE", 0.0)
+    spare = SpareProcess()
+    spare.prepare()
+    started[-1].wait(10)
+    spare.prepare()
+    spare.prepare()
+    assert len(started) == 3
+    spare.close()
 
 
 def test_a_study_is_converted_if_the_spare_process_ends_with_its_job(study: Path, tmp_path: Path) -> None:
