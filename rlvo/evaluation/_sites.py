@@ -136,12 +136,14 @@ def pool_aggregates(files: Iterable[str | Path], *, trust: Sequence[str] = ()) -
 
     Raises:
         rlvo errors: ``InvalidRequest`` for a file that is no aggregate, or whose signature is wrong.
-        ValueError: Two files are of one site, or of different predictors.
+        ValueError: Two files are of one site, or of different predictors, or ``files`` is one path.
     """
     from app.evaluation.aggregate import Aggregate
     from app.operations import federation
     from app.registry import signed_json
 
+    if isinstance(files, str | Path):
+        raise ValueError("files: expected a list of paths, one for each site")
     read = []
     for path in map(Path, files):
         document = signed_json.read(path, trust)

@@ -136,6 +136,7 @@ FAULTS: dict[str, tuple[Callable[[pd.DataFrame], object], str]] = {
     "prevalence": (lambda d: ev.study_size(16, 0.7), "prevalence: expected a number between 0.001 and 0.999"),
     "no rows of a plot": (lambda d: ev.plot_forest([]), "nothing to plot"),
     "no such measure": (lambda d: ev.plot_forest([], "brier"), "expected auc, observed_expected, slope"),
+    "one file that is no list": (lambda d: ev.pool_aggregates("a.json"), "files: expected a list"),
     "no file": (lambda d: ev.pool_aggregates([]), "there is no file"),
 }
 
@@ -151,6 +152,13 @@ def test_a_repeated_column_is_refused_by_a_validation(patients: pd.DataFrame) ->
     repeated = pd.concat([patients, 1 - patients[["probability"]]], axis=1)
     with pytest.raises(CohortFault, match="the name is there twice"):
         ev.validate(repeated, rounds=1)
+
+
+def test_one_resample_may_have_one_class_alone() -> None:
+    outcome, probability = np.arange(400) < 2, np.linspace(0.9, 0.1, 400)
+    for seed in range(20):
+        found = ev.discrimination(outcome, probability, rounds=1, seed=seed).average_precision
+        assert (found.low, found.high) == (0.0, 1.0)
 
 
 def test_arrays_need_no_index(patients: pd.DataFrame) -> None:
