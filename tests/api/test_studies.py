@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import logging
-import time
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ def settings(tmp_path: Path, model_store: Path) -> Settings:
 
 
 @pytest.fixture(autouse=True)
-async def _assembled_by_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+async def assembled_by_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests assemble studies themselves, so that they know when."""
 
     async def wait(_: object) -> None:
@@ -54,7 +53,7 @@ async def _assembled_by_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _converted_in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def converted_in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """One test converts in a process of its own, as the service does; the others save its start."""
     if request.node.originalname == ISOLATED:
         return
@@ -129,19 +128,6 @@ async def test_a_received_study_waits_for_its_quiet_time_and_is_predicted_once(s
     assert prediction["study_instance_uid"] == uid
     assert prediction["inputs"]["cta"]["shape"] == list(voxels().shape)
     assert (await completed(service, uid))["predictions"] == [made]  # with the same inputs there is no revision
-
-
-async def test_a_process_is_started_for_a_study_that_arrives(service: RunningService) -> None:
-    spare = service.services.spare_conversion
-    study_intake._prepare(service.services)
-    assert spare.take() is None
-    uid = await receive(service, *cta())
-    study_intake._prepare(service.services)
-    assert spare._process is not None
-    spare.close()
-    await completed(service, uid)
-    study_intake._prepare(service.services)
-    assert spare.take() is None
 
 
 async def test_a_late_series_and_a_later_record_each_make_a_revision(service: RunningService) -> None:
@@ -225,63 +211,6 @@ async def test_what_arrives_during_an_assembly_makes_its_result_void(service: Ru
         (row,) = session.scalars(select(PredictionRow))
     assert sorted(row.inputs or {}) == ["cta", "ncct"]
     assert len(study["predictions"]) == 1
-
-
-async def test_a_claim_of_a_killed_process_is_taken_over_and_predicts_once(service: RunningService) -> None:
-    uid = await receive(service, *cta())
-    await service.http.post(f"/v1/studies/{uid}/complete")
-    with service.services.database.session() as session:
-        first = studies.claim(session, lease=-1)
-        second = studies.claim(session, lease=60)
-    assert first is not None
-    assert second is not None
-    study_intake._assemble(service.services, second)
-    study_intake._assemble(service.services, first)
-    assert len((await read(service, uid))["predictions"]) == 1
-
-
-async def test_a_claim_is_kept_while_its_assembly_runs(
-    service: RunningService, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lease = 0.9
-    service.services.settings = service.services.settings.model_copy(update={"lease": lease})
-    in_process, free = study_intake.convert_isolated, []
-
-    def slow(*given: Any, **options: Any) -> Conversion:
-        end = time.monotonic() + 3 * lease
-        while time.monotonic() < end:
-            with service.services.database.reading() as session:
-                free.append(studies.is_due(session))
-            time.sleep(lease / 10)
-        return in_process(*given, **options)
-
-    monkeypatch.setattr(study_intake, "convert_isolated", slow)
-    uid = await receive(service, *cta())
-    study = await completed(service, uid)
-    assert (study["state"], len(study["predictions"])) == ("predicted", 1)
-    assert free
-    assert not any(free)
-
-
-async def test_a_claim_whose_assembly_does_not_end_is_given_up(
-    service: RunningService, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    limits = {"lease": 0.3, "dicom_timeout": 1.0, "receive_timeout": 1.0}
-    monkeypatch.setattr(study_intake, "SPARE_SECONDS", -2.0)
-    service.services.settings = service.services.settings.model_copy(update=limits)
-    in_process, free = study_intake.convert_isolated, []
-
-    def slow(*given: Any, **options: Any) -> Conversion:
-        time.sleep(0.6)
-        with service.services.database.reading() as session:
-            free.append(studies.is_due(session))
-        return in_process(*given, **options)
-
-    monkeypatch.setattr(study_intake, "convert_isolated", slow)
-    uid = await receive(service, *cta())
-    await service.http.post(f"/v1/studies/{uid}/complete")
-    assert await study_intake.assemble_next(service.services)
-    assert free == [True]
 
 
 async def test_a_cancelled_study_makes_no_prediction_until_it_is_completed(service: RunningService) -> None:
