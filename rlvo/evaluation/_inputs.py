@@ -7,8 +7,6 @@ Design notes:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from itertools import pairwise
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -44,7 +42,7 @@ def labels_and_probabilities(
         ValueError: A value is missing, no number, or out of range; lengths or indexes differ; or all outcomes are
             equal and both are needed.
     """
-    labels, probabilities = same_rows(data, {"outcome": outcome, name: probability})
+    labels, probabilities = same_rows(data, ("outcome", outcome), (name, probability))
     return _labels(labels, needs_both=needs_both), _shares(probabilities, name)
 
 
@@ -72,27 +70,28 @@ def column(values: Values, name: str, data: pd.DataFrame | None) -> pd.Series[An
     return pd.Series(values)
 
 
-def same_rows(data: pd.DataFrame | None, values: Mapping[str, Values]) -> list[pd.Series[Any]]:
-    """Columns of the same patients, by what a message calls them.
+def same_rows(
+    data: pd.DataFrame | None, first: tuple[str, Values], second: tuple[str, Values]
+) -> tuple[pd.Series[Any], pd.Series[Any]]:
+    """Two columns of the same patients; each is given with what a message calls it.
 
     Raises:
         ValueError: There is no patient, the lengths differ, or the indexes of two series differ.
     """
-    found = {name: column(given, name, data) for name, given in values.items()}
-    (first_name, first), *others = found.items()
-    if first.empty:
-        raise ValueError(f"{first_name}: there is no patient")
-    for name, series in others:
-        if len(series) != len(first):
-            raise ValueError(f"{first_name} has {len(first)} patients and {name} has {len(series)}")
+    (name, given), (other_name, other_given) = first, second
+    found, other = column(given, name, data), column(other_given, other_name, data)
+    if found.empty:
+        raise ValueError(f"{name}: there is no patient")
+    if len(other) != len(found):
+        raise ValueError(f"{name} has {len(found)} patients and {other_name} has {len(other)}")
     # An array has no index; its order is the caller's.
-    for name, other in pairwise(name for name, given in values.items() if isinstance(given, str | pd.Series)):
-        if not found[name].index.equals(found[other].index):
-            raise ValueError(
-                f"{name} and {other} have different indexes, so that their rows may be of different patients; "
-                "join them into one table, or give arrays (to_numpy) if the order is the same"
-            )
-    return list(found.values())
+    indexed = all(isinstance(each, str | pd.Series) for each in (given, other_given))
+    if indexed and not found.index.equals(other.index):
+        raise ValueError(
+            f"{name} and {other_name} have different indexes, so that their rows may be of different patients; "
+            "join them into one table, or give arrays (to_numpy) if the order is the same"
+        )
+    return found, other
 
 
 def numbers(values: pd.Series[Any], name: str) -> Array:
@@ -123,8 +122,8 @@ def levels(
         ValueError: It has other patients than ``outcome`` or ``probability``, its values are of several types, or there
             are too many numbers for levels.
     """
-    for other, given in (("outcome", outcome), ("probability", probability)):
-        _, read = same_rows(data, {other: given, name: values})
+    for other in (("outcome", outcome), ("probability", probability)):
+        _, read = same_rows(data, other, (name, values))
     if pd.api.types.is_float_dtype(read) and read.nunique() > MOST_LEVELS:
         raise ValueError(
             f"{name}: {read.nunique()} different numbers are no subgroups; divide them first, as with pandas.cut"

@@ -63,7 +63,7 @@ def compare_auc(outcome: Values, first: Values, second: Values, *, data: pd.Data
     Raises:
         ValueError: As for ``discrimination``.
     """
-    _inputs.same_rows(data, {"first": first, "second": second})
+    _inputs.same_rows(data, ("first", first), ("second", second))
     labels, own = _inputs.labels_and_probabilities(outcome, first, data, name="first")
     _, other = _inputs.labels_and_probabilities(outcome, second, data, name="second")
     return metrics.delong(labels, own, other)

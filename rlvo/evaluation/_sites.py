@@ -111,7 +111,7 @@ def pool_estimates(values: npt.ArrayLike | pd.Series[Any], errors: npt.ArrayLike
     Raises:
         ValueError: There are fewer than three sites, a value is missing, an error is not positive, or lengths differ.
     """
-    estimates, spread = _inputs.same_rows(None, {"values": values, "errors": errors})
+    estimates, spread = _inputs.same_rows(None, ("values", values), ("errors", errors))
     y, s = _inputs.numbers(estimates, "values"), _inputs.numbers(spread, "errors")
     if (s <= 0).any():
         raise ValueError("errors: expected standard errors above 0")

@@ -154,6 +154,15 @@ def test_a_repeated_column_is_refused_by_a_validation(patients: pd.DataFrame) ->
         ev.validate(repeated, rounds=1)
 
 
+@pytest.mark.parametrize("name", ["outcome", "probability"])
+def test_a_subgroup_may_have_the_name_of_an_argument(patients: pd.DataFrame, name: str) -> None:
+    halves = pd.Series(["a", "b"] * (COUNT // 2), name=name)
+    rows = ev.subgroups(patients["outcome"], patients["probability"], halves).rows
+    assert [one.name for one in rows] == [f"{name}: a", f"{name}: b"]
+    with pytest.raises(ValueError, match=f"{name} have different indexes"):
+        ev.subgroups(patients["outcome"], patients["probability"], halves.iloc[::-1])
+
+
 def test_one_resample_may_have_one_class_alone() -> None:
     outcome, probability = np.arange(400) < 2, np.linspace(0.9, 0.1, 400)
     for seed in range(20):
