@@ -269,6 +269,8 @@ def test_card_lists_the_own_variables_with_their_ranges(tmp_path: Path) -> None:
     assert "| `own.ddimer` | D-dimer | a number within 0 to 100000 ng/mL |" in text
     assert "| `own.grade` | Leukoaraiosis | one of none, mild, very-severe |" in text
     assert own_table(tiny_manifest()) == ""
+    (odd,) = own(tmp_path, f"[variables.a]\n{NUMBER}".replace('"L"', '"a|b"').replace('"mL"', '"n|g"'))
+    assert "| `own.a` | a/b | a number within 0 to 1 n/g |" in own_table(tiny_manifest(variables=(*VARIABLES, odd)))
 
 
 def test_unused_own_column_is_said(tmp_path: Path) -> None:
