@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import select
 import subprocess
@@ -30,6 +31,7 @@ from app.dicom.errors import DEFAULT, DicomLimits
 __all__ = ["MOST", "SpareProcesses", "installed", "started"]
 
 MOST = 2  # processes that wait
+SPARE_PAUSE = 30.0  # seconds without a new process after one that ended while it waited, for instance for its memory
 ANSWER_S = 3.0  # in which a process ends its reading
 _LIBRARY = "pydicom"
 _WHOLE = 4096  # bytes that a pipe takes whole or not at all (PIPE_BUF)
@@ -66,6 +68,8 @@ class SpareProcesses:
         self._lock = threading.Lock()
         self._waiting: dict[str, _Waiting] = {}
         self._ready: subprocess.Popen[bytes] | None = None
+        self._closed = False
+        self._rests_until = -math.inf
         self._harmed: deque[str] = deque(maxlen=64)  # studies whose files have ended a process: they are not read again
 
     def keep(self, studies: Collection[str], *, ready: bool = False) -> None:
@@ -81,24 +85,26 @@ class SpareProcesses:
                 _end(self._waiting.pop(study).process)
             if not installed():
                 return
+            for study in [each for each, waiting in self._waiting.items() if _has_ended(waiting.process)]:
+                self._rest()
+                if self._waiting.pop(study).sent:
+                    self._harmed.append(study)
+            if self._ready is not None and _has_ended(self._ready):
+                self._ready = None
+                self._rest()
+            if self._closed or time.monotonic() < self._rests_until:
+                return
             for study in list(studies)[:MOST]:
-                waiting = self._waiting.get(study)
-                if waiting is not None and waiting.process.poll() is not None:
-                    _end(waiting.process)
-                    if waiting.sent:
-                        self._harmed.append(study)
-                    waiting = None
-                if waiting is None:
+                if study not in self._waiting:
                     self._waiting[study] = _Waiting(self._take_ready() or started())
-            if ready and not studies and (self._ready is None or self._ready.poll() is not None):
-                self._take_ready()
+            if ready and not studies and self._ready is None:
                 self._ready = started()
+
+    def _rest(self) -> None:
+        self._rests_until = time.monotonic() + SPARE_PAUSE
 
     def _take_ready(self) -> subprocess.Popen[bytes] | None:
         process, self._ready = self._ready, None
-        if process is not None and process.poll() is not None:
-            _end(process)
-            return None
         return process
 
     def lacks(self, study: str, version: object) -> bool:
@@ -152,7 +158,9 @@ class SpareProcesses:
         return bool(select.select([process.stdout], [], [], max(end - time.monotonic(), 0.0))[0])
 
     def close(self) -> None:
-        """End the processes that wait."""
+        """End the processes that wait, and start no other ones."""
+        with self._lock:  # a thread can be in ``keep``
+            self._closed = True
         self.keep(())
         with self._lock:
             if (process := self._take_ready()) is not None:
@@ -162,8 +170,8 @@ class SpareProcesses:
 def _some(new: deque[Path]) -> list[Path]:
     """The first files, as many as fit into a line; they are removed."""
     told = [new.popleft()]
-    room = _ROOM - len(json.dumps(str(told[0])))
-    while new and (room := room - len(json.dumps(str(new[0]))) - 2) >= 0:
+    free = _ROOM - len(json.dumps(str(told[0])))
+    while new and (free := free - len(json.dumps(str(new[0]))) - 2) >= 0:
         told.append(new.popleft())
     return told
 
@@ -181,6 +189,14 @@ def _write(process: subprocess.Popen[bytes], line: bytes, wait_s: float = 0.0) -
         return os.write(process.stdin.fileno(), line) == len(line)
     except BrokenPipeError:
         return False
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether a process that waits has ended; then its pipes are closed."""
+    if process.poll() is None:
+        return False
+    with process:
+        return True
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

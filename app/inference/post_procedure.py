@@ -4,12 +4,15 @@ Design notes:
 - ``POST_PROCEDURE_FIELDS`` is the only list. A name of the record is compared as a whole.
 - A site chooses the names of its own variables, so ``is_near`` also finds variants: ``number_of_passes``,
   ``tici_final``, ``mrs_day_90``.
+- Names and labels can be in other languages of Europe, so the words and stems of the commonest ones are listed. No list
+  is complete: whether a value is known before the puncture stays the responsibility of the site.
 - A history is known before the puncture: ``prior_angioplasty``. What exists only in this thrombectomy has no history.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Final
 
 # As an input, each would reveal the outcome to the model.
@@ -29,7 +32,12 @@ _WHOLE_ONLY: Final = frozenset({"dwi"})  # a scanner can make it before the punc
 _OTHER_WORDS = """
     pass stent stents stenting stentriever rescue thrombectomy evt groin puncture reperfusion recanalization
     recanalisation final residual discharge followup outcome intraprocedural periprocedural postprocedural
-    postinterventional postoperative haemorrhagic hemorrhagic died dead survival
+    postinterventional postoperative haemorrhagic hemorrhagic died dead survival attempt attempts retrievals balloon
+    ballooning abciximab eptifibatide cangrelor fluoroscopy craniectomy hemicraniectomy dsa
+    pases pasadas maniobras puncion rescate exitus muerte fallecido fallecimiento mortalidad seguimiento desenlace
+    passagen manover manoever leistenpunktion punktion verstorben tod entlassung mortalitaet mortalitat nachsorge
+    reststenose endstenose passages ponction deces sortie suivi mortalite passaggi puntura decesso dimissione morte
+    mortalita passagens puncao obito desfecho mortalidade
 """
 _WORDS: Final = frozenset(_OTHER_WORDS.split())
 _NO_HISTORY: Final = re.compile(
@@ -37,14 +45,23 @@ _NO_HISTORY: Final = re.compile(
     r"[a-z]?tici[a-z0-9]*|[a-z]*tici|rlvo[a-z0-9]*|[a-z]*rlvo|refractory|"
     r"(?:intra|peri|post)(?:procedural|interventional|operative)|numberofpasses)(?:_|$)"
 )
-_STEMS: Final = re.compile(r"(?:^|_)(?:recan|reperfus|thrombectom|stentretriev|post_?evt)")
+_STEMS: Final = re.compile(r"(?:^|_)(?:recan|rekan|ricanal|reperfus|riperfus|th?rombe[ck]t|stentretriev|post_?evt)")
 _AFTER: Final = re.compile(
     r"(?:^|_)(?:post|after)_(?:procedure|intervention|treatment|operation|op|angiography)(?:_|$)"
 )
 _LATER: Final = re.compile(
-    r"(?:^|_)(?:(?:24|36|48|72)_?h(?:rs?|ours?)?|day_?\d+|d(?:1|2|3|5|7|14|28|30|90)|mrs90|\d+_?d(?:ays?)?|\d+_?m(?:onths?)?|month_?\d+)(?:_|$)"
+    r"(?:^|_)(?:(?:24|36|48|72)_?h(?:rs?|ours?)?|day_?\d+|d(?:1|2|3|5|7|14|28|30|90)|mrs90|mrs\d+m|\d+_?d(?:ays?)?|\d+_?m(?:onths?)?|month_?\d+)(?:_|$)"
+)
+_SCALE: Final = re.compile(
+    r"(?:^|_)(?:mrs|nihss|gose?|barthel)_(?:\w+_)?(?:(?:24|48|72|90)|(?:three|six|twelve)_months?|alta)(?:_|$)"
+)
+_PROCEDURE: Final = re.compile(
+    r"(?:^|_)(?:n(?:um|r|b)?passes|(?:procedure|procedural)_(?:duration|length|minutes)|(?:icu|hospital)_(?:days?|stay)|"
+    r"(?:clot|thrombus)_(?:histology|pathology|composition)|last_recanali[sz]ation)(?:_|$)"
 )
 _HISTORY: Final = re.compile(r"(?:^|_)(?:prior|previous|history|past|last|before|prestroke|pre_stroke)(?:_|$)")
+_SCORED: Final = re.compile(r"(?:^|_)(?:mrs|nihss|gose?|barthel)(?:\d+m)?(?:_|$)")
+"""A score that is dated after the puncture is no history."""
 
 
 def is_listed(name: str) -> bool:
@@ -56,10 +73,13 @@ def is_near(name: str) -> bool:
     """Whether a name that a site chose is that of a field that is known only after the puncture, or a variant of it.
 
     Args:
-        name: Name or label; case, spaces and hyphens do not matter.
+        name: Name or label; case, accents, spaces and hyphens do not matter.
     """
-    words = re.sub(r"[^a-z0-9]+", "_", name.casefold()).strip("_")
-    if words in POST_PROCEDURE_FIELDS or _NO_HISTORY.search(words):
+    plain = "".join(c for c in unicodedata.normalize("NFKD", name.casefold()) if not unicodedata.combining(c))
+    words = re.sub(r"[^a-z0-9]+", "_", plain.casefold()).strip("_")
+    if words in POST_PROCEDURE_FIELDS or any(pattern.search(words) for pattern in (_NO_HISTORY, _SCALE, _PROCEDURE)):
+        return True
+    if _SCORED.search(words) and _LATER.search(words):
         return True
     if _HISTORY.search(words):
         return False

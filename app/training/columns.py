@@ -98,7 +98,7 @@ def read_rules(path: Path) -> ColumnRules:
         CohortFault: The file is no such document.
     """
     try:
-        return ColumnRules.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return ColumnRules.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except FileNotFoundError:
         return ColumnRules()
     except (OSError, ValueError, RecursionError) as error:
@@ -146,7 +146,8 @@ def own_types(own: Sequence[ClinicalVariable]) -> Mapping[str, type]:
 
 
 def _category_type(variable: ClinicalVariable) -> type:
-    made: Any = StrEnum("OwnCategory", [(word, word) for word in variable.categories])  # type: ignore[misc]
+    members = [(f"word_{place}", word) for place, word in enumerate(variable.categories)]  # a word can be reserved: mro
+    made: Any = StrEnum("OwnCategory", members)  # type: ignore[misc]
     return made
 
 

@@ -111,7 +111,7 @@ def own_table(manifest: Manifest) -> str:
     variables = own_variables.own_of(manifest.clinical)
     if not variables:
         return ""
-    rows = [f"| `{v.name}` | {_cell(v.label)} | {own_variables.rule(v)} |" for v in variables]
+    rows = [f"| `{v.name}` | {_cell(v.label)} | {_cell(own_variables.rule(v))} |" for v in variables]
     head = "Own variables of the site, in `own` of the clinical document; they are no fields of the record:"
     return "\n".join([head, "", "| name | variable | valid values |", "|---|---|---|", *rows])
 

@@ -53,10 +53,17 @@ class OwnColumns:
     declared: Mapping[str, Sequence[ClinicalVariable]] = field(default_factory=dict)
 
     def find(self, folder: Path) -> tuple[ClinicalVariable, ...]:
-        """The own variables of a table in ``folder``. Raises CohortFault, see ``find`` and ``merged``."""
+        """The own variables of a table in ``folder``.
+
+        Raises:
+            CohortFault: See ``find`` and ``merged``, or there are more variables than a record has.
+        """
         found = find(self.path, folder)
         for version, others in self.declared.items():
             found = merged(found, others, version)
+        if len(found) > MOST_OWN:
+            fault = f"the versions declare {len(found)} own variables together; a record has at most {MOST_OWN}"
+            raise CohortFault([f"{fault}; give fewer versions at a time"])
         return found
 
 
@@ -81,7 +88,7 @@ def read(path: Path) -> tuple[ClinicalVariable, ...]:
     if len(content) > LARGEST_FILE:
         raise CohortFault([f"{path.name} is larger than {LARGEST_FILE // 1024} KiB; it declares variables only"])
     try:
-        document = tomllib.loads(content.decode())
+        document = tomllib.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise CohortFault([f"{path.name} is no TOML: {error}"]) from None
     entries = document.get("variables")
@@ -135,7 +142,7 @@ def _faults(name: str, entry: object) -> Iterator[str]:
         yield f"expected a section [variables.{_shown(name)}] with label and kind"
         return
     kind = entry.get("kind")
-    if kind not in MEMBERS:
+    if not isinstance(kind, str) or kind not in MEMBERS:
         yield f"kind: expected {', '.join(MEMBERS)}"
         return
     unknown = sorted(set(entry) - set(MEMBERS[kind]))

@@ -116,8 +116,15 @@ def read_table(path: Path, sheet: str = "") -> RawTable:
 
 
 def from_frame(frame: pd.DataFrame, notes: Sequence[str] = ()) -> RawTable:
-    """Table of a data frame; its first row has number 2."""
+    """Table of a data frame; its first row has number 2.
+
+    Raises:
+        CohortFault: Two columns have one name.
+    """
     header = tuple(cell_text(name) for name in frame.columns)
+    faults = FaultList()
+    _check_names(header, faults)
+    faults.check()
     rows = frame.astype(object).to_numpy()
     return RawTable(header, tuple((n, tuple(map(cell_text, cells))) for n, cells in enumerate(rows, 2)), tuple(notes))
 
@@ -298,11 +305,16 @@ def _check_lengths(width: int, rows: Iterable[tuple[int, list[str]]], faults: Fa
         faults.add(f"{rows_text(shorter)}: fewer cells than the header, which has {width}; the row may be cut off")
 
 
+def _check_names(header: Sequence[str], faults: FaultList) -> None:
+    for place, name in enumerate(header):
+        if name and name in header[:place]:
+            faults.add("the name is there twice; rename or remove one of the columns", column=name)
+
+
 def _check_header(header: list[str], rows: Sequence[tuple[int, list[str]]], faults: FaultList) -> None:
     for place, name in enumerate(header):
         if not name and any(place < len(cells) and cells[place] for _, cells in rows):
             faults.add(f"column {place + 1} has values and no name; give it a name, or remove it")
-        if name and name in header[:place]:
-            faults.add("the name is there twice; rename or remove one of the columns", column=name)
+    _check_names(header, faults)
     if not rows:
         faults.add("the table has a header and no row; expected one row for each study")

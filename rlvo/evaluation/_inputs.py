@@ -7,7 +7,6 @@ Design notes:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -43,7 +42,7 @@ def labels_and_probabilities(
         ValueError: A value is missing, no number, or out of range; lengths or indexes differ; or all outcomes are
             equal and both are needed.
     """
-    labels, probabilities = same_rows(data, {"outcome": outcome, name: probability})
+    labels, probabilities = same_rows(data, ("outcome", outcome), (name, probability))
     return _labels(labels, needs_both=needs_both), _shares(probabilities, name)
 
 
@@ -71,27 +70,28 @@ def column(values: Values, name: str, data: pd.DataFrame | None) -> pd.Series[An
     return pd.Series(values)
 
 
-def same_rows(data: pd.DataFrame | None, values: Mapping[str, Values]) -> list[pd.Series[Any]]:
-    """Columns of the same patients, by what a message calls them.
+def same_rows(
+    data: pd.DataFrame | None, first: tuple[str, Values], second: tuple[str, Values]
+) -> tuple[pd.Series[Any], pd.Series[Any]]:
+    """Two columns of the same patients; each is given with what a message calls it.
 
     Raises:
         ValueError: There is no patient, the lengths differ, or the indexes of two series differ.
     """
-    found = {name: column(given, name, data) for name, given in values.items()}
-    (first_name, first), *others = found.items()
-    if first.empty:
-        raise ValueError(f"{first_name}: there is no patient")
-    for name, other in others:
-        if len(other) != len(first):
-            raise ValueError(f"{first_name} has {len(first)} patients and {name} has {len(other)}")
-        # An array has no index; its order is the caller's.
-        indexed = all(isinstance(values[each], str | pd.Series) for each in (first_name, name))
-        if indexed and not first.index.equals(other.index):
-            raise ValueError(
-                f"{first_name} and {name} have different indexes, so that their rows may be of different patients; "
-                "join them into one table, or give arrays (to_numpy) if the order is the same"
-            )
-    return list(found.values())
+    (name, given), (other_name, other_given) = first, second
+    found, other = column(given, name, data), column(other_given, other_name, data)
+    if found.empty:
+        raise ValueError(f"{name}: there is no patient")
+    if len(other) != len(found):
+        raise ValueError(f"{name} has {len(found)} patients and {other_name} has {len(other)}")
+    # An array has no index; its order is the caller's.
+    indexed = all(isinstance(each, str | pd.Series) for each in (given, other_given))
+    if indexed and not found.index.equals(other.index):
+        raise ValueError(
+            f"{name} and {other_name} have different indexes, so that their rows may be of different patients; "
+            "join them into one table, or give arrays (to_numpy) if the order is the same"
+        )
+    return found, other
 
 
 def numbers(values: pd.Series[Any], name: str) -> Array:
@@ -113,24 +113,38 @@ def numbers(values: pd.Series[Any], name: str) -> Array:
     return np.asarray(found)
 
 
-def levels(values: Values, name: str, data: pd.DataFrame | None, outcome: Values) -> tuple[NDArray[np.str_], list[str]]:
+def levels(
+    values: Values, name: str, data: pd.DataFrame | None, outcome: Values, probability: Values
+) -> tuple[NDArray[np.str_], list[str]]:
     """Level (n,) of each patient, "" if it is missing, and all levels in their order.
 
     Raises:
-        ValueError: It has other patients than ``outcome``, or there are too many numbers for levels.
+        ValueError: It has other patients than ``outcome`` or ``probability``, its values are of several types, or there
+            are too many numbers for levels.
     """
-    _, read = same_rows(data, {"outcome": outcome, name: values})
+    for other in (("outcome", outcome), ("probability", probability)):
+        _, read = same_rows(data, other, (name, values))
     if pd.api.types.is_float_dtype(read) and read.nunique() > MOST_LEVELS:
         raise ValueError(
             f"{name}: {read.nunique()} different numbers are no subgroups; divide them first, as with pandas.cut"
         )
     texts = np.array(["" if missing else str(value) for value, missing in zip(read, read.isna(), strict=True)])
-    ordered = read.cat.categories if isinstance(read.dtype, pd.CategoricalDtype) else sorted(set(read.dropna()))
+    try:
+        ordered = read.cat.categories if isinstance(read.dtype, pd.CategoricalDtype) else sorted(set(read.dropna()))
+    except TypeError:
+        raise ValueError(f"{name}: found values of several types, or lists; expected texts, numbers or dates") from None
     return texts, [*(str(level) for level in ordered), ""]
 
 
 MOST_LEVELS = 12
 """Different numbers beyond which a column is no subgroup."""
+
+
+def rounds_of(rounds: int, least: int = 1) -> int:
+    """Number of resamples; raises ValueError if it is below ``least``."""
+    if rounds < least:
+        raise ValueError(f"rounds: expected at least {least}")
+    return rounds
 
 
 def rows_text(chosen: NDArray[np.bool_]) -> str:

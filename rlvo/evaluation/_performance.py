@@ -34,7 +34,8 @@ def discrimination(
         Both areas with their 95 % intervals.
 
     Raises:
-        ValueError: A value is missing or out of range, the lengths or indexes differ, or all outcomes are equal.
+        ValueError: A value is missing or out of range, the lengths or indexes differ, all outcomes are equal, or
+            ``rounds`` is below 1.
     """
     labels, own = _inputs.labels_and_probabilities(outcome, probability, data)
     return Discrimination(
@@ -42,7 +43,7 @@ def discrimination(
         events=int(labels.sum()),
         auc=metrics.auc_estimate(labels, own, by_events=True),
         average_precision=metrics.bootstrap(
-            metrics.average_precision, labels, own, rounds=rounds, seed=seed, by_events=True
+            metrics.average_precision, labels, own, rounds=_inputs.rounds_of(rounds), seed=seed, by_events=True
         ),
     )
 
@@ -62,7 +63,7 @@ def compare_auc(outcome: Values, first: Values, second: Values, *, data: pd.Data
     Raises:
         ValueError: As for ``discrimination``.
     """
-    _inputs.same_rows(data, {"first": first, "second": second})
+    _inputs.same_rows(data, ("first", first), ("second", second))
     labels, own = _inputs.labels_and_probabilities(outcome, first, data, name="first")
     _, other = _inputs.labels_and_probabilities(outcome, second, data, name="second")
     return metrics.delong(labels, own, other)
@@ -81,7 +82,7 @@ def calibration(
         outcome: (n,) 0/1, or the name of its column.
         probability: (n,) predicted, 0 to 1, or the name of its column.
         data: Table of the columns that are named.
-        rounds: Simulated sets of outcomes for ``ici_if_calibrated``.
+        rounds: Simulated sets of outcomes for ``ici_if_calibrated``; 0: it is NaN.
         seed: Seed of the simulation.
 
     Returns:
@@ -91,7 +92,7 @@ def calibration(
         ValueError: As for ``discrimination``.
     """
     labels, own = _inputs.labels_and_probabilities(outcome, probability, data)
-    smooth = smooth_calibration.smooth(labels, own, rounds=rounds, seed=seed)
+    smooth = smooth_calibration.smooth(labels, own, rounds=_inputs.rounds_of(rounds, 0), seed=seed)
     distances = (np.nan,) * 4 if smooth is None else (smooth.ici, smooth.e50, smooth.e90, smooth.ici_if_calibrated)
     return Calibration(
         len(labels),
@@ -127,7 +128,7 @@ def brier_score(
     return BrierScore(
         patients=len(labels),
         events=int(labels.sum()),
-        score=metrics.bootstrap(metrics.brier, labels, own, rounds=rounds, seed=seed),
+        score=metrics.bootstrap(metrics.brier, labels, own, rounds=_inputs.rounds_of(rounds), seed=seed),
         scaled=metrics.scaled_brier(labels, own),
     )
 

@@ -11,6 +11,7 @@ from app.evaluation import validation, validation_report
 from app.evaluation.validation import Validation
 from app.training import prediction_table, report_folder, table_reader
 from app.training.prediction_table import TableColumns
+from rlvo.evaluation import _inputs
 
 
 def validate(
@@ -51,12 +52,16 @@ def validate(
     Raises:
         rlvo errors: ``CohortFault`` with every fault of the table; its rows are those of a spreadsheet, so the first
             row of the data frame is row 2.
+        ValueError: ``threshold`` or ``level`` is not between 0 and 1, or ``rounds`` is below 1.
     """
+    for name, value in (("threshold", threshold), ("level", level)):
+        if value is not None and not 0 < value < 1:
+            raise ValueError(f"{name}: expected a number between 0 and 1, without both")
     columns = TableColumns(
         probability=probability, outcome=outcome, site=site, date=date, conformal=conformal, subgroups=tuple(subgroups)
     )
     table = prediction_table.of_raw(table_reader.from_frame(data), columns)
-    return validation.validate(table, threshold=threshold, level=level, rounds=rounds, seed=seed)
+    return validation.validate(table, threshold=threshold, level=level, rounds=_inputs.rounds_of(rounds), seed=seed)
 
 
 def write_report(

@@ -47,7 +47,7 @@ def subgroups(
     labels, own = _inputs.labels_and_probabilities(outcome, probability, data)
     rows: list[Scores] = []
     for name, values in _variables(by, data).items():
-        levels, order = _inputs.levels(values, name or "by", data, outcome)
+        levels, order = _inputs.levels(values, name or "by", data, outcome, probability)
         rows += validation.scores_by_level(levels, order, labels, own, prefix=f"{name}: " if name else "")
     return Subgroups(tuple(rows))
 
@@ -85,7 +85,7 @@ def pool_sites(outcome: Values, probability: Values, site: Values, *, data: pd.D
         ValueError: As for ``discrimination``, or fewer than three sites can be pooled.
     """
     labels, own = _inputs.labels_and_probabilities(outcome, probability, data)
-    levels, order = _inputs.levels(site, "site", data, outcome)
+    levels, order = _inputs.levels(site, "site", data, outcome, probability)
     found = validation.scores_by_level(levels, order, labels, own)
     named = [one for one in found if one.name != NOT_RECORDED]
     pooled = validation.pooled_over(named)
@@ -111,7 +111,7 @@ def pool_estimates(values: npt.ArrayLike | pd.Series[Any], errors: npt.ArrayLike
     Raises:
         ValueError: There are fewer than three sites, a value is missing, an error is not positive, or lengths differ.
     """
-    estimates, spread = _inputs.same_rows(None, {"values": values, "errors": errors})
+    estimates, spread = _inputs.same_rows(None, ("values", values), ("errors", errors))
     y, s = _inputs.numbers(estimates, "values"), _inputs.numbers(spread, "errors")
     if (s <= 0).any():
         raise ValueError("errors: expected standard errors above 0")
@@ -136,12 +136,14 @@ def pool_aggregates(files: Iterable[str | Path], *, trust: Sequence[str] = ()) -
 
     Raises:
         rlvo errors: ``InvalidRequest`` for a file that is no aggregate, or whose signature is wrong.
-        ValueError: Two files are of one site, or of different predictors.
+        ValueError: Two files are of one site, or of different predictors, or ``files`` is one path.
     """
     from app.evaluation.aggregate import Aggregate
     from app.operations import federation
     from app.registry import signed_json
 
+    if isinstance(files, str | Path):
+        raise ValueError("files: expected a list of paths, one for each site")
     read = []
     for path in map(Path, files):
         document = signed_json.read(path, trust)

@@ -141,7 +141,47 @@ def test_a_spare_process_that_was_ended_is_replaced(study: Path, tmp_path: Path)
     assert second.returncode is not None
 
 
-def test_files_that_end_a_process_are_not_read_again_before_the_conversion(study: Path) -> None:
+def test_no_spare_process_is_started_after_the_end_of_the_service() -> None:
+    spare = SpareProcesses()
+    spare.close()
+    spare.keep([STUDY], ready=True)  # a thread that was on its way to it when the service ended
+    spare.keep([], ready=True)
+    assert spare.take(STUDY) is None
+    assert spare._ready is None
+
+
+@pytest.mark.parametrize("studies", [[STUDY], []], ids=["of a study", "ready"])
+def test_a_spare_process_that_ends_by_itself_is_not_started_at_each_look(
+    studies: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    def ending() -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", "pass"]
+        started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        return started[-1]
+
+    monkeypatch.setattr(spare_module, "started", ending)
+    spare = SpareProcesses()
+    for _ in range(5):
+        spare.keep(studies, ready=True)
+        started[-1].wait(10)
+    assert len(started) == 1
+    monkeypatch.setattr(spare_module, "SPARE_PAUSE", 0.0)
+    spare = SpareProcesses()
+    spare.keep(studies, ready=True)
+    started[-1].wait(10)
+    spare.keep(studies, ready=True)
+    started[-1].wait(10)
+    spare.keep(studies, ready=True)
+    assert len(started) == 4
+    spare.close()
+
+
+def test_files_that_end_a_process_are_not_read_again_before_the_conversion(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spare_module, "SPARE_PAUSE", 0.0)
     spare = SpareProcesses()
     process = waiting(spare)
     spare.read(STUDY, list(study.iterdir()), 1)

@@ -134,6 +134,18 @@ def test_the_report_names_an_own_variable_by_its_label() -> None:
     assert "D-dimer: 812" in [each.TextValue for each in items(content, "Comment")]
 
 
+@pytest.mark.parametrize(
+    ("label", "meaning"), [("D\\dimer", "D/dimer"), ("Größe, µm", "Größe, µm"), ("A" * 60, "A" * 60)]
+)
+def test_a_label_is_one_code_meaning(label: str, meaning: str) -> None:
+    attribution = prediction().attribution
+    assert attribution is not None
+    part = {"variable": "own.ddimer", "value": 812.0, "contribution": 0.0, "label": label}
+    added = [*attribution.model_dump()["clinical"], part]
+    last = items(report(attribution=attribution.model_dump() | {"clinical": added}), "Variable")[-1]
+    assert last.ConceptCodeSequence[0].CodeMeaning == meaning
+
+
 def test_the_spread_of_the_folds_has_no_level_and_a_calibrated_interval_has_one() -> None:
     spread, calibrated = report(), report(**SIGNED)
     assert number(items(spread, "Lowest probability of the folds (no level)")[0]) == 0.31

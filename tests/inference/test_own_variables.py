@@ -75,6 +75,20 @@ def record(**own: object) -> ClinicalRecord:
             "previous_passes",
             "stenosis_residual",
         ),
+        *(
+            "last_mrs_90",
+            "prior_mrs_3m",
+            "past_nihss_24h",
+            "nihss_last_24h",
+            "mrs3m",
+            "mrs_at_three_months",
+            "nihss_24",
+        ),
+        *("last_recanalization_time", "npasses", "retrieval_attempts", "abciximab", "balloon_used", "dsa_stenosis"),
+        *("procedure_duration", "fluoroscopy_time", "clot_histology", "craniectomy", "icu_days"),
+        *("numero_de_pases", "trombectomia", "puncion", "rescate", "exitus", "mrs_al_alta", "fallecido"),
+        *("rekanalisation", "thrombektomie", "leistenpunktion", "passagen", "reststenose", "nihss_entlassung"),
+        *("nb_passages", "deces", "ponction", "nihss_sortie", "passaggi", "decesso", "obito", "puncao"),
     ],
 )
 def test_name_of_what_is_known_after_the_puncture_is_refused(name: str) -> None:
@@ -106,10 +120,19 @@ def test_name_of_what_is_known_after_the_puncture_is_refused(name: str) -> None:
             "menopause",
             "anticipated_delay",
         ),
+        *("nihss_1a", "prior_thrombectomy", "prior_ballooning", "history_of_craniectomy", "prestroke_mrs_source"),
+        *("last_seen_well_known", "glucosa_alta", "compass_score", "attention_deficit", "methodist_hospital"),
     ],
 )
 def test_name_of_what_is_known_before_the_puncture_is_accepted(name: str) -> None:
     assert own_variables.name_fault(name) == ""
+
+
+@pytest.mark.parametrize("label", ["Recanalización", "Punción", "\uff4d\uff34\uff29\uff23\uff29", "Décès", "Manöver"])
+def test_accents_and_wide_letters_do_not_hide_a_name(label: str) -> None:
+    assert is_near(label)
+    assert not is_near("Größe")
+    assert not is_near("Leukoaraiosis à l'entrée")
 
 
 @pytest.mark.parametrize("name", ["age", "core_ml", "glucose_mmol_l", "patient", "ncct", "own", "clot_hu", "outcome_x"])

@@ -98,6 +98,33 @@ FAULTS: dict[str, tuple[Callable[[pd.DataFrame], object], str]] = {
         lambda d: ev.subgroups(d["outcome"], d["probability"], d["sex"].iloc[::-1]),
         "outcome and sex have different indexes",
     ),
+    "other order of a group than of the probabilities": (
+        lambda d: ev.subgroups(d["outcome"].to_numpy(), d["probability"], d["sex"].iloc[::-1]),
+        "probability and sex have different indexes",
+    ),
+    "other order of the sites": (
+        lambda d: ev.pool_sites(d["outcome"].to_numpy(), d["probability"], d["hospital"].iloc[::-1]),
+        "probability and site have different indexes",
+    ),
+    "levels of two types": (
+        lambda d: ev.subgroups("outcome", "probability", [["a", 1][n % 2] for n in range(len(d))], data=d),
+        "by: .*values of several types",
+    ),
+    "levels that are lists": (
+        lambda d: ev.subgroups("outcome", "probability", pd.Series([[1]] * len(d)), data=d),
+        "by: .*values of several types",
+    ),
+    "no resample": (
+        lambda d: ev.discrimination("outcome", "probability", data=d, rounds=0),
+        "rounds: expected at least 1",
+    ),
+    "no resample of a score": (
+        lambda d: ev.brier_score("outcome", "probability", data=d, rounds=-1),
+        "rounds: expected at least 1",
+    ),
+    "no resample of a validation": (lambda d: ev.validate(d, rounds=0), "rounds: expected at least 1"),
+    "threshold of a validation": (lambda d: ev.validate(d, threshold=5, rounds=1), "threshold: expected .* 0 and 1"),
+    "level of a validation": (lambda d: ev.validate(d, level=95, rounds=1), "level: expected .* 0 and 1"),
     "undivided number": (lambda d: ev.subgroups("outcome", "probability", "age", data=d), "pandas.cut"),
     "threshold": (lambda d: ev.decisions("outcome", "probability", 1.0, data=d), "each between 0 and 1"),
     "few sites": (
@@ -109,6 +136,7 @@ FAULTS: dict[str, tuple[Callable[[pd.DataFrame], object], str]] = {
     "prevalence": (lambda d: ev.study_size(16, 0.7), "prevalence: expected a number between 0.001 and 0.999"),
     "no rows of a plot": (lambda d: ev.plot_forest([]), "nothing to plot"),
     "no such measure": (lambda d: ev.plot_forest([], "brier"), "expected auc, observed_expected, slope"),
+    "one file that is no list": (lambda d: ev.pool_aggregates("a.json"), "files: expected a list"),
     "no file": (lambda d: ev.pool_aggregates([]), "there is no file"),
 }
 
@@ -118,6 +146,28 @@ def test_a_fault_is_named(fault: str, patients: pd.DataFrame) -> None:
     call, message = FAULTS[fault]
     with pytest.raises(ValueError, match=message):
         call(patients)
+
+
+def test_a_repeated_column_is_refused_by_a_validation(patients: pd.DataFrame) -> None:
+    repeated = pd.concat([patients, 1 - patients[["probability"]]], axis=1)
+    with pytest.raises(CohortFault, match="the name is there twice"):
+        ev.validate(repeated, rounds=1)
+
+
+@pytest.mark.parametrize("name", ["outcome", "probability"])
+def test_a_subgroup_may_have_the_name_of_an_argument(patients: pd.DataFrame, name: str) -> None:
+    halves = pd.Series(["a", "b"] * (COUNT // 2), name=name)
+    rows = ev.subgroups(patients["outcome"], patients["probability"], halves).rows
+    assert [one.name for one in rows] == [f"{name}: a", f"{name}: b"]
+    with pytest.raises(ValueError, match=f"{name} have different indexes"):
+        ev.subgroups(patients["outcome"], patients["probability"], halves.iloc[::-1])
+
+
+def test_one_resample_may_have_one_class_alone() -> None:
+    outcome, probability = np.arange(400) < 2, np.linspace(0.9, 0.1, 400)
+    for seed in range(20):
+        found = ev.discrimination(outcome, probability, rounds=1, seed=seed).average_precision
+        assert (found.low, found.high) == (0.0, 1.0)
 
 
 def test_arrays_need_no_index(patients: pd.DataFrame) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from app.registry.manifest import ClinicalVariable, VariableKind
-from app.training import cohort, columns, provenance, unread_columns, variables
+from app.training import cells, cohort, columns, provenance, unread_columns, variables
 from app.training.errors import CohortFault
 from app.training.model_card import own_table
 from app.training.options import PublishedModel
@@ -87,6 +88,9 @@ WORDS = 'label = "L"\nkind = "category"\nvalues = ["a", "b"]\n'
         (f'[variables."Jane Doe, 4711"]\n{FLAG}', r"variables.toml, \(a variable\): expected small letters"),
         ('[variables.a]\nlabel = "L"\n', "a: kind: expected number, boolean, category"),
         (f"[variables.a]\n{FLAG}".replace("boolean", "text"), "a: kind: expected number, boolean, category"),
+        (f"[variables.a]\n{FLAG}".replace('"boolean"', '["boolean"]'), "a: kind: expected number, boolean, category"),
+        (f"[variables.a]\n{FLAG}".replace('"boolean"', "{of = 1}"), "a: kind: expected number, boolean, category"),
+        (f'[variables.a]\n{FLAG}group = ["other"]\n', "a: group: expected one of presentation"),
         (f'[variables.a]\n{FLAG}unit = "mL"\n', "a: unit: not a member of a boolean; it has label, kind, group"),
         (f"[variables.a]\n{FLAG}".replace('"L"', '""'), "a: label: expected a name for readers"),
         (f"[variables.a]\n{FLAG}".replace('"L"', f'"{"L" * 61}"'), "a: label: expected a name for readers"),
@@ -141,6 +145,27 @@ def test_columns_are_read_with_or_without_the_section(tmp_path: Path) -> None:
     assert [variable.name for variable in read_cohort.own] == ["own.ddimer", "own.pacemaker", "own.grade"]
     empty = cohort.read(write(tmp_path, table(ddimer="", Pacemaker="")))
     assert empty.studies[0].record.own == {"grade": "very-severe"}
+
+
+def test_word_of_a_category_may_be_one_that_python_reserves(tmp_path: Path) -> None:
+    (grade,) = own(tmp_path, f"[variables.a]\n{WORDS}".replace('"a", "b"', '"mro", "name", "value", "none"'))
+    kind = columns.own_types([grade])["own.a"]
+    assert issubclass(kind, StrEnum)
+    assert [cells.parse_cell(word, kind) for word in ("MRO", "Name", "none")] == ["mro", "name", "none"]
+
+
+def test_file_of_an_editor_that_writes_a_mark_before_the_text_is_read(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b"\xef\xbb\xbf" + DECLARED.encode())
+    assert len(find(None, tmp_path)) == 3
+    (tmp_path / columns.FILE).write_bytes(b"\xef\xbb\xbfmissing = ['NA']")
+    assert columns.find_rules(None, tmp_path).missing == ("NA",)
+
+
+def test_versions_that_declare_more_variables_than_a_record_has_are_refused_together(tmp_path: Path) -> None:
+    first, second = (own(tmp_path, "".join(f"[variables.{n}{k}]\n{FLAG}" for k in range(20))) for n in "ab")
+    assert len(OwnColumns(None, {"m/1.0.0": first, "m/1.0.1": first}).find(tmp_path / "x")) == 20
+    with pytest.raises(CohortFault, match=r"40 own variables.*32.*fewer versions"):
+        OwnColumns(None, {"m/1.0.0": first, "m/1.0.1": second}).find(tmp_path / "x")
 
 
 def test_columns_toml_gives_another_header_to_an_own_variable(tmp_path: Path) -> None:
@@ -244,6 +269,8 @@ def test_card_lists_the_own_variables_with_their_ranges(tmp_path: Path) -> None:
     assert "| `own.ddimer` | D-dimer | a number within 0 to 100000 ng/mL |" in text
     assert "| `own.grade` | Leukoaraiosis | one of none, mild, very-severe |" in text
     assert own_table(tiny_manifest()) == ""
+    (odd,) = own(tmp_path, f"[variables.a]\n{NUMBER}".replace('"L"', '"a|b"').replace('"mL"', '"n|g"'))
+    assert "| `own.a` | a/b | a number within 0 to 1 n/g |" in own_table(tiny_manifest(variables=(*VARIABLES, odd)))
 
 
 def test_unused_own_column_is_said(tmp_path: Path) -> None:

@@ -17,9 +17,10 @@ def own(value: str, meaning: str) -> CodedConcept:
 
     Args:
         value: the code.
-        meaning: its text; a longer one than 64 characters is shortened.
+        meaning: its text; a longer one than 64 characters is shortened. A backslash, which would separate two values
+            (PS3.5, 6.2), becomes a slash.
     """
-    return CodedConcept(value, SCHEME, truncated(meaning, MEANING_CHARACTERS))
+    return CodedConcept(value, SCHEME, truncated(meaning.replace("\\", "/"), MEANING_CHARACTERS))
 
 
 def standard(scheme: str, value: str, meaning: str) -> CodedConcept:

@@ -132,7 +132,7 @@ function spread() {
   const record = written();
   if (!record) return;
   for (const [dotted, { show }] of Object.entries(controls)) {
-    show(dotted.split(".").reduce((part, name) => part?.[name], record));
+    show(dotted.split(".").reduce((part, name) => (Object.hasOwn(part ?? {}, name) ? part[name] : undefined), record));
   }
 }
 
