@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Concatenate, ParamSpec, TypeVar
 
-from anyio import CapacityLimiter, Event, Semaphore, sleep, to_thread
+from anyio import CapacityLimiter, Event, Semaphore, move_on_after, sleep, to_thread
 from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
@@ -98,6 +98,7 @@ class Services:
         self.spare_conversions = SpareProcesses()
         self.reception = Reception.of(self.settings, self.database, self.storage)
         self.erasures_replayed = Event()
+        self._study_due = Event()
         self.rate_limiter = RateLimiter()
         self.requests_in_progress = RequestsInProgress.of(self.settings)
         self.readiness = ReadinessProbe(self)
@@ -109,6 +110,16 @@ class Services:
     def owner(self) -> str:
         """Identifies this service among the services that share its database."""
         return f"{socket.gethostname()[:50]}:{self.settings.port}"
+
+    def note_study_due(self) -> None:
+        """Ends `wait_for_study`: a study may be due now."""
+        self._study_due.set()
+
+    async def wait_for_study(self, most: float) -> None:
+        """Waits until `note_study_due` was called since the last wait, or for ``most`` seconds."""
+        with move_on_after(most):
+            await self._study_due.wait()
+        self._study_due = Event()
 
     async def read(self, work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs ``work(session, ...)`` in a thread, in a read-only transaction."""

@@ -62,7 +62,8 @@ async def run(services: Services) -> None:
                 worked = await assemble_next(services)
                 if not worked:
                     await services.run_in_background(_prepare, services)
-                await sleep(0.0 if worked else IDLE_PAUSE)
+                if not worked:
+                    await services.wait_for_study(IDLE_PAUSE)
             except Exception as error:  # noqa: BLE001 - the claim ends, and the study is assembled again
                 log.warning("studies are assembled again: %s", error_location(error))
                 await sleep(FAULT_PAUSE)

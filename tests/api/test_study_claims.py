@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import anyio
 import pytest
 
 from app.api import study_intake
@@ -24,6 +25,8 @@ from tests.api.test_studies import (
 __all__ = ["assembled_by_the_test", "converted_in_this_process", "settings"]
 
 pytestmark = pytest.mark.anyio
+
+RUN = study_intake.run  # before a fixture replaces it
 
 
 async def test_a_process_reads_a_study_that_arrives_until_it_is_claimed_or_cancelled(service: RunningService) -> None:
@@ -100,3 +103,24 @@ async def test_a_claim_of_a_killed_process_is_taken_over_and_predicts_once(servi
     study_intake._assemble(service.services, second)
     study_intake._assemble(service.services, first)
     assert len((await read(service, uid))["predictions"]) == 1
+
+
+async def test_a_study_that_is_said_to_be_complete_is_assembled_at_once(
+    service: RunningService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study_intake, "IDLE_PAUSE", 3600.0)
+    looked = anyio.Event()
+
+    def noted(_: object) -> None:
+        anyio.from_thread.run_sync(looked.set)
+
+    monkeypatch.setattr(study_intake, "_prepare", noted)
+    uid = await receive(service, *cta())
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(RUN, service.services)
+        await looked.wait()
+        assert (await service.http.post(f"/v1/studies/{uid}/complete")).status_code == 202
+        with anyio.fail_after(60):
+            while (await read(service, uid))["state"] != "predicted":
+                await anyio.sleep(0.05)
+        tasks.cancel_scope.cancel()

@@ -146,7 +146,9 @@ async def complete_study(
         _note(session, caller, uid, "study.complete")
         return study
 
-    return _answer(await services.write(record), status=202)
+    answer = _answer(await services.write(record), status=202)
+    services.note_study_due()
+    return answer
 
 
 @router.post(
@@ -175,7 +177,9 @@ async def set_study_roles(uid: StudyUid, request: Request, services: ServicesDep
         _note(session, caller, uid, "study.roles", {"series": len(roles)})
         return study
 
-    return _answer(await services.write(record))
+    answer = _answer(await services.write(record))
+    services.note_study_due()
+    return answer
 
 
 @router.put(
