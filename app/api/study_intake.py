@@ -48,7 +48,8 @@ from app.storage.errors import storage_errors
 log = logging.getLogger("rlvo.studies")
 
 ACTOR = "dicom"  # of the audit log
-IDLE_PAUSE = 0.25  # a complete study waits for it
+IDLE_PAUSE = 1.0  # a study that another process completed, or that is quiet, waits for it
+ARRIVAL_PAUSE = 0.25  # while studies arrive, whose files are read
 FAULT_PAUSE = 5.0
 RETRY_SECONDS = 15.0
 SPARE_SECONDS = 60.0  # of a claim, beyond the limits of conversion and disk
@@ -61,9 +62,8 @@ async def run(services: Services) -> None:
             try:
                 worked = await assemble_next(services)
                 if not worked:
-                    await services.run_in_background(_prepare, services)
-                if not worked:
-                    await services.wait_for_study(IDLE_PAUSE)
+                    arriving = await services.run_in_background(_prepare, services)
+                    await services.wait_for_study(ARRIVAL_PAUSE if arriving else IDLE_PAUSE)
             except Exception as error:  # noqa: BLE001 - the claim ends, and the study is assembled again
                 log.warning("studies are assembled again: %s", error_location(error))
                 await sleep(FAULT_PAUSE)
@@ -94,10 +94,10 @@ async def assemble_next(services: Services) -> bool:
     return True
 
 
-def _prepare(services: Services) -> None:
-    """Start the processes of the next conversions while studies arrive, and let them read what has arrived."""
+def _prepare(services: Services) -> bool:
+    """Start the processes of the next conversions, which read what has arrived; return whether studies arrive."""
     if services.draining:
-        return
+        return False
     spare = services.spare_conversions
     with services.database.reading() as session:
         arriving = studies.arriving(session, most=MOST)
@@ -107,6 +107,7 @@ def _prepare(services: Services) -> None:
     for (study, count), digests in new.items():
         paths = [services.storage.path(digest) for digest in digests]
         spare.read(study, paths, count, limits=limits, cpu_s=cpu_s)
+    return bool(arriving)
 
 
 def _is_due(services: Services) -> bool:

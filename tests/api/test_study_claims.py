@@ -111,8 +111,9 @@ async def test_a_study_that_is_said_to_be_complete_is_assembled_at_once(
     monkeypatch.setattr(study_intake, "IDLE_PAUSE", 3600.0)
     looked = anyio.Event()
 
-    def noted(_: object) -> None:
+    def noted(_: object) -> bool:
         anyio.from_thread.run_sync(looked.set)
+        return False
 
     monkeypatch.setattr(study_intake, "_prepare", noted)
     uid = await receive(service, *cta())
