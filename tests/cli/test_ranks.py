@@ -18,6 +18,7 @@ from app.training.synthesize import synthesize
 PHANTOMS = 8
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(600)  # eight phantoms are drawn, which takes a minute on a busy machine
 def test_two_ranks_pretrain_on_phantoms_and_write_one_version(tmp_path: Path) -> None:
     cohort, out = tmp_path / "cohort", tmp_path / "store" / "ranks" / "1.0.0"
