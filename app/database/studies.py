@@ -177,9 +177,9 @@ def any_received(session: Session) -> bool:
 
 
 def blobs(session: Session, study_id: str) -> list[str]:
-    """Digests of the blobs of a study."""
+    """Digests of the blobs of a study, in the order of the UIDs of its instances."""
     named = select(InstanceRow.digest).where(InstanceRow.study_id == study_id, InstanceRow.digest.is_not(None))
-    return [str(digest) for digest in session.scalars(named)]
+    return [str(digest) for digest in session.scalars(named.order_by(InstanceRow.uid))]
 
 
 def claim(session: Session, *, lease: float) -> Assembly | None:
@@ -191,7 +191,6 @@ def claim(session: Session, *, lease: float) -> Assembly | None:
     records.join(session, row)
     row.completed = row.completed or "quiet"
     row.state, row.run, row.due = StudyState.ASSEMBLING, row.run + 1, now() + timedelta(seconds=lease)
-    instances = select(InstanceRow.digest).where(InstanceRow.study_id == row.id, InstanceRow.digest.is_not(None))
     last = select(func.max(StudyPredictionRow.revision)).where(StudyPredictionRow.study_id == row.id)
     session.flush()
     return Assembly(
@@ -200,7 +199,7 @@ def claim(session: Session, *, lease: float) -> Assembly | None:
         uid=row.uid,
         run=row.run,
         why=row.completed,
-        digests=tuple(str(digest) for digest in session.scalars(instances.order_by(InstanceRow.uid))),
+        digests=tuple(blobs(session, row.id)),
         roles={name: SeriesRole(role) for name, role in (row.roles or {}).items()},
         clinical=row.clinical,
         assembled=row.assembled,
@@ -392,8 +391,7 @@ def erase(session: Session, study_id: str) -> list[str] | None:
     row = session.get(StudyRow, study_id, with_for_update=True)
     if row is None:
         return None
-    of_study = select(InstanceRow.digest).where(InstanceRow.study_id == study_id, InstanceRow.digest.is_not(None))
-    digests = {str(digest) for digest in session.scalars(of_study)}
+    digests = set(blobs(session, study_id))
     for table in (StudyPredictionRow, InstanceRow):
         session.execute(delete(table).where(table.study_id == study_id))
     session.execute(delete(StudyRow).where(StudyRow.id == study_id))
