@@ -1,8 +1,8 @@
 """Makes predictions of received studies: assembles a complete study and passes it to the intake of uploads.
 
 Design notes:
-- The database says which study is due, and one process claims it for one lease (`RLVO_LEASE`), again and again while it
-  works. So the claim of a killed process ends within one lease, and another process takes over.
+- The database says which study is due, and one process claims it for one lease (`RLVO_LEASE`) and renews the claim
+  while it works. So the claim of a killed process ends within one lease, and another process takes over.
 - Conversion, checks, blobs, row and job are those of an upload; only the end of the request is missing.
 - A study with the inputs of its last revision makes no prediction; with others it makes a revision.
 - A fault of the environment or a full queue postpones a study. A study that cannot be used is refused with its reason.
@@ -48,11 +48,11 @@ from app.storage.errors import storage_errors
 log = logging.getLogger("rlvo.studies")
 
 ACTOR = "dicom"  # of the audit log
-IDLE_PAUSE = 1.0  # a study that another process completed, or that is quiet, waits for it
-ARRIVAL_PAUSE = 0.25  # while studies arrive, whose files are read
+IDLE_PAUSE = 1.0  # longest wait of a study that another process has completed, or that is quiet
+ARRIVAL_PAUSE = 0.25  # between two looks while studies arrive, whose files are read
 FAULT_PAUSE = 5.0
 RETRY_SECONDS = 15.0
-SPARE_SECONDS = 60.0  # of a claim, beyond the limits of conversion and disk
+CLAIM_MARGIN = 60.0  # seconds for which a claim is renewed beyond the limits of conversion and disk
 
 
 async def run(services: Services) -> None:
@@ -101,12 +101,15 @@ def _prepare(services: Services) -> bool:
     spare = services.spare_conversions
     with services.database.reading() as session:
         arriving = studies.arriving(session, most=MOST)
-        spare.keep([study for study, _ in arriving], ready=bool(arriving) or studies.any_received(session))
-        new = {each: studies.blobs(session, each[0]) for each in arriving if spare.lacks(each[0], each[1])}
+        ready = bool(arriving) or studies.any_received(session)
+    spare.keep([study for study, _ in arriving], ready=ready)
     limits, cpu_s = dicom_uploads.limits_of(services.settings), services.settings.dicom_timeout
-    for (study, count), digests in new.items():
-        paths = [services.storage.path(digest) for digest in digests]
-        spare.read(study, paths, count, limits=limits, cpu_s=cpu_s)
+    for study, count in arriving:
+        if spare.lacks(study, count):
+            with services.database.reading() as session:
+                digests = studies.blobs(session, study)
+            paths = [services.storage.path(digest) for digest in digests]
+            spare.read(study, paths, count, limits=limits, cpu_s=cpu_s)
     return bool(arriving)
 
 
@@ -131,7 +134,7 @@ def _assemble(services: Services, claimed: Assembly) -> None:
 def _renewed(services: Services, claimed: Assembly) -> Iterator[None]:
     """Renew a claim while the block runs, unless it hangs; a thread does it, so that no slow request delays it."""
     settings, ended = services.settings, threading.Event()
-    until = time.monotonic() + settings.dicom_timeout + settings.receive_timeout + SPARE_SECONDS
+    until = time.monotonic() + settings.dicom_timeout + settings.receive_timeout + CLAIM_MARGIN
 
     def renew() -> None:
         while not ended.wait(settings.lease / 3) and time.monotonic() < until:

@@ -75,7 +75,7 @@ async def test_a_claim_whose_assembly_does_not_end_is_given_up(
     service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits = {"lease": 0.3, "dicom_timeout": 1.0, "receive_timeout": 1.0}
-    monkeypatch.setattr(study_intake, "SPARE_SECONDS", -2.0)
+    monkeypatch.setattr(study_intake, "CLAIM_MARGIN", -2.0)
     service.services.settings = service.services.settings.model_copy(update=limits)
     in_process, free = study_intake.convert_isolated, []
 
