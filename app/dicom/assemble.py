@@ -31,7 +31,7 @@ class Pixels:
 
     Attributes:
         files: the files.
-        limits: largest size of an inflated file.
+        limits: largest sizes, of an inflated file and of a volume.
         prepared: frames that were decoded before.
         digests: sha-256 of the files, by their numbers.
     """
@@ -63,13 +63,12 @@ class AssembledVolume:
     time_step_s: float | None = None
 
 
-def single_volume(stack: Stack, pixels: Pixels, limits: DicomLimits, name: str) -> AssembledVolume:
+def single_volume(stack: Stack, pixels: Pixels, name: str) -> AssembledVolume:
     """Assemble a stack with one slice at each position.
 
     Args:
         stack: a placed stack; of several phases, the first is used.
         pixels: the pixels of the study.
-        limits: largest number of voxels.
         name: the upload field, for messages.
 
     Returns:
@@ -83,14 +82,16 @@ def single_volume(stack: Stack, pixels: Pixels, limits: DicomLimits, name: str) 
     if len(frames) < 2:
         raise refused(f"{name}: the series has one slice position only. Send the whole series.")
     slices = plan(frames)
-    _check_size((frames[0].rows, frames[0].columns, len(frames) if slices.lower is None else len(slices.lower)), limits)
+    _check_size(
+        (frames[0].rows, frames[0].columns, len(frames) if slices.lower is None else len(slices.lower)), pixels.limits
+    )
     targets = {(frame.file, frame.index): (number,) for number, frame in enumerate(frames)}
     stored = _load(frames, targets, (len(frames),), pixels, name)
     flags = (_interpolated(name),) if slices.lower is not None else ()
     return AssembledVolume(slices.volume(stored), slices.affine, flags)
 
 
-def series(stack: Stack, pixels: Pixels, limits: DicomLimits, name: str) -> AssembledVolume:
+def series(stack: Stack, pixels: Pixels, name: str) -> AssembledVolume:
     """Assemble a stack with many time points at each position; arguments and errors as of ``single_volume``."""
     times = plan_times(stack.groups)
     firsts = [group[0] for group in times.groups]
@@ -98,7 +99,7 @@ def series(stack: Stack, pixels: Pixels, limits: DicomLimits, name: str) -> Asse
     points = max(len(group) for group in times.groups)
     rows, columns = firsts[0].rows, firsts[0].columns
     count = len(firsts) if slices.lower is None else len(slices.lower)
-    _check_size((rows, columns, count, max(points, len(times.axis_s))), limits)
+    _check_size((rows, columns, count, max(points, len(times.axis_s))), pixels.limits)
     targets = {
         (frame.file, frame.index): (point, number)
         for number, group in enumerate(times.groups)

@@ -72,7 +72,7 @@ def convert(
             continue
         name = Input(choice.role.value)
         kind = assemble.series if name is Input.CTP else assemble.single_volume
-        volume = kind(choice.stack, pixels, limits, name.value)
+        volume = kind(choice.stack, pixels, name.value)
         volumes[name] = target / f"{name.value}.nii"
         nifti.write(volumes[name], volume.data, volume.affine, time_step_s=volume.time_step_s)
         flags += [*volume.flags, *_doubts(choice, name)]

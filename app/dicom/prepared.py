@@ -28,7 +28,6 @@ __all__ = ["PIXEL_BYTES", "Prepared"]
 
 PIXEL_BYTES = 256 << 20
 _FRAMES = 20_000  # of all files, with their facts
-Pixels = NDArray[Any]
 
 
 class Prepared:
@@ -39,7 +38,7 @@ class Prepared:
         self._headers: deque[Path] = deque()
         self._images: deque[tuple[Path, Instance]] = deque()
         self._facts: dict[str, Instance] = {}
-        self._pixels: dict[str, list[Pixels]] = {}
+        self._pixels: dict[str, list[NDArray[Any]]] = {}
         self._frames_left = _FRAMES
         self._bytes_left = pixel_bytes
 
@@ -74,7 +73,7 @@ class Prepared:
             return read_instance(data, number, self.limits)
         return replace(found, file=number, frames=tuple(replace(frame, file=number) for frame in found.frames))
 
-    def take_pixels(self, digest: str) -> Sequence[Pixels] | None:
+    def take_pixels(self, digest: str) -> Sequence[NDArray[Any]] | None:
         """The frames of the file with this sha-256, once; None if they are not kept."""
         return self._pixels.pop(digest, None)
 
