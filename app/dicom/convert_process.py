@@ -1,7 +1,7 @@
 """The process that converts one study: reads lines of JSON from standard input, writes the answer to standard output.
 
-Lines name files to read before the job is known (``read``), end this (``stop``, answered by an empty line), or are the
-job (``source``), which is the last one.
+A line names files to read before the job is known (``read``), ends this reading (``stop``, answered by an empty line),
+or is the job (``source``), which is the last line.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main() -> None:
     """Read files of a study while it arrives, then convert it; the answer holds the volumes, or the error."""
     job, prepared = _received()
     limits = DicomLimits(**job["limits"])
-    _bound(limits, job["cpu_s"])
+    _bound(limits, job["cpu_s"], kept=0 if prepared is None else PIXEL_BYTES)
     json.dump(_answer(job, limits, prepared), sys.stdout)
 
 
@@ -57,14 +57,14 @@ def _received() -> tuple[dict[str, Any], Prepared | None]:
                 continue
             if prepared is None:
                 prepared = Prepared(DicomLimits(**message["limits"]))
-                _bound(prepared.limits, message["cpu_s"])
+                _bound(prepared.limits, message["cpu_s"], kept=PIXEL_BYTES)
             prepared.add(map(Path, message["read"]))
 
 
-def _bound(limits: DicomLimits, cpu_s: float) -> None:
-    """Set the limits of memory and of the processor time from now."""
+def _bound(limits: DicomLimits, cpu_s: float, *, kept: int) -> None:
+    """Set the limits of memory, with ``kept`` bytes for prepared pixels, and of the processor time from now."""
     spent = resource.getrusage(resource.RUSAGE_SELF)
-    _limit(resource.RLIMIT_DATA, _BASE_BYTES + _BYTES_A_VOXEL * limits.max_voxels + PIXEL_BYTES)
+    _limit(resource.RLIMIT_DATA, _BASE_BYTES + _BYTES_A_VOXEL * limits.max_voxels + kept)
     _limit(resource.RLIMIT_CPU, math.ceil(spent.ru_utime + spent.ru_stime + cpu_s) + 1)
     _limit(resource.RLIMIT_CORE, 0)
 
