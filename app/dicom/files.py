@@ -99,7 +99,7 @@ def read_file(path: Path, limits: DicomLimits = DEFAULT) -> bytes:
     """Bytes of a file. Raises DecompressedTooLarge if it is larger than the limit."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        # A read of the limit would reserve as much memory for each file; a file that grows meanwhile is cut, as before.
+        # A read of the limit would reserve as much memory for each file; a file that grows meanwhile is cut.
         return _bounded(lambda most: file.read(min(most, size + 1)), limits)
 
 

@@ -152,10 +152,10 @@ class Reception:
         """
         try:
             with storage_errors():
-                read = _together(_read_draft, drafts)
+                read = _in_threads(_read_draft, drafts)
                 instances = [each for each in read if isinstance(each, _Draft)]
                 outcomes = self._known(caller, instances)
-                _together(sync, [each.path for each in instances if outcomes[each.path] is None])
+                _in_threads(sync, [each.path for each in instances if outcomes[each.path] is None])
                 self._link_all(caller, instances, outcomes)
         finally:
             for draft in drafts:
@@ -238,7 +238,7 @@ class Reception:
             files = list(islice(self._files(), _BATCH))
             if not files:
                 return 0
-            stored = _together(lambda each: self._stored(*each), files)
+            stored = _in_threads(lambda each: self._stored(*each), files)
             instances = [each for each in stored if each is not None]
             with self.database.session() as session:
                 refused = received.add(session, instances, quiet=self._quiet, clinical_wait=self._clinical_wait)
@@ -287,8 +287,8 @@ class Reception:
                     path.unlink()
 
 
-def _together(work: Callable[[T], R], files: Sequence[T]) -> list[R]:
-    """Results of the work on each file, some at a time; a single file, as of C-STORE, needs no further thread."""
+def _in_threads(work: Callable[[T], R], files: Sequence[T]) -> list[R]:
+    """Results of the work on each file, in a few threads; a single file, as of C-STORE, needs no further thread."""
     if len(files) < 2:
         return [work(each) for each in files]
     with ThreadPoolExecutor(min(len(files), _THREADS)) as pool:

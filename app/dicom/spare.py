@@ -69,8 +69,8 @@ class SpareProcesses:
         self._waiting: dict[str, _Waiting] = {}
         self._ready: subprocess.Popen[bytes] | None = None
         self._closed = False
-        self._rests_until = -math.inf
-        self._harmed: deque[str] = deque(maxlen=64)  # studies whose files have ended a process: they are not read again
+        self._paused_until = -math.inf
+        self._harmful: deque[str] = deque(maxlen=64)  # studies whose files have ended a process; not read again
 
     def keep(self, studies: Collection[str], *, ready: bool = False) -> None:
         """Let a process wait for each study; those of other studies end, with what they have read.
@@ -86,13 +86,13 @@ class SpareProcesses:
             if not installed():
                 return
             for study in [each for each, waiting in self._waiting.items() if _has_ended(waiting.process)]:
-                self._rest()
+                self._pause()
                 if self._waiting.pop(study).sent:
-                    self._harmed.append(study)
+                    self._harmful.append(study)
             if self._ready is not None and _has_ended(self._ready):
                 self._ready = None
-                self._rest()
-            if self._closed or time.monotonic() < self._rests_until:
+                self._pause()
+            if self._closed or time.monotonic() < self._paused_until:
                 return
             for study in list(studies)[:MOST]:
                 if study not in self._waiting:
@@ -100,8 +100,8 @@ class SpareProcesses:
             if ready and not studies and self._ready is None:
                 self._ready = started()
 
-    def _rest(self) -> None:
-        self._rests_until = time.monotonic() + SPARE_PAUSE
+    def _pause(self) -> None:
+        self._paused_until = time.monotonic() + SPARE_PAUSE
 
     def _take_ready(self) -> subprocess.Popen[bytes] | None:
         process, self._ready = self._ready, None
@@ -111,7 +111,7 @@ class SpareProcesses:
         """Whether the process of a study has not been told all files of this version of the study."""
         with self._lock:
             waiting = self._waiting.get(study)
-            return waiting is not None and study not in self._harmed and waiting.version != version
+            return waiting is not None and study not in self._harmful and waiting.version != version
 
     def read(
         self, study: str, paths: Sequence[Path], version: object, *, limits: DicomLimits = DEFAULT, cpu_s: float = 120.0
@@ -128,17 +128,17 @@ class SpareProcesses:
         shared = {"limits": vars(limits), "cpu_s": cpu_s}
         with self._lock:
             waiting = self._waiting.get(study)
-            if waiting is None or study in self._harmed:
+            if waiting is None or study in self._harmful:
                 return
             new = deque(path for path in paths if path not in waiting.sent)
             while new:
-                told = _some(new)
+                told = _take_line(new)
                 if not _write(waiting.process, _encoded(shared | {"read": [str(path) for path in told]})):
                     return
                 waiting.sent.update(told)
             waiting.version = version
 
-    def take(self, study: str = "") -> subprocess.Popen[bytes] | None:
+    def take(self, study: str) -> subprocess.Popen[bytes] | None:
         """The process of a study, for its conversion; None if none waits."""
         with self._lock:
             waiting = self._waiting.pop(study, None)
@@ -167,8 +167,8 @@ class SpareProcesses:
                 _end(process)
 
 
-def _some(new: deque[Path]) -> list[Path]:
-    """The first files, as many as fit into a line; they are removed."""
+def _take_line(new: deque[Path]) -> list[Path]:
+    """Remove the first files, as many as fit into a line, and return them."""
     told = [new.popleft()]
     free = _ROOM - len(json.dumps(str(told[0])))
     while new and (free := free - len(json.dumps(str(new[0]))) - 2) >= 0:

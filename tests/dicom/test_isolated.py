@@ -227,7 +227,7 @@ def test_a_process_ends_its_reading_when_its_job_comes(study: Path, tmp_path: Pa
 
 def test_a_study_is_converted_if_the_spare_process_ends_with_its_job(study: Path, tmp_path: Path) -> None:
     class Ending(SpareProcesses):
-        def take(self, study: str = "") -> subprocess.Popen[bytes]:
+        def take(self, study: str) -> subprocess.Popen[bytes]:
             command = [sys.executable, "-c", "import sys; sys.stdin.read()"]
             return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
