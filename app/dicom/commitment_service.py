@@ -132,7 +132,7 @@ class CommitmentService:
         except RlvoError as error:
             log.warning("a report of storage commitment cannot be stored now: %s", error.code)
             return _NO_RESOURCES, None
-        if found is None:
+        if not found:
             log.warning("a report of storage commitment is for no request of this service")
         return _SUCCESS, None
 
@@ -202,17 +202,17 @@ class CommitmentService:
         return "Status" in status
 
 
-def _note(session: Session, tenant: str, title: str, report: Report) -> CommitmentState | None:
-    """State of the commitment that an archive reports on; None if it was not asked in this transaction."""
+def _note(session: Session, tenant: str, title: str, report: Report) -> bool:
+    """Note the report of an archive; returns False if the archive was not asked in this transaction."""
     noted = commitments.report(session, tenant, title, report.transaction_uid, report.committed, report.reasons)
     if noted is None:
-        return None
+        return False
     state = noted.state
     if state is CommitmentState.ASKED:
         log.warning("a report of storage commitment leaves instances out; the archive is asked again")
     elif noted.changed and state is not CommitmentState.UNANSWERED:
         audit.append(session, "listener", f"dicom.{state}", noted.prediction_id, {"why": noted.reason or "all"})
-    return state
+    return True
 
 
 def _title(of: Any) -> str:
