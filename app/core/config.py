@@ -209,7 +209,7 @@ class Settings(BaseSettings):
     lease: float = Field(
         default=15.0,
         gt=0,
-        description="Seconds without heartbeat until a worker counts as lost, or the assembly of a study",
+        description="Seconds without heartbeat until a worker counts as lost, or an API process that assembles a study",
     )
     worker_start_minutes: float = Field(
         default=10.0,

@@ -34,10 +34,10 @@ class Drift:
 
     Attributes:
         patients, events, expected: Patients with a known outcome, events among them, and the sum of the probabilities.
-        evidence: Largest value that the test has reached; at 1 / ALPHA or more the calibration has changed.
+        evidence: Largest value that the test has reached; at 20 (1 / ``ALPHA``) or more the calibration has changed.
         crossed: Number of the patient (from 1) at whom it was reached; None if never.
         detectable: Ratio of observed to expected events, above 1, that is seen with a power of 80 %; inf: none.
-        needed: Expected events with which a ratio of RELEVANT would be seen with that power.
+        needed: Expected events with which a ratio of 1.5 (``RELEVANT``) would be seen with that power.
     """
 
     patients: int

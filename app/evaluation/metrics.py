@@ -236,9 +236,7 @@ def bootstrap(
         return Estimate(value, 0.0, 1.0)
     drawn = (rng.integers(0, len(labels), len(labels)) for _ in range(rounds))
     values = [statistic(labels[rows], scores[rows]) for rows in drawn if 0 < labels[rows].sum() < len(rows)]
-    if (
-        len(values) < 2 or np.ptp(values) == 0
-    ):  # no variation: perfect separation, or too few resamples of both outcomes
+    if len(values) < 2 or np.ptp(values) == 0:  # perfect separation, or too few resamples with both outcomes
         return Estimate(value, 0.0, 1.0)
     replicates, center = logit(np.clip(values, 1e-6, 1 - 1e-6)), float(logit(np.clip(value, 1e-6, 1 - 1e-6)))
     quantile = float(stats.t.ppf((1 + level) / 2, rarer - 1)) if by_events else _normal(level)

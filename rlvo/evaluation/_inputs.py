@@ -19,6 +19,8 @@ from app.evaluation.metrics import Array, Labels
 Values: TypeAlias = "str | npt.ArrayLike | pd.Series[Any]"
 """Name of a column of ``data``, or values (n,)."""
 SHOWN_ROWS = 5
+MOST_LEVELS = 12
+"""Different numbers beyond which a column is no subgroup."""
 
 
 def labels_and_probabilities(
@@ -114,9 +116,23 @@ def numbers(values: pd.Series[Any], name: str) -> Array:
 
 
 def levels(
-    values: Values, name: str, data: pd.DataFrame | None, outcome: Values, probability: Values
+    values: Values,
+    name: str,
+    data: pd.DataFrame | None,
+    outcome: Values,
+    probability: Values,
+    *,
+    most_numbers: int | None = None,
 ) -> tuple[NDArray[np.str_], list[str]]:
     """Level (n,) of each patient, "" if it is missing, and all levels in their order.
+
+    Args:
+        values: Level of each patient.
+        name: What a message calls it.
+        data: Data frame of the columns that are named.
+        outcome: Outcomes of the same patients.
+        probability: Probabilities of the same patients.
+        most_numbers: Different numbers beyond which they are no levels; None: any, as for sites that have numbers.
 
     Raises:
         ValueError: It has other patients than ``outcome`` or ``probability``, its values are of several types, or there
@@ -124,9 +140,11 @@ def levels(
     """
     for other in (("outcome", outcome), ("probability", probability)):
         _, read = same_rows(data, other, (name, values))
-    if pd.api.types.is_float_dtype(read) and read.nunique() > MOST_LEVELS:
+    is_number = pd.api.types.is_numeric_dtype(read) and not pd.api.types.is_bool_dtype(read)
+    if is_number and most_numbers is not None and read.nunique() > most_numbers:
         raise ValueError(
-            f"{name}: {read.nunique()} different numbers are no subgroups; divide them first, as with pandas.cut"
+            f"{name}: {read.nunique()} different numbers are no subgroups; divide them first, as with pandas.cut, or "
+            "give them as texts"
         )
     texts = np.array(["" if missing else str(value) for value, missing in zip(read, read.isna(), strict=True)])
     try:
@@ -134,10 +152,6 @@ def levels(
     except TypeError:
         raise ValueError(f"{name}: found values of several types, or lists; expected texts, numbers or dates") from None
     return texts, [*(str(level) for level in ordered), ""]
-
-
-MOST_LEVELS = 12
-"""Different numbers beyond which a column is no subgroup."""
 
 
 def rounds_of(rounds: int, least: int = 1) -> int:

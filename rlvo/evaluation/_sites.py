@@ -47,7 +47,9 @@ def subgroups(
     labels, own = _inputs.labels_and_probabilities(outcome, probability, data)
     rows: list[Scores] = []
     for name, values in _variables(by, data).items():
-        levels, order = _inputs.levels(values, name or "by", data, outcome, probability)
+        levels, order = _inputs.levels(
+            values, name or "by", data, outcome, probability, most_numbers=_inputs.MOST_LEVELS
+        )
         rows += validation.scores_by_level(levels, order, labels, own, prefix=f"{name}: " if name else "")
     return Subgroups(tuple(rows))
 

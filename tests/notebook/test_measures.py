@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -58,9 +59,9 @@ def test_numbers_are_those_of_the_command_line(patients: pd.DataFrame) -> None:
 @pytest.mark.parametrize(
     "form", [np.asarray, list, pd.Series, lambda v: pd.array(v), lambda v: pd.Series(v).astype("Float64")]
 )
-def test_every_form_of_values_gives_the_same_numbers(form: Callable[..., object], patients: pd.DataFrame) -> None:
+def test_every_form_of_values_gives_the_same_numbers(form: Callable[..., Any], patients: pd.DataFrame) -> None:
     named = ev.discrimination("outcome", "probability", data=patients)
-    given = ev.discrimination(form(patients["outcome"].to_numpy()), form(patients["probability"].to_numpy()))  # type: ignore[arg-type]
+    given = ev.discrimination(form(patients["outcome"].to_numpy()), form(patients["probability"].to_numpy()))
     flags = ev.discrimination(patients["outcome"] == 1, patients["probability"])
     assert named == given == flags
 
@@ -126,6 +127,10 @@ FAULTS: dict[str, tuple[Callable[[pd.DataFrame], object], str]] = {
     "threshold of a validation": (lambda d: ev.validate(d, threshold=5, rounds=1), "threshold: expected .* 0 and 1"),
     "level of a validation": (lambda d: ev.validate(d, level=95, rounds=1), "level: expected .* 0 and 1"),
     "undivided number": (lambda d: ev.subgroups("outcome", "probability", "age", data=d), "pandas.cut"),
+    "undivided whole number": (
+        lambda d: ev.subgroups("outcome", "probability", d["age"].astype(int), data=d),
+        "age: .* different numbers are no subgroups",
+    ),
     "threshold": (lambda d: ev.decisions("outcome", "probability", 1.0, data=d), "each between 0 and 1"),
     "few sites": (
         lambda d: ev.pool_sites("outcome", "probability", "sex", data=d),
@@ -244,6 +249,14 @@ def test_sites_are_pooled_from_patients_and_from_files(patients: pd.DataFrame, t
     frame = found.to_frame().set_index("measure")
     assert frame.loc["AUC", "prediction_low"] < frame.loc["AUC", "low"] < frame.loc["AUC", "mean"]
     assert found.sites_frame()["patients"].tolist() == [100, 100, 100, 100]
+
+
+def test_sites_may_have_numbers_of_which_some_are_missing(patients: pd.DataFrame) -> None:
+    numbers = pd.Series(np.resize(np.arange(14.0), COUNT)).where(patients.index > 5)
+    often = pd.concat([patients] * 3, ignore_index=True)
+    found = ev.pool_sites("outcome", "probability", pd.concat([numbers] * 3, ignore_index=True), data=often)
+    assert len(found.sites) == 15
+    assert found.sites[-1].name == "not recorded"
 
 
 def test_a_frame_is_validated_and_reported(patients: pd.DataFrame, tmp_path: Path) -> None:
