@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
@@ -20,6 +21,8 @@ from app.dicom.reception import MAX_INSTANCES
 from app.dicom.return_address import accession_digest
 from app.sdk.errors import FieldError, InvalidRequest, NotFound
 from app.sdk.studies import MAX_ROLES, UID, ReceivedStudy, ReceivedStudyPage, StudyRecord, StudyRoles
+
+T = TypeVar("T")
 
 router = APIRouter(prefix="/v1/studies", tags=["studies"], dependencies=[Depends(strict_query)])
 # These are beside /v1/studies/{uid}: a path below it would be taken for a study with the UID of its name.
@@ -102,7 +105,7 @@ async def set_clinical_by_accession(
         return StudyRecord(study=study)
 
     await services.run_in_thread(services.index_all)
-    answer = await services.write(store)
+    answer = await _changed(services, store)
     return _answer(answer, status=202 if answer.study is None else 200)
 
 
@@ -146,9 +149,7 @@ async def complete_study(
         _note(session, caller, uid, "study.complete")
         return study
 
-    answer = _answer(await services.write(record), status=202)
-    services.note_study_due()
-    return answer
+    return _answer(await _changed(services, record), status=202)
 
 
 @router.post(
@@ -177,9 +178,7 @@ async def set_study_roles(uid: StudyUid, request: Request, services: ServicesDep
         _note(session, caller, uid, "study.roles", {"series": len(roles)})
         return study
 
-    answer = _answer(await services.write(record))
-    services.note_study_due()
-    return answer
+    return _answer(await _changed(services, record))
 
 
 @router.put(
@@ -199,7 +198,7 @@ async def set_study_clinical(uid: StudyUid, request: Request, services: Services
         _note(session, caller, uid, "study.clinical")
         return study
 
-    return _answer(await services.write(record))
+    return _answer(await _changed(services, record))
 
 
 @router.post("/{uid}/cancel", summary="Cancel a study", response_model=ReceivedStudy, **openapi_studies.cancel)
@@ -241,6 +240,13 @@ def _digest(services: Services, accession_number: str) -> str:
         rule = "needs RLVO_DICOM_RETURN_KEY, with which the service recognises accession numbers of received studies"
         raise InvalidRequest(f"accession_number {rule}.", errors=[FieldError("accession_number", rule)])
     return accession_digest(accession_number.encode(), services.return_key)
+
+
+async def _changed(services: Services, record: Callable[[Session], T]) -> T:
+    """Write a change that can make a study due, and end the wait of the assembly."""
+    done = await services.write(record)
+    services.note_study_due()
+    return done
 
 
 def _note(session: Session, caller: Caller, uid: str, action: str, detail: dict[str, int] | None = None) -> None:
