@@ -17,11 +17,10 @@ from pydantic import BaseModel
 from app.inference.post_procedure import is_near
 from app.registry.manifest import Clinical, ClinicalVariable, VariableKind
 from app.registry.own_variable import OWN
-from app.sdk.clinical import OWN_NAME, ClinicalRecord, ImagingSigns, PerfusionScalars
+from app.sdk.clinical import LONGEST_OWN, OWN_NAME, ClinicalRecord, ImagingSigns, PerfusionScalars
 from app.sdk.errors import FieldError, InvalidClinical
 from app.sdk.types import Input
 
-LONGEST_NAME = 40
 _OTHER_COLUMNS = """
     patient site scanner date fold prepared study_instance_uid accession_number subject model explain clinical own
     final_stenosis_percent etici mtici rescue_treatment outcome label probability
@@ -38,8 +37,8 @@ def taken_names() -> frozenset[str]:
 
 def name_fault(name: str) -> str:
     """What is wrong with the name of an own variable, without its section, and what to do; "" if it can be used."""
-    if len(name) > LONGEST_NAME or not re.fullmatch(OWN_NAME, name):
-        return f"expected small letters, digits and single underscores, at most {LONGEST_NAME} characters, as ddimer"
+    if len(name) > LONGEST_OWN or not re.fullmatch(OWN_NAME, name):
+        return f"expected small letters, digits and single underscores, at most {LONGEST_OWN} characters, as ddimer"
     if is_near(name):
         return (
             "its name says that it is known only after the puncture, so it can never be an input; remove it, or begin "

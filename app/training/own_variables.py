@@ -24,13 +24,13 @@ from app.inference import own_variables
 from app.inference.post_procedure import is_near
 from app.registry.manifest import ClinicalVariable, VariableKind
 from app.registry.own_variable import LARGEST, OWN, OwnGroup, OwnVariable
-from app.sdk.clinical import MOST_OWN, OWN_WORD
+from app.sdk.clinical import LONGEST_OWN, MOST_OWN, OWN_WORD
 from app.training.errors import CohortFault
 
 FILE = "variables.toml"
 LARGEST_FILE = 64 * 1024
 MOST_VALUES = 12
-LONGEST_LABEL, LONGEST_UNIT, LONGEST_VALUE = 60, 20, 40
+LONGEST_LABEL, LONGEST_UNIT = 60, 20
 KINDS = {"number": VariableKind.NUMBER, "boolean": VariableKind.FLAG, "category": VariableKind.CATEGORY}
 MEMBERS = {
     "number": ("label", "kind", "group", "unit", "range", "log"),
@@ -182,8 +182,8 @@ def _category(entry: Entry) -> Iterator[str]:
     example = 'as values = ["none", "mild", "severe"]'
     if not isinstance(values, list) or not 2 <= len(values) <= MOST_VALUES or len(set(map(str, values))) < len(values):
         yield f"values: expected 2 to {MOST_VALUES} different words, {example}"
-    elif not all(isinstance(v, str) and len(v) <= LONGEST_VALUE and re.fullmatch(OWN_WORD, v) for v in values):
-        yield f"values: expected small letters, digits and hyphens, at most {LONGEST_VALUE} characters each, {example}"
+    elif not all(isinstance(v, str) and len(v) <= LONGEST_OWN and re.fullmatch(OWN_WORD, v) for v in values):
+        yield f"values: expected small letters, digits and hyphens, at most {LONGEST_OWN} characters each, {example}"
 
 
 def _is_text(value: object, longest: int) -> bool:
