@@ -149,7 +149,7 @@ def test_columns_are_read_with_or_without_the_section(tmp_path: Path) -> None:
 
 def test_word_of_a_category_may_be_one_that_python_reserves(tmp_path: Path) -> None:
     (grade,) = own(tmp_path, f"[variables.a]\n{WORDS}".replace('"a", "b"', '"mro", "name", "value", "none"'))
-    kind = columns.own_types([grade])["own.a"]
+    kind = columns.types_with([grade])["own.a"]
     assert issubclass(kind, StrEnum)
     assert [cells.parse_cell(word, kind) for word in ("MRO", "Name", "none")] == ["mro", "name", "none"]
 
