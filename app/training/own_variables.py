@@ -60,7 +60,7 @@ class OwnColumns:
         """
         found = find(self.path, folder)
         for version, others in self.declared.items():
-            found = merged(found, others, version)
+            found = merged(found, [_without_statistics(variable) for variable in others], version)
         if len(found) > MOST_OWN:
             fault = f"the versions declare {len(found)} own variables together; a record has at most {MOST_OWN}"
             raise CohortFault([f"{fault}; give fewer versions at a time"])
@@ -122,6 +122,12 @@ def merged(
         fault = f"{source} declares {', '.join(different)} in another way (kind, unit, range or values)"
         raise CohortFault([f"{fault}; correct {FILE}, or give --own-variables with the declaration of the version"])
     return (*declared, *(variable for variable in others if variable.name not in names))
+
+
+def _without_statistics(variable: ClinicalVariable) -> ClinicalVariable:
+    """The variable as ``variables.toml`` declares it, so that a table has the same digest with and without the file."""
+    means = (0.0,) * len(variable.categories)
+    return variable.model_copy(update={"imputed": 0.0, "mean": 0.0, "std": 1.0, "category_means": means})
 
 
 def _declaration(variable: ClinicalVariable) -> tuple[object, ...]:
