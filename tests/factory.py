@@ -96,7 +96,7 @@ def tiny_manifest(
     background = chance.normal(size=(backgrounds, size)).round(3)
     background[:, values:] = chance.random((backgrounds, size - values)) < 0.3
     return Manifest(
-        schema_version=OWN_SCHEMA_VERSION if clinical.has_own else SCHEMA_VERSION,
+        schema_version=OWN_SCHEMA_VERSION if clinical.own else SCHEMA_VERSION,
         name=name,
         version=version,
         kind="logistic" if kind == "logistic" else "network",

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from app.sdk.clinical import ClinicalRecord
+from app.sdk.clinical import LONGEST_OWN, ClinicalRecord
 from app.sdk.clinical_rules import contradictions
 from app.sdk.errors import FieldError, InvalidClinical, InvalidRequest, MalformedJson
 
@@ -126,7 +126,8 @@ def _clinical_error(error: Any) -> FieldError:
 def _own_error(name: str, *, is_name: bool) -> FieldError:
     """Error of an own variable; the union of its types has one error for each type, and all become the same one."""
     if is_name:
-        return FieldError("own.(a field)", "the name has small letters, digits and single underscores, at most 40")
+        form = f"the name has small letters, digits and single underscores, at most {LONGEST_OWN} characters"
+        return FieldError("own.(a field)", form)
     shown = name if _NAME.fullmatch(name) else "(a field)"
     return FieldError(f"own.{shown}", "must be a number, true or false, or a word of small letters, digits and hyphens")
 

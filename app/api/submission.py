@@ -181,7 +181,7 @@ def check_own_values(services: Services, manifest: Manifest, record: ClinicalRec
         return
     store = services.registry
     others = (entry.manifest.clinical for name in store.names() for entry in store.versions(name))
-    own_variables.check_record(record, manifest.clinical, own_variables.declared_names(others))
+    own_variables.check_record(record, manifest.clinical, others)
 
 
 async def check_stored_record(services: Services, caller: Caller, record: ClinicalRecord) -> None:

@@ -9,7 +9,7 @@ Design notes:
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from functools import cache
 
 from pydantic import BaseModel
@@ -17,11 +17,10 @@ from pydantic import BaseModel
 from app.inference.post_procedure import is_near
 from app.registry.manifest import Clinical, ClinicalVariable, VariableKind
 from app.registry.own_variable import OWN
-from app.sdk.clinical import OWN_NAME, ClinicalRecord, ImagingSigns, PerfusionScalars
+from app.sdk.clinical import LONGEST_OWN, OWN_NAME, ClinicalRecord, ImagingSigns, PerfusionScalars
 from app.sdk.errors import FieldError, InvalidClinical
 from app.sdk.types import Input
 
-LONGEST_NAME = 40
 _OTHER_COLUMNS = """
     patient site scanner date fold prepared study_instance_uid accession_number subject model explain clinical own
     final_stenosis_percent etici mtici rescue_treatment outcome label probability
@@ -38,8 +37,8 @@ def taken_names() -> frozenset[str]:
 
 def name_fault(name: str) -> str:
     """What is wrong with the name of an own variable, without its section, and what to do; "" if it can be used."""
-    if len(name) > LONGEST_NAME or not re.fullmatch(OWN_NAME, name):
-        return f"expected small letters, digits and single underscores, at most {LONGEST_NAME} characters, as ddimer"
+    if len(name) > LONGEST_OWN or not re.fullmatch(OWN_NAME, name):
+        return f"expected small letters, digits and single underscores, at most {LONGEST_OWN} characters, as ddimer"
     if is_near(name):
         return (
             "its name says that it is known only after the puncture, so it can never be an input; remove it, or begin "
@@ -48,11 +47,6 @@ def name_fault(name: str) -> str:
     if name in taken_names():
         return "a field of the record or a column of the table has this name; use that field, or give another name"
     return ""
-
-
-def own_of(clinical: Clinical) -> tuple[ClinicalVariable, ...]:
-    """The own variables of a version."""
-    return tuple(variable for variable in clinical.variables if variable.own is not None)
 
 
 def rule(variable: ClinicalVariable) -> str:
@@ -68,40 +62,43 @@ def rule(variable: ClinicalVariable) -> str:
 
 def value_fault(variable: ClinicalVariable, value: object) -> str:
     """What a value must be, if it is something else; "" if it is valid."""
-    assert variable.own is not None
+    own = variable.own
+    assert own is not None
     if variable.kind is VariableKind.FLAG:
         valid = isinstance(value, bool)
     elif variable.kind is VariableKind.CATEGORY:
         valid = isinstance(value, str) and value in variable.categories
     else:
-        is_number = isinstance(value, float | int) and not isinstance(value, bool)
-        valid = is_number and variable.own.low <= value <= variable.own.high  # type: ignore[operator]
+        valid = isinstance(value, float | int) and not isinstance(value, bool) and own.low <= value <= own.high
     return "" if valid else f"must be {rule(variable)}"
 
 
 def value_faults(record: ClinicalRecord, clinical: Clinical) -> list[FieldError]:
     """One error for each value of an own variable of the version that its declaration refuses."""
     values = record.own or {}
-    pairs = ((variable, values.get(variable.name.removeprefix(OWN))) for variable in own_of(clinical))
+    pairs = ((variable, values.get(variable.name.removeprefix(OWN))) for variable in clinical.own)
     faults = ((variable.name, value_fault(variable, value)) for variable, value in pairs if value is not None)
     return [FieldError(name, fault) for name, fault in faults if fault]
 
 
-def check_record(record: ClinicalRecord, clinical: Clinical, known: Collection[str] = ()) -> None:
+def check_record(record: ClinicalRecord, clinical: Clinical, others: Iterable[Clinical] = ()) -> None:
     """Check the own values of a record against the version that reads it.
 
     Args:
         record: The record.
         clinical: Variables of the version.
-        known: Names, with the section, that other versions of the service declare. This version does not read them.
+        others: Variables of the other versions of the service, whose names are not refused. They are looked at only if
+            the record has a name that this version does not declare.
 
     Raises:
         InvalidClinical: A value is not valid, or no version declares the name.
     """
-    declared = [variable.name for variable in own_of(clinical)]
-    unknown = [name for name in record.own or {} if f"{OWN}{name}" not in {*declared, *known}]
+    declared = [variable.name for variable in clinical.own]
+    if unknown := [name for key in record.own or {} if (name := f"{OWN}{key}") not in declared]:
+        elsewhere = {variable.name for other in others for variable in other.own}
+        unknown = [name for name in unknown if name not in elsewhere]
     errors = value_faults(record, clinical)
-    errors += [FieldError(f"{OWN}{name}", "is no own variable of this model") for name in unknown]
+    errors += [FieldError(name, "is no own variable of this model") for name in unknown]
     if errors:
         knows = ", ".join(name.removeprefix(OWN) for name in declared) or "none"
         raise InvalidClinical(
@@ -109,11 +106,6 @@ def check_record(record: ClinicalRecord, clinical: Clinical, known: Collection[s
             f"{knows}. GET /v1/models/{{name}}/versions/{{version}}/clinical-schema has their types and ranges.",
             errors=errors,
         )
-
-
-def declared_names(versions: Iterable[Clinical]) -> frozenset[str]:
-    """Names of the own variables of several versions, with the section."""
-    return frozenset(variable.name for clinical in versions for variable in own_of(clinical))
 
 
 def json_schema(variables: Iterable[ClinicalVariable]) -> dict[str, object]:

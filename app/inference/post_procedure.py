@@ -1,9 +1,9 @@
 """Names of what is known only after the puncture of the artery. None of it can be an input.
 
 Design notes:
-- ``POST_PROCEDURE_FIELDS`` is the only list. A name of the record is compared as a whole.
-- A site chooses the names of its own variables, so ``is_near`` also finds variants: ``number_of_passes``,
-  ``tici_final``, ``mrs_day_90``.
+- A name of the record is compared with ``POST_PROCEDURE_FIELDS`` as a whole.
+- A site chooses the names of its own variables, so ``is_near`` also finds variants by words and patterns:
+  ``number_of_passes``, ``tici_final``, ``mrs_day_90``.
 - Names and labels can be in other languages of Europe, so the words and stems of the commonest ones are listed. No list
   is complete: whether a value is known before the puncture stays the responsibility of the site.
 - A history is known before the puncture: ``prior_angioplasty``. What exists only in this thrombectomy has no history.
@@ -29,11 +29,10 @@ _POST_PROCEDURE = """
 POST_PROCEDURE_FIELDS: Final = frozenset(_POST_PROCEDURE.split())
 
 _WHOLE_ONLY: Final = frozenset({"dwi"})  # a scanner can make it before the puncture: ``dwi_aspects``
+# Words that are in no field above and that no pattern below finds.
 _OTHER_WORDS = """
-    pass stent stents stenting stentriever rescue thrombectomy evt groin puncture reperfusion recanalization
-    recanalisation final residual discharge followup outcome intraprocedural periprocedural postprocedural
-    postinterventional postoperative haemorrhagic hemorrhagic died dead survival attempt attempts retrievals balloon
-    ballooning abciximab eptifibatide cangrelor fluoroscopy craniectomy hemicraniectomy dsa
+    stent stents stenting stentriever rescue evt haemorrhagic hemorrhagic died dead survival attempt attempts retrievals
+    balloon ballooning abciximab eptifibatide cangrelor fluoroscopy craniectomy hemicraniectomy dsa
     pases pasadas maniobras puncion rescate exitus muerte fallecido fallecimiento mortalidad seguimiento desenlace
     passagen manover manoever leistenpunktion punktion verstorben tod entlassung mortalitaet mortalitat nachsorge
     reststenose endstenose passages ponction deces sortie suivi mortalite passaggi puntura decesso dimissione morte

@@ -118,14 +118,14 @@ class Clinical(FrozenModel):
     def _names_differ(self) -> Clinical:
         if len({variable.name for variable in self.variables}) != len(self.variables):
             raise ValueError("a clinical variable is listed twice")
-        if sum(variable.own is not None for variable in self.variables) > MOST_OWN:
+        if len(self.own) > MOST_OWN:
             raise ValueError(f"a version has at most {MOST_OWN} own variables")
         return self
 
     @property
-    def has_own(self) -> bool:
-        """Whether a variable is an own one."""
-        return any(variable.own is not None for variable in self.variables)
+    def own(self) -> tuple[ClinicalVariable, ...]:
+        """Its own variables."""
+        return tuple(variable for variable in self.variables if variable.own is not None)
 
     @property
     def size(self) -> int:
@@ -366,7 +366,7 @@ class Manifest(FrozenModel):
     def _fits_its_schema(self) -> Manifest:
         if self.schema_version == 1 and (self.reference_head is not None or self.architecture.box is not None):
             raise ValueError("a reference head and a second image path need schema_version 2")
-        if self.schema_version < OWN_SCHEMA_VERSION and self.clinical.has_own:
+        if self.schema_version < OWN_SCHEMA_VERSION and self.clinical.own:
             raise ValueError("own variables need schema_version 3")
         return self
 

@@ -23,6 +23,10 @@ OWN_NAME: Final = r"^[a-z][a-z0-9]*(?:_[a-z0-9]+)*$"
 OWN_WORD: Final = r"^[a-z0-9]+(?:-[a-z0-9]+)*$"
 MOST_OWN: Final = 32
 """Own variables of one record."""
+LONGEST_OWN: Final = 40
+"""Characters of the name of an own variable, and of a word that is its value."""
+LARGEST_OWN: Final = 1e12
+"""Absolute value of a number."""
 
 SECOND_UNITS: Final = {"glucose_mmol_l": "glucose", "hba1c_mmol_mol": "hba1c"}
 """Fields that give another field in a second unit; a variable has the name and the unit of the other field."""
@@ -94,11 +98,11 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-OwnName = Annotated[str, Field(pattern=OWN_NAME, max_length=40)]
+OwnName = Annotated[str, Field(pattern=OWN_NAME, max_length=LONGEST_OWN)]
 OwnValue = (
     bool
-    | Annotated[float, Field(ge=-1e12, le=1e12, allow_inf_nan=False)]
-    | Annotated[str, Field(pattern=OWN_WORD, max_length=40)]
+    | Annotated[float, Field(ge=-LARGEST_OWN, le=LARGEST_OWN, allow_inf_nan=False)]
+    | Annotated[str, Field(pattern=OWN_WORD, max_length=LONGEST_OWN)]
 )
 OwnValues = Annotated[
     dict[OwnName, OwnValue | None],
@@ -107,12 +111,12 @@ OwnValues = Annotated[
         {
             "type": "object",
             "maxProperties": MOST_OWN,
-            "propertyNames": {"pattern": OWN_NAME, "maxLength": 40},
+            "propertyNames": {"pattern": OWN_NAME, "maxLength": LONGEST_OWN},
             "additionalProperties": {
                 "anyOf": [
                     {"type": "boolean"},
-                    {"type": "number", "minimum": -1e12, "maximum": 1e12},
-                    {"type": "string", "pattern": OWN_WORD, "maxLength": 40},
+                    {"type": "number", "minimum": -LARGEST_OWN, "maximum": LARGEST_OWN},
+                    {"type": "string", "pattern": OWN_WORD, "maxLength": LONGEST_OWN},
                     {"type": "null"},
                 ]
             },

@@ -101,13 +101,14 @@ class _Source:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A table, its columns, all its faults and suspicions, and the cohort if there is no fault."""
+    """A table, its columns, all its faults and suspicions, its own variables, and the cohort if there is no fault."""
 
     raw: RawTable
     table: MappedTable
     faults: FaultList
     cohort: Cohort | None
     suspicions: tuple[Suspicion, ...] = ()
+    own: tuple[ClinicalVariable, ...] = ()
 
 
 def read(
@@ -168,10 +169,10 @@ def inspect(
         faults.add(f"{len(studies)} rows are too few: at least {LEAST_PATIENTS} patients are needed")
     suspicions = suspicious.find(studies, dict(source.table.rows), source.marks.get(suspicious.STENOSIS, "."))
     if faults:
-        return Inspection(source.raw, source.table, faults, None, suspicions)
+        return Inspection(source.raw, source.table, faults, None, suspicions, source.own)
     counts = outcome.count(chosen.outcome, components, found, drop_unknown=drop_unknown)
     cohort = Cohort(source.folder, tuple(studies), chosen.outcome, counts, source.raw.notes, suspicions, source.own)
-    return Inspection(source.raw, source.table, faults, cohort, suspicions)
+    return Inspection(source.raw, source.table, faults, cohort, suspicions, source.own)
 
 
 def read_for_prediction(path: Path) -> list[CohortRow]:

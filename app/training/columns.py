@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from app.inference.post_procedure import POST_PROCEDURE_FIELDS
+from app.inference.post_procedure import is_listed
 from app.registry.manifest import ClinicalVariable, VariableKind
 from app.registry.own_variable import OWN
 from app.sdk.clinical import ClinicalRecord
@@ -139,15 +139,17 @@ def column_types() -> Mapping[str, type]:
     return leaves(ClinicalRecord, "")
 
 
-def own_types(own: Sequence[ClinicalVariable]) -> Mapping[str, type]:
-    """Python type of every own variable by its name; the type of a category has its values."""
+def types_with(own: Sequence[ClinicalVariable]) -> Mapping[str, type]:
+    """Python type of every clinical column and own variable by its name; the type of a category has its values."""
     kinds: dict[VariableKind, type] = {VariableKind.NUMBER: float, VariableKind.FLAG: bool}
-    return {variable.name: kinds.get(variable.kind) or _category_type(variable) for variable in own}
+    types = {variable.name: kinds.get(variable.kind) or _category_type(variable) for variable in own}
+    return {**column_types(), **types}
 
 
 def _category_type(variable: ClinicalVariable) -> type:
     members = [(f"word_{place}", word) for place, word in enumerate(variable.categories)]  # a word can be reserved: mro
-    made: Any = StrEnum("OwnCategory", members)  # type: ignore[misc]
+    create: Any = StrEnum  # the type checker knows only enums whose members are written in the code
+    made: type = create("OwnCategory", members)
     return made
 
 
@@ -208,7 +210,7 @@ def map_columns(
             named[field] = text
         rows.append((number, named))
     mapped = frozenset(field for _, field, rule in readers if rule and rule.values)
-    return MappedTable(fields, tuple(rows), {**column_types(), **own_types(own)}, mapped)
+    return MappedTable(fields, tuple(rows), types_with(own), mapped)
 
 
 def template(table: RawTable, rules: ColumnRules, own: Sequence[ClinicalVariable] = ()) -> str:
@@ -224,9 +226,10 @@ def template(table: RawTable, rules: ColumnRules, own: Sequence[ClinicalVariable
         f'decimal = {_toml(rules.decimal)}  # "," or "."; empty: as the columns show',
         f'missing = {_toml(list(rules.missing))}  # codes of a missing value in every column, as ["NA", "-"]',
     ]
+    types = types_with(own)
     for place, header in enumerate(table.header):
         field = match(header, own)
-        kind = {**column_types(), **own_types(own)}.get(field)
+        kind = types.get(field)
         section = [f"[columns.{_toml(header)}]", f"field = {_toml(field)}", 'missing = []  # as ["999"]']
         words = sorted({cells[place] for _, cells in table.rows if cells[place]})
         if len(words) <= MOST_WORDS and kind not in (int, float) and (kind or not field):
@@ -269,7 +272,7 @@ def _refusal(header: str) -> str:
     for words, column in OUTCOME_NAMES.items():
         if re.search(f"(?:^|_)(?:{words})(?:_|$)", name):
             return f"if it is the outcome, name it {column}; it cannot be an input"
-    if _last(name) in POST_PROCEDURE_FIELDS:
+    if is_listed(name):
         return "it is known only after the puncture and cannot be an input; remove it"
     return f"unknown; {_advice(header)}"
 

@@ -23,7 +23,7 @@ from app.sdk.clinical import SECOND_UNITS
 from app.sdk.types import Channel
 from app.training import variables
 from app.training.cohort import Cohort, CohortRow
-from app.training.columns import column_types, own_types
+from app.training.columns import types_with
 from app.training.dataset import Dataset
 from app.training.splits import Split
 
@@ -182,9 +182,8 @@ def describe(
 
 def characteristics(data: Dataset) -> Iterator[Characteristic]:
     """Clinical fields and images of the studies; a perfusion number of the maps fills a gap of the record."""
-    own = {variable.name: variable for variable in data.own}
-    known = {**variables.available(), **own}
-    for name, kind in {**column_types(), **own_types(data.own)}.items():
+    known = variables.available_with(data.own)
+    for name, kind in types_with(data.own).items():
         if name in NOT_DESCRIBED:
             continue
         values: list[Value] = []
@@ -196,7 +195,7 @@ def characteristics(data: Dataset) -> Iterator[Characteristic]:
                 value if value is None or kind is bool else str(value) if isinstance(value, str) else float(value)
             )
         unit = known[name].unit if name in known else "1"
-        shown = own[name].label if name in own else label(name)
+        shown = known[name].label if name in known else label(name)
         yield Characteristic(shown + (f", {unit}" if unit != "1" else ""), values)
     channels = [channel.name for channel in defaults.CHANNELS]
     for image, names in IMAGES.items():

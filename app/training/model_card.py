@@ -108,7 +108,7 @@ def _inputs(manifest: Manifest) -> str:
 
 def own_table(manifest: Manifest) -> str:
     """Table of the own variables; "" without any."""
-    variables = own_variables.own_of(manifest.clinical)
+    variables = manifest.clinical.own
     if not variables:
         return ""
     rows = [f"| `{v.name}` | {_cell(v.label)} | {_cell(own_variables.rule(v))} |" for v in variables]

@@ -24,13 +24,13 @@ from app.inference import own_variables
 from app.inference.post_procedure import is_near
 from app.registry.manifest import ClinicalVariable, VariableKind
 from app.registry.own_variable import LARGEST, OWN, OwnGroup, OwnVariable
-from app.sdk.clinical import MOST_OWN, OWN_WORD
+from app.sdk.clinical import LONGEST_OWN, MOST_OWN, OWN_WORD
 from app.training.errors import CohortFault
 
 FILE = "variables.toml"
 LARGEST_FILE = 64 * 1024
 MOST_VALUES = 12
-LONGEST_LABEL, LONGEST_UNIT, LONGEST_VALUE = 60, 20, 40
+LONGEST_LABEL, LONGEST_UNIT = 60, 20
 KINDS = {"number": VariableKind.NUMBER, "boolean": VariableKind.FLAG, "category": VariableKind.CATEGORY}
 MEMBERS = {
     "number": ("label", "kind", "group", "unit", "range", "log"),
@@ -60,7 +60,7 @@ class OwnColumns:
         """
         found = find(self.path, folder)
         for version, others in self.declared.items():
-            found = merged(found, others, version)
+            found = merged(found, [_without_statistics(variable) for variable in others], version)
         if len(found) > MOST_OWN:
             fault = f"the versions declare {len(found)} own variables together; a record has at most {MOST_OWN}"
             raise CohortFault([f"{fault}; give fewer versions at a time"])
@@ -124,6 +124,12 @@ def merged(
     return (*declared, *(variable for variable in others if variable.name not in names))
 
 
+def _without_statistics(variable: ClinicalVariable) -> ClinicalVariable:
+    """The variable as ``variables.toml`` declares it, so that a table has the same digest with and without the file."""
+    means = (0.0,) * len(variable.categories)
+    return variable.model_copy(update={"imputed": 0.0, "mean": 0.0, "std": 1.0, "category_means": means})
+
+
 def _declaration(variable: ClinicalVariable) -> tuple[object, ...]:
     """What decides how a cell is read."""
     assert variable.own is not None
@@ -182,8 +188,8 @@ def _category(entry: Entry) -> Iterator[str]:
     example = 'as values = ["none", "mild", "severe"]'
     if not isinstance(values, list) or not 2 <= len(values) <= MOST_VALUES or len(set(map(str, values))) < len(values):
         yield f"values: expected 2 to {MOST_VALUES} different words, {example}"
-    elif not all(isinstance(v, str) and len(v) <= LONGEST_VALUE and re.fullmatch(OWN_WORD, v) for v in values):
-        yield f"values: expected small letters, digits and hyphens, at most {LONGEST_VALUE} characters each, {example}"
+    elif not all(isinstance(v, str) and len(v) <= LONGEST_OWN and re.fullmatch(OWN_WORD, v) for v in values):
+        yield f"values: expected small letters, digits and hyphens, at most {LONGEST_OWN} characters each, {example}"
 
 
 def _is_text(value: object, longest: int) -> bool:

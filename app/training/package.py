@@ -192,7 +192,7 @@ def _write_version(
     visible = () if logistic else NETWORKS[name][1]
     parts: Sequence[Network | fold_files.LogisticFold] = result.logistic if logistic else result.networks[name]
     manifest = Manifest(
-        schema_version=OWN_SCHEMA_VERSION if result.spec.has_own else SCHEMA_VERSION,
+        schema_version=OWN_SCHEMA_VERSION if result.spec.own else SCHEMA_VERSION,
         name=out.parent.name,
         version=out.name,
         kind="logistic" if logistic else "network",

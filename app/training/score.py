@@ -33,7 +33,6 @@ from app.evaluation.metrics import (
     multiplicity_note,
 )
 from app.inference.model_version import ModelVersion
-from app.inference.own_variables import own_of
 from app.registry.manifest import Manifest
 from app.sdk.types import Flag
 from app.training import (
@@ -157,7 +156,7 @@ def predict_cohort(config: EvalConfig, progress: ProgressReporter) -> ScoredCoho
         target=config.target,
         rules=config.columns,
         date_format=config.date_format,
-        own=OwnColumns(config.own_variables, {_name(m): own_of(m.clinical) for m in manifests}),
+        own=OwnColumns(config.own_variables, {_name(m): m.clinical.own for m in manifests}),
     )
     if len({_name(manifest) for manifest in manifests}) < len(manifests):
         raise CohortFault(["one version is given twice; give each version once"])
@@ -186,7 +185,7 @@ def predict_unlabelled(config: EvalConfig, progress: ProgressReporter) -> Scored
         manifest.training.target,
         rules=config.columns,
         date_format=config.date_format,
-        own=OwnColumns(config.own_variables, {_name(manifest): own_of(manifest.clinical)}),
+        own=OwnColumns(config.own_variables, {_name(manifest): manifest.clinical.own}),
     )
     return _predicted([manifest], read, read, config, progress, needs_outcomes=False)
 

@@ -45,16 +45,16 @@ def check(
         CohortFault: The file cannot be read as a table, or a code is unknown.
     """
     codes = suspicious.accepted(accept)
-    folder = path if path.is_dir() else path.parent
-    declared = OwnColumns(own).find(folder)
     inspection = cohort.inspect(
         path, drop_unknown=drop_unknown, target=target, rules=rules, date_format=date_format, own=OwnColumns(own)
     )
-    given = columns.read_rules(rules or folder / columns.FILE)
+    given = columns.read_rules(rules or (path if path.is_dir() else path.parent) / columns.FILE)
     refused = [one for one in inspection.suspicions if one.code not in codes]
     usable = inspection.cohort is not None and not refused
     advice = f"\n{suspicious.advice(refused)}" if refused else ""
-    return TableCheck(_summary(path, inspection) + advice, columns.template(inspection.raw, given, declared), usable)
+    return TableCheck(
+        _summary(path, inspection) + advice, columns.template(inspection.raw, given, inspection.own), usable
+    )
 
 
 def _summary(path: Path, inspection: Inspection) -> str:

@@ -41,6 +41,11 @@ def available() -> Mapping[str, ClinicalVariable]:
     return known | {name: variable for name, variable in others.items() if name not in NOT_A_VARIABLE}
 
 
+def available_with(own: Sequence[ClinicalVariable]) -> Mapping[str, ClinicalVariable]:
+    """Every variable that can be chosen for a cohort with these own variables, by name."""
+    return {**available(), **{variable.name: variable for variable in own}}
+
+
 def parse(text: str, own: Sequence[ClinicalVariable] = ()) -> tuple[str, ...]:
     """Names of the option ``--variables``; () for the default ones and all ``own``. A name may lack its section.
 
@@ -49,7 +54,7 @@ def parse(text: str, own: Sequence[ClinicalVariable] = ()) -> tuple[str, ...]:
     """
     if not text:
         return ()
-    every = (*available(), *(variable.name for variable in own))
+    every = tuple(available_with(own))
     names = {normalised(name): name for name in every}
     names |= {normalised(name.rpartition(".")[2]): name for name in every}
     given = [part.strip() for part in text.split(",") if part.strip()]
@@ -71,7 +76,7 @@ def select(names: Sequence[str], own: Sequence[ClinicalVariable] = ()) -> list[C
     Raises:
         CohortFault: If a name is unknown.
     """
-    known = {**available(), **{variable.name: variable for variable in own}}
+    known = available_with(own)
     return [known[name] for name in parse(",".join(names), own)] or [*defaults.VARIABLES, *own]
 
 

@@ -249,6 +249,9 @@ def test_form_shows_the_variables_of_the_chosen_version(service: RunningService,
     wait.until(lambda page: not page.find_elements(By.CSS_SELECTOR, "[data-field^='own.']"))
     assert not browser.find_elements(By.CSS_SELECTOR, "[data-part='Other']")
     assert "not read by this model" in browser.find_element(By.ID, "review-values").text
+    browser.find_element(By.CSS_SELECTOR, "[data-name='age']").send_keys("74")
+    written = json.loads(browser.find_element(By.ID, "json").get_attribute("value"))
+    assert written == {"age": 74, "own": {"ddimer": 2400.5, "pacemaker": True}}
     model.select_by_value("mine@1.0.0")
     again = wait.until(lambda page: page.find_element(By.CSS_SELECTOR, "[data-name='own.ddimer']"))
     assert again.get_attribute("value") == "2400.5"

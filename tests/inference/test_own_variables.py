@@ -199,12 +199,12 @@ def test_value_that_the_declaration_refuses_is_named(own: dict[str, object], rul
 def test_name_that_only_another_version_knows_is_not_used_and_a_name_that_none_knows_is_refused() -> None:
     without = tiny_manifest()
     sent = record(ddimer=5.0)
-    own_variables.check_record(sent, without.clinical, own_variables.declared_names([manifest().clinical]))
+    own_variables.check_record(sent, without.clinical, [manifest().clinical])
     (flag,) = unread_inputs.flags(without, [], sent)
     assert "own.ddimer: given, but this version does not predict from it" in flag.detail
     assert unread_inputs.flags(manifest(), [], sent) == []
     with pytest.raises(InvalidClinical, match="knows the own variables: none") as refusal:
-        own_variables.check_record(record(dimer=5.0), without.clinical, ["own.ddimer"])
+        own_variables.check_record(record(dimer=5.0), without.clinical, [manifest().clinical])
     assert refusal.value.errors[0].field == "own.dimer"
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.inference.clinical_encoder import fit
+from app.inference.own_variables import taken_names
 from app.registry.manifest import ClinicalVariable, VariableKind
 from app.training import cells, cohort, columns, provenance, unread_columns, variables
 from app.training.errors import CohortFault
@@ -149,7 +151,7 @@ def test_columns_are_read_with_or_without_the_section(tmp_path: Path) -> None:
 
 def test_word_of_a_category_may_be_one_that_python_reserves(tmp_path: Path) -> None:
     (grade,) = own(tmp_path, f"[variables.a]\n{WORDS}".replace('"a", "b"', '"mro", "name", "value", "none"'))
-    kind = columns.own_types([grade])["own.a"]
+    kind = columns.types_with([grade])["own.a"]
     assert issubclass(kind, StrEnum)
     assert [cells.parse_cell(word, kind) for word in ("MRO", "Name", "none")] == ["mro", "name", "none"]
 
@@ -220,6 +222,18 @@ def test_version_declares_the_columns_of_an_evaluation(tmp_path: Path) -> None:
         cohort.read(path, own=OwnColumns(declared=declared))
     declare(tmp_path, DECLARED.replace('"D-dimer"', '"D dimer"'))  # a label changes no cell
     assert cohort.read(path, own=OwnColumns(declared=declared)).studies
+
+
+def test_table_is_the_same_whether_its_file_or_the_version_declares_its_columns(tmp_path: Path) -> None:
+    declared = own(tmp_path)
+    plain = cohort.read(write(tmp_path, table()))
+    fitted = fit([study.record for study in plain.studies], declared).own
+    assert fitted != declared
+    assert OwnColumns(declared={"mine 1.0.0": fitted}).find(tmp_path / "elsewhere") == declared
+
+
+def test_every_column_of_a_cohort_is_a_name_that_is_taken() -> None:
+    assert {name.rpartition(".")[2] for name in columns.known_fields()} <= taken_names()
 
 
 def test_rows_for_a_prediction_have_own_values(tmp_path: Path) -> None:

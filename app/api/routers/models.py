@@ -164,7 +164,7 @@ def _version_schema(manifest: Manifest) -> dict[str, Any]:
     names |= {variable.name: True for variable in manifest.clinical.variables if variable.required}
     names |= {second: False for second, first in SECOND_UNITS.items() if first in names}
     _restrict(schema, {name: required for name, required in names.items() if "." not in name})
-    if own := [variable for variable in own_variables.own_of(manifest.clinical) if variable.name in names]:
+    if own := [variable for variable in manifest.clinical.own if variable.name in names]:
         schema["properties"]["own"] = own_variables.json_schema(own)
     sections = {name.partition(".")[0] for name in names if "." in name and not name.startswith(OWN)}
     for section in sections:

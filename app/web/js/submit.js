@@ -105,8 +105,14 @@ function showOwn(fields) {
   spread();
 }
 
+/** The document of the fields; it keeps own values of another version, which have no field now. */
 function collect() {
   const record = {};
+  const { own } = written() || {};
+  if (own && typeof own === "object") {
+    const others = Object.entries(own).filter(([name]) => !controls[`own.${name}`]);
+    if (others.length) record.own = Object.fromEntries(others);
+  }
   for (const [dotted, { read }] of Object.entries(controls)) {
     const value = read();
     if (value === undefined) continue;
