@@ -260,7 +260,7 @@ def main() -> None:
             with database.session() as session:
                 session.execute(text("DELETE FROM predictions WHERE status = 'queued'"))
             if not arguments.only_queries:
-                data = folder / "data"  # apart, because rlvo makes it private, and a database server is another user
+                data = folder / "data"  # rlvo makes it private; a database server of another user needs the outer one
                 data.mkdir(exist_ok=True)
                 sweep(database, data, arguments.retention, erased, total)
                 command(url, data, "monitor", "rlvo-synthetic@1.0.0")

@@ -5,7 +5,7 @@ Design notes:
 - A study in a trial is accepted without an explanation and without a return address, so that no map, figure, report or
   DICOM object of it ever exists.
 - This module knows the protocol as JSON; `app.evaluation.trial_protocol` checks it. A stored protocol that differs from
-  its hash stops the answers of all sites, because it may have lost one.
+  its hash stops the answers of all sites, because it may no longer name one of its own.
 """
 
 from __future__ import annotations

@@ -238,10 +238,10 @@ class ModelVersion:
         if not self.manifest.golden and not np.isfinite(self._logits_without_images()).all():
             raise ModelNotReady("This version computes no finite numbers, and it has no golden case.")
         if (difference := self.check(folder) / 4) > TOLERANCE[self.precision]:
-            exact = " RLVO_PRECISION=float32 computes it exactly." if self.precision is Precision.BFLOAT16 else ""
+            advice = " RLVO_PRECISION=float32 avoids bfloat16." if self.precision is Precision.BFLOAT16 else ""
             raise ModelNotReady(
                 f"The probabilities of this version's golden cases differ by {difference:.1e} from its manifest; "
-                f"{TOLERANCE[self.precision]:g} is allowed on this device.{exact}"
+                f"{TOLERANCE[self.precision]:g} is allowed on this device.{advice}"
             )
 
     @property

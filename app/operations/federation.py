@@ -63,7 +63,7 @@ def parsed(content: dict[str, Any], model: type[Model], name: str) -> Model:
 
 def _first_fault(error: ValidationError) -> str:
     first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}"
+    return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
 
 
 def new_plan(**members: Any) -> Plan:

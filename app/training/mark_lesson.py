@@ -57,7 +57,7 @@ def clots_in(context: TrainingContext, rows: Rows, box: tuple[slice, ...]) -> Te
 
 def clot_loss(logits: Tensor, clots: Tensor) -> Tensor:
     """Cross-entropy of the logits (n, x, y, z) that clot is in a cell, with ``clots`` of ``clots_in``."""
-    weight = logits.new_tensor(CLOT_POSITIVE)
+    weight = logits.new_full((), CLOT_POSITIVE)
     return functional.binary_cross_entropy_with_logits(logits, clots, pos_weight=weight)
 
 
@@ -131,12 +131,13 @@ class MarkTask:
     def losses(self, batch: int, rng: np.random.Generator) -> Iterator[Tensor]:
         """Loss of the signs, and weighted squared error of the latents."""
         for rows in batches(self._train, batch, rng):
-            present = to_device(self._drawn(len(rows), rng), self._boxes.device)
-            images = (self._boxes[rows].float() * present[:, :, None, None, None]).to(self._context.device)
+            present = to_device(self._drawn(len(rows), rng), self._context.device)
+            places = to_device(rows, self._context.device)
+            images = self._boxes[places].float() * present[:, :, None, None, None]
             latents = self._context.latents(rows)
             signs, summary = self._predict(images.contiguous(memory_format=torch.channels_last_3d))
             weights = to_device(np.array([SUMMARY.get(name, 1.0) for name in LATENTS], np.float32), latents.device)
-            loss = marked_loss(signs, self._clots[rows], latents)
+            loss = marked_loss(signs, self._clots[places], latents)
             yield loss + SUMMARY_WEIGHT * latent_loss(summary, latents, weights)
             self._advance(1)
 

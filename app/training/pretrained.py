@@ -97,7 +97,20 @@ def from_phantoms(count: int, seed: int, device: torch.device, folder: Path, rep
         "frozen and are shared by the folds; each fold trained its modulation and its head. The spread of the folds is "
         "that of modulation and head alone."
     )
+    if warning := _too_few(count, explained):
+        reporter(warning)
+        note = f"{note} {warning}"
     return Pretrained(network, reference_head, note)
+
+
+def _too_few(count: int, explained: Mapping[str, float]) -> str:
+    """Warning if a latent does not vary among the held-out phantoms, so that no epoch has a score; "" otherwise."""
+    if np.isfinite(list(explained.values())).all():
+        return ""
+    return (
+        f"WARNING: {count} phantoms are too few for --phantoms. A latent does not vary among those that are held out, "
+        "so no epoch could be chosen, and the layers that learn the latents keep their initial weights."
+    )
 
 
 def _architecture(clinical: Clinical) -> Architecture:

@@ -64,9 +64,11 @@ def artery_cells(grid: Grid, box: Sequence[slice], step: int) -> NDArray[np.int6
 class LatentHead(nn.Module):
     """Predicts the latents (n, k) from the features (n, c, x, y, z) of ``cells``."""
 
+    cells: Tensor
+
     def __init__(self, cells: NDArray[np.int64], channels: int) -> None:
         super().__init__()
-        self.cells = cells
+        self.register_buffer("cells", torch.from_numpy(cells), persistent=False)
         size = len(cells) * channels
         self.net = nn.Sequential(nn.BatchNorm1d(size), nn.Linear(size, 64), nn.ReLU(), nn.Linear(64, len(LATENTS)))
 
@@ -166,7 +168,7 @@ class LessonTask:
         clots = mark_lesson.clots_in(self._context, rows, self._box)
         if clots is None or not usable.any():
             return logits.sum() * 0.0
-        chosen = to_device(np.flatnonzero(usable), logits.device)  # a mask of the device would have to be counted
+        chosen = to_device(np.flatnonzero(usable), logits.device)  # a mask would make the caller wait for its count
         return CLOT_WEIGHT * mark_lesson.clot_loss(logits[chosen], clots[chosen])
 
     @torch.no_grad()
@@ -291,7 +293,7 @@ def pretrain(
     """
     torch.manual_seed(seed)
     rows = _split(len(context.data))
-    box, marks = network.architecture.box, getattr(network.trunk, "marks", None)
+    box, marks = network.architecture.box, network.trunk.marks
     if box is not None and isinstance(marks, MarkPath):
         _learn_marks(marks, box.slices, context, rows, seed, reporter, config.marks, folder)
     with reporter.stage("lesson", config.lesson.epochs * count_batches(len(rows[0]), config.lesson.batch)) as advance:

@@ -236,8 +236,10 @@ def mix_views(views: Views, rows: Rows, rng: np.random.Generator) -> tuple[Tenso
     """Features and clinical vectors of ``rows``, each row from a random view."""
     which = rng.integers(len(views), size=len(rows))
     order = np.concatenate([np.flatnonzero(which == view) for view in range(len(views))])
-    parts = [[part[torch.from_numpy(rows[which == view])] for part in pair] for view, pair in enumerate(views)]
-    inverse = torch.from_numpy(np.argsort(order))
+    device = views[0][0].device
+    places = [to_device(rows[which == view], device) for view in range(len(views))]
+    parts = [[part[chosen] for part in pair] for chosen, pair in zip(places, views, strict=True)]
+    inverse = to_device(np.argsort(order), device)
     features, vectors = (torch.cat(part)[inverse] for part in zip(*parts, strict=True))
     return features.float().contiguous(memory_format=torch.channels_last_3d), vectors
 

@@ -227,7 +227,7 @@ class PredictionPipeline:
         """Release device memory, so that the next try of the step has more of it."""
         try:
             self.model_cache.evict(context.study.model.name, context.study.model.version)
-        except Exception as error:  # noqa: BLE001 - the next try of the step meets the same error and reports it
+        except Exception as error:  # noqa: BLE001 - an eviction that fails must not end the job; the next try, if any, decides
             self._unexpected(stage, context, error)
 
     def _unexpected(self, stage: Stage, context: PredictionContext, error: Exception) -> FailureRecord:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from app.training import mark_lesson, pretraining
-from app.training.tasks import TrainingContext, latent_loss
+from app.training.tasks import TrainingContext, latent_loss, mix_views
 from app.training.transfer import to_device
 
 
@@ -49,3 +52,26 @@ def test_batch_and_its_losses_ask_the_device_nothing(xor: TrainingContext) -> No
         mark_lesson.marked_loss(torch.zeros(8, 3, 4, 4, 4, device="meta"), cells, latents),
     ]
     assert {loss.device.type for loss in losses} == {"meta"}
+
+
+class IndexDevices(TorchDispatchMode):
+    """Notes the devices of all index arrays: one of another device is copied, and the caller waits for the copy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.index.Tensor:
+            self.found += [index.device.type for index in args[1] if index is not None]
+        return func(*args, **(kwargs or {}))
+
+
+def test_heads_and_views_are_indexed_on_the_device() -> None:
+    head = pretraining.LatentHead(np.arange(4), 2).to("meta")
+    views = [(torch.zeros(9, 2, 4, 4, 4, device="meta"), torch.zeros(9, 3, device="meta")) for _ in range(2)]
+    with IndexDevices() as devices:
+        head(torch.zeros(8, 2, 4, 4, 4, device="meta"))
+        mix_views(views, np.arange(8), np.random.default_rng(0))
+    assert devices.found == ["meta"] * 7  # the head, both parts of both views, and their joined parts
+    assert "cells" not in head.state_dict()  # so that checkpoints of earlier releases can be read
