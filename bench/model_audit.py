@@ -66,7 +66,7 @@ class Audit:
         """Render one patient on the model's grid, with the numbers that perfusion software would measure."""
         variation = variation or scene.draw_variation(SEED, patient.index)
         drawn, rng = scene.build(patient, variation), np.random.default_rng([SEED, 6, patient.index])
-        renderer = render.renderer(self.manifest.grid, variant=variation.variant)
+        renderer = render.renderer(self.manifest.grid, self.manifest.channels, variant=variation.variant)
         image = render.normalise(renderer.render(drawn), self.manifest.channels)
         presence = cohort.presence(drawn, self.manifest.channels)
         image[~presence] = 0

@@ -113,7 +113,7 @@ def compare(version: ModelVersion, places: Places, patient: Patient) -> Comparis
     manifest = version.manifest
     drawn = scene.build(patient, scene.draw_variation(SEED, patient.index))
     pose = volumes.draw_pose(np.random.default_rng([SEED, 5, patient.index]))
-    fast = render.normalise(render.renderer(manifest.grid).render(drawn), manifest.channels)
+    fast = render.normalise(render.renderer(manifest.grid, manifest.channels).render(drawn), manifest.channels)
     sent = {
         Input(one.name): Volume(np.asfortranarray(one.data), one.affine)
         for one in volumes.series(drawn, pose)

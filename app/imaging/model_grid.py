@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from app.core.schema import FrozenModel
 from app.sdk.types import Channel
@@ -43,15 +43,42 @@ class Grid(FrozenModel):
         """Lengths of the voxel edges: the diagonal, because the affine is axis-aligned."""
         return (abs(self.affine[0][0]), abs(self.affine[1][1]), abs(self.affine[2][2]))
 
+    def divided(self, parts: int) -> Grid:
+        """The grid of the ``parts`` parts of each voxel along each axis."""
+        rows = [list(row) for row in self.affine]
+        for axis in range(3):
+            step = rows[axis][axis]
+            rows[axis][axis] = step / parts
+            rows[axis][3] -= step * (parts - 1) / (2 * parts)
+        x, y, z = (length * parts for length in self.shape)
+        return Grid.model_validate({"shape": (x, y, z), "affine": rows})
+
 
 class ChannelSpec(FrozenModel):
-    """Normalisation of one channel: clip to ``window`` (units of the modality), then (x - mean) / std; 0 if absent."""
+    """One channel: highest of the parts of each voxel, clip to ``window`` (units of the modality), (x - mean) / std.
+
+    An absent channel is 0.
+    """
 
     name: Channel
     window: tuple[float, float]
     mean: float = Field(ge=-LARGEST_VALUE, le=LARGEST_VALUE)
     std: float = Field(ge=1e-6, le=LARGEST_VALUE)
     required: bool = False
+    parts: int = Field(
+        default=1,
+        ge=1,
+        le=4,
+        description="Parts of a voxel along each axis, of which the channel has the highest value; 1: its own value",
+    )
+
+    @model_serializer(mode="wrap")
+    def _only_divided(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out ``parts`` of an undivided channel, which earlier releases do not know."""
+        document: dict[str, Any] = write(self)
+        if self.parts == 1:
+            document.pop("parts", None)
+        return document
 
     @model_validator(mode="after")
     def _window_has_a_width(self) -> ChannelSpec:

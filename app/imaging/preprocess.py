@@ -118,7 +118,8 @@ def _tensor(
             study.flag("missing-modality", f"{channel_label(channel.name)}: not given; the model predicts without it")
             continue
         source, mni_from_world = aligned.volume, aligned.mni_from_world
-        values = to_grid(source, grid, np.linalg.inv(mni_from_world), fill=_FILL.get(channel.name, 0.0))
+        fill = _FILL.get(channel.name, 0.0)
+        values = to_grid(source, grid, np.linalg.inv(mni_from_world), fill=fill, parts=channel.parts)
         image[index] = (np.clip(values, *channel.window) - channel.mean) / channel.std
         presence[index] = True
         x, y, z = source.shape

@@ -10,6 +10,7 @@ Design notes:
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from app.imaging.io.nifti import Volume
 from app.imaging.jit import lazy_njit, run_in_slabs
 from app.imaging.model_grid import Grid
 
-__all__ = ["resample", "shrink", "to_grid", "to_patient", "warm_up"]
+__all__ = ["highest", "resample", "shrink", "to_grid", "to_patient", "warm_up"]
 
 Array = npt.NDArray[Any]
 Affine = npt.NDArray[np.float64]
@@ -36,7 +37,9 @@ MIN_STEP = 1e-9  # voxels; a smaller step along a row is rounding of a zero
 NATIVE_TYPES = (np.uint8, np.int16, np.uint16, np.float32)  # types that the kernels read; others become float32
 
 
-def to_grid(volume: Volume, grid: Grid, world_from_mni: Affine, *, nearest: bool = False, fill: float = 0.0) -> Floats:
+def to_grid(
+    volume: Volume, grid: Grid, world_from_mni: Affine, *, nearest: bool = False, fill: float = 0.0, parts: int = 1
+) -> Floats:
     """Resample a volume to the model's grid: float32 real-world values.
 
     Args:
@@ -45,13 +48,23 @@ def to_grid(volume: Volume, grid: Grid, world_from_mni: Affine, *, nearest: bool
         world_from_mni: (4, 4), MNI152 -> the patient's RAS+ millimetres.
         nearest: keep labels: nearest neighbour, without a filter.
         fill: value outside the volume (air for CT, 0 for maps).
+        parts: divide each voxel into so many parts along each axis, and return the highest of their values.
     """
-    voxel_from_grid = np.linalg.inv(volume.affine) @ world_from_mni @ np.asarray(grid.affine)
-    if volume.data.dtype.type not in NATIVE_TYPES:
-        return resample(volume.values(), voxel_from_grid, grid.shape, nearest=nearest, fill=fill)
-    return resample(
-        volume.data, voxel_from_grid, grid.shape, nearest=nearest, fill=fill, slope=volume.slope, inter=volume.inter
-    )
+    fine = grid.divided(parts) if parts > 1 else grid
+    voxel_from_grid = np.linalg.inv(volume.affine) @ world_from_mni @ np.asarray(fine.affine)
+    native = volume.data.dtype.type in NATIVE_TYPES
+    data, scaling = (volume.data, (volume.slope, volume.inter)) if native else (volume.values(), (1.0, 0.0))
+    slope, inter = scaling
+    values = resample(data, voxel_from_grid, fine.shape, nearest=nearest, fill=fill, slope=slope, inter=inter)
+    return highest(values, parts)
+
+
+def highest(values: Floats, parts: int) -> Floats:
+    """Highest value of each block of ``parts`` voxels along each axis: (parts X, parts Y, parts Z) to (X, Y, Z)."""
+    for axis in range(3):
+        planes = [values[(slice(None),) * axis + (slice(start, None, parts),)] for start in range(parts)]
+        values = reduce(np.maximum, planes)
+    return values
 
 
 def to_patient(

@@ -2,6 +2,8 @@
 
 Design notes:
 - The grid covers the brain: 40 x 48 x 40 voxels of 4 mm, symmetric about the midline.
+- NCCT: each voxel has the highest of its parts of 2 mm. A clot fills parts of 2 mm, but hardly a voxel of 4 mm, so the
+  voxel's own value says little about the density of the clot (docs/experiments.md).
 - Windows: NCCT 0..100 HU separates clot and calcium; CTA 0..300 HU spans brain to full artery; Tmax 0..16 s; rCBF
   0..2. After normalisation, zero is near healthy brain, so that an absent channel is no outlier.
 - The side of the occlusion is no variable: training mirrors the images (app/training/augmentation.py).
@@ -23,7 +25,7 @@ BOX = BoxPath(start=(16, 16, 8), size=(24, 24, 24), marks=16)
 """Box around the internal carotid artery, M1 and M2 of the right side: MNI x -14..78, y -48..44, z -42..50 mm."""
 
 CHANNELS = (
-    ChannelSpec(name=Channel.NCCT, window=(0.0, 100.0), mean=35.0, std=30.0),
+    ChannelSpec(name=Channel.NCCT, window=(0.0, 100.0), mean=35.0, std=30.0, parts=2),
     ChannelSpec(name=Channel.CTA, window=(0.0, 300.0), mean=40.0, std=60.0),
     ChannelSpec(name=Channel.VESSELS, window=(0.0, 1.0), mean=0.0, std=0.15),
     ChannelSpec(name=Channel.TMAX, window=(0.0, 16.0), mean=2.0, std=3.0),

@@ -182,7 +182,7 @@ def grouped_images(
     ``offsets`` is the number of grid offsets; 1 is a perfect registration of every patient.
     """
     for row, patient_scene, error in scenes(patients, seed, appearance, offsets):
-        renderer = render.renderer(grid, error, patient_scene.variation.variant)
+        renderer = render.renderer(grid, channels, error, patient_scene.variation.variant)
         shown = render.normalise(renderer.render(patient_scene), channels).astype(np.float16)
         present = presence(patient_scene, channels)
         shown[~present] = 0

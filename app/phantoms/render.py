@@ -21,8 +21,10 @@ from scipy import sparse
 
 from app.imaging.model_grid import ChannelSpec, Grid
 from app.imaging.registration import brain_mask
+from app.imaging.resample import highest
 from app.phantoms import acquisition, anatomy, scene
 from app.phantoms.acquisition import GridFrame
+from app.phantoms.scanner import Scanner
 from app.phantoms.scene import Scene
 from app.phantoms.variant import TEMPLATE, Variant
 from app.sdk.types import Channel
@@ -32,6 +34,7 @@ Array = NDArray[np.float32]
 BLUR = 0.425  # standard deviation of the smoothing, in grid steps: a width at half maximum of one step
 NEIGHBOURS = 5  # grid planes, along each axis, that one canvas voxel contributes to
 NOISE_HU = 0.5  # noise of a scan after the smoothing
+WHOLE_VOXELS = (1, 1)  # parts of NCCT and CTA along each axis
 SEARCHED_MM = 5.0  # distance from the brain up to which the service looks for vessels
 VEIN_SHARE = 0.7  # of the voxels of an enhanced vein that the service marks; measured before the curves below changed
 
@@ -80,30 +83,27 @@ def _frame(grid: Grid, offset: GridOffset) -> GridFrame:
     return GridFrame((x, y, z), (a, b, c), (BLUR * a, BLUR * b, BLUR * c))
 
 
-class Renderer:
-    """Renders scenes of one variant onto one grid; construction is slow, a scene is fast."""
+class _Ct:
+    """Head and vessels of one variant on one grid, as a CT shows them.
 
-    def __init__(self, grid: Grid, offset: GridOffset = GridOffset(), variant: Variant = TEMPLATE) -> None:
-        self.shape = grid.shape
-        self.variant = variant
-        self._frame = _frame(grid, offset)
-        head, tree, brain = anatomy.head(variant), anatomy.arteries(variant), scene.lattice(variant)
-        self._fine = [_weights(grid, offset, a, anatomy.ORIGIN_MM[a], 1.0, anatomy.SHAPE[a]) for a in range(3)]
-        self._coarse = [
-            _weights(grid, offset, a, brain.affine[a, 3], brain.affine[a, a], brain.mask.shape[a]) for a in range(3)
-        ]
+    Attributes:
+        arteries: (grid voxels, artery voxels) weights.
+    """
+
+    def __init__(self, grid: Grid, offset: GridOffset, variant: Variant) -> None:
+        self.shape, self.frame = grid.shape, _frame(grid, offset)
+        head, tree = anatomy.head(variant), anatomy.arteries(variant)
+        self._matrices = [_weights(grid, offset, a, anatomy.ORIGIN_MM[a], 1.0, anatomy.SHAPE[a]) for a in range(3)]
         # The canvas is surrounded by air: map the difference to air, so that zero means air outside.
-        self._tissue = _carry(self._fine, head.tissue - anatomy.AIR) + anatomy.AIR
+        self._tissue = _carry(self._matrices, head.tissue - anatomy.AIR) + anatomy.AIR
         self._under = head.tissue.reshape(-1)[tree.index]
         self._cover = tree.cover
-        self._segmented_share = _segmented(tree) if variant.is_template else _segmented(tree) * _reached(tree)
-        self._arteries = self._sparse(tree.index)
-        self._brain = brain.mask
+        self.arteries = self._sparse(tree.index)
 
     def _sparse(self, index: NDArray[np.int64]) -> sparse.csr_matrix:
         """(grid voxels, artery voxels): the product of the three matrices for single canvas voxels."""
         parts = []
-        for weights, coordinate in zip(self._fine, np.unravel_index(index, anatomy.SHAPE), strict=True):
+        for weights, coordinate in zip(self._matrices, np.unravel_index(index, anatomy.SHAPE), strict=True):
             axis_weights = weights[:, coordinate].T  # (artery voxels, grid length); few neighbours are not zero
             near = np.sort(np.argpartition(-axis_weights, NEIGHBOURS, axis=1)[:, :NEIGHBOURS], axis=1)
             parts.append((near, np.take_along_axis(axis_weights, near, axis=1)))
@@ -119,10 +119,41 @@ class Renderer:
             (weight[kept], (flat[kept], columns[kept])), shape=(int(np.prod(self.shape)), len(index)), dtype=np.float32
         )
 
-    def _with_arteries(self, artery_hu: Array) -> Array:
-        """The head (X, Y, Z), HU, with these densities (n,) in its arteries."""
-        change = self._arteries @ (self._cover * (artery_hu - self._under))
-        return self._tissue + change.reshape(self.shape).astype(np.float32)
+    def filled(self, values: Array) -> Array:
+        """Values (n,) of the artery voxels on the grid (X, Y, Z), by the share of a voxel that they fill."""
+        return np.asarray((self.arteries @ values).reshape(self.shape), np.float32)
+
+    def scanned(self, channel: Channel, blood: Array, grain: Array, scanner: Scanner) -> Array:
+        """NCCT or CTA (X, Y, Z), HU, with these densities (n,) in its vessels and this noise, as a scanner shows it."""
+        image = self._tissue + self.filled(self._cover * (blood - self._under))
+        return acquisition.on_grid(image, channel, scanner, self.frame) + grain
+
+
+class Renderer:
+    """Renders scenes of one variant onto one grid; construction is slow, a scene is fast.
+
+    ``parts`` are those of the channels NCCT and CTA, as in ``ChannelSpec``.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        offset: GridOffset = GridOffset(),
+        variant: Variant = TEMPLATE,
+        *,
+        parts: tuple[int, int] = WHOLE_VOXELS,
+    ) -> None:
+        self.shape = grid.shape
+        self.variant = variant
+        tree, brain = anatomy.arteries(variant), scene.lattice(variant)
+        self._parts = dict(zip((Channel.NCCT, Channel.CTA), parts, strict=True))
+        self._cts = {number: _Ct(grid.divided(number), offset, variant) for number in {1, *parts}}
+        self._coarse = [
+            _weights(grid, offset, a, brain.affine[a, 3], brain.affine[a, a], brain.mask.shape[a]) for a in range(3)
+        ]
+        self._cover = tree.cover
+        self._segmented_share = _segmented(tree) if variant.is_template else _segmented(tree) * _reached(tree)
+        self._brain = brain.mask
 
     def _spread(self, values: Array) -> Array:
         """Lattice values (m,) on the grid; 0 outside the brain, as in the maps of perfusion software."""
@@ -141,30 +172,34 @@ class Renderer:
             raise ValueError("the renderer has another anatomical variant: build one with the variant of the scene")
         blood = anatomy.BLOOD + patient_scene.density
         noise = np.random.default_rng(variation.noise_seed)
-        grain = [noise.standard_normal(self.shape, dtype=np.float32) * NOISE_HU for _ in range(2)]
         ranks = scene.ranks_ml(patient_scene)
-        tube = (self._arteries @ (self._segmented_share * _visible(patient_scene))).reshape(self.shape)
         values = {
-            Channel.NCCT: self._scanned(Channel.NCCT, blood, grain[0], patient_scene) + np.float32(variation.offset_hu),
+            Channel.NCCT: self._scanned(Channel.NCCT, blood, noise, patient_scene) + np.float32(variation.offset_hu),
             Channel.CTA: self._scanned(
-                Channel.CTA, blood + patient_scene.enhancement * variation.contrast_hu, grain[1], patient_scene
+                Channel.CTA, blood + patient_scene.enhancement * variation.contrast_hu, noise, patient_scene
             ),
-            Channel.VESSELS: tube.astype(np.float32),
+            Channel.VESSELS: self._cts[1].filled(self._segmented_share * _visible(patient_scene)),
             Channel.TMAX: self._spread(scene.tmax_s(ranks, patient_scene.patient)),
             Channel.RCBF: self._spread(scene.flow(ranks, patient_scene.patient, self.variant)),
         }
-        return acquisition.cut(values, variation.scanner, self._frame)
+        return acquisition.cut(values, variation.scanner, self._cts[1].frame)
 
     def clot(self, patient_scene: Scene) -> Array:
         """Share of each voxel (X, Y, Z) that the clot fills, 0 to 1."""
-        share = self._arteries @ (self._cover * patient_scene.clot)
-        return np.asarray(np.clip(share, 0, 1).reshape(self.shape), np.float32)
+        return np.clip(self._cts[1].filled(self._cover * patient_scene.clot), 0, 1)
 
-    def _scanned(self, channel: Channel, blood: Array, grain: Array, patient_scene: Scene) -> Array:
-        """NCCT or CTA (X, Y, Z), HU, with these densities (n,) in its vessels, as the scanner shows it."""
-        scanner = patient_scene.variation.scanner
-        image = acquisition.on_grid(self._with_arteries(blood), channel, scanner, self._frame)
-        return image + grain * np.float32(acquisition.grain(channel, scanner))
+    def _scanned(self, channel: Channel, blood: Array, noise: np.random.Generator, patient_scene: Scene) -> Array:
+        """NCCT or CTA (X, Y, Z), HU, with these densities (n,) in its vessels: the highest of each voxel's parts."""
+        parts, scanner = self._parts[channel], patient_scene.variation.scanner
+        ct = self._cts[parts]
+        grain = noise.standard_normal(self.shape, dtype=np.float32)  # drawn always: the next channel's stays the same
+        if parts == 1:
+            return ct.scanned(
+                channel, blood, grain * np.float32(NOISE_HU * acquisition.grain(channel, scanner)), scanner
+            )
+        own = np.random.default_rng([patient_scene.variation.noise_seed, 10, list(Channel).index(channel)])
+        fine = acquisition.fine_grain(own.standard_normal(ct.shape, dtype=np.float32), channel, scanner, ct.frame)
+        return np.ascontiguousarray(highest(ct.scanned(channel, blood, fine, scanner), parts))
 
 
 # Measured on eight full-size phantoms with NCCT: share of an artery voxel that app/imaging/vessels.py marks, and a
@@ -206,14 +241,19 @@ def _reached(tree: anatomy.Arteries) -> Array:
     return np.where(near, np.where(tree.vein, VEIN_SHARE, 1.0), 0.0).astype(np.float32)
 
 
-def renderer(grid: Grid, offset: GridOffset = GridOffset(), variant: Variant = TEMPLATE) -> Renderer:
-    """The renderer of a grid and a variant; the last ones are kept."""
-    return _renderer(grid, offset, variant)
+def renderer(
+    grid: Grid, channels: Sequence[ChannelSpec] = (), offset: GridOffset = GridOffset(), variant: Variant = TEMPLATE
+) -> Renderer:
+    """The renderer of a grid, the parts of the voxels of ``channels``, and a variant; the last ones are kept."""
+    parts = {channel.name: channel.parts for channel in channels}
+    if any(number > 1 for name, number in parts.items() if name not in (Channel.NCCT, Channel.CTA)):
+        raise ValueError("phantoms have parts of voxels in NCCT and CTA only")
+    return _renderer(grid, (parts.get(Channel.NCCT, 1), parts.get(Channel.CTA, 1)), offset, variant)
 
 
 @lru_cache(maxsize=48)
-def _renderer(grid: Grid, offset: GridOffset, variant: Variant) -> Renderer:
-    return Renderer(grid, offset, variant)
+def _renderer(grid: Grid, parts: tuple[int, int], offset: GridOffset, variant: Variant) -> Renderer:
+    return Renderer(grid, offset, variant, parts=parts)
 
 
 def _carry(matrices: Sequence[Array], volume: Array) -> Array:

@@ -29,7 +29,10 @@ from app.sdk.types import Channel, Input
 
 SCHEMA_VERSION: Final = 2
 OWN_SCHEMA_VERSION: Final = 3
-"""Schema of a manifest with own variables; others keep ``SCHEMA_VERSION``, so that earlier releases read them."""
+PARTS_SCHEMA_VERSION: Final = 4
+"""Schemas of a manifest with own variables, and of one whose channels divide their voxels. A manifest has the least one
+that it needs (``schema_of``), so that earlier releases read it.
+"""
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
 VERSION_PATTERN = r"^[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}(-[0-9a-z.]{1,30})?$"
 
@@ -303,10 +306,10 @@ class Manifest(FrozenModel):
     """Complete manifest of one model version.
 
     Schema 2 adds ``reference_head`` and the second image path of ``architecture``; a manifest of schema 1 has neither.
-    Schema 3 adds own variables; a manifest without any has schema 2.
+    Schema 3 adds own variables, and schema 4 parts of voxels; a manifest without them has schema 2.
     """
 
-    schema_version: Literal[1, 2, 3] = SCHEMA_VERSION
+    schema_version: Literal[1, 2, 3, 4] = SCHEMA_VERSION
     name: Annotated[str, Field(pattern=NAME_PATTERN)]
     version: Version
     kind: Literal["network", "logistic"] = "network"
@@ -368,6 +371,8 @@ class Manifest(FrozenModel):
             raise ValueError("a reference head and a second image path need schema_version 2")
         if self.schema_version < OWN_SCHEMA_VERSION and self.clinical.own:
             raise ValueError("own variables need schema_version 3")
+        if self.schema_version < schema_of(self.clinical, self.channels):
+            raise ValueError("channels with parts of voxels need schema_version 4")
         return self
 
     def _check_network(self, size: int) -> None:
@@ -401,3 +406,10 @@ class Manifest(FrozenModel):
             Channel.RCBF: Input.CBF,
         }
         return [needs[channel.name] for channel in self.channels if channel.required]
+
+
+def schema_of(clinical: Clinical, channels: Sequence[ChannelSpec]) -> Literal[2, 3, 4]:
+    """Least schema of a manifest with these variables and channels."""
+    if any(channel.parts > 1 for channel in channels):
+        return PARTS_SCHEMA_VERSION
+    return OWN_SCHEMA_VERSION if clinical.own else SCHEMA_VERSION

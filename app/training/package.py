@@ -22,7 +22,7 @@ from app.evaluation.metrics import Array
 from app.inference import defaults, fold_files, model_version
 from app.network.architecture import Fusion
 from app.network.daft import Network
-from app.registry.manifest import OWN_SCHEMA_VERSION, SCHEMA_VERSION, Fold, Manifest, Measured, Training
+from app.registry.manifest import Fold, Manifest, Measured, Training, schema_of
 from app.training import (
     description,
     modalities,
@@ -192,7 +192,7 @@ def _write_version(
     visible = () if logistic else NETWORKS[name][1]
     parts: Sequence[Network | fold_files.LogisticFold] = result.logistic if logistic else result.networks[name]
     manifest = Manifest(
-        schema_version=OWN_SCHEMA_VERSION if result.spec.own else SCHEMA_VERSION,
+        schema_version=schema_of(result.spec, defaults.CHANNELS),
         name=out.parent.name,
         version=out.name,
         kind="logistic" if logistic else "network",
