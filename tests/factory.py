@@ -21,8 +21,6 @@ from app.network.architecture import Architecture, Fusion, Location
 from app.network.daft import Network, build
 from app.network.resnet import Marks
 from app.registry.manifest import (
-    OWN_SCHEMA_VERSION,
-    SCHEMA_VERSION,
     Background,
     Calibration,
     Clinical,
@@ -34,6 +32,7 @@ from app.registry.manifest import (
     Threshold,
     Training,
     VariableKind,
+    schema_of,
 )
 from app.registry.model_store import ModelStore
 from app.sdk.types import Channel
@@ -96,7 +95,7 @@ def tiny_manifest(
     background = chance.normal(size=(backgrounds, size)).round(3)
     background[:, values:] = chance.random((backgrounds, size - values)) < 0.3
     return Manifest(
-        schema_version=OWN_SCHEMA_VERSION if clinical.own else SCHEMA_VERSION,
+        schema_version=schema_of(clinical, [CHANNELS[name] for name in channels]),
         name=name,
         version=version,
         kind="logistic" if kind == "logistic" else "network",

@@ -361,6 +361,8 @@ class Manifest(FrozenModel):
             raise ValueError("each golden case needs one logit per fold")
         if any(len(vector) != size for vector in self.background.vectors):
             raise ValueError(f"background.vectors must have {size} entries each, as the clinical vector")
+        for channel in self.channels:
+            self.grid.divided(channel.parts)  # raises if it has too many voxels
         if self.kind == "network":
             self._check_network(size)
         return self
@@ -371,7 +373,7 @@ class Manifest(FrozenModel):
             raise ValueError("a reference head and a second image path need schema_version 2")
         if self.schema_version < OWN_SCHEMA_VERSION and self.clinical.own:
             raise ValueError("own variables need schema_version 3")
-        if self.schema_version < schema_of(self.clinical, self.channels):
+        if self.schema_version < PARTS_SCHEMA_VERSION and any(channel.parts > 1 for channel in self.channels):
             raise ValueError("channels with parts of voxels need schema_version 4")
         return self
 

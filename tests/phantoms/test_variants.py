@@ -123,7 +123,7 @@ def test_lesion_volumes_of_a_variant_equal_the_truth(site: str) -> None:
 def test_both_renderers_show_the_same_variant_and_scanner(scanner: Scanner) -> None:
     drawn = scene.build(patient(), variation(VARIANT, scanner))
     pose = volumes.draw_pose(np.random.default_rng(SEED))
-    fast = render.normalise(render.renderer(GRID, variant=VARIANT).render(drawn), CHANNELS)
+    fast = render.normalise(render.renderer(GRID, CHANNELS, variant=VARIANT).render(drawn), CHANNELS)
     native = {one.name: Volume(np.asfortranarray(one.data), one.affine) for one in volumes.series(drawn, pose, COARSE)}
     for row, name, world, fill in (
         (0, "ncct", pose.ncct_movement @ pose.world_from_mni, -1000.0),
@@ -131,7 +131,7 @@ def test_both_renderers_show_the_same_variant_and_scanner(scanner: Scanner) -> N
         (3, "tmax", pose.world_from_mni, 0.0),
     ):
         spec = CHANNELS[row]
-        values = resample.to_grid(native[name], GRID, world, fill=fill)
+        values = resample.to_grid(native[name], GRID, world, fill=fill, parts=spec.parts)
         values = (np.clip(values, *spec.window) - spec.mean) / spec.std
         found = float(np.corrcoef(values.ravel(), fast[row].ravel())[0, 1])
         assert found > CORRELATION[name]

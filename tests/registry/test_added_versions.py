@@ -201,7 +201,11 @@ UNUSABLE: dict[str, Change] = {
     "a negative slope": put("calibration.slope", -1),
     "a version of 5000 digits": put("version", "9" * 5000 + ".0.0"),
     "an unknown member": put("filters", 4),
-    "an unknown schema": put("schema_version", 4),
+    "an unknown schema": put("schema_version", 5),
+    "parts of voxels in schema 2": put("channels.0.parts", 2),
+    "more parts than voxels fit": lambda d: d.update(
+        schema_version=4, grid=d["grid"] | {"shape": [256] * 3}, channels=[d["channels"][0] | {"parts": 4}]
+    ),
     "a number as text": put("threshold.value", "half"),
 }
 

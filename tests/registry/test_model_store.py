@@ -8,10 +8,12 @@ import threading
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from app.registry.manifest import Manifest
 from app.registry.model_store import ModelStore
 from app.sdk.errors import AliasConflict, InvalidRequest, ModelNotFound, ModelNotReady
+from tests.factory import tiny_manifest
 from tests.registry.publish import publish, publish_with_segmenter
 
 
@@ -194,3 +196,18 @@ def test_added_version_includes_its_segmenter(store: Path, tmp_path: Path) -> No
     (other / "manifest.json").write_text(manifest.model_copy(update={"segmenter": reference}).model_dump_json())
     assert registry.add(other).version == "1.1.0"
     assert registry.names() == ["tiny"]
+
+
+def test_manifest_whose_channels_have_parts_needs_schema_4_and_others_are_written_as_before() -> None:
+    plain = tiny_manifest()
+    document = plain.model_dump()
+    assert all("parts" not in channel for channel in document["channels"])
+    document["channels"] = [channel | {"parts": 2} for channel in document["channels"]]
+    with pytest.raises(ValidationError, match="parts of voxels need schema_version 4"):
+        Manifest.model_validate(document)
+    divided = Manifest.model_validate(document | {"schema_version": 4})
+    assert Manifest.model_validate_json(divided.model_dump_json()) == divided
+    assert [channel.parts for channel in divided.channels] == [2, 2]
+    assert divided.model_dump(exclude={"channels", "schema_version"}) == plain.model_dump(
+        exclude={"channels", "schema_version"}
+    )
