@@ -47,6 +47,8 @@ _CONTRAST_PLACES: Final = {Input.CTA: 12, Input.NCCT: 24}  # cells with bright b
 _NEIGHBOURS: Final = np.delete(np.indices((3, 3, 3)).reshape(3, -1).T, 13, axis=0)  # in an array padded by 1
 _WHOLE_TREE_MM: Final = 100.0  # a shorter scan shows fewer places
 _METAL_HU: Final = 2000.0
+_METAL_BLOCK_HU: Final = 1200.0  # mean of a block of about 3 mm with a clip; plaques and contrast stay below 800
+_METAL_DEPTH_MM: Final = 4.0  # from bone
 _MAX_SLICE_MM: Final = {Input.CTA: 1.5, Input.NCCT: 5.5, Input.CTP: 10.5, Input.TMAX: 10.5, Input.CBF: 10.5}
 _MAX_S: Final = {Input.TMAX: 120.0, Input.MTT: 240.0}
 _SHORTEST_S: Final = 1.5  # the noise of every Tmax map in seconds exceeds it
@@ -130,7 +132,7 @@ def _head_ct(volume: Volume, field: Input) -> tuple[Flag, ...]:
         raise _refuse(field, f"the values are not Hounsfield units: {scale.reason}")
     if seen:
         flags = _window(values, edges, field)
-        return (*flags, *_brain_level(space, field), *_contrast(values, space, field))
+        return (*flags, *_brain_level(space, field), *_contrast(values, space, field), *_metal(values, space, field))
     if _shows_trunk(values, body, edges):
         raise _refuse(
             field,
@@ -225,6 +227,14 @@ def _contrast(values: np.ndarray, space: Enclosure, field: Input) -> tuple[Flag,
     if field is Input.NCCT and places > _CONTRAST_PLACES[field]:
         return (_flag("contrast-doubtful", field, "the arteries of the brain are bright, as after contrast"),)
     return ()
+
+
+def _metal(values: np.ndarray, space: Enclosure, field: Input) -> tuple[Flag, ...]:
+    """Say that there is metal within the skull: blocks brighter than plaques and contrast, away from bone."""
+    bright = np.argwhere(space.inside & (values > _METAL_BLOCK_HU))
+    if not len(_deep_in(bright, space.inside, space.edges, _METAL_DEPTH_MM)):
+        return ()
+    return (_flag("metal", field, "there is metal within the skull; its streaks can look like calcium or contrast"),)
 
 
 def _with_neighbours(mask: np.ndarray) -> np.ndarray:

@@ -127,6 +127,12 @@ _CT: Final = {
         "Median of the soft tissue inside bone; 5 to 70 HU is expected.",
         "Export the CT with its rescale slope and intercept, applied once.",
     ),
+    "metal": FlagKind(
+        _INFO,
+        "There is metal within the skull, such as a clip or a coil.",
+        "Blocks of 3 mm above 1200 HU at least 4 mm from bone.",
+        "Look at the maps near the metal: its streaks can look like calcium or contrast, and hide an artery.",
+    ),
     "slices-missing": FlagKind(
         _WARNING,
         "Slices are missing or empty inside the head, or the head moved between two slices.",

@@ -11,7 +11,10 @@ import pytest
 from app.imaging.io import nifti
 from app.imaging.io.nifti import Volume
 from app.imaging.plausibility import check
+from app.phantoms import biology, scene, volumes
+from app.phantoms.scanner import Metal, Scanner
 from app.sdk.errors import ImplausibleModality
+from app.sdk.flags import Severity, severity_of
 from app.sdk.types import Input
 from tests.imaging import heads
 
@@ -114,11 +117,31 @@ def test_padding_below_air_passes(padding: int) -> None:
     assert codes(dataclasses.replace(volume, data=data), Input.NCCT) == set()
 
 
-def test_metal_passes() -> None:
+def test_metal_passes_and_is_said() -> None:
     volume = head()
     data = np.array(volume.data)
     data[48:54, 50:56, 40:44] = 12_000
-    assert codes(dataclasses.replace(volume, data=data), Input.NCCT) == set()
+    assert codes(dataclasses.replace(volume, data=data), Input.NCCT) == {"metal"}
+    assert severity_of("metal") is Severity.INFO
+
+
+@pytest.mark.parametrize(
+    ("place_mm", "hu", "found"),
+    [
+        ((-20.0, 4.0, -12.0), 2200.0, {"metal"}),  # a clip at the middle cerebral artery
+        ((0.0, 22.0, -12.0), 2200.0, {"metal"}),
+        ((26.0, 48.0, -92.0), 3000.0, set()),  # a dental filling
+        ((-20.0, 4.0, -12.0), 1100.0, set()),  # the densest plaque
+    ],
+)
+def test_clip_is_said_and_filling_and_plaque_are_not(
+    place_mm: tuple[float, float, float], hu: float, found: set[str]
+) -> None:
+    metal = Metal(place_mm, hu=hu, streak_hu=100.0, angles=(0.3, 1.0, 2.0))
+    variation = dataclasses.replace(scene.draw_variation(7, 0), scanner=Scanner(metal=metal))
+    drawn, pose = scene.build(biology.draw(1, 7)[0], variation), volumes.draw_pose(np.random.default_rng(7))
+    series = next(one for one in volumes.series(drawn, pose) if one.name == "ncct")
+    assert codes(Volume(np.asfortranarray(series.data), series.affine), Input.NCCT) == found
 
 
 def test_missing_piece_of_skull_passes() -> None:
