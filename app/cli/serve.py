@@ -7,6 +7,8 @@ Design notes:
   No job is lost, since jobs are durable. `/readyz` says that the worker does not start. After `worker_start_minutes`
   the service ends with an error, so that its process supervisor or its operator notices.
 - The worker reads a pipe from its supervisor. If the supervisor is killed, the pipe closes and the worker drains.
+- `serve` starts the worker's process first, because both load their libraries for seconds. The process then waits for
+  one byte of the pipe, which it gets when the API accepts requests.
 """
 
 from __future__ import annotations
@@ -22,12 +24,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    import uvicorn
     from fastapi import FastAPI
 
     from app.core.config import Settings
@@ -40,6 +44,7 @@ STABLE_AFTER = 60.0  # seconds; a worker that ran this long did not fail at its 
 SPIN_COUNT = "1000"  # how long idle OpenMP threads spin: from one layer to the next, no longer (docs/experiments.md)
 OTHER_FILES = 512  # open files of the API process besides its connections: uploads, downloads, database
 PRIVATE = 0o077  # file mode mask: no other user of the machine reads what the service writes
+RELEASE = b"\n"  # tells a child process that is held to begin
 GRACE = 30.0  # seconds until a draining worker is killed; its job resumes at the next start
 
 
@@ -60,7 +65,6 @@ def serve(
     from app.core import logging as app_logging
     from app.core.egress import EgressClient
     from app.dicom.callers import check_listener
-    from app.main import create_app
 
     os.umask(PRIVATE)
     given = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
@@ -72,55 +76,57 @@ def serve(
         check_writable(config)
         if config.dicom_port:
             check_listener(config)
+    except ValueError as refusal:
+        typer.echo(str(refusal), err=True)
+        raise typer.Exit(2) from None
+    supervisor = _start_worker(config) if worker else None
+    try:
+        service = _service(config)
+        command = [sys.executable, "-m", "app.cli", "dicom", "listen", "--until-eof"]
+        listener = ProcessSupervisor(command, name="DICOM listener") if config.dicom_port else None
+        _listen(service, config, supervisor, listener)
+    finally:
+        if supervisor:
+            supervisor.stop()
+
+
+def _start_worker(config: Settings) -> ProcessSupervisor:
+    """Start the process of the worker; it loads its libraries, and waits until it is released."""
+    command = [sys.executable, "-m", "app.cli", "worker", "--until-eof", "--held"]
+    supervisor = ProcessSupervisor(command, give_up=60 * config.worker_start_minutes, held=True)
+    supervisor.start()
+    return supervisor
+
+
+def _service(config: Settings) -> FastAPI:
+    """The application on the newest schema of its database; a setting that it refuses ends the command."""
+    from app.main import create_app
+
+    try:
         service = create_app(config)
     except ValueError as refusal:
         typer.echo(str(refusal), err=True)
         raise typer.Exit(2) from None
     service.state.services.database.upgrade()  # here: an error of the start of uvicorn would be a traceback
-    command = [sys.executable, "-m", "app.cli", "worker", "--until-eof"]
-    supervisor = ProcessSupervisor(command, give_up=60 * config.worker_start_minutes) if worker else None
-    command = [sys.executable, "-m", "app.cli", "dicom", "listen", "--until-eof"]
-    listener = ProcessSupervisor(command, name="DICOM listener") if config.dicom_port else None
-    _listen(service, config, supervisor, listener)
+    return service
 
 
 def _listen(
     service: FastAPI, config: Settings, supervisor: ProcessSupervisor | None, dicom: ProcessSupervisor | None
 ) -> None:
     """Serve until a signal arrives; worker and DICOM listener run while the server accepts requests."""
-    import uvicorn
 
-    from app.api.http_protocol import protocol
+    def started() -> None:
+        if supervisor:
+            supervisor.release()
+        if dicom:
+            dicom.start()
 
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            if self.started:
-                address, port = self.servers[0].sockets[0].getsockname()[:2]
-                typer.echo(f"rlvo is at http://{f'[{address}]' if ':' in address else address}:{port}")
-                for child in filter(None, (supervisor, dicom)):
-                    child.start()
-
-        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            service.state.services.drain()  # end the long polls, else uvicorn waits for them
-            await super().shutdown(sockets)
-
-    server = Server(
-        uvicorn.Config(
-            service,
-            host=config.host,
-            port=config.port,
-            http=protocol(config),
-            ws="none",
-            log_config=None,
-            access_log=False,  # the audit trail and the metrics cover it
-            server_header=False,
-            timeout_graceful_shutdown=round(GRACE),
-        )
-    )
+    server = _server(service, config, started)
     _allow_open_files(config.max_connections + OTHER_FILES)
     if supervisor:
         supervisor.on_give_up = partial(setattr, server, "should_exit", True)
+        server.should_exit = supervisor.gave_up
         service.state.services.worker_fault = supervisor.fault
     # uvicorn raises the signal that stopped it again at its end; the worker must still be drained then.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -135,6 +141,39 @@ def _listen(
         _exit_if_given_up(supervisor, config)
     if not server.started:
         raise typer.Exit(1)
+
+
+def _server(service: FastAPI, config: Settings, started: Callable[[], None]) -> uvicorn.Server:
+    """A server that calls ``started`` when it accepts requests, and ends the long polls before it stops."""
+    import uvicorn
+
+    from app.api.http_protocol import protocol
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                address, port = self.servers[0].sockets[0].getsockname()[:2]
+                typer.echo(f"rlvo is at http://{f'[{address}]' if ':' in address else address}:{port}")
+                started()
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            service.state.services.drain()  # end the long polls, else uvicorn waits for them
+            await super().shutdown(sockets)
+
+    return Server(
+        uvicorn.Config(
+            service,
+            host=config.host,
+            port=config.port,
+            http=protocol(config),
+            ws="none",
+            log_config=None,
+            access_log=False,  # the audit trail and the metrics cover it
+            server_header=False,
+            timeout_graceful_shutdown=round(GRACE),
+        )
+    )
 
 
 def _listener(config: Settings) -> socket.socket:
@@ -174,6 +213,7 @@ def _exit_if_given_up(supervisor: ProcessSupervisor, config: Settings) -> None:
 
 def worker(
     until_eof: Annotated[bool, typer.Option(hidden=True, help="Drain when standard input closes.")] = False,
+    held: Annotated[bool, typer.Option(hidden=True, help="Wait for one byte of standard input.")] = False,
 ) -> None:
     """Run one worker: take predictions from the queue, one at a time, until a signal stops it.
 
@@ -187,7 +227,7 @@ def worker(
     from app.cli.common import check_writable, settings
     from app.core import logging as app_logging
     from app.core.egress import EgressClient
-    from app.worker.process import run
+    from app.worker import process
 
     config = settings()
     app_logging.configure_logging(config.log_level, config.log_format)
@@ -197,9 +237,12 @@ def worker(
         typer.echo(str(refusal), err=True)
         raise typer.Exit(2) from None
     check_writable(config)
+    kernels = process.prepare(config)
+    if held and not sys.stdin.buffer.read(len(RELEASE)):
+        return  # the service ended before it accepted requests
     if until_eof:
         threading.Thread(target=_drain_at_eof, daemon=True).start()
-    run(config)
+    process.run(config, kernels)
 
 
 def _drain_at_eof() -> None:
@@ -215,10 +258,12 @@ class ProcessSupervisor:
         give_up: Seconds without a child process that runs stably, until ``on_give_up`` is called and no more are
             started; 0: never.
         name: What the process is, for messages.
+        held: Whether each child process waits for one byte, which it gets when, or after, ``release`` is called.
     """
 
-    def __init__(self, command: list[str], *, give_up: float = 0.0, name: str = "worker") -> None:
+    def __init__(self, command: list[str], *, give_up: float = 0.0, name: str = "worker", held: bool = False) -> None:
         self._command = command
+        self._held = held
         self._name = name
         self._give_up = give_up
         self._stopping = threading.Event()
@@ -232,6 +277,19 @@ class ProcessSupervisor:
     def start(self) -> None:
         """Start the child process, in a background thread."""
         self._thread.start()
+
+    def release(self) -> None:
+        """Let the child process, and those that are started later, do their work."""
+        with self._starting:
+            self._held = False
+            if self._process is not None:
+                self._send_release(self._process)
+
+    def _send_release(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None
+        with suppress(OSError):  # it has ended
+            process.stdin.write(RELEASE)
+            process.stdin.flush()
 
     def fault(self) -> str | None:
         """Return why there is no stable child process; None while one runs, or before the first one has ended."""
@@ -281,6 +339,8 @@ class ProcessSupervisor:
                 return ""
             # New session: Ctrl-C in a terminal reaches only this process, which then drains the worker.
             self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603
+            if not self._held:
+                self._send_release(self._process)
         with self._process as process:
             while True:
                 try:

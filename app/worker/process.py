@@ -67,12 +67,37 @@ FIRST_SWEEP = 60.0  # seconds after the start, so that a worker that never runs 
 REPLAY_PAUSE = 5.0  # seconds until the ledger of erasures is read again, if it cannot be reached
 
 
-def run(settings: Settings) -> None:
+def prepare(settings: Settings) -> threading.Thread:
+    """Does what needs neither folders nor database, and returns the thread that loads the imaging kernels.
+
+    The first time after an installation, the kernels of app/imaging are compiled.
+    """
+    resource_limits.memory(settings.memory_limit_mb)
+    resource_limits.keep_memory()
+    sys.setswitchinterval(SWITCH_INTERVAL)
+
+    def load() -> None:
+        log.info("loads the imaging kernels; the first start after an installation compiles them, in half a minute")
+        try:
+            align.warm_up()
+        except Exception as error:  # noqa: BLE001 - the first preparation tries again and reports its error
+            log.warning("the imaging kernels are not loaded: %s", error_location(error))
+
+    thread = threading.Thread(target=load, name="kernels", daemon=True)
+    thread.start()
+    return thread
+
+
+def run(settings: Settings, kernels: threading.Thread) -> None:
     """Runs one worker, and ends the process after SIGTERM or SIGINT.
 
     While a folder or another part of the environment cannot be used, the worker is created again and again.
+
+    Args:
+        settings: Those of the service.
+        kernels: Thread of ``prepare``.
     """
-    _retry_environment(lambda: Worker(settings)).run()
+    _retry_environment(lambda: Worker(settings)).run(kernels)
 
 
 def _retry_environment(action: Callable[[], T], stop: threading.Event | None = None) -> T:
@@ -132,22 +157,18 @@ class Worker:
         self._stop = threading.Event()
         self._stopped = threading.Event()
 
-    def run(self) -> None:
-        """Works until SIGTERM or SIGINT, then drains and ends the process."""
+    def run(self, kernels: threading.Thread) -> None:
+        """Works until SIGTERM or SIGINT, then drains and ends the process; ``kernels`` is the thread of ``prepare``."""
         secure(self._settings)
-        resource_limits.memory(self._settings.memory_limit_mb)
-        resource_limits.keep_memory()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop.set())
-        sys.setswitchinterval(SWITCH_INTERVAL)
-        loading = self._start_loading_kernels()
         retry_until_available(self._database.upgrade)
         retry_until_available(self._queue.upgrade)
         retry_until_available(self._supervisor.heartbeat)
         watching = self._start_periodic(self._settings.heartbeat, self._supervisor.watch)
         self._start_sweeps()
         self._start_periodic(self._settings.heartbeat, self._supervisor.load_models, nice=LOADING_NICE)
-        self._wait_for(loading)
+        self._wait_for(kernels)
         gc.freeze()
         self._load_default_model()
         self._replay_erasures()
@@ -169,20 +190,6 @@ class Worker:
         self._traces.close()
         logging.shutdown()
         os._exit(0)  # a thread of an unfinished job may still run
-
-    def _start_loading_kernels(self) -> threading.Thread:
-        """Loads the kernels of app/imaging in a thread; the first time after an installation, they are compiled."""
-
-        def load() -> None:
-            log.info("loads the imaging kernels; the first start after an installation compiles them, in half a minute")
-            try:
-                align.warm_up()
-            except Exception as error:  # noqa: BLE001 - the first preparation tries again and reports its error
-                log.warning("the imaging kernels are not loaded: %s", error_location(error))
-
-        thread = threading.Thread(target=load, name="kernels", daemon=True)
-        thread.start()
-        return thread
 
     def _wait_for(self, thread: threading.Thread) -> None:
         while thread.is_alive() and not self._stop.is_set():

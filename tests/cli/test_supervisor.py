@@ -69,6 +69,34 @@ def test_worker_that_runs_stably_between_its_ends_is_not_given_up(monkeypatch: p
     supervisor.stop()
 
 
+@pytest.mark.usefixtures("quick")
+def test_held_process_begins_when_it_is_released_and_so_do_later_ones(tmp_path: Path) -> None:
+    code = "import os, sys; sys.stdin.buffer.read(1) and open(os.path.join(sys.argv[1], str(os.getpid())), 'w')"
+    supervisor = ProcessSupervisor([sys.executable, "-S", "-c", code, str(tmp_path)], held=True)
+    supervisor.start()
+    wait(lambda: supervisor._process is not None)
+    time.sleep(0.5)
+    assert not list(tmp_path.iterdir())
+    supervisor.release()
+    wait(lambda: len(list(tmp_path.iterdir())) == 2)  # each process ends after its file, and a new one is started
+    supervisor.stop()
+
+
+def test_held_worker_ends_without_work_if_its_service_does_not_start(tmp_path: Path) -> None:
+    environment = os.environ | {"RLVO_DATA_DIR": str(tmp_path / "data")}
+    ended = subprocess.run(
+        [sys.executable, "-m", "app.cli", "worker", "--until-eof", "--held"],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert not list((tmp_path / "data").glob("*.sqlite"))
+
+
 def test_service_without_a_worker_is_not_ready_and_ends_with_an_error(tmp_path: Path) -> None:
     """Each worker ends at its start, because it may use no memory."""
     code = "from app.cli import serve; from app.cli.__main__ import main; serve.FIRST_PAUSE = 0.2; main()"
