@@ -3,7 +3,7 @@
 ``python tools/demo_model.py OUT [--patients N] [--phantoms N]``. OUT gets the cohort and the versions
 ``rlvo-synthetic/2.2.0`` and ``rlvo-synthetic-lr/2.2.0``. An interrupted run continues from its last checkpoint when it
 is called again. Weights depend on the kind of CPU and on the number of threads, so on another machine the printed
-digests differ. How the shipped versions differ from this command is in docs/experiments.md.
+digests differ. docs/experiments.md says how the shipped versions were made.
 """
 
 from __future__ import annotations
