@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import load_file, save
 
+from app.imaging.model_grid import ChannelSpec
 from app.inference import defaults
 from app.sdk.types import Flag, Input, PerfusionSummary
 
@@ -45,17 +46,17 @@ class PreparedStudy:
     flags: tuple[Flag, ...] = ()
 
 
-def layout() -> dict[str, object]:
+def layout(channels: Sequence[ChannelSpec] = defaults.CHANNELS) -> dict[str, object]:
     """Grid and channels on which prepared images depend, as JSON."""
     return {
         "grid": defaults.GRID.model_dump(mode="json"),
-        "channels": [channel.model_dump(mode="json") for channel in defaults.CHANNELS],
+        "channels": [channel.model_dump(mode="json") for channel in channels],
     }
 
 
-def cache_key(volumes: Volumes) -> str:
+def cache_key(volumes: Volumes, channels: Sequence[ChannelSpec] = defaults.CHANNELS) -> str:
     """SHA-256 of the study's files, the grid, the channels and the version of the cache."""
-    digest = hashlib.sha256(json.dumps(layout() | {"cache": CACHE_VERSION}, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(layout(channels) | {"cache": CACHE_VERSION}, sort_keys=True).encode())
     for field in sorted(volumes):
         digest.update(f"{field}:{file_digest(volumes[field])}".encode())
     return digest.hexdigest()
@@ -75,13 +76,13 @@ def _content(path: Path, size: int, changed_ns: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def prepare_cached(volumes: Volumes, cache: Path) -> PreparedStudy:
-    """Load a study from the cache; if it is not there, prepare it and store it.
+def prepare_cached(volumes: Volumes, cache: Path, channels: Sequence[ChannelSpec] = defaults.CHANNELS) -> PreparedStudy:
+    """Load a study from the cache; if it is not there, prepare it for ``channels`` and store it.
 
     Raises:
         RlvoError: If a volume cannot be used.
     """
-    path = cache / f"{cache_key(volumes)}.safetensors"
+    path = cache / f"{cache_key(volumes, channels)}.safetensors"
     if path.exists():
         stored = load_file(path)
         with safe_open(path, "np") as file:
@@ -91,7 +92,7 @@ def prepare_cached(volumes: Volumes, cache: Path) -> PreparedStudy:
     from app.imaging.io import nifti
 
     images = preprocess.prepare(
-        {field: nifti.read(file, field=field) for field, file in volumes.items()}, defaults.GRID, defaults.CHANNELS
+        {field: nifti.read(file, field=field) for field, file in volumes.items()}, defaults.GRID, channels
     )
     image, presence = images.image.astype(np.float16), np.asarray(images.presence, bool)
     prepared = PreparedStudy(image, presence, images.perfusion, images.flags)

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from app.imaging.model_grid import ChannelSpec
 from app.inference import defaults, preprocess_cache
 from app.sdk.errors import RlvoError
 from app.sdk.types import Flag, PerfusionSummary
@@ -47,10 +48,12 @@ def preprocess(
     jobs: int = 1,
     fill: Filler | None = None,
     needs_outcomes: bool = True,
+    channels: Sequence[ChannelSpec] = defaults.CHANNELS,
 ) -> Dataset:
     """Prepare every study of the cohort that is not in its cache, and load all studies.
 
-    ``fill`` prepares the studies; by default ``jobs`` processes do. Under torchrun the first rank prepares, and the
+    ``channels`` have the names and the order of ``defaults.CHANNELS``; a ``fill`` prepares those. ``fill`` prepares the
+    studies; by default ``jobs`` processes do. Under torchrun the first rank prepares, and the
     other ranks read the cache. Without ``needs_outcomes``, the label of an unknown outcome is ``UNKNOWN``.
 
     Raises:
@@ -59,11 +62,11 @@ def preprocess(
     if needs_outcomes and any(study.outcome is None for study in cohort.studies):
         raise CohortFault(["rows of unknown outcome cannot be trained or scored on"])
     cache = cohort.folder / ".prepared"
-    arrays = _ready(cohort)
+    arrays = _ready(cohort, channels)
     if arrays is None and distributed.is_first_rank():
-        arrays = _prepare(cohort, cache, fill or _by_processes(jobs), progress)
+        arrays = _prepare(cohort, cache, fill or _by_processes(jobs, channels), progress, channels)
     distributed.barrier()
-    images, presence, perfusion, flags = arrays or _load(cohort, cache)
+    images, presence, perfusion, flags = arrays or _load(cohort, cache, channels)
     rows = cohort.studies
     patients = {name: number for number, name in enumerate(dict.fromkeys(study.patient for study in rows))}
     latents, oracle = _truth(cohort, perfusion)
@@ -93,7 +96,7 @@ def _all_flags(study: CohortRow, found: Sequence[Flag] | None) -> Sequence[Flag]
     return found if not study.conversion_flags else (*study.conversion_flags, *(found or ()))
 
 
-def _ready(cohort: Cohort) -> Arrays | None:
+def _ready(cohort: Cohort, channels: Sequence[ChannelSpec]) -> Arrays | None:
     """The arrays of a cohort that comes prepared; None for any other cohort."""
     numbers = [study.prepared for study in cohort.studies]
     if any(number is None for number in numbers):
@@ -107,7 +110,7 @@ def _ready(cohort: Cohort) -> Arrays | None:
     except (ValueError, EOFError) as error:
         raise CohortFault(["images.npy or images.json is damaged: make the cohort again"]) from error
     expected = (len(defaults.CHANNELS), *defaults.GRID.shape)
-    if layout != preprocess_cache.layout() or images.shape[1:] != expected or images.dtype != np.float16:
+    if layout != preprocess_cache.layout(channels) or images.shape[1:] != expected or images.dtype != np.float16:
         raise CohortFault(["images.npy was prepared for another grid or other channels: make the cohort again"])
     order = np.array(numbers, np.int64)
     faults = FaultList()
@@ -137,20 +140,22 @@ def _presence(folder: Path, count: int) -> NDArray[np.bool_]:
     return np.asarray(presence)
 
 
-def _prepare(cohort: Cohort, cache: Path, fill: Filler, progress: ProgressReporter) -> Arrays:
-    missing = [study for study in cohort.studies if not _cached(study, cache).exists()]
+def _prepare(
+    cohort: Cohort, cache: Path, fill: Filler, progress: ProgressReporter, channels: Sequence[ChannelSpec]
+) -> Arrays:
+    missing = [study for study in cohort.studies if not _cached(study, cache, channels).exists()]
     with progress.stage("preparing", len(cohort.studies)) as advance:
         advance(len(cohort.studies) - len(missing))
         fill(missing, cache, lambda: advance(1))
-    return _load(cohort, cache)
+    return _load(cohort, cache, channels)
 
 
-def _load(cohort: Cohort, cache: Path) -> Arrays:
+def _load(cohort: Cohort, cache: Path, channels: Sequence[ChannelSpec]) -> Arrays:
     """Load every study from the cache; one that is not there is prepared, so that its fault is raised with its row."""
     faults, prepared = [], []
     for study in cohort.studies:
         try:
-            prepared.append(preprocess_cache.prepare_cached(study.volumes, cache))
+            prepared.append(preprocess_cache.prepare_cached(study.volumes, cache, channels))
         except RlvoError as error:
             faults.append(f"row {study.row}: {error.detail}")
     if faults:
@@ -163,12 +168,12 @@ def _load(cohort: Cohort, cache: Path) -> Arrays:
     )
 
 
-def _by_processes(jobs: int) -> Filler:
+def _by_processes(jobs: int, channels: Sequence[ChannelSpec]) -> Filler:
     """Filler that runs ``jobs`` processes on this machine."""
 
     def fill(studies: Sequence[CohortRow], cache: Path, advance: Callable[[], None]) -> None:
         if jobs > 1 and len(studies) > 1:
-            work = [(study.volumes, cache) for study in studies]
+            work = [(study.volumes, cache, channels) for study in studies]
             try:
                 side_by_side(_try, work, jobs, lambda _: advance())
             except BrokenProcessPool:
@@ -176,19 +181,19 @@ def _by_processes(jobs: int) -> Filler:
                 raise CohortFault([f"{fault}: try --jobs 1, or --workers queue, which names the row"]) from None
         else:
             for study in studies:
-                _try((study.volumes, cache), lambda _: advance())
+                _try((study.volumes, cache, channels), lambda _: advance())
 
     return fill
 
 
-def _try(work: tuple[preprocess_cache.Volumes, Path], tell: Callable[[bool], None]) -> None:
+def _try(work: tuple[preprocess_cache.Volumes, Path, Sequence[ChannelSpec]], tell: Callable[[bool], None]) -> None:
     with suppress(RlvoError):
         preprocess_cache.prepare_cached(*work)
     tell(True)
 
 
-def _cached(study: CohortRow, cache: Path) -> Path:
-    return cache / f"{preprocess_cache.cache_key(study.volumes)}.safetensors"
+def _cached(study: CohortRow, cache: Path, channels: Sequence[ChannelSpec]) -> Path:
+    return cache / f"{preprocess_cache.cache_key(study.volumes, channels)}.safetensors"
 
 
 def _truth(

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 import app
+from app.imaging.model_grid import ChannelSpec
 from app.inference import defaults, preprocess_cache
 from app.registry.manifest import Manifest
 from app.sdk.clinical import ClinicalRecord
@@ -109,6 +110,18 @@ def check_layout(manifest: Manifest) -> None:
     if manifest.grid != defaults.GRID or tuple(manifest.channels) != defaults.CHANNELS:
         fault = f"{manifest.name} {manifest.version} has another grid or other channels than cohorts of this release"
         raise CohortFault([f"{fault}; give a version that this release trained"])
+
+
+def channels_of(manifest: Manifest) -> tuple[ChannelSpec, ...]:
+    """Channels for which a cohort is prepared before this version predicts it; a logistic regression sees no image.
+
+    Raises:
+        CohortFault: The version has another grid, or channels with other names.
+    """
+    names = [channel.name for channel in defaults.CHANNELS]
+    if manifest.grid != defaults.GRID or [channel.name for channel in manifest.channels] != names:
+        check_layout(manifest)
+    return defaults.CHANNELS if manifest.kind == "logistic" else manifest.channels
 
 
 def version_digest(folder: Path) -> str:

@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,7 @@ from app.training.own_variables import OwnColumns
 from app.training.patient_files import Predictions, Source
 from app.training.preprocess import preprocess
 from app.training.progress import ProgressReporter
-from app.training.provenance import check_layout, read_manifest
+from app.training.provenance import channels_of, read_manifest
 
 ORACLE = "the oracle"
 
@@ -162,7 +163,7 @@ def predict_cohort(config: EvalConfig, progress: ProgressReporter) -> ScoredCoho
         raise CohortFault(["one version is given twice; give each version once"])
     patients = _select(read, config)
     for manifest in manifests:
-        check_layout(manifest)
+        channels_of(manifest)
         if manifest.training.target != patients.target:
             fault = f"{_name(manifest)} predicts {manifest.training.target}, and the cohort's outcome is another"
             raise CohortFault([f"{fault}: {patients.target}"])
@@ -179,7 +180,7 @@ def predict_unlabelled(config: EvalConfig, progress: ProgressReporter) -> Scored
     """
     (folder,) = config.versions
     manifest = read_manifest(folder)
-    check_layout(manifest)
+    channels_of(manifest)
     read = cohort.read_unlabelled(
         config.cohort,
         manifest.training.target,
@@ -202,7 +203,9 @@ def _predicted(
     """Prepare, check and predict the selected ``patients`` of the cohort ``read`` with every version."""
     patients = dicom_studies.convert(patients, config.dicom, progress, jobs=config.jobs)
     suspicions = suspicious.check(patients, config.accept, accept_images=config.accept_flags)
-    data = preprocess(patients, progress, jobs=config.jobs, needs_outcomes=needs_outcomes)
+    prepare = partial(preprocess, patients, progress, jobs=config.jobs, needs_outcomes=needs_outcomes)
+    channels = channels_of(manifests[0])
+    data = prepare(channels=channels)
     remarks = [training_overlap.check(manifest, patients, data, accept=config.i_know) for manifest in manifests]
     repeats = suspicious.SAME_IMAGE in suspicious.accepted(config.accept)
     remarks.append(input_checks.check(patients, data, accept=config.accept_flags, accept_repeats=repeats))
@@ -211,7 +214,9 @@ def _predicted(
     with progress.stage("predicting", len(data) * len(manifests)) as advance:
         for manifest, folder in zip(manifests, config.versions, strict=True):
             model = ModelVersion.load(folder, manifest, config.device)
-            predictions[_name(manifest)] = predict_all(model, data, lambda: advance(1))
+            own = channels_of(manifest)
+            seen = data if own == channels else prepare(channels=own)
+            predictions[_name(manifest)] = predict_all(model, seen, lambda: advance(1))
     return ScoredCohort(tuple(manifests), read, patients, data, predictions, tuple(filter(None, remarks)))
 
 
