@@ -88,16 +88,17 @@ def prepare(settings: Settings) -> threading.Thread:
     return thread
 
 
-def run(settings: Settings, kernels: threading.Thread) -> None:
+def run(settings: Settings, kernels: threading.Thread | None = None) -> None:
     """Runs one worker, and ends the process after SIGTERM or SIGINT.
 
     While a folder or another part of the environment cannot be used, the worker is created again and again.
 
     Args:
         settings: Those of the service.
-        kernels: Thread of ``prepare``.
+        kernels: Thread of ``prepare``, if that was called.
     """
-    _retry_environment(lambda: Worker(settings)).run(kernels)
+    loading = kernels or prepare(settings)
+    _retry_environment(lambda: Worker(settings)).run(loading)
 
 
 def _retry_environment(action: Callable[[], T], stop: threading.Event | None = None) -> T:
