@@ -108,8 +108,7 @@ def check_layout(manifest: Manifest) -> None:
         CohortFault: The version has others.
     """
     if manifest.grid != defaults.GRID or tuple(manifest.channels) != defaults.CHANNELS:
-        fault = f"{manifest.name} {manifest.version} has another grid or other channels than cohorts of this release"
-        raise CohortFault([f"{fault}; give a version that this release trained"])
+        raise _other_layout(manifest)
 
 
 def channels_of(manifest: Manifest) -> tuple[ChannelSpec, ...]:
@@ -118,10 +117,15 @@ def channels_of(manifest: Manifest) -> tuple[ChannelSpec, ...]:
     Raises:
         CohortFault: The version has another grid, or channels with other names.
     """
-    names = [channel.name for channel in defaults.CHANNELS]
-    if manifest.grid != defaults.GRID or [channel.name for channel in manifest.channels] != names:
-        check_layout(manifest)
+    names, usual = ([channel.name for channel in channels] for channels in (manifest.channels, defaults.CHANNELS))
+    if manifest.grid != defaults.GRID or names != usual:
+        raise _other_layout(manifest)
     return defaults.CHANNELS if manifest.kind == "logistic" else manifest.channels
+
+
+def _other_layout(manifest: Manifest) -> CohortFault:
+    fault = f"{manifest.name} {manifest.version} has another grid or other channels than cohorts of this release"
+    return CohortFault([f"{fault}; give a version that this release trained"])
 
 
 def version_digest(folder: Path) -> str:

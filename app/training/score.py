@@ -163,7 +163,6 @@ def predict_cohort(config: EvalConfig, progress: ProgressReporter) -> ScoredCoho
         raise CohortFault(["one version is given twice; give each version once"])
     patients = _select(read, config)
     for manifest in manifests:
-        channels_of(manifest)
         if manifest.training.target != patients.target:
             fault = f"{_name(manifest)} predicts {manifest.training.target}, and the cohort's outcome is another"
             raise CohortFault([f"{fault}: {patients.target}"])
@@ -180,7 +179,6 @@ def predict_unlabelled(config: EvalConfig, progress: ProgressReporter) -> Scored
     """
     (folder,) = config.versions
     manifest = read_manifest(folder)
-    channels_of(manifest)
     read = cohort.read_unlabelled(
         config.cohort,
         manifest.training.target,
@@ -201,22 +199,21 @@ def _predicted(
     needs_outcomes: bool = True,
 ) -> ScoredCohort:
     """Prepare, check and predict the selected ``patients`` of the cohort ``read`` with every version."""
+    layouts = [channels_of(manifest) for manifest in manifests]
     patients = dicom_studies.convert(patients, config.dicom, progress, jobs=config.jobs)
     suspicions = suspicious.check(patients, config.accept, accept_images=config.accept_flags)
     prepare = partial(preprocess, patients, progress, jobs=config.jobs, needs_outcomes=needs_outcomes)
-    channels = channels_of(manifests[0])
-    data = prepare(channels=channels)
+    seen = {channels: prepare(channels=channels) for channels in dict.fromkeys(layouts)}
+    data = seen[layouts[0]]
     remarks = [training_overlap.check(manifest, patients, data, accept=config.i_know) for manifest in manifests]
     repeats = suspicious.SAME_IMAGE in suspicious.accepted(config.accept)
     remarks.append(input_checks.check(patients, data, accept=config.accept_flags, accept_repeats=repeats))
     remarks += [suspicions, *(unread_columns.of_version(patients, manifest) for manifest in manifests)]
     predictions: dict[str, VersionPredictions] = {}
     with progress.stage("predicting", len(data) * len(manifests)) as advance:
-        for manifest, folder in zip(manifests, config.versions, strict=True):
+        for manifest, folder, channels in zip(manifests, config.versions, layouts, strict=True):
             model = ModelVersion.load(folder, manifest, config.device)
-            own = channels_of(manifest)
-            seen = data if own == channels else prepare(channels=own)
-            predictions[_name(manifest)] = predict_all(model, seen, lambda: advance(1))
+            predictions[_name(manifest)] = predict_all(model, seen[channels], lambda: advance(1))
     return ScoredCohort(tuple(manifests), read, patients, data, predictions, tuple(filter(None, remarks)))
 
 
