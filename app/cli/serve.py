@@ -263,7 +263,8 @@ class ProcessSupervisor:
 
     def __init__(self, command: list[str], *, give_up: float = 0.0, name: str = "worker", held: bool = False) -> None:
         self._command = command
-        self._held = held
+        self._waits = held
+        self._released = False
         self._name = name
         self._give_up = give_up
         self._stopping = threading.Event()
@@ -281,15 +282,16 @@ class ProcessSupervisor:
     def release(self) -> None:
         """Let the child process, and those that are started later, do their work."""
         with self._starting:
-            self._held = False
+            self._released = True
             if self._process is not None:
                 self._send_release(self._process)
 
     def _send_release(self, process: subprocess.Popen[bytes]) -> None:
-        assert process.stdin is not None
-        with suppress(OSError):  # it has ended
-            process.stdin.write(RELEASE)
-            process.stdin.flush()
+        if self._waits and self._released:
+            assert process.stdin is not None
+            with suppress(OSError):  # it has ended
+                process.stdin.write(RELEASE)
+                process.stdin.flush()
 
     def fault(self) -> str | None:
         """Return why there is no stable child process; None while one runs, or before the first one has ended."""
@@ -339,8 +341,7 @@ class ProcessSupervisor:
                 return ""
             # New session: Ctrl-C in a terminal reaches only this process, which then drains the worker.
             self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603
-            if not self._held:
-                self._send_release(self._process)
+            self._send_release(self._process)
         with self._process as process:
             while True:
                 try:
