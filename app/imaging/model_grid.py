@@ -55,9 +55,9 @@ class Grid(FrozenModel):
 
 
 class ChannelSpec(FrozenModel):
-    """One channel: highest of the parts of each voxel, clip to ``window`` (units of the modality), (x - mean) / std.
+    """How a channel is made: the highest value of each voxel's parts, clipped to ``window``, then (x - mean) / std.
 
-    An absent channel is 0.
+    Window, mean and standard deviation are in units of the modality. An absent channel is 0.
     """
 
     name: Channel

@@ -47,7 +47,7 @@ _CONTRAST_PLACES: Final = {Input.CTA: 12, Input.NCCT: 24}  # cells with bright b
 _NEIGHBOURS: Final = np.delete(np.indices((3, 3, 3)).reshape(3, -1).T, 13, axis=0)  # in an array padded by 1
 _WHOLE_TREE_MM: Final = 100.0  # a shorter scan shows fewer places
 _METAL_HU: Final = 2000.0
-_METAL_BLOCK_HU: Final = 1200.0  # mean of a block of about 3 mm with a clip; plaques and contrast stay below 800
+_METAL_BLOCK_HU: Final = 1200.0  # mean of a block of about 3 mm; no plaque and no contrast is so dense
 _METAL_DEPTH_MM: Final = 4.0  # from bone
 _MAX_SLICE_MM: Final = {Input.CTA: 1.5, Input.NCCT: 5.5, Input.CTP: 10.5, Input.TMAX: 10.5, Input.CBF: 10.5}
 _MAX_S: Final = {Input.TMAX: 120.0, Input.MTT: 240.0}

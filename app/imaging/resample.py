@@ -10,7 +10,7 @@ Design notes:
 
 from __future__ import annotations
 
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -52,11 +52,10 @@ def to_grid(
     """
     fine = grid.divided(parts) if parts > 1 else grid
     voxel_from_grid = np.linalg.inv(volume.affine) @ world_from_mni @ np.asarray(fine.affine)
-    native = volume.data.dtype.type in NATIVE_TYPES
-    data, scaling = (volume.data, (volume.slope, volume.inter)) if native else (volume.values(), (1.0, 0.0))
-    slope, inter = scaling
-    values = resample(data, voxel_from_grid, fine.shape, nearest=nearest, fill=fill, slope=slope, inter=inter)
-    return highest(values, parts)
+    sample = partial(resample, voxel_from_out=voxel_from_grid, shape=fine.shape, nearest=nearest, fill=fill)
+    if volume.data.dtype.type in NATIVE_TYPES:
+        return highest(sample(volume.data, slope=volume.slope, inter=volume.inter), parts)
+    return highest(sample(volume.values()), parts)
 
 
 def highest(values: Floats, parts: int) -> Floats:

@@ -84,11 +84,7 @@ def _frame(grid: Grid, offset: GridOffset) -> GridFrame:
 
 
 class _Ct:
-    """Head and vessels of one variant on one grid, as a CT shows them.
-
-    Attributes:
-        arteries: (grid voxels, artery voxels) weights.
-    """
+    """Head and vessels of one variant on one grid, as a CT shows them."""
 
     def __init__(self, grid: Grid, offset: GridOffset, variant: Variant) -> None:
         self.shape, self.frame = grid.shape, _frame(grid, offset)
@@ -98,7 +94,7 @@ class _Ct:
         self._tissue = _carry(self._matrices, head.tissue - anatomy.AIR) + anatomy.AIR
         self._under = head.tissue.reshape(-1)[tree.index]
         self._cover = tree.cover
-        self.arteries = self._sparse(tree.index)
+        self._arteries = self._sparse(tree.index)
 
     def _sparse(self, index: NDArray[np.int64]) -> sparse.csr_matrix:
         """(grid voxels, artery voxels): the product of the three matrices for single canvas voxels."""
@@ -121,7 +117,7 @@ class _Ct:
 
     def filled(self, values: Array) -> Array:
         """Values (n,) of the artery voxels on the grid (X, Y, Z), by the share of a voxel that they fill."""
-        return np.asarray((self.arteries @ values).reshape(self.shape), np.float32)
+        return np.asarray((self._arteries @ values).reshape(self.shape), np.float32)
 
     def scanned(self, channel: Channel, blood: Array, grain: Array, scanner: Scanner) -> Array:
         """NCCT or CTA (X, Y, Z), HU, with these densities (n,) in its vessels and this noise, as a scanner shows it."""
@@ -248,6 +244,8 @@ def renderer(
     parts = {channel.name: channel.parts for channel in channels}
     if any(number > 1 for name, number in parts.items() if name not in (Channel.NCCT, Channel.CTA)):
         raise ValueError("phantoms have parts of voxels in NCCT and CTA only")
+    if any(number > 2 for number in parts.values()):
+        raise ValueError("the noise of phantoms is known for two parts of a voxel only")
     return _renderer(grid, (parts.get(Channel.NCCT, 1), parts.get(Channel.CTA, 1)), offset, variant)
 
 
