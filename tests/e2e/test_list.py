@@ -186,3 +186,47 @@ def test_answer_that_the_page_did_not_ask_for_signs_no_one_in(page: Chrome, site
     wait_for_text(page, ".login-problem", said)
     assert page.execute_script("return sessionStorage.getItem('rlvo-key')") is None
     assert page.current_url == f"{site.server.url}/"
+
+
+def test_focus_stays_in_its_row_while_the_list_changes(page: Chrome, site: Site) -> None:
+    """A new study comes before the row with the focus, and then that row has another text."""
+    database = site.server.database()
+    try:
+        with database.session() as session:
+            key = api_keys.create(session, "dr-eve", tenant="focus")
+        chosen = add_prediction(database, subject="chosen", caller="focus")
+        page.execute_script("sessionStorage.setItem('rlvo-key', arguments[0])", key)
+        page.refresh()
+        wait_for_subjects(page, "chosen")
+        page.execute_script(
+            "const link = document.querySelector('#recent a'); link.focus(); getSelection().selectAllChildren(link)"
+        )
+        selected = page.execute_script("return String(getSelection())")
+        add_prediction(database, subject="newer", caller="focus")
+        wait_for_subjects(page, "newer", "chosen")
+        assert (page.switch_to.active_element.get_attribute("href") or "").endswith(chosen.id)
+        assert page.execute_script("return String(getSelection())") == selected != ""
+        finish(database, chosen)
+        WebDriverWait(page, 60).until(lambda page: rows(page)[1][4] == "succeeded")
+        assert (page.switch_to.active_element.get_attribute("href") or "").endswith(chosen.id)
+    finally:
+        database.close()
+
+
+def test_opened_part_of_a_changed_row_keeps_the_focus(page: Chrome) -> None:
+    """As in the list of received studies, whose rows can be opened."""
+    left = page.execute_async_script(
+        "const [site, done] = arguments; import(`${site}/static/js/rows.js`).then(({ redraw }) => {"
+        "  const table = document.createElement('table'), body = table.createTBody(); document.body.append(table);"
+        "  const row = (id, text, open) => { const made = document.createElement('tr'); made.dataset.id = id;"
+        "    made.innerHTML = `<td>${text}</td><td><details><summary>3 series</summary></details></td>`;"
+        "    made.querySelector('details').open = open; return made; };"
+        "  redraw(body, [row('a', 'x', false), row('b', 'x', true)]);"
+        "  const [kept, changed] = body.children; changed.querySelector('summary').focus();"
+        "  redraw(body, [row('c', 'x', false), row('a', 'x', false), row('b', 'y', true)]);"
+        "  done({ order: [...body.children].map((each) => each.dataset.id), kept: kept === body.children[1],"
+        "    focus: document.activeElement.closest('tr')?.dataset.id, text: body.children[2].cells[0].innerText });"
+        "  table.remove(); });",
+        page.execute_script("return location.origin"),
+    )
+    assert left == {"order": ["c", "a", "b"], "kept": True, "focus": "b", "text": "y"}

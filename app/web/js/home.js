@@ -6,7 +6,7 @@ import { byId, el, timeOf } from "./dom.js";
 import { channelName } from "./explanation.js";
 import { startSession } from "./login.js";
 import { showProblem } from "./problem.js";
-import { answerCell, probabilityCell, reviewerCell, stateCell } from "./rows.js";
+import { answerCell, probabilityCell, redraw, reviewerCell, stateCell } from "./rows.js";
 import { refreshStudies } from "./studies.js";
 import { buildForm } from "./submit.js";
 import { t, translatePage } from "./texts.js";
@@ -20,23 +20,12 @@ const inputNames = { cbf: "CBF", cbv: "CBV", mtt: "MTT", ctp: "CTP" };
 function row(prediction) {
   const { id, subject, model, created, inputs } = prediction;
   const names = Object.keys(inputs).map((name) => inputNames[name] || channelName(name)).join(", ");
-  return el("tr", {},
+  return el("tr", { "data-id": id },
     el("td", {}, el("a", { href: `/predictions/${encodeURIComponent(id)}` }, timeOf(created))),
     el("td", {}, subject || "–"),
     el("td", {}, names || t("record only")),
     el("td", {}, `${model.name}@${model.version}`),
     stateCell(prediction), probabilityCell(prediction), answerCell(prediction), reviewerCell(prediction));
-}
-
-/** Redraw only changed rows, so that focus and selection stay in place. */
-function draw(rows) {
-  const body = byId("recent");
-  rows.forEach((row, index) => {
-    const old = body.children[index];
-    if (!old) body.append(row);
-    else if (!old.isEqualNode(row)) old.replaceWith(row);
-  });
-  while (body.children.length > rows.length) body.lastChild.remove();
 }
 
 const filters = () => Object.fromEntries([...new FormData(byId("filters"))].map(([name, value]) => [name, value.trim()])
@@ -55,7 +44,7 @@ async function refresh() {
     }
     if (number !== asked) return;
     const filtered = Object.keys(chosen).some((name) => name !== "sort");
-    draw(items.length ? items.map(row) : [el("tr", {}, el("td", { colspan: 8, class: "quiet" },
+    redraw(byId("recent"), items.length ? items.map(row) : [el("tr", {}, el("td", { colspan: 8, class: "quiet" },
       filtered ? t("No prediction matches the filters.") : t("None yet. Submit a study below.")))]);
     byId("older").hidden = !next;
     byId("older").onclick = () => { cursors.push(next); refresh(); };

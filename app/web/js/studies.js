@@ -2,6 +2,7 @@
 
 import { get } from "./api.js";
 import { byId, el, timeOf } from "./dom.js";
+import { redraw } from "./rows.js";
 import { t } from "./texts.js";
 
 const shown = 20;
@@ -19,7 +20,7 @@ function seriesOf({ series }) {
 
 function row(study) {
   const { uid, created, state, instances, predictions, error } = study;
-  return el("tr", { "data-uid": uid },
+  return el("tr", { "data-id": uid },
     el("td", {}, timeOf(created)),
     el("td", { title: uid }, `…${uid.slice(-12)}`),
     el("td", {}, t(state), error ? el("p", { class: "quiet" }, error.detail) : null),
@@ -34,11 +35,10 @@ export async function refreshStudies() {
   const { items } = await get(`/v1/studies?limit=${shown}`);
   byId("studies").hidden = !items.length;
   const body = byId("studies-rows");
-  const old = new Map([...body.children].map((each) => [each.dataset.uid, each]));
-  const opened = (uid) => old.get(uid)?.querySelector("details")?.open;
-  body.replaceChildren(...items.map((study) => {
+  const opened = new Set([...body.children].filter((each) => each.querySelector("details")?.open).map((each) => each.dataset.id));
+  redraw(body, items.map((study) => {
     const made = row(study);
-    made.querySelector("details").open = Boolean(opened(study.uid));
-    return old.get(study.uid)?.isEqualNode(made) ? old.get(study.uid) : made; // focus and selection stay in place
+    made.querySelector("details").open = opened.has(study.uid);
+    return made;
   }));
 }
