@@ -18,6 +18,7 @@ _LEAKS = re.compile(
     rb"CANARY|DOE|JANE|19700101|Traceback|site-packages|\.py\b|/tmp/|/root|/home|/usr/|sqlalchemy|pydantic|sqlite|h11|etc/passwd"
 )
 _TIMEOUT = 4.0
+_LATE = 2.0  # seconds; other tests share the processor, so an attack is late only if it is late twice
 
 
 @dataclass
@@ -35,11 +36,18 @@ class AttackReport:
         return sorted(self.healthy)[int(0.99 * (len(self.healthy) - 1))] if self.healthy else 0.0
 
 
+def lateness(attack: Attack, answer: Answer) -> str:
+    """Returns how an answer is late, or an empty text."""
+    if attack.waits:
+        return ""
+    if not answer.statuses and not answer.closed:
+        return "no answer, and the connection stayed open"
+    return f"answered after {answer.seconds:.1f} s" if answer.statuses and answer.seconds > _LATE else ""
+
+
 def find_faults(attack: Attack, answer: Answer) -> list[str]:
-    """Returns the rules that an answer breaks."""
+    """Returns the rules that an answer breaks, except for its time."""
     faults = []
-    if not answer.statuses and not answer.closed and not attack.waits:
-        faults.append("no answer, and the connection stayed open")
     if any(status >= 500 for status in answer.statuses):
         faults.append(f"answered {answer.statuses}")
     first, _, rest = answer.raw.partition(b"\r\n\r\n")
@@ -52,8 +60,6 @@ def find_faults(attack: Attack, answer: Answer) -> list[str]:
             faults.append("an error without its security headers")
     if any(status >= 400 for status in answer.statuses) and (leak := _LEAKS.search(answer.raw)):
         faults.append(f"contains {leak[0]!r}")
-    if answer.statuses and answer.seconds > 2.0 and not attack.waits:
-        faults.append(f"answered after {answer.seconds:.1f} s")
     return [f"{attack.name}: {fault}" for fault in faults]
 
 
@@ -85,14 +91,13 @@ async def _run(port: int, url: str, attacks: Iterable[Attack], report: AttackRep
     async def attacker() -> None:
         for attack in waiting:
             try:
-                answer = await send(port, attack, timeout=_TIMEOUT)
+                answer = await _attack(port, attack, report)
             except OSError as error:
                 report.faults.append(f"{attack.name}: the service does not answer ({type(error).__name__})")
                 return
             report.sent += 1
             for status in answer.statuses[:1]:
                 report.statuses[status] = report.statuses.get(status, 0) + 1
-            report.faults += find_faults(attack, answer)
 
     async def healthy(stop: asyncio.Event) -> None:
         async with httpx.AsyncClient(base_url=url, timeout=10) as client:
@@ -110,6 +115,18 @@ async def _run(port: int, url: str, attacks: Iterable[Attack], report: AttackRep
     await asyncio.gather(*(attacker() for _ in range(at_once)))
     stop.set()
     await caller
+
+
+async def _attack(port: int, attack: Attack, report: AttackReport) -> Answer:
+    """Send an attack, and again if it is answered late; return the first answer."""
+    answer = await send(port, attack, timeout=_TIMEOUT)
+    report.faults += find_faults(attack, answer)
+    if lateness(attack, answer):
+        again = await send(port, attack, timeout=_TIMEOUT)
+        report.faults += find_faults(attack, again)
+        if late := lateness(attack, again):
+            report.faults.append(f"{attack.name}: {late}, twice")
+    return answer
 
 
 def codes(answer: Answer) -> str:
