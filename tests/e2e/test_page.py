@@ -27,9 +27,12 @@ pytestmark = pytest.mark.xdist_group("e2e")
 
 def visible(browser: Chrome, selector: str) -> WebElement:
     """Wait for a visible element and return it. The list replaces its rows, so a lost element is searched again."""
-    element: WebElement = WebDriverWait(browser, 60, ignored_exceptions=[StaleElementReferenceException]).until(
-        lambda page: next((each for each in page.find_elements(By.CSS_SELECTOR, selector) if each.is_displayed()), None)
-    )
+
+    def found(page: Chrome) -> WebElement | None:
+        return next((each for each in page.find_elements(By.CSS_SELECTOR, selector) if each.is_displayed()), None)
+
+    patient = WebDriverWait(browser, 60, ignored_exceptions=[StaleElementReferenceException])
+    element: WebElement = patient.until(found, f"nothing visible matches {selector}")
     return element
 
 
