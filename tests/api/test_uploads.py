@@ -6,6 +6,8 @@ import gzip
 import hashlib
 import json
 from base64 import b64encode
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -220,18 +222,27 @@ async def test_idempotency_key_can_be_required(service: RunningService) -> None:
     assert (answer.status_code, answer.json()["code"]) == (400, "idempotency-key-missing")
 
 
+def replace_by_folder(path: Path) -> None:
+    """Make a folder of a file that a thread of the service may create again in between."""
+    while True:
+        path.unlink(missing_ok=True)
+        with suppress(FileExistsError):
+            path.mkdir()
+            return
+
+
 async def test_database_failure_gives_503_and_stores_nothing(service: RunningService) -> None:
     path = service.services.settings.data_dir / "rlvo.sqlite"
     content = path.read_bytes()
+    replace_by_folder(path)
     service.services.database.close()
-    path.unlink()
-    path.mkdir()
     answer = await service.submit(clinical=text(json.dumps({"age": 71})))
     assert (answer.status_code, answer.json()["code"]) == (503, "database-unavailable")
     assert int(answer.headers["retry-after"]) > 0
     assert service.blobs() == []
     path.rmdir()
     path.write_bytes(content)
+    service.services.database.close()
     assert (await service.submit()).status_code == 202
 
 
