@@ -171,6 +171,7 @@ def _server(service: FastAPI, config: Settings, started: Callable[[], None]) -> 
             log_config=None,
             access_log=False,  # the audit trail and the metrics cover it
             server_header=False,
+            timeout_keep_alive=config.keep_alive_timeout,
             timeout_graceful_shutdown=round(GRACE),
         )
     )

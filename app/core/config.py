@@ -171,6 +171,12 @@ class Settings(BaseSettings):
     )
     stall_timeout: float = Field(default=30.0, gt=0, description="Seconds without progress until a transfer is aborted")
     header_timeout: float = Field(default=10.0, gt=0, description="Seconds within which a request head must arrive")
+    keep_alive_timeout: int = Field(
+        default=130,
+        ge=1,
+        description="Seconds until an idle connection is closed; longer than proxies and clients keep one, because a "
+        "request that meets the closing is lost",
+    )
     max_connections: int = Field(default=1000, ge=1, description="Maximum number of connections")
     max_requests_per_caller: int = Field(
         default=0,

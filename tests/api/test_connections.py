@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from app.api.request_parser import SMALL_CHUNKS
+from app.core.config import Settings
 from tests.api.conftest import volume
 from tests.api.raw_client import ask, connect, flood, head, key, latencies, read_all
 from tests.api.server import Server, started
@@ -179,6 +180,26 @@ def test_half_closed_idle_connection_is_closed_at_once(server: Server) -> None:
         began = time.monotonic()
         ask(server, request_bytes, half_close=True)
         assert time.monotonic() - began < 2
+
+
+# idle connections -----------------------------------------------------------------------------------------------------
+
+
+def test_idle_connection_stays_open_longer_than_a_client_or_a_proxy_keeps_it(tmp_path: Path, model_store: Path) -> None:
+    """A request must not meet the closing. httpx keeps a connection 5 s, nginx 60 s and Caddy 120 s, which is most."""
+    assert Settings.model_fields["keep_alive_timeout"].default > 120
+    with started(tmp_path, model_store) as server, connect(server) as connection:
+        for _ in range(2):
+            connection.sendall(head("GET /livez"))
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+            time.sleep(5.5)
+
+
+def test_idle_connection_is_closed_after_the_time_of_the_settings(tmp_path: Path, model_store: Path) -> None:
+    with started(tmp_path, model_store, keep_alive_timeout="1") as server, connect(server) as connection:
+        connection.sendall(head("GET /livez"))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        assert connection.recv(65536) == b""  # after 20 s, a timeout is raised
 
 
 # places of connections ------------------------------------------------------------------------------------------------
