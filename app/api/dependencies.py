@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session
 
 from app.api.cds_clients import CdsClientVerifier
 from app.api.connection_limits import RequestsInProgress
+from app.api.held_keys import HeldKeys
 from app.api.long_poll import ChangeWatcher
 from app.api.metrics import Metrics
 from app.api.oidc import TokenVerifier
@@ -69,6 +70,7 @@ class Services:
         inference_slots: Limits how many tensor requests are in memory at the same time.
         conversion_slots: Limits how many DICOM studies are converted at the same time.
         erasures_replayed: Set when the erasures of the ledger are repeated; until then the service is not ready.
+        held_keys: Idempotency keys of requests in progress, which are renewed.
         unreleased: Idempotency keys of refused requests that the database could not release yet.
         worker_fault: Returns why the worker of this service cannot be started; None if it can, or if there is none.
     """
@@ -93,6 +95,8 @@ class Services:
     def __post_init__(self) -> None:
         self.watcher = ChangeWatcher(self.read)
         self.eraser = Eraser.of(self.settings, self.database, self.storage)
+        longest = self.settings.receive_timeout + self.settings.dicom_timeout + 60
+        self.held_keys = HeldKeys(self.database, self.settings.lease, longest)
         self.return_key = key_of(self.settings.dicom_return_key)
         self.result_objects = ResultObjects.of(self.settings, self.database, self.storage)
         self.spare_conversions = SpareProcesses()

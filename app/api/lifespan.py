@@ -33,6 +33,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         tasks.start_soon(services.watcher.run)
         await to_thread.run_sync(services.eraser.reserve.fill)
         tasks.start_soon(services.replay_erasures)
+        tasks.start_soon(services.held_keys.renew_always)
         tasks.start_soon(services.index_received)
         tasks.start_soon(study_intake.run, services)
         with move_on_after(REPLAY_PATIENCE):

@@ -67,23 +67,26 @@ async def reserve(
     if key is None:
         await services.read(queue_limits.check, limits, caller.tenant, priority)
         return None
-    lease = services.settings.receive_timeout + services.settings.dicom_timeout + 60
     if unreleased := set(services.unreleased):
         await services.write(_release, unreleased)
         services.unreleased -= unreleased
     token = secrets.token_hex(16)
 
     def record(session: Session) -> Reservation:
-        reservation = idempotency.reserve(session, caller.tenant, key, lease=lease, owner=services.owner, token=token)
+        lease, owner = services.held_keys.lease, services.owner
+        reservation = idempotency.reserve(session, caller.tenant, key, lease=lease, owner=owner, token=token)
         if reservation.prediction_id is None:
             queue_limits.check(session, limits, caller.tenant, priority)
         return reservation
 
     try:
-        return await services.write(record)
+        reservation = await services.write(record)
     except DatabaseUnavailable:  # the connection may have been lost after the commit
         services.unreleased.add(Reservation(caller.tenant, key, token))
         raise
+    if reservation.token:
+        services.held_keys.add(reservation.token)
+    return reservation
 
 
 async def accept(

@@ -215,7 +215,8 @@ class Settings(BaseSettings):
     lease: float = Field(
         default=15.0,
         gt=0,
-        description="Seconds without heartbeat until a worker counts as lost, or an API process that assembles a study",
+        description="Seconds without heartbeat until a worker counts as lost, or an API process that receives or "
+        "assembles a study",
     )
     worker_start_minutes: float = Field(
         default=10.0,

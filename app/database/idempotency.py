@@ -2,8 +2,8 @@
 
 Design notes:
 - A unique row decides, so of several concurrent requests exactly one reserves the key.
-- A reservation ends with its lease, so a service that stops during an upload blocks the key for a short time only. A
-  service that starts again drops its reservations at once.
+- A reservation ends with its lease, which the service renews while it works (`app/api/held_keys.py`). So a service that
+  stops during an upload blocks the key for a short time only; one that starts again drops its reservations at once.
 - The transaction that inserts the prediction completes the key. If a lease ends during a slow upload and another
   request takes the key, the first commit wins and the other request gets `RequestInProgress`.
 """
@@ -11,12 +11,14 @@ Design notes:
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import ColumnElement, Select, delete, select
+from sqlalchemy import ColumnElement, Select, delete, select, update
 from sqlalchemy.orm import Session
 
+from app.database.id_sets import among
 from app.database.session import now
 from app.database.tables import IdempotencyRow
 from app.database.upsert import insert_for
@@ -94,6 +96,14 @@ def release(session: Session, reservation: Reservation) -> None:
     """Releases the key of a refused request, so that a corrected request can use it."""
     held = (IdempotencyRow.token == reservation.token) & IdempotencyRow.prediction_id.is_(None)
     session.execute(delete(IdempotencyRow).where(_is(reservation.caller, reservation.key), held))
+
+
+def renew(session: Session, tokens: Iterable[str], *, lease: float) -> set[str]:
+    """Extends the reservations of these requests to ``lease`` seconds from now; returns those that still hold a key."""
+    held = (among(session, IdempotencyRow.token, tokens), IdempotencyRow.prediction_id.is_(None))
+    extended = update(IdempotencyRow).where(*held).values(expires=now() + timedelta(seconds=lease))
+    returned = extended.returning(IdempotencyRow.token).execution_options(synchronize_session=False)
+    return set(session.scalars(returned))
 
 
 def forget(session: Session, owner: str) -> None:
