@@ -8,7 +8,8 @@ in the service (alignment, vessel mask, perfusion numbers). Printed, with the tr
 - vessels: sum of the service's mask over the sum of training's, for each branch;
 - rCBF: median of the service over that of training, in tissue at least 8 mm deep without delay;
 - volumes: Tmax > 6 s and core of the service over the truth, by the true core;
-- log-odds: mean absolute difference, and the share of decisions that differ.
+- log-odds: mean absolute difference, and the share of decisions that differ;
+- AUC of both beside that of the true chance.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 from rich.progress import track
 from scipy.spatial import cKDTree
 
+from app.evaluation import metrics
 from app.imaging import preprocess
 from app.imaging.io.nifti import Volume
 from app.imaging.model_grid import Grid
@@ -167,6 +169,18 @@ def print_tables(manifest: Manifest, places: Places, results: Sequence[Compariso
         f"log-odds, service - training: mean absolute {np.abs(difference).mean():.3f}, mean {difference.mean():+.3f}, "
         f"largest {np.abs(difference).max():.3f}; decisions that differ: {flipped:.1%}"
     )
+    print_auc(results)
+
+
+def print_auc(results: Sequence[Comparison]) -> None:
+    labels = np.array([one.patient.refractory for one in results]).astype(int)
+    by_way = dict(zip(("training", "service"), np.transpose([one.log_odds for one in results]), strict=True))
+    oracle = np.array([one.patient.probability for one in results])
+    print("\n| images | AUC (95 % interval) | oracle minus it |\n|---|---|---|")
+    for name, odds in by_way.items():
+        lost = metrics.auc(labels, oracle) - metrics.auc(labels, odds)
+        print(f"| {name} | {metrics.auc_estimate(labels, odds)} | {lost:+.3f} |")
+    print(f"| the true chance | {metrics.auc_estimate(labels, oracle)} | |")
 
 
 def main() -> None:
