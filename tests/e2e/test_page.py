@@ -233,8 +233,10 @@ def test_review_and_outcome_are_recorded(service: RunningService, browser: Chrom
     assert outcome.refractory is False
 
 
-def test_page_works_with_the_keyboard_alone(service: RunningService, browser: Chrome, prediction: Prediction) -> None:
-    """From the list to the viewer and its sliders."""
+def test_page_works_with_the_keyboard_alone(service: RunningService, browser: Chrome, study: dict[str, Any]) -> None:
+    """From the list, which shows the newest predictions, to the viewer and its sliders."""
+    with service.client() as client:
+        prediction = client.predict(**study)
     browser.get(service.url)
     visible(browser, f"#recent a[href='/predictions/{prediction.id}']")
 
