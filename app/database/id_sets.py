@@ -1,6 +1,6 @@
 """Conditions on many ids, sent to the database as one parameter.
 
-A list of parameters has a limit, and is written into each statement anew: for 100 ids that costs more than the query.
+A list of parameters has a limit, and is written into each statement anew.
 """
 
 from __future__ import annotations
