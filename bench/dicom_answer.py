@@ -14,14 +14,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from io import BytesIO
@@ -34,13 +31,14 @@ from app.dicom.head import read_head
 from app.imaging.io import nifti
 from app.phantoms.cohort import write_patient
 from app.phantoms.dicom_series import SeriesPlan, files, planned_slices
-from app.sdk import Client, RlvoError
+from app.sdk import Client
 from app.sdk.types import Input, Prediction
-from bench.dicom_speed import BOUNDARY, RELATED, free_port
-from bench.model_stores import DEMO, MODEL_STORE
+from bench.dicom_speed import BOUNDARY, RELATED
+from bench.model_stores import DEMO
+from bench.server_process import running_service
 
 NAMED = {"ncct": "", "cta": "Iomeprol"}
-START_S = 300.0
+RECEIVED_S = 300.0
 
 
 def instances(patient: Mapping[str, Path], number: int) -> list[bytes]:
@@ -81,7 +79,7 @@ def by_dicom(client: Client, url: str, written: list[bytes], clinical: Path, pau
     start = f"--{BOUNDARY}\r\nContent-Type: application/dicom\r\n\r\n".encode()
     body = b"".join(start + each + b"\r\n" for each in written) + f"--{BOUNDARY}--\r\n".encode()
     sent = httpx.post(f"{url}/dicomweb/studies", content=body, headers={"Content-Type": RELATED}, timeout=300)
-    end = time.monotonic() + START_S
+    end = time.monotonic() + RECEIVED_S
     while (received := client.studies.get(uid).instances) < len(written):
         if sent.status_code != httpx.codes.OK or time.monotonic() > end:
             raise SystemExit(f"HTTP {sent.status_code}; {received} of {len(written)} instances were received")
@@ -126,30 +124,11 @@ def main() -> None:
     parser.add_argument("--model", default=DEMO)
     parser.add_argument("--pause", type=float, default=0.0, help="seconds from the last instance to the completeness")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        port = free_port()
-        environment = os.environ | {
-            "RLVO_DATA_DIR": str(Path(name) / "data"),
-            "RLVO_MODEL_STORE": str(MODEL_STORE),
-            "RLVO_DEFAULT_MODEL": options.model,
-            "RLVO_DICOM_QUIET": "36000",
-            "RLVO_LOG_LEVEL": "warning",
-        }
-        command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port)]
-        with subprocess.Popen(command, env=environment) as service:
-            try:
-                url, end = f"http://127.0.0.1:{port}", time.monotonic() + START_S
-                with Client(url) as client:
-                    while True:
-                        with suppress(RlvoError):
-                            if client.health().ready:
-                                break
-                        if time.monotonic() > end:
-                            raise SystemExit("the service does not start")
-                        time.sleep(0.2)
-                measure(url, Path(name), options.patients, options.pause)
-            finally:
-                service.terminate()
+    with (
+        tempfile.TemporaryDirectory() as name,
+        running_service(Path(name) / "data", options.model, dicom_quiet="36000") as url,
+    ):
+        measure(url, Path(name), options.patients, options.pause)
 
 
 if __name__ == "__main__":

@@ -10,18 +10,22 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from app.registry.model_store import ModelStore
+from app.sdk import Client, RlvoError
+from bench.model_stores import MODEL_STORE
 
 ROOT = Path(__file__).resolve().parents[1]
 RLVO = ("rlvo", "rlvo-bf16")
 BOUNDARY = "bench"
 START_TIMEOUT_S = 150
+SERVICE_START_S = 300.0
 
 
 class ServerProcess:
@@ -108,6 +112,41 @@ class ServerProcess:
                     os.kill(pid, 9)
             time.sleep(0.2)
         self._process.wait(30)
+
+
+@contextmanager
+def running_service(data: Path, model: str, **settings: str) -> Iterator[str]:
+    """Run `rlvo serve` with a worker and the repository's model store; yield its address as soon as it is ready.
+
+    ``data``: its folder. ``settings``: further ones, without ``RLVO_``, in lower case.
+
+    Raises:
+        SystemExit: It is not ready in time.
+    """
+    port = free_port()
+    environment = {
+        **os.environ,
+        "RLVO_DATA_DIR": str(data),
+        "RLVO_MODEL_STORE": str(MODEL_STORE),
+        "RLVO_DEFAULT_MODEL": model,
+        "RLVO_LOG_LEVEL": "warning",
+        **{f"RLVO_{name.upper()}": value for name, value in settings.items()},
+    }
+    command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port)]
+    with subprocess.Popen(command, env=environment) as service:
+        try:
+            url, end = f"http://127.0.0.1:{port}", time.monotonic() + SERVICE_START_S
+            with Client(url) as client:
+                while True:
+                    with suppress(RlvoError):
+                        if client.health().ready:
+                            break
+                    if time.monotonic() > end:
+                        raise SystemExit("the service does not start")
+                    time.sleep(0.2)
+            yield url
+        finally:
+            service.terminate()
 
 
 def free_port() -> int:
