@@ -14,6 +14,7 @@ submission and a read while the sweep runs; of the queue with 10,000 waiting pre
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import shutil
 import statistics
@@ -252,6 +253,8 @@ def main() -> None:
                 start = time.perf_counter()
                 fill(database, total, erased)
                 print(f"{total} predictions generated in {time.perf_counter() - start:.0f} s", flush=True)
+            gc.collect()
+            gc.freeze()  # as `rlvo serve` does
             middle = END - timedelta(days=365 * YEARS / 2)
             due = END - timedelta(days=365 * YEARS * 0.8)
             measure(database, listings(middle, total // 2 + 1) | others(due, total // 2 + 1))

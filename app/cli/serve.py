@@ -14,6 +14,7 @@ Design notes:
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import resource
@@ -121,6 +122,8 @@ def _listen(
             supervisor.release()
         if dicom:
             dicom.start()
+        gc.collect()
+        gc.freeze()  # what was loaded at the start stays: to search it again and again delays requests by 0.1 s
 
     server = _server(service, config, started)
     _allow_open_files(config.max_connections + OTHER_FILES)
