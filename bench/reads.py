@@ -24,13 +24,13 @@ from app.sdk import Client
 from bench.model_stores import DEMO
 from bench.server_process import running_service
 
-PHANTOMS, STORED = 4, 5  # phantoms, and predictions of each one that can be read
+PHANTOMS, STORED = 3, 7  # phantoms, and predictions of each one that can be read
 READERS = 8
 KINDS = {
     "the newest 20": "/v1/predictions?limit=20",
     "one prediction": "/v1/predictions/{id}",
-    "its attribution": "/v1/predictions/{id}/attribution",
     "/readyz": "/readyz",
+    "/livez": "/livez",
 }
 
 
