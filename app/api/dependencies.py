@@ -95,8 +95,7 @@ class Services:
     def __post_init__(self) -> None:
         self.watcher = ChangeWatcher(self.read)
         self.eraser = Eraser.of(self.settings, self.database, self.storage)
-        longest = self.settings.receive_timeout + self.settings.dicom_timeout + 60
-        self.held_keys = HeldKeys(self.database, self.settings.lease, longest)
+        self.held_keys = HeldKeys(self.database, self.settings.lease, self.settings.longest_intake)
         self.return_key = key_of(self.settings.dicom_return_key)
         self.result_objects = ResultObjects.of(self.settings, self.database, self.storage)
         self.spare_conversions = SpareProcesses()

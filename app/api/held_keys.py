@@ -49,17 +49,13 @@ class HeldKeys:
 
     async def renew(self) -> None:
         """Renews all keys once. Raises DatabaseUnavailable."""
-        asked = [token for token, until in self._until.items() if until > time.monotonic()]
-        held = await self._in_thread(asked) if asked else set[str]()
-        for token in {*asked, *self._expired()} - held:
+        for token in [token for token, until in self._until.items() if until <= time.monotonic()]:
             del self._until[token]
+        if tokens := set(self._until):
+            renewed = await to_thread.run_sync(self._renew, tokens, abandon_on_cancel=True, limiter=self._limiter)
+            for token in tokens - renewed:
+                del self._until[token]
 
-    def _expired(self) -> list[str]:
-        return [token for token, until in self._until.items() if until <= time.monotonic()]
-
-    async def _in_thread(self, tokens: list[str]) -> set[str]:
-        return await to_thread.run_sync(self._renew, tokens, abandon_on_cancel=True, limiter=self._limiter)
-
-    def _renew(self, tokens: list[str]) -> set[str]:
+    def _renew(self, tokens: set[str]) -> set[str]:
         with self._database.session() as session:
             return idempotency.renew(session, tokens, lease=self.lease)

@@ -52,7 +52,6 @@ IDLE_PAUSE = 1.0  # longest wait of a study that another process has completed, 
 ARRIVAL_PAUSE = 0.25  # between two looks while studies arrive, whose files are read
 FAULT_PAUSE = 5.0
 RETRY_SECONDS = 15.0
-CLAIM_MARGIN = 60.0  # seconds for which a claim is renewed beyond the limits of conversion and disk
 
 
 async def run(services: Services) -> None:
@@ -134,7 +133,7 @@ def _assemble(services: Services, claimed: Assembly) -> None:
 def _renewed(services: Services, claimed: Assembly) -> Iterator[None]:
     """Renew a claim while the block runs, unless it hangs; a thread does it, so that no slow request delays it."""
     settings, ended = services.settings, threading.Event()
-    until = time.monotonic() + settings.dicom_timeout + settings.receive_timeout + CLAIM_MARGIN
+    until = time.monotonic() + settings.longest_intake
 
     def renew() -> None:
         while not ended.wait(settings.lease / 3) and time.monotonic() < until:

@@ -175,7 +175,7 @@ class Settings(BaseSettings):
         default=130,
         ge=1,
         description="Seconds until an idle connection is closed; longer than proxies and clients keep one, because a "
-        "request that meets the closing is lost",
+        "request that meets the closing fails",
     )
     max_connections: int = Field(default=1000, ge=1, description="Maximum number of connections")
     max_requests_per_caller: int = Field(
@@ -264,6 +264,11 @@ class Settings(BaseSettings):
         if not self.storage_url or self.storage_url.startswith("s3://"):
             return self.data_dir / "blobs"
         return Path(self.storage_url.removeprefix("file://"))
+
+    @property
+    def longest_intake(self) -> float:
+        """Seconds after which the reception of a study hangs: the limits of body and conversion, and a minute."""
+        return self.receive_timeout + self.dicom_timeout + 60.0
 
     @property
     def ledger(self) -> str:

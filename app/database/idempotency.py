@@ -18,7 +18,6 @@ from datetime import timedelta
 from sqlalchemy import ColumnElement, Select, delete, select, update
 from sqlalchemy.orm import Session
 
-from app.database.id_sets import among
 from app.database.session import now
 from app.database.tables import IdempotencyRow
 from app.database.upsert import insert_for
@@ -100,8 +99,8 @@ def release(session: Session, reservation: Reservation) -> None:
 
 def renew(session: Session, tokens: Iterable[str], *, lease: float) -> set[str]:
     """Extends the reservations of these requests to ``lease`` seconds from now; returns those that still hold a key."""
-    held = (among(session, IdempotencyRow.token, tokens), IdempotencyRow.prediction_id.is_(None))
-    extended = update(IdempotencyRow).where(*held).values(expires=now() + timedelta(seconds=lease))
+    held = IdempotencyRow.token.in_(list(tokens)) & IdempotencyRow.prediction_id.is_(None)
+    extended = update(IdempotencyRow).where(held).values(expires=now() + timedelta(seconds=lease))
     returned = extended.returning(IdempotencyRow.token).execution_options(synchronize_session=False)
     return set(session.scalars(returned))
 

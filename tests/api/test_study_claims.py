@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from app.api import study_intake
+from app.core.config import Settings
 from app.database import studies
 from app.dicom.conversion import Conversion
 from tests.api.conftest import RunningService
@@ -75,7 +76,7 @@ async def test_a_claim_whose_assembly_does_not_end_is_given_up(
     service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits = {"lease": 0.3, "dicom_timeout": 1.0, "receive_timeout": 1.0}
-    monkeypatch.setattr(study_intake, "CLAIM_MARGIN", -2.0)
+    monkeypatch.setattr(Settings, "longest_intake", 0.0)
     service.services.settings = service.services.settings.model_copy(update=limits)
     in_process, free = study_intake.convert_isolated, []
 
