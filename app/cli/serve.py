@@ -122,8 +122,7 @@ def _listen(
             supervisor.release()
         if dicom:
             dicom.start()
-        gc.collect()
-        gc.freeze()  # what was loaded at the start stays: to search it again and again delays requests by 0.1 s
+        gc.freeze()  # what was loaded at the start stays: a search of it delays requests by up to 0.1 s
 
     server = _server(service, config, started)
     _allow_open_files(config.max_connections + OTHER_FILES)
