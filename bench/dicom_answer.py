@@ -34,7 +34,7 @@ from app.phantoms.dicom_series import SeriesPlan, files, planned_slices
 from app.sdk import Client
 from app.sdk.types import Input, Prediction
 from bench.dicom_speed import BOUNDARY, RELATED
-from bench.model_stores import DEMO
+from bench.model_stores import DEMO, MODEL_STORE
 from bench.server_process import running_service
 
 NAMED = {"ncct": "", "cta": "Iomeprol"}
@@ -126,9 +126,9 @@ def main() -> None:
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as name,
-        running_service(Path(name) / "data", options.model, dicom_quiet="36000") as url,
+        running_service(MODEL_STORE, Path(name) / "data", options.model, dicom_quiet="36000") as service,
     ):
-        measure(url, Path(name), options.patients, options.pause)
+        measure(service.url, Path(name), options.patients, options.pause)
 
 
 if __name__ == "__main__":

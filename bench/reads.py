@@ -21,7 +21,7 @@ from pathlib import Path
 
 from app.phantoms.cohort import write_patient
 from app.sdk import Client
-from bench.model_stores import DEMO
+from bench.model_stores import DEMO, MODEL_STORE
 from bench.server_process import running_service
 
 PHANTOMS, STORED = 3, 7  # phantoms, and predictions of each one that can be read
@@ -131,8 +131,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--waiting", type=int, default=3, help="predictions in progress")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name, running_service(Path(name) / "data", DEMO) as url:
-        measure(url, Path(name), options)
+    with tempfile.TemporaryDirectory() as name, running_service(MODEL_STORE, Path(name) / "data", DEMO) as service:
+        measure(service.url, Path(name), options)
 
 
 if __name__ == "__main__":

@@ -14,18 +14,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from app.registry.model_store import ModelStore
-from app.sdk import Client, RlvoError
-from bench.model_stores import MODEL_STORE
+from app.sdk import Client
 
 ROOT = Path(__file__).resolve().parents[1]
 RLVO = ("rlvo", "rlvo-bf16")
 BOUNDARY = "bench"
 START_TIMEOUT_S = 150
-SERVICE_START_S = 300.0
 
 
 class ServerProcess:
@@ -114,39 +113,38 @@ class ServerProcess:
         self._process.wait(30)
 
 
+class Service(NamedTuple):
+    """Address and process of a running `rlvo serve`."""
+
+    url: str
+    pid: int
+
+
 @contextmanager
-def running_service(data: Path, model: str, **settings: str) -> Iterator[str]:
-    """Run `rlvo serve` with a worker and the repository's model store; yield its address as soon as it is ready.
+def running_service(store: Path, data: Path, model: str, **settings: str) -> Iterator[Service]:
+    """Run `rlvo serve` with its worker; yield it as soon as it is ready.
 
-    ``data``: its folder. ``settings``: further ones, without ``RLVO_``, in lower case.
-
-    Raises:
-        SystemExit: It is not ready in time.
+    ``store``: its model store. ``data``: its folder. ``settings``: further ones, without ``RLVO_``, in lower case.
     """
-    port = free_port()
     environment = {
         **os.environ,
         "RLVO_DATA_DIR": str(data),
-        "RLVO_MODEL_STORE": str(MODEL_STORE),
+        "RLVO_MODEL_STORE": str(store),
         "RLVO_DEFAULT_MODEL": model,
         "RLVO_LOG_LEVEL": "warning",
         **{f"RLVO_{name.upper()}": value for name, value in settings.items()},
     }
-    command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port)]
-    with subprocess.Popen(command, env=environment) as service:
+    command = [sys.executable, "-m", "app.cli", "serve", "--port", "0"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout
         try:
-            url, end = f"http://127.0.0.1:{port}", time.monotonic() + SERVICE_START_S
+            url = next(line.split()[-1] for line in process.stdout if b"rlvo is at" in line).decode()
             with Client(url) as client:
-                while True:
-                    with suppress(RlvoError):
-                        if client.health().ready:
-                            break
-                    if time.monotonic() > end:
-                        raise SystemExit("the service does not start")
+                while not client.health().ready:
                     time.sleep(0.2)
-            yield url
+            yield Service(url, process.pid)
         finally:
-            service.terminate()
+            process.terminate()
 
 
 def free_port() -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 from app.phantoms.cohort import write_patient
 from app.sdk import Client
 from bench.model_stores import STORES
-from bench.study import running_service
+from bench.server_process import running_service
 
 
 def seconds_of_a_study(client: Client, study: dict[str, Path]) -> float:
@@ -43,7 +43,10 @@ def main() -> None:
         study = write_patient(scratch / "patient", seed=1)
         for number in range(arguments.starts):
             began = time.perf_counter()
-            with running_service(store, scratch / str(number), "float32") as client:
+            with (
+                running_service(store, scratch / str(number), "bench", precision="float32") as service,
+                Client(service.url) as client,
+            ):
                 ready = time.perf_counter() - began
                 first, *later = [seconds_of_a_study(client, study) for _ in range(1 + arguments.studies)]
                 usual = statistics.median(later)

@@ -20,13 +20,11 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +37,7 @@ from app.sdk import Client, Progress
 from app.sdk.types import Prediction
 from bench.eager_model import EagerModel
 from bench.model_stores import STORES
-from bench.server_process import ServerProcess
+from bench.server_process import ServerProcess, running_service
 from bench.usual_pipeline import usual_image
 
 STEPS = 32
@@ -93,31 +91,6 @@ def cpu_seconds(pid: int) -> float:
     return total / os.sysconf("SC_CLK_TCK")
 
 
-@contextmanager
-def running_service(store: Path, data: Path, precision: str, pids: list[int] | None = None) -> Iterator[Client]:
-    """Run `rlvo serve` with its worker; yield a client once the service is ready. ``pids`` gets its process."""
-    environment = os.environ | {
-        "RLVO_DATA_DIR": str(data),
-        "RLVO_MODEL_STORE": str(store),
-        "RLVO_DEFAULT_MODEL": "bench",
-        "RLVO_PRECISION": precision,
-        "RLVO_LOG_LEVEL": "warning",
-    }
-    command = [sys.executable, "-m", "app.cli", "serve", "--port", "0"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, start_new_session=True) as process:
-        assert process.stdout
-        if pids is not None:
-            pids.append(process.pid)
-        try:
-            url = next(line.split()[-1] for line in process.stdout if b"rlvo is at" in line).decode()
-            with Client(url) as client:
-                while not client.health().ready:
-                    time.sleep(0.2)
-                yield client
-        finally:
-            process.terminate()
-
-
 class Elapsed(NamedTuple):
     """Seconds of one study at the client: in total, and after the last byte was sent."""
 
@@ -135,7 +108,10 @@ def predict(
     """
     clinical = json.loads(study["clinical"].read_text())
     times: dict[bool, list[Elapsed]] = {False: [], True: []}
-    with running_service(store, scratch / precision, precision) as client:
+    with (
+        running_service(store, scratch / precision, "bench", precision=precision) as service,
+        Client(service.url) as client,
+    ):
         for explain, elapsed in times.items():
             for _ in range(rounds + 2):
                 uploaded: list[float] = []
@@ -167,16 +143,18 @@ def concurrent_rate(
 ) -> tuple[float, float]:
     """Return studies per second of rlvo, up to the last answer, and processor seconds of one study."""
     clinical = json.loads(study["clinical"].read_text())
-    pids: list[int] = []
-    with running_service(store, scratch / "concurrent", "float32", pids) as client:
+    with (
+        running_service(store, scratch / "concurrent", "bench", precision="float32") as service,
+        Client(service.url) as client,
+    ):
 
         def send() -> object:
             return client.predict(ncct=study["ncct"], cta=study["cta"], clinical=clinical, explain=explain)
 
         send()
-        before = cpu_seconds(pids[0])
+        before = cpu_seconds(service.pid)
         rate = studies_per_second(send, 4 * concurrency, concurrency)
-        return rate, (cpu_seconds(pids[0]) - before) / (4 * concurrency)
+        return rate, (cpu_seconds(service.pid) - before) / (4 * concurrency)
 
 
 def compare_concurrent(study: dict[str, Path], store: Path, scratch: Path, concurrency: int) -> None:
