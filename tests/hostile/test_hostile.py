@@ -19,7 +19,7 @@ from tests.api.conftest import volume
 from tests.api.server import Server, started
 from tests.hostile import clinical, http, requests, volumes
 from tests.hostile.http import CANARY, Attack
-from tests.hostile.runner import AttackReport, as_document, as_part, run_attacks
+from tests.hostile.runner import AT_ONCE, AttackReport, as_document, as_part, run_attacks
 
 MIB = 1024 * 1024
 GOOD = volume()
@@ -83,7 +83,9 @@ def check_attacks(server: Server, attacks: Iterable[Attack]) -> AttackReport:
     report = run_attacks(server, attacks)
     growth = report.memory_growth / MIB
     print(f"{report.sent} sent, {report.statuses}, p99 {report.p99:.3f} s, memory growth {growth:.1f} MiB")
+    print(*report.late, sep="\n")
     assert not report.faults, "\n".join(report.faults[:20])
+    assert len(report.late) <= AT_ONCE, report.late  # as many as one pause of the machine delays
     assert report.memory_growth < 64 * MIB
     log = (server.folder / "log").read_text()
     assert "Traceback" not in log
