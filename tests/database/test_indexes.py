@@ -142,6 +142,15 @@ def test_query_reads_no_table_as_a_whole(filled: Database, name: str) -> None:
         assert any(f"INDEX {BY_INDEX[name]} " in found for found in plans), plans
 
 
+def test_part_of_a_subject_is_found_without_the_rows(filled: Database) -> None:
+    """PostgreSQL would read each row of the tenant to compare its subject, though an index has it."""
+    with filled.reading() as session:
+        with statements(filled) as sent:
+            QUERIES["part of a subject"](session)
+        found = plan(session, *next(each for each in sent if "FROM predictions" in each[0]))
+    assert ("USING INDEX predictions_page" if filled.sqlite else "Index Only Scan") in found, found
+
+
 def test_test_notices_a_query_without_an_index(filled: Database) -> None:
     with filled.reading() as session:
         with statements(filled) as sent:
