@@ -16,7 +16,7 @@ from typing import Any
 
 from app.dicom.conversion import Conversion
 from app.dicom.errors import DEFAULT, DicomLimits, no_archive, refused
-from app.dicom.spare import SpareProcesses, installed, started
+from app.dicom.spare import Process, SpareProcesses, installed, started
 from app.sdk.errors import FieldError, RlvoError, UnsupportedMedia
 from app.sdk.series import SeriesRole
 from app.sdk.types import Input
@@ -85,7 +85,7 @@ def convert_isolated(
     return Conversion.from_json(answer)
 
 
-def _answer(process: subprocess.Popen[bytes], job: Mapping[str, Any], timeout_s: float) -> dict[str, Any] | None:
+def _answer(process: Process, job: Mapping[str, Any], timeout_s: float) -> dict[str, Any] | None:
     """The answer of a process; None if it ended without one. Raises InvalidDicom after ``timeout_s`` seconds."""
     with process:
         try:

@@ -2,7 +2,8 @@
 
 Design notes:
 - The libraries take most of a second to load, and the files another part of it; both comes before a study is complete.
-- A study may arrive in less time than a process starts. So one process can be ready, before any study arrives.
+- A study may arrive in less time than that. So one process loads them before any study arrives (`forked`), and the
+  processes of the studies are forks of it.
 - A process reads the files of one study, as without preparation. So no file reaches the conversion of another study.
 - A process that has ended, or does not answer, costs nothing: the conversion takes another one.
 - The service never waits for a process: what its pipe does not take is written later.
@@ -27,12 +28,16 @@ from pathlib import Path
 from typing import Any
 
 from app.dicom.errors import DEFAULT, DicomLimits
+from app.dicom.forked import ENVIRONMENT, Forked, ForkServer
 
-__all__ = ["MOST", "SpareProcesses", "installed", "started"]
+__all__ = ["MOST", "Process", "SpareProcesses", "installed", "started"]
+
+Process = subprocess.Popen[bytes] | Forked
 
 MOST = 2  # processes that wait
 SPARE_PAUSE = 30.0  # seconds without a new process after one that ended while it waited, for instance for its memory
 ANSWER_S = 3.0  # in which a process ends its reading
+FORKS = hasattr(os, "pidfd_open")  # Linux
 _LIBRARY = "pydicom"
 _WHOLE = 4096  # bytes that a pipe takes whole or not at all (PIPE_BUF)
 _ROOM = 3584  # of them, for paths
@@ -46,9 +51,8 @@ def installed() -> bool:
 def started() -> subprocess.Popen[bytes]:
     """A process that waits for a job."""
     command = [sys.executable, "-m", "app.dicom.convert_process"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     return subprocess.Popen(  # noqa: S603 - the command is fixed; the job is data
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=os.environ | ENVIRONMENT
     )
 
 
@@ -56,7 +60,7 @@ def started() -> subprocess.Popen[bytes]:
 class _Waiting:
     """A process that waits; ``sent`` are the files that it was told, ``version`` what these were taken from."""
 
-    process: subprocess.Popen[bytes]
+    process: Process
     sent: set[Path] = field(default_factory=set)
     version: object = None
 
@@ -67,7 +71,7 @@ class SpareProcesses:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: dict[str, _Waiting] = {}
-        self._ready: subprocess.Popen[bytes] | None = None
+        self._server: ForkServer | None = None
         self._closed = False
         self._paused_until = -math.inf
         self._harmful: deque[str] = deque(maxlen=64)  # studies whose files have ended a process; not read again
@@ -77,8 +81,8 @@ class SpareProcesses:
 
         Args:
             studies: names of the studies that arrive, those to prepare first.
-            ready: also let a process wait for a study that has not arrived yet; it starts when no study arrives, so
-                that it takes no time from one.
+            ready: load the libraries for later studies, if that has not been done; it begins when no study arrives,
+                so that it takes no time from one.
         """
         with self._lock:
             for study in [each for each in self._waiting if each not in studies]:
@@ -89,23 +93,27 @@ class SpareProcesses:
                 self._pause()
                 if self._waiting.pop(study).sent:
                     self._harmful.append(study)
-            if self._ready is not None and _has_ended(self._ready):
-                self._ready = None
+            if self._server is not None and self._server.has_ended:
+                self._close_server()
                 self._pause()
             if self._closed or time.monotonic() < self._paused_until:
                 return
             for study in list(studies)[:MOST]:
                 if study not in self._waiting:
-                    self._waiting[study] = _Waiting(self._take_ready() or started())
-            if ready and not studies and self._ready is None:
-                self._ready = started()
+                    self._waiting[study] = _Waiting(self._start())
+            if ready and not studies and self._server is None and FORKS:
+                self._server = ForkServer()
 
     def _pause(self) -> None:
         self._paused_until = time.monotonic() + SPARE_PAUSE
 
-    def _take_ready(self) -> subprocess.Popen[bytes] | None:
-        process, self._ready = self._ready, None
-        return process
+    def _start(self) -> Process:
+        return (self._server.fork() if self._server is not None else None) or started()
+
+    def _close_server(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
 
     def lacks(self, study: str, version: object) -> bool:
         """Whether the process of a study has not been told all files of this version of the study."""
@@ -138,7 +146,7 @@ class SpareProcesses:
                 waiting.sent.update(told)
             waiting.version = version
 
-    def take(self, study: str) -> subprocess.Popen[bytes] | None:
+    def take(self, study: str) -> Process | None:
         """The process of a study, for its conversion; None if none waits."""
         with self._lock:
             waiting = self._waiting.pop(study, None)
@@ -149,7 +157,7 @@ class SpareProcesses:
         _end(waiting.process)
         return None
 
-    def _stopped(self, process: subprocess.Popen[bytes]) -> bool:
+    def _stopped(self, process: Process) -> bool:
         """Whether a process has ended its reading, and answers."""
         assert process.stdout is not None
         end = time.monotonic() + ANSWER_S
@@ -163,8 +171,7 @@ class SpareProcesses:
             self._closed = True
         self.keep(())
         with self._lock:
-            if (process := self._take_ready()) is not None:
-                _end(process)
+            self._close_server()
 
 
 def _take_line(new: deque[Path]) -> list[Path]:
@@ -180,7 +187,7 @@ def _encoded(message: dict[str, Any]) -> bytes:
     return json.dumps(message).encode() + b"\n"
 
 
-def _write(process: subprocess.Popen[bytes], line: bytes, wait_s: float = 0.0) -> bool:
+def _write(process: Process, line: bytes, wait_s: float = 0.0) -> bool:
     """Write a line if the pipe takes it; whether it did. A line that fits no pipe whole is not written."""
     assert process.stdin is not None
     if len(line) > _WHOLE or not select.select([], [process.stdin], [], wait_s)[1]:
@@ -191,7 +198,7 @@ def _write(process: subprocess.Popen[bytes], line: bytes, wait_s: float = 0.0) -
         return False
 
 
-def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+def _has_ended(process: Process) -> bool:
     """Whether a process that waits has ended; then its pipes are closed."""
     if process.poll() is None:
         return False
@@ -199,6 +206,6 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
         return True
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: Process) -> None:
     with process:
         process.kill()

@@ -33,7 +33,7 @@ RUN = study_intake.run  # before a fixture replaces it
 async def test_a_process_reads_a_study_that_arrives_until_it_is_claimed_or_cancelled(service: RunningService) -> None:
     spare = service.services.spare_conversions
     study_intake._prepare(service.services)
-    assert (spare._waiting, spare._ready) == ({}, None)
+    assert (spare._waiting, spare._server) == ({}, None)
     sent = cta()
     uid = await receive(service, *sent)
     study_intake._prepare(service.services)
@@ -45,7 +45,7 @@ async def test_a_process_reads_a_study_that_arrives_until_it_is_claimed_or_cance
     await service.http.delete(f"/v1/studies/{uid}")
     study_intake._prepare(service.services)
     assert not spare._waiting
-    assert waiting.process.returncode is not None
+    assert waiting.process.poll() is not None
     spare.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -13,9 +14,11 @@ import pytest
 
 from app.dicom import spare as spare_module
 from app.dicom.conversion import Conversion
+from app.dicom.forked import Forked
 from app.dicom.isolated import convert_isolated
 from app.dicom.spare import MOST, SpareProcesses
 from app.sdk.errors import InvalidDicom
+from app.sdk.series import SeriesRole
 from app.sdk.types import Input
 from tests.dicom.studies import TILTED, contents, plan
 
@@ -32,7 +35,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def waiting(spare: SpareProcesses, study: str = STUDY) -> subprocess.Popen[bytes]:
     spare.keep([study])
-    return spare._waiting[study].process
+    process = spare._waiting[study].process
+    assert isinstance(process, subprocess.Popen)  # no libraries were loaded before
+    return process
 
 
 def cpu_s(process: subprocess.Popen[bytes]) -> float:
@@ -106,27 +111,128 @@ def test_few_processes_wait_and_those_of_other_studies_end() -> None:
     assert len(spare._waiting) == MOST
     first = spare._waiting["a"].process
     spare.keep(["b"])
-    assert first.returncode is not None
+    assert first.poll() is not None
     spare.close()
 
 
-def test_a_process_is_ready_before_a_study_arrives(study: Path, tmp_path: Path) -> None:
+def loaded(spare: SpareProcesses, study: str = STUDY) -> Forked:
+    """A process of a study whose libraries were loaded before."""
+    spare.keep([], ready=True)
+    assert spare._server is not None
+    select.select([spare._server._connection], [], [], 60)
+    spare.keep([study], ready=True)
+    process = spare._waiting[study].process
+    assert isinstance(process, Forked)
+    return process
+
+
+def test_the_libraries_are_loaded_once_before_studies_arrive(study: Path, tmp_path: Path) -> None:
     spare = SpareProcesses()
     spare.keep([])
-    assert spare._ready is None
-    spare.keep([], ready=True)
-    process = spare._ready
-    spare.keep([], ready=True)
-    assert spare._ready is process
-    spare.keep([STUDY], ready=True)
-    assert spare._waiting[STUDY].process is process
-    assert spare._ready is None
-    assert volumes(study, tmp_path / "1", spare)
-    spare.keep([], ready=True)
-    second = spare._ready
-    assert second is not None
+    assert spare._server is None
+    process = loaded(spare)
+    server = spare._server
+    expected = volumes(study, tmp_path / "without", None)
+    assert process.poll() is None
+    assert volumes(study, tmp_path / "1", spare) == expected
+    assert process.poll() is not None
+    assert loaded(spare) is not process
+    assert spare._server is server
+    assert volumes(study, tmp_path / "2", spare) == expected
     spare.close()
-    assert second.returncode is not None
+    assert server is not None
+    assert server.has_ended
+
+
+def test_a_study_that_comes_before_the_libraries_are_loaded_waits_for_no_server(study: Path, tmp_path: Path) -> None:
+    spare = SpareProcesses()
+    spare.keep([], ready=True)
+    assert spare._server is not None
+    spare._server._process.send_signal(signal.SIGSTOP)
+    waiting(spare)
+    assert volumes(study, tmp_path / "1", spare)
+    spare.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["has ended", "hangs"])
+def test_a_server_that_has_ended_or_hangs_costs_no_study(number: signal.Signals, study: Path, tmp_path: Path) -> None:
+    spare = SpareProcesses()
+    process = loaded(spare)
+    assert spare._server is not None
+    spare._server._process.send_signal(number)
+    if number == signal.SIGKILL:
+        spare._server._process.wait(60)
+    else:
+        spare.keep([STUDY, "b"])
+        assert isinstance(spare._waiting["b"].process, subprocess.Popen)
+    spare.keep([STUDY], ready=True)
+    spare.keep([STUDY], ready=True)
+    assert spare._server is None  # and no other one is started for a while
+    assert process.poll() is None
+    assert volumes(study, tmp_path / "1", spare)
+    spare.close()
+
+
+def descriptors(process: str) -> set[str]:
+    return {each.name for each in Path(f"/proc/{process}/fd").iterdir()}
+
+
+def test_a_forked_process_shares_nothing_with_the_next_one(study: Path, tmp_path: Path) -> None:
+    """It reads one study, has one thread at its start, and no descriptor but its pipes."""
+    spare = SpareProcesses()
+    first = loaded(spare)
+    server = spare._server
+    assert server is not None
+    spare.keep([STUDY, "b"])
+    children = Path(f"/proc/{server._process.pid}/task/{server._process.pid}/children").read_text().split()
+    assert len(children) == 2
+    assert [len(list(Path(f"/proc/{child}/task").iterdir())) for child in children] == [1, 1]
+    end = time.monotonic() + 60
+    while any(descriptors(child) != {"0", "1", "2"} for child in children) and time.monotonic() < end:
+        time.sleep(0.01)  # it closes those of the server first
+    assert [descriptors(child) for child in children] == [{"0", "1", "2"}] * 2
+    first.kill()
+    assert select.select([first._descriptor], [], [], 60)[0]
+    second = spare._waiting["b"].process
+    assert second.poll() is None
+    spare.close()
+    assert second.poll() is not None
+
+
+@pytest.mark.parametrize("kill", [True, False], ids=["killed", "its pipe closed"])
+def test_a_forked_process_ends_with_its_service(kill: bool) -> None:
+    spare = SpareProcesses()
+    process = loaded(spare)
+    process.kill() if kill else process.stdin.close()
+    assert select.select([process._descriptor], [], [], 60)[0]
+    spare.close()
+
+
+def test_a_forked_process_keeps_the_limit_of_time(study: Path, tmp_path: Path) -> None:
+    spare = SpareProcesses()
+    process = loaded(spare)
+    with pytest.raises(InvalidDicom, match="could not be converted within"):
+        convert_isolated(study, tmp_path, spare=spare, study=STUDY, timeout_s=0.01)
+    assert process.poll() is not None
+    spare.close()
+
+
+def test_a_study_is_converted_if_the_forked_process_ends_before_its_job(study: Path, tmp_path: Path) -> None:
+    spare = SpareProcesses()
+    process = loaded(spare)
+    process.kill()
+    assert select.select([process._descriptor], [], [], 60)[0]
+    assert volumes(study, tmp_path / "1", spare)
+    spare.close()
+
+
+def test_a_job_that_fills_its_pipe_reaches_a_forked_process(tmp_path: Path) -> None:
+    spare = SpareProcesses()
+    loaded(spare)
+    overrides = {f"{number:0100d}": SeriesRole.NCCT for number in range(5000)}
+    with pytest.raises(InvalidDicom):
+        convert_isolated(tmp_path, tmp_path, overrides=overrides, spare=spare, study=STUDY)
+    spare.close()
 
 
 def test_a_spare_process_that_was_ended_is_replaced(study: Path, tmp_path: Path) -> None:
@@ -147,14 +253,11 @@ def test_no_spare_process_is_started_after_the_end_of_the_service() -> None:
     spare.keep([STUDY], ready=True)  # a thread that was on its way to it when the service ended
     spare.keep([], ready=True)
     assert spare.take(STUDY) is None
-    assert spare._ready is None
+    assert spare._server is None
 
 
-@pytest.mark.parametrize("studies", [[STUDY], []], ids=["of a study", "ready"])
-def test_a_spare_process_that_ends_by_itself_is_not_started_at_each_look(
-    studies: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    started = []
+def test_a_spare_process_that_ends_by_itself_is_not_started_at_each_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    studies, started = [STUDY], []
 
     def ending() -> subprocess.Popen[bytes]:
         command = [sys.executable, "-c", "pass"]
@@ -164,16 +267,16 @@ def test_a_spare_process_that_ends_by_itself_is_not_started_at_each_look(
     monkeypatch.setattr(spare_module, "started", ending)
     spare = SpareProcesses()
     for _ in range(5):
-        spare.keep(studies, ready=True)
+        spare.keep(studies)
         started[-1].wait(10)
     assert len(started) == 1
     monkeypatch.setattr(spare_module, "SPARE_PAUSE", 0.0)
     spare = SpareProcesses()
-    spare.keep(studies, ready=True)
+    spare.keep(studies)
     started[-1].wait(10)
-    spare.keep(studies, ready=True)
+    spare.keep(studies)
     started[-1].wait(10)
-    spare.keep(studies, ready=True)
+    spare.keep(studies)
     assert len(started) == 4
     spare.close()
 

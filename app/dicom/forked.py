@@ -1,0 +1,140 @@
+"""Starts processes of conversions as forks of one that has loaded the libraries, which takes milliseconds.
+
+Design notes:
+- The libraries take most of a second of processor time, which a worker needs for the prediction of the study before.
+- The service keeps the descriptor of a process (``pidfd``), so it never ends another one that got the same number.
+- Whoever asks never waits for the libraries: ``fork`` gives none before they are loaded, or if the server has ended.
+- This module needs no DICOM library.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from io import FileIO
+from types import TracebackType
+from typing import Self
+
+__all__ = ["ENVIRONMENT", "ForkServer", "Forked"]
+
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+FORK_S = 1.0  # in which the server starts a process
+_CHUNK = 1 << 16
+_MESSAGE = 1  # bytes of a message
+
+
+class Forked:
+    """A process that a server has started, with the members of ``subprocess.Popen`` that a conversion uses."""
+
+    def __init__(self, descriptor: int, stdin: FileIO, stdout: FileIO) -> None:
+        self._descriptor = descriptor
+        self.stdin, self.stdout = stdin, stdout
+
+    def poll(self) -> int | None:
+        """None while the process runs, else 0: its status is known to the server alone."""
+        return 0 if self._descriptor < 0 or select.select([self._descriptor], [], [], 0)[0] else None
+
+    def kill(self) -> None:
+        if self._descriptor >= 0:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
+
+    def communicate(self, job: bytes, timeout: float) -> tuple[bytes, None]:
+        """Send the job and return what the process writes until its end.
+
+        Raises:
+            subprocess.TimeoutExpired: it has not ended after ``timeout`` seconds.
+        """
+        end, out, rest = time.monotonic() + timeout, bytearray(), memoryview(job)
+        os.set_blocking(self.stdin.fileno(), False)
+        while True:
+            writing = [] if self.stdin.closed else [self.stdin]
+            readable, writable, _ = select.select([self.stdout], writing, [], max(end - time.monotonic(), 0.0))
+            if writable:
+                try:
+                    rest = rest[os.write(self.stdin.fileno(), rest) :]
+                except BrokenPipeError:
+                    rest = rest[:0]
+                if not rest:
+                    self.stdin.close()
+            if readable:
+                if not (part := os.read(self.stdout.fileno(), _CHUNK)):
+                    return bytes(out), None
+                out += part
+            if time.monotonic() >= end:
+                raise subprocess.TimeoutExpired("conversion", timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        """Close the pipes, and wait for the end of the process."""
+        self.stdin.close()
+        self.stdout.close()
+        if self._descriptor >= 0:
+            select.select([self._descriptor], [], [])
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class ForkServer:
+    """A process that loads the libraries; see ``convert_server``."""
+
+    def __init__(self) -> None:
+        self._connection, theirs = socket.socketpair()
+        self._loaded = False
+        with theirs:
+            command = [sys.executable, "-m", "app.dicom.convert_server"]
+            self._process = subprocess.Popen(  # noqa: S603 - the command is fixed
+                command,
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=os.environ | ENVIRONMENT,
+            )
+
+    @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def fork(self) -> Forked | None:
+        """A process that waits for a job; None if the libraries are not loaded, or the server does not answer."""
+        if self._connection.fileno() < 0:
+            return None
+        if not self._loaded:
+            if not select.select([self._connection], [], [], 0)[0]:
+                return None
+            self._loaded = bool(self._connection.recv(_MESSAGE))
+        their_in, our_out = os.pipe()
+        our_in, their_out = os.pipe()
+        stdin, stdout = FileIO(our_out, "w"), FileIO(our_in)
+        descriptor = self._asked([their_in, their_out])
+        os.close(their_in)
+        os.close(their_out)
+        if descriptor is not None:
+            return Forked(descriptor, stdin, stdout)
+        stdin.close()
+        stdout.close()
+        self.close()
+        return None
+
+    def _asked(self, pipes: Sequence[int]) -> int | None:
+        """Descriptor of a new process with these pipes; None if the server has ended, or does not answer."""
+        with suppress(OSError):
+            socket.send_fds(self._connection, [b"f"], pipes)
+            if select.select([self._connection], [], [], FORK_S)[0]:
+                return next(iter(socket.recv_fds(self._connection, _MESSAGE, 1)[1]), None)
+        return None
+
+    def close(self) -> None:
+        """End the server; processes that it has started go on."""
+        self._connection.close()
+        with self._process as process:
+            process.kill()
