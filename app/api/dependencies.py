@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Concatenate, ParamSpec, TypeVar
 
-from anyio import CapacityLimiter, Event, Semaphore, move_on_after, sleep, to_thread
+from anyio import CapacityLimiter, Event, Semaphore, sleep, to_thread
 from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
@@ -30,6 +30,7 @@ from app.api.metrics import Metrics
 from app.api.oidc import TokenVerifier
 from app.api.rate_limit import RateLimiter
 from app.api.readiness import ReadinessProbe
+from app.api.wake import Wake
 from app.core.config import Settings
 from app.core.logging import error_location
 from app.core.tracing import NoopTraces, Traces
@@ -101,7 +102,7 @@ class Services:
         self.spare_conversions = SpareProcesses()
         self.reception = Reception.of(self.settings, self.database, self.storage)
         self.erasures_replayed = Event()
-        self._study_due = Event()
+        self.study_due, self.instance_received = Wake(), Wake()
         self.rate_limiter = RateLimiter()
         self.requests_in_progress = RequestsInProgress.of(self.settings)
         self.readiness = ReadinessProbe(self)
@@ -113,16 +114,6 @@ class Services:
     def owner(self) -> str:
         """Identifies this service among the services that share its database."""
         return f"{socket.gethostname()[:50]}:{self.settings.port}"
-
-    def note_study_due(self) -> None:
-        """Ends `wait_for_study`: a study may be due now."""
-        self._study_due.set()
-
-    async def wait_for_study(self, most: float) -> None:
-        """Waits until `note_study_due` was called since the last wait, or for ``most`` seconds."""
-        with move_on_after(most):
-            await self._study_due.wait()
-        self._study_due = Event()
 
     async def read(self, work: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs ``work(session, ...)`` in a thread, in a read-only transaction."""
@@ -193,8 +184,11 @@ class Services:
         """Moves received DICOM instances to the blobs, again and again; a fault of the environment is tried again."""
         while True:
             try:
-                indexed = await self.run_in_background(self.reception.index)
-                await sleep(0.0 if indexed else INDEX_PAUSE)
+                if await self.run_in_background(self.reception.index):
+                    self.study_due.note()  # its files are read while further ones arrive
+                    await sleep(0)
+                else:
+                    await self.instance_received.pause(INDEX_PAUSE)
             except Exception as error:  # noqa: BLE001 - the files stay, so the next try may succeed
                 log.warning("received instances are indexed again: %s", error_location(error))
                 await sleep(REPLAY_PAUSE)

@@ -62,7 +62,7 @@ async def run(services: Services) -> None:
                 worked = await assemble_next(services)
                 if not worked:
                     arriving = await services.run_in_background(_prepare, services)
-                    await services.wait_for_study(ARRIVAL_PAUSE if arriving else IDLE_PAUSE)
+                    await services.study_due.pause(ARRIVAL_PAUSE if arriving else IDLE_PAUSE)
             except Exception as error:  # noqa: BLE001 - the claim ends, and the study is assembled again
                 log.warning("studies are assembled again: %s", error_location(error))
                 await sleep(FAULT_PAUSE)

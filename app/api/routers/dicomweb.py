@@ -21,8 +21,15 @@ async def store(request: Request, services: ServicesDep, caller: CurrentCaller) 
     services.raise_if_draining()
     stored = StoreRequest(services.reception, caller.tenant, services.settings.dicom_max_instance_bytes)
     parser = stored.parser(request.headers.get("content-type", ""))
+
+    async def write(batch: bytes) -> None:
+        before = len(stored.received)
+        await services.run_in_thread(parser.write, batch)
+        if len(stored.received) > before:
+            services.instance_received.note()
+
     try:
-        await stream_to_thread(request.stream(), lambda batch: services.run_in_thread(parser.write, batch))
+        await stream_to_thread(request.stream(), write)
         parser.close()
         await services.run_in_thread(stored.flush)
     finally:

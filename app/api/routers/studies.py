@@ -245,7 +245,7 @@ def _digest(services: Services, accession_number: str) -> str:
 async def _changed(services: Services, record: Callable[[Session], T]) -> T:
     """Write a change that can make a study due, and end the wait of the assembly."""
     done = await services.write(record)
-    services.note_study_due()
+    services.study_due.note()
     return done
 
 
