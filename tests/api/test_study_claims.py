@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
 import pytest
 
-from app.api import study_intake
+from app.api import stow, study_intake
 from app.core.config import Settings
 from app.database import studies
 from app.dicom.conversion import Conversion
 from tests.api.conftest import RunningService
+from tests.api.test_stow import RELATED, body
 from tests.api.test_studies import (
     assembled_by_the_test,
     completed,
@@ -126,3 +128,27 @@ async def test_a_study_that_is_said_to_be_complete_is_assembled_at_once(
             while (await read(service, uid))["state"] != "predicted":
                 await anyio.sleep(0.05)
         tasks.cancel_scope.cancel()
+
+
+async def test_a_study_is_indexed_while_its_request_arrives(
+    service: RunningService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services, sent = service.services, body(*cta())
+    monkeypatch.setattr(stow, "_TOGETHER", 2)
+    pause = services.instance_received.pause
+    monkeypatch.setattr(services.instance_received, "pause", lambda most: pause(3600 * most))
+    services.instance_received.note()  # ends the pause that lasts, of one second
+    arrived: list[int] = []
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield sent[: len(sent) // 2]
+        with anyio.fail_after(60):
+            while not arrived:
+                await services.study_due.pause(3600)
+                with services.database.reading() as session:
+                    arrived.extend(count for _, count in studies.arriving(session, most=1))
+        yield sent[len(sent) // 2 :]
+
+    answer = await service.http.post("/dicomweb/studies", content=chunks(), headers={"Content-Type": RELATED})
+    assert answer.status_code == 200, answer.text
+    assert 0 < arrived[0] < len(cta())
