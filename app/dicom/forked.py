@@ -3,7 +3,8 @@
 Design notes:
 - The libraries take most of a second of processor time, which a worker needs for the prediction of the study before.
 - The service keeps the descriptor of a process (``pidfd``), so it never ends another one that got the same number.
-- Whoever asks never waits for the libraries: ``fork`` gives none before they are loaded, or if the server has ended.
+- A caller never waits for the libraries: ``fork`` gives none before they are loaded, or if the server has ended.
+- Descriptors of a service with many connections are above 1023, which ``select`` cannot watch; ``poll`` can.
 - This module needs no DICOM library.
 """
 
@@ -20,14 +21,25 @@ from collections.abc import Sequence
 from contextlib import suppress
 from io import FileIO
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
-__all__ = ["ENVIRONMENT", "ForkServer", "Forked"]
+__all__ = ["ENVIRONMENT", "ForkServer", "Forked", "is_ready"]
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 FORK_S = 1.0  # in which the server starts a process
 _CHUNK = 1 << 16
 _MESSAGE = 1  # bytes of a message
+
+
+class _File(Protocol):
+    def fileno(self) -> int: ...
+
+
+def is_ready(file: int | _File, event: int = select.POLLIN, *, wait_s: float | None = 0.0) -> bool:
+    """Whether a file can be read (or written: ``POLLOUT``), or has ended; None waits without end."""
+    poll = select.poll()
+    poll.register(file, event)
+    return bool(poll.poll(None if wait_s is None else 1000 * wait_s))
 
 
 class Forked:
@@ -39,7 +51,7 @@ class Forked:
 
     def poll(self) -> int | None:
         """None while the process runs, else 0: its status is known to the server alone."""
-        return 0 if self._descriptor < 0 or select.select([self._descriptor], [], [], 0)[0] else None
+        return 0 if self._descriptor < 0 or is_ready(self._descriptor) else None
 
     def kill(self) -> None:
         if self._descriptor >= 0:
@@ -53,23 +65,25 @@ class Forked:
             subprocess.TimeoutExpired: it has not ended after ``timeout`` seconds.
         """
         end, out, rest = time.monotonic() + timeout, bytearray(), memoryview(job)
-        os.set_blocking(self.stdin.fileno(), False)
-        while True:
-            writing = [] if self.stdin.closed else [self.stdin]
-            readable, writable, _ = select.select([self.stdout], writing, [], max(end - time.monotonic(), 0.0))
-            if writable:
-                try:
-                    rest = rest[os.write(self.stdin.fileno(), rest) :]
-                except BrokenPipeError:
-                    rest = rest[:0]
-                if not rest:
+        stdin, stdout = self.stdin.fileno(), self.stdout.fileno()
+        os.set_blocking(stdin, False)
+        poll = select.poll()
+        poll.register(stdin, select.POLLOUT)
+        poll.register(stdout, select.POLLIN)
+        while (left := end - time.monotonic()) > 0:
+            for descriptor, _ in poll.poll(1000 * left):
+                if descriptor == stdin:
+                    with suppress(BrokenPipeError):
+                        rest = rest[os.write(stdin, rest) :]
+                        if rest:
+                            continue
+                    poll.unregister(stdin)
                     self.stdin.close()
-            if readable:
-                if not (part := os.read(self.stdout.fileno(), _CHUNK)):
+                elif part := os.read(stdout, _CHUNK):
+                    out += part
+                else:
                     return bytes(out), None
-                out += part
-            if time.monotonic() >= end:
-                raise subprocess.TimeoutExpired("conversion", timeout)
+        raise subprocess.TimeoutExpired("conversion", timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -79,7 +93,7 @@ class Forked:
         self.stdin.close()
         self.stdout.close()
         if self._descriptor >= 0:
-            select.select([self._descriptor], [], [])
+            is_ready(self._descriptor, wait_s=None)
             os.close(self._descriptor)
             self._descriptor = -1
 
@@ -109,7 +123,7 @@ class ForkServer:
         if self._connection.fileno() < 0:
             return None
         if not self._loaded:
-            if not select.select([self._connection], [], [], 0)[0]:
+            if not is_ready(self._connection):
                 return None
             self._loaded = bool(self._connection.recv(_MESSAGE))
         their_in, our_out = os.pipe()
@@ -129,7 +143,7 @@ class ForkServer:
         """Descriptor of a new process with these pipes; None if the server has ended, or does not answer."""
         with suppress(OSError):
             socket.send_fds(self._connection, [b"f"], pipes)
-            if select.select([self._connection], [], [], FORK_S)[0]:
+            if is_ready(self._connection, wait_s=FORK_S):
                 return next(iter(socket.recv_fds(self._connection, _MESSAGE, 1)[1]), None)
         return None
 

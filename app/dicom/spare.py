@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from app.dicom.errors import DEFAULT, DicomLimits
-from app.dicom.forked import ENVIRONMENT, Forked, ForkServer
+from app.dicom.forked import ENVIRONMENT, Forked, ForkServer, is_ready
 
 __all__ = ["MOST", "Process", "SpareProcesses", "installed", "started"]
 
@@ -163,7 +163,7 @@ class SpareProcesses:
         end = time.monotonic() + ANSWER_S
         if not _write(process, _encoded({"stop": True}), ANSWER_S):
             return False
-        return bool(select.select([process.stdout], [], [], max(end - time.monotonic(), 0.0))[0])
+        return is_ready(process.stdout, wait_s=max(end - time.monotonic(), 0.0))
 
     def close(self) -> None:
         """End the processes that wait, and start no other ones."""
@@ -190,7 +190,7 @@ def _encoded(message: dict[str, Any]) -> bytes:
 def _write(process: Process, line: bytes, wait_s: float = 0.0) -> bool:
     """Write a line if the pipe takes it; whether it did. A line that fits no pipe whole is not written."""
     assert process.stdin is not None
-    if len(line) > _WHOLE or not select.select([], [process.stdin], [], wait_s)[1]:
+    if len(line) > _WHOLE or not is_ready(process.stdin, select.POLLOUT, wait_s=wait_s):
         return False
     try:
         return os.write(process.stdin.fileno(), line) == len(line)

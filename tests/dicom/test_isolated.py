@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-import select
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from app.dicom import spare as spare_module
 from app.dicom.conversion import Conversion
-from app.dicom.forked import Forked
+from app.dicom.forked import Forked, is_ready
 from app.dicom.isolated import convert_isolated
 from app.dicom.spare import MOST, SpareProcesses
 from app.sdk.errors import InvalidDicom
@@ -119,7 +121,7 @@ def loaded(spare: SpareProcesses, study: str = STUDY) -> Forked:
     """A process of a study whose libraries were loaded before."""
     spare.keep([], ready=True)
     assert spare._server is not None
-    select.select([spare._server._connection], [], [], 60)
+    assert spare._server._loaded or is_ready(spare._server._connection, wait_s=60)
     spare.keep([study], ready=True)
     process = spare._waiting[study].process
     assert isinstance(process, Forked)
@@ -192,7 +194,7 @@ def test_a_forked_process_shares_nothing_with_the_next_one(study: Path, tmp_path
         time.sleep(0.01)  # it closes those of the server first
     assert [descriptors(child) for child in children] == [{"0", "1", "2"}] * 2
     first.kill()
-    assert select.select([first._descriptor], [], [], 60)[0]
+    assert is_ready(first._descriptor, wait_s=60)
     second = spare._waiting["b"].process
     assert second.poll() is None
     spare.close()
@@ -204,7 +206,7 @@ def test_a_forked_process_ends_with_its_service(kill: bool) -> None:
     spare = SpareProcesses()
     process = loaded(spare)
     process.kill() if kill else process.stdin.close()
-    assert select.select([process._descriptor], [], [], 60)[0]
+    assert is_ready(process._descriptor, wait_s=60)
     spare.close()
 
 
@@ -217,11 +219,35 @@ def test_a_forked_process_keeps_the_limit_of_time(study: Path, tmp_path: Path) -
     spare.close()
 
 
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    """No free descriptor below 1024, as in a service with a thousand connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with ExitStack() as stack:
+        while stack.enter_context(Path(os.devnull).open()).fileno() < 1024:
+            pass
+        yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("before", [waiting, loaded])
+@pytest.mark.usefixtures("many_descriptors")
+def test_a_service_with_many_connections_converts(
+    before: Callable[[SpareProcesses], object], study: Path, tmp_path: Path
+) -> None:
+    spare = SpareProcesses()
+    before(spare)
+    spare.read(STUDY, sorted(study.iterdir()), 1)
+    assert volumes(study, tmp_path / "1", spare)
+    spare.close()
+
+
 def test_a_study_is_converted_if_the_forked_process_ends_before_its_job(study: Path, tmp_path: Path) -> None:
     spare = SpareProcesses()
     process = loaded(spare)
     process.kill()
-    assert select.select([process._descriptor], [], [], 60)[0]
+    assert is_ready(process._descriptor, wait_s=60)
     assert volumes(study, tmp_path / "1", spare)
     spare.close()
 
