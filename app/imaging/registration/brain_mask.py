@@ -16,9 +16,20 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
+from app.imaging import derived_arrays
 from app.imaging.resample import resample
 
-__all__ = ["WILLIS_MM", "box", "coverage", "distance", "distance_at", "points", "template_image", "x_mm"]
+__all__ = [
+    "WILLIS_MM",
+    "box",
+    "coverage",
+    "distance",
+    "distance_at",
+    "points",
+    "template_image",
+    "template_path",
+    "x_mm",
+]
 
 WILLIS_MM: Final = ((-45.0, 45.0), (-45.0, 40.0), (-35.0, 5.0))
 """Box in MNI millimetres that contains the circle of Willis, both M1 segments and the basilar artery."""
@@ -93,18 +104,28 @@ def _transform_points(matrix: np.ndarray, points_mm: np.ndarray) -> np.ndarray:
     return moved
 
 
-def template_image(name: str) -> nib.Nifti1Image:
-    """One of the MNI152 maps in nilearn's wheel: ``t1`` (skull-stripped), ``gm`` or ``wm``, 1 mm voxels, 0 to 255."""
+def template_path(name: str) -> Path:
+    """File of one of the MNI152 maps in nilearn's wheel; see ``template_image``."""
     package = find_spec("nilearn")
     if package is None or package.origin is None:
         raise ImportError("nilearn, which contains the MNI152 template, is not installed: install nilearn")
     folder = Path(package.origin).parent / "datasets" / "data"
-    return nib.Nifti1Image.from_filename(folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz")
+    return folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"
+
+
+def template_image(name: str) -> nib.Nifti1Image:
+    """One of the MNI152 maps in nilearn's wheel: ``t1`` (skull-stripped), ``gm`` or ``wm``, 1 mm voxels, 0 to 255."""
+    return nib.Nifti1Image.from_filename(template_path(name))
 
 
 @cache
 def _signed_distance() -> tuple[np.ndarray, np.ndarray]:
     """Signed distance (X, Y, Z) float32 at 2 mm, and its affine."""
+    arrays = derived_arrays.kept("distance", [Path(__file__), template_path("t1")], _make_signed_distance)
+    return np.asfortranarray(arrays["field"]), arrays["affine"]
+
+
+def _make_signed_distance() -> dict[str, np.ndarray]:
     image = template_image("t1")
     mask = ndimage.binary_fill_holes(np.asarray(image.dataobj)[::2, ::2, ::2] > 0)
     brain = np.pad(mask, 20)  # for distances outside the template
@@ -115,4 +136,4 @@ def _signed_distance() -> tuple[np.ndarray, np.ndarray]:
     outside = ndimage.distance_transform_edt(~brain) * edge
     # The surface lies half a voxel from the last voxel inside and from the first one outside.
     field = np.where(brain, edge / 2 - inside, outside - edge / 2)
-    return np.asfortranarray(field, dtype=np.float32), affine
+    return {"field": np.asfortranarray(field, dtype=np.float32), "affine": affine}

@@ -12,13 +12,16 @@ Data: ICBM 2009a symmetric, in nilearn's wheel (Fonov et al., NeuroImage 2011); 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from app.imaging import derived_arrays
 from app.imaging.registration import brain_mask
 from app.imaging.registration.gauss_newton import UNIT_MM, Points
 
@@ -47,6 +50,22 @@ def sigma_of_fwhm(fwhm: float) -> float:
 @cache
 def head_points(step: int, fwhm_mm: float) -> Points:
     """Bone and non-CSF at points every ``step`` mm in and around the brain, blurred by ``fwhm_mm``."""
+    return _kept(_make_head_points, step, fwhm_mm)
+
+
+@cache
+def intracranial_points(step: int, fwhm_mm: float) -> Points:
+    """Mask of the brain, and its Hounsfield units / 40, at points every ``step`` mm, blurred by ``fwhm_mm``."""
+    return _kept(_make_intracranial_points, step, fwhm_mm)
+
+
+def _kept(make: Callable[[int, float], Points], step: int, fwhm_mm: float) -> Points:
+    sources = [Path(__file__), Path(brain_mask.__file__), *map(brain_mask.template_path, ("t1", "gm", "wm"))]
+    name = f"{make.__name__.removeprefix('_make_')}-{step}-{fwhm_mm:.17g}"
+    return Points(**derived_arrays.kept(name, sources, lambda: vars(make(step, fwhm_mm))))
+
+
+def _make_head_points(step: int, fwhm_mm: float) -> Points:
     distance, upward, at = _geometry(step)
     x, y, z = at
     frontal_base = (y > 20) & (z < 0) & (upward < 0.3)
@@ -61,9 +80,7 @@ def head_points(step: int, fwhm_mm: float) -> Points:
     return _points(at[:, used], channels, [band[used], NON_CSF_WEIGHT * interior[used]])
 
 
-@cache
-def intracranial_points(step: int, fwhm_mm: float) -> Points:
-    """Mask of the brain, and its Hounsfield units / 40, at points every ``step`` mm, blurred by ``fwhm_mm``."""
+def _make_intracranial_points(step: int, fwhm_mm: float) -> Points:
     distance, _, at = _geometry(step)
     included = (distance < 12) & (at[2] > -45)
     hu, mask, _ = _maps()
