@@ -23,6 +23,7 @@ from app.core.filesystem import private_folder
 from app.dicom.conversion import Conversion
 from app.dicom.errors import DicomLimits
 from app.dicom.isolated import ZIP, convert_isolated
+from app.dicom.spare import SpareProcesses
 from app.sdk.errors import FieldError, InvalidRequest
 from app.sdk.series import SeriesRole
 from app.sdk.types import Input
@@ -38,8 +39,9 @@ _ROLES_RULE = 'must be a JSON object of series and roles, such as {"3": "ncct"};
 class StudyArchives:
     """The archives of one submission, by the name of their part."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, conversions: SpareProcesses) -> None:
         self._settings = settings
+        self._conversions = conversions
         self._folder: Path | None = None
         self._paths: dict[str, Path] = {}
 
@@ -84,6 +86,7 @@ class StudyArchives:
             limits=limits_of(settings),
             timeout_s=settings.dicom_timeout,
             addressed=bool(settings.dicom_return_key),
+            spare=self._conversions,
         )
         path.unlink()
         return conversion

@@ -156,7 +156,7 @@ def _renewed(services: Services, claimed: Assembly) -> Iterator[None]:
 def _predict(services: Services, claimed: Assembly) -> None:
     settings = services.settings
     root = dicom_uploads.incoming(settings)
-    upload = UploadReceiver(services.storage, settings)
+    upload = UploadReceiver(services.storage, settings, services.spare_conversions)
     try:
         with storage_errors():
             private_folder(root)

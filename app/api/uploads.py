@@ -29,6 +29,7 @@ from app.core.concurrency import BoundedExecutor, submit
 from app.core.config import Settings
 from app.dicom.conversion import Conversion
 from app.dicom.return_address import ReturnAddress
+from app.dicom.spare import SpareProcesses
 from app.imaging.io import duplicates, grid_check
 from app.imaging.io.header import Header
 from app.imaging.io.limits import Limits
@@ -77,7 +78,7 @@ class UploadedStudy:
 class UploadReceiver:
     """Receives the parts of one submission. Only one thread at a time may use it."""
 
-    def __init__(self, storage: Storage, settings: Settings) -> None:
+    def __init__(self, storage: Storage, settings: Settings, conversions: SpareProcesses) -> None:
         self.study = UploadedStudy()
         self._storage = storage
         self.limits = Limits(max_voxels=settings.max_voxels, max_bytes=settings.max_volume_bytes)
@@ -86,7 +87,7 @@ class UploadReceiver:
         self._digests: dict[str, str] = {}
         self._volume_digests: dict[Input, str] = {}
         self._resources = ExitStack()
-        self.archives = StudyArchives(settings)
+        self.archives = StudyArchives(settings, conversions)
         self._resources.callback(self.archives.discard)
 
     def open_part(self, header: PartHeader) -> Sink:
@@ -251,7 +252,7 @@ async def receive(request: Request, services: Services) -> AsyncIterator[UploadR
         RlvoError: The form, a volume or the clinical record is not valid, too large or too late.
     """
     settings = services.settings
-    upload = UploadReceiver(services.storage, settings)
+    upload = UploadReceiver(services.storage, settings, services.spare_conversions)
     try:
         parser = FormParser(request.headers.get("content-type", ""), upload.open_part)
         expected = _content_digest(request.headers)

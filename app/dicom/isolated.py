@@ -48,8 +48,8 @@ def convert_isolated(
         limits: largest sizes.
         timeout_s: seconds after which the process is ended.
         addressed: also read the return address.
-        spare: its process for the study is used, if it waits.
-        study: name of the study there.
+        spare: its process for the study is used, if it waits, else a new one of it.
+        study: name of the study there; empty for an upload.
 
     Returns:
         The volumes, and what each series was taken for.
@@ -76,7 +76,7 @@ def convert_isolated(
     waiting = spare.take(study) if spare is not None else None
     answer = _answer(waiting, job, timeout_s) if waiting is not None else None
     if answer is None:  # also if the spare process was ended while it waited, for instance for its memory
-        answer = _answer(started(), job, timeout_s)
+        answer = _answer(started() if spare is None else spare.start(), job, timeout_s)
     if answer is None:
         detail = "The study could not be converted: a file ended the decoder. Export the study without compression."
         raise refused(detail)

@@ -73,6 +73,7 @@ class SpareProcesses:
         self._waiting: dict[str, _Waiting] = {}
         self._server: ForkServer | None = None
         self._closed = False
+        self._used = False  # so the libraries are worth their memory
         self._paused_until = -math.inf
         self._harmful: deque[str] = deque(maxlen=64)  # studies whose files have ended a process; not read again
 
@@ -82,7 +83,7 @@ class SpareProcesses:
         Args:
             studies: names of the studies that arrive, those to prepare first.
             ready: load the libraries for later studies, if that has not been done; it begins when no study arrives,
-                so that it takes no time from one.
+                so that it takes no time from one. After a conversion they are loaded in any case.
         """
         with self._lock:
             for study in [each for each in self._waiting if each not in studies]:
@@ -101,11 +102,17 @@ class SpareProcesses:
             for study in list(studies)[:MOST]:
                 if study not in self._waiting:
                     self._waiting[study] = _Waiting(self._start())
-            if ready and not studies and self._server is None and FORKS:
+            if (ready or self._used) and not studies and self._server is None and FORKS:
                 self._server = ForkServer()
 
     def _pause(self) -> None:
         self._paused_until = time.monotonic() + SPARE_PAUSE
+
+    def start(self) -> Process:
+        """A process of a conversion that was not prepared."""
+        with self._lock:
+            self._used = True
+            return self._start()
 
     def _start(self) -> Process:
         return (self._server.fork() if self._server is not None else None) or started()

@@ -175,6 +175,29 @@ def test_a_server_that_has_ended_or_hangs_costs_no_study(number: signal.Signals,
     spare.close()
 
 
+def test_an_upload_lets_the_libraries_be_loaded_for_the_next_one(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spare = SpareProcesses()
+    spare.keep([])
+    assert spare._server is None
+    expected = volumes(study, tmp_path / "1", spare)
+    spare.keep([])
+    server = spare._server
+    assert server is not None
+    assert is_ready(server._connection, wait_s=60)
+    forks = []
+
+    def counted() -> Forked | None:
+        forks.append(type(server).fork(server))
+        return forks[-1]
+
+    monkeypatch.setattr(server, "fork", counted)
+    assert volumes(study, tmp_path / "2", spare) == expected
+    assert len(list(filter(None, forks))) == 1
+    spare.close()
+
+
 def descriptors(process: str) -> set[str]:
     return {each.name for each in Path(f"/proc/{process}/fd").iterdir()}
 
