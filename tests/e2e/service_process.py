@@ -9,7 +9,8 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,19 @@ class RunningService:
 
     def blobs(self) -> set[str]:
         """Return the names of all stored files, unfinished ones included."""
-        return {str(path.relative_to(self.folder)) for path in (self.folder / "blobs").rglob("*") if path.is_file()}
+        return {str(path.relative_to(self.folder)) for path in _files(self.folder / "blobs")}
+
+    def scratch(self) -> list[Path]:
+        """Return the scratch folders of predictions; the worker clears one a little after its prediction has ended."""
+        return list((self.folder / "blobs" / ".work").iterdir())
+
+    def contents(self) -> dict[Path, bytes]:
+        """Return all files of the data folder with their bytes, except those that the service deletes meanwhile."""
+        found = {}
+        for path in _files(self.folder):
+            with suppress(FileNotFoundError):  # such as the journal that SQLite has during each write
+                found[path] = path.read_bytes()
+        return found
 
     def rlvo(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command of rlvo in the environment of the service."""
@@ -119,3 +132,9 @@ class RunningService:
 
     def log(self) -> str:
         return (self.folder / "log").read_text()[-4000:]
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All files below a folder. Unlike `Path.rglob`, `os.walk` accepts that a folder is deleted meanwhile."""
+    for parent, _, names in os.walk(folder):
+        yield from (path for name in names if (path := Path(parent, name)).is_file())

@@ -188,11 +188,11 @@ def test_audit_and_job_engine_contain_no_patient_data(served: ServedStudy) -> No
 
 
 def test_stored_files_do_not_contain_the_name(served: ServedStudy) -> None:
-    files = [path for path in served.service.folder.rglob("*") if path.is_file()]
+    served.service.wait_for_figures(served.prediction.id)  # they are stored files too
+    files = served.service.contents()
     assert len(files) > 10
-    for path in files:
+    for path, content in files.items():
         assert not NAMED.search(str(path))
-        content = path.read_bytes()
         assert not NAMED.search(_with_inflated(content).decode("latin-1")), path
 
 

@@ -326,7 +326,7 @@ def test_no_file_and_no_row_has_a_sealed_number(silent: Silent) -> None:
     """Database, blobs, scratch folder and log; a backup of the data folder is a copy of them."""
     open_text, open_raw = of_answer(silent.open.model_dump(mode="json"))
     text, raw = of_answer(silent.answer)
-    files = {path: path.read_bytes() for path in silent.folder.rglob("*") if path.is_file()}
+    files = silent.service.contents()
     assert any(found(content, open_text, open_raw) for path, content in files.items() if "blobs" in path.parts)
     assert found(files[silent.folder / "rlvo.sqlite"], open_text, open_raw)
     for path, content in files.items():

@@ -17,6 +17,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from app.sdk import Prediction
+from app.storage.local import Storage
 
 from .service_process import RunningService
 from .test_page import visible
@@ -349,7 +350,7 @@ def test_dark_page_and_touch_at_400_pixels(
     assert box["width"] <= 400
     point = {"x": box["x"] + 0.4 * box["width"], "y": box["y"] + 0.4 * box["height"]}
     browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [point]})
-    WebDriverWait(browser, 10).until(lambda page: np.abs(crosshair_mm(page, "cta") - before).max() > 1)
+    WebDriverWait(browser, 60).until(lambda page: np.abs(crosshair_mm(page, "cta") - before).max() > 1)
     browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
     Select(visible(browser, "#theme")).select_by_value("light")
     assert background() > 600
@@ -359,7 +360,7 @@ def test_dark_page_and_touch_at_400_pixels(
 
 def test_series_that_cannot_be_read_is_named(service: RunningService, browser: Chrome, prediction: Prediction) -> None:
     digest = next(each.sha256 for name, each in prediction.inputs.items() if name == "cta")
-    blob = next(service.folder.rglob(f"{digest[:2]}/{digest}"))
+    blob = Storage(service.folder / "blobs").path(digest)
     kept = blob.rename(blob.with_suffix(".kept"))
     try:
         browser.get(f"{service.url}/predictions/{prediction.id}")
