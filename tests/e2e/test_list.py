@@ -125,7 +125,7 @@ def review(page: Chrome, site: Site, subject: str) -> str:
     """Agree with a decision on its page; return the line of the review."""
     page.get(f"{site.server.url}/predictions/{site.ids[subject]}")
     visible(page, "#review [value=agree]").click()
-    assert "Your review is recorded as" in visible(page, "#review").text
+    wait_for_text(page, "#review", "Your review is recorded as")  # from here on the page sends the form
     assert not page.find_elements(By.CSS_SELECTOR, "[name=reviewer]")
     visible(page, "#review button").click()
     wait_for_text(page, "#review-said", "Saved")
@@ -151,10 +151,12 @@ def test_review_by_a_key_has_its_name(page: Chrome, site: Site) -> None:
 
 def test_person_logs_in_at_the_provider_and_reviews(page: Chrome, site: Site) -> None:
     site.provider.grants.clear()
-    page.get(f"{site.server.url}/predictions/{site.ids['ward-2']}")
+    began = f"{site.server.url}/predictions/{site.ids['ward-2']}"
+    page.get(began)
     visible(page, "#who button").click()
+    wait_for_text(page, "#who", "Signed in as dr-ana")  # of the start page or already of the next one
+    WebDriverWait(page, 60).until(lambda page: page.current_url == began, "the page where the login began")
     wait_for_text(page, "#who", "Signed in as dr-ana")
-    assert page.current_url == f"{site.server.url}/predictions/{site.ids['ward-2']}"  # back where the login began
     assert site.provider.grants == ["authorization_code"]
     assert "Agrees · dr-ana · " in review(page, site, "ward-2")
     page.execute_script(  # the token ends soon
