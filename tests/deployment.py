@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -184,10 +185,16 @@ def _is_suspended(pid: int) -> bool:
 
 
 def free_port() -> int:
-    """A free port of 127.0.0.1."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    """A free port of 127.0.0.1, below those that the kernel gives to connections and to servers on port 0.
+
+    So no other test has it when its server is started, now or again.
+    """
+    end = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = end // 2 + secrets.randbelow(end // 2)
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
 
 
 def wait(condition: Callable[[], bool], seconds: float = 60) -> None:

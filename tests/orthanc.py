@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import Any
 import httpx
 
 from tests.conftest import needed_program
+from tests.deployment import free_port
 
 USER, PASSWORD = "rlvo", "secret"
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
@@ -39,23 +39,18 @@ class Orthanc:
 
     def upload(self, content: bytes) -> None:
         """Store an instance."""
-        answer = httpx.post(f"http://127.0.0.1:{self.http_port}/instances", content=content, auth=(USER, PASSWORD))
+        url = f"http://127.0.0.1:{self.http_port}/instances"
+        answer = httpx.post(url, content=content, auth=(USER, PASSWORD), timeout=30)
         answer.raise_for_status()
 
     def knows(self, title: str, port: int) -> None:
         """Let it send to an application of this machine."""
         url = f"http://127.0.0.1:{self.http_port}/modalities/{title}"
-        httpx.put(url, json=[title, "127.0.0.1", port], auth=(USER, PASSWORD)).raise_for_status()
+        httpx.put(url, json=[title, "127.0.0.1", port], auth=(USER, PASSWORD), timeout=30).raise_for_status()
 
     def instances(self) -> list[str]:
         """SOP Instance UIDs of all stored instances, in order."""
         return sorted(each["MainDicomTags"]["SOPInstanceUID"] for each in self.get("/instances?expand"))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

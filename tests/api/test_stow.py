@@ -19,8 +19,8 @@ from tests.api.conftest import RunningService
 from tests.api.responses import problem
 from tests.api.server import started
 from tests.conftest import needed_program
+from tests.deployment import free_port
 from tests.dicom.studies import contents, plan, voxels
-from tests.orthanc import free_port
 
 pytestmark = pytest.mark.anyio
 RELATED = 'multipart/related; type="application/dicom"; boundary=X'

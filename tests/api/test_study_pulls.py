@@ -16,7 +16,8 @@ from tests.api.conftest import RunningService, running, settings_in
 from tests.api.responses import problem
 from tests.api.test_stow import body as related
 from tests.api.test_stow import store
-from tests.orthanc import Orthanc, free_port
+from tests.deployment import free_port
+from tests.orthanc import Orthanc
 from tests.orthanc import running as orthanc
 from tests.worker.test_dicom_pull import ACCESSION, BASIC, KEY, SENT, UID
 

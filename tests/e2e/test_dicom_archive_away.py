@@ -23,8 +23,9 @@ from app.sdk.types import Prediction
 from app.worker.dicom_delivery import LONGEST_PAUSE
 from tests import orthanc
 from tests.conftest import needed_program
+from tests.deployment import free_port
 from tests.dicom.test_listener_kills import send
-from tests.orthanc import Orthanc, free_port
+from tests.orthanc import Orthanc
 
 from .service_process import RunningService, eventually
 from .test_dicom_kills import BASIC, KEY, write_study

@@ -50,8 +50,9 @@ from app.sdk.types import Input
 from app.storage.local import Storage
 from tests import orthanc
 from tests.conftest import needed_program
+from tests.deployment import free_port
 from tests.dicom.test_listener_kills import send
-from tests.orthanc import PASSWORD, USER, Orthanc, free_port
+from tests.orthanc import PASSWORD, USER, Orthanc
 
 from .service_process import RunningService
 

@@ -31,8 +31,9 @@ from app.worker.dicom_delivery import DicomDelivery
 from app.worker.queue import DICOM_JOB, Queue
 from tests import study
 from tests.certificates import certified
+from tests.deployment import free_port
 from tests.dicom.results import address, prediction
-from tests.orthanc import PASSWORD, USER, Orthanc, free_port, running
+from tests.orthanc import PASSWORD, USER, Orthanc, running
 from tests.receiver import receiving
 
 KEY = bytes(range(32))
