@@ -122,6 +122,6 @@ async def test_next_request_is_answered_after_a_body_that_was_not_read() -> None
         await client.send(HEAD.replace(b"Connection: close\r\n", b"") + SEGMENT * 3 + b"0\r\n\r\n")
         await asyncio.sleep(0.1)
         await client.send(b"GET /second HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        answer = await asyncio.wait_for(client.answer(), 5)
+        answer = await asyncio.wait_for(client.answer(), 30)
     assert answer.count(b"HTTP/1.1 200 ") == 2
     assert answer.endswith(b"/second")

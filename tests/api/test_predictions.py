@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from app.core.config import Settings
-from app.database import row_erasure, trials
+from app.database import job_state, row_erasure, trials
 from app.database.predictions import Artifact
 from app.database.tables import PredictionRow
 from app.sdk.types import FiguresState, Prediction, PredictionPage, Stage
@@ -174,50 +174,64 @@ async def test_unchanged_prediction_gives_304(service: RunningService) -> None:
     assert (await service.http.get(path, headers={"If-None-Match": sent.headers["etag"]})).status_code == 200
 
 
+async def follow(service: RunningService, prediction_id: str, events: list[dict[str, Any]]) -> None:
+    """Adds each event of a prediction when it is sent, because `httpx.ASGITransport` shows them at the end only."""
+
+    async def noting(scope: Any, receive: Any, send: Any) -> None:
+        async def note(message: Any) -> None:
+            await send(message)
+            lines = message.get("body", b"").decode().splitlines()
+            events.extend(json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: "))
+
+        await service.app(scope, receive, note)
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(noting), base_url="http://localhost") as http:
+        answer = await http.get(f"/v1/predictions/{prediction_id}/events")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+
+
+async def number_of(events: list[dict[str, Any]], number: int) -> None:
+    async with asyncio.timeout(60):
+        while len(events) < number:
+            await asyncio.sleep(0.02)
+
+
 async def test_events_report_each_state_and_end(service: RunningService) -> None:
-    sent = (await service.submit()).json()
-    lines: list[str] = []
-
-    async def follow() -> None:
-        async with service.http.stream("GET", f"/v1/predictions/{sent['id']}/events") as answer:
-            assert answer.headers["content-type"].startswith("text/event-stream")
-            lines.extend([line async for line in answer.aiter_lines()])
-
+    sent = (await service.submit()).json()["id"]
+    events: list[dict[str, Any]] = []
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(follow())
-        await asyncio.sleep(0.15)
-        study = service.worker.begin(sent["id"])
-        service.worker.advance(study, Stage.PREDICT)
-        await asyncio.sleep(0.3)
-        service.worker.succeed(sent["id"])
-    states = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
-    assert [(state["status"], state["stage"]) for state in states] == [
+        tasks.create_task(follow(service, sent, events))
+        await number_of(events, 1)
+        with service.services.database.session() as session:  # one transaction: no event comes between the two
+            study = job_state.start(session, sent)
+            assert study
+            assert job_state.advance(session, study, Stage.PREDICT)
+        await number_of(events, 2)
+        service.worker.succeed(sent)
+    assert [(event["status"], event["stage"]) for event in events] == [
         ("queued", None),
         ("running", "predict"),
         ("succeeded", None),
     ]
-    assert states[-1]["progress"] == 1
+    assert events[-1]["progress"] == 1
 
 
 async def test_events_report_the_answer_and_then_the_figures(service: RunningService) -> None:
     sent = (await service.submit()).json()["id"]
     service.worker.succeed(sent, figures=FiguresState.PENDING)
-    path = f"/v1/predictions/{sent}"
-
-    def states(stream: str) -> list[tuple[str, str]]:
-        events = [json.loads(line.removeprefix("data: ")) for line in stream.splitlines() if line.startswith("data: ")]
-        return [(event["status"], event["figures"]) for event in events]
-
-    undrawn = await service.http.get(f"{path}/events")
-    assert states(undrawn.text) == [
-        ("succeeded", "pending")
-    ]  # without a request for figures, the answer ends the stream
-    await service.http.get(f"{path}/report.html", params={"wait": "0"})
+    undrawn: list[dict[str, Any]] = []
+    await follow(service, sent, undrawn)  # without a request for figures, the answer ends the stream
+    assert [(event["status"], event["figures"]) for event in undrawn] == [("succeeded", "pending")]
+    await service.http.get(f"/v1/predictions/{sent}/report.html", params={"wait": "0"})
+    events: list[dict[str, Any]] = []
     async with asyncio.TaskGroup() as tasks:
-        stream = tasks.create_task(service.http.get(f"{path}/events"))
-        await asyncio.sleep(0.2)
+        tasks.create_task(follow(service, sent, events))
+        await number_of(events, 1)
         service.worker.finish_figures(sent)
-    assert states(stream.result().text) == [("succeeded", "pending"), ("succeeded", "failed")]
+    assert [(event["status"], event["figures"]) for event in events] == [
+        ("succeeded", "pending"),
+        ("succeeded", "failed"),
+    ]
 
 
 async def test_pages_cover_all_predictions(service: RunningService) -> None:

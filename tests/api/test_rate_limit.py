@@ -86,7 +86,9 @@ async def test_requests_in_progress_of_two_callers_are_separate(
         async with anyio.create_task_group() as tasks:
             waiting = f"/v1/predictions/{sent.json()['id']}?wait=20"
             tasks.start_soon(lambda: service.http.get(waiting, headers=first))
-            await anyio.sleep(0.3)
+            with anyio.fail_after(60):
+                while service.services.requests_in_progress._total == 0:
+                    await anyio.sleep(0.01)
             refused = await service.http.get("/v1/models", headers=first)
             assert problem(refused) == (429, "rate-limited")
             assert (await service.http.get("/v1/models", headers=second)).status_code == 200
