@@ -37,7 +37,7 @@ def read_all(connection: socket.socket) -> bytes:
     return received
 
 
-def ask(server: Server, request: bytes, *, half_close: bool = False, timeout: float = 5) -> bytes:
+def ask(server: Server, request: bytes, *, half_close: bool = False, timeout: float = 20) -> bytes:
     """Sends raw bytes and returns everything that the service answers."""
     with connect(server, timeout=timeout) as connection:
         connection.sendall(request)

@@ -99,7 +99,7 @@ def test_body_of_many_small_chunks_is_refused_with_the_reason(server: Server) ->
     answer = ask(server, post(CHUNKED) + chunked(PART + large, 1))
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"too many small chunks" in answer
-    wait(lambda: server.incoming() == [], 5)  # the route ends after the answer of the parser
+    wait(lambda: server.incoming() == [])  # the route ends after the answer of the parser
 
 
 @pytest.mark.parametrize("size", [1, 7, 4096])
@@ -109,12 +109,17 @@ def test_study_in_small_chunks_is_accepted(server: Server, size: int) -> None:
 
 
 def test_client_in_small_chunks_reads_the_refusal_and_the_next_request_works(server_with_keys: Server) -> None:
-    with connect(server_with_keys) as connection:
-        began = time.monotonic()
-        connection.sendall(post(CHUNKED) + chunked(bytes(3000), 1))
-        assert read_all(connection).startswith(b"HTTP/1.1 401 ")
-        assert time.monotonic() - began < 1.5  # the end of the body ends the wait
-    assert httpx.get(f"{server_with_keys.url}/livez").status_code == 200
+
+    def refusal_seconds() -> float:
+        with connect(server_with_keys) as connection:
+            began = time.monotonic()
+            connection.sendall(post(CHUNKED) + chunked(bytes(3000), 1))
+            assert read_all(connection).startswith(b"HTTP/1.1 401 ")
+            return time.monotonic() - began
+
+    # The end of the body ends the wait, which has 2 s. A busy machine delays some of the refusals.
+    assert min(refusal_seconds() for _ in range(3)) < 1.5
+    assert httpx.get(f"{server_with_keys.url}/livez", timeout=30).status_code == 200
 
 
 @pytest.mark.parametrize("earlier", [b"", submission()], ids=["first request", "after a study"])
@@ -124,15 +129,20 @@ def test_client_in_small_chunks_reads_the_refusal_and_the_next_request_works(ser
     ids=["no body", "length", "chunks"],
 )
 def test_request_that_the_parser_refuses_is_read_to_its_end(server: Server, earlier: bytes, refused: bytes) -> None:
-    with connect(server) as connection:
-        connection.sendall(earlier)
-        answer = b""
-        while earlier and not answer.endswith(b"}"):
-            answer += connection.recv(65536)
-        began = time.monotonic()
-        connection.sendall(refused.replace(b"HTTP/1.1", b"HTTP/9.9"))
-        assert read_all(connection).startswith(b"HTTP/1.1 400 ")
-        assert time.monotonic() - began < 1.5  # the end of the request ends the wait
+
+    def refusal_seconds() -> float:
+        with connect(server) as connection:
+            connection.sendall(earlier)
+            answer = b""
+            while earlier and not answer.endswith(b"}"):
+                answer += connection.recv(65536)
+            began = time.monotonic()
+            connection.sendall(refused.replace(b"HTTP/1.1", b"HTTP/9.9"))
+            assert read_all(connection).startswith(b"HTTP/1.1 400 ")
+            return time.monotonic() - began
+
+    # The end of the request ends the wait, which has 2 s. A busy machine delays some of the refusals.
+    assert min(refusal_seconds() for _ in range(3)) < 1.5
     assert "Fatal error" not in server.log()
 
 
@@ -212,9 +222,9 @@ def test_partial_heads_do_not_take_the_places_of_others(small_server: Server) ->
             connection = stack.enter_context(connect(small_server, f"127.0.0.{2 + number % 3}"))
             connection.sendall(head("GET /livez")[:-2])
         for _ in range(5):
-            assert httpx.get(f"{small_server.url}/livez").status_code == 200
-            assert httpx.get(f"{small_server.url}/v1/models", headers=caller).status_code == 200
-            assert httpx.get(f"{small_server.url}/readyz").status_code == 503  # no worker, but an answer
+            assert httpx.get(f"{small_server.url}/livez", timeout=30).status_code == 200
+            assert httpx.get(f"{small_server.url}/v1/models", headers=caller, timeout=30).status_code == 200
+            assert httpx.get(f"{small_server.url}/readyz", timeout=30).status_code == 503  # no worker, but an answer
 
 
 @pytest.mark.parametrize(
@@ -229,7 +239,7 @@ def test_connections_without_key_do_not_take_the_places_of_others(small_server: 
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             connection.sendall(request_bytes)
         for _ in range(5):
-            assert httpx.get(f"{small_server.url}/livez").status_code == 200
+            assert httpx.get(f"{small_server.url}/livez", timeout=30).status_code == 200
 
 
 def events(server: Server, caller: dict[str, str], prediction: str) -> socket.socket:
@@ -242,29 +252,28 @@ def test_event_streams_of_one_key_do_not_take_the_places_of_others(small_server:
     greedy, other = key(small_server, "greedy"), key(small_server, "other")
     url = f"{small_server.url}/v1/predictions"
     with ExitStack() as stack:
-        sent = httpx.post(url, files={"cta": volume()}, headers=greedy | {"Prefer": "respond-async"})
+        sent = httpx.post(url, files={"cta": volume()}, headers=greedy | {"Prefer": "respond-async"}, timeout=30)
         prediction = sent.json()["id"]
         streams = [stack.enter_context(events(small_server, greedy, prediction)) for _ in range(5)]
         for stream in streams:
             assert stream.recv(12) == b"HTTP/1.1 200"
-        refused = httpx.get(url, headers=greedy)
+        refused = httpx.get(url, headers=greedy, timeout=30)
         assert (refused.status_code, refused.json()["code"]) == (429, "rate-limited")
         assert int(refused.headers["retry-after"]) >= 1
-        assert httpx.get(url, headers=other).status_code == 200
-        assert httpx.get(f"{small_server.url}/livez").status_code == 200
+        assert httpx.get(url, headers=other, timeout=30).status_code == 200
+        assert httpx.get(f"{small_server.url}/livez", timeout=30).status_code == 200
         for _ in range(40):
             stack.enter_context(connect(small_server))  # these do not replace the streams
         streams[1].close()
-        deadline = time.monotonic() + 5
-        while httpx.get(url, headers=greedy).status_code == 429:
-            assert time.monotonic() < deadline, "the place of a closed stream was not released"
-            time.sleep(0.1)
-        assert httpx.post(f"{url}/{prediction}/cancel", headers=greedy).status_code == 200
+        # The place of a closed stream is released; a stream that notices nothing writes after 15 s.
+        wait(lambda: httpx.get(url, headers=greedy, timeout=30).status_code != 429, 10)
+        assert httpx.post(f"{url}/{prediction}/cancel", headers=greedy, timeout=30).status_code == 200
         assert b"cancelled" in read_all(streams[4])
 
 
 def test_streams_of_all_keys_leave_places_for_the_probes(small_server: Server) -> None:
-    with httpx.Client(base_url=small_server.url, headers={"Prefer": "respond-async"}) as http, ExitStack() as stack:
+    headers = {"Prefer": "respond-async"}
+    with httpx.Client(base_url=small_server.url, headers=headers, timeout=30) as http, ExitStack() as stack:
         opened = 0
         for number in range(5):
             caller = key(small_server, f"caller-{number}")
@@ -273,21 +282,21 @@ def test_streams_of_all_keys_leave_places_for_the_probes(small_server: Server) -
                 stream = stack.enter_context(events(small_server, caller, prediction))
                 opened += stream.recv(12) == b"HTTP/1.1 200"
         assert opened == 18
-        assert httpx.get(f"{small_server.url}/livez").status_code == 200
-        busy = httpx.get(f"{small_server.url}/v1/models", headers=key(small_server, "late"))
+        assert httpx.get(f"{small_server.url}/livez", timeout=30).status_code == 200
+        busy = httpx.get(f"{small_server.url}/v1/models", headers=key(small_server, "late"), timeout=30)
         assert (busy.status_code, busy.json()["code"]) == (429, "busy")
 
 
 def test_without_keys_the_requests_of_one_address_are_limited(tmp_path: Path, model_store: Path) -> None:
     with started(tmp_path, model_store, max_connections="20") as server, ExitStack() as stack:
         sent = httpx.post(
-            f"{server.url}/v1/predictions", files={"cta": volume()}, headers={"Prefer": "respond-async"}
+            f"{server.url}/v1/predictions", files={"cta": volume()}, headers={"Prefer": "respond-async"}, timeout=30
         ).json()["id"]
         for _ in range(5):
             stream = stack.enter_context(connect(server))
             stream.sendall(head(f"GET /v1/predictions/{sent}/events"))
             assert stream.recv(12) == b"HTTP/1.1 200"
-        assert httpx.get(f"{server.url}/v1/models").status_code == 429
+        assert httpx.get(f"{server.url}/v1/models", timeout=30).status_code == 429
         with connect(server, "127.0.0.9") as elsewhere:
             elsewhere.sendall(head("GET /v1/models", "Connection: close"))
             assert read_all(elsewhere).startswith(b"HTTP/1.1 200 ")

@@ -115,8 +115,8 @@ def test_service_without_a_worker_is_not_ready_and_ends_with_an_error(tmp_path: 
         try:
             assert process.stdout
             url = next(line for line in process.stdout if "rlvo is at" in line).split()[-1]
-            wait(lambda: "ended with status" in httpx.get(f"{url}/readyz").json()["checks"]["worker"])
-            assert httpx.get(f"{url}/livez").status_code == 200
+            wait(lambda: "ended with status" in httpx.get(f"{url}/readyz", timeout=30).json()["checks"]["worker"])
+            assert httpx.get(f"{url}/livez", timeout=30).status_code == 200
             _, errors = process.communicate(timeout=120)
         finally:
             if process.poll() is None:

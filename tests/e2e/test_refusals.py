@@ -136,7 +136,7 @@ def test_values_without_intercept_fail_with_advice(
         timeout=150,
     )
 
-    prediction = httpx.get(service.url + answer.headers["location"]).json()
+    prediction = httpx.get(service.url + answer.headers["location"], timeout=60).json()
     assert prediction["status"] == status
     assert answer.status_code == (422 if offset else 200)
     if offset:
@@ -146,6 +146,6 @@ def test_values_without_intercept_fail_with_advice(
 
 
 def test_problem_type_has_a_page(service: RunningService) -> None:
-    answer = httpx.get(f"{service.url}/problems/geometry-mismatch")
+    answer = httpx.get(f"{service.url}/problems/geometry-mismatch", timeout=60)
     assert answer.status_code == 200
     assert "do not lie on matching grids" in answer.text

@@ -108,7 +108,7 @@ def served(
             assert refused.status_code == 422, refused.text
             result.refusals.append(refused.text + str(refused.headers))
         for address in (f"/v1/predictions/{NAME}", f"/v1/predictions?subject={NAME}&{NAME}=1", f"/{NAME}"):
-            result.refusals.append(httpx.get(service.url + address).text)
+            result.refusals.append(httpx.get(service.url + address, timeout=60).text)
         eventually(lambda: receiver.bodies, "webhook message received")
         yield result
         assert service.stop() == 0
@@ -167,7 +167,7 @@ def test_errors_repeat_no_patient_data(served: ServedStudy) -> None:
 
 
 def test_metrics_contain_no_patient_data(served: ServedStudy) -> None:
-    metrics = httpx.get(f"{served.service.url}/metrics").text
+    metrics = httpx.get(f"{served.service.url}/metrics", timeout=60).text
     assert "rlvo_predictions_total" in metrics
     assert not CANARIES.search(metrics)
 
@@ -203,7 +203,7 @@ def test_responses_do_not_contain_the_name(served: ServedStudy) -> None:
     served.service.wait_for_figures(served.prediction.id)
     urls = [f"{base}{part}" for part in ("", "/fhir", "/cds-hooks", "/report.html", "/figures/waterfall.svg")]
     for url in urls + [f"{base}/maps/{name}.nii.gz" for name in attribution.maps]:
-        response = httpx.get(url)
+        response = httpx.get(url, timeout=60)
         assert response.status_code == 200, url
         assert not NAMED.search(str(response.headers)), url
         assert not NAMED.search(_with_inflated(response.content).decode("latin-1")), url
@@ -226,11 +226,11 @@ def test_erasure_leaves_no_patient_data(served: ServedStudy) -> None:
     assert erased.returncode == 0, erased.stderr
     assert not CANARIES.search(erased.stdout)
     assert not CANARIES.search((served.service.folder / "rlvo.sqlite").read_bytes().decode("latin-1"))
-    certificate = httpx.get(f"{served.service.url}/v1/predictions/{served.prediction.id}/erasure").json()
+    certificate = httpx.get(f"{served.service.url}/v1/predictions/{served.prediction.id}/erasure", timeout=60).json()
     assert {blob["sha256"] for blob in certificate["blobs"]} >= {
         summary.sha256 for summary in served.prediction.inputs.values()
     }
-    assert httpx.get(f"{served.service.url}/v1/predictions/{served.prediction.id}").status_code == 410
+    assert httpx.get(f"{served.service.url}/v1/predictions/{served.prediction.id}", timeout=60).status_code == 410
 
 
 def test_predicts_without_any_network(

@@ -144,7 +144,7 @@ def open_answer(silent: Silent) -> dict[str, Any]:
 
 def addresses(silent: Silent, prediction: Prediction) -> Iterator[str]:
     """Every GET route of the OpenAPI document, and what the document does not list."""
-    document = httpx.get(f"{silent.service.url}/openapi.json").json()
+    document = httpx.get(f"{silent.service.url}/openapi.json", timeout=60).json()
     for path, methods in document["paths"].items():
         if "get" in methods:
             parts = path.split("/")
@@ -213,11 +213,11 @@ def test_no_route_and_no_page_has_a_sealed_number(silent: Silent) -> None:
 def test_refusals_are_problems_that_name_the_trial(silent: Silent) -> None:
     base = f"{silent.service.url}/v1/predictions/{silent.sealed.id}"
     refused = [
-        httpx.get(f"{base}/fhir"),
-        httpx.get(f"{base}/report.html"),
-        httpx.post(f"{base}/reviews", json={"verdict": "agree", "reviewer": "R-1"}),
-        httpx.post(f"{silent.service.url}/v2/models/tiny/infer", content=b"{}"),
-        httpx.post(f"{silent.service.url}/v2/models/tiny/versions/2.0.0/infer", content=b"{}"),
+        httpx.get(f"{base}/fhir", timeout=60),
+        httpx.get(f"{base}/report.html", timeout=60),
+        httpx.post(f"{base}/reviews", json={"verdict": "agree", "reviewer": "R-1"}, timeout=60),
+        httpx.post(f"{silent.service.url}/v2/models/tiny/infer", content=b"{}", timeout=60),
+        httpx.post(f"{silent.service.url}/v2/models/tiny/versions/2.0.0/infer", content=b"{}", timeout=60),
     ]
     for response in refused:
         assert response.status_code == 409, response.text
@@ -229,7 +229,7 @@ def test_cds_hook_has_a_card_of_the_open_prediction_only(silent: Silent) -> None
     def cards(subject: str) -> list[Any]:
         body = {"hook": "patient-view", "hookInstance": "d1577c69-dfbe-44ad-ba6d-3e05e953b2ea"}
         body |= {"context": {"userId": "Practitioner/1", "patientId": subject}}
-        response = httpx.post(f"{silent.service.url}/cds-services/rlvo-patient-view", json=body)
+        response = httpx.post(f"{silent.service.url}/cds-services/rlvo-patient-view", json=body, timeout=60)
         assert response.status_code == 200, response.text
         return list(response.json()["cards"])
 
@@ -261,9 +261,11 @@ def test_outcome_is_entered_without_sight_of_the_answer(silent: Silent) -> None:
     text, raw = of_answer(silent.answer)
     address = f"{silent.service.url}/v1/predictions/{silent.sealed.id}/outcome"
     draft = {"etici": "2a", "rescue_treatment": False}
-    first = httpx.put(address, json=draft)
-    corrected = httpx.put(address, json=draft | {"rescue_treatment": True}, headers={"If-Match": first.headers["ETag"]})
-    for response in (first, corrected, httpx.get(address)):
+    first = httpx.put(address, json=draft, timeout=60)
+    corrected = httpx.put(
+        address, json=draft | {"rescue_treatment": True}, headers={"If-Match": first.headers["ETag"]}, timeout=60
+    )
+    for response in (first, corrected, httpx.get(address, timeout=60)):
         assert response.status_code == 200, response.text
         assert not found(response.content, text, raw)
     ((entered, changes),) = silent.service.query(
@@ -350,7 +352,7 @@ def test_log_and_metrics_have_no_number(silent: Silent) -> None:
     text, raw = of_answer(silent.answer)
     log = (silent.folder / "log").read_bytes()
     assert silent.sealed.id.encode() in log
-    metrics = httpx.get(f"{silent.service.url}/metrics").content
+    metrics = httpx.get(f"{silent.service.url}/metrics", timeout=60).content
     assert b'rlvo_predictions_total{status="succeeded"}' in metrics
     for content in (log, metrics):
         assert not found(content, text, raw)

@@ -24,8 +24,9 @@ def test_open_inference_request_gives_the_number_of_the_model(service: RunningSe
         f"{service.url}/v2/models/tiny/versions/champion/infer",
         content=content,
         headers={"Inference-Header-Content-Length": str(length)},
+        timeout=60,
     )
     assert response.status_code == 200, response.text
     assert response.json()["outputs"][0]["data"][0] == pytest.approx(version.predict(case).probability, abs=1e-5)
-    assert httpx.get(f"{service.url}/v2/models/tiny/ready").json()["ready"]
+    assert httpx.get(f"{service.url}/v2/models/tiny/ready", timeout=60).json()["ready"]
     assert [path.suffix for path in (service.folder / "workers").iterdir() if path.suffix] == [".tensors"]

@@ -47,6 +47,7 @@ def submitted(service: Server) -> str:
         f"{service.url}/v1/predictions",
         files={"cta": ("cta.nii.gz", volume_bytes())},
         headers={"Prefer": "respond-async"},
+        timeout=60,
     )
     return str(sent.json()["id"])
 

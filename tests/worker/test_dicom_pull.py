@@ -231,4 +231,6 @@ def test_an_archive_with_another_number_than_it_has_said_is_incomplete(site: Sit
     with pytest.raises(ArchiveFailed, match="incomplete"):
         site.pulling.retrieval.fetch(archive, more, BASIC, site.pulling.reception, "RLVO")
     assert not list(site.pulling.reception.incoming.iterdir())
-    assert httpx.get(f"http://127.0.0.1:{orthanc.http_port}/system", auth=(USER, PASSWORD)).status_code == 200
+    assert (
+        httpx.get(f"http://127.0.0.1:{orthanc.http_port}/system", auth=(USER, PASSWORD), timeout=30).status_code == 200
+    )
