@@ -194,8 +194,9 @@ def test_five_processes_finish_although_one_is_killed(sites: Sites, returns: boo
         sites.restart("east")
         finished = rlvo("federate", "combine", sites.folder, "--wait", 100, "--until-result")
     else:
-        waits = ("--wait", 5, "--leave-out", "--until-result")
-        finished = rlvo("federate", "combine", sites.folder, *waits)
+        # All others have answered this round, so only the killed site is left out, however slow the machine is.
+        assert rlvo("federate", "combine", sites.folder, "--wait", 1, "--leave-out").exit_code == 0
+        finished = rlvo("federate", "combine", sites.folder, "--wait", 100, "--until-result")
     assert finished.exit_code == 0, finished.output
     assert ("Left out, because they did not answer: east" in finished.output) is not returns
     result, _ = federation.read(sites.folder / "result.json", rounds.Result)

@@ -78,7 +78,7 @@ def test_held_process_begins_when_it_is_released_and_so_do_later_ones(tmp_path: 
     time.sleep(0.5)
     assert not list(tmp_path.iterdir())
     supervisor.release()
-    wait(lambda: len(list(tmp_path.iterdir())) == 2)  # each process ends after its file, and a new one is started
+    wait(lambda: len(list(tmp_path.iterdir())) >= 2)  # each process ends after its file, and a new one is started
     supervisor.stop()
 
 

@@ -7,8 +7,7 @@ import socket
 import struct
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from app.dicom.writing import Syntax
 from app.storage.local import Storage
 from tests import orthanc
 from tests.conftest import needed_program
+from tests.deployment import wait
 from tests.dicom.studies import contents, plan, voxels, write
 
 
@@ -51,10 +51,15 @@ class Running:
         more = [] if tool == "echoscu" else ["+sd", "+r", str(folder)]
         return subprocess.run([*command, *more], capture_output=True, timeout=60).returncode
 
+    def is_indexed(self) -> bool:
+        try:
+            return not any(path.is_file() for path in self.settings.received.glob("*/*/*"))
+        except FileNotFoundError:  # the folder of a study, which goes when it is empty
+            return False
+
     def stored(self) -> list[bytes]:
         """The stored data sets, without file meta information."""
-        while any(path.is_file() for path in self.settings.received.glob("*/*/*")):
-            time.sleep(0.05)
+        wait(self.is_indexed)
         with self.database.reading() as session:
             digests = list(session.scalars(select(InstanceRow.digest)))
         return [data_set(self.storage.read(digest)) for digest in digests]
@@ -78,7 +83,7 @@ def test_temporary_files_go_to_the_usual_folder_after_the_stop(tmp_path: Path) -
 
 
 def raw(running: Running, data: bytes = b"") -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", running.port), timeout=10)
+    connection = socket.create_connection(("127.0.0.1", running.port), timeout=30)
     connection.sendall(data)
     return connection
 
@@ -104,8 +109,8 @@ def associate(running: Running, title: bytes = b"HOSTILE", pdu_bytes: int = 1638
 
 
 def ends(connection: socket.socket) -> bool:
-    """Whether the listener ends the connection."""
-    connection.settimeout(10)
+    """Whether the listener ends the connection, before the minute that it waits for a PDU is over."""
+    connection.settimeout(30)
     try:
         while connection.recv(4096):
             pass
@@ -157,12 +162,13 @@ PresentationContext1 = CTImageStorage\\T\n[[Profiles]]\n[Default]\nPresentationC
 
 
 def test_an_orthanc_forwards_what_it_stores(running: Running, tmp_path: Path) -> None:
-    with orthanc.running(tmp_path / "orthanc") as archive, httpx.Client(auth=(orthanc.USER, orthanc.PASSWORD)) as http:
+    login = (orthanc.USER, orthanc.PASSWORD)
+    with orthanc.running(tmp_path / "orthanc") as archive, httpx.Client(auth=login, timeout=30) as http:
         url = f"http://127.0.0.1:{archive.http_port}"
         sent = contents(plan(number=40, description="Orthanc"))[:3]
         ids = [http.post(f"{url}/instances", content=each).json()["ID"] for each in sent]
         http.put(f"{url}/modalities/rlvo", json=["RLVO", "127.0.0.1", running.port]).raise_for_status()
-        answer = http.post(f"{url}/modalities/rlvo/store", json=ids, timeout=30).raise_for_status()
+        answer = http.post(f"{url}/modalities/rlvo/store", json=ids).raise_for_status()
     assert answer.json()["FailedInstancesCount"] == 0
     assert set(map(data_set, sent)) <= set(running.stored())
 
@@ -216,14 +222,7 @@ def test_hostile_messages_end_their_associations_only(running: Running) -> None:
     for connection in connections:
         assert ends(connection)
         connection.close()
-    wait_for(lambda: not list(running.reception.incoming.iterdir()))
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait(lambda: not list(running.reception.incoming.iterdir()))
 
 
 def status(running: Running, message: bytes) -> int:
@@ -254,7 +253,7 @@ def test_an_association_more_than_the_limit_is_rejected_and_a_place_is_free_agai
         associate(running)
     for each in open_ones:
         each.close()
-    wait_for(lambda: running.send(Path(), tool="echoscu") == 0)
+    wait(lambda: running.send(Path(), tool="echoscu") == 0)
 
 
 def test_other_machines_need_a_list_of_callers(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_repeated_upload_makes_a_blob_young(storage: Storage) -> None:
 def _delete_repeatedly(folder: Path, digest: str, started: Event) -> None:
     storage = Storage(folder)
     while True:
-        storage.delete(digest, grace=0.5)
+        storage.delete(digest, grace=5)  # longer than a busy machine needs from an upload to its reading
         started.set()
 
 

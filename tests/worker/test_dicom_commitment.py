@@ -30,6 +30,7 @@ from app.dicom.reception import Reception
 from app.sdk.deliveries import CommitmentState, Delivery, DeliveryState
 from app.storage.local import Storage
 from app.worker.dicom_delivery import ASKED_AFTER
+from tests.deployment import wait
 from tests.dicom.archive import archive
 from tests.dicom.studies import contents, plan, voxels
 from tests.orthanc import Orthanc
@@ -253,6 +254,7 @@ def test_reports_without_end_hold_no_delivery() -> None:
 
     thread = threading.Thread(target=flood)
     thread.start()
+    wait(lambda: not reports.empty())
     try:
         began = time.monotonic()
         heard = Sender(EgressClient(""), report_seconds=0.3)._heard(reports, "1.2", ["1.2.1", "1.2.2"])

@@ -182,7 +182,7 @@ def test_an_archive_that_refuses_is_tried_again_and_given_up_after_days(site: Si
 
 def test_a_check_asks_for_an_answer(site: Site, orthanc: Orthanc) -> None:
     hosts = f"http://127.0.0.1:{orthanc.http_port}, 127.0.0.1:{orthanc.dicom_port}"
-    sender = Sender(EgressClient(hosts), seconds=5)
+    sender = Sender(EgressClient(hosts), seconds=60)
     sender.check(site.destination(orthanc.studies_url), BASIC)
     sender.check(site.destination(f"127.0.0.1:{orthanc.dicom_port}"), None)
     with pytest.raises(ArchiveFailed, match="refused-401"):
