@@ -18,6 +18,7 @@ _LEAKS = re.compile(
     rb"CANARY|DOE|JANE|19700101|Traceback|site-packages|\.py\b|/tmp/|/root|/home|/usr/|sqlalchemy|pydantic|sqlite|h11|etc/passwd"
 )
 _TIMEOUT = 4.0
+_PATIENCE = 30.0  # with attacks that only a timeout of the service ends
 _LATE = 2.0  # seconds; other tests share the processor, so an attack that is answered late is sent again
 
 
@@ -126,7 +127,7 @@ async def _run(port: int, url: str, attacks: Iterable[Attack], report: AttackRep
 
 async def _attack(port: int, attack: Attack, report: AttackReport) -> Answer:
     """Send an attack, and again if it is answered late; return the first answer."""
-    answer = await send(port, attack, timeout=_TIMEOUT)
+    answer = await send(port, attack, timeout=_PATIENCE if attack.waits else _TIMEOUT)
     report.faults += find_faults(attack, answer)
     if late := lateness(attack, answer):
         report.late.append(f"{attack.name}: {late}")
