@@ -58,14 +58,18 @@ async def test_a_claim_is_kept_while_its_assembly_runs(
 ) -> None:
     lease = 3.0  # a third of it passes between two renewals, and a busy machine can delay each
     service.services.settings = service.services.settings.model_copy(update={"lease": lease})
-    in_process, free, ends = study_intake.convert_isolated, [], []
+    in_process = study_intake.convert_isolated
+    free: list[bool] = []
+    ends: list[float] = []
 
     def slow(*given: Any, **options: Any) -> Conversion:
         limit = time.monotonic() + 60
         while not any(free) and time.monotonic() < limit and (not ends or ends[-1] - ends[0] < lease):
             with service.services.database.reading() as session:
                 free.append(studies.is_due(session))
-                ends.append(session.scalars(select(StudyRow.due)).one().timestamp())
+                due = session.scalars(select(StudyRow.due)).one()
+            assert due
+            ends.append(due.timestamp())
             time.sleep(lease / 30)
         return in_process(*given, **options)
 
