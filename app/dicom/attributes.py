@@ -7,8 +7,10 @@ import math
 import re
 import unicodedata
 from datetime import date
+from functools import cache
 
 from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag, Tag
 
 __all__ = ["date_time_s", "digest", "first", "floats", "integer", "text", "time_s", "values"]
 
@@ -22,13 +24,22 @@ _LARGEST = 1e6
 def values(dataset: Dataset, name: str) -> tuple[str, ...]:
     """All values of an attribute as texts without padding."""
     try:
-        value = dataset.get(name)
+        tag = _tag(name)
+        if tag not in dataset:
+            return ()
+        value = dataset[tag].value
         if value is None or isinstance(value, bytes):
             return ()
         several = not isinstance(value, str) and hasattr(value, "__iter__") and not hasattr(value, "components")
         return tuple(str(each).strip(" \0") for each in (value if several else (value,)))
     except Exception:  # noqa: BLE001 - pydicom converts a value when it is read; each kind of damage has its own error
         return ()
+
+
+@cache
+def _tag(name: str) -> BaseTag:
+    """Tag of a keyword. pydicom looks it up, and makes a new one, at each access by keyword."""
+    return Tag(name)
 
 
 def text(dataset: Dataset, name: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
+from collections.abc import Iterable
 from dataclasses import replace
 
 from pydicom.datadict import tag_for_keyword
@@ -20,7 +21,7 @@ from app.dicom.dataset import PIXEL_DATA, read
 from app.dicom.errors import DEFAULT, DicomLimits, Unreadable
 from app.dicom.frames import Frame, Instance, SeriesFacts, Vector
 
-__all__ = ["read_instance"]
+__all__ = ["read_instance", "read_parsed"]
 
 _KEYWORDS = [
     "SpecificCharacterSet",
@@ -104,10 +105,17 @@ def read_instance(data: bytes, file: int, limits: DicomLimits = DEFAULT) -> Inst
     Raises:
         Unreadable: the file is not DICOM, is damaged, or lacks its pixels.
     """
-    dataset = read(data, (*_TAGS, PIXEL_DATA), limits)
+    return read_parsed(data, file, limits)[0]
+
+
+def read_parsed(
+    data: bytes, file: int, limits: DicomLimits = DEFAULT, *, tags: Iterable[int] = ()
+) -> tuple[Instance, Dataset]:
+    """As ``read_instance``; also the data set, which has the attributes ``tags``, too."""
+    dataset = read(data, (*_TAGS, PIXEL_DATA, *tags), limits)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom converts values, and warns, when they are read
-        return _instance(dataset, data, file)
+        return _instance(dataset, data, file), dataset
 
 
 def _instance(dataset: Dataset, data: bytes, file: int) -> Instance:

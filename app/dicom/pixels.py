@@ -21,7 +21,7 @@ from pydicom.uid import UID, ImplicitVRLittleEndian
 from app.dicom.dataset import PIXEL_DATA, read
 from app.dicom.errors import DEFAULT, DicomLimits, Unreadable
 
-__all__ = ["decode"]
+__all__ = ["TAGS", "decode", "decode_parsed"]
 
 _KEYWORDS = [
     "SamplesPerPixel",
@@ -38,7 +38,7 @@ _KEYWORDS = [
     "ExtendedOffsetTableLengths",
     "SpecificCharacterSet",
 ]
-_TAGS = (*(tag for name in _KEYWORDS if (tag := tag_for_keyword(name)) is not None), PIXEL_DATA)
+TAGS = (*(tag for name in _KEYWORDS if (tag := tag_for_keyword(name)) is not None), PIXEL_DATA)
 _JPEG2000 = b"\xff\x4f\xff\x51"
 _START_OF_FRAME = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0), 0xF7)
 
@@ -56,7 +56,11 @@ def decode(data: bytes, limits: DicomLimits = DEFAULT) -> Iterator[np.ndarray[An
     Raises:
         Unreadable: the pixels are damaged, or their encoding is not supported.
     """
-    dataset = read(data, _TAGS, limits)
+    yield from decode_parsed(read(data, TAGS, limits))
+
+
+def decode_parsed(dataset: Dataset) -> Iterator[np.ndarray[Any, Any]]:
+    """Yield the frames of a data set with the attributes ``TAGS``; as ``decode``."""
     syntax = UID(str(getattr(dataset.file_meta, "TransferSyntaxUID", ImplicitVRLittleEndian)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""What is read of a study's files before the study is complete: their facts, then their pixels.
+"""What is read of a study's files before the study is complete: their facts and their pixels.
 
 Design notes:
 - An entry is found by the sha-256 of the bytes that a conversion reads, so nothing of a file that was replaced is used.
@@ -17,11 +17,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from app.dicom import pixels
 from app.dicom.errors import DEFAULT, DicomLimits, Unreadable
 from app.dicom.files import read_file
 from app.dicom.frames import Instance
-from app.dicom.instance import read_instance
-from app.dicom.pixels import decode
+from app.dicom.instance import read_instance, read_parsed
 from app.sdk.errors import DecompressedTooLarge
 
 __all__ = ["PIXEL_BYTES", "Prepared"]
@@ -35,8 +35,7 @@ class Prepared:
 
     def __init__(self, limits: DicomLimits = DEFAULT, *, pixel_bytes: int = PIXEL_BYTES) -> None:
         self.limits = limits
-        self._headers: deque[Path] = deque()
-        self._images: deque[tuple[Path, Instance]] = deque()
+        self._files: deque[Path] = deque()
         self._facts: dict[str, Instance] = {}
         self._pixels: dict[str, list[NDArray[Any]]] = {}
         self._frames_left = _FRAMES
@@ -45,24 +44,20 @@ class Prepared:
     @property
     def has_work(self) -> bool:
         """Whether a file waits."""
-        return bool(self._headers or self._images)
+        return bool(self._files)
 
     def add(self, paths: Iterable[Path]) -> None:
         """Let files wait for ``work``."""
-        self._headers.extend(paths)
+        self._files.extend(paths)
 
     def stop(self) -> None:
         """Forget the files that wait."""
-        self._headers.clear()
-        self._images.clear()
+        self._files.clear()
 
     def work(self) -> None:
-        """Read the facts of one file, or the pixels of one if the facts of all are read."""
+        """Read the facts and the pixels of one file, which is parsed once for both."""
         try:
-            if self._headers:
-                self._read_facts(self._headers.popleft())
-            else:
-                self._read_pixels(*self._images.popleft())
+            self._read(self._files.popleft())
         except (Unreadable, DecompressedTooLarge, MemoryError, OSError):
             return  # the conversion reads the file itself and says what is wrong with it
 
@@ -77,23 +72,16 @@ class Prepared:
         """The frames of the file with this sha-256, once; None if they are not kept."""
         return self._pixels.pop(digest, None)
 
-    def _read_facts(self, path: Path) -> None:
-        instance = read_instance(read_file(path, self.limits), 0, self.limits)
+    def _read(self, path: Path) -> None:
+        instance, dataset = read_parsed(read_file(path, self.limits), 0, self.limits, tags=pixels.TAGS)
         count = max(len(instance.frames), 1)
         if count > self._frames_left or instance.digest in self._facts:
             return
         self._frames_left -= count
         self._facts[instance.digest] = instance
-        if instance.frames and not instance.series.colour:
-            self._images.append((path, instance))
-
-    def _read_pixels(self, path: Path, instance: Instance) -> None:
         size = sum(frame.rows * frame.columns for frame in instance.frames) * 8  # at most; no decoder gives more
-        if size > self._bytes_left:
+        if not instance.frames or instance.series.colour or size > self._bytes_left:
             return
-        data = read_file(path, self.limits)
-        if hashlib.sha256(data).hexdigest() != instance.digest:
-            return
-        frames = [frame.copy() for frame in decode(data, self.limits)]
+        frames = [frame.copy() for frame in pixels.decode_parsed(dataset)]
         self._bytes_left -= sum(frame.nbytes for frame in frames)
         self._pixels[instance.digest] = frames

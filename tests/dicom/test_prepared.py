@@ -91,7 +91,7 @@ def test_a_part_of_the_files_is_enough(tmp_path: Path, sent: list[bytes]) -> Non
     source = written(tmp_path / "study", sent)
     prepared = Prepared()
     prepared.add(sorted(source.iterdir()))
-    for _ in range(len(sent) + 4):
+    for _ in range(len(sent) // 2):
         prepared.work()
     prepared.stop()
     assert not prepared.has_work
