@@ -105,6 +105,9 @@ class EnsemblePredictor(Protocol):
     def warm_up(self) -> None:
         """Do the one-time work now, so that the first prediction is not slower."""
 
+    def warm_up_explanation(self) -> None:
+        """Do the one-time work of an explanation: half a second on a CPU, which a swap of versions leaves out."""
+
     def value_function(self, image: Image, /) -> ValueFunction:
         """Prepare mean logits of many clinical vectors of one patient."""
 
@@ -180,8 +183,12 @@ class NetworkFolds:
         blank = np.zeros((2, self.ensemble.folds[0].architecture.clinical_size), np.float32)
         self._value_function(self._tails_without_images)(blank, np.asarray([True, False]))
         if self.ensemble.device.type != "cpu":  # the first use of each kernel on a GPU takes seconds
-            image, bits = np.zeros(self.shape, np.float32), slice(0, self.shape[0])
-            self.image_shares(image, blank[0], bits, range(self.shape[0]), ExplanationMethod())
+            self.warm_up_explanation()
+
+    def warm_up_explanation(self) -> None:
+        image, bits = np.zeros(self.shape, np.float32), slice(0, self.shape[0])
+        blank = np.zeros(self.ensemble.folds[0].architecture.clinical_size, np.float32)
+        self.image_shares(image, blank, bits, range(self.shape[0]), ExplanationMethod())
 
     def value_function(self, image: Image, /) -> ValueFunction:
         return self._value_function(self.ensemble.tails(self.ensemble.features(torch.from_numpy(image))))
@@ -257,6 +264,9 @@ class LogisticFolds:
         return np.tile(clinical.astype(np.float64), (len(self.intercepts), 1))
 
     def warm_up(self) -> None:
+        """Do nothing: a logistic regression has no one-time work."""
+
+    def warm_up_explanation(self) -> None:
         """Do nothing: a logistic regression has no one-time work."""
 
     def value_function(self, _image: Image, /) -> ValueFunction:

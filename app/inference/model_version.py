@@ -142,6 +142,10 @@ class ModelVersion:
         atlas.labels(self.manifest.grid.shape, self.manifest.grid.affine)
         self.executor(self.predictor.warm_up)
 
+    def warm_up_explanation(self) -> None:
+        """Do the one-time work of an explanation."""
+        self.executor(self.predictor.warm_up_explanation)
+
     def prepare(self, volumes: Mapping[Input, Volume], record: ClinicalRecord) -> ModelInput:
         """Prepare one patient's volumes and record as the model's input.
 

@@ -223,7 +223,7 @@ class Worker:
         """Loads the default version. Without one, the worker still serves the versions that requests name."""
         try:
             entry = self._model_cache.registry.resolve(self._settings.default_model)
-            self._model_cache.version(entry.name, entry.version)
+            self._model_cache.version(entry.name, entry.version).warm_up_explanation()
         except RlvoError as error:
             log.error("the default model is not loaded: %s", error.detail)
         except Exception as error:

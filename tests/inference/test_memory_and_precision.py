@@ -62,3 +62,11 @@ def test_tails_without_images_count_as_memory(location: Location) -> None:
     assert len(combinations) == 2
     maps = [tensor for part in combinations for tensor in (part.constant, part.maps) if tensor is not None]
     assert predictor.bytes - before == sum(tensor.nbytes for tensor in maps) + tail.pooled_input.nbytes
+
+
+def test_a_start_computes_the_activations_without_images_and_a_swap_does_not() -> None:
+    predictor = NetworkFolds(ensemble(), (ARCHITECTURE.in_channels, 16, 16, 16))
+    predictor.warm_up()
+    assert "_baselines" not in vars(predictor)
+    predictor.warm_up_explanation()
+    assert "_baselines" in vars(predictor)
