@@ -149,6 +149,7 @@ class Renderer:
         ]
         self._cover = tree.cover
         self._segmented_share = _segmented(tree) if variant.is_template else _segmented(tree) * _reached(tree)
+        self._carotid = tree.of("left/ica") | tree.of("right/ica")
         self._brain = brain.mask
 
     def _spread(self, values: Array) -> Array:
@@ -174,7 +175,7 @@ class Renderer:
             Channel.CTA: self._scanned(
                 Channel.CTA, blood + patient_scene.enhancement * variation.contrast_hu, noise, patient_scene
             ),
-            Channel.VESSELS: self._cts[1].filled(self._segmented_share * _visible(patient_scene)),
+            Channel.VESSELS: self._cts[1].filled(self._segmented_share * _visible(patient_scene, self._carotid)),
             Channel.TMAX: self._spread(scene.tmax_s(ranks, patient_scene.patient)),
             Channel.RCBF: self._spread(scene.flow(ranks, patient_scene.patient, self.variant)),
         }
@@ -206,6 +207,8 @@ _CAROTID_MM = [58.0, 61.0, 64.0, 67.0, 70.0, 82.0, 85.0, 88.0, 91.0, 94.0, 97.0,
 _BY_CAROTID = [0.0, 0.07, 0.27, 0.41, 0.46, 0.45, 0.35, 0.25, 0.13, 0.11, 0.62, 0.98]
 _FILLED_HU = [140.0, 155.0, 175.0, 240.0]  # a weakly filled branch is lost or found as a whole
 _BY_FILLED = [0.0, 0.8, 0.92, 1.0]
+_FILLED_CAROTID_HU = [215.0, 270.0]  # beside bone, less of a weakly filled carotid is found
+_BY_FILLED_CAROTID = [0.6, 0.87]
 _CALCIUM_HU = [20.0, 55.0, 90.0]  # above blood; voxels that are dense in the NCCT are bone
 _BY_CALCIUM = [1.0, 0.3, 0.0]
 
@@ -219,11 +222,12 @@ def _segmented(tree: anatomy.Arteries) -> Array:
     return share.astype(np.float32)
 
 
-def _visible(patient_scene: Scene) -> Array:
-    """(n,): factor of ``_segmented`` by contrast and calcium."""
+def _visible(patient_scene: Scene, carotid: NDArray[np.bool_]) -> Array:
+    """(n,): factor of ``_segmented`` by contrast and calcium; ``carotid`` (n,): the voxels of the carotids."""
     contrast = patient_scene.enhancement * patient_scene.variation.contrast_hu
     filled = anatomy.BLOOD + patient_scene.density + contrast
     visible = np.interp(filled, _FILLED_HU, _BY_FILLED) * np.interp(patient_scene.density, _CALCIUM_HU, _BY_CALCIUM)
+    visible[carotid] *= np.interp(filled[carotid], _FILLED_CAROTID_HU, _BY_FILLED_CAROTID)
     return visible.astype(np.float32)
 
 

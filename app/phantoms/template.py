@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from app.imaging.registration import brain_mask
 from app.imaging.registration.brain_mask import template_image
-from app.phantoms.canvas import AIR, BONE, CSF, FAT, GREY, MARROW, MUSCLE, ORIGIN_MM, SHAPE, WHITE, Array
+from app.phantoms.canvas import AIR, BONE, CANVAS, CSF, FAT, GREY, MARROW, MUSCLE, ORIGIN_MM, SHAPE, WHITE, Array
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def build() -> PhantomHead:
     """The head of the template on the canvas."""
     grey, white = template_map("gm"), template_map("wm")
     brain = np.clip(grey + white, 0, 1)
-    solid = ndimage.binary_fill_holes(ndimage.gaussian_filter(brain, 3) > 0.3)
+    solid = brain_mask.distance(CANVAS, SHAPE, np.eye(4)) < 0  # the surface that the alignment fits the skull to
     away = ndimage.distance_transform_edt(~solid).astype(np.float32)
 
     x, y, z = (np.arange(n, dtype=np.float32) + o for n, o in zip(SHAPE, ORIGIN_MM, strict=True))

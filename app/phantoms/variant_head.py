@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from app.imaging.registration import brain_mask
 from app.phantoms import deformation, skull_base
-from app.phantoms.canvas import AIR, BONE, CSF, FAT, GREY, MARROW, MUSCLE, ORIGIN_MM, SHAPE, WHITE, Array
+from app.phantoms.canvas import AIR, BONE, CANVAS, CSF, FAT, GREY, MARROW, MUSCLE, ORIGIN_MM, SHAPE, WHITE, Array
 from app.phantoms.template import PhantomHead, template_map
 from app.phantoms.variant import Variant
 
@@ -76,10 +77,21 @@ def _axes(box: Sequence[slice], step: int = 1) -> list[NDArray[np.float64]]:
     return [np.arange(a.start, a.stop, step) + o for a, o in zip(box, ORIGIN_MM, strict=True)]
 
 
-def _sampled(name: str, shown: Array) -> Array:
-    """A map of the template, 0 to 1, at template coordinates (3, X, Y, Z), mm."""
+@cache
+def _brain_mask() -> NDArray[np.uint8]:
+    """255 inside the surface of the brain that the alignment fits the skull to, on the canvas."""
+    return (brain_mask.distance(CANVAS, SHAPE, np.eye(4)) < 0).astype(np.uint8) * np.uint8(255)
+
+
+def _from_template(values: NDArray[np.uint8], shown: Array) -> Array:
+    """A map of the template, 0 to 255 on the canvas, as 0 to 1 at template coordinates (3, X, Y, Z), mm."""
     place = shown - ORIGIN_MM.astype(np.float32)[:, None, None, None]
-    return ndimage.map_coordinates(_stored_map(name), place, output=np.float32, order=1) / np.float32(255)
+    return ndimage.map_coordinates(values, place, output=np.float32, order=1) / np.float32(255)
+
+
+def _sampled(name: str, shown: Array) -> Array:
+    """One of nilearn's maps, 0 to 1, at template coordinates (3, X, Y, Z), mm."""
+    return _from_template(_stored_map(name), shown)
 
 
 def _brain(variant: Variant) -> tuple[Array, Array, Box]:
@@ -98,8 +110,7 @@ def _distance(variant: Variant) -> Array:
     """Distance from the brain before it shrank, on the canvas, mm; counted from the last voxel inside."""
     whole = [slice(0, n) for n in SHAPE]
     shown = deformation.on_box(variant, _axes(whole, _COARSE), brain=False)
-    brain = np.clip(_sampled("gm", shown) + _sampled("wm", shown), 0, 1)
-    solid = ndimage.binary_fill_holes(ndimage.gaussian_filter(brain, 3 / _COARSE) > 0.3)
+    solid = _from_template(_brain_mask(), shown) > 0.5
     # The distance ends at the centre of the first voxel inside, half a voxel beyond the surface.
     outside = ndimage.distance_transform_edt(~solid).astype(np.float32)
     signed = np.where(solid, np.float32(-_COARSE / 2), outside * _COARSE - _COARSE / 2) + np.float32(0.5)
