@@ -24,7 +24,7 @@ import rlvo.evaluation as ev
 
 OUT = Path("validate_at_your_site")
 COHORT = OUT / "cohort"
-VERSION = "rlvo-synthetic-lr/2.2.0"
+VERSION = "rlvo-synthetic-lr/2.3.0"
 
 if not COHORT.exists():
     made = [sys.executable, "-m", "app.cli", "synthesize", "--patients", "100", "--seed", "2024", str(COHORT)]

@@ -1,7 +1,7 @@
 """Make the two demo versions and their cards from nothing: a synthetic cohort, its network, its logistic regression.
 
 ``python tools/demo_model.py OUT [--patients N] [--phantoms N]``. OUT gets the cohort and the versions
-``rlvo-synthetic/2.2.0`` and ``rlvo-synthetic-lr/2.2.0``. An interrupted run continues from its last checkpoint when it
+``rlvo-synthetic/2.3.0`` and ``rlvo-synthetic-lr/2.3.0``. An interrupted run continues from its last checkpoint when it
 is called again. Weights depend on the kind of CPU and on the number of threads, so on another machine the printed
 digests differ. docs/experiments.md says how the shipped versions were made.
 """
@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-VERSION, COHORT_SEED, SEED = "2.2.0", "2026", "1"
+VERSION, COHORT_SEED, SEED = "2.3.0", "2026", "1"
 APPEARANCE = ("--variants", "48", "--scanners")
 COMPARED = [word for model in ("imaging", "concat", "film", "daft") for word in ("--compare", model)]
 """The networks that see all images, which share the features of the pretrained trunk."""

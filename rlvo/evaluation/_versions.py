@@ -22,7 +22,7 @@ class Version:
 
     Attributes:
         name: Name of the model.
-        version: Version number, such as ``2.2.0``.
+        version: Version number, such as ``2.3.0``.
         folder: Its folder.
         target: Outcome that it predicts.
         threshold: Probability from which its decision is positive.

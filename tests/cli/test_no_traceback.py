@@ -20,7 +20,7 @@ from tests.training import messy_tables
 from tests.training.test_isles24 import write_data_set
 
 MODEL_STORE = Path(__file__).resolve().parents[2] / "model_store"
-NETWORK, LOGISTIC = MODEL_STORE / "rlvo-synthetic" / "2.2.0", MODEL_STORE / "rlvo-synthetic-lr" / "1.0.0"
+NETWORK, LOGISTIC = MODEL_STORE / "rlvo-synthetic" / "2.3.0", MODEL_STORE / "rlvo-synthetic-lr" / "1.0.0"
 PATIENTS = 40
 
 Change = Callable[[Path], object]

@@ -58,7 +58,7 @@ def test_training_prints_the_table_and_writes_a_loadable_version(trained: tuple[
     assert ModelVersion.load(out, manifest, "cpu").check(out) < 1e-4
     card = (out / "card.md").read_text()
     assert "SYNTHETIC" in card
-    assert "Trunk and last block are those of rlvo-synthetic 2.2.0" in card
+    assert "Trunk and last block are those of rlvo-synthetic 2.3.0" in card
     for table in ("| act above | net benefit (95 % interval) |", "| sex: female |", "| oracle (the true chances) |"):
         assert table in card
 

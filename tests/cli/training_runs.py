@@ -12,7 +12,7 @@ from app.cli.training import commands
 from app.phantoms.biology import Preset
 from app.training.synthesize import synthesize
 
-TRUNK = Path(__file__).resolve().parents[2] / "model_store" / "rlvo-synthetic" / "2.2.0"
+TRUNK = Path(__file__).resolve().parents[2] / "model_store" / "rlvo-synthetic" / "2.3.0"
 PATIENTS = 90
 
 

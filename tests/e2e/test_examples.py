@@ -18,7 +18,7 @@ pytestmark = pytest.mark.xdist_group("e2e")
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
-TRUNK = ROOT / "model_store" / "rlvo-synthetic" / "2.2.0"
+TRUNK = ROOT / "model_store" / "rlvo-synthetic" / "2.3.0"
 RUN = "import runpy, sys, app.sdk; sys.modules['rlvo'] = app.sdk; runpy.run_path(sys.argv[0], run_name='__main__')"
 """Installed alone, the client is `rlvo`; in this checkout the same files are `app.sdk`."""
 

@@ -50,7 +50,7 @@ def test_auto_uses_the_gpu_in_bfloat16_and_channels_last(store: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", list(Precision))
-@pytest.mark.parametrize("version", ["1.0.0", "2.2.0"])
+@pytest.mark.parametrize("version", ["1.0.0", "2.3.0"])
 def test_trained_version_gives_the_results_of_the_cpu(version: str, precision: Precision) -> None:
     entry = ModelStore(ROOT / "model_store").resolve(f"rlvo-synthetic@{version}")
     gpu = ModelVersion.load(entry.folder, entry.manifest, "cuda", precision=precision)

@@ -28,7 +28,7 @@ from app.training.validate_version import validate_version
 STORE = Path(__file__).resolve().parents[2] / "model_store"
 COARSE = {"ncct": (3.0, 3.0, 4.0), "cta": (3.0, 3.0, 3.0), "perfusion": (4.0, 4.0, 6.0)}
 NAME = "rlvo-synthetic-lr"  # computes without a network
-VERSION = "2.2.0"
+VERSION = "2.3.0"
 
 
 @pytest.fixture(scope="module")

@@ -19,5 +19,5 @@ def test_steps_are_valid_commands_and_finished_ones_are_left_out(tmp_path: Path)
     for name, *arguments in steps:
         parsed = registered.commands[name].make_context(name, list(arguments))  # type: ignore[attr-defined]
         assert not parsed.args
-    (tmp_path / "rlvo-synthetic" / "2.2.0").mkdir(parents=True)
+    (tmp_path / "rlvo-synthetic" / "2.3.0").mkdir(parents=True)
     assert demo_model.commands(tmp_path, 10, 10) == steps[2:]

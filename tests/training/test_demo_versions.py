@@ -18,7 +18,7 @@ from app.training import score
 from app.training.dataset import Dataset, phantoms
 
 STORE = Path(__file__).resolve().parents[2] / "model_store"
-NAMES, VERSION = ("rlvo-synthetic", "rlvo-synthetic-lr"), "2.2.0"
+NAMES, VERSION = ("rlvo-synthetic", "rlvo-synthetic-lr"), "2.3.0"
 EARLIER = "1.0.0"  # a manifest of schema 1, which is still served
 FRESH, SEED = 2000, 90210  # a cohort that training did not use
 MORE = (90211, 90212, 90213, 90214)  # more cohorts, for the check that needs more events

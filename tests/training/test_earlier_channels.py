@@ -21,7 +21,7 @@ from app.training.synthesize import synthesize
 
 STORE = Path(__file__).resolve().parents[2] / "model_store"
 EARLIER, LOGISTIC = STORE / "rlvo-synthetic" / "1.0.0", STORE / "rlvo-synthetic-lr" / "1.0.0"
-NEW = STORE / "rlvo-synthetic" / "2.2.0"
+NEW = STORE / "rlvo-synthetic" / "2.3.0"
 COARSE = {"ncct": (2.0, 2.0, 4.0), "cta": (2.0, 2.0, 2.0), "perfusion": (4.0, 4.0, 8.0)}
 
 
@@ -59,6 +59,6 @@ def test_versions_of_two_layouts_are_scored_on_one_cohort(tmp_path: Path) -> Non
     bars = RichProgress(Console(file=io.StringIO(), force_terminal=True))
     both = _predicted(manifests, read, read, config, bars, needs_outcomes=False).predictions
     alone = predict_unlabelled(EvalConfig([NEW], tmp_path / "cohort", i_know=True), ProgressReporter()).predictions
-    assert set(both) == {"rlvo-synthetic 1.0.0", "rlvo-synthetic 2.2.0"}
+    assert set(both) == {"rlvo-synthetic 1.0.0", "rlvo-synthetic 2.3.0"}
     for name, expected in alone.items():
         assert np.array_equal(both[name].probabilities, expected.probabilities)

@@ -22,7 +22,7 @@ from tests.training.tiny import GRID, tiny_dataset
 
 LABELS = np.arange(60) % 2
 CPU = torch.device("cpu")
-TRUNK = Path(__file__).resolve().parents[2] / "model_store" / "rlvo-synthetic" / "2.2.0"
+TRUNK = Path(__file__).resolve().parents[2] / "model_store" / "rlvo-synthetic" / "2.3.0"
 
 
 def config(**given: object) -> TrainConfig:
