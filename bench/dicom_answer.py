@@ -7,8 +7,8 @@
   then, as after C-STORE; they still have no roles and no volumes.
 - the ratio of the medians, and that of the median from acceptance to answer, without the checks of the files.
 
-NCCT and CTA of each patient are sent once in each way, without an explanation drawn ahead of time. The ways are first in
-turn, because the first is slower: an even number of patients treats them alike.
+NCCT and CTA of each patient are sent once in each way, without an explanation drawn ahead of time. The ways are first
+in turn, because the first is slower: an even number of patients treats them alike.
 """
 
 from __future__ import annotations

@@ -18,12 +18,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from functools import cache
 from io import FileIO
 from types import TracebackType
 from typing import Protocol, Self
 
-__all__ = ["ENVIRONMENT", "ForkServer", "Forked", "is_ready"]
+__all__ = ["ENVIRONMENT", "ForkServer", "Forked", "can_fork", "is_ready"]
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 FORK_S = 1.0  # in which the server starts a process
@@ -40,6 +41,22 @@ def is_ready(file: int | _File, event: int = select.POLLIN, *, wait_s: float | N
     poll = select.poll()
     poll.register(file, event)
     return bool(poll.poll(None if wait_s is None else 1000 * wait_s))
+
+
+@cache
+def can_fork() -> bool:
+    """Whether the kernel gives descriptors of processes; a sandbox may refuse them."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):
+        return False
+    return True
+
+
+def _pipe(reading: ExitStack, writing: ExitStack) -> tuple[FileIO, FileIO]:
+    """Both ends of a new pipe, each closed by its stack."""
+    reader, writer = os.pipe()
+    return reading.enter_context(FileIO(reader)), writing.enter_context(FileIO(writer, "w"))
 
 
 class Forked:
@@ -126,16 +143,13 @@ class ForkServer:
             if not is_ready(self._connection):
                 return None
             self._loaded = bool(self._connection.recv(_MESSAGE))
-        their_in, our_out = os.pipe()
-        our_in, their_out = os.pipe()
-        stdin, stdout = FileIO(our_out, "w"), FileIO(our_in)
-        descriptor = self._asked([their_in, their_out])
-        os.close(their_in)
-        os.close(their_out)
-        if descriptor is not None:
-            return Forked(descriptor, stdin, stdout)
-        stdin.close()
-        stdout.close()
+        with ExitStack() as ours, ExitStack() as theirs:
+            their_in, stdin = _pipe(theirs, ours)
+            stdout, their_out = _pipe(ours, theirs)
+            descriptor = self._asked([their_in.fileno(), their_out.fileno()])
+            if descriptor is not None:
+                ours.pop_all()
+                return Forked(descriptor, stdin, stdout)
         self.close()
         return None
 

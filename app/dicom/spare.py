@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from app.dicom.errors import DEFAULT, DicomLimits
-from app.dicom.forked import ENVIRONMENT, Forked, ForkServer, is_ready
+from app.dicom.forked import ENVIRONMENT, Forked, ForkServer, can_fork, is_ready
 
 __all__ = ["MOST", "Process", "SpareProcesses", "installed", "started"]
 
@@ -37,7 +37,6 @@ Process = subprocess.Popen[bytes] | Forked
 MOST = 2  # processes that wait
 SPARE_PAUSE = 30.0  # seconds without a new process after one that ended while it waited, for instance for its memory
 ANSWER_S = 3.0  # in which a process ends its reading
-FORKS = hasattr(os, "pidfd_open")  # Linux
 _LIBRARY = "pydicom"
 _WHOLE = 4096  # bytes that a pipe takes whole or not at all (PIPE_BUF)
 _ROOM = 3584  # of them, for paths
@@ -102,7 +101,7 @@ class SpareProcesses:
             for study in list(studies)[:MOST]:
                 if study not in self._waiting:
                     self._waiting[study] = _Waiting(self._start())
-            if (ready or self._used) and not studies and self._server is None and FORKS:
+            if (ready or self._used) and not studies and self._server is None and can_fork():
                 self._server = ForkServer()
 
     def _pause(self) -> None:

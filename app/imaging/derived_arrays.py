@@ -31,14 +31,14 @@ def kept(name: str, sources: Sequence[Path], make: Callable[[], Arrays]) -> Arra
 
     Args:
         name: of the file, without suffix; unique among the callers.
-        sources: code and data that the arrays depend on.
+        sources: all code and data that the arrays depend on; the folder may outlive a release.
         make: computes the arrays, by name; always the same ones.
 
     Returns:
-        The arrays, which do not share memory with other calls.
+        The arrays.
     """
     path = _folder() / f"rlvo-{name}-{_digest(tuple(sources))}.npz"
-    damaged = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+    damaged = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile)
     with suppress(*damaged), path.open("rb") as file, np.load(file) as stored:
         return {key: stored[key] for key in stored.files}
     arrays = make()

@@ -106,7 +106,7 @@ class EnsemblePredictor(Protocol):
         """Do the one-time work now, so that the first prediction is not slower."""
 
     def warm_up_explanation(self) -> None:
-        """Do the one-time work of an explanation: half a second on a CPU, which a swap of versions leaves out."""
+        """Do the one-time work of an explanation, which a swap of versions leaves out."""
 
     def value_function(self, image: Image, /) -> ValueFunction:
         """Prepare mean logits of many clinical vectors of one patient."""

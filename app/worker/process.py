@@ -36,6 +36,7 @@ from app.imaging.io.limits import Limits
 from app.imaging.registration import align
 from app.inference.device_errors import out_of_memory
 from app.inference.model_cache import ModelCache
+from app.inference.model_version import ModelVersion
 from app.registry.model_store import ModelStore
 from app.sdk.errors import RlvoError
 from app.storage.factory import secure, storage_of
@@ -223,7 +224,7 @@ class Worker:
         """Loads the default version. Without one, the worker still serves the versions that requests name."""
         try:
             entry = self._model_cache.registry.resolve(self._settings.default_model)
-            self._model_cache.version(entry.name, entry.version).warm_up_explanation()
+            self._explain_once(self._model_cache.version(entry.name, entry.version))
         except RlvoError as error:
             log.error("the default model is not loaded: %s", error.detail)
         except Exception as error:
@@ -231,6 +232,13 @@ class Worker:
                 raise
             log.error("the default model is not loaded: %s", error_location(error))
         retry_until_available(self._supervisor.heartbeat)
+
+    def _explain_once(self, version: ModelVersion) -> None:
+        """Does the one-time work of explanations now; a version that cannot do it still predicts."""
+        try:
+            version.warm_up_explanation()
+        except Exception as error:  # noqa: BLE001 - the first explanation tries again and reports its error
+            log.warning("the first explanation is not prepared: %s", error_location(error))
 
     def _replay_erasures(self) -> None:
         """Erases again what a restore of the database has brought back, before any job of it runs."""

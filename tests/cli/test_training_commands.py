@@ -29,11 +29,14 @@ from tests.cli.training_runs import PATIENTS, TRUNK, dates, rlvo
 
 pytestmark = pytest.mark.xdist_group("cohort")  # one cohort, and one trained version, for all
 
+SEED = 2
+"""With this seed the network ranks these few patients better than chance; otherwise no version is written."""
+
 
 @pytest.fixture(scope="module")
 def trained(cohort: Path) -> tuple[Path, Result]:
     out = cohort.parent / "store" / "tried" / "0.1.0"
-    return out, rlvo("train", cohort, "--out", out, "--trunk", TRUNK, "--quick", "--seed", 4)
+    return out, rlvo("train", cohort, "--out", out, "--trunk", TRUNK, "--quick", "--seed", SEED)
 
 
 def test_cohort_table_holds_no_true_values(cohort: Path) -> None:
@@ -68,7 +71,7 @@ def test_same_seed_gives_same_digests(trained: tuple[Path, Result], cohort: Path
     copy = cohort.parent / "again"
     shutil.copytree(cohort, copy, ignore=shutil.ignore_patterns(".runs"))
     second = cohort.parent / "store" / "tried" / "0.1.1"
-    assert rlvo("train", copy, "--out", second, "--trunk", TRUNK, "--quick", "--seed", 4).exit_code == 0
+    assert rlvo("train", copy, "--out", second, "--trunk", TRUNK, "--quick", "--seed", SEED).exit_code == 0
     one, other = (Manifest.model_validate_json((out / "manifest.json").read_text()) for out in (first, second))
     assert [fold.sha256 for fold in one.folds] == [fold.sha256 for fold in other.folds]
     assert one.calibration == other.calibration
@@ -83,7 +86,7 @@ def test_edited_table_is_trained_anew(trained: tuple[Path, Result], cohort: Path
     table = pd.read_csv(copy / "cohort.csv", dtype=str, keep_default_na=False)
     table["age"] = table["age"].to_numpy()[::-1]
     table.to_csv(copy / "cohort.csv", index=False)
-    assert rlvo("train", copy, "--out", second, "--trunk", TRUNK, "--quick", "--seed", 4).exit_code == 0
+    assert rlvo("train", copy, "--out", second, "--trunk", TRUNK, "--quick", "--seed", SEED).exit_code == 0
     one, other = (Manifest.model_validate_json((out / "manifest.json").read_text()) for out in (trained[0], second))
     assert not {fold.sha256 for fold in one.folds} & {fold.sha256 for fold in other.folds}
     assert one.training.data_sha256 != other.training.data_sha256

@@ -68,8 +68,14 @@ def test_another_source_has_other_arrays(folder: Path, source: Path) -> None:
 
 @pytest.mark.parametrize(
     "damage",
-    [lambda content: b"", lambda content: content[:100], lambda content: content[:-1], lambda content: b"x" * 1000],
-    ids=["empty", "its start", "without its end", "other bytes"],
+    [
+        lambda content: b"",
+        lambda content: content[:100],
+        lambda content: content[:-1],
+        lambda content: b"x" * 1000,
+        lambda content: (at := content.index(b"PK\x01\x02") + 8) and content[:at] + b"\x01" + content[at + 1 :],
+    ],
+    ids=["empty", "its start", "without its end", "other bytes", "marked as encrypted"],
 )
 def test_a_damaged_file_is_made_again(folder: Path, source: Path, damage: Callable[[bytes], bytes]) -> None:
     make = Maker()

@@ -32,6 +32,7 @@ async def store(request: Request, services: ServicesDep, caller: CurrentCaller) 
         await stream_to_thread(request.stream(), write)
         parser.close()
         await services.run_in_thread(stored.flush)
+        services.instance_received.note()
     finally:
         with anyio.CancelScope(shield=True):
             await services.run_in_thread(stored.discard)

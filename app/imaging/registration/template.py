@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from app.imaging import derived_arrays
-from app.imaging.registration import brain_mask
+from app.imaging import derived_arrays, resample
+from app.imaging.registration import brain_mask, gauss_newton
 from app.imaging.registration.gauss_newton import UNIT_MM, Points
 
 __all__ = ["BONE_HU", "BOX", "CENTRE_MM", "NON_CSF_HU"]
@@ -60,7 +60,8 @@ def intracranial_points(step: int, fwhm_mm: float) -> Points:
 
 
 def _kept(make: Callable[[int, float], Points], step: int, fwhm_mm: float) -> Points:
-    sources = [Path(__file__), Path(brain_mask.__file__), *map(brain_mask.template_path, ("t1", "gm", "wm"))]
+    code = (Path(str(module.__file__)) for module in (brain_mask, gauss_newton, resample))
+    sources = [Path(__file__), *code, *map(brain_mask.template_path, ("t1", "gm", "wm"))]
     name = f"{make.__name__.removeprefix('_make_')}-{step}-{fwhm_mm:.17g}"
     return Points(**derived_arrays.kept(name, sources, lambda: vars(make(step, fwhm_mm))))
 
