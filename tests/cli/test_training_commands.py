@@ -345,7 +345,7 @@ def test_killed_run_resumes_to_the_same_version(trained: tuple[Path, Result], co
     copy = cohort.parent / "killed"
     shutil.copytree(cohort, copy, ignore=shutil.ignore_patterns(".*"))
     out = cohort.parent / "store" / "tried" / "0.1.2"
-    arguments = ["train", str(copy), "--out", str(out), "--trunk", str(TRUNK), "--quick", "--seed", "4"]
+    arguments = ["train", str(copy), "--out", str(out), "--trunk", str(TRUNK), "--quick", "--seed", str(SEED)]
     with subprocess.Popen(
         [sys.executable, "-m", "app.cli", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
