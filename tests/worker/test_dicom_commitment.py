@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import pytest
 from pynetdicom import AE, build_role
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_primitives import N_EVENT_REPORT
 from sqlalchemy import select, update
 
 from app.core.config import Settings
@@ -156,6 +159,22 @@ def test_a_report_on_the_same_association_is_taken(
     ((_, items),) = peer.asked
     assert [uid for _, uid in items] == peer.stored
     assert len(site.queued()) == 1  # nothing is asked again
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_association_ends_after_the_answer_to_its_report(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release before it ended a thread of the library, and its socket stayed open."""
+    send = DIMSEServiceProvider.send_msg
+
+    def slow(provider: DIMSEServiceProvider, primitive: Any, context: int) -> None:
+        if isinstance(primitive, N_EVENT_REPORT) and primitive.MessageIDBeingRespondedTo is not None:
+            time.sleep(0.5)
+        send(provider, primitive, context)
+
+    monkeypatch.setattr(DIMSEServiceProvider, "send_msg", slow)
+    with archive() as peer:
+        prediction_id = delivered(site, peer.port)
+    assert site.state(prediction_id).commitment is CommitmentState.COMMITTED
 
 
 @pytest.mark.usefixtures("quick")

@@ -23,6 +23,7 @@ from typing import Any
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pynetdicom import evt
+from pynetdicom.pdu import P_DATA_TF
 
 from app.core.egress import EgressClient, EgressRefused
 from app.database.destinations import Destination, DestinationKind
@@ -161,15 +162,23 @@ class Sender:
     ) -> AbstractContextManager[Any]:
         """An association that also takes reports of storage commitment."""
 
+        taken: list[Report] = []
+
         def take(event: evt.Event) -> tuple[int, None]:
             try:
                 with understood():
-                    reports.put(read_report(event.event_information))
+                    taken.append(read_report(event.event_information))
             except Malformed:
                 return _INVALID_ARGUMENT, None
             return 0, None
 
-        handlers = [(evt.EVT_N_EVENT_REPORT, take)]
+        def sent(event: evt.Event) -> None:
+            """A report counts when it is answered: its association may end then, and not before."""
+            if isinstance(event.pdu, P_DATA_TF):
+                while taken:
+                    reports.put(taken.pop(0))
+
+        handlers = [(evt.EVT_N_EVENT_REPORT, take), (evt.EVT_PDU_SENT, sent)]
         return association(self.egress, self.seconds, destination, classes, optional=optional, handlers=handlers)
 
     def _ask(self, opened: Any, instances: Sequence[Dataset], begin: Begin, reports: SimpleQueue[Report]) -> Said:
