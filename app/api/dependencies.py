@@ -72,6 +72,8 @@ class Services:
         conversion_slots: Limits how many DICOM studies are converted at the same time.
         erasures_replayed: Set when the erasures of the ledger are repeated; until then the service is not ready.
         held_keys: Idempotency keys of requests in progress, which are renewed.
+        study_due: Wakes the assembly of studies: one may be due, or more of one has arrived.
+        instance_received: Wakes the indexing of received DICOM instances.
         unreleased: Idempotency keys of refused requests that the database could not release yet.
         worker_fault: Returns why the worker of this service cannot be started; None if it can, or if there is none.
     """

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import scipy
+
+from app.core.filesystem import private_file
 
 __all__ = ["kept"]
 
@@ -64,13 +65,6 @@ def _digest(sources: tuple[Path, ...]) -> str:
 def _write(path: Path, arrays: Arrays) -> None:
     named: dict[str, Any] = dict(arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, draft = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            np.savez(file, **named)
-        Path(draft).chmod(0o644)  # as the code itself: the user who installs the service may be another user
-        Path(draft).replace(path)
-    except BaseException:
-        with suppress(OSError):
-            Path(draft).unlink()
-        raise
+    with private_file(path) as file:
+        np.savez(file, **named)
+    path.chmod(0o644)  # as the code itself: the service may run as another user than the one who installed it

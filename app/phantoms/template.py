@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from app.imaging.registration import brain_mask
@@ -44,12 +45,17 @@ def template_map(name: str) -> Array:
     return canvas
 
 
+def brain_of_alignment() -> NDArray[np.bool_]:
+    """The voxels of the canvas within the surface that the alignment fits the skull to."""
+    inside: NDArray[np.bool_] = brain_mask.distance(CANVAS, SHAPE, np.eye(4)) < 0
+    return inside
+
+
 def build() -> PhantomHead:
     """The head of the template on the canvas."""
     grey, white = template_map("gm"), template_map("wm")
     brain = np.clip(grey + white, 0, 1)
-    solid = brain_mask.distance(CANVAS, SHAPE, np.eye(4)) < 0  # the surface that the alignment fits the skull to
-    away = ndimage.distance_transform_edt(~solid).astype(np.float32)
+    away = ndimage.distance_transform_edt(~brain_of_alignment()).astype(np.float32)
 
     x, y, z = (np.arange(n, dtype=np.float32) + o for n, o in zip(SHAPE, ORIGIN_MM, strict=True))
     neck = np.hypot(x[:, None] / 64, (y[None, :] + 14) / 84)[:, :, None]

@@ -16,10 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from app.imaging.registration import brain_mask
 from app.phantoms import deformation, skull_base
-from app.phantoms.canvas import AIR, BONE, CANVAS, CSF, FAT, GREY, MARROW, MUSCLE, ORIGIN_MM, SHAPE, WHITE, Array
-from app.phantoms.template import PhantomHead, template_map
+from app.phantoms.canvas import AIR, BONE, CSF, FAT, GREY, MARROW, MUSCLE, ORIGIN_MM, SHAPE, WHITE, Array
+from app.phantoms.template import PhantomHead, brain_of_alignment, template_map
 from app.phantoms.variant import Variant
 
 Box = tuple[slice, slice, slice]
@@ -78,9 +77,9 @@ def _axes(box: Sequence[slice], step: int = 1) -> list[NDArray[np.float64]]:
 
 
 @cache
-def _brain_mask() -> NDArray[np.uint8]:
-    """255 inside the surface of the brain that the alignment fits the skull to, on the canvas."""
-    return (brain_mask.distance(CANVAS, SHAPE, np.eye(4)) < 0).astype(np.uint8) * np.uint8(255)
+def _brain_map() -> NDArray[np.uint8]:
+    """255 in the brain that the alignment fits the skull to, on the canvas."""
+    return brain_of_alignment().astype(np.uint8) * np.uint8(255)
 
 
 def _from_template(values: NDArray[np.uint8], shown: Array) -> Array:
@@ -110,7 +109,7 @@ def _distance(variant: Variant) -> Array:
     """Distance from the brain before it shrank, on the canvas, mm; counted from the last voxel inside."""
     whole = [slice(0, n) for n in SHAPE]
     shown = deformation.on_box(variant, _axes(whole, _COARSE), brain=False)
-    solid = _from_template(_brain_mask(), shown) > 0.5
+    solid = _from_template(_brain_map(), shown) > 0.5
     # The distance ends at the centre of the first voxel inside, half a voxel beyond the surface.
     outside = ndimage.distance_transform_edt(~solid).astype(np.float32)
     signed = np.where(solid, np.float32(-_COARSE / 2), outside * _COARSE - _COARSE / 2) + np.float32(0.5)
