@@ -109,16 +109,11 @@ def test_study_in_small_chunks_is_accepted(server: Server, size: int) -> None:
 
 
 def test_client_in_small_chunks_reads_the_refusal_and_the_next_request_works(server_with_keys: Server) -> None:
-
-    def refusal_seconds() -> float:
-        with connect(server_with_keys) as connection:
-            began = time.monotonic()
-            connection.sendall(post(CHUNKED) + chunked(bytes(3000), 1))
-            assert read_all(connection).startswith(b"HTTP/1.1 401 ")
-            return time.monotonic() - began
-
-    # The end of the body ends the wait, which has 2 s. A busy machine delays some of the refusals.
-    assert min(refusal_seconds() for _ in range(3)) < 1.5
+    with connect(server_with_keys) as connection:
+        began = time.monotonic()
+        connection.sendall(post(CHUNKED) + chunked(bytes(3000), 1))
+        assert read_all(connection).startswith(b"HTTP/1.1 401 ")
+        assert time.monotonic() - began < 1.5  # the end of the body ends the wait
     assert httpx.get(f"{server_with_keys.url}/livez", timeout=30).status_code == 200
 
 
@@ -129,20 +124,15 @@ def test_client_in_small_chunks_reads_the_refusal_and_the_next_request_works(ser
     ids=["no body", "length", "chunks"],
 )
 def test_request_that_the_parser_refuses_is_read_to_its_end(server: Server, earlier: bytes, refused: bytes) -> None:
-
-    def refusal_seconds() -> float:
-        with connect(server) as connection:
-            connection.sendall(earlier)
-            answer = b""
-            while earlier and not answer.endswith(b"}"):
-                answer += connection.recv(65536)
-            began = time.monotonic()
-            connection.sendall(refused.replace(b"HTTP/1.1", b"HTTP/9.9"))
-            assert read_all(connection).startswith(b"HTTP/1.1 400 ")
-            return time.monotonic() - began
-
-    # The end of the request ends the wait, which has 2 s. A busy machine delays some of the refusals.
-    assert min(refusal_seconds() for _ in range(3)) < 1.5
+    with connect(server) as connection:
+        connection.sendall(earlier)
+        answer = b""
+        while earlier and not answer.endswith(b"}"):
+            answer += connection.recv(65536)
+        began = time.monotonic()
+        connection.sendall(refused.replace(b"HTTP/1.1", b"HTTP/9.9"))
+        assert read_all(connection).startswith(b"HTTP/1.1 400 ")
+        assert time.monotonic() - began < 1.5  # the end of the request ends the wait
     assert "Fatal error" not in server.log()
 
 
@@ -266,7 +256,7 @@ def test_event_streams_of_one_key_do_not_take_the_places_of_others(small_server:
             stack.enter_context(connect(small_server))  # these do not replace the streams
         streams[1].close()
         # The place of a closed stream is released; a stream that notices nothing writes after 15 s.
-        wait(lambda: httpx.get(url, headers=greedy, timeout=30).status_code != 429, 10)
+        wait(lambda: httpx.get(url, headers=greedy, timeout=30).status_code != 429, 5)
         assert httpx.post(f"{url}/{prediction}/cancel", headers=greedy, timeout=30).status_code == 200
         assert b"cancelled" in read_all(streams[4])
 
