@@ -44,8 +44,7 @@ def data_set_uid(content: bytes) -> bytes:
 
 
 def rows(service: RunningService) -> tuple[list[StudyRow], list[InstanceRow]]:
-    while service.services.reception.index():
-        pass
+    service.services.index_all()  # waits for the service, which indexes at the same time
     with service.services.database.reading() as session:
         return list(session.scalars(select(StudyRow))), list(session.scalars(select(InstanceRow)))
 
