@@ -1,6 +1,6 @@
 """What the demo version uses and where it looks, on phantoms that training did not use.
 
-``python -m bench model_audit [--patients 2000] [--quick] [--version NAME@VERSION]``. Images are rendered on the model's
+``python -m bench model_audit [--patients 2000] [--explained 60] [--quick] [--version NAME@VERSION]``. Images are rendered on the model's
 grid (``bench.prepared_vs_served`` measures what the service's own preparation changes). Printed as Markdown:
 
 - discrimination and calibration beside the true chance, with each source alone and left out;
@@ -34,7 +34,8 @@ from app.training import reference
 from bench.model_stores import DEMO, MODEL_STORE
 
 SEED = 60231  # not used in training
-EXPLAINED, SIGNED, DISTURBED = 60, 150, 13
+SIGNED, DISTURBED = 150, 13
+KEPT = 600  # phantoms in memory for the sections that need images; 1.9 MB each
 PEAK_MM = 8.0
 CTA, MAPS = (Channel.CTA, Channel.VESSELS), (Channel.TMAX, Channel.RCBF)
 SOURCES = {"NCCT": (Channel.NCCT,), "CTA and vessels": CTA, "perfusion maps and numbers": MAPS}
@@ -119,18 +120,22 @@ SIGNS: dict[str, tuple[Callable[[Patient], bool], Callable[[Patient], Patient]]]
 """Each sign: the patients in whom it can be changed, and the change."""
 
 
-def discrimination(audit: Audit, phantoms: Sequence[Phantom]) -> None:
-    labels = np.array([phantom.patient.refractory for phantom in phantoms], np.int64)
-    truth = np.array([phantom.patient.probability for phantom in phantoms])
+def source_sets(audit: Audit) -> dict[str, tuple[Channel, ...]]:
+    """Names of the sets of sources, and the channels that each leaves out."""
     sets: dict[str, tuple[Channel, ...]] = {"everything": (), "record alone": tuple(audit.names)}
     for name, own in SOURCES.items():
         others = tuple(channel for channel in audit.names if channel not in own)
         sets |= {f"record and {name}": others, f"everything but {name}": own}
+    return sets
+
+
+def discrimination(audit: Audit, patients: Sequence[Patient], answers: dict[str, np.ndarray]) -> None:
+    """Print AUC, calibration and coverage of log-odds (n) of each set of sources."""
+    labels = np.array([patient.refractory for patient in patients], np.int64)
+    truth = np.array([patient.probability for patient in patients])
     print("| known to the version | AUC (95 % interval) | oracle minus it |\n|---|---|---|")
-    oracle, answers = metrics.auc(labels, truth), {}
-    for name, absent in sets.items():
-        odds = np.array([audit.log_odds(one, absent) for one in track(phantoms, name, transient=True)])
-        answers[name] = odds
+    oracle = metrics.auc(labels, truth)
+    for name, odds in answers.items():
         print(f"| {name} | {metrics.auc_estimate(labels, odds)} | {oracle - metrics.auc(labels, odds):+.3f} |")
     print(f"| the true chance | {metrics.auc_estimate(labels, truth)} | |")
     probabilities = 1 / (1 + np.exp(-answers["everything"]))
@@ -216,12 +221,19 @@ def nuisances(audit: Audit, patients: Sequence[Patient]) -> None:
     print(f"\nAll: median {np.median(every):.3f}; over .3: {int((every > 0.3).sum())} of {len(every)}.")
 
 
-def sections(audit: Audit, patients: Sequence[Patient]) -> Iterator[tuple[str, Callable[[], None]]]:
-    phantoms = [audit.draw(patient) for patient in track(patients, "rendering", transient=True)]
-    yield "Discrimination and calibration", lambda: discrimination(audit, phantoms)
+def sections(audit: Audit, patients: Sequence[Patient], explained: int) -> Iterator[tuple[str, Callable[[], None]]]:
+    sets, phantoms = source_sets(audit), []
+    answers = {name: np.empty(len(patients)) for name in sets}
+    for number, patient in enumerate(track(patients, "patients", transient=True)):
+        phantom = audit.draw(patient)
+        for name, absent in sets.items():
+            answers[name][number] = audit.log_odds(phantom, absent)
+        if number < KEPT:
+            phantoms.append(phantom)
+    yield "Discrimination and calibration", lambda: discrimination(audit, patients, answers)
     yield "Signs", lambda: signs(audit, phantoms)
     if audit.manifest.kind == "network" and audit.manifest.architecture.fusion is not Fusion.NONE:
-        yield "Attribution", lambda: attribution(audit, phantoms[:EXPLAINED])
+        yield "Attribution", lambda: attribution(audit, phantoms[:explained])
     yield "Nuisances", lambda: nuisances(audit, patients[:DISTURBED])
 
 
@@ -229,13 +241,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--patients", type=int, default=2000)
     parser.add_argument("--version", default=DEMO, help="NAME or NAME@VERSION in model_store")
+    parser.add_argument("--explained", type=int, default=60, help=f"patients with explanations, at most {KEPT}")
     parser.add_argument("--quick", action="store_true", help="60 patients")
     arguments = parser.parse_args()
     entry = ModelStore(MODEL_STORE).resolve(arguments.version)
     audit = Audit(ModelVersion.load(entry.folder, entry.manifest, "cpu"))
     count = 60 if arguments.quick else arguments.patients
     print(f"{entry.name}@{entry.version}, {count} phantoms of the seed {SEED}")
-    for title, show in sections(audit, biology.draw(count, SEED, Preset.INTERACTION)):
+    for title, show in sections(audit, biology.draw(count, SEED, Preset.INTERACTION), arguments.explained):
         print(f"\n### {title}\n", flush=True)
         show()
 
