@@ -98,7 +98,7 @@ class ModelCache:
             with self._lock:
                 self._cached[key] = _CachedVersion(entry, loaded)
             self._unload_beyond(self.budget, key)
-            _release_memory()  # temporary memory of the load
+            release_memory()  # temporary memory of the load
             return loaded
 
     def _load_with_room(self, entry: StoredVersion, key: str, pause: Callable[[], None]) -> ModelVersion:
@@ -111,7 +111,7 @@ class ModelCache:
                 raise
         # Not in the handler: the error keeps the memory of the load until the handler ends.
         if not self._unload_beyond(1, key):
-            _release_memory()
+            release_memory()
         return submit(load).result()
 
     def _load(self, entry: StoredVersion, pause: Callable[[], None]) -> ModelVersion:
@@ -206,7 +206,7 @@ class ModelCache:
     def unload(self, name: str, version: str) -> None:
         """Remove a version and release its device memory, after the running case."""
         self._run_on_device(lambda: self._forget(f"{name}@{version}"))
-        _release_memory()
+        release_memory()
 
     def evict(self, name: str, version: str) -> None:
         """Release device memory after an out-of-memory error.
@@ -238,11 +238,11 @@ class ModelCache:
                 del self._cached[others.pop(0)]
                 unloaded = True
         if unloaded:
-            _release_memory()
+            release_memory()
         return unloaded
 
 
-def _release_memory() -> None:
+def release_memory() -> None:
     """Return freed memory to the device and to the operating system."""
     gc.collect()  # a loaded graph has reference cycles
     if torch.cuda.is_available():

@@ -15,11 +15,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
-import nibabel
 import numpy as np
 
 from app.core.display_names import channel_label
 from app.core.logging import error_location
+from app.imaging.io.nibabel_alone import nibabel
 from app.reporting import figures, page
 from app.reporting.drawing import Drawing
 from app.reporting.figures import CohortPosition

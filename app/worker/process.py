@@ -35,7 +35,7 @@ from app.dicom.objects.stored import ResultObjects
 from app.imaging.io.limits import Limits
 from app.imaging.registration import align
 from app.inference.device_errors import out_of_memory
-from app.inference.model_cache import ModelCache
+from app.inference.model_cache import ModelCache, release_memory
 from app.inference.model_version import ModelVersion
 from app.registry.model_store import ModelStore
 from app.sdk.errors import RlvoError
@@ -231,6 +231,7 @@ class Worker:
             if not (isinstance(error, OSError) or out_of_memory(error)):
                 raise
             log.error("the default model is not loaded: %s", error_location(error))
+        release_memory()  # of the kernels and of the first explanation
         retry_until_available(self._supervisor.heartbeat)
 
     def _explain_once(self, version: ModelVersion) -> None:

@@ -42,6 +42,14 @@ def test_worker_loads_no_compiler_before_its_first_volume_and_never_a_plotting_l
     assert loaded("import app.worker.process, app.imaging.preprocess", "numba", "llvmlite", "matplotlib") == set()
 
 
+def test_nibabel_does_not_load_the_dicom_libraries_which_can_still_be_loaded() -> None:
+    modules = ("app.worker.process", "app.worker.drawing_process", "app.imaging.preprocess", "nibabel")
+    assert loaded(f"import {', '.join(modules)}", "nibabel", "pydicom", "gdcm") == {"nibabel"}
+    later = "import app.imaging.preprocess, pydicom, nibabel"
+    assert loaded(later, "pydicom", "nibabel") == {"pydicom", "nibabel"}
+    assert loaded("import pydicom, app.imaging.preprocess", "pydicom", "nibabel") == {"pydicom", "nibabel"}
+
+
 def test_command_line_loads_no_heavy_module() -> None:
     heavy = (
         "torch",

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from isal import igzip
 
 from app.imaging.io.header import Header
 from app.imaging.io.limits import DEFAULT, Limits
+from app.imaging.io.nibabel_alone import nibabel as nib
 from app.imaging.io.stream_check import CT_FIELDS, NON_FINITE, StreamCheck, max_stored
 from app.sdk.types import Flag, Input
 

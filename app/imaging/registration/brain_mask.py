@@ -12,11 +12,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
 from app.imaging import derived_arrays
+from app.imaging.io.nibabel_alone import nibabel as nib
 from app.imaging.resample import resample
 
 __all__ = [
