@@ -332,7 +332,7 @@ class Manifest(FrozenModel):
     golden: tuple[GoldenCase, ...] = Field(default=(), max_length=64)
     training: Training
     metrics: dict[str, Measured] = Field(default_factory=dict)
-    regions: str = Field(default="rlvo-regions-2", description="Region atlas of the explanation")
+    regions: str = Field(default="rlvo-regions-3", description="Region atlas of the explanation")
     intended_use: str = "Research use only. Not for clinical decisions."
     licence: str = "Apache-2.0"
     extra: dict[str, Any] = Field(default_factory=dict)

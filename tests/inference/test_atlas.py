@@ -32,6 +32,9 @@ def region_at(x: float, y: float, z: float) -> str:
     [
         ((26, 1, -14), "MCA M1"),
         ((14, -4, -27), "ICA"),
+        ((14, 8, -27), "ICA"),  # the siphon
+        ((10, 12, -33), "ICA"),
+        ((26, -24, -54), "ICA"),
         ((40, 4, 4), "insula"),
         ((20, 6, 4), "basal ganglia"),
         ((6, 40, 30), "ACA"),
@@ -84,7 +87,7 @@ def test_atlas_covers_the_brain() -> None:
     brain = np.asarray(mask.dataobj) > 0
     regions = labels(brain.shape, tuple(map(tuple, mask.affine)))
     assert (regions[brain] == NAMES.index("other")).mean() < 0.03
-    assert atlas.ATLAS == "rlvo-regions-2"
+    assert atlas.ATLAS == "rlvo-regions-3"
 
 
 def test_vessel_tree_takes_small_arteries_and_keeps_ica_and_m1() -> None:

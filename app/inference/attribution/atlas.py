@@ -1,4 +1,4 @@
-"""Coarse anatomical regions on the MNI152 grid, named as in stroke care; atlas ``rlvo-regions-2``.
+"""Coarse anatomical regions on the MNI152 grid, named as in stroke care; atlas ``rlvo-regions-3``.
 
 Design notes:
 - The definitions are this project's: capsules around the usual course of a vessel, ellipsoids around deep structures,
@@ -8,7 +8,8 @@ Design notes:
 - A voxel belongs to the first region that contains it, or to ``other`` (skull, face, neck, air). So the regions of a
   modality sum to the modality.
 - No network reads the regions, so a version that names an earlier atlas is explained with this one. In
-  ``rlvo-regions-1``, a part of the thalamus belonged to the basal ganglia.
+  ``rlvo-regions-1``, a part of the thalamus belonged to the basal ganglia. In ``rlvo-regions-2``, the ICA was a
+  straight line through the skull base, and the siphon belonged to ``other``.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-ATLAS = "rlvo-regions-2"
-KNOWN = ("rlvo-regions-1", ATLAS)
+ATLAS = "rlvo-regions-3"
+KNOWN = ("rlvo-regions-1", "rlvo-regions-2", ATLAS)
 """Atlases that a version may name."""
 
 Point = tuple[float, float, float]
@@ -91,8 +92,10 @@ def _shapes(at: Millimetres) -> dict[str, Mask]:
     brain = _ellipsoid(at, (0, -17, 8), (74, 92, 76)) & (z > -50)
     brain &= (z > -26) | ((y < 24) & (x > 16))
     return {
-        # Petrous and cavernous segments to the terminus, below which M1 begins.
-        "ICA": _capsule(at, [(28, -28, -56), (24, -20, -38), (14, -4, -28), (14, 3, -17)], 8),
+        # Petrous and cavernous segments, and the siphon, to the terminus, below which M1 begins.
+        "ICA": _capsule(
+            at, [(28, -28, -56), (24, -14, -46), (15, -3, -36), (13, 8, -28), (14, 9, -21), (14, 3, -17)], 9
+        ),
         "MCA M1": _capsule(at, [(16, 3, -14), (38, 0, -15)], 8),
         "brainstem and cerebellum": _ellipsoid(at, (0, -28, -36), (17, 17, 30))
         | (_ellipsoid(at, (0, -64, -36), (58, 42, 34)) & (z < -18 - 0.2 * (y + 90))),
