@@ -1,7 +1,8 @@
 """What the demo version uses and where it looks, on phantoms that training did not use.
 
-``python -m bench model_audit [--patients 2000] [--explained 60] [--quick] [--version NAME@VERSION]``. Images are rendered on the model's
-grid (``bench.prepared_vs_served`` measures what the service's own preparation changes). Printed as Markdown:
+``python -m bench model_audit [--patients 2000] [--explained 60] [--quick] [--version NAME@VERSION]``. Images are
+rendered on the model's grid (``bench.prepared_vs_served`` and ``bench.served_nuisances`` use the service's own
+preparation). Printed as Markdown:
 
 - discrimination and calibration beside the true chance, with each source alone and left out;
 - signs: change of the log-odds when a sign is put in or taken out, beside the change of the true log-odds;

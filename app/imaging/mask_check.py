@@ -19,7 +19,7 @@ from app.imaging.registration import brain_mask
 from app.sdk.errors import FieldError, ImplausibleModality
 from app.sdk.types import Flag, Input
 
-__all__ = ["amount", "content"]
+__all__ = ["amount", "content", "contrast"]
 
 _POINTS: Final = 10_000
 _DEEP_MM: Final = 3.0  # skull does not reach this deep into the registered brain
@@ -38,6 +38,8 @@ _COMPACT: Final = {Input.CTA: 0.1, Input.NCCT: 0.4}
 _MIN_ML: Final = 1.0
 _MIN_SIDE: Final = 0.15
 _MIDLINE_MM: Final = 4.0
+_LUMEN: Final = 95.0  # percentile of the mask: the middle of the wide arteries, whose voxels hold blood alone
+_WEAK_HU: Final = 200.0  # of blood; below about 145 HU, whole branches are missing from a computed mask
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,31 @@ def amount(mask: Volume, mni_from_world: np.ndarray, *, complete: bool) -> tuple
         detail = "vessels: nearly all vessels of the mask lie on one side; one occlusion does not explain that"
         return (Flag(code="vessels-one-sided", detail=detail),)
     return ()
+
+
+def contrast(mask: Volume, cta: Volume, mni_from_world: np.ndarray) -> tuple[Flag, ...]:
+    """Flag a CTA whose arteries are weakly filled, so that branches can look occluded and a clot like an open artery.
+
+    Args:
+        mask: (X, Y, Z) uint8, 1 in vessels; sent or computed.
+        cta: the CTA, in the same world frame.
+        mni_from_world: (4, 4), RAS+ mm of both -> MNI152 mm.
+
+    Returns:
+        ``contrast-weak`` if the wide arteries, deep in the brain, have less than 200 HU.
+    """
+    points = _sampled(mask, mni_from_world)
+    if points is None:
+        return ()
+    hu, known = _values_at(cta, _moved(points.voxels, mask.affine))
+    deep = known & (points.depth_mm < -_DEEP_MM)
+    if np.count_nonzero(deep) < _MIN_DEEP_POINTS:
+        return ()
+    level = float(np.percentile(hu[deep], _LUMEN))
+    if level >= _WEAK_HU:
+        return ()
+    detail = f"cta: the wide arteries of the brain have {level:.0f} HU; {_WEAK_HU:.0f} HU or more is usual"
+    return (Flag(code="contrast-weak", detail=detail),)
 
 
 def _sampled(mask: Volume, mni_from_world: np.ndarray) -> _Points | None:

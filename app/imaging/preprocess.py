@@ -274,8 +274,12 @@ def _check_mask_content(study: AlignedStudy, mask: AlignedVolume) -> None:
 
 
 def _check_amount(study: AlignedStudy, mask: AlignedVolume) -> None:
+    """Check how much the mask holds, and how bright the arteries in it are on the CTA."""
     complete = mask.coverage >= _MIN_COVERAGE and not study.poorly_aligned
     study.flags += mask_check.amount(mask.volume, mask.mni_from_world, complete=complete)
+    cta = study.aligned.get(Channel.CTA)
+    if cta is not None and not study.poorly_aligned and not any(f.code == "contrast-doubtful" for f in study.flags):
+        study.flags += mask_check.contrast(mask.volume, cta.volume, mask.mni_from_world)
 
 
 def _size(volume: Volume) -> str:

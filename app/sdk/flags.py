@@ -85,6 +85,12 @@ _CT: Final = {
         "Number of places (cells of 12 mm) inside the skull with blocks above 110 HU.",
         "Check that NCCT and CTA are not exchanged.",
     ),
+    "contrast-weak": FlagKind(
+        _WARNING,
+        "The arteries of the CTA are weakly filled with contrast.",
+        "95th percentile of the vessel mask on the CTA, deep in the brain; 200 HU or more is usual.",
+        "Look at the vessel mask: branches may be missing in it. With good contrast, the number could be another one.",
+    ),
     "coverage": FlagKind(
         _INFO,
         "Part of the brain, or of the circle of Willis, lies outside the field of view.",

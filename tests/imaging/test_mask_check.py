@@ -10,6 +10,7 @@ from app.imaging import mask_check, vessels
 from app.imaging.io.nifti import Volume
 from app.imaging.registration import brain_mask
 from app.sdk.errors import ImplausibleModality
+from app.sdk.flags import Severity
 from app.sdk.types import Flag, Input
 from tests.imaging import heads
 
@@ -156,3 +157,31 @@ def test_computed_mask_passes(contrast: float) -> None:
     found = vessels.segment(drawn.cta, MNI)
     assert amount(found) == set()
     assert content(found.data > 0, drawn) == set()
+
+
+# Contrast ------------------------------------------------------------------------------------------------------------
+
+
+def contrast_flags(drawn: heads.Angiogram, mask: Volume | None = None) -> tuple[Flag, ...]:
+    return mask_check.contrast(mask or vessels.segment(drawn.cta, MNI), drawn.cta, MNI)
+
+
+@pytest.mark.parametrize("contrast", [150, 180])
+def test_weakly_filled_arteries_are_flagged(contrast: float) -> None:
+    drawn = heads.angiogram(SHAPE, SPACING, contrast=contrast)
+    (flag,) = contrast_flags(drawn)
+    assert flag.code == "contrast-weak"
+    assert flag.severity is Severity.WARNING
+    level = float(flag.detail.split(" have ")[1].split(" HU")[0])
+    assert contrast - 10 < level < contrast + 25  # noise of 15 HU raises the percentile
+
+
+@pytest.mark.parametrize("contrast", [220, 350, 800])
+def test_well_filled_arteries_pass(contrast: float) -> None:
+    drawn = heads.angiogram(SHAPE, SPACING, contrast=contrast)
+    assert contrast_flags(drawn) == ()
+    assert contrast_flags(drawn, mask_of(ndimage.binary_dilation(drawn.vessels), drawn.cta)) == ()
+
+
+def test_contrast_of_an_empty_mask_is_not_judged(drawn: heads.Angiogram) -> None:
+    assert contrast_flags(drawn, mask_of(np.zeros(SHAPE), drawn.cta)) == ()
