@@ -15,15 +15,17 @@ import json
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from app.database.session import now
 from app.database.tables import AuditHeadRow, AuditRow
 
 GENESIS = "0" * 64
+_HASHED = ("seq", "at", "actor", "action", "target", "detail", "previous")
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,14 @@ def append(session: Session, actor: str, action: str, target: str, detail: dict[
 def append_all(session: Session, entries: Iterable[Entry]) -> None:
     """Appends entries in the transaction of the caller, in their order."""
     head = session.scalars(select(AuditHeadRow).with_for_update().execution_options(populate_existing=True)).one()
-    for entry in entries:
-        row = AuditRow(seq=head.seq + 1, at=now(), **entry._asdict(), previous=head.hash)
-        row.hash = _hash(row)
-        head.seq, head.hash = row.seq, row.hash
-        session.add(row)
+    seq, previous, rows = head.seq, head.hash, list[dict[str, Any]]()
+    for seq, entry in enumerate(entries, start=head.seq + 1):
+        row = {"seq": seq, "at": now(), **entry._asdict(), "previous": previous}
+        row["hash"] = previous = _hash(**row)
+        rows.append(row)
+    head.seq, head.hash = seq, previous
+    if rows:
+        session.execute(insert(AuditRow), rows)
     session.flush()
 
 
@@ -74,14 +79,17 @@ def verify(session: Session) -> ChainCheck:
     in_order = select(AuditRow).order_by(AuditRow.seq).execution_options(yield_per=1000)
     with closing(session.scalars(in_order)) as rows:
         for row in rows:
-            if row.seq != seq + 1 or row.previous != previous or row.hash != _hash(row):
+            hashed = {name: getattr(row, name) for name in _HASHED}
+            if row.seq != seq + 1 or row.previous != previous or row.hash != _hash(**hashed):
                 return ChainCheck(seq, previous, seq + 1)
             seq, previous = row.seq, row.hash
     broken = (head.seq, head.hash) != (seq, previous)
     return ChainCheck(seq, previous, seq + 1 if broken else None)
 
 
-def _hash(row: AuditRow) -> str:
-    content = [row.seq, row.at.isoformat(), row.actor, row.action, row.target, row.detail, row.previous]
+def _hash(
+    *, seq: int, at: datetime, actor: str, action: str, target: str, detail: dict[str, Any], previous: str
+) -> str:
+    content = [seq, at.isoformat(), actor, action, target, detail, previous]
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()

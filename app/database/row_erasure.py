@@ -2,8 +2,8 @@
 
 Design notes:
 - The statements take sets of predictions, so that a retention sweep needs few of them.
-- Rows, and then blobs, are locked in the order of their keys, so two erasures of the same predictions wait for each
-  other and do not deadlock.
+- Predictions, then their studies, and then blobs are locked in the order of their keys, so two erasures at the same
+  time wait for each other and do not deadlock.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from app.database.destination_tables import DeliveryRow
+from app.database.membership import among
 from app.database.session import now
 from app.database.study_tables import InstanceRow, ReturnAddressRow, StudyPredictionRow, StudyRow
 from app.database.tables import (
@@ -56,20 +57,24 @@ def erase_rows(session: Session, ids: Iterable[str]) -> dict[str, tuple[list[str
         other digests. A digest that several of the predictions named is returned for one of them.
     """
     row = PredictionRow
-    found = select(row.id).where(row.id.in_(list(ids)), row.erased.is_(None)).order_by(row.id).with_for_update()
+    found = select(row.id).where(among(session, row.id, ids), row.erased.is_(None)).order_by(row.id).with_for_update()
     erased, at = list(session.scalars(found)), now()
-    these, unfinished = row.id.in_(erased), row.status.in_([Status.QUEUED, Status.RUNNING])
+    these, unfinished = among(session, row.id, erased), row.status.in_([Status.QUEUED, Status.RUNNING])
     for change in (
         update(row).where(these, unfinished).values(status=Status.CANCELLED, finished=at),
         update(row).where(these).values(erased=at, progress=0.0, **dict.fromkeys(_EMPTIED)),
     ):
         session.execute(change.execution_options(synchronize_session=False))
-    of_study = select(StudyPredictionRow.study_id).where(StudyPredictionRow.prediction_id.in_(erased))
-    session.execute(update(StudyRow).where(StudyRow.id.in_(of_study)).values(assembled=None))
+    of_study = select(StudyPredictionRow.study_id).where(among(session, StudyPredictionRow.prediction_id, erased))
+    studies = select(StudyRow.id).where(StudyRow.id.in_(of_study)).order_by(StudyRow.id).with_for_update()
+    if locked := list(session.scalars(studies)):
+        session.execute(update(StudyRow).where(StudyRow.id.in_(locked)).values(assembled=None))
     for table in _DELETED:
-        session.execute(delete(table).where(table.prediction_id.in_(erased)))
+        session.execute(delete(table).where(among(session, table.prediction_id, erased)))
     named: dict[str, set[str]] = {prediction_id: set() for prediction_id in erased}
-    names = select(ArtifactRow.prediction_id, ArtifactRow.digest).where(ArtifactRow.prediction_id.in_(erased))
+    names = select(ArtifactRow.prediction_id, ArtifactRow.digest).where(
+        among(session, ArtifactRow.prediction_id, erased)
+    )
     for prediction_id, digest in session.execute(names):
         named[prediction_id].add(digest)
     unnamed = _delete_names(session, erased, set[str]().union(*named.values()))
@@ -86,25 +91,31 @@ def referenced(session: Session, digests: Iterable[str]) -> set[str]:
     """The given digests that at least one prediction or received instance refers to."""
     found = set[str]()
     for part in _parts(digests):
-        found |= set(session.scalars(select(ArtifactRow.digest).where(ArtifactRow.digest.in_(part))))
-        of_instances = select(InstanceRow.digest).where(InstanceRow.digest.in_(part))
-        found |= {digest for digest in session.scalars(of_instances) if digest is not None}
+        found |= set(session.scalars(select(ArtifactRow.digest).where(among(session, ArtifactRow.digest, part))))
+        found |= _of_instances(session, part)
     return found
+
+
+def _of_instances(session: Session, digests: Sequence[str]) -> set[str]:
+    """The given digests that a received instance refers to."""
+    found = session.scalars(select(InstanceRow.digest).where(among(session, InstanceRow.digest, digests)))
+    return {digest for digest in found if digest is not None}
 
 
 def _delete_names(session: Session, ids: Sequence[str], digests: set[str]) -> set[str]:
     """Deletes the artifacts of these predictions, which name ``digests``; returns those that nothing names now."""
     for part in _parts(digests):
         # Locked before the count, so that a transaction that adds an artifact of one of these blobs waits.
-        blobs = select(BlobRow.digest).where(BlobRow.digest.in_(part)).order_by(BlobRow.digest)
+        blobs = select(BlobRow.digest).where(among(session, BlobRow.digest, part)).order_by(BlobRow.digest)
         session.execute(blobs.with_for_update()).all()
-    session.execute(delete(ArtifactRow).where(ArtifactRow.prediction_id.in_(ids)))
+    session.execute(delete(ArtifactRow).where(among(session, ArtifactRow.prediction_id, ids)))
     unnamed = set(digests)
     for part in _parts(digests):
-        unnamed -= set(session.scalars(select(ArtifactRow.digest).where(ArtifactRow.digest.in_(part))))
+        unnamed -= set(session.scalars(select(ArtifactRow.digest).where(among(session, ArtifactRow.digest, part))))
     for part in _parts(unnamed):
-        session.execute(delete(BlobRow).where(BlobRow.digest.in_(part)))
-    return unnamed - referenced(session, unnamed)
+        session.execute(delete(BlobRow).where(among(session, BlobRow.digest, part)))
+        unnamed -= _of_instances(session, part)
+    return unnamed
 
 
 def _parts(digests: Iterable[str]) -> Iterator[list[str]]:

@@ -152,17 +152,15 @@ class Storage:
         A blob younger than ``grace`` seconds, or in a folder that stays locked, is kept for a later sweep.
         """
         path = self.path(digest)
-        if not path.parent.exists():
-            return True
-        with locked_soon(path.parent) as exclusive:
-            if not exclusive:
-                return not path.exists()
-            try:
+        try:
+            with locked_soon(path.parent) as exclusive:
+                if not exclusive:
+                    return not path.exists()
                 if time.time() - path.stat().st_mtime < grace:
                     return False
                 path.unlink()
-            except FileNotFoundError:
-                return True
+        except FileNotFoundError:  # the file, or its folder
+            pass
         return True
 
     @storage_errors()

@@ -13,10 +13,11 @@ from sqlalchemy import text
 from app.core.disk_reserve import DiskReserve
 from app.database import audit, erasures, predictions
 from app.database.session import Database, now
+from app.database.study_tables import StudyPredictionRow, StudyRow
 from app.database.tables import Utc
 from app.sdk.errors import Erased
 from app.sdk.types import Input
-from app.storage.erasure_ledger import FolderLedger
+from app.storage.erasure_ledger import EntryKind, FolderLedger, entries
 from app.storage.local import Storage
 from app.worker.erasure import Eraser
 from app.worker.retention import Retention
@@ -107,6 +108,31 @@ def test_many_predictions_are_erased_in_batches(
         add_old_prediction(database, storage, tmp_path, days_ago=31, seed=seed)
     assert retention(database, storage, 30).apply() == 5
     assert list(storage.digests()) == []
+
+
+def test_batches_that_share_blobs_and_studies_are_erased_at_the_same_time(
+    database: Database, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.worker.retention.BATCH_SIZE", 3)
+    ids = [add_old_prediction(database, storage, tmp_path, days_ago=31, seed=number % 4) for number in range(40)]
+    kept = add_old_prediction(database, storage, tmp_path, days_ago=1, seed=0)
+    with database.session() as session:
+        for number in range(3):
+            session.add(
+                StudyRow(id=f"study-{number}", caller="local", uid=f"1.2.{number}", state="sent", created=now())
+            )
+        session.flush()
+        for number, each in enumerate(ids):
+            of = {"study_id": f"study-{number * 7 % 3}", "revision": number, "why": "first", "created": now()}
+            session.add(StudyPredictionRow(**of, prediction_id=each))
+    assert retention(database, storage, 30).apply() == 40
+    assert exist(database, *ids, kept) == [False] * 40 + [True]
+    assert len(list(storage.digests())) == 1
+    with database.reading() as session:
+        assert audit.verify(session).intact
+        assert sorted(each.target for each in erasures.recorded(session)) == sorted(ids)
+    ledger = FolderLedger(storage.folder.parent / "ledger")
+    assert entries(ledger)[EntryKind.PREDICTION] == set(ids)
 
 
 def test_clock_jump_erases_nothing(
