@@ -1,4 +1,4 @@
-"""Fields of the record and volumes that were sent and that a model version does not predict from.
+"""Fields and volumes that a version does not predict from, and a mask unlike those that it was trained on.
 
 Design notes:
 - A logistic version reads no voxel, and a network without fusion reads no record.
@@ -100,3 +100,15 @@ def flags(manifest: Manifest, volumes: Collection[Input], record: ClinicalRecord
     if not names:
         return []
     return [Flag(code=NOT_USED, detail=f"{', '.join(names)}: given, but this version does not predict from it")]
+
+
+def mask_flags(manifest: Manifest, volumes: Collection[Input]) -> list[Flag]:
+    """The flag ``vessels-sent`` if the version reads a mask that was sent, and is known to have learned from others.
+
+    A manifest with a segmenter, or with synthetic training patients, tells that rlvo computed the masks of training.
+    """
+    computed = manifest.segmenter is not None or manifest.training.synthetic
+    if Input.VESSELS not in volumes or not computed or Input.VESSELS not in ReadInputs.of(manifest).volumes:
+        return []
+    detail = "vessels: the mask was sent; this version was trained on masks that rlvo computed from the cta"
+    return [Flag(code="vessels-sent", detail=detail)]

@@ -187,6 +187,12 @@ _VESSELS: Final = {
         "Volume of the mask on each side of the brain; the smaller is expected to reach 15 % of the larger.",
         "Check the CTA and the mask.",
     ),
+    "vessels-sent": FlagKind(
+        _INFO,
+        "The vessel mask was sent, and the version was trained on masks that rlvo computed from the CTA.",
+        "Inputs of the study; the manifest names a segmenter or synthetic training patients.",
+        "Leave the mask out if the CTA is sent: the true mask of a phantom gave another number than the computed one.",
+    ),
 }
 
 _PERFUSION: Final = {

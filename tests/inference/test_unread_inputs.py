@@ -9,9 +9,9 @@ import pytest
 
 from app.imaging.io import nifti
 from app.inference.model_version import ModelVersion
-from app.inference.unread_inputs import ReadInputs, flags, given_fields
+from app.inference.unread_inputs import ReadInputs, flags, given_fields, mask_flags
 from app.network.architecture import Fusion
-from app.registry.manifest import Manifest
+from app.registry.manifest import Manifest, SegmenterRef, Training
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.types import Channel, Input
 from tests.factory import tiny_manifest, tiny_version
@@ -79,6 +79,25 @@ def test_map_is_not_used_by_a_logistic_version_if_the_record_has_its_numbers() -
 
 def test_imaging_version_reads_no_record() -> None:
     assert unread(tiny_manifest(fusion=Fusion.NONE), age=70.0, nihss=12) == {"age", "nihss"}
+
+
+REAL_PATIENTS = Training(data="patients of one hospital", synthetic=False)
+SEGMENTER = SegmenterRef(name="vessels", version="1.0.0", sha256="0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "volumes", "told"),
+    [
+        (NETWORK, [Input.CTA, Input.VESSELS], True),
+        (NETWORK.model_copy(update={"training": REAL_PATIENTS, "segmenter": SEGMENTER}), [Input.VESSELS], True),
+        (NETWORK.model_copy(update={"training": REAL_PATIENTS}), [Input.CTA, Input.VESSELS], False),  # not known
+        (NETWORK, [Input.CTA], False),
+        (LOGISTIC, [Input.CTA, Input.VESSELS], False),  # ``not-used`` tells it
+        (tiny_manifest(channels=[Channel.CTA], fusion=Fusion.NONE), [Input.CTA, Input.VESSELS], False),
+    ],
+)
+def test_mask_unlike_those_of_training_is_told(manifest: Manifest, volumes: list[Input], told: bool) -> None:
+    assert [flag.code for flag in mask_flags(manifest, volumes)] == ["vessels-sent"] * told
 
 
 def test_prepared_study_tells_what_is_not_used(tmp_path: Path, real_images: Path) -> None:
