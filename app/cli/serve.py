@@ -14,7 +14,6 @@ Design notes:
 from __future__ import annotations
 
 import errno
-import gc
 import logging
 import os
 import resource
@@ -30,6 +29,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from app.core import garbage
 
 if TYPE_CHECKING:
     import uvicorn
@@ -62,6 +63,7 @@ def serve(
 
     The page is at /, the API description at /docs. Ctrl-C or SIGTERM finishes the current work, then stops.
     """
+    garbage.begin_start()
     from app.cli.common import check_writable, settings
     from app.core import logging as app_logging
     from app.core.egress import EgressClient
@@ -122,7 +124,7 @@ def _listen(
             supervisor.release()
         if dicom:
             dicom.start()
-        gc.freeze()  # what was loaded at the start stays: a search of it delays requests by up to 0.1 s
+        garbage.end_start()
 
     server = _server(service, config, started)
     _allow_open_files(config.max_connections + OTHER_FILES)
@@ -225,6 +227,7 @@ def worker(
 
     Any number of workers may run, on all machines that reach the database and the blobs. Run one per GPU.
     """
+    garbage.begin_start()
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     os.umask(PRIVATE)
     from app.cli.common import check_writable, settings

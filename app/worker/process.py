@@ -11,7 +11,6 @@ Design notes:
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
@@ -24,6 +23,7 @@ from typing import TypeVar
 
 from dbos import DBOS, DBOSConfig
 
+from app.core import garbage
 from app.core.config import Settings
 from app.core.egress import EgressClient
 from app.core.environment import is_environment_fault
@@ -171,7 +171,7 @@ class Worker:
         self._start_sweeps()
         self._start_periodic(self._settings.heartbeat, self._supervisor.load_models, nice=LOADING_NICE)
         self._wait_for(kernels)
-        gc.freeze()
+        garbage.end_start()
         self._load_default_model()
         self._replay_erasures()
         if not self._stop.is_set():  # without the replay, a job could be of an erased prediction
