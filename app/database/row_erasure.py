@@ -66,7 +66,9 @@ def erase_rows(session: Session, ids: Iterable[str]) -> dict[str, tuple[list[str
     ):
         session.execute(change.execution_options(synchronize_session=False))
     of_study = select(StudyPredictionRow.study_id).where(among(session, StudyPredictionRow.prediction_id, erased))
-    studies = select(StudyRow.id).where(StudyRow.id.in_(of_study)).order_by(StudyRow.id).with_for_update()
+    studies = (
+        select(StudyRow.id).where(StudyRow.id.in_(of_study)).order_by(StudyRow.caller, StudyRow.uid).with_for_update()
+    )
     if locked := list(session.scalars(studies)):
         session.execute(update(StudyRow).where(StudyRow.id.in_(locked)).values(assembled=None))
     for table in _DELETED:

@@ -38,7 +38,11 @@ _COMPACT: Final = {Input.CTA: 0.1, Input.NCCT: 0.4}
 _MIN_ML: Final = 1.0
 _MIN_SIDE: Final = 0.15
 _MIDLINE_MM: Final = 4.0
-_LUMEN: Final = 95.0  # percentile of the mask: the middle of the wide arteries, whose voxels hold blood alone
+_LUMEN: Final = 95.0  # percentile of the mask: the middle of the wide arteries, where voxels hold blood alone
+_NOISE_IN_LUMEN: Final = 1.3  # standard deviations that noise adds to this percentile
+_BESIDE_MM: Final = 8.0
+_TISSUE_HU: Final = 40.0
+_MAX_NOISE_HU: Final = 40.0
 _WEAK_HU: Final = 200.0  # of blood; below about 145 HU, whole branches are missing from a computed mask
 
 
@@ -159,11 +163,28 @@ def contrast(mask: Volume, cta: Volume, mni_from_world: np.ndarray) -> tuple[Fla
     deep = known & (points.depth_mm < -_DEEP_MM)
     if np.count_nonzero(deep) < _MIN_DEEP_POINTS:
         return ()
-    level = float(np.percentile(hu[deep], _LUMEN))
+    noise = _noise(mask, cta, points.voxels[deep])
+    level = float(np.percentile(hu[deep], _LUMEN)) - _NOISE_IN_LUMEN * noise
     if level >= _WEAK_HU:
         return ()
     detail = f"cta: the wide arteries of the brain have {level:.0f} HU; {_WEAK_HU:.0f} HU or more is usual"
     return (Flag(code="contrast-weak", detail=detail),)
+
+
+def _noise(mask: Volume, cta: Volume, voxels: np.ndarray) -> float:
+    """Standard deviation (HU) of the noise in tissue some millimetres beside voxels of the mask; 0 if there is none."""
+    beside = np.rint(_BESIDE_MM / np.array(mask.spacing_mm)).astype(int)
+    tissue = np.concatenate(
+        [voxels + beside * side for side in np.vstack([np.eye(3, dtype=int), -np.eye(3, dtype=int)])]
+    )
+    tissue = tissue[np.all((tissue >= 0) & (tissue < np.array(mask.shape) - 1), axis=1)]
+    tissue = tissue[mask.data[tuple(tissue.T)] == 0]
+    here, there = (_values_at(cta, _moved(tissue + step, mask.affine)) for step in ((0, 0, 0), (1, 1, 0)))
+    both = here[1] & there[1] & (np.abs(here[0] - _TISSUE_HU) < _TISSUE_HU + 5 * _MAX_NOISE_HU)
+    if np.count_nonzero(both) < _MIN_DEEP_POINTS:
+        return 0.0
+    spread = float(np.median(np.abs(here[0][both] - there[0][both]))) / 0.6745 / np.sqrt(2)
+    return float(min(spread, _MAX_NOISE_HU))
 
 
 def _sampled(mask: Volume, mni_from_world: np.ndarray) -> _Points | None:

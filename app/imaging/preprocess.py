@@ -251,6 +251,7 @@ def _add_vessels(study: AlignedStudy, volumes: Mapping[Input, Volume], segmenter
         mask = segmenter(cta.volume, cta.mni_from_world, bone)
         study.aligned[Channel.VESSELS] = AlignedVolume(mask, cta.mni_from_world, Source(computed=mask))
         study.flag("vessels-computed", "vessels: not given; segmented from the cta")
+        study.flags += mask.flags
         _check_amount(study, study.aligned[Channel.VESSELS])
 
 
@@ -278,7 +279,9 @@ def _check_amount(study: AlignedStudy, mask: AlignedVolume) -> None:
     complete = mask.coverage >= _MIN_COVERAGE and not study.poorly_aligned
     study.flags += mask_check.amount(mask.volume, mask.mni_from_world, complete=complete)
     cta = study.aligned.get(Channel.CTA)
-    if cta is not None and not study.poorly_aligned and not any(f.code == "contrast-doubtful" for f in study.flags):
+    misplaced = any(flag.code == "vessels-misplaced" for flag in study.flags)
+    doubtful = any(flag.code == "contrast-doubtful" and flag.detail.startswith(Input.CTA) for flag in study.flags)
+    if cta is not None and not (study.poorly_aligned or misplaced or doubtful):
         study.flags += mask_check.contrast(mask.volume, cta.volume, mask.mni_from_world)
 
 

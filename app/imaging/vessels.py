@@ -27,6 +27,7 @@ from app.imaging.jit import lazy_njit, run_in_slabs
 from app.imaging.registration import brain_mask
 from app.imaging.resample import resample, shrink
 from app.imaging.smoothing import gaussian
+from app.sdk.types import Flag
 
 __all__ = ["Segmenter", "VesselProbability", "is_vessel", "learned_segmenter", "segment", "vesselness"]
 
@@ -47,6 +48,7 @@ _BONE_REACH_MM: Final = 2.0
 _STRONG: Final = 0.30
 _WEAK: Final = 0.08
 _ISLAND_MM3: Final = 40.0
+_BRANCH_MM3: Final = 150.0  # of weak tubes that are left out; a branch of the middle cerebral artery has 500 to 1000
 
 
 class Segmenter(Protocol):
@@ -61,7 +63,7 @@ class Segmenter(Protocol):
             bone: the NCCT, with its affine in the world frame of the CTA; None without an NCCT.
 
         Returns:
-            The mask on the grid of the CTA: uint8, 1 in vessels.
+            The mask on the grid of the CTA: uint8, 1 in vessels; its flags say what is doubtful about it.
         """
 
 
@@ -70,15 +72,19 @@ VesselProbability = Callable[[np.ndarray], np.ndarray]
 
 
 def segment(cta: Volume, mni_from_world: np.ndarray, bone: Volume | None = None) -> Volume:
-    """Segment the intracranial vessel tree; arguments as in ``Segmenter``. Empty if the CTA does not show the brain."""
+    """Segment the intracranial vessel tree; arguments as in ``Segmenter``. Empty if the CTA does not show the brain.
+
+    Flag ``vessels-weak``: parts that look like weakly filled branches are left out, because no place of them is a
+    strong tube. A branch behind a clot is found or left out as a whole, so noise and kernel can decide.
+    """
     return _segment(cta, mni_from_world, bone, _vessel_blocks)
 
 
 def learned_segmenter(vessel_probability: VesselProbability) -> Segmenter:
     """A segmenter like ``segment``, except that a trained network decides which blocks are vessel."""
 
-    def find_blocks(values: np.ndarray, inside: np.ndarray, edges: np.ndarray) -> np.ndarray:  # noqa: ARG001
-        return np.argwhere(_without_border(inside & (values > _MIN_HU)) & (vessel_probability(values) > 0.5))
+    def find_blocks(values: np.ndarray, inside: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, float]:  # noqa: ARG001
+        return np.argwhere(_without_border(inside & (values > _MIN_HU)) & (vessel_probability(values) > 0.5)), 0.0
 
     return lambda cta, mni_from_world, bone=None: _segment(cta, mni_from_world, bone, find_blocks)
 
@@ -87,23 +93,32 @@ def _segment(
     cta: Volume,
     mni_from_world: np.ndarray,
     bone: Volume | None,
-    find_blocks: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+    find_blocks: Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, float]],
 ) -> Volume:
     mask = np.zeros(cta.shape, np.uint8, order="F")
     factors = _factors(cta.spacing_mm)
     part = _whole_blocks(brain_mask.box(cta.affine, cta.shape, mni_from_world, _MARGIN_MM), factors)
     window = cta.data[part]
+    left_out = 0.0
     if window.size:
         values, affine = _block_values(cta, part, factors)
         edges = np.linalg.norm(affine[:3, :3], axis=0)
         depth = brain_mask.distance(affine, values.shape, mni_from_world)
         near = (depth < _MARGIN_MM) & ~_bone(values, depth, affine, edges, bone)
         # Transposed for sequential memory access; the measure does not depend on the order of the axes.
-        blocks = find_blocks(values.T, near.T, edges[::-1])[:, ::-1]
+        blocks, left_out = find_blocks(values.T, near.T, edges[::-1])
+        blocks = blocks[:, ::-1]
         _mark_voxels(
             mask[part], window, blocks * factors, factors, (_edge_level(values, blocks) - cta.inter) / cta.slope
         )
-    return Volume(mask, cta.affine)
+    return Volume(mask, cta.affine, flags=_left_out(left_out))
+
+
+def _left_out(volume_mm3: float) -> tuple[Flag, ...]:
+    if volume_mm3 < _BRANCH_MM3:
+        return ()
+    detail = f"vessels: {volume_mm3 / 1000:.2f} mL that could be weakly filled branches are not in the computed mask"
+    return (Flag(code="vessels-weak", detail=detail),)
 
 
 def is_vessel(mask: Volume) -> np.ndarray:
@@ -248,8 +263,11 @@ def _grow(seeds: np.ndarray, within: np.ndarray, grown: np.ndarray, first: int) 
                 )
 
 
-def _vessel_blocks(values: np.ndarray, inside: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Voxels (n, 3) of strong tubes and of weak tubes that are connected to them, without islands."""
+def _vessel_blocks(values: np.ndarray, inside: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, float]:
+    """Voxels (n, 3) of strong tubes and of weak tubes that are connected to them, without islands.
+
+    Also the volume (mm3) of weak tubes that are no islands and are connected to no strong one.
+    """
     possible = _without_border(inside & (values > _MIN_HU))
     at = np.flatnonzero(possible)
     # Bone would be the strongest edge: it is clipped to the level of a bright vessel before the derivatives.
@@ -259,9 +277,10 @@ def _vessel_blocks(values: np.ndarray, inside: np.ndarray, edges: np.ndarray) ->
     at, measure = at[weak], measure[weak]
     part = _connected_parts(at, values.shape)
     size = np.bincount(part) * float(np.prod(edges))
-    keep = size >= _ISLAND_MM3
-    keep &= np.isin(np.arange(keep.size), part[measure > _STRONG])
-    return np.stack(np.unravel_index(at[keep[part]], values.shape), axis=1)
+    large, strong = size >= _ISLAND_MM3, np.isin(np.arange(size.size), part[measure > _STRONG])
+    keep = large & strong
+    blocks = np.stack(np.unravel_index(at[keep[part]], values.shape), axis=1)
+    return blocks, float(size[large & ~strong].sum())
 
 
 def _connected_parts(at: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

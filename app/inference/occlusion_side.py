@@ -4,6 +4,8 @@ Design notes:
 - Three signs, the most reliable first: delayed tissue on Tmax, low flow on rCBF, missing arteries on the vessel mask.
 - The record's side is used. Without it, the first sign that is clearly one-sided decides.
 - If two known sides differ, one source is wrong. The side then stays unknown, with a warning.
+- The regions are those of an earlier atlas, with which the thresholds were measured and versions were trained: another
+  region of the carotid would change what side is found, and so the answer of a version that mirrors the images.
 - Missing arteries need a high threshold; a lower one gives wrong sides (docs/benchmarks.md).
 - Delay is measured in the whole anterior territory; arteries and flow around M1 and in the insula, where collaterals
   do not hide the occlusion.
@@ -96,7 +98,7 @@ def _halves(
     shape: tuple[int, int, int], affine: tuple[Row, Row, Row, Row], names: tuple[str, ...]
 ) -> tuple[NDArray[np.bool_], ...]:
     """Voxels (x, y, z) of these regions on each side; kept, because every prepared tensor needs them."""
-    labels = atlas.labels(shape, affine)
+    labels = atlas.labels(shape, affine, atlas.BEFORE)
     return tuple(np.isin(labels, [atlas.NAMES.index(f"{side} {name}") for name in names]) for side in Side)
 
 

@@ -105,10 +105,13 @@ def flags(manifest: Manifest, volumes: Collection[Input], record: ClinicalRecord
 def mask_flags(manifest: Manifest, volumes: Collection[Input]) -> list[Flag]:
     """The flag ``vessels-sent`` if the version reads a mask that was sent, and is known to have learned from others.
 
-    A manifest with a segmenter, or with synthetic training patients, tells that rlvo computed the masks of training.
+    The masks of phantoms are drawn as rlvo would compute them. A cohort of patients may have masks of its own.
     """
-    computed = manifest.segmenter is not None or manifest.training.synthetic
-    if Input.VESSELS not in volumes or not computed or Input.VESSELS not in ReadInputs.of(manifest).volumes:
+    if (
+        Input.VESSELS not in volumes
+        or not manifest.training.synthetic
+        or Input.VESSELS not in ReadInputs.of(manifest).volumes
+    ):
         return []
     detail = "vessels: the mask was sent; this version was trained on masks that rlvo computed from the cta"
     return [Flag(code="vessels-sent", detail=detail)]

@@ -88,7 +88,7 @@ _CT: Final = {
     "contrast-weak": FlagKind(
         _WARNING,
         "The arteries of the CTA are weakly filled with contrast.",
-        "95th percentile of the vessel mask on the CTA, deep in the brain; 200 HU or more is usual.",
+        "95th percentile of the CTA in the vessel mask, deep in the brain, without noise; 200 HU or more is usual.",
         "Look at the vessel mask: branches may be missing in it. With good contrast, the number could be another one.",
     ),
     "coverage": FlagKind(
@@ -190,8 +190,14 @@ _VESSELS: Final = {
     "vessels-sent": FlagKind(
         _INFO,
         "The vessel mask was sent, and the version was trained on masks that rlvo computed from the CTA.",
-        "Inputs of the study; the manifest names a segmenter or synthetic training patients.",
+        "Inputs of the study; the training patients were synthetic.",
         "Leave the mask out if the CTA is sent: the true mask of a phantom gave another number than the computed one.",
+    ),
+    "vessels-weak": FlagKind(
+        _INFO,
+        "Parts that look like weakly filled branches are not in the vessel mask that was computed.",
+        "Volume of connected weak tubes without a strong one; 0.15 mL or more is said.",
+        "Look at the CTA behind the clot. The number can depend on whether these branches are in the mask.",
     ),
 }
 

@@ -231,7 +231,7 @@ class Worker:
             if not (isinstance(error, OSError) or out_of_memory(error)):
                 raise
             log.error("the default model is not loaded: %s", error_location(error))
-        release_memory()  # of the kernels and of the first explanation
+        release_memory()  # what the kernels and the first explanation have freed
         retry_until_available(self._supervisor.heartbeat)
 
     def _explain_once(self, version: ModelVersion) -> None:

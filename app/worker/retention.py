@@ -5,7 +5,7 @@ Design notes:
   outage and no clock error loses it; the log says how many there are.
 - Several workers may run this at the same time: one transaction erases a batch, and a second one finds it done. The
   batches are small, because a prediction that is accepted meanwhile waits for the write lock of SQLite.
-- On PostgreSQL two batches are erased at the same time, because half of the time is spent waiting for server and disk.
+- On PostgreSQL two batches are erased at the same time: while one waits for server and disk, the other one is prepared.
 - An erasure is final and depends on the clock. If the wall clock has jumped against the monotonic clock since the start
   of the process, nothing is erased until an operator restarts the worker.
 """

@@ -166,6 +166,17 @@ def test_segmenter_is_not_called_if_a_mask_was_sent(study: dict[Input, Volume]) 
     assert "vessels-computed" not in codes(found)
 
 
+def test_contrast_is_judged_where_the_mask_lies_on_arteries_only(drawn: heads.Angiogram) -> None:
+    weak = heads.angiogram(drawn.cta.shape[:3], drawn.cta.spacing_mm, contrast=150)
+    beside = Volume(np.asfortranarray(np.roll(drawn.vessels, 9, axis=0), dtype=np.uint8), drawn.cta.affine)
+    on_arteries = Volume(np.asfortranarray(weak.vessels, dtype=np.uint8), weak.cta.affine)
+    found = codes(prepare({Input.CTA: drawn.cta, Input.VESSELS: beside}, GRID, CHANNELS))
+    assert "vessels-misplaced" in found
+    assert "contrast-weak" not in found
+    assert "contrast-weak" in codes(prepare({Input.CTA: weak.cta, Input.VESSELS: on_arteries}, GRID, CHANNELS))
+    assert "contrast-weak" not in codes(prepare({Input.CTA: drawn.cta}, GRID, CHANNELS))
+
+
 def test_labels_that_decode_to_almost_one_are_vessels(study: dict[Input, Volume], whole: PreprocessedImages) -> None:
     """int16 with slope and intercept: 1.000015 inside, and 0.000015 outside."""
     mask = study[Input.VESSELS]

@@ -89,7 +89,8 @@ SEGMENTER = SegmenterRef(name="vessels", version="1.0.0", sha256="0" * 64)
     ("manifest", "volumes", "told"),
     [
         (NETWORK, [Input.CTA, Input.VESSELS], True),
-        (NETWORK.model_copy(update={"training": REAL_PATIENTS, "segmenter": SEGMENTER}), [Input.VESSELS], True),
+        (NETWORK, [Input.VESSELS], True),
+        (NETWORK.model_copy(update={"training": REAL_PATIENTS, "segmenter": SEGMENTER}), [Input.VESSELS], False),
         (NETWORK.model_copy(update={"training": REAL_PATIENTS}), [Input.CTA, Input.VESSELS], False),  # not known
         (NETWORK, [Input.CTA], False),
         (LOGISTIC, [Input.CTA, Input.VESSELS], False),  # ``not-used`` tells it

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -133,6 +135,22 @@ def test_batches_that_share_blobs_and_studies_are_erased_at_the_same_time(
         assert sorted(each.target for each in erasures.recorded(session)) == sorted(ids)
     ledger = FolderLedger(storage.folder.parent / "ledger")
     assert entries(ledger)[EntryKind.PREDICTION] == set(ids)
+
+
+def test_two_batches_are_erased_at_the_same_time_on_postgresql(
+    database: Database, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.worker.retention.BATCH_SIZE", 1)
+    for seed in range(2):
+        add_old_prediction(database, storage, tmp_path, days_ago=31, seed=seed)
+    both, erase_all = threading.Barrier(1 if database.sqlite else 2, timeout=30), Eraser.erase_all
+
+    def together(eraser: Eraser, ids: Sequence[str], *, actor: str, why: str) -> int:
+        both.wait()
+        return erase_all(eraser, ids, actor=actor, why=why)
+
+    monkeypatch.setattr(Eraser, "erase_all", together)
+    assert retention(database, storage, 30).apply() == 2
 
 
 def test_clock_jump_erases_nothing(

@@ -2,7 +2,7 @@
 
 Design notes:
 - nibabel reads DICOM content of NIfTI header extensions if pydicom can be imported. No volume is read that way here.
-- Loading both takes 0.4 CPU seconds and 25 MB in each worker, nibabel alone 0.06.
+- Loading both takes 0.4 CPU seconds and 20 MB more in each worker than nibabel alone (0.06 s).
 - Import it from here, at the start of the process: meanwhile, no other thread may load pydicom.
 """
 

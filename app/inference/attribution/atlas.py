@@ -7,9 +7,10 @@ Design notes:
 - If a patient's arteries are known, the vessel tree is one more region per hemisphere (``with_vessel_tree``).
 - A voxel belongs to the first region that contains it, or to ``other`` (skull, face, neck, air). So the regions of a
   modality sum to the modality.
-- No network reads the regions, so a version that names an earlier atlas is explained with this one. In
-  ``rlvo-regions-1``, a part of the thalamus belonged to the basal ganglia. In ``rlvo-regions-2``, the ICA was a
-  straight line through the skull base, and the siphon belonged to ``other``.
+- No network reads the regions of an explanation, so a version that names an earlier atlas is explained with this one.
+  In ``rlvo-regions-1``, a part of the thalamus belonged to the basal ganglia. In ``rlvo-regions-2``, the ICA was a
+  straight line through the skull base, and the siphon belonged to ``other``; the side of an occlusion is still found in
+  its regions (``occlusion_side``).
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-ATLAS = "rlvo-regions-3"
-KNOWN = ("rlvo-regions-1", "rlvo-regions-2", ATLAS)
+ATLAS, BEFORE = "rlvo-regions-3", "rlvo-regions-2"
+KNOWN = ("rlvo-regions-1", BEFORE, ATLAS)
 """Atlases that a version may name."""
 
 Point = tuple[float, float, float]
@@ -35,19 +36,25 @@ SUPERIOR, INFERIOR = "MCA territory, superior division", "MCA territory, inferio
 PAIRED = ("ICA", "MCA M1", "insula", "basal ganglia", "ACA", "PCA", SUPERIOR, INFERIOR, TREE)
 NAMES = ("other", "brainstem and cerebellum", *(f"{side} {region}" for side in ("left", "right") for region in PAIRED))
 
+_CAROTIDS: dict[str, tuple[Sequence[Point], float]] = {
+    ATLAS: ([(28, -28, -56), (24, -14, -46), (15, -3, -36), (13, 8, -28), (14, 9, -21), (14, 3, -17)], 9),
+    BEFORE: ([(28, -28, -56), (24, -20, -38), (14, -4, -28), (14, 3, -17)], 8),
+}
+"""Course of the carotid artery through the skull base, and radius around it, of each atlas; with and without siphon."""
 
-@lru_cache(maxsize=8)
-def labels(shape: tuple[int, int, int], affine: tuple[tuple[float, ...], ...]) -> NDArray[np.intp]:
+
+@lru_cache(maxsize=16)
+def labels(shape: tuple[int, int, int], affine: tuple[tuple[float, ...], ...], atlas: str = ATLAS) -> NDArray[np.intp]:
     """Return the index into ``NAMES`` of every voxel (x, y, z); the array is cached, so do not change it.
 
-    ``affine`` is (4, 4), voxel to MNI152 RAS+ millimetres.
+    ``affine`` is (4, 4), voxel to MNI152 RAS+ millimetres; ``atlas`` is ``ATLAS`` or ``BEFORE``.
     """
     voxels = np.stack([*np.indices(shape), np.ones(shape)])
     x, y, z = np.tensordot(np.asarray(affine, dtype=np.float64), voxels, axes=1)[:3]
     at = np.stack([np.abs(x), y, z])  # both hemispheres at once
     regions = np.zeros(shape, dtype=np.intp)
     free = np.ones(shape, dtype=bool)
-    for region, mask in _shapes(at).items():
+    for region, mask in _shapes(at, _CAROTIDS[atlas]).items():
         inside = mask & free
         free &= ~inside
         if region in PAIRED:
@@ -84,18 +91,16 @@ def region_sums(values: NDArray[np.float32], regions: NDArray[np.intp]) -> NDArr
     return sums.astype(np.float64)
 
 
-def _shapes(at: Millimetres) -> dict[str, Mask]:
-    """Return the regions in order of precedence, at (|x|, y, z) in MNI152 millimetres."""
+def _shapes(at: Millimetres, carotid: tuple[Sequence[Point], float]) -> dict[str, Mask]:
+    """Return the regions in order of precedence, at (|x|, y, z) in MNI152 millimetres; ``carotid``: course, radius."""
     x, y, z = at
     sylvian = z > 3 - 0.36 * y  # above the plane through the Sylvian fissure, which rises backwards
     # The hemispheres, without the orbits and the skull base in front of and between the temporal lobes.
     brain = _ellipsoid(at, (0, -17, 8), (74, 92, 76)) & (z > -50)
     brain &= (z > -26) | ((y < 24) & (x > 16))
     return {
-        # Petrous and cavernous segments, and the siphon, to the terminus, below which M1 begins.
-        "ICA": _capsule(
-            at, [(28, -28, -56), (24, -14, -46), (15, -3, -36), (13, 8, -28), (14, 9, -21), (14, 3, -17)], 9
-        ),
+        # Petrous and cavernous segments to the terminus, below which M1 begins.
+        "ICA": _capsule(at, *carotid),
         "MCA M1": _capsule(at, [(16, 3, -14), (38, 0, -15)], 8),
         "brainstem and cerebellum": _ellipsoid(at, (0, -28, -36), (17, 17, 30))
         | (_ellipsoid(at, (0, -64, -36), (58, 42, 34)) & (z < -18 - 0.2 * (y + 90))),
