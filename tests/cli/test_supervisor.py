@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -97,13 +99,14 @@ def test_held_worker_ends_without_work_if_its_service_does_not_start(tmp_path: P
     assert not list((tmp_path / "data").glob("*.sqlite"))
 
 
-def test_service_without_a_worker_is_not_ready_and_ends_with_an_error(tmp_path: Path) -> None:
-    """Each worker ends at its start, because it may use no memory."""
+@contextmanager
+def service_without_a_worker(folder: Path, minutes: float) -> Iterator[subprocess.Popen[str]]:
+    """A service whose workers end at their start, because they may use no memory; it gives up after some minutes."""
     code = "from app.cli import serve; from app.cli.__main__ import main; serve.FIRST_PAUSE = 0.2; main()"
     environment = os.environ | {
-        "RLVO_DATA_DIR": str(tmp_path / "data"),
+        "RLVO_DATA_DIR": str(folder / "data"),
         "RLVO_MEMORY_LIMIT_MB": "1",  # no worker can start
-        "RLVO_WORKER_START_MINUTES": "0.4",
+        "RLVO_WORKER_START_MINUTES": str(minutes),
     }
     with subprocess.Popen(
         [sys.executable, "-c", code, "serve", "--port", "0"],
@@ -113,14 +116,24 @@ def test_service_without_a_worker_is_not_ready_and_ends_with_an_error(tmp_path: 
         text=True,
     ) as process:
         try:
-            assert process.stdout
-            url = next(line for line in process.stdout if "rlvo is at" in line).split()[-1]
-            wait(lambda: "ended with status" in httpx.get(f"{url}/readyz", timeout=30).json()["checks"]["worker"])
-            assert httpx.get(f"{url}/livez", timeout=30).status_code == 200
-            _, errors = process.communicate(timeout=120)
+            yield process
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
+
+
+def test_service_without_a_worker_is_alive_and_not_ready(tmp_path: Path) -> None:
+    with service_without_a_worker(tmp_path, minutes=60) as process:
+        assert process.stdout
+        url = next(line for line in process.stdout if "rlvo is at" in line).split()[-1]
+        wait(lambda: "ended with status" in httpx.get(f"{url}/readyz", timeout=30).json()["checks"]["worker"])
+        assert httpx.get(f"{url}/readyz", timeout=30).status_code == 503
+        assert httpx.get(f"{url}/livez", timeout=30).status_code == 200
+
+
+def test_service_without_a_worker_ends_with_an_error(tmp_path: Path) -> None:
+    with service_without_a_worker(tmp_path, minutes=0.2) as process:
+        _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert "The worker could not be started within 0.4 minutes" in errors
+    assert "The worker could not be started within 0.2 minutes" in errors
     assert "Traceback" not in errors.split("The worker could not be started")[-1]
