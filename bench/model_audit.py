@@ -1,8 +1,8 @@
 """What the demo version uses and where it looks, on phantoms that training did not use.
 
-``python -m bench model_audit [--patients 2000] [--explained 60] [--quick] [--version NAME@VERSION]``. Images are
-rendered on the model's grid (``bench.prepared_vs_served`` and ``bench.served_nuisances`` use the service's own
-preparation). Printed as Markdown:
+``python -m bench model_audit [--patients 2000] [--explained 60] [--varied] [--quick] [--version NAME@VERSION]``. Images
+are rendered on the model's grid (``bench.prepared_vs_served`` and ``bench.served_nuisances`` use the service's own
+preparation). Printed as Markdown, with ``--varied`` the first part only:
 
 - discrimination and calibration beside the true chance, with each source alone and left out;
 - signs: change of the log-odds when a sign is put in or taken out, beside the change of the true log-odds;
@@ -28,13 +28,14 @@ from app.network.architecture import Fusion
 from app.phantoms import anatomy, biology, cohort, render, scene
 from app.phantoms.biology import Patient, Preset
 from app.phantoms.nuisance import STRENGTHS, UNITS, Nuisance
-from app.phantoms.scene import Scene, Variation
+from app.phantoms.scene import Appearance, Scene, Variation
 from app.registry.model_store import ModelStore
 from app.sdk.types import Channel, PerfusionSummary
 from app.training import reference
 from bench.model_stores import DEMO, MODEL_STORE
 
-SEED = 60231  # not used in training
+SEED, VARIED_SEED = 60231, 60232  # not used in training
+VARIED = Appearance(variants=6, scanners=True)  # an anatomy takes seconds to build
 SIGNED, DISTURBED = 150, 13
 KEPT = 600  # phantoms in memory for the sections that need images; 1.9 MB each
 PEAK_MM = 8.0
@@ -60,13 +61,13 @@ class Phantom:
 class Audit:
     """Phantoms and predictions of one version."""
 
-    def __init__(self, version: ModelVersion) -> None:
-        self.version, self.manifest = version, version.manifest
+    def __init__(self, version: ModelVersion, appearance: Appearance = scene.PLAIN, seed: int = SEED) -> None:
+        self.version, self.manifest, self.appearance, self.seed = version, version.manifest, appearance, seed
         self.names = [channel.name for channel in self.manifest.channels]
 
     def draw(self, patient: Patient, variation: Variation | None = None) -> Phantom:
         """Render one patient on the model's grid, with the numbers that perfusion software would measure."""
-        variation = variation or scene.draw_variation(SEED, patient.index)
+        variation = variation or scene.draw_variation(self.seed, patient.index, self.appearance)
         drawn, rng = scene.build(patient, variation), np.random.default_rng([SEED, 6, patient.index])
         renderer = render.renderer(self.manifest.grid, self.manifest.channels, variant=variation.variant)
         image = render.normalise(renderer.render(drawn), self.manifest.channels)
@@ -232,6 +233,10 @@ def sections(audit: Audit, patients: Sequence[Patient], explained: int) -> Itera
         if number < KEPT:
             phantoms.append(phantom)
     yield "Discrimination and calibration", lambda: discrimination(audit, patients, answers)
+    if (
+        audit.appearance != scene.PLAIN
+    ):  # the other sections change one thing, beside the template and the usual scanner
+        return
     yield "Signs", lambda: signs(audit, phantoms)
     if audit.manifest.kind == "network" and audit.manifest.architecture.fusion is not Fusion.NONE:
         yield "Attribution", lambda: attribution(audit, phantoms[:explained])
@@ -243,13 +248,15 @@ def main() -> None:
     parser.add_argument("--patients", type=int, default=2000)
     parser.add_argument("--version", default=DEMO, help="NAME or NAME@VERSION in model_store")
     parser.add_argument("--explained", type=int, default=60, help=f"patients with explanations, at most {KEPT}")
+    parser.add_argument("--varied", action="store_true", help="discrimination with varied anatomies and scanners only")
     parser.add_argument("--quick", action="store_true", help="60 patients")
     arguments = parser.parse_args()
     entry = ModelStore(MODEL_STORE).resolve(arguments.version)
-    audit = Audit(ModelVersion.load(entry.folder, entry.manifest, "cpu"))
+    version = ModelVersion.load(entry.folder, entry.manifest, "cpu")
+    audit = Audit(version, VARIED, VARIED_SEED) if arguments.varied else Audit(version)
     count = 60 if arguments.quick else arguments.patients
-    print(f"{entry.name}@{entry.version}, {count} phantoms of the seed {SEED}")
-    for title, show in sections(audit, biology.draw(count, SEED, Preset.INTERACTION), arguments.explained):
+    print(f"{entry.name}@{entry.version}, {count} phantoms of the seed {audit.seed}")
+    for title, show in sections(audit, biology.draw(count, audit.seed, Preset.INTERACTION), arguments.explained):
         print(f"\n### {title}\n", flush=True)
         show()
 

@@ -33,7 +33,7 @@ from app.inference.model_version import OUT_OF_DISTRIBUTION, ModelVersion
 from app.phantoms import biology, cohort, scene, volumes
 from app.phantoms.biology import Patient, Preset
 from app.phantoms.nuisance import STRENGTHS, UNITS, Nuisance
-from app.phantoms.scene import Appearance
+from app.phantoms.scene import Appearance, Variation
 from app.registry.manifest import Manifest
 from app.registry.model_store import ModelStore
 from app.sdk.clinical import ClinicalRecord
@@ -49,6 +49,7 @@ SEED = 60231  # that of model_audit
 VARIANTS = 6  # anatomies of the phantoms; each takes seconds to build
 PATIENT = 3  # whose study is made wrong
 SECTIONS = ("valid", "nuisances", "tensors", "unusual", "wrong", "real")
+Spacing = dict[str, tuple[float, float, float]]
 IMAGES = {"ncct": Input.NCCT, "cta": Input.CTA, "tmax": Input.TMAX, "cbf": Input.CBF}
 
 
@@ -112,11 +113,14 @@ def answer(version: ModelVersion, study: Study, record: ClinicalRecord, tally: T
     return answered.log_odds
 
 
-def full_size(patient: Patient, appearance: Appearance) -> Study:
-    """The volumes of one phantom as a hospital would send them."""
-    drawn = scene.build(patient, scene.draw_variation(SEED, patient.index, appearance))
+def full_size(
+    patient: Patient, variation: Variation, *, spacing: Spacing | None = None, names: Mapping[str, Input] = IMAGES
+) -> Study:
+    """The volumes ``names`` of one phantom as a hospital would send them, by default with the usual voxel sizes."""
+    drawn = scene.build(patient, variation)
     pose = volumes.draw_pose(np.random.default_rng([SEED, 5, patient.index]))
-    return {IMAGES[one.name]: Volume(one.data, one.affine) for one in volumes.series(drawn, pose) if one.name in IMAGES}
+    made = volumes.series(drawn, pose, spacing)
+    return {names[one.name]: Volume(one.data, one.affine) for one in made if one.name in names}
 
 
 def valid(audit: Audit, phantoms: int, served: int) -> Rows:
@@ -131,7 +135,8 @@ def valid(audit: Audit, phantoms: int, served: int) -> Rows:
         yield f"on the grid, {name}", tally
     tally = Tally()
     for patient in track(patients[:served], "full-size", transient=True):
-        answer(audit.version, full_size(patient, varied), cohort.record(patient), tally, None)
+        study = full_size(patient, scene.draw_variation(SEED, patient.index, varied))
+        answer(audit.version, study, cohort.record(patient), tally, None)
     yield "full-size, varied anatomy and scanner", tally
 
 

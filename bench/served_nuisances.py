@@ -13,16 +13,15 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 from rich.progress import track
 
-from app.imaging.io.nifti import Volume
 from app.inference.model_version import ModelVersion
-from app.phantoms import biology, cohort, scene, volumes
+from app.phantoms import biology, cohort, scene
 from app.phantoms.biology import Patient, Preset
 from app.phantoms.nuisance import STRENGTHS, UNITS, Nuisance, NuisanceKind
 from app.phantoms.scene import Variation
@@ -31,10 +30,9 @@ from app.sdk.types import Input
 from bench.input_checks import Study
 from bench.model_audit import SEED
 from bench.model_stores import DEMO, MODEL_STORE
+from bench.ood import IMAGES, Spacing, full_size
 
 OVER = 0.3
-INPUTS = {"ncct": Input.NCCT, "cta": Input.CTA, "tmax": Input.TMAX, "cbf": Input.CBF}
-Spacing = Mapping[str, tuple[float, float, float]]
 ANISOTROPIC: Spacing = {"ncct": (0.6, 0.6, 2.5), "cta": (0.5, 0.5, 1.25)}
 WATCHED: dict[NuisanceKind, tuple[float, ...]] = {
     NuisanceKind.SLAB: (80.0,),
@@ -47,17 +45,9 @@ WATCHED: dict[NuisanceKind, tuple[float, ...]] = {
 }
 
 
-def drawn(patient: Patient, variation: Variation, *, spacing: Spacing | None = None, mask: bool = False) -> Study:
-    """The volumes of a patient as a hospital would send them; ``mask``: with the true vessel mask."""
-    pose = volumes.draw_pose(np.random.default_rng([SEED, 5, patient.index]))
-    names = INPUTS | ({"vessels": Input.VESSELS} if mask else {})
-    made = volumes.series(scene.build(patient, variation), pose, dict(spacing or {}))
-    return {names[one.name]: Volume(one.data, one.affine) for one in made if one.name in names}
-
-
-def drawn_with(nuisance: Nuisance, patient: Patient, variation: Variation) -> Study:
+def with_nuisance(nuisance: Nuisance, patient: Patient, variation: Variation) -> Study:
     """The volumes of a patient with a nuisance."""
-    return drawn(patient, nuisance.apply(variation))
+    return full_size(patient, nuisance.apply(variation))
 
 
 Change = Callable[[Patient, Variation], Study]
@@ -65,12 +55,12 @@ Change = Callable[[Patient, Variation], Study]
 
 def changes(every: bool) -> Iterator[tuple[str, Change]]:
     """Names of the changes, and how a patient's study is drawn with each."""
-    yield "true vessel mask sent", partial(drawn, mask=True)
-    yield "anisotropic voxels", partial(drawn, spacing=ANISOTROPIC)
+    yield "true vessel mask sent", partial(full_size, names=IMAGES | {"vessels": Input.VESSELS})
+    yield "anisotropic voxels", partial(full_size, spacing=ANISOTROPIC)
     for kind, strengths in (STRENGTHS if every else WATCHED).items():
         for strength in strengths:
             name = f"{kind} {strength:g} {UNITS.get(kind, '')}".strip()
-            yield name, partial(drawn_with, Nuisance(kind, strength))
+            yield name, partial(with_nuisance, Nuisance(kind, strength))
 
 
 @dataclass
@@ -118,14 +108,15 @@ def main() -> None:
     patients = biology.draw(arguments.patients, SEED, Preset.INTERACTION)
     plain = [(patient, scene.draw_variation(SEED, patient.index)) for patient in patients]
     before = [
-        answer(version, patient, drawn(patient, variation)) for patient, variation in track(plain, transient=True)
+        answer(version, patient, full_size(patient, variation)) for patient, variation in track(plain, transient=True)
     ]
     print(f"{entry.name}@{entry.version}, {len(patients)} full-size phantoms of the seed {SEED}\n")
     print("| change | median | largest | over .3 | without a flag | flags that it adds |\n|---|---|---|---|---|---|")
     rows = []
     for name, change in changes(arguments.all):
         row = Row()
-        for (patient, variation), (odds, codes) in zip(plain, before, strict=True):
+        pairs = zip(plain, before, strict=True)
+        for (patient, variation), (odds, codes) in track(pairs, name, total=len(plain), transient=True):
             changed, found = answer(version, patient, change(patient, variation))
             row.add(changed - odds, found - codes)
         print(row.line(name), flush=True)

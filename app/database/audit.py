@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
@@ -64,7 +64,7 @@ def append_all(session: Session, entries: Iterable[Entry]) -> None:
     seq, previous, rows = head.seq, head.hash, list[dict[str, Any]]()
     for seq, entry in enumerate(entries, start=head.seq + 1):
         row = {"seq": seq, "at": now(), **entry._asdict(), "previous": previous}
-        row["hash"] = previous = _hash(**row)
+        row["hash"] = previous = _hash(row)
         rows.append(row)
     head.seq, head.hash = seq, previous
     if rows:
@@ -80,16 +80,16 @@ def verify(session: Session) -> ChainCheck:
     with closing(session.scalars(in_order)) as rows:
         for row in rows:
             hashed = {name: getattr(row, name) for name in _HASHED}
-            if row.seq != seq + 1 or row.previous != previous or row.hash != _hash(**hashed):
+            if row.seq != seq + 1 or row.previous != previous or row.hash != _hash(hashed):
                 return ChainCheck(seq, previous, seq + 1)
             seq, previous = row.seq, row.hash
     broken = (head.seq, head.hash) != (seq, previous)
     return ChainCheck(seq, previous, seq + 1 if broken else None)
 
 
-def _hash(
-    *, seq: int, at: datetime, actor: str, action: str, target: str, detail: dict[str, Any], previous: str
-) -> str:
-    content = [seq, at.isoformat(), actor, action, target, detail, previous]
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+def _hash(entry: Mapping[str, Any]) -> str:
+    content = [entry[name] for name in _HASHED]
+    canonical = json.dumps(
+        content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=datetime.isoformat
+    )
     return hashlib.sha256(canonical.encode()).hexdigest()

@@ -60,10 +60,14 @@ class AlignedStudy:
     def flag(self, code: str, detail: str) -> None:
         self.flags.append(Flag(code=code, detail=detail))
 
+    def has(self, code: str, volume: str = "") -> bool:
+        """Whether there is a flag with this code, about the named volume if one is given."""
+        return any(flag.code == code and flag.detail.startswith(volume) for flag in self.flags)
+
     @property
     def poorly_aligned(self) -> bool:
         """Whether places in MNI space are uncertain, which has its own flag."""
-        return any(flag.code == "alignment-poor" for flag in self.flags)
+        return self.has("alignment-poor")
 
     def merge(self, other: AlignedStudy) -> None:
         self.aligned |= other.aligned

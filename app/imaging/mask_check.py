@@ -41,7 +41,7 @@ _MIDLINE_MM: Final = 4.0
 _LUMEN: Final = 95.0  # percentile of the mask: the middle of the wide arteries, where voxels hold blood alone
 _NOISE_IN_LUMEN: Final = 1.3  # standard deviations that noise adds to this percentile
 _BESIDE_MM: Final = 8.0
-_TISSUE_HU: Final = 40.0
+_TISSUE_HU: Final = (-200.0, 280.0)  # tissue with noise, but neither air nor bone
 _MAX_NOISE_HU: Final = 40.0
 _WEAK_HU: Final = 200.0  # of blood; below about 145 HU, whole branches are missing from a computed mask
 
@@ -173,17 +173,17 @@ def contrast(mask: Volume, cta: Volume, mni_from_world: np.ndarray) -> tuple[Fla
 
 def _noise(mask: Volume, cta: Volume, voxels: np.ndarray) -> float:
     """Standard deviation (HU) of the noise in tissue some millimetres beside voxels of the mask; 0 if there is none."""
-    beside = np.rint(_BESIDE_MM / np.array(mask.spacing_mm)).astype(int)
-    tissue = np.concatenate(
-        [voxels + beside * side for side in np.vstack([np.eye(3, dtype=int), -np.eye(3, dtype=int)])]
-    )
+    beside = np.diag(np.rint(_BESIDE_MM / np.array(mask.spacing_mm)).astype(int))
+    tissue = np.concatenate([voxels + step for step in (*beside, *-beside)])
     tissue = tissue[np.all((tissue >= 0) & (tissue < np.array(mask.shape) - 1), axis=1)]
     tissue = tissue[mask.data[tuple(tissue.T)] == 0]
-    here, there = (_values_at(cta, _moved(tissue + step, mask.affine)) for step in ((0, 0, 0), (1, 1, 0)))
-    both = here[1] & there[1] & (np.abs(here[0] - _TISSUE_HU) < _TISSUE_HU + 5 * _MAX_NOISE_HU)
-    if np.count_nonzero(both) < _MIN_DEEP_POINTS:
+    hu, known = _values_at(cta, _moved(tissue, mask.affine))
+    next_hu, next_known = _values_at(cta, _moved(tissue + np.array([1, 1, 0]), mask.affine))
+    compared = known & next_known & (hu > _TISSUE_HU[0]) & (hu < _TISSUE_HU[1])
+    if np.count_nonzero(compared) < _MIN_DEEP_POINTS:
         return 0.0
-    spread = float(np.median(np.abs(here[0][both] - there[0][both]))) / 0.6745 / np.sqrt(2)
+    # The median size of a normal variable is 0.6745 standard deviations, and a difference has the noise of both voxels.
+    spread = float(np.median(np.abs(hu - next_hu)[compared])) / 0.6745 / np.sqrt(2)
     return float(min(spread, _MAX_NOISE_HU))
 
 

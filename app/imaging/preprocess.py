@@ -252,7 +252,7 @@ def _add_vessels(study: AlignedStudy, volumes: Mapping[Input, Volume], segmenter
         study.aligned[Channel.VESSELS] = AlignedVolume(mask, cta.mni_from_world, Source(computed=mask))
         study.flag("vessels-computed", "vessels: not given; segmented from the cta")
         study.flags += mask.flags
-        _check_amount(study, study.aligned[Channel.VESSELS])
+        _check_vessels(study, study.aligned[Channel.VESSELS])
 
 
 def _check_mask(cta: AlignedVolume, mask: AlignedVolume) -> None:
@@ -271,17 +271,16 @@ def _check_mask_content(study: AlignedStudy, mask: AlignedVolume) -> None:
     kind = Input.CTA if Channel.CTA in study.aligned else Input.NCCT
     if not study.poorly_aligned:
         study.flags += mask_check.content(mask.volume, study.aligned[Channel(kind)].volume, kind, mask.mni_from_world)
-    _check_amount(study, mask)
+    _check_vessels(study, mask)
 
 
-def _check_amount(study: AlignedStudy, mask: AlignedVolume) -> None:
+def _check_vessels(study: AlignedStudy, mask: AlignedVolume) -> None:
     """Check how much the mask holds, and how bright the arteries in it are on the CTA."""
     complete = mask.coverage >= _MIN_COVERAGE and not study.poorly_aligned
     study.flags += mask_check.amount(mask.volume, mask.mni_from_world, complete=complete)
     cta = study.aligned.get(Channel.CTA)
-    misplaced = any(flag.code == "vessels-misplaced" for flag in study.flags)
-    doubtful = any(flag.code == "contrast-doubtful" and flag.detail.startswith(Input.CTA) for flag in study.flags)
-    if cta is not None and not (study.poorly_aligned or misplaced or doubtful):
+    unsure = study.poorly_aligned or study.has("vessels-misplaced") or study.has("contrast-doubtful", Input.CTA)
+    if cta is not None and not unsure:
         study.flags += mask_check.contrast(mask.volume, cta.volume, mask.mni_from_world)
 
 

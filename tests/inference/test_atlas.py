@@ -16,6 +16,7 @@ from app.inference.attribution.atlas import (
     region_sums,
     with_vessel_tree,
 )
+from app.registry.manifest import Manifest
 
 # 4 mm, symmetric about the midline: voxel centres region_at x = -94, -90 ... 94.
 SHAPE = (48, 56, 48)
@@ -87,7 +88,7 @@ def test_atlas_covers_the_brain() -> None:
     brain = np.asarray(mask.dataobj) > 0
     regions = labels(brain.shape, tuple(map(tuple, mask.affine)))
     assert (regions[brain] == NAMES.index("other")).mean() < 0.03
-    assert atlas.ATLAS == "rlvo-regions-3"
+    assert atlas.ATLAS == Manifest.model_fields["regions"].default == "rlvo-regions-3"
 
 
 def test_vessel_tree_takes_small_arteries_and_keeps_ica_and_m1() -> None:

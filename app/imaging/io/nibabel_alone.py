@@ -11,6 +11,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
+from typing import cast
 
 
 @contextmanager
@@ -19,7 +21,7 @@ def _missing(name: str) -> Iterator[None]:
     if name in sys.modules:
         yield
         return
-    sys.modules[name] = None  # type: ignore[assignment]  # documented: the import raises ModuleNotFoundError
+    cast("dict[str, ModuleType | None]", sys.modules)[name] = None  # documented: its import raises ModuleNotFoundError
     try:
         yield
     finally:
