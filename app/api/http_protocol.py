@@ -27,7 +27,14 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app.api import problems
 from app.api.connection_limits import ConnectionPlaces
-from app.api.middleware import DISCARD, DISCARD_BYTES, DISCARD_SECONDS, DISCARD_SECONDS_OF_CALLER, HEADERS
+from app.api.middleware import (
+    DISCARD,
+    DISCARD_BYTES,
+    DISCARD_PAUSE_OF_CALLER,
+    DISCARD_SECONDS,
+    DISCARD_SECONDS_OF_CALLER,
+    HEADERS,
+)
 from app.api.request_parser import RequestParser, RequestRefusedError
 from app.core.config import Settings
 from app.sdk.errors import BadRequest, HeadersTooLarge, HeadersTooLate, RlvoError
@@ -190,10 +197,11 @@ class Connection(H11Protocol):
         To close it while bytes are unread would reset it, and the client could lose the response.
         """
         end = anyio.current_time() + (DISCARD_SECONDS_OF_CALLER if is_caller else DISCARD_SECONDS)
+        pause = DISCARD_PAUSE_OF_CALLER if is_caller else DISCARD_SECONDS
         before = -1
         while discarded.bytes > before and anyio.current_time() < end and not discarded.complete.is_set():
             before = discarded.bytes
-            with anyio.move_on_after(min(DISCARD_SECONDS, end - anyio.current_time())):
+            with anyio.move_on_after(min(pause, end - anyio.current_time())):
                 await discarded.complete.wait()
         self.flow.pause_reading()
         self.transport.close()

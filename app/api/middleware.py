@@ -51,8 +51,9 @@ HEADERS = {
 }
 
 DISCARD = "rlvo.discard"  # extension of the ASGI scope: a function that discards the rest of the request
-DISCARD_SECONDS = 2.0  # of a sender without a key, and without a byte of any sender
+DISCARD_SECONDS = 2.0  # of a sender without a key
 DISCARD_SECONDS_OF_CALLER = 30.0
+DISCARD_PAUSE_OF_CALLER = 10.0  # without a byte; a busy client may stop for a few seconds in the middle of a request
 DISCARD_BYTES = 64 * 1024 * 1024  # of a sender without a key
 _METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"}
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import httpx
 import pytest
 import requests
 
+from app.api.middleware import DISCARD_PAUSE_OF_CALLER, DISCARD_SECONDS
 from tests.api.conftest import volume
 from tests.api.raw_client import connect, head, key
 from tests.api.server import Server, started
@@ -154,13 +156,31 @@ def test_refused_caller_that_sends_no_more_is_disconnected(server_with_keys: Ser
     with closing(connect(server_with_keys)) as connection:
         connection.sendall(request(100 * MIB, **key(server_with_keys)) + HEAD + bytes(1000))
         assert answer(connection).startswith(b"HTTP/1.1 422 ")
-        for _ in range(4):
-            time.sleep(2.5)  # longer than the pause that is allowed
+        for _ in range(2):
+            time.sleep(DISCARD_PAUSE_OF_CALLER + 0.5)
             try:
                 connection.send(b"x")
             except OSError:
                 return
     pytest.fail("the connection is still open")
+
+
+def test_caller_that_pauses_in_its_request_reads_the_refusal(server: Server) -> None:
+    """As a client does that is busy for some seconds; its next writes would fail on a connection that is reset."""
+    pieces = [HEAD + b"this is not a volume" * 100, bytes(1000), b"\r\n--X--\r\n"]
+
+    async def body() -> AsyncIterator[bytes]:
+        for piece, pause in zip(pieces, (2 * DISCARD_SECONDS, 0.1, 0), strict=True):
+            yield piece
+            await asyncio.sleep(pause)
+
+    async def send() -> httpx.Response:
+        headers = FORM | {"Content-Length": str(sum(map(len, pieces)))}
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
+            return await http.post("/v1/predictions", content=body(), headers=headers)
+
+    refused = asyncio.run(send())
+    assert (refused.status_code, refused.json()["code"]) == (422, "nifti-invalid")
 
 
 def test_refused_expect_100_continue_request_is_closed_at_once(server_with_keys: Server) -> None:
