@@ -43,6 +43,7 @@ _MIN_COVERAGE: Final = 0.9
 _MIN_MAP_COVERAGE: Final = 0.5
 _MIN_OVERLAP: Final = 0.1
 _MIN_IN_BRAIN: Final = 0.5
+_ROUNDING_MM: Final = 0.05
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ def _tensor(
             continue
         source, mni_from_world = aligned.volume, aligned.mni_from_world
         fill = _FILL.get(channel.name, 0.0)
+        _check_parts(study, channel, source, grid)
         values = to_grid(source, grid, np.linalg.inv(mni_from_world), fill=fill, parts=channel.parts)
         image[index] = (np.clip(values, *channel.window) - channel.mean) / channel.std
         presence[index] = True
@@ -130,6 +132,18 @@ def _tensor(
             outputs["vessels"] = source
     flags = tuple(dict.fromkeys(study.flags))
     return PreprocessedImages(image, presence, flags, summary, grids, sources, outputs, study.lesions)
+
+
+def _check_parts(study: AlignedStudy, channel: ChannelSpec, source: Volume, grid: Grid) -> None:
+    """Flag slices that are thicker than the parts of a voxel whose highest value the version reads."""
+    part_mm = np.linalg.norm(np.asarray(grid.affine)[:3, :3], axis=0).max() / channel.parts
+    slice_mm = max(source.spacing_mm)
+    if channel.parts > 1 and slice_mm > part_mm + _ROUNDING_MM and not study.has("slice-thickness", channel.name):
+        study.flag(
+            "density-averaged",
+            f"{channel.name}: slices of {slice_mm:.1f} mm; the version reads parts of {part_mm:.1f} mm, so the density of "
+            "a clot is averaged with the tissue beside it",
+        )
 
 
 _CleanedMap = tuple[Volume, tuple[Flag, ...]]  # as ``background.clean`` returns it

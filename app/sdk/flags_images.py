@@ -33,6 +33,12 @@ CT: Final = {
         "Share of the MNI brain inside the volume.",
         "Send the complete series if there is one.",
     ),
+    "density-averaged": FlagKind(
+        _INFO,
+        "The slices of the NCCT are thicker than the parts by which the version reads it.",
+        "Largest voxel edge beside the edge of a part.",
+        "Send the thin reconstruction: a thick slice averages the density of a clot with the tissue beside it.",
+    ),
     "head-doubtful": FlagKind(
         _WARNING,
         "No brain within a closed skull was found.",

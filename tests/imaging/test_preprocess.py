@@ -107,6 +107,20 @@ def test_maps_are_resampled_and_measured(whole: PreprocessedImages, maps: dict[I
     assert raw(whole, Channel.RCBF)[on_grid == heads.NORMAL].mean() == pytest.approx(1, abs=0.225)  # measured 0.173
 
 
+@pytest.mark.parametrize(
+    ("edge", "parts", "flagged"),
+    [(2.0, 2, False), (2.4, 2, True), (5.0, 2, True), (5.0, 1, False), (6.0, 2, False)],  # 6 mm: slice-thickness
+)
+def test_slices_thicker_than_the_parts_of_a_version_are_said(edge: float, parts: int, flagged: bool) -> None:
+    shape = (160, 184, round(160 / edge))
+    ncct = heads.ct(heads.grid(shape, (1.0, 1.0, edge)), shape, noise=5)
+    channels = [spec.model_copy(update={"parts": parts}) for spec in CHANNELS if spec.name is Channel.NCCT]
+    details = [
+        flag.detail for flag in prepare({Input.NCCT: ncct}, GRID, channels).flags if flag.code == "density-averaged"
+    ]
+    assert [detail.startswith(f"ncct: slices of {edge:.1f} mm; ") for detail in details] == [True] * flagged
+
+
 def test_missing_channels_are_zero_and_flagged(drawn: heads.Angiogram) -> None:
     found = prepare({Input.NCCT: drawn.ncct}, GRID, CHANNELS)
     assert found.presence.tolist() == [True, False, False, False, False]
