@@ -53,6 +53,12 @@ def add_old_prediction(
     return new.id
 
 
+def small_batches(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Makes the batches of a sweep as small as this, with both kinds of database."""
+    for name in ("BATCH_SIZE", "BATCH_SIZE_POSTGRESQL"):
+        monkeypatch.setattr(f"app.worker.retention.{name}", size)
+
+
 def exist(database: Database, *ids: str) -> list[bool]:
     """Whether each prediction still exists."""
 
@@ -105,7 +111,7 @@ def test_without_a_period_all_predictions_stay(database: Database, storage: Stor
 def test_many_predictions_are_erased_in_batches(
     database: Database, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.worker.retention.BATCH_SIZE", 2)
+    small_batches(monkeypatch, 2)
     for seed in range(5):
         add_old_prediction(database, storage, tmp_path, days_ago=31, seed=seed)
     assert retention(database, storage, 30).apply() == 5
@@ -115,7 +121,7 @@ def test_many_predictions_are_erased_in_batches(
 def test_batches_that_share_blobs_and_studies_are_erased_at_the_same_time(
     database: Database, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.worker.retention.BATCH_SIZE", 3)
+    small_batches(monkeypatch, 3)
     ids = [add_old_prediction(database, storage, tmp_path, days_ago=31, seed=number % 4) for number in range(40)]
     kept = add_old_prediction(database, storage, tmp_path, days_ago=1, seed=0)
     with database.session() as session:
@@ -140,7 +146,7 @@ def test_batches_that_share_blobs_and_studies_are_erased_at_the_same_time(
 def test_two_batches_are_erased_at_the_same_time_on_postgresql(
     database: Database, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.worker.retention.BATCH_SIZE", 1)
+    small_batches(monkeypatch, 1)
     for seed in range(2):
         add_old_prediction(database, storage, tmp_path, days_ago=31, seed=seed)
     both, erase_all = threading.Barrier(1 if database.sqlite else 2, timeout=30), Eraser.erase_all
