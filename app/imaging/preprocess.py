@@ -141,8 +141,8 @@ def _check_parts(study: AlignedStudy, channel: ChannelSpec, source: Volume, grid
     if channel.parts > 1 and slice_mm > part_mm + _ROUNDING_MM and not study.has("slice-thickness", channel.name):
         study.flag(
             "density-averaged",
-            f"{channel.name}: slices of {slice_mm:.1f} mm; the version reads parts of {part_mm:.1f} mm, so the density of "
-            "a clot is averaged with the tissue beside it",
+            f"{channel.name}: slices of {slice_mm:.1f} mm; the version reads parts of {part_mm:.1f} mm, so the density "
+            "of a clot is averaged with the tissue beside it",
         )
 
 
