@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit, logit
 
-from app.evaluation.metrics import Array, Labels, net_benefit, platt, wilson
+from app.evaluation.metrics import Array, Labels, equal_parts, net_benefit, platt, wilson
 
 BINS = 10
 PSEUDO = 2  # half the squared normal quantile
@@ -44,7 +44,8 @@ class CalibrationCurve:
     """Observed share over predicted probability.
 
     Attributes:
-        bins: Mean probability, observed share and Wilson's interval of each tenth of the patients.
+        bins: Mean probability, observed share and Wilson's interval of each tenth of the patients. Patients with one
+            probability are in one part, so that there can be fewer than ten.
         patients: Patients (k,) of each tenth.
         events: Patients (k,) with the outcome of each tenth.
         line: Logistic calibration line with its band; None if it cannot be estimated.
@@ -74,8 +75,8 @@ def precision_recall(labels: Labels, probabilities: Array) -> Curve:
 
 
 def calibration(labels: Labels, probabilities: Array) -> CalibrationCurve:
-    """Observed share over predicted probability, in tenths of the patients and as a line."""
-    parts = np.array_split(np.argsort(probabilities, kind="stable"), min(BINS, len(labels)))
+    """Observed share over predicted probability, in tenths of the patients and as a line; see ``equal_parts``."""
+    parts = equal_parts(probabilities, BINS)
     events = np.array([int(labels[part].sum()) for part in parts])
     sizes = np.array([len(part) for part in parts])
     ends = np.array([wilson(int(hits), int(size)) for hits, size in zip(events, sizes, strict=True)])

@@ -54,13 +54,24 @@ def brier(labels: Labels, probabilities: Array) -> float:
     return float(((probabilities - labels) ** 2).mean())
 
 
-def calibration_error(labels: Labels, probabilities: Array, bins: int = 10) -> float:
-    """Expected calibration error, in bins with equal numbers of patients."""
+def equal_parts(probabilities: Array, parts: int) -> list[NDArray[np.int64]]:
+    """Rows (n,) in at most ``parts`` parts of about equal size, from low to high probability.
+
+    Patients with one probability stay in one part: their order in the table must not decide where they count.
+    """
     order = np.argsort(probabilities, kind="stable")
+    ordered = probabilities[order]
+    cuts = np.cumsum([len(part) for part in np.array_split(order, parts)])[:-1]
+    cuts = cuts[(cuts > 0) & (cuts < len(order))]
+    starts, ends = (np.searchsorted(ordered, ordered[cuts], side=side) for side in ("left", "right"))
+    nearest = np.where(cuts - starts <= ends - cuts, starts, ends)
+    return [part for part in np.split(order, np.unique(nearest)) if len(part)]
+
+
+def calibration_error(labels: Labels, probabilities: Array, bins: int = 10) -> float:
+    """Expected calibration error, in bins with about equal numbers of patients (``equal_parts``)."""
     gaps = [
-        len(part) * abs(labels[part].mean() - probabilities[part].mean())
-        for part in np.array_split(order, bins)
-        if len(part)
+        len(part) * abs(labels[part].mean() - probabilities[part].mean()) for part in equal_parts(probabilities, bins)
     ]
     return float(sum(gaps) / len(labels))
 
@@ -110,10 +121,12 @@ def f1(labels: Labels, decided: NDArray[np.bool_]) -> float:
 def best_f1_threshold(labels: Labels, probabilities: Array) -> float:
     """Threshold with the largest F1, half-way between two neighbouring probabilities."""
     order = np.argsort(-probabilities, kind="stable")
-    hits = np.cumsum(labels[order])
-    scores = 2 * hits / (np.arange(1, len(order) + 1) + labels.sum())
-    best = int(scores.argmax())
     ordered = probabilities[order]
+    hits = np.cumsum(labels[order])
+    # Equal probabilities are decided alike, so only the last of them can be the limit.
+    last = np.append(np.diff(ordered) != 0, True)
+    scores = np.where(last, 2 * hits / (np.arange(1, len(order) + 1) + labels.sum()), -1)
+    best = int(scores.argmax())
     after = ordered[best + 1] if best + 1 < len(ordered) else 0.0
     return float(np.clip((ordered[best] + after) / 2, 1e-6, 1 - 1e-6))
 

@@ -50,6 +50,14 @@ def test_calibration_line_of_a_calibrated_model_is_the_diagonal_within_its_band(
     assert np.all(line.y < line.high)
 
 
+def test_patients_with_one_probability_are_in_one_tenth() -> None:
+    labels, levels = np.tile(np.repeat([0, 1], 10), 3), np.repeat([0.1, 0.3, 0.7], 20)
+    found = curves.calibration(labels, levels)
+    assert found.bins.x.tolist() == pytest.approx([0.1, 0.3, 0.7])
+    assert found.patients.tolist() == [20, 20, 20]
+    assert found.bins.y.tolist() == [0.5, 0.5, 0.5]
+
+
 @pytest.mark.parametrize("probabilities", [np.full(20, 0.2), np.linspace(0.1, 0.9, 20)])
 def test_line_is_left_out_if_it_cannot_be_estimated(probabilities: np.ndarray) -> None:
     labels = (np.arange(20) >= 10).astype(np.int64)  # the second model separates the outcomes

@@ -53,6 +53,32 @@ def test_best_threshold_has_the_largest_f1() -> None:
     assert best == pytest.approx(sklearn.f1_score(LABELS, decided))
 
 
+def test_best_threshold_decides_equal_probabilities_alike() -> None:
+    labels = np.array([1, 1, 0, 0, 0, 0, 0, 0, 1, 0])
+    probabilities = np.array([0.9, *[0.5] * 7, 0.4, 0.1])
+    threshold = metrics.best_f1_threshold(labels, probabilities)
+    reached = metrics.f1(labels, probabilities >= threshold)
+    assert reached == max(metrics.f1(labels, probabilities >= own) for own in probabilities)
+
+
+def test_calibration_error_of_equal_probabilities_does_not_follow_the_order_of_the_table() -> None:
+    labels = np.repeat([0, 1], 50)
+    assert metrics.calibration_error(labels, np.full(100, 0.5)) == 0
+    levels = np.repeat([0.2, 0.4, 0.6], 40)
+    outcomes = (np.random.default_rng(0).random(120) < levels).astype(np.int64)
+    gaps = [abs(outcomes[levels == level].mean() - level) for level in (0.2, 0.4, 0.6)]
+    for order in (np.arange(120), np.lexsort((outcomes, levels)), np.lexsort((-outcomes, levels))):
+        assert metrics.calibration_error(outcomes[order], levels[order]) == pytest.approx(np.mean(gaps))
+
+
+@pytest.mark.parametrize("count", [3, 10, 57, 100])
+def test_parts_of_different_probabilities_have_equal_sizes(count: int) -> None:
+    probabilities = np.random.default_rng(count).random(count)
+    parts = metrics.equal_parts(probabilities, 10)
+    expected = np.array_split(np.argsort(probabilities), min(count, 10))
+    assert [part.tolist() for part in parts] == [part.tolist() for part in expected]
+
+
 def test_conformal_sets_cover_each_class_on_new_patients() -> None:
     def draw(n: int) -> tuple[np.ndarray, np.ndarray]:
         labels = (RNG.random(n) < 0.2).astype(np.int64)
