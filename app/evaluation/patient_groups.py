@@ -1,4 +1,4 @@
-"""The subgroups of every validation of a version: sex, side, age, atrial fibrillation and scanner."""
+"""Groups of patients of a validation: sex, side, age, atrial fibrillation, scanner, and those with several studies."""
 
 from __future__ import annotations
 
@@ -31,3 +31,15 @@ def patient_groups(data: Patients) -> dict[str, Groups]:
             levels[mask] = level
         result[variable] = Groups(levels, (*by_level, ""))
     return result
+
+
+def repeated_note(patients: NDArray[np.str_]) -> str:
+    """Sentence on the studies of ``patients`` (n,), "" if unknown, of whom some have several; else empty."""
+    named = patients[patients != ""].tolist()
+    several = len(named) - len(set(named))
+    if not several:
+        return ""
+    return (
+        f"The {len(patients)} studies are of {len(patients) - several} patients. Each study counts as a patient of its "
+        "own, so the intervals are too narrow and the p values too small."
+    )

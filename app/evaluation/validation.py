@@ -60,6 +60,7 @@ class PredictionTable:
         kept: (n, 2), whether class 0 and class 1 are in the conformal set; None without sets.
         flow: Steps from the table to the n patients: name and number of patients.
         records: Clinical records (n,), for the published scores; empty if the table has none.
+        patients: Patient (n,), "" if unknown, to count those with several studies; None if the table has none.
     """
 
     probabilities: Array
@@ -71,6 +72,7 @@ class PredictionTable:
     kept: NDArray[np.bool_] | None = None
     flow: tuple[tuple[str, int], ...] = ()
     records: tuple[ClinicalRecord, ...] = ()
+    patients: Texts | None = None
 
     def __len__(self) -> int:
         return len(self.probabilities)

@@ -19,8 +19,9 @@ import numpy as np
 from app.core import csv_text
 from app.core.csv_text import Cell
 from app.core.filesystem import atomic_directory
-from app.evaluation import baseline_table, score_comparison, svg_plots, tripod
+from app.evaluation import baseline_table, score_comparison, smooth_calibration, svg_plots, tripod
 from app.evaluation.metrics import Estimate
+from app.evaluation.patient_groups import repeated_note
 from app.evaluation.score_comparison import ScoreComparison
 from app.evaluation.validation import Measure, PooledMeasure, Scores, Validation
 
@@ -73,7 +74,7 @@ def sections(
     found = [
         _flow(result),
         _table_one(result),
-        Section("Performance", [_measures(result.measures), PERFORMANCE_NOTE]),
+        Section("Performance", [_measures(result.measures), PERFORMANCE_NOTE, *_repeated(result)]),
         _calibration(result),
         _decisions(result),
         _coverage(result),
@@ -240,10 +241,22 @@ PERFORMANCE_NOTE = (
 )
 
 
+def _repeated(result: Validation) -> list[str]:
+    """Sentence on patients with several studies; empty without any."""
+    table = result.table
+    if table.patients is None:
+        return []
+    sites = np.full(len(table), "") if table.sites is None else table.sites
+    pairs = zip(sites.tolist(), table.patients.tolist(), strict=True)  # sites may number their patients alike
+    names = np.array([patient and f"{site} {patient}" for site, patient in pairs])
+    note = repeated_note(names[table.known])
+    return [note] if note else []
+
+
 def _calibration(result: Validation) -> Section:
     smooth = result.smooth
     if smooth is None:
-        return Section("Calibration curve", ["The curve cannot be estimated: one outcome is too rare."])
+        return Section("Calibration curve", [f"The curve cannot be estimated: {_without_curve(result)}."])
     kind = f"a restricted cubic spline with {smooth.knots} knots" if smooth.knots else "a line"
     note = (
         f"Logistic regression of the outcome on {kind} of the predicted log-odds (Harrell 2015). The band is the 95 % "
@@ -256,6 +269,15 @@ def _calibration(result: Validation) -> Section:
     rows = [[f"{c[p]:.3f}" for c in (curve.x, curve.y, curve.low, curve.high)] for p in points]
     plot = Plot("smooth-calibration", svg_plots.calibration(smooth, result.probabilities))
     return Section("Calibration curve", [note, plot, ReportTable(["predicted", "observed", "low", "high"], rows)])
+
+
+def _without_curve(result: Validation) -> str:
+    """Why there is no smooth curve; see ``smooth_calibration.smooth``."""
+    events = int(result.labels.sum())
+    if min(events, len(result.labels) - events) < smooth_calibration.FEWEST:
+        return "one outcome is too rare"
+    equal = np.ptp(result.probabilities) == 0
+    return "the probabilities are all equal" if equal else "the probabilities separate the outcomes, or nearly do"
 
 
 def _decisions(result: Validation) -> Section:

@@ -4,10 +4,12 @@ Design notes:
 - A row without a probability is left out and counted. A row without an outcome stays, as its outcome can be missing for
   a reason. Any other cell that cannot be read is a fault.
 - ``evaluation.csv`` of ``rlvo evaluate`` is such a table; its conformal sets are read from the column ``conformal``.
+- A study counts once. The files of rlvo can have a line for each model of a study, and are then refused.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -25,6 +27,8 @@ from app.training.table_reader import RawTable, read_table
 
 MOST_LEVELS = 6
 """Numbers with more different values than this are divided into thirds."""
+STUDY, MODELS = ("patient", "row"), ("model", "version")
+"""Columns that name a study, and those that name its predictor, as in ``patient_files``."""
 CLASSES = ({Headline.NOT_REFRACTORY.value, "0"}, {Headline.REFRACTORY.value, "1"})
 EMPTY_SETS = {"none"}
 
@@ -79,6 +83,8 @@ def of_raw(
         if left_out := int((rows & ~chosen).sum()):
             flow.append((f"left out: {reason}", left_out))
         rows &= chosen
+    _check_repeats(raw, rows, faults)
+    faults.check()
     known = outcomes[rows & np.isfinite(outcomes)]
     flow += [
         ("predicted", int(rows.sum())),
@@ -99,17 +105,52 @@ def of_raw(
         },
         kept=None if kept is None else kept[rows],
         flow=tuple(flow),
+        patients=np.array(_texts(raw, STUDY[0]))[rows] if STUDY[0] in raw.header else None,
     )
+
+
+def _check_repeats(raw: RawTable, rows: NDArray[np.bool_], faults: FaultList) -> None:
+    """Refuse a study with several lines, by different models or by a copied row; ``rows`` (n,) are those in use."""
+    names = [name for name in STUDY if name in raw.header]
+    if STUDY[0] not in names:
+        return
+    used = [pair for pair, inside in zip(raw.rows, rows, strict=True) if inside]
+    places, models = ([raw.header.index(name) for name in given if name in raw.header] for given in (names, MODELS))
+    lines: dict[tuple[str, ...], list[tuple[int, tuple[str, ...]]]] = defaultdict(list)
+    for number, texts in used:
+        if all(study := tuple(texts[place] for place in places)):
+            lines[study].append((number, texts))
+    several = [own for own in lines.values() if len(own) > 1]
+    for place in models:
+        if any(len({texts[place] for _, texts in own}) > 1 for own in several):
+            count = len({texts[place] for _, texts in used})
+            fault = f"{count} values, so that a study has several lines; keep the lines of one of them"
+            faults.add(fault, column=raw.header[place])
+            return
+    for own in several:
+        # Without the column ``row``, different lines of a patient can be different studies.
+        seen: set[tuple[str, ...]] = set()
+        for number, texts in own:
+            line = () if len(names) == len(STUDY) else texts
+            if line in seen:
+                faults.add("it is of the same study as an earlier row; keep one of them", row=number)
+            seen.add(line)
 
 
 def _found(raw: RawTable, columns: TableColumns, *, since: str, only_site: str) -> TableColumns:
     """The columns, with ``site`` and ``date`` if the table has them and no other names are given."""
     names = {name: getattr(columns, name) or (name if name in raw.header else "") for name in ("site", "date")}
     columns = replace(columns, **names)
+    variables = [one.partition("=")[0] for one in columns.subgroups]
     named = [columns.probability, columns.outcome, columns.site, columns.date, columns.conformal]
-    named += [one.partition("=")[0] for one in columns.subgroups]
+    named += variables
     absent = [name for name in dict.fromkeys(named) if name and name not in raw.header]
     faults = [f"the table has no column {name}; it has {', '.join(raw.header)}" for name in absent]
+    faults += [
+        f"--subgroup {name} is given twice; give its limits together, as {name}=60,75"
+        for name in dict.fromkeys(variables)
+        if variables.count(name) > 1
+    ]
     if only_site and not columns.site:
         faults.append("--site needs --site-column, the name of the column of the site")
     if since and not columns.date:
@@ -141,6 +182,8 @@ def _probabilities(raw: RawTable, name: str, faults: FaultList) -> Array:
         except ValueError as error:
             faults.add(str(error), row=row, column=name, found=cells.form_of(cell))
             continue
+        if (row, name) in raw.percent:  # it shows 35 %, and its number is 0.35
+            values[place] /= 100
         if not 0 <= values[place] <= 1:
             faults.add("expected a probability between 0 and 1; divide percent by 100", row=row, column=name)
     return values

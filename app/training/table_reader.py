@@ -62,6 +62,7 @@ class RawTable:
         notes: How the table was read, for a report.
         semicolons: The separator is a semicolon, so a comma is expected before decimals.
         from_1904: Day numbers of the spreadsheet count from 1904.
+        percent: Row number and column of each percent cell of a spreadsheet, whose text is 100 times its number.
     """
 
     header: tuple[str, ...]
@@ -69,6 +70,7 @@ class RawTable:
     notes: tuple[str, ...] = ()
     semicolons: bool = False
     from_1904: bool = False
+    percent: frozenset[tuple[int, str]] = frozenset()
 
 
 @dataclass
@@ -80,6 +82,7 @@ class _Lines:
     semicolons: bool = False
     from_1904: bool = False
     rectangular: bool = False  # a spreadsheet has no short rows
+    percent: set[tuple[int, int]] = field(default_factory=set)  # row number and place of each percent cell
 
 
 def read_table(path: Path, sheet: str = "") -> RawTable:
@@ -112,6 +115,7 @@ def read_table(path: Path, sheet: str = "") -> RawTable:
         notes=tuple(lines.notes),
         semicolons=lines.semicolons,
         from_1904=lines.from_1904,
+        percent=frozenset((number, header[place]) for number, place in lines.percent if place < width),
     )
 
 
@@ -255,7 +259,9 @@ def _spreadsheet(path: Path, sheet: str) -> _Lines:
         fault = f"{path.name} has formulas without a stored result in {', '.join(unstored[:3])}"
         raise CohortFault([f"{fault}; open the file in a spreadsheet program, and save it"])
     notes = [f"sheet {title!r}" + (f", the first of {len(used)}" if len(used) > 1 and not sheet else "")]
-    return _Lines(_cells(values[title], notes), notes, from_1904=values.epoch == CALENDAR_MAC_1904, rectangular=True)
+    rows, percent = _cells(values[title], notes)
+    from_1904 = values.epoch == CALENDAR_MAC_1904
+    return _Lines(rows, notes, from_1904=from_1904, rectangular=True, percent=percent)
 
 
 def _unstored(values: Any, formulas: Any) -> list[str]:
@@ -268,21 +274,22 @@ def _unstored(values: Any, formulas: Any) -> list[str]:
     ]
 
 
-def _cells(sheet: Any, notes: list[str]) -> list[tuple[int, list[Any]]]:
-    """Rows of a sheet that are not empty; a cell that shows 60 % has the value 60."""
-    rows, percent = [], set()
+def _cells(sheet: Any, notes: list[str]) -> tuple[list[tuple[int, list[Any]]], set[tuple[int, int]]]:
+    """Rows of a sheet that are not empty, and the percent cells; a cell that shows 60 % has the value 60."""
+    rows, letters, percent = [], set(), set()
     for cells in sheet.iter_rows():
         values = [cell.value for cell in cells]
         for place, cell in enumerate(cells):
             is_number = isinstance(cell.value, int | float) and not isinstance(cell.value, bool)
             if is_number and "%" in str(cell.number_format):
                 values[place] = round(cell.value * 100, 10)
-                percent.add(cell.column_letter)
+                letters.add(cell.column_letter)
+                percent.add((cell.row, place))
         if any(map(cell_text, values)):
             rows.append((cells[0].row, values))
-    if percent:
-        notes.append(f"percent cells in {', '.join(sorted(percent))}")
-    return rows
+    if letters:
+        notes.append(f"percent cells in {', '.join(sorted(letters))}")
+    return rows, percent
 
 
 def _trimmed(cells: list[str], lines: _Lines) -> list[str]:

@@ -216,6 +216,32 @@ def test_report_replaces_all_files_of_an_earlier_one(tmp_path: Path, result: Val
     assert (tmp_path / "out" / "measures.csv").exists()
 
 
+@pytest.mark.parametrize(
+    ("probabilities", "labels", "reason"),
+    [
+        (np.full(60, 0.3), np.arange(60) % 2, "the probabilities are all equal"),
+        (np.linspace(0.1, 0.9, 60), np.repeat([0, 1], 30), "the probabilities separate the outcomes"),
+        (np.linspace(0.1, 0.9, 60), np.repeat([0, 1], [59, 1]), "one outcome is too rare"),
+    ],
+)
+def test_report_names_the_reason_for_a_missing_curve(
+    tmp_path: Path, probabilities: np.ndarray, labels: np.ndarray, reason: str
+) -> None:
+    found = validation.validate(PredictionTable(probabilities, labels.astype(np.float64)), rounds=10)
+    text = validation_report.write(tmp_path, "A", found, "a.csv")
+    assert f"The curve cannot be estimated: {reason}" in text
+
+
+def test_report_says_that_patients_have_several_studies(tmp_path: Path, result: Validation) -> None:
+    names = np.array([f"p{n // 2}" for n in range(400)])
+    repeated = replace(result, table=replace(result.table, sites=None, patients=names))
+    text = validation_report.write(tmp_path, "A", repeated, "a.csv")
+    assert "The 388 studies are of 194 patients." in text
+    # Sites that number their patients alike have different patients.
+    of_sites = replace(repeated, table=replace(repeated.table, sites=np.array(["A", "B"] * 200)))
+    assert "studies are of" not in validation_report.write(tmp_path, "A", of_sites, "a.csv")
+
+
 def test_patients_without_a_site_are_listed_but_are_no_site() -> None:
     table = a_table()
     assert table.sites is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import openpyxl
 import pytest
 from typer.testing import CliRunner
 
@@ -71,6 +72,47 @@ def test_faults_are_named_with_their_row(tmp_path: Path, text: str, fault: str) 
 def test_limits_that_do_not_increase_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CohortFault, match="increasing limits"):
         prediction_table.read(write(tmp_path, HEAD + ROWS), TableColumns(subgroups=["age=75,60"]))
+
+
+LINES = "patient,row,model,probability,outcome\np1,2,A,0.1,0\np2,3,A,0.8,1\np1,2,B,0.4,0\np2,3,B,0.6,1\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (LINES, "column model: 2 values, so that a study has several lines; keep the lines of one of them"),
+        (LINES.replace("B", "A"), "2 rows (4, 5): it is of the same study as an earlier row; keep one of them"),
+        ("patient,probability,outcome\na,0.1,0\nb,0.8,1\na,0.1,0\n", "row 4: it is of the same study"),
+    ],
+)
+def test_study_with_several_lines_is_refused(tmp_path: Path, text: str, fault: str) -> None:
+    with pytest.raises(CohortFault) as caught:
+        prediction_table.read(write(tmp_path, text), TableColumns())
+    assert fault in "\n".join(caught.value.faults)
+
+
+def test_patient_with_several_studies_is_counted(tmp_path: Path) -> None:
+    path = write(tmp_path, "patient,model,probability,outcome\na,X,0.1,0\nb,Y,0.8,1\na,X,0.3,0\n")
+    table = prediction_table.read(path, TableColumns())
+    assert table.patients is not None
+    assert table.patients.tolist() == ["a", "b", "a"]
+
+
+def test_percent_cells_of_a_spreadsheet_are_probabilities(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    sheet = book.worksheets[0]
+    for line in [("probability", "outcome"), (0.35, 1), (0.004, 0), (0.2, 0)]:
+        sheet.append(line)
+    for row in (2, 3):
+        sheet.cell(row, 1).number_format = "0.0%"
+    book.save(tmp_path / "predictions.xlsx")
+    table = prediction_table.read(tmp_path / "predictions.xlsx", TableColumns())
+    assert table.probabilities.tolist() == pytest.approx([0.35, 0.004, 0.2])
+
+
+def test_variable_given_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CohortFault, match="--subgroup age is given twice"):
+        prediction_table.read(write(tmp_path, HEAD + ROWS), TableColumns(subgroups=["age=60", "age=75"]))
 
 
 def test_command_writes_a_report_and_refuses_another_folder(tmp_path: Path) -> None:
