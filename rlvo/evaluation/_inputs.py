@@ -151,7 +151,7 @@ def levels(
         ordered = read.cat.categories if isinstance(read.dtype, pd.CategoricalDtype) else sorted(set(read.dropna()))
     except TypeError:
         raise ValueError(f"{name}: found values of several types, or lists; expected texts, numbers or dates") from None
-    return texts, [*(str(level) for level in ordered), ""]
+    return texts, [*dict.fromkeys(name for level in ordered if (name := str(level))), ""]  # an empty text is missing
 
 
 def rounds_of(rounds: int, least: int = 1) -> int:

@@ -204,6 +204,11 @@ def test_subgroups_name_the_patients_without_a_level(patients: pd.DataFrame) -> 
     ages = pd.cut(patients["age"], [0, 20, 70, 120])
     by_age = ev.subgroups(patients["outcome"], patients["probability"], ages).to_frame()
     assert by_age["subgroup"].tolist() == ["age: (20, 70]", "age: (70, 120]"]
+    empty = patients["sex"].fillna("")
+    for levels in (empty, empty.astype("category")):
+        listed = ev.subgroups(patients["outcome"], patients["probability"], levels).to_frame()
+        assert listed["subgroup"].tolist() == ["sex: female", "sex: male", "sex: not recorded"]
+        assert listed["patients"].sum() == COUNT
     few = ev.subgroups([0, 1, 0, 1], [0.1, 0.2, 0.3, 0.4], ["a", "a", "b", "b"])
     assert few.rows[0].auc is None
     assert few.to_frame()["auc"].isna().all()
