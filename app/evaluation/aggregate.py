@@ -20,11 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from app.core.display_names import NOT_RECORDED
 from app.core.schema import FrozenModel
 from app.evaluation import federated, logistic, metrics
 from app.evaluation.curves import NORMAL
 from app.evaluation.metrics import Array, Labels
-from app.evaluation.validation import NOT_RECORDED, PredictionTable, Texts
+from app.evaluation.validation import PredictionTable, Texts
 
 SMALL = 5
 """Smallest published number of patients with, and of patients without, the outcome."""

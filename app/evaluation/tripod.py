@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from app.evaluation.validation import NOT_RECORDED, Validation
+from app.core.display_names import NOT_RECORDED
+from app.evaluation.validation import Validation
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
+from app.core.display_names import NOT_RECORDED
 from app.evaluation import curves, metrics, missing_outcomes, pooling, smooth_calibration
 from app.evaluation.baseline_table import Value
 from app.evaluation.metrics import Array, Estimate, Labels
@@ -25,7 +26,6 @@ from app.evaluation.smooth_calibration import SmoothCalibration
 from app.evaluation.subgroups import MIN_EVENTS
 from app.sdk.clinical import ClinicalRecord
 
-NOT_RECORDED = "not recorded"  # name of the patients without a level, of a subgroup or of the sites
 POOLED_EVENTS = 10
 THRESHOLDS = np.array([0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
 Texts = NDArray[np.str_]

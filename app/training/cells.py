@@ -8,6 +8,7 @@ Design notes:
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from datetime import date, datetime, timedelta
 from enum import StrEnum
@@ -36,6 +37,17 @@ def form_of(text: str) -> str:
     """Form of a value without the value: 9 for a digit, a for a letter, at most 20 characters."""
     form = re.sub(r"[^\W\d_]", "a", re.sub(r"\d", "9", text))
     return form if len(form) <= 20 else f"{form[:17]}..."
+
+
+def composed(name: str) -> str:
+    """Name in the composed form of Unicode: macOS can write ``é`` as two characters, which look like one."""
+    return unicodedata.normalize("NFC", name)
+
+
+def spelling(name: str) -> str:
+    """What names of one patient or site share: no case, accents, kinds of spaces, nor zeros before a number."""
+    letters = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
+    return re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"[\s_-]+", " ", letters.casefold()).strip())
 
 
 def decimal_mark(cells: Iterable[str], default: str = ".") -> str:

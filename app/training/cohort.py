@@ -20,11 +20,13 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from app.core.display_names import NOT_RECORDED
 from app.inference.own_variables import value_fault as own_value_fault
 from app.registry.manifest import ClinicalVariable
 from app.registry.own_variable import OWN
@@ -41,6 +43,8 @@ from app.training.suspicious import Suspicion
 from app.training.table_reader import RawTable
 
 LEAST_PATIENTS = 20
+ONE_SITE = "one"
+"""Site of all studies of a table without sites."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,11 @@ class _Source:
     marks: Mapping[str, str]
     dates: str
     own: tuple[ClinicalVariable, ...] = ()
+
+    @cached_property
+    def unnamed_site(self) -> str:
+        """Site of a row without one. Beside named sites it is unknown, and no site of its own."""
+        return NOT_RECORDED if self.table.cells("site") else ONE_SITE
 
 
 @dataclass(frozen=True)
@@ -286,7 +295,7 @@ def _study(
     return CohortRow(
         row=row,
         patient=patient,
-        site=cells.get("site", "") or "one",
+        site=cells.get("site", "") or source.unnamed_site,
         date=day,
         fold=cells.get("fold", ""),
         volumes=volumes,

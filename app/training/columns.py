@@ -26,13 +26,15 @@ from app.registry.manifest import ClinicalVariable, VariableKind
 from app.registry.own_variable import OWN
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.types import Input
-from app.training.cells import POINT_NUMBER
+from app.training.cells import POINT_NUMBER, composed
 from app.training.errors import CohortFault, FaultList
 from app.training.table_reader import RawTable
 
 FILE = "columns.toml"
 DICOM_COLUMNS = ("study_instance_uid", "accession_number")
 STUDY_COLUMNS = ("patient", "site", "scanner", "date", "fold", "prepared", *DICOM_COLUMNS)
+NAMES = ("patient", "site", "scanner", "fold")
+"""Columns whose texts tell studies apart."""
 COMPONENTS = ("final_stenosis_percent", "etici", "rescue_treatment")
 REPERFUSION = "mtici"
 OUTCOME_NAMES = {
@@ -207,7 +209,7 @@ def map_columns(
             if text in SPREADSHEET_ERRORS:
                 faults.add("an error value of the spreadsheet; correct the formula", row=number, column=field)
                 text = ""
-            named[field] = text
+            named[field] = composed(text) if field in NAMES else text
         rows.append((number, named))
     mapped = frozenset(field for _, field, rule in readers if rule and rule.values)
     return MappedTable(fields, tuple(rows), types_with(own), mapped)

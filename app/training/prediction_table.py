@@ -75,7 +75,7 @@ def of_raw(
     flow = [("rows of the table", len(raw.rows))]
     selections: list[tuple[str, NDArray[np.bool_]]] = [("no probability", np.isfinite(probabilities))]
     if sites is not None and only_site:
-        selections.append(("another site", np.asarray(sites == only_site)))
+        selections.append(("another site", np.asarray(sites == cells.composed(only_site))))
     if dates is not None and since:
         selections.append((f"before {since}", np.asarray(dates >= _day(since))))
     rows = np.ones(len(raw.rows), bool)
@@ -162,7 +162,7 @@ def _found(raw: RawTable, columns: TableColumns, *, since: str, only_site: str) 
 
 def _texts(raw: RawTable, name: str) -> list[str]:
     place = raw.header.index(name)
-    return [row[place] for _, row in raw.rows]
+    return [cells.composed(row[place]) for _, row in raw.rows]
 
 
 def _numbered(raw: RawTable, name: str) -> list[tuple[int, str]]:

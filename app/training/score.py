@@ -326,7 +326,7 @@ def stages_of(patients: cohort.Cohort, config: EvalConfig) -> list[tuple[str, Se
     stages: list[tuple[str, Sequence[cohort.CohortRow]]] = []
     selected: Sequence[cohort.CohortRow] = patients.studies
     if config.site:
-        selected = [study for study in selected if study.site == config.site]
+        selected = [study for study in selected if study.site == cells.composed(config.site)]
         stages.append(("another site (--site)", selected))
     if config.since:
         selected = _since(selected, config.since)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from app.core.display_names import NOT_RECORDED
 from app.training import distributed, provenance, publication, splits
 from app.training.cohort import Cohort
 from app.training.dataset import Dataset
@@ -106,16 +107,26 @@ def _draw(cohort: Cohort, data: Dataset, config: TrainConfig) -> Iterator[tuple[
             own = np.array([study.fold for study in cohort.studies])
             yield "", "", splits.given(own, labels) if own[0] else splits.split(labels, groups, sites, seed)
         case Validation.DATES:
-            faults = FaultList()
-            for study in cohort.studies:
-                if not study.date:
-                    faults.add("missing", row=study.row, column="date")
-            faults.check()
+            _check_known(cohort, "date", "")
             yield "", "", splits.by_date(labels, groups, sites, [study.date for study in cohort.studies], seed)
         case Validation.SITES:
+            _check_known(cohort, "site", NOT_RECORDED)  # its patients can be of a site that is tested
             for site, part in splits.by_site(labels, groups, sites, seed).items():
                 yield site, _folder_name(site, 0), part
         case Validation.NESTED:
             for block, parts in splits.nested(labels, groups, sites, seed, config.repeats).items():
                 for number, part in enumerate(parts):
                     yield block, _folder_name(block, number), part
+
+
+def _check_known(cohort: Cohort, column: str, missing: str) -> None:
+    """Check that no study has the value ``missing`` in a column.
+
+    Raises:
+        CohortFault: With the rows that have it.
+    """
+    faults = FaultList()
+    for study in cohort.studies:
+        if getattr(study, column) == missing:
+            faults.add("missing", row=study.row, column=column)
+    faults.check()

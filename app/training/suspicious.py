@@ -1,4 +1,4 @@
-"""Finds values of a table that are valid and probably wrong: codes, fractions, units, two sexes of one patient.
+"""Finds values of a table that are valid and probably wrong: codes, units, two sexes of one patient, two spellings.
 
 Design notes:
 - Each kind has a code. A suspicion stops a run until the table is corrected or the code is given to ``--accept``.
@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.training import value_rules
-from app.training.cells import form_of, parse_number
+from app.training.cells import form_of, parse_number, spelling
+from app.training.columns import NAMES
 from app.training.errors import CohortFault, rows_text
 from app.training.repeated_files import repeated_files
 
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 MISSING_CODE, FRACTION, HOURS, UNIT = "missing-code", "fraction", "hours", "unit"
 SAME_IMAGE, TWO_SEXES, TWO_AGES = "same-image", "two-sexes", "two-ages"
-CODES = (MISSING_CODE, FRACTION, HOURS, UNIT, SAME_IMAGE, TWO_SEXES, TWO_AGES)
+SPELLING = "spelling"
+CODES = (MISSING_CODE, FRACTION, HOURS, UNIT, SAME_IMAGE, TWO_SEXES, TWO_AGES, SPELLING)
 ALL = "all"
 STENOSIS = "final_stenosis_percent"
 ENOUGH = 5
@@ -81,7 +83,7 @@ def find(
     for columns, rows in repeated_files([(study.row, study.patient, study.volumes) for study in studies]):
         message = "the same file for several patients; correct the file names, or give the rows one patient"
         found.append(Suspicion(SAME_IMAGE, rows, message, " and ".join(columns)))
-    return (*found, *_patients(studies))
+    return (*found, *_patients(studies), *_spellings(studies))
 
 
 def accepted(text: str) -> frozenset[str]:
@@ -226,6 +228,20 @@ def _patients(studies: Sequence[CohortRow]) -> Iterator[Suspicion]:
     ):
         if found:
             yield Suspicion(code, tuple(sorted(one.row for group in found for one in group)), message, column)
+
+
+def _spellings(studies: Sequence[CohortRow]) -> Iterator[Suspicion]:
+    """Names of patients, sites, scanners or folds that are one name in two spellings; rows of the rarer spellings."""
+    for column in NAMES:
+        rows: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+        for study in studies:
+            name = getattr(study, column)
+            rows[spelling(name)][name].append(study.row)
+        groups = [sorted(own.values(), key=len) for key, own in rows.items() if key and len(own) > 1]
+        if groups:
+            rarer = sorted(row for own in groups for part in own[:-1] for row in part)
+            message = "the name differs from another one in case, accents, spaces or zeros only, and counts as another"
+            yield Suspicion(SPELLING, tuple(rarer), f"{message} {column}; write both alike", column)
 
 
 def _ages_disagree(first: CohortRow, other: CohortRow) -> bool:

@@ -7,6 +7,7 @@ Design notes:
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -146,12 +147,17 @@ def levels(
             f"{name}: {read.nunique()} different numbers are no subgroups; divide them first, as with pandas.cut, or "
             "give them as texts"
         )
-    texts = np.array(["" if missing else str(value) for value, missing in zip(read, read.isna(), strict=True)])
+    texts = np.array(["" if missing else _text(value) for value, missing in zip(read, read.isna(), strict=True)])
     try:
         ordered = read.cat.categories if isinstance(read.dtype, pd.CategoricalDtype) else sorted(set(read.dropna()))
     except TypeError:
         raise ValueError(f"{name}: found values of several types, or lists; expected texts, numbers or dates") from None
-    return texts, [*dict.fromkeys(name for level in ordered if (name := str(level))), ""]  # an empty text is missing
+    return texts, [*dict.fromkeys(name for level in ordered if (name := _text(level))), ""]  # an empty text is missing
+
+
+def _text(level: object) -> str:
+    """Text of a level, in the composed form of Unicode: one name can be written in two ways that look alike."""
+    return unicodedata.normalize("NFC", str(level))
 
 
 def rounds_of(rounds: int, least: int = 1) -> int:

@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from app.core.display_names import NOT_RECORDED
 from app.evaluation import centres, pooling, validation
 from app.evaluation.centres import Centres
 from app.evaluation.pooling import FEWEST_SITES, Pooled
-from app.evaluation.validation import NOT_RECORDED, POOLED_EVENTS, Scores
+from app.evaluation.validation import POOLED_EVENTS, Scores
 from rlvo.evaluation import _inputs
 from rlvo.evaluation._inputs import Values
 from rlvo.evaluation._results import PooledSites, Subgroups

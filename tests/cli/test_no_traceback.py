@@ -153,6 +153,12 @@ BAD = [
     ("more folds than patients", cells(fold=lambda t: ["test", *map(str, range(1, len(t)))]), "train c", "fold"),
     ("dates without a date", nothing, "train c --validation dates", "column date: missing"),
     ("sites with one site", nothing, "train c --validation sites", "at least two sites"),
+    (
+        "sites that are missing in some rows",
+        cells(site=lambda t: np.where(np.arange(len(t)) % 5 > 0, "A", "")),
+        "train c --validation sites",
+        "column site: missing",
+    ),
     ("0 epochs", nothing, "train c --epochs 0", "epochs"),
     ("-1 epochs", nothing, "train c --epochs -1", "epochs"),
     ("half an epoch", nothing, "train c --epochs 0.5", "epochs"),

@@ -209,6 +209,8 @@ def test_subgroups_name_the_patients_without_a_level(patients: pd.DataFrame) -> 
         listed = ev.subgroups(patients["outcome"], patients["probability"], levels).to_frame()
         assert listed["subgroup"].tolist() == ["sex: female", "sex: male", "sex: not recorded"]
         assert listed["patients"].sum() == COUNT
+    accents = np.resize(["Cl\u00ednic", "Cli\u0301nic"], COUNT)
+    assert len(ev.subgroups(patients["outcome"], patients["probability"], accents).rows) == 1
     few = ev.subgroups([0, 1, 0, 1], [0.1, 0.2, 0.3, 0.4], ["a", "a", "b", "b"])
     assert few.rows[0].auc is None
     assert few.to_frame()["auc"].isna().all()

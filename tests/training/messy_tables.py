@@ -303,6 +303,7 @@ TABLES = [
     MessyTable("two sexes of one patient", plain(one_patient(sex="female"))),
     MessyTable("two ages of one patient, a day apart", plain(one_patient(age=71))),
     MessyTable("two ages of one patient, ten years apart", plain(one_patient(age=70, date="2034-03-01"))),
+    MessyTable("a site in two spellings", plain(changed("site", "North", 2))),
     MessyTable("an AppleDouble file as table", stored(b"\x00\x05\x16\x07", "._cohort.csv")),
     MessyTable("an AppleDouble file as image", plain(changed("ncct", "._p0.nii.gz", 1))),
     MessyTable("a folder as image", plain(changed("ncct", ".", 1))),

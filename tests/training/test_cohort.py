@@ -233,3 +233,13 @@ def test_patient_with_a_faulty_row_is_one_line_and_no_value_is_shown(tmp_path: P
     (line,) = faults(tmp_path, table).splitlines()
     assert line.startswith("24 rows (2, 3, 4, ...), column age: expected a number")
     assert line.endswith("(found: aaaa aaa)")
+
+
+@pytest.mark.parametrize(("named", "unnamed"), [("", "one"), ("north", "not recorded")])
+def test_row_without_a_site_is_no_site_beside_named_ones(tmp_path: Path, named: str, unnamed: str) -> None:
+    (tmp_path / "head.nii.gz").touch()
+    table = pd.DataFrame(rows())
+    table["site"] = [named] * 20 + [""] * 4
+    table.to_csv(tmp_path / "cohort.csv", index=False)
+    sites = [study.site for study in cohort.read(tmp_path).studies]
+    assert sites == [named or "one"] * 20 + [unnamed] * 4

@@ -43,3 +43,10 @@ def test_row_without_date_is_refused_and_not_left_out() -> None:
     with pytest.raises(CohortFault, match="row 30, column date: missing; --since needs it"):
         selected("2024-01-01", undated)
     assert len(selected("", undated)) == 9
+
+
+def test_site_is_selected_in_either_form_of_its_accent() -> None:
+    studies = tuple(replace(study, site="Cl\u00ednic") for study in COHORT.studies[:4])
+    both = replace(COHORT, studies=(*studies, *COHORT.studies[4:]))
+    chosen = _select(both, EvalConfig([], Path(), site="Cli\u0301nic"))
+    assert len(chosen.studies) == 4

@@ -204,6 +204,32 @@ def test_patients_that_contradict_each_other_are_found(tmp_path: Path, rows: lis
 
 
 @pytest.mark.parametrize(
+    ("column", "names", "row"),
+    [
+        ("site", ["Clínic", "clinic ", "Clínic", "Mar"], 3),
+        ("site", ["site 1", "site-1", "site 1", "site 2"], 3),
+        ("patient", ["P-007", "p 7", "P-70", "P-700"], 2),
+        ("patient", ["a", "b1", "B01", "c"], 3),
+        ("scanner", ["A", "B", "B", "b"], 5),
+    ],
+)
+def test_name_in_two_spellings_is_found(tmp_path: Path, column: str, names: list[str], row: int) -> None:
+    others = [f"other{n}" for n in range(24)] if column == "patient" else ["other"] * 24
+    (one,) = found(tmp_path, **{"patient": [f"p{n}" for n in range(28)], column: [*names, *others]})
+    assert (one.code, one.column, one.rows) == ("spelling", column, (row,))
+
+
+def test_names_with_other_letters_or_numbers_pass(tmp_path: Path) -> None:
+    names = ["a1", "a10", "a11", "1-11", "11-1", "b", "ab", "å b", "100", "10", "1"]
+    assert not found(tmp_path, patient=[*names, *(f"p{n}" for n in range(20))])
+
+
+def test_composed_and_decomposed_letters_are_one_site(tmp_path: Path) -> None:
+    assert not found(tmp_path, site=["Cl\u00ednic", "Cli\u0301nic"] * 12)
+    assert {study.site for study in cohort.read(tmp_path).studies} == {"Cl\u00ednic"}
+
+
+@pytest.mark.parametrize(
     "rows",
     [
         messy_tables.one_patient(),
