@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit, logit
 
-from app.evaluation.metrics import Array, Labels, equal_parts, net_benefit, platt, wilson
+from app.evaluation.metrics import Array, Labels, equal_parts, net_benefit, no_line_fits, platt, wilson
 
 BINS = 10
 PSEUDO = 2  # half the squared normal quantile
@@ -111,8 +111,7 @@ def _steps(labels: Labels, probabilities: Array) -> tuple[Array, Array]:
 def _line(labels: Labels, probabilities: Array) -> Curve | None:
     """Logistic calibration line with Wald's band; None if the probabilities are equal or separate the outcomes."""
     x = np.asarray(logit(np.clip(probabilities, 1e-6, 1 - 1e-6)))
-    events, others = x[labels == 1], x[labels == 0]
-    if not len(events) or not len(others) or events.min() >= others.max() or events.max() <= others.min():
+    if no_line_fits(labels, x):
         return None
     slope, intercept = platt(labels, x)
     expected = expit(slope * x + intercept)

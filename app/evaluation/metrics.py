@@ -24,6 +24,8 @@ from scipy.special import expit, logit
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
+LEAST_DIFFERENCE = 1e-9
+"""Log-odds that differ by less are equal."""
 
 
 def auc(labels: Labels, scores: Array) -> float:
@@ -76,10 +78,24 @@ def calibration_error(labels: Labels, probabilities: Array, bins: int = 10) -> f
     return float(sum(gaps) / len(labels))
 
 
+def all_equal(logits: Array) -> bool:
+    """Whether log-odds (n,) differ by less than the rounding of their computation."""
+    return bool(np.ptp(logits) < LEAST_DIFFERENCE)
+
+
+def no_line_fits(labels: Labels, logits: Array) -> bool:
+    """Whether log-odds (n,) are all equal or separate the outcomes, so that ``platt`` has no estimate."""
+    events, others = logits[labels == 1], logits[labels == 0]
+    if not len(events) or not len(others) or all_equal(logits):
+        return True
+    return bool(events.min() >= others.max() or events.max() <= others.min())
+
+
 def platt(labels: Labels, logits: Array) -> tuple[float, float]:
     """Slope and intercept of log-odds = slope * logit + intercept, by maximum likelihood."""
     # Standardised logits: the fit converges for any level and scale of the logits.
-    middle, scale = float(logits.mean()), float(logits.std()) or 1.0
+    middle = float(logits.mean())
+    scale = 1.0 if all_equal(logits) else float(logits.std())
     standard = (logits - middle) / scale
 
     def loss(parameters: Array) -> tuple[float, Array]:
@@ -277,8 +293,7 @@ def calibration_slope(labels: Labels, probabilities: Array, level: float = 0.95)
     It is not estimable if the probabilities are all equal or separate the outcomes.
     """
     x = _log_odds(probabilities)
-    events, others = x[labels == 1], x[labels == 0]
-    if not len(events) or not len(others) or events.min() >= others.max() or events.max() <= others.min():
+    if no_line_fits(labels, x):
         return NOT_ESTIMABLE
     slope, intercept = platt(labels, x)
     expected = expit(slope * x + intercept)

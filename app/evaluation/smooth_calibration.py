@@ -20,7 +20,7 @@ from scipy.special import expit
 
 from app.evaluation import logistic
 from app.evaluation.curves import NORMAL, Curve
-from app.evaluation.metrics import Array, Labels
+from app.evaluation.metrics import Array, Labels, all_equal
 
 KNOTS = {5: (0.05, 0.275, 0.5, 0.725, 0.95), 3: (0.1, 0.5, 0.9)}
 FIVE_FROM, THREE_FROM = 100, 20
@@ -62,7 +62,7 @@ def smooth(labels: Labels, probabilities: Array, *, rounds: int = 200, seed: int
     """
     rarer = int(min(labels.sum(), len(labels) - labels.sum()))
     x = logistic.log_odds(probabilities)
-    if rarer < FEWEST or np.ptp(x) == 0:
+    if rarer < FEWEST or all_equal(x):
         return None
     wanted = 5 if rarer >= FIVE_FROM else 3 if rarer >= THREE_FROM else 0
     knots = np.unique(np.quantile(x, KNOTS[wanted])) if wanted else np.empty(0)

@@ -20,7 +20,8 @@ from app.core import csv_text
 from app.core.csv_text import Cell
 from app.core.filesystem import atomic_directory
 from app.evaluation import baseline_table, score_comparison, smooth_calibration, svg_plots, tripod
-from app.evaluation.metrics import Estimate
+from app.evaluation.logistic import log_odds
+from app.evaluation.metrics import Estimate, all_equal
 from app.evaluation.patient_groups import repeated_note
 from app.evaluation.score_comparison import ScoreComparison
 from app.evaluation.validation import Measure, PooledMeasure, Scores, Validation
@@ -276,7 +277,7 @@ def _without_curve(result: Validation) -> str:
     events = int(result.labels.sum())
     if min(events, len(result.labels) - events) < smooth_calibration.FEWEST:
         return "one outcome is too rare"
-    equal = np.ptp(result.probabilities) == 0
+    equal = all_equal(log_odds(result.probabilities))
     return "the probabilities are all equal" if equal else "the probabilities separate the outcomes, or nearly do"
 
 

@@ -34,7 +34,8 @@ from app.training.dataset import Vectors
 from app.training.tasks import TrainingContext
 
 CONFORMAL_LEVEL = 0.9
-MIN_SLOPE = 1e-3
+MIN_SLOPE, MAX_SLOPE = 1e-3, 500.0
+"""Limits of the calibration slope. A larger one is that of logits that separate the outcomes or hardly differ."""
 BACKGROUND = 24
 OOD_QUANTILE = 0.995
 OOD_PATIENTS, OOD_PARTS = 2048, 4
@@ -87,14 +88,16 @@ def as_ensemble(labels: NDArray[np.int64], logits: Array, noise: float, folds: i
 def rules(labels: NDArray[np.int64], logits: Array, *, noise: float = 0.0, folds: int = 1) -> Rules:
     """Learn the rules from out-of-fold logits (n,), for the mean of ``folds`` folds with this ``fold_noise``.
 
-    The slope is at least ``MIN_SLOPE``, so that the order of patients is kept. A model whose AUC is below 0.5 gets the
-    slope 0: it gives every patient the prevalence. The mean probability is always the prevalence.
+    The slope is at least ``MIN_SLOPE``, so that the order of patients is kept, and at most ``MAX_SLOPE``. A model whose
+    AUC is below 0.5 gets the slope 0: it gives every patient the prevalence. The mean probability is always the
+    prevalence.
     """
     ranks_patients = auc(labels, logits) >= 0.5
     logits = as_ensemble(labels, logits, noise, folds)
     slope, intercept = platt(labels, logits) if ranks_patients else (0.0, float(logit(labels.mean())))
-    if ranks_patients and slope < MIN_SLOPE:
-        slope, intercept = MIN_SLOPE, intercept_at(labels, MIN_SLOPE * logits)
+    if ranks_patients and not MIN_SLOPE <= slope <= MAX_SLOPE:
+        slope = float(np.clip(slope, MIN_SLOPE, MAX_SLOPE))
+        intercept = intercept_at(labels, slope * logits)
     probabilities = probabilities_of(logits, slope, intercept)
     negative, positive = conformal_thresholds(labels, probabilities, CONFORMAL_LEVEL)
     return Rules(

@@ -178,7 +178,8 @@ def test_difference_without_variance_has_no_p_value() -> None:
 
 def test_calibration_slope_of_constant_or_separating_probabilities_is_not_estimable() -> None:
     labels = np.array([0, 0, 0, 1, 1])
-    for probabilities in (np.full(5, 0.4), labels * 0.5 + 0.2):
+    rounded = 0.4 + np.array([0, 2e-16, 0, 0, 2e-16])
+    for probabilities in (np.full(5, 0.4), rounded, labels * 0.5 + 0.2):
         assert str(metrics.calibration_slope(labels, probabilities)) == "not estimable"
         assert np.isfinite(metrics.calibration_in_the_large(labels, probabilities).value)
     assert np.isfinite(metrics.calibration_slope(labels, np.array([0.1, 0.2, 0.5, 0.3, 0.6])).value)

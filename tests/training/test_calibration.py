@@ -125,6 +125,21 @@ def test_clamped_slope_has_the_intercept_of_its_own_fit() -> None:
     assert (np.diff(probabilities[np.argsort(logits)]) >= 0).all()
 
 
+@pytest.mark.parametrize(
+    "logits",
+    [
+        -1.2 + np.random.default_rng(0).choice([0, 4e-16], 60),  # equal, but for the rounding of two folds
+        -1.2 + np.random.default_rng(0).normal(0, 1e-6, 60) + 1e-6 * (np.arange(60) % 3 == 0),
+        np.where(np.arange(60) % 3 == 0, -1.19, -1.2),  # separated
+    ],
+)
+def test_logits_that_hardly_differ_give_a_calibration_that_a_version_can_hold(logits: NDArray[np.float64]) -> None:
+    labels = (np.arange(60) % 3 == 0).astype(np.int64)
+    found = calibration.rules(labels, logits)
+    assert found.calibration.slope <= calibration.MAX_SLOPE
+    assert found.probabilities(logits).mean() == pytest.approx(labels.mean(), abs=1e-6)
+
+
 def test_weak_model_above_chance_keeps_its_fitted_line() -> None:
     rng = np.random.default_rng(1)
     logits = rng.normal(-2, 1, 4000)
