@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.core import json_text
+from app.core.display_names import NOT_RECORDED
 from app.evaluation import baseline_table, metrics, subgroups
 from app.evaluation.metrics import Array
 from app.inference import defaults, fold_files, model_version
@@ -53,6 +54,15 @@ PROTOCOLS = {
     Validation.SITES: "each site left out in turn; four folds of the others; ensemble of the folds",
     Validation.NESTED: "repeated nested cross-validation: five test parts, four folds of the others; ensembles",
 }
+
+OWN_FOLDS = "the test part and the {folds} folds of the table's column fold; ensemble of the folds"
+
+
+def protocol(cohort: Cohort, splits: RunSplits, validation: Validation) -> str:
+    """How the test patients and the folds of a run were chosen."""
+    if validation is Validation.PAPER and cohort.studies[0].fold:
+        return OWN_FOLDS.format(folds=len(splits.parts[0].split.folds))
+    return PROTOCOLS[validation]
 
 
 @dataclass(frozen=True)
@@ -126,7 +136,7 @@ def _write_report(
             "run": splits.folder.name,
             "data_sha256": splits.digest,
             "target": cohort.target,
-            "protocol": PROTOCOLS[config.validation],
+            "protocol": protocol(cohort, splits, config.validation),
             "variables": [variable.name for variable in fitted.results[0].spec.variables],
             "results_table": [asdict(row) for row in evaluation.rows],
             "blocks": evaluation.pooled.blocks if evaluation.pooled else (),
@@ -158,15 +168,15 @@ def _write_patients(
     patient_files.write(folder / "test.csv", patient_files.TEST, tested, cohort.studies, data, sources)
     if len(parts) == 1:
         part, scores = parts[0]
-        names = _fold_names(cohort, part.split)
+        names = _fold_names(cohort, part.split, own_split=config.validation is Validation.PAPER)
         own = patient_files.out_of_fold(scores, data.labels, part.split, names)
         path = folder / "out-of-fold.csv"
         patient_files.write(path, patient_files.DEVELOPMENT, own, cohort.studies, data, sources)
 
 
-def _fold_names(cohort: Cohort, split: Split) -> list[str]:
-    """Name of the fold (n,) of each study: that of the table's column ``fold``, or its number from 1."""
-    names = [study.fold for study in cohort.studies]
+def _fold_names(cohort: Cohort, split: Split, *, own_split: bool) -> list[str]:
+    """Name of the fold (n,) of each study: that of the table's column ``fold`` if it is the split, or its number."""
+    names = [study.fold if own_split else "" for study in cohort.studies]
     for number, (_, rows) in enumerate(split.folds, 1):
         for row in rows.tolist():
             names[row] = names[row] or str(number)
@@ -235,7 +245,7 @@ def _write_version(
 
 
 def _training(cohort: Cohort, splits: RunSplits, data: Dataset, config: TrainConfig) -> Training:
-    sites = len(set(data.sites.tolist()))
+    sites = len(set(data.sites.tolist()) - {NOT_RECORDED})
     kind = "Synthetic patients (phantoms)" if data.oracle is not None else "Patients"
     try:
         code_version = installed_version("rlvo-service")
@@ -250,7 +260,7 @@ def _training(cohort: Cohort, splits: RunSplits, data: Dataset, config: TrainCon
         seed=config.seed,
         code_version=code_version,
         target=cohort.target,
-        protocol=PROTOCOLS[config.validation],
+        protocol=protocol(cohort, splits, config.validation),
     )
 
 

@@ -33,6 +33,7 @@ from app.evaluation.metrics import (
     delong,
     multiplicity_note,
 )
+from app.evaluation.patient_groups import repeated_note
 from app.inference.model_version import ModelVersion
 from app.registry.manifest import Manifest
 from app.sdk.types import Flag
@@ -208,6 +209,7 @@ def _predicted(
     remarks = [training_overlap.check(manifest, patients, data, accept=config.i_know) for manifest in manifests]
     repeats = suspicious.SAME_IMAGE in suspicious.accepted(config.accept)
     remarks.append(input_checks.check(patients, data, accept=config.accept_flags, accept_repeats=repeats))
+    remarks.append(repeated_note(np.array([study.patient for study in patients.studies])))
     remarks += [suspicions, *(unread_columns.of_version(patients, manifest) for manifest in manifests)]
     predictions: dict[str, VersionPredictions] = {}
     with progress.stage("predicting", len(data) * len(manifests)) as advance:

@@ -71,14 +71,19 @@ def split(cohort: Cohort, data: Dataset, config: TrainConfig, device: torch.devi
     if distributed.is_first_rank():
         for part in parts:
             splits.freeze(part.folder / "split.json", part.split, digest)
-    return RunSplits(parts, digest, folder, _notes(data, config))
+    return RunSplits(parts, digest, folder, _notes(cohort, data, config))
 
 
-def _notes(data: Dataset, config: TrainConfig) -> tuple[str, ...]:
+def _notes(cohort: Cohort, data: Dataset, config: TrainConfig) -> tuple[str, ...]:
+    notes = []
+    if config.validation is not Validation.PAPER and any(study.fold for study in cohort.studies):
+        notes.append(f"The column fold is not used: the validation `{config.validation}` draws its own parts.")
     untested = splits.sites_of_one_outcome(data.labels, data.sites) if config.validation is Validation.SITES else ()
-    if not untested:
-        return ()
-    return (f"Sites that are not a test part, because their patients have one outcome only: {', '.join(untested)}.",)
+    if untested:
+        notes.append(
+            f"Sites that are not a test part, because their patients have one outcome only: {', '.join(untested)}."
+        )
+    return tuple(notes)
 
 
 def _key(config: TrainConfig, digest: str, device: torch.device) -> str:
