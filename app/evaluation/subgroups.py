@@ -86,13 +86,17 @@ def rows_of(data: Patients, rows: Labels, probabilities: Array, decided: Array) 
         yield SubgroupRow(name, len(labels), events, auc_estimate(labels, own), sensitivity, specificity)
 
 
-def lines(data: Patients, rows: Labels, probabilities: Array, decided: Array) -> Iterator[str]:
-    """Yield the lines of a Markdown table of the subgroups; arguments as for ``rows_of``."""
+def lines(data: Patients, rows: Labels, probabilities: Array, decided: Array, *, least: int = 0) -> Iterator[str]:
+    """Yield the lines of a Markdown table of the subgroups; arguments as for ``rows_of``.
+
+    A number of patients below ``least`` is not shown.
+    """
     yield "| subgroup | patients | with the outcome | AUC (95 % interval) | sensitivity | specificity |"
     yield "|---|---|---|---|---|---|"
     for row in rows_of(data, rows, probabilities, decided):
         if row.events is None:
-            yield f"| {row.name} | {row.patients} | too few of one outcome | | | |"
+            patients = f"<{least}" if row.patients < least else str(row.patients)
+            yield f"| {row.name} | {patients} | too few of one outcome | | | |"
         else:
             scores = f"{row.auc} | {row.sensitivity:.2f} | {row.specificity:.2f}"
             yield f"| {row.name} | {row.patients} | {row.events} | {scores} |"

@@ -39,6 +39,7 @@ IMAGES = {
 """Channels whose presence is described."""
 
 WITH, WITHOUT = "with the outcome", "without"
+PARTS = ("development", "test")
 
 
 @dataclass(frozen=True)
@@ -138,11 +139,15 @@ class Description:
         def text(count: int | None) -> str:
             return "" if count is None else f"<{least}" if 0 < count < least else str(count)
 
+        # Development and test part add up to the analysed studies, so one small count hides both.
+        parts = [step for step in self.flow if step.name in PARTS]
+        hidden = any(0 < (step.events or 0) < least for step in parts)
         head = ["step", "studies", "patients", WITH, *(f"site {site}" for site in sites)]
         rows = [
             [
                 step.name,
-                *map(text, (step.studies, step.patients, step.events)),
+                *map(text, (step.studies, step.patients)),
+                "not shown" if hidden and step in parts else text(step.events),
                 *(text(step.sites.get(s, 0)) for s in sites),
             ]
             for step in self.flow
@@ -165,12 +170,12 @@ def describe(
     groups = {"all": np.ones(len(data), bool), WITH: labels, WITHOUT: ~labels}
     pairs = [(WITH, WITHOUT)]
     if split is not None:
-        for name, rows in (("development", split.develop), ("test", split.test)):
+        for name, rows in zip(PARTS, (split.develop, split.test), strict=True):
             groups[name] = np.isin(np.arange(len(data)), rows)
-        pairs.append(("development", "test"))
+        pairs.append(PARTS)
     own = list(characteristics(data))
     sites = {str(site): data.sites == site for site in np.unique(data.sites)}
-    parts = {name: mask for name, mask in groups.items() if name in ("development", "test")}
+    parts = {name: mask for name, mask in groups.items() if name in PARTS}
     return Description(
         groups=groups,
         pairs=tuple(pairs),

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from app.evaluation.baseline_table import SMALL
 from app.evaluation.metrics import Array, auc
 from app.inference import own_variables
 from app.registry.manifest import Manifest
@@ -56,7 +57,7 @@ def write(
         "## Data and protocol": [_data(manifest, split), _rules(manifest)],
         "## Outcome": ["\n".join(outcome), *cohort],
         "## Measured on the test part": [_numbers(manifest), SINGLE_RUN, *parts],
-        "## The table": [markdown(list(rows), "DAFT"), _oracle(oracle, labels, split)],
+        "## The table": [markdown(list(rows), "DAFT", least=SMALL), _oracle(oracle, labels, split)],
         "## Notes": list(notes),
         "## Limits": [_LIMITS],
     }

@@ -65,10 +65,7 @@ class OutcomeCounts:
             "",
             f"| site | with the outcome | without | unknown{', left out' if self.dropped else ''} |",
             "|---|---|---|---|",
-            *(
-                f"| {site} | {text(n.get(1, 0))} | {text(n.get(0, 0))} | {text(n.get(None, 0))} |"
-                for site, n in self.sites.items()
-            ),
+            *(f"| {site} | {' | '.join(texts)} |" for site, texts in self._by_site(least)),
         ]
         if self.dropped:
             missing = ", ".join(f"{name} in {text(count)}" for name, count in self.missing.items() if count)
@@ -78,6 +75,18 @@ class OutcomeCounts:
             bias = "None of them has a positive component, so the share with the outcome is higher than among all rows."
             lines += ["", f"{dropped} {bias}"]
         return lines
+
+    def _by_site(self, least: int) -> list[tuple[str, list[str]]]:
+        """Site, and the texts of its counts; a second count of a column is hidden if its sum would show the first."""
+        columns = []
+        for outcome in (1, 0, None):
+            counts = [own.get(outcome, 0) for own in self.sites.values()]
+            texts = [f"<{least}" if 0 < count < least else str(count) for count in counts]
+            shown = [count for count in counts if count >= max(least, 1)]
+            if sum(0 < count < least for count in counts) == 1 and shown:
+                texts[counts.index(min(shown))] = "not shown"
+            columns.append(texts)
+        return [(site, list(texts)) for site, texts in zip(self.sites, zip(*columns, strict=True), strict=True)]
 
 
 def choose(columns: Collection[str], target: Target | None, faults: FaultList) -> tuple[Target, tuple[str, ...]]:

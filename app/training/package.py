@@ -302,7 +302,7 @@ def _command(config: TrainConfig) -> str:
 def _test_tables(data: Dataset, test: NDArray[np.int64], probabilities: Array, rules: Rules) -> list[str]:
     """The decision curve and the subgroups of the test part, as Markdown tables."""
     decided = (probabilities >= rules.threshold.value).astype(np.float64)
-    rows = subgroups.lines(data, test, probabilities, decided)
+    rows = subgroups.lines(data, test, probabilities, decided, least=baseline_table.SMALL)
     return ["\n".join(report.decisions(data.labels[test], probabilities)), "\n".join(rows)]
 
 

@@ -111,8 +111,8 @@ def _f1_of_fold(logits: Array, labels: NDArray[np.int64], others: NDArray[np.int
     return f1(labels[own], rules(labels[others], logits[others]).decide(logits[own]))
 
 
-def markdown(rows: Sequence[ResultRow], reference: str) -> str:
-    """The table as Markdown, and one sentence that names the best model."""
+def markdown(rows: Sequence[ResultRow], reference: str, *, least: int = 0) -> str:
+    """The table as Markdown, and one sentence that names the best model; counts below ``least`` are not shown."""
     heads = (
         "model",
         "AUC, folds (mean ± SD)",
@@ -129,15 +129,19 @@ def markdown(rows: Sequence[ResultRow], reference: str) -> str:
             f"| {row.comparison or ('reference' if reference in row.name else '')} |"
         )
     note = multiplicity_note(sum(row.comparison is not None for row in rows))
-    return "\n".join([*lines, "", verdict(rows), *([note] if note else [])])
+    return "\n".join([*lines, "", verdict(rows, least), *([note] if note else [])])
 
 
-def verdict(rows: Sequence[ResultRow]) -> str:
-    """Name the best model on the folds and, with enough events, on the test part; the oracle is left out."""
+def verdict(rows: Sequence[ResultRow], least: int = 0) -> str:
+    """Name the best model on the folds and, with enough events, on the test part; the oracle is left out.
+
+    A number of events below ``least`` is not shown.
+    """
     models = [row for row in rows if row.name != ORACLE]
     on_folds = max(models, key=lambda row: row.folds[0])
     if (events := min(row.events for row in rows)) < MIN_EVENTS:
-        floor = f"{events} test patients of the rarer outcome are too few to name a best model; {MIN_EVENTS} are needed"
+        count = f"Fewer than {least}" if events < least else str(events)
+        floor = f"{count} test patients of the rarer outcome are too few to name a best model; {MIN_EVENTS} are needed"
         return f"Best on the folds: {on_folds.name}. {floor}."
     on_test = max(models, key=lambda row: row.test.value)
     if on_folds is on_test:

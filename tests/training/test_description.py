@@ -131,3 +131,24 @@ def test_card_hides_small_counts_of_the_outcome_by_site() -> None:
     assert "4 rows of unknown outcome" in whole
     assert "<5 rows of unknown outcome" in hidden
     assert "missing: etici in <5" in hidden
+
+
+def test_card_hides_counts_from_which_a_small_one_follows(data: Dataset) -> None:
+    test = np.flatnonzero(LABELS == 0)[:12]
+    test = np.append(test, np.flatnonzero(LABELS == 1)[:3])
+    split = Split(np.setdiff1d(np.arange(COUNT), test), test, ())
+    described = description.describe(data, cohort(), split=split)
+    report, card = ("\n\n".join(described.sections(least=least)) for least in (0, 5))
+    assert "| test | 15 | 15 | 3 |" in report
+    assert "| development | 45 | 45 | not shown |" in card
+    assert "| test | 15 | 15 | not shown |" in card
+
+
+def test_card_hides_a_second_site_from_which_a_small_count_follows() -> None:
+    counts = cohort().counts
+    assert counts is not None
+    sites = {"a": {1: 3, 0: 9, None: 0}, "b": {1: 8, 0: 2, None: 0}, "c": {1: 7, 0: 4, None: 0}}
+    hidden = replace(counts, sites=sites).lines(least=5)
+    assert "| a | <5 | 9 | 0 |" in hidden
+    assert "| b | 8 | <5 | 0 |" in hidden
+    assert "| c | not shown | <5 | 0 |" in hidden

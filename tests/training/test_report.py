@@ -51,6 +51,13 @@ def test_subgroup_with_few_events_is_listed_without_numbers(data: Dataset) -> No
     assert cells["sex: female"][2].startswith(f"{auc(labels[360:], PROBABILITIES[360:]):.3f} (")
 
 
+def test_card_shows_no_small_subgroup(data: Dataset) -> None:
+    rows = np.arange(356, 364)  # four men and four women
+    table = list(subgroups.lines(data, rows, PROBABILITIES[rows], PROBABILITIES[rows] >= 0.3, least=5))
+    assert "| sex: female | <5 | too few of one outcome | | | |" in table
+    assert any(line.startswith("| site one | 8 |") for line in table)
+
+
 def test_subgroups_cover_the_given_rows_and_known_scanners(data: Dataset) -> None:
     rows = np.arange(100)
     table = list(subgroups.lines(data, rows, PROBABILITIES[rows], PROBABILITIES[rows] >= 0.3))
@@ -176,6 +183,8 @@ def test_no_best_model_is_named_with_few_test_events() -> None:
         return ResultRow(name, (0.7, 0.0), Estimate(0.8, 0, 1), 0.0, None, events=events)
 
     assert "9 test patients of the rarer outcome are too few" in results_table.verdict([row("a", 9), row("b", 9)])
+    assert "Fewer than 5 test patients" in results_table.verdict([row("a", 3)], least=5)
+    assert "7 test patients" in results_table.verdict([row("a", 7)], least=5)
     assert results_table.verdict([row("a", 10)]) == "Best on the folds and on the test part: a."
 
 
