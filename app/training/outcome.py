@@ -51,7 +51,7 @@ class OutcomeCounts:
         """The counts as Markdown, one table by component and one by site; counts below ``least`` are not shown."""
 
         def text(count: int) -> str:
-            return f"<{least}" if 0 < count < least else str(count)
+            return _text(count, least)
 
         lines = [
             f"Outcome {self.target}, from {', '.join(self.components)}. A row has it if any component is positive.",
@@ -68,25 +68,36 @@ class OutcomeCounts:
             *(f"| {site} | {' | '.join(texts)} |" for site, texts in self._by_site(least)),
         ]
         if self.dropped:
-            missing = ", ".join(f"{name} in {text(count)}" for name, count in self.missing.items() if count)
-            dropped = (
-                f"{text(self.dropped)} rows of unknown outcome were left out (`--drop-unknown`); missing: {missing}."
-            )
-            bias = "None of them has a positive component, so the share with the outcome is higher than among all rows."
-            lines += ["", f"{dropped} {bias}"]
+            lines += ["", self.dropped_note(least=least)]
         return lines
+
+    def dropped_note(self, *, least: int = 0) -> str:
+        """Sentences on the rows of unknown outcome that are left out; "" without any."""
+        if not self.dropped:
+            return ""
+        missing = ", ".join(f"{name} in {_text(count, least)}" for name, count in self.missing.items() if count)
+        count = _text(self.dropped, least)
+        return (
+            f"{count} rows of unknown outcome were left out (`--drop-unknown`); missing: {missing}. "
+            "None of them has a positive component, so the share with the outcome is higher than among all rows."
+        )
 
     def _by_site(self, least: int) -> list[tuple[str, list[str]]]:
         """Site, and the texts of its counts; a second count of a column is hidden if its sum would show the first."""
         columns = []
         for outcome in (1, 0, None):
             counts = [own.get(outcome, 0) for own in self.sites.values()]
-            texts = [f"<{least}" if 0 < count < least else str(count) for count in counts]
+            texts = [_text(count, least) for count in counts]
             shown = [count for count in counts if count >= max(least, 1)]
             if sum(0 < count < least for count in counts) == 1 and shown:
                 texts[counts.index(min(shown))] = "not shown"
             columns.append(texts)
         return [(site, list(texts)) for site, texts in zip(self.sites, zip(*columns, strict=True), strict=True)]
+
+
+def _text(count: int, least: int) -> str:
+    """Text of a count; one from 1 to ``least`` - 1 is not shown."""
+    return f"<{least}" if 0 < count < least else str(count)
 
 
 def choose(columns: Collection[str], target: Target | None, faults: FaultList) -> tuple[Target, tuple[str, ...]]:

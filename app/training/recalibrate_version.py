@@ -11,7 +11,7 @@ Design notes:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
@@ -43,7 +43,10 @@ EXTRA = "recalibration"
 
 @dataclass(frozen=True)
 class RecalibratedVersion:
-    """Result of a recalibration: what was chosen, and the manifest of the version; None if none was written."""
+    """Result of a recalibration: what was chosen, and the manifest of the version; None if none was written.
+
+    ``text`` says both, with the remarks on the cohort.
+    """
 
     recalibration: Recalibration
     manifest: Manifest | None
@@ -72,7 +75,7 @@ def recalibrate_version(
     check_events(labels)
     found = recalibrate(labels, predicted.probabilities)
     if found.update is Update.NONE:
-        return RecalibratedVersion(found, None, _unchanged(found))
+        return RecalibratedVersion(found, None, "\n\n".join([_unchanged(found), *scored.remarks]))
     lineage = {
         "parent": f"{parent.name}@{parent.version}",
         "parent_digest": parent.digest,
@@ -96,9 +99,8 @@ def recalibrate_version(
     extra[training_overlap.EXTRA] = [*manifest.extra.get(training_overlap.EXTRA, []), own]
     manifest = manifest.model_copy(update={"extra": extra})
     text = _changed(found, manifest, parent.manifest, labels, predicted.probabilities)
-    return RecalibratedVersion(
-        found, write_version(parent, manifest, out, _card(parent, manifest, lineage, text)), text
-    )
+    card = _card(parent, manifest, lineage, text, scored.remarks)
+    return RecalibratedVersion(found, write_version(parent, manifest, out, card), "\n\n".join([text, *scored.remarks]))
 
 
 def check_events(labels: Labels) -> None:
@@ -233,11 +235,22 @@ def _changed(found: Recalibration, manifest: Manifest, parent: Manifest, labels:
     return "\n".join(lines)
 
 
-def _card(parent: StoredVersion, manifest: Manifest, lineage: dict[str, object], text: str) -> str:
+def _card(
+    parent: StoredVersion, manifest: Manifest, lineage: dict[str, object], text: str, remarks: Sequence[str]
+) -> str:
     rows = [f"| {name} | {lineage[name]} |" for name in ("parent", "parent_digest", "data_sha256", "method")]
     table = "\n".join(["| lineage | |", "|---|---|", *rows])
     odds = f"Calibration: slope {manifest.calibration.slope:.4f}, intercept {manifest.calibration.intercept:.4f}."
     kept = "The weights are those of the parent. Its card follows; its calibration metrics do not hold here."
     title = f"# {manifest.name} {manifest.version}"
-    parts = [title, f"{manifest.intended_use}", "## Recalibration", text.replace("\n", "\n\n"), odds, table, kept]
+    parts = [
+        title,
+        f"{manifest.intended_use}",
+        "## Recalibration",
+        text.replace("\n", "\n\n"),
+        *remarks,
+        odds,
+        table,
+        kept,
+    ]
     return "\n\n".join([*parts, parent.card()])

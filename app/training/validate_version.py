@@ -53,6 +53,8 @@ def validate_version(
         "20c": "See the section on the training patients.",
         "8a": f"Outcome {manifest.training.target}, as the columns of the table define it.",
     }
+    if scored.read.counts and scored.read.counts.dropped:
+        items["11"] = f"{scored.read.counts.dropped_note()} The extremes over their outcomes are not known."
     title = f"Validation of {name} on {config.cohort.name}"
     text = validation_report.write(out, title, result, config.cohort.name, more=more, items=items)
     return text, table, scored

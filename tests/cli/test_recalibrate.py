@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.special import expit, logit
 
@@ -60,6 +62,31 @@ def test_shifted_cohort_gives_a_version_with_lineage_that_can_be_rolled_back(sto
     overlap = rlvo("evaluate", entry.folder, cohort)
     assert overlap.exit_code == 2
     assert "--i-know" in overlap.output
+
+
+def test_remarks_on_the_cohort_are_printed_and_stand_in_the_card(
+    store: ModelStore, cohort: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(cohort, tmp_path / "own", ignore=shutil.ignore_patterns(".*"))
+    (tmp_path / "own" / "truth.csv").unlink()
+    table = pd.read_csv(tmp_path / "own" / "cohort.csv", dtype=str, keep_default_na=False)
+    table["patient"] = [f"p{n // 2}" for n in range(len(table))]
+    negative = table.index[(table["final_stenosis_percent"].astype(float) <= 50) & (table["rescue_treatment"] == "0")]
+    table.loc[negative[:3], "etici"] = ""
+    table.to_csv(tmp_path / "own" / "cohort.csv", index=False)
+    arguments = ("--name", PARENT, "--version", "1.0.1", "--drop-unknown", "--accept", "all")
+    result = rlvo("recalibrate", PARENT, "--cohort", tmp_path / "own", *arguments)
+    assert result.exit_code == 0, result.output
+    card = store.resolve(f"{PARENT}@1.0.1").card()
+    for remark in ("rows of unknown outcome were left out", "Each study counts as a patient of its own"):
+        assert remark in result.output
+        assert remark in card
+    report = rlvo(
+        "validate", store.folder / PARENT / "1.0.0", tmp_path / "own", *arguments[4:], "--out", tmp_path / "v"
+    )
+    assert report.exit_code == 0, report.output
+    assert "No outcome is missing" not in report.output
+    assert "| 11 | missing data and how they were handled | " in report.output
 
 
 @pytest.mark.parametrize("name", ["Mine", "../mine"])
