@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.evaluation import subgroups
+from app.evaluation.baseline_table import SMALL
 from app.evaluation.metrics import (
     Array,
     Labels,
@@ -209,7 +210,7 @@ def _predicted(
     remarks = [training_overlap.check(manifest, patients, data, accept=config.i_know) for manifest in manifests]
     repeats = suspicious.SAME_IMAGE in suspicious.accepted(config.accept)
     remarks.append(input_checks.check(patients, data, accept=config.accept_flags, accept_repeats=repeats))
-    remarks.append(read.counts.dropped_note() if read.counts else "")
+    remarks.append(read.counts.dropped_note(least=SMALL) if read.counts else "")
     remarks.append(repeated_note(np.array([study.patient for study in patients.studies])))
     remarks += [suspicions, *(unread_columns.of_version(patients, manifest) for manifest in manifests)]
     predictions: dict[str, VersionPredictions] = {}
