@@ -11,37 +11,37 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from app.core import csv_text
 from app.training import cells, table_reader
 from app.training.errors import CohortFault
 
-PATIENT, PROBABILITY, FLAG = "patient", "probability", "refractory"
+PATIENT, PROBABILITY, FLAG, STUDY = "patient", "probability", "refractory", "study"
 
 
-def listed_patients(results: Path, columns: Sequence[str]) -> set[str]:
-    """Patients that an earlier run finished; a last line that a crash cut off is removed.
+def listed_studies(results: Path, columns: Sequence[str]) -> dict[str, str]:
+    """Digest of each study that an earlier run finished, by patient; a last line that a crash cut off is removed.
 
     Raises:
         CohortFault: The file has other columns, or a spreadsheet program has changed its numbers.
     """
     content = results.read_bytes() if results.exists() else b""
     if not content:
-        return set()
+        return {}
     header = ",".join(columns).encode() + b"\n"
     if content.startswith(header):
         whole = content[: content.rfind(b"\n") + 1]
         if whole != content:
             os.truncate(results, len(whole))
         try:
-            return {csv_text.plain(line[PATIENT]) for line in csv.DictReader(whole.decode("utf-8").splitlines())}
+            return _digests(csv.DictReader(whole.decode("utf-8").splitlines()))
         except UnicodeDecodeError:
             pass  # saved with another encoding
     if header.startswith(content):  # a crash cut off the header
         os.truncate(results, 0)
-        return set()
+        return {}
     lines = _restored(results, content, columns)
     draft = results.with_name(f".{results.name}.part")
     with draft.open("w", newline="", encoding="utf-8") as file:
@@ -51,7 +51,11 @@ def listed_patients(results: Path, columns: Sequence[str]) -> set[str]:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(results)
-    return {csv_text.plain(line[PATIENT]) for line in lines}
+    return _digests(lines)
+
+
+def _digests(lines: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    return {csv_text.plain(line[PATIENT]): line[STUDY] for line in lines}
 
 
 def _restored(results: Path, content: bytes, columns: Sequence[str]) -> list[dict[str, str]]:

@@ -1,7 +1,8 @@
 """`rlvo predict-cohort`: every study of a table, sent at batch priority.
 
 Design notes:
-- The results are one CSV file, which gets a line as soon as a study has finished. A listed study is not sent again.
+- The results are one CSV file, which gets a line as soon as a study has finished. A listed study is not sent again. Its
+  line has a digest of what was sent, so that a file never mixes results of before and after a change.
 - A study's Idempotency-Key is made of its content. After an interruption the service finds the study by this key.
 - A few studies are queued at once: enough for every worker, too few to fill the queue.
 """
@@ -12,7 +13,7 @@ import csv
 import hashlib
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple, TextIO, cast
 
@@ -30,7 +31,18 @@ if TYPE_CHECKING:
     from app.training.cohort import CohortRow
 
 AHEAD = 8  # studies that are sent before the first of them has finished
-COLUMNS = ("patient", "status", "probability", "fold_low", "fold_high", "refractory", "withheld", "prediction", "error")
+COLUMNS = (
+    "patient",
+    "status",
+    "probability",
+    "fold_low",
+    "fold_high",
+    "refractory",
+    "withheld",
+    "prediction",
+    "error",
+    "study",
+)
 
 WITHHELD = "withheld decisions"  # name in the summary
 
@@ -80,7 +92,8 @@ def predict_cohort(
 
     studies = read_for_prediction(table)
     options = RowOptions(model, explain, accept_warnings, ctp_interval_s)
-    cohort_results.listed_patients(results, COLUMNS)  # a file of another kind is refused before a service starts
+    # A file of another kind, or of other studies, is refused before a service starts.
+    _check_unchanged(studies, cohort_results.listed_studies(results, COLUMNS), options, results)
     columns = TextColumn("predict"), BarColumn(), MofNCompleteColumn(), Elapsed(), Remaining()
     bar = Progress(*columns, console=Console(stderr=True))
     with service.client() as client, bar:
@@ -100,24 +113,26 @@ def predict_rows(
     ``on_finished`` is called once for each study that has finished, including those of an earlier run.
 
     Raises:
-        CohortFault: ``results`` has other columns, for example those of an earlier release.
+        CohortFault: ``results`` has other columns, for example those of an earlier release, or a listed study has
+            changed since.
         TransportError: The service is not reachable any more. The same call continues later.
         RlvoError: The service is busy, unavailable or failed. The same call continues later.
     """
     from app.cli import cohort_results
     from app.sdk.errors import Busy, InternalError, RlvoError, TransportError, Unavailable
 
-    listed = cohort_results.listed_patients(results, COLUMNS)
+    listed = cohort_results.listed_studies(results, COLUMNS)
+    _check_unchanged(studies, listed, options, results)
     counts: dict[str, int] = {}
-    waiting: deque[tuple[str, str]] = deque()
+    waiting: deque[tuple[CohortRow, str]] = deque()
     with results.open("a", newline="", encoding="utf-8") as file:
         if file.tell() == 0:
             _write(file, COLUMNS)
 
         def finish_oldest() -> None:
-            patient, prediction_id = waiting.popleft()
+            study, prediction_id = waiting.popleft()
             prediction = client.wait(prediction_id, seconds=None)
-            _write(file, _line(patient, prediction))
+            _write(file, _line(study, prediction, options))
             counts[prediction.status] = counts.get(prediction.status, 0) + 1
             if prediction.withheld:
                 counts[WITHHELD] = counts.get(WITHHELD, 0) + 1
@@ -128,11 +143,11 @@ def predict_rows(
                 on_finished()
                 continue
             try:
-                waiting.append((study.patient, _submit(client, study, options)))
+                waiting.append((study, _submit(client, study, options)))
             except RlvoError as error:
                 if isinstance(error, TransportError | InternalError | Busy | Unavailable):
                     raise
-                _write(file, (study.patient, "refused", *[""] * 6, error.code))
+                _write(file, (study.patient, "refused", *[""] * 6, error.code, _digest(study, options)))
                 counts["refused"] = counts.get("refused", 0) + 1
                 on_finished()
             if len(waiting) >= AHEAD:
@@ -140,6 +155,27 @@ def predict_rows(
         while waiting:
             finish_oldest()
     return counts
+
+
+def _check_unchanged(
+    studies: Sequence[CohortRow], listed: Mapping[str, str], options: RowOptions, results: Path
+) -> None:
+    """Check that each listed study is the one of the table; ``listed``: its digest by patient."""
+    from app.training.errors import CohortFault, rows_text
+
+    rows = [one.row for one in studies if one.patient in listed and listed[one.patient] != _digest(one, options)]
+    if rows:
+        fault = f"{rows_text(rows)}: record, images or options differ from those of the line in {results.name}"
+        raise CohortFault([f"{fault}; remove the line to predict the study again, or give another file --results"])
+
+
+def _digest(study: CohortRow, options: RowOptions) -> str:
+    """Digest of all that the answer depends on; it begins with letters, so that a spreadsheet keeps it."""
+    from app.inference.preprocess_cache import file_digest
+
+    files = [f"{name}={file_digest(path)}" for name, path in sorted(study.volumes.items())]
+    sent = repr((study.patient, options._replace(explain=False), study.record.model_dump_json(), files))
+    return f"study-{hashlib.sha256(sent.encode()).hexdigest()[:16]}"
 
 
 def _submit(client: Client, study: CohortRow, options: RowOptions) -> str:
@@ -170,10 +206,10 @@ def _idempotency_key(study: CohortRow, options: RowOptions) -> str:
     return f"cohort-{digest.hexdigest()}"
 
 
-def _line(patient: str, prediction: Prediction) -> tuple[str, ...]:
+def _line(study: CohortRow, prediction: Prediction, options: RowOptions) -> tuple[str, ...]:
     interval, decision, error = prediction.interval, prediction.decision, prediction.error
     return (
-        patient,
+        study.patient,
         prediction.status,
         "" if prediction.probability is None else f"{prediction.probability:.6f}",
         "" if interval is None else f"{interval.low:.6f}",
@@ -182,6 +218,7 @@ def _line(patient: str, prediction: Prediction) -> tuple[str, ...]:
         " ".join(prediction.withheld),
         prediction.id,
         "" if error is None else error.code,
+        _digest(study, options),
     )
 
 

@@ -129,6 +129,25 @@ def test_invalid_study_is_listed_as_refused(tmp_path: Path) -> None:
     assert "nifti-invalid" in (tmp_path / "out.csv").read_text()
 
 
+@pytest.mark.parametrize("change", ["record", "volume", "model"])
+def test_listed_study_that_has_changed_is_refused_and_not_mixed(tmp_path: Path, change: str) -> None:
+    path, service, out = table(tmp_path, "P1,a.nii,71", "P2,b.nii,72"), Service(), tmp_path / "out.csv"
+    run(service, path, out)
+    before = out.read_text()
+    options = RowOptions("other" if change == "model" else None, explain=True)
+    table_now = table(tmp_path, "P1,a.nii,71", "P2,b.nii,73", "P3,c.nii,74") if change == "record" else path
+    if change == "volume":
+        (tmp_path / "b.nii").write_bytes(b"other")
+    studies = read_for_prediction(table_now)
+    with pytest.raises(CohortFault, match=r"rows? .*3.* differ from those of the line in out\.csv"):
+        predict_rows(service, studies, out, options, on_finished=lambda: None)
+    assert out.read_text() == before
+    kept = [line for line in before.splitlines() if not line.startswith(("P2,", "P1,"))]
+    out.write_text("\n".join(kept) + "\n")
+    counts = predict_rows(service, studies, out, options, on_finished=lambda: None)
+    assert counts == {"succeeded": len(studies)}
+
+
 def test_changed_volume_is_another_study(tmp_path: Path) -> None:
     path, service = table(tmp_path, "P1,a.nii,71"), Service()
     run(service, path, tmp_path / "one.csv")
@@ -179,11 +198,11 @@ def test_results_saved_again_by_a_spreadsheet_program_are_continued_in_their_own
         (b"\x00\x01\xff binary", "no text"),
         (b'patient;"status', "no file of results"),
         (
-            b"patient;status;probability;fold_low;fold_high;refractory;withheld;prediction;error\nP1;succeeded;250.000;;;;;p0;\n",
+            b"patient;status;probability;fold_low;fold_high;refractory;withheld;prediction;error;study\nP1;succeeded;250.000;;;;;p0;;\n",
             "row 2",
         ),
         (
-            b"patient;status;probability;fold_low;fold_high;refractory;withheld;prediction;error\nP1;succeeded;0,2;;;maybe;;p0;\n",
+            b"patient;status;probability;fold_low;fold_high;refractory;withheld;prediction;error;study\nP1;succeeded;0,2;;;maybe;;p0;;\n",
             "row 2",
         ),
     ],
