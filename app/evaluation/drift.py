@@ -25,6 +25,8 @@ FACTORS = (1 / 3, 1 / 2, 1 / 1.5, 1.5, 2.0, 3.0)
 RELEVANT = 1.5
 """Ratio of observed to expected outcomes (or of expected to observed) that a monitor must be able to see."""
 LIMIT_SD = 3.0
+LARGEST_SHOWN = 10_000
+"""Evidence above which only this bound is shown."""
 _QUANTILES = 1.959964 + 0.841621  # two-sided level of 5 %, power of 80 %
 
 
@@ -65,7 +67,7 @@ class Drift:
         if self.changed:
             return (
                 f"{counted} in {self.patients} patients: the calibration has changed "
-                f"(evidence {self.evidence:.0f}, limit {1 / ALPHA:.0f}, reached at patient {self.crossed})"
+                f"(evidence {_evidence_text(self.evidence)}, limit {1 / ALPHA:.0f}, reached at patient {self.crossed})"
             )
         if self.silent:
             seen = "no change" if np.isinf(self.detectable) else f"only a ratio of {self.detectable:.1f} or more"
@@ -76,6 +78,11 @@ class Drift:
         return (
             f"{counted} in {self.patients} patients: no change; a ratio of {self.detectable:.2f} would have been seen"
         )
+
+
+def _evidence_text(value: float) -> str:
+    """Evidence as text; it grows without limit, and a number of a hundred digits says no more than a bound."""
+    return f"over {LARGEST_SHOWN:,}" if value > LARGEST_SHOWN else f"{value:.0f}"
 
 
 def drift(labels: Labels, probabilities: Array) -> Drift:

@@ -353,7 +353,7 @@ def _bounds(result: Validation) -> Section:
             one.name,
             f"{one.known:.3f}",
             f"{one.low:.3f} to {one.high:.3f}",
-            "too few missing" if one.weighted is None else str(one.weighted),
+            "too few patients" if one.weighted is None else str(one.weighted),
         ]
         for one in result.bounds
     ]

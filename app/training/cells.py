@@ -15,8 +15,8 @@ from enum import StrEnum
 
 from app.sdk.clinical import Sex, Side
 
-TRUE = ("1", "1.0", "true", "yes", "y", "si", "sí", "s", "oui", "o", "ja", "j", "verdadero", "wahr", "vrai")
-FALSE = ("0", "0.0", "false", "no", "n", "non", "nein", "falso", "falsch", "faux")
+TRUE = ("1", "1.0", "1,0", "true", "yes", "y", "si", "sí", "s", "oui", "o", "ja", "j", "verdadero", "wahr", "vrai")
+FALSE = ("0", "0.0", "0,0", "false", "no", "n", "non", "nein", "falso", "falsch", "faux")
 SYNONYMS: dict[type, dict[str, str]] = {
     Sex: {"m": "male", "f": "female", "w": "female"},
     Side: {"l": "left", "r": "right"},

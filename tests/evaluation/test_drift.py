@@ -67,3 +67,9 @@ def test_control_limits_hold_nearly_all_windows_of_a_calibrated_version() -> Non
         low, high = drift.control_limits(probabilities)
         inside.append(low <= labels.mean() <= high)
     assert np.mean(inside) > 0.99
+
+
+def test_large_evidence_is_a_bound_in_words() -> None:
+    found = drift.drift(np.ones(400, np.int64), np.full(400, 0.1))
+    assert found.evidence > 1e50
+    assert "(evidence over 10,000, limit 20, reached at patient" in found.text

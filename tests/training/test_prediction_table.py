@@ -110,6 +110,13 @@ def test_percent_cells_of_a_spreadsheet_are_probabilities(tmp_path: Path) -> Non
     assert table.probabilities.tolist() == pytest.approx([0.35, 0.004, 0.2])
 
 
+def test_table_of_a_program_with_decimal_commas_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path, "probability;outcome;mrs\n0,35;1,0;10,0\n0,004;0,0;2,0\n0,2;;9,0\n")
+    table = prediction_table.read(path, TableColumns(subgroups=["mrs"]))
+    assert np.array_equal(table.outcomes, [1, 0, np.nan], equal_nan=True)
+    assert table.groups["mrs"].order == ("2,0", "9,0", "10,0")
+
+
 def test_variable_given_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CohortFault, match="--subgroup age is given twice"):
         prediction_table.read(write(tmp_path, HEAD + ROWS), TableColumns(subgroups=["age=60", "age=75"]))
