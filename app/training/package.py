@@ -55,6 +55,8 @@ PROTOCOLS = {
     Validation.NESTED: "repeated nested cross-validation: five test parts, four folds of the others; ensembles",
 }
 
+LARGE_SHARE = 0.25
+"""Share of the studies above which the latest ones are called no fifth."""
 OWN_FOLDS = "the test part and the {folds} folds of the table's column fold; ensemble of the folds"
 
 
@@ -62,6 +64,9 @@ def protocol(cohort: Cohort, splits: RunSplits, validation: Validation) -> str:
     """How the test patients and the folds of a run were chosen."""
     if validation is Validation.PAPER and cohort.studies[0].fold:
         return OWN_FOLDS.format(folds=len(splits.parts[0].split.folds))
+    share = len(splits.parts[0].split.test) / len(cohort.studies)
+    if validation is Validation.DATES and share > LARGE_SHARE:
+        return PROTOCOLS[validation].replace("fifth", f"{100 * share:.0f} % (of few dates)")
     return PROTOCOLS[validation]
 
 

@@ -153,14 +153,18 @@ def sites_of_one_outcome(labels: Rows, sites: NDArray[np.str_]) -> tuple[str, ..
 def by_date(labels: Rows, groups: Rows, sites: NDArray[np.str_], dates: Sequence[str], seed: int) -> Split:
     """Test on the latest fifth of the patients by ISO date. A patient's date is the earliest of the rows.
 
+    Patients of one date stay together, so the test part can be larger than a fifth.
+
     Raises:
-        CohortFault: If a part has patients of one outcome only.
+        CohortFault: If all patients have one date, or a part has patients of one outcome only.
     """
     days = np.asarray(dates)
     first = {group: min(days[groups == group].tolist()) for group in np.unique(groups).tolist()}
     own = [first[group] for group in groups.tolist()]
     cut = sorted(own)[round(len(own) * (1 - TEST_SHARE))]
     late = np.array([day >= cut for day in own])
+    if late.all():
+        raise CohortFault(["column date: no patient has an earlier date than the latest fifth; give exact dates"])
     return with_folds(np.flatnonzero(late), np.flatnonzero(~late), labels, groups, sites, seed, name="the later part")
 
 

@@ -48,6 +48,15 @@ def test_column_of_folds_that_is_not_used_is_named(cohort: Path, tmp_path: Path)
     assert set(pd.read_csv(tmp_path / "report" / "out-of-fold.csv")["fold"]) == {1, 2, 3, 4}
 
 
+def test_protocol_has_the_share_of_the_latest_patients_if_it_is_no_fifth(cohort: Path, tmp_path: Path) -> None:
+    out, years = tmp_path / "store" / "own" / "1.0.0", np.where(np.arange(PATIENTS) < PATIENTS // 2, "2023", "2024")
+    options = ("--validation", "dates", "--out", out, "--publish-anyway")
+    result = train(cohort, tmp_path, *options, date=[f"{year}-01-01" for year in years])
+    assert result.exit_code == 0, result.output
+    protocol = Manifest.model_validate_json((out / "manifest.json").read_text()).training.protocol
+    assert protocol.startswith("the latest 50 % (of few dates) for the test; four folds of the others")
+
+
 def test_patients_with_several_studies_are_counted(cohort: Path, tmp_path: Path) -> None:
     twice = np.arange(PATIENTS) // 2
     result = train(cohort, tmp_path, "--accept", "all", patient=[f"p{n:03d}" for n in twice])

@@ -95,6 +95,11 @@ def test_split_by_date_tests_on_the_latest_fifth() -> None:
     assert is_valid(split)
 
 
+def test_split_by_one_date_is_refused_with_its_reason() -> None:
+    with pytest.raises(CohortFault, match="column date: no patient has an earlier date"):
+        splits.by_date(LABELS, GROUPS, SITES, ["2024-01-01"] * len(GROUPS), seed=0)
+
+
 def test_nested_cross_validation_tests_each_row_once_per_repeat() -> None:
     repeated = splits.nested(LABELS, GROUPS, SITES, seed=0, repeats=2)
     assert list(repeated) == ["repeat 1", "repeat 2"]
