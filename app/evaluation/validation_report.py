@@ -62,7 +62,12 @@ class Section:
 
 
 def sections(
-    result: Validation, source: str, more: Sequence[Section] = (), items: Mapping[str, str] | None = None
+    result: Validation,
+    source: str,
+    more: Sequence[Section] = (),
+    items: Mapping[str, str] | None = None,
+    *,
+    first: Sequence[Section] = (),
 ) -> list[Section]:
     """Return the sections of the report.
 
@@ -71,8 +76,10 @@ def sections(
         source: Name of the table.
         more: Sections that stand before the items of TRIPOD+AI.
         items: Texts of items of TRIPOD+AI, by number, which replace those of the table.
+        first: Sections that a reader must know before the numbers.
     """
     found = [
+        *first,
         _flow(result),
         _table_one(result),
         Section("Performance", [_measures(result.measures), PERFORMANCE_NOTE, *_repeated(result)]),
@@ -103,6 +110,20 @@ def markdown(title: str, found: Sequence[Section]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def parts_of(text: str) -> list[str | ReportTable]:
+    """Parts of a Markdown text of paragraphs, lists and tables, without marks of headings and of bold text."""
+    parts: list[str | ReportTable] = []
+    for block in text.split("\n\n"):
+        lines = block.splitlines()
+        if len(lines) > 1 and all(line.startswith("|") for line in lines):
+            head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+            parts.append(ReportTable(head, rows))
+        else:
+            items = lines if any(line.startswith("- ") for line in lines) else [block]
+            parts += [item.removeprefix("## ").replace("**", "") for item in items]
+    return parts
+
+
 def html(title: str, found: Sequence[Section]) -> str:
     """Return the report as one HTML file."""
     parts = [f"<h1>{escape(title)}</h1>"]
@@ -125,6 +146,7 @@ def write(
     *,
     more: Sequence[Section] = (),
     items: Mapping[str, str] | None = None,
+    first: Sequence[Section] = (),
 ) -> str:
     """Write ``report.md``, ``report.html``, the plots and the CSV files into a folder; return the Markdown.
 
@@ -135,8 +157,9 @@ def write(
         source: Name of the table.
         more: Sections that stand before the items of TRIPOD+AI.
         items: Texts of items of TRIPOD+AI, by number, which replace those of the table.
+        first: Sections that stand at the top.
     """
-    found = sections(result, source, more, items)
+    found = sections(result, source, more, items, first=first)
     text = markdown(title, found)
     with atomic_directory(folder) as draft:
         (draft / "report.md").write_text(text, encoding="utf-8")

@@ -43,10 +43,7 @@ def validate_version(
     level = None if manifest.conformal is None else manifest.conformal.level
     result = validation.validate(table, threshold=manifest.threshold.value, level=level, rounds=rounds)
     name = f"{manifest.name}@{manifest.version}"
-    more = [
-        Section("Remarks on the cohort", [remark.replace("## ", "") for remark in scored.remarks]),
-        _compared(manifest, scored.data),
-    ]
+    remarks = [part for remark in scored.remarks for part in validation_report.parts_of(remark)]
     items = {
         "12g": f"{name} predicted each patient as the service does.",
         "16": "See the section on the training patients.",
@@ -56,7 +53,15 @@ def validate_version(
     if scored.read.counts and scored.read.counts.dropped:
         items["11"] = f"{scored.read.counts.dropped_note()} The extremes over their outcomes are not known."
     title = f"Validation of {name} on {config.cohort.name}"
-    text = validation_report.write(out, title, result, config.cohort.name, more=more, items=items)
+    text = validation_report.write(
+        out,
+        title,
+        result,
+        config.cohort.name,
+        first=[Section("Remarks on the cohort", remarks)],
+        more=[_compared(manifest, scored.data)],
+        items=items,
+    )
     return text, table, scored
 
 

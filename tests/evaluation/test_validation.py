@@ -23,6 +23,7 @@ from app.evaluation import (
     validation_report,
 )
 from app.evaluation.validation import Groups, PredictionTable, Validation
+from app.evaluation.validation_report import Section
 
 RNG = np.random.default_rng(22)
 
@@ -206,6 +207,18 @@ def test_report_has_every_part_and_escapes_the_names_of_the_table(tmp_path: Path
     assert float(rows["auc"]["value"]) == pytest.approx(metrics.auc(result.labels, result.probabilities), abs=1e-5)
     assert {"oe", "slope", "ici", "brier_scaled", "sensitivity", "coverage_1"} <= set(rows)
     assert {path.name for path in tmp_path.glob("*.csv")} >= {"sites.csv", "pooled.csv", "missing-outcomes.csv"}
+
+
+def test_remarks_stand_first_as_paragraphs_and_tables(tmp_path: Path, result: Validation) -> None:
+    remark = "**It was trained on 3.**\n\n## Flags\n\n| flag | rows |\n|---|---|\n| metal | 2-4 |\n\n- one\n- two"
+    first = Section("Remarks", validation_report.parts_of(remark))
+    text = validation_report.write(tmp_path, "A", result, "a.csv", first=[first])
+    page = (tmp_path / "report.html").read_text()
+    assert text.index("It was trained on 3.") < text.index("## Flow")
+    assert "**" not in page
+    assert "<th scope=col>flag</th>" in page
+    assert "<td>2-4</td>" in page
+    assert "<p>- one</p><p>- two</p>" in page
 
 
 def test_report_replaces_all_files_of_an_earlier_one(tmp_path: Path, result: Validation) -> None:
