@@ -257,8 +257,8 @@ def _variable(raw: RawTable, wanted: str) -> _Variable:
     values = np.array([np.nan if number is None else number for number in numbers])
     many = is_number and len(np.unique(values[np.isfinite(values)])) > MOST_LEVELS
     if not limits and not many:
-        order = sorted(set(texts), key=lambda cell: (_number(cell) or 0, cell) if is_number else (0, cell))
-        return _Variable(name, [cell or None for cell in texts], np.array(texts), tuple(order))
+        found = sorted(set(texts), key=lambda cell: (_number(cell) or 0, cell) if is_number else (0, cell))
+        return _Variable(name, [cell or None for cell in texts], np.array(texts), tuple(found))
     cuts = np.array([np.nan if (edge := _number(part)) is None else edge for part in limits.split(",")])
     if limits and not (is_number and np.isfinite(cuts).all() and (np.diff(cuts) > 0).all()):
         raise CohortFault([f"--subgroup {name}: expected a column of numbers, and increasing limits as {name}=60,75"])
