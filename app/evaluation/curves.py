@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit, logit
 
-from app.evaluation.metrics import Array, Labels, equal_parts, net_benefit, no_line_fits, platt, wilson
+from app.evaluation.equal_probabilities import equal_parts, no_line_fits
+from app.evaluation.metrics import Array, Labels, net_benefit, platt, wilson
 
 BINS = 10
 PSEUDO = 2  # half the squared normal quantile

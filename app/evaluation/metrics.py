@@ -22,10 +22,10 @@ from scipy import stats
 from scipy.optimize import brentq, minimize
 from scipy.special import expit, logit
 
+from app.evaluation.equal_probabilities import all_equal, equal_parts, no_line_fits
+
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
-LEAST_DIFFERENCE = 1e-9
-"""Log-odds that differ by less are equal."""
 
 
 def auc(labels: Labels, scores: Array) -> float:
@@ -56,39 +56,12 @@ def brier(labels: Labels, probabilities: Array) -> float:
     return float(((probabilities - labels) ** 2).mean())
 
 
-def equal_parts(probabilities: Array, parts: int) -> list[NDArray[np.int64]]:
-    """Rows (n,) in at most ``parts`` parts of about equal size, from low to high probability.
-
-    Patients with one probability stay in one part: their order in the table must not decide where they count.
-    """
-    order = np.argsort(probabilities, kind="stable")
-    ordered = probabilities[order]
-    cuts = np.cumsum([len(part) for part in np.array_split(order, parts)])[:-1]
-    cuts = cuts[(cuts > 0) & (cuts < len(order))]
-    starts, ends = (np.searchsorted(ordered, ordered[cuts], side=side) for side in ("left", "right"))
-    nearest = np.where(cuts - starts <= ends - cuts, starts, ends)
-    return [part for part in np.split(order, np.unique(nearest)) if len(part)]
-
-
 def calibration_error(labels: Labels, probabilities: Array, bins: int = 10) -> float:
     """Expected calibration error, in bins with about equal numbers of patients (``equal_parts``)."""
     gaps = [
         len(part) * abs(labels[part].mean() - probabilities[part].mean()) for part in equal_parts(probabilities, bins)
     ]
     return float(sum(gaps) / len(labels))
-
-
-def all_equal(logits: Array) -> bool:
-    """Whether log-odds (n,) differ by less than the rounding of their computation."""
-    return bool(np.ptp(logits) < LEAST_DIFFERENCE)
-
-
-def no_line_fits(labels: Labels, logits: Array) -> bool:
-    """Whether log-odds (n,) are all equal or separate the outcomes, so that ``platt`` has no estimate."""
-    events, others = logits[labels == 1], logits[labels == 0]
-    if not len(events) or not len(others) or all_equal(logits):
-        return True
-    return bool(events.min() >= others.max() or events.max() <= others.min())
 
 
 def platt(labels: Labels, logits: Array) -> tuple[float, float]:

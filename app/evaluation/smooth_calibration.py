@@ -20,7 +20,8 @@ from scipy.special import expit
 
 from app.evaluation import logistic
 from app.evaluation.curves import NORMAL, Curve
-from app.evaluation.metrics import Array, Labels, all_equal
+from app.evaluation.equal_probabilities import all_equal
+from app.evaluation.metrics import Array, Labels
 
 KNOTS = {5: (0.05, 0.275, 0.5, 0.725, 0.95), 3: (0.1, 0.5, 0.9)}
 FIVE_FROM, THREE_FROM = 100, 20

@@ -20,8 +20,9 @@ from app.core import csv_text
 from app.core.csv_text import Cell
 from app.core.filesystem import atomic_directory
 from app.evaluation import baseline_table, score_comparison, smooth_calibration, svg_plots, tripod
+from app.evaluation.equal_probabilities import all_equal
 from app.evaluation.logistic import log_odds
-from app.evaluation.metrics import Estimate, all_equal
+from app.evaluation.metrics import Estimate
 from app.evaluation.patient_groups import repeated_note
 from app.evaluation.score_comparison import ScoreComparison
 from app.evaluation.validation import Measure, PooledMeasure, Scores, Validation

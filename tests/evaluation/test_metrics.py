@@ -10,6 +10,7 @@ from scipy.special import expit
 from sklearn import metrics as sklearn
 
 from app.evaluation import metrics
+from app.evaluation.equal_probabilities import equal_parts
 
 RNG = np.random.default_rng(4)
 LABELS = (RNG.random(600) < 0.2).astype(np.int64)
@@ -74,7 +75,7 @@ def test_calibration_error_of_equal_probabilities_does_not_follow_the_order_of_t
 @pytest.mark.parametrize("count", [3, 10, 57, 100])
 def test_parts_of_different_probabilities_have_equal_sizes(count: int) -> None:
     probabilities = np.random.default_rng(count).random(count)
-    parts = metrics.equal_parts(probabilities, 10)
+    parts = equal_parts(probabilities, 10)
     expected = np.array_split(np.argsort(probabilities), min(count, 10))
     assert [part.tolist() for part in parts] == [part.tolist() for part in expected]
 
