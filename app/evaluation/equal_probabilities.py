@@ -1,4 +1,4 @@
-"""Probabilities that are equal or separate the outcomes: parts that keep equal ones together, and whether a line fits."""
+"""Probabilities that are equal or separate the outcomes: parts that keep equal ones together; whether a line fits."""
 
 from __future__ import annotations
 
