@@ -75,20 +75,63 @@ def _misfits(record: ClinicalRecord) -> Iterator[str]:
     perfusion = record.perfusion
     if perfusion is None:
         return
-    core, tmax6, tmax10 = perfusion.core_ml, perfusion.tmax6_ml, perfusion.tmax10_ml
+    yield from _mismatch_misfits(perfusion)
+    yield from _intensity_misfits(perfusion)
+
+
+def _mismatch_misfits(perfusion: PerfusionScalars) -> Iterator[str]:
+    """Misfits of core, delayed volumes, mismatch and its ratio."""
+    core, tmax6, ratio = perfusion.core_ml, perfusion.tmax6_ml, perfusion.mismatch_ratio
     if _core_exceeds(perfusion):
         yield "perfusion.core_ml exceeds perfusion.tmax6_ml; check that they are not exchanged"
-    if core is not None and tmax6 is not None:
-        difference = max(tmax6 - core, 0.0)
-        if perfusion.mismatch_ml is not None and _differs(perfusion.mismatch_ml, difference, 5, 0.1):
-            yield "perfusion.mismatch_ml is not tmax6_ml minus core_ml"
-        if perfusion.mismatch_ratio is not None and core >= 5 and _differs(perfusion.mismatch_ratio, tmax6 / core, 0.3):
-            yield "perfusion.mismatch_ratio is not tmax6_ml over core_ml"
-    intensity = perfusion.hypoperfusion_intensity_ratio
-    if intensity is None or tmax10 is None or tmax6 is None or tmax6 < 10:
+    if core is None or tmax6 is None:
+        yield from _volume_misfits(perfusion)
+        yield from _ratio_misfits(perfusion)
         return
-    if _differs(intensity, tmax10 / tmax6, 0.1, 0):
-        yield "perfusion.hypoperfusion_intensity_ratio is not tmax10_ml over tmax6_ml"
+    if perfusion.mismatch_ml is not None and _differs(perfusion.mismatch_ml, max(tmax6 - core, 0.0), 5, 0.1):
+        yield "perfusion.mismatch_ml is not tmax6_ml minus core_ml"
+    if ratio is not None and core >= 5 and _differs(ratio, tmax6 / core, 0.3):
+        yield "perfusion.mismatch_ratio is not tmax6_ml over core_ml"
+
+
+def _volume_misfits(perfusion: PerfusionScalars) -> Iterator[str]:
+    """Core and mismatch that are larger than the delayed volume of which they are parts."""
+    outer = next((name for name in ("tmax6_ml", "tmax4_ml") if getattr(perfusion, name) is not None), None)
+    if outer is None:
+        return
+    for inner in ("core_ml", "mismatch_ml"):
+        part = getattr(perfusion, inner)
+        if part is not None and part > 1.1 * getattr(perfusion, outer) + 5:
+            yield f"perfusion.{inner} exceeds perfusion.{outer}, and it is a part of that volume"
+
+
+def _ratio_misfits(perfusion: PerfusionScalars) -> Iterator[str]:
+    """A ratio that does not fit the mismatch and the core, or the mismatch and the delayed volume."""
+    mismatch, ratio = perfusion.mismatch_ml, perfusion.mismatch_ratio
+    if mismatch is None or ratio is None or ratio < 1:  # some software writes 0 for a ratio without a core
+        return
+    core, tmax6 = perfusion.core_ml, perfusion.tmax6_ml
+    if core is not None and core >= 5 and _differs(core * ratio, core + mismatch, 5):
+        yield "perfusion.mismatch_ratio does not fit core_ml and mismatch_ml"
+    if tmax6 is not None and _differs(tmax6 / ratio, max(tmax6 - mismatch, 0.0), 5):
+        yield "perfusion.mismatch_ratio does not fit tmax6_ml and mismatch_ml"
+
+
+def _intensity_misfits(perfusion: PerfusionScalars) -> Iterator[str]:
+    """Misfits of the hypoperfusion intensity ratio; a missing volume is limited by its neighbours."""
+    intensity, tmax10 = perfusion.hypoperfusion_intensity_ratio, perfusion.tmax10_ml
+    tmax4, tmax6, tmax8 = perfusion.tmax4_ml, perfusion.tmax6_ml, perfusion.tmax8_ml
+    if intensity is None:
+        return
+    if tmax10 is not None and tmax6 is not None:
+        if tmax6 >= 10 and _differs(intensity, tmax10 / tmax6, 0.1, 0):
+            yield "perfusion.hypoperfusion_intensity_ratio is not tmax10_ml over tmax6_ml"
+        return
+    most = (tmax8, tmax6) if tmax10 is None else (tmax10, tmax8)  # tmax8_ml lies between the two volumes of the ratio
+    if most[0] is not None and most[1] is not None and most[1] >= 10 and intensity > most[0] / most[1] + 0.1:
+        yield "perfusion.hypoperfusion_intensity_ratio is above what tmax8_ml leaves"
+    if tmax10 is not None and tmax4 is not None and tmax4 >= 10 and intensity < tmax10 / tmax4 - 0.1:
+        yield "perfusion.hypoperfusion_intensity_ratio is below tmax10_ml over tmax4_ml"
 
 
 def _differs(stated: float, computed: float, least: float, share: float = 0.2) -> bool:

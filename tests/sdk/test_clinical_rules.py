@@ -31,6 +31,29 @@ FLAGGED: dict[str, tuple[dict[str, Any], str]] = {
     "mismatch of another patient": ({"perfusion": RAPID | {"mismatch_ml": 20.0}}, "record-contradiction"),
     "ratio of another patient": ({"perfusion": RAPID | {"mismatch_ratio": 1.8}}, "record-contradiction"),
     "HIR of another patient": ({"perfusion": RAPID | {"hypoperfusion_intensity_ratio": 0.8}}, "record-contradiction"),
+    "mismatch above tmax6, no core": ({"perfusion": {"tmax6_ml": 50.0, "mismatch_ml": 300.0}}, "record-contradiction"),
+    "mismatch above tmax4": ({"perfusion": {"tmax4_ml": 50.0, "mismatch_ml": 200.0}}, "record-contradiction"),
+    "core above tmax4": ({"perfusion": {"tmax4_ml": 50.0, "core_ml": 200.0}}, "record-contradiction"),
+    "ratio beside core and mismatch": (
+        {"perfusion": {"core_ml": 100.0, "mismatch_ml": 50.0, "mismatch_ratio": 5.0}},
+        "record-contradiction",
+    ),
+    "ratio beside tmax6 and mismatch": (
+        {"perfusion": {"tmax6_ml": 100.0, "mismatch_ml": 95.0, "mismatch_ratio": 2.0}},
+        "record-contradiction",
+    ),
+    "HIR above what tmax8 leaves": (
+        {"perfusion": {"tmax6_ml": 100.0, "tmax8_ml": 10.0, "hypoperfusion_intensity_ratio": 0.9}},
+        "record-contradiction",
+    ),
+    "HIR above tmax10 over tmax8": (
+        {"perfusion": {"tmax8_ml": 80.0, "tmax10_ml": 8.0, "hypoperfusion_intensity_ratio": 0.7}},
+        "record-contradiction",
+    ),
+    "HIR below tmax10 over tmax4": (
+        {"perfusion": {"tmax4_ml": 100.0, "tmax10_ml": 70.0, "hypoperfusion_intensity_ratio": 0.1}},
+        "record-contradiction",
+    ),
     "imaging before the arrival": ({"onset_to_imaging": 60, "onset_to_door": 240}, "record-unusual"),
     "hours as minutes": ({"onset_to_imaging": 4.5}, "record-unusual"),
     "platelets in another unit": ({"platelets": 25}, "record-unusual"),
@@ -54,6 +77,15 @@ VALID: dict[str, dict[str, Any]] = {
     "rounded volumes": {"perfusion": {"tmax6_ml": 20.0, "tmax8_ml": 20.6}},
     "no core": {"perfusion": {"core_ml": 0.0, "tmax6_ml": 60.0, "mismatch_ml": 60.0, "mismatch_ratio": 999.0}},
     "no delayed tissue": {"perfusion": {"tmax4_ml": 3.0, "tmax6_ml": 0.0, "hypoperfusion_intensity_ratio": 0.0}},
+    "a large core, its ratio rounded": {"perfusion": {"core_ml": 210.0, "mismatch_ml": 30.0, "mismatch_ratio": 1.1}},
+    "a large tmax6, its ratio rounded": {"perfusion": {"tmax6_ml": 290.0, "mismatch_ml": 16.0, "mismatch_ratio": 1.1}},
+    "no core, and no number for it": {"perfusion": {"tmax6_ml": 60.0, "mismatch_ml": 60.0, "mismatch_ratio": 999.0}},
+    "no core, and a ratio of 0 for it": {"perfusion": {"tmax6_ml": 60.0, "mismatch_ml": 60.0, "mismatch_ratio": 0.0}},
+    "mismatch alone beside tmax4": {"perfusion": {"tmax4_ml": 180.0, "mismatch_ml": 88.0, "core_ml": 22.0}},
+    "HIR beside neighbours": {
+        "perfusion": {"tmax4_ml": 180.0, "tmax8_ml": 70.0, "tmax10_ml": 40.0, "hypoperfusion_intensity_ratio": 0.36}
+    },
+    "HIR without tmax10": {"perfusion": {"tmax6_ml": 110.0, "tmax8_ml": 70.0, "hypoperfusion_intensity_ratio": 0.36}},
     "narrow pulse pressure": {"systolic_bp": 101, "diastolic_bp": 92},
     "stroke in the hospital": {"onset_to_door": 0, "onset_to_imaging": 25},
     "leukaemia excluded, usual bloods": {"leukocytes": 7.2, "platelets": 240, "crp": 3.0, "inr": 1.0, "ldl": 120},
