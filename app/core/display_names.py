@@ -14,6 +14,7 @@ NOT_RECORDED = "not recorded"
 _ACRONYMS = re.compile(r"\b(nihss|mrs|bp|crp|inr|ldl|ivt|tia|aspects|cbv|hu)\b")
 _UNITS = re.compile(r"_(ml|mm|hu|mmol_l|mmol_mol)$")
 _DELAY = re.compile(r"^tmax(\d+)")
+_PART_OF_NUMBER = re.compile(r"\s+\S*\d\S*$")
 _FIELD = re.compile(r"\b[a-z][a-z0-9]*(?:[._][a-z0-9]+)+\b")
 _NAME_FIELDS = ("imputed", "not-used")  # flags whose detail lists fields of the record
 _NAMED = {"clot_hu": "clot density", "hba1c": "HbA1c"}
@@ -73,8 +74,16 @@ def region_label(region: str) -> str:
 
 
 def truncated(text: str, limit: int) -> str:
-    """Text of at most ``limit`` characters, with two dots at the end if it was shortened."""
-    return text if len(text) <= limit else f"{text[: limit - 2]}.."
+    """Text of at most ``limit`` characters, with two dots at the end if it was shortened.
+
+    A number is shown whole or not at all, because a part of 106 reads as another number.
+    """
+    if len(text) <= limit:
+        return text
+    kept = text[: limit - 2]
+    if not text[limit - 2].isspace():
+        kept = _PART_OF_NUMBER.sub("", kept) or kept
+    return f"{kept}.."
 
 
 def percent(value: float) -> str:

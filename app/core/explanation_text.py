@@ -31,7 +31,7 @@ def contributions(attribution: Attribution) -> list[Contribution]:
     items = [
         Contribution(variable_label(item), "not given", item.contribution, False)
         if item.imputed
-        else Contribution(variable_label(item), format_value(item.value), item.contribution)
+        else Contribution(variable_label(item), value_text(item), item.contribution)
         for item in attribution.clinical
     ] + [Contribution(channel_label(item.modality), "", item.contribution) for item in attribution.imaging]
     return sorted(items, key=lambda item: -abs(item.log_odds))
@@ -40,6 +40,14 @@ def contributions(attribution: Attribution) -> list[Contribution]:
 def variable_label(item: ClinicalContribution) -> str:
     """Name of the variable of a contribution for a reader: the declared one of an own variable."""
     return item.label or label(item.variable)
+
+
+def value_text(item: ClinicalContribution) -> str:
+    """Value of a contribution for a reader, a number with the unit of its field: ``130 mg/dL``, ``yes``."""
+    from app.sdk.clinical import unit_of  # later, because the command line imports this module and must start fast
+
+    number = isinstance(item.value, int | float) and not isinstance(item.value, bool)
+    return f"{format_value(item.value)} {unit_of(item.variable) if number else ''}".rstrip()
 
 
 def grouped(items: Iterable[Contribution]) -> list[Contribution]:

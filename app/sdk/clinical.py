@@ -238,3 +238,19 @@ class ClinicalRecord(_Section):
         record = getattr(self, section) if section else self
         value: float | int | bool | str | None = None if record is None else getattr(record, name)
         return value
+
+
+_SECTIONS: Final[dict[str, type[BaseModel]]] = {
+    "": ClinicalRecord,
+    "perfusion": PerfusionScalars,
+    "imaging_signs": ImagingSigns,
+}
+
+
+def unit_of(variable: str) -> str:
+    """Unit of a variable by its dotted name (``age``, ``perfusion.core_ml``); empty if the document gives none."""
+    section, _, name = variable.rpartition(".")
+    field = _SECTIONS[section].model_fields.get(name) if section in _SECTIONS else None
+    extra = field.json_schema_extra if field is not None else None
+    unit = str(extra.get("unit", "")) if isinstance(extra, dict) else ""
+    return "" if unit == "1" else unit

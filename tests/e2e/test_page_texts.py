@@ -124,6 +124,10 @@ def test_page_has_the_words_and_rules_of_the_service(service: RunningService, br
         *_fields(ImagingSigns, "imaging_signs."),
     ]
     assert call(browser, "dom", "args[0].map(m.words)", fields) == [display_names.label(name) for name in fields]
+    text = "perfusion: core 22.9 mL, Tmax > 6 s 106 mL"
+    limits = list(range(12, len(text) - 1))
+    said = call(browser, "dom", "args[1].map((limit) => m.shortened(args[0], limit))", text, limits)
+    assert [each.replace("…", "..") for each in said] == [display_names.truncated(text, limit + 1) for limit in limits]
     rule = "max-f1-out-of-fold"
     assert call(browser, "explanation", "m.ruleText(args[0])", rule) == display_names.rule_text(rule)
     records = (

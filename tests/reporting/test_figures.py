@@ -101,7 +101,7 @@ def test_waterfall_has_a_bar_per_contribution(attribution: Attribution) -> None:
     drawing = figures.waterfall(attribution)
     texts = drawing.texts()
     rows = (
-        "age: 61",
+        "age: 61 years",
         "atrial fibrillation: yes",
         "values not given (1)",
         "CTA",
@@ -157,7 +157,7 @@ def test_every_figure_has_its_table(attribution: Attribution) -> None:
             ("outside the brain", "", "CTA", "-1.2", "-0.050"),
         ],
         figures.waterfall(attribution): [
-            ("age", "61", "+18.0", "+0.900"),
+            ("age", "61 years", "+18.0", "+0.900"),
             ("CTA", "", "+12.8", "+0.600"),
             ("atrial fibrillation", "yes", "-9.7", "-0.400"),
             ("core", "not given", "+0.0", "+0.000"),

@@ -61,7 +61,19 @@ def test_quantities_have_names_and_units() -> None:
     assert named_quantity("perfusion.core_ml", 22.944, "mL") == "core 22.9 mL"
     assert named_quantity("perfusion.hypoperfusion_intensity_ratio", 0.4123, "1") == "HIR 0.412"
     assert named_quantity("systolic_bp", 150.0, "mmHg") == "systolic BP 150 mmHg"
-    assert truncated("perfusion: core 22.9 mL, Tmax > 6 s 99 mL", 20) == "perfusion: core 22.."
+
+
+def test_a_shortened_text_holds_no_part_of_a_number() -> None:
+    text = "perfusion: core 22.9 mL, Tmax > 6 s 106 mL"
+    for limit in range(15, len(text)):
+        shortened = truncated(text, limit)
+        assert len(shortened) <= limit
+        assert shortened.endswith("..")
+        assert set(re.findall(r"[\d.]*\d", shortened)) <= {"22.9", "6", "106"}
+    assert truncated(text, 20) == "perfusion: core.."
+    assert truncated(text, 39) == "perfusion: core 22.9 mL, Tmax > 6 s.."
+    assert truncated("1.2.840.113619.2.55", 10) == "1.2.840..."  # one word
+    assert truncated("atrial fibrillation", 10) == "atrial f.."
 
 
 def test_fields_of_the_record_are_named_in_words() -> None:
@@ -82,7 +94,7 @@ def test_report_is_self_contained_and_escapes_its_values(prediction: Prediction)
 
 def test_report_summarises_the_contributions(prediction: Prediction) -> None:
     html = report(prediction, {}, "")
-    assert "Raised most by age 61 (+0.90 log-odds, +18.0 points) and CTA (+0.60 log-odds, +12.8 points)." in html
+    assert "Raised most by age 61 years (+0.90 log-odds, +18.0 points) and CTA (+0.60 log-odds, +12.8 points)." in html
     assert "Lowered most by atrial fibrillation yes (-0.40 log-odds, -9.7 points)." in html
 
 
@@ -102,7 +114,7 @@ def test_values_that_were_not_given_are_one_bar_and_no_reason(prediction: Predic
     assert [text for text in texts if "not given" in text] == ["values not given (3)"]
     assert any(text.startswith("+1.60") for text in texts)
     html = report(prediction.model_copy(update={"attribution": explained}), {}, "")
-    assert "Raised most by age 61 (+0.90" in html
+    assert "Raised most by age 61 years (+0.90" in html
 
 
 def test_reasons_start_with_the_share_outside_the_brain(prediction: Prediction, attribution: Attribution) -> None:

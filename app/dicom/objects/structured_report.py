@@ -27,8 +27,8 @@ from highdicom.sr import (
 from pydicom.dataset import Dataset
 from pydicom.uid import ParametricMapStorage
 
-from app.core.display_names import channel_label, flag_text, format_value, label, region_label, rule_text
-from app.core.explanation_text import variable_label
+from app.core.display_names import channel_label, flag_text, label, region_label, rule_text
+from app.core.explanation_text import value_text, variable_label
 from app.dicom.objects.codes import UNITY, own, standard, unit
 from app.dicom.objects.identity import MANUFACTURER, ObjectContext, finish
 from app.sdk.flag_names import name_of
@@ -226,7 +226,7 @@ def _clinical(context: ObjectContext, each: ClinicalContribution) -> Group:
     evaluations = [QualitativeEvaluation(own("variable", "Variable"), own(each.variable, name))]
     if each.imputed:
         evaluations.append(QualitativeEvaluation(own("value-state", "Value"), own("not-given", "not given, imputed")))
-    shown = "not given" if each.imputed else format_value(each.value)
+    shown = "not given" if each.imputed else value_text(each)
     return _group(
         context,
         f"clinical {each.variable}",

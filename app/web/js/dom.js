@@ -50,6 +50,14 @@ const plainWords = (stem) => stem
   .replace(/^tmax(\d+)/, "Tmax > $1 s")
   .replace("MRS", "mRS");
 
+/** Text of at most `limit` characters. A number is shown whole or not at all: a part of 106 reads as another number. */
+export function shortened(text, limit) {
+  if (text.length <= limit) return text;
+  const kept = text.slice(0, limit - 1);
+  const whole = /\s/.test(text[limit - 1]) ? kept : kept.replace(/\s+\S*\d\S*$/, "") || kept;
+  return `${whole}…`;
+}
+
 /** Format a clinical value for display. */
 export function shown(value) {
   if (typeof value === "boolean") return value ? t("yes") : t("no");

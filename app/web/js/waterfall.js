@@ -1,12 +1,12 @@
 // Waterfall chart of the contributions from base to total, largest first; small ones are combined.
 
-import { el } from "./dom.js";
+import { el, shortened } from "./dom.js";
 import { percentOf, pointsText, signed } from "./explanation.js";
 import { t } from "./texts.js";
 
 const rowHeight = 24;
-const left = 250;
-const width = 860;
+const left = 262; // the longest name is bold
+const width = 872;
 const right = 150;
 const most = 12;
 
@@ -34,7 +34,7 @@ export function waterfall(base, total, items) {
     const ends = [x(Math.min(from, to)), x(Math.max(from, to))];
     const name = row.shown ? `${row.name}: ${row.shown}` : row.name;
     return el("svg:g", {},
-      text(0, y, name.length > 36 ? `${name.slice(0, 35)}…` : name),
+      text(0, y, shortened(name, 36)),
       el("svg:line", { x1: x(from), x2: x(from), y1: y - 4, y2: y + 5, stroke: "var(--quiet)" }),
       el("svg:rect", { x: ends[0], y: y + 4, width: Math.max(1.5, ends[1] - ends[0]), height: rowHeight - 8, rx: 2,
         fill: row.contribution < 0 ? "var(--lowers)" : "var(--raises)" }),
