@@ -93,8 +93,13 @@ def import_(
 
 def plan_of(client: Client, table: OutcomeTable, faults: FaultList, *, correct: bool) -> Plan:
     """Find the predictions of every row and compare the outcomes on record; faults are added to ``faults``."""
+    from app.sdk.followup import fault_of
+
     drafts: dict[str, tuple[int, OutcomeDraft]] = {}
     for entry in table.entries:
+        if (fault := fault_of(entry.draft)) is not None:
+            faults.add(fault.detail, row=entry.row, column=fault.field)
+            continue
         for prediction in _predictions_of(client, entry, faults):
             other = drafts.setdefault(prediction, (entry.row, entry.draft))
             if other[1] != entry.draft:

@@ -166,6 +166,18 @@ async def test_correcting_an_outcome_needs_its_present_etag(service: RunningServ
     assert (read.json(), read.headers["etag"]) == (second.json(), second.headers["etag"])
 
 
+@pytest.mark.parametrize("percent", [0, 1, 1.5, 60.5, 100])
+async def test_a_stenosis_in_per_cent_is_recorded(service: RunningService, path: str, percent: float) -> None:
+    stored = await put(service, path, OUTCOME | {"final_stenosis_percent": percent})
+    assert (stored.status_code, stored.json()["final_stenosis_percent"]) == (200, percent)
+
+
+async def test_a_stenosis_as_a_fraction_is_refused(service: RunningService, path: str) -> None:
+    refused = await put(service, path, OUTCOME | {"final_stenosis_percent": 0.7})
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "final_stenosis_percent")
+    assert "write percent, as 60 and not 0.6" in refused.json()["detail"]
+
+
 @pytest.mark.parametrize("changed", [{"etici": "2"}, {"final_stenosis_percent": 101}, {"rescue_treatment": "no"}])
 async def test_invalid_outcome_is_refused(service: RunningService, path: str, changed: dict[str, Any]) -> None:
     assert (await put(service, path, OUTCOME | changed)).status_code == 422

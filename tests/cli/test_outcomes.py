@@ -70,6 +70,14 @@ def test_table_is_checked_then_recorded_then_unchanged(server: Server, tmp_path:
     assert imported(server, tmp_path, text).stdout.startswith("0 recorded, 0 corrected, 2 unchanged")
 
 
+def test_a_stenosis_as_a_fraction_is_refused(server: Server, tmp_path: Path) -> None:
+    predictions = [predicted(server, f"F-{number}") for number in (1, 2)]
+    refused = imported(server, tmp_path, f"{predictions[0]},,,3,0,0.7\n{predictions[1]},,,3,0,70\n")
+    assert refused.exit_code == 2
+    assert "row 2, column final_stenosis_percent: it is below 1 %" in refused.output
+    assert [grade(server, each) for each in predictions] == [None, None]
+
+
 def test_other_outcome_on_record_needs_consent(server: Server, tmp_path: Path) -> None:
     own, new = predicted(server, "B-1"), predicted(server, "B-2")
     assert imported(server, tmp_path, f"{own},,,3,0,0\n").exit_code == 0

@@ -15,8 +15,8 @@ from app.api import json_parsing, openapi_responses, responses
 from app.api.dependencies import CurrentCaller, ServicesDep
 from app.api.parameters import PredictionId, strict_query
 from app.database import audit, followup, trials
-from app.sdk.errors import EtagMismatch, NotFound, PreconditionRequired
-from app.sdk.followup import Outcome, OutcomeDraft, Review, ReviewDraft
+from app.sdk.errors import EtagMismatch, InvalidRequest, NotFound, PreconditionRequired
+from app.sdk.followup import Outcome, OutcomeDraft, Review, ReviewDraft, fault_of
 
 router = APIRouter(prefix="/v1/predictions/{id}", tags=["follow-up"], dependencies=[Depends(strict_query)])
 
@@ -66,6 +66,8 @@ async def set_outcome(
 ) -> Response:
     """Records the outcome of the thrombectomy; a correction needs `If-Match`."""
     draft = json_parsing.validated(OutcomeDraft, await request.body())
+    if (fault := fault_of(draft)) is not None:
+        raise InvalidRequest(f"{fault.field}: {fault.detail}", errors=[fault])
 
     def record(session: Session) -> Outcome:
         present = followup.outcome(session, prediction_id, caller.tenant)
