@@ -6,7 +6,8 @@ Design notes:
 - All checks use block means over about 3 mm, which removes most of the noise.
 - These pass: padding below air (-1500, -2000, -3024), metal, a missing piece of skull, a skull-stripped brain in HU, a
   plastic phantom in HU, a volume of 16 voxels a side.
-- Intercept, slope, sign and display windows are checked by hounsfield_check.py, contents of a mask by mask_check.py.
+- Intercept, slope, sign and display windows are checked by hounsfield_check.py, contents of a mask by mask_check.py,
+  a haemorrhage by haemorrhage_check.py.
 - A message says what is expected and what to do; it does not repeat voxel values.
 """
 
@@ -18,7 +19,7 @@ from typing import Final
 import numpy as np
 from scipy import ndimage
 
-from app.imaging import enclosure, hounsfield_check, vessels
+from app.imaging import enclosure, haemorrhage_check, hounsfield_check, vessels
 from app.imaging.enclosure import Enclosure, between
 from app.imaging.hounsfield_check import MIN_BRAIN_CM2
 from app.imaging.io.nifti import Volume
@@ -49,6 +50,7 @@ _WHOLE_TREE_MM: Final = 100.0  # a shorter scan shows fewer places
 _METAL_HU: Final = 2000.0
 _METAL_BLOCK_HU: Final = 1200.0  # mean of a block of about 3 mm; no plaque and no contrast is so dense
 _METAL_DEPTH_MM: Final = 4.0  # from bone
+_HAEMORRHAGE_ML: Final = 20.0  # dense clots, calcium and small bleedings are smaller
 _MAX_SLICE_MM: Final = {Input.CTA: 1.5, Input.NCCT: 5.5, Input.CTP: 10.5, Input.TMAX: 10.5, Input.CBF: 10.5}
 _MAX_S: Final = {Input.TMAX: 120.0, Input.MTT: 240.0}
 _SHORTEST_S: Final = 1.5  # the noise of every Tmax map in seconds exceeds it
@@ -132,7 +134,8 @@ def _head_ct(volume: Volume, field: Input) -> tuple[Flag, ...]:
         raise _refuse(field, f"the values are not Hounsfield units: {scale.reason}")
     if seen:
         flags = _window(values, edges, field)
-        return (*flags, *_brain_level(space, field), *_contrast(values, space, field), *_metal(values, space, field))
+        flags = (*flags, *_brain_level(space, field), *_contrast(values, space, field), *_metal(values, space, field))
+        return (*flags, *_haemorrhage(values, space)) if field is Input.NCCT else flags
     if _shows_trunk(values, body, edges):
         raise _refuse(
             field,
@@ -235,6 +238,14 @@ def _metal(values: np.ndarray, space: Enclosure, field: Input) -> tuple[Flag, ..
     if not len(_deep_in(bright, space.inside, space.edges, _METAL_DEPTH_MM)):
         return ()
     return (_flag("metal", field, "there is metal within the skull; its streaks can look like calcium or contrast"),)
+
+
+def _haemorrhage(values: np.ndarray, space: Enclosure) -> tuple[Flag, ...]:
+    """Flag a large dense region in the brain of an NCCT."""
+    if (volume_ml := haemorrhage_check.dense_ml(values, space)) < _HAEMORRHAGE_ML:
+        return ()
+    detail = f"a dense region of about {volume_ml:.0f} mL lies in the brain, as of a haemorrhage"
+    return (_flag("haemorrhage-possible", Input.NCCT, detail),)
 
 
 def _with_neighbours(mask: np.ndarray) -> np.ndarray:

@@ -63,6 +63,12 @@ CT: Final = {
         "Share of air, and the values of the rest.",
         "Send the original series.",
     ),
+    "haemorrhage-possible": FlagKind(
+        _WARNING,
+        "A large dense region lies in the brain of the NCCT, as of a haemorrhage.",
+        "Largest region, away from the skull, that is 18 HU above the median of the brain; 20 mL or more is said.",
+        "Look at the NCCT. A haemorrhage is no study for this model; contrast in the tissue looks alike.",
+    ),
     "hu-cut": FlagKind(
         _WARNING,
         "High values of the CTA were cut off, so bone cannot be told from contrast.",

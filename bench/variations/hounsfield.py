@@ -171,6 +171,17 @@ def calcified(values: np.ndarray, rng: Random) -> np.ndarray:
     return changed
 
 
+def haemorrhage(study: Study, rng: Random) -> Study:
+    """A bleeding of 40 to 80 mL in one hemisphere of the NCCT, 30 to 40 HU above the brain."""
+    ncct = study[Input.NCCT]
+    radius = (rng.uniform(40, 80) * 3000 / (4 * np.pi)) ** (1 / 3)
+    centre = np.array(ncct.shape) / 2 + np.array([rng.choice([-30, 30]), 0, 15]) / ncct.spacing_mm
+    at = np.indices(ncct.shape, sparse=True)
+    away = [(at[axis] - centre[axis]) * ncct.spacing_mm[axis] for axis in range(3)]
+    bleeding = (away[0] ** 2 + away[1] ** 2 + away[2] ** 2 < radius**2) & (ncct.data > -20) & (ncct.data < 90)
+    return study | {Input.NCCT: _stored(ncct.data + rng.uniform(30, 40) * bleeding, ncct)}
+
+
 def thick_ncct(study: Study, rng: Random) -> Study:
     """An NCCT of 5 mm."""
     return study | {Input.NCCT: _thick(study[Input.NCCT], rng, 5.0)}
@@ -285,6 +296,7 @@ WRONG: dict[str, tuple[Callable[[Study, Random], Study], set[str]]] = {
     "window_to_300": (partial(_one, change=_window), {"refused"}),
     "brain_window": (partial(_one, change=_brain_window), {"refused"}),
     "cta_cut": (_cta_cut, {"hu-cut"}),
+    "haemorrhage": (haemorrhage, {"haemorrhage-possible"}),
     "cta_as_ncct": (partial(_moved_to, sent=Input.CTA, field=Input.NCCT), {"contrast-doubtful"}),
     "thick_cta_as_ncct": (partial(_moved_to, sent=Input.CTA, field=Input.NCCT, mm=5.0), {"contrast-doubtful"}),
     "ncct_as_cta": (partial(_moved_to, sent=Input.NCCT, field=Input.CTA), {"contrast-doubtful"}),

@@ -46,7 +46,15 @@ QUICK = {
 QUICK_WRONG = {
     *("slices_reversed", "axes_exchanged", "slices_lost", "spacing_times_0.7", "slice_distance_wrong", "tilt_ignored"),
     *("one_slice_distance_wrong", "identity_affine", "other_patients_ncct", "maps_displaced_10mm", "maps_mirrored"),
-    *("ge_stored_values", "intercept_twice_padded", "wrong_slope", "inverted_sign", "brain_window", "cta_cut"),
+    *(
+        "ge_stored_values",
+        "intercept_twice_padded",
+        "wrong_slope",
+        "inverted_sign",
+        "brain_window",
+        "cta_cut",
+        "haemorrhage",
+    ),
     *("thick_cta_as_ncct", "ncct_as_cta", "exchanged", "cta_twice_turned", "tmax_twice"),
     *("bone_mask", "displaced_mask", "one_sided_arteries", "core blanked with 0 in both maps", "core blanked in Tmax"),
     *("Tmax in tenths", "MTT as Tmax beside all maps", "TTP as CBF", "Tmax and CBF exchanged", "noise as Tmax"),
