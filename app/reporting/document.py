@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ _LEFT, _TOP, _BOTTOM = 0.08, 0.93, 0.06  # shares of the page
 _FONT, _FIXED_FONT = "Helvetica", "Courier"
 _BODY, _HEADING, _FIRST = 9, 12, 13  # points
 _CHARACTERS = 98  # of a line of the body
+_WIDEST = 36  # characters of a cell in one line
 _LINE = 1.45  # distance of lines, font sizes
 _FIGURE_DPI = 150
 
@@ -158,12 +160,14 @@ def _wrapped(text: str, size: int = _BODY, *, bold: bool = False) -> Iterator[_L
 
 
 def _table(table: FigureTable) -> Iterator[_Line]:
-    """Rows in a font of fixed width; the first column is left-aligned."""
+    """Rows in a font of fixed width; the first column is left-aligned, and a long cell goes on in the next line."""
     rows = [table.headers, *table.rows]
-    widths = [min(36, max(len(row[column]) for row in rows)) for column in range(len(table.headers))]
+    widths = [min(_WIDEST, max(len(row[column]) for row in rows)) for column in range(len(table.headers))]
     for number, row in enumerate(rows):
-        cells = [
-            cell[:width].ljust(width) if column == 0 else cell[:width].rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        yield _Line("  ".join(cells), 8, bold=number == 0, fixed=True)
+        wrapped = [textwrap.wrap(cell, width) for cell, width in zip(row, widths, strict=True)]
+        for parts in zip_longest(*wrapped, fillvalue=""):
+            cells = [
+                part.ljust(width) if column == 0 else part.rjust(width)
+                for column, (part, width) in enumerate(zip(parts, widths, strict=True))
+            ]
+            yield _Line("  ".join(cells), 8, bold=number == 0, fixed=True)

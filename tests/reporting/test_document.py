@@ -1,0 +1,19 @@
+"""The PDF of a report: what its tables say is complete."""
+
+from __future__ import annotations
+
+from app.reporting import document
+from app.reporting.tables import FigureTable
+
+
+def test_a_long_value_goes_on_in_the_next_line() -> None:
+    value = "core 0 mL, Tmax > 6 s 70.9 mL, HIR 0.124"
+    rows = [("perfusion", value, "+6.1"), ("sex", "male", "+3.4")]
+    lines = [line.text for line in document._table(FigureTable(("Variable", "Value", "Points"), rows))]
+    assert [" ".join(line.split()) for line in lines] == [
+        "Variable Value Points",
+        "perfusion core 0 mL, Tmax > 6 s 70.9 mL, HIR +6.1",
+        "0.124",
+        "sex male +3.4",
+    ]
+    assert len({len(line) for line in lines}) == 1  # the columns stay below each other
