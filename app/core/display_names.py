@@ -20,6 +20,7 @@ _NAME_FIELDS = ("imputed", "not-used")  # flags whose detail lists fields of the
 _NAMED = {"clot_hu": "clot density", "hba1c": "HbA1c"}
 _SHORT = {"hypoperfusion_intensity_ratio": "HIR"}
 _CHANNELS = {"ncct": "NCCT", "cta": "CTA", "vessels": "vessel mask", "tmax": "Tmax", "rcbf": "relative CBF"}
+_CHANNEL_UNITS = {"ncct": "HU", "cta": "HU", "tmax": "s"}
 _RULES = {
     "max-f1-out-of-fold": "largest F1 score in patients outside the training folds",
     "max-f1-recalibration": "largest F1 score in the patients of the recalibration",
@@ -61,6 +62,11 @@ def perfusion_value(name: str, value: float) -> str:
 def channel_label(channel: str) -> str:
     """Display name of an image channel: ``rcbf`` gives ``relative CBF``."""
     return _CHANNELS.get(str(channel), str(channel))
+
+
+def channel_unit(channel: str) -> str:
+    """Unit of the values of an image channel; empty for a mask and a ratio."""
+    return _CHANNEL_UNITS.get(str(channel), "")
 
 
 def rule_text(rule: str) -> str:

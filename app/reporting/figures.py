@@ -57,11 +57,13 @@ def overlay(
     title: str,
     regions: Sequence[RegionContribution] = (),
     total: float = 0.0,
+    unit: str = "",
 ) -> Drawing:
     """Draw axial, coronal and sagittal slices through the attribution's peak, and an axial projection.
 
     ``image`` is the grey background; ``window`` holds its values (HU, s or ratio) for black and white. ``attribution``
-    is in log-odds per voxel, on any grid. ``regions`` are the image's contributions for the table.
+    is in log-odds per voxel, on any grid. ``regions`` are the image's contributions for the table. ``unit`` is that of
+    the window.
     """
     peak_voxel, world = peak(attribution)
     largest = float(np.abs(attribution.values[peak_voxel]))
@@ -108,7 +110,9 @@ def overlay(
     mean_image = np.clip(image.values, *window).mean(axis=2).T
     panel(left, "axial, largest value at any height", mean_image, values, 0, 1, clear=0.35)
     drawing.key(gap, tallest + 76, f"peak {attribution.values[peak_voxel]:+.2g} log-odds per voxel")
-    drawing.text(gap, tallest + 98, _CONVENTION, colour=MUTED)
+    low, high = window
+    grey = f"grey scale from {low:g} (black) to {high:g} (white) {unit}".rstrip()
+    drawing.text(gap, tallest + 98, f"{_CONVENTION}; {grey}", colour=MUTED)
     return drawing
 
 

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 
-from app.core.display_names import channel_label
+from app.core.display_names import channel_label, channel_unit
 from app.core.logging import error_location
 from app.imaging.io.nibabel_alone import nibabel
 from app.reporting import figures, page
@@ -91,6 +91,7 @@ def _drawings(data: DrawingData, stored: Mapping[str, bytes]) -> dict[str, tuple
             each.title,
             regions,
             attribution.total,
+            channel_unit(each.channel),
         )
         caption = f"{channel_label(each.channel)}: where it raised and lowered the probability"
         drawn[f"overlay-{each.channel}"] = (caption, drawing)

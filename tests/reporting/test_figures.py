@@ -14,6 +14,7 @@ from matplotlib.colors import to_hex
 from matplotlib.text import Text
 from PIL import Image
 
+from app.core.display_names import channel_unit
 from app.reporting import figures
 from app.reporting.drawing import Drawing
 from app.reporting.grid_volume import GridVolume, peak
@@ -95,6 +96,20 @@ def test_overlay_resamples_a_coarse_map_correctly() -> None:
     place = 48 * (1 - (columns.mean() + 0.5) / width), 56 * (1 - (rows.mean() + 0.5) / height)
     assert place == pytest.approx((30.5, 20.5), abs=0.5)  # mirrored; the first row is the top
     assert f"axial, z = {world[2]:.0f} mm" in drawing.texts()
+
+
+@pytest.mark.parametrize(
+    ("channel", "window", "said"),
+    [
+        (Channel.NCCT, (0.0, 80.0), "grey scale from 0 (black) to 80 (white) HU"),
+        (Channel.TMAX, (0.0, 12.0), "grey scale from 0 (black) to 12 (white) s"),
+        (Channel.RCBF, (0.0, 1.5), "grey scale from 0 (black) to 1.5 (white)"),
+    ],
+)
+def test_overlay_says_its_grey_scale(channel: Channel, window: tuple[float, float], said: str) -> None:
+    image = GridVolume(np.full((24, 28, 24), 1.0), AFFINE)
+    texts = figures.overlay(image, window, image, "an image", unit=channel_unit(channel)).texts()
+    assert [text.partition("; ")[2] for text in texts if "grey scale" in text] == [said]
 
 
 def test_waterfall_has_a_bar_per_contribution(attribution: Attribution) -> None:
