@@ -145,6 +145,15 @@ def test_kubernetes_uses_existing_commands_and_settings(cluster: list[dict[str, 
         assert pod["terminationGracePeriodSeconds"] > 25
 
 
+def test_no_service_of_the_cluster_sets_a_setting(cluster: list[dict[str, Any]]) -> None:
+    """Kubernetes gives each pod NAME_PORT=tcp://... for each Service; that of `rlvo` would be the setting RLVO_PORT."""
+    services = {each["metadata"]["name"] for each in cluster if each["kind"] == "Service"}
+    linked = {f"{name.upper().replace('-', '_')}_PORT" for name in services}
+    assert linked & {f"RLVO_{name.upper()}" for name in Settings.model_fields} == {"RLVO_PORT"}
+    for deployment in (each for each in cluster if each["kind"] == "Deployment"):
+        assert deployment["spec"]["template"]["spec"]["enableServiceLinks"] is False
+
+
 def test_kubernetes_probes_existing_addresses(cluster: list[dict[str, Any]]) -> None:
     probes = [probe["path"] for probe in within(cluster, "httpGet")]
     assert sorted(probes) == ["/livez", "/readyz"]
