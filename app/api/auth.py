@@ -47,9 +47,11 @@ _READ_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
 def validate_exposure(settings: Settings) -> None:
-    """Raises ValueError if other machines could reach a service that requires no keys."""
+    """Raises ValueError if other machines could reach a service that requires no keys, or a login has no provider."""
     if not settings.keys_required and not settings.on_loopback and not settings.insecure:
         raise ValueError("RLVO_AUTH=off allows other machines to connect without keys; this also needs RLVO_INSECURE=1")
+    if settings.oidc_client_id and not settings.oidc_issuer:
+        raise ValueError("RLVO_OIDC_CLIENT_ID also needs RLVO_OIDC_ISSUER, where people log in")
 
 
 def key_needed(settings: Settings, scope: Asgi, headers: Headers) -> bool:

@@ -137,7 +137,10 @@ def list_settings(
     rlvo settings
     RLVO_PORT=80 rlvo settings
     """
+    import os
+
     from app.core.config import Settings
+    from app.core.unknown_settings import remarks
 
     if markdown:
         typer.echo("| variable | default | what it sets |\n|---|---|---|")
@@ -146,9 +149,12 @@ def list_settings(
     else:
         config, fields = settings(), Settings.model_fields.items()
         rows = [
-            [f"RLVO_{name.upper()}", _shown(getattr(config, name)), field.description or ""] for name, field in fields
+            [f"RLVO_{name.upper()}", _shown(getattr(config, name), secret=not field.repr), field.description or ""]
+            for name, field in fields
         ]
         table(["variable", "value", ""], rows)
+        for remark in remarks(os.environ):
+            typer.echo(remark, err=True)
 
 
 def openapi(
@@ -243,11 +249,14 @@ def fsck(
         raise typer.Exit(1)
 
 
-def _shown(value: object) -> str:
-    """Value of a setting, without the password of a URL."""
+def _shown(value: object, *, secret: bool) -> str:
+    """Value of a setting, without a secret and without the password of a URL."""
     import re
 
-    return re.sub(r"(?<=:)[^:@/]+(?=@)", "***", str(value))
+    if secret and value:
+        return "***"
+    shown = re.sub(r"(?<=//)([^:@/]*):.*(?=@)", r"\1:***", str(value))
+    return re.sub(r"(?<=[?&]password=)[^&]*", "***", shown)
 
 
 def _default(value: object) -> str:

@@ -67,13 +67,18 @@ def serve(
     from app.cli.common import check_writable, settings
     from app.core import logging as app_logging
     from app.core.egress import EgressClient
+    from app.core.unknown_settings import remarks
     from app.dicom.callers import check_listener
 
     os.umask(PRIVATE)
     given = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
     config = settings(**given)
     app_logging.configure_logging(config.log_level, config.log_format)
+    for remark in remarks(os.environ):
+        log.warning("%s", remark)
     try:
+        if worker:
+            _check_heartbeat(config)
         EgressClient(config.webhook_hosts)  # check here: with wrong hosts the worker would fail at each start
         EgressClient(config.dicom_hosts, setting="RLVO_DICOM_HOSTS")
         check_writable(config)
@@ -91,6 +96,12 @@ def serve(
     finally:
         if supervisor:
             supervisor.stop()
+
+
+def _check_heartbeat(config: Settings) -> None:
+    """Raises ValueError if other workers would take over the job of a worker that works."""
+    if config.heartbeat >= config.lease:
+        raise ValueError("RLVO_HEARTBEAT must be shorter than RLVO_LEASE, or a worker at work counts as lost")
 
 
 def _start_worker(config: Settings) -> ProcessSupervisor:
@@ -233,11 +244,15 @@ def worker(
     from app.cli.common import check_writable, settings
     from app.core import logging as app_logging
     from app.core.egress import EgressClient
+    from app.core.unknown_settings import remarks
     from app.worker import process
 
     config = settings()
     app_logging.configure_logging(config.log_level, config.log_format)
+    for remark in remarks(() if held else os.environ):  # `rlvo serve` has logged them
+        log.warning("%s", remark)
     try:
+        _check_heartbeat(config)
         EgressClient(config.webhook_hosts)
     except ValueError as refusal:
         typer.echo(str(refusal), err=True)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.core.ae_title import AE_TITLE
 
 MIB = 1024 * 1024
+CENTURY_DAYS = 36_500  # the longest time in days; a date that lies further back or ahead cannot be computed
 
 # Next to the code in an installed package; at the root of a checkout.
 _APP = Path(__file__).parents[1]
@@ -24,7 +26,7 @@ SHIPPED_VERSIONS = next(
 class Settings(BaseSettings):
     """All settings with defaults; `rlvo settings --markdown` makes the table of the README from the descriptions."""
 
-    model_config = SettingsConfigDict(env_prefix="RLVO_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="RLVO_", extra="ignore", frozen=True, allow_inf_nan=False)
 
     data_dir: Path = Field(default=Path("data"), description="Folder of all stored data, unless set otherwise below")
     database_url: str = Field(default="", description="SQLAlchemy URL; empty: SQLite in the data folder")
@@ -129,7 +131,10 @@ class Settings(BaseSettings):
         "minutes",
     )
     dicom_delivery_days: float = Field(
-        default=3.0, gt=0, description="Days after which the delivery of a result to a DICOM destination is given up"
+        default=3.0,
+        gt=0,
+        le=CENTURY_DAYS,
+        description="Days after which the delivery of a result to a DICOM destination is given up",
     )
     dicom_port: int = Field(
         default=0, ge=0, le=65535, description="Port of the DICOM listener that `rlvo serve` starts; 0: none"
@@ -162,6 +167,7 @@ class Settings(BaseSettings):
     dicom_keep_hours: float = Field(
         default=72.0,
         gt=0,
+        le=24 * CENTURY_DAYS,
         description="Hours from its last instance after which the files of a received study are deleted",
     )
     dicom_storage_commitment: Literal["refuse", "answer"] = Field(
@@ -193,7 +199,9 @@ class Settings(BaseSettings):
     queue_tenant_share: float = Field(
         default=0.4, gt=0, le=1, description="Share of the places of each priority that one tenant may take"
     )
-    idempotency_hours: float = Field(default=24.0, gt=0, description="Hours for which an Idempotency-Key is stored")
+    idempotency_hours: float = Field(
+        default=24.0, gt=0, le=24 * CENTURY_DAYS, description="Hours for which an Idempotency-Key is stored"
+    )
     require_idempotency_key: bool = Field(default=False, description="Refuse a POST without an Idempotency-Key")
 
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Device of the networks")
@@ -228,7 +236,10 @@ class Settings(BaseSettings):
     )
     cpu_limit: float = Field(default=3600.0, gt=0, description="CPU seconds of one attempt at a prediction")
     retention_days: float = Field(
-        default=0, ge=0, description="Days from its answer after which a prediction is erased; 0: never"
+        default=0,
+        ge=0,
+        le=CENTURY_DAYS,
+        description="Days from its answer after which a prediction is erased; 0: never",
     )
     webhook_hosts: str = Field(
         default="", description="Hosts that webhooks may call, comma-separated: `pacs.clinic.example`, `10.0.0.7:8443`"
@@ -252,6 +263,22 @@ class Settings(BaseSettings):
         if "model_store" in values or default.is_dir() or SHIPPED_VERSIONS is None:
             return values
         return {**values, "model_store": SHIPPED_VERSIONS}
+
+    @field_validator("storage_url", "erasure_ledger")
+    @classmethod
+    def _refuse_other_urls(cls, value: str) -> str:
+        """Refuses a URL that would be taken for the name of a folder, such as ``s3:/bucket`` or ``https://host``."""
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", value) and not value.startswith(("s3://", "file://")):
+            raise ValueError("expected a folder, file:///folder or s3://bucket/prefix")
+        return value
+
+    @field_validator("cds_origins")
+    @classmethod
+    def _check_origins(cls, value: str) -> str:
+        for origin in filter(None, (each.strip() for each in value.split(","))):
+            if not re.fullmatch(r"https?://[^/?#@\s]+/?", origin, re.IGNORECASE):
+                raise ValueError("expected origins such as https://records.clinic.example, comma-separated")
+        return value
 
     @cached_property
     def database(self) -> str:

@@ -213,6 +213,14 @@ SETTINGS = {
     "a storage inside a file": {"RLVO_STORAGE_URL": "text/blobs"},
     "a bucket without a name": {"RLVO_STORAGE_URL": "s3://"},
     "a wrong S3 endpoint": {"RLVO_STORAGE_URL": "s3://a/b", "RLVO_S3_ENDPOINT": "not a url"},
+    "a storage of another kind": {"RLVO_STORAGE_URL": "https://objects.clinic.example/rlvo"},
+    "a bucket with one slash": {"RLVO_STORAGE_URL": "s3:/rlvo/blobs"},
+    "a ledger of another kind": {"RLVO_ERASURE_LEDGER": "gs://rlvo/ledger"},
+    "an endless retention": {"RLVO_RETENTION_DAYS": "inf"},
+    "a retention before the first year": {"RLVO_RETENTION_DAYS": "1e7"},
+    "an origin without its scheme": {"RLVO_CDS_ORIGINS": "records.clinic.example"},
+    "a login without its provider": {"RLVO_OIDC_CLIENT_ID": "rlvo-page"},
+    "a heartbeat as long as the lease": {"RLVO_HEARTBEAT": "15"},
     "a ledger inside a file": {"RLVO_ERASURE_LEDGER": "text/ledger"},
     "a model store that is a file": {"RLVO_MODEL_STORE": "text"},
     "trusted keys that are no keys": {"RLVO_TRUSTED_KEYS": "nonsense"},
@@ -362,6 +370,7 @@ PROCESSES = [
     ("worker", "a data folder inside a file"),
     ("worker", "a database of another kind"),
     ("worker", "a bucket without a name"),
+    ("worker", "a heartbeat as long as the lease"),
     ("demo --once", "a data folder inside a file"),
 ]
 

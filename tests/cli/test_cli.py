@@ -211,6 +211,26 @@ def test_settings_hide_passwords(rlvo: Rlvo) -> None:
     assert "secret" not in shown
 
 
+@pytest.mark.parametrize("password", ["se:cr/e@t", "secret"])
+def test_settings_hide_whole_passwords_and_the_return_key(rlvo: Rlvo, password: str) -> None:
+    key = "S2V5S2V5S2V5S2V5S2V5S2V5S2V5S2V5S2V5S2V5S2U="
+    for url in (f"postgresql://rlvo:{password}@db/rlvo", f"postgresql://db/rlvo?user=rlvo&password={password}"):
+        shown = rlvo("settings", RLVO_DATABASE_URL=url, RLVO_DICOM_RETURN_KEY=key).stdout
+        assert "postgresql://" in shown
+        assert not [part for part in ("se:", "cr/e", "secret", key[:8]) if part in shown]
+
+
+def test_a_misspelt_setting_is_named_without_its_value(rlvo: Rlvo, rlvo_process: Rlvo) -> None:
+    wrong = {"RLVO_RETENTION_DAY": "30.25"}
+    remark = "RLVO_RETENTION_DAY is no setting of rlvo and is not used. Is RLVO_RETENTION_DAYS meant?"
+    run = rlvo("settings", **wrong)
+    assert run.returncode == 0
+    assert remark in run.stderr
+    served = rlvo_process("serve", "--host", "0.0.0.0", "--port", "0", RLVO_AUTH="off", **wrong)
+    assert remark in served.stderr
+    assert "30.25" not in run.stderr + served.stderr
+
+
 def test_public_address_without_auth_is_refused(rlvo_process: Rlvo) -> None:
     run = rlvo_process("serve", "--host", "0.0.0.0", "--port", "0", RLVO_AUTH="off")
     assert run.returncode == 2
