@@ -13,10 +13,12 @@ from urllib.parse import parse_qsl
 
 from fastapi import Depends, Header, Path, Query, Request
 
+from app.registry.manifest import NAME_PATTERN, VERSION_PATTERN
 from app.sdk.errors import FieldError, InvalidRequest, PredictionNotFound
 from app.sdk.types import Priority
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_MODEL_OR_VERSION = re.compile(f"{NAME_PATTERN.strip('^$')}(@{VERSION_PATTERN.strip('^$')})?")
 _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
@@ -64,7 +66,24 @@ async def _created_after(
         raise InvalidRequest(f"created_after {rule}.", errors=[FieldError("created_after", rule)]) from None
 
 
+async def _model_filter(
+    model: Annotated[
+        str | None,
+        Query(
+            description="`name` or `name@1.2.0`; no alias, because an alias moves",
+            max_length=160,
+            json_schema_extra={"pattern": f"^{_MODEL_OR_VERSION.pattern}$"},
+        ),
+    ] = None,
+) -> str | None:
+    if model is not None and not _MODEL_OR_VERSION.fullmatch(model):
+        rule = "must be `name` or `name@1.2.0`; an alias moves, so GET /v1/models tells its version"
+        raise InvalidRequest(f"model {rule}.", errors=[FieldError("model", rule)])
+    return model
+
+
 PredictionId = Annotated[str, Depends(_prediction_id)]
+ModelFilter = Annotated[str | None, Depends(_model_filter)]
 CreatedAfter = Annotated[datetime | None, Depends(_created_after)]
 Wait = Annotated[
     float,

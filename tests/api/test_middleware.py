@@ -235,6 +235,9 @@ async def test_trace_id_is_taken_from_traceparent_or_new(shared_service: Running
         ("GET", "/v1/predictions?status=canary", (422, "invalid-request")),
         ("GET", "/v1/predictions?subject=%00canary", (422, "invalid-request")),
         ("GET", "/v1/predictions?created_after=yesterday", (422, "invalid-request")),
+        ("GET", "/v1/predictions?model=tiny@champion", (422, "invalid-request")),  # an alias: no row would match
+        ("GET", "/v1/predictions?model=tiny@1.0", (422, "invalid-request")),
+        ("GET", "/v1/predictions?model=@1.0.0", (422, "invalid-request")),
         ("GET", "/v1/predictions?created_after=2026-01-01", (422, "invalid-request")),
         ("GET", "/v1/predictions?created_after=0001-01-01T00:00:00%2B14:00", (422, "invalid-request")),
         ("GET", "/v1/predictions?canary=1", (422, "invalid-request")),

@@ -18,6 +18,7 @@ from app.api.parameters import (
     CreatedAfter,
     IdempotencyKey,
     IfNoneMatch,
+    ModelFilter,
     PredictionId,
     Prefer,
     Urgency,
@@ -93,12 +94,12 @@ async def listing(
     services: ServicesDep,
     caller: CurrentCaller,
     created_after: CreatedAfter,
+    model: ModelFilter,
     subject: Annotated[str | None, Query(pattern=f"^{uploads.SUBJECT}$")] = None,
     study_instance_uid: Annotated[
         str | None, Query(pattern=f"^{uploads.UID}$", max_length=uploads.MAX_UID_LENGTH)
     ] = None,
     accession_number: Annotated[str | None, Query(pattern=f"^{uploads.ACCESSION}$", max_length=16)] = None,
-    model: Annotated[str | None, Query(description="`name` or `name@1.2.0`", pattern=f"^{uploads.MODEL}$")] = None,
     status: Annotated[Status | None, Query()] = None,
     subject_contains: Annotated[
         str | None, Query(description="Part of the pseudonym, in any case", pattern=f"^{uploads.SUBJECT}$")
