@@ -9,7 +9,6 @@ Design notes:
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,11 +20,12 @@ from sqlalchemy.orm import Session
 from app.database import records
 from app.database.received import has_arrived, study_row
 from app.database.session import now
+from app.database.study_documents import documents
 from app.database.study_tables import InstanceRow, StudyPredictionRow, StudyRow
 from app.database.tables import PredictionRow
 from app.sdk.errors import Conflict, NotFound
 from app.sdk.series import SeriesRole
-from app.sdk.studies import ReceivedStudy, ReceivedStudyPage, StudyPrediction, StudyPull, StudySeries, StudyState
+from app.sdk.studies import ReceivedStudy, ReceivedStudyPage, StudyState
 from app.sdk.types import Failure, Status
 
 _RESTING = (StudyState.PREDICTED, StudyState.REFUSED)
@@ -41,7 +41,7 @@ class Assembly:
         run: number of the claim.
         why: what completed the study.
         digests: blobs of its instances, in the order of their UIDs.
-        assembled: digest of what the last revision was made of; None if there is none.
+        assembled: digest of what the last revision was made of; None if there is none, or a call repeats it.
         revision: number of the next revision.
     """
 
@@ -84,10 +84,12 @@ def page(
         query = query.where(tuple_(StudyRow.created, StudyRow.id) < tuple_(before, cursor))
     rows = list(session.scalars(query.limit(limit + 1)))
     more, rows = len(rows) > limit, rows[:limit]
-    return ReceivedStudyPage(items=_studies(session, rows), next=rows[-1].id if more else None)
+    return ReceivedStudyPage(items=documents(session, rows), next=rows[-1].id if more else None)
 
 
-def complete(session: Session, caller: str, uid: str, *, instances: int | None = None) -> ReceivedStudy:
+def complete(
+    session: Session, caller: str, uid: str, *, instances: int | None = None, quiet: float = 30.0
+) -> ReceivedStudy:
     """Assemble a study now, or as soon as it has a stated number of instances.
 
     Args:
@@ -95,6 +97,7 @@ def complete(session: Session, caller: str, uid: str, *, instances: int | None =
         caller: the tenant.
         uid: Study Instance UID.
         instances: the number; None: now.
+        quiet: seconds after which a study is complete that was cancelled or had fewer, if the number is not reached.
 
     Raises:
         NotFound: there is no such study.
@@ -103,6 +106,8 @@ def complete(session: Session, caller: str, uid: str, *, instances: int | None =
     row = _row(session, caller, uid, lock=True)
     if instances is not None:
         expect(row, instances)
+        if not has_arrived(row) and (row.state == StudyState.CANCELLED or row.completed == "count"):
+            _receive_again(row, quiet)
     elif row.instances:
         _begin(row, "call")
     else:
@@ -121,6 +126,14 @@ def expect(row: StudyRow, instances: int) -> None:
         row.completed = "count"  # it still waits for its clinical record
 
 
+def _receive_again(row: StudyRow, quiet: float) -> None:
+    """Let a study wait for the rest of its instances, unless it is assembled already."""
+    if row.state == StudyState.CANCELLED:
+        row.state = StudyState.RECEIVING if row.instances else StudyState.WAITING
+    if row.state == StudyState.RECEIVING and row.instances:
+        row.completed, row.due = None, now() + timedelta(seconds=quiet)
+
+
 def set_roles(session: Session, caller: str, uid: str, roles: Mapping[str, SeriesRole]) -> ReceivedStudy:
     """State roles by series UID, in place of those stated before; an assembled study is assembled again."""
     row = _row(session, caller, uid, lock=True)
@@ -134,7 +147,8 @@ def set_clinical(session: Session, caller: str, uid: str, record: Mapping[str, A
     row = study_row(session, caller, uid)
     row.clinical = dict(record)
     if row.state == StudyState.RECEIVING and row.received is not None and row.due is not None:
-        row.due = min(row.due, row.received + timedelta(seconds=quiet))  # it no longer waits for the record
+        wait = 0.0 if row.completed == "count" else quiet
+        row.due = min(row.due, row.received + timedelta(seconds=wait))  # it no longer waits for the record
     _restart(row, "clinical")
     return _study(session, row)
 
@@ -191,8 +205,9 @@ def claim(session: Session, *, lease: float) -> Assembly | None:
     records.join(session, row)
     row.completed = row.completed or "quiet"
     row.state, row.run, row.due = StudyState.ASSEMBLING, row.run + 1, now() + timedelta(seconds=lease)
-    last = select(func.max(StudyPredictionRow.revision)).where(StudyPredictionRow.study_id == row.id)
     session.flush()
+    revision, status = _last_revision(session, row)
+    ended_without = status in (Status.CANCELLED, Status.FAILED) and row.completed == "call"
     return Assembly(
         id=row.id,
         caller=row.caller,
@@ -202,9 +217,18 @@ def claim(session: Session, *, lease: float) -> Assembly | None:
         digests=tuple(blobs(session, row.id)),
         roles={name: SeriesRole(role) for name, role in (row.roles or {}).items()},
         clinical=row.clinical,
-        assembled=row.assembled,
-        revision=(session.scalars(last).one() or 0) + 1,
+        assembled=None if ended_without else row.assembled,  # a call makes the prediction that there is none of
+        revision=revision + 1,
     )
+
+
+def _last_revision(session: Session, row: StudyRow) -> tuple[int, str | None]:
+    """Number of the last revision of a study, and the status of its prediction; 0 and None if there is none."""
+    query = select(StudyPredictionRow.revision, PredictionRow.status)
+    query = query.join(PredictionRow, PredictionRow.id == StudyPredictionRow.prediction_id)
+    query = query.where(StudyPredictionRow.study_id == row.id).order_by(StudyPredictionRow.revision.desc()).limit(1)
+    last = session.execute(query).first()
+    return (0, None) if last is None else (last.revision, last.status)
 
 
 def renew(session: Session, claimed: Assembly, *, lease: float) -> bool:
@@ -305,53 +329,7 @@ def _row(session: Session, caller: str | None, uid: str, *, lock: bool = False) 
 
 
 def _study(session: Session, row: StudyRow) -> ReceivedStudy:
-    return _studies(session, [row])[0]
-
-
-def _studies(session: Session, rows: Sequence[StudyRow]) -> list[ReceivedStudy]:
-    """Studies with their series and predictions, by the same number of queries for any number of studies."""
-    session.flush()
-    ids = [row.id for row in rows]
-    links = select(StudyPredictionRow).join(PredictionRow, PredictionRow.id == StudyPredictionRow.prediction_id)
-    links = links.where(StudyPredictionRow.study_id.in_(ids), PredictionRow.erased.is_(None))
-    made: dict[str, list[StudyPredictionRow]] = defaultdict(list)
-    for link in session.scalars(links.order_by(StudyPredictionRow.study_id, StudyPredictionRow.revision)):
-        made[link.study_id].append(link)
-    counted = select(InstanceRow.study_id, InstanceRow.series_uid, func.count()).where(InstanceRow.study_id.in_(ids))
-    received: dict[str, dict[str, int]] = defaultdict(dict)
-    for study_id, uid, number in session.execute(counted.group_by(InstanceRow.study_id, InstanceRow.series_uid)):
-        received[study_id][uid] = int(number)
-    return [_document(row, received[row.id], made[row.id]) for row in rows]
-
-
-def _document(row: StudyRow, received: Mapping[str, int], made: Sequence[StudyPredictionRow]) -> ReceivedStudy:
-    return ReceivedStudy(
-        uid=row.uid,
-        state=StudyState(row.state),
-        created=row.created,
-        received=row.received,
-        due=row.due if row.state == StudyState.RECEIVING else None,
-        completed=row.completed,
-        instances=row.instances,
-        expected=row.expected,
-        conflicts=row.conflicts,
-        clinical=row.clinical is not None,
-        roles={name: SeriesRole(role) for name, role in (row.roles or {}).items()},
-        series=_series(row, received),
-        predictions=[
-            StudyPrediction(revision=each.revision, id=each.prediction_id, why=each.why, created=each.created)
-            for each in made
-        ],
-        error=None if row.error is None else Failure.model_validate(row.error),
-        pull=None if row.pull is None else StudyPull.model_validate(row.pull),
-    )
-
-
-def _series(row: StudyRow, received: Mapping[str, int]) -> list[StudySeries]:
-    """Received series, with what each was taken for; series that came after the last assembly have no role."""
-    known = [StudySeries(**{**each, "received": received.get(each["uid"], 0)}) for each in row.series or []]
-    later = sorted(received.keys() - {each.uid for each in known})
-    return known + [StudySeries(uid=uid, received=received[uid]) for uid in later]
+    return documents(session, [row])[0]
 
 
 def identify(session: Session, caller: str | None, uid: str) -> tuple[str, list[str]]:

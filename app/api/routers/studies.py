@@ -145,7 +145,8 @@ async def complete_study(
     await services.run_in_thread(services.index_all)
 
     def record(session: Session) -> ReceivedStudy:
-        study = studies.complete(session, caller.tenant, uid, instances=instances)
+        quiet = services.settings.dicom_quiet
+        study = studies.complete(session, caller.tenant, uid, instances=instances, quiet=quiet)
         _note(session, caller, uid, "study.complete")
         return study
 
