@@ -28,6 +28,7 @@ from app.api.upload_sinks import FieldSink, StudySink, VolumeSink
 from app.core.concurrency import BoundedExecutor, submit
 from app.core.config import Settings
 from app.dicom.conversion import Conversion
+from app.dicom.one_patient import check_one_patient
 from app.dicom.return_address import ReturnAddress
 from app.dicom.spare import SpareProcesses
 from app.imaging.io import duplicates, grid_check
@@ -122,13 +123,17 @@ class UploadReceiver:
         """Converts the DICOM archives; their volumes count as sent, unless the input was sent as a file of its own.
 
         Raises:
+            PatientMismatch: The archives belong to several patients.
             RlvoError: An archive cannot be used.
         """
         if self.study.series_roles and STUDY not in self.archives.names:
             raise _invalid_field("series_roles", "needs a study: send both, or none")
         sent = {*self.study.headers, *(Input(name) for name in self.archives.names if name != STUDY)}
+        patients: list[Mapping[str, str]] = []
         for name in self.archives.names:
             conversion = self.archives.convert(name, self.study.series_roles)
+            patients.append(conversion.patient)
+            check_one_patient(patients, "archives")
             self.add_volumes(dicom_uploads.without(conversion, frozenset(sent)) if name == STUDY else conversion)
             if name == STUDY:
                 self.study.study_instance_uid = self.study.study_instance_uid or uid_or_none(conversion.study_uid)
@@ -144,7 +149,8 @@ class UploadReceiver:
             path.unlink()
         self.study.series += conversion.series
         self.study.flags += conversion.flags
-        self.study.address = self.study.address or conversion.address
+        first, further = self.study.address, conversion.address
+        self.study.address = first.with_archive(further) if first and further else first or further
 
     def check(self) -> None:
         """Checks the submission as a whole. Raises MissingInput, GeometryMismatch, ImplausibleModality."""

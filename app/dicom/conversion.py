@@ -25,6 +25,7 @@ class Conversion:
         address: where results are sent back to, if it was asked for.
         series_uids: the Series Instance UIDs of each of ``series``; several if each of them is one time point.
         study_uid: Study Instance UID; empty if the files have none.
+        patient: identity by kind (patient id, birth date, sex, name), each as a digest; without kinds that are empty.
     """
 
     volumes: dict[Input, Path] = field(default_factory=dict)
@@ -33,6 +34,7 @@ class Conversion:
     address: ReturnAddress | None = None
     series_uids: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
     study_uid: str = field(default="", repr=False)
+    patient: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """Members as JSON values."""
@@ -43,6 +45,7 @@ class Conversion:
             "address": self.address and self.address.to_json(),
             "series_uids": [list(each) for each in self.series_uids],
             "study_uid": self.study_uid,
+            "patient": dict(self.patient),
         }
 
     @classmethod
@@ -55,4 +58,5 @@ class Conversion:
             address=ReturnAddress.from_json(document["address"]) if document.get("address") else None,
             series_uids=tuple(tuple(each) for each in document["series_uids"]),
             study_uid=document["study_uid"],
+            patient=document["patient"],
         )

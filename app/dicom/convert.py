@@ -18,6 +18,7 @@ from app.dicom.conversion import Conversion
 from app.dicom.errors import DEFAULT, DicomLimits, Unreadable, mismatch, refused, too_large
 from app.dicom.files import Files, open_files
 from app.dicom.frames import Instance
+from app.dicom.one_patient import check_one_patient
 from app.dicom.prepared import Prepared
 from app.dicom.roles import Choice, choose
 from app.dicom.stacks import make_stacks
@@ -86,6 +87,7 @@ def convert(
         address,
         series_uids=tuple(choice.stack.series or (choice.stack.facts.uid,) for choice in choices),
         study_uid=next((each.study_uid for each in instances if each.study_uid), ""),
+        patient={kind: value for each in reversed(instances) for kind, value in each.patient.items() if value},
     )
 
 
@@ -126,7 +128,7 @@ def _read_instances(files: Files, limits: DicomLimits, prepared: Prepared) -> tu
             unreadable[str(error)] += 1
     if not instances:
         raise refused(_no_instances(unreadable))
-    _check_one_patient(instances)
+    _check_one_study(instances)
     flags = []
     damaged = sum(count for reason, count in unreadable.items() if reason != "is not DICOM")
     if damaged:
@@ -142,13 +144,8 @@ def _no_instances(unreadable: Counter[str]) -> str:
     return f"The study has no DICOM file that can be read ({reasons}). Send the DICOM files of one study."
 
 
-def _check_one_patient(instances: Sequence[Instance]) -> None:
-    for kind in ("patient id", "birth date", "sex", "name"):
-        found = {instance.patient[kind] for instance in instances} - {""}
-        if len(found) > 1:
-            raise mismatch(
-                f"The files belong to {len(found)} patients: the {kind} differs between files. Send one patient."
-            )
+def _check_one_study(instances: Sequence[Instance]) -> None:
+    check_one_patient((instance.patient for instance in instances), "files")
     studies = {instance.study_uid for instance in instances} - {""}
     if len(studies) > 1:
         raise mismatch(f"The files belong to {len(studies)} studies by their Study Instance UID. Send one study.")

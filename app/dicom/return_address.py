@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import hmac
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from app.core.sealing import open_text, seal_text
@@ -79,6 +79,17 @@ class ReturnAddress:
     def __repr__(self) -> str:
         """The class name only, so that no log line or error shows a patient."""
         return "ReturnAddress(...)"
+
+    def with_archive(self, other: ReturnAddress) -> ReturnAddress:
+        """The address of this archive and another one of the same patient: it names the used instances of both.
+
+        Instances of another study are not named. An object that is placed in the wrong frame would be shown at a wrong
+        place, so with two frames of reference the address has none.
+        """
+        same_study = other.study_instance_uid == self.study_instance_uid
+        named = dict.fromkeys((*self.instances, *(other.instances if same_study else ())))
+        frame = self.frame_of_reference if other.frame_of_reference == self.frame_of_reference else ""
+        return replace(self, instances=tuple(named), frame_of_reference=frame)
 
     def to_json(self) -> dict[str, Any]:
         """Members as JSON values; the instances grouped by series and class."""

@@ -37,6 +37,15 @@ def cta(**changes: Any) -> list[bytes]:
     return contents(plan(TILTED, **(described | changes)))
 
 
+def ncct() -> list[bytes]:
+    return contents(plan(TILTED, voxels(1), description=f"Head native {CANARY}"))
+
+
+def of_another(written: list[bytes]) -> list[bytes]:
+    """The same files with another patient id."""
+    return [each.replace(b"SYNTHETIC ", b"CANARY7F3A") for each in written]
+
+
 def incoming(service: RunningService) -> list[Path]:
     root = dicom_uploads.incoming(service.services.settings)
     return list(root.iterdir()) if root.is_dir() else []
@@ -71,6 +80,13 @@ async def test_archive_in_a_field_and_a_repeated_request(service: RunningService
     assert [(each["role"], each["rule"]) for each in first.json()["series"]] == [("cta", "field")]
 
 
+async def test_two_archives_of_one_patient_are_one_study(service: RunningService) -> None:
+    parts = [("ncct", archive(*ncct())), ("cta", archive(*cta()))]
+    response = await service.http.post("/v1/predictions", files=parts, headers={"Prefer": "wait=0"})
+    assert response.status_code == 202, response.text
+    assert sorted(response.json()["inputs"]) == ["cta", "ncct"]
+
+
 async def test_role_that_the_caller_states_and_a_file_of_its_own_take_precedence(service: RunningService) -> None:
     parts = [
         ("study", archive(*cta(), *contents(plan(description="strange", image_type=("DERIVED", "PRIMARY"))))),
@@ -92,6 +108,16 @@ REFUSED: dict[str, tuple[list[tuple[str, Any]], str, str]] = {
         [("study", archive(*cta()[:8], *(each.replace(b"SYNTHETIC ", b"CANARY7F3A") for each in cta()[8:])))],
         "patient-mismatch",
         "the patient id differs",
+    ),
+    "two patients in two archives": (
+        [("ncct", archive(*ncct())), ("cta", archive(*of_another(cta())))],
+        "patient-mismatch",
+        "the patient id differs between archives",
+    ),
+    "another patient beside a study": (
+        [("study", archive(*of_another(cta()))), ("ncct", archive(*ncct()))],
+        "patient-mismatch",
+        "the patient id differs between archives",
     ),
     "roles without a study": (
         [("cta", ("x", volume(), "x/y")), ("series_roles", (None, '{"3": "ncct"}'))],

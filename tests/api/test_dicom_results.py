@@ -67,6 +67,20 @@ async def test_the_address_is_sealed_with_all_instances_used(keyed: RunningServi
     assert len({each.series_uid for each in address.instances}) == 2
 
 
+async def test_the_address_of_two_archives_names_the_instances_of_both(keyed: RunningService) -> None:
+    written = study()
+    half = voxels().shape[2]
+    parts: list[tuple[str, Any]] = [("ncct", archive(*written[:half])), ("cta", archive(*written[half:]))]
+    response = await keyed.http.post("/v1/predictions", files=parts, headers={"Prefer": "wait=0"})
+    assert response.status_code == 202, response.text
+    sealed, key = sealed_address(keyed, response.json()["id"]), key_of(KEY)
+    assert sealed is not None
+    assert key is not None
+    address = open_sealed(sealed, key)
+    assert len({each.series_uid for each in address.instances}) == 2
+    assert len(address.instances) == 2 * half
+
+
 async def test_without_a_key_no_address_is_kept(service: RunningService) -> None:
     prediction_id = await accepted(service, *study())
     assert sealed_address(service, prediction_id) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 
 import pytest
 
@@ -46,6 +47,25 @@ def test_another_key_opens_nothing() -> None:
     with pytest.raises(SealBroken) as caught:
         open_sealed(seal(ADDRESS, KEY), OTHER)
     assert "4711" not in str(caught.value)
+
+
+def test_the_address_of_two_archives_names_the_instances_of_both() -> None:
+    other = replace(ADDRESS, instances=(InstanceReference("1.2.7", "1.2.840.10008.5.1.4.1.1.2", "1.3.7"),))
+    both = ADDRESS.with_archive(other)
+    assert both.instances == (*ADDRESS.instances, *other.instances)
+    assert both.frame_of_reference == ADDRESS.frame_of_reference
+    assert ADDRESS.with_archive(ADDRESS) == ADDRESS
+
+
+def test_the_address_of_two_archives_has_no_frame_that_only_one_has() -> None:
+    for frame in ("1.2.10", ""):
+        assert ADDRESS.with_archive(replace(ADDRESS, frame_of_reference=frame)).frame_of_reference == ""
+
+
+def test_instances_of_another_study_are_not_named() -> None:
+    other = InstanceReference("1.9", "1.2.840.10008.5.1.4.1.1.2", "1.3.9")
+    both = ADDRESS.with_archive(replace(ADDRESS, study_instance_uid="1.2.4", instances=(other,)))
+    assert (both.study_instance_uid, both.instances) == ("1.2.3", ADDRESS.instances)
 
 
 def test_an_address_is_not_shown_by_a_log_line() -> None:
