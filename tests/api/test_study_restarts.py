@@ -109,6 +109,18 @@ async def test_a_record_ends_the_wait_of_a_study_whose_instances_have_all_arrive
     assert (await read(service, uid))["state"] == "predicted"
 
 
+@pytest.mark.parametrize(("call", "path"), [("GET", ""), ("PUT", "/roles"), ("POST", "/cancel"), ("POST", "/complete")])
+async def test_a_study_is_known_as_soon_as_its_sender_was_answered(
+    service: RunningService, call: str, path: str
+) -> None:
+    reception, sent = service.services.reception, cta()[0]
+    draft = reception.draft()
+    draft.write_bytes(sent)
+    uid = reception.accept("local", draft).head.study_uid  # as the listener does, in a process of its own
+    answer = await service.http.request(call, f"/v1/studies/{uid}{path}", json={} if path == "/roles" else None)
+    assert (answer.is_success, answer.json()["instances"]) == (True, 1), answer.text
+
+
 async def test_a_larger_number_is_awaited_also_after_the_first_was_reached(service: RunningService) -> None:
     uid = await receive(service, *cta())
     await service.http.put(f"/v1/studies/{uid}/clinical", json={"age": 70})

@@ -123,7 +123,12 @@ async def withdraw_clinical(
 @router.get("/{uid}", summary="Read a received study", response_model=ReceivedStudy, **openapi_studies.read)
 async def read_study(uid: StudyUid, services: ServicesDep, caller: CurrentCaller) -> Response:
     """Returns the state of the study, its series with their roles, and its predictions."""
-    return _answer(await services.read(studies.find, caller.tenant, uid))
+    try:
+        study = await services.read(studies.find, caller.tenant, uid)
+    except NotFound:  # its first instances may be on the disk only
+        await services.run_in_thread(services.index_all)
+        study = await services.read(studies.find, caller.tenant, uid)
+    return _answer(study)
 
 
 @router.post(
@@ -173,6 +178,7 @@ async def set_study_roles(uid: StudyUid, request: Request, services: ServicesDep
     if len(roles) > MAX_ROLES or not all(UID.fullmatch(name) for name in roles):
         rule = f"must name at most {MAX_ROLES} series by their Series Instance UID"
         raise InvalidRequest(f"The document {rule}.", errors=[FieldError("roles", rule)])
+    await services.run_in_thread(services.index_all)
 
     def record(session: Session) -> ReceivedStudy:
         study = studies.set_roles(session, caller.tenant, uid, roles)
@@ -205,6 +211,7 @@ async def set_study_clinical(uid: StudyUid, request: Request, services: Services
 @router.post("/{uid}/cancel", summary="Cancel a study", response_model=ReceivedStudy, **openapi_studies.cancel)
 async def cancel_study(uid: StudyUid, services: ServicesDep, caller: CurrentCaller) -> Response:
     """Stops the predictions of a study that have not finished, and makes no further one."""
+    await services.run_in_thread(services.index_all)
 
     def record(session: Session) -> ReceivedStudy:
         study, unfinished = studies.cancel(session, caller.tenant, uid)
