@@ -70,8 +70,12 @@ class CdsClientVerifier:
         self._tenants: dict[str, str] = {}
         self._keys: dict[tuple[str, str], jwt.PyJWK] = {}
         for client in _read(file).clients:
+            if client.iss in self._tenants:  # the tenant of the second one would be that of the keys of both
+                raise ValueError(f"The file of RLVO_CDS_CLIENTS lists `{client.iss}` twice. List its keys together.")
             self._tenants[client.iss] = client.tenant
             for key in client.keys:
+                if (client.iss, key.kid) in self._keys:
+                    raise ValueError(f"The file of RLVO_CDS_CLIENTS has two keys `{key.kid}` of one client.")
                 self._keys[client.iss, key.kid] = _loaded(key)
         self._lock = threading.Lock()
         self._used: dict[tuple[str, str], float] = {}

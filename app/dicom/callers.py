@@ -48,9 +48,9 @@ def callers_of(text: str) -> list[AeCaller]:
         The callers.
 
     Raises:
-        ValueError: an entry has another form.
+        ValueError: an entry has another form, or is never used because of an earlier one with another tenant.
     """
-    callers = []
+    callers: list[AeCaller] = []
     for entry in filter(None, (each.strip() for each in text.split(","))):
         title, _, rest = entry.partition("@") if "@" in entry else entry.partition("=")
         host, _, tenant = rest.partition("=") if "@" in entry else ("", "", rest)
@@ -60,8 +60,23 @@ def callers_of(text: str) -> list[AeCaller]:
             network = ip_network(host, strict=False) if "@" in entry else None
         except ValueError:
             raise ValueError(_RULE) from None
-        callers.append(AeCaller(title, network, tenant or LOCAL_TENANT))
+        caller = AeCaller(title, network, tenant or LOCAL_TENANT)
+        if any(_hides(each, caller) for each in callers):
+            raise ValueError(
+                f"RLVO_DICOM_CALLERS gives {title} another tenant at the same address. List the narrower address first"
+            )
+        callers.append(caller)
     return callers
+
+
+def _hides(earlier: AeCaller, later: AeCaller) -> bool:
+    """Whether an entry decides wherever a later one with another tenant would, so that the later one is never used."""
+    if earlier.title != later.title or earlier.tenant == later.tenant:
+        return False
+    wide, narrow = earlier.network, later.network
+    if wide is None or narrow is None:
+        return wide is None
+    return wide.version == narrow.version and narrow.subnet_of(wide)  # type: ignore[arg-type]
 
 
 def validated_callers(settings: Settings) -> list[AeCaller]:

@@ -115,9 +115,21 @@ def test_token_is_accepted_once(verifier: CdsClientVerifier) -> None:
         ),
         (json.dumps({"clients": [CLIENT | {"keys": [jwk(KEY, "a", "ES384") | {"d": "SECRET"}]}]}), "private key"),
         (json.dumps({"clients": [CLIENT | {"jku": "https://x"}]}), "jku"),
+        (json.dumps({"clients": [CLIENT, CLIENT | {"tenant": "another"}]}), "twice"),
+        (json.dumps({"clients": [CLIENT | {"keys": [jwk(KEY, "a", "ES384")] * 2}]}), "two keys `a`"),
     ],
     # not of the content: its key is drawn in each process, and all must collect the same tests
-    ids=["empty", "no client", "a secret", "no algorithm", "no coordinates", "a private key", "a link to keys"],
+    ids=[
+        "empty",
+        "no client",
+        "a secret",
+        "no algorithm",
+        "no coordinates",
+        "a private key",
+        "a link to keys",
+        "two tenants",
+        "two keys",
+    ],
 )
 def test_unusable_file_is_refused_at_the_start(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "clients.json"

@@ -49,6 +49,25 @@ def test_another_form_is_refused(text: str) -> None:
         callers_of(text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CT1=a, CT1=b",
+        "CT1@10.0.0.5=a, PACS, CT1@10.0.0.5",
+        "CT1@10.0.0.0/24=a, CT1@10.0.0.7=b",
+        "CT1=a, CT1@fd00::/8=b",
+    ],
+)
+def test_two_tenants_of_one_caller_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="another tenant at the same address"):
+        callers_of(text)
+
+
+def test_one_title_at_two_addresses_has_two_tenants() -> None:
+    listed = callers_of("CT1@10.0.0.5=a, CT1@10.0.0.6=b, CT1@fd00::/8=d, CT1=c, CT1=c")
+    assert [tenant_of(listed, "CT1", f"10.0.0.{host}") for host in (5, 6, 7)] == ["a", "b", "c"]
+
+
 @pytest.mark.parametrize("given", [{"dicom_tls_key": "key.pem"}, {"dicom_tls_callers": "callers.pem"}])
 def test_tls_settings_without_a_certificate_do_not_turn_tls_off(given: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="need RLVO_DICOM_TLS_CERTIFICATE"):
