@@ -3,8 +3,9 @@
 Design notes:
 - A method yields a ``Call`` (send this request) or a ``Pause`` (sleep) and receives the reply. ``Client`` and
   ``AsyncClient`` only perform the steps.
-- All calls can be repeated: a prediction has an Idempotency-Key, a repeated review or outcome is stored once. So lost
-  connections, full queues (429), uploads in progress (409) and unavailable services (502, 503, 504) are retried.
+- All calls can be repeated: a prediction has an Idempotency-Key, a repeated review or outcome is stored once, and an
+  erasure whose answer was lost has succeeded. So lost connections, full queues (429), uploads in progress (409) and
+  unavailable services (502, 503, 504) are retried.
 - A volume is sent under the name of its field, because the local file name may contain the name of a patient.
 - The client validates nothing that the service validates.
 """
@@ -31,7 +32,7 @@ import httpx
 from ._replies import Reply, is_transient, json_of, parse, parse_all, require_response, require_success
 from .callers import CallerInfo
 from .clinical import ClinicalRecord
-from .errors import FiguresNotReady, NotFinished, NotFound, RlvoError
+from .errors import Erased, EtagMismatch, FiguresNotReady, NotFinished, NotFound, PreconditionRequired, RlvoError
 from .followup import Outcome, OutcomeDraft, Review, ReviewDraft
 from .sorting import Sort
 from .types import ErasureCertificate, Health, Input, ModelInfo, Prediction, PredictionPage, Priority, Status
@@ -158,6 +159,8 @@ class Pause:
     seconds: float
 
 
+_OF_PROXIES = (502, 504)  # a proxy has no answer of the service, which may have done what was asked
+
 T = TypeVar("T")
 Steps = Generator[Call | Pause, Reply, T]
 
@@ -238,7 +241,7 @@ class Verbs:
         return parse(Prediction, (yield from self.exchange(Call("POST", f"/v1/predictions/{prediction_id}/cancel"))))
 
     def erase(self, prediction_id: str) -> Steps[None]:
-        yield from self.exchange(Call("DELETE", f"/v1/predictions/{prediction_id}"))
+        yield from self.exchange(Call("DELETE", f"/v1/predictions/{prediction_id}"), done=Erased)
 
     def certificate(self, prediction_id: str) -> Steps[ErasureCertificate]:
         call = Call("GET", f"/v1/predictions/{prediction_id}/erasure")
@@ -291,7 +294,13 @@ class Verbs:
         if correct:
             headers["If-Match"] = (yield from self.exchange(Call("GET", path))).headers["ETag"]
         call = Call("PUT", path, headers=headers, document=draft.model_dump_json(exclude_none=True))
-        return parse(Outcome, (yield from self.exchange(call)))
+        response = yield from self.exchange(call, done=(PreconditionRequired, EtagMismatch))
+        if response.is_success:
+            return parse(Outcome, response)
+        recorded = yield from self.outcome(prediction_id)
+        if recorded is None or recorded.model_dump(include=set(OutcomeDraft.model_fields)) != draft.model_dump():
+            require_response(response)
+        return cast("Outcome", recorded)
 
     def outcome(self, prediction_id: str) -> Steps[Outcome | None]:
         try:
@@ -321,16 +330,26 @@ class Verbs:
     def text(self, path: str) -> Steps[str]:
         return (yield from self.exchange(Call("GET", path))).text
 
-    def exchange(self, call: Call) -> Steps[httpx.Response]:
-        """Send ``call``, retry after a transient error, and raise the error of the service."""
+    def exchange(
+        self, call: Call, *, done: type[RlvoError] | tuple[type[RlvoError], ...] = ()
+    ) -> Steps[httpx.Response]:
+        """Send ``call``, retry after a transient error, and raise the error of the service.
+
+        If the answer to an earlier attempt was lost, an error ``done`` is returned as a response: that attempt has done
+        what the call asks for.
+        """
+        lost = False
         for attempt in range(self.retries + 1):
             reply = yield call
             try:
                 return require_response(reply)
             except RlvoError as error:
+                if lost and isinstance(error, done) and isinstance(reply, httpx.Response):
+                    return reply
                 pause = self.pause(attempt, error)
                 if attempt == self.retries or not is_transient(reply, error) or pause > self.longest_pause:
                     raise
+            lost = lost or not isinstance(reply, httpx.Response) or reply.status_code in _OF_PROXIES
             yield Pause(pause)
         raise AssertionError("unreachable: the last attempt returns or raises")
 

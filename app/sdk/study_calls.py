@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 from ._calls import Call, Steps, Verbs
 from ._replies import parse
 from .clinical import ClinicalRecord
+from .errors import NotFound
 from .studies import ReceivedStudy, ReceivedStudyPage, StudyRecord
 
 __all__ = ["AsyncStudies", "Studies"]
@@ -44,7 +45,8 @@ class _StudyVerbs:
         return parse(StudyRecord, (yield from self._verbs.exchange(call)))
 
     def withdraw(self, accession_number: str) -> Steps[None]:
-        yield from self._verbs.exchange(Call("DELETE", _RECORDS, params={"accession_number": accession_number}))
+        call = Call("DELETE", _RECORDS, params={"accession_number": accession_number})
+        yield from self._verbs.exchange(call, done=NotFound)
 
     def send(
         self, method: str, uid: str, part: str = "", document: str | None = None, params: dict[str, str] | None = None
@@ -53,7 +55,7 @@ class _StudyVerbs:
         return parse(ReceivedStudy, (yield from self._verbs.exchange(call)))
 
     def erase(self, uid: str) -> Steps[None]:
-        yield from self._verbs.exchange(Call("DELETE", f"/v1/studies/{uid}"))
+        yield from self._verbs.exchange(Call("DELETE", f"/v1/studies/{uid}"), done=NotFound)
 
 
 def _given(**params: str | None) -> dict[str, str]:
