@@ -129,14 +129,18 @@ class UploadReceiver:
         if self.study.series_roles and STUDY not in self.archives.names:
             raise _invalid_field("series_roles", "needs a study: send both, or none")
         sent = {*self.study.headers, *(Input(name) for name in self.archives.names if name != STUDY)}
-        patients: list[Mapping[str, str]] = []
+        stated, uids, patients = self.study.study_instance_uid, set[str](), list[Mapping[str, str]]()
         for name in self.archives.names:
             conversion = self.archives.convert(name, self.study.series_roles)
+            uids.add(conversion.study_uid)
             patients.append(conversion.patient)
             check_one_patient(patients, "archives")
             self.add_volumes(dicom_uploads.without(conversion, frozenset(sent)) if name == STUDY else conversion)
             if name == STUDY:
                 self.study.study_instance_uid = self.study.study_instance_uid or uid_or_none(conversion.study_uid)
+        if stated and uids - {"", stated}:
+            detail = "study_instance_uid is not the Study Instance UID of the DICOM files"
+            self.study.flags.append(Flag(code="study-uid-differs", detail=detail))
 
     def add_volumes(self, conversion: Conversion) -> None:
         """Writes the volumes of a conversion to the storage, and deletes their files. Raises StorageFull."""

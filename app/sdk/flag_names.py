@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_ACRONYMS: Final = re.compile(r"\b(ctp|hu|tmax)\b")
+_ACRONYMS: Final = re.compile(r"\b(ctp|hu|tmax|uid)\b")
 _NAMES: Final = {
     "affine-disagree": "positions in the header disagree",
     "aif-doubtful": "arterial curve doubtful",

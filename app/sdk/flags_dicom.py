@@ -33,6 +33,12 @@ DICOM: Final = {
         "Image positions along the slice normal.",
         "None. A reconstruction with even distances shows more detail.",
     ),
+    "study-uid-differs": FlagKind(
+        _INFO,
+        "The study_instance_uid that was sent is not that of the DICOM files; FHIR bundle and list show the one sent.",
+        "Study Instance UID of the DICOM files.",
+        "Check that the images are those of the study; a gateway that replaces UIDs can explain it.",
+    ),
     "times-interpolated": FlagKind(
         _INFO,
         "The slices of the perfusion series were acquired at uneven times and were interpolated on one time axis.",

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 from sqlalchemy import select
 
@@ -85,6 +86,21 @@ async def test_two_archives_of_one_patient_are_one_study(service: RunningService
     response = await service.http.post("/v1/predictions", files=parts, headers={"Prefer": "wait=0"})
     assert response.status_code == 202, response.text
     assert sorted(response.json()["inputs"]) == ["cta", "ncct"]
+
+
+@pytest.mark.parametrize("part", ["study", "cta"])
+@pytest.mark.parametrize("same", [True, False])
+async def test_another_study_uid_than_that_of_the_files_is_flagged(
+    service: RunningService, part: str, same: bool
+) -> None:
+    uid = pydicom.dcmread(io.BytesIO(cta()[0])).StudyInstanceUID if same else "1.2.840.113619.2.55.3"
+    parts = [(part, archive(*cta())), ("study_instance_uid", (None, uid))]
+    response = await service.http.post("/v1/predictions", files=parts, headers={"Prefer": "wait=0"})
+    assert (response.status_code, response.json()["study_instance_uid"]) == (202, uid), response.text
+    study = service.worker.begin(response.json()["id"])
+    flags = {flag.code: flag for flag in study.intake_flags}
+    assert ("study-uid-differs" in flags) is not same
+    assert uid not in str(flags)
 
 
 async def test_role_that_the_caller_states_and_a_file_of_its_own_take_precedence(service: RunningService) -> None:
