@@ -12,34 +12,28 @@ Design notes:
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import random
-import tempfile
 import time
 import uuid
-import zipfile
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Final, Literal, TypedDict, TypeVar, cast
+from typing import Any, BinaryIO, Final, Literal, TypedDict, TypeVar, cast
 
 import httpx
 
 from ._replies import Reply, is_transient, json_of, parse, parse_all, require_response, require_success
+from ._volumes import Volume, VolumeUpload, form_part, opened
 from .callers import CallerInfo
 from .clinical import ClinicalRecord
 from .errors import Erased, EtagMismatch, FiguresNotReady, NotFinished, NotFound, PreconditionRequired, RlvoError
 from .followup import Outcome, OutcomeDraft, Review, ReviewDraft
 from .sorting import Sort
 from .types import ErasureCertificate, Health, Input, ModelInfo, Prediction, PredictionPage, Priority, Status
-
-Volume = str | os.PathLike[str] | bytes
-"""A ``.nii`` or ``.nii.gz`` file: path (streamed from disk) or bytes."""
-
 
 FhirRelease = Literal["4.0", "4.3", "5.0"]
 """Release of FHIR: R4, R4B or R5."""
@@ -103,27 +97,6 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
-class VolumeUpload:
-    """File that httpx reads and that calls ``on_read`` after each chunk."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.size = file.seek(0, io.SEEK_END)
-        file.seek(0)
-        self.on_read: Callable[[], None] = lambda: None
-
-    def read(self, size: int = -1) -> bytes:
-        chunk = self._file.read(size)
-        self.on_read()
-        return chunk
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-
 @dataclass(frozen=True, slots=True)
 class Call:
     """One HTTP request; a 2xx body is written to ``sink``, and ``extra_timeout`` (s) is added to the read timeout."""
@@ -147,7 +120,7 @@ class Call:
             params=dict(self.params),
             headers=dict(self.headers) | ({"Content-Type": "application/json"} if self.document else {}),
             content=self.document,
-            files={name: _part(name, part) for name, part in self.parts.items()} or None,
+            files={name: form_part(name, part) for name, part in self.parts.items()} or None,
             extensions={"timeout": timeout},
         )
 
@@ -182,7 +155,7 @@ class Verbs:
             ]
             if "study" in study:
                 volumes.append(("study", study["study"]))
-            uploads = {name: VolumeUpload(files.enter_context(_open(volume))) for name, volume in volumes}
+            uploads = {name: VolumeUpload(files.enter_context(opened(volume))) for name, volume in volumes}
             if on_progress:
                 _report_upload(list(uploads.values()), on_progress)
             call = Call(
@@ -362,35 +335,11 @@ class Verbs:
 # request bodies --------------------------------------------------------------------------------------------------
 
 
-def _part(name: str, part: str | VolumeUpload) -> tuple[str | None, IO[bytes] | str, str | None]:
-    """Form part for httpx: file name, content, media type."""
-    if isinstance(part, str):
-        return None, part, None
-    return name, cast("IO[bytes]", part), "application/octet-stream"
-
-
 def _parameter(value: object) -> str:
     """Query parameter of one filter."""
     if isinstance(value, bool):
         return str(value).lower()
     return value.isoformat() if isinstance(value, datetime) else str(value)
-
-
-def _open(volume: Volume) -> AbstractContextManager[BinaryIO]:
-    if isinstance(volume, bytes):
-        return io.BytesIO(volume)
-    return _archive(Path(volume)) if Path(volume).is_dir() else Path(volume).open("rb")
-
-
-@contextmanager
-def _archive(folder: Path) -> Iterator[BinaryIO]:
-    """ZIP archive of a folder, in a temporary file; its members have numbers, because names may contain a patient's."""
-    with tempfile.TemporaryFile() as packed:
-        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-            for number, path in enumerate(paths):
-                archive.writestr(f"{number:06d}", path.read_bytes())
-        yield cast("BinaryIO", packed)
 
 
 def _report_upload(uploads: list[VolumeUpload], on_progress: OnProgress) -> None:

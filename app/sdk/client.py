@@ -21,9 +21,10 @@ from typing import Any, Self, TypeVar, Unpack, cast
 
 import httpx
 
-from ._calls import Call, FhirRelease, Filters, OnProgress, Pause, Progress, Steps, Study, Verbs, Volume
+from ._calls import Call, FhirRelease, Filters, OnProgress, Pause, Progress, Steps, Study, Verbs
 from ._http import http_options, schema_path, transport_error
 from ._replies import Reply
+from ._volumes import Volume
 from .async_client import AsyncClient
 from .callers import CallerInfo
 from .followup import Outcome, OutcomeDraft, Review, ReviewDraft

@@ -1,0 +1,61 @@
+"""Volumes as parts of a form: files that are streamed from the disk, bytes, and folders of DICOM files."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import IO, BinaryIO, cast
+
+Volume = str | os.PathLike[str] | bytes
+"""A ``.nii`` or ``.nii.gz`` file: path (streamed from disk) or bytes."""
+
+
+class VolumeUpload:
+    """File that httpx reads and that calls ``on_read`` after each chunk."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        self.on_read: Callable[[], None] = lambda: None
+
+    def read(self, size: int = -1) -> bytes:
+        chunk = self._file.read(size)
+        self.on_read()
+        return chunk
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+def form_part(name: str, part: str | VolumeUpload) -> tuple[str | None, IO[bytes] | str, str | None]:
+    """Form part for httpx: file name, content, media type."""
+    if isinstance(part, str):
+        return None, part, None
+    return name, cast("IO[bytes]", part), "application/octet-stream"
+
+
+def opened(volume: Volume) -> AbstractContextManager[BinaryIO]:
+    """Open a volume; a folder becomes a ZIP archive."""
+    if isinstance(volume, bytes):
+        return io.BytesIO(volume)
+    return _archive(Path(volume)) if Path(volume).is_dir() else Path(volume).open("rb")
+
+
+@contextmanager
+def _archive(folder: Path) -> Iterator[BinaryIO]:
+    """ZIP archive of a folder, in a temporary file; its members have numbers, because names may contain a patient's."""
+    with tempfile.TemporaryFile() as packed:
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+            for number, path in enumerate(paths):
+                archive.writestr(f"{number:06d}", path.read_bytes())
+        yield cast("BinaryIO", packed)
