@@ -56,8 +56,9 @@ def settings(**given: Any) -> Settings:
     try:
         return Settings(**given)
     except ValidationError as error:
-        for fault in error.errors():
-            typer.echo(f"RLVO_{str(fault['loc'][0]).upper()}: {fault['msg']}", err=True)
+        for fault in error.errors(include_input=False, include_context=False):
+            name, message = f"RLVO_{str(fault['loc'][0]).upper()}", fault["msg"].removeprefix("Value error, ")
+            typer.echo(message if message.startswith(name) else f"{name}: {message}", err=True)
         raise typer.Exit(2) from None
 
 

@@ -66,7 +66,6 @@ def serve(
     garbage.begin_start()
     from app.cli.common import check_writable, settings
     from app.core import logging as app_logging
-    from app.core.egress import EgressClient
     from app.core.unknown_settings import remarks
     from app.dicom.callers import check_listener
 
@@ -79,8 +78,6 @@ def serve(
     try:
         if worker:
             _check_heartbeat(config)
-        EgressClient(config.webhook_hosts)  # check here: with wrong hosts the worker would fail at each start
-        EgressClient(config.dicom_hosts, setting="RLVO_DICOM_HOSTS")
         check_writable(config)
         if config.dicom_port:
             check_listener(config)
@@ -243,7 +240,6 @@ def worker(
     os.umask(PRIVATE)
     from app.cli.common import check_writable, settings
     from app.core import logging as app_logging
-    from app.core.egress import EgressClient
     from app.core.unknown_settings import remarks
     from app.worker import process
 
@@ -253,7 +249,6 @@ def worker(
         log.warning("%s", remark)
     try:
         _check_heartbeat(config)
-        EgressClient(config.webhook_hosts)
     except ValueError as refusal:
         typer.echo(str(refusal), err=True)
         raise typer.Exit(2) from None

@@ -7,12 +7,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.core.ae_title import AE_TITLE
+from app.core.key_text import decode
 
 MIB = 1024 * 1024
+RETURN_KEY_BYTES = 32
 CENTURY_DAYS = 36_500  # the longest time in days; a date that lies further back or ahead cannot be computed
 
 # Next to the code in an installed package; at the root of a checkout.
@@ -26,7 +28,9 @@ SHIPPED_VERSIONS = next(
 class Settings(BaseSettings):
     """All settings with defaults; `rlvo settings --markdown` makes the table of the README from the descriptions."""
 
-    model_config = SettingsConfigDict(env_prefix="RLVO_", extra="ignore", frozen=True, allow_inf_nan=False)
+    model_config = SettingsConfigDict(
+        env_prefix="RLVO_", extra="ignore", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
 
     data_dir: Path = Field(default=Path("data"), description="Folder of all stored data, unless set otherwise below")
     database_url: str = Field(default="", description="SQLAlchemy URL; empty: SQLite in the data folder")
@@ -270,6 +274,26 @@ class Settings(BaseSettings):
         """Refuses a URL that would be taken for the name of a folder, such as ``s3:/bucket`` or ``https://host``."""
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", value) and not value.startswith(("s3://", "file://")):
             raise ValueError("expected a folder, file:///folder or s3://bucket/prefix")
+        return value
+
+    @field_validator("webhook_hosts", "dicom_hosts")
+    @classmethod
+    def _check_hosts(cls, value: str, info: ValidationInfo) -> str:
+        if value:
+            from app.core.egress import EgressClient  # here: without hosts no HTTP library is needed
+
+            EgressClient(value, setting=f"RLVO_{str(info.field_name).upper()}")
+        return value
+
+    @field_validator("dicom_return_key")
+    @classmethod
+    def _check_return_key(cls, value: str) -> str:
+        try:
+            usable = not value or len(decode(value)) == RETURN_KEY_BYTES
+        except ValueError:
+            usable = False
+        if not usable:
+            raise ValueError("RLVO_DICOM_RETURN_KEY must be 32 bytes in base64: openssl rand -base64 32")
         return value
 
     @field_validator("cds_origins")

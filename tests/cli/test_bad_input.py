@@ -226,6 +226,8 @@ SETTINGS = {
     "trusted keys that are no keys": {"RLVO_TRUSTED_KEYS": "nonsense"},
     "a port that is no number": {"RLVO_PORT": "many"},
     "an unknown device": {"RLVO_DEVICE": "tpu"},
+    "DICOM hosts that are no hosts": {"RLVO_DICOM_HOSTS": "http://a_b/c/d"},
+    "a return key that is no key": {"RLVO_DICOM_RETURN_KEY": "c2VjcmV0"},
     "webhook hosts that are no hosts": {"RLVO_WEBHOOK_HOSTS": "http://a_b/c/d"},
 }
 SERVES_WITH_FAULT = (
@@ -255,6 +257,7 @@ READERS = {
     "compare": "tiny tiny@1.0.0",
     "replay": "unknown",
     "settings": "",
+    "dicom pull": "--study 1.2.3",
     "trial status": "",
     "trial stop": "unknown --reason x",
 }
@@ -371,6 +374,8 @@ PROCESSES = [
     ("worker", "a database of another kind"),
     ("worker", "a bucket without a name"),
     ("worker", "a heartbeat as long as the lease"),
+    ("worker", "DICOM hosts that are no hosts"),
+    ("worker", "a return key that is no key"),
     ("demo --once", "a data folder inside a file"),
 ]
 
