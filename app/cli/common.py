@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -96,6 +96,22 @@ def open_database(*, must_exist: bool = False) -> Database:
     database = Database(config.database)
     database.upgrade()
     return database
+
+
+def remark_unknown_tenant(database: Database, config: Settings, tenant: str) -> None:
+    """Say on standard error that nothing has this tenant yet; it may be misspelt, and then nothing would ever be sent.
+
+    Identity providers name tenants that the service does not know, so with one nothing is said.
+    """
+    from app.database import api_keys
+    from app.dicom.callers import LOCAL_TENANT, callers_of
+
+    with database.reading() as session:
+        known = {LOCAL_TENANT, *(key.tenant for key in api_keys.listed(session) if not key.revoked)}
+    with suppress(ValueError):  # `rlvo serve` names a wrong setting
+        known |= {caller.tenant for caller in callers_of(config.dicom_callers)}
+    if tenant not in known and not config.oidc_issuer:
+        typer.echo(f"No key has the tenant {tenant} yet. `rlvo keys list` shows the tenants.", err=True)
 
 
 def open_model_store(config: Settings) -> ModelStore:

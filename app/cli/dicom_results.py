@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from app.cli.common import day, exit_unknown_id, naming_folders, open_database, open_eraser, settings, table
+from app.cli.common import (
+    day,
+    exit_unknown_id,
+    naming_folders,
+    open_database,
+    open_eraser,
+    remark_unknown_tenant,
+    settings,
+    table,
+)
 
 if TYPE_CHECKING:
     from app.core.config import Settings
@@ -170,7 +179,8 @@ def add(
             _exit("An AE title must have 1 to 16 characters; the option --called is required.")
     _check_host(config, address)
     secret = None if credentials is None else seal_text(_authorization(credentials), key)
-    with open_database().session() as session:
+    database = open_database()
+    with database.session() as session:
         made = rows.create(
             session,
             tenant,
@@ -186,6 +196,7 @@ def add(
         audit.append(session, "operator", "dicom.destination.add", made.id, {"tenant": tenant, "kind": kind})
     typer.echo(made.id)
     typer.echo(f"`rlvo dicom destinations test {made.id}` asks it for an answer.", err=True)
+    remark_unknown_tenant(database, config, tenant)
 
 
 @destinations.command("list")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli.common import day, exit_unknown_id, open_database, open_eraser, settings, table
+from app.cli.common import day, exit_unknown_id, open_database, open_eraser, remark_unknown_tenant, settings, table
 
 webhooks = typer.Typer(help="Webhooks: messages about finished predictions.", no_args_is_help=True)
 
@@ -25,15 +25,18 @@ def add(
     from app.database import webhooks as rows
     from app.sdk.errors import InvalidRequest
 
+    config = settings()
     try:
-        EgressClient(settings().webhook_hosts).check(url)
+        EgressClient(config.webhook_hosts).check(url)
     except (EgressRefused, ValueError) as refusal:
         raise InvalidRequest(str(refusal)) from None
-    with open_database().session() as session:
+    database = open_database()
+    with database.session() as session:
         webhook = rows.create(session, tenant, url)
         audit.append(session, "operator", "webhook.add", webhook.id, {"tenant": tenant})
     typer.echo(webhook.secret)
     typer.echo(f"Webhook {webhook.id} was added. `rlvo webhooks test {webhook.id}` sends a message.", err=True)
+    remark_unknown_tenant(database, config, tenant)
 
 
 @webhooks.command("list")

@@ -231,6 +231,27 @@ def test_a_misspelt_setting_is_named_without_its_value(rlvo: Rlvo, rlvo_process:
     assert "30.25" not in run.stderr + served.stderr
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("webhooks", "add", "https://pacs.example/rlvo"),
+        ("dicom", "destinations", "add", "https://pacs.example/rlvo", "--name", "PACS"),
+    ],
+)
+def test_a_tenant_that_nothing_has_is_remarked(rlvo: Rlvo, command: tuple[str, ...]) -> None:
+    given = {
+        "RLVO_WEBHOOK_HOSTS": "pacs.example",
+        "RLVO_DICOM_HOSTS": "pacs.example",
+        "RLVO_DICOM_RETURN_KEY": "S2V5S2V5S2V5S2V5S2V5S2V5S2V5S2V5S2V5S2V5S2U=",
+        "RLVO_DICOM_CALLERS": "CT1=scanners",
+    }
+    assert rlvo("keys", "create", "gateway", "--tenant", "stroke").returncode == 0
+    for tenant, known in {"stroke": True, "scanners": True, "local": True, "strok": False}.items():
+        run = rlvo(*command, "--tenant", tenant, **given)
+        assert run.returncode == 0, run.stderr
+        assert (f"No key has the tenant {tenant} yet." in run.stderr) is not known
+
+
 def test_public_address_without_auth_is_refused(rlvo_process: Rlvo) -> None:
     run = rlvo_process("serve", "--host", "0.0.0.0", "--port", "0", RLVO_AUTH="off")
     assert run.returncode == 2
