@@ -34,12 +34,12 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 def shared_path(*parts: str) -> Path:
     """A path of the real data next to the checkout; skips the test if it is absent.
 
-    ``RLVO_REQUIRE_SHARED=1`` (set by .ci/run) makes the test fail instead.
+    ``REQUIRE_SHARED=1`` (set by .ci/run) makes the test fail instead.
     """
     path = SHARED.joinpath(*parts)
     if not path.exists():
         reason = f"needs ../shared/{'/'.join(parts)}, which is next to the developers' checkout"
-        if os.environ.get("RLVO_REQUIRE_SHARED") == "1":
+        if os.environ.get("REQUIRE_SHARED") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
     return path
@@ -50,7 +50,7 @@ def needed_program(name: str) -> str:
     path = shutil.which(name) or shutil.which(name, path="/usr/sbin")
     if path is None:
         reason = f"needs the program {name}"
-        if os.environ.get("RLVO_REQUIRE_SHARED") == "1":
+        if os.environ.get("REQUIRE_SHARED") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
     return path

@@ -356,14 +356,21 @@ class ProcessSupervisor:
             if self._stopping.is_set():
                 return ""
             # New session: Ctrl-C in a terminal reaches only this process, which then drains the worker.
-            self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603
-            self._send_release(self._process)
-        with self._process as process:
-            while True:
-                try:
-                    return f"the {self._name} process ended with status {process.wait(STABLE_AFTER)}"
-                except subprocess.TimeoutExpired:
-                    self._fault = None  # it runs stably
+            process = subprocess.Popen(self._command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603
+            self._process = process
+            self._send_release(process)
+        while True:
+            try:
+                status = process.wait(STABLE_AFTER)
+                break
+            except subprocess.TimeoutExpired:
+                self._fault = None  # it runs stably
+        with self._starting:  # so that `release` does not write to a closed pipe
+            self._process = None
+            assert process.stdin is not None
+            with suppress(OSError):  # the process did not read a byte that was sent to it
+                process.stdin.close()
+        return f"the {self._name} process ended with status {status}"
 
 
 def _reason(error: Exception) -> str:

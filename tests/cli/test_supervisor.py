@@ -99,6 +99,16 @@ def test_held_worker_ends_without_work_if_its_service_does_not_start(tmp_path: P
     assert not list((tmp_path / "data").glob("*.sqlite"))
 
 
+def test_process_that_ended_before_its_release_does_not_stop_the_service() -> None:
+    supervisor = ProcessSupervisor([sys.executable, "-c", "pass"], held=True)
+    supervisor.start()
+    try:
+        wait(lambda: supervisor.fault() is not None)
+        supervisor.release()
+    finally:
+        supervisor.stop()
+
+
 @contextmanager
 def service_without_a_worker(folder: Path, minutes: float) -> Iterator[subprocess.Popen[str]]:
     """A service whose workers end at their start, because they may use no memory; it gives up after some minutes."""

@@ -1,6 +1,6 @@
 """An archive is away while a result waits for it: the service says so, and the result arrives once when it is back.
 
-The seconds without the archive are ``RLVO_SOAK_AWAY``, an hour by default.
+The seconds without the archive are ``SOAK_AWAY``, an hour by default.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def test_result_arrives_once_after_an_archive_was_away(
     tmp_path: Path, model_store: Path, patient: dict[str, Path]
 ) -> None:
     needed_program("storescu")
-    seconds = float(os.environ.get("RLVO_SOAK_AWAY", "3600"))
+    seconds = float(os.environ.get("SOAK_AWAY", "3600"))
     (tmp_path / "service").mkdir()
     archive, port = Orthanc(free_port(), free_port()), free_port()
     service = RunningService(tmp_path / "service", model_store, "tiny", patience=600.0)

@@ -1,7 +1,7 @@
 """Kills of listener, API and worker while studies arrive and results leave: nothing is lost, and nothing is doubled.
 
 Design notes:
-- The number of kills is ``RLVO_SOAK_KILLS``, 500 by default. A kill counts if its process was running and ready.
+- The number of kills is ``SOAK_KILLS``, 500 by default. A kill counts if its process was running and ready.
 - A worker takes seconds to start, a listener less. So the next process to be killed is one that is ready: while a
   worker starts, that is the listener.
 - A study is sent, and sent again, until its share of the kills has been made. So each kill meets a transfer.
@@ -301,7 +301,7 @@ def test_a_revision_that_exists_twice_does_not_end_well() -> None:
 @pytest.mark.timeout(0)
 def test_kills_lose_nothing_and_double_nothing(tmp_path: Path, model_store: Path, patient: dict[str, Path]) -> None:
     needed_program("storescu")
-    kills = int(os.environ.get("RLVO_SOAK_KILLS", "500"))
+    kills = int(os.environ.get("SOAK_KILLS", "500"))
     rng = random.Random(kills)
     (tmp_path / "service").mkdir()
     with orthanc.running(tmp_path / "orthanc") as archive:
