@@ -171,11 +171,21 @@ def _check_unchanged(
 
 def _digest(study: CohortRow, options: RowOptions) -> str:
     """Digest of all that the answer depends on; it begins with letters, so that a spreadsheet keeps it."""
+    return f"study-{_content(study, options._replace(explain=False))[:16]}"
+
+
+def _idempotency_key(study: CohortRow, options: RowOptions) -> str:
+    return f"cohort-{_content(study, options)}"
+
+
+def _content(study: CohortRow, options: RowOptions) -> str:
+    """SHA-256 of what is sent for a study."""
     from app.inference.preprocess_cache import file_digest
 
-    files = [f"{name}={file_digest(path)}" for name, path in sorted(study.volumes.items())]
-    sent = repr((study.patient, options._replace(explain=False), study.record.model_dump_json(), files))
-    return f"study-{hashlib.sha256(sent.encode()).hexdigest()[:16]}"
+    digest = hashlib.sha256(repr((study.patient, *options, study.record.model_dump_json())).encode())
+    for name, path in sorted(study.volumes.items()):
+        digest.update(f"{name}={file_digest(path)}".encode())
+    return digest.hexdigest()
 
 
 def _submit(client: Client, study: CohortRow, options: RowOptions) -> str:
@@ -196,14 +206,6 @@ def _submit(client: Client, study: CohortRow, options: RowOptions) -> str:
         if error.prediction_id is None:
             raise
         return error.prediction_id  # sent by an earlier run, and failed since; its record has the reason
-
-
-def _idempotency_key(study: CohortRow, options: RowOptions) -> str:
-    digest = hashlib.sha256(repr((study.patient, *options, study.record.model_dump_json())).encode())
-    for name, path in sorted(study.volumes.items()):
-        with path.open("rb") as file:
-            digest.update(f"{name}={hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
-    return f"cohort-{digest.hexdigest()}"
 
 
 def _line(study: CohortRow, prediction: Prediction, options: RowOptions) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from app.worker.erasure import Eraser
 log = logging.getLogger("rlvo.retention")
 
 BATCH_SIZE = 100
-BATCH_SIZE_POSTGRESQL = 400  # fewer statements, flushes and commits; an audit entry waits up to 0.1 s for a batch
+BATCH_SIZE_POSTGRESQL = 400  # fewer statements, flushes and commits; an audit entry waits for the end of a batch
 THREADS = 3  # on PostgreSQL; SQLite has one writer
 BATCHES = 4  # of each thread that are looked up at once
 ORPHAN_AGE = 3600.0  # seconds until an unreferenced blob or partial upload is removed; no upload takes that long

@@ -22,6 +22,7 @@ from scipy import ndimage
 from app.imaging.io.nifti import Volume
 from app.imaging.perfusion import aif, bolus_check
 from app.imaging.perfusion.deconvolution import KAPPA, haemodynamics
+from app.imaging.perfusion.summary import NORMAL_TMAX_S
 from app.imaging.registration import brain_mask
 from app.imaging.resample import shrink
 from app.sdk.errors import GeometryMismatch, InvalidVolume
@@ -38,8 +39,7 @@ _TISSUE_HU: Final = (18.0, 90.0)  # range of brain tissue, also with oedema. CSF
 _VESSEL_HU: Final = (-20.0, 130.0)
 _VESSEL_MARGIN_MM: Final = 3.0
 _VESSEL_CBV: Final = 9.0  # mL / 100 g; a voxel with more is a vessel and is excluded before smoothing
-_NORMAL_S: Final = 4.0  # Tmax of normal tissue is lower
-_TWO_THIRDS: Final = 17
+_MIDDLE, _TWO_THIRDS = 13, 17  # ranks among the 27 values around a voxel
 _MIN_ML: Final = 20.0
 
 
@@ -92,8 +92,9 @@ def deconvolve(series: Volume, mni_from_world: np.ndarray) -> PerfusionMaps:
     bolus_flags = bolus_check.check_bolus(frames, inside, mni_from_world @ affine, vessels, step_s)
     tissue &= _blood_volume(frames, vessels.arterial) < _VESSEL_CBV
     result = haemodynamics(_smoothed(frames, tissue, _edges(affine)), vessels.arterial, step_s)
-    cbf = _median(_volume_of(tissue, result.cbf), tissue)
-    cbv, tmax = _volume_of(tissue, result.cbv), _delay(_volume_of(tissue, result.tmax), tissue)
+    nearest = _nearest(tissue)
+    cbf = _median(_volume_of(tissue, result.cbf), tissue, nearest)
+    cbv, tmax = _volume_of(tissue, result.cbv), _delay(_volume_of(tissue, result.tmax), nearest)
     mtt = np.divide(60 * cbv, cbf, out=np.zeros_like(cbf), where=cbf > 0)  # central volume theorem
     flags = (*frame_flags, *_motion_flags(moved_mm), *vessels.flags, *bolus_flags)
     return PerfusionMaps(Volume(cbf, affine), Volume(cbv, affine), Volume(mtt, affine), Volume(tmax, affine), flags)
@@ -154,33 +155,36 @@ def _volume_of(tissue: np.ndarray, values: np.ndarray) -> np.ndarray:
     return volume
 
 
-def _median(values: np.ndarray, tissue: np.ndarray) -> np.ndarray:
+def _nearest(tissue: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Indices of the nearest voxel of the tissue, for each voxel; each voxel itself if there is no tissue."""
+    outside = ~tissue if tissue.any() else np.zeros_like(tissue)
+    return tuple(ndimage.distance_transform_edt(outside, return_distances=False, return_indices=True))
+
+
+def _median(values: np.ndarray, tissue: np.ndarray, nearest: tuple[np.ndarray, ...]) -> np.ndarray:
     """Median of 3 x 3 x 3 voxels.
 
     A single voxel of a low flow is as uncertain as the step from normal flow to the limit of the core. The median keeps
     the edges of a core, and smoothing does not.
     """
-    return _ranked(values, tissue, 13)
+    return np.asfortranarray(np.where(tissue, _ranked(values, nearest, _MIDDLE), 0))
 
 
-def _delay(tmax: np.ndarray, tissue: np.ndarray) -> np.ndarray:
+def _delay(tmax: np.ndarray, nearest: tuple[np.ndarray, ...]) -> np.ndarray:
     """Tmax, where a late voxel is not later than two thirds of its 3 x 3 x 3 voxels.
 
     Noise makes single curves late rather than early. The median would take the edges of a small lesion, where less than
     half of the neighbours are late. Early voxels stay: in a penumbra, many of them have a low flow by noise alone, and
     the limit of Tmax keeps them out of the core.
     """
-    usual = _ranked(tmax, tissue, _TWO_THIRDS)
-    return np.asfortranarray(np.where(tmax > _NORMAL_S, np.minimum(tmax, usual), tmax))
+    usual = _ranked(tmax, nearest, _TWO_THIRDS)
+    return np.asfortranarray(np.where(tmax > NORMAL_TMAX_S, np.minimum(tmax, usual), tmax))
 
 
-def _ranked(values: np.ndarray, tissue: np.ndarray, rank: int) -> np.ndarray:
-    """The value of this rank (0 to 26) of 3 x 3 x 3 voxels; one outside the tissue counts as the nearest inside."""
-    if not tissue.any():
-        return values
-    nearest = ndimage.distance_transform_edt(~tissue, return_distances=False, return_indices=True)
-    filtered: np.ndarray = ndimage.rank_filter(values[tuple(nearest)], rank, size=3)
-    return np.asfortranarray(np.where(tissue, filtered, 0))
+def _ranked(values: np.ndarray, nearest: tuple[np.ndarray, ...], rank: int) -> np.ndarray:
+    """The value of this rank of 3 x 3 x 3 voxels; one outside the tissue counts as the ``nearest`` inside."""
+    filtered: np.ndarray = ndimage.rank_filter(values[nearest], rank, size=3)
+    return filtered
 
 
 def _motion_flags(mm: float) -> tuple[Flag, ...]:
