@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from app.evaluation.equal_probabilities import all_equal
 from app.evaluation.logistic import log_odds
 from app.evaluation.metrics import Estimate
 from app.evaluation.patient_groups import repeated_note
+from app.evaluation.report_sections import Plot, ReportTable, Section
 from app.evaluation.score_comparison import ScoreComparison
 from app.evaluation.validation import Measure, PooledMeasure, Scores, Validation
 
@@ -36,30 +36,6 @@ _STYLE = (
 )
 
 _ENDS = ("", "_low", "_high")
-
-
-@dataclass(frozen=True)
-class ReportTable:
-    """A table of the report."""
-
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A plot of the report: name of its file, and SVG text."""
-
-    name: str
-    svg: str
-
-
-@dataclass(frozen=True)
-class Section:
-    """A title, and the parts below it."""
-
-    title: str
-    parts: Sequence[str | ReportTable | Plot] = field(default=())
 
 
 def sections(
@@ -109,20 +85,6 @@ def markdown(title: str, found: Sequence[Section]) -> str:
             else:
                 parts.append(f"![{part.name}]({part.name}.svg)" if isinstance(part, Plot) else part)
     return "\n\n".join(parts) + "\n"
-
-
-def parts_of(text: str) -> list[str | ReportTable]:
-    """Parts of a Markdown text of paragraphs, lists and tables, without marks of headings and of bold text."""
-    parts: list[str | ReportTable] = []
-    for block in text.split("\n\n"):
-        lines = block.splitlines()
-        if len(lines) > 1 and all(line.startswith("|") for line in lines):
-            head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
-            parts.append(ReportTable(head, rows))
-        else:
-            items = lines if any(line.startswith("- ") for line in lines) else [block]
-            parts += [item.removeprefix("## ").replace("**", "") for item in items]
-    return parts
 
 
 def html(title: str, found: Sequence[Section]) -> str:

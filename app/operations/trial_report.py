@@ -22,9 +22,9 @@ from app.core import csv_text
 from app.database.trials import TrialEntry
 from app.evaluation import decide_ai, sequential, tripod, validation, validation_report
 from app.evaluation.baseline_table import Value
+from app.evaluation.report_sections import ReportTable, Section
 from app.evaluation.sequential import Look, LookVerdict
 from app.evaluation.validation import Groups, PredictionTable, Validation
-from app.evaluation.validation_report import ReportTable, Section
 from app.operations.trial_patients import TrialPatient, TrialState, labels_of, probabilities_of
 from app.sdk.errors import Conflict
 

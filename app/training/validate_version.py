@@ -16,8 +16,8 @@ import numpy as np
 from app.evaluation import validation, validation_report
 from app.evaluation.baseline_table import Characteristic
 from app.evaluation.patient_groups import patient_groups
+from app.evaluation.report_sections import ReportTable, Section, parts_of
 from app.evaluation.validation import PredictionTable
-from app.evaluation.validation_report import ReportTable, Section
 from app.registry.manifest import Manifest, VariableKind
 from app.training import description, report_folder
 from app.training.dataset import Dataset, Vectors
@@ -43,7 +43,7 @@ def validate_version(
     level = None if manifest.conformal is None else manifest.conformal.level
     result = validation.validate(table, threshold=manifest.threshold.value, level=level, rounds=rounds)
     name = f"{manifest.name}@{manifest.version}"
-    remarks = [part for remark in scored.remarks for part in validation_report.parts_of(remark)]
+    remarks = [part for remark in scored.remarks for part in parts_of(remark)]
     items = {
         "12g": f"{name} predicted each patient as the service does.",
         "16": "See the section on the training patients.",

@@ -22,8 +22,8 @@ from app.evaluation import (
     validation,
     validation_report,
 )
+from app.evaluation.report_sections import Section, parts_of
 from app.evaluation.validation import Groups, PredictionTable, Validation
-from app.evaluation.validation_report import Section
 
 RNG = np.random.default_rng(22)
 
@@ -211,7 +211,7 @@ def test_report_has_every_part_and_escapes_the_names_of_the_table(tmp_path: Path
 
 def test_remarks_stand_first_as_paragraphs_and_tables(tmp_path: Path, result: Validation) -> None:
     remark = "**It was trained on 3.**\n\n## Flags\n\n| flag | rows |\n|---|---|\n| metal | 2-4 |\n\n- one\n- two"
-    first = Section("Remarks", validation_report.parts_of(remark))
+    first = Section("Remarks", parts_of(remark))
     text = validation_report.write(tmp_path, "A", result, "a.csv", first=[first])
     page = (tmp_path / "report.html").read_text()
     assert text.index("It was trained on 3.") < text.index("## Flow")
