@@ -31,7 +31,7 @@ from app.phantoms.biology import Preset
 from app.registry.manifest import Manifest
 from app.sdk.types import Channel
 from app.training import calibration
-from app.training.dataset import Vectors, phantoms
+from app.training.dataset import Drawn, Vectors, phantoms
 from tests.factory import random_network, tiny_manifest
 
 SHAPE = (96, 112, 96)
@@ -52,7 +52,7 @@ def build_model(seed: int = 0) -> tuple[NetworkFolds, Manifest, ModelInput]:
     size = tiny.architecture.clinical_size
     architecture = Architecture(in_channels=len(Channel), clinical_size=size, filters=16)
     ensemble = Ensemble([random_network(architecture, seed + fold) for fold in range(4)])
-    dataset = phantoms(25, seed, Preset.INTERACTION, GRID, (), into=np.empty((25, 0), np.float16), drawn=True)
+    dataset = phantoms(25, seed, Preset.INTERACTION, GRID, (), drawn=Drawn(np.empty((25, 0), np.float16)))
     vectors = Vectors.of(dataset, clinical_encoder.fit(dataset.records, list(defaults.VARIABLES)))
     presence = np.ones((25, len(Channel)), bool)
     background = calibration.background(vectors, presence, np.arange(1, 25), seed)

@@ -33,7 +33,7 @@ from app.inference.model_version import OUT_OF_DISTRIBUTION, ModelVersion
 from app.phantoms import biology, cohort, scene, volumes
 from app.phantoms.biology import Patient, Preset
 from app.phantoms.nuisance import STRENGTHS, UNITS, Nuisance
-from app.phantoms.scene import Appearance, Variation
+from app.phantoms.scene import Variation
 from app.registry.manifest import Manifest
 from app.registry.model_store import ModelStore
 from app.sdk.clinical import ClinicalRecord
@@ -42,11 +42,10 @@ from app.sdk.flags import Severity
 from app.sdk.types import Channel, Flag, Input
 from bench import input_checks
 from bench.input_checks import Study
-from bench.model_audit import Audit
+from bench.model_audit import VARIED, Audit, by_anatomy
 from bench.model_stores import DEMO, MODEL_STORE
 
 SEED = 60231  # that of model_audit
-VARIANTS = 6  # anatomies of the phantoms; each takes seconds to build
 PATIENT = 3  # whose study is made wrong
 SECTIONS = ("valid", "nuisances", "tensors", "unusual", "wrong", "real")
 Spacing = dict[str, tuple[float, float, float]]
@@ -125,17 +124,17 @@ def full_size(
 
 def valid(audit: Audit, phantoms: int, served: int) -> Rows:
     """Held-out phantoms, rendered on the grid and full-size through ``prepare``."""
-    varied = Appearance(VARIANTS, scanners=True)
     patients = biology.draw(phantoms, SEED, Preset.INTERACTION)
-    for name, appearance in (("template and usual scanner", scene.PLAIN), ("varied anatomy and scanner", varied)):
+    served_patients = by_anatomy(patients[:served], SEED, VARIED)
+    for name, appearance in (("template and usual scanner", scene.PLAIN), ("varied anatomy and scanner", VARIED)):
         tally = Tally()
-        for patient in track(patients, name, transient=True):
+        for patient in track(by_anatomy(patients, SEED, appearance), name, transient=True):
             phantom = audit.draw(patient, scene.draw_variation(SEED, patient.index, appearance))
             tally.add(audit.version.predict(audit.model_input(phantom)).flags, None)
         yield f"on the grid, {name}", tally
     tally = Tally()
-    for patient in track(patients[:served], "full-size", transient=True):
-        study = full_size(patient, scene.draw_variation(SEED, patient.index, varied))
+    for patient in track(served_patients, "full-size", transient=True):
+        study = full_size(patient, scene.draw_variation(SEED, patient.index, VARIED))
         answer(audit.version, study, cohort.record(patient), tally, None)
     yield "full-size, varied anatomy and scanner", tally
 

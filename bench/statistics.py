@@ -27,7 +27,7 @@ from app.inference import clinical_encoder, defaults
 from app.phantoms.biology import Preset
 from app.training import baselines, splits
 from app.training.baselines import Baseline
-from app.training.dataset import Dataset, Vectors, phantoms
+from app.training.dataset import Dataset, Drawn, Vectors, phantoms
 from app.training.results_table import ModelScores
 
 SIZES = (118, 481, 2000)
@@ -138,7 +138,7 @@ def served_slope(seed: int, fresh: Dataset) -> float:
 
 
 def _phantoms(count: int, seed: int) -> Dataset:
-    return phantoms(count, seed, Preset.PAPER, defaults.GRID, (), into=np.empty((count, 0), np.float16), drawn=True)
+    return phantoms(count, seed, Preset.PAPER, defaults.GRID, (), drawn=Drawn(np.empty((count, 0), np.float16)))
 
 
 def slopes(runs: int) -> None:

@@ -82,6 +82,7 @@ def synthesize(
     scanners: Annotated[
         bool, typer.Option(help="Vary scanner, protocol, coverage and missing series between the patients")
     ] = False,
+    jobs: Annotated[int, typer.Option(min=0, help="Patients drawn at the same time; 0: one per core")] = 0,
 ) -> None:
     """Make a cohort of synthetic patients, and a table of their true values."""
     from app.phantoms.scene import Appearance
@@ -89,7 +90,16 @@ def synthesize(
 
     appearance = Appearance(variants, scanners)
     with cohort_faults(), _bar("patients", patients) as advance:
-        generator.synthesize(out, patients, seed, preset, appearance=appearance, full_size=full_size, advance=advance)
+        generator.synthesize(
+            out,
+            patients,
+            seed,
+            preset,
+            appearance=appearance,
+            full_size=full_size,
+            jobs=jobs or cores(),
+            advance=advance,
+        )
 
 
 @commands.command()

@@ -60,12 +60,13 @@ class Variation:
 class Appearance:
     """What varies between the patients of a cohort besides biology.
 
-    ``variants``: each patient has one of the first so many anatomical variants; 1: all have the template's anatomy.
-    ``scanners``: each patient has another scanner and protocol.
+    ``variants``: each patient has one of so many anatomical variants, from number ``first`` on; 1 and 0: all have the
+    template's anatomy. ``scanners``: each patient has another scanner and protocol.
     """
 
     variants: int = 1
     scanners: bool = False
+    first: int = 0
 
 
 PLAIN = Appearance()
@@ -116,7 +117,7 @@ class Lattice:
 
 def draw_variation(seed: int, index: int, appearance: Appearance = PLAIN) -> Variation:
     """Draw the variation of patient ``index`` of a cohort, independent of the other patients."""
-    number = int(np.random.default_rng([seed, 7, index]).integers(appearance.variants))
+    number = appearance.first + int(np.random.default_rng([seed, 7, index]).integers(appearance.variants))
     scanner = draw_scanner(np.random.default_rng([seed, 8, index])) if appearance.scanners else USUAL
     rng = np.random.default_rng([seed, 3, index])
     old = rng.random(2) < 0.6

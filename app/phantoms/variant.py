@@ -15,6 +15,7 @@ import numpy as np
 Pair = tuple[float, float]
 
 VARIANTS = 48
+"""Anatomies of the phantoms that teach; audits take the next ones, which no version has seen."""
 _SEED = 20261129
 _FETAL, _HYPOPLASTIC_A1, _MISSING_A1, _EARLY, _DOMINANT_M2, _ABSENT_M2 = 0.15, 0.10, 0.03, 0.12, 0.3, 0.05
 _CHOROID, _PINEAL, _FALX, _BASAL_GANGLIA, _VERTEBRAL = 0.66, 0.7, 0.12, 0.05, 0.3

@@ -21,7 +21,8 @@ from app.inference import defaults, occlusion_side
 from app.inference.clinical_encoder import PERFUSION, encode
 from app.inference.model_input import ModelInput
 from app.phantoms import biology, cohort
-from app.phantoms.biology import Preset
+from app.phantoms.biology import Patient, Preset
+from app.phantoms.cohort import PhantomImages
 from app.phantoms.scene import PLAIN, Appearance
 from app.registry.manifest import Clinical, ClinicalVariable
 from app.sdk.clinical import ClinicalRecord, ImagingSigns, Side
@@ -78,6 +79,22 @@ class Dataset:
         return replace(self, **{name: part[:count] for name, part in rows.items()})
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Phantoms that are drawn already.
+
+    Attributes:
+        images: (n, C, X, Y, Z) float16; may be a memory map.
+        protocols: (n, C + 3): presence, and the covered volumes of ``cohort.covered_ml``, NaN for the whole head. None:
+            they are found again, which builds each scene.
+        clots: (n, X/2, Y/2, Z/2) float16 or None.
+    """
+
+    images: NDArray[np.float16]
+    protocols: NDArray[np.float64] | None = None
+    clots: NDArray[np.float16] | None = None
+
+
 def phantoms(
     patients: int,
     seed: int,
@@ -86,44 +103,30 @@ def phantoms(
     channels: Sequence[ChannelSpec],
     *,
     appearance: Appearance = PLAIN,
-    into: NDArray[np.float16] | None = None,
-    clots_into: NDArray[np.float16] | None = None,
-    protocols_into: NDArray[np.float64] | None = None,
-    drawn: bool = False,
-    advance: Callable[[], None] = lambda: None,
+    drawn: Drawn | None = None,
 ) -> Dataset:
     """Synthetic cohort, drawn directly on the model grid.
 
-    ``appearance``: what varies between the patients besides biology. ``into`` receives the images, ``clots_into`` the
-    clots and ``protocols_into`` (n, C + 3) the presence and the covered volumes, NaN for the whole head; all may be
-    memory maps. With ``drawn`` they already hold those of an earlier call with the same arguments.
+    ``appearance``: what varies between the patients besides biology. ``drawn``: images of the same patients that exist.
     """
     persons = biology.draw(patients, seed, preset)
-    images = np.empty((patients, len(channels), *grid.shape), np.float16) if into is None else into
-    presence = np.ones((patients, len(channels)), bool)
-    covered: list[tuple[float, float, float] | None] = [None] * patients
-    if not drawn:
+    if drawn is None:
+        drawn = Drawn(np.empty((patients, len(channels), *grid.shape), np.float16), _protocols(persons, channels))
         for one in cohort.grouped_images(persons, seed, grid, channels, appearance=appearance):
-            images[one.row], presence[one.row], covered[one.row] = one.images, one.presence, one.covered_ml
-            if clots_into is not None:
-                clots_into[one.row] = cells_of_two(one.clot)
-            if protocols_into is not None:
-                protocols_into[one.row] = [*one.presence, *(one.covered_ml or (np.nan,) * 3)]
-            advance()
-    elif protocols_into is not None:
-        presence = protocols_into[:, : len(channels)] > 0
-        volumes = np.asarray(protocols_into[:, len(channels) :]).tolist()
-        covered = [None if np.isnan(row[0]) else (row[0], row[1], row[2]) for row in volumes]
-    elif appearance.scanners:
+            keep(one, one.row, drawn)
+    protocols = _protocols(persons, channels) if drawn.protocols is None else drawn.protocols
+    if drawn.protocols is None and appearance.scanners:
         for row, patient_scene, _ in cohort.scenes(persons, seed, appearance):
-            presence[row] = cohort.presence(patient_scene, channels)
-            covered[row] = cohort.covered_ml(patient_scene)
+            protocols[row] = _protocol(cohort.presence(patient_scene, channels), cohort.covered_ml(patient_scene))
+    presence = protocols[:, : len(channels)] > 0
+    volumes = np.asarray(protocols[:, len(channels) :]).tolist()
+    covered = [None if np.isnan(row[0]) else (row[0], row[1], row[2]) for row in volumes]
     rngs = [np.random.default_rng([seed, 6, person.index]) for person in persons]
     perfused: Bits = np.all(presence[:, [channel.name is Channel.TMAX for channel in channels]], axis=1)
     records = [cohort.record(person, rng) for person, rng in zip(persons, rngs, strict=True)]
     measured = [cohort.measured_perfusion(*parts) for parts in zip(persons, rngs, covered, strict=True)]
     return Dataset(
-        images=images,
+        images=drawn.images,
         presence=presence,
         records=records,
         perfusion=[numbers if known else None for numbers, known in zip(measured, perfused, strict=True)],
@@ -132,8 +135,26 @@ def phantoms(
         sites=np.full(patients, "phantom"),
         latents=np.array([standard_latents(person) for person in persons], np.float32),
         oracle=np.array([person.probability for person in persons]),
-        clots=clots_into,
+        clots=drawn.clots,
     )
+
+
+def keep(one: PhantomImages, row: int, into: Drawn) -> None:
+    """Write a rendered patient into ``row`` of the arrays ``into``, whose protocols are known."""
+    assert into.protocols is not None
+    into.images[row] = one.images
+    into.protocols[row] = _protocol(one.presence, one.covered_ml)
+    if into.clots is not None:
+        into.clots[row] = cells_of_two(one.clot)
+
+
+def _protocols(persons: Sequence[Patient], channels: Sequence[ChannelSpec]) -> NDArray[np.float64]:
+    """Protocols (n, C + 3) of patients who have all series of the whole head."""
+    return np.array([_protocol(np.ones(len(channels), bool), None)] * len(persons))
+
+
+def _protocol(presence: Bits, covered_ml: tuple[float, float, float] | None) -> list[float]:
+    return [*presence.astype(float), *(covered_ml or (np.nan,) * 3)]
 
 
 def cells_of_two(volume: NDArray[np.float16]) -> NDArray[np.float16]:

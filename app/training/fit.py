@@ -84,5 +84,5 @@ def _pretrained(
     if config.trunk is not None:
         return pretrained.from_version(config.trunk)
     if config.phantoms:
-        return pretrained.from_phantoms(config.phantoms, config.seed, device, folder, progress)
+        return pretrained.from_phantoms(config.phantoms, config.seed, device, folder, progress, config.jobs)
     return None

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -24,18 +23,20 @@ from app.inference import clinical_encoder, defaults, fold_files, preprocess_cac
 from app.inference.reference_head import ReferenceHead
 from app.network.architecture import Architecture, Fusion
 from app.network.daft import Network, build
+from app.phantoms import biology
 from app.phantoms.biology import Preset
 from app.phantoms.scene import Appearance
+from app.phantoms.variant import VARIANTS
 from app.registry.manifest import Clinical
 from app.sdk.errors import ModelNotReady
-from app.training import distributed, pretraining, provenance, reference, tasks
-from app.training.dataset import Dataset, Vectors, phantoms
+from app.training import distributed, phantom_drawing, pretraining, provenance, reference, tasks
+from app.training.dataset import Dataset, Drawn, Vectors, phantoms
 from app.training.errors import CohortFault
 from app.training.progress import ProgressReporter
 from app.training.tasks import TrainingContext, Views
 
 PHANTOM_SEED = 1_000_003  # of the pretraining phantoms; far from the seed of any cohort
-APPEARANCE = Appearance(variants=48, scanners=True)
+APPEARANCE = Appearance(VARIANTS, scanners=True)
 """What varies between the pretraining phantoms, so that the trunk knows more than one anatomy and scanner."""
 CHANNEL_NAMES = tuple(channel.name for channel in defaults.CHANNELS)
 
@@ -76,14 +77,16 @@ def from_version(folder: Path) -> Pretrained:
     return Pretrained(network, reference, note)
 
 
-def from_phantoms(count: int, seed: int, device: torch.device, folder: Path, reporter: ProgressReporter) -> Pretrained:
+def from_phantoms(
+    count: int, seed: int, device: torch.device, folder: Path, reporter: ProgressReporter, jobs: int = 1
+) -> Pretrained:
     """Network pretrained on ``count`` phantoms.
 
-    ``folder`` is the checkpoint folder of the run; the phantoms are stored in its parent.
+    ``folder`` is the checkpoint folder of the run; the phantoms are stored in its parent, drawn by ``jobs`` processes.
     """
     path, head = folder / "pretrained.safetensors", folder / "pretrained-reference-head.safetensors"
     if not (path.exists() and head.exists()):
-        _pretrain(count, seed, device, path, head, reporter)
+        _pretrain(count, seed, device, path, head, reporter, jobs)
     with safe_open(path, "pt") as file:
         explained = json.loads(file.metadata()["explained"])
     network = build(_architecture(Clinical(variables=defaults.VARIABLES)))
@@ -118,8 +121,10 @@ def _architecture(clinical: Clinical) -> Architecture:
     return defaults.architecture(Fusion.NONE, clinical, box=defaults.BOX)
 
 
-def _pretrain(count: int, seed: int, device: torch.device, path: Path, head: Path, reporter: ProgressReporter) -> None:
-    data = _phantoms(count, path.parent.parent, reporter)
+def _pretrain(
+    count: int, seed: int, device: torch.device, path: Path, head: Path, reporter: ProgressReporter, jobs: int
+) -> None:
+    data = _phantoms(count, path.parent.parent, reporter, jobs)
     spec = clinical_encoder.fit(data.records, [*defaults.VARIABLES])
     torch.manual_seed(seed)
     network = build(_architecture(spec)).to(device)
@@ -140,45 +145,16 @@ def _pretrain(count: int, seed: int, device: torch.device, path: Path, head: Pat
     distributed.barrier()
 
 
-def _phantoms(count: int, folder: Path, reporter: ProgressReporter) -> Dataset:
-    """Pretraining phantoms, drawn into a file of ``folder`` at the first call and mapped from it afterwards."""
+def _phantoms(count: int, folder: Path, reporter: ProgressReporter, jobs: int) -> Dataset:
+    """Pretraining phantoms, drawn into files of ``folder`` at the first call and mapped from them afterwards."""
     made_by = [preprocess_cache.layout(), provenance.code_digest(("imaging", "phantoms"))]
     digest = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:8]
     path = folder / f"phantoms-{count}-{PHANTOM_SEED}-{digest}.npy"
-    halved = tuple(length // 2 for length in defaults.GRID.shape)
-    shapes: dict[Path, tuple[type, tuple[int, ...]]] = {
-        path: (np.float16, (count, len(defaults.CHANNELS), *defaults.GRID.shape)),
-        path.with_name(f"{path.stem}-clots.npy"): (np.float16, (count, *halved)),
-        path.with_name(f"{path.stem}-protocols.npy"): (np.float64, (count, len(defaults.CHANNELS) + 3)),
-    }
-    if distributed.is_first_rank() and not all(each.exists() for each in shapes):
-        _draw(count, shapes, reporter)
+    paths = [path, *(path.with_name(f"{path.stem}-{part}.npy") for part in ("clots", "protocols"))]
+    if distributed.is_first_rank() and not all(each.exists() for each in paths):
+        _draw(count, paths, reporter, jobs)
     distributed.barrier()
-    images, clots, protocols = (np.load(each, mmap_mode="r") for each in shapes)
-    return _drawn(count, images, clots, protocols, drawn=True)
-
-
-def _draw(count: int, shapes: Mapping[Path, tuple[type, tuple[int, ...]]], reporter: ProgressReporter) -> None:
-    """Draw the phantoms into the files ``shapes``: images, clots and protocols, each with its type and shape."""
-    next(iter(shapes)).parent.mkdir(parents=True, exist_ok=True)
-    drafts = {path.with_suffix(".part"): path for path in shapes}
-    arrays = [np.lib.format.open_memmap(draft, "w+", *shapes[path]) for draft, path in drafts.items()]
-    with reporter.stage("phantoms", count) as advance:
-        _drawn(count, *arrays, drawn=False, advance=lambda: advance(1))
-    for array, (draft, path) in zip(arrays, drafts.items(), strict=True):
-        array.flush()
-        draft.replace(path)
-
-
-def _drawn(
-    count: int,
-    images: NDArray[np.float16],
-    clots: NDArray[np.float16],
-    protocols: NDArray[np.float64],
-    *,
-    drawn: bool,
-    advance: Callable[[], None] = lambda: None,
-) -> Dataset:
+    images, clots, protocols = (np.load(each, mmap_mode="r") for each in paths)
     return phantoms(
         count,
         PHANTOM_SEED,
@@ -186,12 +162,31 @@ def _drawn(
         defaults.GRID,
         defaults.CHANNELS,
         appearance=APPEARANCE,
-        into=images,
-        clots_into=clots,
-        protocols_into=protocols,
-        drawn=drawn,
-        advance=advance,
+        drawn=Drawn(images, protocols, clots),
     )
+
+
+def _draw(count: int, paths: Sequence[Path], reporter: ProgressReporter, jobs: int) -> None:
+    """Draw the phantoms into ``paths``: images, clots and protocols."""
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
+    images, clots, protocols = drafts = [path.with_suffix(".part") for path in paths]
+    persons = biology.draw(count, PHANTOM_SEED, Preset.INTERACTION)
+    with reporter.stage("phantoms", count) as advance:
+        known = phantom_drawing.draw(
+            persons,
+            PHANTOM_SEED,
+            defaults.GRID,
+            defaults.CHANNELS,
+            APPEARANCE,
+            images,
+            clots,
+            jobs=jobs,
+            advance=lambda: advance(1),
+        )
+    with protocols.open("wb") as file:
+        np.save(file, known)
+    for draft, path in zip(drafts, paths, strict=True):
+        draft.replace(path)
 
 
 def views(

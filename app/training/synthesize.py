@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,14 @@ from app.inference.preprocess_cache import layout
 from app.phantoms import biology, cohort
 from app.phantoms.biology import Patient, Preset
 from app.phantoms.scene import PLAIN, Appearance
-from app.training.dataset import LATENTS, phantoms, standard_latents
+from app.training import phantom_drawing
+from app.training.dataset import LATENTS, Drawn, phantoms, standard_latents
 from app.training.errors import CohortFault
+from app.training.process_pool import Tell, side_by_side
 
 VOLUMES = ("ncct", "cta", "tmax", "cbf")
+PREPARED_EACH, FULL_SIZE_EACH = 50, 4  # patients for which another process is worth its start
+FULL_SIZE_GROUP = 8  # most full-size patients of one task
 
 
 def synthesize(
@@ -36,12 +41,13 @@ def synthesize(
     *,
     appearance: Appearance = PLAIN,
     full_size: bool = False,
+    jobs: int = 1,
     advance: Callable[[], None] = lambda: None,
 ) -> None:
     """Write a cohort into the new folder ``out``.
 
     ``appearance``: what varies between the patients besides biology. ``full_size`` writes NIfTI volumes instead of
-    prepared images; ``advance`` is called after each phantom.
+    prepared images; ``jobs`` processes draw them, which changes no voxel; ``advance`` is called after each phantom.
 
     Raises:
         CohortFault: The folder exists.
@@ -51,47 +57,68 @@ def synthesize(
     with atomic_directory(out) as draft:
         persons = biology.draw(patients, seed, preset)
         rows = [_row(person, seed) for person in persons]
-        write = _full_size if full_size else _prepared
-        write(draft, persons, rows, seed, preset, appearance, advance)
+        # A process takes seconds to start, as long as a few full-size patients or some dozens on the grid.
+        useful = max(patients // (FULL_SIZE_EACH if full_size else PREPARED_EACH), 1)
+        drawn = _Cohort(persons, seed, preset, appearance, min(jobs, useful))
+        (_full_size if full_size else _prepared)(draft, drawn, rows, advance)
         pd.DataFrame(rows).to_csv(draft / "cohort.csv", index=False)
         _truth(persons, rows).to_csv(draft / "truth.csv", index=False)
 
 
-def _full_size(
-    folder: Path,
-    persons: list[Patient],
-    rows: list[dict[str, Any]],
-    seed: int,
-    preset: Preset,
-    appearance: Appearance,
-    advance: Callable[[], None],
-) -> None:
+@dataclass(frozen=True)
+class _Cohort:
+    """What defines the patients, and the number of processes that draw them."""
+
+    persons: list[Patient]
+    seed: int
+    preset: Preset
+    appearance: Appearance
+    jobs: int
+
+
+def _full_size(folder: Path, drawn: _Cohort, rows: list[dict[str, Any]], advance: Callable[[], None]) -> None:
     """Write the volumes of each patient, and add their paths to the rows."""
-    # Patients of one anatomical variant follow each other, because a head is slow to build.
-    for number, _, _ in cohort.scenes(persons, seed, appearance):
-        person, row = persons[number], rows[number]
+    groups = [
+        _Group(folder, drawn.seed, drawn.preset, drawn.appearance, tuple((n, rows[n]["patient"]) for n in numbers))
+        for numbers in phantom_drawing.rows_by_anatomy(drawn.persons, drawn.seed, drawn.appearance, FULL_SIZE_GROUP)
+    ]
+    for written in side_by_side(_write_group, groups, drawn.jobs, lambda _: advance()):
+        for number, paths in written.items():
+            rows[number].update(paths)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Patients of one anatomy: their places in the cohort and their names."""
+
+    folder: Path
+    seed: int
+    preset: Preset
+    appearance: Appearance
+    patients: tuple[tuple[int, str], ...]
+
+
+def _write_group(group: _Group, tell: Tell) -> dict[int, dict[str, str]]:
+    """Write full-size patients; returns the paths of each, relative to the cohort."""
+    written = {}
+    for number, name in group.patients:
         paths = cohort.write_patient(
-            folder / row["patient"], seed, preset=preset, index=person.index, appearance=appearance
+            group.folder / name, group.seed, preset=group.preset, index=number, appearance=group.appearance
         )
-        row.update({name: f"{row['patient']}/{name}.nii.gz" for name in VOLUMES if name in paths})
-        advance()
+        written[number] = {volume: f"{name}/{volume}.nii.gz" for volume in VOLUMES if volume in paths}
+        tell(1)
+    return written
 
 
-def _prepared(
-    folder: Path,
-    persons: list[Patient],
-    rows: list[dict[str, Any]],
-    seed: int,
-    preset: Preset,
-    appearance: Appearance,
-    advance: Callable[[], None],
-) -> None:
+def _prepared(folder: Path, drawn: _Cohort, rows: list[dict[str, Any]], advance: Callable[[], None]) -> None:
     """Write images on the model grid, and add their place and the perfusion numbers to the rows."""
-    shape = (len(persons), len(defaults.CHANNELS), *defaults.GRID.shape)
-    images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.float16, shape)
-    grid, channels = defaults.GRID, defaults.CHANNELS
-    dataset = phantoms(len(persons), seed, preset, grid, channels, appearance=appearance, into=images, advance=advance)
-    images.flush()
+    persons, seed, appearance = drawn.persons, drawn.seed, drawn.appearance
+    grid, channels, images = defaults.GRID, defaults.CHANNELS, folder / "images.npy"
+    protocols = phantom_drawing.draw(
+        persons, seed, grid, channels, appearance, images, jobs=drawn.jobs, advance=advance
+    )
+    found = Drawn(np.load(images, mmap_mode="r"), protocols)
+    dataset = phantoms(len(persons), seed, drawn.preset, grid, channels, appearance=appearance, drawn=found)
     if not dataset.presence.all():
         np.save(folder / "presence.npy", dataset.presence)
     (folder / "images.json").write_text(json.dumps(layout(), indent=1))

@@ -11,7 +11,7 @@ from app.inference.defaults import CHANNELS, GRID
 from app.phantoms.biology import Preset
 from app.phantoms.scene import PLAIN, Appearance
 from app.training import cohort as tables
-from app.training.dataset import Dataset, phantoms
+from app.training.dataset import Dataset, Drawn, phantoms
 from app.training.errors import CohortFault
 from app.training.preprocess import preprocess
 from app.training.progress import ProgressReporter
@@ -45,9 +45,9 @@ def test_missing_series_of_a_prepared_cohort_are_not_present(folder: Path) -> No
 def test_images_of_an_earlier_call_have_the_same_presence_and_volumes(folder: Path) -> None:
     images = np.load(folder / "images.npy", mmap_mode="r")
     arguments = (PATIENTS, SEED, Preset.XOR, GRID, CHANNELS)
-    again = phantoms(*arguments, appearance=SCANNERS, into=images, drawn=True)
+    again = phantoms(*arguments, appearance=SCANNERS, drawn=Drawn(images))
     assert np.array_equal(again.presence, read(folder).presence)
-    plain = phantoms(*arguments, appearance=PLAIN, into=images, drawn=True)
+    plain = phantoms(*arguments, appearance=PLAIN, drawn=Drawn(images))
     assert plain.presence.all()
     pairs = zip(again.perfusion, plain.perfusion, strict=True)
     smaller = [one.tmax6_ml < other.tmax6_ml for one, other in pairs if one and other and other.tmax6_ml]
