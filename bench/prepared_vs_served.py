@@ -8,7 +8,8 @@ in the service (alignment, vessel mask, perfusion numbers). Printed, with the tr
 - vessels: sum of the service's mask over the sum of training's, for each branch;
 - rCBF: median of the service over that of training, in tissue at least 8 mm deep without delay;
 - volumes: Tmax > 6 s and core of the service over the truth, by the true core;
-- log-odds: mean absolute difference, and the share of decisions that differ;
+- log-odds: mean absolute difference, and the share of decisions that differ, between both ways and, for comparison,
+  between two acquisitions of one patient whose images differ in noise only;
 - AUC of both beside that of the true chance.
 """
 
@@ -17,7 +18,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from rich.progress import track
@@ -27,12 +28,14 @@ from app.evaluation import metrics
 from app.imaging import preprocess
 from app.imaging.io.nifti import Volume
 from app.imaging.model_grid import Grid
+from app.imaging.preprocess import PreprocessedImages
 from app.imaging.registration import brain_mask
 from app.inference import clinical_encoder
 from app.inference.model_input import ModelInput
-from app.inference.model_version import ModelVersion
+from app.inference.model_version import ModelAnswer, ModelVersion
 from app.phantoms import anatomy, biology, cohort, render, scene, volumes
 from app.phantoms.biology import Patient, Preset
+from app.phantoms.scene import Scene
 from app.registry.manifest import Manifest
 from app.registry.model_store import ModelStore
 from app.sdk.types import Channel, Input, PerfusionSummary
@@ -55,8 +58,9 @@ class Comparison:
         branches: Sum of the vessel mask (2, b) of each branch: training, service.
         rcbf: Median rCBF of the service over that of training.
         found: Numbers of the perfusion maps in the service.
-        log_odds: Training, service.
-        flipped: The decisions differ.
+        training: Answer to the images of training.
+        service: Answer to the images of the service.
+        again: Answers of both ways to a second acquisition, whose noise is another.
     """
 
     patient: Patient
@@ -64,8 +68,14 @@ class Comparison:
     branches: np.ndarray
     rcbf: float
     found: PerfusionSummary
-    log_odds: tuple[float, float]
-    flipped: bool
+    training: ModelAnswer
+    service: ModelAnswer
+    again: tuple[ModelAnswer, ModelAnswer]
+
+    @property
+    def log_odds(self) -> tuple[float, float]:
+        """Log-odds by both ways."""
+        return self.training.log_odds, self.service.log_odds
 
 
 @dataclass(frozen=True)
@@ -113,16 +123,11 @@ def model_input(manifest: Manifest, patient: Patient, image: np.ndarray, perfusi
 def compare(version: ModelVersion, places: Places, patient: Patient) -> Comparison:
     """Draw one patient both ways and compare."""
     manifest = version.manifest
-    drawn = scene.build(patient, scene.draw_variation(SEED, patient.index))
-    pose = volumes.draw_pose(np.random.default_rng([SEED, 5, patient.index]))
-    fast = render.normalise(render.renderer(manifest.grid, manifest.channels).render(drawn), manifest.channels)
-    sent = {
-        Input(one.name): Volume(np.asfortranarray(one.data), one.affine)
-        for one in volumes.series(drawn, pose)
-        if one.name in IMAGES
-    }
-    prepared = preprocess.prepare(sent, manifest.grid, manifest.channels)
-    assert prepared.perfusion is not None, "Tmax and CBF were sent"
+    variation = scene.draw_variation(SEED, patient.index)
+    drawn = scene.build(patient, variation)
+    again = scene.build(patient, replace(variation, noise_seed=variation.noise_seed + 1))
+    (fast, answered), (_, answered_again) = (_rendered(version, one) for one in (drawn, again))
+    (prepared, served), (_, served_again) = (_served(version, one) for one in (drawn, again))
     images = np.stack([fast, prepared.image])
     names = [channel.name for channel in manifest.channels]
     tubes, flows, delays = (
@@ -130,19 +135,38 @@ def compare(version: ModelVersion, places: Places, patient: Patient) -> Comparis
         for index in map(names.index, (Channel.VESSELS, Channel.RCBF, Channel.TMAX))
     )
     normal = (places.depth < -DEEP_MM) & (delays < 3).all(axis=0)
-    answers = [
-        version.predict(model_input(manifest, patient, image, numbers))
-        for image, numbers in zip(images, (truth(patient), prepared.perfusion), strict=True)
-    ]
+    assert prepared.perfusion is not None, "Tmax and CBF were sent"
     return Comparison(
         patient=patient,
         channels=np.abs(images[1] - images[0])[:, places.depth < 0].mean(axis=1),
         branches=np.array([[tube[places.branch == n].sum() for n in range(len(places.names))] for tube in tubes]),
         rcbf=float(np.median(flows[1][normal]) / np.median(flows[0][normal])),
         found=prepared.perfusion,
-        log_odds=(answers[0].log_odds, answers[1].log_odds),
-        flipped=answers[0].decision != answers[1].decision,
+        training=answered,
+        service=served,
+        again=(answered_again, served_again),
     )
+
+
+def _rendered(version: ModelVersion, drawn: Scene) -> tuple[np.ndarray, ModelAnswer]:
+    """The images of training, and the answer to them."""
+    manifest = version.manifest
+    image = render.normalise(render.renderer(manifest.grid, manifest.channels).render(drawn), manifest.channels)
+    return image, version.predict(model_input(manifest, drawn.patient, image, truth(drawn.patient)))
+
+
+def _served(version: ModelVersion, drawn: Scene) -> tuple[PreprocessedImages, ModelAnswer]:
+    """What the service makes of full-size series, and its answer."""
+    manifest = version.manifest
+    pose = volumes.draw_pose(np.random.default_rng([SEED, 5, drawn.patient.index]))
+    sent = {
+        Input(one.name): Volume(np.asfortranarray(one.data), one.affine)
+        for one in volumes.series(drawn, pose)
+        if one.name in IMAGES
+    }
+    prepared = preprocess.prepare(sent, manifest.grid, manifest.channels)
+    assert prepared.perfusion is not None, "Tmax and CBF were sent"
+    return prepared, version.predict(model_input(manifest, drawn.patient, prepared.image, prepared.perfusion))
 
 
 def print_tables(manifest: Manifest, places: Places, results: Sequence[Comparison]) -> None:
@@ -162,13 +186,19 @@ def print_tables(manifest: Manifest, places: Places, results: Sequence[Compariso
             late = np.mean([(one.found.tmax6_ml or 0) / one.patient.tmax6_ml for one in of_size])
             shares = f"{core.mean():.3f}, {core.min():.3f}, {core.max():.3f}"
             print(f"| {low:.0f} to {high:.0f} | {len(of_size)} | {shares} | {late:.3f} |")
-    difference = np.diff([one.log_odds for one in results], axis=1)
-    flow, flipped = [one.rcbf for one in results], np.mean([one.flipped for one in results])
+    flow = [one.rcbf for one in results]
     print(f"\nrCBF, service / training: mean {np.mean(flow):.3f}, {min(flow):.3f} to {max(flow):.3f}")
-    print(
-        f"log-odds, service - training: mean absolute {np.abs(difference).mean():.3f}, mean {difference.mean():+.3f}, "
-        f"largest {np.abs(difference).max():.3f}; decisions that differ: {flipped:.1%}"
-    )
+    pairs = {
+        "service - training": [(one.training, one.service) for one in results],
+        "training, another noise": [(one.training, one.again[0]) for one in results],
+        "service, another noise": [(one.service, one.again[1]) for one in results],
+    }
+    print("\n| log-odds | mean absolute difference | mean | largest | decisions that differ |\n|---|---|---|---|---|")
+    for name, answers in pairs.items():
+        difference = np.array([after.log_odds - before.log_odds for before, after in answers])
+        flipped = np.mean([before.decision != after.decision for before, after in answers])
+        size = np.abs(difference)
+        print(f"| {name} | {size.mean():.3f} | {difference.mean():+.3f} | {size.max():.3f} | {flipped:.1%} |")
     print_auc(results)
 
 
