@@ -24,6 +24,7 @@ from app.sdk.errors import Erased, NotFound, PredictionNotFound
 from app.sdk.types import AuditEntry, ErasedBlob, ErasureCertificate
 
 ACTION = "prediction.erase"
+RETENTION = "retention"  # the reason of an erasure by age
 BATCH_SIZE = 500  # ids in one statement; databases limit the parameters
 
 
@@ -63,12 +64,16 @@ def erase(
 def erase_all(session: Session, ids: Iterable[str], *, actor: str, why: str, first: str = "") -> dict[str, list[str]]:
     """Erases predictions and records each erasure, as `erase`; those that are erased already are left out.
 
+    A study whose last prediction is erased makes no further one until a call. Only retention lets a study go on that
+    has received more meanwhile: the age of a prediction says nothing against new images.
+
     Returns:
         The digests to delete after the transaction is committed, by prediction.
     """
     orphans: dict[str, list[str]] = {}
     entries: list[audit.Entry] = []
-    for prediction_id, (digests, shared) in erase_rows(session, ids).items():
+    erased = erase_rows(session, ids, stops_unfinished=why != RETENTION)
+    for prediction_id, (digests, shared) in erased.items():
         detail: dict[str, object] = {"why": why, "blobs": digests, "shared": shared}
         entries.append(audit.Entry(actor, ACTION, prediction_id, detail | ({"first": first} if first else {})))
         orphans[prediction_id] = digests

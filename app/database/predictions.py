@@ -276,9 +276,11 @@ def erase(session: Session, prediction_id: str, caller: str | None) -> list[str]
 
     Returns the digests without any reference, for `Storage.delete` after the commit. Raises PredictionNotFound, Erased.
     """
-    _row(session, prediction_id, caller, lock=True)
-    orphans, _ = erase_rows(session, [prediction_id])[prediction_id]
-    return orphans
+    _row(session, prediction_id, caller)  # not locked: the study of a prediction is locked before it
+    erased = erase_rows(session, [prediction_id])
+    if prediction_id not in erased:  # another transaction was faster
+        raise Erased
+    return erased[prediction_id][0]
 
 
 def artifact(session: Session, prediction_id: str, caller: str | None, name: str) -> tuple[str, str]:

@@ -53,7 +53,9 @@ def note(session: Session, study_id: str, run: int, state: PullState, reason: st
     if row is None or row.pull is None or row.pull["run"] != run:
         return False
     row.pull = row.pull | {"state": state, "reason": reason or None}
-    if instances:
+    if instances and row.pull.get("stopped"):  # the study was stopped after this request
+        row.expected = instances
+    elif instances:
         studies.expect(row, instances)
     session.flush()
     return True

@@ -2,8 +2,9 @@
 
 Design notes:
 - The statements take sets of predictions, so that a retention sweep needs few of them.
-- Predictions, then their studies, and then blobs are locked in the order of their keys, so two erasures at the same
-  time wait for each other and do not deadlock.
+- Studies, then their predictions, and then blobs are locked, each in the order of their keys. The reception and the
+  calls of a study do the same, so transactions at the same time wait for each other and do not deadlock.
+- A study whose last prediction is erased is stopped: what arrives late must not undo the erasure.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from sqlalchemy.orm import Session
 from app.database.destination_tables import DeliveryRow
 from app.database.membership import among
 from app.database.session import now
-from app.database.study_tables import InstanceRow, ReturnAddressRow, StudyPredictionRow, StudyRow
+from app.database.study_stop import lock_of_predictions, stop_without_last_prediction
+from app.database.study_tables import InstanceRow, ReturnAddressRow
 from app.database.tables import (
     ArtifactRow,
     AttributionRow,
@@ -49,14 +51,23 @@ _EMPTIED = (
 )
 
 
-def erase_rows(session: Session, ids: Iterable[str]) -> dict[str, tuple[list[str], int]]:
+def erase_rows(
+    session: Session, ids: Iterable[str], *, stops_unfinished: bool = True
+) -> dict[str, tuple[list[str], int]]:
     """Erases inputs, clinical records, results, attributions, reviews and outcomes; empty rows stay.
+
+    Args:
+        session: a writing session.
+        ids: the predictions.
+        stops_unfinished: whether a study that is received or assembled now is stopped, too, if its last prediction is
+            among these.
 
     Returns:
         For each prediction that was not erased before: the digests that nothing names any more, and the number of its
         other digests. A digest that several of the predictions named is returned for one of them.
     """
-    row = PredictionRow
+    row, ids = PredictionRow, list(ids)
+    studies = lock_of_predictions(session, ids)
     found = select(row.id).where(among(session, row.id, ids), row.erased.is_(None)).order_by(row.id).with_for_update()
     erased, at = list(session.scalars(found)), now()
     these, unfinished = among(session, row.id, erased), row.status.in_([Status.QUEUED, Status.RUNNING])
@@ -65,12 +76,7 @@ def erase_rows(session: Session, ids: Iterable[str]) -> dict[str, tuple[list[str
         update(row).where(these).values(erased=at, progress=0.0, **dict.fromkeys(_EMPTIED)),
     ):
         session.execute(change.execution_options(synchronize_session=False))
-    of_study = select(StudyPredictionRow.study_id).where(among(session, StudyPredictionRow.prediction_id, erased))
-    studies = (
-        select(StudyRow.id).where(StudyRow.id.in_(of_study)).order_by(StudyRow.caller, StudyRow.uid).with_for_update()
-    )
-    if locked := list(session.scalars(studies)):
-        session.execute(update(StudyRow).where(StudyRow.id.in_(locked)).values(assembled=None))
+    stop_without_last_prediction(session, studies, erased, unfinished=stops_unfinished)
     for table in _DELETED:
         session.execute(delete(table).where(among(session, table.prediction_id, erased)))
     named: dict[str, set[str]] = {prediction_id: set() for prediction_id in erased}

@@ -21,6 +21,7 @@ from app.database import records
 from app.database.received import has_arrived, study_row
 from app.database.session import now
 from app.database.study_documents import documents
+from app.database.study_stop import UNFINISHED, stop
 from app.database.study_tables import InstanceRow, StudyPredictionRow, StudyRow
 from app.database.tables import PredictionRow
 from app.sdk.errors import Conflict, NotFound
@@ -29,7 +30,6 @@ from app.sdk.studies import ReceivedStudy, ReceivedStudyPage, StudyState
 from app.sdk.types import Failure, Status
 
 _RESTING = (StudyState.PREDICTED, StudyState.REFUSED)
-_TIMED = (StudyState.RECEIVING, StudyState.ASSEMBLING)
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def cancel(session: Session, caller: str, uid: str) -> tuple[ReceivedStudy, list
         The study, and its predictions that have not finished.
     """
     row = _row(session, caller, uid, lock=True)
-    row.state, row.due, row.completed, row.run = StudyState.CANCELLED, None, None, row.run + 1
+    stop(row)
     session.flush()
     unfinished = select(PredictionRow.id).join(StudyPredictionRow, StudyPredictionRow.prediction_id == PredictionRow.id)
     unfinished = unfinished.where(
@@ -168,7 +168,7 @@ def cancel(session: Session, caller: str, uid: str) -> tuple[ReceivedStudy, list
         PredictionRow.status.in_([Status.QUEUED, Status.RUNNING]),
         PredictionRow.erased.is_(None),
     )
-    return _study(session, row), list(session.scalars(unfinished))
+    return _study(session, row), list(session.scalars(unfinished.order_by(PredictionRow.id)))
 
 
 def is_due(session: Session) -> bool:
@@ -289,7 +289,7 @@ def postpone(session: Session, claimed: Assembly, *, seconds: float) -> None:
 def forget_bytes(session: Session, before: datetime) -> int:
     """Unname the blobs of instances of assembled studies that arrived before a time; returns their number."""
     resting = select(StudyRow.id).where(
-        StudyRow.state.not_in(_TIMED), or_(StudyRow.received.is_(None), StudyRow.received < before)
+        StudyRow.state.not_in(UNFINISHED), or_(StudyRow.received.is_(None), StudyRow.received < before)
     )
     old = select(InstanceRow).where(InstanceRow.study_id.in_(resting), InstanceRow.digest.is_not(None))
     rows = list(session.scalars(old.limit(5000)))
@@ -300,7 +300,7 @@ def forget_bytes(session: Session, before: datetime) -> int:
 
 
 def _due() -> tuple[Any, ...]:
-    return StudyRow.state.in_(_TIMED), StudyRow.due <= now()
+    return StudyRow.state.in_(UNFINISHED), StudyRow.due <= now()
 
 
 def _begin(row: StudyRow, why: str) -> None:
@@ -355,7 +355,9 @@ def old(session: Session, before: datetime, *, most: int) -> list[tuple[str, str
     )
     last = func.coalesce(StudyRow.received, StudyRow.created)
     query = select(StudyRow.caller, StudyRow.uid).where(
-        last < before, StudyRow.state.not_in(_TIMED), StudyRow.id.not_in(links.where(PredictionRow.erased.is_(None)))
+        last < before,
+        StudyRow.state.not_in(UNFINISHED),
+        StudyRow.id.not_in(links.where(PredictionRow.erased.is_(None))),
     )
     return [(caller, uid) for caller, uid in session.execute(query.order_by(last).limit(most))]
 

@@ -80,7 +80,7 @@ class Retention:
             due = studies.old(session, before, most=BATCH_SIZE)
         for tenant, uid in due:
             with suppress(NotFound):
-                self._eraser.erase_study(uid, tenant, actor="worker", why="retention")
+                self._eraser.erase_study(uid, tenant, actor="worker", why=erasures.RETENTION)
 
     def _clock_has_jumped(self) -> bool:
         return abs(time.time() - time.monotonic() - self._offset) > LARGEST_JUMP
@@ -98,7 +98,7 @@ class Retention:
             return erasures.due(session, before, most=self._batch * BATCHES * self._threads)
 
     def _erase(self, ids: list[str]) -> int:
-        return self._eraser.erase_all(ids, actor="worker", why="retention")
+        return self._eraser.erase_all(ids, actor="worker", why=erasures.RETENTION)
 
     def _overdue(self, before: datetime) -> int:
         with self._database.reading() as session:

@@ -99,8 +99,8 @@ async def set_clinical_by_accession(
             row = records.keep(session, caller.tenant, accession, document)
             audit.append(session, caller.name, "record.waits", row)
             return StudyRecord(study=None, kept_until=now() + timedelta(hours=settings.dicom_keep_hours))
-        records.withdraw(session, caller.tenant, accession)
         study = studies.set_clinical(session, caller.tenant, uid, document, quiet=settings.dicom_quiet)
+        records.withdraw(session, caller.tenant, accession)  # after the study is locked, as in the reception
         _note(session, caller, uid, "study.clinical")
         return StudyRecord(study=study)
 
@@ -218,6 +218,7 @@ async def cancel_study(uid: StudyUid, services: ServicesDep, caller: CurrentCall
         for prediction_id in unfinished:
             predictions.cancel(session, prediction_id, caller.tenant)
             services.queue.queue_webhooks(session, prediction_id)
+        for prediction_id in unfinished:  # all predictions are locked before the audit, as in other transactions
             audit.append(session, caller.name, "prediction.cancel", prediction_id)
         _note(session, caller, uid, "study.cancel")
         return study
