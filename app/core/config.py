@@ -6,6 +6,7 @@ import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -294,6 +295,19 @@ class Settings(BaseSettings):
             usable = False
         if not usable:
             raise ValueError("RLVO_DICOM_RETURN_KEY must be 32 bytes in base64: openssl rand -base64 32")
+        return value
+
+    @field_validator("s3_endpoint", "public_url", "oidc_issuer", "oidc_keys_url", "otlp_endpoint")
+    @classmethod
+    def _check_url(cls, value: str) -> str:
+        """Refuse what a library would accept and never reach, such as an address without a scheme."""
+        try:
+            parts = urlsplit(value)
+            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # the port is no number, or an IPv6 address has one bracket
+            usable = False
+        if value and not (usable and re.fullmatch("[!-~]+", value)):
+            raise ValueError("expected a URL with its scheme and host, such as http://host:4318 or https://host/path")
         return value
 
     @field_validator("cds_origins")
