@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
+from .errors import InvalidRequest
+
 Volume = str | os.PathLike[str] | bytes
 """A ``.nii`` or ``.nii.gz`` file: path (streamed from disk) or bytes."""
 
@@ -55,7 +57,25 @@ def _archive(folder: Path) -> Iterator[BinaryIO]:
     """ZIP archive of a folder, in a temporary file; its members have numbers, because names may contain a patient's."""
     with tempfile.TemporaryFile() as packed:
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-            for number, path in enumerate(paths):
+            for number, path in enumerate(_files(folder)):
                 archive.writestr(f"{number:06d}", path.read_bytes())
         yield cast("BinaryIO", packed)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Files of a folder in the order of their names, each once, also those that a link of the folder leads to.
+
+    Raises:
+        InvalidRequest: a link leads to a folder, which may hold other patients, or nowhere.
+    """
+    found: dict[Path, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            found.setdefault(path.resolve(), path)
+        elif path.is_symlink():
+            where = "to a folder" if path.is_dir() else "to no file"
+            raise InvalidRequest(
+                f"{path.relative_to(folder)} is a link that leads {where}, so its files are not in the study. "
+                "Replace it by the files, or remove it."
+            )
+    return list(found.values())
