@@ -27,6 +27,7 @@ from app.database.queue_limits import QueueLimits
 from app.database.trials import Trial
 from app.dicom.return_address import seal
 from app.inference import own_variables
+from app.registry.aliases import alias_of_tenant
 from app.registry.manifest import Manifest
 from app.registry.model_store import StoredVersion
 from app.sdk.clinical import ClinicalRecord
@@ -226,7 +227,7 @@ def check_required_inputs(manifest: Manifest, study: UploadedStudy) -> None:
 def resolve_model(services: Services, reference: str | None, tenant: str, running: Sequence[Trial]) -> StoredVersion:
     """The model version of a reference; without one, that of the default model for this tenant.
 
-    An alias ``site-TENANT`` of the default model, in small letters, chooses the version of a tenant, such as one with
+    An alias ``site-TENANT`` of the default model (`alias_of_tenant`) chooses the version of a tenant, such as one with
     the calibration of its patients. A silent trial of the site, one of the ``running`` ones, chooses its own version
     instead.
 
@@ -251,7 +252,7 @@ def resolve_model(services: Services, reference: str | None, tenant: str, runnin
 def _of_tenant(services: Services, tenant: str) -> str:
     """Reference of the default model, by the alias of the tenant if it has one and the settings name no version."""
     default = services.settings.default_model
-    alias = f"site-{tenant.lower()}"
+    alias = alias_of_tenant(tenant)
     return f"{default}@{alias}" if "@" not in default and alias in services.registry.aliases(default) else default
 
 

@@ -117,14 +117,25 @@ def add(
 
 
 @models.command()
-def promote(reference: Annotated[str, typer.Argument(help="name@1.2.0")], alias: Alias = "champion") -> None:
+def promote(
+    reference: Annotated[str, typer.Argument(help="name@1.2.0")],
+    alias: Alias = "champion",
+    tenant: Annotated[
+        str | None, typer.Option(help="Move the alias of this tenant, exactly as its keys name it")
+    ] = None,
+) -> None:
     """Move an alias to a version, after every worker has loaded it and verified its golden cases.
 
     rlvo models promote rlvo-synthetic@1.1.0
     rlvo models promote rlvo-synthetic@1.1.0 --alias shadow
+    rlvo models promote rlvo-synthetic@1.1.0 --tenant North
 
     Without a running worker, this command loads and verifies the version. If a worker fails, nothing changes.
     """
+    from app.registry.aliases import alias_of_tenant
+
+    if tenant is not None:
+        alias = alias_of_tenant(tenant)
     entry = _resolve(_registry(), reference)
     move = _promotion().promote(entry.name, alias, entry.version, by="operator")
     typer.echo(f"{entry.name}@{alias}: {move.previous or 'new'} -> {move.version}")

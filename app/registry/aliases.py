@@ -10,6 +10,7 @@ Design notes:
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -67,6 +68,17 @@ def previous_version(folder: Path, alias: str) -> str:
     if not changes or changes[-1].previous is None:
         raise ModelNotFound("This alias has no earlier version to roll back to")
     return changes[-1].previous
+
+
+def alias_of_tenant(tenant: str) -> str:
+    """Alias that chooses the version of a tenant: ``site-north`` for ``north``.
+
+    A tenant with other letters than an alias, such as ``North``, gets a part of its sha-256, so that no two share one.
+    """
+    if ALIAS.fullmatch(plain := f"site-{tenant}"):
+        return plain
+    readable = re.sub(r"[^a-z0-9]+", "-", tenant.lower())[:18].strip("-")
+    return f"site-{readable}-{hashlib.sha256(tenant.encode()).hexdigest()[:8]}"
 
 
 def set_alias(folder: Path, alias: str, version: str, *, expected: str | None, by: str) -> AliasChange:

@@ -13,6 +13,7 @@ from app.database import api_keys, shadow_scores, workers
 from app.database.session import now
 from app.database.workers import WorkerRecord
 from app.inference.model_cache import ModelCache
+from app.registry.aliases import ALIAS, alias_of_tenant
 from app.registry.model_store import ModelStore
 from app.worker.model_loading import ModelLoader
 from tests.api.conftest import RunningService, running, settings_in, volume
@@ -159,7 +160,10 @@ async def test_alias_of_a_tenant_chooses_its_version(tmp_path: Path) -> None:
     registry.set_alias("tiny", "site-north", "1.0.1")
     settings = settings_in(tmp_path / "data", store).model_copy(update={"auth": "keys"})
     async with running(settings) as service:
-        keys = {tenant: await service.services.write(api_keys.create, tenant) for tenant in ("North", "south", "a-b/c")}
+        keys = {
+            tenant: await service.services.write(api_keys.create, tenant)
+            for tenant in ("north", "North", "south", "a-b/c")
+        }
 
         async def version_of(tenant: str, model: str | None = None) -> str:
             headers = {"Authorization": f"Bearer {keys[tenant]}", "Prefer": "respond-async"}
@@ -170,9 +174,28 @@ async def test_alias_of_a_tenant_chooses_its_version(tmp_path: Path) -> None:
             assert answer.status_code == 202, answer.text
             return str(answer.json()["model"]["version"])
 
-        assert await version_of("North") == "1.0.1"
-        assert await version_of("North", "tiny@champion") == "1.0.0"
-        assert await version_of("south") == "1.0.0"
-        assert await version_of("a-b/c") == "1.0.0"
+        assert await version_of("north") == "1.0.1"
+        assert await version_of("north", "tiny@champion") == "1.0.0"
+        assert [await version_of(tenant) for tenant in ("North", "south", "a-b/c")] == ["1.0.0"] * 3
         registry.set_alias("tiny", "site-north", "1.0.0")
-        assert await version_of("North") == "1.0.0"
+        registry.set_alias("tiny", alias_of_tenant("North"), "1.0.1")
+        assert [await version_of(tenant) for tenant in ("North", "north")] == ["1.0.1", "1.0.0"]
+
+
+def test_no_two_tenants_have_one_alias() -> None:
+    assert alias_of_tenant("north") == "site-north"
+    tenants = [
+        "north",
+        "North",
+        "NORTH",
+        "north clinic",
+        "north-clinic",
+        "north/clinic",
+        "oidc:1",
+        "n" * 64,
+        "n" * 63,
+        "!",
+    ]
+    aliases = [alias_of_tenant(each) for each in tenants]
+    assert len(set(aliases)) == len(tenants)
+    assert all(ALIAS.fullmatch(each) for each in aliases)

@@ -19,6 +19,7 @@ import typer.main
 
 from app.cli.__main__ import TRAINING_COMMANDS, app, main
 from app.cli.serve import ProcessSupervisor
+from app.registry.aliases import alias_of_tenant
 from tests.factory import tiny_version
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -342,13 +343,15 @@ def test_version_is_added_promoted_and_rolled_back(rlvo: Rlvo, tmp_path: Path) -
     promoted = rlvo("models", "promote", "tiny@1.1.0", **store)
     assert promoted.stdout == "tiny@champion: 1.0.0 -> 1.1.0\n", promoted.stderr
     assert rlvo("models", "rollback", "tiny", **store).stdout == "tiny@champion: 1.1.0 -> 1.0.0\n"
-    assert rlvo("models", "history", "tiny", **store).stdout.count("operator") == 3
+    of_tenant = rlvo("models", "promote", "tiny@1.0.0", "--tenant", "North", **store)
+    assert of_tenant.stdout == f"tiny@{alias_of_tenant('North')}: new -> 1.0.0\n", of_tenant.stderr
+    assert rlvo("models", "history", "tiny", **store).stdout.count("operator") == 4
     (elsewhere / "fold-0.safetensors").write_bytes(b"x")
     (tmp_path / "store" / "tiny" / "1.1.0" / "fold-0.safetensors").write_bytes(b"x")
     refused = rlvo("models", "promote", "tiny@1.1.0", **store)
     assert refused.returncode == 1
     assert "missing or differs from its manifest" in refused.stderr
-    assert rlvo("audit", "verify").stdout.startswith("4 entries, intact")
+    assert rlvo("audit", "verify").stdout.startswith("5 entries, intact")
 
 
 def test_only_signed_versions_are_served_with_trusted_keys(rlvo: Rlvo, tmp_path: Path) -> None:
