@@ -345,13 +345,13 @@ def test_version_is_added_promoted_and_rolled_back(rlvo: Rlvo, tmp_path: Path) -
     assert rlvo("models", "rollback", "tiny", **store).stdout == "tiny@champion: 1.1.0 -> 1.0.0\n"
     of_tenant = rlvo("models", "promote", "tiny@1.0.0", "--tenant", "North", **store)
     assert of_tenant.stdout == f"tiny@{alias_of_tenant('North')}: new -> 1.0.0\n", of_tenant.stderr
-    assert rlvo("models", "history", "tiny", **store).stdout.count("operator") == 4
+    assert rlvo("models", "history", "tiny", **store).stdout.count("operator") == 3  # those of the champion
     (elsewhere / "fold-0.safetensors").write_bytes(b"x")
     (tmp_path / "store" / "tiny" / "1.1.0" / "fold-0.safetensors").write_bytes(b"x")
     refused = rlvo("models", "promote", "tiny@1.1.0", **store)
     assert refused.returncode == 1
     assert "missing or differs from its manifest" in refused.stderr
-    assert rlvo("audit", "verify").stdout.startswith("5 entries, intact")
+    assert rlvo("audit", "verify").stdout.startswith("6 entries, intact")
 
 
 def test_only_signed_versions_are_served_with_trusted_keys(rlvo: Rlvo, tmp_path: Path) -> None:
