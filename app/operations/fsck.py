@@ -2,6 +2,7 @@
 
 Design notes:
 - The service may run at the same time: blobs that are too young to judge are skipped.
+- What is found is kept in files, because a lost disk can lose a million blobs.
 - Damaged blobs go to quarantine and are not served any more. Their predictions keep their numbers.
 - A missing blob is reported; it can only come back from a backup.
 - Erased predictions that a restore of the database has brought back are erased again.
@@ -24,6 +25,7 @@ from app.database.row_erasure import referenced
 from app.database.session import Database
 from app.database.study_tables import InstanceRow
 from app.database.tables import ArtifactRow, PredictionRow
+from app.operations.findings import Findings
 from app.sdk.errors import InternalError
 from app.sdk.types import Failure, Status
 from app.storage.factory import secure, storage_of
@@ -36,12 +38,12 @@ PART = 500  # rows, or files, in memory at once
 
 @dataclass
 class ConsistencyReport:
-    """Result of a check; ``missing`` and ``damaged`` map digests to the ids of the predictions that name them."""
+    """Result of a check; ``missing`` and ``damaged`` are digests with the ids of the predictions that name them."""
 
     blobs: int = 0
-    missing: dict[str, list[str]] = field(default_factory=dict)
-    damaged: dict[str, list[str]] = field(default_factory=dict)
-    orphans: list[str] = field(default_factory=list)
+    missing: Findings = field(default_factory=Findings)
+    damaged: Findings = field(default_factory=Findings)
+    orphans: Findings = field(default_factory=Findings)
     stuck: list[str] = field(default_factory=list)
     audit_broken_at: int | None = None
     ledger: LedgerComparison = field(default_factory=LedgerComparison)
@@ -53,19 +55,19 @@ class ConsistencyReport:
         faults = (self.missing, self.damaged, self.stuck, self.exposed, self.ledger.undone)
         return not any(faults) and self.audit_broken_at is None
 
-    def lines(self) -> list[str]:
-        """Return the findings as text, one per line."""
-        findings = [f"{self.blobs} blobs named by predictions"]
+    def lines(self) -> Iterator[str]:
+        """Yield the findings as text, one per line."""
+        yield f"{self.blobs} blobs named by predictions"
         for name, digests in (("missing", self.missing), ("damaged", self.damaged)):
-            findings += [f"{name}: {digest}, named by {', '.join(ids)}" for digest, ids in sorted(digests.items())]
-        findings += [f"stuck: {prediction_id} is unfinished and has no job" for prediction_id in self.stuck]
+            for digest, ids in digests:
+                yield f"{name}: {digest}, named by {', '.join(ids)}"
+        yield from (f"stuck: {prediction_id} is unfinished and has no job" for prediction_id in self.stuck)
         if self.audit_broken_at is not None:
-            findings.append(f"the audit trail is broken at entry {self.audit_broken_at}")
-        findings += self.ledger.lines()
-        findings += [f"exposed: other users of this machine can read the files of {name}" for name in self.exposed]
+            yield f"the audit trail is broken at entry {self.audit_broken_at}"
+        yield from self.ledger.lines()
+        yield from (f"exposed: other users of this machine can read the files of {name}" for name in self.exposed)
         if self.orphans:
-            findings.append(f"{len(self.orphans)} orphans: blobs that no prediction names")
-        return findings
+            yield f"{len(self.orphans)} orphans: blobs that no prediction names"
 
 
 def fsck(settings: Settings, *, deep: bool = False, mend: bool = False) -> ConsistencyReport:
@@ -82,16 +84,17 @@ def fsck(settings: Settings, *, deep: bool = False, mend: bool = False) -> Consi
         for digest, ids in _named(session):
             report.blobs += 1
             if not storage.exists(digest):
-                report.missing[digest] = ids
+                report.missing.add(digest, ids)
             elif deep and not storage.verify(digest):
-                report.damaged[digest] = ids
+                report.damaged.add(digest, ids)
         open_states = PredictionRow.status.in_([Status.QUEUED, Status.RUNNING])
         waiting = {job.id for job in job_state.waiting(session)}  # their jobs are queued again by the next worker
         unfinished = [one for one in session.scalars(select(PredictionRow.id).where(open_states)) if one not in waiting]
         report.audit_broken_at = audit.verify(session).broken_at
         stored = storage.older_than(GRACE)
         while part := list(islice(stored, PART)):
-            report.orphans += sorted(set(part) - referenced(session, part))
+            for digest in sorted(set(part) - referenced(session, part)):
+                report.orphans.add(digest)
     alive = queue.alive(unfinished) if unfinished else set()
     report.stuck = [prediction_id for prediction_id in unfinished if prediction_id not in alive]
     if mend:
@@ -113,13 +116,15 @@ def _named(session: Session) -> Iterator[tuple[str, list[str]]]:
 
 
 def _repair(report: ConsistencyReport, database: Database, storage: Storage, queue: Queue) -> None:
-    for digest in report.damaged:
+    for digest, _ in report.damaged:
         storage.quarantine(digest)
-    with database.reading() as session:
-        named_meanwhile = referenced(session, report.orphans)
-    for digest in report.orphans:
-        if digest not in named_meanwhile:
-            storage.delete(digest)
+    orphans = (digest for digest, _ in report.orphans)
+    while part := list(islice(orphans, PART)):
+        with database.reading() as session:
+            named_meanwhile = referenced(session, part)
+        for digest in part:
+            if digest not in named_meanwhile:
+                storage.delete(digest)
     lost = InternalError("The job of this prediction was lost; send the study again")
     for prediction_id in report.stuck:
         with database.session() as session:

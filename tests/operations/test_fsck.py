@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import delete, insert, text
 
 from app.core.config import Settings
 from app.database import job_state, predictions
 from app.database.predictions import Artifact
 from app.database.session import Database
+from app.database.tables import ArtifactRow, BlobRow
+from app.database.upsert import insert_for
 from app.operations.fsck import fsck
 from app.sdk.errors import InternalError
 from app.sdk.types import Input, InputSummary, Status
@@ -52,14 +56,14 @@ def test_sound_data_is_not_changed(stored: Stored) -> None:
     os.utime(stored.storage.path(stored.volume.sha256), (0, 0))
     report = fsck(stored.settings, deep=True, mend=True)
     assert report.sound
-    assert report.lines() == ["1 blobs named by predictions"]
+    assert list(report.lines()) == ["1 blobs named by predictions"]
     assert stored.storage.verify(stored.volume.sha256)
 
 
 def test_missing_blob_is_reported_with_its_prediction(stored: Stored) -> None:
     stored.storage.path(stored.volume.sha256).unlink()
     report = fsck(stored.settings)
-    assert report.missing == {stored.volume.sha256: [stored.prediction_id]}
+    assert dict(report.missing) == {stored.volume.sha256: [stored.prediction_id]}
     assert not report.sound
 
 
@@ -67,7 +71,7 @@ def test_deep_check_finds_damage_and_mend_quarantines_it(stored: Stored) -> None
     stored.storage.path(stored.volume.sha256).write_bytes(b"other bytes")
     assert fsck(stored.settings).sound
     report = fsck(stored.settings, deep=True)
-    assert report.damaged == {stored.volume.sha256: [stored.prediction_id]}
+    assert dict(report.damaged) == {stored.volume.sha256: [stored.prediction_id]}
     assert stored.storage.exists(stored.volume.sha256)
     assert not fsck(stored.settings, deep=True, mend=True).sound
     assert not stored.storage.exists(stored.volume.sha256)
@@ -77,11 +81,11 @@ def test_deep_check_finds_damage_and_mend_quarantines_it(stored: Stored) -> None
 def test_old_orphans_are_deleted_and_young_ones_kept(stored: Stored) -> None:
     old, young = stored.storage.put(b"old"), stored.storage.put(b"young")
     os.utime(stored.storage.path(old), (0, 0))
-    assert fsck(stored.settings).orphans == [old]
+    assert list(fsck(stored.settings).orphans) == [(old, [])]
     assert stored.storage.exists(old)
     report = fsck(stored.settings, mend=True)
     assert report.sound
-    assert report.orphans == [old]
+    assert list(report.orphans) == [(old, [])]
     assert not stored.storage.exists(old)
     assert stored.storage.exists(young)
 
@@ -103,6 +107,33 @@ def test_broken_audit_trail_is_reported(stored: Stored) -> None:
     report = fsck(stored.settings)
     assert report.audit_broken_at == 1
     assert not report.sound
+
+
+def test_memory_does_not_grow_with_what_is_missing(stored: Stored) -> None:
+    peaks = []
+    for number in (2_000, 20_000):
+        add_missing(stored, number)
+        gc.collect()
+        tracemalloc.start()
+        report = fsck(stored.settings)
+        assert len(report.missing) == number
+        assert sum(line.startswith("missing: ") for line in report.lines()) == number
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # Measured: 3.6e6 if nothing was compiled before, else 0; with the findings in memory 9.9e6 and 13.5e6.
+    assert peaks[1] - peaks[0] < 4.7e6
+
+
+def add_missing(stored: Stored, number: int) -> None:
+    """Let the prediction name this number of blobs, none of which is stored."""
+    named = ArtifactRow.prediction_id == stored.prediction_id, ArtifactRow.name.startswith("lost/")
+    with stored.database.session() as session:
+        session.execute(delete(ArtifactRow).where(*named))
+        digests = [f"{each:064x}" for each in range(number)]
+        blobs = [{"digest": each, "bytes": 1} for each in digests]
+        session.execute(insert_for(session, BlobRow).on_conflict_do_nothing(), blobs)
+        row = {"prediction_id": stored.prediction_id, "media_type": "application/gzip"}
+        session.execute(insert(ArtifactRow), [row | {"name": f"lost/{each}", "digest": each} for each in digests])
 
 
 # Backups: database and blobs are copied at different times and restored.
@@ -181,10 +212,10 @@ def test_database_older_than_its_blobs_is_reported_and_repaired(backup: Backup) 
     backup.restore(backup.rows)
     report = fsck(backup.settings, deep=True)
     assert report.sound  # no blob that a row names is lost
-    assert set(report.orphans) == newer
+    assert {digest for digest, _ in report.orphans} == newer
     assert f"{len(newer)} orphans: blobs that no prediction names" in report.lines()
     assert fsck(backup.settings, mend=True).sound
-    assert fsck(backup.settings, deep=True).orphans == []
+    assert list(fsck(backup.settings, deep=True).orphans) == []
     assert set(backup.storage.digests()) == set(backup.files(backup.first))
     assert all(backup.files(backup.first).values())
 
@@ -193,7 +224,7 @@ def test_database_newer_than_its_blobs_is_reported(backup: Backup) -> None:
     backup.restore(backup.blobs)
     report = fsck(backup.settings, deep=True, mend=True)
     assert not report.sound
-    assert report.missing == {digest: [backup.second] for digest in backup.files(backup.second)}
+    assert dict(report.missing) == {digest: [backup.second] for digest in backup.files(backup.second)}
     assert all(backup.files(backup.first).values())
     for digest in backup.files(backup.second):
         with pytest.raises(InternalError, match="missing"):
@@ -227,9 +258,9 @@ def test_blobs_of_an_erased_prediction_are_not_missing_in_a_report_that_erases_i
     Eraser.of(backup.settings, database, backup.storage).erase(backup.first, None, actor="operator", why="request")
     database.close()
     backup.restore(backup.rows)  # its blobs stay deleted
-    assert list(fsck(backup.settings).missing.values()) == [[backup.first]] * 2
+    assert [ids for _, ids in fsck(backup.settings).missing] == [[backup.first]] * 2
     report = fsck(backup.settings, mend=True)
-    assert (report.missing, report.ledger.restored) == ({}, [backup.first])
+    assert (list(report.missing), report.ledger.restored) == ([], [backup.first])
     assert fsck(backup.settings).sound
 
 

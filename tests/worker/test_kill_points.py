@@ -114,7 +114,7 @@ class RandomKills:
             model_store=self.deployment.model_store,
         )
         report = fsck(settings, deep=True)
-        assert report.sound, report.lines()
+        assert report.sound, list(report.lines())
 
 
 def kill(process: SupervisedProcess) -> None:

@@ -76,7 +76,7 @@ def check_done(deployment: Deployment, ids: list[str], *, seconds: float = 120) 
         model_store=deployment.model_store,
     )
     report = fsck(settings, deep=True)
-    assert report.sound, report.lines()
+    assert report.sound, list(report.lines())
 
 
 @pytest.mark.parametrize(
