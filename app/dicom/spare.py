@@ -36,6 +36,7 @@ Process = subprocess.Popen[bytes] | Forked
 
 MOST = 2  # processes that wait
 SPARE_PAUSE = 30.0  # seconds without a new process after one that ended while it waited, for instance for its memory
+IDLE_S = 6 * 3600.0  # without a study, after which the process with the libraries ends
 ANSWER_S = 3.0  # in which a process ends its reading
 _LIBRARY = "pydicom"
 _WHOLE = 4096  # bytes that a pipe takes whole or not at all (PIPE_BUF)
@@ -73,6 +74,7 @@ class SpareProcesses:
         self._server: ForkServer | None = None
         self._closed = False
         self._used = False  # so the libraries are worth their memory
+        self._last_use = time.monotonic()
         self._paused_until = -math.inf
         self._harmful: deque[str] = deque(maxlen=64)  # studies whose files have ended a process; not read again
 
@@ -101,8 +103,16 @@ class SpareProcesses:
             for study in list(studies)[:MOST]:
                 if study not in self._waiting:
                     self._waiting[study] = _Waiting(self._start())
-            if (ready or self._used) and not studies and self._server is None and can_fork():
-                self._server = ForkServer()
+            self._keep_server(arriving=bool(studies), wanted=ready or self._used)
+
+    def _keep_server(self, *, arriving: bool, wanted: bool) -> None:
+        """Load the libraries if that is wanted and takes no time from a study; end their process after a long pause."""
+        if arriving:
+            self._last_use = time.monotonic()
+        elif time.monotonic() - self._last_use > IDLE_S:
+            self._close_server()
+        elif wanted and self._server is None and can_fork():
+            self._server = ForkServer()
 
     def _pause(self) -> None:
         self._paused_until = time.monotonic() + SPARE_PAUSE
@@ -110,7 +120,7 @@ class SpareProcesses:
     def start(self) -> Process:
         """A process of a conversion that was not prepared."""
         with self._lock:
-            self._used = True
+            self._used, self._last_use = True, time.monotonic()
             return self._start()
 
     def _start(self) -> Process:

@@ -16,7 +16,7 @@ import pytest
 from app.dicom import forked
 from app.dicom.forked import Forked, is_ready
 from app.dicom.isolated import convert_isolated
-from app.dicom.spare import SpareProcesses
+from app.dicom.spare import IDLE_S, SpareProcesses
 from app.sdk.errors import InvalidDicom
 from app.sdk.series import SeriesRole
 from tests.dicom.test_isolated import STUDY, study, volumes, waiting
@@ -51,6 +51,26 @@ def test_the_libraries_are_loaded_once_before_studies_arrive(study: Path, tmp_pa
     spare.close()
     assert server is not None
     assert server.has_ended
+
+
+def test_the_process_with_the_libraries_ends_when_no_study_has_come_for_hours(study: Path, tmp_path: Path) -> None:
+    spare = SpareProcesses()
+    loaded(spare)
+    server = spare._server
+    assert server is not None
+    spare._last_use -= IDLE_S - 60
+    spare.keep([], ready=True)
+    assert spare._server is server
+    spare._last_use -= 61
+    spare.keep([], ready=True)
+    assert spare._server is None
+    assert server.has_ended
+    spare.keep([], ready=True)
+    assert spare._server is None
+    assert volumes(study, tmp_path / "1", spare)  # one that comes now is converted, and others may follow
+    spare.keep([])
+    assert spare._server is not None
+    spare.close()
 
 
 def test_a_study_that_comes_before_the_libraries_are_loaded_waits_for_no_server(study: Path, tmp_path: Path) -> None:
