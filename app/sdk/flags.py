@@ -99,6 +99,20 @@ _PERFUSION: Final = {
         "Voxels without data that data enclose, Tmax beside them, and their density in the CT.",
         "Export the maps without a threshold, or send the core volume in the record.",
     ),
+    "core-delay-short": FlagKind(
+        _INFO,
+        "Tmax is unusually short where blood flow is very low.",
+        "Median Tmax where CBF is under 30 % of normal and under half of the other side; 8 s or more is usual.",
+        "Check that the map is Tmax in seconds, not in frames. A delay that the software corrected can be this short.",
+    ),
+    "core-without-delay": FlagKind(
+        _WARNING,
+        "Tmax is short where blood flow is very low, so its unit is doubtful.",
+        "Median Tmax where CBF is under 30 % of normal and under half of the other side, without old infarcts, which "
+        "the CT shows dark; 6 s or more is expected.",
+        "Check that the map is Tmax in seconds, not in frames; of a series, check its interval. A core whose artery "
+        "has opened again looks alike.",
+    ),
     "ctp-baseline-short": FlagKind(
         _INFO, "The series starts with the bolus.", "Frames before the arrival.", "None; the maps are less exact."
     ),
@@ -172,7 +186,7 @@ _PERFUSION: Final = {
         _INFO,
         "A perfusion number of the record differs from the computed one; the record is used.",
         "Difference above a third, and above 5 mL or 0.1.",
-        "Check the record and the maps.",
+        "Check the record and the maps; if all volumes of Tmax differ in one direction, also the unit of the map.",
     ),
     "perfusion-misplaced": FlagKind(
         _WARNING,

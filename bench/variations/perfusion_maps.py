@@ -233,6 +233,21 @@ def tmax_zero_is_normal(study: Study, rng: np.random.Generator) -> Study:
     return put(study, tmax=np.maximum(noisy(tmax, rng, absolute=0.7) - 2, 0))
 
 
+def corrected_delay(study: Study, _rng: np.random.Generator) -> Study:
+    """Tmax less the arterial delay of 2 s, and a tenth shorter: the shortest delays of a valid map."""
+    tmax = study[Input.TMAX].values()
+    return put(study, tmax=np.where(tmax > 0, np.maximum(0.9 * (tmax - 2), 0.02), 0))
+
+
+def recovered_core(study: Study, rng: np.random.Generator) -> Study:
+    """Flow and delay of the core as in normal tissue, after a spontaneous recanalisation of its branch."""
+    tmax, cbf = study[Input.TMAX].values(), study[Input.CBF].values()
+    core = (cbf > 0) & (cbf < 0.36 * np.median(cbf[(cbf > 0) & (tmax <= 4)]))
+    grain = rng.standard_normal(tmax.shape).astype(np.float32)
+    usual = float(np.median(cbf[cbf > 0]))
+    return put(study, tmax=np.where(core, 2 + 0.2 * grain, tmax), cbf=np.where(core, usual * (1 + 0.1 * grain), cbf))
+
+
 VALID: dict[str, Variation] = {
     "maps as they are": as_sent,
     "slab of 40 mm": slab(40),
@@ -255,6 +270,8 @@ VALID: dict[str, Variation] = {
     "integers with a slope": integers_with_slope,
     "whole seconds": whole_seconds,
     "Tmax 0 in normal tissue": tmax_zero_is_normal,
+    "Tmax less the arterial delay": corrected_delay,
+    "core with recovered flow": recovered_core,
 }
 
 
@@ -292,6 +309,15 @@ def milliseconds(study: Study, _rng: np.random.Generator) -> Study:
 def minutes(study: Study, _rng: np.random.Generator) -> Study:
     """Tmax in minutes."""
     return put(study, tmax=study[Input.TMAX].values() / 60)
+
+
+def frames(seconds: float) -> Variation:
+    """Tmax in frames of ``seconds``."""
+
+    def vary(study: Study, _rng: np.random.Generator) -> Study:
+        return put(study, tmax=study[Input.TMAX].values() / seconds)
+
+    return vary
 
 
 def instead(field: str, sent: str, *, with_others: bool = False) -> Variation:
@@ -352,7 +378,7 @@ def noise_only(study: Study, rng: np.random.Generator) -> Study:
 
 
 BLANK = {"core-blanked"}
-SCALE = {"refused", "tmax-scale", "tmax-doubtful", "maps-contradict"}
+SCALE = {"refused", "tmax-scale", "tmax-doubtful", "maps-contradict", "core-without-delay"}
 CLASSES = {"refused", "map-classes", "map-thresholded"}
 
 WRONG: dict[str, tuple[Variation, set[str]]] = {
@@ -364,6 +390,8 @@ WRONG: dict[str, tuple[Variation, set[str]]] = {
     "Tmax in tenths": (tenths, SCALE),
     "Tmax in milliseconds": (milliseconds, SCALE),
     "Tmax in minutes": (minutes, SCALE),
+    "Tmax in frames of 3 s": (frames(3), SCALE),
+    "Tmax twice as long": (frames(0.5), SCALE),
     "MTT as Tmax": (instead("tmax", "mtt"), SCALE),
     "MTT as Tmax beside all maps": (instead("tmax", "mtt", with_others=True), SCALE),
     "CBF as Tmax": (instead("tmax", "cbf"), SCALE),

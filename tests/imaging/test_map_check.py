@@ -60,6 +60,30 @@ def test_wrong_maps_are_refused_or_flagged(study: Study, name: str) -> None:
     assert warnings(codes)
 
 
+def scaled(study: Study, factor: float) -> Study:
+    return study | {Input.TMAX: dataclasses.replace(study[Input.TMAX], data=study[Input.TMAX].data * factor)}
+
+
+def test_tmax_in_frames_is_told_by_the_delay_of_the_core(study: Study) -> None:
+    """Before, a map in frames passed: the volume of Tmax > 6 s and the probability were wrong without a word."""
+    found = {step: checked(scaled(study, 1 / step))[0] for step in (1.0, 1.6, 3.0)}
+    assert found == {1.0: set(), 1.6: {"core-delay-short"}, 3.0: {"core-without-delay"}}
+    assert severity_of("core-without-delay") is Severity.WARNING
+    assert severity_of("core-delay-short") is Severity.INFO
+
+
+def test_old_infarct_without_delay_passes(study: Study) -> None:
+    """An old infarct has low flow, no delay, and the density of CSF; tissue of brain density with such maps is told."""
+    scar = studies.ball((30, -70, 20), 22)
+    tmax, cbf, dark = (np.array(study[name].data) for name in (Input.TMAX, Input.CBF, Input.NCCT))
+    cbf[cbf > 0] = np.maximum(cbf[cbf > 0], 20)  # the acute lesion has no core
+    tmax[scar], cbf[scar], dark[scar] = np.minimum(tmax[scar], 2), np.minimum(cbf[scar], 8), 8
+    changed = {Input.TMAX: tmax, Input.CBF: cbf}
+    maps = study | {name: dataclasses.replace(study[name], data=data) for name, data in changed.items()}
+    assert checked(maps | {Input.NCCT: dataclasses.replace(study[Input.NCCT], data=dark)})[0] == set()
+    assert checked(maps)[0] == {"core-without-delay"}
+
+
 def with_hole(study: Study, hole: np.ndarray, names: tuple[Input, ...], mark: float = 0.0) -> Study:
     changed = {}
     for name in names:

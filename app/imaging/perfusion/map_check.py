@@ -22,7 +22,7 @@ from scipy import ndimage
 
 from app.imaging import morphology
 from app.imaging.io.nifti import Volume
-from app.imaging.perfusion.summary import DELAYED_TMAX_S, NORMAL_TMAX_S
+from app.imaging.perfusion.summary import CORE_FRACTION, DELAYED_TMAX_S, NORMAL_TMAX_S
 from app.imaging.registration import brain_mask
 from app.sdk.errors import FieldError, ImplausibleModality
 from app.sdk.types import Flag, Input, PerfusionSummary
@@ -54,6 +54,10 @@ _UNIT_TOLERANCE: Final = 1.35
 _SAME_RATIO: Final = (0.9, 1.1)
 _SAME_SPREAD: Final = 0.1
 
+# Median Tmax of a core. It lies within Tmax > 6 s; valid phantoms have 10 s or more, or 7.6 s with short delays.
+_MIN_CORE_ML: Final = 5.0
+_USUAL_CORE_S: Final = 8.0
+
 _MIN_HOLE_ML: Final = 1.5
 _CSF_BELOW_BRAIN_HU: Final = 15.0  # CSF is 20 to 30 HU below the brain, an acute infarct at most 10
 _MIN_PLAIN_HOLE_ML: Final = 20.0
@@ -67,6 +71,7 @@ _SERIES_SCALE: Final = (
     "frames as ctp_interval_s, and the frames in the order of the scan"
 )
 _SERIES_ADVICE: Final = "check the order of the frames and the seconds between them (ctp_interval_s)"
+_UNIT_ADVICE: Final = "check that the map is Tmax in seconds, not in frames, and that tmax and cbf are of one scan"
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,8 @@ def check(
     if Input.TMAX in sampled:
         flags += _scale(sampled[Input.TMAX], computed=computed)
     flags += _relations(sampled)
+    if Input.TMAX in sampled and Input.CBF in sampled and not any(flag.code == "maps-contradict" for flag in flags):
+        flags += _core_delay(sampled[Input.TMAX], sampled[Input.CBF], ct, computed=computed)
     blanked, plain = _holes(sampled, ct)
     if blanked:
         detail = (
@@ -269,6 +276,26 @@ def _flow_contradicts(tmax: np.ndarray, cbf: np.ndarray) -> bool:
     both = morphology.erode(data & data[::-1])
     one_sided = morphology.opened(both & (smooth > _SIDE_RATIO * smooth[::-1]))
     return bool(np.count_nonzero(one_sided) * _VOXEL_ML > _MIN_SIDE_ML)
+
+
+def _core_delay(tmax: np.ndarray, cbf: np.ndarray, ct: PlacedVolume, *, computed: bool) -> list[Flag]:
+    """Flag a short Tmax in tissue with the flow of a core: it is in frames, say. An old infarct is dark on the CT."""
+    data = _has_data(tmax) & _has_data(cbf)
+    flow = _smooth(cbf, data, 3)
+    usual = max((float(np.median(flow[side])) for side in _hemispheres(data) if side.any()), default=0.0)
+    one_sided = data[::-1] & (_SIDE_RATIO * flow < flow[::-1])
+    core = morphology.opened(data & one_sided & (flow < CORE_FRACTION * usual))
+    if np.count_nonzero(core) * _VOXEL_ML > _MIN_CORE_ML:
+        core &= _brain_density(ct, data)
+    if np.count_nonzero(core) * _VOXEL_ML <= _MIN_CORE_ML or (delay := float(np.median(tmax[core]))) >= _USUAL_CORE_S:
+        return []
+    code = "core-without-delay" if delay < DELAYED_TMAX_S else "core-delay-short"
+    source, advice = (Input.CTP, _SERIES_ADVICE) if computed else (Input.TMAX, _UNIT_ADVICE)
+    least = DELAYED_TMAX_S if delay < DELAYED_TMAX_S else _USUAL_CORE_S
+    detail = (
+        f"the median delay where blood flow is very low is {delay:.1f} s; {least:.0f} s or more is expected; {advice}"
+    )
+    return [_flag(code, source, detail)]
 
 
 def _volume_theorem(cbf: np.ndarray, cbv: np.ndarray, mtt: np.ndarray) -> tuple[float, float]:
