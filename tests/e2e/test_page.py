@@ -46,7 +46,7 @@ def test_page_shows_the_recorded_result(service: RunningService, browser: Chrome
     for flag in prediction.flags:
         place = "#result" if flag.code == "synthetic-training" else "#flags"
         assert display_names.flag_text(flag).partition(". ")[0] in visible(browser, place).text
-    bars = browser.find_elements(By.CSS_SELECTOR, "#reasons svg rect")
+    bars = browser.find_elements(By.CSS_SELECTOR, "#reasons .waterfall:not(.narrow) rect")
     assert len(bars) == len(explanation_text.grouped(explanation_text.contributions(prediction.attribution)))
     assert visible(browser, "#reasons p").text.startswith(explanation_text.outside_text(prediction.attribution))
     assert prediction.headline is not None
@@ -122,6 +122,26 @@ def test_page_of_a_cta_alone_has_no_empty_panel_and_no_missing_file(
         assert not panel.is_displayed() or panel.text.removeprefix(title.text).strip(), title.text
     failed = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert all(f"{sent.id}/outcome" in message for message in failed), failed  # 404: no outcome yet
+
+
+@pytest.mark.parametrize("width", [320, 400, 1280])
+def test_contributions_fit_the_width_of_the_page(
+    service: RunningService, browser: Chrome, prediction: Prediction, width: int
+) -> None:
+    """Before, the figure was 38rem wide, and had to be moved sideways on a telephone."""
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        browser.get(f"{service.url}/predictions/{prediction.id}")
+        visible(browser, "body[data-shown=succeeded]")
+        figures = browser.find_elements(By.CSS_SELECTOR, "#reasons .waterfall")
+        shown = [figure for figure in figures if figure.is_displayed()]
+        assert len(shown) == 1
+        overhang = "const box = arguments[0].closest('.wide'); return box.scrollWidth - box.clientWidth"
+        assert browser.execute_script(overhang, shown[0]) <= 0
+        assert ("narrow" in str(shown[0].get_attribute("class"))) == (width < 700)
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_report_prints_with_all_figures(service: RunningService, browser: Chrome, prediction: Prediction) -> None:
