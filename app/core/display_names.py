@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # the command line imports this module and must start fast
     from app.sdk.types import Flag, Interval
 
+NO_MAP_NUMBERS = "The perfusion maps give no usable numbers; the warnings say why."
+"""In place of the volumes of the maps, if none is given."""
 NOT_RECORDED = "not recorded"
 """Name of the patients without a level, of a subgroup or of the sites."""
 _ACRONYMS = re.compile(r"\b(nihss|mrs|bp|crp|inr|ldl|ivt|tia|aspects|cbv|hu)\b")

@@ -333,7 +333,8 @@ def _add_perfusion(
         rcbf = _capped(Volume(maps[Input.CBF].values() * np.float32(factor), maps[Input.CBF].affine), Channel.RCBF)
         source = Source(Input.CBF, factor) if Input.CBF in as_sent else Source(computed=rcbf)
         study.aligned[Channel.RCBF] = AlignedVolume(rcbf, frame, source)
-    summary = map_check.withhold(measurement.summary, found.blanked)
+    misplaced = study.has("perfusion-misplaced")  # the part of the tissue outside of the brain would be missing
+    summary = PerfusionSummary() if misplaced else map_check.withhold(measurement.summary, found.blanked)
     lesions = {"core": (summary.core_ml, measurement.core), "tmax6": (summary.tmax6_ml, measurement.delayed)}
     lead = maps[Input.TMAX] if Input.TMAX in maps else maps[Input.CBF]
     study.lesions = {

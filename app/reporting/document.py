@@ -18,7 +18,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from app.core.display_names import flag_text, interval_text, percent, perfusion_value, rule_text, warnings_first
+from app.core.display_names import (
+    NO_MAP_NUMBERS,
+    flag_text,
+    interval_text,
+    percent,
+    perfusion_value,
+    rule_text,
+    warnings_first,
+)
 from app.core.display_names import label as label_of
 from app.core.explanation_text import outside_text, side_text
 from app.reporting.tables import FigureTable, contribution_table, region_table
@@ -120,8 +128,11 @@ def _lines(prediction: Prediction) -> Iterator[_Line]:
             yield from _table(regions)
     if prediction.perfusion is not None:
         yield from _heading("CT perfusion")
-        for name, value in prediction.perfusion.model_dump(exclude_none=True).items():
+        numbers = prediction.perfusion.model_dump(exclude_none=True)
+        for name, value in numbers.items():
             yield from _wrapped(f"{label_of(name)}: {perfusion_value(name, value)}")
+        if not numbers:
+            yield from _wrapped(NO_MAP_NUMBERS)
     yield from _heading("Record")
     model = prediction.model
     yield from _wrapped(f"Prediction {prediction.id}")

@@ -19,7 +19,7 @@ from PIL import Image
 from scipy import ndimage
 from scipy.special import expit
 
-from app.core.display_names import label, percent, perfusion_value, truncated
+from app.core.display_names import NO_MAP_NUMBERS, label, percent, perfusion_value, truncated
 from app.core.explanation_text import BASE, TOTAL, contributions, grouped, points_text
 from app.reporting.drawing import GRID_LINE, INK, LOWERS, MUTED, RAISES, Drawing
 from app.reporting.grid_volume import GridVolume, peak
@@ -152,7 +152,7 @@ def waterfall(attribution: Attribution, limit: int = 12) -> Drawing:
 
 
 def perfusion(summary: PerfusionSummary) -> Drawing:
-    """Draw the volumes of core and of delayed tissue, in mL."""
+    """Draw the volumes of core and of delayed tissue, in mL. Without a number, the drawing says so."""
     volumes = {"core": summary.core_ml, "Tmax > 10 s": summary.tmax10_ml, "Tmax > 6 s": summary.tmax6_ml}
     colours = dict(zip(volumes, ("#cc79a7", "#e69f00", "#f0e442"), strict=True))
     known = {name: value for name, value in volumes.items() if value is not None}
@@ -162,6 +162,9 @@ def perfusion(summary: PerfusionSummary) -> Drawing:
     drawing.table = FigureTable(
         ("Measure", "Value"), [(label(name), perfusion_value(name, value)) for name, value in measures.items()]
     )
+    if not measures:
+        drawing.text(10, 28, NO_MAP_NUMBERS)
+        return drawing
     axes = drawing.axes(left, 8, width - left - 90, row * max(len(known), 1))
     axes.set(xlim=(0, max(*known.values(), 1.0, 1.0)), ylim=(max(len(known), 1) - 0.5, -0.5))
     axes.barh(

@@ -13,7 +13,7 @@ from app.imaging.model_grid import ChannelSpec, Grid
 from app.imaging.preprocess import PreprocessedImages, prepare
 from app.imaging.registration import brain_mask
 from app.sdk.errors import GeometryMismatch, ImplausibleModality, InvalidVolume, MissingInput
-from app.sdk.types import Channel, Flag, Input
+from app.sdk.types import Channel, Flag, Input, PerfusionSummary
 from tests.imaging import heads
 
 GRID = Grid(shape=(48, 56, 48), affine=((4, 0, 0, -94), (0, 4, 0, -128), (0, 0, 4, -76), (0, 0, 0, 1)))
@@ -312,7 +312,10 @@ def test_maps_partly_outside_the_head_are_flagged(study: dict[Input, Volume]) ->
     shift = np.eye(4)
     shift[0, 3] = 90
     shifted = {name: moved(study[name], shift) for name in (Input.TMAX, Input.CBF)}
-    assert "perfusion-misplaced" in codes(prepare({**study, **shifted}, GRID, CHANNELS))
+    found = prepare({**study, **shifted}, GRID, CHANNELS)
+    assert "perfusion-misplaced" in codes(found)
+    assert found.perfusion == PerfusionSummary()  # before, the core was 0 mL as if it was measured
+    assert found.lesions == {}
 
 
 # Refusals and odd sizes --------------------------------------------------------------------------------------------

@@ -159,6 +159,14 @@ def test_position_figure_without_a_known_number_says_so() -> None:
     assert drawing.table.rows == []
 
 
+def test_perfusion_without_a_usable_number_says_so() -> None:
+    drawing = figures.perfusion(PerfusionSummary())
+    assert drawing.texts() == ["The perfusion maps give no usable numbers; the warnings say why."]
+    assert drawing.table is not None
+    assert drawing.table.rows == []
+    assert "The perfusion maps" not in " ".join(figures.perfusion(PerfusionSummary(core_ml=0.0)).texts())
+
+
 def test_every_figure_has_its_table(attribution: Attribution) -> None:
     parts = [
         RegionContribution(region=region, modality=Channel.CTA, contribution=part, side=side)

@@ -36,9 +36,10 @@ async function answered(prediction) {
   const viewer = showViewer(path, prediction);
   await showReasons(prediction);
   const figures = {};
-  if (attribution && perfusion) figures.perfusion = "perfusion";
-  else byId("perfusion").replaceChildren(perfusion ? perfusionTable(perfusion)
-    : el("p", { class: "quiet" }, t("The study has no perfusion data.")));
+  const measured = perfusion && Object.values(perfusion).some((value) => value !== null);
+  if (attribution && measured) figures.perfusion = "perfusion";
+  else byId("perfusion").replaceChildren(measured ? perfusionTable(perfusion) : el("p", { class: "quiet" },
+    t(perfusion ? "The perfusion maps give no usable numbers; the warnings say why." : "The study has no perfusion data.")));
   if (attribution) figures.position = "position";
   byId("position-panel").hidden = !attribution;
   await Promise.all([viewer, showWhenDrawn(path, prediction, figures), showFollowUp(path, prediction)]);
