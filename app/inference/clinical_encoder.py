@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Final, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,9 @@ from app.sdk.types import Flag, PerfusionSummary
 Value = float | bool | str
 
 PERFUSION = "perfusion."
+
+_MILD_NIHSS: Final = 2
+_LARGE_CORE_ML: Final = 70.0  # a large core in trials of thrombectomy
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,12 @@ def encode(record: ClinicalRecord, clinical: Clinical, perfusion: PerfusionSumma
         missing=np.asarray(missing, dtype=np.float32),
         imputed=tuple(name for name, value in shown.items() if value is None),
         shown=shown,
-        flags=(*clinical_rules.doubts(record), *_disagreements(record, perfusion), *category_flags(record, clinical)),
+        flags=(
+            *clinical_rules.doubts(record),
+            *_disagreements(record, perfusion),
+            *_mild_deficit(record, perfusion),
+            *category_flags(record, clinical),
+        ),
     )
 
 
@@ -236,3 +244,14 @@ def _disagreements(record: ClinicalRecord, perfusion: PerfusionSummary | None) -
                 code="perfusion-differs",
                 detail=f"{field} of the record differs from the value computed from the images; the record is used",
             )
+
+
+def _mild_deficit(record: ClinicalRecord, perfusion: PerfusionSummary | None) -> Iterator[Flag]:
+    """Yield a flag if hardly any deficit stands beside a large core, of the record or else of the maps."""
+    cores = [numbers.core_ml for numbers in (record.perfusion, perfusion) if numbers and numbers.core_ml is not None]
+    if record.nihss is not None and record.nihss <= _MILD_NIHSS and cores and cores[0] >= _LARGE_CORE_ML:
+        yield Flag(
+            code="nihss-core-contradiction",
+            detail=f"nihss is {_MILD_NIHSS} or less beside a core of {_LARGE_CORE_ML:.0f} mL or more; check it, and "
+            "that record and maps are of one patient",
+        )

@@ -188,6 +188,12 @@ _PERFUSION: Final = {
         "Difference above a third, and above 5 mL or 0.1.",
         "Check the record and the maps; if all volumes of Tmax differ in one direction, also the unit of the map.",
     ),
+    "nihss-core-contradiction": FlagKind(
+        _WARNING,
+        "The NIHSS of the record is too low for the core.",
+        "NIHSS of 2 or less, beside a core of 70 mL or more, of the record or else of the maps.",
+        "Check the NIHSS, and that record and maps are of one patient.",
+    ),
     "perfusion-misplaced": FlagKind(
         _WARNING,
         "The tissue of the maps lies beside the brain of the CT, or the maps are mirrored.",

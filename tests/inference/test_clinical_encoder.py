@@ -69,6 +69,16 @@ def test_glucose_in_either_unit() -> None:
     assert column(variable, record(glucose_mmol_l=10.0)) == pytest.approx([180.16])
 
 
+def test_large_core_without_a_deficit_is_told() -> None:
+    """Before, NIHSS 0 with a core of 239 mL had an answer without a word."""
+    large = PerfusionSummary(core_ml=120.0)
+    found = encode(record(nihss=0), CLINICAL, large).flags
+    assert [(flag.code, flag.severity) for flag in found] == [("nihss-core-contradiction", "warning")]
+    assert encode(record(nihss=5), CLINICAL, large).flags == ()
+    assert encode(record(nihss=0), CLINICAL, PerfusionSummary(core_ml=20.0)).flags == ()
+    assert encode(record(), CLINICAL, large).flags == ()
+
+
 def test_recorded_perfusion_numbers_have_priority_and_differences_are_flagged() -> None:
     computed = PerfusionSummary(core_ml=60.0, hypoperfusion_intensity_ratio=0.4)
     encoded = encode(record(perfusion={"core_ml": 10.0}), CLINICAL, computed)
