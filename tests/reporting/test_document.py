@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from app.reporting import document
 from app.reporting.tables import FigureTable
+from app.sdk.types import Attribution, PerfusionSummary
+from tests.reporting.test_report import finished_prediction
 
 
 def test_a_long_value_goes_on_in_the_next_line() -> None:
@@ -17,3 +19,13 @@ def test_a_long_value_goes_on_in_the_next_line() -> None:
         "sex male +3.4",
     ]
     assert len({len(line) for line in lines}) == 1  # the columns stay below each other
+
+
+def test_maps_without_a_usable_number_are_told(attribution: Attribution) -> None:
+    """Before, the heading of the perfusion stood above nothing."""
+    sent = finished_prediction(attribution)
+    said = "The perfusion maps give no usable numbers; the warnings say why."
+    for summary, expected in ((PerfusionSummary(), True), (PerfusionSummary(core_ml=0.0), False)):
+        lines = [line.text for line in document._lines(sent.model_copy(update={"perfusion": summary}))]
+        assert "CT perfusion" in lines
+        assert (said in lines) == expected
