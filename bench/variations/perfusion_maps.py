@@ -234,7 +234,7 @@ def tmax_zero_is_normal(study: Study, rng: np.random.Generator) -> Study:
 
 
 def corrected_delay(study: Study, _rng: np.random.Generator) -> Study:
-    """Tmax less the arterial delay of 2 s, and a tenth shorter: the shortest delays of a valid map."""
+    """Tmax less the arterial delay of 2 s, and a tenth shorter."""
     tmax = study[Input.TMAX].values()
     return put(study, tmax=np.where(tmax > 0, np.maximum(0.9 * (tmax - 2), 0.02), 0))
 
