@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from app.core import csv_text
 from app.training import cells, table_reader
 from app.training.errors import CohortFault
 
-PATIENT, PROBABILITY, FLAG, STUDY = "patient", "probability", "refractory", "study"
+PATIENT, PROBABILITY, FLAG, STUDY, VERSION = "patient", "probability", "refractory", "study", "version"
 
 
 def listed_studies(results: Path, columns: Sequence[str]) -> dict[str, str]:
@@ -52,6 +53,20 @@ def listed_studies(results: Path, columns: Sequence[str]) -> dict[str, str]:
         os.fsync(file.fileno())
     draft.replace(results)
     return _digests(lines)
+
+
+def mixed_versions(results: Path) -> str:
+    """Sentence on a file whose answers are of several model versions; empty for one version.
+
+    An alias such as `champion` can be promoted while a cohort is predicted, or between two runs that share a file.
+    """
+    lines = csv.DictReader(results.read_text(encoding="utf-8").splitlines())
+    counts = Counter(version for line in lines if (version := csv_text.plain(line[VERSION])))
+    if len(counts) < 2:
+        return ""
+    shown = ", ".join(f"{version} ({count})" for version, count in sorted(counts.items()))
+    advice = "compute a measure of one version only, or predict again with --model name@version into another file"
+    return f"{results.name} has answers of {len(counts)} versions, {shown}: {advice}"
 
 
 def _digests(lines: Iterable[Mapping[str, str]]) -> dict[str, str]:

@@ -39,6 +39,8 @@ COLUMNS = (
     "fold_high",
     "refractory",
     "withheld",
+    "model",
+    "version",
     "prediction",
     "error",
     "study",
@@ -78,7 +80,8 @@ def predict_cohort(
 
     The table has one line per patient: `patient`, the paths of the volumes (`ncct`, `cta`, ...), clinical variables.
     Acute studies of other callers are predicted first. After an interruption, the same command continues.
-    The column `withheld` lists the warnings that withhold a decision.
+    The column `withheld` lists the warnings that withhold a decision, and `version` the version that answered. Name one
+    (`--model name@1.2.0`) if an alias may be promoted meanwhile: a file with several versions is named as such.
 
     Without --url, the command starts a service in the data folder (RLVO_DATA_DIR) and stops it at the end.
     """
@@ -101,6 +104,8 @@ def predict_cohort(
         counts = predict_rows(client, studies, results, options, on_finished=lambda: bar.advance(task))
     summary = ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "no study left to predict"
     typer.echo(f"{summary}; {results}")
+    if mixed := cohort_results.mixed_versions(results):
+        typer.echo(mixed, err=True)
     if set(counts) - {"succeeded", WITHHELD}:
         raise typer.Exit(1)
 
@@ -147,7 +152,7 @@ def predict_rows(
             except RlvoError as error:
                 if isinstance(error, TransportError | InternalError | Busy | Unavailable):
                     raise
-                _write(file, (study.patient, "refused", *[""] * 6, error.code, _digest(study, options)))
+                _write(file, (study.patient, "refused", *[""] * 8, error.code, _digest(study, options)))
                 counts["refused"] = counts.get("refused", 0) + 1
                 on_finished()
             if len(waiting) >= AHEAD:
@@ -218,6 +223,8 @@ def _line(study: CohortRow, prediction: Prediction, options: RowOptions) -> tupl
         "" if interval is None else f"{interval.high:.6f}",
         "" if decision is None else str(decision.refractory).lower(),
         " ".join(prediction.withheld),
+        prediction.model.name,
+        f"{prediction.model.name}@{prediction.model.version}",
         prediction.id,
         "" if error is None else error.code,
         _digest(study, options),

@@ -37,6 +37,7 @@ class Service(Client):
         self.fail_after = 10**6
         self.failure: RlvoError = TransportError()
         self.withheld: list[str] = []
+        self.version = "1.0.0"
 
     def submit(self, *, on_progress: object = None, idempotency_key: str | None = None, **study: object) -> Prediction:
         if len(self.sent) >= self.fail_after:
@@ -49,7 +50,7 @@ class Service(Client):
         return self._prediction(prediction_id)
 
     def _prediction(self, prediction_id: str) -> Prediction:
-        model = ModelRef(name="tiny", version="1.0.0", digest="sha256:0")
+        model = ModelRef(name="tiny", version=self.version, digest="sha256:0")
         return Prediction(
             id=prediction_id,
             status=Status.SUCCEEDED,
@@ -198,11 +199,11 @@ def test_results_saved_again_by_a_spreadsheet_program_are_continued_in_their_own
         (b"\x00\x01\xff binary", "no text"),
         (b'patient;"status', "no file of results"),
         (
-            b"patient;status;probability;fold_low;fold_high;refractory;withheld;prediction;error;study\nP1;succeeded;250.000;;;;;p0;;\n",
+            b"patient;status;probability;fold_low;fold_high;refractory;withheld;model;version;prediction;error;study\nP1;succeeded;250.000;;;;;;;p0;;\n",
             "row 2",
         ),
         (
-            b"patient;status;probability;fold_low;fold_high;refractory;withheld;prediction;error;study\nP1;succeeded;0,2;;;maybe;;p0;;\n",
+            b"patient;status;probability;fold_low;fold_high;refractory;withheld;model;version;prediction;error;study\nP1;succeeded;0,2;;;maybe;;;;p0;;\n",
             "row 2",
         ),
     ],
@@ -268,3 +269,20 @@ def test_results_file_of_an_earlier_release_is_refused_and_not_changed(tmp_path:
     with pytest.raises(CohortFault, match="no file of results"):
         run(Service(), table(tmp_path, "P1,a.nii,71"), out)
     assert out.read_text() == before
+
+
+def test_results_name_the_version_and_several_versions_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out, service = table(tmp_path, "P1,a.nii,71", "P2,b.nii,72"), tmp_path / "out.csv", Service()
+    monkeypatch.setattr("app.cli.common.ServiceOptions.client", lambda _: nullcontext(service))
+    first = CliRunner().invoke(app, ["predict-cohort", str(path), "--results", str(out)])
+    assert first.exit_code == 0, first.output
+    lines = list(csv.DictReader(out.read_text().splitlines()))
+    assert [(line["model"], line["version"]) for line in lines] == [("tiny", "tiny@1.0.0")] * 2
+    assert "versions" not in first.output
+    service.version = "1.1.0"  # the alias was promoted between both runs
+    path = table(tmp_path, "P1,a.nii,71", "P2,b.nii,72", "P3,c.nii,73")
+    second = CliRunner().invoke(app, ["predict-cohort", str(path), "--results", str(out)])
+    assert second.exit_code == 0, second.output
+    assert "2 versions, tiny@1.0.0 (2), tiny@1.1.0 (1)" in second.output.replace("\n", " ")
