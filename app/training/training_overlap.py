@@ -7,18 +7,21 @@ Design notes:
 - A patient id is short, so its hash is slow (scrypt). A list of all possible ids can still be tried against it: treat
   the manifest as pseudonymised data. An image cannot be guessed, and its hash is fast.
 - The salt is made of the digest of the data, so that the same run gives the same manifest.
+- Ids that differ in spelling only (``cells.spelling``: case, kinds of spaces, full-width digits, zeros) may be of one
+  patient. Their hashes are kept too, and a match is a remark and no refusal, because they may be of two patients.
 - A version of an earlier release has no hashes. Only the same whole cohort is then found.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from app.evaluation.metrics import Labels
 from app.registry.manifest import Manifest
 from app.training import input_checks, splits
+from app.training.cells import spelling
 from app.training.cohort import Cohort
 from app.training.dataset import Dataset
 from app.training.errors import CohortFault
@@ -26,6 +29,7 @@ from app.training.provenance import CONSTANT, data_digest
 
 EXTRA = "trained_on"
 TEST = "test_"  # prefix of the hashes of the test part
+SPELLINGS = "spellings"  # hashes of the ids as ``cells.spelling`` writes them
 SIZE = 8  # bytes of a hash
 COST = 2**10  # of scrypt
 
@@ -62,9 +66,12 @@ def hashes(cohort: Cohort, data: Dataset, test: Labels | None = None) -> dict[st
     tested = set() if test is None else set(test.tolist())
     document: dict[str, object] = {"salt": salt}
     for prefix, rows in (("", set(range(len(data))) - tested), (TEST, tested)):
-        patients = {_of_patient(salt, patient) for patient in {cohort.studies[row].patient for row in rows}}
+        names = {cohort.studies[row].patient for row in rows}
+        by_name = {name: _of_patient(salt, name) for name in names | {spelling(name) for name in names}}
+        patients, spellings = ({by_name[name] for name in own} for own in (names, {spelling(name) for name in names}))
         images = {_of_image(salt, digest) for row in rows for digest in _identifying(data, row)}
         document |= {f"{prefix}patients": sorted(patients), f"{prefix}images": sorted(images)}
+        document[f"{prefix}{SPELLINGS}"] = sorted(spellings)
     return document
 
 
@@ -103,6 +110,9 @@ def check(manifest: Manifest, cohort: Cohort, data: Dataset, *, accept: bool) ->
             f"{name} was tested, and not trained, on {len(tested.rows)} of these {len(data)} studies "
             f"({tested.text(cohort)}). Results on them repeat those of its card."
         )
+    alike = {row for block in blocks for row in _alike(block, cohort)} - trained.rows - tested.rows
+    if alike:
+        notes.append(_alike_note(name, cohort, alike))
     if not blocks and not notes:
         return f"{name} keeps no hashes of its training patients: only the same cohort is found."
     return "\n\n".join(notes)
@@ -121,6 +131,35 @@ def _overlap(block: Mapping[str, object], prefix: str, cohort: Cohort, data: Dat
             row for row in range(len(data)) if any(_of_image(salt, d) in images for d in _identifying(data, row))
         ),
     )
+
+
+def _alike_note(name: str, cohort: Cohort, alike: Collection[int]) -> str:
+    rows = input_checks.row_ranges([cohort.studies[index].row for index in alike])
+    return (
+        f"**The patient ids of {len(alike)} studies differ from those of patients of {name} in case, spaces, accents "
+        f"or zeros only (rows {rows}). If they are the same patients, the results on them are too good. Write the ids "
+        "as in the training cohort, and the overlap is found.**"
+    )
+
+
+def _alike(block: Mapping[str, object], cohort: Cohort) -> set[int]:
+    """Studies whose patient id is that of a patient of the version but for its spelling."""
+    salt, parts = str(block["salt"]), ("", TEST)
+    exact = frozenset().union(*(_set(block.get(f"{part}patients", ())) for part in parts))
+    known = frozenset().union(*(_set(block.get(f"{part}{SPELLINGS}", ())) for part in parts))
+    if not known:
+        return set()
+    by_spelling: dict[str, set[str]] = {}
+    for study in cohort.studies:
+        by_spelling.setdefault(spelling(study.patient), set()).add(study.patient)
+    names = {
+        name
+        for key, own in by_spelling.items()
+        if _of_patient(salt, key) in known
+        for name in own
+        if _of_patient(salt, name) not in exact
+    }
+    return {index for index, study in enumerate(cohort.studies) if study.patient in names}
 
 
 def _identifying(data: Dataset, row: int) -> list[str]:

@@ -107,3 +107,22 @@ def test_version_without_hashes_is_compared_as_a_whole() -> None:
     with pytest.raises(CohortFault, match="rows 2-4"):
         training_overlap.check(version(data_sha256=old), *TRAINED, accept=False)
     assert "no hashes" in training_overlap.check(version(), *TRAINED, accept=False)
+
+
+@pytest.mark.parametrize("other", ["ANA 12", "  ana 12", "ana\u00a012", "ana \uff11\uff12", "Ana_012", "\u00e1na 12"])
+def test_id_in_another_spelling_is_a_remark_and_no_refusal(other: str) -> None:
+    trained = named(("ana 12", "i1"), ("ben", "i2"))
+    for manifest in (version(trained), part_of(trained, [0])):
+        note = training_overlap.check(manifest, *named(("dan", "i8"), (other, "i9")), accept=False)
+        assert "The patient ids of 1 studies differ" in note
+        assert "(rows 3)" in note
+        assert "ana" not in note.casefold().replace(manifest.name, "")
+
+
+@pytest.mark.parametrize("other", ["ana 13", "ana 120", "anna 12", "12 ana"])
+def test_another_id_is_no_other_spelling(other: str) -> None:
+    trained = named(("ana 12", "i1"), ("ben", "i2"))
+    assert not training_overlap.check(version(trained), *named(("dan", "i8"), (other, "i9")), accept=False)
+    with pytest.raises(CohortFault) as refused:  # the same id is found as before, without the remark
+        training_overlap.check(version(trained), *named(("ana 12", "i9")), accept=False)
+    assert "differ" not in str(refused.value)
