@@ -23,6 +23,7 @@ from pydantic import Field, model_validator
 from app.core.display_names import NOT_RECORDED
 from app.core.schema import FrozenModel
 from app.evaluation import federated, logistic, metrics
+from app.evaluation.clusters import Clusters, chosen
 from app.evaluation.curves import NORMAL
 from app.evaluation.metrics import Array, Labels
 from app.evaluation.validation import PredictionTable, Texts
@@ -145,7 +146,8 @@ def of(
         for name, group in table.groups.items()
         if with_subgroups and len(cells := _merged_levels(group.levels[known], group.order, labels, own)) > 1
     }
-    error = metrics.auc_log_odds_error(labels, own)
+    clusters = chosen(table.clusters, known)
+    error = metrics.auc_log_odds_error(labels, own, clusters)
     if not np.isfinite(error) or error == 0:
         raise ValueError("the probabilities separate the outcomes, so that the AUC has no standard error")
     return Aggregate(
@@ -159,9 +161,9 @@ def of(
         mean_predicted=float(own.mean()),
         auc=Measured(value=metrics.auc(labels, own), error=error),
         observed_expected=Measured(
-            value=float(labels.mean() / own.mean()), error=metrics.observed_expected_error(labels, own)
+            value=float(labels.mean() / own.mean()), error=metrics.observed_expected_error(labels, own, clusters)
         ),
-        slope=_slope(labels, own),
+        slope=_slope(labels, own, clusters),
         derivatives=_derivatives(labels, own),
         calibration=calibration_cells(labels, own),
         subgroups=subgroups,
@@ -229,8 +231,8 @@ def _plain(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _slope(labels: Labels, own: Array) -> Measured | None:
-    found = metrics.calibration_slope(labels, own)
+def _slope(labels: Labels, own: Array, clusters: Clusters) -> Measured | None:
+    found = metrics.calibration_slope(labels, own, clusters=clusters)
     if not np.isfinite([found.value, found.low]).all():
         return None
     return Measured(value=found.value, error=(found.high - found.low) / (2 * NORMAL))

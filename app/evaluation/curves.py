@@ -8,6 +8,7 @@ Design notes:
 - The calibration line is logistic: the outcome's log-odds are linear in the predicted log-odds (Cox 1958; Van Calster
   et al., J Clin Epidemiol 2016;74:167). Its band is Wald's, by the delta method. Tenths of the patients, with Wilson
   intervals, show where a line does not fit.
+- ``clusters`` (n,) number the patients if some have several studies; the bands are then those of ``clusters.py``.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit, logit
 
+from app.evaluation import clusters as grouped
+from app.evaluation.clusters import Clusters
 from app.evaluation.equal_probabilities import equal_parts, no_line_fits
-from app.evaluation.metrics import Array, Labels, net_benefit, platt, wilson
+from app.evaluation.metrics import Array, Labels, net_benefit, platt, wilson_of
 
 BINS = 10
 PSEUDO = 2  # half the squared normal quantile
@@ -75,19 +78,19 @@ def precision_recall(labels: Labels, probabilities: Array) -> Curve:
     return Curve(true[1:] / true[-1], true[1:] / (true + false)[1:])
 
 
-def calibration(labels: Labels, probabilities: Array) -> CalibrationCurve:
+def calibration(labels: Labels, probabilities: Array, clusters: Clusters = None) -> CalibrationCurve:
     """Observed share over predicted probability, in tenths of the patients and as a line; see ``equal_parts``."""
     parts = equal_parts(probabilities, BINS)
     events = np.array([int(labels[part].sum()) for part in parts])
     sizes = np.array([len(part) for part in parts])
-    ends = np.array([wilson(int(hits), int(size)) for hits, size in zip(events, sizes, strict=True)])
+    ends = np.array([wilson_of(labels[part] == 1, grouped.chosen(clusters, part)) for part in parts])
     means = np.array([probabilities[part].mean() for part in parts])
     return CalibrationCurve(
-        Curve(means, events / sizes, ends[:, 0], ends[:, 1]), sizes, events, _line(labels, probabilities)
+        Curve(means, events / sizes, ends[:, 0], ends[:, 1]), sizes, events, _line(labels, probabilities, clusters)
     )
 
 
-def decision(labels: Labels, probabilities: Array, thresholds: Array) -> Curve:
+def decision(labels: Labels, probabilities: Array, thresholds: Array, clusters: Clusters = None) -> Curve:
     """Net benefit per patient over ``thresholds`` (k,) with its band (Vickers & Elkin 2006)."""
     treated = probabilities[None] >= thresholds[:, None]
     odds = thresholds / (1 - thresholds)
@@ -96,6 +99,9 @@ def decision(labels: Labels, probabilities: Array, thresholds: Array) -> Curve:
     false = (treated & (labels == 0)).sum(axis=1) / count
     middle = hits - odds * false
     half = NORMAL * np.sqrt(np.maximum(hits + odds**2 * false - middle**2, 0) / count)
+    if clusters is not None:
+        gains = treated * (labels - odds[:, None] * (1 - labels))
+        half = half * np.sqrt([grouped.design_effect(gain, clusters) for gain in gains])
     return Curve(thresholds, net_benefit(labels, probabilities, thresholds), middle - half, middle + half)
 
 
@@ -109,7 +115,7 @@ def _steps(labels: Labels, probabilities: Array) -> tuple[Array, Array]:
     return true, false
 
 
-def _line(labels: Labels, probabilities: Array) -> Curve | None:
+def _line(labels: Labels, probabilities: Array, clusters: Clusters) -> Curve | None:
     """Logistic calibration line with Wald's band; None if the probabilities are equal or separate the outcomes."""
     x = np.asarray(logit(np.clip(probabilities, 1e-6, 1 - 1e-6)))
     if no_line_fits(labels, x):
@@ -119,6 +125,7 @@ def _line(labels: Labels, probabilities: Array) -> Curve | None:
     weights = expected * (1 - expected)
     design = np.stack([np.ones_like(x), x])
     covariance = np.linalg.inv((design * weights) @ design.T)
+    covariance = grouped.sandwich(np.asarray(covariance, np.float64), (design * (labels - expected)).T, clusters)
     at = np.linspace(x.min(), x.max(), 100)
     rows = np.stack([np.ones_like(at), at])
     half = NORMAL * np.sqrt(np.einsum("ik,ij,jk->k", rows, covariance, rows))

@@ -17,6 +17,7 @@ import numpy as np
 
 from app.core import json_text
 from app.evaluation import curves
+from app.evaluation.clusters import Clusters
 from app.evaluation.curves import Curve
 from app.evaluation.metrics import Array, Labels, auc, average_precision, wilson
 from app.reporting.drawing import GRID_LINE, INK, MUTED, Drawing
@@ -108,9 +109,9 @@ def precision_recall(labels: Labels, models: Curves) -> Drawing:
     return plot.finished()
 
 
-def calibration(labels: Labels, probabilities: Array, name: str) -> Drawing:
+def calibration(labels: Labels, probabilities: Array, name: str, clusters: Clusters = None) -> Drawing:
     """Draw the observed share over the predicted probability, in tenths of the patients and as a line with its band."""
-    curve = curves.calibration(labels, probabilities)
+    curve = curves.calibration(labels, probabilities, clusters)
     bins, line = curve.bins, curve.line
     reach = float(max(probabilities.max(), bins.y.max()))
     ends = (0.0, min(1.0, float(np.ceil(1.05 * reach * 5) / 5)))
@@ -157,7 +158,7 @@ def decision_thresholds(labels: Labels) -> Array:
     return np.linspace(0.005, min(decision_axes(labels)[0], 0.99), 120)
 
 
-def decision(labels: Labels, models: Curves, chosen: str = "") -> Drawing:
+def decision(labels: Labels, models: Curves, chosen: str = "", clusters: Clusters = None) -> Drawing:
     """Draw net benefit over the threshold probability (Vickers & Elkin 2006), with the band of the model ``chosen``."""
     reach, ends = decision_axes(labels)
     thresholds = decision_thresholds(labels)
@@ -165,7 +166,7 @@ def decision(labels: Labels, models: Curves, chosen: str = "") -> Drawing:
     plot = _Plot("Decision curve", labels, *names, len(models) + 2, x=(0, reach), y=ends, unit="")
     chosen = chosen or next(iter(models))
     for (name, own), colour in zip(models.items(), COLOURS, strict=False):
-        curve = curves.decision(labels, own, thresholds)
+        curve = curves.decision(labels, own, thresholds, clusters)
         if name == chosen:
             plot.band(curve, colour)
         said = f"{name}; band: 95 % interval at each threshold" if name == chosen else name
@@ -176,15 +177,17 @@ def decision(labels: Labels, models: Curves, chosen: str = "") -> Drawing:
     return plot.finished()
 
 
-def numbers(labels: Labels, models: Curves) -> dict[str, dict[str, object]]:
+def numbers(labels: Labels, models: Curves, clusters: Clusters = None) -> dict[str, dict[str, object]]:
     """Numbers of each figure, for every model, by the name of the figure."""
     thresholds = decision_thresholds(labels)
-    treat_all = curves.decision(labels, np.ones(len(labels)), thresholds)
+    treat_all = curves.decision(labels, np.ones(len(labels)), thresholds, clusters)
     by_figure = {
         "roc": {name: curves.roc(labels, own).document() for name, own in models.items()},
         "precision-recall": {name: curves.precision_recall(labels, own).document() for name, own in models.items()},
-        "calibration": {name: curves.calibration(labels, own).document() for name, own in models.items()},
-        "decision-curve": {name: curves.decision(labels, own, thresholds).document() for name, own in models.items()}
+        "calibration": {name: curves.calibration(labels, own, clusters).document() for name, own in models.items()},
+        "decision-curve": {
+            name: curves.decision(labels, own, thresholds, clusters).document() for name, own in models.items()
+        }
         | {"treat all": treat_all.document()},
     }
     names = {
@@ -200,20 +203,20 @@ def numbers(labels: Labels, models: Curves) -> dict[str, dict[str, object]]:
     }
 
 
-def write(folder: Path, labels: Labels, models: Curves, chosen: str) -> list[str]:
+def write(folder: Path, labels: Labels, models: Curves, chosen: str, clusters: Clusters = None) -> list[str]:
     """Write all four figures into a folder, each with a JSON file of its numbers; return their names without suffix.
 
     ``models`` are calibrated probabilities (n,) by name; ``chosen`` is the model of the calibration figure and of the
-    band of the decision curve.
+    band of the decision curve; ``clusters`` (n,) number the patients if some have several studies.
     """
     drawings = {
         "roc": roc(labels, models),
         "precision-recall": precision_recall(labels, models),
-        "calibration": calibration(labels, models[chosen], chosen),
-        "decision-curve": decision(labels, models, chosen),
+        "calibration": calibration(labels, models[chosen], chosen, clusters),
+        "decision-curve": decision(labels, models, chosen, clusters),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    documents = numbers(labels, models)
+    documents = numbers(labels, models, clusters)
     for name, drawing in drawings.items():
         (folder / f"{name}.svg").write_bytes(drawing.svg())
         (folder / f"{name}.png").write_bytes(drawing.png())

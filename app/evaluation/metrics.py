@@ -6,7 +6,8 @@ Design notes:
 - The bootstrap resamples patients without strata: a resample stratified by label holds the prevalence fixed, and its
   intervals of Brier score and AUPRC are too narrow. ``python -m bench.statistics`` measures every interval's coverage.
 - Conformal quantiles are class-conditional split-conformal: each class is covered at the level.
-- Labels are (n,) 0/1; scores, logits and probabilities are (n,).
+- Labels are (n,) 0/1; scores, logits and probabilities are (n,). ``clusters`` (n,) number the patients if some have
+  several studies; see ``clusters.py``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from scipy import stats
 from scipy.optimize import brentq, minimize
 from scipy.special import expit, logit
 
+from app.evaluation import clusters as grouped
+from app.evaluation.clusters import Clusters
 from app.evaluation.equal_probabilities import all_equal, equal_parts, no_line_fits
 
 Array = NDArray[np.float64]
@@ -160,39 +163,39 @@ def _on_log_odds(value: float, center: float, half: float) -> Estimate:
     return Estimate(value, min(low, value), max(high, value))
 
 
-def auc_log_odds_error(labels: Labels, scores: Array) -> float:
-    """Standard error of the AUC's log-odds by DeLong; NaN if it cannot be estimated."""
+def auc_log_odds_error(labels: Labels, scores: Array, clusters: Clusters = None) -> float:
+    """Standard error of the AUC's log-odds by DeLong or Obuchowski; NaN if it cannot be estimated."""
     area = auc(labels, scores)
-    if min(int(labels.sum()), int((labels == 0).sum())) < 2 or not 0 < area < 1:
+    if min(grouped.by_outcome(labels, clusters)) < 2 or not 0 < area < 1:
         return np.nan
-    by_positive, by_negative = _placements(labels, scores)
-    variance = by_positive.var(ddof=1) / len(by_positive) + by_negative.var(ddof=1) / len(by_negative)
-    return float(np.sqrt(variance) / (area * (1 - area)))
+    variance = sum(float(part[0, 0]) for part in grouped.auc_covariance(labels, [scores], clusters))
+    return float(np.sqrt(max(variance, 0.0)) / (area * (1 - area)))
 
 
-def auc_estimate(labels: Labels, scores: Array, level: float = 0.95, *, by_events: bool = False) -> Estimate:
-    """AUC with DeLong's interval in log-odds (Pepe 2003).
+def auc_estimate(
+    labels: Labels, scores: Array, level: float = 0.95, *, by_events: bool = False, clusters: Clusters = None
+) -> Estimate:
+    """AUC with DeLong's interval in log-odds (Pepe 2003); with several studies of a patient, Obuchowski's.
 
     With ``by_events``, the quantile is Student's t with the degrees of freedom of Satterthwaite (Biometrics 1946;2:110)
     for the two outcomes, which covers better with few patients of one outcome.
 
-    Where DeLong's variance is 0 (perfect separation, or one patient of a class), the interval is Newcombe's method 5
+    Where this variance is 0 (perfect separation, or one patient of a class), the interval is Newcombe's method 5
     (Stat Med 2006;25:559).
     """
-    positives, negatives = int(labels.sum()), int((labels == 0).sum())
+    positives, negatives = grouped.by_outcome(labels, clusters)
     area = auc(labels, scores)
     if not positives or not negatives:
         return Estimate(area, 0.0, 1.0)
     deviation = 0.0
     if min(positives, negatives) > 1 and 0 < area < 1:
-        by_positive, by_negative = _placements(labels, scores)
-        deviation = float(np.sqrt(by_positive.var(ddof=1) / positives + by_negative.var(ddof=1) / negatives))
+        parts = [float(part[0, 0]) for part in grouped.auc_covariance(labels, [scores], clusters)]
+        deviation = float(np.sqrt(max(sum(parts), 0.0)))
     if deviation:
         quantile = _normal(level)
         if by_events:
-            parts = [by_positive.var(ddof=1) / positives, by_negative.var(ddof=1) / negatives]
-            free = sum(parts) ** 2 / (parts[0] ** 2 / (positives - 1) + parts[1] ** 2 / (negatives - 1))
-            quantile = float(stats.t.ppf((1 + level) / 2, free))
+            spread = parts[0] ** 2 / (positives - 1) + parts[1] ** 2 / (negatives - 1)
+            quantile = float(stats.t.ppf((1 + level) / 2, sum(parts[:2]) ** 2 / spread))
         return _on_log_odds(area, float(logit(area)), quantile * deviation / (area * (1 - area)))
     size, pairs = (positives + negatives) / 2, positives * negatives
 
@@ -205,15 +208,6 @@ def auc_estimate(labels: Labels, scores: Array, level: float = 0.95, *, by_event
     return Estimate(area, low, high)
 
 
-def _placements(labels: Labels, scores: Array) -> tuple[Array, Array]:
-    """Share of negatives below each positive, and share of positives above each negative."""
-    positives, negatives = labels == 1, labels == 0
-    ranks = stats.rankdata(scores)
-    by_positive = (ranks[positives] - stats.rankdata(scores[positives])) / int(negatives.sum())
-    by_negative = 1 - (ranks[negatives] - stats.rankdata(scores[negatives])) / int(positives.sum())
-    return np.asarray(by_positive), np.asarray(by_negative)
-
-
 def bootstrap(
     statistic: Callable[[Labels, Array], float],
     labels: Labels,
@@ -223,8 +217,11 @@ def bootstrap(
     seed: int = 0,
     level: float = 0.95,
     by_events: bool = False,
+    clusters: Clusters = None,
 ) -> Estimate:
     """Estimate a statistic between 0 and 1 with its interval over ``rounds`` plain resamples of the patients.
+
+    A patient is drawn with all own studies (Field & Welsh, J R Stat Soc B 2007;69:369).
 
     The interval is normal in log-odds, with the SD and the bias of the resamples (Efron & Tibshirani 1993, ch. 10).
 
@@ -232,11 +229,12 @@ def bootstrap(
     less one. It suits a statistic whose precision depends on these patients only, such as the AUPRC.
     """
     rng = np.random.default_rng(seed)
-    rarer = int(min(labels.sum(), len(labels) - labels.sum()))
+    rarer = min(grouped.by_outcome(labels, clusters))
     value = statistic(labels, scores)
     if rarer < 2:
         return Estimate(value, 0.0, 1.0)
-    drawn = (rng.integers(0, len(labels), len(labels)) for _ in range(rounds))
+    sampler = grouped.Resampler(len(labels), clusters, rng)
+    drawn = (sampler.rows() for _ in range(rounds))
     values = [statistic(labels[rows], scores[rows]) for rows in drawn if 0 < labels[rows].sum() < len(rows)]
     if len(values) < 2 or np.ptp(values) == 0:  # perfect separation, or too few resamples with both outcomes
         return Estimate(value, 0.0, 1.0)
@@ -246,21 +244,25 @@ def bootstrap(
     return _on_log_odds(value, center - bias, quantile * float(replicates.std(ddof=1)))
 
 
-def average_precision_estimate(labels: Labels, scores: Array, *, rounds: int = 2000) -> Estimate:
+def average_precision_estimate(
+    labels: Labels, scores: Array, *, rounds: int = 2000, clusters: Clusters = None
+) -> Estimate:
     """Area under the precision-recall curve with its bootstrap interval."""
-    return bootstrap(average_precision, labels, scores, rounds=rounds, by_events=True)
+    return bootstrap(average_precision, labels, scores, rounds=rounds, by_events=True, clusters=clusters)
 
 
-def brier_estimate(labels: Labels, probabilities: Array, *, rounds: int = 2000) -> Estimate:
+def brier_estimate(labels: Labels, probabilities: Array, *, rounds: int = 2000, clusters: Clusters = None) -> Estimate:
     """Brier score with its bootstrap interval."""
-    return bootstrap(brier, labels, probabilities, rounds=rounds)
+    return bootstrap(brier, labels, probabilities, rounds=rounds, clusters=clusters)
 
 
 def _log_odds(probabilities: Array) -> Array:
     return np.asarray(logit(np.clip(probabilities, 1e-6, 1 - 1e-6)))
 
 
-def calibration_slope(labels: Labels, probabilities: Array, level: float = 0.95) -> Estimate:
+def calibration_slope(
+    labels: Labels, probabilities: Array, level: float = 0.95, *, clusters: Clusters = None
+) -> Estimate:
     """Slope of the outcome's log-odds by the predicted log-odds, 1 for a calibrated model, with Wald's interval.
 
     It is not estimable if the probabilities are all equal or separate the outcomes.
@@ -271,12 +273,18 @@ def calibration_slope(labels: Labels, probabilities: Array, level: float = 0.95)
     slope, intercept = platt(labels, x)
     expected = expit(slope * x + intercept)
     weights = expected * (1 - expected)
-    information = float(weights @ (x - weights @ x / weights.sum()) ** 2)
-    half = _normal(level) / float(np.sqrt(information))
+    centred = x - weights @ x / weights.sum()
+    information = float(weights @ centred**2)
+    error = 1 / float(np.sqrt(information))
+    if clusters is not None:
+        error = grouped.error_of_mean((labels - expected) * centred, clusters) * len(x) / information
+    half = _normal(level) * error
     return Estimate(slope, slope - half, slope + half)
 
 
-def calibration_in_the_large(labels: Labels, probabilities: Array, level: float = 0.95) -> Estimate:
+def calibration_in_the_large(
+    labels: Labels, probabilities: Array, level: float = 0.95, *, clusters: Clusters = None
+) -> Estimate:
     """Intercept of the outcome's log-odds with the slope fixed at 1, with Wald's interval.
 
     It is 0 for a calibrated model, and positive if the outcome is more frequent than predicted (Van Calster et al.,
@@ -287,31 +295,36 @@ def calibration_in_the_large(labels: Labels, probabilities: Array, level: float 
     if not np.isfinite(intercept):
         return NOT_ESTIMABLE
     expected = expit(x + intercept)
-    half = _normal(level) / float(np.sqrt((expected * (1 - expected)).sum()))
+    information = float((expected * (1 - expected)).sum())
+    error = 1 / float(np.sqrt(information))
+    if clusters is not None:
+        error = grouped.error_of_mean(labels - expected, clusters) * len(x) / information
+    half = _normal(level) * error
     return Estimate(intercept, intercept - half, intercept + half)
 
 
-def observed_expected(labels: Labels, probabilities: Array, level: float = 0.95) -> Estimate:
+def observed_expected(
+    labels: Labels, probabilities: Array, level: float = 0.95, *, clusters: Clusters = None
+) -> Estimate:
     """Ratio of the observed to the expected number of outcomes, 1 for a calibrated model.
 
     The interval is that of the ratio of two means, by the delta method on the logarithm, as Debray et al. (BMJ
     2017;356:i6460) pool it. It is not estimable without an outcome.
     """
     share, expected = float(labels.mean()), float(probabilities.mean())
-    if share == 0 or expected == 0 or len(labels) < 2:
+    if share == 0 or expected == 0 or grouped.count(clusters, len(labels)) < 2:
         return NOT_ESTIMABLE
-    error = observed_expected_error(labels, probabilities)
+    error = observed_expected_error(labels, probabilities, clusters)
     ratio = share / expected
     return Estimate(ratio, ratio * np.exp(-_normal(level) * error), ratio * np.exp(_normal(level) * error))
 
 
-def observed_expected_error(labels: Labels, probabilities: Array) -> float:
+def observed_expected_error(labels: Labels, probabilities: Array, clusters: Clusters = None) -> float:
     """Standard error of the logarithm of O/E."""
-    influence = labels / labels.mean() - probabilities / probabilities.mean()
-    return float(influence.std(ddof=1) / np.sqrt(len(labels)))
+    return grouped.error_of_mean(labels / labels.mean() - probabilities / probabilities.mean(), clusters)
 
 
-def scaled_brier(labels: Labels, probabilities: Array, level: float = 0.95) -> Estimate:
+def scaled_brier(labels: Labels, probabilities: Array, level: float = 0.95, *, clusters: Clusters = None) -> Estimate:
     """Brier score scaled to 0 for the prevalence and 1 for certainty (Steyerberg et al., Epidemiology 2010;21:128).
 
     The interval is normal, by the delta method. It is not estimable with one class only.
@@ -323,7 +336,7 @@ def scaled_brier(labels: Labels, probabilities: Array, level: float = 0.95) -> E
     errors = (probabilities - labels) ** 2
     score = float(errors.mean())
     influence = -(errors - score) / spread + score * (1 - 2 * share) * (labels - share) / spread**2
-    half = _normal(level) * float(influence.std(ddof=1)) / float(np.sqrt(len(labels)))
+    half = _normal(level) * grouped.error_of_mean(influence, clusters)
     value = 1 - score / spread
     return Estimate(value, value - half, value + half)
 
@@ -342,18 +355,19 @@ class Comparison:
         return f"{self.difference:+.3f} ({self.low:+.3f} to {self.high:+.3f}), {p}"
 
 
-def delong(labels: Labels, first: Array, second: Array, level: float = 0.95) -> Comparison:
+def delong(
+    labels: Labels, first: Array, second: Array, level: float = 0.95, *, clusters: Clusters = None
+) -> Comparison:
     """Compare two AUCs on the same patients: AUC of ``first`` minus AUC of ``second``, within -1 and 1.
 
-    If a class has fewer than two patients, or two different AUCs have no variance, every difference is possible: the
-    interval is -1 to 1, and p is NaN.
+    With several studies of a patient the variance is that of Obuchowski (1997). If a class has fewer than two patients,
+    or two different AUCs have no variance, every difference is possible: the interval is -1 to 1, and p is NaN.
     """
-    m, n = int((labels == 1).sum()), int((labels == 0).sum())
     difference = auc(labels, first) - auc(labels, second)
-    if min(m, n) < 2:
+    if min(grouped.by_outcome(labels, clusters)) < 2:
         return Comparison(difference, -1.0, 1.0, np.nan)
-    by_positive, by_negative = zip(*(_placements(labels, scores) for scores in (first, second)), strict=True)
-    covariance = np.cov(by_positive) / m + np.cov(by_negative) / n
+    of_positives, of_negatives, of_both = grouped.auc_covariance(labels, [first, second], clusters)
+    covariance = of_positives + of_negatives + of_both
     spread = float(np.sqrt(max(float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]), 0.0)))
     if not spread:
         return Comparison(difference, -1.0, 1.0, np.nan) if difference else Comparison(0.0, 0.0, 0.0, 1.0)
@@ -372,12 +386,18 @@ def multiplicity_note(comparisons: int) -> str:
     )
 
 
-def wilson(events: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927)."""
+def wilson(events: float, count: float, z: float = 1.96) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927); ``count`` may be an effective number, with ``events`` of the same."""
     share = events / count
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     return max(0.0, float(middle - half)), min(1.0, float(middle + half))
+
+
+def wilson_of(flags: NDArray[np.bool_], clusters: Clusters = None) -> tuple[float, float]:
+    """95 % interval of the share of true flags (n,), with the effective number of independent patients."""
+    effect = grouped.design_effect(flags.astype(np.float64), clusters)
+    return wilson(int(flags.sum()) / effect, len(flags) / effect)
 
 
 def net_benefit(labels: Labels, probabilities: Array, thresholds: Array) -> Array:

@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from scipy.stats import rankdata
 
+from app.evaluation import clusters as grouped
 from app.evaluation import logistic
+from app.evaluation.clusters import Clusters
 from app.evaluation.metrics import Array, Estimate, Labels, auc, brier, net_benefit
 
 RIDGE = 1.0
@@ -49,6 +51,7 @@ def bounds(
     threshold: float | None = None,
     groups: Sequence[NDArray[np.str_]] = (),
     seed: int = 0,
+    clusters: Clusters = None,
 ) -> list[Bounds]:
     """Bounds of n patients; empty if every outcome is known.
 
@@ -58,6 +61,7 @@ def bounds(
         threshold: Decision threshold of the net benefit; None: without it.
         groups: Values (n,) of each variable that may decide whether an outcome is known.
         seed: Seed of the bootstrap.
+        clusters: (n,) patients, who are drawn with all own studies.
     """
     known = np.isfinite(outcomes)
     if known.all():
@@ -77,7 +81,7 @@ def bounds(
     def value(measure: Callable[[Labels, Array], float], filled: NDArray[np.bool_]) -> float:
         return measure(np.concatenate([labels, filled.astype(np.int64)]), everyone)
 
-    weighted = _weighted(probabilities, outcomes, threshold, _columns(probabilities, groups), seed)
+    weighted = _weighted(probabilities, outcomes, threshold, _columns(probabilities, groups), seed, clusters)
     result = []
     for name, measure in measures.items():
         if name == "AUC":
@@ -117,17 +121,17 @@ def _columns(probabilities: Array, groups: Sequence[NDArray[np.str_]]) -> Array:
 
 
 def _weighted(
-    probabilities: Array, outcomes: Array, threshold: float | None, columns: Array, seed: int
+    probabilities: Array, outcomes: Array, threshold: float | None, columns: Array, seed: int, clusters: Clusters
 ) -> dict[str, Estimate]:
     """Weighted estimate of each measure with its percentile interval."""
     known = np.isfinite(outcomes)
     if min(known.sum(), (~known).sum()) < FEWEST:
         return {}
     value = _weighted_once(probabilities, outcomes, threshold, columns)
-    rng = np.random.default_rng(seed)
+    sampler = grouped.Resampler(len(outcomes), clusters, np.random.default_rng(seed))
     drawn = [
         _weighted_once(probabilities[rows], outcomes[rows], threshold, columns[rows])
-        for rows in (rng.integers(0, len(outcomes), len(outcomes)) for _ in range(ROUNDS))
+        for rows in (sampler.rows() for _ in range(ROUNDS))
     ]
     ends = {name: np.nanquantile([one[name] for one in drawn], [0.025, 0.975]) for name in value}
     return {name: Estimate(value[name], float(ends[name][0]), float(ends[name][1])) for name in value}

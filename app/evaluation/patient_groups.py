@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.evaluation import subgroups
+from app.evaluation.clusters import Clusters, count
 from app.evaluation.subgroups import Patients
 from app.evaluation.validation import Groups
 
@@ -33,13 +34,12 @@ def patient_groups(data: Patients) -> dict[str, Groups]:
     return result
 
 
-def repeated_note(patients: NDArray[np.str_]) -> str:
-    """Sentence on the studies of ``patients`` (n,), "" if unknown, of whom some have several; else empty."""
-    named = patients[patients != ""].tolist()
-    several = len(named) - len(set(named))
-    if not several:
+def repeated_note(clusters: Clusters) -> str:
+    """Sentence on patients with several studies; empty if ``clusters`` (n,) is None, because none has."""
+    if clusters is None:
         return ""
     return (
-        f"The {len(patients)} studies are of {len(patients) - several} patients. Each study counts as a patient of its "
-        "own, so the intervals are too narrow and the p values too small."
+        f"The {len(clusters)} studies are of {count(clusters, len(clusters))} patients. Intervals and p values take "
+        "the studies of a patient together: those of an AUC are Obuchowski's (1997), bootstraps draw patients, and the "
+        "others have the variance of sums over patients."
     )

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from app.evaluation import baseline_table
+from app.evaluation.clusters import Clusters, chosen
 from app.evaluation.metrics import Array, Comparison, Estimate, Labels, auc_estimate, delong
 from app.evaluation.subgroups import MIN_EVENTS
 from app.sdk.clinical import ClinicalRecord
@@ -51,13 +52,16 @@ class ScoreComparison:
         return None if self.difference is None else self.difference.p
 
 
-def compare(records: Sequence[ClinicalRecord], labels: Labels, probabilities: Array) -> list[ScoreComparison]:
+def compare(
+    records: Sequence[ClinicalRecord], labels: Labels, probabilities: Array, clusters: Clusters = None
+) -> list[ScoreComparison]:
     """Compare each score that has a used item with the version.
 
     Args:
         records: The n patients.
         labels: Outcomes (n,), 0 or 1.
         probabilities: Of the version, (n,).
+        clusters: Patients (n,) if some have several studies.
     """
     found = []
     for score in SCORES:
@@ -73,8 +77,12 @@ def compare(records: Sequence[ClinicalRecord], labels: Labels, probabilities: Ar
         if min(events, len(own) - events) < MIN_EVENTS:
             found.append(ScoreComparison(name, missing, len(own), events))
             continue
-        given = probabilities[complete]
-        estimates = (auc_estimate(own, sums), auc_estimate(own, given), delong(own, given, sums))
+        given, patients = probabilities[complete], chosen(clusters, complete)
+        estimates = (
+            auc_estimate(own, sums, clusters=patients),
+            auc_estimate(own, given, clusters=patients),
+            delong(own, given, sums, clusters=patients),
+        )
         found.append(ScoreComparison(name, missing, len(own), events, *estimates))
     return found
 

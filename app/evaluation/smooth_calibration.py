@@ -5,7 +5,7 @@ Design notes:
   Regression Modeling Strategies, 2nd ed. 2015, sections 2.4.6 and 10.5). Knots are at Harrell's quantiles.
 - The spline has five knots if the rarer outcome has 100 patients or more, three from 20 on, and is a line below. With
   few patients a free curve follows chance (Van Calster et al., J Clin Epidemiol 2016;74:167).
-- The band is Wald's at each point, on the log-odds.
+- The band is Wald's at each point, on the log-odds; with several studies of a patient, with the sandwich variance.
 - ICI is the mean distance between curve and prediction over the patients, E50 its median, E90 its 90 % quantile (Austin
   & Steyerberg, Stat Med 2019;38:4051). They are above 0 also for a calibrated model. Their 95 % quantile for a
   calibrated model of the same patients is given beside them.
@@ -18,7 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit
 
+from app.evaluation import clusters as grouped
 from app.evaluation import logistic
+from app.evaluation.clusters import Clusters
 from app.evaluation.curves import NORMAL, Curve
 from app.evaluation.equal_probabilities import all_equal
 from app.evaluation.metrics import Array, Labels
@@ -52,7 +54,9 @@ class SmoothCalibration:
     ici_if_calibrated: float
 
 
-def smooth(labels: Labels, probabilities: Array, *, rounds: int = 200, seed: int = 0) -> SmoothCalibration | None:
+def smooth(
+    labels: Labels, probabilities: Array, *, rounds: int = 200, seed: int = 0, clusters: Clusters = None
+) -> SmoothCalibration | None:
     """Smooth calibration of n patients; None if the probabilities are equal or the outcomes can be separated.
 
     Args:
@@ -60,6 +64,7 @@ def smooth(labels: Labels, probabilities: Array, *, rounds: int = 200, seed: int
         probabilities: (n,).
         rounds: Simulated sets of outcomes for ``ici_if_calibrated``.
         seed: Seed of these.
+        clusters: (n,) patients; see ``clusters.py``.
     """
     rarer = int(min(labels.sum(), len(labels) - labels.sum()))
     x = logistic.log_odds(probabilities)
@@ -77,7 +82,9 @@ def smooth(labels: Labels, probabilities: Array, *, rounds: int = 200, seed: int
     at = np.linspace(float(np.quantile(x, 0.01)), float(np.quantile(x, 0.99)), POINTS)
     rows = _design(at, knots)
     odds = rows @ fitted.coefficients
-    half = NORMAL * np.sqrt(np.maximum(np.einsum("ni,ij,nj->n", rows, fitted.covariance, rows), 0))
+    residuals = (labels - expit(design @ fitted.coefficients))[:, None]
+    covariance = grouped.sandwich(fitted.covariance, design * residuals, clusters)
+    half = NORMAL * np.sqrt(np.maximum(np.einsum("ni,ij,nj->n", rows, covariance, rows), 0))
     rng = np.random.default_rng(seed)
     simulated = []
     for _ in range(rounds):

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from app.evaluation.clusters import Clusters, chosen
 from app.evaluation.metrics import Array, Estimate, Labels, auc_estimate
 from app.sdk.clinical import ClinicalRecord
 
@@ -67,11 +68,14 @@ def masks(data: Patients) -> dict[str, NDArray[np.bool_]]:
     return {name: rows for name, rows in groups.items() if rows.any()}
 
 
-def rows_of(data: Patients, rows: Labels, probabilities: Array, decided: Array) -> Iterator[SubgroupRow]:
+def rows_of(
+    data: Patients, rows: Labels, probabilities: Array, decided: Array, clusters: Clusters = None
+) -> Iterator[SubgroupRow]:
     """Yield the subgroups of ``rows`` of a cohort.
 
     ``probabilities`` (len(rows),) are the calibrated probabilities of these rows, and ``decided`` (len(rows),) are the
-    decisions at the threshold, as 0 and 1 or as the share of several ensembles.
+    decisions at the threshold, as 0 and 1 or as the share of several ensembles. ``clusters`` (len(rows),) number the
+    patients if some have several studies.
     """
     for name, mask in masks(data).items():
         inside = mask[rows]
@@ -83,17 +87,20 @@ def rows_of(data: Patients, rows: Labels, probabilities: Array, decided: Array) 
             yield SubgroupRow(name, len(labels))
             continue
         sensitivity, specificity = float(called[labels == 1].mean()), float(1 - called[labels == 0].mean())
-        yield SubgroupRow(name, len(labels), events, auc_estimate(labels, own), sensitivity, specificity)
+        area = auc_estimate(labels, own, clusters=chosen(clusters, inside))
+        yield SubgroupRow(name, len(labels), events, area, sensitivity, specificity)
 
 
-def lines(data: Patients, rows: Labels, probabilities: Array, decided: Array, *, least: int = 0) -> Iterator[str]:
+def lines(
+    data: Patients, rows: Labels, probabilities: Array, decided: Array, *, least: int = 0, clusters: Clusters = None
+) -> Iterator[str]:
     """Yield the lines of a Markdown table of the subgroups; arguments as for ``rows_of``.
 
     A number of patients below ``least`` is not shown.
     """
     yield "| subgroup | patients | with the outcome | AUC (95 % interval) | sensitivity | specificity |"
     yield "|---|---|---|---|---|---|"
-    for row in rows_of(data, rows, probabilities, decided):
+    for row in rows_of(data, rows, probabilities, decided, clusters):
         if row.events is None:
             patients = f"<{least}" if row.patients < least else str(row.patients)
             yield f"| {row.name} | {patients} | too few of one outcome | | | |"

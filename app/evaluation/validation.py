@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit
 
 from app.core.display_names import NOT_RECORDED
+from app.evaluation import clusters as grouped
 from app.evaluation import curves, metrics, missing_outcomes, pooling, smooth_calibration
 from app.evaluation.baseline_table import Value
+from app.evaluation.clusters import Clusters
 from app.evaluation.metrics import Array, Estimate, Labels
 from app.evaluation.missing_outcomes import Bounds
 from app.evaluation.pooling import Pooled
@@ -60,7 +62,7 @@ class PredictionTable:
         kept: (n, 2), whether class 0 and class 1 are in the conformal set; None without sets.
         flow: Steps from the table to the n patients: name and number of patients.
         records: Clinical records (n,), for the published scores; empty if the table has none.
-        patients: Patient (n,), "" if unknown, to count those with several studies; None if the table has none.
+        patients: Patient (n,), "" if unknown, whose studies are one cluster; None if the table has none.
     """
 
     probabilities: Array
@@ -76,6 +78,14 @@ class PredictionTable:
 
     def __len__(self) -> int:
         return len(self.probabilities)
+
+    @property
+    def clusters(self) -> Clusters:
+        """Patients (n,) as numbers; None if none has several studies. Sites may number their patients alike."""
+        if self.patients is None or self.sites is None:
+            return grouped.of_patients(self.patients)
+        pairs = zip(self.sites.tolist(), self.patients.tolist(), strict=True)
+        return grouped.of_patients(np.array([patient and f"{site}\n{patient}" for site, patient in pairs]))
 
     @property
     def known(self) -> NDArray[np.bool_]:
@@ -192,27 +202,29 @@ def validate(
     labels, own = table.outcomes[known].astype(np.int64), table.probabilities[known]
     if not 0 < labels.sum() < len(labels):
         raise ValueError("validation needs patients with and patients without the outcome")
-    smooth = smooth_calibration.smooth(labels, own, seed=seed)
-    sites = (
-        ()
-        if table.sites is None
-        else tuple(scores_by_level(table.sites[known], sorted(set(table.sites[known].tolist())), labels, own))
-    )
+    clusters = grouped.chosen(table.clusters, known)
+    smooth = smooth_calibration.smooth(labels, own, seed=seed, clusters=clusters)
+    sites: tuple[Scores, ...] = ()
+    if table.sites is not None:
+        order = sorted(set(table.sites[known].tolist()))
+        sites = tuple(scores_by_level(table.sites[known], order, labels, own, clusters=clusters))
     return Validation(
         table=table,
         labels=labels,
         probabilities=own,
-        measures=tuple(_measures(labels, own, smooth, rounds, seed)),
+        measures=tuple(_measures(labels, own, smooth, rounds, seed, clusters)),
         smooth=smooth,
-        decisions=_decisions(labels, own, threshold),
+        decisions=_decisions(labels, own, threshold, clusters),
         threshold=threshold,
-        at_threshold=() if threshold is None else tuple(decisions_at(labels, own, threshold)),
-        coverage=() if table.kept is None else tuple(_coverage(labels, table.kept[known])),
+        at_threshold=() if threshold is None else tuple(decisions_at(labels, own, threshold, clusters)),
+        coverage=() if table.kept is None else tuple(_coverage(labels, table.kept[known], clusters)),
         level=level,
         subgroups=tuple(
             one
             for name, group in table.groups.items()
-            for one in scores_by_level(group.levels[known], group.order, labels, own, prefix=f"{name}: ")
+            for one in scores_by_level(
+                group.levels[known], group.order, labels, own, prefix=f"{name}: ", clusters=clusters
+            )
         ),
         sites=sites,
         pooled=pooled_over([site for site in sites if site.name != NOT_RECORDED]),
@@ -226,27 +238,28 @@ def validate(
                     *([] if table.sites is None else [table.sites]),
                 ],
                 seed=seed,
+                clusters=table.clusters,
             )
         ),
     )
 
 
-def scores(name: str, labels: Labels, probabilities: Array) -> Scores:
+def scores(name: str, labels: Labels, probabilities: Array, clusters: Clusters = None) -> Scores:
     """Scores of some patients (n,), or only their counts if one outcome has fewer than ``MIN_EVENTS``."""
     events = int(labels.sum())
     if min(events, len(labels) - events) < MIN_EVENTS:
         return Scores(name, len(labels), events)
-    slope = metrics.calibration_slope(labels, probabilities)
+    slope = metrics.calibration_slope(labels, probabilities, clusters=clusters)
     return Scores(
         name,
         len(labels),
         events,
-        auc=metrics.auc_estimate(labels, probabilities, by_events=True),
-        observed_expected=metrics.observed_expected(labels, probabilities),
+        auc=metrics.auc_estimate(labels, probabilities, by_events=True, clusters=clusters),
+        observed_expected=metrics.observed_expected(labels, probabilities, clusters=clusters),
         slope=slope,
         errors=(
-            metrics.auc_log_odds_error(labels, probabilities),
-            metrics.observed_expected_error(labels, probabilities),
+            metrics.auc_log_odds_error(labels, probabilities, clusters),
+            metrics.observed_expected_error(labels, probabilities, clusters),
             (slope.high - slope.low) / (2 * curves.NORMAL),
         ),
     )
@@ -269,15 +282,23 @@ def pooled_over(sites: Sequence[Scores]) -> tuple[PooledMeasure, ...]:
     return tuple(result)
 
 
-def _measures(labels: Labels, own: Array, smooth: SmoothCalibration | None, rounds: int, seed: int) -> list[Measure]:
-    resampled = metrics.bootstrap(metrics.auc, labels, own, rounds=rounds, seed=seed)
-    brier = metrics.bootstrap(metrics.brier, labels, own, rounds=rounds, seed=seed)
+def _measures(
+    labels: Labels, own: Array, smooth: SmoothCalibration | None, rounds: int, seed: int, clusters: Clusters
+) -> list[Measure]:
+    resampled = metrics.bootstrap(metrics.auc, labels, own, rounds=rounds, seed=seed, clusters=clusters)
+    brier = metrics.bootstrap(metrics.brier, labels, own, rounds=rounds, seed=seed, clusters=clusters)
+    area = metrics.auc_estimate(labels, own, by_events=True, clusters=clusters)
+    large = metrics.calibration_in_the_large(labels, own, clusters=clusters)
+    slope = metrics.calibration_slope(labels, own, clusters=clusters)
+    ratio = metrics.observed_expected(labels, own, clusters=clusters)
+    scaled = metrics.scaled_brier(labels, own, clusters=clusters)
+    by, wald, of = ("DeLong 1988", "Wald", "") if clusters is None else ("Obuchowski 1997", "sandwich", " of patients")
     found = [
-        Measure("auc", "AUC", metrics.auc_estimate(labels, own, by_events=True), "DeLong 1988, log-odds", "1"),
-        Measure("auc_bootstrap", "AUC, bootstrap interval", resampled, f"{rounds} resamples", "1"),
-        Measure("citl", "calibration in the large", metrics.calibration_in_the_large(labels, own), "Wald", "0"),
-        Measure("slope", "calibration slope", metrics.calibration_slope(labels, own), "Wald", "1"),
-        Measure("oe", "O/E", metrics.observed_expected(labels, own), "delta method, logarithm", "1"),
+        Measure("auc", "AUC", area, f"{by}, log-odds", "1"),
+        Measure("auc_bootstrap", "AUC, bootstrap interval", resampled, f"{rounds} resamples{of}", "1"),
+        Measure("citl", "calibration in the large", large, wald, "0"),
+        Measure("slope", "calibration slope", slope, wald, "1"),
+        Measure("oe", "O/E", ratio, "delta method, logarithm", "1"),
     ]
     if smooth is not None:
         above = f"at most {smooth.ici_if_calibrated:.3f} in 95 % of calibrated models"
@@ -288,8 +309,8 @@ def _measures(labels: Labels, own: Array, smooth: SmoothCalibration | None, roun
         ):
             found.append(Measure(key, name, _alone(value), method, "0"))
     found += [
-        Measure("brier", "Brier score", brier, f"{rounds} resamples", "0"),
-        Measure("brier_scaled", "scaled Brier score", metrics.scaled_brier(labels, own), "delta method", "1"),
+        Measure("brier", "Brier score", brier, f"{rounds} resamples{of}", "0"),
+        Measure("brier_scaled", "scaled Brier score", scaled, "delta method", "1"),
     ]
     return found
 
@@ -298,9 +319,9 @@ def _alone(value: float) -> Estimate:
     return Estimate(value, np.nan, np.nan)
 
 
-def _decisions(labels: Labels, own: Array, threshold: float | None) -> tuple[DecisionRow, ...]:
+def _decisions(labels: Labels, own: Array, threshold: float | None, clusters: Clusters) -> tuple[DecisionRow, ...]:
     at = THRESHOLDS if threshold is None else np.unique(np.append(THRESHOLDS, threshold))
-    curve = curves.decision(labels, own, at)
+    curve = curves.decision(labels, own, at, clusters)
     of_all = metrics.net_benefit(labels, np.ones(len(labels)), at)
     assert curve.low is not None
     assert curve.high is not None
@@ -310,45 +331,50 @@ def _decisions(labels: Labels, own: Array, threshold: float | None) -> tuple[Dec
     )
 
 
-def share(flags: NDArray[np.bool_]) -> Estimate:
+def share(flags: NDArray[np.bool_], clusters: Clusters = None) -> Estimate:
     """Share of true flags (n,) with Wilson's interval; not estimable for none."""
     if not len(flags):
         return metrics.NOT_ESTIMABLE
-    return Estimate(float(flags.mean()), *metrics.wilson(int(flags.sum()), len(flags)))
+    return Estimate(float(flags.mean()), *metrics.wilson_of(flags, clusters))
 
 
-def decisions_at(labels: Labels, own: Array, threshold: float) -> list[Measure]:
+def decisions_at(labels: Labels, own: Array, threshold: float, clusters: Clusters = None) -> list[Measure]:
     """Sensitivity, specificity and predictive values of acting from a probability on, with Wilson's intervals."""
     decided, event = own >= threshold, labels == 1
     parts = (
-        ("sensitivity", "sensitivity", decided[event]),
-        ("specificity", "specificity", ~decided[~event]),
-        ("ppv", "positive predictive value", event[decided]),
-        ("npv", "negative predictive value", ~event[~decided]),
+        ("sensitivity", "sensitivity", decided, event),
+        ("specificity", "specificity", ~decided, ~event),
+        ("ppv", "positive predictive value", event, decided),
+        ("npv", "negative predictive value", ~event, ~decided),
     )
-    return [
-        Measure(key, name, share(np.asarray(flags)), f"Wilson, {len(flags)} patients") for key, name, flags in parts
-    ]
+    return [_share(key, name, np.asarray(flags), np.asarray(of), clusters) for key, name, flags, of in parts]
 
 
-def _coverage(labels: Labels, kept: NDArray[np.bool_]) -> list[Measure]:
+def _share(key: str, name: str, flags: NDArray[np.bool_], of: NDArray[np.bool_], clusters: Clusters) -> Measure:
+    """Share of the flags (n,) among the studies ``of`` (n,)."""
+    own, studies = grouped.chosen(clusters, of), int(of.sum())
+    patients = f"{grouped.count(own, studies)} patients" + ("" if own is None else f", {studies} studies")
+    return Measure(key, name, share(flags[of], own), f"Wilson, {patients}")
+
+
+def _coverage(labels: Labels, kept: NDArray[np.bool_], clusters: Clusters) -> list[Measure]:
+    every = np.ones(len(labels), bool)
     parts = [
-        ("coverage_0", "coverage of patients without the outcome", kept[labels == 0, 0]),
-        ("coverage_1", "coverage of patients with the outcome", kept[labels == 1, 1]),
-        ("both", "sets of both classes", kept.all(axis=1)),
-        ("empty", "empty sets", ~kept.any(axis=1)),
+        ("coverage_0", "coverage of patients without the outcome", kept[:, 0], labels == 0),
+        ("coverage_1", "coverage of patients with the outcome", kept[:, 1], labels == 1),
+        ("both", "sets of both classes", kept.all(axis=1), every),
+        ("empty", "empty sets", ~kept.any(axis=1), every),
     ]
-    return [
-        Measure(key, name, share(np.asarray(flags)), f"Wilson, {len(flags)} patients") for key, name, flags in parts
-    ]
+    return [_share(key, name, np.asarray(flags), of, clusters) for key, name, flags, of in parts]
 
 
 def scores_by_level(
-    values: Texts, order: Sequence[str], labels: Labels, own: Array, *, prefix: str = ""
+    values: Texts, order: Sequence[str], labels: Labels, own: Array, *, prefix: str = "", clusters: Clusters = None
 ) -> list[Scores]:
     """Scores of the patients of each level that occurs, in this order; ``values``: level (n,), "" if unknown."""
-    return [
-        scores(f"{prefix}{level or NOT_RECORDED}", labels[values == level], own[values == level])
-        for level in order
-        if (values == level).any()
-    ]
+    found = []
+    for level in order:
+        if (inside := values == level).any():
+            of = grouped.chosen(clusters, inside)
+            found.append(scores(f"{prefix}{level or NOT_RECORDED}", labels[inside], own[inside], of))
+    return found

@@ -19,6 +19,7 @@ from app.core import csv_text
 from app.core.csv_text import Cell
 from app.core.filesystem import atomic_directory
 from app.evaluation import baseline_table, score_comparison, smooth_calibration, svg_plots, tripod
+from app.evaluation.clusters import chosen
 from app.evaluation.equal_probabilities import all_equal
 from app.evaluation.logistic import log_odds
 from app.evaluation.metrics import Estimate
@@ -230,13 +231,7 @@ PERFORMANCE_NOTE = (
 
 def _repeated(result: Validation) -> list[str]:
     """Sentence on patients with several studies; empty without any."""
-    table = result.table
-    if table.patients is None:
-        return []
-    sites = np.full(len(table), "") if table.sites is None else table.sites
-    pairs = zip(sites.tolist(), table.patients.tolist(), strict=True)  # sites may number their patients alike
-    names = np.array([patient and f"{site} {patient}" for site, patient in pairs])
-    note = repeated_note(names[table.known])
+    note = repeated_note(chosen(result.table.clusters, result.table.known))
     return [note] if note else []
 
 
@@ -360,7 +355,8 @@ def _comparisons(result: Validation) -> list[ScoreComparison]:
     if not result.table.records:
         return []
     records = [record for record, known in zip(result.table.records, result.table.known, strict=True) if known]
-    return score_comparison.compare(records, result.labels, result.probabilities)
+    clusters = chosen(result.table.clusters, result.table.known)
+    return score_comparison.compare(records, result.labels, result.probabilities, clusters)
 
 
 def _tripod(result: Validation, source: str, more: Mapping[str, str]) -> Section:

@@ -5,6 +5,8 @@ Design notes:
 - Calibration compares the mean probability with the refractory share; it needs outcomes. A window has Wilson's 95 %
   interval of the share, and a signal if the share is outside of the control limits: with the interval, one in twenty
   windows of a calibrated version would have one.
+- Several predictions about one subject of a caller are one cluster, in the intervals; control limits and drift count
+  each prediction.
 - Over all windows, ``evaluation.drift`` says whether the calibration has changed, or what would have been seen.
 - Agreement uses the last review of each reviewer.
 - The shift of a variable is the window mean minus the training mean, in training standard deviations. A category has
@@ -25,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.database.followup import FollowedUpPrediction
+from app.evaluation.clusters import Clusters, of_patients
 from app.evaluation.drift import Drift, control_limits, drift
 from app.evaluation.metrics import (
     Array,
@@ -34,7 +37,7 @@ from app.evaluation.metrics import (
     brier,
     calibration_in_the_large,
     calibration_slope,
-    wilson,
+    wilson_of,
 )
 from app.evaluation.recalibration import FEWEST_EVENTS
 from app.inference import clinical_encoder
@@ -155,18 +158,21 @@ def report(followed: Iterable[FollowedUpPrediction], manifest: Manifest, length:
     """
     windows: list[MonitorWindow] = []
     known: list[tuple[Labels, Array]] = []
+    subjects: list[str] = []
     for start, of_window in groupby(followed, lambda one: length.start(one.created)):
         patients = list(of_window)
         windows.append(_window(start, patients, manifest))
         known.append(_outcomes(patients))
+        subjects += _subjects(patients)
     labels, probabilities = (np.concatenate(parts) for parts in zip(*known, strict=True)) if known else _outcomes([])
+    clusters = of_patients(np.array(subjects))
     slope = in_the_large = None
     if 0 < labels.sum() < len(labels):
-        slope = calibration_slope(labels, probabilities)
-        in_the_large = calibration_in_the_large(labels, probabilities)
+        slope = calibration_slope(labels, probabilities, clusters=clusters)
+        in_the_large = calibration_in_the_large(labels, probabilities, clusters=clusters)
     return MonitorReport(
         windows,
-        _calibration(labels, probabilities),
+        _calibration(labels, probabilities, clusters),
         slope,
         in_the_large,
         drift(labels, probabilities),
@@ -184,7 +190,7 @@ def _window(start: datetime, patients: Sequence[FollowedUpPrediction], manifest:
         reviews=len(verdicts),
         agreement=float(np.mean(verdicts)) if verdicts else None,
         out_of_distribution=float(np.mean([OUT_OF_DISTRIBUTION in one.flags for one in patients])),
-        calibration=_calibration(*_outcomes(patients)),
+        calibration=_calibration(*_outcomes(patients), of_patients(np.array(_subjects(patients)))),
         shifts=tuple(_shifts(patients, manifest.clinical)),
     )
 
@@ -195,10 +201,15 @@ def _outcomes(patients: Sequence[FollowedUpPrediction]) -> tuple[Labels, Array]:
     return labels, np.asarray([one.probability for one in known], dtype=np.float64)
 
 
-def _calibration(labels: Labels, probabilities: Array) -> ObservedCalibration | None:
+def _subjects(patients: Sequence[FollowedUpPrediction]) -> list[str]:
+    """Subject of each prediction with a known outcome, "" if unknown; callers may number their subjects alike."""
+    return [f"{one.caller}\n{one.subject}" if one.subject else "" for one in patients if one.refractory is not None]
+
+
+def _calibration(labels: Labels, probabilities: Array, clusters: Clusters) -> ObservedCalibration | None:
     if not len(labels):
         return None
-    low, high = wilson(int(labels.sum()), len(labels))
+    low, high = wilson_of(labels == 1, clusters)
     both = 0 < labels.sum() < len(labels)
     return ObservedCalibration(
         patients=len(labels),

@@ -2,6 +2,7 @@
 
 Design notes:
 - A patient is one subject on one UTC day, or one prediction without a subject. The last score of each version counts.
+- A subject of several days is one cluster: intervals and p values draw subjects.
 - A version's score is its stored answer, or its stored score as a shadow of the version that answered.
 - An outcome that is on record for either prediction is the patient's. Contradicting outcomes leave the patient out.
 - With fewer than ``LEAST_EVENTS`` patients of the rarer outcome nothing is estimated.
@@ -17,6 +18,7 @@ import numpy as np
 
 from app.core.csv_text import Cell
 from app.database.followup import LiveScore
+from app.evaluation.clusters import Clusters, of_patients
 from app.evaluation.metrics import (
     Array,
     Comparison,
@@ -97,15 +99,17 @@ def compare(names: tuple[str, str], first: Sequence[LiveScore], second: Sequence
     shared = [patient for patient in scores[0] if patient in scores[1] and patient in known]
     labels = np.array([known[patient] for patient in shared], np.int64)
     pair = [np.array([own[patient] for patient in shared], np.float64) for own in scores]
+    clusters = _clusters(shared)
     by_version = []
     for name, own in zip(names, scores, strict=True):
         patients = [patient for patient in own if patient in known]
         truth = np.array([known[patient] for patient in patients], np.int64)
-        by_version.append(_scores(name, truth, np.array([own[patient] for patient in patients], np.float64)))
+        probabilities = np.array([own[patient] for patient in patients], np.float64)
+        by_version.append(_scores(name, truth, probabilities, _clusters(patients)))
     return VersionComparison(
         own=(by_version[0], by_version[1]),
-        shared=(_scores(names[0], labels, pair[0]), _scores(names[1], labels, pair[1])),
-        difference=delong(labels, pair[0], pair[1]) if _enough(labels) else None,
+        shared=(_scores(names[0], labels, pair[0], clusters), _scores(names[1], labels, pair[1], clusters)),
+        difference=delong(labels, pair[0], pair[1], clusters=clusters) if _enough(labels) else None,
         contradicting=sum(len(found) > 1 for found in outcomes.values()),
         labels=labels,
         probabilities=(pair[0], pair[1]),
@@ -165,11 +169,15 @@ def _patient(one: LiveScore) -> Patient:
     return one.caller, one.subject, one.created.astimezone(UTC).date()
 
 
+def _clusters(patients: Sequence[Patient]) -> Clusters:
+    return of_patients(np.array([f"{caller}\n{subject}" for caller, subject, _ in patients]))
+
+
 def _enough(labels: Labels) -> bool:
     return int(min(labels.sum(), len(labels) - labels.sum())) >= LEAST_EVENTS
 
 
-def _scores(version: str, labels: Labels, probabilities: Array) -> VersionScores:
+def _scores(version: str, labels: Labels, probabilities: Array, clusters: Clusters) -> VersionScores:
     counts = VersionScores(version, len(labels), int(labels.sum()))
     if not _enough(labels):
         return counts
@@ -179,10 +187,10 @@ def _scores(version: str, labels: Labels, probabilities: Array) -> VersionScores
         version,
         counts.patients,
         counts.events,
-        auc=auc_estimate(labels, clipped),
-        brier=brier_estimate(labels, clipped),
-        in_the_large=calibration_in_the_large(labels, clipped),
-        slope=calibration_slope(labels, clipped),
+        auc=auc_estimate(labels, clipped, clusters=clusters),
+        brier=brier_estimate(labels, clipped, clusters=clusters),
+        in_the_large=calibration_in_the_large(labels, clipped, clusters=clusters),
+        slope=calibration_slope(labels, clipped, clusters=clusters),
     )
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from app.evaluation.clusters import Clusters, chosen
 from app.evaluation.metrics import Array, Comparison, Estimate, Labels, auc, auc_estimate, delong, multiplicity_note
 from app.training.results_table import ModelScores
 from app.training.splits import Split
@@ -56,9 +57,15 @@ class CrossValidation:
 
 
 def pool(
-    results: Sequence[tuple[str, Split, Mapping[str, ModelScores]]], labels: Labels, reference: str
+    results: Sequence[tuple[str, Split, Mapping[str, ModelScores]]],
+    labels: Labels,
+    reference: str,
+    clusters: Clusters = None,
 ) -> CrossValidation:
-    """Pool the probabilities of all test parts; ``results``: block, split and scores of each split."""
+    """Pool the probabilities of all test parts; ``results``: block, split and scores of each split.
+
+    ``clusters`` (n,) number the patients if some have several studies.
+    """
     by_block: dict[str, dict[str, Array]] = {}  # model, block: (n,) probabilities, NaN where not tested
     decisions: dict[str, list[Array]] = {}
     for block, split, scores in results:
@@ -74,7 +81,7 @@ def pool(
         model: np.nanmean(np.array(list(blocks.values()))[:, tested], axis=0) for model, blocks in by_block.items()
     }
     decided = {model: np.nanmean(np.array(parts)[:, tested], axis=0) for model, parts in decisions.items()}
-    lines = []
+    lines, patients = [], chosen(clusters, tested)
     for model, blocks in by_block.items():
         areas = []
         for own in blocks.values():
@@ -82,8 +89,9 @@ def pool(
             areas.append(auc(labels[rows], own[rows]))
         comparison = None
         if model != reference and reference in pooled:
-            comparison = delong(labels[tested], pooled[reference], pooled[model])
-        lines.append(ModelSummary(model, tuple(areas), auc_estimate(labels[tested], pooled[model]), comparison))
+            comparison = delong(labels[tested], pooled[reference], pooled[model], clusters=patients)
+        over_all = auc_estimate(labels[tested], pooled[model], clusters=patients)
+        lines.append(ModelSummary(model, tuple(areas), over_all, comparison))
     return CrossValidation(
         tuple(dict.fromkeys(block for block, _, _ in results)), tested, pooled, decided, tuple(lines)
     )

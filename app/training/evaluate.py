@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from app.evaluation import score_comparison
+from app.evaluation.clusters import of_patients
 from app.evaluation.metrics import Array, Labels
 from app.training import cross_validation, modalities, results_table
 from app.training.cross_validation import CrossValidation
@@ -52,7 +53,7 @@ def evaluate(fitted: FittedModels, splits: RunSplits, data: Dataset, config: Tra
         parts = [
             (part.block, part.split, result.scores) for part, result in zip(splits.parts, fitted.results, strict=True)
         ]
-        pooled = cross_validation.pool(parts, data.labels, DAFT)
+        pooled = cross_validation.pool(parts, data.labels, DAFT, of_patients(data.groups))
         probabilities = {name: pooled.probabilities[name] for name in shown if name in pooled.probabilities}
         decided = pooled.decided[PUBLISHED[config.model]]
         table = cross_validation.markdown(pooled, "DAFT")
@@ -67,7 +68,7 @@ def evaluate(fitted: FittedModels, splits: RunSplits, data: Dataset, config: Tra
             probabilities[name] = scores.rules(data.labels, split.develop).probabilities(scores.mean[split.test])
     if data.oracle is not None:
         probabilities[ORACLE] = data.oracle[split.test]
-    rows = results_table.table(result.scores, data.labels, split, DAFT)
+    rows = results_table.table(result.scores, data.labels, split, DAFT, of_patients(data.groups))
     published = result.scores[PUBLISHED[config.model]]
     decided = published.rules(data.labels, split.develop).decide(published.mean[split.test]).astype(np.float64)
     by_modality = modalities.measure(result, PUBLISHED[config.model], data, torch.device("cpu"))
@@ -79,4 +80,5 @@ def evaluate(fitted: FittedModels, splits: RunSplits, data: Dataset, config: Tra
 def _published_scores(data: Dataset, tested: Labels, probabilities: Array) -> str:
     """Published scores against the published model on the tested rows, as Markdown; empty if no item is known."""
     records = [data.records[row] for row in tested]
-    return score_comparison.markdown(score_comparison.compare(records, data.labels[tested], probabilities))
+    clusters = of_patients(data.groups[tested])
+    return score_comparison.markdown(score_comparison.compare(records, data.labels[tested], probabilities, clusters))

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from app.evaluation.clusters import Clusters, of_patients
 from app.evaluation.metrics import Array, Estimate, Labels, auc_estimate, brier_estimate
 from app.evaluation.subgroups import MIN_EVENTS
 from app.inference import defaults
@@ -49,24 +50,26 @@ def measure(result: ExperimentResult, name: str, data: Dataset, device: torch.de
     """Rows of the model ``name``, fitted on one split of the n studies of ``data``."""
     rows = np.sort(np.concatenate([result.split.develop, result.split.test]))
     whole = _probabilities(result, result.scores[name], result.scores[name], data.labels)
-    lines = [_row("all studies, as sent", data.labels[rows], whole[rows])]
+    lines = [_row("all studies, as sent", data.labels[rows], whole[rows], of_patients(data.groups[rows]))]
     for modality, channels in MODALITIES.items():
         columns = [CHANNEL_NAMES.index(channel) for channel in channels]
         present = np.asarray(data.presence[:, columns].any(axis=1))
         for state, mask in (("present", present), ("absent", ~present)):
             chosen = rows[mask[rows]]
-            lines.append(_row(f"{modality} {state}", data.labels[chosen], whole[chosen]))
+            patients = of_patients(data.groups[chosen])
+            lines.append(_row(f"{modality} {state}", data.labels[chosen], whole[chosen], patients))
     if name == LOGISTIC:
         return lines
     large = len(result.split.test) >= LARGE_TEST
     scored, which = (result.split.test, "the test part") if large else (rows, "all")
     if large:
-        lines.append(_row("test part, as sent", data.labels[scored], whole[scored]))
+        lines.append(_row("test part, as sent", data.labels[scored], whole[scored], of_patients(data.groups[scored])))
     for modality, channels in MODALITIES.items():
         if set(channels) & set(NETWORKS[name][1]):
             without = _without(result, name, data, channels, device, test_only=large)
             own = _probabilities(result, result.scores[name], without, data.labels)
-            lines.append(_row(f"{modality} removed from {which}", data.labels[scored], own[scored]))
+            patients = of_patients(data.groups[scored])
+            lines.append(_row(f"{modality} removed from {which}", data.labels[scored], own[scored], patients))
     return lines
 
 
@@ -96,11 +99,12 @@ def section(lines: Sequence[ModalityRow]) -> list[str]:
     return ["## By modality", note, markdown(lines)]
 
 
-def _row(name: str, labels: Labels, probabilities: Array) -> ModalityRow:
+def _row(name: str, labels: Labels, probabilities: Array, clusters: Clusters) -> ModalityRow:
     events = int(labels.sum())
     if min(events, len(labels) - events) < MIN_EVENTS:
         return ModalityRow(name, len(labels), events, None, None)
-    area, score = auc_estimate(labels, probabilities), brier_estimate(labels, probabilities)
+    area = auc_estimate(labels, probabilities, clusters=clusters)
+    score = brier_estimate(labels, probabilities, clusters=clusters)
     return ModalityRow(name, len(labels), events, area, score)
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from app.core import json_text
 from app.core.display_names import NOT_RECORDED
 from app.evaluation import baseline_table, metrics, subgroups
+from app.evaluation.clusters import Clusters, of_patients
 from app.evaluation.metrics import Array
 from app.inference import defaults, fold_files, model_version
 from app.network.architecture import Fusion
@@ -228,7 +229,7 @@ def _write_version(
         out_of_distribution=statistics.out_of_distribution,
         training=_training(cohort, splits, data, config),
         extra=_provenance(cohort, data, result.split, config),
-        metrics=_measured(data.labels[test], scores.mean[test], statistics.rules),
+        metrics=_measured(data.labels[test], scores.mean[test], statistics.rules, of_patients(data.groups[test])),
     )
     seen = data.only([CHANNEL_NAMES.index(channel) for channel in visible])
     golden = [to_model_input(seen, result.vectors, result.spec, int(test[0]))]
@@ -307,20 +308,15 @@ def _command(config: TrainConfig) -> str:
 def _test_tables(data: Dataset, test: NDArray[np.int64], probabilities: Array, rules: Rules) -> list[str]:
     """The decision curve and the subgroups of the test part, as Markdown tables."""
     decided = (probabilities >= rules.threshold.value).astype(np.float64)
-    rows = subgroups.lines(data, test, probabilities, decided, least=baseline_table.SMALL)
-    return ["\n".join(report.decisions(data.labels[test], probabilities)), "\n".join(rows)]
+    clusters = of_patients(data.groups[test])
+    rows = subgroups.lines(data, test, probabilities, decided, least=baseline_table.SMALL, clusters=clusters)
+    return ["\n".join(report.decisions(data.labels[test], probabilities, clusters)), "\n".join(rows)]
 
 
-def _measured(labels: NDArray[np.int64], logits: Array, rules: Rules) -> dict[str, Measured]:
+def _measured(labels: NDArray[np.int64], logits: Array, rules: Rules, clusters: Clusters) -> dict[str, Measured]:
     """Metrics of the test part, some with 95 % intervals; what cannot be estimated is left out."""
     probabilities, decided = rules.probabilities(logits), rules.decide(logits)
-    with_interval = {
-        "auc": metrics.auc_estimate(labels, probabilities),
-        "auprc": metrics.average_precision_estimate(labels, probabilities),
-        "brier": metrics.brier_estimate(labels, probabilities),
-        "calibration_slope": metrics.calibration_slope(labels, probabilities),
-        "calibration_in_the_large": metrics.calibration_in_the_large(labels, probabilities),
-    }
+    with_interval = report.scores(labels, probabilities, clusters)
     plain = {
         "ece": metrics.calibration_error(labels, probabilities),
         "f1": metrics.f1(labels, decided),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
+from app.evaluation.clusters import of_patients
 from app.evaluation.patient_groups import repeated_note
 from app.network.ensemble import forbid_tf32, select_device
 from app.training import (
@@ -73,7 +73,7 @@ def _check(patients: cohort.Cohort, data: Dataset, config: TrainConfig) -> tuple
         overlap = training_overlap.check(read_manifest(config.trunk), patients, data, accept=config.i_know)
     repeats = suspicious.SAME_IMAGE in suspicious.accepted(config.accept)
     images = input_checks.check(patients, data, accept=config.accept_flags, accept_repeats=repeats)
-    repeated = repeated_note(np.array([study.patient for study in patients.studies]))
+    repeated = repeated_note(of_patients(data.groups))
     remarks = overlap, repeated, images, unread_columns.of_training(patients, config.model, config.variables)
     return tuple(filter(None, remarks))
 

@@ -21,6 +21,7 @@ from scipy.special import expit
 
 from app.core.filesystem import atomic_directory
 from app.evaluation import metrics
+from app.evaluation.clusters import of_patients
 from app.evaluation.metrics import Array, Labels
 from app.evaluation.recalibration import Recalibration, Update, log_loss, recalibrate
 from app.inference import fold_files
@@ -31,7 +32,7 @@ from app.registry.model_store import StoredVersion
 from app.training import provenance, training_overlap
 from app.training.errors import CohortFault
 from app.training.progress import ProgressReporter
-from app.training.score import EvalConfig, predict_cohort
+from app.training.score import EvalConfig, ScoredCohort, predict_cohort
 
 NEEDED_EVENTS = 10
 """Patients of the rarer outcome without which a version is not recalibrated."""
@@ -74,8 +75,9 @@ def recalibrate_version(
     labels = scored.data.labels
     check_events(labels)
     found = recalibrate(labels, predicted.probabilities)
+    remarks = [*scored.remarks, *_repeated(scored)]
     if found.update is Update.NONE:
-        return RecalibratedVersion(found, None, "\n\n".join([_unchanged(found), *scored.remarks]))
+        return RecalibratedVersion(found, None, "\n\n".join([_unchanged(found), *remarks]))
     lineage = {
         "parent": f"{parent.name}@{parent.version}",
         "parent_digest": parent.digest,
@@ -99,8 +101,16 @@ def recalibrate_version(
     extra[training_overlap.EXTRA] = [*manifest.extra.get(training_overlap.EXTRA, []), own]
     manifest = manifest.model_copy(update={"extra": extra})
     text = _changed(found, manifest, parent.manifest, labels, predicted.probabilities)
-    card = _card(parent, manifest, lineage, text, scored.remarks)
-    return RecalibratedVersion(found, write_version(parent, manifest, out, card), "\n\n".join([text, *scored.remarks]))
+    card = _card(parent, manifest, lineage, text, remarks)
+    return RecalibratedVersion(found, write_version(parent, manifest, out, card), "\n\n".join([text, *remarks]))
+
+
+def _repeated(scored: ScoredCohort) -> list[str]:
+    """Sentence on the closed test if patients have several studies."""
+    if of_patients(scored.data.groups) is None:
+        return []
+    note = "The closed test of the recalibration and its estimates take"
+    return [f"{note} each study as a patient of its own, so an update is made too easily."]
 
 
 def check_events(labels: Labels) -> None:

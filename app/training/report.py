@@ -12,6 +12,7 @@ import numpy as np
 from app.core import json_text
 from app.core.filesystem import atomic_directory
 from app.evaluation import curves, figures, metrics, subgroups
+from app.evaluation.clusters import Clusters, count, of_patients
 from app.evaluation.metrics import Array, Estimate, Labels
 from app.training import report_folder
 from app.training.dataset import Dataset
@@ -52,10 +53,10 @@ def write(
         CohortFault: If the folder cannot be written, or is another folder with content.
     """
     report_folder.check(folder)
-    labels = data.labels[rows]
+    labels, clusters = data.labels[rows], of_patients(data.groups[rows])
     try:
         with atomic_directory(folder) as draft:
-            names = figures.write(draft, labels, models, chosen)
+            names = figures.write(draft, labels, models, chosen, clusters)
             parts = [
                 f"# {title}",
                 f"{len(labels)} patients, {int(labels.sum())} with the outcome.",
@@ -64,9 +65,9 @@ def write(
                 "## Figures",
                 "\n".join(f"![{name.replace('-', ' ')}]({name}.svg)" for name in names),
                 f"## Decisions by {chosen}",
-                "\n".join(decisions(labels, models[chosen])),
+                "\n".join(decisions(labels, models[chosen], clusters)),
                 f"## Subgroups, {chosen}",
-                "\n".join(subgroups.lines(data, rows, models[chosen], decided)),
+                "\n".join(subgroups.lines(data, rows, models[chosen], decided, clusters=clusters)),
             ]
             (draft / "report.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
             content = {"title": title, **_numbers(data, rows, models, chosen, decided)}
@@ -86,41 +87,43 @@ def _numbers(
     data: Dataset, rows: Labels, models: Mapping[str, Array], chosen: str, decided: Array
 ) -> dict[str, object]:
     """Scores, decisions and subgroups of a report as JSON; arguments as in ``write``."""
-    labels = data.labels[rows]
+    labels, clusters = data.labels[rows], of_patients(data.groups[rows])
     return {
-        "patients": len(labels),
+        "patients": count(clusters, len(labels)),
+        "studies": len(labels),
         "events": int(labels.sum()),
         "models": {
-            name: {metric: asdict(one) for metric, one in scores(labels, own).items()} for name, own in models.items()
+            name: {metric: asdict(one) for metric, one in scores(labels, own, clusters).items()}
+            for name, own in models.items()
         },
         "chosen": chosen,
-        "decision_table": _decision_document(labels, models[chosen]),
-        "subgroups": [asdict(row) for row in subgroups.rows_of(data, rows, models[chosen], decided)],
+        "decision_table": _decision_document(labels, models[chosen], clusters),
+        "subgroups": [asdict(row) for row in subgroups.rows_of(data, rows, models[chosen], decided, clusters)],
     }
 
 
-def scores(labels: Labels, probabilities: Array) -> dict[str, Estimate]:
+def scores(labels: Labels, probabilities: Array, clusters: Clusters = None) -> dict[str, Estimate]:
     """Metrics of calibrated probabilities (n,) with their 95 % intervals."""
     return {
-        "auc": metrics.auc_estimate(labels, probabilities),
-        "auprc": metrics.average_precision_estimate(labels, probabilities),
-        "brier": metrics.brier_estimate(labels, probabilities),
-        "calibration_slope": metrics.calibration_slope(labels, probabilities),
-        "calibration_in_the_large": metrics.calibration_in_the_large(labels, probabilities),
+        "auc": metrics.auc_estimate(labels, probabilities, clusters=clusters),
+        "auprc": metrics.average_precision_estimate(labels, probabilities, clusters=clusters),
+        "brier": metrics.brier_estimate(labels, probabilities, clusters=clusters),
+        "calibration_slope": metrics.calibration_slope(labels, probabilities, clusters=clusters),
+        "calibration_in_the_large": metrics.calibration_in_the_large(labels, probabilities, clusters=clusters),
     }
 
 
-def decisions(labels: Labels, probabilities: Array) -> list[str]:
+def decisions(labels: Labels, probabilities: Array, clusters: Clusters = None) -> list[str]:
     """The decision curve at the thresholds ``THRESHOLDS``, as lines of a Markdown table."""
     lines = ["| act above | net benefit (95 % interval) | of treating all |", "|---|---|---|"]
-    for row in _decision_document(labels, probabilities):
+    for row in _decision_document(labels, probabilities, clusters):
         gain = f"{row['net_benefit']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
         lines.append(f"| {row['threshold']:.2f} | {gain} | {row['of_treating_all']:+.3f} |")
     return lines
 
 
-def _decision_document(labels: Labels, probabilities: Array) -> list[dict[str, float]]:
-    curve = curves.decision(labels, probabilities, THRESHOLDS)
+def _decision_document(labels: Labels, probabilities: Array, clusters: Clusters) -> list[dict[str, float]]:
+    curve = curves.decision(labels, probabilities, THRESHOLDS, clusters)
     treat_all = metrics.net_benefit(labels, np.ones(len(labels)), THRESHOLDS)
     assert curve.low is not None
     assert curve.high is not None

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logit
 
+from app.evaluation.clusters import Clusters, chosen
 from app.evaluation.metrics import Array, Comparison, Estimate, auc, auc_estimate, delong, f1, multiplicity_note
 from app.training.calibration import Rules, fold_noise, rules
 from app.training.splits import Split
@@ -80,10 +81,17 @@ def of_oracle(probabilities: Array, labels: NDArray[np.int64], split: Split) -> 
 
 
 def table(
-    scored: Mapping[str, ModelScores], labels: NDArray[np.int64], split: Split, reference: str
+    scored: Mapping[str, ModelScores],
+    labels: NDArray[np.int64],
+    split: Split,
+    reference: str,
+    clusters: Clusters = None,
 ) -> list[ResultRow]:
-    """One row for each model, compared with ``reference`` on the test rows."""
-    rows, test = [], split.test
+    """One row for each model, compared with ``reference`` on the test rows.
+
+    ``clusters`` (n,) number the patients if some have several studies.
+    """
+    rows, test, patients = [], split.test, chosen(clusters, split.test)
     for name, model in scored.items():
         ensemble_rules = model.rules(labels, split.develop)
         by_fold = [
@@ -91,12 +99,12 @@ def table(
         ]
         comparison = None
         if name != reference and reference in scored:
-            comparison = delong(labels[test], scored[reference].mean[test], model.mean[test])
+            comparison = delong(labels[test], scored[reference].mean[test], model.mean[test], clusters=patients)
         rows.append(
             ResultRow(
                 name=name,
                 folds=(float(np.mean(model.aucs)), float(np.std(model.aucs, ddof=1))),
-                test=auc_estimate(labels[test], model.mean[test]),
+                test=auc_estimate(labels[test], model.mean[test], clusters=patients),
                 f1=f1(labels[test], ensemble_rules.decide(model.mean[test])),
                 comparison=comparison,
                 folds_f1=(float(np.mean(by_fold)), float(np.std(by_fold, ddof=1))),

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from app.evaluation import subgroups
 from app.evaluation.baseline_table import SMALL
+from app.evaluation.clusters import count, of_patients
 from app.evaluation.metrics import (
     Array,
     Labels,
@@ -211,7 +212,7 @@ def _predicted(
     repeats = suspicious.SAME_IMAGE in suspicious.accepted(config.accept)
     remarks.append(input_checks.check(patients, data, accept=config.accept_flags, accept_repeats=repeats))
     remarks.append(read.counts.dropped_note(least=SMALL) if read.counts else "")
-    remarks.append(repeated_note(np.array([study.patient for study in patients.studies])))
+    remarks.append(repeated_note(of_patients(data.groups)))
     remarks += [suspicions, *(unread_columns.of_version(patients, manifest) for manifest in manifests)]
     predictions: dict[str, VersionPredictions] = {}
     with progress.stage("predicting", len(data) * len(manifests)) as advance:
@@ -237,9 +238,13 @@ def score(config: EvalConfig, progress: ProgressReporter | None = None) -> str:
     folder = _write_report(config, manifests, scored.read, data, predictions, sections)
     for manifest in manifests:
         own = probabilities[_name(manifest)]
-        sections.append(f"{_name(manifest)}\n\n" + "\n".join(report.decisions(data.labels, own)))
+        sections.append(
+            f"{_name(manifest)}\n\n" + "\n".join(report.decisions(data.labels, own, of_patients(data.groups)))
+        )
         decided = (own >= manifest.threshold.value).astype(np.float64)
-        sections.append("\n".join(subgroups.lines(data, np.arange(len(data)), own, decided)))
+        sections.append(
+            "\n".join(subgroups.lines(data, np.arange(len(data)), own, decided, clusters=of_patients(data.groups)))
+        )
     return "\n\n".join([*sections, f"Report, figures and predictions of each patient: {folder}"])
 
 
@@ -285,7 +290,7 @@ def _write_report(
                 for manifest in manifests
             },
             "first_minus": {
-                name: asdict(delong(data.labels, probabilities[_name(first)], own))
+                name: asdict(delong(data.labels, probabilities[_name(first)], own, clusters=of_patients(data.groups)))
                 for name, own in probabilities.items()
                 if name != _name(first)
             },
@@ -354,19 +359,22 @@ def _since(studies: Sequence[cohort.CohortRow], since: str) -> list[cohort.Cohor
 
 def _metrics(manifest: Manifest, data: Dataset, predictions: VersionPredictions) -> Iterator[str]:
     """Lines of one version's table of metrics."""
-    labels, probabilities = data.labels, predictions.probabilities
-    yield f"{_name(manifest)} on {len(data)} patients, {int(labels.sum())} with the outcome"
+    labels, probabilities, clusters = data.labels, predictions.probabilities, of_patients(data.groups)
+    studies = "" if clusters is None else f" ({len(data)} studies)"
+    yield f"{_name(manifest)} on {count(clusters, len(data))} patients{studies}, {int(labels.sum())} with the outcome"
     yield ""
     yield "| metric | value (95 % interval) |"
     yield "|---|---|"
-    yield f"| AUC | {auc_estimate(labels, probabilities)} |"
+    yield f"| AUC | {auc_estimate(labels, probabilities, clusters=clusters)} |"
     if data.oracle is not None:
         yield f"| AUC of the oracle | {auc(labels, data.oracle):.3f} |"
-        yield f"| the oracle minus it | {delong(labels, data.oracle, probabilities)} |"
-    yield f"| AUPRC | {average_precision_estimate(labels, probabilities)} |"
-    yield f"| Brier | {brier_estimate(labels, probabilities)} |"
-    yield f"| calibration slope (ideal: 1) | {calibration_slope(labels, probabilities)} |"
-    yield f"| calibration in the large (ideal: 0) | {calibration_in_the_large(labels, probabilities)} |"
+        yield f"| the oracle minus it | {delong(labels, data.oracle, probabilities, clusters=clusters)} |"
+    yield f"| AUPRC | {average_precision_estimate(labels, probabilities, clusters=clusters)} |"
+    yield f"| Brier | {brier_estimate(labels, probabilities, clusters=clusters)} |"
+    slope = calibration_slope(labels, probabilities, clusters=clusters)
+    yield f"| calibration slope (ideal: 1) | {slope} |"
+    large = calibration_in_the_large(labels, probabilities, clusters=clusters)
+    yield f"| calibration in the large (ideal: 0) | {large} |"
     yield f"| expected calibration error | {calibration_error(labels, probabilities):.3f} |"
     yield from _decisions(labels, probabilities >= manifest.threshold.value)
     if manifest.conformal is not None:
@@ -398,7 +406,7 @@ def _comparison(data: Dataset, probabilities: dict[str, Array]) -> Iterator[str]
     yield f"| {first} minus | difference of AUC (95 % interval), DeLong |"
     yield "|---|---|"
     for name, other in others:
-        yield f"| {name} | {delong(data.labels, own, other)} |"
+        yield f"| {name} | {delong(data.labels, own, other, clusters=of_patients(data.groups))} |"
     if note := multiplicity_note(len(others)):
         yield ""
         yield note

@@ -82,6 +82,7 @@ def prediction_table(scored: ScoredCohort, predicted: VersionPredictions, config
         kept=predicted.kept if scored.manifests[0].conformal is not None else None,
         flow=tuple(flow),
         records=tuple(data.records),
+        patients=np.array([study.patient for study in scored.patients.studies]),
     )
 
 

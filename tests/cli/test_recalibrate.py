@@ -78,7 +78,7 @@ def test_remarks_on_the_cohort_are_printed_and_stand_in_the_card(
     result = rlvo("recalibrate", PARENT, "--cohort", tmp_path / "own", *arguments)
     assert result.exit_code == 0, result.output
     card = store.resolve(f"{PARENT}@1.0.1").card()
-    for remark in ("rows of unknown outcome were left out", "Each study counts as a patient of its own"):
+    for remark in ("rows of unknown outcome were left out", "take each study as a patient of its own"):
         assert remark in result.output
         assert remark in card
     report = rlvo(
