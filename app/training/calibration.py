@@ -74,13 +74,14 @@ def as_ensemble(labels: NDArray[np.int64], logits: Array, noise: float, folds: i
 
     A fold's logit is the mean over all possible folds plus noise of variance ``noise``; the mean of the folds keeps
     ``noise / folds``. Within a class of variance v, each logit is therefore scaled about the class's mean by
-    sqrt(1 - noise (1 - 1 / folds) / v).
+    sqrt(1 - noise (1 - 1 / folds) / v). The variance v contains the noise, so this root is at least sqrt(1 / folds); a
+    smaller one comes from the few patients of which noise and v are estimated (docs/experiments.md).
     """
     narrowed = logits.copy()
     for value in (0, 1):
         own = labels == value
         if own.sum() > 1 and (variance := float(logits[own].var())) > 0:
-            kept = np.sqrt(max(1 - noise * (1 - 1 / folds) / variance, 0.05))
+            kept = np.sqrt(max(1 - noise * (1 - 1 / folds) / variance, 1 / folds))
             narrowed[own] = logits[own].mean() + kept * (logits[own] - logits[own].mean())
     return narrowed
 
