@@ -43,11 +43,11 @@ def variable_label(item: ClinicalContribution) -> str:
 
 
 def value_text(item: ClinicalContribution) -> str:
-    """Value of a contribution for a reader, a number with the unit of its field: ``130 mg/dL``, ``yes``."""
+    """Value of a contribution for a reader, a number with the unit of its variable: ``130 mg/dL``, ``yes``."""
     from app.sdk.clinical import unit_of  # later, because the command line imports this module and must start fast
 
     number = isinstance(item.value, int | float) and not isinstance(item.value, bool)
-    return f"{format_value(item.value)} {unit_of(item.variable) if number else ''}".rstrip()
+    return f"{format_value(item.value)} {(item.unit or unit_of(item.variable)) if number else ''}".rstrip()
 
 
 def grouped(items: Iterable[Contribution]) -> list[Contribution]:

@@ -27,7 +27,7 @@ from app.inference.clinical_encoder import Value
 from app.inference.ensemble_predictor import EXACT_METHOD, EnsemblePredictor, ExplanationMethod, ValueFunction
 from app.inference.model_input import ModelInput
 from app.inference.reference_head import ReferenceHead
-from app.registry.manifest import Calibration, Clinical, Manifest
+from app.registry.manifest import Calibration, Clinical, Manifest, VariableKind
 from app.sdk.types import Attribution, Channel, ClinicalContribution, ModalityContribution, RegionContribution
 
 MIN_ARTERY_SHARE = 0.25  # least share of artery in a voxel of the model's grid that belongs to the vessel tree
@@ -212,7 +212,8 @@ def _contribution(
     player: Player, contribution: float, model_input: ModelInput, clinical: Clinical
 ) -> ClinicalContribution:
     shown = {name: model_input.shown.get(name) for name in player.variables}
-    labels = {variable.name: variable.label for variable in clinical.variables if variable.own is not None}
+    own = {variable.name: variable for variable in clinical.variables if variable.own is not None}.get(player.name)
+    is_number = own is not None and own.kind is VariableKind.NUMBER and own.unit != "1"
     value: Value | None
     if len(shown) == 1:
         (value,) = shown.values()
@@ -225,5 +226,6 @@ def _contribution(
         value=value,
         contribution=contribution,
         imputed=all(v is None for v in shown.values()),
-        label=labels.get(player.name),
+        label=None if own is None else own.label,
+        unit=own.unit if own is not None and is_number else None,
     )

@@ -126,8 +126,7 @@ Interval = Annotated[FoldSpread | CalibratedInterval, Field(discriminator="kind"
 def read_interval(interval: object, folds: Sequence[float] | None) -> object:
     """Return an interval as this release writes it.
 
-    Earlier releases stored a ``level``, no ``kind``, and ends that did not have this level. Such an interval is read as
-    the spread of the stored ``folds``.
+    One of an earlier release has a ``level`` that its ends do not have: it is read as the spread of the ``folds``.
     """
     if not isinstance(interval, Mapping) or "kind" in interval:
         return interval
@@ -170,6 +169,7 @@ class ClinicalContribution(_ResponseModel):
     contribution: float
     imputed: bool = False
     label: str | None = Field(default=None, description="Name of an own variable for a reader; None for another one")
+    unit: str | None = Field(default=None, description="Unit of an own number; None for another variable or no unit")
 
 
 class ModalityContribution(_ResponseModel):

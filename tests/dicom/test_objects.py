@@ -131,7 +131,10 @@ def test_the_report_names_an_own_variable_by_its_label() -> None:
     added = [*attribution.model_dump()["clinical"], part]
     content = report(attribution=attribution.model_dump() | {"clinical": added})
     assert [code(each) for each in items(content, "Variable")] == ["atrial_fibrillation", "nihss", "own.ddimer"]
-    assert "D-dimer: 812" in [each.TextValue for each in items(content, "Comment")]
+    assert "D-dimer: 812" in [each.TextValue for each in items(content, "Comment")]  # without a unit, as it was stored
+    added[-1] = part | {"unit": "ng/mL"}
+    content = report(attribution=attribution.model_dump() | {"clinical": added})
+    assert "D-dimer: 812 ng/mL" in [each.TextValue for each in items(content, "Comment")]
 
 
 @pytest.mark.parametrize(

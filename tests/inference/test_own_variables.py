@@ -213,13 +213,16 @@ def test_explanation_names_the_variable_by_its_label() -> None:
     folds = NetworkFolds(
         Ensemble([random_network(described.architecture, seed) for seed in (1, 2)]), (2, *described.grid.shape)
     )
-    case = replace(tiny_case(described), shown={"age": 70.0, "own.ddimer": 812.0})
+    case = replace(tiny_case(described), shown={"age": 70.0, "own.ddimer": 812.0, "own.pacemaker": True})
     attribution = explain.explain(folds, described, case, maps=False).attribution
     labels = {item.variable: item.label for item in attribution.clinical}
     assert labels["own.ddimer"] == "D-dimer"
     assert labels["age"] is None
     texts = {item.name: item.value for item in contributions(attribution)}
-    assert texts["D-dimer"] == "812"
+    assert texts["D-dimer"] == "812 ng/mL"
+    assert texts["Pacemaker"] == "yes"  # only a number has a unit
+    units = {item.variable: item.unit for item in attribution.clinical}
+    assert (units["own.ddimer"], units["own.pacemaker"], units["age"]) == ("ng/mL", None, None)
     assert texts["Leukoaraiosis"] == "not given"
     assert Attribution.model_validate_json(attribution.model_dump_json()) == attribution
 

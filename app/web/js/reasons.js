@@ -12,7 +12,7 @@ const inWords = 3;
 function contributions({ clinical, imaging }, units) {
   const value = (item) => {
     const said = shown(item.value);
-    const unit = typeof item.value === "number" && units[item.variable];
+    const unit = typeof item.value === "number" && (item.unit || units[item.variable]);
     return unit ? `${said} ${unit}` : said;
   };
   return [
