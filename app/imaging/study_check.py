@@ -58,6 +58,7 @@ _OUTLINE_MM: Final = 4.0
 _BLUR_MM: Final = 12.0  # of the intracranial space in ``Coarse``
 _TISSUE_SHARE: Final = (0.03, 0.85)  # share of the field of view; more or less is not an outline of a brain
 _BETTER_FIT: Final = 0.8  # cost after the fit relative to that before it
+_MAGNIFICATIONS: Final = (1.0, 1.02, 1.04, 1.06, 1.08, 1.1, 1.12)  # intracranial space relative to the brain, atrophy
 MAX_DISPLACEMENT_MM: Final = 5.0
 
 
@@ -153,6 +154,9 @@ def is_other_head(pair: Coregistration) -> bool:
 def displacement_mm(maps: Mapping[Input, Volume], coarse: Coarse) -> float | None:
     """Mean distance that the tissue of perfusion maps must move to fit the intracranial space of a CT, mm.
 
+    An atrophied brain is smaller than the space, and a slab of it fits better towards the vertex, where the space is
+    narrow. So the tissue is first magnified as fits best in its place.
+
     Args:
         maps: maps on one grid, 0 outside tissue.
         coarse: the intracranial space, in the world frame of the maps.
@@ -163,9 +167,14 @@ def displacement_mm(maps: Mapping[Input, Volume], coarse: Coarse) -> float | Non
     outline = _outline(maps)
     if outline is None:
         return None
-    start = outline.voxel_from_unit(np.linalg.inv(coarse.affine))
+    unmagnified = outline.voxel_from_unit(np.linalg.inv(coarse.affine))
     image = np.ascontiguousarray(coarse.image[..., [0, 2]])
-    _, before = gauss_newton.fit(image, outline, start, rigid=True, steps=0)
+    before, start = np.inf, unmagnified
+    for magnification in _MAGNIFICATIONS:
+        magnified = unmagnified * [magnification, magnification, magnification, 1]
+        _, cost = gauss_newton.fit(image, outline, magnified, rigid=True, steps=0)
+        if cost < before:
+            before, start = cost, magnified
     moved, after = gauss_newton.fit(image, outline, start, rigid=True, steps=15, tolerance=0.03)
     if after > _BETTER_FIT * before:
         return 0.0

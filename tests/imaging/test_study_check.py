@@ -15,12 +15,17 @@ from app.imaging.io.nifti import Volume
 from app.imaging.preprocess import prepare
 from app.imaging.registration import align
 from app.inference import defaults
+from app.phantoms import biology, scene, volumes
+from app.phantoms.scanner import USUAL
+from app.phantoms.variant import draw_variant
 from app.sdk.flags import Severity
 from app.sdk.types import Input
 from bench.variations import geometry
 from tests.imaging import phantom_studies
 
 Study = dict[Input, Volume]
+
+ATROPHIED = 60  # an anatomy with an atrophy of 4 % along each axis
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +86,30 @@ def test_distance_of_displaced_maps_is_measured(study: Study, cta: align.Registr
         moved = geometry.maps_displaced(study, np.random.default_rng(0), mm)
         found = study_check.displacement_mm({Input.CBF: moved[Input.CBF]}, cta.coarse)
         assert found == pytest.approx(mm, abs=0.5)
+
+
+def atrophied(slab_mm: tuple[float, float]) -> tuple[Study, align.RegistrationImage]:
+    """Maps of a slab of a brain that is smaller than its skull and has wide sulci, as in old age; and the CTA."""
+    variation = scene.draw_variation(3, 1)
+    scanner = dataclasses.replace(USUAL, slab_mm=slab_mm)
+    variation = dataclasses.replace(variation, variant=draw_variant(ATROPHIED), scanner=scanner)
+    drawn = scene.build(biology.draw(2, 3)[1], variation)
+    pose = volumes.draw_pose(np.random.default_rng(5))
+    series = [one for one in volumes.series(drawn, pose, phantom_studies.SPACING) if one.name in ("cta", "tmax", "cbf")]
+    found = {Input(one.name): Volume(np.asfortranarray(one.data), one.affine) for one in series}
+    return found, align.RegistrationImage(found[Input.CTA])
+
+
+def test_maps_of_an_atrophied_brain_are_flagged_only_if_displaced() -> None:
+    maps, head = atrophied((-22.0, 57.0))
+    assert map_codes(maps, head) == set()
+    for seed in range(3):
+        displaced = geometry.maps_displaced(maps, np.random.default_rng(seed), 10)
+        assert map_codes(displaced, head) == {"perfusion-misplaced"}
+
+
+def test_thin_slab_of_an_atrophied_brain_passes() -> None:
+    assert map_codes(*atrophied((0.0, 40.0))) == set()
 
 
 def test_maps_of_another_patient_are_flagged(study: Study, cta: align.RegistrationImage) -> None:
