@@ -1,8 +1,8 @@
 """Differences between the images that training sees and those that the service computes of the same patients.
 
-``python -m bench prepared_vs_served [--patients 100] [--quick]``. Each phantom is drawn twice: rendered directly onto
-the model's grid, as for training, and as full-size NCCT, CTA, Tmax and CBF, which ``preprocess.prepare`` processes as
-in the service (alignment, vessel mask, perfusion numbers). Printed, with the trained demo version:
+``python -m bench prepared_vs_served [--patients 100] [--varied] [--quick]``. Each phantom is drawn twice: rendered
+directly onto the model's grid, as for training, and as full-size NCCT, CTA, Tmax and CBF, which ``preprocess.prepare``
+processes as in the service (alignment, vessel mask, perfusion numbers). Printed, with the trained demo version:
 
 - channels: mean absolute difference within the brain, in standard deviations of the channel;
 - vessels: sum of the service's mask over the sum of training's, for each branch;
@@ -11,13 +11,16 @@ in the service (alignment, vessel mask, perfusion numbers). Printed, with the tr
 - log-odds: mean absolute difference, and the share of decisions that differ, between both ways and, for comparison,
   between two acquisitions of one patient whose images differ in noise only;
 - AUC of both beside that of the true chance.
+
+``--varied``: phantoms with anatomies that training did not use and with varied scanners, and with all series. Printed
+are the log-odds, of all phantoms and of those whose answer has no warning and no flag of the vessel mask, and the AUC.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,13 +41,16 @@ from app.phantoms.biology import Patient, Preset
 from app.phantoms.scene import Scene
 from app.registry.manifest import Manifest
 from app.registry.model_store import ModelStore
+from app.sdk.flags import Severity
 from app.sdk.types import Channel, Input, PerfusionSummary
+from bench.model_audit import VARIED, VARIED_SEED, Audit, by_anatomy
 from bench.model_stores import DEMO, MODEL_STORE
 
 SEED = 8117  # not used in training
 NEAR_MM = 7.0  # a grid point belongs to the branch whose axis is nearest and not farther away
 DEEP_MM = 8.0
 CORE_ML = (1.0, 5.0, 15.0, 40.0, np.inf)
+VESSEL_FLAGS = ("vessels-weak", "contrast-weak")
 IMAGES = (Input.NCCT, Input.CTA, Input.TMAX, Input.CBF)
 
 
@@ -72,10 +78,15 @@ class Comparison:
     service: ModelAnswer
     again: tuple[ModelAnswer, ModelAnswer]
 
-    @property
-    def log_odds(self) -> tuple[float, float]:
-        """Log-odds by both ways."""
-        return self.training.log_odds, self.service.log_odds
+
+@dataclass(frozen=True)
+class Varied:
+    """One varied patient by both ways; ``doubtful``: the answer has a warning, or a flag of the vessel mask."""
+
+    patient: Patient
+    training: ModelAnswer
+    service: ModelAnswer
+    doubtful: bool
 
 
 @dataclass(frozen=True)
@@ -169,6 +180,48 @@ def _served(version: ModelVersion, drawn: Scene) -> tuple[PreprocessedImages, Mo
     return prepared, version.predict(model_input(manifest, drawn.patient, prepared.image, prepared.perfusion))
 
 
+def compare_varied(audit: Audit, patient: Patient) -> Varied:
+    """Draw one patient with a varied anatomy and scanner both ways, and answer both."""
+    variation = scene.draw_variation(audit.seed, patient.index, audit.appearance)
+    variation = replace(variation, scanner=replace(variation.scanner, missing=()))
+    rendered = audit.version.predict(audit.model_input(audit.draw(patient, variation)))
+    pose = volumes.draw_pose(np.random.default_rng([audit.seed, 5, patient.index]))
+    sent = {
+        Input(one.name): Volume(one.data, one.affine)
+        for one in volumes.series(scene.build(patient, variation), pose)
+        if one.name in IMAGES
+    }
+    prepared = audit.version.prepare(sent, cohort.record(patient))
+    served = audit.version.predict(prepared)
+    flags = (*prepared.flags, *served.flags)
+    doubtful = any(flag.severity is Severity.WARNING or flag.code in VESSEL_FLAGS for flag in flags)
+    return Varied(patient, rendered, served, doubtful)
+
+
+def print_varied(results: Sequence[Varied]) -> None:
+    print_log_odds(
+        {
+            f"service - training, {len(some)} phantoms {which}": [(one.training, one.service) for one in some]
+            for which, some in (
+                ("in all", results),
+                ("without such a flag", [one for one in results if not one.doubtful]),
+            )
+        }
+    )
+    print_auc(results)
+
+
+def print_log_odds(pairs: Mapping[str, Sequence[tuple[ModelAnswer, ModelAnswer]]]) -> None:
+    print("\n| log-odds | mean absolute difference | median | mean | largest | decisions that differ |")
+    print("|---" * 6 + "|")
+    for name, answers in pairs.items():
+        difference = np.array([after.log_odds - before.log_odds for before, after in answers])
+        flipped = np.mean([before.decision != after.decision for before, after in answers])
+        size = np.abs(difference)
+        numbers = f"{size.mean():.3f} | {np.median(size):.3f} | {difference.mean():+.3f} | {size.max():.3f}"
+        print(f"| {name} | {numbers} | {flipped:.1%} |")
+
+
 def print_tables(manifest: Manifest, places: Places, results: Sequence[Comparison]) -> None:
     print("| channel | mean absolute difference, SD |\n|---|---|")
     for channel, value in zip(manifest.channels, np.mean([one.channels for one in results], axis=0), strict=True):
@@ -193,18 +246,16 @@ def print_tables(manifest: Manifest, places: Places, results: Sequence[Compariso
         "training, another noise": [(one.training, one.again[0]) for one in results],
         "service, another noise": [(one.service, one.again[1]) for one in results],
     }
-    print("\n| log-odds | mean absolute difference | mean | largest | decisions that differ |\n|---|---|---|---|---|")
-    for name, answers in pairs.items():
-        difference = np.array([after.log_odds - before.log_odds for before, after in answers])
-        flipped = np.mean([before.decision != after.decision for before, after in answers])
-        size = np.abs(difference)
-        print(f"| {name} | {size.mean():.3f} | {difference.mean():+.3f} | {size.max():.3f} | {flipped:.1%} |")
+    print_log_odds(pairs)
     print_auc(results)
 
 
-def print_auc(results: Sequence[Comparison]) -> None:
+def print_auc(results: Sequence[Comparison] | Sequence[Varied]) -> None:
     labels = np.array([one.patient.refractory for one in results]).astype(int)
-    by_way = dict(zip(("training", "service"), np.transpose([one.log_odds for one in results]), strict=True))
+    by_way = {
+        "training": np.array([one.training.log_odds for one in results]),
+        "service": np.array([one.service.log_odds for one in results]),
+    }
     oracle = np.array([one.patient.probability for one in results])
     print("\n| images | AUC (95 % interval) | oracle minus it |\n|---|---|---|")
     for name, odds in by_way.items():
@@ -216,11 +267,18 @@ def print_auc(results: Sequence[Comparison]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--patients", type=int, default=100)
+    parser.add_argument("--varied", action="store_true", help="anatomies that training did not use, varied scanners")
     parser.add_argument("--quick", action="store_true", help="four patients")
     arguments = parser.parse_args()
     count = 4 if arguments.quick else arguments.patients
     entry = ModelStore(MODEL_STORE).resolve(DEMO)
     version = ModelVersion.load(entry.folder, entry.manifest, "cpu")
+    if arguments.varied:
+        audit = Audit(version, VARIED, VARIED_SEED)
+        chosen = by_anatomy(biology.draw(count, audit.seed, Preset.INTERACTION), audit.seed, audit.appearance)
+        print(f"{entry.name}@{entry.version}, {count} varied phantoms")
+        print_varied([compare_varied(audit, patient) for patient in track(chosen, "Comparing", transient=True)])
+        return
     places, patients = Places.of(entry.manifest.grid), biology.draw(count, SEED, Preset.INTERACTION)
     results = [compare(version, places, patient) for patient in track(patients, "Comparing", transient=True)]
     print(f"{entry.name}@{entry.version}, {count} phantoms\n")
