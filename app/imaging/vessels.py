@@ -6,10 +6,7 @@ keep weak tubes that are connected to strong ones; drop islands; return to the v
 Design notes:
 - Frangi's vesselness (Frangi et al., MICCAI 1998): a bright tube has two large negative eigenvalues of the Hessian and
   one near zero. It is evaluated only in voxels that are bright enough to be a vessel, which saves most of the work.
-- Bone is denser than most contrast (> 700 HU) and grows by 2 mm into dense voxels that touch it. With an aligned NCCT,
-  every voxel that is dense in the NCCT too is bone.
-- Contrast above 700 HU (low tube voltage, virtual monoenergetic images) is told from bone by its place: a dense part
-  that reaches deep into the brain is no skull.
+- ``bone.searched`` says where vessels are searched: near the brain, without bone.
 - Limits: carotid siphons that touch bone are too thin; veins are part of the mask.
 - Every function that maps an aligned CTA to a mask can replace it: see ``Segmenter``.
 """
@@ -20,31 +17,21 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 import numpy as np
-from scipy import ndimage, sparse
 
+from app.imaging.bone import MARGIN_MM, searched
+from app.imaging.connected import connected_parts, without_border
 from app.imaging.io.nifti import Volume
-from app.imaging.jit import lazy_njit, run_in_slabs
 from app.imaging.registration import brain_mask
-from app.imaging.resample import resample, shrink
+from app.imaging.resample import shrink
 from app.imaging.smoothing import gaussian
 from app.sdk.types import Flag
 
 __all__ = ["Segmenter", "VesselProbability", "is_vessel", "learned_segmenter", "segment", "vesselness"]
 
 _WORKING_MM: Final = 0.9
-_MARGIN_MM: Final = 5.0
 _SCALES_MM: Final = (0.7, 1.1, 1.8)
 _MIN_HU: Final = 90.0  # contrast is brighter than this: grey matter has about 40 HU, clotted blood about 80
 _TISSUE_HU: Final = 40.0
-_BONE_HU: Final = 700.0
-_METAL_HU: Final = 2000.0  # coils and clips; contrast in an artery stays below
-_LINK_HU: Final = 500.0  # noise does not break a bright artery into parts at this level
-_DEEP_MM: Final = 5.0  # skull never lies this deep in the registered brain (real head: 3 mm, at the skull base)
-_SURFACE_MM: Final = 0.0  # from the depth, a bright artery is followed to the surface of the brain
-_ARTERY_MM: Final = 25.0  # length of a part; calcium in the brain is shorter
-_DENSE_HU: Final = 250.0
-_NCCT_DENSE_HU: Final = 130.0
-_BONE_REACH_MM: Final = 2.0
 _STRONG: Final = 0.30
 _WEAK: Final = 0.08
 _ISLAND_MM3: Final = 40.0
@@ -84,7 +71,7 @@ def learned_segmenter(vessel_probability: VesselProbability) -> Segmenter:
     """A segmenter like ``segment``, except that a trained network decides which blocks are vessel."""
 
     def find_blocks(values: np.ndarray, inside: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, float]:  # noqa: ARG001
-        return np.argwhere(_without_border(inside & (values > _MIN_HU)) & (vessel_probability(values) > 0.5)), 0.0
+        return np.argwhere(without_border(inside & (values > _MIN_HU)) & (vessel_probability(values) > 0.5)), 0.0
 
     return lambda cta, mni_from_world, bone=None: _segment(cta, mni_from_world, bone, find_blocks)
 
@@ -97,14 +84,14 @@ def _segment(
 ) -> Volume:
     mask = np.zeros(cta.shape, np.uint8, order="F")
     factors = _factors(cta.spacing_mm)
-    part = _whole_blocks(brain_mask.box(cta.affine, cta.shape, mni_from_world, _MARGIN_MM), factors)
+    part = _whole_blocks(brain_mask.box(cta.affine, cta.shape, mni_from_world, MARGIN_MM), factors)
     window = cta.data[part]
     left_out = 0.0
     if window.size:
         values, affine = _block_values(cta, part, factors)
         edges = np.linalg.norm(affine[:3, :3], axis=0)
         depth = brain_mask.distance(affine, values.shape, mni_from_world)
-        near = (depth < _MARGIN_MM) & ~_bone(values, depth, affine, edges, bone)
+        near = searched(values, depth, affine, mni_from_world, bone)
         # Transposed for sequential memory access; the measure does not depend on the order of the axes.
         blocks, left_out = find_blocks(values.T, near.T, edges[::-1])
         blocks = blocks[:, ::-1]
@@ -200,108 +187,24 @@ def _block_values(cta: Volume, part: tuple[slice, ...], factors: tuple[int, int,
     return values, cta.affine @ slab @ from_blocks @ moved
 
 
-def _bone(
-    values: np.ndarray, depth: np.ndarray, affine: np.ndarray, edges: np.ndarray, ncct: Volume | None
-) -> np.ndarray:
-    """Mask of bone, grown into the dense voxels that touch it; ``depth``: mm from the surface of the brain."""
-    dense = values > _DENSE_HU
-    bone = _without_bright_arteries(values > _BONE_HU, values, depth, edges)
-    for _ in range(max(1, round(_BONE_REACH_MM / min(edges)))):
-        bone = _dilated(bone, dense)
-    if ncct is not None:
-        plain = resample(
-            ncct.data, np.linalg.inv(ncct.affine) @ affine, values.shape, slope=ncct.slope, inter=ncct.inter
-        )
-        bone |= _dilated(plain > _NCCT_DENSE_HU, dense)
-    return bone
-
-
-def _without_bright_arteries(bone: np.ndarray, values: np.ndarray, depth: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """The mask of bone without long dense parts that reach deep into the brain: arteries, not metal or calcium."""
-    inside = _without_border((values > _LINK_HU) & (values < _METAL_HU) & (depth < _SURFACE_MM))
-    at = np.flatnonzero(inside)
-    voxels = np.stack(np.unravel_index(at, inside.shape))
-    deep = bone[tuple(voxels)] & (depth[tuple(voxels)] < -_DEEP_MM)
-    if not deep.any():
-        return bone
-    part = _connected_parts(at, inside.shape)
-    parts = np.arange(part.max() + 1)
-    lengths = np.zeros(parts.size)
-    for axis, edge in zip(voxels, edges, strict=True):
-        low, high, _, _ = ndimage.extrema(axis, part, parts)
-        lengths = np.maximum(lengths, (high - low + 1) * edge)
-    is_artery = np.isin(parts, part[deep]) & (lengths > _ARTERY_MM)
-    bone[tuple(voxels[:, is_artery[part]])] = False
-    return bone
-
-
-def _dilated(seeds: np.ndarray, within: np.ndarray) -> np.ndarray:
-    """The seeds, and the voxels of ``within`` that share a face with one; much faster than scipy's dilation."""
-    contiguous, allowed = np.ascontiguousarray(seeds.T), np.ascontiguousarray(within.T)
-    grown = np.empty_like(contiguous)
-    run_in_slabs(len(contiguous), lambda start, stop: _grow(contiguous, allowed, grown[start:stop], start))
-    return grown.T
-
-
-@lazy_njit
-def _grow(seeds: np.ndarray, within: np.ndarray, grown: np.ndarray, first: int) -> None:
-    planes, rows, columns = seeds.shape
-    for a in range(grown.shape[0]):
-        p = first + a
-        for b in range(rows):
-            for c in range(columns):
-                grown[a, b, c] = seeds[p, b, c] or (
-                    within[p, b, c]
-                    and (
-                        (p > 0 and seeds[p - 1, b, c])
-                        or (p < planes - 1 and seeds[p + 1, b, c])
-                        or (b > 0 and seeds[p, b - 1, c])
-                        or (b < rows - 1 and seeds[p, b + 1, c])
-                        or (c > 0 and seeds[p, b, c - 1])
-                        or (c < columns - 1 and seeds[p, b, c + 1])
-                    )
-                )
-
-
 def _vessel_blocks(values: np.ndarray, inside: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, float]:
     """Voxels (n, 3) of strong tubes and of weak tubes that are connected to them, without islands.
 
     Also the volume (mm3) of weak tubes that are no islands and are connected to no strong one.
     """
-    possible = _without_border(inside & (values > _MIN_HU))
+    possible = without_border(inside & (values > _MIN_HU))
     at = np.flatnonzero(possible)
     # Bone would be the strongest edge: it is clipped to the level of a bright vessel before the derivatives.
     level = np.where(inside, np.float32(500), np.float32(60))
     measure = vesselness(np.minimum(values, level, out=level), at, edges)
     weak = measure > _WEAK
     at, measure = at[weak], measure[weak]
-    part = _connected_parts(at, values.shape)
+    part = connected_parts(at, values.shape)
     size = np.bincount(part) * float(np.prod(edges))
     large, strong = size >= _ISLAND_MM3, np.isin(np.arange(size.size), part[measure > _STRONG])
     keep = large & strong
     blocks = np.stack(np.unravel_index(at[keep[part]], values.shape), axis=1)
     return blocks, float(size[large & ~strong].sum())
-
-
-def _connected_parts(at: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """(n,): number of the connected part (26 neighbours) of each voxel; ``at``: (n,), ascending, none on the border.
-
-    It visits only these voxels, while a label image would visit the whole volume.
-    """
-    number = np.zeros(int(np.prod(shape)), np.int32)  # pages that are never written use no memory
-    number[at] = np.arange(1, at.size + 1)
-    steps = np.array([1, shape[2], shape[1] * shape[2]])
-    ahead = [int(step @ steps) for step in np.indices((3, 3, 3)).reshape(3, -1).T[14:] - 1]
-    neighbours = np.stack([number[at + step] for step in ahead])
-    which, one = np.nonzero(neighbours)
-    touching = sparse.coo_array((np.ones(one.size, bool), (one, neighbours[which, one] - 1)), (at.size, at.size))
-    part: np.ndarray = sparse.csgraph.connected_components(touching, directed=False)[1]
-    return part
-
-
-def _without_border(mask: np.ndarray) -> np.ndarray:
-    mask[[0, -1]] = mask[:, [0, -1]] = mask[:, :, [0, -1]] = False
-    return mask
 
 
 def _edge_level(values: np.ndarray, blocks: np.ndarray) -> np.ndarray:

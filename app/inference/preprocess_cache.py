@@ -27,7 +27,7 @@ from app.sdk.types import Flag, Input, PerfusionSummary
 
 Volumes = Mapping[Input, Path]
 
-CACHE_VERSION = 6  # increase it when content, flags or preprocessing change; older files are not read
+CACHE_VERSION = 7  # increase it when content, flags or preprocessing change; older files are not read
 PERFUSION_FIELDS = tuple(PerfusionSummary.model_fields)
 
 

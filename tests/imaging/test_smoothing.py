@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from app.imaging import vessels
+from app.imaging import bone, connected
 from app.imaging.resample import resample
 from app.imaging.smoothing import gaussian
 
@@ -26,15 +26,15 @@ def test_dilation_within_a_mask_equals_scipy(shape: tuple[int, int, int]) -> Non
     values = np.asfortranarray(np.random.default_rng(1).normal(size=shape))
     seeds, within = values > 1.5, values > 0
     seeds |= np.random.default_rng(2).random(shape) < 0.01  # some are outside the mask
-    assert (vessels._dilated(seeds, within) == ndimage.binary_dilation(seeds, mask=within)).all()
+    assert (bone.dilated(seeds, within) == ndimage.binary_dilation(seeds, mask=within)).all()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.002, 0.03, 0.15])
 def test_connected_parts_equal_scipy(share: float) -> None:
-    mask = vessels._without_border(np.random.default_rng(3).random((21, 30, 17)) < share)
+    mask = connected.without_border(np.random.default_rng(3).random((21, 30, 17)) < share)
     at = np.flatnonzero(mask)
     expected = ndimage.label(mask, structure=np.ones((3, 3, 3)))[0].ravel()[at]
-    found = vessels._connected_parts(at, mask.shape)
+    found = connected.connected_parts(at, mask.shape)
     assert len({*zip(found, expected, strict=True)}) == len({*expected}) == len({*found})
 
 

@@ -65,7 +65,12 @@ def distance_at(points_mm: np.ndarray) -> np.ndarray:
 
 def x_mm(affine: np.ndarray, shape: tuple[int, ...], mni_from_world: np.ndarray) -> np.ndarray:
     """MNI x of each voxel, float32 of ``shape``: negative on the patient's left."""
-    row = (mni_from_world @ affine)[0].astype(np.float32)
+    return mni_mm(affine, shape, mni_from_world, 0)
+
+
+def mni_mm(affine: np.ndarray, shape: tuple[int, ...], mni_from_world: np.ndarray, axis: int) -> np.ndarray:
+    """MNI coordinate of each voxel along one axis (0: x, 1: y, 2: z), float32 of ``shape``."""
+    row = (mni_from_world @ affine)[axis].astype(np.float32)
     i, j, k = np.ogrid[tuple(slice(n) for n in shape)]
     values: np.ndarray = (row[0] * i + row[1] * j + row[2] * k + row[3]).astype(np.float32)
     return values
