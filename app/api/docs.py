@@ -22,7 +22,7 @@ from starlette.staticfiles import StaticFiles
 from app.api.cds_hooks import CdsFeedback, CdsRequest
 from app.api.dependencies import Services, ServicesDep
 from app.api.login import content_policy
-from app.api.openapi_responses import EXAMPLE_RECORD
+from app.api.openapi_responses import EXAMPLES
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import NotFound, RlvoError
 from app.sdk.followup import OutcomeDraft, ReviewDraft
@@ -52,7 +52,7 @@ _TAGS = [
         "name": "models",
         "description": "Model versions, the inputs that they need, their model cards, and their aliases.",
     },
-    {"name": "service", "description": "Health probes and metrics. They need no key."},
+    {"name": "service", "description": "Health probes and metrics, which need no key, and who the caller is."},
 ]
 _TYPES = (
     ClinicalRecord,
@@ -110,7 +110,8 @@ def describe(app: FastAPI) -> dict[str, Any]:
     _, shared = models_json_schema(types, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
     components = document.setdefault("components", {})
     components["schemas"] = dict(sorted({**components.get("schemas", {}), **shared["$defs"]}.items()))
-    components["schemas"]["ClinicalRecord"]["examples"] = [EXAMPLE_RECORD]
+    for name, example in EXAMPLES.items():
+        components["schemas"][name]["examples"] = [example]
     components["securitySchemes"] = {
         "key": {"type": "http", "scheme": "bearer", "description": "An API key"},
         "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key in a header"},

@@ -31,6 +31,37 @@ EXAMPLE_RECORD = {
     "aspects": 8,
 }
 
+EXAMPLES: dict[str, Any] = {
+    "ClinicalRecord": EXAMPLE_RECORD,
+    "ReviewDraft": {"verdict": "override", "reason": "image-quality", "reviewer": "reader-1", "comment": ""},
+    "OutcomeDraft": {"etici": "2b67", "rescue_treatment": False, "final_stenosis_percent": 20},
+    "AliasDraft": {"version": "1.0.0"},
+    "StudyRoles": {"1.2.840.113619.2.55.3.4": "ncct", "1.2.840.113619.2.55.3.5": "cta"},
+    "CdsRequest": {
+        "hook": "patient-view",
+        "hookInstance": "d1577c69-dfbe-44ad-ba6d-3e05e953b2ea",
+        "context": {"userId": "Practitioner/1", "patientId": "1288992"},
+        "prefetch": {
+            "patient": {
+                "resourceType": "Patient",
+                "id": "1288992",
+                "identifier": [{"system": "urn:rlvo:subject", "value": "S-001"}],
+            }
+        },
+    },
+    "CdsFeedback": {
+        "feedback": [
+            {
+                "card": "0192f3a4-7c1e-7b7e-9d0a-3f5a1c2b4d6e",
+                "outcome": "overridden",
+                "outcomeTimestamp": "2026-11-29T08:12:44Z",
+                "overrideReason": {"reason": {"code": "not-needed", "system": "urn:rlvo:override-reason"}},
+            }
+        ]
+    },
+}
+"""An example of each JSON body that a caller sends, by the name of its schema; Swagger UI shows it."""
+
 _VOLUMES = {
     Input.NCCT: "Non-contrast CT, HU",
     Input.CTA: "CT angiography, HU",
@@ -230,7 +261,7 @@ submit = entry(
     description=(
         "Send at least one volume or a DICOM study, and the clinical document as JSON. A part is optional unless "
         "the model requires it.\n\n**To try it here**: choose a head CT in NIfTI as `ncct` or `cta` (`make demo` "
-        "writes one to the data folder), keep the example as `clinical`, and execute. The response is the finished "
+        "writes them to `data/demo/study`), keep the example as `clinical`, and execute. The response is the finished "
         "prediction, or 202 with a `Location` if the wait is too short.\n\n**Check the status**: 200 has a result. "
         "After 202, read `Location` until `status` is `succeeded`, `failed` or `cancelled`; it is answered with 200 "
         "in each of these states, and a failed one has one of the codes below as `error.code`. If the prediction "

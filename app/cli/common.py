@@ -26,6 +26,15 @@ if TYPE_CHECKING:
 
 READY_WITHIN = 240.0  # seconds; the first start on a machine compiles code
 
+Since = Annotated[
+    datetime | None,
+    typer.Option(formats=["%Y-%m-%d"], metavar="YYYY-MM-DD", help="Only predictions of this day (UTC) or later"),
+]
+Until = Annotated[
+    datetime | None,
+    typer.Option(formats=["%Y-%m-%d"], metavar="YYYY-MM-DD", help="Only predictions before this day (UTC)"),
+]
+
 
 @dataclass
 class ServiceOptions:

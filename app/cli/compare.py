@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.common import naming_folders, open_database, open_model_store, settings, table
+from app.cli.common import Since, Until, naming_folders, open_database, open_model_store, settings, table
 
 if TYPE_CHECKING:
     from app.operations.version_comparison import VersionComparison
 
 Reference = Annotated[str, typer.Argument(help="NAME@VERSION, NAME@champion, NAME@challenger or NAME@shadow")]
-Day = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"])]
 
 
 def compare(
     first: Reference,
     second: Reference,
-    since: Day = None,
-    until: Day = None,
+    since: Since = None,
+    until: Until = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the table (CSV, JSON) and the figures")] = None,
 ) -> None:
     """Compare two versions on stored predictions whose outcome is on record: AUC, Brier score, calibration, DeLong.
 
     rlvo compare rlvo-synthetic@champion rlvo-synthetic@challenger
-    rlvo compare rlvo-synthetic@1.0.0 rlvo-synthetic@1.1.0 --since 2026-01-01 --out comparison/
+    rlvo compare mine@1.0.0 mine@1.1.0 --since 2026-01-01 --out comparison/
 
     A version takes part by its own answers and by its scores as a shadow. The same patients: same subject and day.
     Exit status 1 says that too few outcomes are on record for a comparison.

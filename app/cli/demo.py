@@ -41,16 +41,19 @@ def demo(
 
         run(console, once=once)
         return
-    folder = settings().data_dir
+    config = settings()
+    folder = config.data_dir
     with temporary_service() as client:
+        page = f"http://127.0.0.1:{config.port}" if once else client.url  # with --once, that of `make serve`
         with console.status("Making a synthetic patient"):
             synthetic = _synthetic_study(folder / "demo")
+        console.print(f"The volumes and the record of the synthetic patient are in {folder / 'demo' / 'study'}.")
         console.rule("A synthetic patient")
-        _predict(client, synthetic, folder / "demo", console)
+        _predict(client, synthetic, folder / "demo", console, page)
         if study:
             console.rule("Your file, as NCCT, without clinical data")
-            _predict(client, {"ncct": study, "clinical": {}}, folder / "demo", console)
-        console.print(f"\nThe predictions are stored in {folder}; `make serve` serves the same ids.")
+            _predict(client, {"ncct": study, "clinical": {}}, folder / "demo", console, page)
+        console.print(f"\nThe predictions are stored in {folder}; `make serve` shows the same pages.")
         if not once:
             console.print(f"The page is open at [bold]{client.url}[/bold]. Press Ctrl-C to stop.")
             with suppress(KeyboardInterrupt):
@@ -66,8 +69,11 @@ def _synthetic_study(folder: Path) -> Study:
     return cast("Study", {**paths, "clinical": clinical, "subject": "demo"})
 
 
-def _predict(client: Client, study: Study, folder: Path, console: Console) -> None:
-    """Predict a study, print the answer, and check that the contributions and the maps fit; exit with 1 if not."""
+def _predict(client: Client, study: Study, folder: Path, console: Console, page: str) -> None:
+    """Predict a study, print the answer, and check that the contributions and the maps fit; exit with 1 if not.
+
+    ``page`` is the address of the service that the printed link of the prediction names.
+    """
     with progress(console) as on_progress:
         prediction = client.predict(on_progress=on_progress, **study)
     show(prediction, console)
@@ -91,7 +97,7 @@ def _predict(client: Client, study: Study, folder: Path, console: Console) -> No
     for name in sorted({"ncct", "cta"} & set(study)):
         shape = _shared_grid(maps / f"attribution-{name}.nii.gz", Path(str(study[name])))  # type: ignore[literal-required]
         console.print(f"attribution-{name} has the shape {shape} and the affine of the {name} volume.")
-    console.print(f"Page: {client.url}/predictions/{prediction.id}", soft_wrap=True)
+    console.print(f"Page: {page}/predictions/{prediction.id}", soft_wrap=True)
     if abs(attribution.base + total - log_odds) > EXACT:
         console.print("[red]The contributions do not add up to the answer.[/red]")
         raise typer.Exit(1)

@@ -89,7 +89,8 @@ def run(console: Console, *, once: bool) -> None:
         prediction = client.wait(study.predictions[-1].id, seconds=LONGEST_WAIT)
         show(prediction, console)
         _results(client, prediction.id, archive, console)
-        console.print(f"Page: {client.url}/predictions/{prediction.id}", soft_wrap=True)
+        page = f"http://127.0.0.1:{settings().port}" if once else client.url  # with --once, that of `make serve`
+        console.print(f"Page: {page}/predictions/{prediction.id}", soft_wrap=True)
         if not once:
             console.print(f"Orthanc stays open at [bold]{archive.url}/app/explorer.html[/bold]. Press Ctrl-C to stop.")
             with suppress(KeyboardInterrupt):

@@ -20,6 +20,9 @@ models = typer.Typer(
 Reference = Annotated[str, typer.Argument(help="name, name@1.2.0 or name@champion")]
 Name = Annotated[str, typer.Argument(help="Name of the model")]
 Alias = Annotated[str, typer.Option(help="champion, challenger, shadow, or an alias of your choice")]
+Tenant = Annotated[
+    str | None, typer.Option(help="The alias of this tenant, exactly as its keys name it; in place of --alias")
+]
 
 
 @models.command("list")
@@ -118,45 +121,42 @@ def add(
 
 @models.command()
 def promote(
-    reference: Annotated[str, typer.Argument(help="name@1.2.0")],
-    alias: Alias = "champion",
-    tenant: Annotated[
-        str | None, typer.Option(help="Move the alias of this tenant, exactly as its keys name it")
-    ] = None,
+    reference: Annotated[str, typer.Argument(help="name@1.2.0")], alias: Alias = "champion", tenant: Tenant = None
 ) -> None:
     """Move an alias to a version, after every worker has loaded it and verified its golden cases.
 
-    rlvo models promote rlvo-synthetic@1.1.0
-    rlvo models promote rlvo-synthetic@1.1.0 --alias shadow
-    rlvo models promote rlvo-synthetic@1.1.0 --tenant North
+    rlvo models promote mine@1.1.0
+    rlvo models promote mine@1.1.0 --alias shadow
+    rlvo models promote mine@1.1.0 --tenant North
 
     Without a running worker, this command loads and verifies the version. If a worker fails, nothing changes.
     """
-    from app.registry.aliases import alias_of_tenant
-
-    if tenant is not None:
-        alias = alias_of_tenant(tenant)
+    alias = _one_alias(alias, tenant)
     entry = _resolve(_registry(), reference)
     move = _promotion().promote(entry.name, alias, entry.version, by="operator")
     typer.echo(f"{entry.name}@{alias}: {move.previous or 'new'} -> {move.version}")
 
 
 @models.command()
-def rollback(name: Name, alias: Alias = "champion") -> None:
+def rollback(name: Name, alias: Alias = "champion", tenant: Tenant = None) -> None:
     """Move an alias back to its previous version, with the same checks as `promote`.
 
-    rlvo models rollback rlvo-synthetic
+    rlvo models rollback mine
+    rlvo models rollback mine --tenant North
     """
+    alias = _one_alias(alias, tenant)
     move = _promotion().rollback(name, alias, by="operator")
     typer.echo(f"{name}@{alias}: {move.previous} -> {move.version}")
 
 
 @models.command()
-def history(name: Name, alias: Alias = "champion") -> None:
+def history(name: Name, alias: Alias = "champion", tenant: Tenant = None) -> None:
     """List every change of an alias, oldest first.
 
     rlvo models history rlvo-synthetic
+    rlvo models history rlvo-synthetic --tenant North
     """
+    alias = _one_alias(alias, tenant)
     changes = _known(name).history(name, alias)
     rows = [[change.at[:19], change.previous or "", change.version, change.by] for change in changes]
     table(["at", "from", "to", "by"], rows)
@@ -256,6 +256,17 @@ def export(
     registry.verify(entry)
     written = write(ModelVersion.load(entry.folder, entry.manifest, "cpu"), entry.folder, GraphFormat(form), to)
     typer.echo(f"{written.path}: {written.cases} golden cases agree; largest difference {written.difference:.1e}")
+
+
+def _one_alias(alias: str, tenant: str | None) -> str:
+    """Return the alias of the options --alias and --tenant; BadParameter if both are given."""
+    from app.registry.aliases import DEFAULT_ALIAS, alias_of_tenant
+
+    if tenant is None:
+        return alias
+    if alias != DEFAULT_ALIAS:
+        raise typer.BadParameter("Use --tenant or --alias, not both.", param_hint="--tenant")
+    return alias_of_tenant(tenant)
 
 
 def _registry() -> ModelStore:

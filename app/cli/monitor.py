@@ -8,20 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.common import naming_folders, open_database, open_model_store, settings, table
+from app.cli.common import Since, Until, naming_folders, open_database, open_model_store, settings, table
 
 if TYPE_CHECKING:
     from app.operations.monitor import MonitorReport, MonitorWindow
     from app.reporting.trends import Point
 
-Day = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"])]
-
 
 def monitor(
     model: Annotated[str, typer.Argument(help="NAME or NAME@VERSION; default: the default model")] = "",
     window: Annotated[str, typer.Option(help="day, week or month")] = "month",
-    since: Day = None,
-    until: Day = None,
+    since: Since = None,
+    until: Until = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the table (CSV, JSON) and the figures (SVG, PNG)")
     ] = None,
@@ -32,7 +30,7 @@ def monitor(
     """Report the calibration, the reviewer agreement and the input drift of a version over time windows.
 
     rlvo monitor
-    rlvo monitor rlvo-synthetic@1.0.0 --window week --since 2026-01-01 --out monitor/
+    rlvo monitor mine@1.0.0 --window week --since 2026-01-01 --out monitor/
 
     The signal of a window is a share of outcomes outside of its control limits. Over all windows, a test that may be
     looked at at any time says whether the calibration has changed, or what the outcomes can show so far.

@@ -84,7 +84,11 @@ def synthesize(
     ] = False,
     jobs: Annotated[int, typer.Option(min=0, help="Patients drawn at the same time; 0: one per core")] = 0,
 ) -> None:
-    """Make a cohort of synthetic patients, and a table of their true values."""
+    """Make a cohort of synthetic patients, and a table of their true values.
+
+    rlvo synthesize --patients 599 --seed 7 out
+    rlvo synthesize --patients 1 --full-size out
+    """
     from app.phantoms.scene import Appearance
     from app.training import synthesize as generator
 
@@ -144,6 +148,10 @@ def train(
 ) -> None:
     """Train by the paper's protocol, print the results table, and write a version that the service can load.
 
+    rlvo train cohort.csv
+    rlvo train cohort.csv --out model_store/mine/1.0.0
+    rlvo train cohort.csv --out model_store/mine/1.0.0 --trunk model_store/rlvo-synthetic/2.3.0
+
     The same command resumes a killed run. Under torchrun, each fold uses all processes.
     """
     from app.training import pipeline
@@ -187,7 +195,12 @@ def train_segmenter(
         int, typer.Option(min=0, max=LARGEST_SEED, help="Same seed gives the same weights on one machine's CPU")
     ] = 0,
 ) -> None:
-    """Train the small U-Net that marks vessels, on phantoms. A version's manifest names it in ``segmenter``."""
+    """Train the small U-Net that marks vessels, on phantoms.
+
+    rlvo train-segmenter model_store/segmenters/vessels-unet/2.0.0
+
+    The manifest of a model version names it as `segmenter`.
+    """
     from app.training import segmenter
 
     with cohort_faults(), _bar("steps", steps) as advance:
@@ -207,7 +220,11 @@ def evaluate(
     reading: ReadingOptions = READING,
     consent: ConsentOptions = CONSENT,
 ) -> None:
-    """Score versions on a cohort (discrimination, calibration, decisions, subgroups) and compare them in pairs."""
+    """Score versions on a cohort (discrimination, calibration, decisions, subgroups) and compare them in pairs.
+
+    rlvo evaluate model_store/mine/1.0.0 cohort.csv
+    rlvo evaluate model_store/mine/1.0.0 model_store/mine/1.1.0 cohort.csv --site north
+    """
     from app.training.score import EvalConfig, score
 
     with cohort_faults():
@@ -239,7 +256,10 @@ def import_(
         Path | None, typer.Option(help="columns.toml with unknown headers; default: the one in the folder")
     ] = None,
 ) -> None:
-    """Write the cohort table of a published data set; its volumes are not copied."""
+    """Write the cohort table of a published data set; its volumes are not copied.
+
+    rlvo import isles24 isles24-folder cohort.csv
+    """
     from app.training import isles24
     from app.training.columns import find_rules
 

@@ -1,8 +1,8 @@
 """Operations on model versions and aliases: ``client.registry``, blocking or asynchronous like the client.
 
     with Client(url, api_key=key) as rlvo:
-        rlvo.registry.promote("rlvo-synthetic", "1.1.0")
-        rlvo.registry.rollback("rlvo-synthetic")
+        rlvo.registry.promote("mine", "1.1.0")
+        rlvo.registry.rollback("mine")
 
 Design notes:
 - A move carries the entity tag of the alias in ``If-Match``, so that it fails if another operator moved the alias.

@@ -78,7 +78,7 @@ def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
         command = command.commands[name]
     summary, *rest = command.help.split("\n\n")
     assert summary.endswith(".")
-    if path[0] not in TRAINING_COMMANDS:
+    if path[0] not in TRAINING_COMMANDS:  # their help is loaded with the command, see below
         assert any(f"rlvo {' '.join(path)}" in paragraph for paragraph in rest)
 
 
@@ -112,6 +112,7 @@ def test_training_commands_are_registered_with_their_summaries() -> None:
     assert set(TRAINING_COMMANDS) == set(registered)
     for name, summary in TRAINING_COMMANDS.items():
         assert registered[name].help.startswith(summary)
+        assert f"\nrlvo {name} " in registered[name].help, "no example"
 
 
 @pytest.mark.parametrize("option", [["--cohort", "cohort.csv", "--out", "x.csv"], ["--cohort=cohort.csv"]])
@@ -346,12 +347,20 @@ def test_version_is_added_promoted_and_rolled_back(rlvo: Rlvo, tmp_path: Path) -
     of_tenant = rlvo("models", "promote", "tiny@1.0.0", "--tenant", "North", **store)
     assert of_tenant.stdout == f"tiny@{alias_of_tenant('North')}: new -> 1.0.0\n", of_tenant.stderr
     assert rlvo("models", "history", "tiny", **store).stdout.count("operator") == 3  # those of the champion
+    assert rlvo("models", "promote", "tiny@1.1.0", "--tenant", "North", **store).returncode == 0
+    back = rlvo("models", "rollback", "tiny", "--tenant", "North", **store)
+    assert back.stdout == f"tiny@{alias_of_tenant('North')}: 1.1.0 -> 1.0.0\n", back.stderr
+    assert rlvo("models", "history", "tiny", "--tenant", "North", **store).stdout.count("operator") == 3
+    for command in (("promote", "tiny@1.1.0"), ("rollback", "tiny"), ("history", "tiny")):
+        both = rlvo("models", *command, "--tenant", "North", "--alias", "shadow", **store)
+        assert both.returncode == 2
+        assert "Use --tenant or --alias, not both." in both.stderr
     (elsewhere / "fold-0.safetensors").write_bytes(b"x")
     (tmp_path / "store" / "tiny" / "1.1.0" / "fold-0.safetensors").write_bytes(b"x")
     refused = rlvo("models", "promote", "tiny@1.1.0", **store)
     assert refused.returncode == 1
     assert "missing or differs from its manifest" in refused.stderr
-    assert rlvo("audit", "verify").stdout.startswith("6 entries, intact")
+    assert rlvo("audit", "verify").stdout.startswith("10 entries, intact")
 
 
 def test_only_signed_versions_are_served_with_trusted_keys(rlvo: Rlvo, tmp_path: Path) -> None:

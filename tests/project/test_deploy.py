@@ -12,6 +12,7 @@ import pytest
 import yaml
 from typer.main import get_command
 
+from app import sdk
 from app.api.metrics import Metrics
 from app.cli.__main__ import app as command_line
 from app.core.config import Settings
@@ -163,6 +164,12 @@ def test_kubernetes_probes_existing_addresses(cluster: list[dict[str, Any]]) -> 
     assert service["spec"]["selector"] in labels
     claims = {each["metadata"]["name"] for each in cluster if each["kind"] == "PersistentVolumeClaim"}
     assert set(within(cluster, "claimName")) == claims
+
+
+def test_kustomization_sets_the_version_of_every_image(cluster: list[dict[str, Any]]) -> None:
+    (kustomization,) = documents(KUBERNETES / "kustomization.yaml")
+    versions = {each["name"]: each["newTag"] for each in kustomization["images"]}
+    assert versions == dict.fromkeys(within(cluster, "image"), sdk.__version__)
 
 
 # metrics --------------------------------------------------------------------------------------------------------------

@@ -95,18 +95,23 @@ async def listing(
     caller: CurrentCaller,
     created_after: CreatedAfter,
     model: ModelFilter,
-    subject: Annotated[str | None, Query(pattern=f"^{uploads.SUBJECT}$")] = None,
-    study_instance_uid: Annotated[
-        str | None, Query(pattern=f"^{uploads.UID}$", max_length=uploads.MAX_UID_LENGTH)
+    subject: Annotated[
+        str | None, Query(description="The whole pseudonym of a patient", pattern=f"^{uploads.SUBJECT}$")
     ] = None,
-    accession_number: Annotated[str | None, Query(pattern=f"^{uploads.ACCESSION}$", max_length=16)] = None,
-    status: Annotated[Status | None, Query()] = None,
+    study_instance_uid: Annotated[
+        str | None,
+        Query(description="DICOM Study Instance UID", pattern=f"^{uploads.UID}$", max_length=uploads.MAX_UID_LENGTH),
+    ] = None,
+    accession_number: Annotated[
+        str | None, Query(description="Accession number of the study", pattern=f"^{uploads.ACCESSION}$", max_length=16)
+    ] = None,
+    status: Annotated[Status | None, Query(description="Only predictions in this state")] = None,
     subject_contains: Annotated[
         str | None, Query(description="Part of the pseudonym, in any case", pattern=f"^{uploads.SUBJECT}$")
     ] = None,
     reviewed: Annotated[bool | None, Query(description="With or without a review")] = None,
     sort: Annotated[Sort, Query(description="`-` means descending; rows without a value are last")] = Sort.NEWEST,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    limit: Annotated[int, Query(description="Largest number of predictions on the page", ge=1, le=200)] = 50,
     cursor: Annotated[
         str | None, Query(description="`next` of the previous page of this `sort`", pattern=f"^{paging.CURSOR}$")
     ] = None,

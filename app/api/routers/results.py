@@ -94,7 +94,7 @@ async def volume_map(
 async def figure(
     prediction_id: PredictionId,
     name: Figure,
-    kind: Literal["png", "svg"],
+    kind: Annotated[Literal["png", "svg"], Path(description="Form of the image")],
     services: ServicesDep,
     caller: CurrentCaller,
     if_none_match: IfNoneMatch = "",

@@ -50,7 +50,7 @@ _CURSOR = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 async def list_studies(
     services: ServicesDep,
     caller: CurrentCaller,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    limit: Annotated[int, Query(description="Largest number of studies on the page", ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(description="`next` of the previous page", pattern=f"^{_CURSOR}$")] = None,
     accession_number: AccessionNumber = None,
 ) -> Response:
