@@ -255,7 +255,10 @@ def _check_connection(url: str) -> None:
 
     try:
         httpx.get(f"{url.rstrip('/')}/livez", timeout=10)
-    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL):
+    except (httpx.UnsupportedProtocol, httpx.InvalidURL):
+        typer.echo("Give --url (RLVO_URL) as http://HOST:PORT or https://HOST.", err=True)
+        raise typer.Exit(1) from None
+    except (httpx.ConnectError, httpx.ConnectTimeout):
         expected = "Start it with `rlvo serve`, or correct --url (RLVO_URL)."
         typer.echo(f"No service answers at {url}. {expected}", err=True)
         raise typer.Exit(1) from None

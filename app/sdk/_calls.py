@@ -7,11 +7,13 @@ Design notes:
   erasure whose answer was lost has succeeded. So lost connections, full queues (429), uploads in progress (409) and
   unavailable services (502, 503, 504) are retried.
 - A volume is sent under the name of its field, because the local file name may contain the name of a patient.
-- The client validates nothing that the service validates.
+- The client validates nothing that the service validates. Names of arguments do not reach the service, so it checks
+  them.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import random
@@ -55,7 +57,7 @@ class Filters(TypedDict, total=False):
 
 
 class Study(TypedDict, total=False):
-    """Study of one patient. The model card lists the inputs that a model requires.
+    """Study of one patient. The model card lists the inputs that a model requires; None counts as not given.
 
     With ``accept_warnings``, the answer has a decision in spite of warnings. ``ctp_interval_s`` is the time from frame
     to frame of ``ctp``, s; it replaces the time step of its header. ``study`` is a DICOM study: a folder or a ZIP
@@ -149,6 +151,7 @@ class Verbs:
     longest_pause: float = 60.0
 
     def submit(self, study: Study, idempotency_key: str | None, on_progress: OnProgress | None) -> Steps[Prediction]:
+        study = _given(study)
         with ExitStack() as files:
             volumes: list[tuple[str, Volume]] = [
                 (name.value, study[name.value]) for name in Input if name.value in study
@@ -164,7 +167,7 @@ class Verbs:
                 headers={
                     "Idempotency-Key": idempotency_key or str(uuid.uuid4()),
                     "Prefer": "respond-async",
-                    **({"Priority": "u=5"} if study.get("priority") == Priority.BATCH else {}),
+                    **({"Priority": "u=5"} if study.get("priority") is Priority.BATCH else {}),
                 },
                 parts={**_fields(study), **uploads},
             )
@@ -364,6 +367,27 @@ _TEXTS: Final[tuple[Literal["model", "subject", "study_instance_uid", "accession
     "study_instance_uid",
     "accession_number",
 )
+
+
+def _given(study: Study) -> Study:
+    """The arguments that have a value.
+
+    Raises:
+        TypeError: There is no argument of this name, or ``clinical`` is neither a record nor a mapping.
+        ValueError: There is no such priority.
+    """
+    known = Study.__annotations__
+    for name in study:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f". A study has: {', '.join(known)}."
+            raise TypeError(f"A study has no {name!r}{hint}")
+    given = cast("Study", {name: value for name, value in study.items() if value is not None})
+    if not isinstance(given.get("clinical", {}), (ClinicalRecord, Mapping)):
+        raise TypeError("`clinical` must be a ClinicalRecord or a dict. Read a JSON file with json.load.")
+    if "priority" in given:
+        given["priority"] = Priority(given["priority"])
+    return given
 
 
 def _fields(study: Study) -> dict[str, str]:

@@ -10,7 +10,16 @@ from .errors import TransportError
 
 
 def http_options(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
-    """Arguments of the httpx client: base address, headers and timeouts."""
+    """Arguments of the httpx client: base address, headers and timeouts.
+
+    Raises:
+        ValueError: The address is not one of HTTP.
+    """
+    address = httpx.URL(url)
+    if address.scheme not in ("http", "https") or not address.host:
+        raise ValueError(
+            "The address of the service must be like http://127.0.0.1:8000 or https://rlvo.clinic.example."
+        )
     headers = {"Accept": "application/json", "User-Agent": "rlvo-python"}
     if api_key:
         headers["Authorization"] = f"Bearer {api_key}"

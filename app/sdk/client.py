@@ -41,7 +41,7 @@ class Client:
     """Blocking client of the service at ``url``.
 
     Args:
-        url: Base address of the service.
+        url: Base address of the service, with ``http://`` or ``https://``.
         api_key: API key, sent as a bearer token. A service that other machines can reach requires one.
         timeout: Longest pause of the network in seconds; the waiting time of a long poll is added.
         retries: Number of retries after a transient error, with growing random pauses.
@@ -91,11 +91,15 @@ class Client:
             wait: Seconds to wait after the study is sent; None waits without limit.
             on_progress: Called with the progress of the upload, then of the prediction.
             idempotency_key: A repeated call with the same key returns the first prediction; random if None.
-            **study: Volumes (``ncct``, ``cta``, ...), ``clinical``, ``model``, ``subject``, ``explain``, ``priority``.
+            **study: Volumes as paths or bytes (``ncct``, ``cta``, ``vessels``, ``tmax``, ``cbf``, ``cbv``, ``mtt``,
+                ``ctp``), or a DICOM ``study`` with ``series_roles``; ``clinical`` (a record or a dict), ``model``, ``subject``,
+                ``study_instance_uid``, ``accession_number``, ``explain``, ``accept_warnings``, ``ctp_interval_s`` and
+                ``priority``. `Study` describes them.
 
         Raises:
-            NotFinished: After ``wait`` seconds. The prediction continues; a note of the error holds its id.
+            NotFinished: After ``wait`` seconds. The prediction continues; ``prediction_id`` of the error is its id.
             RlvoError: The service refused the study, or the prediction failed or was cancelled.
+            TypeError: An argument has a name or a type that a study does not have.
         """
         return self._run(self._verbs.predict(study, idempotency_key, wait, on_progress))
 
@@ -127,8 +131,12 @@ class Client:
         """Iterate over all predictions that match; pages are fetched on demand.
 
         Args:
-            **filters: ``subject``, ``subject_contains``, ``model``, ``status``, ``created_after``, ``reviewed``,
-                ``sort`` (by default newest first), and ``limit`` (size of one page).
+            **filters: ``subject``, ``subject_contains``, ``study_instance_uid``, ``accession_number``, ``model``,
+                ``status``, ``created_after``, ``reviewed``, ``sort`` (by default newest first), and ``limit`` (size of
+                one page).
+
+        Raises:
+            InvalidRequest: A filter has an unknown name or value.
         """
         cursor = None
         while True:

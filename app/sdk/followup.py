@@ -63,8 +63,9 @@ class ReviewDraft(_Draft):
         pattern=PSEUDONYM,
         description="Pseudonym of the reviewer at the site; if not sent, the name of the caller's key or token",
     )
-    verdict: Verdict
-    reason: ReviewReason | None = Field(default=None, description="Required for an override")
+    # Not strict, so that Python code may write the words: ``ReviewDraft(verdict="agree")``.
+    verdict: Verdict = Field(strict=False)
+    reason: ReviewReason | None = Field(default=None, strict=False, description="Required for an override")
     comment: str = Field(default="", max_length=500, description="Free text without names of patients or other persons")
 
     @model_validator(mode="after")
