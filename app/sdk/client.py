@@ -92,9 +92,9 @@ class Client:
             on_progress: Called with the progress of the upload, then of the prediction.
             idempotency_key: A repeated call with the same key returns the first prediction; random if None.
             **study: Volumes as paths or bytes (``ncct``, ``cta``, ``vessels``, ``tmax``, ``cbf``, ``cbv``, ``mtt``,
-                ``ctp``), or a DICOM ``study`` with ``series_roles``; ``clinical`` (a record or a dict), ``model``, ``subject``,
-                ``study_instance_uid``, ``accession_number``, ``explain``, ``accept_warnings``, ``ctp_interval_s`` and
-                ``priority``. `Study` describes them.
+                ``ctp``), or a DICOM ``study`` with ``series_roles``; ``clinical`` (a record or a dict), ``model``,
+                ``subject``, ``study_instance_uid``, ``accession_number``, ``explain``, ``accept_warnings``,
+                ``ctp_interval_s`` and ``priority``. `Study` describes them.
 
         Raises:
             NotFinished: After ``wait`` seconds. The prediction continues; ``prediction_id`` of the error is its id.
