@@ -247,6 +247,7 @@ def fsck(
         typer.echo(line)
     if not report.sound:
         raise typer.Exit(1)
+    typer.echo("no data is lost" + ("" if deep else "; with --deep, the content of every file is checked too"))
 
 
 def _shown(value: object, *, secret: bool) -> str:

@@ -26,7 +26,7 @@ def describe(error: Exception) -> tuple[list[str], int]:
     from app.sdk.errors import InvalidRequest, RlvoError  # here: it imports pydantic, which `rlvo --help` does not need
 
     if isinstance(error, RlvoError):
-        plain = error.detail == error.title or isinstance(error, InvalidRequest)  # its title is about an HTTP request
+        plain = error.detail.startswith(error.title) or isinstance(error, InvalidRequest)  # its title is about an HTTP request
         lines = [error.detail if plain else f"{error.title}: {error.detail}"]
         lines += [f"  {fault.field}: {fault.detail}" for fault in error.errors]
         lines += [f"  ({note})" for note in getattr(error, "__notes__", ())]

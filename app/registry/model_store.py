@@ -85,7 +85,7 @@ class ModelStore:
             return self._entry(name, aliases[alias])
         versions = self.versions(name)
         if which or not versions:
-            raise ModelNotFound("There is no such model or alias; GET /v1/models lists all")
+            raise ModelNotFound("There is no such model or alias; GET /v1/models (`rlvo models list`) lists all")
         return versions[0]
 
     def names(self) -> list[str]:
@@ -168,7 +168,7 @@ class ModelStore:
     def previous_version(self, name: str, alias: str) -> str:
         """Return the version of the alias before its last change; ModelNotFound if there is none."""
         if not NAME.fullmatch(name) or alias not in self.aliases(name):
-            raise ModelNotFound("There is no such alias; GET /v1/models lists all")
+            raise ModelNotFound("There is no such alias; GET /v1/models (`rlvo models list`) lists all")
         return alias_files.previous_version(self.folder / name, alias)
 
     def read(self, folder: Path) -> StoredVersion:
@@ -210,7 +210,7 @@ class ModelStore:
                 return cached[1]
             content = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
-            raise ModelNotFound("There is no such model version; GET /v1/models lists all") from None
+            raise ModelNotFound("There is no such model version; GET /v1/models (`rlvo models list`) lists all") from None
         except OSError as error:
             raise ModelNotReady("The manifest of this model version cannot be read; check its permissions") from error
         entry = self._read(folder, content)

@@ -195,6 +195,7 @@ def test_keys(rlvo: Rlvo) -> None:
 def test_empty_database_and_storage_are_sound(rlvo: Rlvo) -> None:
     assert rlvo("db", "upgrade").returncode == 0
     assert rlvo("fsck", "--deep").returncode == 0
+    assert rlvo("fsck").stdout.endswith("no data is lost; with --deep, the content of every file is checked too\n")
     assert rlvo("audit", "verify").stdout.startswith("0 entries, intact")
 
 

@@ -7,6 +7,7 @@ import errno
 import pytest
 
 from app.cli.failures import describe
+from app.sdk.errors import ModelNotFound
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM])
@@ -17,3 +18,10 @@ def test_fault_of_the_machine_has_status_1(number: int) -> None:
 @pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES, errno.EISDIR])
 def test_fault_of_a_given_path_has_status_2(number: int) -> None:
     assert describe(OSError(number, "x"))[1] == 2
+
+
+def test_title_is_not_repeated_before_a_detail_that_begins_with_it() -> None:
+    repeated = ModelNotFound("There is no such model version; `rlvo models list` shows all")
+    assert describe(repeated)[0] == ["There is no such model version; `rlvo models list` shows all"]
+    other = ModelNotFound("This alias has no earlier version to roll back to")
+    assert describe(other)[0] == ["There is no such model version: This alias has no earlier version to roll back to"]
