@@ -102,11 +102,7 @@ _COMMON_ERRORS = (
 
 def _form() -> Entry:
     volumes = {
-        name.value: {
-            "type": "string",
-            "format": "binary",
-            "description": f"{text}. NIfTI, .nii or .nii.gz; or a ZIP archive of its DICOM series",
-        }
+        name.value: {"type": "string", "format": "binary", "description": f"{text}. {_FORMATS}"}
         for name, text in _VOLUMES.items()
     }
     fields: Entry = {

@@ -26,7 +26,8 @@ def describe(error: Exception) -> tuple[list[str], int]:
     from app.sdk.errors import InvalidRequest, RlvoError  # here: it imports pydantic, which `rlvo --help` does not need
 
     if isinstance(error, RlvoError):
-        plain = error.detail.startswith(error.title) or isinstance(error, InvalidRequest)  # its title is about an HTTP request
+        of_http = isinstance(error, InvalidRequest)  # its title is about an HTTP request
+        plain = of_http or error.detail.startswith(error.title)
         lines = [error.detail if plain else f"{error.title}: {error.detail}"]
         lines += [f"  {fault.field}: {fault.detail}" for fault in error.errors]
         lines += [f"  ({note})" for note in getattr(error, "__notes__", ())]

@@ -13,7 +13,7 @@ Design notes:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -21,9 +21,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from app.network.architecture import TRUNK_STRIDE, Architecture, BoxPath
-
-Modulate = Callable[[Tensor], Tensor]
-
 
 MARKED = ("clot", "calcified", "clot_hu")
 """What a ``MarkPath`` says of each cell: logit of clot, logit of calcified clot, and density (standardised)."""

@@ -27,7 +27,6 @@ NAME, VERSION = re.compile(NAME_PATTERN), re.compile(VERSION_PATTERN)
 ALIAS = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 DEFAULT_ALIAS = "champion"
-CHALLENGER = "challenger"
 SHADOW = "shadow"  # alias of the version that scores live predictions after the answer was sent
 
 

@@ -210,7 +210,9 @@ class ModelStore:
                 return cached[1]
             content = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
-            raise ModelNotFound("There is no such model version; GET /v1/models (`rlvo models list`) lists all") from None
+            raise ModelNotFound(
+                "There is no such model version; GET /v1/models (`rlvo models list`) lists all"
+            ) from None
         except OSError as error:
             raise ModelNotReady("The manifest of this model version cannot be read; check its permissions") from error
         entry = self._read(folder, content)
