@@ -1,1 +1,1 @@
-"""DICOM in: the instances of a study, the role of each series, exact volumes; needs `rlvo-service[dicom]`."""
+"""DICOM in and out: instances, roles of series, exact volumes, results; needs the extra `dicom`."""
