@@ -208,13 +208,14 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console()
     if not console.is_terminal:
         console.width = 1000
     grid = Table(*columns, box=box.SIMPLE_HEAD, show_header=any(columns), pad_edge=False)
     for row in rows:
-        grid.add_row(*row)
+        grid.add_row(*map(Text, row))  # a plain str is read as markup, so `[dicom]` would not be shown
     console.print(grid)
 
 

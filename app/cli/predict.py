@@ -149,26 +149,28 @@ def progress(console: Console) -> Iterator[OnProgress]:
 
 def show(prediction: Prediction, console: Console) -> None:
     """Print a finished prediction: summary, warnings, probability with its spread, model, explanation, flags."""
+    from rich.markup import escape
+
     if prediction.probability is None:
         told = prediction.summary if prediction.sealed else prediction.status
         console.print(f"{prediction.id}: {told}", soft_wrap=True)
         return
-    console.print(f"[bold]{prediction.summary}[/bold]", soft_wrap=True)
+    console.print(f"[bold]{escape(prediction.summary)}[/bold]", soft_wrap=True)
     flags = warnings_first(prediction.flags)
     for flag in prediction.warnings:
-        console.print(f"[bold yellow]! warning[/bold yellow] {flag.name}: {flag_text(flag)}")
+        console.print(f"[bold yellow]! warning[/bold yellow] {flag.name}: {escape(flag_text(flag))}")
     console.print(f"\n{_answer(prediction)}")
     console.print(f"Model: {prediction.model.name} {prediction.model.version}   Prediction: {prediction.id}")
 
     if prediction.attribution:
         for line in (outside_text(prediction.attribution), side_text(prediction.attribution.affected, flags)):
             if line:
-                console.print(line)
+                console.print(line, markup=False)
         console.print(_contribution_table(prediction.attribution))
     if prediction.series:
         console.print(_series_table(prediction.series))
     for flag in flags[len(prediction.warnings) :]:
-        console.print(f"i info {flag.name}: {flag_text(flag)}")
+        console.print(f"i info {flag.name}: {flag_text(flag)}", markup=False)
     console.print(f"[dim]{prediction.notice}[/dim]")
 
 
@@ -196,16 +198,18 @@ def _answer(prediction: Prediction) -> str:
 def _contribution_table(attribution: Attribution) -> Table:
     """Table of the additive contributions, the largest first; values that were not given are one row."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     rows = grouped(contributions(attribution))
     longest = max((abs(row.log_odds) for row in rows), default=0.0) or 1.0
-    table = Table("reason", "value", "points", "log-odds", "", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table("reason", "value", "points", "log-odds", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", min_width=LONGEST_BAR)  # a bar that is cut off would look as long as another one
     table.add_row(f"{BASE} (base)", "", "", f"{attribution.base:+.3f}", "")
     for row in rows:
         color, bar = "red" if row.log_odds > 0 else "blue", "█" * round(LONGEST_BAR * abs(row.log_odds) / longest)
         change = signed_points(attribution.total, row.log_odds)
-        table.add_row(row.name, row.value, change, f"{row.log_odds:+.3f}", f"[{color}]{bar}[/{color}]")
+        table.add_row(escape(row.name), escape(row.value), change, f"{row.log_odds:+.3f}", f"[{color}]{bar}[/{color}]")
     table.add_row("[bold]sum", "", "", f"[bold]{attribution.total:+.3f}", "")
     return table
 
@@ -221,11 +225,12 @@ def _series_roles(entries: list[str]) -> dict[str, str]:
 def _series_table(series: list[SeriesSummary]) -> Table:
     """Table of the series of a DICOM study: what each was taken for, and why."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("series", "images", "taken for", "used", "reason", box=box.SIMPLE_HEAD, pad_edge=False)
     for each in series:
         part = f".{each.part}" if each.part else ""
         number = "-" if each.number is None else f"{each.number}{part}"
-        table.add_row(number, str(each.images), each.role.value, "yes" if each.used else "", each.reason)
+        table.add_row(number, str(each.images), each.role.value, "yes" if each.used else "", escape(each.reason))
     return table

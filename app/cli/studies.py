@@ -71,17 +71,20 @@ def complete(
 @expand_option_groups
 def roles(
     uid: Uid,
-    entries: Annotated[list[str], typer.Argument(help="SERIES=ROLE, the series by its UID; none: no stated role")],
+    entries: Annotated[
+        list[str] | None, typer.Argument(help="SERIES=ROLE, the series by its UID; none: no stated role")
+    ] = None,
     *,
     service: ServiceOptions,
 ) -> None:
     """State the roles of series, in place of those stated before.
 
     rlvo studies roles 1.2.840.113619.2.55.3 1.2.840.113619.2.55.3.4=ncct --url http://rlvo.local:8000
+    rlvo studies roles 1.2.840.113619.2.55.3 --url http://rlvo.local:8000
     """
     from app.sdk.errors import InvalidRequest
 
-    stated = [entry.partition("=")[::2] for entry in entries]
+    stated = [entry.partition("=")[::2] for entry in entries or ()]
     if not all(series and role for series, role in stated):
         raise InvalidRequest("Each role must be SERIES=ROLE, such as 1.2.840.113619.2.55.3.4=ncct.")
     with service.client() as client:

@@ -46,7 +46,7 @@ class RichProgress(ProgressReporter):
 
     def __call__(self, message: str) -> None:
         if self._progress is None:
-            self._console.print(message, highlight=False)
+            self._console.print(message, highlight=False, markup=False)
         else:
             self._progress.update(self._task, message=message)
 
@@ -60,7 +60,7 @@ class RichProgress(ProgressReporter):
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=False),
-            TextColumn("{task.fields[message]}"),
+            TextColumn("{task.fields[message]}", markup=False),
         )
         with Progress(*columns, console=self._console) as progress:
             task = self._task = progress.add_task(name, total=total, message="")
