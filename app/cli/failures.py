@@ -23,14 +23,18 @@ NOT_OF_INPUT = DISK_FULL | {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
 
 def describe(error: Exception) -> tuple[list[str], int]:
     """Return the lines and the exit status of an error."""
-    from app.sdk.errors import InvalidRequest, RlvoError  # here: it imports pydantic, which `rlvo --help` does not need
+    # Here: they import pydantic, which `rlvo --help` does not need.
+    from app.sdk.errors import DatabaseUnavailable, InvalidRequest, NotFound, RlvoError
 
     if isinstance(error, RlvoError):
-        of_http = isinstance(error, InvalidRequest)  # its title is about an HTTP request
+        notes = getattr(error, "__notes__", ())
+        of_http = isinstance(error, InvalidRequest) or type(error) is NotFound  # the title is about an HTTP request
         plain = of_http or error.detail.startswith(error.title)
         lines = [error.detail if plain else f"{error.title}: {error.detail}"]
+        if isinstance(error, DatabaseUnavailable) and plain and not notes:  # an error of a service has its trace
+            lines = [f"{error.title}. Check that it runs, and the address, user and password of RLVO_DATABASE_URL."]
         lines += [f"  {fault.field}: {fault.detail}" for fault in error.errors]
-        lines += [f"  ({note})" for note in getattr(error, "__notes__", ())]
+        lines += [f"  ({note})" for note in notes]
         return lines, 2 if 400 <= error.status < 500 else 1
     if isinstance(error, OSError):
         return [file_fault(error)], 1 if error.errno in NOT_OF_INPUT else 2

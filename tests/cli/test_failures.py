@@ -7,7 +7,7 @@ import errno
 import pytest
 
 from app.cli.failures import describe
-from app.sdk.errors import ModelNotFound
+from app.sdk.errors import DatabaseUnavailable, ModelNotFound, NotFound
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM])
@@ -25,3 +25,15 @@ def test_title_is_not_repeated_before_a_detail_that_begins_with_it() -> None:
     assert describe(repeated)[0] == ["There is no such model version; `rlvo models list` shows all"]
     other = ModelNotFound("This alias has no earlier version to roll back to")
     assert describe(other)[0] == ["There is no such model version: This alias has no earlier version to roll back to"]
+    assert describe(NotFound("There is no such study."))[0] == ["There is no such study."]
+
+
+def test_unreachable_database_names_its_setting_unless_it_is_that_of_a_service() -> None:
+    own = DatabaseUnavailable("The database cannot be reached. Send the request again later")
+    assert "RLVO_DATABASE_URL" in describe(own)[0][0]
+    damaged = DatabaseUnavailable("The database is read-only. Check the permissions and the mount of its folder")
+    assert describe(damaged)[0][0].endswith(
+        "The database is read-only. Check the permissions and the mount of its folder"
+    )
+    own.add_note("trace 01")
+    assert describe(own)[0] == ["The database cannot be reached. Send the request again later", "  (trace 01)"]
