@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -18,6 +18,9 @@ from app.cli.common import (
     settings,
     table,
 )
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 keys = typer.Typer(help="API keys: create, list and revoke them.", no_args_is_help=True)
 db = typer.Typer(help="The database.", no_args_is_help=True)
@@ -145,11 +148,11 @@ def list_settings(
     if markdown:
         typer.echo("| variable | default | what it sets |\n|---|---|---|")
         for name, field in Settings.model_fields.items():
-            typer.echo(f"| `RLVO_{name.upper()}` | {_default(field.default)} | {field.description} |")
+            typer.echo(f"| `RLVO_{name.upper()}` | {_default(field.default)} | {_purpose(field)} |")
     else:
         config, fields = settings(), Settings.model_fields.items()
         rows = [
-            [f"RLVO_{name.upper()}", _shown(getattr(config, name), secret=not field.repr), field.description or ""]
+            [f"RLVO_{name.upper()}", _shown(getattr(config, name), secret=not field.repr), _purpose(field)]
             for name, field in fields
         ]
         table(["variable", "value", ""], rows)
@@ -248,6 +251,13 @@ def fsck(
     if not report.sound:
         raise typer.Exit(1)
     typer.echo("no data is lost" + ("" if deep else "; with --deep, the content of every file is checked too"))
+
+
+def _purpose(field: FieldInfo) -> str:
+    """What a setting sets, and its possible values if the text does not name them all."""
+    text = field.description or ""
+    values = [f"`{value}`" for value in get_args(field.annotation) if isinstance(value, str)]
+    return text if all(value in text for value in values) else f"{text}; one of {', '.join(values)}"
 
 
 def _shown(value: object, *, secret: bool) -> str:

@@ -67,7 +67,7 @@ class Settings(BaseSettings):
     )
     auth: Literal["auto", "keys", "off"] = Field(
         default="auto",
-        description="API keys: `keys` required, `auto` and `off` not required from this machine on loopback",
+        description="API keys: `keys` required; `auto` and `off`: neither required nor checked from this machine on loopback",
     )
     insecure: bool = Field(
         default=False, description="With `auth=off`: require no keys from other machines and through a proxy either"
@@ -255,7 +255,9 @@ class Settings(BaseSettings):
         description="Seconds before a webhook's second attempt; each further pause is five times longer",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Lowest logged level")
-    log_format: Literal["text", "json"] = Field(default="text", description="Text lines or JSON objects")
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="Form of the log: text lines or JSON objects"
+    )
     otlp_endpoint: str = Field(
         default="",
         description="OpenTelemetry collector, `http://host:4318`; needs `rlvo-service[otel]`; empty: no traces",

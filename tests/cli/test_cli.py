@@ -214,6 +214,14 @@ def test_settings_hide_passwords(rlvo: Rlvo) -> None:
     assert "secret" not in shown
 
 
+def test_settings_name_their_possible_values(rlvo: Rlvo) -> None:
+    lines = {line.split()[0]: line for line in rlvo("settings").stdout.splitlines() if "RLVO_" in line}
+    assert "one of `auto`, `cpu`, `cuda`" in lines["RLVO_DEVICE"]
+    assert "one of" not in lines["RLVO_DICOM_STORAGE_COMMITMENT"]  # its text names both
+    assert "one of" not in lines["RLVO_PORT"]
+    assert "rlvo-service[otel]" in lines["RLVO_OTLP_ENDPOINT"]
+
+
 @pytest.mark.parametrize("password", ["se:cr/e@t", "secret"])
 def test_settings_hide_whole_passwords_and_the_return_key(rlvo: Rlvo, password: str) -> None:
     key = "S2V5S2V5S2V5S2V5S2V5S2V5S2V5S2V5S2V5S2V5S2U="
