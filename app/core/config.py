@@ -67,7 +67,8 @@ class Settings(BaseSettings):
     )
     auth: Literal["auto", "keys", "off"] = Field(
         default="auto",
-        description="API keys: `keys` required; `auto` and `off`: neither required nor checked from this machine on loopback",
+        description="API keys: `keys` required; `auto` and `off`: neither required nor checked from this machine on "
+        "loopback",
     )
     insecure: bool = Field(
         default=False, description="With `auth=off`: require no keys from other machines and through a proxy either"
