@@ -31,7 +31,7 @@ def idempotency_key(study: Path) -> str:
     return f"batch-{digest.hexdigest()[:32]}"
 
 
-async def predict(client: AsyncClient, study: Path, limit: asyncio.Semaphore) -> tuple[str, str, str, str]:
+async def predict(client: AsyncClient, study: Path, limit: asyncio.Semaphore) -> tuple[str, ...]:
     """Return the name of the study, its probability, the warnings that withhold its decision, and its error."""
     async with limit:
         try:
@@ -43,14 +43,14 @@ async def predict(client: AsyncClient, study: Path, limit: asyncio.Semaphore) ->
                 idempotency_key=idempotency_key(study),
             )
         except RlvoError as error:
-            return study.name, "", "", error.detail
-    return study.name, f"{prediction.probability:.4f}", " ".join(prediction.withheld), ""
+            return study.name, "", "", "", error.detail
+    return study.name, f"{prediction.probability:.4f}", str(prediction.headline), " ".join(prediction.withheld), ""
 
 
 async def run(url: str, api_key: str | None, studies: list[Path], concurrency: int) -> None:
     """Send the studies, at most ``concurrency`` at once, and print the results in the order of the arguments."""
     table = csv.writer(sys.stdout)
-    table.writerow(("study", "probability", "withheld", "error"))
+    table.writerow(("study", "probability", "headline", "withheld", "error"))
     async with AsyncClient(url, api_key=api_key) as client:
         limit = asyncio.Semaphore(concurrency)
         for row in await asyncio.gather(*(predict(client, study, limit) for study in studies)):

@@ -37,6 +37,7 @@ COLUMNS = (
     "probability",
     "fold_low",
     "fold_high",
+    "headline",
     "refractory",
     "withheld",
     "model",
@@ -80,8 +81,10 @@ def predict_cohort(
 
     The table has one line per patient: `patient`, the paths of the volumes (`ncct`, `cta`, ...), clinical variables.
     Acute studies of other callers are predicted first. After an interruption, the same command continues.
-    The column `withheld` lists the warnings that withhold a decision, and `version` the version that answered. Name one
-    (`--model name@1.2.0`) if an alias may be promoted meanwhile: a file with several versions is named as such.
+    The column `headline` is the answer: refractory, not-refractory, undetermined or withheld. `refractory` is the side
+    of the threshold, also of an undetermined answer. `withheld` lists the warnings that withhold a decision, and
+    `version` the version that answered. Name one (`--model name@1.2.0`) if an alias may be promoted meanwhile: a file
+    with several versions is named as such.
 
     Without --url, the command starts a service in the data folder (RLVO_DATA_DIR) and stops it at the end.
     """
@@ -221,6 +224,7 @@ def _line(study: CohortRow, prediction: Prediction, options: RowOptions) -> tupl
         "" if prediction.probability is None else f"{prediction.probability:.6f}",
         "" if interval is None else f"{interval.low:.6f}",
         "" if interval is None else f"{interval.high:.6f}",
+        "" if prediction.headline is None else prediction.headline.value,
         "" if decision is None else str(decision.refractory).lower(),
         " ".join(prediction.withheld),
         prediction.model.name,

@@ -1,8 +1,8 @@
 """Operations on received DICOM studies: ``client.studies``, blocking or asynchronous like the client.
 
-    with Client(url, api_key=key) as rlvo:
-        for study in rlvo.studies.list():
-            print(study.uid, study.state, [series.role for series in study.series])
+with Client(url, api_key=key) as rlvo:
+    for study in rlvo.studies.list():
+        print(study.uid, study.state, [series.role for series in study.series])
 """
 
 from __future__ import annotations

@@ -145,7 +145,10 @@ def _found(raw: RawTable, columns: TableColumns, *, since: str, only_site: str) 
     named = [columns.probability, columns.outcome, columns.site, columns.date, columns.conformal]
     named += variables
     absent = [name for name in dict.fromkeys(named) if name and name not in raw.header]
-    faults = [f"the table has no column {name}; it has {', '.join(raw.header)}" for name in absent]
+    options = {columns.probability: "; name yours with --probability", columns.outcome: "; name yours with --outcome"}
+    faults = [
+        f"the table has no column {name}; it has {', '.join(raw.header)}{options.get(name, '')}" for name in absent
+    ]
     faults += [
         f"--subgroup {name} is given twice; give its limits together, as {name}=60,75"
         for name in dict.fromkeys(variables)

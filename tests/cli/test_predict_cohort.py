@@ -15,7 +15,8 @@ from app.cli.__main__ import app
 from app.cli.predict_cohort import RowOptions, predict_rows
 from app.sdk.client import Client
 from app.sdk.errors import InternalError, InvalidVolume, QueueFull, RlvoError, StorageFull, TransportError
-from app.sdk.types import ModelRef, Prediction, Status
+from app.sdk.summary import Headline
+from app.sdk.types import Decision, ModelRef, Prediction, Status
 from app.training.cohort import read_for_prediction
 from app.training.errors import CohortFault
 
@@ -38,6 +39,7 @@ class Service(Client):
         self.failure: RlvoError = TransportError()
         self.withheld: list[str] = []
         self.version = "1.0.0"
+        self.decision: Decision | None = None
 
     def submit(self, *, on_progress: object = None, idempotency_key: str | None = None, **study: object) -> Prediction:
         if len(self.sent) >= self.fail_after:
@@ -57,6 +59,7 @@ class Service(Client):
             model=model,
             probability=0.25,
             withheld=self.withheld,
+            decision=self.decision,
             created="2026-01-01T00:00:00Z",
         )
 
@@ -199,11 +202,11 @@ def test_results_saved_again_by_a_spreadsheet_program_are_continued_in_their_own
         (b"\x00\x01\xff binary", "no text"),
         (b'patient;"status', "no file of results"),
         (
-            b"patient;status;probability;fold_low;fold_high;refractory;withheld;model;version;prediction;error;study\nP1;succeeded;250.000;;;;;;;p0;;\n",
+            b"patient;status;probability;fold_low;fold_high;headline;refractory;withheld;model;version;prediction;error;study\nP1;succeeded;250.000;;;;;;;;p0;;\n",
             "row 2",
         ),
         (
-            b"patient;status;probability;fold_low;fold_high;refractory;withheld;model;version;prediction;error;study\nP1;succeeded;0,2;;;maybe;;;;p0;;\n",
+            b"patient;status;probability;fold_low;fold_high;headline;refractory;withheld;model;version;prediction;error;study\nP1;succeeded;0,2;;;;maybe;;;;p0;;\n",
             "row 2",
         ),
     ],
@@ -250,7 +253,17 @@ def test_withheld_decisions_are_listed_and_counted(tmp_path: Path) -> None:
     service.withheld = ["alignment-poor", "tmax-doubtful"]
     assert run(service, path, tmp_path / "out.csv")[0] == {"succeeded": 1, "withheld decisions": 1}
     (line,) = csv.DictReader((tmp_path / "out.csv").read_text().splitlines())
-    assert (line["refractory"], line["withheld"]) == ("", "alignment-poor tmax-doubtful")
+    assert (line["headline"], line["refractory"]) == ("withheld", "")
+    assert line["withheld"] == "alignment-poor tmax-doubtful"
+
+
+def test_undetermined_answer_is_listed_as_such_beside_its_side_of_the_threshold(tmp_path: Path) -> None:
+    path, service = table(tmp_path, "P1,a.nii,71"), Service()
+    both = [Headline.NOT_REFRACTORY.value, Headline.REFRACTORY.value]
+    service.decision = Decision(refractory=False, threshold=0.4, rule="r", conformal=both)
+    run(service, path, tmp_path / "out.csv")
+    (line,) = csv.DictReader((tmp_path / "out.csv").read_text().splitlines())
+    assert (line["headline"], line["refractory"]) == ("undetermined", "false")
 
 
 def test_accepted_warnings_are_sent_and_change_the_key(tmp_path: Path) -> None:

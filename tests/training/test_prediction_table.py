@@ -59,7 +59,7 @@ def test_site_and_date_select_patients(tmp_path: Path) -> None:
         (HEAD + "0.5,2,A,,,0\n", "row 2, column outcome: expected 1 or 0"),
         (HEAD + "0.5,1,A,01.02.2026,,0\n", "row 2, column date: not an ISO date"),
         (HEAD + "0.5,1,A,,,\n", "row 2, column conformal: expected not-refractory or 0"),
-        ("p,outcome\n0.5,1\n", "the table has no column probability; it has p, outcome"),
+        ("p,outcome\n0.5,1\n", "the table has no column probability; it has p, outcome; name yours with --probability"),
         (HEAD + "0.5,1,A,,,0\n0.4,1,A,,,0\n", "of one outcome only"),
     ],
 )
