@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from app.cli import dicom_results
-from app.cli.serve import PRIVATE
+from app.cli.serve import PRIVATE, wait_for_eof
 
 dicom = typer.Typer(help="DICOM: receive studies, send results.", no_args_is_help=True)
 dicom_results.add_to(dicom)
@@ -81,7 +81,7 @@ def listen(
 
 
 def _end_at_eof(stop: threading.Event) -> None:
-    sys.stdin.buffer.read()
+    wait_for_eof()
     stop.set()
 
 

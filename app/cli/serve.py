@@ -262,8 +262,18 @@ def worker(
 
 
 def _drain_at_eof() -> None:
-    sys.stdin.buffer.read()
+    wait_for_eof()
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def wait_for_eof() -> None:
+    """Wait until standard input closes.
+
+    The descriptor is read, because a thread that waits in ``sys.stdin`` holds its lock: the interpreter would then end
+    with a fatal error in place of its exit status.
+    """
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
 
 
 class ProcessSupervisor:
