@@ -22,7 +22,7 @@ from starlette.staticfiles import StaticFiles
 from app.api.cds_hooks import CdsFeedback, CdsRequest
 from app.api.dependencies import Services, ServicesDep
 from app.api.login import content_policy
-from app.api.openapi_responses import EXAMPLES
+from app.api.openapi_examples import EXAMPLES
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.errors import NotFound, RlvoError
 from app.sdk.followup import OutcomeDraft, ReviewDraft

@@ -10,7 +10,7 @@ import jsonschema_rs
 import pytest
 
 from app.api.cds_hooks import CdsFeedback, CdsRequest
-from app.api.openapi_responses import EXAMPLES
+from app.api.openapi_examples import EXAMPLES
 from app.main import openapi_document
 from app.sdk.clinical import ClinicalRecord
 from app.sdk.followup import OutcomeDraft, ReviewDraft

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -97,37 +96,6 @@ def test_empty_study_is_sent_as_multipart(connect: Connect, server: ScriptedServ
     server.respond_with(Response(PREDICTION, 202))
     connect().submit()
     assert parts(server.requests[0]) == {"clinical": (None, b"{}")}
-
-
-@pytest.mark.parametrize(
-    ("study", "message"),
-    [
-        ({"cta": b"x", "tmaxx": b"x"}, "A study has no 'tmaxx'; did you mean 'tmax'?"),
-        ({"cta": b"x", "accept_warning": True}, "A study has no 'accept_warning'; did you mean 'accept_warnings'?"),
-        ({"cta": b"x", "zzz": 1}, "A study has no 'zzz'. A study has: ncct, cta,"),
-        ({"cta": b"x", "clinical": "clinical.json"}, "`clinical` must be a ClinicalRecord or a dict."),
-    ],
-)
-def test_wrong_argument_of_a_study_is_refused_before_anything_is_sent(
-    connect: Connect, server: ScriptedServer, study: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(TypeError, match=re.escape(message)):
-        connect().predict(**study)
-    with pytest.raises(ValueError, match="'low' is not a valid Priority"):
-        connect().submit(cta=b"x", priority="low")
-    assert not server.requests
-
-
-def test_none_counts_as_not_given(connect: Connect, server: ScriptedServer) -> None:
-    server.respond_with(Response(PREDICTION, 202))
-    connect().submit(cta=b"x", tmax=None, clinical=None, model=None, subject=None, explain=None, priority=None)
-    assert set(parts(server.requests[0])) == {"cta", "clinical"}
-
-
-@pytest.mark.parametrize("url", ["127.0.0.1:8000", "localhost:8000", "rlvo.local", "ftp://rlvo.local", "http://"])
-def test_address_without_http_is_refused(connect: Connect, url: str) -> None:
-    with pytest.raises(ValueError, match=r"must be like http://127\.0\.0\.1:8000"):
-        connect(url)
 
 
 def test_progress_runs_from_upload_to_the_last_stage(connect: Connect, server: ScriptedServer, tmp_path: Path) -> None:
@@ -383,13 +351,6 @@ def test_review_is_sent_again_after_a_disconnect(connect: Connect, server: Scrip
         "comment": "",
     }
     assert server.requests[1].headers["Content-Type"] == "application/json"
-
-
-def test_review_may_be_written_in_words() -> None:
-    draft = ReviewDraft(verdict="override", reason="image-quality")
-    assert draft == ReviewDraft(verdict=Verdict.OVERRIDE, reason=ReviewReason.IMAGE_QUALITY)
-    with pytest.raises(ValidationError, match="should be 'agree' or 'override'"):
-        ReviewDraft(verdict="agreed")
 
 
 def test_override_needs_a_reason() -> None:
