@@ -40,6 +40,7 @@ SUBMIT = "/v1/predictions"
 STORE = "/dicomweb/studies"
 _INFER = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?/infer")
 INSECURE_WARNING = '199 rlvo "No API key is required for this request"'
+UNCHECKED_WARNING = '199 rlvo "No API key is required for this request, and the one that was sent is not checked"'
 
 HEADERS = {
     "Content-Security-Policy": content_policy(),
@@ -86,8 +87,8 @@ class Middleware:
         state["trace_id"] = trace_id = span.trace_context.trace
         settings = self.services.settings
         body = _RequestBody(receive, self._limit(scope["path"]), settings.receive_timeout, settings.stall_timeout)
-        insecure = not key_needed(settings, scope, headers)
-        response = _Response(send, trace_id, body, head=scope["method"] == "HEAD", insecure=insecure)
+        warning = "" if key_needed(settings, scope, headers) else _key_warning(headers)
+        response = _Response(send, trace_id, body, head=scope["method"] == "HEAD", warning=warning)
         if response.head:
             scope["method"] = "GET"
         scope["headers"] = request_headers.merged(scope["headers"])
@@ -225,18 +226,23 @@ class _RequestBody:
         return TooLarge(f"This address accepts bodies of at most {self.limit} bytes. Send less.")
 
 
+def _key_warning(headers: Headers) -> str:
+    """Warning of a request that needs no key; one with a key learns that a wrong key would be answered too."""
+    return UNCHECKED_WARNING if {"authorization", "x-api-key"} & set(headers) else INSECURE_WARNING
+
+
 class _Response:
     """A response that is being sent: adds the headers, and holds back the end of an error response.
 
     `Middleware._finish` sends the end, so that the server keeps the connection open until then.
     """
 
-    def __init__(self, send: Send, trace_id: str, body: _RequestBody, *, head: bool, insecure: bool) -> None:
+    def __init__(self, send: Send, trace_id: str, body: _RequestBody, *, head: bool, warning: str) -> None:
         self._send = send
         self._body = body
         self.trace_id = trace_id
         self.head = head
-        self._insecure = insecure
+        self._warning = warning
         self.started = False
         self.status = 499
         self.held: Message | None = None
@@ -257,8 +263,8 @@ class _Response:
                 headers.add_vary_header("Origin")
             if "Accept-Ranges" in headers:
                 headers["Accept-Ranges"] = "none"
-            if self._insecure:
-                headers["Warning"] = INSECURE_WARNING
+            if self._warning:
+                headers["Warning"] = self._warning
             if not self._body.complete:
                 headers["Connection"] = "close"
             await self._send(message)

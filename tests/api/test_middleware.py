@@ -33,6 +33,8 @@ async def test_every_response_warns_if_no_key_is_required(shared_service: Runnin
     assert INSECURE_WARNING == '199 rlvo "No API key is required for this request"'  # a request of a proxy needs one
     for path in ("/livez", "/v1/models", "/nowhere", "/v1/predictions?limit=0"):
         assert (await shared_service.http.get(path)).headers["warning"] == INSECURE_WARNING
+    for sent in ({"Authorization": "Bearer wrong"}, {"X-API-Key": "wrong"}):
+        assert "is not checked" in (await shared_service.http.get("/v1/models", headers=sent)).headers["warning"]
 
 
 async def test_only_probes_and_pages_are_open_if_keys_are_required(settings: Settings) -> None:
