@@ -121,7 +121,7 @@ def _lines(prediction: Prediction) -> Iterator[_Line]:
         yield from _heading("Contributions to the log-odds")
         yield from _wrapped(outside_text(attribution))
         yield from _wrapped(side_text(attribution.affected, prediction.flags))
-        yield from _wrapped(f"They add up from {attribution.base:+.3f} to {attribution.total:+.3f}.")
+        yield from _wrapped(f"The contributions add up from {attribution.base:+.3f} to {attribution.total:+.3f}.")
         yield from _table(contribution_table(attribution))
         if regions := region_table(attribution.regions, attribution.total):
             yield from _heading("Image contributions by region")
@@ -135,7 +135,10 @@ def _lines(prediction: Prediction) -> Iterator[_Line]:
             yield from _wrapped(NO_MAP_NUMBERS)
     yield from _heading("Record")
     model = prediction.model
-    yield from _wrapped(f"Prediction {prediction.id}")
+    yield from _wrapped(f"Subject: {prediction.subject or 'not given'}")
+    if prediction.accession_number:
+        yield from _wrapped(f"Accession number: {prediction.accession_number}")
+    yield from _wrapped(f"Prediction {prediction.id}, created {prediction.created.isoformat(timespec='seconds')}")
     yield from _wrapped(f"Model {model.name}@{model.version}, {model.digest}")
     yield from _wrapped(f"Inputs: {', '.join(prediction.inputs)}")
 

@@ -27,7 +27,8 @@ h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem;border-bottom:1px solid 
 .notice{background:#fff3cd;color:#5c4400;padding:.5rem 1rem;font-weight:600;text-align:center}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}caption{text-align:left;color:#5b6b7b}
 th,td{padding:.2rem .8rem .2rem 0;text-align:left;border-bottom:1px solid #d5dde5;overflow-wrap:anywhere}
-th{overflow-wrap:normal}@media(min-width:40rem){td.n{white-space:nowrap}}
+th,td.k{overflow-wrap:normal}@media(min-width:40rem){td.n{white-space:nowrap}}
+@media(max-width:40rem){table{font-size:.85em}td,th{padding-right:.4rem}}
 td.n,th.n{text-align:right}img{max-width:100%}.big{font-size:2.4rem;font-weight:650}
 .headline{font-size:1.5rem;margin:0 1rem}
 .first{font-size:1.2rem;font-weight:600}.withheld{border:3px solid #8a4b00;background:#fff3cd;padding:0 1rem}
@@ -35,6 +36,7 @@ td.n,th.n{text-align:right}img{max-width:100%}.big{font-size:2.4rem;font-weight:
 figure{margin:1.2rem 0}figcaption{color:#5b6b7b}pre{white-space:pre-wrap;font-size:.85em}
 @media print{body{margin:0;max-width:none}h2{break-after:avoid}figure,table{break-inside:avoid}}
 """
+_UNBROKEN = 14  # letters of a word in a table that never breaks, such as "brainstem"
 _ICONS = {
     Severity.WARNING: (
         '<svg class=icon viewBox="0 0 20 20" role=img aria-label=Warning><path d="M10 1 19.5 18.5H.5z" fill="#8a4b00"/>'
@@ -203,16 +205,24 @@ def _summary(verb: str, items: Sequence[Contribution], total: float) -> str:
 
 
 def _table(caption: str, table: FigureTable) -> str:
-    """Render a table; its last column, the numbers, is right-aligned."""
+    """Render a table; its last column, the numbers, is right-aligned, and no number or usual word breaks."""
     last = len(table.headers) - 1
-    kinds = [" class=n" if column == last > 0 else "" for column in range(len(table.headers))]
-    head = "".join(f"<th scope=col{kind}>{escape(text)}</th>" for text, kind in zip(table.headers, kinds, strict=True))
+    numbers = [column == last > 0 for column in range(len(table.headers))]
+    headings = zip(table.headers, numbers, strict=True)
+    head = "".join(f"<th scope=col{' class=n' if right else ''}>{escape(text)}</th>" for text, right in headings)
     body = "".join(
-        "<tr>" + "".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row, kinds, strict=True)) + "</tr>"
+        "<tr>" + "".join(_cell(cell, right=right) for cell, right in zip(row, numbers, strict=True)) + "</tr>"
         for row in table.rows
     )
     caption_tag = f"<caption>{escape(caption)}</caption>" if caption else ""
     return f"<table>{caption_tag}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _cell(text: str, *, right: bool) -> str:
+    """A cell of a table; only a word that is too long for a narrow screen breaks."""
+    longest = max(map(len, text.split()), default=0)
+    kinds = " ".join(name for name, holds in (("n", right), ("k", longest <= _UNBROKEN)) if holds)
+    return f'<td class="{kinds}">{escape(text)}</td>' if kinds else f"<td>{escape(text)}</td>"
 
 
 def _figure(caption: str, figure: ReportFigure) -> str:

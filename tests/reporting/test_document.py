@@ -29,3 +29,11 @@ def test_maps_without_a_usable_number_are_told(attribution: Attribution) -> None
         lines = [line.text for line in document._lines(sent.model_copy(update={"perfusion": summary}))]
         assert "CT perfusion" in lines
         assert (said in lines) == expected
+
+
+def test_a_printed_report_says_of_whom_and_when_it_is(attribution: Attribution) -> None:
+    sent = finished_prediction(attribution).model_copy(update={"subject": "S1", "accession_number": "A7"})
+    lines = [line.text for line in document._lines(sent)]
+    assert {"Subject: S1", "Accession number: A7"} <= set(lines)
+    assert any(line.endswith("created 2026-11-23T00:00:00+00:00") for line in lines)
+    assert any(line.startswith("The contributions add up from") for line in lines)

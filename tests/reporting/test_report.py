@@ -104,6 +104,17 @@ def test_report_keeps_a_number_and_its_percent_sign_on_one_line(prediction: Pred
     assert not re.search(r"\d %", html)
 
 
+def test_report_breaks_no_number_or_usual_word_on_a_narrow_screen(attribution: Attribution) -> None:
+    """Before, a narrow screen showed "-0.35" in one line and "2" in the next."""
+    region = RegionContribution(region="right insula", modality=Channel.CTA, contribution=-0.352)
+    sent = finished_prediction(attribution.model_copy(update={"regions": [region]}))
+    html = page.report(sent, {}, "")
+    assert '<td class="k">right insula</td>' in html
+    assert '<td class="n k">-0.352</td>' in html
+    assert "td.k{overflow-wrap:normal}" in html
+    assert f'<td class="n">sha256:{"0" * 64}</td>' in html  # a long word breaks, so that nothing scrolls sideways
+
+
 def test_values_that_were_not_given_are_one_bar_and_no_reason(prediction: Prediction, attribution: Attribution) -> None:
     unknown = [
         ClinicalContribution(variable=name, value=None, contribution=part, imputed=True)
