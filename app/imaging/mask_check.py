@@ -4,6 +4,8 @@ Design notes:
 - A mask of brain, bone or a lesion is refused. A mask that misses the arteries of the CTA is flagged.
 - Deep inside the brain there is no bone, so what is brighter than tissue on a CTA is an artery or a vein.
 - Points of the mask are sampled, so the cost does not depend on its size.
+- A late CTA shows veins, too, and they are wider and brighter than arteries. So the arteries are judged around the
+  circle of Willis, where no wide vein is, and compared with the straight sinus.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from app.imaging.registration import brain_mask
 from app.sdk.errors import FieldError, ImplausibleModality
 from app.sdk.types import Flag, Input
 
-__all__ = ["amount", "content", "contrast"]
+__all__ = ["amount", "content", "contrast", "plain_blood"]
 
 _POINTS: Final = 10_000
 _DEEP_MM: Final = 3.0  # skull does not reach this deep into the registered brain
@@ -43,6 +45,13 @@ _NOISE_IN_LUMEN: Final = 1.3  # standard deviations that noise adds to this perc
 _BESIDE_MM: Final = 8.0
 _TISSUE_HU: Final = (-200.0, 280.0)  # tissue with noise, but neither air nor bone
 _MAX_NOISE_HU: Final = 40.0
+_ARTERIES_BOX: Final = ((-35.0, 35.0), (-25.0, 25.0), (-25.0, 10.0))  # circle of Willis and M1, MNI mm
+_VEINS_BOX: Final = ((-6.0, 6.0), (-80.0, -40.0), (-5.0, 30.0))  # vein of Galen and straight sinus
+_MIN_ARTERIES: Final = 0.02  # share of the deep points that lies around the circle of Willis: 0.2 or more with arteries
+_MIN_VEIN_POINTS: Final = 30
+_LATE_HU: Final = 30.0
+_WIDE: Final = (75.0, 97.0)  # percentiles of the CTA in the mask: the middle of the wide arteries, not calcium
+_PLAIN_BLOOD_HU: Final = 70.0  # of blood without contrast; 60 with a haematocrit of 60 %
 _WEAK_HU: Final = 200.0  # of blood; below about 145 HU, whole branches are missing from a computed mask
 
 
@@ -154,7 +163,8 @@ def contrast(mask: Volume, cta: Volume, mni_from_world: np.ndarray) -> tuple[Fla
         mni_from_world: (4, 4), RAS+ mm of both -> MNI152 mm.
 
     Returns:
-        ``contrast-weak`` if the wide arteries, deep in the brain, have less than 200 HU.
+        ``contrast-weak`` if the wide arteries around the circle of Willis have less than 200 HU, or are missing in the
+        mask; ``contrast-late`` if the deep veins are brighter than they are.
     """
     points = _sampled(mask, mni_from_world)
     if points is None:
@@ -163,12 +173,67 @@ def contrast(mask: Volume, cta: Volume, mni_from_world: np.ndarray) -> tuple[Fla
     deep = known & (points.depth_mm < -_DEEP_MM)
     if np.count_nonzero(deep) < _MIN_DEEP_POINTS:
         return ()
+    near = deep & _inside(points.mni_mm, _ARTERIES_BOX)
+    if np.count_nonzero(near) < _MIN_ARTERIES * np.count_nonzero(deep) and _shows_willis(cta, mni_from_world):
+        detail = "cta: hardly any artery around the circle of Willis is in the vessel mask, but vessels elsewhere are"
+        return (Flag(code="contrast-weak", detail=detail),)
+    arteries = near if np.count_nonzero(near) >= _MIN_DEEP_POINTS else deep
     noise = _noise(mask, cta, points.voxels[deep])
-    level = float(np.percentile(hu[deep], _LUMEN)) - _NOISE_IN_LUMEN * noise
-    if level >= _WEAK_HU:
+    level = float(np.percentile(hu[arteries], _LUMEN)) - _NOISE_IN_LUMEN * noise
+    flags = []
+    if level < _WEAK_HU:
+        detail = f"cta: the wide arteries of the brain have {level:.0f} HU; {_WEAK_HU:.0f} HU or more is usual"
+        flags.append(Flag(code="contrast-weak", detail=detail))
+    veins = hu[deep & _inside(points.mni_mm, _VEINS_BOX)]
+    if veins.size >= _MIN_VEIN_POINTS and float(np.median(veins)) > level + _LATE_HU:
+        detail = "cta: the deep veins are brighter than the arteries, so this is a late phase: branches behind a clot"
+        flags.append(Flag(code="contrast-late", detail=f"{detail} may be filled by collaterals"))
+    return tuple(flags)
+
+
+def plain_blood(mask: Volume, cta: Volume, ncct: Volume, maps: tuple[np.ndarray, np.ndarray]) -> tuple[Flag, ...]:
+    """Flag an NCCT whose arteries hold contrast, so that a clot is not denser than the blood beside it.
+
+    Args:
+        mask: (X, Y, Z) uint8, 1 in vessels; sent or computed.
+        cta: the CTA, in the same world frame. It shows which points are blood: a clot has no contrast there.
+        ncct: the NCCT.
+        maps: (4, 4) each, RAS+ mm of the mask -> MNI152 mm, and -> RAS+ mm of the NCCT.
+
+    Returns:
+        ``ncct-contrast`` if the median of the wide arteries is above 70 HU.
+    """
+    mni_from_world, ncct_from_world = maps
+    points = _sampled(mask, mni_from_world)
+    if points is None:
         return ()
-    detail = f"cta: the wide arteries of the brain have {level:.0f} HU; {_WEAK_HU:.0f} HU or more is usual"
-    return (Flag(code="contrast-weak", detail=detail),)
+    world_mm = _moved(points.voxels, mask.affine)
+    hu, known = _values_at(cta, world_mm)
+    plain_hu, plain_known = _values_at(ncct, _moved(world_mm, ncct_from_world))
+    deep = known & plain_known & (points.depth_mm < -_DEEP_MM)
+    if np.count_nonzero(deep) < _MIN_DEEP_POINTS:
+        return ()
+    low, high = np.percentile(hu[deep], _WIDE)
+    wide = plain_hu[deep & (hu >= low) & (hu <= high)]
+    if (level := float(np.median(wide))) <= _PLAIN_BLOOD_HU:
+        return ()
+    detail = (
+        f"ncct: the blood in the wide arteries has {level:.0f} HU; 35 to 60 HU are usual without contrast, so a clot "
+        "cannot be told from blood"
+    )
+    return (Flag(code="ncct-contrast", detail=detail),)
+
+
+def _inside(mni_mm: np.ndarray, box: tuple[tuple[float, float], ...]) -> np.ndarray:
+    """(n,) bool: whether points (n, 3) lie in a box."""
+    low, high = np.array(box).T
+    inside: np.ndarray = np.all((mni_mm > low) & (mni_mm < high), axis=1)
+    return inside
+
+
+def _shows_willis(cta: Volume, mni_from_world: np.ndarray) -> bool:
+    willis = np.array(np.meshgrid(*brain_mask.WILLIS_MM)).reshape(3, -1).T
+    return brain_mask.coverage(cta.affine, cta.shape, mni_from_world, willis) == 1
 
 
 def _noise(mask: Volume, cta: Volume, voxels: np.ndarray) -> float:

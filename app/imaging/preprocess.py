@@ -289,13 +289,18 @@ def _check_mask_content(study: AlignedStudy, mask: AlignedVolume) -> None:
 
 
 def _check_vessels(study: AlignedStudy, mask: AlignedVolume) -> None:
-    """Check how much the mask holds, and how bright the arteries in it are on the CTA."""
+    """Check how much the mask holds, and how bright the arteries in it are on the CTA and the NCCT."""
     complete = mask.coverage >= _MIN_COVERAGE and not study.poorly_aligned
     study.flags += mask_check.amount(mask.volume, mask.mni_from_world, complete=complete)
     cta = study.aligned.get(Channel.CTA)
     unsure = study.poorly_aligned or study.has("vessels-misplaced") or study.has("contrast-doubtful", Input.CTA)
-    if cta is not None and not unsure:
-        study.flags += mask_check.contrast(mask.volume, cta.volume, mask.mni_from_world)
+    if cta is None or unsure:
+        return
+    study.flags += mask_check.contrast(mask.volume, cta.volume, mask.mni_from_world)
+    ncct = study.aligned.get(Channel.NCCT)
+    if ncct is not None and not study.has("study-mismatch") and not study.has("contrast-doubtful", Input.NCCT):
+        maps = mask.mni_from_world, np.linalg.inv(ncct.mni_from_world) @ mask.mni_from_world
+        study.flags += mask_check.plain_blood(mask.volume, cta.volume, ncct.volume, maps)
 
 
 def _size(volume: Volume) -> str:

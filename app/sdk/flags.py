@@ -37,7 +37,7 @@ _HEADER: Final = {
     ),
     "non-finite-voxels": FlagKind(
         _INFO,
-        "Some voxels are NaN or infinite; they count as the lowest value.",
+        "Some voxels are NaN or infinite; they count as air or the lowest value, and in maps as no data.",
         "Every voxel.",
         "None for background. Otherwise export the volume again.",
     ),
@@ -98,6 +98,12 @@ _PERFUSION: Final = {
         "software left out. The core, and the numbers that depend on it, are not given.",
         "Voxels without data that data enclose, Tmax beside them, and their density in the CT.",
         "Export the maps without a threshold, or send the core volume in the record.",
+    ),
+    "core-dark": FlagKind(
+        _INFO,
+        "A part of the core has the density of fluid on the CT, on one side.",
+        "Volume with CBF under 30 % of normal, Tmax over 4 s, and 15 HU or more below the brain; 5 mL or more is said.",
+        "Look at the CT. An old infarct or a cyst counts as core: send the core volume without it in the record.",
     ),
     "core-delay-short": FlagKind(
         _INFO,

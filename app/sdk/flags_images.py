@@ -21,10 +21,16 @@ CT: Final = {
         "Number of places (cells of 12 mm) inside the skull with blocks above 110 HU.",
         "Check that NCCT and CTA are not exchanged.",
     ),
+    "contrast-late": FlagKind(
+        _INFO,
+        "The CTA is a late phase: the deep veins are brighter than the arteries.",
+        "Median of the CTA in the vein of Galen and the straight sinus, beside the arteries at the circle of Willis.",
+        "Send the arterial phase if there is one: in a late phase, collaterals fill the branches behind a clot.",
+    ),
     "contrast-weak": FlagKind(
         _WARNING,
         "The arteries of the CTA are weakly filled with contrast.",
-        "95th percentile of the CTA in the vessel mask, deep in the brain, without noise; 200 HU or more is usual.",
+        "95th percentile of the CTA in the vessel mask at the circle of Willis, less noise; 200 HU or more is usual.",
         "Look at the vessel mask: branches may be missing in it. With good contrast, the number could be another one.",
     ),
     "coverage": FlagKind(
@@ -50,6 +56,12 @@ CT: Final = {
         "The head has a size, proportions or a shear that hardly any adult head has.",
         "Width, length, height and shear of the intracranial space, relative to the MNI template.",
         "Check the voxel size, the distance of the slices and the gantry tilt; convert the series from DICOM again.",
+    ),
+    "ncct-contrast": FlagKind(
+        _WARNING,
+        "The blood in the NCCT holds contrast, so a clot is not denser than it.",
+        "Median of the NCCT in the wide arteries of the vessel mask; 70 HU or less is expected.",
+        "Send an NCCT from before the contrast, or none: the version then predicts without it.",
     ),
     "orientation-doubtful": FlagKind(
         _WARNING,

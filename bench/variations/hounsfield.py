@@ -10,6 +10,8 @@ import numpy as np
 from scipy import ndimage
 
 from app.imaging.io.nifti import Volume
+from app.imaging.registration import align
+from app.imaging.resample import resample
 from app.sdk.types import Input
 
 Study = dict[Input, Volume]
@@ -182,6 +184,16 @@ def haemorrhage(study: Study, rng: Random) -> Study:
     return study | {Input.NCCT: _stored(ncct.data + rng.uniform(30, 40) * bleeding, ncct)}
 
 
+def after_contrast(study: Study, rng: Random) -> Study:
+    """An NCCT some minutes after contrast: blood 45 to 70 HU and brain 6 HU denser."""
+    ncct, cta = study[Input.NCCT], study[Input.CTA]
+    moved = align.coregister(align.RegistrationImage(ncct), align.RegistrationImage(cta), rigid=True).fixed_from_moving
+    blood = ndimage.gaussian_filter(_arteries(cta).astype(np.float32), 0.5)
+    share = resample(blood, np.linalg.inv(cta.affine) @ moved @ ncct.affine, ncct.shape)
+    denser = ncct.data + rng.uniform(45, 70) * np.clip(1.3 * share, 0, 1) + 6 * ((ncct.data > 0) & (ncct.data < 90))
+    return study | {Input.NCCT: _stored(denser, ncct)}
+
+
 def thick_ncct(study: Study, rng: Random) -> Study:
     """An NCCT of 5 mm."""
     return study | {Input.NCCT: _thick(study[Input.NCCT], rng, 5.0)}
@@ -297,6 +309,7 @@ WRONG: dict[str, tuple[Callable[[Study, Random], Study], set[str]]] = {
     "brain_window": (partial(_one, change=_brain_window), {"refused"}),
     "cta_cut": (_cta_cut, {"hu-cut"}),
     "haemorrhage": (haemorrhage, {"haemorrhage-possible"}),
+    "after_contrast": (after_contrast, {"ncct-contrast", "contrast-doubtful"}),
     "cta_as_ncct": (partial(_moved_to, sent=Input.CTA, field=Input.NCCT), {"contrast-doubtful"}),
     "thick_cta_as_ncct": (partial(_moved_to, sent=Input.CTA, field=Input.NCCT, mm=5.0), {"contrast-doubtful"}),
     "ncct_as_cta": (partial(_moved_to, sent=Input.NCCT, field=Input.CTA), {"contrast-doubtful"}),

@@ -53,6 +53,7 @@ QUICK_WRONG = {
         "inverted_sign",
         "brain_window",
         "cta_cut",
+        "after_contrast",
         "haemorrhage",
     ),
     *("thick_cta_as_ncct", "ncct_as_cta", "exchanged", "cta_twice_turned", "tmax_twice"),

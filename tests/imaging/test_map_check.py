@@ -84,6 +84,29 @@ def test_old_infarct_without_delay_passes(study: Study) -> None:
     assert checked(maps)[0] == {"core-without-delay"}
 
 
+@pytest.mark.parametrize(
+    ("delay_s", "sides", "expected"), [(9, (1,), {"core-dark"}), (2, (1,), set()), (9, (1, -1), set())]
+)
+def test_old_infarct_that_counts_as_core_is_told(
+    study: Study, delay_s: float, sides: tuple[int, ...], expected: set[str]
+) -> None:
+    """Before, an old infarct with a delay made the core larger without a word. Ventricles are dark on both sides."""
+    scar = np.logical_or.reduce([studies.ball((30 * side, -70, 20), 22) for side in sides])
+    one = studies.ball((30, -70, 20), 22)
+    tmax, cbf, dark = (np.array(study[name].data) for name in (Input.TMAX, Input.CBF, Input.NCCT))
+    tmax[one & (tmax > 0)], cbf[one], dark[scar] = delay_s, np.minimum(cbf[one], 4), 8
+    changed = {Input.TMAX: tmax, Input.CBF: cbf, Input.NCCT: dark}
+    found, numbers = checked(
+        study | {name: dataclasses.replace(study[name], data=data) for name, data in changed.items()}
+    )
+    assert found == expected
+    assert severity_of("core-dark") is Severity.INFO
+    _, plain = checked(study)
+    assert numbers is not None
+    assert plain is not None
+    assert ((numbers.core_ml or 0) > (plain.core_ml or 0) + 10) == (delay_s > 4)
+
+
 def with_hole(study: Study, hole: np.ndarray, names: tuple[Input, ...], mark: float = 0.0) -> Study:
     changed = {}
     for name in names:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -188,3 +190,78 @@ def test_well_filled_arteries_pass_in_a_wide_mask() -> None:
 
 def test_contrast_of_an_empty_mask_is_not_judged(drawn: heads.Angiogram) -> None:
     assert contrast_flags(drawn, mask_of(np.zeros(SHAPE), drawn.cta)) == ()
+
+
+def with_straight_sinus(drawn: heads.Angiogram, hu: float) -> heads.Angiogram:
+    """A late phase: a straight sinus of 6 mm, in the CTA and in the mask."""
+    x, y, z = np.stack(np.indices(SHAPE), axis=0) * SPACING[0] + heads.grid(SHAPE, SPACING)[:3, 3, None, None, None]
+    sinus = (np.hypot(x, z - 8 - 0.3 * (y + 60)) < 3) & (y > -78) & (y < -42)
+    cta = replace(drawn.cta, data=np.where(sinus, np.int16(hu), drawn.cta.data))
+    return replace(drawn, cta=cta, vessels=drawn.vessels | sinus)
+
+
+def late_flags(drawn: heads.Angiogram, hu: float) -> set[str]:
+    late = with_straight_sinus(drawn, hu)
+    return codes(contrast_flags(late, mask_of(late.vessels, late.cta)))
+
+
+@pytest.mark.parametrize(("contrast", "found"), [(150, {"contrast-weak", "contrast-late"}), (220, {"contrast-late"})])
+def test_bright_veins_do_not_hide_weak_arteries(contrast: float, found: set[str]) -> None:
+    """Before, the level was that of the veins, so weakly filled arteries passed."""
+    assert late_flags(heads.angiogram(SHAPE, SPACING, contrast=contrast), 320) == found
+
+
+def test_arteries_that_only_a_late_mask_lacks_are_weak() -> None:
+    """The mask holds veins and distant branches, but nothing around the circle of Willis, which the CTA shows."""
+    late = with_straight_sinus(heads.angiogram(SHAPE, SPACING, contrast=80), 300)
+    x, y, z = np.stack(np.indices(SHAPE), axis=0) * SPACING[0] + heads.grid(SHAPE, SPACING)[:3, 3, None, None, None]
+    near = (np.abs(x) < 40) & (np.abs(y) < 30) & (z < 15)
+    (flag,) = contrast_flags(late, mask_of(late.vessels & ~near, late.cta))
+    assert flag.code == "contrast-weak"
+    assert "circle of Willis" in flag.detail
+
+
+@pytest.mark.parametrize(("contrast", "sinus"), [(350, 150), (350, 360), (220, 220)])
+def test_usual_veins_pass(contrast: float, sinus: float) -> None:
+    """Single-phase angiograms often show veins as bright as arteries."""
+    assert late_flags(heads.angiogram(SHAPE, SPACING, contrast=contrast), sinus) == set()
+
+
+# The NCCT ------------------------------------------------------------------------------------------------------------
+
+
+def plain_blood_flags(drawn: heads.Angiogram, blood: np.ndarray, shift_mm: float = 0.0) -> tuple[Flag, ...]:
+    """Flags for an NCCT with these HU (X, Y, Z) in its arteries, after a movement along y."""
+    moved = np.eye(4)
+    moved[1, 3] = shift_mm
+    values = np.where(drawn.vessels, blood, drawn.ncct.data).astype(np.int16)
+    ncct = Volume(np.asfortranarray(values), moved @ drawn.ncct.affine)
+    return mask_check.plain_blood(mask_of(drawn.vessels, drawn.cta), drawn.cta, ncct, (MNI, moved))
+
+
+@pytest.mark.parametrize("shift_mm", [0.0, 15.0])
+@pytest.mark.parametrize("hu", [80, 100, 130])
+def test_ncct_after_contrast_is_flagged(drawn: heads.Angiogram, hu: float, shift_mm: float) -> None:
+    (flag,) = plain_blood_flags(drawn, np.full(SHAPE, hu), shift_mm)
+    assert flag.code == "ncct-contrast"
+    assert flag.severity is Severity.WARNING
+    assert flag.detail.startswith(f"ncct: the blood in the wide arteries has {hu} HU")
+
+
+@pytest.mark.parametrize("hu", [30, 45, 60])
+def test_blood_without_contrast_passes(drawn: heads.Angiogram, hu: float) -> None:
+    """60 HU: a haematocrit of 60 %, or a dense clot in every artery."""
+    noise = np.random.default_rng(0).normal(0, 25, SHAPE)
+    assert plain_blood_flags(drawn, hu + noise) == ()
+
+
+def test_calcified_arteries_pass(drawn: heads.Angiogram) -> None:
+    """A third of the arteries is calcified."""
+    hard = np.random.default_rng(0).random((SHAPE[0] // 4, SHAPE[1] // 4, SHAPE[2] // 4)) < 0.33
+    everywhere = np.kron(hard, np.ones((4, 4, 4), bool))
+    assert plain_blood_flags(drawn, np.where(everywhere, 600, 45)) == ()
+
+
+def test_ncct_of_an_empty_mask_is_not_judged(drawn: heads.Angiogram) -> None:
+    empty = mask_of(np.zeros(SHAPE), drawn.cta)
+    assert mask_check.plain_blood(empty, drawn.cta, drawn.ncct, (MNI, MNI)) == ()

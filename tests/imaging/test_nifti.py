@@ -203,6 +203,19 @@ def test_non_finite_voxels_take_the_lowest_value(tmp_path: Path, kind: str, slop
     assert [values[i, i, i] for i in range(4)] == [np.float32(expected[numbers].min())] * 4
 
 
+@pytest.mark.parametrize("scale", [(1.0, 0.0), (0.5, -1024.0), (-2.0, 100.0)])
+@pytest.mark.parametrize(("lowest", "filled"), [(-480, -1000), (-1024, -1024), (-100, -100), (24, 24)])
+def test_air_without_a_number_is_air(tmp_path: Path, lowest: float, filled: float, scale: tuple[float, float]) -> None:
+    """Before, the air of a CT that has NaN in its place was at the edge of the skin, and the CT was refused."""
+    hu = np.linspace(lowest, 1500, 512, dtype=np.float32).reshape(8, 8, 8)
+    data = (hu - scale[1]) / scale[0]
+    data[2, 2, 2] = np.nan
+    path = save(tmp_path / "a.nii", build(data, scl_slope=scale[0], scl_inter=scale[1]))
+    values = read(path, field=Input.CTA).values()
+    assert values[2, 2, 2] == pytest.approx(filled, abs=0.01)
+    assert values[0, 0, 0] == pytest.approx(lowest, abs=0.01)
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_reading_needs_one_copy_of_the_voxels(tmp_path: Path, order: str) -> None:
     data = voxels((256, 256, 128))

@@ -29,6 +29,7 @@ __all__ = ["Volume", "pack", "read", "write"]
 
 _CHUNK = 64 * 1024
 _BLOCK = 1 << 20
+_AIR_HU, _BELOW_FAT_HU = -1000.0, -300.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +118,7 @@ def _voxels(file: IO[bytes], field: Input, limits: Limits) -> tuple[Header, npt.
 def _fill_non_finite(data: npt.NDArray[Any], header: Header, *, zero: bool) -> None:
     """Set every non-finite voxel to the lowest real value, or to 0 if ``zero`` is set and no value is lower.
 
+    A CT whose air was removed has a lowest value between fat and air, which is no HU of air: air takes its place.
     It works block by block, to avoid a second copy.
     """
     largest = max_stored(header)
@@ -126,6 +128,8 @@ def _fill_non_finite(data: npt.NDArray[Any], header: Header, *, zero: bool) -> N
     lowest = np.min if header.slope > 0 else np.max
     values = [lowest(block[good]) for block, good in zip(blocks, numbers, strict=True) if good.any()]
     value = lowest([*values, -header.inter / header.slope] if zero else values)
+    if not zero and _AIR_HU < value * header.slope + header.inter < _BELOW_FAT_HU:
+        value = (_AIR_HU - header.inter) / header.slope
     for block, good in zip(blocks, numbers, strict=True):
         block[~good] = value
 

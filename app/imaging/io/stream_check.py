@@ -81,7 +81,7 @@ class StreamCheck:
         if not self._scan.varies:
             raise invalid(self._field, "has the same value in all its voxels, or no finite value: export it again")
         if self._scan.non_finite:
-            meaning = "the lowest value" if self._field in CT_FIELDS else "no data"
+            meaning = "air or the lowest value" if self._field in CT_FIELDS else "no data"
             detail = f"{self._field.value}: some voxels are NaN or infinite; they count as {meaning}"
             flag = Flag(code=NON_FINITE, detail=detail)
             self.header = replace(self.header, flags=(*self.header.flags, flag))

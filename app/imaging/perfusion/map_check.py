@@ -7,6 +7,7 @@ Design notes:
   only their ratios are used.
 - A hole is a part of the brain without data that data enclose. Software leaves CSF and old infarcts without data; the
   CT shows them dark. A hole with the density of brain beside delayed tissue is probably a core that was blanked.
+- An acute core is at most some HU darker than brain on a CT. What is as dark as CSF on one side, with low flow, is old.
 - docs/input-checks.md states each limit with its measured distribution.
 """
 
@@ -114,6 +115,8 @@ def check(
     flags += _relations(sampled)
     if Input.TMAX in sampled and Input.CBF in sampled and not any(flag.code == "maps-contradict" for flag in flags):
         flags += _core_delay(sampled[Input.TMAX], sampled[Input.CBF], ct, computed=computed)
+    if Input.CBF in sampled:
+        flags += _dark_core(sampled.get(Input.TMAX), sampled[Input.CBF], ct)
     blanked, plain = _holes(sampled, ct)
     if blanked:
         detail = (
@@ -296,6 +299,27 @@ def _core_delay(tmax: np.ndarray, cbf: np.ndarray, ct: PlacedVolume, *, computed
         f"the median delay where blood flow is very low is {delay:.1f} s; {least:.0f} s or more is expected; {advice}"
     )
     return [_flag(code, source, detail)]
+
+
+def _dark_core(tmax: np.ndarray | None, cbf: np.ndarray, ct: PlacedVolume) -> list[Flag]:
+    """Say that a part of the core has the density of CSF on the CT, on one side: an old infarct counts as core."""
+    data = _has_data(cbf) if tmax is None else _has_data(cbf) & _has_data(tmax)
+    flow = _smooth(cbf, data, 3)
+    usual = max((float(np.median(flow[side])) for side in _hemispheres(data) if side.any()), default=0.0)
+    core = data & (flow < CORE_FRACTION * usual)
+    if tmax is not None:
+        core &= tmax > NORMAL_TMAX_S
+    if np.count_nonzero(core) * _VOXEL_ML <= _MIN_CORE_ML:
+        return []
+    dense = _brain_density(ct, data)
+    dark = morphology.opened(core & ~dense & dense[::-1])
+    if (dark_ml := np.count_nonzero(dark) * _VOXEL_ML) <= _MIN_CORE_ML:
+        return []
+    detail = (
+        f"about {dark_ml:.0f} mL of the core have the density of fluid on the CT, as of an old infarct or a cyst; core "
+        "and mismatch count them as core"
+    )
+    return [_flag("core-dark", Input.CBF, detail)]
 
 
 def _volume_theorem(cbf: np.ndarray, cbv: np.ndarray, mtt: np.ndarray) -> tuple[float, float]:
