@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -107,6 +107,11 @@ class _Source:
         """Site of a row without one. Beside named sites it is unknown, and no site of its own."""
         return NOT_RECORDED if self.table.cells("site") else ONE_SITE
 
+    def suspicions(self, studies: Sequence[CohortRow]) -> tuple[Suspicion, ...]:
+        """Values of the rows ``studies`` that are valid and probably wrong."""
+        mark = self.marks.get(suspicious.STENOSIS, ".")
+        return suspicious.find(studies, dict(self.table.rows), mark, self.own)
+
 
 @dataclass(frozen=True)
 class Inspection:
@@ -176,7 +181,7 @@ def inspect(
     _check_folds(studies, faults)
     if not faults and len({study.patient for study in studies}) < LEAST_PATIENTS:
         faults.add(f"{len(studies)} rows are too few: at least {LEAST_PATIENTS} patients are needed")
-    suspicions = suspicious.find(studies, dict(source.table.rows), source.marks.get(suspicious.STENOSIS, "."))
+    suspicions = source.suspicions(studies)
     if faults:
         return Inspection(source.raw, source.table, faults, None, suspicions, source.own)
     counts = outcome.count(chosen.outcome, components, found, drop_unknown=drop_unknown)
@@ -232,7 +237,7 @@ def read_unlabelled(
     if not source.table.rows:
         faults.add("the table has no row")
     faults.check()
-    suspicions = suspicious.find(studies, dict(source.table.rows), source.marks.get(suspicious.STENOSIS, "."))
+    suspicions = source.suspicions(studies)
     return Cohort(source.folder, tuple(studies), target, None, source.raw.notes, suspicions, source.own)
 
 
@@ -315,7 +320,8 @@ def _file_fault(path: Path) -> str:
         if path.is_dir():
             return "it is a folder; name one file"
         if not path.is_file():
-            return "there is no such file"
+            windows = "; write the path with / and not with \\" if "\\" in path.name else ""
+            return f"there is no such file{windows}"
     except OSError:
         return "the path is no valid file name"
     return "" if os.access(path, os.R_OK) else "the file cannot be opened; check its permissions"

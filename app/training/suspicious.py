@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from app.training import value_rules
+from app.registry.manifest import ClinicalVariable
+from app.training import row_rules, value_rules
 from app.training.cells import form_of, parse_number, spelling
 from app.training.columns import NAMES
 from app.training.errors import CohortFault, rows_text
@@ -29,8 +30,11 @@ if TYPE_CHECKING:
 
 MISSING_CODE, FRACTION, HOURS, UNIT = "missing-code", "fraction", "hours", "unit"
 SAME_IMAGE, TWO_SEXES, TWO_AGES = "same-image", "two-sexes", "two-ages"
-SPELLING = "spelling"
-CODES = (MISSING_CODE, FRACTION, HOURS, UNIT, SAME_IMAGE, TWO_SEXES, TWO_AGES, SPELLING)
+SPELLING, SAME_STUDY, CONTRADICTION, TELLS_OUTCOME = "spelling", "same-study", "contradiction", "tells-outcome"
+CODES = (
+    *(MISSING_CODE, FRACTION, HOURS, UNIT, SAME_IMAGE, TWO_SEXES, TWO_AGES),
+    *(SPELLING, SAME_STUDY, CONTRADICTION, TELLS_OUTCOME),
+)
 ALL = "all"
 STENOSIS = "final_stenosis_percent"
 ENOUGH = 5
@@ -61,7 +65,10 @@ class Suspicion:
 
 
 def find(
-    studies: Sequence[CohortRow], cells: Mapping[int, Mapping[str, str]], mark: str = "."
+    studies: Sequence[CohortRow],
+    cells: Mapping[int, Mapping[str, str]],
+    mark: str = ".",
+    own: Sequence[ClinicalVariable] = (),
 ) -> tuple[Suspicion, ...]:
     """Suspicions of the rows of a table.
 
@@ -69,6 +76,7 @@ def find(
         studies: Rows without a fault.
         cells: Text by column of each row, by its row number.
         mark: Decimal mark of the stenosis, which is no field of the record.
+        own: Own variables of the table.
     """
     found: list[Suspicion] = []
     for column, values in _columns(studies, cells, mark).items():
@@ -83,6 +91,13 @@ def find(
     for columns, rows in repeated_files([(study.row, study.patient, study.volumes) for study in studies]):
         message = "the same file for several patients; correct the file names, or give the rows one patient"
         found.append(Suspicion(SAME_IMAGE, rows, message, " and ".join(columns)))
+    for code, findings in (
+        (MISSING_CODE, row_rules.unnamed(studies, cells)),
+        (SAME_STUDY, row_rules.repeated_studies(studies)),
+        (CONTRADICTION, row_rules.contradictions(studies, cells, mark)),
+        (TELLS_OUTCOME, row_rules.outcome_columns(studies, own)),
+    ):
+        found += [Suspicion(code, rows, message, column) for column, rows, message in findings]
     return (*found, *_patients(studies), *_spellings(studies))
 
 

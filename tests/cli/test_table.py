@@ -87,8 +87,8 @@ def test_suspicious_values_stand_in_the_line_of_their_column_until_they_are_acce
     (stenosis,) = [line for line in result.stdout.splitlines() if line.startswith("final_stenosis_percent ->")]
     assert "fraction: 24 rows (2, 3, 4, ...), column final_stenosis_percent:" in stenosis
     assert result.stdout.splitlines()[-1] != ""
-    assert "give --accept fraction,same-image,two-sexes" in result.stdout
-    assert check(path, "--accept", "fraction,two-sexes").exit_code == 2
-    assert check(path, "--accept", "fraction, two-sexes,same-image").exit_code == 0
+    assert "give --accept fraction,same-image,same-study,two-sexes" in result.stdout
+    assert check(path, "--accept", "fraction,two-sexes,same-image").exit_code == 2
+    assert check(path, "--accept", "fraction, two-sexes,same-image,same-study").exit_code == 0
     assert check(path, "--accept", "all").exit_code == 0
     assert check(path, "--accept", "none").exit_code != 0

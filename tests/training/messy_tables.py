@@ -67,6 +67,32 @@ def one_patient(**other: Any) -> list[Row]:
     return [first, second | {"patient": first["patient"], "age": first["age"]} | other, *rest]
 
 
+def both_sides(**other: Any) -> list[Row]:
+    """The table of ``one_patient``, whose first two rows are occlusions of two sides."""
+    first, second, *rest = one_patient(**other)
+    return [first | {"occlusion_side": "left"}, second | {"occlusion_side": "right"}, *rest]
+
+
+def occluded() -> list[Row]:
+    """The valid table with the stenosis before the procedure in the first two rows."""
+    first, second, *rest = rows()
+    return [one | {"final_stenosis_percent": 100, "etici": "3"} for one in (first, second)] + rest
+
+
+def telling() -> list[Row]:
+    """The valid table with rescue treatment in every second row, and a higher NIHSS in these."""
+    return [
+        row
+        | {
+            "rescue_treatment": n % 2,
+            "final_stenosis_percent": 10,
+            "nihss": 12 + n % 2,
+            "atrial_fibrillation": n // 2 % 2,
+        }
+        for n, row in enumerate(rows())
+    ]
+
+
 def changed(column: str, value: Any, count: int = PATIENTS, name: str = "") -> list[Row]:
     """The valid table with a value in the first rows of a column, which may get another name."""
     table = rows()
@@ -300,6 +326,11 @@ TABLES = [
     MessyTable("HbA1c in mmol/mol", plain(numbers("hba1c", 38, 45, 52))),
     MessyTable("a blood pressure in kPa", plain(numbers("systolic_bp", 18.5, 20.1))),
     MessyTable("one image for two patients", plain(changed("ncct", "p0.nii.gz", 2))),
+    MessyTable("one study in two rows of its patient", plain(one_patient(ncct="p0.nii.gz"))),
+    MessyTable("two sides of one patient in one study", plain(both_sides(ncct="p0.nii.gz"))),
+    MessyTable("the site `unknown`", plain(changed("site", "unknown", 3))),
+    MessyTable("an eTICI of 3 beside a stenosis of 100 %", plain(occluded())),
+    MessyTable("an NIHSS that tells the outcome", plain(telling())),
     MessyTable("two sexes of one patient", plain(one_patient(sex="female"))),
     MessyTable("two ages of one patient, a day apart", plain(one_patient(age=71))),
     MessyTable("two ages of one patient, ten years apart", plain(one_patient(age=70, date="2034-03-01"))),

@@ -67,6 +67,7 @@ def test_folder_is_read_by_its_cohort_csv(tmp_path: Path) -> None:
     ("column", "value", "expected"),
     [
         ("ncct", "gone.nii.gz", "row 5, column ncct: there is no such file"),
+        ("ncct", "C:\\images\\gone.nii.gz", "row 5, column ncct: there is no such file; write the path with / and not"),
         ("ncct", "", "row 5: there is no volume"),
         ("patient", "", "row 5: the patient is missing"),
         ("age", "old", "row 5, column age: expected a number"),

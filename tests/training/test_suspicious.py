@@ -237,12 +237,109 @@ def test_composed_and_decomposed_letters_are_one_site(tmp_path: Path) -> None:
         messy_tables.one_patient(age=63, date="2027-02-01"),
         messy_tables.one_patient(age=66, date=""),
         messy_tables.one_patient(age="", sex=""),
-        messy_tables.one_patient(ncct="p0.nii.gz"),
+        messy_tables.both_sides(ncct="p0.nii.gz"),
     ],
 )
 def test_several_rows_of_one_patient_pass(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     messy_tables.images(tmp_path)
     assert cohort.inspect(messy_tables.plain(rows)(tmp_path)).suspicions == ()
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        messy_tables.one_patient(ncct="p0.nii.gz"),
+        messy_tables.one_patient(ncct="copy.nii.gz"),
+        messy_tables.one_patient(ncct="p0.nii.gz", etici="0", date="2024-03-01"),  # two outcomes of one study
+        messy_tables.one_patient(ncct="", study_instance_uid="1.2.3"),
+        messy_tables.one_patient(ncct="", accession_number="A7"),
+    ],
+)
+def test_study_that_is_in_two_rows_of_its_patient_is_found(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    messy_tables.images(tmp_path)
+    (tmp_path / "copy.nii.gz").write_bytes((tmp_path / "p0.nii.gz").read_bytes())
+    first, second, *rest = rows
+    if not second["ncct"]:
+        first = first | {
+            key: second[key] for key in ("ncct", "study_instance_uid", "accession_number") if key in second
+        }
+    (one,) = cohort.inspect(messy_tables.plain([first, second, *rest])(tmp_path)).suspicions
+    assert (one.code, one.column, one.rows) == ("same-study", "patient", (2, 3))
+
+
+def test_prepared_study_that_is_there_twice_is_found(tmp_path: Path) -> None:
+    patients = [f"p{n}" for n in range(28)]
+    (one,) = found(tmp_path, patient=[*patients, "p3"], prepared=[*range(28), 3], rescue_treatment=[0, 1] * 14 + [1])
+    assert (one.code, one.rows) == ("same-study", (5, 30))
+    assert not found(tmp_path, patient=[*patients, "p3"], prepared=range(29))
+
+
+@pytest.mark.parametrize("word", ["unknown", "n/a", "-", ".", "?", "N.A.", "NaN", "not recorded", "k. A.", "s/d"])
+@pytest.mark.parametrize("column", ["patient", "site", "scanner"])
+def test_word_for_a_missing_name_is_found(tmp_path: Path, word: str, column: str) -> None:
+    names = [f"p{n}" for n in range(COUNT)] if column == "patient" else ["north"] * COUNT
+    (one,) = found(tmp_path, **{column: [word, word, *names[2:]]})
+    assert (one.code, one.column, one.rows) == ("missing-code", column, (2, 3))
+    (tmp_path / "columns.toml").write_text(f'missing = ["{word}"]\n')
+    assert cohort.inspect(tmp_path).suspicions == ()
+
+
+def test_short_names_of_sites_pass(tmp_path: Path) -> None:
+    assert not found(tmp_path, site=["KA", "SD", "ND", "Nantes", "1", "0", "Null-Straße", "Nonell"] * 15)
+
+
+@pytest.mark.parametrize(
+    ("stenosis", "grade", "is_wrong"),
+    [
+        (100, "3", True),
+        (100, "TICI 2c", True),
+        (100, "2b", False),
+        (99, "3", False),
+        (100, "0", False),
+        ("", "3", False),
+    ],
+)
+def test_complete_reperfusion_of_an_occluded_artery_is_found(
+    tmp_path: Path, stenosis: Any, grade: str, is_wrong: bool
+) -> None:
+    rest = {"final_stenosis_percent": [10, 70] * 12, "etici": ["2b", "3"] * 12}
+    table = {"final_stenosis_percent": [stenosis], "etici": [grade]}
+    suspicions = found(tmp_path, **{name: [*table[name], *rest[name]] for name in rest})
+    assert [(one.code, one.rows) for one in suspicions] == ([("contradiction", (2,))] if is_wrong else [])
+
+
+OUTCOMES = np.arange(COUNT) % 2
+CHANCE = np.where(RNG.random(COUNT) < 0.8, OUTCOMES, 1 - OUTCOMES)
+"""A flag that is right in four of five patients, which is better than any published sign."""
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "is_wrong"),
+    [
+        ("nihss", OUTCOMES * 20 + np.arange(COUNT) % 7, True),
+        ("nihss", 30 - OUTCOMES * 20, True),
+        ("antiplatelet", OUTCOMES, True),
+        ("smoking", np.where(OUTCOMES, "current", "never"), True),
+        ("ldl", np.where(OUTCOMES, LDL, ""), True),
+        ("ldl", np.where(OUTCOMES & (np.arange(COUNT) % 3 > 0), LDL, ""), True),
+        ("imaging_signs.truncal_type", CHANCE, False),
+        ("nihss", CHANCE * 8 + np.arange(COUNT) % 9, False),
+        ("ldl", np.where(OUTCOMES | (np.arange(COUNT) == 6), LDL, ""), False),
+        ("ldl", np.where(np.arange(COUNT) % 20 == 1, LDL, ""), False),  # six values, by chance of one outcome
+        ("diabetes", np.ones(COUNT, int), False),
+    ],
+)
+def test_column_that_tells_the_outcome_is_found(tmp_path: Path, column: str, values: Column, is_wrong: bool) -> None:
+    suspicions = found(tmp_path, **{column: list(values)})
+    assert [(one.code, one.column) for one in suspicions] == ([("tells-outcome", column)] if is_wrong else [])
+
+
+def test_own_variable_that_tells_the_outcome_is_found(tmp_path: Path) -> None:
+    declared = '[variables.ward]\nlabel = "Ward"\nkind = "boolean"\n'
+    (tmp_path / "variables.toml").write_text(declared, encoding="utf-8")
+    (one,) = found(tmp_path, ward=list(OUTCOMES))
+    assert (one.code, one.column) == ("tells-outcome", "own.ward")
+    assert not found(tmp_path, ward=list(CHANCE))
 
 
 def test_copy_of_an_image_under_another_name_is_found_and_an_equal_size_is_not(tmp_path: Path) -> None:
