@@ -122,6 +122,11 @@ def by_outcome(labels: Labels, clusters: Clusters) -> tuple[int, int]:
     )
 
 
+def rarer_outcome(labels: Labels, clusters: Clusters) -> int:
+    """Patients with a study of the rarer outcome; several studies of one patient are no more events than one."""
+    return min(by_outcome(labels, clusters))
+
+
 def auc_covariance(labels: Labels, models: Sequence[Array], clusters: Clusters) -> tuple[Array, Array, Array]:
     """Covariance of the AUCs of several models on the same studies (Obuchowski 1997, equation 3).
 

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from app.evaluation import baseline_table
-from app.evaluation.clusters import Clusters, chosen
+from app.evaluation.clusters import Clusters, chosen, rarer_outcome
 from app.evaluation.metrics import Array, Comparison, Estimate, Labels, auc_estimate, delong
 from app.evaluation.subgroups import MIN_EVENTS
 from app.sdk.clinical import ClinicalRecord
@@ -74,10 +74,11 @@ def compare(
         name = f"{score.name}, {used.sum()} of {len(used)} items"
         missing = tuple(item.text for item, one in zip(score.items, used, strict=True) if not one)
         own, events = labels[complete], int(labels[complete].sum())
-        if min(events, len(own) - events) < MIN_EVENTS:
+        patients = chosen(clusters, complete)
+        if rarer_outcome(own, patients) < MIN_EVENTS:
             found.append(ScoreComparison(name, missing, len(own), events))
             continue
-        given, patients = probabilities[complete], chosen(clusters, complete)
+        given = probabilities[complete]
         estimates = (
             auc_estimate(own, sums, clusters=patients),
             auc_estimate(own, given, clusters=patients),

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from app.evaluation.clusters import Clusters, chosen
+from app.evaluation.clusters import Clusters, chosen, rarer_outcome
 from app.evaluation.metrics import Array, Estimate, Labels, auc_estimate
 from app.sdk.clinical import ClinicalRecord
 
@@ -82,12 +82,12 @@ def rows_of(
         if not inside.any():
             continue
         labels, own, called = data.labels[rows][inside], probabilities[inside], decided[inside]
-        events = int(labels.sum())
-        if min(events, len(labels) - events) < MIN_EVENTS:
+        events, patients = int(labels.sum()), chosen(clusters, inside)
+        if rarer_outcome(labels, patients) < MIN_EVENTS:
             yield SubgroupRow(name, len(labels))
             continue
         sensitivity, specificity = float(called[labels == 1].mean()), float(1 - called[labels == 0].mean())
-        area = auc_estimate(labels, own, clusters=chosen(clusters, inside))
+        area = auc_estimate(labels, own, clusters=patients)
         yield SubgroupRow(name, len(labels), events, area, sensitivity, specificity)
 
 

@@ -20,7 +20,7 @@ from app.core.display_names import NOT_RECORDED
 from app.evaluation import clusters as grouped
 from app.evaluation import curves, metrics, missing_outcomes, pooling, smooth_calibration
 from app.evaluation.baseline_table import Value
-from app.evaluation.clusters import Clusters
+from app.evaluation.clusters import Clusters, rarer_outcome
 from app.evaluation.metrics import Array, Estimate, Labels
 from app.evaluation.missing_outcomes import Bounds
 from app.evaluation.pooling import Pooled
@@ -247,7 +247,7 @@ def validate(
 def scores(name: str, labels: Labels, probabilities: Array, clusters: Clusters = None) -> Scores:
     """Scores of some patients (n,), or only their counts if one outcome has fewer than ``MIN_EVENTS``."""
     events = int(labels.sum())
-    if min(events, len(labels) - events) < MIN_EVENTS:
+    if rarer_outcome(labels, clusters) < MIN_EVENTS:
         return Scores(name, len(labels), events)
     slope = metrics.calibration_slope(labels, probabilities, clusters=clusters)
     return Scores(

@@ -34,6 +34,7 @@ def write(
     parts: Sequence[str] = (),
     outcome: Sequence[str] = (),
     cohort: Sequence[str] = (),
+    groups: NDArray[np.int64] | None = None,
 ) -> str:
     """The card as Markdown.
 
@@ -47,6 +48,7 @@ def write(
         parts: Tables of the test part.
         outcome: Counts of the outcome by component and site, and how the table was read.
         cohort: Flow of the studies, table 1 and missing values, without small counts.
+        groups: Patients (n,); None if each study is of another patient.
     """
     sections = {
         f"# {manifest.name} {manifest.version}": [
@@ -54,7 +56,7 @@ def write(
             f"{manifest.intended_use} Licence of the weights: {manifest.licence}.",
         ],
         "## What it does": [_purpose(manifest), _inputs(manifest), own_table(manifest)],
-        "## Data and protocol": [_data(manifest, split), _rules(manifest)],
+        "## Data and protocol": [_data(manifest, split, groups), _rules(manifest)],
         "## Outcome": ["\n".join(outcome), *cohort],
         "## Measured on the test part": [_numbers(manifest), SINGLE_RUN, *parts],
         "## The table": [markdown(list(rows), "DAFT", least=SMALL), _oracle(oracle, labels, split)],
@@ -121,8 +123,13 @@ def _cell(text: str) -> str:
     return text.replace("|", "/")
 
 
-def _data(manifest: Manifest, split: Split) -> str:
+def _data(manifest: Manifest, split: Split, groups: NDArray[np.int64] | None) -> str:
     training = manifest.training
+    develop, test = (
+        len(rows) if groups is None else len(np.unique(groups[rows])) for rows in (split.develop, split.test)
+    )
+    studies = len(split.develop) + len(split.test)
+    of = f" with {studies} studies" if studies > develop + test else ""
     share = 100 * training.positives / max(training.patients, 1)
     per_variable = training.positives / max(len(manifest.clinical.variables), 1)
     size = (
@@ -130,8 +137,9 @@ def _data(manifest: Manifest, split: Split) -> str:
         f"{per_variable:.1f} outcomes per clinical variable."
     )
     return (
-        f"{training.data}. {training.patients} patients, {training.positives} with the outcome ({share:.1f} %). {size} "
-        f"{len(split.develop)} for development, {len(split.test)} for the test. {training.protocol}. Seed "
+        f"{training.data}. {training.patients} patients{of}, {training.positives} with the outcome ({share:.1f} %). "
+        f"{size} "
+        f"{develop} for development, {test} for the test. {training.protocol}. Seed "
         f"{training.seed}; data sha-256 `{training.data_sha256[:16]}...`."
     )
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from app.core import json_text
 from app.core.display_names import NOT_RECORDED
 from app.evaluation import baseline_table, metrics, subgroups
-from app.evaluation.clusters import Clusters, of_patients
+from app.evaluation.clusters import Clusters, by_outcome, count, of_patients
 from app.evaluation.metrics import Array
 from app.inference import defaults, fold_files, model_version
 from app.network.architecture import Fusion
@@ -105,7 +105,7 @@ def package(
         develop, scores = result.split.develop, result.scores[PUBLISHED[config.model]]
         objections = publication.below_chance(data.labels[develop], scores.out_of_fold[develop])
         publication.check(objections, accepted=config.publish_anyway, report=str(path))
-        objections += publication.too_few_events(data.labels[develop])
+        objections += publication.too_few_events(data.labels[develop], of_patients(data.groups[develop]))
         manifest = _write_version(
             cohort, splits, fitted, evaluation, statistics, described, objections, data, config, remarks
         )
@@ -244,7 +244,7 @@ def _write_version(
     outcome = [*(cohort.counts.lines(least=small) if cohort.counts else ()), *_reading(cohort)]
     about = described.sections(least=small)
     card = model_card.write(
-        manifest, evaluation.rows, notes, data.oracle, data.labels, result.split, tables, outcome, about
+        manifest, evaluation.rows, notes, data.oracle, data.labels, result.split, tables, outcome, about, data.groups
     )
     head = None if logistic else result.reference
     return model_version.save(out, manifest, list(parts), golden=golden, card=card, reference=head)
@@ -252,6 +252,7 @@ def _write_version(
 
 def _training(cohort: Cohort, splits: RunSplits, data: Dataset, config: TrainConfig) -> Training:
     sites = len(set(data.sites.tolist()) - {NOT_RECORDED})
+    clusters = of_patients(data.groups)
     kind = "Synthetic patients (phantoms)" if data.oracle is not None else "Patients"
     try:
         code_version = installed_version("rlvo-service")
@@ -261,8 +262,8 @@ def _training(cohort: Cohort, splits: RunSplits, data: Dataset, config: TrainCon
         data=f"{kind} of the cohort {config.cohort.stem}, {sites} site{'s' if sites > 1 else ''}",
         data_sha256=splits.digest,
         synthetic=data.oracle is not None,
-        patients=len(data),
-        positives=int(data.labels.sum()),
+        patients=count(clusters, len(data)),
+        positives=by_outcome(data.labels, clusters)[0],
         seed=config.seed,
         code_version=code_version,
         target=cohort.target,
@@ -300,8 +301,19 @@ def _command(config: TrainConfig) -> str:
         options["--trunk"] = f"{config.trunk.parent.name}/{config.trunk.name}"
     elif not config.phantoms:
         options |= {"--epochs": config.epochs}
+    if config.accept:
+        options["--accept"] = config.accept
+    files = {"--columns": config.columns, "--own-variables": config.own_variables, "--dicom": config.dicom}
+    options |= {name: path.name for name, path in files.items() if path is not None}
+    flags = {
+        "--quick": config.quick,
+        "--drop-unknown": config.drop_unknown,
+        "--accept-flags": config.accept_flags,
+        "--i-know": config.i_know,
+        "--publish-anyway": config.publish_anyway,
+    }
     given = " ".join(f"{name} {value}" for name, value in options.items() if value)
-    given += " --publish-anyway" if config.publish_anyway else ""
+    given += "".join(f" {name}" for name, is_set in flags.items() if is_set)
     return f"Made by `rlvo train {config.cohort.name} {given}`."
 
 
@@ -332,8 +344,10 @@ def _measured(labels: NDArray[np.int64], logits: Array, rules: Rules, clusters: 
         for name, e in with_interval.items()
         if np.isfinite(e.value)
     }
-    return estimates | {name: Measured(value=round(float(value), 4)) for name, value in plain.items()}
+    known = {name: round(float(value), 4) for name, value in plain.items() if np.isfinite(value)}
+    return estimates | {name: Measured(value=value) for name, value in known.items()}
 
 
 def _share(flags: NDArray[np.bool_]) -> float:
-    return float(flags.mean()) if len(flags) else 0.0
+    """Share of the flags (n,); NaN without any, as a predictive value is if no patient is on its side."""
+    return float(flags.mean()) if len(flags) else float("nan")

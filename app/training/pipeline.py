@@ -27,6 +27,7 @@ from app.training.package import package
 from app.training.preprocess import Filler, preprocess
 from app.training.progress import ProgressReporter
 from app.training.provenance import read_manifest
+from app.training.split import check as check_split
 from app.training.split import split
 
 
@@ -51,6 +52,7 @@ def run(config: TrainConfig, progress: ProgressReporter, fill: Filler | None = N
             date_format=config.date_format,
             own=OwnColumns(config.own_variables),
         )
+        check_split(patients, config)  # before the images are prepared, which can take hours
         patients = dicom_studies.convert(patients, config.dicom, progress, jobs=config.jobs)
         suspicions = suspicious.check(patients, config.accept, accept_images=config.accept_flags)
         variables.select(config.variables, patients.own)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from app.evaluation.clusters import Clusters, by_outcome
 from app.evaluation.metrics import Array, Labels, auc
 from app.training.errors import PublicationRefused
 
@@ -16,13 +17,15 @@ MIN_EVENTS = 20
 """Fewest development patients of the rarer outcome: each of four folds then validates on five."""
 
 
-def too_few_events(labels: Labels) -> list[str]:
-    """Objection to a version of development patients with these ``labels`` (n,), if one outcome is too rare."""
-    events = int(labels.sum())
-    rarer = min(events, len(labels) - events)
-    if rarer >= MIN_EVENTS:
+def too_few_events(labels: Labels, clusters: Clusters = None) -> list[str]:
+    """Objection to a version of development studies with these ``labels`` (n,), if one outcome is too rare.
+
+    ``clusters`` (n,) number the patients if some have several studies: these are counted once for each outcome.
+    """
+    with_outcome, without = by_outcome(labels, clusters)
+    if min(with_outcome, without) >= MIN_EVENTS:
         return []
-    counts = f"{events} patients with the outcome and {len(labels) - events} without it"
+    counts = f"{with_outcome} patients with the outcome and {without} without it"
     return [f"the development part has {counts}; a version needs at least {MIN_EVENTS} of each"]
 
 

@@ -21,7 +21,7 @@ from scipy.special import expit
 
 from app.core.filesystem import atomic_directory
 from app.evaluation import metrics
-from app.evaluation.clusters import of_patients
+from app.evaluation.clusters import Clusters, count, of_patients, rarer_outcome
 from app.evaluation.metrics import Array, Labels
 from app.evaluation.recalibration import Recalibration, Update, log_loss, recalibrate
 from app.inference import fold_files
@@ -73,7 +73,8 @@ def recalibrate_version(
     scored = predict_cohort(config, progress or ProgressReporter())
     (predicted,) = scored.predictions.values()
     labels = scored.data.labels
-    check_events(labels)
+    clusters = of_patients(scored.data.groups)
+    check_events(labels, clusters)
     found = recalibrate(labels, predicted.probabilities)
     remarks = [*scored.remarks, *_repeated(scored)]
     if found.update is Update.NONE:
@@ -113,17 +114,17 @@ def _repeated(scored: ScoredCohort) -> list[str]:
     return [f"{note} each study as a patient of its own, so an update is made too easily."]
 
 
-def check_events(labels: Labels) -> None:
-    """Check that the rarer outcome has enough patients.
+def check_events(labels: Labels, clusters: Clusters = None) -> None:
+    """Check that the rarer outcome has enough patients; ``clusters`` (n,) number them if some have several studies.
 
     Raises:
         CohortFault: It has not; the message says how many more are needed.
     """
-    rarer = int(min(labels.sum(), len(labels) - labels.sum()))
+    rarer, patients = rarer_outcome(labels, clusters), count(clusters, len(labels))
     if rarer < NEEDED_EVENTS:
         missing = NEEDED_EVENTS - rarer
-        more = ceil(missing * len(labels) / max(rarer, 1))
-        fault = f"{rarer} of {len(labels)} patients have the rarer outcome; a recalibration needs {NEEDED_EVENTS}"
+        more = ceil(missing * patients / max(rarer, 1))
+        fault = f"{rarer} of {patients} patients have the rarer outcome; a recalibration needs {NEEDED_EVENTS}"
         raise CohortFault([f"{fault}: {missing} more, which are about {more} more patients"])
 
 

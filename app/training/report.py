@@ -12,7 +12,7 @@ import numpy as np
 from app.core import json_text
 from app.core.filesystem import atomic_directory
 from app.evaluation import curves, figures, metrics, subgroups
-from app.evaluation.clusters import Clusters, count, of_patients
+from app.evaluation.clusters import Clusters, by_outcome, count, of_patients
 from app.evaluation.metrics import Array, Estimate, Labels
 from app.training import report_folder
 from app.training.dataset import Dataset
@@ -59,7 +59,7 @@ def write(
             names = figures.write(draft, labels, models, chosen, clusters)
             parts = [
                 f"# {title}",
-                f"{len(labels)} patients, {int(labels.sum())} with the outcome.",
+                _counts(labels, clusters),
                 *tables,
                 *(description.sections() if description else ()),
                 "## Figures",
@@ -100,6 +100,16 @@ def _numbers(
         "decision_table": _decision_document(labels, models[chosen], clusters),
         "subgroups": [asdict(row) for row in subgroups.rows_of(data, rows, models[chosen], decided, clusters)],
     }
+
+
+def _counts(labels: Labels, clusters: Clusters) -> str:
+    """Sentence on the patients of a report, and on their studies if some have several."""
+    events = int(labels.sum())
+    if clusters is None:
+        return f"{len(labels)} patients, {events} with the outcome."
+    of = by_outcome(labels, clusters)[0]
+    studies = f"{len(labels)} studies, {events} with the outcome"
+    return f"{count(clusters, len(labels))} patients, {of} with the outcome in any study; {studies}."
 
 
 def scores(labels: Labels, probabilities: Array, clusters: Clusters = None) -> dict[str, Estimate]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logit
 
-from app.evaluation.clusters import Clusters, chosen
+from app.evaluation.clusters import Clusters, chosen, rarer_outcome
 from app.evaluation.metrics import Array, Comparison, Estimate, auc, auc_estimate, delong, f1, multiplicity_note
 from app.training.calibration import Rules, fold_noise, rules
 from app.training.splits import Split
@@ -108,7 +108,7 @@ def table(
                 f1=f1(labels[test], ensemble_rules.decide(model.mean[test])),
                 comparison=comparison,
                 folds_f1=(float(np.mean(by_fold)), float(np.std(by_fold, ddof=1))),
-                events=int(min(labels[test].sum(), (1 - labels[test]).sum())),
+                events=rarer_outcome(labels[test], patients),
             )
         )
     return rows

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from app.core.display_names import NOT_RECORDED
+from app.evaluation.clusters import of_patients
 from app.training import distributed, provenance, publication, splits
 from app.training.cohort import Cohort
 from app.training.dataset import Dataset
@@ -55,6 +57,44 @@ class RunSplits:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Strata:
+    """What a split is drawn by: outcome, number of the patient, and site of each study (n,)."""
+
+    labels: splits.Rows
+    groups: splits.Rows
+    sites: NDArray[np.str_]
+
+    @classmethod
+    def of(cls, cohort: Cohort) -> _Strata:
+        """Strata of the studies of a table, all of which have an outcome."""
+        patients = {name: number for number, name in enumerate(dict.fromkeys(one.patient for one in cohort.studies))}
+        return cls(
+            np.array([study.outcome for study in cohort.studies], np.int64),
+            np.array([patients[study.patient] for study in cohort.studies], np.int64),
+            np.array([study.site for study in cohort.studies]),
+        )
+
+
+def check(cohort: Cohort, config: TrainConfig) -> None:
+    """Check that the cohort has the split of the validation, before its images are prepared.
+
+    Raises:
+        CohortFault: If the cohort has no such split.
+        PublicationRefused: If a version is requested and the development part has too few events.
+    """
+    strata = _Strata.of(cohort)
+    (_, _, part), *_ = _draw(cohort, strata, config)
+    _check_events(part, strata, config)
+
+
+def _check_events(part: Split, strata: _Strata | Dataset, config: TrainConfig) -> None:
+    if config.out is not None:
+        clusters = of_patients(strata.groups[part.develop])
+        objections = publication.too_few_events(strata.labels[part.develop], clusters)
+        publication.check(objections, accepted=config.publish_anyway)
+
+
 def split(cohort: Cohort, data: Dataset, config: TrainConfig, device: torch.device) -> RunSplits:
     """Draw the splits and keep each in ``split.json`` of its folder.
 
@@ -65,9 +105,7 @@ def split(cohort: Cohort, data: Dataset, config: TrainConfig, device: torch.devi
     digest = provenance.data_digest(cohort, data)
     folder = cohort.folder / ".runs" / _key(config, digest, device)
     parts = tuple(RunSplit(block, part, folder / name) for block, name, part in _draw(cohort, data, config))
-    if config.out is not None:
-        objections = publication.too_few_events(data.labels[parts[0].split.develop])
-        publication.check(objections, accepted=config.publish_anyway)
+    _check_events(parts[0].split, data, config)
     if distributed.is_first_rank():
         for part in parts:
             splits.freeze(part.folder / "split.json", part.split, digest)
@@ -104,7 +142,7 @@ def _folder_name(block: str, number: int) -> str:
     return f"{re.sub('[^A-Za-z0-9]+', '-', block)[:40]}-{digest}-{number}"
 
 
-def _draw(cohort: Cohort, data: Dataset, config: TrainConfig) -> Iterator[tuple[str, str, Split]]:
+def _draw(cohort: Cohort, data: _Strata | Dataset, config: TrainConfig) -> Iterator[tuple[str, str, Split]]:
     """Block, name of the folder, and split, for each split of the validation."""
     labels, groups, sites, seed = data.labels, data.groups, data.sites, config.seed
     match config.validation:

@@ -15,6 +15,7 @@ from typer.testing import Result
 from app.cli import queue_preprocessing
 from app.training.cohort import CohortRow
 from tests.cli.training_runs import PATIENTS, TRUNK, rlvo
+from tests.training import messy_tables
 
 pytestmark = pytest.mark.xdist_group("cohort")  # one cohort, and one trained version, for all
 
@@ -49,6 +50,29 @@ def test_cohort_fault_exits_with_2_and_names_its_row(
     assert result.exit_code == 2
     assert message in result.stderr
     assert not (tmp_path / "faulty" / "m").exists()
+
+
+@pytest.mark.parametrize(
+    ("events", "options", "message"),
+    [
+        (0, (), "the test part has patients of one outcome only"),
+        (3, ("--validation", "nested"), "has patients of one outcome only"),
+        (12, ("--out", "m/1.0.0"), "a version needs at least 20 of each"),
+    ],
+)
+def test_outcomes_that_cannot_be_split_are_refused_before_images_are_prepared(
+    tmp_path: Path, events: int, options: tuple[str, ...], message: str
+) -> None:
+    """The images are no volumes, so a run that prepared them would name these."""
+    rows = [row | {"final_stenosis_percent": 70 if n < events else 10} for n, row in enumerate(messy_tables.rows())]
+    messy_tables.images(tmp_path)
+    path = messy_tables.plain(rows)(tmp_path)
+    result = rlvo("train", path, "--trunk", TRUNK, "--quick", *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not (tmp_path / ".prepared").exists()
+    if events == 12:  # without a version, these outcomes are enough
+        assert "row 2: " in rlvo("train", path, "--trunk", TRUNK, "--quick", "--accept", "all").stderr
 
 
 def corrupt(cohort: Path, folder: Path) -> Path:

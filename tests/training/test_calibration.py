@@ -203,6 +203,14 @@ def test_version_needs_enough_patients_of_both_outcomes(events: int, refused: bo
             publication.check(objections, accepted=False)
 
 
+def test_several_studies_of_a_patient_are_no_more_patients() -> None:
+    labels = (np.arange(200) < 80).astype(np.int64)
+    assert publication.too_few_events(labels) == []
+    (objection,) = publication.too_few_events(labels, np.arange(200) // 5)
+    assert "16 patients with the outcome and 24 without it" in objection
+    assert publication.too_few_events(labels, np.arange(200) // 4) == []
+
+
 def test_version_needs_a_ranking_that_is_not_below_chance() -> None:
     labels = np.array([0, 0, 1, 1])
     assert publication.below_chance(labels, np.array([0.1, 0.2, 0.3, 0.4])) == []

@@ -11,11 +11,12 @@ from scipy.special import expit
 
 from app.evaluation import figures, subgroups
 from app.evaluation.metrics import Comparison, Estimate, auc, f1
-from app.registry.manifest import Measured
+from app.registry.manifest import Measured, Threshold
 from app.sdk.clinical import ClinicalRecord
-from app.training import calibration, cross_validation, model_card, report, results_table
+from app.training import calibration, cross_validation, model_card, package, report, results_table
 from app.training.cross_validation import CrossValidation, ModelSummary
 from app.training.dataset import Dataset
+from app.training.options import TrainConfig
 from app.training.results_table import ORACLE, ModelScores, ResultRow
 from app.training.splits import Split
 from tests.factory import tiny_manifest
@@ -49,6 +50,66 @@ def test_subgroup_with_few_events_is_listed_without_numbers(data: Dataset) -> No
     cells = lines(data, labels)
     assert cells["sex: female"][:2] == ["40", "5"]
     assert cells["sex: female"][2].startswith(f"{auc(labels[360:], PROBABILITIES[360:]):.3f} (")
+
+
+def test_subgroup_of_few_patients_with_many_studies_is_listed_without_numbers(data: Dataset) -> None:
+    """Eight studies of two women with the outcome are two events."""
+    labels = LABELS.copy()
+    labels[360:] = [1] * 8 + [0] * 32
+    own, rows = replace(data, labels=labels), np.arange(400)
+    for events, patients in ((2, [1000] * 4 + [1001] * 4), (5, [1000, 1001, 1002, 1003, 1004, 1004, 1004, 1004])):
+        groups = np.concatenate([rows[:360], patients, rows[368:]])
+        found = {row.name: row for row in subgroups.rows_of(own, rows, PROBABILITIES, PROBABILITIES > 0.3, groups)}
+        assert (found["sex: female"].events is None) == (events < 5)
+        assert found["sex: male"].events is not None
+
+
+def test_card_and_report_count_patients_and_not_their_studies(data: Dataset, tmp_path: Path) -> None:
+    groups = np.arange(400) // 4
+    part = _split(400)
+    training = tiny_manifest().training.model_copy(update={"patients": 100, "positives": 60})
+    manifest = tiny_manifest().model_copy(update={"training": training})
+    rows = results_table.table({"DAFT": _noise(400, 1)}, LABELS, part, "DAFT", groups)
+    assert rows[0].events == min(len(set(groups[part.test][LABELS[part.test] == value])) for value in (0, 1))
+    card = model_card.write(manifest, rows, [], None, LABELS, part, groups=groups)
+    develop, test = (len(set(groups[own].tolist())) for own in (part.develop, part.test))
+    assert "100 patients with 400 studies, 60 with the outcome (60.0 %)" in card
+    assert f"{develop} for development, {test} for the test." in card
+    alone = model_card.write(manifest, rows, [], None, LABELS, part, groups=np.arange(400))
+    assert "100 patients, 60 with the outcome" in alone
+    assert f"{len(part.develop)} for development, {len(part.test)} for the test." in alone
+
+    own = replace(data, groups=groups)
+    models = {"DAFT": PROBABILITIES}
+    path = report.write(
+        tmp_path / "r", "t", [], own, np.arange(400), models, "DAFT", (PROBABILITIES > 0.3).astype(float)
+    )
+    positive = len(set(groups[LABELS == 1].tolist()))
+    expected = f"100 patients, {positive} with the outcome in any study; 400 studies, {LABELS.sum()} with the outcome."
+    assert expected in path.read_text(encoding="utf-8")
+
+
+def test_predictive_value_without_such_a_decision_is_left_out() -> None:
+    """If every patient is above the threshold, no negative predictive value exists; it was written as 0."""
+    logits = RNG.normal(0, 1, 400) + LABELS
+    rules = calibration.rules(LABELS, logits)
+    low, high = (replace(rules, threshold=Threshold(value=value, rule="fixed")) for value in (1e-6, 1 - 1e-6))
+    all_above, none_above = (package._measured(LABELS, logits, one, None) for one in (low, high))
+    assert all_above["ppv"].value == pytest.approx(LABELS.mean(), abs=1e-4)
+    assert "npv" not in all_above
+    assert none_above["npv"].value == pytest.approx(1 - LABELS.mean(), abs=1e-4)
+    assert "ppv" not in none_above
+
+
+def test_command_on_the_card_has_every_option_that_the_run_needed() -> None:
+    plain = TrainConfig(Path("c.csv"), Path("m/1.0.0"), None, 0, 3, 7, "cpu", quick=False, drop_unknown=False)
+    assert package._command(plain) == "Made by `rlvo train c.csv --seed 7 --model daft --epochs 3`."
+    config = replace(plain, quick=True, drop_unknown=True, accept_flags=True, i_know=True, accept="unit,hours")
+    config = replace(config, columns=Path("x/columns.toml"), own_variables=Path("x/v.toml"), dicom=Path("x/studies"))
+    text = package._command(config)
+    for option in ("--quick", "--drop-unknown", "--accept-flags", "--i-know", "--accept unit,hours"):
+        assert f" {option}" in text
+    assert " --columns columns.toml --own-variables v.toml --dicom studies" in text
 
 
 def test_card_shows_no_small_subgroup(data: Dataset) -> None:
