@@ -81,6 +81,7 @@ class TrialEntry:
     outcome_entered: datetime | None = None
     outcome_changes: int = 0
     changed_unsealed: bool = False
+    has_subject: bool = True
 
 
 @dataclass(frozen=True)
@@ -275,6 +276,7 @@ def _entry(row: PredictionRow, entry: TrialEntryRow | None, outcome: OutcomeRow 
         outcome_entered=entry.outcome_entered if entry else None,
         outcome_changes=entry.outcome_changes if entry else 0,
         changed_unsealed=bool(entry and entry.changed_unsealed),
+        has_subject=bool(row.subject),
     )
 
 

@@ -6,6 +6,8 @@ Design notes:
   Wald 1945; Ramdas et al., Stat Sci 2023;38:576).
 - The alternatives multiply all odds by the same factor (Steiner et al., Biostatistics 2000;1:441).
 - A quiet test says little with few events. So the smallest change that the outcomes would probably show is told, too.
+- Several studies of a patient share a part of their outcome, so the test takes the first one of each. Control limits
+  allow for full dependence: the SDs of the studies of a patient are added.
 - Control limits of one window are those of a chart of risk-adjusted proportions, three standard deviations.
 """
 
@@ -17,6 +19,7 @@ from math import exp, log, sqrt
 import numpy as np
 from scipy.special import expit, logit
 
+from app.evaluation.clusters import Clusters, totals
 from app.evaluation.metrics import Array, Labels
 
 ALPHA = 0.05
@@ -85,8 +88,14 @@ def _evidence_text(value: float) -> str:
     return f"over {LARGEST_SHOWN:,}" if value > LARGEST_SHOWN else f"{value:.0f}"
 
 
-def drift(labels: Labels, probabilities: Array) -> Drift:
-    """Judge outcomes and probabilities, (n,) each, in the order in which the patients came."""
+def drift(labels: Labels, probabilities: Array, clusters: Clusters = None) -> Drift:
+    """Judge outcomes and probabilities, (n,) each, in the order in which the patients came.
+
+    ``clusters`` (n,) number the patients if some have several studies: the first study of each counts.
+    """
+    if clusters is not None:
+        first = np.sort(np.unique(clusters, return_index=True)[1])
+        labels, probabilities = labels[first], probabilities[first]
     expected, variance = float(probabilities.sum()), float((probabilities * (1 - probabilities)).sum())
     # Of a log ratio of observed to expected events, by the delta method.
     rest = variance / expected if expected else 1.0
@@ -117,8 +126,13 @@ def evidence(labels: Labels, probabilities: Array) -> Array:
     return np.asarray(np.exp(np.minimum(logs, 600.0)))
 
 
-def control_limits(probabilities: Array) -> tuple[float, float]:
-    """Limits of the observed share among patients with these probabilities (n,), if they are calibrated."""
+def control_limits(probabilities: Array, clusters: Clusters = None) -> tuple[float, float]:
+    """Limits of the observed share among studies with these probabilities (n,), if they are calibrated.
+
+    ``clusters`` (n,) number the patients if some have several studies.
+    """
     mean = float(probabilities.mean())
-    error = sqrt(float((probabilities * (1 - probabilities)).sum())) / len(probabilities)
+    deviations = np.sqrt(probabilities * (1 - probabilities))
+    of_patients = deviations if clusters is None else totals(deviations, clusters)
+    error = sqrt(float((of_patients**2).sum())) / len(probabilities)
     return max(mean - LIMIT_SD * error, 0.0), min(mean + LIMIT_SD * error, 1.0)

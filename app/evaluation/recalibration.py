@@ -10,12 +10,15 @@ Design notes:
 - The chosen update is shrunk by (LR - c) / LR. With c = df this is the factor of van Houwelingen & le Cessie (Stat Med
   1990;9:1303). Here c is the critical value of the likelihood ratio: an update is made only above it, so its estimate
   is too large on average. An update at the limit of the test is then none, and one with many events is whole.
+- With several studies of a patient, the likelihood ratios of the intercept, and of the slope beside it, are divided by
+  their design effects: the sandwich variance of the coefficient over that of independent studies, at least 1 (Rao &
+  Scott, Ann Stat 1984;12:46). Events are patients.
 - An update never has a negative slope, so that the order of patients is kept.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -23,6 +26,7 @@ from scipy import stats
 from scipy.special import expit
 
 from app.evaluation import logistic, metrics
+from app.evaluation.clusters import Clusters, by_outcome, count, rarer_outcome, sandwich
 from app.evaluation.metrics import Array, Estimate, Labels
 
 LEVEL = 0.04
@@ -76,9 +80,15 @@ class Recalibration:
 
 
 def recalibrate(
-    labels: Labels, probabilities: Array, *, level: float = LEVEL, draws: int = DRAWS, seed: int = 0
+    labels: Labels,
+    probabilities: Array,
+    *,
+    level: float = LEVEL,
+    draws: int = DRAWS,
+    seed: int = 0,
+    clusters: Clusters = None,
 ) -> Recalibration:
-    """Choose and fit the update of n patients.
+    """Choose and fit the update of n studies.
 
     Args:
         labels: (n,) 0/1.
@@ -86,14 +96,18 @@ def recalibrate(
         level: Level of both tests.
         draws: Simulated sets of outcomes of the first test.
         seed: Seed of these.
+        clusters: Patients (n,) if some have several studies.
     """
     x = logistic.log_odds(probabilities)
     none = logistic.log_likelihood(labels, x)
     one, both = _intercept(labels, x), _both(labels, x)
-    rarer = int(min(labels.sum(), len(labels) - labels.sum()))
+    if clusters is not None:
+        none, one, both = _of_patients(labels, x, (none, one, both), clusters)
+    rarer = rarer_outcome(labels, clusters)
     ratios = (2 * (one.log_likelihood - none), 2 * (both.log_likelihood - none))
     p_any = _p_any(x, probabilities, ratios, rarer, draws, seed)
-    return _chosen(none, one, both, (len(labels), int(labels.sum())), p_any, level)
+    patients = count(clusters, len(labels))
+    return _chosen(none, one, both, (patients, by_outcome(labels, clusters)[0]), p_any, level, rarer)
 
 
 def of_fits(
@@ -125,7 +139,7 @@ def of_fits(
             f"{EXACT_BELOW - rarer} more"
         )
     ratios = (2 * (one.log_likelihood - none), 2 * (both.log_likelihood - none))
-    return _chosen(none, one, both, (patients, events), _approximate_p(ratios), level)
+    return _chosen(none, one, both, (patients, events), _approximate_p(ratios), level, rarer)
 
 
 def _chosen(
@@ -135,12 +149,13 @@ def _chosen(
     counts: tuple[int, int],
     p_any: float,
     level: float,
+    rarer: int,
 ) -> Recalibration:
-    """Closed test and shrinkage; ``counts`` are all patients, and those with the outcome."""
+    """Closed test and shrinkage; ``counts``: all patients, and those with the outcome; ``rarer``: of the rarer one."""
     patients, events = counts
     p_slope = float("nan")
     update = Update.NONE
-    if p_any <= level and min(events, patients - events) >= FEWEST_EVENTS and both.converged:
+    if p_any <= level and rarer >= FEWEST_EVENTS and both.converged:
         p_slope = float(stats.chi2.sf(max(2 * (both.log_likelihood - one.log_likelihood), 0.0), 1))
         update = Update.BOTH if p_slope <= level and both.coefficients[1] > 0 else Update.INTERCEPT
     intercept, slope, shrinkage = 0.0, 1.0, 0.0
@@ -177,6 +192,28 @@ def _intercept(labels: Labels, x: Array) -> logistic.LogisticFit:
 
 def _both(labels: Labels, x: Array) -> logistic.LogisticFit:
     return logistic.fit(np.stack([np.ones_like(x), x], axis=1), labels)
+
+
+def _of_patients(
+    labels: Labels, x: Array, fits: tuple[float, logistic.LogisticFit, logistic.LogisticFit], clusters: Labels
+) -> tuple[float, logistic.LogisticFit, logistic.LogisticFit]:
+    """Log-likelihoods over their design effects, from 0 without an update on, and fits with sandwich covariances."""
+    none, one, both = fits
+    ones = np.ones_like(x)[:, None]
+    found = []
+    for fit, design, offset in ((one, ones, x), (both, np.column_stack([ones, x]), 0.0)):
+        errors = labels - expit(design @ fit.coefficients + offset)
+        covariance = sandwich(fit.covariance, design * errors[:, None], clusters)
+        effect = max(float(covariance[-1, -1] / fit.covariance[-1, -1]), 1.0)
+        found.append((covariance, effect))
+    (of_one, first), (of_both, second) = found
+    gained = (one.log_likelihood - none) / first
+    further = (both.log_likelihood - one.log_likelihood) / second
+    return (
+        0.0,
+        replace(one, log_likelihood=gained, covariance=of_one),
+        replace(both, log_likelihood=gained + further, covariance=of_both),
+    )
 
 
 def _estimates(update: Update, one: logistic.LogisticFit, both: logistic.LogisticFit) -> tuple[Estimate, Estimate]:

@@ -5,8 +5,8 @@ Design notes:
 - Calibration compares the mean probability with the refractory share; it needs outcomes. A window has Wilson's 95 %
   interval of the share, and a signal if the share is outside of the control limits: with the interval, one in twenty
   windows of a calibrated version would have one.
-- Several predictions about one subject of a caller are one cluster, in the intervals; control limits and drift count
-  each prediction.
+- Several predictions about one subject of a caller are one cluster, in intervals and control limits. Drift takes
+  the first one whose outcome is known.
 - Over all windows, ``evaluation.drift`` says whether the calibration has changed, or what would have been seen.
 - Agreement uses the last review of each reviewer.
 - The shift of a variable is the window mean minus the training mean, in training standard deviations. A category has
@@ -175,7 +175,7 @@ def report(followed: Iterable[FollowedUpPrediction], manifest: Manifest, length:
         _calibration(labels, probabilities, clusters),
         slope,
         in_the_large,
-        drift(labels, probabilities),
+        drift(labels, probabilities, clusters),
         labels,
         probabilities,
     )
@@ -217,7 +217,7 @@ def _calibration(labels: Labels, probabilities: Array, clusters: Clusters) -> Ob
         observed=float(labels.mean()),
         low=low,
         high=high,
-        limits=control_limits(probabilities),
+        limits=control_limits(probabilities, clusters),
         brier=brier(labels, probabilities),
         auc=auc(labels, probabilities) if both else None,
     )

@@ -120,6 +120,10 @@ class TrialState:
         return [
             ("patients with more than one prediction", sum(one.predictions > 1 for one in patients)),
             (
+                "patients without a pseudonym: several studies of one would count as several patients",
+                sum(not one.entry.has_subject for one in patients),
+            ),
+            (
                 f"outcomes entered later than {days} days after the study",
                 sum(one.entered is not None and one.entered - one.entry.created > late for one in patients),
             ),

@@ -32,7 +32,7 @@ from app.registry.model_store import StoredVersion
 from app.training import provenance, training_overlap
 from app.training.errors import CohortFault
 from app.training.progress import ProgressReporter
-from app.training.score import EvalConfig, ScoredCohort, predict_cohort
+from app.training.score import EvalConfig, predict_cohort
 
 NEEDED_EVENTS = 10
 """Patients of the rarer outcome without which a version is not recalibrated."""
@@ -75,8 +75,8 @@ def recalibrate_version(
     labels = scored.data.labels
     clusters = of_patients(scored.data.groups)
     check_events(labels, clusters)
-    found = recalibrate(labels, predicted.probabilities)
-    remarks = [*scored.remarks, *_repeated(scored)]
+    found = recalibrate(labels, predicted.probabilities, clusters=clusters)
+    remarks = scored.remarks
     if found.update is Update.NONE:
         return RecalibratedVersion(found, None, "\n\n".join([_unchanged(found), *remarks]))
     lineage = {
@@ -94,24 +94,18 @@ def recalibrate_version(
         "shrinkage": found.shrinkage,
         "intercept": found.intercept,
         "slope": found.slope,
-        "rules": "learnt again" if _enough(labels, RULE_EVENTS) else "kept",
+        "rules": "learnt again" if rarer_outcome(labels, clusters) >= RULE_EVENTS else "kept",
     }
     own = training_overlap.hashes(scored.patients, scored.data)
-    manifest = recalibrated(parent.manifest, found, labels, predicted.probabilities, out.parent.name, out.name)
+    manifest = recalibrated(
+        parent.manifest, found, labels, predicted.probabilities, out.parent.name, out.name, clusters
+    )
     extra = manifest.extra | {EXTRA: lineage}
     extra[training_overlap.EXTRA] = [*manifest.extra.get(training_overlap.EXTRA, []), own]
     manifest = manifest.model_copy(update={"extra": extra})
-    text = _changed(found, manifest, parent.manifest, labels, predicted.probabilities)
+    text = _changed(found, manifest, parent.manifest, labels, predicted.probabilities, clusters)
     card = _card(parent, manifest, lineage, text, remarks)
     return RecalibratedVersion(found, write_version(parent, manifest, out, card), "\n\n".join([text, *remarks]))
-
-
-def _repeated(scored: ScoredCohort) -> list[str]:
-    """Sentence on the closed test if patients have several studies."""
-    if of_patients(scored.data.groups) is None:
-        return []
-    note = "The closed test of the recalibration and its estimates take"
-    return [f"{note} each study as a patient of its own, so an update is made too easily."]
 
 
 def check_events(labels: Labels, clusters: Clusters = None) -> None:
@@ -129,7 +123,13 @@ def check_events(labels: Labels, clusters: Clusters = None) -> None:
 
 
 def recalibrated(
-    parent: Manifest, found: Recalibration, labels: Labels, probabilities: Array, name: str, version: str
+    parent: Manifest,
+    found: Recalibration,
+    labels: Labels,
+    probabilities: Array,
+    name: str,
+    version: str,
+    clusters: Clusters = None,
 ) -> Manifest:
     """Manifest of the recalibrated version, without its lineage.
 
@@ -140,11 +140,12 @@ def recalibrated(
         probabilities: Probabilities (n,) of the parent.
         name: Name of the new model.
         version: Its version.
+        clusters: Patients (n,) if some have several studies.
     """
     old = parent.calibration
     calibration = Calibration(slope=found.slope * old.slope, intercept=found.intercept + found.slope * old.intercept)
     threshold, conformal = parent.threshold, parent.conformal
-    if _enough(labels, RULE_EVENTS):
+    if rarer_outcome(labels, clusters) >= RULE_EVENTS:
         new = found.apply(probabilities)
         threshold = Threshold(value=metrics.best_f1_threshold(labels, new), rule="max-f1-recalibration")
         if conformal is not None:
@@ -174,10 +175,6 @@ def _moved(quantile: float, found: Recalibration) -> float:
         return quantile
     odds = float(np.log(quantile / (1 - quantile)))
     return float(expit(found.intercept + found.slope * odds))
-
-
-def _enough(labels: Labels, least: int) -> bool:
-    return int(min(labels.sum(), len(labels) - labels.sum())) >= least
 
 
 def write_version(
@@ -223,7 +220,14 @@ def _unchanged(found: Recalibration) -> str:
     )
 
 
-def _changed(found: Recalibration, manifest: Manifest, parent: Manifest, labels: Labels, probabilities: Array) -> str:
+def _changed(
+    found: Recalibration,
+    manifest: Manifest,
+    parent: Manifest,
+    labels: Labels,
+    probabilities: Array,
+    clusters: Clusters = None,
+) -> str:
     new = found.apply(probabilities)
     intercept, slope = found.estimates
     before, after = log_loss(labels, probabilities), log_loss(labels, new)
@@ -235,7 +239,7 @@ def _changed(found: Recalibration, manifest: Manifest, parent: Manifest, labels:
         f"Log-odds = {found.intercept:+.3f} + {found.slope:.3f} times the log-odds of the parent.",
         f"Log-loss on the same patients: {before:.4f} before, {after:.4f} after; on new patients the gain is smaller.",
     ]
-    if _enough(labels, RULE_EVENTS):
+    if rarer_outcome(labels, clusters) >= RULE_EVENTS:
         value = f"{parent.threshold.value:.3f}, now {manifest.threshold.value:.3f}"
         lines.append(f"The threshold ({value}) and the conformal sets were learnt again on these patients.")
     else:

@@ -78,9 +78,12 @@ def test_remarks_on_the_cohort_are_printed_and_stand_in_the_card(
     result = rlvo("recalibrate", PARENT, "--cohort", tmp_path / "own", *arguments)
     assert result.exit_code == 0, result.output
     card = store.resolve(f"{PARENT}@1.0.1").card()
-    for remark in ("rows of unknown outcome were left out", "take each study as a patient of its own"):
+    for remark in ("rows of unknown outcome were left out", "Intervals and p values take the studies of a patient"):
         assert remark in result.output
         assert remark in card
+    recalibration = store.resolve(f"{PARENT}@1.0.1").manifest.extra["recalibration"]
+    assert recalibration["patients"] == len(set(table["patient"]))
+    assert f"on {recalibration['patients']} patients" in result.output
     report = rlvo(
         "validate", store.folder / PARENT / "1.0.0", tmp_path / "own", *arguments[4:], "--out", tmp_path / "v"
     )

@@ -69,6 +69,32 @@ def test_control_limits_hold_nearly_all_windows_of_a_calibrated_version() -> Non
     assert np.mean(inside) > 0.99
 
 
+def test_studies_of_one_patient_do_not_raise_the_error() -> None:
+    """Each study is there three times. Taken as patients, they would often be called a change."""
+    rng = np.random.default_rng(5)
+    alarms, naive, outside, naive_outside = 0, 0, 0, 0
+    for _ in range(300):
+        labels, probabilities = (np.repeat(one, 3) for one in outcomes(rng, 150))
+        of = np.repeat(np.arange(150), 3)
+        alarms += drift.drift(labels, probabilities, of).changed
+        naive += drift.drift(labels, probabilities).changed
+        for clusters in (of, None):
+            low, high = drift.control_limits(probabilities, clusters)
+            is_outside = not low <= labels.mean() <= high
+            outside, naive_outside = outside + (is_outside and clusters is of), naive_outside + is_outside
+    assert alarms <= ALPHA * 300
+    assert outside <= 0.01 * 300
+    assert naive > 0.15 * 300
+    assert naive_outside > 0.03 * 300
+
+
+def test_one_study_of_each_patient_is_the_drift_of_independent_studies() -> None:
+    labels, probabilities = outcomes(np.random.default_rng(6), 300, 2.0)
+    assert drift.drift(labels, probabilities, np.arange(300)) == drift.drift(labels, probabilities)
+    limits = drift.control_limits(probabilities, np.arange(300))
+    assert limits == pytest.approx(drift.control_limits(probabilities))
+
+
 def test_large_evidence_is_a_bound_in_words() -> None:
     found = drift.drift(np.ones(400, np.int64), np.full(400, 0.1))
     assert found.evidence > 1e50

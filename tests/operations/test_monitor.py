@@ -142,6 +142,25 @@ def test_underestimating_version_gives_a_calibration_signal(manifest: Manifest) 
     assert "rlvo recalibrate mine@1.0.0" in monitor.proposal(result, "mine@1.0.0")
 
 
+def test_repeated_predictions_about_a_subject_are_no_evidence_of_drift(manifest: Manifest) -> None:
+    """Five predictions about each of 40 subjects, of whom two more than expected have the outcome."""
+    once = [replace(one, probability=0.25, refractory=n % 10 in (1, 4, 8)) for n, one in enumerate(cohort(40))]
+    repeated = [
+        replace(one, created=START + timedelta(minutes=5 * n + again), caller="pacs", subject=f"S-{n}")
+        for n, one in enumerate(once)
+        for again in range(5)
+    ]
+    found = report(repeated, manifest, WindowLength.MONTH)
+    alone = report(once, manifest, WindowLength.MONTH)
+    assert found.drift == alone.drift
+    limits, own = (one.overall.limits if one.overall else (0, 0) for one in (found, alone))
+    assert limits == pytest.approx(own)
+    unnamed = report([replace(one, subject=None) for one in repeated], manifest, WindowLength.MONTH)
+    assert unnamed.drift.patients == 200
+    assert unnamed.overall
+    assert unnamed.overall.limits[1] < limits[1]
+
+
 def test_window_outside_the_interval_but_inside_the_limits_gives_no_signal(manifest: Manifest) -> None:
     """One window in twenty of a calibrated version is outside of its 95 % interval."""
     patients = [

@@ -246,6 +246,14 @@ def test_patient_counts_once_and_flow_adds_up(site: Site) -> None:
 
     with site.database.reading() as session:
         state = _state(session, NAME)
+    unnamed = "patients without a pseudonym: several studies of one would count as several patients"
+    assert dict(state.deviations())[unnamed] == 0
+    with site.database.session() as session:
+        predictions.add(session, new_prediction("stroke-a", subject=None, model=site.model))
+    with site.database.reading() as session:
+        with_unnamed = _state(session, NAME)
+    assert dict(with_unnamed.deviations())[unnamed] == 1
+    assert dict(with_unnamed.flow)["patients"] == 5
     flow = dict(state.flow)
     assert flow["predictions entered"] == 6
     assert flow["predictions erased"] == 1
