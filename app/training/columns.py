@@ -45,6 +45,20 @@ OUTCOME_NAMES = {
     r"rescue|angioplasty": "rescue_treatment",
 }
 """Words in a header that may be the outcome, and the name of the cohort's column."""
+MMOL = {"glucose": "glucose_mmol_l", "hba1c": "hba1c_mmol_mol"}
+"""Field of a column by its name without the unit, if the unit has mmol."""
+SYNONYMS = {
+    **dict.fromkeys(("id", "patient_id", "case_id", "pseudonym", "subject", "subject_id"), "patient"),
+    **dict.fromkeys(("hospital", "center", "centre", "clinic", "institution"), "site"),
+    **dict.fromkeys(("gender",), "sex"),
+    **dict.fromkeys(("af", "afib", "vhf"), "atrial_fibrillation"),
+    **dict.fromkeys(("htn",), "hypertension"),
+    **dict.fromkeys(("dm",), "diabetes"),
+    **dict.fromkeys(("sbp",), "systolic_bp"),
+    **dict.fromkeys(("dbp",), "diastolic_bp"),
+    **dict.fromkeys(("admission_nihss", "nihss_admission", "nihss_baseline", "baseline_nihss"), "nihss"),
+}
+"""Fields that common headers may mean, for a message: the user names the column, and nothing is guessed."""
 MOST_WORDS = 8
 """A column with more words than this is no category, so the template lists none of them."""
 SPREADSHEET_ERRORS = ("#N/A", "#REF!", "#DIV/0!", "#VALUE!", "#NAME?", "#NUM!", "#NULL!")
@@ -285,10 +299,15 @@ def _last(name: str) -> str:
 
 def _advice(header: str) -> str:
     """What to do with an unknown name: the nearest field, or the way to declare it."""
-    names: Sequence[str] = difflib.get_close_matches(normalised(header), known_fields(), 1, 0.75)
+    plain = normalised(re.sub(r"[(\[].*?(?:[)\]]|$)", "", header)).strip("_")  # without a unit: "Glucose (mg/dL)"
+    if plain in MMOL and "mmol" in header.casefold():
+        return f"if it is {MMOL[plain]}, name it so"
+    if plain in SYNONYMS:
+        return f"if it is {SYNONYMS[plain]}, name it so"
+    names: Sequence[str] = difflib.get_close_matches(plain, known_fields(), 1, 0.75)
     if not names:
         ends: dict[str, Any] = {_last(field): field for field in column_types()}
-        names = [ends[end] for end in difflib.get_close_matches(normalised(header), ends, 1, 0.85)]
+        names = [ends[end] for end in difflib.get_close_matches(plain, ends, 1, 0.85)]
     if names:
         return f"if it is {names[0]}, name it so"
     return (

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from app.evaluation.metrics import auc
 from app.registry.manifest import ClinicalVariable
 from app.sdk.etici import Etici, parse_etici
+from app.sdk.types import Input
 from app.training.cells import parse_number
 from app.training.columns import NAMES, types_with
 from app.training.repeated_files import repeated_files
@@ -111,8 +112,9 @@ def outcome_columns(studies: Sequence[CohortRow], own: Sequence[ClinicalVariable
     if min(labels.sum(), len(labels) - labels.sum()) < ENOUGH:
         return
     advice = "if it is known only after the puncture, remove it"
-    for column in types_with(own):
-        values = [study.record.value(column) for study in known]
+    columns = {column: [study.record.value(column) for study in known] for column in types_with(own)}
+    columns |= {field.value: [field in study.volumes or None for study in known] for field in Input}
+    for column, values in columns.items():
         filled = np.array([value is not None for value in values])
         if _separates([value for value in values if value is not None], labels[filled]):
             message = "it separates the patients with and without the outcome almost completely"

@@ -260,6 +260,9 @@ def _spreadsheet(path: Path, sheet: str) -> _Lines:
         raise CohortFault([f"{fault}; open the file in a spreadsheet program, and save it"])
     notes = [f"sheet {title!r}" + (f", the first of {len(used)}" if len(used) > 1 and not sheet else "")]
     rows, percent = _cells(values[title], notes)
+    if rows and (merged := _merged(values[title], rows[0][0])):
+        fault = f"{path.name} has merged cells in {', '.join(merged[:3])}; only the first cell has the value"
+        raise CohortFault([f"{fault}: split them, and write the value into each cell that it is meant for"])
     from_1904 = values.epoch == CALENDAR_MAC_1904
     return _Lines(rows, notes, from_1904=from_1904, rectangular=True, percent=percent)
 
@@ -272,6 +275,13 @@ def _unstored(values: Any, formulas: Any) -> list[str]:
         for cell, written in zip(cells, row, strict=True)
         if cell.value is None and written.data_type == "f"
     ]
+
+
+def _merged(sheet: Any, header: int) -> list[str]:
+    """Ranges of merged cells that have a value and reach beyond the row ``header``, in the order of the sheet."""
+    ranges = [one for one in sheet.merged_cells.ranges if one.max_row > header]
+    filled = [one for one in ranges if cell_text(sheet.cell(one.min_row, one.min_col).value)]
+    return [one.coord for one in sorted(filled, key=lambda one: (one.min_row, one.min_col))]
 
 
 def _cells(sheet: Any, notes: list[str]) -> tuple[list[tuple[int, list[Any]]], set[tuple[int, int]]]:
@@ -287,6 +297,8 @@ def _cells(sheet: Any, notes: list[str]) -> tuple[list[tuple[int, list[Any]]], s
                 percent.add((cell.row, place))
         if any(map(cell_text, values)):
             rows.append((cells[0].row, values))
+    if hidden := sum(bool(sheet.row_dimensions[number].hidden) for number, _ in rows):
+        notes.append(f"{hidden} hidden rows, which are read too")
     if letters:
         notes.append(f"percent cells in {', '.join(sorted(letters))}")
     return rows, percent

@@ -146,6 +146,11 @@ def workbook(table: list[Row], change: Callable[[Any], None] = lambda sheet: Non
     return write
 
 
+def hide(sheet: Any) -> None:
+    """Hide the rows 3 and 4."""
+    sheet.row_dimensions[3].hidden = sheet.row_dimensions[4].hidden = True
+
+
 def declared(table: list[Row], rules: str) -> Callable[[Path], Path]:
     """Writer of a table with a ``columns.toml`` next to it."""
 
@@ -264,6 +269,10 @@ TABLES = [
     MessyTable("a formula that was never computed", workbook(rows(), formula)),
     MessyTable("a stenosis that the spreadsheet shows as 70 %", workbook(rows(), percent), shown="outcomes"),
     MessyTable("two sheets", workbook(rows(), second_sheet)),
+    MessyTable("a site in merged cells", workbook(rows(), lambda sheet: sheet.merge_cells("B2:B13"))),
+    MessyTable("age and sex in merged cells", workbook(rows(), lambda sheet: sheet.merge_cells("E5:F5"))),
+    MessyTable("merged cells without a value", workbook(rows(), lambda sheet: sheet.merge_cells("N2:O5"))),
+    MessyTable("two hidden rows of a filter", workbook(rows(), hide)),
     MessyTable("`#N/A` in the ages", plain(changed("age", "#N/A"))),
     MessyTable("the header `eTICI`", plain(changed("etici", "2b", name="eTICI")), shown="outcomes"),
     MessyTable("the header `TICI`", plain(changed("etici", "2b", name="TICI"))),
@@ -271,6 +280,9 @@ TABLES = [
     MessyTable("the header `atrial fibrilation`", plain(changed("atrial_fibrillation", 1, name="atrial fibrilation"))),
     MessyTable("the header `Edad`", plain(changed("age", 60, name="Edad"))),
     MessyTable("the header `Edad`, declared", declared(changed("age", 60, name="Edad"), ALIASES)),
+    MessyTable("the header `Age [years]`", plain(changed("age", 60, name="Age [years]"))),
+    MessyTable("the header `Glucose (mmol/L)`", plain(numbers("Glucose (mmol/L)", 6.1, 7.4))),
+    MessyTable("the header `Hospital`", plain(changed("site", "north", name="Hospital"))),
     MessyTable("a column `Comment`, declared as ignored", declared(changed("inr", "x", name="Comment"), IGNORED)),
     MessyTable("sex as `M` and `F`", plain(changed("sex", "F", 12)), shown="sex"),
     MessyTable("sex as `V` and `M`", plain(spanish())),

@@ -334,6 +334,21 @@ def test_column_that_tells_the_outcome_is_found(tmp_path: Path, column: str, val
     assert [(one.code, one.column) for one in suspicions] == ([("tells-outcome", column)] if is_wrong else [])
 
 
+@pytest.mark.parametrize("is_wrong", [True, False])
+def test_image_that_only_patients_of_one_outcome_have_is_found(tmp_path: Path, is_wrong: bool) -> None:
+    """A site without perfusion maps has patients of both outcomes, and is no fault."""
+    has_map = OUTCOMES if is_wrong else np.arange(COUNT) % 4 > 1
+    for n in range(COUNT):
+        for name in ("ncct", "tmax"):
+            (tmp_path / f"{name}{n}.nii.gz").write_bytes(f"{name} {n}".encode())
+    volumes = {
+        "ncct": [f"ncct{n}.nii.gz" for n in range(COUNT)],
+        "tmax": [f"tmax{n}.nii.gz" if has else "" for n, has in enumerate(has_map)],
+    }
+    suspicions = found(tmp_path, prepared=[""] * COUNT, **volumes)
+    assert [(one.code, one.column) for one in suspicions] == ([("tells-outcome", "tmax")] if is_wrong else [])
+
+
 def test_own_variable_that_tells_the_outcome_is_found(tmp_path: Path) -> None:
     declared = '[variables.ward]\nlabel = "Ward"\nkind = "boolean"\n'
     (tmp_path / "variables.toml").write_text(declared, encoding="utf-8")
