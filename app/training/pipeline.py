@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import torch
 
+from app.core.filesystem import locked_soon
 from app.evaluation.clusters import of_patients
 from app.evaluation.patient_groups import repeated_note
 from app.network.ensemble import forbid_tf32, select_device
@@ -19,6 +24,7 @@ from app.training import (
 )
 from app.training.calibrate import calibrate
 from app.training.dataset import Dataset
+from app.training.errors import CohortFault
 from app.training.evaluate import evaluate
 from app.training.fit import fit
 from app.training.options import TrainConfig
@@ -60,12 +66,30 @@ def run(config: TrainConfig, progress: ProgressReporter, fill: Filler | None = N
         variables.check_values(config.variables, data)
         remarks = (*_check(patients, data, config), *filter(None, [suspicions]))
         splits = split(patients, data, config, device)
-        fitted = fit(splits, data, config, device, progress)
-        if not distributed.is_first_rank():
-            return ""
-        evaluation = evaluate(fitted, splits, data, config)
-        statistics = calibrate(fitted, data, config)
-        return package(patients, splits, fitted, evaluation, statistics, data, config, remarks).summary
+        with _alone(splits.folder):
+            fitted = fit(splits, data, config, device, progress)
+            if not distributed.is_first_rank():
+                return ""
+            evaluation = evaluate(fitted, splits, data, config)
+            statistics = calibrate(fitted, data, config)
+            return package(patients, splits, fitted, evaluation, statistics, data, config, remarks).summary
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder of a run during the block. Two processes would replace each other's checkpoints.
+
+    Raises:
+        CohortFault: Another process trains this run.
+    """
+    if not distributed.is_first_rank():
+        yield
+        return
+    with locked_soon(folder) as held:
+        if not held:
+            fault = "another process trains on this cohort with these options; wait for its end"
+            raise CohortFault([f"{fault}, and repeat the command: it continues from the networks of that run"])
+        yield
 
 
 def _check(patients: cohort.Cohort, data: Dataset, config: TrainConfig) -> tuple[str, ...]:

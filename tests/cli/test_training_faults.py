@@ -13,6 +13,7 @@ import torch
 from typer.testing import Result
 
 from app.cli import queue_preprocessing
+from app.core.filesystem import locked
 from app.training.cohort import CohortRow
 from tests.cli.training_runs import PATIENTS, TRUNK, rlvo
 from tests.training import messy_tables
@@ -73,6 +74,20 @@ def test_outcomes_that_cannot_be_split_are_refused_before_images_are_prepared(
     assert not (tmp_path / ".prepared").exists()
     if events == 12:  # without a version, these outcomes are enough
         assert "row 2: " in rlvo("train", path, "--trunk", TRUNK, "--quick", "--accept", "all").stderr
+
+
+def test_second_training_of_one_run_is_refused_while_the_first_runs(cohort: Path, tmp_path: Path) -> None:
+    """They would write the same checkpoints. Another seed is another run."""
+    shutil.copytree(cohort, tmp_path / "c", ignore=shutil.ignore_patterns(".runs", "reports"))
+    command = ("train", tmp_path / "c", "--trunk", TRUNK, "--quick")
+    assert rlvo(*command, "--model", "logistic").exit_code == 0
+    (folder,) = (tmp_path / "c" / ".runs").iterdir()
+    with locked(folder):
+        second = rlvo(*command)
+        assert second.exit_code == 2
+        assert "another process trains on this cohort with these options" in second.stderr
+        assert rlvo(*command, "--model", "logistic", "--seed", 3).exit_code == 0
+    assert rlvo(*command, "--model", "logistic").exit_code == 0
 
 
 def corrupt(cohort: Path, folder: Path) -> Path:
