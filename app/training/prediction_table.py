@@ -18,11 +18,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from app.core.display_names import NOT_RECORDED
 from app.evaluation.metrics import Array
 from app.evaluation.validation import Groups, PredictionTable, Texts
 from app.sdk.summary import Headline
 from app.training import cells
 from app.training.errors import CohortFault, FaultList
+from app.training.row_rules import NOT_A_NAME
 from app.training.table_reader import RawTable, read_table
 
 MOST_LEVELS = 6
@@ -71,6 +73,7 @@ def of_raw(
     kept = _sets(raw, columns.conformal, faults) if columns.conformal else None
     sites = np.array(_texts(raw, columns.site)) if columns.site else None
     variables = [_variable(raw, wanted) for wanted in columns.subgroups]
+    _check_names(raw, columns.site, faults)
     faults.check()
     flow = [("rows of the table", len(raw.rows))]
     selections: list[tuple[str, NDArray[np.bool_]]] = [("no probability", np.isfinite(probabilities))]
@@ -107,6 +110,15 @@ def of_raw(
         flow=tuple(flow),
         patients=np.array(_texts(raw, STUDY[0]))[rows] if STUDY[0] in raw.header else None,
     )
+
+
+def _check_names(raw: RawTable, site: str, faults: FaultList) -> None:
+    """Refuse words for a missing site or patient, which would all be one site or one patient."""
+    for column, kind in ((site, "site"), (STUDY[0], STUDY[0])):
+        for number, text in _numbered(raw, column) if column in raw.header else ():
+            if text and text != NOT_RECORDED and NOT_A_NAME.fullmatch(text):
+                fault = f"a word for a missing {kind}; leave the cell empty"
+                faults.add(fault, row=number, column=column, found=cells.form_of(text))
 
 
 def _check_repeats(raw: RawTable, rows: NDArray[np.bool_], faults: FaultList) -> None:

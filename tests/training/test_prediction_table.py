@@ -44,6 +44,14 @@ def test_usual_table_is_read_with_its_flow(tmp_path: Path) -> None:
     }
 
 
+def test_empty_names_and_those_of_a_report_of_rlvo_are_read(tmp_path: Path) -> None:
+    rows = "p1,0.1,0,not recorded,,50,0\n,0.8,1,KA,,70,0 1\n,0.4,0,,,60,0\n"
+    table = prediction_table.read(write(tmp_path, "patient," + HEAD + rows), TableColumns())
+    assert table.sites is not None
+    assert table.sites.tolist() == ["not recorded", "KA", ""]
+    assert table.clusters is None
+
+
 def test_site_and_date_select_patients(tmp_path: Path) -> None:
     more = ROWS + "0.2,0,B,2026-05-01,66,0\n"
     table = prediction_table.read(write(tmp_path, HEAD + more), TableColumns(), since="2026-04-01", only_site="B")
@@ -57,6 +65,8 @@ def test_site_and_date_select_patients(tmp_path: Path) -> None:
         (HEAD + "17,0,A,,,0\n", "row 2, column probability: expected a probability between 0 and 1"),
         (HEAD + "x,0,A,,,0\n", "row 2, column probability: expected a number"),
         (HEAD + "0.5,2,A,,,0\n", "row 2, column outcome: expected 1 or 0"),
+        (HEAD + "0.5,1,n/a,,,0\n", "row 2, column site: a word for a missing site; leave the cell empty"),
+        ("patient," + HEAD + "unknown,0.5,1,A,,,0\n", "row 2, column patient: a word for a missing patient"),
         (HEAD + "0.5,1,A,01.02.2026,,0\n", "row 2, column date: not an ISO date"),
         (HEAD + "0.5,1,A,,,\n", "row 2, column conformal: expected not-refractory or 0"),
         ("p,outcome\n0.5,1\n", "the table has no column probability; it has p, outcome; name yours with --probability"),
