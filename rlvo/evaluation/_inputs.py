@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 from numpy.typing import NDArray
 
+from app.evaluation.clusters import Clusters, of_patients
 from app.evaluation.metrics import Array, Labels
 
 Values: TypeAlias = "str | npt.ArrayLike | pd.Series[Any]"
@@ -52,6 +53,18 @@ def labels_and_probabilities(
 def shares(values: Values, name: str, data: pd.DataFrame | None = None) -> Array:
     """Probabilities (n,), 0 to 1; raises ValueError as ``labels_and_probabilities`` does."""
     return _shares(column(values, name, data), name)
+
+
+def clusters(patient: Values | None, outcome: Values, data: pd.DataFrame | None) -> Clusters:
+    """Numbers of the patients (n,) of the studies with ``outcome``; None if each study is of another patient.
+
+    Raises:
+        ValueError: The lengths differ, or the indexes of two series.
+    """
+    if patient is None:
+        return None
+    _, found = same_rows(data, ("outcome", outcome), ("patient", patient))
+    return of_patients(np.array(["" if pd.isna(one) else str(one) for one in found], dtype=np.str_))
 
 
 def column(values: Values, name: str, data: pd.DataFrame | None) -> pd.Series[Any]:

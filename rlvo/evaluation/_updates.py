@@ -18,7 +18,12 @@ from rlvo.evaluation._results import SampleSize
 
 
 def recalibrate(
-    outcome: Values, probability: Values, *, data: pd.DataFrame | None = None, seed: int = 0
+    outcome: Values,
+    probability: Values,
+    *,
+    patient: Values | None = None,
+    data: pd.DataFrame | None = None,
+    seed: int = 0,
 ) -> Recalibration:
     """Choose and fit an update of the probabilities: none, a new intercept, or a new intercept and slope.
 
@@ -28,6 +33,8 @@ def recalibrate(
     Args:
         outcome: (n,) 0/1, or the name of its column.
         probability: (n,) predicted, 0 to 1, or the name of its column.
+        patient: (n,) patients, or the name of their column, if some have several studies; a missing one is another
+            patient.
         data: Table of the columns that are named.
         seed: Seed of the outcomes that the test draws if events are few.
 
@@ -38,7 +45,8 @@ def recalibrate(
         ValueError: As for ``discrimination``.
     """
     labels, own = _inputs.labels_and_probabilities(outcome, probability, data)
-    return recalibration.recalibrate(labels, own, seed=seed)
+    clusters = _inputs.clusters(patient, outcome, data)
+    return recalibration.recalibrate(labels, own, seed=seed, clusters=clusters)
 
 
 def recalibrated(update: Recalibration, probability: Values, *, data: pd.DataFrame | None = None) -> pd.Series[float]:
@@ -60,7 +68,9 @@ def recalibrated(update: Recalibration, probability: Values, *, data: pd.DataFra
     return pd.Series(np.array(update.apply(own)), index=index, name="recalibrated")
 
 
-def drift(outcome: Values, probability: Values, *, data: pd.DataFrame | None = None) -> Drift:
+def drift(
+    outcome: Values, probability: Values, *, patient: Values | None = None, data: pd.DataFrame | None = None
+) -> Drift:
     """Whether the probabilities still fit the outcomes, by a test that may be looked at after every patient.
 
     The test is a mixture of likelihood ratios; a calibrated model is called changed in at most 5 % of all sequences,
@@ -69,6 +79,8 @@ def drift(outcome: Values, probability: Values, *, data: pd.DataFrame | None = N
     Args:
         outcome: (n,) 0/1 in the order in which the patients came, or the name of its column. All may be equal.
         probability: (n,) predicted, 0 to 1, or the name of its column.
+        patient: (n,) patients, or the name of their column, if some have several studies: the first study of each
+            counts. A missing one is another patient.
         data: Table of the columns that are named.
 
     Returns:
@@ -78,7 +90,7 @@ def drift(outcome: Values, probability: Values, *, data: pd.DataFrame | None = N
         ValueError: A value is missing or out of range, or the lengths or indexes differ.
     """
     labels, own = _inputs.labels_and_probabilities(outcome, probability, data, needs_both=False)
-    return drift_test.drift(labels, own)
+    return drift_test.drift(labels, own, _inputs.clusters(patient, outcome, data))
 
 
 def study_size(

@@ -234,6 +234,23 @@ def test_drift_takes_outcomes_of_one_class(patients: pd.DataFrame) -> None:
     assert not ev.drift([0, 0, 0], [0.1, 0.1, 0.2]).changed
 
 
+def test_studies_of_one_patient_are_taken_together(patients: pd.DataFrame) -> None:
+    known = patients.assign(subject=[f"p{n}" for n in range(len(patients))])
+    assert ev.recalibrate("outcome", "probability", patient="subject", data=known) == ev.recalibrate(
+        "outcome", "probability", data=known
+    )
+    copies = pd.concat([known] * 4, ignore_index=True)
+    alone = ev.drift("outcome", "probability", data=known)
+    assert ev.drift("outcome", "probability", patient="subject", data=copies) == alone
+    assert ev.drift("outcome", "probability", data=copies).patients == 4 * alone.patients
+    update = ev.recalibrate("outcome", "probability", patient="subject", data=copies)
+    assert (update.patients, update.events) == (len(known), int(known["outcome"].sum()))
+    unnamed = copies.assign(subject=None)
+    assert ev.drift("outcome", "probability", patient="subject", data=unnamed).patients == len(copies)
+    with pytest.raises(ValueError, match="different indexes"):
+        ev.drift(known["outcome"], known["probability"], patient=known["subject"].iloc[::-1])
+
+
 def test_study_size_is_the_largest_criterion() -> None:
     found = ev.study_size(0.16, 0.73, threshold=0.2)
     frame = found.to_frame()
