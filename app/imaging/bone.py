@@ -107,7 +107,8 @@ def _base(affine: np.ndarray, shape: tuple[int, ...], mni_from_world: np.ndarray
         place = brain_mask.mni_mm(affine, shape, mni_from_world, axis)
         for inside, sides in zip(boxes, _BASE_MM, strict=True):
             inside &= (place > sides[axis][0]) & (place < sides[axis][1])
-    return np.logical_or.reduce(boxes)
+    anywhere: np.ndarray = np.logical_or.reduce(boxes)
+    return anywhere
 
 
 def _steps(reach_mm: float, edges: np.ndarray) -> int:

@@ -40,9 +40,8 @@ def test_studies_of_one_patient_do_not_raise_the_error_of_the_closed_test() -> N
         labels, probabilities = (np.repeat(one, 3) for one in site(200, seed=seed))
         updates += recalibration.recalibrate(labels, probabilities, clusters=of).update is not Update.NONE
         naive += recalibration.recalibrate(labels, probabilities).update is not Update.NONE
-    assert (
-        updates <= 0.095 * 300
-    )  # measured: 0.073 (200 patients; 0.034 in 1000 sites with two copies, bench.several_studies)
+    # Measured: 0.073 with these seeds, 0.039 with 800 others; one study each: 0.067 and 0.035.
+    assert updates <= 0.08 * 300
     assert naive > 0.2 * 300  # measured: 0.37
 
 
