@@ -179,7 +179,7 @@ def test_all_figures_are_drawn_from_the_files(drawn: dict[str, bytes]) -> None:
 
 def test_report_shows_the_published_scores_with_their_missing_items_and_their_target(drawn: dict[str, bytes]) -> None:
     text = drawn["report.html"].decode()
-    assert "<td>Score-ICAD</td>" in text
+    assert ">Score-ICAD</td>" in text
     assert "6 to 20 of 20 points" in text
     assert "borderzone infarct; calcification of the carotid siphon of that side" in text
     assert published_scores.TARGET_NOTE in text
