@@ -113,11 +113,19 @@ def answer(version: ModelVersion, study: Study, record: ClinicalRecord, tally: T
 
 
 def full_size(
-    patient: Patient, variation: Variation, *, spacing: Spacing | None = None, names: Mapping[str, Input] = IMAGES
+    patient: Patient,
+    variation: Variation,
+    *,
+    spacing: Spacing | None = None,
+    names: Mapping[str, Input] = IMAGES,
+    seed: int = SEED,
 ) -> Study:
-    """The volumes ``names`` of one phantom as a hospital would send them, by default with the usual voxel sizes."""
+    """The volumes ``names`` of one phantom as a hospital would send them, by default with the usual voxel sizes.
+
+    ``seed``: that of the position of the head.
+    """
     drawn = scene.build(patient, variation)
-    pose = volumes.draw_pose(np.random.default_rng([SEED, 5, patient.index]))
+    pose = volumes.draw_pose(np.random.default_rng([seed, 5, patient.index]))
     made = volumes.series(drawn, pose, spacing)
     return {names[one.name]: Volume(one.data, one.affine) for one in made if one.name in names}
 

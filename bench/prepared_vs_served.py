@@ -29,29 +29,28 @@ from scipy.spatial import cKDTree
 
 from app.evaluation import metrics
 from app.imaging import preprocess
-from app.imaging.io.nifti import Volume
 from app.imaging.model_grid import Grid
 from app.imaging.preprocess import PreprocessedImages
 from app.imaging.registration import brain_mask
 from app.inference import clinical_encoder
 from app.inference.model_input import ModelInput
 from app.inference.model_version import ModelAnswer, ModelVersion
-from app.phantoms import anatomy, biology, cohort, render, scene, volumes
+from app.phantoms import anatomy, biology, cohort, render, scene
 from app.phantoms.biology import Patient, Preset
 from app.phantoms.scene import Scene
 from app.registry.manifest import Manifest
 from app.registry.model_store import ModelStore
 from app.sdk.flags import Severity
-from app.sdk.types import Channel, Input, PerfusionSummary
+from app.sdk.types import Channel, PerfusionSummary
 from bench.model_audit import VARIED, VARIED_SEED, Audit, by_anatomy
 from bench.model_stores import DEMO, MODEL_STORE
+from bench.ood import full_size
 
 SEED = 8117  # not used in training
 NEAR_MM = 7.0  # a grid point belongs to the branch whose axis is nearest and not farther away
 DEEP_MM = 8.0
 CORE_ML = (1.0, 5.0, 15.0, 40.0, np.inf)
 VESSEL_FLAGS = ("vessels-weak", "contrast-weak")
-IMAGES = (Input.NCCT, Input.CTA, Input.TMAX, Input.CBF)
 
 
 @dataclass(frozen=True)
@@ -169,12 +168,7 @@ def _rendered(version: ModelVersion, drawn: Scene) -> tuple[np.ndarray, ModelAns
 def _served(version: ModelVersion, drawn: Scene) -> tuple[PreprocessedImages, ModelAnswer]:
     """What the service makes of full-size series, and its answer."""
     manifest = version.manifest
-    pose = volumes.draw_pose(np.random.default_rng([SEED, 5, drawn.patient.index]))
-    sent = {
-        Input(one.name): Volume(np.asfortranarray(one.data), one.affine)
-        for one in volumes.series(drawn, pose)
-        if one.name in IMAGES
-    }
+    sent = full_size(drawn.patient, drawn.variation, seed=SEED)
     prepared = preprocess.prepare(sent, manifest.grid, manifest.channels)
     assert prepared.perfusion is not None, "Tmax and CBF were sent"
     return prepared, version.predict(model_input(manifest, drawn.patient, prepared.image, prepared.perfusion))
@@ -185,12 +179,7 @@ def compare_varied(audit: Audit, patient: Patient) -> Varied:
     variation = scene.draw_variation(audit.seed, patient.index, audit.appearance)
     variation = replace(variation, scanner=replace(variation.scanner, missing=()))
     rendered = audit.version.predict(audit.model_input(audit.draw(patient, variation)))
-    pose = volumes.draw_pose(np.random.default_rng([audit.seed, 5, patient.index]))
-    sent = {
-        Input(one.name): Volume(one.data, one.affine)
-        for one in volumes.series(scene.build(patient, variation), pose)
-        if one.name in IMAGES
-    }
+    sent = full_size(patient, variation, seed=audit.seed)
     prepared = audit.version.prepare(sent, cohort.record(patient))
     served = audit.version.predict(prepared)
     flags = (*prepared.flags, *served.flags)
