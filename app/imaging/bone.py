@@ -77,7 +77,7 @@ def searched(
         return near
     level = _above_arteries(values, depth, edges)
     seeds = _seeds(values, depth, edges, level)
-    if level == _BONE_HU:
+    if level == _BONE_HU:  # little brain in the volume, or arteries nearly as dense as bone
         near &= ~_grown(seeds, values > _DENSE_HU, _steps(_REACH_MM, edges))
         return near
     base = _base(affine, values.shape, mni_from_world)
@@ -90,7 +90,7 @@ def searched(
 
 
 def _above_arteries(values: np.ndarray, depth: np.ndarray, edges: np.ndarray) -> float:
-    """HU above which a voxel is bone by its density alone; ``_BONE_HU`` if little brain is in the volume."""
+    """HU above which a voxel is bone by its density; ``_BONE_HU`` at most, and if little brain is in the volume."""
     deep = values[depth < -_DEEP_MM]
     voxel = float(np.prod(edges))
     count = int(_LEVEL_MM3 / voxel)
